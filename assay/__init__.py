@@ -1,0 +1,1 @@
+"""Assay: model training that is proven, not trusted."""

@@ -1,0 +1,1 @@
+"""The outside behind ports: chain, blobs, peers, keys, journal, engine."""

@@ -1,0 +1,489 @@
+"""What happens on chain (events) and what may be asked of it (calls): the vocabulary shared by contracts, adapters and machines.
+
+Names and fields are those of contracts/src; an adapter turns logs into these and these into transactions. Times are seconds of
+block time, amounts are in the token's smallest unit. docs/protocol.md has the rules.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NewType
+
+from assay.codec import Message
+from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
+
+CallId = NewType("CallId", str)
+"""The sender's own name of a call; the same call under the same id is sent once, however often it is asked for."""
+
+
+class SegmentState(enum.IntEnum):
+    NONE = 0
+    ASSIGNED = 1
+    ACTIVE = 2
+    COMMITTED = 3
+    DRAWN = 4
+    SERVED = 5
+    ATTESTED = 6
+    SETTLED = 7
+    LAPSED = 8
+    WITHHELD = 9
+    UNPAID = 10
+    VOID = 11
+    REJECTED = 12
+
+
+TERMINAL = frozenset(
+    {SegmentState.SETTLED, SegmentState.LAPSED, SegmentState.WITHHELD, SegmentState.UNPAID, SegmentState.VOID, SegmentState.REJECTED}
+)
+FAILED = TERMINAL - {SegmentState.SETTLED}
+
+
+class Block(Message, frozen=True, kw_only=True):
+    number: int
+    hash: Digest
+    time: int
+
+
+class Params(Message, frozen=True, kw_only=True):
+    """Policy of a job, fixed when it is posted. Windows in seconds, finality in blocks."""
+
+    finality: int = 2
+    activate_window: int = 600
+    lease_window: int = 3600
+    takeover_window: int = 300
+    serve_window: int = 600
+    seal_window: int = 1800
+    reveal_window: int = 600
+    open_window: int = 600
+    challenge_window: int = 3600
+    links: int = 2
+    verifiers: int = 3
+    quorum: int = 2
+    openings: int = 1
+    redraws: int = 2
+    depth: int = 2
+    bond_tenths: int = 60
+    late_fee_bps: int = 500
+    no_show_bps: int = 1000
+    draw_bond: int = 1_000_000
+
+
+class Terms(Message, frozen=True, kw_only=True):
+    """What `post` locks money for."""
+
+    spec: Cid
+    spec_digest: Digest
+    program_root: Digest
+    state_root: Digest
+    dataset_root: Digest
+    schedule_root: Digest
+    steps: int
+    micro_batches: int
+    segment_steps: int
+    micro_weight: int
+    update_weight: int
+    micro_leaves: int
+    update_leaves: int
+    price_cap: int
+    """Per step."""
+    fee: int
+    """Per verifier and segment."""
+    budget: int
+    deadline: int
+    scheduler: Address
+    key_service: Address
+    params: Params
+
+
+class Offer(Message, frozen=True, kw_only=True):
+    """A provider's promise, signed as EIP-712 typed data."""
+
+    provider: Address
+    job: JobId
+    parent: SegmentId
+    start: int
+    stop: int
+    price: int
+    expires: int
+    nonce: int
+
+
+class Release(Message, frozen=True, kw_only=True):
+    recipient: Address
+    key_id: Digest
+    wrapped: bytes
+
+
+class Seal(Message, frozen=True, kw_only=True):
+    verifier: Address
+    digest: Digest
+    signature: bytes
+    """Empty when the verifier sends it itself."""
+
+
+class Reveal(Message, frozen=True, kw_only=True):
+    verifier: Address
+    agrees: bool
+    trace_roots: tuple[Digest, ...]
+    salt: Digest
+
+
+class Opening(Message, frozen=True, kw_only=True):
+    leaf: Digest
+    proof: tuple[Digest, ...]
+
+
+# ---- events --------------------------------------------------------------------------------------------------------------
+
+
+class ChainEvent(Message, frozen=True, kw_only=True):
+    """Where it stands: block, time of the block, position in the block."""
+
+    block: int
+    time: int
+    index: int
+
+
+class Registered(ChainEvent, frozen=True, kw_only=True):
+    who: Address
+    encryption_key: bytes
+    peer: PeerId
+
+
+class Deposited(ChainEvent, frozen=True, kw_only=True):
+    who: Address
+    amount: int
+
+
+class SeatTaken(ChainEvent, frozen=True, kw_only=True):
+    who: Address
+    seat: int
+
+
+class SeatLeft(ChainEvent, frozen=True, kw_only=True):
+    who: Address
+    seat: int
+
+
+class FeeCharged(ChainEvent, frozen=True, kw_only=True):
+    who: Address
+    segment: SegmentId
+    amount: int
+    reason: str
+
+
+class Slashed(ChainEvent, frozen=True, kw_only=True):
+    who: Address
+    segment: SegmentId
+    amount: int
+    burnt: int
+
+
+class JobPosted(ChainEvent, frozen=True, kw_only=True):
+    job: JobId
+    client: Address
+    terms: Terms
+
+
+class JobFunded(ChainEvent, frozen=True, kw_only=True):
+    job: JobId
+    amount: int
+
+
+class JobCancelled(ChainEvent, frozen=True, kw_only=True):
+    job: JobId
+
+
+class JobClosed(ChainEvent, frozen=True, kw_only=True):
+    job: JobId
+    refund: int
+
+
+class Assigned(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    job: JobId
+    parent: SegmentId
+    provider: Address
+    start: int
+    stop: int
+    price: int
+    activate_by: int
+
+
+class Activated(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    lease_until: int
+
+
+class Lapsed(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    fee: int
+
+
+class Committed(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    stop: int
+    link_root: Digest
+    end_root: Digest
+    checkpoint: Cid
+    key_id: Digest
+    key_envelope: bytes
+    """The checkpoint's key, wrapped to the key service."""
+    commitment: Digest
+    seed_block: int
+
+
+class Drawn(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    round: int
+    seed: Digest
+    units: tuple[int, ...]
+    verifiers: tuple[Address, ...]
+    serve_by: int
+
+
+class Redrawn(ChainEvent, frozen=True, kw_only=True):
+    """The last draw came to nothing; a new one is due after `seed_block`."""
+
+    segment: SegmentId
+    round: int
+    reason: str
+    seed_block: int
+
+
+class KeyReleased(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    recipient: Address
+    key_id: Digest
+    wrapped: bytes
+    by: Address
+
+
+class Served(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    round: int
+    seal_by: int
+
+
+class Sealed(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    verifier: Address
+
+
+class RevealsDue(ChainEvent, frozen=True, kw_only=True):
+    """All sealed: the reveals may start at once. (Otherwise they may start after `seal_by`.)"""
+
+    segment: SegmentId
+    reveal_by: int
+
+
+class Revealed(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    verifier: Address
+    agrees: bool
+    trace_roots: tuple[Digest, ...]
+
+
+class OpeningsDue(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    opening_block: int
+    open_by: int
+
+
+class Opened(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    verifier: Address
+
+
+class Attested(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    settle_after: int
+
+
+class Withheld(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    yes: int
+    no: int
+
+
+class Unpaid(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    reason: str
+
+
+class Voided(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+
+
+class Settled(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    provider: Address
+    price: int
+
+
+class Rejected(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+
+
+class NoShow(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    verifier: Address
+    fee: int
+
+
+class Credited(ChainEvent, frozen=True, kw_only=True):
+    who: Address
+    segment: SegmentId
+    amount: int
+    reason: str
+
+
+class Withdrawn(ChainEvent, frozen=True, kw_only=True):
+    who: Address
+    amount: int
+
+
+AnyChainEvent = (
+    Registered | Deposited | SeatTaken | SeatLeft | FeeCharged | Slashed | JobPosted | JobFunded | JobCancelled | JobClosed
+    | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | KeyReleased | Served | Sealed | RevealsDue | Revealed | OpeningsDue
+    | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | NoShow | Credited | Withdrawn
+)  # fmt: skip
+
+
+# ---- calls ---------------------------------------------------------------------------------------------------------------
+
+
+class Call(Message, frozen=True, kw_only=True):
+    """A transaction that somebody wants."""
+
+
+class Register(Call, frozen=True, kw_only=True):
+    encryption_key: bytes
+    peer: PeerId
+
+
+class Deposit(Call, frozen=True, kw_only=True):
+    """Approves and deposits stake."""
+
+    amount: int
+
+
+class TakeSeat(Call, frozen=True, kw_only=True):
+    pass
+
+
+class LeaveSeat(Call, frozen=True, kw_only=True):
+    seat: int
+
+
+class Unbond(Call, frozen=True, kw_only=True):
+    amount: int
+
+
+class WithdrawStake(Call, frozen=True, kw_only=True):
+    pass
+
+
+class PostJob(Call, frozen=True, kw_only=True):
+    """Approves the budget and posts."""
+
+    terms: Terms
+
+
+class FundJob(Call, frozen=True, kw_only=True):
+    job: JobId
+    amount: int
+
+
+class CancelJob(Call, frozen=True, kw_only=True):
+    job: JobId
+
+
+class CloseJob(Call, frozen=True, kw_only=True):
+    job: JobId
+
+
+class Assign(Call, frozen=True, kw_only=True):
+    offer: Offer
+    signature: bytes
+
+
+class Activate(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+
+
+class Lapse(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+
+
+class Commit(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+    stop: int
+    link_root: Digest
+    end_root: Digest
+    proof: tuple[Digest, ...]
+    checkpoint: Cid
+    key_id: Digest
+    key_envelope: bytes
+
+
+class Draw(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+
+
+class Redraw(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+
+
+class ReleaseKeys(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+    releases: tuple[Release, ...]
+
+
+class Serve(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+    verifiers: tuple[Address, ...]
+    signatures: tuple[bytes, ...]
+
+
+class Attest(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+    seals: tuple[Seal, ...]
+
+
+class RevealAll(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+    reveals: tuple[Reveal, ...]
+
+
+class CloseReveals(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+
+
+class Open(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+    verifier: Address
+    openings: tuple[Opening, ...]
+
+
+class Decide(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+
+
+class Settle(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+
+
+class VoidSegment(Call, frozen=True, kw_only=True):
+    segment: SegmentId
+
+
+class Withdraw(Call, frozen=True, kw_only=True):
+    """Pulls what the account has been credited."""
+
+
+AnyCall = (
+    Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
+    | Lapse | Commit | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | CloseReveals | Open | Decide | Settle | VoidSegment
+    | Withdraw
+)  # fmt: skip

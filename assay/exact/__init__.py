@@ -1,0 +1,1 @@
+"""Exact arithmetic: operators whose bits depend on nothing but their inputs."""

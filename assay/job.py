@@ -1,0 +1,69 @@
+"""The job document: everything a provider or verifier needs to know of a job, published as one blob whose digest the contract holds."""
+
+from __future__ import annotations
+
+from assay.codec import Message
+from assay.ids import U32, U63, Address, Cid, Digest, PeerId
+
+Dtype = str
+"""One of assay.state.DTYPES: f32 i32 i64 u8 bool i8 i16 f64 u32."""
+
+
+class Field(Message, frozen=True, kw_only=True):
+    """One tensor of a record: `shape` is that of one record, without the batch axis."""
+
+    name: str
+    dtype: Dtype
+    shape: tuple[U32, ...]
+
+
+class SealedRef(Message, frozen=True, kw_only=True):
+    """A sealed blob: where it is, which key opens it, and that key wrapped to the job's key service (80 bytes, docs/protocol.md)."""
+
+    cid: Cid
+    size: U63
+    key_id: Digest
+    envelope: bytes
+
+
+class ShardRef(Message, frozen=True, kw_only=True):
+    sealed: SealedRef
+    records: U63
+    root: Digest
+    """Merkle root over the shard's salted record leaves."""
+
+
+class DatasetRef(Message, frozen=True, kw_only=True):
+    name: str
+    fields: tuple[Field, ...]
+    shards: tuple[ShardRef, ...]
+
+    @property
+    def records(self) -> int:
+        return sum(shard.records for shard in self.shards)
+
+
+class JobSpec(Message, frozen=True, kw_only=True):
+    format: str = "assay-job/1"
+    name: str
+    program: Cid
+    program_root: Digest
+    schedule: Cid
+    """Blob: little-endian f32 [steps, scalars], row t holds the update's scalars (learning rate, bias corrections) of step t."""
+    schedule_root: Digest
+    scalars: tuple[str, ...]
+    state: SealedRef
+    """The initial state, a sealed safetensors file."""
+    state_root: Digest
+    dataset: DatasetRef
+    order: Digest
+    """Key of the permutation that orders the examples (assay.sampling)."""
+    steps: U63
+    micro_batches: U32
+    batch: U32
+    """Records in one micro-batch."""
+    segment_steps: U32
+    key_service: Address
+    key_service_peer: PeerId
+    key_service_key: bytes
+    """X25519 public key, 32 bytes."""

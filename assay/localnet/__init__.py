@@ -1,0 +1,1 @@
+"""A network on one machine: chain, contracts, bootstrap node, faucet, demo."""

@@ -1,0 +1,123 @@
+"""What peers say to each other. Gossip: JobAnnouncement, PeerRecord. Requests, each answered by one message: the rest.
+
+The sender of a request is the peer that the transport authenticated; which account it speaks for is known from its registration
+on chain. docs/protocol.md has the flow.
+"""
+
+from __future__ import annotations
+
+from assay.chain import Offer
+from assay.codec import Message
+from assay.ids import U32, U63, Address, Cid, Digest, JobId, PeerId, SegmentId
+
+JOBS_TOPIC = "/assay/jobs/1"
+PEERS_TOPIC = "/assay/peers/1"
+RPC_PROTOCOL = "/assay/rpc/1"
+
+
+class PeerRecord(Message, frozen=True, kw_only=True):
+    """Where a node can be reached. Signed by the peer's identity key; a higher sequence replaces a lower one."""
+
+    peer: PeerId
+    account: Address
+    role: str
+    addresses: tuple[str, ...]
+    """libp2p multiaddresses."""
+    gateway: str
+    """Base URL of its trustless gateway, e.g. `http://127.0.0.1:4801`."""
+    sequence: U63
+    chain_id: U63
+    contract: Address
+
+
+class JobAnnouncement(Message, frozen=True, kw_only=True):
+    """A scheduler looks for offers: for the range of `job` that starts where `parent` ends."""
+
+    job: JobId
+    spec: Cid
+    parent: SegmentId
+    start: U63
+    stop: U63
+    price_cap: U63
+    """For the whole range."""
+    scheduler: PeerId
+    respond_by: U63
+
+
+class OfferMessage(Message, frozen=True, kw_only=True):
+    """A worker's answer to an announcement, sent to the scheduler as a request."""
+
+    offer: Offer
+    signature: bytes
+    steps_per_second_milli: U63
+    """Claimed speed in thousandths of a step a second; 0 when it has not been measured."""
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """Worker to scheduler while it executes."""
+
+    segment: SegmentId
+    step: U63
+    loss_f32: U32
+    """Bit pattern of the mean loss of the last step."""
+
+
+class BoundaryRequest(Message, frozen=True, kw_only=True):
+    """Verifier to provider: the states on both sides of a drawn link."""
+
+    segment: SegmentId
+    round: U32
+    unit: U63
+
+
+class Boundary(Message, frozen=True, kw_only=True):
+    """A sealed safetensors file: `state.*` and, inside a step, `acc.*` as they were before the link; the committed link ends beside it."""
+
+    segment: SegmentId
+    unit: U63
+    cid: Cid
+    key_id: Digest
+    wrapped: bytes
+    """The key, wrapped to the verifier's registered encryption key."""
+    link_ends: tuple[Digest, ...]
+    """The end before the link (absent for the first link of a segment) and the link's own end."""
+    proofs: tuple[tuple[Digest, ...], ...]
+    """Merkle paths of `link_ends` under the committed link root."""
+
+
+class ReceiptMessage(Message, frozen=True, kw_only=True):
+    """Verifier to provider: it has the boundaries of this round (EIP-712 signature, see the contract)."""
+
+    segment: SegmentId
+    round: U32
+    verifier: Address
+    signature: bytes
+
+
+class KeyRequest(Message, frozen=True, kw_only=True):
+    """Anyone entitled to the key service: why do I not have this key?"""
+
+    segment: SegmentId
+    key_id: Digest
+
+
+class KeyGrant(Message, frozen=True, kw_only=True):
+    key_id: Digest
+    wrapped: bytes
+
+
+class Refusal(Message, frozen=True, kw_only=True):
+    """A request that is not granted, with the reason in plain words."""
+
+    reason: str
+    retry_after: U32 = 0
+    """Seconds; 0 means never."""
+
+
+class Ack(Message, frozen=True, kw_only=True):
+    pass
+
+
+AnyRequest = OfferMessage | Heartbeat | BoundaryRequest | ReceiptMessage | KeyRequest
+AnyReply = Boundary | KeyGrant | Refusal | Ack
+AnyGossip = JobAnnouncement

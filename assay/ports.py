@@ -1,0 +1,149 @@
+"""The outside, as the daemons see it. Adapters (assay/adapters) implement these; tests/ports holds one suite for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
+from assay.codec import Message
+from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
+from assay.messages import AnyGossip, AnyReply, AnyRequest, PeerRecord
+
+
+class Outage(Exception):
+    """The outside did not answer; trying again later is right."""
+
+
+class Reverted(Exception):
+    """The contract refused the call: trying the same again will not help. The message is the contract's reason."""
+
+
+class AccountView(Message, frozen=True, kw_only=True):
+    tokens: int
+    stake: int
+    reserved: int
+    credit: int
+    """What `withdraw` would pay."""
+    native: int
+    """Gas money, wei."""
+
+
+class Chain(Protocol):
+    account: Address
+    contract: Address
+    chain_id: int
+
+    async def head(self) -> Block: ...
+
+    async def events(self, after: tuple[int, int], depth: int) -> list[AnyChainEvent]:
+        """Events that come after (block, index) and lie at least `depth` blocks under the head, in order. Raises Outage."""
+
+    async def send(self, call_id: CallId, call: AnyCall) -> int:
+        """Sends once per `call_id`, also over restarts; returns the block it was mined in. Raises Reverted or Outage."""
+
+    async def view(self, account: Address) -> AccountView: ...
+
+    def sign_offer(self, offer: Offer) -> bytes: ...
+
+    def sign_receipt(self, segment: SegmentId, round: int) -> bytes: ...
+
+    def sign_seal(self, segment: SegmentId, round: int, digest: Digest) -> bytes: ...
+
+    def offer_signer(self, offer: Offer, signature: bytes) -> Address | None: ...
+
+    def receipt_signer(self, segment: SegmentId, round: int, signature: bytes) -> Address | None: ...
+
+
+class Blobs(Protocol):
+    """Content-addressed blobs. Everything that leaves `get` and `fetch` has been checked against its CID."""
+
+    async def put(self, data: bytes) -> Cid: ...
+
+    async def has(self, cid: Cid) -> bool: ...
+
+    async def get(self, cid: Cid) -> bytes:
+        """From the local store. Raises KeyError."""
+
+    async def fetch(self, cid: Cid, limit: int, near: Sequence[PeerId] = ()) -> None:
+        """Brings it into the local store, from the peers `near` first, then from all that are known. Raises Outage when nobody
+        has it, ValueError when it is larger than `limit` bytes."""
+
+
+Handler = Callable[[PeerId, AnyRequest], Awaitable[AnyReply]]
+
+
+class Peers(Protocol):
+    peer: PeerId
+
+    async def start(self, on_request: Handler, on_gossip: Callable[[PeerId, AnyGossip], None]) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def request(self, peer: PeerId, message: AnyRequest, timeout: float) -> AnyReply:
+        """Raises Outage."""
+
+    async def gossip(self, message: AnyGossip) -> None: ...
+
+    def records(self) -> list[PeerRecord]:
+        """What is known of other nodes now; signatures checked."""
+
+
+class Clock(Protocol):
+    def now(self) -> int:
+        """Chain time, seconds."""
+
+
+class Keys(Protocol):
+    """Secrets of one node. Nothing here ever prints or returns the account's key."""
+
+    account: Address
+    encryption_key: bytes
+    """X25519 public key, 32 bytes."""
+
+    def wrap(self, key: bytes, recipient: bytes, info: bytes = b"") -> bytes:
+        """HPKE to `recipient` (X25519 public key), 80 bytes for a 32-byte key."""
+
+    def unwrap(self, wrapped: bytes, info: bytes = b"") -> bytes:
+        """Raises ValueError when it is not for this node or was changed."""
+
+    def store(self, key: bytes) -> Digest:
+        """Keeps a symmetric key under its id (SHA-256), encrypted at rest."""
+
+    def load(self, key_id: Digest) -> bytes:
+        """Raises KeyError."""
+
+
+class Row(Message, frozen=True, kw_only=True):
+    """A journal entry: the event with the time and seed it was handled with."""
+
+    sequence: int
+    now: int
+    seed: bytes
+    event: bytes
+
+
+class Journal(Protocol):
+    """Durable and in order. `append` returns only when the row would survive a power cut."""
+
+    def append(self, now: int, seed: bytes, event: bytes) -> int: ...
+
+    def snapshot(self, sequence: int, state: bytes) -> None:
+        """Replaces all rows up to `sequence` by the state after them."""
+
+    def load(self) -> tuple[int, bytes | None, list[Row]]:
+        """Sequence and bytes of the last snapshot (0, None when there is none), and the rows after it."""
+
+
+class Engine(Protocol):
+    """Runs tasks (assay.work) in a process of its own, with no network and no keys."""
+
+    async def run(self, task: Message, folder: Path, progress: Callable[[Message], None]) -> Message: ...
+
+    async def close(self) -> None: ...
+
+
+__all__ = [
+    "AccountView", "Blobs", "Chain", "Clock", "Engine", "Handler", "JobId", "Journal", "Keys", "Outage", "Peers", "Reverted", "Row",
+]  # fmt: skip

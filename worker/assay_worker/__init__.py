@@ -1,0 +1,1 @@
+"""The worker role: a GPU owner's daemon."""
