@@ -37,6 +37,9 @@ class Chain(Protocol):
 
     async def head(self) -> Block: ...
 
+    async def block_hash(self, number: int) -> Digest:
+        """Raises Outage while the block does not exist yet."""
+
     async def events(self, after: tuple[int, int], depth: int) -> list[AnyChainEvent]:
         """Events that come after (block, index) and lie at least `depth` blocks under the head, in order. Raises Outage."""
 

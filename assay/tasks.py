@@ -1,0 +1,194 @@
+"""Labour: what a machine wants done that is neither pure nor a matter of chain, peers or blobs alone, and what comes back.
+
+A daemon's hands perform these (assay.daemon and the roles' `hands.py`): they may use keys, the block store and the engine. All
+blobs that a task names are in the local store when it is given. A task may be done twice (after a crash), so each must be
+harmless to repeat.
+"""
+
+from __future__ import annotations
+
+from assay.chain import Offer, Opening, Release
+from assay.codec import Message
+from assay.ids import Cid, Digest, JobId, SegmentId
+from assay.job import JobSpec, SealedRef
+from assay.messages import Boundary
+
+
+class Task(Message, frozen=True, kw_only=True):
+    """Something to do."""
+
+
+class Outcome(Message, frozen=True, kw_only=True):
+    """What came of a task."""
+
+
+class LoadJob(Task, frozen=True, kw_only=True):
+    """Reads, checks and re-infers the job document in blob `spec` and, when it is in the store, its program."""
+
+    job: JobId
+    spec: Cid
+
+
+class JobLoaded(Outcome, frozen=True, kw_only=True):
+    job: JobId
+    spec: JobSpec
+    spec_digest: Digest
+
+
+class ProgramChecked(Outcome, frozen=True, kw_only=True):
+    job: JobId
+    root: Digest
+    micro_flops: int
+    update_flops: int
+    peak_memory: int
+    micro_leaves: int
+    update_leaves: int
+
+
+class CheckProgram(Task, frozen=True, kw_only=True):
+    """Validates the program blob against the closed set and computes what it needs."""
+
+    job: JobId
+    program: Cid
+
+
+class SignOffer(Task, frozen=True, kw_only=True):
+    offer: Offer
+
+
+class Signed(Outcome, frozen=True, kw_only=True):
+    signature: bytes
+
+
+class StoreKey(Task, frozen=True, kw_only=True):
+    """Unwraps a key that was released to this node and keeps it. Fails when it is not the key that `key_id` names."""
+
+    key_id: Digest
+    wrapped: bytes
+
+
+class KeyStored(Outcome, frozen=True, kw_only=True):
+    key_id: Digest
+
+
+class WrapKeys(Task, frozen=True, kw_only=True):
+    """Key service: unwraps `envelopes` (key id, envelope) and wraps each key to each recipient (account, encryption key)."""
+
+    envelopes: tuple[tuple[Digest, bytes], ...]
+    recipients: tuple[tuple[str, bytes], ...]
+
+
+class KeysWrapped(Outcome, frozen=True, kw_only=True):
+    releases: tuple[Release, ...]
+    bad: tuple[Digest, ...]
+    """Envelopes that do not open, or open to another key than they name."""
+
+
+class RunSegment(Task, frozen=True, kw_only=True):
+    """Executes steps [start, stop) from the state in `parent`, keeping what serving a drawn unit needs."""
+
+    segment: SegmentId
+    job: JobId
+    spec: Cid
+    start: int
+    stop: int
+    parent: SealedRef
+    parent_root: Digest
+    resume: bool = True
+    """Take up from what an interrupted run of the same segment left on disk."""
+
+
+class SegmentRun(Outcome, frozen=True, kw_only=True):
+    segment: SegmentId
+    stop: int
+    link_root: Digest
+    end_root: Digest
+    proof: tuple[Digest, ...]
+    """Opens the last link end under the link root."""
+    checkpoint: SealedRef
+    """`envelope` is wrapped to the job's key service."""
+    first_loss: int
+    last_loss: int
+    """f32 bit patterns of the mean loss of the first and last step."""
+
+
+class ServeUnits(Task, frozen=True, kw_only=True):
+    """Seals and publishes the states before the given links of a segment that was run here, for each verifier."""
+
+    segment: SegmentId
+    job: JobId
+    spec: Cid
+    start: int
+    stop: int
+    parent: SealedRef
+    units: tuple[int, ...]
+    recipients: tuple[tuple[str, bytes], ...]
+    """(account, encryption key)."""
+
+
+class UnitsServed(Outcome, frozen=True, kw_only=True):
+    boundaries: tuple[tuple[str, Boundary], ...]
+    """(verifier's account, what to send it)."""
+
+
+class SignReceipt(Task, frozen=True, kw_only=True):
+    segment: SegmentId
+    round: int
+
+
+class ReplayUnit(Task, frozen=True, kw_only=True):
+    """Verifier: replays link `unit` of a segment from its boundary and compares with the committed end."""
+
+    segment: SegmentId
+    job: JobId
+    spec: Cid
+    round: int
+    start: int
+    stop: int
+    unit: int
+    parent_root: Digest
+    """The parent's committed end root: the state before the segment's first link."""
+    link_root: Digest
+    boundary: Boundary
+
+
+class UnitReplayed(Outcome, frozen=True, kw_only=True):
+    segment: SegmentId
+    unit: int
+    agrees: bool
+    trace_root: Digest
+    reason: str
+    """In plain words, when it does not agree."""
+
+
+class MakeOpenings(Task, frozen=True, kw_only=True):
+    """Verifier: waits for the opening block and opens the drawn leaves of the traces that `replay` kept."""
+
+    segment: SegmentId
+    round: int
+    opening_block: int
+    units: tuple[int, ...]
+    micro_batches: int
+    openings: int
+
+
+class OpeningsMade(Outcome, frozen=True, kw_only=True):
+    openings: tuple[Opening, ...]
+
+
+class DropSegment(Task, frozen=True, kw_only=True):
+    """Nothing of this segment is needed any more: free its disk."""
+
+    segment: SegmentId
+
+
+class Dropped(Outcome, frozen=True, kw_only=True):
+    pass
+
+
+AnyTask = (
+    LoadJob | CheckProgram | SignOffer | StoreKey | WrapKeys | RunSegment | ServeUnits | SignReceipt | ReplayUnit | MakeOpenings | DropSegment
+)
+AnyOutcome = (
+    JobLoaded | ProgramChecked | Signed | KeyStored | KeysWrapped | SegmentRun | UnitsServed | UnitReplayed | OpeningsMade | Dropped
+)  # fmt: skip
