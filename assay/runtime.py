@@ -100,6 +100,15 @@ class Fault(enum.StrEnum):
     """Ours."""
 
 
+class TaskFailed(Exception):
+    """Raised by whoever performs a task that cannot be done; becomes Failed."""
+
+    def __init__(self, fault: Fault, error: str) -> None:
+        super().__init__(error)
+        self.fault = fault
+        self.error = error
+
+
 class Failed(Result, frozen=True, kw_only=True):
     fault: Fault
     error: str
