@@ -1,7 +1,7 @@
 """What happens on chain (events) and what may be asked of it (calls): the vocabulary shared by contracts, adapters and machines.
 
 Names and fields are those of contracts/src; an adapter turns logs into these and these into transactions. Times are seconds of
-block time, amounts are in the token's smallest unit. docs/protocol.md has the rules.
+block time, amounts are in the token's smallest unit. docs/protocol.md has the rules. (One file because it is one flat list of declarations.)
 """
 
 from __future__ import annotations

@@ -1,0 +1,42 @@
+# make demo      the whole network on this machine, in about a minute
+# make test      everything that is checked before a change lands
+# make test-all  the same with the slow tests
+# make setup     the virtual environment and anvil, without running anything
+# make clean     what was built or run here; `make distclean` the virtual environment and the tools, too
+.DEFAULT_GOAL := demo
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q
+
+.PHONY: setup tools demo test test-all lint contracts clean distclean
+
+setup:
+	@VENV=$(VENV) tools/setup.sh
+	@PYTHON=$(BIN)/python contracts/tools/install.sh anvil
+
+tools: setup
+	@PYTHON=$(BIN)/python contracts/tools/install.sh
+
+demo: setup
+	@$(BIN)/assay demo $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+contracts: tools
+	$(BIN)/python contracts/build.py --check
+	cd contracts && ../.tools/bin/forge test
+
+test: lint contracts
+	$(PYTEST) -m "not slow and not gpu" $(ARGS)
+
+test-all: lint contracts
+	$(PYTEST) $(ARGS)
+
+clean:
+	rm -rf .assay build dist contracts/out contracts/cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find assay worker scheduler verifier tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) .tools
