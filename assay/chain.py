@@ -228,7 +228,7 @@ class Committed(ChainEvent, frozen=True, kw_only=True):
     checkpoint: Cid
     key_id: Digest
     key_envelope: bytes
-    """The checkpoint's key, wrapped to the key service."""
+    """The checkpoint's key, wrapped to the key service with `info=assay.job.envelope_info(provider)`."""
     commitment: Digest
     seed_block: int
 

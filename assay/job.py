@@ -24,6 +24,7 @@ class SealedRef(Message, frozen=True, kw_only=True):
     size: U63
     key_id: Digest
     envelope: bytes
+    """Wrapped with `info=envelope_info(client)`."""
 
 
 class ShardRef(Message, frozen=True, kw_only=True):
@@ -67,3 +68,12 @@ class JobSpec(Message, frozen=True, kw_only=True):
     key_service_peer: PeerId
     key_service_key: bytes
     """X25519 public key, 32 bytes."""
+
+
+def envelope_info(sender: Address) -> bytes:
+    """The HPKE `info` of a key that is wrapped to the key service: the account whose transaction publishes the envelope.
+
+    That is the client for what the job document names, and the provider for a commitment's checkpoint. Without it an envelope that is
+    public in one job could be copied into another job, and the key service would open the data of the first to the second.
+    """
+    return b"assay/envelope/1" + bytes.fromhex(sender[2:])

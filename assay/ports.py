@@ -20,6 +20,10 @@ class Reverted(Exception):
     """The contract refused the call: trying the same again will not help. The message is the contract's reason."""
 
 
+class StorageFull(OSError):
+    """The disk, or the share of it that this node may use, is full. Nothing that was acknowledged is lost; the message says what to free."""
+
+
 class AccountView(Message, frozen=True, kw_only=True):
     tokens: int
     stake: int
@@ -149,4 +153,5 @@ class Engine(Protocol):
 
 __all__ = [
     "AccountView", "Blobs", "Chain", "Clock", "Engine", "Handler", "JobId", "Journal", "Keys", "Outage", "Peers", "Reverted", "Row",
+    "StorageFull",
 ]  # fmt: skip
