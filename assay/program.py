@@ -1,0 +1,335 @@
+"""A training step as data: what a client publishes, a provider runs, a verifier replays and a contract can point into.
+
+A program has two parts. `micro` (state, batch, accumulator) -> accumulator adds one micro-batch's gradients and loss;
+`update` (state, accumulator, scalars) -> state applies the optimiser. A part is a list of nodes, each one operator of the closed
+set (assay.exact.table) on earlier values: no control flow, no user code, and nothing whose size is not known from the text.
+
+    micro   inputs  state  "param.<name>", "buffer.<name>"; batch "<field>"; acc "grad.<name>", "loss"
+            outputs acc    "grad.<name>" = acc + gradient of this micro-batch's mean loss, "loss" = acc + loss
+    update  inputs  state, acc; scalar "<name>" (f32, rank 0: row t of the schedule)
+            outputs state  "param.<name>", "m.<name>", "v.<name>", "metric.loss"; entries without an output stay as they are
+
+The accumulator of a step starts as zeros. Values of a part are numbered: inputs first, then constants, then nodes in order; node
+operands name smaller numbers. The text is canonical JSON without floats (assay.codec). `Program.load` trusts nothing: every
+shape and dtype is inferred again and compared, and work and memory are known before anything runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+
+from assay import codec, merkle
+from assay.exact.table import OPS, Attr, TensorType, TypeRuleError, check_bits, check_type, infer
+from assay.ids import Digest
+
+MAX_BYTES = 64 << 20
+MAX_NODES = 1 << 16
+MAX_NAME = 200
+MAX_CONSTANT_BYTES = 1 << 20
+"""All inline constants of a program together."""
+GEMM_BITS = (8, 23)
+"""Least and greatest width of quantised GEMM operands."""
+
+
+class ProgramError(ValueError):
+    """The program breaks a rule: the fault of whoever wrote it. Says which node and operator."""
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+InputKind = Literal["state", "acc", "batch", "scalar", "constant"]
+OutputKind = Literal["acc", "state"]
+
+
+class Input(_Record, frozen=True, kw_only=True):
+    """A value that comes from outside the part. `constant` names an entry of Program.constants."""
+
+    kind: InputKind
+    name: Name
+    type: TensorType
+
+
+class Node(_Record, frozen=True, kw_only=True):
+    """One stage: `op` of the closed set on the values `inputs`; its result has type `type`."""
+
+    op: Annotated[str, msgspec.Meta(max_length=32)]
+    inputs: tuple[int, ...]
+    attrs: dict[str, Attr]
+    type: TensorType
+
+
+class Output(_Record, frozen=True, kw_only=True):
+    kind: OutputKind
+    name: Name
+    value: int
+
+
+class Part(_Record, frozen=True, kw_only=True):
+    inputs: tuple[Input, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Output, ...]
+
+    def type_of(self, value: int) -> TensorType:
+        n = len(self.inputs)
+        return self.inputs[value].type if value < n else self.nodes[value - n].type
+
+
+class Constant(_Record, frozen=True, kw_only=True):
+    """A tensor written into the program: little-endian elements in C order."""
+
+    name: Name
+    type: TensorType
+    data: bytes
+
+
+class Cost(NamedTuple):
+    """Of one run of a part: estimated scalar operations, bytes read and written by its nodes, most bytes alive at once
+    (inputs, outputs and every value from its node to its last use)."""
+
+    flops: int
+    bytes: int
+    peak_memory: int
+
+
+class Limits(NamedTuple):
+    """What a provider or verifier is ready to run; a program over any of them is refused before anything runs."""
+
+    flops: int = 1 << 50
+    memory: int = 1 << 36
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Program(_Record, frozen=True, kw_only=True):
+    format: Literal["assay-program/1"] = "assay-program/1"
+    gemm_bits: int
+    """b: operands of `matmul` are quantised to b bits (assay.exact)."""
+    micro_batches: Annotated[int, msgspec.Meta(ge=1, lt=1 << 20)]
+    """M: how many runs of `micro` the update's averaging stands for."""
+    constants: tuple[Constant, ...]
+    micro: Part
+    update: Part
+
+    @staticmethod
+    def load(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Program:
+        """The program whose canonical text is `data`, checked in full. Raises ProgramError."""
+        try:
+            program = codec.decode(data, Program, limit=MAX_BYTES)
+        except codec.Malformed as error:
+            raise ProgramError(f"program refused: {error}") from None
+        check(program, limits)
+        return program
+
+    def dump(self) -> bytes:
+        """Canonical text."""
+        return codec.encode(self)
+
+    @property
+    def state(self) -> dict[str, TensorType]:
+        """Entries of the training state that the program reads, sorted by name."""
+        return _entries("state", self.micro, self.update)
+
+    @property
+    def accumulator(self) -> dict[str, TensorType]:
+        return _entries("acc", self.micro, self.update)
+
+    @property
+    def batch(self) -> dict[str, TensorType]:
+        """Fields of one micro-batch; axis 0 counts records."""
+        return _entries("batch", self.micro)
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """Names of the schedule's columns, sorted."""
+        return tuple(_entries("scalar", self.update))
+
+    @property
+    def micro_leaves(self) -> int:
+        """Leaves of a micro-batch's trace (docs/protocol.md): head, one for each stage, end."""
+        return len(self.micro.nodes) + 2
+
+    @property
+    def update_leaves(self) -> int:
+        return len(self.update.nodes) + 2
+
+
+def _entries(kind: str, *parts: Part) -> dict[str, TensorType]:
+    return dict(sorted((i.name, i.type) for part in parts for i in part.inputs if i.kind == kind))
+
+
+def program_root(program: Program) -> Digest:
+    """SHA256(0x15 ‖ SHA256(head) ‖ merkle(micro stages) ‖ merkle(update stages)); a stage is the canonical text of its node, the
+    head that of the program without its nodes (inputs, outputs, constants, b, M)."""
+    bare = msgspec.structs.replace(
+        program,
+        micro=msgspec.structs.replace(program.micro, nodes=()),
+        update=msgspec.structs.replace(program.update, nodes=()),
+    )
+    stages = [merkle.root_of([codec.encode(node) for node in part.nodes]) for part in (program.micro, program.update)]
+    return merkle.sha256(b"\x15", hashlib.sha256(codec.encode(bare)).digest(), *stages)
+
+
+# ---- cost ------------------------------------------------------------------------------------------------------------------
+
+
+def cost(part: Part) -> Cost:
+    """Of one run of a checked part. Values are counted as if every node's result were written out, views included."""
+    n = len(part.inputs)
+    types = [i.type for i in part.inputs] + [node.type for node in part.nodes]
+    last = [len(part.nodes)] * n + [0] * len(part.nodes)
+    for at, node in enumerate(part.nodes):
+        last[n + at] = max(last[n + at], at)
+        for value in node.inputs:
+            last[value] = max(last[value], at)
+    for output in part.outputs:
+        last[output.value] = len(part.nodes)
+    dying: list[list[int]] = [[] for _ in range(len(part.nodes) + 1)]
+    for value, at in enumerate(last):
+        dying[at].append(value)
+    flops = moved = 0
+    live = peak = sum(t.bytes for t in types[:n])
+    for at, node in enumerate(part.nodes):
+        operands = [types[v] for v in node.inputs]
+        flops += OPS[node.op].flops(operands, node.type)
+        moved += node.type.bytes + sum(t.bytes for t in operands)
+        live += node.type.bytes
+        peak = max(peak, live)
+        live -= sum(types[v].bytes for v in dying[at])
+    return Cost(flops, moved, peak)
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------------
+
+_INPUTS = {"micro": {"state", "acc", "batch", "constant"}, "update": {"state", "acc", "scalar", "constant"}}
+_OUTPUTS = {"micro": "acc", "update": "state"}
+
+
+def check(program: Program, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Raises ProgramError unless the program keeps every rule of this module and stays within `limits`."""
+    if not GEMM_BITS[0] <= program.gemm_bits <= GEMM_BITS[1]:
+        raise ProgramError(f"gemm_bits is {program.gemm_bits}, not in {GEMM_BITS[0]}..{GEMM_BITS[1]}")
+    constants = _check_constants(program)
+    for name in ("micro", "update"):
+        _check_part(name, getattr(program, name), program.gemm_bits, constants)
+    for kind in ("state", "acc"):
+        _check_agree(kind, program)
+    state, acc = program.state, program.accumulator
+    outputs = {o.name for o in program.micro.outputs}
+    if missing := sorted(acc.keys() - outputs):
+        raise ProgramError(f"micro does not put out the accumulator's {missing[0]!r}")
+    for part, names, what in ((program.micro, acc, "accumulator"), (program.update, state, "state")):
+        for o in part.outputs:
+            if o.name not in names:
+                raise ProgramError(f"output {o.name!r} is no entry of the {what}")
+            if part.type_of(o.value) != names[o.name]:
+                raise ProgramError(f"output {o.name!r} is {part.type_of(o.value)}, but the {what}'s entry is {names[o.name]}")
+    for i in program.update.inputs:
+        if i.kind == "scalar" and i.type != TensorType(dtype="f32", shape=()):
+            raise ProgramError(f"scalar {i.name!r} is {i.type}, not f32[]")
+    _check_batch(program)
+    for name in ("micro", "update"):
+        c = cost(getattr(program, name))
+        if c.flops > limits.flops or c.peak_memory > limits.memory:
+            raise ProgramError(
+                f"{name} needs {c.flops} operations and {c.peak_memory} bytes; the limits here are {limits.flops} and {limits.memory}"
+            )
+
+
+def _check_constants(program: Program) -> dict[str, TensorType]:
+    out: dict[str, TensorType] = {}
+    if sum(len(c.data) for c in program.constants) > MAX_CONSTANT_BYTES:
+        raise ProgramError(f"the constants take more than {MAX_CONSTANT_BYTES} bytes")
+    for c in program.constants:
+        where = f"constant {c.name!r}"
+        _typed(where, c.type)
+        if c.name in out:
+            raise ProgramError(f"{where} occurs twice")
+        if len(c.data) != c.type.bytes:
+            raise ProgramError(f"{where} has {len(c.data)} bytes, its type {c.type} needs {c.type.bytes}")
+        if c.type.dtype in ("f32", "bool"):
+            width = {"f32": "<I", "bool": "<B"}[c.type.dtype]
+            try:
+                for bits in {b for (b,) in struct.iter_unpack(width, c.data)}:
+                    check_bits(bits, c.type.dtype)
+            except TypeRuleError as error:
+                raise ProgramError(f"{where}: {error}") from None
+        out[c.name] = c.type
+    return out
+
+
+def _typed(where: str, t: TensorType) -> None:
+    try:
+        check_type(t)
+    except TypeRuleError as error:
+        raise ProgramError(f"{where}: {error}") from None
+
+
+def _check_part(name: str, part: Part, bits: int, constants: dict[str, TensorType]) -> None:
+    if len(part.nodes) > MAX_NODES or len(part.inputs) > MAX_NODES:
+        raise ProgramError(f"{name} has more than {MAX_NODES} nodes or inputs")
+    seen: set[tuple[str, str]] = set()
+    types: list[TensorType] = []
+    for i in part.inputs:
+        where = f"{name}, {i.kind} input {i.name!r}"
+        if i.kind not in _INPUTS[name]:
+            raise ProgramError(f"{where}: this part takes {', '.join(sorted(_INPUTS[name]))}")
+        if (i.kind, i.name) in seen:
+            raise ProgramError(f"{where} occurs twice")
+        _typed(where, i.type)
+        if i.kind == "constant" and constants.get(i.name) != i.type:
+            raise ProgramError(f"{where}: there is no constant of that name and type")
+        seen.add((i.kind, i.name))
+        types.append(i.type)
+    for at, node in enumerate(part.nodes):
+        where = f"{name} node {at} ({node.op})"
+        for value in node.inputs:
+            if not 0 <= value < len(types):
+                raise ProgramError(f"{where}: operand {value} is not a value before it")
+        try:
+            found = infer(node.op, [types[v] for v in node.inputs], node.attrs)
+        except TypeRuleError as error:
+            raise ProgramError(f"{where}: {error}") from None
+        if found != node.type:
+            raise ProgramError(f"{where}: says {node.type}, but yields {found}")
+        if node.op == "matmul":
+            check_gemm(where, bits, types[node.inputs[0]].shape[-1])
+        types.append(found)
+    names: set[str] = set()
+    for o in part.outputs:
+        if o.kind != _OUTPUTS[name]:
+            raise ProgramError(f"{name}, output {o.name!r}: this part puts out {_OUTPUTS[name]}, not {o.kind}")
+        if o.name in names:
+            raise ProgramError(f"{name}, output {o.name!r} occurs twice")
+        if not 0 <= o.value < len(types):
+            raise ProgramError(f"{name}, output {o.name!r}: there is no value {o.value}")
+        names.add(o.name)
+
+
+def check_gemm(where: str, bits: int, k: int) -> None:
+    """Raises ProgramError unless sums of K products of b-bit numbers fit int64 with room: 2(b-1) + ceil(log2 K) <= 62."""
+    if 2 * (bits - 1) + (k - 1).bit_length() > 62:
+        raise ProgramError(f"{where}: with b = {bits} an inner dimension of {k} overflows 62 bits")
+
+
+def _check_agree(kind: str, program: Program) -> None:
+    types: dict[str, TensorType] = {}
+    for part in (program.micro, program.update):
+        for i in part.inputs:
+            if i.kind == kind and types.setdefault(i.name, i.type) != i.type:
+                raise ProgramError(f"{kind} {i.name!r} is {types[i.name]} in micro and {i.type} in update")
+
+
+def _check_batch(program: Program) -> None:
+    fields = program.batch
+    if not fields:
+        raise ProgramError("micro reads no field of the batch")
+    if any(not t.shape for t in fields.values()) or len({t.shape[0] for t in fields.values()}) != 1:
+        raise ProgramError("the fields of the batch differ in axis 0, the number of records")
