@@ -20,8 +20,8 @@ Digest = NewType("Digest", bytes)
 """32 bytes, SHA-256."""
 
 U32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
-U63 = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
-Amount = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+U63 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """Token amount in the smallest unit that fits a message; the test token has 6 decimals."""
 
 ZERO_ADDRESS = Address("0x" + "00" * 20)
