@@ -1,0 +1,147 @@
+"""A program run on real tensors: one link at a time, with the roots that bind it. Workers, verifiers and local runs share this.
+
+A step is M micro-batches and one update. The accumulator of a step starts as zeros (an entry that has the name of a state's entry
+starts as that, so that buffers may be carried along); `micro` adds one micro-batch to it, `update` turns the state and the full
+accumulator into the next state. State entries that the update does not put out stay as they are. Everything is exact
+(assay.exact): the same bits on every machine, on every route and with any number of threads.
+
+Conventions of the accumulator: `loss` (f32, rank 0) is the sum over micro-batches of the mean loss, `grad.<param>` that of gradients.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay import merkle
+from assay.exact.cpu import Cpu
+from assay.exact.table import TensorType
+from assay.ids import Digest
+from assay.program import Program, program_root
+from assay.state import DTYPES, BadTensors, Tensors, acc_root, batch_root, dtype_name, state_root, tensor_root
+
+MICRO, UPDATE = 0, 1
+
+
+class Trace(NamedTuple):
+    """One link with every stage's output committed (docs/protocol.md, "trace root")."""
+
+    root: Digest
+    leaves: tuple[Digest, ...]
+    """Contents of the leaves: head, one tensor root for each stage, root of the link's end. Leaf i's hash is merkle.leaf(i, leaves[i])."""
+    output: Tensors
+    """What the link ends in: the accumulator, or the next state."""
+
+
+def zeros(t: TensorType) -> NDArray[Any]:
+    return np.zeros(t.shape, DTYPES[t.dtype][1])
+
+
+def check_tensors(what: str, tensors: Mapping[str, NDArray[Any]], types: Mapping[str, TensorType], more: bool = False) -> None:
+    """Raises BadTensors unless `tensors` are of `types`, name by name (with `more`, others may be there, too)."""
+    for name, t in types.items():
+        array = tensors.get(name)
+        if array is None:
+            raise BadTensors(f"the {what} lacks {name!r}, {t}")
+        if array.shape != t.shape or dtype_name(array) != t.dtype:
+            raise BadTensors(f"the {what}'s {name!r} is {array.dtype}{list(array.shape)}, the program takes {t}")
+    if not more and (extra := sorted(tensors.keys() - types.keys())):
+        raise BadTensors(f"the {what} has {extra[0]!r}, which the program does not know")
+
+
+def schedule_root(schedule: NDArray[np.float32]) -> Digest:
+    """Tensor root of the schedule, f32 [steps, scalars]."""
+    return tensor_root(schedule)
+
+
+class Executor:
+    """Runs the links of one job.
+
+    `program` has been checked (Program.load); `schedule` is f32 [steps, scalars], its columns in the order of `program.scalars`;
+    `threads` is the number of native threads. Raises BadTensors when a tensor is not what the program takes, ValueError for a step
+    outside the schedule or a micro-batch outside the step.
+    """
+
+    def __init__(self, program: Program, schedule: NDArray[np.float32], micro_batches: int, threads: int = 1) -> None:
+        if schedule.ndim != 2 or schedule.dtype != np.float32 or schedule.shape[1] != len(program.scalars):
+            names = ", ".join(program.scalars)
+            raise BadTensors(f"the schedule is {schedule.dtype}{list(schedule.shape)}, the program takes f32[steps, {len(program.scalars)}]: {names}")
+        if micro_batches != program.micro_batches:
+            raise BadTensors(f"the job has {micro_batches} micro-batches a step, its program averages over {program.micro_batches}")
+        self.program = program
+        self.root = program_root(program)
+        self.schedule = np.ascontiguousarray(schedule)
+        self.micro_batches = micro_batches
+        self._cpu = Cpu(program, threads)
+        self._state, self._acc, self._batch = program.state, program.accumulator, program.batch
+
+    @property
+    def steps(self) -> int:
+        return int(self.schedule.shape[0])
+
+    def scalars(self, step: int) -> Tensors:
+        """Row `step` of the schedule as named f32 scalars."""
+        return {name: self.row(step)[i] for i, name in enumerate(self.program.scalars)}
+
+    def row(self, step: int) -> NDArray[np.float32]:
+        if not 0 <= step < self.steps:
+            raise ValueError(f"step {step} is outside the schedule's {self.steps} steps")
+        return self.schedule[step]
+
+    def zero_acc(self, step: int, state: Tensors) -> Tensors:
+        """The accumulator before a step's first micro-batch."""
+        self.row(step)
+        return {name: state[name].copy() if name in state else zeros(t) for name, t in self._acc.items()}
+
+    def micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> Tensors:
+        """The accumulator after micro-batch `m` of step `step`."""
+        self._check_micro(step, m, state, acc, batch)
+        return self._cpu.run("micro", {"state": state, "acc": acc, "batch": batch})
+
+    def update(self, step: int, state: Tensors, acc: Tensors) -> Tensors:
+        """The state before step `step + 1`."""
+        self._check_update(step, state, acc)
+        return state | self._cpu.run("update", {"state": state, "acc": acc, "scalar": self.scalars(step)})
+
+    def trace_micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> Trace:
+        """`micro`, with the root over all its stages."""
+        self._check_micro(step, m, state, acc, batch)
+        output, stages = self._cpu.trace("micro", {"state": state, "acc": acc, "batch": batch})
+        return self._trace(MICRO, step, m, state, acc, batch, stages, acc_root(step, m + 1, output), output)
+
+    def trace_update(self, step: int, state: Tensors, acc: Tensors) -> Trace:
+        """`update`, with the root over all its stages."""
+        self._check_update(step, state, acc)
+        output, stages = self._cpu.trace("update", {"state": state, "acc": acc, "scalar": self.scalars(step)})
+        output = state | output
+        return self._trace(UPDATE, step, self.micro_batches, state, acc, {}, stages, state_root(step + 1, output), output)
+
+    def _trace(
+        self, part: int, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors, stages: Sequence[Digest], end: Digest, output: Tensors
+    ) -> Trace:
+        head = merkle.sha256(
+            struct.pack(">B32sBQI", 0x14, self.root, part, step, m),
+            state_root(step, state),
+            acc_root(step, m, acc),
+            batch_root(batch),
+            tensor_root(self.row(step)),
+        )
+        leaves = (head, *stages, end)
+        return Trace(merkle.root_of(leaves), leaves, output)
+
+    def _check_micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> None:
+        self.row(step)
+        if not 0 <= m < self.micro_batches:
+            raise ValueError(f"micro-batch {m} of {self.micro_batches}")
+        check_tensors("state", state, self._state, more=True)
+        check_tensors("accumulator", acc, self._acc)
+        check_tensors("batch", batch, self._batch, more=True)
+
+    def _check_update(self, step: int, state: Tensors, acc: Tensors) -> None:
+        self.row(step)
+        check_tensors("state", state, self._state, more=True)
+        check_tensors("accumulator", acc, self._acc)

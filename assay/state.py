@@ -1,0 +1,167 @@
+"""Named tensors: their roots and their bytes.
+
+A training state, an accumulator and a micro-batch are each a dict of NumPy arrays. Roots are those of docs/protocol.md: a tensor is
+headed by dtype and shape and cut into chunks of 1 KiB (what a contract can open); a set of tensors is a Merkle tree over its
+entries in the order of their UTF-8 names. Elements count in C order, little-endian, whatever the strides of the array.
+
+Stored form: safetensors (https://github.com/huggingface/safetensors), read strictly: a bounded header, dtypes of DTYPES only,
+the data covered exactly once. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from assay import merkle
+from assay.exact import hashing
+from assay.ids import Digest
+
+Array = NDArray[Any]
+Tensors = dict[str, Array]
+
+DTYPES: dict[str, tuple[int, np.dtype[Any]]] = {
+    "f32": (1, np.dtype("<f4")),
+    "i32": (2, np.dtype("<i4")),
+    "i64": (3, np.dtype("<i8")),
+    "u8": (4, np.dtype("u1")),
+    "bool": (5, np.dtype("bool")),
+    "i8": (6, np.dtype("i1")),
+    "i16": (7, np.dtype("<i2")),
+    "f64": (8, np.dtype("<f8")),
+    "u32": (9, np.dtype("<u4")),
+}
+"""Name of a dtype -> (its code in roots, the NumPy dtype)."""
+
+MAX_HEADER = 16 << 20
+"""Bytes of a safetensors header that are accepted."""
+MAX_RANK = 16
+
+_NAMES = {dtype: name for name, (_, dtype) in DTYPES.items()}
+_STORED = {"f32": "F32", "i32": "I32", "i64": "I64", "u8": "U8", "bool": "BOOL", "i8": "I8", "i16": "I16", "f64": "F64", "u32": "U32"}
+_LOADED = {stored: name for name, stored in _STORED.items()}
+
+
+class BadTensors(ValueError):
+    """Bytes that are no well-formed set of tensors, or tensors that are not what they should be: the fault of who sent them."""
+
+
+def dtype_name(array: Array) -> str:
+    """`f32`, `i64`, …  Raises BadTensors for a dtype that states do not hold."""
+    name = _NAMES.get(array.dtype.newbyteorder("<"))
+    if name is None:
+        raise BadTensors(f"dtype {array.dtype} is none of {', '.join(DTYPES)}")
+    return name
+
+
+# ---- roots -----------------------------------------------------------------------------------------------------------------
+
+
+def tensor_root(array: Array) -> Digest:
+    """SHA256(0x10 ‖ dtype u8 ‖ ndim u8 ‖ dims u64 each ‖ merkle(chunks of 1024 bytes, the last zero-padded))."""
+    name = dtype_name(array)
+    code, dtype = DTYPES[name]
+    data = np.ascontiguousarray(array, dtype=dtype)
+    head = struct.pack(f">BBB{array.ndim}Q", 0x10, code, array.ndim, *array.shape)
+    return merkle.sha256(head, hashing.chunk_root(data))
+
+
+def tensor_roots(tensors: Mapping[str, Array]) -> dict[str, Digest]:
+    """Root of each tensor."""
+    return {name: tensor_root(array) for name, array in tensors.items()}
+
+
+def entries_root(roots: Mapping[str, bytes]) -> Digest:
+    """Merkle root over `len(name) u16 ‖ name ‖ tensor root`, sorted by UTF-8 name."""
+    named = sorted((name.encode(), root) for name, root in roots.items())
+    return merkle.root_of([struct.pack(">H", len(name)) + name + root for name, root in named])
+
+
+def state_root_of(step: int, roots: Mapping[str, bytes]) -> Digest:
+    """State root from the roots of its tensors."""
+    return merkle.sha256(struct.pack(">BQI", 0x11, step, len(roots)), entries_root(roots))
+
+
+def state_root(step: int, tensors: Mapping[str, Array]) -> Digest:
+    """SHA256(0x11 ‖ step u64 ‖ count u32 ‖ merkle(entries)): the state before step `step`."""
+    return state_root_of(step, tensor_roots(tensors))
+
+
+def acc_root(step: int, m: int, tensors: Mapping[str, Array]) -> Digest:
+    """SHA256(0x12 ‖ step u64 ‖ m u32 ‖ count u32 ‖ merkle(entries)): the accumulator after `m` micro-batches of step `step`."""
+    return merkle.sha256(struct.pack(">BQII", 0x12, step, m, len(tensors)), entries_root(tensor_roots(tensors)))
+
+
+def batch_root(tensors: Mapping[str, Array]) -> Digest:
+    """SHA256(0x16 ‖ count u32 ‖ merkle(entries)): one micro-batch; of no tensors for an update."""
+    return merkle.sha256(struct.pack(">BI", 0x16, len(tensors)), entries_root(tensor_roots(tensors)))
+
+
+# ---- bytes -----------------------------------------------------------------------------------------------------------------
+
+
+def to_bytes(tensors: Mapping[str, Array]) -> bytes:
+    """Canonical safetensors file: entries in the order of their UTF-8 names, header padded to 8 bytes, no metadata."""
+    header: dict[str, object] = {}
+    parts: list[bytes] = []
+    at = 0
+    for name in sorted(tensors, key=str.encode):
+        array = tensors[name]
+        kind = dtype_name(array)
+        data = np.ascontiguousarray(array, dtype=DTYPES[kind][1]).tobytes()
+        header[name] = {"dtype": _STORED[kind], "shape": list(array.shape), "data_offsets": [at, at + len(data)]}
+        parts.append(data)
+        at += len(data)
+    text = msgspec.json.encode(header)
+    text += b" " * (-len(text) % 8)
+    return b"".join([struct.pack("<Q", len(text)), text, *parts])
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+def from_bytes(data: bytes, limit: int) -> Tensors:
+    """The tensors of a safetensors file of at most `limit` bytes, as arrays of their own. Raises BadTensors."""
+    if len(data) > limit:
+        raise BadTensors(f"tensor file of {len(data)} bytes is over the limit of {limit}")
+    if len(data) < 8:
+        raise BadTensors(f"tensor file of {len(data)} bytes has no header")
+    (size,) = struct.unpack("<Q", data[:8])
+    if size > min(MAX_HEADER, len(data) - 8):
+        raise BadTensors(f"tensor file header of {size} bytes is longer than the file or than {MAX_HEADER}")
+    try:
+        header = msgspec.json.decode(data[8 : 8 + size], type=dict[str, _Entry])
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise BadTensors(f"tensor file header: {error}") from None
+    body = memoryview(data)[8 + size :]
+    out: Tensors = {}
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1].data_offsets):
+        kind = _LOADED.get(entry.dtype)
+        if kind is None:
+            raise BadTensors(f"tensor {name!r} has dtype {entry.dtype!r}, none of {', '.join(_LOADED)}")
+        dtype = DTYPES[kind][1]
+        start, stop = entry.data_offsets
+        count = 1
+        for n in entry.shape:
+            count *= n
+            if n < 0 or count > len(body):
+                raise BadTensors(f"tensor {name!r} has shape {list(entry.shape)}, which does not fit its file")
+        if len(entry.shape) > MAX_RANK or start != end or stop - start != count * dtype.itemsize or stop > len(body):
+            raise BadTensors(f"tensor {name!r}: bytes {start}..{stop} are not those of {entry.dtype}{list(entry.shape)} after byte {end}")
+        array = np.frombuffer(body[start:stop], dtype=dtype).reshape(entry.shape).copy()
+        if kind == "bool" and bool((array.view(np.uint8) > 1).any()):
+            raise BadTensors(f"tensor {name!r} holds a bool that is neither 0 nor 1")
+        out[name] = array
+        end = stop
+    if end != len(body):
+        raise BadTensors(f"tensor file has {len(body) - end} bytes that belong to no tensor")
+    return out
