@@ -30,6 +30,13 @@ class PeerRecord(Message, frozen=True, kw_only=True):
     contract: Address
 
 
+class SignedRecord(Message, frozen=True, kw_only=True):
+    """What is passed on of a peer record; `signature` is Ed25519 by the peer's identity key (assay.adapters.peerbook)."""
+
+    record: PeerRecord
+    signature: bytes
+
+
 class JobAnnouncement(Message, frozen=True, kw_only=True):
     """A scheduler looks for offers: for the range of `job` that starts where `parent` ends."""
 
@@ -80,7 +87,8 @@ class Boundary(Message, frozen=True, kw_only=True):
     wrapped: bytes
     """The key, wrapped to the verifier's registered encryption key."""
     link_ends: tuple[Digest, ...]
-    """The end before the link (absent for the first link of a segment) and the link's own end."""
+    """The ends that the link names, in this order: of the state before its step (absent in the segment's first step: there it is the
+    parent's end root), of the accumulator before it (absent before the first micro-batch: it follows from the state), and its own."""
     proofs: tuple[tuple[Digest, ...], ...]
     """Merkle paths of `link_ends` under the committed link root."""
 

@@ -7,9 +7,9 @@ harmless to repeat.
 
 from __future__ import annotations
 
-from assay.chain import Offer, Opening, Release
+from assay.chain import Offer, Opening, Release, Terms
 from assay.codec import Message
-from assay.ids import Cid, Digest, JobId, SegmentId
+from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.messages import Boundary
 
@@ -23,7 +23,7 @@ class Outcome(Message, frozen=True, kw_only=True):
 
 
 class LoadJob(Task, frozen=True, kw_only=True):
-    """Reads, checks and re-infers the job document in blob `spec` and, when it is in the store, its program."""
+    """Reads and checks the job document in blob `spec`. Fails with PEER when it is malformed."""
 
     job: JobId
     spec: Cid
@@ -46,7 +46,7 @@ class ProgramChecked(Outcome, frozen=True, kw_only=True):
 
 
 class CheckProgram(Task, frozen=True, kw_only=True):
-    """Validates the program blob against the closed set and computes what it needs."""
+    """Validates the program blob against the closed set and computes what it needs. Fails with PEER when it is refused."""
 
     job: JobId
     program: Cid
@@ -58,6 +58,17 @@ class SignOffer(Task, frozen=True, kw_only=True):
 
 class Signed(Outcome, frozen=True, kw_only=True):
     signature: bytes
+
+
+class VerifyOffer(Task, frozen=True, kw_only=True):
+    """Scheduler: fails unless the offer's provider signed it."""
+
+    offer: Offer
+    signature: bytes
+
+
+class OfferVerified(Outcome, frozen=True, kw_only=True):
+    pass
 
 
 class StoreKey(Task, frozen=True, kw_only=True):
@@ -85,7 +96,8 @@ class KeysWrapped(Outcome, frozen=True, kw_only=True):
 
 
 class RunSegment(Task, frozen=True, kw_only=True):
-    """Executes steps [start, stop) from the state in `parent`, keeping what serving a drawn unit needs."""
+    """Executes steps [start, stop) from the state in `parent`, keeping what serving a drawn unit needs. Takes up from what an
+    interrupted run of the same segment left on disk. Fails with PEER when the parent's state or the data is not what was committed."""
 
     segment: SegmentId
     job: JobId
@@ -94,8 +106,8 @@ class RunSegment(Task, frozen=True, kw_only=True):
     stop: int
     parent: SealedRef
     parent_root: Digest
-    resume: bool = True
-    """Take up from what an interrupted run of the same segment left on disk."""
+    scheduler: PeerId
+    """Gets the heartbeats."""
 
 
 class SegmentRun(Outcome, frozen=True, kw_only=True):
@@ -110,10 +122,25 @@ class SegmentRun(Outcome, frozen=True, kw_only=True):
     first_loss: int
     last_loss: int
     """f32 bit patterns of the mean loss of the first and last step."""
+    milliseconds: int
+    """Of computing what this run computed itself."""
+    computed: int
+    """Steps that this run computed itself, without those it found on disk."""
+
+
+class StopSegment(Task, frozen=True, kw_only=True):
+    """Asks the run of a segment to end after the step it is in; SegmentRun then comes with an earlier `stop`."""
+
+    segment: SegmentId
+
+
+class Stopping(Outcome, frozen=True, kw_only=True):
+    segment: SegmentId
 
 
 class ServeUnits(Task, frozen=True, kw_only=True):
-    """Seals and publishes the states before the given links of a segment that was run here, for each verifier."""
+    """Seals and publishes the states before the given links of a segment that was run here, for each verifier. What is no longer on
+    disk is computed anew from the parent's state."""
 
     segment: SegmentId
     job: JobId
@@ -121,14 +148,43 @@ class ServeUnits(Task, frozen=True, kw_only=True):
     start: int
     stop: int
     parent: SealedRef
+    parent_root: Digest
     units: tuple[int, ...]
-    recipients: tuple[tuple[str, bytes], ...]
+    recipients: tuple[tuple[Address, bytes], ...]
     """(account, encryption key)."""
 
 
 class UnitsServed(Outcome, frozen=True, kw_only=True):
-    boundaries: tuple[tuple[str, Boundary], ...]
+    boundaries: tuple[tuple[Address, Boundary], ...]
     """(verifier's account, what to send it)."""
+
+
+class VerifyReceipt(Task, frozen=True, kw_only=True):
+    """Whether `signature` is `verifier`'s receipt of a round (one bad signature would spoil the call that carries all)."""
+
+    segment: SegmentId
+    round: int
+    verifier: Address
+    signature: bytes
+
+
+class ReceiptVerified(Outcome, frozen=True, kw_only=True):
+    verifier: Address
+    valid: bool
+
+
+class OpenBoundary(Task, frozen=True, kw_only=True):
+    """Verifier: decrypts a boundary and reads it strictly. Fails with PEER when nothing usable was served."""
+
+    segment: SegmentId
+    round: int
+    unit: int
+    boundary: Boundary
+
+
+class BoundaryOpened(Outcome, frozen=True, kw_only=True):
+    segment: SegmentId
+    unit: int
 
 
 class SignReceipt(Task, frozen=True, kw_only=True):
@@ -137,7 +193,8 @@ class SignReceipt(Task, frozen=True, kw_only=True):
 
 
 class ReplayUnit(Task, frozen=True, kw_only=True):
-    """Verifier: replays link `unit` of a segment from its boundary and compares with the committed end."""
+    """Verifier: replays link `unit` of a segment from its opened boundary and compares with the committed ends. A boundary that is not
+    the committed one is found here and does not agree."""
 
     segment: SegmentId
     job: JobId
@@ -168,8 +225,7 @@ class MakeOpenings(Task, frozen=True, kw_only=True):
     round: int
     opening_block: int
     units: tuple[int, ...]
-    micro_batches: int
-    openings: int
+    terms: Terms
 
 
 class OpeningsMade(Outcome, frozen=True, kw_only=True):
@@ -187,8 +243,10 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 
 AnyTask = (
-    LoadJob | CheckProgram | SignOffer | StoreKey | WrapKeys | RunSegment | ServeUnits | SignReceipt | ReplayUnit | MakeOpenings | DropSegment
-)
+    LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
+    | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | DropSegment
+)  # fmt: skip
 AnyOutcome = (
-    JobLoaded | ProgramChecked | Signed | KeyStored | KeysWrapped | SegmentRun | UnitsServed | UnitReplayed | OpeningsMade | Dropped
+    JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeysWrapped | SegmentRun | Stopping | UnitsServed | ReceiptVerified
+    | BoundaryOpened | UnitReplayed | OpeningsMade | Dropped
 )  # fmt: skip
