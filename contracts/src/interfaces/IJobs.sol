@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {Check, Job, KeyRelease, Offer, Opening, Reveal, SealedVote, Segment, SegmentState, Phase, Terms} from "../types/Types.sol";
+
+/// Escrow and the segment machine (docs/protocol.md).
+interface IJobs {
+    event JobPosted(uint64 indexed job, address indexed client, Terms terms);
+    event JobFunded(uint64 indexed job, uint128 amount);
+    event JobCancelled(uint64 indexed job);
+    event JobClosed(uint64 indexed job, uint128 refund);
+    event Assigned(
+        uint64 indexed segment,
+        uint64 indexed job,
+        uint64 parent,
+        address indexed provider,
+        uint64 start,
+        uint64 stop,
+        uint128 price,
+        uint64 activateBy
+    );
+    event Activated(uint64 indexed segment, uint64 leaseUntil);
+    event Lapsed(uint64 indexed segment, uint128 fee);
+    event Committed(
+        uint64 indexed segment,
+        uint64 stop,
+        bytes32 linkRoot,
+        bytes32 endRoot,
+        bytes checkpoint,
+        bytes32 keyId,
+        bytes keyEnvelope,
+        bytes32 commitment,
+        uint64 seedBlock
+    );
+    event Drawn(uint64 indexed segment, uint32 round, bytes32 seed, uint64[] units, address[] verifiers, uint64 serveBy);
+    event Redrawn(uint64 indexed segment, uint32 round, string reason, uint64 seedBlock);
+    event KeyReleased(uint64 indexed segment, address indexed recipient, bytes32 keyId, bytes wrapped, address by);
+    event Served(uint64 indexed segment, uint32 round, uint64 sealBy);
+    event Sealed(uint64 indexed segment, address indexed verifier);
+    event RevealsDue(uint64 indexed segment, uint64 revealBy);
+    event Revealed(uint64 indexed segment, address indexed verifier, bool agrees, bytes32[] traceRoots);
+    event OpeningsDue(uint64 indexed segment, uint64 openingBlock, uint64 openBy);
+    event Opened(uint64 indexed segment, address indexed verifier);
+    event Attested(uint64 indexed segment, uint64 settleAfter);
+    event Withheld(uint64 indexed segment, uint32 yes, uint32 no);
+    event Unpaid(uint64 indexed segment, string reason);
+    event Voided(uint64 indexed segment);
+    event Settled(uint64 indexed segment, address indexed provider, uint128 price);
+    event Rejected(uint64 indexed segment);
+    event NoShow(uint64 indexed segment, address indexed verifier, uint128 fee);
+    event Credited(address indexed who, uint64 indexed segment, uint128 amount, string reason);
+    event Withdrawn(address indexed who, uint128 amount);
+    event BondCleared(uint64 indexed segment, uint128 amount);
+
+    error NoSuchJob(uint64 job);
+    error NoSuchSegment(uint64 segment);
+    error WrongState(uint64 segment, SegmentState state);
+    error WrongPhase(uint64 segment, Phase phase);
+    error TooEarly(uint64 notBefore, uint64 now_);
+    error TooLate(uint64 notAfter, uint64 now_);
+    error BlockTooEarly(uint64 afterBlock, uint64 blockNumber);
+    error NotClient(address sender, address client);
+    error NotProvider(address sender, address provider);
+    error NotDisputes(address sender);
+    error NotEntitledToAssign(address sender, uint64 anyoneAfter);
+    error BadTerm(string name, uint256 value, uint256 least, uint256 most);
+    error BadCid(uint256 length);
+    error BadLength(string name, uint256 length, uint256 most);
+    error ZeroAmount();
+    error UnsupportedToken(uint256 expected, uint256 received);
+    error JobIsCancelled(uint64 job);
+    error JobIsClosed(uint64 job);
+    error JobIsCompleted(uint64 job);
+    error JobIsLive(uint64 job, uint32 segments);
+    error JobPastDeadline(uint64 job, uint64 deadline);
+    error OfferExpired(uint64 expires, uint64 now_);
+    error NonceUsed(address provider, uint256 nonce);
+    error BadSignature(address signer);
+    error WrongParent(uint64 parent, uint64 job);
+    error ParentNotCommitted(uint64 parent, SegmentState state);
+    error AncestorFailed(uint64 segment, uint64 ancestor);
+    error TooDeep(uint64 parent, uint32 depth);
+    error RangeTaken(uint64 parent, uint64 child);
+    error WrongRange(uint64 start, uint64 stop);
+    error PriceOverCap(uint128 price, uint256 cap);
+    error InsufficientEscrow(uint128 escrow, uint128 needed);
+    error NotRegistered(address who);
+    error StopOutOfRange(uint64 stop, uint64 start, uint64 most);
+    error BadProof();
+    error TooFewVerifiers(uint256 found, uint32 quorum);
+    error NotDrawn(uint64 segment, address verifier);
+    error NoQuorum(uint256 receipts, uint32 quorum);
+    error LengthMismatch(uint256 expected, uint256 given);
+    error AlreadySealed(address verifier);
+    error NotSealed(address verifier);
+    error AlreadyRevealed(address verifier);
+    error NotRevealed(address verifier);
+    error AlreadyOpened(address verifier);
+    error DigestMismatch(address verifier);
+    error BadOpening(address verifier, uint256 index);
+    error ParentUnsettled(uint64 parent, SegmentState state);
+    error NotVoidable(uint64 segment);
+    error DisputeOpen(uint64 segment, uint32 disputes);
+    error NoDisputeOpen(uint64 segment);
+    error NoBond(uint64 segment);
+    error NothingToWithdraw(address who);
+
+    // ---- jobs
+    function post(Terms calldata terms) external returns (uint64 jobId);
+    function fund(uint64 jobId, uint128 amount) external;
+    function cancel(uint64 jobId) external;
+    function close(uint64 jobId) external;
+
+    // ---- segments
+    function assign(Offer calldata offer, bytes calldata signature) external returns (uint64 segmentId);
+    function activate(uint64 segmentId) external;
+    function lapse(uint64 segmentId) external;
+    function commit(
+        uint64 segmentId,
+        uint64 stop,
+        bytes32 linkRoot,
+        bytes32 endRoot,
+        bytes32[] calldata proof,
+        bytes calldata checkpoint,
+        bytes32 keyId,
+        bytes calldata keyEnvelope
+    ) external;
+    function draw(uint64 segmentId) external;
+    function redraw(uint64 segmentId) external;
+    function release(uint64 segmentId, KeyRelease[] calldata releases) external;
+    function served(uint64 segmentId, address[] calldata verifiers, bytes[] calldata signatures) external;
+    function attest(uint64 segmentId, SealedVote[] calldata seals) external;
+    function reveal(uint64 segmentId, Reveal[] calldata reveals) external;
+    function closeReveals(uint64 segmentId) external;
+    function open(uint64 segmentId, address verifier, Opening[] calldata openings) external;
+    function decide(uint64 segmentId) external;
+    function settle(uint64 segmentId) external;
+    function voidSegment(uint64 segmentId) external;
+    /// UNPAID: anyone, after `settleAfter`. WITHHELD, REJECTED: the Disputes contract. Never while a dispute is open.
+    function clearBond(uint64 segmentId) external;
+    function withdraw() external;
+
+    // ---- the Disputes contract
+    function disputeOpened(uint64 segmentId) external;
+    function disputeResolved(uint64 segmentId, bool asserterLost) external;
+
+    // ---- views
+    function token() external view returns (address);
+    function stakes() external view returns (address);
+    function disputes() external view returns (address);
+    function jobCount() external view returns (uint64);
+    function segmentCount() external view returns (uint64);
+    function job(uint64 jobId) external view returns (Job memory);
+    function segment(uint64 segmentId) external view returns (Segment memory);
+    function commitmentOf(uint64 segmentId) external view returns (bytes32);
+    /// All units drawn so far, those of earlier rounds first.
+    function unitsOf(uint64 segmentId) external view returns (uint64[] memory);
+    function checksOf(uint64 segmentId, uint32 round) external view returns (Check[] memory);
+    /// Hash that fixes the openings; zero while the opening block is not mined.
+    function openingSeed(uint64 segmentId) external view returns (bytes32);
+    function credit(address who) external view returns (uint128);
+    function nonceUsed(address provider, uint256 nonce) external view returns (bool);
+    function domainSeparator() external view returns (bytes32);
+}

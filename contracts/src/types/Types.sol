@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+/// What the contracts speak of. Field order is that of the messages in assay/chain.py; docs/protocol.md has the rules.
+/// Times are seconds of block time, block numbers are named so, amounts are in the token's smallest unit.
+
+enum SegmentState {
+    NONE,
+    ASSIGNED,
+    ACTIVE,
+    COMMITTED,
+    DRAWN,
+    SERVED,
+    ATTESTED,
+    SETTLED,
+    LAPSED,
+    WITHHELD,
+    UNPAID,
+    VOID,
+    REJECTED
+}
+
+/// Where a SERVED segment stands.
+enum Phase {
+    NONE,
+    SEAL,
+    REVEAL,
+    OPEN
+}
+
+/// Policy of a job. Windows in seconds, finality in blocks.
+struct Params {
+    uint32 finality;
+    uint32 activateWindow;
+    uint32 leaseWindow;
+    uint32 takeoverWindow;
+    uint32 serveWindow;
+    uint32 sealWindow;
+    uint32 revealWindow;
+    uint32 openWindow;
+    uint32 challengeWindow;
+    uint32 links;
+    uint32 verifiers;
+    uint32 quorum;
+    uint32 openings;
+    uint32 redraws;
+    uint32 depth;
+    uint32 bondTenths;
+    uint32 lateFeeBps;
+    uint32 noShowBps;
+    uint128 drawBond;
+}
+
+/// What `post` locks money for. `spec` is a binary CIDv1 (36 bytes), priceCap is per step, fee per verifier and round.
+struct Terms {
+    bytes spec;
+    bytes32 specDigest;
+    bytes32 programRoot;
+    bytes32 stateRoot;
+    bytes32 datasetRoot;
+    bytes32 scheduleRoot;
+    uint64 steps;
+    uint32 microBatches;
+    uint32 segmentSteps;
+    uint64 microWeight;
+    uint64 updateWeight;
+    uint32 microLeaves;
+    uint32 updateLeaves;
+    uint128 priceCap;
+    uint128 fee;
+    uint128 budget;
+    uint64 deadline;
+    address scheduler;
+    address keyService;
+    Params params;
+}
+
+/// EIP-712: Offer(address provider,uint64 job,uint64 parent,uint64 start,uint64 stop,uint128 price,uint64 expires,uint256 nonce)
+struct Offer {
+    address provider;
+    uint64 job;
+    uint64 parent;
+    uint64 start;
+    uint64 stop;
+    uint128 price;
+    uint64 expires;
+    uint256 nonce;
+}
+
+/// A key, wrapped to its recipient's registered encryption key.
+struct KeyRelease {
+    address recipient;
+    bytes32 keyId;
+    bytes wrapped;
+}
+
+/// EIP-712: Seal(uint64 segment,uint32 round,bytes32 digest). The signature is empty when the verifier sends it itself.
+struct SealedVote {
+    address verifier;
+    bytes32 digest;
+    bytes signature;
+}
+
+struct Reveal {
+    address verifier;
+    bool agrees;
+    bytes32[] traceRoots;
+    bytes32 salt;
+}
+
+/// `leaf` is the 32-byte item (a tensor root or a head), before it is hashed as a leaf; `proof` runs from the leaf up.
+struct Opening {
+    bytes32 leaf;
+    bytes32[] proof;
+}
+
+/// A job as it is stored. What only readers need (the spec's CID) is in the JobPosted event.
+struct Job {
+    address client;
+    bool cancelled;
+    bool completed;
+    bool closed;
+    uint32 live;
+    /// Segments that are not terminal.
+    uint128 escrow;
+    /// Not reserved for any segment.
+    uint64 child;
+    /// The live segment that starts at the job's initial state; 0 when that range is open, since `openSince`.
+    uint64 openSince;
+    bytes32 specDigest;
+    bytes32 programRoot;
+    bytes32 stateRoot;
+    bytes32 datasetRoot;
+    bytes32 scheduleRoot;
+    uint64 steps;
+    uint32 microBatches;
+    uint32 segmentSteps;
+    uint64 microWeight;
+    uint64 updateWeight;
+    uint32 microLeaves;
+    uint32 updateLeaves;
+    uint64 deadline;
+    uint128 priceCap;
+    uint128 fee;
+    address scheduler;
+    address keyService;
+    Params params;
+}
+
+struct Segment {
+    uint64 job;
+    uint64 parent;
+    uint64 start;
+    uint64 stop;
+    address provider;
+    SegmentState state;
+    Phase phase;
+    uint32 round;
+    /// The key service has posted a key to the provider.
+    bool keyed;
+    uint128 price;
+    uint128 bond;
+    /// What is left of the provider's reservation.
+    uint128 feesHeld;
+    /// What is left of the escrow reserved for verifiers.
+    uint64 child;
+    uint64 openSince;
+    uint64 activateBy;
+    uint64 leaseUntil;
+    uint64 drawBy;
+    uint64 serveBy;
+    uint64 sealBy;
+    uint64 revealBy;
+    uint64 openBy;
+    uint64 settleAfter;
+    uint64 commitBlock;
+    uint64 seedBlock;
+    uint64 openingBlock;
+    uint32 disputes;
+    /// Open disputes.
+    uint32 negatives;
+    /// Opened disagreeing votes, over all rounds.
+    bytes32 linkRoot;
+    bytes32 endRoot;
+    bytes32 commitment;
+    bytes32 openingHash;
+    /// Hash of the opening block, recorded by the first `open`.
+}
+
+/// One drawn verifier in one round.
+struct Check {
+    address verifier;
+    bool keyed;
+    bool receipted;
+    bool isSealed;
+    bool revealed;
+    bool opened;
+    bool agrees;
+    bool prevailed;
+    bytes32 digest;
+    bytes32[] traceRoots;
+}
