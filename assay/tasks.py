@@ -83,9 +83,10 @@ class KeyStored(Outcome, frozen=True, kw_only=True):
 
 
 class WrapKeys(Task, frozen=True, kw_only=True):
-    """Key service: unwraps `envelopes` (key id, envelope) and wraps each key to each recipient (account, encryption key)."""
+    """Key service: unwraps `envelopes` (key id, envelope, account that published it) and wraps each key to each recipient (account,
+    encryption key). No recipients: only checks the envelopes."""
 
-    envelopes: tuple[tuple[Digest, bytes], ...]
+    envelopes: tuple[tuple[Digest, bytes, Address], ...]
     recipients: tuple[tuple[str, bytes], ...]
 
 
