@@ -24,6 +24,10 @@ class StorageFull(OSError):
     """The disk, or the share of it that this node may use, is full. Nothing that was acknowledged is lost; the message says what to free."""
 
 
+class Reorganised(Exception):
+    """Blocks whose events were delivered are no longer part of the chain: the confirmation depth was too small for this chain."""
+
+
 class AccountView(Message, frozen=True, kw_only=True):
     tokens: int
     stake: int
@@ -45,7 +49,8 @@ class Chain(Protocol):
         """Raises Outage while the block does not exist yet."""
 
     async def events(self, after: tuple[int, int], depth: int) -> list[AnyChainEvent]:
-        """Events that come after (block, index) and lie at least `depth` blocks under the head, in order. Raises Outage."""
+        """Events that come after (block, index) and lie at least `depth` blocks under the head, in order. Raises Outage,
+        or Reorganised when a block that was delivered before has been replaced."""
 
     async def send(self, call_id: CallId, call: AnyCall) -> int:
         """Sends once per `call_id`, also over restarts; returns the block it was mined in. Raises Reverted or Outage."""
@@ -152,6 +157,6 @@ class Engine(Protocol):
 
 
 __all__ = [
-    "AccountView", "Blobs", "Chain", "Clock", "Engine", "Handler", "JobId", "Journal", "Keys", "Outage", "Peers", "Reverted", "Row",
-    "StorageFull",
+    "AccountView", "Blobs", "Chain", "Clock", "Engine", "Handler", "JobId", "Journal", "Keys", "Outage", "Peers", "Reorganised", "Reverted",
+    "Row", "StorageFull",
 ]  # fmt: skip

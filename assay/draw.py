@@ -1,0 +1,105 @@
+"""What the chain draws, and the digests that bind it: the formulas of docs/protocol.md, the same as in contracts/src.
+
+A link (the unit that is drawn) is named by its index in the segment: of micro-batch m of step t, `(t - start) * (M + 1) + m`;
+of the update, `(t - start) * (M + 1) + M`. All randomness is SHA-256 of a block hash that did not exist when the commitment
+was made; integers are big-endian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from assay.chain import Terms
+from assay.ids import Address, Cid, Digest, JobId, SegmentId
+from assay.merkle import sha256
+
+MAX_TRIES = 64
+"""Seats that are looked at to find a round's verifiers."""
+BLOCKHASH_REACH = 256
+"""Blocks; how far back the EVM knows hashes (BLOCKHASH, yellow paper H.2)."""
+
+
+def raw(address: Address) -> bytes:
+    """The account's 20 bytes."""
+    return bytes.fromhex(address[2:])
+
+
+def u32(value: int) -> bytes:
+    return value.to_bytes(4, "big")
+
+
+def u64(value: int) -> bytes:
+    return value.to_bytes(8, "big")
+
+
+def u256(value: int) -> bytes:
+    return value.to_bytes(32, "big")
+
+
+def is_update(unit: int, micro_batches: int) -> bool:
+    """Whether link `unit` is a step's update (and not one of its micro-batches)."""
+    return unit % (micro_batches + 1) == micro_batches
+
+
+def leaves_of(unit: int, terms: Terms) -> int:
+    """Number of leaves in the trace of link `unit`."""
+    return terms.update_leaves if is_update(unit, terms.micro_batches) else terms.micro_leaves
+
+
+def commitment(
+    chain_id: int,
+    jobs: Address,
+    job: JobId,
+    parent: Digest,
+    program_root: Digest,
+    start: int,
+    stop: int,
+    link_root: Digest,
+    checkpoint: Cid,
+    key_id: Digest,
+) -> Digest:
+    """Names all that a provider asserts; `parent` is the parent's commitment, or the job's spec digest."""
+    head = (b"\x13", u256(chain_id), raw(jobs), u64(job), parent, program_root, u64(start), u64(stop))
+    return sha256(*head, link_root, sha256(checkpoint.encode()), key_id)
+
+
+def seed(block_hash: Digest, segment: SegmentId, round: int) -> Digest:
+    return sha256(b"\x20", block_hash, u64(segment), u32(round))
+
+
+def seed_block(due: int, number: int) -> int:
+    """The block whose hash seeds a draw that was due from block `due`, when the draw is mined in block `number` (> due)."""
+    late = number - due
+    return due if late <= BLOCKHASH_REACH else due + (late - 1) // BLOCKHASH_REACH * BLOCKHASH_REACH
+
+
+def units(seed: Digest, terms: Terms, steps: int) -> tuple[int, ...]:
+    """The drawn links of a segment of `steps` steps, `terms.params.links` of them, with replacement, in proportion to weight."""
+    m, micro, update = terms.micro_batches, terms.micro_weight, terms.update_weight
+    per_step = m * micro + update
+    out = []
+    for j in range(terms.params.links):
+        x = int.from_bytes(sha256(b"\x21", seed, u32(j)), "big") % (steps * per_step)
+        step, rest = divmod(x, per_step)
+        out.append(step * (m + 1) + (rest // micro if rest < m * micro else m))
+    return tuple(out)
+
+
+def seat(seed: Digest, attempt: int, seats: int) -> int:
+    """The seat that try `attempt` looks at, of `seats` there were at the commitment."""
+    return int.from_bytes(sha256(b"\x22", seed, u32(attempt)), "big") % seats
+
+
+def attestation(
+    chain_id: int, jobs: Address, segment: SegmentId, round: int, agrees: bool, trace_roots: Sequence[Digest], verifier: Address, salt: Digest
+) -> Digest:
+    """What a verifier seals before it reveals `agrees` and the trace roots of the round's units, in their order."""
+    head = (b"\x23", u256(chain_id), raw(jobs), u64(segment), u32(round), bytes([agrees]))
+    return sha256(*head, *trace_roots, raw(verifier), salt)
+
+
+def opening(block_hash: Digest, segment: SegmentId, verifier: Address, j: int, units: Sequence[int], terms: Terms) -> tuple[int, int]:
+    """Which leaf opening `j` of a verifier must show: (position in `units`, leaf of that unit's trace)."""
+    x = int.from_bytes(sha256(b"\x24", block_hash, u64(segment), raw(verifier), u32(j)), "big")
+    position = x % len(units)
+    return position, (x // len(units)) % leaves_of(units[position], terms)
