@@ -256,7 +256,7 @@ class Core:
         return effects
 
     def snapshot(self, sequence: int) -> None:
-        kept = _Snapshot(msgspec.Raw(encode(self.machine.state)), list(self.outstanding.values()), self.cursor)  # type: ignore[arg-type]
+        kept = _Snapshot(msgspec.Raw(msgspec.json.encode(self.machine.state)), list(self.outstanding.values()), self.cursor)  # type: ignore[arg-type]
         self.journal.snapshot(sequence, msgspec.json.encode(kept))
         self._rows = 0
 

@@ -1,0 +1,99 @@
+"""What a scheduler remembers: jobs, their segments, the offers it holds, and how providers have done."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from assay.chain import FAILED, SegmentState, Terms
+from assay.ids import Address, JobId, PeerId, SegmentId
+from assay.messages import OfferMessage
+from assay_scheduler.placement import Bid, Record
+
+LIVE_UNCOMMITTED = (SegmentState.ASSIGNED, SegmentState.ACTIVE)
+MAX_BIDS = 256
+"""Offers kept for one range; a flood of them is cut off."""
+
+
+class Config(msgspec.Struct, frozen=True):
+    account: Address
+    peer: PeerId
+    offer_window: int = 5
+    """Seconds that workers have to answer an announcement."""
+    patience: int = 3
+    """Seconds that the more interested party has to make a call before we make it."""
+    volunteer: bool = True
+    """Take over jobs whose scheduler is silent."""
+    blob_limit: int = 1 << 32
+
+
+class SegmentBook(msgspec.Struct):
+    id: SegmentId
+    job: JobId
+    parent: SegmentId
+    provider: Address
+    start: int
+    stop: int
+    price: int
+    state: SegmentState
+    due: int = 0
+    """When the current state is late (chain time)."""
+
+
+class Tip(NamedTuple):
+    parent: SegmentId
+    start: int
+    live: bool
+    """The parent is not committed yet, so nothing can be assigned, but offers can be gathered."""
+    unsettled: int
+    """Segments up to the parent that are not settled."""
+
+
+class JobBook(msgspec.Struct):
+    id: JobId
+    client: Address
+    terms: Terms
+    segments: dict[int, SegmentBook]
+    open_since: int
+    cancelled: bool = False
+    closed: bool = False
+    settled_to: int = 0
+    overdue: bool = False
+    """Its own scheduler has let the takeover window pass."""
+
+    def tip(self) -> Tip:
+        """Where the next range starts: after the last segment of the one chain of live segments."""
+        parent, live, unsettled = SegmentId(0), False, 0
+        while True:
+            child = next((s for s in self.segments.values() if s.parent == parent and s.state not in FAILED), None)
+            if child is None:
+                return Tip(parent, self.segments[parent].stop if parent else 0, live, unsettled)
+            parent, live = child.id, child.state in LIVE_UNCOMMITTED
+            unsettled += child.state != SegmentState.SETTLED
+
+    def busy(self) -> bool:
+        """Whether a segment of it is live."""
+        return any(s.state not in FAILED and s.state != SegmentState.SETTLED for s in self.segments.values())
+
+
+class State(msgspec.Struct):
+    peers: dict[str, PeerId] = msgspec.field(default_factory=dict)
+    """Account to peer."""
+    jobs: dict[int, JobBook] = msgspec.field(default_factory=dict)
+    job_of: dict[int, int] = msgspec.field(default_factory=dict)
+    """Segment to job."""
+    bids: dict[str, list[Bid]] = msgspec.field(default_factory=dict)
+    """By range."""
+    pending: dict[str, OfferMessage] = msgspec.field(default_factory=dict)
+    """Offers whose signature is being checked."""
+    assigning: dict[str, Bid] = msgspec.field(default_factory=dict)
+    """By range: the offer that was sent to the chain."""
+    soliciting: dict[str, int] = msgspec.field(default_factory=dict)
+    """By range: how often it was announced."""
+    records: dict[str, Record] = msgspec.field(default_factory=dict)
+    serial: int = 0
+
+
+def range_key(job: int, parent: int, start: int, stop: int) -> str:
+    return f"{job}:{parent}:{start}:{stop}"

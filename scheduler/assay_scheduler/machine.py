@@ -1,0 +1,427 @@
+"""The scheduler's logic: announces open ranges, takes the best signed offer, and sees to it that no deadline is forgotten.
+
+A range of a job is open when its parent (a committed segment, or the job's start) has no live child. Per range:
+
+    open      --announce-->  soliciting   --offers, respond_by-->  choosing  --assign-->  assigned
+    assigned  --activated, committed-->   the child range opens     (offers for it are gathered while the parent still runs)
+    assigned  --lapsed-->    open
+    committed --withheld | unpaid | rejected-->  open at the parent's end; descendants are voided
+
+Everything a scheduler does after the assignment anyone may do: it calls `lapse`, `draw`, `redraw`, `close_reveals`, `decide`,
+`settle`, `void` and `close` a moment after the party that has more interest in them, so that a call is rarely paid for twice. All
+it knows comes from the chain and from offers; a job whose scheduler is gone is taken over by any other after `takeover_window`.
+It also mirrors what a job needs (sealed, so it learns nothing) and each committed checkpoint, so that no range depends on one disk.
+
+(A little over the usual length of a file: a third of it is the vocabulary that it imports, and the table reads best in one place.)
+"""
+
+from __future__ import annotations
+
+from assay.chain import (
+    FAILED,
+    Activated,
+    Assign,
+    Assigned,
+    Attested,
+    CloseJob,
+    CloseReveals,
+    Committed,
+    Decide,
+    Draw,
+    Drawn,
+    JobCancelled,
+    JobClosed,
+    JobPosted,
+    Lapse,
+    Lapsed,
+    OpeningsDue,
+    Redraw,
+    Redrawn,
+    Registered,
+    Rejected,
+    RevealsDue,
+    SegmentState,
+    Served,
+    Settle,
+    Settled,
+    Unpaid,
+    Voided,
+    VoidSegment,
+    Withheld,
+)
+from assay.codec import Message
+from assay.ids import Address, JobId, PeerId, SegmentId
+from assay.messages import Ack, Heartbeat, JobAnnouncement, OfferMessage, Refusal
+from assay.runtime import (
+    AnyEffect,
+    AnyEvent,
+    Asked,
+    ChainSeen,
+    Do,
+    Done,
+    Failed,
+    Fetch,
+    Fetched,
+    Gossip,
+    Note,
+    Reply,
+    Send,
+    Sent,
+    Wake,
+    Woke,
+)
+from assay.tasks import JobLoaded, LoadJob, OfferVerified, VerifyOffer
+from assay_scheduler.books import LIVE_UNCOMMITTED, MAX_BIDS, Config, JobBook, SegmentBook, State, range_key
+from assay_scheduler.placement import Bid, Record, rank
+
+
+class SchedulerMachine:
+    """See the module's comment. `handle` is pure."""
+
+    SOFT: tuple[type[Message], ...] = (Heartbeat,)
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.state = State()
+
+    def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
+        match event:
+            case ChainSeen():
+                return self._on_chain(event, now)
+            case Asked(ask=ask, peer=peer, message=OfferMessage() as message):
+                return self._on_offer(ask, peer, message, now)
+            case Asked(ask=ask, peer=peer, message=Heartbeat() as message):
+                return [Reply(ask=ask, message=Ack()), *self._on_heartbeat(peer, message)]
+            case Asked(ask=ask):
+                return [Reply(ask=ask, message=Refusal(reason="this node is a scheduler: it takes offers and heartbeats"))]
+            case Woke(key=key):
+                return self._on_wake(key, now)
+            case Done(key=key, outcome=OfferVerified()):
+                return self._on_verified(key, now)
+            case Done(outcome=JobLoaded() as loaded):
+                return self._mirror(loaded)
+            case Fetched(key=key) if key.startswith("spec:"):
+                job = int(key.split(":")[1])
+                return [Do(key=f"load:{job}", task=LoadJob(job=JobId(job), spec=self.state.jobs[job].terms.spec))]
+            case Failed():
+                return self._on_failed(event, now)
+            case Sent() | _:
+                return []
+
+    def summary(self) -> dict[str, object]:
+        """For `assay scheduler status`."""
+        return {
+            "jobs": [
+                {"job": job.id, "steps": job.terms.steps, "settled_to": job.settled_to, "closed": job.closed, "segments": len(job.segments)}
+                for job in self.state.jobs.values()
+            ],
+        }
+
+    # ---- the chain -------------------------------------------------------------------------------------------------------
+
+    def _on_chain(self, seen: ChainSeen, now: int) -> list[AnyEffect]:
+        event = seen.event
+        match event:
+            case Registered():
+                self.state.peers[event.who] = event.peer
+                return []
+            case JobPosted():
+                return self._on_posted(event, now)
+            case JobCancelled():
+                self.state.jobs[event.job].cancelled = True
+                return self._close_if_over(self.state.jobs[event.job])
+            case JobClosed():
+                self.state.jobs[event.job].closed = True
+                return []
+            case Assigned():
+                return self._on_assigned(event, now)
+        segment_id = getattr(event, "segment", None)
+        book = self._segment(segment_id) if segment_id is not None else None
+        if book is None:
+            return []
+        job = self.state.jobs[book.job]
+        match event:
+            case Activated():
+                book.state = SegmentState.ACTIVE
+                return [self._late(book, event.lease_until), *self._seek(job, now)]
+            case Committed():
+                book.stop, book.state = event.stop, SegmentState.COMMITTED
+                job.open_since = now
+                near = self._near(book.provider)
+                return [
+                    Fetch(key=f"mirror:{event.checkpoint}", cid=event.checkpoint, limit=self.config.blob_limit, near=near),
+                    Wake(key=f"draw:{book.id}:{event.seed_block}", block=event.seed_block + 1, at=now + self.config.patience),
+                    *self._seek(job, now),
+                ]
+            case Redrawn():
+                book.state = SegmentState.COMMITTED
+                return [Wake(key=f"draw:{book.id}:{event.seed_block}", block=event.seed_block + 1, at=now + self.config.patience)]
+            case Drawn():
+                book.state = SegmentState.DRAWN
+                return [self._late(book, event.serve_by)]
+            case Served():
+                book.state = SegmentState.SERVED
+                return [self._late(book, event.seal_by + job.terms.params.reveal_window)]
+            case RevealsDue():
+                return [self._late(book, event.reveal_by)]
+            case OpeningsDue():
+                return [Wake(key=f"decide:{book.id}:{event.opening_block}", at=event.open_by + 1)]
+            case Attested():
+                book.state = SegmentState.ATTESTED
+                book.due = event.settle_after
+                return [Wake(key=f"settle:{book.id}", at=event.settle_after + 1 + self.config.patience)]
+            case Settled():
+                return self._on_settled(job, book, now)
+            case Lapsed() | Withheld() | Unpaid() | Voided() | Rejected():
+                return self._on_failed_segment(job, book, event, now)
+        return []
+
+    def _on_posted(self, event: JobPosted, now: int) -> list[AnyEffect]:
+        job = JobBook(id=event.job, client=event.client, terms=event.terms, segments={}, open_since=now)
+        self.state.jobs[event.job] = job
+        if not self._mine(job):
+            return [Wake(key=f"takeover:{job.id}:{now}", at=now + job.terms.params.takeover_window + 1)] if self.config.volunteer else []
+        return [
+            Note(topic="job", text=f"job {job.id}: {job.terms.steps} steps to place", data={"job": job.id, "steps": job.terms.steps}),
+            self._fetch_spec(job),
+            *self._seek(job, now),
+        ]
+
+    def _fetch_spec(self, job: JobBook) -> Fetch:
+        return Fetch(key=f"spec:{job.id}", cid=job.terms.spec, limit=8 << 20, near=self._near(job.client))
+
+    def _mirror(self, loaded: JobLoaded) -> list[AnyEffect]:
+        spec, job = loaded.spec, self.state.jobs[loaded.job]
+        near = self._near(job.client)
+        cids = [spec.program, spec.schedule, spec.state.cid, *(shard.sealed.cid for shard in spec.dataset.shards)]
+        return [Fetch(key=f"mirror:{cid}", cid=cid, limit=self.config.blob_limit, near=near) for cid in cids]
+
+    def _on_assigned(self, event: Assigned, now: int) -> list[AnyEffect]:
+        job = self.state.jobs[event.job]
+        book = SegmentBook(
+            id=event.segment, job=event.job, parent=event.parent, provider=event.provider,
+            start=event.start, stop=event.stop, price=event.price, state=SegmentState.ASSIGNED,
+        )  # fmt: skip
+        job.segments[event.segment] = book
+        self.state.job_of[event.segment] = event.job
+        key = range_key(event.job, event.parent, event.start, event.stop)
+        self.state.bids.pop(key, None)
+        self.state.assigning.pop(key, None)
+        self.state.soliciting.pop(key, None)
+        text = f"segment {book.id}: steps {book.start}-{book.stop} to {book.provider} for {book.price}"
+        return [self._late(book, event.activate_by), self._note("assigned", book, text), *self._seek(job, now)]
+
+    def _on_settled(self, job: JobBook, book: SegmentBook, now: int) -> list[AnyEffect]:
+        book.state = SegmentState.SETTLED
+        job.settled_to = book.stop
+        self._record(book).settled += 1
+        effects: list[AnyEffect] = [self._note("settled", book, f"segment {book.id}: settled, {book.provider} is paid {book.price}")]
+        for child in job.segments.values():
+            if child.parent == book.id and child.state == SegmentState.ATTESTED:
+                effects.append(Wake(key=f"settle:{child.id}", at=max(now, child.due) + 1 + self.config.patience))
+        if book.stop == job.terms.steps:
+            return [*effects, Send(key=f"close:{job.id}", call=CloseJob(job=job.id))]
+        return [*effects, *self._seek(job, now), *self._close_if_over(job)]
+
+    def _on_failed_segment(self, job: JobBook, book: SegmentBook, event: object, now: int) -> list[AnyEffect]:
+        record, job.open_since = self._record(book), now
+        match event:
+            case Lapsed(fee=fee):
+                book.state, record.lapsed = SegmentState.LAPSED, record.lapsed + 1
+                why = f"lapsed: {book.provider} did not deliver in time and pays a late fee of {fee}"
+            case Withheld(yes=yes, no=no):
+                book.state, record.withheld = SegmentState.WITHHELD, record.withheld + 1
+                why = f"withheld: {no} of the drawn verifiers found another result, {yes} agreed; {book.provider} is not paid"
+            case Unpaid(reason=reason):
+                book.state = SegmentState.UNPAID
+                record.withheld += "keys" not in reason  # whoever kept the keys back is not the provider
+                why = f"unpaid: {reason}"
+            case Rejected():
+                book.state, record.withheld = SegmentState.REJECTED, record.withheld + 1
+                why = "rejected: the dispute was lost"
+            case _:
+                book.state = SegmentState.VOID
+                why = "void: a segment before it failed"
+        effects: list[AnyEffect] = [self._note("failed", book, f"segment {book.id}: {why}")]
+        for child in job.segments.values():
+            if child.parent == book.id and child.state not in FAILED:
+                effects.append(Send(key=f"void:{child.id}", call=VoidSegment(segment=child.id)))
+        return [*effects, *self._seek(job, now), *self._close_if_over(job)]
+
+    # ---- placing ---------------------------------------------------------------------------------------------------------
+
+    def _seek(self, job: JobBook, now: int) -> list[AnyEffect]:
+        """Announces the next range to place, unless it is announced; assigns when offers for it are there."""
+        if not self._mine(job) or job.cancelled or job.closed:
+            return []
+        parent, start, live, unsettled = job.tip()
+        if start >= job.terms.steps:
+            return []
+        stop = min(job.terms.steps, (start // job.terms.segment_steps + 1) * job.terms.segment_steps)
+        key = range_key(job.id, parent, start, stop)
+        if key in self.state.assigning:
+            return []
+        if key not in self.state.soliciting:
+            self.state.soliciting[key] = 1
+            return self._announce(job, parent, start, stop, now)
+        if live or unsettled >= job.terms.params.depth:
+            return []
+        if self.state.bids.get(key) and self.state.soliciting[key] < 0:  # the time to answer is over
+            return self._assign(job, key, now)
+        return []
+
+    def _announce(self, job: JobBook, parent: int, start: int, stop: int, now: int) -> list[AnyEffect]:
+        key = range_key(job.id, parent, start, stop)
+        respond_by = now + self.config.offer_window
+        self.state.serial += 1
+        announcement = JobAnnouncement(
+            job=job.id, spec=job.terms.spec, parent=SegmentId(parent), start=start, stop=stop,
+            price_cap=job.terms.price_cap * (stop - start), scheduler=self.config.peer, respond_by=respond_by,
+        )  # fmt: skip
+        return [Gossip(message=announcement), Wake(key=f"choose:{key}:{self.state.serial}", at=respond_by)]
+
+    def _on_offer(self, ask: int, peer: PeerId, message: OfferMessage, now: int) -> list[AnyEffect]:
+        offer = message.offer
+        key = range_key(offer.job, offer.parent, offer.start, offer.stop)
+        if self.state.peers.get(offer.provider) != peer:
+            return [Reply(ask=ask, message=Refusal(reason="this peer is not the one that the provider registered on chain"))]
+        if key not in self.state.soliciting:
+            return [Reply(ask=ask, message=Refusal(reason="no offers are wanted for this range"))]
+        job = self.state.jobs[offer.job]
+        if offer.price > job.terms.price_cap * (offer.stop - offer.start):
+            return [Reply(ask=ask, message=Refusal(reason="the price is over the job's cap"))]
+        if offer.expires <= now:
+            return [Reply(ask=ask, message=Refusal(reason="the offer has expired"))]
+        if len(self.state.bids.get(key, [])) + len(self.state.pending) >= MAX_BIDS:
+            return [Reply(ask=ask, message=Refusal(reason="too many offers", retry_after=5))]
+        self.state.serial += 1
+        task = f"verify:{key}:{self.state.serial}"
+        self.state.pending[task] = message
+        return [Reply(ask=ask, message=Ack()), Do(key=task, task=VerifyOffer(offer=offer, signature=message.signature))]
+
+    def _on_verified(self, task: str, now: int) -> list[AnyEffect]:
+        message = self.state.pending.pop(task)
+        offer = message.offer
+        key = range_key(offer.job, offer.parent, offer.start, offer.stop)
+        if key not in self.state.soliciting:  # placed meanwhile
+            return []
+        bids = [bid for bid in self.state.bids.get(key, []) if bid.offer.provider != offer.provider]
+        self.state.bids[key] = [*bids, Bid(offer, message.signature, message.steps_per_second_milli)]
+        return self._seek(self.state.jobs[offer.job], now)
+
+    def _assign(self, job: JobBook, key: str, now: int) -> list[AnyEffect]:
+        parent, start, stop = (int(part) for part in key.split(":")[1:])
+        ranked = rank(self.state.bids.get(key, []), self.state.records, job.terms.price_cap * (stop - start), now)
+        self.state.bids[key] = ranked
+        if not ranked:
+            self.state.bids.pop(key, None)
+            return self._announce(job, parent, start, stop, now)
+        best = ranked[0]
+        self.state.assigning[key] = best
+        return [Send(key=f"assign:{key}:{best.offer.nonce}", call=Assign(offer=best.offer, signature=best.signature))]
+
+    # ---- time and failure ------------------------------------------------------------------------------------------------
+
+    def _on_wake(self, key: str, now: int) -> list[AnyEffect]:
+        kind, _, rest = key.partition(":")
+        if kind == "choose":
+            range_, _, _ = rest.rpartition(":")
+            if range_ not in self.state.soliciting:
+                return []
+            job = self.state.jobs[int(range_.split(":")[0])]
+            self.state.soliciting[range_] = -1
+            _, parent, start, stop = (int(part) for part in range_.split(":"))
+            wanted = job.tip()[:2] == (parent, start) and not job.cancelled and not job.closed
+            if wanted and not self.state.bids.get(range_):
+                return self._announce(job, parent, start, stop, now)
+            return self._seek(job, now)
+        if kind == "takeover":
+            return self._on_takeover(self.state.jobs[int(rest.split(":")[0])], now)
+        book = self._segment(int(rest.split(":")[0]))
+        if book is None:
+            return []
+        if kind == "late":
+            return self._on_late(book, now)
+        if kind == "draw" and book.state == SegmentState.COMMITTED:
+            return [Send(key=f"call-draw:{rest}", call=Draw(segment=book.id))]
+        if kind == "decide" and book.state == SegmentState.SERVED:
+            return [Send(key=f"call-decide:{rest}", call=Decide(segment=book.id))]
+        if kind == "settle" and book.state == SegmentState.ATTESTED:
+            before = self._segment(book.parent)
+            if before is None or before.state == SegmentState.SETTLED:
+                return [Send(key=f"call-settle:{book.id}", call=Settle(segment=book.id))]
+        return []
+
+    def _late(self, book: SegmentBook, due: int) -> Wake:
+        book.due = due
+        grace = 0 if book.state in LIVE_UNCOMMITTED else self.config.patience
+        return Wake(key=f"late:{book.id}:{int(book.state)}:{due}", at=due + 1 + grace)
+
+    def _on_late(self, book: SegmentBook, now: int) -> list[AnyEffect]:
+        if now <= book.due:
+            return []
+        if book.state in LIVE_UNCOMMITTED:
+            return [Send(key=f"lapse:{book.id}:{book.due}", call=Lapse(segment=book.id))]
+        if book.state == SegmentState.DRAWN:
+            return [Send(key=f"redraw:{book.id}:{book.due}", call=Redraw(segment=book.id))]
+        if book.state == SegmentState.SERVED:
+            return [Send(key=f"close-reveals:{book.id}:{book.due}", call=CloseReveals(segment=book.id))]
+        return []
+
+    def _on_takeover(self, job: JobBook, now: int) -> list[AnyEffect]:
+        if job.closed or job.cancelled or job.settled_to == job.terms.steps:
+            return []
+        due = job.open_since + job.terms.params.takeover_window
+        tip = job.tip()
+        if tip.live or tip.unsettled >= job.terms.params.depth or now <= due:
+            return [Wake(key=f"takeover:{job.id}:{now}", at=max(due, now) + 1 + self.config.patience)]
+        job.overdue = True
+        note = Note(topic="takeover", text=f"job {job.id}: its scheduler is silent, this one goes on", data={"job": job.id})
+        return [note, self._fetch_spec(job), *self._seek(job, now)]
+
+    def _on_failed(self, event: Failed, now: int) -> list[AnyEffect]:
+        kind, _, rest = event.key.partition(":")
+        if kind == "verify":
+            self.state.pending.pop(event.key, None)
+            return [Note(topic="offer", text=f"an offer was thrown away: {event.error}")]
+        if kind == "assign":
+            range_, _, _ = rest.rpartition(":")
+            bid = self.state.assigning.pop(range_, None)
+            if bid is None or range_ not in self.state.soliciting:
+                return []
+            self.state.bids[range_] = [other for other in self.state.bids.get(range_, []) if other != bid]
+            note = Note(topic="refused", text=f"the contract refused {bid.offer.provider} for {range_}: {event.error}")
+            return [note, *self._assign(self.state.jobs[bid.offer.job], range_, now)]
+        if kind in ("mirror", "spec", "load"):
+            return [Note(topic="mirror", text=f"could not mirror {rest}: {event.error}")]
+        return []  # somebody else made the call first, or will
+
+    def _close_if_over(self, job: JobBook) -> list[AnyEffect]:
+        """A cancelled job is closed when nothing of it is live."""
+        over = job.cancelled and not job.closed and not job.busy()
+        return [Send(key=f"close:{job.id}", call=CloseJob(job=job.id))] if over else []
+
+    # ---- small things ----------------------------------------------------------------------------------------------------
+
+    def _mine(self, job: JobBook) -> bool:
+        return job.terms.scheduler == self.config.account or job.overdue
+
+    def _segment(self, segment: int) -> SegmentBook | None:
+        job = self.state.job_of.get(segment)
+        return self.state.jobs[job].segments[segment] if job is not None else None
+
+    def _near(self, account: Address) -> tuple[PeerId, ...]:
+        peer = self.state.peers.get(account)
+        return (peer,) if peer is not None else ()
+
+    def _record(self, book: SegmentBook) -> Record:
+        return self.state.records.setdefault(book.provider, Record())
+
+    def _on_heartbeat(self, peer: PeerId, message: Heartbeat) -> list[AnyEffect]:
+        book = self._segment(message.segment)
+        if book is None or self.state.peers.get(book.provider) != peer:
+            return []
+        return [self._note("progress", book, f"segment {book.id}: step {message.step}", step=message.step, loss_f32=message.loss_f32)]
+
+    def _note(self, topic: str, book: SegmentBook, text: str, **data: int) -> Note:
+        return Note(topic=topic, text=text, data={"job": book.job, "segment": book.id, "provider": book.provider, **data})

@@ -1,0 +1,45 @@
+"""Which offer to take. The contract lets a scheduler choose among signed offers under the job's cap and nothing else.
+
+Order: fewest recent failures first, then the price, then the claimed speed. A provider whose work was withheld is not asked again
+for the same job; one whose lease lapsed is asked last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from assay.chain import Offer
+
+
+class Bid(msgspec.Struct, frozen=True):
+    """An offer that its provider really signed."""
+
+    offer: Offer
+    signature: bytes
+    steps_per_second_milli: int
+
+
+class Record(msgspec.Struct):
+    """What became of a provider's segments, as this scheduler saw it."""
+
+    settled: int = 0
+    lapsed: int = 0
+    withheld: int = 0
+
+
+def rank(bids: Sequence[Bid], records: dict[str, Record], cap: int, now: int) -> list[Bid]:
+    """The bids worth taking, best first. `cap` is for the whole range; bids that expire before `now` are left out."""
+
+    def badness(bid: Bid) -> tuple[int, int, int, int]:
+        record = records.get(bid.offer.provider, Record())
+        failures = max(0, record.lapsed * 2 - record.settled)
+        return (failures, bid.offer.price, -bid.steps_per_second_milli, bid.offer.nonce)
+
+    usable = [
+        bid
+        for bid in bids
+        if bid.offer.price <= cap and bid.offer.expires > now and records.get(bid.offer.provider, Record()).withheld == 0
+    ]
+    return sorted(usable, key=badness)

@@ -1,0 +1,304 @@
+"""The scheduler's machine: events in, effects out. No network, no clock."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from assay.adapters.memory_journal import MemoryJournal
+from assay.chain import (
+    Activated,
+    AnyChainEvent,
+    Assign,
+    Assigned,
+    CloseJob,
+    Committed,
+    Draw,
+    JobCancelled,
+    JobPosted,
+    Lapse,
+    Lapsed,
+    Offer,
+    Params,
+    Registered,
+    Settled,
+    Terms,
+    VoidSegment,
+    Withheld,
+)
+from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
+from assay.messages import Ack, Heartbeat, JobAnnouncement, OfferMessage, Refusal
+from assay.runtime import (
+    AnyEffect,
+    AnyEvent,
+    Asked,
+    ChainSeen,
+    Core,
+    Do,
+    Done,
+    Failed,
+    Fault,
+    Gossip,
+    Reply,
+    Send,
+    Started,
+    Wake,
+    Woke,
+)
+from assay.tasks import OfferVerified
+from assay_scheduler.books import Config
+from assay_scheduler.machine import SchedulerMachine
+from assay_scheduler.placement import Bid, Record, rank
+
+ME, CLIENT, KEYS = (Address("0x" + c * 40) for c in "abc")
+W1, W2 = Address("0x" + "1" * 40), Address("0x" + "2" * 40)
+DIGEST = Digest(b"\x07" * 32)
+CID = Cid("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy")
+
+
+@dataclasses.dataclass
+class Bench:
+    """Drives one machine; remembers what it wanted."""
+
+    core: Core
+    block: int = 0
+    now: int = 100
+
+    def feed(self, event: AnyEvent) -> list[AnyEffect]:
+        return self.core.step(event, self.now, b"\0" * 32)
+
+    def seen(self, kind: type[AnyChainEvent], **fields: object) -> list[AnyEffect]:
+        self.block += 1
+        return self.feed(ChainSeen(event=kind(block=self.block, time=self.now, index=0, **fields)))  # type: ignore[arg-type, call-arg]
+
+    def wake(self, prefix: str, at: int | None = None) -> list[AnyEffect]:
+        keys = [k for k, e in self.core.outstanding.items() if k.startswith(prefix) and isinstance(e, Wake)]
+        assert keys, f"nothing waits for {prefix}: {list(self.core.outstanding)}"
+        wake = self.core.outstanding[keys[0]]
+        assert isinstance(wake, Wake)
+        self.now = max(self.now, wake.at if at is None else at)
+        return self.feed(Woke(key=keys[0]))
+
+    def bid(self, who: Address, price: int, parent: int = 0, start: int = 0, stop: int = 10, peer: str | None = None) -> list[AnyEffect]:
+        """An offer and its verification."""
+        offer = Offer(
+            provider=who, job=JobId(1), parent=SegmentId(parent), start=start, stop=stop, price=price, expires=self.now + 500, nonce=price
+        )
+        message = OfferMessage(offer=offer, signature=b"s", steps_per_second_milli=0)
+        effects = self.feed(Asked(ask=1, peer=PeerId(peer or f"peer-{who}"), message=message))
+        for effect in effects:
+            if isinstance(effect, Do):
+                return [*effects, *self.feed(Done(key=effect.key, outcome=OfferVerified()))]
+        return effects
+
+
+def terms(**changes: object) -> Terms:
+    fields: dict[str, object] = {
+        "spec": CID, "spec_digest": DIGEST, "program_root": DIGEST, "state_root": DIGEST, "dataset_root": DIGEST, "schedule_root": DIGEST,
+        "steps": 30, "micro_batches": 2, "segment_steps": 10, "micro_weight": 3, "update_weight": 1, "micro_leaves": 9, "update_leaves": 5,
+        "price_cap": 100, "fee": 10, "budget": 10_000, "deadline": 10_000, "scheduler": ME, "key_service": KEYS,
+        "params": Params(depth=2, takeover_window=60),
+    }  # fmt: skip
+    return Terms(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench(Core(SchedulerMachine(Config(account=ME, peer=PeerId("me"))), MemoryJournal()))
+    bench.feed(Started())
+    for who in (CLIENT, W1, W2):
+        bench.seen(Registered, who=who, encryption_key=b"k" * 32, peer=PeerId(f"peer-{who}"))
+    return bench
+
+
+def sent(effects: list[AnyEffect]) -> list[object]:
+    return [effect.call for effect in effects if isinstance(effect, Send)]
+
+
+def announced(effects: list[AnyEffect]) -> list[JobAnnouncement]:
+    return [effect.message for effect in effects if isinstance(effect, Gossip) and isinstance(effect.message, JobAnnouncement)]
+
+
+def replies(effects: list[AnyEffect]) -> list[object]:
+    return [effect.message for effect in effects if isinstance(effect, Reply)]
+
+
+def assigned(bench: Bench, segment: int, who: Address = W1, parent: int = 0, start: int = 0, stop: int = 10) -> list[AnyEffect]:
+    return bench.seen(
+        Assigned, segment=SegmentId(segment), job=JobId(1), parent=SegmentId(parent), provider=who,
+        start=start, stop=stop, price=500, activate_by=bench.now + 50,
+    )  # fmt: skip
+
+
+def committed(bench: Bench, segment: int, stop: int) -> list[AnyEffect]:
+    return bench.seen(
+        Committed, segment=SegmentId(segment), stop=stop, link_root=DIGEST, end_root=DIGEST, checkpoint=CID, key_id=DIGEST,
+        key_envelope=b"", commitment=DIGEST, seed_block=bench.block + 5,
+    )  # fmt: skip
+
+
+def post(bench: Bench, **changes: object) -> list[AnyEffect]:
+    return bench.seen(JobPosted, job=JobId(1), client=CLIENT, terms=terms(**changes))
+
+
+def test_announces_collects_and_takes_the_cheapest(bench: Bench) -> None:
+    (announcement,) = announced(post(bench))
+    assert (announcement.start, announcement.stop, announcement.price_cap) == (0, 10, 1000)
+    assert isinstance(replies(bench.bid(W1, 900))[0], Ack)
+    bench.bid(W2, 800)
+    (call,) = sent(bench.wake("choose"))
+    assert isinstance(call, Assign)
+    assert call.offer.provider == W2
+
+
+def test_a_refused_offer_gives_way_to_the_next_and_then_to_a_new_announcement(bench: Bench) -> None:
+    post(bench)
+    bench.bid(W1, 900)
+    bench.bid(W2, 800)
+    (effect,) = [e for e in bench.wake("choose") if isinstance(e, Send)]
+    effects = bench.feed(Failed(key=effect.key, fault=Fault.REFUSED, error="no stake"))
+    (call,) = sent(effects)
+    assert isinstance(call, Assign)
+    assert call.offer.provider == W1
+    (effect,) = [e for e in effects if isinstance(e, Send)]
+    assert announced(bench.feed(Failed(key=effect.key, fault=Fault.REFUSED, error="no stake")))
+
+
+@pytest.mark.parametrize(
+    ("why", "bid"),
+    [
+        ("registered", {"peer": "somebody else"}),
+        ("cap", {"price": 1001}),
+        ("wanted", {"start": 10, "stop": 20}),
+    ],
+)
+def test_offers_that_are_refused_at_the_door(bench: Bench, why: str, bid: dict[str, object]) -> None:
+    post(bench)
+    (reply,) = replies(bench.bid(W1, **{"price": 900, **bid}))  # type: ignore[arg-type]
+    assert isinstance(reply, Refusal)
+    assert why in reply.reason
+
+
+def test_an_offer_with_a_false_signature_is_thrown_away(bench: Bench) -> None:
+    post(bench)
+    offer = Offer(provider=W1, job=JobId(1), parent=SegmentId(0), start=0, stop=10, price=1, expires=999, nonce=1)
+    effects = bench.feed(Asked(ask=1, peer=PeerId(f"peer-{W1}"), message=OfferMessage(offer=offer, signature=b"", steps_per_second_milli=0)))
+    (task,) = [e for e in effects if isinstance(e, Do)]
+    bench.feed(Failed(key=task.key, fault=Fault.PEER, error="another signer"))
+    assert announced(bench.wake("choose"))  # nobody is left: asked again
+
+
+def test_offers_for_the_child_are_gathered_while_the_parent_runs_and_used_at_once(bench: Bench) -> None:
+    post(bench)
+    (announcement,) = announced(assigned(bench, 1))
+    assert (announcement.parent, announcement.start, announcement.stop) == (1, 10, 20)
+    bench.seen(Activated, segment=SegmentId(1), lease_until=bench.now + 100)
+    bench.bid(W2, 700, parent=1, start=10, stop=20)
+    bench.wake("choose:1:1")
+    (call,) = [c for c in sent(committed(bench, 1, 10)) if isinstance(c, Assign)]
+    assert call.offer.provider == W2
+
+
+def test_a_prefix_opens_the_rest_under_its_own_range(bench: Bench) -> None:
+    post(bench)
+    assigned(bench, 1)
+    (announcement,) = announced(committed(bench, 1, 4))
+    assert (announcement.parent, announcement.start, announcement.stop) == (1, 4, 10)
+
+
+def test_no_more_unsettled_segments_than_the_policy_allows(bench: Bench) -> None:
+    post(bench)
+    for segment, start in ((1, 0), (2, 10)):
+        assigned(bench, segment, parent=segment - 1, start=start, stop=start + 10)
+        bench.bid(W2, 700, parent=segment, start=start + 10, stop=start + 20)
+        bench.wake(f"choose:1:{segment}")
+        effects = committed(bench, segment, start + 10)
+    assert not [c for c in sent(effects) if isinstance(c, Assign)]
+    (call,) = [c for c in sent(bench.seen(Settled, segment=SegmentId(1), provider=W1, price=1)) if isinstance(c, Assign)]
+    assert call.offer.start == 20
+
+
+def test_a_lease_that_lapses_is_called_and_its_range_announced_again(bench: Bench) -> None:
+    post(bench)
+    assigned(bench, 1)
+    bench.seen(Activated, segment=SegmentId(1), lease_until=bench.now + 100)
+    assert not sent(bench.wake("late:1:1", at=bench.now))
+    bench.now += 101
+    (call,) = sent(bench.wake("late:1:2"))
+    assert isinstance(call, Lapse)
+    (announcement,) = announced(bench.seen(Lapsed, segment=SegmentId(1), fee=3))
+    assert (announcement.parent, announcement.start) == (0, 0)
+
+
+def test_a_liar_s_descendants_are_voided_and_it_is_not_taken_again(bench: Bench) -> None:
+    post(bench)
+    assigned(bench, 1)
+    committed(bench, 1, 10)
+    assigned(bench, 2, who=W2, parent=1, start=10, stop=20)
+    effects = bench.seen(Withheld, segment=SegmentId(1), yes=0, no=3)
+    assert any(isinstance(call, VoidSegment) and call.segment == 2 for call in sent(effects))
+    bench.bid(W1, 1)
+    bench.bid(W2, 999)
+    (call,) = [c for c in sent(bench.wake("choose:1:0:0:10")) if isinstance(c, Assign)]
+    assert call.offer.provider == W2
+
+
+def test_draws_when_the_provider_does_not(bench: Bench) -> None:
+    post(bench)
+    assigned(bench, 1)
+    committed(bench, 1, 10)
+    assert [Draw(segment=SegmentId(1))] == sent(bench.wake("draw:1"))
+
+
+def test_closes_a_finished_job_and_a_cancelled_one(bench: Bench) -> None:
+    post(bench, steps=10)
+    assigned(bench, 1)
+    committed(bench, 1, 10)
+    assert CloseJob(job=JobId(1)) in sent(bench.seen(Settled, segment=SegmentId(1), provider=W1, price=500))
+    other = Bench(Core(SchedulerMachine(Config(account=ME, peer=PeerId("me"))), MemoryJournal()))
+    other.seen(JobPosted, job=JobId(1), client=CLIENT, terms=terms())
+    assert sent(other.seen(JobCancelled, job=JobId(1))) == [CloseJob(job=JobId(1))]
+
+
+def test_takes_over_a_job_whose_scheduler_is_silent(bench: Bench) -> None:
+    assert not announced(post(bench, scheduler=CLIENT))
+    assert announced(bench.wake("takeover"))
+
+
+def test_leaves_a_job_alone_that_its_scheduler_serves(bench: Bench) -> None:
+    post(bench, scheduler=CLIENT)
+    assigned(bench, 1)
+    assert not announced(bench.wake("takeover"))
+
+
+def test_a_restart_remembers_everything_and_wants_the_same(bench: Bench) -> None:
+    post(bench)
+    bench.bid(W1, 900)
+    bench.wake("choose")
+    again = Core(SchedulerMachine(Config(account=ME, peer=PeerId("me"))), bench.core.journal)
+    wanted = again.restore()
+    assert again.machine.state == bench.core.machine.state
+    assert wanted == list(bench.core.outstanding.values())
+    bench.core.snapshot(bench.core.journal.append(0, b"", b"{}"))
+    third = Core(SchedulerMachine(Config(account=ME, peer=PeerId("me"))), bench.core.journal)
+    third.restore()
+    assert third.machine.state == bench.core.machine.state
+    assert list(third.outstanding.values()) == wanted
+
+
+def test_heartbeats_are_acknowledged_only_noted_from_the_provider(bench: Bench) -> None:
+    post(bench)
+    assigned(bench, 1)
+    beat = Heartbeat(segment=SegmentId(1), step=3, loss_f32=0)
+    assert len(bench.feed(Asked(ask=1, peer=PeerId(f"peer-{W1}"), message=beat))) == 2
+    assert len(bench.feed(Asked(ask=2, peer=PeerId("stranger"), message=beat))) == 1
+
+
+def test_rank_puts_reliable_before_cheap_and_drops_expired() -> None:
+    def bid(who: Address, price: int, expires: int = 10) -> Bid:
+        offer = Offer(provider=who, job=JobId(1), parent=SegmentId(0), start=0, stop=1, price=price, expires=expires, nonce=price)
+        return Bid(offer, b"", 0)
+
+    ranked = rank([bid(W1, 1), bid(W2, 2), bid(ME, 3, expires=5)], {W1: Record(lapsed=1)}, cap=10, now=5)
+    assert [b.offer.provider for b in ranked] == [W2, W1]
