@@ -134,7 +134,7 @@ class Program(_Record, frozen=True, kw_only=True):
 
     @property
     def state(self) -> dict[str, TensorType]:
-        """Entries of the training state that the program reads, sorted by name."""
+        """Entries of the training state that the program reads or writes, sorted by name."""
         return _entries("state", self.micro, self.update)
 
     @property
@@ -162,7 +162,9 @@ class Program(_Record, frozen=True, kw_only=True):
 
 
 def _entries(kind: str, *parts: Part) -> dict[str, TensorType]:
-    return dict(sorted((i.name, i.type) for part in parts for i in part.inputs if i.kind == kind))
+    found = [(i.name, i.type) for part in parts for i in part.inputs if i.kind == kind]
+    found += [(o.name, part.type_of(o.value)) for part in parts for o in part.outputs if o.kind == kind]
+    return {name: type for name, type in sorted(found, key=lambda entry: entry[0])}
 
 
 def program_root(program: Program) -> Digest:
@@ -221,16 +223,8 @@ def check(program: Program, limits: Limits = DEFAULT_LIMITS) -> None:
         _check_part(name, getattr(program, name), program.gemm_bits, constants)
     for kind in ("state", "acc"):
         _check_agree(kind, program)
-    state, acc = program.state, program.accumulator
-    outputs = {o.name for o in program.micro.outputs}
-    if missing := sorted(acc.keys() - outputs):
+    if missing := sorted(program.accumulator.keys() - {o.name for o in program.micro.outputs}):
         raise ProgramError(f"micro does not put out the accumulator's {missing[0]!r}")
-    for part, names, what in ((program.micro, acc, "accumulator"), (program.update, state, "state")):
-        for o in part.outputs:
-            if o.name not in names:
-                raise ProgramError(f"output {o.name!r} is no entry of the {what}")
-            if part.type_of(o.value) != names[o.name]:
-                raise ProgramError(f"output {o.name!r} is {part.type_of(o.value)}, but the {what}'s entry is {names[o.name]}")
     for i in program.update.inputs:
         if i.kind == "scalar" and i.type != TensorType(dtype="f32", shape=()):
             raise ProgramError(f"scalar {i.name!r} is {i.type}, not f32[]")
@@ -320,11 +314,14 @@ def check_gemm(where: str, bits: int, k: int) -> None:
 
 
 def _check_agree(kind: str, program: Program) -> None:
+    """One type for each entry, in both parts, read or written."""
     types: dict[str, TensorType] = {}
     for part in (program.micro, program.update):
-        for i in part.inputs:
-            if i.kind == kind and types.setdefault(i.name, i.type) != i.type:
-                raise ProgramError(f"{kind} {i.name!r} is {types[i.name]} in micro and {i.type} in update")
+        uses = [(i.name, i.type) for i in part.inputs if i.kind == kind]
+        uses += [(o.name, part.type_of(o.value)) for o in part.outputs if o.kind == kind]
+        for name, type in uses:
+            if types.setdefault(name, type) != type:
+                raise ProgramError(f"{kind} {name!r} is {types[name]} in one place and {type} in another")
 
 
 def _check_batch(program: Program) -> None:
