@@ -173,7 +173,8 @@ struct Segment {
     uint64 revealBy;
     uint64 openBy;
     uint64 settleAfter;
-    uint64 commitBlock;
+    uint64 seatsBlock;
+    /// The block (of commit or redraw) whose seats are drawn from.
     uint64 seedBlock;
     uint64 openingBlock;
     uint32 disputes;
