@@ -70,7 +70,7 @@ class Bench:
 
     def seen(self, kind: type[AnyChainEvent], **fields: object) -> list[AnyEffect]:
         self.block += 1
-        return self.feed(ChainSeen(event=kind(block=self.block, time=self.now, index=0, **fields)))  # type: ignore[arg-type, call-arg]
+        return self.feed(ChainSeen(event=kind(block=self.block, time=self.now, index=0, **fields)))  # type: ignore[arg-type]
 
     def wake(self, prefix: str, at: int | None = None) -> list[AnyEffect]:
         keys = [k for k, e in self.core.outstanding.items() if k.startswith(prefix) and isinstance(e, Wake)]

@@ -392,6 +392,10 @@ class SchedulerMachine:
             self.state.bids[range_] = [other for other in self.state.bids.get(range_, []) if other != bid]
             note = Note(topic="refused", text=f"the contract refused {bid.offer.provider} for {range_}: {event.error}")
             return [note, *self._assign(self.state.jobs[bid.offer.job], range_, now)]
+        if kind == "call-draw":  # drawn by another meanwhile, or too few verifiers: then the contract lets it fail later
+            book = self._segment(int(rest.split(":")[0]))
+            wait = self.state.jobs[book.job].terms.params.serve_window if book is not None else 0
+            return [Wake(key=f"draw:{rest}", at=now + wait + 1)] if book is not None and book.state == SegmentState.COMMITTED else []
         if kind in ("mirror", "spec", "load"):
             return [Note(topic="mirror", text=f"could not mirror {rest}: {event.error}")]
         return []  # somebody else made the call first, or will

@@ -1,0 +1,31 @@
+"""Labour that several roles share. A role's own hands (`assay_ROLE.hands`) call these and add what only that role does."""
+
+from __future__ import annotations
+
+from assay.codec import Malformed, decode
+from assay.job import JobSpec
+from assay.merkle import sha256
+from assay.ports import Blobs, Outage
+from assay.runtime import Fault, TaskFailed
+from assay.tasks import JobLoaded, LoadJob
+
+MAX_SPEC = 8 << 20
+"""Bytes of a job document."""
+
+
+async def stored(blobs: Blobs, cid: str) -> bytes:
+    """A blob that was fetched before; Outage when it has been evicted since (the effect is then tried again)."""
+    try:
+        return await blobs.get(cid)  # type: ignore[arg-type]
+    except KeyError:
+        raise Outage(f"blob {cid} is not in the local store") from None
+
+
+async def load_job(blobs: Blobs, task: LoadJob) -> JobLoaded:
+    """Reads a job document. Raises TaskFailed (PEER) when it is malformed."""
+    data = await stored(blobs, task.spec)
+    try:
+        spec = decode(data, JobSpec, limit=MAX_SPEC)
+    except Malformed as error:
+        raise TaskFailed(Fault.PEER, f"job {task.job}: its document is refused: {error}") from None
+    return JobLoaded(job=task.job, spec=spec, spec_digest=sha256(data))
