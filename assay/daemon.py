@@ -14,12 +14,14 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from assay.chain import CallId
+from assay.chain import CallId, Deposit, Register, TakeSeat
 from assay.ids import PeerId
 from assay.messages import AnyGossip, AnyReply, AnyRequest, Refusal
-from assay.ports import Blobs, Chain, Journal, Outage, Peers, Reverted
+from assay.ports import Blobs, Chain, Engine, Journal, Keys, Outage, Peers, Reverted
 from assay.runtime import (
     Answered,
     AnyEffect,
@@ -59,6 +61,37 @@ ANSWER_WITHIN = 15.0
 FIRST_RETRY, LAST_RETRY = 0.2, 5.0
 
 
+@dataclass(frozen=True)
+class Ports:
+    """The outside of one node, composed by the command line, the local network or a test."""
+
+    chain: Chain
+    blobs: Blobs
+    peers: Peers
+    keys: Keys
+    journal: Journal
+    engine: Engine | None
+    folder: Path
+    """The node's own data folder."""
+    depth: int = 1
+    """Blocks under the head from which an event counts as final."""
+    poll: float = 0.25
+
+
+async def enrol(ports: Ports, *, deposit: int = 0, seat: bool = False) -> None:
+    """Registers the node on chain, brings its stake up to `deposit` and, for a verifier, takes a seat. Harmless to repeat.
+
+    Raises Reverted with the contract's reason, for instance when the account has too few tokens.
+    """
+    chain, key = ports.chain, ports.keys.encryption_key
+    await chain.send(CallId(f"register:{key.hex()}:{ports.peers.peer}"), Register(encryption_key=key, peer=ports.peers.peer))
+    stake = (await chain.view(chain.account)).stake
+    if stake < deposit:
+        await chain.send(CallId(f"deposit:{deposit}:{stake}"), Deposit(amount=deposit - stake))
+    if seat:
+        await chain.send(CallId("seat"), TakeSeat())
+
+
 class Hands(Protocol):
     """Performs the tasks of a role; raises TaskFailed or Outage (which is tried again)."""
 
@@ -84,20 +117,14 @@ class Node:
 
     def __init__(
         self,
-        *,
+        ports: Ports,
         machine: Machine,
-        journal: Journal,
-        chain: Chain,
-        blobs: Blobs,
-        peers: Peers,
         hands: Hands,
-        depth: int = 1,
-        poll: float = 0.25,
         on_note: Callable[[Note], None] | None = None,
     ) -> None:
-        self.core = Core(machine, journal)
-        self.chain, self.blobs, self.peers, self.hands = chain, blobs, peers, hands
-        self.depth, self.poll = depth, poll
+        self.core = Core(machine, ports.journal)
+        self.chain, self.blobs, self.peers, self.hands = ports.chain, ports.blobs, ports.peers, hands
+        self.depth, self.poll = ports.depth, ports.poll
         self.now, self.head = 0, -1
         self.recent: deque[Note] = deque(maxlen=50)
         self._on_note = on_note

@@ -1,0 +1,19 @@
+"""The scheduler as a daemon: the machine, its hands and the ports it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from assay.daemon import Node, Ports
+from assay.runtime import Note
+from assay_scheduler.books import Config
+from assay_scheduler.hands import SchedulerHands
+from assay_scheduler.machine import SchedulerMachine
+
+
+def scheduler(ports: Ports, on_note: Callable[[Note], None] | None = None, *, offer_window: int = 5, patience: int = 3, volunteer: bool = True) -> Node:
+    """A node that schedules. `offer_window` and `patience` in seconds (see assay_scheduler.books.Config)."""
+    config = Config(
+        account=ports.chain.account, peer=ports.peers.peer, offer_window=offer_window, patience=patience, volunteer=volunteer
+    )  # fmt: skip
+    return Node(ports, SchedulerMachine(config), SchedulerHands(ports.blobs, ports.chain), on_note)
