@@ -1,0 +1,488 @@
+"""The trio side of the peer network: one py-libp2p host with its links, records, gossip and distributed hash table.
+
+How a node that knows only a bootstrap address finds the others, and is found:
+- It opens a link to the bootstrap node. Both sides introduce themselves with their own signed record and those they know.
+- A record that is news is passed on over every other link, so a newcomer is known everywhere after as many hops as the network
+  is wide; a record that is no news goes no further, which ends the flood. Each node keeps links to `NEIGHBOURS` others.
+- It puts its record into the Kademlia table under `/assay/<peer id>` and renews it, so that whoever is missing a peer can look it
+  up. Every value there is a signed record again: the validator refuses forgeries and prefers the higher sequence.
+- The book is kept on disk: after a restart the node calls on those it knew, with or without a bootstrap node.
+
+Job announcements go over GossipSub, on a topic of this chain and contract; what does not decode is not passed on.
+
+py-libp2p traps that are dealt with here (0.8.1): a default host accepts plaintext; GossipSub's heartbeat is 120 s, it drops what
+exceeds 10 messages a second and wants three different IP addresses in a mesh; message ids start from the clock in *seconds*, so
+that a restarted node's first messages look like old ones; a peer that failed once is not dialled for a minute; stale addresses are
+tried for ever; the listener shares its port with whoever else wants it; connections are opened to everyone until there are a hundred.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psutil
+import trio
+from libp2p import new_host
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_new_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.records.validator import NamespacedValidator, Validator
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as Noise
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.tools.anyio_service import background_trio_service
+from multiaddr import Multiaddr
+
+from assay.adapters.libp2p_frames import Frame, Kind
+from assay.adapters.libp2p_link import MAX_SERVED, Link, LinkClosed
+from assay.adapters.peerbook import MAX_RECORD, Peerbook, parse
+from assay.codec import MAX_MESSAGE, Malformed, decode, encode
+from assay.ids import PeerId
+from assay.messages import JOBS_TOPIC, RPC_PROTOCOL, AnyGossip, AnyRequest, Refusal, SignedRecord
+from assay.ports import Outage
+
+log = logging.getLogger("assay.peers")
+logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs at ERROR what strangers do
+
+RPC = TProtocol(RPC_PROTOCOL)
+NEIGHBOURS = 6
+MAX_LINKS, LINKS_PER_PEER = 512, 3
+MAX_SERVED_IN_ALL = 512
+INTRODUCED = 128
+"""Records that two nodes tell each other when they meet."""
+RECORDS_BURST, RECORDS_PER_SECOND = 1024.0, 50.0
+"""What one peer may make this node verify (about 0.1 ms each)."""
+RENEW = 600.0
+FIRST_PAUSE, LAST_PAUSE = 0.25, 15.0
+LOOKUP_WITHIN, LOOKUP_AGAIN = 5.0, 5.0
+
+
+class _RecordValidator(Validator):
+    """What may stand in the table under /assay/<peer id>."""
+
+    def validate(self, key: str, value: bytes) -> None:
+        if key != f"/assay/{parse(value).record.peer}":
+            raise ValueError("a peer's record belongs under its own id")
+
+    def select(self, key: str, values: list[bytes]) -> int:
+        return max(range(len(values)), key=lambda i: parse(values[i]).record.sequence)
+
+
+class _Host:
+    """What is there while the host runs."""
+
+    def __init__(self, host: Any, dht: KadDHT, pubsub: Pubsub, nursery: trio.Nursery) -> None:
+        self.host, self.dht, self.pubsub, self.nursery = host, dht, pubsub, nursery
+
+
+class Net:
+    """Everything here runs in the trio thread. `await run(started)` until cancelled."""
+
+    def __init__(
+        self,
+        *,
+        seed: bytes,
+        listen: list[str],
+        announce: list[str],
+        bootstrap: dict[PeerId, list[str]],
+        book: Peerbook,
+        describe: Callable[[list[str]], SignedRecord],
+        on_request: Callable[[PeerId, AnyRequest, Callable[[bytes], None]], None],
+        on_gossip: Callable[[PeerId, AnyGossip], None],
+    ) -> None:
+        self.book = book
+        self.topic = f"{JOBS_TOPIC}/{book.chain_id}/{book.contract}"
+        self.listen = listen
+        """Multiaddrs; port 0 becomes the port that was bound, so that a second run listens where the first did."""
+        self._seed, self._announce, self._bootstrap = seed, announce, bootstrap
+        self._describe, self._on_request, self._on_gossip = describe, on_request, on_gossip
+        self._own: SignedRecord | None = None
+        self._links: dict[PeerId, list[Link]] = {}
+        self._dialling: dict[PeerId, trio.Lock] = {}
+        self._pauses: dict[PeerId, tuple[float, float]] = {}
+        """After a failed dial: (length of the pause, its end)."""
+        self._lookups: dict[PeerId, float] = {}
+        self._serving = 0
+        self._allowance: dict[Link, tuple[float, float]] = {}
+        self._wanted = trio.Event()
+        self._up: _Host | None = None
+
+    # ---- life ------------------------------------------------------------------------------------------------------------
+
+    async def run(self, started: Callable[[list[str]], None]) -> None:
+        """Calls `started` with the addresses as soon as the node listens. Raises OSError when a port is taken."""
+        keys = create_new_key_pair(self._seed)
+        noise = Noise(keys, noise_privkey=create_new_noise_key_pair().private_key)
+        for address in self.listen:
+            _probe(address)
+        listen = [Multiaddr(address) for address in self.listen]
+        host = new_host(
+            key_pair=keys,
+            sec_opt={NOISE: noise},
+            muxer_opt={TProtocol(YAMUX): Yamux},
+            listen_addrs=listen,
+            connection_config=ConnectionConfig(
+                max_connections=MAX_LINKS, high_watermark=MAX_LINKS, min_connections=0, low_watermark=0, auto_connect_interval=3600.0
+            ),
+            disable_identify_address_discovery=True,
+        )
+        host.get_network().retry_config = RetryConfig(max_retries=0)  # type: ignore[attr-defined]
+        validator = NamespacedValidator({"assay": _RecordValidator()}, strict_validation=True)
+        async with host.run(listen):
+            self.listen = [str(address) for address in host.get_transport_addrs()]
+            host.set_stream_handler(RPC, self._accept)
+            dht = KadDHT(host, DHTMode.SERVER, validator=validator, strict_validation=True, enable_providers=False)
+            router = GossipSub(
+                [PROTOCOL_ID_V11],
+                degree=NEIGHBOURS,
+                degree_low=4,
+                degree_high=12,
+                heartbeat_interval=1,
+                prune_back_off=5,
+                eclipse_protection_enabled=False,
+                adaptive_gossip_enabled=False,
+                max_messages_per_topic_per_second=1000.0,
+            )
+            pubsub = Pubsub(host, router, cache_size=4096, allowed_topics=frozenset({self.topic}), max_inbound_rpc_size=MAX_MESSAGE)
+            pubsub.counter = time.time_ns()
+            pubsub.set_topic_validator(self.topic, self._valid_gossip, is_async_validator=False)
+            async with (
+                background_trio_service(dht),
+                background_trio_service(pubsub),
+                background_trio_service(router),
+                trio.open_nursery() as nursery,
+            ):
+                await pubsub.wait_until_ready()
+                subscription = await pubsub.subscribe(self.topic)
+                self._up = _Host(host, dht, pubsub, nursery)
+                self._renew()
+                started(self.addresses)
+                try:
+                    nursery.start_soon(self._read_gossip, subscription)
+                    nursery.start_soon(self._keep_neighbours)
+                    nursery.start_soon(self._keep_published)
+                    await self._keep_file()
+                finally:
+                    self._up = None
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where others reach this node, without `/p2p/`."""
+        return self._announce or [reachable for address in self.listen for reachable in _reachable(address)]
+
+    def _renew(self) -> SignedRecord:
+        self._own = self._describe(self.addresses)
+        return self._own
+
+    async def _keep_file(self) -> None:
+        while True:
+            await trio.sleep(1)
+            try:
+                self.book.save()
+            except OSError as error:
+                log.warning("the peers cannot be saved: %s", error)
+                await trio.sleep(30)
+
+    async def _keep_published(self) -> None:
+        """Puts the node's record into the table, a little after the start (everybody may be starting), then regularly."""
+        assert self._up is not None
+        await trio.sleep(random.uniform(2, 6))
+        while True:
+            own = self._own or self._renew()
+            if self._links:
+                try:
+                    with trio.move_on_after(30):
+                        await self._up.dht.put_value(f"/assay/{own.record.peer}", encode(own))
+                except Exception as error:
+                    log.debug("publishing the record: %s", error)
+                await trio.sleep(RENEW * random.uniform(0.8, 1.2))
+                self._spread([self._renew()], None)
+            else:
+                await trio.sleep(2)
+
+    def spawn(self, work: Callable[[], Awaitable[None]], otherwise: Callable[[], None]) -> None:
+        """Runs `work` beside the rest, or calls `otherwise` when the host is down."""
+        if self._up is None:
+            otherwise()
+        else:
+            self._up.nursery.start_soon(work)
+
+    # ---- requests --------------------------------------------------------------------------------------------------------
+
+    async def request(self, peer: PeerId, body: bytes) -> bytes:
+        """The answer's bytes. Raises Outage. To be bounded by whoever calls it."""
+        try:
+            return await (await self._link(peer)).request(body)
+        except LinkClosed:
+            return await (await self._link(peer)).request(body)
+
+    async def gossip(self, body: bytes) -> None:
+        """Raises Outage."""
+        if self._up is None:
+            raise Outage("the peer network is starting again")
+        await self._up.pubsub.publish(self.topic, body)
+
+    async def _serve(self, link: Link, number: int, body: bytes) -> None:
+        message: AnyRequest = decode(body, AnyRequest)  # type: ignore[arg-type]
+        if link.serving >= MAX_SERVED or self._serving >= MAX_SERVED_IN_ALL:
+            link.put(Frame(Kind.REPLY, number, encode(Refusal(reason="too many requests at once", retry_after=1))))
+            return
+        link.serving += 1
+        self._serving += 1
+        token = trio.lowlevel.current_trio_token()
+
+        def finish(answer: bytes) -> None:
+            link.serving -= 1
+            self._serving -= 1
+            if not link.closed:
+                with contextlib.suppress(LinkClosed):
+                    link.put(Frame(Kind.REPLY, number, answer))
+
+        self._on_request(link.peer, message, lambda answer: token.run_sync_soon(finish, answer))
+
+    # ---- links -----------------------------------------------------------------------------------------------------------
+
+    def _alive(self, peer: PeerId) -> Link | None:
+        return next((link for link in self._links.get(peer, ()) if not link.closed), None)
+
+    async def _link(self, peer: PeerId) -> Link:
+        """The link to this peer, opened if need be. Raises Outage."""
+        link = self._alive(peer)
+        if link is not None:
+            return link
+        if peer == self.book.own:
+            raise Outage("a node does not send requests to itself")
+        async with self._dialling.setdefault(peer, trio.Lock()) as _:
+            link = self._alive(peer)
+            if link is None:
+                pause, until = self._pauses.get(peer, (FIRST_PAUSE, 0.0))
+                if trio.current_time() < until:
+                    raise Outage(f"{peer} could not be reached a moment ago")
+                try:
+                    link = await self._dial(peer)
+                except Outage:
+                    self._pauses[peer] = (min(2 * pause, LAST_PAUSE), trio.current_time() + pause * random.uniform(0.7, 1.3))
+                    raise
+                finally:
+                    lock = self._dialling.get(peer)
+                    if lock is not None and lock.statistics().tasks_waiting == 0:
+                        del self._dialling[peer]
+        self._pauses.pop(peer, None)
+        return link
+
+    async def _dial(self, peer: PeerId) -> Link:
+        up = self._up
+        if up is None:
+            raise Outage("the peer network is starting again")
+        addresses = self._known_addresses(peer) or await self._look_up(up, peer)
+        if not addresses:
+            raise Outage(f"no address of {peer} is known")
+        try:
+            target = ID.from_base58(peer)
+            parsed = [Multiaddr(address) for address in addresses]
+            store = up.host.get_peerstore()
+            if peer not in {str(known) for known in up.host.get_connected_peers()}:
+                try:
+                    store.clear_addrs(target)
+                except Exception as error:
+                    log.debug("nothing to forget of %s: %s", peer, error)
+            up.host.get_network().unblock_peer(target)
+            await up.host.connect(PeerInfo(target, parsed))
+            stream = await up.host.new_stream(target, [RPC])
+        except (LinkClosed, Outage):
+            raise
+        except Exception as error:  # any of the library's errors: it is not there, or not what it says it is
+            raise Outage(f"{peer} cannot be reached at {', '.join(addresses)}: {_plain(error)}") from None
+        link = self._new_link(peer, stream)
+        up.nursery.start_soon(self._run_link, link)
+        return link
+
+    def _known_addresses(self, peer: PeerId) -> list[str]:
+        record = self.book.get(peer)
+        told = self._bootstrap.get(peer, [])
+        return [*(record.addresses if record is not None else ()), *told]
+
+    async def _look_up(self, up: _Host, peer: PeerId) -> list[str]:
+        now = trio.current_time()
+        if now < self._lookups.get(peer, 0.0) or not self._links:
+            return []
+        if len(self._lookups) > 1024:
+            self._lookups = {other: until for other, until in self._lookups.items() if until > now}
+        self._lookups[peer] = now + LOOKUP_AGAIN
+        try:
+            with trio.move_on_after(LOOKUP_WITHIN):
+                value = await up.dht.get_value(f"/assay/{peer}")
+                if value is not None:
+                    self._learn([parse(value)], None)
+        except Exception as error:
+            log.debug("looking %s up: %s", peer, _plain(error))
+        return self._known_addresses(peer)
+
+    async def _accept(self, stream: Any) -> None:
+        peer = PeerId(str(stream.muxed_conn.peer_id))
+        if sum(map(len, self._links.values())) >= MAX_LINKS or len(self._links.get(peer, ())) >= LINKS_PER_PEER:
+            await stream.reset()
+            return
+        await self._run_link(self._new_link(peer, stream))
+
+    def _new_link(self, peer: PeerId, stream: Any) -> Link:
+        link = Link(peer, stream, self._serve, self._heard_records)
+        self._links.setdefault(peer, []).append(link)
+        self._allowance[link] = (RECORDS_BURST, trio.current_time())
+        known = self.book.signed()
+        told = random.sample(known, min(INTRODUCED, len(known)))
+        link.put(Frame(Kind.RECORDS, 0, encode([self._own or self._renew(), *told])))
+        return link
+
+    async def _run_link(self, link: Link) -> None:
+        try:
+            await link.run()
+        finally:
+            self._allowance.pop(link, None)
+            links = self._links.get(link.peer, [])
+            links.remove(link)
+            if not links:
+                self._links.pop(link.peer, None)
+            self._wanted.set()
+
+    async def _keep_neighbours(self) -> None:
+        """Sees to it that there are links enough for records to spread, and that the way back in is tried after an outage."""
+        assert self._up is not None
+        greeted = False
+        while True:
+            missing = NEIGHBOURS - len(self._links)
+            candidates = [signed.record.peer for signed in self.book.signed()]
+            random.shuffle(candidates)
+            if not greeted or missing > 0:
+                candidates = [*self._bootstrap, *candidates]
+            due = [p for p in dict.fromkeys(candidates) if p not in self._links and self._pauses.get(p, (0.0, 0.0))[1] <= trio.current_time()]
+            chosen = due[: max(missing, 0)]
+            async with trio.open_nursery() as nursery:
+                for peer in chosen:
+                    nursery.start_soon(self._try_link, peer)
+            greeted = greeted or any(peer in self._links for peer in self._bootstrap)
+            self._wanted = trio.Event()
+            with trio.move_on_after(random.uniform(0.2, 0.4) if missing > 0 and due else random.uniform(1.5, 2.5)):
+                await self._wanted.wait()
+                await trio.sleep(random.uniform(0.02, 0.1))
+
+    async def _try_link(self, peer: PeerId) -> None:
+        try:
+            with trio.move_on_after(10):
+                await self._link(peer)
+        except Outage as error:
+            log.debug("%s", error)
+
+    # ---- records ---------------------------------------------------------------------------------------------------------
+
+    def _heard_records(self, link: Link, body: bytes) -> None:
+        records = decode(body, tuple[SignedRecord, ...])
+        left, since = self._allowance.get(link, (0.0, 0.0))
+        now = trio.current_time()
+        left = min(RECORDS_BURST, left + (now - since) * RECORDS_PER_SECOND) - len(records)
+        self._allowance[link] = (left, now)
+        if left < 0:
+            raise Malformed("more records than anybody needs")
+        if any(len(encode(signed)) > MAX_RECORD for signed in records):
+            raise Malformed(f"a record of more than {MAX_RECORD} bytes")
+        self.book.proven(link.peer)
+        self._learn(list(records), link)
+
+    def _learn(self, records: list[SignedRecord], source: Link | None) -> None:
+        news = [signed for signed in records if self.book.add(signed)]
+        for signed in news:
+            self._pauses.pop(signed.record.peer, None)
+        if news:
+            self._spread(news, source)
+            self._wanted.set()
+
+    def _spread(self, records: list[SignedRecord], source: Link | None) -> None:
+        frame = Frame(Kind.RECORDS, 0, encode(records))
+        for link in [link for links in self._links.values() for link in links[:1]]:
+            if link is not source and not link.closed:
+                with contextlib.suppress(LinkClosed):
+                    link.put(frame)
+
+    # ---- gossip ----------------------------------------------------------------------------------------------------------
+
+    def _valid_gossip(self, forwarder: ID, message: Any) -> bool:
+        try:
+            decode(message.data, AnyGossip)
+        except Malformed as error:
+            log.warning("%s passed on gossip that is not a message: %s", forwarder, error)
+            return False
+        return True
+
+    async def _read_gossip(self, subscription: Any) -> None:
+        while True:
+            message = await subscription.get()
+            peer = PeerId(str(ID(message.from_id)))
+            if peer != self.book.own:
+                self._on_gossip(peer, decode(message.data, AnyGossip))
+
+
+def _plain(error: BaseException) -> str:
+    """The innermost reason, in a line."""
+    while error.__cause__ is not None or (isinstance(error, BaseExceptionGroup) and error.exceptions):
+        error = error.__cause__ or error.exceptions[0]  # type: ignore[attr-defined]
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+def _host_and_port(address: str) -> tuple[str, str, int]:
+    """(ip4 or ip6, address, port) of `/ip4/…/tcp/…`. Raises ValueError."""
+    parts = address.split("/")
+    if len(parts) < 5 or parts[1] not in {"ip4", "ip6"} or parts[3] != "tcp" or not parts[4].isdigit():
+        raise ValueError(f"{address!r} is not an address to listen on; write /ip4/127.0.0.1/tcp/0 or the like")
+    return parts[1], parts[2], int(parts[4])
+
+
+def _probe(address: str) -> None:
+    """The listener sets SO_REUSEPORT and would silently share a port; this finds out first. Raises OSError."""
+    family, host, port = _host_and_port(address)
+    if port == 0:
+        return
+    with socket.socket(socket.AF_INET if family == "ip4" else socket.AF_INET6, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}; choose another port, or 0 for any") from None
+
+
+def free(address: str) -> bool:
+    """Whether this could be listened on now."""
+    try:
+        _probe(address)
+    except OSError:
+        return False
+    return True
+
+
+def _reachable(address: str) -> list[str]:
+    """A wildcard address stands for those of the machine's interfaces."""
+    family, host, port = _host_and_port(address)
+    if host not in {"0.0.0.0", "::"}:
+        return [address]
+    kind = socket.AF_INET if family == "ip4" else socket.AF_INET6
+    found = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family == kind and "%" not in a.address]
+    return [f"/{family}/{ip}/tcp/{port}" for ip in found]
+
+
+def check_listen(addresses: list[str]) -> None:
+    """Raises ValueError."""
+    for address in addresses:
+        _host_and_port(address)
+
