@@ -40,6 +40,9 @@ class Segment(msgspec.Struct):
     units: tuple[int, ...] = ()
     verifiers: tuple[Address, ...] = ()
     verdicts: dict[Address, bool] = msgspec.field(default_factory=dict)
+    """Of the last round."""
+    noes: set[Address] = msgspec.field(default_factory=set)
+    """Of any round: one no that is never outvoted withholds the payment at the end."""
     no_shows: list[Address] = msgspec.field(default_factory=list)
     payments: list[Payment] = msgspec.field(default_factory=list)
     reason: str = ""
@@ -143,6 +146,8 @@ class Ledger:
                 segment.state = SegmentState.SERVED
             case chain.Revealed():
                 segment.verdicts[event.verifier] = event.agrees
+                if not event.agrees:
+                    segment.noes.add(event.verifier)
             case chain.NoShow():
                 segment.no_shows.append(event.verifier)
             case chain.Attested():
@@ -164,13 +169,14 @@ class Ledger:
 
     def _verdict(self, segment: Segment, agreeing: bool) -> str:
         same = sum(1 for agrees in segment.verdicts.values() if agrees)
-        other = len(segment.verdicts) - same
         links = ", ".join(str(unit) for unit in segment.units)
         if agreeing:
             if not same:
                 return "nobody disagreed while it could be checked"
             return f"{same} of {len(segment.verifiers)} drawn verifiers replayed links {links} and got the committed bits"
-        return f"{other} of {len(segment.verifiers)} drawn verifiers replayed links {links} and did not get the committed bits"
+        if segment.round:
+            return f"{len(segment.noes)} of the verifiers drawn in {segment.round + 1} rounds did not get the committed bits"
+        return f"{len(segment.noes)} of {len(segment.verifiers)} drawn verifiers replayed links {links} and did not get the committed bits"
 
     # ---- views -----------------------------------------------------------------------------------------------------------
 
