@@ -11,7 +11,9 @@ from assay_scheduler.hands import SchedulerHands
 from assay_scheduler.machine import SchedulerMachine
 
 
-def scheduler(ports: Ports, on_note: Callable[[Note], None] | None = None, *, offer_window: int = 5, patience: int = 3, volunteer: bool = True) -> Node:
+def scheduler(
+    ports: Ports, on_note: Callable[[Note], None] | None = None, *, offer_window: int = 5, patience: int = 3, volunteer: bool = True
+) -> Node:
     """A node that schedules. `offer_window` and `patience` in seconds (see assay_scheduler.books.Config)."""
     config = Config(
         account=ports.chain.account, peer=ports.peers.peer, offer_window=offer_window, patience=patience, volunteer=volunteer
