@@ -85,12 +85,12 @@ class Executor:
 
     def scalars(self, step: int) -> Tensors:
         """Row `step` of the schedule as named f32 scalars."""
-        return {name: self.row(step)[i] for i, name in enumerate(self.program.scalars)}
+        return {name: self.row(step)[i : i + 1].reshape(()) for i, name in enumerate(self.program.scalars)}
 
     def row(self, step: int) -> NDArray[np.float32]:
         if not 0 <= step < self.steps:
             raise ValueError(f"step {step} is outside the schedule's {self.steps} steps")
-        return self.schedule[step]
+        return np.asarray(self.schedule[step])
 
     def zero_acc(self, step: int, state: Tensors) -> Tensors:
         """The accumulator before a step's first micro-batch."""

@@ -19,56 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay import merkle
-from assay.exact import hashing
+from assay.exact.hashing import DTYPES, BadTensors, dtype_name, tensor_root
 from assay.ids import Digest
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
 
-DTYPES: dict[str, tuple[int, np.dtype[Any]]] = {
-    "f32": (1, np.dtype("<f4")),
-    "i32": (2, np.dtype("<i4")),
-    "i64": (3, np.dtype("<i8")),
-    "u8": (4, np.dtype("u1")),
-    "bool": (5, np.dtype("bool")),
-    "i8": (6, np.dtype("i1")),
-    "i16": (7, np.dtype("<i2")),
-    "f64": (8, np.dtype("<f8")),
-    "u32": (9, np.dtype("<u4")),
-}
-"""Name of a dtype -> (its code in roots, the NumPy dtype)."""
-
 MAX_HEADER = 16 << 20
 """Bytes of a safetensors header that are accepted."""
 MAX_RANK = 16
 
-_NAMES = {dtype: name for name, (_, dtype) in DTYPES.items()}
 _STORED = {"f32": "F32", "i32": "I32", "i64": "I64", "u8": "U8", "bool": "BOOL", "i8": "I8", "i16": "I16", "f64": "F64", "u32": "U32"}
 _LOADED = {stored: name for name, stored in _STORED.items()}
 
 
-class BadTensors(ValueError):
-    """Bytes that are no well-formed set of tensors, or tensors that are not what they should be: the fault of who sent them."""
-
-
-def dtype_name(array: Array) -> str:
-    """`f32`, `i64`, …  Raises BadTensors for a dtype that states do not hold."""
-    name = _NAMES.get(array.dtype.newbyteorder("<"))
-    if name is None:
-        raise BadTensors(f"dtype {array.dtype} is none of {', '.join(DTYPES)}")
-    return name
-
-
 # ---- roots -----------------------------------------------------------------------------------------------------------------
-
-
-def tensor_root(array: Array) -> Digest:
-    """SHA256(0x10 ‖ dtype u8 ‖ ndim u8 ‖ dims u64 each ‖ merkle(chunks of 1024 bytes, the last zero-padded))."""
-    name = dtype_name(array)
-    code, dtype = DTYPES[name]
-    data = np.ascontiguousarray(array, dtype=dtype)
-    head = struct.pack(f">BBB{array.ndim}Q", 0x10, code, array.ndim, *array.shape)
-    return merkle.sha256(head, hashing.chunk_root(data))
 
 
 def tensor_roots(tensors: Mapping[str, Array]) -> dict[str, Digest]:
@@ -113,13 +78,19 @@ def to_bytes(tensors: Mapping[str, Array]) -> bytes:
     for name in sorted(tensors, key=str.encode):
         array = tensors[name]
         kind = dtype_name(array)
-        data = np.ascontiguousarray(array, dtype=DTYPES[kind][1]).tobytes()
+        data = np.asarray(array, DTYPES[kind][1]).tobytes()
         header[name] = {"dtype": _STORED[kind], "shape": list(array.shape), "data_offsets": [at, at + len(data)]}
         parts.append(data)
         at += len(data)
     text = msgspec.json.encode(header)
     text += b" " * (-len(text) % 8)
     return b"".join([struct.pack("<Q", len(text)), text, *parts])
+
+
+__all__ = [
+    "DTYPES", "BadTensors", "Tensors", "acc_root", "batch_root", "dtype_name", "entries_root", "from_bytes", "state_root", "state_root_of",
+    "tensor_root", "tensor_roots", "to_bytes",
+]  # fmt: skip
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

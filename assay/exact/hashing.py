@@ -1,22 +1,58 @@
-"""Merkle roots over the bytes of arrays, by native code where there is a compiler, by hashlib otherwise: the same digests."""
+"""Tensor roots (docs/protocol.md): SHA-256 Merkle trees over the bytes of arrays."""
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from assay import merkle
 from assay.ids import Digest
 
+Array = NDArray[Any]
+
 CHUNK = 1024
 """Bytes of one leaf."""
 
+DTYPES: dict[str, tuple[int, np.dtype[Any]]] = {
+    "f32": (1, np.dtype("<f4")),
+    "i32": (2, np.dtype("<i4")),
+    "i64": (3, np.dtype("<i8")),
+    "u8": (4, np.dtype("u1")),
+    "bool": (5, np.dtype("bool")),
+    "i8": (6, np.dtype("i1")),
+    "i16": (7, np.dtype("<i2")),
+    "f64": (8, np.dtype("<f8")),
+    "u32": (9, np.dtype("<u4")),
+}
+"""Name of a dtype -> (its code in roots, the NumPy dtype)."""
 
-def chunk_root(array: NDArray[Any]) -> Digest:
+_NAMES = {dtype: name for name, (_, dtype) in DTYPES.items()}
+
+
+class BadTensors(ValueError):
+    """Bytes that are no well-formed set of tensors, or tensors that are not what they should be: the fault of who sent them."""
+
+
+def dtype_name(array: Array) -> str:
+    """`f32`, `i64`, …  Raises BadTensors for a dtype that states do not hold."""
+    name = _NAMES.get(array.dtype.newbyteorder("<"))
+    if name is None:
+        raise BadTensors(f"dtype {array.dtype} is none of {', '.join(DTYPES)}")
+    return name
+
+
+def chunk_root(data: Array) -> Digest:
     """Root over 1 KiB chunks of a C-contiguous array's bytes, the last chunk padded with zeros."""
-    data = memoryview(array.reshape(-1).view("u1")).cast("B") if array.size else memoryview(b"")
-    chunks = [bytes(data[i : i + CHUNK]) for i in range(0, len(data), CHUNK)]
-    if chunks:
-        chunks[-1] = chunks[-1].ljust(CHUNK, b"\0")
-    return merkle.root_of(chunks)
+    raw = data.tobytes()
+    return merkle.root_of([raw[i : i + CHUNK].ljust(CHUNK, b"\0") for i in range(0, len(raw), CHUNK)])
+
+
+def tensor_root(array: Array) -> Digest:
+    """SHA256(0x10 ‖ dtype u8 ‖ ndim u8 ‖ dims u64 each ‖ merkle(chunks of 1024 bytes, the last zero-padded)); the elements
+    little-endian in C order. Raises BadTensors."""
+    code, dtype = DTYPES[dtype_name(array)]
+    head = struct.pack(f">BBB{array.ndim}Q", 0x10, code, array.ndim, *array.shape)
+    return merkle.sha256(head, chunk_root(np.asarray(array, dtype, order="C")))
