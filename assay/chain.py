@@ -325,6 +325,13 @@ class Rejected(ChainEvent, frozen=True, kw_only=True):
     segment: SegmentId
 
 
+class BondCleared(ChainEvent, frozen=True, kw_only=True):
+    """The bond that a failed segment's provider still had reserved is free."""
+
+    segment: SegmentId
+    amount: int
+
+
 class NoShow(ChainEvent, frozen=True, kw_only=True):
     segment: SegmentId
     verifier: Address
@@ -346,7 +353,7 @@ class Withdrawn(ChainEvent, frozen=True, kw_only=True):
 AnyChainEvent = (
     Registered | Deposited | SeatTaken | SeatLeft | FeeCharged | Slashed | JobPosted | JobFunded | JobCancelled | JobClosed
     | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | KeyReleased | Served | Sealed | RevealsDue | Revealed | OpeningsDue
-    | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | NoShow | Credited | Withdrawn
+    | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | NoShow | Credited | Withdrawn
 )  # fmt: skip
 
 
@@ -478,6 +485,12 @@ class VoidSegment(Call, frozen=True, kw_only=True):
     segment: SegmentId
 
 
+class ClearBond(Call, frozen=True, kw_only=True):
+    """Frees the bond of an unpaid segment, once nobody can dispute it any more."""
+
+    segment: SegmentId
+
+
 class Withdraw(Call, frozen=True, kw_only=True):
     """Pulls what the account has been credited."""
 
@@ -485,5 +498,5 @@ class Withdraw(Call, frozen=True, kw_only=True):
 AnyCall = (
     Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
     | Lapse | Commit | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | CloseReveals | Open | Decide | Settle | VoidSegment
-    | Withdraw
+    | ClearBond | Withdraw
 )  # fmt: skip
