@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from assay.codec import MAX_MESSAGE, Malformed
@@ -53,10 +54,12 @@ class Frames:
         """Whether a frame has begun and not ended."""
         return bool(self._buffer)
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are complete with `data`. Raises Malformed; the stream is of no use after that."""
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that are complete with `data`. Raises Malformed after those before the fault; the stream is of no use then."""
         self._buffer += data
-        out = []
+        return self._complete()
+
+    def _complete(self) -> Iterator[Frame]:
         while len(self._buffer) >= 4:
             length = int.from_bytes(self._buffer[:4], "big")
             if not _REST <= length <= MAX_FRAME:
@@ -66,6 +69,6 @@ class Frames:
             if len(self._buffer) < 4 + length:
                 break
             _, kind, number = HEAD.unpack_from(self._buffer)
-            out.append(Frame(Kind(kind), number, bytes(self._buffer[HEAD.size : 4 + length])))
+            frame = Frame(Kind(kind), number, bytes(self._buffer[HEAD.size : 4 + length]))
             del self._buffer[: 4 + length]
-        return out
+            yield frame

@@ -141,13 +141,11 @@ class Link:
             if not data:
                 return
             self._heard = trio.current_time()
-            complete = frames.feed(data)
-            if not frames.partial:
+            for frame in frames.feed(data):
                 begun = math.inf
-            elif complete or begun == math.inf:
-                begun = trio.current_time()
-            for frame in complete:
                 await self._handle(frame)
+            if frames.partial and begun == math.inf:
+                begun = self._heard
 
     async def _handle(self, frame: Frame) -> None:
         match frame.kind:

@@ -13,7 +13,7 @@ Job announcements go over GossipSub, on a topic of this chain and contract; what
 py-libp2p traps that are dealt with here (0.8.1): a default host accepts plaintext; GossipSub's heartbeat is 120 s, it drops what
 exceeds 10 messages a second and wants three different IP addresses in a mesh; message ids start from the clock in *seconds*, so
 that a restarted node's first messages look like old ones; a peer that failed once is not dialled for a minute; stale addresses are
-tried for ever; the listener shares its port with whoever else wants it; connections are opened to everyone until there are a hundred.
+tried for ever; the listener shares its port with whoever else wants it; connections are opened to everyone who is known.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ INTRODUCED = 128
 RECORDS_BURST, RECORDS_PER_SECOND = 1024.0, 50.0
 """What one peer may make this node verify (about 0.1 ms each)."""
 RENEW = 600.0
+PUBLISH_AFTER = (2.0, 6.0)
+"""Seconds until the record is put into the table: everybody may be starting at once."""
 FIRST_PAUSE, LAST_PAUSE = 0.25, 15.0
 LOOKUP_WITHIN, LOOKUP_AGAIN = 5.0, 5.0
 
@@ -197,9 +199,9 @@ class Net:
                 await trio.sleep(30)
 
     async def _keep_published(self) -> None:
-        """Puts the node's record into the table, a little after the start (everybody may be starting), then regularly."""
+        """Puts the node's record into the table, a little after the start, then regularly."""
         assert self._up is not None
-        await trio.sleep(random.uniform(2, 6))
+        await trio.sleep(random.uniform(*PUBLISH_AFTER))
         while True:
             own = self._own or self._renew()
             if self._links:
@@ -211,7 +213,7 @@ class Net:
                 await trio.sleep(RENEW * random.uniform(0.8, 1.2))
                 self._spread([self._renew()], None)
             else:
-                await trio.sleep(2)
+                await trio.sleep(random.uniform(*PUBLISH_AFTER))
 
     def spawn(self, work: Callable[[], Awaitable[None]], otherwise: Callable[[], None]) -> None:
         """Runs `work` beside the rest, or calls `otherwise` when the host is down."""

@@ -1,0 +1,477 @@
+"""The Peers port: one suite over py-libp2p on loopback and over the shipped fake.
+
+A `Net` of the suite makes nodes and can also misbehave as a stranger with an identity of its own would: write any bytes to a node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from assay.adapters import peerbook
+from assay.adapters.libp2p import Libp2pPeers
+from assay.adapters.libp2p_frames import HEAD, Frame, Frames, Kind, pack
+from assay.adapters.memory_peers import MemoryPeers, Switchboard
+from assay.codec import encode
+from assay.ids import Address, Cid, JobId, PeerId, SegmentId
+from assay.messages import RPC_PROTOCOL, Ack, AnyReply, AnyRequest, Heartbeat, JobAnnouncement, PeerRecord, Refusal, SignedRecord
+from assay.ports import Outage, Peers
+
+CONTRACT = Address("0x" + "11" * 20)
+
+
+def record_of(number: int, contract: Address = CONTRACT) -> Callable[[list[str]], PeerRecord]:
+    account = Address("0x" + f"{number:040x}")
+    return lambda addresses: PeerRecord(
+        peer=PeerId(""), account=account, role="worker", addresses=tuple(addresses), gateway=f"http://127.0.0.1/{number}", sequence=0,
+        chain_id=7, contract=contract,
+    )  # fmt: skip
+
+
+def seed_of(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+class Node:
+    """A started node that answers heartbeats with Ack (step 1), never (step 2), by raising (step 3), with 2 MiB (step 4)."""
+
+    def __init__(self, peers: Peers) -> None:
+        self.peers = peers
+        self.asked: list[tuple[PeerId, AnyRequest]] = []
+        self.heard: list[tuple[PeerId, Any]] = []
+
+    async def start(self) -> Node:
+        await self.peers.start(self._answer, lambda peer, message: self.heard.append((peer, message)))
+        return self
+
+    async def _answer(self, peer: PeerId, message: AnyRequest) -> AnyReply:
+        self.asked.append((peer, message))
+        assert isinstance(message, Heartbeat)
+        if message.step == 2:
+            await asyncio.Event().wait()
+        if message.step == 3:
+            raise RuntimeError("a bug of the handler")
+        if message.step == 4:
+            return Refusal(reason="x" * (2 << 20))
+        return Ack()
+
+    @property
+    def id(self) -> PeerId:
+        return self.peers.peer
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "what was waited for did not happen"
+        await asyncio.sleep(0.005)
+
+
+class MemoryNet:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.board = Switchboard()
+        self.nodes: list[Node] = []
+
+    async def node(self, number: int, *, bootstrap: bool = True, contract: Address = CONTRACT) -> Node:
+        node = Node(MemoryPeers(self.board, seed_of(number), record_of(number, contract), self.folder / str(number)))
+        self.nodes.append(node)
+        return await node.start()
+
+    async def write(self, target: Node, data: bytes) -> None:
+        """As a stranger: opens a stream, writes `data`, returns when the node has closed it."""
+        assert isinstance(target.peers, MemoryPeers)
+        assert await target.peers.receive(peerbook.peer_id(seed_of(99)), data) is None
+        assert target.peers.faults
+
+    async def __aenter__(self) -> MemoryNet:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for node in self.nodes:
+            await node.peers.stop()
+
+
+class Libp2pNet(MemoryNet):
+    """The first node is the bootstrap node of all the others."""
+
+    async def node(self, number: int, *, bootstrap: bool = True, contract: Address = CONTRACT) -> Node:
+        known = self.nodes[0].peers.addresses if self.nodes and bootstrap else []  # type: ignore[attr-defined]
+        node = Node(Libp2pPeers(seed_of(number), [], known, record_of(number, contract), self.folder / str(number)))
+        self.nodes.append(node)
+        return await node.start()
+
+    async def write(self, target: Node, data: bytes) -> None:
+        assert isinstance(target.peers, Libp2pPeers)
+        address = target.peers.addresses[0]
+        await asyncio.to_thread(_stranger, address, data)
+
+
+def _stranger(address: str, data: bytes) -> None:
+    """Connects as a libp2p host of its own, writes, and reads until the stream ends."""
+    import trio
+    from libp2p import new_host
+    from libp2p.crypto.ed25519 import create_new_key_pair
+    from libp2p.custom_types import TProtocol
+    from libp2p.peer.peerinfo import info_from_p2p_addr
+    from multiaddr import Multiaddr
+
+    async def main() -> None:
+        host = new_host(key_pair=create_new_key_pair(seed_of(99)))
+        async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
+            info = info_from_p2p_addr(Multiaddr(address))
+            await host.connect(info)
+            stream = await host.new_stream(info.peer_id, [TProtocol(RPC_PROTOCOL)])
+            await stream.write(data)
+            with trio.fail_after(20), contextlib.suppress(Exception):
+                while await stream.read(65536):
+                    pass
+
+    trio.run(main)
+
+
+@pytest.fixture(params=[MemoryNet, Libp2pNet], ids=["memory", "libp2p"])
+def net(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return request.param(tmp_path)
+
+
+def run(work: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await work
+
+    asyncio.run(bounded())
+
+
+def knows(node: Node, *others: Node) -> bool:
+    return {other.id for other in others} <= {record.peer for record in node.peers.records()}
+
+
+def beat(step: int) -> Heartbeat:
+    return Heartbeat(segment=SegmentId(1), step=step, loss_f32=0)
+
+
+def announcement(job: int) -> JobAnnouncement:
+    return JobAnnouncement(
+        job=JobId(job), spec=Cid("bafkrei"), parent=SegmentId(0), start=0, stop=1, price_cap=1, scheduler=PeerId("s"), respond_by=1
+    )
+
+
+def test_nodes_that_know_only_the_bootstrap_address_find_and_ask_each_other(net: MemoryNet) -> None:
+    async def main() -> None:
+        async with net:
+            a, b, c = [await net.node(i) for i in (1, 2, 3)]
+            await until(lambda: knows(b, a, c) and knows(c, a, b) and knows(a, b, c))
+            assert await b.peers.request(c.id, beat(1), 10) == Ack()
+            assert c.asked == [(b.id, beat(1))]
+            record = next(r for r in b.peers.records() if r.peer == c.id)
+            assert (record.account, record.gateway) == ("0x" + f"{3:040x}", "http://127.0.0.1/3")
+
+    run(main())
+
+
+def test_many_requests_share_a_link(net: MemoryNet) -> None:
+    async def main() -> None:
+        async with net:
+            a, b = [await net.node(i) for i in (1, 2)]
+            await until(lambda: knows(a, b) and knows(b, a))
+            answers = await asyncio.gather(*(x.peers.request(y.id, beat(1), 20) for _ in range(150) for x, y in ((a, b), (b, a))))
+            assert answers == [Ack()] * 300
+
+    run(main())
+
+
+def test_no_answer_in_time_is_an_outage_and_the_link_goes_on(net: MemoryNet) -> None:
+    async def main() -> None:
+        async with net:
+            a, b = [await net.node(i) for i in (1, 2)]
+            await until(lambda: knows(a, b))
+            with pytest.raises(Outage, match="did not answer within"):
+                await a.peers.request(b.id, beat(2), 0.3)
+            assert await a.peers.request(b.id, beat(1), 10) == Ack()
+
+    run(main())
+
+
+def test_an_unknown_peer_is_an_outage(net: MemoryNet) -> None:
+    async def main() -> None:
+        async with net:
+            a, b = [await net.node(i) for i in (1, 2)]
+            await until(lambda: knows(a, b))
+            for stranger in (peerbook.peer_id(seed_of(77)), PeerId("no such thing"), PeerId("")):
+                with pytest.raises(Outage):
+                    await a.peers.request(stranger, beat(1), 8)
+
+    run(main())
+
+
+def test_gossip_reaches_all_and_names_its_author(net: MemoryNet) -> None:
+    async def main() -> None:
+        async with net:
+            nodes = [await net.node(i) for i in range(1, 6)]
+            await until(lambda: all(knows(x, *(y for y in nodes if y is not x)) for x in nodes))
+            job = 0
+            while not all(node.heard for node in nodes[:-1]):  # the mesh forms while messages already flow
+                job += 1
+                await nodes[-1].peers.gossip(announcement(job))
+                await asyncio.sleep(0.1)
+                assert job < 200
+            await nodes[-1].peers.gossip(announcement(1000))
+            await until(lambda: all((nodes[-1].id, announcement(1000)) in node.heard for node in nodes[:-1]))
+            assert nodes[-1].heard == []
+
+    run(main())
+
+
+def test_a_burst_of_gossip_is_not_thinned_out(net: MemoryNet) -> None:
+    async def main() -> None:
+        async with net:
+            a, b, c = [await net.node(i) for i in (1, 2, 3)]
+            await until(lambda: knows(c, a, b) and knows(b, a, c))
+            while not (a.heard and b.heard):
+                await c.peers.gossip(announcement(0))
+                await asyncio.sleep(0.1)
+            for job in range(1, 61):
+                await c.peers.gossip(announcement(job))
+            for node in (a, b):
+                await until(lambda node=node: {m.job for _, m in node.heard} >= set(range(61)))
+
+    run(main())
+
+
+GARBAGE = {
+    "noise": b"\xff" * 64,
+    "empty frame": HEAD.pack(0, 0, 0),
+    "unknown kind": HEAD.pack(9, 200, 1),
+    "not a message": pack(Frame(Kind.REQUEST, 1, b"{}")),
+    "not canonical": pack(Frame(Kind.REQUEST, 1, encode(beat(1)) + b" ")),
+    "a reply as a request": pack(Frame(Kind.REQUEST, 1, encode(Ack()))),
+    "deep": pack(Frame(Kind.REQUEST, 1, b"[" * 100_000)),
+    "not records": pack(Frame(Kind.RECORDS, 0, b"[1]")),
+    "too long": HEAD.pack((1 << 20) + 10, 0, 1) + b"x" * 100,
+    "far too long": HEAD.pack(2**32 - 1, 0, 1),
+}
+
+
+@pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE.keys())
+def test_garbage_closes_the_stream_is_logged_and_hurts_nobody(net: MemoryNet, data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with net:
+            a, b = [await net.node(i) for i in (1, 2)]
+            await until(lambda: knows(a, b))
+            with caplog.at_level(logging.WARNING, "assay.peers"):
+                await net.write(a, data)
+            assert peerbook.peer_id(seed_of(99)) in caplog.text
+            assert await b.peers.request(a.id, beat(1), 10) == Ack()
+            assert [peer for peer, _ in a.asked] == [b.id]
+
+    run(main())
+
+
+def signed_by(number: int, **changes: Any) -> SignedRecord:
+    now = time.time_ns() // 1_000_000
+    record = msgspec.structs.replace(record_of(number)([]), peer=peerbook.peer_id(seed_of(number)), sequence=now, **changes)
+    return peerbook.sign(record, seed_of(number))
+
+
+def test_a_forged_record_is_refused(net: MemoryNet) -> None:
+    async def main() -> None:
+        async with net:
+            a, b = [await net.node(i) for i in (1, 2)]
+            await until(lambda: knows(a, b))
+            before = {r.peer: r for r in a.peers.records()}[b.id]
+            forged = msgspec.structs.replace(before, gateway="http://thief", sequence=before.sequence + 1000)
+            signature = peerbook.sign(msgspec.structs.replace(forged, peer=peerbook.peer_id(seed_of(99))), seed_of(99)).signature
+            await net.write(a, pack(Frame(Kind.RECORDS, 0, encode([SignedRecord(record=forged, signature=signature)]))))
+            assert {r.peer: r for r in a.peers.records()}[b.id] == before
+
+    run(main())
+
+
+def test_a_stale_record_and_one_of_another_contract_are_ignored(net: MemoryNet) -> None:
+    async def main() -> None:
+        async with net:
+            a, b = [await net.node(i) for i in (1, 2)]
+            await until(lambda: knows(a, b))
+            before = {r.peer: r for r in a.peers.records()}[b.id]
+            stale = peerbook.sign(msgspec.structs.replace(before, gateway="http://old", sequence=before.sequence - 1), seed_of(2))
+            foreign = signed_by(5, contract=Address("0x" + "22" * 20))
+            fresh = signed_by(6)
+            good = pack(Frame(Kind.RECORDS, 0, encode([stale, foreign, fresh])))
+            await net.write(a, good + b"\xff" * 64)
+            found = {r.peer: r for r in a.peers.records()}
+            assert found[b.id] == before
+            assert fresh.record.peer in found
+            assert foreign.record.peer not in found
+
+    run(main())
+
+
+def test_a_restarted_node_keeps_its_identity_and_finds_back_without_bootstrap(net: MemoryNet) -> None:
+    async def main() -> None:
+        async with net:
+            a, b, c = [await net.node(i) for i in (1, 2, 3)]
+            await until(lambda: knows(a, b, c) and knows(b, a, c) and knows(c, a, b))
+            before = {r.peer: r.sequence for r in a.peers.records()}[b.id]
+            await b.peers.stop()
+            net.nodes.remove(b)
+            with pytest.raises(Outage):
+                await a.peers.request(b.id, beat(1), 2)
+            again = await net.node(2, bootstrap=False)
+            assert again.id == b.id
+            assert knows(again, a, c)
+            await until(lambda: {r.peer: r.sequence for r in a.peers.records()}[b.id] > before)
+            assert await again.peers.request(c.id, beat(1), 10) == Ack()
+            assert await a.peers.request(again.id, beat(1), 10) == Ack()
+
+    run(main())
+
+
+def test_a_handler_that_fails_is_refused_plainly_and_an_answer_too_long_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Libp2pNet(tmp_path) as net:
+            a, b = [await net.node(i) for i in (1, 2)]
+            await until(lambda: knows(a, b))
+            for step in (3, 4):
+                answer = await a.peers.request(b.id, beat(step), 10)
+                assert isinstance(answer, Refusal)
+                assert answer.retry_after
+
+    run(main())
+
+
+def test_a_partition_ends_and_lost_messages_are_outages() -> None:
+    async def main() -> None:
+        async def sleep(_: float) -> None:
+            await asyncio.sleep(0)
+
+        board = Switchboard(seed=3, latency=(0.01, 0.2), sleep=sleep)
+        a, b = [await Node(MemoryPeers(board, seed_of(i), record_of(i))).start() for i in (1, 2)]
+        await until(lambda: knows(a, b) and knows(b, a))
+        board.partition([a.id], [b.id])
+        with pytest.raises(Outage):
+            await a.peers.request(b.id, beat(1), 1)
+        board.heal()
+        assert await a.peers.request(b.id, beat(1), 1) == Ack()
+        board.loss = 0.5
+        outcomes = []
+        for _ in range(40):
+            try:
+                await a.peers.request(b.id, beat(1), 1)
+                outcomes.append(True)
+            except Outage:
+                outcomes.append(False)
+        assert 2 < sum(outcomes) < 25  # a quarter of the round trips
+        await a.peers.stop()
+        await b.peers.stop()
+
+    run(main())
+
+
+def test_plaintext_is_refused(tmp_path: Path) -> None:
+    """multistream-select 1.0: what is not supported is answered with `na`."""
+
+    def lines(*texts: bytes) -> bytes:
+        return b"".join(bytes([len(text) + 1]) + text + b"\n" for text in texts)
+
+    def offer(port: int, protocol: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as wire:
+            wire.sendall(lines(b"/multistream/1.0.0", protocol))
+            wire.settimeout(10)
+            got = b""
+            while got.count(b"\n") < 2:
+                more = wire.recv(1024)
+                if not more:
+                    break
+                got += more
+        return got
+
+    async def main() -> None:
+        async with Libp2pNet(tmp_path) as net:
+            a = await net.node(1)
+            port = int(a.peers.addresses[0].split("/")[4])  # type: ignore[attr-defined]
+            for protocol in (b"/plaintext/2.0.0", b"/plaintext/1.0.0", b"/secio/1.0.0", b"/tls/1.0.0"):
+                assert b"na\n" in await asyncio.to_thread(offer, port, protocol)
+            assert lines(b"/noise") in await asyncio.to_thread(offer, port, b"/noise")
+
+    run(main())
+
+
+def test_a_frame_that_is_begun_and_not_finished_closes_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assay.adapters import libp2p_link
+
+    monkeypatch.setattr(libp2p_link, "FRAME_WITHIN", 0.5)
+
+    async def main() -> None:
+        async with Libp2pNet(tmp_path) as net:
+            a = await net.node(1)
+            await net.write(a, HEAD.pack(1000, 0, 1) + b"slowly")
+
+    run(main())
+
+
+def test_a_port_that_is_taken_and_a_wrong_address_are_said_plainly(tmp_path: Path) -> None:
+    async def main() -> None:
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            taken = f"/ip4/127.0.0.1/tcp/{other.getsockname()[1]}"
+            with pytest.raises(OSError, match="choose another port"):
+                await Node(Libp2pPeers(seed_of(1), [taken], [], record_of(1), tmp_path / "a")).start()
+        with pytest.raises(ValueError, match="is not an address to listen on"):
+            await Node(Libp2pPeers(seed_of(1), ["127.0.0.1:80"], [], record_of(1), tmp_path / "b")).start()
+        with pytest.raises(ValueError, match="must end in /p2p/"):
+            Libp2pPeers(seed_of(1), [], ["/ip4/127.0.0.1/tcp/1"], record_of(1), tmp_path / "c")
+
+    run(main())
+
+
+def test_a_peer_that_nobody_mentioned_is_looked_up_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that introduce nobody but themselves and keep to one neighbour: what is left is the Kademlia table."""
+    from assay.adapters import libp2p_net
+
+    monkeypatch.setattr(libp2p_net, "INTRODUCED", 0)
+    monkeypatch.setattr(libp2p_net, "NEIGHBOURS", 1)
+    monkeypatch.setattr(libp2p_net, "PUBLISH_AFTER", (0.0, 0.1))
+
+    async def main() -> None:
+        async with Libp2pNet(tmp_path) as net:
+            a, c = [await net.node(i) for i in (1, 3)]
+            table = a.peers._net._up.dht.value_store  # type: ignore[attr-defined]
+            await until(lambda: table.get(f"/assay/{c.id}".encode()) is not None)
+            b = await net.node(2)
+            await until(lambda: knows(b, a))
+            assert not knows(b, c)
+            assert await b.peers.request(c.id, beat(1), 10) == Ack()
+            assert knows(b, c)
+
+    run(main())
+
+
+def test_frames_cut_anywhere_come_out_whole() -> None:
+    frames = [Frame(Kind.REQUEST, 2**64 - 1, b"x" * 1000), Frame(Kind.PING, 0, b""), Frame(Kind.REPLY, 5, b"y")]
+    data = b"".join(map(pack, frames))
+    for size in (1, 2, 3, 13, 500, len(data)):
+        parser = Frames()
+        assert [frame for i in range(0, len(data), size) for frame in parser.feed(data[i : i + size])] == frames
+        assert not parser.partial
+
+
+def test_the_book_is_bounded_and_keeps_whom_it_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peerbook, "MAX_BOOK", 3)
+    book = peerbook.Peerbook(peerbook.peer_id(seed_of(1)), 7, CONTRACT, lambda: time.time_ns() // 1_000_000)
+    for number in range(2, 8):
+        assert book.add(signed_by(number))
+        if number == 2:
+            book.proven(peerbook.peer_id(seed_of(2)))
+    assert [len(book.signed()), book.get(peerbook.peer_id(seed_of(2))) is not None] == [3, True]
