@@ -1,0 +1,8 @@
+"""Lowering of ATen operators to the closed set; see assay.lower.call."""
+
+from __future__ import annotations
+
+from assay.lower import maps, moves, reduces
+from assay.lower.call import LOWERINGS, Call, Result, Unsupported
+
+__all__ = ["LOWERINGS", "Call", "Result", "Unsupported", "maps", "moves", "reduces"]

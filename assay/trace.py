@@ -1,0 +1,340 @@
+"""From PyTorch to a program: the only module that imports torch.
+
+The loss (model and all) is exported first (torch.export: a public interface that keeps module names and source lines), then its
+gradients are traced around the exported module with torch.func and make_fx, on fake tensors and with attention in its mathematical
+form, and each ATen operator is lowered by name (assay.lower). ATen operators that have no lowering are decomposed by PyTorch's own
+table as far as it goes; what is left outside the closed set is refused by name, with its module and line.
+
+Nothing of PyTorch's arithmetic enters the program, so it does not depend on torch's threads, instruction sets or version: only on
+which operators were called. Parameters that several modules share are one entry of the state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+from torch._decomp import core_aten_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.traceback import preserve_node_meta
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from assay.build import Builder, Value, used_constants
+from assay.exact.table import TensorType, TypeRuleError
+from assay.lower import LOWERINGS, Call, Result, Unsupported
+from assay.optim import SCALAR, Outputs, update_part
+from assay.program import Constant, Part, Program, ProgramError, check
+from assay.training import Training, TrainingError
+
+DTYPES = {torch.float32: "f32", torch.int64: "i64", torch.int32: "i32", torch.bool: "bool", torch.uint8: "u8"}
+_NUMPY = {"f32": "<f4", "i64": "<i8", "i32": "<i4", "bool": "|b1", "u8": "|u1"}
+_MODEL = "model."
+_HINTS = (
+    ("dropout|bernoulli", "set its p to 0 or call model.eval()"),
+    ("rand|normal|multinomial", "a step may not draw random numbers"),
+    ("batch_norm", "use LayerNorm, or call .eval() on the layer"),
+    ("as_strided", "use view, reshape or slices"),
+    ("convolution", "convolutions are not in the closed set yet"),
+    ("float64", "exact programs compute in float32: call .float()"),
+)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A training as data: everything a job needs but the dataset."""
+
+    program: Program
+    state: dict[str, NDArray[Any]]
+    """The initial state: parameters, zero moments, buffers."""
+    schedule: NDArray[np.float32]
+    """[steps, scalars], columns as in `scalars`."""
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        return self.program.scalars
+
+
+def trace(training: Training, steps: int | None = None) -> Traced:
+    """The program, initial state and schedule of a training (over `steps` instead of its own number of steps). Raises
+    TrainingError, which names the operator, the module and the line at fault."""
+    model = training.model
+    parameters = dict(model.named_parameters())
+    trained = {name: _type(p, f"parameter {name}") for name, p in parameters.items() if p.requires_grad}
+    if not trained:
+        raise TrainingError("the model has no parameter to train")
+    micro, constants = _micro(training, list(trained))
+    try:
+        program = Program(
+            gemm_bits=training.gemm_bits,
+            micro_batches=training.micro_batches,
+            constants=used_constants(constants, micro),
+            micro=micro,
+            update=update_part(training.optimizer, trained, training.micro_batches),
+        )
+        check(program)
+    except (ProgramError, TypeRuleError) as error:
+        raise TrainingError(f"the traced program is refused: {error}") from error
+    columns = training.scalars(steps)
+    schedule = np.array([columns[name] for name in program.scalars], dtype=np.float32).T
+    return Traced(program, _state(program, model), np.ascontiguousarray(schedule))
+
+
+def initial_output(training: Training, state: Mapping[str, NDArray[Any]]) -> str | None:
+    """What `training.sample` says of the model with the weights of `state`; None without a `sample`. The model is left with them."""
+    if training.sample is None:
+        return None
+    load_weights(training.model, state)
+    with torch.no_grad():
+        return str(training.sample(training.model))
+
+
+def load_weights(model: nn.Module, state: Mapping[str, NDArray[Any]]) -> None:
+    """Copies parameters and buffers of a state into the model."""
+    with torch.no_grad():
+        for kind, tensors in (("param", model.named_parameters()), ("buffer", model.named_buffers())):
+            for name, tensor in tensors:
+                if (array := state.get(f"{kind}.{name}")) is not None:
+                    tensor.copy_(torch.from_numpy(np.array(array)))
+
+
+def _type(tensor: torch.Tensor, what: str) -> TensorType:
+    if tensor.dtype not in DTYPES or 0 in tensor.shape:
+        raise TrainingError(f"{what} is {tensor.dtype}{list(tensor.shape)}: programs compute on float32, int64, int32 and bool, without empty axes")
+    return TensorType(dtype=DTYPES[tensor.dtype], shape=tuple(tensor.shape))
+
+
+def _array(tensor: torch.Tensor) -> NDArray[Any]:
+    array = tensor.detach().cpu().contiguous().numpy()
+    return np.ascontiguousarray(array, dtype=_NUMPY[DTYPES[tensor.dtype]])
+
+
+def _state(program: Program, model: nn.Module) -> dict[str, NDArray[Any]]:
+    here = {f"param.{n}": p for n, p in model.named_parameters()} | {f"buffer.{n}": b for n, b in model.named_buffers()}
+    return {
+        name: _array(here[name]) if name in here else np.zeros(t.shape, dtype=_NUMPY[t.dtype]) for name, t in program.state.items()
+    }
+
+
+# ---- the gradients of the loss ---------------------------------------------------------------------------------------------
+
+
+class _Loss(nn.Module):
+    """The loss as a module, to be exported."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__()
+        self.model = training.model
+        self._of = training.loss
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self._of(self.model, batch)
+
+
+class _Replay(nn.Module):
+    """The exported module run node by node, which hands each node's origin (module, line) on to what is traced."""
+
+    def __init__(self, exported: fx.GraphModule) -> None:
+        super().__init__()
+        self.exported = exported
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return cast(torch.Tensor, fx.Interpreter(self.exported).run(batch))
+
+
+def _micro(training: Training, trained: list[str]) -> tuple[Part, list[Constant]]:
+    """The part that adds one micro-batch, and the constants it may read."""
+    batch = _example(training)
+    exported, unused = _export(training, batch)
+    replay = _Replay(exported)
+    prefix = f"exported.{_MODEL}"
+    for name in trained:
+        if name in unused:
+            raise TrainingError(f"parameter {name} is not used by the loss: remove it, or freeze it with requires_grad_(False)")
+    tensors = dict(replay.named_parameters()) | dict(replay.named_buffers())
+    graph = _gradients(replay, tensors, [prefix + name for name in trained], batch)
+
+    lowering = _Lowering(graph)
+    b = lowering.b
+    values: list[Value] = []
+    for name, tensor in tensors.items():
+        values.append(lowering.tensor(name.removeprefix(prefix), tensor, training.model))
+    for field in batch:
+        record = training.data.arrays[field]
+        stored = TensorType(dtype=DTYPES[torch.from_numpy(record[:1]).dtype], shape=(training.batch, *record.shape[1:]))
+        value = b.input("batch", field, stored)
+        values.append(value if stored.dtype in ("f32", "bool") else b.cast(value, "i64"))
+    *gradients, loss = lowering.run(values)
+    outputs: Outputs = [("acc", "loss", b.add(b.input("acc", "loss", SCALAR), loss))]
+    for name, gradient in zip(trained, gradients, strict=True):
+        outputs.append(("acc", f"grad.{name}", b.add(b.input("acc", f"grad.{name}", gradient.type), gradient)))
+    part = b.part(outputs)
+    if idle := sorted(batch.keys() - {i.name for i in part.inputs if i.kind == "batch"}):
+        raise TrainingError(f"the loss does not use the dataset's field {idle[0]!r}: leave it out of the dataset")
+    return part, lowering.constants
+
+
+def _example(training: Training) -> dict[str, torch.Tensor]:
+    """A micro-batch as the loss gets it: integers as int64."""
+    batch = {name: torch.from_numpy(a) for name, a in training.data.read(list(range(training.batch))).items()}
+    return {name: t if t.dtype in (torch.float32, torch.bool) else t.long() for name, t in batch.items()}
+
+
+def _export(training: Training, batch: dict[str, torch.Tensor]) -> tuple[fx.GraphModule, set[str]]:
+    """The loss as a graph module, and which of the model's parameters it never reads."""
+    try:
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(_Loss(training), (batch,), strict=False)
+            module = exported.module(check_guards=False)
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        raise TrainingError(f"the loss does not export: {type(error).__name__}: {text[0] if text else ''}") from error
+    signature = exported.graph_signature
+    if signature.buffers_to_mutate:
+        name = next(iter(signature.buffers_to_mutate.values())).removeprefix(_MODEL)
+        raise TrainingError(f"the model changes its buffer {name} as it runs (BatchNorm in training mode?): call .eval() there, or use LayerNorm")
+    idle = {node.name for node in exported.graph.nodes if node.op == "placeholder" and not node.users}
+    read = {target for name, target in signature.inputs_to_parameters.items() if name not in idle}
+    shared = {id(p) for n, p in exported.named_parameters() if n in read}
+    unused = {n.removeprefix(_MODEL) for n, p in exported.named_parameters() if n not in read and id(p) not in shared}
+    return module, unused
+
+
+def _gradients(replay: _Replay, tensors: dict[str, torch.Tensor], trained: list[str], batch: dict[str, torch.Tensor]) -> fx.GraphModule:
+    """Graph from (tensors..., fields...) to (gradients of `trained`..., loss)."""
+
+    def step(*flat: torch.Tensor) -> list[torch.Tensor]:
+        given = dict(zip([*tensors, *batch], flat, strict=True))
+        fields = {name: given[name] for name in batch}
+
+        def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+            rest = {name: given[name] for name in tensors}
+            return cast(torch.Tensor, torch.func.functional_call(replay, rest | parameters, (fields,)))
+
+        found, value = torch.func.grad_and_value(loss)({name: given[name] for name in trained})
+        return [*(found[name] for name in trained), value]
+
+    table = {op: rule for op, rule in dict(core_aten_decompositions()).items() if str(op) not in LOWERINGS}
+    # Each input is a tensor object of its own: make_fx would merge two that are the same object.
+    flat = [t.detach().clone() for t in (*tensors.values(), *batch.values())]
+    try:
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), preserve_node_meta():
+            warnings.simplefilter("ignore")
+            graph = make_fx(step, decomposition_table=table, tracing_mode="fake")(*flat)
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        raise TrainingError(f"the gradient of the loss does not trace: {type(error).__name__}: {text[0] if text else ''}") from error
+    graph.graph.eliminate_dead_code()
+    return graph
+
+
+# ---- lowering --------------------------------------------------------------------------------------------------------------
+
+
+class _Lowering:
+    """Turns the nodes of a graph into a part, in order."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.graph = graph
+        self.b = Builder()
+        self.constants: list[Constant] = []
+
+    def tensor(self, name: str, tensor: torch.Tensor, model: nn.Module) -> Value:
+        """A parameter or buffer: an entry of the state if it belongs to the model's checkpoint, else a constant."""
+        kept = model.state_dict(keep_vars=True)
+        if isinstance(tensor, nn.Parameter) or name in kept:
+            kind = "param" if isinstance(tensor, nn.Parameter) else "buffer"
+            return self.b.input("state", f"{kind}.{name}", _type(tensor, f"{kind} {name}"))
+        return self.constant(name, tensor)
+
+    def constant(self, name: str, tensor: torch.Tensor) -> Value:
+        """A tensor written into the program; equal ones are one entry, a tensor of equal elements is a number."""
+        t = _type(tensor, f"constant {name}")
+        data = _array(tensor)
+        if data.size == 1 or np.all(data == data.reshape(-1)[0]):
+            return self.b.full(data.reshape(-1)[0].item(), t)
+        digest = hashlib.sha256(str(t).encode() + data.tobytes()).hexdigest()[:16]
+        if digest not in {c.name for c in self.constants}:
+            self.constants.append(Constant(name=digest, type=t, data=data.tobytes()))
+        return self.b.input("constant", digest, t)
+
+    def run(self, values: list[Value]) -> list[Value]:
+        """Values of the graph's outputs, given those of its placeholders."""
+        known: dict[fx.Node, Result] = {}
+        given = iter(values)
+        for node in self.graph.graph.nodes:
+            if node.op == "placeholder":
+                known[node] = next(given)
+            elif node.op == "get_attr":
+                known[node] = self.constant(str(node.target), getattr(self.graph, str(node.target)))
+            elif node.op == "output":
+                return [cast(Value, known[n]) for n in node.args[0]]
+            elif node.target is operator.getitem:
+                known[node] = cast(Value, cast(tuple[Value, ...], known[node.args[0]])[node.args[1]])
+            else:
+                known[node] = self._call(node, known)
+        raise AssertionError("a graph ends in an output")
+
+    def _call(self, node: fx.Node, known: Mapping[fx.Node, Result]) -> Result:
+        name = str(node.target)
+        lowering = LOWERINGS.get(name)
+        if lowering is None:
+            raise TrainingError(f"operator {name} is not in the closed set{_hint(name)}; it is called {self._where(node)}")
+        results = [None if r is None else _result(r, name, self._where(node)) for r in _flat(node.meta["val"])]
+        to_value: Any = known.__getitem__
+        args: Any = fx.map_arg(node.args, to_value)
+        kwargs: Any = fx.map_arg(node.kwargs, to_value)
+        try:
+            made = lowering(Call(self.b, name, args, kwargs, results))
+        except (Unsupported, TypeRuleError, OverflowError) as error:
+            raise TrainingError(f"operator {name}: {error}; it is called {self._where(node)}") from error
+        for value, result in zip(made if isinstance(made, tuple) else (made,), results, strict=True):
+            if value is not None and result is not None and value.shape != result.shape and node.users:
+                raise AssertionError(f"lowering of {name} gives {value.type} where PyTorch gives {result}")
+        return made
+
+    def _where(self, node: fx.Node) -> str:
+        """Module and source line of a call; of the forward operator for a backward one."""
+        meta = node.meta
+        if "stack_trace" not in meta:
+            forward = re.sub(r"_backward(_data)?", "", str(node.target)).split(".")[1]
+            found = [n.meta for n in self.graph.graph.nodes if "stack_trace" in n.meta and f".{forward}." in f".{n.target}."]
+            if not found:
+                return "in the backward pass"
+            meta = found[0]
+        path, kind = list((meta.get("nn_module_stack") or {"": ("", "")}).values())[-1]
+        path = path.removeprefix("model").removeprefix(".")
+        frames = re.findall(r'File "([^"]+)", line (\d+)[^\n]*\n\s*([^\n]*)', meta["stack_trace"])
+        line = "{}, line {}: {}".format(*frames[-1]) if frames else "an unknown line"
+        kind = kind if isinstance(kind, str) else kind.__name__
+        return f"in {path or 'the loss'} ({kind.rsplit('.', 1)[-1]}), {line}"
+
+
+def _hint(name: str) -> str:
+    return next((f" ({hint})" for pattern, hint in _HINTS if re.search(pattern, name)), "")
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        yield from value
+    else:
+        yield value
+
+
+def _result(tensor: Any, name: str, where: str) -> TensorType | None:
+    """Type of a result; None for one of no elements, which nothing may use."""
+    if 0 in tensor.shape:
+        return None
+    if tensor.dtype not in DTYPES:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise TrainingError(f"operator {name} gives {kind}{_hint('float64')}; it is called {where}")
+    return TensorType(dtype=DTYPES[tensor.dtype], shape=tuple(tensor.shape))

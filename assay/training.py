@@ -1,0 +1,125 @@
+"""What a model developer writes: a file of ordinary PyTorch that ends in `training = assay.Training(...)`.
+
+    import torch.nn.functional as F
+    import assay
+
+    text = assay.Dataset.from_text("hamlet", open("hamlet.txt").read(), context=64)
+    model = MyModel(len(text.vocabulary))
+
+    def loss(model, batch):                     # batch: a dict of tensors, one micro-batch of the dataset's records
+        tokens = batch["tokens"]                # integers arrive as int64, [batch, 65]
+        return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+
+    training = assay.Training(model=model, loss=loss, data=text, optimizer=assay.AdamW(lr=3e-3, clip=1.0),
+                              schedule=assay.Cosine(warmup=10), batch=16, micro_batches=2, steps=96)
+
+The file runs once, on the developer's machine, to be traced (assay.trace); what leaves the machine is the program, never the file.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assay.dataset import Dataset
+from assay.optim import SGD, AdamW, Constant, Cosine, Linear, Optimizer, Schedule, SettingError
+from assay.program import GEMM_BITS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["SGD", "AdamW", "Constant", "Cosine", "Dataset", "Linear", "SettingError", "Training", "TrainingError", "load_training"]
+
+
+class TrainingError(ValueError):
+    """The training file cannot be used: its author's to mend. Says what to write instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A whole training. Raises SettingError for settings of the wrong type or out of range."""
+
+    model: nn.Module
+    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor]
+    """(model, micro-batch) -> mean loss over its records, a float32 scalar."""
+    data: Dataset
+    optimizer: Optimizer
+    batch: int
+    """Records in one micro-batch."""
+    steps: int
+    schedule: Schedule = field(default_factory=Constant)
+    micro_batches: int = 1
+    """Micro-batches in a step; their gradients are averaged."""
+    sample: Callable[[nn.Module], str] | None = None
+    """Text that shows what the model can do, to be printed before and after; ordinary PyTorch on the model it is given."""
+    name: str = ""
+    """Of the job; `load_training` fills in the file's name."""
+    gemm_bits: int = 14
+    """b, the width of quantised matrix operands: 14, 15 and 23 train like float32 (docs/exact-arithmetic.md)."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "steps", "micro_batches"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SettingError(f"Training: {name} must be a whole number of at least 1, not {value!r}")
+        for name, kinds in (("data", Dataset), ("optimizer", AdamW | SGD), ("schedule", Constant)):
+            if not isinstance(value := getattr(self, name), kinds):
+                wanted = {"optimizer": "assay.AdamW or assay.SGD", "schedule": "assay.Constant, Linear or Cosine", "data": "assay.Dataset"}
+                raise SettingError(f"Training: {name} must be an {wanted[name]}, not {type(value).__name__}")
+        if not callable(self.loss) or not (self.sample is None or callable(self.sample)):
+            raise SettingError("Training: loss is a function of (model, batch), sample one of (model)")
+        if not hasattr(self.model, "named_parameters"):
+            raise SettingError(f"Training: model must be a torch.nn.Module, not {type(self.model).__name__}")
+        if not isinstance(self.gemm_bits, int) or not GEMM_BITS[0] <= self.gemm_bits <= GEMM_BITS[1]:
+            raise SettingError(f"Training: gemm_bits must be in {GEMM_BITS[0]}..{GEMM_BITS[1]}, not {self.gemm_bits!r}")
+        if len(self.data) < self.batch:
+            raise SettingError(f"Training: the dataset has {len(self.data)} records, fewer than a batch of {self.batch}")
+
+    def scalars(self, steps: int | None = None) -> dict[str, list[float]]:
+        """The optimiser's scalars at each step, by name."""
+        steps = steps or self.steps
+        return self.optimizer.scalars([self.schedule.factor(t, steps) for t in range(steps)])
+
+
+def load_training(path: Path | str, seed: int = 0) -> Training:
+    """Runs a training file with torch's generator seeded and gives its `training`. Raises TrainingError.
+
+    The seed makes two runs on one machine start from the same weights; a job carries its initial state, so nobody else needs it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TrainingError(f"there is no file {path}: name a Python file that ends in `training = assay.Training(...)`")
+    try:
+        import torch
+    except ImportError:
+        raise TrainingError("tracing a model needs PyTorch: pip install 'assay[train]'") from None
+    torch.manual_seed(seed)
+    here = str(path.resolve().parent)
+    sys.path.insert(0, here)
+    try:
+        names: dict[str, Any] = runpy.run_path(str(path))
+    except SettingError as error:
+        raise TrainingError(f"{path}, line {_line(error, path)}: {error}") from error
+    except SyntaxError as error:
+        raise TrainingError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        raise TrainingError(f"{path}, line {_line(error, path)}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(here)
+    training = names.get("training")
+    if training is None:
+        raise TrainingError(f"{path} has no `training`: end it in `training = assay.Training(model=..., loss=..., data=..., ...)`")
+    if not isinstance(training, Training):
+        raise TrainingError(f"{path}: `training` is a {type(training).__name__}, not an assay.Training")
+    return training if training.name else replace(training, name=path.stem)
+
+
+def _line(error: BaseException, path: Path) -> int | str:
+    """The last line of the file that the error went through."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return next((n for n in reversed(lines) if n is not None), "?")
