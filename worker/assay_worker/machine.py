@@ -1,0 +1,389 @@
+"""The worker's logic: offers for open ranges, runs what is assigned to it, commits, serves the drawn units, is paid.
+
+One range at a time is offered for or run; what is committed lives on beside it until it ends. `phase` is this node's own part, the
+rest is the segment's state on chain (assay.facts):
+
+    phase       what happens                                                  ends with
+    queued      assigned while another segment is run                         gathering, or lapsed
+    gathering   parent's checkpoint, shards and their keys are fetched        activating
+    activating  `activate` is sent                                            running
+    running     RunSegment; stopped after a step when the lease nears its     committing (the whole, or the prefix done so far)
+                end or the owner drains the node
+    committing  `commit` is sent                                              committed (the chain says so)
+    committed   draw -> ServeUnits -> boundaries to the verifiers who ask,    settled | withheld | unpaid | void | rejected
+                receipts from them -> `served`; then every call that is due
+    lost        too late, or it cannot be done: the reason is noted           lapsed (anyone calls it)
+
+An offer is made only when nothing is queued or run and no other offer lives; it dies when it expires, when its range goes to
+somebody else, when its parent ends elsewhere than it says, or when the scheduler refuses it. Announcements, receipts and the
+owner's orders are journaled; requests for boundaries are answered from the state and leave no trace in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from assay.chain import (
+    FAILED,
+    Activate,
+    Activated,
+    Assigned,
+    Attested,
+    Commit,
+    Committed,
+    Drawn,
+    JobPosted,
+    Lapsed,
+    Opened,
+    OpeningsDue,
+    Redrawn,
+    RevealsDue,
+    SegmentState,
+    Served,
+    Settled,
+    Unpaid,
+    Voided,
+    Withheld,
+)
+from assay.codec import Message
+from assay.facts import COMMITTED_OR_BETTER, SegmentFacts
+from assay.ids import JobId, PeerId, SegmentId
+from assay.messages import BoundaryRequest, JobAnnouncement, ReceiptMessage, Refusal
+from assay.role import SLACK
+from assay.runtime import AnyEvent, Asked, Cancel, Do, Failed, Fault, Heard, Ordered, Reply, Result, Send, Started, Wake, Woke
+from assay.tasks import DropSegment, RunSegment, SegmentRun, StopSegment
+from assay_worker.offers import Offering
+from assay_worker.serving import Serving
+from assay_worker.state import Mine, WorkerConfig, WorkerState
+
+
+class WorkerMachine(Offering, Serving):
+    """See the module's comment. `handle` is pure."""
+
+    SOFT: ClassVar[tuple[type[Message], ...]] = (BoundaryRequest,)
+    state: WorkerState
+
+    def __init__(self, config: WorkerConfig) -> None:
+        super().__init__(config)
+        self.config = config
+        self.state = WorkerState()
+        self._kinds |= {
+            "sign": self._on_sign, "offer": self._on_offer, "expire": self._on_expire, "queue": self._on_queue,
+            "activate": self._on_activate, "run": self._on_run, "lease": self._on_lease, "stop": self._on_stop, "commit": self._on_commit,
+            "units": self._on_units, "reserve": self._on_reserve, "receipt": self._on_receipt, "grace": self._on_grace,
+            "serve": self._on_serve, "drop": self._on_drop,
+        }  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """For `assay worker status`."""
+        return {
+            "doing": self.state.mine[self.state.current].phase if self.state.current is not None else "waiting for an assignment",
+            "current_segment": self.state.current,
+            "draining": self.state.draining,
+            "credit": self.state.credit,
+            "segments": [
+                {"segment": mine.segment, "phase": mine.phase, "state": self.state.facts.segments[mine.segment].state.name.lower()}
+                for mine in self.state.mine.values()
+                if mine.segment in self.state.facts.segments
+            ],
+            "refused_jobs": {str(job): entry.reason for job, entry in self.state.jobs.items() if entry.reason},
+        }
+
+    # ---- peers and owner -------------------------------------------------------------------------------------------------
+
+    def _other(self, event: AnyEvent) -> None:
+        match event:
+            case Started():
+                self.state.draining = False
+            case Ordered(order="drain"):
+                self.state.draining = True
+                mine = self._current()
+                if mine is not None and mine.phase == "running":
+                    self._stop(mine, "the owner drains this node")
+                if mine is None or mine.phase in ("queued", "gathering", "activating"):
+                    self._note("drained", "nothing is being run; no more offers are made")
+            case Ordered(order="resume"):
+                self.state.draining = False
+            case Ordered(order=order):
+                self._note("order", f"a worker does not know the order {order!r}; it knows drain, resume and withdraw")
+            case Heard(message=JobAnnouncement() as announcement):
+                self._hear(announcement)
+            case Asked(ask=ask, peer=peer, message=BoundaryRequest() as request):
+                self._do(Reply(ask=ask, message=self._boundary(peer, request)))
+            case Asked(ask=ask, peer=peer, message=ReceiptMessage() as receipt):
+                self._do(Reply(ask=ask, message=self._take_receipt(peer, receipt)))
+            case Asked(ask=ask):
+                self._do(Reply(ask=ask, message=Refusal(reason="this node is a worker: it answers verifiers about its own segments")))
+
+    def _settle_down(self) -> None:
+        """After every event: the next thing to do, if the worker is free."""
+        if self.state.current is None:
+            queued = [mine for mine in self.state.mine.values() if mine.phase == "queued"]
+            if queued:
+                self._begin(queued[0])
+            elif self.state.offer is None and not self.state.draining:
+                self._consider()
+
+    # ---- the chain -------------------------------------------------------------------------------------------------------
+
+    def _chain(self, event: Any) -> None:
+        self._review_offer()
+        if isinstance(event, JobPosted):
+            if any(a.job == event.job for a in self.state.heard):
+                self._want_job(event.job)
+            return
+        seg = self.state.facts.segments.get(getattr(event, "segment", SegmentId(0)))
+        if seg is None:
+            return
+        if isinstance(event, Assigned) and event.provider == self.config.account:
+            self._assigned(seg)
+        if seg.state in FAILED:
+            self._void_children(seg)
+        if isinstance(event, Settled):
+            for child in self._children(seg):
+                if child.state == SegmentState.ATTESTED:
+                    self._nudge("settle", child, at=max(self._now, child.settle_after) + 1)
+        mine = self.state.mine.get(seg.segment)
+        if mine is not None:
+            self._advance(mine, seg, event)
+
+    def _children(self, seg: SegmentFacts) -> list[SegmentFacts]:
+        return [s for s in self.state.facts.segments.values() if s.parent == seg.segment and s.segment in self.state.mine]
+
+    def _void_children(self, seg: SegmentFacts) -> None:
+        for child in self._children(seg):
+            if child.live:
+                mine = self.state.mine[child.segment]
+                if mine.phase in ("queued", "gathering", "activating", "running", "committing"):
+                    self._lose(mine, f"the segment before it ({seg.segment}) has failed")
+                self._nudge("void", child, at=self._now)
+
+    def _assigned(self, seg: SegmentFacts) -> None:
+        entry = self.state.jobs.get(seg.job)
+        mine = self.state.mine[seg.segment] = Mine(seg.segment, list(entry.near[:1]) if entry is not None else [])
+        text = f"segment {seg.segment}: steps {seg.start}-{seg.stop} of job {seg.job} are this node's, for {seg.price}"
+        self._note("assigned", text, segment=seg.segment, job=seg.job, start=seg.start, stop=seg.stop, price=seg.price)
+        self._want_job(seg.job)
+        if self.state.current is not None:
+            self._do(Wake(key=f"queue:{mine.segment}", at=seg.activate_by + 1))
+
+    def _on_queue(self, event: Woke, rest: list[str]) -> None:
+        mine = self.state.mine.get(SegmentId(int(rest[0])))
+        if mine is not None and mine.phase == "queued":
+            self._lose(mine, "it came while another segment was run, and its time to begin is over")
+
+    def _advance(self, mine: Mine, seg: SegmentFacts, event: Any) -> None:
+        match event:
+            case Activated():
+                margin = min(self.config.commit_margin, max(1, (seg.lease_until - event.time) // 4))
+                self._do(Wake(key=f"lease:{seg.segment}", at=seg.lease_until - margin))
+                if mine.phase == "lost" and self._now < seg.lease_until and self.state.current is None and mine.attempt == 0:
+                    mine.phase = "queued"  # a new disk: the chain tells of an activation that this journal does not know
+            case Committed():
+                self._free(mine, "committed")
+                text = f"segment {seg.segment}: committed up to step {seg.stop}"
+                self._note("committed", text, segment=seg.segment, job=seg.job, stop=seg.stop)
+                self._nudge("draw", seg, block=seg.seed_block + 1)
+            case Redrawn():
+                self._note("redrawn", f"segment {seg.segment}: drawn again: {event.reason}", segment=seg.segment, reason=event.reason)
+                self._nudge("draw", seg, block=seg.seed_block + 1)
+            case Drawn():
+                self._drawn(mine, seg)
+            case Served():
+                self._note("served", f"segment {seg.segment}: served to the drawn verifiers", segment=seg.segment, round=seg.round)
+                self._nudge("close", seg, at=seg.reveal_by + 1)
+            case RevealsDue():
+                self._nudge("close", seg, at=seg.reveal_by + 1)
+            case OpeningsDue():
+                self._nudge("decide", seg, at=seg.open_by + 1 if seg.revealed else self._now)
+            case Opened():
+                if seg.opening_block and set(seg.revealed) <= set(seg.opened):
+                    self._nudge("decide", seg, at=self._now)
+            case Attested():
+                self._note("attested", f"segment {seg.segment}: attested; it settles after {seg.settle_after}", segment=seg.segment)
+                if self._parent_settled(seg):
+                    self._nudge("settle", seg, at=seg.settle_after + 1)
+            case _ if not seg.live:
+                self._ended(mine, seg, event)
+
+    def _ended(self, mine: Mine, seg: SegmentFacts, event: Any) -> None:
+        data: dict[str, Any] = {"segment": seg.segment, "job": seg.job}
+        who = f"segment {seg.segment}"
+        match event:
+            case Settled():
+                self._note("settled", f"{who}: settled, {event.price} is credited", price=event.price, **data)
+            case Lapsed():
+                self._note("lapsed", f"{who}: lapsed, the late fee is {event.fee}", fee=event.fee, **data)
+            case Withheld():
+                text = f"{who}: {event.no} verifiers found another result ({event.yes} agreed); the price is withheld and the bond stays reserved"
+                self._note("withheld", text, yes=event.yes, no=event.no, **data)
+            case Unpaid():
+                self._note("unpaid", f"{who}: unpaid: {event.reason}", reason=event.reason, **data)
+            case Voided():
+                self._note("void", f"{who}: void, for a segment before it failed", **data)
+            case _:
+                self._note("rejected", f"{who}: rejected in a dispute", **data)
+        self._free(mine, "ended")
+        del self.state.mine[seg.segment]
+        if not isinstance(event, Withheld):  # a dispute over a withheld segment needs what is on disk
+            self._do(Do(key=f"drop:{seg.segment}", task=DropSegment(segment=seg.segment)))
+
+    def _on_drop(self, event: Result, rest: list[str]) -> None:
+        if isinstance(event, Failed):
+            self._note("error", f"segment {rest[0]}: its files could not be removed: {event.error}")
+
+    # ---- gathering -------------------------------------------------------------------------------------------------------
+
+    def _current(self) -> Mine | None:
+        return self.state.mine.get(self.state.current) if self.state.current is not None else None
+
+    def _begin(self, mine: Mine) -> None:
+        seg = self.state.facts.segments[mine.segment]
+        if seg.state == SegmentState.ASSIGNED and self._now > seg.activate_by:
+            return self._lose(mine, "the time to begin is over")
+        mine.phase, self.state.current = "gathering", mine.segment
+        entry = self.state.jobs.get(seg.job)
+        if entry is not None and entry.stage == "refused":
+            return self._lose(mine, entry.reason)
+        if self._job(seg.job) is not None:
+            self._gather(seg)
+
+    def _gather(self, seg: SegmentFacts) -> None:
+        spec, parent = self._job(seg.job), self._parent(seg)
+        if spec is None or parent is None:
+            return
+        self._need(seg, [*self._shards(spec), (parent[0], spec.state.size + SLACK)])
+        self._check_supplied(seg.segment)
+
+    def _job_ready(self, job: JobId) -> None:
+        for mine in self.state.mine.values():
+            seg = self.state.facts.segments[mine.segment]
+            wanted = mine.phase == "gathering" or (seg.state == SegmentState.DRAWN and mine.run is None)
+            if seg.job == job and wanted and mine.segment not in self.state.needs:
+                self._gather(seg)
+
+    def _job_refused(self, job: JobId, reason: str) -> None:
+        mine = self._current()
+        if mine is not None and mine.phase == "gathering" and self.state.facts.segments[mine.segment].job == job:
+            self._lose(mine, reason)
+
+    def _supplied(self, segment: SegmentId) -> None:
+        mine, seg = self.state.mine.get(segment), self.state.facts.segments[segment]
+        if mine is None:
+            return
+        if seg.state in COMMITTED_OR_BETTER:
+            return self._serve_units(mine, seg)
+        if mine.phase != "gathering":
+            return
+        if seg.state == SegmentState.ACTIVE:
+            return self._run(mine)
+        if self._now > seg.activate_by:
+            return self._lose(mine, "what it needs came too late to begin")
+        mine.phase = "activating"
+        self._note("ready", f"segment {segment}: state, shards and keys are here", segment=segment)
+        self._do(Send(key=f"activate:{segment}", call=Activate(segment=segment)))
+
+    def _lose(self, mine: Mine, reason: str) -> None:
+        self._note("lost", f"segment {mine.segment} is given up: {reason}", segment=mine.segment, reason=reason)
+        self._free(mine, "lost")
+
+    def _free(self, mine: Mine, phase: str) -> None:
+        """This node's part of preparing or running a segment is over."""
+        if mine.phase == "running":
+            self._do(Cancel(key=f"run:{mine.segment}:{mine.attempt}"))
+        if mine.phase in ("gathering", "activating", "running", "committing"):
+            self._unneed(mine.segment)
+        mine.phase = phase
+        if self.state.current == mine.segment:
+            self.state.current = None
+            if self.state.draining:
+                self._note("drained", "nothing is being run; no more offers are made")
+
+    # ---- running ---------------------------------------------------------------------------------------------------------
+
+    def _on_activate(self, event: Result, rest: list[str]) -> None:
+        mine = self.state.mine.get(SegmentId(int(rest[0])))
+        if mine is None or mine.phase != "activating":
+            return
+        if isinstance(event, Failed):
+            if event.fault is Fault.OUTAGE:
+                return self._later(Send(key=event.key, call=Activate(segment=mine.segment)))
+            if self.state.facts.segments[mine.segment].state != SegmentState.ACTIVE:
+                return self._lose(mine, f"it could not be activated: {event.error}")
+        self._run(mine)
+
+    def _run(self, mine: Mine) -> None:
+        seg = self.state.facts.segments[mine.segment]
+        spec, parent = self.state.facts.jobs[seg.job].terms.spec, self._parent(seg)
+        if parent is None:
+            return self._lose(mine, "its parent is no longer known")
+        mine.phase, mine.attempt = "running", mine.attempt + 1
+        task = RunSegment(
+            segment=seg.segment, job=seg.job, spec=spec, start=seg.start, stop=seg.stop, parent=parent[0], parent_root=parent[1],
+            scheduler=mine.scheduler[0] if mine.scheduler else PeerId(""),
+        )  # fmt: skip
+        self._note("running", f"segment {seg.segment}: running steps {seg.start}-{seg.stop}", segment=seg.segment, job=seg.job)
+        self._do(Do(key=f"run:{seg.segment}:{mine.attempt}", task=task))
+        if self.state.draining:
+            self._stop(mine, "the owner drains this node")
+
+    def _on_lease(self, event: Woke, rest: list[str]) -> None:
+        mine = self.state.mine.get(SegmentId(int(rest[0])))
+        if mine is not None and mine.phase == "running":
+            self._stop(mine, "the lease ends soon")
+
+    def _stop(self, mine: Mine, why: str) -> None:
+        self._note("stopping", f"segment {mine.segment}: {why}; what is done is committed", segment=mine.segment, reason=why)
+        self._do(Do(key=f"stop:{mine.segment}:{mine.attempt}", task=StopSegment(segment=mine.segment)))
+
+    def _on_stop(self, event: Result, rest: list[str]) -> None:
+        if isinstance(event, Failed):
+            self._note("error", f"segment {rest[0]}: the run cannot be stopped: {event.error}")
+
+    def _on_run(self, event: Result, rest: list[str]) -> None:
+        mine = self.state.mine.get(SegmentId(int(rest[0])))
+        if mine is None or mine.phase != "running" or mine.attempt != int(rest[1]):
+            return
+        seg = self.state.facts.segments[mine.segment]
+        if isinstance(event, Failed):
+            again = event.fault in (Fault.OWN, Fault.OUTAGE) and mine.attempt < self.config.attempts
+            late = seg.state == SegmentState.ACTIVE and self._now >= seg.lease_until
+            if not again or late:
+                return self._lose(mine, event.error)
+            self._note("error", f"segment {mine.segment}: attempt {mine.attempt} failed: {event.error}; once more", segment=mine.segment)
+            return self._run(mine)
+        run: SegmentRun = self._outcome(event, SegmentRun)
+        if run.computed and run.milliseconds:
+            self.state.speed_milli = run.computed * 1_000_000 // run.milliseconds
+        if run.stop <= seg.start:
+            return self._lose(mine, "it was stopped before its first step was done")
+        mine.run, mine.phase = run, "committing"
+        text = f"segment {seg.segment}: done up to step {run.stop}; committing"
+        self._note("run", text, segment=seg.segment, stop=run.stop, first_loss=run.first_loss, last_loss=run.last_loss)
+        self._do(self._commit(mine.segment, run))
+
+    def _commit(self, segment: SegmentId, run: SegmentRun) -> Send:
+        call = Commit(
+            segment=segment, stop=run.stop, link_root=run.link_root, end_root=run.end_root, proof=run.proof,
+            checkpoint=run.checkpoint.cid, key_id=run.checkpoint.key_id, key_envelope=run.checkpoint.envelope,
+        )  # fmt: skip
+        return Send(key=f"commit:{segment}", call=call)
+
+    def _on_commit(self, event: Result, rest: list[str]) -> None:
+        mine = self.state.mine.get(SegmentId(int(rest[0])))
+        if mine is None or mine.phase != "committing" or not isinstance(event, Failed):
+            return  # Committed, when it is final, moves it on
+        if event.fault is Fault.OUTAGE and mine.run is not None:
+            self._later(self._commit(mine.segment, mine.run))
+        elif self.state.facts.segments[mine.segment].state not in COMMITTED_OR_BETTER:
+            self._lose(mine, f"the commitment was refused: {event.error}")
+
+    def _drawn(self, mine: Mine, seg: SegmentFacts) -> None:
+        mine.round, mine.boundaries, mine.unchecked, mine.receipts = seg.round, {}, {}, {}
+        text = f"segment {seg.segment}: {len(set(seg.units))} links are drawn, {len(seg.verifiers)} verifiers check them"
+        self._note("drawn", text, segment=seg.segment, round=seg.round, links=len(seg.units), verifiers=len(seg.verifiers))
+        self._nudge("redraw", seg, at=seg.serve_by + 1)
+        if mine.run is not None:
+            self._serve_units(mine, seg)
+        else:  # a new disk: what the segment needs must come first, and is computed anew
+            self._gather(seg)

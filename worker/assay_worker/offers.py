@@ -1,0 +1,144 @@
+"""The worker's offers: which announced ranges it wants, at what price, and for how long one offer blocks the next.
+
+    heard      an announcement that may still become an offer (its job is loaded meanwhile)
+    live       one offer at most: signed, sent, standing until it expires, its range goes to somebody else, its parent ends elsewhere
+               than the offer says, or the scheduler refuses it
+"""
+
+from __future__ import annotations
+
+from assay.chain import FAILED, Offer
+from assay.messages import Ack, JobAnnouncement, OfferMessage
+from assay.role import Role
+from assay.runtime import Answered, Ask, Do, Failed, Fault, Result, Wake, Woke
+from assay.tasks import Signed, SignOffer
+from assay_worker.state import LiveOffer, WorkerConfig, WorkerState
+
+MAX_HEARD = 64
+"""Announcements that are remembered."""
+
+
+class Offering(Role):
+    state: WorkerState
+    config: WorkerConfig
+
+    def _hear(self, announcement: JobAnnouncement) -> None:
+        if announcement.respond_by < self._now:
+            return
+        key = (announcement.job, announcement.parent, announcement.start)
+        heard = [a for a in self.state.heard if (a.job, a.parent, a.start) != key and a.respond_by >= self._now]
+        self.state.heard = [*heard, announcement][-MAX_HEARD:]
+        self._want_job(announcement.job, (announcement.scheduler,))
+
+    def _consider(self) -> None:
+        """Makes the first offer that can be made; forgets announcements that never can be."""
+        for announcement in list(self.state.heard):
+            verdict, why = self._judge(announcement)
+            if verdict == "wait":
+                continue
+            self.state.heard.remove(announcement)
+            if verdict == "offer":
+                return self._offer(announcement)
+            if why:
+                self._note("declined", f"no offer for steps {announcement.start}-{announcement.stop} of job {announcement.job}: {why}")
+
+    def _judge(self, a: JobAnnouncement) -> tuple[str, str]:
+        """offer, wait or drop; and the reason, where the owner may want to know it."""
+        if a.respond_by < self._now:
+            return "drop", ""
+        job = self.state.facts.jobs.get(a.job)
+        if job is None:
+            return "wait", ""
+        terms, entry = job.terms, self.state.jobs.get(a.job)
+        if job.over or a.spec != terms.spec:
+            return "drop", "the announcement is not about the job on chain, or that has ended"
+        if entry is None:
+            self._want_job(a.job, (a.scheduler,))
+            return "wait", ""
+        if entry.stage == "refused":
+            return "drop", entry.reason
+        if a.stop != min(terms.steps, (a.start // terms.segment_steps + 1) * terms.segment_steps) or not a.start < a.stop:
+            return "drop", "the announced range is not one that the contract assigns"
+        if a.parent == 0 and a.start != 0:
+            return "drop", "the announced range does not begin where its parent ends"
+        if a.parent != 0:
+            parent = self.state.facts.segments.get(a.parent)
+            if parent is None:
+                return "wait", ""
+            if parent.job != a.job or parent.state in FAILED or parent.stop != a.start:
+                return "drop", "the announced range does not begin where its parent ends"
+        if not self._may_schedule(a):
+            return "drop", "whoever announced it may not assign it"
+        if self.config.price_per_step * (a.stop - a.start) > min(a.price_cap, terms.price_cap * (a.stop - a.start)):
+            return "drop", f"the cap of {terms.price_cap} a step is below this node's price of {self.config.price_per_step}"
+        return ("offer" if entry.stage == "ready" else "wait"), ""
+
+    def _may_schedule(self, a: JobAnnouncement) -> bool:
+        """The job's scheduler or client; anyone who is registered, once nothing has moved for the takeover window."""
+        job = self.state.facts.jobs[a.job]
+        if self.state.facts.account(a.scheduler, (job.terms.scheduler, job.client)) is not None:
+            return True
+        overdue = self._now >= job.touched + job.terms.params.takeover_window
+        return overdue and any(person.peer == a.scheduler for person in self.state.facts.people.values())
+
+    def _offer(self, a: JobAnnouncement) -> None:
+        offer = Offer(
+            provider=self.config.account,
+            job=a.job,
+            parent=a.parent,
+            start=a.start,
+            stop=a.stop,
+            price=self.config.price_per_step * (a.stop - a.start),
+            expires=a.respond_by + self.config.offer_margin,
+            nonce=int.from_bytes(self._seed[:8], "big") >> 1,
+        )
+        self.state.offer = LiveOffer(a, offer)
+        self._do(Do(key=f"sign:{offer.nonce}", task=SignOffer(offer=offer)))
+        self._do(Wake(key=f"expire:{offer.nonce}", at=offer.expires + 1))
+
+    def _live(self, nonce: str) -> LiveOffer | None:
+        live = self.state.offer
+        return live if live is not None and live.offer.nonce == int(nonce) else None
+
+    def _on_sign(self, event: Result, rest: list[str]) -> None:
+        live = self._live(rest[0])
+        if live is None:
+            return
+        if isinstance(event, Failed):
+            self.state.offer = None
+            return self._note("error", f"an offer could not be signed: {event.error}")
+        signed: Signed = self._outcome(event, Signed)
+        message = OfferMessage(offer=live.offer, signature=signed.signature, steps_per_second_milli=self.state.speed_milli)
+        patience = max(2, live.announcement.respond_by - self._now)
+        self._do(Ask(key=f"offer:{rest[0]}", peer=live.announcement.scheduler, message=message, patience=patience))
+
+    def _on_offer(self, event: Result, rest: list[str]) -> None:
+        live = self._live(rest[0])
+        if live is None:
+            return
+        offer = live.offer
+        if isinstance(event, Answered) and isinstance(event.message, Ack):
+            text = f"offered steps {offer.start}-{offer.stop} of job {offer.job} for {offer.price}"
+            self._note("offer", text, job=offer.job, start=offer.start, stop=offer.stop, price=offer.price)
+        elif isinstance(event, Failed) and event.fault is Fault.OUTAGE:
+            self._note("offer", f"the scheduler did not answer an offer ({event.error}); it stands until it expires", job=offer.job)
+        else:
+            self.state.offer = None
+            why = event.error if isinstance(event, Failed) else "it answered something else"
+            self._note("offer", f"the scheduler does not take an offer for job {offer.job}: {why}", job=offer.job)
+
+    def _on_expire(self, event: Woke, rest: list[str]) -> None:
+        if self._live(rest[0]) is not None:
+            self.state.offer = None
+
+    def _review_offer(self) -> None:
+        """A live offer whose range is gone blocks nothing any more."""
+        live = self.state.offer
+        if live is None:
+            return
+        offer, facts = live.offer, self.state.facts
+        parent = facts.segments.get(offer.parent)
+        taken = any(s.job == offer.job and s.parent == offer.parent and s.start == offer.start and s.live for s in facts.segments.values())
+        moved = parent is not None and (parent.state in FAILED or parent.stop != offer.start)
+        if taken or moved or facts.jobs[offer.job].over:
+            self.state.offer = None

@@ -1,0 +1,60 @@
+"""What a worker is told by its owner, and all that it remembers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from assay.chain import Offer
+from assay.ids import Address, PeerId, SegmentId
+from assay.messages import Boundary, JobAnnouncement
+from assay.role import RoleConfig, RoleState
+from assay.tasks import SegmentRun
+
+
+class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
+    price_per_step: int
+    """Smallest units of the token."""
+    offer_margin: int = 120
+    """Seconds that an offer stands after the time to answer is over."""
+    commit_margin: int = 60
+    """Seconds before the end of the lease at which a run is stopped to commit what is done (at most a quarter of the lease)."""
+    grace: int = 2
+    """Seconds that are waited for the receipts that are not needed for the quorum."""
+    attempts: int = 3
+    """Runs of a segment that fail by this node's own fault before it is given up."""
+
+
+class LiveOffer(msgspec.Struct):
+    announcement: JobAnnouncement
+    offer: Offer
+
+
+class Mine(msgspec.Struct):
+    """A segment that was assigned to this worker. The phases are those of assay_worker.machine."""
+
+    segment: SegmentId
+    scheduler: list[PeerId]
+    """Who gets the heartbeats (none or one)."""
+    phase: str = "queued"
+    attempt: int = 0
+    run: SegmentRun | None = None
+    round: int = -1
+    """The round of the draw that the rest is about."""
+    boundaries: dict[str, Boundary] = {}
+    """By `verifier:unit`."""
+    unchecked: dict[Address, bytes] = {}
+    """Receipts whose signature is being checked."""
+    receipts: dict[Address, bytes] = {}
+    serves: int = 0
+    """Calls of `served` that were sent."""
+
+
+class WorkerState(RoleState):
+    heard: list[JobAnnouncement] = msgspec.field(default_factory=list)
+    offer: LiveOffer | None = None
+    current: SegmentId | None = None
+    """The segment that is gathered for, run or being committed."""
+    mine: dict[SegmentId, Mine] = msgspec.field(default_factory=dict)
+    draining: bool = False
+    speed_milli: int = 0
+    """Thousandths of a step a second in the last run."""
