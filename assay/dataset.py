@@ -21,7 +21,7 @@ _STORED_AS = {"float16": "float32", "float64": "float32", "int8": "int32", "int1
 
 
 def demo_text() -> str:
-    """The opening of a collected Shakespeare, about 250,000 characters, in the public domain; the wheel carries it."""
+    """Romeo and Juliet and Macbeth, 245,000 characters in the public domain; the wheel carries them."""
     return resources.files("assay").joinpath("_data/text/shakespeare.txt").read_text("utf-8")
 
 
