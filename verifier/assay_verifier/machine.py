@@ -1,0 +1,305 @@
+"""The verifier's logic: for every draw of this node, get what is to be checked, replay it, and say what came of it under seal.
+
+    phase      what happens                                                               ends with
+    gathering  document, program, shards, keys; the boundary of each drawn link from      ready
+               its provider, opened. Nothing usable served -> asked again, no receipt
+    ready      the provider gets a signed receipt; every drawn link is replayed           replayed
+    replayed   waits until the contract says that the draw is served                      sealed
+    sealed     `attest` is sent: a hash of (agrees, trace roots, salt)                    revealed (all sealed, or the time is over)
+    revealed   `reveal` is sent                                                           opened (the openings are due)
+    opened     the drawn leaves of the traces are opened                                  the segment's end, or another draw
+    failed     it cannot be done, or not in time: the reason is noted                     the same
+
+A link does not agree when its replay ends elsewhere than committed, or when the states that the provider served are not those that
+it committed to: that is evidence against it. A provider who serves nothing that can be read gets no receipt, and no verdict.
+Several duties live side by side; a new draw of a segment replaces the old one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from assay import draw
+from assay.chain import (
+    Assigned,
+    Attest,
+    Drawn,
+    JobPosted,
+    Open,
+    OpeningsDue,
+    Redrawn,
+    Reveal,
+    RevealAll,
+    RevealsDue,
+    Seal,
+    SegmentState,
+    Served,
+)
+from assay.codec import Message
+from assay.facts import SegmentFacts
+from assay.ids import Address, Digest, SegmentId
+from assay.messages import ReceiptMessage, Refusal
+from assay.role import PAUSE
+from assay.runtime import AnyEvent, Ask, Asked, Cancel, Do, Failed, Fault, Ordered, Reply, Result, Send, Wake, Woke
+from assay.tasks import (
+    DropSegment,
+    MakeOpenings,
+    OpeningsMade,
+    ReplayUnit,
+    Signed,
+    SignReceipt,
+    UnitReplayed,
+)
+from assay_verifier.gathering import ASK_AGAIN, Gathering
+from assay_verifier.state import Duty, UnitDuty, VerifierConfig, VerifierState
+
+
+class VerifierMachine(Gathering):
+    """See the module's comment. `handle` is pure."""
+
+    SOFT: ClassVar[tuple[type[Message], ...]] = ()
+    state: VerifierState
+
+    def __init__(self, config: VerifierConfig) -> None:
+        super().__init__(config)
+        self.config = config
+        self.state = VerifierState()
+        self._kinds |= {
+            "boundary": self._on_boundary, "reask": self._on_reask, "bfetch": self._on_bfetch, "bkey": self._on_bkey,
+            "bopen": self._on_bopen, "sign": self._on_sign, "receipt": self._on_receipt, "replay": self._on_replay,
+            "seal": self._on_seal, "unsealed": self._on_unsealed, "reveal": self._on_reveal,
+            "openings": self._on_openings, "open": self._on_open, "drop": self._on_drop,
+        }  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """For `assay verifier status`."""
+        return {
+            "credit": self.state.credit,
+            "checks_done": self.state.done,
+            "disagreed": self.state.disagreed,
+            "duties": [{"segment": d.segment, "round": d.round, "phase": d.phase, "links": sorted(d.units)} for d in self.state.duties.values()],
+            "refused_jobs": {str(job): entry.reason for job, entry in self.state.jobs.items() if entry.reason},
+        }
+
+    def _other(self, event: AnyEvent) -> None:
+        match event:
+            case Asked(ask=ask):
+                self._do(Reply(ask=ask, message=Refusal(reason="this node is a verifier: it answers no requests")))
+            case Ordered(order="drain" | "resume"):
+                self._note("order", "a verifier answers for its seats until it has left them: nothing to drain")
+            case Ordered(order=order):
+                self._note("order", f"a verifier does not know the order {order!r}; it knows withdraw")
+
+    # ---- the chain -------------------------------------------------------------------------------------------------------
+
+    def _chain(self, event: Any) -> None:
+        if isinstance(event, JobPosted | Assigned):
+            return
+        seg = self.state.facts.segments.get(getattr(event, "segment", SegmentId(0)))
+        if seg is None:
+            return
+        if isinstance(event, Drawn) and self.config.account in event.verifiers:
+            return self._drawn(seg)
+        duty = self.state.duties.get(seg.segment)
+        if duty is None:
+            return
+        match event:
+            case Redrawn():
+                text = f"segment {seg.segment}: the draw came to nothing: {event.reason}"
+                self._note("redrawn", text, segment=seg.segment, reason=event.reason)
+                self._end(duty)
+            case Served():
+                self._do(Wake(key=f"unsealed:{seg.segment}:{seg.round}", at=seg.seal_by + 1))
+                self._maybe_seal(duty, seg)
+            case RevealsDue():
+                self._reveal(duty, seg)
+            case OpeningsDue():
+                self._make_openings(duty, seg)
+            case _ if not seg.live:
+                self._end(duty)
+
+    def _end(self, duty: Duty) -> None:
+        self._unneed(duty.segment)
+        for unit in duty.units.values():
+            if unit.boundary is None:
+                self._do(Cancel(key=f"boundary:{duty.segment}:{duty.round}:{unit.unit}:{unit.asks}"))
+            elif not unit.fetched:
+                self._do(Cancel(key=f"bfetch:{duty.segment}:{duty.round}:{unit.unit}:{unit.asks}"))
+        del self.state.duties[duty.segment]
+        self._do(Do(key=f"drop:{duty.segment}:{duty.round}", task=DropSegment(segment=duty.segment)))
+
+    def _on_drop(self, event: Result, rest: list[str]) -> None:
+        if isinstance(event, Failed):
+            self._note("error", f"segment {rest[0]}: its files could not be removed: {event.error}")
+
+    # ---- receipt ---------------------------------------------------------------------------------------------------------
+
+    def _maybe_ready(self, duty: Duty) -> None:
+        """All is there: a receipt, and to work."""
+        if duty.phase != "gathering" or not duty.supplied or not all(unit.opened for unit in duty.units.values()):
+            return
+        duty.phase = "ready"
+        seg = self.state.facts.segments[duty.segment]
+        if seg.state == SegmentState.DRAWN:
+            task = SignReceipt(segment=duty.segment, round=duty.round)
+            self._do(Do(key=f"sign:{duty.segment}:{duty.round}", task=task))
+        for unit in duty.units.values():
+            self._replay(duty, unit)
+
+    def _duty(self, rest: list[str]) -> tuple[Duty, SegmentFacts] | None:
+        duty = self.state.duties.get(SegmentId(int(rest[0])))
+        seg = self.state.facts.segments.get(SegmentId(int(rest[0])))
+        return (duty, seg) if duty is not None and seg is not None and duty.round == int(rest[1]) else None
+
+    def _on_sign(self, event: Result, rest: list[str]) -> None:
+        found = self._duty(rest)
+        if found is None:
+            return
+        duty, seg = found
+        if isinstance(event, Failed):
+            return self._note("error", f"segment {duty.segment}: the receipt could not be signed: {event.error}")
+        signed: Signed = self._outcome(event, Signed)
+        message = ReceiptMessage(segment=duty.segment, round=duty.round, verifier=self.config.account, signature=signed.signature)
+        patience = max(ASK_AGAIN, seg.serve_by - self._now)
+        for peer in self.state.facts.peer(seg.provider):
+            self._do(Ask(key=f"receipt:{duty.segment}:{duty.round}", peer=peer, message=message, patience=patience))
+
+    def _on_receipt(self, event: Result, rest: list[str]) -> None:
+        found = self._duty(rest)
+        if found is None:
+            return
+        if isinstance(event, Failed):
+            self._note("receipt", f"segment {rest[0]}: the provider did not take the receipt: {event.error}", segment=found[0].segment)
+        else:
+            self._note("receipt", f"segment {rest[0]}: the provider has the receipt", segment=found[0].segment)
+
+    # ---- replay and seal -------------------------------------------------------------------------------------------------
+
+    def _replay(self, duty: Duty, unit: UnitDuty) -> None:
+        seg = self.state.facts.segments[duty.segment]
+        parent = self._parent(seg)
+        if unit.boundary is None or parent is None:
+            return self._fail(duty, "the segment before it is no longer known")
+        unit.attempts += 1
+        task = ReplayUnit(
+            segment=seg.segment, job=seg.job, spec=self.state.facts.jobs[seg.job].terms.spec, round=duty.round, start=seg.start,
+            stop=seg.stop, unit=unit.unit, parent_root=parent[1], link_root=seg.link_root, boundary=unit.boundary,
+        )  # fmt: skip
+        self._do(Do(key=f"replay:{duty.segment}:{duty.round}:{unit.unit}:{unit.asks}:{unit.attempts}", task=task))
+
+    def _on_replay(self, event: Result, rest: list[str]) -> None:
+        found = self._unit(rest)
+        if found is None or found[1].attempts != int(rest[4]):
+            return
+        duty, unit, seg = found
+        if isinstance(event, Failed):
+            if unit.attempts >= self.config.attempts or event.fault is Fault.PEER:
+                return self._fail(duty, f"link {unit.unit} could not be replayed: {event.error}")
+            self._note("error", f"segment {duty.segment}: replay of link {unit.unit} failed: {event.error}; once more", segment=duty.segment)
+            return self._replay(duty, unit)
+        outcome: UnitReplayed = self._outcome(event, UnitReplayed)
+        unit.replayed = outcome
+        if outcome.agrees:
+            text = f"segment {duty.segment}: link {unit.unit} is right"
+            self._note("replayed", text, segment=duty.segment, unit=unit.unit, agrees=True)
+        else:
+            text = f"segment {duty.segment}: link {unit.unit} is wrong: {outcome.reason}"
+            self._note("disagree", text, segment=duty.segment, unit=unit.unit, agrees=False, provider=seg.provider, reason=outcome.reason)
+        if all(other.replayed is not None for other in duty.units.values()):
+            duty.phase = "replayed"
+            self._maybe_seal(duty, seg)
+
+    def _maybe_seal(self, duty: Duty, seg: SegmentFacts) -> None:
+        if duty.phase != "replayed" or seg.state != SegmentState.SERVED or seg.round != duty.round:
+            return
+        if self._now > seg.seal_by or seg.opening_block:
+            return self._fail(duty, "the replay took longer than the time to seal")
+        results = {unit.unit: unit.replayed for unit in duty.units.values() if unit.replayed is not None}
+        agrees = all(result.agrees for result in results.values())
+        roots = tuple(results[unit].trace_root for unit in seg.units)
+        duty.reveal = Reveal(verifier=self.config.account, agrees=agrees, trace_roots=roots, salt=duty.salt)
+        duty.phase = "sealed"
+        self.state.disagreed += not agrees
+        self._do(Send(key=f"seal:{duty.segment}:{duty.round}", call=self._seal(duty.segment, duty.round, duty.reveal)))
+
+    def _seal(self, segment: SegmentId, round: int, reveal: Reveal) -> Attest:
+        sealed: Digest = draw.attestation(
+            self.config.chain_id, Address(self.config.contract), segment, round, reveal.agrees, reveal.trace_roots, reveal.verifier, reveal.salt
+        )
+        return Attest(segment=segment, seals=(Seal(verifier=reveal.verifier, digest=sealed, signature=b""),))
+
+    def _on_seal(self, event: Result, rest: list[str]) -> None:
+        found = self._duty(rest)
+        if found is None:
+            return
+        duty, seg = found
+        if isinstance(event, Failed):
+            if event.fault is Fault.OUTAGE and duty.reveal is not None:
+                return self._later(Send(key=event.key, call=self._seal(duty.segment, duty.round, duty.reveal)))
+            if self.config.account not in seg.sealed:
+                return self._fail(duty, f"the seal was refused: {event.error}")
+        self._note("sealed", f"segment {duty.segment}: sealed what was found", segment=duty.segment, round=duty.round)
+
+    # ---- reveal and open -------------------------------------------------------------------------------------------------
+
+    def _on_unsealed(self, event: Woke, rest: list[str]) -> None:
+        """The time to seal is over, whether all have or not."""
+        found = self._duty(rest)
+        if found is not None:
+            self._reveal(*found)
+
+    def _reveal(self, duty: Duty, seg: SegmentFacts) -> None:
+        if duty.phase == "sealed" and duty.reveal is not None and seg.state == SegmentState.SERVED and not seg.opening_block:
+            duty.phase, duty.reveals = "revealed", duty.reveals + 1
+            self._do(Send(key=f"reveal:{duty.segment}:{duty.round}:{duty.reveals}", call=RevealAll(segment=duty.segment, reveals=(duty.reveal,))))
+
+    def _on_reveal(self, event: Result, rest: list[str]) -> None:
+        found = self._duty(rest)
+        if found is None:
+            return
+        duty, seg = found
+        if not isinstance(event, Failed):
+            assert duty.reveal is not None
+            text = f"segment {duty.segment}: revealed that it {'agrees' if duty.reveal.agrees else 'does not agree'}"
+            return self._note("revealed", text, segment=duty.segment, agrees=duty.reveal.agrees)
+        if event.fault is Fault.OUTAGE and duty.reveal is not None and not seg.opening_block:
+            return self._later(Send(key=event.key, call=RevealAll(segment=duty.segment, reveals=(duty.reveal,))))
+        if self.config.account not in seg.revealed and not seg.opening_block and self._now <= seg.reveal_by:
+            duty.phase = "sealed"  # a call that came a block too early is made again
+            return self._do(Wake(key=f"unsealed:{duty.segment}:{duty.round}", at=self._now + PAUSE))
+        self._note("error", f"segment {duty.segment}: the reveal was refused: {event.error}", segment=duty.segment)
+
+    def _make_openings(self, duty: Duty, seg: SegmentFacts) -> None:
+        if duty.phase == "revealed":
+            self._do(Do(key=f"openings:{duty.segment}:{duty.round}", task=self._openings_task(duty, seg)))
+
+    def _openings_task(self, duty: Duty, seg: SegmentFacts) -> MakeOpenings:
+        terms = self.state.facts.jobs[seg.job].terms
+        return MakeOpenings(segment=duty.segment, round=duty.round, opening_block=seg.opening_block, units=seg.units, terms=terms)
+
+    def _on_openings(self, event: Result, rest: list[str]) -> None:
+        found = self._duty(rest)
+        if found is None:
+            return
+        duty, seg = found
+        if isinstance(event, Failed):
+            if event.fault is not Fault.PEER and self._now < seg.open_by:
+                self._note("error", f"segment {duty.segment}: the openings could not be made: {event.error}; trying again")
+                return self._later(Do(key=event.key, task=self._openings_task(duty, seg)))
+            return self._fail(duty, f"the openings could not be made: {event.error}")
+        outcome: OpeningsMade = self._outcome(event, OpeningsMade)
+        call = Open(segment=duty.segment, verifier=self.config.account, openings=outcome.openings)
+        self._do(Send(key=f"open:{duty.segment}:{duty.round}", call=call))
+
+    def _on_open(self, event: Result, rest: list[str]) -> None:
+        found = self._duty(rest)
+        if found is None:
+            return
+        duty, seg = found
+        if isinstance(event, Failed):
+            if event.fault is Fault.OUTAGE and self._now < seg.open_by:
+                return self._later(Do(key=f"openings:{duty.segment}:{duty.round}", task=self._openings_task(duty, seg)))
+            return self._fail(duty, f"the openings were refused: {event.error}")
+        duty.phase = "opened"
+        self.state.done += 1
+        self._note("opened", f"segment {duty.segment}: the drawn leaves are opened", segment=duty.segment, round=duty.round)

@@ -1,0 +1,54 @@
+"""What a verifier is told by its owner, and all that it remembers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from assay.chain import Reveal
+from assay.ids import Digest, SegmentId
+from assay.messages import Boundary
+from assay.role import RoleConfig, RoleState
+from assay.tasks import UnitReplayed
+
+
+class VerifierConfig(RoleConfig, frozen=True, kw_only=True):
+    chain_id: int
+    contract: str
+    """Account of the Jobs contract: it is part of what is sealed."""
+    attempts: int = 3
+    """Replays of a link that fail by this node's own fault before it is given up."""
+
+
+class UnitDuty(msgspec.Struct):
+    """One drawn link."""
+
+    unit: int
+    boundary: Boundary | None = None
+    fetched: bool = False
+    keyed: bool = False
+    opened: bool = False
+    attempts: int = 0
+    asks: int = 0
+    replayed: UnitReplayed | None = None
+
+
+class Duty(msgspec.Struct):
+    """One draw of this node. The phases are those of assay_verifier.machine."""
+
+    segment: SegmentId
+    round: int
+    salt: Digest
+    units: dict[int, UnitDuty]
+    phase: str = "gathering"
+    supplied: bool = False
+    """Program, shards and their keys are here."""
+    reveal: Reveal | None = None
+    reveals: int = 0
+    """Calls of `reveal` that were sent."""
+
+
+class VerifierState(RoleState):
+    duties: dict[SegmentId, Duty] = msgspec.field(default_factory=dict)
+    done: int = 0
+    """Duties that ended with an opening."""
+    disagreed: int = 0
