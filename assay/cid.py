@@ -241,6 +241,13 @@ def _check_layout(links: list[Link], total: int, place: Place | None) -> None:
             raise BadNode("a leaf's Tsize is not its size")
 
 
+def walk(block: bytes, place: Place | None = None) -> list[tuple[Cid, Place]]:
+    """The children of a node with where they stand; `place` None: a root. Raises BadNode."""
+    links = decode_node(block, place)
+    size = sum(link.size for link in links)
+    return list(zip([link.cid for link in links], children(place or Place(height(size), size)), strict=True))
+
+
 # ---- files ---------------------------------------------------------------------------------------------------------------
 
 

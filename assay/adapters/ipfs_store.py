@@ -1,0 +1,265 @@
+"""The embedded block store: one file a block, named by its CID, in a folder of its own.
+
+    blocks/<last but one character of the CID>/<CID>     pins/<CID of a root>     tmp/
+
+A block is written to `tmp` and renamed, so that it is there whole or not at all. What a node has promised to serve (`pin`) is on the
+disk when the call returns; what it has fetched need not be, since a torn block is found out: every read checks the hash, and a corrupt
+block is dropped, as if it had never come. The modification time of a file is the time of its last use. When the quota is reached, the
+blocks that were used least recently go first; never those under a pin, nor those that something under way has written or read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from assay import cid as cids
+from assay.ids import Cid
+from assay.ports import StorageFull
+
+log = logging.getLogger("assay.blobs")
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+SLACK = 20
+"""Eviction frees one in SLACK of the quota more than it must, so that it is not needed again for the next block."""
+
+
+class _Entry(NamedTuple):
+    used: int
+    """Time of last use, nanoseconds."""
+    size: int
+    path: str
+
+
+class BlockStore:
+    """Blocks in `folder`, at most `quota` bytes of them (None: as many as the disk takes). Safe to use from several threads."""
+
+    def __init__(self, folder: Path, quota: int | None = None) -> None:
+        self.folder, self.quota = folder, quota
+        self._blocks, self._pins, self._tmp = folder / "blocks", folder / "pins", folder / "tmp"
+        for part in [self._pins, self._tmp, *(self._blocks / letter for letter in "abcdefghijklmnopqrstuvwxyz234567")]:
+            part.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._clean()
+        self._mutex = threading.RLock()
+        self._now = 0
+        self._serial = 0
+        self._sessions: dict[int, int] = {}
+        """Time at which each thing under way began."""
+        self.used = sum(entry.size for entry in self._entries())
+        """Bytes of all blocks."""
+
+    # ---- reading ---------------------------------------------------------------------------------------------------------
+
+    def read(self, cid: Cid) -> bytes | None:
+        """The block, checked against its CID; None when it is not here (or was corrupt and is dropped)."""
+        path = self._path(cid)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            log.warning("block %s cannot be read (%s): dropped", cid, error)
+            self._drop(path)
+            return None
+        if not cids.matches(cid, data):
+            log.warning("block %s is corrupt on disk: dropped; it will be fetched again when it is needed", cid)
+            self._drop(path)
+            return None
+        self._touch(path)
+        return data
+
+    def size(self, cid: Cid) -> int | None:
+        """Bytes of the block, None when it is not here. (Not checked.)"""
+        try:
+            return self._path(cid).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    # ---- writing ---------------------------------------------------------------------------------------------------------
+
+    def write(self, cid: Cid, data: bytes) -> None:
+        """Adds a block whose bytes the caller has checked. Raises StorageFull."""
+        path = self._path(cid)
+        with self._mutex, contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size == len(data):
+                self._touch(path)
+                return
+        self._reserve(len(data))
+        try:
+            self._create(path, data)
+        except OSError as error:
+            self._account(-len(data))
+            if error.errno not in NO_SPACE:
+                raise
+            raise StorageFull(
+                errno.ENOSPC, f"the disk of {self.folder} is full and nothing more in the block store may be dropped: free some space on it"
+            ) from None
+
+    def _create(self, path: Path, data: bytes) -> None:
+        temporary = self._tmp / f"{os.getpid()}-{self._next()}"
+        try:
+            try:
+                temporary.write_bytes(data)
+            except OSError as error:
+                if error.errno not in NO_SPACE or not self._evict(len(data), 15 * len(data)):
+                    raise
+                temporary.write_bytes(data)
+            self._touch(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def flush(self, blocks: Iterable[Cid]) -> None:
+        """Returns when these blocks are on the disk, not just in the machine's memory."""
+        folders = set()
+        for cid in blocks:
+            path = self._path(cid)
+            folders.add(path.parent)
+            _fsync(path)
+        for folder in folders:
+            _fsync(folder)
+
+    # ---- pins ------------------------------------------------------------------------------------------------------------
+
+    def pin(self, root: Cid) -> None:
+        """Keeps the blob from eviction, durably."""
+        (self._pins / root).touch()
+        _fsync(self._pins)
+
+    def unpin(self, root: Cid) -> None:
+        (self._pins / root).unlink(missing_ok=True)
+
+    def pins(self) -> set[Cid]:
+        return {Cid(name) for name in os.listdir(self._pins)}
+
+    # ---- room ------------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """What is written or read from here on is not evicted until the end of the block."""
+        token = self._next()
+        with self._mutex:
+            self._sessions[token] = self._tick()
+        try:
+            yield
+        finally:
+            with self._mutex:
+                del self._sessions[token]
+
+    def _reserve(self, size: int) -> None:
+        with self._mutex:
+            if self.quota is not None:
+                over = self.used + size - self.quota
+                if over > 0 and self._evict(over, self.quota // SLACK) < over:
+                    raise StorageFull(
+                        errno.ENOSPC,
+                        f"the block store {self.folder} may hold {self.quota} bytes, and {self.used} are pinned or in use: "
+                        "raise the quota, or let go of finished jobs",
+                    )
+            self.used += size
+
+    def _account(self, change: int) -> None:
+        with self._mutex:
+            self.used = max(0, self.used + change)
+
+    def _evict(self, wanted: int, slack: int) -> int:
+        """Drops what was used least recently until `wanted + slack` bytes are free, or all that may go; returns how many are."""
+        kept, freed = self._pinned(), 0
+        for entry in sorted(self._entries()):
+            if freed >= wanted + slack:
+                break
+            if os.path.basename(entry.path) not in kept:
+                freed += self._drop_unused(Path(entry.path))
+        return freed
+
+    def _drop_unused(self, path: Path) -> int:
+        with self._mutex:  # nobody takes it into use between the look and the removal
+            oldest = min(self._sessions.values(), default=self._now + 1)
+            try:
+                return self._drop(path) if path.stat().st_mtime_ns < oldest else 0
+            except FileNotFoundError:
+                return 0
+
+    def _pinned(self) -> set[Cid]:
+        kept: set[Cid] = set()
+        todo: list[tuple[Cid, cids.Place | None]] = [(root, None) for root in self.pins()]
+        while todo:
+            cid, place = todo.pop()
+            if cid in kept:
+                continue
+            kept.add(cid)
+            if not cids.is_raw(cid):
+                with contextlib.suppress(FileNotFoundError, cids.BadNode):
+                    todo += cids.walk(self._path(cid).read_bytes(), place)
+        return kept
+
+    def _entries(self) -> Iterator[_Entry]:
+        for shard in os.scandir(self._blocks):
+            for file in os.scandir(shard.path):
+                with contextlib.suppress(FileNotFoundError):
+                    state = file.stat()
+                    yield _Entry(state.st_mtime_ns, state.st_size, file.path)
+
+    # ---- files -----------------------------------------------------------------------------------------------------------
+
+    def _path(self, cid: Cid) -> Path:
+        cids.parse(cid)  # nothing but a CID ever becomes part of a path
+        return self._blocks / cid[-2] / cid
+
+    def _next(self) -> int:
+        with self._mutex:
+            self._serial += 1
+            return self._serial
+
+    def _tick(self) -> int:
+        """The time, and never twice the same."""
+        with self._mutex:
+            self._now = max(self._now + 1, time.time_ns())
+            return self._now
+
+    def _touch(self, path: Path) -> None:
+        now = self._tick()
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path, ns=(now, now))
+
+    def _drop(self, path: Path) -> int:
+        """Removes a block; returns the bytes that it took."""
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        self._account(-size)
+        return size
+
+    def _clean(self) -> None:
+        """Removes what a killed process left half-written."""
+        for name in os.listdir(self._tmp):
+            pid = name.split("-")[0]
+            if not pid.isdigit() or not _alive(int(pid)):
+                (self._tmp / name).unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
