@@ -6,7 +6,7 @@ keys) is made when a job is published (assay.shard); which records make up which
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -91,6 +91,6 @@ class Dataset:
     def fields(self) -> tuple[Field, ...]:
         return tuple(Field(name=n, dtype=dtype_name(a), shape=a.shape[1:]) for n, a in self.arrays.items())
 
-    def read(self, indices: list[int]) -> Mapping[str, NDArray[Any]]:
+    def read(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Records by number: `[len(indices), *shape]` for each field."""
-        return {name: array[indices] for name, array in self.arrays.items()}
+        return {name: array[np.asarray(indices)] for name, array in self.arrays.items()}

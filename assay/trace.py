@@ -88,7 +88,7 @@ def trace(training: Training, steps: int | None = None) -> Traced:
     return Traced(program, _state(program, model), np.ascontiguousarray(schedule))
 
 
-def initial_output(training: Training, state: Mapping[str, NDArray[Any]]) -> str | None:
+def sample_text(training: Training, state: Mapping[str, NDArray[Any]]) -> str | None:
     """What `training.sample` says of the model with the weights of `state`; None without a `sample`. The model is left with them."""
     if training.sample is None:
         return None
@@ -113,8 +113,8 @@ def _type(tensor: torch.Tensor, what: str) -> TensorType:
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:
-    array = tensor.detach().cpu().contiguous().numpy()
-    return np.ascontiguousarray(array, dtype=_NUMPY[DTYPES[tensor.dtype]])
+    """A copy: the model may be trained or given other weights later."""
+    return np.array(tensor.detach().cpu().numpy(), dtype=_NUMPY[DTYPES[tensor.dtype]], order="C")
 
 
 def _state(program: Program, model: nn.Module) -> dict[str, NDArray[Any]]:

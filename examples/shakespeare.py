@@ -72,7 +72,7 @@ training = assay.Training(
     data=text,
     optimizer=assay.AdamW(lr=4e-3, betas=(0.9, 0.95), weight_decay=0.1, decay="matrices", clip=1.0),
     schedule=assay.Cosine(warmup=8),
-    batch=16,
+    batch=8,
     micro_batches=2,
     steps=96,
     sample=sample,
