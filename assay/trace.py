@@ -88,7 +88,7 @@ def trace(training: Training, steps: int | None = None) -> Traced:
     return Traced(program, _state(program, model), np.ascontiguousarray(schedule))
 
 
-def sample_text(training: Training, state: Mapping[str, NDArray[Any]]) -> str | None:
+def initial_output(training: Training, state: Mapping[str, NDArray[Any]]) -> str | None:
     """What `training.sample` says of the model with the weights of `state`; None without a `sample`. The model is left with them."""
     if training.sample is None:
         return None
