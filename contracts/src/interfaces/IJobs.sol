@@ -3,8 +3,8 @@ pragma solidity ^0.8.28;
 
 import {Check, Job, KeyRelease, Offer, Opening, Reveal, SealedVote, Segment, SegmentState, Phase, Terms} from "../types/Types.sol";
 
-/// Escrow and the segment machine (docs/protocol.md).
-interface IJobs {
+/// What Jobs says: its log and its refusals.
+interface IJobsLog {
     event JobPosted(uint64 indexed job, address indexed client, Terms terms);
     event JobFunded(uint64 indexed job, uint128 amount);
     event JobCancelled(uint64 indexed job);
@@ -104,7 +104,12 @@ interface IJobs {
     error NoDisputeOpen(uint64 segment);
     error NoBond(uint64 segment);
     error NothingToWithdraw(address who);
+    error WrongModule(address module);
 
+}
+
+/// Escrow and the segment machine (docs/protocol.md).
+interface IJobs is IJobsLog {
     // ---- jobs
     function post(Terms calldata terms) external returns (uint64 jobId);
     function fund(uint64 jobId, uint128 amount) external;

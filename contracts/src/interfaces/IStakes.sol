@@ -20,6 +20,8 @@ interface IStakes {
     error NotDisputes(address sender);
     error ZeroAmount();
     error UnsupportedToken(uint256 expected, uint256 received);
+    error BadAddress();
+    error FutureBlock(uint64 asked, uint256 blockNumber);
     error InsufficientStake(address who, uint128 free, uint128 needed);
     error ReservationExceeded(address who, uint64 segment, uint128 reserved, uint128 asked);
     error BadPeer(uint256 length);
@@ -42,6 +44,7 @@ interface IStakes {
 
     // ---- Jobs
     function reserve(address who, uint64 segment, uint128 amount) external;
+    /// Frees at most `amount` of the reservation (a slash may have taken some of it).
     function release(address who, uint64 segment, uint128 amount) external;
     /// Moves at most `amount` out of the reservation to Jobs; returns what was moved.
     function charge(address who, uint64 segment, uint128 amount, string calldata reason) external returns (uint128 moved);

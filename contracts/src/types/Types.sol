@@ -120,12 +120,12 @@ struct Job {
     bool cancelled;
     bool completed;
     bool closed;
+    // Segments that are not terminal.
     uint32 live;
-    /// Segments that are not terminal.
+    // Money that is not reserved for any segment.
     uint128 escrow;
-    /// Not reserved for any segment.
+    // The live segment that starts at the job's initial state; 0 when that range is open, since `openSince`.
     uint64 child;
-    /// The live segment that starts at the job's initial state; 0 when that range is open, since `openSince`.
     uint64 openSince;
     bytes32 specDigest;
     bytes32 programRoot;
@@ -156,13 +156,14 @@ struct Segment {
     SegmentState state;
     Phase phase;
     uint32 round;
-    /// The key service has posted a key to the provider.
+    // The job's key service has released a key to the provider.
     bool keyed;
     uint128 price;
+    // The provider's reservation; 0 once it is released.
     uint128 bond;
-    /// What is left of the provider's reservation.
+    // What is left of the escrow that is reserved for verifiers.
     uint128 feesHeld;
-    /// What is left of the escrow reserved for verifiers.
+    // The live segment that starts where this one stops; 0 when that range is open, since `openSince`.
     uint64 child;
     uint64 openSince;
     uint64 activateBy;
@@ -173,31 +174,37 @@ struct Segment {
     uint64 revealBy;
     uint64 openBy;
     uint64 settleAfter;
+    // The block (of commit or redraw) whose seats are drawn from.
     uint64 seatsBlock;
-    /// The block (of commit or redraw) whose seats are drawn from.
     uint64 seedBlock;
     uint64 openingBlock;
+    // Open disputes.
     uint32 disputes;
-    /// Open disputes.
+    // Opened disagreeing votes, over all rounds.
     uint32 negatives;
-    /// Opened disagreeing votes, over all rounds.
     bytes32 linkRoot;
     bytes32 endRoot;
     bytes32 commitment;
+    // Hash of the opening block, recorded by the first `open`.
     bytes32 openingHash;
-    /// Hash of the opening block, recorded by the first `open`.
 }
 
 /// One drawn verifier in one round.
 struct Check {
     address verifier;
+    // Its draw bond is reserved.
+    bool bonded;
+    // The job's key service has released a key to it.
     bool keyed;
     bool receipted;
     bool isSealed;
     bool revealed;
     bool opened;
     bool agrees;
+    // It is on the yes side of its round.
     bool prevailed;
+    // Its turn among the reveals of the round, from 1.
+    uint32 order;
     bytes32 digest;
     bytes32[] traceRoots;
 }
