@@ -145,7 +145,8 @@ class Libp2pPeers:
                 pause = min(pause * 2, 30.0)
 
     async def _main(self, started: asyncio.Future[None]) -> None:
-        from assay.adapters.libp2p_net import Net, check_listen
+        from assay.adapters.libp2p_host import check_listen
+        from assay.adapters.libp2p_net import Net
 
         check_listen(self._listen)
         net = Net(
@@ -181,7 +182,7 @@ class Libp2pPeers:
     def _remembered(self) -> list[str]:
         """Where the node listened last, if that is what it is told to listen on and the port is free: records that others hold
         of it then stay right over a restart."""
-        from assay.adapters.libp2p_net import free
+        from assay.adapters.libp2p_host import free
 
         try:
             last = msgspec.json.decode(self._ports.read_bytes(), type=list[str])

@@ -112,13 +112,13 @@ class Link:
             self._outbox.close()
             for waiting in self._waiting.values():
                 waiting.event.set()
+            if self.fault:
+                log.warning("closed the connection to %s: it %s", self.peer, self.fault)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 2):
                 try:
                     await self._stream.reset()
                 except Exception as error:
                     log.debug("resetting the stream to %s: %s", self.peer, error)
-        if self.fault:
-            log.warning("closed the connection to %s: it %s", self.peer, self.fault)
 
     async def _guard(self, part: Callable[[], Awaitable[None]]) -> None:
         """Whatever ends one part ends the link."""

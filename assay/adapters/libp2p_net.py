@@ -10,10 +10,8 @@ How a node that knows only a bootstrap address finds the others, and is found:
 
 Job announcements go over GossipSub, on a topic of this chain and contract; what does not decode is not passed on.
 
-py-libp2p traps that are dealt with here (0.8.1): a default host accepts plaintext; GossipSub's heartbeat is 120 s, it drops what
-exceeds 10 messages a second and wants three different IP addresses in a mesh; message ids start from the clock in *seconds*, so
-that a restarted node's first messages look like old ones; a peer that failed once is not dialled for a minute; stale addresses are
-tried for ever; the listener shares its port with whoever else wants it; connections are opened to everyone who is known.
+Of the library's dialling: a peer that failed once is not tried for a minute, and addresses that were ever heard of are tried for
+ever; both are undone before each dial. Its other traps: assay.adapters.libp2p_host.
 """
 
 from __future__ import annotations
@@ -21,41 +19,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import socket
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import psutil
 import trio
-from libp2p import new_host
-from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.crypto.x25519 import create_new_key_pair as create_new_noise_key_pair
 from libp2p.custom_types import TProtocol
-from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
-from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
-from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pubsub import Pubsub
-from libp2p.records.validator import NamespacedValidator, Validator
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
-from libp2p.security.noise.transport import Transport as Noise
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from assay.adapters.libp2p_frames import Frame, Kind
+from assay.adapters.libp2p_host import make_gossip, make_host, make_table, plain, probe, reachable
 from assay.adapters.libp2p_link import MAX_SERVED, Link, LinkClosed
 from assay.adapters.peerbook import MAX_RECORD, Peerbook, parse
-from assay.codec import MAX_MESSAGE, Malformed, decode, encode
+from assay.codec import Malformed, decode, encode
 from assay.ids import PeerId
 from assay.messages import JOBS_TOPIC, RPC_PROTOCOL, AnyGossip, AnyRequest, Refusal, SignedRecord
 from assay.ports import Outage
 
 log = logging.getLogger("assay.peers")
-logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs at ERROR what strangers do
 
 RPC = TProtocol(RPC_PROTOCOL)
 NEIGHBOURS = 6
@@ -70,17 +55,6 @@ PUBLISH_AFTER = (2.0, 6.0)
 """Seconds until the record is put into the table: everybody may be starting at once."""
 FIRST_PAUSE, LAST_PAUSE = 0.25, 15.0
 LOOKUP_WITHIN, LOOKUP_AGAIN = 5.0, 5.0
-
-
-class _RecordValidator(Validator):
-    """What may stand in the table under /assay/<peer id>."""
-
-    def validate(self, key: str, value: bytes) -> None:
-        if key != f"/assay/{parse(value).record.peer}":
-            raise ValueError("a peer's record belongs under its own id")
-
-    def select(self, key: str, values: list[bytes]) -> int:
-        return max(range(len(values)), key=lambda i: parse(values[i]).record.sequence)
 
 
 class _Host:
@@ -126,40 +100,15 @@ class Net:
 
     async def run(self, started: Callable[[list[str]], None]) -> None:
         """Calls `started` with the addresses as soon as the node listens. Raises OSError when a port is taken."""
-        keys = create_new_key_pair(self._seed)
-        noise = Noise(keys, noise_privkey=create_new_noise_key_pair().private_key)
         for address in self.listen:
-            _probe(address)
+            probe(address)
         listen = [Multiaddr(address) for address in self.listen]
-        host = new_host(
-            key_pair=keys,
-            sec_opt={NOISE: noise},
-            muxer_opt={TProtocol(YAMUX): Yamux},
-            listen_addrs=listen,
-            connection_config=ConnectionConfig(
-                max_connections=MAX_LINKS, high_watermark=MAX_LINKS, min_connections=0, low_watermark=0, auto_connect_interval=3600.0
-            ),
-            disable_identify_address_discovery=True,
-        )
-        host.get_network().retry_config = RetryConfig(max_retries=0)  # type: ignore[attr-defined]
-        validator = NamespacedValidator({"assay": _RecordValidator()}, strict_validation=True)
+        host = make_host(self._seed, listen, MAX_LINKS)
         async with host.run(listen):
             self.listen = [str(address) for address in host.get_transport_addrs()]
             host.set_stream_handler(RPC, self._accept)
-            dht = KadDHT(host, DHTMode.SERVER, validator=validator, strict_validation=True, enable_providers=False)
-            router = GossipSub(
-                [PROTOCOL_ID_V11],
-                degree=NEIGHBOURS,
-                degree_low=4,
-                degree_high=12,
-                heartbeat_interval=1,
-                prune_back_off=5,
-                eclipse_protection_enabled=False,
-                adaptive_gossip_enabled=False,
-                max_messages_per_topic_per_second=1000.0,
-            )
-            pubsub = Pubsub(host, router, cache_size=4096, allowed_topics=frozenset({self.topic}), max_inbound_rpc_size=MAX_MESSAGE)
-            pubsub.counter = time.time_ns()
+            dht = make_table(host)
+            router, pubsub = make_gossip(host, self.topic)
             pubsub.set_topic_validator(self.topic, self._valid_gossip, is_async_validator=False)
             async with (
                 background_trio_service(dht),
@@ -183,7 +132,7 @@ class Net:
     @property
     def addresses(self) -> list[str]:
         """Where others reach this node, without `/p2p/`."""
-        return self._announce or [reachable for address in self.listen for reachable in _reachable(address)]
+        return self._announce or [found for address in self.listen for found in reachable(address)]
 
     def _renew(self) -> SignedRecord:
         self._own = self._describe(self.addresses)
@@ -307,7 +256,7 @@ class Net:
         except (LinkClosed, Outage):
             raise
         except Exception as error:  # any of the library's errors: it is not there, or not what it says it is
-            raise Outage(f"{peer} cannot be reached at {', '.join(addresses)}: {_plain(error)}") from None
+            raise Outage(f"{peer} cannot be reached at {', '.join(addresses)}: {plain(error)}") from None
         link = self._new_link(peer, stream)
         up.nursery.start_soon(self._run_link, link)
         return link
@@ -330,7 +279,7 @@ class Net:
                 if value is not None:
                     self._learn([parse(value)], None)
         except Exception as error:
-            log.debug("looking %s up: %s", peer, _plain(error))
+            log.debug("looking %s up: %s", peer, plain(error))
         return self._known_addresses(peer)
 
     async def _accept(self, stream: Any) -> None:
@@ -434,57 +383,3 @@ class Net:
             peer = PeerId(str(ID(message.from_id)))
             if peer != self.book.own:
                 self._on_gossip(peer, decode(message.data, AnyGossip))
-
-
-def _plain(error: BaseException) -> str:
-    """The innermost reason, in a line."""
-    while error.__cause__ is not None or (isinstance(error, BaseExceptionGroup) and error.exceptions):
-        error = error.__cause__ or error.exceptions[0]  # type: ignore[attr-defined]
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-
-
-def _host_and_port(address: str) -> tuple[str, str, int]:
-    """(ip4 or ip6, address, port) of `/ip4/…/tcp/…`. Raises ValueError."""
-    parts = address.split("/")
-    if len(parts) < 5 or parts[1] not in {"ip4", "ip6"} or parts[3] != "tcp" or not parts[4].isdigit():
-        raise ValueError(f"{address!r} is not an address to listen on; write /ip4/127.0.0.1/tcp/0 or the like")
-    return parts[1], parts[2], int(parts[4])
-
-
-def _probe(address: str) -> None:
-    """The listener sets SO_REUSEPORT and would silently share a port; this finds out first. Raises OSError."""
-    family, host, port = _host_and_port(address)
-    if port == 0:
-        return
-    with socket.socket(socket.AF_INET if family == "ip4" else socket.AF_INET6, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}; choose another port, or 0 for any") from None
-
-
-def free(address: str) -> bool:
-    """Whether this could be listened on now."""
-    try:
-        _probe(address)
-    except OSError:
-        return False
-    return True
-
-
-def _reachable(address: str) -> list[str]:
-    """A wildcard address stands for those of the machine's interfaces."""
-    family, host, port = _host_and_port(address)
-    if host not in {"0.0.0.0", "::"}:
-        return [address]
-    kind = socket.AF_INET if family == "ip4" else socket.AF_INET6
-    found = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family == kind and "%" not in a.address]
-    return [f"/{family}/{ip}/tcp/{port}" for ip in found]
-
-
-def check_listen(addresses: list[str]) -> None:
-    """Raises ValueError."""
-    for address in addresses:
-        _host_and_port(address)
-
