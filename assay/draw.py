@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from assay import cid
 from assay.chain import Terms
 from assay.ids import Address, Cid, Digest, JobId, SegmentId
 from assay.merkle import sha256
 
-MAX_TRIES = 64
-"""Seats that are looked at to find a round's verifiers."""
+TRIES = 64
+"""Seats that are looked at to find a round's verifiers among those not drawn before in the segment, and once more to find others."""
 BLOCKHASH_REACH = 256
 """Blocks; how far back the EVM knows hashes (BLOCKHASH, yellow paper H.2)."""
 
@@ -58,9 +59,9 @@ def commitment(
     checkpoint: Cid,
     key_id: Digest,
 ) -> Digest:
-    """Names all that a provider asserts; `parent` is the parent's commitment, or the job's spec digest."""
+    """Names all that a provider asserts; `parent` is the parent's commitment, or the job's spec digest. Raises cid.BadCid."""
     head = (b"\x13", u256(chain_id), raw(jobs), u64(job), parent, program_root, u64(start), u64(stop))
-    return sha256(*head, link_root, sha256(checkpoint.encode()), key_id)
+    return sha256(*head, link_root, sha256(cid.to_bytes(checkpoint)), key_id)
 
 
 def seed(block_hash: Digest, segment: SegmentId, round: int) -> Digest:
@@ -74,7 +75,8 @@ def seed_block(due: int, number: int) -> int:
 
 
 def units(seed: Digest, terms: Terms, steps: int) -> tuple[int, ...]:
-    """The drawn links of a segment of `steps` steps, `terms.params.links` of them, with replacement, in proportion to weight."""
+    """The links that one round draws in a segment of `steps` steps: `terms.params.links`, with replacement, in proportion to weight.
+    The round checks these and those of all earlier rounds, which come first."""
     m, micro, update = terms.micro_batches, terms.micro_weight, terms.update_weight
     per_step = m * micro + update
     out = []
@@ -85,8 +87,8 @@ def units(seed: Digest, terms: Terms, steps: int) -> tuple[int, ...]:
     return tuple(out)
 
 
-def seat(seed: Digest, attempt: int, seats: int) -> int:
-    """The seat that try `attempt` looks at, of `seats` there were at the commitment."""
+def slot(seed: Digest, attempt: int, seats: int) -> int:
+    """The place that try `attempt` looks at, of `seats` there were when the seed block was fixed."""
     return int.from_bytes(sha256(b"\x22", seed, u32(attempt)), "big") % seats
 
 

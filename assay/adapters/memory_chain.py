@@ -19,7 +19,7 @@ import bisect
 from collections.abc import Callable
 
 from assay import chain
-from assay.adapters.memory_committee import Committee
+from assay.adapters.memory_committee import Committee, receipt_digest, seal_digest
 from assay.adapters.memory_stakes import BURN, JOBS, STAKES, Context, Stakes, Token, pseudo_address
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, ChainEvent, Offer
 from assay.codec import encode
@@ -36,7 +36,7 @@ class MemoryLedger:
     """Blocks, token, Stakes and Jobs. All money that exists came by `mint`; see `balances`."""
 
     def __init__(
-        self, seed: bytes = b"", *, chain_id: int = 1337, start: int = 1_700_000_000, block_time: int = 1, seat_stake: int = 0,
+        self, seed: bytes = b"", *, chain_id: int = 1337, start: int = 1_700_000_000, block_time: int = 1, seat_stake: int = 1_000_000,
         unbond_delay: int = 3600,
     ) -> None:  # fmt: skip
         self.seed = seed
@@ -52,7 +52,7 @@ class MemoryLedger:
         start, seat_stake, unbond_delay = self._options
         self.token = Token()
         self.stakes = Stakes(self.token, seat_stake, unbond_delay)
-        self.jobs = Committee(self.token, self.stakes, self.offer_signer, self.receipt_signer, self.seal_signer)
+        self.jobs = Committee(self.token, self.stakes, self._consents)
         self.receipts: dict[tuple[Address, CallId], int] = {}
         """Block in which an account's call was mined."""
         self.blocks = [Block(number=0, hash=self._hash(0), time=start)]
@@ -138,10 +138,11 @@ class MemoryLedger:
         return {JOBS: 0, STAKES: 0, BURN: 0} | self.token.balance
 
     def view(self, who: Address) -> AccountView:
-        stake = self.stakes.stake(who)
+        account = self.stakes.account(who)
         return AccountView(
-            tokens=self.token.balance.get(who, 0), stake=stake.total, reserved=stake.reserved, credit=self.jobs.credit.get(who, 0), native=10**18
-        )
+            tokens=self.token.balance.get(who, 0), stake=account.stake, reserved=account.reserved, credit=self.jobs.credit.get(who, 0),
+            native=10**18,
+        )  # fmt: skip
 
     # ---- calls and events
 
@@ -185,7 +186,7 @@ class MemoryLedger:
             case chain.Unbond():
                 stakes.unbond(ctx, who, call.amount)
             case chain.WithdrawStake():
-                stakes.withdraw(ctx, who)
+                stakes.withdraw_stake(ctx, who)
             case chain.PostJob():
                 jobs.post(ctx, who, call.terms)
             case chain.FundJob():
@@ -195,7 +196,7 @@ class MemoryLedger:
             case chain.CloseJob():
                 jobs.close(ctx, who, call.job)
             case chain.Assign():
-                jobs.assign(ctx, who, call.offer, call.signature)
+                jobs.assign(ctx, who, call.offer, call.signature, self.offer_digest(call.offer))
             case chain.Activate():
                 jobs.activate(ctx, who, call.segment)
             case chain.Lapse():
@@ -224,6 +225,8 @@ class MemoryLedger:
                 jobs.settle(ctx, who, call.segment)
             case chain.VoidSegment():
                 jobs.void(ctx, who, call.segment)
+            case chain.ClearBond():
+                jobs.clear_bond(ctx, who, call.segment)
             case chain.Withdraw():
                 jobs.withdraw(ctx, who)
 
@@ -241,20 +244,17 @@ class MemoryLedger:
     def offer_digest(self, offer: Offer) -> Digest:
         return sha256(b"offer", u64(self.chain_id), raw(JOBS), encode(offer))
 
-    def receipt_digest(self, segment: SegmentId, round: int) -> Digest:
-        return sha256(b"receipt", u64(self.chain_id), raw(JOBS), u64(segment), u32(round))
+    def sign_offer(self, who: Address, offer: Offer) -> bytes:
+        return self.sign(who, self.offer_digest(offer))
 
-    def seal_digest(self, segment: SegmentId, round: int, digest: Digest) -> Digest:
-        return sha256(b"seal", u64(self.chain_id), raw(JOBS), u64(segment), u32(round), digest)
+    def sign_receipt(self, who: Address, segment: SegmentId, round: int) -> bytes:
+        return self.sign(who, receipt_digest(self.chain_id, segment, round))
 
-    def offer_signer(self, offer: Offer, signature: bytes) -> Address | None:
-        return self.signer(self.offer_digest(offer), signature)
+    def sign_seal(self, who: Address, segment: SegmentId, round: int, digest: Digest) -> bytes:
+        return self.sign(who, seal_digest(self.chain_id, segment, round, digest))
 
-    def receipt_signer(self, segment: SegmentId, round: int, signature: bytes) -> Address | None:
-        return self.signer(self.receipt_digest(segment, round), signature)
-
-    def seal_signer(self, segment: SegmentId, round: int, digest: Digest, signature: bytes) -> Address | None:
-        return self.signer(self.seal_digest(segment, round, digest), signature)
+    def _consents(self, who: Address, sender: Address, digest: Digest, signature: bytes) -> bool:
+        return (not signature and sender == who) or self.signer(digest, signature) == who
 
 
 class MemoryChain:
@@ -316,16 +316,16 @@ class MemoryChain:
         return self.ledger.view(account)
 
     def sign_offer(self, offer: Offer) -> bytes:
-        return self.ledger.sign(self.account, self.ledger.offer_digest(offer))
+        return self.ledger.sign_offer(self.account, offer)
 
     def sign_receipt(self, segment: SegmentId, round: int) -> bytes:
-        return self.ledger.sign(self.account, self.ledger.receipt_digest(segment, round))
+        return self.ledger.sign_receipt(self.account, segment, round)
 
     def sign_seal(self, segment: SegmentId, round: int, digest: Digest) -> bytes:
-        return self.ledger.sign(self.account, self.ledger.seal_digest(segment, round, digest))
+        return self.ledger.sign_seal(self.account, segment, round, digest)
 
     def offer_signer(self, offer: Offer, signature: bytes) -> Address | None:
-        return self.ledger.offer_signer(offer, signature)
+        return self.ledger.signer(self.ledger.offer_digest(offer), signature)
 
     def receipt_signer(self, segment: SegmentId, round: int, signature: bytes) -> Address | None:
-        return self.ledger.receipt_signer(segment, round, signature)
+        return self.ledger.signer(receipt_digest(self.chain_id, segment, round), signature)

@@ -1,156 +1,289 @@
-"""The `Jobs` contract in Python, second half: what the drawn verifiers do, from the receipts to the decision.
+"""The `Jobs` contract in Python, second half: draw, receipts, sealed votes, reveals, openings, decision.
 
-Seal, then reveal, then open leaves that are drawn after the reveal; then count. docs/protocol.md has the rules.
+Rules and refusals are those of contracts/src/jobs/Checks.sol and docs/protocol.md. A round that decides nothing leads to the next
+one, which checks the units of all rounds so far.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-
 from assay import chain, draw, merkle
-from assay.adapters.memory_jobs import BPS, Jobs, Segment, Vote
-from assay.adapters.memory_stakes import JOBS, Context, Stakes, Token, require
-from assay.chain import Attest, Offer, Open, RevealAll, SegmentState, Serve
+from assay.adapters.memory_jobs import BPS, Jobs
+from assay.adapters.memory_records import Check, Segment
+from assay.adapters.memory_stakes import JOBS, Context
+from assay.adapters.refusals import refuse
+from assay.chain import Attest, Open, RevealAll, SegmentState, Serve
 from assay.ids import Address, Digest, SegmentId
+from assay.merkle import sha256
+
+SEAL, REVEAL, OPEN = 1, 2, 3
+
+
+def receipt_digest(chain_id: int, segment: SegmentId, round: int) -> Digest:
+    """What a receipt's MAC is made over (stands for the EIP-712 digest)."""
+    return sha256(b"receipt", draw.u64(chain_id), draw.raw(JOBS), draw.u64(segment), draw.u32(round))
+
+
+def seal_digest(chain_id: int, segment: SegmentId, round: int, digest: Digest) -> Digest:
+    return sha256(b"seal", draw.u64(chain_id), draw.raw(JOBS), draw.u64(segment), draw.u32(round), digest)
 
 
 class Committee(Jobs):
-    def __init__(
-        self,
-        token: Token,
-        stakes: Stakes,
-        offer_signer: Callable[[Offer, bytes], Address | None],
-        receipt_signer: Callable[[SegmentId, int, bytes], Address | None],
-        seal_signer: Callable[[SegmentId, int, Digest, bytes], Address | None],
-    ) -> None:
-        super().__init__(token, stakes, offer_signer)
-        self.receipt_signer = receipt_signer
-        self.seal_signer = seal_signer
+    def _check(self, seg: Segment, verifier: Address) -> Check:
+        for check in seg.checks:
+            if check.verifier == verifier:
+                return check
+        raise refuse("NotDrawn", segment=seg.number, verifier=verifier)
 
-    def vote(self, seg: Segment, verifier: Address) -> Vote:
-        for vote in seg.votes:
-            if vote.verifier == verifier:
-                return vote
-        require(False, f"{verifier} is not drawn in this round")
-        raise AssertionError
+    def _reach(self, ctx: Context, block: int) -> tuple[Digest, int]:
+        """Hash of a past block that the EVM still reaches, and which one it is."""
+        if ctx.number <= block:
+            raise refuse("BlockTooEarly", afterBlock=block, blockNumber=ctx.number)
+        block = draw.seed_block(block, ctx.number)
+        return ctx.block_hash(block), block
+
+    # ---- draw
+
+    def draw(self, ctx: Context, who: Address, number: SegmentId) -> None:
+        seg = self.segment(number, SegmentState.COMMITTED)
+        terms = self.jobs[seg.job].terms
+        p = terms.params
+        block_hash, block = self._reach(ctx, seg.seed_block)
+        seed = draw.seed(block_hash, number, seg.round)
+        drawn = self._select(seg, seed)
+        if len(drawn) < p.quorum:
+            if ctx.time <= seg.draw_by:
+                raise refuse("TooFewVerifiers", found=len(drawn), quorum=p.quorum)
+            self._fail(ctx, seg, "too few verifiers", keep_bond=False)
+            return
+        seg.seed_block = block
+        for verifier in drawn:
+            self.stakes.reserve(verifier, number, p.draw_bond)
+        seg.rounds.append([Check(verifier) for verifier in drawn])
+        seg.units += draw.units(seed, terms, seg.stop - seg.start)
+        seg.state, seg.serve_by = SegmentState.DRAWN, ctx.time + p.serve_window
+        ctx.emit(
+            chain.Drawn, segment=number, round=seg.round, seed=seed, units=seg.units, verifiers=tuple(drawn), serve_by=seg.serve_by,
+        )  # fmt: skip
+
+    def _select(self, seg: Segment, seed: Digest) -> list[Address]:
+        """The verifiers of a round: 64 tries among those not drawn before in this segment, then 64 that allow them."""
+        job = self.jobs[seg.job]
+        p = job.terms.params
+        seats = self.stakes.seats_at(seg.seats_block)
+        before = {check.verifier for checks in seg.rounds for check in checks}
+        drawn: list[Address] = []
+        for i in range((draw.TRIES if seg.round == 0 else 2 * draw.TRIES) if seats else 0):
+            if len(drawn) == p.verifiers:
+                break
+            holder = self.stakes.holder_at(draw.slot(seed, i, seats), seg.seats_block)
+            if holder in (seg.provider, job.client) or holder in drawn or (i < draw.TRIES and holder in before):
+                continue
+            if self.stakes.account(holder).free >= p.draw_bond:
+                drawn.append(holder)
+        return drawn
+
+    # ---- receipts
 
     def serve(self, ctx: Context, who: Address, call: Serve) -> None:
         seg = self.segment(call.segment, SegmentState.DRAWN)
         p = self.jobs[seg.job].terms.params
-        require(ctx.time <= seg.serve_by, "too late to serve")
-        require(len(call.verifiers) == len(call.signatures), "as many signatures as verifiers are needed")
-        require(len(set(call.verifiers)) == len(call.verifiers), "a verifier is named twice")
-        require(len(call.verifiers) >= p.quorum, f"receipts of {p.quorum} verifiers are needed")
+        ctx.need_before(seg.serve_by)
+        if len(call.verifiers) != len(call.signatures):
+            raise refuse("LengthMismatch", expected=len(call.verifiers), given=len(call.signatures))
+        digest = receipt_digest(ctx.chain_id, call.segment, seg.round)
+        receipted: list[Check] = []
         for verifier, signature in zip(call.verifiers, call.signatures, strict=True):
-            self.vote(seg, verifier)
-            require(self.receipt_signer(call.segment, seg.round, signature) == verifier, f"the receipt of {verifier} is not signed by it")
-        seg.state, seg.seal_by = SegmentState.SERVED, ctx.time + p.seal_window
+            check = self._check(seg, verifier)
+            if check in receipted:
+                continue
+            if not self.consents(verifier, who, digest, signature):
+                raise refuse("BadSignature", signer=verifier)
+            receipted.append(check)
+        if len(receipted) < p.quorum:
+            raise refuse("NoQuorum", receipts=len(receipted), quorum=p.quorum)
+        for check in receipted:
+            check.receipted = True
+        seg.state, seg.phase = SegmentState.SERVED, SEAL
+        seg.seal_by = ctx.time + p.seal_window
+        seg.reveal_by = seg.seal_by + p.reveal_window
         ctx.emit(chain.Served, segment=call.segment, round=seg.round, seal_by=seg.seal_by)
+
+    def redraw(self, ctx: Context, who: Address, number: SegmentId) -> None:
+        seg = self.segment(number, SegmentState.DRAWN)
+        p = self.jobs[seg.job].terms.params
+        ctx.need_after(seg.serve_by)
+        keys = sum(check.keyed for check in seg.checks) >= p.quorum
+        for check in seg.checks:
+            self.release_draw(seg, check, p.draw_bond)
+        reason = "not served" if keys else "keys withheld"
+        if seg.round < p.redraws:
+            self._next_round(ctx, seg, reason)
+        else:
+            self._fail(ctx, seg, reason, keep_bond=keys)
+
+    def _next_round(self, ctx: Context, seg: Segment, reason: str) -> None:
+        seg.state, seg.phase, seg.opening_hash = SegmentState.COMMITTED, 0, None
+        seg.round += 1
+        self.await_seed(ctx, seg)
+        ctx.emit(chain.Redrawn, segment=seg.number, round=seg.round, reason=reason, seed_block=seg.seed_block)
+
+    def _fail(self, ctx: Context, seg: Segment, reason: str, keep_bond: bool) -> None:
+        """No committee came about: never paid."""
+        if seg.negatives:
+            self._withhold(ctx, seg, 0)
+            return
+        seg.settle_after = ctx.time + self.jobs[seg.job].terms.params.challenge_window
+        if not keep_bond:
+            self.release_bond(seg)
+        self.end(ctx, seg, SegmentState.UNPAID)
+        ctx.emit(chain.Unpaid, segment=seg.number, reason=reason)
+
+    def _withhold(self, ctx: Context, seg: Segment, yes: int) -> None:
+        self.end(ctx, seg, SegmentState.WITHHELD)
+        ctx.emit(chain.Withheld, segment=seg.number, yes=yes, no=seg.negatives)
+
+    # ---- seal, reveal, open
 
     def attest(self, ctx: Context, who: Address, call: Attest) -> None:
         seg = self.segment(call.segment, SegmentState.SERVED)
-        p = self.jobs[seg.job].terms.params
-        require(not seg.reveal_by and ctx.time <= seg.seal_by, "too late to seal")
-        require(0 < len(call.seals) == len({seal.verifier for seal in call.seals}), "a verifier is named twice, or none is")
+        if seg.phase != SEAL:
+            raise refuse("WrongPhase", segment=call.segment, phase=seg.phase)
+        ctx.need_before(seg.seal_by)
+        found: list[Check] = []
         for seal in call.seals:
-            require(self.vote(seg, seal.verifier).digest is None, f"{seal.verifier} has sealed")
-            own = who == seal.verifier and not seal.signature
-            signed = own or self.seal_signer(call.segment, seg.round, seal.digest, seal.signature) == seal.verifier
-            require(signed, f"the seal of {seal.verifier} is not signed by it")
-        for seal in call.seals:
-            self.vote(seg, seal.verifier).digest = seal.digest
+            check = self._check(seg, seal.verifier)
+            if check.digest is not None or check in found:
+                raise refuse("AlreadySealed", verifier=seal.verifier)
+            if not self.consents(seal.verifier, who, seal_digest(ctx.chain_id, call.segment, seg.round, seal.digest), seal.signature):
+                raise refuse("BadSignature", signer=seal.verifier)
+            found.append(check)
+        for check, seal in zip(found, call.seals, strict=True):
+            check.digest = seal.digest
             ctx.emit(chain.Sealed, segment=call.segment, verifier=seal.verifier)
-        if all(vote.digest is not None for vote in seg.votes):
-            seg.reveal_by = ctx.time + p.reveal_window
+        if all(check.digest is not None for check in seg.checks):
+            seg.phase, seg.reveal_by = REVEAL, ctx.time + self.jobs[seg.job].terms.params.reveal_window
             ctx.emit(chain.RevealsDue, segment=call.segment, reveal_by=seg.reveal_by)
 
-    def reveals_until(self, ctx: Context, seg: Segment) -> int:
-        """End of the reveals; refuses before they have begun."""
-        if seg.reveal_by:
-            return seg.reveal_by
-        require(ctx.time > seg.seal_by, f"not all have sealed, and they may until {seg.seal_by}")
-        return seg.seal_by + self.jobs[seg.job].terms.params.reveal_window
+    def _need_revealing(self, ctx: Context, seg: Segment) -> None:
+        if seg.phase == SEAL:
+            ctx.need_after(seg.seal_by)
+        elif seg.phase != REVEAL:
+            raise refuse("WrongPhase", segment=seg.number, phase=seg.phase)
 
     def reveal(self, ctx: Context, who: Address, call: RevealAll) -> None:
         seg = self.segment(call.segment, SegmentState.SERVED)
-        require(not seg.opening_block and ctx.time <= self.reveals_until(ctx, seg), "too late to reveal")
-        require(0 < len(call.reveals) == len({reveal.verifier for reveal in call.reveals}), "a verifier is named twice, or none is")
+        self._need_revealing(ctx, seg)
+        ctx.need_before(seg.reveal_by)
+        found: list[Check] = []
         for reveal in call.reveals:
-            vote = self.vote(seg, reveal.verifier)
-            require(not vote.revealed, f"{reveal.verifier} has revealed")
-            require(len(reveal.trace_roots) == len(seg.units), f"{len(seg.units)} trace roots are needed")
-            sealed = draw.attestation(
-                ctx.chain_id, JOBS, call.segment, seg.round, reveal.agrees, reveal.trace_roots, reveal.verifier, reveal.salt
-            )
-            require(vote.digest == sealed, f"not what {reveal.verifier} sealed")
-        for reveal in call.reveals:
-            vote = self.vote(seg, reveal.verifier)
-            vote.revealed, vote.agrees, vote.trace_roots = True, reveal.agrees, reveal.trace_roots
-            seg.revealed.append(vote)
+            check = self._check(seg, reveal.verifier)
+            if check.digest is None:
+                raise refuse("NotSealed", verifier=reveal.verifier)
+            if check.order or check in found:
+                raise refuse("AlreadyRevealed", verifier=reveal.verifier)
+            if len(reveal.trace_roots) != len(seg.units):
+                raise refuse("LengthMismatch", expected=len(seg.units), given=len(reveal.trace_roots))
+            told = (reveal.agrees, reveal.trace_roots, reveal.verifier, reveal.salt)
+            if check.digest != draw.attestation(ctx.chain_id, JOBS, call.segment, seg.round, *told):
+                raise refuse("DigestMismatch", verifier=reveal.verifier)
+            found.append(check)
+        order = sum(check.order > 0 for check in seg.checks)
+        for check, reveal in zip(found, call.reveals, strict=True):
+            order += 1
+            check.order, check.agrees, check.trace_roots = order, reveal.agrees, reveal.trace_roots
             ctx.emit(chain.Revealed, segment=call.segment, verifier=reveal.verifier, agrees=reveal.agrees, trace_roots=reveal.trace_roots)
-        if all(vote.revealed or vote.digest is None for vote in seg.votes):
-            self.start_openings(ctx, seg)
+        if self._all_revealed(seg):
+            self._start_openings(ctx, seg)
+
+    def _all_revealed(self, seg: Segment) -> bool:
+        """Whether all who sealed have revealed."""
+        return all(check.order or check.digest is None for check in seg.checks)
 
     def close_reveals(self, ctx: Context, who: Address, number: SegmentId) -> None:
         seg = self.segment(number, SegmentState.SERVED)
-        require(not seg.opening_block, "the reveals are closed")
-        require(ctx.time > self.reveals_until(ctx, seg), "the reveals go on")
-        self.start_openings(ctx, seg)
+        self._need_revealing(ctx, seg)
+        if not self._all_revealed(seg):
+            ctx.need_after(seg.reveal_by)
+        self._start_openings(ctx, seg)
 
-    def start_openings(self, ctx: Context, seg: Segment) -> None:
+    def _start_openings(self, ctx: Context, seg: Segment) -> None:
         p = self.jobs[seg.job].terms.params
-        seg.opening_block, seg.open_by = ctx.number + p.finality, ctx.time + p.open_window
+        seg.phase, seg.opening_block, seg.open_by = OPEN, ctx.number + p.finality, ctx.time + p.open_window
         ctx.emit(chain.OpeningsDue, segment=seg.number, opening_block=seg.opening_block, open_by=seg.open_by)
 
     def open(self, ctx: Context, who: Address, call: Open) -> None:
         seg = self.segment(call.segment, SegmentState.SERVED)
         terms = self.jobs[seg.job].terms
-        require(seg.opening_block > 0, "the reveals go on")
-        require(ctx.number > seg.opening_block, f"the opening block is {seg.opening_block}")
-        require(ctx.time <= seg.open_by, "too late to open")
-        vote = self.vote(seg, call.verifier)
-        require(vote.revealed and not vote.opened, f"{call.verifier} has not revealed, or has opened")
-        require(len(call.openings) == terms.params.openings, f"{terms.params.openings} openings are needed")
-        block_hash = ctx.block_hash(draw.seed_block(seg.opening_block, ctx.number))
+        if seg.phase != OPEN:
+            raise refuse("WrongPhase", segment=call.segment, phase=seg.phase)
+        ctx.need_before(seg.open_by)
+        check = self._check(seg, call.verifier)
+        if not check.order:
+            raise refuse("NotRevealed", verifier=call.verifier)
+        if check.opened:
+            raise refuse("AlreadyOpened", verifier=call.verifier)
+        if len(call.openings) != terms.params.openings:
+            raise refuse("LengthMismatch", expected=terms.params.openings, given=len(call.openings))
+        block_hash, block = (seg.opening_hash, seg.opening_block) if seg.opening_hash else self._reach(ctx, seg.opening_block)
         for j, opening in enumerate(call.openings):
             position, index = draw.opening(block_hash, call.segment, call.verifier, j, seg.units, terms)
             leaves = draw.leaves_of(seg.units[position], terms)
-            shown = merkle.verify(vote.trace_roots[position], leaves, index, merkle.leaf(index, opening.leaf), opening.proof)
-            require(shown, f"opening {j} does not show leaf {index} of unit {position}")
-        vote.opened = True
+            if not merkle.verify(check.trace_roots[position], leaves, index, merkle.leaf(index, opening.leaf), opening.proof):
+                raise refuse("BadOpening", verifier=call.verifier, index=j)
+        seg.opening_hash, seg.opening_block, check.opened = block_hash, block, True
         ctx.emit(chain.Opened, segment=call.segment, verifier=call.verifier)
+
+    # ---- decision
 
     def decide(self, ctx: Context, who: Address, number: SegmentId) -> None:
         seg = self.segment(number, SegmentState.SERVED)
+        p = self.jobs[seg.job].terms.params
+        if seg.phase != OPEN:
+            raise refuse("WrongPhase", segment=number, phase=seg.phase)
+        if any(check.order and not check.opened for check in seg.checks):
+            ctx.need_after(seg.open_by)
+        yes, no = self._tally(seg)
+        seg.negatives += no
+        self._charge_no_shows(ctx, seg)
+        if yes >= p.quorum:
+            self._attested(ctx, seg, p.challenge_window)
+        elif no >= p.quorum:
+            self._withhold(ctx, seg, yes)
+        elif seg.round < p.redraws:
+            self._next_round(ctx, seg, "undecided")
+        elif seg.negatives:
+            self._withhold(ctx, seg, yes)
+        else:
+            self._attested(ctx, seg, 4 * p.challenge_window)
+
+    def _tally(self, seg: Segment) -> tuple[int, int]:
+        """(yes, no) among those who opened. The largest group that agrees on all trace roots is marked; of equal ones the group
+        that revealed first."""
+        opened = sorted((check for check in seg.checks if check.opened), key=lambda check: check.order)
+        groups: dict[tuple[Digest, ...], list[Check]] = {}
+        for check in opened:
+            if check.agrees:
+                groups.setdefault(check.trace_roots, []).append(check)
+        best = max(groups.values(), key=len, default=[])
+        for check in best:
+            check.prevailed = True
+        return len(best), sum(not check.agrees for check in opened)
+
+    def _charge_no_shows(self, ctx: Context, seg: Segment) -> None:
+        """Those who did not see the round through get their draw bond back, less the fee if they had taken part."""
         job = self.jobs[seg.job]
         p = job.terms.params
-        require(seg.opening_block > 0, "the reveals go on")
-        require(ctx.time > seg.open_by or all(vote.opened or not vote.revealed for vote in seg.votes), "the openings go on")
-        opened = [vote for vote in seg.revealed if vote.opened]
-        agreeing = Counter(vote.trace_roots for vote in opened if vote.agrees)
-        best = max(agreeing, key=lambda roots: agreeing[roots]) if agreeing else ()  # the first of equals, in order of reveal
-        yes, no = agreeing[best], sum(not vote.agrees for vote in opened)
-        for vote in seg.votes:
-            fee = 0 if vote.opened else vote.bond * p.no_show_bps // BPS
-            self.stakes.charge(ctx, vote.verifier, number, fee, "no-show")
-            job.escrow += fee
-            self.stakes.release(vote.verifier, vote.bond - fee)
-            vote.bond = 0
-            if not vote.opened:
-                ctx.emit(chain.NoShow, segment=number, verifier=vote.verifier, fee=fee)
-            if vote.opened and (not vote.agrees or vote.trace_roots == best):
-                vote.side = vote.agrees
-        last = seg.round == p.redraws
-        if yes >= p.quorum or (last and not no):
-            seg.state = SegmentState.ATTESTED
-            seg.settle_after = ctx.time + p.challenge_window * (1 if yes >= p.quorum else 4)
-            self.retire(seg)
-            ctx.emit(chain.Attested, segment=number, settle_after=seg.settle_after)
-        elif no and (no >= p.quorum or last):
-            self.retire(seg)
-            self.pay(ctx, seg, lambda vote: vote.side is False)
-            self.end(ctx, seg, SegmentState.WITHHELD)
-            ctx.emit(chain.Withheld, segment=number, yes=yes, no=no)
-        else:
-            self.next_round(ctx, seg, "no quorum")
+        fee = p.draw_bond * p.no_show_bps // BPS
+        for check in seg.checks:
+            if check.opened:
+                continue
+            charged = 0
+            if check.receipted or check.digest is not None:
+                charged = self.stakes.charge(ctx, check.verifier, seg.number, fee, "no-show")
+                job.escrow += charged
+            self.release_draw(seg, check, p.draw_bond - charged)
+            ctx.emit(chain.NoShow, segment=seg.number, verifier=check.verifier, fee=charged)
+
+    def _attested(self, ctx: Context, seg: Segment, window: int) -> None:
+        seg.state, seg.phase, seg.settle_after = SegmentState.ATTESTED, 0, ctx.time + window
+        ctx.emit(chain.Attested, segment=seg.number, settle_after=seg.settle_after)

@@ -1,18 +1,20 @@
-"""The token and the `Stakes` contract in Python: balances, collateral, reservations, seats. docs/protocol.md has the rules.
+"""The token and the `Stakes` contract in Python: balances, collateral, reservations, seats. Rules and refusals are those of
+contracts/src/Stakes.sol and docs/protocol.md.
 
 Every rule checks all that it needs before it changes anything, so a refused call leaves no trace, as on the EVM.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from assay.adapters.refusals import refuse
 from assay.chain import ChainEvent, Deposited, FeeCharged, Registered, SeatLeft, SeatTaken
-from assay.ids import Address, Digest, PeerId, SegmentId
+from assay.ids import ZERO_ADDRESS, Address, Digest, PeerId, SegmentId
 from assay.merkle import sha256
-from assay.ports import Reverted
 
 E = TypeVar("E", bound=ChainEvent)
 
@@ -25,11 +27,7 @@ def pseudo_address(name: str) -> Address:
 JOBS = pseudo_address("jobs")
 STAKES = pseudo_address("stakes")
 BURN = Address("0x000000000000000000000000000000000000dead")
-
-
-def require(condition: bool, reason: str) -> None:
-    if not condition:
-        raise Reverted(reason)
+MOST_PEER_BYTES = 128
 
 
 @dataclass(slots=True)
@@ -46,8 +44,19 @@ class Context:
     def emit(self, kind: Callable[..., E], **fields: object) -> None:
         self.events.append(kind(block=self.number, time=self.time, index=len(self.events), **fields))
 
+    def need_before(self, time: int) -> None:
+        """Before means up to and including."""
+        if self.time > time:
+            raise refuse("TooLate", notAfter=time, now_=self.time)
+
+    def need_after(self, time: int) -> None:
+        if self.time <= time:
+            raise refuse("TooEarly", notBefore=time, now_=self.time)
+
 
 class Token:
+    """An ERC-20 without allowances: whoever may move money here has been asked."""
+
     def __init__(self) -> None:
         self.balance: dict[Address, int] = {}
 
@@ -56,7 +65,8 @@ class Token:
 
     def check(self, payer: Address, amount: int) -> None:
         have = self.balance.get(payer, 0)
-        require(have >= amount, f"insufficient balance: {payer} has {have}, needs {amount}")
+        if have < amount:
+            raise refuse("ERC20InsufficientBalance", sender=payer, balance=have, needed=amount)
 
     def move(self, payer: Address, to: Address, amount: int) -> None:
         self.check(payer, amount)
@@ -65,24 +75,36 @@ class Token:
 
 
 @dataclass(slots=True)
-class Stake:
-    total: int = 0
+class Account:
+    stake: int = 0
     reserved: int = 0
     unbonding: int = 0
-    """Part of `total` that is on its way out."""
-    unbonds_at: int = 0
-    seats: int = 0
+    unbonded_at: int = 0
+    registered: bool = False
 
     @property
     def free(self) -> int:
-        return self.total - self.reserved - self.unbonding
+        return self.stake - self.reserved - self.unbonding
 
 
 @dataclass(slots=True)
-class Seat:
-    holder: Address
-    left: int = 0
-    """Block in which it was given up; 0 while it is held."""
+class History:
+    """A value and the blocks in which it changed."""
+
+    blocks: list[int] = field(default_factory=list)
+    values: list[int | Address] = field(default_factory=list)
+
+    def set(self, block: int, value: int | Address) -> None:
+        if self.blocks and self.blocks[-1] == block:
+            self.values[-1] = value
+        else:
+            self.blocks.append(block)
+            self.values.append(value)
+
+    def at(self, block: int) -> int | Address:
+        """The value at the end of `block`; 0 before the first."""
+        i = bisect.bisect_right(self.blocks, block)
+        return self.values[i - 1] if i else 0
 
 
 class Stakes:
@@ -90,81 +112,131 @@ class Stakes:
         self.token = token
         self.seat_stake = seat_stake
         self.unbond_delay = unbond_delay
-        self.of: dict[Address, Stake] = {}
-        self.seats: list[Seat] = []
-        self.registered: dict[Address, tuple[bytes, PeerId]] = {}
+        self.accounts: dict[Address, Account] = {}
+        self.reservations: dict[tuple[Address, SegmentId], int] = {}
+        self.count = History()
+        """Number of seats."""
+        self.holders: list[History] = []
+        """Who held the seat in each slot."""
+        self.standing: list[int] = []
+        """The seat in each slot now."""
+        self.seats: dict[int, tuple[Address, int]] = {}
+        """Seat -> (holder, slot)."""
+        self.last_seat = 0
 
-    def stake(self, who: Address) -> Stake:
-        found = self.of.get(who)
+    def account(self, who: Address) -> Account:
+        found = self.accounts.get(who)
         if found is None:
-            found = self.of[who] = Stake()
+            found = self.accounts[who] = Account()
         return found
 
+    def need_free(self, who: Address, amount: int) -> None:
+        free = self.account(who).free
+        if free < amount:
+            raise refuse("InsufficientStake", who=who, free=free, needed=amount)
+
+    # ---- calls
+
     def register(self, ctx: Context, who: Address, encryption_key: bytes, peer: PeerId) -> None:
-        require(len(encryption_key) == 32, "the encryption key must have 32 bytes")
-        require(0 < len(peer) <= 128, "the peer id must have 1 to 128 characters")
-        self.registered[who] = (encryption_key, peer)
+        if not 0 < len(peer.encode()) <= MOST_PEER_BYTES:
+            raise refuse("BadPeer", length=len(peer.encode()))
+        if len(encryption_key) != 32 or not any(encryption_key):
+            raise refuse("BadEncryptionKey")
+        self.account(who).registered = True
         ctx.emit(Registered, who=who, encryption_key=encryption_key, peer=peer)
 
     def deposit(self, ctx: Context, who: Address, amount: int) -> None:
-        require(amount > 0, "the amount is zero")
+        if amount == 0:
+            raise refuse("ZeroAmount")
         self.token.move(who, STAKES, amount)
-        self.stake(who).total += amount
+        self.account(who).stake += amount
         ctx.emit(Deposited, who=who, amount=amount)
 
+    def unbond(self, ctx: Context, who: Address, amount: int) -> None:
+        if amount == 0:
+            raise refuse("ZeroAmount")
+        self.need_free(who, amount)
+        account = self.account(who)
+        account.unbonding += amount
+        account.unbonded_at = ctx.time + self.unbond_delay
+
+    def withdraw_stake(self, ctx: Context, who: Address) -> None:
+        account = self.account(who)
+        amount = account.unbonding
+        if amount == 0:
+            raise refuse("NothingUnbonding", who=who)
+        if ctx.time < account.unbonded_at:
+            raise refuse("StillUnbonding", until=account.unbonded_at)
+        account.unbonding = 0
+        account.stake -= amount
+        self.token.move(STAKES, who, amount)
+
     def take_seat(self, ctx: Context, who: Address) -> None:
-        stake = self.stake(who)
-        need = self.seat_stake * (stake.seats + 1)
-        require(stake.total - stake.unbonding >= need, f"stake too small for a seat: {need} needed")
-        stake.seats += 1
-        self.seats.append(Seat(who))
-        ctx.emit(SeatTaken, who=who, seat=len(self.seats) - 1)
+        if not self.account(who).registered:
+            raise refuse("NotRegistered", who=who)
+        self.need_free(who, self.seat_stake)
+        self.account(who).reserved += self.seat_stake
+        self.last_seat += 1
+        slot = len(self.standing)
+        self.standing.append(0)
+        if slot == len(self.holders):
+            self.holders.append(History())
+        self._place(ctx, self.last_seat, who, slot)
+        self.count.set(ctx.number, slot + 1)
+        ctx.emit(SeatTaken, who=who, seat=self.last_seat)
 
     def leave_seat(self, ctx: Context, who: Address, seat: int) -> None:
-        require(0 <= seat < len(self.seats), f"no seat {seat}")
-        found = self.seats[seat]
-        require(found.holder == who, f"seat {seat} is not yours")
-        require(found.left == 0, f"seat {seat} was left before")
-        found.left = ctx.number
-        self.stake(who).seats -= 1
+        holder, slot = self.seats.get(seat, (ZERO_ADDRESS, 0))
+        if holder != who:
+            raise refuse("NotSeatHolder", seat=seat, sender=who)
+        del self.seats[seat]
+        last = len(self.standing) - 1
+        if slot != last:
+            moved = self.standing[last]
+            self._place(ctx, moved, self.seats[moved][0], slot)
+        self.standing.pop()
+        self.count.set(ctx.number, last)
+        self.account(who).reserved -= self.seat_stake
         ctx.emit(SeatLeft, who=who, seat=seat)
 
-    def unbond(self, ctx: Context, who: Address, amount: int) -> None:
-        stake = self.stake(who)
-        require(amount > 0, "the amount is zero")
-        require(stake.free >= amount, f"free stake too small: {stake.free} of {amount}")
-        left = stake.total - stake.unbonding - amount
-        require(left >= self.seat_stake * stake.seats, "leave your seats first")
-        stake.unbonding += amount
-        stake.unbonds_at = ctx.time + self.unbond_delay
-
-    def withdraw(self, ctx: Context, who: Address) -> None:
-        stake = self.stake(who)
-        require(stake.unbonding > 0, "nothing to withdraw")
-        require(ctx.time >= stake.unbonds_at, f"unbonding until {stake.unbonds_at}")
-        amount, stake.unbonding = stake.unbonding, 0
-        stake.total -= amount
-        self.token.move(STAKES, who, amount)
+    def _place(self, ctx: Context, seat: int, holder: Address, slot: int) -> None:
+        self.seats[seat] = (holder, slot)
+        self.standing[slot] = seat
+        self.holders[slot].set(ctx.number, holder)
 
     # ---- for Jobs only
 
-    def check_free(self, who: Address, amount: int) -> None:
-        free = self.stake(who).free
-        require(free >= amount, f"free stake too small: {who} has {free}, needs {amount}")
+    def seats_at(self, block: int) -> int:
+        return int(self.count.at(block))
 
-    def reserve(self, who: Address, amount: int) -> None:
-        self.check_free(who, amount)
-        self.stake(who).reserved += amount
+    def holder_at(self, slot: int, block: int) -> Address:
+        return Address(str(self.holders[slot].at(block)))
 
-    def release(self, who: Address, amount: int) -> None:
-        self.stake(who).reserved -= amount
+    def reservation(self, who: Address, segment: SegmentId) -> int:
+        return self.reservations.get((who, segment), 0)
 
-    def charge(self, ctx: Context, who: Address, segment: SegmentId, amount: int, reason: str) -> None:
-        """Takes `amount` of what is reserved, to the Jobs contract."""
-        if not amount:
-            return
-        stake = self.stake(who)
-        stake.reserved -= amount
-        stake.total -= amount
-        self.token.move(STAKES, JOBS, amount)
-        ctx.emit(FeeCharged, who=who, segment=segment, amount=amount, reason=reason)
+    def reserve(self, who: Address, segment: SegmentId, amount: int) -> None:
+        self.need_free(who, amount)
+        self.account(who).reserved += amount
+        self.reservations[who, segment] = self.reservation(who, segment) + amount
+
+    def release(self, who: Address, segment: SegmentId, amount: int) -> None:
+        """Raises Reverted when less is reserved."""
+        reserved = self.reservation(who, segment)
+        if amount > reserved:
+            raise refuse("ReservationExceeded", who=who, segment=segment, reserved=reserved, asked=amount)
+        self.account(who).reserved -= amount
+        if amount == reserved:
+            self.reservations.pop((who, segment), None)
+        else:
+            self.reservations[who, segment] = reserved - amount
+
+    def charge(self, ctx: Context, who: Address, segment: SegmentId, amount: int, reason: str) -> int:
+        """Moves at most `amount` of what is reserved to the Jobs contract; returns what was moved."""
+        moved = min(amount, self.reservation(who, segment))
+        if moved:
+            self.release(who, segment, moved)
+            self.account(who).stake -= moved
+            ctx.emit(FeeCharged, who=who, segment=segment, amount=moved, reason=reason)
+            self.token.move(STAKES, JOBS, moved)
+        return moved
