@@ -1,0 +1,41 @@
+"""The commands of `assay`, put together. Each lives with its like in a module of this folder."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from assay.cli import doctor, jobs, keys, net, roles
+from assay.cli.common import group
+
+app = group(
+    "Training that is proven, not trusted: buy training steps, sell them, or check them.\n\n"
+    "[dim]Exit codes: 0 done, 1 failed, 2 asked wrongly, 3 the environment is in the way, 4 a contract refused.[/dim]"
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"assay {version('assay')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")] = False,
+) -> None: ...
+
+
+app.command()(net.demo)
+app.add_typer(net.app, name="net")
+app.add_typer(keys.app, name="keys")
+for name, app_of_role in roles.apps().items():
+    app.add_typer(app_of_role, name=name)
+app.command()(jobs.submit)
+app.add_typer(jobs.app, name="job")
+app.command()(jobs.run)
+app.command()(doctor.doctor)
+app.command()(net.sim)

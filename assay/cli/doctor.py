@@ -1,0 +1,164 @@
+"""`assay doctor`: what is in the way, in the order in which a newcomer would meet it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import typer
+
+from assay.cli.common import ENVIRONMENT, FAILED, Bootstrap, Contract, Data, Json, Rpc, Trouble, read_config, show
+from assay.localnet import rpc
+from assay.ports import Outage
+
+ROOM = 2 << 30
+"""Bytes of disk below which a node will soon be in trouble."""
+DRIFT = 120
+"""Seconds by which the chain's clock may be off."""
+
+
+class Finding(NamedTuple):
+    what: str
+    good: bool | None
+    """None: not in the way, but worth knowing."""
+    detail: str
+    next: str = ""
+
+
+def python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info >= (3, 11)
+    return Finding("python", good, version, "" if good else "use Python 3.11 or later: make setup PYTHON=python3.11")
+
+
+def engine() -> Finding:
+    """The native library, by a sum that has to come out exact."""
+    try:
+        from assay.exact import build
+
+        return Finding("native engine", True, str(build.load()))
+    except Exception as error:
+        return Finding("native engine", False, f"{type(error).__name__}: {error}", "install a C compiler (gcc), then: python -m assay.exact.build")
+
+
+def gpu() -> Finding:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        names = [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
+        return Finding("gpu", None, f"{', '.join(names)}; not used yet: the engine of this version runs on the CPU")
+    except Exception as error:
+        return Finding("gpu", None, f"none seen ({type(error).__name__}); the CPU engine gives the same bits")
+
+
+def torch() -> Finding:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return Finding("torch", True, version("torch"))
+    except PackageNotFoundError:
+        return Finding("torch", None, "not installed: this machine can work and verify, but not submit", "pip install 'assay[train]'")
+
+
+def anvil() -> Finding:
+    try:
+        from assay.localnet.anvil import find_anvil
+
+        return Finding("anvil", True, str(find_anvil()))
+    except Exception as error:
+        return Finding("anvil", None, f"{error}", "contracts/tools/install.sh anvil (needed for a local network only)")
+
+
+def folder(path: Path) -> Finding:
+    here = path
+    while not here.exists():
+        here = here.parent
+    if not os.access(here, os.W_OK):
+        return Finding("data folder", False, f"{here} cannot be written to", "name another folder: --data FOLDER")
+    if path.exists() and path.stat().st_mode & 0o077:
+        return Finding("data folder", False, f"{path} can be read by others", f"chmod 700 {path}")
+    free = shutil.disk_usage(here).free
+    advice = "" if free >= ROOM else "free some disk, or name another folder"
+    return Finding("data folder", free >= ROOM, f"{path}, {free / 2**30:.1f} GiB free", advice)
+
+
+def chain(url: str) -> Finding:
+    try:
+        number = int(str(rpc.call(url, "eth_chainId")), 16)
+        block = rpc.call(url, "eth_getBlockByNumber", "latest", False)
+        stamp = int(block["timestamp"], 16)
+    except (Outage, rpc.RpcRefused, ValueError, TypeError, KeyError) as error:
+        return Finding("chain", False, f"{url}: {error}", "start a local network with `assay net up`, or name a chain: --rpc URL")
+    drift = abs(time.time() - stamp)
+    detail = f"{url}, id {number}, last block {drift:.0f} s ago"
+    return Finding("chain", drift < DRIFT, detail, "" if drift < DRIFT else "the chain stands still, or one of the two clocks is wrong")
+
+
+def contract(url: str, address: str) -> Finding:
+    try:
+        code = str(rpc.call(url, "eth_getCode", address, "latest"))
+    except (Outage, rpc.RpcRefused) as error:
+        return Finding("contract", False, f"{address}: {error}", "see the chain's line above")
+    size = max(len(code) // 2 - 1, 0)
+    return Finding("contract", size > 0, f"{address}, {size} bytes of code", "" if size else "nothing is deployed there: --contract ADDRESS")
+
+
+def bootstrap(multiaddr: str) -> Finding:
+    parts = multiaddr.split("/")
+    try:
+        host, port = parts[2], int(parts[4])
+        with socket.create_connection((host, port), timeout=5):
+            return Finding("bootstrap", True, multiaddr)
+    except (OSError, IndexError, ValueError) as error:
+        return Finding("bootstrap", False, f"{multiaddr}: {error}", "name a node that is up: --bootstrap /ip4/HOST/tcp/PORT/p2p/PEER")
+
+
+def examine(url: str | None, address: str | None, peers: str | None, data: Path) -> list[Finding]:
+    """All findings; what is not configured is not looked at."""
+    checks: list[Callable[[], Finding]] = [python, engine, torch, gpu, anvil, lambda: folder(data)]
+    if url:
+        checks.append(lambda: chain(url))
+        if address:
+            checks.append(lambda: contract(url, address))
+    for peer in filter(None, (peers or "").split(",")):
+        checks.append(lambda peer=peer: bootstrap(peer.strip()))  # type: ignore[misc]
+    found = [check() for check in checks]
+    if not url:
+        found.append(Finding("chain", None, "none is configured", "assay net up starts a local one"))
+    return found
+
+
+def doctor(rpc_url: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False) -> None:
+    """Says what is in the way of running a node here.
+
+    Example: [bold]assay doctor[/bold]
+    """
+    try:
+        kept = read_config()
+    except Trouble as trouble:
+        kept = {}
+        print(f"configuration: {trouble.what} ({trouble.why})", file=sys.stderr)
+    base = Path(data or kept.get("data") or Path("~/.local/share/assay").expanduser())
+    found = examine(rpc_url or kept.get("rpc"), contract or kept.get("contract"), bootstrap or kept.get("bootstrap"), base)
+    bad = [finding for finding in found if finding.good is False]
+    if json:
+        show({"good": not bad, "findings": [finding._asdict() for finding in found]})
+    else:
+        from rich.console import Console
+
+        screen = Console(highlight=False, soft_wrap=True)
+        for finding in found:
+            mark = {True: "[green]ok[/green]", False: "[red]no[/red]", None: "[yellow]--[/yellow]"}[finding.good]
+            screen.print(f"{mark} [bold]{finding.what}[/bold]", end=" ")
+            screen.print(finding.detail, markup=False)
+            if finding.next:
+                screen.print(f"     next: {finding.next}", markup=False)
+    if bad:
+        raise typer.Exit(ENVIRONMENT if any(f.what in ("chain", "bootstrap", "native engine") for f in bad) else FAILED)

@@ -1,0 +1,107 @@
+"""A node's data folder, and how a command talks to the daemon that owns it.
+
+The folder is private (mode 0700). The daemon holds a lock on `lock` as long as it lives, so a second one on the same folder is
+refused, and whether one runs is a fact and not a guess from a stale pid. It writes `status.json` when that changes, and takes
+orders that commands leave in `orders/`, one file each. Files serve better than a socket here: paths of Unix sockets end at 108
+bytes, and a daemon that is stopped or hangs leaves its last status to be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from assay.cli.common import ENVIRONMENT, FAILED, Trouble
+
+ORDERS = frozenset({"drain", "withdraw", "leave"})
+EVERY = 0.5
+"""Seconds between looks at the orders."""
+
+
+def prepare(data: Path) -> None:
+    """Makes the folder, for its owner's eyes only. Raises Trouble when it is somebody else's or open to others."""
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = data.stat()
+    if found.st_uid != os.geteuid():
+        raise Trouble(f"{data} belongs to another user", "a node's folder holds its keys", "name another folder: --data FOLDER", ENVIRONMENT)
+    if found.st_mode & 0o077:
+        data.chmod(0o700)
+
+
+class Lock:
+    """Held while a daemon owns the folder."""
+
+    def __init__(self, data: Path) -> None:
+        self._file = (data / "lock").open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise Trouble(f"a node is already running on {data}", "", "stop it first, or name another folder: --data FOLDER", ENVIRONMENT) from None
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def running(data: Path) -> bool:
+    """Whether a daemon owns the folder now."""
+    try:
+        with (data / "lock").open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+async def attend(data: Path, status: Callable[[], dict[str, Any]], order: Callable[[str], None]) -> None:
+    """The daemon's side, until it is cancelled."""
+    orders = data / "orders"
+    orders.mkdir(exist_ok=True, mode=0o700)
+    last = ""
+    while True:
+        for path in sorted(orders.glob("*.order")):
+            name = path.read_text()
+            path.unlink()
+            if name in ORDERS:
+                order(name)
+        text = json.dumps(status(), default=lambda value: value.hex() if isinstance(value, bytes) else str(value))
+        if text != last:
+            fresh = data / "status.json.new"
+            fresh.write_text(text)
+            fresh.replace(data / "status.json")
+            last = text
+        await asyncio.sleep(EVERY)
+
+
+def read_status(data: Path) -> dict[str, Any]:
+    """The command's side: the last status, with `running`. Raises Trouble when no node ever ran here."""
+    try:
+        status: dict[str, Any] = json.loads((data / "status.json").read_text())
+    except FileNotFoundError:
+        raise Trouble(f"no node has run on {data}", "there is no status.json in it", "start one, or name its folder: --data FOLDER", FAILED) from None
+    return {"running": running(data), **status}
+
+
+def give_order(data: Path, order: str, within: float = 10.0) -> None:
+    """Leaves an order and waits until the daemon has taken it. Raises Trouble when none runs or it does not."""
+    if not running(data):
+        raise Trouble(f"no node is running on {data}", "orders are for a running node", "start it, or name its folder: --data FOLDER", FAILED)
+    path = data / "orders" / f"{time.time_ns()}-{secrets.token_hex(4)}.order"
+    fresh = path.with_suffix(".new")
+    fresh.write_text(order)
+    fresh.replace(path)
+    deadline = time.monotonic() + within
+    while path.exists():
+        if time.monotonic() > deadline:
+            path.unlink(missing_ok=True)
+            raise Trouble("the node does not take the order", f"it has not looked for {within:g} s", "its log says more", FAILED)
+        time.sleep(0.1)

@@ -1,0 +1,286 @@
+"""`assay submit`, `assay job`, `assay run`: what a model developer does."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from assay.cli.common import FAILED, USAGE, Bootstrap, Contract, Data, Json, Rpc, Trouble, group, money, settings, show
+from assay.cli.common import run as run_async
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from assay.client import Estimate, Plan
+    from assay.receipts import Ledger
+
+app = group("A client's jobs: watch them, read their receipts, fetch the weights.")
+
+Train = Annotated[Path, typer.Argument(metavar="TRAIN.py", help="A Python file that ends in `training = assay.Training(...)`.")]
+Number = Annotated[int, typer.Argument(metavar="JOB", help="The job's number on this contract.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead of the file's own number.")]
+SegmentSteps = Annotated[int, typer.Option("--segment-steps", min=1, help="Steps between checkpoints: assigned, checked and paid at once.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the initial weights.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
+MICRO = 1_000_000
+PARAMS_FILE_HELP = "TOML with windows and checking policy (see assay.chain.Params), instead of the network's defaults."
+
+
+def plan_of(train: Path, steps: int | None, seed: int) -> tuple[Plan, Any]:
+    """The file's training as a plan, and the training itself (for its `sample`)."""
+    from assay.client import Plan
+    from assay.trace import trace
+    from assay.training import load_training
+
+    training = load_training(train, seed)
+    traced = trace(training, steps)
+    name, data = training.name, training.data
+    return Plan(name, traced.program, traced.schedule, traced.state, data.arrays, data.name, training.batch), training
+
+
+def run(
+    train: Train,
+    local: Annotated[bool, typer.Option("--local", help="In this process, with no network and no money.")] = False,
+    steps: Steps = None, seed: Seed = 0, threads: Threads = 1,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write the weights (safetensors).")] = None,
+    sample: Annotated[bool, typer.Option("--sample/--no-sample", help="Show what the model says before and after, if the file can.")] = True,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Runs a training in one process; the network would reach the same final state root.
+
+    Example: [bold]assay run train.py --local --steps 16[/bold]
+    """
+    if not local:
+        instead = f"assay run {train} --local, or assay submit {train} --budget N"
+        raise Trouble("where should it run?", "a run on the network costs money", instead, USAGE)
+    plan, training = plan_of(train, steps, seed)
+    from assay.client import run_plan, weights
+    from assay.local import Step
+    from assay.state import to_bytes
+    from assay.trace import initial_output
+
+    before = initial_output(training, plan.state) if sample else None
+    if before and not json:
+        print(f"before: {before}\n")
+
+    def progress(step: Step) -> None:
+        if json:
+            show({"topic": "step", "step": step.step, "loss": step.loss})
+        else:
+            print(f"step {step.step + 1:5d} of {plan.steps}   loss {step.loss:.4f}", flush=True)
+
+    started = time.monotonic()
+    done = run_plan(plan, threads, progress)
+    seconds = time.monotonic() - started
+    after = initial_output(training, done.state) if sample else None
+    if out is not None:
+        out.write_bytes(to_bytes(weights(done.state)))
+    if json:
+        losses = {"loss_first": done.losses[0], "loss_last": done.losses[-1]}
+        texts = {"before": before, "after": after, "weights": str(out) if out else None}
+        show({"final_state_root": done.root.hex(), "steps": plan.steps, "seconds": round(seconds, 3), **losses, **texts})
+        return
+    if after:
+        print(f"\nafter: {after}\n")
+    print(f"final state root {done.root.hex()}")
+    if out is not None:
+        print(f"weights written to {out}")
+
+
+def submit(
+    train: Train,
+    budget: Annotated[float, typer.Option("--budget", min=0, help="Most that may be spent, in tokens.")],
+    rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None,
+    steps: Steps = None, segment_steps: SegmentSteps = 8,
+    price: Annotated[float, typer.Option("--price", min=0, help="Most that a step may cost, in tokens.")] = 0.5,
+    fee: Annotated[float, typer.Option("--fee", min=0, help="For each verifier and segment, in tokens.")] = 0.05,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ACCOUNT", help="Who places segments; else found among peers.")] = None,
+    keyservice: Annotated[str | None, typer.Option("--keyservice", metavar="ACCOUNT", help="Who keeps the keys; else found among peers.")] = None,
+    params: Annotated[Path | None, typer.Option("--params", metavar="FILE", help=PARAMS_FILE_HELP)] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, serve the data, show the progress, and fetch the weights.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where --watch writes the weights.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the money is locked.")] = False,
+    seed: Seed = 0, json: Json = False,
+) -> None:  # fmt: skip
+    """Buys a training: seals the data, says what it will cost and take, locks the money, and watches.
+
+    Example: [bold]assay submit train.py --budget 100 --steps 64 --watch[/bold]
+    """
+    where = settings(rpc, contract, bootstrap, data, "client")
+    started = time.monotonic()
+    plan, training = plan_of(train, steps, seed)
+    from assay.cli.submit import Order, Submission, read_params
+    from assay.client import estimate
+
+    policy = read_params(params)
+    price_cap, fee_units = round(price * MICRO), round(fee * MICRO)
+    guess = estimate(plan, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, params=policy)
+    _tell_estimate(plan, guess, time.monotonic() - started, json)
+    limit = round(budget * MICRO)
+    if guess.total > limit:
+        what = f"the budget of {money(limit)} does not cover {money(guess.total)}"
+        raise Trouble(what, "the contract locks the cap of every segment and the fees of redraws", f"--budget {money(guess.total)}", FAILED)
+    if not yes and not json and not typer.confirm(f"Lock {money(limit)} in the contract? What is not used comes back", default=True):
+        raise typer.Exit(1)
+    order = Order(
+        plan=plan, training=training, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, budget=limit, scheduler=scheduler,
+        keyservice=keyservice, params=policy, watch=watch, out=out,
+    )  # fmt: skip
+    run_async(Submission(where, order, as_json=json).run())
+
+
+def _tell_estimate(plan: Plan, guess: Estimate, traced: float, json: bool) -> None:
+    if json:
+        import msgspec
+
+        show({"topic": "estimate", "total": guess.total, "traced_seconds": round(traced, 2), **msgspec.structs.asdict(guess)})
+        return
+    nodes = len(plan.program.micro.nodes) + len(plan.program.update.nodes)
+    print(f"{plan.name}: {plan.steps} steps in {guess.segments} segments; the program has {nodes} stages, the dataset {plan.size} records")
+    print(f"  training   at most {money(guess.training)}")
+    print(f"  checking           {money(guess.checking)}, and {money(guess.reserve)} more locked in case draws have to be repeated")
+    print(f"  time               {guess.seconds_computing:.0f} s of computing at this machine's speed ({guess.seconds_a_step:.2f} s a step),")
+    print(f"                     and at least {guess.seconds_settling:.0f} s until the end has settled")
+
+
+@app.command("list")
+def list_(
+    rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False,
+    mine: Annotated[bool, typer.Option("--mine", help="Only those of the account in the data folder.")] = False,
+) -> None:  # fmt: skip
+    """Lists the jobs of this contract.
+
+    Example: [bold]assay job list[/bold]
+    """
+    ledger, me = run_async(_ledger(rpc, contract, data, need_keys=mine))
+    rows = []
+    for job in ledger.jobs.values():
+        if mine and job.client != me:
+            continue
+        last = ledger.last_good(job.number)
+        rows.append({
+            "job": job.number, "client": job.client, "steps": job.terms.steps, "settled": last.stop if last else 0,
+            "segments": ledger.outcomes(job.number), "state": _state(ledger, job.number), "locked": job.funded,
+        })  # fmt: skip
+    if json:
+        show({"jobs": rows})
+        return
+    from rich.table import Table
+
+    table = Table("job", "state", "settled steps", "segments", "locked", "client")
+    for row in rows:
+        segments = ", ".join(f"{count} {state.lower()}" for state, count in row["segments"].items())
+        table.add_row(str(row["job"]), row["state"], f"{row['settled']} of {row['steps']}", segments, money(row["locked"]), row["client"])
+    _screen().print(table)
+
+
+def _state(ledger: Ledger, number: Any) -> str:
+    job = ledger.jobs[number]
+    if job.refund is not None:
+        return "done" if ledger.finished(number) else "cancelled"
+    if ledger.finished(number):
+        return "trained"
+    return "cancelling" if job.cancelled else "running"
+
+
+@app.command("show")
+def show_(job: Number, rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False) -> None:
+    """The job's receipts: for every segment who was paid, who was not, and why.
+
+    Example: [bold]assay job show 1[/bold]
+    """
+    import msgspec
+
+    from assay.receipts import receipt
+
+    ledger, _ = run_async(_ledger(rpc, contract, data))
+    known = _known(ledger, job)
+    segments = ledger.of_job(known.number)
+    if json:
+        rows = [{**msgspec.to_builtins(s), "state": s.state.name, "receipt": receipt(s)} for s in segments]
+        show({"job": job, "client": known.client, "state": _state(ledger, job), "refund": known.refund, "segments": rows})
+        return
+    screen = _screen()
+    terms = known.terms
+    screen.print(f"job {job} of {known.client}: {terms.steps} steps, {_state(ledger, job)}")
+    for segment in segments:
+        colour = "green" if segment.state.name == "SETTLED" else "red" if segment.ended else "yellow"
+        screen.print(f"[{colour}]segment {segment.number}[/{colour}] by {segment.provider}")
+        screen.print(f"  {receipt(segment)}", markup=False)
+        for payment in segment.payments:
+            screen.print(f"  {money(payment.amount):>14}  {payment.who}  {payment.reason}", markup=False)
+        for verifier in segment.no_shows:
+            screen.print(f"  no-show: {verifier}")
+    if known.refund is not None:
+        screen.print(f"closed: {money(known.refund)} came back to the client")
+
+
+@app.command()
+def watch(job: Number, rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False) -> None:
+    """Shows what happens to a job until it is over, and serves its data from this folder meanwhile.
+
+    Example: [bold]assay job watch 1[/bold]
+    """
+    from assay.cli.submit import watch_job
+
+    run_async(watch_job(settings(rpc, contract, bootstrap, data, "client"), job, as_json=json))
+
+
+@app.command()
+def fetch(
+    job: Number,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the weights (safetensors).")],
+    rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None,
+    whole: Annotated[bool, typer.Option("--state", help="The whole state (optimiser moments, too), not just the model's weights.")] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Fetches and decrypts the weights of a job that has settled.
+
+    Example: [bold]assay job fetch 1 --out weights.safetensors[/bold]
+    """
+    from assay.cli.submit import fetch_job
+
+    found = run_async(fetch_job(settings(rpc, contract, bootstrap, data, "client"), job, out, whole=whole))
+    if json:
+        show(found)
+    else:
+        print(f"{found['tensors']} tensors written to {out}; their state has the root that settled: {found['final_state_root']}")
+
+
+@app.command()
+def cancel(job: Number, rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False) -> None:
+    """Ends a job: nothing more is assigned, and what is left of the money comes back.
+
+    Example: [bold]assay job cancel 1[/bold]
+    """
+    from assay.cli.submit import cancel_job
+
+    run_async(cancel_job(settings(rpc, contract, None, data, "client"), job))
+    if json:
+        show({"job": job, "cancelled": True})
+    else:
+        print(f"job {job} is cancelled; what is under way runs out, then the rest comes back")
+
+
+async def _ledger(rpc: str | None, contract: str | None, data: Path | None, need_keys: bool = False) -> tuple[Ledger, str | None]:
+    from assay.cli.node import read_ledger
+
+    return await read_ledger(settings(rpc, contract, None, data, "client"), need_keys=need_keys)
+
+
+def _known(ledger: Ledger, job: int) -> Any:
+    from assay.ids import JobId
+
+    if JobId(job) not in ledger.jobs:
+        there = ", ".join(str(number) for number in ledger.jobs) or "none yet"
+        raise Trouble(f"there is no job {job}", f"this contract has: {there}", "assay job list")
+    return ledger.jobs[JobId(job)]
+
+
+def _screen() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)

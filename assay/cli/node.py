@@ -1,0 +1,284 @@
+"""Puts a node together: keys, chain, blobs with their gateway, peers, journal, engine, and the role's daemon on top of them.
+
+The only things that it is told are those of `Settings`; all else is made in the data folder when it is first wanted. On the local
+network a node that has nothing takes its first money from the faucet; elsewhere it says which account needs some, and waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assay.cli.common import ENVIRONMENT, Settings, Trouble, money, show
+from assay.cli.folder import Lock, attend, prepare
+from assay.daemon import Node, Ports, enrol
+from assay.ids import Address, PeerId
+from assay.messages import PeerRecord
+from assay.ports import Outage, Reverted
+from assay.receipts import Ledger
+from assay.runtime import Note
+
+if TYPE_CHECKING:
+    from assay.adapters.evm import EvmChain
+    from assay.adapters.keys import NodeKeys
+
+LOCAL_CHAIN = 31337
+"""Chain id of anvil and its like: there the faucet is the node's own account."""
+GAS_MONEY = 10**15
+"""Wei under which a node is told to be out of gas money."""
+ENGINES = ("worker", "verifier")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What has a default."""
+
+    listen: str = "127.0.0.1"
+    announce: str | None = None
+    price: int = 100_000
+    stake: int = 0
+    threads: int = 1
+
+
+@contextlib.asynccontextmanager
+async def compose(role: str, where: Settings, options: Options, *, depth: int = 1) -> AsyncIterator[Ports]:
+    """The node's ports; what has to be closed is closed on leaving. Raises Trouble and what the adapters raise."""
+    from assay.adapters.ipfs import LocalBlobs
+    from assay.adapters.ipfs_gateway import BlockGateway
+    from assay.adapters.journal import SqliteJournal
+    from assay.adapters.libp2p import Libp2pPeers
+
+    prepare(where.data)
+    async with contextlib.AsyncExitStack() as stack:
+        lock = Lock(where.data)
+        stack.callback(lock.release)
+        keys = open_or_create(where.data)
+        stack.callback(keys.close)
+        chain = await open_chain(where, keys)
+        stack.push_async_callback(chain.close)
+        known: list[Libp2pPeers] = []
+
+        def locate(near: Sequence[PeerId]) -> list[str]:
+            records = {record.peer: record.gateway for peers in known for record in peers.records() if record.gateway}
+            first = [records[peer] for peer in near if peer in records]
+            return first + [url for url in records.values() if url not in first]
+
+        blobs = LocalBlobs(where.data / "blobs", locate)
+        stack.push_async_callback(blobs.close)
+        gateway = BlockGateway(blobs.store)
+        url = await gateway.start(options.listen)
+        stack.push_async_callback(gateway.stop)
+        if options.announce:
+            url = f"http://{options.announce}:{url.rsplit(':', 1)[1]}"
+
+        def record(addresses: list[str]) -> PeerRecord:
+            return PeerRecord(
+                peer=PeerId(""), account=keys.account, role=role, addresses=tuple(addresses), gateway=url, sequence=0,
+                chain_id=chain.chain_id, contract=chain.contract,
+            )  # fmt: skip
+
+        listen = [f"/ip4/{options.listen}/tcp/0"]
+        try:
+            peers = Libp2pPeers(keys.peer_seed, listen, list(where.bootstrap), record, where.data / "peers")
+        except ValueError as error:
+            raise Trouble("the bootstrap address cannot be used", str(error), "--bootstrap /ip4/HOST/tcp/PORT/p2p/PEER", 2) from None
+        known.append(peers)
+        journal = SqliteJournal(where.data / "journal.sqlite")
+        stack.callback(journal.close)
+        engine: Any = None
+        if role in ENGINES:
+            from assay.adapters.engine_process import ProcessEngine
+
+            engine = ProcessEngine(threads=options.threads)
+            stack.push_async_callback(engine.close)
+        yield Ports(chain=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth)
+
+
+def open_or_create(data: Path) -> NodeKeys:
+    """The node's keys, made when there are none."""
+    from assay.adapters.keys import create, exists, open_keys
+
+    return open_keys(data) if exists(data) else create(data)
+
+
+async def open_chain(where: Settings, keys: NodeKeys) -> EvmChain:
+    """Raises Trouble when there is no such chain or contract."""
+    from assay.adapters.evm import EvmChain
+
+    return await EvmChain.open(where.rpc, where.contract, keys.signer, where.data / "sender.sqlite")
+
+
+# ---- money -----------------------------------------------------------------------------------------------------------------
+
+
+async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None]) -> None:
+    """Returns when the account has gas money and what it wants to stake: helped by the faucet, or after waiting for a person."""
+    chain, told = ports.chain, False
+    while True:
+        view = await chain.view(chain.account)
+        if view.native >= GAS_MONEY and view.tokens + view.stake >= stake:
+            return
+        if chain.chain_id == LOCAL_CHAIN:
+            from assay.localnet.faucet import give
+
+            await give(url, chain.contract, chain.account, max(0, stake - view.stake - view.tokens))
+            note(Note(topic="faucet", text=f"took gas money and {money(stake)} tokens from the local faucet"))
+        elif not told:
+            told = True
+            text = f"waiting for money: account {chain.account} needs gas money and {money(stake)} tokens"
+            note(Note(topic="waiting", text=text))
+        if told:
+            await asyncio.sleep(5)
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------------
+
+
+def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], None]) -> Node:
+    """The role's daemon."""
+    match role:
+        case "scheduler":
+            from assay_scheduler.daemon import scheduler
+
+            return scheduler(ports, on_note)
+        case "keyservice":
+            from assay.keyservice.daemon import keyservice
+
+            return keyservice(ports, on_note)
+        case "worker":
+            from assay_worker.daemon import worker
+
+            return worker(ports, on_note, price_per_step=options.price)
+        case "verifier":
+            from assay_verifier.daemon import verifier
+
+            return verifier(ports, on_note)
+    raise ValueError(f"there is no role {role!r}")
+
+
+def printer(as_json: bool, log: Path) -> Callable[[Note], None]:
+    """Prints notes, and keeps them as JSON lines in `log`."""
+    import json
+
+    file = log.open("a")
+
+    def note(note: Note) -> None:
+        entry = {"time": round(time.time(), 3), "topic": note.topic, "text": note.text, **note.data}
+        file.write(json.dumps(entry) + "\n")
+        file.flush()
+        if as_json:
+            show(entry)
+        else:
+            print(f"{time.strftime('%H:%M:%S')}  {note.topic:10}  {note.text}", flush=True)
+
+    return note
+
+
+async def serve(role: str, where: Settings, options: Options, *, as_json: bool, make: Callable[..., Node] = build) -> None:
+    """Runs a role's daemon until SIGTERM or SIGINT. `make` builds it (the liars of the tests put another part in)."""
+    this = asyncio.current_task()
+    assert this is not None
+    running: list[Node] = []
+
+    def stop() -> None:
+        if running:
+            running[0].stop()
+        else:
+            this.cancel()
+
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop)
+    with contextlib.suppress(asyncio.CancelledError):
+        async with compose(role, where, options) as ports:
+            note = printer(as_json, where.data / "log.jsonl")
+            try:
+                await fund(ports, where.rpc, options.stake, note)
+                await enrol(ports, deposit=options.stake, seat=role == "verifier")
+            except Reverted as error:
+                raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None
+            node = make(role, ports, options, note)
+            running.append(node)
+            note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
+            watcher = asyncio.create_task(attend(where.data, lambda: {"role": role, "pid": os.getpid(), **node.status()}, node.order))
+            try:
+                await node.run()
+            finally:
+                watcher.cancel()
+            note(Note(topic="down", text=f"{role} {ports.keys.account} stops"))
+
+
+async def serve_bootstrap(where: Settings, options: Options, *, as_json: bool) -> None:
+    """A node without a role: it knows others and tells of them."""
+    from assay.messages import Refusal
+
+    async def refuse(peer: object, message: object) -> Refusal:
+        return Refusal(reason="this is a bootstrap node; it only knows others")
+
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, ended.set)
+    async with compose("bootstrap", where, options) as ports:
+        note = printer(as_json, where.data / "log.jsonl")
+        peers: Any = ports.peers
+        await peers.start(refuse, lambda peer, message: None)
+        try:
+            note(Note(topic="up", text=f"bootstrap {peers.addresses[0]}", data={"address": peers.addresses[0], "pid": os.getpid()}))
+            await ended.wait()
+        finally:
+            await peers.stop()
+
+
+# ---- questions ---------------------------------------------------------------------------------------------------------------
+
+
+async def read_ledger(where: Settings, *, need_keys: bool = False) -> tuple[Ledger, Address | None]:
+    """Everything final on the contract, and this folder's account if it has one."""
+    from assay.adapters.evm import EvmReader
+    from assay.adapters.keys import exists, open_keys
+
+    if need_keys and not exists(where.data):
+        raise Trouble(f"{where.data} holds no account", "which jobs are yours cannot be told", "name the folder: --data FOLDER", 2)
+    account = open_keys(where.data).account if exists(where.data) else None
+    ledger = Ledger()
+    reader = await EvmReader.open(where.rpc, where.contract)
+    try:
+        ledger.feed(await reader.events((-1, -1), 1))
+    finally:
+        await reader.close()
+    return ledger, account
+
+
+async def earnings_of(where: Settings) -> dict[str, Any]:
+    """`assay ROLE earnings`."""
+    from assay.adapters.keys import exists, open_keys
+
+    if not exists(where.data):
+        raise Trouble(f"{where.data} holds no account", "no node has run on it", "name the node's folder: --data FOLDER")
+    keys = open_keys(where.data)
+    try:
+        chain = await open_chain(where, keys)
+        try:
+            ledger, _ = await read_ledger(where)
+            view = await chain.view(keys.account)
+        finally:
+            await chain.close()
+    except Outage as error:
+        raise Trouble("the chain does not answer", str(error), "assay doctor", ENVIRONMENT) from None
+    finally:
+        keys.close()
+    credits = [
+        {"segment": segment.number, "amount": payment.amount, "reason": payment.reason}
+        for segment in ledger.segments.values()
+        for payment in segment.payments
+        if payment.who == keys.account
+    ]
+    return {"account": {"address": keys.account, **{n: getattr(view, n) for n in view.__struct_fields__}}, "credits": credits}

@@ -1,0 +1,156 @@
+"""`assay worker|verifier|scheduler|keyservice`: starting a daemon, and talking to the one that owns a data folder.
+
+A daemon needs to be told four things only: the chain's RPC, the contract, a node that knows others, and its own folder. The rest
+has defaults that suit a first day.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from assay.cli.common import USAGE, Bootstrap, Contract, Data, Json, Rpc, Trouble, group, money, read_config, run, settings, show
+
+Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help="Where peers and the gateway listen; 0.0.0.0 for the world.")]
+Announce = Annotated[str | None, typer.Option("--announce", metavar="HOST", help="The address that others reach this node by, if another.")]
+Lines = Annotated[bool, typer.Option("--json", help="Print the log as JSON lines.")]
+Price = Annotated[int, typer.Option("--price", min=1, help="Asked for a step, in the token's smallest unit.")]
+Stake = Annotated[int | None, typer.Option("--stake", min=0, help="Stake to keep deposited, in the token's smallest unit.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
+
+WHAT = {
+    "worker": "Sell training steps: run the worker daemon and see to its money.",
+    "verifier": "Check what the chain draws, for a fee.",
+    "scheduler": "Find a provider for each segment of a job.",
+    "keyservice": "Keep data keys, and release each after its event on chain is final.",
+}
+LOCAL_STAKE = {"worker": 400_000_000, "verifier": 100_000_000, "scheduler": 0, "keyservice": 0}
+"""Default stake: what a handful of segments of the demo's size, or a seat, take."""
+
+
+def apps() -> dict[str, typer.Typer]:
+    """One sub-application a role."""
+    made = {}
+    for role, what in WHAT.items():
+        app = group(what)
+        _common(app, role)
+        made[role] = app
+    _money(made["worker"], "worker")
+    _money(made["verifier"], "verifier")
+    return made
+
+
+def folder_of(data: Path | None, role: str) -> Path:
+    """The data folder that a command speaks of."""
+    if data is not None:
+        return data.expanduser().absolute()
+    base = read_config().get("data")
+    return (Path(base) if base else Path("~/.local/share/assay").expanduser()).absolute() / role
+
+
+def _common(app: typer.Typer, role: str) -> None:
+    def serve(rpc: str | None, contract: str | None, bootstrap: str | None, data: Path | None, json: bool, **options: Any) -> None:
+        from assay.cli.node import Options, serve
+
+        run(serve(role, settings(rpc, contract, bootstrap, data, role), Options(**options), as_json=json))
+
+    example = f"Example: [bold]assay {role} start --rpc http://127.0.0.1:8545 --contract 0x… --bootstrap /ip4/…/p2p/… --data ~/{role}[/bold]"
+
+    if role == "worker":
+
+        def start_worker(
+            rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
+            announce: Announce = None, price: Price = 100_000, stake: Stake = LOCAL_STAKE["worker"], threads: Threads = 1, json: Lines = False,
+        ) -> None:  # fmt: skip
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, price=price, stake=stake or 0, threads=threads)
+
+        start: Any = start_worker
+    elif role == "verifier":
+
+        def start_verifier(
+            rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
+            announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1, json: Lines = False,
+        ) -> None:  # fmt: skip
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, stake=stake or 0, threads=threads)
+
+        start = start_verifier
+    else:
+
+        def start_other(
+            rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
+            announce: Announce = None, json: Lines = False,
+        ) -> None:  # fmt: skip
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce)
+
+        start = start_other
+
+    app.command("start", help=f"Runs the daemon until it is told to stop (Ctrl-C, SIGTERM).\n\n{example}")(start)
+
+    @app.command("status", help=f"What the daemon is doing.\n\nExample: [bold]assay {role} status --data ~/{role}[/bold]")
+    def status(data: Data = None, json: Json = False) -> None:
+        from assay.cli.folder import read_status
+
+        found = read_status(folder_of(data, role))
+        if json:
+            show(found)
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        screen = Console(highlight=False)
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for key, value in found.items():
+            if key not in ("recent", "working_on"):
+                table.add_row(key.replace("_", " "), str(value))
+        table.add_row("working on", ", ".join(found.get("working_on", [])) or "nothing")
+        screen.print(table)
+        for note in found.get("recent", [])[-10:]:
+            screen.print(f"  {note.get('topic', '')}: {note.get('text', '')}", markup=False)
+
+
+def _money(app: typer.Typer, role: str) -> None:
+    @app.command("earnings", help=f"What this node has been credited, for what.\n\nExample: [bold]assay {role} earnings --data ~/{role}[/bold]")
+    def earnings(rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False) -> None:
+        from assay.cli.node import earnings_of
+
+        where = settings(rpc, contract, None, data, role)
+        found = run(earnings_of(where))
+        if json:
+            show(found)
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("segment", "amount", "for")
+        for row in found["credits"]:
+            table.add_row(str(row["segment"]), money(row["amount"]), row["reason"])
+        screen = Console(highlight=False)
+        screen.print(table)
+        view = found["account"]
+        screen.print(f"in the account {money(view['tokens'])}, staked {money(view['stake'])} (reserved {money(view['reserved'])}), ", end="")
+        screen.print(f"to be withdrawn {money(view['credit'])}")
+
+    @app.command("withdraw", help=f"Pulls what has been credited.\n\nExample: [bold]assay {role} withdraw --data ~/{role}[/bold]")
+    def withdraw(data: Data = None, json: Json = False) -> None:
+        _order(data, role, "withdraw", json)
+
+    if role == "worker":
+
+        @app.command("drain", help="Finishes or commits what is under way and takes nothing new.\n\nExample: [bold]assay worker drain[/bold]")
+        def drain(data: Data = None, json: Json = False) -> None:
+            _order(data, role, "drain", json)
+
+
+def _order(data: Path | None, role: str, order: str, json: bool) -> None:
+    from assay.cli.folder import ORDERS, give_order
+
+    if order not in ORDERS:
+        raise Trouble(f"{order} is not an order", f"a node knows {', '.join(sorted(ORDERS))}", code=USAGE)
+    folder = folder_of(data, role)
+    give_order(folder, order)
+    if json:
+        show({"order": order, "taken": True})
+    else:
+        print(f"the {role} on {folder} has taken the order: {order}")

@@ -1,0 +1,265 @@
+"""A client's node: it publishes, locks the money, serves the job's data, watches, and fetches the weights.
+
+It is a node like any other, with its own folder, peers and gateway, but without a machine: what it wants is over when its command
+is. As long as it lives, providers can fetch the job's data from it; the scheduler keeps a copy, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from assay import chain as events
+from assay import client
+from assay.chain import AnyChainEvent, Params
+from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, money, show
+from assay.ids import Address, JobId, address
+from assay.ports import Outage
+from assay.receipts import Ledger, receipt
+from assay.state import Tensors, state_root, to_bytes
+
+LIFETIME = 7 * 24 * 3600
+"""Seconds after which anybody may end a job that is not done."""
+DISCOVERY = 30.0
+"""Seconds to wait for a scheduler or key service to be seen among peers."""
+DELIVERY = 60.0
+"""Seconds to wait for the key of the last checkpoint after the end has settled."""
+
+
+class Order(NamedTuple):
+    """What is bought."""
+
+    plan: client.Plan
+    training: Any
+    segment_steps: int
+    price_cap: int
+    fee: int
+    budget: int
+    scheduler: str | None
+    keyservice: str | None
+    params: Params
+    watch: bool
+    out: Path | None
+
+
+def read_params(path: Path | None) -> Params:
+    """The checking policy and windows of a job; raises Trouble for what the contract has no name for."""
+    if path is None:
+        return Params()
+    try:
+        return msgspec.convert({"type": "Params", **tomllib.loads(path.read_text())}, Params)
+    except FileNotFoundError:
+        raise Trouble(f"there is no {path}", "--params names it", code=USAGE) from None
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise Trouble(f"{path} cannot be used", str(error), f"it may have: {', '.join(Params.__struct_fields__)}", USAGE) from None
+
+
+class Submission:
+    """One `assay submit`."""
+
+    def __init__(self, where: Settings, order: Order, *, as_json: bool) -> None:
+        self.where, self.order, self.as_json = where, order, as_json
+
+    def note(self, topic: str, text: str, **data: Any) -> None:
+        tell(self.as_json, topic, text, **data)
+
+    async def run(self) -> None:
+        order = self.order
+        async with client_node(self.where) as node:
+            service = await self._service(node)
+            scheduler = await self._party(node, "scheduler", order.scheduler)
+            head = await node.chain.head()
+            wish = client.Wish(
+                segment_steps=order.segment_steps, price_cap=order.price_cap, fee=order.fee, budget=order.budget,
+                deadline=head.time + LIFETIME, scheduler=scheduler, params=order.params,
+            )  # fmt: skip
+            spec, terms = await client.publish(order.plan, wish, service, node.chain, node.blobs, node.keys)
+            job = await client.post(node.chain, terms)
+            size = sum(shard.sealed.size for shard in spec.dataset.shards) + spec.state.size
+            self.note(
+                "posted", f"job {job} is posted, {money(order.budget)} locked; {size / 1e6:.1f} MB sealed in {len(spec.dataset.shards)} shards",
+                job=job, spec=terms.spec, program_cid=spec.program, program_root=spec.program_root.hex(), budget=order.budget,
+            )  # fmt: skip
+            if order.watch:
+                state = await follow_job(node, job, self.as_json)
+                self._deliver(job, state)
+        if not order.watch:
+            serve_in_background(self.where, job, self.as_json)
+
+    def _deliver(self, job: JobId, state: Tensors) -> None:
+        from assay.trace import initial_output
+
+        order = self.order
+        after = initial_output(order.training, state)
+        if order.out is not None:
+            order.out.write_bytes(to_bytes(client.weights(state)))
+        root = state_root(order.plan.steps, state)
+        text = f"job {job} is done; final state root {root.hex()}" + (f"; weights written to {order.out}" if order.out else "")
+        self.note("done", text, job=job, final_state_root=root.hex(), after=after, out=str(order.out) if order.out else None)
+        if after and not self.as_json:
+            print(f"\n{after}")
+
+    async def _party(self, node: Any, role: str, named: str | None) -> Address:
+        """The account of a role: the one that was named, or the first that is seen among peers."""
+        if named is not None:
+            try:
+                return address(named)
+            except ValueError as error:
+                raise Trouble(f"the {role}'s account is malformed", str(error), code=USAGE) from None
+        deadline = time.monotonic() + DISCOVERY
+        while time.monotonic() < deadline:
+            for record in node.peers.records():
+                if record.role == role:
+                    return Address(record.account)
+            await asyncio.sleep(0.25)
+        what = f"no {role} was seen among the peers within {DISCOVERY:g} s"
+        raise Trouble(what, "the bootstrap node knows none, or cannot be reached", f"assay {role} start, or name one: --{role} ACCOUNT", ENVIRONMENT)
+
+    async def _service(self, node: Any) -> client.Service:
+        account = await self._party(node, "keyservice", self.order.keyservice)
+        try:
+            return await client.find_service(node.chain, account)
+        except LookupError as error:
+            raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None
+
+
+def tell(as_json: bool, topic: str, text: str, **data: Any) -> None:
+    """A line of progress."""
+    if as_json:
+        show({"topic": topic, "text": text, **data})
+    else:
+        print(text, flush=True)
+
+
+@contextlib.asynccontextmanager
+async def client_node(where: Settings) -> AsyncIterator[Any]:
+    """The client's ports, with peers and gateway up, registered on chain."""
+    from assay.cli.node import Options, compose
+    from assay.daemon import enrol
+    from assay.messages import Refusal
+
+    async def refuse(peer: object, message: object) -> Refusal:
+        return Refusal(reason="this is a client; it answers no requests")
+
+    async with compose("client", where, Options()) as ports:
+        await ports.peers.start(refuse, lambda peer, message: None)
+        try:
+            await enrol(ports)
+            yield ports
+        finally:
+            await ports.peers.stop()
+
+
+def told(event: AnyChainEvent, ledger: Ledger, job: JobId) -> tuple[str, str] | None:
+    """Topic and sentence of what a person wants to hear of a job."""
+    segment = ledger.segments.get(getattr(event, "segment", None))  # type: ignore[arg-type]
+    if segment is None or segment.job != job:
+        return None
+    steps = f"segment {segment.number} (steps {segment.start}-{segment.stop})"
+    match event:
+        case events.Assigned():
+            return "assigned", f"{steps} goes to {segment.provider} for {money(segment.price)}"
+        case events.Activated():
+            return "active", f"{steps} is being computed"
+        case events.Committed():
+            return "committed", f"{steps} is committed"
+        case events.Drawn():
+            return "drawn", f"{steps}: links {', '.join(map(str, segment.units))} and {len(segment.verifiers)} verifiers are drawn"
+        case events.Attested():
+            return "attested", f"{steps} is attested"
+        case events.Settled() | events.Lapsed() | events.Withheld() | events.Unpaid() | events.Voided() | events.Rejected():
+            return type(event).__name__.lower(), f"segment {segment.number}, {receipt(segment)}"
+    return None
+
+
+async def follow_job(node: Any, job: JobId, as_json: bool) -> Tensors:
+    """Shows what happens to a job until its weights are here. Raises Trouble when it ends without them."""
+    async for ledger, fresh in client.follow(node.chain, asyncio.sleep, node.depth):
+        for event in fresh:
+            line = told(event, ledger, job)
+            if line is not None:
+                segment = ledger.segments[event.segment]
+                tell(as_json, line[0], line[1], job=job, segment=segment.number, start=segment.start, stop=segment.stop, provider=segment.provider)
+        known = ledger.jobs.get(job)
+        if known is None:
+            raise Trouble(f"there is no job {job}", "the chain has not seen it", "assay job list")
+        if ledger.finished(job):
+            return await _fetch_patiently(node, ledger, job)
+        if known.refund is not None or (known.cancelled and all(s.ended for s in ledger.of_job(job))):
+            last = ledger.last_good(job)
+            raise Trouble(f"job {job} was cancelled", f"{last.stop if last else 0} of {known.terms.steps} steps had settled", f"assay job show {job}")
+    raise AssertionError("following a chain does not end")
+
+
+async def _fetch_patiently(node: Any, ledger: Ledger, job: JobId) -> Tensors:
+    """The key of the last checkpoint is released after the settlement is final, so it comes a little later."""
+    deadline = time.monotonic() + DELIVERY
+    while True:
+        try:
+            return await client.fetch(ledger, job, node.chain, node.blobs, node.keys)
+        except (client.NotYet, Outage) as error:
+            if time.monotonic() > deadline:
+                why = f"{error}; waited {DELIVERY:g} s"
+                raise Trouble("the weights cannot be had yet", why, f"later: assay job fetch {job} --out FILE", ENVIRONMENT) from None
+        await asyncio.sleep(0.25)
+        ledger = await read_all(node.chain, node.depth)
+
+
+async def read_all(chain: Any, depth: int) -> Ledger:
+    """The ledger of everything that is final."""
+    ledger = Ledger()
+    ledger.feed(await chain.events((-1, -1), depth))
+    return ledger
+
+
+def serve_in_background(where: Settings, job: JobId, as_json: bool) -> None:
+    """Leaves a process behind that serves the job's data until it is over, and says so."""
+    log = where.data / f"watch-{job}.log"
+    args = [sys.executable, "-m", "assay.cli", "job", "watch", str(job), "--rpc", where.rpc, "--contract", where.contract, "--data", str(where.data)]
+    args += ["--bootstrap", ",".join(where.bootstrap), "--json"]
+    with log.open("ab") as file:
+        process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, env=dict(os.environ))
+    text = f"process {process.pid} serves its data in the background until it is over (log: {log}); then: assay job fetch {job} --out FILE"
+    tell(as_json, "serving", text, pid=process.pid, log=str(log), job=job)
+
+
+async def watch_job(where: Settings, job: int, *, as_json: bool) -> None:
+    """`assay job watch`."""
+    async with client_node(where) as node:
+        state = await follow_job(node, JobId(job), as_json)
+        ledger = await read_all(node.chain, node.depth)
+        root = state_root(ledger.jobs[JobId(job)].terms.steps, state)
+        text = f"job {job} is done; final state root {root.hex()}; its last checkpoint is in this folder: assay job fetch {job} --out FILE"
+        tell(as_json, "done", text, job=job, final_state_root=root.hex())
+
+
+async def fetch_job(where: Settings, job: int, out: Path, *, whole: bool) -> dict[str, Any]:
+    """`assay job fetch`."""
+    async with client_node(where) as node:
+        ledger = await read_all(node.chain, node.depth)
+        try:
+            state = await client.fetch(ledger, JobId(job), node.chain, node.blobs, node.keys)
+        except client.NotYet as error:
+            raise Trouble(f"the weights of job {job} cannot be had yet", str(error), f"assay job watch {job}") from None
+        except ValueError as error:
+            raise Trouble(f"the weights of job {job} cannot be used", str(error), f"assay job show {job}") from None
+        kept = state if whole else client.weights(state)
+        await asyncio.to_thread(out.write_bytes, to_bytes(kept))
+        root = state_root(ledger.jobs[JobId(job)].terms.steps, state)
+        return {"job": job, "out": str(out), "tensors": len(kept), "final_state_root": root.hex()}
+
+
+async def cancel_job(where: Settings, job: int) -> None:
+    """`assay job cancel`."""
+    async with client_node(where) as node:
+        await client.cancel(node.chain, JobId(job))

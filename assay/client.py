@@ -1,0 +1,281 @@
+"""The model developer's side: a traced training becomes a job, is watched, and comes back as weights.
+
+    Plan --publish--> blobs + JobSpec + Terms --post--> job on chain --watch--> Ledger --fetch--> state
+
+What is secret is sealed before it leaves: every shard and the initial state under a key of its own, each key wrapped to the job's
+key service, bound to the client's account. The order of examples follows from program and state alone, so that the same training
+run in one process (`run_plan`) ends in the same state root.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from assay import merkle, seal, shard
+from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJob, Registered, Terms
+from assay.codec import digest, encode
+from assay.execute import schedule_root
+from assay.ids import Address, Digest, JobId, PeerId
+from assay.job import JobSpec
+from assay.local import LocalRun, Step, run_local
+from assay.ports import Blobs, Chain, Keys, Outage
+from assay.program import Program, cost, program_root
+from assay.receipts import Ledger, Segment
+from assay.state import Tensors, from_bytes, state_root, to_bytes
+
+Array = NDArray[Any]
+
+
+class Plan(NamedTuple):
+    """A training as data: what can be run here or bought."""
+
+    name: str
+    program: Program
+    schedule: NDArray[np.float32]
+    """[steps, scalars]."""
+    state: Tensors
+    records: Mapping[str, Array]
+    """[records, *shape] for each field."""
+    dataset: str
+    batch: int
+    """Records in a micro-batch."""
+
+    def read(self, indices: Sequence[int]) -> Tensors:
+        """Records by number."""
+        return {name: array[indices] for name, array in self.records.items()}
+
+    @property
+    def steps(self) -> int:
+        return int(self.schedule.shape[0])
+
+    @property
+    def size(self) -> int:
+        """Records in the dataset."""
+        return len(next(iter(self.records.values())))
+
+    def order(self, program_root: Digest) -> Digest:
+        """Key of the permutation of examples."""
+        return merkle.sha256(b"assay/order/1", program_root, state_root(0, self.state))
+
+    @property
+    def weights(self) -> tuple[int, int]:
+        """Costs of a micro-batch and of the update, in operations: units are drawn in proportion to them."""
+        return max(1, cost(self.program.micro).flops), max(1, cost(self.program.update).flops)
+
+
+def run_plan(plan: Plan, threads: int = 1, progress: Callable[[Step], None] | None = None) -> LocalRun:
+    """The whole training in this process, as the network would do it."""
+    order = plan.order(program_root(plan.program))
+    return run_local(plan.program, plan.schedule, plan.state, plan.read, plan.size, order, progress, threads)
+
+
+# ---- what it would cost --------------------------------------------------------------------------------------------------
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """Before money is locked. Amounts in the token's smallest unit, at the job's caps: offers may be cheaper."""
+
+    segments: int
+    training: int
+    """Price cap times steps."""
+    checking: int
+    """Fees of one round of verifiers for every segment."""
+    reserve: int
+    """What must be locked on top: fees of redraws. What is not used comes back."""
+    seconds_a_step: float
+    """Measured on this machine."""
+    seconds_computing: float
+    seconds_settling: float
+    """From the last commitment until the end can be settled, at least."""
+
+    @property
+    def total(self) -> int:
+        return self.training + self.checking + self.reserve
+
+
+def estimate(plan: Plan, *, segment_steps: int, price_cap: int, fee: int, params: Params, threads: int = 1) -> Estimate:
+    """Runs the first step here to measure it."""
+    started = time.perf_counter()
+    run_plan(plan._replace(schedule=plan.schedule[:1]), threads)
+    one = time.perf_counter() - started
+    segments = math.ceil(plan.steps / segment_steps)
+    round_fees = segments * params.verifiers * fee
+    return Estimate(
+        segments=segments,
+        training=price_cap * plan.steps,
+        checking=round_fees,
+        reserve=round_fees * params.redraws,
+        seconds_a_step=one,
+        seconds_computing=one * plan.steps,
+        seconds_settling=float(params.challenge_window),
+    )
+
+
+# ---- publishing ----------------------------------------------------------------------------------------------------------
+
+
+class Service(NamedTuple):
+    """The key service of a job, as it registered on chain."""
+
+    account: Address
+    peer: PeerId
+    encryption_key: bytes
+
+
+async def find_service(chain: Chain, account: Address, depth: int = 1) -> Service:
+    """Raises LookupError when the account has not registered."""
+    found = None
+    for event in await chain.events((-1, -1), depth):
+        if isinstance(event, Registered) and event.who == account:
+            found = Service(account, event.peer, event.encryption_key)
+    if found is None:
+        raise LookupError(f"{account} has not registered on this contract, so nothing can be sealed to it")
+    return found
+
+
+class Wish(NamedTuple):
+    """What the client decides."""
+
+    segment_steps: int
+    price_cap: int
+    """Per step."""
+    fee: int
+    """Per verifier and round."""
+    budget: int
+    deadline: int
+    """Chain time, seconds."""
+    scheduler: Address
+    params: Params
+
+
+async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs: Blobs, keys: Keys) -> tuple[JobSpec, Terms]:
+    """Seals and stores everything that the job needs; nothing is on chain yet."""
+    wrap = shard.wrap_for(keys, service.encryption_key, chain.account)
+    dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, wrap)
+    for blob in sealed:
+        await blobs.put(blob)
+    state_ref, state_blob = shard.seal_file(to_bytes(plan.state), wrap)
+    await blobs.put(state_blob)
+    root = program_root(plan.program)
+    spec = JobSpec(
+        name=plan.name,
+        program=await blobs.put(plan.program.dump()),
+        program_root=root,
+        schedule=await blobs.put(np.ascontiguousarray(plan.schedule, dtype="<f4").tobytes()),
+        schedule_root=schedule_root(plan.schedule),
+        scalars=plan.program.scalars,
+        state=state_ref,
+        state_root=state_root(0, plan.state),
+        dataset=dataset,
+        order=plan.order(root),
+        steps=plan.steps,
+        micro_batches=plan.program.micro_batches,
+        batch=plan.batch,
+        segment_steps=wish.segment_steps,
+        key_service=service.account,
+        key_service_peer=service.peer,
+        key_service_key=service.encryption_key,
+    )
+    micro, update = plan.weights
+    terms = Terms(
+        spec=await blobs.put(encode(spec)),
+        spec_digest=digest(spec),
+        program_root=spec.program_root,
+        state_root=spec.state_root,
+        dataset_root=shard.dataset_root(dataset),
+        schedule_root=spec.schedule_root,
+        steps=plan.steps,
+        micro_batches=spec.micro_batches,
+        segment_steps=wish.segment_steps,
+        micro_weight=micro,
+        update_weight=update,
+        micro_leaves=plan.program.micro_leaves,
+        update_leaves=plan.program.update_leaves,
+        price_cap=wish.price_cap,
+        fee=wish.fee,
+        budget=wish.budget,
+        deadline=wish.deadline,
+        scheduler=wish.scheduler,
+        key_service=service.account,
+        params=wish.params,
+    )
+    return spec, terms
+
+
+async def post(chain: Chain, terms: Terms) -> JobId:
+    """Locks the budget. Raises Reverted with the contract's reason, Outage."""
+    block = await chain.send(CallId(f"post:{terms.spec_digest.hex()}"), PostJob(terms=terms))
+    for event in await chain.events((block - 1, 1 << 62), 0):
+        if isinstance(event, JobPosted) and event.client == chain.account and event.terms.spec_digest == terms.spec_digest:
+            return event.job
+    raise Outage(f"the job was mined in block {block}, but its event is not to be seen (a reorganisation?); run the command again")
+
+
+async def cancel(chain: Chain, job: JobId) -> None:
+    """Nothing more is assigned; what is left comes back when the live segments have run out."""
+    await chain.send(CallId(f"cancel:{job}"), CancelJob(job=job))
+
+
+# ---- watching and fetching -----------------------------------------------------------------------------------------------
+
+
+async def follow(chain: Chain, sleep: Callable[[float], Any], depth: int = 1, poll: float = 0.5) -> AsyncIterator[tuple[Ledger, list[Any]]]:
+    """The ledger after each new lot of final events, with that lot; for ever. Outages are waited out."""
+    ledger, after = Ledger(), (-1, -1)
+    while True:
+        try:
+            fresh = await chain.events(after, depth)
+        except Outage:
+            fresh = []
+        if fresh:
+            ledger.feed(fresh)
+            after = (fresh[-1].block, fresh[-1].index)
+            yield ledger, fresh
+        await sleep(poll)
+
+
+class NotYet(Exception):
+    """The weights cannot be had yet; says what is still to come."""
+
+
+def deliverable(ledger: Ledger, job: JobId, client: Address) -> tuple[Segment, KeyReleased]:
+    """The segment that ends the job and the release of its checkpoint's key. Raises NotYet."""
+    if job not in ledger.jobs:
+        raise NotYet(f"there is no job {job} on this contract")
+    last = ledger.last_good(job)
+    steps = ledger.jobs[job].terms.steps
+    if last is None or last.stop != steps:
+        raise NotYet(f"{last.stop if last else 0} of {steps} steps have settled")
+    for release in reversed(ledger.released):
+        if release.segment == last.number and release.recipient == client and release.key_id == last.key_id:
+            return last, release
+    raise NotYet("the last segment has settled, and the key service has not released its checkpoint's key yet")
+
+
+async def fetch(ledger: Ledger, job: JobId, chain: Chain, blobs: Blobs, keys: Keys, near: tuple[PeerId, ...] = (), limit: int = 1 << 34) -> Tensors:
+    """The final state, checked against the root that settled. Raises NotYet, Outage, seal.SealError, ValueError."""
+    last, release = deliverable(ledger, job, chain.account)
+    assert last.checkpoint is not None
+    assert last.end_root is not None
+    key = keys.unwrap(release.wrapped)
+    if seal.key_id(key) != last.key_id:
+        raise ValueError("the released key is another one than the provider committed to: the key service's fault")
+    if not await blobs.has(last.checkpoint):
+        await blobs.fetch(last.checkpoint, limit, near)
+    state = from_bytes(seal.unseal(await blobs.get(last.checkpoint), key), limit)
+    if state_root(last.stop, state) != last.end_root:
+        raise ValueError("the checkpoint is not the state that was committed: its provider's fault")
+    return state
+
+
+def weights(state: Tensors) -> Tensors:
+    """Parameters and buffers under their names in the model, as `load_state_dict` wants them."""
+    kept = {name: array for name, array in state.items() if name.startswith(("param.", "buffer."))}
+    return {name.split(".", 1)[1]: array for name, array in kept.items()}

@@ -1,0 +1,199 @@
+"""The command line: help for everybody, exit codes that mean something, errors that say what to type next, settings from four places."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from assay.cli import common, folder
+from assay.cli.app import app
+from assay.cli.common import ENVIRONMENT, FAILED, REFUSED, USAGE, Trouble, money, settings, translate
+from assay.codec import Malformed
+from assay.ids import Address
+from assay.ports import Outage, Reverted
+
+CONTRACT = "0x" + "ab" * 20
+runner = CliRunner()
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+
+
+ALL = {path: command for path, command in commands(typer.main.get_command(app))}
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No configuration of this machine reaches a test."""
+    for name in ("ASSAY_RPC", "ASSAY_CONTRACT", "ASSAY_BOOTSTRAP", "ASSAY_DATA", "ASSAY_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(ALL), ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
+    said = runner.invoke(app, [*path, "--help"])
+    assert said.exit_code == 0, said.output
+    if not hasattr(ALL[path], "commands"):
+        assert "Example: " + ("assay " + " ".join(path))[:30] in " ".join(said.output.split())
+
+
+def test_the_commands_that_were_promised_are_there() -> None:
+    promised = """demo; net up; net down; net status; keys new; keys show; worker start; worker status; worker earnings; worker withdraw;
+        scheduler start; scheduler status; verifier start; verifier status; keyservice start; keyservice status; submit; job list; job show;
+        job watch; job fetch; job cancel; run; doctor; sim"""
+    assert {tuple(name.split()) for name in promised.split(";")} <= set(ALL)
+
+
+def test_help_answers_without_loading_what_it_does_not_need() -> None:
+    code = "import sys; from assay.cli import main\ntry: main()\nexcept SystemExit: pass\nprint(sorted({m.split('.')[0] for m in sys.modules}))"
+    out = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=60)
+    loaded = set(json.loads(out.stdout.splitlines()[-1].replace("'", '"')))
+    assert not loaded & {"torch", "web3", "libp2p", "trio", "eth_account", "numpy", "aiohttp"}
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(Reverted("Late"), REFUSED), (Outage("nobody"), ENVIRONMENT), (Malformed("x"), FAILED), (OSError("disk"), ENVIRONMENT), (Trouble("t"), FAILED)],
+)
+def test_each_kind_of_trouble_has_its_exit_code(error: Exception, code: int) -> None:
+    told = translate(error)
+    assert told is not None
+    assert told.code == code
+
+
+def test_a_bug_is_not_dressed_up_as_trouble() -> None:
+    assert translate(ZeroDivisionError()) is None
+
+
+def test_an_error_says_what_why_and_what_to_type_next() -> None:
+    said = runner.invoke(app, ["worker", "start"])
+    assert said.exit_code == USAGE
+    assert "no chain is named" in said.output
+    assert "assay net up" in said.output
+    assert "Traceback" not in said.output
+
+
+def test_with_json_the_last_line_of_an_error_is_an_object() -> None:
+    said = runner.invoke(app, ["job", "list", "--json"])
+    assert said.exit_code == USAGE
+    assert json.loads(said.stdout.splitlines()[-1])["code"] == USAGE
+
+
+def test_a_chain_that_does_not_answer_is_the_environment(tmp_path: Path) -> None:
+    said = runner.invoke(app, ["doctor", "--rpc", "http://127.0.0.1:9", "--data", str(tmp_path), "--json"])
+    found = json.loads(said.stdout.splitlines()[-1])
+    assert said.exit_code == ENVIRONMENT
+    assert [finding["good"] for finding in found["findings"] if finding["what"] == "chain"] == [False]
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_option_wins_over_the_file_and_the_file_over_nothing(tmp_path: Path) -> None:
+    common.LOCAL_CONFIG.parent.mkdir()
+    common.LOCAL_CONFIG.write_text(f'rpc = "http://file"\ncontract = "{CONTRACT}"\nbootstrap = "/ip4/1.2.3.4/tcp/1/p2p/x, /ip4/5.6.7.8/tcp/1"\n')
+    from_file = settings(None, None, None, None, "worker")
+    assert (from_file.rpc, from_file.contract, len(from_file.bootstrap)) == ("http://file", CONTRACT, 2)
+    assert from_file.data == tmp_path / ".local/share/assay/worker"
+    assert settings("http://option", None, None, tmp_path / "own", "worker").rpc == "http://option"
+
+
+@pytest.mark.parametrize(("text", "complaint"), [("rpc = 5", "not expected"), ('odd = "x"', "odd"), ("rpc = ", "not TOML")])
+def test_a_bad_file_is_named_with_what_is_wrong_in_it(text: str, complaint: str) -> None:
+    common.LOCAL_CONFIG.parent.mkdir()
+    common.LOCAL_CONFIG.write_text(text)
+    with pytest.raises(Trouble) as trouble:
+        settings(None, None, None, None, "worker")
+    assert complaint in trouble.value.what + trouble.value.why
+
+
+def test_a_malformed_contract_is_a_usage_error() -> None:
+    with pytest.raises(Trouble, match="address") as trouble:
+        settings("http://x", "0x12", None, None, "worker")
+    assert trouble.value.code == USAGE
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0, "0.00"), (1_500_000, "1.50"), (-1_234_567_891, "-1,234.567891"), (10, "0.00001"), (100_000_000, "100.00")]
+)
+def test_money_is_shown_in_tokens_without_losing_any(amount: int, text: str) -> None:
+    assert money(amount) == text
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_private_and_has_one_owner(tmp_path: Path) -> None:
+    data = tmp_path / "node"
+    data.mkdir(mode=0o755)
+    folder.prepare(data)
+    assert data.stat().st_mode & 0o777 == 0o700
+    assert not folder.running(data)
+    lock = folder.Lock(data)
+    assert folder.running(data)
+    with pytest.raises(Trouble, match="already running"):
+        folder.Lock(data)
+    lock.release()
+    assert not folder.running(data)
+
+
+def test_orders_and_status_go_through_the_folder(tmp_path: Path) -> None:
+    code = f"""
+import asyncio
+from pathlib import Path
+from assay.cli.folder import Lock, attend, prepare
+data, taken = Path({str(tmp_path)!r}), []
+prepare(data)
+lock = Lock(data)
+async def main():
+    print('up', flush=True)
+    watcher = asyncio.create_task(attend(data, lambda: {{'taken': taken, 'root': b'ab'}}, taken.append))
+    await watcher
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == "up\n"
+        folder.give_order(tmp_path, "withdraw")
+        said = runner.invoke(app, ["worker", "drain", "--data", str(tmp_path), "--json"])
+        assert json.loads(said.stdout) == {"order": "drain", "taken": True}
+        daemon.kill()
+    status = folder.read_status(tmp_path)
+    assert status["running"] is False
+    assert status["root"] == "6162"
+
+
+def test_no_order_for_a_node_that_does_not_run(tmp_path: Path) -> None:
+    said = runner.invoke(app, ["worker", "withdraw", "--data", str(tmp_path)])
+    assert said.exit_code == FAILED
+    assert "no node is running" in said.output
+    assert not list(tmp_path.glob("orders/*"))
+
+
+def test_keys_are_made_once_and_never_shown(tmp_path: Path) -> None:
+    made = runner.invoke(app, ["keys", "new", "--data", str(tmp_path / "k"), "--json"])
+    assert made.exit_code == 0, made.output
+    shown = runner.invoke(app, ["keys", "show", "--data", str(tmp_path / "k"), "--json"])
+    assert json.loads(made.stdout) == json.loads(shown.stdout)
+    assert set(json.loads(shown.stdout)) == {"account", "peer", "encryption_key", "folder"}
+    again = runner.invoke(app, ["keys", "new", "--data", str(tmp_path / "k")])
+    assert again.exit_code == ENVIRONMENT
+    assert "already" in again.output
+    assert Address(json.loads(made.stdout)["account"]) == json.loads(made.stdout)["account"].lower()
