@@ -1,0 +1,175 @@
+"""The engine in processes of its own: started when there is work, ended when there is none, killed with the daemon.
+
+A run of a segment may take hours while a drawn link of an earlier one must be served in minutes, so up to `processes` engines run at
+once, each one task at a time. An engine that crashes, answers something else than it should, or says nothing for `patience` seconds is
+killed, and its task fails by this node's own fault; the next task gets a fresh one. A cancelled task kills its engine, too: a
+computation cannot be interrupted otherwise. `InlineEngine` is the same without a process, for tests and small simulations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assay.codec import Malformed, Message, decode, encode
+from assay.engine import MAX_LINE, AnyEngineResult, EngineTask, Failure, StepDone
+from assay.runtime import Fault, TaskFailed
+
+if TYPE_CHECKING:
+    from assay.work import Engine as Inline
+
+IDLE = 15.0
+"""Seconds that an engine without a task is kept: a plan and warm pages are worth that, a waiting daemon's memory more."""
+PATIENCE = 3600.0
+NICE = 5
+
+
+class _Process:
+    """One engine. Used by one task at a time."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.idle: asyncio.TimerHandle | None = None
+
+    async def kill(self) -> None:
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+        await self.process.wait()
+
+
+class ProcessEngine:
+    """Implements assay.ports.Engine. `command` starts an engine (tests give others); the root and this process's id are added to it."""
+
+    def __init__(
+        self, processes: int = 2, threads: int = 1, patience: float = PATIENCE, idle: float = IDLE, nice: int = NICE, command: tuple[str, ...] = ()
+    ) -> None:
+        self.threads, self.patience, self._idle_after, self._nice = threads, patience, idle, nice
+        self._command = command or (sys.executable, "-m", "assay.work")
+        self._slots = asyncio.Semaphore(processes)
+        self._free: dict[Path, list[_Process]] = {}
+        self._all: set[_Process] = set()
+        self._closed = False
+
+    @property
+    def alive(self) -> int:
+        """Engines that are running now."""
+        return len(self._all)
+
+    async def run(self, task: Message, folder: Path, progress: Callable[[Message], None]) -> Message:
+        """The engine's result. Raises TaskFailed."""
+        line = encode(task) + b"\n"
+        if len(line) > MAX_LINE:
+            raise TaskFailed(Fault.OWN, f"a task of {len(line)} bytes is over the engine's limit of {MAX_LINE}")
+        async with self._slots:
+            engine = await self._take(folder)
+            try:
+                result = await self._talk(engine, line, progress)
+            except BaseException:
+                await self._end(engine)
+                raise
+            self._give_back(folder, engine)
+        if isinstance(result, Failure):
+            raise TaskFailed(result.fault, result.error)
+        return result
+
+    async def _talk(self, engine: _Process, line: bytes, progress: Callable[[Message], None]) -> AnyEngineResult:
+        stdin, stdout = engine.process.stdin, engine.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            stdin.write(line)
+            await stdin.drain()
+            while True:
+                answer = await asyncio.wait_for(stdout.readuntil(b"\n"), self.patience)
+                message: AnyEngineResult = decode(answer[:-1], AnyEngineResult, limit=MAX_LINE)  # type: ignore[arg-type]
+                if not isinstance(message, StepDone):
+                    return message
+                progress(message)
+        except TimeoutError:
+            raise TaskFailed(Fault.OWN, f"the engine has said nothing for {self.patience:.0f} seconds and was ended") from None
+        except (asyncio.LimitOverrunError, Malformed) as error:
+            raise TaskFailed(Fault.OWN, f"the engine answered garbage and was ended: {error}") from None
+        except (asyncio.IncompleteReadError, ConnectionError):
+            await engine.kill()
+            code = engine.process.returncode
+            how = f"signal {-code}" if code is not None and code < 0 else f"status {code}"
+            raise TaskFailed(Fault.OWN, f"the engine ended in the middle of its task ({how}); the system may be short of memory") from None
+
+    # ---- processes -------------------------------------------------------------------------------------------------------
+
+    async def _take(self, folder: Path) -> _Process:
+        if self._closed:
+            raise TaskFailed(Fault.OWN, "the engine is closed")
+        waiting = self._free.get(folder, [])
+        while waiting:
+            engine = waiting.pop()
+            if engine.idle is not None:
+                engine.idle.cancel()
+            if engine.process.returncode is None:
+                return engine
+            await self._end(engine)
+        environment = os.environ | {name: str(self.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        process = await asyncio.create_subprocess_exec(
+            *self._command, str(folder), str(os.getpid()),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE, env=environment,
+        )  # fmt: skip
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, self._nice)
+        engine = _Process(process)
+        self._all.add(engine)
+        return engine
+
+    def _give_back(self, folder: Path, engine: _Process) -> None:
+        self._free.setdefault(folder, []).append(engine)
+        loop = asyncio.get_running_loop()
+        engine.idle = loop.call_later(self._idle_after, lambda: loop.create_task(self._retire(folder, engine)))
+
+    async def _retire(self, folder: Path, engine: _Process) -> None:
+        waiting = self._free.get(folder, [])
+        if engine in waiting:
+            waiting.remove(engine)
+            await self._end(engine)
+
+    async def _end(self, engine: _Process) -> None:
+        self._all.discard(engine)
+        await asyncio.shield(engine.kill())
+
+    async def close(self) -> None:
+        """Ends all engines; tasks under way fail."""
+        self._closed = True
+        for engine in list(self._all):
+            if engine.idle is not None:
+                engine.idle.cancel()
+            await self._end(engine)
+        self._free.clear()
+
+
+class InlineEngine:
+    """The engine in a thread of this process."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
+        self._engines: dict[Path, Inline] = {}
+        self._lock = asyncio.Lock()
+
+    async def run(self, task: Message, folder: Path, progress: Callable[[Message], None]) -> Message:
+        """The engine's result. Raises TaskFailed."""
+        from assay.work import Engine as Inline
+
+        assert isinstance(task, EngineTask)
+        loop = asyncio.get_running_loop()
+        engine = self._engines.setdefault(folder, Inline(folder))
+        async with self._lock:
+            result = await asyncio.to_thread(engine.perform, task, lambda done: loop.call_soon_threadsafe(progress, done) and None)  # type: ignore[arg-type]
+        if isinstance(result, Failure):
+            raise TaskFailed(result.fault, result.error)
+        return result
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,156 @@
+"""What a role's hands and the engine (assay.work) say to each other: tasks over plain files, and what came of them.
+
+Nothing heavy is imported here, so that a daemon that waits for work stays small. A task names folders under the engine's root:
+
+    <job>/      program.json, schedule.bin (f32 [steps, scalars], little-endian)
+    <segment>/  state-<start>.safetensors            the parent's state, then those of the run (assay.segment)
+                records-<shard>-<field>.npy          the records of the shards that the segment reads, [records, *shape]
+                boundary-<unit>.safetensors          `state.*` and, inside a step, `acc.*`: written for serving, read for a replay
+                batch-<unit>-<field>.npy             the records of a micro-batch that is replayed
+                trace-<unit>.bin                     the leaves of its trace, 32 bytes each
+                stop                                 a run ends after the step it is in
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+
+from assay.codec import Message
+from assay.ids import U32, U63, Digest
+from assay.runtime import Fault
+
+MAX_LINE = 1 << 24
+Folder = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,99}$")]
+
+
+class EngineTask(Message, frozen=True, kw_only=True):
+    """Something for the engine to do."""
+
+
+class EngineResult(Message, frozen=True, kw_only=True):
+    """What came of it."""
+
+
+class JobFiles(Message, frozen=True, kw_only=True):
+    """Where a job's files are and what they must be."""
+
+    folder: Folder
+    program_root: Digest
+    schedule_root: Digest
+    scalars: U32
+    micro_batches: U32
+    batch: U32
+    order: Digest
+    fields: tuple[str, ...]
+    shard_records: tuple[U63, ...]
+    """Records of each shard."""
+    threads: U32 = 1
+
+
+class CheckFile(EngineTask, frozen=True, kw_only=True):
+    """Is the program in <job>/program.json one that may be run?"""
+
+    folder: Folder
+    memory: U63
+    flops: U63
+
+
+class FileChecked(EngineResult, frozen=True, kw_only=True):
+    root: Digest
+    micro_flops: int
+    update_flops: int
+    peak_memory: int
+    micro_leaves: int
+    update_leaves: int
+
+
+class RunLinks(EngineTask, frozen=True, kw_only=True):
+    """Steps [start, stop) in folder `segment`, from where an earlier run of it ended."""
+
+    job: JobFiles
+    segment: Folder
+    start: U63
+    stop: U63
+    parent_root: Digest
+    keep: U63
+    """Bytes of states to keep for serving."""
+
+
+class StepDone(EngineResult, frozen=True, kw_only=True):
+    """A step is on disk."""
+
+    step: U63
+    loss: U32
+    """Bits of the f32 mean loss."""
+
+
+class LinksRun(EngineResult, frozen=True, kw_only=True):
+    stop: U63
+    link_root: Digest
+    end_root: Digest
+    proof: tuple[Digest, ...]
+    first_loss: U32
+    last_loss: U32
+    computed: U63
+    milliseconds: U63
+    state: str
+    """Name of the end state's file."""
+
+
+class OpenLinks(EngineTask, frozen=True, kw_only=True):
+    """Writes boundary-<unit>.safetensors for links of a segment; runs it first as far as it is not on disk."""
+
+    job: JobFiles
+    segment: Folder
+    start: U63
+    stop: U63
+    parent_root: Digest
+    keep: U63
+    units: tuple[U63, ...]
+
+
+class OpenedLink(Message, frozen=True, kw_only=True):
+    unit: U63
+    file: str
+    ends: tuple[Digest, ...]
+    """As in messages.Boundary.link_ends."""
+    proofs: tuple[tuple[Digest, ...], ...]
+
+
+class LinksOpened(EngineResult, frozen=True, kw_only=True):
+    link_root: Digest
+    opened: tuple[OpenedLink, ...]
+
+
+class ReplayLink(EngineTask, frozen=True, kw_only=True):
+    """Replays one link from boundary-<unit>.safetensors (and batch-<unit>-<field>.npy) and compares it with the committed ends."""
+
+    job: JobFiles
+    segment: Folder
+    unit: U63
+    step: U63
+    m: U32
+    state_end: Digest
+    acc_end: Digest
+    """Empty before a step's first micro-batch."""
+    end: Digest
+    leaves: U32
+
+
+class LinkReplayed(EngineResult, frozen=True, kw_only=True):
+    agrees: bool
+    trace_root: Digest
+    reason: str
+
+
+class Failure(EngineResult, frozen=True, kw_only=True):
+    fault: Fault
+    error: str
+
+
+AnyEngineTask = CheckFile | RunLinks | OpenLinks | ReplayLink
+AnyEngineResult = FileChecked | StepDone | LinksRun | LinksOpened | LinkReplayed | Failure
+Progress = Callable[[StepDone], None]

@@ -1,0 +1,258 @@
+"""The engine: computes links in a process of its own, with no network and no keys (`python -m assay.work`).
+
+What it is asked and where its files lie: assay.engine. Over stdin and stdout go lines of canonical JSON, each at most MAX_LINE bytes: a
+task in; steps done, then a result or a failure out. A failure says whose fault it is: `peer` when what was given is not what was
+committed, `own` when this machine is at fault.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from assay import links, merkle
+from assay.codec import Malformed, decode, encode
+from assay.engine import (
+    MAX_LINE,
+    AnyEngineResult,
+    AnyEngineTask,
+    CheckFile,
+    Failure,
+    FileChecked,
+    JobFiles,
+    LinkReplayed,
+    LinksOpened,
+    LinksRun,
+    OpenedLink,
+    OpenLinks,
+    Progress,
+    ReplayLink,
+    RunLinks,
+    StepDone,
+)
+from assay.execute import Executor
+from assay.program import Limits, Program, ProgramError, cost, program_root
+from assay.runtime import Fault
+from assay.sampling import record_indices
+from assay.segment import Corrupted, Segment, now_ms, write_atomically
+from assay.state import BadTensors, Tensors, acc_root, from_bytes, state_root, tensor_root, to_bytes
+
+MAX_BOUNDARY = 1 << 35
+
+
+class Engine:
+    """Performs tasks under `root`; keeps the plans of the last jobs, since making one costs more than a step."""
+
+    PLANS = 4
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._plans: dict[bytes, Executor] = {}
+
+    def perform(self, task: AnyEngineTask, progress: Progress) -> AnyEngineResult:
+        """Never raises: whatever goes wrong becomes a Failure that says whose fault it is."""
+        try:
+            match task:
+                case CheckFile():
+                    return self._check(task)
+                case RunLinks():
+                    return self._run(task, progress)
+                case OpenLinks():
+                    return self._open(task)
+                case ReplayLink():
+                    return self._replay(task)
+        except (BadTensors, ProgramError) as error:
+            return Failure(fault=Fault.PEER, error=str(error))
+        except Corrupted as error:
+            return Failure(fault=Fault.OWN, error=f"{error}; check this machine's memory and disk")
+        except MemoryError:
+            return Failure(fault=Fault.OWN, error="out of memory; give the node more, or lower its limit so that it refuses such jobs")
+        except OSError as error:
+            return Failure(fault=Fault.OWN, error=f"file trouble in {self.root}: {error}; free some disk, or check the folder's rights")
+        except Exception as error:
+            return Failure(fault=Fault.OWN, error=f"{type(error).__name__}: {error}")
+
+    # ---- jobs ------------------------------------------------------------------------------------------------------------
+
+    def _check(self, task: CheckFile) -> FileChecked:
+        program = Program.load((self.root / task.folder / "program.json").read_bytes(), Limits(flops=task.flops, memory=task.memory))
+        micro, update = cost(program.micro), cost(program.update)
+        return FileChecked(
+            root=program_root(program), micro_flops=micro.flops, update_flops=update.flops,
+            peak_memory=max(micro.peak_memory, update.peak_memory), micro_leaves=program.micro_leaves, update_leaves=program.update_leaves,
+        )  # fmt: skip
+
+    def _executor(self, job: JobFiles) -> Executor:
+        key = encode(job)
+        if key not in self._plans:
+            folder = self.root / job.folder
+            program = Program.load((folder / "program.json").read_bytes())
+            if program_root(program) != job.program_root:
+                raise ProgramError("the program is not the one that the job names")
+            data = (folder / "schedule.bin").read_bytes()
+            if not job.scalars or len(data) % (4 * job.scalars):
+                raise BadTensors(f"the schedule has {len(data)} bytes, which is not a whole number of rows of {job.scalars} f32")
+            schedule = np.frombuffer(data, dtype="<f4").reshape(-1, job.scalars)
+            if tensor_root(schedule) != job.schedule_root:
+                raise BadTensors("the schedule is not the one that the job names")
+            while len(self._plans) >= self.PLANS:
+                self._plans.pop(next(iter(self._plans)))
+            self._plans[key] = Executor(program, schedule, job.micro_batches, job.threads)
+        return self._plans[key]
+
+    def _records(self, job: JobFiles, folder: Path) -> Callable[[int, int], Tensors]:
+        """Reads micro-batches from the shards that lie in `folder`."""
+        ends = np.cumsum(job.shard_records)
+        total = int(ends[-1])
+        open_files: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {}
+
+        def column(shard: int, field: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+            name = f"records-{shard}-{job.fields.index(field)}.npy"
+            if name not in open_files:
+                open_files[name] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+            return open_files[name]
+
+        def batch(step: int, m: int) -> Tensors:
+            wanted = np.asarray(record_indices(job.order, total, step, m, job.micro_batches, job.batch), dtype=np.int64)
+            shards = np.searchsorted(ends, wanted, side="right")
+            out: Tensors = {}
+            for field in job.fields:
+                rows = [column(int(s), field)[int(i - (ends[s] - job.shard_records[s]))] for i, s in zip(wanted, shards, strict=True)]
+                out[field] = np.stack(rows)
+            return out
+
+        return batch
+
+    # ---- running and serving ---------------------------------------------------------------------------------------------
+
+    def _segment(self, task: RunLinks | OpenLinks) -> Segment:
+        executor, folder = self._executor(task.job), self.root / task.segment
+        if not task.start < task.stop <= executor.steps:
+            raise BadTensors(f"steps [{task.start}, {task.stop}) are outside the schedule's {executor.steps}")
+        return Segment(folder, executor, self._records(task.job, folder), task.start, task.parent_root, task.keep)
+
+    def _run(self, task: RunLinks, progress: Progress) -> LinksRun:
+        segment = self._segment(task)
+        began = now_ms()
+        computed = segment.run(task.stop, lambda step, loss: progress(StepDone(step=step, loss=loss)))
+        spent = now_ms() - began
+        leaves = segment.leaf_hashes(segment.done)
+        return LinksRun(
+            stop=segment.done, link_root=merkle.root(leaves), end_root=segment.records[-1].ends[-1],
+            proof=merkle.prove(leaves, len(leaves) - 1), first_loss=segment.records[0].loss, last_loss=segment.records[-1].loss,
+            computed=computed, milliseconds=spent, state=segment.path(segment.done).name,
+        )  # fmt: skip
+
+    def _open(self, task: OpenLinks) -> LinksOpened:
+        segment = self._segment(task)
+        if segment.done < task.stop:  # another disk ran it; the same bits come again
+            (segment.folder / "stop").unlink(missing_ok=True)
+            segment.run(task.stop, lambda step, loss: None)
+        leaves, ends = segment.leaf_hashes(task.stop), segment.ends
+        opened = []
+        for unit, tensors in segment.boundaries(task.units):
+            name = f"boundary-{unit}.safetensors"
+            write_atomically(segment.folder / name, to_bytes(tensors))
+            places = links.named_ends(unit, task.job.micro_batches)
+            proofs = tuple(merkle.prove(leaves, place) for place in places)
+            opened.append(OpenedLink(unit=unit, file=name, ends=tuple(ends[place] for place in places), proofs=proofs))
+        return LinksOpened(link_root=merkle.root(leaves), opened=tuple(opened))
+
+    # ---- checking --------------------------------------------------------------------------------------------------------
+
+    def _replay(self, task: ReplayLink) -> LinkReplayed:
+        executor, folder = self._executor(task.job), self.root / task.segment
+        served = from_bytes((folder / f"boundary-{task.unit}.safetensors").read_bytes(), MAX_BOUNDARY)
+        state = {name.removeprefix("state."): array for name, array in served.items() if name.startswith("state.")}
+        given = {name.removeprefix("acc."): array for name, array in served.items() if name.startswith("acc.")}
+        wrong = ""
+        if len(state) + len(given) != len(served):
+            wrong = "the served boundary has entries that are neither of the state nor of the accumulator"
+        elif state_root(task.step, state) != task.state_end:
+            wrong = "the state that the provider served is not the one it committed to"
+        elif task.m and acc_root(task.step, task.m, given) != task.acc_end:
+            wrong = "the accumulator that the provider served is not the one it committed to"
+        batch: Tensors = {}
+        if task.m < task.job.micro_batches:
+            for i, field in enumerate(task.job.fields):
+                batch[field] = np.load(folder / f"batch-{task.unit}-{i}.npy", allow_pickle=False)
+        try:
+            acc = given if task.m else executor.zero_acc(task.step, state)
+            if task.m == task.job.micro_batches:
+                trace = executor.trace_update(task.step, state, acc)
+            else:
+                trace = executor.trace_micro(task.step, task.m, state, acc, batch)
+        except BadTensors as error:
+            # Nothing that fits the program was committed, so nothing can be traced; what is sealed instead is opened like any trace.
+            wrong = wrong or f"what the provider committed to does not fit the program: {error}"
+            leaves = (merkle.sha256(b"\x14", str(error).encode()), *([task.state_end] * (task.leaves - 2)), task.end)
+            write_atomically(folder / f"trace-{task.unit}.bin", b"".join(leaves))
+            return LinkReplayed(agrees=False, trace_root=merkle.root_of(leaves), reason=wrong)
+        write_atomically(folder / f"trace-{task.unit}.bin", b"".join(trace.leaves))
+        if not wrong and trace.leaves[-1] != task.end:
+            wrong = f"its replay ends in {trace.leaves[-1].hex()[:16]}…, the provider committed {task.end.hex()[:16]}…"
+        return LinkReplayed(agrees=not wrong, trace_root=trace.root, reason=wrong)
+
+
+# ---- the process ---------------------------------------------------------------------------------------------------------
+
+
+def die_with_parent(parent: int) -> None:
+    """Asks Linux to kill this process when the one that started it ends; elsewhere the end of stdin does (prctl(2))."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it ended before we asked
+            os._exit(1)
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m assay.work ROOT PARENT_PID`: serves tasks from stdin until it ends."""
+    if len(arguments) != 2 or not re.fullmatch(r"\d+", arguments[1]):
+        print("usage: python -m assay.work ROOT PARENT_PID (started by a worker or verifier, not by hand)", file=sys.stderr)
+        return 2
+    die_with_parent(int(arguments[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which ends this in order
+    engine = Engine(Path(arguments[0]))
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
+    lines: list[bytes] = []
+    ready = threading.Condition()
+
+    def answer(message: AnyEngineResult) -> None:
+        out.write(encode(message) + b"\n")
+        out.flush()
+
+    def read() -> None:
+        """In a thread of its own, so that the end of stdin ends a task that is under way, too."""
+        while line := sys.stdin.buffer.readline(MAX_LINE + 1):
+            with ready:
+                lines.append(line)
+                ready.notify()
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        with ready:
+            ready.wait_for(lambda: lines)
+            line = lines.pop(0)
+        result: AnyEngineResult
+        try:
+            task: AnyEngineTask = decode(line.rstrip(b"\n"), AnyEngineTask, limit=MAX_LINE)  # type: ignore[arg-type]
+        except Malformed as error:
+            result = Failure(fault=Fault.OWN, error=f"the engine was given no task: {error}")
+        else:
+            result = engine.perform(task, answer)
+        answer(result)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
