@@ -207,6 +207,8 @@ class ReplayUnit(Task, frozen=True, kw_only=True):
     parent_root: Digest
     """The parent's committed end root: the state before the segment's first link."""
     link_root: Digest
+    leaves: int
+    """Of the link's trace, by the job's terms."""
     boundary: Boundary
 
 

@@ -183,7 +183,8 @@ class VerifierMachine(Gathering):
         unit.attempts += 1
         task = ReplayUnit(
             segment=seg.segment, job=seg.job, spec=self.state.facts.jobs[seg.job].terms.spec, round=duty.round, start=seg.start,
-            stop=seg.stop, unit=unit.unit, parent_root=parent[1], link_root=seg.link_root, boundary=unit.boundary,
+            stop=seg.stop, unit=unit.unit, parent_root=parent[1], link_root=seg.link_root,
+            leaves=draw.leaves_of(unit.unit, self.state.facts.jobs[seg.job].terms), boundary=unit.boundary,
         )  # fmt: skip
         self._do(Do(key=f"replay:{duty.segment}:{duty.round}:{unit.unit}:{unit.asks}:{unit.attempts}", task=task))
 

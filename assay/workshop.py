@@ -1,0 +1,243 @@
+"""The work folder of a worker or verifier: puts what the engine needs there, in the clear, and takes it away again.
+
+    job-<cid of its document>/   program and schedule; removed with the last segment of the job
+    segment-<number>/            states, records, boundaries, traces (assay.engine); removed with the segment
+
+Nothing else on the node holds decrypted data. Whatever is found wrong is named with the one whose fault it is: a shard or checkpoint
+that does not open with its published key is its publisher's (PEER), a missing key or a full disk is this node's (OWN).
+
+NumPy and what needs it is imported when there is work, so that a daemon that waits stays small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from assay import hands
+from assay.codec import Message
+from assay.engine import CheckFile, FileChecked, JobFiles
+from assay.ids import Cid, Digest, SegmentId
+from assay.job import JobSpec, SealedRef
+from assay.ports import Blobs, Engine, Keys
+from assay.runtime import Fault, TaskFailed
+from assay.tasks import CheckProgram, JobLoaded, KeyStored, LoadJob, ProgramChecked, StoreKey
+
+MAX_MEMORY = 1 << 36
+MAX_FLOPS = 1 << 50
+
+
+def quietly(_: Message) -> None:
+    """For tasks whose progress nobody watches."""
+
+
+class Workshop:
+    """`root` is this node's alone (0700). `max_memory` in bytes, `max_flops` in operations of one link."""
+
+    def __init__(
+        self, root: Path, blobs: Blobs, keys: Keys, engine: Engine, threads: int = 1, max_memory: int = MAX_MEMORY, max_flops: int = MAX_FLOPS
+    ) -> None:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.root, self.blobs, self.keys, self.engine, self.threads = root, blobs, keys, engine, threads
+        self.max_memory, self.max_flops = max_memory, max_flops
+        self._specs: dict[Cid, JobSpec] = {}
+
+    # ---- jobs ------------------------------------------------------------------------------------------------------------
+
+    async def load_job(self, task: LoadJob) -> JobLoaded:
+        from assay import shard
+
+        loaded = await hands.load_job(self.blobs, task)
+        try:
+            shard.check_dataset(loaded.spec.dataset)
+        except shard.BadShard as error:
+            raise TaskFailed(Fault.PEER, f"job {task.job}: {error}") from None
+        return loaded
+
+    async def spec(self, cid: Cid) -> JobSpec:
+        """The document of a job that was loaded before."""
+        if cid not in self._specs:
+            loaded = await hands.load_job(self.blobs, LoadJob(job=0, spec=cid))  # type: ignore[arg-type]
+            self._specs = {cid: loaded.spec}
+        return self._specs[cid]
+
+    async def check_program(self, task: CheckProgram) -> ProgramChecked:
+        """In the engine: the program is a stranger's."""
+        name = f"program-{task.program}"
+        folder = self.root / name
+        folder.mkdir(exist_ok=True)
+        try:
+            (folder / "program.json").write_bytes(await hands.stored(self.blobs, task.program))
+            checked = await self.engine.run(CheckFile(folder=name, memory=self.max_memory, flops=self.max_flops), self.root, quietly)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        assert isinstance(checked, FileChecked)
+        return ProgramChecked(
+            job=task.job, root=checked.root, micro_flops=checked.micro_flops, update_flops=checked.update_flops,
+            peak_memory=checked.peak_memory, micro_leaves=checked.micro_leaves, update_leaves=checked.update_leaves,
+        )  # fmt: skip
+
+    async def job_files(self, cid: Cid, spec: JobSpec) -> JobFiles:
+        """Program and schedule of a job, in its folder."""
+        name = f"job-{cid}"
+        folder = self.root / name
+        folder.mkdir(exist_ok=True)
+        for file, blob in (("program.json", spec.program), ("schedule.bin", spec.schedule)):
+            if not (folder / file).exists():
+                write_atomically(folder / file, await hands.stored(self.blobs, blob))
+        return JobFiles(
+            folder=name, program_root=spec.program_root, schedule_root=spec.schedule_root, scalars=len(spec.scalars),
+            micro_batches=spec.micro_batches, batch=spec.batch, order=spec.order, threads=self.threads,
+            fields=tuple(field.name for field in spec.dataset.fields), shard_records=tuple(s.records for s in spec.dataset.shards),
+        )  # fmt: skip
+
+    # ---- keys ------------------------------------------------------------------------------------------------------------
+
+    def store_key(self, task: StoreKey) -> KeyStored:
+        """Unwraps and keeps a key. Raises TaskFailed (PEER) when it is not the one it is said to be."""
+        from assay.merkle import sha256
+
+        try:
+            key = self.keys.unwrap(task.wrapped)
+        except ValueError as error:
+            raise TaskFailed(Fault.PEER, str(error)) from None
+        if sha256(key) != task.key_id:
+            raise TaskFailed(Fault.PEER, f"the wrapped key is another one than {task.key_id.hex()[:16]}…")
+        self.keys.store(key)
+        return KeyStored(key_id=task.key_id)
+
+    def key(self, key_id: Digest) -> bytes:
+        try:
+            return self.keys.load(key_id)
+        except KeyError:
+            raise TaskFailed(Fault.OWN, f"key {key_id.hex()[:16]}… was here and is gone: is the data folder of this node whole?") from None
+
+    # ---- segments --------------------------------------------------------------------------------------------------------
+
+    def folder(self, segment: SegmentId) -> Path:
+        return self.root / f"segment-{segment}"
+
+    def open_folder(self, segment: SegmentId, spec: Cid) -> Path:
+        """The segment's folder, which says which job it needs."""
+        folder = self.folder(segment)
+        folder.mkdir(exist_ok=True, mode=0o700)
+        (folder / "job").write_text(f"job-{spec}")
+        return folder
+
+    def drop(self, segment: SegmentId) -> None:
+        """Removes a segment's folder, and its job's when no other segment needs that."""
+        folder = self.folder(segment)
+        job = (folder / "job").read_text() if (folder / "job").exists() else ""
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            raise TaskFailed(Fault.OWN, f"{folder} cannot be removed; it holds decrypted data: remove it by hand")
+        others = {path.read_text() for path in self.root.glob("segment-*/job")}
+        if job.startswith("job-") and job not in others:
+            shutil.rmtree(self.root / job, ignore_errors=True)
+
+    async def unsealed(self, ref: SealedRef) -> bytes:
+        """The plaintext of a sealed blob that is in the store, with a key that is. Raises TaskFailed."""
+        from assay import seal
+
+        sealed, key = await hands.stored(self.blobs, ref.cid), self.key(ref.key_id)
+        try:
+            return await asyncio.to_thread(seal.unseal, sealed, key)
+        except seal.SealError as error:
+            raise TaskFailed(Fault.PEER, f"{ref.cid} was fetched and its key is here, but it does not open: {error}") from None
+
+    async def seal(self, plaintext: bytes) -> tuple[Cid, bytes]:
+        """Seals under a new key that is kept, and publishes: (cid, key)."""
+        from assay import seal
+
+        key = seal.new_key()
+        self.keys.store(key)
+        return await self.blobs.put(await asyncio.to_thread(seal.seal, plaintext, key)), key
+
+    async def put_parent(self, folder: Path, step: int, parent: SealedRef) -> None:
+        """The state that a segment starts from."""
+        path = folder / f"state-{step}.safetensors"
+        if not path.exists():
+            write_atomically(path, await self.unsealed(parent))
+
+    async def put_records(self, folder: Path, spec: JobSpec, steps: range) -> None:
+        """The shards that steps read, one array a field; taken from another segment of the job where they are already."""
+        from assay.sampling import record_indices
+
+        micro = range(spec.micro_batches)
+        indices = (record_indices(spec.order, spec.dataset.records, t, m, spec.micro_batches, spec.batch) for t in steps for m in micro)
+        wanted = await asyncio.to_thread(self._shards_of, spec, {i for batch in indices for i in batch})
+        for index in wanted:
+            names = [f"records-{index}-{at}.npy" for at in range(len(spec.dataset.fields))]
+            if all((folder / name).exists() for name in names) or self._linked(folder, names):
+                continue
+            ref = spec.dataset.shards[index]
+            sealed, key = await hands.stored(self.blobs, ref.sealed.cid), self.key(ref.sealed.key_id)
+            await asyncio.to_thread(self._write_shard, folder, spec, index, sealed, key)
+
+    def _linked(self, folder: Path, names: list[str]) -> bool:
+        job = (folder / "job").read_text()
+        for other in self.root.glob("segment-*"):
+            if other != folder and (other / "job").exists() and (other / "job").read_text() == job and all((other / n).exists() for n in names):
+                for name in names:
+                    (folder / name).unlink(missing_ok=True)
+                    os.link(other / name, folder / name)
+                return True
+        return False
+
+    @staticmethod
+    def _shards_of(spec: JobSpec, records: Iterable[int]) -> list[int]:
+        """Numbers of the shards that hold some records."""
+        import numpy as np
+
+        ends = np.cumsum([shard.records for shard in spec.dataset.shards])
+        return [int(i) for i in np.unique(np.searchsorted(ends, np.fromiter(records, dtype=np.int64), side="right"))]
+
+    @staticmethod
+    def _write_shard(folder: Path, spec: JobSpec, index: int, sealed: bytes, key: bytes) -> None:
+        from assay import seal, shard
+
+        try:
+            arrays = shard.read_shard(spec.dataset.shards[index], spec.dataset.fields, sealed, key)
+        except (shard.BadShard, seal.SealError) as error:
+            raise TaskFailed(Fault.PEER, str(error)) from None
+        for at, field in enumerate(spec.dataset.fields):
+            _save(folder / f"records-{index}-{at}.npy", arrays[field.name])
+
+    async def put_batch(self, folder: Path, spec: JobSpec, unit: int, step: int, m: int) -> None:
+        """The records of one micro-batch and no others."""
+        from assay import seal, shard
+        from assay.sampling import record_indices
+
+        indices = record_indices(spec.order, spec.dataset.records, step, m, spec.micro_batches, spec.batch)
+        refs = [spec.dataset.shards[i].sealed for i in self._shards_of(spec, indices)]
+        blobs = {ref.cid: await hands.stored(self.blobs, ref.cid) for ref in refs}
+
+        def read() -> None:
+            arrays = shard.Records(spec.dataset, blobs.__getitem__, self.key).read(indices)
+            for at, field in enumerate(spec.dataset.fields):
+                _save(folder / f"batch-{unit}-{at}.npy", arrays[field.name])
+
+        try:
+            await asyncio.to_thread(read)
+        except (shard.BadShard, seal.SealError) as error:
+            raise TaskFailed(Fault.PEER, str(error)) from None
+
+
+def _save(path: Path, array: Any) -> None:
+    import numpy as np
+
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    os.replace(part, path)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The file is there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    os.replace(part, path)

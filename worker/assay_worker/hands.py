@@ -1,0 +1,181 @@
+"""The worker's hands: what its machine asks for, done with keys, blobs, the chain's signatures and the engine.
+
+What was sealed is never sealed twice for one run: the outcome of a finished run is on disk (`run.json`) before it is told, so that a
+crash between the two commits the same checkpoint. Heartbeats are sent beside the run and may be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from assay.codec import Malformed, Message, decode, encode
+from assay.engine import LinksOpened, LinksRun, OpenLinks, RunLinks, StepDone
+from assay.ids import Address, PeerId
+from assay.job import JobSpec, SealedRef, envelope_info
+from assay.merkle import sha256
+from assay.messages import Boundary, Heartbeat
+from assay.ports import Chain, Outage, Peers
+from assay.runtime import Fault, Note, TaskFailed
+from assay.tasks import (
+    AnyOutcome,
+    AnyTask,
+    CheckProgram,
+    Dropped,
+    DropSegment,
+    LoadJob,
+    ReceiptVerified,
+    RunSegment,
+    SegmentRun,
+    ServeUnits,
+    Signed,
+    SignOffer,
+    Stopping,
+    StopSegment,
+    StoreKey,
+    UnitsServed,
+    VerifyReceipt,
+)
+from assay.workshop import Workshop, quietly, write_atomically
+
+KEEP = 2 << 30
+"""Bytes of states that are kept of each segment for serving."""
+BEAT = 0.5
+"""Seconds between heartbeats, at least."""
+BEAT_TIMEOUT = 5.0
+
+
+class WorkerHands:
+    """Implements assay.daemon.Hands. `keep` in bytes a segment."""
+
+    def __init__(self, workshop: Workshop, chain: Chain, peers: Peers, keep: int = KEEP) -> None:
+        self.shop, self.chain, self.peers, self.keep = workshop, chain, peers, keep
+        self._beats: set[asyncio.Task[None]] = set()
+        self._beaten = 0.0
+
+    async def perform(self, task: AnyTask, note: Callable[[Note], None]) -> AnyOutcome:
+        """Raises TaskFailed, or Outage when it is worth trying again at once."""
+        try:
+            return await self._perform(task, note)
+        except OSError as error:
+            raise TaskFailed(Fault.OWN, f"file trouble: {error}; free some disk, or check the rights of {self.shop.root}") from None
+
+    async def _perform(self, task: AnyTask, note: Callable[[Note], None]) -> AnyOutcome:
+        match task:
+            case LoadJob():
+                return await self.shop.load_job(task)
+            case CheckProgram():
+                return await self.shop.check_program(task)
+            case SignOffer():
+                return Signed(signature=self.chain.sign_offer(task.offer))
+            case StoreKey():
+                return self.shop.store_key(task)
+            case RunSegment():
+                return await self._run(task, note)
+            case StopSegment():
+                self.shop.folder(task.segment).mkdir(exist_ok=True, mode=0o700)
+                (self.shop.folder(task.segment) / "stop").touch()
+                return Stopping(segment=task.segment)
+            case ServeUnits():
+                return await self._serve(task)
+            case VerifyReceipt():
+                signer = self.chain.receipt_signer(task.segment, task.round, task.signature)
+                return ReceiptVerified(verifier=task.verifier, valid=signer == task.verifier)
+            case DropSegment():
+                self.shop.drop(task.segment)
+                return Dropped()
+            case _:
+                raise TaskFailed(Fault.OWN, f"a worker does not do {type(task).__name__}")
+
+    # ---- running ---------------------------------------------------------------------------------------------------------
+
+    async def _prepare(self, task: RunSegment | ServeUnits) -> tuple[Path, JobSpec]:
+        """All that the engine needs for a segment is in its folder."""
+        spec = await self.shop.spec(task.spec)
+        folder = self.shop.open_folder(task.segment, task.spec)
+        await self.shop.put_parent(folder, task.start, task.parent)
+        await self.shop.put_records(folder, spec, range(task.start, task.stop))
+        return folder, spec
+
+    async def _run(self, task: RunSegment, note: Callable[[Note], None]) -> SegmentRun:
+        told = self.shop.folder(task.segment) / "run.json"
+        if told.exists():
+            try:
+                return decode(told.read_bytes(), SegmentRun)
+            except Malformed:  # written by another version: the same bits come again
+                told.unlink()
+        folder, spec = await self._prepare(task)
+
+        def progress(done: Message) -> None:
+            if isinstance(done, StepDone):
+                text = f"segment {task.segment}: step {done.step} is done"
+                note(Note(topic="step", text=text, data={"segment": task.segment, "job": task.job, "step": done.step, "loss_f32": done.loss}))
+                self._beat(task.scheduler, Heartbeat(segment=task.segment, step=done.step, loss_f32=done.loss))
+
+        links = RunLinks(
+            job=await self.shop.job_files(task.spec, spec), segment=folder.name, start=task.start, stop=task.stop,
+            parent_root=task.parent_root, keep=self.keep,
+        )  # fmt: skip
+        run = await self.shop.engine.run(links, self.shop.root, progress)
+        assert isinstance(run, LinksRun)
+        outcome = SegmentRun(
+            segment=task.segment, stop=run.stop, link_root=run.link_root, end_root=run.end_root, proof=run.proof,
+            checkpoint=await self._checkpoint(spec, (folder / run.state).read_bytes()),
+            first_loss=run.first_loss, last_loss=run.last_loss, milliseconds=run.milliseconds, computed=run.computed,
+        )  # fmt: skip
+        write_atomically(told, encode(outcome))
+        return outcome
+
+    async def _checkpoint(self, spec: JobSpec, state: bytes) -> SealedRef:
+        """Seals and publishes an end state; its key goes to the job's key service with the commitment."""
+        cid, key = await self.shop.seal(state)
+        try:
+            envelope = self.shop.keys.wrap(key, spec.key_service_key, envelope_info(self.chain.account))
+        except ValueError as error:
+            raise TaskFailed(Fault.PEER, f"the job's key service has no usable encryption key: {error}") from None
+        return SealedRef(cid=cid, size=0, key_id=sha256(key), envelope=envelope)
+
+    def _beat(self, scheduler: PeerId, beat: Heartbeat) -> None:
+        """Tells the scheduler, not too often, and without waiting."""
+        now = time.monotonic()
+        if not scheduler or now - self._beaten < BEAT:
+            return
+        self._beaten = now
+        task = asyncio.create_task(self._send_beat(scheduler, beat))
+        self._beats.add(task)
+        task.add_done_callback(self._beats.discard)
+
+    async def _send_beat(self, scheduler: PeerId, beat: Heartbeat) -> None:
+        try:
+            await self.peers.request(scheduler, beat, BEAT_TIMEOUT)
+        except Outage:
+            return
+
+    # ---- serving ---------------------------------------------------------------------------------------------------------
+
+    async def _serve(self, task: ServeUnits) -> UnitsServed:
+        folder, spec = await self._prepare(task)
+        links = OpenLinks(
+            job=await self.shop.job_files(task.spec, spec), segment=folder.name, start=task.start, stop=task.stop,
+            parent_root=task.parent_root, keep=self.keep, units=task.units,
+        )  # fmt: skip
+        opened = await self.shop.engine.run(links, self.shop.root, quietly)
+        assert isinstance(opened, LinksOpened)
+        boundaries: list[tuple[Address, Boundary]] = []
+        for link in opened.opened:
+            path = folder / link.file
+            cid, key = await self.shop.seal(path.read_bytes())
+            path.unlink()
+            for who, encryption_key in task.recipients:
+                try:
+                    wrapped = self.shop.keys.wrap(key, encryption_key)
+                except ValueError:
+                    continue  # it registered no usable key: it cannot be served, and the others are
+                boundary = Boundary(
+                    segment=task.segment, unit=link.unit, cid=cid, key_id=sha256(key), wrapped=wrapped,
+                    link_ends=link.ends, proofs=link.proofs,
+                )  # fmt: skip
+                boundaries.append((who, boundary))
+        return UnitsServed(boundaries=tuple(boundaries))
