@@ -17,6 +17,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -38,9 +39,13 @@ from assay.training import Training, TrainingError
 DTYPES = {torch.float32: "f32", torch.int64: "i64", torch.int32: "i32", torch.bool: "bool", torch.uint8: "u8"}
 _NUMPY = {"f32": "<f4", "i64": "<i8", "i32": "<i4", "bool": "|b1", "u8": "|u1"}
 _MODEL = "model."
+_TORCH = str(Path(torch.__file__).parent)
+_CHANCE = "dropout|bernoulli|aten.rand|aten.normal|multinomial|exponential"
+_CHECKS = ("aten._assert_tensor_metadata.default", "aten._assert_async.msg", "aten._assert_scalar.default")
+"""Calls of the exporter that compute nothing."""
 _HINTS = (
     ("dropout|bernoulli", "set its p to 0 or call model.eval()"),
-    ("rand|normal|multinomial", "a step may not draw random numbers"),
+    ("rand|normal|multinomial|exponential", "a step may not draw random numbers"),
     ("batch_norm", "use LayerNorm, or call .eval() on the layer"),
     ("as_strided", "use view, reshape or slices"),
     ("convolution", "convolutions are not in the closed set yet"),
@@ -199,14 +204,34 @@ def _export(training: Training, batch: dict[str, torch.Tensor]) -> tuple[fx.Grap
         text = str(error).strip().splitlines()
         raise TrainingError(f"the loss does not export: {type(error).__name__}: {text[0] if text else ''}") from error
     signature = exported.graph_signature
-    if signature.buffers_to_mutate:
-        name = next(iter(signature.buffers_to_mutate.values())).removeprefix(_MODEL)
-        raise TrainingError(f"the model changes its buffer {name} as it runs (BatchNorm in training mode?): call .eval() there, or use LayerNorm")
+    _refuse_chance(exported.graph)
+    _refuse_changes(exported.graph, signature.inputs_to_buffers)
     idle = {node.name for node in exported.graph.nodes if node.op == "placeholder" and not node.users}
     read = {target for name, target in signature.inputs_to_parameters.items() if name not in idle}
     shared = {id(p) for n, p in exported.named_parameters() if n in read}
     unused = {n.removeprefix(_MODEL) for n, p in exported.named_parameters() if n not in read and id(p) not in shared}
     return module, unused
+
+
+def _refuse_chance(graph: fx.Graph) -> None:
+    """Operators that draw random numbers trace to several; they are looked for while they still have their own names."""
+    for node in graph.nodes:
+        name = str(node.target)
+        idle = "dropout" in name and (0 in node.args[1:2] or False in node.args[2:3])
+        if node.op == "call_function" and re.search(_CHANCE, name) and not idle:
+            raise TrainingError(f"operator {name} is not in the closed set{_hint(name)}; it is called {_origin(node.meta)}")
+
+
+def _refuse_changes(graph: fx.Graph, buffers: Mapping[str, str]) -> None:
+    """Buffers that change as the model runs (batch norm's statistics) have no place in the accumulator yet."""
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        changed = [a for a in node.args[:1] if isinstance(a, fx.Node) and a.name in buffers]
+        if node.op == "call_function" and schema is not None and schema.is_mutable and changed:
+            name = buffers[changed[0].name].removeprefix(_MODEL)
+            raise TrainingError(
+                f"the model changes its buffer {name}: a BatchNorm layer needs .eval(), or LayerNorm in its place; it does so {_origin(node.meta)}"
+            )
 
 
 def _gradients(replay: _Replay, tensors: dict[str, torch.Tensor], trained: list[str], batch: dict[str, torch.Tensor]) -> fx.GraphModule:
@@ -229,7 +254,7 @@ def _gradients(replay: _Replay, tensors: dict[str, torch.Tensor], trained: list[
     try:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), preserve_node_meta():
             warnings.simplefilter("ignore")
-            graph = make_fx(step, decomposition_table=table, tracing_mode="fake")(*flat)
+            graph = make_fx(torch.func.functionalize(step), decomposition_table=table, tracing_mode="fake")(*flat)
     except Exception as error:
         text = str(error).strip().splitlines()
         raise TrainingError(f"the gradient of the loss does not trace: {type(error).__name__}: {text[0] if text else ''}") from error
@@ -278,6 +303,8 @@ class _Lowering:
                 known[node] = self.constant(str(node.target), getattr(self.graph, str(node.target)))
             elif node.op == "output":
                 return [cast(Value, known[n]) for n in node.args[0]]
+            elif str(node.target) in _CHECKS:
+                continue
             elif node.target is operator.getitem:
                 known[node] = cast(Value, cast(tuple[Value, ...], known[node.args[0]])[node.args[1]])
             else:
@@ -311,12 +338,18 @@ class _Lowering:
             if not found:
                 return "in the backward pass"
             meta = found[0]
-        path, kind = list((meta.get("nn_module_stack") or {"": ("", "")}).values())[-1]
-        path = path.removeprefix("model").removeprefix(".")
-        frames = re.findall(r'File "([^"]+)", line (\d+)[^\n]*\n\s*([^\n]*)', meta["stack_trace"])
-        line = "{}, line {}: {}".format(*frames[-1]) if frames else "an unknown line"
-        kind = kind if isinstance(kind, str) else kind.__name__
-        return f"in {path or 'the loss'} ({kind.rsplit('.', 1)[-1]}), {line}"
+        return _origin(meta)
+
+
+def _origin(meta: Mapping[str, Any]) -> str:
+    """Module and line of the user's code that a node of a graph comes from."""
+    path, kind = list((meta.get("nn_module_stack") or {"": ("", "the loss")}).values())[-1]
+    kind = kind if isinstance(kind, str) else kind.__name__
+    path = path.removeprefix("model").removeprefix(".")
+    frames = re.findall(r'File "([^"]+)", line (\d+)[^\n]*\n\s*([^\n]*)', meta.get("stack_trace") or "")
+    theirs = [f for f in frames if not f[0].startswith((_TORCH, __file__))]
+    line = ", {}, line {}: {}".format(*theirs[-1]) if theirs else ""
+    return f"in {path} ({kind.rsplit('.', 1)[-1]}){line}" if path else f"in the loss{line}"
 
 
 def _hint(name: str) -> str:

@@ -120,7 +120,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "accumulator not put out": (lambda d: d["micro"]["outputs"].pop(), "does not put out"),
     "state from micro": (lambda d: d["micro"]["outputs"][0].update(kind="state"), "puts out acc, not state"),
     "batch in update": (lambda d: d["update"]["inputs"][0].update(kind="batch"), "this part takes"),
-    "entry of two types": (lambda d: d["update"]["inputs"][1].update(type={"dtype": "f32", "shape": [2]}), "node 0|in one place"),
+    "entry of two types": (lambda d: d["update"]["inputs"][1].update(type={"dtype": "f32", "shape": [2]}), r"says f32\[4, 3\], but yields f32\[2\]"),
     "constant too short": (lambda d: d["constants"][0].update(data="AAAA"), "has 3 bytes"),
     "constant of a NaN": (lambda d: d["constants"][0].update(data="AACAfwAAgD8BAIB/"), "NaN"),
     "no such constant": (lambda d: d["constants"][0].update(name="x"), "no constant of that name"),

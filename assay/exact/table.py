@@ -15,7 +15,8 @@ Evaluation is total: no value of a well-typed input may raise.
 * An index outside its axis is clamped into it (`take_rows`, `gather`, `scatter_value`, `scatter_add_rows`).
 * `bits` is a raw bit pattern (unsigned) of the dtype concerned.
 
-The arithmetic itself is in assay.exact.reference. Every dimension is at least 1. Imports neither NumPy nor torch.
+The arithmetic itself is in assay.exact.reference. Every dimension is at least 1. Imports neither NumPy nor torch. (One file because
+whoever audits the set wants the rows and the rules they name in one place.)
 """
 
 from __future__ import annotations

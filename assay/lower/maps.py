@@ -70,8 +70,12 @@ def _pow(c: Call) -> Value:
     roots = {0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
     if n in roots:
         return c.b.emit(roots[n], x)
-    if n != int(n) or not 1 <= n <= 8:
-        raise Unsupported(f"pow with the exponent {n}: exponents are 1 to 8, -1, 0.5 and -0.5")
+    if n == 0:
+        return c.b.full(1.0, c.out)
+    if n != int(n) or not -8 <= n <= 8:
+        raise Unsupported(f"pow with the exponent {n}: exponents are whole numbers from -8 to 8, 0.5 and -0.5")
+    if n < 0:
+        x, n = c.b.emit("reciprocal", x), -n
     result, square, n = None, x, int(n)
     while n:
         if n & 1:
@@ -80,6 +84,11 @@ def _pow(c: Call) -> Value:
         square = c.b.mul(square, square) if n else square
     assert result is not None
     return result
+
+
+@lower("aten.isnan.default")
+def _isnan(c: Call) -> Value:
+    return c.b.emit("ne", c.args[0], c.args[0])
 
 
 @lower("aten.square.default")
@@ -142,19 +151,6 @@ def _silu(c: Call) -> Value:
     return c.b.mul(c.args[0], c.b.emit("sigmoid", c.args[0]))
 
 
-@lower("aten.silu_backward.default")
-def _silu_backward(c: Call) -> Value:
-    b, (g, x) = c.b, c.args[:2]
-    return b.mul(g, _swish_slope(b, x, x, None))
-
-
-def _swish_slope(b: Builder, x: Value, u: Value, du: Value | None) -> Value:
-    """d/dx of x · sigmoid(u(x)), du = u'(x), None for 1: s + (x s)(1 - s) u'."""
-    s = b.emit("sigmoid", u)
-    slope = b.mul(b.mul(x, s), b.sub(b.const(1.0), s))
-    return b.add(s, slope if du is None else b.mul(slope, du))
-
-
 _GELU_A = 2 * math.sqrt(2 / math.pi)
 _GELU_B = _GELU_A * 0.044715
 
@@ -180,7 +176,8 @@ def _gelu_backward(c: Call) -> Value:
     if c.arg(2, "approximate", "none") == "tanh":
         u = b.mul(x, b.add(b.scale(square, _GELU_B), b.const(_GELU_A)))
         du = b.add(b.scale(square, 3 * _GELU_B), b.const(_GELU_A))
-        return b.mul(g, _swish_slope(b, x, u, du))
+        s = b.emit("sigmoid", u)
+        return b.mul(g, b.add(s, b.mul(b.mul(b.mul(x, s), b.sub(b.const(1.0), s)), du)))
     density = b.scale(b.emit("exp", b.scale(square, -0.5)), 1 / math.sqrt(2 * math.pi))
     return b.mul(g, b.add(_normal_cdf(b, x), b.mul(x, density)))
 
@@ -201,6 +198,30 @@ def _sigmoid_backward(c: Call) -> Value:
 def _threshold_backward(c: Call) -> Value:
     g, x, bound = c.args
     return c.b.emit("select", c.b.emit("gt", x, c.b.const(bound)), g, c.b.const(0.0))
+
+
+@lower("aten.log1p.default")
+def _log1p(c: Call) -> Value:
+    """log(u) x / (u - 1) with u = 1 + x rounded, x where u is 1: both errors cancel (Goldberg, ACM Computing Surveys 23, 1991)."""
+    b, x = c.b, c.args[0]
+    one = b.const(1.0)
+    u = b.add(x, one)
+    return b.emit("select", b.emit("eq", u, one), x, b.mul(b.emit("log", u), b.div(x, b.sub(u, one))))
+
+
+@lower("aten.elu.default")
+def _elu(c: Call) -> Value:
+    b, x = c.b, c.args[0]
+    alpha, scale, inner = c.arg(1, "alpha", 1), c.arg(2, "scale", 1), c.arg(3, "input_scale", 1)
+    below = b.scale(b.sub(b.emit("exp", b.scale(x, inner)), b.const(1.0)), alpha * scale)
+    return b.emit("select", b.emit("gt", x, b.const(0.0)), b.scale(x, scale), below)
+
+
+@lower("aten.elu_backward.default")
+def _elu_backward(c: Call) -> Value:
+    b, (g, alpha, scale, inner, of_result, x) = c.b, c.args
+    slope = b.add(x, b.const(alpha * scale)) if of_result else b.scale(b.emit("exp", b.scale(x, inner)), alpha * scale)
+    return b.emit("select", b.emit("gt", x, b.const(0.0)), b.scale(g, scale), b.mul(g, b.scale(slope, inner)))
 
 
 @lower("aten.leaky_relu.default")

@@ -118,11 +118,14 @@ def _select_backward(c: Call) -> Value:
 
 @lower("aten.constant_pad_nd.default")
 def _constant_pad(c: Call) -> Value:
+    """Negative padding cuts off."""
     x, pads = c.args[:2]
-    if c.arg(2, "value", 0) != 0 or any(p < 0 for p in pads):
+    if c.arg(2, "value", 0) != 0:
         raise Unsupported("padding other than with zeros")
     for i in range(0, len(pads), 2):
-        x = _pad(c.b, x, len(x.shape) - 1 - i // 2, pads[i], pads[i + 1])
+        axis, before, after = len(x.shape) - 1 - i // 2, pads[i], pads[i + 1]
+        x = _slice(c.b, x, axis, max(-before, 0), x.shape[axis] - max(-after, 0))
+        x = _pad(c.b, x, axis, max(before, 0), max(after, 0))
     assert isinstance(x, Value)
     return x
 
@@ -228,6 +231,8 @@ for _word, _number in (("zeros", 0), ("ones", 1)):
     for _form in ("{}.default", "{}_like.default", "new_{}.default"):
         LOWERINGS["aten." + _form.format(_word)] = _filled(None, _number)
 LOWERINGS["aten.scalar_tensor.default"] = _filled(0)
+for _name in ("empty.memory_format", "empty_like.default", "empty_permuted.default"):
+    LOWERINGS[f"aten.{_name}"] = _filled(None)  # nobody may rely on what is in there: zeros will do
 
 
 @lower("aten.arange.default", "aten.arange.start", "aten.arange.start_step")

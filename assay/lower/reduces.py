@@ -26,11 +26,18 @@ def _mean(c: Call) -> Value:
     return mean(c.b, x, c.axes(c.arg(1, "dim"), len(x.shape)), bool(c.arg(2, "keepdim", False)))
 
 
-@lower("aten.amax.default")
+@lower("aten.amax.default", "aten.max.default")
 def _amax(c: Call) -> Value:
     x = c.args[0]
     axes = c.axes(c.arg(1, "dim"), len(x.shape))
     return c.b.emit("amax", x, axes=axes, keepdim=bool(c.arg(2, "keepdim", False))) if axes else x
+
+
+@lower("aten.amin.default", "aten.min.default")
+def _amin(c: Call) -> Value:
+    x = c.b.emit("neg", c.args[0])
+    axes = c.axes(c.arg(1, "dim"), len(x.shape))
+    return c.b.emit("neg", c.b.emit("amax", x, axes=axes, keepdim=bool(c.arg(2, "keepdim", False))) if axes else x)
 
 
 def _moments(b: Builder, x: Value, axes: Sequence[int], correction: float) -> tuple[Value, Value]:

@@ -1,0 +1,406 @@
+"""Tracing: what PyTorch would compute is what the program computes, and what it cannot hold is refused by name.
+
+The reference is torch.autograd with torch.optim and clip_grad_norm_, in float32. Programs run on the exact engine with 23-bit matrix
+operands, whose rounding is of the order of float32's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import assay
+from assay.execute import Executor
+from assay.local import run_local
+from assay.merkle import sha256
+from assay.optim import Optimizer, Schedule
+from assay.program import Program
+from assay.trace import Traced, load_weights, trace
+from assay.training import Training, TrainingError, load_training
+
+ROOT = Path(__file__).resolve().parent.parent
+BITS = 23
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int, form: str) -> None:
+        super().__init__()
+        self.heads, self.form = heads, form
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.register_buffer("mask", torch.ones(16, 16).tril().bool(), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, time, width = x.shape
+        q, k, v = (h.view(batch, time, self.heads, -1).transpose(1, 2) for h in self.qkv(x).split(width, dim=2))
+        if self.form == "sdpa":
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            scores = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(q.shape[-1]))
+            fill = -math.inf if self.form == "infinite" else -1e9
+            y = scores.masked_fill(~self.mask[:time, :time], fill).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).reshape(batch, time, width))
+
+
+class GPT(nn.Module):
+    def __init__(self, form: str = "matmul", tied: bool = False, gelu: str = "tanh") -> None:
+        super().__init__()
+        self.token, self.place = nn.Embedding(20, 16), nn.Embedding(16, 16)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(16) for _ in range(3))
+        self.attention = Attention(16, 2, form)
+        self.mlp = nn.Sequential(nn.Linear(16, 32), nn.GELU(approximate=gelu), nn.Linear(32, 16))
+        self.head = nn.Linear(16, 20, bias=False)
+        if tied:
+            self.head.weight = self.token.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.token(tokens) + self.place(torch.arange(tokens.shape[1]))
+        x = x + self.attention(self.norm1(x))
+        return self.head(self.norm3(x + self.mlp(self.norm2(x))))
+
+
+def next_token(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    tokens = batch["tokens"]
+    return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def classify(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return F.cross_entropy(model(batch["x"]), batch["y"])
+
+
+def tokens() -> assay.Dataset:
+    return assay.Dataset("tokens", tokens=np.random.default_rng(0).integers(0, 20, (48, 17)).astype(np.uint8))
+
+
+def points() -> assay.Dataset:
+    rng = np.random.default_rng(0)
+    return assay.Dataset("points", x=rng.normal(size=(48, 12)), y=rng.integers(0, 5, 48))
+
+
+def training(model: nn.Module, loss: Callable[..., torch.Tensor], data: assay.Dataset, **settings: Any) -> Training:
+    optimizer: Optimizer = settings.pop("optimizer", assay.AdamW(lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1, clip=1.0))
+    schedule: Schedule = settings.pop("schedule", assay.Cosine(warmup=1))
+    return Training(
+        model=model, loss=loss, data=data, optimizer=optimizer, schedule=schedule,
+        **({"batch": 8, "micro_batches": 2, "steps": 3, "gemm_bits": BITS} | settings),
+    )  # fmt: skip
+
+
+def mlp(*last: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Dropout(0.0), nn.Linear(24, 24), nn.GELU(), nn.Linear(24, 5), *last)
+
+
+# ---- against torch ---------------------------------------------------------------------------------------------------------
+
+
+def torch_optimizer(t: Training, model: nn.Module) -> torch.optim.Optimizer:
+    o = t.optimizer
+    if isinstance(o, assay.SGD):
+        return torch.optim.SGD(model.parameters(), lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, weight_decay=o.weight_decay)
+    plain = [p for p in model.parameters() if o.decay == "matrices" and p.dim() < 2]
+    rest = [p for p in model.parameters() if not any(p is q for q in plain)]
+    groups = [{"params": rest, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=o.lr, betas=o.betas, eps=o.eps)
+
+
+def close(ours: np.ndarray, theirs: torch.Tensor, what: str, relative: float) -> None:
+    """Within `relative` of the largest element."""
+    expected = theirs.detach().numpy()
+    worst = float(np.abs(ours - expected).max()) / max(float(np.abs(expected).max()), 1e-6)
+    assert worst < relative, f"{what} is off by {worst:.2e} of its largest element"
+
+
+def agree(t: Training, relative: float = 2e-4) -> Traced:
+    """Runs program and torch side by side; every gradient, loss and parameter must agree at every step."""
+    model = copy.deepcopy(t.model)
+    traced = trace(t)
+    program = Program.load(traced.program.dump())
+    executor = Executor(program, traced.schedule, t.micro_batches)
+    optimizer, state = torch_optimizer(t, model), traced.state
+    assert {n: (a.dtype.name, a.shape) for n, a in state.items()} == {n: (_NAMES[x.dtype], x.shape) for n, x in program.state.items()}
+    for step in range(t.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = t.optimizer.lr * t.schedule.factor(step, t.steps)
+        optimizer.zero_grad()
+        acc, total = executor.zero_acc(step, state), 0.0
+        for m in range(t.micro_batches):
+            start = (step * t.micro_batches + m) * t.batch % (len(t.data) - t.batch)
+            batch = t.data.read(range(start, start + t.batch))
+            acc = executor.micro(step, m, state, acc, batch)
+            given = {n: torch.from_numpy(a) for n, a in batch.items()}
+            loss = t.loss(model, {n: x if x.is_floating_point() else x.long() for n, x in given.items()})
+            (loss / t.micro_batches).backward()
+            total += loss.item() / t.micro_batches
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                assert p.grad is not None
+                close(acc[f"grad.{name}"] / t.micro_batches, p.grad, f"gradient of {name} at step {step}", relative)
+        if t.optimizer.clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), t.optimizer.clip)
+        optimizer.step()
+        state = executor.update(step, state, acc)
+        assert float(state["metric.loss"]) == pytest.approx(total, rel=relative)
+        # Adam divides by the gradient's size: where that is rounding noise (a bias before a softmax), a step may differ by lr.
+        loose = 10 * relative if isinstance(t.optimizer, assay.SGD) else 0.05
+        for name, p in model.named_parameters():
+            close(state[f"param.{name}"], p, f"parameter {name} after step {step}", loose)
+        load_weights(model, state)
+    return traced
+
+
+_NAMES = {"f32": "float32", "i64": "int64", "i32": "int32", "bool": "bool", "u8": "uint8"}
+
+
+def test_mlp() -> None:
+    traced = agree(training(mlp(), classify, points()))
+    assert len(traced.program.micro.nodes) < 100
+
+
+@pytest.mark.parametrize("form", ["matmul", "infinite", "sdpa"])
+def test_gpt(form: str) -> None:
+    traced = agree(training(GPT(form), next_token, tokens()))
+    assert len(traced.program.micro.nodes) < 300
+    assert len(traced.program.constants) == (form != "sdpa")
+
+
+def test_gpt_with_exact_gelu_and_decay_on_matrices_only() -> None:
+    agree(training(GPT(gelu="none"), next_token, tokens(), optimizer=assay.AdamW(lr=1e-2, decay="matrices")))
+
+
+def test_tied_weights_are_one_entry() -> None:
+    traced = agree(training(GPT(tied=True), next_token, tokens()))
+    assert "param.token.weight" in traced.state
+    assert "param.head.weight" not in traced.state
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        assay.SGD(lr=0.1),
+        assay.SGD(lr=0.1, momentum=0.9, weight_decay=0.01),
+        assay.SGD(lr=0.1, momentum=0.9, nesterov=True, clip=0.5),
+        assay.AdamW(lr=1e-2, weight_decay=0.0),
+    ],
+)
+def test_optimizers(optimizer: Optimizer) -> None:
+    agree(training(mlp(), classify, points(), optimizer=optimizer, schedule=assay.Linear(warmup=1)))
+
+
+def test_frozen_parameters_and_kept_buffers_stay() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.arange(1.0, 13.0) / 12)
+            self.first, self.second = nn.Linear(12, 16), nn.Linear(16, 5)
+            self.first.requires_grad_(False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(torch.tanh(self.first(x * self.scale)))
+
+    traced = agree(training(Model(), classify, points(), optimizer=assay.SGD(lr=0.1)))
+    assert "buffer.scale" in traced.state
+    assert "param.first.weight" in traced.state
+    assert "grad.first.weight" not in traced.program.accumulator
+    assert {o.name for o in traced.program.update.outputs} == {"metric.loss", "param.second.bias", "param.second.weight"}
+
+
+class Elementwise(nn.Module):
+    """A linear layer and one function of its output."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.layer, self.function = nn.Linear(12, 6), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(self.layer(x))
+
+
+FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "leaky relu": lambda x: F.leaky_relu(x, 0.1),
+    "exp": lambda x: torch.exp(-x),
+    "log and abs": lambda x: torch.log(x.abs() + 1.5),
+    "sin and cos": lambda x: x.sin() * x.cos(),
+    "powers": lambda x: x**3 + (x * x + 1) ** 0.5 + (x * x + 1) ** -1 + (x**2 + 1).rsqrt(),
+    "clamp": lambda x: x.clamp(-0.5, 0.4) + x.clamp(min=0.1),
+    "where": lambda x: torch.where(x > 0, x, x * 0.1) + (x < 0.2) * x,
+    "division": lambda x: x / (x * x + 3) + 2 / (x.abs() + 2) - x / 7,
+    "softmax": lambda x: x.softmax(-1) * x.log_softmax(0),
+    "mean and variance": lambda x: (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 0.1).sqrt(),
+    "amax": lambda x: x - x.amax(-1, keepdim=True),
+    "slices": lambda x: torch.cat([x[:, 3:], x[:, :3] * 2], dim=1) + F.pad(x[:, 1:], (0, 1)),
+    "stack": lambda x: torch.stack([x, x * x], 1).sum(1) + x[:, 2:3] + x[:, 0].unsqueeze(1),
+    "chunks": lambda x: torch.cat([p * (i + 1) for i, p in enumerate(x.chunk(3, dim=1))], 1),
+    "reshape": lambda x: x.view(-1, 2, 3).transpose(1, 2).reshape(-1, 6) + x.unflatten(1, (3, 2)).flatten(1),
+    "matmul": lambda x: (x.unsqueeze(1) @ x.unsqueeze(2)).squeeze(2) + x @ torch.ones(6, 6).tril(),
+    "maximum": lambda x: torch.maximum(x, -x * 0.5) - torch.minimum(x, x * x),
+    "rows": lambda x: x[torch.tensor([3, 1, 0, 0, 2, 7, 6, 5])],
+    "rms": lambda x: F.rms_norm(x, (6,)),
+    "squeeze": lambda x: x.sum(1, keepdim=True).expand(-1, 6) * x.max(),
+    "softplus": F.softplus,
+    "elu": F.elu,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_and_their_gradients(name: str) -> None:
+    model = Elementwise(FUNCTIONS[name])
+    data = assay.Dataset("pairs", x=np.random.default_rng(1).normal(size=(48, 12)), y=np.random.default_rng(2).normal(size=(48, 6)))
+    agree(training(model, lambda m, b: F.mse_loss(m(b["x"]), b["y"]), data, optimizer=assay.SGD(lr=0.05)))
+
+
+def test_targets_that_do_not_count() -> None:
+    data = points()
+    data.arrays["y"][::3] = -100
+    agree(training(mlp(), classify, data, optimizer=assay.SGD(lr=0.05)))
+
+
+def test_sum_of_cross_entropies() -> None:
+    agree(training(mlp(), lambda m, b: F.cross_entropy(m(b["x"]), b["y"], reduction="sum") / 8, points(), optimizer=assay.SGD(lr=0.05)))
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------------
+
+
+def refused(model: nn.Module, message: str, loss: Callable[..., torch.Tensor] = classify, data: assay.Dataset | None = None) -> None:
+    with pytest.raises(TrainingError, match=message):
+        trace(training(model, loss, data or points()))
+
+
+def test_an_operator_outside_the_set_is_refused_by_name_module_and_line() -> None:
+    class Sorted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.sort(-1).values
+
+    refused(mlp(Sorted()), r"aten\.sort\.default is not in the closed set; it is called in 6 \(Sorted\), .*test_trace\.py, line \d+: .*x\.sort")
+
+
+def test_dropout_batch_norm_and_convolutions_are_refused_with_what_to_do() -> None:
+    refused(mlp(nn.Dropout(0.1)), r"dropout.*set its p to 0 or call model\.eval\(\).*6 \(Dropout\)")
+    refused(mlp(nn.BatchNorm1d(5)), r"changes its buffer 6\.\w+: a BatchNorm layer needs .* in 6 \(BatchNorm1d\)")
+    image = assay.Dataset("images", x=np.zeros((8, 1, 8, 8), np.float32), y=np.zeros(8, np.int64))
+    refused(nn.Sequential(nn.Conv2d(1, 5, 8), nn.Flatten()), r"aten\.convolution\.default.*0 \(Conv2d\)", data=image)
+
+
+def test_dropout_in_evaluation_is_nothing() -> None:
+    agree(training(mlp(nn.Dropout(0.5)).eval(), classify, points()))
+
+
+def test_what_a_program_cannot_be_is_refused() -> None:
+    refused(mlp().double(), "parameter 0.weight is torch.float64", lambda m, b: classify(m, {**b, "x": b["x"].double()}))
+    refused(mlp(), r"gives float64.*call \.float\(\)", lambda m, b: classify(m, b).double().sqrt().float())
+    refused(mlp(), "does not use the dataset's field 'z'", data=assay.Dataset("p", **points().arrays, z=np.zeros(48)))
+    idle = mlp()
+    idle.register_parameter("extra", nn.Parameter(torch.zeros(3)))
+    refused(idle, "parameter extra is not used by the loss")
+    refused(mlp().requires_grad_(False), "no parameter to train")
+    refused(mlp(), "does not export: ", lambda m, b: classify(m, b) if classify(m, b).item() > 0 else classify(m, b) * 2)
+    with pytest.raises(assay.training.SettingError, match="fewer than a batch"):
+        training(mlp(), classify, points(), batch=49)
+
+
+# ---- the same program ------------------------------------------------------------------------------------------------------
+
+
+def test_a_program_depends_on_neither_threads_nor_chance() -> None:
+    one = trace(training(GPT("sdpa"), next_token, tokens()))
+    torch.set_num_threads(2)
+    torch.manual_seed(5)
+    assert trace(training(GPT("sdpa"), next_token, tokens())).program.dump() == one.program.dump()
+
+
+EXAMPLES = {"shakespeare": 421_376, "digits": 26_122}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_trace_alike_in_every_process(name: str) -> None:
+    path = ROOT / "examples" / f"{name}.py"
+    loaded = load_training(path)
+    assert loaded.name == name
+    assert sum(p.numel() for p in loaded.model.parameters()) == EXAMPLES[name]
+    traced = trace(loaded)
+    assert Program.load(traced.program.dump()) == traced.program
+    code = (
+        "import sys; from assay.training import load_training; from assay.trace import trace; from assay.state import state_root\n"
+        "from assay.program import program_root\n"
+        "t = trace(load_training(sys.argv[1])); print((program_root(t.program) + state_root(0, t.state)).hex())"
+    )
+    run = [sys.executable, "-c", code, path]
+    seen = {subprocess.run(run, capture_output=True, text=True, check=True, timeout=120).stdout for _ in range(2)}
+    assert len(seen) == 1
+
+
+def test_a_local_run_learns_and_repeats() -> None:
+    t = load_training(ROOT / "examples" / "digits.py")
+    traced = trace(t, steps=30)
+    before = {name: array.copy() for name, array in traced.state.items()}
+    runs = [run_local(traced.program, traced.schedule, traced.state, t.data.read, len(t.data), sha256(b"order")) for _ in range(2)]
+    assert runs[0].root == runs[1].root
+    assert runs[0].losses[0] > 2.2
+    assert runs[0].losses[-1] < 1.2
+    load_weights(t.model, runs[0].state)
+    assert all((traced.state[name] == array).all() for name, array in before.items())
+    assert t.sample is not None
+    assert "unseen" in t.sample(t.model)
+
+
+# ---- training files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no `training`"),
+        ("training = 3", "`training` is a int, not an assay.Training"),
+        ("import assay\n\nassay.AdamW(lr=0)", "line 3: AdamW: lr must be a positive number"),
+        ("x = [\n", "line 1: '\\[' was never closed"),
+        ("import math\nmath.sqrt(-1)\n", "line 2: ValueError: "),
+        ("import assay\nassay.Trainer()\n", "assay has no 'Trainer'; it has AdamW, Constant"),
+        ("import assay\nassay.Dataset('d', x=[[1.0]], y=[1, 2])\n", "the same number of records"),
+        ("import assay\nassay.Dataset('d', x=['a'])\n", "has dtype <U1"),
+    ],
+)
+def test_a_training_file_that_is_wrong_says_where(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(text)
+    with pytest.raises(TrainingError, match=message):
+        load_training(path)
+
+
+def test_a_training_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="there is no file"):
+        load_training(tmp_path / "no.py")
+
+
+def test_text_as_a_dataset() -> None:
+    data = assay.Dataset.from_text("abc", "abcabcabca", context=3)
+    assert data.vocabulary is not None
+    assert [data.vocabulary.decode(row) for row in data.arrays["tokens"]] == ["abca", "abca", "abca"]
+    assert data.arrays["tokens"].dtype == np.uint8
+    with pytest.raises(assay.training.SettingError, match="no character 'z'"):
+        data.vocabulary.encode("z")
+    assert len(assay.demo_text()) > 200_000
