@@ -91,9 +91,7 @@ interface IJobsLog {
     error NotDrawn(uint64 segment, address verifier);
     error NoQuorum(uint256 receipts, uint32 quorum);
     error LengthMismatch(uint256 expected, uint256 given);
-    error AlreadySealed(address verifier);
     error NotSealed(address verifier);
-    error AlreadyRevealed(address verifier);
     error NotRevealed(address verifier);
     error AlreadyOpened(address verifier);
     error DigestMismatch(address verifier);

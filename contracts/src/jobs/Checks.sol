@@ -146,7 +146,7 @@ contract Checks is Base {
         emit Withheld(segmentId, yes, s.negatives);
     }
 
-    // ---- seal, reveal, open --------------------------------------------------------------------------------------------------
+    // ---- seal, reveal, open (what is there already is skipped: nobody can spoil a batch by sending a part of it first)
 
     function attest(uint64 segmentId, SealedVote[] calldata seals) external {
         Segment storage s = _in(segmentId, SegmentState.SERVED);
@@ -155,7 +155,7 @@ contract Checks is Base {
         for (uint256 i = 0; i < seals.length; ++i) {
             SealedVote calldata v = seals[i];
             Check storage c = _check(segmentId, s.round, v.verifier);
-            if (c.isSealed) revert AlreadySealed(v.verifier);
+            if (c.isSealed) continue;
             _needConsent(v.verifier, keccak256(abi.encode(SEAL_TYPE, segmentId, s.round, v.digest)), v.signature);
             c.isSealed = true;
             c.digest = v.digest;
@@ -184,7 +184,7 @@ contract Checks is Base {
             Reveal calldata v = reveals[i];
             Check storage c = _check(segmentId, s.round, v.verifier);
             if (!c.isSealed) revert NotSealed(v.verifier);
-            if (c.revealed) revert AlreadyRevealed(v.verifier);
+            if (c.revealed) continue;
             if (v.traceRoots.length != units) revert LengthMismatch(units, v.traceRoots.length);
             if (c.digest != Hashes.attestation(segmentId, s.round, v.agrees, v.traceRoots, v.verifier, v.salt)) {
                 revert DigestMismatch(v.verifier);
