@@ -12,7 +12,7 @@ that is registered for its kind. Four habits are kept here so that each role sta
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
@@ -63,8 +63,8 @@ SLACK = 1 << 20
 """Bytes that a blob may have over what its document says (headers)."""
 PAUSE = 15
 """Seconds before what met an outage, or a call that did not help, is tried again."""
-NUDGES = 40
-"""Tries of a call that anyone may make."""
+NUDGES = 100
+"""Tries of a call that anyone may make; the pause between them grows, so that they span a day."""
 
 
 class RoleConfig(Message, frozen=True, kw_only=True):
@@ -114,7 +114,7 @@ Handler = Callable[[Any, list[str]], None]
 class Role:
     """Base of a machine. `handle` collects what the methods emit."""
 
-    SOFT: ClassVar[tuple[type[Message], ...]] = ()
+    SOFT: tuple[type[Message], ...] = ()
     state: Any
 
     def __init__(self, config: RoleConfig) -> None:
@@ -445,7 +445,7 @@ class Role:
         kind, segment, round, tried = rest[0], SegmentId(int(rest[1])), int(rest[2]), int(rest[3])
         seg = self.state.facts.segments.get(segment)
         if seg is not None and self._call(kind, seg, round) is not None and tried < NUDGES:
-            self._nudge(kind, seg, at=self._now + PAUSE, tried=tried + 1)
+            self._nudge(kind, seg, at=self._now + PAUSE * (1 + tried // 10), tried=tried + 1)
 
     # ---- money -----------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ Several duties live side by side; a new draw of a segment replaces the old one.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from assay import draw
 from assay.chain import (
@@ -57,7 +57,7 @@ from assay_verifier.state import Duty, UnitDuty, VerifierConfig, VerifierState
 class VerifierMachine(Gathering):
     """See the module's comment. `handle` is pure."""
 
-    SOFT: ClassVar[tuple[type[Message], ...]] = ()
+    SOFT: tuple[type[Message], ...] = ()
     state: VerifierState
 
     def __init__(self, config: VerifierConfig) -> None:

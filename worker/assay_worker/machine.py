@@ -21,7 +21,7 @@ owner's orders are journaled; requests for boundaries are answered from the stat
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from assay.chain import (
     FAILED,
@@ -60,7 +60,7 @@ from assay_worker.state import Mine, WorkerConfig, WorkerState
 class WorkerMachine(Offering, Serving):
     """See the module's comment. `handle` is pure."""
 
-    SOFT: ClassVar[tuple[type[Message], ...]] = (BoundaryRequest,)
+    SOFT: tuple[type[Message], ...] = (BoundaryRequest,)
     state: WorkerState
 
     def __init__(self, config: WorkerConfig) -> None:
