@@ -1,0 +1,255 @@
+"""The `Chain` port over any EVM node: events by evm_reader, transactions by evm_sender, words by evm_abi, signatures by EIP-712.
+
+    chain = await EvmChain.open("http://127.0.0.1:8545", contract, signer, folder / "sender.sqlite")
+    await chain.send(CallId("deposit"), Deposit(amount=5))     # block number; Reverted(reason) costs nothing; Outage: try again
+    await chain.events(after=(-1, -1), depth=2)
+    await chain.close()
+
+`signer` is an eth_account LocalAccount, the file is the sender's journal (one process, one account, one network). Stakes and token are
+found through the contract's views. `EvmReader` is the half of it that needs no key. Deposit, PostJob and FundJob first approve the
+token, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so nothing imports this lightly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, Self
+
+from eth_account import Account
+from eth_account.messages import SignableMessage, encode_typed_data
+from eth_account.signers.local import LocalAccount
+from eth_keys.exceptions import BadSignature
+from eth_utils.exceptions import ValidationError
+
+from assay import chain
+from assay.adapters import evm_abi
+from assay.adapters.evm_journal import SendJournal
+from assay.adapters.evm_reader import Reader
+from assay.adapters.evm_rpc import Refused, Rpc, RpcError, blob, number
+from assay.adapters.evm_sender import Sender
+from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
+from assay.ids import Address, Digest, SegmentId
+from assay.ports import AccountView, Outage, Reverted
+
+HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+"""Of secp256k1; signatures with a greater s are refused by the contract (EIP-2)."""
+MANY_BLOCKS = 10_000
+"""On a longer chain it is worth finding out where the contract was deployed."""
+TYPES = {
+    "Offer": [
+        {"name": "provider", "type": "address"}, {"name": "job", "type": "uint64"}, {"name": "parent", "type": "uint64"},
+        {"name": "start", "type": "uint64"}, {"name": "stop", "type": "uint64"}, {"name": "price", "type": "uint128"},
+        {"name": "expires", "type": "uint64"}, {"name": "nonce", "type": "uint256"},
+    ],
+    "Receipt": [{"name": "segment", "type": "uint64"}, {"name": "round", "type": "uint32"}],
+    "Seal": [{"name": "segment", "type": "uint64"}, {"name": "round", "type": "uint32"}, {"name": "digest", "type": "bytes32"}],
+}  # fmt: skip
+
+
+class NoContract(Exception):
+    """There is no Jobs contract at that address."""
+
+
+class EvmReader:
+    """Reads a network; `open` finds its contracts."""
+
+    def __init__(self, rpc: Rpc, chain_id: int, genesis: Digest, contracts: dict[str, Address], first_block: int) -> None:
+        self.rpc = rpc
+        self.chain_id = chain_id
+        self.genesis = genesis
+        self.contract = contracts["jobs"]
+        self.contracts = contracts
+        """By name: jobs, stakes, token."""
+        named = {contracts[name]: name for name in ("jobs", "stakes")}
+        self.reader = Reader(rpc, named, first_block)
+
+    @classmethod
+    async def _discover(cls, rpc: Rpc, contract: Address) -> tuple[int, Digest, dict[str, Address], int]:
+        chain_id, genesis, head = number(await rpc.call("eth_chainId")), (await rpc.block(0)).hash, await rpc.head()
+        found = {"jobs": contract}
+        try:
+            for name in ("stakes", "token"):
+                answer = await rpc.call("eth_call", {"to": contract, "data": "0x" + evm_abi.encode("jobs", name).hex()}, "latest")
+                found[name] = Address(evm_abi.decode_result("jobs", name, blob(answer)).lower())
+        except (Refused, evm_abi.BadLog):
+            raise NoContract(f"there is no Jobs contract at {contract} on chain {chain_id} ({rpc.url}): check the address and the URL") from None
+        return chain_id, genesis, found, await _deployed_in(rpc, contract, head.number)
+
+    @classmethod
+    async def open(cls, url: str, contract: Address) -> EvmReader:
+        """Raises Outage or NoContract."""
+        rpc = Rpc(url)
+        try:
+            return cls(rpc, *await cls._discover(rpc, contract))
+        except BaseException:
+            await rpc.close()
+            raise
+
+    async def close(self) -> None:
+        await self.rpc.close()
+
+    async def head(self) -> Block:
+        return await self.rpc.head()
+
+    async def block_hash(self, number: int) -> Digest:
+        return (await self.rpc.block(number)).hash
+
+    async def events(self, after: tuple[int, int], depth: int) -> list[AnyChainEvent]:
+        return await self.reader.events(after, depth)
+
+    async def read(self, contract: str, function: str, *arguments: object) -> Any:
+        """A view's result. Raises Outage, or Reverted when the contract refuses."""
+        (result,) = await self._views([(contract, function, arguments)])
+        return result
+
+    async def _views(self, wanted: list[tuple[str, str, tuple[object, ...]]], *more: tuple[str, list[object]]) -> list[Any]:
+        """Results of views, then of further requests, in one round trip."""
+        requests: list[tuple[str, list[object]]] = []
+        for contract, function, arguments in wanted:
+            data = "0x" + evm_abi.encode(contract, function, *arguments).hex()
+            requests.append(("eth_call", [{"to": self.contracts[contract], "data": data}, "latest"]))
+        answers = await self.rpc.batch([*requests, *more])
+        for answer in answers:
+            if isinstance(answer, Refused):
+                raise Reverted(evm_abi.explain_revert(answer.data, str(answer)))
+            if isinstance(answer, Exception):
+                raise answer
+        try:
+            results = [evm_abi.decode_result(w[0], w[1], blob(answer)) for w, answer in zip(wanted, answers, strict=False)]
+        except evm_abi.BadLog as error:
+            raise Outage(f"the chain node sent something else: {error}") from None
+        return results + answers[len(wanted) :]
+
+    async def view(self, account: Address) -> AccountView:
+        wanted: list[tuple[str, str, tuple[object, ...]]] = [
+            ("token", "balanceOf", (account,)),
+            ("stakes", "stakeOf", (account,)),
+            ("stakes", "reservedOf", (account,)),
+            ("jobs", "credit", (account,)),
+        ]
+        tokens, stake, reserved, credit, native = await self._views(wanted, ("eth_getBalance", [account, "latest"]))
+        return AccountView(tokens=tokens, stake=stake, reserved=reserved, credit=credit, native=number(native))
+
+
+async def _deployed_in(rpc: Rpc, contract: Address, head: int) -> int:
+    """A block at or before the contract's deployment: by bisection over eth_getCode where old state can be had, else 0."""
+    low, high = 0, head
+    if head < MANY_BLOCKS:
+        return 0
+    try:
+        while low < high:
+            middle = (low + high) // 2
+            if blob(await rpc.call("eth_getCode", contract, hex(middle))):
+                high = middle
+            else:
+                low = middle + 1
+    except RpcError:
+        return 0
+    return low
+
+
+class EvmChain(EvmReader):
+    """The port of one account."""
+
+    def __init__(
+        self, rpc: Rpc, chain_id: int, genesis: Digest, contracts: dict[str, Address], first_block: int, signer: LocalAccount, sender: Sender
+    ) -> None:
+        super().__init__(rpc, chain_id, genesis, contracts, first_block)
+        self.account = sender.address
+        self.sender = sender
+        self._signer = signer
+        self._allowance = asyncio.Lock()
+        """Held from an approval to the call that uses it up."""
+
+    @classmethod
+    async def open(cls, url: str, contract: Address, signer: LocalAccount, journal: Path) -> Self:  # type: ignore[override]
+        """Resumes what a former process left unmined. Raises Outage, NoContract, or evm_journal.WrongFolder."""
+        rpc = Rpc(url)
+        try:
+            found = await cls._discover(rpc, contract)
+            chain_id, genesis, contracts, first_block = found
+            book = SendJournal(journal, chain_id, genesis, contract, Address(signer.address.lower()))
+        except BaseException:
+            await rpc.close()
+            raise
+        sender = Sender(rpc, signer, chain_id, book)
+        opened = cls(rpc, chain_id, genesis, contracts, first_block, signer, sender)
+        try:
+            await sender.start()
+        except BaseException:
+            await opened.close()
+            raise
+        return opened
+
+    async def close(self) -> None:
+        await self.sender.stop()
+        self.sender.journal.close()
+        await super().close()
+
+    # ---- calls
+
+    async def send(self, call_id: CallId, call: AnyCall) -> int:
+        """The block in which the call was mined. Raises Reverted, Outage, or ValueError when the call cannot be encoded, or its id was
+        used for another call."""
+        contract, data = evm_abi.calldata(call)
+        try:
+            if isinstance(call, chain.Deposit | chain.PostJob | chain.FundJob):
+                amount = call.terms.budget if isinstance(call, chain.PostJob) else call.amount
+                async with self._allowance:
+                    if self.sender.journal.get(call_id) is None:
+                        await self._approve(call_id, self.contracts[contract], amount)
+                    return await self.sender.send(call_id, self.contracts[contract], data)
+            return await self.sender.send(call_id, self.contracts[contract], data)
+        except Refused as error:
+            raise Reverted(evm_abi.explain_revert(error.data, str(error))) from None
+
+    async def _approve(self, call_id: CallId, spender: Address, amount: int) -> None:
+        """Sees to it that `spender` may take `amount`. An approval that another call has used up (after a crash) is given again."""
+        data = evm_abi.encode("token", "approve", spender, amount)
+        attempt = 0
+        while await self.read("token", "allowance", self.account, spender) < amount:
+            attempt += 1
+            await self.sender.send(CallId(f"{call_id} approve {attempt}"), self.contracts["token"], data)
+
+    # ---- signatures
+
+    def _typed(self, kind: str, message: dict[str, object]) -> SignableMessage:
+        domain = {"name": "Assay", "version": "1", "chainId": self.chain_id, "verifyingContract": self.contract}
+        return encode_typed_data(domain_data=domain, message_types={kind: TYPES[kind]}, message_data=message)
+
+    def _offer(self, offer: Offer) -> SignableMessage:
+        return self._typed("Offer", {name: getattr(offer, name) for name in offer.__struct_fields__})
+
+    def sign_offer(self, offer: Offer) -> bytes:
+        return bytes(self._signer.sign_message(self._offer(offer)).signature)
+
+    def sign_receipt(self, segment: SegmentId, round: int) -> bytes:
+        return bytes(self._signer.sign_message(self._typed("Receipt", {"segment": segment, "round": round})).signature)
+
+    def sign_seal(self, segment: SegmentId, round: int, digest: Digest) -> bytes:
+        message = self._typed("Seal", {"segment": segment, "round": round, "digest": digest})
+        return bytes(self._signer.sign_message(message).signature)
+
+    def offer_signer(self, offer: Offer, signature: bytes) -> Address | None:
+        """None when the contract would not accept the signature, whoever made it; also when the offer's numbers do not fit its types."""
+        try:
+            return _signer_of(self._offer(offer), signature)
+        except ValueError:
+            return None
+
+    def receipt_signer(self, segment: SegmentId, round: int, signature: bytes) -> Address | None:
+        try:
+            return _signer_of(self._typed("Receipt", {"segment": segment, "round": round}), signature)
+        except ValueError:
+            return None
+
+
+def _signer_of(message: SignableMessage, signature: bytes) -> Address | None:
+    """Whose signature it is, if it has the one form that the contract accepts: r, s (low), v in {27, 28}."""
+    if len(signature) != 65 or signature[64] not in (27, 28) or int.from_bytes(signature[32:64], "big") > HALF_ORDER:
+        return None
+    try:
+        return Address(Account.recover_message(message, signature=signature).lower())
+    except (BadSignature, ValidationError):
+        return None

@@ -1,0 +1,256 @@
+"""Between the chain's vocabulary (assay.chain) and the EVM's bytes: calls to calldata, logs to events, reverts to words.
+
+The ABI is read from assay/_data/contracts, which the contracts' build writes. Each event class of the vocabulary must have an event
+of its name whose arguments are its fields, in snake case; that is checked when this module is loaded, so a contract that has moved
+away from the vocabulary is noticed before anything is decoded. Names: `jobs`, `stakes`, `token`. ABI: docs.soliditylang.org, abi-spec.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from importlib import resources
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+
+from eth_abi import abi
+from eth_abi.exceptions import DecodingError, EncodingError
+from eth_utils.abi import collapse_if_tuple, event_abi_to_log_topic, function_abi_to_4byte_selector
+
+from assay import chain, cid
+from assay.adapters.refusals import explain, snake
+from assay.chain import AnyCall, AnyChainEvent
+from assay.codec import Message
+from assay.ids import Address, Cid
+
+FILES = {"jobs": "Jobs", "segments": "Segments", "checks": "Checks", "stakes": "Stakes", "token": "TestToken", "disputes": "NoDisputes"}
+ERROR_STRING, PANIC = bytes.fromhex("08c379a0"), bytes.fromhex("4e487b71")
+
+
+class BadLog(ValueError):
+    """A log that the contracts cannot have written: the node's fault."""
+
+
+@functools.cache
+def artifact(contract: str) -> dict[str, Any]:
+    """`abi` (list) and `bytecode` (hex) of a contract, by one of the names in FILES."""
+    path = resources.files("assay") / "_data" / "contracts" / f"{FILES[contract]}.json"
+    loaded = json.loads(path.read_text())
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} is not a contract artifact")
+    return loaded
+
+
+def _entries(contract: str, kind: str) -> list[dict[str, Any]]:
+    return [entry for entry in artifact(contract)["abi"] if entry["type"] == kind]
+
+
+def _types(inputs: list[dict[str, Any]]) -> list[str]:
+    return [collapse_if_tuple(item) for item in inputs]
+
+
+# ---- calls ---------------------------------------------------------------------------------------------------------------
+
+
+def _plain(value: object) -> Any:
+    """A message as the tuple of its fields, in the order of the Solidity struct."""
+    if isinstance(value, chain.Terms):
+        return tuple(cid.to_bytes(value.spec) if name == "spec" else _plain(getattr(value, name)) for name in value.__struct_fields__)
+    if isinstance(value, Message):
+        return tuple(_plain(getattr(value, name)) for name in value.__struct_fields__)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+_CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]] = {
+    chain.Register: ("stakes", "register", lambda c: (c.encryption_key, c.peer)),
+    chain.Deposit: ("stakes", "deposit", lambda c: (c.amount,)),
+    chain.TakeSeat: ("stakes", "takeSeat", lambda c: ()),
+    chain.LeaveSeat: ("stakes", "leaveSeat", lambda c: (c.seat,)),
+    chain.Unbond: ("stakes", "unbond", lambda c: (c.amount,)),
+    chain.WithdrawStake: ("stakes", "withdrawStake", lambda c: ()),
+    chain.PostJob: ("jobs", "post", lambda c: (c.terms,)),
+    chain.FundJob: ("jobs", "fund", lambda c: (c.job, c.amount)),
+    chain.CancelJob: ("jobs", "cancel", lambda c: (c.job,)),
+    chain.CloseJob: ("jobs", "close", lambda c: (c.job,)),
+    chain.Assign: ("jobs", "assign", lambda c: (c.offer, c.signature)),
+    chain.Activate: ("jobs", "activate", lambda c: (c.segment,)),
+    chain.Lapse: ("jobs", "lapse", lambda c: (c.segment,)),
+    chain.Commit: (
+        "jobs",
+        "commit",
+        lambda c: (c.segment, c.stop, c.link_root, c.end_root, c.proof, cid.to_bytes(c.checkpoint), c.key_id, c.key_envelope),
+    ),
+    chain.Draw: ("jobs", "draw", lambda c: (c.segment,)),
+    chain.Redraw: ("jobs", "redraw", lambda c: (c.segment,)),
+    chain.ReleaseKeys: ("jobs", "release", lambda c: (c.segment, c.releases)),
+    chain.Serve: ("jobs", "served", lambda c: (c.segment, c.verifiers, c.signatures)),
+    chain.Attest: ("jobs", "attest", lambda c: (c.segment, c.seals)),
+    chain.RevealAll: ("jobs", "reveal", lambda c: (c.segment, c.reveals)),
+    chain.CloseReveals: ("jobs", "closeReveals", lambda c: (c.segment,)),
+    chain.Open: ("jobs", "open", lambda c: (c.segment, c.verifier, c.openings)),
+    chain.Decide: ("jobs", "decide", lambda c: (c.segment,)),
+    chain.Settle: ("jobs", "settle", lambda c: (c.segment,)),
+    chain.VoidSegment: ("jobs", "voidSegment", lambda c: (c.segment,)),
+    chain.ClearBond: ("jobs", "clearBond", lambda c: (c.segment,)),
+    chain.Withdraw: ("jobs", "withdraw", lambda c: ()),
+}
+
+
+class _Function(NamedTuple):
+    selector: bytes
+    inputs: list[str]
+    outputs: list[str]
+
+
+@functools.cache
+def _function(contract: str, name: str) -> _Function:
+    (entry,) = [entry for entry in _entries(contract, "function") if entry["name"] == name]
+    return _Function(function_abi_to_4byte_selector(entry), _types(entry["inputs"]), _types(entry["outputs"]))  # type: ignore[arg-type]
+
+
+def encode(contract: str, function: str, *arguments: object) -> bytes:
+    """Calldata. Raises ValueError when the arguments do not fit."""
+    found = _function(contract, function)
+    try:
+        return found.selector + abi.encode(found.inputs, [_plain(argument) for argument in arguments])
+    except (EncodingError, OverflowError) as error:
+        raise ValueError(f"{function} cannot be called like this: {error}") from None
+
+
+def decode_result(contract: str, function: str, data: bytes) -> Any:
+    """What a view returned (a tuple when it returns several values). Raises BadLog."""
+    try:
+        values = abi.decode(_function(contract, function).outputs, data)
+    except (DecodingError, OverflowError, UnicodeDecodeError) as error:
+        raise BadLog(f"{function} cannot have returned {data.hex()[:80]!r}: {error}") from None
+    return values[0] if len(values) == 1 else values
+
+
+def calldata(call: AnyCall) -> tuple[str, bytes]:
+    """(contract, calldata) of a call. Raises ValueError when a field does not fit."""
+    contract, function, arguments = _CALLS[type(call)]
+    return contract, encode(contract, function, *arguments(call))
+
+
+# ---- events --------------------------------------------------------------------------------------------------------------
+
+
+def _cid(raw: bytes) -> Cid:
+    """The contract checks the length alone; what is no CID stays visible and opens nowhere."""
+    try:
+        return cid.from_bytes(raw)
+    except cid.BadCid:
+        return Cid(f"invalid-{raw.hex()}")
+
+
+def _converter(hint: Any) -> Callable[[Any], Any]:
+    """From what eth_abi gives to a field of type `hint`."""
+    if hint is Address:
+        return lambda value: Address(value.lower())
+    if hint is Cid:
+        return _cid
+    if getattr(hint, "__supertype__", hint) is str:
+        return lambda value: value.decode("utf-8", "replace")
+    if get_origin(hint) is tuple:
+        item = _converter(get_args(hint)[0])
+        return lambda value: tuple(item(entry) for entry in value)
+    if isinstance(hint, type) and issubclass(hint, Message):
+        hints = get_type_hints(hint)
+        fields = [(name, _converter(hints[name])) for name in hint.__struct_fields__]
+        return lambda value: hint(**{name: convert(entry) for (name, convert), entry in zip(fields, value, strict=True)})
+    return lambda value: value
+
+
+class _Event(NamedTuple):
+    kind: type[Message]
+    contract: str
+    indexed: list[tuple[str, str, Callable[[Any], Any]]]
+    """(field, ABI type, converter)."""
+    plain: list[tuple[str, str, Callable[[Any], Any]]]
+
+
+def _check_struct(kind: type[Message], item: dict[str, Any]) -> None:
+    names = tuple(snake(component["name"]) for component in item["components"])
+    if names != kind.__struct_fields__:
+        raise ImportError(f"the ABI's {kind.__name__} has the fields {names}, the vocabulary's {kind.__struct_fields__}")
+    hints = get_type_hints(kind)
+    for component in item["components"]:
+        if component["type"] == "tuple":
+            _check_struct(hints[snake(component["name"])], component)
+
+
+@functools.cache
+def events() -> dict[bytes, _Event]:
+    """Decoders by topic 0. Raises ImportError when ABI and vocabulary do not fit together."""
+    kinds = {kind.__name__: kind for kind in get_args(AnyChainEvent)}
+    found: dict[bytes, _Event] = {}
+    for contract in ("jobs", "stakes"):
+        for entry in _entries(contract, "event"):
+            kind = kinds.get(entry["name"])
+            if kind is None:  # nothing that a node reacts to
+                continue
+            hints = get_type_hints(kind)
+            names = [snake(item["name"]) for item in entry["inputs"]]
+            if set(names) != set(hints) - {"block", "time", "index"}:
+                raise ImportError(f"the ABI's event {kind.__name__} has the arguments {names}, which are not the vocabulary's fields")
+            lists: tuple[list[Any], list[Any]] = ([], [])
+            for item, name in zip(entry["inputs"], names, strict=True):
+                if item["type"] == "tuple":
+                    _check_struct(hints[name], item)
+                # `string` is decoded as the bytes it is: nobody's broken UTF-8 may stop a reader
+                lists[item["indexed"]].append((name, collapse_if_tuple(item).replace("string", "bytes"), _converter(hints[name])))
+            found[event_abi_to_log_topic(entry)] = _Event(kind, contract, lists[1], lists[0])  # type: ignore[arg-type]
+    missing = set(kinds) - {event.kind.__name__ for event in found.values()}
+    if missing:
+        raise ImportError(f"the ABI has no event for {', '.join(sorted(missing))}")
+    return found
+
+
+def decode_log(contract: str, topics: list[bytes], data: bytes, block: int, time: int, index: int) -> AnyChainEvent | None:
+    """The event of a log that `contract` wrote; None for events that are not in the vocabulary. Raises BadLog."""
+    event = events().get(topics[0]) if topics else None
+    if event is None or event.contract != contract:
+        return None
+    if len(topics) != len(event.indexed) + 1:
+        raise BadLog(f"a log of {event.kind.__name__} with {len(topics)} topics")
+    try:
+        plain = abi.decode([abi_type for _, abi_type, _ in event.plain], data)
+        indexed = [abi.decode([abi_type], topic)[0] for (_, abi_type, _), topic in zip(event.indexed, topics[1:], strict=True)]
+    except (DecodingError, OverflowError) as error:
+        raise BadLog(f"a log of {event.kind.__name__} that does not decode: {error}") from None
+    values = [*zip(event.plain, plain, strict=True), *zip(event.indexed, indexed, strict=True)]
+    fields = {name: convert(value) for (name, _, convert), value in values}
+    return event.kind(block=block, time=time, index=index, **fields)  # type: ignore[return-value]
+
+
+# ---- reverts -------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _errors() -> dict[bytes, tuple[str, list[str], list[str]]]:
+    """(name, argument names, ABI types) by selector, of all contracts."""
+    found = {}
+    for contract in FILES:
+        for entry in _entries(contract, "error"):
+            names = [item["name"] or f"argument {i}" for i, item in enumerate(entry["inputs"])]
+            found[function_abi_to_4byte_selector(entry)] = (entry["name"], names, _types(entry["inputs"]))  # type: ignore[arg-type]
+    return found
+
+
+def explain_revert(data: bytes, message: str) -> str:
+    """Revert data in plain words; `message` is the node's own, used when the data say nothing."""
+    selector, rest = data[:4], data[4:]
+    try:
+        if selector == ERROR_STRING:
+            return str(abi.decode(["bytes"], rest)[0].decode("utf-8", "replace"))
+        if selector == PANIC:
+            return f"the contract failed an internal check (Panic 0x{abi.decode(['uint256'], rest)[0]:02x})"
+        if selector in _errors():
+            name, names, types = _errors()[selector]
+            values = [value.lower() if t == "address" else value for t, value in zip(types, abi.decode(types, rest), strict=True)]
+            return explain(name, **dict(zip(names, values, strict=True)))
+    except (DecodingError, OverflowError):
+        pass
+    return f"refused without a known reason: {message or 'no message'}" + (f" (data 0x{data.hex()[:80]})" if data else "")

@@ -1,0 +1,110 @@
+"""Reads the contracts' events from an EVM node, in order, each once, only from blocks that are deep enough.
+
+The reader asks for logs in bounded ranges (nodes limit them; a range that is refused is halved) and only up to `depth` under the
+head, so a shallow reorganisation is never seen. It remembers the last block it has read and that block's hash: nothing is read
+twice, and a block that was read and then replaced raises Reorganised instead of mixing two histories. After a restart the caller's
+cursor says where to go on. What a log says is decoded strictly (evm_abi); a log that our contracts cannot have written is the node's
+fault and an Outage.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from assay.adapters.evm_abi import BadLog, decode_log
+from assay.adapters.evm_rpc import Rpc, blob, block_of, number
+from assay.chain import AnyChainEvent, Block
+from assay.ids import Address
+from assay.ports import Outage, Reorganised
+
+RANGE = 2000
+"""Blocks in one eth_getLogs; what the strictest public nodes allow."""
+
+
+class TooMuch(Exception):
+    """The node refused a range."""
+
+
+class Reader:
+    """`contracts`: address -> name as in evm_abi.FILES. `first_block`: where the contracts were deployed, or before."""
+
+    def __init__(self, rpc: Rpc, contracts: dict[Address, str], first_block: int = 0) -> None:
+        self.rpc, self.contracts, self.first_block = rpc, contracts, first_block
+        self._read: Block | None = None
+        """Deepest block that has been read to its end."""
+        self._cursor: tuple[int, int] | None = None
+        """What the caller's cursor is when it has taken all that was read."""
+        self._times: dict[int, int] = {}
+        """Block times, for nodes whose logs do not carry them."""
+
+    async def events(self, after: tuple[int, int], depth: int) -> list[AnyChainEvent]:
+        """Events after (block, index) and at least `depth` blocks under the head. Raises Outage or Reorganised."""
+        last = (await self.rpc.head()).number - depth
+        known = self._read if self._cursor == after else None
+        start = known.number + 1 if known is not None else max(after[0], self.first_block, 0)
+        out: list[AnyChainEvent] = []
+        step = RANGE
+        while start <= last:
+            stop = min(start + step - 1, last)
+            try:
+                logs, end = await self._range(start, stop, known)
+            except TooMuch as error:
+                if start == stop:
+                    raise Outage(f"the chain node does not give the logs of block {start}: {error}") from None
+                step = (stop - start + 1) // 2
+                continue
+            out += [event for event in await self._decode(logs, start, stop) if (event.block, event.index) > after]
+            known, start = end, stop + 1
+        self._read, self._cursor = known, ((out[-1].block, out[-1].index) if out else after)
+        return out
+
+    async def _range(self, start: int, stop: int, known: Block | None) -> tuple[list[dict[str, Any]], Block]:
+        """Logs of [start, stop] and the block `stop`, in one round trip, from one history: that of `known`, the block before."""
+        header: tuple[str, list[object]] = ("eth_getBlockByNumber", [hex(stop), False])
+        query = {"address": list(self.contracts), "fromBlock": hex(start), "toBlock": hex(stop)}
+        requests: list[tuple[str, list[object]]] = [header, ("eth_getLogs", [query]), header]
+        if known is not None:
+            requests.append(("eth_getBlockByNumber", [hex(known.number), False]))
+        before, logs, after, *parent = await self.rpc.batch(requests)
+        if isinstance(logs, Exception):
+            raise TooMuch(str(logs))
+        if not isinstance(logs, list) or not all(isinstance(log, dict) for log in logs):
+            raise Outage(f"the chain node sent {str(logs)[:100]} where logs were expected")
+        end = block_of(before)
+        if block_of(after).hash != end.hash:
+            raise Outage("the chain was reorganised while it was read")
+        if known is not None and block_of(parent[0]).hash != known.hash:
+            raise Reorganised(f"block {known.number} was replaced after its events were delivered: use a greater confirmation depth")
+        return logs, end
+
+    async def _decode(self, logs: list[dict[str, Any]], start: int, stop: int) -> list[AnyChainEvent]:
+        out = []
+        for log in logs:
+            block = number(log.get("blockNumber"))
+            contract = self.contracts.get(Address(str(log.get("address")).lower()))
+            topics = log.get("topics")
+            if log.get("removed") or not start <= block <= stop or contract is None or not isinstance(topics, list):
+                raise Outage(f"the chain node sent a log that was not asked for: {str(log)[:200]}")
+            try:
+                event = decode_log(
+                    contract,
+                    [blob(topic, 32) for topic in topics],
+                    blob(log.get("data")),
+                    block,
+                    await self._time(log, block),
+                    number(log.get("logIndex")),
+                )
+            except BadLog as error:
+                raise Outage(f"the chain node sent {error}") from None
+            if event is not None:
+                out.append(event)
+        return out
+
+    async def _time(self, log: dict[str, Any], block: int) -> int:
+        if "blockTimestamp" in log:
+            return number(log["blockTimestamp"])
+        if block not in self._times:
+            if len(self._times) > 10_000:
+                self._times.clear()
+            self._times[block] = (await self.rpc.block(block)).time
+        return self._times[block]

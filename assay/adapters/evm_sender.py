@@ -1,0 +1,270 @@
+"""Sends an account's transactions: each call id once, whatever dies in between.
+
+A call is first tried against the chain's present state (eth_estimateGas), so that what the contract would refuse costs nothing.
+Then it gets a nonce, is signed, written to the journal, and only then broadcast; many waiting calls share one commit and one
+batch request. One task looks after all that is pending: it asks for the account's transaction count, and
+
+    nonce < count   mined: the receipt says what came of it
+    otherwise       pending: broadcast again in each block without progress (a node that restarts forgets its mempool), and
+                    after BUMP_BLOCKS such blocks the head of the line is replaced with a fee that is a quarter higher (EIP-1559)
+
+The journal never says that something is mined: only the chain does, so a reorganisation or a chain that lost its last second needs
+no case of its own. A hole in the nonces is filled with an empty transaction to oneself. A call id is given a new nonce only when its
+old one is known to be spent without effect, FINAL_BLOCKS deep: by a transaction that failed, or by another program with the same key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from eth_account.signers.local import LocalAccount
+from web3 import Web3
+
+from assay.adapters.evm_journal import Attempt, Entry, SendJournal
+from assay.adapters.evm_rpc import Rpc, RpcError, number
+from assay.chain import Block, CallId
+from assay.ids import Address
+from assay.ports import Outage
+
+POLL = 0.25
+"""Seconds between looks at what is pending; the first ones after a broadcast come sooner."""
+FIRST_POLL = 0.02
+BUMP_BLOCKS = 4
+FINAL_BLOCKS = 12
+HEADROOM = 1.25
+"""Gas limit over the estimate: the state may move on before the call is mined."""
+HARMLESS = ("already known", "alreadyknown", "already imported", "nonce too low", "underpriced", "known transaction")
+"""Answers to a broadcast that say that the nonce is taken care of."""
+
+
+class Sender:
+    """`await send(call_id, to, data)` gives the block. `start()` resumes what a former process left; `stop()` ends the task."""
+
+    def __init__(self, rpc: Rpc, account: LocalAccount, chain_id: int, journal: SendJournal) -> None:
+        self.rpc, self.account, self.chain_id, self.journal = rpc, account, chain_id, journal
+        self.address = Address(account.address.lower())
+        self.broadcasts = 0
+        self._queue: list[Entry] = []
+        """Estimated, without a nonce."""
+        self._pending: dict[CallId, Entry] = {}
+        self._results: dict[CallId, asyncio.Future[dict[str, Any]]] = {}
+        self._sends: dict[CallId, asyncio.Task[int]] = {}
+        self._nurse: asyncio.Task[None] | None = None
+        self._kick = asyncio.Event()
+        self._first = -1
+        """Lowest nonce that is pending; `_stalled_at` and `_bumped_at` are head blocks, counted anew when it changes."""
+        self._stalled_at = self._bumped_at = -1
+
+    # ---- what callers see
+
+    async def start(self) -> None:
+        """Takes up what is pending. Raises Outage."""
+        self._adopt(self.journal.from_nonce(await self._count_now()))
+        if self._pending:
+            self._wake()
+
+    async def stop(self) -> None:
+        tasks = [task for task in (self._nurse, *self._sends.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def send(self, call_id: CallId, target: Address, data: bytes) -> int:
+        """The block in which the call was mined. Raises Refused (with the revert data), Outage, or ValueError when the call id
+        was used for another call."""
+        task = self._sends.get(call_id)
+        if task is None:
+            task = self._sends[call_id] = asyncio.create_task(self._send(call_id, target, data), name=f"send {call_id}")
+            task.add_done_callback(lambda done: (self._sends.pop(call_id, None), done.cancelled() or done.exception()))
+        return await asyncio.shield(task)
+
+    # ---- one call
+
+    async def _send(self, call_id: CallId, target: Address, data: bytes) -> int:
+        entry = self.journal.get(call_id)
+        if entry is None:
+            entry = Entry(call_id, -1, target, data, await self._estimate(target, data))
+            self._queue.append(entry)
+        elif (entry.target, entry.data) != (target, data):
+            raise ValueError(f"the call id {call_id} was used for another call")
+        else:
+            entry = self._pending.setdefault(call_id, entry)
+        while True:
+            receipt = await self._outcome(entry)
+            block = number(receipt.get("blockNumber"))
+            if number(receipt.get("status")) == 1:
+                return block
+            head = await self.rpc.head()
+            gas = await self._estimate(target, data)  # raises the reason, when it still stands
+            if head.number - block < FINAL_BLOCKS:
+                raise Outage(f"{call_id} failed in block {block}, though it would pass now; it can be sent again when that block is final")
+            entry = Entry(call_id, -1, target, data, gas)
+            self._queue.append(entry)
+
+    async def _estimate(self, target: Address, data: bytes) -> int:
+        """Gas that the call needs now, with headroom. Raises Refused."""
+        params = {"from": self.account.address, "to": target, "data": "0x" + data.hex()}
+        try:
+            return int(number(await self.rpc.call("eth_estimateGas", params)) * HEADROOM)
+        except RpcError as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: RpcError) -> Outage:
+        if "insufficient funds" in error.reason or "gas required exceeds" in error.reason:
+            return Outage(f"the account {self.address} has no money for gas: send it some of the chain's native coin ({error.reason})")
+        return error
+
+    async def _outcome(self, entry: Entry) -> dict[str, Any]:
+        """The receipt, once there is one. Raises Outage."""
+        future = self._results.get(entry.call_id)
+        if future is None:
+            future = self._results[entry.call_id] = asyncio.get_running_loop().create_future()
+        self._wake()
+        return await future
+
+    # ---- the task that looks after all
+
+    def _adopt(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self._pending.setdefault(entry.call_id, entry)
+
+    def _wake(self) -> None:
+        self._kick.set()
+        if self._nurse is None or self._nurse.done():
+            self._nurse = asyncio.create_task(self._look_after(), name="sender")
+
+    async def _look_after(self) -> None:
+        pause, fresh = FIRST_POLL, True
+        while self._queue or self._pending:
+            self._kick.clear()
+            try:
+                if fresh:  # after a start or an outage: the node may have forgotten, or the chain may be a bit younger
+                    again = self.journal.from_nonce(await self._count_now())
+                    self._adopt(again)
+                    await self._broadcast(again)
+                if self._queue:
+                    await self._flush()
+                    pause = FIRST_POLL
+                await self._collect()
+                fresh = False
+            except Outage as error:
+                self._fail(error)
+                fresh, pause = True, POLL
+            except Exception as error:  # a full disk, for one: nobody may wait for ever
+                self._fail(error)
+                return
+            if self._pending or self._queue:
+                try:
+                    await asyncio.wait_for(self._kick.wait(), pause)
+                except TimeoutError:
+                    pause = min(2 * pause, POLL)
+
+    def _fail(self, error: Exception) -> None:
+        """Tells all who wait; what is in the journal goes on, what is not is forgotten."""
+        self._queue.clear()
+        for future in self._results.values():
+            if not future.done():
+                future.set_exception(error)
+        self._results.clear()
+
+    async def _count_now(self, tag: str = "latest") -> int:
+        return number(await self.rpc.call("eth_getTransactionCount", self.account.address, tag))
+
+    async def _fees(self) -> tuple[int, int]:
+        """(max fee, tip) in wei per gas: twice the base fee, so that six full blocks in a row do not outprice it."""
+        block, tip = await self.rpc.batch([("eth_getBlockByNumber", ["latest", False]), ("eth_maxPriorityFeePerGas", [])])
+        if isinstance(block, Exception) or not isinstance(block, dict):
+            raise Outage(f"the chain node gave no head block: {block}")
+        tip = 10**9 if isinstance(tip, Exception) else number(tip)
+        return 2 * number(block.get("baseFeePerGas", "0x0")) + tip, tip
+
+    def _sign(self, entry: Entry, fee: int, tip: int) -> Attempt:
+        signed = self.account.sign_transaction(
+            {
+                "type": 2, "chainId": self.chain_id, "nonce": entry.nonce, "to": Web3.to_checksum_address(entry.target), "data": entry.data,
+                "value": 0, "gas": entry.gas, "maxFeePerGas": fee, "maxPriorityFeePerGas": tip,
+            }
+        )  # fmt: skip
+        return Attempt(bytes(signed.hash), bytes(signed.raw_transaction), fee, tip)
+
+    async def _flush(self) -> None:
+        """Nonces, signatures, journal, broadcast: for all that waits."""
+        fee, tip = await self._fees()
+        nonce = max(await self._count_now("pending"), self.journal.next_nonce())
+        ready, self._queue = self._queue, []
+        for entry in ready:
+            entry.nonce, nonce = nonce, nonce + 1
+            entry.attempts = [self._sign(entry, fee, tip)]
+        self.journal.write(ready)
+        self._pending.update((entry.call_id, entry) for entry in ready)
+        await self._broadcast(ready)
+
+    async def _broadcast(self, entries: list[Entry]) -> None:
+        """The newest attempt of each. Raises Outage when the node does not take one for another reason than that it knows it."""
+        requests: list[tuple[str, list[object]]] = [("eth_sendRawTransaction", ["0x" + e.attempts[-1].raw.hex()]) for e in entries]
+        self.broadcasts += len(requests)
+        for answer in await self.rpc.batch(requests):
+            if isinstance(answer, RpcError):
+                if not any(word in answer.reason for word in HARMLESS) and "fee" not in answer.reason:  # too low a fee: bumped later
+                    raise self._explained(answer)
+            elif isinstance(answer, Exception):
+                raise Outage(f"the chain node does not take the transaction: {answer}")
+
+    async def _collect(self) -> None:
+        """Receipts of what is mined; care for what is not."""
+        head, count = await self.rpc.head(), await self._count_now()
+        mined = [entry for entry in self._pending.values() if entry.nonce < count]
+        hashes = [(entry, attempt.hash) for entry in mined for attempt in entry.attempts]
+        answers = await self.rpc.batch([("eth_getTransactionReceipt", ["0x" + digest.hex()]) for _, digest in hashes])
+        found: dict[CallId, dict[str, Any]] = {}
+        for (entry, _), answer in zip(hashes, answers, strict=True):
+            if isinstance(answer, Exception):
+                raise Outage(f"the chain node gave no receipt: {answer}")
+            if isinstance(answer, dict):
+                found[entry.call_id] = answer
+        for entry in mined:
+            receipt = found.get(entry.call_id)
+            if receipt is not None:
+                self._resolve(entry, receipt)
+            elif await self._spent(entry, head):
+                self._requeue(entry)
+        line = sorted((entry for entry in self._pending.values() if entry.nonce >= count), key=lambda entry: entry.nonce)
+        if line and line[0].nonce != self._first:
+            self._first, self._stalled_at, self._bumped_at = line[0].nonce, head.number, head.number
+        elif line and head.number > self._stalled_at:
+            await self._urge(line, head, count)
+
+    def _resolve(self, entry: Entry, receipt: dict[str, Any]) -> None:
+        del self._pending[entry.call_id]
+        future = self._results.pop(entry.call_id, None)
+        if future is not None and not future.done():
+            future.set_result(receipt)
+
+    async def _spent(self, entry: Entry, head: Block) -> bool:
+        """Whether another transaction took the nonce, so deep that ours can never be mined."""
+        tag = hex(max(head.number - FINAL_BLOCKS, 0))
+        return number(await self.rpc.call("eth_getTransactionCount", self.account.address, tag)) > entry.nonce
+
+    def _requeue(self, entry: Entry) -> None:
+        del self._pending[entry.call_id]
+        self._queue.append(Entry(entry.call_id, -1, entry.target, entry.data, entry.gas))
+
+    async def _urge(self, line: list[Entry], head: Block, count: int) -> None:
+        """A block came and nothing of `line` (what is pending, in order) was in it."""
+        self._stalled_at = head.number
+        first = line[0]
+        if first.nonce > count:
+            if await self._count_now("pending") > count:  # another program's, on its way
+                return
+            first = Entry(CallId(f"fill nonce {count} at {head.number}"), count, self.address, b"", 21_000)  # its holder was dropped
+            first.attempts = [self._sign(first, *await self._fees())]
+            self.journal.write([first])
+            self._pending[first.call_id] = first
+            line.insert(0, first)
+        elif head.number - self._bumped_at >= BUMP_BLOCKS:
+            fee, tip = await self._fees()
+            last = first.attempts[-1]
+            self.journal.add(first, self._sign(first, max(fee, last.fee * 5 // 4 + 1), max(tip, last.tip * 5 // 4 + 1)))
+            self._bumped_at = head.number
+        await self._broadcast(line)
