@@ -1,0 +1,283 @@
+"""What nodes of the simulated network do with their hands: the tasks of all roles over the toy training (assay.sim.toy).
+
+`Hands.perform` finds the method by the task's name (`RunSegment` -> `run_segment`), so that a liar is a subclass with one method
+replaced. What a task keeps lies in `disk`, which outlives a crash and not a deleted disk.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from assay import cid, draw, links, merkle
+from assay.adapters.memory_chain import MemoryChain
+from assay.adapters.memory_keys import MemoryKeys
+from assay.chain import Opening, Release
+from assay.codec import Malformed, Message, decode, encode
+from assay.ids import Address, Cid, Digest
+from assay.job import JobSpec, SealedRef, envelope_info
+from assay.merkle import sha256
+from assay.messages import Boundary
+from assay.ports import Outage
+from assay.runtime import Fault, TaskFailed
+from assay.sim.options import Options
+from assay.sim.toy import Link, Toy, ToyBoundary, ToyState, prove, root
+from assay.tasks import (
+    AnyOutcome,
+    AnyTask,
+    BoundaryOpened,
+    CheckProgram,
+    Dropped,
+    DropSegment,
+    JobLoaded,
+    KeyStored,
+    KeysWrapped,
+    LoadJob,
+    MakeOpenings,
+    OfferVerified,
+    OpenBoundary,
+    OpeningsMade,
+    ProgramChecked,
+    ReceiptVerified,
+    ReplayUnit,
+    RunSegment,
+    SegmentRun,
+    ServeUnits,
+    Signed,
+    SignOffer,
+    SignReceipt,
+    StoreKey,
+    UnitReplayed,
+    UnitsServed,
+    VerifyOffer,
+    VerifyReceipt,
+    WrapKeys,
+)
+
+
+class Sealed(Message, frozen=True, kw_only=True):
+    """A sealed blob of the simulation: its key is needed to read it, by the rules of this module if not by arithmetic."""
+
+    key_id: Digest
+    body: bytes
+
+
+def seal(body: Message, key: bytes) -> bytes:
+    return encode(Sealed(key_id=sha256(key), body=encode(body)))
+
+
+class Store(dict[Cid, bytes]):
+    """Blobs of one node; what is put gets its true CID."""
+
+    def put(self, data: bytes) -> Cid:
+        name = cid.of(data)
+        self[name] = data
+        return name
+
+    def stored(self, name: Cid) -> bytes:
+        """Raises Outage."""
+        if name not in self:
+            raise Outage(f"blob {name} is not in the local store")
+        return self[name]
+
+
+class Hands:
+    def __init__(self, chain: MemoryChain, keys: MemoryKeys, options: Options) -> None:
+        self.chain, self.keys, self.options = chain, keys, options
+        self.account = chain.account
+        self.store = Store()
+        self.disk: dict[Any, Any] = {}
+
+    def wipe(self) -> None:
+        """The disk is gone: blobs, work and keys, all but the identity."""
+        self.store, self.disk = Store(), {}
+        self.keys._ring.clear()
+
+    def perform(self, task: AnyTask) -> AnyOutcome:
+        """Raises TaskFailed or Outage."""
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(task).__name__).lower()
+        outcome: AnyOutcome = getattr(self, name)(task)
+        return outcome
+
+    # ---- jobs ------------------------------------------------------------------------------------------------------------
+
+    def spec(self, name: Cid) -> JobSpec:
+        try:
+            return decode(self.store.stored(name), JobSpec)
+        except Malformed as error:
+            raise TaskFailed(Fault.PEER, f"the job's document is refused: {error}") from None
+
+    def toy(self, spec: JobSpec) -> Toy:
+        return decode_toy(self.store.stored(spec.program))
+
+    def load_job(self, task: LoadJob) -> JobLoaded:
+        return JobLoaded(job=task.job, spec=self.spec(task.spec), spec_digest=sha256(self.store.stored(task.spec)))
+
+    def check_program(self, task: CheckProgram) -> ProgramChecked:
+        toy = decode_toy(self.store.stored(task.program))
+        return ProgramChecked(
+            job=task.job, root=toy.program, micro_flops=1, update_flops=1, peak_memory=1, micro_leaves=toy.micro_leaves,
+            update_leaves=toy.update_leaves,
+        )  # fmt: skip
+
+    # ---- signatures and keys ---------------------------------------------------------------------------------------------
+
+    def sign_offer(self, task: SignOffer) -> Signed:
+        return Signed(signature=self.chain.sign_offer(task.offer))
+
+    def verify_offer(self, task: VerifyOffer) -> OfferVerified:
+        signer = self.chain.offer_signer(task.offer, task.signature)
+        if signer != task.offer.provider:
+            raise TaskFailed(Fault.PEER, f"the offer in the name of {task.offer.provider} was signed by {signer or 'nobody'}")
+        return OfferVerified()
+
+    def sign_receipt(self, task: SignReceipt) -> Signed:
+        return Signed(signature=self.chain.sign_receipt(task.segment, task.round))
+
+    def verify_receipt(self, task: VerifyReceipt) -> ReceiptVerified:
+        signer = self.chain.receipt_signer(task.segment, task.round, task.signature)
+        return ReceiptVerified(verifier=task.verifier, valid=signer == task.verifier)
+
+    def store_key(self, task: StoreKey) -> KeyStored:
+        try:
+            key = self.keys.unwrap(task.wrapped)
+        except ValueError as error:
+            raise TaskFailed(Fault.PEER, str(error)) from None
+        if sha256(key) != task.key_id:
+            raise TaskFailed(Fault.PEER, "it opens to another key than it names")
+        return KeyStored(key_id=self.keys.store(key))
+
+    def wrap_keys(self, task: WrapKeys) -> KeysWrapped:
+        releases, bad = [], []
+        for key_id, envelope, sender in task.envelopes:
+            try:
+                key = self.keys.unwrap(envelope, envelope_info(sender))
+            except ValueError:
+                bad.append(key_id)
+                continue
+            if sha256(key) != key_id:
+                bad.append(key_id)
+                continue
+            for who, encryption_key in task.recipients:
+                releases.append(Release(recipient=Address(who), key_id=key_id, wrapped=self.keys.wrap(key, encryption_key)))
+        return KeysWrapped(releases=tuple(releases), bad=tuple(bad))
+
+    def opened(self, blob: Cid) -> bytes:
+        """Plaintext of a sealed blob. Raises TaskFailed (PEER) for a wrong key or content."""
+        try:
+            sealed = decode(self.store.stored(blob), Sealed)
+            self.keys.load(sealed.key_id)
+            return sealed.body
+        except Malformed as error:
+            raise TaskFailed(Fault.PEER, f"blob {blob} is not a sealed one: {error}") from None
+        except KeyError:
+            raise TaskFailed(Fault.PEER, f"no key here opens blob {blob}") from None
+
+    # ---- the worker ------------------------------------------------------------------------------------------------------
+
+    def run(self, toy: Toy, start: int, stop: int, state: Digest) -> list[Link]:
+        """The links of the segment, in order: what a worker is paid for."""
+        return list(toy.links(start, stop, state))
+
+    def parent_state(self, parent: SealedRef, parent_root: Digest) -> Digest:
+        try:
+            found = decode(self.opened(parent.cid), ToyState).state
+        except Malformed as error:
+            raise TaskFailed(Fault.PEER, f"the parent's checkpoint is refused: {error}") from None
+        if found != parent_root:
+            raise TaskFailed(Fault.PEER, "the parent's checkpoint is not the state that was committed")
+        return found
+
+    def run_segment(self, task: RunSegment) -> SegmentRun:
+        spec = self.spec(task.spec)
+        for shard in spec.dataset.shards:
+            self.opened(shard.sealed.cid)
+        done = self.run(self.toy(spec), task.start, task.stop, self.parent_state(task.parent, task.parent_root))
+        ends = [link.end for link in done]
+        self.disk["run", task.segment] = done
+        key = sha256(b"checkpoint key", self.keys._seed, draw.u64(task.segment), draw.u64(task.stop))
+        blob = seal(ToyState(step=task.stop, state=ends[-1]), key)
+        envelope = self.keys.wrap(key, spec.key_service_key, envelope_info(self.account))
+        self.keys.store(key)
+        ref = SealedRef(cid=self.store.put(blob), size=len(blob), key_id=sha256(key), envelope=envelope)
+        milliseconds = int((task.stop - task.start) * self.options.step_seconds * 1000)
+        return SegmentRun(
+            segment=task.segment, stop=task.stop, link_root=root(ends), end_root=ends[-1], proof=prove(ends, len(ends) - 1), checkpoint=ref,
+            first_loss=0, last_loss=0, milliseconds=milliseconds, computed=task.stop - task.start,
+        )  # fmt: skip
+
+    def serve_units(self, task: ServeUnits) -> UnitsServed:
+        toy = self.toy(self.spec(task.spec))
+        done = self.disk.get(("run", task.segment))
+        if done is None:
+            done = self.run(toy, task.start, task.stop, self.parent_state(task.parent, task.parent_root))
+        ends = [link.end for link in done]
+        served = []
+        for unit in task.units:
+            body = ToyBoundary(state=done[unit].state, acc=done[unit].acc)
+            key = sha256(b"boundary key", self.keys._seed, draw.u64(task.segment), draw.u64(unit))
+            blob = self.store.put(seal(body, key))
+            places = links.named_ends(unit, toy.micro_batches)
+            for who, encryption_key in task.recipients:
+                boundary = Boundary(
+                    segment=task.segment, unit=unit, cid=blob, key_id=sha256(key), wrapped=self.keys.wrap(key, encryption_key),
+                    link_ends=tuple(ends[place] for place in places), proofs=tuple(prove(ends, place) for place in places),
+                )  # fmt: skip
+                served.append((who, boundary))
+        return UnitsServed(boundaries=tuple(served))
+
+    # ---- the verifier ----------------------------------------------------------------------------------------------------
+
+    def boundary(self, blob: Cid) -> ToyBoundary:
+        try:
+            return decode(self.opened(blob), ToyBoundary)
+        except Malformed as error:
+            raise TaskFailed(Fault.PEER, f"the boundary is refused: {error}") from None
+
+    def open_boundary(self, task: OpenBoundary) -> BoundaryOpened:
+        self.boundary(task.boundary.cid)
+        return BoundaryOpened(segment=task.segment, unit=task.unit)
+
+    def replay_unit(self, task: ReplayUnit) -> UnitReplayed:
+        toy = self.toy(self.spec(task.spec))
+        step, m = toy.place(task.unit, task.start)
+        served = self.boundary(task.boundary.cid)
+        ends = list(task.boundary.link_ends)
+        committed = ends.pop()
+        acc = ends.pop() if m else toy.zero(step, served.state)
+        state = ends.pop() if step > task.start else task.parent_root
+        end = toy.end(step, m, served.state, served.acc)
+        trace = toy.trace(Link(step, m, served.state, served.acc, end))
+        self.disk["trace", task.segment, task.unit] = trace
+        reason = ""
+        if (served.state, served.acc) != (state, acc):
+            reason = "what was served is not what was committed"
+        elif end != committed:
+            reason = f"its replay ends in {end.hex()[:16]}, committed is {committed.hex()[:16]}"
+        return UnitReplayed(segment=task.segment, unit=task.unit, agrees=not reason, trace_root=merkle.root_of(trace), reason=reason)
+
+    def make_openings(self, task: MakeOpenings) -> OpeningsMade:
+        ledger = self.chain.ledger
+        if ledger.head.number < task.opening_block:
+            raise Outage(f"block {task.opening_block} does not exist yet")
+        block = ledger.blocks[draw.seed_block(task.opening_block, ledger.head.number + 1)]
+        openings = []
+        for j in range(task.terms.params.openings):
+            position, index = draw.opening(block.hash, task.segment, self.account, j, task.units, task.terms)
+            trace = self.disk["trace", task.segment, task.units[position]]
+            leaves = [merkle.leaf(i, item) for i, item in enumerate(trace)]
+            openings.append(Opening(leaf=trace[index], proof=merkle.prove(leaves, index)))
+        return OpeningsMade(openings=tuple(openings))
+
+    def drop_segment(self, task: DropSegment) -> Dropped:
+        for key in [key for key in self.disk if key[1] == task.segment]:
+            del self.disk[key]
+        return Dropped()
+
+
+def encode_toy(toy: Toy) -> bytes:
+    return encode([toy.program, toy.micro_batches, toy.micro_leaves, toy.update_leaves])
+
+
+def decode_toy(data: bytes) -> Toy:
+    return Toy(*decode(data, tuple[Digest, int, int, int]))

@@ -1,0 +1,46 @@
+"""What a simulated network is made of and what goes wrong in it. Times in seconds of the virtual clock."""
+
+from __future__ import annotations
+
+import msgspec
+
+from assay.chain import Params
+
+FAST = Params(
+    finality=2, activate_window=120, lease_window=300, takeover_window=120, serve_window=120, seal_window=120, reveal_window=60,
+    open_window=60, challenge_window=120, links=2, verifiers=3, quorum=2, openings=1, redraws=2, depth=2, bond_tenths=60,
+)  # fmt: skip
+"""The policy of a simulated job: the real rules with windows of minutes."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    jobs: int = 1
+    every: float = 20.0
+    """Between one job and the next."""
+    steps: int = 4
+    segment_steps: int = 2
+    micro_batches: int = 1
+    params: Params = FAST
+    price_cap: int = 1_000_000
+    """Per step."""
+    fee: int = 50_000
+    workers: int = 2
+    verifiers: int = 4
+    schedulers: int = 1
+    step_seconds: float = 1.0
+    """What a worker takes for one training step."""
+    stake: int = 1_000_000_000
+    latency: tuple[float, float] = (0.01, 0.15)
+    loss: float = 0.0
+    """Share of messages between peers that are lost."""
+    churn: float = 0.0
+    """Crashes of each node in 1,000 seconds, on average."""
+    down: tuple[float, float] = (2.0, 20.0)
+    """How long a crashed node stays down."""
+    partitions: float = 0.0
+    """Partitions of the peer network in 1,000 seconds, on average; the chain is reached from both sides."""
+    split: tuple[float, float] = (10.0, 60.0)
+    """How long a partition lasts."""
+    patience: float = 86_400.0
+    """After this much virtual time the run ends, whatever is missing."""
+    snapshot_every: int = 500

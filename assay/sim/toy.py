@@ -1,0 +1,88 @@
+"""Training without arithmetic: a state is a digest, and a link's end follows from what it names by a hash.
+
+    acc(t, m+1)  = H(program, t, m, state(t), acc(t, m))        acc(t, 0) = H(program, t, state(t))
+    state(t + 1) = H(program, t, state(t), acc(t, M))
+
+All that the protocol looks at has the structure that it has in earnest: link ends in order, their Merkle root, proofs, boundaries,
+traces with leaves. What is missing is the training, which takes no part in what the protocol decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from assay import merkle
+from assay.codec import Message
+from assay.draw import is_update, u64
+from assay.ids import Digest
+from assay.merkle import sha256
+
+
+class ToyState(Message, frozen=True, kw_only=True):
+    """Plaintext of a checkpoint."""
+
+    step: int
+    state: Digest
+
+
+class ToyBoundary(Message, frozen=True, kw_only=True):
+    """Plaintext of a boundary: what a link starts from."""
+
+    state: Digest
+    acc: Digest
+
+
+class Link(NamedTuple):
+    """A link as it was run: what it started from and its end."""
+
+    step: int
+    m: int
+    """The micro-batch, or M for the update."""
+    state: Digest
+    acc: Digest
+    end: Digest
+
+
+class Toy(NamedTuple):
+    program: Digest
+    micro_batches: int
+    micro_leaves: int
+    update_leaves: int
+
+    def zero(self, step: int, state: Digest) -> Digest:
+        return sha256(b"toy zero", self.program, u64(step), state)
+
+    def end(self, step: int, m: int, state: Digest, acc: Digest) -> Digest:
+        """End of micro-batch m of a step, or of its update when m is M."""
+        return sha256(b"toy end", self.program, u64(step), u64(m), state, acc)
+
+    def links(self, start: int, stop: int, state: Digest) -> Iterator[Link]:
+        """The honest run of steps [start, stop) from `state`."""
+        for step in range(start, stop):
+            acc = self.zero(step, state)
+            for m in range(self.micro_batches):
+                end = self.end(step, m, state, acc)
+                yield Link(step, m, state, acc, end)
+                acc = end
+            end = self.end(step, self.micro_batches, state, acc)
+            yield Link(step, self.micro_batches, state, acc, end)
+            state = end
+
+    def place(self, unit: int, start: int) -> tuple[int, int]:
+        """(step, m) of link `unit` of a segment that begins at step `start`."""
+        return start + unit // (self.micro_batches + 1), unit % (self.micro_batches + 1)
+
+    def trace(self, link: Link) -> list[bytes]:
+        """The items of its trace: a head that binds what the link names, an output for each stage, the end."""
+        leaves = self.update_leaves if is_update(link.m, self.micro_batches) else self.micro_leaves
+        head = sha256(b"toy head", self.program, u64(link.step), u64(link.m), link.state, link.acc)
+        return [head, *(sha256(b"toy stage", head, u64(i)) for i in range(1, leaves - 1)), link.end]
+
+
+def root(ends: list[Digest]) -> Digest:
+    return merkle.root_of(ends)
+
+
+def prove(ends: list[Digest], index: int) -> tuple[Digest, ...]:
+    return merkle.prove([merkle.leaf(i, end) for i, end in enumerate(ends)], index)

@@ -1,0 +1,271 @@
+"""The simulated network: nodes with the real machines of all roles, a ledger, peers and blobs, on one seeded virtual clock.
+
+The same seed and options give the same run, to the last byte. A client posts its jobs and then only watches; nodes crash, messages
+are lost and the network splits as the options say; liars are parts of their own (assay.sim.cast). Training is not simulated
+(assay.sim.toy), nor is the cryptography of keys (assay.adapters.memory_keys).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from assay.adapters.memory_chain import MemoryChain, MemoryLedger
+from assay.adapters.memory_keys import MemoryKeys
+from assay.adapters.memory_peers import Switchboard
+from assay.chain import AnyCall, CancelJob, Deposit, JobPosted, PostJob, Register, TakeSeat, Terms
+from assay.codec import decode, digest, encode
+from assay.ids import Address, Cid, JobId, PeerId
+from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef, envelope_info
+from assay.merkle import sha256
+from assay.messages import AnyGossip, AnyReply, AnyRequest
+from assay.receipts import Ledger as Receipts
+from assay.runtime import Heard, Note
+from assay.sim.blockchain import Blockchain
+from assay.sim.cast import HONEST, KEY_SERVICE, SCHEDULER, VERIFIER, WORKER, Part, Self
+from assay.sim.clock import Clock
+from assay.sim.hands import Store, encode_toy, seal
+from assay.sim.node import Crashed, SimNode
+from assay.sim.options import Options
+from assay.sim.toy import Toy, ToyState
+
+Watch = Callable[[SimNode, Note], None]
+
+
+class CrashAt(NamedTuple):
+    """Where a node is to be killed: at the `point`-th of the places that `World.points` lists for it; for how long; with its disk?"""
+
+    node: str
+    point: int
+    down: float = 3.0
+    wipe: bool = False
+    forever: bool = False
+
+
+class World:
+    def __init__(
+        self, options: Options, seed: int, cast: Mapping[str, Part] | None = None, crash: CrashAt | None = None, watch: Watch | None = None
+    ) -> None:  # fmt: skip
+        """`cast` names the part of a node (`worker-1`) or of all nodes of a role (`worker`) that is not the honest one."""
+        self.options, self.seed, self.depth = options, seed, 1
+        self.random = random.Random(seed)
+        self.clock = Clock()
+        self.ledger = MemoryLedger(sha256(b"assay sim", str(seed).encode()))
+        self.board = Switchboard(seed, options.latency, options.loss)
+        self.nodes: dict[str, SimNode] = {}
+        self.points: dict[str, list[str]] = {}
+        """For each node, every place where it could be killed, in the order in which it passed them."""
+        self.log: list[tuple[float, str, Note]] = []
+        self.receipts = Receipts()
+        self.posted: list[JobId] = []
+        self.specs: dict[JobId, JobSpec] = {}
+        self._crash, self._watch = crash, watch
+        self._by_peer: dict[PeerId, SimNode] = {}
+        self._seen = (-1, -1)
+        self._cast = {**HONEST, **(cast or {})}
+        self.chain = Blockchain(self.clock, self.ledger, self.depth, self._on_block)
+        self._people()
+        self.before = self.ledger.balances()
+        """Of every account, at the beginning."""
+
+    # ---- who is there ----------------------------------------------------------------------------------------------------
+
+    def _people(self) -> None:
+        o = self.options
+        self.client = self.ledger.account("client", tokens=self.budget * o.jobs)
+        self.client_keys = MemoryKeys(b"client", self.client)
+        self.store = Store()
+        """The client's blobs; it serves them as long as the run lasts."""
+        self.ledger.apply(self.client, Register(encryption_key=self.client_keys.encryption_key, peer=PeerId("peer-client")))
+        names = [
+            *((f"{SCHEDULER}-{i}", SCHEDULER) for i in range(o.schedulers)), (f"{KEY_SERVICE}-0", KEY_SERVICE),
+            *((f"{WORKER}-{i}", WORKER) for i in range(o.workers)), *((f"{VERIFIER}-{i}", VERIFIER) for i in range(o.verifiers)),
+        ]  # fmt: skip
+        for name, role in names:
+            self._enrol(name, role)
+        self.ledger.mine()
+        for node in self.nodes.values():
+            self.clock.after(self.random.uniform(0, 0.5), node.boot)
+        for i in range(o.jobs):
+            self.clock.after(1.0 + i * o.every, partial(self._post, i))
+        for node in self.nodes.values():
+            self._plan_churn(node)
+        self._plan_partition()
+
+    def _enrol(self, name: str, role: str) -> None:
+        staked = role in (WORKER, VERIFIER)
+        account = self.ledger.account(name, tokens=self.options.stake if staked else 0)
+        me = Self(MemoryChain(self.ledger, name), PeerId(f"peer-{name}"), MemoryKeys(name.encode(), account), self.options)
+        self.ledger.apply(account, Register(encryption_key=me.keys.encryption_key, peer=me.peer))
+        if staked:
+            self.ledger.apply(account, Deposit(amount=self.options.stake))
+        if role == VERIFIER:
+            self.ledger.apply(account, TakeSeat())
+        part = self._cast.get(name) or self._cast[role]
+        node = SimNode(self, name, role, account, me.peer, lambda: part.machine(me), part.hands(me))
+        self.nodes[name] = self._by_peer[me.peer] = node
+        self.points[name] = []
+
+    @property
+    def budget(self) -> int:
+        """Enough for every segment to be tried four times."""
+        o = self.options
+        segments = -(-o.steps // o.segment_steps)
+        return 4 * (o.price_cap * o.steps + segments * o.params.verifiers * (1 + o.params.redraws) * o.fee)
+
+    # ---- the client ------------------------------------------------------------------------------------------------------
+
+    def _post(self, number: int) -> None:
+        terms = self._publish(number)
+        self.chain.call(self.client, f"post:{number}", PostJob(terms=terms), lambda _: None)  # type: ignore[arg-type]
+
+    def client_calls(self, name: str, call: AnyCall) -> None:
+        """What else the client does, for example `CancelJob`."""
+        self.chain.call(self.client, f"client:{name}", call, lambda _: None)  # type: ignore[arg-type]
+
+    def cancel(self, job: JobId) -> None:
+        self.client_calls(f"cancel:{job}", CancelJob(job=job))
+
+    def _sealed(self, number: int, what: str, body: Any) -> SealedRef:
+        service = self.nodes[f"{KEY_SERVICE}-0"].hands.keys
+        key = sha256(b"client key", str(self.seed).encode(), str(number).encode(), what.encode())
+        blob = seal(body, key)
+        envelope = self.client_keys.wrap(key, service.encryption_key, envelope_info(self.client))
+        return SealedRef(cid=self.store.put(blob), size=len(blob), key_id=sha256(key), envelope=envelope)
+
+    def _publish(self, number: int) -> Terms:
+        o, service = self.options, self.nodes[f"{KEY_SERVICE}-0"]
+        toy = Toy(sha256(b"toy program", str(number).encode()), o.micro_batches, 4, 3)
+        first = sha256(b"toy state", toy.program)
+        schedule = sha256(b"toy schedule")
+        shard = self._sealed(number, "shard", ToyState(step=0, state=sha256(b"toy data")))
+        dataset = DatasetRef(
+            name="toy", fields=(Field(name="x", dtype="u8", shape=(1,)),), shards=(ShardRef(sealed=shard, records=64, root=sha256(b"toy records")),)
+        )  # fmt: skip
+        spec = JobSpec(
+            name=f"toy-{number}", program=self.store.put(encode_toy(toy)), program_root=toy.program, schedule=self.store.put(b"toy schedule"),
+            schedule_root=schedule, scalars=("lr",), state=self._sealed(number, "state", ToyState(step=0, state=first)), state_root=first,
+            dataset=dataset, order=sha256(b"toy order"), steps=o.steps, micro_batches=o.micro_batches, batch=8, segment_steps=o.segment_steps,
+            key_service=service.account, key_service_peer=service.peer, key_service_key=service.hands.keys.encryption_key,
+        )  # fmt: skip
+        return Terms(
+            spec=self.store.put(encode(spec)), spec_digest=digest(spec), program_root=toy.program, state_root=first,
+            dataset_root=sha256(b"toy records"), schedule_root=schedule, steps=o.steps, micro_batches=o.micro_batches,
+            segment_steps=o.segment_steps, micro_weight=1, update_weight=1, micro_leaves=toy.micro_leaves, update_leaves=toy.update_leaves,
+            price_cap=o.price_cap, fee=o.fee, budget=self.budget, deadline=self.ledger.head.time + int(o.patience),
+            scheduler=self.nodes[f"{SCHEDULER}-0"].account, key_service=service.account, params=o.params,
+        )  # fmt: skip
+
+    # ---- what goes between nodes -----------------------------------------------------------------------------------------
+
+    def request(self, source: SimNode, target: PeerId, message: AnyRequest, answer: Callable[[AnyReply], None]) -> None:
+        """Carries a request and, if one is given, its answer; what is lost is lost."""
+        node, delay = self._by_peer.get(target), self.board.fate(source.peer, target)
+        if node is None or delay is None:
+            return
+        there = node
+
+        def back(reply: AnyReply) -> None:
+            wait = self.board.fate(target, source.peer)
+            if wait is not None:
+                self.clock.after(wait, lambda: answer(reply))
+
+        self.clock.after(delay, lambda: there.act(there.life, lambda: there.receive(source.peer, message, back)))
+
+    def gossip(self, source: SimNode, message: AnyGossip) -> None:
+        for node in self.nodes.values():
+            delay = self.board.fate(source.peer, node.peer) if node is not source else None
+            if delay is not None:
+                node.later(delay, partial(node.step, Heard(peer=source.peer, message=message)))
+
+    def find_blob(self, source: SimNode, cid: Cid, near: tuple[PeerId, ...]) -> bytes | None:
+        """From the peers `near` first, then from all; the client serves to all."""
+        first = [self._by_peer[peer] for peer in near if peer in self._by_peer]
+        for node in [*first, *self.nodes.values()]:
+            if node.up and cid in node.hands.store and self.board.fate(source.peer, node.peer) is not None:
+                return node.hands.store[cid]
+        return self.store.get(cid)
+
+    # ---- what goes wrong -------------------------------------------------------------------------------------------------
+
+    def point(self, node: SimNode, where: str) -> None:
+        """A place where a node may be killed. Raises Crashed when it is to be."""
+        passed = self.points[node.name]
+        passed.append(where)
+        crash = self._crash
+        if crash is not None and crash.node == node.name and len(passed) - 1 == crash.point:
+            raise Crashed
+
+    def crashed(self, node: SimNode) -> None:
+        crash = self._crash
+        self._crash = None
+        assert crash is not None
+        node.kill(crash.wipe)
+        if not crash.forever:
+            self.clock.after(crash.down, node.boot)
+
+    def _plan_churn(self, node: SimNode) -> None:
+        if self.options.churn > 0:
+            self.clock.after(self.random.expovariate(self.options.churn / 1000), lambda: self._churn(node))
+
+    def _churn(self, node: SimNode) -> None:
+        if node.up:
+            node.kill()
+            self.clock.after(self.random.uniform(*self.options.down), node.boot)
+        self._plan_churn(node)
+
+    def _plan_partition(self) -> None:
+        if self.options.partitions > 0:
+            self.clock.after(self.random.expovariate(self.options.partitions / 1000), self._partition)
+
+    def _partition(self) -> None:
+        peers = [node.peer for node in self.nodes.values()]
+        self.random.shuffle(peers)
+        cut = self.random.randrange(1, len(peers))
+        self.board.partition(peers[:cut], peers[cut:])
+        self.clock.after(self.random.uniform(*self.options.split), self.board.heal)
+        self._plan_partition()
+
+    # ---- the run ---------------------------------------------------------------------------------------------------------
+
+    def _on_block(self) -> None:
+        for event in self.ledger.events(self._seen):
+            self._seen = (event.block, event.index)
+            self.receipts.apply(event)
+            if isinstance(event, JobPosted):
+                self.posted.append(event.job)
+                self.specs[event.job] = decode(self.store[event.terms.spec], JobSpec)
+        for node in self.nodes.values():
+            if node.up:
+                node.tick()
+
+    def noted(self, node: SimNode, note: Note) -> None:
+        self.log.append((self.clock.now, node.name, note))
+        if self._watch is not None:
+            self._watch(node, note)
+
+    def over(self) -> bool:
+        """All jobs are closed and nothing of them is live."""
+        if len(self.posted) < self.options.jobs:
+            return False
+        return all(self.receipts.jobs[job].refund is not None for job in self.posted)
+
+    def run(self, until: Callable[[], bool] | None = None, limit: float | None = None) -> bool:
+        """Until all jobs are over (or `until`); False when the time ran out first."""
+        return self.clock.run(until or self.over, self.options.patience if limit is None else limit)
+
+    def changes(self) -> dict[str, int]:
+        """By name: what each party has gained or lost, counting stake and what it is credited."""
+        out = {}
+        for name, account in [("client", self.client), *((node.name, node.account) for node in self.nodes.values())]:
+            view = self.ledger.view(account)
+            out[name] = view.tokens + view.stake + view.credit - (self.before.get(account, 0) + self._staked(name))
+        return out
+
+    def _staked(self, name: str) -> int:
+        return self.options.stake if name.startswith((WORKER, VERIFIER)) else 0
+
+    def name_of(self, account: Address) -> str:
+        return next((node.name for node in self.nodes.values() if node.account == account), "client" if account == self.client else account)
