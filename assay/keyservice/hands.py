@@ -1,0 +1,53 @@
+"""What the key service does with its hands: read job documents, open envelopes, wrap their keys to who is entitled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from assay.chain import Release
+from assay.hands import load_job
+from assay.ids import Address, Digest
+from assay.job import envelope_info
+from assay.merkle import sha256
+from assay.ports import Blobs, Keys
+from assay.runtime import Fault, Note, TaskFailed
+from assay.tasks import AnyOutcome, AnyTask, KeysWrapped, LoadJob, WrapKeys
+
+
+class KeyServiceHands:
+    """Implements assay.daemon.Hands."""
+
+    def __init__(self, blobs: Blobs, keys: Keys) -> None:
+        self._blobs, self._keys = blobs, keys
+
+    async def perform(self, task: AnyTask, note: Callable[[Note], None]) -> AnyOutcome:
+        match task:
+            case LoadJob():
+                return await load_job(self._blobs, task)
+            case WrapKeys():
+                return await asyncio.to_thread(wrap_keys, self._keys, task)
+            case _:
+                raise TaskFailed(Fault.OWN, f"a key service does not do {type(task).__name__}")
+
+
+def wrap_keys(keys: Keys, task: WrapKeys) -> KeysWrapped:
+    """Keys pass through memory here and are not kept. A recipient whose registered key is none gets nothing, and the others do."""
+    releases: list[Release] = []
+    bad: list[Digest] = []
+    for key_id, envelope, publisher in task.envelopes:
+        try:
+            key = keys.unwrap(envelope, envelope_info(publisher))
+        except ValueError:
+            bad.append(key_id)
+            continue
+        if len(key) != 32 or sha256(key) != key_id:
+            bad.append(key_id)
+            continue
+        for who, encryption_key in task.recipients:
+            try:
+                wrapped = keys.wrap(key, encryption_key)
+            except ValueError:
+                continue
+            releases.append(Release(recipient=Address(who), key_id=key_id, wrapped=wrapped))
+    return KeysWrapped(releases=tuple(releases), bad=tuple(bad))

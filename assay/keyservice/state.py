@@ -1,0 +1,98 @@
+"""What the key service remembers: jobs with their envelopes, and grants (who may have which keys of a segment, and how far that is)."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+from assay.chain import Release
+from assay.facts import Facts
+from assay.ids import Address, Digest, JobId, PeerId, SegmentId
+
+
+class Config(msgspec.Struct, frozen=True):
+    account: Address
+    encryption_key: bytes
+    peer: PeerId
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """A key wrapped to this node, as `publisher` put it on chain."""
+
+    key_id: Digest
+    wrapped: bytes
+    publisher: Address
+
+
+class JobStage(enum.StrEnum):
+    FETCHING = "fetching"
+    LOADING = "loading"
+    CHECKING = "checking"
+    READY = "ready"
+    REFUSED = "refused"
+
+
+class JobKeys(msgspec.Struct):
+    """A job that names this node its key service."""
+
+    near: list[PeerId]
+    stage: JobStage = JobStage.FETCHING
+    reason: str = ""
+    """Why it is refused, or what it waits for."""
+    shards: list[Envelope] = []
+    initial: Envelope | None = None
+    settled: SegmentId = SegmentId(0)
+    """The last segment that settled; its checkpoint is what the job has come to."""
+    over: bool = False
+    """Cancelled or closed."""
+
+
+class Kind(enum.StrEnum):
+    """Which event entitles."""
+
+    ASSIGNED = "assigned"
+    DRAWN = "drawn"
+    FINAL = "final"
+
+
+class Grant(msgspec.Struct):
+    """Keys of one segment to some accounts, after one event. The stages are those of assay.keyservice.machine."""
+
+    name: str
+    segment: SegmentId
+    kind: Kind
+    round: int
+    recipients: list[Address]
+    stage: str = "waiting"
+    reason: str = ""
+    keys: int = 0
+    sending: int = 0
+    """Calls that are not mined yet."""
+
+
+class Checkpoint(msgspec.Struct):
+    """The envelope of a committed segment's checkpoint."""
+
+    envelope: Envelope
+    checked: bool = False
+    bad: bool = False
+
+
+class State(msgspec.Struct):
+    facts: Facts = msgspec.field(default_factory=Facts)
+    jobs: dict[JobId, JobKeys] = {}
+    grants: dict[str, Grant] = {}
+    checkpoints: dict[SegmentId, Checkpoint] = {}
+    released: dict[SegmentId, list[Release]] = {}
+    """What has been wrapped, so that a request is answered with the same bytes that go on chain."""
+    count: int = 0
+    """Keys released so far."""
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "released": self.count,
+            "jobs": [{"job": job, "stage": str(keys.stage), "reason": keys.reason} for job, keys in self.jobs.items()],
+            "waiting": [{"segment": g.segment, "for": str(g.kind), "reason": g.reason} for g in self.grants.values()],
+        }
