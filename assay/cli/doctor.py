@@ -82,7 +82,7 @@ def folder(path: Path) -> Finding:
         here = here.parent
     if not os.access(here, os.W_OK):
         return Finding("data folder", False, f"{here} cannot be written to", "name another folder: --data FOLDER")
-    if path.exists() and path.stat().st_mode & 0o077:
+    if (path / "keys").exists() and path.stat().st_mode & 0o077:
         return Finding("data folder", False, f"{path} can be read by others", f"chmod 700 {path}")
     free = shutil.disk_usage(here).free
     advice = "" if free >= ROOM else "free some disk, or name another folder"

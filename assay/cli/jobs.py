@@ -156,7 +156,7 @@ def list_(
     Example: [bold]assay job list[/bold]
     """
     ledger, me = run_async(_ledger(rpc, contract, data, need_keys=mine))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for job in ledger.jobs.values():
         if mine and job.client != me:
             continue

@@ -28,7 +28,7 @@ def up(
     """
     from assay.localnet.net import start
 
-    network = run(start(base, port=port, block_time=block_time))
+    network = start(base, port=port, block_time=block_time)
     if json:
         show(network.public())
         return

@@ -96,7 +96,7 @@ async def compose(role: str, where: Settings, options: Options, *, depth: int = 
         if role in ENGINES:
             from assay.adapters.engine_process import ProcessEngine
 
-            engine = ProcessEngine(threads=options.threads)
+            engine = ProcessEngine(processes=1, threads=options.threads)
             stack.push_async_callback(engine.close)
         yield Ports(chain=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth)
 
@@ -149,17 +149,17 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
 
             return scheduler(ports, on_note)
         case "keyservice":
-            from assay.keyservice.daemon import keyservice
+            from assay.keyservice.daemon import key_service
 
-            return keyservice(ports, on_note)
+            return key_service(ports, on_note)
         case "worker":
             from assay_worker.daemon import worker
 
-            return worker(ports, on_note, price_per_step=options.price)
+            return worker(ports, on_note, price_per_step=options.price, threads=options.threads)
         case "verifier":
             from assay_verifier.daemon import verifier
 
-            return verifier(ports, on_note)
+            return verifier(ports, on_note, threads=options.threads)
     raise ValueError(f"there is no role {role!r}")
 
 

@@ -73,7 +73,7 @@ class Anvil:
     """A running anvil; `stop()` ends it. `folder` keeps its state (None: nothing is kept). With `port=0` a free one is taken."""
 
     def __init__(
-        self, folder: Path | None = None, *, port: int = 0, block_time: int | None = 1, chain_id: int = CHAIN_ID,
+        self, folder: Path | None = None, *, port: int = 0, block_time: float | None = 1, chain_id: int = CHAIN_ID,
         prepare: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         """`prepare` runs in the child before anvil does. With no block time, blocks come for transactions only. Raises

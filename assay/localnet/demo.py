@@ -1,0 +1,303 @@
+"""The demo: every part of the network as a process of its own on this machine, with one liar and one crash, and what came of it.
+
+    chain, contracts, bootstrap node -> scheduler, key service, four workers, six verifiers -> a client submits a training file
+
+Each process is told an RPC URL, a contract, a bootstrap address and a folder of its own, and nothing else. One worker commits what it
+did not compute; one is killed with SIGKILL in the middle of a segment. Beside it, the same training runs in one process, so that the
+two final roots can be compared. The demo itself only starts processes, pulls one plug, and reads: the chain, and what daemons print.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import struct
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from assay.chain import TERMINAL, Params, SegmentState
+from assay.cli.common import ENVIRONMENT, Trouble
+from assay.ids import Address, JobId, SegmentId
+from assay.localnet.display import Display
+from assay.localnet.memory import Peak
+from assay.localnet.net import Network, launch
+from assay.localnet.processes import Processes
+from assay.receipts import Segment, receipt
+
+WORKERS, VERIFIERS, SEGMENTS = 4, 6, 8
+PARAMS = Params(
+    finality=1, activate_window=30, lease_window=20, takeover_window=120, serve_window=30, seal_window=30, reveal_window=20, open_window=20,
+    challenge_window=2, links=2, verifiers=3, quorum=2, openings=1, redraws=1, depth=4, draw_bond=1_000_000,
+)  # fmt: skip
+"""Windows of seconds where a real network has hours: nobody here is asleep."""
+BLOCK_TIME = 0.5
+UP_WITHIN, DONE_WITHIN, PAID_WITHIN = 90.0, 900.0, 30.0
+LIAR = "tests.liars.worker"
+"""Outside the wheel: the honest worker with one part replaced."""
+
+
+class Demo:
+    """One run."""
+
+    def __init__(self, *, as_json: bool, keep: Path | None, train: Path | None, steps: int, seed: int) -> None:
+        self.as_json, self.keep, self.steps, self.seed = as_json, keep, steps, seed
+        self.train = train or _example()
+        self.names: dict[Address, str] = {}
+        self.up: dict[str, asyncio.Event] = {}
+        self.display = Display(lambda who: self.names.get(who, who[:10] + "…"), as_json=as_json)
+        self.client: dict[str, dict[str, Any]] = {}
+        self.local: dict[str, Any] = {}
+        self.before, self.after = "", ""
+        self.killed: str | None = None
+        self.peak = Peak()
+
+    # ---- the whole -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> dict[str, Any]:
+        """The facts, as `assay demo --json` ends with them. Raises Trouble."""
+        base = self.keep or Path(tempfile.mkdtemp(prefix="assay-demo-"))
+        base.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        try:
+            with self.display:
+                async with Processes(self._hear, base / "logs") as processes:
+                    sampler = asyncio.create_task(self.peak.sample())
+                    try:
+                        result = await self._scenes(processes, base)
+                    finally:
+                        sampler.cancel()
+        finally:
+            if self.keep is None:
+                shutil.rmtree(base, ignore_errors=True)
+        result |= {"wall_seconds": round(time.monotonic() - started, 1), "peak_memory_bytes": self.peak.peak}
+        self._report(result)
+        return result
+
+    async def _scenes(self, processes: Processes, base: Path) -> dict[str, Any]:
+        self.display.phase = "starting a chain and deploying the contracts"
+        async with launch(processes, base, block_time=BLOCK_TIME) as network:
+            reader = await network.reader()
+            try:
+                await self._start_all(processes, network, base)
+                first_block = (await reader.head()).number
+                await self._start_client(processes, network, base)
+                job = await self._follow(processes, reader)
+                self.display.phase = "everybody pulls what the contract owes"
+                await self._withdraw(reader, base)
+                return await self._result(network, reader, job, first_block)
+            finally:
+                await reader.close()
+
+    # ---- starting --------------------------------------------------------------------------------------------------------
+
+    async def _start_all(self, processes: Processes, network: Network, base: Path) -> None:
+        self.display.phase = f"starting a scheduler, a key service, {WORKERS} workers and {VERIFIERS} verifiers"
+        daemons: list[tuple[str, list[str]]] = [("scheduler", ["scheduler"]), ("keyservice", ["keyservice"])]
+        daemons += [(f"worker-{i}", ["worker"]) for i in range(1, WORKERS)]
+        daemons += [("liar", [])]
+        daemons += [(f"verifier-{i}", ["verifier"]) for i in range(1, VERIFIERS + 1)]
+        for number, (name, role) in enumerate(daemons):
+            command = [sys.executable, "-m", "assay.cli", *role, "start"] if role else [sys.executable, "-m", LIAR]
+            args = [*command, *network.arguments(base / name), "--json"]
+            if "worker" in role or not role:
+                args += ["--price", str(100_000 + 1000 * number)]
+            self.up[name] = asyncio.Event()
+            await processes.start(name, args, env=_environment())
+        waiting = [asyncio.create_task(self._wait_up(processes, name)) for name in self.up]
+        try:
+            await asyncio.gather(*waiting)
+        finally:
+            for task in waiting:
+                task.cancel()
+        self.display.say("up", f"{len(daemons)} daemons are up", accounts={name: who for who, name in self.names.items()})
+
+    async def _wait_up(self, processes: Processes, name: str) -> None:
+        process = processes.running[name]
+        ended = asyncio.create_task(process.wait())
+        up = asyncio.create_task(self.up[name].wait())
+        done, _ = await asyncio.wait({ended, up}, timeout=UP_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        for task in (ended, up):
+            task.cancel()
+        if up not in done:
+            why = processes.said(name) or f"it said nothing within {UP_WITHIN:g} s"
+            raise Trouble(f"{name} did not come up", why, "assay doctor; assay demo --keep FOLDER keeps the logs", ENVIRONMENT)
+
+    async def _start_client(self, processes: Processes, network: Network, base: Path) -> None:
+        self.display.phase = "the client traces the training and seals its data"
+        params = base / "params.toml"
+        params.write_text("".join(f"{key} = {value}\n" for key, value in msgspec.structs.asdict(PARAMS).items()))
+        common = [str(self.train), "--steps", str(self.steps), "--seed", str(self.seed), "--json"]
+        submit = [sys.executable, "-m", "assay.cli", "submit", *common, *network.arguments(base / "client"), "--watch", "--yes"]
+        submit += ["--budget", "200", "--segment-steps", str(-(-self.steps // SEGMENTS)), "--params", str(params)]
+        await processes.start("client", submit, env=_environment())
+        local = [sys.executable, "-m", "assay.cli", "run", *common, "--local"]
+        await processes.start("local", local, env=_environment(), nice=10)
+
+    # ---- what is heard ---------------------------------------------------------------------------------------------------
+
+    def _hear(self, name: str, note: dict[str, Any]) -> None:
+        topic = note.get("topic")
+        if name == "local":
+            self._hear_local(note)
+        elif name == "client":
+            self._hear_client(note)
+        elif topic == "up":
+            if "account" in note:
+                self.names[Address(note["account"])] = name
+            if name in self.up:
+                self.up[name].set()
+        elif topic == "progress" and name == "scheduler":
+            loss = struct.unpack("<f", struct.pack("<I", note["loss_f32"]))[0]
+            self.display.progress(SegmentId(note["segment"]), note["step"], loss)
+
+    def _hear_client(self, note: dict[str, Any]) -> None:
+        topic = str(note.get("topic", "error"))
+        self.client[topic] = note
+        if topic in ("estimate", "posted", "error"):
+            self.display.say(topic, str(note.get("text") or note.get("error") or f"the client's estimate: {note.get('total', 0) / 1e6:.2f} tokens"))
+        if topic == "done":
+            self.after = str(note.get("after") or "")
+
+    def _hear_local(self, note: dict[str, Any]) -> None:
+        if note.get("topic") == "step":
+            self.display.local = f"one process: step {note['step'] + 1}"
+        elif "final_state_root" in note:
+            self.local = note
+            self.before = str(note.get("before") or "")
+            self.display.local = "one process: done"
+
+    # ---- following -------------------------------------------------------------------------------------------------------
+
+    async def _follow(self, processes: Processes, reader: Any) -> JobId:
+        """Until the client has its weights and the local run its own. Pulls the plug of one worker on the way."""
+        after, told = (-1, -1), set[tuple[int, SegmentState]]()
+        deadline = time.monotonic() + DONE_WITHIN
+        ledger = self.display.ledger
+        while not ("done" in self.client and self.local):
+            self._check_alive(processes)
+            if time.monotonic() > deadline:
+                raise Trouble(f"the job was not done within {DONE_WITHIN:g} s", "", "assay demo --keep FOLDER keeps the logs")
+            fresh = await reader.events(after, 0)
+            for event in fresh:
+                after = (event.block, event.index)
+                segment = ledger.apply(event)
+                if segment is not None and (segment.number, segment.state) not in told:
+                    told.add((segment.number, segment.state))
+                    self._tell(segment)
+            self._maybe_kill(processes)
+            head = await reader.head()
+            self.display.head = f"block {head.number}, {self.peak.peak / 2**30:.2f} GiB at most"
+            await asyncio.sleep(0.2)
+        return JobId(int(self.client["posted"]["job"]))
+
+    def _tell(self, segment: Segment) -> None:
+        who = self.display.name(segment.provider)
+        steps = f"segment {segment.number} (steps {segment.start}-{segment.stop})"
+        match segment.state:
+            case SegmentState.ASSIGNED:
+                self.display.phase = "training"
+                self.display.say("assigned", f"{steps} goes to {who}")
+            case SegmentState.DRAWN:
+                names = ", ".join(self.display.name(v) for v in segment.verifiers)
+                self.display.say("drawn", f"{steps} by {who} is committed; links {', '.join(map(str, segment.units))} drawn for {names}")
+            case state if state in TERMINAL:
+                self.display.say(state.name.lower(), f"segment {segment.number} by {who}, {receipt(segment)}", segment=segment.number)
+
+    def _check_alive(self, processes: Processes) -> None:
+        for name in ("client", "local", "scheduler", "keyservice"):
+            process = processes.running[name]
+            finished = "done" in self.client if name == "client" else bool(self.local) if name == "local" else False
+            if process.returncode is not None and not finished:
+                note = self.client.get("error", {}) if name == "client" else {}
+                why = f"{note.get('error', '')} {note.get('why', '')}".strip() or processes.said(name)
+                raise Trouble(f"{name} ended with exit code {process.returncode}", why, "assay demo --keep FOLDER keeps the logs")
+
+    def _maybe_kill(self, processes: Processes) -> None:
+        """Once: the worker of a segment of the second half-way, when it is in the middle of it."""
+        if self.killed is not None:
+            return
+        for segment in self.display.ledger.segments.values():
+            name, at = self.display.name(segment.provider), self.display.at.get(segment.number, 0)
+            middle = segment.start + (segment.stop - segment.start) // 3
+            honest = name.startswith("worker") and segment.start >= self.steps // 4
+            if honest and segment.state == SegmentState.ACTIVE and middle <= at < segment.stop:
+                self.killed = name
+                processes.kill(name)
+                self.display.say("killed", f"{name} is killed with SIGKILL in step {at} of segment {segment.number}", party=name)
+                return
+
+    # ---- the end ---------------------------------------------------------------------------------------------------------
+
+    async def _withdraw(self, reader: Any, base: Path) -> None:
+        """Tells every node's owner to pull, and waits until nothing is owed."""
+        from assay.cli.folder import give_order
+
+        for name in self.up:
+            if name.startswith(("worker", "verifier", "liar")) and name != self.killed:
+                await asyncio.to_thread(give_order, base / name, "withdraw")
+        deadline = time.monotonic() + PAID_WITHIN
+        owed = set(self.names) - {who for who, name in self.names.items() if name == self.killed}
+        while owed and time.monotonic() < deadline:
+            owed = {who for who in owed if (await reader.view(who)).credit}
+            await asyncio.sleep(0.2)
+
+    async def _result(self, network: Network, reader: Any, job: JobId, first_block: int) -> dict[str, Any]:
+        ledger = self.display.ledger
+        losses = [loss for _, loss in sorted(self.display.losses.items())]
+        balances = await network.balance_changes(reader, first_block)
+        refused = (SegmentState.WITHHELD, SegmentState.UNPAID, SegmentState.REJECTED)
+        return {
+            "job": job,
+            "program_cid": self.client["posted"]["program_cid"],
+            "final_state_root": self.client["done"]["final_state_root"],
+            "local_state_root": self.local["final_state_root"],
+            "loss_first": losses[0],
+            "loss_last": losses[-1],
+            "balance_changes": balances,
+            "segments": ledger.outcomes(job),
+            "rejections": [
+                {"party": s.provider, "segment": s.number, "reason": s.reason} for s in ledger.of_job(job) if s.state in refused
+            ],
+            "slashes": [{"party": s.who, "amount": s.amount, "reason": "a dispute was lost"} for s in ledger.slashed],
+            "chain": {"name": "anvil", "id": network.chain_id},
+        }  # fmt: skip
+
+    def _report(self, result: dict[str, Any]) -> None:
+        named = {self.names.get(Address(who), who): change for who, change in result["balance_changes"].items()}
+        same = result["final_state_root"] == result["local_state_root"]
+        facts = [
+            ("loss", f"{result['loss_first']:.3f} → {result['loss_last']:.3f}"),
+            ("final state root", result["final_state_root"]),
+            ("in one process", result["local_state_root"] + ("  (equal)" if same else "  (DIFFERENT)")),
+            ("segments", ", ".join(f"{count} {state.lower()}" for state, count in result["segments"].items())),
+            ("time and memory", f"{result['wall_seconds']:.0f} s, {result['peak_memory_bytes'] / 2**30:.2f} GiB for all processes together"),
+        ]
+        self.display.summary(named, self.before, self.after, facts)
+
+
+def _environment() -> dict[str, str]:
+    """One thread a process for what NumPy and torch would otherwise spread over all cores."""
+    return {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_paths())}
+
+
+def _paths() -> list[str]:
+    return [str(_top()), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+
+
+def _top() -> Path:
+    """The checkout that the demo runs from: its examples and its liars are not in the wheel."""
+    top = Path(__file__).resolve().parent.parent.parent
+    if not (top / "tests" / "liars").is_dir():
+        what = "the demo needs a checkout of the project"
+        raise Trouble(what, "its liar is deliberately no part of what is installed", "git clone the project, then: make demo", ENVIRONMENT)
+    return top
+
+
+def _example() -> Path:
+    return _top() / "examples" / "shakespeare.py"

@@ -1,0 +1,227 @@
+"""A network on this machine: a chain, the contracts, a bootstrap node, and where to find them.
+
+`start` leaves one running that outlives its command (`assay net up`): its state lies under a folder, so `start` after `stop` goes on
+with the same chain. `launch` runs one that ends with its caller (the demo, tests).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from assay.cli.common import ENVIRONMENT, Trouble
+from assay.cli.folder import prepare, running
+from assay.ids import Address
+from assay.localnet import anvil, rpc
+from assay.localnet.processes import Processes, die_with_parent
+from assay.ports import Outage
+
+UP_WITHIN = 30.0
+TRANSFER = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
+"""Topic of Transfer(address,address,uint256), EIP-20."""
+BURN = Address("0x000000000000000000000000000000000000dead")
+
+
+class Running(msgspec.Struct):
+    """A process that was left running: the time of its start tells it from another that got its number later."""
+
+    pid: int
+    created: float
+
+    def process(self) -> psutil.Process | None:
+        try:
+            process = psutil.Process(self.pid)
+            alive = abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return process if alive else None
+
+
+class Network(msgspec.Struct):
+    """Where everything is."""
+
+    rpc: str
+    chain_id: int
+    contract: Address
+    bootstrap: str
+    contracts: anvil.Network
+    processes: dict[str, Running] = {}
+
+    def arguments(self, data: Path) -> list[str]:
+        """All that a node is told."""
+        return ["--rpc", self.rpc, "--contract", self.contract, "--bootstrap", self.bootstrap, "--data", str(data)]
+
+    def public(self) -> dict[str, Any]:
+        return {"rpc": self.rpc, "chain_id": self.chain_id, "contract": self.contract, "bootstrap": self.bootstrap, "token": self.contracts.token}
+
+    async def reader(self) -> Any:
+        """Reads the network's contracts."""
+        from assay.adapters.evm import EvmReader
+
+        return await EvmReader.open(self.rpc, self.contract)
+
+    def balances(self, block: int) -> dict[str, int]:
+        """Tokens of every account that ever held any, of the contracts and of the burn address, at the end of a block."""
+        token, known = self.contracts.token, self.contracts
+        logs: Any = rpc.call(self.rpc, "eth_getLogs", {"address": token, "topics": [TRANSFER], "fromBlock": "0x0", "toBlock": hex(block)})
+        holders = {"0x" + topic[-40:] for log in logs for topic in log["topics"][1:3]} - {"0x" + "00" * 20}
+        found = {}
+        for who in sorted(holders | {known.jobs, known.stakes, known.disputes, BURN}):
+            data = "0x70a08231" + f"{int(who, 16):064x}"
+            found[who] = int(str(rpc.call(self.rpc, "eth_call", {"to": token, "data": data}, hex(block))), 16)
+        return found
+
+    async def balance_changes(self, reader: Any, first: int) -> dict[str, int]:
+        """From the end of block `first` until now."""
+        last = (await reader.head()).number
+        before, after = await asyncio.to_thread(self.balances, first), await asyncio.to_thread(self.balances, last)
+        return {who: after[who] - before.get(who, 0) for who in after}
+
+
+# ---- one that ends with its caller -------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def launch(processes: Processes, base: Path, *, block_time: float = 1.0) -> AsyncIterator[Network]:
+    """A fresh network whose processes end on leaving. Raises Trouble, Outage."""
+    chain = await asyncio.to_thread(lambda: _anvil(None, 0, block_time, die_with_parent))
+    try:
+        contracts = await asyncio.to_thread(anvil.deploy, chain.url)
+        network = Network(rpc=chain.url, chain_id=contracts.chain_id, contract=contracts.jobs, bootstrap="", contracts=contracts)
+        process = await processes.start("bootstrap", _bootstrap_command(network, base / "bootstrap"))
+        network.bootstrap = await asyncio.to_thread(_address_of, base / "logs" / "bootstrap.out", lambda: process.returncode is None)
+        yield network
+    finally:
+        await asyncio.to_thread(chain.stop)
+
+
+def _anvil(folder: Path | None, port: int, block_time: float, prepare: Callable[[], None]) -> anvil.Anvil:
+    try:
+        return anvil.Anvil(folder, port=port, block_time=block_time, prepare=prepare)
+    except FileNotFoundError as error:
+        raise Trouble("there is no local chain to start", str(error), "contracts/tools/install.sh anvil", ENVIRONMENT) from None
+
+
+def _bootstrap_command(network: Network, data: Path) -> list[str]:
+    base = [sys.executable, "-m", "assay.cli", "net", "bootstrap", "--json"]
+    return [*base, "--rpc", network.rpc, "--contract", network.contract, "--data", str(data)]
+
+
+def _address_of(log: Path, alive: Callable[[], bool]) -> str:
+    """The address that a bootstrap node prints when it is up."""
+    deadline = time.monotonic() + UP_WITHIN
+    while time.monotonic() < deadline and alive():
+        with contextlib.suppress(OSError, ValueError):
+            for line in log.read_text().splitlines():
+                note = msgspec.json.decode(line)
+                if isinstance(note, dict) and note.get("topic") == "up":
+                    return str(note["address"])
+        time.sleep(0.05)
+    raise Trouble("the bootstrap node did not come up", f"{log} tells more", "assay doctor", ENVIRONMENT)
+
+
+# ---- one that is left running ------------------------------------------------------------------------------------------------
+
+
+def _state(base: Path) -> Path:
+    return base / "net"
+
+
+def load(base: Path) -> Network | None:
+    """The network whose state lies under `base`, whether it runs or not."""
+    try:
+        return msgspec.json.decode((_state(base) / "network.json").read_bytes(), type=Network)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, ValueError) as error:
+        path = _state(base) / "network.json"
+        raise Trouble(f"{path} cannot be read", str(error), f"delete {_state(base)} to start afresh", ENVIRONMENT) from None
+
+
+def start(base: Path, *, port: int, block_time: float) -> Network:
+    """Starts what is not up, on the chain state of last time if there is any. Raises Trouble, Outage."""
+    old = load(base)
+    if old is not None and old.processes and all(left.process() for left in old.processes.values()):
+        return old
+    stop(base)
+    folder = _state(base).absolute()
+    prepare(folder)
+    chain = _anvil(folder, port, block_time, os.setsid)
+    left = {"chain": _left(chain.pid)}
+    try:
+        contracts = anvil.load(folder, chain.url) or anvil.deploy(chain.url)
+        network = Network(rpc=chain.url, chain_id=contracts.chain_id, contract=contracts.jobs, bootstrap="", contracts=contracts)
+        log = folder / "bootstrap.out"
+        log.unlink(missing_ok=True)
+        with log.open("ab") as out:
+            command = _bootstrap_command(network, base.absolute() / "bootstrap")
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        left["bootstrap"] = _left(process.pid)
+        network.bootstrap = _address_of(log, lambda: process.poll() is None)
+    except BaseException:
+        for each in left.values():
+            _end(each)
+        raise
+    network.processes = left
+    anvil.save(contracts, folder)  # the chain's own state is written by anvil, every second
+    (folder / "network.json").write_bytes(msgspec.json.encode(network))
+    lines = {"rpc": network.rpc, "contract": network.contract, "bootstrap": network.bootstrap, "data": str(base.absolute())}
+    (base / "net.toml").write_text("# Written by `assay net up`: what commands in this folder take for granted.\n" + _toml(lines))
+    return network
+
+
+def _toml(lines: dict[str, str]) -> str:
+    return "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in lines.items())
+
+
+def _left(pid: int) -> Running:
+    return Running(pid, psutil.Process(pid).create_time())
+
+
+def _end(left: Running) -> bool:
+    process = left.process()
+    if process is None:
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except psutil.TimeoutExpired:
+            process.kill()
+    return True
+
+
+def stop(base: Path) -> list[str]:
+    """Ends what runs; returns the names of what did. The state stays."""
+    network = load(base)
+    ended = [name for name, left in (network.processes if network else {}).items() if _end(left)]
+    (base / "net.toml").unlink(missing_ok=True)
+    return sorted(ended)
+
+
+def inspect(base: Path) -> dict[str, Any]:
+    """What `assay net status` says."""
+    network = load(base)
+    if network is None:
+        return {"up": False, "why": f"nothing was ever started under {base}"}
+    up = {name: left.process() is not None for name, left in network.processes.items()}
+    found: dict[str, Any] = {"up": bool(up) and all(up.values()), **network.public()}
+    found |= {name: "up" if is_up else "down" for name, is_up in up.items()}
+    if up.get("chain"):
+        try:
+            found["block"] = int(str(rpc.call(network.rpc, "eth_blockNumber")), 16)
+        except Outage as error:
+            found |= {"up": False, "why": str(error)}
+    found["nodes"] = sorted(path.parent.name for path in base.glob("*/lock") if running(path.parent))
+    return found
