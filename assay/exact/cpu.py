@@ -1,10 +1,12 @@
 """The exact engine on a CPU: plans the parts of a program once and runs them, natively or in NumPy, with the same bits.
 
-An operator that the table does not have is refused when the plan is made, by name.
+Native where there is a C compiler (assay.exact.native.build), else assay.exact.numpy_route. An operator that the engine does not have
+is refused when it is made, by name.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import hashing, numpy_route, reference
-from assay.exact.table import OPS
+from assay.exact.native.build import Library, library
+from assay.exact.plan import NATIVE_OPERATORS, Plan
+from assay.exact.tape import Tape, aligned, strided
 from assay.ids import Digest
 from assay.program import Part, Program, ProgramError
 
@@ -21,8 +25,23 @@ Inputs = Mapping[str, Mapping[str, Array]]
 """Kind of input (state, acc, batch, scalar) -> name -> array of the type that the program says."""
 
 
+class _Native:
+    """One part's plan with its tape and buffers."""
+
+    def __init__(self, part: Part, constants: Mapping[str, Array], bits: int, native: Library, trace: bool) -> None:
+        self.part, self.native = part, native
+        self.plan = Plan(part, constants, bits, trace)
+        self.tape = Tape(self.plan, native)
+
+    def bind(self, arena: NDArray[np.uint8], arguments: list[Array]) -> tuple[NDArray[np.uint64], list[Array], list[Array]]:
+        """(addresses of the buffers, the buffers, fresh outputs)."""
+        outputs = [np.empty(t.shape, reference.NUMPY[t.dtype]) for t in (self.part.type_of(o.value) for o in self.part.outputs)]
+        buffers: list[Array] = [arena, self.tape.constants, *arguments, *outputs]
+        return np.array([b.ctypes.data for b in buffers], np.uint64), buffers, outputs
+
+
 class Cpu:
-    """Runs the parts of one program (`micro`, `update`)."""
+    """Runs the parts of one program (`micro`, `update`) with `threads` native threads. Safe to share between threads, one run at a time."""
 
     def __init__(self, program: Program, threads: int = 1) -> None:
         self.threads = threads
@@ -31,20 +50,58 @@ class Cpu:
         self._constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
         for name, part in self._parts.items():
             for at, node in enumerate(part.nodes):
-                if node.op not in OPS:
+                if node.op not in NATIVE_OPERATORS:
                     raise ProgramError(f"{name} node {at}: this engine has no operator {node.op!r}")
+        self._library = library()
+        self._plans: dict[tuple[str, bool], _Native] = {}
+        self._arena = aligned(0)
+        self._lock = threading.Lock()
+
+    @property
+    def route(self) -> str:
+        return "numpy" if self._library is None else "native"
 
     def _arguments(self, part: Part, inputs: Inputs) -> list[Array]:
-        return [np.asarray((self._constants if i.kind == "constant" else inputs[i.kind])[i.name]) for i in part.inputs]
+        found = (np.asarray((self._constants if i.kind == "constant" else inputs[i.kind])[i.name]) for i in part.inputs)
+        return [np.require(a, a.dtype.newbyteorder("<"), ("C", "A")) for a in found]
+
+    def _planned(self, part: str, trace: bool, native: Library) -> _Native:
+        key = (part, trace)
+        if key not in self._plans:
+            self._plans[key] = _Native(self._parts[part], self._constants, self._bits, native, trace)
+        if self._plans[key].tape.arena > self._arena.nbytes:
+            self._arena = aligned(self._plans[key].tape.arena)
+        return self._plans[key]
 
     def run(self, part: str, inputs: Inputs) -> dict[str, Array]:
         """Outputs of a part by name, as arrays of their own."""
         p = self._parts[part]
-        return numpy_route.run(p, self._arguments(p, inputs), self._bits)
+        arguments = self._arguments(p, inputs)
+        if self._library is None:
+            return numpy_route.run(p, arguments, self._bits)
+        with self._lock:
+            native = self._planned(part, False, self._library)
+            bases, _, outputs = native.bind(self._arena, arguments)
+            self._library.run(native.tape.words, 0, len(native.tape.words), bases, self.threads)
+        return {o.name: array for o, array in zip(p.outputs, outputs, strict=True)}
 
     def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, Array], list[Digest]]:
         """The same outputs, and the tensor root of every node's result, in program order."""
         p = self._parts[part]
+        arguments = self._arguments(p, inputs)
         roots: list[Digest] = []
-        outputs = numpy_route.run(p, self._arguments(p, inputs), self._bits, lambda _, result: roots.append(hashing.tensor_root(result)))
-        return outputs, roots
+        if self._library is None:
+            return numpy_route.run(p, arguments, self._bits, lambda _, result: roots.append(hashing.tensor_root(result))), roots
+        with self._lock:
+            native = self._planned(part, True, self._library)
+            bases, buffers, outputs = native.bind(self._arena, arguments)
+            done = 0
+            for node, ready in enumerate(native.plan.ready):
+                if ready > done:
+                    self._library.run(native.tape.words, native.tape.marks[done], native.tape.marks[ready], bases, self.threads)
+                    done = ready
+                v = native.plan.views[len(p.inputs) + node]
+                buffer, offset = native.tape.place(v.root)
+                roots.append(hashing.tensor_root(strided(buffers[buffer], offset, v, reference.NUMPY[v.dtype])))
+            self._library.run(native.tape.words, native.tape.marks[done], len(native.tape.words), bases, self.threads)
+        return {o.name: array for o, array in zip(p.outputs, outputs, strict=True)}, roots

@@ -100,7 +100,7 @@ def exp(x: Array) -> Array:
     """n = rint(x·log2 e), r = x - n·ln 2 (two steps), 1 + (r + r²·P(r)), times 2^n in two steps (one rounding, into subnormals too)."""
     c: Array = np.where(x < -104, f32(-104), np.where(x > 89, f32(89), x))
     n = np.rint(c * LOG2_E)
-    r = c - n * LN2_HIGH
+    r: Array = c - n * LN2_HIGH
     r = r - n * LN2_LOW
     p = _poly(r, EXP) * (r * r)
     p = p + r

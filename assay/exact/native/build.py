@@ -1,0 +1,205 @@
+"""Compiles the C of this folder once for this machine and loads it.
+
+The library goes into the user's cache folder (ASSAY_CACHE, else XDG_CACHE_HOME/assay, else ~/.cache/assay) under a name that is
+the digest of sources, compiler and flags. Many processes may ask at once: one compiles under a lock, the file appears whole or not at
+all. Without a compiler, or with ASSAY_NATIVE=0, there is no library and the engine runs in NumPy, with the same bits.
+
+ASSAY_SIMD = portable | avx2 | avx512 forces a level that the machine has; by default the best is taken. There is no -ffast-math,
+-march=native or FMA here: flags that could change bits are named and off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger("assay.exact")
+
+SOURCES = ("tape.c", "map.c", "reduce.c", "gemm.c", "sha256.c", "pool.c")
+FLAGS = (
+    "-std=c11", "-O3", "-fPIC", "-shared", "-D_GNU_SOURCE",
+    "-ffp-contract=off",  # a * b + c rounds twice
+    "-fno-math-errno", "-fno-trapping-math",  # neither errno nor exception flags are looked at, so loops vectorise; values stay
+)  # fmt: skip
+LEVELS = {
+    "portable": ((), ()),
+    "avx2": (("avx2",), ("-mavx2",)),
+    "avx512": (
+        ("avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+        ("-mavx2", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mprefer-vector-width=512"),
+    ),
+}
+"""Level -> (CPU features it needs, as Linux names them; compiler flags). Each one needs those before it."""
+COMPILE_TIMEOUT = 300
+"""Seconds."""
+
+
+class NativeError(RuntimeError):
+    """The native library cannot be had; says why and what to do."""
+
+
+@cache
+def features() -> frozenset[str]:
+    """What this CPU can do, in Linux's names; empty where that is not known."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return frozenset(line.partition(":")[2].split())
+
+
+def levels() -> list[str]:
+    """Levels that this machine can run, the best last."""
+    return [name for name, (needs, _) in LEVELS.items() if features().issuperset(needs)]
+
+
+def level() -> str:
+    """The level to use. Raises NativeError when ASSAY_SIMD names one that there is not."""
+    wanted = os.environ.get("ASSAY_SIMD", "")
+    if wanted and wanted not in levels():
+        raise NativeError(f"ASSAY_SIMD={wanted}: this machine has {', '.join(levels())}")
+    return wanted or levels()[-1]
+
+
+def _flags(name: str) -> tuple[str, ...]:
+    sha = ("-msha", "-msse4.1") if name != "portable" and "sha_ni" in features() else ()
+    return (*FLAGS, *LEVELS[name][1], *sha)
+
+
+def compiler() -> str:
+    """Path of a C compiler. Raises NativeError."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and (path := shutil.which(name)):
+            return path
+    raise NativeError("no C compiler (cc, gcc or clang): install one, e.g. `apt install gcc libc6-dev`, for about 20 times the speed")
+
+
+def cache_folder() -> Path:
+    """A folder that only this user can write, made if need be."""
+    home = os.environ.get("ASSAY_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "assay")
+    folder = Path(home) / "native"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        owner = folder.stat()
+    except OSError as error:
+        raise NativeError(f"cannot make {folder}: {error}; set ASSAY_CACHE to a folder that can be written") from None
+    if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
+        raise NativeError(f"{folder} can be written by others: libraries are not loaded from there; set ASSAY_CACHE to a folder of your own")
+    return folder
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def build(name: str) -> Path:
+    """Path of the library for level `name`, compiled if it is not there yet. Raises NativeError."""
+    if sys.byteorder != "little":
+        raise NativeError("the native code is for little-endian machines")
+    here, cc, flags = Path(__file__).parent, compiler(), _flags(name)
+    folder = cache_folder()
+    version = subprocess.run([cc, "--version"], capture_output=True, text=True, timeout=COMPILE_TIMEOUT).stdout
+    digest = hashlib.sha256("\0".join([cc, version, platform.machine(), *flags]).encode())
+    for source in (*SOURCES, "assay.h"):
+        digest.update((here / source).read_bytes())
+    target = folder / f"exact-{name}-{digest.hexdigest()[:24]}.so"
+    if target.exists():
+        return target
+    with _locked(folder / "lock"):
+        if target.exists():
+            return target
+        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".so")
+        os.close(handle)
+        try:
+            command = [cc, *flags, "-o", temporary, *(str(here / source) for source in SOURCES), "-lm", "-lpthread"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT)
+            if done.returncode:
+                raise NativeError(f"{cc} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+            os.replace(temporary, target)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NativeError(f"could not compile: {error}") from None
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+    return target
+
+
+class Library:
+    """The native code: `steps` and `kernels` map names to codes (tape.c, map.c)."""
+
+    def __init__(self, path: Path) -> None:
+        lib = ctypes.CDLL(str(path))
+        self._run, self._chunk_root, self._sha256 = lib.assay_run, lib.assay_chunk_root, lib.assay_sha256
+        self._run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int]
+        self._chunk_root.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+        self._sha256.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p]
+        self._sha256.restype = None
+
+        def names(symbol: str) -> dict[str, int]:
+            # A C array of char: read as a string from its address.
+            text = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(lib, symbol))).decode()
+            return {name: code for code, name in enumerate(text.split())}
+
+        self.kernels, self.steps = names("assay_kernels"), names("assay_steps")
+
+    def run(self, tape: NDArray[np.int64], start: int, stop: int, bases: NDArray[np.uint64], threads: int) -> None:
+        """Runs words [start, stop) of a tape over buffers at `bases`. Raises MemoryError."""
+        if self._run(tape.ctypes.data + 8 * start, stop - start, bases.ctypes.data, threads) != 0:
+            raise MemoryError("the native engine ran out of memory")
+
+    def chunk_root(self, data: NDArray[Any]) -> bytes:
+        """Merkle root over the 1 KiB chunks of a C-contiguous array."""
+        out = ctypes.create_string_buffer(32)
+        if self._chunk_root(data.ctypes.data, data.nbytes, out) != 0:
+            raise MemoryError("no memory to hash with")
+        return out.raw
+
+    def sha256(self, data: bytes) -> bytes:
+        out = ctypes.create_string_buffer(32)
+        self._sha256(data, len(data), out)
+        return out.raw
+
+
+@cache
+def _library(name: str) -> Library:
+    return Library(build(name))
+
+
+@cache
+def _notice(reason: str) -> None:
+    log.warning("exact arithmetic runs in NumPy, slowly: %s", reason)
+
+
+def library() -> Library | None:
+    """The library, or None (with one notice) where there is to be none or none can be had."""
+    if os.environ.get("ASSAY_NATIVE") == "0":
+        return None
+    try:
+        return _library(level())
+    except NativeError as error:
+        _notice(str(error))
+        return None
+
+
+if __name__ == "__main__":
+    print(build(level()))

@@ -1,0 +1,358 @@
+"""An ahead-of-time plan of a program's part: which native steps, in which order, on which storage.
+
+Three passes. Where: every value gets a storage of its own or is a view of another's; what depends on constants alone is computed now.
+When: nodes in program order; MAP nodes over equally many elements that feed each other gather in a group, which becomes one
+step as soon as something else needs one of its results, or nothing more can join. Storage: places in one arena, reused when the last
+step that reads them is done; results of the part go straight to the caller's arrays.
+
+With `trace`, nothing is fused and every node's result can be seen, after the step that makes it: the bits are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.exact import reference
+from assay.exact.table import OPS, Kind, TensorType
+from assay.exact.views import View, broadcast, c_strides, integer, ints, moved, permuted, sliced, whole
+from assay.program import Node, Part, ProgramError
+
+Array = NDArray[Any]
+
+MAX_MEMBERS, MAX_READS = 40, 24
+"""Nodes and inputs of a fused step."""
+MAX_FOLDED = 256 << 20
+"""Bytes of all values that are computed when the plan is made."""
+ALIGN = 64
+
+
+class Instruction(NamedTuple):
+    """One operator of a fused step: kernel, root and dtype of the result, operands (the root of an earlier result, or a view that is read)."""
+
+    kernel: str
+    result: int
+    dtype: str
+    operands: tuple[int | View, ...]
+
+
+class Step(NamedTuple):
+    name: str
+    reads: tuple[View, ...]
+    writes: tuple[View, ...]
+    code: tuple[Instruction, ...] = ()
+    extra: tuple[int, ...] = ()
+
+
+class _Group:
+    """MAP nodes that will be one step."""
+
+    def __init__(self, elements: int) -> None:
+        self.elements = elements
+        self.members: list[int] = []
+        self.reads: dict[View, None] = {}
+        self.code: list[Instruction] = []
+        self.results: set[int] = set()
+
+    def room(self, members: int, reads: int) -> bool:
+        return len(self.members) + members <= MAX_MEMBERS and len(self.reads) + reads <= MAX_READS
+
+    def take(self, other: _Group) -> None:
+        """Joins two groups that do not depend on each other (a group's reads are there before it is opened)."""
+        self.members += other.members
+        self.reads |= other.reads
+        self.code += other.code
+        self.results |= other.results
+
+
+class Plan:
+    """Steps and storage of one part. `homes` maps a root to ("input" | "constant" | "output", index) or ("arena", byte offset)."""
+
+    def __init__(self, part: Part, constants: Mapping[str, Array], gemm_bits: int, trace: bool = False) -> None:
+        self.part, self.trace, self._bits = part, trace, gemm_bits
+        self.steps: list[Step] = []
+        self.views: list[View] = []
+        self.constants: list[Array] = []
+        self.homes: dict[int, tuple[str, int]] = {}
+        self.ready: list[int] = []
+        """With `trace`: how many steps have run when node i's result is there."""
+        self._types: dict[int, TensorType] = {}
+        self._known: dict[int, Array] = {}
+        self._makers: dict[int, int] = {}
+        self._uses: dict[int, list[int]] = {}
+        self._pending: dict[int, _Group] = {}
+        self._folded = 0
+        self._where(constants)
+        self._when()
+        self._outputs()
+        self.arena = self._store()
+
+    # ---- where
+
+    def _root(self, t: TensorType) -> View:
+        root = len(self._types)
+        self._types[root] = t
+        return whole(root, t.shape, t.dtype)
+
+    def _constant(self, array: Array, t: TensorType) -> View:
+        v = self._root(t)
+        self.homes[v.root] = ("constant", len(self.constants))
+        self.constants.append(np.asarray(array, order="C"))
+        self._known[v.root] = self.constants[-1]
+        return v
+
+    def _seen(self, v: View) -> Array:
+        """A constant's view as an array."""
+        flat = self._known[v.root].reshape(-1)[v.offset :]
+        return np.lib.stride_tricks.as_strided(flat, v.shape, [s * v.item for s in v.strides], writeable=False)
+
+    def _where(self, constants: Mapping[str, Array]) -> None:
+        for at, i in enumerate(self.part.inputs):
+            if i.kind == "constant":
+                self.views.append(self._constant(constants[i.name], i.type))
+            else:
+                self.views.append(self._root(i.type))
+                self.homes[self.views[-1].root] = ("input", at)
+        for at, node in enumerate(self.part.nodes):
+            operands = [self.views[v] for v in node.inputs]
+            view = moved(node.op, node.attrs, operands[0]) if operands else None
+            if view is None and all(v.root in self._known for v in operands) and self._fold(node):
+                args = [self._seen(v) for v in operands]
+                view = self._constant(reference.apply(node.op, node.attrs, args, node.type.dtype, self._bits), node.type)
+            elif view is None:
+                view = self._root(node.type)
+                self._makers[view.root] = at
+                for v in operands:
+                    self._uses.setdefault(v.root, []).append(at)
+            self.views.append(view)
+
+    def _fold(self, node: Node) -> bool:
+        """Whether to compute a node of constants now: as long as they stay small. A part has no other way to make CONST values."""
+        self._folded += node.type.bytes
+        if self._folded > MAX_FOLDED and OPS[node.op].kind is Kind.CONST:
+            raise ProgramError(f"the constants of a part take more than {MAX_FOLDED} bytes")
+        return self._folded <= MAX_FOLDED
+
+    # ---- when
+
+    def _when(self) -> None:
+        first = len(self.part.inputs)
+        for at, node in enumerate(self.part.nodes):
+            view = self.views[first + at]
+            if self._makers.get(view.root) == at:
+                operands = [self.views[v] for v in node.inputs]
+                if OPS[node.op].kind is Kind.MAP:
+                    self._map(at, node, view, operands)
+                else:
+                    for v in operands:
+                        self._close(v.root)
+                    _LOWER[node.op](self, node, view, operands)
+            self.ready.append(len(self.steps))
+        for group in dict.fromkeys(self._pending.values()):
+            self._emit(group)
+
+    def _map(self, at: int, node: Node, view: View, operands: list[View]) -> None:
+        size = view.elements
+        for v in operands:
+            if not self._joins(v, size):
+                self._close(v.root)
+        group = _Group(size)
+        for other in dict.fromkeys(self._pending[v.root] for v in operands if v.root in self._pending):
+            if group.room(len(other.members) + 1, len(other.reads) + len(operands)):
+                group.take(other)
+            else:
+                self._emit(other)
+        names = tuple(v.root if v.root in group.results else broadcast(v, view.shape) for v in operands)
+        group.reads |= dict.fromkeys(name for name in names if isinstance(name, View))
+        group.code.append(Instruction(kernel(node, operands), view.root, view.dtype, names))
+        group.members.append(at)
+        group.results.add(view.root)
+        self._pending |= dict.fromkeys(group.results, group)
+        if self.trace or not any(self._may_join(use, at, size) for root in group.results for use in self._uses.get(root, ())):
+            self._emit(group)
+
+    def _joins(self, v: View, size: int) -> bool:
+        """Whether an operand is, element by element, a result of a group that has not run yet."""
+        return v.root in self._pending and v.elements == size and v.contiguous
+
+    def _may_join(self, use: int, after: int, size: int) -> bool:
+        node = self.part.nodes[use]
+        return use > after and OPS[node.op].kind is Kind.MAP and node.type.elements == size
+
+    def _close(self, root: int) -> None:
+        if root in self._pending:
+            self._emit(self._pending[root])
+
+    def _emit(self, group: _Group) -> None:
+        wanted = {self.views[o.value].root for o in self.part.outputs}
+        members = set(group.members)
+        writes = []
+        for i in group.code:
+            del self._pending[i.result]
+            if self.trace or i.result in wanted or any(use not in members for use in self._uses.get(i.result, ())):
+                writes.append(whole(i.result, (group.elements,), i.dtype))
+        if writes:
+            self.steps.append(Step("map", tuple(group.reads), tuple(writes), tuple(group.code)))
+
+    def packed(self, v: View) -> View:
+        """The view in C order, copied if it is not."""
+        if v.contiguous:
+            return v._replace(strides=c_strides(v.shape))
+        out = self._root(TensorType(dtype=v.dtype, shape=v.shape))
+        self.steps.append(Step("copy", (v,), (out,)))
+        return out
+
+    def step(self, name: str, reads: Sequence[View], write: View, *extra: int) -> None:
+        self.steps.append(Step(name, tuple(reads), (write,), (), extra))
+
+    @property
+    def gemm_bits(self) -> int:
+        return self._bits
+
+    # ---- storage
+
+    def _outputs(self) -> None:
+        """Lets results be made where the caller wants them; copies those that are views, inputs, constants or wanted twice."""
+        for slot, o in enumerate(self.part.outputs):
+            v = self.views[o.value]
+            if v.root not in self.homes and v.contiguous and v.offset == 0 and v.elements == self._types[v.root].elements:
+                self.homes[v.root] = ("output", slot)
+            else:
+                out = self._root(self.part.type_of(o.value))
+                self.homes[out.root] = ("output", slot)
+                self.steps.append(Step("copy", (v,), (out,)))
+
+    def _store(self) -> int:
+        """Gives the remaining roots places in the arena; returns its size in bytes."""
+        last: dict[int, int] = {}
+        for at, step in enumerate(self.steps):
+            for v in (*step.reads, *step.writes):
+                last[v.root] = at
+        if self.trace:
+            for node, ready in enumerate(self.ready):
+                root = self.views[len(self.part.inputs) + node].root
+                last[root] = max(last.get(root, 0), ready - 1)
+        free: list[tuple[int, int]] = []
+        end = 0
+        dying: dict[int, list[tuple[int, int]]] = {}
+        for at, step in enumerate(self.steps):
+            for v in step.writes:
+                if v.root in self.homes:
+                    continue
+                size = (self._types[v.root].bytes + ALIGN - 1) // ALIGN * ALIGN
+                fits = [(n, offset) for offset, n in free if n >= size]
+                if fits:
+                    n, offset = min(fits)
+                    free.remove((offset, n))
+                    if n > size:
+                        free.append((offset + size, n - size))
+                elif free and max(free)[0] + max(free)[1] == end:
+                    offset, n = max(free)
+                    free.remove((offset, n))
+                    end = offset + size
+                else:
+                    offset, end = end, end + size
+                self.homes[v.root] = ("arena", offset)
+                dying.setdefault(last[v.root], []).append((offset, size))
+            for offset, size in dying.get(at, ()):
+                for neighbour in [f for f in free if f[0] + f[1] == offset or offset + size == f[0]]:
+                    free.remove(neighbour)
+                    offset, size = min(offset, neighbour[0]), size + neighbour[1]
+                free.append((offset, size))
+        return end
+
+
+def kernel(node: Node, operands: Sequence[View]) -> str:
+    """Name of the native kernel of a MAP node (map.c)."""
+    source, target = operands[-1].dtype, node.type.dtype
+    if node.op == "select":
+        return f"select_{operands[-1].item}"
+    if node.op == "cast":
+        if source == target:
+            return f"copy_{operands[0].item}"
+        return f"{'u8' if source == 'bool' else source}_to_{target}"
+    return f"{node.op}_{source}"
+
+
+# ---- the other operators as steps --------------------------------------------------------------------------------------------
+
+
+def _matmul(p: Plan, node: Node, out: View, operands: list[View]) -> None:
+    p.step("matmul", operands, out, p.gemm_bits)
+
+
+def _reduction(p: Plan, node: Node, out: View, operands: list[View]) -> None:
+    (x,), axes = operands, ints(node.attrs, "axes")
+    count = 1
+    for a in axes:
+        count *= x.shape[a]
+    real = [a for a in axes if x.shape[a] > 1]
+    between = [a for a in range(real[0], real[-1]) if a not in axes and x.shape[a] > 1] if real else []
+    if between:
+        kept = [a for a in range(len(x.shape)) if a not in axes]
+        x = permuted(x, [*kept, *axes])
+        real = list(range(len(kept), len(x.shape)))
+    x = p.packed(x)
+    outer = inner = 1
+    for a, n in enumerate(x.shape):
+        if real and a > real[-1]:
+            inner *= n
+        elif not real or a < real[0]:
+            outer *= n
+    bits = reference.sum_bits(count) if x.dtype == "f32" else 0
+    p.step(node.op, [x], out, outer, count, inner, bits)
+
+
+def _scatter_add(p: Plan, node: Node, out: View, operands: list[View]) -> None:
+    index, values = (p.packed(v) for v in operands)
+    n = index.shape[0]
+    p.step("scatter_add", [index, values], out, index.item, integer(node.attrs, "rows"), n, values.elements // n, reference.sum_bits(n))
+
+
+def _take_rows(p: Plan, node: Node, out: View, operands: list[View]) -> None:
+    rows, index = (p.packed(v) for v in operands)
+    p.step("take_rows", [rows, index], out, index.item, rows.shape[0], index.elements, rows.elements // rows.shape[0] * rows.item)
+
+
+def _along(p: Plan, node: Node, out: View, operands: list[View]) -> None:
+    x, index = (p.packed(v) for v in operands)
+    axis = integer(node.attrs, "axis")
+    outer, inner = int(np.prod(x.shape[:axis], dtype=np.int64)), int(np.prod(x.shape[axis + 1 :], dtype=np.int64))
+    bits = [integer(node.attrs, "bits")] if node.op == "scatter_value" else []
+    p.step(node.op, [x, index], out, index.item, x.item, outer, x.shape[axis], index.shape[axis], inner, *bits)
+
+
+def _reshape(p: Plan, node: Node, out: View, operands: list[View]) -> None:
+    p.step("copy", operands, out._replace(shape=operands[0].shape, strides=c_strides(operands[0].shape)))
+
+
+def _pad(p: Plan, node: Node, out: View, operands: list[View]) -> None:
+    axis, before = integer(node.attrs, "axis"), integer(node.attrs, "before")
+    p.step("fill", [], out, integer(node.attrs, "bits"))
+    p.step("copy", operands, sliced(out, axis, before, before + operands[0].shape[axis]))
+
+
+def _concat(p: Plan, node: Node, out: View, operands: list[View]) -> None:
+    axis, at = integer(node.attrs, "axis"), 0
+    for v in operands:
+        p.step("copy", [v], sliced(out, axis, at, at + v.shape[axis]))
+        at += v.shape[axis]
+
+
+_LOWER = {
+    "matmul": _matmul,
+    "sum": _reduction,
+    "amax": _reduction,
+    "scatter_add_rows": _scatter_add,
+    "take_rows": _take_rows,
+    "gather": _along,
+    "scatter_value": _along,
+    "reshape": _reshape,
+    "pad": _pad,
+    "concat": _concat,
+}
+NATIVE_OPERATORS = frozenset(_LOWER) | {name for name, op in OPS.items() if op.kind in (Kind.MAP, Kind.CONST)} | {"permute", "expand", "slice"}
+__all__ = ["NATIVE_OPERATORS", "Instruction", "Plan", "Step", "kernel"]

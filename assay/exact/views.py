@@ -1,0 +1,132 @@
+"""Strided views: where the elements of a value lie. The MOVEs that only rename places cost nothing this way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from assay.exact.table import ITEM_BYTES, Attr
+
+
+def c_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides (in elements) of a C-ordered array."""
+    out, step = [], 1
+    for n in reversed(shape):
+        out.append(step)
+        step *= n
+    return tuple(reversed(out))
+
+
+class View(NamedTuple):
+    """Elements `offset + sum(index * strides)` of storage `root`; offset and strides in elements."""
+
+    root: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def item(self) -> int:
+        return ITEM_BYTES[self.dtype]
+
+    @property
+    def contiguous(self) -> bool:
+        """In C order without gaps (dimensions of 1 have no say)."""
+        return all(n == 1 or s == t for n, s, t in zip(self.shape, self.strides, c_strides(self.shape), strict=True))
+
+    @property
+    def single(self) -> bool:
+        """One element, however often."""
+        return all(n == 1 or s == 0 for n, s in zip(self.shape, self.strides, strict=True))
+
+
+def whole(root: int, shape: tuple[int, ...], dtype: str) -> View:
+    """A storage seen as a C-ordered array."""
+    return View(root, 0, shape, c_strides(shape), dtype)
+
+
+def merged(dims: Sequence[int], *strides: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+    """The same walk over several views with fewer dimensions: those of 1 dropped, neighbours joined where every view allows it.
+    At least one dimension is left."""
+    out: list[int] = []
+    steps: list[list[int]] = [[] for _ in strides]
+    for i, n in enumerate(dims):
+        if n == 1:
+            continue
+        if out and all(s[-1] == view[i] * n for s, view in zip(steps, strides, strict=True)):
+            out[-1] *= n
+            for s, view in zip(steps, strides, strict=True):
+                s[-1] = view[i]
+        else:
+            out.append(n)
+            for s, view in zip(steps, strides, strict=True):
+                s.append(view[i])
+    return (out, steps) if out else ([1], [[1] for _ in strides])
+
+
+def reshaped(v: View, shape: tuple[int, ...]) -> View | None:
+    """The view with another shape, or None where its elements would have to move."""
+    dims, (steps,) = merged(v.shape, v.strides)
+    strides = [0] * len(shape)
+    i = len(shape) - 1
+    for n, step in zip(reversed(dims), reversed(steps), strict=True):
+        left = n
+        while left > 1:
+            while i >= 0 and shape[i] == 1:
+                i -= 1
+            if i < 0 or left % shape[i]:
+                return None
+            strides[i] = step
+            step *= shape[i]
+            left //= shape[i]
+            i -= 1
+    return View(v.root, v.offset, shape, tuple(strides), v.dtype)
+
+
+def broadcast(v: View, shape: tuple[int, ...]) -> View:
+    lead = len(shape) - len(v.shape)
+    strides = (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(v.shape, v.strides, strict=True))
+    return v._replace(shape=shape, strides=strides)
+
+
+def sliced(v: View, axis: int, start: int, stop: int, step: int = 1) -> View:
+    shape, strides = list(v.shape), list(v.strides)
+    shape[axis] = (stop - start + step - 1) // step
+    strides[axis] *= step
+    return v._replace(offset=v.offset + start * v.strides[axis], shape=tuple(shape), strides=tuple(strides))
+
+
+def permuted(v: View, axes: Sequence[int]) -> View:
+    return v._replace(shape=tuple(v.shape[a] for a in axes), strides=tuple(v.strides[a] for a in axes))
+
+
+def ints(attrs: Mapping[str, Attr], name: str) -> tuple[int, ...]:
+    value = attrs[name]
+    assert isinstance(value, tuple)
+    return value
+
+
+def integer(attrs: Mapping[str, Attr], name: str) -> int:
+    value = attrs[name]
+    assert isinstance(value, int)
+    return value
+
+
+def moved(op: str, attrs: Mapping[str, Attr], v: View) -> View | None:
+    """The result of a MOVE as a view of its operand, or None where it is none."""
+    match op:
+        case "reshape":
+            return reshaped(v, ints(attrs, "shape"))
+        case "permute":
+            return permuted(v, ints(attrs, "axes"))
+        case "expand":
+            return broadcast(v, ints(attrs, "shape"))
+        case "slice":
+            return sliced(v, integer(attrs, "axis"), integer(attrs, "start"), integer(attrs, "stop"), integer(attrs, "step"))
+    return None
