@@ -1,0 +1,172 @@
+"""A job small enough to be run hundreds of times: least squares by AdamW in two micro-batches a step, and a network in memory to run it on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from assay import client
+from assay.adapters.engine_process import InlineEngine
+from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
+from assay.adapters.memory_chain import MemoryChain, MemoryLedger
+from assay.adapters.memory_journal import MemoryJournal
+from assay.adapters.memory_keys import MemoryKeys
+from assay.adapters.memory_peers import MemoryPeers, Switchboard
+from assay.build import Builder
+from assay.chain import Params
+from assay.daemon import Node, Ports, enrol
+from assay.exact.table import TensorType
+from assay.ids import PeerId
+from assay.messages import PeerRecord
+from assay.optim import AdamW, update_part
+from assay.program import Program
+from assay.runtime import Note
+from assay.state import Tensors
+
+SCALAR = TensorType(dtype="f32", shape=())
+MICRO_BATCHES, BATCH, RECORDS = 2, 4, 40
+
+
+def f32(*shape: int) -> TensorType:
+    return TensorType(dtype="f32", shape=shape)
+
+
+def program() -> Program:
+    b = Builder()
+    w, x, y = b.input("state", "param.w", f32(4, 3)), b.input("batch", "x", f32(BATCH, 4)), b.input("batch", "y", f32(BATCH, 3))
+    offset = b.sub(b.emit("matmul", x, w), y)
+    loss = b.scale(b.sum(b.mul(offset, offset), (0, 1), False), 1 / (3 * BATCH))
+    gradient = b.emit("matmul", b.permute(x, (1, 0)), b.scale(offset, 2 / (3 * BATCH)))
+    outputs = [
+        ("acc", "loss", b.add(b.input("acc", "loss", SCALAR), loss)),
+        ("acc", "grad.w", b.add(b.input("acc", "grad.w", w.type), gradient)),
+    ]
+    micro = b.part(outputs)  # type: ignore[arg-type]
+    update = update_part(AdamW(lr=0.1, clip=1.0), {"w": w.type}, MICRO_BATCHES)
+    return Program(gemm_bits=14, micro_batches=MICRO_BATCHES, constants=(), micro=micro, update=update)
+
+
+def plan(steps: int, seed: int = 0) -> client.Plan:
+    made, random = program(), np.random.default_rng(seed)
+    columns = AdamW(lr=0.1, clip=1.0).scalars([1.0] * steps)
+    schedule = np.array([[columns[name][t] for name in made.scalars] for t in range(steps)], dtype=np.float32)
+    state: Tensors = {name: np.zeros(t.shape, np.float32) for name, t in made.state.items()}
+    state["param.w"] = random.normal(size=(4, 3)).astype(np.float32)
+    x = random.normal(size=(RECORDS, 4)).astype(np.float32)
+    truth = random.normal(size=(4, 3)).astype(np.float32)
+    records = {"x": x, "y": (x @ truth).astype(np.float32)}
+    return client.Plan(name="tiny", program=made, schedule=schedule, state=state, records=records, dataset="made up", batch=BATCH)
+
+
+PARAMS = Params(
+    finality=1, activate_window=120, lease_window=300, takeover_window=600, serve_window=120, seal_window=120, reveal_window=60,
+    open_window=60, challenge_window=5, links=2, verifiers=3, quorum=2, openings=1, redraws=1, depth=2, draw_bond=1000,
+)  # fmt: skip
+
+
+class Net:
+    """A network in one process: one chain whose blocks come every `beat` seconds, and any number of nodes."""
+
+    def __init__(self, folder: Path, beat: float = 0.01) -> None:
+        self.folder, self.beat = folder, beat
+        self.ledger = MemoryLedger(b"tiny", seat_stake=10_000)
+        self.board, self.blobs = Switchboard(), BlobNet()
+        self.notes: list[tuple[str, Note]] = []
+        self.nodes: dict[str, Node] = {}
+        self.running: dict[str, asyncio.Task[None]] = {}
+        self.ports: dict[str, Ports] = {}
+
+    def make_ports(self, name: str, role: str = "worker") -> Ports:
+        """A node's ports; the same node again when it has some (its disk and keys live on)."""
+        if name in self.ports:
+            return self.ports[name]
+        chain = MemoryChain(self.ledger, name)
+        self.ledger.mint(chain.account, 1_000_000)
+        keys = MemoryKeys(name.encode(), chain.account)
+
+        def record(addresses: list[str]) -> PeerRecord:
+            return PeerRecord(
+                peer=PeerId(""), account=chain.account, role=role, addresses=tuple(addresses), gateway="", sequence=0,
+                chain_id=chain.chain_id, contract=chain.contract,
+            )  # fmt: skip
+
+        peers = MemoryPeers(self.board, keys.peer_seed, record)
+        self.ports[name] = Ports(
+            chain=chain, blobs=MemoryBlobs(self.blobs, peers.peer), peers=peers, keys=keys, journal=MemoryJournal(),
+            engine=InlineEngine(), folder=self.folder / name, poll=self.beat,
+        )  # fmt: skip
+        return self.ports[name]
+
+    async def up(self, name: str, make: Callable[..., Node], *, role: str = "worker", deposit: int = 0, seat: bool = False, **more: Any) -> Node:
+        ports = self.make_ports(name, role)
+        await enrol(ports, deposit=deposit, seat=seat)
+        node = make(ports, lambda note: self.notes.append((name, note)), **more)
+        self.nodes[name] = node
+        self.running[name] = asyncio.create_task(node.run(), name=name)
+        return node
+
+    async def down(self, name: str) -> None:
+        self.nodes.pop(name).stop()
+        await self.running.pop(name)
+
+    def kill(self, name: str) -> None:
+        """As SIGKILL does: nothing is finished, nothing is written."""
+        self.nodes.pop(name)
+        self.running.pop(name).cancel()
+
+    def said(self, topic: str, name: str = "") -> list[Note]:
+        return [note for who, note in self.notes if note.topic == topic and name in ("", who)]
+
+    @contextlib.asynccontextmanager
+    async def mining(self) -> AsyncIterator[None]:
+        async def mine() -> None:
+            while True:
+                await asyncio.sleep(self.beat)
+                self.ledger.mine()
+
+        miner = asyncio.create_task(mine())
+        try:
+            yield
+        finally:
+            miner.cancel()
+            for task in self.running.values():
+                task.cancel()
+            await asyncio.gather(miner, *self.running.values(), return_exceptions=True)
+
+    async def until(self, happened: Callable[[], bool], seconds: float = 60) -> None:
+        """Waits for something; a node that fell, or too long a wait, fails the test with what was said."""
+        async with asyncio.timeout(seconds):
+            while not happened():
+                for name, task in self.running.items():
+                    if task.done():
+                        task.result()
+                        raise AssertionError(f"{name} has ended")
+                await asyncio.sleep(self.beat)
+
+    def log(self) -> str:
+        return "\n".join(f"{who:10} {note.topic:10} {note.text}" for who, note in self.notes)
+
+
+async def post(net: Net, what: client.Plan, segment_steps: int, *, params: Params = PARAMS, service: str = "keys", scheduler: str = "scheduler") -> int:
+    """The client publishes and posts the job; returns its number."""
+    ports = net.make_ports("client", "client")
+    await enrol(ports)
+    chain = ports.chain
+    found = await client.find_service(chain, net.ports[service].chain.account, 0)
+    budget = 100 * what.steps + 1000
+    wish = client.Wish(
+        segment_steps=segment_steps, price_cap=100, fee=10, budget=budget, deadline=net.ledger.head.time + 100_000,
+        scheduler=net.ports[scheduler].chain.account, params=params,
+    )  # fmt: skip
+    _, terms = await client.publish(what, wish, found, chain, ports.blobs, ports.keys)
+    return await client.post(chain, terms)
+
+
+def replace(config: Any, **changes: Any) -> Any:
+    return msgspec.structs.replace(config, **changes)
