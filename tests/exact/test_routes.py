@@ -37,7 +37,9 @@ def test_functions_near_their_seams(route: Route) -> None:
 
 @routes
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("left", "right"), [((3, 700), (3, 700)), ((7, 1, 130), (5, 1)), ((4, 33), ()), ((1,), (2, 3, 1)), ((), ()), ((3000,), (1,))])
+@pytest.mark.parametrize(
+    ("left", "right"), [((3, 700), (3, 700)), ((7, 1, 130), (5, 1)), ((4, 33), ()), ((1,), (2, 3, 1)), ((), ()), ((3000,), (1,))]
+)
 def test_binary(route: Route, kind: str, left: tuple[int, ...], right: tuple[int, ...]) -> None:
     rng = np.random.default_rng(2)
     a, b = floats(rng, left, kind), floats(rng, right, kind)
