@@ -295,8 +295,7 @@ class KeyServiceMachine:
 
     def _wrapped(self, grant: Grant, outcome: KeysWrapped) -> None:
         if outcome.bad:
-            bad = f"key {outcome.bad[0].hex()[:16]}… has an envelope that does not open to it"
-            return self._drop(grant, bad)
+            return self._drop(grant, f"key {outcome.bad[0].hex()[:16]}… has an envelope that does not open to it")
         if not outcome.releases:
             return self._drop(grant, "the encryption key that was registered is none")
         grant.stage, grant.keys = "sending", len(outcome.releases)
@@ -387,12 +386,10 @@ class KeyServiceMachine:
             case ["job", job]:
                 self._fetch(JobId(int(job)))
             case ["checkpoint", segment]:
-                found = self.state.checkpoints.get(SegmentId(int(segment)))
-                if found is not None:
+                if (found := self.state.checkpoints.get(SegmentId(int(segment)))) is not None:
                     self._do(Do(key=f"checkpoint:{segment}", task=_wrap([found.envelope])))
             case ["grant", *name]:
-                grant = self.state.grants.get(":".join(name))
-                if grant is not None:
+                if (grant := self.state.grants.get(":".join(name))) is not None:
                     self._advance(grant)
             case _:
                 raise IllegalEvent(f"Woke of again:{':'.join(rest)} has no place here")
