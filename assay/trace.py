@@ -33,7 +33,7 @@ from assay.build import Builder, Value, used_constants
 from assay.exact.table import TensorType, TypeRuleError
 from assay.lower import LOWERINGS, Call, Result, Unsupported
 from assay.optim import SCALAR, Outputs, update_part
-from assay.program import Constant, Part, Program, ProgramError, check
+from assay.program import Constant, Part, Program, ProgramError
 from assay.training import Training, TrainingError
 
 DTYPES = {torch.float32: "f32", torch.int64: "i64", torch.int32: "i32", torch.bool: "bool", torch.uint8: "u8"}
@@ -70,8 +70,8 @@ class Traced:
 
 def trace(training: Training, steps: int | None = None) -> Traced:
     """The program, initial state and schedule of a training (over `steps` instead of its own number of steps). Raises
-    TrainingError, which names the operator, the module and the line at fault."""
-    model = training.model
+    TrainingError, which names the operator, the module and the line at fault. The model is moved to the CPU."""
+    model = training.model.cpu()
     parameters = dict(model.named_parameters())
     trained = {name: _type(p, f"parameter {name}") for name, p in parameters.items() if p.requires_grad}
     if not trained:
@@ -85,7 +85,7 @@ def trace(training: Training, steps: int | None = None) -> Traced:
             micro=micro,
             update=update_part(training.optimizer, trained, training.micro_batches),
         )
-        check(program)
+        program = Program.load(program.dump())
     except (ProgramError, TypeRuleError) as error:
         raise TrainingError(f"the traced program is refused: {error}") from error
     columns = training.scalars(steps)

@@ -23,6 +23,7 @@ from torch import nn
 import assay
 from assay.execute import Executor
 from assay.local import run_local
+from assay.lower import LOWERINGS
 from assay.merkle import sha256
 from assay.optim import Optimizer, Schedule
 from assay.program import Program
@@ -281,6 +282,12 @@ def test_targets_that_do_not_count() -> None:
 
 def test_sum_of_cross_entropies() -> None:
     agree(training(mlp(), lambda m, b: F.cross_entropy(m(b["x"]), b["y"], reduction="sum") / 8, points(), optimizer=assay.SGD(lr=0.05)))
+
+
+def test_every_lowering_is_of_an_operator_that_there_is() -> None:
+    for name in LOWERINGS:
+        _, operator, overload = name.split(".")
+        assert hasattr(getattr(torch.ops.aten, operator), overload), name
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------------

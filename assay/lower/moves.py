@@ -253,7 +253,10 @@ def _triangle(c: Call) -> Value:
     """Entries with column - row <= diagonal (tril) or >= diagonal (triu), zeros elsewhere."""
     b, x = c.b, c.args[0]
     rows, columns = x.shape[-2:]
-    row = b.reshape(b.add(b.emit("iota", n=rows), b.const(c.arg(1, "diagonal", 0), "i64")), (rows, 1))
+    row = b.emit("iota", n=rows)
+    if diagonal := c.arg(1, "diagonal", 0):
+        row = b.add(row, b.const(diagonal, "i64"))
+    row = b.reshape(row, (rows, 1))
     inside = b.emit("le" if "tril" in c.name else "ge", b.emit("iota", n=columns), row)
     if x.dtype == "bool":
         return b.emit("and", inside, x)
