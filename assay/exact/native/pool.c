@@ -67,7 +67,7 @@ void assay_parallel(int threads, void (*fn)(void *, int, int), void *argument) {
 static _Thread_local struct { void *at; size_t size; } scratch[SCRATCH_SLOTS];
 
 void *assay_scratch(int slot, size_t size) {
-    if (scratch[slot].size < size) {
+    if (!scratch[slot].at || scratch[slot].size < size) {
         size_t whole = (size + size / 4 + 4095) / 4096 * 4096;
         void *fresh = aligned_alloc(64, whole);
         if (!fresh) return NULL;
