@@ -15,6 +15,7 @@ from assay.chain import (
     AnyChainEvent,
     Assigned,
     Attested,
+    BondCleared,
     Committed,
     Drawn,
     JobCancelled,
@@ -88,6 +89,7 @@ class SegmentFacts(msgspec.Struct):
     opening_block: int = 0
     open_by: int = 0
     settle_after: int = 0
+    bond_cleared: bool = False
 
     @property
     def live(self) -> bool:
@@ -176,6 +178,8 @@ class Facts(msgspec.Struct):
                 seg.state = SegmentState.VOID
             case Rejected():
                 seg.state = SegmentState.REJECTED
+            case BondCleared():
+                seg.bond_cleared = True
             case _:
                 return
         self._touch(seg.job, event.time)

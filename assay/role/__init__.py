@@ -1,0 +1,46 @@
+"""What the machines of a worker and of a verifier share.
+
+A role is a machine (assay.runtime.Machine) whose durable effects are named `kind:subject[:more]`; a result is handed to the method
+that is registered for its kind. Jobs (assay.role.jobs), what a segment needs (assay.role.supply), calls that anyone may make
+(assay.role.calls) and trying again (assay.role.base) are kept here, so that each role states only what is its own.
+"""
+
+from __future__ import annotations
+
+from assay.chain import Credited, KeyReleased, Withdrawn
+from assay.codec import Message
+from assay.role.base import NUDGES, PAUSE, SLACK, RoleConfig, RoleState
+from assay.role.calls import Calls
+from assay.role.supply import Supply
+from assay.runtime import AnyEffect, AnyEvent, ChainSeen, IllegalEvent, Ordered, Result
+
+__all__ = ["NUDGES", "PAUSE", "SLACK", "Role", "RoleConfig", "RoleState"]
+
+
+class Role(Supply, Calls):
+    """Base of a machine."""
+
+    SOFT: tuple[type[Message], ...] = ()
+
+    def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
+        self._out, self._now, self._seed = [], now, seed
+        match event:
+            case ChainSeen(event=seen):
+                self.state.facts.see(seen)
+                if isinstance(seen, KeyReleased):
+                    self._released(seen)
+                elif isinstance(seen, Credited | Withdrawn):
+                    self._money(seen)
+                self._chain(seen)
+            case Ordered(order="withdraw"):
+                self._pull()
+            case Result(key=key):
+                kind, *rest = key.split(":")
+                handler = self._kinds.get(kind)
+                if handler is None:
+                    raise IllegalEvent(f"{type(event).__name__} of {key!r}: no effect of that kind is ever asked for")
+                handler(event, rest)
+            case _:
+                self._other(event)
+        self._settle_down()
+        return self._out

@@ -1,0 +1,140 @@
+"""What a role's machine is told and remembers, how it emits effects, and how it tries again what met an outage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from assay.codec import Message
+from assay.facts import Facts
+from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
+from assay.job import JobSpec
+from assay.runtime import (
+    AnyEffect,
+    AnyEvent,
+    Done,
+    Durable,
+    IllegalEvent,
+    Note,
+    Result,
+    Wake,
+    Woke,
+)
+from assay.tasks import Outcome
+
+SPEC_LIMIT = 8 << 20
+SLACK = 1 << 20
+"""Bytes that a blob may have over what its document says (headers)."""
+PAUSE = 15
+"""Seconds before what met an outage, or a call that did not help, is tried again."""
+NUDGES = 100
+"""Tries of a call that anyone may make; the pause between them grows, so that they span a day."""
+
+
+class RoleConfig(Message, frozen=True, kw_only=True):
+    """What its owner told a node. Limits in bytes, operations of one link, seconds."""
+
+    account: Address
+    encryption_key: bytes
+    peer: PeerId
+    max_blob: int = 1 << 30
+    max_memory: int = 4 << 30
+    max_flops: int = 1 << 46
+    key_patience: int = 20
+    """A key that has not come after this is asked for."""
+    withdraw_at: int = 0
+    """Credit that is pulled as soon as it is reached; 0: only when ordered."""
+
+
+class JobEntry(msgspec.Struct):
+    """What this node knows of a job's document and program."""
+
+    stage: str = "fetching"
+    spec: JobSpec | None = None
+    near: list[PeerId] = []
+    waiting: list[Cid] = []
+    reason: str = ""
+
+
+class Needs(msgspec.Struct):
+    cids: list[Cid]
+    keys: list[Digest]
+
+
+class RoleState(msgspec.Struct):
+    facts: Facts = msgspec.field(default_factory=Facts)
+    jobs: dict[JobId, JobEntry] = {}
+    needs: dict[SegmentId, Needs] = {}
+    keys: set[Digest] = set()
+    """Ids of the symmetric keys this node has stored."""
+    again: dict[str, AnyEffect] = {}
+    credit: int = 0
+    withdrawals: int = 0
+
+
+Handler = Callable[[Any, list[str]], None]
+
+
+class Base:
+    """Collects what the methods emit while one event is handled."""
+
+    state: Any
+
+    def __init__(self, config: RoleConfig) -> None:
+        self.base = config
+        self._out: list[AnyEffect] = []
+        self._now = 0
+        self._seed = b""
+        self._kinds: dict[str, Handler] = {"again": self._on_again}
+
+    # ---- for the role to say ---------------------------------------------------------------------------------------------
+
+    def _chain(self, event: Any) -> None:
+        """A chain event; the facts have it already."""
+        raise NotImplementedError
+
+    def _other(self, event: AnyEvent) -> None:
+        """Started, Asked, Heard, Ordered."""
+        raise NotImplementedError
+
+    def _job_ready(self, job: JobId) -> None:
+        raise NotImplementedError
+
+    def _job_refused(self, job: JobId, reason: str) -> None:
+        raise NotImplementedError
+
+    def _supplied(self, segment: SegmentId) -> None:
+        """All that the segment needed is there."""
+        raise NotImplementedError
+
+    def _settle_down(self) -> None:
+        """After every event."""
+
+    # ---- emitting --------------------------------------------------------------------------------------------------------
+
+    def _do(self, effect: AnyEffect) -> None:
+        self._out.append(effect)
+
+    def _note(self, topic: str, text: str, **data: str | int | bool) -> None:
+        self._out.append(Note(topic=topic, text=text, data=data))
+
+    def _later(self, effect: Durable) -> None:
+        """Once more after a pause."""
+        self.state.again[effect.key] = effect
+        self._do(Wake(key=f"again:{effect.key}", at=self._now + PAUSE))
+
+    def _on_again(self, event: Woke, rest: list[str]) -> None:
+        effect = self.state.again.pop(":".join(rest), None)
+        if effect is not None:
+            self._do(effect)
+
+    def _drop_again(self, segment: SegmentId) -> None:
+        for key in [key for key in self.state.again if key.split(":")[1] == str(segment)]:
+            del self.state.again[key]
+
+    def _outcome(self, event: Result, kind: type[Outcome]) -> Any:
+        if isinstance(event, Done) and isinstance(event.outcome, kind):
+            return event.outcome
+        raise IllegalEvent(f"{type(event).__name__} of {event.key!r} where {kind.__name__} is due")

@@ -1,0 +1,100 @@
+"""Calls that anyone may make, and money.
+
+A nudge is due at a time or block. It is made if it still has a point then; mostly somebody else was first, which the chain's events
+will tell; if they do not, it is tried again after a pause that grows.
+"""
+
+from __future__ import annotations
+
+from assay.chain import (
+    AnyCall,
+    ClearBond,
+    CloseReveals,
+    Credited,
+    Decide,
+    Draw,
+    Redraw,
+    SegmentState,
+    Settle,
+    VoidSegment,
+    Withdraw,
+    Withdrawn,
+)
+from assay.facts import SegmentFacts
+from assay.ids import SegmentId
+from assay.role.base import NUDGES, PAUSE, Base, RoleConfig
+from assay.runtime import (
+    Failed,
+    Result,
+    Send,
+    Wake,
+    Woke,
+)
+
+
+class Calls(Base):
+    def __init__(self, config: RoleConfig) -> None:
+        super().__init__(config)
+        self._kinds |= {"due": self._on_due, "nudge": self._on_nudge, "withdraw": self._on_withdraw}
+
+    def _nudge(self, kind: str, seg: SegmentFacts, at: int = 0, block: int = 0, tried: int = 0) -> None:
+        """Makes a call for a segment from a time and block on, if it still has a point then."""
+        self._do(Wake(key=f"due:{kind}:{seg.segment}:{seg.round}:{tried}:{at or block}", at=at, block=block))
+
+    def _call(self, kind: str, seg: SegmentFacts, round: int) -> AnyCall | None:
+        """The call, or None when there is no point in it (any more)."""
+        state, same = seg.state, seg.round == round
+        calls: dict[str, tuple[bool, AnyCall]] = {
+            "draw": (state == SegmentState.COMMITTED and same, Draw(segment=seg.segment)),
+            "redraw": (state == SegmentState.DRAWN and same, Redraw(segment=seg.segment)),
+            "close": (state == SegmentState.SERVED and same and not seg.opening_block, CloseReveals(segment=seg.segment)),
+            "decide": (state == SegmentState.SERVED and same and seg.opening_block > 0, Decide(segment=seg.segment)),
+            "settle": (state == SegmentState.ATTESTED and self._parent_settled(seg), Settle(segment=seg.segment)),
+            "clear": (state == SegmentState.UNPAID and not seg.bond_cleared, ClearBond(segment=seg.segment)),
+            "void": (seg.live and self.state.facts.failed(seg.parent), VoidSegment(segment=seg.segment)),
+        }
+        wanted, call = calls[kind]
+        return call if wanted else None
+
+    def _parent_settled(self, seg: SegmentFacts) -> bool:
+        parent = self.state.facts.segments.get(seg.parent)
+        return parent is None or parent.state == SegmentState.SETTLED
+
+    def _on_due(self, event: Woke, rest: list[str]) -> None:
+        kind, segment, round = rest[0], SegmentId(int(rest[1])), int(rest[2])
+        seg = self.state.facts.segments.get(segment)
+        call = self._call(kind, seg, round) if seg is not None else None
+        if call is not None:
+            self._do(Send(key=f"nudge:{':'.join(rest)}", call=call))
+
+    def _on_nudge(self, event: Result, rest: list[str]) -> None:
+        """Mostly somebody else was first, which the chain's events will tell; if they do not, it is tried again."""
+        kind, segment, round, tried = rest[0], SegmentId(int(rest[1])), int(rest[2]), int(rest[3])
+        seg = self.state.facts.segments.get(segment)
+        if seg is not None and self._call(kind, seg, round) is not None and tried < NUDGES:
+            self._nudge(kind, seg, at=self._now + PAUSE * (1 + tried // 10), tried=tried + 1)
+
+    # ---- money -----------------------------------------------------------------------------------------------------------
+
+    def _money(self, event: Credited | Withdrawn) -> None:
+        if event.who != self.base.account:
+            return
+        if isinstance(event, Withdrawn):
+            self.state.credit = max(0, self.state.credit - event.amount)
+            return self._note("withdrawn", f"{event.amount} paid out", amount=event.amount)
+        self.state.credit += event.amount
+        text = f"credited {event.amount} ({event.reason}) for segment {event.segment}"
+        self._note("credited", text, amount=event.amount, reason=event.reason, segment=event.segment)
+        if 0 < self.base.withdraw_at <= self.state.credit:
+            self._pull()
+
+    def _pull(self) -> None:
+        if self.state.credit > 0:
+            self.state.withdrawals += 1
+            self._do(Send(key=f"withdraw:{self.state.withdrawals}", call=Withdraw()))
+        else:
+            self._note("withdraw", "there is nothing to withdraw")
+
+    def _on_withdraw(self, event: Result, rest: list[str]) -> None:
+        if isinstance(event, Failed):
+            self._note("withdraw", f"withdrawing failed: {event.error}")

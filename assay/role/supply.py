@@ -1,0 +1,151 @@
+"""What a segment waits for: sealed blobs and their keys. When all is there, the role goes on (`_supplied`).
+
+A key comes with the chain's event KeyReleased; one that does not come, or that is wrong, is asked for at the job's key service.
+"""
+
+from __future__ import annotations
+
+from assay.chain import (
+    KeyReleased,
+)
+from assay.facts import SegmentFacts
+from assay.ids import Cid, Digest, SegmentId
+from assay.job import JobSpec, SealedRef
+from assay.messages import KeyGrant, KeyRequest
+from assay.role.base import SLACK, Needs, RoleConfig
+from assay.role.jobs import Jobs
+from assay.runtime import (
+    Answered,
+    Ask,
+    Cancel,
+    Do,
+    Failed,
+    Fault,
+    Fetch,
+    Result,
+    Wake,
+    Woke,
+)
+from assay.tasks import StoreKey
+
+
+class Supply(Jobs):
+    def __init__(self, config: RoleConfig) -> None:
+        super().__init__(config)
+        self._kinds |= {"fetch": self._on_fetch, "key": self._on_key, "nag": self._on_nag, "ask": self._on_ask}
+
+    def _shards(self, spec: JobSpec) -> list[tuple[SealedRef, int]]:
+        """All shards of a job and the most bytes each may have."""
+        return [(shard.sealed, shard.sealed.size + SLACK) for shard in spec.dataset.shards]
+
+    def _parent(self, seg: SegmentFacts) -> tuple[SealedRef, Digest] | None:
+        """Checkpoint and state root that a segment starts from. None while its parent or its job is not known."""
+        spec = self._job(seg.job)
+        if seg.parent == 0:
+            return (spec.state, spec.state_root) if spec is not None else None
+        parent = self.state.facts.segments.get(seg.parent)
+        if parent is None or not parent.checkpoint:
+            return None
+        return SealedRef(cid=parent.checkpoint, size=0, key_id=parent.key_id, envelope=parent.key_envelope), parent.end_root
+
+    def _need(self, seg: SegmentFacts, blobs: list[tuple[SealedRef, int]]) -> None:
+        """Fetches blobs with their sizes' bounds and waits for their keys; `_supplied` when there is nothing to wait for."""
+        facts, entry = self.state.facts, self.state.jobs[seg.job]
+        parent = facts.segments.get(seg.parent)
+        peers = [*(facts.peer(parent.provider) if parent else ()), *facts.peer(seg.provider), *entry.near]
+        if entry.spec is not None:
+            peers.append(entry.spec.key_service_peer)
+        near = tuple(dict.fromkeys(peer for peer in peers if peer != self.base.peer))
+        cids = dict.fromkeys(ref.cid for ref, _ in blobs)
+        keys = [key for key in dict.fromkeys(ref.key_id for ref, _ in blobs) if key not in self.state.keys]
+        self.state.needs[seg.segment] = Needs(list(cids), keys)
+        bounds = {ref.cid: bound for ref, bound in blobs}
+        for cid in cids:
+            self._do(Fetch(key=f"fetch:{seg.segment}:{cid}", cid=cid, limit=bounds[cid], near=near))
+        if keys:
+            self._do(Wake(key=f"nag:{seg.segment}", at=self._now + self.base.key_patience))
+
+    def _unneed(self, segment: SegmentId) -> None:
+        needs = self.state.needs.pop(segment, None)
+        if needs is not None:
+            for cid in needs.cids:
+                self._do(Cancel(key=f"fetch:{segment}:{cid}"))
+        self._drop_again(segment)
+
+    def _check_supplied(self, segment: SegmentId) -> None:
+        needs = self.state.needs.get(segment)
+        if needs is not None and not needs.cids and not needs.keys:
+            del self.state.needs[segment]
+            self._supplied(segment)
+
+    def _on_fetch(self, event: Result, rest: list[str]) -> None:
+        segment, cid = SegmentId(int(rest[0])), Cid(rest[1])
+        needs = self.state.needs.get(segment)
+        if needs is None or cid not in needs.cids:
+            return
+        if isinstance(event, Failed):
+            self._note("waiting", f"segment {segment}: a blob cannot be had: {event.error}", segment=segment, cid=cid)
+            if event.fault is not Fault.PEER:  # a blob that is too large stays so
+                self._later(self._refetch(segment, cid))
+            return
+        needs.cids.remove(cid)
+        self._check_supplied(segment)
+
+    def _refetch(self, segment: SegmentId, cid: Cid) -> Fetch:
+        job = self.state.facts.segments[segment].job
+        return Fetch(key=f"fetch:{segment}:{cid}", cid=cid, limit=self.base.max_blob, near=tuple(self.state.jobs[job].near))
+
+    # ---- keys ------------------------------------------------------------------------------------------------------------
+
+    def _waits_for(self, key: Digest) -> list[SegmentId]:
+        return [segment for segment, needs in self.state.needs.items() if key in needs.keys]
+
+    def _released(self, event: KeyReleased) -> None:
+        if event.recipient == self.base.account and event.key_id not in self.state.keys and self._wants_key(event):
+            self._store(event.segment, event.key_id, event.wrapped)
+
+    def _wants_key(self, event: KeyReleased) -> bool:
+        """A key of a segment that this node has to do with. It may come before the needs are stated."""
+        seg = self.state.facts.segments.get(event.segment)
+        return seg is not None and (seg.provider == self.base.account or self.base.account in seg.verifiers)
+
+    def _store(self, segment: SegmentId, key: Digest, wrapped: bytes) -> None:
+        self._do(Do(key=f"key:{segment}:{key.hex()}", task=StoreKey(key_id=key, wrapped=wrapped)))
+
+    def _on_key(self, event: Result, rest: list[str]) -> None:
+        segment, key = SegmentId(int(rest[0])), Digest(bytes.fromhex(rest[1]))
+        if isinstance(event, Failed):
+            self._note("key", f"segment {segment}: key {rest[1][:16]} is not usable: {event.error}", segment=segment, key=rest[1])
+            if self._waits_for(key):
+                self._ask_key(segment, key)
+            return
+        self.state.keys.add(key)
+        for waiting in self._waits_for(key):
+            self.state.needs[waiting].keys.remove(key)
+            self._check_supplied(waiting)
+
+    def _ask_key(self, segment: SegmentId, key: Digest) -> None:
+        seg = self.state.facts.segments.get(segment)
+        spec = self._job(seg.job) if seg is not None else None
+        if spec is not None:
+            message = KeyRequest(segment=segment, key_id=key)
+            self._do(Ask(key=f"ask:{segment}:{key.hex()}", peer=spec.key_service_peer, message=message, patience=self.base.key_patience))
+
+    def _on_ask(self, event: Result, rest: list[str]) -> None:
+        segment, key = SegmentId(int(rest[0])), Digest(bytes.fromhex(rest[1]))
+        if not self._waits_for(key):
+            return
+        if isinstance(event, Answered) and isinstance(event.message, KeyGrant) and event.message.key_id == key:
+            self._store(segment, key, event.message.wrapped)
+        else:
+            why = event.error if isinstance(event, Failed) else "it answered something else"
+            self._note("key", f"segment {segment}: the key service does not give key {rest[1][:16]}: {why}", segment=segment, key=rest[1])
+
+    def _on_nag(self, event: Woke, rest: list[str]) -> None:
+        segment = SegmentId(int(rest[0]))
+        needs = self.state.needs.get(segment)
+        if needs is None or not needs.keys:
+            return
+        for key in needs.keys:
+            self._ask_key(segment, key)
+        self._do(Wake(key=f"nag:{segment}", at=self._now + 2 * self.base.key_patience))
