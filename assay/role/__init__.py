@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from assay.chain import Credited, KeyReleased, Withdrawn
 from assay.codec import Message
-from assay.role.base import NUDGES, PAUSE, SLACK, RoleConfig, RoleState
+from assay.role.base import NUDGES, PAUSE, SLACK, SPEC_LIMIT, RoleConfig, RoleState
 from assay.role.calls import Calls
 from assay.role.supply import Supply
 from assay.runtime import AnyEffect, AnyEvent, ChainSeen, IllegalEvent, Ordered, Result
 
-__all__ = ["NUDGES", "PAUSE", "SLACK", "Role", "RoleConfig", "RoleState"]
+__all__ = ["NUDGES", "PAUSE", "SLACK", "SPEC_LIMIT", "Role", "RoleConfig", "RoleState"]
 
 
 class Role(Supply, Calls):
