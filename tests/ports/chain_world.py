@@ -1,0 +1,331 @@
+"""A small network on either chain adapter, and the moves of a job's life, for test_chain.py.
+
+A `World` has the accounts below, each with a `Chain` port of its own; the script of a test is the same whatever stands behind them.
+`told(world)` is what happened in a form that can be compared between chains: events in order, with names for accounts and without what
+follows from block hashes and clocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from eth_account import Account
+
+from assay import cid, draw, merkle
+from assay.adapters.evm import EvmChain
+from assay.adapters.memory_chain import MemoryChain, MemoryLedger
+from assay.chain import (
+    Activate,
+    AnyCall,
+    AnyChainEvent,
+    Assign,
+    Attest,
+    CallId,
+    Commit,
+    Decide,
+    Deposit,
+    Draw,
+    Drawn,
+    Offer,
+    Open,
+    Opening,
+    Params,
+    PostJob,
+    Register,
+    Release,
+    ReleaseKeys,
+    Reveal,
+    RevealAll,
+    Seal,
+    Serve,
+    Settle,
+    TakeSeat,
+    Terms,
+)  # fmt: skip
+from assay.ids import Address, Digest, JobId, PeerId, SegmentId
+from assay.localnet import rpc
+from assay.localnet.anvil import Anvil, Network, balances, deploy, faucet
+from assay.merkle import sha256
+from assay.ports import Chain, Reverted
+
+NAMES = ("client", "scheduler", "keyservice", "alice", "bob", "vera", "vic", "val", "stranger")
+VERIFIERS = ("vera", "vic", "val")
+TOKENS = 1_000_000_000
+STAKE = 200_000_000
+WINDOW = 100
+SPEC = cid.of(b"spec")
+MICRO_BATCHES, MICRO_LEAVES, UPDATE_LEAVES = 2, 4, 3
+
+
+class World:
+    """Abstract; made by MemoryWorld and EvmWorld."""
+
+    chains: dict[str, Chain]
+    ids: itertools.count[int]
+
+    def __init__(self) -> None:
+        self.chains = {}
+        self.ids = itertools.count()
+
+    async def mine(self, blocks: int) -> None:
+        raise NotImplementedError
+
+    async def later(self, seconds: int) -> None:
+        """Blocks from now on are at least that much later."""
+        raise NotImplementedError
+
+    async def balances(self) -> dict[str, int]:
+        """Of the accounts, `jobs`, `stakes` and `burnt`."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        pass
+
+    # ---- moves
+
+    def __getitem__(self, name: str) -> Address:
+        return self.chains[name].account
+
+    def name(self, who: Address) -> str:
+        return next((name for name, chain in self.chains.items() if chain.account == who), who)
+
+    async def do(self, name: str, call: AnyCall) -> int:
+        return await self.chains[name].send(CallId(f"call {next(self.ids)}"), call)
+
+    async def refused(self, name: str, call: AnyCall) -> str:
+        """The contract's name for why it refuses the call."""
+        with pytest.raises(Reverted) as caught:
+            await self.do(name, call)
+        found = re.search(r"\((\w+)\)", str(caught.value))
+        assert found, str(caught.value)
+        return found[1]
+
+    async def events(self, depth: int = 0) -> list[AnyChainEvent]:
+        return await self.chains["stranger"].events((-1, -1), depth)
+
+    async def last(self, kind: type[Any]) -> Any:
+        return [event for event in await self.events() if isinstance(event, kind)][-1]
+
+    async def populate(self) -> None:
+        """Everybody is registered and has stake; the verifiers have a seat each."""
+        for i, name in enumerate(("alice", "bob", *VERIFIERS)):
+            await self.do(name, Register(encryption_key=bytes([i + 1]) * 32, peer=PeerId(f"peer {name}")))
+            await self.do(name, Deposit(amount=STAKE))
+        for name in VERIFIERS:
+            await self.do(name, TakeSeat())
+
+    def terms(self, now: int, **changes: Any) -> Terms:
+        windows = dict.fromkeys(
+            ("activate_window", "lease_window", "takeover_window", "serve_window", "seal_window", "reveal_window", "open_window",
+             "challenge_window"), WINDOW,
+        )  # fmt: skip
+        params = {**windows, "finality": 1, "redraws": 1, **changes.pop("params", {})}
+        given = {
+            "spec": SPEC, "spec_digest": sha256(b"spec"), "program_root": sha256(b"program"), "state_root": sha256(b"state"),
+            "dataset_root": sha256(b"dataset"), "schedule_root": sha256(b"schedule"), "steps": 4, "micro_batches": MICRO_BATCHES,
+            "segment_steps": 2, "micro_weight": 3, "update_weight": 1, "micro_leaves": MICRO_LEAVES, "update_leaves": UPDATE_LEAVES,
+            "price_cap": 1_000_000, "fee": 10_000, "budget": 20_000_000, "deadline": now + 100_000, "scheduler": self["scheduler"],
+            "key_service": self["keyservice"], "params": Params(**params),
+        }  # fmt: skip
+        return Terms(**{**given, **changes})
+
+    async def post(self, **changes: Any) -> JobId:
+        head = await self.chains["client"].head()
+        await self.do("client", PostJob(terms=self.terms(head.time, **changes)))
+        return (await self.last_posted()).job
+
+    async def last_posted(self) -> Any:
+        from assay.chain import JobPosted
+
+        return await self.last(JobPosted)
+
+    async def offer(self, job: JobId, parent: int, start: int, stop: int, price: int = 1_000_001, by: str = "alice") -> Assign:
+        head = await self.chains[by].head()
+        offer = Offer(
+            provider=self[by], job=job, parent=SegmentId(parent), start=start, stop=stop, price=price, expires=head.time + 1000,
+            nonce=next(self.ids),
+        )  # fmt: skip
+        return Assign(offer=offer, signature=self.chains[by].sign_offer(offer))
+
+    async def assign(self, job: JobId, parent: int, start: int, stop: int, price: int = 1_000_001, by: str = "alice") -> SegmentId:
+        from assay.chain import Assigned
+
+        await self.do("scheduler", await self.offer(job, parent, start, stop, price, by))
+        found: SegmentId = (await self.last(Assigned)).segment
+        return found
+
+    def commitment(self, segment: SegmentId, start: int, stop: int) -> Commit:
+        count = (stop - start) * (MICRO_BATCHES + 1)
+        ends = [merkle.leaf(i, sha256(b"end", bytes([i]))) for i in range(count)]
+        return Commit(
+            segment=segment, stop=stop, link_root=merkle.root(ends), end_root=sha256(b"end", bytes([count - 1])),
+            proof=merkle.prove(ends, count - 1), checkpoint=cid.of(b"checkpoint"), key_id=sha256(b"key"), key_envelope=b"e" * 80,
+        )  # fmt: skip
+
+    async def committed(self, job: JobId, parent: int, start: int, stop: int, by: str = "alice", end: int | None = None) -> SegmentId:
+        """A segment, assigned, active and committed (up to `end`)."""
+        segment = await self.assign(job, parent, start, stop, by=by)
+        await self.do(by, Activate(segment=segment))
+        await self.do(by, self.commitment(segment, start, stop if end is None else end))
+        return segment
+
+    async def drawn(self, segment: SegmentId) -> Drawn:
+        await self.mine(2)
+        await self.do("stranger", Draw(segment=segment))
+        found: Drawn = await self.last(Drawn)
+        return found
+
+    async def keys(self, segment: SegmentId, *recipients: str) -> None:
+        releases = tuple(Release(recipient=self[name], key_id=sha256(b"key"), wrapped=b"w" * 80) for name in recipients)
+        await self.do("keyservice", ReleaseKeys(segment=segment, releases=releases))
+
+    async def served(self, segment: SegmentId, round: int, by: tuple[str, ...] = VERIFIERS) -> None:
+        signatures = tuple(self.chains[name].sign_receipt(segment, round) for name in by)
+        await self.do("alice", Serve(segment=segment, verifiers=tuple(self[name] for name in by), signatures=signatures))
+
+    def traces(self, units: tuple[int, ...], flavour: bytes = b"right") -> list[list[Digest]]:
+        """For each unit, the items of its trace."""
+        counts = [UPDATE_LEAVES if draw.is_update(unit, MICRO_BATCHES) else MICRO_LEAVES for unit in units]
+        return [[sha256(flavour, bytes([unit, i])) for i in range(count)] for unit, count in zip(units, counts, strict=True)]
+
+    def reveal_of(self, name: str, drawn: Drawn, agrees: bool, flavour: bytes) -> tuple[Digest, Reveal]:
+        roots = tuple(merkle.root_of(items) for items in self.traces(drawn.units, flavour))
+        chain, salt = self.chains[name], sha256(name.encode())
+        digest = draw.attestation(chain.chain_id, chain.contract, drawn.segment, drawn.round, agrees, roots, self[name], salt)
+        return digest, Reveal(verifier=self[name], agrees=agrees, trace_roots=roots, salt=salt)
+
+    async def vote(self, drawn: Drawn, votes: dict[str, tuple[bool, bytes]]) -> None:
+        """Seals in one batch (the first one's verifier sends it and needs no signature), then reveals."""
+        made = {name: self.reveal_of(name, drawn, *vote) for name, vote in votes.items()}
+        first = next(iter(votes))
+        seals = tuple(
+            Seal(
+                verifier=self[name],
+                digest=digest,
+                signature=b"" if name == first else self.chains[name].sign_seal(drawn.segment, drawn.round, digest),
+            )
+            for name, (digest, _) in made.items()
+        )
+        await self.do(first, Attest(segment=drawn.segment, seals=seals))
+        if len(votes) < len(drawn.verifiers):
+            await self.later(WINDOW + 1)
+        await self.do("stranger", RevealAll(segment=drawn.segment, reveals=tuple(reveal for _, reveal in made.values())))
+
+    async def openings(self, drawn: Drawn, name: str, flavour: bytes, terms: Terms) -> Open:
+        from assay.chain import OpeningsDue
+
+        due = await self.last(OpeningsDue)
+        block_hash = await self.chains[name].block_hash(due.opening_block)
+        traces, out = self.traces(drawn.units, flavour), []
+        for j in range(terms.params.openings):
+            position, leaf = draw.opening(block_hash, drawn.segment, self[name], j, drawn.units, terms)
+            items = traces[position]
+            proof = merkle.prove([merkle.leaf(i, item) for i, item in enumerate(items)], leaf)
+            out.append(Opening(leaf=items[leaf], proof=proof))
+        return Open(segment=drawn.segment, verifier=self[name], openings=tuple(out))
+
+    async def checked(self, segment: SegmentId, votes: dict[str, tuple[bool, bytes]]) -> Drawn:
+        """From a commitment to the decision; `votes`: name -> (agrees, flavour of its trace)."""
+        drawn = await self.drawn(segment)
+        await self.keys(segment, *VERIFIERS)
+        await self.served(segment, drawn.round)
+        await self.vote(drawn, votes)
+        await self.mine(2)
+        terms = (await self.last_posted()).terms
+        for name, (_, flavour) in votes.items():
+            await self.do("stranger", await self.openings(drawn, name, flavour, terms))
+        await self.do("stranger", Decide(segment=segment))
+        return drawn
+
+    async def settled(self, segment: SegmentId) -> None:
+        await self.later(WINDOW + 1)
+        await self.do("stranger", Settle(segment=segment))
+
+
+YES, NO = (True, b"right"), (False, b"right")
+
+
+class MemoryWorld(World):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = MemoryLedger(b"world")
+        for name in NAMES:
+            self.ledger.account(name, TOKENS)
+            self.chains[name] = MemoryChain(self.ledger, name)
+        self.ledger.mine()
+
+    async def mine(self, blocks: int) -> None:
+        for _ in range(blocks):
+            self.ledger.mine()
+
+    async def later(self, seconds: int) -> None:
+        self.ledger.mine(seconds)
+
+    async def balances(self) -> dict[str, int]:
+        known = {self.ledger.contract: "jobs", self.ledger.stakes_address: "stakes", self.ledger.burn_address: "burnt"}
+        return {known.get(who) or self.name(who): amount for who, amount in self.ledger.balances().items()}
+
+
+class EvmWorld(World):
+    def __init__(self, anvil: Anvil, network: Network) -> None:
+        super().__init__()
+        self.anvil, self.network = anvil, network
+
+    @classmethod
+    async def open(cls, anvil: Anvil, folder: Path) -> EvmWorld:
+        """A network of its own on a running anvil."""
+        world = cls(anvil, deploy(anvil.url))
+        for name in NAMES:
+            signer = Account.from_key(sha256(str(folder).encode(), name.encode()))
+            faucet(world.network, Address(signer.address.lower()), TOKENS)
+            world.chains[name] = await EvmChain.open(anvil.url, world.network.jobs, signer, folder / f"{name}.sqlite")
+        return world
+
+    async def mine(self, blocks: int) -> None:
+        rpc.call(self.anvil.url, "anvil_mine", hex(blocks))
+
+    async def later(self, seconds: int) -> None:
+        rpc.call(self.anvil.url, "evm_increaseTime", seconds)
+        rpc.call(self.anvil.url, "evm_mine")
+
+    async def balances(self) -> dict[str, int]:
+        n = self.network
+        known = {n.jobs: "jobs", n.stakes: "stakes", Address("0x000000000000000000000000000000000000dead"): "burnt"}
+        found = balances(n, [chain.account for chain in self.chains.values()])
+        return {known.get(who) or self.name(who): amount for who, amount in found.items() if who != n.disputes}
+
+    async def close(self) -> None:
+        for chain in self.chains.values():
+            assert isinstance(chain, EvmChain)
+            await chain.close()
+
+
+HIDDEN = frozenset(
+    {"block", "time", "index", "seed", "seed_block", "opening_block", "units", "commitment", "deadline", "activate_by", "lease_until", "serve_by",
+     "seal_by", "reveal_by", "open_by", "settle_after", "trace_roots"}
+)  # fmt: skip
+"""Fields that follow from block hashes, clocks or the contract's address."""
+
+
+async def told(world: World) -> list[Any]:
+    names: Callable[[str], str] = lambda text: re.sub(r"0x[0-9a-f]{40}", lambda found: world.name(Address(found[0])), text)  # noqa: E731
+    events = [_told(event, names) for event in await world.events()]
+    runs = (list(run) for _, run in itertools.groupby(events, key=lambda event: event["is"]))
+    return [event for run in runs for event in sorted(run, key=repr)]  # what befalls several verifiers at once, in the order of the draw
+
+
+def _told(value: Any, names: Callable[[str], str]) -> Any:
+    if isinstance(value, msgspec.Struct):
+        shown = {name: _told(getattr(value, name), names) for name in value.__struct_fields__ if name not in HIDDEN}
+        if "verifiers" in shown and isinstance(shown["verifiers"], list):
+            shown["verifiers"].sort()  # in the order of the draw
+        return {"is": type(value).__name__, **shown}
+    if isinstance(value, tuple):
+        return [_told(item, names) for item in value]
+    return names(value) if isinstance(value, str) else value

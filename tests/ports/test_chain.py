@@ -1,0 +1,481 @@
+"""The Chain port: one suite over the ledger in memory and over the contracts on anvil.
+
+Every script runs on both, checks what it is about, and must leave the same events and the same balances on both; in the end no token
+has come into being or gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from chain_world import NAMES, NO, STAKE, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, told
+
+from assay import chain
+from assay.chain import (
+    Activate,
+    Assign,
+    Attested,
+    CallId,
+    CancelJob,
+    ClearBond,
+    CloseJob,
+    CloseReveals,
+    Decide,
+    Deposit,
+    Draw,
+    Drawn,
+    FundJob,
+    Lapse,
+    LeaveSeat,
+    Redraw,
+    Seal,
+    Settle,
+    Settled,
+    TakeSeat,
+    Unbond,
+    Unpaid,
+    Voided,
+    VoidSegment,
+    Withdraw,
+    WithdrawStake,
+    Withheld,
+)  # fmt: skip
+from assay.ids import SegmentId
+from assay.localnet.anvil import Anvil, find_anvil
+from assay.merkle import sha256
+from assay.ports import Outage
+
+Script = Callable[[World], Awaitable[None]]
+PRICE, FEE, DRAW_BOND = 1_000_001, 10_000, 1_000_000
+
+
+@pytest.fixture(scope="module")
+def anvil() -> Iterator[Anvil]:
+    try:
+        find_anvil()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    with Anvil(block_time=None) as running:
+        yield running
+
+
+async def conserved(world: World) -> None:
+    assert sum((await world.balances()).values()) == TOKENS * len(NAMES)
+
+
+# ---- scripts -------------------------------------------------------------------------------------------------------------
+
+
+async def happy(world: World) -> None:
+    """Two segments are assigned, done, checked and paid; the client gets the rest back."""
+    await world.populate()
+    job = await world.post()
+    first = await world.committed(job, 0, 0, 2)
+    second = await world.assign(job, first, 2, 4, price=500_000, by="bob")
+    await world.do("bob", Activate(segment=second))
+    await world.checked(first, dict.fromkeys(VERIFIERS, YES))
+    await world.do("bob", world.commitment(second, 2, 4))
+    await world.settled(first)
+    assert await world.refused("client", CloseJob(job=job)) == "JobIsLive"
+    await world.checked(second, dict.fromkeys(VERIFIERS, YES))
+    await world.settled(second)
+    await world.do("stranger", CloseJob(job=job))
+    for name in ("client", "alice", "bob", *VERIFIERS):
+        await world.do(name, Withdraw())
+    balances = await world.balances()
+    assert balances["alice"] == TOKENS - STAKE + PRICE
+    assert balances["bob"] == TOKENS - STAKE + 500_000
+    assert all(balances[name] == TOKENS - STAKE + 2 * FEE for name in VERIFIERS)
+    assert balances["client"] == TOKENS - PRICE - 500_000 - 6 * FEE
+    assert balances["jobs"] == 0
+    view = await world.chains["vera"].view(world["vera"])
+    assert (view.tokens, view.stake, view.reserved, view.credit) == (balances["vera"], STAKE, 1_000_000, 0)
+    assert await world.refused("alice", Withdraw()) == "NothingToWithdraw"
+
+
+async def withheld(world: World) -> None:
+    """Two of three say no: no payment, the bond stays reserved, who said no is paid, the range opens again."""
+    await world.populate()
+    job = await world.post()
+    segment = await world.committed(job, 0, 0, 2)
+    await world.checked(segment, {"vera": NO, "vic": YES, "val": NO})
+    assert await world.last(Withheld)
+    view = await world.chains["alice"].view(world["alice"])
+    assert view.reserved == PRICE * 6
+    assert view.credit == 0
+    assert [(await world.chains[name].view(world[name])).credit for name in VERIFIERS] == [FEE, 0, FEE]
+    assert await world.refused("stranger", ClearBond(segment=segment)) == "NotDisputes"
+    assert await world.refused("stranger", Settle(segment=segment)) == "WrongState"
+    await world.assign(job, 0, 0, 2, by="bob")
+
+
+async def split_vote(world: World) -> None:
+    """Agreeing verifiers with different traces are not a quorum; the next round checks the units of both."""
+    await world.populate()
+    job = await world.post()
+    segment = await world.committed(job, 0, 0, 2)
+    await world.checked(segment, {"vera": YES, "vic": (True, b"other"), "val": NO})
+    assert (await world.last(chain.Redrawn)).reason == "undecided"
+    second = await world.drawn(segment)
+    assert len(second.units) == 4
+    assert second.units[:2] == (await first_draw(world)).units
+    await world.keys(segment, *VERIFIERS)
+    await world.served(segment, 1, ("vera", "val"))
+    await world.vote(second, {"vera": YES, "val": YES})
+    await world.mine(2)
+    terms = (await world.last_posted()).terms
+    for name in ("vera", "val"):
+        await world.do(name, await world.openings(second, name, b"right", terms))
+    await world.do("stranger", Decide(segment=segment))
+    assert await world.last(Attested)
+    no_show = await world.last(chain.NoShow)
+    assert world.name(no_show.verifier) == "vic"
+    assert no_show.fee == 0
+    await world.settled(segment)
+    assert [(await world.chains[name].view(world[name])).credit for name in VERIFIERS] == [2 * FEE, 0, FEE]
+
+
+async def first_draw(world: World) -> Drawn:
+    return next(event for event in await world.events() if isinstance(event, Drawn))
+
+
+async def no_show(world: World) -> None:
+    """Who signed a receipt and then does not seal is charged; two are still a quorum. Late calls are refused."""
+    await world.populate()
+    job = await world.post()
+    segment = await world.committed(job, 0, 0, 2)
+    drawn = await world.drawn(segment)
+    assert await world.refused("stranger", CloseReveals(segment=segment)) == "WrongState"
+    await world.served(segment, 0)
+    digest, _ = world.reveal_of("val", drawn, True, b"right")
+    forged = Seal(verifier=world["val"], digest=digest, signature=world.chains["vic"].sign_seal(segment, 0, digest))
+    assert await world.refused("vic", chain.Attest(segment=segment, seals=(forged,))) == "BadSignature"
+    await world.vote(drawn, {"vera": YES, "vic": YES})
+    late = Seal(verifier=world["val"], digest=digest, signature=b"")
+    assert await world.refused("val", chain.Attest(segment=segment, seals=(late,))) == "WrongPhase"
+    terms = (await world.last_posted()).terms
+    await world.mine(2)
+    await world.do("vera", await world.openings(drawn, "vera", b"right", terms))
+    assert await world.refused("stranger", Decide(segment=segment)) == "TooEarly"
+    wrong = await world.openings(drawn, "vic", b"wrong", terms)
+    assert await world.refused("vic", wrong) == "BadOpening"
+    await world.do("vic", await world.openings(drawn, "vic", b"right", terms))
+    await world.do("stranger", Decide(segment=segment))
+    fee = await world.last(chain.NoShow)
+    assert world.name(fee.verifier) == "val"
+    assert fee.fee == DRAW_BOND // 10
+    await world.settled(segment)
+    assert (await world.chains["val"].view(world["val"])).stake == STAKE - DRAW_BOND // 10
+
+
+async def lapse(world: World) -> None:
+    """A provider that does not start pays only if it had keys; one that does not finish pays; then others may."""
+    await world.populate()
+    job = await world.post()
+    without_keys = await world.assign(job, 0, 0, 2)
+    assert await world.refused("stranger", Lapse(segment=without_keys)) == "TooEarly"
+    await world.later(WINDOW + 1)
+    await world.do("stranger", Lapse(segment=without_keys))
+    assert (await world.last(chain.Lapsed)).fee == 0
+    with_keys = await world.assign(job, 0, 0, 2)
+    await world.keys(with_keys, "alice")
+    await world.later(WINDOW + 1)
+    assert await world.refused("alice", Activate(segment=with_keys)) == "TooLate"
+    await world.do("stranger", Lapse(segment=with_keys))
+    assert (await world.last(chain.Lapsed)).fee == PRICE * 500 // 10_000
+    active = await world.assign(job, 0, 0, 2)
+    assert await world.refused("bob", Activate(segment=active)) == "NotProvider"
+    await world.do("alice", Activate(segment=active))
+    await world.later(WINDOW + 1)
+    assert await world.refused("alice", world.commitment(active, 0, 2)) == "TooLate"
+    await world.do("stranger", Lapse(segment=active))
+    offer = await world.offer(job, 0, 0, 2, by="bob")
+    assert await world.refused("stranger", offer) == "NotEntitledToAssign"
+    await world.later(WINDOW + 1)
+    await world.do("stranger", offer)
+    assert (await world.chains["alice"].view(world["alice"])).reserved == 0
+
+
+async def prefix(world: World) -> None:
+    """A committed prefix is paid in proportion; the rest of the range is opened after it."""
+    await world.populate()
+    job = await world.post()
+    segment = await world.committed(job, 0, 0, 2, end=1)
+    assert await world.refused("scheduler", await world.offer(job, segment, 2, 4, by="bob")) == "WrongRange"
+    rest = await world.assign(job, segment, 1, 2, price=300_000, by="bob")
+    await world.checked(segment, dict.fromkeys(VERIFIERS, YES))
+    await world.settled(segment)
+    assert (await world.last(Settled)).price == PRICE // 2
+    assert rest == segment + 1
+
+
+async def void(world: World) -> None:
+    """When a segment fails, what was built on it is void: bonds come back, verifiers who worked are paid."""
+    await world.populate()
+    job = await world.post()
+    parent = await world.committed(job, 0, 0, 2)
+    child = await world.committed(job, parent, 2, 4, by="bob")
+    await world.checked(child, dict.fromkeys(VERIFIERS, YES))
+    assert await world.refused("stranger", Settle(segment=child)) == "TooEarly"
+    await world.later(WINDOW + 1)
+    assert await world.refused("stranger", Settle(segment=child)) == "ParentUnsettled"
+    assert await world.refused("stranger", VoidSegment(segment=child)) == "NotVoidable"
+    await world.checked(parent, dict.fromkeys(VERIFIERS, NO))
+    await world.do("stranger", VoidSegment(segment=child))
+    assert (await world.last(Voided)).segment == child
+    assert (await world.chains["bob"].view(world["bob"])).reserved == 0
+    assert [(await world.chains[name].view(world[name])).credit for name in VERIFIERS] == [2 * FEE] * 3
+    await world.do("client", CancelJob(job=job))
+    await world.do("stranger", CloseJob(job=job))
+
+
+async def unpaid(world: World) -> None:
+    """Nobody is served, twice: with keys posted the provider's bond stays a while; without keys it is free at once."""
+    await world.populate()
+    job = await world.post()
+    silent = await world.committed(job, 0, 0, 2)
+    for round in (0, 1):
+        await world.drawn(silent)
+        await world.keys(silent, "vera", "vic")
+        assert await world.refused("stranger", Redraw(segment=silent)) == "TooEarly"
+        await world.later(WINDOW + 1)
+        assert await world.refused("alice", Decide(segment=silent)) == "WrongState"
+        await world.do("stranger", Redraw(segment=silent))
+        assert isinstance((await world.events())[-1], Unpaid if round else chain.Redrawn)
+    assert (await world.last(Unpaid)).reason == "not served"
+    assert (await world.chains["alice"].view(world["alice"])).reserved == PRICE * 6
+    assert await world.refused("alice", ClearBond(segment=silent)) == "TooEarly"
+    await world.later(WINDOW + 1)
+    await world.do("alice", ClearBond(segment=silent))
+    assert await world.refused("alice", ClearBond(segment=silent)) == "NoBond"
+    keyless = await world.committed(job, 0, 0, 2, by="bob")
+    for _ in (0, 1):
+        await world.drawn(keyless)
+        await world.later(WINDOW + 1)
+        await world.do("stranger", Redraw(segment=keyless))
+    assert (await world.last(Unpaid)).reason == "keys withheld"
+    for name in ("alice", "bob"):
+        assert (await world.chains[name].view(world[name])).reserved == 0
+    for name in VERIFIERS:
+        assert (await world.chains[name].view(world[name])).reserved == 1_000_000  # the seat
+
+
+async def too_few(world: World) -> None:
+    """Verifiers without free stake cannot be drawn; a draw that finds no quorum waits, and then the segment fails."""
+    await world.populate()
+    job = await world.post()
+    segment = await world.committed(job, 0, 0, 2)
+    for name in ("vera", "vic"):
+        await world.do(name, Unbond(amount=STAKE - 1_000_000))
+    await world.mine(2)
+    assert await world.refused("stranger", Draw(segment=segment)) == "TooFewVerifiers"
+    await world.later(WINDOW + 1)
+    await world.do("stranger", Draw(segment=segment))
+    assert (await world.last(Unpaid)).reason == "too few verifiers"
+    assert await world.refused("vera", WithdrawStake()) == "StillUnbonding"
+    await world.later(3601)
+    await world.do("vera", WithdrawStake())
+    assert await world.refused("vera", WithdrawStake()) == "NothingUnbonding"
+    assert (await world.balances())["vera"] == TOKENS - 1_000_000
+
+
+async def cancel(world: World) -> None:
+    """A client adds money, cancels, and gets back what was not promised."""
+    await world.populate()
+    job = await world.post()
+    await world.do("client", FundJob(job=job, amount=5))
+    segment = await world.assign(job, 0, 0, 2)
+    assert await world.refused("stranger", CancelJob(job=job)) == "NotClient"
+    await world.do("client", CancelJob(job=job))
+    assert await world.refused("client", CancelJob(job=job)) == "JobIsCancelled"
+    assert await world.refused("client", FundJob(job=job, amount=5)) == "JobIsCancelled"
+    assert await world.refused("client", CloseJob(job=job)) == "JobIsLive"
+    await world.later(WINDOW + 1)
+    await world.do("stranger", Lapse(segment=segment))
+    assert await world.refused("scheduler", await world.offer(job, 0, 0, 2)) == "JobIsCancelled"
+    await world.do("stranger", CloseJob(job=job))
+    assert await world.refused("stranger", CloseJob(job=job)) == "JobIsClosed"
+    await world.do("client", Withdraw())
+    assert (await world.balances())["client"] == TOKENS
+
+
+async def offers(world: World) -> None:
+    """What is no valid offer is refused."""
+    await world.populate()
+    job = await world.post()
+    good = await world.offer(job, 0, 0, 2)
+    for name, change in {
+        "WrongRange": {"stop": 3}, "WrongParent": {"parent": SegmentId(9)}, "PriceOverCap": {"price": 2_000_001}, "ZeroAmount": {"price": 0},
+        "OfferExpired": {"expires": 1}, "NoSuchJob": {"job": 99},
+    }.items():  # fmt: skip
+        offer = msgspec.structs.replace(good.offer, **change)
+        assert await world.refused("scheduler", Assign(offer=offer, signature=world.chains["alice"].sign_offer(offer))) == name
+    forged = Assign(offer=good.offer, signature=world.chains["bob"].sign_offer(good.offer))
+    assert await world.refused("scheduler", forged) == "BadSignature"
+    changed = Assign(offer=msgspec.structs.replace(good.offer, price=1), signature=good.signature)
+    assert await world.refused("scheduler", changed) == "BadSignature"
+    unknown = await world.offer(job, 0, 0, 2, by="stranger")
+    assert await world.refused("scheduler", unknown) == "NotRegistered"
+    await world.do("scheduler", good)
+    assert await world.refused("scheduler", good) == "NonceUsed"
+    assert await world.refused("scheduler", await world.offer(job, 0, 0, 2, by="bob")) == "RangeTaken"
+    dear = await world.post(price_cap=10**12, budget=200_000_000)
+    assert await world.refused("scheduler", await world.offer(dear, 0, 0, 2, price=100_000_000)) == "InsufficientStake"
+    assert await world.refused("scheduler", await world.offer(dear, 0, 0, 2, price=200_000_000)) == "InsufficientEscrow"
+
+
+async def seats(world: World) -> None:
+    """Seats reserve stake; a left one is filled by the last, and its holder is not drawn any more."""
+    await world.populate()
+    for _ in range(3):
+        await world.do("bob", TakeSeat())
+    assert await world.refused("stranger", TakeSeat()) == "NotRegistered"
+    assert await world.refused("vera", LeaveSeat(seat=2)) == "NotSeatHolder"
+    await world.do("vic", LeaveSeat(seat=2))
+    assert await world.refused("vic", LeaveSeat(seat=2)) == "NotSeatHolder"
+    await world.do("bob", LeaveSeat(seat=4))
+    await world.do("bob", LeaveSeat(seat=6))
+    assert (await world.chains["bob"].view(world["bob"])).reserved == 1_000_000
+    job = await world.post()
+    segment = await world.committed(job, 0, 0, 2)
+    drawn = await world.drawn(segment)
+    assert {world.name(who) for who in drawn.verifiers} == {"vera", "val", "bob"}
+
+
+async def bad_terms(world: World) -> None:
+    """Terms out of bounds are refused before money moves."""
+    head = await world.chains["client"].head()
+    for changes in ({"steps": 0}, {"update_leaves": 1}, {"deadline": 5}, {"params": {"quorum": 1}}, {"params": {"seal_window": 10**6}},
+                    {"params": {"links": 16, "redraws": 4}}, {"params": {"draw_bond": 10**9}}):  # fmt: skip
+        assert await world.refused("client", chain.PostJob(terms=world.terms(head.time, **changes))) == "BadTerm"
+    assert (await world.balances())["client"] == TOKENS
+
+
+SCRIPTS: list[Script] = [happy, withheld, split_vote, no_show, lapse, prefix, void, unpaid, too_few, cancel, offers, seats, bad_terms]
+
+
+async def _run(world: World, script: Script) -> tuple[list[Any], dict[str, int]]:
+    try:
+        await script(world)
+        await conserved(world)
+        return await told(world), await world.balances()
+    finally:
+        await world.close()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+def test_a_script_in_memory(script: Script) -> None:
+    asyncio.run(_run(MemoryWorld(), script))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+def test_a_script_on_the_evm_and_in_memory_leaves_the_same(script: Script, anvil: Anvil, tmp_path: Path) -> None:
+    async def on_evm() -> tuple[list[Any], dict[str, int]]:
+        return await _run(await EvmWorld.open(anvil, tmp_path), script)
+
+    here = asyncio.run(_run(MemoryWorld(), script))
+    there = asyncio.run(on_evm())
+    assert there == here
+
+
+# ---- the port itself -----------------------------------------------------------------------------------------------------
+
+Opener = Callable[[], Awaitable[World]]
+
+
+@pytest.fixture(params=["memory", "evm"])
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
+    if request.param == "evm":
+        anvil: Anvil = request.getfixturevalue("anvil")
+
+    async def open_world() -> World:
+        return MemoryWorld() if request.param == "memory" else await EvmWorld.open(anvil, tmp_path)
+
+    return open_world
+
+
+def with_world(opener: Opener, body: Callable[[World], Awaitable[None]]) -> None:
+    async def run() -> None:
+        world = await opener()
+        try:
+            await body(world)
+        finally:
+            await world.close()
+
+    asyncio.run(run())
+
+
+def test_a_call_id_is_sent_once(opener: Opener) -> None:
+    async def body(world: World) -> None:
+        port = world.chains["alice"]
+        first = await port.send(CallId("deposit"), Deposit(amount=7))
+        both = await asyncio.gather(*(port.send(CallId("deposit"), Deposit(amount=7)) for _ in range(3)))
+        assert set(both) == {first}
+        assert (await port.view(port.account)).stake == 7
+
+    with_world(opener, body)
+
+
+def test_a_refused_call_leaves_no_trace_and_may_come_again(opener: Opener) -> None:
+    async def body(world: World) -> None:
+        assert await world.refused("alice", TakeSeat()) == "NotRegistered"
+        assert await world.events() == []
+        await world.populate()
+        await world.do("alice", TakeSeat())
+
+    with_world(opener, body)
+
+
+def test_many_calls_at_once_all_come_through(opener: Opener) -> None:
+    async def body(world: World) -> None:
+        port = world.chains["alice"]
+        register = chain.Register(encryption_key=b"k" * 32, peer=chain.PeerId("peer"))
+        blocks = await asyncio.gather(*(port.send(CallId(f"call {i}"), register) for i in range(30)))
+        assert len(await world.events()) == 30
+        assert {event.block for event in await world.events()} == set(blocks)
+
+    with_world(opener, body)
+
+
+def test_events_come_in_order_from_a_cursor_on_and_at_a_depth(opener: Opener) -> None:
+    async def body(world: World) -> None:
+        await world.populate()
+        port = world.chains["stranger"]
+        everything = await port.events((-1, -1), 0)
+        places = [(event.block, event.index) for event in everything]
+        assert places == sorted(set(places))
+        for i in (0, len(everything) // 2, len(everything) - 1):
+            assert await port.events(places[i], 0) == everything[i + 1 :]
+        head = await port.head()
+        deep = await port.events((-1, -1), 2)
+        assert deep == [event for event in everything if event.block <= head.number - 2]
+        assert deep != everything
+        await world.mine(2)
+        assert await port.events((deep[-1].block, deep[-1].index), 2) == everything[len(deep) :]
+        assert await port.block_hash(head.number) == head.hash
+        with pytest.raises(Outage):
+            await port.block_hash(head.number + 100)
+
+    with_world(opener, body)
+
+
+def test_signatures_name_their_signer_and_nobody_else(opener: Opener) -> None:
+    async def body(world: World) -> None:
+        alice, bob = world.chains["alice"], world.chains["bob"]
+        good = await world.offer(chain.JobId(1), 0, 0, 2)
+        assert bob.offer_signer(good.offer, good.signature) == alice.account
+        assert bob.offer_signer(msgspec.structs.replace(good.offer, price=2), good.signature) != alice.account
+        receipt = alice.sign_receipt(SegmentId(3), 1)
+        assert bob.receipt_signer(SegmentId(3), 1, receipt) == alice.account
+        assert bob.receipt_signer(SegmentId(3), 2, receipt) != alice.account
+        for broken in (b"", receipt[:-1], receipt + b"\0", bytes(65), b"\xff" * 65):
+            assert bob.receipt_signer(SegmentId(3), 1, broken) is None
+            assert bob.offer_signer(good.offer, broken) is None
+        assert alice.sign_seal(SegmentId(3), 1, sha256(b"1")) != alice.sign_seal(SegmentId(3), 1, sha256(b"2"))
+
+    with_world(opener, body)
