@@ -6,6 +6,7 @@ is refused when it is made, by name.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from assay.exact import hashing, numpy_route, reference
 from assay.exact.native.build import Library, library
 from assay.exact.plan import NATIVE_OPERATORS, Plan
+from assay.exact.table import TensorType
 from assay.exact.tape import Tape, aligned, strided
 from assay.ids import Digest
 from assay.program import Part, Program, ProgramError
@@ -23,6 +25,36 @@ from assay.program import Part, Program, ProgramError
 Array = NDArray[Any]
 Inputs = Mapping[str, Mapping[str, Array]]
 """Kind of input (state, acc, batch, scalar) -> name -> array of the type that the program says."""
+KEPT = 3
+"""Buffers that are kept for one result: the state before and after a step, and one being written."""
+
+
+class _Recycled:
+    """Memory of results that nobody holds any more, for the next ones: fresh memory costs a page fault each 4 KiB, which for an
+    update is ten times its arithmetic. What is handed out is a view, so the owner's reference count says whether it is still in use."""
+
+    def __init__(self, t: TensorType) -> None:
+        self._type = t
+        self._owners: list[Array] = []
+
+    def take(self) -> Array:
+        for owner in self._owners:
+            if sys.getrefcount(owner) == _IDLE:
+                return owner[...]
+        owner = np.empty(self._type.shape, reference.NUMPY[self._type.dtype])
+        if len(self._owners) < KEPT:
+            self._owners.append(owner)
+        return owner[...]
+
+
+def _idle_references() -> int:
+    """What sys.getrefcount says of an array that only a list holds, asked in a loop as above."""
+    for owner in [np.empty(1)]:
+        return sys.getrefcount(owner)
+    raise AssertionError
+
+
+_IDLE = _idle_references()
 
 
 class _Native:
@@ -32,10 +64,11 @@ class _Native:
         self.part, self.native = part, native
         self.plan = Plan(part, constants, bits, trace)
         self.tape = Tape(self.plan, native)
+        self._results = [_Recycled(part.type_of(o.value)) for o in part.outputs]
 
     def bind(self, arena: NDArray[np.uint8], arguments: list[Array]) -> tuple[NDArray[np.uint64], list[Array], list[Array]]:
         """(addresses of the buffers, the buffers, fresh outputs)."""
-        outputs = [np.empty(t.shape, reference.NUMPY[t.dtype]) for t in (self.part.type_of(o.value) for o in self.part.outputs)]
+        outputs = [results.take() for results in self._results]
         buffers: list[Array] = [arena, self.tape.constants, *arguments, *outputs]
         return np.array([b.ctypes.data for b in buffers], np.uint64), buffers, outputs
 
