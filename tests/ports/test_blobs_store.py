@@ -1,0 +1,290 @@
+"""The block store on disk: whole or not at all, corrupt blocks found out, a quota that loses nothing, a disk that is full."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from assay import cid as cids
+from assay.adapters.ipfs import LocalBlobs
+from assay.adapters.ipfs_gateway import BlockGateway
+from assay.adapters.ipfs_store import BlockStore
+from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
+from assay.ids import Cid, PeerId
+from assay.ports import StorageFull
+
+CHUNK = cids.CHUNK
+
+
+def data(size: int, seed: int = 0) -> bytes:
+    return random.Random(size * 1000 + seed).randbytes(size)
+
+
+def alone(folder: Path, quota: int | None = None) -> LocalBlobs:
+    return LocalBlobs(folder, lambda near: [], quota=quota)
+
+
+def files(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in (folder / "blocks").rglob("*") if path.is_file()}
+
+
+# ---- corruption ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone"])
+@pytest.mark.parametrize("which", ["leaf", "root"])
+def test_a_corrupt_block_is_dropped_and_fetched_again(tmp_path: Path, damage: str, which: str) -> None:
+    blob = data(3 * CHUNK + 9)
+
+    async def body() -> None:
+        async with AsyncExitStack() as stack:
+            source = alone(tmp_path / "a")
+            gateway = BlockGateway(source.store)
+            url = await gateway.start()
+            stack.push_async_callback(gateway.stop)
+            node = LocalBlobs(tmp_path / "b", lambda near: [url])
+            stack.push_async_callback(node.close)
+            root = await source.put(blob)
+            await node.fetch(root, len(blob))
+            used = node.store.used
+            victim = root if which == "root" else cids.walk(files(tmp_path / "b")[root].read_bytes())[1][0]
+            path = files(tmp_path / "b")[victim]
+            good = path.read_bytes()
+            match damage:
+                case "flip":
+                    path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+                case "cut":
+                    path.write_bytes(good[:-1])
+                case "empty":
+                    path.write_bytes(b"")
+                case "gone":
+                    path.unlink()
+            with pytest.raises(KeyError, match="not in the local store: fetch"):
+                await node.get(root)
+            assert victim not in files(tmp_path / "b")
+            assert not await node.has(root)
+            await node.fetch(root, len(blob))
+            assert await node.get(root) == blob
+            assert damage != "flip" or node.store.used == used
+
+    asyncio.run(body())
+
+
+def test_a_corrupt_block_is_not_served(tmp_path: Path) -> None:
+    async def body() -> None:
+        source = alone(tmp_path / "a")
+        cid = await source.put(b"precious")
+        files(tmp_path / "a")[cid].write_bytes(b"precioux")
+        assert source.store.read(cid) is None
+
+    asyncio.run(body())
+
+
+# ---- room ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path, quota=10 * CHUNK)
+    blobs = [data(CHUNK, seed) for seed in range(12)]
+    names = [cids.of(blob) for blob in blobs]
+    for blob, name in zip(blobs[:10], names[:10], strict=True):
+        store.write(name, blob)
+    assert store.read(names[0]) == blobs[0]  # used again
+    store.write(names[10], blobs[10])
+    left = set(files(tmp_path))
+    assert names[0] in left
+    assert names[1] not in left
+    assert names[10] in left
+    assert store.used == sum(path.stat().st_size for path in files(tmp_path).values()) <= 10 * CHUNK
+    assert BlockStore(tmp_path).used == store.used
+
+
+def test_what_is_pinned_stays_with_all_its_blocks(tmp_path: Path) -> None:
+    async def body() -> None:
+        blobs = alone(tmp_path, quota=8 * CHUNK)
+        mine = await blobs.put(data(3 * CHUNK))
+        for seed in range(20):
+            other = await blobs.put(data(CHUNK, seed))
+            await blobs.unpin(other)
+        assert await blobs.get(mine) == data(3 * CHUNK)
+        again = alone(tmp_path, quota=8 * CHUNK)  # also over a restart
+        for seed in range(20, 30):
+            await again.unpin(await again.put(data(CHUNK, seed)))
+        assert await again.get(mine) == data(3 * CHUNK)
+
+    asyncio.run(body())
+
+
+def test_a_quota_that_is_used_up_is_said_and_loses_nothing(tmp_path: Path) -> None:
+    async def body() -> None:
+        blobs = alone(tmp_path, quota=4 * CHUNK)
+        kept = [await blobs.put(data(CHUNK, seed)) for seed in range(3)]
+        with pytest.raises(StorageFull, match=r"may hold 1048576 bytes, and 1048576 are pinned or in use: raise the quota"):
+            await blobs.put(data(2 * CHUNK))
+        for seed, cid in enumerate(kept):
+            assert await blobs.get(cid) == data(CHUNK, seed)
+        await blobs.unpin(kept[0])
+        cid = await blobs.put(data(CHUNK, 9))  # what is left of the failed one makes room, and what was let go
+        assert await blobs.get(cid) == data(CHUNK, 9)
+        assert await blobs.get(kept[1]) == data(CHUNK, 1)
+
+    asyncio.run(body())
+
+
+def test_a_blob_does_not_push_out_its_own_blocks(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with AsyncExitStack() as stack:
+            source = alone(tmp_path / "a")
+            gateway = BlockGateway(source.store)
+            url = await gateway.start()
+            stack.push_async_callback(gateway.stop)
+            small = LocalBlobs(tmp_path / "b", lambda near: [url], quota=4 * CHUNK)
+            stack.push_async_callback(small.close)
+            fits, large = await source.put(data(3 * CHUNK)), await source.put(data(6 * CHUNK))
+            with pytest.raises(StorageFull):
+                await small.fetch(large, 1 << 30)
+            await small.fetch(fits, 1 << 30)
+            assert await small.get(fits) == data(3 * CHUNK)
+
+    asyncio.run(body())
+
+
+def test_the_quota_in_memory_behaves_the_same() -> None:
+    async def body() -> None:
+        blobs = MemoryBlobs(BlobNet(), PeerId("a"), quota=1000)
+        kept = await blobs.put(data(400))
+        gone = await blobs.put(data(500))
+        await blobs.unpin(gone)
+        with pytest.raises(StorageFull):
+            await blobs.put(data(700))
+        await blobs.put(data(600))
+        assert not await blobs.has(gone)
+        assert await blobs.get(kept) == data(400)
+
+    asyncio.run(body())
+
+
+FILLER = """
+import asyncio, random, sys
+from pathlib import Path
+from assay.adapters.ipfs import LocalBlobs
+from assay.ports import StorageFull
+
+async def main():
+    blobs = LocalBlobs(Path(sys.argv[1]), lambda near: [])
+    kept = []
+    try:
+        while True:
+            blob = random.Random(len(kept)).randbytes(300_000)
+            kept.append(await blobs.put(blob))
+    except StorageFull as error:
+        print("full:", error)
+    for seed, cid in enumerate(kept):
+        assert await blobs.get(cid) == random.Random(seed).randbytes(300_000)
+    assert not list((Path(sys.argv[1]) / "tmp").iterdir())
+    await blobs.unpin(kept[0])
+    await blobs.unpin(kept[1])
+    again = await blobs.put(random.Random(99).randbytes(300_000))
+    assert await blobs.get(again) == random.Random(99).randbytes(300_000)
+    assert await blobs.get(kept[2]) == random.Random(2).randbytes(300_000)
+    print("kept", len(kept))
+
+asyncio.run(main())
+"""
+
+
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """A file system of 4 MiB, in a mount namespace of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = 'mount -t tmpfs -o size=4m none "$1" && exec "$2" -c "$3" "$1/store"'
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-Urm", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount in a namespace of their own (unshare -Urm)")
+    done = subprocess.run(
+        [unshare, "-Urm", "sh", "-c", script, "sh", str(disk), sys.executable, FILLER], capture_output=True, text=True, timeout=60
+    )
+    if "mount:" in done.stderr:
+        pytest.skip(f"no tmpfs may be mounted here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    full, kept = done.stdout.splitlines()
+    assert full.startswith("full: [Errno 28] the disk of")
+    assert "free some space on it" in full
+    assert 8 <= int(kept.split()[1]) <= 13
+
+
+# ---- crashes -------------------------------------------------------------------------------------------------------------
+
+
+PUTTER = """
+import asyncio, random, sys
+from pathlib import Path
+from assay.adapters.ipfs import LocalBlobs
+
+async def main():
+    blobs = LocalBlobs(Path(sys.argv[1]), lambda near: [])
+    seed = 0
+    while True:
+        print(await blobs.put(random.Random(seed).randbytes(300_000)), flush=True)
+        seed += 1
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("acks", [1, 4])
+def test_a_kill_loses_nothing_that_was_put(tmp_path: Path, acks: int) -> None:
+    child = subprocess.Popen([sys.executable, "-c", PUTTER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    try:
+        put = [child.stdout.readline().strip() for _ in range(acks)]
+        child.send_signal(signal.SIGKILL)
+        put += [line.strip() for line in child.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+    finally:
+        child.kill()
+        child.wait(timeout=30)
+        child.stdout.close()
+
+    async def body() -> None:
+        blobs = alone(tmp_path)
+        for seed, cid in enumerate(put):
+            assert await blobs.get(Cid(cid)) == random.Random(seed).randbytes(300_000)
+        assert not list((tmp_path / "tmp").iterdir())
+        for name, path in files(tmp_path).items():  # whole or not at all
+            assert cids.matches(Cid(name), path.read_bytes())
+        assert blobs.store.used == sum(path.stat().st_size for path in files(tmp_path).values())
+
+    asyncio.run(body())
+
+
+def test_what_a_live_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    BlockStore(tmp_path)
+    mine, dead = tmp_path / "tmp" / f"{os.getpid()}-1", tmp_path / "tmp" / "4194305-1"  # over the kernel's largest pid
+    mine.write_bytes(b"x")
+    dead.write_bytes(b"x")
+    BlockStore(tmp_path)
+    assert (mine.exists(), dead.exists()) == (True, False)
+
+
+def test_nothing_but_a_cid_becomes_a_path(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    for name in ("../../../escaped", "/etc/passwd", "x" * 59):
+        with pytest.raises(cids.BadCid):
+            store.read(Cid(name))
+        with pytest.raises(cids.BadCid):
+            store.write(Cid(name), b"x")
+
+
+def test_the_folder_is_private(tmp_path: Path) -> None:
+    BlockStore(tmp_path / "store")
+    for part in ("blocks/a", "pins", "tmp"):
+        assert (tmp_path / "store" / part).stat().st_mode & 0o777 == 0o700
