@@ -263,6 +263,22 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "rms": lambda x: F.rms_norm(x, (6,)),
     "squeeze": lambda x: x.sum(1, keepdim=True).expand(-1, 6) * x.max(),
     "softplus": F.softplus,
+    "erf and sign": lambda x: torch.erf(x) * torch.sign(x) + x.square(),
+    "extremes": lambda x: x - x.amin(-1, keepdim=True) * x.min() + x.mean(),
+    "bounds": lambda x: F.hardtanh(x, -0.3, 0.3) + x.clamp_min(-0.1) + x.clamp_max(0.2) + x.clamp(x.detach() * 0 - 0.2, x.detach() * 0 + 0.2),
+    "conditions": lambda x: torch.where(~((x > -0.1) & (x < 0.3)) | (x == 5), x, 2.0 - x) + x * torch.logical_not(x >= 0),
+    "comparisons": lambda x: x * (x <= x * x) + x * (x != 0) + x * (x >= -x) + x * (x != x.abs()),
+    "scalars": lambda x: 1 - x + torch.where(x > 0, 1.0, x) + torch.where(x > 0, x, 0.5) - 3 + torch.where(x > 0.1, 1.0, 2.0),
+    "counting": lambda x: x * torch.arange(1, 7) + x * torch.arange(0.0, 3.0, 0.5) + torch.ones(6, 6).triu(1).sum(0) * x,
+    "fills": lambda x: x + x.new_ones(6) + x.new_full((6,), 0.5) + torch.zeros(6) + torch.zeros_like(x) + torch.full((6,), 2.0),
+    "masks": lambda x: x.masked_fill(x > 0, torch.tensor(0.5)),
+    "pieces": lambda x: torch.cat([*x.split([1, 2, 3], 1)][::-1], 1) + sum(x.unbind(1)).unsqueeze(1),
+    "axes": lambda x: x.view(-1, 1, 2, 3).permute(3, 1, 0, 2).squeeze().permute(1, 2, 0).reshape(-1, 6) + x.view(1, -1, 1, 6).squeeze((0, 2)),
+    "products": lambda x: torch.baddbmm(x.view(1, -1, 6), x.view(1, -1, 6), torch.ones(1, 6, 6), beta=0.5).squeeze(0) + (x @ x[0]).unsqueeze(1),
+    "dot": lambda x: x * x[0].dot(x[1]),
+    "var_mean": lambda x: sum(torch.var_mean(x, 1, keepdim=True, correction=0)) * x,
+    "columns": lambda x: x.index_select(1, torch.tensor([5, 0, 0, 1, 2, 3])),
+    "row of rows": lambda x: x.index_select(0, torch.tensor([1, 1, 0, 3, 2, 7, 6, 5])),
     "elu": F.elu,
 }
 
@@ -272,6 +288,11 @@ def test_functions_and_their_gradients(name: str) -> None:
     model = Elementwise(FUNCTIONS[name])
     data = assay.Dataset("pairs", x=np.random.default_rng(1).normal(size=(48, 12)), y=np.random.default_rng(2).normal(size=(48, 6)))
     agree(training(model, lambda m, b: F.mse_loss(m(b["x"]), b["y"]), data, optimizer=assay.SGD(lr=0.05)))
+
+
+def test_gather_from_data() -> None:
+    data = points()
+    agree(training(mlp(), lambda m, b: (m(b["x"]) * b["x"].gather(1, b["y"][:, None])).square().mean(), data, optimizer=assay.SGD(lr=0.05)))
 
 
 def test_targets_that_do_not_count() -> None:

@@ -15,7 +15,6 @@ from assay.lower.call import LOWERINGS, Call, Lowering, Result, Unsupported, low
 @lower(
     "aten.view.default",
     "aten._unsafe_view.default",
-    "aten.reshape.default",
     "aten.squeeze.default",
     "aten.squeeze.dim",
     "aten.squeeze.dims",
@@ -25,7 +24,7 @@ def _reshape(c: Call) -> Value:
     return c.b.reshape(c.args[0], c.out.shape)
 
 
-@lower("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.lift_fresh_copy.default", "aten.contiguous.default")
+@lower("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.lift_fresh_copy.default")
 def _same(c: Call) -> Value:
     value = c.args[0]
     assert isinstance(value, Value)
@@ -195,6 +194,17 @@ def _index_select(c: Call) -> Value:
     order = [axis, *(i for i in range(len(x.shape)) if i != axis)]
     rows = c.b.emit("take_rows", c.b.permute(x, order), index)
     return c.b.permute(rows, [order.index(i) for i in range(len(order))])
+
+
+@lower("aten.index_add.default")
+def _index_add(c: Call) -> Value:
+    x, axis, index, values = c.args[:4]
+    axis = c.axis(axis)
+    if c.kwargs.get("alpha", 1) != 1:
+        raise Unsupported("index_add with alpha")
+    order = [axis, *(i for i in range(len(x.shape)) if i != axis)]
+    rows = _add_rows(c.b, index, c.b.permute(values, order), x.shape[axis])
+    return c.b.add(x, c.b.permute(rows, [order.index(i) for i in range(len(order))]))
 
 
 @lower("aten.index_put.default")

@@ -112,7 +112,7 @@ def _layer_norm_backward(c: Call) -> Result:
     return dx, dweight, dbias
 
 
-@lower("aten._softmax.default", "aten.softmax.int", "aten._safe_softmax.default")
+@lower("aten._softmax.default", "aten._safe_softmax.default")
 def _softmax(c: Call) -> Value:
     """exp(x - max) / sum; `_safe_softmax` gives zeros, not NaN, for a row of -inf."""
     b, x = c.b, c.args[0]
