@@ -29,12 +29,19 @@ PATIENCE = 3600.0
 NICE = 5
 
 
+class _DiedIdle(Exception):
+    """An engine that had waited for work was found dead."""
+
+
 class _Process:
     """One engine. Used by one task at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.idle: asyncio.TimerHandle | None = None
+        """Set when it has had a task before."""
+        self.heard = False
+        """Whether it has answered to its present task."""
 
     async def kill(self) -> None:
         if self.process.returncode is None:
@@ -67,15 +74,22 @@ class ProcessEngine:
         if len(line) > MAX_LINE:
             raise TaskFailed(Fault.OWN, f"a task of {len(line)} bytes is over the engine's limit of {MAX_LINE}")
         async with self._slots:
-            engine = await self._take(folder)
             try:
-                result = await self._talk(engine, line, progress)
-            except BaseException:
-                await self._end(engine)
-                raise
-            self._give_back(folder, engine)
+                result = await self._attempt(line, folder, progress)
+            except _DiedIdle:  # it was killed while it waited for work: that says nothing of this task
+                result = await self._attempt(line, folder, progress)
         if isinstance(result, Failure):
             raise TaskFailed(result.fault, result.error)
+        return result
+
+    async def _attempt(self, line: bytes, folder: Path, progress: Callable[[Message], None]) -> AnyEngineResult:
+        engine = await self._take(folder)
+        try:
+            result = await self._talk(engine, line, progress)
+        except BaseException:
+            await self._end(engine)
+            raise
+        self._give_back(folder, engine)
         return result
 
     async def _talk(self, engine: _Process, line: bytes, progress: Callable[[Message], None]) -> AnyEngineResult:
@@ -88,6 +102,7 @@ class ProcessEngine:
             while True:
                 answer = await asyncio.wait_for(stdout.readuntil(b"\n"), self.patience)
                 message: AnyEngineResult = decode(answer[:-1], AnyEngineResult, limit=MAX_LINE)  # type: ignore[arg-type]
+                engine.heard = True
                 if not isinstance(message, StepDone):
                     return message
                 progress(message)
@@ -97,6 +112,8 @@ class ProcessEngine:
             raise TaskFailed(Fault.OWN, f"the engine answered garbage and was ended: {error}") from None
         except (asyncio.IncompleteReadError, ConnectionError):
             await engine.kill()
+            if engine.idle is not None and not engine.heard:
+                raise _DiedIdle from None
             code = engine.process.returncode
             how = f"signal {-code}" if code is not None and code < 0 else f"status {code}"
             raise TaskFailed(Fault.OWN, f"the engine ended in the middle of its task ({how}); the system may be short of memory") from None
@@ -111,6 +128,7 @@ class ProcessEngine:
             engine = waiting.pop()
             if engine.idle is not None:
                 engine.idle.cancel()
+            engine.heard = False
             if engine.process.returncode is None:
                 return engine
             await self._end(engine)

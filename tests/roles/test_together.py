@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
 from tiny import Net, plan, post
 
 from assay.chain import JobClosed, SegmentState
-from assay.keyservice.daemon import key_service
 from assay.client import run_plan
+from assay.keyservice.daemon import key_service
 from assay.receipts import Ledger
 from assay_scheduler.daemon import scheduler
 from assay_verifier.daemon import verifier

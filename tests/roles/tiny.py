@@ -21,13 +21,16 @@ from assay.adapters.memory_peers import MemoryPeers, Switchboard
 from assay.build import Builder
 from assay.chain import Params
 from assay.daemon import Node, Ports, enrol
+from assay.engine import JobFiles
 from assay.exact.table import TensorType
+from assay.execute import schedule_root
 from assay.ids import PeerId
 from assay.messages import PeerRecord
 from assay.optim import AdamW, update_part
-from assay.program import Program
+from assay.program import Program, program_root
 from assay.runtime import Note
-from assay.state import Tensors
+from assay.sampling import record_indices
+from assay.state import Tensors, to_bytes
 
 SCALAR = TensorType(dtype="f32", shape=())
 MICRO_BATCHES, BATCH, RECORDS = 2, 4, 40
@@ -153,7 +156,9 @@ class Net:
         return "\n".join(f"{who:10} {note.topic:10} {note.text}" for who, note in self.notes)
 
 
-async def post(net: Net, what: client.Plan, segment_steps: int, *, params: Params = PARAMS, service: str = "keys", scheduler: str = "scheduler") -> int:
+async def post(
+    net: Net, what: client.Plan, segment_steps: int, *, params: Params = PARAMS, service: str = "keys", scheduler: str = "scheduler"
+) -> int:
     """The client publishes and posts the job; returns its number."""
     ports = net.make_ports("client", "client")
     await enrol(ports)
@@ -170,3 +175,28 @@ async def post(net: Net, what: client.Plan, segment_steps: int, *, params: Param
 
 def replace(config: Any, **changes: Any) -> Any:
     return msgspec.structs.replace(config, **changes)
+
+
+def lay_out(root: Path, what: client.Plan, segment: str = "segment-1") -> JobFiles:
+    """A job's and a segment's files as a role's hands put them, for steps from 0."""
+    (root / "job-1").mkdir(parents=True, exist_ok=True)
+    (root / segment).mkdir(exist_ok=True)
+    (root / "job-1" / "program.json").write_bytes(what.program.dump())
+    (root / "job-1" / "schedule.bin").write_bytes(what.schedule.astype("<f4").tobytes())
+    (root / segment / "state-0.safetensors").write_bytes(to_bytes(what.state))
+    cut = 24
+    for at, name in enumerate(sorted(what.records)):
+        np.save(root / segment / f"records-0-{at}.npy", what.records[name][:cut])
+        np.save(root / segment / f"records-1-{at}.npy", what.records[name][cut:])
+    return JobFiles(
+        folder="job-1", program_root=program_root(what.program), schedule_root=schedule_root(what.schedule),
+        scalars=len(what.program.scalars), micro_batches=MICRO_BATCHES, batch=BATCH, order=what.order(program_root(what.program)),
+        fields=tuple(sorted(what.records)), shard_records=(cut, RECORDS - cut),
+    )  # fmt: skip
+
+
+def batch_for(root: Path, what: client.Plan, job: JobFiles, unit: int, step: int, m: int, segment: str = "segment-1") -> None:
+    """The records of a micro-batch, as a verifier's hands put them."""
+    wanted = record_indices(job.order, RECORDS, step, m, MICRO_BATCHES, BATCH)
+    for at, name in enumerate(job.fields):
+        np.save(root / segment / f"batch-{unit}-{at}.npy", what.records[name][wanted])
