@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import reference
+from assay.exact.conformance import SPECIAL, program
 from assay.exact.cpu import Cpu
 from assay.exact.native.build import levels
-from assay.exact.table import Attr, TensorType, infer
-from assay.program import Input, Node, Output, Part, Program
+from assay.program import Part
 
 Array = NDArray[Any]
-DTYPE = {np.dtype(code): name for name, code in {"f32": "f4", "i32": "i4", "i64": "i8", "bool": "?", "u8": "u1"}.items()}
-
 
 class Route(NamedTuple):
     level: str
@@ -51,41 +49,6 @@ def on(route: Route) -> Iterator[None]:
                 os.environ[key] = value
 
 
-class Writer:
-    """Writes a part node by node; values are numbers."""
-
-    def __init__(self, *inputs: Array, kind: str = "batch") -> None:
-        self.inputs = [Input(kind=kind, name=f"x{i}", type=type_of(a)) for i, a in enumerate(inputs)]  # type: ignore[arg-type]
-        self.nodes: list[Node] = []
-
-    def type(self, value: int) -> TensorType:
-        n = len(self.inputs)
-        return self.inputs[value].type if value < n else self.nodes[value - n].type
-
-    def __call__(self, op: str, *operands: int, **attrs: Attr) -> int:
-        self.nodes.append(Node(op=op, inputs=operands, attrs=attrs, type=infer(op, [self.type(v) for v in operands], attrs)))
-        return len(self.inputs) + len(self.nodes) - 1
-
-    def f32(self, x: float) -> int:
-        return self("const", dtype="f32", bits=int(np.float32(x).view(np.uint32)))
-
-    def part(self, *outputs: int) -> Part:
-        return Part(
-            inputs=tuple(self.inputs),
-            nodes=tuple(self.nodes),
-            outputs=tuple(Output(kind="acc", name=f"y{i}", value=v) for i, v in enumerate(outputs)),
-        )
-
-
-def type_of(a: Array) -> TensorType:
-    return TensorType(dtype=DTYPE[a.dtype], shape=a.shape)
-
-
-def program(part: Part, gemm_bits: int = 14) -> Program:
-    empty = Part(inputs=(), nodes=(), outputs=())
-    return Program(gemm_bits=gemm_bits, micro_batches=1, constants=(), micro=part, update=empty)
-
-
 def same(got: Array, want: Array) -> bool:
     """Equal in type, shape and every bit."""
     want = np.asarray(want)
@@ -107,17 +70,6 @@ def check(part: Part, inputs: Sequence[Array], route: Route, gemm_bits: int = 14
             assert same(got[o.name], values[o.value]), f"{part.nodes[o.value - len(inputs)]} differs"
             assert same(traced[o.name], values[o.value]), f"{part.nodes[o.value - len(inputs)]} differs in the trace"
         assert roots == [tensor_root(np.asarray(v)) for v in values[len(inputs) :]]
-
-
-SPECIAL = np.array(
-    [
-        0x00000000, 0x80000000, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC00000, 0x7F800001, 0xFFFFFFFF,  # zeros, infinities, NaNs
-        0x00000001, 0x80000001, 0x007FFFFF, 0x807FFFFF, 0x00800000, 0x80800000, 0x7F7FFFFF, 0xFF7FFFFF,  # edges of subnormal and finite
-        0x3F800000, 0xBF800000, 0x3F7FFFFF, 0x3F800001, 0x4B000000, 0x4B800001, 0xCB000001, 0x5F000000,  # one, 2^23 and around, 2^63
-        0xDF000000, 0x4F000000, 0xCF000000, 0x42B17218, 0xC2CFF1B5, 0x3F490FDB, 0x3FC90FDB, 0x7E967699,  # 2^31, ends of exp, pi/4, pi/2
-    ],
-    np.uint32,
-).view(np.float32)  # fmt: skip
 
 
 def floats(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> Array:

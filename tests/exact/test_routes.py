@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assay.exact.table import OPS, Kind
-from tests.exact.support import ROUTES, SPECIAL, Route, Writer, check, floats, names
+from assay.exact.conformance import BINARY, SPECIAL, UNARY, Writer
+from tests.exact.support import ROUTES, Route, check, floats, names
 
 KINDS = ["normal", "bits", "special", "tiny", "wide"]
-UNARY = [name for name, op in OPS.items() if op.kind is Kind.MAP and op.arity == 1 and name not in ("cast", "not")]
-BINARY = ["add", "sub", "mul", "div", "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge"]
 routes = pytest.mark.parametrize("route", ROUTES, ids=names)
 
 
