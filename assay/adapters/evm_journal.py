@@ -7,12 +7,15 @@ paper, 6.2), so repeating a broadcast is harmless. SQLite with `synchronous=FULL
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from assay.chain import CallId
 from assay.ids import Address, Digest
+from assay.ports import StorageFull
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS network (one INTEGER PRIMARY KEY CHECK (one = 1), chain_id INTEGER, genesis BLOB, contract TEXT, account TEXT);
@@ -102,26 +105,36 @@ class SendJournal:
         return 0 if highest is None else int(highest) + 1
 
     def write(self, entries: list[Entry]) -> None:
-        """Adds entries, or puts them in place of those of the same call id (which then must be known to be dead). Durable on return."""
-        self._db.execute("BEGIN")
-        try:
+        """Adds entries, or puts them in place of those of the same call id (which then must be known to be dead). Durable on return.
+        Raises StorageFull, and then nothing of it is there."""
+        with self._transaction():
             for entry in entries:
                 self._db.execute("DELETE FROM attempts WHERE call_id = ?", (entry.call_id,))
-                row = (entry.call_id, entry.nonce, entry.target, entry.data, entry.gas)
                 self._db.execute("DELETE FROM sends WHERE call_id = ?", (entry.call_id,))
+                row = (entry.call_id, entry.nonce, entry.target, entry.data, entry.gas)
                 self._db.execute("INSERT INTO sends VALUES (?, ?, ?, ?, ?)", row)
                 for attempt in entry.attempts:
                     self._attempt(entry, attempt)
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
+
+    def add(self, entry: Entry, attempt: Attempt) -> None:
+        """A replacement on the same nonce. Durable on return. Raises StorageFull."""
+        with self._transaction():
+            self._attempt(entry, attempt)
+        entry.attempts.append(attempt)
 
     def _attempt(self, entry: Entry, attempt: Attempt) -> None:
         row = (attempt.hash, entry.call_id, attempt.raw, attempt.fee, attempt.tip)
         self._db.execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?)", row)
 
-    def add(self, entry: Entry, attempt: Attempt) -> None:
-        """A replacement on the same nonce. Durable on return."""
-        self._attempt(entry, attempt)
-        entry.attempts.append(attempt)
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN")
+            yield
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise StorageFull("the disk is full, so nothing can be sent: free some space in the node's data folder") from None
+            raise

@@ -37,6 +37,8 @@ SEAT_STAKE = 1_000_000
 """1 token: a seat of the local network costs little."""
 UNBOND_DELAY = 3600
 """Seconds."""
+DEPLOY_GAS = hex(12_000_000)
+"""More than any of the contracts needs: estimating it would take longer than deploying."""
 STARTS_WITHIN = 20.0
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -179,7 +181,7 @@ def _create(url: str, deployer: str, contract: str, *arguments: object) -> Addre
     built = artifact(contract)
     inputs = [item["type"] for entry in built["abi"] if entry["type"] == "constructor" for item in entry["inputs"]]
     data = built["bytecode"] + abi.encode(inputs, list(arguments)).hex()
-    receipt = _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "data": data}))
+    receipt = _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "data": data, "gas": DEPLOY_GAS}))
     return address(receipt["contractAddress"])
 
 

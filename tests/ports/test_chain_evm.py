@@ -1,0 +1,445 @@
+"""What only a real chain does to the EVM adapter: restarts, reorganisations, full mempools, other programs with the same key, crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assay.adapters import evm_abi, evm_rpc
+from assay.adapters.evm import EvmChain, EvmReader, NoContract
+from assay.adapters.evm_journal import Entry, SendJournal, WrongFolder
+from assay.adapters.evm_sender import BUMP_BLOCKS, FINAL_BLOCKS, Sender
+from assay.chain import CallId, Deposit, FundJob, Register, TakeSeat
+from assay.ids import Address, Digest, JobId, PeerId
+from assay.localnet import rpc
+from assay.localnet.anvil import Anvil, Network, deploy, faucet, find_anvil, load, save
+from assay.merkle import sha256
+from assay.ports import Outage, Reorganised, Reverted, StorageFull
+
+REGISTER = Register(encryption_key=b"k" * 32, peer=PeerId("peer"))
+TOKENS = 1_000_000_000
+
+
+@pytest.fixture(autouse=True)
+def needs_anvil() -> None:
+    try:
+        find_anvil()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Anvil]:
+    with Anvil(block_time=None) as running:
+        yield running
+
+
+@pytest.fixture
+def network(shared: Anvil) -> Iterator[Network]:
+    """Contracts of the test's own on the shared anvil, which mines each transaction at once."""
+    rpc.call(shared.url, "evm_setAutomine", True)
+    yield deploy(shared.url)
+    rpc.call(shared.url, "evm_setAutomine", True)
+
+
+def signer_for(network: Network, name: str, tokens: int = TOKENS) -> LocalAccount:
+    signer: LocalAccount = Account.from_key(sha256(network.jobs.encode(), name.encode()))
+    faucet(network, Address(signer.address.lower()), tokens)
+    return signer
+
+
+def run(network: Network, folder: Path, body: Callable[[EvmChain], Awaitable[None]], signer: LocalAccount | None = None) -> None:
+    async def go() -> None:
+        chain = await EvmChain.open(network.url, network.jobs, signer or signer_for(network, "alice"), folder / "sender.sqlite")
+        try:
+            await body(chain)
+        finally:
+            await chain.close()
+
+    asyncio.run(asyncio.wait_for(go(), 60))
+
+
+def mine(network: Network, blocks: int = 1) -> None:
+    for _ in range(blocks):
+        rpc.call(network.url, "evm_mine")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets other tasks run until `condition` holds."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 (the condition is in another process)
+            await asyncio.sleep(0.005)
+
+
+def pool(network: Network, signer: LocalAccount) -> dict[str, Any]:
+    """What waits in the node's mempool for an account, by nonce."""
+    waiting: dict[str, Any] = rpc.call(network.url, "txpool_content")["pending"]
+    return {**waiting.get(signer.address, {}), **waiting.get(signer.address.lower(), {})}
+
+
+# ---- restarts ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_restarts_is_an_outage_and_nothing_is_sent_twice(tmp_path: Path) -> None:
+    with Anvil(tmp_path / "chain", block_time=1) as anvil:
+        network = deploy(anvil.url)
+        save(network, tmp_path / "chain")
+
+        async def body(chain: EvmChain) -> None:
+            await chain.send(CallId("one"), Deposit(amount=1))
+            before = await chain.events((-1, -1), 0)
+            anvil.stop()
+            with pytest.raises(Outage):
+                await chain.head()
+            with pytest.raises(Outage):
+                await chain.send(CallId("two"), Deposit(amount=10))
+            anvil.start()
+            found = load(tmp_path / "chain", anvil.url)
+            assert found == network
+            await chain.send(CallId("two"), Deposit(amount=10))
+            await chain.send(CallId("one"), Deposit(amount=1))
+            assert (await chain.view(chain.account)).stake == 11
+            assert (await chain.events((-1, -1), 0))[: len(before)] == before
+
+        run(network, tmp_path, body)
+
+
+def test_a_chain_that_lost_its_last_blocks_gets_the_same_transactions_again(tmp_path: Path) -> None:
+    with Anvil(tmp_path / "chain", block_time=None) as anvil:
+        network = deploy(anvil.url)
+        signer = signer_for(network, "alice")
+        anvil.stop()
+        anvil.start()
+
+        async def body(chain: EvmChain) -> None:
+            for i in range(5):
+                await chain.send(CallId(f"deposit {i}"), Deposit(amount=10**i))
+            anvil.kill()
+            anvil.start()
+            for i in range(5):
+                await chain.send(CallId(f"deposit {i}"), Deposit(amount=10**i))
+            assert (await chain.view(chain.account)).stake == 11111
+
+        run(network, tmp_path, body, signer)
+
+
+# ---- reorganisations -----------------------------------------------------------------------------------------------------
+
+
+def test_a_shallow_reorganisation_is_not_seen_and_what_it_dropped_comes_back(network: Network, tmp_path: Path) -> None:
+    async def body(chain: EvmChain) -> None:
+        await chain.send(CallId("one"), REGISTER)
+        mine(network, 3)
+        seen = await chain.events((-1, -1), 2)
+        assert len(seen) == 1
+        await chain.send(CallId("two"), REGISTER)
+        rpc.call(network.url, "anvil_reorg", 1, [])
+        cursor = (seen[-1].block, seen[-1].index)
+        mine(network, 2)
+        assert await chain.events(cursor, 2) == []
+        await chain.send(CallId("two"), REGISTER)
+        mine(network, 2)
+        assert len(await chain.events(cursor, 2)) == 1
+
+    run(network, tmp_path, body)
+
+
+def test_a_deep_reorganisation_is_named(network: Network, tmp_path: Path) -> None:
+    async def body(chain: EvmChain) -> None:
+        await chain.send(CallId("one"), REGISTER)
+        seen = await chain.events((-1, -1), 0)
+        rpc.call(network.url, "anvil_reorg", 2, [])
+        mine(network)
+        with pytest.raises(Reorganised, match="replaced"):
+            await chain.events((seen[-1].block, seen[-1].index), 0)
+
+    run(network, tmp_path, body)
+
+
+# ---- the mempool ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_that_is_not_mined_is_replaced_at_a_higher_fee(network: Network, tmp_path: Path) -> None:
+    signer = signer_for(network, "alice")
+
+    async def body(chain: EvmChain) -> None:
+        rpc.call(network.url, "evm_setAutomine", False)
+        sending = asyncio.create_task(chain.send(CallId("one"), REGISTER))
+        await until(lambda: len(pool(network, signer)) == 1)
+        (first,) = pool(network, signer).values()
+        rpc.call(network.url, "anvil_dropAllTransactions")  # a node that forgets
+        entry = chain.sender.journal.get(CallId("one"))
+        assert entry is not None
+        for _ in range(BUMP_BLOCKS + 1):
+            rpc.call(network.url, "anvil_setNextBlockBaseFeePerGas", hex(entry.attempts[0].fee + 1))  # too dear for the first
+            before = chain.sender.broadcasts
+            mine(network)
+            await until(lambda before=before: chain.sender.broadcasts > before)  # type: ignore[misc]
+        entry = chain.sender.journal.get(CallId("one"))
+        assert entry is not None
+        assert len(entry.attempts) == 2
+        assert entry.attempts[1].fee > entry.attempts[0].fee
+        while not sending.done():
+            mine(network)
+            await asyncio.sleep(0.05)
+        mined = rpc.call(network.url, "eth_getTransactionByBlockNumberAndIndex", hex(await sending), "0x0")
+        assert mined["nonce"] == first["nonce"]
+        assert len(await chain.events((-1, -1), 0)) == 1
+
+    run(network, tmp_path, body, signer)
+
+
+def test_a_call_that_fails_only_when_it_is_mined_is_refused_with_the_reason(network: Network, tmp_path: Path) -> None:
+    async def body(chain: EvmChain) -> None:
+        await chain.send(CallId("register"), REGISTER)
+        await chain.send(CallId("deposit"), Deposit(amount=1_000_000))
+        rpc.call(network.url, "evm_setAutomine", False)
+        both = [asyncio.create_task(chain.send(CallId(f"seat {i}"), TakeSeat())) for i in range(2)]
+        await until(lambda: sum(chain.sender.journal.get(CallId(f"seat {i}")) is not None for i in range(2)) == 2)
+        await until(lambda: len(pool_of(chain)) == 2)
+        mine(network)
+        outcomes = await asyncio.gather(*both, return_exceptions=True)
+        (late,) = [CallId(f"seat {i}") for i in range(2) if isinstance(outcomes[i], Reverted)]  # whichever came second
+        assert sum(isinstance(outcome, int) for outcome in outcomes) == 1
+        rpc.call(network.url, "evm_setAutomine", True)
+        with pytest.raises(Reverted, match="InsufficientStake"):
+            await chain.send(late, TakeSeat())
+        await chain.send(CallId("more"), Deposit(amount=1_000_000))
+        with pytest.raises(Outage, match="would pass now"):
+            await chain.send(late, TakeSeat())
+        mine(network, FINAL_BLOCKS)
+        await chain.send(late, TakeSeat())  # its failure is final, so this is the first time that it has an effect
+        assert (await chain.view(chain.account)).reserved == 2_000_000
+
+    def pool_of(chain: EvmChain) -> dict[str, Any]:
+        return pool(network, chain.sender.account)
+
+    run(network, tmp_path, body)
+
+
+def test_another_program_with_the_same_key_costs_nothing(network: Network, tmp_path: Path) -> None:
+    signer = signer_for(network, "alice")
+
+    def foreign(nonce: int) -> None:
+        fields = {"chainId": network.chain_id, "nonce": nonce, "to": signer.address, "value": 0, "gas": 21_000, "gasPrice": 10**11}
+        raw = signer.sign_transaction(fields).raw_transaction  # type: ignore[arg-type]
+        rpc.call(network.url, "eth_sendRawTransaction", "0x" + raw.hex())
+
+    async def body(chain: EvmChain) -> None:
+        foreign(0)
+        await chain.send(CallId("one"), Deposit(amount=1))  # nonces 1 and 2
+        rpc.call(network.url, "evm_setAutomine", False)
+        taken = asyncio.create_task(chain.send(CallId("two"), Deposit(amount=1)))
+        await until(lambda: len(pool(network, signer)) == 1)
+        rpc.call(network.url, "anvil_dropAllTransactions")
+        rpc.call(network.url, "evm_setAutomine", True)
+        foreign(3)
+        mine(network, FINAL_BLOCKS + 1)
+        await taken
+        assert (await chain.view(chain.account)).stake == 2
+        entry = chain.sender.journal.get(CallId("two"))
+        assert entry is not None
+        assert entry.nonce > 3
+
+    run(network, tmp_path, body, signer)
+
+
+def test_without_gas_money_one_is_told_so(network: Network, tmp_path: Path) -> None:
+    async def body(chain: EvmChain) -> None:
+        with pytest.raises(Outage, match="no money for gas: send it"):
+            await chain.send(CallId("one"), REGISTER)
+        faucet(network, chain.account, 0)
+        await chain.send(CallId("one"), REGISTER)
+
+    run(network, tmp_path, body, Account.from_key(sha256(b"poor", network.jobs.encode())))
+
+
+# ---- crashes -------------------------------------------------------------------------------------------------------------
+
+
+class DiesBeforeBroadcast(Sender):
+    """Loses power after the journal was written."""
+
+    async def _broadcast(self, entries: list[Entry]) -> None:
+        if entries:
+            raise Outage("power cut")
+
+
+def test_what_was_written_but_not_broadcast_is_sent_after_a_restart_with_the_same_nonce(network: Network, tmp_path: Path) -> None:
+    signer = signer_for(network, "alice")
+
+    async def first(chain: EvmChain) -> None:
+        dying = DiesBeforeBroadcast(chain.rpc, signer, chain.chain_id, chain.sender.journal)
+        chain.sender = dying
+        lost = await asyncio.gather(*(chain.send(CallId(f"call {i}"), REGISTER) for i in range(3)), return_exceptions=True)
+        assert [str(error) for error in lost] == ["power cut"] * 3
+        assert rpc.call(network.url, "eth_getTransactionCount", signer.address, "pending") == "0x0"
+
+    async def second(chain: EvmChain) -> None:
+        await chain.send(CallId("call 3"), REGISTER)  # waits for the nonces before it, which nobody asks for any more
+        assert rpc.call(network.url, "eth_getTransactionCount", signer.address, "latest") == "0x4"
+        nonces = []
+        for i in range(4):
+            await chain.send(CallId(f"call {i}"), REGISTER)
+            entry = chain.sender.journal.get(CallId(f"call {i}"))
+            assert entry is not None
+            nonces.append(entry.nonce)
+        assert nonces == [0, 1, 2, 3]
+        assert len(await chain.events((-1, -1), 0)) == 4
+
+    run(network, tmp_path, first, signer)
+    run(network, tmp_path, second, signer)
+
+
+SENDING = """
+import asyncio, sys
+from pathlib import Path
+from eth_account import Account
+from assay.adapters.evm import EvmChain
+from assay.chain import CallId, Deposit
+
+async def main(url, contract, key, journal):
+    chain = await EvmChain.open(url, contract, Account.from_key(key), Path(journal))
+    for i in range(12):
+        await chain.send(CallId(f"deposit {i}"), Deposit(amount=1 + i))
+        print(i, flush=True)
+    await chain.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_a_sender_killed_again_and_again_sends_everything_once(network: Network, tmp_path: Path) -> None:
+    signer = signer_for(network, "alice")
+    command = [sys.executable, "-c", SENDING, network.url, network.jobs, "0x" + bytes(signer.key).hex(), str(tmp_path / "sender.sqlite")]
+    for last in (1, 4, 7, None):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    if last is not None and int(line) >= last:
+                        process.send_signal(signal.SIGKILL)
+                        break
+            finally:
+                process.kill()
+
+    async def check(chain: EvmChain) -> None:
+        assert (await chain.view(chain.account)).stake == sum(range(1, 13))
+        assert len(await chain.events((-1, -1), 0)) == 12
+
+    run(network, tmp_path, check, signer)
+
+
+def test_an_approval_that_another_call_has_used_up_is_given_again(network: Network, tmp_path: Path) -> None:
+    async def body(chain: EvmChain) -> None:
+        await chain._approve(CallId("late"), network.stakes, 5)  # then the power goes, and another deposit comes first
+        await chain.send(CallId("early"), Deposit(amount=5))
+        await chain.send(CallId("late"), Deposit(amount=5))
+        assert (await chain.view(chain.account)).stake == 10
+
+    run(network, tmp_path, body)
+
+
+def test_a_journal_serves_one_network_one_account_and_one_process(network: Network, tmp_path: Path) -> None:
+    signer = signer_for(network, "alice")
+    other = deploy(network.url)
+
+    async def body(chain: EvmChain) -> None:
+        with pytest.raises(WrongFolder, match="another process"):
+            await EvmChain.open(network.url, network.jobs, signer, tmp_path / "sender.sqlite")
+
+    run(network, tmp_path, body, signer)
+    for contract, key in ((other.jobs, signer), (network.jobs, signer_for(network, "bob"))):
+        with pytest.raises(WrongFolder, match="Use another data folder"):
+            asyncio.run(EvmChain.open(network.url, contract, key, tmp_path / "sender.sqlite"))
+
+
+def test_a_call_id_is_one_call(network: Network, tmp_path: Path) -> None:
+    async def body(chain: EvmChain) -> None:
+        await chain.send(CallId("one"), Deposit(amount=1))
+        with pytest.raises(ValueError, match="another call"):
+            await chain.send(CallId("one"), Deposit(amount=2))
+        with pytest.raises(ValueError, match="cannot be called like this"):
+            await chain.send(CallId("two"), FundJob(job=JobId(-1), amount=1))
+
+    run(network, tmp_path, body)
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_address_or_url_is_named(network: Network) -> None:
+    with pytest.raises(NoContract, match="check the address"):
+        asyncio.run(EvmReader.open(network.url, Address("0x" + "12" * 20)))
+    with pytest.raises(Outage, match="no answer"):
+        asyncio.run(EvmReader.open("http://127.0.0.1:9", network.jobs))
+
+
+def test_a_reader_without_a_key_reads_the_same_in_small_ranges(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(chain: EvmChain) -> None:
+        for i in range(5):
+            await chain.send(CallId(f"call {i}"), REGISTER)
+        mine(network, 5)
+        everything = await chain.events((-1, -1), 1)
+        monkeypatch.setattr("assay.adapters.evm_reader.RANGE", 2)
+        reader = await EvmReader.open(network.url, network.jobs)
+        try:
+            assert await reader.events((-1, -1), 1) == everything
+        finally:
+            await reader.close()
+
+    run(network, tmp_path, body)
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["0x", "0x1", "0xzz", "-0x1", "0x" + "11" * 32]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["number", "hash", "timestamp", "data", "x"]), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(JSON)
+def test_what_a_node_may_send_is_understood_or_an_outage(value: Any) -> None:
+    for read in (evm_rpc.number, evm_rpc.blob, lambda value: evm_rpc.blob(value, 32), evm_rpc.block_of):
+        try:
+            read(value)  # type: ignore[operator]
+        except Outage:
+            continue
+    result = evm_rpc._result("eth_call", {"error": value})
+    assert value is None or isinstance(result, Exception)
+
+
+@given(st.sampled_from(sorted(evm_abi.events())), st.lists(st.binary(min_size=32, max_size=32), max_size=3), st.binary(max_size=400))
+def test_a_log_decodes_or_is_refused(topic: bytes, more: list[bytes], data: bytes) -> None:
+    for contract in ("jobs", "stakes"):
+        try:
+            evm_abi.decode_log(contract, [topic, *more], data, 1, 2, 3)
+        except evm_abi.BadLog:
+            continue
+
+
+@given(st.sampled_from(sorted(evm_abi._errors())), st.binary(max_size=200))
+def test_any_revert_data_give_words(selector: bytes, data: bytes) -> None:
+    assert evm_abi.explain_revert(selector + data, "reverted")
+    assert evm_abi.explain_revert(data, "reverted")
+
+
+def test_a_full_disk_is_said_to_who_waits(tmp_path: Path) -> None:
+    journal = SendJournal(tmp_path / "j", 1, Digest(b"g" * 32), Address("0x" + "11" * 20), Address("0x" + "22" * 20))
+    journal._db.execute("PRAGMA max_page_count=9")
+    entries = [Entry(CallId(f"{i}"), i, Address("0x" + "11" * 20), bytes(3000), 1) for i in range(40)]
+    with pytest.raises(StorageFull, match="free some space"):
+        journal.write(entries)
+    assert journal.next_nonce() == 0  # nothing of it
+    journal.close()
