@@ -9,10 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from kubo_rpc import KuboRpc
 
 from assay import cid as cids
 from assay.adapters.ipfs import LocalBlobs
 from assay.adapters.ipfs_gateway import BlockGateway
+from assay.adapters.ipfs_kubo import KuboBlobs
 from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
 from assay.ids import Cid, PeerId
 from assay.ports import Blobs, Outage
@@ -50,10 +52,29 @@ async def memory_nodes(folder: Path) -> AsyncIterator[dict[PeerId, Blobs]]:
     yield {peer: MemoryBlobs(net, peer) for peer in (ALICE, BOB, CAROL)}
 
 
+@asynccontextmanager
+async def kubo_nodes(folder: Path) -> AsyncIterator[dict[PeerId, Blobs]]:
+    """Each node has a daemon (see kubo_rpc.py for what that shows), and serves its blocks to the others."""
+    urls: dict[PeerId, str] = {}
+    async with AsyncExitStack() as stack:
+        nodes: dict[PeerId, Blobs] = {}
+        for peer in (ALICE, BOB, CAROL):
+            rpc = KuboRpc(folder / peer)
+            api = await rpc.start()
+            stack.push_async_callback(rpc.stop)
+            blobs = KuboBlobs(api, lambda near, me=peer: [url for other, url in urls.items() if other != me], timeout=10, patience=5)  # type: ignore[misc]
+            gateway = BlockGateway(blobs.blocks)
+            urls[peer] = await gateway.start()
+            stack.push_async_callback(gateway.stop)
+            stack.push_async_callback(blobs.close)
+            nodes[peer] = blobs
+        yield nodes
+
+
 Check = Callable[[dict[PeerId, Blobs]], Awaitable[None]]
 
 
-@pytest.fixture(params=[local_nodes, memory_nodes], ids=["local", "memory"])
+@pytest.fixture(params=[local_nodes, memory_nodes, kubo_nodes], ids=["local", "memory", "kubo"])
 def check(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Check], None]:
     """Runs a coroutine over three nodes of one network."""
 
