@@ -62,8 +62,9 @@ class KuboRpc:
         if any(request.query.get(key, "").lower() != value for key, value in wanted.items()):
             return self._error(f"this server adds with {wanted} only, not {dict(request.query)}")
         try:
-            for block in cids.blocks(data[: self.chunk] if self.chunk != cids.CHUNK else data):
-                self.store.write(block.cid, block.data)
+            with self.store.session():
+                for block in cids.blocks(data[: self.chunk] if self.chunk != cids.CHUNK else data):
+                    self.store.write(block.cid, block.data)
         except OSError:
             return self._error("write /data/ipfs/blocks: no space left on device")
         self.store.pin(block.cid)
