@@ -88,7 +88,7 @@ def compiler() -> str:
     for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
         if name and (path := shutil.which(name)):
             return path
-    raise NativeError("no C compiler (cc, gcc or clang): install one, e.g. `apt install gcc libc6-dev`, for about 20 times the speed")
+    raise NativeError("no C compiler (cc, gcc or clang): install one, e.g. `apt install gcc libc6-dev`")
 
 
 def cache_folder() -> Path:
