@@ -275,6 +275,8 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "pieces": lambda x: torch.cat([*x.split([1, 2, 3], 1)][::-1], 1) + sum(x.unbind(1)).unsqueeze(1),
     "axes": lambda x: x.view(-1, 1, 2, 3).permute(3, 1, 0, 2).squeeze().permute(1, 2, 0).reshape(-1, 6) + x.view(1, -1, 1, 6).squeeze((0, 2)),
     "products": lambda x: torch.baddbmm(x.view(1, -1, 6), x.view(1, -1, 6), torch.ones(1, 6, 6), beta=0.5).squeeze(0) + (x @ x[0]).unsqueeze(1),
+    "casts": lambda x: x * (x > 0).float() + (x * 3).long() * x + torch.rsub(x, x * x) - 0.5,
+    "bounds that are tensors": lambda x: x.clamp_min(torch.tensor(-0.2)) * x.clamp_max(torch.tensor(0.3)),
     "dot": lambda x: x * x[0].dot(x[1]),
     "var_mean": lambda x: sum(torch.var_mean(x, 1, keepdim=True, correction=0)) * x,
     "columns": lambda x: x.index_select(1, torch.tensor([5, 0, 0, 1, 2, 3])),

@@ -31,7 +31,7 @@ def _add(c: Call) -> Value:
     return c.b.add(x, scaled(c, y, c.arg(2, "alpha", 1)))
 
 
-@lower("aten.sub.Tensor", "aten.sub.Scalar")
+@lower("aten.sub.Tensor")
 def _sub(c: Call) -> Value:
     x, y = (c.operand(a, c.out.dtype) for a in c.args[:2])
     return c.b.sub(x, scaled(c, y, c.arg(2, "alpha", 1)))
@@ -91,11 +91,6 @@ def _isnan(c: Call) -> Value:
     return c.b.emit("ne", c.args[0], c.args[0])
 
 
-@lower("aten.square.default")
-def _square(c: Call) -> Value:
-    return c.b.mul(c.args[0], c.args[0])
-
-
 @lower("aten.sign.default", "aten.sgn.default")
 def _sign(c: Call) -> Value:
     x, zero = c.args[0], c.b.const(0.0)
@@ -103,7 +98,7 @@ def _sign(c: Call) -> Value:
     return c.b.emit("select", c.b.emit("gt", x, zero), c.b.const(1.0), negative)
 
 
-@lower("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar")
+@lower("aten.where.self")
 def _where(c: Call) -> Value:
     return c.b.emit("select", c.args[0], *(c.operand(a, c.out.dtype) for a in c.args[1:3]))
 

@@ -241,8 +241,7 @@ for _word, _number in (("zeros", 0), ("ones", 1)):
     for _form in ("{}.default", "{}_like.default", "new_{}.default"):
         LOWERINGS["aten." + _form.format(_word)] = _filled(None, _number)
 LOWERINGS["aten.scalar_tensor.default"] = _filled(0)
-for _name in ("empty.memory_format", "empty_like.default", "empty_permuted.default"):
-    LOWERINGS[f"aten.{_name}"] = _filled(None)  # nobody may rely on what is in there: zeros will do
+LOWERINGS["aten.empty_like.default"] = _filled(None)  # nobody may rely on what is in there: zeros will do
 
 
 @lower("aten.arange.default", "aten.arange.start", "aten.arange.start_step")
