@@ -25,6 +25,7 @@ from assay.chain import (
     Attest,
     Drawn,
     JobPosted,
+    KeyReleased,
     Open,
     OpeningsDue,
     Redrawn,
@@ -108,6 +109,9 @@ class VerifierMachine(Gathering):
                 text = f"segment {seg.segment}: the draw came to nothing: {event.reason}"
                 self._note("redrawn", text, segment=seg.segment, reason=event.reason)
                 self._end(duty)
+            case KeyReleased(recipient=self.config.account, by=by) if by == self.state.facts.jobs[seg.job].terms.key_service:
+                duty.granted = True
+                self._maybe_ready(duty)
             case Served():
                 self._do(Wake(key=f"unsealed:{seg.segment}:{seg.round}", at=seg.seal_by + 1))
                 self._maybe_seal(duty, seg)
@@ -136,7 +140,7 @@ class VerifierMachine(Gathering):
 
     def _maybe_ready(self, duty: Duty) -> None:
         """All is there: a receipt, and to work."""
-        if duty.phase != "gathering" or not duty.supplied or not all(unit.opened for unit in duty.units.values()):
+        if duty.phase != "gathering" or not duty.supplied or not duty.granted or not all(unit.opened for unit in duty.units.values()):
             return
         duty.phase = "ready"
         seg = self.state.facts.segments[duty.segment]

@@ -42,6 +42,9 @@ class Duty(msgspec.Struct):
     phase: str = "gathering"
     supplied: bool = False
     """Program, shards and their keys are here."""
+    granted: bool = False
+    """The key service has released keys to this node for this draw. It does so even when the keys are here from before: where it
+    does not, it has found something wrong (a checkpoint whose key nobody can open), and there is no receipt."""
     reveal: Reveal | None = None
     reveals: int = 0
     """Calls of `reveal` that were sent."""
