@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assay.cli.common import ENVIRONMENT, Settings, Trouble, money, show
+from assay.cli.common import Settings, Trouble, money, show
 from assay.cli.folder import Lock, attend, prepare
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
 from assay.messages import PeerRecord
-from assay.ports import Outage, Reverted
+from assay.ports import Reverted
 from assay.receipts import Ledger
 from assay.runtime import Note
 
@@ -45,6 +45,8 @@ class Options:
     price: int = 100_000
     stake: int = 0
     threads: int = 1
+    engine: tuple[str, ...] = ()
+    """Command that starts an engine, if another than the honest one (the liars of the tests)."""
 
 
 @contextlib.asynccontextmanager
@@ -96,7 +98,7 @@ async def compose(role: str, where: Settings, options: Options, *, depth: int = 
         if role in ENGINES:
             from assay.adapters.engine_process import ProcessEngine
 
-            engine = ProcessEngine(processes=1, threads=options.threads)
+            engine = ProcessEngine(threads=options.threads, command=options.engine)
             stack.push_async_callback(engine.close)
         yield Ports(chain=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth)
 
@@ -181,8 +183,8 @@ def printer(as_json: bool, log: Path) -> Callable[[Note], None]:
     return note
 
 
-async def serve(role: str, where: Settings, options: Options, *, as_json: bool, make: Callable[..., Node] = build) -> None:
-    """Runs a role's daemon until SIGTERM or SIGINT. `make` builds it (the liars of the tests put another part in)."""
+async def serve(role: str, where: Settings, options: Options, *, as_json: bool) -> None:
+    """Runs a role's daemon until SIGTERM or SIGINT."""
     this = asyncio.current_task()
     assert this is not None
     running: list[Node] = []
@@ -204,7 +206,7 @@ async def serve(role: str, where: Settings, options: Options, *, as_json: bool, 
                 await enrol(ports, deposit=options.stake, seat=role == "verifier")
             except Reverted as error:
                 raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None
-            node = make(role, ports, options, note)
+            node = build(role, ports, options, note)
             running.append(node)
             note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
             watcher = asyncio.create_task(attend(where.data, lambda: {"role": role, "pid": os.getpid(), **node.status()}, node.order))
@@ -258,23 +260,21 @@ async def read_ledger(where: Settings, *, need_keys: bool = False) -> tuple[Ledg
 
 
 async def earnings_of(where: Settings) -> dict[str, Any]:
-    """`assay ROLE earnings`."""
+    """`assay ROLE earnings`; works beside a running daemon."""
+    from assay.adapters.evm import EvmReader
     from assay.adapters.keys import exists, open_keys
 
     if not exists(where.data):
         raise Trouble(f"{where.data} holds no account", "no node has run on it", "name the node's folder: --data FOLDER")
     keys = open_keys(where.data)
+    keys.close()
+    ledger = Ledger()
+    reader = await EvmReader.open(where.rpc, where.contract)
     try:
-        chain = await open_chain(where, keys)
-        try:
-            ledger, _ = await read_ledger(where)
-            view = await chain.view(keys.account)
-        finally:
-            await chain.close()
-    except Outage as error:
-        raise Trouble("the chain does not answer", str(error), "assay doctor", ENVIRONMENT) from None
+        ledger.feed(await reader.events((-1, -1), 1))
+        view = await reader.view(keys.account)
     finally:
-        keys.close()
+        await reader.close()
     credits = [
         {"segment": segment.number, "amount": payment.amount, "reason": payment.reason}
         for segment in ledger.segments.values()

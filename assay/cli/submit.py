@@ -75,7 +75,7 @@ class Submission:
 
     async def run(self) -> None:
         order = self.order
-        async with client_node(self.where) as node:
+        async with client_node(self.where, order.budget) as node:
             service = await self._service(node)
             scheduler = await self._party(node, "scheduler", order.scheduler)
             head = await node.chain.head()
@@ -142,9 +142,9 @@ def tell(as_json: bool, topic: str, text: str, **data: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def client_node(where: Settings) -> AsyncIterator[Any]:
-    """The client's ports, with peers and gateway up, registered on chain."""
-    from assay.cli.node import Options, compose
+async def client_node(where: Settings, budget: int = 0) -> AsyncIterator[Any]:
+    """The client's ports, with peers and gateway up, `budget` in its account, registered on chain."""
+    from assay.cli.node import Options, compose, fund
     from assay.daemon import enrol
     from assay.messages import Refusal
 
@@ -154,6 +154,7 @@ async def client_node(where: Settings) -> AsyncIterator[Any]:
     async with compose("client", where, Options()) as ports:
         await ports.peers.start(refuse, lambda peer, message: None)
         try:
+            await fund(ports, where.rpc, budget, lambda note: print(note.text, file=sys.stderr, flush=True))
             await enrol(ports)
             yield ports
         finally:
@@ -191,8 +192,8 @@ async def follow_job(node: Any, job: JobId, as_json: bool) -> Tensors:
                 segment = ledger.segments[event.segment]
                 tell(as_json, line[0], line[1], job=job, segment=segment.number, start=segment.start, stop=segment.stop, provider=segment.provider)
         known = ledger.jobs.get(job)
-        if known is None:
-            raise Trouble(f"there is no job {job}", "the chain has not seen it", "assay job list")
+        if known is None:  # posted, but not so deep yet that it is final
+            continue
         if ledger.finished(job):
             return await _fetch_patiently(node, ledger, job)
         if known.refund is not None or (known.cancelled and all(s.ended for s in ledger.of_job(job))):
@@ -236,6 +237,8 @@ def serve_in_background(where: Settings, job: JobId, as_json: bool) -> None:
 async def watch_job(where: Settings, job: int, *, as_json: bool) -> None:
     """`assay job watch`."""
     async with client_node(where) as node:
+        if JobId(job) not in (await read_all(node.chain, 0)).jobs:
+            raise Trouble(f"there is no job {job}", "this contract has not seen it", "assay job list")
         state = await follow_job(node, JobId(job), as_json)
         ledger = await read_all(node.chain, node.depth)
         root = state_root(ledger.jobs[JobId(job)].terms.steps, state)

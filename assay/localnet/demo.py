@@ -103,9 +103,9 @@ class Demo:
         daemons += [("liar", [])]
         daemons += [(f"verifier-{i}", ["verifier"]) for i in range(1, VERIFIERS + 1)]
         for number, (name, role) in enumerate(daemons):
-            command = [sys.executable, "-m", "assay.cli", *role, "start"] if role else [sys.executable, "-m", LIAR]
+            command = [sys.executable, "-m", *(["assay.cli", *role] if role else [LIAR]), "start"]
             args = [*command, *network.arguments(base / name), "--json"]
-            if "worker" in role or not role:
+            if "worker" in role:
                 args += ["--price", str(100_000 + 1000 * number)]
             self.up[name] = asyncio.Event()
             await processes.start(name, args, env=_environment())

@@ -7,6 +7,7 @@ this code asks for it only where the chain id is that of a local one.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from typing import Any
 
@@ -21,6 +22,7 @@ TOKEN = "0xfc0c546a"
 MINT = "0x40c10f19"
 """Selector of mint(address,uint256)."""
 MINED_WITHIN = 20.0
+TRIES = 40
 
 
 def _word(value: int) -> str:
@@ -50,12 +52,24 @@ def give_now(url: str, contract: Address, who: Address, tokens: int, gas: int = 
     accounts = rpc.call(url, "eth_accounts")
     if not accounts:
         raise Outage("this chain has no unlocked account, so it has no faucet: send gas money and tokens yourself")
-    sent = [rpc.call(url, "eth_sendTransaction", {"from": accounts[0], "to": who, "value": hex(gas)})]
+    sent = [_send(url, {"from": accounts[0], "to": who, "value": hex(gas)})]
     if tokens:
         data = MINT + _word(int(who, 16)) + _word(tokens)
-        sent.append(rpc.call(url, "eth_sendTransaction", {"from": accounts[0], "to": token_of(url, contract), "data": data}))
+        sent.append(_send(url, {"from": accounts[0], "to": token_of(url, contract), "data": data}))
     for hash in sent:
         _mined(url, hash)
+
+
+def _send(url: str, transaction: dict[str, str]) -> str:
+    """The node numbers an unlocked account's transactions itself, and trips when two nodes ask at once: then asking again is right."""
+    for attempt in range(TRIES):
+        try:
+            return str(rpc.call(url, "eth_sendTransaction", transaction))
+        except rpc.RpcRefused as error:
+            if attempt == TRIES - 1 or not any(word in str(error) for word in ("nonce", "underpriced", "already known")):
+                raise
+            time.sleep(random.uniform(0.01, 0.2))
+    raise AssertionError("the last try returns or raises")
 
 
 async def give(url: str, contract: Address, who: Address, tokens: int) -> None:

@@ -1,0 +1,51 @@
+"""Key services that do not release what they must, or release something else."""
+
+from __future__ import annotations
+
+import msgspec
+
+from assay.chain import Drawn
+from assay.keyservice.machine import KeyServiceMachine
+from assay.merkle import sha256
+from assay.runtime import AnyEffect, AnyEvent, ChainSeen
+from assay.sim.cast import Part, Self, honest_hands, key_service_config
+from assay.sim.hands import Hands
+from assay.tasks import KeysWrapped, WrapKeys
+
+
+class Withholds(KeyServiceMachine):
+    """Is never heard of."""
+
+    def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
+        return []
+
+
+class WithholdsFromVerifiers(KeyServiceMachine):
+    """Gives the provider its keys and the drawn verifiers none."""
+
+    def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
+        if isinstance(event, ChainSeen) and isinstance(event.event, Drawn):
+            return super().handle(ChainSeen(event=msgspec.structs.replace(event.event, verifiers=())), now, seed)
+        return super().handle(event, now, seed)
+
+
+class GivesWrongKeys(Hands):
+    """Wraps other keys than those that were asked for."""
+
+    def wrap_keys(self, task: WrapKeys) -> KeysWrapped:
+        right = super().wrap_keys(task)
+        people = dict(task.recipients)
+        wrong = [
+            msgspec.structs.replace(release, wrapped=self.keys.wrap(sha256(b"wrong", release.key_id), people[release.recipient]))
+            for release in right.releases
+        ]
+        return KeysWrapped(releases=tuple(wrong), bad=right.bad)
+
+
+def _honest(me: Self) -> KeyServiceMachine:
+    return KeyServiceMachine(key_service_config(me))
+
+
+WITHHOLDS = Part(lambda me: Withholds(key_service_config(me)), honest_hands)
+WITHHOLDS_FROM_VERIFIERS = Part(lambda me: WithholdsFromVerifiers(key_service_config(me)), honest_hands)
+GIVES_WRONG_KEYS = Part(_honest, lambda me: GivesWrongKeys(me.chain, me.keys, me.options))
