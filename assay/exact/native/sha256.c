@@ -1,4 +1,4 @@
-/* SHA-256 (FIPS 180-4) and the Merkle tree of docs/protocol.md over 1 KiB chunks. */
+/* SHA-256 (FIPS 180-4), with the SHA instructions where they are, and the Merkle tree of docs/protocol.md over 1 KiB chunks. */
 #include "assay.h"
 #include <stdlib.h>
 #ifdef __SHA__
@@ -14,59 +14,81 @@ static const uint32_t ROUND[64] __attribute__((aligned(64))) = {
     0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f,
     0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
+/* LANES independent messages of equally many blocks at once: the SHA instructions take some cycles each, and two chains hide that. */
+#define LANES 2
+
 #ifdef __SHA__
 /* State words in the order the instructions want: (ABEF, CDGH). */
-static void compress(uint32_t state[8], const uint8_t *block, size_t blocks) {
+static inline __attribute__((always_inline)) void compress_lanes(uint32_t (*state)[8], const uint8_t *const *blocks, size_t count, const int lanes) {
     const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
-    __m128i low = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state), 0xb1);
-    __m128i high = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state + 4)), 0x1b);
-    __m128i abef = _mm_alignr_epi8(low, high, 8), cdgh = _mm_blend_epi16(high, low, 0xf0);
-    for (; blocks; blocks--, block += 64) {
-        __m128i abef0 = abef, cdgh0 = cdgh, w[4];
-        for (int i = 0; i < 4; i++) w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)block + i), swap);
+    __m128i abef[LANES], cdgh[LANES], abef0[LANES], cdgh0[LANES], w[LANES][4];
+#define EACH_LANE _Pragma("GCC unroll 2") for (int l = 0; l < lanes; l++)
+    EACH_LANE {
+        __m128i low = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state[l]), 0xb1);
+        __m128i high = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state[l] + 4)), 0x1b);
+        abef[l] = _mm_alignr_epi8(low, high, 8);
+        cdgh[l] = _mm_blend_epi16(high, low, 0xf0);
+    }
+    for (size_t b = 0; b < count; b++) {
+        EACH_LANE {
+            abef0[l] = abef[l];
+            cdgh0[l] = cdgh[l];
+            for (int i = 0; i < 4; i++) w[l][i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(blocks[l] + 64 * b) + i), swap);
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < 16; i++) {
-            __m128i k = _mm_add_epi32(w[i & 3], _mm_load_si128((const __m128i *)ROUND + i));
-            cdgh = _mm_sha256rnds2_epu32(cdgh, abef, k);
-            abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(k, 0x0e));
-            if (i < 12) {
-                __m128i t = _mm_sha256msg1_epu32(w[i & 3], w[(i + 1) & 3]);
-                t = _mm_add_epi32(t, _mm_alignr_epi8(w[(i + 3) & 3], w[(i + 2) & 3], 4));
-                w[i & 3] = _mm_sha256msg2_epu32(t, w[(i + 3) & 3]);
+            const __m128i constants = _mm_load_si128((const __m128i *)ROUND + i);
+            EACH_LANE {
+                __m128i k = _mm_add_epi32(w[l][i & 3], constants);
+                cdgh[l] = _mm_sha256rnds2_epu32(cdgh[l], abef[l], k);
+                abef[l] = _mm_sha256rnds2_epu32(abef[l], cdgh[l], _mm_shuffle_epi32(k, 0x0e));
+                if (i < 12) {
+                    __m128i t = _mm_sha256msg1_epu32(w[l][i & 3], w[l][(i + 1) & 3]);
+                    t = _mm_add_epi32(t, _mm_alignr_epi8(w[l][(i + 3) & 3], w[l][(i + 2) & 3], 4));
+                    w[l][i & 3] = _mm_sha256msg2_epu32(t, w[l][(i + 3) & 3]);
+                }
             }
         }
-        abef = _mm_add_epi32(abef, abef0);
-        cdgh = _mm_add_epi32(cdgh, cdgh0);
+        EACH_LANE {
+            abef[l] = _mm_add_epi32(abef[l], abef0[l]);
+            cdgh[l] = _mm_add_epi32(cdgh[l], cdgh0[l]);
+        }
     }
-    __m128i feba = _mm_shuffle_epi32(abef, 0x1b), dchg = _mm_shuffle_epi32(cdgh, 0xb1);
-    _mm_storeu_si128((__m128i *)state, _mm_blend_epi16(feba, dchg, 0xf0));
-    _mm_storeu_si128((__m128i *)(state + 4), _mm_alignr_epi8(dchg, feba, 8));
+    EACH_LANE {
+        __m128i feba = _mm_shuffle_epi32(abef[l], 0x1b), dchg = _mm_shuffle_epi32(cdgh[l], 0xb1);
+        _mm_storeu_si128((__m128i *)state[l], _mm_blend_epi16(feba, dchg, 0xf0));
+        _mm_storeu_si128((__m128i *)(state[l] + 4), _mm_alignr_epi8(dchg, feba, 8));
+    }
 }
 #else
-static uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
+static inline uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
-static void compress(uint32_t state[8], const uint8_t *block, size_t blocks) {
-    for (; blocks; blocks--, block += 64) {
-        uint32_t w[64], s[8];
-        for (int i = 0; i < 16; i++)
-            w[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 | (uint32_t)block[4 * i + 2] << 8 | block[4 * i + 3];
-        for (int i = 16; i < 64; i++) {
-            uint32_t a = w[i - 15], b = w[i - 2];
-            w[i] = w[i - 16] + (rotate(a, 7) ^ rotate(a, 18) ^ a >> 3) + w[i - 7] + (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
+static inline __attribute__((always_inline)) void compress_lanes(uint32_t (*state)[8], const uint8_t *const *blocks, size_t count, const int lanes) {
+    for (int l = 0; l < lanes; l++)
+        for (size_t b = 0; b < count; b++) {
+            const uint8_t *p = blocks[l] + 64 * b;
+            uint32_t w[16], s[8];
+            for (int i = 0; i < 16; i++)
+                w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 | (uint32_t)p[4 * i + 2] << 8 | p[4 * i + 3];
+            memcpy(s, state[l], sizeof s);
+#pragma GCC unroll 64
+            for (int i = 0; i < 64; i++) {
+                if (i >= 16) {
+                    uint32_t x = w[(i + 1) & 15], y = w[(i + 14) & 15];
+                    w[i & 15] += (rotate(x, 7) ^ rotate(x, 18) ^ x >> 3) + w[(i + 9) & 15] + (rotate(y, 17) ^ rotate(y, 19) ^ y >> 10);
+                }
+                /* Instead of moving the eight words along, their names move: a is s[-i mod 8]. */
+#define S(n) s[(n - i) & 7]
+                uint32_t t = S(7) + (rotate(S(4), 6) ^ rotate(S(4), 11) ^ rotate(S(4), 25)) + ((S(4) & S(5)) ^ (~S(4) & S(6))) + ROUND[i] + w[i & 15];
+                S(3) += t;
+                S(7) = t + (rotate(S(0), 2) ^ rotate(S(0), 13) ^ rotate(S(0), 22)) + ((S(0) & S(1)) ^ (S(0) & S(2)) ^ (S(1) & S(2)));
+            }
+            for (int i = 0; i < 8; i++) state[l][i] += s[i];
         }
-        memcpy(s, state, sizeof s);
-        for (int i = 0; i < 64; i++) {
-            uint32_t e = s[4], a = s[0];
-            uint32_t t1 = s[7] + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & s[5]) ^ (~e & s[6])) + ROUND[i] + w[i];
-            uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
-            memmove(s + 1, s, 7 * sizeof *s);
-            s[4] += t1;
-            s[0] = t1 + t2;
-        }
-        for (int i = 0; i < 8; i++) state[i] += s[i];
-    }
 }
 #endif
+
+static void compress(uint32_t state[8], const uint8_t *block, size_t count) { compress_lanes((uint32_t (*)[8])state, &block, count, 1); }
 
 static void put(const uint32_t state[8], uint8_t out[32]) {
     for (int i = 0; i < 32; i++) out[i] = (uint8_t)(state[i / 4] >> (24 - i % 4 * 8));
@@ -87,20 +109,25 @@ void assay_sha256(const uint8_t *data, size_t size, uint8_t out[32]) {
 
 #define CHUNK 1024
 
-/* SHA256(0x00 | index u64 | 1024 bytes) */
-static void leaf(uint64_t index, const uint8_t *data, size_t size, uint8_t out[32]) {
-    uint8_t block[17 * 64];
-    uint32_t state[8];
-    memset(block + 9 + size, 0, sizeof block - 9 - size);
-    block[0] = 0;
-    for (int i = 0; i < 8; i++) block[1 + i] = (uint8_t)(index >> (56 - 8 * i));
-    memcpy(block + 9, data, size);
-    block[9 + CHUNK] = 0x80;
-    block[sizeof block - 2] = (9 + CHUNK) * 8 >> 8;
-    block[sizeof block - 1] = (uint8_t)((9 + CHUNK) * 8);
-    memcpy(state, START, sizeof state);
-    compress(state, block, 17);
-    put(state, out);
+/* SHA256(0x00 | index u64 | 1024 bytes) of `lanes` chunks from `index` on; `size` is what is left of the data at the first. */
+static inline __attribute__((always_inline)) void leaves(uint64_t index, const uint8_t *data, size_t size, uint8_t *out, const int lanes) {
+    uint8_t block[LANES][17 * 64];
+    uint32_t state[LANES][8];
+    const uint8_t *at[LANES];
+    for (int l = 0; l < lanes; l++) {
+        size_t here = size - (size_t)l * CHUNK < CHUNK ? size - (size_t)l * CHUNK : CHUNK;
+        memset(block[l] + 9 + here, 0, sizeof block[l] - 9 - here);
+        block[l][0] = 0;
+        for (int i = 0; i < 8; i++) block[l][1 + i] = (uint8_t)((index + (uint64_t)l) >> (56 - 8 * i));
+        memcpy(block[l] + 9, data + l * CHUNK, here);
+        block[l][9 + CHUNK] = 0x80;
+        block[l][sizeof block[l] - 2] = (9 + CHUNK) * 8 >> 8;
+        block[l][sizeof block[l] - 1] = (uint8_t)((9 + CHUNK) * 8);
+        memcpy(state[l], START, sizeof state[l]);
+        at[l] = block[l];
+    }
+    compress_lanes(state, at, 17, lanes);
+    for (int l = 0; l < lanes; l++) put(state[l], out + 32 * l);
 }
 
 /* SHA256(0x01 | left | right); `out` may be either. */
@@ -124,11 +151,13 @@ int assay_chunk_root(const uint8_t *data, size_t size, uint8_t out[32]) {
     if (n == 0) { assay_sha256(&empty, 1, out); return 0; }
     uint8_t pad[32], *row = malloc(n * 32 + 32);
     if (!row) return -1;
-    for (size_t i = 0; i < n; i++) leaf(i, data + i * CHUNK, size - i * CHUNK < CHUNK ? size - i * CHUNK : CHUNK, row + 32 * i);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) leaves(i, data + i * CHUNK, size - i * CHUNK, row + 32 * i, LANES);
+    for (; i < n; i++) leaves(i, data + i * CHUNK, size - i * CHUNK, row + 32 * i, 1);
     assay_sha256(&pad_tag, 1, pad);
     for (; n > 1; n = (n + 1) / 2) {
         if (n % 2) memcpy(row + 32 * n, pad, 32);
-        for (size_t i = 0; i < n; i += 2) node(row + 32 * i, row + 32 * i + 32, row + 16 * i);
+        for (i = 0; i < n; i += 2) node(row + 32 * i, row + 32 * i + 32, row + 16 * i);
         node(pad, pad, pad);
     }
     memcpy(out, row, 32);
