@@ -46,6 +46,8 @@ from assay.tasks import (
     Signed,
     SignOffer,
     SignReceipt,
+    Stopping,
+    StopSegment,
     StoreKey,
     UnitReplayed,
     UnitsServed,
@@ -205,6 +207,9 @@ class Hands:
             segment=task.segment, stop=task.stop, link_root=root(ends), end_root=ends[-1], proof=prove(ends, len(ends) - 1), checkpoint=ref,
             first_loss=0, last_loss=0, milliseconds=milliseconds, computed=task.stop - task.start,
         )  # fmt: skip
+
+    def stop_segment(self, task: StopSegment) -> Stopping:
+        return Stopping(segment=task.segment)
 
     def serve_units(self, task: ServeUnits) -> UnitsServed:
         toy = self.toy(self.spec(task.spec))

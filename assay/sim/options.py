@@ -43,4 +43,5 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How long a partition lasts."""
     patience: float = 86_400.0
     """After this much virtual time the run ends, whatever is missing."""
-    snapshot_every: int = 500
+    deadline: int = 7200
+    """Of each job, from the beginning: whatever is not done then is cancelled by whoever likes, and the rest refunded."""

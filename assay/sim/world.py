@@ -90,6 +90,7 @@ class World:
             self.clock.after(self.random.uniform(0, 0.5), node.boot)
         for i in range(o.jobs):
             self.clock.after(1.0 + i * o.every, partial(self._post, i))
+        self.clock.after(o.deadline + 5.0, self._give_up)
         for node in self.nodes.values():
             self._plan_churn(node)
         self._plan_partition()
@@ -125,6 +126,12 @@ class World:
         """What else the client does, for example `CancelJob`."""
         self.chain.call(self.client, f"client:{name}", call, lambda _: None)  # type: ignore[arg-type]
 
+    def _give_up(self) -> None:
+        """The client takes back what is left of jobs that were not done by their deadline."""
+        for job in self.posted:
+            if self.receipts.jobs[job].refund is None and not self.receipts.jobs[job].cancelled and not self.receipts.finished(job):
+                self.cancel(job)
+
     def cancel(self, job: JobId) -> None:
         self.client_calls(f"cancel:{job}", CancelJob(job=job))
 
@@ -154,7 +161,7 @@ class World:
             spec=self.store.put(encode(spec)), spec_digest=digest(spec), program_root=toy.program, state_root=first,
             dataset_root=sha256(b"toy records"), schedule_root=schedule, steps=o.steps, micro_batches=o.micro_batches,
             segment_steps=o.segment_steps, micro_weight=1, update_weight=1, micro_leaves=toy.micro_leaves, update_leaves=toy.update_leaves,
-            price_cap=o.price_cap, fee=o.fee, budget=self.budget, deadline=self.ledger.head.time + int(o.patience),
+            price_cap=o.price_cap, fee=o.fee, budget=self.budget, deadline=self.ledger.blocks[0].time + o.deadline,
             scheduler=self.nodes[f"{SCHEDULER}-0"].account, key_service=service.account, params=o.params,
         )  # fmt: skip
 
