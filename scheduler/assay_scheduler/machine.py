@@ -227,14 +227,16 @@ class SchedulerMachine:
         record, job.open_since = self._record(book), now
         match event:
             case Lapsed(fee=fee):
-                book.state, record.lapsed = SegmentState.LAPSED, record.lapsed + 1
+                record.lapsed += fee > 0 or book.state == SegmentState.ACTIVE  # without a key it could not begin
+                book.state = SegmentState.LAPSED
                 why = f"lapsed: {book.provider} did not deliver in time and pays a late fee of {fee}"
             case Withheld(yes=yes, no=no):
                 book.state, record.withheld = SegmentState.WITHHELD, record.withheld + 1
                 why = f"withheld: {no} of the drawn verifiers found another result, {yes} agreed; {book.provider} is not paid"
             case Unpaid(reason=reason):
                 book.state = SegmentState.UNPAID
-                record.withheld += "keys" not in reason  # whoever kept the keys back is not the provider
+                record.withheld += "keys" not in reason
+                record.keyless += "keys" in reason
                 why = f"unpaid: {reason}"
             case Rejected():
                 book.state, record.withheld = SegmentState.REJECTED, record.withheld + 1

@@ -1,7 +1,7 @@
 """Which offer to take. The contract lets a scheduler choose among signed offers under the job's cap and nothing else.
 
 Order: fewest recent failures first, then the price, then the claimed speed. A provider whose work was withheld is not asked again
-for the same job; one whose lease lapsed is asked last.
+for the same job; one whose lease lapsed, or whose verifiers got no keys, is asked last.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Record(msgspec.Struct):
     settled: int = 0
     lapsed: int = 0
     withheld: int = 0
+    keyless: int = 0
+    """Committed, and the verifiers got no keys: the key service's doing, or its own (a checkpoint whose key nobody can open)."""
 
 
 def rank(bids: Sequence[Bid], records: dict[str, Record], cap: int, now: int) -> list[Bid]:
@@ -34,7 +36,7 @@ def rank(bids: Sequence[Bid], records: dict[str, Record], cap: int, now: int) ->
 
     def badness(bid: Bid) -> tuple[int, int, int, int]:
         record = records.get(bid.offer.provider, Record())
-        failures = max(0, record.lapsed * 2 - record.settled)
+        failures = max(0, record.lapsed * 2 + record.keyless - record.settled)
         return (failures, bid.offer.price, -bid.steps_per_second_milli, bid.offer.nonce)
 
     usable = [
