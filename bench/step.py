@@ -2,7 +2,8 @@
 # examples/shakespeare.py against the same step in eager PyTorch fp32 (torch.optim.AdamW and clipping), both on one thread, turn by turn
 # in one run; then the parts: committing (hashing) a step, a trace, the exact GEMM against torch's sgemm, SHA-256 against hashlib.
 # Goal: the step at most 1.2 times eager, next 1.0; the GEMM at most 1.2 times sgemm; committing at most 1 % of a step where it
-# can be overlapped. Times are medians over turns; a ratio is the median of the ratios within a turn.
+# can be overlapped. Times are CPU times (so that what else runs here counts less), medians over turns; a ratio is the median of the
+# ratios within a turn.
 #
 #     python bench/step.py [--quick] [--json]
 from __future__ import annotations
@@ -33,9 +34,9 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "shakespeare.py"
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def turns(count: int, ours: Callable[[], Any], theirs: Callable[[], Any]) -> dict[str, float]:

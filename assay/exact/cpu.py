@@ -129,12 +129,21 @@ class Cpu:
             native = self._planned(part, True, self._library)
             bases, buffers, outputs = native.bind(self._arena, arguments)
             done = 0
+            # A reshape has the bytes of its operand: what lies in one piece is hashed once, under its storage, place and size.
+            known: dict[tuple[int, int, int], Digest] = {}
             for node, ready in enumerate(native.plan.ready):
                 if ready > done:
                     self._library.run(native.tape.words, native.tape.marks[done], native.tape.marks[ready], bases, self.threads)
                     done = ready
                 v = native.plan.views[len(p.inputs) + node]
                 buffer, offset = native.tape.place(v.root)
-                roots.append(hashing.tensor_root(strided(buffers[buffer], offset, v, reference.NUMPY[v.dtype])))
+                result = strided(buffers[buffer], offset, v, reference.NUMPY[v.dtype])
+                key = (v.root, v.offset, v.elements)
+                if not v.contiguous:
+                    roots.append(hashing.tensor_root(result))
+                    continue
+                if key not in known:
+                    known[key] = hashing.chunk_root(result)
+                roots.append(hashing.headed(result, known[key]))
             self._library.run(native.tape.words, native.tape.marks[done], len(native.tape.words), bases, self.threads)
         return {o.name: array for o, array in zip(p.outputs, outputs, strict=True)}, roots

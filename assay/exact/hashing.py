@@ -54,9 +54,13 @@ def chunk_root(data: Array) -> Digest:
     return merkle.root_of([raw[i : i + CHUNK].ljust(CHUNK, b"\0") for i in range(0, len(raw), CHUNK)])
 
 
+def headed(array: Array, chunks: bytes) -> Digest:
+    """The tensor root of an array whose chunk root is known."""
+    code, _ = DTYPES[dtype_name(array)]
+    return merkle.sha256(struct.pack(f">BBB{array.ndim}Q", 0x10, code, array.ndim, *array.shape), chunks)
+
+
 def tensor_root(array: Array) -> Digest:
     """SHA256(0x10 ‖ dtype u8 ‖ ndim u8 ‖ dims u64 each ‖ merkle(chunks of 1024 bytes, the last zero-padded)); the elements
     little-endian in C order. Raises BadTensors."""
-    code, dtype = DTYPES[dtype_name(array)]
-    head = struct.pack(f">BBB{array.ndim}Q", 0x10, code, array.ndim, *array.shape)
-    return merkle.sha256(head, chunk_root(np.asarray(array, dtype, order="C")))
+    return headed(array, chunk_root(np.asarray(array, DTYPES[dtype_name(array)][1], order="C")))

@@ -175,8 +175,9 @@ class Plan:
             self._emit(group)
 
     def _joins(self, v: View, size: int) -> bool:
-        """Whether an operand is, element by element, a result of a group that has not run yet."""
-        return v.root in self._pending and v.elements == size and v.contiguous
+        """Whether an operand is, element by element, a result of a group that has not run yet (and not a part of one)."""
+        group = self._pending.get(v.root)
+        return group is not None and group.elements == size and v.elements == size and v.contiguous
 
     def _may_join(self, use: int, after: int, size: int) -> bool:
         node = self.part.nodes[use]
