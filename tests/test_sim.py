@@ -17,8 +17,8 @@ import pytest
 from assay.chain import SegmentState
 from assay.ids import Digest
 from assay.receipts import receipt
-from assay.sim import CrashAt, Options, Report, World, run
-from assay.sim.cast import Part
+from assay.sim import CrashAt, Options, Report, World, run, summary
+from assay.sim.cast import Part, load
 from assay.sim.options import FAST
 from assay.sim.report import report
 from tests.liars import clients, key_services, verifiers, workers
@@ -294,3 +294,18 @@ def test_a_node_that_comes_back_with_an_empty_disk_does_no_harm(name: str) -> No
         assert found.world.receipts.finished(found.world.posted[0]), at
         assert final_root(found.world) == final_root(calm.world), at
         assert found.report.unnoticed == [], at
+
+
+# ---- the product ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_summary_adds_up_and_a_part_can_be_put_in_by_name() -> None:
+    node, part = load("worker-0=tests.liars.workers:STALLS")
+    reports = list(run(Options(jobs=2, steps=6), seeds=range(3), cast={node: part}))
+    whole = summary(reports)
+    assert (whole["runs"], whole["finished"], whole["problems"]) == (3, 3, [])
+    assert whole["segments"]["settled"] == 3 * 2 * 3
+    assert whole["rejections"] == whole["segments"]["lapsed"] > 0
+    for wrong in ("", "worker-0", "worker-0=nowhere:X", "worker-0=tests.liars.workers:NOBODY", "worker-0=tests.liars.workers:Stalls"):
+        with pytest.raises(ValueError, match="is not|cannot be imported"):
+            load(wrong)

@@ -7,7 +7,7 @@ What is in it, and what is not: assay.sim.world. A run is repeated exactly by it
 """
 
 from assay.sim.options import Options
-from assay.sim.report import Report, run
+from assay.sim.report import Report, run, summary
 from assay.sim.world import CrashAt, World
 
-__all__ = ["CrashAt", "Options", "Report", "World", "run"]
+__all__ = ["CrashAt", "Options", "Report", "World", "run", "summary"]

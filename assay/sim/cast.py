@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -65,3 +66,18 @@ HONEST: Mapping[str, Part] = {
     SCHEDULER: Part(lambda me: SchedulerMachine(SchedulerConfig(account=me.account, peer=me.peer)), honest_hands),
     KEY_SERVICE: Part(lambda me: KeyServiceMachine(key_service_config(me)), honest_hands),
 }
+
+
+def load(text: str) -> tuple[str, Part]:
+    """`worker-0=module:NAME`: the node or role, and the Part of that name in a module that can be imported. Raises ValueError."""
+    node, _, place = text.partition("=")
+    module, _, name = place.partition(":")
+    if not (node and module and name):
+        raise ValueError(f"{text!r} is not NODE=MODULE:NAME")
+    try:
+        part = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{place!r} cannot be imported: {error}") from None
+    if not isinstance(part, Part):
+        raise ValueError(f"{place!r} is a {type(part).__name__}, not an assay.sim.cast.Part")
+    return node, part

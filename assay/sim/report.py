@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -59,6 +60,25 @@ def run(
             error.add_note(f"the simulation with seed {seed} failed; the same seed and options repeat it")
             raise
         yield report(world, finished, time.perf_counter() - began)
+
+
+def summary(reports: Sequence[Report]) -> dict[str, Any]:
+    """Of several runs together. Rates are those of the wall clock."""
+    wall = sum(report.wall_seconds for report in reports)
+    outcomes: Counter[str] = Counter()
+    for found in reports:
+        outcomes.update(found.outcomes)
+    return {
+        "runs": len(reports),
+        "finished": sum(report.finished for report in reports),
+        "segments": dict(outcomes),
+        "paid_though_wrong": sum(len(report.unnoticed) for report in reports),
+        "rejections": sum(len(report.rejections) for report in reports),
+        "problems": [f"seed {report.seed}: {problem}" for report in reports for problem in report.problems],
+        "virtual_seconds": round(sum(report.virtual_seconds for report in reports)),
+        "wall_seconds": round(wall, 3),
+        "events_per_second": round(sum(report.events for report in reports) / wall) if wall else 0,
+    }
 
 
 def report(world: World, finished: bool, wall: float) -> Report:
