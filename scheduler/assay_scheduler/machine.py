@@ -12,7 +12,7 @@ Everything a scheduler does after the assignment anyone may do: it calls `lapse`
 it knows comes from the chain and from offers; a job whose scheduler is gone is taken over by any other after `takeover_window`.
 It also mirrors what a job needs (sealed, so it learns nothing) and each committed checkpoint, so that no range depends on one disk.
 
-(A little over the usual length of a file: a third of it is the vocabulary that it imports, and the table reads best in one place.)
+(One file because the table reads best in one place; a third of it is the vocabulary that it imports.)
 """
 
 from __future__ import annotations
