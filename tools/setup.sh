@@ -21,7 +21,7 @@ die() { printf '%s\n' "setup: $*" >&2; exit 3; }
 
 stamp="$VENV/.setup"
 want=$({ cat pyproject.toml constraints.txt tools/setup.sh; echo "$EXTRAS $(pwd)"; } | sha256sum | cut -c1-64)
-build_native() { "$VENV/bin/python" -m assay.exact.build >/dev/null; }
+build_native() { "$VENV/bin/python" -m assay.exact.native.build >/dev/null; }
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then
   build_native
   exit 0
@@ -67,6 +67,6 @@ if [ "$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then
 fi
 say "installing the Python packages (a minute or two, once)"
 $pip install -e ".[$EXTRAS]" || die "pip failed: the lines above say why. Running the same command again goes on where it stopped"
-build_native || die "the native library could not be built: '$VENV/bin/python -m assay.exact.build' says why"
+build_native || die "the native library could not be built: '$VENV/bin/python -m assay.exact.native.build' says why"
 printf '%s\n' "$want" >"$stamp"
 say "done"

@@ -30,8 +30,10 @@ from assay.state import Tensors, state_root, to_bytes
 
 LIFETIME = 7 * 24 * 3600
 """Seconds after which anybody may end a job that is not done."""
-DISCOVERY = 30.0
+DISCOVERY = 90.0
 """Seconds to wait for a scheduler or key service to be seen among peers."""
+CLOSING = 10.0
+"""Seconds that the scheduler has to close the job before its client does."""
 DELIVERY = 60.0
 """Seconds to wait for the key of the last checkpoint after the end has settled."""
 
@@ -195,7 +197,9 @@ async def follow_job(node: Any, job: JobId, as_json: bool) -> Tensors:
         if known is None:  # posted, but not so deep yet that it is final
             continue
         if ledger.finished(job):
-            return await _fetch_patiently(node, ledger, job)
+            state = await _fetch_patiently(node, ledger, job)
+            await _take_back(node, job, as_json)
+            return state
         if known.refund is not None or (known.cancelled and all(s.ended for s in ledger.of_job(job))):
             last = ledger.last_good(job)
             raise Trouble(f"job {job} was cancelled", f"{last.stop if last else 0} of {known.terms.steps} steps had settled", f"assay job show {job}")
@@ -214,6 +218,20 @@ async def _fetch_patiently(node: Any, ledger: Ledger, job: JobId) -> Tensors:
                 raise Trouble("the weights cannot be had yet", why, f"later: assay job fetch {job} --out FILE", ENVIRONMENT) from None
         await asyncio.sleep(0.25)
         ledger = await read_all(node.chain, node.depth)
+
+
+async def _take_back(node: Any, job: JobId, as_json: bool) -> None:
+    """What the job did not use comes back when it is closed, which anybody may do (its scheduler does): then it is pulled."""
+    deadline = time.monotonic() + CLOSING
+    while (await read_all(node.chain, node.depth)).jobs[job].refund is None:
+        if time.monotonic() > deadline:
+            await node.chain.send(events.CallId(f"close:{job}"), events.CloseJob(job=job))
+            break
+        await asyncio.sleep(0.25)
+    credit = (await node.chain.view(node.chain.account)).credit
+    if credit:
+        await node.chain.send(events.CallId(f"withdraw:{job}"), events.Withdraw())
+        tell(as_json, "refund", f"{money(credit)} came back", amount=credit, job=job)
 
 
 async def read_all(chain: Any, depth: int) -> Ledger:

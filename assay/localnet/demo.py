@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from assay.chain import TERMINAL, Params, SegmentState
+from assay.chain import TERMINAL, JobPosted, Lapsed, Params, SegmentState
 from assay.cli.common import ENVIRONMENT, Trouble
 from assay.ids import Address, JobId, SegmentId
 from assay.localnet.display import Display
@@ -32,7 +32,7 @@ from assay.receipts import Segment, receipt
 
 WORKERS, VERIFIERS, SEGMENTS = 4, 6, 8
 PARAMS = Params(
-    finality=1, activate_window=30, lease_window=20, takeover_window=120, serve_window=30, seal_window=30, reveal_window=20, open_window=20,
+    finality=1, activate_window=30, lease_window=12, takeover_window=120, serve_window=30, seal_window=30, reveal_window=20, open_window=20,
     challenge_window=2, links=2, verifiers=3, quorum=2, openings=1, redraws=1, depth=4, draw_bond=1_000_000,
 )  # fmt: skip
 """Windows of seconds where a real network has hours: nobody here is asleep."""
@@ -55,6 +55,9 @@ class Demo:
         self.local: dict[str, Any] = {}
         self.before, self.after = "", ""
         self.killed: str | None = None
+        self.local_command: list[str] = []
+        self.posted_in = 0
+        """Block."""
         self.peak = Peak()
 
     # ---- the whole -------------------------------------------------------------------------------------------------------
@@ -84,38 +87,41 @@ class Demo:
         async with launch(processes, base, block_time=BLOCK_TIME) as network:
             reader = await network.reader()
             try:
-                await self._start_all(processes, network, base)
-                first_block = (await reader.head()).number
                 await self._start_client(processes, network, base)
-                job = await self._follow(processes, reader)
+                await self._start_all(processes, network, base)
+                job = await self._follow(processes, network, reader, base)
                 self.display.phase = "everybody pulls what the contract owes"
                 await self._withdraw(reader, base)
-                return await self._result(network, reader, job, first_block)
+                return await self._result(network, reader, job)
             finally:
                 await reader.close()
 
     # ---- starting --------------------------------------------------------------------------------------------------------
 
     async def _start_all(self, processes: Processes, network: Network, base: Path) -> None:
-        self.display.phase = f"starting a scheduler, a key service, {WORKERS} workers and {VERIFIERS} verifiers"
-        daemons: list[tuple[str, list[str]]] = [("scheduler", ["scheduler"]), ("keyservice", ["keyservice"])]
-        daemons += [(f"worker-{i}", ["worker"]) for i in range(1, WORKERS)]
-        daemons += [("liar", [])]
-        daemons += [(f"verifier-{i}", ["verifier"]) for i in range(1, VERIFIERS + 1)]
-        for number, (name, role) in enumerate(daemons):
-            command = [sys.executable, "-m", *(["assay.cli", *role] if role else [LIAR]), "start"]
-            args = [*command, *network.arguments(base / name), "--json"]
-            if "worker" in role:
-                args += ["--price", str(100_000 + 1000 * number)]
+        self.display.phase = f"starting a key service, {WORKERS} workers and {VERIFIERS} verifiers"
+        daemons = ["keyservice", "liar", *(f"worker-{i}" for i in range(1, WORKERS)), *(f"verifier-{i}" for i in range(1, VERIFIERS + 1))]
+        await self._start(processes, network, base, daemons)
+        self.display.phase = "starting the scheduler; the client traces the training and seals its data"
+        await self._start(processes, network, base, ["scheduler"])  # last: the client posts when it sees one, and then all are there
+        self.display.say("up", f"{len(self.up)} daemons are up", accounts={name: who for who, name in self.names.items()})
+
+    async def _start(self, processes: Processes, network: Network, base: Path, daemons: list[str]) -> None:
+        for name in daemons:
             self.up[name] = asyncio.Event()
-            await processes.start(name, args, env=_environment())
-        waiting = [asyncio.create_task(self._wait_up(processes, name)) for name in self.up]
+            await self._start_daemon(processes, network, base, name)
+        waiting = [asyncio.create_task(self._wait_up(processes, name)) for name in daemons]
         try:
             await asyncio.gather(*waiting)
         finally:
             for task in waiting:
                 task.cancel()
-        self.display.say("up", f"{len(daemons)} daemons are up", accounts={name: who for who, name in self.names.items()})
+
+    async def _start_daemon(self, processes: Processes, network: Network, base: Path, name: str) -> None:
+        """By its name: `liar`, or a role with or without a number."""
+        role = [LIAR] if name == "liar" else ["assay.cli", name.split("-")[0]]
+        args = [sys.executable, "-m", *role, "start", *network.arguments(base / name), "--json"]
+        await processes.start(name, args, env=_environment())
 
     async def _wait_up(self, processes: Processes, name: str) -> None:
         process = processes.running[name]
@@ -129,15 +135,13 @@ class Demo:
             raise Trouble(f"{name} did not come up", why, "assay doctor; assay demo --keep FOLDER keeps the logs", ENVIRONMENT)
 
     async def _start_client(self, processes: Processes, network: Network, base: Path) -> None:
-        self.display.phase = "the client traces the training and seals its data"
         params = base / "params.toml"
         params.write_text("".join(f"{key} = {value}\n" for key, value in msgspec.structs.asdict(PARAMS).items()))
         common = [str(self.train), "--steps", str(self.steps), "--seed", str(self.seed), "--json"]
         submit = [sys.executable, "-m", "assay.cli", "submit", *common, *network.arguments(base / "client"), "--watch", "--yes"]
         submit += ["--budget", "200", "--segment-steps", str(-(-self.steps // SEGMENTS)), "--params", str(params)]
         await processes.start("client", submit, env=_environment())
-        local = [sys.executable, "-m", "assay.cli", "run", *common, "--local"]
-        await processes.start("local", local, env=_environment(), nice=10)
+        self.local_command = [sys.executable, "-m", "assay.cli", "run", *common, "--local"]
 
     # ---- what is heard ---------------------------------------------------------------------------------------------------
 
@@ -174,8 +178,8 @@ class Demo:
 
     # ---- following -------------------------------------------------------------------------------------------------------
 
-    async def _follow(self, processes: Processes, reader: Any) -> JobId:
-        """Until the client has its weights and the local run its own. Pulls the plug of one worker on the way."""
+    async def _follow(self, processes: Processes, network: Network, reader: Any, base: Path) -> JobId:
+        """Until the client has its weights and the local run its own. Pulls the plug of one worker on the way, and plugs it in again."""
         after, told = (-1, -1), set[tuple[int, SegmentState]]()
         deadline = time.monotonic() + DONE_WITHIN
         ledger = self.display.ledger
@@ -187,6 +191,13 @@ class Demo:
             for event in fresh:
                 after = (event.block, event.index)
                 segment = ledger.apply(event)
+                if isinstance(event, JobPosted):
+                    await processes.start("local", self.local_command, env=_environment(), nice=10)
+                    self.posted_in = event.block
+                    self.names[event.client] = "client"
+                if isinstance(event, Lapsed) and self.killed is not None:
+                    self.display.say("up", f"{self.killed} is started again on the folder that it left")
+                    await self._start_daemon(processes, network, base, self.killed)
                 if segment is not None and (segment.number, segment.state) not in told:
                     told.add((segment.number, segment.state))
                     self._tell(segment)
@@ -207,10 +218,12 @@ class Demo:
                 names = ", ".join(self.display.name(v) for v in segment.verifiers)
                 self.display.say("drawn", f"{steps} by {who} is committed; links {', '.join(map(str, segment.units))} drawn for {names}")
             case state if state in TERMINAL:
+                if state != SegmentState.SETTLED:
+                    self.display.forget(segment)
                 self.display.say(state.name.lower(), f"segment {segment.number} by {who}, {receipt(segment)}", segment=segment.number)
 
     def _check_alive(self, processes: Processes) -> None:
-        for name in ("client", "local", "scheduler", "keyservice"):
+        for name in {"client", "local", "scheduler", "keyservice"} & set(processes.running):
             process = processes.running[name]
             finished = "done" in self.client if name == "client" else bool(self.local) if name == "local" else False
             if process.returncode is not None and not finished:
@@ -239,26 +252,27 @@ class Demo:
         from assay.cli.folder import give_order
 
         for name in self.up:
-            if name.startswith(("worker", "verifier", "liar")) and name != self.killed:
+            if name.startswith(("worker", "verifier", "liar")):
                 await asyncio.to_thread(give_order, base / name, "withdraw")
         deadline = time.monotonic() + PAID_WITHIN
-        owed = set(self.names) - {who for who, name in self.names.items() if name == self.killed}
+        owed = set(self.names)
         while owed and time.monotonic() < deadline:
             owed = {who for who in owed if (await reader.view(who)).credit}
             await asyncio.sleep(0.2)
 
-    async def _result(self, network: Network, reader: Any, job: JobId, first_block: int) -> dict[str, Any]:
+    async def _result(self, network: Network, reader: Any, job: JobId) -> dict[str, Any]:
+        """Losses are those of the run in one process: heartbeats may be lost, and equal roots make them the network's, too."""
         ledger = self.display.ledger
-        losses = [loss for _, loss in sorted(self.display.losses.items())]
-        balances = await network.balance_changes(reader, first_block)
+        balances = await network.balance_changes(reader, self.posted_in - 1)
+        self.names |= network.names()
         refused = (SegmentState.WITHHELD, SegmentState.UNPAID, SegmentState.REJECTED)
         return {
             "job": job,
             "program_cid": self.client["posted"]["program_cid"],
             "final_state_root": self.client["done"]["final_state_root"],
             "local_state_root": self.local["final_state_root"],
-            "loss_first": losses[0],
-            "loss_last": losses[-1],
+            "loss_first": self.local["loss_first"],
+            "loss_last": self.local["loss_last"],
             "balance_changes": balances,
             "segments": ledger.outcomes(job),
             "rejections": [

@@ -85,6 +85,11 @@ class Display:
         if self.as_json:
             show({"topic": "progress", "segment": segment, "step": step, "loss": loss})
 
+    def forget(self, segment: Segment) -> None:
+        """What a segment that came to nothing said of its losses."""
+        for step in range(segment.start, segment.stop):
+            self.losses.pop(step, None)
+
     # ---- the picture -----------------------------------------------------------------------------------------------------
 
     def __rich__(self) -> Group:

@@ -65,6 +65,11 @@ class Network(msgspec.Struct):
     def public(self) -> dict[str, Any]:
         return {"rpc": self.rpc, "chain_id": self.chain_id, "contract": self.contract, "bootstrap": self.bootstrap, "token": self.contracts.token}
 
+    def names(self) -> dict[Address, str]:
+        """What a person may call the accounts of the network itself."""
+        known = self.contracts
+        return {known.jobs: "escrow (Jobs)", known.stakes: "stakes (Stakes)", known.disputes: "disputes", BURN: "burnt"}
+
     async def reader(self) -> Any:
         """Reads the network's contracts."""
         from assay.adapters.evm import EvmReader

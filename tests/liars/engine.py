@@ -25,7 +25,7 @@ class IdleExecutor(Executor):
 
 
 def main() -> int:
-    work.Executor = IdleExecutor  # type: ignore[misc]
+    work.Engine.executor = IdleExecutor
     return work.main(sys.argv[1:])
 
 
