@@ -51,6 +51,7 @@ class Engine:
     """Performs tasks under `root`; keeps the plans of the last jobs, since making one costs more than a step."""
 
     PLANS = 4
+    executor: type[Executor] = Executor
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -104,7 +105,7 @@ class Engine:
                 raise BadTensors("the schedule is not the one that the job names")
             while len(self._plans) >= self.PLANS:
                 self._plans.pop(next(iter(self._plans)))
-            self._plans[key] = Executor(program, schedule, job.micro_batches, job.threads)
+            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads)
         return self._plans[key]
 
     def _records(self, job: JobFiles, folder: Path) -> Callable[[int, int], Tensors]:

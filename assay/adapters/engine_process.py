@@ -169,10 +169,10 @@ class ProcessEngine:
 
 
 class InlineEngine:
-    """The engine in a thread of this process."""
+    """The engine in a thread of this process. `make` gives another than the honest one."""
 
-    def __init__(self, threads: int = 1) -> None:
-        self.threads = threads
+    def __init__(self, make: Callable[[Path], Inline] | None = None) -> None:
+        self._make = make
         self._engines: dict[Path, Inline] = {}
         self._lock = asyncio.Lock()
 
@@ -182,7 +182,9 @@ class InlineEngine:
 
         assert isinstance(task, EngineTask)
         loop = asyncio.get_running_loop()
-        engine = self._engines.setdefault(folder, Inline(folder))
+        if folder not in self._engines:
+            self._engines[folder] = (self._make or Inline)(folder)
+        engine = self._engines[folder]
         async with self._lock:
             result = await asyncio.to_thread(engine.perform, task, lambda done: loop.call_soon_threadsafe(progress, done) and None)  # type: ignore[arg-type]
         if isinstance(result, Failure):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -67,23 +69,27 @@ def plan(steps: int, seed: int = 0) -> client.Plan:
     return client.Plan(name="tiny", program=made, schedule=schedule, state=state, records=records, dataset="made up", batch=BATCH)
 
 
+LONG = 100_000
+"""Seconds of chain time that no test waits for: it passes only when a test says `Net.skip(LONG)`, so that a slow machine misses nothing."""
 PARAMS = Params(
-    finality=1, activate_window=120, lease_window=300, takeover_window=600, serve_window=120, seal_window=120, reveal_window=60,
-    open_window=60, challenge_window=5, links=2, verifiers=3, quorum=2, openings=1, redraws=1, depth=2, draw_bond=1000,
+    finality=1, activate_window=LONG, lease_window=LONG, takeover_window=LONG, serve_window=LONG, seal_window=LONG, reveal_window=LONG,
+    open_window=LONG, challenge_window=2, links=2, verifiers=3, quorum=2, openings=1, redraws=1, depth=2, draw_bond=1000,
 )  # fmt: skip
 
 
 class Net:
     """A network in one process: one chain whose blocks come every `beat` seconds, and any number of nodes."""
 
-    def __init__(self, folder: Path, beat: float = 0.01) -> None:
+    def __init__(self, folder: Path, beat: float = 0.02) -> None:
         self.folder, self.beat = folder, beat
         self.ledger = MemoryLedger(b"tiny", seat_stake=10_000)
         self.board, self.blobs = Switchboard(), BlobNet()
         self.notes: list[tuple[str, Note]] = []
+        self.watch: Callable[[str, Note], None] = lambda name, note: None
         self.nodes: dict[str, Node] = {}
         self.running: dict[str, asyncio.Task[None]] = {}
         self.ports: dict[str, Ports] = {}
+        self._dying: list[asyncio.Task[None]] = []
 
     def make_ports(self, name: str, role: str = "worker") -> Ports:
         """A node's ports; the same node again when it has some (its disk and keys live on)."""
@@ -107,12 +113,17 @@ class Net:
         return self.ports[name]
 
     async def up(self, name: str, make: Callable[..., Node], *, role: str = "worker", deposit: int = 0, seat: bool = False, **more: Any) -> Node:
+        await asyncio.gather(*self._dying, return_exceptions=True)
         ports = self.make_ports(name, role)
         await enrol(ports, deposit=deposit, seat=seat)
-        node = make(ports, lambda note: self.notes.append((name, note)), **more)
+        node = make(ports, lambda note: self._heard(name, note), **more)
         self.nodes[name] = node
         self.running[name] = asyncio.create_task(node.run(), name=name)
         return node
+
+    def _heard(self, name: str, note: Note) -> None:
+        self.notes.append((name, note))
+        self.watch(name, note)
 
     async def down(self, name: str) -> None:
         self.nodes.pop(name).stop()
@@ -121,10 +132,24 @@ class Net:
     def kill(self, name: str) -> None:
         """As SIGKILL does: nothing is finished, nothing is written."""
         self.nodes.pop(name)
-        self.running.pop(name).cancel()
+        task = self.running.pop(name)
+        task.cancel()
+        self._dying.append(task)
+
+    def lose_disk(self, name: str) -> None:
+        """Journal, blobs and work folder of a node that is down are gone; its account and its keys are not."""
+        old = self.ports[name]
+        shutil.rmtree(old.folder, ignore_errors=True)
+        blobs = MemoryBlobs(self.blobs, old.peers.peer)
+        keys = MemoryKeys(name.encode(), old.chain.account)
+        self.ports[name] = dataclasses.replace(old, journal=MemoryJournal(), blobs=blobs, keys=keys, engine=InlineEngine())
 
     def said(self, topic: str, name: str = "") -> list[Note]:
         return [note for who, note in self.notes if note.topic == topic and name in ("", who)]
+
+    def skip(self, seconds: int = LONG) -> None:
+        """Chain time passes at once."""
+        self.ledger.mine(seconds + 1)
 
     @contextlib.asynccontextmanager
     async def mining(self) -> AsyncIterator[None]:
@@ -166,7 +191,7 @@ async def post(
     found = await client.find_service(chain, net.ports[service].chain.account, 0)
     budget = 100 * what.steps + 1000
     wish = client.Wish(
-        segment_steps=segment_steps, price_cap=100, fee=10, budget=budget, deadline=net.ledger.head.time + 100_000,
+        segment_steps=segment_steps, price_cap=100, fee=10, budget=budget, deadline=net.ledger.head.time + 10 * LONG,
         scheduler=net.ports[scheduler].chain.account, params=params,
     )  # fmt: skip
     _, terms = await client.publish(what, wish, found, chain, ports.blobs, ports.keys)
