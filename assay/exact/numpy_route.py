@@ -18,6 +18,10 @@ from assay.program import Part
 Array = NDArray[Any]
 
 
+class FlushedError(RuntimeError):
+    """The processor's flags are not those of IEEE 754, and NumPy cannot set them (the native route does)."""
+
+
 def integer_product(qa: Array, qb: Array, bits: int) -> Array:
     """qa @ qb as int64, exact: both int64 with |q| < 2^(bits-1)."""
     inner = (qa.shape[-1] - 1).bit_length()
@@ -56,7 +60,9 @@ def last_uses(part: Part) -> list[list[int]]:
 
 
 def run(part: Part, inputs: Sequence[Array], gemm_bits: int, see: Callable[[int, Array], None] | None = None) -> dict[str, Array]:
-    """Outputs of the part by name; `see` is shown every node's result."""
+    """Outputs of the part by name; `see` is shown every node's result. Raises FlushedError."""
+    if np.float32(2.0**-126) * np.float32(0.5) == 0:
+        raise FlushedError("a library has told this thread to flush subnormal numbers, which would change results: start a process without it")
     values: list[Array | None] = list(inputs)
     dying = last_uses(part)
     kept = {o.value for o in part.outputs}

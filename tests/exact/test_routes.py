@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from assay.exact import reference
 from assay.exact.conformance import BINARY, SPECIAL, UNARY, Writer
 from tests.exact.support import ROUTES, Route, check, floats, names
 
@@ -110,8 +111,16 @@ def test_sum_is_rounded_once(route: Route) -> None:
     big[2] = np.float32(2) ** -20
     big[2, 0] = np.float32(2) ** 4
     big[3] = np.linspace(-1, 1, 1 << 16)
-    w = Writer(big)
-    check(w.part(w("sum", 0, axes=(1,), keepdim=False), w("sum", 0, axes=(0, 1), keepdim=False)), [big], route)
+    # 2^15 + 2^-9 is a tie between two floats; 2^-39 more, far below what a double holds beside it, breaks it.
+    tie = np.zeros((4, (1 << 15) + 2), np.float32)
+    tie[:, : 1 << 15] = 1
+    tie[:, -2] = 2.0**-9
+    tie[1::2, -1] = 2.0**-39
+    tie[2:] *= -1
+    w = Writer(big, tie)
+    outputs = [w("sum", 0, axes=(1,), keepdim=False), w("sum", 0, axes=(0, 1), keepdim=False), w("sum", 1, axes=(1,), keepdim=False)]
+    check(w.part(*outputs), [big, tie], route)
+    assert np.array_equal(reference.sum_(tie, (1,), False) == np.float32(2**15), [True, False, False, False])
 
 
 @routes

@@ -1,0 +1,60 @@
+"""A library that sets the processor's flush-to-zero flags for the thread (gcc's crtfastmath does) changes no result unseen."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from assay.exact import reference
+from assay.exact.conformance import Writer, floats, program
+from assay.exact.cpu import Cpu
+from assay.exact.native import build
+from assay.exact.numpy_route import FlushedError
+from tests.exact.support import Route, on, same
+
+pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="sets MXCSR")
+STANDARD, FLUSHING = 0x1F80, 0x9FC0
+
+
+@pytest.fixture(scope="module")
+def set_flags(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], None]:
+    folder: Path = tmp_path_factory.mktemp("flags")
+    (folder / "flags.c").write_text("void set(unsigned v) { __builtin_ia32_ldmxcsr(v); }")
+    subprocess.run([build.compiler(), "-shared", "-fPIC", "-o", str(folder / "flags.so"), str(folder / "flags.c")], check=True, timeout=60)
+    call = ctypes.CDLL(str(folder / "flags.so")).set
+    call.argtypes, call.restype = [ctypes.c_uint], None
+    return lambda flags: call(flags)
+
+
+@pytest.mark.parametrize("level", build.levels())
+def test_native_code_sets_its_own_flags(level: str, set_flags: Callable[[int], None]) -> None:
+    x = floats(1, (3, 500), "tiny")
+    w = Writer(x)
+    part = w.part(w("add", 0, 0), w("sum", 0, axes=(1,), keepdim=False), w("matmul", 0, w("permute", 0, axes=(1, 0))))
+    values = reference.evaluate(part, [x], 14)
+    with on(Route(level, 1)):
+        cpu = Cpu(program(part, 14))
+        set_flags(FLUSHING)
+        try:
+            got = cpu.run("micro", {"batch": {"x0": x}})
+        finally:
+            set_flags(STANDARD)
+    assert all(same(got[o.name], values[o.value]) for o in part.outputs)
+
+
+def test_numpy_refuses(set_flags: Callable[[int], None]) -> None:
+    x = floats(1, (3, 5), "tiny")
+    w = Writer(x)
+    with on(Route("numpy", 1)):
+        cpu = Cpu(program(w.part(w("add", 0, 0)), 14))
+        set_flags(FLUSHING)
+        try:
+            with pytest.raises(FlushedError, match="flush subnormal"):
+                cpu.run("micro", {"batch": {"x0": x}})
+        finally:
+            set_flags(STANDARD)
