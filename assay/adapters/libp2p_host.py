@@ -3,7 +3,8 @@
 py-libp2p traps that are dealt with here (0.8.1): a default host accepts plaintext; GossipSub's heartbeat is 120 s, it drops what
 exceeds 10 messages a second and wants three different IP addresses in a mesh; message ids start from the clock in *seconds*, so
 that a restarted node's first messages look like old ones; the listener shares its port with whoever else wants it; connections are
-opened to everyone who is known; a failed dial is repeated by the library itself.
+opened to everyone who is known; a failed dial is repeated by the library itself; a subscriber that lags by 32 messages loses the next,
+and so does a neighbour (hence `PACE`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_new_noise_key_pai
 from libp2p.custom_types import TProtocol
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.pubsub import pubsub as pubsub_module
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.records.validator import NamespacedValidator, Validator
@@ -34,6 +36,9 @@ from assay.codec import MAX_MESSAGE
 
 logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs at ERROR what strangers do
 
+pubsub_module.SUBSCRIPTION_CHANNEL_SIZE = 1024  # the only place where it can be said
+BURST, PACE = 16, 0.04
+"""Announcements that a node may publish at once, and the seconds between those that follow."""
 MESH, MESH_LOW, MESH_HIGH = 6, 4, 12
 
 

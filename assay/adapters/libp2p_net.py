@@ -32,7 +32,7 @@ from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from assay.adapters.libp2p_frames import Frame, Kind
-from assay.adapters.libp2p_host import make_gossip, make_host, make_table, plain, probe, reachable
+from assay.adapters.libp2p_host import BURST, PACE, make_gossip, make_host, make_table, plain, probe, reachable
 from assay.adapters.libp2p_link import MAX_SERVED, Link, LinkClosed
 from assay.adapters.peerbook import MAX_RECORD, Peerbook, parse
 from assay.codec import Malformed, decode, encode
@@ -94,6 +94,8 @@ class Net:
         self._serving = 0
         self._allowance: dict[Link, tuple[float, float]] = {}
         self._wanted = trio.Event()
+        self._publishing = trio.Lock()
+        self._next_publish = 0.0
         self._up: _Host | None = None
 
     # ---- life ------------------------------------------------------------------------------------------------------------
@@ -181,10 +183,13 @@ class Net:
             return await (await self._link(peer)).request(body)
 
     async def gossip(self, body: bytes) -> None:
-        """Raises Outage."""
-        if self._up is None:
-            raise Outage("the peer network is starting again")
-        await self._up.pubsub.publish(self.topic, body)
+        """Raises Outage. Waits when there was much to say lately."""
+        async with self._publishing:
+            self._next_publish = max(self._next_publish, trio.current_time() - BURST * PACE) + PACE
+            await trio.sleep_until(self._next_publish)
+            if self._up is None:
+                raise Outage("the peer network is starting again")
+            await self._up.pubsub.publish(self.topic, body)
 
     async def _serve(self, link: Link, number: int, body: bytes) -> None:
         message: AnyRequest = decode(body, AnyRequest)  # type: ignore[arg-type]
