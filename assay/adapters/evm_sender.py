@@ -1,10 +1,10 @@
 """Sends an account's transactions: each call id once, whatever dies in between.
 
 A call is first tried against the chain's present state (eth_estimateGas), so that what the contract would refuse costs nothing.
-Then it gets a nonce, is signed, written to the journal, and only then broadcast; many waiting calls share one commit and one
-batch request. One task looks after all that is pending: it asks for the account's transaction count, and
+Then it gets a nonce, is signed, written to the journal, and only then broadcast; all calls that wait share one commit and three
+requests. One task looks after all that is pending: it asks for the account's transaction count and for receipts, and
 
-    nonce < count   mined: the receipt says what came of it
+    a receipt       mined: it says what came of it
     otherwise       pending: broadcast again in each block without progress (a node that restarts forgets its mempool), and
                     after BUMP_BLOCKS such blocks the head of the line is replaced with a fee that is a quarter higher (EIP-1559)
 
@@ -16,13 +16,14 @@ old one is known to be spent without effect, FINAL_BLOCKS deep: by a transaction
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from eth_account.signers.local import LocalAccount
 from web3 import Web3
 
 from assay.adapters.evm_journal import Attempt, Entry, SendJournal
-from assay.adapters.evm_rpc import Rpc, RpcError, number
+from assay.adapters.evm_rpc import Rpc, RpcError, block_of, number
 from assay.chain import Block, CallId
 from assay.ids import Address
 from assay.ports import Outage
@@ -34,8 +35,21 @@ BUMP_BLOCKS = 4
 FINAL_BLOCKS = 12
 HEADROOM = 1.25
 """Gas limit over the estimate: the state may move on before the call is mined."""
+WINDOW = 100
+"""Transactions whose receipts are asked for at once."""
+FEES: list[tuple[str, list[object]]] = [("eth_getBlockByNumber", ["latest", False]), ("eth_maxPriorityFeePerGas", [])]
 HARMLESS = ("already known", "alreadyknown", "already imported", "nonce too low", "underpriced", "known transaction")
 """Answers to a broadcast that say that the nonce is taken care of."""
+
+
+@dataclass(slots=True)
+class Wish:
+    """A call that has no nonce yet; `receipt` is what its sender waits for."""
+
+    call_id: CallId
+    target: Address
+    data: bytes
+    receipt: asyncio.Future[dict[str, Any]]
 
 
 class Sender:
@@ -45,13 +59,14 @@ class Sender:
         self.rpc, self.account, self.chain_id, self.journal = rpc, account, chain_id, journal
         self.address = Address(account.address.lower())
         self.broadcasts = 0
-        self._queue: list[Entry] = []
-        """Estimated, without a nonce."""
+        self._wishes: list[Wish] = []
         self._pending: dict[CallId, Entry] = {}
         self._results: dict[CallId, asyncio.Future[dict[str, Any]]] = {}
         self._sends: dict[CallId, asyncio.Task[int]] = {}
         self._nurse: asyncio.Task[None] | None = None
         self._kick = asyncio.Event()
+        self._stale = True
+        """The node may not have what the journal has: after a start, an outage or a reorganisation."""
         self._first = -1
         """Lowest nonce that is pending; `_stalled_at` and `_bumped_at` are head blocks, counted anew when it changes."""
         self._stalled_at = self._bumped_at = -1
@@ -71,8 +86,8 @@ class Sender:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def send(self, call_id: CallId, target: Address, data: bytes) -> int:
-        """The block in which the call was mined. Raises Refused (with the revert data), Outage, or ValueError when the call id
-        was used for another call."""
+        """The block in which the call was mined. Raises Refused (with the revert data), Outage, StorageFull, or ValueError when the
+        call id was used for another call."""
         task = self._sends.get(call_id)
         if task is None:
             task = self._sends[call_id] = asyncio.create_task(self._send(call_id, target, data), name=f"send {call_id}")
@@ -84,44 +99,38 @@ class Sender:
     async def _send(self, call_id: CallId, target: Address, data: bytes) -> int:
         entry = self.journal.get(call_id)
         if entry is None:
-            entry = Entry(call_id, -1, target, data, await self._estimate(target, data))
-            self._queue.append(entry)
+            receipt = await self._wish(call_id, target, data)
         elif (entry.target, entry.data) != (target, data):
             raise ValueError(f"the call id {call_id} was used for another call")
         else:
-            entry = self._pending.setdefault(call_id, entry)
-        while True:
             receipt = await self._outcome(entry)
+        while True:
             block = number(receipt.get("blockNumber"))
             if number(receipt.get("status")) == 1:
                 return block
-            head = await self.rpc.head()
-            gas = await self._estimate(target, data)  # raises the reason, when it still stands
-            if head.number - block < FINAL_BLOCKS:
+            await self.rpc.call("eth_estimateGas", self._asked(target, data))  # raises the reason, when it still stands
+            if (await self.rpc.head()).number - block < FINAL_BLOCKS:
                 raise Outage(f"{call_id} failed in block {block}, though it would pass now; it can be sent again when that block is final")
-            entry = Entry(call_id, -1, target, data, gas)
-            self._queue.append(entry)
+            receipt = await self._wish(call_id, target, data)
 
-    async def _estimate(self, target: Address, data: bytes) -> int:
-        """Gas that the call needs now, with headroom. Raises Refused."""
-        params = {"from": self.account.address, "to": target, "data": "0x" + data.hex()}
-        try:
-            return int(number(await self.rpc.call("eth_estimateGas", params)) * HEADROOM)
-        except RpcError as error:
-            raise self._explained(error) from None
+    def _asked(self, target: Address, data: bytes) -> dict[str, str]:
+        return {"from": self.account.address, "to": target, "data": "0x" + data.hex()}
 
-    def _explained(self, error: RpcError) -> Outage:
-        if "insufficient funds" in error.reason or "gas required exceeds" in error.reason:
-            return Outage(f"the account {self.address} has no money for gas: send it some of the chain's native coin ({error.reason})")
-        return error
+    async def _wish(self, call_id: CallId, target: Address, data: bytes) -> dict[str, Any]:
+        wish = Wish(call_id, target, data, asyncio.get_running_loop().create_future())
+        self._wishes.append(wish)
+        self._wake()
+        return await wish.receipt
 
     async def _outcome(self, entry: Entry) -> dict[str, Any]:
-        """The receipt, once there is one. Raises Outage."""
-        future = self._results.get(entry.call_id)
-        if future is None:
-            future = self._results[entry.call_id] = asyncio.get_running_loop().create_future()
+        """The receipt of what was written before, once there is one. Raises Outage."""
+        if entry.call_id not in self._pending:
+            self._pending[entry.call_id] = entry
+            self._stale = True
+        if entry.call_id not in self._results:
+            self._results[entry.call_id] = asyncio.get_running_loop().create_future()
         self._wake()
-        return await future
+        return await self._results[entry.call_id]
 
     # ---- the task that looks after all
 
@@ -135,26 +144,26 @@ class Sender:
             self._nurse = asyncio.create_task(self._look_after(), name="sender")
 
     async def _look_after(self) -> None:
-        pause, fresh = FIRST_POLL, True
-        while self._queue or self._pending:
+        pause = FIRST_POLL
+        while self._wishes or self._pending:
             self._kick.clear()
             try:
-                if fresh:  # after a start or an outage: the node may have forgotten, or the chain may be a bit younger
+                if self._stale:
                     again = self.journal.from_nonce(await self._count_now())
                     self._adopt(again)
                     await self._broadcast(again)
-                if self._queue:
-                    await self._flush()
+                    self._stale = False
+                if self._wishes:
+                    await self._broadcast(await self._admit())
                     pause = FIRST_POLL
                 await self._collect()
-                fresh = False
             except Outage as error:
                 self._fail(error)
-                fresh, pause = True, POLL
+                self._stale, pause = True, POLL
             except Exception as error:  # a full disk, for one: nobody may wait for ever
                 self._fail(error)
                 return
-            if self._pending or self._queue:
+            if (self._pending or self._wishes) and not self._kick.is_set():
                 try:
                     await asyncio.wait_for(self._kick.wait(), pause)
                 except TimeoutError:
@@ -162,22 +171,24 @@ class Sender:
 
     def _fail(self, error: Exception) -> None:
         """Tells all who wait; what is in the journal goes on, what is not is forgotten."""
-        self._queue.clear()
-        for future in self._results.values():
+        for future in [*self._results.values(), *(wish.receipt for wish in self._wishes)]:
             if not future.done():
                 future.set_exception(error)
+        self._wishes.clear()
         self._results.clear()
 
     async def _count_now(self, tag: str = "latest") -> int:
         return number(await self.rpc.call("eth_getTransactionCount", self.account.address, tag))
 
-    async def _fees(self) -> tuple[int, int]:
+    def _fees(self, block: object, tip: object) -> tuple[int, int]:
         """(max fee, tip) in wei per gas: twice the base fee, so that six full blocks in a row do not outprice it."""
-        block, tip = await self.rpc.batch([("eth_getBlockByNumber", ["latest", False]), ("eth_maxPriorityFeePerGas", [])])
-        if isinstance(block, Exception) or not isinstance(block, dict):
+        if not isinstance(block, dict):
             raise Outage(f"the chain node gave no head block: {block}")
-        tip = 10**9 if isinstance(tip, Exception) else number(tip)
-        return 2 * number(block.get("baseFeePerGas", "0x0")) + tip, tip
+        wei = 10**9 if isinstance(tip, Exception) else number(tip)  # a node without the method
+        return 2 * number(block.get("baseFeePerGas", "0x0")) + wei, wei
+
+    async def _fees_now(self) -> tuple[int, int]:
+        return self._fees(*await self.rpc.batch(FEES))
 
     def _sign(self, entry: Entry, fee: int, tip: int) -> Attempt:
         signed = self.account.sign_transaction(
@@ -188,17 +199,35 @@ class Sender:
         )  # fmt: skip
         return Attempt(bytes(signed.hash), bytes(signed.raw_transaction), fee, tip)
 
-    async def _flush(self) -> None:
-        """Nonces, signatures, journal, broadcast: for all that waits."""
-        fee, tip = await self._fees()
-        nonce = max(await self._count_now("pending"), self.journal.next_nonce())
-        ready, self._queue = self._queue, []
-        for entry in ready:
-            entry.nonce, nonce = nonce, nonce + 1
+    async def _admit(self) -> list[Entry]:
+        """Simulation, nonces, signatures and journal for all that waits; what is refused is told so. The others may be broadcast."""
+        wishes = list(self._wishes)
+        requests: list[tuple[str, list[object]]] = [("eth_estimateGas", [self._asked(wish.target, wish.data)]) for wish in wishes]
+        count, block, tip, *gas = await self.rpc.batch([("eth_getTransactionCount", [self.account.address, "pending"]), *FEES, *requests])
+        fee, tip = self._fees(block, tip)
+        nonce = max(number(count), self.journal.next_nonce())
+        ready: list[Entry] = []
+        accepted: list[Wish] = []
+        for wish, needed in zip(wishes, gas, strict=True):
+            if isinstance(needed, Exception):
+                if not wish.receipt.done():
+                    wish.receipt.set_exception(self._explained(needed) if isinstance(needed, RpcError) else needed)
+                continue
+            entry = Entry(wish.call_id, nonce + len(ready), wish.target, wish.data, int(number(needed) * HEADROOM))
             entry.attempts = [self._sign(entry, fee, tip)]
-        self.journal.write(ready)
-        self._pending.update((entry.call_id, entry) for entry in ready)
-        await self._broadcast(ready)
+            ready.append(entry)
+            accepted.append(wish)
+        await asyncio.to_thread(self.journal.write, ready)
+        self._wishes = self._wishes[len(wishes) :]  # others may have come meanwhile
+        for entry, wish in zip(ready, accepted, strict=True):
+            self._pending[entry.call_id] = entry
+            self._results[entry.call_id] = wish.receipt
+        return ready
+
+    def _explained(self, error: RpcError) -> Outage:
+        if "insufficient funds" in error.reason or "gas required exceeds" in error.reason:
+            return Outage(f"the account {self.address} has no money for gas: send it some of the chain's native coin ({error.reason})")
+        return error
 
     async def _broadcast(self, entries: list[Entry]) -> None:
         """The newest attempt of each. Raises Outage when the node does not take one for another reason than that it knows it."""
@@ -213,30 +242,31 @@ class Sender:
 
     async def _collect(self) -> None:
         """Receipts of what is mined; care for what is not."""
-        head, count = await self.rpc.head(), await self._count_now()
-        mined = [entry for entry in self._pending.values() if entry.nonce < count]
-        hashes = [(entry, attempt.hash) for entry in mined for attempt in entry.attempts]
-        answers = await self.rpc.batch([("eth_getTransactionReceipt", ["0x" + digest.hex()]) for _, digest in hashes])
-        found: dict[CallId, dict[str, Any]] = {}
-        for (entry, _), answer in zip(hashes, answers, strict=True):
+        line = sorted(self._pending.values(), key=lambda entry: entry.nonce)
+        asked = [(entry, attempt.hash) for entry in line[:WINDOW] for attempt in entry.attempts]
+        requests: list[tuple[str, list[object]]] = [("eth_getTransactionReceipt", ["0x" + digest.hex()]) for _, digest in asked]
+        state: list[tuple[str, list[object]]] = [
+            ("eth_getBlockByNumber", ["latest", False]),
+            ("eth_getTransactionCount", [self.account.address, "latest"]),
+        ]
+        latest, counted, *answers = await self.rpc.batch([*state, *requests])
+        head, count = block_of(latest), number(counted)
+        for (entry, _), answer in zip(asked, answers, strict=True):
             if isinstance(answer, Exception):
                 raise Outage(f"the chain node gave no receipt: {answer}")
             if isinstance(answer, dict):
-                found[entry.call_id] = answer
-        for entry in mined:
-            receipt = found.get(entry.call_id)
-            if receipt is not None:
-                self._resolve(entry, receipt)
-            elif await self._spent(entry, head):
+                self._resolve(entry, answer)
+        for entry in [entry for entry in line[:WINDOW] if entry.call_id in self._pending and entry.nonce < count]:
+            if await self._spent(entry, head):
                 self._requeue(entry)
-        line = sorted((entry for entry in self._pending.values() if entry.nonce >= count), key=lambda entry: entry.nonce)
-        if line and line[0].nonce != self._first:
-            self._first, self._stalled_at, self._bumped_at = line[0].nonce, head.number, head.number
-        elif line and head.number > self._stalled_at:
-            await self._urge(line, head, count)
+        waiting = [entry for entry in line if entry.call_id in self._pending and entry.nonce >= count]
+        if waiting and waiting[0].nonce != self._first:
+            self._first, self._stalled_at, self._bumped_at = waiting[0].nonce, head.number, head.number
+        elif waiting and head.number > self._stalled_at:
+            await self._urge(waiting, head, count)
 
     def _resolve(self, entry: Entry, receipt: dict[str, Any]) -> None:
-        del self._pending[entry.call_id]
+        self._pending.pop(entry.call_id, None)
         future = self._results.pop(entry.call_id, None)
         if future is not None and not future.done():
             future.set_result(receipt)
@@ -248,7 +278,9 @@ class Sender:
 
     def _requeue(self, entry: Entry) -> None:
         del self._pending[entry.call_id]
-        self._queue.append(Entry(entry.call_id, -1, entry.target, entry.data, entry.gas))
+        receipt = self._results.pop(entry.call_id, None) or asyncio.get_running_loop().create_future()
+        self._wishes.append(Wish(entry.call_id, entry.target, entry.data, receipt))
+        self._kick.set()
 
     async def _urge(self, line: list[Entry], head: Block, count: int) -> None:
         """A block came and nothing of `line` (what is pending, in order) was in it."""
@@ -258,12 +290,12 @@ class Sender:
             if await self._count_now("pending") > count:  # another program's, on its way
                 return
             first = Entry(CallId(f"fill nonce {count} at {head.number}"), count, self.address, b"", 21_000)  # its holder was dropped
-            first.attempts = [self._sign(first, *await self._fees())]
+            first.attempts = [self._sign(first, *await self._fees_now())]
             self.journal.write([first])
             self._pending[first.call_id] = first
             line.insert(0, first)
         elif head.number - self._bumped_at >= BUMP_BLOCKS:
-            fee, tip = await self._fees()
+            fee, tip = await self._fees_now()
             last = first.attempts[-1]
             self.journal.add(first, self._sign(first, max(fee, last.fee * 5 // 4 + 1), max(tip, last.tip * 5 // 4 + 1)))
             self._bumped_at = head.number

@@ -176,7 +176,7 @@ def test_a_transaction_that_is_not_mined_is_replaced_at_a_higher_fee(network: Ne
     async def body(chain: EvmChain) -> None:
         rpc.call(network.url, "evm_setAutomine", False)
         sending = asyncio.create_task(chain.send(CallId("one"), REGISTER))
-        await until(lambda: len(pool(network, signer)) == 1)
+        await until(lambda: len(pool(network, signer)) == 1 and chain.sender._first == 0)  # it watches from this block on
         (first,) = pool(network, signer).values()
         rpc.call(network.url, "anvil_dropAllTransactions")  # a node that forgets
         entry = chain.sender.journal.get(CallId("one"))
