@@ -20,6 +20,7 @@ import msgspec
 
 from assay.codec import Message
 from assay.ids import U32, U63, Digest
+from assay.job import Field
 from assay.runtime import Fault
 
 MAX_LINE = 1 << 24
@@ -65,6 +66,10 @@ class FileChecked(EngineResult, frozen=True, kw_only=True):
     peak_memory: int
     micro_leaves: int
     update_leaves: int
+    micro_batches: int
+    scalars: tuple[str, ...]
+    batch: tuple[Field, ...]
+    """Of a whole micro-batch: axis 0 counts records."""
 
 
 class RunLinks(EngineTask, frozen=True, kw_only=True):

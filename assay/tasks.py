@@ -46,9 +46,11 @@ class ProgramChecked(Outcome, frozen=True, kw_only=True):
 
 
 class CheckProgram(Task, frozen=True, kw_only=True):
-    """Validates the program blob against the closed set and computes what it needs. Fails with PEER when it is refused."""
+    """Validates the program blob against the closed set and the job document in blob `spec`, and computes what it needs. Fails with
+    PEER when it is refused."""
 
     job: JobId
+    spec: Cid
     program: Cid
 
 

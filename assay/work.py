@@ -38,6 +38,7 @@ from assay.engine import (
     StepDone,
 )
 from assay.execute import Executor
+from assay.job import Field
 from assay.program import Limits, Program, ProgramError, cost, program_root
 from assay.runtime import Fault
 from assay.sampling import record_indices
@@ -88,6 +89,8 @@ class Engine:
         return FileChecked(
             root=program_root(program), micro_flops=micro.flops, update_flops=update.flops,
             peak_memory=max(micro.peak_memory, update.peak_memory), micro_leaves=program.micro_leaves, update_leaves=program.update_leaves,
+            micro_batches=program.micro_batches, scalars=program.scalars,
+            batch=tuple(Field(name=name, dtype=t.dtype, shape=t.shape) for name, t in program.batch.items()),
         )  # fmt: skip
 
     def _executor(self, job: JobFiles) -> Executor:

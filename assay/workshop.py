@@ -67,7 +67,7 @@ class Workshop:
 
     async def check_program(self, task: CheckProgram) -> ProgramChecked:
         """In the engine: the program is a stranger's."""
-        name = f"program-{task.program}"
+        name = f"program-{task.job}"
         folder = self.root / name
         folder.mkdir(exist_ok=True)
         try:
@@ -76,6 +76,8 @@ class Workshop:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         assert isinstance(checked, FileChecked)
+        if problem := mismatch(await self.spec(task.spec), checked):
+            raise TaskFailed(Fault.PEER, f"its program does not fit its document: {problem}")
         return ProgramChecked(
             job=task.job, root=checked.root, micro_flops=checked.micro_flops, update_flops=checked.update_flops,
             peak_memory=checked.peak_memory, micro_leaves=checked.micro_leaves, update_leaves=checked.update_leaves,
@@ -225,6 +227,21 @@ class Workshop:
             await asyncio.to_thread(read)
         except (shard.BadShard, seal.SealError) as error:
             raise TaskFailed(Fault.PEER, str(error)) from None
+
+
+def mismatch(spec: JobSpec, checked: FileChecked) -> str:
+    """What keeps a program from being run on a job's data; empty when nothing does."""
+    if checked.micro_batches != spec.micro_batches:
+        return f"it averages over {checked.micro_batches} micro-batches, a step has {spec.micro_batches}"
+    if checked.scalars != spec.scalars:
+        return f"it takes the scalars {', '.join(checked.scalars)}, the schedule has {', '.join(spec.scalars)}"
+    fields = {field.name: field for field in spec.dataset.fields}
+    for taken in checked.batch:
+        has = fields.get(taken.name)
+        if has is None or (has.dtype, (spec.batch, *has.shape)) != (taken.dtype, taken.shape):
+            given = f"{has.dtype}{[spec.batch, *has.shape]}" if has is not None else "not there"
+            return f"it takes {taken.name!r} as {taken.dtype}{list(taken.shape)}, which in the data is {given}"
+    return ""
 
 
 def _save(path: Path, array: Any) -> None:

@@ -83,7 +83,7 @@ class Jobs(Base):
 
     def _on_program(self, event: Result, rest: list[str]) -> None:
         job, cid = JobId(int(rest[0])), Cid(rest[1])
-        entry = self.state.jobs[job]
+        entry, terms = self.state.jobs[job], self.state.facts.jobs[job].terms
         if cid not in entry.waiting or entry.spec is None:
             return
         if isinstance(event, Failed):
@@ -91,14 +91,14 @@ class Jobs(Base):
         entry.waiting.remove(cid)
         if not entry.waiting:
             entry.stage = "checking"
-            self._do(Do(key=f"check:{job}", task=CheckProgram(job=job, program=entry.spec.program)))
+            self._do(Do(key=f"check:{job}", task=CheckProgram(job=job, spec=terms.spec, program=entry.spec.program)))
 
     def _on_check(self, event: Result, rest: list[str]) -> None:
         job = JobId(int(rest[0]))
         entry, terms = self.state.jobs[job], self.state.facts.jobs[job].terms
         assert entry.spec is not None
         if isinstance(event, Failed):
-            return self._job_failed(job, event, Do(key=event.key, task=CheckProgram(job=job, program=entry.spec.program)))
+            return self._job_failed(job, event, Do(key=event.key, task=CheckProgram(job=job, spec=terms.spec, program=entry.spec.program)))
         found: ProgramChecked = self._outcome(event, ProgramChecked)
         if found.root != terms.program_root:
             return self._refuse(job, "its program is not the one the contract names")

@@ -6,13 +6,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
+
 from assay import draw, links, merkle
 from assay.chain import SegmentState
 from assay.facts import SegmentFacts
 from assay.ids import JobId, SegmentId
+from assay.job import JobSpec
 from assay.messages import Boundary, BoundaryRequest
 from assay.role import SLACK, Role
 from assay.runtime import Answered, Ask, Do, Failed, Fetch, Result, Wake, Woke
+from assay.sampling import record_indices
 from assay.tasks import BoundaryOpened, KeyStored, OpenBoundary, StoreKey
 from assay_verifier.state import Duty, UnitDuty, VerifierConfig, VerifierState
 
@@ -20,6 +25,18 @@ ASK_AGAIN = 5
 """Seconds before a provider is asked again for a boundary that was not usable."""
 MAX_PATH = 64
 """Siblings of a Merkle path."""
+
+
+def shards_of(spec: JobSpec, seg: SegmentFacts) -> set[int]:
+    """Numbers of the shards that hold the records of the drawn micro-batches: the others are not needed, nor their keys."""
+    ends = list(accumulate(shard.records for shard in spec.dataset.shards))
+    touched: set[int] = set()
+    for unit in set(seg.units):
+        offset, m = links.place(unit, spec.micro_batches)
+        if m < spec.micro_batches:
+            drawn = record_indices(spec.order, ends[-1], seg.start + offset, m, spec.micro_batches, spec.batch)
+            touched |= {bisect_right(ends, index) for index in drawn}
+    return touched
 
 
 class Gathering(Role):
@@ -50,7 +67,8 @@ class Gathering(Role):
     def _gather(self, seg: SegmentFacts) -> None:
         spec = self._job(seg.job)
         if spec is not None:
-            self._need(seg, self._shards(spec))
+            touched = shards_of(spec, seg)
+            self._need(seg, [blob for at, blob in enumerate(self._shards(spec)) if at in touched])
             self._check_supplied(seg.segment)
 
     def _job_ready(self, job: JobId) -> None:
