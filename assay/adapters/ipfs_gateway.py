@@ -4,8 +4,9 @@
     GET       /assay/status              what the node is doing, as JSON, for the command line
 
 It answers blocks of the local store and nothing else: no directories, no deserialised files, no CARs, no fetching on behalf of others.
-It binds to loopback unless it is told otherwise. A reader that does not take a block within READ_WITHIN seconds loses its connection,
-and more readers than MAX_READERS at a time are told to come back.
+It binds to loopback unless it is told otherwise. A reader that does not take a block within READ_WITHIN seconds loses its connection.
+AT_ONCE blocks are in memory at a time; other readers wait (some IPFS clients ask for all children of a node at once), and when
+MAX_READERS do, the next are told to come back.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from assay import cid as cids
 from assay.adapters.ipfs_fetch import RAW_BLOCK, Blocks
 from assay.ids import Cid
 
-READ_WITHIN = 30.0
-MAX_READERS = 64
+READ_WITHIN = 15.0
+AT_ONCE = 32
+MAX_READERS = 1024
 PROBE = "bafkqaaa"
 """The empty block as an identity CID: what clients ask for to see whether a gateway is there."""
 
@@ -38,6 +40,7 @@ class BlockGateway:
     def __init__(self, blocks: Blocks, status: Status | None = None, read_within: float = READ_WITHIN) -> None:
         self._blocks, self._status, self._read_within = blocks, status, read_within
         self._readers = 0
+        self._turn = asyncio.Semaphore(AT_ONCE)
         self._runner: web.AppRunner | None = None
         self.url = ""
 
@@ -89,12 +92,13 @@ class BlockGateway:
             return _no(503, "too many readers at once", {"Retry-After": "1"})
         self._readers += 1
         try:
-            data = await asyncio.to_thread(self._blocks.read, cid)
-            if data is None or len(data) > cids.MAX_BLOCK:
-                return _no(404, f"this node does not have {name}")
-            if etag in request.headers.get("If-None-Match", ""):
-                return web.Response(status=304, headers=headers)
-            return await self._send(request, data, headers)
+            async with self._turn:
+                data = await asyncio.to_thread(self._blocks.read, cid)
+                if data is None or len(data) > cids.MAX_BLOCK:
+                    return _no(404, f"this node does not have {name}")
+                if etag in request.headers.get("If-None-Match", ""):
+                    return web.Response(status=304, headers=headers)
+                return await self._send(request, data, headers)
         finally:
             self._readers -= 1
 

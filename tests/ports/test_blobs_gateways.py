@@ -366,6 +366,25 @@ def test_too_many_readers_are_told_to_come_back(run: Callable[[Body], None], mon
     run(body)
 
 
+def test_readers_wait_for_their_turn(run: Callable[[Body], None]) -> None:
+    """Helia, for one, asks for all 174 children of a node at once."""
+
+    async def body(net: Net) -> None:
+        gateway = await net.serve(BlockGateway(net.store))
+        wanted = list(BLOCKS) * 15
+        assert len(wanted) > ipfs_gateway.AT_ONCE * 5
+
+        async def ask(cid: Cid) -> bytes:
+            async with session.get(f"{gateway.url}/ipfs/{cid}?format=raw") as response:
+                assert response.status == 200
+                return await response.read()
+
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            assert await asyncio.gather(*map(ask, wanted)) == [BLOCKS[cid] for cid in wanted]
+
+    run(body)
+
+
 def test_it_binds_to_loopback_and_says_when_a_port_is_taken(run: Callable[[Body], None]) -> None:
     async def body(net: Net) -> None:
         gateway = await net.serve(BlockGateway(net.store))
