@@ -1,0 +1,73 @@
+"""The pages say what is so: the training file that they show can be used, the folders and pages that they name are there, and the
+commands that they tell people to type exist.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from assay.cli.app import app
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = [page for page in PAGES if "```python" in page.read_text()]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a language ("" for none), in order."""
+    return [text for found, text in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE) if found == language]
+
+
+@pytest.mark.parametrize("page", SHOWN, ids=lambda page: page.name)
+def test_the_training_file_that_is_shown_can_be_used(page: Path, tmp_path: Path) -> None:
+    from assay.trace import trace
+    from assay.training import load_training
+
+    for code in blocks(page, "python"):
+        train = tmp_path / "train.py"
+        train.write_text(code)
+        traced = trace(load_training(train))
+        assert traced.schedule.shape[0] == 100
+
+
+def test_folders_in_the_readme_are_there() -> None:
+    (tree,) = (block for block in blocks(ROOT / "README.md", "") if block.startswith("assay/"))
+    parent = ROOT
+    for line in tree.splitlines():
+        name = line.split()[0]
+        parent = ROOT / "assay" if line.startswith("  ") else ROOT
+        assert (parent / name).is_dir(), name
+        assert len(line.split(maxsplit=1)[1]) > 10, f"{name} says nothing of itself"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+    for name in re.findall(r"`((?:assay|worker|scheduler|verifier|contracts|docs|examples|tests|bench)/[\w./-]*)`", page.read_text()):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_that_are_shown_exist(page: Path) -> None:
+    text = page.read_text()
+    shown = [line for block in blocks(page, "") for line in block.splitlines() if line.startswith("assay ")]
+    shown += re.findall(r"`(assay [^`]+)`", text)
+    for line in shown:
+        command: Any = typer.main.get_command(app)
+        words = re.sub(r"\s#.*", "", line).split()[1:]
+        for word in words:
+            if not hasattr(command, "commands") or word.startswith("-"):
+                break
+            if word.isupper() or "|" in word:  # a placeholder: `assay ROLE status`, `assay net up|down`
+                break
+            assert word in command.commands, line
+            command = command.commands[word]
+        if not hasattr(command, "commands"):
+            known = {option for parameter in command.params for option in parameter.opts}
+            assert {word for word in words if word.startswith("--")} <= known | {"--help"}, line
