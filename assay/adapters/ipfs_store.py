@@ -130,10 +130,12 @@ class BlockStore:
 
     def pin(self, root: Cid) -> None:
         """Keeps the blob from eviction, durably."""
+        cids.parse(root)
         (self._pins / root).touch()
         _fsync(self._pins)
 
     def unpin(self, root: Cid) -> None:
+        cids.parse(root)
         (self._pins / root).unlink(missing_ok=True)
 
     def pins(self) -> set[Cid]:
@@ -195,8 +197,8 @@ class BlockStore:
             if cid in kept:
                 continue
             kept.add(cid)
-            if not cids.is_raw(cid):
-                with contextlib.suppress(FileNotFoundError, cids.BadNode):
+            with contextlib.suppress(FileNotFoundError, cids.BadNode, cids.BadCid):  # a stray file among the pins pins nothing
+                if not cids.is_raw(cid):
                     todo += cids.walk(self._path(cid).read_bytes(), place)
         return kept
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from assay import cid as cids
@@ -51,11 +52,13 @@ class MemoryBlobs:
         cids.parse(cid)
         troubles = []
         data = self._blobs.get(cid)
-        for peer in dict.fromkeys([*near, *self._net.nodes]):
+        asked = {self.peer}
+        for peer in itertools.chain(near, self._net.nodes):
             if data is not None:
                 break
-            if peer == self.peer or peer not in self._net.nodes:
+            if peer in asked or peer not in self._net.nodes:
                 continue
+            asked.add(peer)
             answer = None if peer in self._net.down else self._net.nodes[peer].serve(cid)
             if answer is None:
                 troubles.append(f"{peer}: does not have it")

@@ -282,6 +282,17 @@ def test_nothing_but_a_cid_becomes_a_path(tmp_path: Path) -> None:
             store.read(Cid(name))
         with pytest.raises(cids.BadCid):
             store.write(Cid(name), b"x")
+        with pytest.raises(cids.BadCid):
+            store.pin(Cid(name))
+
+
+def test_stray_files_do_no_harm(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path, quota=2 * CHUNK)
+    (tmp_path / "pins" / ".stray").touch()
+    (tmp_path / "blocks" / "a" / "stray").write_bytes(b"x")
+    for seed in range(4):
+        store.write(cids.of(data(CHUNK, seed)), data(CHUNK, seed))
+    assert store.used <= 2 * CHUNK
 
 
 def test_the_folder_is_private(tmp_path: Path) -> None:
