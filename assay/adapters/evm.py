@@ -158,6 +158,7 @@ class EvmChain(EvmReader):
         super().__init__(rpc, chain_id, genesis, contracts, first_block)
         self.account = sender.address
         self.sender = sender
+        self.reader.memory = sender.journal
         self._signer = signer
         self._allowance = asyncio.Lock()
         """Held from an approval to the call that uses it up."""

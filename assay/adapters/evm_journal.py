@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from assay.chain import CallId
 from assay.ids import Address, Digest
@@ -22,7 +24,11 @@ CREATE TABLE IF NOT EXISTS network (one INTEGER PRIMARY KEY CHECK (one = 1), cha
 CREATE TABLE IF NOT EXISTS sends (call_id TEXT PRIMARY KEY, nonce INTEGER UNIQUE, target TEXT, data BLOB, gas INTEGER);
 CREATE TABLE IF NOT EXISTS attempts (hash BLOB PRIMARY KEY, call_id TEXT, raw BLOB, fee INTEGER, tip INTEGER);
 CREATE INDEX IF NOT EXISTS attempts_of ON attempts (call_id);
+CREATE TABLE IF NOT EXISTS delivered (number INTEGER PRIMARY KEY, hash BLOB);
 """
+
+KEPT_BLOCKS = 1000
+"""How far back the reader remembers hashes."""
 
 
 class WrongFolder(Exception):
@@ -55,6 +61,8 @@ class SendJournal:
 
     def __init__(self, path: Path, chain_id: int, genesis: Digest, contract: Address, account: Address) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        """The sender writes in a thread, so that the event loop goes on while the disk syncs."""
         self._db = sqlite3.connect(path, isolation_level=None, timeout=0.5, check_same_thread=False)
         try:
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -82,26 +90,33 @@ class SendJournal:
             )
 
     def close(self) -> None:
-        self._db.close()
+        with self._lock:
+            self._db.close()
+
+    def _rows(self, query: str, *parameters: object) -> list[Any]:
+        with self._lock:
+            return self._db.execute(query, parameters).fetchall()
 
     def _entry(self, row: tuple[str, int, str, bytes, int]) -> Entry:
         entry = Entry(CallId(row[0]), row[1], Address(row[2]), row[3], row[4])
         query = "SELECT hash, raw, fee, tip FROM attempts WHERE call_id = ? ORDER BY fee"
-        entry.attempts = [Attempt(*attempt) for attempt in self._db.execute(query, (entry.call_id,))]
+        entry.attempts = [Attempt(*attempt) for attempt in self._rows(query, entry.call_id)]
         return entry
 
     def get(self, call_id: CallId) -> Entry | None:
-        row = self._db.execute("SELECT call_id, nonce, target, data, gas FROM sends WHERE call_id = ?", (call_id,)).fetchone()
-        return self._entry(row) if row else None
+        with self._lock:
+            rows = self._rows("SELECT call_id, nonce, target, data, gas FROM sends WHERE call_id = ?", call_id)
+            return self._entry(rows[0]) if rows else None
 
     def from_nonce(self, nonce: int) -> list[Entry]:
         """Entries with that nonce or a higher one, lowest first."""
         query = "SELECT call_id, nonce, target, data, gas FROM sends WHERE nonce >= ? ORDER BY nonce"
-        return [self._entry(row) for row in self._db.execute(query, (nonce,)).fetchall()]
+        with self._lock:
+            return [self._entry(row) for row in self._rows(query, nonce)]
 
     def next_nonce(self) -> int:
         """One more than the highest nonce that was ever used here."""
-        (highest,) = self._db.execute("SELECT max(nonce) FROM sends").fetchone()
+        ((highest,),) = self._rows("SELECT max(nonce) FROM sends")
         return 0 if highest is None else int(highest) + 1
 
     def write(self, entries: list[Entry]) -> None:
@@ -126,15 +141,35 @@ class SendJournal:
         row = (attempt.hash, entry.call_id, attempt.raw, attempt.fee, attempt.tip)
         self._db.execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?)", row)
 
+    # ---- for the reader (evm_reader.Memory)
+
+    def note_delivered(self, hashes: dict[int, Digest]) -> None:
+        """Not synced: after a power cut the reader merely knows less of what it has read."""
+        if not hashes:
+            return
+        with self._lock:
+            self._db.execute("PRAGMA synchronous=OFF")
+            try:
+                with self._transaction():
+                    self._db.executemany("INSERT OR REPLACE INTO delivered VALUES (?, ?)", hashes.items())
+                    self._db.execute("DELETE FROM delivered WHERE number <= ?", (max(hashes) - KEPT_BLOCKS,))
+            finally:
+                self._db.execute("PRAGMA synchronous=FULL")
+
+    def delivered(self, number: int) -> Digest | None:
+        rows = self._rows("SELECT hash FROM delivered WHERE number = ?", number)
+        return Digest(rows[0][0]) if rows else None
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        try:
-            self._db.execute("BEGIN")
-            yield
-            self._db.execute("COMMIT")
-        except BaseException as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StorageFull("the disk is full, so nothing can be sent: free some space in the node's data folder") from None
-            raise
+        with self._lock:
+            try:
+                self._db.execute("BEGIN")
+                yield
+                self._db.execute("COMMIT")
+            except BaseException as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise StorageFull("the disk is full, so nothing can be sent: free some space in the node's data folder") from None
+                raise

@@ -1,35 +1,61 @@
 """Reads the contracts' events from an EVM node, in order, each once, only from blocks that are deep enough.
 
 The reader asks for logs in bounded ranges (nodes limit them; a range that is refused is halved) and only up to `depth` under the
-head, so a shallow reorganisation is never seen. It remembers the last block it has read and that block's hash: nothing is read
-twice, and a block that was read and then replaced raises Reorganised instead of mixing two histories. After a restart the caller's
-cursor says where to go on. What a log says is decoded strictly (evm_abi); a log that our contracts cannot have written is the node's
-fault and an Outage.
+head, so a shallow reorganisation is never seen. It remembers how far it has read, and the hashes of the blocks whose events it has
+handed out, also over restarts when it is given a `Memory`. A block that was read and then replaced is read again if nothing was in it;
+if something was, Reorganised is raised instead of mixing two histories. What a log says is decoded strictly (evm_abi); a log that our
+contracts cannot have written is the node's fault and an Outage.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from assay.adapters.evm_abi import BadLog, decode_log
 from assay.adapters.evm_rpc import Rpc, blob, block_of, number
 from assay.chain import AnyChainEvent, Block
-from assay.ids import Address
+from assay.ids import Address, Digest
 from assay.ports import Outage, Reorganised
 
 RANGE = 2000
 """Blocks in one eth_getLogs; what the strictest public nodes allow."""
 
 
+class Memory(Protocol):
+    """Keeps hashes of blocks whose events were handed out."""
+
+    def note_delivered(self, hashes: dict[int, Digest]) -> None: ...
+
+    def delivered(self, number: int) -> Digest | None: ...
+
+
+class Forgetful:
+    """A memory that ends with the process."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[int, Digest] = {}
+
+    def note_delivered(self, hashes: dict[int, Digest]) -> None:
+        self._hashes = hashes or self._hashes
+
+    def delivered(self, number: int) -> Digest | None:
+        return self._hashes.get(number)
+
+
 class TooMuch(Exception):
     """The node refused a range."""
+
+
+class Replaced(Exception):
+    """The block before a range is another one now."""
 
 
 class Reader:
     """`contracts`: address -> name as in evm_abi.FILES. `first_block`: where the contracts were deployed, or before."""
 
-    def __init__(self, rpc: Rpc, contracts: dict[Address, str], first_block: int = 0) -> None:
+    def __init__(self, rpc: Rpc, contracts: dict[Address, str], first_block: int = 0, memory: Memory | None = None) -> None:
         self.rpc, self.contracts, self.first_block = rpc, contracts, first_block
+        self.memory = memory or Forgetful()
         self._read: Block | None = None
         """Deepest block that has been read to its end."""
         self._cursor: tuple[int, int] | None = None
@@ -41,8 +67,12 @@ class Reader:
         """Events after (block, index) and at least `depth` blocks under the head. Raises Outage or Reorganised."""
         last = (await self.rpc.head()).number - depth
         known = self._read if self._cursor == after else None
-        start = known.number + 1 if known is not None else max(after[0], self.first_block, 0)
+        if known is None:
+            await self._check(after)
+        first = max(after[0], self.first_block, 0)
+        start = first if known is None else known.number + 1
         out: list[AnyChainEvent] = []
+        hashes: dict[int, Digest] = {}
         step = RANGE
         while start <= last:
             stop = min(start + step - 1, last)
@@ -53,10 +83,24 @@ class Reader:
                     raise Outage(f"the chain node does not give the logs of block {start}: {error}") from None
                 step = (stop - start + 1) // 2
                 continue
-            out += [event for event in await self._decode(logs, start, stop) if (event.block, event.index) > after]
+            except Replaced:
+                await self._check(after)
+                known, start, out, hashes = None, first, [], {}  # what was replaced had nothing for us; what replaced it may have
+                continue
+            for event, block_hash in await self._decode(logs, start, stop):
+                if (event.block, event.index) > after:
+                    out.append(event)
+                    hashes[event.block] = block_hash
             known, start = end, stop + 1
+        self.memory.note_delivered(hashes)
         self._read, self._cursor = known, ((out[-1].block, out[-1].index) if out else after)
         return out
+
+    async def _check(self, after: tuple[int, int]) -> None:
+        """Raises Reorganised when the block of the last event that was handed out has been replaced."""
+        told = self.memory.delivered(after[0])
+        if told is not None and (await self.rpc.block(after[0])).hash != told:
+            raise Reorganised(f"block {after[0]} was replaced after its events were delivered: use a greater confirmation depth")
 
     async def _range(self, start: int, stop: int, known: Block | None) -> tuple[list[dict[str, Any]], Block]:
         """Logs of [start, stop] and the block `stop`, in one round trip, from one history: that of `known`, the block before."""
@@ -74,10 +118,10 @@ class Reader:
         if block_of(after).hash != end.hash:
             raise Outage("the chain was reorganised while it was read")
         if known is not None and block_of(parent[0]).hash != known.hash:
-            raise Reorganised(f"block {known.number} was replaced after its events were delivered: use a greater confirmation depth")
+            raise Replaced
         return logs, end
 
-    async def _decode(self, logs: list[dict[str, Any]], start: int, stop: int) -> list[AnyChainEvent]:
+    async def _decode(self, logs: list[dict[str, Any]], start: int, stop: int) -> list[tuple[AnyChainEvent, Digest]]:
         out = []
         for log in logs:
             block = number(log.get("blockNumber"))
@@ -97,7 +141,7 @@ class Reader:
             except BadLog as error:
                 raise Outage(f"the chain node sent {error}") from None
             if event is not None:
-                out.append(event)
+                out.append((event, Digest(blob(log.get("blockHash"), 32))))
         return out
 
     async def _time(self, log: dict[str, Any], block: int) -> int:

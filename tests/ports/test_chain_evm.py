@@ -155,6 +155,36 @@ def test_a_shallow_reorganisation_is_not_seen_and_what_it_dropped_comes_back(net
     run(network, tmp_path, body)
 
 
+def test_empty_blocks_that_are_replaced_are_read_again(network: Network, tmp_path: Path) -> None:
+    async def body(chain: EvmChain) -> None:
+        await chain.send(CallId("one"), REGISTER)
+        (event,) = await chain.events((-1, -1), 0)
+        mine(network, 3)
+        cursor = (event.block, event.index)
+        assert await chain.events(cursor, 0) == []
+        rpc.call(network.url, "anvil_reorg", 2, [])
+        await chain.send(CallId("two"), REGISTER)
+        assert len(await chain.events(cursor, 0)) == 1
+
+    run(network, tmp_path, body)
+
+
+def test_a_reorganisation_while_a_node_was_down_is_named(network: Network, tmp_path: Path) -> None:
+    signer, seen = signer_for(network, "alice"), []
+
+    async def before(chain: EvmChain) -> None:
+        await chain.send(CallId("one"), REGISTER)
+        seen.extend(await chain.events((-1, -1), 0))
+
+    async def after(chain: EvmChain) -> None:
+        with pytest.raises(Reorganised, match="replaced"):
+            await chain.events((seen[-1].block, seen[-1].index), 0)
+
+    run(network, tmp_path, before, signer)
+    rpc.call(network.url, "anvil_reorg", 2, [])
+    run(network, tmp_path, after, signer)
+
+
 def test_a_deep_reorganisation_is_named(network: Network, tmp_path: Path) -> None:
     async def body(chain: EvmChain) -> None:
         await chain.send(CallId("one"), REGISTER)
