@@ -10,6 +10,7 @@ With `trace`, nothing is fused and every node's result can be seen, after the st
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -83,9 +84,11 @@ class Plan:
         self._known: dict[int, Array] = {}
         self._makers: dict[int, int] = {}
         self._uses: dict[int, list[int]] = {}
+        self._joiners: dict[tuple[int, int], int] = {}  # (root, elements) -> last MAP node of that size that reads the root
         self._pending: dict[int, _Group] = {}
         self._folded = 0
         self._where(constants)
+        self._wanted = {self.views[o.value].root for o in part.outputs}
         self._when()
         self._outputs()
         self.arena = self._store()
@@ -127,6 +130,8 @@ class Plan:
                 self._makers[view.root] = at
                 for v in operands:
                     self._uses.setdefault(v.root, []).append(at)
+                    if OPS[node.op].kind is Kind.MAP:
+                        self._joiners[v.root, node.type.elements] = at
             self.views.append(view)
 
     def _fold(self, node: Node) -> bool:
@@ -171,7 +176,7 @@ class Plan:
         group.members.append(at)
         group.results.add(view.root)
         self._pending |= dict.fromkeys(group.results, group)
-        if self.trace or not any(self._may_join(use, at, size) for root in group.results for use in self._uses.get(root, ())):
+        if self.trace or not any(self._joiners.get((root, size), 0) > at for root in group.results):
             self._emit(group)
 
     def _joins(self, v: View, size: int) -> bool:
@@ -179,21 +184,16 @@ class Plan:
         group = self._pending.get(v.root)
         return group is not None and group.elements == size and v.elements == size and v.contiguous
 
-    def _may_join(self, use: int, after: int, size: int) -> bool:
-        node = self.part.nodes[use]
-        return use > after and OPS[node.op].kind is Kind.MAP and node.type.elements == size
-
     def _close(self, root: int) -> None:
         if root in self._pending:
             self._emit(self._pending[root])
 
     def _emit(self, group: _Group) -> None:
-        wanted = {self.views[o.value].root for o in self.part.outputs}
         members = set(group.members)
         writes = []
         for i in group.code:
             del self._pending[i.result]
-            if self.trace or i.result in wanted or any(use not in members for use in self._uses.get(i.result, ())):
+            if self.trace or i.result in self._wanted or any(use not in members for use in self._uses.get(i.result, ())):
                 writes.append(whole(i.result, (group.elements,), i.dtype))
         if writes:
             self.steps.append(Step("map", tuple(group.reads), tuple(writes), tuple(group.code)))
@@ -236,34 +236,61 @@ class Plan:
             for node, ready in enumerate(self.ready):
                 root = self.views[len(self.part.inputs) + node].root
                 last[root] = max(last.get(root, 0), ready - 1)
-        free: list[tuple[int, int]] = []
-        end = 0
+        arena = _Arena()
         dying: dict[int, list[tuple[int, int]]] = {}
         for at, step in enumerate(self.steps):
             for v in step.writes:
-                if v.root in self.homes:
-                    continue
-                size = (self._types[v.root].bytes + ALIGN - 1) // ALIGN * ALIGN
-                fits = [(n, offset) for offset, n in free if n >= size]
-                if fits:
-                    n, offset = min(fits)
-                    free.remove((offset, n))
-                    if n > size:
-                        free.append((offset + size, n - size))
-                elif free and max(free)[0] + max(free)[1] == end:
-                    offset, n = max(free)
-                    free.remove((offset, n))
-                    end = offset + size
-                else:
-                    offset, end = end, end + size
-                self.homes[v.root] = ("arena", offset)
-                dying.setdefault(last[v.root], []).append((offset, size))
+                if v.root not in self.homes:
+                    size = (self._types[v.root].bytes + ALIGN - 1) // ALIGN * ALIGN
+                    offset = arena.take(size)
+                    self.homes[v.root] = ("arena", offset)
+                    dying.setdefault(last[v.root], []).append((offset, size))
             for offset, size in dying.get(at, ()):
-                for neighbour in [f for f in free if f[0] + f[1] == offset or offset + size == f[0]]:
-                    free.remove(neighbour)
-                    offset, size = min(offset, neighbour[0]), size + neighbour[1]
-                free.append((offset, size))
-        return end
+                arena.give(offset, size)
+        return arena.end
+
+
+class _Arena:
+    """Best fit over the free pieces; neighbours are joined. Each call takes logarithmic time, but for moving list entries along."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        self._starts: dict[int, int] = {}  # start -> stop
+        self._stops: dict[int, int] = {}  # stop -> start
+        self._sizes: list[tuple[int, int]] = []  # sorted (size, start)
+
+    def _remove(self, start: int) -> int:
+        stop = self._starts.pop(start)
+        del self._stops[stop]
+        del self._sizes[bisect_left(self._sizes, (stop - start, start))]
+        return stop
+
+    def _add(self, start: int, stop: int) -> None:
+        self._starts[start], self._stops[stop] = stop, start
+        insort(self._sizes, (stop - start, start))
+
+    def take(self, size: int) -> int:
+        at = bisect_left(self._sizes, (size, 0))
+        if at < len(self._sizes):
+            start = self._sizes[at][1]
+            stop = self._remove(start)
+            if stop - start > size:
+                self._add(start + size, stop)
+            return start
+        start = self._stops.get(self.end, self.end)
+        if start < self.end:
+            self._remove(start)
+        self.end = start + size
+        return start
+
+    def give(self, start: int, size: int) -> None:
+        stop = start + size
+        if start in self._stops:
+            start = self._stops[start]
+            self._remove(start)
+        if stop in self._starts:
+            stop = self._remove(stop)
+        self._add(start, stop)
 
 
 def kernel(node: Node, operands: Sequence[View]) -> str:
