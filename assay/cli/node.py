@@ -120,18 +120,23 @@ async def open_chain(where: Settings, keys: NodeKeys) -> EvmChain:
 # ---- money -----------------------------------------------------------------------------------------------------------------
 
 
-async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None]) -> None:
-    """Returns when the account has gas money and what it wants to stake: helped by the faucet, or after waiting for a person."""
+async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None]) -> int:
+    """Returns when the account has gas money and something to stake: helped by the faucet, or after waiting for a person.
+
+    A node that has a stake already is not held up by a part of it that is gone (a fee, a slash). The result is the stake that it can
+    have now, at most `stake`.
+    """
     chain, told = ports.chain, False
     while True:
         view = await chain.view(chain.account)
-        if view.native >= GAS_MONEY and view.tokens + view.stake >= stake:
-            return
+        if view.native >= GAS_MONEY and (view.stake or view.tokens >= stake):
+            return min(stake, view.stake + view.tokens)
         if chain.chain_id == LOCAL_CHAIN:
             from assay.localnet.faucet import give
 
-            await give(url, chain.contract, chain.account, max(0, stake - view.stake - view.tokens))
-            note(Note(topic="faucet", text=f"took gas money and {money(stake)} tokens from the local faucet"))
+            wanted = 0 if view.stake else max(0, stake - view.tokens)
+            await give(url, chain.contract, chain.account, wanted)
+            note(Note(topic="faucet", text=f"took gas money and {money(wanted)} tokens from the local faucet"))
         elif not told:
             told = True
             text = f"waiting for money: account {chain.account} needs gas money and {money(stake)} tokens"
@@ -204,8 +209,8 @@ async def serve(role: str, where: Settings, options: Options, *, as_json: bool) 
         async with compose(role, where, options) as ports:
             note = printer(as_json, where.data / "log.jsonl")
             try:
-                await fund(ports, where.rpc, options.stake, note)
-                await enrol(ports, deposit=options.stake, seat=role == "verifier")
+                stake = await fund(ports, where.rpc, options.stake, note)
+                await enrol(ports, deposit=stake, seat=role == "verifier")
             except Reverted as error:
                 raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None
             node = build(role, ports, options, note)

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from assay.chain import TERMINAL, JobPosted, Lapsed, Params, SegmentState
+from assay.chain import TERMINAL, JobPosted, Params, SegmentState
 from assay.cli.common import ENVIRONMENT, Trouble
 from assay.ids import Address, JobId, SegmentId
 from assay.localnet.display import Display
@@ -55,6 +55,7 @@ class Demo:
         self.local: dict[str, Any] = {}
         self.before, self.after = "", ""
         self.killed: str | None = None
+        self.killed_in, self.revived = SegmentId(0), False
         self.local_command: list[str] = []
         self.posted_in = 0
         """Block."""
@@ -195,13 +196,14 @@ class Demo:
                     await processes.start("local", self.local_command, env=_environment(), nice=10)
                     self.posted_in = event.block
                     self.names[event.client] = "client"
-                if isinstance(event, Lapsed) and self.killed is not None:
-                    self.display.say("up", f"{self.killed} is started again on the folder that it left")
-                    await self._start_daemon(processes, network, base, self.killed)
                 if segment is not None and (segment.number, segment.state) not in told:
                     told.add((segment.number, segment.state))
                     self._tell(segment)
             self._maybe_kill(processes)
+            if self.killed is not None and not self.revived and ledger.segments[self.killed_in].state != SegmentState.ACTIVE:
+                self.revived = True
+                self.display.say("up", f"{self.killed} is started again on the folder that it left")
+                await self._start_daemon(processes, network, base, self.killed)
             head = await reader.head()
             self.display.head = f"block {head.number}, {self.peak.peak / 2**30:.2f} GiB at most"
             await asyncio.sleep(0.2)
@@ -240,7 +242,7 @@ class Demo:
             middle = segment.start + (segment.stop - segment.start) // 3
             honest = name.startswith("worker") and segment.start >= self.steps // 4
             if honest and segment.state == SegmentState.ACTIVE and middle <= at < segment.stop:
-                self.killed = name
+                self.killed, self.killed_in = name, segment.number
                 processes.kill(name)
                 self.display.say("killed", f"{name} is killed with SIGKILL in step {at} of segment {segment.number}", party=name)
                 return
