@@ -233,7 +233,8 @@ abstract contract Network is Test {
     function offerOf(address by, uint64 job, uint64 parent, uint128 price) internal returns (Offer memory o) {
         uint64 start = parent == 0 ? 0 : jobs.segment(parent).stop;
         uint64 stop = (start / SEGMENT_STEPS + 1) * SEGMENT_STEPS;
-        o = Offer(by, job, parent, start, stop > STEPS ? STEPS : stop, price, uint64(timeNow + 60), ++nonces);
+        uint64 steps = jobs.job(job).steps;
+        o = Offer(by, job, parent, start, stop > steps ? steps : stop, price, uint64(timeNow + 60), ++nonces);
     }
 
     function offerHash(Offer memory o) internal pure returns (bytes32) {

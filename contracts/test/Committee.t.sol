@@ -1,0 +1,662 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {IJobsLog} from "../src/interfaces/IJobs.sol";
+import {Hashes} from "../src/libraries/Hashes.sol";
+import {Check, Opening, Phase, Reveal, SealedVote, Segment, SegmentState, Terms} from "../src/types/Types.sol";
+import {Network} from "./utils/Network.sol";
+
+contract CommitteeTest is Network {
+    uint64 internal job;
+
+    function setUp() public override {
+        super.setUp();
+        job = post();
+    }
+
+    function refused(bytes memory reason) internal {
+        vm.expectRevert(reason);
+    }
+
+    function wrongPhase(uint64 id, Phase phase) internal {
+        vm.expectRevert(abi.encodeWithSelector(IJobsLog.WrongPhase.selector, id, phase));
+    }
+
+    // ---- draw
+
+    function test_draw_is_what_the_seed_block_says() public {
+        uint64 id = committed(job, 0);
+        uint64 seedBlock = jobs.segment(id).seedBlock;
+        mine(2);
+        refused(abi.encodeWithSelector(IJobsLog.BlockTooEarly.selector, seedBlock, seedBlock));
+        jobs.draw(id);
+        mine(1);
+        jobs.draw(id);
+        bytes32 seed = Hashes.seed(hashOf(seedBlock), id, 0);
+        uint64[] memory units = jobs.unitsOf(id);
+        assertEq(units.length, 2, "units");
+        for (uint32 j = 0; j < 2; ++j) {
+            assertEq(units[j], Hashes.unit(seed, j, 4, MICROS, 3, 1), "unit");
+        }
+        address[] memory who = committee(id);
+        assertEq(who.length, 3, "verifiers");
+        uint256 found = 0;
+        for (uint32 i = 0; found < 3; ++i) {
+            address holder = verifier(Hashes.slot(seed, i, 6));
+            bool again = false;
+            for (uint256 k = 0; k < found; ++k) {
+                if (who[k] == holder) again = true;
+            }
+            if (again) continue;
+            assertEq(holder, who[found++], "verifier");
+        }
+        for (uint256 i = 0; i < 3; ++i) {
+            assertEq(stakes.reservation(who[i], id), DRAW_BOND, "draw bond");
+        }
+        assertEq(jobs.segment(id).serveBy, timeNow + 100, "serve by");
+        refused(abi.encodeWithSelector(IJobsLog.WrongState.selector, id, SegmentState.DRAWN));
+        jobs.draw(id);
+    }
+
+    /// However late: the seed block is the due one plus a multiple of 256, in reach.
+    function testFuzz_a_late_draw_has_no_choice(uint256 late) public {
+        uint64 id = committed(job, 0);
+        uint64 due = jobs.segment(id).seedBlock;
+        late = bound(late, 1, 2000);
+        blockNow = due + late;
+        vm.roll(blockNow);
+        uint256 expected = due;
+        while (expected + 256 < blockNow) expected += 256;
+        vm.setBlockhash(expected, hashOf(expected));
+        jobs.draw(id);
+        assertEq(jobs.segment(id).seedBlock, expected, "seed block");
+        assertEq(jobs.unitsOf(id)[0], Hashes.unit(Hashes.seed(hashOf(expected), id, 0), 0, 4, MICROS, 3, 1), "unit");
+    }
+
+    function test_provider_client_and_poor_seats_are_not_drawn() public {
+        vm.startPrank(provider);
+        for (uint256 i = 0; i < 10; ++i) {
+            stakes.takeSeat();
+        }
+        vm.stopPrank();
+        vm.startPrank(client);
+        stakes.deposit(500e6);
+        for (uint256 i = 0; i < 8; ++i) {
+            stakes.takeSeat();
+        }
+        vm.stopPrank();
+        for (uint256 i = 0; i < 3; ++i) {
+            vm.prank(verifier(i));
+            stakes.unbond(150e6 - DRAW_BOND + 1);
+        }
+        mine(1);
+        uint64 id = drawn(job, 0);
+        address[] memory who = committee(id);
+        assertEq(who.length, 3, "found");
+        for (uint256 i = 0; i < 3; ++i) {
+            assertTrue(who[i] == verifier(3) || who[i] == verifier(4) || who[i] == verifier(5), "the three that can");
+        }
+    }
+
+    function test_seats_are_those_of_the_commitments_block() public {
+        uint64 id = committed(job, 0);
+        mine(1);
+        for (uint256 i = 0; i < 3; ++i) {
+            vm.prank(verifier(i));
+            stakes.leaveSeat(uint64(i + 1));
+        }
+        mine(1);
+        vm.startPrank(other);
+        for (uint256 i = 0; i < 30; ++i) {
+            stakes.takeSeat();
+        }
+        vm.stopPrank();
+        mine(1);
+        jobs.draw(id);
+        bytes32 seed = Hashes.seed(hashOf(jobs.segment(id).seedBlock), id, 0);
+        assertEq(committee(id)[0], verifier(Hashes.slot(seed, 0, 6)), "the first try");
+    }
+
+    function test_too_few_verifiers_refuse_and_then_fail_the_segment() public {
+        for (uint256 i = 1; i < VERIFIERS; ++i) {
+            vm.prank(verifier(i));
+            stakes.leaveSeat(uint64(i + 1));
+        }
+        mine(1);
+        uint64 id = committed(job, 0);
+        uint64 drawBy = jobs.segment(id).drawBy;
+        mine(3);
+        refused(abi.encodeWithSelector(IJobsLog.TooFewVerifiers.selector, 1, uint32(2)));
+        jobs.draw(id);
+        pass(drawBy);
+        vm.expectEmit(true, true, true, true, address(jobs));
+        emit IJobsLog.Unpaid(id, "too few verifiers");
+        jobs.draw(id);
+        assertState(id, SegmentState.UNPAID);
+        assertEq(stakes.freeStake(provider), 2000e6, "bond released");
+        assertEq(escrow(job), BUDGET, "escrow");
+        assertEq(jobs.job(job).child, 0, "open again");
+    }
+
+    // ---- served, redraw
+
+    function test_served_takes_a_quorum_of_receipts() public {
+        uint64 id = drawn(job, 0);
+        address[] memory who = committee(id);
+        bytes[] memory signatures = new bytes[](1);
+        signatures[0] = receipt(id, who[0]);
+        refused(abi.encodeWithSelector(IJobsLog.NoQuorum.selector, 1, uint32(2)));
+        jobs.served(id, first(who, 1), signatures);
+        refused(abi.encodeWithSelector(IJobsLog.LengthMismatch.selector, 2, 1));
+        jobs.served(id, first(who, 2), signatures);
+        address[] memory twice = first(who, 2);
+        twice[1] = who[0];
+        bytes[] memory both = new bytes[](2);
+        both[0] = both[1] = signatures[0];
+        refused(abi.encodeWithSelector(IJobsLog.NoQuorum.selector, 1, uint32(2)));
+        jobs.served(id, twice, both);
+        twice[1] = who[1];
+        refused(abi.encodeWithSelector(IJobsLog.BadSignature.selector, who[1]));
+        jobs.served(id, twice, both);
+        twice[1] = provider;
+        refused(abi.encodeWithSelector(IJobsLog.NotDrawn.selector, id, provider));
+        jobs.served(id, twice, both);
+        serve(id, first(who, 2));
+        assertState(id, SegmentState.SERVED);
+        assertEq(jobs.segment(id).sealBy, timeNow + 200, "seal by");
+        both[1] = receipt(id, who[1]);
+        refused(abi.encodeWithSelector(IJobsLog.WrongState.selector, id, SegmentState.SERVED));
+        jobs.served(id, first(who, 2), both);
+    }
+
+    function test_served_needs_no_signature_of_the_sender() public {
+        uint64 id = drawn(job, 0);
+        address[] memory who = first(committee(id), 2);
+        bytes[] memory signatures = new bytes[](2);
+        signatures[1] = receipt(id, who[1]);
+        vm.prank(who[0]);
+        jobs.served(id, who, signatures);
+        assertState(id, SegmentState.SERVED);
+    }
+
+    function test_receipts_come_in_time_and_of_this_round() public {
+        uint64 id = drawn(job, 0);
+        address[] memory who = committee(id);
+        bytes[] memory signatures = new bytes[](2);
+        (signatures[0], signatures[1]) = (receipt(id, who[0]), receipt(id, who[1]));
+        uint64 by = jobs.segment(id).serveBy;
+        refused(abi.encodeWithSelector(IJobsLog.TooEarly.selector, by, uint64(timeNow)));
+        jobs.redraw(id);
+        pass(by);
+        refused(abi.encodeWithSelector(IJobsLog.TooLate.selector, by, by + 1));
+        jobs.served(id, first(who, 2), signatures);
+        jobs.redraw(id);
+        mine(3);
+        jobs.draw(id);
+        who = committee(id);
+        refused(abi.encodeWithSelector(IJobsLog.BadSignature.selector, who[0]));
+        jobs.served(id, first(who, 2), signatures);
+    }
+
+    function test_redraw_keeps_the_units_and_asks_others() public {
+        uint64 id = drawn(job, 0);
+        uint64[] memory units = jobs.unitsOf(id);
+        address[] memory who = committee(id);
+        pass(jobs.segment(id).serveBy);
+        vm.expectEmit(true, true, true, true, address(jobs));
+        emit IJobsLog.Redrawn(id, 1, "keys withheld", uint64(blockNow + 2));
+        jobs.redraw(id);
+        assertState(id, SegmentState.COMMITTED);
+        for (uint256 i = 0; i < 3; ++i) {
+            assertEq(stakes.reservation(who[i], id), 0, "draw bonds are released");
+        }
+        mine(3);
+        jobs.draw(id);
+        uint64[] memory more = jobs.unitsOf(id);
+        assertEq(more.length, 4, "units add up");
+        assertEq(more[0], units[0], "first");
+        assertEq(more[1], units[1], "second");
+        address[] memory now_ = committee(id);
+        for (uint256 i = 0; i < 3; ++i) {
+            for (uint256 k = 0; k < 3; ++k) {
+                assertTrue(now_[i] != who[k], "others");
+            }
+        }
+        // Six verifiers are two committees: in the third round, those who were drawn are drawn again.
+        pass(jobs.segment(id).serveBy);
+        jobs.redraw(id);
+        mine(3);
+        jobs.draw(id);
+        assertEq(committee(id).length, 3, "again");
+        assertEq(jobs.unitsOf(id).length, 6, "all units");
+    }
+
+    function test_unserved_for_good_is_unpaid_and_disputable_for_a_while() public {
+        uint64 id = unserved(true);
+        assertState(id, SegmentState.UNPAID);
+        assertEq(stakes.reservation(provider, id), 6 * PRICE, "bond reserved");
+        assertEq(escrow(job), BUDGET, "escrow");
+        uint64 until = jobs.segment(id).settleAfter;
+        assertEq(until, timeNow + 500, "window");
+        refused(abi.encodeWithSelector(IJobsLog.TooEarly.selector, until, uint64(timeNow)));
+        jobs.clearBond(id);
+        pass(until);
+        vm.prank(stranger);
+        jobs.clearBond(id);
+        assertEq(stakes.freeStake(provider), 2000e6, "released");
+        refused(abi.encodeWithSelector(IJobsLog.NoBond.selector, id));
+        jobs.clearBond(id);
+    }
+
+    function test_without_keys_the_provider_keeps_its_bond() public {
+        uint64 id = unserved(false);
+        assertState(id, SegmentState.UNPAID);
+        assertEq(stakes.freeStake(provider), 2000e6, "released");
+    }
+
+    /// Three rounds without receipts; with or without keys from the key service.
+    function unserved(bool keys) internal returns (uint64 id) {
+        id = committed(job, 0);
+        for (uint256 round = 0; round < 3; ++round) {
+            mine(3);
+            jobs.draw(id);
+            address[] memory who = committee(id);
+            releaseKeys(id, provider, who);
+            releaseKeys(id, keyService, keys ? first(who, 2) : first(who, 1));
+            pass(jobs.segment(id).serveBy);
+            if (round == 2) {
+                vm.expectEmit(true, true, true, true, address(jobs));
+                emit IJobsLog.Unpaid(id, keys ? "not served" : "keys withheld");
+            }
+            jobs.redraw(id);
+        }
+    }
+
+    // ---- seal
+
+    function test_seal_by_signature_or_by_oneself() public {
+        uint64 id = served(job, 0);
+        address[] memory who = committee(id);
+        SealedVote[] memory seals = new SealedVote[](2);
+        seals[0] = sealOf(id, vote(id, who[0], true, 0));
+        seals[1] = sealOf(id, vote(id, who[1], true, 0));
+        seals[1].signature = "";
+        refused(abi.encodeWithSelector(IJobsLog.BadSignature.selector, who[1]));
+        jobs.attest(id, seals);
+        vm.prank(who[1]);
+        jobs.attest(id, seals);
+        seals[0].digest = 0;
+        jobs.attest(id, seals);
+        assertEq(jobs.checksOf(id, 0)[0].digest, digestOf(id, vote(id, who[0], true, 0)), "the first seal counts");
+        SealedVote[] memory strange = new SealedVote[](1);
+        strange[0] = SealedVote(provider, 0, "");
+        refused(abi.encodeWithSelector(IJobsLog.NotDrawn.selector, id, provider));
+        jobs.attest(id, strange);
+        strange[0] = sealOf(id, vote(id, who[2], true, 0));
+        uint64 by = jobs.segment(id).sealBy;
+        vm.warp(by + 1);
+        refused(abi.encodeWithSelector(IJobsLog.TooLate.selector, by, by + 1));
+        jobs.attest(id, strange);
+        vm.warp(by);
+        vm.expectEmit(true, true, true, true, address(jobs));
+        emit IJobsLog.RevealsDue(id, by + 100);
+        jobs.attest(id, strange);
+        wrongPhase(id, Phase.REVEAL);
+        jobs.attest(id, strange);
+    }
+
+    function test_a_seal_is_bound_to_segment_round_and_digest() public {
+        uint64 id = served(job, 0);
+        address who = committee(id)[0];
+        SealedVote[] memory seals = new SealedVote[](1);
+        seals[0] = sealOf(id, vote(id, who, true, 0));
+        seals[0].digest = bytes32(uint256(seals[0].digest) ^ 1);
+        refused(abi.encodeWithSelector(IJobsLog.BadSignature.selector, who));
+        jobs.attest(id, seals);
+        bytes32 kind = keccak256("Seal(uint64 segment,uint32 round,bytes32 digest)");
+        seals[0].signature = signed(keyOf(who), keccak256(abi.encode(kind, id, uint32(1), seals[0].digest)));
+        refused(abi.encodeWithSelector(IJobsLog.BadSignature.selector, who));
+        jobs.attest(id, seals);
+        seals[0].signature = signed(keyOf(who), keccak256(abi.encode(kind, id + 1, uint32(0), seals[0].digest)));
+        refused(abi.encodeWithSelector(IJobsLog.BadSignature.selector, who));
+        jobs.attest(id, seals);
+    }
+
+    // ---- reveal
+
+    function test_reveal_only_what_was_sealed_in_its_time() public {
+        uint64 id = served(job, 0);
+        address[] memory who = committee(id);
+        seal(id, vote(id, who[0], true, 0));
+        seal(id, vote(id, who[1], false, 1));
+        Reveal[] memory votes = new Reveal[](1);
+        votes[0] = vote(id, who[0], true, 0);
+        uint64 by = jobs.segment(id).sealBy;
+        refused(abi.encodeWithSelector(IJobsLog.TooEarly.selector, by, uint64(timeNow)));
+        jobs.reveal(id, votes);
+        refused(abi.encodeWithSelector(IJobsLog.TooEarly.selector, by, uint64(timeNow)));
+        jobs.closeReveals(id);
+        pass(by);
+        votes[0].agrees = false;
+        refused(abi.encodeWithSelector(IJobsLog.DigestMismatch.selector, who[0]));
+        jobs.reveal(id, votes);
+        votes[0] = vote(id, who[0], true, 2);
+        refused(abi.encodeWithSelector(IJobsLog.DigestMismatch.selector, who[0]));
+        jobs.reveal(id, votes);
+        votes[0].traceRoots = new bytes32[](1);
+        refused(abi.encodeWithSelector(IJobsLog.LengthMismatch.selector, 2, 1));
+        jobs.reveal(id, votes);
+        votes[0] = vote(id, who[2], true, 0);
+        refused(abi.encodeWithSelector(IJobsLog.NotSealed.selector, who[2]));
+        jobs.reveal(id, votes);
+        reveal(id, vote(id, who[0], true, 0));
+        reveal(id, vote(id, who[0], true, 0));
+        assertEq(jobs.checksOf(id, 0)[0].order, 1, "once");
+        uint64 until = jobs.segment(id).revealBy;
+        assertEq(until, by + 100, "reveal by");
+        refused(abi.encodeWithSelector(IJobsLog.TooEarly.selector, until, uint64(timeNow)));
+        jobs.closeReveals(id);
+        pass(until);
+        votes[0] = vote(id, who[1], false, 1);
+        refused(abi.encodeWithSelector(IJobsLog.TooLate.selector, until, uint64(timeNow)));
+        jobs.reveal(id, votes);
+        vm.expectEmit(true, true, true, true, address(jobs));
+        emit IJobsLog.OpeningsDue(id, uint64(blockNow + 2), uint64(timeNow + 100));
+        jobs.closeReveals(id);
+        wrongPhase(id, Phase.OPEN);
+        jobs.closeReveals(id);
+        wrongPhase(id, Phase.OPEN);
+        jobs.reveal(id, votes);
+    }
+
+    function test_a_copied_digest_reveals_nothing() public {
+        uint64 id = served(job, 0);
+        address[] memory who = committee(id);
+        Reveal memory honest = vote(id, who[0], true, 0);
+        seal(id, honest);
+        // The copyist seals the same digest; the address is in what it hashes.
+        SealedVote[] memory copy = new SealedVote[](1);
+        copy[0] = SealedVote(who[1], digestOf(id, honest), "");
+        vm.prank(who[1]);
+        jobs.attest(id, copy);
+        pass(jobs.segment(id).sealBy);
+        Reveal[] memory votes = new Reveal[](1);
+        votes[0] = Reveal(who[1], true, honest.traceRoots, honest.salt);
+        refused(abi.encodeWithSelector(IJobsLog.DigestMismatch.selector, who[1]));
+        jobs.reveal(id, votes);
+    }
+
+    function test_openings_start_when_all_who_sealed_have_revealed() public {
+        uint64 id = served(job, 0);
+        address[] memory who = committee(id);
+        for (uint256 i = 0; i < 3; ++i) {
+            seal(id, vote(id, who[i], true, 0));
+        }
+        assertEq(uint256(jobs.segment(id).phase), uint256(Phase.REVEAL), "all sealed");
+        Reveal[] memory votes = new Reveal[](3);
+        for (uint256 i = 0; i < 3; ++i) {
+            votes[i] = vote(id, who[i], true, 0);
+        }
+        jobs.reveal(id, votes);
+        assertEq(uint256(jobs.segment(id).phase), uint256(Phase.OPEN), "all revealed");
+        assertEq(jobs.segment(id).openingBlock, blockNow + 2, "opening block");
+    }
+
+    // ---- open
+
+    function test_open_shows_the_leaves_that_the_opening_block_names() public {
+        uint64 id = served(job, 0);
+        address[] memory who = committee(id);
+        for (uint256 i = 0; i < 3; ++i) {
+            seal(id, vote(id, who[i], true, 0));
+        }
+        Opening[] memory none = new Opening[](2);
+        wrongPhase(id, Phase.REVEAL);
+        jobs.open(id, who[0], none);
+        reveal(id, vote(id, who[0], true, 0));
+        reveal(id, vote(id, who[1], true, 0));
+        pass(jobs.segment(id).revealBy);
+        jobs.closeReveals(id);
+        uint64 due = jobs.segment(id).openingBlock;
+        assertEq(jobs.openingSeed(id), 0, "not yet");
+        refused(abi.encodeWithSelector(IJobsLog.BlockTooEarly.selector, due, uint64(blockNow)));
+        jobs.open(id, who[0], none);
+        mine(3);
+        assertEq(jobs.openingSeed(id), hashOf(due), "seed");
+        refused(abi.encodeWithSelector(IJobsLog.NotRevealed.selector, who[2]));
+        jobs.open(id, who[2], none);
+        refused(abi.encodeWithSelector(IJobsLog.NotDrawn.selector, id, provider));
+        jobs.open(id, provider, none);
+        Opening[] memory short = new Opening[](1);
+        refused(abi.encodeWithSelector(IJobsLog.LengthMismatch.selector, 2, 1));
+        jobs.open(id, who[0], short);
+        Opening[] memory lies = openingsOf(id, who[0], 1);
+        refused(abi.encodeWithSelector(IJobsLog.BadOpening.selector, who[0], 0));
+        jobs.open(id, who[0], lies);
+        Opening[] memory half = openingsOf(id, who[0], 0);
+        half[1].leaf = ~half[1].leaf;
+        refused(abi.encodeWithSelector(IJobsLog.BadOpening.selector, who[0], 1));
+        jobs.open(id, who[0], half);
+        Opening[] memory good = openingsOf(id, who[0], 0);
+        vm.prank(stranger);
+        jobs.open(id, who[0], good);
+        refused(abi.encodeWithSelector(IJobsLog.AlreadyOpened.selector, who[0]));
+        jobs.open(id, who[0], good);
+        Opening[] memory late = openingsOf(id, who[1], 0);
+        uint64 by = jobs.segment(id).openBy;
+        pass(by);
+        refused(abi.encodeWithSelector(IJobsLog.TooLate.selector, by, by + 1));
+        jobs.open(id, who[1], late);
+    }
+
+    function test_the_first_open_records_the_hash_for_all() public {
+        uint64 id = served(job, 0);
+        address[] memory who = committee(id);
+        for (uint256 i = 0; i < 3; ++i) {
+            seal(id, vote(id, who[i], true, 0));
+        }
+        for (uint256 i = 0; i < 3; ++i) {
+            reveal(id, vote(id, who[i], true, 0));
+        }
+        mine(3);
+        open(id, who[0], 0);
+        bytes32 seed = jobs.openingSeed(id);
+        blockNow += 1000;
+        vm.roll(blockNow);
+        assertEq(jobs.openingSeed(id), seed, "recorded");
+        open(id, who[1], 0);
+    }
+
+    // ---- decide
+
+    function test_agreement_is_attested() public {
+        uint64 id = attested(job, 0);
+        assertState(id, SegmentState.ATTESTED);
+        assertEq(jobs.segment(id).settleAfter, timeNow + 500, "window");
+        assertEq(jobs.credit(provider), 0, "not paid yet");
+        Check[] memory checks = jobs.checksOf(id, 0);
+        for (uint256 i = 0; i < 3; ++i) {
+            assertTrue(checks[i].prevailed, "yes side");
+            assertEq(stakes.reservation(checks[i].verifier, id), DRAW_BOND, "still bonded");
+        }
+    }
+
+    function test_decide_waits_for_openings() public {
+        uint64 id = served(job, 0);
+        wrongPhase(id, Phase.SEAL);
+        jobs.decide(id);
+        address[] memory who = committee(id);
+        for (uint256 i = 0; i < 3; ++i) {
+            seal(id, vote(id, who[i], true, 0));
+        }
+        for (uint256 i = 0; i < 3; ++i) {
+            reveal(id, vote(id, who[i], true, 0));
+        }
+        mine(3);
+        open(id, who[0], 0);
+        open(id, who[1], 0);
+        uint64 by = jobs.segment(id).openBy;
+        refused(abi.encodeWithSelector(IJobsLog.TooEarly.selector, by, uint64(timeNow)));
+        jobs.decide(id);
+        pass(by);
+        vm.expectEmit(true, true, true, true, address(jobs));
+        emit IJobsLog.NoShow(id, who[2], DRAW_BOND / 10);
+        jobs.decide(id);
+        assertState(id, SegmentState.ATTESTED);
+        assertEq(stakes.stakeOf(who[2]), 200e6 - DRAW_BOND / 10, "fee");
+        assertEq(stakes.reservation(who[2], id), 0, "rest released");
+        assertEq(escrow(job), BUDGET - PRICE - FEES + DRAW_BOND / 10, "to the job");
+    }
+
+    function test_a_no_show_that_was_never_served_owes_nothing() public {
+        uint64 id = drawn(job, 0);
+        address[] memory who = committee(id);
+        serve(id, first(who, 2));
+        voted(id, [0, 0, 255], 0);
+        vm.expectEmit(true, true, true, true, address(jobs));
+        emit IJobsLog.NoShow(id, who[2], 0);
+        jobs.decide(id);
+        assertEq(stakes.freeStake(who[2]), 150e6, "nothing lost");
+        assertState(id, SegmentState.ATTESTED);
+    }
+
+    function test_who_seals_without_a_receipt_and_vanishes_is_a_no_show() public {
+        uint64 id = drawn(job, 0);
+        address[] memory who = committee(id);
+        serve(id, first(who, 2));
+        for (uint256 i = 0; i < 3; ++i) {
+            seal(id, vote(id, who[i], true, 0));
+        }
+        reveal(id, vote(id, who[0], true, 0));
+        reveal(id, vote(id, who[1], true, 0));
+        pass(jobs.segment(id).revealBy);
+        jobs.closeReveals(id);
+        mine(3);
+        open(id, who[0], 0);
+        open(id, who[1], 0);
+        jobs.decide(id);
+        assertEq(stakes.stakeOf(who[2]), 200e6 - DRAW_BOND / 10, "fee");
+    }
+
+    function test_a_quorum_that_disagrees_withholds_the_payment() public {
+        uint64 id = served(job, 0);
+        voted(id, [1, 2, 0], 3);
+        vm.expectEmit(true, true, true, true, address(jobs));
+        emit IJobsLog.Withheld(id, 1, 2);
+        jobs.decide(id);
+        assertState(id, SegmentState.WITHHELD);
+        address[] memory who = committee(id);
+        assertEq(jobs.credit(who[0]), FEE, "who said no is paid");
+        assertEq(jobs.credit(who[1]), FEE, "who said no is paid, too");
+        assertEq(jobs.credit(who[2]), 0, "who said yes is not");
+        assertEq(jobs.credit(provider), 0, "nor the provider");
+        assertEq(stakes.reservation(provider, id), 6 * PRICE, "the bond stays");
+        assertEq(escrow(job), BUDGET - 2 * FEE, "the rest is back");
+        assertEq(stakes.freeStake(who[2]), 150e6, "nobody is slashed");
+        vm.expectRevert(abi.encodeWithSelector(IJobsLog.NotDisputes.selector, stranger));
+        vm.prank(stranger);
+        jobs.clearBond(id);
+        assigned(other, job, 0);
+    }
+
+    function test_the_largest_agreeing_group_is_the_yes_side() public {
+        uint64 id = served(job, 0);
+        voted(id, [3, 0, 0], 0);
+        jobs.decide(id);
+        assertState(id, SegmentState.ATTESTED);
+        pass(jobs.segment(id).settleAfter);
+        jobs.settle(id);
+        address[] memory who = committee(id);
+        assertEq(jobs.credit(who[0]), 0, "another trace");
+        assertEq(jobs.credit(who[1]), FEE, "yes");
+        assertEq(jobs.credit(who[2]), FEE, "yes, too");
+        assertEq(stakes.freeStake(who[0]), 150e6, "bond back");
+    }
+
+    function test_of_equal_groups_the_first_revealed_counts() public {
+        uint64 id = served(job, 0);
+        address[] memory who = committee(id);
+        for (uint256 i = 0; i < 3; ++i) {
+            seal(id, vote(id, who[i], true, i));
+        }
+        reveal(id, vote(id, who[2], true, 2));
+        reveal(id, vote(id, who[0], true, 0));
+        reveal(id, vote(id, who[1], true, 1));
+        mine(3);
+        for (uint256 i = 0; i < 3; ++i) {
+            open(id, who[i], i);
+        }
+        jobs.decide(id);
+        assertState(id, SegmentState.COMMITTED);
+        Check[] memory checks = jobs.checksOf(id, 0);
+        assertTrue(checks[2].prevailed && !checks[0].prevailed && !checks[1].prevailed, "who revealed first");
+    }
+
+    function test_an_undecided_round_is_drawn_again_with_all_units() public {
+        uint64 id = served(job, 0);
+        voted(id, [0, 1, 255], 2);
+        vm.expectEmit(true, true, true, true, address(jobs));
+        emit IJobsLog.Redrawn(id, 1, "undecided", uint64(blockNow + 2));
+        jobs.decide(id);
+        assertEq(jobs.segment(id).negatives, 1, "a no is not forgotten");
+        mine(3);
+        jobs.draw(id);
+        assertEq(jobs.unitsOf(id).length, 4, "units");
+        assertEq(jobs.openingSeed(id), 0, "no seed of the old round");
+        serve(id, committee(id));
+        voted(id, [0, 0, 0], 0);
+        jobs.decide(id);
+        assertState(id, SegmentState.ATTESTED);
+        pass(jobs.segment(id).settleAfter);
+        jobs.settle(id);
+        Check[] memory before = jobs.checksOf(id, 0);
+        assertEq(jobs.credit(before[0].verifier), FEE, "yes in the first round");
+        assertEq(jobs.credit(before[1].verifier), 0, "no in the first round");
+        assertEq(jobs.credit(committee(id)[0]), FEE, "yes in the second");
+        assertEq(escrow(job), BUDGET - PRICE - 4 * FEE + DRAW_BOND / 10, "four fees, one no-show");
+    }
+
+    function test_silence_in_all_rounds_waits_longer() public {
+        uint64 id = silent(255, 0);
+        assertState(id, SegmentState.ATTESTED);
+        assertEq(jobs.segment(id).settleAfter, timeNow + 4 * 500, "four windows");
+    }
+
+    function test_one_no_among_silence_withholds() public {
+        uint64 id = silent(1, 1);
+        assertState(id, SegmentState.WITHHELD);
+    }
+
+    function test_one_yes_among_silence_waits_longer() public {
+        uint64 id = silent(0, 0);
+        assertState(id, SegmentState.ATTESTED);
+        assertEq(jobs.segment(id).settleAfter, timeNow + 4 * 500, "four windows");
+    }
+
+    /// Three rounds in which nobody votes, but the first verifier of the first round in this way.
+    function silent(uint8 story, uint8 no) internal returns (uint64 id) {
+        id = committed(job, 0);
+        for (uint256 round = 0; round < 3; ++round) {
+            mine(3);
+            jobs.draw(id);
+            serve(id, committee(id));
+            voted(id, [round == 0 ? story : 255, 255, 255], no);
+            jobs.decide(id);
+        }
+    }
+
+    function test_a_no_counts_when_later_rounds_are_not_served() public {
+        uint64 id = served(job, 0);
+        voted(id, [1, 255, 255], 1);
+        jobs.decide(id);
+        for (uint256 round = 1; round < 3; ++round) {
+            mine(3);
+            jobs.draw(id);
+            pass(jobs.segment(id).serveBy);
+            jobs.redraw(id);
+        }
+        assertState(id, SegmentState.WITHHELD);
+        assertEq(jobs.credit(jobs.checksOf(id, 0)[0].verifier), FEE, "who said no is paid");
+        assertEq(stakes.reservation(provider, id), 6 * PRICE, "the bond stays");
+    }
+}
