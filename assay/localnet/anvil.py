@@ -71,6 +71,12 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Anvil:
     """A running anvil; `stop()` ends it. `folder` keeps its state (None: nothing is kept). With `port=0` a free one is taken."""
 
@@ -107,9 +113,14 @@ class Anvil:
 
     def start(self) -> None:
         """Starts it again after `stop` or `kill`, on the port that it had. Raises Outage."""
-        said = ""
+        said = "something else listens there"
         for _ in range(3):
             self.port = self.port or _free_port()
+            if _listens(self.port):
+                if self._fixed:
+                    break
+                self.port = 0
+                continue
             args = [str(self.binary), "--port", str(self.port), *self._options]
             with tempfile.TemporaryFile() as errors:
                 self._process = subprocess.Popen(
@@ -200,15 +211,15 @@ def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND
 
 def save(network: Network, folder: Path) -> None:
     """Keeps the addresses beside the chain's state."""
-    fresh = folder / "network.json.new"
+    fresh = folder / "contracts.json.new"
     fresh.write_bytes(encode(network))
-    fresh.replace(folder / "network.json")
+    fresh.replace(folder / "contracts.json")
 
 
 def load(folder: Path, url: str) -> Network | None:
     """The network that was deployed on this chain state, now at `url`; None when there is none (or its chain was lost)."""
     try:
-        network = decode((folder / "network.json").read_bytes(), Network)
+        network = decode((folder / "contracts.json").read_bytes(), Network)
     except FileNotFoundError:
         return None
     if rpc.call(url, "eth_getCode", network.jobs, "latest") in ("0x", None):
