@@ -1,0 +1,418 @@
+"""The verifier's machine: events in, effects out. No network, no clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from assay import draw, links, merkle
+from assay.chain import Attest, Credited, Open, OpeningsDue, Redrawn, RevealAll, RevealsDue, Sealed, SegmentState, Settled, Withdraw, Withheld
+from assay.ids import Address, Digest, JobId, SegmentId
+from assay.job import ShardRef
+from assay.messages import Ack, Boundary, BoundaryRequest, ReceiptMessage, Refusal
+from assay.runtime import Fault, Ordered
+from assay.sampling import record_indices
+from assay.tasks import (
+    BoundaryOpened,
+    DropSegment,
+    KeyStored,
+    MakeOpenings,
+    OpenBoundary,
+    OpeningsMade,
+    ReplayUnit,
+    Signed,
+    SignReceipt,
+    StoreKey,
+    UnitReplayed,
+)
+from assay_verifier.gathering import shards_of
+from assay_verifier.machine import VerifierMachine
+from assay_verifier.state import VerifierConfig
+from bench import ENDS, LEAVES, LINK_ROOT, ME, OTHER, PARAMS, PEERS, SHARDS, SPEC, TERMS, VERIFIERS, Bench, cid, digest
+
+UNITS = (7, 9, 7)
+"""Link 7 (micro-batch 1 of step 2) twice, and link 9 (the first micro-batch of step 3)."""
+DRAWN = (ME, *VERIFIERS[:2])
+CONFIG = VerifierConfig(account=ME, encryption_key=b"k" * 32, peer=PEERS[ME], chain_id=7, contract="0x" + "9" * 40)
+SEED = b"\x11" * 32
+
+
+@pytest.fixture
+def bench() -> Any:
+    """A verifier; after each test it is started again from its journal and must be where it was."""
+    made = Bench.of(VerifierMachine(CONFIG))
+    yield made
+    made.check_restart()
+
+
+def boundary(of: int, **changes: Any) -> Boundary:
+    places = links.named_ends(of, 2)
+    fields = {
+        "segment": SegmentId(1), "unit": of, "cid": cid(f"boundary {of}"), "key_id": digest(f"key {of}"), "wrapped": b"w",
+        "link_ends": tuple(ENDS[place] for place in places), "proofs": tuple(merkle.prove(LEAVES, place) for place in places),
+    }  # fmt: skip
+    return Boundary(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def drawn(bench: Bench, units: tuple[int, ...] = UNITS) -> None:
+    bench.posted()
+    bench.assigned(provider=OTHER)
+    bench.committed()
+    bench.drawn(units=units, verifiers=DRAWN)
+
+
+def get_boundary(bench: Bench, unit: int) -> None:
+    bench.answered(f"boundary:1:0:{unit}", boundary(unit))
+    bench.fetched(f"bfetch:1:0:{unit}")
+    bench.done(f"bkey:1:0:{unit}", KeyStored(key_id=digest(f"key {unit}")))
+    bench.done(f"bopen:1:0:{unit}", BoundaryOpened(segment=SegmentId(1), unit=unit))
+
+
+def supply(bench: Bench) -> None:
+    bench.supply([shard.sealed for at, shard in enumerate(SHARDS) if at in shards_of(SPEC, bench.state.facts.segments[1])])
+
+
+def ready(bench: Bench) -> None:
+    drawn(bench)
+    bench.load_job()
+    supply(bench)
+    for unit in sorted(set(UNITS)):
+        get_boundary(bench, unit)
+
+
+def found(unit: int, agrees: bool = True) -> UnitReplayed:
+    reason = "" if agrees else "it ends elsewhere"
+    return UnitReplayed(segment=SegmentId(1), unit=unit, agrees=agrees, trace_root=digest(f"trace {unit}"), reason=reason)
+
+
+def replayed(bench: Bench, agrees: bool = True) -> None:
+    ready(bench)
+    bench.done("replay:1:0:7", found(7))
+    bench.done("replay:1:0:9", found(9, agrees))
+
+
+def sealed(bench: Bench, agrees: bool = True) -> None:
+    replayed(bench, agrees)
+    bench.served()
+    bench.sent("seal:1")
+    bench.seen(Sealed, segment=SegmentId(1), verifier=ME)
+
+
+def revealed(bench: Bench) -> None:
+    sealed(bench)
+    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 50)
+    bench.sent("reveal:1")
+
+
+# ---- gathering -----------------------------------------------------------------------------------------------------------
+
+
+def test_drawn_it_asks_the_provider_for_each_drawn_link_once(bench: Bench) -> None:
+    drawn(bench)
+    for unit in (7, 9):
+        ask = bench.wants(f"boundary:1:0:{unit}")
+        assert (ask.peer, ask.message) == (PEERS[OTHER], BoundaryRequest(segment=SegmentId(1), round=0, unit=unit))
+
+
+def test_a_draw_of_others_is_none_of_its_business(bench: Bench) -> None:
+    bench.posted()
+    bench.assigned(provider=OTHER)
+    bench.committed()
+    bench.drawn(verifiers=VERIFIERS)
+    assert bench.state.duties == {}
+    assert bench.idle("")
+
+
+def test_with_everything_there_it_signs_a_receipt_and_replays(bench: Bench) -> None:
+    ready(bench)
+    assert bench.task("sign:1") == SignReceipt(segment=SegmentId(1), round=0)
+    task = bench.task("replay:1:0:7")
+    assert isinstance(task, ReplayUnit)
+    assert (task.parent_root, task.link_root, task.leaves) == (SPEC.state_root, LINK_ROOT, TERMS.micro_leaves)
+    bench.done("sign:1", Signed(signature=b"s"))
+    ask = bench.wants("receipt:1")
+    assert (ask.peer, ask.message) == (PEERS[OTHER], ReceiptMessage(segment=SegmentId(1), round=0, verifier=ME, signature=b"s"))
+    bench.answered("receipt:1", Ack())
+    assert bench.topics()[-1] == "receipt"
+
+
+@pytest.mark.parametrize("missing", ["boundary", "shard", "job"])
+def test_without_everything_there_is_no_receipt(bench: Bench, missing: str) -> None:
+    drawn(bench)
+    if missing != "job":
+        bench.load_job()
+        if missing != "shard":
+            supply(bench)
+    get_boundary(bench, 7)
+    if missing != "boundary":
+        get_boundary(bench, 9)
+    assert bench.idle("sign:")
+    assert bench.idle("replay:")
+
+
+def test_only_the_shards_that_the_drawn_links_read_are_needed() -> None:
+    shards = tuple(ShardRef(sealed=shard.sealed, records=n, root=shard.root) for shard, n in zip(SHARDS, (3, 13), strict=True))
+    spec = msgspec.structs.replace(SPEC, dataset=msgspec.structs.replace(SPEC.dataset, shards=shards))
+    machine = Bench.of(VerifierMachine(CONFIG))
+    for unit in range(30):
+        drawn(fresh := Bench.of(VerifierMachine(CONFIG)), units=(unit,))
+        seg = fresh.state.facts.segments[1]
+        step, m = links.place(unit, 2)
+        wanted = set() if m == 2 else {int(i >= 3) for i in record_indices(spec.order, 16, step, m, 2, 4)}
+        assert shards_of(spec, seg) == wanted
+    machine.check_restart()
+
+
+def test_an_update_needs_no_data_at_all(bench: Bench) -> None:
+    drawn(bench, units=(5,))
+    bench.load_job()
+    assert bench.idle("fetch:")
+    get_boundary(bench, 5)
+    assert bench.idle("replay:")  # the key service has not said that all is well with the checkpoint's key
+    bench.released(SHARDS[0].sealed)
+    assert isinstance(bench.task("replay:1:0:5"), ReplayUnit)
+    assert bench.task("replay:1:0:5").leaves == TERMS.update_leaves
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"unit": 8}, "another link"),
+        ({"segment": SegmentId(2)}, "another link"),
+        ({"link_ends": (ENDS[5],), "proofs": (merkle.prove(LEAVES, 5),)}, "should open 3 link ends"),
+        ({"link_ends": (ENDS[5], ENDS[6], ENDS[8])}, "not the committed one"),
+        ({"link_ends": (ENDS[5], ENDS[6], digest("a lie"))}, "not the committed one"),
+        ({"proofs": ((), (), ())}, "not the committed one"),
+        ({"proofs": tuple((Digest(b"x"),) * 5 for _ in range(3))}, "not the committed one"),
+    ],
+)
+def test_a_boundary_whose_ends_are_not_committed_is_as_good_as_none(bench: Bench, changes: dict[str, Any], why: str) -> None:
+    drawn(bench)
+    bench.answered("boundary:1:0:7", boundary(7, **changes))
+    assert bench.said[-1].topic == "unserved"
+    assert why in bench.said[-1].text
+    assert bench.idle("bfetch:")
+    bench.woke("reask:1:0:7")
+    assert not bench.idle("boundary:1:0:7:2")
+
+
+@pytest.mark.parametrize("stage", ["ask", "fetch", "key", "open", "answer"])
+def test_whatever_is_wrong_with_what_is_served_it_is_asked_for_again_and_no_receipt_is_given(bench: Bench, stage: str) -> None:
+    drawn(bench)
+    if stage == "ask":
+        bench.failed("boundary:1:0:7", Fault.REFUSED, "no")
+    elif stage == "answer":
+        bench.answered("boundary:1:0:7", Ack())
+    else:
+        bench.answered("boundary:1:0:7", boundary(7))
+        assert isinstance(bench.task("bkey:1:0:7"), StoreKey)
+        if stage == "fetch":
+            bench.failed("bfetch:1:0:7", Fault.OUTAGE)
+        elif stage == "key":
+            bench.failed("bkey:1:0:7", Fault.PEER, "another key")
+        else:
+            bench.fetched("bfetch:1:0:7")
+            bench.done("bkey:1:0:7", KeyStored(key_id=digest("key 7")))
+            assert isinstance(bench.task("bopen:1:0:7"), OpenBoundary)
+            bench.failed("bopen:1:0:7", Fault.PEER, "garbage")
+    assert bench.said[-1].topic == "unserved"
+    bench.woke("reask:1:0:7")
+    bench.answered("boundary:1:0:7", boundary(7))
+    bench.fetched("bfetch:1:0:7:2")
+    assert bench.idle("sign:")
+
+
+def test_results_for_an_earlier_question_are_not_taken_for_the_later_one(bench: Bench) -> None:
+    drawn(bench)
+    bench.answered("boundary:1:0:7", boundary(7))
+    bench.failed("bkey:1:0:7", Fault.PEER, "another key")
+    bench.woke("reask:1:0:7")
+    bench.fetched("bfetch:1:0:7:1")
+    assert not bench.state.duties[1].units[7].fetched
+
+
+def test_a_provider_that_serves_nothing_in_time_is_given_up(bench: Bench) -> None:
+    drawn(bench)
+    bench.now += PARAMS.serve_window
+    bench.failed("boundary:1:0:7", Fault.OUTAGE)
+    bench.woke("reask:1:0:7")
+    assert bench.state.duties[1].phase == "failed"
+    assert "was not served" in bench.said[-1].text
+
+
+def test_a_job_that_it_refuses_is_not_checked(bench: Bench) -> None:
+    drawn(bench)
+    bench.load_job(steps=21)
+    assert bench.state.duties[1].phase == "failed"
+    assert bench.topics()[-1] == "failed"
+
+
+# ---- seal ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["replay", "served"])
+def test_it_seals_when_it_has_replayed_and_the_draw_is_served(bench: Bench, first: str) -> None:
+    ready(bench)
+    if first == "served":
+        bench.served()
+    bench.done("replay:1:0:7", found(7))
+    bench.done("replay:1:0:9", found(9))
+    if first == "replay":
+        assert bench.idle("seal:")
+        bench.served()
+    call = bench.call("seal:1")
+    assert isinstance(call, Attest)
+    (seal,) = call.seals
+    roots = tuple(digest(f"trace {unit}") for unit in UNITS)
+    salt = merkle.sha256(b"salt", SEED, draw.u64(1), draw.u32(0))
+    assert seal.digest == draw.attestation(7, Address(CONFIG.contract), SegmentId(1), 0, True, roots, ME, salt)
+    assert (seal.verifier, seal.signature) == (ME, b"")
+
+
+def test_one_wrong_link_is_enough_not_to_agree(bench: Bench) -> None:
+    sealed(bench, agrees=False)
+    assert bench.state.disagreed == 1
+    disagreement = next(note for note in bench.said if note.topic == "disagree")
+    assert disagreement.data["reason"] == "it ends elsewhere"
+    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 50)
+    call = bench.call("reveal:1")
+    assert isinstance(call, RevealAll)
+    assert not call.reveals[0].agrees
+
+
+def test_a_replay_that_fails_here_is_tried_again_and_then_given_up(bench: Bench) -> None:
+    ready(bench)
+    for _ in range(2):
+        bench.failed("replay:1:0:7", Fault.OWN, "the engine crashed")
+    assert bench.state.duties[1].phase == "ready"
+    bench.failed("replay:1:0:7", Fault.OWN, "the engine crashed")
+    assert bench.state.duties[1].phase == "failed"
+
+
+def test_a_replay_that_took_too_long_is_not_sealed(bench: Bench) -> None:
+    ready(bench)
+    bench.served()
+    bench.done("replay:1:0:7", found(7))
+    bench.now += PARAMS.seal_window + 1
+    bench.done("replay:1:0:9", found(9))
+    assert bench.idle("seal:")
+    assert "longer than the time to seal" in bench.said[-1].text
+
+
+def test_a_refused_seal_is_given_up_and_an_outage_is_not(bench: Bench) -> None:
+    replayed(bench)
+    bench.served()
+    bench.failed("seal:1", Fault.OUTAGE)
+    bench.woke("again:seal:1")
+    bench.failed("seal:1", Fault.REFUSED, "too late to seal")
+    assert bench.state.duties[1].phase == "failed"
+
+
+# ---- reveal and open -----------------------------------------------------------------------------------------------------
+
+
+def test_it_reveals_when_all_have_sealed(bench: Bench) -> None:
+    sealed(bench)
+    assert bench.idle("reveal:")
+    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 50)
+    call = bench.call("reveal:1")
+    assert isinstance(call, RevealAll)
+    assert (call.reveals[0].agrees, call.reveals[0].trace_roots) == (True, tuple(digest(f"trace {unit}") for unit in UNITS))
+
+
+def test_it_reveals_when_the_time_to_seal_is_over(bench: Bench) -> None:
+    sealed(bench)
+    bench.woke("unsealed:1")
+    assert bench.now == bench.state.facts.segments[1].seal_by + 1
+    assert isinstance(bench.call("reveal:1"), RevealAll)
+
+
+def test_a_reveal_that_came_too_early_is_made_again_under_another_name(bench: Bench) -> None:
+    sealed(bench)
+    bench.woke("unsealed:1")
+    bench.failed("reveal:1:0:1", Fault.REFUSED, "too early")
+    bench.woke("unsealed:1")
+    assert not bench.idle("reveal:1:0:2")
+
+
+def test_who_has_not_sealed_reveals_nothing(bench: Bench) -> None:
+    ready(bench)
+    bench.served()
+    bench.woke("unsealed:1")
+    assert bench.idle("reveal:")
+
+
+def test_the_drawn_leaves_are_opened(bench: Bench) -> None:
+    revealed(bench)
+    bench.seen(OpeningsDue, segment=SegmentId(1), opening_block=50, open_by=bench.now + 50)
+    assert bench.task("openings:1") == MakeOpenings(segment=SegmentId(1), round=0, opening_block=50, units=UNITS, terms=TERMS)
+    bench.failed("openings:1", Fault.OWN, "the disk is full")
+    bench.woke("again:openings:1")
+    bench.done("openings:1", OpeningsMade(openings=()))
+    assert bench.call("open:1") == Open(segment=SegmentId(1), verifier=ME, openings=())
+    bench.sent("open:1")
+    assert bench.state.done == 1
+    assert bench.topics()[-1] == "opened"
+
+
+def test_who_has_not_revealed_opens_nothing(bench: Bench) -> None:
+    sealed(bench)
+    bench.seen(OpeningsDue, segment=SegmentId(1), opening_block=50, open_by=bench.now + 50)
+    assert bench.idle("openings:")
+
+
+# ---- ends ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["settled", "withheld", "redrawn"])
+def test_when_it_is_over_everything_decrypted_goes(bench: Bench, how: str) -> None:
+    ready(bench)
+    if how == "settled":
+        bench.seen(Settled, segment=SegmentId(1), provider=OTHER, price=100)
+    elif how == "withheld":
+        bench.seen(Withheld, segment=SegmentId(1), yes=0, no=2)
+    else:
+        bench.seen(Redrawn, segment=SegmentId(1), round=1, reason="not served", seed_block=bench.block + 2)
+    assert bench.task("drop:1") == DropSegment(segment=SegmentId(1))
+    assert bench.state.duties == {}
+
+
+def test_drawn_again_in_another_round_it_checks_all_units_of_that_round(bench: Bench) -> None:
+    ready(bench)
+    bench.seen(Redrawn, segment=SegmentId(1), round=1, reason="undecided", seed_block=bench.block + 2)
+    bench.drawn(units=(*UNITS, 0, 1, 2), round=1, verifiers=DRAWN)
+    assert sorted(bench.state.duties[1].units) == [0, 1, 2, 7, 9]
+    assert not bench.idle("boundary:1:1:0")
+    bench.done("sign:1:0", Signed(signature=b"s"))  # of the round that is over
+    assert bench.idle("receipt:")
+
+
+def test_several_draws_live_side_by_side(bench: Bench) -> None:
+    drawn(bench)
+    bench.assigned(segment=2, provider=OTHER, parent=1, start=10, stop=20)
+    bench.committed(segment=2, stop=20)
+    bench.drawn(segment=2, verifiers=DRAWN)
+    assert sorted(bench.state.duties) == [1, 2]
+    bench.load_job()
+    assert set(bench.state.needs) == {1, 2}
+
+
+def test_requests_are_refused_and_credit_is_pulled_on_order(bench: Bench) -> None:
+    assert isinstance(bench.asked(OTHER, BoundaryRequest(segment=SegmentId(1), round=0, unit=0)), Refusal)
+    bench.seen(Credited, who=ME, segment=SegmentId(1), amount=10, reason="fee")
+    bench.feed(Ordered(order="withdraw"))
+    assert bench.call("withdraw:1") == Withdraw()
+    bench.feed(Ordered(order="dance"))
+    assert "does not know the order" in bench.said[-1].text
+
+
+def test_the_past_of_a_contract_moves_nothing(bench: Bench) -> None:
+    drawn(bench)
+    bench.now += 10**6
+    bench.served()
+    bench.seen(Settled, segment=SegmentId(1), provider=OTHER, price=100)
+    assert bench.state.duties == {}
+    assert bench.state.facts.segments[1].state == SegmentState.SETTLED
+    assert JobId(1) in bench.state.jobs
