@@ -1,0 +1,385 @@
+"""Hands of worker and verifier on a real work folder: what is sealed twice, what opens, whose fault it is when it does not, what is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+from tiny import PARAMS, plan
+
+from assay import client, links, merkle, seal
+from assay.adapters.engine_process import InlineEngine
+from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
+from assay.adapters.memory_chain import MemoryChain, MemoryLedger
+from assay.adapters.memory_keys import MemoryKeys
+from assay.chain import Terms
+from assay.codec import decode, encode
+from assay.ids import Cid, Digest, JobId, PeerId, SegmentId
+from assay.job import JobSpec, SealedRef, envelope_info
+from assay.messages import AnyReply, AnyRequest, Boundary, Heartbeat
+from assay.ports import Outage, StorageFull
+from assay.runtime import Fault, Note, TaskFailed
+from assay.state import from_bytes, state_root, to_bytes
+from assay.tasks import (
+    AnyOutcome,
+    CheckProgram,
+    DropSegment,
+    LoadJob,
+    MakeOpenings,
+    OpenBoundary,
+    OpeningsMade,
+    ProgramChecked,
+    ReplayUnit,
+    RunSegment,
+    SegmentRun,
+    ServeUnits,
+    StopSegment,
+    StoreKey,
+    UnitReplayed,
+    UnitsServed,
+    WrapKeys,
+)
+from assay.workshop import Workshop
+from assay_verifier.hands import VerifierHands
+from assay_worker.hands import WorkerHands
+
+STEPS = 4
+PLAN = plan(STEPS)
+ONE = SegmentId(1)
+
+
+class Silent:
+    """Peers that nobody answers on."""
+
+    peer = PeerId("silent")
+
+    def __init__(self) -> None:
+        self.sent: list[AnyRequest] = []
+
+    async def request(self, peer: PeerId, message: AnyRequest, timeout: float) -> AnyReply:
+        self.sent.append(message)
+        raise Outage("nobody")
+
+
+class Stage(NamedTuple):
+    """A client's job, published, on the disks of a worker and a verifier who have the keys to it."""
+
+    ledger: MemoryLedger
+    service: MemoryKeys
+    worker: WorkerHands
+    verifier: VerifierHands
+    peers: Silent
+    cid: Cid
+    spec: JobSpec
+    terms: Terms
+    notes: list[Note]
+
+    async def work(self, task: Any) -> Any:
+        return await self.worker.perform(task, self.notes.append)
+
+    async def check(self, task: Any) -> Any:
+        return await self.verifier.perform(task, self.notes.append)
+
+    def run_task(self, **changes: Any) -> RunSegment:
+        fields = {
+            "segment": ONE, "job": JobId(1), "spec": self.cid, "start": 0, "stop": STEPS, "parent": self.spec.state,
+            "parent_root": self.spec.state_root, "scheduler": PeerId("scheduler"),
+        }  # fmt: skip
+        return RunSegment(**{**fields, **changes})  # type: ignore[arg-type]
+
+    def serve_task(self, *units: int) -> ServeUnits:
+        who = self.verifier.shop.keys
+        return ServeUnits(
+            segment=ONE, job=JobId(1), spec=self.cid, start=0, stop=STEPS, parent=self.spec.state, parent_root=self.spec.state_root,
+            units=units, recipients=((who.account, who.encryption_key), (who.account, b"no key")),
+        )  # fmt: skip
+
+    async def served(self, unit: int) -> tuple[SegmentRun, Boundary]:
+        """A link that the worker ran and served, with its blob at the verifier."""
+        run = await self.work(self.run_task())
+        done = await self.work(self.serve_task(unit))
+        assert isinstance(done, UnitsServed)
+        ((_, boundary),) = done.boundaries  # the recipient without a key is left out
+        await self.verifier.shop.blobs.put(await self.worker.shop.blobs.get(boundary.cid))
+        await self.check(StoreKey(key_id=boundary.key_id, wrapped=boundary.wrapped))
+        return run, boundary
+
+    def replay_task(self, run: SegmentRun, boundary: Boundary) -> ReplayUnit:
+        update = boundary.unit % 3 == 2
+        return ReplayUnit(
+            segment=ONE, job=JobId(1), spec=self.cid, round=0, start=0, stop=STEPS, unit=boundary.unit, parent_root=self.spec.state_root,
+            link_root=run.link_root, leaves=self.terms.update_leaves if update else self.terms.micro_leaves, boundary=boundary,
+        )  # fmt: skip
+
+
+async def stage(tmp_path: Path, what: client.Plan = PLAN, change: Callable[[JobSpec], JobSpec] = lambda spec: spec) -> Stage:
+    ledger, net = MemoryLedger(b"hands"), BlobNet()
+    chains = {name: MemoryChain(ledger, name) for name in ("client", "worker", "verifier", "keys")}
+    keys = {name: MemoryKeys(name.encode(), chain.account) for name, chain in chains.items()}
+    blobs = {name: MemoryBlobs(net, PeerId(name)) for name in chains}
+    service = client.Service(chains["keys"].account, PeerId("keys"), keys["keys"].encryption_key)
+    wish = client.Wish(
+        segment_steps=STEPS, price_cap=10, fee=1, budget=1000, deadline=10**12, scheduler=chains["client"].account, params=PARAMS
+    )
+    spec, terms = await client.publish(what, wish, service, chains["client"], blobs["client"], keys["client"])
+    spec = change(spec)
+    cid = await blobs["client"].put(encode(spec))
+    for name in ("worker", "verifier"):
+        for blob in (cid, spec.program, spec.schedule, spec.state.cid, *(shard.sealed.cid for shard in spec.dataset.shards)):
+            await blobs[name].fetch(blob, 1 << 30)
+        for ref in (spec.state, *(shard.sealed for shard in spec.dataset.shards)):
+            keys[name].store(keys["client"].load(ref.key_id))
+    peers, engine = Silent(), InlineEngine()
+    worker = WorkerHands(Workshop(tmp_path / "worker", blobs["worker"], keys["worker"], engine), chains["worker"], peers)  # type: ignore[arg-type]
+    verifier = VerifierHands(Workshop(tmp_path / "verifier", blobs["verifier"], keys["verifier"], engine), chains["verifier"])
+    return Stage(ledger, keys["keys"], worker, verifier, peers, cid, spec, terms, [])
+
+
+def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scene())
+
+
+async def fails(work: Coroutine[Any, Any, AnyOutcome], fault: Fault, why: str) -> None:
+    with pytest.raises(TaskFailed, match=why) as failed:
+        await work
+    assert failed.value.fault is fault
+
+
+# ---- jobs and keys -------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_and_its_program_are_read_and_measured(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        loaded = await s.work(LoadJob(job=JobId(1), spec=s.cid))
+        assert (loaded.spec, loaded.spec_digest) == (s.spec, s.terms.spec_digest)
+        checked = await s.work(CheckProgram(job=JobId(1), spec=s.cid, program=s.spec.program))
+        assert isinstance(checked, ProgramChecked)
+        assert (checked.root, checked.micro_leaves, checked.update_leaves) == (s.terms.program_root, s.terms.micro_leaves, s.terms.update_leaves)
+        assert not list((tmp_path / "worker").iterdir())
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"batch": 5}, r"takes 'x' as f32\[4, 4\], which in the data is f32\[5, 4\]"),
+        ({"micro_batches": 3}, "averages over 2 micro-batches, a step has 3"),
+        ({"scalars": ("a", "b")}, "the schedule has a, b"),
+    ],
+)
+def test_a_program_that_does_not_fit_its_document_is_refused(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path, change=lambda spec: msgspec.structs.replace(spec, **changes))
+        await fails(s.work(CheckProgram(job=JobId(1), spec=s.cid, program=s.spec.program)), Fault.PEER, why)
+
+    play(scene)
+
+
+def test_a_document_that_is_no_document_is_the_clients_fault(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        empty = msgspec.structs.replace(s.spec, dataset=msgspec.structs.replace(s.spec.dataset, shards=()))
+        for data in (b"{}", b"\xff", encode(empty)):
+            cid = await s.worker.shop.blobs.put(data)
+            await fails(s.work(LoadJob(job=JobId(1), spec=cid)), Fault.PEER, "job 1")
+
+    play(scene)
+
+
+def test_only_the_named_key_is_stored(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        key = seal.new_key()
+        mine = s.service.wrap(key, s.worker.shop.keys.encryption_key)
+        await s.work(StoreKey(key_id=seal.key_id(key), wrapped=mine))
+        assert s.worker.shop.key(seal.key_id(key)) == key
+        await fails(s.work(StoreKey(key_id=merkle.sha256(b"other"), wrapped=mine)), Fault.PEER, "another one than")
+        others = s.service.wrap(key, s.verifier.shop.keys.encryption_key)
+        await fails(s.work(StoreKey(key_id=seal.key_id(key), wrapped=others)), Fault.PEER, "key")
+
+    play(scene)
+
+
+# ---- running -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_sealed_once_and_its_key_goes_to_the_key_service(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        run = await s.work(s.run_task())
+        assert run.end_root == client.run_plan(PLAN).root
+        assert await s.work(s.run_task()) == run  # the daemon crashed before it was told
+        key = s.service.unwrap(run.checkpoint.envelope, envelope_info(s.worker.chain.account))
+        assert seal.key_id(key) == run.checkpoint.key_id
+        state = from_bytes(seal.unseal(await s.worker.shop.blobs.get(run.checkpoint.cid), key), 1 << 20)
+        assert state_root(STEPS, state) == run.end_root
+        assert [note.data["step"] for note in s.notes if note.topic == "step"] == list(range(STEPS))
+        assert isinstance(s.peers.sent[0], Heartbeat)  # and that it was lost did no harm
+
+    play(scene)
+
+
+def test_a_run_told_to_stop_ends_early(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        await s.work(StopSegment(segment=ONE))
+        assert (await s.work(s.run_task())).stop == 1
+
+    play(scene)
+
+
+def test_a_later_segment_shares_the_records_on_disk(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        first = await s.work(s.run_task(stop=2))
+        second = await s.work(
+            s.run_task(segment=SegmentId(2), start=2, parent=first.checkpoint, parent_root=first.end_root)
+        )
+        assert second.end_root == client.run_plan(PLAN).root
+        one, two = (tmp_path / "worker" / f"segment-{n}" / "records-0-0.npy" for n in (1, 2))
+        assert one.samefile(two)
+        await s.work(DropSegment(segment=ONE))
+        assert sorted(path.name[:4] for path in (tmp_path / "worker").iterdir()) == ["job-", "segm"]
+        await s.work(DropSegment(segment=SegmentId(2)))
+        assert not list((tmp_path / "worker").iterdir())
+        await s.work(DropSegment(segment=SegmentId(2)))  # again does no harm
+
+    play(scene)
+
+
+def test_whose_fault_a_run_is_that_cannot_begin(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        shop, keys = s.worker.shop, s.worker.shop.keys
+        key = seal.new_key()
+        keys.store(key)
+
+        async def parent(data: bytes) -> SealedRef:
+            return SealedRef(cid=await shop.blobs.put(data), size=0, key_id=seal.key_id(key), envelope=b"")
+
+        other = await parent(seal.seal(to_bytes(PLAN.state | {"param.w": np.ones((4, 3), np.float32)}), key))
+        await fails(s.work(s.run_task(parent=other)), Fault.PEER, "is not the committed one")
+        await s.work(DropSegment(segment=ONE))
+        for data in (b"garbage", seal.seal(b"no tensors", seal.new_key())):
+            await fails(s.work(s.run_task(parent=await parent(data))), Fault.PEER, "does not open")
+        await fails(s.work(s.run_task(parent=await parent(seal.seal(b"no tensors", key)))), Fault.PEER, "tensor file")
+        await s.work(DropSegment(segment=ONE))
+        unknown = msgspec.structs.replace(s.spec.state, key_id=merkle.sha256(b"lost"))
+        await fails(s.work(s.run_task(parent=unknown)), Fault.OWN, "was here and is gone")
+
+    play(scene)
+
+
+def test_a_shard_that_is_not_what_its_owner_says_is_the_owners_fault(tmp_path: Path) -> None:
+    def other_root(spec: JobSpec) -> JobSpec:
+        shard = msgspec.structs.replace(spec.dataset.shards[0], root=merkle.sha256(b"other"))
+        return msgspec.structs.replace(spec, dataset=msgspec.structs.replace(spec.dataset, shards=(shard,)))
+
+    async def scene() -> None:
+        s = await stage(tmp_path, change=other_root)
+        await fails(s.work(s.run_task()), Fault.PEER, "published other data than it committed to")
+
+    play(scene)
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+
+        async def full(data: bytes) -> Cid:
+            raise StorageFull("the blob store may hold 10 bytes")
+
+        s.worker.shop.blobs.put = full  # type: ignore[method-assign]
+        await fails(s.work(s.run_task()), Fault.OWN, "free some disk")
+
+    play(scene)
+
+
+def test_each_does_its_own_work_only(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        await fails(s.work(WrapKeys(envelopes=(), recipients=())), Fault.OWN, "does not do WrapKeys")
+        await fails(s.check(s.run_task()), Fault.OWN, "does not do RunSegment")
+
+    play(scene)
+
+
+# ---- serving and checking ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", [0, 1, 2, 3, 7, 11])
+def test_what_is_served_is_opened_replayed_and_opened_again_leaf_by_leaf(tmp_path: Path, unit: int) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        run, boundary = await s.served(unit)
+        places = links.named_ends(unit, 2)
+        for place, end, proof in zip(places, boundary.link_ends, boundary.proofs, strict=True):
+            assert merkle.verify(run.link_root, links.count(STEPS, 2), place, merkle.leaf(place, end), proof)
+        await s.check(OpenBoundary(segment=ONE, round=0, unit=unit, boundary=boundary))
+        found = await s.check(s.replay_task(run, boundary))
+        assert isinstance(found, UnitReplayed)
+        assert found.agrees, found.reason
+        # of the data, the verifier has decrypted the records of this micro-batch and no others
+        assert not list((tmp_path / "verifier" / "segment-1").glob("records-*"))
+        arrays = [np.load(path) for path in (tmp_path / "verifier" / "segment-1").glob("batch-*.npy")]
+        assert {len(array) for array in arrays} == ({4} if unit % 3 < 2 else set())
+        task = MakeOpenings(segment=ONE, round=0, opening_block=s.ledger.head.number, units=(unit,), terms=s.terms)
+        with pytest.raises(Outage, match="is not there yet"):
+            await s.check(task)
+        s.ledger.mine()
+        made = await s.check(task)
+        assert isinstance(made, OpeningsMade)
+        leaves = s.replay_task(run, boundary).leaves
+        for opening in made.openings:
+            assert any(merkle.verify(found.trace_root, leaves, i, merkle.leaf(i, opening.leaf), opening.proof) for i in range(leaves))
+        await s.check(DropSegment(segment=ONE))
+        assert not list((tmp_path / "verifier").iterdir())
+
+    play(scene)
+
+
+def test_what_does_not_open_was_not_served(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        _, boundary = await s.served(4)
+        key = s.verifier.shop.key(boundary.key_id)
+        good = await s.verifier.shop.blobs.get(boundary.cid)
+        for data in (b"", good[:-1], good[:70] + b"\0" + good[71:], seal.seal(b"no tensors", key), seal.seal(b"x", seal.new_key())):
+            bad = msgspec.structs.replace(boundary, cid=await s.verifier.shop.blobs.put(data))
+            await fails(s.check(OpenBoundary(segment=ONE, round=0, unit=4, boundary=bad)), Fault.PEER, "what was served does not open")
+
+    play(scene)
+
+
+def test_states_that_are_not_the_committed_ones_are_evidence(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        run, boundary = await s.served(4)
+        key = s.verifier.shop.key(boundary.key_id)
+        tensors = from_bytes(seal.unseal(await s.verifier.shop.blobs.get(boundary.cid), key), 1 << 20)
+        tensors["state.param.w"][0, 0] += np.float32(1)
+        lie = msgspec.structs.replace(boundary, cid=await s.verifier.shop.blobs.put(seal.seal(to_bytes(tensors), key)))
+        await s.check(OpenBoundary(segment=ONE, round=0, unit=4, boundary=lie))
+        found = await s.check(s.replay_task(run, lie))
+        assert not found.agrees
+        assert found.reason == "the state that the provider served is not the one it committed to"
+
+    play(scene)
+
+
+def test_messages_survive_the_wire(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        run, boundary = await s.served(4)
+        assert decode(encode(boundary), Boundary) == boundary
+        assert decode(encode(run), SegmentRun) == run
+        assert len(boundary.key_id) == len(Digest(run.link_root)) == 32
+
+    play(scene)
