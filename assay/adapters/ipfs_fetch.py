@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -23,6 +23,8 @@ from assay import cid as cids
 from assay.cid import Place
 from assay.ids import Cid
 from assay.ports import Outage
+
+T = TypeVar("T")
 
 RAW_BLOCK = "application/vnd.ipld.raw"
 PARALLEL = 8
@@ -264,7 +266,7 @@ class Fetcher:
                 raise _Failed(f"did not answer within {self._timeout.total:g} s") from None
             except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a host name that is none
                 raise _Failed(f"{type(error).__name__}: {error}") from None
-            if not await asyncio.to_thread(self._keep, cid, data):
+            if not await _to_the_end(asyncio.to_thread(self._keep, cid, data)):
                 raise _Lied(f"answered other bytes than {cid} names")
         finally:
             gateway.under_way -= 1
@@ -300,6 +302,16 @@ class Fetcher:
                     response.close()
                     raise _Lied(f"sent over {bound} bytes for {cid}")
             return bytes(data)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Awaits work in a thread, which goes on when we are cancelled, until it has ended: no write outlives the fetch that it belongs to."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 # ---- blobs over blocks (in threads) --------------------------------------------------------------------------------------
