@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from aiohttp import ClientError, ClientTimeout
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 from web3 import AsyncHTTPProvider, AsyncWeb3
 from web3.exceptions import Web3Exception
 from web3.types import RPCEndpoint
@@ -20,6 +20,8 @@ from assay.chain import Block
 from assay.ids import Digest
 from assay.ports import Outage
 
+KEEP_ALIVE = 60.0
+"""Seconds that an idle connection is kept."""
 REVERTED = 3
 """JSON-RPC error code of `execution reverted` (geth; anvil, reth, nethermind and erigon follow it)."""
 BATCH = 50
@@ -108,6 +110,7 @@ class Rpc:
         self.web3: AsyncWeb3[AsyncHTTPProvider] = AsyncWeb3(
             AsyncHTTPProvider(url, request_kwargs={"timeout": ClientTimeout(total=timeout)}, exception_retry_configuration=None)
         )
+        self._session: ClientSession | None = None
 
     async def call(self, method: str, *params: object) -> Any:
         """The result. Raises Outage (RpcError when the node says why) or Refused."""
@@ -129,6 +132,9 @@ class Rpc:
         return out
 
     async def _ask(self, request: Coroutine[Any, Any, Any]) -> Any:
+        if self._session is None:  # web3's own sessions open a connection for every call
+            self._session = ClientSession(raise_for_status=True, connector=TCPConnector(keepalive_timeout=KEEP_ALIVE))
+            await self.web3.provider.cache_async_session(self._session)
         try:
             return await request
         except (ClientError, Web3Exception, OSError, TimeoutError, asyncio.IncompleteReadError, ValueError, KeyError) as error:
