@@ -10,8 +10,6 @@ from assay.chain import Offer
 from assay.codec import Message
 from assay.ids import U32, U63, Address, Cid, Digest, JobId, PeerId, SegmentId
 
-JOBS_TOPIC = "/assay/jobs/1"
-PEERS_TOPIC = "/assay/peers/1"
 RPC_PROTOCOL = "/assay/rpc/1"
 
 
@@ -129,3 +127,13 @@ class Ack(Message, frozen=True, kw_only=True):
 AnyRequest = OfferMessage | Heartbeat | BoundaryRequest | ReceiptMessage | KeyRequest
 AnyReply = Boundary | KeyGrant | Refusal | Ack
 AnyGossip = JobAnnouncement
+
+
+class SignedGossip(Message, frozen=True, kw_only=True):
+    """What is passed on of gossip; `signature` is Ed25519 by the author's identity key (assay.adapters.rumours)."""
+
+    author: PeerId
+    made_at: U63
+    """Milliseconds since 1970."""
+    message: AnyGossip
+    signature: bytes

@@ -149,11 +149,14 @@ def measure(nodes: int) -> dict[str, Any]:
             latencies = children[1].read()["latencies"]
             children[1].tell("burst")
             sent = children[1].read()["sent"]
-            time.sleep(6)
             others = [child for child in children if child is not children[1]]
-            for child in others:
-                child.tell("heard")
-            heard = [child.read()["heard"] for child in others]
+            for _ in range(20):  # until all is there or nothing more comes
+                time.sleep(1)
+                for child in others:
+                    child.tell("heard")
+                heard = [child.read()["heard"] for child in others]
+                if sum(map(len, heard)) == sent * len(others):
+                    break
             for child in children:
                 child.tell("stop")
             for child in children:

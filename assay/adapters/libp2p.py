@@ -123,8 +123,7 @@ class Libp2pPeers:
             raise Outage(f"{peer} answered with what is not an answer: {error}") from None
 
     async def gossip(self, message: AnyGossip) -> None:
-        body = encode(message)
-        await self._call(lambda net: net.gossip(body))
+        await self._call(lambda net: net.gossip(message))
 
     def records(self) -> list[PeerRecord]:
         return self._book.fresh()

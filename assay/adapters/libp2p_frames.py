@@ -3,9 +3,9 @@
     frame = length u32 (of what follows) || kind u8 || id u64 || body
 
 REQUEST and REPLY carry the canonical form of a message under the id that the asker chose; RECORDS carries signed peer records, as
-a canonical array; PING is answered by PONG with the same id. A stream carries both directions and any number of requests at
-once. A frame that is too long, too short or of an unknown kind is the sender's fault and ends the stream. Pure: bytes in,
-frames out.
+a canonical array; GOSSIP carries one signed announcement; PING is answered by PONG with the same id. A stream carries both
+directions and any number of requests at once. A frame that is too long, too short or of an unknown kind is the sender's fault and
+ends the stream. Pure: bytes in, frames out.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Kind(enum.IntEnum):
     RECORDS = 2
     PING = 3
     PONG = 4
+    GOSSIP = 5
 
 
 class Frame(NamedTuple):

@@ -1,17 +1,13 @@
-"""What a node listens on and how its py-libp2p host, table and gossip are set up (assay.adapters.libp2p_net runs them).
+"""What a node listens on and how its py-libp2p host and table are set up (assay.adapters.libp2p_net runs them).
 
-py-libp2p traps that are dealt with here (0.8.1): a default host accepts plaintext; GossipSub's heartbeat is 120 s, it drops what
-exceeds 10 messages a second and wants three different IP addresses in a mesh; message ids start from the clock in *seconds*, so
-that a restarted node's first messages look like old ones; the listener shares its port with whoever else wants it; connections are
-opened to everyone who is known; a failed dial is repeated by the library itself; a subscriber that lags by 32 messages loses the next,
-and so does a neighbour (hence `PACE`).
+py-libp2p traps that are dealt with here (0.8.1): a default host accepts plaintext; the listener shares its port with whoever else
+wants it; connections are opened to everyone who is known; a failed dial is repeated by the library itself.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-import time
 from typing import Any
 
 import psutil
@@ -21,9 +17,6 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_new_noise_key_pai
 from libp2p.custom_types import TProtocol
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.network.config import ConnectionConfig, RetryConfig
-from libp2p.pubsub import pubsub as pubsub_module
-from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
-from libp2p.pubsub.pubsub import Pubsub
 from libp2p.records.validator import NamespacedValidator, Validator
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as Noise
@@ -32,14 +25,8 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
 from assay.adapters.peerbook import parse
-from assay.codec import MAX_MESSAGE
 
 logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs at ERROR what strangers do
-
-pubsub_module.SUBSCRIPTION_CHANNEL_SIZE = 1024  # the only place where it can be said
-BURST, PACE = 16, 0.04
-"""Announcements that a node may publish at once, and the seconds between those that follow."""
-MESH, MESH_LOW, MESH_HIGH = 6, 4, 12
 
 
 class RecordValidator(Validator):
@@ -75,23 +62,6 @@ def make_table(host: Any) -> KadDHT:
     """The Kademlia table: only signed peer records may stand in it."""
     validator = NamespacedValidator({"assay": RecordValidator()}, strict_validation=True)
     return KadDHT(host, DHTMode.SERVER, validator=validator, strict_validation=True, enable_providers=False)
-
-
-def make_gossip(host: Any, topic: str) -> tuple[GossipSub, Pubsub]:
-    router = GossipSub(
-        [PROTOCOL_ID_V11],
-        degree=MESH,
-        degree_low=MESH_LOW,
-        degree_high=MESH_HIGH,
-        heartbeat_interval=1,
-        prune_back_off=5,
-        eclipse_protection_enabled=False,
-        adaptive_gossip_enabled=False,
-        max_messages_per_topic_per_second=1000.0,
-    )
-    pubsub = Pubsub(host, router, cache_size=4096, allowed_topics=frozenset({topic}), max_inbound_rpc_size=MAX_MESSAGE)
-    pubsub.counter = time.time_ns()
-    return router, pubsub
 
 
 def plain(error: BaseException) -> str:

@@ -40,7 +40,7 @@ class _Waiting:
 
 
 class Link:
-    """`await run()` until it ends. `on_request(link, id, body)` and `on_records(link, body)` may raise Malformed."""
+    """`await run()` until it ends. What is called with what comes may raise Malformed."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Link:
         stream: Any,
         on_request: Callable[[Link, int, bytes], Awaitable[None]],
         on_records: Callable[[Link, bytes], None],
+        on_gossip: Callable[[Link, bytes], None],
     ) -> None:
         self.peer = peer
         self.closed = False
@@ -56,7 +57,7 @@ class Link:
         self.serving = 0
         """Requests of the other side that are being answered."""
         self._stream = stream
-        self._on_request, self._on_records = on_request, on_records
+        self._on_request, self._on_records, self._on_gossip = on_request, on_records, on_gossip
         self._waiting: dict[int, _Waiting] = {}
         self._next = 0
         self._slots = trio.Semaphore(MAX_ASKED)
@@ -158,6 +159,8 @@ class Link:
                     waiting.event.set()
             case Kind.RECORDS:
                 self._on_records(self, frame.body)
+            case Kind.GOSSIP:
+                self._on_gossip(self, frame.body)
             case Kind.PING:
                 self.put(Frame(Kind.PONG, frame.id, b""))
             case Kind.PONG:

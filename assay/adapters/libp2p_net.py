@@ -8,7 +8,7 @@ How a node that knows only a bootstrap address finds the others, and is found:
   up. Every value there is a signed record again: the validator refuses forgeries and prefers the higher sequence.
 - The book is kept on disk: after a restart the node calls on those it knew, with or without a bootstrap node.
 
-Job announcements go over GossipSub, on a topic of this chain and contract; what does not decode is not passed on.
+Announcements are flooded over the same links (assay.adapters.rumours).
 
 Of the library's dialling: a peer that failed once is not tried for a minute, and addresses that were ever heard of are tried for
 ever; both are undone before each dial. Its other traps: assay.adapters.libp2p_host.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -27,17 +28,17 @@ from libp2p.custom_types import TProtocol
 from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
-from libp2p.pubsub.pubsub import Pubsub
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from assay.adapters.libp2p_frames import Frame, Kind
-from assay.adapters.libp2p_host import BURST, PACE, make_gossip, make_host, make_table, plain, probe, reachable
+from assay.adapters.libp2p_host import make_host, make_table, plain, probe, reachable
 from assay.adapters.libp2p_link import MAX_SERVED, Link, LinkClosed
 from assay.adapters.peerbook import MAX_RECORD, Peerbook, parse
+from assay.adapters.rumours import Allowance, Rumours
 from assay.codec import Malformed, decode, encode
 from assay.ids import PeerId
-from assay.messages import JOBS_TOPIC, RPC_PROTOCOL, AnyGossip, AnyRequest, Refusal, SignedRecord
+from assay.messages import RPC_PROTOCOL, AnyGossip, AnyRequest, Refusal, SignedRecord
 from assay.ports import Outage
 
 log = logging.getLogger("assay.peers")
@@ -60,8 +61,8 @@ LOOKUP_WITHIN, LOOKUP_AGAIN = 5.0, 5.0
 class _Host:
     """What is there while the host runs."""
 
-    def __init__(self, host: Any, dht: KadDHT, pubsub: Pubsub, nursery: trio.Nursery) -> None:
-        self.host, self.dht, self.pubsub, self.nursery = host, dht, pubsub, nursery
+    def __init__(self, host: Any, dht: KadDHT, nursery: trio.Nursery) -> None:
+        self.host, self.dht, self.nursery = host, dht, nursery
 
 
 class Net:
@@ -80,7 +81,7 @@ class Net:
         on_gossip: Callable[[PeerId, AnyGossip], None],
     ) -> None:
         self.book = book
-        self.topic = f"{JOBS_TOPIC}/{book.chain_id}/{book.contract}"
+        self.rumours = Rumours(seed, book.chain_id, book.contract, lambda: time.time_ns() // 1_000_000)
         self.listen = listen
         """Multiaddrs; port 0 becomes the port that was bound, so that a second run listens where the first did."""
         self._seed, self._announce, self._bootstrap = seed, announce, bootstrap
@@ -92,10 +93,8 @@ class Net:
         """After a failed dial: (length of the pause, its end)."""
         self._lookups: dict[PeerId, float] = {}
         self._serving = 0
-        self._allowance: dict[Link, tuple[float, float]] = {}
+        self._records = Allowance(RECORDS_BURST, RECORDS_PER_SECOND)
         self._wanted = trio.Event()
-        self._publishing = trio.Lock()
-        self._next_publish = 0.0
         self._up: _Host | None = None
 
     # ---- life ------------------------------------------------------------------------------------------------------------
@@ -110,21 +109,11 @@ class Net:
             self.listen = [str(address) for address in host.get_transport_addrs()]
             host.set_stream_handler(RPC, self._accept)
             dht = make_table(host)
-            router, pubsub = make_gossip(host, self.topic)
-            pubsub.set_topic_validator(self.topic, self._valid_gossip, is_async_validator=False)
-            async with (
-                background_trio_service(dht),
-                background_trio_service(pubsub),
-                background_trio_service(router),
-                trio.open_nursery() as nursery,
-            ):
-                await pubsub.wait_until_ready()
-                subscription = await pubsub.subscribe(self.topic)
-                self._up = _Host(host, dht, pubsub, nursery)
+            async with background_trio_service(dht), trio.open_nursery() as nursery:
+                self._up = _Host(host, dht, nursery)
                 self._renew()
                 started(self.addresses)
                 try:
-                    nursery.start_soon(self._read_gossip, subscription)
                     nursery.start_soon(self._keep_neighbours)
                     nursery.start_soon(self._keep_published)
                     await self._keep_file()
@@ -182,14 +171,11 @@ class Net:
         except LinkClosed:
             return await (await self._link(peer)).request(body)
 
-    async def gossip(self, body: bytes) -> None:
-        """Raises Outage. Waits when there was much to say lately."""
-        async with self._publishing:
-            self._next_publish = max(self._next_publish, trio.current_time() - BURST * PACE) + PACE
-            await trio.sleep_until(self._next_publish)
-            if self._up is None:
-                raise Outage("the peer network is starting again")
-            await self._up.pubsub.publish(self.topic, body)
+    async def gossip(self, message: AnyGossip) -> None:
+        """Passes an announcement of this node to all neighbours. Raises Outage."""
+        if self._up is None:
+            raise Outage("the peer network is starting again")
+        self._pass_on(Frame(Kind.GOSSIP, 0, self.rumours.say(message)), None)
 
     async def _serve(self, link: Link, number: int, body: bytes) -> None:
         message: AnyRequest = decode(body, AnyRequest)  # type: ignore[arg-type]
@@ -295,19 +281,19 @@ class Net:
         await self._run_link(self._new_link(peer, stream))
 
     def _new_link(self, peer: PeerId, stream: Any) -> Link:
-        link = Link(peer, stream, self._serve, self._heard_records)
+        link = Link(peer, stream, self._serve, self._heard_records, self._heard_gossip)
         self._links.setdefault(peer, []).append(link)
-        self._allowance[link] = (RECORDS_BURST, trio.current_time())
         known = self.book.signed()
         told = random.sample(known, min(INTRODUCED, len(known)))
         link.put(Frame(Kind.RECORDS, 0, encode([self._own or self._renew(), *told])))
+        for body in self.rumours.recent():
+            link.put(Frame(Kind.GOSSIP, 0, body))
         return link
 
     async def _run_link(self, link: Link) -> None:
         try:
             await link.run()
         finally:
-            self._allowance.pop(link, None)
             links = self._links.get(link.peer, [])
             links.remove(link)
             if not links:
@@ -346,11 +332,7 @@ class Net:
 
     def _heard_records(self, link: Link, body: bytes) -> None:
         records = decode(body, tuple[SignedRecord, ...])
-        left, since = self._allowance.get(link, (0.0, 0.0))
-        now = trio.current_time()
-        left = min(RECORDS_BURST, left + (now - since) * RECORDS_PER_SECOND) - len(records)
-        self._allowance[link] = (left, now)
-        if left < 0:
+        if not self._records.take(link.peer, trio.current_time(), len(records)):
             raise Malformed("more records than anybody needs")
         if any(len(encode(signed)) > MAX_RECORD for signed in records):
             raise Malformed(f"a record of more than {MAX_RECORD} bytes")
@@ -366,25 +348,19 @@ class Net:
             self._wanted.set()
 
     def _spread(self, records: list[SignedRecord], source: Link | None) -> None:
-        frame = Frame(Kind.RECORDS, 0, encode(records))
+        self._pass_on(Frame(Kind.RECORDS, 0, encode(records)), source)
+
+    def _pass_on(self, frame: Frame, source: Link | None) -> None:
+        """To every neighbour but the one it came from."""
         for link in [link for links in self._links.values() for link in links[:1]]:
-            if link is not source and not link.closed:
+            if (source is None or link.peer != source.peer) and not link.closed:
                 with contextlib.suppress(LinkClosed):
                     link.put(frame)
 
     # ---- gossip ----------------------------------------------------------------------------------------------------------
 
-    def _valid_gossip(self, forwarder: ID, message: Any) -> bool:
-        try:
-            decode(message.data, AnyGossip)
-        except Malformed as error:
-            log.warning("%s passed on gossip that is not a message: %s", forwarder, error)
-            return False
-        return True
-
-    async def _read_gossip(self, subscription: Any) -> None:
-        while True:
-            message = await subscription.get()
-            peer = PeerId(str(ID(message.from_id)))
-            if peer != self.book.own:
-                self._on_gossip(peer, decode(message.data, AnyGossip))
+    def _heard_gossip(self, link: Link, body: bytes) -> None:
+        news = self.rumours.hear(body, link.peer)
+        if news is not None:
+            self._pass_on(Frame(Kind.GOSSIP, 0, body), link)
+            self._on_gossip(news.author, news.message)

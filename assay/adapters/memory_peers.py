@@ -19,6 +19,7 @@ import msgspec
 from assay.adapters import peerbook
 from assay.adapters.libp2p_frames import Frame, Frames, Kind, pack
 from assay.adapters.peerbook import MAX_RECORD, Peerbook
+from assay.adapters.rumours import Rumours
 from assay.codec import Malformed, decode, encode
 from assay.ids import PeerId
 from assay.messages import AnyGossip, AnyReply, AnyRequest, PeerRecord, SignedRecord
@@ -84,6 +85,7 @@ class MemoryPeers:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         self._book = Peerbook(self.peer, kind.chain_id, kind.contract, now_ms, folder / "peers.json" if folder is not None else None)
+        self._rumours = Rumours(seed, kind.chain_id, kind.contract, now_ms)
         self._own: SignedRecord | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._sequence = 0
@@ -131,7 +133,7 @@ class MemoryPeers:
             raise Outage(f"{peer} answered with what is not an answer: {error}") from None
 
     async def gossip(self, message: AnyGossip) -> None:
-        data = encode(message)
+        data = pack(Frame(Kind.GOSSIP, 0, self._rumours.say(message)))
         for other in list(self._board.nodes.values()):
             if other is not self:
                 self._spawn(self._tell(other, data))
@@ -154,6 +156,10 @@ class MemoryPeers:
                         if len(encode(signed)) > MAX_RECORD:
                             raise Malformed(f"a record of more than {MAX_RECORD} bytes")
                         self._book.add(signed)
+                elif frame.kind == Kind.GOSSIP:
+                    news = self._rumours.hear(frame.body, source)
+                    if news is not None:
+                        self._gossip(*news)
             return b"".join(answers) or None
         except Malformed as error:
             self.faults += 1
@@ -173,4 +179,4 @@ class MemoryPeers:
 
     async def _tell(self, other: MemoryPeers, data: bytes) -> None:
         if await self._board.carry(self.peer, other.peer, data) is other:
-            other._gossip(self.peer, decode(data, AnyGossip))
+            await other.receive(self.peer, data)

@@ -21,9 +21,10 @@ from assay.adapters import peerbook
 from assay.adapters.libp2p import Libp2pPeers
 from assay.adapters.libp2p_frames import HEAD, Frame, Frames, Kind, pack
 from assay.adapters.memory_peers import MemoryPeers, Switchboard
-from assay.codec import encode
+from assay.adapters.rumours import Rumours
+from assay.codec import decode, encode
 from assay.ids import Address, Cid, JobId, PeerId, SegmentId
-from assay.messages import RPC_PROTOCOL, Ack, AnyReply, AnyRequest, Heartbeat, JobAnnouncement, PeerRecord, Refusal, SignedRecord
+from assay.messages import RPC_PROTOCOL, Ack, AnyReply, AnyRequest, Heartbeat, JobAnnouncement, PeerRecord, Refusal, SignedGossip, SignedRecord
 from assay.ports import Outage, Peers
 
 CONTRACT = Address("0x" + "11" * 20)
@@ -232,6 +233,53 @@ def test_gossip_reaches_all_and_names_its_author(net: MemoryNet) -> None:
     run(main())
 
 
+def rumours_of(number: int, contract: Address = CONTRACT, late: int = 0) -> Rumours:
+    return Rumours(seed_of(number), 7, contract, lambda: time.time_ns() // 1_000_000 - late)
+
+
+def test_gossip_that_its_author_did_not_sign_is_refused_and_old_news_is_none(net: MemoryNet) -> None:
+    async def main() -> None:
+        async with net:
+            a = await net.node(1)
+            said = rumours_of(8).say(announcement(8))
+            signed = decode(said, SignedGossip)
+            forged = msgspec.structs.replace(signed, author=peerbook.peer_id(seed_of(9)))
+            changed = msgspec.structs.replace(signed, message=announcement(9))
+            foreign = rumours_of(9, contract=Address("0x" + "22" * 20)).say(announcement(9))
+            for wrong in (encode(forged), encode(changed), foreign):
+                await net.write(a, pack(Frame(Kind.GOSSIP, 0, wrong)))
+            old = rumours_of(9, late=10 * 60 * 1000).say(announcement(9))
+            await net.write(a, b"".join(pack(Frame(Kind.GOSSIP, 0, body)) for body in (old, said, said)) + b"\xff" * 64)
+            assert a.heard == [(peerbook.peer_id(seed_of(8)), announcement(8))]
+
+    run(main())
+
+
+def test_what_one_author_or_neighbour_says_is_bounded() -> None:
+    def at_noon(number: int) -> Rumours:
+        return Rumours(seed_of(number), 7, CONTRACT, lambda: 10**12)
+
+    ears, loud = at_noon(1), at_noon(2)
+    assert sum(ears.hear(loud.say(announcement(i)), f"source {i}") is not None for i in range(400)) == 256
+    others = [at_noon(number) for number in range(10, 20)]
+    assert sum(ears.hear(others[i % 10].say(announcement(i)), "one source") is not None for i in range(1300)) == 1024
+    assert len(ears.recent()) == 64
+
+
+def test_a_newcomer_hears_what_was_said_before_it_came(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Libp2pNet(tmp_path) as net:
+            a, b = [await net.node(i) for i in (1, 2)]
+            await until(lambda: knows(a, b) and knows(b, a))
+            await b.peers.gossip(announcement(5))
+            await until(lambda: bool(a.heard))
+            c = await net.node(3)
+            await until(lambda: bool(c.heard))
+            assert c.heard == [(b.id, announcement(5))]
+
+    run(main())
+
+
 def test_a_burst_of_gossip_is_not_thinned_out(net: MemoryNet) -> None:
     async def main() -> None:
         async with net:
@@ -256,6 +304,7 @@ GARBAGE = {
     "not canonical": pack(Frame(Kind.REQUEST, 1, encode(beat(1)) + b" ")),
     "a reply as a request": pack(Frame(Kind.REQUEST, 1, encode(Ack()))),
     "deep": pack(Frame(Kind.REQUEST, 1, b"[" * 100_000)),
+    "not gossip": pack(Frame(Kind.GOSSIP, 0, encode(announcement(1)))),
     "not records": pack(Frame(Kind.RECORDS, 0, b"[1]")),
     "too long": HEAD.pack((1 << 20) + 10, 0, 1) + b"x" * 100,
     "far too long": HEAD.pack(2**32 - 1, 0, 1),
