@@ -29,6 +29,8 @@ from assay.tasks import CheckProgram, JobLoaded, KeyStored, LoadJob, ProgramChec
 
 MAX_MEMORY = 1 << 36
 MAX_FLOPS = 1 << 50
+MAX_COUNT = 1 << 20
+"""Of micro-batches and of records in one, which machines count through."""
 
 
 def quietly(_: Message) -> None:
@@ -54,8 +56,9 @@ class Workshop:
         loaded = await hands.load_job(self.blobs, task)
         try:
             shard.check_dataset(loaded.spec.dataset)
-        except shard.BadShard as error:
-            raise TaskFailed(Fault.PEER, f"job {task.job}: {error}") from None
+            check_spec(loaded.spec)
+        except ValueError as error:
+            raise TaskFailed(Fault.PEER, f"job {task.job}: its document is refused: {error}") from None
         return loaded
 
     async def spec(self, cid: Cid) -> JobSpec:
@@ -227,6 +230,19 @@ class Workshop:
             await asyncio.to_thread(read)
         except (shard.BadShard, seal.SealError) as error:
             raise TaskFailed(Fault.PEER, str(error)) from None
+
+
+def check_spec(spec: JobSpec) -> None:
+    """Raises ValueError for a document that nothing can be done with, whatever its program is."""
+    from assay import cid
+
+    for blob in (spec.program, spec.schedule, spec.state.cid, *(shard.sealed.cid for shard in spec.dataset.shards)):
+        cid.parse(blob)
+    for name in ("micro_batches", "batch"):
+        if not 1 <= getattr(spec, name) <= MAX_COUNT:
+            raise ValueError(f"{name} is {getattr(spec, name)}, not in 1..{MAX_COUNT}")
+    if len(spec.key_service_key) != 32:
+        raise ValueError(f"the key service's encryption key has {len(spec.key_service_key)} bytes, not 32")
 
 
 def mismatch(spec: JobSpec, checked: FileChecked) -> str:

@@ -7,8 +7,9 @@ that is registered for its kind. Jobs (assay.role.jobs), what a segment needs (a
 
 from __future__ import annotations
 
-from assay.chain import Credited, KeyReleased, Withdrawn
+from assay.chain import Credited, JobCancelled, JobClosed, KeyReleased, Withdrawn
 from assay.codec import Message
+from assay.ids import JobId, SegmentId
 from assay.role.base import NUDGES, PAUSE, SLACK, SPEC_LIMIT, RoleConfig, RoleState
 from assay.role.calls import Calls
 from assay.role.supply import Supply
@@ -22,6 +23,13 @@ class Role(Supply, Calls):
 
     SOFT: tuple[type[Message], ...] = ()
 
+    def _job_of(self, event: object) -> JobId | None:
+        """The job whose end an event may be."""
+        if isinstance(event, JobClosed | JobCancelled):
+            return event.job if event.job in self.state.facts.jobs else None
+        seg = self.state.facts.segments.get(getattr(event, "segment", SegmentId(0)))
+        return seg.job if seg is not None and not seg.live and seg.job in self.state.facts.jobs else None
+
     def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
         self._out, self._now, self._seed = [], now, seed
         match event:
@@ -32,6 +40,9 @@ class Role(Supply, Calls):
                 elif isinstance(seen, Credited | Withdrawn):
                     self._money(seen)
                 self._chain(seen)
+                job = self._job_of(seen)
+                if job is not None:
+                    self._forget_job(job)
             case Ordered(order="withdraw"):
                 self._pull()
             case Result(key=key):

@@ -33,6 +33,11 @@ class Jobs(Base):
         entry = self.state.jobs[job] = JobEntry(near=list(dict.fromkeys(peers)))
         self._do(Fetch(key=f"spec:{job}", cid=facts.terms.spec, limit=SPEC_LIMIT, near=tuple(entry.near)))
 
+    def _forget_job(self, job: JobId) -> None:
+        """A job that has ended, and of which nothing is live here, is not needed any more: its document may be large."""
+        if self.state.facts.jobs[job].over and not any(seg.job == job and seg.live for seg in self.state.facts.segments.values()):
+            self.state.jobs.pop(job, None)
+
     def _job(self, job: JobId) -> JobSpec | None:
         """The document of a job that may be worked on."""
         entry = self.state.jobs.get(job)
@@ -40,7 +45,7 @@ class Jobs(Base):
 
     def _refuse(self, job: JobId, reason: str) -> None:
         entry = self.state.jobs[job]
-        entry.stage, entry.reason, entry.waiting = "refused", reason, []
+        entry.stage, entry.reason, entry.waiting, entry.spec = "refused", reason, [], None
         self._note("refused", f"job {job} is refused: {reason}", job=job, reason=reason)
         self._job_refused(job, reason)
 
@@ -54,6 +59,8 @@ class Jobs(Base):
 
     def _on_spec(self, event: Result, rest: list[str]) -> None:
         job = JobId(int(rest[0]))
+        if job not in self.state.jobs:
+            return
         cid = self.state.facts.jobs[job].terms.spec
         if isinstance(event, Failed):
             near = tuple(self.state.jobs[job].near)
@@ -63,6 +70,8 @@ class Jobs(Base):
 
     def _on_load(self, event: Result, rest: list[str]) -> None:
         job = JobId(int(rest[0]))
+        if job not in self.state.jobs:
+            return
         terms = self.state.facts.jobs[job].terms
         if isinstance(event, Failed):
             return self._job_failed(job, event, Do(key=event.key, task=LoadJob(job=job, spec=terms.spec)))
@@ -83,6 +92,8 @@ class Jobs(Base):
 
     def _on_program(self, event: Result, rest: list[str]) -> None:
         job, cid = JobId(int(rest[0])), Cid(rest[1])
+        if job not in self.state.jobs:
+            return
         entry, terms = self.state.jobs[job], self.state.facts.jobs[job].terms
         if cid not in entry.waiting or entry.spec is None:
             return
@@ -95,6 +106,8 @@ class Jobs(Base):
 
     def _on_check(self, event: Result, rest: list[str]) -> None:
         job = JobId(int(rest[0]))
+        if job not in self.state.jobs:
+            return
         entry, terms = self.state.jobs[job], self.state.facts.jobs[job].terms
         assert entry.spec is not None
         if isinstance(event, Failed):

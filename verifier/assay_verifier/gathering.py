@@ -96,8 +96,8 @@ class Gathering(Role):
         seg = self.state.facts.segments.get(SegmentId(int(rest[0])))
         if duty is None or seg is None or duty.round != int(rest[1]) or duty.phase == "failed":
             return None
-        unit = duty.units[int(rest[2])]
-        return (duty, unit, seg) if unit.asks == int(rest[3]) else None
+        unit = duty.units.get(int(rest[2]))
+        return (duty, unit, seg) if unit is not None and unit.asks == int(rest[3]) else None
 
     def _ask_boundary(self, duty: Duty, unit: UnitDuty) -> None:
         """Asks as long as a receipt would still count."""

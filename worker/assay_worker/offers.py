@@ -14,6 +14,8 @@ from assay.runtime import Answered, Ask, Do, Failed, Fault, Result, Wake, Woke
 from assay.tasks import Signed, SignOffer
 from assay_worker.state import LiveOffer, WorkerConfig, WorkerState
 
+MAX_WAIT = 600
+"""Seconds that an announcement may ask for answers; what asks for longer is not answered."""
 MAX_HEARD = 64
 """Announcements that are remembered."""
 
@@ -23,7 +25,7 @@ class Offering(Role):
     config: WorkerConfig
 
     def _hear(self, announcement: JobAnnouncement) -> None:
-        if announcement.respond_by < self._now:
+        if not self._now <= announcement.respond_by <= self._now + MAX_WAIT:  # an offer blocks the next one for as long
             return
         key = (announcement.job, announcement.parent, announcement.start)
         heard = [a for a in self.state.heard if (a.job, a.parent, a.start) != key and a.respond_by >= self._now]
