@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from assay.chain import TERMINAL, JobPosted, Params, SegmentState
-from assay.cli.common import ENVIRONMENT, Trouble
+from assay.cli.common import ENVIRONMENT, USAGE, Trouble
 from assay.ids import Address, JobId, SegmentId
 from assay.localnet.display import Display
 from assay.localnet.memory import Peak
@@ -65,13 +65,15 @@ class Demo:
 
     async def run(self) -> dict[str, Any]:
         """The facts, as `assay demo --json` ends with them. Raises Trouble."""
-        base = self.keep or Path(tempfile.mkdtemp(prefix="assay-demo-"))
+        base = self.keep.absolute() if self.keep else Path(tempfile.mkdtemp(prefix="assay-demo-"))
         base.mkdir(parents=True, exist_ok=True)
+        if any(base.iterdir()):
+            raise Trouble(f"{base} is not empty", "the nodes of a former run would not fit a new chain", "name another folder: --keep FOLDER", USAGE)
         started = time.monotonic()
         try:
             with self.display:
                 async with Processes(self._hear, base / "logs") as processes:
-                    sampler = asyncio.create_task(self.peak.sample())
+                    sampler = asyncio.create_task(self.peak.sample(2.0))
                     try:
                         result = await self._scenes(processes, base)
                     finally:
@@ -206,7 +208,7 @@ class Demo:
                 await self._start_daemon(processes, network, base, self.killed)
             head = await reader.head()
             self.display.head = f"block {head.number}, {self.peak.peak / 2**30:.2f} GiB at most"
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.3)
         return JobId(int(self.client["posted"]["job"]))
 
     def _tell(self, segment: Segment) -> None:
@@ -240,12 +242,17 @@ class Demo:
         for segment in self.display.ledger.segments.values():
             name, at = self.display.name(segment.provider), self.display.at.get(segment.number, 0)
             middle = segment.start + (segment.stop - segment.start) // 3
-            honest = name.startswith("worker") and segment.start >= self.steps // 4
+            honest = name.startswith("worker") and segment.start >= self.steps // 4 and not self._on_a_lie(segment)
             if honest and segment.state == SegmentState.ACTIVE and middle <= at < segment.stop:
                 self.killed, self.killed_in = name, segment.number
                 processes.kill(name)
                 self.display.say("killed", f"{name} is killed with SIGKILL in step {at} of segment {segment.number}", party=name)
                 return
+
+    def _on_a_lie(self, segment: Segment) -> bool:
+        """Whether it builds on what the liar committed, so that it will be void anyway."""
+        parent = self.display.ledger.segments.get(segment.parent)
+        return parent is not None and (self.display.name(parent.provider) == "liar" or self._on_a_lie(parent))
 
     # ---- the end ---------------------------------------------------------------------------------------------------------
 
