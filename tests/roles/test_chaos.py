@@ -175,9 +175,11 @@ def happen(bench: Bench, data: st.DataObject) -> None:
 def announcement(data: st.DataObject) -> JobAnnouncement:
     whole = st.one_of(st.integers(0, 20), st.integers(0, 2**63 - 1))
     return JobAnnouncement(
-        job=JobId(data.draw(st.integers(0, 3))), spec=TERMS.spec, parent=SegmentId(data.draw(st.integers(0, 3))),
+        job=JobId(data.draw(st.integers(0, 3))), spec=TERMS.spec,
+        parent=SegmentId(data.draw(st.integers(0, 3))),
         start=data.draw(st.one_of(st.sampled_from([0, 10]), whole)), stop=data.draw(st.one_of(st.sampled_from([10, 20]), whole)),
-        price_cap=data.draw(st.one_of(st.integers(0, 2000), st.just(2**63 - 1))), scheduler=PEERS[data.draw(st.sampled_from([SCHEDULER, OTHER, KEYS]))],
+        price_cap=data.draw(st.one_of(st.integers(0, 2000), st.just(2**63 - 1))),
+        scheduler=PEERS[data.draw(st.sampled_from([SCHEDULER, OTHER, KEYS]))],
         respond_by=data.draw(st.one_of(st.integers(1000, 3000), st.just(2**63 - 1))),
     )  # fmt: skip
 
