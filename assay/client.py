@@ -246,17 +246,19 @@ class NotYet(Exception):
 
 
 def deliverable(ledger: Ledger, job: JobId, client: Address) -> tuple[Segment, KeyReleased]:
-    """The segment that ends the job and the release of its checkpoint's key. Raises NotYet."""
+    """The last settled segment of a job that is over (trained to its end, or cancelled), and the release of its checkpoint's key.
+
+    Raises NotYet.
+    """
     if job not in ledger.jobs:
         raise NotYet(f"there is no job {job} on this contract")
-    last = ledger.last_good(job)
-    steps = ledger.jobs[job].terms.steps
-    if last is None or last.stop != steps:
-        raise NotYet(f"{last.stop if last else 0} of {steps} steps have settled")
+    known, last = ledger.jobs[job], ledger.last_good(job)
+    if last is None or (last.stop != known.terms.steps and not known.cancelled):
+        raise NotYet(f"{last.stop if last else 0} of {known.terms.steps} steps have settled")
     for release in reversed(ledger.released):
         if release.segment == last.number and release.recipient == client and release.key_id == last.key_id:
             return last, release
-    raise NotYet("the last segment has settled, and the key service has not released its checkpoint's key yet")
+    raise NotYet(f"segment {last.number} has settled, and the key service has not released its checkpoint's key yet")
 
 
 async def fetch(ledger: Ledger, job: JobId, chain: Chain, blobs: Blobs, keys: Keys, near: tuple[PeerId, ...] = (), limit: int = 1 << 34) -> Tensors:
