@@ -12,6 +12,7 @@ from assay.chain import (
     AnyChainEvent,
     Assign,
     Assigned,
+    CancelJob,
     CloseJob,
     Committed,
     Draw,
@@ -40,6 +41,7 @@ from assay.runtime import (
     Failed,
     Fault,
     Gossip,
+    Note,
     Reply,
     Send,
     Started,
@@ -259,6 +261,30 @@ def test_closes_a_finished_job_and_a_cancelled_one(bench: Bench) -> None:
     other = Bench(Core(SchedulerMachine(Config(account=ME, peer=PeerId("me"))), MemoryJournal()))
     other.seen(JobPosted, job=JobId(1), client=CLIENT, terms=terms())
     assert sent(other.seen(JobCancelled, job=JobId(1))) == [CloseJob(job=JobId(1))]
+
+
+def test_a_job_that_fails_again_and_again_rests_longer_each_time(bench: Bench) -> None:
+    post(bench)
+    pauses = []
+    for segment in range(1, 7):
+        assigned(bench, segment)
+        effects = bench.seen(Lapsed, segment=SegmentId(segment), fee=0)
+        pauses.append(next((int(e.data["seconds"]) for e in effects if isinstance(e, Note) and e.topic == "paused"), 0))
+        if pauses[-1]:
+            assert not announced(effects)
+            assert announced(bench.wake("rested"))
+    assert pauses == [0, 0, 10, 20, 40, 80]
+    assigned(bench, 7)
+    committed(bench, 7, 4)
+    assigned(bench, 8, parent=7, start=4)
+    assert announced(bench.seen(Lapsed, segment=SegmentId(8), fee=0))  # something was committed meanwhile: patience again
+
+
+def test_a_job_past_its_deadline_is_cancelled(bench: Bench) -> None:
+    post(bench)
+    assert sent(bench.wake("deadline")) == [CancelJob(job=JobId(1))]
+    bench.seen(JobCancelled, job=JobId(1))
+    assert not announced(bench.wake("choose"))
 
 
 def test_takes_over_a_job_whose_scheduler_is_silent(bench: Bench) -> None:

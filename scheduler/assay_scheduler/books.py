@@ -12,6 +12,10 @@ from assay.messages import OfferMessage
 from assay_scheduler.placement import Bid, Record
 
 LIVE_UNCOMMITTED = (SegmentState.ASSIGNED, SegmentState.ACTIVE)
+PATIENT = 3
+"""Failures in a row after which a range is announced only after a pause, doubling each time: what fails so is not the workers' doing."""
+LONGEST_PAUSE = 3600
+"""Seconds."""
 MAX_BIDS = 256
 """Offers kept for one range; a flood of them is cut off."""
 
@@ -59,6 +63,8 @@ class JobBook(msgspec.Struct):
     cancelled: bool = False
     closed: bool = False
     settled_to: int = 0
+    fruitless: int = 0
+    """Segments that failed since the last one was committed."""
     overdue: bool = False
     """Its own scheduler has let the takeover window pass."""
 
@@ -90,7 +96,7 @@ class State(msgspec.Struct):
     assigning: dict[str, Bid] = msgspec.field(default_factory=dict)
     """By range: the offer that was sent to the chain."""
     soliciting: dict[str, int] = msgspec.field(default_factory=dict)
-    """By range: how often it was announced."""
+    """By range: 1 while workers may answer, 0 while the job rests after failures, -1 when the time to answer is over."""
     records: dict[str, Record] = msgspec.field(default_factory=dict)
     serial: int = 0
 

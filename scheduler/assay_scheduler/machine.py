@@ -23,6 +23,7 @@ from assay.chain import (
     Assign,
     Assigned,
     Attested,
+    CancelJob,
     CloseJob,
     CloseReveals,
     Committed,
@@ -71,7 +72,7 @@ from assay.runtime import (
     Woke,
 )
 from assay.tasks import JobLoaded, LoadJob, OfferVerified, VerifyOffer
-from assay_scheduler.books import LIVE_UNCOMMITTED, MAX_BIDS, Config, JobBook, SegmentBook, State, range_key
+from assay_scheduler.books import LIVE_UNCOMMITTED, LONGEST_PAUSE, MAX_BIDS, PATIENT, Config, JobBook, SegmentBook, State, range_key
 from assay_scheduler.placement import Bid, Record, rank
 
 
@@ -146,7 +147,7 @@ class SchedulerMachine:
                 return [self._late(book, event.lease_until), *self._seek(job, now)]
             case Committed():
                 book.stop, book.state = event.stop, SegmentState.COMMITTED
-                job.open_since = now
+                job.open_since, job.fruitless = now, 0
                 near = self._near(book.provider)
                 return [
                     Fetch(key=f"mirror:{event.checkpoint}", cid=event.checkpoint, limit=self.config.blob_limit, near=near),
@@ -183,6 +184,7 @@ class SchedulerMachine:
             return [Wake(key=f"takeover:{job.id}:{now}", at=now + job.terms.params.takeover_window + 1)] if self.config.volunteer else []
         return [
             Note(topic="job", text=f"job {job.id}: {job.terms.steps} steps to place", data={"job": job.id, "steps": job.terms.steps}),
+            Wake(key=f"deadline:{job.id}", at=job.terms.deadline + 1),
             self._fetch_spec(job),
             *self._seek(job, now),
         ]
@@ -225,6 +227,7 @@ class SchedulerMachine:
 
     def _on_failed_segment(self, job: JobBook, book: SegmentBook, event: object, now: int) -> list[AnyEffect]:
         record, job.open_since = self._record(book), now
+        job.fruitless += book.state in LIVE_UNCOMMITTED
         match event:
             case Lapsed(fee=fee):
                 record.lapsed += fee > 0 or book.state == SegmentState.ACTIVE  # without a key it could not begin
@@ -264,8 +267,15 @@ class SchedulerMachine:
         if key in self.state.assigning:
             return []
         if key not in self.state.soliciting:
-            self.state.soliciting[key] = 1
-            return self._announce(job, parent, start, stop, now)
+            if job.fruitless < PATIENT:
+                return self._announce(job, parent, start, stop, now)
+            if live:
+                return []
+            self.state.soliciting[key] = 0
+            pause = min(self.config.offer_window << min(job.fruitless - PATIENT + 1, 16), LONGEST_PAUSE)
+            text = f"job {job.id}: {job.fruitless} segments in a row came to nothing; it rests for {pause} s"
+            rest = Wake(key=f"rested:{key}:{job.fruitless}", at=now + pause)
+            return [Note(topic="paused", text=text, data={"job": job.id, "seconds": pause}), rest]
         if live or unsettled >= job.terms.params.depth:
             return []
         if self.state.bids.get(key) and self.state.soliciting[key] < 0:  # the time to answer is over
@@ -275,6 +285,7 @@ class SchedulerMachine:
     def _announce(self, job: JobBook, parent: int, start: int, stop: int, now: int) -> list[AnyEffect]:
         key = range_key(job.id, parent, start, stop)
         respond_by = now + self.config.offer_window
+        self.state.soliciting[key] = 1
         self.state.serial += 1
         announcement = JobAnnouncement(
             job=job.id, spec=job.terms.spec, parent=SegmentId(parent), start=start, stop=stop,
@@ -326,7 +337,7 @@ class SchedulerMachine:
 
     def _on_wake(self, key: str, now: int) -> list[AnyEffect]:
         kind, _, rest = key.partition(":")
-        if kind == "choose":
+        if kind in ("choose", "rested"):
             range_, _, _ = rest.rpartition(":")
             if range_ not in self.state.soliciting:
                 return []
@@ -337,6 +348,9 @@ class SchedulerMachine:
             if wanted and not self.state.bids.get(range_):
                 return self._announce(job, parent, start, stop, now)
             return self._seek(job, now)
+        if kind == "deadline":
+            job = self.state.jobs[int(rest)]
+            return [] if job.cancelled or job.closed else [Send(key=f"cancel:{rest}", call=CancelJob(job=job.id))]
         if kind == "takeover":
             return self._on_takeover(self.state.jobs[int(rest.split(":")[0])], now)
         book = self._segment(int(rest.split(":")[0]))
