@@ -12,6 +12,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from typing import Any
 
 from assay.cli.common import ENVIRONMENT, FAILED, Trouble
 
-ORDERS = frozenset({"drain", "withdraw", "leave"})
+ORDERS = re.compile(r"drain|withdraw|leave|cancel-\d+")
 EVERY = 0.5
 """Seconds between looks at the orders."""
 
@@ -71,7 +72,7 @@ async def attend(data: Path, status: Callable[[], dict[str, Any]], order: Callab
         for path in sorted(orders.glob("*.order")):
             name = path.read_text()
             path.unlink()
-            if name in ORDERS:
+            if ORDERS.fullmatch(name):
                 order(name)
         text = json.dumps(status(), default=lambda value: value.hex() if isinstance(value, bytes) else str(value))
         if text != last:
@@ -93,6 +94,7 @@ def read_status(data: Path) -> dict[str, Any]:
 
 def give_order(data: Path, order: str, within: float = 10.0) -> None:
     """Leaves an order and waits until the daemon has taken it. Raises Trouble when none runs or it does not."""
+    assert ORDERS.fullmatch(order), order
     if not running(data):
         raise Trouble(f"no node is running on {data}", "orders are for a running node", "start it, or name its folder: --data FOLDER", FAILED)
     path = data / "orders" / f"{time.time_ns()}-{secrets.token_hex(4)}.order"

@@ -23,6 +23,7 @@ from assay import chain as events
 from assay import client
 from assay.chain import AnyChainEvent, Params
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, money, show
+from assay.cli.folder import attend, give_order, running
 from assay.ids import Address, JobId, address
 from assay.ports import Outage
 from assay.receipts import Ledger, receipt
@@ -153,13 +154,24 @@ async def client_node(where: Settings, budget: int = 0) -> AsyncIterator[Any]:
     async def refuse(peer: object, message: object) -> Refusal:
         return Refusal(reason="this is a client; it answers no requests")
 
+    orders: set[asyncio.Task[None]] = set()
+
     async with compose("client", where, Options()) as ports:
+
+        def order(text: str) -> None:
+            kind, _, number = text.partition("-")
+            if kind == "cancel":
+                orders.add(asyncio.create_task(client.cancel(ports.chain, JobId(int(number)))))
+
         await ports.peers.start(refuse, lambda peer, message: None)
+        attending = asyncio.create_task(attend(where.data, lambda: {"role": "client", "pid": os.getpid(), "account": ports.keys.account}, order))
         try:
             await fund(ports, where.rpc, budget, lambda note: print(note.text, file=sys.stderr, flush=True))
             await enrol(ports)
             yield ports
         finally:
+            attending.cancel()
+            await asyncio.gather(attending, *orders, return_exceptions=True)
             await ports.peers.stop()
 
 
@@ -281,6 +293,9 @@ async def fetch_job(where: Settings, job: int, out: Path, *, whole: bool) -> dic
 
 
 async def cancel_job(where: Settings, job: int) -> None:
-    """`assay job cancel`."""
+    """`assay job cancel`; by the client's own node when that is running (it watches a job)."""
+    if running(where.data):
+        await asyncio.to_thread(give_order, where.data, f"cancel-{job}")
+        return
     async with client_node(where) as node:
         await client.cancel(node.chain, JobId(job))
