@@ -149,6 +149,7 @@ class LinkReplayed(EngineResult, frozen=True, kw_only=True):
     agrees: bool
     trace_root: Digest
     reason: str
+    milliseconds: U63 = 0
 
 
 class Failure(EngineResult, frozen=True, kw_only=True):

@@ -55,7 +55,10 @@ class CheckProgram(Task, frozen=True, kw_only=True):
 
 
 class SignOffer(Task, frozen=True, kw_only=True):
+    """Signs an offer. Fails (OWN) when the account's free stake is less than `bond`: the contract would refuse the assignment."""
+
     offer: Offer
+    bond: int = 0
 
 
 class Signed(Outcome, frozen=True, kw_only=True):
@@ -221,6 +224,8 @@ class UnitReplayed(Outcome, frozen=True, kw_only=True):
     trace_root: Digest
     reason: str
     """In plain words, when it does not agree."""
+    milliseconds: int = 0
+    """Of the replay; 0 when it was not measured."""
 
 
 class MakeOpenings(Task, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from assay import links, merkle
@@ -69,7 +70,8 @@ class Engine:
                 case OpenLinks():
                     return self._open(task)
                 case ReplayLink():
-                    return self._replay(task)
+                    began = now_ms()
+                    return msgspec.structs.replace(self._replay(task), milliseconds=now_ms() - began)
         except (BadTensors, ProgramError) as error:
             return Failure(fault=Fault.PEER, error=str(error))
         except Corrupted as error:

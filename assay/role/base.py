@@ -56,6 +56,9 @@ class JobEntry(msgspec.Struct):
     near: list[PeerId] = []
     waiting: list[Cid] = []
     reason: str = ""
+    micro_flops: int = 0
+    update_flops: int = 0
+    """Operations of a micro-batch and of an update."""
 
 
 class Needs(msgspec.Struct):
@@ -72,6 +75,8 @@ class RoleState(msgspec.Struct):
     again: dict[str, AnyEffect] = {}
     credit: int = 0
     withdrawals: int = 0
+    speed: int = 0
+    """Operations a second in the last run or replay; 0 before the first."""
 
 
 Handler = Callable[[Any, list[str]], None]
@@ -129,6 +134,14 @@ class Base:
         effect = self.state.again.pop(":".join(rest), None)
         if effect is not None:
             self._do(effect)
+
+    def _measured(self, operations: int, milliseconds: int) -> None:
+        if operations and milliseconds:
+            self.state.speed = max(1, operations * 1000 // milliseconds)
+
+    def _seconds(self, operations: int) -> int:
+        """About how long they take here; 0 while that is not known."""
+        return operations // self.state.speed if self.state.speed else 0
 
     def _drop_again(self, segment: SegmentId) -> None:
         for key in [key for key in self.state.again if key.split(":")[1] == str(segment)]:

@@ -121,6 +121,7 @@ class Jobs(Base):
             return self._refuse(job, f"it needs {found.peak_memory} bytes of memory; this node gives {self.base.max_memory}")
         if max(found.micro_flops, found.update_flops) > self.base.max_flops:
             return self._refuse(job, f"one link needs {max(found.micro_flops, found.update_flops)} operations; the limit is {self.base.max_flops}")
+        entry.micro_flops, entry.update_flops = found.micro_flops, found.update_flops
         entry.stage = "ready"
         self._note("job", f"job {job} ({entry.spec.name}) can be done here", job=job, name=entry.spec.name)
         self._job_ready(job)

@@ -17,7 +17,7 @@ from assay.adapters.engine_process import InlineEngine
 from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_keys import MemoryKeys
-from assay.chain import Terms
+from assay.chain import CallId, Deposit, Offer, Terms
 from assay.codec import decode, encode
 from assay.ids import Cid, Digest, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef, envelope_info
@@ -38,6 +38,7 @@ from assay.tasks import (
     RunSegment,
     SegmentRun,
     ServeUnits,
+    SignOffer,
     StopSegment,
     StoreKey,
     UnitReplayed,
@@ -203,6 +204,21 @@ def test_only_the_named_key_is_stored(tmp_path: Path) -> None:
         await fails(s.work(StoreKey(key_id=merkle.sha256(b"other"), wrapped=mine)), Fault.PEER, "another one than")
         others = s.service.wrap(key, s.verifier.shop.keys.encryption_key)
         await fails(s.work(StoreKey(key_id=seal.key_id(key), wrapped=others)), Fault.PEER, "key")
+
+    play(scene)
+
+
+def test_an_offer_is_signed_only_with_the_stake_for_its_bond(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        offer = Offer(
+            provider=s.worker.chain.account, job=JobId(1), parent=SegmentId(0), start=0, stop=4, price=10, expires=10**10, nonce=1
+        )
+        await fails(s.work(SignOffer(offer=offer, bond=60)), Fault.OWN, "its bond is 60 and the free stake of .* is 0")
+        s.ledger.mint(s.worker.chain.account, 100)
+        await s.worker.chain.send(CallId("deposit"), Deposit(amount=60))
+        signed = await s.work(SignOffer(offer=offer, bond=60))
+        assert s.worker.chain.offer_signer(offer, signed.signature) == offer.provider
 
     play(scene)
 

@@ -84,7 +84,7 @@ def ready(bench: Bench) -> None:
 
 def found(unit: int, agrees: bool = True) -> UnitReplayed:
     reason = "" if agrees else "it ends elsewhere"
-    return UnitReplayed(segment=SegmentId(1), unit=unit, agrees=agrees, trace_root=digest(f"trace {unit}"), reason=reason)
+    return UnitReplayed(segment=SegmentId(1), unit=unit, agrees=agrees, trace_root=digest(f"trace {unit}"), reason=reason, milliseconds=50)
 
 
 def replayed(bench: Bench, agrees: bool = True) -> None:
@@ -240,6 +240,18 @@ def test_a_provider_that_serves_nothing_in_time_is_given_up(bench: Bench) -> Non
     bench.woke("reask:1:0:7")
     assert bench.state.duties[1].phase == "failed"
     assert "was not served" in bench.said[-1].text
+
+
+def test_a_replay_that_would_take_too_long_is_not_begun(bench: Bench) -> None:
+    replayed(bench)
+    assert bench.state.speed == 1000 * 1000 // 50
+    bench.state.speed = 1
+    bench.core.snapshot(bench.core.journal.load()[2][-1].sequence)
+    bench.assigned(segment=2, provider=OTHER, parent=1, start=10, stop=20)
+    bench.committed(segment=2, stop=20)
+    bench.drawn(segment=2, units=(0,), verifiers=DRAWN)
+    assert bench.state.duties[2].phase == "failed"
+    assert "takes about 1000 s here" in bench.said[-1].text
 
 
 def test_a_job_that_it_refuses_is_not_checked(bench: Bench) -> None:

@@ -242,6 +242,24 @@ def test_a_document_that_cannot_be_had_is_tried_for_again_and_a_malformed_one_is
     assert bench.idle("spec:1")
 
 
+def test_without_the_stake_for_its_bond_nothing_is_offered(bench: Bench) -> None:
+    ready(bench)
+    assert bench.task("sign:").bond == 10 * PRICE * PARAMS.bond_tenths // 10
+    bench.failed("sign:", Fault.OWN, "the free stake is 5")
+    assert bench.state.offer is None
+    assert "the free stake is 5" in bench.said[-1].text
+
+
+def test_a_job_whose_step_outlasts_the_lease_gets_no_offer(bench: Bench) -> None:
+    committed(bench)
+    assert bench.state.speed == 10 * 2100 * 1000 // 5000  # ten steps of two micro-batches and an update in five seconds
+    bench.state.speed = 2100 // PARAMS.lease_window
+    bench.core.snapshot(bench.core.journal.load()[2][-1].sequence)
+    hear(bench, parent=SegmentId(1), start=10, stop=20)
+    assert bench.idle("sign:")
+    assert "one step takes about" in bench.said[-1].text
+
+
 def test_one_offer_at_a_time(bench: Bench) -> None:
     offered(bench)
     hear(bench)

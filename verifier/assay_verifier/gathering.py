@@ -67,6 +67,10 @@ class Gathering(Role):
     def _gather(self, seg: SegmentFacts) -> None:
         spec = self._job(seg.job)
         if spec is not None:
+            entry, window = self.state.jobs[seg.job], self.state.facts.jobs[seg.job].terms.params.seal_window
+            work = sum(entry.update_flops if draw.is_update(unit, spec.micro_batches) else entry.micro_flops for unit in set(seg.units))
+            if (seconds := self._seconds(work)) >= window:
+                return self._fail(self.state.duties[seg.segment], f"the replay takes about {seconds} s here, and there are {window} s to seal")
             touched = shards_of(spec, seg)
             self._need(seg, [blob for at, blob in enumerate(self._shards(spec)) if at in touched])
             self._check_supplied(seg.segment)

@@ -106,7 +106,10 @@ class VerifierHands:
         )  # fmt: skip
         found = await self.shop.engine.run(replay, self.shop.root, quietly)
         assert isinstance(found, LinkReplayed)
-        return UnitReplayed(segment=task.segment, unit=task.unit, agrees=found.agrees, trace_root=found.trace_root, reason=found.reason)
+        return UnitReplayed(
+            segment=task.segment, unit=task.unit, agrees=found.agrees, trace_root=found.trace_root, reason=found.reason,
+            milliseconds=found.milliseconds,
+        )  # fmt: skip
 
     async def _openings(self, task: MakeOpenings) -> OpeningsMade:
         """Raises Outage until the opening block is there and the next one may carry the openings."""

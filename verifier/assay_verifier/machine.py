@@ -204,6 +204,10 @@ class VerifierMachine(Gathering):
             return self._replay(duty, unit)
         outcome: UnitReplayed = self._outcome(event, UnitReplayed)
         unit.replayed = outcome
+        entry = self.state.jobs.get(seg.job)
+        if entry is not None:
+            update = draw.is_update(unit.unit, self.state.facts.jobs[seg.job].terms.micro_batches)
+            self._measured(entry.update_flops if update else entry.micro_flops, outcome.milliseconds)
         if outcome.agrees:
             text = f"segment {duty.segment}: link {unit.unit} is right"
             self._note("replayed", text, segment=duty.segment, unit=unit.unit, agrees=True)

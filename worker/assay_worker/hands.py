@@ -69,7 +69,7 @@ class WorkerHands:
             case CheckProgram():
                 return await self.shop.check_program(task)
             case SignOffer():
-                return Signed(signature=self.chain.sign_offer(task.offer))
+                return await self._sign(task)
             case StoreKey():
                 return self.shop.store_key(task)
             case RunSegment():
@@ -88,6 +88,13 @@ class WorkerHands:
                 return Dropped()
             case _:
                 raise TaskFailed(Fault.OWN, f"a worker does not do {type(task).__name__}")
+
+    async def _sign(self, task: SignOffer) -> Signed:
+        view = await self.chain.view(self.chain.account)
+        free = view.stake - view.reserved
+        if free < task.bond:
+            raise TaskFailed(Fault.OWN, f"its bond is {task.bond} and the free stake of {self.chain.account} is {free}; start with a higher --stake")
+        return Signed(signature=self.chain.sign_offer(task.offer))
 
     # ---- running ---------------------------------------------------------------------------------------------------------
 

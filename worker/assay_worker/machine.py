@@ -357,6 +357,9 @@ class WorkerMachine(Offering, Serving):
         run: SegmentRun = self._outcome(event, SegmentRun)
         if run.computed and run.milliseconds:
             self.state.speed_milli = run.computed * 1_000_000 // run.milliseconds
+            entry, m = self.state.jobs.get(seg.job), self.state.facts.jobs[seg.job].terms.micro_batches
+            if entry is not None:
+                self._measured(run.computed * (m * entry.micro_flops + entry.update_flops), run.milliseconds)
         if run.stop <= seg.start:
             return self._lose(mine, "it was stopped before its first step was done")
         mine.run, mine.phase = run, "committing"

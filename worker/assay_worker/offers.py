@@ -73,6 +73,8 @@ class Offering(Role):
             return "drop", "whoever announced it may not assign it"
         if self.config.price_per_step * (a.stop - a.start) > min(a.price_cap, terms.price_cap * (a.stop - a.start)):
             return "drop", f"the cap of {terms.price_cap} a step is below this node's price of {self.config.price_per_step}"
+        if (seconds := self._seconds(terms.micro_batches * entry.micro_flops + entry.update_flops)) >= terms.params.lease_window:
+            return "drop", f"one step takes about {seconds} s here, and the lease of a whole segment is {terms.params.lease_window} s"
         return ("offer" if entry.stage == "ready" else "wait"), ""
 
     def _may_schedule(self, a: JobAnnouncement) -> bool:
@@ -95,7 +97,8 @@ class Offering(Role):
             nonce=int.from_bytes(self._seed[:8], "big") >> 1,
         )
         self.state.offer = LiveOffer(a, offer)
-        self._do(Do(key=f"sign:{offer.nonce}", task=SignOffer(offer=offer)))
+        bond = offer.price * self.state.facts.jobs[a.job].terms.params.bond_tenths // 10
+        self._do(Do(key=f"sign:{offer.nonce}", task=SignOffer(offer=offer, bond=bond)))
         self._do(Wake(key=f"expire:{offer.nonce}", at=offer.expires + 1))
 
     def _live(self, nonce: str) -> LiveOffer | None:
@@ -108,7 +111,7 @@ class Offering(Role):
             return
         if isinstance(event, Failed):
             self.state.offer = None
-            return self._note("error", f"an offer could not be signed: {event.error}")
+            return self._note("declined", f"no offer for steps {live.offer.start}-{live.offer.stop} of job {live.offer.job}: {event.error}")
         signed: Signed = self._outcome(event, Signed)
         message = OfferMessage(offer=live.offer, signature=signed.signature, steps_per_second_milli=self.state.speed_milli)
         patience = max(2, live.announcement.respond_by - self._now)
