@@ -21,8 +21,7 @@ contract InvariantsTest is Test {
     function setUp() public {
         handler = new Handler();
         (address token_, address stakes_, address jobs_, address disputes_, uint128 seat) = handler.network();
-        (token, stakes, jobs, disputes, seatStake) =
-            (TestToken(token_), Stakes(stakes_), IJobs(jobs_), disputes_, seat);
+        (token, stakes, jobs, disputes, seatStake) = (TestToken(token_), Stakes(stakes_), IJobs(jobs_), disputes_, seat);
     }
 
     function targetContracts() public view returns (address[] memory only) {
@@ -119,8 +118,8 @@ contract InvariantsTest is Test {
 
     /// Money in = money out + escrow + stakes + credits + burnt.
     function nothingIsLost() internal view {
-        uint256 total = token.balanceOf(address(stakes)) + token.balanceOf(address(jobs)) + token.balanceOf(BURN)
-            + token.balanceOf(disputes);
+        uint256 total =
+            token.balanceOf(address(stakes)) + token.balanceOf(address(jobs)) + token.balanceOf(BURN) + token.balanceOf(disputes);
         for (uint256 i = 0; i < handler.actorCount(); ++i) {
             total += token.balanceOf(handler.actors(i));
         }
@@ -166,9 +165,7 @@ contract InvariantsTest is Test {
             bool stands = live(s.state) || s.state == SegmentState.SETTLED;
             assertTrue(stands == (child == id), "the range names the segment that stands in it");
             if (s.state == SegmentState.SETTLED) {
-                assertTrue(
-                    s.parent == 0 || jobs.segment(s.parent).state == SegmentState.SETTLED, "settled under settled"
-                );
+                assertTrue(s.parent == 0 || jobs.segment(s.parent).state == SegmentState.SETTLED, "settled under settled");
                 assertEq(s.disputes, 0, "no dispute open");
             }
             bool wanted = s.state == SegmentState.UNPAID || s.state == SegmentState.WITHHELD || s.state == SegmentState.REJECTED;

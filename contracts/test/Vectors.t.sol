@@ -29,7 +29,11 @@ contract Harness {
         return Hashes.attestation(segment, round, agrees, roots, verifier, salt);
     }
 
-    function verify(bytes32 root, uint256 count, uint64 index, bytes32 item, bytes32[] calldata proof) external pure returns (bool) {
+    function verify(bytes32 root, uint256 count, uint64 index, bytes32 item, bytes32[] calldata proof)
+        external
+        pure
+        returns (bool)
+    {
         return Merkle.verify(root, count, index, item, proof);
     }
 }
@@ -44,7 +48,7 @@ contract VectorsTest is Test {
         harness = new Harness();
     }
 
-    function at(string memory list, uint256 i) internal pure returns (string memory) {
+    function entry(string memory list, uint256 i) internal pure returns (string memory) {
         return string.concat(".", list, "[", vm.toString(i), "]");
     }
 
@@ -63,13 +67,13 @@ contract VectorsTest is Test {
     function test_merkle() public view {
         assertEq(Trees.PAD, vm.parseJsonBytes32(json, ".pad"), "pad");
         uint256 i = 0;
-        for (; has(at("merkle", i)); ++i) {
-            string memory key = at("merkle", i);
+        for (; has(entry("merkle", i)); ++i) {
+            string memory key = entry("merkle", i);
             bytes32[] memory items = vm.parseJsonBytes32Array(json, string.concat(key, ".items"));
             bytes32 root = word(key, ".root");
             assertEq(Trees.root(items), root, "root");
-            for (uint256 p = 0; has(string.concat(key, at("proofs", p))); ++p) {
-                string memory proof = string.concat(key, at("proofs", p));
+            for (uint256 p = 0; has(string.concat(key, entry("proofs", p))); ++p) {
+                string memory proof = string.concat(key, entry("proofs", p));
                 uint64 index = uint64(number(proof, ".index"));
                 bytes32[] memory path = vm.parseJsonBytes32Array(json, string.concat(proof, ".path"));
                 assertTrue(harness.verify(root, items.length, index, items[index], path), "the proof holds");
@@ -84,21 +88,22 @@ contract VectorsTest is Test {
 
     function test_commitment() public {
         uint256 i = 0;
-        for (; has(at("commitment", i)); ++i) {
-            string memory key = at("commitment", i);
+        for (; has(entry("commitment", i)); ++i) {
+            string memory key = entry("commitment", i);
             vm.chainId(number(key, ".chain_id"));
             address jobs = vm.parseJsonAddress(json, string.concat(key, ".jobs"));
             vm.etch(jobs, address(harness).code);
-            bytes32 made = Harness(jobs).commitment(
-                uint64(number(key, ".job")),
-                word(key, ".parent"),
-                word(key, ".program"),
-                uint64(number(key, ".start")),
-                uint64(number(key, ".stop")),
-                word(key, ".links"),
-                vm.parseJsonBytes(json, string.concat(key, ".checkpoint")),
-                word(key, ".key")
-            );
+            bytes32 made = Harness(jobs)
+                .commitment(
+                    uint64(number(key, ".job")),
+                    word(key, ".parent"),
+                    word(key, ".program"),
+                    uint64(number(key, ".start")),
+                    uint64(number(key, ".stop")),
+                    word(key, ".links"),
+                    vm.parseJsonBytes(json, string.concat(key, ".checkpoint")),
+                    word(key, ".key")
+                );
             assertEq(made, word(key, ".digest"), "commitment");
         }
         assertEq(i, 3, "commitments");
@@ -106,8 +111,8 @@ contract VectorsTest is Test {
 
     function test_draw() public view {
         uint256 i = 0;
-        for (; has(at("draw", i)); ++i) {
-            string memory key = at("draw", i);
+        for (; has(entry("draw", i)); ++i) {
+            string memory key = entry("draw", i);
             bytes32 seed = Hashes.seed(word(key, ".block_hash"), uint64(number(key, ".segment")), uint32(number(key, ".round")));
             assertEq(seed, word(key, ".seed"), "seed");
             uint256[] memory units = vm.parseJsonUintArray(json, string.concat(key, ".units"));
@@ -132,19 +137,20 @@ contract VectorsTest is Test {
 
     function test_attestation() public {
         uint256 i = 0;
-        for (; has(at("attestation", i)); ++i) {
-            string memory key = at("attestation", i);
+        for (; has(entry("attestation", i)); ++i) {
+            string memory key = entry("attestation", i);
             vm.chainId(number(key, ".chain_id"));
             address jobs = vm.parseJsonAddress(json, string.concat(key, ".jobs"));
             vm.etch(jobs, address(harness).code);
-            bytes32 made = Harness(jobs).attestation(
-                uint64(number(key, ".segment")),
-                uint32(number(key, ".round")),
-                vm.parseJsonBool(json, string.concat(key, ".agrees")),
-                vm.parseJsonBytes32Array(json, string.concat(key, ".roots")),
-                vm.parseJsonAddress(json, string.concat(key, ".verifier")),
-                word(key, ".salt")
-            );
+            bytes32 made = Harness(jobs)
+                .attestation(
+                    uint64(number(key, ".segment")),
+                    uint32(number(key, ".round")),
+                    vm.parseJsonBool(json, string.concat(key, ".agrees")),
+                    vm.parseJsonBytes32Array(json, string.concat(key, ".roots")),
+                    vm.parseJsonAddress(json, string.concat(key, ".verifier")),
+                    word(key, ".salt")
+                );
             assertEq(made, word(key, ".digest"), "attestation");
         }
         assertEq(i, 3, "attestations");
@@ -152,8 +158,8 @@ contract VectorsTest is Test {
 
     function test_opening() public view {
         uint256 i = 0;
-        for (; has(at("opening", i)); ++i) {
-            string memory key = at("opening", i);
+        for (; has(entry("opening", i)); ++i) {
+            string memory key = entry("opening", i);
             address verifier = vm.parseJsonAddress(json, string.concat(key, ".verifier"));
             uint256[] memory units = vm.parseJsonUintArray(json, string.concat(key, ".units"));
             uint256[] memory positions = vm.parseJsonUintArray(json, string.concat(key, ".positions"));

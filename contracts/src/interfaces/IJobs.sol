@@ -1,7 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Check, Job, KeyRelease, Offer, Opening, Reveal, SealedVote, Segment, SegmentState, Phase, Terms} from "../types/Types.sol";
+import {
+    Check,
+    Job,
+    KeyRelease,
+    Offer,
+    Opening,
+    Reveal,
+    SealedVote,
+    Segment,
+    SegmentState,
+    Phase,
+    Terms
+} from "../types/Types.sol";
 
 /// What Jobs says: its log and its refusals.
 interface IJobsLog {
@@ -103,7 +115,6 @@ interface IJobsLog {
     error NoBond(uint64 segment);
     error NothingToWithdraw(address who);
     error WrongModule(address module);
-
 }
 
 /// Escrow and the segment machine (docs/protocol.md).

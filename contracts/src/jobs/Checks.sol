@@ -37,9 +37,7 @@ contract Checks is Base {
             if (j.params.drawBond > 0) _stakes.reserve(drawn[i], segmentId, j.params.drawBond);
         }
         for (uint32 i = 0; i < j.params.links; ++i) {
-            _units[segmentId].push(
-                Hashes.unit(seed, i, s.stop - s.start, j.microBatches, j.microWeight, j.updateWeight)
-            );
+            _units[segmentId].push(Hashes.unit(seed, i, s.stop - s.start, j.microBatches, j.microWeight, j.updateWeight));
         }
         s.state = SegmentState.DRAWN;
         s.serveBy = _now() + j.params.serveWindow;

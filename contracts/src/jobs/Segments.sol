@@ -51,9 +51,7 @@ contract Segments is Base {
         s.feesHeld = fees;
         s.activateBy = _now() + j.params.activateWindow;
         if (bond > 0) _stakes.reserve(offer.provider, segmentId, bond);
-        emit Assigned(
-            segmentId, offer.job, offer.parent, offer.provider, offer.start, offer.stop, offer.price, s.activateBy
-        );
+        emit Assigned(segmentId, offer.job, offer.parent, offer.provider, offer.start, offer.stop, offer.price, s.activateBy);
     }
 
     function _takeOffer(Offer calldata offer, bytes calldata signature) private {
@@ -144,9 +142,7 @@ contract Segments is Base {
         s.commitment = _commitment(s, j, sha256(checkpoint), keyId);
         s.openSince = _now();
         _awaitSeed(s, j);
-        emit Committed(
-            segmentId, stop, linkRoot, endRoot, checkpoint, keyId, keyEnvelope, s.commitment, s.seedBlock
-        );
+        emit Committed(segmentId, stop, linkRoot, endRoot, checkpoint, keyId, keyEnvelope, s.commitment, s.seedBlock);
     }
 
     /// The end root is the last of the (steps) * (micro-batches + 1) link ends.

@@ -54,19 +54,15 @@ library Hashes {
         return uint64(uint256(sha256(abi.encodePacked(bytes1(0x22), seed_, i))) % seats);
     }
 
-    function attestation(
-        uint64 segment,
-        uint32 round,
-        bool agrees,
-        bytes32[] calldata traceRoots,
-        address verifier,
-        bytes32 salt
-    ) internal view returns (bytes32) {
-        return sha256(
-            abi.encodePacked(
-                bytes1(0x23), block.chainid, address(this), segment, round, agrees, traceRoots, verifier, salt
-            )
-        );
+    function attestation(uint64 segment, uint32 round, bool agrees, bytes32[] calldata traceRoots, address verifier, bytes32 salt)
+        internal
+        view
+        returns (bytes32)
+    {
+        return
+            sha256(
+                abi.encodePacked(bytes1(0x23), block.chainid, address(this), segment, round, agrees, traceRoots, verifier, salt)
+            );
     }
 
     /// Number that places the j-th opening of a verifier.

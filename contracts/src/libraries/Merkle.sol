@@ -18,7 +18,11 @@ library Merkle {
     }
 
     /// Whether `item` is the content of leaf `index` of the tree of `count` leaves under `root`; `proof` holds the siblings from the leaf up.
-    function verify(bytes32 root, uint256 count, uint64 index, bytes32 item, bytes32[] calldata proof) internal pure returns (bool) {
+    function verify(bytes32 root, uint256 count, uint64 index, bytes32 item, bytes32[] calldata proof)
+        internal
+        pure
+        returns (bool)
+    {
         if (index >= count || proof.length != depth(count)) return false;
         bytes32 here = leaf(index, item);
         uint256 position = index;

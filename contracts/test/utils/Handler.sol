@@ -51,7 +51,8 @@ contract Handler is Network {
         for (uint64 id = 1; id <= jobs.segmentCount(); ++id) {
             Segment memory s = jobs.segment(id);
             if (s.state < SegmentState.SETTLED) continue;
-            bytes32 now_ = keccak256(abi.encode(s.state, s.price, s.stop, s.endRoot, s.commitment, s.provider, s.feesHeld, s.round));
+            bytes32 now_ =
+                keccak256(abi.encode(s.state, s.price, s.stop, s.endRoot, s.commitment, s.provider, s.feesHeld, s.round));
             if (ends[id] == 0) {
                 ends[id] = now_;
                 ++reached[s.state];
@@ -333,13 +334,16 @@ contract Handler is Network {
         if (id == 0) return;
         Segment memory s = jobs.segment(id);
         uint256 what = (seed >> 32) % 8;
-        if (what < 2) disputes.opened(id);
-        else if (what < 4) disputes.resolved(id, false);
-        else if (what < 6) {
+        if (what < 2) {
+            disputes.opened(id);
+        } else if (what < 4) {
+            disputes.resolved(id, false);
+        } else if (what < 6) {
             if (what == 5 && s.disputes == 0) disputes.opened(id);
             disputes.resolved(id, true);
-        } else if (what == 6) disputes.clear(id);
-        else if (s.state == SegmentState.REJECTED || s.state == SegmentState.WITHHELD) {
+        } else if (what == 6) {
+            disputes.clear(id);
+        } else if (s.state == SegmentState.REJECTED || s.state == SegmentState.WITHHELD) {
             uint128 reserved = stakes.reservation(s.provider, id);
             if (reserved > 0) disputes.slash(s.provider, id, reserved, reserved - reserved / 4);
         }

@@ -6,56 +6,15 @@ import {Segments} from "../../src/jobs/Segments.sol";
 import {Checks} from "../../src/jobs/Checks.sol";
 import {Stakes} from "../../src/Stakes.sol";
 import {TestToken} from "../../src/TestToken.sol";
-import {IDisputes} from "../../src/interfaces/IDisputes.sol";
 import {IJobs} from "../../src/interfaces/IJobs.sol";
 import {Hashes} from "../../src/libraries/Hashes.sol";
-import {
-    Check,
-    Job,
-    KeyRelease,
-    Offer,
-    Opening,
-    Params,
-    Reveal,
-    SealedVote,
-    Segment,
-    SegmentState,
-    Terms
-} from "../../src/types/Types.sol";
+import {Check, KeyRelease, Offer, Opening, Params, Reveal, SealedVote, SegmentState, Terms} from "../../src/types/Types.sol";
 import {Test} from "./Test.sol";
+import {ToldDisputes} from "./ToldDisputes.sol";
 import {Trees} from "./Trees.sol";
 
-/// A Disputes contract that does what it is told: what stands behind the interface until there is a dispute game.
-contract ToldDisputes is IDisputes {
-    IJobs public immutable jobs;
-    Stakes public immutable stakes;
-
-    constructor(IJobs jobs_, Stakes stakes_) {
-        (jobs, stakes) = (jobs_, stakes_);
-    }
-
-    function disputable() external pure returns (bool) {
-        return true;
-    }
-
-    function opened(uint64 segment) external {
-        jobs.disputeOpened(segment);
-    }
-
-    function resolved(uint64 segment, bool asserterLost) external {
-        jobs.disputeResolved(segment, asserterLost);
-    }
-
-    function clear(uint64 segment) external {
-        jobs.clearBond(segment);
-    }
-
-    function slash(address who, uint64 segment, uint128 amount, uint128 burnt) external {
-        stakes.slash(who, segment, amount, burnt);
-    }
-}
-
-/// A network with a client, providers and verifiers, and a step for everything that they do. A trace tree has LEAVES leaves; an honest
+/// A network with a client, providers and verifiers, and a step for everything that they do. A trace tree has MICRO_LEAVES or
+/// UPDATE_LEAVES leaves; an honest
 /// vote opens the tree `trace(unit)`.
 abstract contract Network is Test {
     uint32 internal constant MICRO_LEAVES = 5;
@@ -312,8 +271,7 @@ abstract contract Network is Test {
     }
 
     function receipt(uint64 id, address who) internal view returns (bytes memory) {
-        bytes32 structHash =
-            keccak256(abi.encode(keccak256("Receipt(uint64 segment,uint32 round)"), id, jobs.segment(id).round));
+        bytes32 structHash = keccak256(abi.encode(keccak256("Receipt(uint64 segment,uint32 round)"), id, jobs.segment(id).round));
         return signed(keyOf(who), structHash);
     }
 
@@ -362,15 +320,7 @@ abstract contract Network is Test {
     function digestOf(uint64 id, Reveal memory v) internal view returns (bytes32) {
         return sha256(
             abi.encodePacked(
-                bytes1(0x23),
-                block.chainid,
-                address(jobs),
-                id,
-                jobs.segment(id).round,
-                v.agrees,
-                v.traceRoots,
-                v.verifier,
-                v.salt
+                bytes1(0x23), block.chainid, address(jobs), id, jobs.segment(id).round, v.agrees, v.traceRoots, v.verifier, v.salt
             )
         );
     }
