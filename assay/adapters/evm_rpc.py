@@ -2,19 +2,19 @@
 
 No answer, a busy node or one that lags is an `Outage` (trying again is right); a refusal by a contract is a `Refused` that carries
 the raw revert data (EIP-140) for evm_abi to put in words. web3's own retries and its formatters are not used: what comes back
-is plain JSON, which costs a third less time per call and is checked where it is read.
+is plain JSON, which costs a third less time per call and is checked where it is read. Its session cache is not used either: it opens
+a connection per request, and its lock stays locked for ever, for the whole process, when a task is cancelled while it waits for it.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
+from aiohttp import ClientError, ClientSession, ClientTimeout, ServerDisconnectedError, TCPConnector
 from web3 import AsyncHTTPProvider, AsyncWeb3
 from web3.exceptions import Web3Exception
-from web3.types import RPCEndpoint
+from web3.types import RPCEndpoint, RPCResponse
 
 from assay.chain import Block
 from assay.ids import Digest
@@ -24,6 +24,8 @@ KEEP_ALIVE = 60.0
 """Seconds that an idle connection is kept."""
 REVERTED = 3
 """JSON-RPC error code of `execution reverted` (geth; anvil, reth, nethermind and erigon follow it)."""
+MOST_BYTES = 64 << 20
+"""Of one answer."""
 BATCH = 50
 """Requests in one HTTP request; public nodes allow at least this."""
 
@@ -102,15 +104,52 @@ def _result(method: str, answer: object) -> Any:
     return RpcError(method, code if isinstance(code, int) else 0, message)
 
 
+class KeepAlive(AsyncHTTPProvider):
+    """web3's provider over one aiohttp session whose connections are kept, and whose answers are bounded."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        super().__init__(url, exception_retry_configuration=None)
+        self._timeout = ClientTimeout(total=timeout)
+        self._session: ClientSession | None = None
+        self.url = url
+
+    async def _make_request(self, method: RPCEndpoint, request_data: bytes) -> bytes:
+        return await self._post(request_data)
+
+    async def make_batch_request(self, batch_requests: list[tuple[RPCEndpoint, Any]]) -> list[RPCResponse] | RPCResponse:
+        answer: Any = self.decode_rpc_response(await self._post(self.encode_batch_rpc_request(batch_requests)))
+        return sorted(answer, key=lambda one: int(one["id"])) if isinstance(answer, list) else answer
+
+    async def _post(self, data: bytes) -> bytes:
+        try:
+            return await self._post_once(data)
+        except (ServerDisconnectedError, ConnectionResetError):  # a kept connection that the node has closed meanwhile
+            return await self._post_once(data)
+
+    async def _post_once(self, data: bytes) -> bytes:
+        if self._session is None:
+            self._session = ClientSession(timeout=self._timeout, connector=TCPConnector(keepalive_timeout=KEEP_ALIVE))
+        async with self._session.post(self.url, data=data, headers={"Content-Type": "application/json"}) as answer:
+            answer.raise_for_status()
+            parts = bytearray()
+            async for part in answer.content.iter_any():
+                parts += part
+                if len(parts) > MOST_BYTES:
+                    raise ValueError(f"an answer of more than {MOST_BYTES} bytes")
+            return bytes(parts)
+
+    async def disconnect(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
 class Rpc:
     """`await call(method, *params)`; `close()` at the end. Safe to use from many tasks of one event loop."""
 
     def __init__(self, url: str, timeout: float = 10.0) -> None:
         self.url = url
-        self.web3: AsyncWeb3[AsyncHTTPProvider] = AsyncWeb3(
-            AsyncHTTPProvider(url, request_kwargs={"timeout": ClientTimeout(total=timeout)}, exception_retry_configuration=None)
-        )
-        self._session: ClientSession | None = None
+        self.web3: AsyncWeb3[KeepAlive] = AsyncWeb3(KeepAlive(url, timeout))
 
     async def call(self, method: str, *params: object) -> Any:
         """The result. Raises Outage (RpcError when the node says why) or Refused."""
@@ -132,12 +171,9 @@ class Rpc:
         return out
 
     async def _ask(self, request: Coroutine[Any, Any, Any]) -> Any:
-        if self._session is None:  # web3's own sessions open a connection for every call
-            self._session = ClientSession(raise_for_status=True, connector=TCPConnector(keepalive_timeout=KEEP_ALIVE))
-            await self.web3.provider.cache_async_session(self._session)
         try:
             return await request
-        except (ClientError, Web3Exception, OSError, TimeoutError, asyncio.IncompleteReadError, ValueError, KeyError) as error:
+        except (ClientError, Web3Exception, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
             raise Outage(f"no answer from the chain node at {self.url}: {error or type(error).__name__}") from None
 
     async def head(self) -> Block:

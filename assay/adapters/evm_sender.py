@@ -10,7 +10,8 @@ requests. One task looks after all that is pending: it asks for the account's tr
 
 The journal never says that something is mined: only the chain does, so a reorganisation or a chain that lost its last second needs
 no case of its own. A hole in the nonces is filled with an empty transaction to oneself. A call id is given a new nonce only when its
-old one is known to be spent without effect, FINAL_BLOCKS deep: by a transaction that failed, or by another program with the same key.
+old one is known to be spent without effect, FINAL_BLOCKS deep: by a transaction that failed, or by another program's with the same
+key, which must be seen in a block. That a receipt is missing proves nothing (nodes lag and prune), and old state is never asked for.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ BUMP_BLOCKS = 4
 FINAL_BLOCKS = 12
 HEADROOM = 1.25
 """Gas limit over the estimate: the state may move on before the call is mined."""
+SEARCH, SEARCH_STEP = 128, 8
+"""Blocks that are looked through for who took a nonce, and how many in a request."""
 WINDOW = 100
 """Transactions whose receipts are asked for at once."""
 FEES: list[tuple[str, list[object]]] = [("eth_getBlockByNumber", ["latest", False]), ("eth_maxPriorityFeePerGas", [])]
@@ -67,6 +70,8 @@ class Sender:
         self._kick = asyncio.Event()
         self._stale = True
         """The node may not have what the journal has: after a start, an outage or a reorganisation."""
+        self._missing: dict[CallId, int] = {}
+        """Nonce spent, no receipt: since which head block."""
         self._first = -1
         """Lowest nonce that is pending; `_stalled_at` and `_bumped_at` are head blocks, counted anew when it changes."""
         self._stalled_at = self._bumped_at = -1
@@ -256,9 +261,12 @@ class Sender:
                 raise Outage(f"the chain node gave no receipt: {answer}")
             if isinstance(answer, dict):
                 self._resolve(entry, answer)
-        for entry in [entry for entry in line[:WINDOW] if entry.call_id in self._pending and entry.nonce < count]:
-            if await self._spent(entry, head):
-                self._requeue(entry)
+        missing = [entry for entry in line[:WINDOW] if entry.call_id in self._pending and entry.nonce < count]
+        self._missing = {entry.call_id: self._missing.get(entry.call_id, head.number) for entry in missing}
+        for entry in missing:
+            if head.number - self._missing[entry.call_id] >= FINAL_BLOCKS:
+                self._missing[entry.call_id] = head.number  # the search is not repeated in every block
+                await self._trace(entry, head)
         waiting = [entry for entry in line if entry.call_id in self._pending and entry.nonce >= count]
         if waiting and waiting[0].nonce != self._first:
             self._first, self._stalled_at, self._bumped_at = waiting[0].nonce, head.number, head.number
@@ -271,10 +279,24 @@ class Sender:
         if future is not None and not future.done():
             future.set_result(receipt)
 
-    async def _spent(self, entry: Entry, head: Block) -> bool:
-        """Whether another transaction took the nonce, so deep that ours can never be mined."""
-        tag = hex(max(head.number - FINAL_BLOCKS, 0))
-        return number(await self.rpc.call("eth_getTransactionCount", self.account.address, tag)) > entry.nonce
+    async def _trace(self, entry: Entry, head: Block) -> None:
+        """Looks for what took the entry's nonce: another program's transaction, deep enough, lets the call have a new nonce."""
+        ours = {"0x" + attempt.hash.hex() for attempt in entry.attempts}
+        for top in range(head.number, max(head.number - SEARCH, -1), -SEARCH_STEP):
+            numbers = range(top, max(top - SEARCH_STEP, -1), -1)
+            blocks = await self.rpc.batch([("eth_getBlockByNumber", [hex(n), True]) for n in numbers])
+            for at, block in zip(numbers, blocks, strict=True):
+                transactions = block.get("transactions", []) if isinstance(block, dict) else []
+                for sent in transactions:
+                    if str(sent.get("from")).lower() != self.address or number(sent.get("nonce")) != entry.nonce:
+                        continue
+                    if sent.get("hash") not in ours and head.number - at >= FINAL_BLOCKS:
+                        self._requeue(entry)
+                    return  # ours, and the receipt is late; or not final yet
+        text = f"nonce {entry.nonce} of {self.address} is spent, but this chain node shows neither our transaction nor another: use another node"
+        future = self._results.pop(entry.call_id, None)
+        if future is not None and not future.done():
+            future.set_exception(Outage(text))
 
     def _requeue(self, entry: Entry) -> None:
         del self._pending[entry.call_id]

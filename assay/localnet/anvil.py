@@ -127,6 +127,7 @@ class Anvil:
                     args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, preexec_fn=self._prepare
                 )
                 if self._answers(self._process):
+                    self._fixed = self.port
                     return
                 self.stop()
                 errors.seek(0)

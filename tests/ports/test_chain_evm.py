@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from assay.adapters import evm_abi, evm_rpc
 from assay.adapters.evm import EvmChain, EvmReader, NoContract
 from assay.adapters.evm_journal import Entry, SendJournal, WrongFolder
+from assay.adapters.evm_rpc import Rpc
 from assay.adapters.evm_sender import BUMP_BLOCKS, FINAL_BLOCKS, Sender
 from assay.chain import CallId, Deposit, FundJob, Register, TakeSeat
 from assay.ids import Address, Digest, JobId, PeerId
@@ -211,7 +213,7 @@ def test_a_transaction_that_is_not_mined_is_replaced_at_a_higher_fee(network: Ne
         rpc.call(network.url, "anvil_dropAllTransactions")  # a node that forgets
         entry = chain.sender.journal.get(CallId("one"))
         assert entry is not None
-        for _ in range(BUMP_BLOCKS + 1):
+        for _ in range(BUMP_BLOCKS):  # the last brings the bump; one more could mine it
             rpc.call(network.url, "anvil_setNextBlockBaseFeePerGas", hex(entry.attempts[0].fee + 1))  # too dear for the first
             before = chain.sender.broadcasts
             mine(network)
@@ -275,6 +277,7 @@ def test_another_program_with_the_same_key_costs_nothing(network: Network, tmp_p
         rpc.call(network.url, "anvil_dropAllTransactions")
         rpc.call(network.url, "evm_setAutomine", True)
         foreign(3)
+        await until(lambda: CallId("two approve 1") in chain.sender._missing)
         mine(network, FINAL_BLOCKS + 1)
         await taken
         assert (await chain.view(chain.account)).stake == 2
@@ -283,6 +286,36 @@ def test_another_program_with_the_same_key_costs_nothing(network: Network, tmp_p
         assert entry.nonce > 3
 
     run(network, tmp_path, body, signer)
+
+
+class LosesReceipts(Rpc):
+    """A node that has pruned every receipt, and all blocks' bodies."""
+
+    async def batch(self, requests: list[tuple[str, list[object]]]) -> list[Any]:
+        gone = {"eth_getTransactionReceipt": lambda answer: None, "eth_getBlockByNumber": lambda answer: {**answer, "transactions": []}}
+        answers = await super().batch(requests)
+        return [gone.get(method, lambda answer: answer)(answer) for (method, _), answer in zip(requests, answers, strict=True)]
+
+
+def test_a_node_that_loses_receipts_makes_nobody_send_twice(network: Network, tmp_path: Path) -> None:
+    async def body(chain: EvmChain) -> None:
+        whole = chain.sender.rpc
+        chain.sender.rpc = LosesReceipts(network.url)
+        try:
+            sending = asyncio.create_task(chain.sender.send(CallId("one"), network.stakes, evm_abi.calldata(REGISTER)[1]))
+            await until(lambda: CallId("one") in chain.sender._missing)
+            mine(network, FINAL_BLOCKS + 1)
+            with pytest.raises(Outage, match="use another node"):
+                await sending
+        finally:
+            await chain.sender.rpc.close()
+            chain.sender.rpc = whole
+        mine(network, FINAL_BLOCKS + 1)
+        await chain.send(CallId("one"), REGISTER)
+        assert rpc.call(network.url, "eth_getTransactionCount", chain.sender.account.address, "latest") == "0x1"
+        assert len(await chain.events((-1, -1), 0)) == 1
+
+    run(network, tmp_path, body)
 
 
 def test_without_gas_money_one_is_told_so(network: Network, tmp_path: Path) -> None:
@@ -430,6 +463,57 @@ def test_a_reader_without_a_key_reads_the_same_in_small_ranges(network: Network,
             await reader.close()
 
     run(network, tmp_path, body)
+
+
+def test_requests_that_are_cancelled_do_not_block_the_next_ones(network: Network) -> None:
+    """web3's own session cache locks for ever when a task that waits for it is cancelled; a daemon cancels tasks all the time."""
+
+    async def body() -> None:
+        connection = Rpc(network.url)
+        try:
+            for rounds in range(40):
+                asked = [asyncio.create_task(connection.head()) for _ in range(20)]
+                for _ in range(rounds % 5):
+                    await asyncio.sleep(0)
+                for task in asked:
+                    task.cancel()
+                await asyncio.gather(*asked, return_exceptions=True)
+                async with asyncio.timeout(20):
+                    assert (await connection.head()).number > 0
+        finally:
+            await connection.close()
+
+    asyncio.run(body())
+
+
+def test_a_connection_is_kept(network: Network) -> None:
+    async def body() -> None:
+        connection = Rpc(network.url)
+        await connection.head()
+        here = {sock.laddr for sock in psutil.Process().net_connections("tcp") if sock.raddr and sock.raddr.port == port}
+        for _ in range(5):
+            await connection.head()
+        again = {sock.laddr for sock in psutil.Process().net_connections("tcp") if sock.raddr and sock.raddr.port == port}
+        await connection.close()
+        assert len(here) == 1
+        assert again == here
+
+    port = int(network.url.rsplit(":", 1)[1])
+    asyncio.run(body())
+
+
+def test_an_answer_without_end_is_an_outage(monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
+    monkeypatch.setattr("assay.adapters.evm_rpc.MOST_BYTES", 50)
+
+    async def body() -> None:
+        connection = Rpc(network.url)
+        try:
+            with pytest.raises(Outage, match="more than 50 bytes"):
+                await connection.head()
+        finally:
+            await connection.close()
+
+    asyncio.run(body())
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
