@@ -114,6 +114,7 @@ def _remember_json(ctx: typer.Context, value: bool) -> bool:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.", callback=_remember_json)]
+Lines = Annotated[bool, typer.Option("--json", help="Print the log as JSON lines.", callback=_remember_json)]
 Rpc = Annotated[str | None, typer.Option("--rpc", envvar="ASSAY_RPC", metavar="URL", help="JSON-RPC of the chain.")]
 Contract = Annotated[str | None, typer.Option("--contract", envvar="ASSAY_CONTRACT", metavar="ADDRESS", help="The Jobs contract.")]
 Bootstrap = Annotated[

@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from assay.cli.common import Bootstrap, Contract, Data, Json, Rpc, group, money, read_config, run, settings, show
+from assay.cli.common import Bootstrap, Contract, Data, Json, Lines, Rpc, group, money, read_config, run, settings, show
 
 Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help="Where peers and the gateway listen; 0.0.0.0 for the world.")]
 Announce = Annotated[str | None, typer.Option("--announce", metavar="HOST", help="The address that others reach this node by, if another.")]
-Lines = Annotated[bool, typer.Option("--json", help="Print the log as JSON lines.")]
 Price = Annotated[int, typer.Option("--price", min=1, help="Asked for a step, in the token's smallest unit.")]
 Stake = Annotated[int | None, typer.Option("--stake", min=0, help="Stake to keep deposited, in the token's smallest unit.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]

@@ -1,0 +1,131 @@
+"""A local network that outlives its command: up, used by nodes that are told nothing but where it is, down, and up again with its past."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from assay.cli.common import ENVIRONMENT, FAILED
+
+ASSAY = [sys.executable, "-m", "assay.cli"]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder; whatever was started in it is ended."""
+    yield tmp_path
+    assay(tmp_path, "net", "down")
+
+
+def assay(here: Path, *words: str, code: int = 0) -> dict[str, Any]:
+    """The JSON object that a command ends with."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ASSAY_R") and name not in ("ASSAY_CONTRACT", "ASSAY_DATA")}
+    done = subprocess.run([*ASSAY, *words, "--json"], cwd=here, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@contextlib.contextmanager
+def daemon(here: Path, role: str) -> Iterator[subprocess.Popen[str]]:
+    """A daemon of this role that is up; stopped as its owner would."""
+    with subprocess.Popen([*ASSAY, role, "start", "--json"], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if json.loads(line)["topic"] == "up":
+                    break
+            else:
+                raise AssertionError(process.stderr.read() if process.stderr else "")
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+
+
+def until(look: Any, within: float = 60.0) -> Any:
+    """The first result of `look` that is true."""
+    deadline = time.monotonic() + within
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+def test_a_network_is_used_by_whoever_stands_in_its_folder_and_keeps_its_past(here: Path) -> None:
+    first = assay(here, "net", "up")
+    assert assay(here, "net", "up") == first  # what is up is left alone
+    status = assay(here, "net", "status")
+    assert status["up"] is True
+    assert status["contract"] == first["contract"]
+    assert assay(here, "job", "list") == {"jobs": []}
+    assert assay(here, "doctor")["good"] is True
+
+    with daemon(here, "verifier") as verifier:
+        seen = until(lambda: (s := assay(here, "verifier", "status")) and s.get("known_peers", 0) >= 1 and s)
+        assert seen["running"] is True
+        assert seen["role"] == "verifier"
+        assert psutil.Process(verifier.pid).memory_info().rss < 150 << 20
+        twice = assay(here, "verifier", "start", code=ENVIRONMENT)
+        assert "already running" in twice["error"]
+        assert assay(here, "verifier", "withdraw")["taken"] is True
+        earned = assay(here, "verifier", "earnings")
+        assert earned["account"]["stake"] == 100_000_000
+        assert earned["credits"] == []
+    assert verifier.returncode == 0
+    assert assay(here, "verifier", "status")["running"] is False
+
+    assert assay(here, "net", "down")["ended"] == ["bootstrap", "chain"]
+    assert assay(here, "net", "status", code=FAILED)["up"] is False
+    assert assay(here, "job", "list", code=2)["next"].startswith("start a local network")
+    again = assay(here, "net", "up")
+    assert again["contract"] == first["contract"]
+    with daemon(here, "verifier"):  # its account, its stake and its seat are as it left them
+        after = assay(here, "verifier", "earnings")["account"]
+        assert after | {"native": 0} == earned["account"] | {"native": 0}
+
+
+def test_a_training_is_bought_watched_and_fetched_by_typing_commands(here: Path) -> None:
+    assay(here, "net", "up")
+    train = here / "train.py"
+    train.write_text(
+        """import numpy as np
+import torch.nn.functional as F
+from torch import nn
+import assay
+x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+training = assay.Training(model=nn.Linear(6, 3), loss=lambda model, batch: F.cross_entropy(model(batch["x"]), batch["y"]),
+                          data=assay.Dataset("dots", x=x, y=(x[:, 0] > 0).astype("int64")), optimizer=assay.AdamW(lr=1e-2), batch=8, steps=4)
+"""
+    )
+    params = here / "fast.toml"
+    params.write_text("finality = 1\nchallenge_window = 1\nverifiers = 1\nquorum = 1\n")
+    local = assay(here, "run", "train.py", "--local")
+    with daemon(here, "keyservice"), daemon(here, "scheduler"), daemon(here, "worker"), daemon(here, "verifier"):
+        poor = assay(here, "submit", "train.py", "--budget", "0.5", "--yes", "--segment-steps", "2", code=FAILED)
+        assert "does not cover" in poor["error"]
+        submit = ["submit", "train.py", "--budget", "20", "--yes", "--segment-steps", "2", "--params", "fast.toml"]
+        done = assay(here, *submit, "--watch", "--out", "first.safetensors")
+        assert done["final_state_root"] == local["final_state_root"]
+        (job,) = assay(here, "job", "list")["jobs"]
+        assert (job["state"], job["settled"], job["segments"]) == ("done", 4, {"SETTLED": 2})
+        shown = assay(here, "job", "show", "1")
+        assert all(segment["receipt"].count("is paid") == 1 for segment in shown["segments"])
+        fetched = assay(here, "job", "fetch", "1", "--out", "again.safetensors")
+        assert fetched["final_state_root"] == local["final_state_root"]
+        assert (here / "first.safetensors").read_bytes() == (here / "again.safetensors").read_bytes()
+        assert assay(here, "job", "fetch", "7", "--out", "x", code=FAILED)["why"] == "there is no job 7 on this contract"
+        earned = until(lambda: (e := assay(here, "worker", "earnings")) and e["credits"] and e)
+        assert sum(credit["amount"] for credit in earned["credits"]) == 4 * 100_000
