@@ -35,7 +35,7 @@ contract InvariantsTest is Test {
     }
 
     function targetSelectors() public view returns (FuzzSelector[] memory only) {
-        bytes4[25] memory all = [
+        bytes4[26] memory all = [
             Handler.postJob.selector,
             Handler.fundJob.selector,
             Handler.cancelJob.selector,
@@ -59,6 +59,7 @@ contract InvariantsTest is Test {
             Handler.voidSegment.selector,
             Handler.dispute.selector,
             Handler.dispute.selector,
+            Handler.reject.selector,
             Handler.trespass.selector,
             Handler.wait.selector
         ];

@@ -332,6 +332,8 @@ contract Handler is Network {
     function dispute(uint256 seed) public guarded(address(0)) {
         uint64 id = segmentOf(seed);
         if (id == 0) return;
+        // As often one that failed: it may be disputed for as long as its bond is reserved.
+        if ((seed >> 64) % 2 == 0) id = failedOne(id);
         Segment memory s = jobs.segment(id);
         uint256 what = (seed >> 32) % 8;
         if (what < 2) {
@@ -347,6 +349,28 @@ contract Handler is Network {
             uint128 reserved = stakes.reservation(s.provider, id);
             if (reserved > 0) disputes.slash(s.provider, id, reserved, reserved - reserved / 4);
         }
+    }
+
+    /// A challenger wins against one that stands; rather one that others build on, so that they fall with it.
+    function reject(uint256 seed) public guarded(address(0)) {
+        uint64 found = 0;
+        for (uint64 id = 1; id <= jobs.segmentCount(); ++id) {
+            Segment memory s = jobs.segment(id);
+            bool stands = s.state >= SegmentState.DRAWN && s.state <= SegmentState.ATTESTED;
+            if (stands && (s.child != 0 || (found == 0 && seed % 4 == 0))) found = id;
+        }
+        if (found == 0) return;
+        disputes.opened(found);
+        disputes.resolved(found, true);
+    }
+
+    /// The first before `id` that is WITHHELD or UNPAID; `id` when there is none.
+    function failedOne(uint64 id) internal view returns (uint64) {
+        for (uint64 i = id; i > 0; --i) {
+            SegmentState state = jobs.segment(i).state;
+            if (state == SegmentState.WITHHELD || state == SegmentState.UNPAID) return i;
+        }
+        return id;
     }
 
     // ---- what nobody may do --------------------------------------------------------------------------------------------------
