@@ -9,7 +9,7 @@ a connection per request, and its lock stays locked for ever, for the whole proc
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, ServerDisconnectedError, TCPConnector
 from web3 import AsyncHTTPProvider, AsyncWeb3
@@ -118,7 +118,10 @@ class KeepAlive(AsyncHTTPProvider):
 
     async def make_batch_request(self, batch_requests: list[tuple[RPCEndpoint, Any]]) -> list[RPCResponse] | RPCResponse:
         answer: Any = self.decode_rpc_response(await self._post(self.encode_batch_rpc_request(batch_requests)))
-        return sorted(answer, key=lambda one: int(one["id"])) if isinstance(answer, list) else answer
+        if not isinstance(answer, list):
+            return cast(RPCResponse, answer)
+        rows = cast(list[dict[str, Any]], answer)
+        return cast(list[RPCResponse], sorted(rows, key=lambda row: int(row["id"])))
 
     async def _post(self, data: bytes) -> bytes:
         try:

@@ -11,7 +11,7 @@ from assay.adapters.memory_jobs import BPS, Jobs
 from assay.adapters.memory_records import Check, Segment
 from assay.adapters.memory_stakes import JOBS, Context
 from assay.adapters.refusals import refuse
-from assay.chain import Attest, Open, RevealAll, SegmentState, Serve
+from assay.chain import Attest, Open, Reveal, RevealAll, SegmentState, Serve
 from assay.ids import Address, Digest, SegmentId
 from assay.merkle import sha256
 
@@ -149,17 +149,17 @@ class Committee(Jobs):
         if seg.phase != SEAL:
             raise refuse("WrongPhase", segment=call.segment, phase=seg.phase)
         ctx.need_before(seg.seal_by)
-        found: list[Check] = []
+        fresh: dict[Address, tuple[Check, Digest]] = {}
         for seal in call.seals:
             check = self._check(seg, seal.verifier)
-            if check.digest is not None or check in found:
-                raise refuse("AlreadySealed", verifier=seal.verifier)
+            if check.digest is not None or seal.verifier in fresh:  # nobody can spoil a batch by sending a part of it first
+                continue
             if not self.consents(seal.verifier, who, seal_digest(ctx.chain_id, call.segment, seg.round, seal.digest), seal.signature):
                 raise refuse("BadSignature", signer=seal.verifier)
-            found.append(check)
-        for check, seal in zip(found, call.seals, strict=True):
-            check.digest = seal.digest
-            ctx.emit(chain.Sealed, segment=call.segment, verifier=seal.verifier)
+            fresh[seal.verifier] = (check, seal.digest)
+        for verifier, (check, digest) in fresh.items():
+            check.digest = digest
+            ctx.emit(chain.Sealed, segment=call.segment, verifier=verifier)
         if all(check.digest is not None for check in seg.checks):
             seg.phase, seg.reveal_by = REVEAL, ctx.time + self.jobs[seg.job].terms.params.reveal_window
             ctx.emit(chain.RevealsDue, segment=call.segment, reveal_by=seg.reveal_by)
@@ -174,21 +174,21 @@ class Committee(Jobs):
         seg = self.segment(call.segment, SegmentState.SERVED)
         self._need_revealing(ctx, seg)
         ctx.need_before(seg.reveal_by)
-        found: list[Check] = []
+        fresh: dict[Address, tuple[Check, Reveal]] = {}
         for reveal in call.reveals:
             check = self._check(seg, reveal.verifier)
             if check.digest is None:
                 raise refuse("NotSealed", verifier=reveal.verifier)
-            if check.order or check in found:
-                raise refuse("AlreadyRevealed", verifier=reveal.verifier)
+            if check.order or reveal.verifier in fresh:
+                continue
             if len(reveal.trace_roots) != len(seg.units):
                 raise refuse("LengthMismatch", expected=len(seg.units), given=len(reveal.trace_roots))
             told = (reveal.agrees, reveal.trace_roots, reveal.verifier, reveal.salt)
             if check.digest != draw.attestation(ctx.chain_id, JOBS, call.segment, seg.round, *told):
                 raise refuse("DigestMismatch", verifier=reveal.verifier)
-            found.append(check)
+            fresh[reveal.verifier] = (check, reveal)
         order = sum(check.order > 0 for check in seg.checks)
-        for check, reveal in zip(found, call.reveals, strict=True):
+        for check, reveal in fresh.values():
             order += 1
             check.order, check.agrees, check.trace_roots = order, reveal.agrees, reveal.trace_roots
             ctx.emit(chain.Revealed, segment=call.segment, verifier=reveal.verifier, agrees=reveal.agrees, trace_roots=reveal.trace_roots)

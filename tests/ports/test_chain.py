@@ -6,6 +6,7 @@ has come into being or gone.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from chain_world import NAMES, NO, STAKE, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, told
 
 from assay import chain
+from assay.adapters import evm_abi
 from assay.chain import (
     Activate,
     Assign,
@@ -171,6 +173,31 @@ async def no_show(world: World) -> None:
     assert fee.fee == DRAW_BOND // 10
     await world.settled(segment)
     assert (await world.chains["val"].view(world["val"])).stake == STAKE - DRAW_BOND // 10
+
+
+async def overlapping_batches(world: World) -> None:
+    """Nobody spoils a batch of seals or reveals by sending a part of it first: what is there is skipped, also within a batch."""
+    await world.populate()
+    job = await world.post()
+    segment = await world.committed(job, 0, 0, 2)
+    drawn = await world.drawn(segment)
+    await world.served(segment, 0)
+    made = {name: world.reveal_of(name, drawn, True, b"right") for name in VERIFIERS}
+    seals = [
+        Seal(verifier=world[name], digest=digest, signature=world.chains[name].sign_seal(segment, 0, digest)) for name, (digest, _) in made.items()
+    ]
+    await world.do("stranger", chain.Attest(segment=segment, seals=(seals[0],)))
+    other = msgspec.structs.replace(seals[0], digest=sha256(b"a change of mind"))
+    await world.do("stranger", chain.Attest(segment=segment, seals=(other, seals[1], seals[1])))
+    assert await world.refused("stranger", chain.RevealAll(segment=segment, reveals=(made["vera"][1],))) == "TooEarly"
+    await world.do("stranger", chain.Attest(segment=segment, seals=tuple(seals)))
+    reveals = [reveal for _, reveal in made.values()]
+    await world.do("stranger", chain.RevealAll(segment=segment, reveals=(reveals[0], reveals[0])))
+    changed = msgspec.structs.replace(reveals[0], agrees=False)
+    await world.do("stranger", chain.RevealAll(segment=segment, reveals=(changed, *reveals[1:])))
+    assert [world.name(event.verifier) for event in await world.events() if isinstance(event, chain.Revealed)] == list(VERIFIERS)
+    assert all(event.agrees for event in await world.events() if isinstance(event, chain.Revealed))
+    assert await world.last(chain.OpeningsDue)
 
 
 async def lapse(world: World) -> None:
@@ -356,7 +383,9 @@ async def bad_terms(world: World) -> None:
     assert (await world.balances())["client"] == TOKENS
 
 
-SCRIPTS: list[Script] = [happy, withheld, split_vote, no_show, lapse, prefix, void, unpaid, too_few, cancel, offers, seats, bad_terms]
+SCRIPTS: list[Script] = [
+    happy, withheld, split_vote, no_show, overlapping_batches, lapse, prefix, void, unpaid, too_few, cancel, offers, seats, bad_terms,
+]  # fmt: skip
 
 
 async def _run(world: World, script: Script) -> tuple[list[Any], dict[str, int]]:
@@ -381,6 +410,18 @@ def test_a_script_on_the_evm_and_in_memory_leaves_the_same(script: Script, anvil
     here = asyncio.run(_run(MemoryWorld(), script))
     there = asyncio.run(on_evm())
     assert there == here
+
+
+def test_the_ledger_in_memory_refuses_with_the_contracts_errors_only() -> None:
+    known = {name: names for name, names, _ in evm_abi._errors().values()}
+    refusals = 0
+    for path in sorted(Path(evm_abi.__file__).parent.glob("memory_*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "refuse":
+                (name,) = (argument.value for argument in call.args if isinstance(argument, ast.Constant))
+                assert [keyword.arg for keyword in call.keywords] == known.get(str(name)), f"{path.name}:{call.lineno} {name}"
+                refusals += 1
+    assert refusals > 50
 
 
 # ---- the port itself -----------------------------------------------------------------------------------------------------
