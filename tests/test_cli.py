@@ -171,10 +171,14 @@ asyncio.run(main())
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as daemon:
         assert daemon.stdout is not None
         assert daemon.stdout.readline() == "up\n"
-        folder.give_order(tmp_path, "withdraw")
-        said = runner.invoke(app, ["worker", "drain", "--data", str(tmp_path), "--json"])
-        assert json.loads(said.stdout) == {"order": "drain", "taken": True}
-        daemon.kill()
+        try:
+            folder.give_order(tmp_path, "withdraw")
+            said = runner.invoke(app, ["worker", "drain", "--data", str(tmp_path), "--json"])
+            assert json.loads(said.stdout) == {"order": "drain", "taken": True}
+            status = folder.read_status(tmp_path)
+            assert status["running"] is True
+        finally:
+            daemon.kill()
     status = folder.read_status(tmp_path)
     assert status["running"] is False
     assert status["root"] == "6162"

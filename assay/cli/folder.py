@@ -34,6 +34,7 @@ def prepare(data: Path) -> None:
         raise Trouble(f"{data} belongs to another user", "a node's folder holds its keys", "name another folder: --data FOLDER", ENVIRONMENT)
     if found.st_mode & 0o077:
         data.chmod(0o700)
+    (data / "orders").mkdir(exist_ok=True, mode=0o700)
 
 
 class Lock:
@@ -65,9 +66,7 @@ def running(data: Path) -> bool:
 
 async def attend(data: Path, status: Callable[[], dict[str, Any]], order: Callable[[str], None]) -> None:
     """The daemon's side, until it is cancelled."""
-    orders = data / "orders"
-    orders.mkdir(exist_ok=True, mode=0o700)
-    last = ""
+    orders, last = data / "orders", ""
     while True:
         for path in sorted(orders.glob("*.order")):
             name = path.read_text()
