@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from assay.cli.common import ENVIRONMENT, FAILED
+from assay.localnet import rpc
 
 ASSAY = [sys.executable, "-m", "assay.cli"]
 
@@ -129,3 +130,25 @@ training = assay.Training(model=nn.Linear(6, 3), loss=lambda model, batch: F.cro
         assert assay(here, "job", "fetch", "7", "--out", "x", code=FAILED)["why"] == "there is no job 7 on this contract"
         earned = until(lambda: (e := assay(here, "worker", "earnings")) and e["credits"] and e)
         assert sum(credit["amount"] for credit in earned["credits"]) == 4 * 100_000
+
+
+def test_a_daemon_whose_past_is_reorganised_away_begins_again_and_registers_again(here: Path) -> None:
+    """Deeper than its confirmations: what it acted on never happened. It must neither stop for good nor go on with two histories."""
+    url = assay(here, "net", "up")["rpc"]
+    with daemon(here, "verifier"):
+        before = until(lambda: (s := assay(here, "verifier", "status")) and s.get("head", 0) and s)
+        until(lambda: assay(here, "verifier", "status")["head"] >= before["head"] + 2)
+        rpc.call(url, "anvil_reorg", 12, [])
+        begun = until(lambda: [n for n in _log(here, "verifier") if n["topic"] == "reorganised"])
+        assert "begins again" in begun[0]["text"]
+        again = until(lambda: [n for n in _log(here, "verifier") if n["topic"] == "up"][1:])
+        assert again[0]["account"] == before["account"]
+        until(lambda: assay(here, "verifier", "status")["head"] > before["head"])
+    account = assay(here, "verifier", "earnings")["account"]
+    assert (account["stake"], account["reserved"]) == (100_000_000, 1_000_000)  # deposited and seated again
+    assert list(here.glob("**/before-*journal.sqlite"))
+
+
+def _log(here: Path, role: str) -> list[dict[str, Any]]:
+    (file,) = here.glob(f"**/{role}/log.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]

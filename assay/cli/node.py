@@ -21,7 +21,7 @@ from assay.cli.folder import Lock, attend, prepare
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
 from assay.messages import PeerRecord
-from assay.ports import Reverted
+from assay.ports import Reorganised, Reverted
 from assay.receipts import Ledger
 from assay.runtime import Note
 
@@ -33,6 +33,8 @@ LOCAL_CHAIN = 31337
 """Chain id of anvil and its like: there the faucet is the node's own account."""
 GAS_MONEY = 10**15
 """Wei under which a node is told to be out of gas money."""
+CONFIRMATIONS = 12
+"""Blocks; what exchanges have long asked of Ethereum. A chain that reorganises deeper needs --confirmations."""
 ENGINES = ("worker", "verifier")
 
 
@@ -45,12 +47,14 @@ class Options:
     price: int = 100_000
     stake: int = 0
     threads: int = 1
+    confirmations: int = 0
+    """Blocks under the head from which an event counts as final; 0: one on the local chain, CONFIRMATIONS elsewhere."""
     engine: tuple[str, ...] = ()
     """Command that starts an engine, if another than the honest one (the liars of the tests)."""
 
 
 @contextlib.asynccontextmanager
-async def compose(role: str, where: Settings, options: Options, *, depth: int = 1) -> AsyncIterator[Ports]:
+async def compose(role: str, where: Settings, options: Options) -> AsyncIterator[Ports]:
     """The node's ports; what has to be closed is closed on leaving. Raises Trouble and what the adapters raise."""
     from assay.adapters.ipfs import LocalBlobs
     from assay.adapters.ipfs_gateway import BlockGateway
@@ -100,6 +104,7 @@ async def compose(role: str, where: Settings, options: Options, *, depth: int = 
 
             engine = ProcessEngine(threads=options.threads, command=options.engine)
             stack.push_async_callback(engine.close)
+        depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
         yield Ports(chain=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth)
 
 
@@ -206,22 +211,37 @@ async def serve(role: str, where: Settings, options: Options, *, as_json: bool) 
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop)
     with contextlib.suppress(asyncio.CancelledError):
-        async with compose(role, where, options) as ports:
-            note = printer(as_json, where.data / "log.jsonl")
-            try:
-                stake = await fund(ports, where.rpc, options.stake, note)
-                await enrol(ports, deposit=stake, seat=role == "verifier")
-            except Reverted as error:
-                raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None
-            node = build(role, ports, options, note)
-            running.append(node)
-            note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
-            watcher = asyncio.create_task(attend(where.data, lambda: {"role": role, "pid": os.getpid(), **node.status()}, node.order))
-            try:
-                await node.run()
-            finally:
-                watcher.cancel()
+        while await _serve_until_reorganised(role, where, options, running, as_json):
+            running.clear()
+
+
+async def _serve_until_reorganised(role: str, where: Settings, options: Options, running: list[Node], as_json: bool) -> bool:
+    """Whether to begin again: events that the machine acted on are no longer part of the chain, so what it knows is set aside and
+    learnt anew from the chain, as after the loss of a disk. Keys, blobs and the sender's memory stay."""
+    async with compose(role, where, options) as ports:
+        note = printer(as_json, where.data / "log.jsonl")
+        try:
+            stake = await fund(ports, where.rpc, options.stake, note)
+            await enrol(ports, deposit=stake, seat=role == "verifier")
+        except Reverted as error:
+            raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None
+        node = build(role, ports, options, note)
+        running.append(node)
+        note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
+        watcher = asyncio.create_task(attend(where.data, lambda: {"role": role, "pid": os.getpid(), **node.status()}, node.order))
+        try:
+            await node.run()
+        except Reorganised as error:
+            note(Note(topic="reorganised", text=f"{error}. This node begins again from the chain; its journal is kept beside the new one"))
+        else:
             note(Note(topic="down", text=f"{role} {ports.keys.account} stops"))
+            return False
+        finally:
+            watcher.cancel()
+    for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"):
+        if (where.data / name).exists():
+            (where.data / name).rename(where.data / f"before-{int(time.time())}-{name}")
+    return True
 
 
 async def serve_bootstrap(where: Settings, options: Options, *, as_json: bool) -> None:

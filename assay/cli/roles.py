@@ -17,6 +17,9 @@ Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help="Where pee
 Announce = Annotated[str | None, typer.Option("--announce", metavar="HOST", help="The address that others reach this node by, if another.")]
 Price = Annotated[int, typer.Option("--price", min=1, help="Asked for a step, in the token's smallest unit.")]
 Stake = Annotated[int | None, typer.Option("--stake", min=0, help="Stake to keep deposited, in the token's smallest unit.")]
+Confirmations = Annotated[
+    int, typer.Option("--confirmations", min=0, help="Blocks until an event counts as final; 0: 1 on the local chain, 12 elsewhere.")
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
 
 WHAT = {
@@ -61,27 +64,31 @@ def _common(app: typer.Typer, role: str) -> None:
 
         def start_worker(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
-            announce: Announce = None, price: Price = 100_000, stake: Stake = LOCAL_STAKE["worker"], threads: Threads = 1, json: Lines = False,
+            announce: Announce = None, price: Price = 100_000, stake: Stake = LOCAL_STAKE["worker"], threads: Threads = 1,
+            confirmations: Confirmations = 0, json: Lines = False,
         ) -> None:  # fmt: skip
-            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, price=price, stake=stake or 0, threads=threads)
+            money = {"price": price, "stake": stake or 0}
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, threads=threads, confirmations=confirmations, **money)
 
         start: Any = start_worker
     elif role == "verifier":
 
         def start_verifier(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
-            announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1, json: Lines = False,
+            announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1,
+            confirmations: Confirmations = 0, json: Lines = False,
         ) -> None:  # fmt: skip
-            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, stake=stake or 0, threads=threads)
+            money = {"stake": stake or 0}
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, threads=threads, confirmations=confirmations, **money)
 
         start = start_verifier
     else:
 
         def start_other(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
-            announce: Announce = None, json: Lines = False,
+            announce: Announce = None, confirmations: Confirmations = 0, json: Lines = False,
         ) -> None:  # fmt: skip
-            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce)
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, confirmations=confirmations)
 
         start = start_other
 
