@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS, SEGMENTS = 24, 8
+STEPS, SEGMENTS = 96, 8
 KEYS = {
     "job", "program_cid", "final_state_root", "local_state_root", "loss_first", "loss_last", "balance_changes", "segments", "rejections",
     "slashes", "chain", "wall_seconds", "peak_memory_bytes",
@@ -93,9 +93,10 @@ def test_no_honest_worker_was_rejected(run: Run) -> None:
 
 
 def test_one_worker_was_killed_and_came_back(run: Run) -> None:
-    (killed,) = run.named("killed")
-    assert killed["party"].startswith("worker")
-    assert any("started again" in note["text"] for note in run.named("up"))
+    killed = run.named("killed")
+    assert killed
+    assert all(note["party"].startswith("worker") for note in killed)
+    assert any("started again" in note["text"] and note["party"] == killed[-1]["party"] for note in run.named("up"))
     assert run.result["segments"].get("LAPSED", 0) >= 1
 
 

@@ -56,6 +56,7 @@ class Demo:
         self.before, self.after = "", ""
         self.killed: str | None = None
         self.killed_in, self.revived = SegmentId(0), False
+        self.processes: Processes | None = None
         self.local_command: list[str] = []
         self.posted_in = 0
         """Block."""
@@ -73,6 +74,7 @@ class Demo:
         try:
             with self.display:
                 async with Processes(self._hear, base / "logs") as processes:
+                    self.processes = processes
                     sampler = asyncio.create_task(self.peak.sample(2.0))
                     try:
                         result = await self._scenes(processes, base)
@@ -162,6 +164,7 @@ class Demo:
         elif topic == "progress" and name == "scheduler":
             loss = struct.unpack("<f", struct.pack("<I", note["loss_f32"]))[0]
             self.display.progress(SegmentId(note["segment"]), note["step"], loss)
+            self._maybe_kill(SegmentId(note["segment"]), note["step"])
 
     def _hear_client(self, note: dict[str, Any]) -> None:
         topic = str(note.get("topic", "error"))
@@ -201,11 +204,7 @@ class Demo:
                 if segment is not None and (segment.number, segment.state) not in told:
                     told.add((segment.number, segment.state))
                     self._tell(segment)
-            self._maybe_kill(processes)
-            if self.killed is not None and not self.revived and ledger.segments[self.killed_in].state != SegmentState.ACTIVE:
-                self.revived = True
-                self.display.say("up", f"{self.killed} is started again on the folder that it left")
-                await self._start_daemon(processes, network, base, self.killed)
+            await self._revive(network, base)
             head = await reader.head()
             self.display.head = f"block {head.number}, {self.peak.peak / 2**30:.2f} GiB at most"
             await asyncio.sleep(0.3)
@@ -235,19 +234,29 @@ class Demo:
                 why = f"{note.get('error', '')} {note.get('why', '')}".strip() or processes.said(name)
                 raise Trouble(f"{name} ended with exit code {process.returncode}", why, "assay demo --keep FOLDER keeps the logs")
 
-    def _maybe_kill(self, processes: Processes) -> None:
-        """Once: the worker of a segment of the second half-way, when it is in the middle of it."""
-        if self.killed is not None:
+    def _maybe_kill(self, number: SegmentId, step: int) -> None:
+        """Once: an honest worker that says it has done `step`, when that is in the middle of a segment of the job's later part."""
+        segment = self.display.ledger.segments.get(number)
+        if self.killed is not None or segment is None or self.processes is None:
             return
-        for segment in self.display.ledger.segments.values():
-            name, at = self.display.name(segment.provider), self.display.at.get(segment.number, 0)
-            middle = segment.start + (segment.stop - segment.start) // 3
-            honest = name.startswith("worker") and segment.start >= self.steps // 4 and not self._on_a_lie(segment)
-            if honest and segment.state == SegmentState.ACTIVE and middle <= at < segment.stop:
-                self.killed, self.killed_in = name, segment.number
-                processes.kill(name)
-                self.display.say("killed", f"{name} is killed with SIGKILL in step {at} of segment {segment.number}", party=name)
-                return
+        name, left = self.display.name(segment.provider), segment.stop - step - 1
+        if name.startswith("worker") and segment.start >= self.steps // 4 and left >= 2 and not self._on_a_lie(segment):
+            self.killed, self.killed_in = name, number
+            self.processes.kill(name)
+            self.display.say("killed", f"{name} is killed with SIGKILL after step {step} of segment {number}", party=name, segment=number)
+
+    async def _revive(self, network: Network, base: Path) -> None:
+        """Starts the killed worker again when its segment has moved on: lapsed, or committed if the kill came too late."""
+        segment = self.display.ledger.segments.get(self.killed_in)
+        if self.killed is None or self.revived or segment is None or segment.state in (SegmentState.ASSIGNED, SegmentState.ACTIVE):
+            return
+        assert self.processes is not None
+        self.display.say("up", f"{self.killed} is started again on the folder that it left", party=self.killed)
+        await self._start_daemon(self.processes, network, base, self.killed)
+        if segment.state == SegmentState.LAPSED:
+            self.revived = True
+        else:  # it had committed before it died: another one has to
+            self.killed = None
 
     def _on_a_lie(self, segment: Segment) -> bool:
         """Whether it builds on what the liar committed, so that it will be void anyway."""
