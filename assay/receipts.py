@@ -207,6 +207,8 @@ def receipt(segment: Segment) -> str:
     match segment.state:
         case SegmentState.SETTLED:
             return f"{steps}: the provider is paid, since {segment.reason}"
+        case SegmentState.WITHHELD:
+            return f"{steps}: the provider is not paid and its bond stays reserved, since {segment.reason}"
         case state if state in chain.TERMINAL:
             return f"{steps}: the provider is not paid, since {segment.reason}"
         case state:

@@ -301,7 +301,9 @@ class Demo:
         }  # fmt: skip
 
     def _report(self, result: dict[str, Any]) -> None:
-        named = {self.names.get(Address(who), who): change for who, change in result["balance_changes"].items()}
+        changes = {self.names.get(Address(who), who): change for who, change in result["balance_changes"].items()}
+        order = ["client", "worker", "liar", "verifier"]
+        named = dict(sorted(changes.items(), key=lambda item: (next((i for i, r in enumerate(order) if item[0].startswith(r)), 9), item[0])))
         same = result["final_state_root"] == result["local_state_root"]
         facts = [
             ("loss", f"{result['loss_first']:.3f} → {result['loss_last']:.3f}"),
