@@ -55,7 +55,7 @@ if [ -n "$lacks" ]; then
 fi
 
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-pip="$VENV/bin/python -m pip --disable-pip-version-check -q"
+pip="$VENV/bin/python -m pip --disable-pip-version-check -qq"
 export PIP_CONSTRAINT="$(pwd)/constraints.txt" # the environment variable also reaches the builds of source packages
 
 if [ "$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then
