@@ -243,11 +243,12 @@ def fetch(
     """
     from assay.cli.submit import fetch_job
 
-    found = run_async(fetch_job(settings(rpc, contract, bootstrap, data, "client"), job, out, whole=whole))
+    found = run_async(fetch_job(settings(rpc, contract, bootstrap, data, "client"), job, out, whole=whole, as_json=json))
     if json:
         show(found)
     else:
-        print(f"{found['tensors']} tensors written to {out}; their state has the root that settled: {found['final_state_root']}")
+        print(f"{found['tensors']} tensors after {found['steps']} steps written to {out}; their state has the root that settled:")
+        print(found["final_state_root"])
 
 
 @app.command()

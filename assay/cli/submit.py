@@ -213,8 +213,10 @@ async def follow_job(node: Any, job: JobId, as_json: bool) -> Tensors:
             await _take_back(node, job, as_json)
             return state
         if known.refund is not None or (known.cancelled and all(s.ended for s in ledger.of_job(job))):
+            await _take_back(node, job, as_json)
             last = ledger.last_good(job)
-            raise Trouble(f"job {job} was cancelled", f"{last.stop if last else 0} of {known.terms.steps} steps had settled", f"assay job show {job}")
+            next = f"assay job fetch {job} --out FILE gives the weights of that step" if last else f"assay job show {job}"
+            raise Trouble(f"job {job} was cancelled", f"{last.stop if last else 0} of {known.terms.steps} steps had settled", next)
     raise AssertionError("following a chain does not end")
 
 
@@ -276,7 +278,7 @@ async def watch_job(where: Settings, job: int, *, as_json: bool) -> None:
         tell(as_json, "done", text, job=job, final_state_root=root.hex())
 
 
-async def fetch_job(where: Settings, job: int, out: Path, *, whole: bool) -> dict[str, Any]:
+async def fetch_job(where: Settings, job: int, out: Path, *, whole: bool, as_json: bool) -> dict[str, Any]:
     """`assay job fetch`."""
     async with client_node(where) as node:
         ledger = await read_all(node.chain, node.depth)
@@ -286,10 +288,11 @@ async def fetch_job(where: Settings, job: int, out: Path, *, whole: bool) -> dic
             raise Trouble(f"the weights of job {job} cannot be had yet", str(error), f"assay job watch {job}") from None
         except ValueError as error:
             raise Trouble(f"the weights of job {job} cannot be used", str(error), f"assay job show {job}") from None
+        await _take_back(node, JobId(job), as_json)
         kept = state if whole else client.weights(state)
         await asyncio.to_thread(out.write_bytes, to_bytes(kept))
-        root = state_root(ledger.jobs[JobId(job)].terms.steps, state)
-        return {"job": job, "out": str(out), "tensors": len(kept), "final_state_root": root.hex()}
+        last, _ = client.deliverable(ledger, JobId(job), node.chain.account)
+        return {"job": job, "out": str(out), "tensors": len(kept), "steps": last.stop, "final_state_root": state_root(last.stop, state).hex()}
 
 
 async def cancel_job(where: Settings, job: int) -> None:
