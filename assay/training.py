@@ -27,13 +27,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.dataset import Dataset
-from assay.optim import SGD, AdamW, Constant, Cosine, Linear, Optimizer, Schedule, SettingError
+from assay.optim import SGD, Adam, AdamW, Averaged, Constant, Cosine, Linear, Lion, Muon, Optimizer, Schedule, SettingError
 from assay.program import GEMM_BITS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["SGD", "AdamW", "Constant", "Cosine", "Dataset", "Linear", "SettingError", "Training", "TrainingError", "load_training"]
+__all__ = [
+    "SGD", "Adam", "AdamW", "Averaged", "Constant", "Cosine", "Dataset", "Linear", "Lion", "Muon", "SettingError", "Training", "TrainingError",
+    "load_training",
+]  # fmt: skip
 
 
 class TrainingError(ValueError):
@@ -59,6 +62,8 @@ class Training:
     """Text that shows what the model can do, to be printed before and after; ordinary PyTorch on the model it is given."""
     name: str = ""
     """Of the job; `load_training` fills in the file's name."""
+    seed: int = 0
+    """Of dropout: 64 bits; with it the program says which elements are dropped, at every step, on every machine."""
     gemm_bits: int = 14
     """b, the width of quantised matrix operands: 14, 15 and 23 train like float32 (docs/exact-arithmetic.md)."""
 
@@ -67,14 +72,16 @@ class Training:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SettingError(f"Training: {name} must be a whole number of at least 1, not {value!r}")
-        for name, kinds in (("data", Dataset), ("optimizer", AdamW | SGD), ("schedule", Constant)):
+        for name, kinds in (("data", Dataset), ("optimizer", Optimizer), ("schedule", Constant)):
             if not isinstance(value := getattr(self, name), kinds):
-                wanted = {"optimizer": "assay.AdamW or assay.SGD", "schedule": "assay.Constant, Linear or Cosine", "data": "assay.Dataset"}
-                raise SettingError(f"Training: {name} must be an {wanted[name]}, not {type(value).__name__}")
+                one_of = {"optimizer": "assay.AdamW, Adam, SGD, Lion, Muon or Averaged", "schedule": "assay.Constant, Linear or Cosine"}
+                raise SettingError(f"Training: {name} must be an {one_of.get(name, 'assay.Dataset')}, not {type(value).__name__}")
         if not callable(self.loss) or not (self.sample is None or callable(self.sample)):
             raise SettingError("Training: loss is a function of (model, batch), sample one of (model)")
         if not hasattr(self.model, "named_parameters"):
             raise SettingError(f"Training: model must be a torch.nn.Module, not {type(self.model).__name__}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not -(1 << 63) <= self.seed < 1 << 63:
+            raise SettingError(f"Training: seed must be a whole number of 64 bits, not {self.seed!r}")
         if not isinstance(self.gemm_bits, int) or not GEMM_BITS[0] <= self.gemm_bits <= GEMM_BITS[1]:
             raise SettingError(f"Training: gemm_bits must be in {GEMM_BITS[0]}..{GEMM_BITS[1]}, not {self.gemm_bits!r}")
         if len(self.data) < self.batch:

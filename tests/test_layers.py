@@ -4,14 +4,14 @@ the last tests, which import in a fresh process and look at what came along).
 A module may import from its own layer and from those below it:
 
     base         assay.ids assay.codec assay.merkle
-    table        assay.exact.table
+    table        assay.exact.{types,table}
     vocabulary   what is shared: messages, chain, job, program, ports, the exact engine, sealing, ...
     machines     the roles' pure machines
     daemons      the roles' daemons, the generic node, the client
     adapters     the outside (EVM, IPFS, libp2p, SQLite, processes): they know the vocabulary and nothing above it
     composition  assay.cli, assay.localnet, assay.sim: the only ones that put adapters and daemons together
 
-Two roles never import each other, and torch is imported by assay.trace and assay.training alone.
+Two roles never import each other, and torch is imported by assay.trace, assay.replay and assay.training alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     COMPOSITION: {BASE, TABLE, VOCABULARY, MACHINES, DAEMONS, ADAPTERS, COMPOSITION},
 }
 HEAVY = ("torch", "web3", "libp2p", "ray", "trio", "eth_account", "sklearn", "shakespeare")
-TORCH_USERS = ("assay.trace", "assay.training")
+TORCH_USERS = ("assay.trace", "assay.replay", "assay.training")
 LONGEST = 400
 
 
@@ -65,7 +65,7 @@ def layer(module: str) -> int:
     last = module.rsplit(".", 1)[-1]
     if module in ("assay", "assay.ids", "assay.codec", "assay.merkle"):
         return BASE
-    if module == "assay.exact.table":
+    if module in ("assay.exact.table", "assay.exact.types"):
         return TABLE
     if module.startswith(("assay.cli", "assay.localnet", "assay.sim")):
         return COMPOSITION

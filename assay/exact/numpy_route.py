@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import faults, reference
+from assay.exact.functions import NAN
 from assay.program import Part
 
 Array = NDArray[Any]
@@ -49,7 +50,7 @@ def matmul(a: Array, b: Array, bits: int) -> Array:
         qb, sb, fb = reference.quantise(b, -2, bits)
         product = integer_product(qa, qb, bits)
         if agrees(product, qa, qb):
-            return np.where(fa & fb, reference.round_scaled(product, -(sa + sb)), reference.NAN)
+            return np.where(fa & fb, reference.round_scaled(product, -(sa + sb)), NAN)
         faults.seen(1)
     raise faults.HardwareFault
 

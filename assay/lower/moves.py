@@ -3,6 +3,7 @@ nothing here: a value has a shape and its elements in order."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,28 @@ def _expand(c: Call) -> Value:
     return c.b.expand(c.args[0], c.out.shape)
 
 
+@lower("aten.repeat.default")
+def _repeat(c: Call) -> Value:
+    b, (x, counts) = c.b, c.args
+    shape = (*(1,) * (len(counts) - len(x.shape)), *x.shape)
+    x = b.reshape(x, [n for size in shape for n in (1, size)])
+    return b.reshape(b.expand(x, [n for pair in zip(counts, shape, strict=True) for n in pair]), c.out.shape)
+
+
+@lower("aten.copy.default")
+def _copy(c: Call) -> Value:
+    return c.b.expand(c.operand(c.args[1], c.out.dtype), c.out.shape)
+
+
+@lower("aten.flip.default")
+def _flip(c: Call) -> Value:
+    x = c.args[0]
+    for axis in c.args[1]:
+        x = c.b.emit("reverse", x, axis=c.axis(axis))
+    assert isinstance(x, Value)
+    return x
+
+
 # ---- slices ----------------------------------------------------------------------------------------------------------------
 
 
@@ -95,6 +118,26 @@ def _unbind(c: Call) -> Result:
 
 def _pad(b: Builder, x: Value, axis: int, before: int, after: int) -> Value:
     return b.emit("pad", x, axis=axis, before=before, after=after, bits=0)
+
+
+@lower("aten.slice_scatter.default")
+def _slice_scatter(c: Call) -> Value:
+    x, y, axis = c.args[0], c.args[1], c.axis(c.arg(2, "dim", 0))
+    start, stop, step = _bounds(x.shape[axis], c.arg(3, "start"), c.arg(4, "end"), c.arg(5, "step", 1))
+    if step != 1:
+        raise Unsupported(f"writing to a slice with step {step}")
+    before = [_slice(c.b, x, axis, 0, start)] if start else []
+    after = [_slice(c.b, x, axis, stop, x.shape[axis])] if stop < x.shape[axis] else []
+    return c.b.emit("concat", *before, y, *after, axis=axis)
+
+
+@lower("aten.select_scatter.default")
+def _select_scatter(c: Call) -> Value:
+    x, y, axis = c.args[0], c.args[1], c.axis(c.args[2])
+    at = c.args[3] % x.shape[axis]
+    before = [_slice(c.b, x, axis, 0, at)] if at else []
+    after = [_slice(c.b, x, axis, at + 1, x.shape[axis])] if at + 1 < x.shape[axis] else []
+    return c.b.emit("concat", *before, c.b.reshape(y, (*x.shape[:axis], 1, *x.shape[axis + 1 :])), *after, axis=axis)
 
 
 @lower("aten.slice_backward.default")
@@ -142,6 +185,35 @@ def _stack(c: Call) -> Value:
     return c.b.emit("concat", *(c.b.reshape(x, shape) for x in c.args[0]), axis=axis)
 
 
+@lower("aten.roll.default")
+def _roll(c: Call) -> Value:
+    x, shifts, axes = c.args[0], c.args[1], c.arg(2, "dims", [])
+    shape = x.shape
+    if not axes:
+        x, axes = c.b.reshape(x, (x.type.elements,)), [0]
+    for shift, axis in zip(shifts, axes, strict=True):
+        axis = c.axis(axis, len(x.shape))
+        if at := -shift % x.shape[axis]:
+            x = c.b.emit("concat", _slice(c.b, x, axis, at, x.shape[axis]), _slice(c.b, x, axis, 0, at), axis=axis)
+    return c.b.reshape(x, shape)
+
+
+@lower("aten.unfold.default")
+def _unfold(c: Call) -> Value:
+    x, axis, size, step = c.args
+    axis = c.axis(axis)
+    windows = c.b.emit("windows", x, axis=axis, size=size, stride=step, dilation=1)
+    return c.b.permute(windows, [i for i in range(len(windows.shape)) if i != axis + 1] + [axis + 1])
+
+
+@lower("aten.unfold_backward.default")
+def _unfold_backward(c: Call) -> Value:
+    b, (g, shape, axis, _, step) = c.b, c.args
+    axis, last = c.axis(axis, len(shape)), len(g.shape) - 1
+    g = b.permute(g, [*range(axis + 1), last, *range(axis + 1, last)])
+    return b.sum(b.emit("spread", g, axis=axis, n=shape[axis], stride=step, dilation=1), (axis + 1,), False)
+
+
 # ---- indexing --------------------------------------------------------------------------------------------------------------
 
 
@@ -169,22 +241,40 @@ def _embedding(c: Call) -> Value:
 @lower("aten.embedding_dense_backward.default")
 def _embedding_backward(c: Call) -> Value:
     g, index, rows, padding, by_frequency = c.args
-    if padding >= 0 or by_frequency:
-        raise Unsupported("an embedding with padding_idx or scale_grad_by_freq")
+    if by_frequency:
+        raise Unsupported("an embedding with scale_grad_by_freq")
     index = c.b.reshape(index, (index.type.elements,))
-    return _add_rows(c.b, index, c.b.reshape(g, (index.shape[0], g.shape[-1])), rows)
+    g = c.b.reshape(g, (index.shape[0], g.shape[-1]))
+    if padding >= 0:
+        counts = c.b.emit("ne", index, c.b.const(padding, index.dtype))
+        g = c.b.emit("select", c.b.reshape(counts, (*index.shape, 1)), g, c.b.const(0.0))
+    return _add_rows(c.b, index, g, rows)
 
 
-def _one_index(indices: Sequence[Any]) -> Value:
-    if len(indices) != 1 or not isinstance(indices[0], Value) or indices[0].dtype == "bool":
-        raise Unsupported("indexing other than with one tensor of integers in the first axis")
-    return indices[0]
+def _indexed(c: Call, x: Value, indices: Sequence[Any]) -> tuple[Value, Value, int]:
+    """Indexing by tensors of integers in neighbouring axes, as rows: (x with these axes first and as one, index of a row, the first
+    of the axes). Indices below zero count from the end."""
+    b = c.b
+    axes = [i for i, index in enumerate(indices) if index is not None]
+    if not axes or axes != list(range(axes[0], axes[-1] + 1)) or any(indices[i].dtype == "bool" for i in axes):
+        raise Unsupported("indexing other than by tensors of integers in neighbouring axes (for masks: torch.where)")
+    order = [*axes, *(i for i in range(len(x.shape)) if i not in axes)]
+    flat: Value | None = None
+    for axis in axes:
+        index, size = indices[axis], x.shape[axis]
+        if _counted(b, index) is None:
+            index = b.emit("select", b.emit("lt", index, b.const(0, index.dtype)), b.add(index, b.const(size, index.dtype)), index)
+        flat = index if flat is None else b.add(b.mul(b.cast(flat, "i64"), b.const(size, "i64")), b.cast(index, "i64"))
+    assert flat is not None
+    count = math.prod(x.shape[a] for a in axes)
+    return b.reshape(b.permute(x, order), (count, *(x.shape[i] for i in order[len(axes) :]))), flat, axes[0]
 
 
 @lower("aten.index.Tensor")
 def _index(c: Call) -> Value:
-    table, indices = c.args
-    return _rows(c.b, table, _one_index(indices))
+    table, index, first = _indexed(c, *c.args[:2])
+    rows, rank = _rows(c.b, table, index), len(index.shape)
+    return c.b.permute(rows, [*range(rank, rank + first), *range(rank), *range(rank + first, len(rows.shape))])
 
 
 @lower("aten.index_select.default")
@@ -209,14 +299,18 @@ def _index_add(c: Call) -> Value:
 
 @lower("aten.index_put.default")
 def _index_put(c: Call) -> Value:
-    """Only as the gradient of `index`: adding rows to zeros."""
-    x, indices, values = c.args[:3]
-    index = _one_index(indices)
+    """Only as the gradient of `index`: adding rows to what there is."""
+    b, (x, indices, values) = c.b, c.args[:3]
     if not c.arg(3, "accumulate", False):
         raise Unsupported("writing into rows of a tensor")
-    flat = c.b.reshape(index, (index.type.elements,))
-    values = c.b.reshape(c.b.expand(values, (*index.shape, *x.shape[1:])), (*flat.shape, *x.shape[1:]))
-    return c.b.add(x, _add_rows(c.b, flat, values, x.shape[0]))
+    table, index, first = _indexed(c, x, indices)
+    axes, rank = sum(i is not None for i in indices), len(index.shape)
+    values = b.expand(values, (*x.shape[:first], *index.shape, *x.shape[first + axes :]))
+    values = b.permute(values, [*range(first, first + rank), *range(first), *range(first + rank, len(values.shape))])
+    flat = b.reshape(index, (index.type.elements,))
+    rows = _add_rows(b, flat, b.reshape(values, (*flat.shape, *table.shape[1:])), table.shape[0])
+    back = b.reshape(rows, (*x.shape[first : first + axes], *table.shape[1:]))
+    return b.add(x, b.permute(back, [*range(axes, axes + first), *range(axes), *range(axes + first, len(x.shape))]))
 
 
 @lower("aten.gather.default")
