@@ -1,7 +1,7 @@
 """The engine without a compiler: the reference's operators, with matrix products through a BLAS on integer-valued doubles.
 
 Such a product is exact in any order of summation as long as every partial sum stays below 2^53; wider ones are split into two of
-half the width. Everything else is the specification itself (assay.exact.reference), and so the same bits.
+half the width. Each has a checksum. Everything else is the specification itself (assay.exact.reference), and so the same bits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact import reference
+from assay.exact import faults, reference
 from assay.program import Part
 
 Array = NDArray[Any]
@@ -37,10 +37,21 @@ def integer_product(qa: Array, qb: Array, bits: int) -> Array:
     return (top << half) + np.asarray(np.matmul(a, low)).astype(np.int64)
 
 
+def agrees(product: Array, qa: Array, qb: Array) -> bool:
+    """Whether the sums of the product's columns are the sums of qa's columns times qb, modulo 2^64 (Huang and Abraham 1984)."""
+    return bool(np.array_equal(product.sum(axis=-2), np.matmul(qa.sum(axis=-2)[..., None, :], qb)[..., 0, :]))
+
+
 def matmul(a: Array, b: Array, bits: int) -> Array:
-    qa, sa, fa = reference.quantise(a, -1, bits)
-    qb, sb, fb = reference.quantise(b, -2, bits)
-    return np.where(fa & fb, reference.round_scaled(integer_product(qa, qb, bits), -(sa + sb)), reference.NAN)
+    """Raises HardwareFault when the product fails its checksum twice."""
+    for _ in range(2):
+        qa, sa, fa = reference.quantise(a, -1, bits)
+        qb, sb, fb = reference.quantise(b, -2, bits)
+        product = integer_product(qa, qb, bits)
+        if agrees(product, qa, qb):
+            return np.where(fa & fb, reference.round_scaled(product, -(sa + sb)), reference.NAN)
+        faults.seen(1)
+    raise faults.HardwareFault
 
 
 def last_uses(part: Part) -> list[list[int]]:

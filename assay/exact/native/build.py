@@ -4,7 +4,8 @@ The library goes into the user's cache folder (ASSAY_CACHE, else XDG_CACHE_HOME/
 the digest of sources, compiler and flags. Many processes may ask at once: one compiles under a lock, the file appears whole or not at
 all. Without a compiler, or with ASSAY_NATIVE=0, there is no library and the engine runs in NumPy, with the same bits.
 
-ASSAY_SIMD = portable | avx2 | avx512 forces a level that the machine has; by default the best is taken. There is no -ffast-math,
+ASSAY_SIMD = portable | avx2 | avx512 forces a level that the machine has; by default the best is taken. ASSAY_CHECKSUMS=0 leaves out
+the checksums of matrix products, so that bench/checksums.py can say what they cost. There is no -ffast-math,
 -march=native or FMA here: flags that could change bits are named and off.
 """
 
@@ -28,6 +29,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from assay.exact import faults
 
 log = logging.getLogger("assay.exact")
 
@@ -80,7 +83,8 @@ def level() -> str:
 
 def _flags(name: str) -> tuple[str, ...]:
     sha = ("-msha", "-msse4.1") if name != "portable" and "sha_ni" in features() else ()
-    return (*FLAGS, *LEVELS[name][1], *sha)
+    bare = ("-DASSAY_CHECKSUMS=0",) if os.environ.get("ASSAY_CHECKSUMS") == "0" else ()
+    return (*FLAGS, *LEVELS[name][1], *sha, *bare)
 
 
 def compiler() -> str:
@@ -154,6 +158,10 @@ class Library:
         self._chunk_root.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
         self._sha256.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p]
         self._sha256.restype = None
+        self._faults, self._inject = lib.assay_faults, lib.assay_inject
+        self._faults.restype = ctypes.c_int64
+        self._inject.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int, ctypes.c_int]
+        self._inject.restype = None
 
         def names(symbol: str) -> dict[str, int]:
             # A C array of char: read as a string from its address.
@@ -163,9 +171,18 @@ class Library:
         self.kernels, self.steps = names("assay_kernels"), names("assay_steps")
 
     def run(self, tape: NDArray[np.int64], start: int, stop: int, bases: NDArray[np.uint64], threads: int) -> None:
-        """Runs words [start, stop) of a tape over buffers at `bases`. Raises MemoryError."""
-        if self._run(tape.ctypes.data + 8 * start, stop - start, bases.ctypes.data, threads) != 0:
+        """Runs words [start, stop) of a tape over buffers at `bases`. Raises MemoryError, HardwareFault."""
+        failed = self._run(tape.ctypes.data + 8 * start, stop - start, bases.ctypes.data, threads)
+        if found := self._faults():
+            faults.seen(found)
+        if failed == -2:
+            raise faults.HardwareFault
+        if failed:
             raise MemoryError("the native engine ran out of memory")
+
+    def inject(self, where: int, index: int, bit: int, times: int) -> None:
+        """For tests: the next `times` matrix products suffer a flipped bit (assay_inject in gemm.c). No program can ask for it."""
+        self._inject(where, index, bit, times)
 
     def chunk_root(self, data: NDArray[Any]) -> bytes:
         """Merkle root over the 1 KiB chunks of a C-contiguous array."""
@@ -181,7 +198,7 @@ class Library:
 
 
 @cache
-def _library(name: str) -> Library:
+def _library(name: str, flags: tuple[str, ...]) -> Library:
     return Library(build(name))
 
 
@@ -195,7 +212,7 @@ def library() -> Library | None:
     if os.environ.get("ASSAY_NATIVE") == "0":
         return None
     try:
-        return _library(level())
+        return _library(level(), _flags(level()))
     except NativeError as error:
         _notice(str(error))
         return None

@@ -3,8 +3,17 @@
  * Operands are quantised while they are packed into panels of LANES rows (columns), as pairs of int16 along k, so that one
  * instruction multiplies two and adds them into an int32. |q| <= 2^(b-1) - 1 =: Q, so `safe` = floor((2^31 - 1) / 2Q^2) pairs
  * cannot overflow (16 at b = 14). Usually far more are safe: by Cauchy and Schwarz |sum qa qb| <= |qa| |qb|, also for every part
- * of the sum, so where the norms of a block of BLOCK pairs multiply to less than 2^31 the block is summed in one go. Otherwise
+ * of the sum, so where the norms of a block of pairs multiply to less than 2^31 the block is summed in one go. Otherwise
  * it is summed in runs of `safe` pairs. Either way the tile then goes into int64, and the integers are the same.
+ *
+ * b > 15: q = h 2^11 + l with |l| <= 2^10, |h| <= 2^11, and three such products (Karatsuba and Ofman 1962) of the planes h, l and
+ * h + l: qa qb = hh 2^22 + (xx - hh - ll) 2^11 + ll with x = h + l. No block of these can overflow.
+ *
+ * Checksums (Huang and Abraham 1984), exact because everything is integer: while A is packed, s_k = sum_i qa_ik is summed from
+ * registers, and while B is, r_j = sum_k qb_kj. After a panel of columns is done, sum_i C_ij + r_j must be sum_k (s_k + 1) qb_kj,
+ * with qb read from the panel anew: modulo 2^64, or 2^32 where the sums are int32. One flipped bit in a packed operand, an
+ * accumulator or a sum changes one side only, so the product is computed again, and refused when that does not help
+ * (docs/exact-arithmetic.md says what is not covered).
  */
 #include "assay.h"
 #if defined(__AVX2__)
@@ -22,6 +31,12 @@
 #define COLUMNS 8
 #endif
 #define BLOCK 64 /* pairs */
+#define SPLIT 11 /* bits of l */
+#define PLANES 3
+#define GROUP 4096 /* panels of A that share a checksum: |s| < 2^31 */
+#ifndef ASSAY_CHECKSUMS
+#define ASSAY_CHECKSUMS 1 /* 0: for measuring what they cost */
+#endif
 
 /* tile[i][j] = sum over `pairs` of a . b; panels as packed: a[pair][ROWS], b[pair][COLUMNS], each entry two int16. */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
@@ -63,15 +78,88 @@ static inline void multiply(const int32_t *restrict a, const int32_t *restrict b
 }
 #endif
 
+/* tile[d][j] = sum over `pairs` of digit d . b, as `multiply` with `digits` rows; modulo 2^32. */
+static inline void multiply_digits(const int32_t *restrict d, const int digits, const int32_t *restrict b, word pairs, int32_t *restrict tile) {
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+    __m512i l[PLANES], r[PLANES];
+    for (int i = 0; i < digits; i++) l[i] = r[i] = _mm512_setzero_si512();
+    for (word p = 0; p < pairs; p++, d += digits, b += COLUMNS) {
+        __m512i bl = _mm512_load_si512(b), br = _mm512_load_si512(b + 16);
+        for (int i = 0; i < digits; i++) {
+            __m512i v = _mm512_set1_epi32(d[i]);
+            l[i] = _mm512_dpwssd_epi32(l[i], v, bl);
+            r[i] = _mm512_dpwssd_epi32(r[i], v, br);
+        }
+    }
+    for (int i = 0; i < digits; i++) { _mm512_store_si512(tile + i * COLUMNS, l[i]); _mm512_store_si512(tile + i * COLUMNS + 16, r[i]); }
+#elif defined(__AVX2__)
+    __m256i l[PLANES], r[PLANES];
+    for (int i = 0; i < digits; i++) l[i] = r[i] = _mm256_setzero_si256();
+    for (word p = 0; p < pairs; p++, d += digits, b += COLUMNS) {
+        __m256i bl = _mm256_load_si256((const __m256i *)b), br = _mm256_load_si256((const __m256i *)(b + 8));
+        for (int i = 0; i < digits; i++) {
+            __m256i v = _mm256_set1_epi32(d[i]);
+            l[i] = _mm256_add_epi32(l[i], _mm256_madd_epi16(v, bl));
+            r[i] = _mm256_add_epi32(r[i], _mm256_madd_epi16(v, br));
+        }
+    }
+    for (int i = 0; i < digits; i++) {
+        _mm256_store_si256((__m256i *)(tile + i * COLUMNS), l[i]);
+        _mm256_store_si256((__m256i *)(tile + i * COLUMNS + 8), r[i]);
+    }
+#else
+    uint32_t t[PLANES][COLUMNS] = {{0}};
+    for (word p = 0; p < pairs; p++, d += digits, b += COLUMNS)
+        for (int i = 0; i < digits; i++) {
+            int32_t low = (int16_t)d[i], high = d[i] >> 16;
+            for (int j = 0; j < COLUMNS; j++) t[i][j] += (uint32_t)(low * (int16_t)b[j]) + (uint32_t)(high * (b[j] >> 16));
+        }
+    memcpy(tile, t, sizeof t[0] * (size_t)digits);
+#endif
+}
+
+/* A bit that a test flips: see assay_inject. Nothing else writes it. */
+static struct { int where, bit; word index; int times; } injection;
+enum { IN_A = 1, IN_B, IN_TILE, IN_SUM, IN_CHECKSUM };
+static word faults; /* products that failed their checksum */
+
+/* For tests of the checksums: flips `bit` of element `index` (modulo how many there are) in the next `times` products, of A's or
+ * B's panels (between packing and multiplying), an int32 accumulator, an int64 sum, or the checksum itself. */
+void assay_inject(int where, word index, int bit, int times) {
+    injection.where = where;
+    injection.index = index;
+    injection.bit = bit;
+    injection.times = times;
+}
+
+/* Products that failed their checksum since this was asked last. */
+word assay_faults(void) { return __atomic_exchange_n(&faults, 0, __ATOMIC_RELAXED); }
+
 /* One operand of one product: `lanes` rows (columns) of `k` elements, and its packed form. */
 typedef struct {
     const float *x;
     word lanes, k, lane_step, k_step; /* steps in elements */
     int width;                        /* lanes of a panel */
-    int32_t *panels;                  /* [panels][pairs][width] */
-    float *norms;                     /* [panels][blocks]: at least the largest sum of squares of a lane's block */
+    int32_t *panels;                  /* [planes][panels][pairs][width] */
+    float *norms;                     /* [panels][blocks]: at least the largest sum of squares of a lane's block; one plane only */
     double *back;                     /* [panels * width]: 2^-s, NaN for a lane with an infinity or NaN */
+    int32_t *across;                  /* A: [planes][panels][2 pairs]: sums over a panel's lanes. NULL for B. */
+    uint32_t *along;                  /* B: [planes][panels][width]: sums over k, modulo 2^32. NULL for A. */
 } operand;
+
+/* How operands are packed and summed, by their bits. */
+typedef struct {
+    int bits, planes;
+    word k, pairs, block, blocks;
+    int32_t most;
+} shape;
+
+static shape shape_of(int bits, word k) {
+    shape s = {.bits = bits, .planes = bits > 15 ? PLANES : 1, .k = k, .pairs = (k + 1) / 2, .block = bits == 15 ? BLOCK / 4 : BLOCK};
+    s.blocks = (s.pairs + s.block - 1) / s.block;
+    s.most = (1 << (bits - 1)) - 1;
+    return s;
+}
 
 typedef struct { float one, two; } factors; /* x * one * two = x * 2^s, without overflow on the way */
 
@@ -89,16 +177,30 @@ static inline int32_t quantise(float x, factors f, int32_t most) {
     return q > most ? most : (q < -most ? -most : q);
 }
 
+static inline int32_t low_of(int32_t q) { return (int32_t)(((uint32_t)q + (1u << (SPLIT - 1))) & ((1u << SPLIT) - 1)) - (1 << (SPLIT - 1)); }
+static inline int32_t high_of(int32_t q) { return (q - low_of(q)) >> SPLIT; }
+static inline int32_t pair_of(int32_t even, int32_t odd) { return (int32_t)(((uint32_t)even & 0xffffu) | (uint32_t)odd << 16); }
+/* Plane z of `planes` of q. */
+static inline int32_t plane_of(int32_t q, int z, int planes) {
+    if (planes == 1) return q;
+    return z == 0 ? high_of(q) : (z == 1 ? low_of(q) : high_of(q) + low_of(q));
+}
+
 /* k is contiguous (or nothing is): lane by lane. */
-static void pack_by_lane(const operand *o, word panel, int bits, int32_t *row) {
-    word pairs = (o->k + 1) / 2, blocks = (pairs + BLOCK - 1) / BLOCK;
-    int32_t most = (1 << (bits - 1)) - 1, *out = o->panels + panel * pairs * o->width;
-    float *norms = o->norms + panel * blocks, *copy = (float *)(row + pairs + 16);
-    for (word b = 0; b < blocks; b++) norms[b] = 0;
+static inline void pack_by_lane(const operand *o, const shape *s, word panel, int32_t *row, const int planes) {
+    word pairs = s->pairs, panels = (o->lanes + o->width - 1) / o->width;
+    int32_t *first = o->panels + panel * pairs * o->width;
+    float *norms = o->norms + panel * s->blocks, *copy = (float *)(row + pairs + 16);
+    if (planes == 1) for (word b = 0; b < s->blocks; b++) norms[b] = 0;
+    if (ASSAY_CHECKSUMS && o->across) for (int z = 0; z < planes; z++) memset(o->across + (z * panels + panel) * 2 * pairs, 0, (size_t)pairs * 8);
     for (int l = 0; l < o->width; l++) {
         word lane = panel * o->width + l;
         if (lane >= o->lanes) {
-            for (word p = 0; p < pairs; p++) out[p * o->width + l] = 0;
+            for (int z = 0; z < planes; z++) {
+                int32_t *out = first + z * panels * pairs * o->width;
+                for (word p = 0; p < pairs; p++) out[p * o->width + l] = 0;
+                if (ASSAY_CHECKSUMS && o->along) o->along[(z * panels + panel) * o->width + l] = 0;
+            }
             o->back[lane] = 0;
             continue;
         }
@@ -109,180 +211,288 @@ static void pack_by_lane(const operand *o, word panel, int bits, int32_t *row) {
         }
         uint32_t top = 0;
         for (word i = 0; i < o->k; i++) { uint32_t a = bits_of(x[i]) & ABS_BITS; top = a > top ? a : top; }
-        factors f = factors_of(top, bits, &o->back[lane]);
-        int16_t *q = (int16_t *)row;
-        for (word i = 0; i < o->k; i++) q[i] = (int16_t)quantise(x[i], f, most);
-        if (o->k & 1) q[o->k] = 0;
-        for (word b = 0; b < blocks; b++) {
-            word stop = (b + 1) * 2 * BLOCK < o->k ? (b + 1) * 2 * BLOCK : o->k;
+        factors f = factors_of(top, s->bits, &o->back[lane]);
+        int16_t *restrict q = (int16_t *)row;
+        for (int z = 0; z < planes; z++) {
+            int32_t *out = first + z * panels * pairs * o->width;
+            if (ASSAY_CHECKSUMS && o->across) {
+                int32_t *restrict across = o->across + (z * panels + panel) * 2 * pairs;
+                for (word i = 0; i < o->k; i++) {
+                    int32_t v = plane_of(quantise(x[i], f, s->most), z, planes);
+                    q[i] = (int16_t)v;
+                    across[i] += v;
+                }
+            } else if (ASSAY_CHECKSUMS) {
+                int32_t along = 0;
+                for (word i = 0; i < o->k; i++) {
+                    int32_t v = plane_of(quantise(x[i], f, s->most), z, planes);
+                    q[i] = (int16_t)v;
+                    along = (int32_t)((uint32_t)along + (uint32_t)v);
+                }
+                o->along[(z * panels + panel) * o->width + l] = (uint32_t)along;
+            } else {
+                for (word i = 0; i < o->k; i++) q[i] = (int16_t)plane_of(quantise(x[i], f, s->most), z, planes);
+            }
+            if (o->k & 1) q[o->k] = 0;
+            for (word p = 0; p < pairs; p++) out[p * o->width + l] = pair_of(q[2 * p], q[2 * p + 1]);
+        }
+        if (planes > 1) continue;
+        for (word b = 0; b < s->blocks; b++) {
+            word stop = (b + 1) * 2 * s->block < o->k ? (b + 1) * 2 * s->block : o->k;
             int64_t squares = 0;
-            for (word i = b * 2 * BLOCK; i < stop; i++) squares += (int32_t)q[i] * q[i];
+            for (word i = b * 2 * s->block; i < stop; i++) squares += (int32_t)q[i] * q[i];
             float norm = (float)squares * 1.000001f;
             norms[b] = norm > norms[b] ? norm : norms[b];
         }
-        for (word p = 0; p < pairs; p++) out[p * o->width + l] = row[p];
     }
 }
 
 /* Lanes are contiguous: a panel's lanes side by side. */
-static inline void pack_by_k(const operand *o, word panel, int bits, const int width) {
-    word pairs = (o->k + 1) / 2, blocks = (pairs + BLOCK - 1) / BLOCK, first = panel * width;
-    int32_t most = (1 << (bits - 1)) - 1, *out = o->panels + panel * pairs * width;
+static inline void pack_by_k(const operand *o, const shape *s, word panel, const int width, const int planes) {
+    word pairs = s->pairs, panels = (o->lanes + width - 1) / width, first = panel * width;
+    int32_t *out[PLANES];
+    for (int z = 0; z < planes; z++) out[z] = o->panels + (z * panels + panel) * pairs * width;
     const float *x = o->x + first;
     uint32_t top[COLUMNS > ROWS ? COLUMNS : ROWS] = {0};
     float one[COLUMNS > ROWS ? COLUMNS : ROWS], two[COLUMNS > ROWS ? COLUMNS : ROWS];
+    uint32_t along[PLANES][COLUMNS > ROWS ? COLUMNS : ROWS] = {{0}};
     for (word k = 0; k < o->k; k++)
         for (int l = 0; l < width; l++) { uint32_t a = bits_of(x[k * o->k_step + l]) & ABS_BITS; top[l] = a > top[l] ? a : top[l]; }
     for (int l = 0; l < width; l++) {
-        factors f = factors_of(top[l], bits, &o->back[first + l]);
+        factors f = factors_of(top[l], s->bits, &o->back[first + l]);
         one[l] = f.one;
         two[l] = f.two;
     }
-    for (word b = 0; b < blocks; b++) {
+    for (word b = 0; b < s->blocks; b++) {
         float squares[COLUMNS > ROWS ? COLUMNS : ROWS] = {0};
-        word stop = (b + 1) * BLOCK < pairs ? (b + 1) * BLOCK : pairs;
-        for (word p = b * BLOCK; p < stop; p++) {
+        word stop = (b + 1) * s->block < pairs ? (b + 1) * s->block : pairs;
+        for (word p = b * s->block; p < stop; p++) {
             const float *even = x + 2 * p * o->k_step, *odd = 2 * p + 1 < o->k ? even + o->k_step : even;
-            int32_t keep = 2 * p + 1 < o->k ? -1 : 0;
+            int32_t keep = 2 * p + 1 < o->k ? -1 : 0, evens[PLANES] = {0}, odds[PLANES] = {0};
             for (int l = 0; l < width; l++) {
                 factors f = {one[l], two[l]};
-                int32_t u = quantise(even[l], f, most), v = quantise(odd[l], f, most) & keep;
-                out[p * width + l] = (int32_t)(((uint32_t)u & 0xffffu) | (uint32_t)v << 16);
-                squares[l] += (float)u * (float)u + (float)v * (float)v;
+                int32_t u = quantise(even[l], f, s->most), v = quantise(odd[l], f, s->most) & keep;
+                for (int z = 0; z < planes; z++) {
+                    int32_t uz = plane_of(u, z, planes), vz = plane_of(v, z, planes);
+                    out[z][p * width + l] = pair_of(uz, vz);
+                    if (ASSAY_CHECKSUMS && width == ROWS) { evens[z] += uz; odds[z] += vz; }
+                    if (ASSAY_CHECKSUMS && width == COLUMNS) along[z][l] += (uint32_t)(uz + vz);
+                }
+                if (planes == 1) squares[l] += (float)u * (float)u + (float)v * (float)v;
+            }
+            if (ASSAY_CHECKSUMS && width == ROWS) for (int z = 0; z < planes; z++) {
+                o->across[(z * panels + panel) * 2 * pairs + 2 * p] = evens[z];
+                o->across[(z * panels + panel) * 2 * pairs + 2 * p + 1] = odds[z];
             }
         }
+        if (planes > 1) continue;
         float norm = 0;
         for (int l = 0; l < width; l++) norm = squares[l] > norm ? squares[l] : norm;
-        o->norms[panel * blocks + b] = norm * 1.0001f; /* more than the rounding of BLOCK additions */
+        o->norms[panel * s->blocks + b] = norm * 1.0001f; /* more than the rounding of BLOCK additions */
     }
+    if (ASSAY_CHECKSUMS && width == COLUMNS)
+        for (int z = 0; z < planes; z++) memcpy(o->along + (z * panels + panel) * width, along[z], (size_t)width * 4);
 }
 
-static void pack(const operand *o, word panel, int bits, int32_t *row) {
-    if (o->lane_step != 1 || o->k_step == 1 || (panel + 1) * o->width > o->lanes) pack_by_lane(o, panel, bits, row);
-    else if (o->width == ROWS) pack_by_k(o, panel, bits, ROWS);
-    else pack_by_k(o, panel, bits, COLUMNS);
+static void pack(const operand *o, const shape *s, word panel, int32_t *row) {
+    int by_lane = o->lane_step != 1 || o->k_step == 1 || (panel + 1) * o->width > o->lanes;
+    if (s->planes == 1) {
+        if (by_lane) pack_by_lane(o, s, panel, row, 1);
+        else if (o->width == ROWS) pack_by_k(o, s, panel, ROWS, 1);
+        else pack_by_k(o, s, panel, COLUMNS, 1);
+    } else {
+        if (by_lane) pack_by_lane(o, s, panel, row, PLANES);
+        else if (o->width == ROWS) pack_by_k(o, s, panel, ROWS, PLANES);
+        else pack_by_k(o, s, panel, COLUMNS, PLANES);
+    }
 }
 
 typedef struct {
     operand a, b;
     float *c;
-    int bits, failed;
+    shape s;
+    int no_memory, mismatch, strike; /* strike: where a test flips a bit in this attempt, else 0 */
 } product;
-
-static size_t row_bytes(word k) { return (size_t)(k + 2 + 16 + k) * 4; }
 
 static void pack_part(void *argument, int part, int parts) {
     product *j = argument;
     word pa = (j->a.lanes + ROWS - 1) / ROWS, pb = (j->b.lanes + COLUMNS - 1) / COLUMNS, from, to;
-    int32_t *row = assay_scratch(SCRATCH_ROW, row_bytes(j->a.k));
-    if (!row) { j->failed = 1; return; }
+    int32_t *row = assay_scratch(SCRATCH_ROW, (size_t)(j->s.k + 2 + 16 + j->s.k) * 4);
+    if (!row) { j->no_memory = 1; return; }
     share(pa, 1, part, parts, &from, &to);
-    for (word p = from; p < to; p++) pack(&j->a, p, j->bits, row);
+    for (word p = from; p < to; p++) pack(&j->a, &j->s, p, row);
     share(pb, 1, part, parts, &from, &to);
-    for (word p = from; p < to; p++) pack(&j->b, p, j->bits, row);
+    for (word p = from; p < to; p++) pack(&j->b, &j->s, p, row);
+}
+
+/* s_k + 1 of a group of A's panels as digits of 11 bits (`exact`), or of 16, enough modulo 2^32. */
+typedef struct { int32_t *words; int digits, bits; word run; } checksum;
+
+static void balanced(int32_t s, int bits, int digits, int32_t *out) {
+    for (int d = 0; d < digits; d++) {
+        int32_t low = (int32_t)(((uint32_t)s + (1u << (bits - 1))) & ((1u << bits) - 1)) - (1 << (bits - 1));
+        out[d] = low;
+        s = (int32_t)(((int64_t)s - low) >> bits);
+    }
+}
+
+static void make_checksum(const product *j, int plane, word from, word to, int exact, int32_t *s, checksum *out) {
+    word pairs = j->s.pairs, panels = (j->a.lanes + ROWS - 1) / ROWS;
+    for (word k = 0; k < 2 * pairs; k++) s[k] = 1;
+    for (word p = from; p < to; p++) {
+        const int32_t *across = j->a.across + (plane * panels + p) * 2 * pairs;
+        for (word k = 0; k < 2 * pairs; k++) s[k] += across[k];
+    }
+    int32_t high = 0, low = 0;
+    for (word k = 0; k < 2 * pairs; k++) { high = s[k] > high ? s[k] : high; low = s[k] < low ? s[k] : low; }
+    out->bits = exact ? SPLIT : 16;
+    out->digits = exact && (high > 2096000 || low < -2096000) ? 3 : 2;
+    out->run = exact ? INT32_MAX / ((word)2048 * (j->s.planes == 1 ? j->s.most : 4096)) : pairs;
+    for (word p = 0; p < pairs; p++) {
+        int32_t even[PLANES], odd[PLANES];
+        balanced(s[2 * p], out->bits, out->digits, even);
+        balanced(s[2 * p + 1], out->bits, out->digits, odd);
+        for (int d = 0; d < out->digits; d++) out->words[p * out->digits + d] = pair_of(even[d], odd[d]);
+    }
+}
+
+/* Whether the columns' sums fit the checksum: modulo 2^64 or 2^32 (sums: of the tiles). */
+static int agrees(const checksum *c, const int32_t *b, word pairs, const uint64_t *sums, const uint32_t *along) {
+    _Alignas(64) int32_t tile[PLANES * COLUMNS];
+    uint64_t want[COLUMNS] = {0}, differ = 0;
+    for (word at = 0; at < pairs; at += c->run) {
+        word n = pairs - at < c->run ? pairs - at : c->run;
+        if (c->digits == 2) multiply_digits(c->words + at * 2, 2, b + at * COLUMNS, n, tile);
+        else multiply_digits(c->words + at * 3, 3, b + at * COLUMNS, n, tile);
+        for (int d = 0; d < c->digits; d++)
+            for (int e = 0; e < COLUMNS; e++) want[e] += (uint64_t)(int64_t)tile[d * COLUMNS + e] << (c->bits * d);
+    }
+    for (int e = 0; e < COLUMNS; e++) differ |= want[e] - sums[e] - (uint64_t)(int64_t)(int32_t)along[e];
+    return c->bits == 16 ? (uint32_t)differ == 0 : differ == 0;
 }
 
 static void multiply_part(void *argument, int part, int parts) {
     product *j = argument;
-    word m = j->a.lanes, n = j->b.lanes, pairs = (j->a.k + 1) / 2, blocks = (pairs + BLOCK - 1) / BLOCK, from, to;
+    const shape *s = &j->s;
+    word m = j->a.lanes, n = j->b.lanes, pairs = s->pairs, from, to;
     word pa = (m + ROWS - 1) / ROWS, pb = (n + COLUMNS - 1) / COLUMNS;
-    int64_t most = (1 << (j->bits - 1)) - 1, safe = INT32_MAX / (2 * most * most);
-    int wide = 2 * (j->bits - 1) + 64 - __builtin_clzll((unsigned long long)pairs * 2) > 53;
+    word safe = s->planes == 1 ? INT32_MAX / (2 * (word)s->most * s->most) : s->block;
+    int wide = 2 * (s->bits - 1) + 64 - __builtin_clzll((unsigned long long)pairs * 2) > 53, planes = s->planes;
     share(pa, 1, part, parts, &from, &to);
-    for (word q = 0; q < pb; q++)
-        for (word p = from; p < to; p++) {
-            _Alignas(64) int32_t tile[ROWS * COLUMNS];
-            _Alignas(64) int64_t sums[ROWS * COLUMNS];
-            const int32_t *a = j->a.panels + p * pairs * ROWS, *b = j->b.panels + q * pairs * COLUMNS;
-            int whole = blocks == 1 && j->a.norms[p] * j->b.norms[q] < 0x1p61f;
-            if (whole) {
-                multiply(a, b, pairs, tile);
-            } else {
-                memset(sums, 0, sizeof sums);
-                for (word k = 0; k < blocks; k++) {
-                    word stop = (k + 1) * BLOCK < pairs ? (k + 1) * BLOCK : pairs;
-                    word run = j->a.norms[p * blocks + k] * j->b.norms[q * blocks + k] < 0x1p61f ? BLOCK : safe;
-                    for (word at = k * BLOCK; at < stop; at += run) {
-                        multiply(a + at * ROWS, b + at * COLUMNS, stop - at < run ? stop - at : run, tile);
-                        for (int e = 0; e < ROWS * COLUMNS; e++) sums[e] += tile[e];
+    int32_t *scratch = NULL;
+    if (ASSAY_CHECKSUMS && !(scratch = assay_scratch(SCRATCH_CHECK, (size_t)(pairs * 4 * (2 + 3 + 3 * planes))))) { j->no_memory = 1; return; }
+    for (word group = from; group < to; group += GROUP) {
+        word end = to - group < GROUP ? to : group + GROUP;
+        checksum check[PLANES], narrow = {.words = scratch + 2 * pairs};
+        float norm = 0;
+        int exact = 0, modulo = 0;
+        if (planes == 1 && s->blocks == 1) for (word p = group; p < end; p++) norm = j->a.norms[p] > norm ? j->a.norms[p] : norm;
+        for (word q = 0; q < pb; q++) {
+            int whole = planes == 1 && s->blocks == 1 && norm * j->b.norms[q] < 0x1p61f;
+            uint32_t sums32[COLUMNS] = {0};
+            uint64_t sums64[PLANES][COLUMNS] = {{0}};
+            for (word p = group; p < end; p++) {
+                _Alignas(64) int32_t tile[ROWS * COLUMNS];
+                _Alignas(64) int64_t total[PLANES][ROWS * COLUMNS], *sums = total[0];
+                int struck = j->strike && injection.index / (ROWS * COLUMNS) % (pa * pb) == q * pa + p;
+                word at_struck = injection.index % (ROWS * COLUMNS);
+                if (whole) {
+                    multiply(j->a.panels + p * pairs * ROWS, j->b.panels + q * pairs * COLUMNS, pairs, tile);
+                    if (struck && j->strike >= IN_TILE) tile[at_struck] = (int32_t)((uint32_t)tile[at_struck] ^ 1u << injection.bit % 32);
+                    if (ASSAY_CHECKSUMS)
+                        for (int i = 0; i < ROWS; i++) for (int e = 0; e < COLUMNS; e++) sums32[e] += (uint32_t)tile[i * COLUMNS + e];
+                } else for (int z = 0; z < planes; z++) {
+                    const int32_t *a = j->a.panels + (z * pa + p) * pairs * ROWS, *b = j->b.panels + (z * pb + q) * pairs * COLUMNS;
+                    sums = total[z];
+                    memset(sums, 0, sizeof total[z]);
+                    for (word k = 0; k < s->blocks; k++) {
+                        word stop = (k + 1) * s->block < pairs ? (k + 1) * s->block : pairs;
+                        word run = planes == 1 && j->a.norms[p * s->blocks + k] * j->b.norms[q * s->blocks + k] < 0x1p61f ? s->block : safe;
+                        for (word at = k * s->block; at < stop; at += run) {
+                            multiply(a + at * ROWS, b + at * COLUMNS, stop - at < run ? stop - at : run, tile);
+                            if (struck && j->strike == IN_TILE && at == 0) tile[at_struck] = (int32_t)((uint32_t)tile[at_struck] ^ 1u << injection.bit % 32);
+                            for (int e = 0; e < ROWS * COLUMNS; e++) sums[e] += tile[e];
+                        }
                     }
+                    if (struck && j->strike == IN_SUM) sums[at_struck] = (int64_t)((uint64_t)sums[at_struck] ^ 1ull << injection.bit % 64);
+                    if (ASSAY_CHECKSUMS)
+                        for (int i = 0; i < ROWS; i++) for (int e = 0; e < COLUMNS; e++) sums64[z][e] += (uint64_t)sums[i * COLUMNS + e];
+                }
+                if (planes > 1) for (int e = 0; e < ROWS * COLUMNS; e++) {
+                    uint64_t hh = (uint64_t)total[0][e], ll = (uint64_t)total[1][e], xx = (uint64_t)total[2][e];
+                    total[0][e] = (int64_t)((hh << 2 * SPLIT) + ((xx - hh - ll) << SPLIT) + ll);
+                }
+                sums = total[0];
+                word i0 = p * ROWS, j0 = q * COLUMNS, height = m - i0 < ROWS ? m - i0 : ROWS, width = n - j0 < COLUMNS ? n - j0 : COLUMNS;
+                const double *sa = j->a.back + i0, *sb = j->b.back + j0;
+                for (word i = 0; i < height; i++) {
+                    float *c = j->c + (i0 + i) * n + j0;
+                    if (whole && width == COLUMNS) for (int e = 0; e < COLUMNS; e++) c[e] = (float)(tile[i * COLUMNS + e] * (sa[i] * sb[e]));
+                    else if (whole) for (word e = 0; e < width; e++) c[e] = (float)(tile[i * COLUMNS + e] * (sa[i] * sb[e]));
+                    else if (!wide) for (word e = 0; e < width; e++) c[e] = (float)((double)sums[i * COLUMNS + e] * (sa[i] * sb[e]));
+                    else for (word e = 0; e < width; e++) c[e] = round_scaled(sums[i * COLUMNS + e], sa[i] * sb[e]);
                 }
             }
-            word i0 = p * ROWS, j0 = q * COLUMNS, height = m - i0 < ROWS ? m - i0 : ROWS, width = n - j0 < COLUMNS ? n - j0 : COLUMNS;
-            const double *sa = j->a.back + i0, *sb = j->b.back + j0;
-            for (word i = 0; i < height; i++) {
-                float *c = j->c + (i0 + i) * n + j0;
-                if (whole && width == COLUMNS) for (int e = 0; e < COLUMNS; e++) c[e] = (float)(tile[i * COLUMNS + e] * (sa[i] * sb[e]));
-                else if (whole) for (word e = 0; e < width; e++) c[e] = (float)(tile[i * COLUMNS + e] * (sa[i] * sb[e]));
-                else if (!wide) for (word e = 0; e < width; e++) c[e] = (float)((double)sums[i * COLUMNS + e] * (sa[i] * sb[e]));
-                else for (word e = 0; e < width; e++) c[e] = round_scaled(sums[i * COLUMNS + e], sa[i] * sb[e]);
+            if (!ASSAY_CHECKSUMS) continue;
+            if (whole && !modulo) {
+                make_checksum(j, 0, group, end, 0, scratch, &narrow);
+                modulo = 1;
+                if (j->strike == IN_CHECKSUM) narrow.words[injection.index % pairs] ^= 1 << injection.bit % 8;
+            }
+            if (!whole && !exact) {
+                for (int z = 0; z < planes; z++) {
+                    check[z].words = scratch + 5 * pairs + 3 * pairs * z;
+                    make_checksum(j, z, group, end, 1, scratch, &check[z]);
+                }
+                exact = 1;
+                if (j->strike == IN_CHECKSUM) check[0].words[injection.index % pairs] ^= 1 << injection.bit % 8;
+            }
+            if (whole) {
+                for (int e = 0; e < COLUMNS; e++) sums64[0][e] = sums32[e];
+                if (!agrees(&narrow, j->b.panels + q * pairs * COLUMNS, pairs, sums64[0], j->b.along + q * COLUMNS)) j->mismatch = 1;
+            } else for (int z = 0; z < planes; z++) {
+                word panel = z * pb + q;
+                if (!agrees(&check[z], j->b.panels + panel * pairs * COLUMNS, pairs, sums64[z], j->b.along + panel * COLUMNS)) j->mismatch = 1;
             }
         }
-}
-
-/* b > 16: products of int32 in int64, one lane pair at a time. Right, and slow. */
-static void wide_part(void *argument, int part, int parts) {
-    product *j = argument;
-    word m = j->a.lanes, n = j->b.lanes, k = j->a.k, from, to;
-    int32_t *qa = assay_scratch(SCRATCH_ROW, (size_t)(k * 4)), *qb = j->b.panels, most = (1 << (j->bits - 1)) - 1;
-    if (!qa) { j->failed = 1; return; }
-    share(m, 1, part, parts, &from, &to);
-    for (word r = from; r < to; r++) {
-        const float *x = j->a.x + r * j->a.lane_step;
-        uint32_t top = 0;
-        double back;
-        for (word i = 0; i < k; i++) { uint32_t a = bits_of(x[i * j->a.k_step]) & ABS_BITS; top = a > top ? a : top; }
-        factors f = factors_of(top, j->bits, &back);
-        for (word i = 0; i < k; i++) qa[i] = quantise(x[i * j->a.k_step], f, most);
-        for (word c = 0; c < n; c++) {
-            int64_t total = 0;
-            for (word i = 0; i < k; i++) total += (int64_t)qa[i] * qb[c * k + i];
-            j->c[r * n + c] = round_scaled(total, back * j->b.back[c]);
-        }
     }
 }
 
-static int wide_product(product *j, int threads) {
-    word n = j->b.lanes, k = j->b.k;
-    int32_t most = (1 << (j->bits - 1)) - 1, *q = assay_scratch(SCRATCH_B, (size_t)(n * k * 4));
-    double *back = assay_scratch(SCRATCH_SIDE, (size_t)n * 8);
-    if (!q || !back) return -1;
-    for (word c = 0; c < n; c++) {
-        const float *x = j->b.x + c * j->b.lane_step;
-        uint32_t top = 0;
-        for (word i = 0; i < k; i++) { uint32_t a = bits_of(x[i * j->b.k_step]) & ABS_BITS; top = a > top ? a : top; }
-        factors f = factors_of(top, j->bits, &back[c]);
-        for (word i = 0; i < k; i++) q[c * k + i] = quantise(x[i * j->b.k_step], f, most);
-    }
-    j->b.panels = q;
-    j->b.back = back;
-    assay_parallel(threads, wide_part, j);
-    return j->failed ? -1 : 0;
-}
-
+/* 0; -1: no memory; -2: the product failed its checksum twice. */
 static int one_product(product *j, int threads) {
-    word k = j->a.k, pairs = (k + 1) / 2, blocks = (pairs + BLOCK - 1) / BLOCK;
+    const shape *s = &j->s;
     word pa = (j->a.lanes + ROWS - 1) / ROWS, pb = (j->b.lanes + COLUMNS - 1) / COLUMNS;
-    if (j->a.lanes * j->b.lanes * k < 1 << 18) threads = 1;
-    if (j->bits > 16) return wide_product(j, threads);
+    size_t sums_a = ASSAY_CHECKSUMS ? (size_t)(s->planes * pa * 2 * s->pairs * 4) : 0, sums_b = (size_t)(s->planes * pb * COLUMNS * 4);
+    if (j->a.lanes * j->b.lanes * s->k < 1 << 18) threads = 1;
     j->a.width = ROWS;
     j->b.width = COLUMNS;
-    j->a.panels = assay_scratch(SCRATCH_A, (size_t)(pa * pairs * ROWS * 4));
-    j->b.panels = assay_scratch(SCRATCH_B, (size_t)(pb * pairs * COLUMNS * 4));
-    char *side = assay_scratch(SCRATCH_SIDE, (size_t)(pa * (blocks * 4 + ROWS * 8) + pb * (blocks * 4 + COLUMNS * 8)));
+    j->a.panels = assay_scratch(SCRATCH_A, (size_t)(s->planes * pa * s->pairs * ROWS * 4));
+    j->b.panels = assay_scratch(SCRATCH_B, (size_t)(s->planes * pb * s->pairs * COLUMNS * 4));
+    char *side = assay_scratch(SCRATCH_SIDE, (size_t)(pa * (s->blocks * 4 + ROWS * 8) + pb * (s->blocks * 4 + COLUMNS * 8)) + sums_a + sums_b);
     if (!j->a.panels || !j->b.panels || !side) return -1;
     j->a.back = (double *)side;
     j->b.back = j->a.back + pa * ROWS;
     j->a.norms = (float *)(j->b.back + pb * COLUMNS);
-    j->b.norms = j->a.norms + pa * blocks;
-    assay_parallel(threads, pack_part, j);
-    if (j->failed) return -1;
-    assay_parallel(threads, multiply_part, j);
-    return 0;
+    j->b.norms = j->a.norms + pa * s->blocks;
+    j->b.along = (uint32_t *)(j->b.norms + pb * s->blocks);
+    j->a.across = (int32_t *)(j->b.along + s->planes * pb * COLUMNS);
+    for (int attempt = 0; attempt < 2; attempt++) {
+        j->mismatch = j->strike = 0;
+        if (injection.times > 0) { injection.times--; j->strike = injection.where; }
+        assay_parallel(threads, pack_part, j);
+        if (j->no_memory) return -1;
+        if (j->strike == IN_A) j->a.panels[injection.index % (s->planes * pa * s->pairs * ROWS)] ^= (int32_t)(1u << injection.bit % 32);
+        if (j->strike == IN_B) j->b.panels[injection.index % (s->planes * pb * s->pairs * COLUMNS)] ^= (int32_t)(1u << injection.bit % 32);
+        assay_parallel(threads, multiply_part, j);
+        if (j->no_memory) return -1;
+        if (!j->mismatch) return 0;
+        __atomic_fetch_add(&faults, 1, __ATOMIC_RELAXED);
+    }
+    return -2;
 }
 
 /* Words: target (base, offset), a (base, offset), b (base, offset), bits, m, k, n, steps of a (row, k), of b (column, k), rank of the
- * batch; its dims, steps of a, steps of b. The target is in C order. */
+ * batch; its dims, steps of a, steps of b. The target is in C order. -2: a product failed its checksum twice. */
 int assay_matmul(const word *w, char **base, int threads) {
     word m = w[7], k = w[8], n = w[9], rank = w[14], products = 1, at[8] = {0};
     const word *dims = w + 15, *as = dims + rank, *bs = as + rank;
@@ -290,10 +500,11 @@ int assay_matmul(const word *w, char **base, int threads) {
     for (word i = 0; i < products; i++) {
         word a = 0, b = 0;
         for (word r = 0; r < rank; r++) { a += at[r] * as[r]; b += at[r] * bs[r]; }
-        product j = {.c = (float *)(base[w[0]] + w[1]) + i * m * n, .bits = (int)w[6], .failed = 0};
+        product j = {.c = (float *)(base[w[0]] + w[1]) + i * m * n, .s = shape_of((int)w[6], k)};
         j.a = (operand){.x = (const float *)(base[w[2]] + w[3]) + a, .lanes = m, .k = k, .lane_step = w[10], .k_step = w[11]};
         j.b = (operand){.x = (const float *)(base[w[4]] + w[5]) + b, .lanes = n, .k = k, .lane_step = w[12], .k_step = w[13]};
-        if (one_product(&j, threads) != 0) return -1;
+        int failed = one_product(&j, threads);
+        if (failed) return failed;
         for (word r = rank - 1; r >= 0; r--) { if (++at[r] < dims[r]) break; at[r] = 0; }
     }
     return 0;

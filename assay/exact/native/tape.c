@@ -12,7 +12,7 @@ static const step STEPS[] = {
 /* Names of the steps, in the order of their codes, each followed by a space. */
 const char assay_steps[] = "map copy fill matmul sum amax scatter_add take_rows gather scatter_value ";
 
-/* Runs `count` words of tape. 0, or -1 when memory ran out. */
+/* Runs `count` words of tape. 0, or -1 when memory ran out, -2 when a matrix product failed its checksum twice. */
 int assay_run(const word *tape, word count, char **base, int threads) {
     int failed = 0;
 #if defined(__x86_64__)

@@ -1,0 +1,38 @@
+"""Faults of the hardware that the engine finds itself, before anything it computed is committed.
+
+Every matrix product is checked by an exact checksum (native/gemm.c, numpy_route.py). A product that fails is computed once more and the
+fault is counted, for this process; one that fails again raises HardwareFault. What is covered: docs/exact-arithmetic.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+log = logging.getLogger("assay.exact")
+_lock = threading.Lock()
+_count = 0
+
+
+class HardwareFault(RuntimeError):
+    """This machine's arithmetic or memory gave a wrong matrix product twice in a row: nothing it computes can be trusted."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a matrix product failed its checksum, and again when it was computed anew: a processor or memory of this machine is faulty."
+            " Take it out of service, test its memory, and run `assay doctor --conformance` before it works again"
+        )
+
+
+def seen(new: int) -> None:
+    """Counts `new` products that failed their checksum."""
+    global _count
+    with _lock:
+        _count += new
+        total = _count
+    log.warning("a matrix product failed its checksum and was computed anew: hardware fault %d of this process", total)
+
+
+def count() -> int:
+    """Products of this process that failed their checksum."""
+    return _count
