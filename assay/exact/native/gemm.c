@@ -78,15 +78,16 @@ static inline void multiply(const int32_t *restrict a, const int32_t *restrict b
 }
 #endif
 
-/* tile[d][j] = sum over `pairs` of digit d . b, as `multiply` with `digits` rows; modulo 2^32. */
-static inline void multiply_digits(const int32_t *restrict d, const int digits, const int32_t *restrict b, word pairs, int32_t *restrict tile) {
+/* tile[d][j] = sum over `pairs` of digit d (the words from d + row * step on) . b; modulo 2^32. */
+static inline __attribute__((always_inline)) void multiply_digits(
+    const int32_t *restrict d, word step, const int digits, const int32_t *restrict b, word pairs, int32_t *restrict tile) {
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
     __m512i l[PLANES], r[PLANES];
     for (int i = 0; i < digits; i++) l[i] = r[i] = _mm512_setzero_si512();
-    for (word p = 0; p < pairs; p++, d += digits, b += COLUMNS) {
+    for (word p = 0; p < pairs; p++, d++, b += COLUMNS) {
         __m512i bl = _mm512_load_si512(b), br = _mm512_load_si512(b + 16);
         for (int i = 0; i < digits; i++) {
-            __m512i v = _mm512_set1_epi32(d[i]);
+            __m512i v = _mm512_set1_epi32(d[i * step]);
             l[i] = _mm512_dpwssd_epi32(l[i], v, bl);
             r[i] = _mm512_dpwssd_epi32(r[i], v, br);
         }
@@ -95,10 +96,10 @@ static inline void multiply_digits(const int32_t *restrict d, const int digits, 
 #elif defined(__AVX2__)
     __m256i l[PLANES], r[PLANES];
     for (int i = 0; i < digits; i++) l[i] = r[i] = _mm256_setzero_si256();
-    for (word p = 0; p < pairs; p++, d += digits, b += COLUMNS) {
+    for (word p = 0; p < pairs; p++, d++, b += COLUMNS) {
         __m256i bl = _mm256_load_si256((const __m256i *)b), br = _mm256_load_si256((const __m256i *)(b + 8));
         for (int i = 0; i < digits; i++) {
-            __m256i v = _mm256_set1_epi32(d[i]);
+            __m256i v = _mm256_set1_epi32(d[i * step]);
             l[i] = _mm256_add_epi32(l[i], _mm256_madd_epi16(v, bl));
             r[i] = _mm256_add_epi32(r[i], _mm256_madd_epi16(v, br));
         }
@@ -109,9 +110,9 @@ static inline void multiply_digits(const int32_t *restrict d, const int digits, 
     }
 #else
     uint32_t t[PLANES][COLUMNS] = {{0}};
-    for (word p = 0; p < pairs; p++, d += digits, b += COLUMNS)
+    for (word p = 0; p < pairs; p++, d++, b += COLUMNS)
         for (int i = 0; i < digits; i++) {
-            int32_t low = (int16_t)d[i], high = d[i] >> 16;
+            int32_t low = (int16_t)d[i * step], high = d[i * step] >> 16;
             for (int j = 0; j < COLUMNS; j++) t[i][j] += (uint32_t)(low * (int16_t)b[j]) + (uint32_t)(high * (b[j] >> 16));
         }
     memcpy(tile, t, sizeof t[0] * (size_t)digits);
@@ -187,7 +188,7 @@ static inline int32_t plane_of(int32_t q, int z, int planes) {
 }
 
 /* k is contiguous (or nothing is): lane by lane. */
-static inline void pack_by_lane(const operand *o, const shape *s, word panel, int32_t *row, const int planes) {
+static inline __attribute__((always_inline)) void pack_by_lane(const operand *o, const shape *s, word panel, int32_t *row, const int planes) {
     word pairs = s->pairs, panels = (o->lanes + o->width - 1) / o->width;
     int32_t *first = o->panels + panel * pairs * o->width;
     float *norms = o->norms + panel * s->blocks, *copy = (float *)(row + pairs + 16);
@@ -248,7 +249,7 @@ static inline void pack_by_lane(const operand *o, const shape *s, word panel, in
 }
 
 /* Lanes are contiguous: a panel's lanes side by side. */
-static inline void pack_by_k(const operand *o, const shape *s, word panel, const int width, const int planes) {
+static inline __attribute__((always_inline)) void pack_by_k(const operand *o, const shape *s, word panel, const int width, const int planes) {
     word pairs = s->pairs, panels = (o->lanes + width - 1) / width, first = panel * width;
     int32_t *out[PLANES];
     for (int z = 0; z < planes; z++) out[z] = o->panels + (z * panels + panel) * pairs * width;
@@ -328,11 +329,17 @@ static void pack_part(void *argument, int part, int parts) {
 /* s_k + 1 of a group of A's panels as digits of 11 bits (`exact`), or of 16, enough modulo 2^32. */
 typedef struct { int32_t *words; int digits, bits; word run; } checksum;
 
-static void balanced(int32_t s, int bits, int digits, int32_t *out) {
-    for (int d = 0; d < digits; d++) {
-        int32_t low = (int32_t)(((uint32_t)s + (1u << (bits - 1))) & ((1u << bits) - 1)) - (1 << (bits - 1));
-        out[d] = low;
-        s = (int32_t)(((int64_t)s - low) >> bits);
+/* Digits of s, balanced: words[d][p] holds digit d of s[2p] and s[2p + 1]. */
+static inline __attribute__((always_inline)) void split(const int32_t *restrict s, word pairs, const int bits, const int digits, int32_t *restrict words) {
+    for (word p = 0; p < pairs; p++) {
+        int64_t even = s[2 * p], odd = s[2 * p + 1];
+        for (int d = 0; d < digits; d++) {
+            int64_t low = ((even + (1 << (bits - 1))) & ((1 << bits) - 1)) - (1 << (bits - 1));
+            int64_t high = ((odd + (1 << (bits - 1))) & ((1 << bits) - 1)) - (1 << (bits - 1));
+            words[d * pairs + p] = pair_of((int32_t)low, (int32_t)high);
+            even = (even - low) >> bits;
+            odd = (odd - high) >> bits;
+        }
     }
 }
 
@@ -348,12 +355,9 @@ static void make_checksum(const product *j, int plane, word from, word to, int e
     out->bits = exact ? SPLIT : 16;
     out->digits = exact && (high > 2096000 || low < -2096000) ? 3 : 2;
     out->run = exact ? INT32_MAX / ((word)2048 * (j->s.planes == 1 ? j->s.most : 4096)) : pairs;
-    for (word p = 0; p < pairs; p++) {
-        int32_t even[PLANES], odd[PLANES];
-        balanced(s[2 * p], out->bits, out->digits, even);
-        balanced(s[2 * p + 1], out->bits, out->digits, odd);
-        for (int d = 0; d < out->digits; d++) out->words[p * out->digits + d] = pair_of(even[d], odd[d]);
-    }
+    if (!exact) split(s, pairs, 16, 2, out->words);
+    else if (out->digits == 2) split(s, pairs, SPLIT, 2, out->words);
+    else split(s, pairs, SPLIT, 3, out->words);
 }
 
 /* Whether the columns' sums fit the checksum: modulo 2^64 or 2^32 (sums: of the tiles). */
@@ -362,13 +366,35 @@ static int agrees(const checksum *c, const int32_t *b, word pairs, const uint64_
     uint64_t want[COLUMNS] = {0}, differ = 0;
     for (word at = 0; at < pairs; at += c->run) {
         word n = pairs - at < c->run ? pairs - at : c->run;
-        if (c->digits == 2) multiply_digits(c->words + at * 2, 2, b + at * COLUMNS, n, tile);
-        else multiply_digits(c->words + at * 3, 3, b + at * COLUMNS, n, tile);
+        if (c->digits == 2) multiply_digits(c->words + at, pairs, 2, b + at * COLUMNS, n, tile);
+        else multiply_digits(c->words + at, pairs, 3, b + at * COLUMNS, n, tile);
         for (int d = 0; d < c->digits; d++)
             for (int e = 0; e < COLUMNS; e++) want[e] += (uint64_t)(int64_t)tile[d * COLUMNS + e] << (c->bits * d);
     }
     for (int e = 0; e < COLUMNS; e++) differ |= want[e] - sums[e] - (uint64_t)(int64_t)(int32_t)along[e];
     return c->bits == 16 ? (uint32_t)differ == 0 : differ == 0;
+}
+
+/* Adds a tile's rows to the sums of its columns. GCC's vectors: a plain loop goes through memory for each row. */
+typedef uint32_t narrow_lanes __attribute__((vector_size(32)));
+typedef uint64_t wide_lanes __attribute__((vector_size(64)));
+
+static inline void add_columns_32(const int32_t *tile, uint32_t *sums) {
+    for (int e = 0; e < COLUMNS; e += 8) {
+        narrow_lanes all;
+        memcpy(&all, sums + e, sizeof all);
+        for (int i = 0; i < ROWS; i++) { narrow_lanes row; memcpy(&row, tile + i * COLUMNS + e, sizeof row); all += row; }
+        memcpy(sums + e, &all, sizeof all);
+    }
+}
+
+static inline void add_columns_64(const int64_t *tile, uint64_t *sums) {
+    for (int e = 0; e < COLUMNS; e += 8) {
+        wide_lanes all;
+        memcpy(&all, sums + e, sizeof all);
+        for (int i = 0; i < ROWS; i++) { wide_lanes row; memcpy(&row, tile + i * COLUMNS + e, sizeof row); all += row; }
+        memcpy(sums + e, &all, sizeof all);
+    }
 }
 
 static void multiply_part(void *argument, int part, int parts) {
@@ -399,24 +425,22 @@ static void multiply_part(void *argument, int part, int parts) {
                 if (whole) {
                     multiply(j->a.panels + p * pairs * ROWS, j->b.panels + q * pairs * COLUMNS, pairs, tile);
                     if (struck && j->strike >= IN_TILE) tile[at_struck] = (int32_t)((uint32_t)tile[at_struck] ^ 1u << injection.bit % 32);
-                    if (ASSAY_CHECKSUMS)
-                        for (int i = 0; i < ROWS; i++) for (int e = 0; e < COLUMNS; e++) sums32[e] += (uint32_t)tile[i * COLUMNS + e];
+                    if (ASSAY_CHECKSUMS) add_columns_32(tile, sums32);
                 } else for (int z = 0; z < planes; z++) {
                     const int32_t *a = j->a.panels + (z * pa + p) * pairs * ROWS, *b = j->b.panels + (z * pb + q) * pairs * COLUMNS;
                     sums = total[z];
-                    memset(sums, 0, sizeof total[z]);
                     for (word k = 0; k < s->blocks; k++) {
                         word stop = (k + 1) * s->block < pairs ? (k + 1) * s->block : pairs;
                         word run = planes == 1 && j->a.norms[p * s->blocks + k] * j->b.norms[q * s->blocks + k] < 0x1p61f ? s->block : safe;
                         for (word at = k * s->block; at < stop; at += run) {
                             multiply(a + at * ROWS, b + at * COLUMNS, stop - at < run ? stop - at : run, tile);
                             if (struck && j->strike == IN_TILE && at == 0) tile[at_struck] = (int32_t)((uint32_t)tile[at_struck] ^ 1u << injection.bit % 32);
-                            for (int e = 0; e < ROWS * COLUMNS; e++) sums[e] += tile[e];
+                            if (at == 0) for (int e = 0; e < ROWS * COLUMNS; e++) sums[e] = tile[e];
+                            else for (int e = 0; e < ROWS * COLUMNS; e++) sums[e] += tile[e];
                         }
                     }
                     if (struck && j->strike == IN_SUM) sums[at_struck] = (int64_t)((uint64_t)sums[at_struck] ^ 1ull << injection.bit % 64);
-                    if (ASSAY_CHECKSUMS)
-                        for (int i = 0; i < ROWS; i++) for (int e = 0; e < COLUMNS; e++) sums64[z][e] += (uint64_t)sums[i * COLUMNS + e];
+                    if (ASSAY_CHECKSUMS) add_columns_64(sums, sums64[z]);
                 }
                 if (planes > 1) for (int e = 0; e < ROWS * COLUMNS; e++) {
                     uint64_t hh = (uint64_t)total[0][e], ll = (uint64_t)total[1][e], xx = (uint64_t)total[2][e];
