@@ -85,6 +85,10 @@ def step(count: int) -> dict[str, Any]:
     return turns(count, lambda: run(checked), lambda: run(bare))
 
 
+def said(times: dict[str, Any]) -> str:
+    return f"{times['checked_ms']:.2f} ms, bare {times['bare_ms']:.2f} ms, {times['ratio'] - 1:+.1%}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="what checksums of matrix products cost")
     parser.add_argument("--quick", action="store_true", help="fewer turns, no large products, one thread")
@@ -100,9 +104,9 @@ def main() -> None:
                 if m <= (512 if options.quick else 2048 if bits == 14 else 1024):
                     made = product(count if m < 2048 else 7, batch, m, k, n, bits, threads)
                     result["products"].append(made)
-                    print(f"{made['shape']} b={bits} threads={threads}: {made['checked_ms']:.2f} ms, bare {made['bare_ms']:.2f} ms, {made['ratio'] - 1:+.1%}")
+                    print(f"{made['shape']} b={bits} threads={threads}: {said(made)}")
     result["step"] = step(count)
-    print(f"GPT step: {result['step']['checked_ms']:.1f} ms, bare {result['step']['bare_ms']:.1f} ms, {result['step']['ratio'] - 1:+.1%}  ({result['level']})")
+    print(f"GPT step: {said(result['step'])}  ({result['level']})")
     if options.json:
         print(json.dumps(result))
 
