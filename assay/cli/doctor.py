@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -135,11 +135,43 @@ def examine(url: str | None, address: str | None, peers: str | None, data: Path)
     return found
 
 
-def doctor(rpc_url: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False) -> None:
+def conform(json: bool) -> None:
+    """Runs the conformance suite on every route of this machine, and says what failed, where, and what it means."""
+    from assay.exact import examination
+
+    results = []
+    for result in examination.examine():
+        results.append(result)
+        if json:
+            continue
+        print(f"{'no' if result.failed else 'ok'} {result.route}: {result.checks - len(result.failed)} of {result.checks} checks", flush=True)
+        for failed in result.failed:
+            print(f"     {failed.what}: {failed.where}\n       {failed.means}")
+    good = not any(result.failed for result in results)
+    if json:
+        routes = [{"route": str(r.route), "checks": r.checks, "failed": [f._asdict() for f in r.failed]} for r in results]
+        show({"good": good, "routes": routes})
+    elif good:
+        print("every route gives the committed bits: this machine may work and verify")
+    if not good:
+        raise typer.Exit(FAILED)
+
+
+def doctor(
+    rpc_url: Rpc = None,
+    contract: Contract = None,
+    bootstrap: Bootstrap = None,
+    data: Data = None,
+    json: Json = False,
+    conformance: Annotated[bool, typer.Option("--conformance", help="Only test its arithmetic: all operators, short trainings.")] = False,
+) -> None:
     """Says what is in the way of running a node here.
 
     Example: [bold]assay doctor[/bold]
+    Example: [bold]assay doctor --conformance[/bold]
     """
+    if conformance:
+        return conform(json)
     try:
         kept = read_config()
     except Trouble as trouble:

@@ -1,0 +1,149 @@
+"""Short trainings of small models, and the state roots they must reach: the second half of `assay doctor --conformance`.
+
+Single operators on hard inputs do not show what a whole training does to them: values that drift, optimisers, plans that fuse and reuse
+memory. So each family's program (assay/_data/programs, traced once by tools/conformance_programs.py) trains for STEPS steps on
+data made of integers, and its state roots at CHECKED steps are compared with the committed ones. Those come from the NumPy reference
+alone, which walks the nodes one by one. Nothing here needs PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.exact import reference
+from assay.exact.conformance import floats, integers, words
+from assay.exact.cpu import Cpu
+from assay.ids import Digest
+from assay.program import Part, Program
+from assay.state import state_root
+
+Array = NDArray[Any]
+Tensors = dict[str, Array]
+Run = Callable[[str, Mapping[str, Mapping[str, Array]]], Tensors]
+"""(part, inputs) -> outputs."""
+
+_DATA = Path(__file__).parent.parent / "_data"
+PROGRAMS, ROOTS = _DATA / "programs", _DATA / "trainings.json"
+FAMILIES = ("mlp", "gpt")
+STEPS, MICRO_BATCHES, BATCH = 100, 2, 4
+FEATURES, CLASSES = 10, 5
+CONTEXT, VOCABULARY = 12, 17
+CHECKED = (1, 2, 3, 10, 30, 100)
+"""Numbers of steps after which the state is compared: few enough to print, close enough at first to say where it went wrong."""
+
+
+class Training(NamedTuple):
+    name: str
+    program: Program
+    schedule: NDArray[np.float32]
+    """[steps, scalars]"""
+
+
+def load(name: str) -> Training:
+    """The committed program and schedule of a family."""
+    program = Program.load(zlib.decompress((PROGRAMS / f"{name}.program.z").read_bytes()))
+    schedule = np.frombuffer((PROGRAMS / f"{name}.schedule").read_bytes(), "<f4").reshape(STEPS, len(program.scalars))
+    return Training(name, program, schedule)
+
+
+def initial(program: Program) -> Tensors:
+    """Weights from integers, uniform in +-1/4; norms' weights one; everything else zero."""
+    state: Tensors = {}
+    for seed, (name, t) in enumerate(sorted(program.state.items())):
+        state[name] = np.zeros(t.shape, reference.NUMPY[t.dtype])
+        if name.startswith("param.") and len(t.shape) > 1:
+            state[name] = floats(5000 + seed, t.shape, "even") * np.float32(0.25)
+        elif name.startswith("param.") and name.endswith("weight"):
+            state[name] = np.ones(t.shape, np.float32)
+    return state
+
+
+def batch(program: Program, step: int, m: int) -> Tensors:
+    """A micro-batch that can be learnt: rows whose class is where they are largest, or texts that count up by a step of their own."""
+    seed = 9000 + 2 * (step % 16) + m
+    if "x" in program.batch:
+        x = floats(seed, (BATCH, FEATURES), "even")
+        return {"x": x, "y": x[:, :CLASSES].argmax(1).astype(reference.NUMPY[program.batch["y"].dtype])}
+    start, stride = integers(seed, (BATCH, 1), 0, VOCABULARY), 1 + (words(seed + 100, BATCH) % np.uint64(3)).astype(np.int64)[:, None]
+    tokens = (start + stride * np.arange(CONTEXT + 1)) % VOCABULARY
+    return {"tokens": tokens.astype(reference.NUMPY[program.batch["tokens"].dtype])}
+
+
+def roots(training: Training, run: Run, steps: int = STEPS) -> dict[int, Digest]:
+    """Trains and gives the state roots after the CHECKED numbers of steps."""
+    program, state = training.program, initial(training.program)
+    out: dict[int, Digest] = {}
+    for step in range(steps):
+        acc: Tensors = {n: state[n].copy() if n in state else np.zeros(t.shape, reference.NUMPY[t.dtype]) for n, t in program.accumulator.items()}
+        for m in range(MICRO_BATCHES):
+            acc = run("micro", {"state": state, "acc": acc, "batch": batch(program, step, m)})
+        scalars = {name: training.schedule[step, i : i + 1].reshape(()) for i, name in enumerate(program.scalars)}
+        state = state | run("update", {"state": state, "acc": acc, "scalar": scalars})
+        if step + 1 in CHECKED:
+            out[step + 1] = state_root(step + 1, state)
+    return out
+
+
+def _reference(program: Program, part: str, inputs: Mapping[str, Mapping[str, Array]]) -> Tensors:
+    p: Part = program.micro if part == "micro" else program.update
+    constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
+    values = reference.evaluate(p, [(constants if i.kind == "constant" else inputs[i.kind])[i.name] for i in p.inputs], program.gemm_bits)
+    return {o.name: np.ascontiguousarray(values[o.value]).reshape(values[o.value].shape) for o in p.outputs}
+
+
+def from_reference(name: str, steps: int = STEPS) -> dict[str, str]:
+    """Number of steps -> hex state root, as the specification gives them."""
+    training = load(name)
+    return {str(n): root.hex() for n, root in roots(training, partial(_reference, training.program), steps).items()}
+
+
+def failures(name: str, expected: Mapping[str, str], threads: int = 1, steps: int = STEPS) -> list[int]:
+    """The CHECKED numbers of steps after which this machine's engine has another state than the committed one."""
+    training = load(name)
+    got = roots(training, Cpu(training.program, threads).run, steps)
+    return [n for n, root in got.items() if root.hex() != expected.get(str(n))]
+
+
+def expected() -> dict[str, dict[str, str]]:
+    """Family -> number of steps -> hex state root, as published."""
+    data: dict[str, dict[str, str]] = json.loads(ROOTS.read_text())["roots"]
+    return data
+
+
+def first_difference(name: str, steps: int, threads: int = 1) -> str:
+    """Where the engine first gives another result than the reference on the same inputs, within `steps` steps; empty where it does not."""
+    training = load(name)
+    engine = Cpu(training.program, threads)
+    calls = 0
+
+    def run(part: str, inputs: Mapping[str, Mapping[str, Array]]) -> Tensors:
+        nonlocal calls
+        want, got = _reference(training.program, part, inputs), engine.run(part, inputs)
+        wrong = sorted(n for n in want if want[n].tobytes() != got[n].tobytes())
+        if wrong:
+            step, m = divmod(calls, MICRO_BATCHES + 1)
+            raise _Differs(f"step {step}, {'update' if m == MICRO_BATCHES else f'micro-batch {m}'}: {', '.join(wrong)}")
+        calls += 1
+        return want
+
+    try:
+        roots(training, run, steps)
+    except _Differs as found:
+        return str(found)
+    return ""
+
+
+class _Differs(Exception):
+    pass
+
+
+if __name__ == "__main__":
+    ROOTS.write_text(json.dumps({"format": "assay-trainings/1", "roots": {name: from_reference(name) for name in FAMILIES}}, indent=1) + "\n")
