@@ -1,0 +1,163 @@
+# Measures the error of every one-argument function of the exact engine over all 2^32 float32 inputs, in units in the last place (ulp) of the
+# correctly rounded result, against the same function in float64 (good to about 2^-27 of such an ulp); the worst input of each is computed
+# again with mpmath at 200 bits. Goal: the bounds that tests/exact/test_functions.py promises. --write puts the table into
+# docs/exact-arithmetic.md. Signs are free: where a function is odd or even its negative half must mirror the other bit for bit.
+#
+#     python bench/accuracy.py [--quick] [--json] [--write] [FUNCTION ...]
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mpmath
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.exact.conformance import Writer, program
+from assay.exact.cpu import Cpu
+
+Array = NDArray[Any]
+PAGE = Path(__file__).parent.parent / "docs" / "exact-arithmetic.md"
+BEGIN, END = "<!-- accuracy: python bench/accuracy.py --write -->\n", "<!-- end of accuracy -->\n"
+CHUNK = 1 << 20
+HALF = 1 << 31
+"""Bit patterns of one sign."""
+ODD, EVEN, BOTH, NONE = "odd", "even", "both", "none"
+"""What a function does with negative inputs: f(-x) = -f(x), f(-x) = f(x), something of its own, or NaN."""
+
+
+def erf(x: Array) -> Array:
+    from scipy.special import erf as f64
+
+    return np.asarray(f64(x))
+
+
+class Function(NamedTuple):
+    f64: Callable[[Array], Array]
+    exact: Callable[[Any], Any]
+    negative: str
+
+
+FUNCTIONS: dict[str, Function] = {
+    "sqrt": Function(np.sqrt, mpmath.sqrt, NONE),
+    "rsqrt": Function(lambda x: 1 / np.sqrt(x), lambda x: 1 / mpmath.sqrt(x), NONE),
+    "reciprocal": Function(lambda x: 1 / x, lambda x: 1 / x, ODD),
+    "exp": Function(np.exp, mpmath.exp, BOTH),
+    "log": Function(np.log, mpmath.log, NONE),
+    "tanh": Function(np.tanh, mpmath.tanh, ODD),
+    "sigmoid": Function(lambda x: 1 / (1 + np.exp(-x)), lambda x: 1 / (1 + mpmath.exp(-x)), BOTH),
+    "erf": Function(erf, mpmath.erf, ODD),
+    "sin": Function(np.sin, mpmath.sin, ODD),
+    "cos": Function(np.cos, mpmath.cos, EVEN),
+}
+
+
+class Error(NamedTuple):
+    ulp: float
+    worst: float
+    """The input where it is so large."""
+    rounded: float
+    """Share of finite results that are correctly rounded."""
+    inputs: int
+
+
+def error_of(got: Array, want: Array) -> Array:
+    """|got - want| in ulp; f32 and f64. NaN and overflow must come together, else the error is infinite."""
+    exponent = np.maximum((want.view(np.int64) >> 52) & 0x7FF, 1023 - 126)
+    per_ulp = ((2046 - exponent + 23) << 52).view(np.float64)
+    with np.errstate(all="ignore"):
+        error = np.abs(got.astype(np.float64) - want) * per_ulp
+        over = np.abs(want) >= 2.0**128 - 2.0**103
+        error = np.where(over, np.where(got == np.where(want > 0, np.inf, -np.inf), 0.0, np.inf), error)
+        return np.where(np.isnan(want), np.where(np.isnan(got), 0.0, np.inf), np.where(np.isnan(got), np.inf, error))
+
+
+def worst_exactly(name: str, x: float, got: float) -> float:
+    """The error at one input by mpmath."""
+    with mpmath.workprec(200):
+        want = FUNCTIONS[name].exact(mpmath.mpf(x))
+        if not mpmath.isfinite(want) or want == 0 or not math.isfinite(got):
+            return 0.0
+        return float(abs(mpmath.mpf(got) - want) / mpmath.mpf(2) ** max(-149, int(mpmath.floor(mpmath.log(abs(want), 2))) - 23))
+
+
+def measure(name: str, stride: int = 1) -> Error:
+    """Errors at every stride-th bit pattern. Raises AssertionError where the negative half is not what it should be."""
+    function = FUNCTIONS[name]
+    x = np.empty(CHUNK, np.float32)
+    w = Writer(x)
+    cpu = Cpu(program(w.part(w(name, 0)), 14))
+    most, where, rounded, finite, inputs = -1.0, 0.0, 0, 0, 0
+
+    def run(values: Array) -> Array:
+        return cpu.run("micro", {"batch": {"x0": values}})["y0"]
+
+    def judge(values: Array, got: Array) -> None:
+        nonlocal most, where, rounded, finite
+        with np.errstate(all="ignore"):
+            error = error_of(got, function.f64(values.astype(np.float64)))
+        at = int(error.argmax())
+        if error[at] > most:
+            most, where = float(error[at]), float(values[at])
+        good = np.isfinite(got)
+        finite += int(np.count_nonzero(good))
+        rounded += int(np.count_nonzero(good & (error <= 0.5)))
+
+    for start in range(0, HALF, CHUNK * stride):
+        bits = (np.arange(CHUNK, dtype=np.int64) * stride + start) % HALF
+        x = bits.astype(np.uint32).view(np.float32)
+        got = run(x)
+        judge(x, got)
+        mirrored = run(-x)
+        if function.negative == BOTH:
+            judge(-x, mirrored)
+        elif function.negative == NONE:
+            assert np.isnan(mirrored[x > 0]).all(), f"{name} of a negative number is not NaN"
+        else:
+            sign = np.where(np.isnan(got), 0, 0x80000000 if function.negative == ODD else 0).astype(np.uint32)
+            assert np.array_equal(mirrored.view(np.uint32), got.view(np.uint32) ^ sign), f"{name} is not {function.negative}"
+        inputs += 2 * CHUNK
+    by_hand = worst_exactly(name, where, float(run(np.full(CHUNK, where, np.float32))[0]))
+    assert not math.isfinite(most) or abs(by_hand - most) < 1e-3, f"{name}({where!r}): {most} ulp in float64, {by_hand} by mpmath"
+    return Error(most, where, rounded / max(finite, 1), inputs)
+
+
+def table(results: dict[str, Error]) -> str:
+    rows = [f"| {name} | {e.ulp:.3f} | `{e.worst.hex()}` | {e.rounded:.2%} |" for name, e in results.items()]
+    head = "| function | largest error, ulp | at | correctly rounded |\n|---|---|---|---|\n"
+    return head + "\n".join(rows) + "\n"
+
+
+def published() -> dict[str, float]:
+    """Function -> largest error of the page's table."""
+    text = PAGE.read_text()
+    rows = text[text.index(BEGIN) + len(BEGIN) : text.index(END)].splitlines()[2:]
+    return {cells[1].strip(): float(cells[2]) for cells in (row.split("|") for row in rows)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="errors of the one-argument functions over all float32")
+    parser.add_argument("functions", nargs="*", help="these only")
+    parser.add_argument("--quick", action="store_true", help="every 1021st input")
+    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/exact-arithmetic.md")
+    options = parser.parse_args()
+    results = {}
+    for name in options.functions or FUNCTIONS:
+        e = results[name] = measure(name, 1021 if options.quick else 1)
+        print(f"{name}: {e.ulp:.3f} ulp at {e.worst.hex()}, {e.rounded:.2%} correctly rounded, {e.inputs} inputs", flush=True)
+    if options.write:
+        if options.quick or len(results) < len(FUNCTIONS):
+            raise SystemExit("--write needs all functions and all inputs")
+        text = PAGE.read_text()
+        PAGE.write_text(text[: text.index(BEGIN) + len(BEGIN)] + table(results) + text[text.index(END) :])
+    if options.json:
+        print(json.dumps({name: e._asdict() for name, e in results.items()}))
+
+
+if __name__ == "__main__":
+    main()
