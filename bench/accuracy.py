@@ -7,9 +7,13 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
+import subprocess
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +23,12 @@ from numpy.typing import NDArray
 
 from assay.exact.conformance import Writer, program
 from assay.exact.cpu import Cpu
+from assay.exact.native import build
 
 Array = NDArray[Any]
 PAGE = Path(__file__).parent.parent / "docs" / "exact-arithmetic.md"
 BEGIN, END = "<!-- accuracy: python bench/accuracy.py --write -->\n", "<!-- end of accuracy -->\n"
-CHUNK = 1 << 20
+CHUNK = 1 << 15
 HALF = 1 << 31
 """Bit patterns of one sign."""
 ODD, EVEN, BOTH, NONE = "odd", "even", "both", "none"
@@ -65,15 +70,43 @@ class Error(NamedTuple):
     inputs: int
 
 
+SOURCE = """
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+/* error[i] = |got - want| in ulp; NaN and overflow must come together, else it is infinite. */
+void error_of(const float *got, const double *want, double *error, long n) {
+    for (long i = 0; i < n; i++) {
+        double w = want[i], g = got[i], scale;
+        int64_t bits, e;
+        memcpy(&bits, &w, 8);
+        e = bits >> 52 & 0x7ff;
+        e = (2046 + 23 - (e < 1023 - 126 ? 1023 - 126 : e)) << 52;
+        memcpy(&scale, &e, 8);
+        double r = fabs(g - w) * scale;
+        r = fabs(w) >= 0x1p128 - 0x1p103 ? (g == (w > 0 ? INFINITY : -INFINITY) ? 0 : INFINITY) : r;
+        error[i] = w != w ? (g != g ? 0 : INFINITY) : (g != g ? INFINITY : r);
+    }
+}
+"""
+
+
+@cache
+def _error_of() -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder) / "error.c", Path(folder) / "error.so"
+        source.write_text(SOURCE)
+        flags = [*build.FLAGS, *build.LEVELS[build.levels()[-1]][1]]
+        subprocess.run([build.compiler(), *flags, "-o", str(library), str(source)], check=True, timeout=60)
+        return ctypes.CDLL(str(library)).error_of
+
+
 def error_of(got: Array, want: Array) -> Array:
     """|got - want| in ulp; f32 and f64. NaN and overflow must come together, else the error is infinite."""
-    exponent = np.maximum((want.view(np.int64) >> 52) & 0x7FF, 1023 - 126)
-    per_ulp = ((2046 - exponent + 23) << 52).view(np.float64)
-    with np.errstate(all="ignore"):
-        error = np.abs(got.astype(np.float64) - want) * per_ulp
-        over = np.abs(want) >= 2.0**128 - 2.0**103
-        error = np.where(over, np.where(got == np.where(want > 0, np.inf, -np.inf), 0.0, np.inf), error)
-        return np.where(np.isnan(want), np.where(np.isnan(got), 0.0, np.inf), np.where(np.isnan(got), np.inf, error))
+    got, want, error = np.ascontiguousarray(got), np.ascontiguousarray(want), np.empty(got.shape)
+    pointers = [ctypes.c_void_p(a.ctypes.data) for a in (got, want, error)]
+    _error_of()(*pointers, ctypes.c_long(got.size))
+    return error
 
 
 def worst_exactly(name: str, x: float, got: float) -> float:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from assay.exact import examination
@@ -17,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 def _tool() -> Any:
     spec = importlib.util.spec_from_file_location("tools_why_exact", ROOT / "tools" / "why_exact.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -40,12 +42,11 @@ def test_the_page_says_what_this_machine_gives() -> None:
 
 
 @pytest.mark.slow
-def test_native_torch_differs_where_the_page_says_so() -> None:
-    """Not asserted of any one operation (other versions of PyTorch differ elsewhere): that its operations run, and that shares are right."""
+def test_native_operations_run_and_differences_are_counted() -> None:
+    """Which of them differ is not asserted: other versions of PyTorch differ elsewhere."""
     pytest.importorskip("torch")
-    import numpy as np
-
-    assert why_exact.share([np.ones(4, np.float32)] * 3) == "same"
-    assert why_exact.share([np.ones(4, np.float32), np.array([1, 1, 1, -1], np.float32)]) == "**25.00%**"
     for name, work in why_exact.operations().items():
         assert bool(work().isfinite().all()), name
+    ones = np.ones(4, np.float32)
+    assert why_exact.shown(why_exact.differing([ones, ones, ones])) == "same"
+    assert why_exact.shown(why_exact.differing([ones, ones, np.array([1, 1, 1, -1], np.float32)])) == "**25.00%**"
