@@ -131,6 +131,20 @@ training = assay.Training(model=nn.Linear(6, 3), loss=lambda model, batch: F.cro
         earned = until(lambda: (e := assay(here, "worker", "earnings")) and e["credits"] and e)
         assert sum(credit["amount"] for credit in earned["credits"]) == 4 * 100_000
 
+        posted = assay(here, "submit", "train.py", "--budget", "300", "--yes", "--segment-steps", "2", "--params", "fast.toml", "--steps", "400")
+        serving = psutil.Process(posted["pid"])  # it serves the job's data
+        try:
+            until(lambda: assay(here, "job", "list")["jobs"][1]["settled"] >= 2)
+            assert assay(here, "job", "cancel", "2")["cancelled"] is True  # an order to the process that serves
+            until(lambda: assay(here, "job", "list")["jobs"][1]["state"] == "cancelled")
+            until(lambda: not serving.is_running() or serving.status() == psutil.STATUS_ZOMBIE)
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                serving.kill()
+        partly = assay(here, "job", "fetch", "2", "--out", "partly.safetensors")
+        assert 2 <= partly["steps"] < 400
+        assert assay(here, "run", "train.py", "--local", "--steps", str(partly["steps"]))["final_state_root"] == partly["final_state_root"]
+
 
 def test_a_daemon_whose_past_is_reorganised_away_begins_again_and_registers_again(here: Path) -> None:
     """Deeper than its confirmations: what it acted on never happened. It must neither stop for good nor go on with two histories."""
