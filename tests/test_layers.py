@@ -4,7 +4,7 @@ the last tests, which import in a fresh process and look at what came along).
 A module may import from its own layer and from those below it:
 
     base         assay.ids assay.codec assay.merkle
-    table        assay.exact.table
+    table        assay.exact.{types,table}
     vocabulary   what is shared: messages, chain, job, program, ports, the exact engine, sealing, ...
     machines     the roles' pure machines
     daemons      the roles' daemons, the generic node, the client
@@ -65,7 +65,7 @@ def layer(module: str) -> int:
     last = module.rsplit(".", 1)[-1]
     if module in ("assay", "assay.ids", "assay.codec", "assay.merkle"):
         return BASE
-    if module == "assay.exact.table":
+    if module in ("assay.exact.table", "assay.exact.types"):
         return TABLE
     if module.startswith(("assay.cli", "assay.localnet", "assay.sim")):
         return COMPOSITION

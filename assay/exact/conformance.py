@@ -154,6 +154,11 @@ def cases() -> Iterator[Case]:
         return [w("and", 0, 1), w("or", 0, 1), w("not", 0), w("select", 0, 2, w("mul", 2, 2)), w("select", 1, 3, w("neg", x)), w("select", 0, 1, 0)]
 
     yield _case("select", truths, choose)
+    counters = [words(806, 400).view(np.int64), words(807, 400).view(np.int64), words(808, 1).view(np.int64)]
+    yield _case("philox", counters, lambda w: [w("philox", 0, 1, 2), w("philox", w("iota", n=400), 1, 2)])
+    for seed, kind in enumerate(KINDS):
+        x = floats(seed + 810, (5, 40, 7), kind)
+        yield _case(f"prefix {kind}", [x, words(seed + 820, 1400).view(np.int64).reshape(x.shape)], lambda w: [w("cumsum", v, axis=a) for v in (0, 1) for a in (0, 1, 2)])
     x, at = floats(804, (4, 5, 6), "bits"), integers(805, (4, 3, 6), -2, 8)
 
     def move(w: Writer) -> list[int]:
@@ -166,6 +171,9 @@ def cases() -> Iterator[Case]:
             w("expand", w("slice", 0, axis=1, start=2, stop=3, step=1), shape=(4, 9, 6)),
             w("gather", 0, 1, axis=1),
             w("scatter_value", 0, 1, axis=1, bits=0xBF800000),
+            w("reverse", 0, axis=1),
+            w("windows", 0, axis=2, size=2, stride=3, dilation=2),
+            w("spread", 0, axis=1, n=17, stride=3, dilation=1),
             w("iota", n=9),
         ]
 

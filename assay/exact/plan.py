@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -348,7 +349,7 @@ def _take_rows(p: Plan, node: Node, out: View, operands: list[View]) -> None:
 def _along(p: Plan, node: Node, out: View, operands: list[View]) -> None:
     x, index = (p.packed(v) for v in operands)
     axis = integer(node.attrs, "axis")
-    outer, inner = int(np.prod(x.shape[:axis], dtype=np.int64)), int(np.prod(x.shape[axis + 1 :], dtype=np.int64))
+    outer, inner = prod(x.shape[:axis]), prod(x.shape[axis + 1 :])
     bits = [integer(node.attrs, "bits")] if node.op == "scatter_value" else []
     p.step(node.op, [x, index], out, index.item, x.item, outer, x.shape[axis], index.shape[axis], inner, *bits)
 
@@ -361,6 +362,20 @@ def _pad(p: Plan, node: Node, out: View, operands: list[View]) -> None:
     axis, before = integer(node.attrs, "axis"), integer(node.attrs, "before")
     p.step("fill", [], out, integer(node.attrs, "bits"))
     p.step("copy", operands, sliced(out, axis, before, before + operands[0].shape[axis]))
+
+
+def _spread(p: Plan, node: Node, out: View, operands: list[View]) -> None:
+    (x,), (axis, stride, dilation) = operands, (integer(node.attrs, name) for name in ("axis", "stride", "dilation"))
+    p.step("fill", [], out, 0)
+    for j in range(x.shape[axis + 1]):
+        lane = sliced(out, axis + 1, j, j + 1)
+        p.step("copy", [sliced(x, axis + 1, j, j + 1)], sliced(lane, axis, j * dilation, j * dilation + (x.shape[axis] - 1) * stride + 1, stride))
+
+
+def _cumsum(p: Plan, node: Node, out: View, operands: list[View]) -> None:
+    x, axis = p.packed(operands[0]), integer(node.attrs, "axis")
+    outer, inner = prod(x.shape[:axis]), prod(x.shape[axis + 1 :])
+    p.step("cumsum", [x], out, outer, x.shape[axis], inner, reference.sum_bits(x.shape[axis]) if x.dtype == "f32" else 0)
 
 
 def _concat(p: Plan, node: Node, out: View, operands: list[View]) -> None:
@@ -381,6 +396,8 @@ _LOWER = {
     "reshape": _reshape,
     "pad": _pad,
     "concat": _concat,
+    "spread": _spread,
+    "cumsum": _cumsum,
 }
-NATIVE_OPERATORS = frozenset(_LOWER) | {name for name, op in OPS.items() if op.kind in (Kind.MAP, Kind.CONST)} | {"permute", "expand", "slice"}
+NATIVE_OPERATORS = frozenset(_LOWER) | {name for name, op in OPS.items() if op.kind in (Kind.MAP, Kind.CONST)} | {"permute", "expand", "slice", "reverse", "windows"}
 __all__ = ["NATIVE_OPERATORS", "Instruction", "Plan", "Step", "kernel"]

@@ -14,35 +14,44 @@ Evaluation is total: no value of a well-typed input may raise.
   x != 0; integer -> narrower integer wraps.
 * An index outside its axis is clamped into it (`take_rows`, `gather`, `scatter_value`, `scatter_add_rows`).
 * `bits` is a raw bit pattern (unsigned) of the dtype concerned.
+* `windows` adds an axis after `axis`: y[o, j] = x[o·stride + j·dilation], as many o as fit. `spread` is the way back without
+  adding up: y[i, j] = x[o, j] where i = o·stride + j·dilation, zero elsewhere, `n` being the axis' size.
+* `cumsum` is the sum of the elements up to and including each one, `reverse` turns an axis around.
+* `philox` is the first word of Philox4x32-10 (Salmon et al., SC 2011): operands position, stream and key, each 64 bits, low word
+  first; the counter is (position, stream). The result is in 0..2^32-1.
 
-The arithmetic itself is in assay.exact.reference. Every dimension is at least 1. Imports neither NumPy nor torch. (One file because
-whoever audits the set wants the rows and the rules they name in one place.)
+The arithmetic itself is in assay.exact.reference. Every dimension is at least 1. Imports neither NumPy nor torch. The types of
+values are in assay.exact.types. (One file because whoever audits the set wants the rows and the rules they name in one place.)
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import msgspec
+from assay.exact.types import (
+    COMPUTED,
+    FLOATS,
+    INTEGERS,
+    ITEM_BYTES,
+    MAX_DIM,
+    MAX_RANK,
+    NAN_BITS,
+    NUMBERS,
+    Attr,
+    Attrs,
+    TensorType,
+    TypeRuleError,
+    broadcast,
+    check_bits,
+    check_type,
+)
 
-ITEM_BYTES: dict[str, int] = {"f32": 4, "i32": 4, "i64": 8, "bool": 1, "u8": 1}
-"""The dtypes of a program's values and their sizes. u8 occurs only in records: `cast` turns it into something else."""
-
-NAN_BITS = 0x7FC00000
-MAX_RANK = 8
-MAX_DIM = 1 << 32
-MAX_ELEMENTS = 1 << 40
-
-FLOATS = ("f32",)
-INTEGERS = ("i64", "i32")
-NUMBERS = FLOATS + INTEGERS
-COMPUTED = (*NUMBERS, "bool")
-
-Attr = bool | int | str | tuple[int, ...]
-Attrs = Mapping[str, Attr]
+__all__ = [
+    "ITEM_BYTES", "MAX_DIM", "NAN_BITS", "OPS", "Attr", "Attrs", "Kind", "Op", "TensorType", "TypeRuleError", "check_bits", "check_type", "infer",
+]  # fmt: skip
 
 
 class Kind(enum.Enum):
@@ -50,63 +59,6 @@ class Kind(enum.Enum):
     MAP = "map"
     REDUCE = "reduce"
     MOVE = "move"
-
-
-class TypeRuleError(ValueError):
-    """An operator was given operands or attributes that its row of the table does not allow."""
-
-
-class TensorType(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Type of a value: dtype (a key of ITEM_BYTES) and shape; rank 0 is a scalar."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        return self.elements * ITEM_BYTES[self.dtype]
-
-    def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
-
-
-def check_type(t: TensorType) -> None:
-    """Raises TypeRuleError unless dtype and shape are within the bounds of this table."""
-    if t.dtype not in ITEM_BYTES:
-        raise TypeRuleError(f"there is no dtype {t.dtype!r}; there are {', '.join(ITEM_BYTES)}")
-    if len(t.shape) > MAX_RANK:
-        raise TypeRuleError(f"rank {len(t.shape)} is over {MAX_RANK}")
-    elements = 1
-    for n in t.shape:
-        if not 1 <= n <= MAX_DIM:
-            raise TypeRuleError(f"dimension {n} is not in 1..{MAX_DIM}")
-        elements *= n
-    if elements > MAX_ELEMENTS:
-        raise TypeRuleError(f"{t} has more than {MAX_ELEMENTS} elements")
-
-
-def check_bits(bits: int, dtype: str) -> None:
-    """Raises TypeRuleError unless `bits` is a value of the dtype: in range, and the one NaN if it is a NaN."""
-    if not 0 <= bits < (2 if dtype == "bool" else 1 << (8 * ITEM_BYTES[dtype])):
-        raise TypeRuleError(f"bit pattern {bits} is no {dtype}")
-    if dtype == "f32" and bits & 0x7F800000 == 0x7F800000 and bits & 0x007FFFFF and bits != NAN_BITS:
-        raise TypeRuleError(f"bit pattern {bits:#010x} is a NaN other than the canonical {NAN_BITS:#010x}")
-
-
-def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """NumPy's broadcasting of shapes without zeros. Raises TypeRuleError."""
-    rank = max(map(len, shapes))
-    out = []
-    for i in range(-rank, 0):
-        dims = {s[i] for s in shapes if len(s) >= -i} - {1}
-        if len(dims) > 1:
-            raise TypeRuleError(f"shapes {', '.join(str(list(s)) for s in shapes)} do not broadcast")
-        out.append(dims.pop() if dims else 1)
-    return tuple(out)
 
 
 Inference = Callable[[Sequence[TensorType], Attrs], TensorType]
@@ -271,6 +223,41 @@ def _concat(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     return TensorType(dtype=dtype, shape=_with(types[0].shape, axis, sum(t.shape[axis] for t in types)))
 
 
+def _positive(attrs: Attrs, *names: str) -> list[int]:
+    values = [_int(attrs, name) for name in names]
+    if not all(1 <= v <= MAX_DIM for v in values):
+        raise TypeRuleError(f"{', '.join(names)} are {values}, not in 1..{MAX_DIM}")
+    return values
+
+
+def _windows(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    (x,), axis = types, _axis(types[0], attrs)
+    size, stride, dilation = _positive(attrs, "size", "stride", "dilation")
+    room = x.shape[axis] - dilation * (size - 1) - 1
+    if room < 0:
+        raise TypeRuleError(f"a window of {size} elements, {dilation} apart, is longer than axis {axis} of {x}")
+    return TensorType(dtype=x.dtype, shape=(*x.shape[:axis], room // stride + 1, size, *x.shape[axis + 1 :]))
+
+
+def _spread(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    (x,), axis = types, _axis(types[0], attrs)
+    n, stride, dilation = _positive(attrs, "n", "stride", "dilation")
+    if axis + 1 >= len(x.shape):
+        raise TypeRuleError(f"there is no axis after axis {axis} of {x}")
+    if (x.shape[axis] - 1) * stride + (x.shape[axis + 1] - 1) * dilation >= n:
+        raise TypeRuleError(f"axes {axis} and {axis + 1} of {x} reach past {n} elements")
+    return TensorType(dtype=x.dtype, shape=_with(x.shape, axis, n))
+
+
+def _along_axis(dtypes: Sequence[str]) -> Inference:
+    def infer(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+        _want(types[0], dtypes)
+        _axis(types[0], attrs)
+        return types[0]
+
+    return infer
+
+
 def _take_rows(types: Sequence[TensorType], _: Attrs) -> TensorType:
     rows, index = types
     _want(index, INTEGERS)
@@ -367,10 +354,12 @@ OPS: dict[str, Op] = {
     "gt": _compare(),
     "ge": _compare(),
     "select": Op(Kind.MAP, 3, {}, _select, _each(1)),
+    "philox": Op(Kind.MAP, 3, {}, _map(("i64",)), _each(80)),
     "cast": Op(Kind.MAP, 1, {"dtype": "dtype"}, _cast, _each(1)),
     # REDUCE
     "sum": Op(Kind.REDUCE, 1, _AXES, _reduce(("f32", "i64")), _each_in),
     "amax": Op(Kind.REDUCE, 1, _AXES, _reduce(FLOATS), _each_in),
+    "cumsum": Op(Kind.REDUCE, 1, {"axis": "int"}, _along_axis(("f32", "i64")), _each_in),
     "matmul": Op(Kind.REDUCE, 2, {}, _matmul, _matmul_work),
     "scatter_add_rows": Op(Kind.REDUCE, 2, {"rows": "int"}, _scatter_add_rows, _each_in),
     # MOVE
@@ -378,6 +367,9 @@ OPS: dict[str, Op] = {
     "permute": _move(1, {"axes": "ints"}, _permute),
     "expand": _move(1, {"shape": "ints"}, _expand),
     "slice": _move(1, {"axis": "int", "start": "int", "stop": "int", "step": "int"}, _slice),
+    "reverse": _move(1, {"axis": "int"}, _along_axis(tuple(ITEM_BYTES))),
+    "windows": _move(1, {"axis": "int", "size": "int", "stride": "int", "dilation": "int"}, _windows),
+    "spread": _move(1, {"axis": "int", "n": "int", "stride": "int", "dilation": "int"}, _spread),
     "pad": _move(1, {"axis": "int", "before": "int", "after": "int", "bits": "bits"}, _pad),
     "concat": _move(None, {"axis": "int"}, _concat),
     "take_rows": _move(2, {}, _take_rows),

@@ -106,6 +106,13 @@ def permuted(v: View, axes: Sequence[int]) -> View:
     return v._replace(shape=tuple(v.shape[a] for a in axes), strides=tuple(v.strides[a] for a in axes))
 
 
+def windowed(v: View, axis: int, size: int, stride: int, dilation: int) -> View:
+    count = (v.shape[axis] - dilation * (size - 1) - 1) // stride + 1
+    step = v.strides[axis]
+    shape, strides = (*v.shape[:axis], count, size, *v.shape[axis + 1 :]), (*v.strides[:axis], step * stride, step * dilation, *v.strides[axis + 1 :])
+    return v._replace(shape=shape, strides=strides)
+
+
 def ints(attrs: Mapping[str, Attr], name: str) -> tuple[int, ...]:
     value = attrs[name]
     assert isinstance(value, tuple)
@@ -129,4 +136,10 @@ def moved(op: str, attrs: Mapping[str, Attr], v: View) -> View | None:
             return broadcast(v, ints(attrs, "shape"))
         case "slice":
             return sliced(v, integer(attrs, "axis"), integer(attrs, "start"), integer(attrs, "stop"), integer(attrs, "step"))
+        case "reverse":
+            axis = integer(attrs, "axis")
+            strides = tuple(-s if a == axis else s for a, s in enumerate(v.strides))
+            return v._replace(offset=v.offset + (v.shape[axis] - 1) * v.strides[axis], strides=strides)
+        case "windows":
+            return windowed(v, *(integer(attrs, name) for name in ("axis", "size", "stride", "dilation")))
     return None

@@ -239,3 +239,57 @@ def test_large_maps_are_cut_anywhere(route: Route) -> None:
     w = Writer(x, bias)
     y = w("add", 0, 1)
     check(w.part(y, w("select", w("gt", y, 1), y, w("tanh", 0)), w("sum", y, axes=(0, 1), keepdim=False)), [x, bias], route)
+
+
+@routes
+def test_windows_spread_and_reverse(route: Route) -> None:
+    """Also read by what comes next: a product of windows (a convolution), a map and a sum over them."""
+    rng = np.random.default_rng(14)
+    x, i, k = floats(rng, (2, 3, 9, 11), "bits"), rng.integers(-9, 9, (5, 12)), floats(rng, (4, 3 * 2 * 3), "normal")
+    y = floats(rng, (2, 3, 9, 11), "normal")
+    w = Writer(x, i, k, y)
+
+    def cut(v: int) -> int:
+        return w("windows", w("windows", v, axis=3, size=3, stride=2, dilation=2), axis=2, size=2, stride=3, dilation=1)
+
+    patches, plain = cut(0), cut(3)
+    columns = w("reshape", w("permute", plain, axes=(1, 3, 5, 0, 2, 4)), shape=(18, 24))
+    outputs = [
+        patches,
+        w("add", patches, patches),
+        w("sum", patches, axes=(3, 5), keepdim=False),
+        w("amax", plain, axes=(3, 5), keepdim=True),
+        w("matmul", 2, columns),
+        w("matmul", 2, w("reverse", w("reverse", columns, axis=0), axis=1)),
+        w("spread", w("spread", patches, axis=4, n=12, stride=2, dilation=2), axis=2, n=9, stride=3, dilation=1),
+        w("spread", w("reshape", 1, shape=(5, 4, 3)), axis=0, n=30, stride=5, dilation=2),
+        w("windows", 1, axis=0, size=5, stride=1, dilation=1),
+        w("neg", w("reverse", 0, axis=2)),
+        w("reverse", w("reverse", 1, axis=0), axis=1),
+        w("add", w("windows", w("exp", 3), axis=3, size=11, stride=4, dilation=1), w("reshape", 3, shape=(2, 3, 9, 1, 11))),
+    ]
+    check(w.part(*outputs), [x, i, k, y], route)
+
+
+@routes
+@pytest.mark.parametrize("kind", [*KINDS, "finite"])
+def test_prefix_sums(route: Route, kind: str) -> None:
+    rng = np.random.default_rng(15)
+    x, i = floats(rng, (5, 300, 13), kind), rng.integers(-(2**63), 2**63 - 1, (5, 300, 13))
+    w = Writer(x, i)
+    t = w("permute", 0, axes=(2, 0, 1))
+    check(w.part(*[w("cumsum", v, axis=a) for v in (0, 1, t) for a in (0, 1, 2)]), [x, i], route)
+
+
+@routes
+def test_philox(route: Route) -> None:
+    """The known answers of Random123 (Salmon et al.), and random counters."""
+    known = [(0, 0, 0), (-1, -1, -1), (0x85A308D3243F6A88, 0x0370734413198A2E, 0x299F31D0A4093822)]
+    answers = [0x6627E8D5, 0x408F276D, 0xD16CFE09]
+    columns = [np.array([np.uint64(row[c] % (1 << 64)) for row in known]).view(np.int64) for c in range(3)]
+    assert reference.apply("philox", {}, columns, "i64", 14).tolist() == answers
+    rng = np.random.default_rng(16)
+    a, b = (rng.integers(-(2**63), 2**63 - 1, shape) for shape in ((40, 70), (70,)))
+    w = Writer(a, b, *columns)
+    outputs = [w("philox", 2, 3, 4), w("philox", 0, 1, w("const", dtype="i64", bits=7)), w("lt", w("philox", w("iota", n=70), 1, 1), 0)]
+    check(w.part(*outputs), [a, b, *columns], route)

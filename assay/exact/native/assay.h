@@ -53,6 +53,7 @@ int assay_matmul(const word *w, char **base, int threads);
 int assay_sum(const word *w, char **base, int threads);
 int assay_amax(const word *w, char **base, int threads);
 int assay_scatter_add(const word *w, char **base, int threads);
+int assay_cumsum(const word *w, char **base, int threads);
 int assay_take_rows(const word *w, char **base, int threads);
 int assay_gather(const word *w, char **base, int threads);
 int assay_scatter_value(const word *w, char **base, int threads);

@@ -177,6 +177,23 @@ static inline int64_t f32_to_i64(float x) {
     X(and_bool, uint8_t, uint8_t, x & y) X(or_bool, uint8_t, uint8_t, x | y) \
     COMPARISONS(X, float, f32) COMPARISONS(X, int64_t, i64) COMPARISONS(X, int32_t, i32)
 
+/* Philox4x32-10 (Salmon et al., SC 2011): the first word at counter (position, stream) under a key. */
+static inline int64_t philox(uint64_t position, uint64_t stream, uint64_t key) {
+    uint32_t c0 = (uint32_t)position, c1 = (uint32_t)(position >> 32), c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    for (int round = 0; round < 10; round++) {
+        uint64_t p0 = (uint64_t)c0 * 0xd2511f53u, p1 = (uint64_t)c2 * 0xcd9e8d57u;
+        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)p1;
+        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)p0;
+        k0 += 0x9e3779b9u;
+        k1 += 0xbb67ae85u;
+    }
+    return c0;
+}
+
+#define TERNARY(X) X(philox_i64, int64_t, uint64_t, philox(x, y, z))
 #define SELECT(X) X(select_1, uint8_t) X(select_4, uint32_t) X(select_8, uint64_t)
 
 typedef void (*kernel)(void *restrict d, const void *restrict a, const void *restrict b, const void *restrict c, word n);
@@ -186,17 +203,20 @@ typedef void (*kernel)(void *restrict d, const void *restrict a, const void *res
     LOOP(name) { R *d = d_; const T *a = a_; (void)b_; (void)c_; for (word i = 0; i < n; i++) { const T x = a[i]; d[i] = (R)(e); } }
 #define DEFINE_BINARY(name, R, T, e) \
     LOOP(name) { R *d = d_; const T *a = a_, *b = b_; (void)c_; for (word i = 0; i < n; i++) { const T x = a[i], y = b[i]; d[i] = (R)(e); } }
+#define DEFINE_TERNARY(name, R, T, e) \
+    LOOP(name) { R *d = d_; const T *a = a_, *b = b_, *c = c_; for (word i = 0; i < n; i++) { const T x = a[i], y = b[i], z = c[i]; d[i] = (R)(e); } }
 #define DEFINE_SELECT(name, T) \
     LOOP(name) { T *d = d_; const uint8_t *a = a_; const T *b = b_, *c = c_; for (word i = 0; i < n; i++) { const T x = b[i], y = c[i]; d[i] = a[i] ? x : y; } }
 UNARY(DEFINE_UNARY)
 BINARY(DEFINE_BINARY)
+TERNARY(DEFINE_TERNARY)
 SELECT(DEFINE_SELECT)
 
 #define ENTRY(name, ...) k_##name,
-static const kernel KERNELS[] = {UNARY(ENTRY) BINARY(ENTRY) SELECT(ENTRY)};
+static const kernel KERNELS[] = {UNARY(ENTRY) BINARY(ENTRY) TERNARY(ENTRY) SELECT(ENTRY)};
 #define NAME(name, ...) #name " "
 /* Names of the operators, in the order of their codes, each followed by a space. */
-const char assay_kernels[] = UNARY(NAME) BINARY(NAME) SELECT(NAME);
+const char assay_kernels[] = UNARY(NAME) BINARY(NAME) TERNARY(NAME) SELECT(NAME);
 
 /* ---- blocks ---- */
 

@@ -123,6 +123,40 @@ int assay_amax(const word *w, char **base, int threads) {
     return 0;
 }
 
+static void cumsum_part(void *argument, int part, int parts) {
+    reduce_job *j = argument;
+    const word *w = j->w;
+    word n = w[5], inner = w[6], from, to;
+    share(w[4] * inner, 1, part, parts, &from, &to);
+    for (word k = from; k < to; k++) {
+        word at = k / inner * n * inner + k % inner;
+        uint64_t total = 0;
+        if (w[7] == 0) {
+            const uint64_t *x = (const uint64_t *)(j->base[w[2]] + w[3]) + at;
+            uint64_t *y = (uint64_t *)(j->base[w[0]] + w[1]) + at;
+            for (word i = 0; i < n; i++) y[i * inner] = total += x[i * inner];
+            continue;
+        }
+        const float *x = (const float *)(j->base[w[2]] + w[3]) + at;
+        float *y = (float *)(j->base[w[0]] + w[1]) + at;
+        uint32_t top = 0;
+        for (word i = 0; i < n; i++) { uint32_t a = bits_of(x[i * inner]) & ABS_BITS; top = a > top ? a : top; }
+        int s = (int)w[7] + 126 - (int)(top >> 23);
+        double scale = power64(s), back = power64(-s);
+        for (word i = 0; i < n; i++) {
+            total += (uint64_t)fixed(x[i * inner], scale);
+            y[i * inner] = top >> 23 == 255 ? from_bits(NAN_BITS) : round_scaled((int64_t)total, back);
+        }
+    }
+}
+
+/* Words: as assay_sum; the target has the source's shape. */
+int assay_cumsum(const word *w, char **base, int threads) {
+    reduce_job j = {w, base};
+    assay_parallel(w[4] * w[5] * w[6] >= 1 << 14 ? threads : 1, cumsum_part, &j);
+    return 0;
+}
+
 static inline word inside(const char *index, word item, word at, word size) {
     int64_t i = item == 8 ? ((const int64_t *)index)[at] : ((const int32_t *)index)[at];
     return i < 0 ? 0 : (i >= size ? size - 1 : i);

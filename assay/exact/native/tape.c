@@ -7,10 +7,10 @@
 
 typedef int (*step)(const word *w, char **base, int threads);
 static const step STEPS[] = {
-    assay_map, assay_copy, assay_fill, assay_matmul, assay_sum, assay_amax, assay_scatter_add, assay_take_rows, assay_gather, assay_scatter_value,
+    assay_map, assay_copy, assay_fill, assay_matmul, assay_sum, assay_amax, assay_scatter_add, assay_take_rows, assay_gather, assay_scatter_value, assay_cumsum,
 };
 /* Names of the steps, in the order of their codes, each followed by a space. */
-const char assay_steps[] = "map copy fill matmul sum amax scatter_add take_rows gather scatter_value ";
+const char assay_steps[] = "map copy fill matmul sum amax scatter_add take_rows gather scatter_value cumsum ";
 
 /* Runs `count` words of tape. 0, or -1 when memory ran out. */
 int assay_run(const word *tape, word count, char **base, int threads) {
