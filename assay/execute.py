@@ -53,6 +53,11 @@ def check_tensors(what: str, tensors: Mapping[str, NDArray[Any]], types: Mapping
         raise BadTensors(f"the {what} has {extra[0]!r}, which the program does not know")
 
 
+def counters(step: int, m: int) -> Tensors:
+    """The counters of a link as the program's inputs (steps beyond 2^63 wrap)."""
+    return {name: np.array(value % (1 << 64), np.uint64).view(np.int64) for name, value in (("step", step), ("micro", m))}
+
+
 def schedule_root(schedule: NDArray[np.float32]) -> Digest:
     """Tensor root of the schedule, f32 [steps, scalars]."""
     return tensor_root(schedule)
@@ -100,23 +105,26 @@ class Executor:
     def micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> Tensors:
         """The accumulator after micro-batch `m` of step `step`."""
         self._check_micro(step, m, state, acc, batch)
-        return self._cpu.run("micro", {"state": state, "acc": acc, "batch": batch})
+        return self._cpu.run("micro", {"state": state, "acc": acc, "batch": batch, "counter": counters(step, m)})
 
     def update(self, step: int, state: Tensors, acc: Tensors) -> Tensors:
         """The state before step `step + 1`."""
         self._check_update(step, state, acc)
-        return state | self._cpu.run("update", {"state": state, "acc": acc, "scalar": self.scalars(step)})
+        return state | self._cpu.run("update", self._given(step, state, acc))
+
+    def _given(self, step: int, state: Tensors, acc: Tensors) -> dict[str, Tensors]:
+        return {"state": state, "acc": acc, "scalar": self.scalars(step), "counter": counters(step, self.micro_batches)}
 
     def trace_micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> Trace:
         """`micro`, with the root over all its stages."""
         self._check_micro(step, m, state, acc, batch)
-        output, stages = self._cpu.trace("micro", {"state": state, "acc": acc, "batch": batch})
+        output, stages = self._cpu.trace("micro", {"state": state, "acc": acc, "batch": batch, "counter": counters(step, m)})
         return self._trace(MICRO, step, m, state, acc, batch, stages, acc_root(step, m + 1, output), output)
 
     def trace_update(self, step: int, state: Tensors, acc: Tensors) -> Trace:
         """`update`, with the root over all its stages."""
         self._check_update(step, state, acc)
-        output, stages = self._cpu.trace("update", {"state": state, "acc": acc, "scalar": self.scalars(step)})
+        output, stages = self._cpu.trace("update", self._given(step, state, acc))
         output = state | output
         return self._trace(UPDATE, step, self.micro_batches, state, acc, {}, stages, state_root(step + 1, output), output)
 

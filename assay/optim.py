@@ -167,8 +167,9 @@ Optimizer = AdamW | SGD
 Schedule = Constant | Linear | Cosine
 
 
-def update_part(optimizer: Optimizer, parameters: Mapping[str, TensorType], micro_batches: int) -> Part:
-    """The part that turns the sums over M micro-batches into the next state. `parameters`: those that are trained."""
+def update_part(optimizer: Optimizer, parameters: Mapping[str, TensorType], micro_batches: int, buffers: Mapping[str, TensorType] = {}) -> Part:
+    """The part that turns the sums over M micro-batches into the next state. `parameters`: those that are trained;
+    `buffers`: entries of the accumulator that become those of the state."""
     b = Builder()
     mean = 1 / micro_batches
     sums = {name: b.input("acc", f"grad.{name}", t) for name, t in parameters.items()}
@@ -182,6 +183,7 @@ def update_part(optimizer: Optimizer, parameters: Mapping[str, TensorType], micr
         ratio = b.div(b.const(optimizer.clip), b.add(norm, b.const(1e-6)))
         factor = b.mul(b.emit("minimum", ratio, b.const(1.0)), factor)
     outputs: Outputs = [("state", "metric.loss", b.scale(b.input("acc", "loss", SCALAR), mean))]
+    outputs += [("state", name, b.input("acc", name, t)) for name, t in buffers.items()]
     for name, g in sums.items():
         outputs += optimizer.apply(b, name, b.input("state", f"param.{name}", parameters[name]), b.mul(g, factor))
     return b.part(outputs)

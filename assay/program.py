@@ -4,14 +4,16 @@ A program has two parts. `micro` (state, batch, accumulator) -> accumulator adds
 `update` (state, accumulator, scalars) -> state applies the optimiser. A part is a list of nodes, each one operator of the closed
 set (assay.exact.table) on earlier values: no control flow, no user code, and nothing whose size is not known from the text.
 
-    micro   inputs  state  "param.<name>", "buffer.<name>"; batch "<field>"; acc "grad.<name>", "loss"
-            outputs acc    "grad.<name>" = acc + gradient of this micro-batch's mean loss, "loss" = acc + loss
+    micro   inputs  state  "param.<name>", "buffer.<name>"; batch "<field>"; acc "grad.<name>", "loss", "buffer.<name>"
+            outputs acc    "grad.<name>" = acc + gradient of this micro-batch's mean loss, "loss" = acc + loss; "buffer.<name>" as changed
     update  inputs  state, acc; scalar "<name>" (f32, rank 0: row t of the schedule)
-            outputs state  "param.<name>", "m.<name>", "v.<name>", "metric.loss"; entries without an output stay as they are
+            outputs state  "param.<name>", "m.<name>", "v.<name>", "buffer.<name>", "metric.loss"; entries without an output stay
+    both    inputs  counter "step" and "micro" (i64, rank 0; M in an update): what a random number may depend on, besides the program
 
-The accumulator of a step starts as zeros. Values of a part are numbered: inputs first, then constants, then nodes in order; node
-operands name smaller numbers. The text is canonical JSON without floats (assay.codec). `Program.load` trusts nothing: every
-shape and dtype is inferred again and compared, and work and memory are known before anything runs.
+The accumulator of a step starts as zeros, but an entry with the name of a state's entry (a buffer) starts as that. Values of a part
+are numbered: inputs first, then constants, then nodes in order; node operands name smaller numbers. The text is canonical JSON
+without floats (assay.codec). `Program.load` trusts nothing: every shape and dtype is inferred again and compared, and work and memory
+are known before anything runs.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
-InputKind = Literal["state", "acc", "batch", "scalar", "constant"]
+InputKind = Literal["state", "acc", "batch", "scalar", "counter", "constant"]
 OutputKind = Literal["acc", "state"]
 
 
@@ -210,7 +212,8 @@ def cost(part: Part) -> Cost:
 
 # ---- checks ----------------------------------------------------------------------------------------------------------------
 
-_INPUTS = {"micro": {"state", "acc", "batch", "constant"}, "update": {"state", "acc", "scalar", "constant"}}
+_INPUTS = {"micro": {"state", "acc", "batch", "counter", "constant"}, "update": {"state", "acc", "scalar", "counter", "constant"}}
+_COUNTERS = ("step", "micro")
 _OUTPUTS = {"micro": "acc", "update": "state"}
 
 
@@ -278,6 +281,8 @@ def _check_part(name: str, part: Part, bits: int, constants: dict[str, TensorTyp
         if (i.kind, i.name) in seen:
             raise ProgramError(f"{where} occurs twice")
         _typed(where, i.type)
+        if i.kind == "counter" and (i.name not in _COUNTERS or i.type != TensorType(dtype="i64", shape=())):
+            raise ProgramError(f"{where}: the counters are {' and '.join(_COUNTERS)}, each i64[]")
         if i.kind == "constant" and constants.get(i.name) != i.type:
             raise ProgramError(f"{where}: there is no constant of that name and type")
         seen.add((i.kind, i.name))

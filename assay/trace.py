@@ -1,17 +1,22 @@
-"""From PyTorch to a program: the only module that imports torch.
+"""From PyTorch to a program.
 
 The loss (model and all) is exported first (torch.export: a public interface that keeps module names and source lines), then its
-gradients are traced around the exported module with torch.func and make_fx, on fake tensors and with attention in its mathematical
-form, and each ATen operator is lowered by name (assay.lower). ATen operators that have no lowering are decomposed by PyTorch's own
+gradients are traced around the exported module (assay.replay) with torch.func and make_fx, on fake tensors and with attention in its
+mathematical form, and each ATen operator is lowered by name (assay.lower). ATen operators that have no lowering are decomposed by PyTorch's own
 table as far as it goes; what is left outside the closed set is refused by name, with its module and line.
 
 Nothing of PyTorch's arithmetic enters the program, so it does not depend on torch's threads, instruction sets or version: only on
-which operators were called. Parameters that several modules share are one entry of the state.
+which operators were called. Parameters that several modules share are one entry of the state. Buffers that the model changes are
+entries of the accumulator and so pass through the micro-batches of a step; the update puts them into the state.
+
+Dropout: element i of the mask of the model's n-th place that drops (from 0) is 0 where philox(position, stream, key) < p · 2^32
+(rounded), else 1 / (1 - p), with position = i + n · 2^40, stream = micro-batch + step · 2^32 and key = the training's seed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 import re
 import warnings
@@ -34,21 +39,19 @@ from assay.exact.table import TensorType, TypeRuleError
 from assay.lower import LOWERINGS, Call, Result, Unsupported
 from assay.optim import SCALAR, Outputs, update_part
 from assay.program import Constant, Part, Program, ProgramError
+from assay.replay import Replay, Site, is_chance, site, sites
 from assay.training import Training, TrainingError
 
 DTYPES = {torch.float32: "f32", torch.int64: "i64", torch.int32: "i32", torch.bool: "bool", torch.uint8: "u8"}
 _NUMPY = {"f32": "<f4", "i64": "<i8", "i32": "<i4", "bool": "|b1", "u8": "|u1"}
 _MODEL = "model."
 _TORCH = str(Path(torch.__file__).parent)
-_CHANCE = "dropout|bernoulli|aten.rand|aten.normal|multinomial|exponential"
 _CHECKS = ("aten._assert_tensor_metadata.default", "aten._assert_async.msg", "aten._assert_scalar.default")
 """Calls of the exporter that compute nothing."""
 _HINTS = (
-    ("dropout|bernoulli", "set its p to 0 or call model.eval()"),
+    ("dropout|bernoulli", "use nn.Dropout, or its forms of one to three dimensions"),
     ("rand|normal|multinomial|exponential", "a step may not draw random numbers"),
-    ("batch_norm", "use LayerNorm, or call .eval() on the layer"),
     ("as_strided", "use view, reshape or slices"),
-    ("convolution", "convolutions are not in the closed set yet"),
     ("float64", "exact programs compute in float32: call .float()"),
 )
 
@@ -77,13 +80,14 @@ def trace(training: Training, steps: int | None = None) -> Traced:
     if not trained:
         raise TrainingError("the model has no parameter to train")
     micro, constants = _micro(training, list(trained))
+    buffers = {o.name: micro.type_of(o.value) for o in micro.outputs if o.name.startswith("buffer.")}
     try:
         program = Program(
             gemm_bits=training.gemm_bits,
             micro_batches=training.micro_batches,
             constants=used_constants(constants, micro),
             micro=micro,
-            update=update_part(training.optimizer, trained, training.micro_batches),
+            update=update_part(training.optimizer, trained, training.micro_batches, buffers),
         )
         program = Program.load(program.dump())
     except (ProgramError, TypeRuleError) as error:
@@ -144,47 +148,57 @@ class _Loss(nn.Module):
         return self._of(self.model, batch)
 
 
-class _Replay(nn.Module):
-    """The exported module run node by node, which hands each node's origin (module, line) on to what is traced."""
-
-    def __init__(self, exported: fx.GraphModule) -> None:
-        super().__init__()
-        self.exported = exported
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return cast(torch.Tensor, fx.Interpreter(self.exported).run(batch))
-
-
 def _micro(training: Training, trained: list[str]) -> tuple[Part, list[Constant]]:
     """The part that adds one micro-batch, and the constants it may read."""
     batch = _example(training)
-    exported, unused = _export(training, batch)
-    replay = _Replay(exported)
+    exported, unused, dropping = _export(training, batch)
+    replay = Replay(exported)
     prefix = f"exported.{_MODEL}"
     for name in trained:
         if name in unused:
             raise TrainingError(f"parameter {name} is not used by the loss: remove it, or freeze it with requires_grad_(False)")
     tensors = dict(replay.named_parameters()) | dict(replay.named_buffers())
-    graph = _gradients(replay, tensors, [prefix + name for name in trained], batch)
+    buffers = [name for name, _ in replay.named_buffers()]
+    graph = _gradients(replay, tensors, [prefix + name for name in trained], buffers, batch, dropping)
 
+    changing = _changing(graph, buffers)
     lowering = _Lowering(graph)
     b = lowering.b
     values: list[Value] = []
     for name, tensor in tensors.items():
-        values.append(lowering.tensor(name.removeprefix(prefix), tensor, training.model))
+        short = name.removeprefix(prefix)
+        if name in changing:
+            values.append(b.input("acc", f"buffer.{short}", _type(tensor, f"buffer {short}")))
+        else:
+            values.append(lowering.tensor(short, tensor, training.model))
     for field in batch:
         record = training.data.arrays[field]
         stored = TensorType(dtype=DTYPES[torch.from_numpy(record[:1]).dtype], shape=(training.batch, *record.shape[1:]))
         value = b.input("batch", field, stored)
         values.append(value if stored.dtype in ("f32", "bool") else b.cast(value, "i64"))
-    *gradients, loss = lowering.run(values)
+    values += [_mask(b, s, number, training.seed) for number, s in enumerate(dropping.values())]
+    found = lowering.run(values)
+    gradients, after, loss = found[: len(trained)], dict(zip(buffers, found[len(trained) : -1], strict=True)), found[-1]
     outputs: Outputs = [("acc", "loss", b.add(b.input("acc", "loss", SCALAR), loss))]
     for name, gradient in zip(trained, gradients, strict=True):
         outputs.append(("acc", f"grad.{name}", b.add(b.input("acc", f"grad.{name}", gradient.type), gradient)))
+    outputs += [("acc", f"buffer.{name.removeprefix(prefix)}", after[name]) for name in changing]
     part = b.part(outputs)
     if idle := sorted(batch.keys() - {i.name for i in part.inputs if i.kind == "batch"}):
         raise TrainingError(f"the loss does not use the dataset's field {idle[0]!r}: leave it out of the dataset")
     return part, lowering.constants
+
+
+def _mask(b: Builder, s: Site, number: int, seed: int) -> Value:
+    """The mask of a place that drops, as the docstring of this module says."""
+    columns = s.shape[-1] if s.shape else 1
+    rows = math.prod(s.shape) // columns
+    row = b.add(b.mul(b.reshape(b.emit("iota", n=rows), (rows, 1)), b.const(columns, "i64")), b.const(number << 40, "i64"))
+    step, m = (b.input("counter", name, TensorType(dtype="i64", shape=())) for name in ("step", "micro"))
+    stream = b.add(b.mul(step, b.const(1 << 32, "i64")), m)
+    drawn = b.emit("philox", b.add(row, b.emit("iota", n=columns)), stream, b.const(seed, "i64"))
+    dropped = b.emit("lt", drawn, b.const(round(s.p * 2**32), "i64"))
+    return b.reshape(b.emit("select", dropped, b.const(0.0), b.const(1 / (1 - s.p))), s.shape)
 
 
 def _example(training: Training) -> dict[str, torch.Tensor]:
@@ -193,8 +207,8 @@ def _example(training: Training) -> dict[str, torch.Tensor]:
     return {name: t if t.dtype in (torch.float32, torch.bool) else t.long() for name, t in batch.items()}
 
 
-def _export(training: Training, batch: dict[str, torch.Tensor]) -> tuple[fx.GraphModule, set[str]]:
-    """The loss as a graph module, and which of the model's parameters it never reads."""
+def _export(training: Training, batch: dict[str, torch.Tensor]) -> tuple[fx.GraphModule, set[str], dict[str, Site]]:
+    """The loss as a graph module, which of the model's parameters it never reads, and where it drops."""
     try:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore")
@@ -205,52 +219,47 @@ def _export(training: Training, batch: dict[str, torch.Tensor]) -> tuple[fx.Grap
         raise TrainingError(f"the loss does not export: {type(error).__name__}: {text[0] if text else ''}") from error
     signature = exported.graph_signature
     _refuse_chance(exported.graph)
-    _refuse_changes(exported.graph, signature.inputs_to_buffers)
     idle = {node.name for node in exported.graph.nodes if node.op == "placeholder" and not node.users}
     read = {target for name, target in signature.inputs_to_parameters.items() if name not in idle}
     shared = {id(p) for n, p in exported.named_parameters() if n in read}
     unused = {n.removeprefix(_MODEL) for n, p in exported.named_parameters() if n not in read and id(p) not in shared}
-    return module, unused
+    return module, unused, sites(module.graph)
 
 
 def _refuse_chance(graph: fx.Graph) -> None:
     """Operators that draw random numbers trace to several; they are looked for while they still have their own names."""
     for node in graph.nodes:
         name = str(node.target)
-        idle = "dropout" in name and (0 in node.args[1:2] or False in node.args[2:3])
-        if node.op == "call_function" and re.search(_CHANCE, name) and not idle:
+        try:
+            dropped = node.op != "call_function" or site(node) is not None or not is_chance(name)
+        except ValueError as error:
+            raise TrainingError(f"operator {name}: {error}; it is called {_origin(node.meta)}") from error
+        if not dropped:
             raise TrainingError(f"operator {name} is not in the closed set{_hint(name)}; it is called {_origin(node.meta)}")
 
 
-def _refuse_changes(graph: fx.Graph, buffers: Mapping[str, str]) -> None:
-    """Buffers that change as the model runs (batch norm's statistics) have no place in the accumulator yet."""
-    for node in graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        changed = [a for a in node.args[:1] if isinstance(a, fx.Node) and a.name in buffers]
-        if node.op == "call_function" and schema is not None and schema.is_mutable and changed:
-            name = buffers[changed[0].name].removeprefix(_MODEL)
-            raise TrainingError(
-                f"the model changes its buffer {name}: a BatchNorm layer needs .eval(), or LayerNorm in its place; it does so {_origin(node.meta)}"
-            )
-
-
-def _gradients(replay: _Replay, tensors: dict[str, torch.Tensor], trained: list[str], batch: dict[str, torch.Tensor]) -> fx.GraphModule:
-    """Graph from (tensors..., fields...) to (gradients of `trained`..., loss)."""
+def _gradients(
+    replay: Replay, tensors: dict[str, torch.Tensor], trained: list[str], buffers: list[str], batch: dict[str, torch.Tensor],
+    dropping: dict[str, Site],
+) -> fx.GraphModule:  # fmt: skip
+    """Graph from (tensors..., fields..., masks...) to (gradients of `trained`..., buffers afterwards..., loss)."""
+    masks = {name: torch.ones(s.shape) for name, s in dropping.items()}
 
     def step(*flat: torch.Tensor) -> list[torch.Tensor]:
-        given = dict(zip([*tensors, *batch], flat, strict=True))
-        fields = {name: given[name] for name in batch}
+        given = dict(zip([*tensors, *batch, *masks], flat, strict=True))
+        fields, drops = ({name: given[name] for name in names} for names in (batch, masks))
 
-        def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
-            rest = {name: given[name] for name in tensors}
-            return cast(torch.Tensor, torch.func.functional_call(replay, rest | parameters, (fields,)))
+        def loss(parameters: dict[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+            rest = {name: given[name].clone() if name in buffers else given[name] for name in tensors}
+            value = cast(torch.Tensor, torch.func.functional_call(replay, rest | parameters, (fields, drops)))
+            return value, [rest[name] for name in buffers]
 
-        found, value = torch.func.grad_and_value(loss)({name: given[name] for name in trained})
-        return [*(found[name] for name in trained), value]
+        found, (value, after) = torch.func.grad_and_value(loss, has_aux=True)({name: given[name] for name in trained})
+        return [*(found[name] for name in trained), *after, value]
 
     table = {op: rule for op, rule in dict(core_aten_decompositions()).items() if str(op) not in LOWERINGS}
     # Each input is a tensor object of its own: make_fx would merge two that are the same object.
-    flat = [t.detach().clone() for t in (*tensors.values(), *batch.values())]
+    flat = [t.detach().clone() for t in (*tensors.values(), *batch.values(), *masks.values())]
     try:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), preserve_node_meta():
             warnings.simplefilter("ignore")
@@ -260,6 +269,14 @@ def _gradients(replay: _Replay, tensors: dict[str, torch.Tensor], trained: list[
         raise TrainingError(f"the gradient of the loss does not trace: {type(error).__name__}: {text[0] if text else ''}") from error
     graph.graph.eliminate_dead_code()
     return graph
+
+
+def _changing(graph: fx.GraphModule, buffers: list[str]) -> list[str]:
+    """Buffers that a run of the model changes: what they are afterwards is not a mere copy of what they were."""
+    found = graph.graph.output_node().args[0]
+    assert isinstance(found, list | tuple)
+    after = zip(buffers, found[len(found) - 1 - len(buffers) : -1], strict=True)
+    return [name for name, node in after if str(node.target) != "aten.clone.default" or node.args[0].op != "placeholder"]
 
 
 # ---- lowering --------------------------------------------------------------------------------------------------------------

@@ -59,6 +59,8 @@ class Training:
     """Text that shows what the model can do, to be printed before and after; ordinary PyTorch on the model it is given."""
     name: str = ""
     """Of the job; `load_training` fills in the file's name."""
+    seed: int = 0
+    """Of dropout: 64 bits; with it the program says which elements are dropped, at every step, on every machine."""
     gemm_bits: int = 14
     """b, the width of quantised matrix operands: 14, 15 and 23 train like float32 (docs/exact-arithmetic.md)."""
 
@@ -75,6 +77,8 @@ class Training:
             raise SettingError("Training: loss is a function of (model, batch), sample one of (model)")
         if not hasattr(self.model, "named_parameters"):
             raise SettingError(f"Training: model must be a torch.nn.Module, not {type(self.model).__name__}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not -(1 << 63) <= self.seed < 1 << 63:
+            raise SettingError(f"Training: seed must be a whole number of 64 bits, not {self.seed!r}")
         if not isinstance(self.gemm_bits, int) or not GEMM_BITS[0] <= self.gemm_bits <= GEMM_BITS[1]:
             raise SettingError(f"Training: gemm_bits must be in {GEMM_BITS[0]}..{GEMM_BITS[1]}, not {self.gemm_bits!r}")
         if len(self.data) < self.batch:

@@ -6,13 +6,11 @@ operands, whose rounding is of the order of float32's own.
 
 from __future__ import annotations
 
-import copy
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,26 +19,17 @@ import torch.nn.functional as F
 from torch import nn
 
 import assay
-from assay.execute import Executor
 from assay.local import run_local
 from assay.lower import LOWERINGS
 from assay.merkle import sha256
-from assay.optim import Optimizer, Schedule
+from assay.optim import Optimizer
 from assay.program import Program
-from assay.trace import Traced, load_weights, trace
-from assay.training import Training, TrainingError, load_training
+from assay.trace import load_weights, trace
+from assay.training import TrainingError, load_training
+from tests.tracing import agree, classify, mlp, one_thread, points, tokens, training
 
 ROOT = Path(__file__).resolve().parent.parent
-BITS = 23
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["one_thread"]
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------------
@@ -87,91 +76,7 @@ def next_token(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor
     return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def classify(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    return F.cross_entropy(model(batch["x"]), batch["y"])
-
-
-def tokens() -> assay.Dataset:
-    return assay.Dataset("tokens", tokens=np.random.default_rng(0).integers(0, 20, (48, 17)).astype(np.uint8))
-
-
-def points() -> assay.Dataset:
-    rng = np.random.default_rng(0)
-    return assay.Dataset("points", x=rng.normal(size=(48, 12)), y=rng.integers(0, 5, 48))
-
-
-def training(model: nn.Module, loss: Callable[..., torch.Tensor], data: assay.Dataset, **settings: Any) -> Training:
-    optimizer: Optimizer = settings.pop("optimizer", assay.AdamW(lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1, clip=1.0))
-    schedule: Schedule = settings.pop("schedule", assay.Cosine(warmup=1))
-    return Training(
-        model=model, loss=loss, data=data, optimizer=optimizer, schedule=schedule,
-        **({"batch": 8, "micro_batches": 2, "steps": 3, "gemm_bits": BITS} | settings),
-    )  # fmt: skip
-
-
-def mlp(*last: nn.Module) -> nn.Module:
-    return nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Dropout(0.0), nn.Linear(24, 24), nn.GELU(), nn.Linear(24, 5), *last)
-
-
 # ---- against torch ---------------------------------------------------------------------------------------------------------
-
-
-def torch_optimizer(t: Training, model: nn.Module) -> torch.optim.Optimizer:
-    o = t.optimizer
-    if isinstance(o, assay.SGD):
-        return torch.optim.SGD(model.parameters(), lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, weight_decay=o.weight_decay)
-    plain = [p for p in model.parameters() if o.decay == "matrices" and p.dim() < 2]
-    rest = [p for p in model.parameters() if not any(p is q for q in plain)]
-    groups = [{"params": rest, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=o.lr, betas=o.betas, eps=o.eps)
-
-
-def close(ours: np.ndarray, theirs: torch.Tensor, what: str, relative: float) -> None:
-    """Within `relative` of the largest element."""
-    expected = theirs.detach().numpy()
-    worst = float(np.abs(ours - expected).max()) / max(float(np.abs(expected).max()), 1e-6)
-    assert worst < relative, f"{what} is off by {worst:.2e} of its largest element"
-
-
-def agree(t: Training, relative: float = 2e-4) -> Traced:
-    """Runs program and torch side by side; every gradient, loss and parameter must agree at every step."""
-    model = copy.deepcopy(t.model)
-    traced = trace(t)
-    program = Program.load(traced.program.dump())
-    executor = Executor(program, traced.schedule, t.micro_batches)
-    optimizer, state = torch_optimizer(t, model), traced.state
-    assert {n: (a.dtype.name, a.shape) for n, a in state.items()} == {n: (_NAMES[x.dtype], x.shape) for n, x in program.state.items()}
-    for step in range(t.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = t.optimizer.lr * t.schedule.factor(step, t.steps)
-        optimizer.zero_grad()
-        acc, total = executor.zero_acc(step, state), 0.0
-        for m in range(t.micro_batches):
-            start = (step * t.micro_batches + m) * t.batch % (len(t.data) - t.batch)
-            batch = t.data.read(range(start, start + t.batch))
-            acc = executor.micro(step, m, state, acc, batch)
-            given = {n: torch.from_numpy(a) for n, a in batch.items()}
-            loss = t.loss(model, {n: x if x.is_floating_point() else x.long() for n, x in given.items()})
-            (loss / t.micro_batches).backward()
-            total += loss.item() / t.micro_batches
-        for name, p in model.named_parameters():
-            if p.requires_grad:
-                assert p.grad is not None
-                close(acc[f"grad.{name}"] / t.micro_batches, p.grad, f"gradient of {name} at step {step}", relative)
-        if t.optimizer.clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), t.optimizer.clip)
-        optimizer.step()
-        state = executor.update(step, state, acc)
-        assert float(state["metric.loss"]) == pytest.approx(total, rel=relative)
-        # Adam divides by the gradient's size: where that is rounding noise (a bias before a softmax), a step may differ by lr.
-        loose = 10 * relative if isinstance(t.optimizer, assay.SGD) else 0.05
-        for name, p in model.named_parameters():
-            close(state[f"param.{name}"], p, f"parameter {name} after step {step}", loose)
-        load_weights(model, state)
-    return traced
-
-
-_NAMES = {"f32": "float32", "i64": "int64", "i32": "int32", "bool": "bool", "u8": "uint8"}
 
 
 def test_mlp() -> None:
@@ -327,13 +232,6 @@ def test_an_operator_outside_the_set_is_refused_by_name_module_and_line() -> Non
             return x.sort(-1).values
 
     refused(mlp(Sorted()), r"aten\.sort\.default is not in the closed set; it is called in 6 \(Sorted\), .*test_trace\.py, line \d+: .*x\.sort")
-
-
-def test_dropout_batch_norm_and_convolutions_are_refused_with_what_to_do() -> None:
-    refused(mlp(nn.Dropout(0.1)), r"dropout.*set its p to 0 or call model\.eval\(\).*6 \(Dropout\)")
-    refused(mlp(nn.BatchNorm1d(5)), r"changes its buffer 6\.\w+: a BatchNorm layer needs .* in 6 \(BatchNorm1d\)")
-    image = assay.Dataset("images", x=np.zeros((8, 1, 8, 8), np.float32), y=np.zeros(8, np.int64))
-    refused(nn.Sequential(nn.Conv2d(1, 5, 8), nn.Flatten()), r"aten\.convolution\.default.*0 \(Conv2d\)", data=image)
 
 
 def test_dropout_in_evaluation_is_nothing() -> None:

@@ -158,7 +158,8 @@ def cases() -> Iterator[Case]:
     yield _case("philox", counters, lambda w: [w("philox", 0, 1, 2), w("philox", w("iota", n=400), 1, 2)])
     for seed, kind in enumerate(KINDS):
         x = floats(seed + 810, (5, 40, 7), kind)
-        yield _case(f"prefix {kind}", [x, words(seed + 820, 1400).view(np.int64).reshape(x.shape)], lambda w: [w("cumsum", v, axis=a) for v in (0, 1) for a in (0, 1, 2)])
+        whole = words(seed + 820, 1400).view(np.int64).reshape(x.shape)
+        yield _case(f"prefix {kind}", [x, whole], lambda w: [w("cumsum", v, axis=a) for v in (0, 1) for a in (0, 1, 2)])
     x, at = floats(804, (4, 5, 6), "bits"), integers(805, (4, 3, 6), -2, 8)
 
     def move(w: Writer) -> list[int]:
@@ -173,7 +174,7 @@ def cases() -> Iterator[Case]:
             w("scatter_value", 0, 1, axis=1, bits=0xBF800000),
             w("reverse", 0, axis=1),
             w("windows", 0, axis=2, size=2, stride=3, dilation=2),
-            w("spread", 0, axis=1, n=17, stride=3, dilation=1),
+            w("spread", 0, axis=1, n=18, stride=3, dilation=1),
             w("iota", n=9),
         ]
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import reference
+from assay.exact.functions import NAN
 from assay.program import Part
 
 Array = NDArray[Any]
@@ -40,7 +41,7 @@ def integer_product(qa: Array, qb: Array, bits: int) -> Array:
 def matmul(a: Array, b: Array, bits: int) -> Array:
     qa, sa, fa = reference.quantise(a, -1, bits)
     qb, sb, fb = reference.quantise(b, -2, bits)
-    return np.where(fa & fb, reference.round_scaled(integer_product(qa, qb, bits), -(sa + sb)), reference.NAN)
+    return np.where(fa & fb, reference.round_scaled(integer_product(qa, qb, bits), -(sa + sb)), NAN)
 
 
 def last_uses(part: Part) -> list[list[int]]:

@@ -74,7 +74,7 @@ class Plan:
     """Steps and storage of one part. `homes` maps a root to ("input" | "constant" | "output", index) or ("arena", byte offset)."""
 
     def __init__(self, part: Part, constants: Mapping[str, Array], gemm_bits: int, trace: bool = False) -> None:
-        self.part, self.trace, self._bits = part, trace, gemm_bits
+        self.part, self.trace, self.gemm_bits = part, trace, gemm_bits
         self.steps: list[Step] = []
         self.views: list[View] = []
         self.constants: list[Array] = []
@@ -125,7 +125,7 @@ class Plan:
             view = moved(node.op, node.attrs, operands[0]) if operands else None
             if view is None and all(v.root in self._known for v in operands) and self._fold(node):
                 args = [self._seen(v) for v in operands]
-                view = self._constant(reference.apply(node.op, node.attrs, args, node.type.dtype, self._bits), node.type)
+                view = self._constant(reference.apply(node.op, node.attrs, args, node.type.dtype, self.gemm_bits), node.type)
             elif view is None:
                 view = self._root(node.type)
                 self._makers[view.root] = at
@@ -209,10 +209,6 @@ class Plan:
 
     def step(self, name: str, reads: Sequence[View], write: View, *extra: int) -> None:
         self.steps.append(Step(name, tuple(reads), (write,), (), extra))
-
-    @property
-    def gemm_bits(self) -> int:
-        return self._bits
 
     # ---- storage
 
@@ -399,5 +395,6 @@ _LOWER = {
     "spread": _spread,
     "cumsum": _cumsum,
 }
-NATIVE_OPERATORS = frozenset(_LOWER) | {name for name, op in OPS.items() if op.kind in (Kind.MAP, Kind.CONST)} | {"permute", "expand", "slice", "reverse", "windows"}
+_VIEWS = {"permute", "expand", "slice", "reverse", "windows"}
+NATIVE_OPERATORS = frozenset(_LOWER) | {name for name, op in OPS.items() if op.kind in (Kind.MAP, Kind.CONST)} | _VIEWS
 __all__ = ["NATIVE_OPERATORS", "Instruction", "Plan", "Step", "kernel"]

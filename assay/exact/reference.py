@@ -213,7 +213,7 @@ def windows(x: Array, axis: int, size: int, stride: int, dilation: int) -> Array
 
 def spread(x: Array, axis: int, n: int, stride: int, dilation: int) -> Array:
     y = np.zeros((*x.shape[:axis], n, *x.shape[axis + 1 :]), x.dtype)
-    before = (slice(None),) * axis
+    before: tuple[Any, ...] = (slice(None),) * axis
     for o in range(x.shape[axis]):
         for j in range(x.shape[axis + 1]):
             y[(*before, o * stride + j * dilation, j)] = x[(*before, o, j)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assay.lower import maps, moves, reduces
+from assay.lower import maps, moves, norms, reduces, windows
 from assay.lower.call import LOWERINGS, Call, Result, Unsupported
 
-__all__ = ["LOWERINGS", "Call", "Result", "Unsupported", "maps", "moves", "reduces"]
+__all__ = ["LOWERINGS", "Call", "Result", "Unsupported", "maps", "moves", "norms", "reduces", "windows"]

@@ -52,6 +52,28 @@ def _expand(c: Call) -> Value:
     return c.b.expand(c.args[0], c.out.shape)
 
 
+@lower("aten.repeat.default")
+def _repeat(c: Call) -> Value:
+    b, (x, counts) = c.b, c.args
+    shape = (*(1,) * (len(counts) - len(x.shape)), *x.shape)
+    x = b.reshape(x, [n for size in shape for n in (1, size)])
+    return b.reshape(b.expand(x, [n for pair in zip(counts, shape, strict=True) for n in pair]), c.out.shape)
+
+
+@lower("aten.copy.default")
+def _copy(c: Call) -> Value:
+    return c.b.expand(c.operand(c.args[1], c.out.dtype), c.out.shape)
+
+
+@lower("aten.flip.default")
+def _flip(c: Call) -> Value:
+    x = c.args[0]
+    for axis in c.args[1]:
+        x = c.b.emit("reverse", x, axis=c.axis(axis))
+    assert isinstance(x, Value)
+    return x
+
+
 # ---- slices ----------------------------------------------------------------------------------------------------------------
 
 
@@ -95,6 +117,26 @@ def _unbind(c: Call) -> Result:
 
 def _pad(b: Builder, x: Value, axis: int, before: int, after: int) -> Value:
     return b.emit("pad", x, axis=axis, before=before, after=after, bits=0)
+
+
+@lower("aten.slice_scatter.default")
+def _slice_scatter(c: Call) -> Value:
+    x, y, axis = c.args[0], c.args[1], c.axis(c.arg(2, "dim", 0))
+    start, stop, step = _bounds(x.shape[axis], c.arg(3, "start"), c.arg(4, "end"), c.arg(5, "step", 1))
+    if step != 1:
+        raise Unsupported(f"writing to a slice with step {step}")
+    before = [_slice(c.b, x, axis, 0, start)] if start else []
+    after = [_slice(c.b, x, axis, stop, x.shape[axis])] if stop < x.shape[axis] else []
+    return c.b.emit("concat", *before, y, *after, axis=axis)
+
+
+@lower("aten.select_scatter.default")
+def _select_scatter(c: Call) -> Value:
+    x, y, axis = c.args[0], c.args[1], c.axis(c.args[2])
+    at = c.args[3] % x.shape[axis]
+    before = [_slice(c.b, x, axis, 0, at)] if at else []
+    after = [_slice(c.b, x, axis, at + 1, x.shape[axis])] if at + 1 < x.shape[axis] else []
+    return c.b.emit("concat", *before, c.b.reshape(y, (*x.shape[:axis], 1, *x.shape[axis + 1 :])), *after, axis=axis)
 
 
 @lower("aten.slice_backward.default")

@@ -40,7 +40,7 @@ def _amin(c: Call) -> Value:
     return c.b.emit("neg", c.b.emit("amax", x, axes=axes, keepdim=bool(c.arg(2, "keepdim", False))) if axes else x)
 
 
-def _moments(b: Builder, x: Value, axes: Sequence[int], correction: float) -> tuple[Value, Value]:
+def moments(b: Builder, x: Value, axes: Sequence[int], correction: float) -> tuple[Value, Value]:
     """Mean and variance over `axes`, kept."""
     centre = mean(b, x, axes, True)
     offset = b.sub(x, centre)
@@ -52,7 +52,7 @@ def _moments(b: Builder, x: Value, axes: Sequence[int], correction: float) -> tu
 def _var(c: Call) -> Result:
     x = c.args[0]
     correction = c.kwargs.get("correction")
-    centre, variance = _moments(c.b, x, c.axes(c.arg(1, "dim"), len(x.shape)), 1 if correction is None else correction)
+    centre, variance = moments(c.b, x, c.axes(c.arg(1, "dim"), len(x.shape)), 1 if correction is None else correction)
     if "var_mean" in c.name:
         return c.b.reshape(variance, c.out.shape), c.b.reshape(centre, c.out.shape)
     return c.b.reshape(variance, c.out.shape)
@@ -86,7 +86,7 @@ def _layer_norm(c: Call) -> Result:
     """(y, mean, 1/deviation) over the last axes (arXiv:1607.06450)."""
     b, (x, shape, weight, bias, eps) = c.b, c.args
     axes = range(len(x.shape) - len(shape), len(x.shape))
-    centre, variance = _moments(b, x, axes, 0)
+    centre, variance = moments(b, x, axes, 0)
     deviation = b.emit("rsqrt", b.add(variance, b.const(eps)))
     y = b.mul(b.sub(x, centre), deviation)
     y = y if weight is None else b.mul(y, weight)

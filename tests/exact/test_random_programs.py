@@ -51,7 +51,10 @@ def _attrs(rng: np.random.Generator, op: str, w: Writer, x: int) -> dict[str, At
             return {"axis": axis, "before": int(rng.integers(3)), "after": int(rng.integers(3)), "bits": int(rng.integers(2))}
         case "scatter_value":
             return {"axis": axis, "bits": int(rng.integers(2))}
-        case "concat" | "gather":
+        case "windows" | "spread":
+            n = {"size": int(rng.integers(1, 4))} if op == "windows" else {"n": int(rng.integers(2, 20))}
+            return {"axis": axis, "stride": int(rng.integers(1, 4)), "dilation": int(rng.integers(1, 3)), **n}
+        case "concat" | "gather" | "cumsum" | "reverse":
             return {"axis": axis}
         case "scatter_add_rows":
             return {"rows": int(rng.integers(1, 6))}
@@ -67,7 +70,8 @@ def random_part(seed: int) -> tuple[Part, list[Array]]:
     inputs += [integers(seed, (4,), -1, 7), integers(seed, (4, 6), -1, 5).astype(np.int32), integers(seed, (4, 6), 0, 2) == 1]
     w = Writer(*inputs)
     names = list(OPS)
-    weight = np.array([3.0 if OPS[n].kind is Kind.MOVE or n in ("add", "mul", "select", "sum", "matmul", "and", "or") else 1.0 for n in names])
+    often = ("add", "mul", "select", "sum", "matmul", "and", "or", "philox")
+    weight = np.array([3.0 if OPS[n].kind is Kind.MOVE or n in often else 1.0 for n in names])
     tries = 0
     while len(w.nodes) < NODES and (tries := tries + 1) < 20_000:
         op = str(rng.choice(names, p=weight / weight.sum()))
@@ -75,6 +79,9 @@ def random_part(seed: int) -> tuple[Part, list[Array]]:
         arity = OPS[op].arity if OPS[op].arity is not None else int(rng.integers(1, 4))
         recent = rng.integers(2)
         operands = [int(rng.integers(max(0, count - 12), count) if recent else rng.integers(count)) for _ in range(arity or 0)]
+        if op in ("philox", "and", "or"):
+            fitting = [v for v in range(count) if w.type(v).dtype == ("i64" if op == "philox" else "bool")]
+            operands = rng.choice(fitting, arity or 0).tolist()
         try:
             v = w(op, *operands, **_attrs(rng, op, w, operands[0] if operands else 0))
         except TypeRuleError:
