@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from assay.dataset import demo_text as demo_text
     from assay.training import SGD as SGD
+    from assay.training import Adam as Adam
     from assay.training import AdamW as AdamW
+    from assay.training import Averaged as Averaged
     from assay.training import Constant as Constant
     from assay.training import Cosine as Cosine
     from assay.training import Dataset as Dataset
     from assay.training import Linear as Linear
+    from assay.training import Lion as Lion
+    from assay.training import Muon as Muon
     from assay.training import Training as Training
 
 _HOMES = {"demo_text": "assay.dataset"} | dict.fromkeys(
-    ("SGD", "AdamW", "Constant", "Cosine", "Dataset", "Linear", "Training"), "assay.training"
+    ("SGD", "Adam", "AdamW", "Averaged", "Constant", "Cosine", "Dataset", "Linear", "Lion", "Muon", "Training"), "assay.training"
 )
 
 

@@ -62,7 +62,7 @@ class Traced:
 
     program: Program
     state: dict[str, NDArray[Any]]
-    """The initial state: parameters, zero moments, buffers."""
+    """The initial state: parameters, averages that equal them, zero moments, buffers."""
     schedule: NDArray[np.float32]
     """[steps, scalars], columns as in `scalars`."""
 
@@ -106,10 +106,10 @@ def initial_output(training: Training, state: Mapping[str, NDArray[Any]]) -> str
         return str(training.sample(training.model))
 
 
-def load_weights(model: nn.Module, state: Mapping[str, NDArray[Any]]) -> None:
-    """Copies parameters and buffers of a state into the model."""
+def load_weights(model: nn.Module, state: Mapping[str, NDArray[Any]], averaged: bool = False) -> None:
+    """Copies parameters (or their moving averages) and buffers of a state into the model."""
     with torch.no_grad():
-        for kind, tensors in (("param", model.named_parameters()), ("buffer", model.named_buffers())):
+        for kind, tensors in (("ema" if averaged else "param", model.named_parameters()), ("buffer", model.named_buffers())):
             for name, tensor in tensors:
                 if (array := state.get(f"{kind}.{name}")) is not None:
                     tensor.copy_(torch.from_numpy(np.array(array)))
@@ -128,6 +128,7 @@ def _array(tensor: torch.Tensor) -> NDArray[Any]:
 
 def _state(program: Program, model: nn.Module) -> dict[str, NDArray[Any]]:
     here = {f"param.{n}": p for n, p in model.named_parameters()} | {f"buffer.{n}": b for n, b in model.named_buffers()}
+    here |= {f"ema.{n}": p for n, p in model.named_parameters()}
     return {
         name: _array(here[name]) if name in here else np.zeros(t.shape, dtype=_NUMPY[t.dtype]) for name, t in program.state.items()
     }

@@ -27,13 +27,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.dataset import Dataset
-from assay.optim import SGD, AdamW, Constant, Cosine, Linear, Optimizer, Schedule, SettingError
+from assay.optim import SGD, Adam, AdamW, Averaged, Constant, Cosine, Linear, Lion, Muon, Optimizer, Schedule, SettingError
 from assay.program import GEMM_BITS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["SGD", "AdamW", "Constant", "Cosine", "Dataset", "Linear", "SettingError", "Training", "TrainingError", "load_training"]
+__all__ = [
+    "SGD", "Adam", "AdamW", "Averaged", "Constant", "Cosine", "Dataset", "Linear", "Lion", "Muon", "SettingError", "Training", "TrainingError",
+    "load_training",
+]  # fmt: skip
 
 
 class TrainingError(ValueError):
@@ -69,10 +72,10 @@ class Training:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SettingError(f"Training: {name} must be a whole number of at least 1, not {value!r}")
-        for name, kinds in (("data", Dataset), ("optimizer", AdamW | SGD), ("schedule", Constant)):
+        for name, kinds in (("data", Dataset), ("optimizer", Optimizer), ("schedule", Constant)):
             if not isinstance(value := getattr(self, name), kinds):
-                wanted = {"optimizer": "assay.AdamW or assay.SGD", "schedule": "assay.Constant, Linear or Cosine", "data": "assay.Dataset"}
-                raise SettingError(f"Training: {name} must be an {wanted[name]}, not {type(value).__name__}")
+                one_of = {"optimizer": "assay.AdamW, Adam, SGD, Lion, Muon or Averaged", "schedule": "assay.Constant, Linear or Cosine"}
+                raise SettingError(f"Training: {name} must be an {one_of.get(name, 'assay.Dataset')}, not {type(value).__name__}")
         if not callable(self.loss) or not (self.sample is None or callable(self.sample)):
             raise SettingError("Training: loss is a function of (model, batch), sample one of (model)")
         if not hasattr(self.model, "named_parameters"):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import assay
+from assay.execute import Executor
 from assay.local import run_local
 from assay.lower import LOWERINGS
 from assay.merkle import sha256
@@ -108,10 +109,33 @@ def test_tied_weights_are_one_entry() -> None:
         assay.SGD(lr=0.1, momentum=0.9, weight_decay=0.01),
         assay.SGD(lr=0.1, momentum=0.9, nesterov=True, clip=0.5),
         assay.AdamW(lr=1e-2, weight_decay=0.0),
+        assay.Adam(lr=1e-2),
+        assay.Adam(lr=1e-2, weight_decay=0.1, clip=0.5),
+        assay.Lion(lr=1e-3, weight_decay=0.1),
+        assay.Muon(lr=0.02, others=assay.AdamW(lr=1e-2), weight_decay=0.1, exclude=("5.weight",)),
+        assay.Muon(lr=0.02, others=assay.AdamW(lr=1e-2), nesterov=False, clip=0.5),
+        assay.Averaged(assay.SGD(lr=0.1), decay=0.9),
     ],
 )
 def test_optimizers(optimizer: Optimizer) -> None:
     agree(training(mlp(), classify, points(), optimizer=optimizer, schedule=assay.Linear(warmup=1)))
+
+
+def test_averages_of_weights() -> None:
+    t = training(mlp(), classify, points(), optimizer=assay.Averaged(assay.SGD(lr=0.1), decay=0.75))
+    traced = trace(t)
+    executor = Executor(traced.program, traced.schedule, t.micro_batches)
+    state, average = traced.state, {n: a.astype(np.float64) for n, a in traced.state.items() if n.startswith("param.")}
+    for step in range(3):
+        acc = executor.zero_acc(step, state)
+        for m in range(2):
+            acc = executor.micro(step, m, state, acc, t.data.read(range(8 * m, 8 * m + 8)))
+        state = executor.update(step, state, acc)
+        average = {n: 0.75 * a + 0.25 * state[n] for n, a in average.items()}
+    for name, expected in average.items():
+        assert np.allclose(state[name.replace("param.", "ema.")], expected, atol=1e-6), name
+    load_weights(t.model, state, averaged=True)
+    assert np.allclose(t.model[0].weight.detach().numpy(), average["param.0.weight"], atol=1e-6)
 
 
 def test_frozen_parameters_and_kept_buffers_stay() -> None:
@@ -307,7 +331,7 @@ def test_a_local_run_learns_and_repeats() -> None:
         ("import assay\n\nassay.AdamW(lr=0)", "line 3: AdamW: lr must be a positive number"),
         ("x = [\n", "line 1: '\\[' was never closed"),
         ("import math\nmath.sqrt(-1)\n", "line 2: ValueError: "),
-        ("import assay\nassay.Trainer()\n", "assay has no 'Trainer'; it has AdamW, Constant"),
+        ("import assay\nassay.Trainer()\n", "assay has no 'Trainer'; it has Adam, AdamW"),
         ("import assay\nassay.Dataset('d', x=[[1.0]], y=[1, 2])\n", "the same number of records"),
         ("import assay\nassay.Dataset('d', x=['a'])\n", "has dtype <U1"),
     ],

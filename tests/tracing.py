@@ -7,6 +7,7 @@ operands, whose rounding is of the order of float32's own.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -62,13 +63,53 @@ def mlp(*last: nn.Module) -> nn.Module:
 
 
 def torch_optimizer(t: Training, model: nn.Module) -> torch.optim.Optimizer:
-    o = t.optimizer
+    o = t.optimizer.optimizer if isinstance(t.optimizer, assay.Averaged) else t.optimizer
+    if isinstance(o, assay.Adam):
+        return torch.optim.Adam(model.parameters(), lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay)
+    if isinstance(o, assay.Lion | assay.Muon):
+        return Plain(model, o)
     if isinstance(o, assay.SGD):
         return torch.optim.SGD(model.parameters(), lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, weight_decay=o.weight_decay)
     plain = [p for p in model.parameters() if o.decay == "matrices" and p.dim() < 2]
     rest = [p for p in model.parameters() if not any(p is q for q in plain)]
     groups = [{"params": rest, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=o.lr, betas=o.betas, eps=o.eps)
+
+
+class Plain(torch.optim.Optimizer):
+    """Lion and Muon, as their papers write them, in float32; AdamW for what is no matrix."""
+
+    def __init__(self, model: nn.Module, o: assay.Lion | assay.Muon) -> None:
+        super().__init__(model.parameters(), {"lr": o.lr})
+        self.o, self.buffers = o, {p: torch.zeros_like(p) for p in model.parameters()}
+        names = {p: n for n, p in model.named_parameters()}
+        rest = [p for p in names if isinstance(o, assay.Muon) and (p.dim() < 2 or any(word in names[p] for word in o.exclude))]
+        self.rest = set(rest)
+        self.adam = torch.optim.AdamW(rest, lr=o.others.lr, betas=o.others.betas, weight_decay=o.others.weight_decay) if rest else None
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        o, lr = self.o, self.param_groups[0]["lr"]
+        if self.adam is not None:
+            self.adam.param_groups[0]["lr"] = lr / o.lr * o.others.lr
+            self.adam.step()
+        for p, m in self.buffers.items():
+            if p in self.rest or p.grad is None:
+                continue
+            p.mul_(1 - lr * o.weight_decay)
+            if isinstance(o, assay.Lion):
+                p.sub_(lr * torch.sign(o.betas[0] * m + (1 - o.betas[0]) * p.grad))
+                m.mul_(o.betas[1]).add_((1 - o.betas[1]) * p.grad)
+                continue
+            m.lerp_(p.grad, 1 - o.momentum)
+            u = (p.grad.lerp(m, o.momentum) if o.nesterov else m).flatten(1)
+            x = u.T if u.shape[0] > u.shape[1] else u
+            x = x / x.norm()
+            for _ in range(o.iterations):
+                a = x @ x.T
+                x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+            x = x.T if u.shape[0] > u.shape[1] else x
+            p.sub_(lr * math.sqrt(max(1, u.shape[0] / u.shape[1])) * x.view_as(p))
 
 
 def close(ours: np.ndarray, theirs: torch.Tensor, what: str, relative: float) -> None:

@@ -31,7 +31,7 @@ def _add(c: Call) -> Value:
     return c.b.add(x, scaled(c, y, c.arg(2, "alpha", 1)))
 
 
-@lower("aten.sub.Tensor")
+@lower("aten.sub.Tensor", "aten.sub.Scalar")
 def _sub(c: Call) -> Value:
     x, y = (c.operand(a, c.out.dtype) for a in c.args[:2])
     return c.b.sub(x, scaled(c, y, c.arg(2, "alpha", 1)))
@@ -66,17 +66,18 @@ def _clamp(c: Call) -> Value:
 
 @lower("aten.pow.Tensor_Scalar")
 def _pow(c: Call) -> Value:
+    """Halves and whole numbers up to 8 by products and a root; else exp(n log x), which is NaN for x < 0 and off by about |n log x|
+    units in the last place."""
     x, n = c.operand(c.args[0], "f32"), c.args[1]
-    roots = {0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
-    if n in roots:
-        return c.b.emit(roots[n], x)
     if n == 0:
         return c.b.full(1.0, c.out)
-    if n != int(n) or not -8 <= n <= 8:
-        raise Unsupported(f"pow with the exponent {n}: exponents are whole numbers from -8 to 8, 0.5 and -0.5")
+    if 2 * n != int(2 * n) or not -8 <= n <= 8:
+        return c.b.emit("exp", c.b.scale(c.b.emit("log", x), n))
+    if n == -0.5:
+        return c.b.emit("rsqrt", x)
     if n < 0:
         x, n = c.b.emit("reciprocal", x), -n
-    result, square, n = None, x, int(n)
+    result, square, n = (c.b.emit("sqrt", x) if n != int(n) else None), x, int(n)
     while n:
         if n & 1:
             result = square if result is None else c.b.mul(result, square)
@@ -84,6 +85,65 @@ def _pow(c: Call) -> Value:
         square = c.b.mul(square, square) if n else square
     assert result is not None
     return result
+
+
+@lower("aten.pow.Scalar")
+def _power_of(c: Call) -> Value:
+    """n ^ x = exp(x log n)."""
+    n = c.args[0]
+    if n <= 0:
+        raise Unsupported(f"pow with the base {n}: a base that is a number is above 0")
+    return c.b.emit("exp", c.b.scale(c.operand(c.args[1], "f32"), math.log(n)))
+
+
+@lower("aten.exp2.default")
+def _exp2(c: Call) -> Value:
+    return c.b.emit("exp", c.b.scale(c.operand(c.args[0], "f32"), math.log(2)))
+
+
+@lower("aten.log2.default", "aten.log10.default")
+def _log2(c: Call) -> Value:
+    return c.b.div(c.b.emit("log", c.operand(c.args[0], "f32")), c.b.const(math.log(10 if "log10" in c.name else 2)))
+
+
+def _rounding(c: Call) -> tuple[Value, Value, Value]:
+    """(x, x truncated towards zero, whether x may have a fraction): beyond 2^23 every f32 is whole."""
+    b, x = c.b, c.args[0]
+    if x.dtype != "f32":
+        raise Unsupported("rounding of integers")
+    return x, b.cast(b.cast(x, "i64"), "f32"), b.emit("lt", b.emit("abs", x), b.const(2.0**23))
+
+
+@lower("aten.trunc.default")
+def _trunc(c: Call) -> Value:
+    x, whole, some = _rounding(c)
+    return c.b.emit("select", some, whole, x)
+
+
+@lower("aten.floor.default", "aten.ceil.default")
+def _floor(c: Call) -> Value:
+    b, (x, whole, some) = c.b, _rounding(c)
+    up = "ceil" in c.name
+    past = b.emit("lt" if up else "gt", whole, x)
+    return b.emit("select", some, b.add(whole, b.emit("select", past, b.const(1.0 if up else -1.0), b.const(0.0))), x)
+
+
+@lower("aten.round.default")
+def _round(c: Call) -> Value:
+    """To nearest even: what is below 2^22 loses its fraction when 1.5 · 2^23 is added."""
+    b, x = c.b, c.args[0]
+    magic = b.const(1.5 * 2.0**23)
+    return b.emit("select", b.emit("lt", b.emit("abs", x), b.const(2.0**22)), b.sub(b.add(x, magic), magic), _trunc(c))
+
+
+@lower("aten.expm1.default")
+def _expm1(c: Call) -> Value:
+    """(u - 1) x / log u with u = exp x near zero, where both errors cancel (Kahan; Higham, Accuracy and Stability, 1.14.1)."""
+    b, x, one = c.b, c.args[0], c.b.const(1.0)
+    u = b.emit("exp", x)
+    less = b.sub(u, one)
+    near = b.emit("select", b.emit("eq", u, one), x, b.div(b.mul(less, x), b.emit("log", u)))
+    return b.emit("select", b.emit("lt", b.emit("abs", x), one), near, less)
 
 
 @lower("aten.isnan.default")

@@ -184,6 +184,35 @@ def _stack(c: Call) -> Value:
     return c.b.emit("concat", *(c.b.reshape(x, shape) for x in c.args[0]), axis=axis)
 
 
+@lower("aten.roll.default")
+def _roll(c: Call) -> Value:
+    x, shifts, axes = c.args[0], c.args[1], c.arg(2, "dims", [])
+    shape = x.shape
+    if not axes:
+        x, axes = c.b.reshape(x, (x.type.elements,)), [0]
+    for shift, axis in zip(shifts, axes, strict=True):
+        axis = c.axis(axis, len(x.shape))
+        if at := -shift % x.shape[axis]:
+            x = c.b.emit("concat", _slice(c.b, x, axis, at, x.shape[axis]), _slice(c.b, x, axis, 0, at), axis=axis)
+    return c.b.reshape(x, shape)
+
+
+@lower("aten.unfold.default")
+def _unfold(c: Call) -> Value:
+    x, axis, size, step = c.args
+    axis = c.axis(axis)
+    windows = c.b.emit("windows", x, axis=axis, size=size, stride=step, dilation=1)
+    return c.b.permute(windows, [i for i in range(len(windows.shape)) if i != axis + 1] + [axis + 1])
+
+
+@lower("aten.unfold_backward.default")
+def _unfold_backward(c: Call) -> Value:
+    b, (g, shape, axis, _, step) = c.b, c.args
+    axis, last = c.axis(axis, len(shape)), len(g.shape) - 1
+    g = b.permute(g, [*range(axis + 1), last, *range(axis + 1, last)])
+    return b.sum(b.emit("spread", g, axis=axis, n=shape[axis], stride=step, dilation=1), (axis + 1,), False)
+
+
 # ---- indexing --------------------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,12 @@ def _mean(c: Call) -> Value:
     return mean(c.b, x, c.axes(c.arg(1, "dim"), len(x.shape)), bool(c.arg(2, "keepdim", False)))
 
 
+@lower("aten.cumsum.default")
+def _cumsum(c: Call) -> Value:
+    x = c.operand(c.args[0], c.out.dtype)
+    return c.b.emit("cumsum", x, axis=c.axis(c.args[1])) if x.shape else x
+
+
 @lower("aten.amax.default", "aten.max.default")
 def _amax(c: Call) -> Value:
     x = c.args[0]
@@ -74,6 +80,20 @@ def _addmm(c: Call) -> Value:
 def _mv(c: Call) -> Value:
     x, y = c.args
     return c.b.reshape(c.b.emit("matmul", x, c.b.reshape(y, (*y.shape, 1))), c.out.shape)
+
+
+@lower("aten.linalg_vector_norm.default")
+def _vector_norm(c: Call) -> Value:
+    b, x, order = c.b, c.args[0], c.arg(1, "ord", 2)
+    axes, keep = c.axes(c.arg(2, "dim"), len(x.shape)), bool(c.arg(3, "keepdim", False))
+    match order:
+        case 2:
+            return b.emit("sqrt", b.sum(b.mul(x, x), axes, keep))
+        case 1:
+            return b.sum(b.emit("abs", x), axes, keep)
+        case math.inf:
+            return b.emit("amax", b.emit("abs", x), axes=axes, keepdim=keep)
+    raise Unsupported(f"a norm of order {order}: orders are 1, 2 and infinity")
 
 
 @lower("aten.dot.default")
@@ -150,21 +170,21 @@ MEAN = 1
 """PyTorch's code of the reduction of a loss: 0 none, 1 mean, 2 sum."""
 
 
-def _targets(c: Call, target: Value, ignore: int) -> tuple[Value, Value]:
-    """As a column of indices, and 1.0 for each target that counts, else 0.0, as a vector."""
+def _targets(c: Call, target: Value, weight: Value | None, ignore: int) -> tuple[Value, Value]:
+    """As a column of indices, and the weight of each target (1.0 without `weight`; 0.0 where it does not count), as a vector."""
     if target.shape == ():
         raise Unsupported("cross-entropy of a single record without a batch axis")
     counts = c.b.cast(c.b.emit("ne", target, c.b.const(ignore, target.dtype)), "f32")
+    if weight is not None:
+        counts = c.b.emit("select", c.b.emit("ne", counts, c.b.const(0.0)), c.b.emit("take_rows", weight, target), c.b.const(0.0))
     return c.b.reshape(target, (*target.shape, 1)), counts
 
 
 @lower("aten.nll_loss_forward.default")
 def _nll_loss(c: Call) -> Result:
-    """(loss, number of targets that count) of log-probabilities [n, classes] and targets [n]."""
+    """(loss, sum of the targets' weights) of log-probabilities [n, classes] and targets [n]."""
     b, (logp, target, weight, reduction, ignore) = c.b, c.args
-    if weight is not None:
-        raise Unsupported("cross-entropy with class weights")
-    index, counts = _targets(c, target, ignore)
+    index, counts = _targets(c, target, weight, ignore)
     picked = b.reshape(b.emit("gather", logp, index, axis=1), target.shape)
     losses = b.emit("neg", b.mul(picked, counts))
     total = b.sum(counts, (0,), False)
@@ -176,8 +196,8 @@ def _nll_loss(c: Call) -> Result:
 
 @lower("aten.nll_loss_backward.default")
 def _nll_loss_backward(c: Call) -> Value:
-    b, (g, logp, target, _, reduction, ignore, total) = c.b, c.args
-    index, counts = _targets(c, target, ignore)
+    b, (g, logp, target, weight, reduction, ignore, total) = c.b, c.args
+    index, counts = _targets(c, target, weight, ignore)
     each = b.mul(b.div(g, total) if reduction == MEAN else g, counts)
     hot = b.emit("scatter_value", b.full(0.0, logp.type), index, axis=1, bits=bits_of(-1.0, "f32"))
     return b.mul(hot, b.reshape(b.expand(each, target.shape), (*target.shape, 1)))
