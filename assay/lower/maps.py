@@ -116,6 +116,10 @@ def _rounding(c: Call) -> tuple[Value, Value, Value]:
 
 @lower("aten.trunc.default")
 def _trunc(c: Call) -> Value:
+    return _truncated(c)
+
+
+def _truncated(c: Call) -> Value:
     x, whole, some = _rounding(c)
     return c.b.emit("select", some, whole, x)
 
@@ -133,7 +137,7 @@ def _round(c: Call) -> Value:
     """To nearest even: what is below 2^22 loses its fraction when 1.5 · 2^23 is added."""
     b, x = c.b, c.args[0]
     magic = b.const(1.5 * 2.0**23)
-    return b.emit("select", b.emit("lt", b.emit("abs", x), b.const(2.0**22)), b.sub(b.add(x, magic), magic), _trunc(c))
+    return b.emit("select", b.emit("lt", b.emit("abs", x), b.const(2.0**22)), b.sub(b.add(x, magic), magic), _truncated(c))
 
 
 @lower("aten.expm1.default")
