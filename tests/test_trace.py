@@ -285,7 +285,7 @@ def test_a_program_depends_on_neither_threads_nor_chance() -> None:
     assert trace(training(GPT("sdpa"), next_token, tokens())).program.dump() == one.program.dump()
 
 
-EXAMPLES = {"shakespeare": 421_376, "digits": 26_122}
+EXAMPLES = {"shakespeare": 421_376, "digits": 26_122, "cnn": 6_138}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -71,6 +71,8 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "cumsum": lambda x: x.cumsum(1) + x.cumsum(0) * 0.1,
     "counting": lambda x: x * (x > 0).long().cumsum(0),
     "powers": lambda x: (x * x + 0.5) ** 1.5 + (x * x + 1) ** 0.3 + (x * x + 1) ** -2.5 + (x.abs() + 1) ** 9 * 1e-4,
+    "indices": lambda x: x[torch.tensor([[-1, 2], [0, 0]]), torch.tensor([1, -6])].sum() * x * x[torch.arange(8)],
+    "indices of columns": lambda x: x[:, torch.tensor([5, -2, 0, 0, 1, 3])] * x,
     "flip": lambda x: x * x.flip(1) + x.flip(0, 1),
     "roll": lambda x: x * x.roll(1, 1),
     "rotary": rotated,
@@ -141,6 +143,11 @@ def test_llama() -> None:
         return F.cross_entropy(m(b["tokens"][:, :-1]).flatten(0, 1), b["tokens"][:, 1:].flatten())
 
     agree(training(Llama(), loss, tokens(), optimizer=SGD))
+
+
+def test_an_embedding_whose_padding_does_not_learn() -> None:
+    model = nn.Sequential(nn.Embedding(20, 8, padding_idx=3), nn.Flatten(), nn.Linear(8 * 17, 5))
+    agree(training(model, lambda m, b: F.cross_entropy(m(b["tokens"]), (b["tokens"][:, 0] < 9).long()), tokens(), optimizer=SGD))
 
 
 def test_muon_and_averages_train() -> None:

@@ -3,6 +3,7 @@ nothing here: a value has a shape and its elements in order."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -240,22 +241,40 @@ def _embedding(c: Call) -> Value:
 @lower("aten.embedding_dense_backward.default")
 def _embedding_backward(c: Call) -> Value:
     g, index, rows, padding, by_frequency = c.args
-    if padding >= 0 or by_frequency:
-        raise Unsupported("an embedding with padding_idx or scale_grad_by_freq")
+    if by_frequency:
+        raise Unsupported("an embedding with scale_grad_by_freq")
     index = c.b.reshape(index, (index.type.elements,))
-    return _add_rows(c.b, index, c.b.reshape(g, (index.shape[0], g.shape[-1])), rows)
+    g = c.b.reshape(g, (index.shape[0], g.shape[-1]))
+    if padding >= 0:
+        counts = c.b.emit("ne", index, c.b.const(padding, index.dtype))
+        g = c.b.emit("select", c.b.reshape(counts, (*index.shape, 1)), g, c.b.const(0.0))
+    return _add_rows(c.b, index, g, rows)
 
 
-def _one_index(indices: Sequence[Any]) -> Value:
-    if len(indices) != 1 or not isinstance(indices[0], Value) or indices[0].dtype == "bool":
-        raise Unsupported("indexing other than with one tensor of integers in the first axis")
-    return indices[0]
+def _indexed(c: Call, x: Value, indices: Sequence[Any]) -> tuple[Value, Value, int]:
+    """Indexing by tensors of integers in neighbouring axes, as rows: (x with these axes first and as one, index of a row, the first
+    of the axes). Indices below zero count from the end."""
+    b = c.b
+    axes = [i for i, index in enumerate(indices) if index is not None]
+    if not axes or axes != list(range(axes[0], axes[-1] + 1)) or any(indices[i].dtype == "bool" for i in axes):
+        raise Unsupported("indexing other than by tensors of integers in neighbouring axes (for masks: torch.where)")
+    order = [*axes, *(i for i in range(len(x.shape)) if i not in axes)]
+    flat: Value | None = None
+    for axis in axes:
+        index, size = indices[axis], x.shape[axis]
+        if _counted(b, index) is None:
+            index = b.emit("select", b.emit("lt", index, b.const(0, index.dtype)), b.add(index, b.const(size, index.dtype)), index)
+        flat = index if flat is None else b.add(b.mul(b.cast(flat, "i64"), b.const(size, "i64")), b.cast(index, "i64"))
+    assert flat is not None
+    count = math.prod(x.shape[a] for a in axes)
+    return b.reshape(b.permute(x, order), (count, *(x.shape[i] for i in order[len(axes) :]))), flat, axes[0]
 
 
 @lower("aten.index.Tensor")
 def _index(c: Call) -> Value:
-    table, indices = c.args
-    return _rows(c.b, table, _one_index(indices))
+    table, index, first = _indexed(c, *c.args[:2])
+    rows, rank = _rows(c.b, table, index), len(index.shape)
+    return c.b.permute(rows, [*range(rank, rank + first), *range(rank), *range(rank + first, len(rows.shape))])
 
 
 @lower("aten.index_select.default")
@@ -280,14 +299,18 @@ def _index_add(c: Call) -> Value:
 
 @lower("aten.index_put.default")
 def _index_put(c: Call) -> Value:
-    """Only as the gradient of `index`: adding rows to zeros."""
-    x, indices, values = c.args[:3]
-    index = _one_index(indices)
+    """Only as the gradient of `index`: adding rows to what there is."""
+    b, (x, indices, values) = c.b, c.args[:3]
     if not c.arg(3, "accumulate", False):
         raise Unsupported("writing into rows of a tensor")
-    flat = c.b.reshape(index, (index.type.elements,))
-    values = c.b.reshape(c.b.expand(values, (*index.shape, *x.shape[1:])), (*flat.shape, *x.shape[1:]))
-    return c.b.add(x, _add_rows(c.b, flat, values, x.shape[0]))
+    table, index, first = _indexed(c, x, indices)
+    axes, rank = sum(i is not None for i in indices), len(index.shape)
+    values = b.expand(values, (*x.shape[:first], *index.shape, *x.shape[first + axes :]))
+    values = b.permute(values, [*range(first, first + rank), *range(first), *range(first + rank, len(values.shape))])
+    flat = b.reshape(index, (index.type.elements,))
+    rows = _add_rows(b, flat, b.reshape(values, (*flat.shape, *table.shape[1:])), table.shape[0])
+    back = b.reshape(rows, (*x.shape[first : first + axes], *table.shape[1:]))
+    return b.add(x, b.permute(back, [*range(axes, axes + first), *range(axes), *range(axes + first, len(x.shape))]))
 
 
 @lower("aten.gather.default")
