@@ -14,10 +14,11 @@ from torch import nn
 
 import assay
 from assay.exact import reference
-from assay.execute import Executor
+from assay.execute import Executor, counters
 from assay.program import Program
 from assay.trace import trace
 from assay.training import TrainingError
+from tests.exact.support import ROUTES, on, same
 from tests.tracing import agree, classify, close, one_thread, training
 
 __all__ = ["one_thread"]
@@ -177,6 +178,60 @@ def test_dropout_is_philox_of_step_micro_batch_and_place() -> None:
             close(acc[f"grad.{name}"], p.grad, f"gradient of {name}", 2e-4)
         seen.append(float(acc["loss"]))
     assert len(set(seen)) == 3
+
+
+class Attend(nn.Module):
+    """Causal attention of grouped queries with dropout, by PyTorch's function or with a mask of ours."""
+
+    def __init__(self, mask: Masked | None = None) -> None:
+        super().__init__()
+        self.qkv, self.mask = nn.Linear(6, 16), mask
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (t.unflatten(-1, (-1, 4)).transpose(1, 2) for t in self.qkv(x).split([8, 4, 4], -1))
+        if self.mask is None:
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=0.25, is_causal=True, enable_gqa=True)
+        scores = (q @ k.transpose(-2, -1) / 2).masked_fill(~torch.ones(5, 5).tril().bool(), -torch.inf)
+        return self.mask(scores.softmax(-1)) @ v
+
+
+def test_attention_with_dropout() -> None:
+    net = Net((5, 6), Attend())
+    t = training(net, classify, images(5, 6), optimizer=SGD, batch=6, seed=3)
+    model = copy.deepcopy(net)
+    masked = Masked(0, 0.25, False, 3)
+    masked.at = (1, 1)
+    model.layers[0].mask = masked
+    traced = trace(t)
+    executor = Executor(traced.program, traced.schedule, t.micro_batches)
+    batch = t.data.read(range(6))
+    acc = executor.micro(1, 1, traced.state, executor.zero_acc(1, traced.state), batch)
+    loss = classify(model, {"x": torch.from_numpy(batch["x"]), "y": torch.from_numpy(batch["y"]).long()})
+    loss.backward()
+    assert float(acc["loss"]) == pytest.approx(loss.item(), rel=1e-5)
+    for name, p in model.named_parameters():
+        assert p.grad is not None
+        close(acc[f"grad.{name}"], p.grad, f"gradient of {name}", 2e-4)
+
+
+def test_every_route_gives_a_network_the_same_bits() -> None:
+    """Convolutions, pooling, normalisation and dropout together: each stage's root, and the reference's results."""
+    shape = (2, 9, 9)
+    layers = [nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.MaxPool2d(3, stride=2), nn.Conv2d(4, 4, 3, groups=2, dilation=1)]
+    net = Net(shape, *layers, nn.GroupNorm(2, 4), nn.Dropout(0.4), nn.AvgPool2d(2, stride=1, padding=1))
+    t = training(net, classify, images(*shape), batch=6, gemm_bits=14)
+    traced, batch = trace(t), t.data.read(range(6))
+    roots = set()
+    for route in ROUTES:
+        with on(route):
+            executor = Executor(traced.program, traced.schedule, t.micro_batches, route.threads)
+            found = executor.trace_micro(2, 1, traced.state, executor.zero_acc(2, traced.state), batch)
+        roots.add(found.root)
+    assert len(roots) == 1
+    part = traced.program.micro
+    given: dict[str, Any] = {"state": traced.state, "acc": executor.zero_acc(2, traced.state), "batch": batch, "counter": counters(2, 1)}
+    values = reference.evaluate(part, [given[i.kind][i.name] for i in part.inputs], 14)
+    assert all(same(found.output[o.name], values[o.value]) for o in part.outputs)
 
 
 class Vit(nn.Module):
