@@ -64,14 +64,20 @@ def cut(b: Builder, x: Value, g: Grid, fill: float = 0.0) -> Value:
 
 
 def add_up(b: Builder, y: Value, g: Grid) -> Value:
-    """The adjoint of `cut`: each element is the sum of what the windows hold of it."""
-    lead = len(y.shape) - 2 * g.rank
+    """The adjoint of `cut`: each element is the sum of what the windows hold of it. Along an axis where windows lie side by side,
+    they are the elements already."""
+    axis = len(y.shape) - 2 * g.rank
+    several = []
     for i in range(g.rank):
-        axis = lead + 2 * i
         reach = (g.out[i] - 1) * g.stride[i] + (g.size[i] - 1) * g.dilation[i] + 1
-        y = b.emit("spread", y, axis=axis, n=reach, stride=g.stride[i], dilation=g.dilation[i])
+        if g.stride[i] == g.size[i] and g.dilation[i] == 1:
+            y = b.reshape(y, (*y.shape[:axis], reach, *y.shape[axis + 2 :]))
+        else:
+            y = b.emit("spread", y, axis=axis, n=reach, stride=g.stride[i], dilation=g.dilation[i])
+            several.append(axis + 1)
         y = fitted(b, y, axis, -g.padding[i], g.n[i])
-    return b.sum(y, [lead + 2 * i + 1 for i in range(g.rank)], False)
+        axis += 2 if several and several[-1] == axis + 1 else 1
+    return b.sum(y, several, False)
 
 
 # ---- convolution -----------------------------------------------------------------------------------------------------------
@@ -162,10 +168,17 @@ def _inner(x: Value, g: Grid) -> list[int]:
     return [len(x.shape) - g.rank + 2 * i + 1 for i in range(g.rank)]
 
 
+def _largest(b: Builder, x: Value, axes: Sequence[int]) -> Value:
+    """One axis after the other: the same bits as all at once, and nothing has to be laid out anew."""
+    for axis in reversed(axes):
+        x = b.emit("amax", x, axes=(axis,), keepdim=True)
+    return x
+
+
 def _first_largest(b: Builder, x: Value, g: Grid) -> tuple[Value, Value]:
     """(maxima [*lead, *out], whether an element of a window is its first largest one, as `cut` lays windows out)."""
     windows, inner = cut(b, x, g, -math.inf), _inner(x, g)
-    top = b.emit("amax", windows, axes=tuple(inner), keepdim=True)
+    top = _largest(b, windows, inner)
     number: Value | None = None
     for i, axis in enumerate(inner):
         along = b.reshape(b.cast(b.emit("iota", n=g.size[i]), "f32"), (g.size[i], *(1,) * (len(windows.shape) - axis - 1)))
@@ -174,7 +187,7 @@ def _first_largest(b: Builder, x: Value, g: Grid) -> tuple[Value, Value]:
     # Numbered from the last, so that the first is the largest number among those that equal the maximum.
     number = b.sub(b.const(float(math.prod(g.size) - 1)), number)
     numbers = b.emit("select", b.emit("eq", windows, top), number, b.const(-1.0))
-    first = b.emit("eq", numbers, b.emit("amax", numbers, axes=tuple(inner), keepdim=True))
+    first = b.emit("eq", numbers, _largest(b, numbers, inner))
     lead = x.shape[: len(x.shape) - g.rank]
     return b.reshape(top, (*lead, *g.out)), b.emit("and", first, b.emit("ge", numbers, b.const(0.0)))
 
