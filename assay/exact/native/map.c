@@ -222,21 +222,27 @@ const char assay_kernels[] = UNARY(NAME) BINARY(NAME) TERNARY(NAME) SELECT(NAME)
 
 /* Copies `n` elements of `item` bytes, from index `from` of the (row-major) iteration space, to `d`. */
 static void load(char *d, const char *s, int item, const word *dims, const word *strides, int rank, word from, word n) {
-    word at[8], inner = dims[rank - 1], step = strides[rank - 1];
-    for (int r = rank - 1; r >= 0; r--) { at[r] = from % dims[r]; from /= dims[r]; }
+    word at[8], inner = dims[rank - 1], step = strides[rank - 1], offset = 0;
+    for (int r = rank - 1; r >= 0; r--) { at[r] = from % dims[r]; from /= dims[r]; offset += at[r] * strides[r]; }
     while (n > 0) {
-        word run = inner - at[rank - 1], offset = 0;
+        word run = inner - at[rank - 1];
         if (run > n) run = n;
-        for (int r = 0; r < rank; r++) offset += at[r] * strides[r];
         const char *p = s + offset * item;
-        if (step == 1) memcpy(d, p, (size_t)(run * item));
+        if (item == 4 && run == 2) { uint32_t *o = (uint32_t *)d; const uint32_t *q = (const uint32_t *)p; o[0] = q[0]; o[1] = q[step]; }
+        else if (step == 1) memcpy(d, p, (size_t)(run * item));
         else if (item == 4) { uint32_t *o = (uint32_t *)d; const uint32_t *q = (const uint32_t *)p; for (word i = 0; i < run; i++) o[i] = q[i * step]; }
         else if (item == 8) { uint64_t *o = (uint64_t *)d; const uint64_t *q = (const uint64_t *)p; for (word i = 0; i < run; i++) o[i] = q[i * step]; }
         else for (word i = 0; i < run; i++) d[i] = p[i * step];
         d += run * item;
         n -= run;
+        offset -= at[rank - 1] * step;
         at[rank - 1] = 0;
-        for (int r = rank - 2; r >= 0; r--) { if (++at[r] < dims[r]) break; at[r] = 0; }
+        for (int r = rank - 2; r >= 0; r--) {
+            offset += strides[r];
+            if (++at[r] < dims[r]) break;
+            offset -= dims[r] * strides[r];
+            at[r] = 0;
+        }
     }
 }
 
