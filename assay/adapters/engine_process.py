@@ -27,6 +27,8 @@ IDLE = 15.0
 """Seconds that an engine without a task is kept: a plan and warm pages are worth that, a waiting daemon's memory more."""
 PATIENCE = 3600.0
 NICE = 5
+DYING = 10.0
+"""Seconds that an engine which has closed its output may take to end."""
 
 
 class _DiedIdle(Exception):
@@ -111,6 +113,8 @@ class ProcessEngine:
         except (asyncio.LimitOverrunError, Malformed) as error:
             raise TaskFailed(Fault.OWN, f"the engine answered garbage and was ended: {error}") from None
         except (asyncio.IncompleteReadError, ConnectionError):
+            with contextlib.suppress(TimeoutError):  # a signal sent to one that is just dying would hide what it died of
+                await asyncio.wait_for(engine.process.wait(), DYING)
             await engine.kill()
             if engine.idle is not None and not engine.heard:
                 raise _DiedIdle from None
