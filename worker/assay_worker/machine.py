@@ -158,9 +158,16 @@ class WorkerMachine(Offering, Serving):
                     self._lose(mine, f"the segment before it ({seg.segment}) has failed")
                 self._nudge("void", child, at=self._now)
 
+    def _scheduler(self, seg: SegmentFacts) -> list[PeerId]:
+        """Who wants the heartbeats of a segment: whoever announced it, else the job's own scheduler."""
+        live = self.state.offer
+        if live is not None and (live.offer.job, live.offer.parent, live.offer.start) == (seg.job, seg.parent, seg.start):
+            return [live.announcement.scheduler]
+        job = self.state.facts.jobs.get(seg.job)
+        return list(self.state.facts.peer(job.terms.scheduler)) if job is not None else []
+
     def _assigned(self, seg: SegmentFacts) -> None:
-        entry = self.state.jobs.get(seg.job)
-        mine = self.state.mine[seg.segment] = Mine(seg.segment, list(entry.near[:1]) if entry is not None else [])
+        mine = self.state.mine[seg.segment] = Mine(seg.segment, self._scheduler(seg))
         text = f"segment {seg.segment}: steps {seg.start}-{seg.stop} of job {seg.job} are this node's, for {seg.price}"
         self._note("assigned", text, segment=seg.segment, job=seg.job, start=seg.start, stop=seg.stop, price=seg.price)
         self._want_job(seg.job)
