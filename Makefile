@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := demo
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -q
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: setup tools demo test test-all lint contracts clean distclean
 

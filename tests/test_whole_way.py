@@ -100,6 +100,14 @@ def test_one_worker_was_killed_and_came_back(run: Run) -> None:
     assert run.result["segments"].get("LAPSED", 0) >= 1
 
 
+def test_the_scheduler_heard_from_whoever_worked(run: Run) -> None:
+    """Heartbeats: they may be lost, but not those of a whole segment."""
+    log = [json.loads(line) for line in (run.base / "scheduler" / "log.jsonl").read_text().splitlines()]
+    heard = {note["segment"] for note in log if note["topic"] == "progress"}
+    assert len(heard) >= SEGMENTS
+    assert {note["provider"] for note in log if note["topic"] == "progress"} <= {run.account(name) for name in NODES if name != "client"}
+
+
 def test_money_neither_appears_nor_vanishes(run: Run) -> None:
     changes = run.result["balance_changes"]
     assert sum(changes.values()) == 0

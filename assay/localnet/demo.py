@@ -161,7 +161,7 @@ class Demo:
                 self.names[Address(note["account"])] = name
             if name in self.up:
                 self.up[name].set()
-        elif topic == "progress" and name == "scheduler":
+        elif topic == "step" and name in self.up:
             loss = struct.unpack("<f", struct.pack("<I", note["loss_f32"]))[0]
             self.display.progress(SegmentId(note["segment"]), note["step"], loss)
             self._maybe_kill(SegmentId(note["segment"]), note["step"])
