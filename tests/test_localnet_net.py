@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,9 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
+from ports.kubo_rpc import KuboRpc
 
+from assay import cid as cids
 from assay.cli.common import ENVIRONMENT, FAILED
 from assay.localnet import rpc
 
@@ -166,3 +171,39 @@ def test_a_daemon_whose_past_is_reorganised_away_begins_again_and_registers_agai
 def _log(here: Path, role: str) -> list[dict[str, Any]]:
     (file,) = here.glob(f"**/{role}/log.jsonl")
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_a_daemon_keeps_its_blobs_in_an_ipfs_daemon_that_is_named(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Over the protocol's documentation (tests/ports/kubo_rpc.py): what the gateway serves is what the daemon holds."""
+    assay(here, "net", "up")
+    blob = b"known to the daemon only"
+
+    async def go() -> tuple[int, bytes]:
+        kubo = KuboRpc(tmp_path_factory.mktemp("kubo"))
+        url = await kubo.start()
+        try:
+            cid = cids.of(blob)
+            kubo.store.write(cid, blob)
+            command = [*ASSAY, "verifier", "start", "--json", "--ipfs", url]
+            process = await asyncio.create_subprocess_exec(*command, cwd=here, stdout=asyncio.subprocess.PIPE, limit=1 << 20)
+            try:
+                assert process.stdout is not None
+                async for line in process.stdout:
+                    if json.loads(line)["topic"] == "up":
+                        break
+                (gateway,) = {c.laddr for c in psutil.Process(process.pid).net_connections("tcp") if c.status == "LISTEN" and _is_http(c.laddr)}
+                async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{gateway.port}/ipfs/{cid}?format=raw") as answer:
+                    return answer.status, await answer.read()
+            finally:
+                process.send_signal(signal.SIGTERM)
+                await process.wait()
+        finally:
+            await kubo.stop()
+
+    assert asyncio.run(go()) == (200, blob)
+
+
+def _is_http(address: Any) -> bool:
+    with socket.create_connection(("127.0.0.1", address.port), timeout=5) as connection:
+        connection.sendall(b"GET /assay/status HTTP/1.0\r\n\r\n")
+        return connection.recv(5) == b"HTTP/"

@@ -120,6 +120,9 @@ Contract = Annotated[str | None, typer.Option("--contract", envvar="ASSAY_CONTRA
 Bootstrap = Annotated[
     str | None, typer.Option("--bootstrap", envvar="ASSAY_BOOTSTRAP", metavar="MULTIADDR", help="A node that knows others, or several by commas.")
 ]
+Ipfs = Annotated[
+    str | None, typer.Option("--ipfs", envvar="ASSAY_IPFS", metavar="URL", help="RPC of an IPFS daemon (Kubo) that keeps the blobs; else embedded.")
+]
 Data = Annotated[Path | None, typer.Option("--data", envvar="ASSAY_DATA", metavar="FOLDER", help="The node's own folder: keys, journal, blobs.")]
 
 

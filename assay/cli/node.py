@@ -27,6 +27,9 @@ from assay.runtime import Note
 
 if TYPE_CHECKING:
     from assay.adapters.evm import EvmChain
+    from assay.adapters.ipfs import LocalBlobs
+    from assay.adapters.ipfs_fetch import Blocks
+    from assay.adapters.ipfs_kubo import KuboBlobs
     from assay.adapters.keys import NodeKeys
 
 LOCAL_CHAIN = 31337
@@ -49,6 +52,8 @@ class Options:
     threads: int = 1
     confirmations: int = 0
     """Blocks under the head from which an event counts as final; 0: one on the local chain, CONFIRMATIONS elsewhere."""
+    ipfs: str | None = None
+    """RPC of an external IPFS daemon that keeps the blobs; None: the embedded store."""
     engine: tuple[str, ...] = ()
     """Command that starts an engine, if another than the honest one (the liars of the tests)."""
 
@@ -56,7 +61,6 @@ class Options:
 @contextlib.asynccontextmanager
 async def compose(role: str, where: Settings, options: Options) -> AsyncIterator[Ports]:
     """The node's ports; what has to be closed is closed on leaving. Raises Trouble and what the adapters raise."""
-    from assay.adapters.ipfs import LocalBlobs
     from assay.adapters.ipfs_gateway import BlockGateway
     from assay.adapters.journal import SqliteJournal
     from assay.adapters.libp2p import Libp2pPeers
@@ -76,9 +80,9 @@ async def compose(role: str, where: Settings, options: Options) -> AsyncIterator
             first = [records[peer] for peer in near if peer in records]
             return first + [url for url in records.values() if url not in first]
 
-        blobs = LocalBlobs(where.data / "blobs", locate)
+        blobs, blocks = _blobs(where.data / "blobs", options.ipfs, locate)
         stack.push_async_callback(blobs.close)
-        gateway = BlockGateway(blobs.store)
+        gateway = BlockGateway(blocks)
         url = await gateway.start(options.listen)
         stack.push_async_callback(gateway.stop)
         if options.announce:
@@ -106,6 +110,21 @@ async def compose(role: str, where: Settings, options: Options) -> AsyncIterator
             stack.push_async_callback(engine.close)
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
         yield Ports(chain=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth)
+
+
+def _blobs(folder: Path, ipfs: str | None, locate: Callable[[Sequence[PeerId]], list[str]]) -> tuple[LocalBlobs | KuboBlobs, Blocks]:
+    """The node's blobs, and the blocks of them that its own gateway serves to others."""
+    from assay.adapters.ipfs import LocalBlobs
+    from assay.adapters.ipfs_kubo import KuboBlobs
+
+    if ipfs is None:
+        local = LocalBlobs(folder, locate)
+        return local, local.store
+    try:
+        kubo = KuboBlobs(ipfs, locate)
+    except ValueError as error:
+        raise Trouble("the IPFS daemon's address cannot be used", str(error), "--ipfs http://127.0.0.1:5001", 2) from None
+    return kubo, kubo.blocks
 
 
 def open_or_create(data: Path) -> NodeKeys:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from assay.cli.common import Bootstrap, Contract, Data, Json, Lines, Rpc, group, money, read_config, run, settings, show
+from assay.cli.common import Bootstrap, Contract, Data, Ipfs, Json, Lines, Rpc, group, money, read_config, run, settings, show
 
 Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help="Where peers and the gateway listen; 0.0.0.0 for the world.")]
 Announce = Annotated[str | None, typer.Option("--announce", metavar="HOST", help="The address that others reach this node by, if another.")]
@@ -65,10 +65,10 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_worker(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, price: Price = 100_000, stake: Stake = LOCAL_STAKE["worker"], threads: Threads = 1,
-            confirmations: Confirmations = 0, json: Lines = False,
+            confirmations: Confirmations = 0, ipfs: Ipfs = None, json: Lines = False,
         ) -> None:  # fmt: skip
-            money = {"price": price, "stake": stake or 0}
-            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, threads=threads, confirmations=confirmations, **money)
+            options = {"price": price, "stake": stake or 0, "threads": threads, "confirmations": confirmations, "ipfs": ipfs}
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **options)
 
         start: Any = start_worker
     elif role == "verifier":
@@ -76,19 +76,19 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_verifier(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1,
-            confirmations: Confirmations = 0, json: Lines = False,
+            confirmations: Confirmations = 0, ipfs: Ipfs = None, json: Lines = False,
         ) -> None:  # fmt: skip
-            money = {"stake": stake or 0}
-            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, threads=threads, confirmations=confirmations, **money)
+            options = {"stake": stake or 0, "threads": threads, "confirmations": confirmations, "ipfs": ipfs}
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **options)
 
         start = start_verifier
     else:
 
         def start_other(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
-            announce: Announce = None, confirmations: Confirmations = 0, json: Lines = False,
+            announce: Announce = None, confirmations: Confirmations = 0, ipfs: Ipfs = None, json: Lines = False,
         ) -> None:  # fmt: skip
-            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, confirmations=confirmations)
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, confirmations=confirmations, ipfs=ipfs)
 
         start = start_other
 

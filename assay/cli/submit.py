@@ -156,7 +156,7 @@ async def client_node(where: Settings, budget: int = 0) -> AsyncIterator[Any]:
 
     orders: set[asyncio.Task[None]] = set()
 
-    async with compose("client", where, Options()) as ports:
+    async with compose("client", where, Options(ipfs=os.environ.get("ASSAY_IPFS"))) as ports:
 
         def order(text: str) -> None:
             kind, _, number = text.partition("-")
