@@ -163,8 +163,7 @@ class WorkerMachine(Offering, Serving):
         live = self.state.offer
         if live is not None and (live.offer.job, live.offer.parent, live.offer.start) == (seg.job, seg.parent, seg.start):
             return [live.announcement.scheduler]
-        job = self.state.facts.jobs.get(seg.job)
-        return list(self.state.facts.peer(job.terms.scheduler)) if job is not None else []
+        return list(self.state.facts.peer(self.state.facts.jobs[seg.job].terms.scheduler))
 
     def _assigned(self, seg: SegmentFacts) -> None:
         mine = self.state.mine[seg.segment] = Mine(seg.segment, self._scheduler(seg))
