@@ -1,4 +1,4 @@
-# make demo      the whole network on this machine, in about a minute
+# make demo      the whole network on this machine, in a minute or two
 # make test      everything that is checked before a change lands
 # make test-all  the same with the slow tests
 # make setup     the virtual environment and anvil, without running anything
