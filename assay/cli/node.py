@@ -38,6 +38,8 @@ GAS_MONEY = 10**15
 """Wei under which a node is told to be out of gas money."""
 CONFIRMATIONS = 12
 """Blocks; what exchanges have long asked of Ethereum. A chain that reorganises deeper needs --confirmations."""
+LOOK_EVERY = 5.0
+"""Seconds between looks whether the money has come."""
 ENGINES = ("worker", "verifier")
 
 
@@ -166,7 +168,7 @@ async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None])
             text = f"waiting for money: account {chain.account} needs gas money and {money(stake)} tokens"
             note(Note(topic="waiting", text=text))
         if told:
-            await asyncio.sleep(5)
+            await asyncio.sleep(LOOK_EVERY)
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------------
