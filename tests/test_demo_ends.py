@@ -21,7 +21,13 @@ def test_nothing_is_left_running(tmp_path: Path, how: signal.Signals) -> None:
         pytest.skip("only Linux tells children of their parent's death")
     base = tmp_path / "demo"
     command = [sys.executable, "-m", "assay.cli", "demo", "--json", "--keep", str(base)]
-    with (tmp_path / "out").open("w") as out, subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True) as process:
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests in the background may have it ignored, and that is inherited
+
+    with (tmp_path / "out").open("w") as out, subprocess.Popen(
+        command, stdout=out, stderr=out, start_new_session=True, preexec_fn=prepare
+    ) as process:  # fmt: skip
         demo, deadline = psutil.Process(process.pid), time.monotonic() + 60
         while len(started := demo.children(recursive=True)) < SOME:
             assert process.poll() is None, (tmp_path / "out").read_text()
