@@ -154,10 +154,11 @@ training = assay.Training(model=nn.Linear(6, 3), loss=lambda model, batch: F.cro
 def test_a_daemon_whose_past_is_reorganised_away_begins_again_and_registers_again(here: Path) -> None:
     """Deeper than its confirmations: what it acted on never happened. It must neither stop for good nor go on with two histories."""
     url = assay(here, "net", "up")["rpc"]
+    fork = int(rpc.call(url, "eth_blockNumber"), 16)
     with daemon(here, "verifier"):
         before = until(lambda: (s := assay(here, "verifier", "status")) and s.get("head", 0) and s)
         until(lambda: assay(here, "verifier", "status")["head"] >= before["head"] + 2)
-        rpc.call(url, "anvil_reorg", 12, [])
+        rpc.call(url, "anvil_reorg", int(rpc.call(url, "eth_blockNumber"), 16) - fork, [])
         begun = until(lambda: [n for n in _log(here, "verifier") if n["topic"] == "reorganised"])
         assert "begins again" in begun[0]["text"]
         again = until(lambda: [n for n in _log(here, "verifier") if n["topic"] == "up"][1:])
