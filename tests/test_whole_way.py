@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS, SEGMENTS = 96, 8
+STEPS, SEGMENTS = 80, 8
 KEYS = {
     "job", "program_cid", "final_state_root", "local_state_root", "loss_first", "loss_last", "balance_changes", "segments", "rejections",
     "slashes", "chain", "wall_seconds", "peak_memory_bytes",

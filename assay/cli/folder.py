@@ -24,6 +24,8 @@ from assay.cli.common import ENVIRONMENT, FAILED, Trouble
 ORDERS = re.compile(r"drain|withdraw|leave|cancel-\d+")
 EVERY = 0.5
 """Seconds between looks at the orders."""
+STATUS_EVERY = 2.0
+"""Seconds between looks at what there is to tell."""
 
 
 def prepare(data: Path) -> None:
@@ -66,19 +68,20 @@ def running(data: Path) -> bool:
 
 async def attend(data: Path, status: Callable[[], dict[str, Any]], order: Callable[[str], None]) -> None:
     """The daemon's side, until it is cancelled."""
-    orders, last = data / "orders", ""
+    orders, last, due = data / "orders", "", 0.0
     while True:
         for path in sorted(orders.glob("*.order")):
             name = path.read_text()
             path.unlink()
             if ORDERS.fullmatch(name):
                 order(name)
-        text = json.dumps(status(), default=lambda value: value.hex() if isinstance(value, bytes) else str(value))
-        if text != last:
-            fresh = data / "status.json.new"
-            fresh.write_text(text)
-            fresh.replace(data / "status.json")
-            last = text
+        if time.monotonic() >= due:
+            text = json.dumps(status(), default=lambda value: value.hex() if isinstance(value, bytes) else str(value))
+            if text != last:
+                fresh = data / "status.json.new"
+                fresh.write_text(text)
+                fresh.replace(data / "status.json")
+            last, due = text, time.monotonic() + STATUS_EVERY
         await asyncio.sleep(EVERY)
 
 

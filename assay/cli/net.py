@@ -86,7 +86,7 @@ def demo(
     json: Json = False,
     keep: Annotated[Path | None, typer.Option("--keep", metavar="FOLDER", help="Keep the nodes' folders and logs there.")] = None,
     train: Annotated[Path | None, typer.Option("--train", metavar="TRAIN.py", help="Another training file than the demo's own.")] = None,
-    steps: Annotated[int, typer.Option("--steps", min=8, help="Steps to train.")] = 96,
+    steps: Annotated[int, typer.Option("--steps", min=8, help="Steps to train.")] = 80,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the initial weights.")] = 0,
 ) -> None:
     """The whole network on this machine: a real model, one liar, one crash, everybody paid by the contract.

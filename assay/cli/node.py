@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import time
@@ -249,6 +250,7 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
         node = build(role, ports, options, note)
         running.append(node)
         note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
+        gc.freeze()  # what is loaded now stays; the collector need not look at it again
         watcher = asyncio.create_task(attend(where.data, lambda: {"role": role, "pid": os.getpid(), **node.status()}, node.order))
         try:
             await node.run()

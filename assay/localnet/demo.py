@@ -10,7 +10,6 @@ two final roots can be compared. The demo itself only starts processes, pulls on
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import struct
@@ -34,11 +33,11 @@ from assay.receipts import Segment, receipt
 
 WORKERS, VERIFIERS, SEGMENTS = 4, 6, 8
 PARAMS = Params(
-    finality=1, activate_window=30, lease_window=12, takeover_window=120, serve_window=30, seal_window=30, reveal_window=20, open_window=20,
-    challenge_window=2, links=2, verifiers=3, quorum=2, openings=1, redraws=1, depth=4, draw_bond=1_000_000,
+    finality=1, activate_window=30, lease_window=10, takeover_window=120, serve_window=30, seal_window=30, reveal_window=20, open_window=20,
+    challenge_window=1, links=2, verifiers=3, quorum=2, openings=1, redraws=1, depth=4, draw_bond=1_000_000,
 )  # fmt: skip
 """Windows of seconds where a real network has hours: nobody here is asleep."""
-BLOCK_TIME = 0.5
+BLOCK_TIME = 0.25
 UP_WITHIN, DONE_WITHIN, PAID_WITHIN = 90.0, 900.0, 30.0
 LIAR = "tests.liars.worker"
 """Outside the wheel: the honest worker with one part replaced."""
@@ -77,7 +76,7 @@ class Demo:
             with self.display:
                 async with Processes(self._hear, base / "logs") as processes:
                     self.processes = processes
-                    sampler = asyncio.create_task(self.peak.sample(2.0))
+                    sampler = asyncio.create_task(self.peak.sample(4.0))
                     try:
                         result = await self._scenes(processes, base)
                     finally:
@@ -106,11 +105,9 @@ class Demo:
     # ---- starting --------------------------------------------------------------------------------------------------------
 
     async def _start_all(self, processes: Processes, network: Network, base: Path) -> None:
-        self.display.phase = f"starting a key service, {WORKERS} workers and {VERIFIERS} verifiers"
-        daemons = ["keyservice", "liar", *(f"worker-{i}" for i in range(1, WORKERS)), *(f"verifier-{i}" for i in range(1, VERIFIERS + 1))]
-        await self._start(processes, network, base, daemons)
-        self.display.phase = "starting the scheduler; the client traces the training and seals its data"
-        await self._start(processes, network, base, ["scheduler"])  # last: the client posts when it sees one, and then all are there
+        self.display.phase = f"starting a scheduler, a key service, {WORKERS} workers and {VERIFIERS} verifiers; the client traces the training"
+        workers = [*(f"worker-{i}" for i in range(1, WORKERS)), "liar"]
+        await self._start(processes, network, base, [*workers, *(f"verifier-{i}" for i in range(1, VERIFIERS + 1)), "keyservice", "scheduler"])
         self.display.say("up", f"{len(self.up)} daemons are up", accounts={name: who for who, name in self.names.items()})
 
     async def _start(self, processes: Processes, network: Network, base: Path, daemons: list[str]) -> None:
@@ -204,12 +201,13 @@ class Demo:
                 after = (event.block, event.index)
                 segment = ledger.apply(event)
                 if isinstance(event, JobPosted):
-                    await processes.start("local", self.local_command, env=_environment(), nice=10)
                     self.posted_in = event.block
                     self.names[event.client] = "client"
                 if segment is not None and (segment.number, segment.state) not in told:
                     told.add((segment.number, segment.state))
                     self._tell(segment)
+            if "local" not in processes.running and (self.killed is not None or "done" in self.client):
+                await processes.start("local", self.local_command, env=_environment(), nice=19)  # the network waits for a lease to run out
             await self._revive(network, base)
             await asyncio.sleep(0.3)
         return JobId(int(self.client["posted"]["job"]))
@@ -273,10 +271,11 @@ class Demo:
         """Tells every node's owner to pull, and waits until nothing is owed."""
         from assay.cli.folder import give_order
 
-        for name in self.up:
-            if name.startswith(("worker", "verifier", "liar")):
-                with contextlib.suppress(Trouble):  # one that is not up again yet pulls what it is owed another day
-                    await asyncio.to_thread(give_order, base / name, "withdraw")
+        owners = [name for name in self.up if name.startswith(("worker", "verifier", "liar"))]
+        orders = [asyncio.to_thread(give_order, base / name, "withdraw") for name in owners]
+        for problem in await asyncio.gather(*orders, return_exceptions=True):
+            if problem is not None and not isinstance(problem, Trouble):  # one that is not up again yet pulls another day
+                raise problem
         deadline = time.monotonic() + PAID_WITHIN
         owed = set(self.names)
         while owed and time.monotonic() < deadline:
