@@ -1,6 +1,7 @@
 # Measures: wall-clock seconds and peak memory (proportional set size, all processes together) of `assay demo`, CPU seconds by kind of
 # process, the resident size of each kind of daemon (the largest when all are up and none has work, and at any time), and the seconds
 # until the daemons are up.
+# Against: the same training in one process (`assay run --local`), alone on the machine, before it.
 # Goal: the demo under 90 s and 4 GB on 2 cores once set up; a waiting daemon under 150 MB.
 """Run: python bench/demo.py [--quick] [--json]. Quick trains 24 steps instead of 80."""
 
