@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from assay import merkle, seal, shard
 from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJob, Registered, Terms
 from assay.codec import digest, encode
-from assay.execute import schedule_root
+from assay.execute import check_tensors, schedule_root
 from assay.ids import Address, Digest, JobId, PeerId
-from assay.job import JobSpec
+from assay.job import JobSpec, data_root
 from assay.local import LocalRun, Step, run_local
 from assay.ports import Blobs, Chain, Keys, Outage
-from assay.program import Program, cost, program_root
+from assay.program import Program, cost
 from assay.receipts import Ledger, Segment
+from assay.stages import program_root
 from assay.state import Tensors, from_bytes, state_root, to_bytes
 
 Array = NDArray[Any]
@@ -156,7 +157,9 @@ class Wish(NamedTuple):
 
 
 async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs: Blobs, keys: Keys) -> tuple[JobSpec, Terms]:
-    """Seals and stores everything that the job needs; nothing is on chain yet."""
+    """Seals and stores everything that the job needs; nothing is on chain yet. Raises BadTensors when the state has not exactly the
+    entries that the program names."""
+    check_tensors("state", plan.state, plan.program.state)
     wrap = shard.wrap_for(keys, service.encryption_key, chain.account)
     dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, wrap)
     for blob in sealed:
@@ -189,7 +192,7 @@ async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs:
         spec_digest=digest(spec),
         program_root=spec.program_root,
         state_root=spec.state_root,
-        dataset_root=shard.dataset_root(dataset),
+        dataset_root=data_root(dataset, spec.order, spec.batch),
         schedule_root=spec.schedule_root,
         steps=plan.steps,
         micro_batches=spec.micro_batches,

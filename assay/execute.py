@@ -21,7 +21,8 @@ from assay import merkle
 from assay.exact.cpu import Cpu
 from assay.exact.table import TensorType
 from assay.ids import Digest
-from assay.program import Program, program_root
+from assay.program import Program
+from assay.stages import program_root
 from assay.state import DTYPES, BadTensors, Tensors, acc_root, batch_root, dtype_name, state_root, tensor_root
 
 MICRO, UPDATE = 0, 1
@@ -80,6 +81,7 @@ class Executor:
         self.program = program
         self.root = program_root(program)
         self.schedule = np.ascontiguousarray(schedule)
+        self.schedule_root = schedule_root(self.schedule)
         self.micro_batches = micro_batches
         self._cpu = Cpu(program, threads)
         self._state, self._acc, self._batch = program.state, program.accumulator, program.batch
@@ -119,6 +121,7 @@ class Executor:
         """`micro`, with the root over all its stages."""
         self._check_micro(step, m, state, acc, batch)
         output, stages = self._cpu.trace("micro", {"state": state, "acc": acc, "batch": batch, "counter": counters(step, m)})
+        batch = {name: batch[name] for name in self._batch}
         return self._trace(MICRO, step, m, state, acc, batch, stages, acc_root(step, m + 1, output), output)
 
     def trace_update(self, step: int, state: Tensors, acc: Tensors) -> Trace:
@@ -134,9 +137,9 @@ class Executor:
         head = merkle.sha256(
             struct.pack(">B32sBQI", 0x14, self.root, part, step, m),
             state_root(step, state),
-            acc_root(step, m, acc),
+            acc_root(step, m, acc) if m else bytes(32),
             batch_root(batch),
-            tensor_root(self.row(step)),
+            self.schedule_root,
         )
         leaves = (head, *stages, end)
         return Trace(merkle.root_of(leaves), leaves, output)
@@ -145,11 +148,11 @@ class Executor:
         self.row(step)
         if not 0 <= m < self.micro_batches:
             raise ValueError(f"micro-batch {m} of {self.micro_batches}")
-        check_tensors("state", state, self._state, more=True)
+        check_tensors("state", state, self._state)
         check_tensors("accumulator", acc, self._acc)
         check_tensors("batch", batch, self._batch, more=True)
 
     def _check_update(self, step: int, state: Tensors, acc: Tensors) -> None:
         self.row(step)
-        check_tensors("state", state, self._state, more=True)
+        check_tensors("state", state, self._state)
         check_tensors("accumulator", acc, self._acc)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import struct
+
+from assay import merkle
 from assay.codec import Message
+from assay.exact.types import DTYPE_CODES
 from assay.ids import U32, U63, Address, Cid, Digest, PeerId
 
 Dtype = str
@@ -42,6 +47,41 @@ class DatasetRef(Message, frozen=True, kw_only=True):
     @property
     def records(self) -> int:
         return sum(shard.records for shard in self.shards)
+
+
+def record_bytes(field: Field) -> int:
+    """Bytes that a field takes in a record."""
+    return math.prod(field.shape) * DTYPE_CODES[field.dtype][1]
+
+
+def shard_items(dataset: DatasetRef) -> list[bytes]:
+    """Leaves of the tree over a dataset's shards: `first record u64 ‖ records u64 ‖ shard root` each."""
+    items, first = [], 0
+    for shard in dataset.shards:
+        items.append(struct.pack(">QQ", first, shard.records) + shard.root)
+        first += shard.records
+    return items
+
+
+def data_fields(dataset: DatasetRef) -> bytes:
+    """`count u16 ‖ (len(name) u16 ‖ name ‖ dtype u8 ‖ bytes of it in a record u64) each`."""
+    out = [struct.pack(">H", len(dataset.fields))]
+    for field in dataset.fields:
+        name = field.name.encode()
+        out.append(struct.pack(">H", len(name)) + name + struct.pack(">BQ", DTYPE_CODES[field.dtype][0], record_bytes(field)))
+    return b"".join(out)
+
+
+def data_head(dataset: DatasetRef, order: Digest, batch: int) -> bytes:
+    """What the data root is the hash of: `0x17 ‖ order key ‖ batch u32 ‖ records u64 ‖ shards u32 ‖ merkle(shards) ‖ fields`."""
+    counts = struct.pack(">IQI", batch, dataset.records, len(dataset.shards))
+    return b"".join((b"\x17", order, counts, merkle.root_of(shard_items(dataset)), data_fields(dataset)))
+
+
+def data_root(dataset: DatasetRef, order: Digest, batch: int) -> Digest:
+    """What a job's terms name as its data (docs/dispute.md): its records, which of them make up which micro-batch, and their form. The
+    dataset has been checked (assay.shard.check_dataset)."""
+    return merkle.sha256(data_head(dataset, order, batch))
 
 
 class JobSpec(Message, frozen=True, kw_only=True):

@@ -18,18 +18,18 @@ are known before anything runs.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
-from assay import codec, merkle
+from assay import codec
 from assay.exact.table import OPS, Attr, TensorType, TypeRuleError, check_bits, check_type, infer
-from assay.ids import Digest
 
 MAX_BYTES = 64 << 20
 MAX_NODES = 1 << 16
+MAX_OPERANDS = 4096
+"""Of one node: a stage with all its operands must fit a transaction."""
 MAX_NAME = 200
 MAX_CONSTANT_BYTES = 1 << 20
 """All inline constants of a program together."""
@@ -169,18 +169,6 @@ def _entries(kind: str, *parts: Part) -> dict[str, TensorType]:
     return {name: type for name, type in sorted(found, key=lambda entry: entry[0])}
 
 
-def program_root(program: Program) -> Digest:
-    """SHA256(0x15 ‖ SHA256(head) ‖ merkle(micro stages) ‖ merkle(update stages)); a stage is the canonical text of its node, the
-    head that of the program without its nodes (inputs, outputs, constants, b, M)."""
-    bare = msgspec.structs.replace(
-        program,
-        micro=msgspec.structs.replace(program.micro, nodes=()),
-        update=msgspec.structs.replace(program.update, nodes=()),
-    )
-    stages = [merkle.root_of([codec.encode(node) for node in part.nodes]) for part in (program.micro, program.update)]
-    return merkle.sha256(b"\x15", hashlib.sha256(codec.encode(bare)).digest(), *stages)
-
-
 # ---- cost ------------------------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +277,8 @@ def _check_part(name: str, part: Part, bits: int, constants: dict[str, TensorTyp
         types.append(i.type)
     for at, node in enumerate(part.nodes):
         where = f"{name} node {at} ({node.op})"
+        if len(node.inputs) > MAX_OPERANDS:
+            raise ProgramError(f"{where}: {len(node.inputs)} operands are more than {MAX_OPERANDS}")
         for value in node.inputs:
             if not 0 <= value < len(types):
                 raise ProgramError(f"{where}: operand {value} is not a value before it")

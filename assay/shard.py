@@ -19,12 +19,14 @@ import numpy as np
 
 from assay import cid, merkle, seal, state
 from assay.ids import Address, Cid, Digest
-from assay.job import DatasetRef, Field, SealedRef, ShardRef, envelope_info
+from assay.job import DatasetRef, Field, SealedRef, ShardRef, envelope_info, record_bytes
 from assay.ports import Keys
+from assay.sampling import MAX_RECORDS
 from assay.state import DTYPES, Array, Tensors
 
 SHARD_RECORDS = 1 << 14
 MAX_FIELDS = 64
+MAX_NAME = 200
 MAX_SHARD = 1 << 30
 """Bytes of a shard's plaintext: a worker has it in memory."""
 
@@ -53,14 +55,6 @@ def _salt(prk: bytes, index: int) -> bytes:
     return hmac.digest(prk, b"assay/record-salt/1" + index.to_bytes(8, "big") + b"\x01", "sha256")
 
 
-def record_bytes(field: Field) -> int:
-    """Bytes that a field takes in a record."""
-    size = DTYPES[field.dtype][1].itemsize
-    for n in field.shape:
-        size *= n
-    return size
-
-
 def record_leaves(fields: Sequence[Field], arrays: Mapping[str, Array], key: bytes) -> list[Digest]:
     """Leaf hashes of a shard's records, in order."""
     count, prk = len(arrays[fields[0].name]), _extract(key)
@@ -69,11 +63,6 @@ def record_leaves(fields: Sequence[Field], arrays: Mapping[str, Array], key: byt
         array = np.ascontiguousarray(arrays[field.name], dtype=DTYPES[field.dtype][1])
         columns.append((array.reshape(-1).view(np.uint8).data, record_bytes(field)))
     return [merkle.leaf(i, b"".join([_salt(prk, i), *(data[i * n : (i + 1) * n] for data, n in columns)])) for i in range(count)]
-
-
-def dataset_root(dataset: DatasetRef) -> Digest:
-    """Merkle root over `records u64 ‖ shard root` of each shard: what a job's terms name as its data."""
-    return merkle.root_of([shard.records.to_bytes(8, "big") + shard.root for shard in dataset.shards])
 
 
 # ---- sealing -------------------------------------------------------------------------------------------------------------
@@ -143,16 +132,22 @@ def check_dataset(dataset: DatasetRef) -> None:
     if not 1 <= len(names) <= MAX_FIELDS or names != sorted(set(names)):
         raise BadShard(f"dataset {dataset.name!r} needs 1 to {MAX_FIELDS} fields of different names in order, it has {names[:8]}")
     for field in dataset.fields:
+        if not 1 <= len(field.name) <= MAX_NAME:
+            raise BadShard(f"a field's name has {len(field.name)} characters, not 1 to {MAX_NAME}")
         if field.dtype not in DTYPES:
             raise BadShard(f"field {field.name!r} has dtype {field.dtype!r}, none of {', '.join(DTYPES)}")
         if len(field.shape) > state.MAX_RANK - 1:
             raise BadShard(f"field {field.name!r} has {len(field.shape)} axes, over the limit of {state.MAX_RANK - 1}")
     each = sum(record_bytes(field) for field in dataset.fields)
     for index, shard in enumerate(dataset.shards):
+        if len(shard.root) != 32:
+            raise BadShard(f"the root of shard {index} of dataset {dataset.name!r} has {len(shard.root)} bytes, not 32")
         if not shard.records:
             raise BadShard(f"shard {index} of dataset {dataset.name!r} has no records")
         if shard.records * each > MAX_SHARD or shard.sealed.size > seal.sealed_size(MAX_SHARD):
             raise BadShard(f"shard {index} of dataset {dataset.name!r} is larger than {MAX_SHARD} bytes: seal it in smaller shards")
+    if dataset.records > MAX_RECORDS:
+        raise BadShard(f"dataset {dataset.name!r} has {dataset.records} records, over the limit of {MAX_RECORDS}")
     if not dataset.shards:
         raise BadShard(f"dataset {dataset.name!r} has no shards")
 

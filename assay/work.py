@@ -40,10 +40,11 @@ from assay.engine import (
 )
 from assay.execute import Executor
 from assay.job import Field
-from assay.program import Limits, Program, ProgramError, cost, program_root
+from assay.program import Limits, Program, ProgramError, cost
 from assay.runtime import Fault
 from assay.sampling import record_indices
 from assay.segment import Corrupted, Segment, now_ms, write_atomically
+from assay.stages import program_root
 from assay.state import BadTensors, Tensors, acc_root, from_bytes, state_root, tensor_root, to_bytes
 
 MAX_BOUNDARY = 1 << 35

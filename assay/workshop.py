@@ -241,6 +241,8 @@ def check_spec(spec: JobSpec) -> None:
     for name in ("micro_batches", "batch"):
         if not 1 <= getattr(spec, name) <= MAX_COUNT:
             raise ValueError(f"{name} is {getattr(spec, name)}, not in 1..{MAX_COUNT}")
+    if len(spec.order) != 32:
+        raise ValueError(f"the key of the order of examples has {len(spec.order)} bytes, not 32")
     if len(spec.key_service_key) != 32:
         raise ValueError(f"the key service's encryption key has {len(spec.key_service_key)} bytes, not 32")
 

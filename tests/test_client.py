@@ -20,7 +20,7 @@ from assay.chain import CallId, Params, Register
 from assay.codec import decode
 from assay.execute import Executor
 from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
-from assay.job import JobSpec, SealedRef, envelope_info
+from assay.job import JobSpec, SealedRef, data_root, envelope_info
 from assay.merkle import sha256
 from assay.ports import Reverted
 from assay.program import Program
@@ -105,7 +105,7 @@ def test_what_is_published_is_the_whole_job_and_opens_for_the_key_service(plan: 
     assert state_root(0, state) == terms.state_root
     records = shard.Records(spec.dataset, lambda cid: asyncio.run(scene.blobs.get(cid)), lambda key_id: scene.keys.load(key_id))
     np.testing.assert_array_equal(records.read(range(40))["x"], plan.records["x"])
-    assert shard.dataset_root(spec.dataset) == terms.dataset_root
+    assert data_root(spec.dataset, spec.order, spec.batch) == terms.dataset_root
 
 
 def test_nothing_secret_is_published_in_the_clear(plan: client.Plan, scene: Scene) -> None:

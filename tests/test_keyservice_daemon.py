@@ -36,7 +36,7 @@ from assay.chain import (
 )
 from assay.daemon import Node, Ports
 from assay.ids import Address, Digest, JobId, PeerId, SegmentId
-from assay.job import JobSpec, envelope_info
+from assay.job import JobSpec, data_root, envelope_info
 from assay.keyservice.daemon import key_service
 from assay.messages import AnyReply, KeyGrant, KeyRequest, PeerRecord, Refusal
 from assay.runtime import Note
@@ -141,7 +141,7 @@ async def posted(world: World) -> tuple[JobSpec, list[bytes], bytes]:
     windows = {name: 1000 for name in Params.__struct_fields__ if name.endswith("_window")}
     terms = Terms(
         spec=await world.blobs["client"].put(document), spec_digest=codec.digest(spec), program_root=ZERO, state_root=ZERO,
-        dataset_root=shard.dataset_root(dataset), schedule_root=ZERO, steps=4, micro_batches=1, segment_steps=2, micro_weight=1, update_weight=1,
+        dataset_root=data_root(dataset, ZERO, 1), schedule_root=ZERO, steps=4, micro_batches=1, segment_steps=2, micro_weight=1, update_weight=1,
         micro_leaves=4, update_leaves=4, price_cap=1000, fee=10, budget=10**6, deadline=world.ledger.head.time + 10**5, scheduler=client.account,
         key_service=service.account, params=Params(**windows, finality=1, verifiers=3, quorum=2, draw_bond=10),
     )  # fmt: skip

@@ -15,7 +15,8 @@ from assay import codec
 from assay.build import Builder, bits_of
 from assay.exact.table import MAX_DIM, OPS, TensorType, TypeRuleError, infer
 from assay.optim import SGD, AdamW, Cosine, Linear, SettingError, update_part
-from assay.program import Constant, Limits, Program, ProgramError, cost, program_root
+from assay.program import Constant, Limits, Program, ProgramError, cost
+from assay.stages import program_root
 
 SCALAR = TensorType(dtype="f32", shape=())
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from assay import cid, merkle, seal, shard, state
 from assay.ids import Cid, Digest
-from assay.job import Field, ShardRef
+from assay.job import Field, ShardRef, data_root, shard_items
 
 KEYS: dict[Digest, bytes] = {}
 
@@ -80,7 +80,19 @@ def test_root_is_over_salted_records_in_the_order_of_the_fields() -> None:
     key = KEYS[dataset.shards[0].sealed.key_id]
     leaves = [merkle.leaf(i, shard.salt(key, i) + row) for i, row in enumerate([b"\x05\x01\x00\x02\x00", b"\x06\x03\x00\x04\x00"])]
     assert dataset.shards[0].root == merkle.root(leaves)
-    assert shard.dataset_root(dataset) == merkle.root_of([(2).to_bytes(8, "big") + merkle.root(leaves)])
+    fields = b"\0\2" + b"\0\1a\4" + bytes(7) + b"\1" + b"\0\1b\7" + bytes(7) + b"\4"
+    shards = merkle.root_of([bytes(8) + (2).to_bytes(8, "big") + merkle.root(leaves)])
+    counts = (5).to_bytes(4, "big") + (2).to_bytes(8, "big") + (1).to_bytes(4, "big")
+    assert data_root(dataset, Digest(b"o" * 32), 5) == merkle.sha256(b"\x17", b"o" * 32, counts, shards, fields)
+
+
+def test_the_data_root_tells_where_each_shard_begins() -> None:
+    dataset, _ = shard.seal_dataset("s", sample(), keep, shard_records=10)
+    assert [int.from_bytes(item[:8], "big") for item in shard_items(dataset)] == [0, 10, 20]
+    order = Digest(bytes(32))
+    turned = msgspec.structs.replace(dataset, shards=dataset.shards[::-1])
+    roots = {data_root(d, o, b) for d, o, b in ((dataset, order, 4), (turned, order, 4), (dataset, order, 5), (dataset, Digest(b"1" * 32), 4))}
+    assert len(roots) == 4
 
 
 def test_equal_records_have_different_leaves() -> None:
@@ -157,4 +169,7 @@ def test_a_document_that_cannot_be_true_is_refused() -> None:
     refused("axes", fields=(Field(name="x", dtype="f32", shape=(1,) * 40),))
     refused("larger than", fields=(Field(name="x", dtype="f32", shape=(2**31, 2**31)),))
     ref = dataset.shards[0]
+    refused("characters", fields=(Field(name="x" * 300, dtype="f32", shape=()),))
+    refused("33 bytes", shards=(msgspec.structs.replace(ref, root=ref.root + b"1"),))
+    refused("over the limit", shards=(msgspec.structs.replace(ref, records=2**63 - 1),), fields=(Field(name="x", dtype="f32", shape=(0,)),))
     refused("no records", shards=(ShardRef(sealed=ref.sealed, records=0, root=ref.root),))

@@ -298,7 +298,7 @@ def test_examples_trace_alike_in_every_process(name: str) -> None:
     assert Program.load(traced.program.dump()) == traced.program
     code = (
         "import sys; from assay.training import load_training; from assay.trace import trace; from assay.state import state_root\n"
-        "from assay.program import program_root\n"
+        "from assay.stages import program_root\n"
         "t = trace(load_training(sys.argv[1])); print((program_root(t.program) + state_root(0, t.state)).hex())"
     )
     run = [sys.executable, "-c", code, path]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from assay import merkle
 from assay.exact.native.build import library
+from assay.exact.types import DTYPE_CODES
 from assay.ids import Digest
 
 Array = NDArray[Any]
@@ -18,15 +19,8 @@ CHUNK = 1024
 """Bytes of one leaf."""
 
 DTYPES: dict[str, tuple[int, np.dtype[Any]]] = {
-    "f32": (1, np.dtype("<f4")),
-    "i32": (2, np.dtype("<i4")),
-    "i64": (3, np.dtype("<i8")),
-    "u8": (4, np.dtype("u1")),
-    "bool": (5, np.dtype("bool")),
-    "i8": (6, np.dtype("i1")),
-    "i16": (7, np.dtype("<i2")),
-    "f64": (8, np.dtype("<f8")),
-    "u32": (9, np.dtype("<u4")),
+    name: (DTYPE_CODES[name][0], np.dtype(numpy_name))
+    for name, numpy_name in dict(f32="<f4", i32="<i4", i64="<i8", u8="u1", bool="bool", i8="i1", i16="<i2", f64="<f8", u32="<u4").items()
 }
 """Name of a dtype -> (its code in roots, the NumPy dtype)."""
 

@@ -13,6 +13,11 @@ import msgspec
 ITEM_BYTES: dict[str, int] = {"f32": 4, "i32": 4, "i64": 8, "bool": 1, "u8": 1}
 """The dtypes of a program's values and their sizes. u8 occurs only in records: `cast` turns it into something else."""
 
+DTYPE_CODES: dict[str, tuple[int, int]] = {
+    "f32": (1, 4), "i32": (2, 4), "i64": (3, 8), "u8": (4, 1), "bool": (5, 1), "i8": (6, 1), "i16": (7, 2), "f64": (8, 8), "u32": (9, 4),
+}  # fmt: skip
+"""Dtypes that records and states may hold: their codes in roots (docs/protocol.md) and sizes."""
+
 NAN_BITS = 0x7FC00000
 MAX_RANK = 8
 MAX_DIM = 1 << 32

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from assay.ids import Cid, JobId, PeerId
-from assay.job import JobSpec
+from assay.job import JobSpec, data_root
 from assay.role.base import SLACK, SPEC_LIMIT, Base, JobEntry, RoleConfig
 from assay.runtime import (
     Do,
@@ -82,6 +82,8 @@ class Jobs(Base):
         for name in ("program_root", "state_root", "schedule_root", "steps", "micro_batches", "segment_steps", "key_service"):
             if getattr(spec, name) != getattr(terms, name):
                 return self._refuse(job, f"its document and its terms differ in {name}")
+        if data_root(spec.dataset, spec.order, spec.batch) != terms.dataset_root:
+            return self._refuse(job, "its document and its terms differ in dataset_root")
         schedule = spec.steps * len(spec.scalars) * 4
         largest = max([schedule, spec.state.size, *(shard.sealed.size for shard in spec.dataset.shards)])
         if largest > self.base.max_blob:

@@ -18,7 +18,7 @@ from assay.adapters.memory_peers import Switchboard
 from assay.chain import AnyCall, CancelJob, Deposit, JobPosted, PostJob, Register, TakeSeat, Terms
 from assay.codec import decode, digest, encode
 from assay.ids import Address, Cid, JobId, PeerId
-from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef, envelope_info
+from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef, data_root, envelope_info
 from assay.merkle import sha256
 from assay.messages import AnyGossip, AnyReply, AnyRequest
 from assay.receipts import Ledger as Receipts
@@ -159,7 +159,7 @@ class World:
         )  # fmt: skip
         return Terms(
             spec=self.store.put(encode(spec)), spec_digest=digest(spec), program_root=toy.program, state_root=first,
-            dataset_root=sha256(b"toy records"), schedule_root=schedule, steps=o.steps, micro_batches=o.micro_batches,
+            dataset_root=data_root(dataset, spec.order, spec.batch), schedule_root=schedule, steps=o.steps, micro_batches=o.micro_batches,
             segment_steps=o.segment_steps, micro_weight=1, update_weight=1, micro_leaves=toy.micro_leaves, update_leaves=toy.update_leaves,
             price_cap=o.price_cap, fee=o.fee, budget=self.budget, deadline=self.ledger.blocks[0].time + o.deadline,
             scheduler=self.nodes[f"{SCHEDULER}-0"].account, key_service=service.account, params=o.params,

@@ -49,11 +49,11 @@ def _micro() -> Part:
 def _update() -> Part:
     w = Writer()
     w.inputs = [_f32("state", f"{k}.{n}", s) for n, s in SHAPES.items() for k in ("param", "m")]
-    w.inputs += [_f32("acc", f"grad.{n}", s) for n, s in SHAPES.items()] + [_f32("scalar", "lr", ())]
-    lr = len(w.inputs) - 1
+    w.inputs += [_f32("acc", f"grad.{n}", s) for n, s in SHAPES.items()] + [_f32("scalar", "lr", ()), _f32("state", "buffer.decay", ())]
+    lr, decay = len(w.inputs) - 2, len(w.inputs) - 1
     out = {}
     for i, n in enumerate(SHAPES):
-        m = w("add", w("mul", 2 * i + 1, w.f32(0.9)), w("mul", 2 * len(SHAPES) + i, w.f32(1 / MICRO_BATCHES)))
+        m = w("add", w("mul", 2 * i + 1, decay), w("mul", 2 * len(SHAPES) + i, w.f32(1 / MICRO_BATCHES)))
         out |= {f"param.{n}": w("sub", 2 * i, w("mul", m, lr)), f"m.{n}": m}
     return Part(inputs=tuple(w.inputs), nodes=tuple(w.nodes), outputs=tuple(Output(kind="state", name=n, value=v) for n, v in out.items()))
 
@@ -66,7 +66,7 @@ def mlp() -> Program:
 
 def initial_state() -> Tensors:
     state: Tensors = {f"param.{n}": floats(i, s, "even") * np.float32(0.5) for i, (n, s) in enumerate(SHAPES.items())}
-    return state | {f"m.{n}": np.zeros(s, np.float32) for n, s in SHAPES.items()} | {"cursor": np.zeros(1, np.int64)}
+    return state | {f"m.{n}": np.zeros(s, np.float32) for n, s in SHAPES.items()} | {"buffer.decay": np.array(0.9, np.float32)}
 
 
 def batch(step: int, m: int) -> Tensors:

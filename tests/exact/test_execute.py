@@ -69,7 +69,7 @@ def test_training_learns() -> None:
     run = train(ROUTES[-1], 30)
     assert run.losses[0] > 1.2
     assert run.losses[-1] < 0.35 * run.losses[0]
-    assert run.state["cursor"] is not None  # an entry without an output stays
+    assert run.state["buffer.decay"] == np.float32(0.9)  # an entry without an output stays
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=names)
@@ -83,16 +83,20 @@ def test_a_trace_binds_its_link(route: Route) -> None:
         assert acc_root(3, 2, trace.output) == acc_root(3, 2, acc) == trace.leaves[-1]
         assert len(trace.leaves) == program.micro_leaves
         assert trace.root == merkle.root_of(trace.leaves)
-        roots = (state_root(3, state), acc_root(3, 1, acc0), batch_root(data), tensor_root(SCHEDULE[3]))
+        read = {name: data[name] for name in ("x", "y")}
+        roots = (state_root(3, state), acc_root(3, 1, acc0), batch_root(read), tensor_root(SCHEDULE))
         assert trace.leaves[0] == merkle.sha256(b"\x14", executor.root, b"\0" + bytes(7) + b"\3" + bytes(3) + b"\1", *roots)
         given = {"state": state, "acc": acc0, "batch": data}
         values = reference.evaluate(program.micro, [given[i.kind][i.name] for i in program.micro.inputs], program.gemm_bits)
         assert list(trace.leaves[1:-1]) == [tensor_root(np.asarray(v)) for v in values[len(program.micro.inputs) :]]
+        first = executor.trace_micro(3, 0, state, acc0, data)  # its accumulator follows from the state
+        roots = (state_root(3, state), Digest(bytes(32)), batch_root(read), tensor_root(SCHEDULE))
+        assert first.leaves[0] == merkle.sha256(b"\x14", executor.root, b"\0" + bytes(7) + b"\3" + bytes(4), *roots)
         update = executor.trace_update(3, state, acc)
         after = executor.update(3, state, acc)
         assert update.leaves[-1] == state_root(4, after) == state_root(4, update.output)
         assert len(update.leaves) == program.update_leaves
-        roots = (state_root(3, state), acc_root(3, 2, acc), batch_root({}), tensor_root(SCHEDULE[3]))
+        roots = (state_root(3, state), acc_root(3, 2, acc), batch_root({}), tensor_root(SCHEDULE))
         assert update.leaves[0] == merkle.sha256(b"\x14", executor.root, b"\1" + bytes(7) + b"\3" + bytes(3) + b"\2", *roots)
 
 
@@ -168,6 +172,7 @@ def test_wrong_tensors_are_refused_by_name() -> None:
         ({"state": state | {"param.b1": np.zeros(22, np.float32)}}, "'param.b1' is float32"),
         ({"data": data | {"x": x.astype(np.float64)}}, "'x' is float64"),
         ({"data": data | {"x": x[:3]}}, "takes f32\\[9, 13\\]"),
+        ({"state": state | {"cursor": np.zeros(1, np.int64)}}, "'cursor', which the program does not know"),
         ({"acc": acc | {"grad.w9": acc["loss"]}}, "'grad.w9', which the program does not know"),
     ):
         given = {"state": state, "acc": acc, "data": data} | bad

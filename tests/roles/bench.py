@@ -23,7 +23,7 @@ from assay.chain import (
     Terms,
 )
 from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
-from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef
+from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef, data_root
 from assay.runtime import (
     Answered,
     AnyEffect,
@@ -77,7 +77,8 @@ PARAMS = Params(
     challenge_window=200, links=2, verifiers=3, quorum=2, openings=1, redraws=1, depth=2,
 )  # fmt: skip
 TERMS = Terms(
-    spec=cid("spec"), spec_digest=digest("spec"), program_root=SPEC.program_root, state_root=SPEC.state_root, dataset_root=digest("data"),
+    spec=cid("spec"), spec_digest=digest("spec"), program_root=SPEC.program_root, state_root=SPEC.state_root,
+    dataset_root=data_root(SPEC.dataset, SPEC.order, SPEC.batch),
     schedule_root=SPEC.schedule_root, steps=20, micro_batches=2, segment_steps=10, micro_weight=3, update_weight=1, micro_leaves=9,
     update_leaves=5, price_cap=100, fee=10, budget=10_000, deadline=10**6, scheduler=SCHEDULER, key_service=KEYS, params=PARAMS,
 )  # fmt: skip

@@ -29,9 +29,10 @@ from assay.execute import schedule_root
 from assay.ids import PeerId
 from assay.messages import PeerRecord
 from assay.optim import AdamW, update_part
-from assay.program import Program, program_root
+from assay.program import Program
 from assay.runtime import Note
 from assay.sampling import record_indices
+from assay.stages import program_root
 from assay.state import Tensors, to_bytes
 
 SCALAR = TensorType(dtype="f32", shape=())
