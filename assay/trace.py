@@ -37,6 +37,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from assay.build import Builder, Value, used_constants
 from assay.exact.table import TensorType, TypeRuleError
 from assay.lower import LOWERINGS, Call, Result, Unsupported
+from assay.lower.products import treated
 from assay.optim import SCALAR, Outputs, update_part
 from assay.program import Constant, Part, Program, ProgramError
 from assay.replay import Replay, Site, is_chance, site, sites
@@ -81,13 +82,16 @@ def trace(training: Training, steps: int | None = None) -> Traced:
         raise TrainingError("the model has no parameter to train")
     micro, constants = _micro(training, list(trained))
     buffers = {o.name: micro.type_of(o.value) for o in micro.outputs if o.name.startswith("buffer.")}
+    update = update_part(training.optimizer, trained, training.micro_batches, buffers)
+    if training.balance or training.rotate:
+        micro, update = (treated(part, balance=training.balance, rotate=training.rotate) for part in (micro, update))
     try:
         program = Program(
             gemm_bits=training.gemm_bits,
             micro_batches=training.micro_batches,
             constants=used_constants(constants, micro),
             micro=micro,
-            update=update_part(training.optimizer, trained, training.micro_batches, buffers),
+            update=update,
         )
         program = Program.load(program.dump())
     except (ProgramError, TypeRuleError) as error:

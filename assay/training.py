@@ -65,7 +65,11 @@ class Training:
     seed: int = 0
     """Of dropout: 64 bits; with it the program says which elements are dropped, at every step, on every machine."""
     gemm_bits: int = 14
-    """b, the width of quantised matrix operands: 14, 15 and 23 train like float32 (docs/exact-arithmetic.md)."""
+    """b, the width of quantised matrix operands: 14 trains like float32 on ordinary tasks, 23 on all (docs/quality.md)."""
+    rotate: bool = False
+    """Operands of products are rotated first (assay.lower.products): makes 8 bits, then called 8h, last longer."""
+    balance: bool = False
+    """Operands of products are balanced first (same place): for thousands of rare classes, or values orders of magnitude apart."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "steps", "micro_batches"):
@@ -84,6 +88,9 @@ class Training:
             raise SettingError(f"Training: seed must be a whole number of 64 bits, not {self.seed!r}")
         if not isinstance(self.gemm_bits, int) or not GEMM_BITS[0] <= self.gemm_bits <= GEMM_BITS[1]:
             raise SettingError(f"Training: gemm_bits must be in {GEMM_BITS[0]}..{GEMM_BITS[1]}, not {self.gemm_bits!r}")
+        for name in ("rotate", "balance"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise SettingError(f"Training: {name} is True or False, not {value!r}")
         if len(self.data) < self.batch:
             raise SettingError(f"Training: the dataset has {len(self.data)} records, fewer than a batch of {self.batch}")
 

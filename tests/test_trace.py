@@ -22,8 +22,9 @@ import assay
 from assay.execute import Executor
 from assay.local import run_local
 from assay.lower import LOWERINGS
+from assay.lower.products import width
 from assay.merkle import sha256
-from assay.optim import Optimizer
+from assay.optim import Optimizer, SettingError
 from assay.program import Program
 from assay.trace import load_weights, trace
 from assay.training import TrainingError, load_training
@@ -119,6 +120,25 @@ def test_tied_weights_are_one_entry() -> None:
 )
 def test_optimizers(optimizer: Optimizer) -> None:
     agree(training(mlp(), classify, points(), optimizer=optimizer, schedule=assay.Linear(warmup=1)))
+
+
+@pytest.mark.parametrize("optimizer", [assay.AdamW(lr=1e-2), assay.Muon(lr=0.02, others=assay.AdamW(lr=1e-2))])
+def test_rotated_products_train_alike(optimizer: Optimizer) -> None:
+    """Forwards, of both gradients, and the optimiser's own."""
+    plain = trace(training(mlp(), classify, points(), optimizer=optimizer)).program
+    turned = agree(training(mlp(), classify, points(), optimizer=optimizer, rotate=True)).program
+    for before, after in ((plain.micro, turned.micro), (plain.update, turned.update)):
+        products = [[node for node in part.nodes if node.op == "matmul"] for part in (before, after)]
+        assert len(products[0]) == len(products[1])
+        sizes = [after.type_of(node.inputs[1]).shape[-2] for node in products[1]]
+        assert all(k % width(k) == 0 for k in sizes)  # without a rotation 5, 12 and 24 would be among them
+
+
+def test_attention_with_treated_products() -> None:
+    agree(training(GPT("sdpa"), next_token, tokens(), rotate=True, balance=True))
+    agree(training(GPT("matmul"), next_token, tokens(), balance=True))
+    with pytest.raises(SettingError, match="rotate is True or False"):
+        training(mlp(), classify, points(), rotate="8h")
 
 
 def test_averages_of_weights() -> None:
