@@ -6,7 +6,7 @@ A has as column k is divided by s_k and what B has as row k is multiplied by it,
     s_k = √max|A_·k| / √max|B_k·|        (each maximum at least the least normal float)
 
 so that an element that is small in one operand but matters in the product is no longer lost beside large ones of its row. Needed
-where elements of a row are many orders of magnitude apart; costs two roundings an element. An infinity or NaN spreads to the whole
+where elements of a row are many orders of magnitude apart; costs each operand one rounding an element. An infinity or NaN spreads to the whole
 product.
 
 Rotation (as Xi et al., arXiv:2306.11987, for training with 4 bits): (A H)(Hᵀ B) = w · A B for the Hadamard matrix H of w rows (Sylvester's:
