@@ -38,7 +38,8 @@ def plan_of(train: Path, steps: int | None, seed: int) -> tuple[Plan, Any]:
     training = load_training(train, seed)
     traced = trace(training, steps)
     name, data = training.name, training.data
-    return Plan(name, traced.program, traced.schedule, traced.state, data.arrays, data.name, training.batch), training
+    plan = Plan(name, traced.program, traced.schedule, traced.state, data.arrays, data.name, training.batch, traced.frozen)
+    return plan, training
 
 
 def run(
