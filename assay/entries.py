@@ -52,7 +52,7 @@ def trained(model: nn.Module) -> dict[str, TensorType]:
     if not found:
         first = next(iter(parameters))
         raise TrainingError(
-            f"every parameter of the model is frozen ({first}, and {len(parameters) - 1} more): leave requires_grad on for what is to be trained"
+            f"all {len(parameters)} parameters of the model are frozen, {first} the first of them: leave requires_grad on for what is to be trained"
         )
     where = {name: _memory(parameters[name]) for name in found}
     for name, tensor in [*parameters.items(), *model.named_buffers()]:

@@ -81,7 +81,7 @@ class Executor:
             raise BadTensors(f"the schedule is {schedule.dtype}{list(schedule.shape)}, the program takes f32[steps, {len(program.scalars)}]: {names}")
         if micro_batches != program.micro_batches:
             raise BadTensors(f"the job has {micro_batches} micro-batches a step, its program averages over {program.micro_batches}")
-        check_tensors("set of frozen tensors", frozen, program.frozen)
+        check_tensors("frozen set", frozen, program.frozen)
         if frozen and (found := frozen_root(frozen)) != program.frozen_root:
             raise BadTensors(f"the frozen tensors are not those that the program names: their root is {found.hex()[:16]}…")
         self.program = program

@@ -118,6 +118,11 @@ class JobSpec(Message, frozen=True, kw_only=True):
         """The blob of the frozen tensors, if there is one: every provider and verifier needs it, whichever segment it has."""
         return () if self.frozen is UNSET else (self.frozen,)
 
+    @property
+    def shared_blobs(self) -> tuple[SealedRef, ...]:
+        """Every sealed blob but the initial state: all shards, and the frozen tensors."""
+        return (*(shard.sealed for shard in self.dataset.shards), *self.frozen_blobs)
+
 
 def envelope_info(sender: Address) -> bytes:
     """The HPKE `info` of a key that is wrapped to the key service: the account whose transaction publishes the envelope.

@@ -239,9 +239,7 @@ def check_spec(spec: JobSpec) -> None:
     """Raises ValueError for a document that nothing can be done with, whatever its program is."""
     from assay import cid
 
-    for ref in (spec.state, *spec.frozen_blobs, *(shard.sealed for shard in spec.dataset.shards)):
-        cid.parse(ref.cid)
-    for blob in (spec.program, spec.schedule):
+    for blob in (spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)):
         cid.parse(blob)
     for name in ("micro_batches", "batch"):
         if not 1 <= getattr(spec, name) <= MAX_COUNT:

@@ -202,8 +202,7 @@ class KeyServiceMachine:
         if spec.key_service != self.config.account or spec.key_service_key != self.config.encryption_key:
             return self._refuse(job, "its document names another key service, or another encryption key of this one: the client's fault")
         keys.initial = Envelope(spec.state.key_id, spec.state.envelope, facts.client)
-        shared = [*(shard.sealed for shard in spec.dataset.shards), *spec.frozen_blobs]
-        keys.shared = [Envelope(ref.key_id, ref.envelope, facts.client) for ref in shared]
+        keys.shared = [Envelope(ref.key_id, ref.envelope, facts.client) for ref in spec.shared_blobs]
         keys.stage = JobStage.CHECKING
         self._do(Do(key=f"envelopes:{job}", task=_wrap([keys.initial, *keys.shared])))
 
