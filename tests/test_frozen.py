@@ -27,7 +27,8 @@ from assay.execute import Executor
 from assay.job import JobSpec, SealedRef
 from assay.merkle import root_of, sha256
 from assay.optim import AdamW, update_part
-from assay.program import MAX_NODES, Input, Limits, Part, Program, ProgramError, memory, program_root
+from assay.program import MAX_NODES, Input, Limits, Part, Program, ProgramError, memory
+from assay.stages import KINDS, Undecodable, decode_input, encode_part, encode_type, program_root
 from assay.state import BadTensors, Tensors, frozen_root, tensor_root
 from assay.trace import Traced, trace
 from assay.training import Training, TrainingError
@@ -76,14 +77,24 @@ def frozen_input(data: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_program_without_frozen_tensors_has_the_text_and_root_that_it_had() -> None:
     assert b"frozen" not in WITHOUT.dump()
-    assert program_root(WITHOUT).hex() == "3538d305d530c5b8a4fa80e4c719ad092e931089b7cee419073e40311e94150c"
+    assert program_root(WITHOUT).hex() == "4c83998b35d9dc50eaa82f01454cc89798a6cb02b32ee07e716a572631efd1fe"
     assert WITHOUT.frozen == {}
 
 
 def test_the_root_of_frozen_tensors_is_as_the_protocol_says() -> None:
     both = {"param.b": np.arange(3, dtype=np.int64), "param.a": np.ones((2, 2), np.float32)}
     entries = [len(name).to_bytes(2, "big") + name.encode() + tensor_root(both[name]) for name in sorted(both)]
-    assert frozen_root(both) == sha256(b"\x17" + (2).to_bytes(4, "big"), root_of(entries))
+    assert frozen_root(both) == sha256(b"\x18" + (2).to_bytes(4, "big"), root_of(entries))
+
+
+def test_the_record_of_a_frozen_input_holds_their_number_and_root() -> None:
+    (record,) = (data for data in encode_part(PROGRAM, "micro").inputs if data[0] == KINDS["frozen"])
+    number, root = (1).to_bytes(4, "big"), frozen_root(GAIN)
+    assert record == b"\x06" + bytes(4) + encode_type(f32(3)) + (10).to_bytes(2, "big") + b"param.gain" + number + root
+    assert decode_input(record) == (6, 0, f32(3), "param.gain", number + root)
+    for bad in (record[:-1], record + b"\0", b"\x07" + record[1:]):
+        with pytest.raises(Undecodable):
+            decode_input(bad)
 
 
 def test_the_programs_root_binds_names_types_and_values() -> None:

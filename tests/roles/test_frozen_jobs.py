@@ -30,8 +30,9 @@ from assay.engine import (
 )
 from assay.ids import Digest, JobId, SegmentId
 from assay.job import JobSpec, SealedRef
-from assay.program import cost, memory, program_root
+from assay.program import cost, memory
 from assay.runtime import Fault
+from assay.stages import program_root
 from assay.state import Tensors, from_bytes, frozen_root, state_root, to_bytes
 from assay.tasks import CheckProgram, DropSegment, LoadJob, OpenBoundary
 from assay.work import Engine
