@@ -4,7 +4,7 @@
     changing   a buffer that the model writes            accumulator and state `buffer.<name>`
     frozen     a parameter that requires no gradient     frozen `param.<name>`
                a buffer of the checkpoint, never written frozen `buffer.<name>`
-    constant   any other buffer                          the program itself
+    constant   any other tensor                          the program itself; frozen `constant.<digest>` over INLINE bytes
 
 A parameter is known by what it is, not by what it is called: one that several modules share (tied weights) is frozen for all of them
 when it is frozen for one, and has the first of its names. One of the few modules that import torch.
@@ -24,6 +24,8 @@ from assay.training import TrainingError
 
 DTYPES = {torch.float32: "f32", torch.int64: "i64", torch.int32: "i32", torch.bool: "bool", torch.uint8: "u8"}
 NUMPY = {"f32": "<f4", "i64": "<i8", "i32": "<i4", "bool": "|b1", "u8": "|u1"}
+INLINE = 1 << 16
+"""Bytes of a constant that is written into the program, which everyone who hears of a job reads."""
 _HALVES = (torch.float16, torch.bfloat16, torch.float64)
 
 

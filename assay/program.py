@@ -9,7 +9,7 @@ set (assay.exact.table) on earlier values: no control flow, no user code, and no
     update  inputs  state, acc; scalar "<name>" (f32, rank 0: row t of the schedule)
             outputs state  "param.<name>", "m.<name>", "v.<name>", "buffer.<name>", "metric.loss"; entries without an output stay
     both    inputs  counter "step" and "micro" (i64, rank 0; M in an update): what a random number may depend on, besides the program
-                    frozen "param.<name>", "buffer.<name>": tensors that no step changes, the same in every step of the job
+                    frozen "param.<name>", "buffer.<name>", "constant.<digest>": tensors that no step changes
 
 The frozen tensors are a blob of their own beside the job's state; `frozen_root` names them all, exactly, and the program's root binds
 that. A program without them has no `frozen_root`.

@@ -36,7 +36,7 @@ from torch.fx.traceback import preserve_node_meta
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from assay.build import Builder, Value, used_constants
-from assay.entries import DTYPES, NUMPY, Names, array_of, trained, type_of
+from assay.entries import DTYPES, INLINE, NUMPY, Names, array_of, trained, type_of
 from assay.exact.table import TensorType, TypeRuleError
 from assay.lower import LOWERINGS, Call, Result, Unsupported
 from assay.optim import SCALAR, Outputs, update_part
@@ -294,12 +294,16 @@ class _Lowering:
         return self.b.input("frozen" if frozen else "state", entry, type_of(tensor, entry))
 
     def constant(self, name: str, tensor: torch.Tensor) -> Value:
-        """A tensor written into the program; equal ones are one entry, a tensor of equal elements is a number."""
+        """A tensor that belongs to no checkpoint: written into the program, or frozen when it is large. Equal ones are one entry, a
+        tensor of equal elements is a number."""
         t = type_of(tensor, f"constant {name}")
         data = array_of(tensor)
         if data.size == 1 or np.all(data == data.reshape(-1)[0]):
             return self.b.full(data.reshape(-1)[0].item(), t)
         digest = hashlib.sha256(str(t).encode() + data.tobytes()).hexdigest()[:16]
+        if data.nbytes > INLINE:
+            self.frozen[f"constant.{digest}"] = tensor
+            return self.b.input("frozen", f"constant.{digest}", t)
         if digest not in {c.name for c in self.constants}:
             self.constants.append(Constant(name=digest, type=t, data=data.tobytes()))
         return self.b.input("constant", digest, t)

@@ -6,7 +6,9 @@ The reference of tracing is torch, as in tests/test_trace.py.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,11 +19,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from typer.testing import CliRunner
 
 import assay
 from assay import codec
 from assay.build import Builder
-from assay.client import Plan, run_plan, weights
+from assay.chain import Params
+from assay.cli.app import app
+from assay.cli.jobs import plan_of as plan_of_file
+from assay.client import Plan, estimate, run_plan, weights
 from assay.exact.table import TensorType
 from assay.execute import Executor
 from assay.job import JobSpec, SealedRef
@@ -29,7 +35,7 @@ from assay.merkle import root_of, sha256
 from assay.optim import AdamW, update_part
 from assay.program import MAX_NODES, Input, Limits, Part, Program, ProgramError, memory
 from assay.stages import KINDS, Undecodable, decode_input, encode_part, encode_type, program_root
-from assay.state import BadTensors, Tensors, frozen_root, tensor_root
+from assay.state import BadTensors, Tensors, from_bytes, frozen_root, tensor_root
 from assay.trace import Traced, trace
 from assay.training import Training, TrainingError
 from tests.test_program import PROGRAM as WITHOUT
@@ -368,6 +374,56 @@ def test_a_frozen_parameter_that_the_loss_does_not_read_is_not_carried() -> None
     traced = trace(training(model, classify, points()))
     assert traced.frozen == {}
     assert b"frozen" not in traced.program.dump()
+
+
+def test_large_constants_are_frozen_and_equal_ones_are_one() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, self.outside = nn.Linear(12, 200), nn.Linear(200, 5)
+            for name in "ab":
+                self.register_buffer(name, torch.arange(40_000.0).reshape(200, 200).cos() / 20, persistent=False)
+            self.register_buffer("zeros", torch.zeros(200, 200), persistent=False)
+            self.register_buffer("small", torch.arange(5.0), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.outside(self.inside(x) @ (self.a + self.zeros) @ self.b) + self.small
+
+    traced = agree(training(Masked(), classify, points(), optimizer=assay.SGD(lr=0.1)))
+    ((name, array),) = traced.frozen.items()
+    assert name.startswith("constant.")
+    assert array.shape == (200, 200)
+    assert [c.type.shape for c in traced.program.constants] == [(5,)]
+    assert set(weights(traced.state | traced.frozen)) == {f"{layer}.{kind}" for layer in ("inside", "outside") for kind in ("weight", "bias")}
+
+
+TRAIN = """
+    import numpy as np
+    import torch.nn.functional as F
+    from torch import nn
+    import assay
+
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
+    model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
+    model[0].requires_grad_(False)
+    training = assay.Training(
+        model=model, loss=lambda model, batch: F.cross_entropy(model(batch["x"]), batch["y"]),
+        data=assay.Dataset("dots", x=x, y=(x[:, 0] > 0).astype("int64")), optimizer=assay.SGD(lr=0.1), batch=8, steps=3,
+    )
+"""
+
+
+def test_a_training_file_with_frozen_parameters_runs_by_command(tmp_path: Path) -> None:
+    train, out = tmp_path / "train.py", tmp_path / "weights.safetensors"
+    train.write_text(textwrap.dedent(TRAIN))
+    done = CliRunner().invoke(app, ["run", str(train), "--local", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "; the 2 frozen tensors are those of the file's model" in done.output
+    plan, _ = plan_of_file(train, None, 0)
+    assert run_plan(plan).root.hex() in done.output
+    assert sorted(from_bytes(out.read_bytes(), 1 << 20)) == ["2.bias", "2.weight"]
+    guess = estimate(plan, segment_steps=1, price_cap=1, fee=1, params=Params())
+    assert guess.segments == 3
 
 
 @pytest.mark.parametrize("optimizer", [assay.Averaged(assay.AdamW(lr=1e-2)), assay.Muon(lr=0.02, others=assay.AdamW(lr=1e-2)), assay.Lion(lr=1e-3)])
