@@ -17,7 +17,7 @@ from assay.exact.table import NAN_BITS, OPS, Attr, Kind, TensorType, infer
 from assay.program import Constant, Input, InputKind, Node, Output, OutputKind, Part
 
 INTEGER_BITS = {"i64": 64, "i32": 32, "u8": 8, "bool": 1}
-_KIND_ORDER = ("state", "acc", "batch", "scalar", "counter", "constant")
+_KIND_ORDER = ("state", "acc", "batch", "scalar", "counter", "constant", "frozen")
 
 
 class Value(msgspec.Struct, frozen=True):

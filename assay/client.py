@@ -2,7 +2,7 @@
 
     Plan --publish--> blobs + JobSpec + Terms --post--> job on chain --watch--> Ledger --fetch--> state
 
-What is secret is sealed before it leaves: every shard and the initial state under a key of its own, each key wrapped to the job's
+What is secret is sealed before it leaves: every shard, the initial state and the frozen tensors under a key of its own, each key wrapped to the job's
 key service, bound to the client's account. The order of examples follows from program and state alone, so that the same training
 run in one process (`run_plan`) ends in the same state root.
 """
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from assay import merkle, seal, shard
@@ -23,7 +24,7 @@ from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJ
 from assay.codec import digest, encode
 from assay.execute import check_tensors, schedule_root
 from assay.ids import Address, Digest, JobId, PeerId
-from assay.job import JobSpec, data_root
+from assay.job import JobSpec, SealedRef, data_root
 from assay.local import LocalRun, Step, run_local
 from assay.ports import Blobs, Chain, Keys, Outage
 from assay.program import Program, cost
@@ -47,6 +48,8 @@ class Plan(NamedTuple):
     dataset: str
     batch: int
     """Records in a micro-batch."""
+    frozen: Mapping[str, Array] = {}
+    """The tensors that no step changes."""
 
     def read(self, indices: Sequence[int]) -> Tensors:
         """Records by number."""
@@ -74,7 +77,7 @@ class Plan(NamedTuple):
 def run_plan(plan: Plan, threads: int = 1, progress: Callable[[Step], None] | None = None) -> LocalRun:
     """The whole training in this process, as the network would do it."""
     order = plan.order(program_root(plan.program))
-    return run_local(plan.program, plan.schedule, plan.state, plan.read, plan.size, order, progress, threads)
+    return run_local(plan.program, plan.schedule, plan.state, plan.read, plan.size, order, progress, threads, plan.frozen)
 
 
 # ---- what it would cost --------------------------------------------------------------------------------------------------
@@ -158,14 +161,19 @@ class Wish(NamedTuple):
 
 async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs: Blobs, keys: Keys) -> tuple[JobSpec, Terms]:
     """Seals and stores everything that the job needs; nothing is on chain yet. Raises BadTensors when the state has not exactly the
-    entries that the program names."""
+    entries that the program names, or the frozen tensors not."""
     check_tensors("state", plan.state, plan.program.state)
+    check_tensors("frozen set", plan.frozen, plan.program.frozen)
     wrap = shard.wrap_for(keys, service.encryption_key, chain.account)
     dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, wrap)
     for blob in sealed:
         await blobs.put(blob)
     state_ref, state_blob = shard.seal_file(to_bytes(plan.state), wrap)
     await blobs.put(state_blob)
+    frozen: SealedRef | UnsetType = UNSET
+    if plan.frozen:
+        frozen, frozen_blob = shard.seal_file(to_bytes(plan.frozen), wrap)
+        await blobs.put(frozen_blob)
     root = program_root(plan.program)
     spec = JobSpec(
         name=plan.name,
@@ -176,6 +184,7 @@ async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs:
         scalars=plan.program.scalars,
         state=state_ref,
         state_root=state_root(0, plan.state),
+        frozen=frozen,
         dataset=dataset,
         order=plan.order(root),
         steps=plan.steps,
@@ -281,6 +290,7 @@ async def fetch(ledger: Ledger, job: JobId, chain: Chain, blobs: Blobs, keys: Ke
 
 
 def weights(state: Tensors) -> Tensors:
-    """Parameters and buffers under their names in the model, as `load_state_dict` wants them."""
+    """Parameters and buffers under their names in the model: what `load_state_dict(..., strict=False)` of a model with the same frozen
+    tensors wants."""
     kept = {name: array for name, array in state.items() if name.startswith(("param.", "buffer."))}
     return {name.split(".", 1)[1]: array for name, array in kept.items()}

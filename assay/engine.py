@@ -3,6 +3,7 @@
 Nothing heavy is imported here, so that a daemon that waits for work stays small. A task names folders under the engine's root:
 
     <job>/      program.json, schedule.bin (f32 [steps, scalars], little-endian)
+                frozen.safetensors                   the tensors that no step changes, if the program reads any
     <segment>/  state-<start>.safetensors            the parent's state, then those of the run (assay.segment)
                 records-<shard>-<field>.npy          the records of the shards that the segment reads, [records, *shape]
                 boundary-<unit>.safetensors          `state.*` and, inside a step, `acc.*`: written for serving, read for a replay
@@ -70,6 +71,8 @@ class FileChecked(EngineResult, frozen=True, kw_only=True):
     scalars: tuple[str, ...]
     batch: tuple[Field, ...]
     """Of a whole micro-batch: axis 0 counts records."""
+    frozen: int = 0
+    """Bytes of the frozen tensors' elements."""
 
 
 class RunLinks(EngineTask, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ from assay.exact.table import TensorType
 from assay.ids import Digest
 from assay.program import Program
 from assay.stages import program_root
-from assay.state import DTYPES, BadTensors, Tensors, acc_root, batch_root, dtype_name, state_root, tensor_root
+from assay.state import DTYPES, BadTensors, Tensors, acc_root, batch_root, dtype_name, frozen_root, state_root, tensor_root
 
 MICRO, UPDATE = 0, 1
 
@@ -68,17 +68,24 @@ class Executor:
     """Runs the links of one job.
 
     `program` has been checked (Program.load); `schedule` is f32 [steps, scalars], its columns in the order of `program.scalars`;
-    `threads` is the number of native threads. Raises BadTensors when a tensor is not what the program takes, ValueError for a step
-    outside the schedule or a micro-batch outside the step.
+    `threads` is the number of native threads; `frozen` are the tensors that no step changes, checked here, once, against the root that
+    the program names. Raises BadTensors when a tensor is not what the program takes, ValueError for a step outside the schedule or a
+    micro-batch outside the step.
     """
 
-    def __init__(self, program: Program, schedule: NDArray[np.float32], micro_batches: int, threads: int = 1) -> None:
+    def __init__(
+        self, program: Program, schedule: NDArray[np.float32], micro_batches: int, threads: int = 1, frozen: Mapping[str, NDArray[Any]] = {}
+    ) -> None:
         if schedule.ndim != 2 or schedule.dtype != np.float32 or schedule.shape[1] != len(program.scalars):
             names = ", ".join(program.scalars)
             raise BadTensors(f"the schedule is {schedule.dtype}{list(schedule.shape)}, the program takes f32[steps, {len(program.scalars)}]: {names}")
         if micro_batches != program.micro_batches:
             raise BadTensors(f"the job has {micro_batches} micro-batches a step, its program averages over {program.micro_batches}")
+        check_tensors("frozen set", frozen, program.frozen)
+        if frozen and (found := frozen_root(frozen)) != program.frozen_root:
+            raise BadTensors(f"the frozen tensors are not those that the program names: their root is {found.hex()[:16]}…")
         self.program = program
+        self.frozen = dict(frozen)
         self.root = program_root(program)
         self.schedule = np.ascontiguousarray(schedule)
         self.schedule_root = schedule_root(self.schedule)
@@ -107,27 +114,31 @@ class Executor:
     def micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> Tensors:
         """The accumulator after micro-batch `m` of step `step`."""
         self._check_micro(step, m, state, acc, batch)
-        return self._cpu.run("micro", {"state": state, "acc": acc, "batch": batch, "counter": counters(step, m)})
+        return self._cpu.run("micro", self._for_micro(step, m, state, acc, batch))
 
     def update(self, step: int, state: Tensors, acc: Tensors) -> Tensors:
         """The state before step `step + 1`."""
         self._check_update(step, state, acc)
-        return state | self._cpu.run("update", self._given(step, state, acc))
+        return state | self._cpu.run("update", self._for_update(step, state, acc))
 
-    def _given(self, step: int, state: Tensors, acc: Tensors) -> dict[str, Tensors]:
-        return {"state": state, "acc": acc, "scalar": self.scalars(step), "counter": counters(step, self.micro_batches)}
+    def _for_micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> dict[str, Tensors]:
+        return {"state": state, "acc": acc, "batch": batch, "counter": counters(step, m), "frozen": self.frozen}
+
+    def _for_update(self, step: int, state: Tensors, acc: Tensors) -> dict[str, Tensors]:
+        done = counters(step, self.micro_batches)
+        return {"state": state, "acc": acc, "scalar": self.scalars(step), "counter": done, "frozen": self.frozen}
 
     def trace_micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> Trace:
         """`micro`, with the root over all its stages."""
         self._check_micro(step, m, state, acc, batch)
-        output, stages = self._cpu.trace("micro", {"state": state, "acc": acc, "batch": batch, "counter": counters(step, m)})
+        output, stages = self._cpu.trace("micro", self._for_micro(step, m, state, acc, batch))
         batch = {name: batch[name] for name in self._batch}
         return self._trace(MICRO, step, m, state, acc, batch, stages, acc_root(step, m + 1, output), output)
 
     def trace_update(self, step: int, state: Tensors, acc: Tensors) -> Trace:
         """`update`, with the root over all its stages."""
         self._check_update(step, state, acc)
-        output, stages = self._cpu.trace("update", self._given(step, state, acc))
+        output, stages = self._cpu.trace("update", self._for_update(step, state, acc))
         output = state | output
         return self._trace(UPDATE, step, self.micro_batches, state, acc, {}, stages, state_root(step + 1, output), output)
 

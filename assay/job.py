@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import struct
 
+from msgspec import UNSET, UnsetType
+
 from assay import merkle
 from assay.codec import Message
 from assay.exact.types import DTYPE_CODES
@@ -96,6 +98,8 @@ class JobSpec(Message, frozen=True, kw_only=True):
     state: SealedRef
     """The initial state, a sealed safetensors file."""
     state_root: Digest
+    frozen: SealedRef | UnsetType = UNSET
+    """The tensors that no step changes, a sealed safetensors file; the program names their root. Not there when it reads none."""
     dataset: DatasetRef
     order: Digest
     """Key of the permutation that orders the examples (assay.sampling)."""
@@ -108,6 +112,16 @@ class JobSpec(Message, frozen=True, kw_only=True):
     key_service_peer: PeerId
     key_service_key: bytes
     """X25519 public key, 32 bytes."""
+
+    @property
+    def frozen_blobs(self) -> tuple[SealedRef, ...]:
+        """The blob of the frozen tensors, if there is one: every provider and verifier needs it, whichever segment it has."""
+        return () if self.frozen is UNSET else (self.frozen,)
+
+    @property
+    def shared_blobs(self) -> tuple[SealedRef, ...]:
+        """Every sealed blob but the initial state: all shards, and the frozen tensors."""
+        return (*(shard.sealed for shard in self.dataset.shards), *self.frozen_blobs)
 
 
 def envelope_info(sender: Address) -> bytes:

@@ -5,8 +5,8 @@ It is how a developer sees that a training learns before paying for it, and how 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,13 +48,14 @@ def run_local(
     order: Digest,
     progress: Callable[[Step], None] | None = None,
     threads: int = 1,
+    frozen: Mapping[str, NDArray[Any]] = {},
 ) -> LocalRun:
-    """Runs every step of `schedule` (f32 [steps, scalars]) from `state`.
+    """Runs every step of `schedule` (f32 [steps, scalars]) from `state`; `frozen` are the tensors that no step changes.
 
     `read` gives records by number, `[n, *shape]` for each field (Dataset.read, shard.Records.read); there are `records` of them, and
     `order` keys their permutation. Raises BadTensors when a tensor is not what the program takes.
     """
-    executor = Executor(program, schedule, program.micro_batches, threads)
+    executor = Executor(program, schedule, program.micro_batches, threads, frozen)
     batch = next(iter(program.batch.values())).shape[0]
     done: list[Step] = []
     for step in range(executor.steps):

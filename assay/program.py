@@ -9,6 +9,10 @@ set (assay.exact.table) on earlier values: no control flow, no user code, and no
     update  inputs  state, acc; scalar "<name>" (f32, rank 0: row t of the schedule)
             outputs state  "param.<name>", "m.<name>", "v.<name>", "buffer.<name>", "metric.loss"; entries without an output stay
     both    inputs  counter "step" and "micro" (i64, rank 0; M in an update): what a random number may depend on, besides the program
+                    frozen "param.<name>", "buffer.<name>", "constant.<digest>": tensors that no step changes
+
+The frozen tensors are a blob of their own beside the job's state; `frozen_root` names them all, exactly, and the program's root binds
+that. A program without them has no `frozen_root`.
 
 The accumulator of a step starts as zeros, but an entry with the name of a state's entry (a buffer) starts as that. Values of a part
 are numbered: inputs first, then constants, then nodes in order; node operands name smaller numbers. The text is canonical JSON
@@ -22,9 +26,11 @@ import struct
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from assay import codec
 from assay.exact.table import OPS, Attr, TensorType, TypeRuleError, check_bits, check_type, infer
+from assay.ids import Digest
 
 MAX_BYTES = 64 << 20
 MAX_NODES = 1 << 16
@@ -46,7 +52,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
-InputKind = Literal["state", "acc", "batch", "scalar", "counter", "constant"]
+InputKind = Literal["state", "acc", "batch", "scalar", "counter", "constant", "frozen"]
 OutputKind = Literal["acc", "state"]
 
 
@@ -117,6 +123,8 @@ class Program(_Record, frozen=True, kw_only=True):
     micro_batches: Annotated[int, msgspec.Meta(ge=1, lt=1 << 20)]
     """M: how many runs of `micro` the update's averaging stands for."""
     constants: tuple[Constant, ...]
+    frozen_root: Digest | UnsetType = UNSET
+    """Root of the frozen tensors (assay.state.frozen_root); not there when no part reads any."""
     micro: Part
     update: Part
 
@@ -142,6 +150,11 @@ class Program(_Record, frozen=True, kw_only=True):
     @property
     def accumulator(self) -> dict[str, TensorType]:
         return _entries("acc", self.micro, self.update)
+
+    @property
+    def frozen(self) -> dict[str, TensorType]:
+        """The frozen tensors, all of them, sorted by name."""
+        return _entries("frozen", self.micro, self.update)
 
     @property
     def batch(self) -> dict[str, TensorType]:
@@ -198,9 +211,18 @@ def cost(part: Part) -> Cost:
     return Cost(flops, moved, peak)
 
 
+def memory(program: Program, part: Part) -> int:
+    """Most bytes alive at once while `part` runs: its own, and the frozen tensors that it does not read but the program keeps."""
+    read = {i.name for i in part.inputs if i.kind == "frozen"}
+    return cost(part).peak_memory + sum(t.bytes for name, t in program.frozen.items() if name not in read)
+
+
 # ---- checks ----------------------------------------------------------------------------------------------------------------
 
-_INPUTS = {"micro": {"state", "acc", "batch", "counter", "constant"}, "update": {"state", "acc", "scalar", "counter", "constant"}}
+_INPUTS = {
+    "micro": {"state", "acc", "batch", "counter", "constant", "frozen"},
+    "update": {"state", "acc", "scalar", "counter", "constant", "frozen"},
+}
 _COUNTERS = ("step", "micro")
 _OUTPUTS = {"micro": "acc", "update": "state"}
 
@@ -212,8 +234,9 @@ def check(program: Program, limits: Limits = DEFAULT_LIMITS) -> None:
     constants = _check_constants(program)
     for name in ("micro", "update"):
         _check_part(name, getattr(program, name), program.gemm_bits, constants)
-    for kind in ("state", "acc"):
+    for kind in ("state", "acc", "frozen"):
         _check_agree(kind, program)
+    _check_frozen(program)
     if missing := sorted(program.accumulator.keys() - {o.name for o in program.micro.outputs}):
         raise ProgramError(f"micro does not put out the accumulator's {missing[0]!r}")
     for i in program.update.inputs:
@@ -221,11 +244,10 @@ def check(program: Program, limits: Limits = DEFAULT_LIMITS) -> None:
             raise ProgramError(f"scalar {i.name!r} is {i.type}, not f32[]")
     _check_batch(program)
     for name in ("micro", "update"):
-        c = cost(getattr(program, name))
-        if c.flops > limits.flops or c.peak_memory > limits.memory:
-            raise ProgramError(
-                f"{name} needs {c.flops} operations and {c.peak_memory} bytes; the limits here are {limits.flops} and {limits.memory}"
-            )
+        part = getattr(program, name)
+        flops, needed = cost(part).flops, memory(program, part)
+        if flops > limits.flops or needed > limits.memory:
+            raise ProgramError(f"{name} needs {flops} operations and {needed} bytes; the limits here are {limits.flops} and {limits.memory}")
 
 
 def _check_constants(program: Program) -> dict[str, TensorType]:
@@ -317,6 +339,20 @@ def _check_agree(kind: str, program: Program) -> None:
         for name, type in uses:
             if types.setdefault(name, type) != type:
                 raise ProgramError(f"{kind} {name!r} is {types[name]} in one place and {type} in another")
+
+
+def _check_frozen(program: Program) -> None:
+    frozen = program.frozen
+    if program.frozen_root is UNSET:
+        if frozen:
+            raise ProgramError(f"frozen tensors are read ({next(iter(frozen))!r}), but the program does not name their root")
+        return
+    if not frozen:
+        raise ProgramError("a root of frozen tensors is named, but none are read")
+    if len(program.frozen_root) != 32:
+        raise ProgramError(f"the root of the frozen tensors has {len(program.frozen_root)} bytes, not 32")
+    if both := sorted(frozen.keys() & program.state.keys()):
+        raise ProgramError(f"{both[0]!r} is frozen and an entry of the state, too")
 
 
 def _check_batch(program: Program) -> None:

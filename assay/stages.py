@@ -10,6 +10,8 @@ import struct
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from msgspec import UNSET
+
 from assay import merkle
 from assay.exact.table import OPS, Attr, TensorType
 from assay.exact.types import DTYPE_CODES, ITEM_BYTES
@@ -41,7 +43,7 @@ _ORDER = {
 }  # fmt: skip
 """Attributes of each operator in the order of their bytes; the shape of a `reshape` or `expand` is that of the result."""
 
-KINDS = {"state": 0, "acc": 1, "batch": 2, "scalar": 3, "counter": 4, "constant": 5}
+KINDS = {"state": 0, "acc": 1, "batch": 2, "scalar": 3, "counter": 4, "constant": 5, "frozen": 6}
 COUNTERS = ("step", "micro")
 
 
@@ -90,7 +92,7 @@ def encode_stage(part: Part, at: int, gemm_bits: int) -> bytes:
     return struct.pack(">BH", CODES[node.op], len(node.inputs)) + operands + encode_type(node.type) + attrs
 
 
-def _encode_input(i: Input, places: Mapping[str, Mapping[str, int]], roots: Mapping[str, Digest]) -> bytes:
+def _encode_input(i: Input, places: Mapping[str, Mapping[str, int]], roots: Mapping[str, Digest], frozen: bytes) -> bytes:
     extra = b""
     if i.kind == "acc":
         extra = struct.pack(">I", places["state"].get(i.name, NONE))
@@ -98,6 +100,8 @@ def _encode_input(i: Input, places: Mapping[str, Mapping[str, int]], roots: Mapp
         extra = struct.pack(">I", len(places["scalar"]))
     elif i.kind == "constant":
         extra = roots[i.name]
+    elif i.kind == "frozen":
+        extra = struct.pack(">I", len(places["frozen"])) + frozen
     place = 0 if i.kind == "constant" else places[i.kind][i.name]
     return struct.pack(">BI", KINDS[i.kind], place) + encode_type(i.type) + _named(i.name) + extra
 
@@ -128,13 +132,16 @@ def constant_roots(program: Program) -> dict[str, Digest]:
 def encode_part(program: Program, name: str) -> EncodedPart:
     """Part `micro` or `update` of a checked program."""
     part: Part = getattr(program, name)
-    kinds = {"state": program.state, "acc": program.accumulator, "batch": program.batch, "scalar": program.scalars, "counter": COUNTERS}
+    kinds = {
+        "state": program.state, "acc": program.accumulator, "batch": program.batch, "scalar": program.scalars, "counter": COUNTERS,
+        "frozen": program.frozen,
+    }  # fmt: skip
     places = {kind: {entry: at for at, entry in enumerate(entries)} for kind, entries in kinds.items()}
-    roots = constant_roots(program)
+    roots, frozen = constant_roots(program), b"" if program.frozen_root is UNSET else program.frozen_root
     values = {o.name: o.value for o in part.outputs}
     end = program.accumulator if name == "micro" else program.state
     return EncodedPart(
-        tuple(_encode_input(i, places, roots) for i in part.inputs),
+        tuple(_encode_input(i, places, roots, frozen) for i in part.inputs),
         tuple(encode_stage(part, at, program.gemm_bits) for at in range(len(part.nodes))),
         tuple(struct.pack(">I", values.get(entry, NONE)) + encode_type(t) + _named(entry) for entry, t in end.items()),
     )
@@ -226,7 +233,7 @@ def decode_input(data: bytes) -> InputRecord:
     kind, place, type, name = r.u(1), r.u(4), r.type(), r.name()
     if kind >= len(KINDS):
         raise Undecodable(f"no input is of kind {kind}")
-    extra = r.take({KINDS["acc"]: 4, KINDS["scalar"]: 4, KINDS["constant"]: 32}.get(kind, 0))
+    extra = r.take({KINDS["acc"]: 4, KINDS["scalar"]: 4, KINDS["constant"]: 32, KINDS["frozen"]: 36}.get(kind, 0))
     r.done()
     return InputRecord(kind, place, type, name, extra)
 

@@ -1,8 +1,8 @@
 """Named tensors: their roots and their bytes.
 
-A training state, an accumulator and a micro-batch are each a dict of NumPy arrays. Roots are those of docs/protocol.md: a tensor is
-headed by dtype and shape and cut into chunks of 1 KiB (what a contract can open); a set of tensors is a Merkle tree over its
-entries in the order of their UTF-8 names. Elements count in C order, little-endian, whatever the strides of the array.
+A training state, an accumulator, a micro-batch and the frozen tensors of a job are each a dict of NumPy arrays. Roots are those of
+docs/protocol.md: a tensor is headed by dtype and shape and cut into chunks of 1 KiB (what a contract can open); a set of tensors is a
+Merkle tree over its entries in the order of their UTF-8 names. Elements count in C order, little-endian, whatever the strides.
 
 Stored form: safetensors (https://github.com/huggingface/safetensors), read strictly: a bounded header, dtypes of DTYPES only,
 the data covered exactly once. Nothing is ever unpickled.
@@ -62,6 +62,11 @@ def acc_root(step: int, m: int, tensors: Mapping[str, Array]) -> Digest:
     return merkle.sha256(struct.pack(">BQII", 0x12, step, m, len(tensors)), entries_root(tensor_roots(tensors)))
 
 
+def frozen_root(tensors: Mapping[str, Array]) -> Digest:
+    """SHA256(0x18 ‖ count u32 ‖ merkle(entries)): what a job's program reads and no step changes."""
+    return merkle.sha256(struct.pack(">BI", 0x18, len(tensors)), entries_root(tensor_roots(tensors)))
+
+
 def batch_root(tensors: Mapping[str, Array]) -> Digest:
     """SHA256(0x16 ‖ count u32 ‖ merkle(entries)): one micro-batch; of no tensors for an update."""
     return merkle.sha256(struct.pack(">BI", 0x16, len(tensors)), entries_root(tensor_roots(tensors)))
@@ -88,8 +93,8 @@ def to_bytes(tensors: Mapping[str, Array]) -> bytes:
 
 
 __all__ = [
-    "DTYPES", "BadTensors", "Tensors", "acc_root", "batch_root", "dtype_name", "entries_root", "from_bytes", "state_root", "state_root_of",
-    "tensor_root", "tensor_roots", "to_bytes",
+    "DTYPES", "BadTensors", "Tensors", "acc_root", "batch_root", "dtype_name", "entries_root", "from_bytes", "frozen_root", "state_root",
+    "state_root_of", "tensor_root", "tensor_roots", "to_bytes",
 ]  # fmt: skip
 
 

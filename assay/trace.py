@@ -6,8 +6,8 @@ mathematical form, and each ATen operator is lowered by name (assay.lower). ATen
 table as far as it goes; what is left outside the closed set is refused by name, with its module and line.
 
 Nothing of PyTorch's arithmetic enters the program, so it does not depend on torch's threads, instruction sets or version: only on
-which operators were called. Parameters that several modules share are one entry of the state. Buffers that the model changes are
-entries of the accumulator and so pass through the micro-batches of a step; the update puts them into the state.
+which operators were called. Which tensor of the model becomes what: assay.entries. Buffers that the model changes are entries of the
+accumulator and so pass through the micro-batches of a step; the update puts them into the state.
 
 Dropout: element i of the mask of the model's n-th place that drops (from 0) is 0 where philox(position, stream, key) < p · 2^32
 (rounded), else 1 / (1 - p), with position = i + n · 2^40, stream = micro-batch + step · 2^32 and key = the training's seed.
@@ -27,6 +27,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from msgspec import UNSET
 from numpy.typing import NDArray
 from torch import fx, nn
 from torch._decomp import core_aten_decompositions
@@ -35,16 +36,16 @@ from torch.fx.traceback import preserve_node_meta
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from assay.build import Builder, Value, used_constants
+from assay.entries import DTYPES, INLINE, NUMPY, Names, array_of, trained, type_of
 from assay.exact.table import TensorType, TypeRuleError
 from assay.lower import LOWERINGS, Call, Result, Unsupported
 from assay.lower.products import treated
 from assay.optim import SCALAR, Outputs, update_part
 from assay.program import Constant, Part, Program, ProgramError
 from assay.replay import Replay, Site, is_chance, site, sites
+from assay.state import frozen_root
 from assay.training import Training, TrainingError
 
-DTYPES = {torch.float32: "f32", torch.int64: "i64", torch.int32: "i32", torch.bool: "bool", torch.uint8: "u8"}
-_NUMPY = {"f32": "<f4", "i64": "<i8", "i32": "<i4", "bool": "|b1", "u8": "|u1"}
 _MODEL = "model."
 _TORCH = str(Path(torch.__file__).parent)
 _CHECKS = ("aten._assert_tensor_metadata.default", "aten._assert_async.msg", "aten._assert_scalar.default")
@@ -66,6 +67,8 @@ class Traced:
     """The initial state: parameters, averages that equal them, zero moments, buffers."""
     schedule: NDArray[np.float32]
     """[steps, scalars], columns as in `scalars`."""
+    frozen: dict[str, NDArray[Any]]
+    """What no step changes: frozen parameters and buffers."""
 
     @property
     def scalars(self) -> tuple[str, ...]:
@@ -76,13 +79,10 @@ def trace(training: Training, steps: int | None = None) -> Traced:
     """The program, initial state and schedule of a training (over `steps` instead of its own number of steps). Raises
     TrainingError, which names the operator, the module and the line at fault. The model is moved to the CPU."""
     model = training.model.cpu()
-    parameters = dict(model.named_parameters())
-    trained = {name: _type(p, f"parameter {name}") for name, p in parameters.items() if p.requires_grad}
-    if not trained:
-        raise TrainingError("the model has no parameter to train")
-    micro, constants = _micro(training, list(trained))
+    parameters = trained(model)
+    micro, constants, frozen = _micro(training, list(parameters))
     buffers = {o.name: micro.type_of(o.value) for o in micro.outputs if o.name.startswith("buffer.")}
-    update = update_part(training.optimizer, trained, training.micro_batches, buffers)
+    update = update_part(training.optimizer, parameters, training.micro_batches, buffers)
     if training.balance or training.rotate:
         micro, update = (treated(part, balance=training.balance, rotate=training.rotate) for part in (micro, update))
     try:
@@ -90,6 +90,7 @@ def trace(training: Training, steps: int | None = None) -> Traced:
             gemm_bits=training.gemm_bits,
             micro_batches=training.micro_batches,
             constants=used_constants(constants, micro),
+            frozen_root=frozen_root(frozen) if frozen else UNSET,
             micro=micro,
             update=update,
         )
@@ -98,7 +99,7 @@ def trace(training: Training, steps: int | None = None) -> Traced:
         raise TrainingError(f"the traced program is refused: {error}") from error
     columns = training.scalars(steps)
     schedule = np.array([columns[name] for name in program.scalars], dtype=np.float32).T
-    return Traced(program, _state(program, model), np.ascontiguousarray(schedule))
+    return Traced(program, _state(program, model), np.ascontiguousarray(schedule), frozen)
 
 
 def initial_output(training: Training, state: Mapping[str, NDArray[Any]]) -> str | None:
@@ -119,22 +120,11 @@ def load_weights(model: nn.Module, state: Mapping[str, NDArray[Any]], averaged: 
                     tensor.copy_(torch.from_numpy(np.array(array)))
 
 
-def _type(tensor: torch.Tensor, what: str) -> TensorType:
-    if tensor.dtype not in DTYPES or 0 in tensor.shape:
-        raise TrainingError(f"{what} is {tensor.dtype}{list(tensor.shape)}: programs compute on float32, int64, int32 and bool, without empty axes")
-    return TensorType(dtype=DTYPES[tensor.dtype], shape=tuple(tensor.shape))
-
-
-def _array(tensor: torch.Tensor) -> NDArray[Any]:
-    """A copy: the model may be trained or given other weights later."""
-    return np.array(tensor.detach().cpu().numpy(), dtype=_NUMPY[DTYPES[tensor.dtype]], order="C")
-
-
 def _state(program: Program, model: nn.Module) -> dict[str, NDArray[Any]]:
     here = {f"param.{n}": p for n, p in model.named_parameters()} | {f"buffer.{n}": b for n, b in model.named_buffers()}
     here |= {f"ema.{n}": p for n, p in model.named_parameters()}
     return {
-        name: _array(here[name]) if name in here else np.zeros(t.shape, dtype=_NUMPY[t.dtype]) for name, t in program.state.items()
+        name: array_of(here[name]) if name in here else np.zeros(t.shape, dtype=NUMPY[t.dtype]) for name, t in program.state.items()
     }
 
 
@@ -153,8 +143,8 @@ class _Loss(nn.Module):
         return self._of(self.model, batch)
 
 
-def _micro(training: Training, trained: list[str]) -> tuple[Part, list[Constant]]:
-    """The part that adds one micro-batch, and the constants it may read."""
+def _micro(training: Training, trained: list[str]) -> tuple[Part, list[Constant], dict[str, NDArray[Any]]]:
+    """The part that adds one micro-batch, the constants it may read, and the frozen tensors that it reads."""
     batch = _example(training)
     exported, unused, dropping = _export(training, batch)
     replay = Replay(exported)
@@ -167,15 +157,15 @@ def _micro(training: Training, trained: list[str]) -> tuple[Part, list[Constant]
     graph = _gradients(replay, tensors, [prefix + name for name in trained], buffers, batch, dropping)
 
     changing = _changing(graph, buffers)
-    lowering = _Lowering(graph)
+    lowering = _Lowering(graph, Names(training.model))
     b = lowering.b
     values: list[Value] = []
     for name, tensor in tensors.items():
         short = name.removeprefix(prefix)
         if name in changing:
-            values.append(b.input("acc", f"buffer.{short}", _type(tensor, f"buffer {short}")))
+            values.append(b.input("acc", f"buffer.{short}", type_of(tensor, f"buffer {short}")))
         else:
-            values.append(lowering.tensor(short, tensor, training.model))
+            values.append(lowering.tensor(short, tensor))
     for field in batch:
         record = training.data.arrays[field]
         stored = TensorType(dtype=DTYPES[torch.from_numpy(record[:1]).dtype], shape=(training.batch, *record.shape[1:]))
@@ -191,7 +181,8 @@ def _micro(training: Training, trained: list[str]) -> tuple[Part, list[Constant]
     part = b.part(outputs)
     if idle := sorted(batch.keys() - {i.name for i in part.inputs if i.kind == "batch"}):
         raise TrainingError(f"the loss does not use the dataset's field {idle[0]!r}: leave it out of the dataset")
-    return part, lowering.constants
+    read = {i.name for i in part.inputs if i.kind == "frozen"}
+    return part, lowering.constants, {name: array_of(tensor) for name, tensor in lowering.frozen.items() if name in read}
 
 
 def _mask(b: Builder, s: Site, number: int, seed: int) -> Value:
@@ -290,26 +281,33 @@ def _changing(graph: fx.GraphModule, buffers: list[str]) -> list[str]:
 class _Lowering:
     """Turns the nodes of a graph into a part, in order."""
 
-    def __init__(self, graph: fx.GraphModule) -> None:
-        self.graph = graph
+    def __init__(self, graph: fx.GraphModule, names: Names) -> None:
+        self.graph, self.names = graph, names
         self.b = Builder()
         self.constants: list[Constant] = []
+        self.frozen: dict[str, torch.Tensor] = {}
 
-    def tensor(self, name: str, tensor: torch.Tensor, model: nn.Module) -> Value:
-        """A parameter or buffer: an entry of the state if it belongs to the model's checkpoint, else a constant."""
-        kept = model.state_dict(keep_vars=True)
-        if isinstance(tensor, nn.Parameter) or name in kept:
-            kind = "param" if isinstance(tensor, nn.Parameter) else "buffer"
-            return self.b.input("state", f"{kind}.{name}", _type(tensor, f"{kind} {name}"))
-        return self.constant(name, tensor)
+    def tensor(self, name: str, tensor: torch.Tensor) -> Value:
+        """A parameter or buffer that the model does not write."""
+        found = self.names.entry(name, tensor)
+        if found is None:
+            return self.constant(name, tensor)
+        entry, frozen = found
+        if frozen:
+            self.frozen[entry] = tensor
+        return self.b.input("frozen" if frozen else "state", entry, type_of(tensor, entry))
 
     def constant(self, name: str, tensor: torch.Tensor) -> Value:
-        """A tensor written into the program; equal ones are one entry, a tensor of equal elements is a number."""
-        t = _type(tensor, f"constant {name}")
-        data = _array(tensor)
+        """A tensor that belongs to no checkpoint: written into the program, or frozen when it is large. Equal ones are one entry, a
+        tensor of equal elements is a number."""
+        t = type_of(tensor, f"constant {name}")
+        data = array_of(tensor)
         if data.size == 1 or np.all(data == data.reshape(-1)[0]):
             return self.b.full(data.reshape(-1)[0].item(), t)
         digest = hashlib.sha256(str(t).encode() + data.tobytes()).hexdigest()[:16]
+        if data.nbytes > INLINE:
+            self.frozen[f"constant.{digest}"] = tensor
+            return self.b.input("frozen", f"constant.{digest}", t)
         if digest not in {c.name for c in self.constants}:
             self.constants.append(Constant(name=digest, type=t, data=data.tobytes()))
         return self.b.input("constant", digest, t)

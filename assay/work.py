@@ -40,7 +40,7 @@ from assay.engine import (
 )
 from assay.execute import Executor
 from assay.job import Field
-from assay.program import Limits, Program, ProgramError, cost
+from assay.program import Limits, Program, ProgramError, cost, memory
 from assay.runtime import Fault
 from assay.sampling import record_indices
 from assay.segment import Corrupted, Segment, now_ms, write_atomically
@@ -48,12 +48,16 @@ from assay.stages import program_root
 from assay.state import BadTensors, Tensors, acc_root, from_bytes, state_root, tensor_root, to_bytes
 
 MAX_BOUNDARY = 1 << 35
+MAX_FROZEN = 1 << 34
+"""Bytes of a file of frozen tensors."""
 
 
 class Engine:
-    """Performs tasks under `root`; keeps the plans of the last jobs, since making one costs more than a step."""
+    """Performs tasks under `root`; keeps the plans of the last jobs, since making one costs more than a step, and their frozen tensors
+    with them, which are read and checked once a job; of several jobs only while they take less than FROZEN bytes."""
 
     PLANS = 4
+    FROZEN = 1 << 30
     executor: type[Executor] = Executor
 
     def __init__(self, root: Path) -> None:
@@ -91,9 +95,10 @@ class Engine:
         micro, update = cost(program.micro), cost(program.update)
         return FileChecked(
             root=program_root(program), micro_flops=micro.flops, update_flops=update.flops,
-            peak_memory=max(micro.peak_memory, update.peak_memory), micro_leaves=program.micro_leaves, update_leaves=program.update_leaves,
-            micro_batches=program.micro_batches, scalars=program.scalars,
+            peak_memory=max(memory(program, program.micro), memory(program, program.update)),
+            micro_leaves=program.micro_leaves, update_leaves=program.update_leaves, micro_batches=program.micro_batches, scalars=program.scalars,
             batch=tuple(Field(name=name, dtype=t.dtype, shape=t.shape) for name, t in program.batch.items()),
+            frozen=_bytes(program),
         )  # fmt: skip
 
     def _executor(self, job: JobFiles) -> Executor:
@@ -109,10 +114,15 @@ class Engine:
             schedule = np.frombuffer(data, dtype="<f4").reshape(-1, job.scalars)
             if tensor_root(schedule) != job.schedule_root:
                 raise BadTensors("the schedule is not the one that the job names")
-            while len(self._plans) >= self.PLANS:
+            new = _bytes(program)
+            while self._plans and (len(self._plans) >= self.PLANS or (new and new + self._frozen() > self.FROZEN)):
                 self._plans.pop(next(iter(self._plans)))
-            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads)
+            frozen = _read_frozen(folder / "frozen.safetensors") if new else {}
+            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen)
         return self._plans[key]
+
+    def _frozen(self) -> int:
+        return sum(_bytes(executor.program) for executor in self._plans.values())
 
     def _records(self, job: JobFiles, folder: Path) -> Callable[[int, int], Tensors]:
         """Reads micro-batches from the shards that lie in `folder`."""
@@ -206,6 +216,18 @@ class Engine:
         if not wrong and trace.leaves[-1] != task.end:
             wrong = f"its replay ends in {trace.leaves[-1].hex()[:16]}…, the provider committed {task.end.hex()[:16]}…"
         return LinkReplayed(agrees=not wrong, trace_root=trace.root, reason=wrong)
+
+
+def _read_frozen(path: Path) -> Tensors:
+    try:
+        return from_bytes(path.read_bytes(), MAX_FROZEN)
+    except BadTensors as error:
+        raise BadTensors(f"the job's frozen tensors: {error}") from None
+
+
+def _bytes(program: Program) -> int:
+    """Of the frozen tensors' elements."""
+    return sum(t.bytes for t in program.frozen.values())
 
 
 # ---- the process ---------------------------------------------------------------------------------------------------------

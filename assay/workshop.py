@@ -1,6 +1,6 @@
 """The work folder of a worker or verifier: puts what the engine needs there, in the clear, and takes it away again.
 
-    job-<cid of its document>/   program and schedule; removed with the last segment of the job
+    job-<cid of its document>/   program, schedule and frozen tensors; removed with the last segment of the job
     segment-<number>/            states, records, boundaries, traces (assay.engine); removed with the segment
 
 Nothing else on the node holds decrypted data. Whatever is found wrong is named with the one whose fault it is: a shard or checkpoint
@@ -87,13 +87,16 @@ class Workshop:
         )  # fmt: skip
 
     async def job_files(self, cid: Cid, spec: JobSpec) -> JobFiles:
-        """Program and schedule of a job, in its folder."""
+        """Program, schedule and frozen tensors of a job, in its folder: put there once, for all its segments."""
         name = f"job-{cid}"
         folder = self.root / name
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True, mode=0o700)
         for file, blob in (("program.json", spec.program), ("schedule.bin", spec.schedule)):
             if not (folder / file).exists():
                 write_atomically(folder / file, await hands.stored(self.blobs, blob))
+        for ref in spec.frozen_blobs:
+            if not (folder / "frozen.safetensors").exists():
+                write_atomically(folder / "frozen.safetensors", await self.unsealed(ref, "the job's frozen tensors: "))
         return JobFiles(
             folder=name, program_root=spec.program_root, schedule_root=spec.schedule_root, scalars=len(spec.scalars),
             micro_batches=spec.micro_batches, batch=spec.batch, order=spec.order, threads=self.threads,
@@ -144,15 +147,15 @@ class Workshop:
         if job.startswith("job-") and job not in others:
             shutil.rmtree(self.root / job, ignore_errors=True)
 
-    async def unsealed(self, ref: SealedRef) -> bytes:
-        """The plaintext of a sealed blob that is in the store, with a key that is. Raises TaskFailed."""
+    async def unsealed(self, ref: SealedRef, what: str = "") -> bytes:
+        """The plaintext of a sealed blob that is in the store, with a key that is. Raises TaskFailed, which begins with `what`."""
         from assay import seal
 
         sealed, key = await hands.stored(self.blobs, ref.cid), self.key(ref.key_id)
         try:
             return await asyncio.to_thread(seal.unseal, sealed, key)
         except seal.SealError as error:
-            raise TaskFailed(Fault.PEER, f"{ref.cid} was fetched and its key is here, but it does not open: {error}") from None
+            raise TaskFailed(Fault.PEER, f"{what}{ref.cid} was fetched and its key is here, but it does not open: {error}") from None
 
     async def seal(self, plaintext: bytes) -> tuple[Cid, bytes]:
         """Seals under a new key that is kept, and publishes: (cid, key)."""
@@ -236,7 +239,7 @@ def check_spec(spec: JobSpec) -> None:
     """Raises ValueError for a document that nothing can be done with, whatever its program is."""
     from assay import cid
 
-    for blob in (spec.program, spec.schedule, spec.state.cid, *(shard.sealed.cid for shard in spec.dataset.shards)):
+    for blob in (spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)):
         cid.parse(blob)
     for name in ("micro_batches", "batch"):
         if not 1 <= getattr(spec, name) <= MAX_COUNT:
@@ -259,6 +262,18 @@ def mismatch(spec: JobSpec, checked: FileChecked) -> str:
         if has is None or (has.dtype, (spec.batch, *has.shape)) != (taken.dtype, taken.shape):
             given = f"{has.dtype}{[spec.batch, *has.shape]}" if has is not None else "not there"
             return f"it takes {taken.name!r} as {taken.dtype}{list(taken.shape)}, which in the data is {given}"
+    return _frozen_mismatch(spec, checked.frozen)
+
+
+def _frozen_mismatch(spec: JobSpec, needed: int) -> str:
+    from assay.seal import sealed_size
+    from assay.state import MAX_HEADER
+
+    blobs = spec.frozen_blobs
+    if bool(blobs) != bool(needed):
+        return "it reads frozen tensors, and the document names none" if needed else "the document names frozen tensors, and it reads none"
+    if blobs and not sealed_size(needed) <= blobs[0].size <= sealed_size(needed + MAX_HEADER + 8):
+        return f"its frozen tensors have {needed} bytes, which is not what a blob of {blobs[0].size} bytes holds"
     return ""
 
 

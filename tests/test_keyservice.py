@@ -87,6 +87,9 @@ def document(**changes: object) -> JobSpec:
     return JobSpec(**{**fields, **changes})  # type: ignore[arg-type]
 
 
+FROZEN = b"f" * 32
+
+
 def terms(spec: JobSpec, **changes: object) -> Terms:
     fields: dict[str, object] = {
         "spec": CID, "spec_digest": codec.digest(spec), "program_root": ZERO, "state_root": ZERO, "dataset_root": ZERO, "schedule_root": ZERO,
@@ -402,6 +405,19 @@ def test_a_checkpoint_whose_envelope_is_being_checked_is_waited_for(bench: Bench
     assert bench.got(W2, 2) == [*SHARDS, key]
 
 
+def test_provider_and_verifiers_get_the_frozen_tensors_with_the_shards() -> None:
+    bench = Bench(document(frozen=sealed(FROZEN)))
+    bench.register(*NODES)
+    bench.post()
+    bench.assign(1)
+    assert bench.got(W1, 1) == [*SHARDS, FROZEN, INITIAL]
+    key = bench.commit(1)
+    bench.draw(1, V1)
+    assert bench.got(V1, 1) == [*SHARDS, FROZEN]
+    bench.assign(2, W2, parent=1, start=10, stop=20)
+    assert bench.got(W2, 2) == [*SHARDS, FROZEN, key]
+
+
 def test_a_node_that_lost_its_key_gets_what_is_still_due(bench: Bench) -> None:
     bench.assign(1)
     bench.chain(Activated, segment=SegmentId(1), lease_until=10**6)
@@ -431,10 +447,11 @@ def replaced_shard(envelope: bytes) -> JobSpec:
         (replaced_shard(CLIENT.wrap(SHARDS[1], W1.encryption_key, envelope_info(CLIENT.account))), "1 of its 3 key envelopes"),
         # copied from the job of another client
         (replaced_shard(W2.wrap(SHARDS[1], SERVICE.encryption_key, envelope_info(W2.account))), "1 of its 3 key envelopes"),
+        (document(frozen=sealed(FROZEN, b"garbage")), "1 of its 4 key envelopes do not open"),
         (document(key_service=W1.account), "names another key service"),
         (document(key_service_key=W1.encryption_key), "another encryption key of this one"),
     ],
-    ids=["garbage", "another key", "another recipient", "copied", "another service", "an old key of ours"],
+    ids=["garbage", "another key", "another recipient", "copied", "garbage for the frozen tensors", "another service", "an old key of ours"],
 )
 def test_a_job_whose_document_is_wrong_is_refused_with_the_reason(spec: JobSpec, why: str) -> None:
     bench = Bench(spec)

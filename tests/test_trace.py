@@ -170,8 +170,8 @@ def test_frozen_parameters_and_kept_buffers_stay() -> None:
             return self.second(torch.tanh(self.first(x * self.scale)))
 
     traced = agree(training(Model(), classify, points(), optimizer=assay.SGD(lr=0.1)))
-    assert "buffer.scale" in traced.state
-    assert "param.first.weight" in traced.state
+    assert sorted(traced.frozen) == ["buffer.scale", "param.first.bias", "param.first.weight"]
+    assert sorted(traced.state) == ["metric.loss", "param.second.bias", "param.second.weight"]
     assert "grad.first.weight" not in traced.program.accumulator
     assert {o.name for o in traced.program.update.outputs} == {"metric.loss", "param.second.bias", "param.second.weight"}
 
@@ -289,7 +289,8 @@ def test_what_a_program_cannot_be_is_refused() -> None:
     idle = mlp()
     idle.register_parameter("extra", nn.Parameter(torch.zeros(3)))
     refused(idle, "parameter extra is not used by the loss")
-    refused(mlp().requires_grad_(False), "no parameter to train")
+    refused(mlp().requires_grad_(False), "all 6 parameters of the model are frozen, 0.weight the first of them")
+    refused(nn.Flatten(), "no parameter to train")
     refused(mlp(), "does not export: ", lambda m, b: classify(m, b) if classify(m, b).item() > 0 else classify(m, b) * 2)
     with pytest.raises(assay.training.SettingError, match="fewer than a batch"):
         training(mlp(), classify, points(), batch=49)

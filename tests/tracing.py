@@ -124,7 +124,7 @@ def agree(t: Training, relative: float = 2e-4) -> Traced:
     model = copy.deepcopy(t.model)
     traced = trace(t)
     program = Program.load(traced.program.dump())
-    executor = Executor(program, traced.schedule, t.micro_batches)
+    executor = Executor(program, traced.schedule, t.micro_batches, frozen=traced.frozen)
     optimizer, state = torch_optimizer(t, model), traced.state
     assert {n: (a.dtype.name, a.shape) for n, a in state.items()} == {n: (_NAMES[x.dtype], x.shape) for n, x in program.state.items()}
     for step in range(t.steps):
@@ -152,7 +152,10 @@ def agree(t: Training, relative: float = 2e-4) -> Traced:
         # Adam divides by the gradient's size: where that is rounding noise (a bias before a softmax), a step may differ by lr.
         loose = 10 * relative if isinstance(t.optimizer, assay.SGD) else 0.05
         for name, p in model.named_parameters():
-            close(state[f"param.{name}"], p, f"parameter {name} after step {step}", loose)
+            if p.requires_grad:
+                close(state[f"param.{name}"], p, f"parameter {name} after step {step}", loose)
+            elif f"param.{name}" in traced.frozen:
+                assert np.array_equal(traced.frozen[f"param.{name}"], p.detach().numpy()), name
         for name, buffer in model.named_buffers():
             if f"buffer.{name}" in state:
                 close(state[f"buffer.{name}"], buffer, f"buffer {name} after step {step}", relative)

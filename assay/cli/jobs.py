@@ -38,7 +38,8 @@ def plan_of(train: Path, steps: int | None, seed: int) -> tuple[Plan, Any]:
     training = load_training(train, seed)
     traced = trace(training, steps)
     name, data = training.name, training.data
-    return Plan(name, traced.program, traced.schedule, traced.state, data.arrays, data.name, training.batch), training
+    plan = Plan(name, traced.program, traced.schedule, traced.state, data.arrays, data.name, training.batch, traced.frozen)
+    return plan, training
 
 
 def run(
@@ -87,7 +88,8 @@ def run(
         print(f"\nafter: {after}\n")
     print(f"final state root {done.root.hex()}")
     if out is not None:
-        print(f"weights written to {out}")
+        kept = f"; the {len(plan.frozen)} frozen tensors are those of the file's model" if plan.frozen else ""
+        print(f"weights written to {out}{kept}")
 
 
 def submit(
@@ -140,6 +142,9 @@ def _tell_estimate(plan: Plan, guess: Estimate, traced: float, json: bool) -> No
         return
     nodes = len(plan.program.micro.nodes) + len(plan.program.update.nodes)
     print(f"{plan.name}: {plan.steps} steps in {guess.segments} segments; the program has {nodes} stages, the dataset {plan.size} records")
+    if plan.frozen:
+        state, frozen = (sum(a.nbytes for a in tensors.values()) / 1e6 for tensors in (plan.state, plan.frozen))
+        print(f"  state      {state:.1f} MB that change, {frozen:.1f} MB that are frozen and sent once")
     print(f"  training   at most {money(guess.training)}")
     print(f"  checking           {money(guess.checking)}, and {money(guess.reserve)} more locked in case draws have to be repeated")
     print(f"  time               {guess.seconds_computing:.0f} s of computing at this machine's speed ({guess.seconds_a_step:.2f} s a step),")

@@ -88,7 +88,7 @@ class Submission:
             )  # fmt: skip
             spec, terms = await client.publish(order.plan, wish, service, node.chain, node.blobs, node.keys)
             job = await client.post(node.chain, terms)
-            size = sum(shard.sealed.size for shard in spec.dataset.shards) + spec.state.size
+            size = sum(ref.size for ref in (spec.state, *spec.shared_blobs))
             self.note(
                 "posted", f"job {job} is posted, {money(order.budget)} locked; {size / 1e6:.1f} MB sealed in {len(spec.dataset.shards)} shards",
                 job=job, spec=terms.spec, program_cid=spec.program, program_root=spec.program_root.hex(), budget=order.budget,

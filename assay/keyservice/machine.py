@@ -6,8 +6,8 @@
     grant       waiting -> wrapping -> sending -> done          one batch of keys for one event of one segment
 
     event (final)                        recipients             keys
-    Assigned                             the provider           all shards; the parent's checkpoint, or the initial state
-    Drawn, each round                    the drawn verifiers    all shards
+    Assigned                             the provider           all shards, the frozen tensors; the parent's checkpoint, or the initial state
+    Drawn, each round                    the drawn verifiers    all shards, the frozen tensors
     Settled with stop = steps            the client             the checkpoint
     JobCancelled, JobClosed              the client             the checkpoint of the last segment that settled
 
@@ -127,7 +127,7 @@ class KeyServiceMachine:
                 self.state.jobs[job].over = True
                 self._final(self.state.jobs[job].settled)
                 if isinstance(event, JobClosed):
-                    self.state.jobs[job].shards = []  # nobody is entitled to them any more
+                    self.state.jobs[job].shared = []  # nobody is entitled to them any more
             case _:
                 seg = self.state.facts.segments.get(getattr(event, "segment", SegmentId(0)))
                 if seg is not None and seg.job in self.state.jobs:
@@ -202,20 +202,20 @@ class KeyServiceMachine:
         if spec.key_service != self.config.account or spec.key_service_key != self.config.encryption_key:
             return self._refuse(job, "its document names another key service, or another encryption key of this one: the client's fault")
         keys.initial = Envelope(spec.state.key_id, spec.state.envelope, facts.client)
-        keys.shards = [Envelope(shard.sealed.key_id, shard.sealed.envelope, facts.client) for shard in spec.dataset.shards]
+        keys.shared = [Envelope(ref.key_id, ref.envelope, facts.client) for ref in spec.shared_blobs]
         keys.stage = JobStage.CHECKING
-        self._do(Do(key=f"envelopes:{job}", task=_wrap([keys.initial, *keys.shards])))
+        self._do(Do(key=f"envelopes:{job}", task=_wrap([keys.initial, *keys.shared])))
 
     def _checked(self, job: JobId, outcome: KeysWrapped) -> None:
         keys = self.state.jobs[job]
         if outcome.bad:
             return self._refuse(
                 job,
-                f"{len(outcome.bad)} of its {1 + len(keys.shards)} key envelopes do not open to the key they name "
+                f"{len(outcome.bad)} of its {1 + len(keys.shared)} key envelopes do not open to the key they name "
                 f"(first: {outcome.bad[0].hex()[:16]}…): the client wrapped them to another key service or for another account",
             )
         keys.stage, keys.reason = JobStage.READY, ""
-        self._note("job", f"job {job}: all {1 + len(keys.shards)} keys are here", job=job, keys=1 + len(keys.shards))
+        self._note("job", f"job {job}: all {1 + len(keys.shared)} keys are here", job=job, keys=1 + len(keys.shared))
         self._advance_all(job)
 
     # ---- grants ----------------------------------------------------------------------------------------------------------
@@ -276,15 +276,15 @@ class KeyServiceMachine:
         """The keys of a grant; None while the check of a checkpoint's envelope is still out."""
         needed = seg.parent if grant.kind is Kind.ASSIGNED else seg.segment
         if not needed:
-            return [*keys.shards, keys.initial] if keys.initial is not None else None
+            return [*keys.shared, keys.initial] if keys.initial is not None else None
         found = self.state.checkpoints.get(needed)
         if found is None or not found.checked:
             return None
         match grant.kind:
             case Kind.ASSIGNED:
-                return [*keys.shards, found.envelope]
+                return [*keys.shared, found.envelope]
             case Kind.DRAWN:
-                return keys.shards
+                return keys.shared
             case Kind.FINAL:
                 return [found.envelope]
 

@@ -41,7 +41,8 @@ class JobKeys(msgspec.Struct):
     stage: JobStage = JobStage.FETCHING
     reason: str = ""
     """Why it is refused, or what it waits for."""
-    shards: list[Envelope] = []
+    shared: list[Envelope] = []
+    """Of shards and frozen tensors: what provider and verifiers get alike."""
     initial: Envelope | None = None
     settled: SegmentId = SegmentId(0)
     """The last segment that settled; its checkpoint is what the job has come to."""

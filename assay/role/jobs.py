@@ -85,7 +85,7 @@ class Jobs(Base):
         if data_root(spec.dataset, spec.order, spec.batch) != terms.dataset_root:
             return self._refuse(job, "its document and its terms differ in dataset_root")
         schedule = spec.steps * len(spec.scalars) * 4
-        largest = max([schedule, spec.state.size, *(shard.sealed.size for shard in spec.dataset.shards)])
+        largest = max(schedule, *(ref.size for ref in (spec.state, *spec.shared_blobs)))
         if largest > self.base.max_blob:
             return self._refuse(job, f"it has a blob of {largest} bytes; this node takes up to {self.base.max_blob}")
         entry.spec, entry.stage, entry.waiting = spec, "program", [spec.program, spec.schedule]

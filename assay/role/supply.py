@@ -38,6 +38,10 @@ class Supply(Jobs):
         """All shards of a job and the most bytes each may have."""
         return [(shard.sealed, shard.sealed.size + SLACK) for shard in spec.dataset.shards]
 
+    def _frozen(self, spec: JobSpec) -> list[tuple[SealedRef, int]]:
+        """The job's frozen tensors, if it has any: the first segment fetches them, the others find them in the store."""
+        return [(ref, ref.size + SLACK) for ref in spec.frozen_blobs]
+
     def _parent(self, seg: SegmentFacts) -> tuple[SealedRef, Digest] | None:
         """Checkpoint and state root that a segment starts from. None while its parent or its job is not known."""
         spec = self._job(seg.job)

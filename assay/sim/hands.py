@@ -192,8 +192,8 @@ class Hands:
 
     def run_segment(self, task: RunSegment) -> SegmentRun:
         spec = self.spec(task.spec)
-        for shard in spec.dataset.shards:
-            self.opened(shard.sealed.cid)
+        for ref in spec.shared_blobs:
+            self.opened(ref.cid)
         done = self.run(self.toy(spec), task.start, task.stop, self.parent_state(task.parent, task.parent_root))
         ends = [link.end for link in done]
         self.disk["run", task.segment] = done
@@ -244,7 +244,10 @@ class Hands:
         return BoundaryOpened(segment=task.segment, unit=task.unit)
 
     def replay_unit(self, task: ReplayUnit) -> UnitReplayed:
-        toy = self.toy(self.spec(task.spec))
+        spec = self.spec(task.spec)
+        for ref in spec.frozen_blobs:
+            self.opened(ref.cid)
+        toy = self.toy(spec)
         step, m = toy.place(task.unit, task.start)
         served = self.boundary(task.boundary.cid)
         ends = list(task.boundary.link_ends)

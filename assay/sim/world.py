@@ -154,6 +154,7 @@ class World:
         spec = JobSpec(
             name=f"toy-{number}", program=self.store.put(encode_toy(toy)), program_root=toy.program, schedule=self.store.put(b"toy schedule"),
             schedule_root=schedule, scalars=("lr",), state=self._sealed(number, "state", ToyState(step=0, state=first)), state_root=first,
+            frozen=self._sealed(number, "frozen", ToyState(step=0, state=sha256(b"toy frozen"))),
             dataset=dataset, order=sha256(b"toy order"), steps=o.steps, micro_batches=o.micro_batches, batch=8, segment_steps=o.segment_steps,
             key_service=service.account, key_service_peer=service.peer, key_service_key=service.hands.keys.encryption_key,
         )  # fmt: skip

@@ -195,7 +195,7 @@ class SchedulerMachine:
     def _mirror(self, loaded: JobLoaded) -> list[AnyEffect]:
         spec, job = loaded.spec, self.state.jobs[loaded.job]
         near = self._near(job.client)
-        cids = [spec.program, spec.schedule, spec.state.cid, *(shard.sealed.cid for shard in spec.dataset.shards)]
+        cids = [spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)]
         return [Fetch(key=f"mirror:{cid}", cid=cid, limit=self.config.blob_limit, near=near) for cid in cids]
 
     def _on_assigned(self, event: Assigned, now: int) -> list[AnyEffect]:

@@ -131,9 +131,9 @@ async def stage(tmp_path: Path, what: client.Plan = PLAN, change: Callable[[JobS
     spec = change(spec)
     cid = await blobs["client"].put(encode(spec))
     for name in ("worker", "verifier"):
-        for blob in (cid, spec.program, spec.schedule, spec.state.cid, *(shard.sealed.cid for shard in spec.dataset.shards)):
+        for blob in (cid, spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)):
             await blobs[name].fetch(blob, 1 << 30)
-        for ref in (spec.state, *(shard.sealed for shard in spec.dataset.shards)):
+        for ref in (spec.state, *spec.shared_blobs):
             keys[name].store(keys["client"].load(ref.key_id))
     peers, engine = Silent(), InlineEngine()
     worker = WorkerHands(Workshop(tmp_path / "worker", blobs["worker"], keys["worker"], engine), chains["worker"], peers)  # type: ignore[arg-type]

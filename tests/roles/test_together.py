@@ -105,6 +105,21 @@ def test_a_job_is_trained_checked_and_paid(tmp_path: Path) -> None:
     together(tmp_path, play)
 
 
+def test_a_fine_tune_carries_what_changes_and_its_frozen_tensors_stay_where_they_were_fetched(tmp_path: Path) -> None:
+    async def play(net: Net) -> None:
+        what = plan(6, frozen=True)
+        await start(net)
+        job = await post(net, what, 2)
+        await net.until(lambda: ended(net, job))
+        done = settled(net)
+        assert [(s.start, s.stop) for s in done] == [(0, 2), (2, 4), (4, 6)]
+        assert done[-1].end_root == run_plan(what).root
+        assert not net.said("disagree")
+        await net.until(lambda: not list((tmp_path).glob("*/work/*-*")))  # the frozen tensors are decrypted no longer, either
+
+    together(tmp_path, play)
+
+
 def test_a_drained_worker_commits_what_it_has_and_another_goes_on(tmp_path: Path) -> None:
     what = plan(12)
 

@@ -31,6 +31,7 @@ from assay_verifier.gathering import shards_of
 from assay_verifier.machine import VerifierMachine
 from assay_verifier.state import VerifierConfig
 from bench import ENDS, LEAVES, LINK_ROOT, ME, OTHER, PARAMS, PEERS, SHARDS, SPEC, TERMS, VERIFIERS, Bench, cid, digest
+from bench import sealed as sealed_blob
 
 UNITS = (7, 9, 7)
 """Link 7 (micro-batch 1 of step 2) twice, and link 9 (the first micro-batch of step 3)."""
@@ -163,6 +164,16 @@ def test_only_the_shards_that_the_drawn_links_read_are_needed() -> None:
         wanted = set() if m == 2 else {int(i >= 3) for i in record_indices(spec.order, 16, step, m, 2, 4)}
         assert shards_of(spec, seg) == wanted
     machine.check_restart()
+
+
+def test_frozen_tensors_are_needed_whichever_link_is_drawn(bench: Bench) -> None:
+    frozen = sealed_blob("frozen")
+    drawn(bench, units=(5,))
+    bench.load_job(frozen=frozen)
+    get_boundary(bench, 5)
+    assert bench.idle("replay:")
+    bench.supply([frozen])
+    assert isinstance(bench.task("replay:1:0:5"), ReplayUnit)
 
 
 def test_an_update_needs_no_data_at_all(bench: Bench) -> None:

@@ -197,6 +197,7 @@ def test_a_stranger_may_schedule_when_the_jobs_scheduler_has_been_silent(bench: 
         ({"micro_batches": 3}, "micro_batches"),
         ({"key_service": OTHER}, "key_service"),
         ({"state": msgspec.structs.replace(SPEC.state, size=1 << 40)}, "blob of"),
+        ({"frozen": msgspec.structs.replace(sealed("frozen"), size=1 << 40)}, "blob of"),
     ],
 )
 def test_a_job_whose_document_is_not_its_terms_is_refused(bench: Bench, changes: dict[str, Any], why: str) -> None:
@@ -228,6 +229,20 @@ def test_a_program_that_is_too_much_or_another_is_refused(bench: Bench, changes:
     bench.done("check:1", msgspec.structs.replace(CHECKED, **changes))
     assert why in bench.state.jobs[1].reason
     assert bench.idle("sign:")
+
+
+def test_frozen_tensors_are_fetched_and_their_key_waited_for_like_a_shard(bench: Bench) -> None:
+    frozen = sealed("frozen")
+    bench.posted()
+    hear(bench)
+    bench.load_job(frozen=frozen)
+    bench.done("sign:", Signed(signature=b"s"))
+    bench.answered("offer:", Ack())
+    bench.assigned()
+    bench.supply(INPUTS)
+    assert bench.idle("activate:1")
+    bench.supply([frozen])
+    bench.sent("activate:1")
 
 
 def test_a_document_that_cannot_be_had_is_tried_for_again_and_a_malformed_one_is_not(bench: Bench) -> None:

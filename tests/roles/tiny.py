@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from assay import client
 from assay.adapters.engine_process import InlineEngine
@@ -33,7 +34,7 @@ from assay.program import Program
 from assay.runtime import Note
 from assay.sampling import record_indices
 from assay.stages import program_root
-from assay.state import Tensors, to_bytes
+from assay.state import Tensors, frozen_root, to_bytes
 
 SCALAR = TensorType(dtype="f32", shape=())
 MICRO_BATCHES, BATCH, RECORDS = 2, 4, 40
@@ -43,23 +44,34 @@ def f32(*shape: int) -> TensorType:
     return TensorType(dtype="f32", shape=shape)
 
 
-def program() -> Program:
+FROZEN: Tensors = {"buffer.shift": np.array([0.5, 0, -1], np.float32), "param.gain": np.array([1, 0.5, 2], np.float32)}
+
+
+def program(frozen: bool = False) -> Program:
+    """Least squares of x w against y; with `frozen`, of (x w) · gain + shift."""
     b = Builder()
     w, x, y = b.input("state", "param.w", f32(4, 3)), b.input("batch", "x", f32(BATCH, 4)), b.input("batch", "y", f32(BATCH, 3))
-    offset = b.sub(b.emit("matmul", x, w), y)
+    found = b.emit("matmul", x, w)
+    if frozen:
+        gain = b.input("frozen", "param.gain", f32(3))
+        offset = b.sub(b.add(b.mul(found, gain), b.input("frozen", "buffer.shift", f32(3))), y)
+    else:
+        offset = b.sub(found, y)
     loss = b.scale(b.sum(b.mul(offset, offset), (0, 1), False), 1 / (3 * BATCH))
-    gradient = b.emit("matmul", b.permute(x, (1, 0)), b.scale(offset, 2 / (3 * BATCH)))
+    pull = b.scale(b.mul(offset, gain) if frozen else offset, 2 / (3 * BATCH))
+    gradient = b.emit("matmul", b.permute(x, (1, 0)), pull)
     outputs = [
         ("acc", "loss", b.add(b.input("acc", "loss", SCALAR), loss)),
         ("acc", "grad.w", b.add(b.input("acc", "grad.w", w.type), gradient)),
     ]
     micro = b.part(outputs)  # type: ignore[arg-type]
     update = update_part(AdamW(lr=0.1, clip=1.0), {"w": w.type}, MICRO_BATCHES)
-    return Program(gemm_bits=14, micro_batches=MICRO_BATCHES, constants=(), micro=micro, update=update)
+    root = frozen_root(FROZEN) if frozen else UNSET
+    return Program(gemm_bits=14, micro_batches=MICRO_BATCHES, constants=(), frozen_root=root, micro=micro, update=update)
 
 
-def plan(steps: int, seed: int = 0) -> client.Plan:
-    made, random = program(), np.random.default_rng(seed)
+def plan(steps: int, seed: int = 0, frozen: bool = False) -> client.Plan:
+    made, random = program(frozen), np.random.default_rng(seed)
     columns = AdamW(lr=0.1, clip=1.0).scalars([1.0] * steps)
     schedule = np.array([[columns[name][t] for name in made.scalars] for t in range(steps)], dtype=np.float32)
     state: Tensors = {name: np.zeros(t.shape, np.float32) for name, t in made.state.items()}
@@ -67,7 +79,9 @@ def plan(steps: int, seed: int = 0) -> client.Plan:
     x = random.normal(size=(RECORDS, 4)).astype(np.float32)
     truth = random.normal(size=(4, 3)).astype(np.float32)
     records = {"x": x, "y": (x @ truth).astype(np.float32)}
-    return client.Plan(name="tiny", program=made, schedule=schedule, state=state, records=records, dataset="made up", batch=BATCH)
+    return client.Plan(
+        name="tiny", program=made, schedule=schedule, state=state, records=records, dataset="made up", batch=BATCH, frozen=FROZEN if frozen else {}
+    )
 
 
 LONG = 100_000
@@ -209,6 +223,8 @@ def lay_out(root: Path, what: client.Plan, segment: str = "segment-1") -> JobFil
     (root / segment).mkdir(exist_ok=True)
     (root / "job-1" / "program.json").write_bytes(what.program.dump())
     (root / "job-1" / "schedule.bin").write_bytes(what.schedule.astype("<f4").tobytes())
+    if what.frozen:
+        (root / "job-1" / "frozen.safetensors").write_bytes(to_bytes(what.frozen))
     (root / segment / "state-0.safetensors").write_bytes(to_bytes(what.state))
     cut = 24
     for at, name in enumerate(sorted(what.records)):

@@ -1,4 +1,4 @@
-"""Getting what a check needs: document, program, shards and keys of the job, and the boundary of each drawn link from its provider.
+"""Getting what a check needs: document, program, frozen tensors, shards and keys of the job, and the boundary of each drawn link from its provider.
 
     boundary  asked -> answered (its link ends are under the commitment) -> blob fetched and key unwrapped -> opened
               anything else: noted, and asked for again after a pause, as long as a receipt would still count
@@ -72,7 +72,7 @@ class Gathering(Role):
             if (seconds := self._seconds(work)) >= window:
                 return self._fail(self.state.duties[seg.segment], f"the replay takes about {seconds} s here, and there are {window} s to seal")
             touched = shards_of(spec, seg)
-            self._need(seg, [blob for at, blob in enumerate(self._shards(spec)) if at in touched])
+            self._need(seg, [*(blob for at, blob in enumerate(self._shards(spec)) if at in touched), *self._frozen(spec)])
             self._check_supplied(seg.segment)
 
     def _job_ready(self, job: JobId) -> None:
