@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import reference
-from assay.exact.conformance import floats, integers, words
 from assay.exact.cpu import Cpu
+from assay.exact.inputs import floats, integers, words
 from assay.ids import Digest
 from assay.program import Part, Program
 from assay.state import state_root
@@ -90,10 +90,9 @@ def _counters(step: int, m: int) -> Tensors:
     return {"step": np.array(step, np.int64), "micro": np.array(m, np.int64)}
 
 
-def roots(training: Training, run: Run, steps: int = STEPS) -> dict[int, Digest]:
-    """Trains and gives the state roots after the CHECKED numbers of steps."""
+def reached(training: Training, run: Run, steps: int = STEPS) -> Iterator[tuple[int, Digest]]:
+    """Trains; gives each of the CHECKED numbers of steps and the state root after it, as soon as it is there."""
     program, state = training.program, initial(training.program)
-    out: dict[int, Digest] = {}
     for step in range(steps):
         acc: Tensors = {n: state[n].copy() if n in state else np.zeros(t.shape, reference.NUMPY[t.dtype]) for n, t in program.accumulator.items()}
         for m in range(program.micro_batches):
@@ -101,8 +100,12 @@ def roots(training: Training, run: Run, steps: int = STEPS) -> dict[int, Digest]
         scalars = {name: training.schedule[step, i : i + 1].reshape(()) for i, name in enumerate(program.scalars)}
         state = state | run("update", {"state": state, "acc": acc, "scalar": scalars, "counter": _counters(step, program.micro_batches)})
         if step + 1 in CHECKED:
-            out[step + 1] = state_root(step + 1, state)
-    return out
+            yield step + 1, state_root(step + 1, state)
+
+
+def roots(training: Training, run: Run, steps: int = STEPS) -> dict[int, Digest]:
+    """The state roots after the CHECKED numbers of steps."""
+    return dict(reached(training, run, steps))
 
 
 def _reference(program: Program, part: str, inputs: Mapping[str, Mapping[str, Array]]) -> Tensors:
@@ -118,11 +121,11 @@ def from_reference(name: str, steps: int = STEPS) -> dict[str, str]:
     return {str(n): root.hex() for n, root in roots(training, partial(_reference, training.program), steps).items()}
 
 
-def failures(name: str, expected: Mapping[str, str], threads: int = 1, steps: int = STEPS) -> list[int]:
-    """The CHECKED numbers of steps after which this machine's engine has another state than the committed one."""
+def failure(name: str, expected: Mapping[str, str], threads: int = 1, steps: int = STEPS) -> int | None:
+    """The first of the CHECKED numbers of steps after which this machine's engine has another state than the committed one."""
     training = load(name)
-    got = roots(training, Cpu(training.program, threads).run, steps)
-    return [n for n, root in got.items() if root.hex() != expected.get(str(n))]
+    got = reached(training, Cpu(training.program, threads).run, steps)
+    return next((n for n, root in got if root.hex() != expected.get(str(n))), None)
 
 
 def expected() -> dict[str, dict[str, str]]:
