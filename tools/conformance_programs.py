@@ -1,12 +1,13 @@
 """Traces the model families whose short trainings `assay doctor --conformance` repeats, and writes their programs.
 
-python tools/conformance_programs.py [FAMILY ...] && python -m assay.exact.trainings
+python tools/conformance_programs.py [--into FOLDER] [FAMILY ...] && python -m assay.exact.trainings
 
 Needs PyTorch; what runs them does not. A change of a program changes the committed state roots, which only the NumPy reference gives.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import zlib
 from collections.abc import Callable
@@ -68,11 +69,15 @@ def dataset(name: str, family: Family) -> assay.Dataset:
     return assay.Dataset(name, **arrays)
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description="traces the families of the conformance suite")
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help="these only")
+    parser.add_argument("--into", type=Path, default=PROGRAMS, metavar="FOLDER", help="where to write the programs and schedules")
+    options = parser.parse_args()
     every = families()
     assert tuple(every) == FAMILIES
-    PROGRAMS.mkdir(exist_ok=True)
-    for name in names or FAMILIES:
+    options.into.mkdir(exist_ok=True)
+    for name in options.families or FAMILIES:
         family = every[name]
         training = assay.Training(
             model=family.model(), loss=family.loss, data=dataset(name, family), optimizer=family.optimizer, schedule=family.schedule,
@@ -82,10 +87,10 @@ def main(names: list[str]) -> None:
         # The schedule goes with the program: torch has no part in it, but the C library's cosine does.
         schedule = traced.schedule.astype("<f4")
         data_bytes = zlib.compress(traced.program.dump(), 9)
-        (PROGRAMS / f"{name}.program.z").write_bytes(data_bytes)
-        (PROGRAMS / f"{name}.schedule").write_bytes(schedule.tobytes())
+        (options.into / f"{name}.program.z").write_bytes(data_bytes)
+        (options.into / f"{name}.schedule").write_bytes(schedule.tobytes())
         print(name, len(data_bytes), "bytes,", len(traced.program.micro.nodes), "+", len(traced.program.update.nodes), "nodes", schedule.shape)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -116,7 +116,7 @@ def _other_types() -> Iterator[Case]:
     wide = [whole(850, (9, 1, 1025), "bool"), whole(851, (5, 1), "bool")]
     wide += [a for i, t in enumerate(("f32", "i32", "i64", "bool")) for a in (whole(852 + 2 * i, (5, 1025), t), whole(853 + 2 * i, (1,), t))]
     chosen = [(c, *p) for v in (2, 4, 6, 8) for c in (0, 1) for p in ((v, v + 1), (v + 1, v))]
-    yield case("select, broadcast", wide, lambda w: [w("and", 0, 1), w("or", 0, 1), w("not", 8)] + [w("select", *p) for p in chosen])
+    yield case("select, broadcast", wide, lambda w: [w("and", 0, 1), w("or", 0, 1), w("not", w("and", 0, 1))] + [w("select", *p) for p in chosen])
     counters = [words(806, 400).view(np.int64), words(807, 400).view(np.int64), words(808, 1).view(np.int64)]
     yield case("philox", counters, lambda w: [w("philox", 0, 1, 2), w("philox", w("iota", n=400), 1, 2)])
     # Known answers of Random123 (Salmon et al.), every word of a counter on its own, and a whole mask.
