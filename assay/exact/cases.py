@@ -244,7 +244,7 @@ def _rows() -> Iterator[Case]:
     many = [integers(1420, (20011,), 0, 40), floats(1421, (20011, 3), "rare"), floats(1422, (20011, 3), "even")]
     yield case("scatter-add of much", many, lambda w: [w("scatter_add_rows", 0, v, rows=40) for v in (1, 2)])
     tie = np.concatenate([np.ones(1 << 15), [2.0**-9, 2.0**-39]]).astype(np.float32)
-    sums = [np.zeros(len(tie), np.int64), tie, -tie]
+    sums: list[Array] = [np.zeros(len(tie), np.int64), tie, -tie]
     yield case("scatter-add is rounded once", sums, lambda w: [w("scatter_add_rows", 0, v, rows=2) for v in (1, 2)])
     tables = [long, short] + [whole(1430 + i, (7, 4), t) for i, t in enumerate(DTYPES)] + [whole(1440 + i, (7,), t) for i, t in enumerate(DTYPES)]
 

@@ -132,11 +132,15 @@ def _explained(case: conformance.Case, want: str | None, threads: int) -> tuple[
         return "the NumPy reference", *OTHER_REFERENCE
     got = conformance.run(case, threads)
     differ = [i for i, (x, y) in enumerate(zip(got, right, strict=True)) if np.asarray(x).tobytes() != y.tobytes()]
-    if differ:
-        node = case.part.nodes[case.part.outputs[differ[0]].value - first]
-        return f"operator {node.op}, {_first(got[differ[0]], right[differ[0]])}; {len(differ)} of {len(right)} results differ", *WRONG_ROUTE
     stages = conformance.stages(case, threads)
     wrong = [i for i, (root, value) in enumerate(zip(stages, values[first:], strict=True)) if root != tensor_root(value)]
+    if differ:
+        makers = {i: case.part.outputs[i].value - first for i in differ}
+        culprit = wrong[0] if wrong else makers[differ[0]]
+        at = next((i for i in differ if makers[i] == culprit), differ[0])
+        seen = "" if makers[at] == culprit else f", seen in operator {case.part.nodes[makers[at]].op}"
+        where = f"operator {case.part.nodes[culprit].op}{seen}, {_first(got[at], right[at])}; {len(differ)} of {len(right)} results differ"
+        return where, *WRONG_ROUTE
     if wrong:
         return f"operator {case.part.nodes[wrong[0]].op}, stage {wrong[0]} of its trace (the results are right)", *WRONG_ROUTE
     return "nowhere when it was run again", *UNSTEADY

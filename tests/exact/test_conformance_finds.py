@@ -88,7 +88,7 @@ def test_a_flipped_bit_of_any_kernel_is_found_and_named(monkeypatch: pytest.Monk
     assert set(cases) == {*looking.kernels, *looking.steps}
     small = {name for name in looking.kernels if looking.largest[name] < 8 * 1024} | {name for name, n in LARGE.items() if looking.largest[name] < n}
     assert small == set(), "too small for a second thread"
-    for name in {*looking.kernels, *looking.steps} - {"map"}:  # whose faults are its kernels'
+    for name in sorted({*looking.kernels, *looking.steps} - {"map"}):  # whose faults are its kernels'
         broken = Struck(path, name)
         monkeypatch.setattr(cpu, "library", lambda broken=broken: broken)
         monkeypatch.setattr(conformance, "cases", lambda case=cases[name]: iter([case]))
