@@ -1,6 +1,6 @@
 # Measures the error of every one-argument function of the exact engine over all 2^32 float32 inputs, in units in the last place (ulp) of the
 # correctly rounded result, against the same function in float64 (good to about 2^-27 of such an ulp); the worst input of each is computed
-# again with mpmath at 200 bits. Goal: the bounds that tests/exact/test_functions.py promises. --write puts the table into
+# again with mpmath at 200 bits. Goal: the bounds that tests/exact/test_functions.py promises. --write puts the rows into the table of
 # docs/exact-arithmetic.md. Signs are free: where a function is odd or even its negative half must mirror the other bit for bit.
 #
 #     python bench/accuracy.py [--quick] [--json] [--write] [FUNCTION ...]
@@ -159,17 +159,29 @@ def measure(name: str, stride: int = 1) -> Error:
     return Error(most, where, rounded / max(finite, 1), inputs)
 
 
-def table(results: dict[str, Error]) -> str:
-    rows = [f"| {name} | {e.ulp:.3f} | `{e.worst.hex()}` | {e.rounded:.2%} | {e.inputs} |" for name, e in results.items()]
+def row(name: str, e: Error) -> str:
+    return f"| {name} | {e.ulp:.3f} | `{e.worst.hex()}` | {e.rounded:.2%} | {e.inputs} |"
+
+
+def rows() -> dict[str, str]:
+    """Function -> its row in the page's table."""
+    text = PAGE.read_text()
+    lines = text[text.index(BEGIN) + len(BEGIN) : text.index(END)].splitlines()[2:]
+    return {line.split("|")[1].strip(): line for line in lines}
+
+
+def write(results: dict[str, Error]) -> None:
+    """Puts these rows into the page's table, in the order of FUNCTIONS; the others stay."""
+    text = PAGE.read_text()
+    now = rows() | {name: row(name, e) for name, e in results.items()}
     head = "| function | largest error, ulp | at | correctly rounded | inputs |\n|---|---|---|---|---|\n"
-    return head + "\n".join(rows) + "\n"
+    table = head + "".join(now[name] + "\n" for name in FUNCTIONS if name in now)
+    PAGE.write_text(text[: text.index(BEGIN) + len(BEGIN)] + table + text[text.index(END) :])
 
 
 def published() -> dict[str, float]:
     """Function -> largest error of the page's table."""
-    text = PAGE.read_text()
-    rows = text[text.index(BEGIN) + len(BEGIN) : text.index(END)].splitlines()[2:]
-    return {cells[1].strip(): float(cells[2]) for cells in (row.split("|") for row in rows)}
+    return {name: float(line.split("|")[2]) for name, line in rows().items()}
 
 
 def main() -> None:
@@ -179,15 +191,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     parser.add_argument("--write", action="store_true", help="put the table into docs/exact-arithmetic.md")
     options = parser.parse_args()
+    if options.write and options.quick:
+        parser.error("--write needs all inputs: leave --quick out")
     results = {}
     for name in options.functions or FUNCTIONS:
         e = results[name] = measure(name, 1021 if options.quick else 1)
         print(f"{name}: {e.ulp:.3f} ulp at {e.worst.hex()}, {e.rounded:.2%} correctly rounded, {e.inputs} inputs", flush=True)
     if options.write:
-        if options.quick or len(results) < len(FUNCTIONS):
-            raise SystemExit("--write needs all functions and all inputs")
-        text = PAGE.read_text()
-        PAGE.write_text(text[: text.index(BEGIN) + len(BEGIN)] + table(results) + text[text.index(END) :])
+        write(results)
     if options.json:
         print(json.dumps({name: e._asdict() for name, e in results.items()}))
 

@@ -1,90 +1,95 @@
 """Traces the model families whose short trainings `assay doctor --conformance` repeats, and writes their programs.
 
-python tools/conformance_programs.py && python -m assay.exact.conformance
+python tools/conformance_programs.py [--into FOLDER] [FAMILY ...] && python -m assay.exact.trainings
 
 Needs PyTorch; what runs them does not. A change of a program changes the committed state roots, which only the NumPy reference gives.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import conformance_models as models
+
 import assay
-from assay.exact.trainings import BATCH, CLASSES, CONTEXT, FEATURES, MICRO_BATCHES, PROGRAMS, STEPS, VOCABULARY
+from assay.exact.trainings import BATCH, CHANNELS, CONTEXT, FAMILIES, FEATURES, PROGRAMS, SIDE, STEPS, TIMES
+from assay.optim import Optimizer, Schedule
 from assay.trace import trace
 
-WIDTH, HEADS = 16, 2
+
+class Family(NamedTuple):
+    """Between them: every optimiser, schedule and width of operands, with and without clipping, averages and accumulation."""
+
+    model: Callable[[], nn.Module]
+    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor]
+    optimizer: Optimizer
+    schedule: Schedule
+    micro_batches: int = 2
+    gemm_bits: int = 14
 
 
-class Mlp(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(FEATURES, 24), nn.Tanh(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, CLASSES))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, time, _ = x.shape
-        q, k, v = (h.view(batch, time, HEADS, -1).transpose(1, 2) for h in self.qkv(self.norm1(x)).split(WIDTH, dim=2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(y.transpose(1, 2).reshape(batch, time, WIDTH))
-        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+def families() -> dict[str, Family]:
+    rest = assay.AdamW(lr=1e-2, betas=(0.9, 0.99), weight_decay=0.02, decay="matrices")
+    slow = assay.Averaged(assay.AdamW(lr=2e-2, betas=(0.9, 0.9), decay="matrices"), 0.9)
+    return {
+        "mlp": Family(models.Mlp, models.classify, assay.SGD(lr=0.1, momentum=0.9), assay.Cosine(warmup=5)),
+        "gpt": Family(models.Gpt, models.predict, assay.AdamW(lr=1e-2, weight_decay=0.1, clip=1.0), assay.Cosine(warmup=5)),
+        "batchnorm": Family(
+            models.BatchNormCnn, models.classify, assay.SGD(lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3), assay.Linear(floor=0.1), 3
+        ),
+        "groupnorm": Family(models.GroupNormCnn, models.smoothed, assay.Lion(lr=3e-3, weight_decay=0.1), assay.Constant(warmup=8), 1),
+        "lstm": Family(models.Reader, models.predict, assay.Adam(lr=3e-2, weight_decay=1e-5, clip=1.0), assay.Cosine(floor=0.2)),
+        "gru": Family(models.Listener, models.classify, assay.Averaged(assay.SGD(lr=0.3, clip=2.0), 0.95), assay.Constant(), 1, 15),
+        "vit": Family(models.Vit, models.classify, assay.Muon(lr=2e-2, others=rest, weight_decay=0.01, exclude=("head",)), assay.Cosine(warmup=3)),
+        "bert": Family(models.Bert, models.fill_in, slow, assay.Linear(warmup=4, floor=0.2), 2, 23),
+        "llama": Family(models.Llama, models.predict, assay.Muon(lr=3e-2, others=rest, nesterov=False, clip=1.0), assay.Linear(warmup=2), 2, 16),
+    }
 
 
-class Gpt(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.token, self.place = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(CONTEXT, WIDTH)
-        self.block, self.norm = Block(), nn.LayerNorm(WIDTH)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.token(tokens) + self.place(torch.arange(tokens.shape[1]))
-        return self.norm(self.block(x)) @ self.token.weight.T
+DATA = {
+    models.predict: {"tokens": np.zeros((BATCH, CONTEXT + 1), np.int64)},
+    models.fill_in: {"tokens": np.zeros((BATCH, CONTEXT + 1), np.int64)},
+}
+SHAPES = {"mlp": (FEATURES,), "gru": (TIMES, FEATURES)}
 
 
-def classify(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    return F.cross_entropy(model(batch["x"]), batch["y"])
-
-
-def predict(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    return F.cross_entropy(model(batch["tokens"][:, :-1]).flatten(0, 1), batch["tokens"][:, 1:].flatten())
+def dataset(name: str, family: Family) -> assay.Dataset:
+    """Records of the shapes that the family reads: the traced program holds nothing else of them."""
+    arrays = DATA.get(family.loss) or {"x": np.zeros((BATCH, *SHAPES.get(name, (CHANNELS, SIDE, SIDE))), np.float32), "y": np.zeros(BATCH, np.int64)}
+    return assay.Dataset(name, **arrays)
 
 
 def main() -> None:
-    table = assay.Dataset("table", x=np.zeros((BATCH, FEATURES), np.float32), y=np.zeros(BATCH, np.int64))
-    text = assay.Dataset("text", tokens=np.zeros((BATCH, CONTEXT + 1), np.int64))
-    families = {
-        "mlp": (Mlp(), classify, table, assay.SGD(lr=0.1, momentum=0.9)),
-        "gpt": (Gpt(), predict, text, assay.AdamW(lr=1e-2, weight_decay=0.1, clip=1.0)),
-    }
-    PROGRAMS.mkdir(exist_ok=True)
-    for name, (model, loss, data, optimizer) in families.items():
+    parser = argparse.ArgumentParser(description="traces the families of the conformance suite")
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help="these only")
+    parser.add_argument("--into", type=Path, default=PROGRAMS, metavar="FOLDER", help="where to write the programs and schedules")
+    options = parser.parse_args()
+    every = families()
+    assert tuple(every) == FAMILIES
+    options.into.mkdir(exist_ok=True)
+    for name in options.families or FAMILIES:
+        family = every[name]
         training = assay.Training(
-            model=model, loss=loss, data=data, optimizer=optimizer, schedule=assay.Cosine(warmup=5),
-            batch=BATCH, micro_batches=MICRO_BATCHES, steps=STEPS,
-        )
+            model=family.model(), loss=family.loss, data=dataset(name, family), optimizer=family.optimizer, schedule=family.schedule,
+            batch=BATCH, micro_batches=family.micro_batches, steps=STEPS, gemm_bits=family.gemm_bits, seed=77,
+        )  # fmt: skip
         traced = trace(training)
         # The schedule goes with the program: torch has no part in it, but the C library's cosine does.
         schedule = traced.schedule.astype("<f4")
         data_bytes = zlib.compress(traced.program.dump(), 9)
-        (PROGRAMS / f"{name}.program.z").write_bytes(data_bytes)
-        (PROGRAMS / f"{name}.schedule").write_bytes(schedule.tobytes())
+        (options.into / f"{name}.program.z").write_bytes(data_bytes)
+        (options.into / f"{name}.schedule").write_bytes(schedule.tobytes())
         print(name, len(data_bytes), "bytes,", len(traced.program.micro.nodes), "+", len(traced.program.update.nodes), "nodes", schedule.shape)
-        print({n: a.shape for n, a in traced.state.items()}, {n: t for n, t in traced.program.batch.items()})
 
 
 if __name__ == "__main__":

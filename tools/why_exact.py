@@ -3,7 +3,8 @@
 python tools/why_exact.py
 
 Each setting is a process of its own on this one computer: ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA and MKL_CBWR stand for CPUs with other vector
-instructions, the number of threads for CPUs with other numbers of cores. The inputs are the same bits for all (integers make them).
+instructions, the number of threads for CPUs with other numbers of cores, oneDNN on and off for other builds of PyTorch. The inputs are the
+same bits for all (integers make them). The exact engine runs in each of these processes, too, with PyTorch beside it.
 """
 
 from __future__ import annotations
@@ -42,9 +43,11 @@ class Setting(NamedTuple):
     run: int = 0
     blas: bool = False
     """Whether MKL, too, is told which instructions to take (which also makes it use threads the same way each time)."""
+    onednn: bool = True
 
     def __str__(self) -> str:
-        return f"{self.capability}, {self.threads} thread{'s' * (self.threads > 1)}"
+        more = (", MKL alike" * self.blas) + (", without oneDNN" * (not self.onednn)) + (", again" * (self.run > 0))
+        return f"{self.capability}, {self.threads} thread{'s' * (self.threads > 1)}{more}"
 
 
 def settings() -> list[Setting]:
@@ -52,7 +55,8 @@ def settings() -> list[Setting]:
 
     here = [c for c in SETS if NEEDS[c] <= features()]
     again = [Setting(here[-1], 2, run) for run in (1, 2)]
-    return [Setting(c, t) for c in here for t in (1, 2)] + [Setting(c, 1, blas=True) for c in here] + again
+    without = [Setting(c, t, onednn=False) for c in here for t in (1, 2)]
+    return [Setting(c, t) for c in here for t in (1, 2)] + [Setting(c, 1, blas=True) for c in here] + without + again
 
 
 def operations() -> dict[str, Callable[[], Any]]:
@@ -121,14 +125,17 @@ def train() -> Any:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def native(threads: int, folder: Path) -> None:
-    """In a process of its own: every operation's result as a file."""
+def native(threads: int, onednn: bool, folder: Path) -> None:
+    """In a process of its own: every operation's result as a file, and what the exact engine gives there."""
     import torch
 
     torch.set_num_threads(threads)
-    for number, work in enumerate(operations().values()):
-        np.save(folder / f"{number}.npy", work().contiguous().numpy())
+    with torch.backends.mkldnn.flags(enabled=onednn):
+        for number, work in enumerate(operations().values()):
+            np.save(folder / f"{number}.npy", work().contiguous().numpy())
     (folder / "torch.json").write_text(json.dumps([torch.__version__, list(operations())]))
+    (default,) = examination.routes(every=False)
+    (folder / "exact.json").write_text(json.dumps(exact(default._replace(threads=threads))))
 
 
 def exact_operations() -> dict[str, tuple[list[Array], Callable[[Writer], int]]]:
@@ -184,24 +191,29 @@ def shown(share: float) -> str:
     return f"**{max(share, 0.0001):.2%}**" if share else "same"
 
 
-def page(results: dict[Setting, list[Array]], names: list[str], version: str, exacts: dict[str, dict[str, str]]) -> str:
-    """The whole page."""
+def page(
+    results: dict[Setting, list[Array]], names: list[str], version: str, exacts: dict[str, dict[str, str]], beside: dict[Setting, dict[str, str]]
+) -> str:
+    """The whole page. `exacts`: route -> digests; `beside`: the same in the processes of native PyTorch."""
     sets = [s.capability for s in results if s.blas]
-    plain = {s: r for s, r in results.items() if s.run == 0 and not s.blas}
+    plain = {s: r for s, r in results.items() if s.run == 0 and not s.blas and s.onednn}
     repeated = next(s for s in results if s.run)
     rows = []
     for number, name in enumerate(names):
         by_set = differing([r[number] for s, r in results.items() if s.blas])
         by_threads = max(differing([r[number] for s, r in plain.items() if s.capability == c]) for c in sets)
-        again = differing([r[number] for s, r in results.items() if not s.blas and s[:2] == repeated[:2]])
-        rows.append(f"| {name} | {shown(by_set)} | {shown(by_threads)} | {shown(again)} |")
+        pairs = [[plain[s][number], r[number]] for other, r in results.items() if not other.onednn for s in (other._replace(onednn=True),)]
+        by_library = max(differing(pair) for pair in pairs)
+        again = differing([r[number] for s, r in results.items() if not s.blas and s.onednn and s[:2] == repeated[:2]])
+        rows.append(f"| {name} | {shown(by_set)} | {shown(by_threads)} | {shown(by_library)} | {shown(again)} |")
     reached = next(iter(exacts.values()))
-    equal = {name: all(other[name] == digest for other in exacts.values()) for name, digest in reached.items()}
+    everywhere = [*exacts.values(), *beside.values()]
+    equal = {name: all(other[name] == digest for other in everywhere) for name, digest in reached.items()}
     ours = [f"| {name} | {'same' if equal[name] else '**differs**'} | `{digest[:16]}…` |" for name, digest in reached.items()]
     return f"""# Why exact arithmetic
 
 This page is written by `tools/why_exact.py`: what it says was measured in one run on one computer ({platform.machine()}, PyTorch {version}), by
-switching vector instructions ({', '.join(sets)}) and threads (1, 2). Other computers differ in more than that.
+switching vector instructions ({', '.join(sets)}), threads (1, 2) and oneDNN (on, off). Other computers differ in more than that.
 
 Two honest providers with different CPUs get different bits from the same PyTorch program. Whoever checks a training by recomputing it must then
 accept "close enough" (and a cheat hides inside the tolerance), or give everybody the same computer. Assay does neither: the arithmetic
@@ -210,17 +222,19 @@ is a mathematical function ([how](exact-arithmetic.md)), so that a single wrong 
 ## Native PyTorch
 
 Share of result elements whose bits are not the same: under other vector instructions (one thread), with one thread or two (the largest
-share under any instructions), and in three identical runs with two threads.
+share under any instructions), with oneDNN or without (the largest share under any instructions and threads), and in three identical runs
+with two threads.
 
-| operation | other vector instructions | 1 or 2 threads | three identical runs |
-|---|---|---|---|
+| operation | other vector instructions | 1 or 2 threads | with oneDNN or without | three identical runs |
+|---|---|---|---|---|
 {chr(10).join(rows)}
 
 ## The exact engine
 
-Digests of results on {len(exacts)} routes: {'; '.join(exacts)}.
+Digests of results on {len(exacts)} routes: {'; '.join(exacts)}; and in each of the {len(beside)} processes of native PyTorch above, beside it.
+The trainings are the {trainings.STEPS} steps of each family that `assay doctor --conformance` repeats.
 
-| operation | on all routes | SHA-256 or state root |
+| operation | everywhere | SHA-256 or state root |
 |---|---|---|
 {chr(10).join(ours)}
 """
@@ -230,11 +244,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="writes docs/why-exact.md")
     parser.add_argument("--native", metavar="FOLDER", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--without-onednn", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.native:
-        native(options.threads, options.native)
+        native(options.threads, not options.without_onednn, options.native)
         return
     results: dict[Setting, list[Array]] = {}
+    beside: dict[Setting, dict[str, str]] = {}
     version, names = "", []
     for setting in settings():
         with tempfile.TemporaryDirectory() as folder:
@@ -242,13 +258,14 @@ def main() -> None:
             env = os.environ | {"ATEN_CPU_CAPABILITY": setting.capability, "ONEDNN_MAX_CPU_ISA": onednn}
             if setting.blas:
                 env["MKL_CBWR"] = mkl
-            command = [sys.executable, __file__, "--native", folder, "--threads", str(setting.threads)]
+            command = [sys.executable, __file__, "--native", folder, "--threads", str(setting.threads), *["--without-onednn"] * (not setting.onednn)]
             subprocess.run(command, env=env | {"OMP_NUM_THREADS": str(setting.threads)}, check=True, timeout=600)
             version, names = json.loads((Path(folder) / "torch.json").read_text())
             results[setting] = [np.load(Path(folder) / f"{n}.npy") for n in range(len(names))]
+            beside[setting] = json.loads((Path(folder) / "exact.json").read_text())
         print(setting, flush=True)
     exacts = {str(route): exact(route) for route in examination.routes()}
-    PAGE.write_text(page(results, names, version, exacts))
+    PAGE.write_text(page(results, names, version, exacts, beside))
     print(f"wrote {PAGE}")
 
 

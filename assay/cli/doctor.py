@@ -135,24 +135,39 @@ def examine(url: str | None, address: str | None, peers: str | None, data: Path)
     return found
 
 
-def conform(json: bool) -> None:
-    """Runs the conformance suite on every route of this machine, and says what failed, where, and what it means."""
-    from assay.exact import examination
+SHOWN = 5
+"""Failures of one route that are printed in full."""
 
+
+def conform(json: bool) -> None:
+    """Runs the conformance suite on every route of this machine, and says what failed, where, what it means and what to do."""
+    from assay.exact import conformance, examination, trainings
+
+    if not json:
+        cases, families, routes = len(conformance.expected()), len(trainings.FAMILIES), len(examination.routes())
+        print(f"{cases} cases of all operators and trainings of {families} families, {trainings.STEPS} steps each, on {routes} routes", flush=True)
     results = []
     for result in examination.examine():
         results.append(result)
         if json:
             continue
-        print(f"{'no' if result.failed else 'ok'} {result.route}: {result.checks - len(result.failed)} of {result.checks} checks", flush=True)
-        for failed in result.failed:
-            print(f"     {failed.what}: {failed.where}\n       {failed.means}")
+        operators = result.seconds["operators"]
+        times = f"operators {operators:.1f} s, trainings {sum(result.seconds.values()) - operators:.1f} s"
+        passed = f"{result.checks - len(result.failed)} of {result.checks} checks"
+        print(f"{'no' if result.failed else 'ok'} {result.route}: {passed}; {times}", flush=True)
+        for failed in result.failed[:SHOWN]:
+            print(f"     {failed.what}\n       where: {failed.where}\n       means: {failed.means}\n       next:  {failed.next}")
+        if len(result.failed) > SHOWN:
+            print(f"     and {len(result.failed) - SHOWN} more: all of them with --json")
     good = not any(result.failed for result in results)
     if json:
-        routes = [{"route": str(r.route), "checks": r.checks, "failed": [f._asdict() for f in r.failed]} for r in results]
-        show({"good": good, "routes": routes})
+        show({"good": good, "routes": [{"route": str(r.route), "checks": r.checks, "seconds": r.seconds, "failed": [f._asdict() for f in r.failed]}
+                                       for r in results]})  # fmt: skip
     elif good:
         print("every route gives the committed bits: this machine may work and verify")
+    else:
+        failed_on = ", ".join(str(r.route) for r in results if r.failed)
+        print(f"this machine must not work or verify: it gives other bits than the specification ({failed_on})")
     if not good:
         raise typer.Exit(FAILED)
 
@@ -163,7 +178,7 @@ def doctor(
     bootstrap: Bootstrap = None,
     data: Data = None,
     json: Json = False,
-    conformance: Annotated[bool, typer.Option("--conformance", help="Only test its arithmetic: all operators, short trainings.")] = False,
+    conformance: Annotated[bool, typer.Option("--conformance", help="Only test its arithmetic; takes about a minute.")] = False,
 ) -> None:
     """Says what is in the way of running a node here.
 

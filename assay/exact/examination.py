@@ -8,20 +8,21 @@ one does not, the reference is run here, too, to say which operator, which eleme
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import conformance, faults, reference, trainings
-from assay.exact.cpu import Cpu
+from assay.exact.hashing import tensor_root
 from assay.exact.native import build
 
 Array = NDArray[Any]
 NUMPY = "numpy"
-_BROKEN = "this machine's processor, memory, compiler or NumPy computes wrongly: it must not work or verify before that is found"
 
 
 class Route(NamedTuple):
@@ -33,17 +34,43 @@ class Route(NamedTuple):
         return NUMPY if self.level == NUMPY else f"{self.level}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
+class Reason(NamedTuple):
+    means: str
+    next: str
+
+
+OTHER_REFERENCE = Reason(
+    "the NumPy reference itself gives other bits here than where the digests were published: NumPy, Python or this processor computes"
+    " wrongly, or the installed files do not belong together",
+    "install Assay and NumPy anew and run this again; if it stays, take this machine out of service",
+)
+WRONG_ROUTE = Reason(
+    "this route computes wrongly, and the same way each time: the compiler that built it, or the instructions that it uses, are at fault",
+    "try another compiler (CC=clang) or other instructions (ASSAY_SIMD=portable); report it with the output of --json",
+)
+UNSTEADY = Reason(
+    "it came out right when it was run again: the processor or the memory of this machine is unsteady (heat, overclocking, a bad module)",
+    "test its memory and its cooling, undo any overclocking; what it has computed so far is doubtful",
+)
+CHECKSUM = Reason("a matrix product failed its checksum twice in a row: a processor or memory of this machine is faulty", UNSTEADY.next)
+UNFINISHED = Reason("the engine gave up instead of giving a result: something else on this machine is in its way", "mend what the message names")
+
+
 class Failed(NamedTuple):
     what: str
     """Case or training."""
     where: str
     means: str
+    next: str
+    """What to do about it."""
 
 
 class Result(NamedTuple):
     route: Route
     checks: int
     failed: list[Failed]
+    seconds: dict[str, float]
+    """Part of the examination (operators, then each family) -> how long it took."""
 
 
 def routes(every: bool = True) -> list[Route]:
@@ -80,54 +107,74 @@ def _first(got: Array, want: Array) -> str:
 
 def operators(route: Route) -> list[Failed]:
     """Cases of the conformance set that a route gets wrong."""
-    out = []
+    want, out = conformance.expected(), []
+    with forced(route):
+        for case in conformance.cases():
+            try:
+                if not conformance.matches(case, want.get(case.name), route.threads):
+                    out.append(Failed(case.name, *_explained(case, want.get(case.name), route.threads)))
+            except Exception as error:  # an engine that raises, whatever it is, has not passed
+                out.append(Failed(case.name, *_raised(error)))
+    return out
+
+
+def _raised(error: Exception) -> tuple[str, str, str]:
+    if isinstance(error, faults.HardwareFault):
+        return "the checksums of its matrix products", *CHECKSUM
+    return f"{type(error).__name__}: {error}", *UNFINISHED
+
+
+def _explained(case: conformance.Case, want: str | None, threads: int) -> tuple[str, str, str]:
+    """(where, what it means, what to do) of a case that came out wrong: run once more beside the reference."""
+    values = [np.asarray(v) for v in reference.evaluate(case.part, case.inputs, case.gemm_bits)]
+    right, first = [values[o.value] for o in case.part.outputs], len(case.inputs)
+    if conformance.digest_of(right) != want:
+        return "the NumPy reference", *OTHER_REFERENCE
+    got = conformance.run(case, threads)
+    differ = [i for i, (x, y) in enumerate(zip(got, right, strict=True)) if np.asarray(x).tobytes() != y.tobytes()]
+    stages = conformance.stages(case, threads)
+    wrong = [i for i, (root, value) in enumerate(zip(stages, values[first:], strict=True)) if root != tensor_root(value)]
+    if differ:
+        makers = {i: case.part.outputs[i].value - first for i in differ}
+        culprit = wrong[0] if wrong else makers[differ[0]]
+        at = next((i for i in differ if makers[i] == culprit), differ[0])
+        seen = "" if makers[at] == culprit else f", seen in operator {case.part.nodes[makers[at]].op}"
+        where = f"operator {case.part.nodes[culprit].op}{seen}, {_first(got[at], right[at])}; {len(differ)} of {len(right)} results differ"
+        return where, *WRONG_ROUTE
+    if wrong:
+        return f"operator {case.part.nodes[wrong[0]].op}, stage {wrong[0]} of its trace (the results are right)", *WRONG_ROUTE
+    return "nowhere when it was run again", *UNSTEADY
+
+
+def trained(route: Route, name: str, steps: int = trainings.STEPS) -> list[Failed]:
+    """One, if the family's training leaves the committed states on a route."""
+    what = f"training {name}"
     with forced(route):
         try:
-            wrong = set(conformance.failures(route.threads))
-        except faults.HardwareFault as fault:
-            return [Failed("matrix products", "their checksums", str(fault))]
-        for case in conformance.cases():
-            if case.name not in wrong:
-                continue
-            values = [np.asarray(v) for v in reference.evaluate(case.part, case.inputs, case.gemm_bits)]
-            right = [values[o.value] for o in case.part.outputs]
-            if conformance.digest_of(right) != conformance.expected().get(case.name):
-                out.append(Failed(case.name, "the NumPy reference itself", f"it gives other bits here than where it was published: {_BROKEN}"))
-                continue
-            named = {"batch": {f"x{i}": a for i, a in enumerate(case.inputs)}}
-            got = list(Cpu(conformance.program(case.part, case.gemm_bits), route.threads).run("micro", named).values())
-            differ = [i for i, (x, y) in enumerate(zip(got, right, strict=True)) if np.asarray(x).tobytes() != y.tobytes()]
-            if not differ:
-                out.append(Failed(case.name, "nowhere when it was run again", f"a passing fault: {_BROKEN}"))
-                continue
-            o = case.part.outputs[differ[0]]
-            node = case.part.nodes[o.value - len(case.part.inputs)]
-            where = f"operator {node.op}: {_first(got[differ[0]], right[differ[0]])}"
-            out.append(Failed(case.name, where, f"{len(differ)} results differ: {_BROKEN}"))
-    return out
-
-
-def trained(route: Route, steps: int = trainings.STEPS) -> list[Failed]:
-    """Trainings that leave the committed states on a route."""
-    out = []
-    with forced(route):
-        for name in trainings.FAMILIES:
-            what = f"training {name}"
-            try:
-                wrong = trainings.failures(name, trainings.expected()[name], route.threads, steps)
-                if not wrong:
-                    continue
-                where = trainings.first_difference(name, wrong[0], route.threads)
-            except faults.HardwareFault as fault:
-                out.append(Failed(what, "checksums of its matrix products", str(fault)))
-                continue
-            where = where or f"the state after {wrong[0]} steps; not seen again beside the reference: a passing fault, or the reference differs"
-            out.append(Failed(what, where, f"the state root after {wrong[0]} steps is not the committed one: {_BROKEN}"))
-    return out
+            wrong = trainings.failure(name, trainings.expected()[name], route.threads, steps)
+            if wrong is None:
+                return []
+            where = trainings.first_difference(name, wrong, route.threads)
+            if where:
+                return [Failed(what, where, *WRONG_ROUTE)]
+            at = f"the state after {wrong} step{'s' * (wrong > 1)}"
+            if trainings.from_reference(name, wrong)[str(wrong)] != trainings.expected()[name].get(str(wrong)):
+                return [Failed(what, f"{at}, by the NumPy reference", *OTHER_REFERENCE)]
+            return [Failed(what, f"{at}; nowhere when it was run again beside the reference", *UNSTEADY)]
+        except Exception as error:  # as above
+            return [Failed(what, *_raised(error))]
 
 
 def examine(every: bool = True, steps: int = trainings.STEPS) -> Iterator[Result]:
     """Route after route."""
     checks = len(conformance.expected()) + len(trainings.FAMILIES)
     for route in routes(every):
-        yield Result(route, checks, operators(route) + trained(route, steps))
+        parts: dict[str, Callable[[], list[Failed]]] = {"operators": partial(operators, route)}
+        parts |= {name: partial(trained, route, name, steps) for name in trainings.FAMILIES}
+        failed: list[Failed] = []
+        seconds = {}
+        for part, work in parts.items():
+            start = time.perf_counter()
+            failed += work()
+            seconds[part] = time.perf_counter() - start
+        yield Result(route, checks, failed, seconds)

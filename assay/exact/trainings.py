@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import reference
-from assay.exact.conformance import floats, integers, words
 from assay.exact.cpu import Cpu
+from assay.exact.inputs import floats, integers, words
 from assay.ids import Digest
 from assay.program import Part, Program
 from assay.state import state_root
@@ -32,10 +32,14 @@ Run = Callable[[str, Mapping[str, Mapping[str, Array]]], Tensors]
 
 _DATA = Path(__file__).parent.parent / "_data"
 PROGRAMS, ROOTS = _DATA / "programs", _DATA / "trainings.json"
-FAMILIES = ("mlp", "gpt")
-STEPS, MICRO_BATCHES, BATCH = 100, 2, 4
+FAMILIES = ("mlp", "gpt", "batchnorm", "groupnorm", "lstm", "gru", "vit", "bert", "llama")
+STEPS, BATCH = 100, 4
 FEATURES, CLASSES = 10, 5
 CONTEXT, VOCABULARY = 12, 17
+TIMES = 6
+"""Vectors in a row that a recurrent model hears."""
+CHANNELS, SIDE = 2, 9
+"""Of an image."""
 CHECKED = (1, 2, 3, 10, 30, 100)
 """Numbers of steps after which the state is compared: few enough to print, close enough at first to say where it went wrong."""
 
@@ -55,41 +59,53 @@ def load(name: str) -> Training:
 
 
 def initial(program: Program) -> Tensors:
-    """Weights from integers, uniform in +-1/4; norms' weights one; everything else zero."""
+    """Weights from integers, uniform in +-1/4; norms' weights and variances one; averages as what they are the averages of; all else zero."""
     state: Tensors = {}
     for seed, (name, t) in enumerate(sorted(program.state.items())):
         state[name] = np.zeros(t.shape, reference.NUMPY[t.dtype])
         if name.startswith("param.") and len(t.shape) > 1:
             state[name] = floats(5000 + seed, t.shape, "even") * np.float32(0.25)
-        elif name.startswith("param.") and name.endswith("weight"):
+        elif (name.startswith("param.") and name.endswith("weight")) or name.endswith("running_var"):
             state[name] = np.ones(t.shape, np.float32)
-    return state
+    return state | {name: state[f"param.{name[4:]}"].copy() for name in state if name.startswith("ema.")}
 
 
 def batch(program: Program, step: int, m: int) -> Tensors:
-    """A micro-batch that can be learnt: rows whose class is where they are largest, or texts that count up by a step of their own."""
+    """A micro-batch that can be learnt: rows whose class is where they are largest, images and rows of vectors that are noise over the
+    pattern of their class, or texts that count up by a step of their own."""
     seed = 9000 + 2 * (step % 16) + m
     if "x" in program.batch:
-        x = floats(seed, (BATCH, FEATURES), "even")
-        return {"x": x, "y": x[:, :CLASSES].argmax(1).astype(reference.NUMPY[program.batch["y"].dtype])}
+        shape = program.batch["x"].shape
+        x = floats(seed, shape, "even")
+        y = x[:, :CLASSES].argmax(1) if len(shape) == 2 else integers(seed + 1000, (BATCH,), 0, CLASSES)
+        if len(shape) > 2:
+            x = x * np.float32(0.5) + floats(4000, (CLASSES, *shape[1:]), "even")[y]
+        return {"x": x, "y": y.astype(reference.NUMPY[program.batch["y"].dtype])}
     start, stride = integers(seed, (BATCH, 1), 0, VOCABULARY), 1 + (words(seed + 100, BATCH) % np.uint64(3)).astype(np.int64)[:, None]
     tokens = (start + stride * np.arange(CONTEXT + 1)) % VOCABULARY
     return {"tokens": tokens.astype(reference.NUMPY[program.batch["tokens"].dtype])}
 
 
-def roots(training: Training, run: Run, steps: int = STEPS) -> dict[int, Digest]:
-    """Trains and gives the state roots after the CHECKED numbers of steps."""
+def _counters(step: int, m: int) -> Tensors:
+    return {"step": np.array(step, np.int64), "micro": np.array(m, np.int64)}
+
+
+def reached(training: Training, run: Run, steps: int = STEPS) -> Iterator[tuple[int, Digest]]:
+    """Trains; gives each of the CHECKED numbers of steps and the state root after it, as soon as it is there."""
     program, state = training.program, initial(training.program)
-    out: dict[int, Digest] = {}
     for step in range(steps):
         acc: Tensors = {n: state[n].copy() if n in state else np.zeros(t.shape, reference.NUMPY[t.dtype]) for n, t in program.accumulator.items()}
-        for m in range(MICRO_BATCHES):
-            acc = run("micro", {"state": state, "acc": acc, "batch": batch(program, step, m)})
+        for m in range(program.micro_batches):
+            acc = run("micro", {"state": state, "acc": acc, "batch": batch(program, step, m), "counter": _counters(step, m)})
         scalars = {name: training.schedule[step, i : i + 1].reshape(()) for i, name in enumerate(program.scalars)}
-        state = state | run("update", {"state": state, "acc": acc, "scalar": scalars})
+        state = state | run("update", {"state": state, "acc": acc, "scalar": scalars, "counter": _counters(step, program.micro_batches)})
         if step + 1 in CHECKED:
-            out[step + 1] = state_root(step + 1, state)
-    return out
+            yield step + 1, state_root(step + 1, state)
+
+
+def roots(training: Training, run: Run, steps: int = STEPS) -> dict[int, Digest]:
+    """The state roots after the CHECKED numbers of steps."""
+    return dict(reached(training, run, steps))
 
 
 def _reference(program: Program, part: str, inputs: Mapping[str, Mapping[str, Array]]) -> Tensors:
@@ -105,11 +121,11 @@ def from_reference(name: str, steps: int = STEPS) -> dict[str, str]:
     return {str(n): root.hex() for n, root in roots(training, partial(_reference, training.program), steps).items()}
 
 
-def failures(name: str, expected: Mapping[str, str], threads: int = 1, steps: int = STEPS) -> list[int]:
-    """The CHECKED numbers of steps after which this machine's engine has another state than the committed one."""
+def failure(name: str, expected: Mapping[str, str], threads: int = 1, steps: int = STEPS) -> int | None:
+    """The first of the CHECKED numbers of steps after which this machine's engine has another state than the committed one."""
     training = load(name)
-    got = roots(training, Cpu(training.program, threads).run, steps)
-    return [n for n, root in got.items() if root.hex() != expected.get(str(n))]
+    got = reached(training, Cpu(training.program, threads).run, steps)
+    return next((n for n, root in got if root.hex() != expected.get(str(n))), None)
 
 
 def expected() -> dict[str, dict[str, str]]:
@@ -129,8 +145,8 @@ def first_difference(name: str, steps: int, threads: int = 1) -> str:
         want, got = _reference(training.program, part, inputs), engine.run(part, inputs)
         wrong = sorted(n for n in want if want[n].tobytes() != got[n].tobytes())
         if wrong:
-            step, m = divmod(calls, MICRO_BATCHES + 1)
-            raise _Differs(f"step {step}, {'update' if m == MICRO_BATCHES else f'micro-batch {m}'}: {', '.join(wrong)}")
+            step, m = divmod(calls, training.program.micro_batches + 1)
+            raise _Differs(f"step {step}, {'update' if part == 'update' else f'micro-batch {m}'}: {', '.join(wrong)}")
         calls += 1
         return want
 

@@ -119,6 +119,22 @@ def test_no_false_alarm(level: str, kind: str) -> None:
     assert faults.count() == before
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("bits", [14, 15, 23])
+def test_no_false_alarm_where_a_column_sums_to_more_than_an_int32_holds(bits: int, turned: bool) -> None:
+    """As in the gradient of a convolution's weights, where K counts every pixel of the batch."""
+    k, most = (1 << 18) + (99 if bits < 23 else 0), np.nextafter(np.float32(2), np.float32(0))
+    a, b = np.full((1, k), most, np.float32), np.full((32, k) if turned else (k, 32), most, np.float32)
+    w = Writer(a, b)
+    part = w.part(w("matmul", 0, w("permute", 1, axes=(1, 0)) if turned else 1))
+    want, before = reference.evaluate(part, [a, b], bits)[-1], faults.count()
+    for level in levels():
+        with on(Route(level, 1)):
+            got = Cpu(program(part, bits)).run("micro", {"batch": {"x0": a, "x1": b}})["y0"]
+        assert same(got, want)
+    assert faults.count() == before
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_numpy_catches_too(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     product = Product("numpy", 1, 9, 20, 7, 14)

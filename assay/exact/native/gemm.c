@@ -34,6 +34,7 @@
 #define SPLIT 11 /* bits of l */
 #define PLANES 3
 #define GROUP 4096 /* panels of A that share a checksum: |s| < 2^31 */
+#define STRETCH 65536 /* of B's elements along k whose sum is an int32 */
 #ifndef ASSAY_CHECKSUMS
 #define ASSAY_CHECKSUMS 1 /* 0: for measuring what they cost */
 #endif
@@ -145,7 +146,7 @@ typedef struct {
     float *norms;                     /* [panels][blocks]: at least the largest sum of squares of a lane's block; one plane only */
     double *back;                     /* [panels * width]: 2^-s, NaN for a lane with an infinity or NaN */
     int32_t *across;                  /* A: [planes][panels][2 pairs]: sums over a panel's lanes. NULL for B. */
-    uint32_t *along;                  /* B: [planes][panels][width]: sums over k, modulo 2^32. NULL for A. */
+    int64_t *along;                   /* B: [planes][panels][width]: sums over k. NULL for A. */
 } operand;
 
 /* How operands are packed and summed, by their bits. */
@@ -224,13 +225,18 @@ static inline __attribute__((always_inline)) void pack_by_lane(const operand *o,
                     across[i] += v;
                 }
             } else if (ASSAY_CHECKSUMS) {
-                int32_t along = 0;
-                for (word i = 0; i < o->k; i++) {
-                    int32_t v = plane_of(quantise(x[i], f, s->most), z, planes);
-                    q[i] = (int16_t)v;
-                    along = (int32_t)((uint32_t)along + (uint32_t)v);
+                int64_t along = 0;
+                for (word from = 0; from < o->k; from += STRETCH) {
+                    word to = o->k - from < STRETCH ? o->k : from + STRETCH;
+                    int32_t stretch = 0;
+                    for (word i = from; i < to; i++) {
+                        int32_t v = plane_of(quantise(x[i], f, s->most), z, planes);
+                        q[i] = (int16_t)v;
+                        stretch += v;
+                    }
+                    along += stretch;
                 }
-                o->along[(z * panels + panel) * o->width + l] = (uint32_t)along;
+                o->along[(z * panels + panel) * o->width + l] = along;
             } else {
                 for (word i = 0; i < o->k; i++) q[i] = (int16_t)plane_of(quantise(x[i], f, s->most), z, planes);
             }
@@ -256,7 +262,7 @@ static inline __attribute__((always_inline)) void pack_by_k(const operand *o, co
     const float *x = o->x + first;
     uint32_t top[COLUMNS > ROWS ? COLUMNS : ROWS] = {0};
     float one[COLUMNS > ROWS ? COLUMNS : ROWS], two[COLUMNS > ROWS ? COLUMNS : ROWS];
-    uint32_t along[PLANES][COLUMNS > ROWS ? COLUMNS : ROWS] = {{0}};
+    int64_t along[PLANES][COLUMNS > ROWS ? COLUMNS : ROWS] = {{0}};
     for (word k = 0; k < o->k; k++)
         for (int l = 0; l < width; l++) { uint32_t a = bits_of(x[k * o->k_step + l]) & ABS_BITS; top[l] = a > top[l] ? a : top[l]; }
     for (int l = 0; l < width; l++) {
@@ -266,6 +272,7 @@ static inline __attribute__((always_inline)) void pack_by_k(const operand *o, co
     }
     for (word b = 0; b < s->blocks; b++) {
         float squares[COLUMNS > ROWS ? COLUMNS : ROWS] = {0};
+        int32_t stretch[PLANES][COLUMNS > ROWS ? COLUMNS : ROWS] = {{0}};
         word stop = (b + 1) * s->block < pairs ? (b + 1) * s->block : pairs;
         for (word p = b * s->block; p < stop; p++) {
             const float *even = x + 2 * p * o->k_step, *odd = 2 * p + 1 < o->k ? even + o->k_step : even;
@@ -277,7 +284,7 @@ static inline __attribute__((always_inline)) void pack_by_k(const operand *o, co
                     int32_t uz = plane_of(u, z, planes), vz = plane_of(v, z, planes);
                     out[z][p * width + l] = pair_of(uz, vz);
                     if (ASSAY_CHECKSUMS && width == ROWS) { evens[z] += uz; odds[z] += vz; }
-                    if (ASSAY_CHECKSUMS && width == COLUMNS) along[z][l] += (uint32_t)(uz + vz);
+                    if (ASSAY_CHECKSUMS && width == COLUMNS) stretch[z][l] += uz + vz;
                 }
                 if (planes == 1) squares[l] += (float)u * (float)u + (float)v * (float)v;
             }
@@ -286,13 +293,15 @@ static inline __attribute__((always_inline)) void pack_by_k(const operand *o, co
                 o->across[(z * panels + panel) * 2 * pairs + 2 * p + 1] = odds[z];
             }
         }
+        if (ASSAY_CHECKSUMS && width == COLUMNS)
+            for (int z = 0; z < planes; z++) for (int l = 0; l < width; l++) along[z][l] += stretch[z][l];
         if (planes > 1) continue;
         float norm = 0;
         for (int l = 0; l < width; l++) norm = squares[l] > norm ? squares[l] : norm;
         o->norms[panel * s->blocks + b] = norm * 1.0001f; /* more than the rounding of BLOCK additions */
     }
     if (ASSAY_CHECKSUMS && width == COLUMNS)
-        for (int z = 0; z < planes; z++) memcpy(o->along + (z * panels + panel) * width, along[z], (size_t)width * 4);
+        for (int z = 0; z < planes; z++) memcpy(o->along + (z * panels + panel) * width, along[z], (size_t)width * 8);
 }
 
 static void pack(const operand *o, const shape *s, word panel, int32_t *row) {
@@ -361,7 +370,7 @@ static void make_checksum(const product *j, int plane, word from, word to, int e
 }
 
 /* Whether the columns' sums fit the checksum: modulo 2^64 or 2^32 (sums: of the tiles). */
-static int agrees(const checksum *c, const int32_t *b, word pairs, const uint64_t *sums, const uint32_t *along) {
+static int agrees(const checksum *c, const int32_t *b, word pairs, const uint64_t *sums, const int64_t *along) {
     _Alignas(64) int32_t tile[PLANES * COLUMNS];
     uint64_t want[COLUMNS] = {0}, differ = 0;
     for (word at = 0; at < pairs; at += c->run) {
@@ -371,7 +380,7 @@ static int agrees(const checksum *c, const int32_t *b, word pairs, const uint64_
         for (int d = 0; d < c->digits; d++)
             for (int e = 0; e < COLUMNS; e++) want[e] += (uint64_t)(int64_t)tile[d * COLUMNS + e] << (c->bits * d);
     }
-    for (int e = 0; e < COLUMNS; e++) differ |= want[e] - sums[e] - (uint64_t)(int64_t)(int32_t)along[e];
+    for (int e = 0; e < COLUMNS; e++) differ |= want[e] - sums[e] - (uint64_t)along[e];
     return c->bits == 16 ? (uint32_t)differ == 0 : differ == 0;
 }
 
@@ -486,7 +495,7 @@ static void multiply_part(void *argument, int part, int parts) {
 static int one_product(product *j, int threads) {
     const shape *s = &j->s;
     word pa = (j->a.lanes + ROWS - 1) / ROWS, pb = (j->b.lanes + COLUMNS - 1) / COLUMNS;
-    size_t sums_a = ASSAY_CHECKSUMS ? (size_t)(s->planes * pa * 2 * s->pairs * 4) : 0, sums_b = (size_t)(s->planes * pb * COLUMNS * 4);
+    size_t sums_a = ASSAY_CHECKSUMS ? (size_t)(s->planes * pa * 2 * s->pairs * 4) : 0, sums_b = (size_t)(s->planes * pb * COLUMNS * 8);
     if (j->a.lanes * j->b.lanes * s->k < 1 << 18) threads = 1;
     j->a.width = ROWS;
     j->b.width = COLUMNS;
@@ -496,10 +505,10 @@ static int one_product(product *j, int threads) {
     if (!j->a.panels || !j->b.panels || !side) return -1;
     j->a.back = (double *)side;
     j->b.back = j->a.back + pa * ROWS;
-    j->a.norms = (float *)(j->b.back + pb * COLUMNS);
+    j->b.along = (int64_t *)(j->b.back + pb * COLUMNS);
+    j->a.norms = (float *)(j->b.along + s->planes * pb * COLUMNS);
     j->b.norms = j->a.norms + pa * s->blocks;
-    j->b.along = (uint32_t *)(j->b.norms + pb * s->blocks);
-    j->a.across = (int32_t *)(j->b.along + s->planes * pb * COLUMNS);
+    j->a.across = (int32_t *)(j->b.norms + pb * s->blocks);
     for (int attempt = 0; attempt < 2; attempt++) {
         j->mismatch = j->strike = 0;
         if (injection.times > 0) { injection.times--; j->strike = injection.where; }
