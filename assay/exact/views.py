@@ -89,6 +89,46 @@ def reshaped(v: View, shape: tuple[int, ...]) -> View | None:
     return View(v.root, v.offset, shape, tuple(strides), v.dtype)
 
 
+class Folded(NamedTuple):
+    """A value whose axes are each made up of several dimensions of a storage: what `reshape` makes of windows. Only a matrix product
+    reads it as it lies. Axis i: (dimensions, strides), at least one."""
+
+    root: int
+    offset: int
+    axes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    dtype: str
+
+    @property
+    def view(self) -> View:
+        """The same elements with all those dimensions."""
+        shape, strides = (tuple(n for axis in self.axes for n in axis[i]) for i in (0, 1))
+        return View(self.root, self.offset, shape, strides, self.dtype)
+
+
+def folded(v: View, shape: tuple[int, ...]) -> Folded | None:
+    """The view with another shape whose last two axes may take several dimensions; None where this shape would cut across a dimension."""
+    dims, (steps,) = merged(v.shape, v.strides)
+    axes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for n in reversed(shape):
+        ns: list[int] = []
+        strides: list[int] = []
+        while n > 1:
+            here = min(n, dims[-1])
+            if n % here or dims[-1] % here:
+                return None
+            ns.insert(0, here)
+            strides.insert(0, steps[-1])
+            n //= here
+            if here == dims[-1]:
+                dims.pop(), steps.pop()
+            else:
+                dims[-1], steps[-1] = dims[-1] // here, steps[-1] * here
+        if len(axes) >= 2 and len(ns) > 1:
+            return None
+        axes.insert(0, (tuple(ns), tuple(strides)) if ns else ((1,), (1,)))
+    return Folded(v.root, v.offset, tuple(axes), v.dtype)
+
+
 def broadcast(v: View, shape: tuple[int, ...]) -> View:
     lead = len(shape) - len(v.shape)
     strides = (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(v.shape, v.strides, strict=True))

@@ -35,7 +35,7 @@ static inline float round_scaled(int64_t total, double scale) {
 void assay_parallel(int threads, void (*fn)(void *, int, int), void *argument);
 /* At least `size` bytes, aligned to 64, valid until the next call with the same slot on the same thread; NULL: no memory. */
 void *assay_scratch(int slot, size_t size);
-enum { SCRATCH_REGISTERS, SCRATCH_A, SCRATCH_B, SCRATCH_SIDE, SCRATCH_ROW, SCRATCH_SUM, SCRATCH_CHECK, SCRATCH_SLOTS };
+enum { SCRATCH_REGISTERS, SCRATCH_A, SCRATCH_B, SCRATCH_SIDE, SCRATCH_TABLES, SCRATCH_SUM, SCRATCH_CHECK, SCRATCH_SLOTS };
 
 /* The part i of n of 0..total, cut at multiples of `unit`. */
 static inline void share(word total, word unit, int i, int n, word *from, word *to) {

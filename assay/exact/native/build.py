@@ -34,7 +34,8 @@ from assay.exact import faults
 
 log = logging.getLogger("assay.exact")
 
-SOURCES = ("tape.c", "map.c", "reduce.c", "gemm.c", "sha256.c", "pool.c")
+SOURCES = ("tape.c", "map.c", "reduce.c", "gemm.c", "pack.c", "sha256.c", "pool.c")
+HEADERS = ("assay.h", "gemm.h")
 FLAGS = (
     "-std=c11", "-O3", "-fPIC", "-shared", "-D_GNU_SOURCE",
     "-ffp-contract=off",  # a * b + c rounds twice
@@ -124,7 +125,7 @@ def build(name: str) -> Path:
     folder = cache_folder()
     version = subprocess.run([cc, "--version"], capture_output=True, text=True, timeout=COMPILE_TIMEOUT).stdout
     digest = hashlib.sha256("\0".join([cc, version, platform.machine(), *flags]).encode())
-    for source in (*SOURCES, "assay.h"):
+    for source in (*SOURCES, *HEADERS):
         digest.update((here / source).read_bytes())
     target = folder / f"exact-{name}-{digest.hexdigest()[:24]}.so"
     if target.exists():
