@@ -328,35 +328,59 @@ int assay_map(const word *w, char **base, int threads) {
 
 /* ---- placing elements ---- */
 
-/* Words: base and offset of the target and of the source, item, rank, dims, strides of the target, of the source (in elements). */
-int assay_copy(const word *w, char **base, int threads) {
-    char *d = base[w[0]] + w[1];
-    const char *s = base[w[2]] + w[3];
-    word item = w[4], rank = w[5], outer = 1, at[8] = {0};
+typedef struct { const word *w; char **base; word outer; } placing;
+
+static void copy_part(void *argument, int part, int parts) {
+    placing *j = argument;
+    const word *w = j->w;
+    word item = w[4], rank = w[5], at[8] = {0}, a = 0, b = 0, begin, end;
     const word *dims = w + 6, *to = dims + rank, *from = to + rank;
-    (void)threads;
     word inner = dims[rank - 1], dt = to[rank - 1], df = from[rank - 1];
-    for (int r = 0; r < rank - 1; r++) outer *= dims[r];
-    for (word k = 0; k < outer; k++) {
-        word a = 0, b = 0;
-        for (int r = 0; r < rank - 1; r++) { a += at[r] * to[r]; b += at[r] * from[r]; }
+    char *d = j->base[w[0]] + w[1];
+    const char *s = j->base[w[2]] + w[3];
+    share(j->outer, 1, part, parts, &begin, &end);
+    for (word r = rank - 2, rest = begin; r >= 0; r--) { at[r] = rest % dims[r]; rest /= dims[r]; a += at[r] * to[r]; b += at[r] * from[r]; }
+    for (word k = begin; k < end; k++) {
         char *p = d + a * item;
         const char *q = s + b * item;
-        if (dt == 1 && df == 1) memcpy(p, q, (size_t)(inner * item));
+        if (dt == 1 && df == 1 && inner * item == 16) memcpy(p, q, 16);
+        else if (dt == 1 && df == 1) memcpy(p, q, (size_t)(inner * item));
         else if (item == 4) { uint32_t *o = (uint32_t *)p; const uint32_t *i = (const uint32_t *)q; for (word e = 0; e < inner; e++) o[e * dt] = i[e * df]; }
         else if (item == 8) { uint64_t *o = (uint64_t *)p; const uint64_t *i = (const uint64_t *)q; for (word e = 0; e < inner; e++) o[e * dt] = i[e * df]; }
         else for (word e = 0; e < inner; e++) p[e * dt] = q[e * df];
-        for (word r = rank - 2; r >= 0; r--) { if (++at[r] < dims[r]) break; at[r] = 0; }
+        for (word r = rank - 2; r >= 0; r--) {
+            a += to[r];
+            b += from[r];
+            if (++at[r] < dims[r]) break;
+            a -= dims[r] * to[r];
+            b -= dims[r] * from[r];
+            at[r] = 0;
+        }
     }
+}
+
+/* Words: base and offset of the target and of the source, item, rank, dims, strides of the target, of the source (in elements). */
+int assay_copy(const word *w, char **base, int threads) {
+    placing j = {w, base, 1};
+    for (word r = 0; r < w[5] - 1; r++) j.outer *= w[6 + r];
+    assay_parallel(j.outer * w[5 + w[5]] >= 8 * BLOCK ? threads : 1, copy_part, &j);
     return 0;
+}
+
+static void fill_part(void *argument, int part, int parts) {
+    placing *j = argument;
+    const word *w = j->w;
+    word from, to;
+    share(w[3], BLOCK, part, parts, &from, &to);
+    char *d = j->base[w[0]] + w[1];
+    if (w[2] == 4) for (word i = from; i < to; i++) ((uint32_t *)d)[i] = (uint32_t)w[4];
+    else if (w[2] == 8) for (word i = from; i < to; i++) ((uint64_t *)d)[i] = (uint64_t)w[4];
+    else memset(d + from, (int)w[4], (size_t)(to - from));
 }
 
 /* Words: base, offset, item, elements, bit pattern. */
 int assay_fill(const word *w, char **base, int threads) {
-    char *d = base[w[0]] + w[1];
-    (void)threads;
-    if (w[2] == 4) for (word i = 0; i < w[3]; i++) ((uint32_t *)d)[i] = (uint32_t)w[4];
-    else if (w[2] == 8) for (word i = 0; i < w[3]; i++) ((uint64_t *)d)[i] = (uint64_t)w[4];
-    else memset(d, (int)w[4], (size_t)w[3]);
+    placing j = {w, base, 1};
+    assay_parallel(w[3] >= 8 * BLOCK ? threads : 1, fill_part, &j);
     return 0;
 }
