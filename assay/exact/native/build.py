@@ -156,7 +156,7 @@ class Library:
         lib = ctypes.CDLL(str(path))
         self._run, self._chunk_root, self._sha256 = lib.assay_run, lib.assay_chunk_root, lib.assay_sha256
         self._run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int]
-        self._chunk_root.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+        self._chunk_root.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_int]
         self._sha256.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p]
         self._sha256.restype = None
         self._faults, self._inject = lib.assay_faults, lib.assay_inject
@@ -185,10 +185,10 @@ class Library:
         """For tests: the next `times` matrix products suffer a flipped bit (assay_inject in gemm.c). No program can ask for it."""
         self._inject(where, index, bit, times)
 
-    def chunk_root(self, data: NDArray[Any]) -> bytes:
+    def chunk_root(self, data: NDArray[Any], threads: int = 1) -> bytes:
         """Merkle root over the 1 KiB chunks of a C-contiguous array."""
         out = ctypes.create_string_buffer(32)
-        if self._chunk_root(data.ctypes.data, data.nbytes, out) != 0:
+        if self._chunk_root(data.ctypes.data, data.nbytes, out, threads) != 0:
             raise MemoryError("no memory to hash with")
         return out.raw
 
