@@ -59,7 +59,8 @@ def gpt(layers: int) -> Training:
     torch.manual_seed(0)
     tokens = np.random.default_rng(0).integers(0, CHARACTERS, (16, CONTEXT + 1)).astype("uint8")
     data = assay.Dataset("noise", tokens=tokens)
-    return assay.Training(model=GPT(layers), loss=loss, data=data, optimizer=assay.AdamW(lr=1e-3, clip=1.0), schedule=assay.Constant(), batch=4, steps=4)
+    optimizer = assay.AdamW(lr=1e-3, clip=1.0)
+    return assay.Training(model=GPT(layers), loss=loss, data=data, optimizer=optimizer, schedule=assay.Constant(), batch=4, steps=4)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

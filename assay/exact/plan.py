@@ -237,7 +237,8 @@ class Plan:
         writes = []
         for i in group.code:
             del self._pending[i.result]
-            if (self.trace and i.result in self._makers) or i.result in self._wanted or any(use not in members for use in self._uses.get(i.result, ())):
+            seen = (self.trace and i.result in self._makers) or i.result in self._wanted
+            if seen or any(use not in members for use in self._uses.get(i.result, ())):
                 writes.append(whole(i.result, (group.elements,), i.dtype))
         if writes:
             self.steps.append(Step("map", tuple(group.reads), tuple(writes), tuple(group.code)))

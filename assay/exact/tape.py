@@ -136,7 +136,7 @@ class Tape:
         at, bt = len(a.shape) - rows - inner_a, len(b.shape) - inner_b - columns
         batch, (steps_a, steps_b) = merged(a.shape[:at], a.strides[:at], b.strides[:bt])
         m, row = a.shape[at : at + rows], a.strides[at : at + rows]
-        if steps_b[0] == 0 and len(batch) == 1 or batch == [1]:
+        if (steps_b[0] == 0 and len(batch) == 1) or batch == [1]:
             # One second operand for all: the batch is just more rows.
             m, row, batch, steps_a, steps_b = (*batch, *m), (*steps_a, *row), [], [], []
         words = [*self._at(out), *self._at(a), *self._at(b), bits, len(batch), *batch, *steps_a, *steps_b]
