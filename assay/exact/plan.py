@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from assay.exact import reference
 from assay.exact.arena import Arena
 from assay.exact.table import OPS, Kind, TensorType
-from assay.exact.views import Folded, View, broadcast, c_strides, folded, integer, ints, merged, moved, permuted, sliced, whole
+from assay.exact.views import Folded, View, broadcast, c_strides, folded, integer, ints, lanes, moved, permuted, sliced, walk, whole
 from assay.program import Node, Part, ProgramError
 
 Array = NDArray[Any]
@@ -29,8 +29,6 @@ MAX_MEMBERS, MAX_READS = 40, 24
 """Nodes and inputs of a fused step."""
 FEW = 16
 """Elements whose maximum is taken one after the other, within a fused step."""
-LONG = 8
-"""Elements that lie together, from which on a reduction reads them where they are."""
 MAX_FOLDED = 256 << 20
 """Bytes of all values that are computed when the plan is made."""
 ALIGN = 64
@@ -188,7 +186,7 @@ class Plan:
                 if OPS[node.op].kind is Kind.MAP:
                     self._map(at, view, operands, [kernel(node, operands)])
                 elif node.op == "amax" and operands[0].elements <= FEW * view.elements:
-                    parts = _lanes(operands[0], ints(node.attrs, "axes"), view.shape)
+                    parts = lanes(operands[0], ints(node.attrs, "axes"), view.shape)
                     self._map(at, view, parts, ["maximum_f32"] * (len(parts) - 1) or ["copy_4"])
                 else:
                     for v in operands:
@@ -303,17 +301,6 @@ def kernel(node: Node, operands: Sequence[View]) -> str:
     return f"{node.op}_{source}"
 
 
-def _lanes(x: View, axes: Sequence[int], shape: tuple[int, ...]) -> list[View]:
-    """What a reduction over `axes` takes for each result, as views of its `shape`, one for each place along the axes."""
-    parts = [x]
-    for a in axes:
-        parts = [sliced(v, a, i, i + 1) for v in parts for i in range(x.shape[a])]
-    kept = [a for a in range(len(x.shape)) if a not in axes]
-    if len(shape) == len(x.shape):
-        return parts
-    return [v._replace(shape=shape, strides=tuple(v.strides[a] for a in kept)) for v in parts]
-
-
 # ---- the other operators as steps --------------------------------------------------------------------------------------------
 
 
@@ -325,29 +312,13 @@ def _matmul(p: Plan, node: Node, out: View, operands: list[View]) -> None:
 def _reduction(p: Plan, node: Node, out: View, operands: list[View]) -> None:
     (x,), axes = operands, ints(node.attrs, "axes")
     count = prod(x.shape[a] for a in axes)
-    walk = _walk(x, axes)
-    if walk is None:
+    places = walk(x, axes)
+    if places is None:
         kept = [a for a in range(len(x.shape)) if a not in axes]
         x = p.packed(permuted(x, [*kept, *axes]))
-        walk = _walk(x, range(len(kept), len(x.shape)))
-    assert walk is not None
-    p.step(node.op, [x], out, reference.sum_bits(count) if x.dtype == "f32" else 0, *walk)
-
-
-def _walk(x: View, axes: Sequence[int]) -> list[int] | None:
-    """inner, run, and the two walks of a reduction (reduce.c), or None where its elements lie too far apart."""
-    kept = [a for a in range(len(x.shape)) if a not in axes]
-    outer, (steps,) = merged([x.shape[a] for a in kept], [x.strides[a] for a in kept])
-    far = sorted(axes, key=lambda a: -x.strides[a])
-    rows, (jumps,) = merged([x.shape[a] for a in far], [x.strides[a] for a in far])
-    inner = run = 1
-    if steps[-1] == 1 and (outer[-1] >= LONG or jumps[-1] != 1 or rows == [1]):
-        inner, outer, steps = outer[-1], outer[:-1], steps[:-1]
-    elif jumps[-1] == 1 and (rows[-1] >= LONG or len(rows) == 1):
-        run, rows, jumps = rows[-1], rows[:-1], jumps[:-1]
-    else:
-        return None
-    return [inner, run, len(outer), *outer, *steps, len(rows), *rows, *jumps]
+        places = walk(x, range(len(kept), len(x.shape)))
+    assert places is not None
+    p.step(node.op, [x], out, reference.sum_bits(count) if x.dtype == "f32" else 0, *places)
 
 
 def _scatter_add(p: Plan, node: Node, out: View, operands: list[View]) -> None:

@@ -18,6 +18,10 @@ def c_strides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(out))
 
 
+LONG = 8
+"""Elements that lie together, from which on a reduction reads them where they are."""
+
+
 class View(NamedTuple):
     """Elements `offset + sum(index * strides)` of storage `root`; offset and strides in elements."""
 
@@ -183,3 +187,30 @@ def moved(op: str, attrs: Mapping[str, Attr], v: View) -> View | None:
         case "windows":
             return windowed(v, *(integer(attrs, name) for name in ("axis", "size", "stride", "dilation")))
     return None
+
+
+def lanes(x: View, axes: Sequence[int], shape: tuple[int, ...]) -> list[View]:
+    """What a reduction over `axes` takes for each result, as views of its `shape`, one for each place along the axes."""
+    parts = [x]
+    for a in axes:
+        parts = [sliced(v, a, i, i + 1) for v in parts for i in range(x.shape[a])]
+    kept = [a for a in range(len(x.shape)) if a not in axes]
+    if len(shape) == len(x.shape):
+        return parts
+    return [v._replace(shape=shape, strides=tuple(v.strides[a] for a in kept)) for v in parts]
+
+
+def walk(x: View, axes: Sequence[int]) -> list[int] | None:
+    """inner, run, and the two walks of a reduction (reduce.c), or None where its elements lie too far apart."""
+    kept = [a for a in range(len(x.shape)) if a not in axes]
+    outer, (steps,) = merged([x.shape[a] for a in kept], [x.strides[a] for a in kept])
+    far = sorted(axes, key=lambda a: -x.strides[a])
+    rows, (jumps,) = merged([x.shape[a] for a in far], [x.strides[a] for a in far])
+    inner = run = 1
+    if steps[-1] == 1 and (outer[-1] >= LONG or jumps[-1] != 1 or rows == [1]):
+        inner, outer, steps = outer[-1], outer[:-1], steps[:-1]
+    elif jumps[-1] == 1 and (rows[-1] >= LONG or len(rows) == 1):
+        run, rows, jumps = rows[-1], rows[:-1], jumps[:-1]
+    else:
+        return None
+    return [inner, run, len(outer), *outer, *steps, len(rows), *rows, *jumps]
