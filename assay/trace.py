@@ -283,6 +283,7 @@ class _Lowering:
 
     def __init__(self, graph: fx.GraphModule, names: Names) -> None:
         self.graph, self.names = graph, names
+        self._forwards: dict[str, dict[str, Any] | None] = {}  # forward operator -> what is known of its first call in the graph
         self.b = Builder()
         self.constants: list[Constant] = []
         self.frozen: dict[str, torch.Tensor] = {}
@@ -354,10 +355,13 @@ class _Lowering:
         meta = node.meta
         if "stack_trace" not in meta:
             forward = re.sub(r"_backward(_data)?", "", str(node.target)).split(".")[1]
-            found = [n.meta for n in self.graph.graph.nodes if "stack_trace" in n.meta and f".{forward}." in f".{n.target}."]
-            if not found:
+            if forward not in self._forwards:
+                of = (n.meta for n in self.graph.graph.nodes if "stack_trace" in n.meta and f".{forward}." in f".{n.target}.")
+                self._forwards[forward] = next(of, None)
+            found = self._forwards[forward]
+            if found is None:
                 return "in the backward pass"
-            meta = found[0]
+            meta = found
         return _origin(meta)
 
 

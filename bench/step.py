@@ -1,9 +1,9 @@
-# Measures a whole exact training step (every micro-batch and the update, without hashing) of the 0.4 M parameter GPT of
-# examples/shakespeare.py against the same step in eager PyTorch fp32 (torch.optim.AdamW and clipping), both on one thread, turn by turn
-# in one run; then the parts: committing (hashing) a step, a trace, the exact GEMM against torch's sgemm, SHA-256 against hashlib.
-# Goal: the step at most 1.2 times eager, next 1.0; the GEMM at most 1.2 times sgemm; committing at most 1 % of a step where it
-# can be overlapped. Times are CPU times (so that what else runs here counts less), medians over turns; a ratio is the median of the
-# ratios within a turn.
+# Measures a whole exact training step (every micro-batch and the update; state and records are there, nothing is hashed) against the same
+# step in eager PyTorch fp32 (torch.optim.AdamW, clipping), with 1 and 2 threads, turn by turn in one run: the GPT, the CNN and the MLP of
+# examples/, and without --quick a CNN and an MLP that are larger (bench/models.py). Then the parts of a GPT step: committing (hashing), a trace.
+# Goal: a step at most 1.2 times eager, next 1.0. With one thread times are CPU times (so that what else runs here counts less), with two
+# they are wall-clock times; medians over turns, a ratio is the median of the ratios within a turn. Microsoft's RepDL is no package
+# (source with a C++ extension), so it is not measured.
 #
 #     python bench/step.py [--quick] [--json]
 from __future__ import annotations
@@ -14,112 +14,113 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from models import MODELS, SMALL
 
-from assay.exact.conformance import Writer, program
-from assay.exact.cpu import Cpu
-from assay.exact.hashing import chunk_root
 from assay.exact.native import build
 from assay.execute import Executor
 from assay.sampling import record_indices
 from assay.state import Tensors, acc_root, state_root
 from assay.trace import trace
-from assay.training import load_training
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "shakespeare.py"
+Clock = Callable[[], float]
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    start = time.process_time()
+def seconds(work: Callable[[], Any], clock: Clock) -> float:
+    start = clock()
     work()
-    return time.process_time() - start
+    return clock() - start
 
 
-def turns(count: int, ours: Callable[[], Any], theirs: Callable[[], Any]) -> dict[str, float]:
-    """Medians of both and of their ratio, one after the other in each turn."""
-    ours(), theirs()
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(count)]
+def turns(count: int, ours: Callable[[], Any], theirs: Callable[[], Any], clock: Clock) -> dict[str, float]:
+    """Medians of both and of their ratio; which of the two comes first alternates."""
+    for work in (ours, theirs) * 2:
+        work()
+    pairs = []
+    for turn in range(count):
+        if turn % 2:
+            pairs.append((seconds(ours, clock), seconds(theirs, clock)))
+        else:
+            other = seconds(theirs, clock)
+            pairs.append((seconds(ours, clock), other))
     a, b = (statistics.median(times) for times in zip(*pairs, strict=True))
     return {"exact_ms": a * 1e3, "other_ms": b * 1e3, "ratio": statistics.median(x / y for x, y in pairs)}
 
 
-def step_bench(count: int) -> dict[str, Any]:
-    training = load_training(EXAMPLE)
-    traced = trace(training)
-    executor = Executor(traced.program, traced.schedule, training.micro_batches)
-    micro_batches = range(training.micro_batches)
-    order = record_indices(hashlib.sha256(b"bench").digest(), len(training.data), 0, 0, 1, training.batch * training.micro_batches)  # type: ignore[arg-type]
-    batches: list[Tensors] = [training.data.read(order[m * training.batch :][: training.batch]) for m in micro_batches]
-    state: Tensors = traced.state
-    ends: list[Tensors] = []
+class Both:
+    """One model's step, exact and eager."""
 
-    def exact() -> None:
-        acc = executor.zero_acc(0, state)
-        ends.clear()
-        for m in micro_batches:
-            acc = executor.micro(0, m, state, acc, batches[m])
-            ends.append(acc)
-        ends.append(executor.update(0, state, acc))
+    def __init__(self, name: str, threads: int) -> None:
+        training = self.training = MODELS[name]()
+        self.micro_batches = range(training.micro_batches)
+        self.traced = trace(training)
+        self.executor = Executor(self.traced.program, self.traced.schedule, training.micro_batches, threads)
+        size = training.batch * training.micro_batches
+        order = record_indices(hashlib.sha256(b"bench").digest(), len(training.data), 0, 0, 1, size)  # type: ignore[arg-type]
+        self.batches: list[Tensors] = [training.data.read(order[m * training.batch :][: training.batch]) for m in self.micro_batches]
+        self.optimizer = torch.optim.AdamW(training.model.parameters(), lr=1e-5)
+        tensors = [{name: torch.from_numpy(array) for name, array in batch.items()} for batch in self.batches]
+        self.tensors = [{name: t if t.is_floating_point() else t.long() for name, t in batch.items()} for batch in tensors]
 
-    model = training.model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    tensors = [{name: torch.from_numpy(array).long() for name, array in batch.items()} for batch in batches]
+    def exact(self) -> list[Tensors]:
+        """Accumulators, and the state after the step."""
+        state = self.traced.state
+        ends = [self.executor.zero_acc(0, state)]
+        for m in self.micro_batches:
+            ends.append(self.executor.micro(0, m, state, ends[-1], self.batches[m]))
+        return [*ends[1:], self.executor.update(0, state, ends[-1])]
 
-    def eager() -> None:
-        optimizer.zero_grad()
-        for batch in tensors:
-            (training.loss(model, batch) / training.micro_batches).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+    def eager(self) -> None:
+        self.optimizer.zero_grad()
+        for batch in self.tensors:
+            (self.training.loss(self.training.model, batch) / len(self.micro_batches)).backward()
+        torch.nn.utils.clip_grad_norm_(self.training.model.parameters(), 1.0)
+        self.optimizer.step()
 
-    out: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters()), "step": turns(count, exact, eager)}
+
+def step_bench(name: str, threads: int, count: int) -> dict[str, Any]:
+    torch.set_num_threads(threads)
+    both = Both(name, threads)
+    parameters = sum(p.numel() for p in both.training.model.parameters())
+    times = turns(count, both.exact, both.eager, time.process_time if threads == 1 else time.perf_counter)
+    return {"model": name, "threads": threads, "parameters": parameters, **times}
+
+
+def commit_bench(count: int) -> dict[str, float]:
+    """What the GPT's step costs beside its arithmetic, one thread."""
+    both = Both("gpt", 1)
+    ends = both.exact()
 
     def commit() -> None:
-        for m in micro_batches:
+        for m in both.micro_batches:
             acc_root(0, m + 1, ends[m])
         state_root(1, ends[-1])
 
-    commit()
-    out["commit_ms"] = statistics.median(seconds(commit) for _ in range(count)) * 1e3
-    acc = executor.zero_acc(0, state)
-    executor.trace_micro(0, 0, state, acc, batches[0])
-    out["trace_micro_ms"] = statistics.median(seconds(lambda: executor.trace_micro(0, 0, state, acc, batches[0])) for _ in range(3)) * 1e3
-    return out
+    def traced() -> None:
+        both.executor.trace_micro(0, 0, both.traced.state, both.executor.zero_acc(0, both.traced.state), both.batches[0])
 
-
-def gemm_bench(count: int, m: int, k: int, n: int, level: str) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
-    w = Writer(a, b)
-    cpu = Cpu(program(w.part(w("matmul", 0, 1)), 14))
-    ta, tb = torch.from_numpy(a), torch.from_numpy(b)
-    ours = {"batch": {"x0": a, "x1": b}}
-    return {"shape": [m, k, n], "level": level, **turns(count, lambda: cpu.run("micro", ours), lambda: ta @ tb)}
+    commit(), traced()
+    of = {"commit_ms": commit, "trace_micro_ms": traced}
+    return {name: statistics.median(seconds(work, time.process_time) for _ in range(max(3, count // 3))) * 1e3 for name, work in of.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="whole exact step against eager PyTorch fp32, one thread")
-    parser.add_argument("--quick", action="store_true", help="fewer turns")
+    parser = argparse.ArgumentParser(description="whole exact step against eager PyTorch fp32")
+    parser.add_argument("--quick", action="store_true", help="the examples' models alone, fewer turns")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    count = 5 if options.quick else 30
-    result: dict[str, Any] = {"level": build.level() if build.library() else "numpy", **step_bench(count)}
-    step = result["step"]
-    print(f"step   exact {step['exact_ms']:.1f} ms, eager fp32 {step['other_ms']:.1f} ms, ratio {step['ratio']:.2f}  ({result['level']})")
-    print(f"commit {result['commit_ms']:.1f} ms a step; trace of a micro-batch {result['trace_micro_ms']:.0f} ms")
-    shapes = [(512, 128, 512), (512, 512, 512), (1024, 1024, 1024)]
-    result["gemm"] = [gemm_bench(count, *shape, result["level"]) for shape in shapes]
-    for g in result["gemm"]:
-        print(f"gemm   {g['shape']}: exact {g['exact_ms']:.2f} ms, sgemm {g['other_ms']:.2f} ms, ratio {g['ratio']:.2f}")
-    data = np.random.default_rng(0).integers(0, 256, 1 << 24, dtype=np.uint8)
-    raw = data.tobytes()
-    result["hash"] = turns(count, lambda: chunk_root(data), lambda: hashlib.sha256(raw).digest())
-    print(f"hash   16 MiB: Merkle root {result['hash']['exact_ms']:.1f} ms, hashlib.sha256 {result['hash']['other_ms']:.1f} ms")
+    count = 7 if options.quick else 31
+    result: dict[str, Any] = {"level": build.level() if build.library() else "numpy", "torch": torch.__version__, "steps": []}
+    for threads in (1, 2):
+        for name in SMALL if options.quick else MODELS:
+            made = step_bench(name, threads, count)
+            result["steps"].append(made)
+            times = f"exact {made['exact_ms']:.2f} ms, eager fp32 {made['other_ms']:.2f} ms, ratio {made['ratio']:.2f}"
+            print(f"{name} threads={threads}: {times}  ({result['level']})", flush=True)
+    result |= commit_bench(count)
+    print(f"gpt: committing a step {result['commit_ms']:.1f} ms, trace of a micro-batch {result['trace_micro_ms']:.0f} ms")
     if options.json:
         print(json.dumps(result))
 

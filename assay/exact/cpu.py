@@ -140,10 +140,10 @@ class Cpu:
                 result = strided(buffers[buffer], offset, v, reference.NUMPY[v.dtype])
                 key = (v.root, v.offset, v.elements)
                 if not v.contiguous:
-                    roots.append(hashing.tensor_root(result))
+                    roots.append(hashing.tensor_root(result, self.threads))
                     continue
                 if key not in known:
-                    known[key] = hashing.chunk_root(result)
+                    known[key] = hashing.chunk_root(result, self.threads)
                 roots.append(hashing.headed(result, known[key]))
             self._library.run(native.tape.words, native.tape.marks[done], len(native.tape.words), bases, self.threads)
         return {o.name: array for o, array in zip(p.outputs, outputs, strict=True)}, roots

@@ -39,11 +39,11 @@ def dtype_name(array: Array) -> str:
     return name
 
 
-def chunk_root(data: Array) -> Digest:
+def chunk_root(data: Array, threads: int = 1) -> Digest:
     """Root over 1 KiB chunks of a C-contiguous array's bytes, the last chunk padded with zeros."""
     native = library()
     if native is not None:
-        return Digest(native.chunk_root(data))
+        return Digest(native.chunk_root(data, threads))
     raw = data.tobytes()
     return merkle.root_of([raw[i : i + CHUNK].ljust(CHUNK, b"\0") for i in range(0, len(raw), CHUNK)])
 
@@ -54,7 +54,7 @@ def headed(array: Array, chunks: bytes) -> Digest:
     return merkle.sha256(struct.pack(f">BBB{array.ndim}Q", 0x10, code, array.ndim, *array.shape), chunks)
 
 
-def tensor_root(array: Array) -> Digest:
+def tensor_root(array: Array, threads: int = 1) -> Digest:
     """SHA256(0x10 ‖ dtype u8 ‖ ndim u8 ‖ dims u64 each ‖ merkle(chunks of 1024 bytes, the last zero-padded)); the elements
     little-endian in C order. Raises BadTensors."""
-    return headed(array, chunk_root(np.asarray(array, DTYPES[dtype_name(array)][1], order="C")))
+    return headed(array, chunk_root(np.asarray(array, DTYPES[dtype_name(array)][1], order="C"), threads))

@@ -10,7 +10,6 @@ With `trace`, nothing is fused and every node's result can be seen, after the st
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
@@ -19,14 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import reference
+from assay.exact.arena import Arena
 from assay.exact.table import OPS, Kind, TensorType
-from assay.exact.views import View, broadcast, c_strides, integer, ints, moved, permuted, sliced, whole
+from assay.exact.views import Folded, View, broadcast, c_strides, folded, integer, ints, lanes, moved, permuted, sliced, walk, whole
 from assay.program import Node, Part, ProgramError
 
 Array = NDArray[Any]
 
 MAX_MEMBERS, MAX_READS = 40, 24
 """Nodes and inputs of a fused step."""
+FEW = 16
+"""Elements whose maximum is taken one after the other, within a fused step."""
 MAX_FOLDED = 256 << 20
 """Bytes of all values that are computed when the plan is made."""
 ALIGN = 64
@@ -78,6 +80,8 @@ class Plan:
         self.steps: list[Step] = []
         self.views: list[View] = []
         self.constants: list[Array] = []
+        self.folded: dict[int, Folded] = {}
+        """Values that only matrix products read, as these read them."""
         self.homes: dict[int, tuple[str, int]] = {}
         self.ready: list[int] = []
         """With `trace`: how many steps have run when node i's result is there."""
@@ -120,8 +124,13 @@ class Plan:
             else:
                 self.views.append(self._root(i.type))
                 self.homes[self.views[-1].root] = ("input", at)
+        multiplied = self._multiplied()
         for at, node in enumerate(self.part.nodes):
             operands = [self.views[v] for v in node.inputs]
+            if node.op in ("reshape", "permute") and len(self.views) in multiplied and (fold := self._fold_of(node)) is not None:
+                self.folded[len(self.views)] = fold
+                self.views.append(fold.view)
+                continue
             view = moved(node.op, node.attrs, operands[0]) if operands else None
             if view is None and all(v.root in self._known for v in operands) and self._fold(node):
                 args = [self._seen(v) for v in operands]
@@ -134,6 +143,30 @@ class Plan:
                     if OPS[node.op].kind is Kind.MAP:
                         self._joiners[v.root, node.type.elements] = at
             self.views.append(view)
+
+    def _multiplied(self) -> set[int]:
+        """Values that are read by matrix products alone, or by transpositions that are."""
+        if self.trace:
+            return set()
+        first = len(self.part.inputs)
+        read = {v for node in self.part.nodes for v in node.inputs}
+        others = {o.value for o in self.part.outputs}
+        for at, node in reversed(list(enumerate(self.part.nodes))):
+            lead = tuple(range(len(node.type.shape) - 2))
+            turned = node.op == "permute" and ints(node.attrs, "axes")[:-2] == lead
+            if node.op != "matmul" and (not turned or first + at in others):
+                others.update(node.inputs)
+        return read - others
+
+    def _fold_of(self, node: Node) -> Folded | None:
+        """What a node makes of dimensions that no view has, or None where it makes a view."""
+        (source,) = node.inputs
+        if node.op == "permute" and source in self.folded:
+            f, axes = self.folded[source], ints(node.attrs, "axes")
+            return f._replace(axes=tuple(f.axes[a] for a in axes))
+        if node.op != "reshape" or source in self.folded or len(node.type.shape) < 2 or moved(node.op, node.attrs, self.views[source]) is not None:
+            return None
+        return folded(self.views[source], node.type.shape)
 
     def _fold(self, node: Node) -> bool:
         """Whether to compute a node of constants now: as long as they stay small. A part has no other way to make CONST values."""
@@ -151,7 +184,10 @@ class Plan:
             if self._makers.get(view.root) == at:
                 operands = [self.views[v] for v in node.inputs]
                 if OPS[node.op].kind is Kind.MAP:
-                    self._map(at, node, view, operands)
+                    self._map(at, view, operands, [kernel(node, operands)])
+                elif node.op == "amax" and operands[0].elements <= FEW * view.elements:
+                    parts = lanes(operands[0], ints(node.attrs, "axes"), view.shape)
+                    self._map(at, view, parts, ["maximum_f32"] * (len(parts) - 1) or ["copy_4"])
                 else:
                     for v in operands:
                         self._close(v.root)
@@ -160,22 +196,27 @@ class Plan:
         for group in dict.fromkeys(self._pending.values()):
             self._emit(group)
 
-    def _map(self, at: int, node: Node, view: View, operands: list[View]) -> None:
+    def _map(self, at: int, view: View, operands: list[View], kernels: list[str]) -> None:
+        """One kernel of all operands, or several that take them in one after the other."""
         size = view.elements
         for v in operands:
             if not self._joins(v, size):
                 self._close(v.root)
         group = _Group(size)
         for other in dict.fromkeys(self._pending[v.root] for v in operands if v.root in self._pending):
-            if group.room(len(other.members) + 1, len(other.reads) + len(operands)):
+            if group.room(len(other.members) + len(kernels), len(other.reads) + len(operands)):
                 group.take(other)
             else:
                 self._emit(other)
-        names = tuple(v.root if v.root in group.results else broadcast(v, view.shape) for v in operands)
+        names = [v.root if v.root in group.results else broadcast(v, view.shape) for v in operands]
         group.reads |= dict.fromkeys(name for name in names if isinstance(name, View))
-        group.code.append(Instruction(kernel(node, operands), view.root, view.dtype, names))
+        for name in kernels[:-1]:
+            result = self._root(TensorType(dtype=view.dtype, shape=view.shape)).root
+            group.code.append(Instruction(name, result, view.dtype, (names[0], names[1])))
+            names[:2] = [result]
+        group.code.append(Instruction(kernels[-1], view.root, view.dtype, tuple(names)))
         group.members.append(at)
-        group.results.add(view.root)
+        group.results |= {i.result for i in group.code[-len(kernels) :]}
         self._pending |= dict.fromkeys(group.results, group)
         if self.trace or not any(self._joiners.get((root, size), 0) > at for root in group.results):
             self._emit(group)
@@ -194,7 +235,8 @@ class Plan:
         writes = []
         for i in group.code:
             del self._pending[i.result]
-            if self.trace or i.result in self._wanted or any(use not in members for use in self._uses.get(i.result, ())):
+            seen = (self.trace and i.result in self._makers) or i.result in self._wanted
+            if seen or any(use not in members for use in self._uses.get(i.result, ())):
                 writes.append(whole(i.result, (group.elements,), i.dtype))
         if writes:
             self.steps.append(Step("map", tuple(group.reads), tuple(writes), tuple(group.code)))
@@ -233,7 +275,7 @@ class Plan:
             for node, ready in enumerate(self.ready):
                 root = self.views[len(self.part.inputs) + node].root
                 last[root] = max(last.get(root, 0), ready - 1)
-        arena = _Arena()
+        arena = Arena()
         dying: dict[int, list[tuple[int, int]]] = {}
         for at, step in enumerate(self.steps):
             for v in step.writes:
@@ -245,49 +287,6 @@ class Plan:
             for offset, size in dying.get(at, ()):
                 arena.give(offset, size)
         return arena.end
-
-
-class _Arena:
-    """Best fit over the free pieces; neighbours are joined. Each call takes logarithmic time, but for moving list entries along."""
-
-    def __init__(self) -> None:
-        self.end = 0
-        self._starts: dict[int, int] = {}  # start -> stop
-        self._stops: dict[int, int] = {}  # stop -> start
-        self._sizes: list[tuple[int, int]] = []  # sorted (size, start)
-
-    def _remove(self, start: int) -> int:
-        stop = self._starts.pop(start)
-        del self._stops[stop]
-        del self._sizes[bisect_left(self._sizes, (stop - start, start))]
-        return stop
-
-    def _add(self, start: int, stop: int) -> None:
-        self._starts[start], self._stops[stop] = stop, start
-        insort(self._sizes, (stop - start, start))
-
-    def take(self, size: int) -> int:
-        at = bisect_left(self._sizes, (size, 0))
-        if at < len(self._sizes):
-            start = self._sizes[at][1]
-            stop = self._remove(start)
-            if stop - start > size:
-                self._add(start + size, stop)
-            return start
-        start = self._stops.get(self.end, self.end)
-        if start < self.end:
-            self._remove(start)
-        self.end = start + size
-        return start
-
-    def give(self, start: int, size: int) -> None:
-        stop = start + size
-        if start in self._stops:
-            start = self._stops[start]
-            self._remove(start)
-        if stop in self._starts:
-            stop = self._remove(stop)
-        self._add(start, stop)
 
 
 def kernel(node: Node, operands: Sequence[View]) -> str:
@@ -306,29 +305,20 @@ def kernel(node: Node, operands: Sequence[View]) -> str:
 
 
 def _matmul(p: Plan, node: Node, out: View, operands: list[View]) -> None:
-    p.step("matmul", operands, out, p.gemm_bits)
+    ranks = [len(dims) for v in node.inputs for dims, _ in (p.folded[v].axes[-2:] if v in p.folded else (((1,), (1,)),) * 2)]
+    p.step("matmul", operands, out, p.gemm_bits, *ranks)
 
 
 def _reduction(p: Plan, node: Node, out: View, operands: list[View]) -> None:
     (x,), axes = operands, ints(node.attrs, "axes")
-    count = 1
-    for a in axes:
-        count *= x.shape[a]
-    real = [a for a in axes if x.shape[a] > 1]
-    between = [a for a in range(real[0], real[-1]) if a not in axes and x.shape[a] > 1] if real else []
-    if between:
+    count = prod(x.shape[a] for a in axes)
+    places = walk(x, axes)
+    if places is None:
         kept = [a for a in range(len(x.shape)) if a not in axes]
-        x = permuted(x, [*kept, *axes])
-        real = list(range(len(kept), len(x.shape)))
-    x = p.packed(x)
-    outer = inner = 1
-    for a, n in enumerate(x.shape):
-        if real and a > real[-1]:
-            inner *= n
-        elif not real or a < real[0]:
-            outer *= n
-    bits = reference.sum_bits(count) if x.dtype == "f32" else 0
-    p.step(node.op, [x], out, outer, count, inner, bits)
+        x = p.packed(permuted(x, [*kept, *axes]))
+        places = walk(x, range(len(kept), len(x.shape)))
+    assert places is not None
+    p.step(node.op, [x], out, reference.sum_bits(count) if x.dtype == "f32" else 0, *places)
 
 
 def _scatter_add(p: Plan, node: Node, out: View, operands: list[View]) -> None:

@@ -18,7 +18,10 @@ from assay.exact.views import View, merged
 
 BLOCK = 1024
 """Elements of a MAP block (map.c)."""
-DIRECT, SCALAR, STRIDED = range(3)
+DIRECT, SCALAR, STRIDED, LOOKED_UP = range(4)
+SHORT = 16
+"""Elements of the last dimension, below which a strided input is read through a table of offsets."""
+
 MASK = (1 << 64) - 1
 _NO_NAN = ("i32_to_f32", "i64_to_f32", "u8_to_f32")
 
@@ -72,9 +75,13 @@ class Tape:
         for v in step.reads:
             how = DIRECT if v.contiguous else SCALAR if v.single else STRIDED
             dims, (strides,) = merged(v.shape, v.strides)
-            inputs += [*self._at(v), v.item, how, scratch, len(dims), *dims, *strides]
+            inner = 0
+            if how == STRIDED and dims[-1] < SHORT and len(dims) > 1:
+                how = LOOKED_UP
+                dims, strides, inner = looked_up(dims, strides)
+            inputs += [*self._at(v), v.item, how, scratch, inner, scratch + BLOCK * v.item, len(dims), *dims, *strides]
             if how != DIRECT:
-                scratch += BLOCK * v.item
+                scratch += BLOCK * v.item + (4 * BLOCK if inner else 0)
             slots[v] = len(slots)
         outputs: list[int] = []
         written: dict[int, int] = {}
@@ -120,19 +127,39 @@ class Tape:
                 return [*self._at(out), out.item, out.elements, bits - (1 << 64) if bits >> 63 else bits]
             case "matmul":
                 a, b = step.reads
-                return self._matmul(out, a, b, step.extra[0])
+                return self._matmul(out, a, b, *step.extra)
         places = [word for v in (out, *step.reads) for word in self._at(v)]
         return [*places, *(x - (1 << 64) if x >> 63 > 0 else x for x in step.extra)]
 
-    def _matmul(self, out: View, a: View, b: View, bits: int) -> list[int]:
-        m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
-        batch, (steps_a, steps_b) = merged(a.shape[:-2], a.strides[:-2], b.strides[:-2])
-        row = a.strides[-2]
-        if len(batch) == 1 and (steps_b[0] == 0 or batch[0] == 1) and (batch[0] == 1 or m == 1 or steps_a[0] == m * row):
+    def _matmul(self, out: View, a: View, b: View, bits: int, rows: int, inner_a: int, inner_b: int, columns: int) -> list[int]:
+        """`rows`, ...: how many of the last dimensions of an operand make up each of its two last axes."""
+        at, bt = len(a.shape) - rows - inner_a, len(b.shape) - inner_b - columns
+        batch, (steps_a, steps_b) = merged(a.shape[:at], a.strides[:at], b.strides[:bt])
+        m, row = a.shape[at : at + rows], a.strides[at : at + rows]
+        if (steps_b[0] == 0 and len(batch) == 1) or batch == [1]:
             # One second operand for all: the batch is just more rows.
-            row, m, batch, steps_a, steps_b = (steps_a[0] if m == 1 else row), m * batch[0], [], [], []
-        places = [*self._at(out), *self._at(a), *self._at(b)]
-        return [*places, bits, m, k, n, row, a.strides[-1], b.strides[-1], b.strides[-2], len(batch), *batch, *steps_a, *steps_b]
+            m, row, batch, steps_a, steps_b = (*batch, *m), (*steps_a, *row), [], [], []
+        words = [*self._at(out), *self._at(a), *self._at(b), bits, len(batch), *batch, *steps_a, *steps_b]
+        walks = ((m, row), *((v.shape[i:j], v.strides[i:j]) for v, i, j in ((a, at + rows, None), (b, bt, bt + inner_b), (b, bt + inner_b, None))))
+        (m, row), ka, kb, n = walks
+        for dims, strides in ((m, row), ka, n, kb):
+            sizes, (steps,) = merged(dims, strides)
+            words += [len(sizes), *sizes, *steps]
+        return words
+
+
+def looked_up(dims: list[int], strides: list[int]) -> tuple[list[int], list[int], int]:
+    """The same walk, a dimension cut in two if need be, and how many of its last dimensions have at most BLOCK places in all."""
+    at, left = len(dims), BLOCK
+    while at and dims[at - 1] <= left:
+        at -= 1
+        left //= dims[at]
+    if not at:
+        return dims, strides, len(dims)
+    n = dims[at - 1]
+    part = max(d for d in range(1, left + 1) if n % d == 0)
+    dims, strides = [*dims[: at - 1], n // part, part, *dims[at:]], [*strides[: at - 1], strides[at - 1] * part, strides[at - 1], *strides[at:]]
+    return dims, strides, len(dims) - at
 
 
 def aligned(size: int) -> NDArray[np.uint8]:

@@ -18,6 +18,10 @@ def c_strides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(out))
 
 
+LONG = 8
+"""Elements that lie together, from which on a reduction reads them where they are."""
+
+
 class View(NamedTuple):
     """Elements `offset + sum(index * strides)` of storage `root`; offset and strides in elements."""
 
@@ -89,6 +93,46 @@ def reshaped(v: View, shape: tuple[int, ...]) -> View | None:
     return View(v.root, v.offset, shape, tuple(strides), v.dtype)
 
 
+class Folded(NamedTuple):
+    """A value whose axes are each made up of several dimensions of a storage: what `reshape` makes of windows. Only a matrix product
+    reads it as it lies. Axis i: (dimensions, strides), at least one."""
+
+    root: int
+    offset: int
+    axes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    dtype: str
+
+    @property
+    def view(self) -> View:
+        """The same elements with all those dimensions."""
+        shape, strides = (tuple(n for axis in self.axes for n in axis[i]) for i in (0, 1))
+        return View(self.root, self.offset, shape, strides, self.dtype)
+
+
+def folded(v: View, shape: tuple[int, ...]) -> Folded | None:
+    """The view with another shape whose last two axes may take several dimensions; None where this shape would cut across a dimension."""
+    dims, (steps,) = merged(v.shape, v.strides)
+    axes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for n in reversed(shape):
+        ns: list[int] = []
+        strides: list[int] = []
+        while n > 1:
+            here = min(n, dims[-1])
+            if n % here or dims[-1] % here:
+                return None
+            ns.insert(0, here)
+            strides.insert(0, steps[-1])
+            n //= here
+            if here == dims[-1]:
+                dims.pop(), steps.pop()
+            else:
+                dims[-1], steps[-1] = dims[-1] // here, steps[-1] * here
+        if len(axes) >= 2 and len(ns) > 1:
+            return None
+        axes.insert(0, (tuple(ns), tuple(strides)) if ns else ((1,), (1,)))
+    return Folded(v.root, v.offset, tuple(axes), v.dtype)
+
+
 def broadcast(v: View, shape: tuple[int, ...]) -> View:
     lead = len(shape) - len(v.shape)
     strides = (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(v.shape, v.strides, strict=True))
@@ -143,3 +187,30 @@ def moved(op: str, attrs: Mapping[str, Attr], v: View) -> View | None:
         case "windows":
             return windowed(v, *(integer(attrs, name) for name in ("axis", "size", "stride", "dilation")))
     return None
+
+
+def lanes(x: View, axes: Sequence[int], shape: tuple[int, ...]) -> list[View]:
+    """What a reduction over `axes` takes for each result, as views of its `shape`, one for each place along the axes."""
+    parts = [x]
+    for a in axes:
+        parts = [sliced(v, a, i, i + 1) for v in parts for i in range(x.shape[a])]
+    kept = [a for a in range(len(x.shape)) if a not in axes]
+    if len(shape) == len(x.shape):
+        return parts
+    return [v._replace(shape=shape, strides=tuple(v.strides[a] for a in kept)) for v in parts]
+
+
+def walk(x: View, axes: Sequence[int]) -> list[int] | None:
+    """inner, run, and the two walks of a reduction (reduce.c), or None where its elements lie too far apart."""
+    kept = [a for a in range(len(x.shape)) if a not in axes]
+    outer, (steps,) = merged([x.shape[a] for a in kept], [x.strides[a] for a in kept])
+    far = sorted(axes, key=lambda a: -x.strides[a])
+    rows, (jumps,) = merged([x.shape[a] for a in far], [x.strides[a] for a in far])
+    inner = run = 1
+    if steps[-1] == 1 and (outer[-1] >= LONG or jumps[-1] != 1 or rows == [1]):
+        inner, outer, steps = outer[-1], outer[:-1], steps[:-1]
+    elif jumps[-1] == 1 and (rows[-1] >= LONG or len(rows) == 1):
+        run, rows, jumps = rows[-1], rows[:-1], jumps[:-1]
+    else:
+        return None
+    return [inner, run, len(outer), *outer, *steps, len(rows), *rows, *jumps]

@@ -79,4 +79,4 @@ def test_native_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_wheel_carries_the_sources() -> None:
     here = Path(build.__file__).parent
-    assert {path.name for path in here.glob("*.[ch]")} == {*build.SOURCES, "assay.h"}
+    assert {path.name for path in here.glob("*.[ch]")} == {*build.SOURCES, *build.HEADERS}

@@ -31,11 +31,11 @@ static inline float round_scaled(int64_t total, double scale) {
     return (float)((total < 0 ? -value : value) * scale);
 }
 
-/* pool.c: runs fn(argument, i, n) for i = 0..n-1 on up to `threads` threads, n <= threads; returns when all are done. */
+/* pool.c: runs fn(argument, i, n) once for each i = 0..n-1 on up to `threads` threads, n = threads or 1; returns when all are done. */
 void assay_parallel(int threads, void (*fn)(void *, int, int), void *argument);
 /* At least `size` bytes, aligned to 64, valid until the next call with the same slot on the same thread; NULL: no memory. */
 void *assay_scratch(int slot, size_t size);
-enum { SCRATCH_REGISTERS, SCRATCH_A, SCRATCH_B, SCRATCH_SIDE, SCRATCH_ROW, SCRATCH_SUM, SCRATCH_CHECK, SCRATCH_SLOTS };
+enum { SCRATCH_REGISTERS, SCRATCH_A, SCRATCH_B, SCRATCH_SIDE, SCRATCH_TABLES, SCRATCH_SUM, SCRATCH_CHECK, SCRATCH_SLOTS };
 
 /* The part i of n of 0..total, cut at multiples of `unit`. */
 static inline void share(word total, word unit, int i, int n, word *from, word *to) {

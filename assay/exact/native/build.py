@@ -34,7 +34,8 @@ from assay.exact import faults
 
 log = logging.getLogger("assay.exact")
 
-SOURCES = ("tape.c", "map.c", "reduce.c", "gemm.c", "sha256.c", "pool.c")
+SOURCES = ("tape.c", "map.c", "reduce.c", "gemm.c", "pack.c", "sha256.c", "pool.c")
+HEADERS = ("assay.h", "gemm.h")
 FLAGS = (
     "-std=c11", "-O3", "-fPIC", "-shared", "-D_GNU_SOURCE",
     "-ffp-contract=off",  # a * b + c rounds twice
@@ -124,7 +125,7 @@ def build(name: str) -> Path:
     folder = cache_folder()
     version = subprocess.run([cc, "--version"], capture_output=True, text=True, timeout=COMPILE_TIMEOUT).stdout
     digest = hashlib.sha256("\0".join([cc, version, platform.machine(), *flags]).encode())
-    for source in (*SOURCES, "assay.h"):
+    for source in (*SOURCES, *HEADERS):
         digest.update((here / source).read_bytes())
     target = folder / f"exact-{name}-{digest.hexdigest()[:24]}.so"
     if target.exists():
@@ -155,7 +156,7 @@ class Library:
         lib = ctypes.CDLL(str(path))
         self._run, self._chunk_root, self._sha256 = lib.assay_run, lib.assay_chunk_root, lib.assay_sha256
         self._run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int]
-        self._chunk_root.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+        self._chunk_root.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_int]
         self._sha256.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p]
         self._sha256.restype = None
         self._faults, self._inject = lib.assay_faults, lib.assay_inject
@@ -184,10 +185,10 @@ class Library:
         """For tests: the next `times` matrix products suffer a flipped bit (assay_inject in gemm.c). No program can ask for it."""
         self._inject(where, index, bit, times)
 
-    def chunk_root(self, data: NDArray[Any]) -> bytes:
+    def chunk_root(self, data: NDArray[Any], threads: int = 1) -> bytes:
         """Merkle root over the 1 KiB chunks of a C-contiguous array."""
         out = ctypes.create_string_buffer(32)
-        if self._chunk_root(data.ctypes.data, data.nbytes, out) != 0:
+        if self._chunk_root(data.ctypes.data, data.nbytes, out, threads) != 0:
             raise MemoryError("no memory to hash with")
         return out.raw
 

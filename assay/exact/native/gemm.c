@@ -15,29 +15,13 @@
  * accumulator or a sum changes one side only, so the product is computed again, and refused when that does not help
  * (docs/exact-arithmetic.md says what is not covered).
  */
-#include "assay.h"
+#include "gemm.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#define ROWS 12
-#define COLUMNS 32
-#elif defined(__AVX2__)
-#define ROWS 6
-#define COLUMNS 16
-#else
-#define ROWS 4
-#define COLUMNS 8
-#endif
-#define BLOCK 64 /* pairs */
-#define SPLIT 11 /* bits of l */
-#define PLANES 3
+
 #define GROUP 4096 /* panels of A that share a checksum: |s| < 2^31 */
-#define STRETCH 65536 /* of B's elements along k whose sum is an int32 */
-#ifndef ASSAY_CHECKSUMS
-#define ASSAY_CHECKSUMS 1 /* 0: for measuring what they cost */
-#endif
 
 /* tile[i][j] = sum over `pairs` of a . b; panels as packed: a[pair][ROWS], b[pair][COLUMNS], each entry two int16. */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
@@ -137,184 +121,11 @@ void assay_inject(int where, word index, int bit, int times) {
 /* Products that failed their checksum since this was asked last. */
 word assay_faults(void) { return __atomic_exchange_n(&faults, 0, __ATOMIC_RELAXED); }
 
-/* One operand of one product: `lanes` rows (columns) of `k` elements, and its packed form. */
-typedef struct {
-    const float *x;
-    word lanes, k, lane_step, k_step; /* steps in elements */
-    int width;                        /* lanes of a panel */
-    int32_t *panels;                  /* [planes][panels][pairs][width] */
-    float *norms;                     /* [panels][blocks]: at least the largest sum of squares of a lane's block; one plane only */
-    double *back;                     /* [panels * width]: 2^-s, NaN for a lane with an infinity or NaN */
-    int32_t *across;                  /* A: [planes][panels][2 pairs]: sums over a panel's lanes. NULL for B. */
-    int64_t *along;                   /* B: [planes][panels][width]: sums over k. NULL for A. */
-} operand;
-
-/* How operands are packed and summed, by their bits. */
-typedef struct {
-    int bits, planes;
-    word k, pairs, block, blocks;
-    int32_t most;
-} shape;
-
 static shape shape_of(int bits, word k) {
     shape s = {.bits = bits, .planes = bits > 15 ? PLANES : 1, .k = k, .pairs = (k + 1) / 2, .block = bits == 15 ? BLOCK / 4 : BLOCK};
     s.blocks = (s.pairs + s.block - 1) / s.block;
     s.most = (1 << (bits - 1)) - 1;
     return s;
-}
-
-typedef struct { float one, two; } factors; /* x * one * two = x * 2^s, without overflow on the way */
-
-static factors factors_of(uint32_t top, int bits, double *back) {
-    int e = (int)(top >> 23), s = bits - 1 + 126 - e, first = s > 127 ? 127 : s;
-    *back = e == 255 ? from_bits64(0x7ff8000000000000u) : power64(-s);
-    factors f = {e == 255 ? 0.0f : from_bits((uint32_t)(first + 127) << 23), from_bits((uint32_t)(s - first + 127) << 23)};
-    return f;
-}
-
-/* clamp(rint(x * 2^s)); |x * 2^s| <= 2^(b-1) <= 2^22. A NaN or infinity (whose lane is NaN anyway) gives some number in range. */
-static inline int32_t quantise(float x, factors f, int32_t most) {
-    static const float magic = 0x1.8p23f;
-    int32_t q = (int32_t)(bits_of(x * f.one * f.two + magic) - bits_of(magic));
-    return q > most ? most : (q < -most ? -most : q);
-}
-
-static inline int32_t low_of(int32_t q) { return (int32_t)(((uint32_t)q + (1u << (SPLIT - 1))) & ((1u << SPLIT) - 1)) - (1 << (SPLIT - 1)); }
-static inline int32_t high_of(int32_t q) { return (q - low_of(q)) >> SPLIT; }
-static inline int32_t pair_of(int32_t even, int32_t odd) { return (int32_t)(((uint32_t)even & 0xffffu) | (uint32_t)odd << 16); }
-/* Plane z of `planes` of q. */
-static inline int32_t plane_of(int32_t q, int z, int planes) {
-    if (planes == 1) return q;
-    return z == 0 ? high_of(q) : (z == 1 ? low_of(q) : high_of(q) + low_of(q));
-}
-
-/* k is contiguous (or nothing is): lane by lane. */
-static inline __attribute__((always_inline)) void pack_by_lane(const operand *o, const shape *s, word panel, int32_t *row, const int planes) {
-    word pairs = s->pairs, panels = (o->lanes + o->width - 1) / o->width;
-    int32_t *first = o->panels + panel * pairs * o->width;
-    float *norms = o->norms + panel * s->blocks, *copy = (float *)(row + pairs + 16);
-    if (planes == 1) for (word b = 0; b < s->blocks; b++) norms[b] = 0;
-    if (ASSAY_CHECKSUMS && o->across) for (int z = 0; z < planes; z++) memset(o->across + (z * panels + panel) * 2 * pairs, 0, (size_t)pairs * 8);
-    for (int l = 0; l < o->width; l++) {
-        word lane = panel * o->width + l;
-        if (lane >= o->lanes) {
-            for (int z = 0; z < planes; z++) {
-                int32_t *out = first + z * panels * pairs * o->width;
-                for (word p = 0; p < pairs; p++) out[p * o->width + l] = 0;
-                if (ASSAY_CHECKSUMS && o->along) o->along[(z * panels + panel) * o->width + l] = 0;
-            }
-            o->back[lane] = 0;
-            continue;
-        }
-        const float *x = o->x + lane * o->lane_step;
-        if (o->k_step != 1) {
-            for (word i = 0; i < o->k; i++) copy[i] = x[i * o->k_step];
-            x = copy;
-        }
-        uint32_t top = 0;
-        for (word i = 0; i < o->k; i++) { uint32_t a = bits_of(x[i]) & ABS_BITS; top = a > top ? a : top; }
-        factors f = factors_of(top, s->bits, &o->back[lane]);
-        int16_t *restrict q = (int16_t *)row;
-        for (int z = 0; z < planes; z++) {
-            int32_t *out = first + z * panels * pairs * o->width;
-            if (ASSAY_CHECKSUMS && o->across) {
-                int32_t *restrict across = o->across + (z * panels + panel) * 2 * pairs;
-                for (word i = 0; i < o->k; i++) {
-                    int32_t v = plane_of(quantise(x[i], f, s->most), z, planes);
-                    q[i] = (int16_t)v;
-                    across[i] += v;
-                }
-            } else if (ASSAY_CHECKSUMS) {
-                int64_t along = 0;
-                for (word from = 0; from < o->k; from += STRETCH) {
-                    word to = o->k - from < STRETCH ? o->k : from + STRETCH;
-                    int32_t stretch = 0;
-                    for (word i = from; i < to; i++) {
-                        int32_t v = plane_of(quantise(x[i], f, s->most), z, planes);
-                        q[i] = (int16_t)v;
-                        stretch += v;
-                    }
-                    along += stretch;
-                }
-                o->along[(z * panels + panel) * o->width + l] = along;
-            } else {
-                for (word i = 0; i < o->k; i++) q[i] = (int16_t)plane_of(quantise(x[i], f, s->most), z, planes);
-            }
-            if (o->k & 1) q[o->k] = 0;
-            for (word p = 0; p < pairs; p++) out[p * o->width + l] = pair_of(q[2 * p], q[2 * p + 1]);
-        }
-        if (planes > 1) continue;
-        for (word b = 0; b < s->blocks; b++) {
-            word stop = (b + 1) * 2 * s->block < o->k ? (b + 1) * 2 * s->block : o->k;
-            int64_t squares = 0;
-            for (word i = b * 2 * s->block; i < stop; i++) squares += (int32_t)q[i] * q[i];
-            float norm = (float)squares * 1.000001f;
-            norms[b] = norm > norms[b] ? norm : norms[b];
-        }
-    }
-}
-
-/* Lanes are contiguous: a panel's lanes side by side. */
-static inline __attribute__((always_inline)) void pack_by_k(const operand *o, const shape *s, word panel, const int width, const int planes) {
-    word pairs = s->pairs, panels = (o->lanes + width - 1) / width, first = panel * width;
-    int32_t *out[PLANES];
-    for (int z = 0; z < planes; z++) out[z] = o->panels + (z * panels + panel) * pairs * width;
-    const float *x = o->x + first;
-    uint32_t top[COLUMNS > ROWS ? COLUMNS : ROWS] = {0};
-    float one[COLUMNS > ROWS ? COLUMNS : ROWS], two[COLUMNS > ROWS ? COLUMNS : ROWS];
-    int64_t along[PLANES][COLUMNS > ROWS ? COLUMNS : ROWS] = {{0}};
-    for (word k = 0; k < o->k; k++)
-        for (int l = 0; l < width; l++) { uint32_t a = bits_of(x[k * o->k_step + l]) & ABS_BITS; top[l] = a > top[l] ? a : top[l]; }
-    for (int l = 0; l < width; l++) {
-        factors f = factors_of(top[l], s->bits, &o->back[first + l]);
-        one[l] = f.one;
-        two[l] = f.two;
-    }
-    for (word b = 0; b < s->blocks; b++) {
-        float squares[COLUMNS > ROWS ? COLUMNS : ROWS] = {0};
-        int32_t stretch[PLANES][COLUMNS > ROWS ? COLUMNS : ROWS] = {{0}};
-        word stop = (b + 1) * s->block < pairs ? (b + 1) * s->block : pairs;
-        for (word p = b * s->block; p < stop; p++) {
-            const float *even = x + 2 * p * o->k_step, *odd = 2 * p + 1 < o->k ? even + o->k_step : even;
-            int32_t keep = 2 * p + 1 < o->k ? -1 : 0, evens[PLANES] = {0}, odds[PLANES] = {0};
-            for (int l = 0; l < width; l++) {
-                factors f = {one[l], two[l]};
-                int32_t u = quantise(even[l], f, s->most), v = quantise(odd[l], f, s->most) & keep;
-                for (int z = 0; z < planes; z++) {
-                    int32_t uz = plane_of(u, z, planes), vz = plane_of(v, z, planes);
-                    out[z][p * width + l] = pair_of(uz, vz);
-                    if (ASSAY_CHECKSUMS && width == ROWS) { evens[z] += uz; odds[z] += vz; }
-                    if (ASSAY_CHECKSUMS && width == COLUMNS) stretch[z][l] += uz + vz;
-                }
-                if (planes == 1) squares[l] += (float)u * (float)u + (float)v * (float)v;
-            }
-            if (ASSAY_CHECKSUMS && width == ROWS) for (int z = 0; z < planes; z++) {
-                o->across[(z * panels + panel) * 2 * pairs + 2 * p] = evens[z];
-                o->across[(z * panels + panel) * 2 * pairs + 2 * p + 1] = odds[z];
-            }
-        }
-        if (ASSAY_CHECKSUMS && width == COLUMNS)
-            for (int z = 0; z < planes; z++) for (int l = 0; l < width; l++) along[z][l] += stretch[z][l];
-        if (planes > 1) continue;
-        float norm = 0;
-        for (int l = 0; l < width; l++) norm = squares[l] > norm ? squares[l] : norm;
-        o->norms[panel * s->blocks + b] = norm * 1.0001f; /* more than the rounding of BLOCK additions */
-    }
-    if (ASSAY_CHECKSUMS && width == COLUMNS)
-        for (int z = 0; z < planes; z++) memcpy(o->along + (z * panels + panel) * width, along[z], (size_t)width * 8);
-}
-
-static void pack(const operand *o, const shape *s, word panel, int32_t *row) {
-    int by_lane = o->lane_step != 1 || o->k_step == 1 || (panel + 1) * o->width > o->lanes;
-    if (s->planes == 1) {
-        if (by_lane) pack_by_lane(o, s, panel, row, 1);
-        else if (o->width == ROWS) pack_by_k(o, s, panel, ROWS, 1);
-        else pack_by_k(o, s, panel, COLUMNS, 1);
-    } else {
-        if (by_lane) pack_by_lane(o, s, panel, row, PLANES);
-        else if (o->width == ROWS) pack_by_k(o, s, panel, ROWS, PLANES);
-        else pack_by_k(o, s, panel, COLUMNS, PLANES);
-    }
 }
 
 typedef struct {
@@ -327,12 +138,10 @@ typedef struct {
 static void pack_part(void *argument, int part, int parts) {
     product *j = argument;
     word pa = (j->a.lanes + ROWS - 1) / ROWS, pb = (j->b.lanes + COLUMNS - 1) / COLUMNS, from, to;
-    int32_t *row = assay_scratch(SCRATCH_ROW, (size_t)(j->s.k + 2 + 16 + j->s.k) * 4);
-    if (!row) { j->no_memory = 1; return; }
     share(pa, 1, part, parts, &from, &to);
-    for (word p = from; p < to; p++) pack(&j->a, &j->s, p, row);
+    for (word p = from; p < to; p++) assay_pack(&j->a, &j->s, p);
     share(pb, 1, part, parts, &from, &to);
-    for (word p = from; p < to; p++) pack(&j->b, &j->s, p, row);
+    for (word p = from; p < to; p++) assay_pack(&j->b, &j->s, p);
 }
 
 /* s_k + 1 of a group of A's panels as digits of 11 bits (`exact`), or of 16, enough modulo 2^32. */
@@ -409,11 +218,14 @@ static inline void add_columns_64(const int64_t *tile, uint64_t *sums) {
 static void multiply_part(void *argument, int part, int parts) {
     product *j = argument;
     const shape *s = &j->s;
-    word m = j->a.lanes, n = j->b.lanes, pairs = s->pairs, from, to;
+    word m = j->a.lanes, n = j->b.lanes, pairs = s->pairs;
     word pa = (m + ROWS - 1) / ROWS, pb = (n + COLUMNS - 1) / COLUMNS;
     word safe = s->planes == 1 ? INT32_MAX / (2 * (word)s->most * s->most) : s->block;
     int wide = 2 * (s->bits - 1) + 64 - __builtin_clzll((unsigned long long)pairs * 2) > 53, planes = s->planes;
-    share(pa, 1, part, parts, &from, &to);
+    /* The longer side is cut. */
+    word from = 0, to = pa, left = 0, right = pb;
+    if (pa > pb) share(pa, 1, part, parts, &from, &to);
+    else share(pb, 1, part, parts, &left, &right);
     int32_t *scratch = NULL;
     if (ASSAY_CHECKSUMS && !(scratch = assay_scratch(SCRATCH_CHECK, (size_t)(pairs * 4 * (2 + 3 + 3 * planes))))) { j->no_memory = 1; return; }
     for (word group = from; group < to; group += GROUP) {
@@ -422,7 +234,7 @@ static void multiply_part(void *argument, int part, int parts) {
         float norm = 0;
         int exact = 0, modulo = 0;
         if (planes == 1 && s->blocks == 1) for (word p = group; p < end; p++) norm = j->a.norms[p] > norm ? j->a.norms[p] : norm;
-        for (word q = 0; q < pb; q++) {
+        for (word q = left; q < right; q++) {
             int whole = planes == 1 && s->blocks == 1 && norm * j->b.norms[q] < 0x1p61f;
             uint32_t sums32[COLUMNS] = {0};
             uint64_t sums64[PLANES][COLUMNS] = {{0}};
@@ -496,9 +308,6 @@ static int one_product(product *j, int threads) {
     const shape *s = &j->s;
     word pa = (j->a.lanes + ROWS - 1) / ROWS, pb = (j->b.lanes + COLUMNS - 1) / COLUMNS;
     size_t sums_a = ASSAY_CHECKSUMS ? (size_t)(s->planes * pa * 2 * s->pairs * 4) : 0, sums_b = (size_t)(s->planes * pb * COLUMNS * 8);
-    if (j->a.lanes * j->b.lanes * s->k < 1 << 18) threads = 1;
-    j->a.width = ROWS;
-    j->b.width = COLUMNS;
     j->a.panels = assay_scratch(SCRATCH_A, (size_t)(s->planes * pa * s->pairs * ROWS * 4));
     j->b.panels = assay_scratch(SCRATCH_B, (size_t)(s->planes * pb * s->pairs * COLUMNS * 4));
     char *side = assay_scratch(SCRATCH_SIDE, (size_t)(pa * (s->blocks * 4 + ROWS * 8) + pb * (s->blocks * 4 + COLUMNS * 8)) + sums_a + sums_b);
@@ -511,7 +320,7 @@ static int one_product(product *j, int threads) {
     j->a.across = (int32_t *)(j->b.norms + pb * s->blocks);
     for (int attempt = 0; attempt < 2; attempt++) {
         j->mismatch = j->strike = 0;
-        if (injection.times > 0) { injection.times--; j->strike = injection.where; }
+        if (injection.times > 0 && __atomic_fetch_sub(&injection.times, 1, __ATOMIC_RELAXED) > 0) j->strike = injection.where;
         assay_parallel(threads, pack_part, j);
         if (j->no_memory) return -1;
         if (j->strike == IN_A) j->a.panels[injection.index % (s->planes * pa * s->pairs * ROWS)] ^= (int32_t)(1u << injection.bit % 32);
@@ -524,21 +333,76 @@ static int one_product(product *j, int threads) {
     return -2;
 }
 
-/* Words: target (base, offset), a (base, offset), b (base, offset), bits, m, k, n, steps of a (row, k), of b (column, k), rank of the
- * batch; its dims, steps of a, steps of b. The target is in C order. -2: a product failed its checksum twice. */
-int assay_matmul(const word *w, char **base, int threads) {
-    word m = w[7], k = w[8], n = w[9], rank = w[14], products = 1, at[8] = {0};
-    const word *dims = w + 15, *as = dims + rank, *bs = as + rank;
-    for (word r = 0; r < rank; r++) products *= dims[r];
-    for (word i = 0; i < products; i++) {
-        word a = 0, b = 0;
-        for (word r = 0; r < rank; r++) { a += at[r] * as[r]; b += at[r] * bs[r]; }
-        product j = {.c = (float *)(base[w[0]] + w[1]) + i * m * n, .s = shape_of((int)w[6], k)};
-        j.a = (operand){.x = (const float *)(base[w[2]] + w[3]) + a, .lanes = m, .k = k, .lane_step = w[10], .k_step = w[11]};
-        j.b = (operand){.x = (const float *)(base[w[4]] + w[5]) + b, .lanes = n, .k = k, .lane_step = w[12], .k_step = w[13]};
-        int failed = one_product(&j, threads);
-        if (failed) return failed;
-        for (word r = rank - 1; r >= 0; r--) { if (++at[r] < dims[r]) break; at[r] = 0; }
+/* Offsets of an axis of an operand from the words `rank; dims; strides`, which it moves past; `extra` more repeat the
+ * last one, or the last four, so that four are read together where four lie together. */
+static word *offsets(const word **w, word count, word extra, word *at) {
+    const word rank = (*w)[0], *dims = *w + 1, *strides = dims + rank;
+    word filled = 1;
+    at[0] = 0;
+    for (word r = 0; r < rank; r++) { /* from the outermost on: each dimension spreads what there is */
+        for (word i = filled - 1; i >= 0; i--)
+            for (word d = dims[r] - 1; d >= 0; d--) at[i * dims[r] + d] = at[i] + d * strides[r];
+        filled *= dims[r];
     }
-    return 0;
+    for (word i = 0; i < extra; i++) at[count + i] = at[count % 4 ? count - 1 : count - 4 + i % 4];
+    *w += 1 + 2 * rank;
+    return at + count + extra;
+}
+
+static int layout_of(const word *lanes, const word *k, word count, word width) {
+    int lanes_lie = lanes[2 * lanes[0]] == 1, k_lies = k[2 * k[0]] == 1;
+    if (lanes_lie && lanes[0] == 1 && count >= width) return LANES_WHOLE;
+    if (k_lies && k[0] == 1) return K_WHOLE;
+    if (lanes_lie && lanes[lanes[0]] % 4 == 0) return LANES_FOURS;
+    return k_lies && k[k[0]] % 4 == 0 ? K_FOURS : SCATTERED;
+}
+
+static word size_of(const word *axis) {
+    word n = 1;
+    for (word r = 0; r < axis[0]; r++) n *= axis[1 + r];
+    return n;
+}
+
+typedef struct { const word *w; char **base; product one; word products; int threads, failed; } batch;
+
+static void batch_part(void *argument, int part, int parts) {
+    batch *b = argument;
+    const word *w = b->w, rank = w[7], *dims = w + 8, *as = dims + rank, *bs = as + rank;
+    word from, to;
+    share(b->products, 1, part, parts, &from, &to);
+    for (word i = from; i < to; i++) {
+        product j = b->one;
+        for (word r = rank - 1, left = i; r >= 0; left /= dims[r--]) { j.a.x += left % dims[r] * as[r]; j.b.x += left % dims[r] * bs[r]; }
+        j.c += i * j.a.lanes * j.b.lanes;
+        int failed = one_product(&j, b->threads);
+        if (failed) { __atomic_store_n(&b->failed, failed, __ATOMIC_RELAXED); return; }
+    }
+}
+
+/* Words: target (base, offset), a (base, offset), b (base, offset), bits; batch: rank, dims, steps of a, steps of b; then each as rank,
+ * dims, strides: rows of a, k of a, columns of b, k of b. The target is in C order. -2: a product failed its checksum twice. */
+int assay_matmul(const word *w, char **base, int threads) {
+    word rank = w[7], products = 1;
+    const word *rows = w + 8 + 3 * rank, *ka = rows + 1 + 2 * rows[0], *columns = ka + 1 + 2 * ka[0], *kb = columns + 1 + 2 * columns[0];
+    for (word r = 0; r < rank; r++) products *= w[8 + r];
+    word m = size_of(rows), k = size_of(ka), n = size_of(columns);
+    word more = (m + ROWS - 1) / ROWS * ROWS - m + TAIL, beyond = (n + COLUMNS - 1) / COLUMNS * COLUMNS - n + TAIL;
+    word *tables = assay_scratch(SCRATCH_TABLES, (size_t)(m + more + n + beyond + 2 * k) * 8);
+    if (!tables) return -1;
+    batch b = {.w = w, .base = base, .products = products, .threads = 1};
+    b.one.s = shape_of((int)w[6], k);
+    b.one.c = (float *)(base[w[0]] + w[1]);
+    b.one.a = (operand){.x = (const float *)(base[w[2]] + w[3]), .lanes = m, .k = k, .width = ROWS, .layout = layout_of(rows, ka, m, ROWS)};
+    b.one.b = (operand){.x = (const float *)(base[w[4]] + w[5]), .lanes = n, .k = k, .width = COLUMNS, .layout = layout_of(columns, kb, n, COLUMNS)};
+    const word *axis = rows;
+    b.one.a.lane_at = tables;
+    b.one.a.k_at = tables = offsets(&axis, m, more, tables);
+    b.one.b.lane_at = tables = offsets(&axis, k, 0, tables);
+    b.one.b.k_at = tables = offsets(&axis, n, beyond, tables);
+    offsets(&axis, k, 0, tables);
+    if (products * m * n * k < 1 << 18) threads = 1;
+    /* Many products are shared out; one, or a few large ones, are cut. */
+    if (products >= 4 * threads) assay_parallel(threads, batch_part, &b);
+    else { b.threads = threads; batch_part(&b, 0, 1); }
+    return b.failed;
 }

@@ -228,7 +228,8 @@ static void load(char *d, const char *s, int item, const word *dims, const word 
         word run = inner - at[rank - 1];
         if (run > n) run = n;
         const char *p = s + offset * item;
-        if (item == 4 && run == 2) { uint32_t *o = (uint32_t *)d; const uint32_t *q = (const uint32_t *)p; o[0] = q[0]; o[1] = q[step]; }
+        if (step == 0 && item == 4) { uint32_t v, *o = (uint32_t *)d; memcpy(&v, p, 4); for (word i = 0; i < run; i++) o[i] = v; }
+        else if (step == 2 && item == 4) { uint32_t *o = (uint32_t *)d; const uint32_t *q = (const uint32_t *)p; for (word i = 0; i < run; i++) o[i] = q[2 * i]; }
         else if (step == 1) memcpy(d, p, (size_t)(run * item));
         else if (item == 4) { uint32_t *o = (uint32_t *)d; const uint32_t *q = (const uint32_t *)p; for (word i = 0; i < run; i++) o[i] = q[i * step]; }
         else if (item == 8) { uint64_t *o = (uint64_t *)d; const uint64_t *q = (const uint64_t *)p; for (word i = 0; i < run; i++) o[i] = q[i * step]; }
@@ -246,10 +247,39 @@ static void load(char *d, const char *s, int item, const word *dims, const word 
     }
 }
 
-enum { DIRECT, SCALAR, STRIDED };
+/* The same where elements lie in short runs: their offsets within a period, the last `inner` dimensions, are looked up. */
+static void look_up(char *restrict d, const char *s, int item, const int32_t *table, word period, const word *dims, const word *strides, int rank, word from, word n) {
+    word at = from % period, q = from / period;
+    while (n > 0) {
+        word run = period - at < n ? period - at : n, offset = 0, rest = q++;
+        for (int r = rank - 1; r >= 0; r--) { offset += rest % dims[r] * strides[r]; rest /= dims[r]; }
+        const char *p = s + offset * item;
+        const int32_t *t = table + at;
+        if (item == 4) { uint32_t *o = (uint32_t *)d; const uint32_t *e = (const uint32_t *)p; for (word i = 0; i < run; i++) o[i] = e[t[i]]; }
+        else if (item == 8) { uint64_t *o = (uint64_t *)d; const uint64_t *e = (const uint64_t *)p; for (word i = 0; i < run; i++) o[i] = e[t[i]]; }
+        else for (word i = 0; i < run; i++) d[i] = p[t[i]];
+        d += run * item;
+        n -= run;
+        at = 0;
+    }
+}
 
-/* Words: n, inputs, outputs, registers, instructions, scratch bytes; inputs (base, offset, item, how, register offset, rank, dims,
- * strides); outputs (base, offset, item); register offsets; instructions (operator, d, a, b, c). Offsets in bytes, strides in elements. */
+/* Offsets of the elements of the last `inner` of `rank` dimensions; returns how many. */
+static word make_table(int32_t *table, const word *dims, const word *strides, int rank, int inner) {
+    word period = 1;
+    for (int r = rank - inner; r < rank; r++) period *= dims[r];
+    for (word i = 0; i < period; i++) {
+        word rest = i, offset = 0;
+        for (int r = rank - 1; r >= rank - inner; r--) { offset += rest % dims[r] * strides[r]; rest /= dims[r]; }
+        table[i] = (int32_t)offset;
+    }
+    return period;
+}
+
+enum { DIRECT, SCALAR, STRIDED, LOOKED_UP };
+
+/* Words: n, inputs, outputs, registers, instructions, scratch bytes; inputs (base, offset, item, how, register offset, dimensions
+ * that are looked up, their table's offset, rank, dims, strides); outputs (base, offset, item); register offsets; instructions (operator, d, a, b, c). Offsets in bytes, strides in elements. */
 typedef struct { const word *w; char **base; int failed; } map_job;
 
 static void map_part(void *argument, int part, int parts) {
@@ -257,16 +287,18 @@ static void map_part(void *argument, int part, int parts) {
     const word *w = j->w;
     word n = w[0], nin = w[1], nout = w[2], nreg = w[3], ninstr = w[4], from, to;
     const word *input[MAX_SLOTS], *out = w + 6;
-    for (word k = 0; k < nin; k++) { input[k] = out; out += 6 + 2 * out[5]; }
+    for (word k = 0; k < nin; k++) { input[k] = out; out += 8 + 2 * out[7]; }
     const word *regs = out + 3 * nout, *code = regs + nreg;
     share(n, BLOCK, part, parts, &from, &to);
     if (from == to) return;
     char *scratch = assay_scratch(SCRATCH_REGISTERS, (size_t)w[5]), *slot[MAX_SLOTS];
+    word period[MAX_SLOTS];
     if (!scratch) { j->failed = 1; return; }
     for (word k = 0; k < nin; k++) {
         const word *i = input[k];
         char *p = j->base[i[0]] + i[1];
         slot[k] = i[3] == DIRECT ? p : scratch + i[4];
+        if (i[3] == LOOKED_UP) period[k] = make_table((int32_t *)(scratch + i[6]), i + 8, i + 8 + i[7], (int)i[7], (int)i[5]);
         if (i[3] == SCALAR) {
             if (i[2] == 4) { uint32_t v, *d = (uint32_t *)slot[k]; memcpy(&v, p, 4); for (int e = 0; e < BLOCK; e++) d[e] = v; }
             else if (i[2] == 8) { uint64_t v, *d = (uint64_t *)slot[k]; memcpy(&v, p, 8); for (int e = 0; e < BLOCK; e++) d[e] = v; }
@@ -279,7 +311,8 @@ static void map_part(void *argument, int part, int parts) {
         for (word k = 0; k < nin; k++) {
             const word *i = input[k];
             if (i[3] == DIRECT) slot[k] = j->base[i[0]] + i[1] + at * i[2];
-            else if (i[3] == STRIDED) load(slot[k], j->base[i[0]] + i[1], (int)i[2], i + 6, i + 6 + i[5], (int)i[5], at, count);
+            else if (i[3] == STRIDED) load(slot[k], j->base[i[0]] + i[1], (int)i[2], i + 8, i + 8 + i[7], (int)i[7], at, count);
+            else if (i[3] == LOOKED_UP) look_up(slot[k], j->base[i[0]] + i[1], (int)i[2], (const int32_t *)(scratch + i[6]), period[k], i + 8, i + 8 + i[7], (int)(i[7] - i[5]), at, count);
         }
         for (word k = 0; k < nout; k++) slot[nin + k] = j->base[out[3 * k]] + out[3 * k + 1] + at * out[3 * k + 2];
         const word *c = code;
@@ -295,35 +328,59 @@ int assay_map(const word *w, char **base, int threads) {
 
 /* ---- placing elements ---- */
 
-/* Words: base and offset of the target and of the source, item, rank, dims, strides of the target, of the source (in elements). */
-int assay_copy(const word *w, char **base, int threads) {
-    char *d = base[w[0]] + w[1];
-    const char *s = base[w[2]] + w[3];
-    word item = w[4], rank = w[5], outer = 1, at[8] = {0};
+typedef struct { const word *w; char **base; word outer; } placing;
+
+static void copy_part(void *argument, int part, int parts) {
+    placing *j = argument;
+    const word *w = j->w;
+    word item = w[4], rank = w[5], at[8] = {0}, a = 0, b = 0, begin, end;
     const word *dims = w + 6, *to = dims + rank, *from = to + rank;
-    (void)threads;
     word inner = dims[rank - 1], dt = to[rank - 1], df = from[rank - 1];
-    for (int r = 0; r < rank - 1; r++) outer *= dims[r];
-    for (word k = 0; k < outer; k++) {
-        word a = 0, b = 0;
-        for (int r = 0; r < rank - 1; r++) { a += at[r] * to[r]; b += at[r] * from[r]; }
+    char *d = j->base[w[0]] + w[1];
+    const char *s = j->base[w[2]] + w[3];
+    share(j->outer, 1, part, parts, &begin, &end);
+    for (word r = rank - 2, rest = begin; r >= 0; r--) { at[r] = rest % dims[r]; rest /= dims[r]; a += at[r] * to[r]; b += at[r] * from[r]; }
+    for (word k = begin; k < end; k++) {
         char *p = d + a * item;
         const char *q = s + b * item;
-        if (dt == 1 && df == 1) memcpy(p, q, (size_t)(inner * item));
+        if (dt == 1 && df == 1 && inner * item == 16) memcpy(p, q, 16);
+        else if (dt == 1 && df == 1) memcpy(p, q, (size_t)(inner * item));
         else if (item == 4) { uint32_t *o = (uint32_t *)p; const uint32_t *i = (const uint32_t *)q; for (word e = 0; e < inner; e++) o[e * dt] = i[e * df]; }
         else if (item == 8) { uint64_t *o = (uint64_t *)p; const uint64_t *i = (const uint64_t *)q; for (word e = 0; e < inner; e++) o[e * dt] = i[e * df]; }
         else for (word e = 0; e < inner; e++) p[e * dt] = q[e * df];
-        for (word r = rank - 2; r >= 0; r--) { if (++at[r] < dims[r]) break; at[r] = 0; }
+        for (word r = rank - 2; r >= 0; r--) {
+            a += to[r];
+            b += from[r];
+            if (++at[r] < dims[r]) break;
+            a -= dims[r] * to[r];
+            b -= dims[r] * from[r];
+            at[r] = 0;
+        }
     }
+}
+
+/* Words: base and offset of the target and of the source, item, rank, dims, strides of the target, of the source (in elements). */
+int assay_copy(const word *w, char **base, int threads) {
+    placing j = {w, base, 1};
+    for (word r = 0; r < w[5] - 1; r++) j.outer *= w[6 + r];
+    assay_parallel(j.outer * w[5 + w[5]] >= 8 * BLOCK ? threads : 1, copy_part, &j);
     return 0;
+}
+
+static void fill_part(void *argument, int part, int parts) {
+    placing *j = argument;
+    const word *w = j->w;
+    word from, to;
+    share(w[3], BLOCK, part, parts, &from, &to);
+    char *d = j->base[w[0]] + w[1];
+    if (w[2] == 4) for (word i = from; i < to; i++) ((uint32_t *)d)[i] = (uint32_t)w[4];
+    else if (w[2] == 8) for (word i = from; i < to; i++) ((uint64_t *)d)[i] = (uint64_t)w[4];
+    else memset(d + from, (int)w[4], (size_t)(to - from));
 }
 
 /* Words: base, offset, item, elements, bit pattern. */
 int assay_fill(const word *w, char **base, int threads) {
-    char *d = base[w[0]] + w[1];
-    (void)threads;
-    if (w[2] == 4) for (word i = 0; i < w[3]; i++) ((uint32_t *)d)[i] = (uint32_t)w[4];
-    else if (w[2] == 8) for (word i = 0; i < w[3]; i++) ((uint64_t *)d)[i] = (uint64_t)w[4];
-    else memset(d, (int)w[4], (size_t)w[3]);
+    placing j = {w, base, 1};
+    assay_parallel(w[3] >= 8 * BLOCK ? threads : 1, fill_part, &j);
     return 0;
 }

@@ -5,123 +5,162 @@
 #include "assay.h"
 
 #define TILE 256
+#define SHORT 32
 static const double MAGIC = 0x1.8p52;
 
 static inline int64_t fixed(float x, double scale) { return (int64_t)(bits_of64((double)x * scale + MAGIC) - bits_of64(MAGIC)); }
 static inline int32_t key_of(float x) { int32_t b = (int32_t)bits_of(x); return b ^ ((b >> 31) & 0x7fffffff); }
 static inline float of_key(int32_t k) { return from_bits((uint32_t)(k ^ ((k >> 31) & 0x7fffffff))); }
 
-/* Words: target (base, offset), source (base, offset), outer, n, inner, B (0: int64 elements). Both in C order. */
-typedef struct { const word *w; char **base; } reduce_job;
+/* A reduction: result [outer, inner], where result (o, c) is that of the elements x[out_at(o) + rows[i] + e] of a `run` (inner = 1),
+ * or x[out_at(o) + rows[i] + c] side by side (run = 1). Words: target (base, offset), source (base, offset), B (0: int64 elements),
+ * inner, run; then rank, dims, strides of the outer results; rank, dims, strides of the rows. */
+typedef struct { const word *w; char **base; const word *rows, *kept; word outer, inner, run, count; int bits; } reduction;
 
-static void sum_rows(const float *x, float *y, word rows, word n, int bits) {
-    for (word r = 0; r < rows; r++, x += n) {
-        uint32_t top = 0;
-        for (word i = 0; i < n; i++) { uint32_t a = bits_of(x[i]) & ABS_BITS; top = a > top ? a : top; }
-        int s = bits + 126 - (int)(top >> 23);
-        double scale = power64(s);
-        uint64_t total = 0;
-        for (word i = 0; i < n; i++) total += (uint64_t)fixed(x[i], scale);
-        y[r] = top >> 23 == 255 ? from_bits(NAN_BITS) : round_scaled((int64_t)total, power64(-s));
-    }
+static word offset_of(const word *walk, word index) {
+    word at = 0;
+    for (word r = walk[0]; r > 0; r--) { at += index % walk[r] * walk[walk[0] + r]; index /= walk[r]; }
+    return at;
 }
 
-static void sum_columns(const float *x, float *y, word n, word inner, word width, int bits) {
+static inline uint32_t largest(const float *x, word n, uint32_t top) {
+    for (word i = 0; i < n; i++) { uint32_t a = bits_of(x[i]) & ABS_BITS; top = a > top ? a : top; }
+    return top;
+}
+
+static inline float rounded(uint32_t top, uint64_t total, int bits) {
+    return top >> 23 == 255 ? from_bits(NAN_BITS) : round_scaled((int64_t)total, power64((int)(top >> 23) - bits - 126));
+}
+
+static float sum_rows(const reduction *j, const float *x) {
+    uint32_t top = 0;
+    uint64_t total = 0;
+    for (word i = 0; i < j->count; i++) top = largest(x + j->rows[i], j->run, top);
+    double scale = power64(j->bits + 126 - (int)(top >> 23));
+    for (word i = 0; i < j->count; i++) {
+        const float *p = x + j->rows[i];
+        for (word e = 0; e < j->run; e++) total += (uint64_t)fixed(p[e], scale);
+    }
+    return rounded(top, total, j->bits);
+}
+
+/* Row i at x + rows[i], or with `step` at x + i * step. */
+static void sum_columns(const float *x, float *y, const word *rows, word step, word n, word width, int bits) {
     uint32_t top[TILE] = {0};
     uint64_t total[TILE] = {0};
     double scale[TILE];
-    for (word i = 0; i < n; i++)
-        for (word c = 0; c < width; c++) { uint32_t a = bits_of(x[i * inner + c]) & ABS_BITS; top[c] = a > top[c] ? a : top[c]; }
+    for (word i = 0; i < n; i++) {
+        const float *p = x + (step ? i * step : rows[i]);
+        for (word c = 0; c < width; c++) { uint32_t a = bits_of(p[c]) & ABS_BITS; top[c] = a > top[c] ? a : top[c]; }
+    }
     for (word c = 0; c < width; c++) scale[c] = power64(bits + 126 - (int)(top[c] >> 23));
-    for (word i = 0; i < n; i++)
-        for (word c = 0; c < width; c++) total[c] += (uint64_t)fixed(x[i * inner + c], scale[c]);
-    for (word c = 0; c < width; c++)
-        y[c] = top[c] >> 23 == 255 ? from_bits(NAN_BITS) : round_scaled((int64_t)total[c], power64((int)(top[c] >> 23) - bits - 126));
+    for (word i = 0; i < n; i++) {
+        const float *p = x + (step ? i * step : rows[i]);
+        for (word c = 0; c < width; c++) total[c] += (uint64_t)fixed(p[c], scale[c]);
+    }
+    for (word c = 0; c < width; c++) y[c] = rounded(top[c], total[c], bits);
+}
+
+/* Sums of a few neighbours each: as columns, after a transposition. */
+static void sum_short(const reduction *j, const float *x, float *y, word from, word to) {
+    float tile[SHORT * SHORT];
+    for (word k = from; k < to; k += SHORT) {
+        word width = to - k < SHORT ? to - k : SHORT;
+        for (word c = 0; c < width; c++) {
+            const float *p = x + offset_of(j->kept, k + c);
+            for (word e = 0; e < j->run; e++) tile[e * SHORT + c] = p[e];
+        }
+        sum_columns(tile, y + k, NULL, SHORT, j->run, width, j->bits);
+    }
 }
 
 static void sum_part(void *argument, int part, int parts) {
-    reduce_job *j = argument;
+    reduction *j = argument;
     const word *w = j->w;
-    word outer = w[4], n = w[5], inner = w[6], from, to;
-    if (w[7] == 0) {
+    word from, to;
+    if (j->bits == 0) {
         const uint64_t *x = (const uint64_t *)(j->base[w[2]] + w[3]);
         uint64_t *y = (uint64_t *)(j->base[w[0]] + w[1]);
-        share(outer * inner, 1, part, parts, &from, &to);
+        share(j->outer * j->inner, 1, part, parts, &from, &to);
         for (word k = from; k < to; k++) {
-            const uint64_t *p = x + k / inner * n * inner + k % inner;
+            const uint64_t *p = x + offset_of(j->kept, k / j->inner) + k % j->inner;
             uint64_t total = 0;
-            for (word i = 0; i < n; i++) total += p[i * inner];
+            for (word i = 0; i < j->count; i++) for (word e = 0; e < j->run; e++) total += p[j->rows[i] + e];
             y[k] = total;
         }
         return;
     }
     const float *x = (const float *)(j->base[w[2]] + w[3]);
     float *y = (float *)(j->base[w[0]] + w[1]);
-    if (inner == 1) {
-        share(outer, 1, part, parts, &from, &to);
-        sum_rows(x + from * n, y + from, to - from, n, (int)w[7]);
+    if (j->inner == 1) {
+        share(j->outer, 1, part, parts, &from, &to);
+        if (j->count == 1 && j->run <= SHORT) sum_short(j, x + j->rows[0], y, from, to);
+        else for (word k = from; k < to; k++) y[k] = sum_rows(j, x + offset_of(j->kept, k));
         return;
     }
-    word tiles = (inner + TILE - 1) / TILE;
-    share(outer * tiles, 1, part, parts, &from, &to);
+    word tiles = (j->inner + TILE - 1) / TILE;
+    share(j->outer * tiles, 1, part, parts, &from, &to);
     for (word k = from; k < to; k++) {
-        word o = k / tiles, c = k % tiles * TILE;
-        sum_columns(x + o * n * inner + c, y + o * inner + c, n, inner, inner - c < TILE ? inner - c : TILE, (int)w[7]);
+        word o = k / tiles, c = k % tiles * TILE, width = j->inner - c < TILE ? j->inner - c : TILE;
+        sum_columns(x + offset_of(j->kept, o) + c, y + o * j->inner + c, j->rows, 0, j->count, width, j->bits);
     }
-}
-
-int assay_sum(const word *w, char **base, int threads) {
-    reduce_job j = {w, base};
-    assay_parallel(w[4] * w[5] * w[6] >= 1 << 14 ? threads : 1, sum_part, &j);
-    return 0;
 }
 
 static void amax_part(void *argument, int part, int parts) {
-    reduce_job *j = argument;
+    reduction *j = argument;
     const word *w = j->w;
-    word outer = w[4], n = w[5], inner = w[6], from, to;
+    word from, to, tiles = (j->inner + TILE - 1) / TILE;
     const float *x = (const float *)(j->base[w[2]] + w[3]);
     float *y = (float *)(j->base[w[0]] + w[1]);
-    if (inner == 1) {
-        share(outer, 1, part, parts, &from, &to);
-        for (word r = from; r < to; r++) {
-            const float *p = x + r * n;
-            uint32_t top = 0;
-            int32_t most = INT32_MIN;
-            for (word i = 0; i < n; i++) {
-                uint32_t a = bits_of(p[i]) & ABS_BITS;
-                int32_t k = key_of(p[i]);
-                top = a > top ? a : top;
-                most = k > most ? k : most;
-            }
-            y[r] = top > 0x7f800000u ? from_bits(NAN_BITS) : of_key(most);
-        }
-        return;
-    }
-    word tiles = (inner + TILE - 1) / TILE;
-    share(outer * tiles, 1, part, parts, &from, &to);
+    share(j->outer * tiles, 1, part, parts, &from, &to);
     for (word t = from; t < to; t++) {
-        word o = t / tiles, c0 = t % tiles * TILE, width = inner - c0 < TILE ? inner - c0 : TILE;
-        const float *p = x + o * n * inner + c0;
+        word o = t / tiles, c0 = t % tiles * TILE, width = j->inner - c0 < TILE ? j->inner - c0 : TILE;
+        const float *first = x + offset_of(j->kept, o) + c0;
         uint32_t top[TILE] = {0};
         int32_t most[TILE];
-        for (word c = 0; c < TILE; c++) most[c] = INT32_MIN;
-        for (word i = 0; i < n; i++)
-            for (word c = 0; c < width; c++) {
-                uint32_t a = bits_of(p[i * inner + c]) & ABS_BITS;
-                int32_t k = key_of(p[i * inner + c]);
+        for (word c = 0; c < width; c++) most[c] = INT32_MIN;
+        for (word i = 0; i < j->count; i++) {
+            const float *p = first + j->rows[i];
+            if (j->inner == 1) {
+                uint32_t high = top[0];
+                int32_t best = most[0];
+                for (word e = 0; e < j->run; e++) {
+                    uint32_t a = bits_of(p[e]) & ABS_BITS;
+                    int32_t k = key_of(p[e]);
+                    high = a > high ? a : high;
+                    best = k > best ? k : best;
+                }
+                top[0] = high;
+                most[0] = best;
+            } else for (word c = 0; c < width; c++) {
+                uint32_t a = bits_of(p[c]) & ABS_BITS;
+                int32_t k = key_of(p[c]);
                 top[c] = a > top[c] ? a : top[c];
                 most[c] = k > most[c] ? k : most[c];
             }
-        for (word c = 0; c < width; c++) y[o * inner + c0 + c] = top[c] > 0x7f800000u ? from_bits(NAN_BITS) : of_key(most[c]);
+        }
+        for (word c = 0; c < width; c++) y[o * j->inner + c0 + c] = top[c] > 0x7f800000u ? from_bits(NAN_BITS) : of_key(most[c]);
     }
 }
 
-int assay_amax(const word *w, char **base, int threads) {
-    reduce_job j = {w, base};
-    assay_parallel(w[4] * w[5] * w[6] >= 1 << 14 ? threads : 1, amax_part, &j);
+static int reduce(const word *w, char **base, int threads, void (*part)(void *, int, int)) {
+    reduction j = {.w = w, .base = base, .bits = (int)w[4], .inner = w[5], .run = w[6], .kept = w + 7, .outer = 1, .count = 1};
+    const word *walk = w + 8 + 2 * w[7];
+    for (word r = 1; r <= w[7]; r++) j.outer *= j.kept[r];
+    for (word r = 1; r <= walk[0]; r++) j.count *= walk[r];
+    word *rows = assay_scratch(SCRATCH_TABLES, (size_t)j.count * 8);
+    if (!rows) return -1;
+    for (word i = 0; i < j.count; i++) rows[i] = offset_of(walk, i);
+    j.rows = rows;
+    assay_parallel(j.outer * j.inner * j.count * j.run >= 1 << 14 ? threads : 1, part, &j);
     return 0;
 }
+
+int assay_sum(const word *w, char **base, int threads) { return reduce(w, base, threads, sum_part); }
+int assay_amax(const word *w, char **base, int threads) { return reduce(w, base, threads, amax_part); }
+
+/* Words: target (base, offset), source (base, offset), outer, n, inner, B (0: int64 elements). Both in C order. */
+typedef struct { const word *w; char **base; } reduce_job;
 
 static void cumsum_part(void *argument, int part, int parts) {
     reduce_job *j = argument;
@@ -150,7 +189,6 @@ static void cumsum_part(void *argument, int part, int parts) {
     }
 }
 
-/* Words: as assay_sum; the target has the source's shape. */
 int assay_cumsum(const word *w, char **base, int threads) {
     reduce_job j = {w, base};
     assay_parallel(w[4] * w[5] * w[6] >= 1 << 14 ? threads : 1, cumsum_part, &j);

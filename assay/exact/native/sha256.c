@@ -130,35 +130,52 @@ static inline __attribute__((always_inline)) void leaves(uint64_t index, const u
     for (int l = 0; l < lanes; l++) put(state[l], out + 32 * l);
 }
 
-/* SHA256(0x01 | left | right); `out` may be either. */
-static void node(const uint8_t *left, const uint8_t *right, uint8_t out[32]) {
-    uint8_t block[128] = {1};
-    uint32_t state[8];
-    memcpy(block + 1, left, 32);
-    memcpy(block + 33, right, 32);
-    block[65] = 0x80;
-    block[126] = 65 * 8 >> 8;
-    block[127] = (uint8_t)(65 * 8);
-    memcpy(state, START, sizeof state);
-    compress(state, block, 2);
-    put(state, out);
+/* SHA256(0x01 | left | right) of `lanes` neighbouring pairs of hashes; `out` may be where they are. */
+static inline __attribute__((always_inline)) void nodes(const uint8_t *pairs, uint8_t *out, const int lanes) {
+    uint8_t block[LANES][128] = {{0}};
+    uint32_t state[LANES][8];
+    const uint8_t *at[LANES];
+    for (int l = 0; l < lanes; l++) {
+        block[l][0] = 1;
+        memcpy(block[l] + 1, pairs + 64 * l, 64);
+        block[l][65] = 0x80;
+        block[l][126] = 65 * 8 >> 8;
+        block[l][127] = (uint8_t)(65 * 8);
+        memcpy(state[l], START, sizeof state[l]);
+        at[l] = block[l];
+    }
+    compress_lanes(state, at, 2, lanes);
+    for (int l = 0; l < lanes; l++) put(state[l], out + 32 * l);
+}
+
+typedef struct { const uint8_t *data; size_t size, n; uint8_t *row; } tree;
+
+static void leaves_part(void *argument, int part, int parts) {
+    tree *t = argument;
+    word from, to;
+    share((word)t->n, LANES, part, parts, &from, &to);
+    size_t i = (size_t)from;
+    for (; i + LANES <= (size_t)to; i += LANES) leaves(i, t->data + i * CHUNK, t->size - i * CHUNK, t->row + 32 * i, LANES);
+    for (; i < (size_t)to; i++) leaves(i, t->data + i * CHUNK, t->size - i * CHUNK, t->row + 32 * i, 1);
 }
 
 /* Merkle root over the chunks of `size` bytes, the last padded with zeros. -1: out of memory. */
-int assay_chunk_root(const uint8_t *data, size_t size, uint8_t out[32]) {
+int assay_chunk_root(const uint8_t *data, size_t size, uint8_t out[32], int threads) {
     static const uint8_t empty = 3, pad_tag = 2;
     size_t n = (size + CHUNK - 1) / CHUNK;
     if (n == 0) { assay_sha256(&empty, 1, out); return 0; }
-    uint8_t pad[32], *row = malloc(n * 32 + 32);
+    uint8_t pad[64], *row = malloc(n * 32 + 32);
     if (!row) return -1;
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES) leaves(i, data + i * CHUNK, size - i * CHUNK, row + 32 * i, LANES);
-    for (; i < n; i++) leaves(i, data + i * CHUNK, size - i * CHUNK, row + 32 * i, 1);
+    tree t = {data, size, n, row};
+    assay_parallel(n >= 64 ? threads : 1, leaves_part, &t);
     assay_sha256(&pad_tag, 1, pad);
     for (; n > 1; n = (n + 1) / 2) {
+        size_t i = 0;
         if (n % 2) memcpy(row + 32 * n, pad, 32);
-        for (i = 0; i < n; i += 2) node(row + 32 * i, row + 32 * i + 32, row + 16 * i);
-        node(pad, pad, pad);
+        for (; i + 2 * LANES <= n + n % 2; i += 2 * LANES) nodes(row + 32 * i, row + 16 * i, LANES);
+        for (; i < n; i += 2) nodes(row + 32 * i, row + 16 * i, 1);
+        memcpy(pad + 32, pad, 32);
+        nodes(pad, pad, 1);
     }
     memcpy(out, row, 32);
     free(row);
