@@ -32,6 +32,27 @@ def kernel_operator(name: str) -> str:
     return STEPS.get(name, name if name in OPS else "cast" if "_to_" in name or name.startswith("copy_") else first if first in OPS else "")
 
 
+def _walked(words: list[int], at: int) -> tuple[int, int]:
+    """Elements of a walk (rank, dims, strides) in the words of a step, and where the words after it begin."""
+    rank = words[at]
+    return int(np.prod(words[at + 1 : at + 1 + rank])), at + 1 + 2 * rank
+
+
+def product_size(words: list[int]) -> int:
+    """Rows times columns times inner dimension (native/gemm.c has the layout)."""
+    rows, at = _walked(words, 8 + 3 * words[7])
+    inner, at = _walked(words, at)
+    return rows * inner * _walked(words, at)[0]
+
+
+def reduced(name: str, words: list[int]) -> int:
+    """Elements that a reduction reads (native/reduce.c has the layouts)."""
+    if name == "cumsum":
+        return int(np.prod(words[4:7]))
+    outer, at = _walked(words, 7)
+    return outer * words[5] * _walked(words, at)[0] * words[6]
+
+
 class Struck(build.Library):
     """The library, but one kernel or step flips the lowest bit of one element that it writes."""
 
@@ -47,7 +68,7 @@ class Struck(build.Library):
             name, words = self._step_names[int(tape[start])], [int(word) for word in tape[start + 2 : end]]
             if name == "map":
                 self._after_map(words, bases)
-            size = words[7] * words[8] * words[9] if name == "matmul" else int(np.prod(words[4:7])) if name in LARGE else 0
+            size = product_size(words) if name == "matmul" else reduced(name, words) if name in LARGE else 0
             self._wrote(name, size, int(bases[words[0]]) + words[1] if name != "map" else 0)
             start = end
 
@@ -56,7 +77,7 @@ class Struck(build.Library):
         n, inputs, outputs, registers = w[:4]
         at = 6
         for _ in range(inputs):
-            at += 6 + 2 * w[at + 5]
+            at += 8 + 2 * w[at + 7]
         places, code = w[at : at + 3 * outputs], w[at + 3 * outputs + registers :]
         writer: dict[int, str] = {}
         for op, target, source in zip(code[0::5], code[1::5], code[2::5], strict=True):
@@ -119,11 +140,11 @@ def _wrong(case: Case, want: str) -> bool:
 
 
 CHANGES: dict[str, Callable[[Path], list[str]]] = {
-    "q is not clamped": _rewritten("gemm.c", "return q > most ? most : (q < -most ? -most : q);", "return q;"),
+    "q is not clamped": _rewritten("pack.c", "return most(least(q, limit), minus(zero, limit));", "return q;"),
     "products are widened one pair too late": _rewritten("gemm.c", "? INT32_MAX / (2 *", "? 1 + INT32_MAX / (2 *"),
     "blocks of products are trusted for twice as long": _rewritten("gemm.c", "< 0x1p61f", "< 0x1p63f"),
     "wide products are rounded twice": _rewritten("gemm.c", "> 53,", "> 63,"),
-    "a row with an infinity counts as finite": _rewritten("gemm.c", "e == 255 ? from_bits64(0x7ff8000000000000u) :", "e == 256 ? from_bits64(0) :"),
+    "a row with an infinity counts as finite": _rewritten("pack.c", "e == 255 ? from_bits64(0x7ff8000000000000u) :", "e == 256 ? from_bits64(0) :"),
     "totals are rounded twice": _rewritten("assay.h", " | ((size & 1023) != 0)", ""),
     "sums of infinities are numbers": _rewritten("reduce.c", ">> 23 == 255", ">> 23 == 256"),
     "negative numbers are ordered backwards": _rewritten("reduce.c", "b ^ ((b >> 31) & 0x7fffffff)", "b"),
