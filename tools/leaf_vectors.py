@@ -1,6 +1,6 @@
 """Writes tests/vectors/leaf.json: what the NumPy reference says of single elements, for every implementation of the leaf (docs/dispute.md).
 
-    python tools/leaf_vectors.py            (about ten seconds; repeats byte for byte)
+    python tools/leaf_vectors.py            (some seconds; repeats byte for byte)
 
 Outputs come only from assay.exact.reference; the totals of folds from its fixed point (`_exponent`, `_fixed`, `quantise`, `_key`).
 Inputs come from splitmix64. All byte strings are hex with 0x; a tensor is its elements in C order, big-endian, of their dtype's width
@@ -247,11 +247,11 @@ def reduces() -> Iterator[Case]:
             for axes, keep in (((2,), False), ((1,), True), ((0, 2), False), ((0, 1, 2), True), ((0, 1, 2), False)):
                 yield Case(op, (x,), {"axes": axes, "keepdim": keep})
         yield from (Case("cumsum", (x,), {"axis": a}) for a in (0, 1, 2))
-        for index in (integers(seed + 610, (12,), -2, 7), integers(seed + 611, (12,), -(2**31), 2**31).astype(np.int32)):
-            yield Case("scatter_add_rows", (index, floats(seed + 620, (12, 2, 2), kind)), {"rows": 5})
+        for index in (integers(seed + 610, (9,), -2, 5), integers(seed + 611, (9,), -(2**31), 2**31).astype(np.int32)):
+            yield Case("scatter_add_rows", (index, floats(seed + 620, (9, 1, 2), kind)), {"rows": 3})
         yield Case("scatter_add_rows", (integers(seed + 612, (9,), 0, 3).astype(np.int32), floats(seed + 621, (9,), kind)), {"rows": 3})
         for bits in (8, 14, 15, 23):
-            a, b = floats(seed + 630, (3, 21), kind), floats(seed + 640, (21, 4), kind)
+            a, b = floats(seed + 630, (2, 17), kind), floats(seed + 640, (17, 3), kind)
             yield Case("matmul", (a, b), {}, gemm_bits=bits)
     for kind in ("bits", "finite"):  # rows and columns of the batched form, most of them finite
         a, b = floats(650, (2, 2, 3, 4), kind), floats(651, (2, 2, 4, 2), kind)

@@ -28,6 +28,7 @@ interface Vm {
         external
         pure
         returns (bytes memory);
+    function envOr(string calldata name, uint256 otherwise) external view returns (uint256);
     function keyExistsJson(string calldata json, string calldata key) external view returns (bool);
     function toString(uint256 value) external pure returns (string memory);
     function etch(address target, bytes calldata code) external;

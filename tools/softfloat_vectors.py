@@ -1,0 +1,136 @@
+"""Writes tests/vectors/softfloat.json: single operations of binary32 by this machine's floating-point unit (through NumPy, as
+assay.exact.reference uses it), for the contracts' soft-float.
+
+    python tools/softfloat_vectors.py            (some seconds)
+
+An input is a number i and two words of splitmix64, w and v (`inputs`); from them come
+    a, b    floats: i & 7 chooses random bits, exponents near each other, mantissas of few bits, or results near the ends of the range
+    whole   an i64 of any magnitude
+    shift   -400..111
+    s       the scale of a fixed point that |a| fits: rint(a · 2^s) has at most 40 bits
+`pairs`: columns of hard inputs (every pair of assay.exact.conformance.SPECIAL, then generated ones), all big-endian: a, b u32, whole i64,
+shift, s i32; then a column for each operation, u64 (results with sign as two's complement).
+`bulk`: block k (from 0) is the inputs w = words(k << 40), v = words(k << 40 | 1 << 39), i = 0..16383. digest(k) =
+SHA-256(digest(k - 1) ‖ results of block k, u64 big-endian each), digest(-1) = 32 zero bytes. `counts` of blocks, and for each operation
+the digests after so many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.exact import reference
+from assay.exact.conformance import SPECIAL, words
+from assay.exact.functions import NAN
+
+Array = NDArray[Any]
+TARGET = Path(__file__).resolve().parent.parent / "tests" / "vectors" / "softfloat.json"
+BLOCK = 16384
+COUNTS = (1, 10, 100, 640)
+HARD = 2000
+
+
+class Inputs(NamedTuple):
+    a: Array
+    b: Array
+    whole: Array
+    shift: Array
+    s: Array
+
+
+def _field(bits: Array) -> Array:
+    return (bits >> 23) & 255
+
+
+def inputs(w: Array, v: Array, i: Array) -> Inputs:
+    a, b = (w >> np.uint64(32)).astype(np.int64), (w & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    mode = i & 7
+    few = (mode == 3) | (mode == 4)
+    a, b = np.where(few, a & 0xFF9E0007, a), np.where(few, b & 0xFF9E0007, b)
+    e, off = _field(a), (_field(b) & 63) - 32
+    centre = np.select([mode == 5, mode == 6, mode == 7], [127 - e, 381 - e, np.where(e < 128, e + 127, e - 127)], e)
+    moved = (b & 0x807FFFFF) | (np.clip(centre + off, 0, 254) << 23)
+    b = np.where((mode == 2) | (mode >= 4), moved, b)
+    whole = w.view(np.int64) >> (v & np.uint64(63)).astype(np.int64)
+    high = (v >> np.uint64(8)).astype(np.int64)
+    return _inputs(a, b, whole, high)
+
+
+def _inputs(a: Array, b: Array, whole: Array, high: Array) -> Inputs:
+    s = high % 41 + 126 - np.minimum(254, _field(a) + (high >> 16) % 32)
+    return Inputs(a.astype(np.uint32).view(np.float32), b.astype(np.uint32).view(np.float32), whole, high % 512 - 400, s)
+
+
+def _bits(x: Array) -> Array:
+    return np.where(np.isnan(x), NAN, x).view(np.uint32)
+
+
+OPERATIONS: dict[str, Callable[[Inputs], Array]] = {
+    "add": lambda x: _bits(x.a + x.b),
+    "sub": lambda x: _bits(x.a - x.b),
+    "mul": lambda x: _bits(x.a * x.b),
+    "div": lambda x: _bits(x.a / x.b),
+    "sqrt": lambda x: _bits(np.sqrt(x.a)),
+    "rint": lambda x: _bits(np.rint(x.a)),
+    "order": lambda x: (x.a < x.b).astype(np.int64) + 2 * (x.a <= x.b) + 4 * (x.a == x.b),
+    "to_i32": lambda x: reference.cast(x.a, "i32"),
+    "to_i64": lambda x: reference.cast(x.a, "i64"),
+    "from_i64": lambda x: _bits(reference.cast(x.whole, "f32")),
+    "scaled": lambda x: _bits(reference.round_scaled(x.whole >> 1, x.shift)),
+    "fixed": lambda x: reference._fixed(x.a, x.s),
+}
+
+
+def results(name: str, x: Inputs) -> Array:
+    """u64; negative numbers in two's complement."""
+    with np.errstate(all="ignore"):
+        return OPERATIONS[name](x).astype(np.int64).view(np.uint64)
+
+
+def block(k: int) -> Inputs:
+    return inputs(words(k << 40, BLOCK), words(k << 40 | 1 << 39, BLOCK), np.arange(BLOCK))
+
+
+def pairs() -> dict[str, str]:
+    special = SPECIAL.view(np.uint32).astype(np.int64)
+    n = len(special) ** 2
+    w, v = words(1, n), words(2, n)
+    edges = np.array([0, 1, -1, 2**24 + 1, 2**24 + 3, 2**25 + 2, 2**62 + 2**38, 2**62 + 3 * 2**38, 2**63 - 1, -(2**63), 2**54 + 2**30], np.int64)
+    whole = np.concatenate([edges, (w.view(np.int64) >> (v & np.uint64(63)).astype(np.int64))[len(edges) :]])
+    hard = _inputs(np.repeat(special, len(special)), np.tile(special, len(special)), whole, (v >> np.uint64(8)).astype(np.int64))
+    random = inputs(words(3, HARD), words(4, HARD), np.arange(HARD))
+    x = Inputs(*(np.concatenate(column) for column in zip(hard, random, strict=True)))
+    columns = {"a": _raw(x.a), "b": _raw(x.b), "whole": _raw(x.whole), "shift": _raw(x.shift.astype(np.int32)), "s": _raw(x.s.astype(np.int32))}
+    return columns | {name: _raw(results(name, x)) for name in OPERATIONS}
+
+
+def _raw(x: Array) -> str:
+    return "0x" + x.astype(x.dtype.newbyteorder(">")).tobytes().hex()
+
+
+def bulk(blocks: int) -> dict[str, list[str]]:
+    """The digests after COUNTS, as far as `blocks`."""
+    digests, out = dict.fromkeys(OPERATIONS, bytes(32)), {name: list[str]() for name in OPERATIONS}
+    for k in range(blocks):
+        x = block(k)
+        for name in OPERATIONS:
+            digests[name] = hashlib.sha256(digests[name] + results(name, x).astype(">u8").tobytes()).digest()
+            if k + 1 in COUNTS:
+                out[name].append("0x" + digests[name].hex())
+    return out
+
+
+def render(blocks: int) -> str:
+    rows = {"format": "assay-softfloat/1", "pairs": pairs(), "counts": COUNTS, "bulk": bulk(blocks)}
+    return json.dumps(rows, indent=0) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(COUNTS[-1]))
