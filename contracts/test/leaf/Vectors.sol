@@ -123,9 +123,7 @@ abstract contract LeafVectors is Test {
     function checkSingles() internal view {
         string memory json = vm.readFile(VECTORS);
         bytes memory raw = vm.parseJsonTypeArray(
-            json,
-            ".items",
-            "Item(bytes stage,uint64 element,uint256 fold,uint64 index,bytes totals,bytes values,int256 item)"
+            json, ".items", "Item(bytes stage,uint64 element,uint256 fold,uint64 index,bytes totals,bytes values,int256 item)"
         );
         Item[] memory items = abi.decode(raw, (Item[]));
         assertEq(items.length, 118, "items");

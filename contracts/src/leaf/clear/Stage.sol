@@ -3,11 +3,56 @@ pragma solidity ^0.8.28;
 
 /// The operators by their codes (docs/dispute.md).
 enum Op {
-    CONST, IOTA,
-    NEG, ABS, RELU, SQRT, RSQRT, RECIPROCAL, EXP, LOG, TANH, ERF, SIGMOID, SIN, COS,
-    ADD, SUB, MUL, DIV, MAXIMUM, MINIMUM, AND, OR, NOT, EQ, NE, LT, LE, GT, GE, SELECT, PHILOX, CAST,
-    SUM, AMAX, CUMSUM, MATMUL, SCATTER_ADD_ROWS,
-    RESHAPE, PERMUTE, EXPAND, SLICE, REVERSE, WINDOWS, SPREAD, PAD, CONCAT, TAKE_ROWS, GATHER, SCATTER_VALUE
+    CONST,
+    IOTA,
+    NEG,
+    ABS,
+    RELU,
+    SQRT,
+    RSQRT,
+    RECIPROCAL,
+    EXP,
+    LOG,
+    TANH,
+    ERF,
+    SIGMOID,
+    SIN,
+    COS,
+    ADD,
+    SUB,
+    MUL,
+    DIV,
+    MAXIMUM,
+    MINIMUM,
+    AND,
+    OR,
+    NOT,
+    EQ,
+    NE,
+    LT,
+    LE,
+    GT,
+    GE,
+    SELECT,
+    PHILOX,
+    CAST,
+    SUM,
+    AMAX,
+    CUMSUM,
+    MATMUL,
+    SCATTER_ADD_ROWS,
+    RESHAPE,
+    PERMUTE,
+    EXPAND,
+    SLICE,
+    REVERSE,
+    WINDOWS,
+    SPREAD,
+    PAD,
+    CONCAT,
+    TAKE_ROWS,
+    GATHER,
+    SCATTER_VALUE
 }
 
 // Codes of dtypes.
@@ -124,7 +169,11 @@ library Stages {
         return here + count;
     }
 
-    function _numbers(bytes calldata data, uint256 here, uint256 count, uint256 size, Stage memory s) private pure returns (uint256) {
+    function _numbers(bytes calldata data, uint256 here, uint256 count, uint256 size, Stage memory s)
+        private
+        pure
+        returns (uint256)
+    {
         s.numbers = new uint256[](count);
         for (uint256 i = 0; i < count; ++i) {
             s.numbers[i] = _read(data, here + i * size, size);
