@@ -13,13 +13,15 @@ shift, s i32; then a column for each operation, u64 (results with sign as two's 
 `bulk`: block k (from 0) is the inputs w = words(k << 40), v = words(k << 40 | 1 << 39), i = 0..16383. digest(k) =
 SHA-256(digest(k - 1) ‖ results of block k, u64 big-endian each), digest(-1) = 32 zero bytes. `counts` of blocks, and for each operation
 the digests after so many.
+`functions`: the same for one f32 -> f32 function at a time, blocks of 1024 inputs: w >> 32, for odd i with the exponent field brought
+into 112..135, where most functions do their work.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +35,7 @@ from assay.exact.functions import NAN
 Array = NDArray[Any]
 TARGET = Path(__file__).resolve().parent.parent / "tests" / "vectors" / "softfloat.json"
 BLOCK = 16384
+FUNCTION_BLOCK = 1024
 COUNTS = (1, 10, 100, 640)
 HARD = 2000
 
@@ -88,6 +91,9 @@ OPERATIONS: dict[str, Callable[[Inputs], Array]] = {
 }
 
 
+FUNCTIONS = ("rsqrt", "reciprocal", "exp", "log", "tanh", "erf", "sigmoid", "sin", "cos")
+
+
 def results(name: str, x: Inputs) -> Array:
     """u64; negative numbers in two's complement."""
     with np.errstate(all="ignore"):
@@ -117,18 +123,32 @@ def _raw(x: Array) -> str:
 
 def bulk(blocks: int) -> dict[str, list[str]]:
     """The digests after COUNTS, as far as `blocks`."""
-    digests, out = dict.fromkeys(OPERATIONS, bytes(32)), {name: list[str]() for name in OPERATIONS}
+    return _digests(blocks, list(OPERATIONS), lambda k: (results(name, x) for x in [block(k)] for name in OPERATIONS))
+
+
+def functions(blocks: int) -> dict[str, list[str]]:
+    def outputs(k: int) -> Iterator[Array]:
+        bits, odd = (words(k << 40, FUNCTION_BLOCK) >> np.uint64(32)).astype(np.int64), np.arange(FUNCTION_BLOCK) % 2 == 1
+        bits = np.where(odd, (bits & 0x807FFFFF) | ((112 + _field(bits) % 24) << 23), bits)
+        x = bits.astype(np.uint32).view(np.float32)
+        for name in FUNCTIONS:
+            yield reference.apply(name, {}, [x], "f32", 14).view(np.uint32)
+
+    return _digests(blocks, FUNCTIONS, outputs)
+
+
+def _digests(blocks: int, names: Sequence[str], outputs: Callable[[int], Iterator[Array]]) -> dict[str, list[str]]:
+    digests, out = dict.fromkeys(names, bytes(32)), {name: list[str]() for name in names}
     for k in range(blocks):
-        x = block(k)
-        for name in OPERATIONS:
-            digests[name] = hashlib.sha256(digests[name] + results(name, x).astype(">u8").tobytes()).digest()
+        for name, y in zip(names, outputs(k), strict=True):
+            digests[name] = hashlib.sha256(digests[name] + y.astype(">u8").tobytes()).digest()
             if k + 1 in COUNTS:
                 out[name].append("0x" + digests[name].hex())
     return out
 
 
 def render(blocks: int) -> str:
-    rows = {"format": "assay-softfloat/1", "pairs": pairs(), "counts": COUNTS, "bulk": bulk(blocks)}
+    rows = {"format": "assay-softfloat/1", "pairs": pairs(), "counts": COUNTS, "bulk": bulk(blocks), "functions": functions(blocks)}
     return json.dumps(rows, indent=0) + "\n"
 
 

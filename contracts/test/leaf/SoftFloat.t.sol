@@ -2,15 +2,14 @@
 pragma solidity ^0.8.28;
 
 import {SoftFloat} from "../../src/leaf/clear/SoftFloat.sol";
-import {Test} from "../utils/Test.sol";
+import {Blocks} from "./Blocks.sol";
 
 /// SoftFloat against the floating-point unit, on tests/vectors/softfloat.json (tools/softfloat_vectors.py says how inputs are made):
 /// hard pairs one by one, and generated ones in blocks of 16384, whose results are compared by a digest over all blocks so far.
 /// One block a run; all 640, ten million inputs for each operation:
 ///
 ///     SOFTFLOAT_COUNT=3 ../.tools/bin/forge test --match-contract SoftFloatTest        (the index in `counts`)
-contract SoftFloatTest is Test {
-    string private constant VECTORS = "../tests/vectors/softfloat.json";
+contract SoftFloatTest is Blocks {
     uint256 private constant BLOCK = 16384;
 
     struct Input {
@@ -182,19 +181,13 @@ contract SoftFloatTest is Test {
     ) private view {
         bytes[4] memory results;
         for (uint256 j = 0; j < 4; ++j) {
-            results[j] = new bytes(64 + 8 * BLOCK); // a word more than is hashed, for the last result's
-            bytes memory hashed = results[j];
-            assembly ("memory-safe") {
-                mstore(hashed, sub(mload(hashed), 32))
-            }
+            results[j] = _block(BLOCK);
         }
         string memory json = vm.readFile(VECTORS);
-        uint256 which = vm.envOr("SOFTFLOAT_COUNT", uint256(0));
-        _blocks(vm.parseJsonUintArray(json, ".counts")[which], results, [operation0, operation1, operation2, operation3]);
+        _blocks(_count(json), results, [operation0, operation1, operation2, operation3]);
         string[4] memory names = [name0, name1, name2, name3];
         for (uint256 j = 0; j < 4; ++j) {
-            bytes32 expected = vm.parseJsonBytes32Array(json, string.concat(".bulk.", names[j]))[which];
-            assertEq(_digest(results[j]), expected, names[j]);
+            _compare(json, "bulk", names[j], results[j]);
         }
     }
 
@@ -208,37 +201,12 @@ contract SoftFloatTest is Test {
             for (uint256 i = 0; i < BLOCK; ++i) {
                 _generate(x, _word(k << 40, i), _word(k << 40 | 1 << 39, i), i);
                 for (uint256 j = 0; j < 4; ++j) {
-                    uint256 result = operations[j](x);
-                    bytes memory hashed = results[j];
-                    assembly ("memory-safe") {
-                        mstore(add(add(hashed, 64), mul(i, 8)), shl(192, result))
-                    }
+                    _put(results[j], i, operations[j](x));
                 }
             }
             for (uint256 j = 0; j < 4; ++j) {
-                bytes memory hashed = results[j];
-                bytes32 digest = sha256(hashed);
-                assembly ("memory-safe") {
-                    mstore(add(hashed, 32), digest)
-                }
+                _close(results[j]);
             }
-        }
-    }
-
-    function _digest(bytes memory hashed) private pure returns (bytes32 digest) {
-        assembly ("memory-safe") {
-            digest := mload(add(hashed, 32))
-        }
-    }
-
-    /// Number `i` of assay.exact.conformance.words(seed, ..): splitmix64.
-    function _word(uint256 seed, uint256 i) private pure returns (uint256 z) {
-        unchecked {
-            uint256 low = type(uint64).max;
-            z = (seed + (i + 1) * 0x9e3779b97f4a7c15) & low;
-            z = ((z ^ (z >> 30)) * 0xbf58476d1ce4e5b9) & low;
-            z = ((z ^ (z >> 27)) * 0x94d049bb133111eb) & low;
-            z ^= z >> 31;
         }
     }
 
