@@ -85,11 +85,7 @@ library SoftFloat {
             (uint256 ma, int256 e) = parts(a);
             (uint256 mb, int256 eb) = parts(b);
             uint256 apart = uint256(e - eb);
-            if (apart > 32) {
-                // b is less than 2^-8 of a's last place: only that it is there can matter.
-                apart = 32;
-                if (mb > 0) mb = 1;
-            }
+            if (apart > 32) return a; // b is below 2^-8 of a's last place
             int256 sum = int256(ma << apart);
             if (a & SIGN != 0) sum = -sum;
             sum += b & SIGN != 0 ? -int256(mb) : int256(mb);
