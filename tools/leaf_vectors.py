@@ -29,62 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import reference
-from assay.exact.conformance import KINDS, SPECIAL, floats, integers, words
-from assay.exact.table import OPS, Attr, Kind, TensorType, infer
+from assay.exact.conformance import BINARY, KINDS, SPECIAL, UNARY, Writer, floats, integers, words
+from assay.exact.table import Attr
+from assay.program import Part
+from assay.stages import CODES, encode_stage
 
 Array = NDArray[Any]
 TARGET = Path(__file__).resolve().parent.parent / "tests" / "vectors" / "leaf.json"
-DTYPES = {"f32": 1, "i32": 2, "i64": 3, "u8": 4, "bool": 5}
-NAMES = {dtype: name for name, dtype in reference.NUMPY.items()}
-CODES = {
-    name: code
-    for code, name in enumerate(
-        """const iota neg abs relu sqrt rsqrt reciprocal exp log tanh erf sigmoid sin cos add sub mul div maximum minimum and or not
-        eq ne lt le gt ge select philox cast sum amax cumsum matmul scatter_add_rows reshape permute expand slice reverse windows
-        spread pad concat take_rows gather scatter_value""".split()  # noqa: SIM905
-    )
-}
-WIDTHS = {"axis": 1, "keepdim": 1, "dtype": 1}
-UNARY = tuple(name for name, op in OPS.items() if op.kind is Kind.MAP and op.arity == 1 and name not in ("cast", "not"))
-BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge")
-
-
-# ---- stages ------------------------------------------------------------------------------------------------------------------
-
-
-def be(value: int, size: int) -> bytes:
-    return (value % (1 << (8 * size))).to_bytes(size, "big")
-
-
-def type_bytes(t: TensorType) -> bytes:
-    return bytes([DTYPES[t.dtype], len(t.shape)]) + b"".join(be(n, 8) for n in t.shape)
-
-
-def attr_bytes(op: str, attrs: dict[str, Attr], gemm_bits: int) -> bytes:
-    """In the order of the table in docs/dispute.md, which is that of the row's attributes; a shape stands in the result's type."""
-    if op == "matmul":
-        return bytes([gemm_bits])
-    out = b""
-    for name in OPS[op].attrs:
-        value = attrs[name]
-        if isinstance(value, tuple):
-            if name == "axes":
-                out += (b"" if op == "permute" else bytes([len(value)])) + bytes(int(a) for a in value)
-        elif isinstance(value, str):
-            out += bytes([DTYPES[value]])
-        else:
-            out += be(int(value), WIDTHS.get(name, 8))
-    return out
-
-
-def stage_bytes(op: str, types: Sequence[TensorType], attrs: dict[str, Attr], gemm_bits: int) -> bytes:
-    """The operands are the values 7, 8, ...: a leaf does not look at them."""
-    operands = b"".join(be(7 + i, 4) + type_bytes(t) for i, t in enumerate(types))
-    return bytes([CODES[op]]) + be(len(types), 2) + operands + type_bytes(infer(op, types, attrs)) + attr_bytes(op, attrs, gemm_bits)
-
-
-def type_of(x: Array) -> TensorType:
-    return TensorType(dtype=NAMES[x.dtype], shape=x.shape)
 
 
 # ---- what the reference says -------------------------------------------------------------------------------------------------
@@ -98,9 +49,20 @@ class Case(NamedTuple):
     gemm_bits: int = 14
 
 
+def part_of(case: Case) -> Part:
+    """A part with the case's stage alone."""
+    w = Writer(*case.args)
+    w(case.op, *range(len(case.args)), **case.attrs)
+    return w.part()
+
+
 def output(case: Case) -> Array:
-    dtype = infer(case.op, [type_of(a) for a in case.args], case.attrs).dtype
+    dtype = part_of(case).nodes[0].type.dtype
     return np.asarray(reference.apply(case.op, case.attrs, case.args, dtype, case.gemm_bits))
+
+
+def stage_of(case: Case) -> str:
+    return "0x" + encode_stage(part_of(case), 0, case.gemm_bits).hex()
 
 
 def _float_sum(top: Array, q: Array) -> list[Array]:
@@ -280,7 +242,7 @@ def reduces() -> Iterator[Case]:
         (words(676, 6).reshape(2, 3) % np.uint64(2) == 0, integers(677, (2, 2), -(2**63), 2**63 - 1), 1),
         (np.arange(6, dtype=np.uint8), integers(678, (3,), 2, 8), 0),
     ):
-        bits = {"f32": 0x7FC00000, "bool": 1, "u8": 0xEE}.get(NAMES[x.dtype], 2**31)
+        bits = {"float32": 0x7FC00000, "bool": 1, "uint8": 0xEE}.get(x.dtype.name, 2**31)
         yield Case("scatter_value", (x, index), {"axis": axis, "bits": bits})
 
 
@@ -343,7 +305,7 @@ def large() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     for case in (*sums, Case("scatter_add_rows", (index, x), {"rows": 3})):
         y = output(case)
         folded = totals(case, y.shape)
-        stage = "0x" + stage_bytes(case.op, [type_of(a) for a in case.args], case.attrs, 14).hex()
+        stage = stage_of(case)
         element = y.size - 1
         total = np.array([t.flat[element] for t in folded])
         q = reference._fixed(x, reference.sum_bits(n) + 126 - int(total[0]))
@@ -361,7 +323,7 @@ def rendered(case: Case) -> dict[str, Any]:
     place = np.unravel_index(np.array(case.elements, np.int64) if case.elements else np.arange(y.size), y.shape)
     folded = [t[place] for t in totals(case, y.shape)]
     return {
-        "stage": "0x" + stage_bytes(case.op, [type_of(a) for a in case.args], case.attrs, case.gemm_bits).hex(),
+        "stage": stage_of(case),
         "operands": [hexed(a) for a in case.args],
         "elements": list(case.elements),
         "bits": hexed(y[place]),
