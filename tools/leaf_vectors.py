@@ -130,8 +130,10 @@ def near(*values: float) -> Array:
 
 
 PI = math.pi
+TIES = f32(0x3F6E9372, 0x3F5AE03B, 0x3F2A177F, 0x3EF0D9CE, 0x3EBB61F7, 0x3F7FFFFF, 0x3E800001)
+"""Their square roots lie next to the middle between two floats."""
 HARD: dict[str, Array] = {
-    "sqrt": np.concatenate([near(2.0**-126, 2.0**-140, 4.0, 1.5), f32(0x00000002, 0x00000003, 0x3F800002, 0x7F7FFFFF, 0x407FFFFF, 0x3FFFFFFF)]),
+    "sqrt": np.concatenate([near(2.0**-126, 2.0**-140, 4.0, 1.5), f32(0x00000002, 0x00000003, 0x3F800002, 0x7F7FFFFF, 0x407FFFFF, 0x3FFFFFFF), TIES]),
     "exp": np.concatenate([near(88.72284, 87.33655, 103.97208, 104, 89, 0.34657359, 1e-8, 50, 95.0), floats(20, (24,), "even") * np.float32(99)]),
     "log": np.concatenate([near(1.0, 0.70710678, 1.41421356, 2.0**-126, 2.0**-127, 2.0, 0.5), f32(0x00000002, 0x00400000, 0x00123456)]),
     "tanh": np.concatenate([near(0.625, 1e-4, 9.01, 44.5, 1.0, 2.0**-13), floats(21, (16,), "even") * np.float32(3)]),

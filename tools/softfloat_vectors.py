@@ -8,7 +8,8 @@ An input is a number i and two words of splitmix64, w and v (`inputs`); from the
     whole   an i64 of any magnitude
     shift   -400..111
     s       the scale of a fixed point that |a| fits: rint(a · 2^s) has at most 40 bits
-`pairs`: columns of hard inputs (every pair of assay.exact.conformance.SPECIAL, then generated ones), all big-endian: a, b u32, whole i64,
+`pairs`: columns of hard inputs (every pair of assay.exact.conformance.SPECIAL, roots and quotients next to
+a tie, then generated ones), all big-endian: a, b u32, whole i64,
 shift, s i32; then a column for each operation, u64 (results with sign as two's complement).
 `bulk`: block k (from 0) is the inputs w = words(k << 40), v = words(k << 40 | 1 << 39), i = 0..16383. digest(k) =
 SHA-256(digest(k - 1) ‖ results of block k, u64 big-endian each), digest(-1) = 32 zero bytes. `counts` of blocks, and for each operation
@@ -104,13 +105,37 @@ def block(k: int) -> Inputs:
     return inputs(words(k << 40, BLOCK), words(k << 40 | 1 << 39, BLOCK), np.arange(BLOCK))
 
 
+ROOTS = np.array(
+    [
+        0x3F6E9372, 0x3F5AE03B, 0x3F2A177F, 0x3F3B8BCC, 0x3F4D142A, 0x3F5F5FA5, 0x3F7FFFFF, 0x3F551DBF,
+        0x3EFC114A, 0x3E925859, 0x3EA97BEF, 0x3EF0D9CE, 0x3EBB61F7, 0x3E800001, 0x3E800003, 0x3EB0C6C3,
+    ],
+    np.int64,
+)  # fmt: skip
+"""Their square roots are closer to the middle between two floats than 2^-43 of themselves, on either side."""
+
+
+def quotients(n: int) -> tuple[Array, Array]:
+    """a, b whose quotient is next to the middle between two floats: a·2^25 = b·c ± 1 with an odd c of 25 bits."""
+    b = (words(5, n) % np.uint64(1 << 22)).astype(np.int64) * 2 + (1 << 23) + 1
+    inverse = np.ones(n, np.int64)
+    for _ in range(5):  # Newton's way to 1/b modulo 2^25
+        inverse = inverse * (2 - b * inverse) % (1 << 25)
+    c = np.where(np.arange(n) % 2 == 0, inverse, (1 << 25) - inverse)
+    a = (b * c + (1 << 24)) >> 25
+    fits = (a < 1 << 24) & (c >> 24 == 1)
+    return tuple(np.ldexp(x[fits].astype(np.float64), -23).astype(np.float32).view(np.uint32).astype(np.int64) for x in (a, b))
+
+
 def pairs() -> dict[str, str]:
     special = SPECIAL.view(np.uint32).astype(np.int64)
-    n = len(special) ** 2
-    w, v = words(1, n), words(2, n)
+    above, below = quotients(400)
+    a = np.concatenate([np.repeat(special, len(special)), ROOTS, above])
+    b = np.concatenate([np.tile(special, len(special)), ROOTS, below])
+    w, v = words(1, len(a)), words(2, len(a))
     edges = np.array([0, 1, -1, 2**24 + 1, 2**24 + 3, 2**25 + 2, 2**62 + 2**38, 2**62 + 3 * 2**38, 2**63 - 1, -(2**63), 2**54 + 2**30], np.int64)
     whole = np.concatenate([edges, (w.view(np.int64) >> (v & np.uint64(63)).astype(np.int64))[len(edges) :]])
-    hard = _inputs(np.repeat(special, len(special)), np.tile(special, len(special)), whole, (v >> np.uint64(8)).astype(np.int64))
+    hard = _inputs(a, b, whole, (v >> np.uint64(8)).astype(np.int64))
     random = inputs(words(3, HARD), words(4, HARD), np.arange(HARD))
     x = Inputs(*(np.concatenate(column) for column in zip(hard, random, strict=True)))
     columns = {"a": _raw(x.a), "b": _raw(x.b), "whole": _raw(x.whole), "shift": _raw(x.shift.astype(np.int32)), "s": _raw(x.s.astype(np.int32))}

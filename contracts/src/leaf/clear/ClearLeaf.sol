@@ -46,15 +46,12 @@ contract ClearLeaf is ILeaf {
         }
     }
 
-    function item(
-        bytes calldata stage,
-        uint64 element,
-        uint256 fold,
-        uint64 index,
-        int256[] calldata totals,
-        uint64[] calldata values
-    ) external pure returns (int256) {
-        return Folds.item(Stages.decode(stage), element, fold, index, totals, values);
+    function item(bytes calldata stage, uint64 element, uint256 fold, uint64, int256[] calldata totals, uint64[] calldata values)
+        external
+        pure
+        returns (int256)
+    {
+        return Folds.item(Stages.decode(stage), element, fold, totals, values);
     }
 
     function finish(bytes calldata stage, uint64 element, int256[] calldata totals, uint64[] calldata values)

@@ -135,14 +135,12 @@ library Folds {
 
     // ---- items and output --------------------------------------------------------------------------------------------------------
 
-    function item(
-        Stage memory s,
-        uint256 element,
-        uint256 fold,
-        uint256 index,
-        int256[] calldata totals,
-        uint64[] calldata values
-    ) internal pure returns (int256) {
+    /// The same wherever among the items it stands.
+    function item(Stage memory s, uint256 element, uint256 fold, int256[] calldata totals, uint64[] calldata values)
+        internal
+        pure
+        returns (int256)
+    {
         if (_wraps(s)) return int256(int64(values[0]));
         if (s.op == Op.AMAX) return SoftFloat.isNan(values[0]) ? NAN_KEY : SoftFloat.key(values[0]);
         if (s.op == Op.SCATTER_VALUE) {
@@ -164,7 +162,6 @@ library Folds {
             uint256 named = IndexMaps.clamp(s.operands[0].dtype, values[0], s.result.dims[0]);
             return named == element / row ? SoftFloat.fixedPoint(values[1], scale) : int256(0);
         }
-        index; // a sum's item is the same wherever it stands
         return SoftFloat.fixedPoint(values[0], scale);
     }
 
