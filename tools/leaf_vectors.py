@@ -220,6 +220,9 @@ def reduces() -> Iterator[Case]:
     for kind in ("bits", "finite"):  # rows and columns of the batched form, most of them finite
         a, b = floats(650, (2, 2, 3, 4), kind), floats(651, (2, 2, 4, 2), kind)
         yield Case("matmul", (np.where(np.isfinite(a), a, np.float32(0.5)), b), {}, gemm_bits=14)
+    mixed = np.array([[1, 2, np.inf], [3, -4, 5], [0.5, 8, 9]], np.float32)  # one side finite, the other not
+    yield Case("matmul", (floats(652, (2, 3), "even"), mixed), {})
+    yield Case("matmul", (mixed, floats(653, (3, 2), "even")), {})
     most = np.nextafter(np.float32(2), np.float32(0))
     for bits in (8, 14, 15, 23):  # products as large as they can be, q clamped
         b = np.full((170, 2), most, np.float32)
@@ -303,7 +306,7 @@ def large() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     x = np.resize(np.concatenate([floats(800, (997,), "wide"), floats(801, (31,), "finite")]), n)
     x = np.where(np.abs(x) > np.float32(2.0**9), np.float32(1.5), x)
     index = (np.arange(n) % 3).astype(np.int32)
-    sums = Case("sum", (x,), {"axes": (0,), "keepdim": False}), Case("cumsum", (x,), {"axis": 0})
+    sums = Case("sum", (x,), {"axes": (0,), "keepdim": False}), Case("cumsum", (x[None],), {"axis": 1})
     for case in (*sums, Case("scatter_add_rows", (index, x), {"rows": 3})):
         y = output(case)
         folded = totals(case, y.shape)
