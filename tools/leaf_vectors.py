@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import reference
-from assay.exact.conformance import BINARY, KINDS, SPECIAL, UNARY, Writer, floats, integers, words
+from assay.exact.cases import BINARY, KINDS, UNARY
+from assay.exact.inputs import SPECIAL, Writer, floats, integers, words
 from assay.exact.table import Attr
 from assay.program import Part
 from assay.stages import CODES, encode_stage

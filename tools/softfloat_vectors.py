@@ -8,7 +8,7 @@ An input is a number i and two words of splitmix64, w and v (`inputs`); from the
     whole   an i64 of any magnitude
     shift   -400..111
     s       the scale of a fixed point that |a| fits: rint(a · 2^s) has at most 40 bits
-`pairs`: columns of hard inputs (every pair of assay.exact.conformance.SPECIAL, roots and quotients next to
+`pairs`: columns of hard inputs (every pair of assay.exact.inputs.SPECIAL, roots and quotients next to
 a tie, then generated ones), all big-endian: a, b u32, whole i64,
 shift, s i32; then a column for each operation, u64 (results with sign as two's complement).
 `bulk`: block k (from 0) is the inputs w = words(k << 40), v = words(k << 40 | 1 << 39), i = 0..16383. digest(k) =
@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import reference
-from assay.exact.conformance import SPECIAL, words
 from assay.exact.functions import NAN
+from assay.exact.inputs import SPECIAL, words
 
 Array = NDArray[Any]
 TARGET = Path(__file__).resolve().parent.parent / "tests" / "vectors" / "softfloat.json"

@@ -44,7 +44,7 @@ abstract contract Blocks is Test {
         assertEq(digest, expected[vm.envOr("SOFTFLOAT_COUNT", uint256(0))], name);
     }
 
-    /// Number `i` of assay.exact.conformance.words(seed, ..): splitmix64.
+    /// Number `i` of assay.exact.inputs.words(seed, ..): splitmix64.
     function _word(uint256 seed, uint256 i) internal pure returns (uint256 z) {
         unchecked {
             uint256 low = type(uint64).max;
