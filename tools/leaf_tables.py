@@ -24,9 +24,12 @@ from assay.exact.types import NAN_BITS
 
 TARGET = Path(__file__).resolve().parent.parent / "contracts" / "src" / "leaf" / "table" / "Tables.sol"
 INSTRUCTIONS = (
-    "trap", "fmul", "fadd", "fsub", "and", "jz", "jnz", "jump", "const", "mov", "horner", "end", "eq", "lt", "gt", "add", "sub", "shl", "shr", "or",
-    "xor", "mul", "sar", "fix", "round", "fcmp", "max", "min", "key", "unkey", "canon", "fdiv", "sqrt", "trunc", "philox",
-)  # fmt: skip
+    "trap", "fmul", "fadd", "fsub", "horner", "fdiv", "round", "fix",
+    "and", "jz", "mov", "const", "add", "sub", "shl", "shr",
+    "lt", "gt", "eq", "or", "jnz", "jump", "end", "xor",
+    "sar", "key", "unkey", "max", "min", "canon", "fcmp", "mul",
+    "sqrt", "trunc", "philox",
+)
 """By code. fcmp: 1 less, 2 equal, 4 greater, 8 unordered. round: RN32(a * 2^b). fix: rint(a * 2^b), 0 for NaN and infinities. trunc:
 towards zero, NaN as 0, infinities as anything beyond 64 bits. key, unkey: order of the floats, NaN as 2^31. canon: the one NaN."""
 CODE = {name: code for code, name in enumerate(INSTRUCTIONS)}

@@ -8,7 +8,7 @@ pragma solidity ^0.8.28;
 /// there is one ("rest"). What is exact is rounded in one place, `rounded`, for normal and subnormal results alike: with a quantum
 /// 2^u, u = max(bits + e - 24, -149), and q = rint(m * 2^e / 2^u), the f32's bits are q + (u + 149) * 2^23, carries included.
 library Machine {
-    /// Runs the program next memory `next` with registers from memory `regs`, of which the first nine hold the start.
+    /// Runs the program at memory `next` with registers from memory `regs`, of which the first nine hold the start.
     function run(uint256 next, uint256 regs) internal pure returns (uint256 result) {
         assembly ("memory-safe") {
             // rint(m / 2^drop), ties to even, drop > 0; with rest, of a little more than m.
@@ -30,18 +30,12 @@ library Machine {
                 n := add(n, byte(shr(n, x), 0x0001020203030303040404040404040400000000000000000000000000000000))
             }
 
-            // RN32(m * 2^e) with that sign, m of n bits; with rest, of a little more.
+            // RN32(m * 2^e) with that sign, m of n bits, n > 24; with rest, of a little more.
             function rounded(sign, m, n, e, rest) -> r {
-                if m {
-                    let unit := sub(add(n, e), 24)
-                    if slt(unit, not(148)) { unit := not(148) }
-                    let drop := sub(unit, e)
-                    switch sgt(drop, 0)
-                    case 0 { r := shl(sub(0, drop), m) }
-                    default { r := near(m, drop, rest) }
-                    r := add(r, shl(23, add(unit, 149)))
-                    if gt(r, 0x7f800000) { r := 0x7f800000 }
-                }
+                let unit := sub(add(n, e), 24)
+                if slt(unit, not(148)) { unit := not(148) }
+                r := add(near(m, sub(unit, e), rest), shl(23, add(unit, 149)))
+                if gt(r, 0x7f800000) { r := 0x7f800000 }
                 r := or(r, shl(31, sign))
             }
 
@@ -50,60 +44,82 @@ library Machine {
             }
 
             function fmul(a, b) -> r {
-                let sign := shr(31, xor(a, b))
                 let i := and(shr(23, a), 255)
                 let j := and(shr(23, b), 255)
-                if or(eq(i, 255), eq(j, 255)) {
-                    r := 0x7fc00000
-                    // an infinity with what is neither NaN nor zero
-                    if iszero(or(or(isNan(a), isNan(b)), or(iszero(shl(225, a)), iszero(shl(225, b))))) {
-                        r := or(0x7f800000, shl(31, sign))
-                    }
+                let e := sub(add(i, j), 128)
+                // Normal by normal, far from overflow and underflow: the unit is 2^(e - 149), or one more with a carry.
+                if and(lt(e, 250), and(lt(sub(i, 1), 254), lt(sub(j, 1), 254))) {
+                    i := mul(or(and(a, 0x7fffff), 0x800000), or(and(b, 0x7fffff), 0x800000))
+                    j := shr(47, i)
+                    r := or(add(near(i, add(j, 23), 0), shl(23, add(j, e))), and(xor(a, b), 0x80000000))
                     leave
                 }
-                a := or(and(a, 0x7fffff), shl(23, gt(i, 0)))
-                b := or(and(b, 0x7fffff), shl(23, gt(j, 0)))
-                a := mul(a, b)
-                r := rounded(sign, a, size(a, 47), sub(add(add(i, iszero(i)), add(j, iszero(j))), 300), 0)
+                r := and(xor(a, b), 0x80000000)
+                a := and(a, 0x7fffffff)
+                b := and(b, 0x7fffffff)
+                if or(eq(i, 255), eq(j, 255)) {
+                    // infinity if one and the other is neither NaN nor zero
+                    switch and(and(lt(a, 0x7f800001), lt(b, 0x7f800001)), gt(mul(a, b), 0))
+                    case 0 { r := 0x7fc00000 }
+                    default { r := or(0x7f800000, r) }
+                    leave
+                }
+                if mul(a, b) {
+                    a := or(and(a, 0x7fffff), shl(23, gt(i, 0)))
+                    b := or(and(b, 0x7fffff), shl(23, gt(j, 0)))
+                    a := shl(24, mul(a, b))
+                    r := rounded(shr(31, r), a, size(a, 71), sub(add(e, add(iszero(i), iszero(j))), 196), 0)
+                }
             }
 
             function fadd(a, b) -> r {
                 let i := and(shr(23, a), 255)
                 let j := and(shr(23, b), 255)
-                if or(eq(i, 255), eq(j, 255)) {
-                    r := 0x7fc00000
-                    if iszero(or(isNan(a), isNan(b))) {
-                        switch i
-                        case 255 { if or(sub(j, 255), eq(a, b)) { r := a } }
-                        default { r := b }
+                let x := and(a, 0x7fffff)
+                let y := and(b, 0x7fffff)
+                switch and(lt(sub(i, 1), 254), lt(sub(j, 1), 254))
+                case 1 {
+                    x := or(x, 0x800000)
+                    y := or(y, 0x800000)
+                }
+                default {
+                    if or(eq(i, 255), eq(j, 255)) {
+                        r := 0x7fc00000
+                        if iszero(or(isNan(a), isNan(b))) {
+                            switch i
+                            case 255 { if or(sub(j, 255), eq(a, b)) { r := a } }
+                            default { r := b }
+                        }
+                        leave
                     }
-                    leave
+                    x := or(x, shl(23, gt(i, 0)))
+                    y := or(y, shl(23, gt(j, 0)))
+                    i := add(i, iszero(i))
+                    j := add(j, iszero(j))
                 }
-                if lt(i, j) {
-                    let t := a
-                    a := b
-                    b := t
-                    t := i
-                    i := j
-                    j := t
-                }
-                let x := or(and(a, 0x7fffff), shl(23, gt(i, 0)))
-                let y := or(and(b, 0x7fffff), shl(23, gt(j, 0)))
-                i := add(i, iszero(i))
-                j := add(j, iszero(j))
-                // The greater is moved up to the lesser's exponent; further apart than 64, how far does not show in the result.
-                let up := sub(i, j)
-                if gt(up, 64) { up := 64 }
-                x := shl(up, x)
+                // The greater exponent's significand is moved up to the lesser's; further apart than 64, how far does not show.
                 if shr(31, a) { x := sub(0, x) }
                 if shr(31, b) { y := sub(0, y) }
-                x := add(x, y)
+                r := sub(i, j)
+                switch slt(r, 0)
+                case 0 {
+                    if gt(r, 64) { r := 64 }
+                    x := add(shl(r, x), y)
+                    j := sub(i, r)
+                }
+                default {
+                    r := sub(0, r)
+                    if gt(r, 64) { r := 64 }
+                    x := add(shl(r, y), x)
+                    j := sub(j, r)
+                }
                 switch x
                 case 0 { r := and(and(a, b), 0x80000000) }
                 default {
                     y := shr(255, x)
                     if y { x := sub(0, x) }
-                    r := rounded(y, x, size(x, add(24, up)), sub(sub(i, up), 150), 0)
+                    x := shl(24, x)
+                    r := rounded(y, x, size(x, add(48, r)), sub(j, 174), 0)
                 }
             }
 
@@ -113,10 +129,10 @@ library Machine {
                 let j := and(shr(23, b), 255)
                 a := and(a, 0x7fffffff)
                 b := and(b, 0x7fffffff)
-                if or(or(eq(i, 255), eq(j, 255)), iszero(b)) {
+                if or(or(eq(i, 255), eq(j, 255)), iszero(mul(a, b))) {
                     r := 0x7fc00000
-                    // over an infinity: zero; an infinity, or anything but zero over zero: infinity; else NaN
-                    if and(eq(b, 0x7f800000), lt(a, 0x7f800000)) { r := sign }
+                    // over an infinity, or of zero: zero; an infinity, or anything but zero over zero: infinity; else NaN
+                    if or(and(eq(b, 0x7f800000), lt(a, 0x7f800000)), and(iszero(a), and(gt(b, 0), lt(b, 0x7f800001)))) { r := sign }
                     if or(and(eq(a, 0x7f800000), lt(j, 255)), and(iszero(b), and(gt(a, 0), lt(i, 255)))) {
                         r := or(sign, 0x7f800000)
                     }
@@ -212,92 +228,112 @@ library Machine {
                     next := add(next, 7)
                 }
                 let r
-                switch op
-                case 1 { r := fmul(a, b) }
-                case 2 { r := fadd(a, b) }
-                case 3 { r := fadd(a, xor(b, 0x80000000)) }
-                case 4 { r := and(a, b) }
-                case 5 {
-                    if iszero(a) { next := add(next, b) }
-                    continue
-                }
-                case 6 {
-                    if a { next := add(next, b) }
-                    continue
-                }
-                case 7 {
-                    next := add(next, b)
-                    continue
-                }
-                case 8 {
-                    let n := byte(2, w)
-                    r := shr(sub(256, shl(3, n)), shl(24, w))
-                    next := add(next, sub(n, 1))
-                }
-                case 9 { r := a }
-                case 10 {
-                    let last := add(next, shl(2, byte(3, w)))
-                    r := shr(224, mload(next))
-                    for { next := add(next, 4) } lt(next, last) { next := add(next, 4) } {
-                        r := fadd(fmul(r, a), shr(224, mload(next)))
+                // in groups of eight, so that no choice is long
+                switch shr(3, op)
+                case 0 {
+                    switch op
+                    case 1 { r := fmul(a, b) }
+                    case 2 { r := fadd(a, b) }
+                    case 3 { r := fadd(a, xor(b, 0x80000000)) }
+                    case 4 {
+                        let last := add(next, shl(2, byte(3, w)))
+                        r := shr(224, mload(next))
+                        for { next := add(next, 4) } lt(next, last) { next := add(next, 4) } {
+                            r := fadd(fmul(r, a), shr(224, mload(next)))
+                        }
                     }
-                }
-                case 11 {
-                    result := a
-                    break
-                }
-                case 12 { r := eq(a, b) }
-                case 13 { r := slt(a, b) }
-                case 14 { r := sgt(a, b) }
-                case 15 { r := add(a, b) }
-                case 16 { r := sub(a, b) }
-                case 17 { r := shl(b, a) }
-                case 18 { r := shr(b, a) }
-                case 19 { r := or(a, b) }
-                case 20 { r := xor(a, b) }
-                case 21 { r := mul(a, b) }
-                case 22 { r := sar(b, a) }
-                case 23 { r := whole(a, b, 0) }
-                case 24 {
-                    let sign := shr(255, a)
-                    if sign { a := sub(0, a) }
-                    r := rounded(sign, a, size(a, 40), b, 0)
-                }
-                case 25 {
-                    r := 8
-                    if iszero(or(isNan(a), isNan(b))) {
-                        a := level(a)
-                        b := level(b)
-                        r := or(slt(a, b), or(shl(1, eq(a, b)), shl(2, sgt(a, b))))
+                    case 5 { r := fdiv(a, b) }
+                    case 6 {
+                        if a {
+                            let sign := shr(255, a)
+                            if sign { a := sub(0, a) }
+                            a := shl(24, a)
+                            r := rounded(sign, a, size(a, 64), sub(b, 24), 0)
+                        }
                     }
+                    case 7 { r := whole(a, b, 0) }
+                    default { revert(0, 0) }
                 }
-                case 26 {
-                    r := a
-                    if sgt(b, a) { r := b }
+                case 1 {
+                    switch op
+                    case 8 { r := and(a, b) }
+                    case 9 {
+                        if iszero(a) { next := add(next, b) }
+                        continue
+                    }
+                    case 10 { r := a }
+                    case 11 {
+                        let n := byte(2, w)
+                        r := shr(sub(256, shl(3, n)), shl(24, w))
+                        next := add(next, sub(n, 1))
+                    }
+                    case 12 { r := add(a, b) }
+                    case 13 { r := sub(a, b) }
+                    case 14 { r := shl(b, a) }
+                    case 15 { r := shr(b, a) }
                 }
-                case 27 {
-                    r := a
-                    if slt(b, a) { r := b }
+                case 2 {
+                    switch op
+                    case 16 { r := slt(a, b) }
+                    case 17 { r := sgt(a, b) }
+                    case 18 { r := eq(a, b) }
+                    case 19 { r := or(a, b) }
+                    case 20 {
+                        if a { next := add(next, b) }
+                        continue
+                    }
+                    case 21 {
+                        next := add(next, b)
+                        continue
+                    }
+                    case 22 {
+                        result := a
+                        break
+                    }
+                    case 23 { r := xor(a, b) }
                 }
-                case 28 {
-                    r := a
-                    if shr(31, a) { r := not(and(a, 0x7fffffff)) }
-                    if isNan(a) { r := 0x80000000 }
+                case 3 {
+                    switch op
+                    case 24 { r := sar(b, a) }
+                    case 25 {
+                        r := a
+                        if shr(31, a) { r := not(and(a, 0x7fffffff)) }
+                        if isNan(a) { r := 0x80000000 }
+                    }
+                    case 26 {
+                        r := a
+                        if slt(a, 0) { r := or(not(a), 0x80000000) }
+                        if eq(a, 0x80000000) { r := 0x7fc00000 }
+                    }
+                    case 27 {
+                        r := a
+                        if sgt(b, a) { r := b }
+                    }
+                    case 28 {
+                        r := a
+                        if slt(b, a) { r := b }
+                    }
+                    case 29 {
+                        r := a
+                        if isNan(a) { r := 0x7fc00000 }
+                    }
+                    case 30 {
+                        r := 8
+                        if iszero(or(isNan(a), isNan(b))) {
+                            a := level(a)
+                            b := level(b)
+                            r := or(slt(a, b), or(shl(1, eq(a, b)), shl(2, sgt(a, b))))
+                        }
+                    }
+                    case 31 { r := mul(a, b) }
                 }
-                case 29 {
-                    r := a
-                    if slt(a, 0) { r := or(not(a), 0x80000000) }
-                    if eq(a, 0x80000000) { r := 0x7fc00000 }
+                case 4 {
+                    switch op
+                    case 32 { r := root(a) }
+                    case 33 { r := whole(a, 0, 1) }
+                    case 34 { r := philox(a, b, mload(add(regs, shl(5, byte(1, w))))) }
+                    default { revert(0, 0) }
                 }
-                case 30 {
-                    r := a
-                    if isNan(a) { r := 0x7fc00000 }
-                }
-                case 31 { r := fdiv(a, b) }
-                case 32 { r := root(a) }
-                case 33 { r := whole(a, 0, 1) }
-                case 34 { r := philox(a, b, mload(add(regs, shl(5, byte(1, w))))) }
-                // no program
                 default { revert(0, 0) }
                 mstore(add(regs, shl(5, byte(1, w))), r)
             }
