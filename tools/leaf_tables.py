@@ -3,120 +3,24 @@
     python tools/leaf_tables.py            write the file
     python tools/leaf_tables.py --check    exit 1 unless the committed file is what would be written
 
-Two tables. **Programs**: the arithmetic of an operator is a short program for a machine of 32 registers of 256 bits; f32 values are
-their bits, integers are signed. Registers at the start: 0..2 values, 3..5 totals of folds, 6 the bits of a sum, of a product or of a
-constant, 7 the element's place along the axis, 8 the size of the axis. An instruction is `code u8 | to u8 | a u8 | b u8`, or with
-0x80 added to the code `code | to | a | immediate u32`; jumps go forward only, so every program ends. **Recipes**: where an element
-comes from, as the numbers of an affine map (see `recipe`). tests/exact/test_leaf_tables.py runs the programs in Python (`run`).
+Two tables. Programs: the arithmetic of an operator is a short program for the machine of tools/leaf_machine.py. Recipes: where an element
+comes from, as the numbers of an affine map. tests/exact/test_leaf_tables.py runs all programs in Python.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+from leaf_machine import BITS, ONE, PLACE, REST, SIGN, SIZE, TOP, TOTAL, TOTAL2, Program, Reg, X, Y, Z
 
 from assay.exact import functions as spec
-from assay.exact.reference import _fixed, _key, round_scaled
 from assay.exact.types import NAN_BITS
 
 TARGET = Path(__file__).resolve().parent.parent / "contracts" / "src" / "leaf" / "table" / "Tables.sol"
-INSTRUCTIONS = (
-    "trap", "fmul", "fadd", "fsub", "horner", "fdiv", "round", "fix",
-    "and", "jz", "mov", "const", "add", "sub", "shl", "shr",
-    "lt", "gt", "eq", "or", "jnz", "jump", "end", "xor",
-    "sar", "key", "unkey", "max", "min", "canon", "fcmp", "mul",
-    "sqrt", "trunc", "philox",
-)
-"""By code. fcmp: 1 less, 2 equal, 4 greater, 8 unordered. round: RN32(a * 2^b). fix: rint(a * 2^b), 0 for NaN and infinities. trunc:
-towards zero, NaN as 0, infinities as anything beyond 64 bits. key, unkey: order of the floats, NaN as 2^31. canon: the one NaN."""
-CODE = {name: code for code, name in enumerate(INSTRUCTIONS)}
-UNARY = ("mov", "key", "unkey", "canon", "sqrt", "trunc")
-JUMPS = ("jz", "jnz", "jump")
-PINNED = 9
-SIGN, REST, ONE = 0x80000000, 0x7FFFFFFF, 0x3F800000
-
-
-class Reg:
-    """A value of a program; its number is chosen when the program is assembled."""
-
-
-Instruction = tuple[str, Reg | None, Reg | None, "Reg | int | tuple[int, ...]"]
-IN = tuple(Reg() for _ in range(PINNED))
-X, Y, Z, TOP, TOTAL, TOTAL2, BITS, PLACE, SIZE = IN
-
-
-def word(value: object) -> int:
-    """An immediate: an f32 as its bits."""
-    return int(value.view(np.uint32)) if isinstance(value, np.float32) else int(value)  # type: ignore[call-overload, no-any-return]
-
-
-class Program:
-    """`p(name, a, b)` adds an instruction and gives its result; `b` is a register, an integer or an f32."""
-
-    def __init__(self) -> None:
-        self.lines: list[Instruction] = []
-
-    def __call__(self, name: str, a: Reg | None = None, b: object = 0, to: Reg | None = None) -> Reg:
-        to, b = to or Reg(), a if name in UNARY else b
-        self.lines.append((name, to, a, b if isinstance(b, Reg) else tuple(map(word, b)) if isinstance(b, list) else word(b)))
-        return to
-
-    def constant(self, value: object, to: Reg | None = None) -> Reg:
-        return self("const", None, value, to)
-
-    def skip(self, name: str, a: Reg | None = None) -> int:
-        """A jump over what follows, up to `land`."""
-        self.lines.append((name, None, a, -1))
-        return len(self.lines) - 1
-
-    def land(self, *jumps: int) -> None:
-        for jump in jumps:
-            name, to, a, _ = self.lines[jump]
-            self.lines[jump] = (name, to, a, len(self.lines))
-
-    def end(self, a: Reg) -> None:
-        self.lines.append(("end", None, a, 0))
-
-    def _numbers(self) -> dict[Reg, int]:
-        """Registers: a value lives from its first line to its last, which holds on every path because jumps go forward."""
-        last: dict[Reg, int] = {}
-        for at, (_, to, a, b) in enumerate(self.lines):
-            last.update({r: at for r in (to, a, b) if isinstance(r, Reg)})
-        numbers = {r: i for i, r in enumerate(IN)}
-        free = list(range(PINNED, 32))
-        for at, (_, to, a, b) in enumerate(self.lines):
-            free = sorted([*free, *(numbers[r] for r in {a, b} if isinstance(r, Reg) and last[r] == at and r not in IN and r is not to)])
-            if to is not None and to not in numbers:
-                numbers[to] = free.pop(0)
-        return numbers
-
-    def assemble(self) -> bytes:
-        numbers, places, code = self._numbers(), [0], b""
-        for name, _, _, b in self.lines:
-            size = 4 + 4 * len(b) if isinstance(b, tuple) else 4 if isinstance(b, Reg) or name == "end" else 7
-            places.append(places[-1] + (3 + _size(b) if name == "const" else size))
-        for at, (name, to, a, b) in enumerate(self.lines):
-            op, head = CODE[name], bytes([numbers[to] if to else 0, numbers[a] if a else 0])
-            if isinstance(b, tuple):
-                code += bytes([op, *head, len(b)]) + b"".join(c.to_bytes(4, "big") for c in b)
-            elif isinstance(b, Reg) or name == "end":
-                code += bytes([op, *head, numbers[b] if isinstance(b, Reg) else 0])
-            elif name == "const":
-                code += bytes([op, head[0], _size(b)]) + b.to_bytes(_size(b), "big")
-            else:
-                code += bytes([op | 0x80, *head]) + (places[b] - places[at + 1] if name in JUMPS else b).to_bytes(4, "big")
-            assert len(code) == places[at + 1], name
-        return code
-
-
-def _size(number: object) -> int:
-    """Bytes of a constant."""
-    assert isinstance(number, int)
-    return (number.bit_length() + 7) // 8
-
+Maker = Callable[[Program], Reg]
 
 # ---- the elementary functions, operation by operation as in assay.exact.functions ---------------------------------------------
 
@@ -246,20 +150,12 @@ def sin(p: Program, x: Reg) -> Reg:
 
 def largest(p: Program, sign: int) -> Reg:
     """max(x, y), or with the signs turned minus min."""
-    return p("xor", p("unkey", p("max", *(p("key", p("xor", v, sign)) for v in (X, Y)))), sign)
+    x, y = (p("key", p("xor", v, sign)) for v in (X, Y))
+    return p("xor", p("unkey", p("max", x, y)), sign)
 
 
 def clamped(p: Program) -> Reg:
     return p("min", p("max", X, 0), p("sub", SIZE, 1))
-
-
-def scale(p: Program, top: Reg) -> Reg:
-    return p("sub", p("add", BITS, 126), top)
-
-
-def fixed(p: Program, x: Reg) -> Reg:
-    """q of a sum: zero where x is not finite, as all are then."""
-    return p("fix", x, scale(p, TOP))
 
 
 def exponent(p: Program) -> Reg:
@@ -279,20 +175,14 @@ def zero_if_endless(p: Program, y: Reg, top: Reg) -> int:
     return p.skip("jnz", p("eq", top, 255))
 
 
-def sum_item(p: Program) -> Reg:
+def sum_item(p: Program, rows: bool = False) -> Reg:
+    """q of x; for `rows` that of y, 0 unless the index x, clamped, is the row."""
     y = Reg()
-    endless = zero_if_endless(p, y, TOP)
-    p("mov", fixed(p, X), to=y)
-    p.land(endless)
-    return y
-
-
-def row_item(p: Program) -> Reg:
-    y = Reg()
-    endless = zero_if_endless(p, y, TOP)
-    other = p.skip("jz", p("eq", clamped(p), PLACE))
-    p("mov", fixed(p, Y), to=y)
-    p.land(endless, other)
+    nothing = [zero_if_endless(p, y, TOP)]
+    if rows:
+        nothing.append(p.skip("jz", p("eq", clamped(p), PLACE)))
+    p("fix", Y if rows else X, p("sub", p("add", BITS, 126), TOP), to=y)
+    p.land(*nothing)
     return y
 
 
@@ -301,8 +191,8 @@ def product(p: Program) -> Reg:
     endless = [zero_if_endless(p, y, top) for top in (TOP, TOTAL)]
     most = p("sub", p("shl", p.constant(1), room), 1)
     least = p("sub", p.constant(0), most)
-    q = [p("min", p("max", p("fix", v, p("sub", p("add", room, 126), top)), least), most) for v, top in ((X, TOP), (Y, TOTAL))]
-    p("mul", *q, to=y)
+    x, z = (p("min", p("max", p("fix", v, p("sub", p("add", room, 126), top)), least), most) for v, top in ((X, TOP), (Y, TOTAL)))
+    p("mul", x, z, to=y)
     p.land(*endless)
     return y
 
@@ -315,7 +205,7 @@ def to_product(p: Program) -> Reg:
     return y
 
 
-def compared(mask: int) -> tuple[object, object]:
+def compared(mask: int) -> tuple[Maker, Maker]:
     """A comparison of floats and of integers, by the outcomes for which it is true."""
     name, turned = {1: ("lt", 0), 3: ("gt", 1), 4: ("gt", 0), 6: ("lt", 1), 2: ("eq", 0), 13: ("eq", 1)}[mask]
 
@@ -326,12 +216,14 @@ def compared(mask: int) -> tuple[object, object]:
     return lambda p: p("gt", p("and", p("fcmp", X, Y), mask), 0), whole
 
 
-def cast(f32: bool, to: int) -> object:
+def cast(f32: bool, to: int) -> Maker:
+    """To f32, i32, i64 or bool, by number."""
+
     def make(p: Program) -> Reg:
         if to == 0:
             return p("canon", X) if f32 else p("round", X, 0)
         if to == 3:
-            return p("eq", p("eq", p("and", X, REST) if f32 else X, 0), 0)
+            return true(p, p("and", X, REST) if f32 else X)
         if not f32:
             return X
         top = p("shl", p.constant(1), (31, 63)[to - 1])
@@ -340,30 +232,15 @@ def cast(f32: bool, to: int) -> object:
     return make
 
 
-def chosen(canonical: bool) -> object:
-    def make(p: Program) -> Reg:
-        y = p("mov", Y)
-        yes = p.skip("jnz", X)
-        p("mov", Z, to=y)
-        p.land(yes)
-        return p("canon", y) if canonical else y
-
-    return make
-
-
-def marked(p: Program) -> Reg:
-    y = p("mov", BITS)
-    yes = p.skip("jnz", TOP)
-    p("mov", X, to=y)
-    p.land(yes)
+def either(p: Program, choice: Reg, yes: Reg, no: Reg) -> Reg:
+    y = p("mov", yes)
+    chosen = p.skip("jnz", choice)
+    p("mov", no, to=y)
+    p.land(chosen)
     return y
 
 
-def both(make: object) -> tuple[object, object]:
-    return make, make
-
-
-def integers(name: str) -> object:
+def two(name: str) -> Maker:
     return lambda p: p(name, X, Y)
 
 
@@ -371,7 +248,7 @@ def true(p: Program, x: Reg) -> Reg:
     return p("eq", p("eq", x, 0), 0)
 
 
-ENTRIES: dict[int, tuple[object, ...]] = {
+ENTRIES: dict[int, tuple[Maker | None, ...]] = {
     2: (lambda p: p("canon", p("xor", X, SIGN)),),
     3: (lambda p: p("canon", p("and", X, REST)),),
     4: (lambda p: p("unkey", p("max", p("key", X), 0)),),
@@ -385,10 +262,10 @@ ENTRIES: dict[int, tuple[object, ...]] = {
     12: (lambda p: sigmoid(p, X),),
     13: (lambda p: p("canon", sin(p, X)),),
     14: (lambda p: sine(p, X, 1),),
-    15: (integers("fadd"), integers("add")),
-    16: (integers("fsub"), integers("sub")),
-    17: (integers("fmul"), integers("mul")),
-    18: (integers("fdiv"),),
+    15: (two("fadd"), two("add")),
+    16: (two("fsub"), two("sub")),
+    17: (two("fmul"), two("mul")),
+    18: (two("fdiv"),),
     19: (lambda p: largest(p, 0),),
     20: (lambda p: p("canon", largest(p, SIGN)),),
     21: (None, lambda p: p("and", true(p, X), true(p, Y))),
@@ -400,23 +277,22 @@ ENTRIES: dict[int, tuple[object, ...]] = {
     27: compared(3),
     28: compared(4),
     29: compared(6),
-    30: (chosen(True), chosen(False)),
+    30: (lambda p: p("canon", either(p, X, Y, Z)), lambda p: either(p, X, Y, Z)),
     31: (None, lambda p: p("philox", X, Y, to=Z)),
     33: (exponent, sum_item, None, to_sum),
     34: (lambda p: p("key", X), None, None, lambda p: p("unkey", TOP)),
     35: (exponent, sum_item, None, to_sum),
     36: (exponent, exponent, product, to_product),
-    37: (exponent, row_item, None, to_sum),
-    49: (lambda p: p("eq", clamped(p), PLACE), None, None, marked),
+    37: (exponent, lambda p: sum_item(p, True), None, to_sum),
+    49: (lambda p: p("eq", clamped(p), PLACE), None, None, lambda p: either(p, TOP, BITS, X)),
     50: tuple(cast(True, to) for to in range(4)),
     51: tuple(cast(False, to) for to in range(4)),
     52: (lambda p: p("mov", X), None, None, lambda p: p("mov", TOP)),
 }
 """Programs by operator code (docs/dispute.md). MAP: for f32 operands, for others. REDUCE: an item of each fold, and at 3 the result.
 `cast` is at 50 (from f32) and 51, by the dtype that it gives (f32, i32, i64, bool); sums of integers are at 52."""
-
-
 FUNCTIONS = {8: "exp", 9: "log", 10: "tanh", 11: "erf", 12: "sigmoid", 13: "sin", 14: "cos"}
+"""What is not in TABLE, so that no call carries all of it."""
 
 
 def programs() -> dict[tuple[int, int], bytes]:
@@ -426,7 +302,7 @@ def programs() -> dict[tuple[int, int], bytes]:
         for column, make in enumerate(makers):
             if make is not None:
                 p = Program()
-                p.end(make(p))  # type: ignore[operator]
+                p.end(make(p))
                 made[row, column] = p.assemble()
     return made
 
@@ -448,7 +324,6 @@ def table(made: dict[tuple[int, int], bytes]) -> bytes:
 SYMBOLS = ("0", "1", "-", "inf", "L", "N", "M", "P", "Q", "R", "T", "J", "S")
 """What a map is made of, for operand X and an axis: L elements of X to a step along the axis, N = its size in X, M = its size in the
 result, T = N - 1, J = the size of X's next axis, S = L / J; P, Q, R the attributes after the axis; "-" is -1, "inf" 2^64."""
-NO_DIGIT = ()
 RECIPES: dict[str, tuple[str, ...]] = {
     # source = offset + item * each + sum of digit * along + (t / every) * step, with t = before + sum of digit * across;
     # nothing where t is negative, no multiple of `every`, or t / every >= bound
@@ -461,7 +336,6 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "along": ("0", "L", "0", "1", "1", "0", "L", "1", "0", "M", "0", "0", "inf", "NL", "0"),
     "row": ("0", "L", "0", "1", "1", "0", "L", "1", "0"),
     "place": ("0", "0", "0", "1", "1", "0", "L", "0", "0", "M", "1", "0"),
-    "whole": ("0", "0", "0", "1", "1", "0", "L", "0", "0", "inf", "1", "0"),
     "left": ("0", "1", "0", "1", "1", "0", "M", "0", "0", "inf", "N", "0"),
 }
 
@@ -474,8 +348,7 @@ def factor(text: str) -> int:
 
 def recipe(name: str) -> bytes:
     """32 bytes: the six numbers, then three a digit, zeros after the last."""
-    made = bytes(factor(text) for text in RECIPES[name])
-    return made.ljust(32, b"\0")
+    return bytes(factor(text) for text in RECIPES[name]).ljust(32, b"\0")
 
 
 def literal(name: str, code: bytes) -> str:
@@ -504,7 +377,7 @@ library Programs {{
 {literal("TABLE", table(made))}
 {alone}
 
-    /// The program of one of the long functions (operators {min(FUNCTIONS)} to {max(FUNCTIONS)}), which are not in TABLE so that no call carries all.
+    /// The program of one of the long functions (operators {min(FUNCTIONS)} to {max(FUNCTIONS)}).
     function long(uint256 op) internal pure returns (bytes memory) {{
 {choice}
         revert();
@@ -513,82 +386,13 @@ library Programs {{
 """
 
 
-# ---- the machine in Python ----------------------------------------------------------------------------------------------------
-
-
-def _f(bits: int) -> np.float32:
-    return np.uint32(bits).view(np.float32)  # type: ignore[return-value]
-
-
-def _b(x: object) -> int:
-    return int(np.float32(x).view(np.uint32)) if x == x else NAN_BITS  # type: ignore[arg-type]
-
-
-def _order(x: int) -> int:
-    return int(_key(_f(x))) if _f(x) == _f(x) else 1 << 31
-
-
-def _compare(a: int, b: int) -> int:
-    x, y = _f(a), _f(b)
-    return 1 if x < y else 2 if x == y else 4 if x > y else 8
-
-
-def _trunc(a: int) -> int:
-    return 0 if _f(a) != _f(a) else int(_f(a)) if np.isfinite(_f(a)) else (-1 if a & SIGN else 1) << 128
-
-
-def _unkey(a: int) -> int:
-    return NAN_BITS if a == 1 << 31 else (a ^ (a >> 31 & REST)) & 0xFFFFFFFF
-
-
-SCALAR = {
-    "fmul": lambda a, b: _b(_f(a) * _f(b)), "fadd": lambda a, b: _b(_f(a) + _f(b)), "fsub": lambda a, b: _b(_f(a) - _f(b)),
-    "fdiv": lambda a, b: _b(_f(a) / _f(b)), "sqrt": lambda a, _: _b(np.sqrt(_f(a))), "mov": lambda a, _: a, "and": lambda a, b: a & b,
-    "or": lambda a, b: a | b, "xor": lambda a, b: a ^ b, "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
-    "shl": lambda a, b: a << b & (1 << 256) - 1, "shr": lambda a, b: a >> b, "sar": lambda a, b: a >> b,
-    "lt": lambda a, b: int(a < b), "gt": lambda a, b: int(a > b), "eq": lambda a, b: int(a == b), "max": max, "min": min,
-    "fcmp": _compare, "key": lambda a, _: _order(a), "unkey": lambda a, _: _unkey(a), "canon": lambda a, _: _b(_f(a)),
-    "round": lambda a, b: _b(round_scaled(np.int64(a), b)), "fix": lambda a, b: int(_fixed(_f(a), b)), "trunc": lambda a, _: _trunc(a),
-}  # fmt: skip
-
-
-def run(code: bytes, start: list[int]) -> int:
-    """What a program gives, `start` being the first registers. f32 arithmetic is NumPy's; integers are Python's."""
-    registers, at = dict(enumerate(start)), 0
-    while True:
-        name, immediate = INSTRUCTIONS[code[at] & 127], code[at] > 127
-        to, a, last = code[at + 1], registers.get(code[at + 2], 0), code[at + 3]
-        if name == "const":
-            last, at = code[at + 2], at + 3 + code[at + 2]
-            registers[to] = int.from_bytes(code[at - last : at], "big")
-            continue
-        b = int.from_bytes(code[at + 3 : at + 7], "big") if immediate else registers.get(last, 0)
-        at += 7 if immediate else 4
-        match name:
-            case "end":
-                return a
-            case "jump" | "jz" | "jnz":
-                at += b if name == "jump" or (a == 0) == (name == "jz") else 0
-            case "horner":
-                terms = np.frombuffer(code, ">u4", last, at).tolist()
-                at, y = at + 4 * last, terms[0]
-                for term in terms[1:]:
-                    y = SCALAR["fadd"](SCALAR["fmul"](y, a), term)
-                registers[to] = y
-            case "philox":
-                registers[to] = int(spec.philox(*(np.array(v, np.int64) for v in (a, b, registers[to]))))
-            case _:
-                registers[to] = SCALAR[name](a, b)
-
-
 def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         print(__doc__)
         return 2
     if not arguments:
         TARGET.write_text(render())
-        return 0
-    if TARGET.read_text() != render():
+    elif TARGET.read_text() != render():
         print(f"{TARGET.name} is not what tools/leaf_tables.py writes; run: python tools/leaf_tables.py")
         return 1
     return 0

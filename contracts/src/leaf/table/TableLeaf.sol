@@ -67,6 +67,7 @@ contract TableLeaf is ILeaf {
         uint256 op = Maps.op(s);
         // The last fold is a sum, but for the two operators that have none.
         bool sums = fold + 1 == _folds(s) && op != AMAX && op != SCATTER_VALUE;
+        bool wraps = _row(s, op) == WHOLE_SUMS;
         assembly {
             let last := add(parts.offset, shl(5, parts.length))
             total := calldataload(parts.offset)
@@ -76,7 +77,7 @@ contract TableLeaf is ILeaf {
                 case 0 { if sgt(part, total) { total := part } }
                 default { total := add(total, part) }
             }
-            total := signextend(7, total)
+            if wraps { total := signextend(7, total) }
         }
     }
 
