@@ -138,6 +138,12 @@ def _trunc(a: int) -> int:
     return 0 if _f(a) != _f(a) else int(_f(a)) if np.isfinite(_f(a)) else (-1 if a & SIGN else 1) << 128
 
 
+def _round(a: int, b: int) -> int:
+    if a == -(1 << 63):  # has no absolute value in 64 bits
+        a, b = a >> 1, b + 1
+    return _b(round_scaled(np.int64(a), b))
+
+
 def _unkey(a: int) -> int:
     return NAN_BITS if a == 1 << 31 else (a ^ (a >> 31 & REST)) & 0xFFFFFFFF
 
@@ -149,7 +155,7 @@ SCALAR: dict[str, Callable[[int, int], int]] = {
     "shl": lambda a, b: a << b & (1 << 256) - 1, "shr": lambda a, b: a >> b, "sar": lambda a, b: a >> b,
     "lt": lambda a, b: int(a < b), "gt": lambda a, b: int(a > b), "eq": lambda a, b: int(a == b), "max": max, "min": min,
     "fcmp": _compare, "key": lambda a, _: _order(a), "unkey": lambda a, _: _unkey(a), "canon": lambda a, _: _b(_f(a)),
-    "round": lambda a, b: _b(round_scaled(np.int64(a), b)), "fix": lambda a, b: int(_fixed(_f(a), b)), "trunc": lambda a, _: _trunc(a),
+    "round": _round, "fix": lambda a, b: int(_fixed(_f(a), b)), "trunc": lambda a, _: _trunc(a),
 }  # fmt: skip
 
 

@@ -34,10 +34,11 @@ EDGES = np.array(
     np.float32,
 )
 EDGES = np.concatenate([sign * np.nextafter(EDGES, np.float32(to)) for sign in (np.float32(1), np.float32(-1)) for to in (0, 1e38)] + [EDGES, -EDGES])
+NEAR = FLOATS[np.isfinite(FLOATS)]
 PAIRS = [
     (FLOATS, np.roll(FLOATS, 7)),
     (FLOATS, FLOATS),
-    (FLOATS, -np.nextafter(FLOATS, np.float32(0))),
+    (NEAR, -np.nextafter(NEAR, np.float32(0))),
     tuple(v.ravel() for v in np.meshgrid(SPECIAL, SPECIAL)),
 ]
 
