@@ -26,6 +26,7 @@ CONTRACTS = {
     "Checks": "Checks.sol",
     "Jobs": "Jobs.sol",
     "NoDisputes": "NoDisputes.sol",
+    "TableLeaf": "TableLeaf.sol",
 }
 MOST_CODE = 24_576
 """Bytes of a contract, EIP-170."""

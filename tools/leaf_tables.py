@@ -341,9 +341,9 @@ RECIPES: dict[str, tuple[str, ...]] = {
 
 
 def factor(text: str) -> int:
-    """A product of at most two symbols as two nibbles."""
+    """A product of at most two symbols as two nibbles; nothing is 0."""
     first, second = (SYMBOLS.index(s) for s in ((text, "1") if text in SYMBOLS else text))
-    return first << 4 | second
+    return first and first << 4 | second
 
 
 def recipe(name: str) -> bytes:

@@ -267,6 +267,23 @@ contract TableVectorsTest is Test {
         checkAll("gather");
     }
 
+    /// Bits that end a stage may have their dtype's width or that of a u64.
+    function test_bits_of_either_width() public view {
+        int256[] memory none = new int256[](0);
+        uint64[] memory nothing = new uint64[](0);
+        assertEq(leaf.finish(hex"0000000100010000000040490fdb", 0, none, nothing), 0x40490fdb, "f32");
+        assertEq(leaf.finish(hex"000000010001000000000000000040490fdb", 0, none, nothing), 0x40490fdb, "f32 in a u64");
+        assertEq(leaf.finish(hex"000000050005000000000000000001", 0, none, nothing), 1, "bool in a u64");
+    }
+
+    /// What no checked program holds has no program of the table either.
+    function test_there_is_no_program() public view {
+        uint64[] memory value = new uint64[](1);
+        bytes memory data = hex"050001000000000300" hex"0300";
+        (bool done,) = address(leaf).staticcall(abi.encodeCall(ILeaf.finish, (data, 0, new int256[](0), value)));
+        assertTrue(!done, "the root of an integer");
+    }
+
     function test_items_of_large_shapes() public view {
         bytes memory found = read(
             ".items",

@@ -23,11 +23,12 @@ interface Vm {
     function parseJsonBytes32Array(string calldata json, string calldata key) external pure returns (bytes32[] memory);
     function parseJsonAddress(string calldata json, string calldata key) external pure returns (address);
     function parseJsonBytes(string calldata json, string calldata key) external pure returns (bytes memory);
+    function parseJsonBool(string calldata json, string calldata key) external pure returns (bool);
     function parseJsonTypeArray(string calldata json, string calldata key, string calldata description)
         external
         pure
         returns (bytes memory);
-    function parseJsonBool(string calldata json, string calldata key) external pure returns (bool);
+    function envOr(string calldata name, uint256 otherwise) external view returns (uint256);
     function keyExistsJson(string calldata json, string calldata key) external view returns (bool);
     function toString(uint256 value) external pure returns (string memory);
     function etch(address target, bytes calldata code) external;

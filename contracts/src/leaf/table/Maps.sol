@@ -81,26 +81,41 @@ library Maps {
     }
 
     /// The element that a recipe names for an element of the result and an item (or index), and whether there is one.
-    function source(uint256 recipe, uint256 frame, uint256 element, uint256 item) internal pure returns (bool found, uint256 where) {
+    function source(uint256 recipe, uint256 frame, uint256 element, uint256 item)
+        internal
+        pure
+        returns (bool found, uint256 where)
+    {
         assembly {
+            // a product of two symbols; of what is 0, which is most, nothing is read
             function factor(f, c) -> v {
                 v := mul(mload(add(f, and(shl(1, c), 0x1e0))), mload(add(f, shl(5, and(c, 15)))))
             }
-            where := add(factor(frame, byte(0, recipe)), mul(item, factor(frame, byte(1, recipe))))
-            let t := factor(frame, byte(2, recipe))
+            let c := byte(0, recipe)
+            if c { where := factor(frame, c) }
+            c := byte(1, recipe)
+            if c { where := add(where, mul(item, factor(frame, c))) }
+            let t
+            c := byte(2, recipe)
+            if c { t := factor(frame, c) }
             for { let digits := shl(48, recipe) } byte(0, digits) { digits := shl(24, digits) } {
                 let size := factor(frame, byte(0, digits))
                 let digit := mod(element, size)
                 element := div(element, size)
-                where := add(where, mul(digit, factor(frame, byte(1, digits))))
-                t := add(t, mul(digit, factor(frame, byte(2, digits))))
+                c := byte(1, digits)
+                if c { where := add(where, mul(digit, factor(frame, c))) }
+                c := byte(2, digits)
+                if c { t := add(t, mul(digit, factor(frame, c))) }
             }
-            if iszero(slt(t, 0)) {
+            // without a step there is no condition
+            c := byte(5, recipe)
+            found := iszero(c)
+            if mul(c, iszero(slt(t, 0))) {
                 let every := factor(frame, byte(3, recipe))
                 if iszero(mod(t, every)) {
                     t := div(t, every)
                     found := lt(t, factor(frame, byte(4, recipe)))
-                    where := add(where, mul(t, factor(frame, byte(5, recipe))))
+                    where := add(where, mul(t, factor(frame, c)))
                 }
             }
         }
