@@ -5,7 +5,7 @@ pragma solidity ^0.8.28;
 ///
 /// A finite f32 is sign, significand m < 2^24 and exponent: m * 2^(E - 150), E the exponent field, 1 where the field is 0. Sums and
 /// products of two are exact in a word; quotients and roots are exact integers with a remainder, of which only matters whether
-/// there is one ("rest"). What is exact is rounded in one place, `rounded`, for normal and subnormal results alike: with a quantum
+/// there is one ("rest"). All rounding is `near`, and `rounded` makes an f32, normal or subnormal alike: with a quantum
 /// 2^u, u = max(bits + e - 24, -149), and q = rint(m * 2^e / 2^u), the f32's bits are q + (u + 149) * 2^23, carries included.
 library Machine {
     /// Runs the program at memory `next` with registers from memory `regs`, of which the first nine hold the start.
