@@ -284,7 +284,7 @@ ENTRIES: dict[int, tuple[Maker | None, ...]] = {
     35: (exponent, sum_item, None, to_sum),
     36: (exponent, exponent, product, to_product),
     37: (exponent, lambda p: sum_item(p, True), None, to_sum),
-    49: (lambda p: p("eq", clamped(p), PLACE), None, None, lambda p: either(p, TOP, BITS, X)),
+    49: (lambda p: p("eq", clamped(p), PLACE), None, None, lambda p: either(p, p("eq", TOP, 1), BITS, X)),
     50: tuple(cast(True, to) for to in range(4)),
     51: tuple(cast(False, to) for to in range(4)),
     52: (lambda p: p("mov", X), None, None, lambda p: p("mov", TOP)),

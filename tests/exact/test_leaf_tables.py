@@ -160,5 +160,5 @@ def test_rows_and_marks() -> None:
         assert leaf_machine.run(PROGRAMS[row, 3], [0, 0, 0, top, sum(items), 0, amount]) == want[place]
         marks = [leaf_machine.run(PROGRAMS[CODES["scatter_value"], 0], [i, 0, 0, 0, 0, 0, 0, place, rows]) for i in bits(index)]
         assert marks == [int(min(max(int(i), 0), rows - 1) == place) for i in index]
-    assert [leaf_machine.run(PROGRAMS[CODES["scatter_value"], 3], [5, 0, 0, mark, 0, 0, 9]) for mark in (0, 1)] == [5, 9]
+    assert [leaf_machine.run(PROGRAMS[CODES["scatter_value"], 3], [5, 0, 0, mark, 0, 0, 9]) for mark in (0, 1, -1, 2)] == [5, 9, 5, 5]
     assert leaf_machine.run(PROGRAMS[WHOLE_SUMS, 0], [-4]) == -4 == leaf_machine.run(PROGRAMS[WHOLE_SUMS, 3], [0, 0, 0, -4])

@@ -33,6 +33,7 @@ contract TableLeaf is ILeaf {
     uint256 private constant CASTS = 50;
     uint256 private constant WHOLE_SUMS = 52;
     uint256 private constant F32 = 1;
+    uint256 private constant I32 = 2;
     uint256 private constant I64 = 3;
 
     /// @inheritdoc ILeaf
@@ -140,7 +141,7 @@ contract TableLeaf is ILeaf {
         else if (op < SUM) column = (op == SELECT ? kind : Maps.dtype(Maps.operand(s, 0))) == F32 ? 0 : 1;
         else _parameters(regs, s, op, element);
         uint256 made = _run(_row(s, op), column, regs);
-        return kind == I64 ? uint64(made) : uint32(made);
+        return kind == I32 ? uint32(made) : uint64(made);
     }
 
     /// Place of the stage in calldata.
