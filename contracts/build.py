@@ -27,6 +27,7 @@ CONTRACTS = {
     "Jobs": "Jobs.sol",
     "NoDisputes": "NoDisputes.sol",
     "ClearLeaf": "ClearLeaf.sol",
+    "TableLeaf": "TableLeaf.sol",
 }
 MOST_CODE = 24_576
 """Bytes of a contract, EIP-170."""
