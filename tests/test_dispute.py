@@ -230,17 +230,24 @@ def test_a_challenger_who_was_not_served_finds_the_link() -> None:
     assert played.state.unit == MICRO
 
 
-@pytest.mark.parametrize("agrees", [True, False])
-def test_a_verifier_that_revealed_a_false_trace(agrees: bool) -> None:
+def test_a_verifier_that_revealed_a_false_trace() -> None:
     link = Liar(MICRO, {at("exp"): lambda y, _: flipped(y, 3, 23)})
-    if agrees:  # it must end in the committed end, whatever it has traced
-        link.end_root = ends()[MICRO]
-    told = facts(ends(), Revealed(verifier=VERIFIER, round=0, unit=MICRO, agrees=agrees, trace_root=link.trace.root))
-    move = opening(MICRO, 1, VERIFIER)
-    asserter = Asserter(lambda _: link, ends())
-    asserter.named = lambda unit: moves.Named(root=link.end_root if unit == MICRO else ends()[unit], path=asserter.link_tree.path(unit))  # type: ignore[method-assign]
+    link.end_root = ends()[MICRO]  # a yes: it ends in the committed end, whatever it has traced
+    told = facts(ends(), Revealed(verifier=VERIFIER, round=0, unit=MICRO, agrees=True, trace_root=link.trace.root))
+    move, asserter = opening(MICRO, 1, VERIFIER), Asserter(lambda _: link, ends())
     played = play(told, game.seal_digest(told, move), asserter, Challenger(honest().__getitem__, ends(), move))
     assert "of exp is wrong" in lost(played, Phase.ELEMENT)
+    other = Asserter(honest().__getitem__, ends())  # the right trace is another than the one that it revealed
+    played = play(told, game.seal_digest(told, move), other, Challenger(honest().__getitem__, ends(), move))
+    assert lost(played) == "the asserter was silent in traced"
+
+
+def test_a_verifier_that_says_no_asserts_nothing() -> None:
+    """It may have been served what it cannot trace: it only withholds."""
+    told = facts(ends(), Revealed(verifier=VERIFIER, round=0, unit=MICRO, agrees=False, trace_root=honest()[MICRO].trace.root))
+    move = opening(MICRO, 1, VERIFIER)
+    with pytest.raises(IllegalMove, match="said no"):
+        apply(sealed(told, game.seal_digest(told, move), Moment(1, 0)), move, Moment(2, 1))
 
 
 # ---- an honest asserter ------------------------------------------------------------------------------------------------------

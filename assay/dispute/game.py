@@ -181,7 +181,7 @@ def _open(state: State, move: moves.Open, at: Moment) -> State:
     if move.target == 1:
         asked = (move.verifier, move.round, move.unit)
         revealed = next((r for r in facts.revealed if (r.verifier, r.round, r.unit) == asked), None)
-        demand(revealed is not None, "the verifier revealed no such trace")
+        demand(revealed is not None and revealed.agrees, "the verifier revealed no such trace, or said no with it")
     return _traced(state._replace(revealed=revealed), move.unit)
 
 
@@ -241,8 +241,7 @@ def _trace(state: State, move: moves.Trace, _: Moment) -> State:
     demand((move.acc is None) == (state.m == 0), "the accumulator before a step's first micro-batch is no link's end")
     state_root = facts.parent_end if move.state is None else named(move.state, state.unit - state.m - 1)
     acc_root = Digest(bytes(32)) if move.acc is None else named(move.acc, state.unit - 1)
-    if state.revealed is None or state.revealed.agrees:
-        named(move.end, state.unit)
+    named(move.end, state.unit)
     if state.revealed is not None:
         demand(move.trace_root == state.revealed.trace_root, "this is not the trace that was revealed")
     if state.is_update:

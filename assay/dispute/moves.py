@@ -165,7 +165,7 @@ class Move(Message, frozen=True, kw_only=True):
 
 class Open(Move, frozen=True, kw_only=True):
     target: int
-    """0: the provider's link; 1: a verifier's revealed trace root."""
+    """0: the provider's link; 1: the trace root that a verifier revealed with its yes."""
     unit: int
     verifier: Address
     round: int
@@ -201,7 +201,6 @@ class Trace(Move, frozen=True, kw_only=True):
     acc: Named | None
     """None at a step's first micro-batch."""
     end: Named
-    """Its path is empty when the asserter is a verifier that said no."""
     batch_root: Digest
     trace_root: Digest
     head_path: Path

@@ -148,20 +148,23 @@ def bit(place: int, element: int, which: int = 22) -> Liar:
     return Liar(MICRO, {place: lambda y, _: flipped(y, element, which)})
 
 
-def revealed(agrees: bool) -> dict[str, Any]:
+def revealed() -> dict[str, Any]:
     link = bit(at("exp"), 3, 23)
-    told = facts(ends(), Revealed(verifier=VERIFIER, round=0, unit=MICRO, agrees=agrees, trace_root=link.trace.root))
-    if agrees:
-        link.end_root = ends()[MICRO]
-        link.contents[-1] = link.end_root
-        del link.trace
-        told = facts(ends(), Revealed(verifier=VERIFIER, round=0, unit=MICRO, agrees=True, trace_root=link.trace.root))
-    asserter = Asserter(lambda _: link, ends())
-    known = asserter.link_tree
-    asserter.named = lambda unit: moves.Named(root=link.end_root if unit == MICRO else ends()[unit], path=known.path(unit))  # type: ignore[method-assign]
+    link.end_root = ends()[MICRO]
+    told = facts(ends(), Revealed(verifier=VERIFIER, round=0, unit=MICRO, agrees=True, trace_root=link.trace.root))
     move = opening(MICRO, 1, VERIFIER)
-    name = f"a verifier that says {'yes' if agrees else 'no'} with a false trace"
-    return written(name, told, move, asserter, Challenger(honest().__getitem__, ends(), move), who="verifier")
+    challenger = Challenger(honest().__getitem__, ends(), move)
+    return written("a verifier that says yes with a false trace", told, move, Asserter(lambda _: link, ends()), challenger, who="verifier")
+
+
+def said_no() -> dict[str, Any]:
+    """What is sealed cannot be opened: the challenger's bond."""
+    told = facts(ends(), Revealed(verifier=VERIFIER, round=0, unit=MICRO, agrees=False, trace_root=honest()[MICRO].trace.root))
+    move = opening(MICRO, 1, VERIFIER)
+    writer = Writer("a verifier that says no is no target", told, game.seal_digest(told, move), "verifier")
+    writer.add(move, Moment(2, 1))
+    writer.add(moves.Timeout(), Moment(3, 51))
+    return writer.done()
 
 
 class Silent:
@@ -204,8 +207,8 @@ def games() -> list[dict[str, Any]]:
         lie("an end that is not the output", OtherEnd(UPDATE, param_out=np.ones((64, 80), np.float32)), UPDATE),
         lie("junk where a pad belongs", padded, MICRO),
         lie("a link that is found in the commitment", bit(at("exp"), 3, 23), MICRO, unit_told=WALK_LINKS),
-        revealed(True),
-        revealed(False),
+        revealed(),
+        said_no(),
         truth("a true product", MICRO, 3, {Phase.TRACE: 1 + at("matmul"), Phase.PICK: 2}),
         truth("a true exponent of a column", MICRO, 4, {Phase.TRACE: 1 + at("matmul"), Phase.PICK: 1}, leaps=True),
         truth("a true sum with a zero accumulator", FIRST, 5, {Phase.TRACE: len(PROGRAM.micro.nodes) - 1}),
