@@ -82,15 +82,15 @@ def test_the_links_are_those_of_the_engine() -> None:
 REDUCES = ("matmul", "sum", "amax", "scatter_add_rows", "scatter_value")
 
 
-@pytest.mark.parametrize("at", range(len(PROGRAM.micro.nodes)), ids=lambda i: f"{i}-{PROGRAM.micro.nodes[i].op}")
-def test_one_bit_of_any_stage(at: int) -> None:
+STAGES = [(unit, i, node.op) for unit, part in ((MICRO, PROGRAM.micro), (UPDATE, PROGRAM.update)) for i, node in enumerate(part.nodes)]
+
+
+@pytest.mark.parametrize(("unit", "at", "op"), STAGES, ids=lambda v: str(v))
+def test_one_bit_of_any_stage(unit: int, at: int, op: str) -> None:
     rng = np.random.default_rng(at)
-    element, bit = int(rng.integers(1 << 20)), int(rng.integers(31))
-    if PROGRAM.micro.nodes[at].op == "const":
-        bit = 3
-    link = Liar(MICRO, {at: lambda y, _: flipped(y, element, bit)})
-    reason = lost(against(link, MICRO), Phase.STAGE, Phase.CHUNKS, Phase.CHUNK, Phase.NAME, Phase.ELEMENT)
-    assert PROGRAM.micro.nodes[at].op in reason
+    element, bit = int(rng.integers(1 << 20)), 3 if op == "const" else int(rng.integers(31))
+    link = Liar(unit, {at: lambda y, _: flipped(y, element, bit)})
+    assert op in lost(against(link, unit), Phase.STAGE, Phase.CHUNKS, Phase.CHUNK, Phase.NAME, Phase.ELEMENT)
 
 
 @pytest.mark.parametrize("nth", range(4))
