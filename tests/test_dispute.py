@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,6 +107,24 @@ def test_totals_that_are_made_to_fit(op: str, hide: int, nth: int) -> None:
     link = Liar(MICRO, {places[nth]: change})
     played = against(link, MICRO, type("Hiding", (Cunning,), {"hide": hide}))
     assert f"of {op} is wrong" in lost(played, Phase.PICK, Phase.RANGE)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(STAGES),
+    st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 31)), min_size=1, max_size=4),
+    st.integers(-16, 15),
+    st.booleans(),
+)
+def test_any_bits_of_any_stage(stage: tuple[int, int, str], bits: list[tuple[int, int]], hide: int, cunning: bool) -> None:
+    unit, at, _ = stage
+
+    def change(y: Any, _: Any) -> Any:
+        return functools.reduce(lambda out, place: flipped(out, *place), bits, y)
+
+    link = Liar(unit, {at: change})
+    if link.trace.root != honest()[unit].trace.root:  # the same bit twice
+        lost(against(link, unit, type("Hiding", (Cunning,), {"hide": hide}) if cunning else Asserter))
 
 
 def test_wrong_wiring() -> None:
@@ -387,11 +406,11 @@ def changes(value: Any) -> list[Any]:
     """A value with one thing in it changed."""
     match value:
         case bytes():
-            return [bytes([value[0] ^ 1]) + value[1:], value[:-1] + bytes([value[-1] ^ 1]), value + b"\0", value[:-1]] if value else [b"\0"]
+            return [bytes([value[0] ^ 1]) + value[1:], value[:-1] + bytes([value[-1] ^ 1]), value + b"\0", value[:-1], b""] if value else [b"\0"]
         case bool():
             return []
         case int():
-            return [value + 1, value - 1]
+            return [value + 1, value - 1, -1, 1 << 70]
         case tuple():
             out = [(*value[:i], other, *value[i + 1 :]) for i in {0, len(value) - 1} & set(range(len(value))) for other in changes(value[i])]
             return [*out, value[:-1], (*value, *value[-1:])] if value else out
@@ -420,13 +439,13 @@ def test_nothing_else_verifies(unit: int, aims: dict[Phase, int]) -> None:
     state = sealed(played.state.facts, played.state.digest, Moment(1, 0))
     tried = 0
     for made, moment, after in played.moves:
-        if state.turn is Side.ASSERTER:
-            for other in changes(made):
-                tried += 1
-                try:
-                    found = apply(state, other, moment)
-                except IllegalMove:
-                    continue
+        for other in changes(made):
+            tried += 1
+            try:
+                found = apply(state, other, moment)
+            except IllegalMove:
+                continue
+            if state.turn is Side.ASSERTER:
                 assert found.verdict is not Verdict.ASSERTER, other
                 assert isinstance(made, moves.Fold | moves.Split), (type(made), found.phase)
         state = after

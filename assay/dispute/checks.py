@@ -28,7 +28,12 @@ def demand(holds: bool, what: str) -> None:
         raise IllegalMove(what)
 
 
+def digest(value: bytes, what: str) -> None:
+    demand(len(value) == 32, f"{what} has 32 bytes")
+
+
 def under(root: bytes, count: int, index: int, item: bytes, path: Path, what: str) -> None:
+    demand(0 <= index < count < 1 << 64, f"{what}: there is no leaf {index} of {count}")
     demand(merkle.verify(root, count, index, merkle.leaf(index, item), path), f"{what} is not leaf {index} of {count} under its root")
 
 

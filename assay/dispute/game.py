@@ -39,7 +39,7 @@ from assay.draw import raw, u256
 from assay.exact.types import ITEM_BYTES, TensorType
 from assay.ids import Digest
 from assay.links import count, place
-from assay.sampling import permute
+from assay.sampling import MAX_RECORDS, permute
 from assay.stages import NONE
 
 A, C = Side.ASSERTER, Side.CHALLENGER
@@ -171,8 +171,9 @@ def _type(state: State) -> TensorType:
 def _open(state: State, move: moves.Open, at: Moment) -> State:
     facts = state.facts
     demand(at.block > state.opened.block, "a seal is opened in a later block")
+    demand(move.target in (0, 1) and 0 <= move.unit < 1 << 64 and 0 <= move.round < 1 << 32, f"there is no such link: {move}")
+    checks.digest(move.salt, "a salt")
     demand(seal_digest(facts, move) == state.digest, "this is not what was sealed")
-    demand(move.target in (0, 1), f"there is no target {move.target}")
     links = count(facts.stop - facts.start, facts.micro_batches)
     if move.target == 0 and move.unit == WALK_LINKS:
         return state._replace(phase=Phase.LINKS, turn=A, walk=Walk.at_root(facts.link_root, links))
@@ -232,7 +233,10 @@ def _trace(state: State, move: moves.Trace, _: Moment) -> State:
     facts = state.facts
     links = count(facts.stop - facts.start, facts.micro_batches)
 
+    checks.digest(move.batch_root, "a batch root")
+
     def named(end: moves.Named, unit: int) -> Digest:
+        checks.digest(end.root, "a link's end")
         checks.under(facts.link_root, links, unit, end.root, end.path, "a link's end")
         return end.root
 
@@ -368,6 +372,7 @@ def _end(state: State, move: moves.End, _: Moment) -> State:
 
 def _end_entry(state: State, move: moves.EndEntry, _: Moment) -> State:
     walk, part = _walk(state), checks.part_of(state, state.head)
+    checks.digest(move.tensor, "a tensor root")
     checks.under(part.outputs_root, part.outputs, walk.index, move.record, move.record_path, "the output's record")
     output = stages.decode_output(move.record)
     if output.value == NONE:
@@ -417,7 +422,9 @@ def _gather(state: State, move: moves.Gather, _: Moment) -> State:
     facts, record = state.facts, stages.decode_input(state.record)
     _check_leaf(state, move.chunk)
     demand(merkle.sha256(move.data) == facts.data_root, "the data's head is not that of the job")
+    checks.digest(move.salt, "a salt")
     data = checks.decode_data(move.data)
+    demand(0 < data.records <= MAX_RECORDS, "the data's records cannot be counted through")
     first, size = checks.field_of(data, record)
     each = record.type.elements // data.batch
     epoch, at = divmod((state.step * facts.micro_batches + state.m) * data.batch + state.element // each, data.records)
