@@ -18,11 +18,12 @@ from assay.dispute.checks import IllegalMove
 from assay.dispute.game import apply, payments, sealed
 from assay.dispute.moves import AnyMove, Moment, Phase, Revealed, Side, Verdict
 from assay.dispute.players import Asserter, Challenger, Played, play
-from assay.dispute.proofs import Link, Tensor
+from assay.dispute.proofs import Job, Link, Tensor
 from assay.dispute.tree import Tree
 from assay.exact import reference
 from assay.execute import Executor
 from assay.ids import Digest
+from assay.program import Program, ProgramError
 from assay.state import tensor_root
 from tests.dispute_cases import (
     LINKS,
@@ -38,6 +39,8 @@ from tests.dispute_cases import (
     ends,
     facts,
     honest,
+    initial_state,
+    job,
     opening,
 )
 from tests.liars.disputes import Cunning, Doubter, HonestInputs, Inputs, Liar, OddBatch, OtherEnd, Padded, at, flipped
@@ -324,6 +327,23 @@ def test_has_conceded_in_no_case_but_its_first_move() -> None:
     state = apply(state, link, Moment(4, 3))
     with pytest.raises(IllegalMove, match="has moved before"):
         apply(state, moves.Concede(), Moment(5, 4))
+
+
+def test_an_end_that_cannot_be_opened_makes_the_dispute_void() -> None:
+    """A program that nobody who checks it runs: its loss is the accumulator's as it came in, zeros that no tree holds."""
+    part = PROGRAM.micro
+    zero = next(i for i, x in enumerate(part.inputs) if (x.kind, x.name) == ("acc", "loss"))
+    outputs = tuple(msgspec.structs.replace(o, value=zero) if o.name == "loss" else o for o in part.outputs)
+    program = msgspec.structs.replace(PROGRAM, micro=msgspec.structs.replace(part, outputs=outputs))
+    with pytest.raises(ProgramError, match="as it came in"):
+        Program.load(program.dump())
+    link = Link(Job(program, SCHEDULE, job().data), START, 0, initial_state(), None, batch_of(START, 0))
+    committed = [link.end_root, *ends()[1:]]
+    told, move = msgspec.structs.replace(facts(committed), program_root=link.job.root), opening(0)
+    asserter = Asserter(lambda _: link, committed)
+    aims = {Phase.TRACE: len(link.contents) - 1, Phase.ENTRIES: link.ends.names.index("loss")}
+    played = play(told, game.seal_digest(told, move), asserter, Doubter(lambda _: link, asserter.link_tree, move, 1, aims))
+    assert played.state.verdict is Verdict.VOID
 
 
 # ---- turns and clocks --------------------------------------------------------------------------------------------------------

@@ -127,10 +127,14 @@ class Job:
     def schedule_root(self) -> Digest:
         return tensor_root(self.schedule.array)
 
-    @functools.cache  # noqa: B019
-    def part(self, name: str) -> PartTrees:
-        encoded = stages.encode_part(self.program, name)
-        return PartTrees(getattr(self.program, name), encoded, *(Tree.of(items) if items else None for items in encoded))
+    @functools.cached_property
+    def parts(self) -> dict[str, PartTrees]:
+        """`micro` and `update`."""
+        found = {}
+        for name in ("micro", "update"):
+            encoded = stages.encode_part(self.program, name)
+            found[name] = PartTrees(getattr(self.program, name), encoded, *(Tree.of(items) if items else None for items in encoded))
+        return found
 
 
 class Link:
@@ -144,7 +148,7 @@ class Link:
         self.job, self.step, self.m, self.state = job, step, m, state
         program = job.program
         self.is_update = m == program.micro_batches
-        self.trees = job.part("update" if self.is_update else "micro")
+        self.trees = job.parts["update" if self.is_update else "micro"]
         check_tensors("state", state, program.state)
         self.acc = acc if acc is not None else {n: state[n] if n in state else zeros(t) for n, t in program.accumulator.items()}
         check_tensors("accumulator", self.acc, program.accumulator)
