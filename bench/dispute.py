@@ -105,12 +105,12 @@ def bench(quick: bool) -> dict[str, Any]:
     def shard_of(at: int) -> tuple[Tensors, bytes]:
         return {name: array[at * shard.SHARD_RECORDS :][: shard.SHARD_RECORDS] for name, array in records.items()}, key
 
-    job = Job(program, traced.schedule, Data(dataset, ORDER, training.batch, shard_of))
+    job = Job(program, traced.schedule, Data(dataset, ORDER, training.batch, shard_of), traced.frozen)
     wanted = record_indices(ORDER, count, 0, 0, program.micro_batches, training.batch)
     batch = training.data.read(wanted)  # type: ignore[union-attr]
     link = Link(job, 0, 0, traced.state, None, batch)
     run = seconds(lambda: link.trace)
-    executor = Executor(program, traced.schedule, program.micro_batches)
+    executor = Executor(program, traced.schedule, program.micro_batches, frozen=traced.frozen)
     acc = executor.zero_acc(0, traced.state)
     executor.trace_micro(0, 0, traced.state, acc, batch)
     replay = seconds(lambda: executor.trace_micro(0, 0, traced.state, acc, batch))

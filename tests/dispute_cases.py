@@ -21,7 +21,7 @@ from assay.ids import ZERO_ADDRESS, Address, Digest
 from assay.job import DatasetRef, data_root
 from assay.program import Constant, Input, Output, Part, Program, check
 from assay.sampling import record_indices
-from assay.state import Tensors, state_root
+from assay.state import Tensors, frozen_root, state_root
 
 WORDS, WIDTH, BATCH, CONTEXT, MICRO_BATCHES, RECORDS = 80, 64, 6, 4, 2, 30
 TOKENS = BATCH * CONTEXT
@@ -40,14 +40,15 @@ def _micro() -> Part:
     w.inputs += [_in("acc", "loss"), _in("acc", "buffer.seen", dtype="i64"), _in("batch", "text", BATCH, CONTEXT + 1, dtype="u8")]
     w.inputs += [_in("batch", "id", BATCH, dtype="i64")]
     w.inputs += [_in("counter", "micro", dtype="i64"), _in("counter", "step", dtype="i64"), _in("constant", "gain", WIDTH)]
-    emb, out, grad_emb, grad_out, loss, seen, text, ids, micro, step, gain = range(len(w.inputs))
+    w.inputs += [_in("frozen", "param.bias", WIDTH)]
+    emb, out, grad_emb, grad_out, loss, seen, text, ids, micro, step, gain, bias = range(len(w.inputs))
     words = w("cast", text, dtype="i64")
     seen_by = w("reshape", w("slice", words, axis=1, start=0, stop=CONTEXT, step=1), shape=(TOKENS,))
     target = w("reshape", w("slice", words, axis=1, start=1, stop=CONTEXT + 1, step=1), shape=(TOKENS, 1))
     chance = w("philox", w("iota", n=WIDTH), step, micro)
     kept = w("cast", w("ge", chance, w("const", dtype="i64", bits=1 << 30)), dtype="f32")
     scale = w("mul", kept, gain)
-    hidden = w("mul", w("take_rows", emb, seen_by), scale)
+    hidden = w("add", w("mul", w("take_rows", emb, seen_by), scale), bias)
     logits = w("matmul", hidden, out)
     shifted = w("sub", logits, w("amax", logits, axes=(1,), keepdim=True))
     weights = w("exp", shifted)
@@ -75,18 +76,22 @@ def _update() -> Part:
     w.inputs = [_in("state", f"{kind}.{n}", *SHAPES[f"param.{n}"]) for n in names for kind in ("param", "m")]
     w.inputs += [_in("acc", f"grad.{n}", *SHAPES[f"param.{n}"]) for n in names]
     w.inputs += [_in("acc", "buffer.seen", dtype="i64"), _in("scalar", "decay"), _in("scalar", "lr"), _in("state", "buffer.beta"), _in("acc", "loss")]
-    seen, decay, lr, beta, loss = range(6, 11)
+    w.inputs += [_in("frozen", "buffer.rate")]
+    seen, decay, lr, beta, loss, rate = range(6, 12)
     out = {}
     for i, n in enumerate(names):
         m = w("add", w("mul", 2 * i + 1, beta), w("mul", 4 + i, w.f32(1 / MICRO_BATCHES)))
         out |= {f"param.{n}": w("sub", w("mul", 2 * i, decay), w("mul", m, lr)), f"m.{n}": m}
-    out |= {"buffer.seen": w("reshape", seen, shape=()), "metric.loss": w("mul", loss, w.f32(1 / MICRO_BATCHES))}
+    out |= {"buffer.seen": w("reshape", seen, shape=()), "metric.loss": w("mul", w("mul", loss, w.f32(1 / MICRO_BATCHES)), rate)}
     return Part(inputs=tuple(w.inputs), nodes=tuple(w.nodes), outputs=tuple(Output(kind="state", name=n, value=v) for n, v in out.items()))
+
+
+FROZEN = {"buffer.rate": np.array(0.75, np.float32), "param.bias": floats(8, (WIDTH,), "even") * np.float32(0.1)}
 
 
 def _program() -> Program:
     gain = Constant(name="gain", type=TensorType(dtype="f32", shape=(WIDTH,)), data=floats(9, (WIDTH,), "even").astype("<f4").tobytes())
-    program = Program(gemm_bits=14, micro_batches=MICRO_BATCHES, constants=(gain,), micro=_micro(), update=_update())
+    program = Program(gemm_bits=14, micro_batches=MICRO_BATCHES, constants=(gain,), frozen_root=frozen_root(FROZEN), micro=_micro(), update=_update())
     check(program)
     return program
 
@@ -133,7 +138,7 @@ def job() -> Job:
         first = 12 * at
         return {name: array[first : first + 12] for name, array in RECORD_DATA.items()}, data().keys[at]
 
-    return Job(PROGRAM, SCHEDULE, Data(data().dataset, ORDER, BATCH, shard_of))
+    return Job(PROGRAM, SCHEDULE, Data(data().dataset, ORDER, BATCH, shard_of), FROZEN)
 
 
 @functools.cache

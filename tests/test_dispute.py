@@ -26,6 +26,7 @@ from assay.ids import Digest
 from assay.program import Program, ProgramError
 from assay.state import tensor_root
 from tests.dispute_cases import (
+    FROZEN,
     LINKS,
     MICRO_BATCHES,
     PROGRAM,
@@ -71,7 +72,7 @@ def lost(played: Played, *through: Phase) -> str:
 
 
 def test_the_links_are_those_of_the_engine() -> None:
-    executor = Executor(PROGRAM, SCHEDULE, MICRO_BATCHES)
+    executor = Executor(PROGRAM, SCHEDULE, MICRO_BATCHES, frozen=FROZEN)
     for unit, link in enumerate(honest()):
         if link.is_update:
             trace = executor.trace_update(link.step, link.state, link.acc)
@@ -337,7 +338,7 @@ def test_an_end_that_cannot_be_opened_makes_the_dispute_void() -> None:
     program = msgspec.structs.replace(PROGRAM, micro=msgspec.structs.replace(part, outputs=outputs))
     with pytest.raises(ProgramError, match="as it came in"):
         Program.load(program.dump())
-    link = Link(Job(program, SCHEDULE, job().data), START, 0, initial_state(), None, batch_of(START, 0))
+    link = Link(Job(program, SCHEDULE, job().data, FROZEN), START, 0, initial_state(), None, batch_of(START, 0))
     committed = [link.end_root, *ends()[1:]]
     told, move = msgspec.structs.replace(facts(committed), program_root=link.job.root), opening(0)
     asserter = Asserter(lambda _: link, committed)

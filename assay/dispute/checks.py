@@ -74,6 +74,10 @@ def batch_hash(count: int, entries: bytes) -> Digest:
     return merkle.sha256(struct.pack(">BI", 0x16, count), entries)
 
 
+def frozen_hash(count: int, entries: bytes) -> Digest:
+    return merkle.sha256(struct.pack(">BI", 0x18, count), entries)
+
+
 def part_of(state: State, head: bytes) -> PartRecord:
     """The record of the part that the link runs."""
     demand(merkle.sha256(b"\x15", head) == state.facts.program_root, "the program's head is not that of the job")
@@ -90,7 +94,7 @@ def input_of(part: PartRecord, at: int, data: bytes, path: Path) -> InputRecord:
 
 
 class Source(NamedTuple):
-    """Where an input's tensor stands: entry `place` of a set (`state`, `acc`, `batch`), or a root that is known."""
+    """Where an input's tensor stands: entry `place` of a set (`state`, `acc`, `batch`, `frozen` under `root`), or a root that is known."""
 
     kind: str
     place: int = 0
@@ -113,7 +117,9 @@ def source_of(state: State, record: InputRecord) -> Source:
             return Source("schedule", record.place, state.facts.schedule_root)
         case 4:
             return Source("value", (state.m if record.place else state.step) % (1 << 64))
-    return Source("constant", root=Digest(record.extra))
+        case 5:
+            return Source("constant", root=Digest(record.extra))
+    return Source("frozen", record.place, Digest(record.extra[4:]))
 
 
 def check_entry(state: State, source: Source, item: bytes, count: int, entries: Digest, path: Path) -> None:
@@ -123,8 +129,9 @@ def check_entry(state: State, source: Source, item: bytes, count: int, entries: 
         "state": (state_hash(state.step, count, entries), state.state_root),
         "acc": (acc_hash(state.step, state.m, count, entries), state.acc_root),
         "batch": (batch_hash(count, entries), state.batch_root),
+        "frozen": (frozen_hash(count, entries), source.root),
     }[source.kind]
-    demand(known[0] == known[1], f"these are not the entries of the {source.kind} that the trace names")
+    demand(known[0] == known[1], f"these are not the entries of the {source.kind}")
     under(entries, count, source.place, item, path, "the entry")
 
 

@@ -31,16 +31,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from assay import merkle, stages
-from assay.dispute import checks, leaf, moves
+from assay.dispute import checks, leaf, moves, sets
 from assay.dispute.checks import IllegalMove, demand
 from assay.dispute.moves import WALK_LINKS, AnyMove, Facts, Moment, Phase, Side, State, Verdict
 from assay.dispute.tree import Walk
+from assay.dispute.turns import check_leaf, into, walk_of, walked_type, won
 from assay.draw import raw, u256
-from assay.exact.types import ITEM_BYTES, TensorType
+from assay.exact.types import ITEM_BYTES
 from assay.ids import Digest
 from assay.links import count, place
-from assay.sampling import MAX_RECORDS, permute
-from assay.stages import NONE
 
 A, C = Side.ASSERTER, Side.CHALLENGER
 TABLE: dict[tuple[Phase, Side], tuple[type[moves.Move], ...]] = {
@@ -96,7 +95,7 @@ def apply(state: State, move: AnyMove, at: Moment) -> State:
     demand(state.phase is not Phase.RESOLVED, "the dispute is resolved")
     if isinstance(move, moves.Timeout):
         demand(left(state, at.time) < 0, f"the {state.turn} has {left(state, at.time)} s left")
-        return _won(state, state.turn.other, f"the {state.turn} was silent in {state.phase}")
+        return won(state, state.turn.other, f"the {state.turn} was silent in {state.phase}")
     allowed = TABLE[state.phase, state.turn]
     if type(move) not in allowed:
         names = " or ".join(kind.__name__ for kind in allowed)
@@ -141,30 +140,6 @@ def payments(state: State) -> Payments:
     raise ValueError("the dispute is not resolved")
 
 
-# ---- helpers ---------------------------------------------------------------------------------------------------------------
-
-
-def _won(state: State, side: Side, reason: str) -> State:
-    return state._replace(phase=Phase.RESOLVED, verdict=Verdict.ASSERTER if side is A else Verdict.CHALLENGER, reason=reason)
-
-
-def _walk(state: State) -> Walk:
-    assert state.walk is not None
-    return state.walk
-
-
-def _into(state: State, phase: Phase, root: Digest, count: int, children: moves.Path) -> State:
-    """A new walk, whose first children come with the move that begins it."""
-    walk = Walk.at_root(root, count)
-    demand(walk.has(children), f"the children of the walk over {phase} do not join to its root")
-    return state._replace(phase=phase, turn=C, walk=walk)
-
-
-def _type(state: State) -> TensorType:
-    """Of the tensor whose chunks are walked."""
-    return stages.decode_stage(state.stage).type if state.stage else stages.decode_input(state.record).type
-
-
 # ---- the walk to a leaf ----------------------------------------------------------------------------------------------------
 
 
@@ -197,12 +172,12 @@ def _concede(state: State, _: moves.Concede, __: Moment) -> State:
 
 
 def _reveal(state: State, move: moves.Reveal, _: Moment) -> State:
-    demand(_walk(state).has(move.children), "the children do not join to the node")
+    demand(walk_of(state).has(move.children), "the children do not join to the node")
     return state._replace(turn=C)
 
 
 def _point(state: State, move: moves.Point, _: Moment) -> State:
-    walk = _walk(state).down(move.index, move.node, move.path)
+    walk = walk_of(state).down(move.index, move.node, move.path)
     if walk is None:
         raise IllegalMove("the point does not lead down from the node, or not as far as its children")
     if walk.height:
@@ -210,7 +185,7 @@ def _point(state: State, move: moves.Point, _: Moment) -> State:
     if walk.index >= walk.count:
         demand(walk.count > 0, "there is nothing to point at")
         demand(walk.node != merkle.PAD, "there is nothing to say against a pad")
-        return _won(state, C, f"leaf {walk.index} of {walk.count} in {state.phase} is no pad")
+        return won(state, C, f"leaf {walk.index} of {walk.count} in {state.phase} is no pad")
     state = state._replace(walk=walk, turn=A)
     match state.phase:
         case Phase.LINKS:
@@ -259,35 +234,29 @@ def _trace(state: State, move: moves.Trace, _: Moment) -> State:
     state = state._replace(
         state_root=state_root, acc_root=acc_root, batch_root=move.batch_root, end_root=move.end.root, trace_root=move.trace_root
     )
-    return _into(state, Phase.TRACE, move.trace_root, state.leaves, move.children)
+    return into(state, Phase.TRACE, move.trace_root, state.leaves, move.children)
 
 
 # ---- a stage's output ------------------------------------------------------------------------------------------------------
 
 
 def _stage(state: State, move: moves.Stage, _: Moment) -> State:
-    walk, part = _walk(state), checks.part_of(state, move.head)
+    walk, part = walk_of(state), checks.part_of(state, move.head)
     checks.under(part.stages_root, part.stages, walk.index - 1, move.stage, move.path, "the stage")
     t = stages.decode_stage(move.stage).type
     demand(walk.node == merkle.leaf(walk.index, checks.tensor_root(t, move.chunks)), "the leaf of the trace is no tensor of the stage's type")
     state = state._replace(head=move.head, stage=move.stage)
-    return _into(state, Phase.CHUNKS, move.chunks, checks.chunk_count(t), move.children)
-
-
-def _check_leaf(state: State, chunk: bytes) -> None:
-    walk = _walk(state)
-    demand(walk.node == merkle.leaf(walk.index, chunk), "this is not the chunk of the leaf")
-    checks.check_chunk(_type(state), walk.index, chunk)
+    return into(state, Phase.CHUNKS, move.chunks, checks.chunk_count(t), move.children)
 
 
 def _chunk(state: State, move: moves.Chunk, _: Moment) -> State:
-    _check_leaf(state, move.chunk)
+    check_leaf(state, move.chunk)
     return state._replace(phase=Phase.NAME, turn=C)
 
 
 def _name(state: State, move: moves.Name, _: Moment) -> State:
-    t = _type(state)
-    within = 0 <= move.element < t.elements and move.element * ITEM_BYTES[t.dtype] // checks.CHUNK == _walk(state).index
+    t = walked_type(state)
+    within = 0 <= move.element < t.elements and move.element * ITEM_BYTES[t.dtype] // checks.CHUNK == walk_of(state).index
     demand(within, f"element {move.element} is not in the chunk")
     return state._replace(phase=Phase.ELEMENT if state.stage else Phase.RECORD, turn=A, element=move.element)
 
@@ -295,10 +264,10 @@ def _name(state: State, move: moves.Name, _: Moment) -> State:
 def _prove(state: State, move: moves.Prove, _: Moment) -> State:
     stage = stages.decode_stage(state.stage)
     demand(leaf.folds(stage) == 0, f"{stage.op} has folds")
-    _check_leaf(state, move.chunk)
+    check_leaf(state, move.chunk)
     values = checks.values_of(state, 0, 0, move.needs)
     right = leaf.finish(stage, state.element, (), values) == checks.element_of(stage.type, move.chunk, state.element)
-    return _won(state, A if right else C, f"element {state.element} of {stage.op} is {'right' if right else 'wrong'}")
+    return won(state, A if right else C, f"element {state.element} of {stage.op} is {'right' if right else 'wrong'}")
 
 
 def _fold(state: State, move: moves.Fold, _: Moment) -> State:
@@ -308,10 +277,10 @@ def _fold(state: State, move: moves.Fold, _: Moment) -> State:
     demand(len(move.totals) == folds, f"{stage.op} has {folds} totals")
     for fold, total in enumerate(move.totals):
         _in_range(stage, fold, total)
-    _check_leaf(state, move.chunk)
+    check_leaf(state, move.chunk)
     values = checks.values_of(state, folds, 0, move.needs)
     if leaf.finish(stage, state.element, move.totals, values) != checks.element_of(stage.type, move.chunk, state.element):
-        return _won(state, C, f"element {state.element} of {stage.op} does not follow from its totals")
+        return won(state, C, f"element {state.element} of {stage.op} does not follow from its totals")
     return state._replace(phase=Phase.PICK, turn=C, totals=move.totals)
 
 
@@ -353,99 +322,12 @@ def _item(state: State, move: moves.Item, _: Moment) -> State:
     demand(state.high - state.low == 1, f"{state.high - state.low} items are split, not shown")
     values = checks.values_of(state, state.fold, state.low, move.needs)
     right = leaf.item(stage, state.element, state.fold, state.low, state.totals, values) == state.total
-    return _won(state, A if right else C, f"item {state.low} of fold {state.fold} of {stage.op} is {'right' if right else 'wrong'}")
-
-
-# ---- the end ---------------------------------------------------------------------------------------------------------------
-
-
-def _end(state: State, move: moves.End, _: Moment) -> State:
-    part = checks.part_of(state, move.head)
-    demand(move.count == part.outputs, f"the link's end has {part.outputs} entries")
-    if state.is_update:
-        root = checks.state_hash(state.step + 1, move.count, move.entries)
-    else:
-        root = checks.acc_hash(state.step, state.m + 1, move.count, move.entries)
-    demand(root == state.end_root, "these are not the entries of the link's end")
-    return _into(state._replace(head=move.head), Phase.ENTRIES, move.entries, move.count, move.children)
-
-
-def _end_entry(state: State, move: moves.EndEntry, _: Moment) -> State:
-    walk, part = _walk(state), checks.part_of(state, state.head)
-    checks.digest(move.tensor, "a tensor root")
-    checks.under(part.outputs_root, part.outputs, walk.index, move.record, move.record_path, "the output's record")
-    output = stages.decode_output(move.record)
-    if output.value == NONE:
-        source = checks.Source("state", walk.index)
-        name = output.name
-    elif output.value >= part.inputs:
-        checks.under(state.trace_root, state.leaves, 1 + output.value - part.inputs, move.tensor, move.path, "the value")
-        source = None
-    else:
-        record = checks.input_of(part, output.value, move.input, move.input_path)
-        source, name = checks.source_of(state, record), record.name
-        if source.kind in ("zero", "value", "schedule"):
-            return state._replace(phase=Phase.RESOLVED, verdict=Verdict.VOID, reason=f"the end's {output.name!r} is no tensor that can be opened")
-    if source is not None and source.kind == "constant":
-        demand(move.tensor == source.root, "the constant is not the program's")
-    elif source is not None:
-        checks.check_entry(state, source, checks.entry(name, move.tensor), move.count, move.entries, move.path)
-    demand(walk.node == merkle.leaf(walk.index, checks.entry(output.name, move.tensor)), "the end's entry is another")
-    return _won(state, A, f"the end's {output.name!r} is what the program names")
-
-
-# ---- the batch -------------------------------------------------------------------------------------------------------------
-
-
-def _batch(state: State, move: moves.Batch, _: Moment) -> State:
-    demand(0 <= move.count < 1 << 32 and checks.batch_hash(move.count, move.entries) == state.batch_root, "these are not the entries of the batch")
-    return _into(state, Phase.FIELDS, move.entries, move.count, move.children)
-
-
-def _missing(state: State, move: moves.Missing, _: Moment) -> State:
-    record = checks.input_of(checks.part_of(state, move.head), move.at, move.input, move.input_path)
-    demand(record.kind == 2 and record.place >= _walk(state).count, "this input is no field that the batch lacks")
-    return _won(state, C, f"the batch has no {record.name!r}")
-
-
-def _batch_entry(state: State, move: moves.BatchEntry, _: Moment) -> State:
-    walk, part = _walk(state), checks.part_of(state, move.head)
-    record = checks.input_of(part, move.at, move.input, move.input_path)
-    demand(record.kind == 2 and record.place == walk.index, f"the input is not field {walk.index} of the batch")
-    item = checks.entry(record.name, checks.tensor_root(record.type, move.chunks))
-    demand(walk.node == merkle.leaf(walk.index, item), "the batch's entry is no tensor of the input's type")
-    state = state._replace(head=move.head, record=move.input)
-    return _into(state, Phase.CHUNKS, move.chunks, checks.chunk_count(record.type), move.children)
-
-
-def _gather(state: State, move: moves.Gather, _: Moment) -> State:
-    facts, record = state.facts, stages.decode_input(state.record)
-    _check_leaf(state, move.chunk)
-    demand(merkle.sha256(move.data) == facts.data_root, "the data's head is not that of the job")
-    checks.digest(move.salt, "a salt")
-    data = checks.decode_data(move.data)
-    demand(0 < data.records <= MAX_RECORDS, "the data's records cannot be counted through")
-    first, size = checks.field_of(data, record)
-    each = record.type.elements // data.batch
-    epoch, at = divmod((state.step * facts.micro_batches + state.m) * data.batch + state.element // each, data.records)
-    number = permute(data.order, epoch, data.records, at)
-    checks.under(data.shards_root, data.shards, move.shard_at, move.shard, move.shard_path, "the shard")
-    demand(len(move.shard) == 48, "a shard's item has 48 bytes")
-    begin, records = struct.unpack(">QQ", move.shard[:16])
-    demand(begin <= number < begin + records, f"record {number} is in another shard")
-    width = sum(n for _, _, n in data.fields)
-    demand(len(move.record) == width, f"a record has {width} bytes")
-    checks.under(move.shard[16:], records, number - begin, move.salt + move.record, move.record_path, "the record")
-    item = ITEM_BYTES[record.type.dtype]
-    at = first + state.element % each * item
-    right = int.from_bytes(move.record[at : at + item], "little") == checks.element_of(record.type, move.chunk, state.element)
-    assert at + item <= first + size
-    return _won(state, A if right else C, f"element {state.element} of the batch's {record.name!r} is {'right' if right else 'wrong'}")
+    return won(state, A if right else C, f"item {state.low} of fold {state.fold} of {stage.op} is {'right' if right else 'wrong'}")
 
 
 _HANDLERS: dict[type[moves.Move], Callable[[State, Any, Moment], State]] = {
     moves.Open: _open, moves.Concede: _concede, moves.Reveal: _reveal, moves.Point: _point, moves.Trace: _trace, moves.Stage: _stage,
     moves.Chunk: _chunk, moves.Name: _name, moves.Prove: _prove, moves.Fold: _fold, moves.Pick: _pick, moves.Split: _split, moves.Item: _item,
-    moves.End: _end, moves.EndEntry: _end_entry, moves.Batch: _batch, moves.Missing: _missing, moves.BatchEntry: _batch_entry,
-    moves.Gather: _gather,
+    moves.End: sets.end, moves.EndEntry: sets.end_entry, moves.Batch: sets.batch, moves.Missing: sets.missing, moves.BatchEntry: sets.batch_entry,
+    moves.Gather: sets.gather,
 }  # fmt: skip

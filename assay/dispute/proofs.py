@@ -114,10 +114,11 @@ class Data:
 
 
 class Job:
-    """What both sides know of a job before they run a link."""
+    """What both sides know of a job before they run a link. Raises BadTensors for frozen tensors that the program does not take."""
 
-    def __init__(self, program: Program, schedule: NDArray[np.float32], data: Data) -> None:
-        self.program, self.data = program, data
+    def __init__(self, program: Program, schedule: NDArray[np.float32], data: Data, frozen: Tensors | None = None) -> None:
+        self.program, self.data, self.frozen = program, data, frozen or {}
+        check_tensors("frozen set", self.frozen, program.frozen)
         self.head = stages.program_head(program)
         self.root = stages.program_root(program)
         self.schedule = Tensor(np.ascontiguousarray(schedule))
@@ -126,6 +127,10 @@ class Job:
     @functools.cached_property
     def schedule_root(self) -> Digest:
         return tensor_root(self.schedule.array)
+
+    @functools.cached_property
+    def frozen_entries(self) -> Entries:
+        return Entries(self.frozen)
 
     @functools.cached_property
     def parts(self) -> dict[str, PartTrees]:
@@ -153,7 +158,7 @@ class Link:
         self.acc = acc if acc is not None else {n: state[n] if n in state else zeros(t) for n, t in program.accumulator.items()}
         check_tensors("accumulator", self.acc, program.accumulator)
         self.batch = {} if self.is_update else {name: batch[name] for name in program.batch}
-        self.sets = {"state": Entries(state), "acc": Entries(self.acc), "batch": Entries(self.batch)}
+        self.sets = {"state": Entries(state), "acc": Entries(self.acc), "batch": Entries(self.batch), "frozen": job.frozen_entries}
         self._tensors: dict[int, Tensor] = {}
 
     # ---- values ----------------------------------------------------------------------------------------------------------
@@ -166,7 +171,7 @@ class Link:
 
     def inputs(self) -> list[Array]:
         """Values of the part's inputs."""
-        job, given = self.job, {"state": self.state, "acc": self.acc, "batch": self.batch, "constant": self.job.constants}
+        job, given = self.job, {"state": self.state, "acc": self.acc, "batch": self.batch, "constant": self.job.constants, "frozen": self.job.frozen}
         given["counter"] = counters(self.step, self.m)
         given["scalar"] = {n: job.schedule.array[self.step, i] for i, n in enumerate(job.program.scalars)}
         return [np.asarray(given[i.kind][i.name]) for i in self.trees.part.inputs]

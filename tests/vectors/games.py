@@ -214,6 +214,8 @@ def games() -> list[dict[str, Any]]:
         truth("a true sum with a zero accumulator", FIRST, 5, {Phase.TRACE: len(PROGRAM.micro.nodes) - 1}),
         truth("a true sum with a buffer of the state", FIRST, 6, {Phase.TRACE: len(PROGRAM.micro.nodes)}),
         truth("a true gain", MICRO, 7, {Phase.TRACE: 1 + at("mul")}),
+        truth("a true frozen tensor", MICRO, 11, {Phase.TRACE: 1 + at("add")}),
+        lie("another frozen tensor", HonestInputs(UPDATE, buffer_rate=np.array(1, np.float32)), UPDATE),
         truth("true data", MICRO, 8, {Phase.TRACE: 0}),
         truth("a true entry of the end", UPDATE, 9, {Phase.TRACE: last, Phase.ENTRIES: 6}, spoil=True),
         truth("a true entry that stays", UPDATE, 10, {Phase.TRACE: last, Phase.ENTRIES: 0}, leaps=True),
