@@ -237,6 +237,7 @@ def check(program: Program, limits: Limits = DEFAULT_LIMITS) -> None:
     for kind in ("state", "acc", "frozen"):
         _check_agree(kind, program)
     _check_frozen(program)
+    _check_outputs(program)
     if missing := sorted(program.accumulator.keys() - {o.name for o in program.micro.outputs}):
         raise ProgramError(f"micro does not put out the accumulator's {missing[0]!r}")
     for i in program.update.inputs:
@@ -353,6 +354,17 @@ def _check_frozen(program: Program) -> None:
         raise ProgramError(f"the root of the frozen tensors has {len(program.frozen_root)} bytes, not 32")
     if both := sorted(frozen.keys() & program.state.keys()):
         raise ProgramError(f"{both[0]!r} is frozen and an entry of the state, too")
+
+
+def _check_outputs(program: Program) -> None:
+    """Every entry of a link's end is a tensor that a dispute can open (docs/dispute.md): no scalar or counter as it came in, and no entry of
+    the accumulator that a step begins as zeros."""
+    state = program.state
+    for name, part in (("micro", program.micro), ("update", program.update)):
+        for o in part.outputs:
+            i = part.inputs[o.value] if o.value < len(part.inputs) else None
+            if i is not None and (i.kind in ("scalar", "counter") or (name == "micro" and i.kind == "acc" and i.name not in state)):
+                raise ProgramError(f"{name}, output {o.name!r}: the {i.kind} input {i.name!r} as it came in cannot be put out")
 
 
 def _check_batch(program: Program) -> None:

@@ -118,6 +118,12 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "output twice": (lambda d: d["micro"]["outputs"].append(d["micro"]["outputs"][0]), "occurs twice"),
     "output of nothing": (lambda d: d["micro"]["outputs"][0].update(value=10**6), "there is no value"),
     "output of another type": (lambda d: d["micro"]["outputs"][1].update(value=0), "in one place"),
+    "accumulator as it came in": (
+        lambda d: next(o for o in d["micro"]["outputs"] if o["name"] == "loss").update(
+            value=next(i for i, x in enumerate(d["micro"]["inputs"]) if x["kind"] == "acc" and x["name"] == "loss")
+        ),
+        "acc input 'loss' as it came in cannot be put out",
+    ),
     "accumulator not put out": (lambda d: d["micro"]["outputs"].pop(), "does not put out"),
     "state from micro": (lambda d: d["micro"]["outputs"][0].update(kind="state"), "puts out acc, not state"),
     "batch in update": (lambda d: d["update"]["inputs"][0].update(kind="batch"), "this part takes"),

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from assay.dispute.scalars import clamped, exponent, f32_of, fixed, key, of_key, scalar_map, scale, signed, wrapped
+from assay.dispute.scalars import NAN_KEY, clamped, exponent, f32_of, fixed, key, of_key, scalar_map, scale, signed, wrapped
 from assay.exact.types import NAN_BITS, TensorType
 from assay.stages import Stage
 
@@ -173,10 +173,21 @@ def length(stage: Stage, element: int, fold: int) -> int:
     return stage.operands[1][1].shape[_axis(stage)]
 
 
+def _sums(stage: Stage, fold: int) -> bool:
+    return fold == folds(stage) - 1 and stage.op not in ("amax", "scatter_value")
+
+
+def bounds(stage: Stage, fold: int) -> tuple[int, int]:
+    """Least and greatest total that a fold can have."""
+    if _sums(stage, fold):
+        return -(1 << 63), (1 << 63) - 1
+    return {"amax": (-(1 << 31), NAN_KEY), "scatter_value": (0, 1)}.get(stage.op, (0, 255))
+
+
 def combine(stage: Stage, fold: int, parts: Sequence[int]) -> int:
     """Of the totals of consecutive ranges, the total of them all: the sum in the last fold of a sum, else the largest. A sum of integers is
     that modulo 2^64, between -2^63 and 2^63 - 1."""
-    if fold != folds(stage) - 1 or stage.op in ("amax", "scatter_value"):
+    if not _sums(stage, fold):
         return max(parts)
     total = sum(parts)
     return signed(total % (1 << 64), "i64") if stage.type.dtype == "i64" else total

@@ -1,0 +1,333 @@
+"""The game of a dispute as a pure state machine: `apply(state, move, at)`; the rules of docs/dispute.md, which the contract has, too.
+
+    phase     asserter                      challenger
+    SEALED                                  Open
+    LINKS     Reveal, Concede               Point           a walk over the link tree
+    TRACED    Trace, Concede
+    TRACE     Reveal                        Point           over the trace
+    STAGE     Stage
+    CHUNKS    Reveal                        Point           over the chunks of the stage's output
+    CHUNK     Chunk
+    NAME                                    Name
+    ELEMENT   Prove (no folds) | Fold
+    PICK                                    Pick
+    RANGE     Split | Item (a single one)   Pick
+    END       End
+    ENTRIES   Reveal                        Point           over the entries of the link's end
+    ENTRY     EndEntry
+    BATCH     Batch
+    FIELDS    Reveal                        Point, Missing  over the entries of the batch
+    FIELD     BatchEntry
+    (CHUNKS, CHUNK, NAME as above, over the chunks of a field)
+    RECORD    Gather
+
+The last move of either side's line decides, or somebody is silent: then anyone's Timeout does. No clock is read here.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from assay import merkle, stages
+from assay.dispute import checks, leaf, moves, sets
+from assay.dispute.checks import IllegalMove, demand
+from assay.dispute.moves import WALK_LINKS, AnyMove, Facts, Moment, Phase, Side, State, Verdict
+from assay.dispute.tree import Walk
+from assay.dispute.turns import check_leaf, into, walk_of, walked_type, won
+from assay.draw import raw, u256
+from assay.exact.types import ITEM_BYTES
+from assay.ids import Digest
+from assay.links import count, place
+
+A, C = Side.ASSERTER, Side.CHALLENGER
+TABLE: dict[tuple[Phase, Side], tuple[type[moves.Move], ...]] = {
+    (Phase.SEALED, C): (moves.Open,),
+    (Phase.LINKS, A): (moves.Reveal, moves.Concede),
+    (Phase.LINKS, C): (moves.Point,),
+    (Phase.TRACED, A): (moves.Trace, moves.Concede),
+    (Phase.TRACE, A): (moves.Reveal,),
+    (Phase.TRACE, C): (moves.Point,),
+    (Phase.STAGE, A): (moves.Stage,),
+    (Phase.CHUNKS, A): (moves.Reveal,),
+    (Phase.CHUNKS, C): (moves.Point,),
+    (Phase.CHUNK, A): (moves.Chunk,),
+    (Phase.NAME, C): (moves.Name,),
+    (Phase.ELEMENT, A): (moves.Prove, moves.Fold),
+    (Phase.PICK, C): (moves.Pick,),
+    (Phase.RANGE, A): (moves.Split, moves.Item),
+    (Phase.RANGE, C): (moves.Pick,),
+    (Phase.END, A): (moves.End,),
+    (Phase.ENTRIES, A): (moves.Reveal,),
+    (Phase.ENTRIES, C): (moves.Point,),
+    (Phase.ENTRY, A): (moves.EndEntry,),
+    (Phase.BATCH, A): (moves.Batch,),
+    (Phase.FIELDS, A): (moves.Reveal,),
+    (Phase.FIELDS, C): (moves.Point, moves.Missing),
+    (Phase.FIELD, A): (moves.BatchEntry,),
+    (Phase.RECORD, A): (moves.Gather,),
+}
+SPLIT = 16
+
+
+def sealed(facts: Facts, digest: Digest, at: Moment) -> State:
+    """The dispute as the challenger's seal begins it."""
+    return State(facts, digest, at, since=at.time)
+
+
+def seal_digest(facts: Facts, move: moves.Open) -> Digest:
+    """SHA256(0x25 ‖ chain id ‖ Disputes ‖ segment u64 ‖ target u8 ‖ unit u64 ‖ verifier ‖ round u32 ‖ salt ‖ challenger)."""
+    head = (b"\x25", u256(facts.chain_id), raw(facts.disputes), struct.pack(">QBQ", facts.segment, move.target, move.unit))
+    return merkle.sha256(*head, raw(move.verifier), struct.pack(">I", move.round), move.salt, raw(facts.challenger))
+
+
+def left(state: State, time: int) -> int:
+    """Seconds that the side whose turn it is has left: its grace, then its budget. Negative: anyone may call Timeout."""
+    if state.phase is Phase.SEALED:
+        return state.facts.open_window - (time - state.since)
+    spent = state.spent[state.turn is C]
+    return state.facts.grace + state.facts.budget - spent - (time - state.since)
+
+
+def apply(state: State, move: AnyMove, at: Moment) -> State:
+    """The state after a move. Raises IllegalMove, and changes nothing, for what the contract would revert."""
+    demand(state.phase is not Phase.RESOLVED, "the dispute is resolved")
+    if isinstance(move, moves.Timeout):
+        demand(left(state, at.time) < 0, f"the {state.turn} has {left(state, at.time)} s left")
+        return won(state, state.turn.other, f"the {state.turn} was silent in {state.phase}")
+    allowed = TABLE[state.phase, state.turn]
+    if type(move) not in allowed:
+        names = " or ".join(kind.__name__ for kind in allowed)
+        raise IllegalMove(f"{type(move).__name__} in {state.phase}: it is the {state.turn}'s turn, with {names}")
+    demand(left(state, at.time) >= 0, f"the {state.turn} is late")
+    side = state.turn
+    used = 0 if state.phase is Phase.SEALED else max(0, at.time - state.since - state.facts.grace)
+    try:
+        after = _HANDLERS[type(move)](state, move, at)
+    except stages.Undecodable as error:
+        raise IllegalMove(str(error)) from None
+    (a, c), (spent_a, spent_c) = state.moves, state.spent
+    if side is A:
+        return after._replace(since=at.time, moves=(a + 1, c), spent=(spent_a + used, spent_c))
+    return after._replace(since=at.time, moves=(a, c + 1), spent=(spent_a, spent_c + used))
+
+
+class Payments(NamedTuple):
+    """What moves when a resolved dispute is paid."""
+
+    slashed: int
+    """Of the asserter's bond; the rest of it stays the asserter's."""
+    burnt: int
+    challenger: int
+    """Gets this, its own bond included."""
+    asserter: int
+    """Gets this, from the challenger's bond."""
+
+
+def payments(state: State) -> Payments:
+    """Of a resolved dispute."""
+    bond, stake = state.facts.bond, state.facts.stake
+    match state.verdict:
+        case Verdict.CHALLENGER:
+            return Payments(bond, bond // 2, stake + bond - bond // 2, 0)
+        case Verdict.CONCEDED:
+            return Payments(bond // 2, bond // 2, stake, 0)
+        case Verdict.ASSERTER:
+            return Payments(0, stake // 2, 0, stake - stake // 2)
+        case Verdict.VOID:
+            return Payments(0, 0, stake, 0)
+    raise ValueError("the dispute is not resolved")
+
+
+# ---- the walk to a leaf ----------------------------------------------------------------------------------------------------
+
+
+def _open(state: State, move: moves.Open, at: Moment) -> State:
+    facts = state.facts
+    demand(at.block > state.opened.block, "a seal is opened in a later block")
+    demand(move.target in (0, 1) and 0 <= move.unit < 1 << 64 and 0 <= move.round < 1 << 32, f"there is no such link: {move}")
+    checks.digest(move.salt, "a salt")
+    demand(seal_digest(facts, move) == state.digest, "this is not what was sealed")
+    links = count(facts.stop - facts.start, facts.micro_batches)
+    if move.target == 0 and move.unit == WALK_LINKS:
+        return state._replace(phase=Phase.LINKS, turn=A, walk=Walk.at_root(facts.link_root, links))
+    demand(move.unit < links, f"there is no link {move.unit}")
+    revealed = None
+    if move.target == 1:
+        asked = (move.verifier, move.round, move.unit)
+        revealed = next((r for r in facts.revealed if (r.verifier, r.round, r.unit) == asked), None)
+        demand(revealed is not None and revealed.agrees, "the verifier revealed no such trace, or said no with it")
+    return _traced(state._replace(revealed=revealed), move.unit)
+
+
+def _traced(state: State, unit: int) -> State:
+    step, m = place(unit, state.facts.micro_batches)
+    return state._replace(phase=Phase.TRACED, turn=A, unit=unit, step=state.facts.start + step, m=m, walk=None)
+
+
+def _concede(state: State, _: moves.Concede, __: Moment) -> State:
+    demand(state.moves[0] == 0, "the asserter has moved before")
+    return state._replace(phase=Phase.RESOLVED, verdict=Verdict.CONCEDED, reason="the asserter conceded")
+
+
+def _reveal(state: State, move: moves.Reveal, _: Moment) -> State:
+    demand(walk_of(state).has(move.children), "the children do not join to the node")
+    return state._replace(turn=C)
+
+
+def _point(state: State, move: moves.Point, _: Moment) -> State:
+    walk = walk_of(state).down(move.index, move.node, move.path)
+    if walk is None:
+        raise IllegalMove("the point does not lead down from the node, or not as far as its children")
+    if walk.height:
+        return state._replace(walk=walk, turn=A)
+    if walk.index >= walk.count:
+        demand(walk.count > 0, "there is nothing to point at")
+        demand(walk.node != merkle.PAD, "there is nothing to say against a pad")
+        return won(state, C, f"leaf {walk.index} of {walk.count} in {state.phase} is no pad")
+    state = state._replace(walk=walk, turn=A)
+    match state.phase:
+        case Phase.LINKS:
+            return _traced(state, walk.index)
+        case Phase.TRACE if walk.index == 0:
+            demand(not state.is_update, "all of an update's head is known")
+            return state._replace(phase=Phase.BATCH)
+        case Phase.TRACE:
+            return state._replace(phase=Phase.END if walk.index == walk.count - 1 else Phase.STAGE, place=walk.index)
+        case Phase.CHUNKS:
+            return state._replace(phase=Phase.CHUNK)
+        case Phase.ENTRIES:
+            return state._replace(phase=Phase.ENTRY)
+        case Phase.FIELDS:
+            return state._replace(phase=Phase.FIELD)
+    raise AssertionError(state.phase)
+
+
+def _trace(state: State, move: moves.Trace, _: Moment) -> State:
+    facts = state.facts
+    links = count(facts.stop - facts.start, facts.micro_batches)
+
+    checks.digest(move.batch_root, "a batch root")
+
+    def named(end: moves.Named, unit: int) -> Digest:
+        checks.digest(end.root, "a link's end")
+        checks.under(facts.link_root, links, unit, end.root, end.path, "a link's end")
+        return end.root
+
+    first = state.step == facts.start
+    demand((move.state is None) == first, "the first step's state is the parent's end; any other's is a link's")
+    demand((move.acc is None) == (state.m == 0), "the accumulator before a step's first micro-batch is no link's end")
+    state_root = facts.parent_end if move.state is None else named(move.state, state.unit - state.m - 1)
+    acc_root = Digest(bytes(32)) if move.acc is None else named(move.acc, state.unit - 1)
+    named(move.end, state.unit)
+    if state.revealed is not None:
+        demand(move.trace_root == state.revealed.trace_root, "this is not the trace that was revealed")
+    if state.is_update:
+        demand(move.batch_root == checks.batch_hash(0, merkle.EMPTY), "an update has no batch")
+    head = merkle.sha256(
+        struct.pack(">B32sBQI", 0x14, facts.program_root, state.is_update, state.step, state.m),
+        state_root, acc_root, move.batch_root, facts.schedule_root,
+    )  # fmt: skip
+    checks.under(move.trace_root, state.leaves, 0, head, move.head_path, "the head")
+    checks.under(move.trace_root, state.leaves, state.leaves - 1, move.end.root, move.end_path, "the link's end")
+    state = state._replace(
+        state_root=state_root, acc_root=acc_root, batch_root=move.batch_root, end_root=move.end.root, trace_root=move.trace_root
+    )
+    return into(state, Phase.TRACE, move.trace_root, state.leaves, move.children)
+
+
+# ---- a stage's output ------------------------------------------------------------------------------------------------------
+
+
+def _stage(state: State, move: moves.Stage, _: Moment) -> State:
+    walk, part = walk_of(state), checks.part_of(state, move.head)
+    checks.under(part.stages_root, part.stages, walk.index - 1, move.stage, move.path, "the stage")
+    t = stages.decode_stage(move.stage).type
+    demand(walk.node == merkle.leaf(walk.index, checks.tensor_root(t, move.chunks)), "the leaf of the trace is no tensor of the stage's type")
+    state = state._replace(head=move.head, stage=move.stage)
+    return into(state, Phase.CHUNKS, move.chunks, checks.chunk_count(t), move.children)
+
+
+def _chunk(state: State, move: moves.Chunk, _: Moment) -> State:
+    check_leaf(state, move.chunk)
+    return state._replace(phase=Phase.NAME, turn=C)
+
+
+def _name(state: State, move: moves.Name, _: Moment) -> State:
+    t = walked_type(state)
+    within = 0 <= move.element < t.elements and move.element * ITEM_BYTES[t.dtype] // checks.CHUNK == walk_of(state).index
+    demand(within, f"element {move.element} is not in the chunk")
+    return state._replace(phase=Phase.ELEMENT if state.stage else Phase.RECORD, turn=A, element=move.element)
+
+
+def _prove(state: State, move: moves.Prove, _: Moment) -> State:
+    stage = stages.decode_stage(state.stage)
+    demand(leaf.folds(stage) == 0, f"{stage.op} has folds")
+    check_leaf(state, move.chunk)
+    values = checks.values_of(state, 0, 0, move.needs)
+    right = leaf.finish(stage, state.element, (), values) == checks.element_of(stage.type, move.chunk, state.element)
+    return won(state, A if right else C, f"element {state.element} of {stage.op} is {'right' if right else 'wrong'}")
+
+
+def _fold(state: State, move: moves.Fold, _: Moment) -> State:
+    stage = stages.decode_stage(state.stage)
+    folds = leaf.folds(stage)
+    demand(folds > 0, f"{stage.op} has no folds")
+    demand(len(move.totals) == folds, f"{stage.op} has {folds} totals")
+    for fold, total in enumerate(move.totals):
+        _in_range(stage, fold, total)
+    check_leaf(state, move.chunk)
+    values = checks.values_of(state, folds, 0, move.needs)
+    if leaf.finish(stage, state.element, move.totals, values) != checks.element_of(stage.type, move.chunk, state.element):
+        return won(state, C, f"element {state.element} of {stage.op} does not follow from its totals")
+    return state._replace(phase=Phase.PICK, turn=C, totals=move.totals)
+
+
+def _in_range(stage: stages.Stage, fold: int, total: int) -> None:
+    low, high = leaf.bounds(stage, fold)
+    demand(low <= total <= high, f"{total} is no total of fold {fold} of {stage.op}")
+
+
+def _pick(state: State, move: moves.Pick, _: Moment) -> State:
+    stage = stages.decode_stage(state.stage)
+    if state.phase is Phase.PICK:
+        demand(0 <= move.which < len(state.totals), f"there is no fold {move.which}")
+        items = leaf.length(stage, state.element, move.which)
+        return state._replace(phase=Phase.RANGE, turn=A, fold=move.which, low=0, high=items, total=state.totals[move.which])
+    demand(0 <= move.which < len(state.parts), f"there is no part {move.which}")
+    low, high = part_range(state.low, state.high, move.which)
+    return state._replace(turn=A, low=low, high=high, total=state.parts[move.which], parts=())
+
+
+def part_range(low: int, high: int, part: int) -> tuple[int, int]:
+    """Part `part` of k = min(16, n): [lo + jn/k, lo + (j+1)n/k)."""
+    n = high - low
+    k = min(SPLIT, n)
+    return low + part * n // k, low + (part + 1) * n // k
+
+
+def _split(state: State, move: moves.Split, _: Moment) -> State:
+    stage, n = stages.decode_stage(state.stage), state.high - state.low
+    demand(n > 1, "a single item is shown, not split")
+    demand(len(move.parts) == min(SPLIT, n), f"{n} items have {min(SPLIT, n)} parts")
+    for part in move.parts:
+        _in_range(stage, state.fold, part)
+    demand(leaf.combine(stage, state.fold, move.parts) == state.total, "the parts do not combine to the total")
+    return state._replace(turn=C, parts=move.parts)
+
+
+def _item(state: State, move: moves.Item, _: Moment) -> State:
+    stage = stages.decode_stage(state.stage)
+    demand(state.high - state.low == 1, f"{state.high - state.low} items are split, not shown")
+    values = checks.values_of(state, state.fold, state.low, move.needs)
+    right = leaf.item(stage, state.element, state.fold, state.low, state.totals, values) == state.total
+    return won(state, A if right else C, f"item {state.low} of fold {state.fold} of {stage.op} is {'right' if right else 'wrong'}")
+
+
+_HANDLERS: dict[type[moves.Move], Callable[[State, Any, Moment], State]] = {
+    moves.Open: _open, moves.Concede: _concede, moves.Reveal: _reveal, moves.Point: _point, moves.Trace: _trace, moves.Stage: _stage,
+    moves.Chunk: _chunk, moves.Name: _name, moves.Prove: _prove, moves.Fold: _fold, moves.Pick: _pick, moves.Split: _split, moves.Item: _item,
+    moves.End: sets.end, moves.EndEntry: sets.end_entry, moves.Batch: sets.batch, moves.Missing: sets.missing, moves.BatchEntry: sets.batch_entry,
+    moves.Gather: sets.gather,
+}  # fmt: skip
