@@ -7,13 +7,13 @@ import {Merkle} from "../../src/libraries/Merkle.sol";
 library Trees {
     bytes32 internal constant PAD = sha256(hex"02");
 
-    function root(bytes32[] memory items) internal pure returns (bytes32) {
+    function root(bytes32[] memory items) internal view returns (bytes32) {
         (bytes32 top,) = build(items, 0);
         return top;
     }
 
     /// Root and siblings of leaf `index`, from the leaf up.
-    function build(bytes32[] memory items, uint256 index) internal pure returns (bytes32 top, bytes32[] memory proof) {
+    function build(bytes32[] memory items, uint256 index) internal view returns (bytes32 top, bytes32[] memory proof) {
         uint256 levels = Merkle.depth(items.length);
         bytes32[] memory row = new bytes32[](1 << levels);
         for (uint256 i = 0; i < row.length; ++i) {

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+struct Need { uint16 operand; uint64 element; }
+interface ILeaf {
+    function folds(bytes calldata stage) external pure returns (uint256 count);                       // 0: CONST, MAP, MOVE
+    function length(bytes calldata stage, uint64 element, uint256 fold) external pure returns (uint64 items);
+    function combine(bytes calldata stage, uint256 fold, int256[] calldata parts) external pure returns (int256 total);
+    // what an item (or, with fold == folds(stage), the output) needs, given the values of the needs found so far;
+    // it is complete when it names no more than `values` has
+    function needs(bytes calldata stage, uint64 element, uint256 fold, uint64 index, uint64[] calldata values) external pure returns (Need[] memory);
+    function item(bytes calldata stage, uint64 element, uint256 fold, uint64 index, int256[] calldata totals, uint64[] calldata values) external pure returns (int256);
+    function finish(bytes calldata stage, uint64 element, int256[] calldata totals, uint64[] calldata values) external pure returns (uint64 bits);
+}
