@@ -24,7 +24,7 @@ contract Descent is Court {
 
     function _walks(Stand stand) private pure returns (bool) {
         return stand == Stand.LINKS || stand == Stand.TRACE || stand == Stand.CHUNKS || stand == Stand.ENTRIES
-            || stand == Stand.FIELDS || stand == Stand.RECORDS;
+            || stand == Stand.FIELDS;
     }
 
     function reveal(uint64 id, bytes32[] calldata children) external nonReentrant {
@@ -35,7 +35,7 @@ contract Descent is Court {
         _next(id, d, d.stand, false);
     }
 
-    function point(uint64 id, bytes32 below, uint64 place, bytes32[] calldata path, uint64 element) external nonReentrant {
+    function point(uint64 id, bytes32 below, uint64 place, bytes32[] calldata path) external nonReentrant {
         Dispute storage d = _dispute(id);
         if (!_walks(d.stand)) revert WrongTurn(id, d.stand, d.asserting);
         _charge(id, d, false);
@@ -43,12 +43,12 @@ contract Descent is Court {
         (d.node, d.index, d.height) = (below, place, height);
         if (height > 0) return _next(id, d, d.stand, true);
         if (d.count == 0) revert NothingThere(place);
-        if (place < d.count) return _arrive(id, d, place, element);
+        if (place < d.count) return _arrive(id, d, place);
         if (below == Merkle.PAD) revert NothingThere(place);
         _resolve(id, d, Outcome.ASSERTER_LOST);
     }
 
-    function _arrive(uint64 id, Dispute storage d, uint64 place, uint64 element) private {
+    function _arrive(uint64 id, Dispute storage d, uint64 place) private {
         Stand stand = d.stand;
         if (stand == Stand.LINKS) {
             d.unit = place;
@@ -65,19 +65,34 @@ contract Descent is Court {
         } else if (stand == Stand.FIELDS) {
             _next(id, d, Stand.FIELD, true);
         } else {
-            if (element >= d.elements || uint256(element) * d.width / Openings.CHUNK != place) revert WrongElement(element, place);
-            d.index = element;
-            _next(id, d, stand == Stand.CHUNKS ? Stand.ELEMENT : Stand.RECORD, true);
+            _next(id, d, Stand.CHUNK, true);
         }
     }
 
-    function _enterTensor(uint64 id, Dispute storage d, Stand stand, bytes memory t, bytes32 chunks, bytes32[] calldata children)
-        private
-    {
+    /// The bytes of the chunk that was pointed at: a challenger sees only hashes until it has them.
+    function chunk(uint64 id, bytes calldata data) external nonReentrant {
+        Dispute storage d = _turn(id, Stand.CHUNK, true);
+        uint64 index = d.index;
+        if (Merkle.leafOf(index, data) != d.node) revert BadRoot("the chunk");
+        Openings.need(data.length == Openings.CHUNK, "a chunk has 1024 bytes");
+        Openings.needPad(data, index, d.elements, d.width);
+        _next(id, d, Stand.NAME, false);
+    }
+
+    /// The element of the chunk that the challenger doubts.
+    function element(uint64 id, uint64 element_) external nonReentrant {
+        Dispute storage d = _turn(id, Stand.NAME, false);
+        uint64 index = d.index;
+        if (element_ >= d.elements || uint256(element_) * d.width / Openings.CHUNK != index) revert WrongElement(element_, index);
+        d.index = element_;
+        _next(id, d, d.ofBatch ? Stand.RECORD : Stand.ELEMENT, true);
+    }
+
+    function _enterTensor(uint64 id, Dispute storage d, bytes memory t, bytes32 chunks, bytes32[] calldata children) private {
         uint64 count = Openings.chunkCount(t);
         Walk.needChildren(chunks, Merkle.depth(count), children);
         (d.elements, d.width) = (t.elements(), t.width());
-        _enter(id, d, stand, chunks, count);
+        _enter(id, d, Stand.CHUNKS, chunks, count);
     }
 
     // ---- the link ------------------------------------------------------------------------------------------------------------
@@ -142,7 +157,7 @@ contract Descent is Court {
         bytes memory t = ProgramView.result(stage_);
         if (Merkle.leaf(index, Openings.tensorRoot(t, chunks)) != d.node) revert BadRoot("the stage's output");
         d.facts = _facts(keccak256(abi.encode(link)), keccak256(stage_), 0);
-        _enterTensor(id, d, Stand.CHUNKS, t, chunks, children);
+        _enterTensor(id, d, t, chunks, children);
     }
 
     // ---- the link's end ------------------------------------------------------------------------------------------------------
@@ -253,19 +268,18 @@ contract Descent is Court {
         bytes32 leaf = Openings.entryLeaf(i.place, i.name, Openings.tensorRoot(i.kindOfTensor, chunks));
         if (i.place != d.index || leaf != d.node) revert BadRoot("the batch's entry");
         d.facts = _facts(keccak256(abi.encode(link)), keccak256(record), 0);
-        _enterTensor(id, d, Stand.RECORDS, i.kindOfTensor, chunks, children);
+        d.ofBatch = true;
+        _enterTensor(id, d, i.kindOfTensor, chunks, children);
     }
 
     /// Opens the record that belongs at the element's place: the dispute is decided.
     function gather(uint64 id, GatherMove calldata g) external nonReentrant {
         Dispute storage d = _turn(id, Stand.RECORD, true);
         _needFacts(d, keccak256(abi.encode(g.link)), keccak256(g.record), 0);
-        (uint64 element, uint8 width) = (d.index, d.width);
-        uint64 index = uint64(uint256(element) * width / Openings.CHUNK);
-        if (Merkle.leafOf(index, g.chunk) != d.node) revert BadRoot("the batch's chunk");
-        Openings.needPad(g.chunk, index, d.elements, width);
-        uint64 claimed = Openings.inChunk(g.chunk, element, width);
-        uint64 found = Gather.value(g.link, ProgramView.input(g.record), element, g);
+        (uint64 place, uint8 width) = (d.index, d.width);
+        if (Merkle.leafOf(uint64(uint256(place) * width / Openings.CHUNK), g.chunk) != d.node) revert BadRoot("the batch's chunk");
+        uint64 claimed = Openings.inChunk(g.chunk, place, width);
+        uint64 found = Gather.value(g.link, ProgramView.input(g.record), place, g);
         _resolve(id, d, claimed == found ? Outcome.ASSERTER_WON : Outcome.ASSERTER_LOST);
     }
 }

@@ -70,7 +70,6 @@ library Openings {
     }
 
     function inChunk(bytes memory chunk, uint64 place, uint256 width) internal pure returns (uint64) {
-        need(chunk.length == CHUNK, "a chunk has 1024 bytes");
         return bits(chunk, (uint256(place) * width) % CHUNK, width);
     }
 
@@ -159,6 +158,7 @@ library Openings {
     function element(bytes memory t, uint64 spot, Evidence calldata e) private view returns (uint64) {
         uint256 width = t.width();
         uint64 index = uint64(uint256(spot) * width / CHUNK);
+        need(e.chunk.length == CHUNK, "a chunk has 1024 bytes");
         need(Merkle.holds(e.chunks, chunkCount(t), index, Merkle.leafOf(index, e.chunk), e.chunkPath), "the operand's chunk");
         return inChunk(e.chunk, spot, width);
     }

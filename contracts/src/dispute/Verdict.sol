@@ -16,6 +16,8 @@ contract Verdict is Court {
 
     uint256 private constant PARTS = 16;
     uint256 private constant MOST_NEEDS = 8;
+    uint8 private constant AMAX = 34;
+    uint8 private constant SCATTER_VALUE = 49;
 
     ILeaf public immutable clearLeaf;
     ILeaf public immutable tableLeaf;
@@ -40,7 +42,9 @@ contract Verdict is Court {
     function fold(uint64 id, Proof calldata p) external nonReentrant {
         Dispute storage d = _turn(id, Stand.ELEMENT, true);
         if (p.totals.length == 0) revert WrongFold(0, 0);
-        _needSmall(p.totals);
+        for (uint256 i = 0; i < p.totals.length; ++i) {
+            _needInRange(p.stage, i, p.totals.length, p.totals[i]);
+        }
         (bool same, bool right) = _element(d, p, p.totals.length);
         if (!same) return _resolve(id, d, Outcome.VOID);
         if (!right) return _resolve(id, d, Outcome.ASSERTER_LOST);
@@ -55,9 +59,7 @@ contract Verdict is Court {
         if (count != tableLeaf.folds(p.stage)) return (false, false);
         if (count != folds || p.totals.length != folds) revert WrongFold(p.totals.length, count);
         (uint64 element, uint8 width) = (d.index, d.width);
-        uint64 index = uint64(uint256(element) * width / Openings.CHUNK);
-        if (Merkle.leafOf(index, p.chunk) != d.node) revert BadRoot("the output's chunk");
-        Openings.needPad(p.chunk, index, d.elements, width);
+        if (Merkle.leafOf(uint64(uint256(element) * width / Openings.CHUNK), p.chunk) != d.node) revert BadRoot("the output's chunk");
         uint64[] memory values;
         (same, values) = _values(p, element, folds, 0);
         if (!same) return (false, false);
@@ -101,7 +103,8 @@ contract Verdict is Court {
         uint64 items = clearLeaf.length(stage_, d.index, fold_);
         if (items != tableLeaf.length(stage_, d.index, fold_)) return _resolve(id, d, Outcome.VOID);
         if (items == 0) revert WrongFold(fold_, 0);
-        (d.fold, d.lo, d.hi, d.total) = (uint8(fold_), 0, items, int64(totals[fold_]));
+        (d.fold, d.lo, d.hi, d.total, d.folds) =
+            (uint8(fold_), 0, items, int64(totals[fold_]), uint8(totals.length));
         _next(id, d, Stand.RANGE, true);
     }
 
@@ -111,7 +114,9 @@ contract Verdict is Court {
         uint256 items = d.hi - d.lo;
         uint256 count = items < PARTS ? items : PARTS;
         if (items == 1 || parts.length != count) revert WrongParts(parts.length, count);
-        _needSmall(parts);
+        for (uint256 i = 0; i < count; ++i) {
+            _needInRange(stage_, d.fold, d.folds, parts[i]);
+        }
         int256 total = clearLeaf.combine(stage_, d.fold, parts);
         if (total != tableLeaf.combine(stage_, d.fold, parts)) return _resolve(id, d, Outcome.VOID);
         if (total != d.total) revert OutOfRange(total);
@@ -142,9 +147,15 @@ contract Verdict is Court {
         _resolve(id, d, found == d.total ? Outcome.ASSERTER_WON : Outcome.ASSERTER_LOST);
     }
 
-    function _needSmall(int256[] calldata values) private pure {
-        for (uint256 i = 0; i < values.length; ++i) {
-            if (values[i] != int64(values[i])) revert OutOfRange(values[i]);
-        }
+    /// A total that no items can have must not reach the leaves: they might differ on it, and a lost dispute would be void. Sums (the
+    /// last folds of sum, cumsum, matmul and scatter_add_rows) are in int64, keys of amax in ±2^31, counts of scatter_value 0 or 1,
+    /// and all others are exponent fields.
+    function _needInRange(bytes calldata stage_, uint256 fold_, uint256 folds, int256 value) private pure {
+        uint8 op = uint8(stage_[0]);
+        (int256 least, int256 most) = (int256(0), int256(255));
+        if (op == AMAX) (least, most) = (-(1 << 31), 1 << 31);
+        else if (op == SCATTER_VALUE) most = 1;
+        else if (fold_ == folds - 1) (least, most) = (type(int64).min, type(int64).max);
+        if (value < least || value > most) revert OutOfRange(value);
     }
 }

@@ -66,6 +66,7 @@ interface IDisputeGame is IDisputes, IDisputesLog {
         bytes32 chunks,
         bytes32[] calldata children
     ) external;
+    function chunk(uint64 id, bytes calldata data) external;
     function prove(uint64 id, Proof calldata p) external;
     function fold(uint64 id, Proof calldata p) external;
     function split(uint64 id, bytes32 link, bytes32 totals, bytes calldata stage_, int256[] calldata parts) external;
@@ -87,8 +88,9 @@ interface IDisputeGame is IDisputes, IDisputesLog {
     function gather(uint64 id, GatherMove calldata g) external;
 
     // ---- the challenger
-    /// Down to the node `below` at `place` of its row; `element` is the one meant in a tensor's chunk, else 0.
-    function point(uint64 id, bytes32 below, uint64 place, bytes32[] calldata path, uint64 element) external;
+    /// Down to the node `below` at `place` of its row.
+    function point(uint64 id, bytes32 below, uint64 place, bytes32[] calldata path) external;
+    function element(uint64 id, uint64 element_) external;
     function missing(
         uint64 id,
         Link calldata link,

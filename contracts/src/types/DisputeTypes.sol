@@ -3,7 +3,7 @@ pragma solidity ^0.8.28;
 
 /// What the dispute game speaks of (docs/dispute.md). Times are seconds of block time.
 
-/// Where a dispute stands. LINKS, TRACE, CHUNKS, ENTRIES, FIELDS and RECORDS are walks down a tree; the others await one move.
+/// Where a dispute stands. LINKS, TRACE, CHUNKS, ENTRIES and FIELDS are walks down a tree; the others await one move.
 enum Stand {
     NONE,
     SEALED,
@@ -12,6 +12,8 @@ enum Stand {
     TRACE,
     STAGE,
     CHUNKS,
+    CHUNK,
+    NAME,
     ELEMENT,
     PICK,
     RANGE,
@@ -21,7 +23,6 @@ enum Stand {
     BATCH,
     FIELDS,
     FIELD,
-    RECORDS,
     RECORD,
     RESOLVED,
     PAID
@@ -61,6 +62,8 @@ struct Dispute {
     uint8 height;
     // The verifier's vote said yes (target 1): its trace ends at the provider's link end.
     bool agrees;
+    // The tensor that is walked is a field of the batch, not a stage's output.
+    bool ofBatch;
     // When the turn began, or the dispute was resolved.
     uint40 since;
     // What is left of each side's budget.
@@ -85,6 +88,7 @@ struct Dispute {
     uint8 width;
     // ---- the range of a fold
     uint8 fold;
+    uint8 folds;
     uint64 lo;
     uint64 hi;
     int64 total;
