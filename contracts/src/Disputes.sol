@@ -102,10 +102,10 @@ contract Disputes is Court, IDisputes {
         if (seen != d.node) revert DigestMismatch(d.node, seen);
         (address provider, bytes32 linkRoot, uint64 links) = _jobs.linksOf(segment);
         if (target > 1 || (unit >= links && (unit != NO_UNIT || target == 1))) revert BadTarget(target, unit);
-        (d.target, d.unit, d.index, d.agrees) = (target, unit, 0, true);
+        (d.target, d.unit, d.index) = (target, unit, 0);
         if (target == 1) {
             (d.asserter, d.round) = (verifier, round);
-            (d.node, d.agrees) = _jobs.voteDisputed(segment, round, verifier, unit);
+            d.node = _jobs.voteDisputed(segment, round, verifier, unit);
         } else {
             d.node = linkRoot;
         }

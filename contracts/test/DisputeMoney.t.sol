@@ -144,6 +144,7 @@ contract DisputeMoneyTest is Arena {
         jobs.voidSegment(child);
         assertState(child, SegmentState.VOID);
         assertEq(stakes.reservation(provider, child), 0, "a descendant is unslashed");
+        game.clear(segment);
         refused(IJobsLog.NoBond.selector);
         game.clear(segment);
         assigned(other, job, 0);
@@ -155,8 +156,7 @@ contract DisputeMoneyTest is Arena {
         trace(id, story(2, true));
         lost(id);
         assertOutcome(id, Outcome.ASSERTER_WON);
-        refused(IJobsLog.DisputeOpen.selector);
-        jobs.settle(segment);
+        assertEq(jobs.segment(segment).disputes, 1, "it holds the segment until it is paid");
         paid(id);
         assertEq(game.credit(provider), STAKED / 2, "the asserter's half");
         assertEq(token.balanceOf(BURN), STAKED / 2, "burnt");
@@ -189,7 +189,7 @@ contract DisputeMoneyTest is Arena {
         uint64 segment = drawn(job, 0);
         uint64 id = opened(challenger, segment, NO_UNIT);
         reveal(id, linkRows(segment));
-        refused(IDisputesLog.WrongTurn.selector);
+        refused(IDisputesLog.AlreadyMoved.selector);
         vm.prank(provider);
         game.concede(id);
         pointTo(id, linkRows(segment), 0, 2);
@@ -294,10 +294,10 @@ contract DisputeMoneyTest is Arena {
         uint64 a = opened(challenger, segment, 2);
         uint64 b = opened(second, segment, 2);
         lost(a);
-        game.timeout(b);
+        lost(b);
         assertOutcome(b, Outcome.ASSERTER_LOST);
         paid(a);
-        game.pay(b);
+        paid(b);
         assertEq(game.credit(challenger), STAKED + BOND / 2, "first");
         assertEq(game.credit(second), 2 * STAKED, "second");
         assertMoney();
@@ -319,14 +319,6 @@ contract DisputeMoneyTest is Arena {
     }
 
     // ---- votes
-
-    function traceRoots(uint64 id, uint256 story_) internal view override returns (bytes32[] memory roots) {
-        uint64[] memory units = jobs.unitsOf(id);
-        roots = new bytes32[](units.length);
-        for (uint256 i = 0; i < roots.length; ++i) {
-            roots[i] = keccak256(abi.encode("root", units[i], story_));
-        }
-    }
 
     function disputeVote(uint64 segment, address who) internal returns (uint64 id) {
         uint64 unit = jobs.unitsOf(segment)[0];
@@ -387,20 +379,29 @@ contract DisputeMoneyTest is Arena {
     }
 
     function test_votes_that_cannot_be_disputed() public {
-        uint64 segment = revealed();
-        uint64 unit = jobs.unitsOf(segment)[0];
-        address[2] memory who = [stranger, committee(segment)[0]];
-        uint64[2] memory units = [unit, unit == 11 ? 10 : 11];
-        if (jobs.unitsOf(segment)[1] == units[1]) units[1] = unit == 9 ? 8 : 9;
-        bytes4[2] memory errors = [IJobsLog.NotDrawn.selector, IJobsLog.NotDrawnUnit.selector];
-        for (uint256 i = 0; i < 2; ++i) {
-            bytes32 d = digest(segment, 1, units[i], who[i], 0, challenger);
-            vm.prank(challenger);
+        uint64 segment = served(job, 0);
+        address[] memory drawn_ = committee(segment);
+        for (uint256 i = 0; i < 3; ++i) {
+            seal(segment, vote(segment, drawn_[i], i > 0, i));
+        }
+        reveal(segment, vote(segment, drawn_[0], false, 0));
+        reveal(segment, vote(segment, drawn_[1], true, 1));
+        uint64[] memory units = jobs.unitsOf(segment);
+        uint64 absent = 0;
+        while (absent == units[0] || absent == units[1]) ++absent;
+        // Not drawn; said no; has not revealed; said nothing of this unit.
+        address[4] memory who = [stranger, drawn_[0], drawn_[2], drawn_[1]];
+        bytes4[4] memory errors =
+            [IJobsLog.NotDrawn.selector, IJobsLog.NotRevealed.selector, IJobsLog.NotRevealed.selector, IJobsLog.NotDrawnUnit.selector];
+        for (uint256 i = 0; i < 4; ++i) {
+            uint64 unit = i == 3 ? absent : units[0];
+            bytes32 d = digest(segment, 1, unit, who[i], 0, client);
+            vm.prank(client);
             uint64 id = game.seal(segment, d);
             mine(1);
             refused(errors[i]);
-            vm.prank(challenger);
-            game.open(id, 1, units[i], who[i], 0, SALT);
+            vm.prank(client);
+            game.open(id, 1, unit, who[i], 0, SALT);
         }
     }
 

@@ -128,7 +128,7 @@ contract Descent is Court {
             _needEnd(f, unit - 1, t.accRoot, t.accPath, "the accumulator before the link");
         }
         l.endRoot = t.endRoot;
-        if (d.agrees) _needEnd(f, unit, t.endRoot, t.endPath, "the link's end");
+        _needEnd(f, unit, t.endRoot, t.endPath, "the link's end");
         l.batchRoot = l.m == l.micros ? NO_BATCH : t.batchRoot;
         l.traceRoot = t.traceRoot;
     }

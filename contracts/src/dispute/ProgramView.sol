@@ -4,8 +4,8 @@ pragma solidity ^0.8.28;
 /// Reads what docs/dispute.md defines of a program: its head, types, stages, inputs, outputs. Integers are big-endian. A place past
 /// the end of the bytes reverts.
 library ProgramView {
-    uint256 internal constant BYTES = 222;
-    uint256 private constant HEAD = 6;
+    uint256 internal constant BYTES = 221;
+    uint256 private constant HEAD = 5;
     uint256 private constant PART = 108;
     uint32 internal constant NO_VALUE = type(uint32).max;
 
@@ -49,9 +49,9 @@ library ProgramView {
 
     // ---- head ----------------------------------------------------------------------------------------------------------------
 
-    /// One part of the program that `program` is the preimage of.
+    /// One part of the program; `program` is what follows the tag 0x15 in the preimage of its root.
     function part(bytes calldata program, bytes32 root, bool update) internal pure returns (Part memory p) {
-        bytes32 seen = sha256(program);
+        bytes32 seen = sha256(abi.encodePacked(bytes1(0x15), program));
         if (program.length != BYTES || seen != root) revert BadProgram(root, seen);
         uint256 spot = HEAD + (update ? PART : 0);
         p.inputs = uint32(bytes4(program[spot:spot + 4]));

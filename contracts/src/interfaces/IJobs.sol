@@ -162,7 +162,7 @@ interface IJobs is IJobsLog {
     function disputeVoided(uint64 segmentId) external;
     function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit)
         external
-        returns (bytes32 root, bool agrees);
+        returns (bytes32 root);
     function voteResolved(uint64 segmentId, uint32 round, address verifier, bool fell) external;
 
     // ---- views

@@ -256,21 +256,22 @@ contract Segments is Base {
         emit Voided(segmentId);
     }
 
-    /// The trace root that a drawn verifier has revealed for a unit, and whether its vote agrees; its draw bond stays until `voteResolved`.
+    /// The trace root that a drawn verifier has revealed for a unit; its draw bond stays until `voteResolved`. Only a vote that agrees can
+    /// be disputed: who was served something else than what was committed says no with a trace that it cannot defend.
     function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit)
         external
         onlyDisputes
-        returns (bytes32 root, bool agrees)
+        returns (bytes32 root)
     {
         Check storage c = _voteOf(segmentId, round, verifier);
-        if (!c.revealed) revert NotRevealed(verifier);
+        if (!c.revealed || !c.agrees) revert NotRevealed(verifier);
         if (!c.bonded) revert NoBond(segmentId);
         uint64[] storage units = _units[segmentId];
         uint256 i = 0;
         while (i < c.traceRoots.length && units[i] != unit) ++i;
         if (i == c.traceRoots.length) revert NotDrawnUnit(segmentId, unit);
         _held[segmentId][verifier] += 1;
-        return (c.traceRoots[i], c.agrees);
+        return c.traceRoots[i];
     }
 
     /// A vote that fell counts no more and is not paid.

@@ -60,8 +60,6 @@ struct Dispute {
     bool moved;
     // Levels of `node` above the leaves of its tree.
     uint8 height;
-    // The verifier's vote said yes (target 1): its trace ends at the provider's link end.
-    bool agrees;
     // The tensor that is walked is a field of the batch, not a stage's output.
     bool ofBatch;
     // When the turn began, or the dispute was resolved.

@@ -77,12 +77,16 @@ abstract contract Arena is Network {
 
     function terms() internal view override returns (Terms memory t) {
         t = super.terms();
-        t.programRoot = sha256(Toy.program());
+        t.programRoot = sha256(abi.encodePacked(hex"15", Toy.program()));
         t.stateRoot = Openings.stateRoot(0, 2, Trees.top(Toy.stateRows(stateW(0), stateZ())));
         t.datasetRoot = sha256(Toy.dataset());
         t.scheduleRoot = Openings.tensorRoot(Toy.matrix(STEPS, 2), Trees.top(Toy.rows(Toy.schedule())));
         t.microLeaves = Toy.MICRO_LEAVES;
         t.updateLeaves = Toy.UPDATE_LEAVES;
+    }
+
+    function updateLeaves() internal pure override returns (uint32) {
+        return Toy.UPDATE_LEAVES;
     }
 
     // ---- the training ----------------------------------------------------------------------------------------------------------
@@ -117,10 +121,11 @@ abstract contract Arena is Network {
         return Openings.accRoot(step, m + 1, 2, Trees.top(Toy.accRows(accG(step, m + 1), stateZ())));
     }
 
-    function linkEnds(uint64, uint64 stop) internal view override returns (bytes32[] memory ends) {
-        ends = new bytes32[](stop * 3);
+    function linkEnds(uint64 id, uint64 stop) internal view override returns (bytes32[] memory ends) {
+        uint64 start = jobs.segment(id).start;
+        ends = new bytes32[]((stop - start) * 3);
         for (uint64 i = 0; i < ends.length; ++i) {
-            ends[i] = i == lieUnit ? story(i, true).link.endRoot : i < 6 ? trueEnd(i) : keccak256(abi.encode("far", i));
+            ends[i] = start == 0 && i == lieUnit ? story(i, true).link.endRoot : start == 0 && i < 6 ? trueEnd(i) : keccak256(abi.encode("far", i));
         }
     }
 

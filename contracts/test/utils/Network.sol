@@ -302,9 +302,13 @@ abstract contract Network is Test {
         serve(id, committee(id));
     }
 
+    function updateLeaves() internal pure virtual returns (uint32) {
+        return UPDATE_LEAVES;
+    }
+
     /// Leaves of the trace of one unit as a verifier of the given story sees it: story 0 is the truth.
     function trace(uint64 id, uint64 unit, uint256 story) internal pure returns (bytes32[] memory items) {
-        items = new bytes32[](unit % (MICROS + 1) == MICROS ? UPDATE_LEAVES : MICRO_LEAVES);
+        items = new bytes32[](unit % (MICROS + 1) == MICROS ? updateLeaves() : MICRO_LEAVES);
         for (uint256 i = 0; i < items.length; ++i) {
             items[i] = keccak256(abi.encode("trace", id, unit, i, story));
         }

@@ -155,7 +155,7 @@ library Toy {
     }
 
     function program() internal view returns (bytes memory) {
-        return abi.encodePacked(hex"1518", MICROS, part(false), part(true));
+        return abi.encodePacked(hex"18", MICROS, part(false), part(true));
     }
 
     // ---- data ------------------------------------------------------------------------------------------------------------------
