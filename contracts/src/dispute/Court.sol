@@ -83,7 +83,7 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
         d.stand = stand;
         d.asserting = asserting;
         d.since = uint40(block.timestamp);
-        emit Moved(id, stand, asserting, _due(d), msg.data);
+        emit Moved(id, stand, asserting, _due(d), msg.sender == tx.origin ? msg.data[:0] : msg.data);
     }
 
     function _due(Dispute storage d) internal view returns (uint256) {

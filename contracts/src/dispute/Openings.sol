@@ -6,7 +6,7 @@ import {Merkle} from "../libraries/Merkle.sol";
 import {Evidence, Link} from "../types/DisputeTypes.sol";
 import {ProgramView} from "./ProgramView.sol";
 
-/// Opens single elements of the values of a disputed link: under a trace, a state, an accumulator, a batch, the schedule, a constant.
+/// Opens single elements of the values of a disputed link: under a trace, a state, an accumulator, a batch, the schedule, frozen tensors, a constant.
 library Openings {
     using ProgramView for bytes;
 
@@ -17,6 +17,7 @@ library Openings {
     uint8 internal constant SCALAR = 3;
     uint8 internal constant COUNTER = 4;
     uint8 internal constant CONSTANT = 5;
+    uint8 internal constant FROZEN = 6;
 
     error BadOpening(string what);
 
@@ -40,6 +41,10 @@ library Openings {
 
     function batchRoot(uint32 count, bytes32 entries) internal pure returns (bytes32) {
         return sha256(abi.encodePacked(bytes1(0x16), count, entries));
+    }
+
+    function frozenRoot(uint32 count, bytes32 entries) internal pure returns (bytes32) {
+        return sha256(abi.encodePacked(bytes1(0x18), count, entries));
     }
 
     function head(Link memory l) internal pure returns (bytes32) {
@@ -126,7 +131,9 @@ library Openings {
     function needInput(Link memory l, ProgramView.Input memory i, bytes32 root, Evidence calldata e) internal view {
         if (i.kind == CONSTANT) return need(i.extra.number(0, 32) == uint256(root), "the constant");
         uint32 place = i.place;
-        if (i.kind == BATCH) {
+        if (i.kind == FROZEN) {
+            need(frozenRoot(e.count, e.entries) == bytes32(i.extra.number(4, 32)), "the frozen root");
+        } else if (i.kind == BATCH) {
             need(batchRoot(e.count, e.entries) == l.batchRoot, "the batch root");
         } else if (i.kind == ACC && l.accRoot != 0) {
             need(accRoot(l.step, l.m, e.count, e.entries) == l.accRoot, "the accumulator root");

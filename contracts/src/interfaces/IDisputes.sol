@@ -17,7 +17,8 @@ interface IDisputesLog {
     event DisputeOpened(
         uint64 indexed id, uint64 indexed segment, address indexed asserter, uint8 target, uint64 unit, uint32 round
     );
-    /// A move; `stand` and `asserting` say what is awaited now, until `due`. `move` is its calldata.
+    /// A move; `stand` and `asserting` say what is awaited now, until `due`. `move` is its calldata, empty when that is the transaction's own:
+    /// nobody can hide a move inside another contract's call.
     event Moved(uint64 indexed id, Stand stand, bool asserting, uint256 due, bytes move);
     event DisputeResolved(uint64 indexed id, uint64 indexed segment, Outcome outcome, uint128 taken, uint256 payAfter);
     event DisputePaid(uint64 indexed id, Outcome outcome, uint128 toAsserter, uint128 toChallenger, uint128 burnt);

@@ -4,25 +4,27 @@ pragma solidity ^0.8.28;
 import {ILeaf, Need} from "../../src/interfaces/ILeaf.sol";
 import {ProgramView} from "../../src/dispute/ProgramView.sol";
 
-/// A leaf with three operations on 32-bit integers: 15 adds, 17 multiplies by a scalar, 33 adds all elements and the largest low byte (two
-/// folds). It stands for the real ones where the game is tested, not the arithmetic.
+/// A leaf with four operations on 32-bit integers: 15 adds, 17 multiplies by a scalar, 33 adds all elements and the largest low byte (two
+/// folds), 36 is a matrix product (two largest low bytes and a sum). It stands for the real ones where the game is tested, not the arithmetic.
 contract MockLeaf is ILeaf {
     error UnknownOp(uint8 op);
 
     function folds(bytes calldata stage) public pure returns (uint256 count) {
         uint8 op = uint8(stage[0]);
         if (op == 33) return 2;
+        if (op == 36) return 3;
         if (op != 15 && op != 17) revert UnknownOp(op);
     }
 
     function length(bytes calldata stage, uint64, uint256) external pure virtual returns (uint64 items) {
         (, bytes memory t) = ProgramView.operand(stage, 0);
-        return ProgramView.elements(t);
+        return uint8(stage[0]) == 36 ? uint64(ProgramView.number(t, 10, 8)) : ProgramView.elements(t);
     }
 
-    function combine(bytes calldata, uint256 fold, int256[] calldata parts) external pure virtual returns (int256 total) {
+    function combine(bytes calldata stage, uint256 fold, int256[] calldata parts) external pure virtual returns (int256 total) {
+        bool adds = fold == folds(stage) - 1;
         for (uint256 i = 0; i < parts.length; ++i) {
-            if (fold == 1) total += parts[i];
+            if (adds) total += parts[i];
             else if (parts[i] > total) total = parts[i];
         }
     }
@@ -37,18 +39,25 @@ contract MockLeaf is ILeaf {
             wanted = new Need[](2);
             wanted[0] = Need(0, element);
             wanted[1] = Need(1, uint8(stage[0]) == 17 ? 0 : element);
+        } else if (uint8(stage[0]) == 36 && fold < 3) {
+            (, bytes memory t) = ProgramView.operand(stage, 1);
+            uint64 columns = uint64(ProgramView.number(t, 10, 8));
+            wanted = new Need[](2);
+            wanted[0] = Need(0, element / columns * uint64(ProgramView.number(t, 2, 8)) + index);
+            wanted[1] = Need(1, index * columns + element % columns);
         } else if (fold < 2) {
             wanted = new Need[](1);
             wanted[0] = Need(0, index);
         }
     }
 
-    function item(bytes calldata, uint64, uint256 fold, uint64, int256[] calldata, uint64[] calldata values)
+    function item(bytes calldata stage, uint64, uint256 fold, uint64, int256[] calldata, uint64[] calldata values)
         external
         pure
         virtual
         returns (int256)
     {
+        if (uint8(stage[0]) == 36 && fold == 2) return int256(uint256(values[0] & 0xffff) * uint256(values[1] & 0xffff));
         return int256(uint256(fold == 0 ? values[0] & 0xff : values[0]));
     }
 
@@ -59,6 +68,7 @@ contract MockLeaf is ILeaf {
         returns (uint64 bits)
     {
         uint8 op = uint8(stage[0]);
+        if (op == 36) return uint32(uint256(totals[2]));
         if (op == 33) return uint32(uint256(totals[0] + totals[1]));
         return op == 15 ? uint32(values[0] + values[1]) : uint32(values[0] * values[1]);
     }
