@@ -188,4 +188,22 @@ contract DisputesTest is Arena {
         lie(1, BATCH_LIE, 151);
         assertOutcome(playBatch(1, 151), Outcome.ASSERTER_LOST);
     }
+
+    // ---- anywhere
+
+    /// forge-config: default.fuzz.runs = 12
+    function testFuzz_the_truth_wins_wherever_it_is_doubted(uint64 unit, uint32 i, uint64 which, bool lies) public {
+        unit = uint64(bound(unit, 0, 5));
+        bool update = unit % 3 == 2;
+        i = uint32(bound(i, 0, update ? 19 : 1));
+        if (update && i == 2) i = 3;
+        which = uint64(bound(which, 0, !update && i == 1 ? 4 : Toy.N - 1));
+        if (lies) lie(unit, i, which);
+        (uint64 id, uint64 segment) = playElement(unit, i, which);
+        assertOutcome(id, lies ? Outcome.ASSERTER_LOST : Outcome.ASSERTER_WON);
+        paid(id);
+        assertMoney();
+        assertState(segment, lies ? SegmentState.REJECTED : SegmentState.DRAWN);
+        assertEq(stakes.stakeOf(provider), lies ? 2000e6 - PRICE * 6 : 2000e6, "stake");
+    }
 }

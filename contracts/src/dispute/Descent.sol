@@ -129,7 +129,8 @@ contract Descent is Court {
         }
         l.endRoot = t.endRoot;
         _needEnd(f, unit, t.endRoot, t.endPath, "the link's end");
-        l.batchRoot = l.m == l.micros ? NO_BATCH : t.batchRoot;
+        l.batchRoot = t.batchRoot;
+        if (l.m == l.micros && t.batchRoot != NO_BATCH) revert BadRoot("the batch of an update");
         l.traceRoot = t.traceRoot;
     }
 
