@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
-NAMES = ("step", "finetune", "gemm", "checksums", "curves", "blobs", "sender", "peers", "demo", "setup")
+NAMES = ("step", "finetune", "gemm", "checksums", "curves", "blobs", "sender", "dispute_gas", "peers", "demo", "setup")
 
 
 def machine() -> dict[str, object]:

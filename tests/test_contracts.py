@@ -17,7 +17,7 @@ from assay.ids import Address, Digest, JobId, SegmentId
 
 TOP = Path(__file__).resolve().parent.parent
 VECTORS: dict[str, Any] = json.loads((TOP / "tests" / "vectors" / "protocol.json").read_text())
-CONTRACTS = ("TestToken", "Stakes", "Segments", "Checks", "Jobs", "NoDisputes")
+CONTRACTS = ("TestToken", "Stakes", "Segments", "Checks", "Jobs", "NoDisputes", "Descent", "Verdict", "Disputes")
 
 
 def raw(text: str) -> Digest:
