@@ -4,7 +4,8 @@
     python contracts/build.py --check    compile and compare with what is committed; exit 1 and say which differ
 
 The compiler's version and settings are in foundry.toml, and its output carries no metadata, so the bytes depend on the sources alone.
-Jobs.json has the ABI of interfaces/IJobs.sol beside Jobs' own, because Jobs answers part of it through Segments and Checks.
+Jobs.json has the ABI of interfaces/IJobs.sol beside Jobs' own, because Jobs answers part of it through Segments and Checks; likewise
+Disputes.json that of IDisputeGame.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ CONTRACTS = {
     "NoDisputes": "NoDisputes.sol",
     "ClearLeaf": "ClearLeaf.sol",
     "TableLeaf": "TableLeaf.sol",
+    "Descent": "Descent.sol",
+    "Verdict": "Verdict.sol",
+    "Disputes": "Disputes.sol",
 }
+WHOLE = {"Jobs": ("IJobs.sol", "IJobs"), "Disputes": ("IDisputes.sol", "IDisputeGame")}
+"""Contracts that answer part of an interface through others: file and name of the interface."""
 MOST_CODE = 24_576
 """Bytes of a contract, EIP-170."""
 
@@ -56,8 +62,8 @@ def compile_all() -> dict[str, dict[str, Any]]:
     for contract, file in CONTRACTS.items():
         made = artifact(file, contract)
         abi: list[dict[str, Any]] = made["abi"]
-        if contract == "Jobs":
-            abi = abi + [entry for entry in artifact("IJobs.sol", "IJobs")["abi"] if entry not in abi]
+        if contract in WHOLE:
+            abi = abi + [entry for entry in artifact(*WHOLE[contract])["abi"] if entry not in abi]
         size = (len(made["deployedBytecode"]["object"]) - 2) // 2
         if size > MOST_CODE:
             raise SystemExit(f"{contract} has {size} bytes of code; a contract may have {MOST_CODE}")

@@ -139,6 +139,7 @@ class Committee(Jobs):
         ctx.emit(chain.Unpaid, segment=seg.number, reason=reason)
 
     def _withhold(self, ctx: Context, seg: Segment, yes: int) -> None:
+        seg.settle_after = ctx.time + self.jobs[seg.job].terms.params.challenge_window
         self.end(ctx, seg, SegmentState.WITHHELD)
         ctx.emit(chain.Withheld, segment=seg.number, yes=yes, no=seg.negatives)
 

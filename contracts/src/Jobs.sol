@@ -3,6 +3,7 @@ pragma solidity ^0.8.28;
 
 import {IJobs} from "./interfaces/IJobs.sol";
 import {Check, Job, Segment} from "./types/Types.sol";
+import {LinkFacts} from "./types/DisputeTypes.sol";
 import {Base} from "./jobs/Base.sol";
 import {Escrow} from "./jobs/Escrow.sol";
 
@@ -72,6 +73,35 @@ contract Jobs is Escrow {
         Segment storage s = _segment(segmentId);
         if (s.openingHash != 0 || s.openingBlock == 0 || block.number <= s.openingBlock) return s.openingHash;
         (hash,) = _reach(s.openingBlock);
+    }
+
+    // ---- what a dispute must know ----------------------------------------------------------------------------------------------
+
+    function linksOf(uint64 segmentId) public view returns (address provider, bytes32 linkRoot, uint64 links) {
+        Segment storage s = _segment(segmentId);
+        return (s.provider, s.linkRoot, (s.stop - s.start) * (uint64(_jobs[s.job].microBatches) + 1));
+    }
+
+    function linkFacts(uint64 segmentId, uint64 unit) external view returns (LinkFacts memory f) {
+        (, f.linkRoot, f.links) = linksOf(segmentId);
+        Segment storage s = _segments[segmentId];
+        Job storage j = _jobs[s.job];
+        (f.programRoot, f.datasetRoot, f.scheduleRoot) = (j.programRoot, j.datasetRoot, j.scheduleRoot);
+        f.startRoot = s.parent == 0 ? j.stateRoot : _segments[s.parent].endRoot;
+        (f.start, f.steps, f.micros) = (s.start, j.steps, j.microBatches);
+        f.leaves = unit % (uint64(f.micros) + 1) == f.micros ? j.updateLeaves : j.microLeaves;
+    }
+
+    function partyTo(uint64 segmentId, address who) external view returns (uint32 open_, bool party) {
+        Segment storage s = _segment(segmentId);
+        party = who == _jobs[s.job].client;
+        for (uint32 round = 0; round <= s.round && !party; ++round) {
+            Check[] storage drawn = _checks[segmentId][round];
+            for (uint256 i = 0; i < drawn.length && !party; ++i) {
+                party = drawn[i].verifier == who;
+            }
+        }
+        return (s.disputes, party);
     }
 
     function domainSeparator() external view returns (bytes32) {

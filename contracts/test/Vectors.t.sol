@@ -31,7 +31,7 @@ contract Harness {
 
     function verify(bytes32 root, uint256 count, uint64 index, bytes32 item, bytes32[] calldata proof)
         external
-        pure
+        view
         returns (bool)
     {
         return Merkle.verify(root, count, index, item, proof);

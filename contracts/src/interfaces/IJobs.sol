@@ -14,6 +14,7 @@ import {
     Phase,
     Terms
 } from "../types/Types.sol";
+import {LinkFacts} from "../types/DisputeTypes.sol";
 
 /// What Jobs says: its log and its refusals.
 interface IJobsLog {
@@ -113,6 +114,7 @@ interface IJobsLog {
     error DisputeOpen(uint64 segment, uint32 disputes);
     error NoDisputeOpen(uint64 segment);
     error NoBond(uint64 segment);
+    error NotDrawnUnit(uint64 segment, uint64 unit);
     error NothingToWithdraw(address who);
     error WrongModule(address module);
 }
@@ -157,6 +159,11 @@ interface IJobs is IJobsLog {
     // ---- the Disputes contract
     function disputeOpened(uint64 segmentId) external;
     function disputeResolved(uint64 segmentId, bool asserterLost) external;
+    function disputeVoided(uint64 segmentId) external;
+    function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit)
+        external
+        returns (bytes32 root);
+    function voteResolved(uint64 segmentId, uint32 round, address verifier, bool fell) external;
 
     // ---- views
     function token() external view returns (address);
@@ -172,6 +179,12 @@ interface IJobs is IJobsLog {
     function checksOf(uint64 segmentId, uint32 round) external view returns (Check[] memory);
     /// Hash that fixes the openings; zero while the opening block is not mined.
     function openingSeed(uint64 segmentId) external view returns (bytes32);
+    /// The provider, its link root and the number of links.
+    function linksOf(uint64 segmentId) external view returns (address provider, bytes32 linkRoot, uint64 links);
+    /// What is fixed of link `unit` of a segment.
+    function linkFacts(uint64 segmentId, uint64 unit) external view returns (LinkFacts memory);
+    /// Open disputes, and whether `who` is the client or was drawn for the segment.
+    function partyTo(uint64 segmentId, address who) external view returns (uint32 open_, bool party);
     function credit(address who) external view returns (uint128);
     function nonceUsed(address provider, uint256 nonce) external view returns (bool);
     function domainSeparator() external view returns (bytes32);

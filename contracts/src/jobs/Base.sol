@@ -26,6 +26,8 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     mapping(uint64 segmentId => mapping(uint32 round => Check[])) internal _checks;
     mapping(address who => uint128) public credit;
     mapping(address provider => mapping(uint256 nonce => bool)) public nonceUsed;
+    /// Open disputes over a verifier's trace roots: while there are any its draw bond stays.
+    mapping(uint64 segmentId => mapping(address verifier => uint32)) internal _held;
 
     constructor(address stakes_) EIP712("Assay", "1") {
         _stakes = IStakes(stakes_);
@@ -175,6 +177,7 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
 
     function _releaseDraw(uint64 segmentId, Check storage c, uint128 drawBond) internal {
         if (!c.bonded) return;
+        if (_segments[segmentId].disputes > 0 && _held[segmentId][c.verifier] > 0) return;
         c.bonded = false;
         if (drawBond > 0) _stakes.release(c.verifier, segmentId, drawBond);
     }

@@ -140,6 +140,7 @@ contract Checks is Base {
     }
 
     function _withhold(uint64 segmentId, Segment storage s, uint32 yes) private {
+        s.settleAfter = _now() + _jobs[s.job].params.challengeWindow;
         _end(segmentId, s, SegmentState.WITHHELD);
         emit Withheld(segmentId, yes, s.negatives);
     }

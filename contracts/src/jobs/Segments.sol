@@ -146,7 +146,7 @@ contract Segments is Base {
     }
 
     /// The end root is the last of the (steps) * (micro-batches + 1) link ends.
-    function _needEnd(uint64 steps, uint32 micros, bytes32 linkRoot, bytes32 endRoot, bytes32[] calldata proof) private pure {
+    function _needEnd(uint64 steps, uint32 micros, bytes32 linkRoot, bytes32 endRoot, bytes32[] calldata proof) private view {
         uint64 links = steps * (uint64(micros) + 1);
         if (!Merkle.verify(linkRoot, links, links - 1, endRoot, proof)) revert BadProof();
     }
@@ -243,6 +243,54 @@ contract Segments is Base {
         if (!asserterLost || _terminal(s.state)) return;
         _end(segmentId, s, SegmentState.REJECTED);
         emit Rejected(segmentId);
+    }
+
+    /// The leaves differ: nobody is paid for the range, nobody is slashed, and it is open again once no other dispute is open.
+    function disputeVoided(uint64 segmentId) external onlyDisputes nonReentrant {
+        Segment storage s = _segment(segmentId);
+        if (s.disputes == 0) revert NoDisputeOpen(segmentId);
+        s.disputes -= 1;
+        if (s.disputes > 0 || _terminal(s.state)) return;
+        _releaseBond(segmentId, s);
+        _end(segmentId, s, SegmentState.VOID);
+        emit Voided(segmentId);
+    }
+
+    /// The trace root that a drawn verifier has revealed for a unit; its draw bond stays until `voteResolved`. Only a vote that agrees can
+    /// be disputed: who was served something else than what was committed says no with a trace that it cannot defend.
+    function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit)
+        external
+        onlyDisputes
+        returns (bytes32 root)
+    {
+        Check storage c = _voteOf(segmentId, round, verifier);
+        if (!c.revealed || !c.agrees) revert NotRevealed(verifier);
+        if (!c.bonded) revert NoBond(segmentId);
+        uint64[] storage units = _units[segmentId];
+        uint256 i = 0;
+        while (i < c.traceRoots.length && units[i] != unit) ++i;
+        if (i == c.traceRoots.length) revert NotDrawnUnit(segmentId, unit);
+        _held[segmentId][verifier] += 1;
+        return c.traceRoots[i];
+    }
+
+    /// A vote that fell counts no more and is not paid.
+    function voteResolved(uint64 segmentId, uint32 round, address verifier, bool fell) external onlyDisputes nonReentrant {
+        Check storage c = _voteOf(segmentId, round, verifier);
+        uint32 held = _held[segmentId][verifier] -= 1;
+        if (fell) (c.isSealed, c.revealed, c.opened, c.prevailed) = (false, false, false, false);
+        if (held > 0 || !_terminal(_segments[segmentId].state)) return;
+        c.bonded = false;
+        uint128 left = _stakes.reservation(verifier, segmentId);
+        if (left > 0) _stakes.release(verifier, segmentId, left);
+    }
+
+    function _voteOf(uint64 segmentId, uint32 round, address verifier) private view returns (Check storage) {
+        Check[] storage checks = _checks[segmentId][round];
+        for (uint256 i = 0; i < checks.length; ++i) {
+            if (checks[i].verifier == verifier) return checks[i];
+        }
+        revert NotDrawn(segmentId, verifier);
     }
 
     function _needNoDispute(uint64 segmentId, Segment storage s) private view {

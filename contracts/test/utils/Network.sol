@@ -59,8 +59,7 @@ abstract contract Network is Test {
         Segments segments = new Segments(address(stakes));
         Checks checks = new Checks(address(stakes));
         jobs = IJobs(address(new Jobs(address(stakes), address(segments), address(checks))));
-        disputes = new ToldDisputes(jobs, stakes);
-        stakes.bind(address(jobs), address(disputes));
+        stakes.bind(address(jobs), deployDisputes());
         enrol(client, 0);
         enrol(provider, 2000e6);
         enrol(other, 2000e6);
@@ -70,6 +69,12 @@ abstract contract Network is Test {
             stakes.takeSeat();
         }
         mine(1);
+    }
+
+    /// What Stakes binds: a contract that does what it is told.
+    function deployDisputes() internal virtual returns (address) {
+        disputes = new ToldDisputes(jobs, stakes);
+        return address(disputes);
     }
 
     // ---- time ----------------------------------------------------------------------------------------------------------------
@@ -156,7 +161,7 @@ abstract contract Network is Test {
         p.drawBond = DRAW_BOND;
     }
 
-    function terms() internal view returns (Terms memory t) {
+    function terms() internal view virtual returns (Terms memory t) {
         t.spec = cid("spec");
         t.specDigest = keccak256("spec");
         t.programRoot = keccak256("program");
@@ -226,7 +231,7 @@ abstract contract Network is Test {
     }
 
     /// Link ends of a segment: the i-th is a word of its own.
-    function linkEnds(uint64 id, uint64 stop) internal view returns (bytes32[] memory ends) {
+    function linkEnds(uint64 id, uint64 stop) internal view virtual returns (bytes32[] memory ends) {
         ends = new bytes32[]((stop - jobs.segment(id).start) * (MICROS + 1));
         for (uint256 i = 0; i < ends.length; ++i) {
             ends[i] = keccak256(abi.encode("link end", id, i));
@@ -297,15 +302,19 @@ abstract contract Network is Test {
         serve(id, committee(id));
     }
 
+    function updateLeaves() internal pure virtual returns (uint32) {
+        return UPDATE_LEAVES;
+    }
+
     /// Leaves of the trace of one unit as a verifier of the given story sees it: story 0 is the truth.
     function trace(uint64 id, uint64 unit, uint256 story) internal pure returns (bytes32[] memory items) {
-        items = new bytes32[](unit % (MICROS + 1) == MICROS ? UPDATE_LEAVES : MICRO_LEAVES);
+        items = new bytes32[](unit % (MICROS + 1) == MICROS ? updateLeaves() : MICRO_LEAVES);
         for (uint256 i = 0; i < items.length; ++i) {
             items[i] = keccak256(abi.encode("trace", id, unit, i, story));
         }
     }
 
-    function traceRoots(uint64 id, uint256 story) internal view returns (bytes32[] memory roots) {
+    function traceRoots(uint64 id, uint256 story) internal view virtual returns (bytes32[] memory roots) {
         uint64[] memory units = jobs.unitsOf(id);
         roots = new bytes32[](units.length);
         for (uint256 i = 0; i < roots.length; ++i) {
@@ -345,7 +354,7 @@ abstract contract Network is Test {
         jobs.reveal(id, reveals);
     }
 
-    function openingsOf(uint64 id, address who, uint256 story) internal view returns (Opening[] memory openings) {
+    function openingsOf(uint64 id, address who, uint256 story) internal view virtual returns (Opening[] memory openings) {
         bytes32 hash = jobs.openingSeed(id);
         uint64[] memory units = jobs.unitsOf(id);
         openings = new Opening[](jobs.job(jobs.segment(id).job).params.openings);
