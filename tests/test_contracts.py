@@ -42,6 +42,11 @@ def test_the_vectors_are_what_their_script_writes() -> None:
     assert (TOP / "tests" / "vectors" / "protocol.json").read_text() == made
 
 
+def test_the_calls_of_whole_games_are_what_their_script_writes() -> None:
+    made = runpy.run_path(str(TOP / "tests" / "vectors" / "game_calls.py"))["render"]()
+    assert (TOP / "tests" / "vectors" / "game_calls.json").read_text() == made
+
+
 @pytest.mark.parametrize("vector", VECTORS["merkle"], ids=lambda v: str(v["count"]))
 def test_merkle_trees(vector: dict[str, Any]) -> None:
     assert (raw(VECTORS["pad"]), raw(VECTORS["empty"])) == (merkle.PAD, merkle.EMPTY)
