@@ -14,7 +14,10 @@ import sys
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
-NAMES = ("step", "memory", "finetune", "gemm", "checksums", "hashing", "tracing", "curves", "blobs", "sender", "peers", "demo", "setup", "dispute", "dispute_gas")
+NAMES = (
+    "step", "memory", "finetune", "gemm", "checksums", "hashing", "tracing", "curves", "blobs", "sender", "peers", "demo", "setup", "dispute",
+    "dispute_gas",
+)  # fmt: skip
 
 
 def machine() -> dict[str, object]:

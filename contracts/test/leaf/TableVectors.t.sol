@@ -8,7 +8,7 @@ import {Test} from "../utils/Test.sol";
 /// The leaf from tables on tests/vectors/leaf.json, whose bits and totals are those of the NumPy reference: every element of every
 /// case is folded item by item and finished, with values fetched by what the leaf names.
 contract TableVectorsTest is Test {
-    struct Case {
+    struct TableCase {
         bytes stage;
         bytes[] operands;
         uint64[] elements;
@@ -16,7 +16,7 @@ contract TableVectorsTest is Test {
         bytes totals;
     }
 
-    struct Item {
+    struct TableItem {
         bytes stage;
         uint64 element;
         uint256 fold;
@@ -26,7 +26,7 @@ contract TableVectorsTest is Test {
         int256 item;
     }
 
-    struct Finish {
+    struct TableFinish {
         bytes stage;
         uint64 element;
         bytes totals;
@@ -77,7 +77,7 @@ contract TableVectorsTest is Test {
     }
 
     /// The values that an item, or the output, needs: asked for until nothing more is named.
-    function fetch(Case memory c, uint64 element, uint256 fold, uint64 index) internal view returns (uint64[] memory values) {
+    function fetch(TableCase memory c, uint64 element, uint256 fold, uint64 index) internal view returns (uint64[] memory values) {
         values = new uint64[](0);
         for (uint256 round = 0; round < 3; ++round) {
             Need[] memory needs = leaf.needs(c.stage, element, fold, index, values);
@@ -91,7 +91,7 @@ contract TableVectorsTest is Test {
         assertTrue(false, "needs end");
     }
 
-    function folded(Case memory c, uint64 element, uint256 fold, int256[] memory before) internal view returns (int256) {
+    function folded(TableCase memory c, uint64 element, uint256 fold, int256[] memory before) internal view returns (int256) {
         int256[] memory items = new int256[](leaf.length(c.stage, element, fold));
         for (uint64 i = 0; i < items.length; ++i) {
             items[i] = leaf.item(c.stage, element, fold, i, before, fetch(c, element, fold, i));
@@ -99,7 +99,7 @@ contract TableVectorsTest is Test {
         return leaf.combine(c.stage, fold, items);
     }
 
-    function check(Case memory c, string memory op) internal view {
+    function check(TableCase memory c, string memory op) internal view {
         uint256 folds = leaf.folds(c.stage);
         uint256 each = width(uint8(c.stage[typeAt(c.stage, uint256(uint8(c.stage[1])) << 8 | uint8(c.stage[2]))]));
         uint256 count = c.bits.length / each;
@@ -124,9 +124,9 @@ contract TableVectorsTest is Test {
 
     function checkAll(string memory op) internal view {
         bytes memory found = read(
-            string.concat(".cases.", op), "Case(bytes stage,bytes[] operands,uint64[] elements,bytes bits,bytes totals)"
+            string.concat(".cases.", op), "TableCase(bytes stage,bytes[] operands,uint64[] elements,bytes bits,bytes totals)"
         );
-        Case[] memory cases = abi.decode(found, (Case[]));
+        TableCase[] memory cases = abi.decode(found, (TableCase[]));
         assertTrue(cases.length > 0, op);
         for (uint256 i = 0; i < cases.length; ++i) {
             check(cases[i], op);
@@ -287,12 +287,12 @@ contract TableVectorsTest is Test {
     function test_items_of_large_shapes() public view {
         bytes memory found = read(
             ".items",
-            "Item(bytes stage,uint64 element,uint256 fold,uint64 index,bytes totals,bytes values,int256 item)"
+            "TableItem(bytes stage,uint64 element,uint256 fold,uint64 index,bytes totals,bytes values,int256 item)"
         );
-        Item[] memory items = abi.decode(found, (Item[]));
+        TableItem[] memory items = abi.decode(found, (TableItem[]));
         assertTrue(items.length > 0, "items");
         for (uint256 i = 0; i < items.length; ++i) {
-            Item memory v = items[i];
+            TableItem memory v = items[i];
             int256[] memory totals = signed(v.totals, 0, v.totals.length / 8);
             int256 item = leaf.item(v.stage, v.element, v.fold, v.index, totals, unsigned(v.values));
             assertEq(uint256(item), uint256(v.item), "item");
@@ -301,11 +301,11 @@ contract TableVectorsTest is Test {
 
     function test_results_of_large_shapes() public view {
         bytes memory found =
-            read(".finishes", "Finish(bytes stage,uint64 element,bytes totals,bytes values,uint64 bits)");
-        Finish[] memory finishes = abi.decode(found, (Finish[]));
+            read(".finishes", "TableFinish(bytes stage,uint64 element,bytes totals,bytes values,uint64 bits)");
+        TableFinish[] memory finishes = abi.decode(found, (TableFinish[]));
         assertTrue(finishes.length > 0, "finishes");
         for (uint256 i = 0; i < finishes.length; ++i) {
-            Finish memory v = finishes[i];
+            TableFinish memory v = finishes[i];
             int256[] memory totals = signed(v.totals, 0, v.totals.length / 8);
             assertEq(leaf.finish(v.stage, v.element, totals, unsigned(v.values)), v.bits, "bits");
         }
