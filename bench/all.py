@@ -53,6 +53,11 @@ def main() -> None:
     (BENCH / "results").mkdir(exist_ok=True)
     for name in args.names or NAMES:
         results[name] = run(name, args.quick)
+        figures = results[name]["figures"]
+        skipped = figures.get("skipped") if isinstance(figures, dict) else None
+        if skipped:
+            print(f"{name}: skipped ({skipped}); an earlier record stays", flush=True)
+            continue
         (BENCH / "results" / f"{name}.json").write_text(json.dumps(results[name], indent=1, sort_keys=True) + "\n")
         print(f"{name}: bench/results/{name}.json", flush=True)
     if args.json:
