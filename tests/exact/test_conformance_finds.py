@@ -165,7 +165,7 @@ CHANGES: dict[str, Callable[[Path], list[str]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_of_the_native_code_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for source in (*build.SOURCES, "assay.h"):
+    for source in (*build.SOURCES, *build.HEADERS):
         shutil.copy(Path(build.__file__).parent / source, tmp_path)
     flags = [*build._flags(LEVEL), *CHANGES[name](tmp_path)]
     target = tmp_path / "changed.so"
