@@ -231,8 +231,8 @@ class Challenger:
             case Phase.RANGE:
                 return self.part(self.links(state.unit), state)
         assert state.walk is not None
-        assert last is not None
-        children: Path = last.children  # type: ignore[union-attr]
+        assert isinstance(last, moves.Reveal | moves.Trace | moves.Stage | moves.End | moves.Batch | moves.BatchEntry)
+        children = last.children
         ours = self.link_tree if state.phase is Phase.LINKS else own_tree(self.links(state.unit), state)
         if ours.count != state.walk.count:
             return self.miscounted(self.links(state.unit), state, children)

@@ -244,12 +244,12 @@ class Link:
             return self.tensor(value).opened(element, path=self.trace.path(1 + value - inputs))
         assert self.trees.inputs is not None
         record = stages.decode_input(self.trees.encoded.inputs[value])
-        given = {"input": self.trees.encoded.inputs[value], "input_path": self.trees.inputs.path(value)}
+        given: dict[str, Any] = {"input": self.trees.encoded.inputs[value], "input_path": self.trees.inputs.path(value)}
         if record.kind == stages.KINDS["scalar"]:
             return self.job.schedule.opened(self.step * len(self.job.program.scalars) + record.place, **given)
         kind, place = self.where(record)
         if kind in self.sets:
-            given |= {"count": self.sets[kind].count, "entries": self.sets[kind].root, "path": self.sets[kind].path(place)}  # type: ignore[dict-item]
+            given |= {"count": self.sets[kind].count, "entries": self.sets[kind].root, "path": self.sets[kind].path(place)}
         return self.tensor(value).opened(element, **given)
 
     def where(self, record: stages.InputRecord) -> tuple[str, int]:
