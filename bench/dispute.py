@@ -98,8 +98,8 @@ class Timed:
 def bench(quick: bool) -> dict[str, Any]:
     training = load_training(EXAMPLE)
     traced = trace(training)
-    program, records = traced.program, training.data.arrays  # type: ignore[union-attr]
-    count, key = len(training.data), merkle.sha256(b"key")  # type: ignore[arg-type]
+    program, records = traced.program, training.data.arrays
+    count, key = len(training.data), merkle.sha256(b"key")
     dataset, _ = shard.seal_dataset("text", records, lambda k: b"", new_key=lambda: key)
 
     def shard_of(at: int) -> tuple[Tensors, bytes]:
@@ -107,7 +107,7 @@ def bench(quick: bool) -> dict[str, Any]:
 
     job = Job(program, traced.schedule, Data(dataset, ORDER, training.batch, shard_of), traced.frozen)
     wanted = record_indices(ORDER, count, 0, 0, program.micro_batches, training.batch)
-    batch = training.data.read(wanted)  # type: ignore[union-attr]
+    batch = training.data.read(wanted)
     link = Link(job, 0, 0, traced.state, None, batch)
     run = seconds(lambda: link.trace)
     executor = Executor(program, traced.schedule, program.micro_batches, frozen=traced.frozen)

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import statistics
 import time
@@ -21,6 +20,7 @@ from models import MODELS, SMALL
 
 from assay.exact.native import build
 from assay.execute import Executor
+from assay.merkle import sha256
 from assay.sampling import record_indices
 from assay.state import Tensors, acc_root, state_root
 from assay.trace import trace
@@ -58,7 +58,7 @@ class Both:
         self.traced = trace(training)
         self.executor = Executor(self.traced.program, self.traced.schedule, training.micro_batches, threads)
         size = training.batch * training.micro_batches
-        order = record_indices(hashlib.sha256(b"bench").digest(), len(training.data), 0, 0, 1, size)  # type: ignore[arg-type]
+        order = record_indices(sha256(b"bench"), len(training.data), 0, 0, 1, size)
         self.batches: list[Tensors] = [training.data.read(order[m * training.batch :][: training.batch]) for m in self.micro_batches]
         self.optimizer = torch.optim.AdamW(training.model.parameters(), lr=1e-5)
         tensors = [{name: torch.from_numpy(array) for name, array in batch.items()} for batch in self.batches]

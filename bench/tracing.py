@@ -75,7 +75,7 @@ def measured(layers: int) -> dict[str, Any]:
     raw = traced.program.dump()
     loading, program = timed(lambda: Program.load(raw))
     executor = Executor(program, traced.schedule, training.micro_batches)
-    acc, batch = executor.zero_acc(0, traced.state), training.data.read(np.arange(training.batch))  # type: ignore[union-attr]
+    acc, batch = executor.zero_acc(0, traced.state), training.data.read(range(training.batch))
     first, _ = timed(lambda: executor.micro(0, 0, traced.state, acc, batch))
     second, _ = timed(lambda: executor.micro(0, 0, traced.state, acc, batch))
     nodes = len(program.micro.nodes) + len(program.update.nodes)
