@@ -10,10 +10,20 @@ import enum
 from typing import NewType
 
 from assay.codec import Message
-from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
+from assay.dispute.moves import AnyMove, Phase, Shown
+from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 
 CallId = NewType("CallId", str)
 """The sender's own name of a call; the same call under the same id is sent once, however often it is asked for."""
+
+
+class Outcome(enum.StrEnum):
+    """Of a dispute."""
+
+    ASSERTER_WON = "asserter won"
+    ASSERTER_LOST = "asserter lost"
+    CONCEDED = "conceded"
+    VOID = "void"
 
 
 class SegmentState(enum.IntEnum):
@@ -350,10 +360,68 @@ class Withdrawn(ChainEvent, frozen=True, kw_only=True):
     amount: int
 
 
+class DisputeSealed(ChainEvent, frozen=True, kw_only=True):
+    """Somebody will dispute something of the segment, which cannot settle before that is over."""
+
+    dispute: DisputeId
+    segment: SegmentId
+    challenger: Address
+    bond: int
+    open_by: int
+
+
+class DisputeOpened(ChainEvent, frozen=True, kw_only=True):
+    dispute: DisputeId
+    segment: SegmentId
+    asserter: Address
+    target: int
+    """0: the provider's link; 1: the trace root that `asserter` revealed with its yes in `round`."""
+    unit: int
+    round: int
+
+
+class DisputeMoved(ChainEvent, frozen=True, kw_only=True):
+    """A move was made (the opening is one); what is awaited now, from whom, and until when."""
+
+    dispute: DisputeId
+    phase: Phase
+    asserting: bool
+    due: int
+
+
+class DisputeResolved(ChainEvent, frozen=True, kw_only=True):
+    dispute: DisputeId
+    segment: SegmentId
+    outcome: Outcome
+    taken: int
+    """From the asserter's bond."""
+    pay_after: int
+
+
+class DisputePaid(ChainEvent, frozen=True, kw_only=True):
+    dispute: DisputeId
+    outcome: Outcome
+    to_asserter: int
+    to_challenger: int
+    burnt: int
+
+
+class DisputeCredited(ChainEvent, frozen=True, kw_only=True):
+    who: Address
+    dispute: DisputeId
+    amount: int
+
+
+class DisputeWithdrawn(ChainEvent, frozen=True, kw_only=True):
+    who: Address
+    amount: int
+
+
 AnyChainEvent = (
     Registered | Deposited | SeatTaken | SeatLeft | FeeCharged | Slashed | JobPosted | JobFunded | JobCancelled | JobClosed
     | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | KeyReleased | Served | Sealed | RevealsDue | Revealed | OpeningsDue
     | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | NoShow | Credited | Withdrawn
+    | DisputeSealed | DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid | DisputeCredited | DisputeWithdrawn
 )  # fmt: skip
 
 
@@ -495,8 +563,37 @@ class Withdraw(Call, frozen=True, kw_only=True):
     """Pulls what the account has been credited."""
 
 
+class SealDispute(Call, frozen=True, kw_only=True):
+    """Approves the challenger's bond, locks it and the segment. `digest`: assay.dispute.game.seal_digest."""
+
+    segment: SegmentId
+    digest: Digest
+
+
+class PlayMove(Call, frozen=True, kw_only=True):
+    """A move of assay.dispute.moves, a Timeout among them."""
+
+    dispute: DisputeId
+    move: AnyMove
+    shown: Shown
+
+
+class PayDispute(Call, frozen=True, kw_only=True):
+    dispute: DisputeId
+
+
+class ClearDisputed(Call, frozen=True, kw_only=True):
+    """Frees what is left of the bond of a REJECTED segment, or of a WITHHELD one after its window."""
+
+    segment: SegmentId
+
+
+class WithdrawDisputes(Call, frozen=True, kw_only=True):
+    """Pulls what disputes have credited to the account."""
+
+
 AnyCall = (
     Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
     | Lapse | Commit | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | CloseReveals | Open | Decide | Settle | VoidSegment
-    | ClearBond | Withdraw
+    | ClearBond | Withdraw | SealDispute | PlayMove | PayDispute | ClearDisputed | WithdrawDisputes
 )  # fmt: skip

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
 from assay.codec import Message
-from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
+from assay.dispute.record import Record, Rules
+from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.messages import AnyGossip, AnyReply, AnyRequest, PeerRecord
 
 
@@ -34,6 +35,8 @@ class AccountView(Message, frozen=True, kw_only=True):
     reserved: int
     credit: int
     """What `withdraw` would pay."""
+    dispute_credit: int = 0
+    """What `WithdrawDisputes` would pay."""
     native: int
     """Gas money, wei."""
 
@@ -41,6 +44,7 @@ class AccountView(Message, frozen=True, kw_only=True):
 class Chain(Protocol):
     account: Address
     contract: Address
+    disputes: Address
     chain_id: int
 
     async def head(self) -> Block: ...
@@ -56,6 +60,14 @@ class Chain(Protocol):
         """Sends once per `call_id`, also over restarts; returns the block it was mined in. Raises Reverted or Outage."""
 
     async def view(self, account: Address) -> AccountView: ...
+
+    async def dispute_rules(self) -> Rules: ...
+
+    async def dispute(self, dispute: DisputeId) -> Record:
+        """Everything of a dispute up to the newest block. Raises Outage, or KeyError when there is none."""
+
+    async def dispute_bond(self, segment: SegmentId) -> int:
+        """What this account must lock to seal a dispute on a segment now."""
 
     def sign_offer(self, offer: Offer) -> bytes: ...
 

@@ -159,6 +159,41 @@ class State(NamedTuple):
         return self.facts.update_leaves if self.is_update else self.facts.micro_leaves
 
 
+class Shown(Message, frozen=True, kw_only=True):
+    """What has been shown in a dispute and must be brought again with a move, since the contract keeps only its hash. Fields of later
+    phases are empty before them, as in State."""
+
+    program_root: Digest
+    data_root: Digest
+    schedule_root: Digest
+    state_root: Digest
+    acc_root: Digest
+    batch_root: Digest
+    end_root: Digest
+    trace_root: Digest
+    steps: int
+    step: int
+    m: int
+    micro_batches: int
+    leaves: int
+    head: bytes
+    stage: bytes
+    record: bytes
+    totals: tuple[int, ...]
+    parts: tuple[int, ...]
+
+
+def shown(state: State) -> Shown:
+    """What moves from `state` on may have to bring again."""
+    facts = state.facts
+    return Shown(
+        program_root=facts.program_root, data_root=facts.data_root, schedule_root=facts.schedule_root, state_root=state.state_root,
+        acc_root=state.acc_root, batch_root=state.batch_root, end_root=state.end_root, trace_root=state.trace_root, steps=facts.steps,
+        step=state.step, m=state.m, micro_batches=facts.micro_batches, leaves=state.leaves, head=state.head, stage=state.stage,
+        record=state.record, totals=state.totals, parts=state.parts,
+    )  # fmt: skip
+
+
 class Move(Message, frozen=True, kw_only=True):
     pass
 
