@@ -1,8 +1,8 @@
 """A chain in memory: blocks, accounts and the rules of docs/protocol.md in Python, for tests and for the simulated network.
 
-`MemoryLedger` is synchronous and deterministic: no clock of its own (blocks come by `mine`), hashes follow from its seed, a call
-that is refused leaves no trace. Its signatures are MACs under per-account secrets that the ledger knows: cheap, and only as good
-as a simulation needs. `MemoryChain` is the `assay.ports.Chain` of one account over a ledger.
+`MemoryLedger` is synchronous and deterministic: no clock of its own (blocks come by `mine`), hashes follow from its seed, a call that
+is refused leaves no trace; with `rules` it has disputes. Its signatures are MACs under per-account secrets that the ledger knows: cheap,
+and only as good as a simulation needs. `MemoryChain` is the `assay.ports.Chain` of one account over a ledger.
 
     ledger = MemoryLedger(seed=b"1")
     alice = ledger.account("alice", tokens=1000)      # address; `ledger.balances()` shows every holder
@@ -20,11 +20,13 @@ from collections.abc import Callable
 
 from assay import chain
 from assay.adapters.memory_committee import Committee, receipt_digest, seal_digest
+from assay.adapters.memory_disputes import DISPUTES, Disputes
 from assay.adapters.memory_stakes import BURN, JOBS, STAKES, Context, Stakes, Token, pseudo_address
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, ChainEvent, Offer
 from assay.codec import encode
+from assay.dispute.record import Record, Rules
 from assay.draw import raw, u32, u64
-from assay.ids import Address, Digest, SegmentId
+from assay.ids import Address, Digest, DisputeId, SegmentId
 from assay.merkle import sha256
 from assay.ports import AccountView, Outage, Reorganised
 
@@ -37,22 +39,24 @@ class MemoryLedger:
 
     def __init__(
         self, seed: bytes = b"", *, chain_id: int = 1337, start: int = 1_700_000_000, block_time: int = 1, seat_stake: int = 1_000_000,
-        unbond_delay: int = 3600,
+        unbond_delay: int = 3600, rules: Rules | None = None,
     ) -> None:  # fmt: skip
         self.seed = seed
         self.chain_id = chain_id
         self.block_time = block_time
         self.contract, self.stakes_address, self.burn_address = JOBS, STAKES, BURN
-        self._options = (start, seat_stake, unbond_delay)
+        self.disputes_address = DISPUTES if rules is not None else Address("")
+        self._options = (start, seat_stake, unbond_delay, rules)
         self._secrets: dict[Address, bytes] = {}
         self._fork = 0
         self._genesis()
 
     def _genesis(self) -> None:
-        start, seat_stake, unbond_delay = self._options
+        start, seat_stake, unbond_delay, rules = self._options
         self.token = Token()
         self.stakes = Stakes(self.token, seat_stake, unbond_delay)
         self.jobs = Committee(self.token, self.stakes, self._consents)
+        self.disputes = Disputes(self.token, self.stakes, self.jobs, rules)
         self.receipts: dict[tuple[Address, CallId], int] = {}
         """Block in which an account's call was mined."""
         self.blocks = [Block(number=0, hash=self._hash(0), time=start)]
@@ -134,14 +138,14 @@ class MemoryLedger:
         self._do(lambda: self.token.mint(to, amount))
 
     def balances(self) -> dict[Address, int]:
-        """Token balance of every account that ever held any, the two contracts' and the burn address included."""
-        return {JOBS: 0, STAKES: 0, BURN: 0} | self.token.balance
+        """Token balance of every account that ever held any, the contracts' and the burn address included."""
+        return {JOBS: 0, STAKES: 0, DISPUTES: 0, BURN: 0} | self.token.balance
 
     def view(self, who: Address) -> AccountView:
         account = self.stakes.account(who)
         return AccountView(
             tokens=self.token.balance.get(who, 0), stake=account.stake, reserved=account.reserved, credit=self.jobs.credit.get(who, 0),
-            native=10**18,
+            dispute_credit=self.disputes.credit.get(who, 0), native=10**18,
         )  # fmt: skip
 
     # ---- calls and events
@@ -229,6 +233,16 @@ class MemoryLedger:
                 jobs.clear_bond(ctx, who, call.segment)
             case chain.Withdraw():
                 jobs.withdraw(ctx, who)
+            case chain.SealDispute():
+                self.disputes.seal(ctx, who, call)
+            case chain.PlayMove():
+                self.disputes.play(ctx, who, call)
+            case chain.PayDispute():
+                self.disputes.pay(ctx, who, call.dispute)
+            case chain.ClearDisputed():
+                self.disputes.clear(ctx, call.segment)
+            case chain.WithdrawDisputes():
+                self.disputes.withdraw(ctx, who)
 
     # ---- signatures
 
@@ -265,6 +279,7 @@ class MemoryChain:
         self.ledger = ledger
         self.account = ledger.account(name)
         self.contract = ledger.contract
+        self.disputes = ledger.disputes_address
         self.chain_id = ledger.chain_id
         self.automine = automine
         self._faults: list[tuple[Exception, bool]] = []
@@ -314,6 +329,18 @@ class MemoryChain:
     async def view(self, account: Address) -> AccountView:
         self._fault()
         return self.ledger.view(account)
+
+    async def dispute_rules(self) -> Rules:
+        self._fault()
+        return self.ledger.disputes.rules
+
+    async def dispute(self, dispute: DisputeId) -> Record:
+        self._fault()
+        return self.ledger.disputes.record(dispute)
+
+    async def dispute_bond(self, segment: SegmentId) -> int:
+        self._fault()
+        return self.ledger.disputes.bond_of(segment, self.account)
 
     def sign_offer(self, offer: Offer) -> bytes:
         return self.ledger.sign_offer(self.account, offer)

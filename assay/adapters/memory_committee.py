@@ -133,7 +133,7 @@ class Committee(Jobs):
             self._withhold(ctx, seg, 0)
             return
         seg.settle_after = ctx.time + self.jobs[seg.job].terms.params.challenge_window
-        if not keep_bond:
+        if not keep_bond and not seg.disputes:
             self.release_bond(seg)
         self.end(ctx, seg, SegmentState.UNPAID)
         ctx.emit(chain.Unpaid, segment=seg.number, reason=reason)

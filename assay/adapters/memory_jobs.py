@@ -266,6 +266,7 @@ class Jobs:
     def settle(self, ctx: Context, who: Address, number: SegmentId) -> None:
         seg = self.segment(number, SegmentState.ATTESTED)
         ctx.need_after(seg.settle_after)
+        self._need_no_dispute(seg)
         if seg.parent and self.segments[seg.parent].state != SegmentState.SETTLED:
             raise refuse("ParentUnsettled", parent=seg.parent, state=self.segments[seg.parent].state)
         self.release_bond(seg)
@@ -278,27 +279,37 @@ class Jobs:
             raise refuse("WrongState", segment=number, state=seg.state)
         if not seg.parent or self.segments[seg.parent].state not in chain.FAILED:
             raise refuse("NotVoidable", segment=number)
+        self._need_no_dispute(seg)
         self.release_bond(seg)
         self.end(ctx, seg, SegmentState.VOID)
         ctx.emit(chain.Voided, segment=number)
 
     def clear_bond(self, ctx: Context, who: Address, number: SegmentId) -> None:
-        """There is no Disputes contract here, so a WITHHELD segment's bond stays reserved."""
+        """An UNPAID segment's; those of WITHHELD and REJECTED ones are for Disputes to clear."""
         seg = self.segment(number, SegmentState.UNPAID, SegmentState.WITHHELD, SegmentState.REJECTED)
         if seg.state != SegmentState.UNPAID:
             raise refuse("NotDisputes", sender=who)
         ctx.need_after(seg.settle_after)
+        self.clear_disputed(ctx, seg)
+
+    def clear_disputed(self, ctx: Context, seg: Segment) -> None:
+        self._need_no_dispute(seg)
         if not seg.bonded:
-            raise refuse("NoBond", segment=number)
-        ctx.emit(chain.BondCleared, segment=number, amount=self.stakes.reservation(seg.provider, number))
+            raise refuse("NoBond", segment=seg.number)
+        ctx.emit(chain.BondCleared, segment=seg.number, amount=self.stakes.reservation(seg.provider, seg.number))
         self.release_bond(seg)
+
+    @staticmethod
+    def _need_no_dispute(seg: Segment) -> None:
+        if seg.disputes:
+            raise refuse("DisputeOpen", segment=seg.number, disputes=seg.disputes)
 
     def release_bond(self, seg: Segment) -> None:
         self.stakes.release(seg.provider, seg.number, self.stakes.reservation(seg.provider, seg.number))
         seg.bonded = False
 
     def release_draw(self, seg: Segment, check: Check, amount: int) -> None:
-        if check.bonded:
+        if check.bonded and not check.disputes:
             check.bonded = False
             self.stakes.release(check.verifier, seg.number, amount)
 
@@ -327,7 +338,7 @@ class Jobs:
     def _entitled(self, check: Check, to: SegmentState) -> bool:
         if to == SegmentState.SETTLED:
             return check.prevailed
-        return not check.agrees if to == SegmentState.WITHHELD else True
+        return not check.agrees if to in (SegmentState.WITHHELD, SegmentState.REJECTED) else True
 
     def credit_to(self, ctx: Context, who: Address, segment: SegmentId, amount: int, reason: str) -> None:
         if amount:

@@ -42,6 +42,8 @@ class Check:
     trace_roots: tuple[Digest, ...] = ()
     opened: bool = False
     prevailed: bool = False
+    disputes: int = 0
+    """Open ones over its trace roots: while there are any its draw bond stays."""
 
 
 @dataclass(slots=True)
@@ -77,6 +79,8 @@ class Segment:
     opening_block: int = 0
     opening_hash: Digest | None = None
     negatives: int = 0
+    disputes: int = 0
+    """Open ones."""
     link_root: Digest = NO_DIGEST
     end_root: Digest = NO_DIGEST
     commitment: Digest = NO_DIGEST

@@ -48,6 +48,7 @@ from assay.chain import (
     TakeSeat,
     Terms,
 )  # fmt: skip
+from assay.dispute.record import Rules
 from assay.ids import Address, Digest, JobId, PeerId, SegmentId
 from assay.localnet import rpc
 from assay.localnet.anvil import Anvil, Network, balances, deploy, faucet
@@ -252,9 +253,9 @@ YES, NO = (True, b"right"), (False, b"right")
 
 
 class MemoryWorld(World):
-    def __init__(self) -> None:
+    def __init__(self, rules: Rules | None = None) -> None:
         super().__init__()
-        self.ledger = MemoryLedger(b"world")
+        self.ledger = MemoryLedger(b"world", rules=rules)
         for name in NAMES:
             self.ledger.account(name, TOKENS)
             self.chains[name] = MemoryChain(self.ledger, name)

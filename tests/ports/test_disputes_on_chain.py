@@ -1,0 +1,128 @@
+"""Disputes through the chain port: who is right is paid, who is wrong pays, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from chain_world import MemoryWorld, World
+from dispute_world import BOND, RULES, Stage, opening
+
+from assay.chain import BondCleared, ClearDisputed, DisputeCredited, Outcome, PlayMove, Rejected, SealDispute, Settle, WithdrawDisputes
+from assay.dispute import moves
+from assay.dispute.moves import Phase, shown
+from assay.dispute.players import Asserter, Challenger
+from assay.ids import Digest
+from tests import dispute_cases as cases
+from tests.liars.disputes import Liar, at, flipped
+
+MICRO = 1
+Script = Callable[[World], Awaitable[None]]
+
+
+class Silent:
+    def move(self, *_: object) -> None:
+        return None
+
+
+def lie() -> Liar:
+    return Liar(MICRO, {at("exp"): lambda y, _: flipped(y, 3, 23)})
+
+
+def committed(link: Liar) -> list[Digest]:
+    return [*cases.ends()[:MICRO], link.end_root, *cases.ends()[MICRO + 1 :]]
+
+
+def honest(move: moves.Open) -> Challenger:
+    return Challenger(cases.honest().__getitem__, cases.ends(), move)
+
+
+async def a_liar_is_slashed(world: World) -> None:
+    link = lie()
+    stage = await Stage.set(world, committed(link))
+    before = await world.balances()
+    dispute = await stage.seal(opening(MICRO))
+    record = await stage.play(dispute, Asserter(lambda _: link, stage.ends), honest(opening(MICRO)))
+    assert (record.outcome, record.moves[-1].move.__class__) == (Outcome.ASSERTER_LOST, moves.Prove)
+    assert (await world.last(Rejected)).segment == stage.segment
+    await stage.pay(dispute)
+    credited = await world.last(DisputeCredited)
+    assert (world.name(credited.who), credited.amount) == ("stranger", RULES.bond + BOND - BOND // 2)
+    assert (await world.chains["stranger"].view(world["stranger"])).dispute_credit == credited.amount
+    await world.do("stranger", WithdrawDisputes())
+    after = await world.balances()
+    assert after["stranger"] - before["stranger"] == BOND - BOND // 2
+    assert after.get("burnt", 0) - before.get("burnt", 0) == BOND // 2
+    assert before["stakes"] - after["stakes"] == BOND
+    assert await world.refused("stranger", WithdrawDisputes()) == "NothingToWithdraw"
+
+
+async def an_honest_provider_is_paid(world: World) -> None:
+    stage = await Stage.set(world, cases.ends())
+    dispute = await stage.seal(opening(MICRO))
+    wrong = Challenger(lambda unit: lie(), cases.ends(), opening(MICRO))
+    assert await world.refused("stranger", Settle(segment=stage.segment)) == "WrongState"
+    record = await stage.play(dispute, Asserter(cases.honest().__getitem__, stage.ends), wrong)
+    assert record.outcome == Outcome.ASSERTER_WON
+    await stage.pay(dispute)
+    assert (await world.chains["stranger"].view(world["alice"])).dispute_credit == RULES.bond - RULES.bond // 2
+    record = await world.chains["stranger"].dispute(dispute)
+    assert record.paid
+    assert record.asserter == world["alice"]
+
+
+async def the_silent_lose(world: World) -> None:
+    link = lie()
+    stage = await Stage.set(world, committed(link))
+    first = await stage.seal(opening(MICRO))
+    assert await world.chains["bob"].dispute_bond(stage.segment) == RULES.bond * 2  # one more is dearer for a stranger
+    record = await stage.play(first, Silent(), honest(opening(MICRO)))
+    assert record.outcome == Outcome.ASSERTER_LOST
+    assert len(record.moves) == 2
+    await stage.pay(first)
+    await world.do("bob", ClearDisputed(segment=stage.segment))
+    cleared: BondCleared = await world.last(BondCleared)
+    assert (cleared.segment, cleared.amount) == (stage.segment, 0)
+
+
+async def a_concession_costs_half(world: World) -> None:
+    stage = await Stage.set(world, committed(lie()))
+    dispute = await stage.seal(opening(MICRO))
+
+    class Repentant:
+        def move(self, *_: object) -> moves.Concede:
+            return moves.Concede()
+
+    record = await stage.play(dispute, Repentant(), honest(opening(MICRO)))
+    assert record.outcome == Outcome.CONCEDED
+    await stage.pay(dispute)
+    await world.do("bob", ClearDisputed(segment=stage.segment))
+    cleared: BondCleared = await world.last(BondCleared)
+    assert (cleared.segment, cleared.amount) == (stage.segment, BOND - BOND // 2)
+    assert (await world.chains["bob"].view(world["stranger"])).dispute_credit == RULES.bond
+
+
+async def what_is_refused(world: World) -> None:
+    stage = await Stage.set(world, cases.ends())
+    assert await world.refused("stranger", SealDispute(segment=stage.segment.__class__(99), digest=Digest(bytes(32)))) == "NoSuchSegment"
+    dispute = await stage.seal(opening(MICRO))
+    _, state = await stage.state(dispute)
+    assert state.phase is Phase.SEALED
+    move = PlayMove(dispute=dispute, move=opening(MICRO), shown=shown(state))
+    assert await world.refused("bob", move) == "NotPlayer"
+    assert await world.refused("alice", PlayMove(dispute=dispute, move=moves.Concede(), shown=shown(state)))
+    await world.do("stranger", move)
+    assert await world.refused("stranger", move) in ("NotPlayer", "WrongTurn")
+    assert await world.refused("bob", PlayMove(dispute=dispute, move=moves.Timeout(), shown=shown(state))) in ("IllegalMove", "TooEarly")
+    assert await world.refused("bob", ClearDisputed(segment=stage.segment)) == "NothingToClear"
+    with pytest.raises(KeyError):
+        await world.chains["bob"].dispute(dispute.__class__(9))
+
+
+DISPUTE_SCRIPTS: list[Script] = [a_liar_is_slashed, an_honest_provider_is_paid, the_silent_lose, a_concession_costs_half, what_is_refused]
+
+
+@pytest.mark.parametrize("script", DISPUTE_SCRIPTS, ids=lambda script: script.__name__)
+def test_in_memory(script: Script) -> None:
+    asyncio.run(script(MemoryWorld(RULES)))
