@@ -142,10 +142,10 @@ def job() -> Job:
 
 
 @functools.cache
-def honest() -> tuple[Link, ...]:
-    """The links of steps [START, STOP), each from the end of the one before."""
+def run(start: int, stop: int) -> tuple[Link, ...]:
+    """The links of steps [start, stop) from the initial state, each from the end of the one before."""
     state, links = initial_state(), []
-    for step in range(START, STOP):
+    for step in range(start, stop):
         acc: Tensors | None = None
         for m in range(MICRO_BATCHES):
             links.append(Link(job(), step, m, state, acc, batch_of(step, m)))
@@ -153,6 +153,11 @@ def honest() -> tuple[Link, ...]:
         links.append(Link(job(), step, MICRO_BATCHES, state, acc, {}))
         state = links[-1].end
     return tuple(links)
+
+
+def honest() -> tuple[Link, ...]:
+    """The links of steps [START, STOP)."""
+    return run(START, STOP)
 
 
 @functools.cache
