@@ -5,9 +5,10 @@
     await chain.events(after=(-1, -1), depth=2)
     await chain.close()
 
-`signer` is an eth_account LocalAccount, the file is the sender's journal (one process, one account, one network). Stakes and token are
-found through the contract's views. `EvmReader` is the half of it that needs no key. Deposit, PostJob and FundJob first approve the
-token, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so nothing imports this lightly.
+`signer` is an eth_account LocalAccount, the file is the sender's journal (one process, one account, one network). Stakes, token and
+Disputes are found through the contract's views. `EvmReader` is the half of it that needs no key. Deposit, PostJob, FundJob and
+SealDispute first approve the token, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so
+nothing imports this lightly.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from eth_keys.exceptions import BadSignature
 from eth_utils.exceptions import ValidationError
 
 from assay import chain
-from assay.adapters import evm_abi
+from assay.adapters import evm_abi, evm_moves
+from assay.adapters.evm_disputes import DisputeReader
 from assay.adapters.evm_journal import SendJournal
 from assay.adapters.evm_reader import Reader
 from assay.adapters.evm_rpc import Refused, Rpc, RpcError, blob, number
 from assay.adapters.evm_sender import Sender
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
-from assay.ids import Address, Digest, SegmentId
+from assay.dispute.record import Record, Rules
+from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, SegmentId
 from assay.ports import AccountView, Outage, Reverted
 
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
@@ -60,18 +63,26 @@ class EvmReader:
         self.genesis = genesis
         self.contract = contracts["jobs"]
         self.contracts = contracts
-        """By name: jobs, stakes, token."""
-        named = {contracts[name]: name for name in ("jobs", "stakes")}
+        """By name: jobs, stakes, token; disputes, if the network has them."""
+        self.disputes = contracts.get("disputes", Address(""))
+        named = {address: name for name, address in contracts.items() if name != "token"}
         self.reader = Reader(rpc, named, first_block)
+        self._records = DisputeReader(self.reader, chain_id, self.disputes)
 
     @classmethod
     async def _discover(cls, rpc: Rpc, contract: Address) -> tuple[int, Digest, dict[str, Address], int]:
         chain_id, genesis, head = number(await rpc.call("eth_chainId")), (await rpc.block(0)).hash, await rpc.head()
         found = {"jobs": contract}
+
+        async def ask(name: str, function: str) -> Any:
+            answer = await rpc.call("eth_call", {"to": found[name], "data": "0x" + evm_abi.encode(name, function).hex()}, "latest")
+            return evm_abi.decode_result(name, function, blob(answer))
+
         try:
-            for name in ("stakes", "token"):
-                answer = await rpc.call("eth_call", {"to": contract, "data": "0x" + evm_abi.encode("jobs", name).hex()}, "latest")
-                found[name] = Address(evm_abi.decode_result("jobs", name, blob(answer)).lower())
+            for name in ("stakes", "token", "disputes"):
+                found[name] = Address((await ask("jobs", name)).lower())
+            if found["disputes"] == ZERO_ADDRESS or not await ask("disputes", "disputable"):
+                del found["disputes"]
         except (Refused, evm_abi.BadLog):
             raise NoContract(f"there is no Jobs contract at {contract} on chain {chain_id} ({rpc.url}): check the address and the URL") from None
         return chain_id, genesis, found, await _deployed_in(rpc, contract, head.number)
@@ -108,7 +119,7 @@ class EvmReader:
         requests: list[tuple[str, list[object]]] = []
         for contract, function, arguments in wanted:
             data = "0x" + evm_abi.encode(contract, function, *arguments).hex()
-            requests.append(("eth_call", [{"to": self.contracts[contract], "data": data}, "latest"]))
+            requests.append(("eth_call", [{"to": self._address(contract), "data": data}, "latest"]))
         answers = await self.rpc.batch([*requests, *more])
         for answer in answers:
             if isinstance(answer, Refused):
@@ -121,6 +132,11 @@ class EvmReader:
             raise Outage(f"the chain node sent something else: {error}") from None
         return results + answers[len(wanted) :]
 
+    def _address(self, contract: str) -> Address:
+        if contract not in self.contracts:
+            raise Reverted("this network has no disputes: nobody can open one, and nobody is slashed")
+        return self.contracts[contract]
+
     async def view(self, account: Address) -> AccountView:
         wanted: list[tuple[str, str, tuple[object, ...]]] = [
             ("token", "balanceOf", (account,)),
@@ -128,8 +144,23 @@ class EvmReader:
             ("stakes", "reservedOf", (account,)),
             ("jobs", "credit", (account,)),
         ]
-        tokens, stake, reserved, credit, native = await self._views(wanted, ("eth_getBalance", [account, "latest"]))
-        return AccountView(tokens=tokens, stake=stake, reserved=reserved, credit=credit, native=number(native))
+        if self.disputes:
+            wanted.append(("disputes", "credit", (account,)))
+        tokens, stake, reserved, credit, *rest, native = await self._views(wanted, ("eth_getBalance", [account, "latest"]))
+        return AccountView(tokens=tokens, stake=stake, reserved=reserved, credit=credit, dispute_credit=sum(rest), native=number(native))
+
+    # ---- disputes
+
+    async def dispute_rules(self) -> Rules:
+        """Raises Outage, or Reverted where the network has no disputes."""
+        *numbers, _guardian = await self.read("disputes", "rules")
+        return Rules(**dict(zip(Rules.__struct_fields__, numbers, strict=True)))
+
+    async def dispute(self, dispute: DisputeId) -> Record:
+        """Everything of a dispute up to the newest block. Raises Outage, or KeyError when there is none."""
+        if not self.disputes:
+            raise KeyError(dispute)
+        return await self._records.record(dispute)
 
 
 async def _deployed_in(rpc: Rpc, contract: Address, head: int) -> int:
@@ -193,17 +224,30 @@ class EvmChain(EvmReader):
     async def send(self, call_id: CallId, call: AnyCall) -> int:
         """The block in which the call was mined. Raises Reverted, Outage, or ValueError when the call cannot be encoded, or its id was
         used for another call."""
-        contract, data = evm_abi.calldata(call)
+        if isinstance(call, chain.PlayMove):
+            contract, data = "disputes", evm_moves.encode(call.dispute, call.move, call.shown)
+        else:
+            contract, data = evm_abi.calldata(call)
+        target = self._address(contract)
         try:
-            if isinstance(call, chain.Deposit | chain.PostJob | chain.FundJob):
-                amount = call.terms.budget if isinstance(call, chain.PostJob) else call.amount
+            if isinstance(call, chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute):
                 async with self._allowance:
                     if self.sender.journal.get(call_id) is None:
-                        await self._approve(call_id, self.contracts[contract], amount)
-                    return await self.sender.send(call_id, self.contracts[contract], data)
-            return await self.sender.send(call_id, self.contracts[contract], data)
+                        await self._approve(call_id, target, await self._taken(call))
+                    return await self.sender.send(call_id, target, data)
+            return await self.sender.send(call_id, target, data)
         except Refused as error:
             raise Reverted(evm_abi.explain_revert(error.data, str(error))) from None
+
+    async def _taken(self, call: chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute) -> int:
+        """What the contract will take."""
+        if isinstance(call, chain.SealDispute):
+            return await self.dispute_bond(call.segment)
+        return call.terms.budget if isinstance(call, chain.PostJob) else call.amount
+
+    async def dispute_bond(self, segment: SegmentId) -> int:
+        """What this account must lock to seal a dispute on a segment now. Raises Outage, or Reverted (no such segment, no disputes)."""
+        return int(await self.read("disputes", "bondOf", segment, self.account))
 
     async def _approve(self, call_id: CallId, spender: Address, amount: int) -> None:
         """Sees to it that `spender` may take `amount`. An approval that another call has used up (after a crash) is given again."""

@@ -1,8 +1,9 @@
 """Between the chain's vocabulary (assay.chain) and the EVM's bytes: calls to calldata, logs to events, reverts to words.
 
 The ABI is read from assay/_data/contracts, which the contracts' build writes. Each event class of the vocabulary must have an event
-of its name whose arguments are its fields, in snake case; that is checked when this module is loaded, so a contract that has moved
-away from the vocabulary is noticed before anything is decoded. Names: `jobs`, `stakes`, `token`. ABI: docs.soliditylang.org, abi-spec.
+of its name whose arguments are its fields, in snake case (but for RENAMED); that is checked when this module is loaded, so a contract
+that has moved away from the vocabulary is noticed before anything is decoded. Names: `jobs`, `stakes`, `token`, `disputes`, and those of
+FILES. The moves of disputes are evm_moves'. ABI: docs.soliditylang.org, abi-spec.
 """
 
 from __future__ import annotations
@@ -19,11 +20,22 @@ from eth_utils.abi import collapse_if_tuple, event_abi_to_log_topic, function_ab
 
 from assay import chain, cid
 from assay.adapters.refusals import explain, snake
-from assay.chain import AnyCall, AnyChainEvent
+from assay.chain import AnyCall, AnyChainEvent, Outcome
 from assay.codec import Message
+from assay.dispute.moves import Phase
 from assay.ids import Address, Cid
 
-FILES = {"jobs": "Jobs", "segments": "Segments", "checks": "Checks", "stakes": "Stakes", "token": "TestToken", "disputes": "NoDisputes"}
+FILES = {
+    "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "stakes": "Stakes", "token": "TestToken", "disputes": "Disputes",
+    "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
+}  # fmt: skip
+RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}
+"""What Disputes calls otherwise than the vocabulary."""
+UNSAID = {"move"}
+"""Arguments of its events that the vocabulary leaves out: a move's calldata (moved_calldata)."""
+PHASES = (None, *Phase, None)
+"""By number of contracts/src/types/DisputeTypes.sol: Stand. NONE and PAID are no phases of the game."""
+OUTCOMES = (None, Outcome.ASSERTER_WON, Outcome.ASSERTER_LOST, Outcome.CONCEDED, Outcome.VOID)
 ERROR_STRING, PANIC = bytes.fromhex("08c379a0"), bytes.fromhex("4e487b71")
 
 
@@ -95,6 +107,10 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     chain.VoidSegment: ("jobs", "voidSegment", lambda c: (c.segment,)),
     chain.ClearBond: ("jobs", "clearBond", lambda c: (c.segment,)),
     chain.Withdraw: ("jobs", "withdraw", lambda c: ()),
+    chain.SealDispute: ("disputes", "seal", lambda c: (c.segment, c.digest)),
+    chain.PayDispute: ("disputes", "pay", lambda c: (c.dispute,)),
+    chain.ClearDisputed: ("disputes", "clear", lambda c: (c.segment,)),
+    chain.WithdrawDisputes: ("disputes", "withdraw", lambda c: ()),
 }
 
 
@@ -129,7 +145,7 @@ def decode_result(contract: str, function: str, data: bytes) -> Any:
 
 
 def calldata(call: AnyCall) -> tuple[str, bytes]:
-    """(contract, calldata) of a call. Raises ValueError when a field does not fit."""
+    """(contract, calldata) of a call that is no move of a dispute. Raises ValueError when a field does not fit."""
     contract, function, arguments = _CALLS[type(call)]
     return contract, encode(contract, function, *arguments(call))
 
@@ -145,8 +161,16 @@ def _cid(raw: bytes) -> Cid:
         return Cid(f"invalid-{raw.hex()}")
 
 
+def _named(names: tuple[Any, ...], value: int) -> Any:
+    if value >= len(names) or names[value] is None:
+        raise BadLog(f"a log with the number {value}, which stands for nothing")
+    return names[value]
+
+
 def _converter(hint: Any) -> Callable[[Any], Any]:
     """From what eth_abi gives to a field of type `hint`."""
+    if hint in (Phase, Outcome):
+        return functools.partial(_named, PHASES if hint is Phase else OUTCOMES)
     if hint is Address:
         return lambda value: Address(value.lower())
     if hint is Cid:
@@ -186,21 +210,22 @@ def events() -> dict[bytes, _Event]:
     """Decoders by topic 0. Raises ImportError when ABI and vocabulary do not fit together."""
     kinds = {kind.__name__: kind for kind in get_args(AnyChainEvent)}
     found: dict[bytes, _Event] = {}
-    for contract in ("jobs", "stakes"):
+    for contract in ("jobs", "stakes", "disputes"):
+        renamed = RENAMED if contract == "disputes" else {}
         for entry in _entries(contract, "event"):
-            kind = kinds.get(entry["name"])
+            kind = kinds.get(renamed.get(entry["name"], entry["name"]))
             if kind is None:  # nothing that a node reacts to
                 continue
             hints = get_type_hints(kind)
-            names = [snake(item["name"]) for item in entry["inputs"]]
-            if set(names) != set(hints) - {"block", "time", "index"}:
+            names = [renamed.get(item["name"], snake(item["name"])) for item in entry["inputs"]]
+            if set(names) - UNSAID != set(hints) - {"block", "time", "index"}:
                 raise ImportError(f"the ABI's event {kind.__name__} has the arguments {names}, which are not the vocabulary's fields")
             lists: tuple[list[Any], list[Any]] = ([], [])
             for item, name in zip(entry["inputs"], names, strict=True):
                 if item["type"] == "tuple":
                     _check_struct(hints[name], item)
                 # `string` is decoded as the bytes it is: nobody's broken UTF-8 may stop a reader
-                lists[item["indexed"]].append((name, collapse_if_tuple(item).replace("string", "bytes"), _converter(hints[name])))
+                lists[item["indexed"]].append((name, collapse_if_tuple(item).replace("string", "bytes"), _converter(hints.get(name))))
             found[event_abi_to_log_topic(entry)] = _Event(kind, contract, lists[1], lists[0])  # type: ignore[arg-type]
     missing = set(kinds) - {event.kind.__name__ for event in found.values()}
     if missing:
@@ -221,8 +246,24 @@ def decode_log(contract: str, topics: list[bytes], data: bytes, block: int, time
     except (DecodingError, OverflowError) as error:
         raise BadLog(f"a log of {event.kind.__name__} that does not decode: {error}") from None
     values = [*zip(event.plain, plain, strict=True), *zip(event.indexed, indexed, strict=True)]
-    fields = {name: convert(value) for (name, _, convert), value in values}
+    fields = {name: convert(value) for (name, _, convert), value in values if name not in UNSAID}
     return event.kind(block=block, time=time, index=index, **fields)  # type: ignore[return-value]
+
+
+@functools.cache
+def topic(kind: type[Message]) -> bytes:
+    """Topic 0 of an event of the vocabulary."""
+    return next(found for found, event in events().items() if event.kind is kind)
+
+
+def moved_calldata(data: bytes) -> bytes:
+    """What the log of a DisputeMoved holds beside it: the move's calldata, empty when that is its transaction's own. Raises BadLog."""
+    event = events()[topic(chain.DisputeMoved)]
+    try:
+        values = abi.decode([abi_type for _, abi_type, _ in event.plain], data)
+    except (DecodingError, OverflowError) as error:
+        raise BadLog(f"a log of a move that does not decode: {error}") from None
+    return bytes(next(value for (name, _, _), value in zip(event.plain, values, strict=True) if name in UNSAID))
 
 
 # ---- reverts -------------------------------------------------------------------------------------------------------------
@@ -231,11 +272,11 @@ def decode_log(contract: str, topics: list[bytes], data: bytes, block: int, time
 @functools.cache
 def _errors() -> dict[bytes, tuple[str, list[str], list[str]]]:
     """(name, argument names, ABI types) by selector, of all contracts."""
-    found = {}
+    found: dict[bytes, tuple[str, list[str], list[str]]] = {}
     for contract in FILES:
         for entry in _entries(contract, "error"):
             names = [item["name"] or f"argument {i}" for i, item in enumerate(entry["inputs"])]
-            found[function_abi_to_4byte_selector(entry)] = (entry["name"], names, _types(entry["inputs"]))  # type: ignore[arg-type]
+            found.setdefault(function_abi_to_4byte_selector(entry), (entry["name"], names, _types(entry["inputs"])))  # type: ignore[arg-type]
     return found
 
 

@@ -1,10 +1,10 @@
 """Reads the contracts' events from an EVM node, in order, each once, only from blocks that are deep enough.
 
-The reader asks for logs in bounded ranges (nodes limit them; a range that is refused is halved) and only up to `depth` under the
-head, so a shallow reorganisation is never seen. It remembers how far it has read, and the hashes of the blocks whose events it has
-handed out, also over restarts when it is given a `Memory`. A block that was read and then replaced is read again if nothing was in it;
-if something was, Reorganised is raised instead of mixing two histories. What a log says is decoded strictly (evm_abi); a log that our
-contracts cannot have written is the node's fault and an Outage.
+The reader asks for logs in bounded ranges (nodes limit them; a range that is refused, or whose answer is too long, is halved) and only
+up to `depth` under the head, so a shallow reorganisation is never seen. It remembers how far it has read, and the hashes of the blocks
+whose events it has handed out, also over restarts when it is given a `Memory`. A block that was read and then replaced is read again if
+nothing was in it; if something was, Reorganised is raised instead of mixing two histories. What a log says is decoded strictly
+(evm_abi); a log that our contracts cannot have written is the node's fault and an Outage.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from assay.adapters.evm_abi import BadLog, decode_log
-from assay.adapters.evm_rpc import Rpc, blob, block_of, number
+from assay.adapters.evm_rpc import Rpc, TooLong, blob, block_of, number
 from assay.chain import AnyChainEvent, Block
 from assay.ids import Address, Digest
 from assay.ports import Outage, Reorganised
@@ -87,7 +87,7 @@ class Reader:
                 await self._check(after)
                 known, start, out, hashes = None, first, [], {}  # what was replaced had nothing for us; what replaced it may have
                 continue
-            for event, block_hash in await self._decode(logs, start, stop):
+            for event, block_hash in await self.decode(logs, start, stop):
                 if (event.block, event.index) > after:
                     out.append(event)
                     hashes[event.block] = block_hash
@@ -109,7 +109,10 @@ class Reader:
         requests: list[tuple[str, list[object]]] = [header, ("eth_getLogs", [query]), header]
         if known is not None:
             requests.append(("eth_getBlockByNumber", [hex(known.number), False]))
-        before, logs, after, *parent = await self.rpc.batch(requests)
+        try:
+            before, logs, after, *parent = await self.rpc.batch(requests)
+        except TooLong as error:
+            raise TooMuch(str(error)) from None
         if isinstance(logs, Exception):
             raise TooMuch(str(logs))
         if not isinstance(logs, list) or not all(isinstance(log, dict) for log in logs):
@@ -121,7 +124,8 @@ class Reader:
             raise Replaced
         return logs, end
 
-    async def _decode(self, logs: list[dict[str, Any]], start: int, stop: int) -> list[tuple[AnyChainEvent, Digest]]:
+    async def decode(self, logs: list[dict[str, Any]], start: int, stop: int) -> list[tuple[AnyChainEvent, Digest]]:
+        """The logs of blocks [start, stop] that are in the vocabulary, with their blocks' hashes. Raises Outage."""
         out = []
         for log in logs:
             block = number(log.get("blockNumber"))

@@ -47,6 +47,10 @@ class RpcError(Outage):
         self.reason = message.lower()
 
 
+class TooLong(Outage):
+    """An answer of more than MOST_BYTES."""
+
+
 def number(value: object) -> int:
     """A JSON-RPC quantity. Raises Outage when the node did not send one."""
     if isinstance(value, str) and value.startswith("0x"):
@@ -138,7 +142,7 @@ class KeepAlive(AsyncHTTPProvider):
             async for part in answer.content.iter_any():
                 parts += part
                 if len(parts) > MOST_BYTES:
-                    raise ValueError(f"an answer of more than {MOST_BYTES} bytes")
+                    raise TooLong(f"the chain node at {self.url} sent an answer of more than {MOST_BYTES} bytes")
             return bytes(parts)
 
     async def disconnect(self) -> None:
@@ -163,7 +167,7 @@ class Rpc:
         return result
 
     async def batch(self, requests: list[tuple[str, list[object]]]) -> list[Any]:
-        """One result, RpcError or Refused per request, in order, in as few round trips as BATCH allows. Raises Outage."""
+        """One result, RpcError or Refused per request, in order, in as few round trips as BATCH allows. Raises Outage, TooLong."""
         out: list[Any] = []
         for start in range(0, len(requests), BATCH):
             part = requests[start : start + BATCH]

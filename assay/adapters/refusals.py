@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 
 from assay.chain import SegmentState
+from assay.dispute.moves import Phase
 from assay.ports import Reverted
 
 PHASES = ("NONE", "SEAL", "REVEAL", "OPEN")
+STANDS = ("NONE", *(phase.name for phase in Phase), "PAID")
+"""Of contracts/src/types/DisputeTypes.sol."""
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -28,6 +31,8 @@ def _value(name: str, value: object) -> str:
         return SegmentState(value).name
     if name == "phase" and isinstance(value, int) and value < len(PHASES):
         return PHASES[value]
+    if name == "stand" and isinstance(value, int) and value < len(STANDS):
+        return STANDS[value]
     return "0x" + value.hex() if isinstance(value, bytes) else str(value)
 
 

@@ -23,11 +23,13 @@ from typing import Any, Self
 
 import msgspec
 from eth_abi import abi
+from eth_utils.abi import collapse_if_tuple
 
 from assay.adapters.evm_abi import artifact
 from assay.adapters.evm_abi import encode as calldata
 from assay.codec import Message, decode, encode
-from assay.ids import Address, address
+from assay.dispute.record import Rules
+from assay.ids import ZERO_ADDRESS, Address, address
 from assay.localnet import rpc
 from assay.localnet.faucet import give_now
 from assay.ports import Outage
@@ -39,6 +41,8 @@ UNBOND_DELAY = 3600
 """Seconds."""
 DEPLOY_GAS = hex(12_000_000)
 """More than any of the contracts needs: estimating it would take longer than deploying."""
+RULES = Rules(open_window=600, grace=300, budget=3600, payout_delay=600, bond=1_000_000)
+"""Of disputes, where people and machines take their time."""
 STARTS_WITHIN = 20.0
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -191,20 +195,23 @@ def _mined(url: str, sent: str) -> dict[str, Any]:
 
 def _create(url: str, deployer: str, contract: str, *arguments: object) -> Address:
     built = artifact(contract)
-    inputs = [item["type"] for entry in built["abi"] if entry["type"] == "constructor" for item in entry["inputs"]]
+    inputs = [collapse_if_tuple(item) for entry in built["abi"] if entry["type"] == "constructor" for item in entry["inputs"]]
     data = built["bytecode"] + abi.encode(inputs, list(arguments)).hex()
     receipt = _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "data": data, "gas": DEPLOY_GAS}))
     return address(receipt["contractAddress"])
 
 
-def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND_DELAY) -> Network:
-    """Deploys token, Stakes, Jobs and a Disputes contract without a game. Raises Outage, rpc.RpcRefused."""
+def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND_DELAY, rules: Rules = RULES) -> Network:
+    """Deploys token, Stakes, Jobs and Disputes, which have no guardian. Raises Outage, rpc.RpcRefused."""
     deployer = rpc.call(url, "eth_accounts")[0]
     chain_id, head = int(rpc.call(url, "eth_chainId"), 16), int(rpc.call(url, "eth_blockNumber"), 16)
     token = _create(url, deployer, "token")
     stakes = _create(url, deployer, "stakes", token, seat_stake, unbond_delay)
     jobs = _create(url, deployer, "jobs", stakes, _create(url, deployer, "segments", stakes), _create(url, deployer, "checks", stakes))
-    disputes = _create(url, deployer, "disputes")
+    game = (*(getattr(rules, name) for name in rules.__struct_fields__), ZERO_ADDRESS)
+    descent = _create(url, deployer, "descent", jobs, game)
+    leaves = (_create(url, deployer, "clear_leaf"), _create(url, deployer, "table_leaf"))
+    disputes = _create(url, deployer, "disputes", jobs, game, descent, _create(url, deployer, "verdict", jobs, game, *leaves))
     bind = "0x" + calldata("stakes", "bind", jobs, disputes).hex()
     _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "to": stakes, "data": bind}))
     return Network(url=url, chain_id=chain_id, jobs=jobs, stakes=stakes, token=token, disputes=disputes, deployed_in=head)

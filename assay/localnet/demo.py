@@ -23,6 +23,7 @@ import msgspec
 
 from assay.chain import TERMINAL, JobPosted, Params, SegmentState
 from assay.cli.common import ENVIRONMENT, USAGE, Trouble
+from assay.dispute.record import Rules
 from assay.ids import Address, JobId, SegmentId
 from assay.localnet.display import Display
 from assay.localnet.memory import Peak
@@ -37,6 +38,8 @@ PARAMS = Params(
     challenge_window=1, links=2, verifiers=3, quorum=2, openings=1, redraws=1, depth=4, draw_bond=1_000_000,
 )  # fmt: skip
 """Windows of seconds where a real network has hours: nobody here is asleep."""
+RULES = Rules(open_window=10, grace=5, budget=20, payout_delay=2, bond=1_000_000)
+"""Of disputes: a party that plays answers within a second or two."""
 BLOCK_TIME = 0.25
 UP_WITHIN, DONE_WITHIN, PAID_WITHIN = 90.0, 900.0, 30.0
 LIAR = "tests.liars.worker"
@@ -90,7 +93,7 @@ class Demo:
 
     async def _scenes(self, processes: Processes, base: Path) -> dict[str, Any]:
         self.display.phase = "starting a chain and deploying the contracts"
-        async with launch(processes, base, block_time=BLOCK_TIME) as network:
+        async with launch(processes, base, block_time=BLOCK_TIME, rules=RULES) as network:
             reader = await network.reader()
             try:
                 await self._start_client(processes, network, base)

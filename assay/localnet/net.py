@@ -22,6 +22,7 @@ import psutil
 
 from assay.cli.common import ENVIRONMENT, Trouble
 from assay.cli.folder import prepare, running
+from assay.dispute.record import Rules
 from assay.ids import Address
 from assay.localnet import anvil, rpc
 from assay.localnet.processes import Processes, die_with_parent
@@ -68,7 +69,7 @@ class Network(msgspec.Struct):
     def names(self) -> dict[Address, str]:
         """What a person may call the accounts of the network itself."""
         known = self.contracts
-        return {known.jobs: "escrow (Jobs)", known.stakes: "stakes (Stakes)", known.disputes: "disputes", BURN: "burnt"}
+        return {known.jobs: "escrow (Jobs)", known.stakes: "stakes (Stakes)", known.disputes: "bonds of disputes (Disputes)", BURN: "burnt"}
 
     async def reader(self) -> Any:
         """Reads the network's contracts."""
@@ -98,11 +99,11 @@ class Network(msgspec.Struct):
 
 
 @contextlib.asynccontextmanager
-async def launch(processes: Processes, base: Path, *, block_time: float = 1.0) -> AsyncIterator[Network]:
-    """A fresh network whose processes end on leaving. Raises Trouble, Outage."""
+async def launch(processes: Processes, base: Path, *, block_time: float = 1.0, rules: Rules = anvil.RULES) -> AsyncIterator[Network]:
+    """A fresh network whose processes end on leaving; `rules` of its disputes. Raises Trouble, Outage."""
     chain = await asyncio.to_thread(lambda: _anvil(None, 0, block_time, die_with_parent))
     try:
-        contracts = await asyncio.to_thread(anvil.deploy, chain.url)
+        contracts = await asyncio.to_thread(lambda: anvil.deploy(chain.url, rules=rules))
         network = Network(rpc=chain.url, chain_id=contracts.chain_id, contract=contracts.jobs, bootstrap="", contracts=contracts)
         process = await processes.start("bootstrap", _bootstrap_command(network, base / "bootstrap"))
         network.bootstrap = await asyncio.to_thread(_address_of, base / "logs" / "bootstrap.out", lambda: process.returncode is None)

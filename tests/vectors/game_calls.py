@@ -1,6 +1,6 @@
 """Writes tests/vectors/game_calls.json: the games of games.json as the calls of contracts/src/interfaces/IDisputes.sol, for forge.
 
-    python tests/vectors/game_calls.py
+    PYTHONPATH=. python tests/vectors/game_calls.py
 
 Forge cannot take parts out of a large JSON fast, so each game is a few flat lists: calldata (the dispute's number is 1), sender (0 challenger,
 1 asserter), block, time, whether it reverts, and the state after it. The digest of the seal is computed by the test, which knows the addresses.
@@ -10,132 +10,64 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from eth_abi import abi
-from eth_utils.abi import collapse_if_tuple, function_abi_to_4byte_selector
-from eth_utils.crypto import keccak
+from assay.adapters import evm_moves
+from assay.codec import Message
+from assay.dispute import moves
+from assay.dispute.moves import AnyMove, Shown
+from assay.ids import DisputeId
 
-TOP = Path(__file__).resolve().parent.parent.parent
-CALLS = {
-    entry["name"]: entry
-    for entry in json.loads((TOP / "assay" / "_data" / "contracts" / "Disputes.json").read_text())["abi"]
-    if entry["type"] == "function"
-}
 STANDS = (
     "none", "sealed", "links", "traced", "trace", "stage", "chunks", "chunk", "name", "element", "pick", "range", "end", "entries", "entry",
     "batch", "fields", "field", "record", "resolved", "paid",
 )  # fmt: skip
 OUTCOMES = ("NONE", "ASSERTER_WON", "ASSERTER_LOST", "CONCEDED", "VOID")
-EMPTY = {"input": "0x", "input_path": [], "count": 0, "entries": "0x" + "00" * 32, "path": [], "chunks": "0x" + "00" * 32, "chunk": "0x"}
-EMPTY["chunk_path"] = []
+KINDS = {kind.__name__.lower(): kind for kind in moves.Move.__subclasses__()} | {"choose": moves.Pick}
 
 
-def raw(text: str) -> bytes:
-    return bytes.fromhex(text.removeprefix("0x"))
+def plain(value: Any) -> Any:
+    """Back from what games.py has written: hex to bytes, decimal strings to numbers."""
+    if isinstance(value, list):
+        return tuple(plain(item) for item in value)
+    if not isinstance(value, str):
+        return value
+    return bytes.fromhex(value[2:]) if value.startswith("0x") else int(value)
 
 
-def words(texts: list[str]) -> list[bytes]:
-    return [raw(text) for text in texts]
+def message(kind: type[Message], fields: dict[str, Any]) -> Any:
+    """A message from its fields as games.py has written them."""
+    out = {}
+    for name, hint in get_type_hints(kind).items():
+        value = fields[name]
+        if isinstance(value, dict):
+            out[name] = message(moves.Named, value)
+        elif hint == tuple[moves.Opening, ...]:
+            out[name] = tuple(message(moves.Opening, item) for item in value)
+        else:
+            out[name] = value if name == "verifier" else plain(value)
+    return kind(**out)
 
 
-def numbers(texts: list[str]) -> list[int]:
-    return [int(text) for text in texts]
+def move_of(m: dict[str, Any]) -> AnyMove:
+    made: AnyMove = message(KINDS[m["kind"]], m)
+    return made
 
 
-def call(name: str, *arguments: Any) -> str:
-    entry = CALLS[name]
-    types = [collapse_if_tuple(item) for item in entry["inputs"]]
-    return "0x" + (function_abi_to_4byte_selector(entry) + abi.encode(types, (1, *arguments))).hex()
-
-
-def link(game: dict[str, Any]) -> tuple[Any, ...]:
-    known = game["link"]
-    roots = ("program_root", "dataset_root", "schedule_root", "state_root", "acc_root", "batch_root", "end_root", "trace_root")
-    return (*(raw(known[name]) for name in roots), *(known[name] for name in ("steps", "step", "m", "micros", "leaves")))
-
-
-def link_hash(game: dict[str, Any]) -> bytes:
-    return keccak(abi.encode(["bytes32"] * 8 + ["uint64", "uint64", "uint32", "uint32", "uint32"], link(game)))
-
-
-def totals_hash(game: dict[str, Any]) -> bytes:
-    return keccak(abi.encode(["int256[]"], [numbers(game["totals"])]))
-
-
-def evidence(need: dict[str, Any]) -> tuple[Any, ...]:
-    n = {**EMPTY, **need}
-    return (
-        raw(n["input"]), words(n["input_path"]), raw(n["entries"]), n["count"], words(n["path"]), raw(n["chunks"]), raw(n["chunk"]),
-        words(n["chunk_path"]),
-    )  # fmt: skip
-
-
-def proof(game: dict[str, Any], chunk: str, totals: list[str], needs: list[dict[str, Any]]) -> tuple[Any, ...]:
-    return (link(game), raw(game["program"]), raw(game["stage"]), raw(chunk), numbers(totals), [evidence(need) for need in needs])
-
-
-def trace(m: dict[str, Any]) -> tuple[Any, ...]:
-    ends = [m[name] or {"root": "0x" + "00" * 32, "path": []} for name in ("state", "acc", "end")]
-    return (
-        *(part for end in ends for part in (raw(end["root"]), words(end["path"]))),
-        raw(m["batch_root"]), raw(m["trace_root"]), words(m["head_path"]), words(m["end_path"]), words(m["children"]),
-    )  # fmt: skip
-
-
-def gather(game: dict[str, Any], m: dict[str, Any]) -> tuple[Any, ...]:
-    return (
-        link(game), raw(game["input"]), raw(m["data"]), raw(m["chunk"]), m["shard_at"], m["first"], m["records"], raw(m["shard_root"]),
-        words(m["shard_path"]), raw(m["example"]), words(m["record_path"]),
+def shown_of(game: dict[str, Any], m: dict[str, Any]) -> Shown:
+    """What a game has shown in the end, which is never less than what was shown before a move."""
+    link = {name: plain(value) for name, value in game["link"].items()}
+    return Shown(
+        **{name: link[name] for name in ("program_root", "schedule_root", "state_root", "acc_root", "batch_root", "end_root", "trace_root")},
+        data_root=link["dataset_root"], steps=link["steps"], step=link["step"], m=link["m"], micro_batches=link["micros"], leaves=link["leaves"],
+        head=plain(game["program"]), stage=plain(game["stage"]), record=plain(game["input"]), totals=plain(game["totals"]),
+        parts=plain(m["parts"]) if m["kind"] == "choose" else (),
     )  # fmt: skip
 
 
 def encode(game: dict[str, Any], m: dict[str, Any]) -> str:
     """Calldata of one move."""
-    kind, stage = m["kind"], raw(game["stage"])
-    if kind == "open":
-        return call("open", m["target"], int(m["unit"]), m["verifier"], m["round"], raw(m["salt"]))
-    if kind in ("concede", "timeout"):
-        return call(kind)
-    if kind == "reveal":
-        return call("reveal", words(m["children"]))
-    if kind == "point":
-        return call("point", raw(m["node"]), m["index"], words(m["path"]))
-    if kind == "trace":
-        return call("trace", trace(m))
-    if kind == "stage":
-        parts = (raw(m["head"]), raw(m["stage"]), words(m["path"]), raw(m["chunks"]), words(m["children"]))
-        return call("stage", link(game), *parts)
-    if kind == "chunk":
-        return call("chunk", raw(m["chunk"]))
-    if kind == "name":
-        return call("element", int(m["element"]))
-    if kind == "prove":
-        return call("prove", proof(game, m["chunk"], [], m["needs"]))
-    if kind == "fold":
-        return call("fold", proof(game, m["chunk"], m["totals"], m["needs"]))
-    if kind == "item":
-        return call("item", proof(game, "0x", game["totals"], m["needs"]))
-    if kind == "pick":
-        return call("pick", link_hash(game), stage, numbers(game["totals"]), m["which"])
-    if kind == "split":
-        return call("split", link_hash(game), totals_hash(game), stage, numbers(m["parts"]))
-    if kind == "choose":
-        return call("choose", numbers(m["parts"]), m["which"])
-    if kind == "end":
-        return call("end", link(game), raw(m["head"]), raw(m["entries"]), words(m["children"]))
-    if kind == "endentry":
-        return call("endEntry", proof(game, "0x", [], [m]), raw(m["record"]), words(m["record_path"]), raw(m["tensor"]))
-    if kind == "batch":
-        return call("batch", link(game), m["count"], raw(m["entries"]), words(m["children"]))
-    if kind in ("batchentry", "missing"):
-        field = (raw(m["head"]), m["at"], raw(m["input"]), words(m["input_path"]))
-        if kind == "missing":
-            return call("missing", link(game), *field)
-        return call("batchEntry", link(game), *field, raw(m["chunks"]), words(m["children"]))
-    if kind == "gather":
-        return call("gather", gather(game, m))
-    raise ValueError(f"a move of kind {kind!r}")
+    return "0x" + evm_moves.encode(DisputeId(1), move_of(m), shown_of(game, m)).hex()
 
 
 def flat(game: dict[str, Any]) -> dict[str, Any]:
