@@ -4,7 +4,6 @@ pragma solidity ^0.8.28;
 import {Jobs} from "../src/Jobs.sol";
 import {Checks} from "../src/jobs/Checks.sol";
 import {Segments} from "../src/jobs/Segments.sol";
-import {NoDisputes} from "../src/NoDisputes.sol";
 import {Stakes} from "../src/Stakes.sol";
 import {IJobs, IJobsLog} from "../src/interfaces/IJobs.sol";
 import {Job, SegmentState, Terms} from "../src/types/Types.sol";
@@ -221,7 +220,6 @@ contract EscrowTest is Network {
         IJobs alone = IJobs(segments);
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.NoSuchSegment.selector, uint64(1)));
         alone.settle(1);
-        assertTrue(!new NoDisputes().disputable(), "no leaf");
         (bool ok,) = address(jobs).call(hex"deadbeef");
         assertTrue(!ok, "unknown calls are refused");
     }

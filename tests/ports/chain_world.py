@@ -51,7 +51,7 @@ from assay.chain import (
 from assay.dispute.record import Rules
 from assay.ids import Address, Digest, JobId, PeerId, SegmentId
 from assay.localnet import rpc
-from assay.localnet.anvil import Anvil, Network, balances, deploy, faucet
+from assay.localnet.anvil import RULES, Anvil, Network, balances, deploy, faucet
 from assay.merkle import sha256
 from assay.ports import Chain, Reverted
 
@@ -279,9 +279,9 @@ class EvmWorld(World):
         self.anvil, self.network = anvil, network
 
     @classmethod
-    async def open(cls, anvil: Anvil, folder: Path) -> EvmWorld:
+    async def open(cls, anvil: Anvil, folder: Path, rules: Rules = RULES) -> EvmWorld:
         """A network of its own on a running anvil."""
-        world = cls(anvil, deploy(anvil.url))
+        world = cls(anvil, deploy(anvil.url, rules=rules))
         for name in NAMES:
             signer = Account.from_key(sha256(str(folder).encode(), name.encode()))
             faucet(world.network, Address(signer.address.lower()), TOKENS)
