@@ -30,6 +30,7 @@ from assay.adapters.evm_journal import SendJournal
 from assay.adapters.evm_reader import Reader
 from assay.adapters.evm_rpc import Refused, Rpc, RpcError, blob, number
 from assay.adapters.evm_sender import Sender
+from assay.adapters.refusals import refuse
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
 from assay.dispute.record import Record, Rules
 from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, SegmentId
@@ -134,7 +135,7 @@ class EvmReader:
 
     def _address(self, contract: str) -> Address:
         if contract not in self.contracts:
-            raise Reverted("this network has no disputes: nobody can open one, and nobody is slashed")
+            raise refuse("NoDisputes")
         return self.contracts[contract]
 
     async def view(self, account: Address) -> AccountView:

@@ -58,9 +58,9 @@ class DisputeReader:
         self._sealed[dispute] = sealed.block
         played = await self._played(dispute, events, logs)
         opened = next((event for event in events if isinstance(event, DisputeOpened)), None)
-        if opened is None:
+        if opened is None and not any(isinstance(event, DisputeMoved) for event in events):
             asserter, digest = await self._sealed_view(dispute, head.number)
-        elif played and isinstance(played[0].move, Open):
+        elif opened and played and isinstance(played[0].move, Open):
             asserter, digest = opened.asserter, draw.dispute(self.chain_id, self.disputes, sealed.segment, sealed.challenger, played[0].move)
         else:
             raise Outage(f"the chain node sent logs of dispute {dispute} that do not begin with its opening")

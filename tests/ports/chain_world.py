@@ -20,6 +20,7 @@ from eth_account import Account
 from assay import cid, draw, merkle
 from assay.adapters.evm import EvmChain
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
+from assay.adapters.memory_disputes import DISPUTES
 from assay.chain import (
     Activate,
     AnyCall,
@@ -82,7 +83,7 @@ class World:
         raise NotImplementedError
 
     async def balances(self) -> dict[str, int]:
-        """Of the accounts, `jobs`, `stakes` and `burnt`."""
+        """Of the accounts, `jobs`, `stakes`, `disputes` and `burnt`."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -269,7 +270,8 @@ class MemoryWorld(World):
         self.ledger.mine(seconds)
 
     async def balances(self) -> dict[str, int]:
-        known = {self.ledger.contract: "jobs", self.ledger.stakes_address: "stakes", self.ledger.burn_address: "burnt"}
+        ledger = self.ledger
+        known = {ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", ledger.burn_address: "burnt"}
         return {known.get(who) or self.name(who): amount for who, amount in self.ledger.balances().items()}
 
 
@@ -297,9 +299,9 @@ class EvmWorld(World):
 
     async def balances(self) -> dict[str, int]:
         n = self.network
-        known = {n.jobs: "jobs", n.stakes: "stakes", Address("0x000000000000000000000000000000000000dead"): "burnt"}
+        known = {n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", Address("0x000000000000000000000000000000000000dead"): "burnt"}
         found = balances(n, [chain.account for chain in self.chains.values()])
-        return {known.get(who) or self.name(who): amount for who, amount in found.items() if who != n.disputes}
+        return {known.get(who) or self.name(who): amount for who, amount in found.items()}
 
     async def close(self) -> None:
         for chain in self.chains.values():
@@ -309,7 +311,7 @@ class EvmWorld(World):
 
 HIDDEN = frozenset(
     {"block", "time", "index", "seed", "seed_block", "opening_block", "units", "commitment", "deadline", "activate_by", "lease_until", "serve_by",
-     "seal_by", "reveal_by", "open_by", "settle_after", "trace_roots"}
+     "seal_by", "reveal_by", "open_by", "settle_after", "trace_roots", "due", "pay_after"}
 )  # fmt: skip
 """Fields that follow from block hashes, clocks or the contract's address."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-from chain_world import MemoryWorld, World
+from chain_world import NAMES, TOKENS, EvmWorld, MemoryWorld, World, told
 from dispute_world import BOND, RULES, Stage, opening
 
 from assay.chain import BondCleared, ClearDisputed, DisputeCredited, Outcome, PlayMove, Rejected, SealDispute, Settle, WithdrawDisputes
@@ -14,6 +16,7 @@ from assay.dispute import moves
 from assay.dispute.moves import Phase, shown
 from assay.dispute.players import Asserter, Challenger
 from assay.ids import Digest
+from assay.localnet.anvil import Anvil, find_anvil
 from tests import dispute_cases as cases
 from tests.liars.disputes import Liar, at, flipped
 
@@ -123,6 +126,28 @@ async def what_is_refused(world: World) -> None:
 DISPUTE_SCRIPTS: list[Script] = [a_liar_is_slashed, an_honest_provider_is_paid, the_silent_lose, a_concession_costs_half, what_is_refused]
 
 
+async def run(world: World, script: Script) -> tuple[list[Any], dict[str, int]]:
+    try:
+        await script(world)
+        assert sum((await world.balances()).values()) == TOKENS * len(NAMES)
+        return await told(world), await world.balances()
+    finally:
+        await world.close()
+
+
 @pytest.mark.parametrize("script", DISPUTE_SCRIPTS, ids=lambda script: script.__name__)
 def test_in_memory(script: Script) -> None:
-    asyncio.run(script(MemoryWorld(RULES)))
+    asyncio.run(run(MemoryWorld(RULES), script))
+
+
+@pytest.mark.parametrize("script", DISPUTE_SCRIPTS, ids=lambda script: script.__name__)
+def test_on_the_evm_it_leaves_the_same_as_in_memory(script: Script, tmp_path: Path) -> None:
+    async def on_evm() -> tuple[list[Any], dict[str, int]]:
+        with Anvil(block_time=None) as anvil:
+            return await run(await EvmWorld.open(anvil, tmp_path, RULES), script)
+
+    try:
+        find_anvil()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    assert asyncio.run(on_evm()) == asyncio.run(run(MemoryWorld(RULES), script))
