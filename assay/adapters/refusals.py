@@ -12,7 +12,7 @@ from assay.dispute.moves import Phase
 from assay.ports import Reverted
 
 PHASES = ("NONE", "SEAL", "REVEAL", "OPEN")
-STANDS = ("NONE", *(phase.name for phase in Phase), "PAID")
+STANDS = ("none", *Phase, "paid")
 """Of contracts/src/types/DisputeTypes.sol."""
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -32,7 +32,7 @@ def _value(name: str, value: object) -> str:
     if name == "phase" and isinstance(value, int) and value < len(PHASES):
         return PHASES[value]
     if name == "stand" and isinstance(value, int) and value < len(STANDS):
-        return STANDS[value]
+        return str(STANDS[value])
     return "0x" + value.hex() if isinstance(value, bytes) else str(value)
 
 
