@@ -142,6 +142,25 @@ def test_a_move_inside_another_contracts_call_is_read_too(tmp_path: Path) -> Non
     on_anvil(tmp_path, cases.ends(), body)
 
 
+def test_an_account_with_code_cannot_hide_a_move_either(tmp_path: Path) -> None:
+    """By a transaction to itself (EIP-7702), whose sender is then the origin, and whose calldata are no move."""
+
+    async def body(stage: Stage, anvil: Anvil) -> None:
+        dispute = await stage.seal(opening(MICRO))
+        _, sealed = await stage.state(dispute)
+        stranger = stage.world["stranger"]
+        rpc.call(anvil.url, "anvil_setCode", OTHER, FORWARDER)
+        rpc.call(anvil.url, "anvil_setCode", stranger, f"0xef0100{OTHER[2:]}")
+        rpc.call(anvil.url, "anvil_impersonateAccount", stranger)
+        move = evm_moves.encode(dispute, opening(MICRO), shown(sealed))
+        whole = f"0x{int(stage.world.chains['bob'].disputes, 16):064x}{move.hex()}"
+        fields = {"from": stranger, "to": stranger, "data": whole, "gas": hex(5_000_000)}
+        _mined(anvil.url, rpc.call(anvil.url, "eth_sendTransaction", fields))
+        assert [played.move for played in (await fresh(anvil, stage, dispute)).moves] == [opening(MICRO)]
+
+    on_anvil(tmp_path, cases.ends(), body)
+
+
 class Lies(Rpc):
     """A node whose answers to one method are changed."""
 

@@ -83,7 +83,9 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
         d.stand = stand;
         d.asserting = asserting;
         d.since = uint40(block.timestamp);
-        emit Moved(id, stand, asserting, _due(d), msg.sender == tx.origin ? msg.data[:0] : msg.data);
+        // an account with code (EIP-7702) may have called itself: then the transaction's calldata are not the move's
+        bool own = msg.sender == tx.origin && msg.sender.code.length == 0;
+        emit Moved(id, stand, asserting, _due(d), own ? msg.data[:0] : msg.data);
     }
 
     function _due(Dispute storage d) internal view returns (uint256) {
