@@ -89,8 +89,11 @@ class OwnInputs(Inputs):
 class Party:
     """One side of one dispute. `kept` holds the link of the last move; `make` is what runs a link (a liar's is another)."""
 
-    def __init__(self, task: AnswerDispute, executor: Executor, folder: Path, inputs: Inputs, make: type[Link], kept: dict[tuple[str, int], Link]) -> None:
-        self.task, self.executor, self.folder, self.inputs, self.make, self.kept = task, executor, folder, inputs, make, kept
+    def __init__(
+        self, task: AnswerDispute, executor: Executor, folder: Path, inputs: Inputs, make: type[Link], kept: dict[tuple[str, int], Link]
+    ) -> None:
+        self.task, self.executor, self.folder, self.inputs = task, executor, folder, inputs
+        self.make, self.kept = make, kept
 
     def answer(self) -> DisputeAnswered:
         """Raises Corrupted when this machine's computations contradict each other, BadTensors for inputs that are none."""

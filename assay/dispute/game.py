@@ -31,14 +31,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from assay import merkle, stages
-from assay.dispute import checks, leaf, moves, sets
+from assay.dispute import checks, leaf, moves, record, sets
 from assay.dispute.checks import IllegalMove, demand
 from assay.dispute.moves import WALK_LINKS, AnyMove, Facts, Moment, Phase, Side, State, Verdict
 from assay.dispute.tree import Walk
 from assay.dispute.turns import check_leaf, into, walk_of, walked_type, won
-from assay.draw import raw, u256
 from assay.exact.types import ITEM_BYTES
-from assay.ids import Digest
+from assay.ids import Digest, SegmentId
 from assay.links import count, place
 
 A, C = Side.ASSERTER, Side.CHALLENGER
@@ -77,9 +76,8 @@ def sealed(facts: Facts, digest: Digest, at: Moment) -> State:
 
 
 def seal_digest(facts: Facts, move: moves.Open) -> Digest:
-    """SHA256(0x25 ‖ chain id ‖ Disputes ‖ segment u64 ‖ target u8 ‖ unit u64 ‖ verifier ‖ round u32 ‖ salt ‖ challenger)."""
-    head = (b"\x25", u256(facts.chain_id), raw(facts.disputes), struct.pack(">QBQ", facts.segment, move.target, move.unit))
-    return merkle.sha256(*head, raw(move.verifier), struct.pack(">I", move.round), move.salt, raw(facts.challenger))
+    """What a challenger seals (assay.dispute.record.seal_digest)."""
+    return record.seal_digest(facts.chain_id, facts.disputes, SegmentId(facts.segment), facts.challenger, move)
 
 
 def left(state: State, time: int) -> int:
