@@ -9,6 +9,8 @@ Nothing heavy is imported here, so that a daemon that waits for work stays small
                 boundary-<unit>.safetensors          `state.*` and, inside a step, `acc.*`: written for serving, read for a replay
                 batch-<unit>-<field>.npy             the records of a micro-batch that is replayed
                 trace-<unit>.bin                     the leaves of its trace, 32 bytes each
+                proven-<unit>.safetensors            the boundary again, once it was found to be the committed one: what a dispute may rest on
+                record-<number>.json                 one record of the dataset with its salt and path, for a dispute that asks for it
                 stop                                 a run ends after the step it is in
 """
 
@@ -20,8 +22,10 @@ from typing import Annotated
 import msgspec
 
 from assay.codec import Message
+from assay.dispute.moves import AnyMove, Facts, Named, Open, Path, Shown, Side
+from assay.dispute.record import Record
 from assay.ids import U32, U63, Digest
-from assay.job import Field
+from assay.job import DatasetRef, Field
 from assay.runtime import Fault
 
 MAX_LINE = 1 << 24
@@ -153,6 +157,55 @@ class LinkReplayed(EngineResult, frozen=True, kw_only=True):
     trace_root: Digest
     reason: str
     milliseconds: U63 = 0
+    proven: bool = False
+    """It was replayed from the very states that were committed to, so that whoever disagrees can show why."""
+
+
+class AnswerDispute(EngineTask, frozen=True, kw_only=True):
+    """The next move of one side of a dispute, from the inputs that this node has of the disputed link.
+
+    A provider's come from the segment that it ran in folder `segment` (`own`); a verifier's are proven-<unit>.safetensors and
+    batch-<unit>-<field>.npy, and `named` are the link ends that it was served, with their paths.
+    """
+
+    job: JobFiles
+    dataset: DatasetRef
+    segment: Folder
+    facts: Facts
+    record: Record
+    side: Side
+    block: U63
+    time: U63
+    """Of the chain's head."""
+    own: OwnRun | None
+    named: tuple[tuple[U63, Named], ...] = ()
+    opening: Open | None = None
+    """What a challenger sealed."""
+    last: bool = False
+    """Nothing more will be tried: who cannot compute again what it asserted concedes, if it still may."""
+
+
+class OwnRun(Message, frozen=True, kw_only=True):
+    parent_root: Digest
+    keep: U63
+
+
+class KeptRecord(Message, frozen=True, kw_only=True):
+    """What record-<number>.json holds: all of a shard that a dispute over one record needs."""
+
+    shard: U63
+    salt: Digest
+    data: bytes
+    path: Path
+
+
+class DisputeAnswered(EngineResult, frozen=True, kw_only=True):
+    move: AnyMove | None
+    shown: Shown
+    why: str
+    """Why there is no move; empty when there is one."""
+    record: U63 | None = None
+    """The record whose salt and path must be put into the folder first."""
 
 
 class Failure(EngineResult, frozen=True, kw_only=True):
@@ -160,6 +213,6 @@ class Failure(EngineResult, frozen=True, kw_only=True):
     error: str
 
 
-AnyEngineTask = CheckFile | RunLinks | OpenLinks | ReplayLink
-AnyEngineResult = FileChecked | StepDone | LinksRun | LinksOpened | LinkReplayed | Failure
+AnyEngineTask = CheckFile | RunLinks | OpenLinks | ReplayLink | AnswerDispute
+AnyEngineResult = FileChecked | StepDone | LinksRun | LinksOpened | LinkReplayed | DisputeAnswered | Failure
 Progress = Callable[[StepDone], None]

@@ -17,6 +17,11 @@ from assay.chain import (
     Attested,
     BondCleared,
     Committed,
+    DisputeMoved,
+    DisputeOpened,
+    DisputePaid,
+    DisputeResolved,
+    DisputeSealed,
     Drawn,
     JobCancelled,
     JobClosed,
@@ -24,6 +29,7 @@ from assay.chain import (
     Lapsed,
     Opened,
     OpeningsDue,
+    Outcome,
     Redrawn,
     Registered,
     Rejected,
@@ -38,7 +44,7 @@ from assay.chain import (
     Voided,
     Withheld,
 )
-from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
+from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 
 COMMITTED_OR_BETTER = frozenset(
     {SegmentState.COMMITTED, SegmentState.DRAWN, SegmentState.SERVED, SegmentState.ATTESTED, SegmentState.SETTLED}
@@ -58,6 +64,45 @@ class JobFacts(msgspec.Struct):
     """Cancelled or closed: nothing more is assigned."""
     touched: int = 0
     """Time of the last event that moved it: since then its open range has been open at most."""
+
+
+class Vote(msgspec.Struct):
+    """What a verifier revealed."""
+
+    verifier: Address
+    round: int
+    agrees: bool
+    units: tuple[int, ...]
+    trace_roots: tuple[Digest, ...]
+
+
+class DisputeFacts(msgspec.Struct):
+    """A dispute that is not paid yet."""
+
+    dispute: DisputeId
+    segment: SegmentId
+    challenger: Address
+    due: int
+    """Until when the side whose turn it is may move; of a resolved one, after when it can be paid."""
+    asserter: Address = Address("")
+    """Empty until it is opened: then it is known what is disputed."""
+    target: int = -1
+    unit: int = 0
+    round: int = 0
+    phase: str = "sealed"
+    asserting: bool = False
+    turns: int = 0
+    """Grows with every move."""
+    outcome: Outcome | None = None
+
+    @property
+    def undecided(self) -> bool:
+        return self.outcome is None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the segment still waits for it: one that the asserter has won holds it until it is paid."""
+        return self.outcome in (None, Outcome.ASSERTER_WON)
 
 
 class SegmentFacts(msgspec.Struct):
@@ -89,7 +134,12 @@ class SegmentFacts(msgspec.Struct):
     opening_block: int = 0
     open_by: int = 0
     settle_after: int = 0
+    """Of a withheld one, or one that was not served: after which nobody can begin a dispute."""
     bond_cleared: bool = False
+    votes: list[Vote] = []
+    """Of all rounds."""
+    fallen: bool = False
+    """Its provider has lost a dispute: nothing is left to win."""
 
     @property
     def live(self) -> bool:
@@ -100,6 +150,16 @@ class Facts(msgspec.Struct):
     people: dict[Address, Person] = {}
     jobs: dict[JobId, JobFacts] = {}
     segments: dict[SegmentId, SegmentFacts] = {}
+    disputes: dict[DisputeId, DisputeFacts] = {}
+    pinned: set[SegmentId] = set()
+    """Segments whose files this node keeps for a dispute: they and their parents are not forgotten."""
+
+    def disputes_over(self, segment: SegmentId) -> list[DisputeFacts]:
+        return [d for d in self.disputes.values() if d.segment == segment]
+
+    def held(self, segment: SegmentId) -> bool:
+        """Whether a dispute keeps a segment from being settled, voided or cleared."""
+        return any(d.holds for d in self.disputes_over(segment))
 
     def peer(self, who: Address) -> tuple[PeerId, ...]:
         """The peer of an account, if it has registered one (none or one)."""
@@ -125,6 +185,12 @@ class Facts(msgspec.Struct):
                     event.segment, event.job, event.parent, event.provider, event.start, event.stop, event.price, event.activate_by
                 )
                 self._touch(event.job, event.time)
+            case DisputeSealed():
+                self.disputes[event.dispute] = DisputeFacts(event.dispute, event.segment, event.challenger, event.open_by)
+            case DisputeOpened() | DisputeMoved() | DisputeResolved() | DisputePaid():
+                dispute = self.disputes.get(event.dispute)
+                if dispute is not None:
+                    self._dispute(dispute, event)
             case _:
                 found = self.segments.get(getattr(event, "segment", SegmentId(0)))
                 if found is not None:
@@ -133,6 +199,20 @@ class Facts(msgspec.Struct):
     def _touch(self, job: JobId, time: int) -> None:
         if job in self.jobs:
             self.jobs[job].touched = time
+
+    def _dispute(self, d: DisputeFacts, event: DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid) -> None:
+        match event:
+            case DisputeOpened():
+                d.asserter, d.target, d.unit, d.round = event.asserter, event.target, event.unit, event.round
+            case DisputeMoved():
+                d.phase, d.asserting, d.due, d.turns = event.phase, event.asserting, event.due, d.turns + 1
+            case DisputeResolved():
+                d.outcome, d.due, d.turns = event.outcome, event.pay_after, d.turns + 1
+                seg = self.segments.get(d.segment)
+                if seg is not None and d.target == 0 and event.outcome in (Outcome.ASSERTER_LOST, Outcome.CONCEDED):
+                    seg.fallen = True
+            case DisputePaid():
+                del self.disputes[event.dispute]
 
     def _move(self, seg: SegmentFacts, event: AnyChainEvent) -> None:
         match event:
@@ -159,6 +239,7 @@ class Facts(msgspec.Struct):
                 seg.reveal_by = event.reveal_by
             case Revealed():
                 seg.revealed.append(event.verifier)
+                seg.votes.append(Vote(event.verifier, seg.round, event.agrees, seg.units, event.trace_roots))
             case OpeningsDue():
                 seg.opening_block, seg.open_by = event.opening_block, event.open_by
             case Opened():
@@ -171,9 +252,9 @@ class Facts(msgspec.Struct):
             case Lapsed():
                 seg.state = SegmentState.LAPSED
             case Withheld():
-                seg.state = SegmentState.WITHHELD
+                seg.state, seg.settle_after = SegmentState.WITHHELD, event.time + self._window(seg)
             case Unpaid():
-                seg.state = SegmentState.UNPAID
+                seg.state, seg.settle_after = SegmentState.UNPAID, event.time + self._window(seg) if event.reason == "not served" else 0
             case Voided():
                 seg.state = SegmentState.VOID
             case Rejected():
@@ -186,9 +267,15 @@ class Facts(msgspec.Struct):
 
     def _forget_before(self, settled: SegmentFacts) -> None:
         """Settlement is in order, so nothing builds on what ended before the segment that settles now."""
-        gone = [s.segment for s in self.segments.values() if s.job == settled.job and s.segment < settled.segment and not s.live]
-        for segment in gone:
-            del self.segments[segment]
+        before = [s for s in self.segments.values() if s.job == settled.job and s.segment < settled.segment and not s.live]
+        kept = self.pinned | {d.segment for d in self.disputes.values()}
+        kept |= {s.parent for s in self.segments.values() if s.segment in kept}
+        for seg in before:
+            if seg.segment not in kept:
+                del self.segments[seg.segment]
+
+    def _window(self, seg: SegmentFacts) -> int:
+        return self.jobs[seg.job].terms.params.challenge_window if seg.job in self.jobs else 0
 
     def failed(self, segment: SegmentId) -> bool:
         """Whether a segment is known to have failed."""

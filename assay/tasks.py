@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from assay.chain import Offer, Opening, Release, Terms
 from assay.codec import Message
-from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
+from assay.dispute.moves import AnyMove, Open, Revealed, Shown, Side
+from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.messages import Boundary
 
@@ -226,6 +227,8 @@ class UnitReplayed(Outcome, frozen=True, kw_only=True):
     """In plain words, when it does not agree."""
     milliseconds: int = 0
     """Of the replay; 0 when it was not measured."""
+    proven: bool = False
+    """It was replayed from the very states that were committed to, so that a dispute can show why it does not agree."""
 
 
 class MakeOpenings(Task, frozen=True, kw_only=True):
@@ -242,6 +245,43 @@ class OpeningsMade(Outcome, frozen=True, kw_only=True):
     openings: tuple[Opening, ...]
 
 
+class MakeMove(Task, frozen=True, kw_only=True):
+    """The next move of one side of a dispute, made from the chain's newest record of it. Of a provider it may take running the segment
+    anew, of a verifier its files from the replay must be there."""
+
+    dispute: DisputeId
+    side: Side
+    segment: SegmentId
+    job: JobId
+    spec: Cid
+    terms: Terms
+    start: int
+    stop: int
+    parent: SealedRef
+    parent_root: Digest
+    link_root: Digest
+    bond: int
+    """What the asserter has reserved."""
+    revealed: tuple[Revealed, ...]
+    own: bool
+    """This node ran the segment."""
+    opening: Open | None = None
+    """What a challenger sealed."""
+    boundary: Boundary | None = None
+    """What a verifier that defends its trace was served."""
+    last: bool = False
+    """No more tries will follow."""
+
+
+class MoveMade(Outcome, frozen=True, kw_only=True):
+    dispute: DisputeId
+    move: AnyMove | None
+    shown: Shown
+    """Goes with the move."""
+    why: str
+    """In plain words, why there is no move; empty when there is one."""
+
+
 class DropSegment(Task, frozen=True, kw_only=True):
     """Nothing of this segment is needed any more: free its disk."""
 
@@ -254,9 +294,9 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
-    | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | DropSegment
+    | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | MakeMove | DropSegment
 )  # fmt: skip
 AnyOutcome = (
     JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeysWrapped | SegmentRun | Stopping | UnitsServed | ReceiptVerified
-    | BoundaryOpened | UnitReplayed | OpeningsMade | Dropped
+    | BoundaryOpened | UnitReplayed | OpeningsMade | MoveMade | Dropped
 )  # fmt: skip

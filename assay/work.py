@@ -20,11 +20,15 @@ import numpy as np
 
 from assay import links, merkle
 from assay.codec import Malformed, decode, encode
+from assay.dispute.answers import FileParty, Inputs, OwnInputs
+from assay.dispute.proofs import Link
 from assay.engine import (
     MAX_LINE,
+    AnswerDispute,
     AnyEngineResult,
     AnyEngineTask,
     CheckFile,
+    DisputeAnswered,
     Failure,
     FileChecked,
     JobFiles,
@@ -39,6 +43,7 @@ from assay.engine import (
     StepDone,
 )
 from assay.execute import Executor
+from assay.ids import Digest
 from assay.job import Field
 from assay.program import Limits, Program, ProgramError, cost, memory
 from assay.runtime import Fault
@@ -59,10 +64,13 @@ class Engine:
     PLANS = 4
     FROZEN = 1 << 30
     executor: type[Executor] = Executor
+    link: type[Link] = Link
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._plans: dict[bytes, Executor] = {}
+        self._links: dict[tuple[str, int], Link] = {}
+        """The disputed link of the last move, with every value that it has."""
 
     def perform(self, task: AnyEngineTask, progress: Progress) -> AnyEngineResult:
         """Never raises: whatever goes wrong becomes a Failure that says whose fault it is."""
@@ -77,6 +85,8 @@ class Engine:
                 case ReplayLink():
                     began = now_ms()
                     return msgspec.structs.replace(self._replay(task), milliseconds=now_ms() - began)
+                case AnswerDispute():
+                    return self._answer(task)
         except (BadTensors, ProgramError) as error:
             return Failure(fault=Fault.PEER, error=str(error))
         except Corrupted as error:
@@ -150,10 +160,20 @@ class Engine:
     # ---- running and serving ---------------------------------------------------------------------------------------------
 
     def _segment(self, task: RunLinks | OpenLinks) -> Segment:
-        executor, folder = self._executor(task.job), self.root / task.segment
-        if not task.start < task.stop <= executor.steps:
-            raise BadTensors(f"steps [{task.start}, {task.stop}) are outside the schedule's {executor.steps}")
-        return Segment(folder, executor, self._records(task.job, folder), task.start, task.parent_root, task.keep)
+        return self._steps(task.job, task.segment, task.start, task.stop, task.parent_root, task.keep)
+
+    def _steps(self, job: JobFiles, name: str, start: int, stop: int, parent_root: Digest, keep: int) -> Segment:
+        executor, folder = self._executor(job), self.root / name
+        if not start < stop <= executor.steps:
+            raise BadTensors(f"steps [{start}, {stop}) are outside the schedule's {executor.steps}")
+        return Segment(folder, executor, self._records(job, folder), start, parent_root, keep)
+
+    @staticmethod
+    def _run_again(segment: Segment, stop: int) -> None:
+        """As far as it is not on disk: another disk ran it, and the same bits come again."""
+        if segment.done < stop:
+            (segment.folder / "stop").unlink(missing_ok=True)
+            segment.run(stop, lambda step, loss: None)
 
     def _run(self, task: RunLinks, progress: Progress) -> LinksRun:
         segment = self._segment(task)
@@ -169,9 +189,7 @@ class Engine:
 
     def _open(self, task: OpenLinks) -> LinksOpened:
         segment = self._segment(task)
-        if segment.done < task.stop:  # another disk ran it; the same bits come again
-            (segment.folder / "stop").unlink(missing_ok=True)
-            segment.run(task.stop, lambda step, loss: None)
+        self._run_again(segment, task.stop)
         leaves, ends = segment.leaf_hashes(task.stop), segment.ends
         opened = []
         for unit, tensors in segment.boundaries(task.units):
@@ -186,7 +204,8 @@ class Engine:
 
     def _replay(self, task: ReplayLink) -> LinkReplayed:
         executor, folder = self._executor(task.job), self.root / task.segment
-        served = from_bytes((folder / f"boundary-{task.unit}.safetensors").read_bytes(), MAX_BOUNDARY)
+        boundary = folder / f"boundary-{task.unit}.safetensors"
+        served = from_bytes(boundary.read_bytes(), MAX_BOUNDARY)
         state = {name.removeprefix("state."): array for name, array in served.items() if name.startswith("state.")}
         given = {name.removeprefix("acc."): array for name, array in served.items() if name.startswith("acc.")}
         wrong = ""
@@ -213,9 +232,25 @@ class Engine:
             write_atomically(folder / f"trace-{task.unit}.bin", b"".join(leaves))
             return LinkReplayed(agrees=False, trace_root=merkle.root_of(leaves), reason=wrong)
         write_atomically(folder / f"trace-{task.unit}.bin", b"".join(trace.leaves))
-        if not wrong and trace.leaves[-1] != task.end:
+        proven = not wrong
+        if proven:  # what is served in a later round must not take its place
+            (folder / f"proven-{task.unit}.safetensors").unlink(missing_ok=True)
+            os.link(boundary, folder / f"proven-{task.unit}.safetensors")
+        if proven and trace.leaves[-1] != task.end:
             wrong = f"its replay ends in {trace.leaves[-1].hex()[:16]}…, the provider committed {task.end.hex()[:16]}…"
-        return LinkReplayed(agrees=not wrong, trace_root=trace.root, reason=wrong)
+        return LinkReplayed(agrees=not wrong, trace_root=trace.root, reason=wrong, proven=proven)
+
+    def _answer(self, task: AnswerDispute) -> DisputeAnswered:
+        executor, folder = self._executor(task.job), self.root / task.segment
+        inputs: Inputs
+        if task.own is not None:
+            segment = self._steps(task.job, task.segment, task.facts.start, task.facts.stop, task.own.parent_root, task.own.keep)
+            self._run_again(segment, task.facts.stop)
+            inputs = OwnInputs(segment, segment.batches)
+        else:
+            inputs = Inputs(folder, task.job.fields)
+        with np.errstate(all="ignore"):
+            return FileParty(task, executor, folder, inputs, self.link, self._links).answer()
 
 
 def _read_frozen(path: Path) -> Tensors:

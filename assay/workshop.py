@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from assay import hands
-from assay.codec import Message
-from assay.engine import CheckFile, FileChecked, JobFiles
+from assay.codec import Message, encode
+from assay.engine import CheckFile, FileChecked, JobFiles, KeptRecord
 from assay.ids import Cid, Digest, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.ports import Blobs, Engine, Keys
@@ -233,6 +233,26 @@ class Workshop:
             await asyncio.to_thread(read)
         except (shard.BadShard, seal.SealError) as error:
             raise TaskFailed(Fault.PEER, str(error)) from None
+
+    async def put_record(self, folder: Path, spec: JobSpec, number: int) -> None:
+        """One record of the dataset with its salt and its path under its shard's root: all that a dispute over it shows."""
+        (index,) = await asyncio.to_thread(self._shards_of, spec, [number])
+        ref = spec.dataset.shards[index]
+        sealed, key = await hands.stored(self.blobs, ref.sealed.cid), self.key(ref.sealed.key_id)
+        local = number - sum(shard.records for shard in spec.dataset.shards[:index])
+        await asyncio.to_thread(self._write_record, folder / f"record-{number}.json", spec, index, local, sealed, key)
+
+    @staticmethod
+    def _write_record(path: Path, spec: JobSpec, index: int, local: int, sealed: bytes, key: bytes) -> None:
+        from assay import merkle, shard
+        from assay.dispute.proofs import bytes_of
+
+        fields = spec.dataset.fields
+        arrays = shard.read_shard(spec.dataset.shards[index], fields, sealed, key)
+        leaves = shard.record_leaves(fields, arrays, key)
+        data = b"".join(bytes_of(arrays[field.name][local]) for field in fields)
+        kept = KeptRecord(shard=index, salt=Digest(shard.salt(key, local)), data=data, path=merkle.prove(leaves, local))
+        write_atomically(path, encode(kept))
 
 
 def check_spec(spec: JobSpec) -> None:

@@ -7,7 +7,7 @@ wrong input. A side without a move is silent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from assay import merkle, stages
@@ -212,12 +212,22 @@ def _top(tree: Tree) -> Path:
     return tree.children(merkle.depth(tree.count), 0)
 
 
-class Challenger:
-    """`opening` is what it sealed; `ends`: the link ends of its own run."""
+class Voter(Asserter):
+    """Answers for the one link whose trace it revealed; `served`: the link ends that it was served, with their paths."""
 
-    def __init__(self, links: Links, ends: Sequence[Digest], opening: moves.Open) -> None:
+    def __init__(self, links: Links, served: Mapping[int, Named]) -> None:
+        self.links, self.served = links, served
+
+    def named(self, unit: int) -> Named:
+        return self.served[unit]
+
+
+class Challenger:
+    """`opening` is what it sealed; `ends`: the link ends of its own run, which only who walks over the links needs."""
+
+    def __init__(self, links: Links, ends: Sequence[Digest], opening: moves.Open | None) -> None:
         self.links, self.opening = links, opening
-        self.link_tree = Tree.of(list(ends))
+        self.link_tree = Tree.of(list(ends)) if ends else None
 
     def move(self, state: State, last: AnyMove | None) -> AnyMove | None:
         match state.phase:
@@ -234,6 +244,8 @@ class Challenger:
         assert isinstance(last, moves.Reveal | moves.Trace | moves.Stage | moves.End | moves.Batch | moves.BatchEntry)
         children = last.children
         ours = self.link_tree if state.phase is Phase.LINKS else own_tree(self.links(state.unit), state)
+        if ours is None:
+            return None
         if ours.count != state.walk.count:
             return self.miscounted(self.links(state.unit), state, children)
         at = first_difference(ours, state.walk, children)

@@ -2,23 +2,22 @@
 
 A role is a machine (assay.runtime.Machine) whose durable effects are named `kind:subject[:more]`; a result is handed to the method
 that is registered for its kind. Jobs (assay.role.jobs), what a segment needs (assay.role.supply), calls that anyone may make
-(assay.role.calls) and trying again (assay.role.base) are kept here, so that each role states only what is its own.
+(assay.role.calls), disputes (assay.role.disputes) and trying again (assay.role.base) are kept here, so that each role states only what is its own.
 """
 
 from __future__ import annotations
 
-from assay.chain import Credited, JobCancelled, JobClosed, KeyReleased, Withdrawn
+from assay.chain import Credited, DisputePaid, JobCancelled, JobClosed, KeyReleased, Withdrawn
 from assay.codec import Message
 from assay.ids import JobId, SegmentId
 from assay.role.base import NUDGES, PAUSE, SLACK, SPEC_LIMIT, RoleConfig, RoleState
-from assay.role.calls import Calls
-from assay.role.supply import Supply
+from assay.role.disputes import DISPUTE_EVENTS, Disputes
 from assay.runtime import AnyEffect, AnyEvent, ChainSeen, IllegalEvent, Ordered, Result
 
 __all__ = ["NUDGES", "PAUSE", "SLACK", "SPEC_LIMIT", "Role", "RoleConfig", "RoleState"]
 
 
-class Role(Supply, Calls):
+class Role(Disputes):
     """Base of a machine."""
 
     SOFT: tuple[type[Message], ...] = ()
@@ -33,6 +32,10 @@ class Role(Supply, Calls):
     def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
         self._out, self._now, self._seed = [], now, seed
         match event:
+            case ChainSeen(event=seen) if isinstance(seen, DISPUTE_EVENTS):
+                before = self.state.facts.disputes.get(seen.dispute) if isinstance(seen, DisputePaid) else None
+                self.state.facts.see(seen)
+                self._about_dispute(seen, before)
             case ChainSeen(event=seen):
                 self.state.facts.see(seen)
                 if isinstance(seen, KeyReleased):
@@ -40,11 +43,13 @@ class Role(Supply, Calls):
                 elif isinstance(seen, Credited | Withdrawn):
                     self._money(seen)
                 self._chain(seen)
+                self._let_go(getattr(seen, "segment", SegmentId(0)))
                 job = self._job_of(seen)
                 if job is not None:
                     self._forget_job(job)
             case Ordered(order="withdraw"):
                 self._pull()
+                self._pull_disputes()
             case Result(key=key):
                 kind, *rest = key.split(":")
                 handler = self._kinds.get(kind)

@@ -9,7 +9,7 @@ import msgspec
 
 from assay.codec import Message
 from assay.facts import Facts
-from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
+from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec
 from assay.runtime import (
     AnyEffect,
@@ -39,6 +39,8 @@ class RoleConfig(Message, frozen=True, kw_only=True):
     account: Address
     encryption_key: bytes
     peer: PeerId
+    disputes: Address = Address("")
+    """Account of the Disputes contract; empty where the network has none."""
     max_blob: int = 1 << 30
     max_memory: int = 4 << 30
     max_flops: int = 1 << 46
@@ -66,6 +68,17 @@ class Needs(msgspec.Struct):
     keys: list[Digest]
 
 
+class Play(msgspec.Struct):
+    """A dispute that this node is a party to."""
+
+    turn: int = -1
+    """Counted as in facts.DisputeFacts.turns."""
+    tries: int = 0
+    """Of this turn's move."""
+    equipped: bool = False
+    """What the moves are made from is here."""
+
+
 class RoleState(msgspec.Struct):
     facts: Facts = msgspec.field(default_factory=Facts)
     jobs: dict[JobId, JobEntry] = {}
@@ -74,7 +87,9 @@ class RoleState(msgspec.Struct):
     """Ids of the symmetric keys this node has stored."""
     again: dict[str, AnyEffect] = {}
     credit: int = 0
+    dispute_credit: int = 0
     withdrawals: int = 0
+    plays: dict[DisputeId, Play] = {}
     speed: int = 0
     """Operations a second in the last run or replay; 0 before the first."""
 

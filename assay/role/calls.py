@@ -9,6 +9,7 @@ from __future__ import annotations
 from assay.chain import (
     AnyCall,
     ClearBond,
+    ClearDisputed,
     CloseReveals,
     Credited,
     Decide,
@@ -43,15 +44,17 @@ class Calls(Base):
 
     def _call(self, kind: str, seg: SegmentFacts, round: int) -> AnyCall | None:
         """The call, or None when there is no point in it (any more)."""
-        state, same = seg.state, seg.round == round
+        state, same, free = seg.state, seg.round == round, not self.state.facts.held(seg.segment)
+        bond = free and not seg.bond_cleared
         calls: dict[str, tuple[bool, AnyCall]] = {
             "draw": (state == SegmentState.COMMITTED and same, Draw(segment=seg.segment)),
             "redraw": (state == SegmentState.DRAWN and same, Redraw(segment=seg.segment)),
             "close": (state == SegmentState.SERVED and same and not seg.opening_block, CloseReveals(segment=seg.segment)),
             "decide": (state == SegmentState.SERVED and same and seg.opening_block > 0, Decide(segment=seg.segment)),
-            "settle": (state == SegmentState.ATTESTED and self._parent_settled(seg), Settle(segment=seg.segment)),
-            "clear": (state == SegmentState.UNPAID and not seg.bond_cleared, ClearBond(segment=seg.segment)),
-            "void": (seg.live and self.state.facts.failed(seg.parent), VoidSegment(segment=seg.segment)),
+            "settle": (state == SegmentState.ATTESTED and free and self._parent_settled(seg), Settle(segment=seg.segment)),
+            "clear": (state == SegmentState.UNPAID and bond, ClearBond(segment=seg.segment)),
+            "release": (state in (SegmentState.WITHHELD, SegmentState.REJECTED) and bond, ClearDisputed(segment=seg.segment)),
+            "void": (seg.live and free and self.state.facts.failed(seg.parent), VoidSegment(segment=seg.segment)),
         }
         wanted, call = calls[kind]
         return call if wanted else None

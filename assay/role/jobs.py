@@ -35,7 +35,8 @@ class Jobs(Base):
 
     def _forget_job(self, job: JobId) -> None:
         """A job that has ended, and of which nothing is live here, is not needed any more: its document may be large."""
-        if self.state.facts.jobs[job].over and not any(seg.job == job and seg.live for seg in self.state.facts.segments.values()):
+        facts = self.state.facts
+        if facts.jobs[job].over and not any(seg.job == job and (seg.live or seg.segment in facts.pinned) for seg in facts.segments.values()):
             self.state.jobs.pop(job, None)
 
     def _job(self, job: JobId) -> JobSpec | None:

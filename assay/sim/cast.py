@@ -47,12 +47,15 @@ def honest_hands(me: Self) -> Hands:
 
 
 def worker_config(me: Self) -> WorkerConfig:
-    return WorkerConfig(account=me.account, encryption_key=me.keys.encryption_key, peer=me.peer, price_per_step=me.options.price_cap // 2)
+    return WorkerConfig(
+        account=me.account, encryption_key=me.keys.encryption_key, peer=me.peer, price_per_step=me.options.price_cap // 2, disputes=me.chain.disputes
+    )  # fmt: skip
 
 
 def verifier_config(me: Self) -> VerifierConfig:
     return VerifierConfig(
-        account=me.account, encryption_key=me.keys.encryption_key, peer=me.peer, chain_id=me.chain.chain_id, contract=me.chain.contract
+        account=me.account, encryption_key=me.keys.encryption_key, peer=me.peer, chain_id=me.chain.chain_id, contract=me.chain.contract,
+        disputes=me.chain.disputes,
     )  # fmt: skip
 
 

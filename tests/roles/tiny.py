@@ -24,6 +24,7 @@ from assay.adapters.memory_peers import MemoryPeers, Switchboard
 from assay.build import Builder
 from assay.chain import Params
 from assay.daemon import Node, Ports, enrol
+from assay.dispute.record import Rules
 from assay.engine import JobFiles
 from assay.exact.table import TensorType
 from assay.execute import schedule_root
@@ -95,9 +96,9 @@ PARAMS = Params(
 class Net:
     """A network in one process: one chain whose blocks come every `beat` seconds, and any number of nodes."""
 
-    def __init__(self, folder: Path, beat: float = 0.02) -> None:
+    def __init__(self, folder: Path, beat: float = 0.02, rules: Rules | None = None) -> None:
         self.folder, self.beat = folder, beat
-        self.ledger = MemoryLedger(b"tiny", seat_stake=10_000)
+        self.ledger = MemoryLedger(b"tiny", seat_stake=10_000, rules=rules)
         self.board, self.blobs = Switchboard(), BlobNet()
         self.notes: list[tuple[str, Note]] = []
         self.watch: Callable[[str, Note], None] = lambda name, note: None

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from assay import draw, hands, links, merkle
+from assay import disputing, draw, hands, links, merkle
 from assay.chain import Opening
 from assay.engine import LinkReplayed, ReplayLink
 from assay.ids import Digest
@@ -23,6 +23,7 @@ from assay.tasks import (
     Dropped,
     DropSegment,
     LoadJob,
+    MakeMove,
     MakeOpenings,
     OpenBoundary,
     OpeningsMade,
@@ -67,6 +68,8 @@ class VerifierHands:
                 return await self._replay(task)
             case MakeOpenings():
                 return await self._openings(task)
+            case MakeMove():
+                return await disputing.make_move(self.shop, self.chain, task, self.shop.open_folder(task.segment, task.spec), None)
             case DropSegment():
                 self.shop.drop(task.segment)
                 return Dropped()
@@ -108,7 +111,7 @@ class VerifierHands:
         assert isinstance(found, LinkReplayed)
         return UnitReplayed(
             segment=task.segment, unit=task.unit, agrees=found.agrees, trace_root=found.trace_root, reason=found.reason,
-            milliseconds=found.milliseconds,
+            milliseconds=found.milliseconds, proven=found.proven,
         )  # fmt: skip
 
     async def _openings(self, task: MakeOpenings) -> OpeningsMade:

@@ -43,7 +43,6 @@ from assay.messages import ReceiptMessage, Refusal
 from assay.role import PAUSE
 from assay.runtime import AnyEvent, Ask, Asked, Cancel, Do, Failed, Fault, Ordered, Reply, Result, Send, Wake, Woke
 from assay.tasks import (
-    DropSegment,
     MakeOpenings,
     OpeningsMade,
     ReplayUnit,
@@ -51,11 +50,12 @@ from assay.tasks import (
     SignReceipt,
     UnitReplayed,
 )
-from assay_verifier.gathering import ASK_AGAIN, Gathering
+from assay_verifier.challenging import Challenging
+from assay_verifier.gathering import ASK_AGAIN
 from assay_verifier.state import Duty, UnitDuty, VerifierConfig, VerifierState
 
 
-class VerifierMachine(Gathering):
+class VerifierMachine(Challenging):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = ()
@@ -69,7 +69,8 @@ class VerifierMachine(Gathering):
             "boundary": self._on_boundary, "reask": self._on_reask, "bfetch": self._on_bfetch, "bkey": self._on_bkey,
             "bopen": self._on_bopen, "sign": self._on_sign, "receipt": self._on_receipt, "replay": self._on_replay,
             "seal": self._on_seal, "unsealed": self._on_unsealed, "reveal": self._on_reveal,
-            "openings": self._on_openings, "open": self._on_open, "drop": self._on_drop,
+            "openings": self._on_openings, "open": self._on_open, "drop": self._on_drop, "weigh": self._on_weigh,
+            "confirm": self._on_confirm, "dispute": self._on_dispute,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -78,6 +79,7 @@ class VerifierMachine(Gathering):
             "credit": self.state.credit,
             "checks_done": self.state.done,
             "disagreed": self.state.disagreed,
+            "disputes": [{"segment": c.segment, "link": c.opening.unit, "phase": c.phase, "dispute": c.dispute} for c in self.state.cases.values()],
             "duties": [{"segment": d.segment, "round": d.round, "phase": d.phase, "links": sorted(d.units)} for d in self.state.duties.values()],
             "refused_jobs": {str(job): entry.reason for job, entry in self.state.jobs.items() if entry.reason},
         }
@@ -102,8 +104,11 @@ class VerifierMachine(Gathering):
         if isinstance(event, Drawn) and self.config.account in event.verifiers:
             return self._drawn(seg)
         duty = self.state.duties.get(seg.segment)
-        if duty is None:
-            return
+        self._suspect(seg)
+        if duty is not None:
+            self._follow(duty, seg, event)
+
+    def _follow(self, duty: Duty, seg: SegmentFacts, event: Any) -> None:
         match event:
             case Redrawn():
                 text = f"segment {seg.segment}: the draw came to nothing: {event.reason}"
@@ -130,7 +135,7 @@ class VerifierMachine(Gathering):
             elif not unit.fetched:
                 self._do(Cancel(key=f"bfetch:{duty.segment}:{duty.round}:{unit.unit}:{unit.asks}"))
         del self.state.duties[duty.segment]
-        self._do(Do(key=f"drop:{duty.segment}:{duty.round}", task=DropSegment(segment=duty.segment)))
+        self._part(duty, self.state.facts.segments[duty.segment])
 
     def _on_drop(self, event: Result, rest: list[str]) -> None:
         if isinstance(event, Failed):
@@ -180,17 +185,22 @@ class VerifierMachine(Gathering):
     # ---- replay and seal -------------------------------------------------------------------------------------------------
 
     def _replay(self, duty: Duty, unit: UnitDuty) -> None:
+        task = self._replay_task(duty, unit)
+        if task is None:
+            return self._fail(duty, "the segment before it is no longer known")
+        unit.attempts += 1
+        self._do(Do(key=f"replay:{duty.segment}:{duty.round}:{unit.unit}:{unit.asks}:{unit.attempts}", task=task))
+
+    def _replay_task(self, duty: Duty, unit: UnitDuty) -> ReplayUnit | None:
         seg = self.state.facts.segments[duty.segment]
         parent = self._parent(seg)
         if unit.boundary is None or parent is None:
-            return self._fail(duty, "the segment before it is no longer known")
-        unit.attempts += 1
-        task = ReplayUnit(
+            return None
+        return ReplayUnit(
             segment=seg.segment, job=seg.job, spec=self.state.facts.jobs[seg.job].terms.spec, round=duty.round, start=seg.start,
             stop=seg.stop, unit=unit.unit, parent_root=parent[1], link_root=seg.link_root,
             leaves=draw.leaves_of(unit.unit, self.state.facts.jobs[seg.job].terms), boundary=unit.boundary,
         )  # fmt: skip
-        self._do(Do(key=f"replay:{duty.segment}:{duty.round}:{unit.unit}:{unit.asks}:{unit.attempts}", task=task))
 
     def _on_replay(self, event: Result, rest: list[str]) -> None:
         found = self._unit(rest)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from assay.chain import Reveal
-from assay.ids import Digest, SegmentId
+from assay.dispute.moves import Open
+from assay.ids import Digest, DisputeId, SegmentId
 from assay.messages import Boundary
 from assay.role import RoleConfig, RoleState
 from assay.tasks import UnitReplayed
@@ -17,6 +18,8 @@ class VerifierConfig(RoleConfig, frozen=True, kw_only=True):
     """Account of the Jobs contract: it is part of what is sealed."""
     attempts: int = 3
     """Replays of a link that fail by this node's own fault before it is given up."""
+    patience: int = 60
+    """Seconds of a drawn verifier's turn to begin a dispute, in the order of the draw, before it is the next one's."""
 
 
 class UnitDuty(msgspec.Struct):
@@ -50,8 +53,28 @@ class Duty(msgspec.Struct):
     """Calls of `reveal` that were sent."""
 
 
+class Case(msgspec.Struct):
+    """Something that this node disputes, or will. The phases are those of assay_verifier.challenging."""
+
+    number: int
+    segment: SegmentId
+    rank: int
+    """This node's place among the drawn verifiers."""
+    since: int
+    opening: Open
+    """What it seals; the salt is nobody else's."""
+    phase: str = "waiting"
+    tries: int = 0
+    not_before: int = 0
+    dispute: DisputeId | None = None
+
+
 class VerifierState(RoleState):
     duties: dict[SegmentId, Duty] = msgspec.field(default_factory=dict)
+    past: dict[SegmentId, Duty] = msgspec.field(default_factory=dict)
+    """Of draws that are over, whose files are kept for a dispute."""
+    cases: dict[int, Case] = msgspec.field(default_factory=dict)
+    case_count: int = 0
     done: int = 0
     """Duties that ended with an opening."""
     disagreed: int = 0

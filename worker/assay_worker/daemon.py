@@ -27,7 +27,7 @@ def worker(
     assert ports.engine is not None
     config = WorkerConfig(
         account=ports.chain.account, encryption_key=ports.keys.encryption_key, peer=ports.peers.peer,
-        price_per_step=price_per_step, withdraw_at=withdraw_at, max_memory=max_memory,
+        disputes=ports.chain.disputes, price_per_step=price_per_step, withdraw_at=withdraw_at, max_memory=max_memory,
     )  # fmt: skip
     shop = Workshop(ports.folder / "work", ports.blobs, ports.keys, ports.engine, threads, max_memory)
     return Node(ports, WorkerMachine(config), WorkerHands(shop, ports.chain, ports.peers, keep), on_note)

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from assay import disputing
 from assay.codec import Malformed, Message, decode, encode
-from assay.engine import LinksOpened, LinksRun, OpenLinks, RunLinks, StepDone
+from assay.engine import LinksOpened, LinksRun, OpenLinks, OwnRun, RunLinks, StepDone
 from assay.ids import Address, PeerId
 from assay.job import JobSpec, SealedRef, envelope_info
 from assay.merkle import sha256
@@ -26,6 +27,8 @@ from assay.tasks import (
     Dropped,
     DropSegment,
     LoadJob,
+    MakeMove,
+    MoveMade,
     ReceiptVerified,
     RunSegment,
     SegmentRun,
@@ -83,6 +86,8 @@ class WorkerHands:
             case VerifyReceipt():
                 signer = self.chain.receipt_signer(task.segment, task.round, task.signature)
                 return ReceiptVerified(verifier=task.verifier, valid=signer == task.verifier)
+            case MakeMove():
+                return await self._move(task)
             case DropSegment():
                 self.shop.drop(task.segment)
                 return Dropped()
@@ -98,7 +103,7 @@ class WorkerHands:
 
     # ---- running ---------------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, task: RunSegment | ServeUnits) -> tuple[Path, JobSpec]:
+    async def _prepare(self, task: RunSegment | ServeUnits | MakeMove) -> tuple[Path, JobSpec]:
         """All that the engine needs for a segment is in its folder."""
         spec = await self.shop.spec(task.spec)
         folder = self.shop.open_folder(task.segment, task.spec)
@@ -159,6 +164,10 @@ class WorkerHands:
             await self.peers.request(scheduler, beat, BEAT_TIMEOUT)
         except Outage:
             return
+
+    async def _move(self, task: MakeMove) -> MoveMade:
+        folder, _ = await self._prepare(task)
+        return await disputing.make_move(self.shop, self.chain, task, folder, OwnRun(parent_root=task.parent_root, keep=self.keep))
 
     # ---- serving ---------------------------------------------------------------------------------------------------------
 

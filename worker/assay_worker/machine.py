@@ -33,7 +33,6 @@ from assay.chain import (
     Committed,
     Drawn,
     JobPosted,
-    Lapsed,
     Opened,
     OpeningsDue,
     Redrawn,
@@ -41,9 +40,6 @@ from assay.chain import (
     SegmentState,
     Served,
     Settled,
-    Unpaid,
-    Voided,
-    Withheld,
 )
 from assay.codec import Message
 from assay.facts import COMMITTED_OR_BETTER, SegmentFacts
@@ -51,13 +47,13 @@ from assay.ids import JobId, PeerId, SegmentId
 from assay.messages import BoundaryRequest, JobAnnouncement, ReceiptMessage, Refusal
 from assay.role import SLACK
 from assay.runtime import AnyEvent, Asked, Cancel, Do, Failed, Fault, Heard, Ordered, Reply, Result, Send, Started, Wake, Woke
-from assay.tasks import DropSegment, RunSegment, SegmentRun, StopSegment
+from assay.tasks import RunSegment, SegmentRun, StopSegment
+from assay_worker.ending import Ending
 from assay_worker.offers import Offering
-from assay_worker.serving import Serving
 from assay_worker.state import Mine, WorkerConfig, WorkerState
 
 
-class WorkerMachine(Offering, Serving):
+class WorkerMachine(Offering, Ending):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = (BoundaryRequest,)
@@ -212,34 +208,6 @@ class WorkerMachine(Offering, Serving):
             case _ if not seg.live:
                 self._ended(mine, seg, event)
 
-    def _ended(self, mine: Mine, seg: SegmentFacts, event: Any) -> None:
-        data: dict[str, Any] = {"segment": seg.segment, "job": seg.job}
-        who = f"segment {seg.segment}"
-        match event:
-            case Settled():
-                self._note("settled", f"{who}: settled, {event.price} is credited", price=event.price, **data)
-            case Lapsed():
-                self._note("lapsed", f"{who}: lapsed, the late fee is {event.fee}", fee=event.fee, **data)
-            case Withheld():
-                text = f"{who}: {event.no} verifiers found another result ({event.yes} agreed); the price is withheld and the bond stays reserved"
-                self._note("withheld", text, yes=event.yes, no=event.no, **data)
-            case Unpaid():
-                self._note("unpaid", f"{who}: unpaid: {event.reason}", reason=event.reason, **data)
-                if event.reason == "not served":  # the bond stays for whoever may dispute, and no longer
-                    self._nudge("clear", seg, at=event.time + self.state.facts.jobs[seg.job].terms.params.challenge_window + 1)
-            case Voided():
-                self._note("void", f"{who}: void, for a segment before it failed", **data)
-            case _:
-                self._note("rejected", f"{who}: rejected in a dispute", **data)
-        self._free(mine, "ended")
-        del self.state.mine[seg.segment]
-        if not isinstance(event, Withheld):  # a dispute over a withheld segment needs what is on disk
-            self._do(Do(key=f"drop:{seg.segment}", task=DropSegment(segment=seg.segment)))
-
-    def _on_drop(self, event: Result, rest: list[str]) -> None:
-        if isinstance(event, Failed):
-            self._note("error", f"segment {rest[0]}: its files could not be removed: {event.error}")
-
     # ---- gathering -------------------------------------------------------------------------------------------------------
 
     def _current(self) -> Mine | None:
@@ -264,6 +232,10 @@ class WorkerMachine(Offering, Serving):
         self._check_supplied(seg.segment)
 
     def _job_ready(self, job: JobId) -> None:
+        for d in self.state.facts.disputes.values():
+            play, seg = self.state.plays.get(d.dispute), self.state.facts.segments.get(d.segment)
+            if play is not None and seg is not None and seg.job == job and not play.equipped:
+                self._turn(d)
         for mine in self.state.mine.values():
             seg = self.state.facts.segments[mine.segment]
             wanted = mine.phase == "gathering" or (seg.state == SegmentState.DRAWN and mine.run is None)
@@ -277,6 +249,7 @@ class WorkerMachine(Offering, Serving):
 
     def _supplied(self, segment: SegmentId) -> None:
         mine, seg = self.state.mine.get(segment), self.state.facts.segments[segment]
+        self._equip(seg)
         if mine is None:
             return
         if seg.state in COMMITTED_OR_BETTER:

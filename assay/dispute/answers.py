@@ -1,0 +1,204 @@
+"""One party's next move in a dispute: from the public record, the files of its own run (assay.engine), and the chain's time.
+
+Nothing is remembered between moves but the last link, which would take a replay to make again: a party that was restarted anywhere
+goes on from the record. What it would send is tried in the game first, so that no move leaves that the contract would revert.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from assay import links, merkle
+from assay.codec import decode
+from assay.dispute import game, moves
+from assay.dispute.checks import IllegalMove
+from assay.dispute.moves import AnyMove, Facts, Moment, Open, Phase, Side, State
+from assay.dispute.players import Asserter, Challenger, Player, Voter
+from assay.dispute.proofs import Data, Job, Link
+from assay.dispute.record import Record, state_of
+from assay.engine import AnswerDispute, DisputeAnswered, KeptRecord
+from assay.execute import Executor
+from assay.ids import Digest
+from assay.job import DatasetRef
+from assay.segment import Batches, Corrupted, Segment
+from assay.state import Tensors, from_bytes
+
+MAX_RECORD = 1 << 24
+"""Bytes of a kept record: one that is larger fits no transaction."""
+MAX_BOUNDARY = 1 << 35
+
+
+class RecordWanted(Exception):
+    """A record of the dataset must be shown, and the hands, which hold the keys, have not put it there."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"record {number} is wanted")
+        self.number = number
+
+
+class KeptData(Data):
+    """The records that lie in `folder` one by one: an engine has no keys, and a dispute asks for the salt of a single record."""
+
+    def __init__(self, dataset: DatasetRef, order: Digest, batch: int, folder: Path) -> None:
+        super().__init__(dataset, order, batch, self._no_shard)
+        self.folder = folder
+
+    @staticmethod
+    def _no_shard(at: int) -> tuple[Tensors, bytes]:
+        raise AssertionError(f"shard {at} is read by the hands alone")
+
+    def record(self, number: int) -> tuple[int, Digest, bytes, tuple[Digest, ...]]:
+        path = self.folder / f"record-{number}.json"
+        if not path.exists():
+            raise RecordWanted(number)
+        kept = decode(path.read_bytes(), KeptRecord, limit=MAX_RECORD)
+        return kept.shard, kept.salt, kept.data, kept.path
+
+
+class Inputs:
+    """What a verifier replayed a link from, and found to be what was committed to."""
+
+    def __init__(self, folder: Path, fields: tuple[str, ...]) -> None:
+        self.folder, self.fields = folder, fields
+
+    def before(self, unit: int) -> Tensors:
+        return from_bytes((self.folder / f"proven-{unit}.safetensors").read_bytes(), MAX_BOUNDARY)
+
+    def batch(self, unit: int) -> Tensors:
+        return {f: np.load(self.folder / f"batch-{unit}-{i}.npy", allow_pickle=False) for i, f in enumerate(self.fields)}
+
+
+class OwnInputs(Inputs):
+    """What a provider ran its links from; `segment` has been run to its end."""
+
+    def __init__(self, segment: Segment, batches: Batches) -> None:
+        self.segment, self.batches = segment, batches
+        self.ends = segment.ends
+
+    def before(self, unit: int) -> Tensors:
+        ((_, tensors),) = self.segment.boundaries([unit])
+        return tensors
+
+    def batch(self, unit: int) -> Tensors:
+        offset, m = links.place(unit, self.segment.executor.micro_batches)
+        return self.batches(self.segment.start + offset, m)
+
+
+class Party:
+    """One side of one dispute, at one time: what it does now. Subclasses say where its own run of the disputed link comes from."""
+
+    def __init__(self, record: Record, facts: Facts, side: Side, at: Moment, opening: Open | None, last: bool) -> None:
+        self.record, self.facts, self.side, self.at = record, facts, side, at
+        self.opening, self.last = opening, last
+
+    def link(self, state: State) -> Link:
+        """This party's own run of the disputed link."""
+        raise NotImplementedError
+
+    def asserter(self, state: State) -> Asserter:
+        raise NotImplementedError
+
+    def is_wrong(self, state: State) -> bool:
+        """Whether the asserter's own run shows that what it asserted is wrong. Asked before its first move."""
+        raise NotImplementedError
+
+    def answer(self) -> DisputeAnswered:
+        """Raises Corrupted when this machine's computations contradict each other, BadTensors for inputs that are none."""
+        state = state_of(self.record, self.facts)
+        move, why = due(state, self.side, self.at.time)
+        if move is None and not why:
+            try:
+                move, why = self.move(state)
+            except RecordWanted as wanted:
+                return DisputeAnswered(move=None, shown=moves.shown(state), why=str(wanted), record=wanted.number)
+            except Corrupted:
+                if not (self.last and may_concede(state)):
+                    raise
+                move, why = moves.Concede(), ""
+        return DisputeAnswered(move=move, shown=moves.shown(state), why=why)
+
+    def move(self, state: State) -> tuple[AnyMove | None, str]:
+        if may_concede(state) and self.is_wrong(state):
+            return moves.Concede(), ""
+        player: Player = self.asserter(state) if self.side is Side.ASSERTER else Challenger(lambda _: self.link(state), (), self.opening)
+        move = player.move(state, self.record.moves[-1].move if self.record.moves else None)
+        if move is None:
+            return None, f"in {state.phase} this node's own run has nothing to say against what was shown"
+        try:
+            game.apply(state, move, self.at)
+        except IllegalMove as error:
+            return None, f"its {type(move).__name__} in {state.phase} would be refused: {error}"
+        return move, ""
+
+
+class FileParty(Party):
+    """Runs the link from files. `kept` holds the link of the last move; `make` is what runs a link (a liar's is another)."""
+
+    def __init__(
+        self, task: AnswerDispute, executor: Executor, folder: Path, inputs: Inputs, make: type[Link], kept: dict[tuple[str, int], Link]
+    ) -> None:
+        super().__init__(task.record, task.facts, task.side, Moment(task.block + 1, task.time), task.opening, task.last)
+        self.task, self.executor, self.folder, self.inputs = task, executor, folder, inputs
+        self.make, self.kept = make, kept
+
+    def link(self, state: State) -> Link:
+        key = (self.task.segment, state.unit)
+        if key not in self.kept:
+            self.kept.clear()
+            task, before = self.task, self.inputs.before(state.unit)
+            data = KeptData(task.dataset, task.job.order, task.job.batch, self.folder)
+            job = Job(self.executor.program, self.executor.schedule, data, self.executor.frozen)
+            batch = {} if state.is_update else self.inputs.batch(state.unit)
+            acc = part(before, "acc.") if state.m else None
+            self.kept[key] = self.make(job, state.step, state.m, part(before, "state."), acc, batch)
+        return self.kept[key]
+
+    def asserter(self, state: State) -> Asserter:
+        if isinstance(self.inputs, OwnInputs):
+            return Asserter(lambda _: self.link(state), self.inputs.ends)
+        return Voter(lambda _: self.link(state), dict(self.task.named))
+
+    def is_wrong(self, state: State) -> bool:
+        """Another trace than it revealed; other link ends than it committed to, since its disk was lost and the segment run again; or, by
+        both routes, another end of the disputed link."""
+        if state.revealed is not None:
+            return self.link(state).trace.root != state.revealed.trace_root
+        assert isinstance(self.inputs, OwnInputs)
+        if merkle.root_of(self.inputs.ends) != state.facts.link_root:
+            return True
+        if state.phase is Phase.LINKS:
+            return False
+        link, committed = self.link(state), self.inputs.ends[state.unit]
+        if link.end_root == committed:
+            return False
+        if link.is_update:
+            again = self.executor.trace_update(link.step, link.state, link.acc)
+        else:
+            again = self.executor.trace_micro(link.step, link.m, link.state, link.acc, link.batch)
+        if again.leaves[-1] == committed:
+            self.kept.clear()
+            raise Corrupted(f"link {state.unit} of {self.task.segment} comes out in two ways")
+        return True
+
+
+def part(tensors: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+
+
+def due(state: State, side: Side, time: int) -> tuple[AnyMove | None, str]:
+    """A Timeout where the other side is late; else why it is not this side's move, or nothing: it is."""
+    if state.phase is Phase.RESOLVED:
+        return None, "the dispute is resolved"
+    late = game.left(state, time) < 0
+    if state.turn is not side:
+        return (moves.Timeout(), "") if late else (None, f"it is the {state.turn}'s turn")
+    return None, f"the time of the {side} is over" if late else ""
+
+
+def may_concede(state: State) -> bool:
+    """Before its first move an asserter may."""
+    return state.turn is Side.ASSERTER and state.phase in (Phase.LINKS, Phase.TRACED) and state.moves[0] == 0
+
+
