@@ -105,7 +105,7 @@ class Ledger:
                 self.released.append(event)
             case chain.Slashed():
                 self.slashed.append(event)
-                self._pay(event.segment, event.who, -event.amount, f"slashed, {event.burnt} of it burnt")
+                self._pay(event.segment, event.who, -event.amount, "slashed")
             case chain.FeeCharged():
                 self._pay(event.segment, event.who, -event.amount, event.reason)
             case chain.Credited():

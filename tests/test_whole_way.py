@@ -79,13 +79,20 @@ def test_every_segment_was_settled_in_the_end(run: Run) -> None:
     assert run.result["segments"]["SETTLED"] >= SEGMENTS
 
 
-def test_the_liar_was_caught_and_earned_nothing(run: Run) -> None:
+def test_the_liar_was_caught_and_slashed(run: Run) -> None:
     liar = run.account("liar")
     caught = [rejection for rejection in run.result["rejections"] if rejection["party"] == liar]
     assert caught
     assert all("did not get the committed bits" in rejection["reason"] for rejection in caught)
-    assert run.result["balance_changes"][liar] <= 0
-    assert run.result["slashes"] == []  # there is no leaf yet that could judge
+    slashes = run.result["slashes"]
+    assert slashes
+    assert {slash["party"] for slash in slashes} == {liar}
+    taken = sum(slash["amount"] for slash in slashes)
+    assert run.result["balance_changes"][liar] <= -taken
+    assert 0 < run.result["balance_changes"]["0x" + "00" * 18 + "dead"] < taken  # the rest is the challenger's
+    outcomes = [note["outcome"] for note in run.named("resolved")]
+    assert outcomes
+    assert set(outcomes) == {"asserter lost"}
 
 
 def test_no_honest_worker_was_rejected(run: Run) -> None:
@@ -122,8 +129,8 @@ def test_honest_workers_and_verifiers_were_paid_by_the_client(run: Run) -> None:
     assert sum(changes[run.account(f"verifier-{i}")] for i in range(1, 7)) > 0
     losers = {who for who, change in changes.items() if change < 0}
     nodes = {run.account(name) for name in NODES if name != "client"}
-    assert not losers & nodes  # the client paid; what leaves the stakes' contract is the late fee of the one who was killed
-    assert len(losers) == 2
+    assert losers & nodes <= {run.account("liar"), *(run.account(note["party"]) for note in run.named("killed"))}  # its late fee
+    assert len(losers - nodes) == 1  # the client, who paid
 
 
 def test_memory_stays_within_what_was_promised(run: Run) -> None:

@@ -147,21 +147,26 @@ async def open_chain(where: Settings, keys: NodeKeys) -> EvmChain:
 # ---- money -----------------------------------------------------------------------------------------------------------------
 
 
-async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None]) -> int:
-    """Returns when the account has gas money and something to stake: helped by the faucet, or after waiting for a person.
+async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None], *, disputes: bool = False) -> int:
+    """Returns when the account has gas money and something to stake: helped by the faucet, or after waiting for a person. With
+    `disputes` it should also keep a challenger's bond.
 
-    A node that has a stake already is not held up by a part of it that is gone (a fee, a slash). The result is the stake that it can
-    have now, at most `stake`.
+    A node that has a stake already is not held up by a part of it that is gone (a fee, a slash), and none by a bond that is not there.
+    The result is the stake that it can have now, at most `stake`.
     """
     chain, told = ports.chain, False
+    bond = (await chain.dispute_rules()).bond if disputes and chain.disputes else 0
     while True:
         view = await chain.view(chain.account)
         if view.native >= GAS_MONEY and (view.stake or view.tokens >= stake):
+            if view.tokens < bond + (0 if view.stake else stake):
+                text = f"{money(bond)} tokens in account {chain.account}, beside the stake, would let it dispute what it finds to be false"
+                note(Note(topic="money", text=text))
             return min(stake, view.stake + view.tokens)
         if chain.chain_id == LOCAL_CHAIN:
             from assay.localnet.faucet import give
 
-            wanted = 0 if view.stake else max(0, stake - view.tokens)
+            wanted = 0 if view.stake else max(0, stake + bond - view.tokens)
             await give(url, chain.contract, chain.account, wanted)
             note(Note(topic="faucet", text=f"took gas money and {money(wanted)} tokens from the local faucet"))
         elif not told:
@@ -243,7 +248,7 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
     async with compose(role, where, options) as ports:
         note = printer(as_json, where.data / "log.jsonl")
         try:
-            stake = await fund(ports, where.rpc, options.stake, note)
+            stake = await fund(ports, where.rpc, options.stake, note, disputes=role == "verifier")
             await enrol(ports, deposit=stake, seat=role == "verifier")
         except Reverted as error:
             raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None

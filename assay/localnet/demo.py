@@ -3,7 +3,8 @@
     chain, contracts, bootstrap node -> scheduler, key service, four workers, six verifiers -> a client submits a training file
 
 Each process is told an RPC URL, a contract, a bootstrap address and a folder of its own, and nothing else. One worker commits what it
-did not compute; one is killed with SIGKILL in the middle of a segment. Beside it, the same training runs in one process, so that the
+did not compute, and stands by it in a dispute until the contract has evaluated one operation and slashed it; one is killed with SIGKILL in
+the middle of a segment. Beside it, the same training runs in one process, so that the
 two final roots can be compared. The demo itself only starts processes, pulls one plug, and reads: the chain, and what daemons print.
 """
 
@@ -21,10 +22,10 @@ from typing import Any
 
 import msgspec
 
-from assay.chain import TERMINAL, JobPosted, Params, SegmentState
+from assay.chain import TERMINAL, AnyChainEvent, DisputeMoved, DisputeOpened, DisputePaid, DisputeResolved, DisputeSealed, JobPosted, Params, SegmentState
 from assay.cli.common import ENVIRONMENT, USAGE, Trouble
 from assay.dispute.record import Rules
-from assay.ids import Address, JobId, SegmentId
+from assay.ids import Address, DisputeId, JobId, SegmentId
 from assay.localnet.display import Display
 from assay.localnet.memory import Peak
 from assay.localnet.net import Network, launch
@@ -35,7 +36,7 @@ from assay.receipts import Segment, receipt
 WORKERS, VERIFIERS, SEGMENTS = 4, 6, 8
 PARAMS = Params(
     finality=1, activate_window=30, lease_window=10, takeover_window=120, serve_window=30, seal_window=30, reveal_window=20, open_window=20,
-    challenge_window=1, links=2, verifiers=3, quorum=2, openings=1, redraws=1, depth=4, draw_bond=1_000_000,
+    challenge_window=6, links=2, verifiers=3, quorum=2, openings=1, redraws=1, depth=4, draw_bond=1_000_000,
 )  # fmt: skip
 """Windows of seconds where a real network has hours: nobody here is asleep."""
 RULES = Rules(open_window=10, grace=5, budget=20, payout_delay=2, bond=1_000_000)
@@ -64,6 +65,10 @@ class Demo:
         self.local_command: list[str] = []
         self.posted_in = 0
         """Block."""
+        self.open_disputes: set[DisputeId] = set()
+        """Not paid yet."""
+        self.challengers: dict[DisputeId, Address] = {}
+        self.moves: dict[DisputeId, int] = {}
         self.peak = Peak()
 
     # ---- the whole -------------------------------------------------------------------------------------------------------
@@ -191,7 +196,7 @@ class Demo:
         after, told = (-1, -1), set[tuple[int, SegmentState]]()
         deadline = time.monotonic() + DONE_WITHIN
         ledger = self.display.ledger
-        while not ("done" in self.client and self.local):
+        while not ("done" in self.client and self.local) or self.open_disputes:
             self._check_alive(processes)
             if time.monotonic() > deadline:
                 raise Trouble(f"the job was not done within {DONE_WITHIN:g} s", "", "assay demo --keep FOLDER keeps the logs")
@@ -203,6 +208,7 @@ class Demo:
             for event in fresh:
                 after = (event.block, event.index)
                 segment = ledger.apply(event)
+                self._dispute(event)
                 if isinstance(event, JobPosted):
                     self.posted_in = event.block
                     self.names[event.client] = "client"
@@ -214,6 +220,25 @@ class Demo:
             await self._revive(network, base)
             await asyncio.sleep(0.3)
         return JobId(int(self.client["posted"]["job"]))
+
+    def _dispute(self, event: AnyChainEvent) -> None:
+        match event:
+            case DisputeSealed():
+                self.challengers[event.dispute] = event.challenger
+                self.moves[event.dispute] = 0
+            case DisputeOpened():
+                self.open_disputes.add(event.dispute)
+                who, whom = self.display.name(self.challengers[event.dispute]), self.display.name(event.asserter)
+                text = f"dispute {event.dispute}: {who} disputes link {event.unit} of segment {event.segment} by {whom}"
+                self.display.say("disputed", text, dispute=event.dispute, segment=event.segment)
+            case DisputeMoved():
+                self.moves[event.dispute] += 1
+            case DisputeResolved() if event.dispute in self.open_disputes:
+                taken = f"{event.taken / 1e6:.2f} tokens of its bond are taken" if event.taken else "its bond is gone already"
+                text = f"dispute {event.dispute}: {event.outcome} after {self.moves[event.dispute] + 1} moves; {taken}"
+                self.display.say("resolved", text, dispute=event.dispute, segment=event.segment, outcome=event.outcome, taken=event.taken)
+            case DisputePaid():
+                self.open_disputes.discard(event.dispute)
 
     def _tell(self, segment: Segment) -> None:
         who = self.display.name(segment.provider)
@@ -282,7 +307,7 @@ class Demo:
         deadline = time.monotonic() + PAID_WITHIN
         owed = set(self.names)
         while owed and time.monotonic() < deadline:
-            owed = {who for who in owed if (await reader.view(who)).credit}
+            owed = {who for who in owed if (view := await reader.view(who)).credit or view.dispute_credit}
             await asyncio.sleep(0.2)
 
     async def _result(self, network: Network, reader: Any, job: JobId) -> dict[str, Any]:
@@ -316,6 +341,7 @@ class Demo:
             ("loss", f"{result['loss_first']:.3f} → {result['loss_last']:.3f}"),
             ("final state root", result["final_state_root"]),
             ("in one process", result["local_state_root"] + ("  (equal)" if same else "  (DIFFERENT)")),
+            ("slashed", ", ".join(f"{self.names.get(s['party'], s['party'])} {s['amount'] / 1e6:.2f}" for s in result["slashes"]) or "nobody"),
             ("segments", ", ".join(f"{count} {state.lower()}" for state, count in result["segments"].items())),
             ("time and memory", f"{result['wall_seconds']:.0f} s, {result['peak_memory_bytes'] / 2**30:.2f} GiB for all processes together"),
         ]

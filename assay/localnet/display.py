@@ -25,7 +25,7 @@ from assay.receipts import Ledger, Segment, receipt
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 24
 COLOURS = {"SETTLED": "green", "WITHHELD": "red", "UNPAID": "red", "LAPSED": "red", "VOID": "magenta", "REJECTED": "red"}
-TOPICS = {"settled": "green", "withheld": "red", "lapsed": "red", "voided": "magenta", "unpaid": "red", "killed": "bold red", "done": "bold green"}
+TOPICS = {"settled": "green", "withheld": "red", "lapsed": "red", "voided": "magenta", "unpaid": "red", "killed": "bold red", "done": "bold green", "disputed": "yellow", "resolved": "bold yellow"}
 
 
 def spark(values: list[float], width: int = 48) -> str:

@@ -49,6 +49,9 @@ class Running(msgspec.Struct):
         return process if alive else None
 
 
+BALANCE_OF, STAKE_OF = "0x70a08231", "0x42623360"
+
+
 class Network(msgspec.Struct):
     """Where everything is."""
 
@@ -78,14 +81,22 @@ class Network(msgspec.Struct):
         return await EvmReader.open(self.rpc, self.contract)
 
     def balances(self, block: int) -> dict[str, int]:
-        """Tokens of every account that ever held any, of the contracts and of the burn address, at the end of a block."""
+        """Tokens and stake of every account that ever held any, of the contracts (less those stakes) and of the burn address, at the end
+        of a block."""
         token, known = self.contracts.token, self.contracts
         logs: Any = rpc.call(self.rpc, "eth_getLogs", {"address": token, "topics": [TRANSFER], "fromBlock": "0x0", "toBlock": hex(block)})
         holders = {"0x" + topic[-40:] for log in logs for topic in log["topics"][1:3]} - {"0x" + "00" * 20}
-        found = {}
-        for who in sorted(holders | {known.jobs, known.stakes, known.disputes, BURN}):
-            data = "0x70a08231" + f"{int(who, 16):064x}"
-            found[who] = int(str(rpc.call(self.rpc, "eth_call", {"to": token, "data": data}, hex(block))), 16)
+        contracts = {known.jobs, known.stakes, known.disputes, BURN}
+
+        def read(contract: str, selector: str, who: str) -> int:
+            data = selector + f"{int(who, 16):064x}"
+            return int(str(rpc.call(self.rpc, "eth_call", {"to": contract, "data": data}, hex(block))), 16)
+
+        found = {who: read(token, BALANCE_OF, who) for who in sorted(holders | contracts)}
+        for who in holders - contracts:
+            stake = read(known.stakes, STAKE_OF, who)
+            found[who] += stake
+            found[known.stakes] -= stake
         return found
 
     async def balance_changes(self, reader: Any, first: int) -> dict[str, int]:
