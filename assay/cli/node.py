@@ -22,7 +22,7 @@ from assay.cli.folder import Lock, attend, prepare
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
 from assay.messages import PeerRecord
-from assay.ports import Reorganised, Reverted
+from assay.ports import Chain, Reorganised, Reverted
 from assay.receipts import Ledger
 from assay.runtime import Note
 
@@ -147,26 +147,36 @@ async def open_chain(where: Settings, keys: NodeKeys) -> EvmChain:
 # ---- money -----------------------------------------------------------------------------------------------------------------
 
 
-async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None], *, disputes: bool = False) -> int:
-    """Returns when the account has gas money and something to stake: helped by the faucet, or after waiting for a person. With
-    `disputes` it should also keep a challenger's bond.
+BONDS = 4
+"""Bonds of a challenger that a verifier should have beside its stake."""
 
-    A node that has a stake already is not held up by a part of it that is gone (a fee, a slash), and none by a bond that is not there.
-    The result is the stake that it can have now, at most `stake`.
+
+async def bonds(role: str, chain: Chain) -> int:
+    """What a verifier should have at hand to dispute what it refutes."""
+    return BONDS * (await chain.dispute_rules()).bond if role == "verifier" and chain.disputes else 0
+
+
+async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None], beside: int = 0) -> int:
+    """Returns when the account has gas money and something to stake: helped by the faucet, or after waiting for a person. It is not held
+    up by what it should have `beside` its stake, where there is no faucet.
+
+    A node that has a stake already is not held up by a part of it that is gone (a fee, a slash). The result is the stake that it can
+    have now, at most `stake`.
     """
     chain, told = ports.chain, False
-    bond = (await chain.dispute_rules()).bond if disputes and chain.disputes else 0
     while True:
         view = await chain.view(chain.account)
-        if view.native >= GAS_MONEY and (view.stake or view.tokens >= stake):
-            if view.tokens < bond + (0 if view.stake else stake):
-                text = f"{money(bond)} tokens in account {chain.account}, beside the stake, would let it dispute what it finds to be false"
-                note(Note(topic="money", text=text))
+        local = chain.chain_id == LOCAL_CHAIN
+        short = beside + (0 if view.stake else stake) - view.tokens
+        if view.native >= GAS_MONEY and (view.stake or view.tokens >= stake) and (short <= 0 or not local):
+            if beside and short > 0:
+                text = f"account {chain.account} lacks {money(short)} tokens for the bonds of disputes: without one it disputes nothing"
+                note(Note(topic="bonds", text=text))
             return min(stake, view.stake + view.tokens)
-        if chain.chain_id == LOCAL_CHAIN:
+        if local:
             from assay.localnet.faucet import give
 
-            wanted = 0 if view.stake else max(0, stake + bond - view.tokens)
+            wanted = max(0, short)
             await give(url, chain.contract, chain.account, wanted)
             note(Note(topic="faucet", text=f"took gas money and {money(wanted)} tokens from the local faucet"))
         elif not told:
@@ -248,7 +258,7 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
     async with compose(role, where, options) as ports:
         note = printer(as_json, where.data / "log.jsonl")
         try:
-            stake = await fund(ports, where.rpc, options.stake, note, disputes=role == "verifier")
+            stake = await fund(ports, where.rpc, options.stake, note, await bonds(role, ports.chain))
             await enrol(ports, deposit=stake, seat=role == "verifier")
         except Reverted as error:
             raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None

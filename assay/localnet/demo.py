@@ -22,7 +22,18 @@ from typing import Any
 
 import msgspec
 
-from assay.chain import TERMINAL, AnyChainEvent, DisputeMoved, DisputeOpened, DisputePaid, DisputeResolved, DisputeSealed, JobPosted, Params, SegmentState
+from assay.chain import (
+    TERMINAL,
+    AnyChainEvent,
+    DisputeMoved,
+    DisputeOpened,
+    DisputePaid,
+    DisputeResolved,
+    DisputeSealed,
+    JobPosted,
+    Params,
+    SegmentState,
+)
 from assay.cli.common import ENVIRONMENT, USAGE, Trouble
 from assay.dispute.record import Rules
 from assay.ids import Address, DisputeId, JobId, SegmentId
