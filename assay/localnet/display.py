@@ -25,7 +25,10 @@ from assay.receipts import Ledger, Segment, receipt
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 24
 COLOURS = {"SETTLED": "green", "WITHHELD": "red", "UNPAID": "red", "LAPSED": "red", "VOID": "magenta", "REJECTED": "red"}
-TOPICS = {"settled": "green", "withheld": "red", "lapsed": "red", "voided": "magenta", "unpaid": "red", "killed": "bold red", "done": "bold green", "disputed": "yellow", "resolved": "bold yellow"}
+TOPICS = {
+    "settled": "green", "withheld": "red", "lapsed": "red", "voided": "magenta", "unpaid": "red", "killed": "bold red", "done": "bold green",
+    "disputed": "yellow", "resolved": "bold yellow",
+}  # fmt: skip
 
 
 def spark(values: list[float], width: int = 48) -> str:
