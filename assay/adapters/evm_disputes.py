@@ -47,6 +47,7 @@ class DisputeReader:
         logs = await self._logs(dispute, head.number)
         if (await self.rpc.block(head.number)).hash != head.hash:
             raise Outage("the chain was reorganised while it was read")
+        self._sealed.pop(dispute, None)  # a reorganisation may have put the seal elsewhere
         if not logs:
             raise KeyError(dispute)
         if len(logs) > MOST_LOGS:
@@ -110,8 +111,14 @@ class DisputeReader:
 
     async def _played(self, dispute: DisputeId, events: list[AnyChainEvent], logs: list[dict[str, Any]]) -> tuple[Played, ...]:
         moves = [(event, log) for event, log in zip(events, logs, strict=True) if isinstance(event, DisputeMoved | DisputeResolved)]
-        made = await asyncio.gather(*(self._move(dispute, event, log) for event, log in moves))
-        return tuple(Played(move=move, block=e.block, time=e.time) for (e, _), move in zip(moves, made, strict=True) if move is not None)
+        made = await asyncio.gather(*(self._move(dispute, event, log) for event, log in moves), return_exceptions=True)
+        played = []
+        for (event, _), move in zip(moves, made, strict=True):
+            if isinstance(move, BaseException):
+                raise move
+            if move is not None:
+                played.append(Played(move=move, block=event.block, time=event.time))
+        return tuple(played)
 
     async def _move(self, dispute: DisputeId, event: AnyChainEvent, log: dict[str, Any]) -> AnyMove | None:
         """What a log's move was; None for a deciding one that another contract made."""

@@ -465,6 +465,25 @@ def test_a_reader_without_a_key_reads_the_same_in_small_ranges(network: Network,
     run(network, tmp_path, body)
 
 
+def test_logs_that_are_too_long_for_one_answer_are_read_in_parts(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(chain: EvmChain) -> None:
+        for i in range(20):
+            await chain.send(CallId(f"call {i}"), REGISTER)
+        everything = await chain.events((-1, -1), 0)
+        assert len(everything) == 20
+        monkeypatch.setattr("assay.adapters.evm_rpc.MOST_BYTES", 12_000)
+        reader = await EvmReader.open(network.url, network.jobs)
+        try:
+            query = {"address": network.stakes, "fromBlock": "0x0", "toBlock": "latest"}
+            with pytest.raises(evm_rpc.TooLong):
+                await reader.rpc.call("eth_getLogs", query)
+            assert await reader.events((-1, -1), 0) == everything
+        finally:
+            await reader.close()
+
+    run(network, tmp_path, body)
+
+
 def test_requests_that_are_cancelled_do_not_block_the_next_ones(network: Network) -> None:
     """web3's own session cache locks for ever when a task that waits for it is cancelled; a daemon cancels tasks all the time."""
 
