@@ -59,7 +59,7 @@ class Committee(Jobs):
         for verifier in drawn:
             self.stakes.reserve(verifier, number, p.draw_bond)
         seg.rounds.append([Check(verifier) for verifier in drawn])
-        seg.units += draw.units(seed, terms, seg.stop - seg.start)
+        seg.units += draw.units(seed, terms, seg.stop - seg.start, seg.round)
         seg.state, seg.serve_by = SegmentState.DRAWN, ctx.time + p.serve_window
         ctx.emit(
             chain.Drawn, segment=number, round=seg.round, seed=seed, units=seg.units, verifiers=tuple(drawn), serve_by=seg.serve_by,

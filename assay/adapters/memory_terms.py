@@ -9,6 +9,8 @@ from assay.ids import ZERO_ADDRESS
 
 _U32, _U64, _U160 = 2**32 - 1, 2**64 - 1, 2**160 - 1
 _WINDOW = 7 * 86400
+MOST_UNITS = 64
+"""Units that a segment's rounds may check together."""
 _TERMS = (
     ("steps", 1, _U32), ("micro_batches", 1, 2**20), ("segment_steps", 1, _U32), ("micro_weight", 1, 2**40), ("update_weight", 1, 2**40),
     ("micro_leaves", 2, _U32), ("update_leaves", 2, _U32), ("price_cap", 1, _U64), ("fee", 0, _U64), ("budget", 1, _U64),
@@ -42,14 +44,16 @@ def check_terms(terms: Terms, seat_stake: int, now: int) -> None:
     _within("finality", p.finality, 1, 64)
     for name in _WINDOWS:
         _within(name, getattr(p, name), 1, _WINDOW)
-    _within("links", p.links, 1, 16)
+    _within("links", p.links, 0, 16)
     _within("verifiers", p.verifiers, 1, 16)
     _within("quorum", p.quorum, p.verifiers // 2 + 1, p.verifiers)
     _within("openings", p.openings, 1, 8)
     _within("redraws", p.redraws, 0, 4)
-    _within("links * (1 + redraws)", p.links * (1 + p.redraws), 1, 64)
+    _within("links * (1 + redraws)", p.links * (1 + p.redraws), 0, MOST_UNITS)
     _within("depth", p.depth, 1, 8)
     _within("bond_tenths", p.bond_tenths, 0, 1000)
     _within("late_fee_bps", p.late_fee_bps, 0, 10_000)
     _within("no_show_bps", p.no_show_bps, 0, 10_000)
     _within("draw_bond", p.draw_bond, 0, seat_stake)
+    if p.links == 0:
+        _within("links of a segment", terms.segment_steps * (terms.micro_batches + 1), 1, MOST_UNITS)
