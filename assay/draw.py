@@ -16,6 +16,10 @@ from assay.merkle import sha256
 
 TRIES = 64
 """Seats that are looked at to find a round's verifiers among those not drawn before in the segment, and once more to find others."""
+MOST_LINKS = 16
+"""Links that one round may draw."""
+MOST_UNITS = 64
+"""Units that a segment's rounds may check together: each costs every verifier a replay and a trace root on chain."""
 BLOCKHASH_REACH = 256
 """Blocks; how far back the EVM knows hashes (BLOCKHASH, yellow paper H.2)."""
 

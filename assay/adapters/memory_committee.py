@@ -119,7 +119,7 @@ class Committee(Jobs):
         if seg.round < p.redraws:
             self._next_round(ctx, seg, reason)
         else:
-            self._fail(ctx, seg, reason, keep_bond=keys)
+            self._fail(ctx, seg, reason, keep_bond=True)
 
     def _next_round(self, ctx: Context, seg: Segment, reason: str) -> None:
         seg.state, seg.phase, seg.opening_hash = SegmentState.COMMITTED, 0, None

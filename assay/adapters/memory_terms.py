@@ -5,12 +5,11 @@ from __future__ import annotations
 from assay import cid
 from assay.adapters.refusals import refuse
 from assay.chain import Terms
+from assay.draw import MOST_LINKS, MOST_UNITS
 from assay.ids import ZERO_ADDRESS
 
 _U32, _U64, _U160 = 2**32 - 1, 2**64 - 1, 2**160 - 1
 _WINDOW = 7 * 86400
-MOST_UNITS = 64
-"""Units that a segment's rounds may check together."""
 _TERMS = (
     ("steps", 1, _U32), ("micro_batches", 1, 2**20), ("segment_steps", 1, _U32), ("micro_weight", 1, 2**40), ("update_weight", 1, 2**40),
     ("micro_leaves", 2, _U32), ("update_leaves", 2, _U32), ("price_cap", 1, _U64), ("fee", 0, _U64), ("budget", 1, _U64),
@@ -44,7 +43,7 @@ def check_terms(terms: Terms, seat_stake: int, now: int) -> None:
     _within("finality", p.finality, 1, 64)
     for name in _WINDOWS:
         _within(name, getattr(p, name), 1, _WINDOW)
-    _within("links", p.links, 0, 16)
+    _within("links", p.links, 0, MOST_LINKS)
     _within("verifiers", p.verifiers, 1, 16)
     _within("quorum", p.quorum, p.verifiers // 2 + 1, p.verifiers)
     _within("openings", p.openings, 1, 8)

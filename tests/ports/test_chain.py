@@ -262,7 +262,7 @@ async def void(world: World) -> None:
 
 
 async def unpaid(world: World) -> None:
-    """Nobody is served, twice: with keys posted the provider's bond stays a while; without keys it is free at once."""
+    """Nobody is served, twice: the provider's bond stays for whoever may dispute, with keys posted or without."""
     await world.populate()
     job = await world.post()
     silent = await world.committed(job, 0, 0, 2)
@@ -286,6 +286,9 @@ async def unpaid(world: World) -> None:
         await world.later(WINDOW + 1)
         await world.do("stranger", Redraw(segment=keyless))
     assert (await world.last(Unpaid)).reason == "keys withheld"
+    assert (await world.chains["bob"].view(world["bob"])).reserved == PRICE * 6
+    await world.later(WINDOW + 1)
+    await world.do("stranger", ClearBond(segment=keyless))
     for name in ("alice", "bob"):
         assert (await world.chains[name].view(world[name])).reserved == 0
     for name in VERIFIERS:

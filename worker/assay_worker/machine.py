@@ -225,7 +225,7 @@ class WorkerMachine(Offering, Serving):
                 self._note("withheld", text, yes=event.yes, no=event.no, **data)
             case Unpaid():
                 self._note("unpaid", f"{who}: unpaid: {event.reason}", reason=event.reason, **data)
-                if event.reason == "not served":  # the bond stays for whoever may dispute, and no longer
+                if event.reason != "too few verifiers":  # the bond stays for whoever may dispute, and no longer
                     self._nudge("clear", seg, at=event.time + self.state.facts.jobs[seg.job].terms.params.challenge_window + 1)
             case Voided():
                 self._note("void", f"{who}: void, for a segment before it failed", **data)

@@ -130,7 +130,7 @@ contract Checks is Base {
         bool keys = keyed >= j.params.quorum;
         string memory reason = keys ? "not served" : "keys withheld";
         if (s.round < j.params.redraws) _nextRound(segmentId, s, j, reason);
-        else _fail(segmentId, s, j, reason, keys);
+        else _fail(segmentId, s, j, reason, true);
     }
 
     function _nextRound(uint64 segmentId, Segment storage s, Job storage j, string memory reason) private {
@@ -142,7 +142,8 @@ contract Checks is Base {
         emit Redrawn(segmentId, s.round, reason, s.seedBlock);
     }
 
-    /// No committee came about: never paid. Disputable for as long as the bond stays, which it does where the provider caused this.
+    /// No committee came about: never paid. Disputable for as long as the bond stays, which it does where the provider may have caused this:
+    /// keys are withheld, too, when its checkpoint's envelope does not open.
     function _fail(uint64 segmentId, Segment storage s, Job storage j, string memory reason, bool keepBond) private {
         if (s.negatives > 0) return _withhold(segmentId, s, 0);
         s.settleAfter = _now() + j.params.challengeWindow;
