@@ -34,6 +34,7 @@ BURNT_SHARE = 0.5
 SAFETY = 1.2
 """Rule 6 asks for this many times price / a to be burnt."""
 MEGA = 1e6
+SIDES = ("asserter", "challenger")
 
 
 @cache
@@ -52,6 +53,11 @@ def _fit() -> tuple[float, ...]:
         sizes.append((1, n, u, n * u))
         used.append(gas)
     return tuple(float(x) for x in np.linalg.lstsq(np.array(sizes, float), np.array(used, float), rcond=None)[0])
+
+
+def gas_of_a_dispute(side: str) -> float:
+    """Of one of SIDES, with every level opened on chain."""
+    return float(gas_record()["totals"][f"{side}, every level on chain"])
 
 
 def committee_gas(units: int, verifiers: int) -> float:
@@ -125,11 +131,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     def gas(self, *calls: str) -> float:
         """Tokens for calls of Jobs."""
-        return sum(gas_record()["jobs"][call] for call in calls) * self.gas_price / MEGA
+        return sum(float(gas_record()["jobs"][call]) for call in calls) * self.gas_price / MEGA
 
     def dispute_gas(self, side: str) -> float:
-        """Tokens for a whole dispute with every level opened on chain; `side` is asserter or challenger."""
-        return float(gas_record()["totals"][f"{side}, every level on chain"]) * self.gas_price / MEGA
+        """Tokens for a whole dispute; `side` is of SIDES."""
+        return gas_of_a_dispute(side) * self.gas_price / MEGA
 
     @property
     def checking_gas(self) -> float:
@@ -298,9 +304,10 @@ def verifiers(case: Case) -> list[Row]:
     risk = case.traps * case.disputed * (case.draw_bond + case.verifier_fee)
     locked = (case.seat_stake + case.draw_bond) * math.ceil(case.seats * case.ring / (1 - case.ring))
     return [
-        Row("verifier", "says yes to a trace it made up", "nothing: its root is not the others'", "gas; its draw bond when disputed", 1.0, -gas,
+        Row("verifier", "says yes to a trace it made up", "nothing: its root is not the others'", "gas; draw bond when disputed", 1.0, -gas,
             "never while others replay"),
-        Row("verifier", "copies another's sealed vote", "nothing: a seal binds its sender", f"no-show fee {fine:.2f}, gas", 1.0, -fine - gas, "never"),
+        Row("verifier", "copies another's sealed vote", "nothing: a seal binds its sender", f"no-show fee {fine:.2f}, gas", 1.0, -fine - gas,
+            "never"),
         Row("verifier", "sleeps after its receipt", "nothing", f"no-show fee {fine:.2f}", 1.0, -fine, "never"),
         Row("verifier", "says no to everything", "nothing: a no is paid when a dispute bears it out", "gas", 1.0, -gas, "never"),
         Row("ring", f"of {case.ring:.0%} withholds honest pay by its noes", "nothing", f"gas of its {p.quorum} votes, fees", no,

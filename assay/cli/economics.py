@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -23,7 +24,7 @@ GAS_PRICES = (0.0025, 0.025, 0.25, 2.5)
 class Table(NamedTuple):
     title: str
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def signed(amount: float) -> str:
@@ -38,6 +39,7 @@ def percent(share: float) -> str:
 
 def assumptions(case: Case) -> Table:
     p = case.params
+    disputes = {side: economics.gas_of_a_dispute(side) / economics.MEGA for side in economics.SIDES}
     rows = [
         ("price of a step, of a segment", f"{case.price_step:g}, {case.price:g} tokens", "`assay submit --price`, `--segment-steps`"),
         ("links drawn, verifiers, quorum, redraws", f"{p.links or 'all'}, {p.verifiers}, {p.quorum}, {p.redraws}", "`assay.chain.Params`"),
@@ -46,7 +48,7 @@ def assumptions(case: Case) -> Table:
          "`assay.chain.Params`"),
         ("fee of a verifier and round", f"{case.verifier_fee:.2f} tokens", "`assay submit --fee`; without it, its costs and a quarter more"),
         ("one round's gas, from draw to settlement", f"{economics.committee_gas(case.units, p.verifiers) / 1e6:.2f} M", "`bench/dispute_gas.py`"),
-        ("a dispute's gas, asserter and challenger", f"{' and '.join(f'{case.dispute_gas(s) / case.gas_price:.2f} M' for s in ('asserter', 'challenger'))}",
+        ("a dispute's gas, asserter and challenger", f"{disputes['asserter']:.2f} and {disputes['challenger']:.2f} M",
          "`bench/dispute_gas.py`, every level on chain"),
         ("a replay with its trace, over a plain run", f"{case.replay_factor:g}", "measured with `examples/shakespeare.py`"),
         ("cost of an honest segment, of the price", percent(case.cost_share), "assumed"),
@@ -110,7 +112,7 @@ def gas(case: Case) -> Table:
         at = msgspec.structs.replace(case, gas_price=price)
         rows.append((f"{price:g}", f"{at.dispute_gas('asserter'):.3f}", f"{at.dispute_gas('challenger'):.3f}", f"{at.challenger_bond:.3f}",
                      f"{at.checking_gas:.3f}", f"{economics.least_price(at):.3f}"))  # fmt: skip
-    header = ("a million gas", "asserter's dispute", "challenger's", "challenger's bond that covers it", "checking a segment", "least price of a segment")
+    header = ("a million gas", "asserter's dispute", "challenger's", "bond that covers it", "checking a segment", "least price of a segment")
     return Table("Gas", header, rows)
 
 

@@ -26,14 +26,13 @@ app = group("A client's jobs: watch them, read their receipts, fetch the weights
 Train = Annotated[Path, typer.Argument(metavar="TRAIN.py", help="A Python file that ends in `training = assay.Training(...)`.")]
 Number = Annotated[int, typer.Argument(metavar="JOB", help="The job's number on this contract.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead of the file's own number.")]
-SegmentSteps = Annotated[
-    int | None, typer.Option("--segment-steps", min=1, help="Steps between checkpoints: assigned, checked and paid at once; else 64, or what the policy allows.")
-]
+SEGMENT_STEPS = 64
+"""Checking costs a segment about the same whatever its length (docs/economics.md)."""
+SEGMENT_HELP = f"Steps between checkpoints: assigned, checked and paid at once; else {SEGMENT_STEPS}, or as many as the policy allows."
+SegmentSteps = Annotated[int | None, typer.Option("--segment-steps", min=1, help=SEGMENT_HELP)]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the initial weights.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
 MICRO = 1_000_000
-SEGMENT_STEPS = 64
-"""Checking costs a segment about the same whatever its length (docs/economics.md)."""
 POLICY_HELP = f"How closely it is checked: {', '.join(POLICIES)} (docs/economics.md); else as --params says, or spot."
 PARAMS_FILE_HELP = "TOML with windows and checking policy (see assay.chain.Params), instead of the network's defaults."
 
@@ -111,7 +110,7 @@ def submit(
     verifiers: Annotated[int | None, typer.Option("--verifiers", min=1, help="How many replay each of them, instead of the policy's.")] = None,
     quorum: Annotated[int | None, typer.Option("--quorum", min=1, help="How many of these must agree, instead of the policy's.")] = None,
     price: Annotated[float, typer.Option("--price", min=0, help="Most that a step may cost, in tokens.")] = 0.5,
-    fee: Annotated[float | None, typer.Option("--fee", min=0, help="For each verifier and segment, in tokens; else what pays for its replays.")] = None,
+    fee: Annotated[float | None, typer.Option("--fee", min=0, help="For a verifier and segment, in tokens; else what pays its replays.")] = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ACCOUNT", help="Who places segments; else found among peers.")] = None,
     keyservice: Annotated[str | None, typer.Option("--keyservice", metavar="ACCOUNT", help="Who keeps the keys; else found among peers.")] = None,
     params: Annotated[Path | None, typer.Option("--params", metavar="FILE", help=PARAMS_FILE_HELP)] = None,
@@ -194,9 +193,9 @@ def _tell_estimate(plan: Plan, guess: Estimate, case: Case, traced: float, json:
     print(f"  training   at most {money(guess.training)}")
     print(f"  checking           {money(guess.checking)}, and {money(guess.reserve)} more locked in case draws have to be repeated")
     print(f"  policy     {named(case.params)}: {cost.share:.1%} over the price of the training;")
-    print(f"             one false micro-batch of a segment is drawn with chance {cost.one_link:.1%}, all calls of a check take {cost.gas:.2f} tokens of gas")
+    print(f"             one false micro-batch of a segment is drawn with chance {cost.one_link:.1%}; a check takes {cost.gas:.2f} tokens of gas")
     if case.price < least_price(case):
-        print(f"             a segment is so cheap that disputing it would not pay for its gas: give it {least_price(case):.2f} tokens, in more steps")
+        print(f"             a segment is so cheap that a dispute would not pay for its gas: give it {least_price(case):.2f} tokens, by more steps")
     print(f"  time               {guess.seconds_computing:.0f} s of computing at this machine's speed ({guess.seconds_a_step:.2f} s a step),")
     print(f"                     and at least {guess.seconds_settling:.0f} s until the end has settled")
 

@@ -381,7 +381,8 @@ async def bad_terms(world: World) -> None:
     """Terms out of bounds are refused before money moves."""
     head = await world.chains["client"].head()
     for changes in ({"steps": 0}, {"update_leaves": 1}, {"deadline": 5}, {"params": {"quorum": 1}}, {"params": {"seal_window": 10**6}},
-                    {"params": {"links": 16, "redraws": 4}}, {"params": {"draw_bond": 10**9}}, {"segment_steps": 22, "params": {"links": 0}}):  # fmt: skip
+                    {"params": {"links": 16, "redraws": 4}}, {"params": {"draw_bond": 10**9}},
+                    {"segment_steps": 22, "params": {"links": 0}}):  # fmt: skip
         assert await world.refused("client", chain.PostJob(terms=world.terms(head.time, **changes))) == "BadTerm"
     assert (await world.balances())["client"] == TOKENS
 
