@@ -328,6 +328,8 @@ class Jobs:
         """A no asserts nothing that could be disputed, so it earns nothing by itself (contracts/src/jobs/Base.sol)."""
         if to == SegmentState.SETTLED:
             return check.prevailed
+        if to == SegmentState.REJECTED:
+            return not check.agrees
         return to != SegmentState.WITHHELD
 
     def credit_to(self, ctx: Context, who: Address, segment: SegmentId, amount: int, reason: str) -> None:
