@@ -67,8 +67,8 @@ class Params(Message, frozen=True, kw_only=True):
     open_window: int = 600
     challenge_window: int = 3600
     links: int = 2
-    verifiers: int = 3
-    quorum: int = 2
+    verifiers: int = 4
+    quorum: int = 3
     openings: int = 1
     redraws: int = 2
     depth: int = 2

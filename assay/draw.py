@@ -17,6 +17,10 @@ from assay.merkle import sha256
 
 TRIES = 64
 """Seats that are looked at to find a round's verifiers among those not drawn before in the segment, and once more to find others."""
+MOST_LINKS = 16
+"""Links that one round may draw."""
+MOST_UNITS = 64
+"""Units that a segment's rounds may check together: each costs every verifier a replay and a trace root on chain."""
 BLOCKHASH_REACH = 256
 """Blocks; how far back the EVM knows hashes (BLOCKHASH, yellow paper H.2)."""
 
@@ -75,10 +79,13 @@ def seed_block(due: int, number: int) -> int:
     return due if late <= BLOCKHASH_REACH else due + (late - 1) // BLOCKHASH_REACH * BLOCKHASH_REACH
 
 
-def units(seed: Digest, terms: Terms, steps: int) -> tuple[int, ...]:
+def units(seed: Digest, terms: Terms, steps: int, round: int = 0) -> tuple[int, ...]:
     """The links that one round draws in a segment of `steps` steps: `terms.params.links`, with replacement, in proportion to weight.
-    The round checks these and those of all earlier rounds, which come first."""
+    The round checks these and those of all earlier rounds, which come first. With no links in the terms round 0 draws every link of the
+    segment, in order, and later rounds none."""
     m, micro, update = terms.micro_batches, terms.micro_weight, terms.update_weight
+    if terms.params.links == 0:
+        return tuple(range(steps * (m + 1))) if round == 0 else ()
     per_step = m * micro + update
     out = []
     for j in range(terms.params.links):

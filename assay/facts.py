@@ -254,7 +254,7 @@ class Facts(msgspec.Struct):
             case Withheld():
                 seg.state, seg.settle_after = SegmentState.WITHHELD, event.time + self._window(seg)
             case Unpaid():
-                seg.state, seg.settle_after = SegmentState.UNPAID, event.time + self._window(seg) if event.reason == "not served" else 0
+                seg.state, seg.settle_after = SegmentState.UNPAID, event.time + self._window(seg) if event.reason != "too few verifiers" else 0
             case Voided():
                 seg.state = SegmentState.VOID
             case Rejected():

@@ -1,6 +1,7 @@
 # Measures the gas of a dispute at the size of a training step of a billion parameters (a trace of 2^16 leaves, tensors of 2^22 chunks, a fold
-# of 2^16 items, 2^10 links), each move a transaction of its own with its calldata, and of the calls that settle an undisputed segment with
-# three verifiers. Forge runs contracts/test/DisputeGas.t.sol and Gas.t.sol; the leaf is the tests' own, EIP-7623's calldata floor is not counted.
+# of 2^16 items, 2^10 links), each move a transaction of its own with its calldata, of the calls that settle an undisputed segment with
+# three verifiers, and of committees of several sizes from the draw to the settlement. Forge runs contracts/test/DisputeGas.t.sol, Gas.t.sol and
+# Policies.t.sol; the leaf is the tests' own, EIP-7623's calldata floor is not counted.
 # Goals: each side under 1.2 M with every level opened on chain, under 600 k over nodes that were served off chain, no move over 500 k;
 # settlement under 200 k with batched attestations, under 450 k when everybody posts alone.
 #
@@ -24,9 +25,9 @@ def measure() -> dict[str, dict[str, int]]:
     """Gas by call, of disputes and of jobs. Raises CalledProcessError when forge fails."""
     tools = TOP / ".tools" / "bin"
     env = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "FORGE_SNAPSHOT_CHECK": "false"}
-    command = [tools / "forge", "test", "--match-contract", "DisputeGasTest|^GasTest"]
+    command = [tools / "forge", "test", "--match-contract", "DisputeGasTest|^GasTest|PoliciesTest"]
     subprocess.run(command, cwd=CONTRACTS, env=env, check=True, stdout=subprocess.DEVNULL)
-    read = {name: json.loads((CONTRACTS / "snapshots" / f"{name}.json").read_text()) for name in ("Disputes", "Jobs")}
+    read = {name: json.loads((CONTRACTS / "snapshots" / f"{name}.json").read_text()) for name in ("Disputes", "Jobs", "Policies")}
     return {name: {call: int(gas) for call, gas in calls.items()} for name, calls in read.items()}
 
 
@@ -39,6 +40,7 @@ def summary(gas: dict[str, dict[str, int]]) -> dict[str, Any]:
         "dearest_move": max(moves.values()),
         "settlement_batched": sum(gas["Jobs"][call] * times for call, times in BATCHED.items()),
         "jobs": gas["Jobs"],
+        "committees": gas["Policies"],
     }
 
 

@@ -122,7 +122,7 @@ training = assay.Training(model=nn.Linear(6, 3), loss=lambda model, batch: F.cro
     with daemon(here, "keyservice"), daemon(here, "scheduler"), daemon(here, "worker"), daemon(here, "verifier"):
         poor = assay(here, "submit", "train.py", "--budget", "0.5", "--yes", "--segment-steps", "2", code=FAILED)
         assert "does not cover" in poor["error"]
-        submit = ["submit", "train.py", "--budget", "20", "--yes", "--segment-steps", "2", "--params", "fast.toml"]
+        submit = ["submit", "train.py", "--budget", "20", "--yes", "--segment-steps", "2", "--fee", "0.05", "--params", "fast.toml"]
         done = assay(here, *submit, "--watch", "--out", "first.safetensors")
         assert done["final_state_root"] == local["final_state_root"]
         (job,) = assay(here, "job", "list")["jobs"]
@@ -136,7 +136,7 @@ training = assay.Training(model=nn.Linear(6, 3), loss=lambda model, batch: F.cro
         earned = until(lambda: (e := assay(here, "worker", "earnings")) and e["credits"] and e)
         assert sum(credit["amount"] for credit in earned["credits"]) == 4 * 100_000
 
-        posted = assay(here, "submit", "train.py", "--budget", "300", "--yes", "--segment-steps", "2", "--params", "fast.toml", "--steps", "400")
+        posted = assay(here, *submit[:3], "300", *submit[4:], "--steps", "400")
         serving = psutil.Process(posted["pid"])  # it serves the job's data
         try:
             until(lambda: assay(here, "job", "list")["jobs"][1]["settled"] >= 2)

@@ -238,7 +238,12 @@ def test_a_key_service_that_withholds_from_verifiers_is_named_as_the_reason() ->
     assert set(found.report.outcomes) <= {"unpaid", "void"}
     assert set(found.report.paid.values()) == {0}
     assert any("keys withheld" in text for i in range(2) for text in found.receipts(f"worker-{i}"))
-    assert all(found.world.ledger.view(found.world.nodes[f"worker-{i}"].account).reserved == 0 for i in range(2))
+    accounts = [found.world.nodes[f"worker-{i}"].account for i in range(2)]
+
+    def free() -> bool:
+        return all(found.world.ledger.view(account).reserved == 0 for account in accounts)
+
+    assert found.world.run(until=free), "their bonds are free when nobody can dispute any more"
 
 
 def test_a_key_service_that_gives_wrong_keys_gets_no_segment_run() -> None:

@@ -59,7 +59,7 @@ class Committee(Jobs):
         for verifier in drawn:
             self.stakes.reserve(verifier, number, p.draw_bond)
         seg.rounds.append([Check(verifier) for verifier in drawn])
-        seg.units += draw.units(seed, terms, seg.stop - seg.start)
+        seg.units += draw.units(seed, terms, seg.stop - seg.start, seg.round)
         seg.state, seg.serve_by = SegmentState.DRAWN, ctx.time + p.serve_window
         ctx.emit(
             chain.Drawn, segment=number, round=seg.round, seed=seed, units=seg.units, verifiers=tuple(drawn), serve_by=seg.serve_by,
@@ -119,7 +119,7 @@ class Committee(Jobs):
         if seg.round < p.redraws:
             self._next_round(ctx, seg, reason)
         else:
-            self._fail(ctx, seg, reason, keep_bond=keys)
+            self._fail(ctx, seg, reason, keep_bond=True)
 
     def _next_round(self, ctx: Context, seg: Segment, reason: str) -> None:
         seg.state, seg.phase, seg.opening_hash = SegmentState.COMMITTED, 0, None

@@ -336,9 +336,12 @@ class Jobs:
         seg.fees_held = 0
 
     def _entitled(self, check: Check, to: SegmentState) -> bool:
+        """A no asserts nothing that could be disputed, so it earns nothing by itself (contracts/src/jobs/Base.sol)."""
         if to == SegmentState.SETTLED:
             return check.prevailed
-        return not check.agrees if to in (SegmentState.WITHHELD, SegmentState.REJECTED) else True
+        if to == SegmentState.REJECTED:
+            return not check.agrees
+        return to != SegmentState.WITHHELD
 
     def credit_to(self, ctx: Context, who: Address, segment: SegmentId, amount: int, reason: str) -> None:
         if amount:

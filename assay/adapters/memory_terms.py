@@ -5,6 +5,7 @@ from __future__ import annotations
 from assay import cid
 from assay.adapters.refusals import refuse
 from assay.chain import Terms
+from assay.draw import MOST_LINKS, MOST_UNITS
 from assay.ids import ZERO_ADDRESS
 
 _U32, _U64, _U160 = 2**32 - 1, 2**64 - 1, 2**160 - 1
@@ -42,14 +43,16 @@ def check_terms(terms: Terms, seat_stake: int, now: int) -> None:
     _within("finality", p.finality, 1, 64)
     for name in _WINDOWS:
         _within(name, getattr(p, name), 1, _WINDOW)
-    _within("links", p.links, 1, 16)
+    _within("links", p.links, 0, MOST_LINKS)
     _within("verifiers", p.verifiers, 1, 16)
     _within("quorum", p.quorum, p.verifiers // 2 + 1, p.verifiers)
     _within("openings", p.openings, 1, 8)
     _within("redraws", p.redraws, 0, 4)
-    _within("links * (1 + redraws)", p.links * (1 + p.redraws), 1, 64)
+    _within("links * (1 + redraws)", p.links * (1 + p.redraws), 0, MOST_UNITS)
     _within("depth", p.depth, 1, 8)
     _within("bond_tenths", p.bond_tenths, 0, 1000)
     _within("late_fee_bps", p.late_fee_bps, 0, 10_000)
     _within("no_show_bps", p.no_show_bps, 0, 10_000)
     _within("draw_bond", p.draw_bond, 0, seat_stake)
+    if p.links == 0:
+        _within("links of a segment", terms.segment_steps * (terms.micro_batches + 1), 1, MOST_UNITS)

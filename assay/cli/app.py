@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import doctor, jobs, keys, net, roles
+from assay.cli import doctor, economics, jobs, keys, net, roles
 from assay.cli.common import group
 
 app = group(
@@ -37,5 +37,6 @@ for name, app_of_role in roles.apps().items():
 app.command()(jobs.submit)
 app.add_typer(jobs.app, name="job")
 app.command()(jobs.run)
+app.command("economics")(economics.economy)
 app.command()(doctor.doctor)
 app.command()(net.sim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,11 +11,14 @@ import typer
 
 from assay.cli.common import FAILED, USAGE, Bootstrap, Contract, Data, Json, Rpc, Trouble, group, money, settings, show
 from assay.cli.common import run as run_async
+from assay.policy import POLICIES, longest_segment, named, params_for
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from assay.chain import Params
     from assay.client import Estimate, Plan
+    from assay.economics import Case
     from assay.receipts import Ledger
 
 app = group("A client's jobs: watch them, read their receipts, fetch the weights.")
@@ -22,10 +26,14 @@ app = group("A client's jobs: watch them, read their receipts, fetch the weights
 Train = Annotated[Path, typer.Argument(metavar="TRAIN.py", help="A Python file that ends in `training = assay.Training(...)`.")]
 Number = Annotated[int, typer.Argument(metavar="JOB", help="The job's number on this contract.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Train this many steps instead of the file's own number.")]
-SegmentSteps = Annotated[int, typer.Option("--segment-steps", min=1, help="Steps between checkpoints: assigned, checked and paid at once.")]
+SEGMENT_STEPS = 64
+"""Checking costs a segment about the same whatever its length (docs/economics.md)."""
+SEGMENT_HELP = f"Steps between checkpoints: assigned, checked and paid at once; else {SEGMENT_STEPS}, or as many as the policy allows."
+SegmentSteps = Annotated[int | None, typer.Option("--segment-steps", min=1, help=SEGMENT_HELP)]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the initial weights.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
 MICRO = 1_000_000
+POLICY_HELP = f"How closely it is checked: {', '.join(POLICIES)} (docs/economics.md); else as --params says, or spot."
 PARAMS_FILE_HELP = "TOML with windows and checking policy (see assay.chain.Params), instead of the network's defaults."
 
 
@@ -96,9 +104,13 @@ def submit(
     train: Train,
     budget: Annotated[float, typer.Option("--budget", min=0, help="Most that may be spent, in tokens.")],
     rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None,
-    steps: Steps = None, segment_steps: SegmentSteps = 8,
+    steps: Steps = None, segment_steps: SegmentSteps = None,
+    policy: Annotated[str | None, typer.Option("--policy", metavar="NAME", help=POLICY_HELP)] = None,
+    links: Annotated[int | None, typer.Option("--links", min=1, help="Links drawn in a segment, instead of the policy's.")] = None,
+    verifiers: Annotated[int | None, typer.Option("--verifiers", min=1, help="How many replay each of them, instead of the policy's.")] = None,
+    quorum: Annotated[int | None, typer.Option("--quorum", min=1, help="How many of these must agree, instead of the policy's.")] = None,
     price: Annotated[float, typer.Option("--price", min=0, help="Most that a step may cost, in tokens.")] = 0.5,
-    fee: Annotated[float, typer.Option("--fee", min=0, help="For each verifier and segment, in tokens.")] = 0.05,
+    fee: Annotated[float | None, typer.Option("--fee", min=0, help="For a verifier and segment, in tokens; else what pays its replays.")] = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ACCOUNT", help="Who places segments; else found among peers.")] = None,
     keyservice: Annotated[str | None, typer.Option("--keyservice", metavar="ACCOUNT", help="Who keeps the keys; else found among peers.")] = None,
     params: Annotated[Path | None, typer.Option("--params", metavar="FILE", help=PARAMS_FILE_HELP)] = None,
@@ -109,7 +121,7 @@ def submit(
 ) -> None:  # fmt: skip
     """Buys a training: seals the data, says what it will cost and take, locks the money, and watches.
 
-    Example: [bold]assay submit train.py --budget 100 --steps 64 --watch[/bold]
+    Example: [bold]assay submit train.py --budget 100 --steps 64 --policy spot --watch[/bold]
     """
     where = settings(rpc, contract, bootstrap, data, "client")
     started = time.monotonic()
@@ -117,10 +129,12 @@ def submit(
     from assay.cli.submit import Order, Submission, read_params
     from assay.client import estimate
 
-    policy = read_params(params)
-    price_cap, fee_units = round(price * MICRO), round(fee * MICRO)
-    guess = estimate(plan, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, params=policy)
-    _tell_estimate(plan, guess, time.monotonic() - started, json)
+    terms = _terms(policy, read_params(params), links, verifiers, quorum)
+    case = _case(plan, terms, segment_steps, price, fee)
+    price_cap, fee_units = round(price * MICRO), math.ceil(case.verifier_fee * MICRO)
+    segment_steps = case.steps
+    guess = estimate(plan, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, params=terms)
+    _tell_estimate(plan, guess, case, time.monotonic() - started, json)
     limit = round(budget * MICRO)
     if guess.total > limit:
         what = f"the budget of {money(limit)} does not cover {money(guess.total)}"
@@ -129,16 +143,47 @@ def submit(
         raise typer.Exit(1)
     order = Order(
         plan=plan, training=training, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, budget=limit, scheduler=scheduler,
-        keyservice=keyservice, params=policy, watch=watch, out=out,
+        keyservice=keyservice, params=terms, watch=watch, out=out,
     )  # fmt: skip
     run_async(Submission(where, order, as_json=json).run())
 
 
-def _tell_estimate(plan: Plan, guess: Estimate, traced: float, json: bool) -> None:
+def _terms(policy: str | None, params: Params, links: int | None, verifiers: int | None, quorum: int | None) -> Params:
+    """The job's params under the policy that was asked for. Raises Trouble."""
+    if policy is None and links is None and verifiers is None and quorum is None:
+        return params
+    try:
+        return params_for(policy or "spot", params, links, verifiers, quorum)
+    except ValueError as error:
+        raise Trouble("a job cannot be checked like that", str(error), f"--policy {' or '.join(POLICIES)}", USAGE) from None
+
+
+def _case(plan: Plan, params: Params, segment_steps: int | None, price: float, fee: float | None) -> Case:
+    """What one of its segments is to economics. Raises Trouble for segments that are too long for their policy."""
+    from assay.economics import Case
+
+    micros = plan.program.micro_batches
+    try:
+        longest = longest_segment(params, micros)
+    except ValueError as error:
+        raise Trouble("every link of a segment cannot be drawn", str(error), "fewer micro-batches a step, or --policy k-of-n", USAGE) from None
+    steps = min(segment_steps or SEGMENT_STEPS, plan.steps if longest is None else longest)
+    if longest is not None and (segment_steps or 0) > longest:
+        why = f"with {micros} micro-batches a step a segment may have {longest} steps when every link is drawn"
+        raise Trouble(f"segments of {segment_steps} steps are too long", why, f"--segment-steps {longest}", USAGE)
+    micro, update = plan.weights
+    return Case(params=params, price_step=price, steps=steps, micro_batches=micros, micro_weight=micro, update_weight=update, fee=fee)
+
+
+def _tell_estimate(plan: Plan, guess: Estimate, case: Case, traced: float, json: bool) -> None:
+    from assay.economics import checking, least_price
+
+    cost = checking(case)
     if json:
         import msgspec
 
-        show({"topic": "estimate", "total": guess.total, "traced_seconds": round(traced, 2), **msgspec.structs.asdict(guess)})
+        policy = {"links": case.params.links, "verifiers": case.params.verifiers, "quorum": case.params.quorum, **msgspec.structs.asdict(cost)}
+        show({"topic": "estimate", "total": guess.total, "traced_seconds": round(traced, 2), **msgspec.structs.asdict(guess), "policy": policy})
         return
     nodes = len(plan.program.micro.nodes) + len(plan.program.update.nodes)
     print(f"{plan.name}: {plan.steps} steps in {guess.segments} segments; the program has {nodes} stages, the dataset {plan.size} records")
@@ -147,6 +192,10 @@ def _tell_estimate(plan: Plan, guess: Estimate, traced: float, json: bool) -> No
         print(f"  state      {state:.1f} MB that change, {frozen:.1f} MB that are frozen and sent once")
     print(f"  training   at most {money(guess.training)}")
     print(f"  checking           {money(guess.checking)}, and {money(guess.reserve)} more locked in case draws have to be repeated")
+    print(f"  policy     {named(case.params)}: {cost.share:.1%} over the price of the training;")
+    print(f"             one false micro-batch of a segment is drawn with chance {cost.one_link:.1%}; a check takes {cost.gas:.2f} tokens of gas")
+    if case.price < least_price(case):
+        print(f"             a segment is so cheap that a dispute would not pay for its gas: give it {least_price(case):.2f} tokens, by more steps")
     print(f"  time               {guess.seconds_computing:.0f} s of computing at this machine's speed ({guess.seconds_a_step:.2f} s a step),")
     print(f"                     and at least {guess.seconds_settling:.0f} s until the end has settled")
 

@@ -244,9 +244,12 @@ contract DrawTest is Network {
         jobs.clearBond(id);
     }
 
-    function test_without_keys_the_provider_keeps_its_bond() public {
+    function test_without_keys_the_bond_is_as_long_disputable() public {
         uint64 id = unserved(false);
         assertState(id, SegmentState.UNPAID);
+        assertEq(stakes.reservation(provider, id), 6 * PRICE, "bond reserved");
+        pass(jobs.segment(id).settleAfter);
+        jobs.clearBond(id);
         assertEq(stakes.freeStake(provider), 2000e6, "released");
     }
 

@@ -189,6 +189,17 @@ contract EndsTest is Network {
         }
     }
 
+    function test_a_no_is_paid_when_a_dispute_bears_it_out() public {
+        uint64 id = served(job, 0);
+        voted(id, [1, 0, 0], 1);
+        disputes.opened(id);
+        disputes.resolved(id, true);
+        assertState(id, SegmentState.REJECTED);
+        address[] memory who = committee(id);
+        assertEq(jobs.credit(who[0]), FEE, "who said no");
+        assertEq(jobs.credit(who[1]) + jobs.credit(who[2]), 0, "who said yes");
+    }
+
     function test_a_withheld_segment_can_be_disputed_and_stays_what_it_is() public {
         uint64 id = withheld(job, 0);
         disputes.opened(id);

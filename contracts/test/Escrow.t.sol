@@ -30,7 +30,7 @@ contract EscrowTest is Network {
     }
 
     function test_post_refuses_terms_out_of_bounds() public {
-        for (uint256 i = 0; i < 36; ++i) {
+        for (uint256 i = 0; i < 37; ++i) {
             (Terms memory t, bool cid_) = broken(i);
             vm.prank(client);
             vm.expectPartialRevert(cid_ ? IJobsLog.BadCid.selector : IJobsLog.BadTerm.selector);
@@ -85,6 +85,7 @@ contract EscrowTest is Network {
         if (i == 33) t.params.noShowBps = 10_001;
         if (i == 34) t.params.drawBond = SEAT_STAKE + 1;
         if (i == 35) t.params.challengeWindow = 0;
+        if (i == 36) (t.params.links, t.segmentSteps) = (0, 22);
     }
 
     function test_fund_adds_and_says_when_it_cannot() public {

@@ -149,7 +149,7 @@ contract InvariantsTest is Test {
             for (uint256 k = 0; k < checks.length; ++k) {
                 if (checks[k].verifier != who || !checks[k].opened) continue;
                 if (s.state == SegmentState.SETTLED && !checks[k].prevailed) continue;
-                if ((s.state == SegmentState.WITHHELD || s.state == SegmentState.REJECTED) && checks[k].agrees) continue;
+                if (s.state == SegmentState.WITHHELD || (s.state == SegmentState.REJECTED && checks[k].agrees)) continue;
                 due += fee;
             }
         }

@@ -127,7 +127,7 @@ class World:
             ("activate_window", "lease_window", "takeover_window", "serve_window", "seal_window", "reveal_window", "open_window",
              "challenge_window"), WINDOW,
         )  # fmt: skip
-        params = {**windows, "finality": 1, "redraws": 1, **changes.pop("params", {})}
+        params = {**windows, "finality": 1, "redraws": 1, "verifiers": 3, "quorum": 2, **changes.pop("params", {})}
         given = {
             "spec": SPEC, "spec_digest": sha256(b"spec"), "program_root": sha256(b"program"), "state_root": sha256(b"state"),
             "dataset_root": sha256(b"dataset"), "schedule_root": sha256(b"schedule"), "steps": 4, "micro_batches": MICRO_BATCHES,

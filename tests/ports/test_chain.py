@@ -101,7 +101,7 @@ async def happy(world: World) -> None:
 
 
 async def withheld(world: World) -> None:
-    """Two of three say no: no payment, the bond stays reserved, who said no is paid, the range opens again."""
+    """Two of three say no: no payment, the bond stays reserved, a no by itself earns nothing, the range opens again."""
     await world.populate()
     job = await world.post()
     segment = await world.committed(job, 0, 0, 2)
@@ -110,7 +110,7 @@ async def withheld(world: World) -> None:
     view = await world.chains["alice"].view(world["alice"])
     assert view.reserved == PRICE * 6
     assert view.credit == 0
-    assert [(await world.chains[name].view(world[name])).credit for name in VERIFIERS] == [FEE, 0, FEE]
+    assert [(await world.chains[name].view(world[name])).credit for name in VERIFIERS] == [0, 0, 0]
     assert await world.refused("stranger", ClearBond(segment=segment)) == "NotDisputes"
     assert await world.refused("stranger", Settle(segment=segment)) == "WrongState"
     await world.assign(job, 0, 0, 2, by="bob")
@@ -256,13 +256,13 @@ async def void(world: World) -> None:
     await world.do("stranger", VoidSegment(segment=child))
     assert (await world.last(Voided)).segment == child
     assert (await world.chains["bob"].view(world["bob"])).reserved == 0
-    assert [(await world.chains[name].view(world[name])).credit for name in VERIFIERS] == [2 * FEE] * 3
+    assert [(await world.chains[name].view(world[name])).credit for name in VERIFIERS] == [FEE] * 3
     await world.do("client", CancelJob(job=job))
     await world.do("stranger", CloseJob(job=job))
 
 
 async def unpaid(world: World) -> None:
-    """Nobody is served, twice: with keys posted the provider's bond stays a while; without keys it is free at once."""
+    """Nobody is served, twice: the provider's bond stays for whoever may dispute, with keys posted or without."""
     await world.populate()
     job = await world.post()
     silent = await world.committed(job, 0, 0, 2)
@@ -286,6 +286,9 @@ async def unpaid(world: World) -> None:
         await world.later(WINDOW + 1)
         await world.do("stranger", Redraw(segment=keyless))
     assert (await world.last(Unpaid)).reason == "keys withheld"
+    assert (await world.chains["bob"].view(world["bob"])).reserved == PRICE * 6
+    await world.later(WINDOW + 1)
+    await world.do("stranger", ClearBond(segment=keyless))
     for name in ("alice", "bob"):
         assert (await world.chains[name].view(world[name])).reserved == 0
     for name in VERIFIERS:
@@ -378,13 +381,26 @@ async def bad_terms(world: World) -> None:
     """Terms out of bounds are refused before money moves."""
     head = await world.chains["client"].head()
     for changes in ({"steps": 0}, {"update_leaves": 1}, {"deadline": 5}, {"params": {"quorum": 1}}, {"params": {"seal_window": 10**6}},
-                    {"params": {"links": 16, "redraws": 4}}, {"params": {"draw_bond": 10**9}}):  # fmt: skip
+                    {"params": {"links": 16, "redraws": 4}}, {"params": {"draw_bond": 10**9}},
+                    {"segment_steps": 22, "params": {"links": 0}}):  # fmt: skip
         assert await world.refused("client", chain.PostJob(terms=world.terms(head.time, **changes))) == "BadTerm"
     assert (await world.balances())["client"] == TOKENS
 
 
+async def every_link(world: World) -> None:
+    """With no links in the terms all of the segment's are drawn, once; a redraw adds none."""
+    await world.populate()
+    job = await world.post(params={"links": 0})
+    segment = await world.committed(job, 0, 0, 2)
+    assert (await world.drawn(segment)).units == tuple(range(2 * 3))
+    await world.later(2 * WINDOW)
+    await world.do("stranger", chain.Redraw(segment=segment))
+    again = await world.drawn(segment)
+    assert (again.round, again.units) == (1, tuple(range(2 * 3)))
+
+
 SCRIPTS: list[Script] = [
-    happy, withheld, split_vote, no_show, overlapping_batches, lapse, prefix, void, unpaid, too_few, cancel, offers, seats, bad_terms,
+    every_link, happy, withheld, split_vote, no_show, overlapping_batches, lapse, prefix, void, unpaid, too_few, cancel, offers, seats, bad_terms,
 ]  # fmt: skip
 
 

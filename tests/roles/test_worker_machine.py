@@ -696,9 +696,10 @@ def test_withheld_keeps_what_a_dispute_would_need(bench: Bench) -> None:
     assert bench.said[-1].topic == "withheld"
 
 
-def test_unserved_and_unpaid_the_bond_is_cleared_when_it_may_be(bench: Bench) -> None:
+@pytest.mark.parametrize("reason", ["not served", "keys withheld"])
+def test_unserved_and_unpaid_the_bond_is_cleared_when_it_may_be(bench: Bench, reason: str) -> None:
     drawn(bench)
-    bench.seen(Unpaid, segment=SegmentId(1), reason="not served")
+    bench.seen(Unpaid, segment=SegmentId(1), reason=reason)
     assert bench.topics()[-1] == "unpaid"
     bench.woke("due:clear:1")
     assert bench.call("nudge:clear:1") == ClearBond(segment=SegmentId(1))

@@ -169,10 +169,12 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
         }
     }
 
+    /// A no asserts nothing that could be disputed, so it earns nothing by itself, else saying no without a look would pay: the fee is
+    /// due where a dispute has borne it out, and who wins that dispute gets half of the bond.
     function _entitled(Check storage c, SegmentState to) private view returns (bool) {
         if (to == SegmentState.SETTLED) return c.prevailed;
-        if (to == SegmentState.WITHHELD || to == SegmentState.REJECTED) return !c.agrees;
-        return true;
+        if (to == SegmentState.REJECTED) return !c.agrees;
+        return to != SegmentState.WITHHELD;
     }
 
     function _releaseDraw(uint64 segmentId, Check storage c, uint128 drawBond) internal {

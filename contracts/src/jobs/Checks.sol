@@ -36,12 +36,24 @@ contract Checks is Base {
             c.bonded = true;
             if (j.params.drawBond > 0) _stakes.reserve(drawn[i], segmentId, j.params.drawBond);
         }
-        for (uint32 i = 0; i < j.params.links; ++i) {
-            _units[segmentId].push(Hashes.unit(seed, i, s.stop - s.start, j.microBatches, j.microWeight, j.updateWeight));
-        }
+        _drawUnits(segmentId, s, j, seed);
         s.state = SegmentState.DRAWN;
         s.serveBy = _now() + j.params.serveWindow;
         emit Drawn(segmentId, s.round, seed, _units[segmentId], drawn, s.serveBy);
+    }
+
+    /// Adds the round's units to those of earlier rounds. No links named in the terms means all of the segment, in order, once.
+    function _drawUnits(uint64 segmentId, Segment storage s, Job storage j, bytes32 seed) private {
+        uint64 steps = s.stop - s.start;
+        uint64[] storage units = _units[segmentId];
+        for (uint32 i = 0; i < j.params.links; ++i) {
+            units.push(Hashes.unit(seed, i, steps, j.microBatches, j.microWeight, j.updateWeight));
+        }
+        if (j.params.links > 0 || s.round > 0) return;
+        uint64 all = steps * (uint64(j.microBatches) + 1);
+        for (uint64 unit = 0; unit < all; ++unit) {
+            units.push(unit);
+        }
     }
 
     /// The verifiers of a round: 64 tries among those not drawn before in this segment, then 64 that allow them.
@@ -118,7 +130,7 @@ contract Checks is Base {
         bool keys = keyed >= j.params.quorum;
         string memory reason = keys ? "not served" : "keys withheld";
         if (s.round < j.params.redraws) _nextRound(segmentId, s, j, reason);
-        else _fail(segmentId, s, j, reason, keys);
+        else _fail(segmentId, s, j, reason, true);
     }
 
     function _nextRound(uint64 segmentId, Segment storage s, Job storage j, string memory reason) private {
@@ -130,7 +142,8 @@ contract Checks is Base {
         emit Redrawn(segmentId, s.round, reason, s.seedBlock);
     }
 
-    /// No committee came about: never paid. Disputable for as long as the bond stays, which it does where the provider caused this.
+    /// No committee came about: never paid. Disputable for as long as the bond stays, which it does where the provider may have caused this:
+    /// keys are withheld, too, when its checkpoint's envelope does not open.
     function _fail(uint64 segmentId, Segment storage s, Job storage j, string memory reason, bool keepBond) private {
         if (s.negatives > 0) return _withhold(segmentId, s, 0);
         s.settleAfter = _now() + j.params.challengeWindow;

@@ -9,6 +9,8 @@ import {Params, Terms} from "../types/Types.sol";
 library Bounds {
     uint32 internal constant MOST_WINDOW = 7 days;
     uint256 internal constant CID_BYTES = 36;
+    /// Units that a segment's rounds may check together: each costs every verifier a replay and a trace root on chain.
+    uint256 internal constant MOST_UNITS = 64;
 
     function check(Terms calldata terms, uint128 seatStake) internal view {
         cid(terms.spec);
@@ -26,6 +28,9 @@ library Bounds {
         if (terms.scheduler == address(0)) revert IJobsLog.BadTerm("scheduler", 0, 1, type(uint160).max);
         if (terms.keyService == address(0)) revert IJobsLog.BadTerm("key_service", 0, 1, type(uint160).max);
         check(terms.params, seatStake);
+        if (terms.params.links == 0) {
+            within("links of a segment", uint256(terms.segmentSteps) * (uint256(terms.microBatches) + 1), 1, MOST_UNITS);
+        }
     }
 
     function check(Params calldata p, uint128 seatStake) private pure {
@@ -38,12 +43,12 @@ library Bounds {
         within("reveal_window", p.revealWindow, 1, MOST_WINDOW);
         within("open_window", p.openWindow, 1, MOST_WINDOW);
         within("challenge_window", p.challengeWindow, 1, MOST_WINDOW);
-        within("links", p.links, 1, 16);
+        within("links", p.links, 0, 16);
         within("verifiers", p.verifiers, 1, 16);
         within("quorum", p.quorum, p.verifiers / 2 + 1, p.verifiers);
         within("openings", p.openings, 1, 8);
         within("redraws", p.redraws, 0, 4);
-        within("links * (1 + redraws)", p.links * (1 + p.redraws), 1, 64);
+        within("links * (1 + redraws)", p.links * (1 + p.redraws), 0, MOST_UNITS);
         within("depth", p.depth, 1, 8);
         within("bond_tenths", p.bondTenths, 0, 1000);
         within("late_fee_bps", p.lateFeeBps, 0, 10_000);

@@ -3,6 +3,14 @@ pragma solidity ^0.8.28;
 
 /// The cheat codes of forge that these tests use (book.getfoundry.sh/cheatcodes).
 interface Vm {
+    struct Gas {
+        uint64 gasLimit;
+        uint64 gasTotalUsed;
+        uint64 gasMemoryUsed;
+        int64 gasRefunded;
+        uint64 gasRemaining;
+    }
+
     function addr(uint256 privateKey) external pure returns (address);
     function sign(uint256 privateKey, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
     function warp(uint256 timestamp) external;
@@ -34,6 +42,7 @@ interface Vm {
     function toString(uint256 value) external pure returns (string memory);
     function etch(address target, bytes calldata code) external;
     function snapshotGasLastCall(string calldata group, string calldata name) external returns (uint256 gas);
+    function lastCallGas() external view returns (Gas memory);
     function snapshotValue(string calldata group, string calldata name, uint256 value) external;
     function parseJsonString(string calldata json, string calldata key) external pure returns (string memory);
     function parseJsonBytesArray(string calldata json, string calldata key) external pure returns (bytes[] memory);
