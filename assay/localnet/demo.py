@@ -162,7 +162,7 @@ class Demo:
         params.write_text("".join(f"{key} = {value}\n" for key, value in msgspec.structs.asdict(PARAMS).items()))
         common = [str(self.train), "--steps", str(self.steps), "--seed", str(self.seed), "--json"]
         submit = [sys.executable, "-m", "assay.cli", "submit", *common, *network.arguments(base / "client"), "--watch", "--yes"]
-        submit += ["--budget", "200", "--segment-steps", str(-(-self.steps // SEGMENTS)), "--params", str(params)]
+        submit += ["--budget", "200", "--fee", "0.05", "--segment-steps", str(-(-self.steps // SEGMENTS)), "--params", str(params)]
         await processes.start("client", submit, env=_environment())
         self.local_command = [sys.executable, "-m", "assay.cli", "run", *common, "--local"]
 

@@ -359,7 +359,7 @@ def check(way: Way) -> None:
     assert all(ledger.view(world.who[name]).reserved == SEAT for name in VERIFIERS)
     burnt = ledger.balances()[ledger.burn_address]
     # A lie that is watched is never paid, and once drawn costs what it must, whoever its friends are.
-    if way.provider == "false" and way.watched and way.keys:
+    if way.provider == "false" and way.watched:
         assert burnt >= BOND // 2
         assert gained["alice"] + gained["griefer"] <= -BOND // 2
         assert gained["watcher"] >= 0
