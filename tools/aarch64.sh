@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every route of the conformance suite (assay/exact/examination.py) in a Python for aarch64, which QEMU runs on this machine: also what
-# choosing a level, compiling and loading do there. Takes about a quarter of an hour. tests/exact/test_aarch64.py takes a minute or
-# two and needs no network: it runs only the native code so.
+# choosing a level, compiling and loading do there. Takes about a quarter of an hour. tests/exact/test_aarch64.py takes a few minutes
+# and needs no network: it runs only the native code so.
 #
 #   tools/aarch64.sh [FOLDER]    FOLDER (default .assay/aarch64) gets Python, NumPy, msgspec and the compiled library; used again when it is there
 #
