@@ -72,6 +72,17 @@ def test_a_level_that_the_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPat
         build.level()
 
 
+def test_an_aarch64_machine_takes_neon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASSAY_SIMD", raising=False)
+    monkeypatch.setattr(build, "features", lambda: frozenset({"asimd", "sha2"}))
+    assert build.levels() == ["portable", "neon"]
+    assert build.level() == "neon"
+    assert {"-DASSAY_NEON=1", "-march=armv8-a+crypto", "-ffp-contract=off"} <= set(build._flags("neon"))
+    assert build._flags("portable") == build.FLAGS
+    monkeypatch.setattr(build, "features", lambda: frozenset({"asimd"}))
+    assert build._flags("neon") == (*build.FLAGS, "-DASSAY_NEON=1")
+
+
 def test_native_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSAY_NATIVE", "0")
     assert build.library() is None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from assay.exact import reference
+from assay.exact import cpu, reference
 from assay.exact.conformance import Writer, floats, program
 from assay.exact.cpu import Cpu
 from assay.exact.native import build
@@ -38,23 +39,40 @@ def test_native_code_sets_its_own_flags(level: str, set_flags: Callable[[int], N
     part = w.part(w("add", 0, 0), w("sum", 0, axes=(1,), keepdim=False), w("matmul", 0, w("permute", 0, axes=(1, 0))))
     values = reference.evaluate(part, [x], 14)
     with on(Route(level, 1)):
-        cpu = Cpu(program(part, 14))
+        engine = Cpu(program(part, 14))
         set_flags(FLUSHING)
         try:
-            got = cpu.run("micro", {"batch": {"x0": x}})
+            got = engine.run("micro", {"batch": {"x0": x}})
         finally:
             set_flags(STANDARD)
     assert all(same(got[o.name], values[o.value]) for o in part.outputs)
+
+
+def test_threads_that_hashing_has_started_set_theirs(set_flags: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = build.Library(Path(shutil.copy(build.build(build.level()), tmp_path)))  # one without threads
+    monkeypatch.setattr(cpu, "library", lambda: fresh)
+    x = floats(1, (1 << 18,), "tiny")
+    w = Writer(x)
+    part = w.part(w("add", 0, 0))
+    engine = cpu.Cpu(program(part, 14), 2)
+    set_flags(FLUSHING)
+    try:
+        fresh.chunk_root(x, 2)
+    finally:
+        set_flags(STANDARD)
+    for _ in range(50):  # the second thread may come too late for its part
+        (got,) = engine.run("micro", {"batch": {"x0": x}}).values()
+        assert same(got, x + x)
 
 
 def test_numpy_refuses(set_flags: Callable[[int], None]) -> None:
     x = floats(1, (3, 5), "tiny")
     w = Writer(x)
     with on(Route("numpy", 1)):
-        cpu = Cpu(program(w.part(w("add", 0, 0)), 14))
+        engine = Cpu(program(w.part(w("add", 0, 0)), 14))
         set_flags(FLUSHING)
         try:
             with pytest.raises(FlushedError, match="flush subnormal"):
-                cpu.run("micro", {"batch": {"x0": x}})
+                engine.run("micro", {"batch": {"x0": x}})
         finally:
             set_flags(STANDARD)

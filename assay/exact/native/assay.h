@@ -1,7 +1,7 @@
 /* Exact arithmetic for CPUs: what the files of this folder share.
  *
  * Everything here gives the bits of assay/exact/reference.py. That holds because (a) f32 arithmetic is plain IEEE 754, never
- * contracted (-ffp-contract=off), reassociated or flushed (the entry points set MXCSR), and (b) sums and products are sums of
+ * contracted (-ffp-contract=off), reassociated or flushed (standard_floats), and (b) sums and products are sums of
  * integers, whose order does not matter. So the compiler may vectorise every loop, and blocks and threads may be cut anywhere.
  */
 #ifndef ASSAY_H
@@ -10,6 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 typedef int64_t word;
 
@@ -20,6 +23,20 @@ static inline uint32_t bits_of(float x) { uint32_t u; memcpy(&u, &x, 4); return 
 static inline float from_bits(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
 static inline uint64_t bits_of64(double x) { uint64_t u; memcpy(&u, &x, 8); return u; }
 static inline double from_bits64(uint64_t u) { double x; memcpy(&x, &u, 8); return x; }
+/* Rounds to nearest and keeps subnormals and NaNs: a library (gcc's crtfastmath, say) may have set it otherwise for the whole thread. Returns what
+ * was set, for restore_floats. x86: MXCSR, all exceptions masked; aarch64: FPCR. */
+#if defined(__x86_64__)
+#define STANDARD_FLOATS 0x1f80
+static inline uint64_t standard_floats(void) { uint64_t was = _mm_getcsr(); _mm_setcsr(STANDARD_FLOATS); return was; }
+static inline void restore_floats(uint64_t was) { _mm_setcsr((unsigned)was); }
+#elif defined(__aarch64__)
+#define STANDARD_FLOATS 0
+static inline void restore_floats(uint64_t was) { __asm__ volatile("msr fpcr, %0" : : "r"(was) : "memory"); }
+static inline uint64_t standard_floats(void) { uint64_t was; __asm__ volatile("mrs %0, fpcr" : "=r"(was)); restore_floats(STANDARD_FLOATS); return was; }
+#else
+static inline uint64_t standard_floats(void) { return 0; }
+static inline void restore_floats(uint64_t was) { (void)was; }
+#endif
 /* 2^n, -1022 <= n <= 1023 */
 static inline double power64(int n) { return from_bits64((uint64_t)(n + 1023) << 52); }
 

@@ -4,7 +4,7 @@ The library goes into the user's cache folder (ASSAY_CACHE, else XDG_CACHE_HOME/
 the digest of sources, compiler and flags. Many processes may ask at once: one compiles under a lock, the file appears whole or not at
 all. Without a compiler, or with ASSAY_NATIVE=0, there is no library and the engine runs in NumPy, with the same bits.
 
-ASSAY_SIMD = portable | avx2 | avx512 forces a level that the machine has; by default the best is taken. ASSAY_CHECKSUMS=0 leaves out
+ASSAY_SIMD = portable | avx2 | avx512 | neon forces a level that the machine has; by default the best is taken. ASSAY_CHECKSUMS=0 leaves out
 the checksums of matrix products, so that bench/checksums.py can say what they cost. There is no -ffast-math,
 -march=native or FMA here: flags that could change bits are named and off.
 """
@@ -35,7 +35,7 @@ from assay.exact import faults
 log = logging.getLogger("assay.exact")
 
 SOURCES = ("tape.c", "map.c", "reduce.c", "gemm.c", "pack.c", "sha256.c", "pool.c")
-HEADERS = ("assay.h", "gemm.h")
+HEADERS = ("assay.h", "gemm.h", "neon.h")
 FLAGS = (
     "-std=c11", "-O3", "-fPIC", "-shared", "-D_GNU_SOURCE",
     "-ffp-contract=off",  # a * b + c rounds twice
@@ -48,8 +48,14 @@ LEVELS = {
         ("avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
         ("-mavx2", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mprefer-vector-width=512"),
     ),
+    "neon": (("asimd",), ("-DASSAY_NEON=1",)),  # the instructions need no flag: they are part of aarch64
 }
-"""Level -> (CPU features it needs, as Linux names them; compiler flags). Each one needs those before it."""
+"""Level -> (CPU features it needs, as Linux names them; compiler flags). Of those that a processor can run, a later one is better."""
+SHA = {"sha_ni": ("-msha", "-msse4.1"), "sha2": ("-march=armv8-a+crypto",)}
+"""CPU feature -> flags for hashing with it; in every level but portable."""
+HWCAPS = {"asimd": 1 << 1, "sha2": 1 << 6}
+"""Feature -> its bit in what Linux tells a process of an aarch64 processor (AT_HWCAP; arch/arm64/include/uapi/asm/hwcap.h)."""
+AT_HWCAP = 16
 COMPILE_TIMEOUT = 300
 """Seconds."""
 
@@ -61,6 +67,11 @@ class NativeError(RuntimeError):
 @cache
 def features() -> frozenset[str]:
     """What this CPU can do, in Linux's names; empty where that is not known."""
+    if platform.machine() == "aarch64":  # not from /proc/cpuinfo, which is the host's where the process is emulated
+        ask = ctypes.CDLL(None).getauxval
+        ask.argtypes, ask.restype = [ctypes.c_ulong], ctypes.c_ulong
+        found = ask(AT_HWCAP)
+        return frozenset(name for name, bit in HWCAPS.items() if found & bit)
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -83,7 +94,7 @@ def level() -> str:
 
 
 def _flags(name: str) -> tuple[str, ...]:
-    sha = ("-msha", "-msse4.1") if name != "portable" and "sha_ni" in features() else ()
+    sha = [flag for feature, flags in SHA.items() if name != "portable" and feature in features() for flag in flags]
     bare = ("-DASSAY_CHECKSUMS=0",) if os.environ.get("ASSAY_CHECKSUMS") == "0" else ()
     return (*FLAGS, *LEVELS[name][1], *sha, *bare)
 

@@ -20,7 +20,6 @@
 #include <immintrin.h>
 #endif
 
-
 #define GROUP 4096 /* panels of A that share a checksum: |s| < 2^31 */
 
 /* tile[i][j] = sum over `pairs` of a . b; panels as packed: a[pair][ROWS], b[pair][COLUMNS], each entry two int16. */
@@ -51,6 +50,8 @@ static inline void multiply(const int32_t *restrict a, const int32_t *restrict b
 #define STORE(i) _mm256_store_si256((__m256i *)(tile + i * COLUMNS), l##i); _mm256_store_si256((__m256i *)(tile + i * COLUMNS + 8), r##i);
     EACH(STORE)
 }
+#elif defined(ASSAY_NEON)
+#include "neon.h" /* and multiply_digits */
 #else
 static inline void multiply(const int32_t *restrict a, const int32_t *restrict b, word pairs, int32_t *restrict tile) {
     int32_t t[ROWS][COLUMNS] = {{0}};
@@ -63,6 +64,7 @@ static inline void multiply(const int32_t *restrict a, const int32_t *restrict b
 }
 #endif
 
+#ifndef ASSAY_NEON
 /* tile[d][j] = sum over `pairs` of digit d (the words from d + row * step on) . b; modulo 2^32. */
 static inline __attribute__((always_inline)) void multiply_digits(
     const int32_t *restrict d, word step, const int digits, const int32_t *restrict b, word pairs, int32_t *restrict tile) {
@@ -103,6 +105,7 @@ static inline __attribute__((always_inline)) void multiply_digits(
     memcpy(tile, t, sizeof t[0] * (size_t)digits);
 #endif
 }
+#endif
 
 /* A bit that a test flips: see assay_inject. Nothing else writes it. */
 static struct { int where, bit; word index; int times; } injection;

@@ -10,6 +10,9 @@
 #elif defined(__AVX2__)
 #define ROWS 6
 #define COLUMNS 16
+#elif defined(ASSAY_NEON) /* the level: every aarch64 compiler defines __ARM_NEON */
+#define ROWS 12
+#define COLUMNS 8
 #else
 #define ROWS 4
 #define COLUMNS 8

@@ -7,9 +7,11 @@
 #include "gemm.h"
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(ASSAY_NEON)
+#include <arm_neon.h>
 #endif
 
-/* LANES lanes at once; a panel of A takes one such vector, one of B two. */
+/* LANES lanes at once; a panel takes one such vector or more. */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define LANES 16
 typedef __m512 reals;
@@ -54,6 +56,8 @@ static inline wholes right(wholes a, int n) { return a >> n; }
 static inline int32_t total_of(wholes a) {
 #if LANES == 16
     return _mm512_reduce_add_epi32(a);
+#elif defined(ASSAY_NEON)
+    return vaddvq_s32(a);
 #else
     int32_t each[LANES], total = 0;
     memcpy(each, &a, sizeof each);
@@ -100,6 +104,13 @@ static inline void turn_four(float *restrict d, word step, const float *const *p
     _mm_storeu_ps(d + step, b);
     _mm_storeu_ps(d + 2 * step, c);
     _mm_storeu_ps(d + 3 * step, e);
+#elif defined(ASSAY_NEON)
+    float32x4_t a = vld1q_f32(p[0] + at), b = vld1q_f32(p[1] + at), c = vld1q_f32(p[2] + at), e = vld1q_f32(p[3] + at);
+    float32x4_t ac = vzip1q_f32(a, c), be = vzip1q_f32(b, e), ca = vzip2q_f32(a, c), eb = vzip2q_f32(b, e);
+    vst1q_f32(d, vzip1q_f32(ac, be));
+    vst1q_f32(d + step, vzip2q_f32(ac, be));
+    vst1q_f32(d + 2 * step, vzip1q_f32(ca, eb));
+    vst1q_f32(d + 3 * step, vzip2q_f32(ca, eb));
 #else
     for (int i = 0; i < 4; i++) for (int l = 0; l < 4; l++) d[i * step + l] = p[l][at + i];
 #endif
@@ -196,8 +207,8 @@ static inline __attribute__((always_inline)) void pack(const operand *o, const s
                     if (ASSAY_CHECKSUMS && width == COLUMNS) stretch[z] = plus(stretch[z], plus(uz, vz));
                     if (ASSAY_CHECKSUMS && width == ROWS) {
                         int32_t *across = o->across + (z * panels + panel) * 2 * pairs + k;
-                        across[0] = total_of(uz);
-                        across[1] = total_of(vz);
+                        across[0] = total_of(uz) + (g ? across[0] : 0);
+                        across[1] = total_of(vz) + (g ? across[1] : 0);
                     }
                 }
                 if (planes == 1) { reals a = reals_of(u), c = reals_of(v); squares = sum_of(squares, sum_of(product_of(a, a), product_of(c, c))); }

@@ -42,6 +42,7 @@ static void take_part(uint32_t number) {
 static void *worker(void *unused) {
     uint32_t seen = 0;
     (void)unused;
+    standard_floats(); /* a thread starts with the flags of the one that made it, which may have only hashed */
     for (;;) {
         for (int i = 0; i < SPIN && GET(claim) >> 32 == seen; i++) PAUSE();
         if (GET(claim) >> 32 == seen) {

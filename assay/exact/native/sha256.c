@@ -1,8 +1,10 @@
 /* SHA-256 (FIPS 180-4), with the SHA instructions where they are, and the Merkle tree of docs/protocol.md over 1 KiB chunks. */
 #include "assay.h"
 #include <stdlib.h>
-#ifdef __SHA__
+#if defined(__SHA__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_SHA2)
+#include <arm_neon.h>
 #endif
 
 static const uint32_t START[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
@@ -16,13 +18,13 @@ static const uint32_t ROUND[64] __attribute__((aligned(64))) = {
 
 /* LANES independent messages of equally many blocks at once: the SHA instructions take some cycles each, and two chains hide that. */
 #define LANES 2
+#define EACH_LANE _Pragma("GCC unroll 2") for (int l = 0; l < lanes; l++)
 
-#ifdef __SHA__
+#if defined(__SHA__)
 /* State words in the order the instructions want: (ABEF, CDGH). */
 static inline __attribute__((always_inline)) void compress_lanes(uint32_t (*state)[8], const uint8_t *const *blocks, size_t count, const int lanes) {
     const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
     __m128i abef[LANES], cdgh[LANES], abef0[LANES], cdgh0[LANES], w[LANES][4];
-#define EACH_LANE _Pragma("GCC unroll 2") for (int l = 0; l < lanes; l++)
     EACH_LANE {
         __m128i low = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state[l]), 0xb1);
         __m128i high = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state[l] + 4)), 0x1b);
@@ -58,6 +60,39 @@ static inline __attribute__((always_inline)) void compress_lanes(uint32_t (*stat
         __m128i feba = _mm_shuffle_epi32(abef[l], 0x1b), dchg = _mm_shuffle_epi32(cdgh[l], 0xb1);
         _mm_storeu_si128((__m128i *)state[l], _mm_blend_epi16(feba, dchg, 0xf0));
         _mm_storeu_si128((__m128i *)(state[l] + 4), _mm_alignr_epi8(dchg, feba, 8));
+    }
+}
+#elif defined(__ARM_FEATURE_SHA2)
+static inline __attribute__((always_inline)) void compress_lanes(uint32_t (*state)[8], const uint8_t *const *blocks, size_t count, const int lanes) {
+    uint32x4_t abcd[LANES], efgh[LANES], abcd0[LANES], efgh0[LANES], w[LANES][4];
+    EACH_LANE {
+        abcd[l] = vld1q_u32(state[l]);
+        efgh[l] = vld1q_u32(state[l] + 4);
+    }
+    for (size_t b = 0; b < count; b++) {
+        EACH_LANE {
+            abcd0[l] = abcd[l];
+            efgh0[l] = efgh[l];
+            for (int i = 0; i < 4; i++) w[l][i] = vreinterpretq_u32_u8(vrev32q_u8(vld1q_u8(blocks[l] + 64 * b + 16 * i)));
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) {
+            const uint32x4_t constants = vld1q_u32(ROUND + 4 * i);
+            EACH_LANE {
+                uint32x4_t k = vaddq_u32(w[l][i & 3], constants), before = abcd[l];
+                abcd[l] = vsha256hq_u32(before, efgh[l], k);
+                efgh[l] = vsha256h2q_u32(efgh[l], before, k);
+                if (i < 12) w[l][i & 3] = vsha256su1q_u32(vsha256su0q_u32(w[l][i & 3], w[l][(i + 1) & 3]), w[l][(i + 2) & 3], w[l][(i + 3) & 3]);
+            }
+        }
+        EACH_LANE {
+            abcd[l] = vaddq_u32(abcd[l], abcd0[l]);
+            efgh[l] = vaddq_u32(efgh[l], efgh0[l]);
+        }
+    }
+    EACH_LANE {
+        vst1q_u32(state[l], abcd[l]);
+        vst1q_u32(state[l] + 4, efgh[l]);
     }
 }
 #else

@@ -1,9 +1,6 @@
 /* Runs a tape: steps one after the other, each `code, words, ...`, over a table of buffer addresses. The tape comes from
  * assay/exact/tape.py, which has checked every shape and index bound that does not depend on data; those that do are clamped. */
 #include "assay.h"
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
 
 typedef int (*step)(const word *w, char **base, int threads);
 static const step STEPS[] = {
@@ -15,14 +12,8 @@ const char assay_steps[] = "map copy fill matmul sum amax scatter_add take_rows 
 /* Runs `count` words of tape. 0, or -1 when memory ran out, -2 when a matrix product failed its checksum twice. */
 int assay_run(const word *tape, word count, char **base, int threads) {
     int failed = 0;
-#if defined(__x86_64__)
-    /* A library that flushes subnormals (gcc's crtfastmath, say) may have set that for the whole thread. */
-    unsigned saved = _mm_getcsr();
-    _mm_setcsr(0x1f80);
-#endif
+    uint64_t saved = standard_floats();
     for (word at = 0; at < count && !failed; at += 2 + tape[at + 1]) failed = STEPS[tape[at]](tape + at + 2, base, threads);
-#if defined(__x86_64__)
-    _mm_setcsr(saved);
-#endif
+    restore_floats(saved);
     return failed;
 }
