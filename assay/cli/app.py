@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import doctor, jobs, keys, net, roles
+from assay.cli import audit, doctor, jobs, keys, net, roles
 from assay.cli.common import group
 
 app = group(
@@ -35,6 +35,7 @@ app.add_typer(keys.app, name="keys")
 for name, app_of_role in roles.apps().items():
     app.add_typer(app_of_role, name=name)
 app.command()(jobs.submit)
+jobs.app.command()(audit.audit)
 app.add_typer(jobs.app, name="job")
 app.command()(jobs.run)
 app.command()(doctor.doctor)
