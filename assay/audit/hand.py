@@ -155,7 +155,9 @@ class Hand(Base):
         check("range", not job.cancelled and not job.completed, "the job was over when it was assigned")
         self.in_time(seg, event, terms.deadline)
         if self.audited(seg) and entry.sender not in (terms.scheduler, job.client):
-            self.after(seg, event, span.open_since + terms.params.takeover_window)
+            open_to_all = event.time > span.open_since + terms.params.takeover_window
+            who = f"{entry.sender} assigned it, who is neither scheduler nor client, {event.time - span.open_since} s after the range opened"
+            check("range", open_to_all or (None if entry.call is None else False), who)
 
     def _offer(self, seg: Seg, event: chain.Assigned, job: JobBook, entry: Entry) -> None:
         cap, check = job.terms.price_cap * seg.steps, seg.sheet.check

@@ -18,6 +18,7 @@ from chain_world import NAMES, NO, STAKE, TOKENS, VERIFIERS, WINDOW, YES, EvmWor
 
 from assay import chain
 from assay.adapters import evm_abi
+from assay.audit.auditor import Auditor
 from assay.chain import (
     Activate,
     Assign,
@@ -68,6 +69,14 @@ def anvil() -> Iterator[Anvil]:
 
 async def conserved(world: World) -> None:
     assert sum((await world.balances()).values()) == TOKENS * len(NAMES)
+
+
+async def audited(world: World) -> None:
+    """What the contract did is what the rules say, for whoever reads the chain: every check of an audit holds for each job."""
+    for job in [event.job for event in await world.events() if isinstance(event, chain.JobPosted)]:
+        report = Auditor(await world.record(job), job).run()
+        assert not [finding for sheet in report.sheets for finding in sheet.findings], report.verdict
+        assert report.held
 
 
 # ---- scripts -------------------------------------------------------------------------------------------------------------
@@ -392,6 +401,7 @@ async def _run(world: World, script: Script) -> tuple[list[Any], dict[str, int]]
     try:
         await script(world)
         await conserved(world)
+        await audited(world)
         return await told(world), await world.balances()
     finally:
         await world.close()
