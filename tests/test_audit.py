@@ -116,11 +116,11 @@ def both(*forges: Forge) -> Forge:
     return forge
 
 
-def terms(**changes: Any) -> Forge:
-    """The audited job was posted with other terms than the contract went by."""
+def terms(*, nth: int = 1, **changes: Any) -> Forge:
+    """The audited job, the second, was posted with other terms than the contract went by."""
 
     def forge(record: Record) -> Record:
-        at = find(record, chain.JobPosted, nth=1)
+        at = find(record, chain.JobPosted, nth=nth)
         event: Any = record.entries[at].event
         params = msgspec.structs.replace(event.terms.params, **changes.get("params", {}))
         other = msgspec.structs.replace(event.terms, **{**changes, "params": params})

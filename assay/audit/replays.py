@@ -19,7 +19,7 @@ from assay.engine import JobFiles, LinkReplayed, LinksOpened, LinksRun, OpenLink
 from assay.ids import Digest, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.ports import Outage
-from assay.runtime import TaskFailed
+from assay.runtime import Fault, TaskFailed
 from assay.workshop import quietly
 
 KEEP = 1 << 30
@@ -75,7 +75,9 @@ class Replays:
         try:
             return await self._run(seg)
         except TaskFailed as error:
-            self._not[seg.number] = Unopened(f"the engine does not run it: {error}")
+            self._not[seg.number] = Unopened(str(error))
+            if error.fault is Fault.PEER:
+                seg.sheet.check("replay", False, f"what it starts from or reads is not what was published: {error}")
         except Outage as error:
             self._not[seg.number] = Unopened(str(error))
         except Unopened as error:
