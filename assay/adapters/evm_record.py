@@ -12,7 +12,7 @@ from assay.adapters import evm_abi
 from assay.adapters.evm import EvmReader
 from assay.adapters.evm_reader import Found
 from assay.adapters.evm_rpc import Refused, RpcError, blob, block_of
-from assay.audit.record import Entry, Held, Record, blocks_of, is_of, segments_of
+from assay.audit.record import Entry, Held, Record, blocks_of, disputes_of, is_of, segments_of
 from assay.chain import Assigned, Block, Credited, Drawn
 from assay.ids import Address, Digest, JobId
 from assay.ports import Outage
@@ -32,6 +32,8 @@ async def read_record(reader: EvmReader, job: JobId, depth: int = 1) -> Record:
         entries=tuple(Entry(one.event, *calls.get(one.transaction, (None, None))) for one in found),
         hashes=await _hashes(reader, blocks_of(events, segments)), signers=reader,
         wallets=await _wallets(reader, parties), held=await _held(reader, {e.who for e in events if isinstance(e, Credited)}, head),
+        disputes_contract=reader.disputes, rules=await reader.dispute_rules() if reader.disputes else None,
+        disputes={number: await reader.dispute(number) for number in disputes_of(events, segments)},
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from assay.adapters.memory_chain import MemoryChain
 from assay.adapters.memory_stakes import JOBS
-from assay.audit.record import Entry, Held, Record, blocks_of, is_of, segments_of
+from assay.audit.record import Entry, Held, Record, blocks_of, disputes_of, is_of, segments_of
 from assay.chain import Credited
 from assay.ids import JobId
 
@@ -19,5 +19,6 @@ def read_record(chain: MemoryChain, job: JobId) -> Record:
     return Record(
         chain_id=chain.chain_id, contract=chain.contract, seat_stake=ledger.stakes.seat_stake, head=ledger.head, entries=tuple(entries),
         hashes={number: ledger.blocks[number].hash for number in blocks_of(events, segments)}, signers=chain,
-        held=Held(ledger.balances()[JOBS], credited),
+        held=Held(ledger.balances()[JOBS], credited), disputes_contract=chain.disputes, rules=ledger.disputes._rules,
+        disputes={number: ledger.disputes.record(number) for number in disputes_of(events, segments)},
     )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from assay import chain
 from assay.audit.books import JobBook, Seg, told
-from assay.audit.ends import Ends
+from assay.audit.disputes import Case, Disputes
 from assay.audit.findings import Report, Row, Sheet
 from assay.audit.record import Entry, Record
 from assay.chain import AnyChainEvent
@@ -18,7 +18,7 @@ class NoSuchJob(LookupError):
     """The contract has no job of that number."""
 
 
-class Auditor(Ends):
+class Auditor(Disputes):
     """`run` once; then `report`, and the books for whoever looks further (documents, replays)."""
 
     def __init__(self, record: Record, job: JobId) -> None:
@@ -29,6 +29,10 @@ class Auditor(Ends):
             chain.RevealsDue: self.reveals_due, chain.Revealed: self.revealed, chain.OpeningsDue: self.openings_due, chain.Opened: self.opened,
             chain.NoShow: self.no_show, chain.Attested: self.attested, chain.Withheld: self.withheld, chain.Unpaid: self.unpaid,
             chain.Voided: self.voided, chain.Settled: self.settled, chain.Rejected: self.rejected, chain.BondCleared: self.bond_cleared,
+        }  # fmt: skip
+        self._of_dispute: dict[type[chain.ChainEvent], Callable[[Any, Case], None]] = {
+            chain.DisputeOpened: self.dispute_opened, chain.DisputeResolved: self.dispute_resolved, chain.DisputePaid: self.dispute_paid,
+            chain.DisputeCredited: self.dispute_credited,
         }  # fmt: skip
         self.releases: list[chain.KeyReleased] = []
         """Of the audited job's segments."""
@@ -45,10 +49,14 @@ class Auditor(Ends):
             self.stakes.pass_to(event.block)
             self._see(entry, event)
             self.stakes.apply(event)
+            if isinstance(event, chain.Slashed) and event.segment in self.books.segs:
+                self._free(self.books.segs[event.segment])
         if self.job not in self.books.jobs:
             there = ", ".join(map(str, self.books.jobs)) or "none yet"
             raise NoSuchJob(f"there is no job {self.job}; this contract has: {there}")
         self.left_over()
+        self.unpaid_disputes()
+        self.games()
         self._order()
         return self.report()
 
@@ -78,6 +86,17 @@ class Auditor(Ends):
                     self.sheet.check("record", False, f"{told(event)}: segment {event.segment} was never assigned")
             case _ if type(event) in self._of_segment:
                 self._of_a_segment(entry, event)
+            case chain.DisputeSealed() | chain.Slashed() if event.segment not in self.books.segs:
+                self.sheet.check("record", False, f"{told(event)}: segment {event.segment} was never assigned")
+            case chain.DisputeSealed():
+                self.dispute_sealed(event, self.books.segs[event.segment])
+            case chain.Slashed():
+                self.slashed(event, self.books.segs[event.segment])
+            case chain.DisputeOpened() | chain.DisputeResolved() | chain.DisputePaid() | chain.DisputeCredited():
+                if event.dispute in self.cases:
+                    self._of_dispute[type(event)](event, self.cases[event.dispute])
+                else:
+                    self.sheet.check("record", False, f"{told(event)}: there is no dispute {event.dispute}")
             case _:
                 pass
 
@@ -89,6 +108,12 @@ class Auditor(Ends):
         if isinstance(event, chain.KeyReleased) and self.audited(seg):
             self.releases.append(event)
         self._of_segment[type(event)](entry, event, seg)
+
+    def _free(self, seg: Seg) -> None:
+        """Draw bonds that were held beyond their segment's end by a dispute."""
+        for who in seg.freed:
+            self.stakes.release(who, seg.number)
+        seg.freed.clear()
 
     def _cancelled(self, entry: Entry, event: chain.JobCancelled) -> None:
         job = self.books.jobs[event.job]

@@ -97,8 +97,20 @@ class Seg:
     """Credited since nothing was owed."""
     charged: Payments = field(default_factory=Counter)
     """Charged from stakes, and not yet explained by the event that follows."""
-    disputed: bool = False
-    """A dispute moved something that these checks do not recompute."""
+    disputes: int = 0
+    """Open ones."""
+    holds: Counter[Address] = field(default_factory=Counter)
+    """Open disputes over a verifier's vote: its draw bond stays meanwhile."""
+    told: list[tuple[int, Address, Vote]] = field(default_factory=list)
+    """Every vote that was revealed, with its round."""
+    slashes: int = 0
+    """Taken by a dispute, and not yet told as slashed."""
+    freed: list[Address] = field(default_factory=list)
+    """Draw bonds that a dispute lets go when what it has taken is slashed."""
+    falls: bool = False
+    """A dispute was decided against its provider, and its rejection is not yet told."""
+    voids: bool = False
+    """Its last dispute was void."""
 
     @property
     def committee(self) -> Round | None:

@@ -80,7 +80,8 @@ class Committee(Hand):
         self.after(seg, event, seg.serve_by)
         committee = seg.committee or Round(())
         for who in committee.verifiers:
-            self.stakes.release(who, seg.number, job.terms.params.draw_bond)
+            if not seg.holds[who]:
+                self.stakes.release(who, seg.number, job.terms.params.draw_bond)
         return "not served" if len(committee.keyed) >= job.terms.params.quorum else "keys withheld"
 
     def _undecided(self, seg: Seg, event: AnyChainEvent, job: JobBook) -> str:
@@ -145,6 +146,7 @@ class Committee(Hand):
         right = len(event.trace_roots) == len(seg.units)
         check("votes", right, f"{who} revealed {len(event.trace_roots)} trace roots for {len(seg.units)} links")
         committee.votes[who] = Vote(event.agrees, event.trace_roots)
+        seg.told.append((seg.round, who, committee.votes[who]))
         call = self.call_of(entry, chain.RevealAll, seg, "votes")
         digest = committee.digests.get(who)
         if call is None or digest is None:
@@ -222,7 +224,8 @@ class Committee(Hand):
             check("money", event.fee == fee, f"{who} was charged {event.fee} as a no-show, the terms make it {fee}")
         self.charges(seg, event, Counter({(who, event.fee, "no-show"): 1}))
         job.escrow += event.fee
-        self.stakes.release(who, seg.number, p.draw_bond - event.fee)
+        if not seg.holds[who]:
+            self.stakes.release(who, seg.number, p.draw_bond - event.fee)
 
     def decided(self, seg: Seg, event: AnyChainEvent, job: JobBook) -> tuple[int, int]:
         """(yes, no) of a round that is decided by this event, which may come only when all had their time."""

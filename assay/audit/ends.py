@@ -44,7 +44,7 @@ class Ends(Committee):
         reason = self._no_committee(seg, event)
         check("verdict", event.reason == reason, f"it is unpaid as {event.reason!r}; the rules make it {reason!r}")
         check("verdict", not seg.negatives, f"it is unpaid, though {seg.negatives} verifiers had said no")
-        if event.reason != "not served":
+        if event.reason != "not served" and not seg.disputes:
             self.stakes.release(seg.provider, seg.number)
         seg.settle_after = event.time + self.books.jobs[seg.job].terms.params.challenge_window
         self.end(seg, event, SegmentState.UNPAID)
@@ -64,8 +64,9 @@ class Ends(Committee):
         above = self.books.segs.get(seg.parent)
         if above is not None and above.state in chain.FAILED:
             seg.sheet.check("verdict", seg.state not in chain.TERMINAL, f"it was {seg.state.name.lower()} before it was void")
+            self.undisputed(seg, event)
         else:
-            seg.sheet.check("verdict", False, "it is void, and what it builds on has not failed")
+            seg.sheet.check("verdict", seg.voids, "it is void, and neither has what it builds on failed nor was a dispute void")
         self.stakes.release(seg.provider, seg.number)
         self.end(seg, event, SegmentState.VOID)
 
@@ -73,6 +74,7 @@ class Ends(Committee):
         check, above = seg.sheet.check, self.books.segs.get(seg.parent)
         self.expect_state(seg, event, SegmentState.ATTESTED)
         self.after(seg, event, seg.settle_after)
+        self.undisputed(seg, event)
         before = above is None or above.state == SegmentState.SETTLED
         check("verdict", before, f"it settled before segment {seg.parent}, which it builds on")
         check("money", event.price == seg.price, f"its price was told as {event.price}; offer and steps make it {seg.price}")
@@ -82,13 +84,15 @@ class Ends(Committee):
 
     def rejected(self, entry: Entry, event: chain.Rejected, seg: Seg) -> None:
         self.expect_state(seg, event, SegmentState.DRAWN, SegmentState.SERVED, SegmentState.ATTESTED)
-        seg.sheet.check("verdict", None, "its provider lost a dispute, which this audit does not play again: assay dispute show")
+        seg.sheet.check("verdict", seg.falls, "it is rejected, and its provider has lost no dispute")
+        seg.falls = False
         self.end(seg, event, SegmentState.REJECTED)
 
     def bond_cleared(self, entry: Entry, event: chain.BondCleared, seg: Seg) -> None:
         self.expect_state(seg, event, SegmentState.UNPAID, SegmentState.WITHHELD, SegmentState.REJECTED)
-        if seg.state == SegmentState.UNPAID:
+        if seg.state != SegmentState.REJECTED:
             self.after(seg, event, seg.settle_after)
+        self.undisputed(seg, event)
         there = self.stakes.reservation(seg.provider, seg.number)
         seg.sheet.check("money", event.amount == there, f"{event.amount} of its bond came free, {there} were reserved")
         self.stakes.release(seg.provider, seg.number)
@@ -132,6 +136,8 @@ class Ends(Committee):
             for (who, amount, reason), count in (seg.paid + seg.charged).items():
                 seg.sheet.check("money", False, f"{who} was paid or charged {amount} ({reason}) {count} times, which nothing explains")
             seg.paid, seg.charged = Counter(), Counter()
+            seg.sheet.check("verdict", not seg.falls, "its provider lost a dispute, and it is not rejected")
+            seg.sheet.check("money", not seg.slashes, f"{seg.slashes} that a dispute took were not slashed")
         missing = self.books.jobs[self.job].refund
         self.sheet.check("escrow", not missing, f"it was closed, and {missing} were not credited to its client")
         held = self.record.held

@@ -9,7 +9,7 @@ import msgspec
 from assay.ids import Address, Digest, JobId, SegmentId
 
 COLUMNS = ("range", "offer", "root", "draw", "served", "votes", "opened", "times", "verdict", "money")
-"""Of a segment; `replay` follows where links were computed again."""
+"""Of a segment; `dispute` and `replay` follow where there are any."""
 
 
 class Finding(msgspec.Struct, frozen=True):

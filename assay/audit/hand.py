@@ -7,7 +7,7 @@ what the event says, so that one false fact is told once and not by everything t
 from __future__ import annotations
 
 from collections import Counter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from assay import chain, cid, draw, links, merkle
 from assay.audit.books import Books, JobBook, Payments, Seg, told
@@ -15,7 +15,10 @@ from assay.audit.findings import Sheet
 from assay.audit.record import Entry, Record
 from assay.audit.stakes import StakeBook
 from assay.chain import AnyChainEvent, SegmentState
-from assay.ids import Address, Digest, JobId, SegmentId
+from assay.ids import Address, Digest, DisputeId, JobId, SegmentId
+
+if TYPE_CHECKING:
+    from assay.audit.disputes import Case
 
 BPS = 10_000
 C = TypeVar("C", bound=chain.Call)
@@ -27,6 +30,7 @@ class Base:
     def __init__(self, record: Record, job: JobId) -> None:
         self.record, self.job = record, job
         self.books, self.stakes = Books(), StakeBook(record.seat_stake)
+        self.cases: dict[DisputeId, Case] = {}
         self.sheet = Sheet()
         """Of the job as a whole."""
 
@@ -63,6 +67,9 @@ class Base:
     def window(self, seg: Seg, event: AnyChainEvent, said: int, start: int, length: int) -> None:
         right = start + length
         seg.sheet.check("times", said == right, f"{told(event)} names {said} as its deadline; the terms make it {right}")
+
+    def undisputed(self, seg: Seg, event: AnyChainEvent) -> None:
+        seg.sheet.check("dispute", not seg.disputes, f"{told(event)} while {seg.disputes} disputes were open")
 
     # ---- money -----------------------------------------------------------------------------------------------------------
 
@@ -101,7 +108,8 @@ class Base:
                     owed[who, job.terms.fee, "fee"] += 1
                     job.escrow -= job.terms.fee
             for who in round.verifiers:
-                self.stakes.release(who, seg.number)
+                if not seg.holds[who]:
+                    self.stakes.release(who, seg.number)
         job.escrow += seg.held
         job.live -= 1
         seg.held, seg.state = 0, to

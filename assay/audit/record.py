@@ -7,7 +7,9 @@ from typing import NamedTuple, Protocol
 
 from assay import chain, draw
 from assay.chain import AnyCall, AnyChainEvent, Block, Offer
-from assay.ids import Address, Digest, JobId, SegmentId
+from assay.dispute.record import Record as Dispute
+from assay.dispute.record import Rules
+from assay.ids import Address, Digest, DisputeId, JobId, SegmentId
 
 
 class Entry(NamedTuple):
@@ -54,11 +56,21 @@ class Record(NamedTuple):
     """Accounts that are contracts: their signatures are theirs to judge (ERC-1271)."""
     held: Held | None = None
     """None where the node no longer knows the state of that block."""
+    disputes_contract: Address = Address("")
+    """Empty where the network has none."""
+    rules: Rules | None = None
+    disputes: Mapping[DisputeId, Dispute] = {}
+    """The moves of the disputes over the job."""
 
 
 def segments_of(events: Iterable[AnyChainEvent], job: JobId) -> frozenset[SegmentId]:
     """The numbers of a job's segments."""
     return frozenset(event.segment for event in events if isinstance(event, chain.Assigned) and event.job == job)
+
+
+def disputes_of(events: Iterable[AnyChainEvent], segments: frozenset[SegmentId]) -> tuple[DisputeId, ...]:
+    """The disputes over some segments."""
+    return tuple(event.dispute for event in events if isinstance(event, chain.DisputeSealed) and event.segment in segments)
 
 
 def is_of(event: AnyChainEvent, job: JobId, segments: frozenset[SegmentId]) -> bool:

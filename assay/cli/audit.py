@@ -141,7 +141,7 @@ def tell(report: Report) -> None:
 
     from assay.audit.findings import COLUMNS
 
-    columns = [*COLUMNS, *(["replay"] if any(row.sheet.mark("replay") != "·" for row in report.rows) else [])]
+    columns = [*COLUMNS, *(name for name in ("dispute", "replay") if any(row.sheet.mark(name) != "·" for row in report.rows))]
     table = Table("segment", "steps", "state", *columns, box=None, pad_edge=False)
     for row in report.rows:
         marks = [row.sheet.mark(name) for name in columns]

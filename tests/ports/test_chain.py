@@ -14,11 +14,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from chain_world import NAMES, NO, STAKE, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, told
+from chain_world import NAMES, NO, STAKE, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, audited, told
 
 from assay import chain
 from assay.adapters import evm_abi
-from assay.audit.auditor import Auditor
 from assay.chain import (
     Activate,
     Assign,
@@ -69,14 +68,6 @@ def anvil() -> Iterator[Anvil]:
 
 async def conserved(world: World) -> None:
     assert sum((await world.balances()).values()) == TOKENS * len(NAMES)
-
-
-async def audited(world: World) -> None:
-    """What the contract did is what the rules say, for whoever reads the chain: every check of an audit holds for each job."""
-    for job in [event.job for event in await world.events() if isinstance(event, chain.JobPosted)]:
-        report = Auditor(await world.record(job), job).run()
-        assert not [finding for sheet in report.sheets for finding in sheet.findings], report.verdict
-        assert report.held
 
 
 # ---- scripts -------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_world import NAMES, TOKENS, EvmWorld, MemoryWorld, World, told
+from chain_world import NAMES, TOKENS, EvmWorld, MemoryWorld, World, audited, told
 from dispute_world import BOND, RULES, Stage, opening
 
 from assay.chain import BondCleared, ClearDisputed, DisputeCredited, Outcome, PlayMove, Rejected, SealDispute, Settle, WithdrawDisputes
@@ -130,6 +130,7 @@ async def run(world: World, script: Script) -> tuple[list[Any], dict[str, int]]:
     try:
         await script(world)
         assert sum((await world.balances()).values()) == TOKENS * len(NAMES)
+        await audited(world)
         return await told(world), await world.balances()
     finally:
         await world.close()
