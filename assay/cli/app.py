@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import audit, doctor, jobs, keys, net, roles
+from assay.cli import audit, dispute, doctor, jobs, keys, net, roles
 from assay.cli.common import group
 
 app = group(
@@ -37,6 +37,7 @@ for name, app_of_role in roles.apps().items():
 app.command()(jobs.submit)
 jobs.app.command()(audit.audit)
 app.add_typer(jobs.app, name="job")
+app.add_typer(dispute.app, name="dispute")
 app.command()(jobs.run)
 app.command()(doctor.doctor)
 app.command()(net.sim)
