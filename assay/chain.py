@@ -165,6 +165,19 @@ class Deposited(ChainEvent, frozen=True, kw_only=True):
     amount: int
 
 
+class Unbonding(ChainEvent, frozen=True, kw_only=True):
+    """Free stake was set aside; it can be withdrawn from `until`, with all that is unbonding by then."""
+
+    who: Address
+    amount: int
+    until: int
+
+
+class StakeWithdrawn(ChainEvent, frozen=True, kw_only=True):
+    who: Address
+    amount: int
+
+
 class SeatTaken(ChainEvent, frozen=True, kw_only=True):
     who: Address
     seat: int
@@ -418,8 +431,8 @@ class DisputeWithdrawn(ChainEvent, frozen=True, kw_only=True):
 
 
 AnyChainEvent = (
-    Registered | Deposited | SeatTaken | SeatLeft | FeeCharged | Slashed | JobPosted | JobFunded | JobCancelled | JobClosed
-    | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | KeyReleased | Served | Sealed | RevealsDue | Revealed | OpeningsDue
+    Registered | Deposited | Unbonding | StakeWithdrawn | SeatTaken | SeatLeft | FeeCharged | Slashed | JobPosted | JobFunded | JobCancelled
+    | JobClosed | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | KeyReleased | Served | Sealed | RevealsDue | Revealed | OpeningsDue
     | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | NoShow | Credited | Withdrawn
     | DisputeSealed | DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid | DisputeCredited | DisputeWithdrawn
 )  # fmt: skip

@@ -110,7 +110,7 @@ class Ledger:
                 self._pay(event.segment, event.who, -event.amount, event.reason)
             case chain.Credited():
                 self._pay(event.segment, event.who, event.amount, event.reason)
-            case chain.Registered() | chain.Deposited() | chain.SeatTaken() | chain.SeatLeft():
+            case chain.Registered() | chain.Deposited() | chain.Unbonding() | chain.StakeWithdrawn() | chain.SeatTaken() | chain.SeatLeft():
                 pass
             case _:
                 return self._advance(event)

@@ -173,18 +173,21 @@ class Workshop:
 
     async def put_records(self, folder: Path, spec: JobSpec, steps: range) -> None:
         """The shards that steps read, one array a field; taken from another segment of the job where they are already."""
-        from assay.sampling import record_indices
-
-        micro = range(spec.micro_batches)
-        indices = (record_indices(spec.order, spec.dataset.records, t, m, spec.micro_batches, spec.batch) for t in steps for m in micro)
-        wanted = await asyncio.to_thread(self._shards_of, spec, {i for batch in indices for i in batch})
-        for index in wanted:
+        for index in await self.shards_for(spec, steps):
             names = [f"records-{index}-{at}.npy" for at in range(len(spec.dataset.fields))]
             if all((folder / name).exists() for name in names) or self._linked(folder, names):
                 continue
             ref = spec.dataset.shards[index]
             sealed, key = await hands.stored(self.blobs, ref.sealed.cid), self.key(ref.sealed.key_id)
             await asyncio.to_thread(self._write_shard, folder, spec, index, sealed, key)
+
+    async def shards_for(self, spec: JobSpec, steps: range) -> list[int]:
+        """Numbers of the shards that steps read."""
+        from assay.sampling import record_indices
+
+        micro = range(spec.micro_batches)
+        indices = (record_indices(spec.order, spec.dataset.records, t, m, spec.micro_batches, spec.batch) for t in steps for m in micro)
+        return await asyncio.to_thread(self._shards_of, spec, {i for batch in indices for i in batch})
 
     def _linked(self, folder: Path, names: list[str]) -> bool:
         job = (folder / "job").read_text()

@@ -133,6 +133,14 @@ training = assay.Training(model=nn.Linear(6, 3), loss=lambda model, batch: F.cro
         assert fetched["final_state_root"] == local["final_state_root"]
         assert (here / "first.safetensors").read_bytes() == (here / "again.safetensors").read_bytes()
         assert assay(here, "job", "fetch", "7", "--out", "x", code=FAILED)["why"] == "there is no job 7 on this contract"
+        audit = assay(here, "job", "audit", "1", "--replay", "2")
+        assert (audit["failed"], audit["unchecked"], [row["end_root"] for row in audit["segments"]][-1]) == (0, 0, local["final_state_root"])
+        assert all(row["findings"] == [] for row in audit["segments"])
+        assert audit["segments"][-1]["held"]["replay"] >= 3  # link root, end root, the verifier's traces
+        stranger = assay(here, "job", "audit", "1", "--replay", "2", "--data", "nobody")
+        assert stranger["failed"] == 0
+        assert {finding["check"] for row in [stranger["whole"], *stranger["segments"]] for finding in row["findings"]} == {"delivery", "replay"}
+        assert assay(here, "job", "audit", "7", code=FAILED)["why"].startswith("there is no job 7")
         earned = until(lambda: (e := assay(here, "worker", "earnings")) and e["credits"] and e)
         assert sum(credit["amount"] for credit in earned["credits"]) == 4 * 100_000
 

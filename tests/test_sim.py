@@ -21,6 +21,7 @@ from assay.sim import CrashAt, Options, Report, World, run, summary
 from assay.sim.cast import Part, load
 from assay.sim.options import FAST
 from assay.sim.report import report
+from tests.audited import check_audit
 from tests.liars import clients, key_services, verifiers, workers
 
 PRICE = 1_000_000
@@ -47,6 +48,7 @@ def play(options: Options, seed: int = 5, cast: dict[str, Part] | None = None, w
     finished = w.run()
     found = Run(w, report(w, finished, 0.0))
     assert found.report.problems == [], f"seed {seed}: {found.report.problems}"
+    check_audit(w.ledger)
     return found
 
 

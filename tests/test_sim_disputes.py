@@ -31,6 +31,7 @@ from assay.sim import CrashAt
 from assay.sim.cast import HONEST, Part, verifier_config
 from assay.tasks import MakeMove, MoveMade, ReplayUnit, ServeUnits, UnitReplayed, UnitsServed
 from assay_verifier.machine import VerifierMachine
+from tests.audited import check_audit
 from tests.liars.disputes import Doubter
 from tests.liars.links import PROVIDERS
 from tests.link_world import OPTIONS, PARAMS, RULES, LinkHands, LinkParty, LinkWorld
@@ -62,6 +63,7 @@ def gained(world: LinkWorld, name: str) -> int:
 
 def check_money(world: LinkWorld) -> None:
     assert sum(world.before.values()) == sum(world.ledger.balances().values())
+    check_audit(world.ledger)
 
 
 def test_an_honest_network_has_no_disputes() -> None:

@@ -163,6 +163,40 @@ class EvmReader:
             raise KeyError(dispute)
         return await self._records.record(dispute)
 
+    # ---- signatures
+
+    def _typed(self, kind: str, message: dict[str, object]) -> SignableMessage:
+        domain = {"name": "Assay", "version": "1", "chainId": self.chain_id, "verifyingContract": self.contract}
+        return encode_typed_data(domain_data=domain, message_types={kind: TYPES[kind]}, message_data=message)
+
+    def _receipt(self, segment: SegmentId, round: int) -> SignableMessage:
+        return self._typed("Receipt", {"segment": segment, "round": round})
+
+    def _seal(self, segment: SegmentId, round: int, digest: Digest) -> SignableMessage:
+        return self._typed("Seal", {"segment": segment, "round": round, "digest": digest})
+
+    def _offer(self, offer: Offer) -> SignableMessage:
+        return self._typed("Offer", {name: getattr(offer, name) for name in offer.__struct_fields__})
+
+    def offer_signer(self, offer: Offer, signature: bytes) -> Address | None:
+        """None when the contract would not accept the signature, whoever made it; also when the offer's numbers do not fit its types."""
+        try:
+            return _signer_of(self._offer(offer), signature)
+        except ValueError:
+            return None
+
+    def receipt_signer(self, segment: SegmentId, round: int, signature: bytes) -> Address | None:
+        try:
+            return _signer_of(self._receipt(segment, round), signature)
+        except ValueError:
+            return None
+
+    def seal_signer(self, segment: SegmentId, round: int, digest: Digest, signature: bytes) -> Address | None:
+        try:
+            return _signer_of(self._seal(segment, round, digest), signature)
+        except ValueError:
+            return None
+
 
 async def _deployed_in(rpc: Rpc, contract: Address, head: int) -> int:
     """A block at or before the contract's deployment: by bisection over eth_getCode where old state can be had, else 0."""
@@ -260,35 +294,14 @@ class EvmChain(EvmReader):
 
     # ---- signatures
 
-    def _typed(self, kind: str, message: dict[str, object]) -> SignableMessage:
-        domain = {"name": "Assay", "version": "1", "chainId": self.chain_id, "verifyingContract": self.contract}
-        return encode_typed_data(domain_data=domain, message_types={kind: TYPES[kind]}, message_data=message)
-
-    def _offer(self, offer: Offer) -> SignableMessage:
-        return self._typed("Offer", {name: getattr(offer, name) for name in offer.__struct_fields__})
-
     def sign_offer(self, offer: Offer) -> bytes:
         return bytes(self._signer.sign_message(self._offer(offer)).signature)
 
     def sign_receipt(self, segment: SegmentId, round: int) -> bytes:
-        return bytes(self._signer.sign_message(self._typed("Receipt", {"segment": segment, "round": round})).signature)
+        return bytes(self._signer.sign_message(self._receipt(segment, round)).signature)
 
     def sign_seal(self, segment: SegmentId, round: int, digest: Digest) -> bytes:
-        message = self._typed("Seal", {"segment": segment, "round": round, "digest": digest})
-        return bytes(self._signer.sign_message(message).signature)
-
-    def offer_signer(self, offer: Offer, signature: bytes) -> Address | None:
-        """None when the contract would not accept the signature, whoever made it; also when the offer's numbers do not fit its types."""
-        try:
-            return _signer_of(self._offer(offer), signature)
-        except ValueError:
-            return None
-
-    def receipt_signer(self, segment: SegmentId, round: int, signature: bytes) -> Address | None:
-        try:
-            return _signer_of(self._typed("Receipt", {"segment": segment, "round": round}), signature)
-        except ValueError:
-            return None
+        return bytes(self._signer.sign_message(self._seal(segment, round, digest)).signature)
 
 
 def _signer_of(message: SignableMessage, signature: bytes) -> Address | None:

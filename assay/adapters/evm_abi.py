@@ -150,6 +150,30 @@ def calldata(call: AnyCall) -> tuple[str, bytes]:
     return contract, encode(contract, function, *arguments(call))
 
 
+@functools.cache
+def _calls() -> dict[tuple[str, bytes], tuple[type[Message], list[str]]]:
+    """The calls by contract and selector, with the ABI types of their arguments."""
+    found = {}
+    for kind, (contract, name, _) in _CALLS.items():
+        function = _function(contract, name)
+        found[contract, function.selector] = (kind, [item.replace("string", "bytes") for item in function.inputs])
+    return found
+
+
+def decode_call(contract: str, data: bytes) -> AnyCall | None:
+    """The call that calldata stands for; None for what is none of ours, or is malformed."""
+    kind, inputs = _calls().get((contract, data[:4]), (None, []))
+    if kind is None or len(inputs) != len(kind.__struct_fields__):
+        return None
+    hints = get_type_hints(kind)
+    try:
+        values = abi.decode(inputs, data[4:])
+        fields = {name: _converter(hints[name])(value) for name, value in zip(kind.__struct_fields__, values, strict=True)}
+    except (DecodingError, OverflowError):
+        return None
+    return kind(**fields)  # type: ignore[return-value]
+
+
 # ---- events --------------------------------------------------------------------------------------------------------------
 
 

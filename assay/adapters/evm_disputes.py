@@ -52,7 +52,7 @@ class DisputeReader:
             raise KeyError(dispute)
         if len(logs) > MOST_LOGS:
             raise Outage(f"the chain node sent {len(logs)} logs of dispute {dispute}, which no game has")
-        events = [event for event, _ in await self.reader.decode(logs, 0, head.number)]
+        events = [found.event for found in await self.reader.decode(logs, 0, head.number)]
         if len(events) != len(logs) or not isinstance(events[0], DisputeSealed) or any(getattr(e, "dispute", None) != dispute for e in events):
             raise Outage(f"the chain node sent logs that are not those of dispute {dispute}")
         sealed = events[0]

@@ -9,7 +9,7 @@ nothing was in it; if something was, Reorganised is raised instead of mixing two
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from assay.adapters.evm_abi import BadLog, decode_log
 from assay.adapters.evm_rpc import Rpc, TooLong, blob, block_of, number
@@ -42,6 +42,14 @@ class Forgetful:
         return self._hashes.get(number)
 
 
+class Found(NamedTuple):
+    """An event, with the hashes of its block and of its transaction."""
+
+    event: AnyChainEvent
+    block: Digest
+    transaction: Digest
+
+
 class TooMuch(Exception):
     """The node refused a range."""
 
@@ -65,13 +73,17 @@ class Reader:
 
     async def events(self, after: tuple[int, int], depth: int) -> list[AnyChainEvent]:
         """Events after (block, index) and at least `depth` blocks under the head. Raises Outage or Reorganised."""
+        return [found.event for found in await self.found(after, depth)]
+
+    async def found(self, after: tuple[int, int], depth: int) -> list[Found]:
+        """`events`, and where they are found."""
         last = (await self.rpc.head()).number - depth
         known = self._read if self._cursor == after else None
         if known is None:
             await self._check(after)
         first = max(after[0], self.first_block, 0)
         start = first if known is None else known.number + 1
-        out: list[AnyChainEvent] = []
+        out: list[Found] = []
         hashes: dict[int, Digest] = {}
         step = RANGE
         while start <= last:
@@ -87,13 +99,13 @@ class Reader:
                 await self._check(after)
                 known, start, out, hashes = None, first, [], {}  # what was replaced had nothing for us; what replaced it may have
                 continue
-            for event, block_hash in await self.decode(logs, start, stop):
-                if (event.block, event.index) > after:
-                    out.append(event)
-                    hashes[event.block] = block_hash
+            for found in await self.decode(logs, start, stop):
+                if (found.event.block, found.event.index) > after:
+                    out.append(found)
+                    hashes[found.event.block] = found.block
             known, start = end, stop + 1
         self.memory.note_delivered(hashes)
-        self._read, self._cursor = known, ((out[-1].block, out[-1].index) if out else after)
+        self._read, self._cursor = known, ((out[-1].event.block, out[-1].event.index) if out else after)
         return out
 
     async def _check(self, after: tuple[int, int]) -> None:
@@ -124,8 +136,8 @@ class Reader:
             raise Replaced
         return logs, end
 
-    async def decode(self, logs: list[dict[str, Any]], start: int, stop: int) -> list[tuple[AnyChainEvent, Digest]]:
-        """The logs of blocks [start, stop] that are in the vocabulary, with their blocks' hashes. Raises Outage."""
+    async def decode(self, logs: list[dict[str, Any]], start: int, stop: int) -> list[Found]:
+        """The logs of blocks [start, stop] that are in the vocabulary. Raises Outage."""
         out = []
         for log in logs:
             block = number(log.get("blockNumber"))
@@ -145,7 +157,7 @@ class Reader:
             except BadLog as error:
                 raise Outage(f"the chain node sent {error}") from None
             if event is not None:
-                out.append((event, Digest(blob(log.get("blockHash"), 32))))
+                out.append(Found(event, Digest(blob(log.get("blockHash"), 32)), Digest(blob(log.get("transactionHash"), 32))))
         return out
 
     async def _time(self, log: dict[str, Any], block: int) -> int:

@@ -61,6 +61,8 @@ class MemoryLedger:
         """Block in which an account's call was mined."""
         self.blocks = [Block(number=0, hash=self._hash(0), time=start)]
         self._events: list[list[ChainEvent]] = [[]]
+        self.origins: dict[tuple[int, int], tuple[Address, AnyCall]] = {}
+        """Who sent which call, by the block and index of the events that came of it."""
         self._done: list[list[Callable[[], object]]] = [[]]
         """What was done in each block, so that a reorganisation can do the remaining blocks again."""
         self._open()
@@ -153,8 +155,14 @@ class MemoryLedger:
     def apply(self, sender: Address, call: AnyCall) -> list[AnyChainEvent]:
         """Executes a call in the pending block; returns its events. Raises Reverted."""
         before = len(self._pending.events)
-        self._do(lambda: self._run(sender, call))
+        self._do(lambda: self._run_and_note(sender, call))
         return self._pending.events[before:]  # type: ignore[return-value]
+
+    def _run_and_note(self, sender: Address, call: AnyCall) -> None:
+        before = len(self._pending.events)
+        self._run(sender, call)
+        for event in self._pending.events[before:]:
+            self.origins[event.block, event.index] = (sender, call)
 
     def send(self, sender: Address, call_id: CallId, call: AnyCall) -> int:
         """Applies once per sender and `call_id`; returns the number of the block it is (or will be) in. Raises Reverted."""
@@ -356,3 +364,6 @@ class MemoryChain:
 
     def receipt_signer(self, segment: SegmentId, round: int, signature: bytes) -> Address | None:
         return self.ledger.signer(receipt_digest(self.chain_id, segment, round), signature)
+
+    def seal_signer(self, segment: SegmentId, round: int, digest: Digest, signature: bytes) -> Address | None:
+        return self.ledger.signer(seal_digest(self.chain_id, segment, round, digest), signature)

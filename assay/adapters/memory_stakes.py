@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from assay.adapters.refusals import refuse
-from assay.chain import ChainEvent, Deposited, FeeCharged, Registered, SeatLeft, SeatTaken
+from assay.chain import ChainEvent, Deposited, FeeCharged, Registered, SeatLeft, SeatTaken, StakeWithdrawn, Unbonding
 from assay.ids import ZERO_ADDRESS, Address, Digest, PeerId, SegmentId
 from assay.merkle import sha256
 
@@ -159,6 +159,7 @@ class Stakes:
         account = self.account(who)
         account.unbonding += amount
         account.unbonded_at = ctx.time + self.unbond_delay
+        ctx.emit(Unbonding, who=who, amount=amount, until=account.unbonded_at)
 
     def withdraw_stake(self, ctx: Context, who: Address) -> None:
         account = self.account(who)
@@ -169,6 +170,7 @@ class Stakes:
             raise refuse("StillUnbonding", until=account.unbonded_at)
         account.unbonding = 0
         account.stake -= amount
+        ctx.emit(StakeWithdrawn, who=who, amount=amount)
         self.token.move(STAKES, who, amount)
 
     def take_seat(self, ctx: Context, who: Address) -> None:

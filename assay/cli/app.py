@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import doctor, economics, jobs, keys, net, roles
+from assay.cli import audit, dispute, doctor, economics, jobs, keys, net, roles
 from assay.cli.common import group
 
 app = group(
@@ -35,7 +35,9 @@ app.add_typer(keys.app, name="keys")
 for name, app_of_role in roles.apps().items():
     app.add_typer(app_of_role, name=name)
 app.command()(jobs.submit)
+jobs.app.command()(audit.audit)
 app.add_typer(jobs.app, name="job")
+app.add_typer(dispute.app, name="dispute")
 app.command()(jobs.run)
 app.command("economics")(economics.economy)
 app.command()(doctor.doctor)

@@ -18,9 +18,12 @@ import pytest
 from eth_account import Account
 
 from assay import cid, draw, merkle
+from assay.adapters import evm_record, memory_record
 from assay.adapters.evm import EvmChain
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_disputes import DISPUTES
+from assay.audit.auditor import Auditor
+from assay.audit.record import Record
 from assay.chain import (
     Activate,
     AnyCall,
@@ -33,6 +36,7 @@ from assay.chain import (
     Deposit,
     Draw,
     Drawn,
+    JobPosted,
     Offer,
     Open,
     Opening,
@@ -84,6 +88,10 @@ class World:
 
     async def balances(self) -> dict[str, int]:
         """Of the accounts, `jobs`, `stakes`, `disputes` and `burnt`."""
+        raise NotImplementedError
+
+    async def record(self, job: JobId) -> Record:
+        """What an audit reads."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -192,9 +200,10 @@ class World:
         await self.do("alice", Serve(segment=segment, verifiers=tuple(self[name] for name in by), signatures=signatures))
 
     def traces(self, units: tuple[int, ...], flavour: bytes = b"right") -> list[list[Digest]]:
-        """For each unit, the items of its trace."""
+        """For each unit, the items of its trace; the last is the end that was committed."""
         counts = [UPDATE_LEAVES if draw.is_update(unit, MICRO_BATCHES) else MICRO_LEAVES for unit in units]
-        return [[sha256(flavour, bytes([unit, i])) for i in range(count)] for unit, count in zip(units, counts, strict=True)]
+        heads = ([sha256(flavour, bytes([unit, i])) for i in range(count - 1)] for unit, count in zip(units, counts, strict=True))
+        return [[*head, sha256(b"end", bytes([unit]))] for unit, head in zip(units, heads, strict=True)]
 
     def reveal_of(self, name: str, drawn: Drawn, agrees: bool, flavour: bytes) -> tuple[Digest, Reveal]:
         roots = tuple(merkle.root_of(items) for items in self.traces(drawn.units, flavour))
@@ -274,6 +283,11 @@ class MemoryWorld(World):
         known = {ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", ledger.burn_address: "burnt"}
         return {known.get(who) or self.name(who): amount for who, amount in self.ledger.balances().items()}
 
+    async def record(self, job: JobId) -> Record:
+        chain = self.chains["stranger"]
+        assert isinstance(chain, MemoryChain)
+        return memory_record.read_record(chain, job)
+
 
 class EvmWorld(World):
     def __init__(self, anvil: Anvil, network: Network) -> None:
@@ -303,15 +317,28 @@ class EvmWorld(World):
         found = balances(n, [chain.account for chain in self.chains.values()])
         return {known.get(who) or self.name(who): amount for who, amount in found.items()}
 
+    async def record(self, job: JobId) -> Record:
+        chain = self.chains["stranger"]
+        assert isinstance(chain, EvmChain)
+        return await evm_record.read_record(chain, job, 0)
+
     async def close(self) -> None:
         for chain in self.chains.values():
             assert isinstance(chain, EvmChain)
             await chain.close()
 
 
+async def audited(world: World) -> None:
+    """What the contract did is what the rules say, for whoever reads the chain: every check of an audit holds for each job."""
+    for job in [event.job for event in await world.events() if isinstance(event, JobPosted)]:
+        report = Auditor(await world.record(job), job).run()
+        assert not [finding for sheet in report.sheets for finding in sheet.findings], report.verdict
+        assert report.held
+
+
 HIDDEN = frozenset(
     {"block", "time", "index", "seed", "seed_block", "opening_block", "units", "commitment", "deadline", "activate_by", "lease_until", "serve_by",
-     "seal_by", "reveal_by", "open_by", "settle_after", "trace_roots", "due", "pay_after"}
+     "seal_by", "reveal_by", "open_by", "settle_after", "until", "trace_roots", "due", "pay_after"}
 )  # fmt: skip
 """Fields that follow from block hashes, clocks or the contract's address."""
 

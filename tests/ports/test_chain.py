@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from chain_world import NAMES, NO, STAKE, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, told
+from chain_world import NAMES, NO, STAKE, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, audited, told
 
 from assay import chain
 from assay.adapters import evm_abi
@@ -408,6 +408,7 @@ async def _run(world: World, script: Script) -> tuple[list[Any], dict[str, int]]
     try:
         await script(world)
         await conserved(world)
+        await audited(world)
         return await told(world), await world.balances()
     finally:
         await world.close()

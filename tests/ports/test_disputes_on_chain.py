@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_world import NAMES, TOKENS, EvmWorld, MemoryWorld, World, told
+from chain_world import NAMES, TOKENS, EvmWorld, MemoryWorld, World, audited, told
 from dispute_world import BOND, RULES, Stage, opening
+from typer.testing import CliRunner
 
-from assay.chain import BondCleared, ClearDisputed, DisputeCredited, Outcome, PlayMove, Rejected, SealDispute, Settle, WithdrawDisputes
+from assay.adapters import evm_abi
+from assay.chain import BondCleared, ClearDisputed, DisputeCredited, JobPosted, Outcome, PlayMove, Rejected, SealDispute, Settle, WithdrawDisputes
+from assay.cli.app import app
 from assay.dispute import moves
 from assay.dispute.moves import Phase, shown
 from assay.dispute.players import Asserter, Challenger
 from assay.ids import Digest
+from assay.localnet import rpc
 from assay.localnet.anvil import Anvil, find_anvil
 from tests import dispute_cases as cases
 from tests.liars.disputes import Liar, at, flipped
@@ -130,6 +135,7 @@ async def run(world: World, script: Script) -> tuple[list[Any], dict[str, int]]:
     try:
         await script(world)
         assert sum((await world.balances()).values()) == TOKENS * len(NAMES)
+        await audited(world)
         return await told(world), await world.balances()
     finally:
         await world.close()
@@ -151,3 +157,40 @@ def test_on_the_evm_it_leaves_the_same_as_in_memory(script: Script, tmp_path: Pa
     except FileNotFoundError as error:
         pytest.skip(str(error))
     assert asyncio.run(on_evm()) == asyncio.run(run(MemoryWorld(RULES), script))
+
+
+def test_a_dispute_on_the_evm_is_shown_by_a_command(tmp_path: Path) -> None:
+    """`assay dispute show` knows the network's address and nothing else."""
+
+    async def play() -> None:
+        world = await EvmWorld.open(anvil, tmp_path, RULES)
+        try:
+            await a_liar_is_slashed(world)
+        finally:
+            await world.close()
+
+    try:
+        find_anvil()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    with Anvil(block_time=None) as anvil:
+        asyncio.run(play())
+        where = ["--rpc", anvil.url, "--contract", _contract(anvil)]
+        shown = CliRunner().invoke(app, ["dispute", "show", "1", *where, "--json"])
+        assert shown.exit_code == 0, shown.output
+        found = json.loads(shown.output.splitlines()[-1])
+        assert (found["outcome"], found["paid"], found["steps"][-1]["move"]) == (Outcome.ASSERTER_LOST, True, "Prove")
+        assert found["pays"][0] == f"the asserter loses {BOND} of its bond of {BOND}"
+        asserted, right = found["steps"][-1]["values"][-2:]
+        assert int(asserted["bits"], 16) == int(right["bits"], 16) ^ 1 << 23
+        text = CliRunner().invoke(app, ["dispute", "show", "1", *where]).output
+        assert "exp(f32[24, 80]) -> f32[24, 80]" in text
+        assert "the challenger has won: element 3 of exp is wrong" in text
+        none = CliRunner().invoke(app, ["dispute", "show", "9", *where, "--json"])
+        assert json.loads(none.stdout.splitlines()[-1])["why"] == "this network has: 1"
+
+
+def _contract(anvil: Anvil) -> str:
+    """The one that said that a job was posted."""
+    logs: Any = rpc.call(anvil.url, "eth_getLogs", {"fromBlock": "0x0", "topics": ["0x" + evm_abi.topic(JobPosted).hex()]})
+    return str(logs[0]["address"])

@@ -1,0 +1,202 @@
+"""The job's documents as their CIDs give them: what they hash to is what the terms name, or the job is another one than was paid for.
+
+A blob's bytes are vouched for by its CID (the store checks that); here they are held against the roots in the terms. What is sealed
+opens only for who has its key; what could not be opened is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+
+import numpy as np
+
+from assay import seal, shard
+from assay.audit.auditor import Auditor
+from assay.audit.books import Seg
+from assay.chain import KeyReleased, SegmentState
+from assay.codec import Malformed, decode
+from assay.execute import schedule_root
+from assay.hands import MAX_SPEC
+from assay.ids import Cid, Digest, PeerId
+from assay.job import JobSpec, data_root
+from assay.merkle import sha256
+from assay.ports import Blobs, Keys, Outage
+from assay.runtime import TaskFailed
+from assay.state import BadTensors, from_bytes, state_root
+from assay.tasks import CheckProgram
+from assay.workshop import Workshop, check_spec
+
+MAX_DOCUMENT = 1 << 28
+"""Bytes of a program or a schedule."""
+MAX_STATE = 1 << 34
+SLACK = 1 << 20
+
+
+class Ring:
+    """assay.ports.Keys of an audit: the keys that the chain released to the caller, and those of its own ring. Nothing is written to that.
+
+    `keys` is None for who has no account: nothing sealed opens then."""
+
+    def __init__(self, keys: Keys | None, releases: Iterable[KeyReleased]) -> None:
+        self.keys = keys
+        self.account, self.encryption_key = (keys.account, keys.encryption_key) if keys else ("", b"")
+        self._ring: dict[Digest, bytes] = {}
+        for release in releases:
+            if keys is not None and release.recipient == keys.account:
+                try:
+                    self.store(keys.unwrap(release.wrapped))
+                except ValueError:  # what was released does not open: the key is not had
+                    continue
+
+    def wrap(self, key: bytes, recipient: bytes, info: bytes = b"") -> bytes:
+        raise PermissionError("an audit wraps no keys")
+
+    def unwrap(self, wrapped: bytes, info: bytes = b"") -> bytes:
+        raise PermissionError("an audit's keys are unwrapped when it begins")
+
+    def store(self, key: bytes) -> Digest:
+        self._ring[seal.key_id(key)] = key
+        return seal.key_id(key)
+
+    def load(self, key_id: Digest) -> bytes:
+        if key_id in self._ring or self.keys is None:
+            return self._ring[key_id]
+        return self.keys.load(key_id)
+
+    def has(self, key_id: Digest) -> bool:
+        try:
+            self.load(key_id)
+        except KeyError:
+            return False
+        return True
+
+
+class Library:
+    """Fetches blobs, patiently: who has just come does not know all peers yet."""
+
+    def __init__(self, blobs: Blobs, patience: int = 20, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
+        self.blobs, self.patience, self._sleep = blobs, patience, sleep
+
+    async def fetch(self, cid: Cid, limit: int, near: tuple[PeerId, ...] = ()) -> str:
+        """Brings a blob into the store. Empty, or why it cannot be had."""
+        for _ in range(self.patience):
+            try:
+                if not await self.blobs.has(cid):
+                    await self.blobs.fetch(cid, limit, near)
+            except Outage as error:
+                why = str(error)
+            except ValueError as error:
+                return str(error)
+            else:
+                return ""
+            await self._sleep(0.5)
+        return why
+
+
+class Documents:
+    """Of the audited job, over an auditor that has run."""
+
+    def __init__(self, auditor: Auditor, library: Library, shop: Workshop, ring: Ring) -> None:
+        self.auditor, self.library, self.shop, self.ring = auditor, library, shop, ring
+        self.job = auditor.books.jobs[auditor.job]
+        self.terms, self.sheet = self.job.terms, auditor.sheet
+        self.spec: JobSpec | None = None
+        """Once it was fetched, and is what the terms name."""
+
+    async def _blob(self, cid: Cid, limit: int, what: str) -> bytes | None:
+        """None, and a note, when it cannot be had."""
+        why = await self.library.fetch(cid, limit)
+        if why:
+            self.sheet.check("documents", None, f"{what}, {cid}, cannot be had: {why}")
+            return None
+        return await self.library.blobs.get(cid)
+
+    async def check(self) -> None:
+        """The document, the program, the schedule and the form of the data."""
+        check, terms = self.sheet.check, self.terms
+        data = await self._blob(terms.spec, MAX_SPEC, "the job's document")
+        if data is None or not check("documents", sha256(data) == terms.spec_digest, "the job's document is not the one whose digest was posted"):
+            return
+        try:
+            spec = decode(data, JobSpec, limit=MAX_SPEC)
+            shard.check_dataset(spec.dataset)
+            check_spec(spec)
+        except (Malformed, ValueError) as error:
+            check("documents", False, f"the job's document is refused: {error}")
+            return
+        for name in ("program_root", "state_root", "schedule_root", "steps", "micro_batches", "segment_steps", "key_service"):
+            same = getattr(spec, name) == getattr(terms, name)
+            check("documents", same, f"the document's {name.replace('_', ' ')} is not that of the terms")
+        root = data_root(spec.dataset, spec.order, spec.batch)
+        check("documents", root == terms.dataset_root, "the data that the document describes has another root than the terms name")
+        self.spec = spec
+        await self._program(spec)
+        await self._schedule(spec)
+
+    async def _program(self, spec: JobSpec) -> None:
+        if await self._blob(spec.program, MAX_DOCUMENT, "its program") is None:
+            return
+        check, terms = self.sheet.check, self.terms
+        try:
+            found = await self.shop.check_program(CheckProgram(job=self.job.number, spec=terms.spec, program=spec.program))
+        except TaskFailed as error:
+            check("documents", False, f"its program is refused: {error}")
+            return
+        check("documents", found.root == terms.program_root, "its program has another root than the terms name")
+        leaves = (found.micro_leaves, found.update_leaves)
+        named = (terms.micro_leaves, terms.update_leaves)
+        check("documents", leaves == named, f"traces of its program have {leaves} leaves, the terms name {named}")
+        weights = (max(1, found.micro_flops), max(1, found.update_flops))
+        same = weights == (terms.micro_weight, terms.update_weight)
+        check("documents", same, f"its program weighs {weights}; links are drawn by {(terms.micro_weight, terms.update_weight)}")
+
+    async def _schedule(self, spec: JobSpec) -> None:
+        data = await self._blob(spec.schedule, MAX_DOCUMENT, "its schedule")
+        if data is None:
+            return
+        columns = len(spec.scalars)
+        whole = len(data) == 4 * columns * self.terms.steps
+        right = whole and schedule_root(np.frombuffer(data, "<f4").reshape(self.terms.steps, columns)) == self.terms.schedule_root
+        self.sheet.check("documents", right, f"its schedule is not the one of {self.terms.steps} steps whose root the terms name")
+
+    # ---- what the client gets --------------------------------------------------------------------------------------------
+
+    async def delivery(self) -> None:
+        """Of a job that is over: the last settled checkpoint, as its client gets it, is the state whose root settled."""
+        last = max((s for s in self.auditor.mine if s.state == SegmentState.SETTLED), key=lambda s: s.stop, default=None)
+        if last is None or not (self.job.completed or self.job.closed):
+            return
+        mine = [r for r in self.auditor.releases if (r.segment, r.recipient, r.key_id) == (last.number, self.job.client, last.key_id)]
+        official = [release for release in mine if release.by == self.terms.key_service]
+        if not official:
+            self.sheet.check("delivery", None, f"the key of the last checkpoint, segment {last.number}, was not released to the client yet")
+        elif self.ring.account == self.job.client:
+            await self._delivered(last, official[-1])
+        else:
+            why = "its key was released to the client, and only the client can open it: assay job audit with the client's --data"
+            self.sheet.check("delivery", None, f"the last checkpoint, segment {last.number}, is sealed: {why}")
+
+    async def _delivered(self, last: Seg, release: KeyReleased) -> None:
+        check, keys = self.sheet.check, self.ring.keys
+        assert keys is not None
+        assert last.checkpoint is not None
+        try:
+            key = keys.unwrap(release.wrapped)
+        except ValueError as error:
+            check("delivery", False, f"the key of the last checkpoint that the key service released does not open: {error}")
+            return
+        if not check("delivery", seal.key_id(key) == last.key_id, "the released key is another one than the provider committed to"):
+            return
+        why = await self.library.fetch(last.checkpoint, MAX_STATE)
+        if why:
+            check("delivery", None, f"the last checkpoint, {last.checkpoint}, cannot be had: {why}")
+            return
+        sealed = await self.library.blobs.get(last.checkpoint)
+        try:
+            state = from_bytes(await asyncio.to_thread(seal.unseal, sealed, key), MAX_STATE)
+        except (seal.SealError, BadTensors) as error:
+            check("delivery", False, f"the last checkpoint does not open: {error}")
+            return
+        found = state_root(last.stop, state)
+        check("delivery", found == last.end_root, f"the last checkpoint has the root {found.hex()[:16]}…, what settled is another state")

@@ -1,0 +1,37 @@
+"""An audit from its record to its report: the chain, the documents, what the client gets, and, when asked for, links computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from assay.audit.auditor import Auditor
+from assay.audit.documents import Documents, Library, Ring
+from assay.audit.findings import Report
+from assay.audit.record import Record
+from assay.audit.replays import Replays
+from assay.ids import JobId
+from assay.ports import Blobs, Engine, Keys
+from assay.workshop import Workshop
+
+
+async def audit_job(
+    record: Record, job: JobId, blobs: Blobs, keys: Keys | None, engine: Engine, folder: Path, *, replay: int = 0, seed: int = 0,
+    patience: int = 20,
+) -> Report:  # fmt: skip
+    """`folder` is the audit's own and is removed by the caller: what is opened lies there in the clear. `keys` are the caller's, if it has
+    any; `replay` is how many links to compute again, chosen by `seed`. Raises auditor.NoSuchJob."""
+    auditor = Auditor(record, job)
+    auditor.run()
+    ring, library = Ring(keys, auditor.releases), Library(blobs, patience)
+    documents = Documents(auditor, library, Workshop(folder, blobs, ring, engine), ring)  # type: ignore[arg-type]
+    await documents.check()
+    await documents.delivery()
+    spec = documents.spec
+    if replay and spec is None:
+        auditor.sheet.check("replay", None, "no link can be computed again without the job's document")
+    elif replay and spec is not None:
+        await Replays(documents, spec).run(replay, seed)
+    else:
+        sealed = "its initial state and data are sealed, and no link was computed again: --replay N does, with the keys that --data holds"
+        auditor.sheet.check("replay", None, sealed)
+    return auditor.report()
