@@ -94,7 +94,7 @@ class Executor:
         if micro_batches != program.micro_batches:
             raise BadTensors(f"the job has {micro_batches} micro-batches a step, its program averages over {program.micro_batches}")
         check_tensors("frozen set", frozen, program.frozen)
-        if frozen and (found := frozen_root(frozen)) != program.frozen_root:
+        if frozen and (found := frozen_root(frozen, threads)) != program.frozen_root:
             raise BadTensors(f"the frozen tensors are not those that the program names: their root is {found.hex()[:16]}…")
         self.program = program
         self.frozen = dict(frozen)
@@ -102,6 +102,7 @@ class Executor:
         self.schedule = np.ascontiguousarray(schedule)
         self.schedule_root = schedule_root(self.schedule)
         self.micro_batches = micro_batches
+        self.threads = threads
         self._cpu = Cpu(program, threads)
         self._state, self._acc, self._batch = program.state, program.accumulator, program.batch
         self._spare: Tensors = {}
@@ -165,22 +166,22 @@ class Executor:
         self._check_micro(step, m, state, acc, batch)
         output, stages = self._cpu.trace("micro", self._for_micro(step, m, state, acc, batch))
         batch = {name: batch[name] for name in self._batch}
-        return self._trace(MICRO, step, m, state, acc, batch, stages, acc_root(step, m + 1, output), output)
+        return self._trace(MICRO, step, m, state, acc, batch, stages, acc_root(step, m + 1, output, self.threads), output)
 
     def trace_update(self, step: int, state: Tensors, acc: Tensors) -> Trace:
         """`update`, with the root over all its stages."""
         self._check_update(step, state, acc)
         output, stages = self._cpu.trace("update", self._for_update(step, state, acc))
         output = state | output
-        return self._trace(UPDATE, step, self.micro_batches, state, acc, {}, stages, state_root(step + 1, output), output)
+        return self._trace(UPDATE, step, self.micro_batches, state, acc, {}, stages, state_root(step + 1, output, self.threads), output)
 
     def _trace(
         self, part: int, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors, stages: Sequence[Digest], end: Digest, output: Tensors
     ) -> Trace:
         head = merkle.sha256(
             struct.pack(">B32sBQI", 0x14, self.root, part, step, m),
-            state_root(step, state),
-            acc_root(step, m, acc) if m else bytes(32),
+            state_root(step, state, self.threads),
+            acc_root(step, m, acc, self.threads) if m else bytes(32),
             batch_root(batch),
             self.schedule_root,
         )
