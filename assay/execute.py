@@ -124,12 +124,12 @@ class Executor:
     def zero_acc(self, step: int, state: Tensors) -> Tensors:
         """The accumulator before a step's first micro-batch."""
         self.row(step)
-        spare, self._spare = self._spare, {}
         out: Tensors = {}
         for name, t in self._acc.items():
-            if name in spare and spare[name].flags.writeable:
-                spare[name][...] = state.get(name, 0)
-                out[name] = spare[name]
+            spare = self._spare.pop(name, None)
+            if spare is not None and spare.flags.writeable:
+                spare[...] = state.get(name, 0)
+                out[name] = spare
             else:
                 out[name] = state[name].copy() if name in state else zeros(t)
         return out
