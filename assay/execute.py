@@ -64,6 +64,13 @@ def schedule_root(schedule: NDArray[np.float32]) -> Digest:
     return tensor_root(schedule)
 
 
+def _taken(tensors: Tensors) -> Tensors:
+    """The tensors; the caller's dict is left empty."""
+    own = dict(tensors)
+    tensors.clear()
+    return own
+
+
 class Executor:
     """Runs the links of one job.
 
@@ -71,6 +78,11 @@ class Executor:
     `threads` is the number of native threads; `frozen` are the tensors that no step changes, checked here, once, against the root that
     the program names. Raises BadTensors when a tensor is not what the program takes, ValueError for a step outside the schedule or a
     micro-batch outside the step.
+
+    Who owns what: arguments are only read, and results share no memory with them (but for entries that no step changes), unless the
+    caller says `spend=True`. Then it gives up the accumulator (in `update` the state, too): the result may lie where they did, so that a
+    training holds one state and one accumulator, as eager PyTorch does. The spent dicts are emptied, also when the link fails, so that
+    nobody reads half a result; views of their arrays that the caller still has are worth nothing.
     """
 
     def __init__(
@@ -82,7 +94,7 @@ class Executor:
         if micro_batches != program.micro_batches:
             raise BadTensors(f"the job has {micro_batches} micro-batches a step, its program averages over {program.micro_batches}")
         check_tensors("frozen set", frozen, program.frozen)
-        if frozen and (found := frozen_root(frozen)) != program.frozen_root:
+        if frozen and (found := frozen_root(frozen, threads)) != program.frozen_root:
             raise BadTensors(f"the frozen tensors are not those that the program names: their root is {found.hex()[:16]}…")
         self.program = program
         self.frozen = dict(frozen)
@@ -90,8 +102,11 @@ class Executor:
         self.schedule = np.ascontiguousarray(schedule)
         self.schedule_root = schedule_root(self.schedule)
         self.micro_batches = micro_batches
+        self.threads = threads
         self._cpu = Cpu(program, threads)
         self._state, self._acc, self._batch = program.state, program.accumulator, program.batch
+        self._spare: Tensors = {}
+        """A spent accumulator, for the next one: fresh memory costs a page fault each 4 KiB."""
 
     @property
     def steps(self) -> int:
@@ -109,17 +124,35 @@ class Executor:
     def zero_acc(self, step: int, state: Tensors) -> Tensors:
         """The accumulator before a step's first micro-batch."""
         self.row(step)
-        return {name: state[name].copy() if name in state else zeros(t) for name, t in self._acc.items()}
+        out: Tensors = {}
+        for name, t in self._acc.items():
+            spare = self._spare.pop(name, None)
+            if spare is not None and spare.flags.writeable:
+                spare[...] = state.get(name, 0)
+                out[name] = spare
+            else:
+                out[name] = state[name].copy() if name in state else zeros(t)
+        return out
 
-    def micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> Tensors:
-        """The accumulator after micro-batch `m` of step `step`."""
+    def micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors, *, spend: bool = False) -> Tensors:
+        """The accumulator after micro-batch `m` of step `step`; `spend` gives up `acc`."""
         self._check_micro(step, m, state, acc, batch)
-        return self._cpu.run("micro", self._for_micro(step, m, state, acc, batch))
+        inputs = self._for_micro(step, m, state, acc, batch)
+        if not spend:
+            return self._cpu.run("micro", inputs)
+        inputs["acc"] = _taken(acc)
+        return self._cpu.run("micro", inputs, ("acc",))
 
-    def update(self, step: int, state: Tensors, acc: Tensors) -> Tensors:
-        """The state before step `step + 1`."""
+    def update(self, step: int, state: Tensors, acc: Tensors, *, spend: bool = False) -> Tensors:
+        """The state before step `step + 1`; `spend` gives up `state` and `acc`."""
         self._check_update(step, state, acc)
-        return state | self._cpu.run("update", self._for_update(step, state, acc))
+        inputs = self._for_update(step, state, acc)
+        if not spend:
+            return state | self._cpu.run("update", inputs)
+        inputs |= {"state": _taken(state), "acc": _taken(acc)}
+        after = inputs["state"] | self._cpu.run("update", inputs, ("state", "acc"))
+        self._spare = inputs["acc"]
+        return after
 
     def _for_micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> dict[str, Tensors]:
         return {"state": state, "acc": acc, "batch": batch, "counter": counters(step, m), "frozen": self.frozen}
@@ -133,22 +166,22 @@ class Executor:
         self._check_micro(step, m, state, acc, batch)
         output, stages = self._cpu.trace("micro", self._for_micro(step, m, state, acc, batch))
         batch = {name: batch[name] for name in self._batch}
-        return self._trace(MICRO, step, m, state, acc, batch, stages, acc_root(step, m + 1, output), output)
+        return self._trace(MICRO, step, m, state, acc, batch, stages, acc_root(step, m + 1, output, self.threads), output)
 
     def trace_update(self, step: int, state: Tensors, acc: Tensors) -> Trace:
         """`update`, with the root over all its stages."""
         self._check_update(step, state, acc)
         output, stages = self._cpu.trace("update", self._for_update(step, state, acc))
         output = state | output
-        return self._trace(UPDATE, step, self.micro_batches, state, acc, {}, stages, state_root(step + 1, output), output)
+        return self._trace(UPDATE, step, self.micro_batches, state, acc, {}, stages, state_root(step + 1, output, self.threads), output)
 
     def _trace(
         self, part: int, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors, stages: Sequence[Digest], end: Digest, output: Tensors
     ) -> Trace:
         head = merkle.sha256(
             struct.pack(">B32sBQI", 0x14, self.root, part, step, m),
-            state_root(step, state),
-            acc_root(step, m, acc) if m else bytes(32),
+            state_root(step, state, self.threads),
+            acc_root(step, m, acc, self.threads) if m else bytes(32),
             batch_root(batch),
             self.schedule_root,
         )

@@ -61,9 +61,10 @@ def run_local(
     for step in range(executor.steps):
         acc = executor.zero_acc(step, state)
         for m in range(program.micro_batches):
-            acc = executor.micro(step, m, state, acc, read(record_indices(order, records, step, m, program.micro_batches, batch)))
-        state = executor.update(step, state, acc)
-        done.append(Step(step, float(acc["loss"]) / program.micro_batches, state_root(step + 1, state)))
+            acc = executor.micro(step, m, state, acc, read(record_indices(order, records, step, m, program.micro_batches, batch)), spend=True)
+        loss = float(acc["loss"]) / program.micro_batches
+        state = executor.update(step, state, acc, spend=step > 0)  # the first is the caller's
+        done.append(Step(step, loss, state_root(step + 1, state, threads)))
         if progress:
             progress(done[-1])
     return LocalRun(state, done[-1].root if done else state_root(0, state), tuple(done))

@@ -120,8 +120,8 @@ class Segment:
     def load(self, step: int) -> Tensors:
         """The state before a step, checked against its committed root. Raises BadTensors, FileNotFoundError."""
         tensors = from_bytes(self.path(step).read_bytes(), MAX_STATE)
-        if state_root(step, tensors) != self.root_before(step):
-            raise BadTensors(f"the state before step {step} is not the committed one: its root is {state_root(step, tensors).hex()[:16]}…")
+        if (found := state_root(step, tensors, self.executor.threads)) != self.root_before(step):
+            raise BadTensors(f"the state before step {step} is not the committed one: its root is {found.hex()[:16]}…")
         return tensors
 
     def _newest(self, step: int) -> tuple[int, Tensors]:
@@ -153,15 +153,14 @@ class Segment:
     # ---- running ---------------------------------------------------------------------------------------------------------
 
     def step(self, step: int, state: Tensors) -> tuple[Tensors, StepRecord]:
-        """One whole step from the state before it."""
+        """One whole step from the state before it, which is spent."""
         acc, ends = self.executor.zero_acc(step, state), []
         for m in range(self.executor.micro_batches):
-            acc = self.executor.micro(step, m, state, acc, self.batches(step, m))
-            ends.append(acc_root(step, m + 1, acc))
-        after = self.executor.update(step, state, acc)
-        ends.append(state_root(step + 1, after))
-        loss = acc.get("loss")
-        mean = np.float32(0 if loss is None else loss) / np.float32(self.executor.micro_batches)
+            acc = self.executor.micro(step, m, state, acc, self.batches(step, m), spend=True)
+            ends.append(acc_root(step, m + 1, acc, self.executor.threads))
+        mean = np.float32(acc.get("loss", 0)) / np.float32(self.executor.micro_batches)
+        after = self.executor.update(step, state, acc, spend=True)
+        ends.append(state_root(step + 1, after, self.executor.threads))
         return after, StepRecord(tuple(ends), int(np.float32(mean).view(np.uint32)))
 
     def run(self, stop: int, on_step: Callable[[int, int], None]) -> int:
@@ -199,8 +198,8 @@ class Segment:
                 at += 1
             acc = self.executor.zero_acc(step, state)
             for i in range(m):
-                acc = self.executor.micro(step, i, state, acc, self.batches(step, i))
-            if m and acc_root(step, m, acc) != self.records[offset].ends[m - 1]:
+                acc = self.executor.micro(step, i, state, acc, self.batches(step, i), spend=True)
+            if m and acc_root(step, m, acc, self.executor.threads) != self.records[offset].ends[m - 1]:
                 raise Corrupted(f"the accumulator of step {step} before link {unit} does not come out as it did before")
             out = {f"state.{name}": array for name, array in state.items()}
             yield unit, out | ({f"acc.{name}": array for name, array in acc.items()} if m else {})

@@ -36,9 +36,9 @@ _LOADED = {stored: name for name, stored in _STORED.items()}
 # ---- roots -----------------------------------------------------------------------------------------------------------------
 
 
-def tensor_roots(tensors: Mapping[str, Array]) -> dict[str, Digest]:
-    """Root of each tensor."""
-    return {name: tensor_root(array) for name, array in tensors.items()}
+def tensor_roots(tensors: Mapping[str, Array], threads: int = 1) -> dict[str, Digest]:
+    """Root of each tensor; `threads` native threads share each one's chunks."""
+    return {name: tensor_root(array, threads) for name, array in tensors.items()}
 
 
 def entries_root(roots: Mapping[str, bytes]) -> Digest:
@@ -52,19 +52,19 @@ def state_root_of(step: int, roots: Mapping[str, bytes]) -> Digest:
     return merkle.sha256(struct.pack(">BQI", 0x11, step, len(roots)), entries_root(roots))
 
 
-def state_root(step: int, tensors: Mapping[str, Array]) -> Digest:
+def state_root(step: int, tensors: Mapping[str, Array], threads: int = 1) -> Digest:
     """SHA256(0x11 ‖ step u64 ‖ count u32 ‖ merkle(entries)): the state before step `step`."""
-    return state_root_of(step, tensor_roots(tensors))
+    return state_root_of(step, tensor_roots(tensors, threads))
 
 
-def acc_root(step: int, m: int, tensors: Mapping[str, Array]) -> Digest:
+def acc_root(step: int, m: int, tensors: Mapping[str, Array], threads: int = 1) -> Digest:
     """SHA256(0x12 ‖ step u64 ‖ m u32 ‖ count u32 ‖ merkle(entries)): the accumulator after `m` micro-batches of step `step`."""
-    return merkle.sha256(struct.pack(">BQII", 0x12, step, m, len(tensors)), entries_root(tensor_roots(tensors)))
+    return merkle.sha256(struct.pack(">BQII", 0x12, step, m, len(tensors)), entries_root(tensor_roots(tensors, threads)))
 
 
-def frozen_root(tensors: Mapping[str, Array]) -> Digest:
+def frozen_root(tensors: Mapping[str, Array], threads: int = 1) -> Digest:
     """SHA256(0x18 ‖ count u32 ‖ merkle(entries)): what a job's program reads and no step changes."""
-    return merkle.sha256(struct.pack(">BI", 0x18, len(tensors)), entries_root(tensor_roots(tensors)))
+    return merkle.sha256(struct.pack(">BI", 0x18, len(tensors)), entries_root(tensor_roots(tensors, threads)))
 
 
 def batch_root(tensors: Mapping[str, Array]) -> Digest:

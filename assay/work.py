@@ -211,9 +211,9 @@ class Engine:
         wrong = ""
         if len(state) + len(given) != len(served):
             wrong = "the served boundary has entries that are neither of the state nor of the accumulator"
-        elif state_root(task.step, state) != task.state_end:
+        elif state_root(task.step, state, task.job.threads) != task.state_end:
             wrong = "the state that the provider served is not the one it committed to"
-        elif task.m and acc_root(task.step, task.m, given) != task.acc_end:
+        elif task.m and acc_root(task.step, task.m, given, task.job.threads) != task.acc_end:
             wrong = "the accumulator that the provider served is not the one it committed to"
         batch: Tensors = {}
         if task.m < task.job.micro_batches:

@@ -77,11 +77,12 @@ def step(count: int) -> dict[str, Any]:
     batch = training.data.read(np.arange(training.batch))
 
     def run(executor: Executor) -> None:
-        acc = executor.zero_acc(0, traced.state)
+        acc = executor.zero_acc(0, state)
         for m in range(training.micro_batches):
-            acc = executor.micro(0, m, traced.state, acc, batch)
-        executor.update(0, traced.state, acc)
+            acc = executor.micro(0, m, state, acc, batch, spend=True)
+        state.update(executor.update(0, state, acc, spend=True))
 
+    state = {name: array.copy() for name, array in traced.state.items()}
     return turns(count, lambda: run(checked), lambda: run(bare))
 
 

@@ -1,15 +1,19 @@
 # Measures how much memory a whole exact step takes against the same step in eager PyTorch fp32: each in a process of its own that makes
 # the model, the optimiser's state and the records, notes its resident memory, runs three steps, and notes the highest resident memory it
-# has had (VmHWM of /proc/self/status, set back before). The difference is what stepping needs: activations, gradients, the next state,
-# scratch. torch's optimiser makes its moments in the first step: they are made before the note, as ours are part of the state.
-# One thread, models of bench/models.py. Goal: at most 1.2 times. Linux alone; setting the highest value back needs /proc/self/clear_refs.
+# has had (VmHWM of /proc/self/status, set back before). The difference is what stepping needs: activations, gradients, scratch.
+# torch's optimiser makes its moments in the first step: they are made before the note, as ours are part of the state (and written, since
+# zeros take no memory before that).
+# One thread, medians of three processes, models of bench/models.py. Goal: at most 1.2 times. Linux alone; setting the
+# highest value back needs /proc/self/clear_refs.
 #
 #     python bench/memory.py [--quick] [--json]
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -37,16 +41,18 @@ def grown(side: str, model: str) -> dict[str, int]:
             p.grad = torch.zeros_like(p)
         both.optimizer.step()
         both.optimizer.zero_grad()
+    state, both.traced, both.state = both.state, None, {}  # type: ignore[assignment]  # the first state is not kept, as in a training
     gc.collect()
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)  # what tracing left free would be used without being seen
     Path("/proc/self/clear_refs").write_text("5")
     before = noted("VmRSS")
     if side == "exact":
-        state, both.traced = both.traced.state, None  # type: ignore[assignment]  # the first state is not kept, as in a training
         for step in range(3):
             acc = both.executor.zero_acc(step, state)
             for m in both.micro_batches:
-                acc = both.executor.micro(step, m, state, acc, both.batches[m])
-            state = both.executor.update(step, state, acc)
+                acc = both.executor.micro(step, m, state, acc, both.batches[m], spend=True)
+            state = both.executor.update(step, state, acc, spend=True)
     else:
         for _ in range(3):
             both.eager()
@@ -73,8 +79,9 @@ def main() -> None:
 
     result: dict[str, Any] = {"models": []}
     for model in SMALL if options.quick else MODELS:
-        ours, theirs = child("exact", model), child("eager", model)
-        state, a, b = ours["state_bytes"], ours["grown_bytes"], theirs["grown_bytes"]
+        ours, theirs = ([child(side, model) for _ in range(3)] for side in ("exact", "eager"))
+        state = ours[0]["state_bytes"]
+        a, b = (statistics.median(run["grown_bytes"] for run in runs) for runs in (ours, theirs))
         # Both hold parameters and moments before the first step: that is part of what training takes.
         made = {"model": model, "exact_mib": (state + a) / 2**20, "eager_mib": (state + b) / 2**20, "ratio": (state + a) / (state + b)}
         result["models"].append(made)

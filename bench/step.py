@@ -1,4 +1,4 @@
-# Measures a whole exact training step (every micro-batch and the update; state and records are there, nothing is hashed) against the same
+# Measures a whole exact training step (every micro-batch and the update, in place; state and records are there, nothing is hashed) against the same
 # step in eager PyTorch fp32 (torch.optim.AdamW, clipping), with 1 and 2 threads, turn by turn in one run: the GPT, the CNN and the MLP of
 # examples/, and without --quick a CNN and an MLP that are larger (bench/models.py). Then the parts of a GPT step: committing (hashing), a trace.
 # Goal: a step at most 1.2 times eager, next 1.0. With one thread times are CPU times (so that what else runs here counts less), with two
@@ -56,6 +56,7 @@ class Both:
         training = self.training = MODELS[name]()
         self.micro_batches = range(training.micro_batches)
         self.traced = trace(training)
+        self.state = {name: array.copy() for name, array in self.traced.state.items()}
         self.executor = Executor(self.traced.program, self.traced.schedule, training.micro_batches, threads)
         size = training.batch * training.micro_batches
         order = record_indices(sha256(b"bench"), len(training.data), 0, 0, 1, size)
@@ -64,13 +65,11 @@ class Both:
         tensors = [{name: torch.from_numpy(array) for name, array in batch.items()} for batch in self.batches]
         self.tensors = [{name: t if t.is_floating_point() else t.long() for name, t in batch.items()} for batch in tensors]
 
-    def exact(self) -> list[Tensors]:
-        """Accumulators, and the state after the step."""
-        state = self.traced.state
-        ends = [self.executor.zero_acc(0, state)]
+    def exact(self) -> None:
+        acc = self.executor.zero_acc(0, self.state)
         for m in self.micro_batches:
-            ends.append(self.executor.micro(0, m, state, ends[-1], self.batches[m]))
-        return [*ends[1:], self.executor.update(0, state, ends[-1])]
+            acc = self.executor.micro(0, m, self.state, acc, self.batches[m], spend=True)
+        self.state = self.executor.update(0, self.state, acc, spend=True)
 
     def eager(self) -> None:
         self.optimizer.zero_grad()
@@ -91,12 +90,12 @@ def step_bench(name: str, threads: int, count: int) -> dict[str, Any]:
 def commit_bench(count: int) -> dict[str, float]:
     """What the GPT's step costs beside its arithmetic, one thread."""
     both = Both("gpt", 1)
-    ends = both.exact()
+    acc = both.executor.micro(0, 0, both.state, both.executor.zero_acc(0, both.state), both.batches[0])
 
     def commit() -> None:
         for m in both.micro_batches:
-            acc_root(0, m + 1, ends[m])
-        state_root(1, ends[-1])
+            acc_root(0, m + 1, acc)
+        state_root(1, both.state)
 
     def traced() -> None:
         both.executor.trace_micro(0, 0, both.traced.state, both.executor.zero_acc(0, both.traced.state), both.batches[0])

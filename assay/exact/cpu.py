@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from assay.exact import hashing, numpy_route, reference
 from assay.exact.native.build import Library, library
-from assay.exact.plan import NATIVE_OPERATORS, Plan
+from assay.exact.plan import Plan
+from assay.exact.steps import NATIVE_OPERATORS
 from assay.exact.table import TensorType
 from assay.exact.tape import Tape, aligned, strided
 from assay.ids import Digest
@@ -66,11 +67,28 @@ class _Native:
         self.tape = Tape(self.plan, native)
         self._results = [_Recycled(part.type_of(o.value)) for o in part.outputs]
 
-    def bind(self, arena: NDArray[np.uint8], arguments: list[Array]) -> tuple[NDArray[np.uint64], list[Array], list[Array]]:
-        """(addresses of the buffers, the buffers, fresh outputs)."""
-        outputs = [results.take() for results in self._results]
+    def bind(
+        self, arena: NDArray[np.uint8], arguments: list[Array], spent: Collection[str] = ()
+    ) -> tuple[NDArray[np.uint64], list[Array], list[Array]]:
+        """(addresses of the buffers, the buffers, outputs): fresh ones, or those inputs of the kinds `spent` that they may lie over."""
+        own = _alone(arguments) if spent else []
+        over = {o: arguments[i] for o, i in self.plan.over.items() if self.part.inputs[i].kind in spent and own[i]}
+        outputs = [over[o] if o in over else results.take() for o, results in enumerate(self._results)]
         buffers: list[Array] = [arena, self.tape.constants, *arguments, *outputs]
         return np.array([b.ctypes.data for b in buffers], np.uint64), buffers, outputs
+
+
+def _alone(arrays: Sequence[Array]) -> list[bool]:
+    """Which of C-contiguous arrays may be written without changing another."""
+    spans = sorted((a.ctypes.data, a.ctypes.data + a.nbytes, at) for at, a in enumerate(arrays))
+    alone = [bool(a.flags.writeable) for a in arrays]
+    reach = widest = 0
+    for start, stop, at in spans:
+        if start < reach:
+            alone[at] = alone[widest] = False
+        if stop > reach:
+            reach, widest = stop, at
+    return alone
 
 
 class Cpu:
@@ -106,15 +124,16 @@ class Cpu:
             self._arena = aligned(self._plans[key].tape.arena)
         return self._plans[key]
 
-    def run(self, part: str, inputs: Inputs) -> dict[str, Array]:
-        """Outputs of a part by name, as arrays of their own."""
+    def run(self, part: str, inputs: Inputs, spent: Collection[str] = ()) -> dict[str, Array]:
+        """Outputs of a part by name, as arrays of their own. Inputs of the kinds `spent` (state, acc) are the caller's no more: an
+        output may lie where the input of the same entry did, and nobody may read these inputs again, whatever comes of the run."""
         p = self._parts[part]
         arguments = self._arguments(p, inputs)
         if self._library is None:
             return numpy_route.run(p, arguments, self._bits)
         with self._lock:
             native = self._planned(part, False, self._library)
-            bases, _, outputs = native.bind(self._arena, arguments)
+            bases, _, outputs = native.bind(self._arena, arguments, spent)
             self._library.run(native.tape.words, 0, len(native.tape.words), bases, self.threads)
         return {o.name: array for o, array in zip(p.outputs, outputs, strict=True)}
 

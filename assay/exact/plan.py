@@ -3,7 +3,7 @@
 Three passes. Where: every value gets a storage of its own or is a view of another's; what depends on constants alone is computed now.
 When: nodes in program order; MAP nodes over equally many elements that feed each other gather in a group, which becomes one
 step as soon as something else needs one of its results, or nothing more can join. Storage: places in one arena, reused when the last
-step that reads them is done; results of the part go straight to the caller's arrays.
+step that reads them is done; results of the part go straight to the caller's arrays, or over an input of the caller's that is given up.
 
 With `trace`, nothing is fused and every node's result can be seen, after the step that makes it: the bits are the same.
 """
@@ -11,16 +11,16 @@ With `trace`, nothing is fused and every node's result can be seen, after the st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import reference
 from assay.exact.arena import Arena
+from assay.exact.steps import LOWER, Instruction, Step, kernel
 from assay.exact.table import OPS, Kind, TensorType
-from assay.exact.views import Folded, View, broadcast, c_strides, folded, integer, ints, lanes, moved, permuted, sliced, walk, whole
+from assay.exact.views import Folded, View, broadcast, c_strides, folded, ints, lanes, moved, whole
 from assay.program import Node, Part, ProgramError
 
 Array = NDArray[Any]
@@ -32,23 +32,8 @@ FEW = 16
 MAX_FOLDED = 256 << 20
 """Bytes of all values that are computed when the plan is made."""
 ALIGN = 64
-
-
-class Instruction(NamedTuple):
-    """One operator of a fused step: kernel, root and dtype of the result, operands (the root of an earlier result, or a view that is read)."""
-
-    kernel: str
-    result: int
-    dtype: str
-    operands: tuple[int | View, ...]
-
-
-class Step(NamedTuple):
-    name: str
-    reads: tuple[View, ...]
-    writes: tuple[View, ...]
-    code: tuple[Instruction, ...] = ()
-    extra: tuple[int, ...] = ()
+SMALL = 1 << 14
+"""Bytes of values that have a region of their own, so that none that lives long cuts up the room of large ones."""
 
 
 class _Group:
@@ -89,7 +74,7 @@ class Plan:
         self._known: dict[int, Array] = {}
         self._makers: dict[int, int] = {}
         self._uses: dict[int, list[int]] = {}
-        self._joiners: dict[tuple[int, int], int] = {}  # (root, elements) -> last MAP node of that size that reads the root
+        self._joiners: dict[tuple[int, int], int] = {}  # (root, elements) -> turn of the last MAP node of that size that reads the root
         self._pending: dict[int, _Group] = {}
         self._folded = 0
         self._where(constants)
@@ -97,6 +82,8 @@ class Plan:
         self._when()
         self._outputs()
         self.arena = self._store()
+        self.over: dict[int, int] = self._over()
+        """Output -> the input of the same entry that it may be written over, if the caller gives that up."""
 
     # ---- where
 
@@ -125,6 +112,7 @@ class Plan:
                 self.views.append(self._root(i.type))
                 self.homes[self.views[-1].root] = ("input", at)
         multiplied = self._multiplied()
+        self._turns = self._order()
         for at, node in enumerate(self.part.nodes):
             operands = [self.views[v] for v in node.inputs]
             if node.op in ("reshape", "permute") and len(self.views) in multiplied and (fold := self._fold_of(node)) is not None:
@@ -141,7 +129,8 @@ class Plan:
                 for v in operands:
                     self._uses.setdefault(v.root, []).append(at)
                     if OPS[node.op].kind is Kind.MAP:
-                        self._joiners[v.root, node.type.elements] = at
+                        key = v.root, node.type.elements
+                        self._joiners[key] = max(self._turns[at], self._joiners.get(key, 0))
             self.views.append(view)
 
     def _multiplied(self) -> set[int]:
@@ -177,9 +166,25 @@ class Plan:
 
     # ---- when
 
+    def _order(self) -> list[int]:
+        """Each node's turn: program order, but what only adds to an entry of the accumulator follows at once what it adds, so that a gradient
+        is gone before the next one is made. (A traced program has all these additions at its end.)"""
+        first, n = len(self.part.inputs), len(self.part.nodes)
+        read = {v for node in self.part.nodes for v in node.inputs}
+        results = {o.value for o in self.part.outputs if o.kind == "acc"}
+        key = []
+        for at, node in enumerate(self.part.nodes):
+            adds = first + at in results - read and node.op == "add"
+            key.append(max((v - first for v in node.inputs), default=at) if adds and not self.trace else at)
+        turns = [0] * n
+        for turn, at in enumerate(sorted(range(n), key=lambda at: (key[at], at))):
+            turns[at] = turn
+        return turns
+
     def _when(self) -> None:
         first = len(self.part.inputs)
-        for at, node in enumerate(self.part.nodes):
+        for at in sorted(range(len(self.part.nodes)), key=self._turns.__getitem__):
+            node = self.part.nodes[at]
             view = self.views[first + at]
             if self._makers.get(view.root) == at:
                 operands = [self.views[v] for v in node.inputs]
@@ -191,7 +196,7 @@ class Plan:
                 else:
                     for v in operands:
                         self._close(v.root)
-                    _LOWER[node.op](self, node, view, operands)
+                    LOWER[node.op](self, node, view, operands)
             self.ready.append(len(self.steps))
         for group in dict.fromkeys(self._pending.values()):
             self._emit(group)
@@ -218,7 +223,7 @@ class Plan:
         group.members.append(at)
         group.results |= {i.result for i in group.code[-len(kernels) :]}
         self._pending |= dict.fromkeys(group.results, group)
-        if self.trace or not any(self._joiners.get((root, size), 0) > at for root in group.results):
+        if self.trace or not any(self._joiners.get((root, size), 0) > self._turns[at] for root in group.results):
             self._emit(group)
 
     def _joins(self, v: View, size: int) -> bool:
@@ -275,116 +280,49 @@ class Plan:
             for node, ready in enumerate(self.ready):
                 root = self.views[len(self.part.inputs) + node].root
                 last[root] = max(last.get(root, 0), ready - 1)
-        arena = Arena()
-        dying: dict[int, list[tuple[int, int]]] = {}
+        large, small = Arena(), Arena()
+        places: dict[int, tuple[Arena, int]] = {}
+        dying: dict[int, list[tuple[Arena, int, int]]] = {}
         for at, step in enumerate(self.steps):
             for v in step.writes:
-                if v.root not in self.homes:
+                if v.root not in self.homes and v.root not in places:
                     size = (self._types[v.root].bytes + ALIGN - 1) // ALIGN * ALIGN
+                    arena = large if size > SMALL else small
                     offset = arena.take(size)
-                    self.homes[v.root] = ("arena", offset)
-                    dying.setdefault(last[v.root], []).append((offset, size))
-            for offset, size in dying.get(at, ()):
+                    places[v.root] = (arena, offset)
+                    dying.setdefault(last[v.root], []).append((arena, offset, size))
+            for arena, offset, size in dying.get(at, ()):
                 arena.give(offset, size)
-        return arena.end
+        self.homes |= {root: ("arena", offset + (large.end if arena is small else 0)) for root, (arena, offset) in places.items()}
+        return large.end + small.end
+
+    def _over(self) -> dict[int, int]:
+        """An entry's successor may lie where the entry does when nothing reads the entry after the first step that writes the successor, and that
+        step, if it reads it, takes element i of the one before it writes element i of the other (tape.py sees to the order within a block).
+        """
+        if self.trace:
+            return {}
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        for at, step in enumerate(self.steps):
+            for v in step.writes:
+                first.setdefault(v.root, at)
+            last |= dict.fromkeys((v.root for v in step.reads), at)
+        entries = {(i.kind, i.name): at for at, i in enumerate(self.part.inputs)}
+        over: dict[int, int] = {}
+        for root, (home, slot) in self.homes.items():
+            o = self.part.outputs[slot] if home == "output" else None
+            if o is None or (o.kind, o.name) not in entries or root not in first:
+                continue
+            at = entries[o.kind, o.name]
+            entry, made = self.views[at].root, first[root]
+            read, step = last.get(entry, -1), self.steps[made]
+            alike = step.name == "map" and all(whole_of(v, step.writes[0].elements) for v in step.reads if v.root == entry)
+            if read < made or (read == made and alike):
+                over[slot] = at
+        return over
 
 
-def kernel(node: Node, operands: Sequence[View]) -> str:
-    """Name of the native kernel of a MAP node (map.c)."""
-    source, target = operands[-1].dtype, node.type.dtype
-    if node.op == "select":
-        return f"select_{operands[-1].item}"
-    if node.op == "cast":
-        if source == target:
-            return f"copy_{operands[0].item}"
-        return f"{'u8' if source == 'bool' else source}_to_{target}"
-    return f"{node.op}_{source}"
-
-
-# ---- the other operators as steps --------------------------------------------------------------------------------------------
-
-
-def _matmul(p: Plan, node: Node, out: View, operands: list[View]) -> None:
-    ranks = [len(dims) for v in node.inputs for dims, _ in (p.folded[v].axes[-2:] if v in p.folded else (((1,), (1,)),) * 2)]
-    p.step("matmul", operands, out, p.gemm_bits, *ranks)
-
-
-def _reduction(p: Plan, node: Node, out: View, operands: list[View]) -> None:
-    (x,), axes = operands, ints(node.attrs, "axes")
-    count = prod(x.shape[a] for a in axes)
-    places = walk(x, axes)
-    if places is None:
-        kept = [a for a in range(len(x.shape)) if a not in axes]
-        x = p.packed(permuted(x, [*kept, *axes]))
-        places = walk(x, range(len(kept), len(x.shape)))
-    assert places is not None
-    p.step(node.op, [x], out, reference.sum_bits(count) if x.dtype == "f32" else 0, *places)
-
-
-def _scatter_add(p: Plan, node: Node, out: View, operands: list[View]) -> None:
-    index, values = (p.packed(v) for v in operands)
-    n = index.shape[0]
-    p.step("scatter_add", [index, values], out, index.item, integer(node.attrs, "rows"), n, values.elements // n, reference.sum_bits(n))
-
-
-def _take_rows(p: Plan, node: Node, out: View, operands: list[View]) -> None:
-    rows, index = (p.packed(v) for v in operands)
-    p.step("take_rows", [rows, index], out, index.item, rows.shape[0], index.elements, rows.elements // rows.shape[0] * rows.item)
-
-
-def _along(p: Plan, node: Node, out: View, operands: list[View]) -> None:
-    x, index = (p.packed(v) for v in operands)
-    axis = integer(node.attrs, "axis")
-    outer, inner = prod(x.shape[:axis]), prod(x.shape[axis + 1 :])
-    bits = [integer(node.attrs, "bits")] if node.op == "scatter_value" else []
-    p.step(node.op, [x, index], out, index.item, x.item, outer, x.shape[axis], index.shape[axis], inner, *bits)
-
-
-def _reshape(p: Plan, node: Node, out: View, operands: list[View]) -> None:
-    p.step("copy", operands, out._replace(shape=operands[0].shape, strides=c_strides(operands[0].shape)))
-
-
-def _pad(p: Plan, node: Node, out: View, operands: list[View]) -> None:
-    axis, before = integer(node.attrs, "axis"), integer(node.attrs, "before")
-    p.step("fill", [], out, integer(node.attrs, "bits"))
-    p.step("copy", operands, sliced(out, axis, before, before + operands[0].shape[axis]))
-
-
-def _spread(p: Plan, node: Node, out: View, operands: list[View]) -> None:
-    (x,), (axis, stride, dilation) = operands, (integer(node.attrs, name) for name in ("axis", "stride", "dilation"))
-    p.step("fill", [], out, 0)
-    for j in range(x.shape[axis + 1]):
-        lane = sliced(out, axis + 1, j, j + 1)
-        p.step("copy", [sliced(x, axis + 1, j, j + 1)], sliced(lane, axis, j * dilation, j * dilation + (x.shape[axis] - 1) * stride + 1, stride))
-
-
-def _cumsum(p: Plan, node: Node, out: View, operands: list[View]) -> None:
-    x, axis = p.packed(operands[0]), integer(node.attrs, "axis")
-    outer, inner = prod(x.shape[:axis]), prod(x.shape[axis + 1 :])
-    p.step("cumsum", [x], out, outer, x.shape[axis], inner, reference.sum_bits(x.shape[axis]) if x.dtype == "f32" else 0)
-
-
-def _concat(p: Plan, node: Node, out: View, operands: list[View]) -> None:
-    axis, at = integer(node.attrs, "axis"), 0
-    for v in operands:
-        p.step("copy", [v], sliced(out, axis, at, at + v.shape[axis]))
-        at += v.shape[axis]
-
-
-_LOWER = {
-    "matmul": _matmul,
-    "sum": _reduction,
-    "amax": _reduction,
-    "scatter_add_rows": _scatter_add,
-    "take_rows": _take_rows,
-    "gather": _along,
-    "scatter_value": _along,
-    "reshape": _reshape,
-    "pad": _pad,
-    "concat": _concat,
-    "spread": _spread,
-    "cumsum": _cumsum,
-}
-_VIEWS = {"permute", "expand", "slice", "reverse", "windows"}
-NATIVE_OPERATORS = frozenset(_LOWER) | {name for name, op in OPS.items() if op.kind in (Kind.MAP, Kind.CONST)} | _VIEWS
-__all__ = ["NATIVE_OPERATORS", "Instruction", "Plan", "Step", "kernel"]
+def whole_of(v: View, elements: int) -> bool:
+    """Whether a view has all `elements` of its storage in their order."""
+    return v.contiguous and v.offset == 0 and v.elements == elements

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.native.build import Library
-from assay.exact.plan import ALIGN, Plan, Step
+from assay.exact.plan import ALIGN, Plan
+from assay.exact.steps import Instruction, Step
 from assay.exact.table import ITEM_BYTES
 from assay.exact.views import View, merged
 
@@ -89,15 +90,20 @@ class Tape:
             outputs += [*self._at(v), v.item]
             written[v.root] = len(slots) + len(written)
         first = len(slots) + len(written)
+        kept, moves = self._moves(step, set(written))
         last = {name: at for at, i in enumerate(step.code) for name in i.operands}
+        for at, results in moves.items():
+            last |= {i.result: max(at, last.get(i.result, at)) for i in results}
         items = {i.result: ITEM_BYTES[i.dtype] for i in step.code}
         registers: list[int] = []
         idle: dict[int, list[int]] = {1: [], 4: [], 8: []}
+        dying: dict[int, list[int]] = {}
+        for at, i in enumerate(step.code):
+            dying.setdefault(last.get(i.result, at), []).append(i.result)
         code: list[int] = []
         for at, i in enumerate(step.code):
             a, b, c = ([slots[name] for name in i.operands] * 3)[:3]
-            canonical = i.result in written and i.dtype == "f32" and i.kernel not in _NO_NAN
-            if i.result in written and not canonical:
+            if i.result in written and i.result not in kept:
                 target = written[i.result]
             elif idle[items[i.result]]:
                 target = idle[items[i.result]].pop()
@@ -107,13 +113,31 @@ class Tape:
                 scratch += BLOCK * items[i.result]
             slots[i.result] = target
             code += [self._library.kernels[i.kernel], target, a, b, c]
-            if canonical:
-                code += [self._library.kernels["canon"], written[i.result], target, target, target]
-            for name in {name for name in (*i.operands, i.result) if last.get(name, at) == at}:
-                if isinstance(name, int) and slots[name] >= first:
+            for done in moves.get(at, ()):
+                move = "canon" if done.dtype == "f32" else f"copy_{items[done.result]}"
+                code += [self._library.kernels[move], written[done.result], *[slots[done.result]] * 3]
+            for name in dying.get(at, ()):
+                if slots[name] >= first:
                     idle[items[name]].append(slots[name])
         n = step.writes[0].elements
         return [n, len(step.reads), len(step.writes), len(registers), len(code) // 5, scratch, *inputs, *outputs, *registers, *code]
+
+    def _moves(self, step: Step, written: set[int]) -> tuple[set[int], dict[int, list[Instruction]]]:
+        """Results that a register keeps before they are written (f32, whose NaNs become canonical on the way; what may lie over an
+        input of the step), and after which instruction each is: not before the last one that reads that input."""
+        kept: set[int] = set()
+        moves: dict[int, list[Instruction]] = {}
+        for at, i in enumerate(step.code):
+            if i.result not in written:
+                continue
+            home, slot = self._plan.homes[i.result]
+            entry = self._plan.over.get(slot) if home == "output" else None
+            root = None if entry is None else self._plan.views[entry].root
+            readers = [n for n, other in enumerate(step.code) if any(isinstance(v, View) and v.root == root for v in other.operands)]
+            if readers or (i.dtype == "f32" and i.kernel not in _NO_NAN):
+                kept.add(i.result)
+                moves.setdefault(max([at, *readers]), []).append(i)
+        return kept, moves
 
     def _other(self, step: Step) -> list[int]:
         (out,) = step.writes

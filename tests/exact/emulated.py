@@ -7,7 +7,7 @@ import ctypes
 import mmap
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,8 @@ def naming(library: Emulated) -> Callable[..., Any]:
     """In place of the engine's `bind`: the same, and the library learns the buffers."""
     bind = cpu._Native.bind
 
-    def bound(self: cpu._Native, arena: NDArray[np.uint8], arguments: list[NDArray[Any]]) -> Any:
-        found = bind(self, arena, arguments)
+    def bound(self: cpu._Native, arena: NDArray[np.uint8], arguments: list[NDArray[Any]], spent: Collection[str] = ()) -> Any:
+        found = bind(self, arena, arguments, spent)
         library.knows(found[1])
         return found
 

@@ -88,7 +88,7 @@ CHANGES = {
     "odd elements are multiplied by even ones": ("neon.h", "c.val[1], x, at + 1)", "c.val[1], x, at)"),
     "the checksum leaves out odd elements": ("neon.h", "c.val[1], x, 1)", "c.val[1], x, 0)"),
     "products are widened one pair too late": ("gemm.c", "? INT32_MAX / (2 *", "? 1 + INT32_MAX / (2 *"),
-    "rows are summed over one vector of a panel": ("pack.c", " + (g ? across[1] : 0)", ""),
+    "rows are summed over one vector of a panel": ("pack.c", "if (g) { memcpy(&before", "if (0) { memcpy(&before"),
     "two elements of a transposition change places": ("pack.c", "ca = vzip2q_f32(a, c)", "ca = vzip2q_f32(c, a)"),
     "subnormals are flushed": ("assay.h", "STANDARD_FLOATS 0\n", "STANDARD_FLOATS (1 << 24)\n"),
     "everything is rounded up": ("assay.h", "STANDARD_FLOATS 0\n", "STANDARD_FLOATS (1 << 22)\n"),

@@ -61,6 +61,19 @@ def test_set_roots_follow_the_protocol() -> None:
     assert state.batch_root({}) == merkle.sha256(b"\x16" + bytes(4) + merkle.EMPTY)
 
 
+@pytest.mark.parametrize("route", ROUTES, ids=names)
+def test_roots_do_not_depend_on_threads(route: Route) -> None:
+    rng = np.random.default_rng(7)
+    tensors = TENSORS | {f"t{n}": rng.standard_normal(n, np.float32) for n in (16_383, 16_384, 16_385, 33_000, 65_000, 300_001)}
+    want = state.entries_root({n: state.tensor_root(a) for n, a in tensors.items()})
+    with on(route):
+        for threads in (route.threads, 2, 3, 64):
+            assert state.entries_root(state.tensor_roots(tensors, threads)) == want
+            assert state.state_root(3, tensors, threads) == state.state_root(3, tensors)
+            assert state.acc_root(3, 1, tensors, threads) == state.acc_root(3, 1, tensors)
+            assert state.frozen_root(tensors, threads) == state.frozen_root(tensors)
+
+
 def test_bytes_round_trip_and_are_safetensors() -> None:
     data = state.to_bytes(TENSORS)
     back = state.from_bytes(data, 1 << 20)

@@ -213,10 +213,10 @@ def with_hands(make: Callable[..., Node], change: Callable[[Any], None]) -> Call
 class LazyExecutor(Executor):
     """Adds up no gradients and hands the state on as it is: a chain of links that hangs together, and was never computed."""
 
-    def micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> Tensors:
+    def micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors, *, spend: bool = False) -> Tensors:
         return acc
 
-    def update(self, step: int, state: Tensors, acc: Tensors) -> Tensors:
+    def update(self, step: int, state: Tensors, acc: Tensors, *, spend: bool = False) -> Tensors:
         return state
 
 

@@ -150,14 +150,14 @@ static void pack_part(void *argument, int part, int parts) {
 /* s_k + 1 of a group of A's panels as digits of 11 bits (`exact`), or of 16, enough modulo 2^32. */
 typedef struct { int32_t *words; int digits, bits; word run; } checksum;
 
-/* Digits of s, balanced: words[d][p] holds digit d of s[2p] and s[2p + 1]. */
+/* Digits of s (|s| < 2^31 - 2^15), balanced: words[d][p] holds digit d of s[2p] and s[2p + 1]. */
 static inline __attribute__((always_inline)) void split(const int32_t *restrict s, word pairs, const int bits, const int digits, int32_t *restrict words) {
     for (word p = 0; p < pairs; p++) {
-        int64_t even = s[2 * p], odd = s[2 * p + 1];
+        int32_t even = s[2 * p], odd = s[2 * p + 1];
         for (int d = 0; d < digits; d++) {
-            int64_t low = ((even + (1 << (bits - 1))) & ((1 << bits) - 1)) - (1 << (bits - 1));
-            int64_t high = ((odd + (1 << (bits - 1))) & ((1 << bits) - 1)) - (1 << (bits - 1));
-            words[d * pairs + p] = pair_of((int32_t)low, (int32_t)high);
+            int32_t low = ((even + (1 << (bits - 1))) & ((1 << bits) - 1)) - (1 << (bits - 1));
+            int32_t high = ((odd + (1 << (bits - 1))) & ((1 << bits) - 1)) - (1 << (bits - 1));
+            words[d * pairs + p] = pair_of(low, high);
             even = (even - low) >> bits;
             odd = (odd - high) >> bits;
         }
@@ -172,7 +172,7 @@ static void make_checksum(const product *j, int plane, word from, word to, int e
         for (word k = 0; k < 2 * pairs; k++) s[k] += across[k];
     }
     int32_t high = 0, low = 0;
-    for (word k = 0; k < 2 * pairs; k++) { high = s[k] > high ? s[k] : high; low = s[k] < low ? s[k] : low; }
+    if (exact) for (word k = 0; k < 2 * pairs; k++) { high = s[k] > high ? s[k] : high; low = s[k] < low ? s[k] : low; }
     out->bits = exact ? SPLIT : 16;
     out->digits = exact && (high > 2096000 || low < -2096000) ? 3 : 2;
     out->run = exact ? INT32_MAX / ((word)2048 * (j->s.planes == 1 ? j->s.most : 4096)) : pairs;
@@ -181,7 +181,16 @@ static void make_checksum(const product *j, int plane, word from, word to, int e
     else split(s, pairs, SPLIT, 3, out->words);
 }
 
-/* Whether the columns' sums fit the checksum: modulo 2^64 or 2^32 (sums: of the tiles). */
+/* Whether the columns' sums of int32 tiles fit the checksum modulo 2^32. */
+static int agrees_32(const checksum *c, const int32_t *b, word pairs, const uint32_t *sums, const int64_t *along) {
+    _Alignas(64) int32_t tile[2 * COLUMNS];
+    uint32_t differ = 0;
+    multiply_digits(c->words, pairs, 2, b, pairs, tile);
+    for (int e = 0; e < COLUMNS; e++) differ |= (uint32_t)tile[e] + ((uint32_t)tile[COLUMNS + e] << 16) - sums[e] - (uint32_t)along[e];
+    return differ == 0;
+}
+
+/* Whether those of int64 tiles do, modulo 2^64. */
 static int agrees(const checksum *c, const int32_t *b, word pairs, const uint64_t *sums, const int64_t *along) {
     _Alignas(64) int32_t tile[PLANES * COLUMNS];
     uint64_t want[COLUMNS] = {0}, differ = 0;
@@ -193,15 +202,20 @@ static int agrees(const checksum *c, const int32_t *b, word pairs, const uint64_
             for (int e = 0; e < COLUMNS; e++) want[e] += (uint64_t)(int64_t)tile[d * COLUMNS + e] << (c->bits * d);
     }
     for (int e = 0; e < COLUMNS; e++) differ |= want[e] - sums[e] - (uint64_t)along[e];
-    return c->bits == 16 ? (uint32_t)differ == 0 : differ == 0;
+    return differ == 0;
 }
 
 /* Adds a tile's rows to the sums of its columns. GCC's vectors: a plain loop goes through memory for each row. */
-typedef uint32_t narrow_lanes __attribute__((vector_size(32)));
+#if COLUMNS == 32
+#define NARROW 16
+#else
+#define NARROW 8
+#endif
+typedef uint32_t narrow_lanes __attribute__((vector_size(4 * NARROW)));
 typedef uint64_t wide_lanes __attribute__((vector_size(64)));
 
 static inline void add_columns_32(const int32_t *tile, uint32_t *sums) {
-    for (int e = 0; e < COLUMNS; e += 8) {
+    for (int e = 0; e < COLUMNS; e += NARROW) {
         narrow_lanes all;
         memcpy(&all, sums + e, sizeof all);
         for (int i = 0; i < ROWS; i++) { narrow_lanes row; memcpy(&row, tile + i * COLUMNS + e, sizeof row); all += row; }
@@ -230,26 +244,29 @@ static void multiply_part(void *argument, int part, int parts) {
     if (pa > pb) share(pa, 1, part, parts, &from, &to);
     else share(pb, 1, part, parts, &left, &right);
     int32_t *scratch = NULL;
-    if (ASSAY_CHECKSUMS && !(scratch = assay_scratch(SCRATCH_CHECK, (size_t)(pairs * 4 * (2 + 3 + 3 * planes))))) { j->no_memory = 1; return; }
+    if (ASSAY_CHECKSUMS && !(scratch = assay_scratch(SCRATCH_CHECK, (size_t)(pairs * 4 * (2 + 5 * planes))))) { j->no_memory = 1; return; }
     for (word group = from; group < to; group += GROUP) {
         word end = to - group < GROUP ? to : group + GROUP;
-        checksum check[PLANES], narrow = {.words = scratch + 2 * pairs};
+        checksum check[PLANES], narrow[PLANES];
         float norm = 0;
         int exact = 0, modulo = 0;
         if (planes == 1 && s->blocks == 1) for (word p = group; p < end; p++) norm = j->a.norms[p] > norm ? j->a.norms[p] : norm;
         for (word q = left; q < right; q++) {
-            int whole = planes == 1 && s->blocks == 1 && norm * j->b.norms[q] < 0x1p61f;
-            uint32_t sums32[COLUMNS] = {0};
-            uint64_t sums64[PLANES][COLUMNS] = {{0}};
+            /* All sums are int32: of one plane whose norms allow it, of three within a block. */
+            int whole = s->blocks == 1 && (planes > 1 || norm * j->b.norms[q] < 0x1p61f);
+            uint32_t sums32[PLANES][COLUMNS];
+            if (whole) memset(sums32, 0, sizeof sums32[0] * (size_t)planes);
+            uint64_t sums64[PLANES][COLUMNS];
+            if (!whole) memset(sums64, 0, sizeof sums64[0] * (size_t)planes);
             for (word p = group; p < end; p++) {
-                _Alignas(64) int32_t tile[ROWS * COLUMNS];
+                _Alignas(64) int32_t tiles[PLANES][ROWS * COLUMNS], *tile = tiles[0];
                 _Alignas(64) int64_t total[PLANES][ROWS * COLUMNS], *sums = total[0];
                 int struck = j->strike && injection.index / (ROWS * COLUMNS) % (pa * pb) == q * pa + p;
                 word at_struck = injection.index % (ROWS * COLUMNS);
-                if (whole) {
-                    multiply(j->a.panels + p * pairs * ROWS, j->b.panels + q * pairs * COLUMNS, pairs, tile);
-                    if (struck && j->strike >= IN_TILE) tile[at_struck] = (int32_t)((uint32_t)tile[at_struck] ^ 1u << injection.bit % 32);
-                    if (ASSAY_CHECKSUMS) add_columns_32(tile, sums32);
+                if (whole) for (int z = 0; z < planes; z++) {
+                    multiply(j->a.panels + (z * pa + p) * pairs * ROWS, j->b.panels + (z * pb + q) * pairs * COLUMNS, pairs, tiles[z]);
+                    if (struck && j->strike >= IN_TILE) tiles[z][at_struck] = (int32_t)((uint32_t)tiles[z][at_struck] ^ 1u << injection.bit % 32);
+                    if (ASSAY_CHECKSUMS) add_columns_32(tiles[z], sums32[z]);
                 } else for (int z = 0; z < planes; z++) {
                     const int32_t *a = j->a.panels + (z * pa + p) * pairs * ROWS, *b = j->b.panels + (z * pb + q) * pairs * COLUMNS;
                     sums = total[z];
@@ -266,7 +283,10 @@ static void multiply_part(void *argument, int part, int parts) {
                     if (struck && j->strike == IN_SUM) sums[at_struck] = (int64_t)((uint64_t)sums[at_struck] ^ 1ull << injection.bit % 64);
                     if (ASSAY_CHECKSUMS) add_columns_64(sums, sums64[z]);
                 }
-                if (planes > 1) for (int e = 0; e < ROWS * COLUMNS; e++) {
+                if (planes > 1 && whole) for (int e = 0; e < ROWS * COLUMNS; e++) {
+                    int64_t hh = tiles[0][e], ll = tiles[1][e], xx = tiles[2][e];
+                    total[0][e] = hh * (1 << 2 * SPLIT) + (xx - hh - ll) * (1 << SPLIT) + ll;
+                } else if (planes > 1) for (int e = 0; e < ROWS * COLUMNS; e++) {
                     uint64_t hh = (uint64_t)total[0][e], ll = (uint64_t)total[1][e], xx = (uint64_t)total[2][e];
                     total[0][e] = (int64_t)((hh << 2 * SPLIT) + ((xx - hh - ll) << SPLIT) + ll);
                 }
@@ -275,29 +295,32 @@ static void multiply_part(void *argument, int part, int parts) {
                 const double *sa = j->a.back + i0, *sb = j->b.back + j0;
                 for (word i = 0; i < height; i++) {
                     float *c = j->c + (i0 + i) * n + j0;
-                    if (whole && width == COLUMNS) for (int e = 0; e < COLUMNS; e++) c[e] = (float)(tile[i * COLUMNS + e] * (sa[i] * sb[e]));
-                    else if (whole) for (word e = 0; e < width; e++) c[e] = (float)(tile[i * COLUMNS + e] * (sa[i] * sb[e]));
+                    if (whole && planes == 1 && width == COLUMNS) for (int e = 0; e < COLUMNS; e++) c[e] = (float)(tile[i * COLUMNS + e] * (sa[i] * sb[e]));
+                    else if (whole && planes == 1) for (word e = 0; e < width; e++) c[e] = (float)(tile[i * COLUMNS + e] * (sa[i] * sb[e]));
                     else if (!wide) for (word e = 0; e < width; e++) c[e] = (float)((double)sums[i * COLUMNS + e] * (sa[i] * sb[e]));
                     else for (word e = 0; e < width; e++) c[e] = round_scaled(sums[i * COLUMNS + e], sa[i] * sb[e]);
                 }
             }
             if (!ASSAY_CHECKSUMS) continue;
             if (whole && !modulo) {
-                make_checksum(j, 0, group, end, 0, scratch, &narrow);
+                for (int z = 0; z < planes; z++) {
+                    narrow[z].words = scratch + 2 * pairs + 2 * pairs * z;
+                    make_checksum(j, z, group, end, 0, scratch, &narrow[z]);
+                }
                 modulo = 1;
-                if (j->strike == IN_CHECKSUM) narrow.words[injection.index % pairs] ^= 1 << injection.bit % 8;
+                if (j->strike == IN_CHECKSUM) narrow[0].words[injection.index % pairs] ^= 1 << injection.bit % 8;
             }
             if (!whole && !exact) {
                 for (int z = 0; z < planes; z++) {
-                    check[z].words = scratch + 5 * pairs + 3 * pairs * z;
+                    check[z].words = scratch + (2 + 2 * planes + 3 * z) * pairs;
                     make_checksum(j, z, group, end, 1, scratch, &check[z]);
                 }
                 exact = 1;
                 if (j->strike == IN_CHECKSUM) check[0].words[injection.index % pairs] ^= 1 << injection.bit % 8;
             }
-            if (whole) {
-                for (int e = 0; e < COLUMNS; e++) sums64[0][e] = sums32[e];
-                if (!agrees(&narrow, j->b.panels + q * pairs * COLUMNS, pairs, sums64[0], j->b.along + q * COLUMNS)) j->mismatch = 1;
+            if (whole) for (int z = 0; z < planes; z++) {
+                word panel = z * pb + q;
+                if (!agrees_32(&narrow[z], j->b.panels + panel * pairs * COLUMNS, pairs, sums32[z], j->b.along + panel * COLUMNS)) j->mismatch = 1;
             } else for (int z = 0; z < planes; z++) {
                 word panel = z * pb + q;
                 if (!agrees(&check[z], j->b.panels + panel * pairs * COLUMNS, pairs, sums64[z], j->b.along + panel * COLUMNS)) j->mismatch = 1;

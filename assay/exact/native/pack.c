@@ -53,16 +53,32 @@ static inline wholes minus(wholes a, wholes b) { return a - b; }
 static inline wholes left(wholes a, int n) { return (wholes)((patterns)a << n); }
 static inline wholes right(wholes a, int n) { return a >> n; }
 #endif
-static inline int32_t total_of(wholes a) {
+/* Lane k of the result: the sum of the lanes of v[k]. */
+static inline wholes totals_of(const wholes *v) {
+#ifdef OF
+    wholes u[LANES / 4];
+    for (int i = 0; i < LANES / 4; i++) { /* each 128 bits of u[i]: the sums of theirs in v[4i .. 4i + 3] */
+        const wholes *p = v + 4 * i;
+        wholes ab = plus(OF(unpacklo_epi32)(p[0], p[1]), OF(unpackhi_epi32)(p[0], p[1]));
+        wholes cd = plus(OF(unpacklo_epi32)(p[2], p[3]), OF(unpackhi_epi32)(p[2], p[3]));
+        u[i] = plus(OF(unpacklo_epi64)(ab, cd), OF(unpackhi_epi64)(ab, cd));
+    }
 #if LANES == 16
-    return _mm512_reduce_add_epi32(a);
-#elif defined(ASSAY_NEON)
-    return vaddvq_s32(a);
+    wholes low = plus(_mm512_shuffle_i32x4(u[0], u[1], 0x44), _mm512_shuffle_i32x4(u[0], u[1], 0xee));
+    wholes high = plus(_mm512_shuffle_i32x4(u[2], u[3], 0x44), _mm512_shuffle_i32x4(u[2], u[3], 0xee));
+    return plus(_mm512_shuffle_i32x4(low, high, 0x88), _mm512_shuffle_i32x4(low, high, 0xdd));
 #else
-    int32_t each[LANES], total = 0;
-    memcpy(each, &a, sizeof each);
-    for (int l = 0; l < LANES; l++) total += each[l];
-    return total;
+    return plus(_mm256_permute2x128_si256(u[0], u[1], 0x20), _mm256_permute2x128_si256(u[0], u[1], 0x31));
+#endif
+#elif defined(ASSAY_NEON)
+    return vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]));
+#else
+    wholes sums;
+    int32_t each[LANES][LANES], totals[LANES];
+    memcpy(each, v, sizeof each);
+    for (int k = 0; k < LANES; k++) { totals[k] = 0; for (int l = 0; l < LANES; l++) totals[k] += each[k][l]; }
+    memcpy(&sums, totals, sizeof sums);
+    return sums;
 #endif
 }
 static inline wholes both(wholes a, wholes b) { return (wholes)(a & b); }
@@ -190,28 +206,42 @@ static inline __attribute__((always_inline)) void pack(const operand *o, const s
         for (int g = 0; g < WIDTH(width) / LANES; g++) {
             reals f1, f2, squares = reals_of(all(0));
             wholes real, stretch[PLANES]; /* sums over a block's k: at most 2 BLOCK 2^14, an int32 */
+            wholes each_k[PLANES][LANES]; /* A's lanes at LANES places of k, to be summed across */
             for (int z = 0; z < planes; z++) stretch[z] = all(0);
+            if (ASSAY_CHECKSUMS && width == ROWS && to - from < LANES)
+                for (int z = 0; z < planes; z++) for (int l = 0; l < LANES; l++) each_k[z][l] = all(0);
             memcpy(&f1, one + g * LANES, sizeof f1);
             memcpy(&f2, two + g * LANES, sizeof f2);
             memcpy(&real, keep + g * LANES, sizeof real);
-            for (word k = from; k < to; k += 2) {
-                const float *even = (direct ? x + o->k_at[k] : rows + (k - from) * WIDTH(width)) + g * LANES;
-                wholes u = quantised(even, f1, f2, limit), v = all(0);
-                if (k + 1 < to) v = quantised((direct ? x + o->k_at[k + 1] : rows + (k + 1 - from) * WIDTH(width)) + g * LANES, f1, f2, limit);
-                if (width % LANES) { u = both(u, real); v = both(v, real); }
-                for (int z = 0; z < planes; z++) {
-                    wholes uz = plane_of(u, z, planes), vz = plane_of(v, z, planes);
-                    wholes pair = either(both(uz, all(0xffff)), left(vz, 16));
-                    int32_t *out = o->panels + ((z * panels + panel) * pairs + k / 2) * width + g * LANES;
-                    memcpy(out, &pair, (size_t)(width - g * LANES < LANES ? width - g * LANES : LANES) * 4);
-                    if (ASSAY_CHECKSUMS && width == COLUMNS) stretch[z] = plus(stretch[z], plus(uz, vz));
-                    if (ASSAY_CHECKSUMS && width == ROWS) {
-                        int32_t *across = o->across + (z * panels + panel) * 2 * pairs + k;
-                        across[0] = total_of(uz) + (g ? across[0] : 0);
-                        across[1] = total_of(vz) + (g ? across[1] : 0);
+            for (word first_k = from; first_k < to; first_k += LANES) {
+                const word many = to - first_k < LANES ? to - first_k : LANES;
+                for (word i = 0; i < many; i += 2) {
+                    const word k = first_k + i;
+                    const float *even = (direct ? x + o->k_at[k] : rows + (k - from) * WIDTH(width)) + g * LANES;
+                    wholes u = quantised(even, f1, f2, limit), v = all(0);
+                    if (k + 1 < to) v = quantised((direct ? x + o->k_at[k + 1] : rows + (k + 1 - from) * WIDTH(width)) + g * LANES, f1, f2, limit);
+                    if (width % LANES) { u = both(u, real); v = both(v, real); }
+                    for (int z = 0; z < planes; z++) {
+                        wholes uz = plane_of(u, z, planes), vz = plane_of(v, z, planes);
+                        wholes pair = either(both(uz, all(0xffff)), left(vz, 16));
+                        int32_t *out = o->panels + ((z * panels + panel) * pairs + k / 2) * width + g * LANES;
+                        memcpy(out, &pair, (size_t)(width - g * LANES < LANES ? width - g * LANES : LANES) * 4);
+                        if (ASSAY_CHECKSUMS && width == COLUMNS) stretch[z] = plus(stretch[z], plus(uz, vz));
+                        if (ASSAY_CHECKSUMS && width == ROWS) { each_k[z][i] = uz; each_k[z][i + 1] = vz; }
+                    }
+                    if (planes == 1) {
+                        reals a = reals_of(u), c = reals_of(v);
+                        squares = sum_of(squares, sum_of(product_of(a, a), product_of(c, c)));
                     }
                 }
-                if (planes == 1) { reals a = reals_of(u), c = reals_of(v); squares = sum_of(squares, sum_of(product_of(a, a), product_of(c, c))); }
+                if (ASSAY_CHECKSUMS && width == ROWS) for (int z = 0; z < planes; z++) {
+                    int32_t *across = o->across + (z * panels + panel) * 2 * pairs + first_k;
+                    wholes sums = totals_of(each_k[z]), before = all(0);
+                    size_t size = many == LANES ? sizeof sums : (size_t)(many + many % 2) * 4;
+                    if (g) { memcpy(&before, across, size); sums = plus(sums, before); }
+                    if (many == LANES) memcpy(across, &sums, sizeof sums);
+                    else memcpy(across, &sums, size);
+                }
             }
             if (ASSAY_CHECKSUMS && width == COLUMNS) for (int z = 0; z < planes; z++) {
                 int32_t each[LANES];

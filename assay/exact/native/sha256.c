@@ -183,7 +183,7 @@ static inline __attribute__((always_inline)) void nodes(const uint8_t *pairs, ui
     for (int l = 0; l < lanes; l++) put(state[l], out + 32 * l);
 }
 
-typedef struct { const uint8_t *data; size_t size, n; uint8_t *row; } tree;
+typedef struct { const uint8_t *data; size_t size, n; uint8_t *row, *above; } tree;
 
 static void leaves_part(void *argument, int part, int parts) {
     tree *t = argument;
@@ -194,16 +194,35 @@ static void leaves_part(void *argument, int part, int parts) {
     for (; i < (size_t)to; i++) leaves(i, t->data + i * CHUNK, t->size - i * CHUNK, t->row + 32 * i, 1);
 }
 
+/* The first level of nodes, half of all there are, over an even number of leaves. */
+static void nodes_part(void *argument, int part, int parts) {
+    tree *t = argument;
+    word from, to;
+    share((word)t->n / 2, LANES, part, parts, &from, &to);
+    word i = from;
+    for (; i + LANES <= to; i += LANES) nodes(t->row + 64 * i, t->above + 32 * i, LANES);
+    for (; i < to; i++) nodes(t->row + 64 * i, t->above + 32 * i, 1);
+}
+
 /* Merkle root over the chunks of `size` bytes, the last padded with zeros. -1: out of memory. */
 int assay_chunk_root(const uint8_t *data, size_t size, uint8_t out[32], int threads) {
     static const uint8_t empty = 3, pad_tag = 2;
     size_t n = (size + CHUNK - 1) / CHUNK;
     if (n == 0) { assay_sha256(&empty, 1, out); return 0; }
-    uint8_t pad[64], *row = malloc(n * 32 + 32);
+    uint8_t pad[64], *row = malloc(n * 48 + 96), *all = row;
     if (!row) return -1;
-    tree t = {data, size, n, row};
-    assay_parallel(n >= 64 ? threads : 1, leaves_part, &t);
+    tree t = {data, size, n, row, row + n * 32 + 32};
+    if (n < 64) threads = 1;
+    assay_parallel(threads, leaves_part, &t);
     assay_sha256(&pad_tag, 1, pad);
+    if (threads > 1) {
+        if (n % 2) memcpy(row + 32 * t.n++, pad, 32);
+        assay_parallel(threads, nodes_part, &t);
+        memcpy(pad + 32, pad, 32);
+        nodes(pad, pad, 1);
+        row = t.above;
+        n = t.n / 2;
+    }
     for (; n > 1; n = (n + 1) / 2) {
         size_t i = 0;
         if (n % 2) memcpy(row + 32 * n, pad, 32);
@@ -213,6 +232,6 @@ int assay_chunk_root(const uint8_t *data, size_t size, uint8_t out[32], int thre
         nodes(pad, pad, 1);
     }
     memcpy(out, row, 32);
-    free(row);
+    free(all);
     return 0;
 }
