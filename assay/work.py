@@ -20,7 +20,7 @@ import numpy as np
 
 from assay import links, merkle
 from assay.codec import Malformed, decode, encode
-from assay.dispute.answers import Inputs, OwnInputs, Party
+from assay.dispute.answers import FileParty, Inputs, OwnInputs
 from assay.dispute.proofs import Link
 from assay.engine import (
     MAX_LINE,
@@ -250,7 +250,7 @@ class Engine:
         else:
             inputs = Inputs(folder, task.job.fields)
         with np.errstate(all="ignore"):
-            return Party(task, executor, folder, inputs, self.link, self._links).answer()
+            return FileParty(task, executor, folder, inputs, self.link, self._links).answer()
 
 
 def _read_frozen(path: Path) -> Tensors:

@@ -14,10 +14,10 @@ from assay import links, merkle
 from assay.codec import decode
 from assay.dispute import game, moves
 from assay.dispute.checks import IllegalMove
-from assay.dispute.moves import AnyMove, Moment, Phase, Side, State
+from assay.dispute.moves import AnyMove, Facts, Moment, Open, Phase, Side, State
 from assay.dispute.players import Asserter, Challenger, Player, Voter
 from assay.dispute.proofs import Data, Job, Link
-from assay.dispute.record import state_of
+from assay.dispute.record import Record, state_of
 from assay.engine import AnswerDispute, DisputeAnswered, KeptRecord
 from assay.execute import Executor
 from assay.ids import Digest
@@ -87,25 +87,34 @@ class OwnInputs(Inputs):
 
 
 class Party:
-    """One side of one dispute. `kept` holds the link of the last move; `make` is what runs a link (a liar's is another)."""
+    """One side of one dispute, at one time: what it does now. Subclasses say where its own run of the disputed link comes from."""
 
-    def __init__(
-        self, task: AnswerDispute, executor: Executor, folder: Path, inputs: Inputs, make: type[Link], kept: dict[tuple[str, int], Link]
-    ) -> None:
-        self.task, self.executor, self.folder, self.inputs = task, executor, folder, inputs
-        self.make, self.kept = make, kept
+    def __init__(self, record: Record, facts: Facts, side: Side, at: Moment, opening: Open | None, last: bool) -> None:
+        self.record, self.facts, self.side, self.at = record, facts, side, at
+        self.opening, self.last = opening, last
+
+    def link(self, state: State) -> Link:
+        """This party's own run of the disputed link."""
+        raise NotImplementedError
+
+    def asserter(self, state: State) -> Asserter:
+        raise NotImplementedError
+
+    def is_wrong(self, state: State) -> bool:
+        """Whether the asserter's own run shows that what it asserted is wrong. Asked before its first move."""
+        raise NotImplementedError
 
     def answer(self) -> DisputeAnswered:
         """Raises Corrupted when this machine's computations contradict each other, BadTensors for inputs that are none."""
-        task, state = self.task, state_of(self.task.record, self.task.facts)
-        move, why = due(state, task.side, task.time)
+        state = state_of(self.record, self.facts)
+        move, why = due(state, self.side, self.at.time)
         if move is None and not why:
             try:
                 move, why = self.move(state)
             except RecordWanted as wanted:
                 return DisputeAnswered(move=None, shown=moves.shown(state), why=str(wanted), record=wanted.number)
             except Corrupted:
-                if not (task.last and may_concede(state)):
+                if not (self.last and may_concede(state)):
                     raise
                 move, why = moves.Concede(), ""
         return DisputeAnswered(move=move, shown=moves.shown(state), why=why)
@@ -113,28 +122,28 @@ class Party:
     def move(self, state: State) -> tuple[AnyMove | None, str]:
         if may_concede(state) and self.is_wrong(state):
             return moves.Concede(), ""
-        last = self.task.record.moves[-1].move if self.task.record.moves else None
-        move = self.player(state).move(state, last)
+        player: Player = self.asserter(state) if self.side is Side.ASSERTER else Challenger(lambda _: self.link(state), (), self.opening)
+        move = player.move(state, self.record.moves[-1].move if self.record.moves else None)
         if move is None:
             return None, f"in {state.phase} this node's own run has nothing to say against what was shown"
         try:
-            game.apply(state, move, Moment(self.task.block + 1, self.task.time))
+            game.apply(state, move, self.at)
         except IllegalMove as error:
             return None, f"its {type(move).__name__} in {state.phase} would be refused: {error}"
         return move, ""
 
-    def player(self, state: State) -> Player:
-        def made(_: int) -> Link:
-            return self.link(state)
 
-        if self.task.side is Side.CHALLENGER:
-            return Challenger(made, (), self.task.opening)
-        if isinstance(self.inputs, OwnInputs):
-            return Asserter(made, self.inputs.ends)
-        return Voter(made, dict(self.task.named))
+class FileParty(Party):
+    """Runs the link from files. `kept` holds the link of the last move; `make` is what runs a link (a liar's is another)."""
+
+    def __init__(
+        self, task: AnswerDispute, executor: Executor, folder: Path, inputs: Inputs, make: type[Link], kept: dict[tuple[str, int], Link]
+    ) -> None:
+        super().__init__(task.record, task.facts, task.side, Moment(task.block + 1, task.time), task.opening, task.last)
+        self.task, self.executor, self.folder, self.inputs = task, executor, folder, inputs
+        self.make, self.kept = make, kept
 
     def link(self, state: State) -> Link:
-        """This party's own run of the disputed link."""
         key = (self.task.segment, state.unit)
         if key not in self.kept:
             self.kept.clear()
@@ -146,9 +155,14 @@ class Party:
             self.kept[key] = self.make(job, state.step, state.m, part(before, "state."), acc, batch)
         return self.kept[key]
 
+    def asserter(self, state: State) -> Asserter:
+        if isinstance(self.inputs, OwnInputs):
+            return Asserter(lambda _: self.link(state), self.inputs.ends)
+        return Voter(lambda _: self.link(state), dict(self.task.named))
+
     def is_wrong(self, state: State) -> bool:
-        """Whether the asserter's own run shows that what it asserted is wrong: another trace than it revealed; other link ends than it
-        committed to, since its disk was lost and the segment run again; or, by both routes, another end of the disputed link."""
+        """Another trace than it revealed; other link ends than it committed to, since its disk was lost and the segment run again; or, by
+        both routes, another end of the disputed link."""
         if state.revealed is not None:
             return self.link(state).trace.root != state.revealed.trace_root
         assert isinstance(self.inputs, OwnInputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from assay.chain import Params
+from assay.dispute.record import Rules
 
 FAST = Params(
     finality=2, activate_window=120, lease_window=300, takeover_window=120, serve_window=120, seal_window=120, reveal_window=60,
@@ -30,6 +31,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     step_seconds: float = 1.0
     """What a worker takes for one training step."""
     stake: int = 1_000_000_000
+    purse: int = 0
+    """Tokens that workers and verifiers have beside it, for the bonds of challengers."""
+    rules: Rules | None = None
+    """Of disputes; None: there are none."""
     latency: tuple[float, float] = (0.01, 0.15)
     loss: float = 0.0
     """Share of messages between peers that are lost."""

@@ -52,7 +52,7 @@ class World:
         self.options, self.seed, self.depth = options, seed, 1
         self.random = random.Random(seed)
         self.clock = Clock()
-        self.ledger = MemoryLedger(sha256(b"assay sim", str(seed).encode()))
+        self.ledger = MemoryLedger(sha256(b"assay sim", str(seed).encode()), rules=options.rules)
         self.board = Switchboard(seed, options.latency, options.loss)
         self.nodes: dict[str, SimNode] = {}
         self.points: dict[str, list[str]] = {}
@@ -97,7 +97,7 @@ class World:
 
     def _enrol(self, name: str, role: str) -> None:
         staked = role in (WORKER, VERIFIER)
-        account = self.ledger.account(name, tokens=self.options.stake if staked else 0)
+        account = self.ledger.account(name, tokens=self.options.stake + self.options.purse if staked else 0)
         me = Self(MemoryChain(self.ledger, name), PeerId(f"peer-{name}"), MemoryKeys(name.encode(), account), self.options)
         self.ledger.apply(account, Register(encryption_key=me.keys.encryption_key, peer=me.peer))
         if staked:
@@ -269,7 +269,7 @@ class World:
         out = {}
         for name, account in [("client", self.client), *((node.name, node.account) for node in self.nodes.values())]:
             view = self.ledger.view(account)
-            out[name] = view.tokens + view.stake + view.credit - (self.before.get(account, 0) + self._staked(name))
+            out[name] = view.tokens + view.stake + view.credit + view.dispute_credit - (self.before.get(account, 0) + self._staked(name))
         return out
 
     def _staked(self, name: str) -> int:

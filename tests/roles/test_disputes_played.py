@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from test_together import check_journals, ended, events, settled, with_hands
 from tiny import LONG, PARAMS, Net, plan, post
 
 from assay import daemon
 from assay.adapters.engine_process import InlineEngine
-from assay.chain import BondCleared, DisputePaid, DisputeResolved, DisputeSealed, DisputeWithdrawn, Outcome, PlayMove, Rejected
+from assay.chain import Attested, BondCleared, DisputePaid, DisputeResolved, DisputeSealed, DisputeWithdrawn, Outcome
 from assay.client import run_plan
 from assay.dispute import moves
 from assay.dispute.record import Rules
 from assay.engine import LinkReplayed
+from assay.execute import Executor
 from assay.keyservice.daemon import key_service
 from assay.ports import Outage
 from assay.work import Engine
@@ -102,5 +104,109 @@ def test_a_provider_that_multiplied_nothing_loses_its_bond_at_one_operation(tmp_
         await net.until(lambda: not list(tmp_path.glob("*/work/segment-*")))
         assert [s.provider for s in settled(net)] == [net.ports["honest"].chain.account]
         assert settled(net)[-1].end_root == run_plan(what).root
+
+    together(tmp_path, play)
+
+
+def test_both_sides_killed_at_every_move_and_a_chain_node_that_goes_away(tmp_path: Path) -> None:
+    """Whoever makes a move is killed as it says so, comes up again, and finds the chain's node gone for some calls."""
+    what = plan(2)
+
+    async def play(net: Net) -> None:
+        await verifiers(net)
+        await net.up("liar", LIAR, deposit=100_000, price_per_step=5)
+        killed: list[str] = []
+
+        def kill(name: str, note: Any) -> None:
+            if note.topic in ("move", "dispute") and name in net.running:
+                killed.append(name)
+                net.kill(name)
+
+        net.watch = kill
+        await post(net, what, 2, params=DISPUTED)
+        kills = 0
+        while not events(net, DisputePaid):
+            await net.until(lambda: bool(killed) or bool(events(net, DisputePaid)), seconds=100)
+            while killed:
+                name = killed.pop()
+                kills += 1
+                net.ports[name].chain._faults.clear()  # type: ignore[attr-defined]
+                if name == "liar":
+                    await net.up("liar", LIAR, deposit=100_000, price_per_step=5)
+                else:
+                    await net.up(name, verifier, role="verifier", deposit=100_000, seat=True)
+                net.ports[name].chain.fail_next(Outage("the node restarts"), times=3, after=kills % 2 == 0)  # type: ignore[attr-defined]
+        assert kills > 10
+        assert [e.outcome for e in events(net, DisputeResolved)] == [Outcome.ASSERTER_LOST]
+        assert worth(net, "liar") == 1_000_000 - 60
+        net.watch = lambda name, note: None
+
+    together(tmp_path, play)
+
+
+def refutes_everything(hands: Any) -> None:
+    """Says that every link is wrong, and means it."""
+    run = hands.shop.engine.run
+
+    async def lie(task: Any, folder: Any, progress: Any) -> Any:
+        found = await run(task, folder, progress)
+        return msgspec.structs.replace(found, agrees=False, reason="I say so") if isinstance(found, LinkReplayed) else found
+
+    hands.shop.engine.run = lie
+
+
+def test_an_honest_provider_answers_a_false_challenge_and_is_paid_for_it(tmp_path: Path) -> None:
+    async def play(net: Net) -> None:
+        await verifiers(net, 2)
+        await net.up("worker0", worker, deposit=100_000, price_per_step=10)
+        await net.up("liar", with_hands(verifier, refutes_everything), role="verifier", deposit=100_000, seat=True)
+        job = await post(net, plan(2), 2, params=DISPUTED)
+        await net.until(lambda: bool(played(net, moves.Trace)) and bool(events(net, Attested)))
+        for _ in range(3):  # it has nothing to point at, and its time runs out
+            net.skip()
+        await net.until(lambda: bool(events(net, DisputePaid)))
+        await net.until(lambda: ended(net, job))
+        (paid,) = events(net, DisputePaid)
+        assert (paid.outcome, paid.to_asserter, paid.to_challenger) == (Outcome.ASSERTER_WON, RULES.bond - RULES.bond // 2, 0)
+        assert len(settled(net)) == 1
+        await net.until(lambda: worth(net, "worker0") == 1_000_000 + 20 + RULES.bond - RULES.bond // 2)
+        assert worth(net, "liar") == 1_000_000 - RULES.bond
+        assert [type(m) for m in played(net, moves.Move)] == [moves.Open, moves.Trace, moves.Timeout]
+        await net.until(lambda: not list(tmp_path.glob("*/work/segment-*")))
+
+    together(tmp_path, play)
+
+
+def faulty_memory(hands: Any) -> None:
+    """One bit of the new parameters turns in the update, once."""
+
+    class Faulty(Executor):
+        def update(self, step: int, state: Any, acc: Any) -> Any:
+            out = super().update(step, state, acc)
+            if not (hands.shop.root / "turned").exists():
+                (hands.shop.root / "turned").touch()
+                out["param.w"].view(np.uint32).reshape(-1)[0] ^= 1 << 20
+            return out
+
+    class FaultyEngine(Engine):
+        executor = Faulty
+
+    hands.shop.engine = InlineEngine(make=FaultyEngine)
+
+
+def test_a_provider_whose_hardware_failed_concedes_and_keeps_half(tmp_path: Path) -> None:
+    """All links are drawn, so the wrong one is. Run again it comes out right, which the provider takes for what it is."""
+    everything = msgspec.structs.replace(DISPUTED, links=16)
+
+    async def play(net: Net) -> None:
+        await verifiers(net)
+        await net.up("unlucky", with_hands(worker, faulty_memory), deposit=100_000, price_per_step=10)
+        await post(net, plan(1), 1, params=everything)
+        await net.until(lambda: bool(events(net, DisputePaid)))
+        (resolved,) = events(net, DisputeResolved)
+        assert (resolved.outcome, resolved.taken) == (Outcome.CONCEDED, 30)
+        await net.until(lambda: bool(events(net, BondCleared)))
+        view = net.ledger.view(net.ports["unlucky"].chain.account)
+        assert (view.stake, view.reserved) == (100_000 - 30, 0)
 
     together(tmp_path, play)
