@@ -16,7 +16,7 @@ from tiny import LONG, PARAMS, Net, plan, post
 
 from assay import daemon
 from assay.adapters.engine_process import InlineEngine
-from assay.chain import Attested, BondCleared, DisputePaid, DisputeResolved, DisputeSealed, DisputeWithdrawn, Outcome
+from assay.chain import Attested, BondCleared, DisputePaid, DisputeResolved, DisputeWithdrawn, Outcome
 from assay.client import run_plan
 from assay.dispute import moves
 from assay.dispute.record import Rules
@@ -123,7 +123,7 @@ def test_both_sides_killed_at_every_move_and_a_chain_node_that_goes_away(tmp_pat
                 net.kill(name)
 
         net.watch = kill
-        await post(net, what, 2, params=DISPUTED)
+        await post(net, what, 2, params=msgspec.structs.replace(DISPUTED, challenge_window=LONG))
         kills = 0
         while not events(net, DisputePaid):
             await net.until(lambda: bool(killed) or bool(events(net, DisputePaid)), seconds=100)
