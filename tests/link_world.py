@@ -194,13 +194,17 @@ class LinkHands(Hands):
             return self.segment(task)
         return {key[2]: link for key, link in self.disk.items() if key[:2] == ("link", task.segment)}
 
-    def make_move(self, task: MakeMove) -> MoveMade:
-        record, head = now(self.chain.dispute(task.dispute)), self.chain.ledger.head
+    def known(self, task: MakeMove) -> tuple[Record, Facts]:
+        """The chain's record of a dispute, and what it is about."""
+        record = now(self.chain.dispute(task.dispute))
         segment = Disputed(
             segment=task.segment, start=task.start, stop=task.stop, parent_end=task.parent_root, link_root=task.link_root, bond=task.bond,
             revealed=task.revealed,
         )  # fmt: skip
-        facts = facts_of(record, now(self.chain.dispute_rules()), self.chain.chain_id, self.chain.disputes, task.terms, segment)
+        return record, facts_of(record, now(self.chain.dispute_rules()), self.chain.chain_id, self.chain.disputes, task.terms, segment)
+
+    def make_move(self, task: MakeMove) -> MoveMade:
+        (record, facts), head = self.known(task), self.chain.ledger.head
         found = self.party(task, record, facts, Moment(head.number + 1, head.time), self.ran(task)).answer()
         return MoveMade(dispute=task.dispute, move=found.move, shown=found.shown, why=found.why)
 

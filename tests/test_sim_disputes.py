@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from assay.chain import DisputePaid, DisputeResolved, DisputeWithdrawn, Outcome
-from assay.sim.cast import HONEST, Part
+from assay import merkle
+from assay.chain import Attested, CallId, DisputePaid, DisputeResolved, DisputeWithdrawn, Outcome, PlayMove, SealDispute, Slashed
+from assay.dispute.moves import Open, Side, State, shown
+from assay.dispute.record import state_of
+from assay.dispute.tree import Tree
+from assay.ids import DisputeId, SegmentId
+from assay.sim.cast import HONEST, Part, verifier_config
+from assay.tasks import MakeMove, MoveMade, ReplayUnit, UnitReplayed
+from assay_verifier.machine import VerifierMachine
+from tests.liars.disputes import Doubter
 from tests.liars.links import PROVIDERS
-from tests.link_world import OPTIONS, RULES, LinkHands, LinkWorld
+from tests.link_world import OPTIONS, PARAMS, RULES, LinkHands, LinkParty, LinkWorld
 
 PRICE = 1_000_000
 BOND = 6 * PRICE
@@ -58,4 +67,194 @@ def test_a_provider_that_lies_loses_its_bond_to_who_shows_it(lie: str) -> None:
     (winner,) = {world.name_of(event.who) for event in events(world, DisputeWithdrawn)}
     assert gained(world, "worker-0") == -BOND
     assert gained(world, winner) >= BOND // 2
+    check_money(world)
+
+
+# ---- challengers ---------------------------------------------------------------------------------------------------------
+
+
+class Refutes(LinkHands):
+    """Says no to what is right, and disputes it; what it has replayed says nothing against it, so it falls silent."""
+
+    def replay_unit(self, task: ReplayUnit) -> UnitReplayed:
+        return msgspec.structs.replace(super().replay_unit(task), agrees=False, reason="because")
+
+
+class Doubts(Refutes):
+    """The same, and it points somewhere all the same, down to an element."""
+
+    def make_move(self, task: MakeMove) -> MoveMade:
+        made = super().make_move(task)
+        if task.side is not Side.CHALLENGER or not made.why.startswith("in "):
+            return made
+        record, facts = self.known(task)
+        state = state_of(record, facts)
+        ran = self.ran(task)
+        doubter = Doubter(ran.__getitem__, Tree([merkle.PAD]), made_up(task), seed=record.block)
+        return msgspec.structs.replace(made, move=doubter.move(state, record.moves[-1].move), why="")
+
+
+def made_up(task: MakeMove) -> Open:
+    assert task.opening is not None
+    return task.opening
+
+
+@pytest.mark.parametrize("kind", [Refutes, Doubts])
+def test_a_false_challenge_costs_its_bond_and_pays_the_provider(kind: type[LinkHands]) -> None:
+    world = network(verifier_0=part("verifier", kind))
+    assert world.run(), told(world)
+    (paid,) = events(world, DisputePaid)
+    assert (paid.outcome, paid.to_asserter, paid.burnt) == (Outcome.ASSERTER_WON, RULES.bond - RULES.bond // 2, RULES.bond // 2)
+    assert gained(world, "worker-0") == PRICE + RULES.bond - RULES.bond // 2
+    assert gained(world, "verifier-0") == -RULES.bond
+    assert gained(world, "verifier-1") == gained(world, "verifier-2") == OPTIONS.fee
+    check_money(world)
+
+
+class Throws(LinkHands):
+    """A friend of the provider's: challenges before the others, and then says nothing."""
+
+    def make_move(self, task: MakeMove) -> MoveMade:
+        made = super().make_move(task)
+        thrown = task.side is Side.CHALLENGER and not isinstance(made.move, Open | None)
+        return msgspec.structs.replace(made, move=None, why="enough") if thrown else made
+
+
+class NeverOpens(LinkHands):
+    """A friend of the provider's who does not even open what it sealed."""
+
+    def make_move(self, task: MakeMove) -> MoveMade:
+        made = super().make_move(task)
+        return msgspec.structs.replace(made, move=None, why="enough") if task.side is Side.CHALLENGER else made
+
+
+@pytest.mark.parametrize("kind", [Throws, NeverOpens])
+@pytest.mark.parametrize("name", ["verifier_0", "verifier_1", "verifier_2"])
+def test_a_friend_who_challenges_first_and_throws_the_game_saves_nobody(kind: type[LinkHands], name: str) -> None:
+    """Whatever its place in the draw, its turn is at once."""
+    hasty = Part(lambda me: VerifierMachine(msgspec.structs.replace(verifier_config(me), patience=0)), lambda me: kind(me.chain, me.keys, me.options))
+    world = network(worker_0=part("worker", PROVIDERS["computes nothing"]), **{name: hasty})
+    assert world.run(until=lambda: any(e.to_challenger > RULES.bond for e in events(world, DisputePaid))), told(world)
+    lost = [event for event in events(world, DisputeResolved) if event.taken]
+    assert [(e.outcome, e.taken) for e in lost] == [(Outcome.ASSERTER_LOST, BOND)]
+    assert gained(world, name.replace("_", "-")) <= 0
+    check_money(world)
+
+
+class SaysYes(LinkHands):
+    """Replays nothing and agrees, with a trace that it made up and can open."""
+
+    def replay_unit(self, task: ReplayUnit) -> UnitReplayed:
+        found = super().replay_unit(task)
+        trace = [merkle.sha256(b"made up", item) for item in self.disk["trace", task.segment, task.unit]]
+        self.disk["trace", task.segment, task.unit] = trace
+        return msgspec.structs.replace(found, agrees=True, reason="", trace_root=merkle.root_of(trace), proven=False)
+
+
+def test_a_verifier_that_agreed_with_a_made_up_trace_loses_its_draw_bond() -> None:
+    """It concedes, since its own run shows that it was wrong; one who does not would lose all."""
+    world = network(verifier_0=part("verifier", SaysYes))
+    assert world.run(), told(world)
+    (resolved,) = events(world, DisputeResolved)
+    bond = PARAMS.draw_bond
+    assert (resolved.outcome, resolved.taken) == (Outcome.CONCEDED, bond // 2), told(world)
+    assert gained(world, "verifier-0") == -(bond // 2)
+    assert gained(world, "worker-0") == PRICE
+    check_money(world)
+
+
+class StandsByIt(SaysYes):
+    class party(LinkParty):
+        def is_wrong(self, state: State) -> bool:
+            return False
+
+
+def test_a_verifier_that_stands_by_a_made_up_trace_loses_all_of_its_draw_bond() -> None:
+    world = network(verifier_0=part("verifier", StandsByIt))
+    assert world.run(), told(world)
+    (resolved,), (paid,) = events(world, DisputeResolved), events(world, DisputePaid)
+    bond = PARAMS.draw_bond
+    assert (resolved.outcome, resolved.taken) == (Outcome.ASSERTER_LOST, bond), told(world)
+    assert paid.to_challenger == RULES.bond + bond - bond // 2
+    assert gained(world, "verifier-0") == -bond
+    assert gained(world, "worker-0") == PRICE
+    check_money(world)
+
+
+def test_lying_verifiers_who_attest_a_lie_fall_with_it() -> None:
+    """A provider and two of its three verifiers are one: the third disputes the link, and the votes for it."""
+    friend = part("verifier", StandsByIt)
+    world = network(worker_0=part("worker", PROVIDERS["takes products as zeros"]), verifier_0=friend, verifier_1=friend)
+    assert world.run(until=lambda: len(events(world, DisputePaid)) == 3), told(world)
+    taken = {world.name_of(e.who): e.amount for e in events(world, Slashed)}
+    assert taken == {"worker-0": BOND, "verifier-0": PARAMS.draw_bond, "verifier-1": PARAMS.draw_bond}
+    assert gained(world, "verifier-2") > BOND // 2
+    check_money(world)
+
+
+# ---- strangers -----------------------------------------------------------------------------------------------------------
+
+
+class Stranger(LinkWorld):
+    """With an account that is no party to anything."""
+
+    def _people(self) -> None:
+        self.stranger = self.ledger.account("stranger", tokens=100 * RULES.bond)
+        self.calls = 0
+        super()._people()
+
+    def stranger_calls(self, call: Any) -> None:
+        self.calls += 1
+        self.chain.call(self.stranger, CallId(f"stranger:{self.calls}"), call, lambda _: None)
+
+    @property
+    def lost(self) -> int:
+        view = self.ledger.view(self.stranger)
+        return 100 * RULES.bond - view.tokens - view.dispute_credit
+
+
+class Griefer(Stranger):
+    """Seals four disputes over whatever is attested and opens none: each costs twice the one before."""
+
+    def _on_block(self) -> None:
+        before = len(events(self, Attested))
+        super()._on_block()
+        if before and not self.calls:
+            for i in range(4):
+                self.stranger_calls(SealDispute(segment=SegmentId(1), digest=merkle.sha256(bytes([i]))))
+
+
+def test_whoever_opens_disputes_to_stall_pays_the_provider_for_it() -> None:
+    world = network(world=Griefer)
+    assert world.run(), told(world)
+    assert isinstance(world, Griefer)
+    stakes = sum(RULES.bond << i for i in range(4))
+    assert [e.outcome for e in events(world, DisputePaid)] == [Outcome.ASSERTER_WON] * 4
+    assert world.lost == stakes
+    assert gained(world, "worker-0") == PRICE + stakes // 2
+    check_money(world)
+
+
+class Thief(Stranger):
+    """Seals again what another has sealed, and opens what another opens."""
+
+    def _on_block(self) -> None:
+        super()._on_block()
+        disputes = self.ledger.disputes.disputes
+        if len(disputes) == 1 and not self.calls:
+            record = self.ledger.disputes.record(DisputeId(1))
+            self.stranger_calls(SealDispute(segment=record.segment, digest=record.digest))
+        elif len(disputes) > 1 and self.calls == 1 and (moves := self.ledger.disputes.record(DisputeId(1)).moves):
+            self.stranger_calls(PlayMove(dispute=DisputeId(2), move=moves[0].move, shown=shown(disputes[DisputeId(2)].state)))
+
+
+def test_a_stolen_challenge_opens_nothing() -> None:
+    world = network(world=Thief, worker_0=part("worker", PROVIDERS["computes nothing"]))
+    assert world.run(until=lambda: len(events(world, DisputePaid)) > 1), told(world)
+    assert isinstance(world, Thief)
+    assert world.calls == 2
+    own, stolen = (next(e for e in events(world, DisputeResolved) if e.dispute == d) for d in (1, 2))
+    assert (own.outcome, own.taken) == (Outcome.ASSERTER_LOST, BOND)
+    assert stolen.outcome == Outcome.ASSERTER_WON
+    assert world.lost == 2 * RULES.bond
     check_money(world)

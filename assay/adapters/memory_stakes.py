@@ -221,10 +221,9 @@ class Stakes:
         self.reservations[who, segment] = self.reservation(who, segment) + amount
 
     def release(self, who: Address, segment: SegmentId, amount: int) -> None:
-        """Raises Reverted when less is reserved."""
+        """Frees at most `amount` of what is reserved."""
         reserved = self.reservation(who, segment)
-        if amount > reserved:
-            raise refuse("ReservationExceeded", who=who, segment=segment, reserved=reserved, asked=amount)
+        amount = min(amount, reserved)
         self.account(who).reserved -= amount
         if amount == reserved:
             self.reservations.pop((who, segment), None)

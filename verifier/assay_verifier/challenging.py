@@ -224,7 +224,7 @@ class Challenging(Gathering):
 
     def _part(self, duty: Duty, seg: SegmentFacts) -> None:
         """A draw is over: what was replayed in it stays while a dispute may need it."""
-        replayed = any(unit.replayed is not None and unit.replayed.proven for unit in duty.units.values())
+        replayed = any(unit.replayed is not None for unit in duty.units.values())
         if self.config.disputes and replayed:
             self.state.past[duty.segment] = duty
             self._keep(seg)
