@@ -140,6 +140,7 @@ def test_both_sides_killed_at_every_move_and_a_chain_node_that_goes_away(tmp_pat
         assert [e.outcome for e in events(net, DisputeResolved)] == [Outcome.ASSERTER_LOST]
         assert worth(net, "liar") == 1_000_000 - 60
         net.watch = lambda name, note: None
+        await net.until(lambda: all(node.core.cursor > (0, 0) for node in net.nodes.values()))  # the last one killed is up again
 
     together(tmp_path, play)
 
