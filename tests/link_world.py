@@ -6,6 +6,7 @@ Machines, chain and clock are those of assay.sim; the hands run real links. A li
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Coroutine
 from typing import Any
 
@@ -28,6 +29,7 @@ from assay.messages import Boundary
 from assay.sim import Options, World
 from assay.sim.cast import KEY_SERVICE, SCHEDULER
 from assay.sim.hands import Hands, seal
+from assay.sim.node import SimNode
 from assay.state import Tensors, acc_root, from_bytes, state_root, to_bytes
 from assay.tasks import (
     CheckProgram,
@@ -211,6 +213,15 @@ class LinkHands(Hands):
 
 class LinkWorld(World):
     """`World` with one real job."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        self.passed: defaultdict[str, list[float]] = defaultdict(list)
+        """For each node, when it passed the places of `points`."""
+        super().__init__(*args, **more)
+
+    def point(self, node: SimNode, where: str) -> None:
+        self.passed[node.name].append(self.clock.now)
+        super().point(node, where)
 
     def _publish(self, number: int) -> Terms:
         o, service, sealed, program = self.options, self.nodes[f"{KEY_SERVICE}-0"], cases.data(), cases.PROGRAM

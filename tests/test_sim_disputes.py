@@ -5,16 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from assay import merkle
-from assay.chain import Attested, CallId, DisputePaid, DisputeResolved, DisputeWithdrawn, Outcome, PlayMove, SealDispute, Slashed
+from assay.chain import (
+    Attested,
+    BondCleared,
+    CallId,
+    DisputePaid,
+    DisputeResolved,
+    DisputeWithdrawn,
+    Outcome,
+    PlayMove,
+    SealDispute,
+    Slashed,
+    Withheld,
+)
 from assay.dispute.moves import Open, Side, State, shown
+from assay.dispute.proofs import Link
 from assay.dispute.record import state_of
 from assay.dispute.tree import Tree
 from assay.ids import DisputeId, SegmentId
+from assay.sim import CrashAt
 from assay.sim.cast import HONEST, Part, verifier_config
-from assay.tasks import MakeMove, MoveMade, ReplayUnit, UnitReplayed
+from assay.tasks import MakeMove, MoveMade, ReplayUnit, ServeUnits, UnitReplayed, UnitsServed
 from assay_verifier.machine import VerifierMachine
 from tests.liars.disputes import Doubter
 from tests.liars.links import PROVIDERS
@@ -32,9 +47,9 @@ def events(world: LinkWorld, kind: type[Any]) -> list[Any]:
     return [event for event in world.ledger.events() if isinstance(event, kind)]
 
 
-def network(seed: int = 3, world: type[LinkWorld] = LinkWorld, **cast: Part) -> LinkWorld:
+def network(seed: int = 3, world: type[LinkWorld] = LinkWorld, crash: CrashAt | None = None, **cast: Part) -> LinkWorld:
     named = {name.replace("_", "-"): part for name, part in cast.items()}
-    return world(OPTIONS, seed, {**{role: part(role) for role in HONEST}, **named})
+    return world(OPTIONS, seed, {**{role: part(role) for role in HONEST}, **named}, crash)
 
 
 def told(world: LinkWorld) -> str:
@@ -68,6 +83,54 @@ def test_a_provider_that_lies_loses_its_bond_to_who_shows_it(lie: str) -> None:
     assert gained(world, "worker-0") == -BOND
     assert gained(world, winner) >= BOND // 2
     check_money(world)
+
+
+class ServesOthers(LinkHands):
+    """Serves states that are not those it committed to."""
+
+    def serve_units(self, task: ServeUnits) -> UnitsServed:
+        honest = self.disk["run", task.segment]
+        other = {u: Link(x.job, x.step, x.m, x.state | {"buffer.beta": np.float32(0.5)}, x.acc, x.batch) for u, x in honest.items()}
+        for unit, link in other.items():
+            link.end_root = honest[unit].end_root
+        self.disk["run", task.segment] = other
+        served = super().serve_units(task)
+        self.disk["run", task.segment] = honest
+        return served
+
+
+def test_a_provider_that_serves_other_states_is_not_paid_and_nobody_can_dispute_it() -> None:
+    """What was served is evidence of nothing: its bond comes back after the window."""
+    world = network(worker_0=part("worker", ServesOthers))
+    assert world.run(until=lambda: bool(events(world, BondCleared))), told(world)
+    assert not world.ledger.disputes.disputes
+    assert len(events(world, Withheld)) == 1
+    assert gained(world, "worker-0") == 0
+    check_money(world)
+
+
+# ---- killed anywhere -----------------------------------------------------------------------------------------------------
+
+
+def played_out(crash: CrashAt | None = None) -> LinkWorld:
+    world = network(crash=crash, worker_0=part("worker", PROVIDERS["takes products as zeros"]))
+    assert world.run(until=lambda: bool(events(world, DisputeWithdrawn))), f"{crash}\n{told(world)}"
+    return world
+
+
+@pytest.mark.parametrize("name", ["worker-0", "verifier-0", "verifier-1", "verifier-2"])
+def test_a_party_killed_anywhere_in_a_dispute_ends_it_as_it_would_have(name: str) -> None:
+    """At nine of the places that lie in the dispute, evenly spread; down for three seconds each time."""
+    calm = played_out()
+    begun = next(time for time, _, note in calm.log if note.topic == "dispute")
+    places = [point for point, time in enumerate(calm.passed[name]) if time >= begun]
+    assert len(places) > 20
+    for point in places[:: len(places) // 8]:
+        found = played_out(CrashAt(name, point))
+        resolved = events(found, DisputeResolved)[0]
+        assert (resolved.outcome, resolved.taken) == (Outcome.ASSERTER_LOST, BOND), (name, point)
+        assert gained(found, "worker-0") == -BOND
+        check_money(found)
 
 
 # ---- challengers ---------------------------------------------------------------------------------------------------------

@@ -156,7 +156,7 @@ class Disputes(Supply, Calls):
         revealed = tuple(
             Revealed(verifier=vote.verifier, round=vote.round, unit=unit, agrees=vote.agrees, trace_root=root)
             for vote in seg.votes
-            for unit, root in zip(vote.units, vote.trace_roots, strict=True)
+            for unit, root in zip(vote.units, vote.trace_roots, strict=False)
         )
         task = MakeMove(
             dispute=d.dispute, side=side, segment=seg.segment, job=seg.job, spec=terms.spec, terms=terms, start=seg.start, stop=seg.stop,

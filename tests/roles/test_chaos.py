@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from assay import chain, links, merkle
-from assay.ids import JobId, SegmentId
+from assay.dispute import moves
+from assay.ids import Address, Digest, DisputeId, JobId, SegmentId
 from assay.messages import Ack, Boundary, BoundaryRequest, JobAnnouncement, KeyGrant, ReceiptMessage, Refusal
 from assay.runtime import Answered, Ask, Asked, Do, Done, Failed, Fault, Fetch, Fetched, Heard, Ordered, Send, Sent, Started, Wake, Woke
 from assay.tasks import (
@@ -21,7 +22,9 @@ from assay.tasks import (
     JobLoaded,
     KeyStored,
     LoadJob,
+    MakeMove,
     MakeOpenings,
+    MoveMade,
     OpenBoundary,
     OpeningsMade,
     ReceiptVerified,
@@ -49,14 +52,23 @@ segments = st.integers(1, 3).map(SegmentId)
 people = st.sampled_from([ME, OTHER, *VERIFIERS])
 links_drawn = st.lists(st.integers(0, 29), min_size=1, max_size=4).map(tuple)
 times = st.integers(0, 400)
+DISPUTES = Address("0x" + "8" * 40)
+NONE = Digest(b"")
+SHOWN = moves.Shown(
+    program_root=NONE, data_root=NONE, schedule_root=NONE, state_root=NONE, acc_root=NONE, batch_root=NONE, end_root=NONE, trace_root=NONE, steps=0,
+    step=0, m=0, micro_batches=0, leaves=0, head=b"", stage=b"", record=b"", totals=(), parts=(),
+)  # fmt: skip
 
 
 def worker() -> Any:
-    return WorkerMachine(WorkerConfig(account=ME, encryption_key=b"k" * 32, peer=PEERS[ME], price_per_step=10, withdraw_at=50))
+    return WorkerMachine(WorkerConfig(account=ME, encryption_key=b"k" * 32, peer=PEERS[ME], price_per_step=10, withdraw_at=50, disputes=DISPUTES))
 
 
 def verifier() -> Any:
-    return VerifierMachine(VerifierConfig(account=ME, encryption_key=b"k" * 32, peer=PEERS[ME], chain_id=7, contract="0x" + "9" * 40))
+    contract = "0x" + "9" * 40
+    return VerifierMachine(
+        VerifierConfig(account=ME, encryption_key=b"k" * 32, peer=PEERS[ME], chain_id=7, contract=contract, disputes=DISPUTES)
+    )
 
 
 def boundary(segment: int, unit: int) -> Boundary:
@@ -93,9 +105,11 @@ def outcome(task: Any, good: bool) -> Any:
         case OpenBoundary():
             return BoundaryOpened(segment=task.segment, unit=task.unit)
         case ReplayUnit():
-            return UnitReplayed(segment=task.segment, unit=task.unit, agrees=good, trace_root=digest("t"), reason="")
+            return UnitReplayed(segment=task.segment, unit=task.unit, agrees=good, trace_root=digest("t"), reason="", proven=True)
         case MakeOpenings():
             return OpeningsMade(openings=())
+        case MakeMove():
+            return MoveMade(dispute=task.dispute, move=moves.Concede() if good else None, shown=SHOWN, why="" if good else "chaos")
         case DropSegment():
             return Dropped()
     raise AssertionError(task)
@@ -137,7 +151,7 @@ def happen(bench: Bench, data: st.DataObject) -> None:
             return
         bench.feed(result(effect, data.draw(st.booleans())))
         return
-    segment = data.draw(segments)
+    segment, dispute = data.draw(segments), DisputeId(data.draw(st.integers(1, 4)))
     outside: list[Any] = [
         lambda: bench.assigned(segment, data.draw(people), parent=data.draw(st.integers(0, 2)), start=0, stop=10),
         lambda: bench.seen(chain.Activated, segment=segment, lease_until=bench.now + data.draw(times)),
@@ -165,6 +179,28 @@ def happen(bench: Bench, data: st.DataObject) -> None:
             who := data.draw(people),
             ReceiptMessage(segment=segment, round=data.draw(st.integers(0, 2)), verifier=who, signature=b"s" * data.draw(st.integers(0, 300))),
         ),
+        lambda: bench.seen(chain.BondCleared, segment=segment, amount=1),
+        lambda: bench.seen(chain.Rejected, segment=segment),
+        lambda: bench.seen(
+            chain.Revealed, segment=segment, verifier=data.draw(people), agrees=data.draw(st.booleans()),
+            trace_roots=tuple(digest(data.draw(st.sampled_from("tu"))) for _ in range(data.draw(st.integers(0, 4)))),
+        ),
+        lambda: bench.seen(chain.DisputeSealed, dispute=dispute, segment=segment, challenger=data.draw(people), bond=5, open_by=bench.now + 50),
+        lambda: bench.seen(
+            chain.DisputeOpened, dispute=dispute, segment=segment, asserter=data.draw(people), target=data.draw(st.integers(0, 1)),
+            unit=data.draw(st.sampled_from([0, 7, 2**64 - 1])), round=data.draw(st.integers(0, 2)),
+        ),
+        lambda: bench.seen(
+            chain.DisputeMoved, dispute=dispute, phase=data.draw(st.sampled_from(moves.Phase)), asserting=data.draw(st.booleans()),
+            due=bench.now + data.draw(times),
+        ),
+        lambda: bench.seen(
+            chain.DisputeResolved, dispute=dispute, segment=segment, outcome=data.draw(st.sampled_from(chain.Outcome)), taken=3,
+            pay_after=bench.now + data.draw(times),
+        ),
+        lambda: bench.seen(chain.DisputePaid, dispute=dispute, outcome=chain.Outcome.VOID, to_asserter=0, to_challenger=5, burnt=0),
+        lambda: bench.seen(chain.DisputeCredited, who=data.draw(people), dispute=dispute, amount=5),
+        lambda: bench.seen(chain.DisputeWithdrawn, who=data.draw(people), amount=5),
         lambda: bench.feed(Heard(peer=PEERS[SCHEDULER], message=announcement(data))),
         lambda: bench.feed(Ordered(order=data.draw(st.sampled_from(["drain", "resume", "withdraw", "dance"])))),
         lambda: bench.feed(Started()),
@@ -185,7 +221,7 @@ def announcement(data: st.DataObject) -> JobAnnouncement:
 
 
 @pytest.mark.parametrize("machine", [worker, verifier])
-@settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_nothing_that_can_happen_brings_a_machine_down(machine: Any, data: st.DataObject) -> None:
     bench = Bench.of(machine())

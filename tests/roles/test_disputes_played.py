@@ -14,20 +14,23 @@ import pytest
 from test_together import check_journals, ended, events, settled, with_hands
 from tiny import LONG, PARAMS, Net, plan, post
 
-from assay import daemon
+from assay import daemon, merkle
 from assay.adapters.engine_process import InlineEngine
-from assay.chain import Attested, BondCleared, DisputePaid, DisputeResolved, DisputeWithdrawn, Outcome
+from assay.chain import Attested, BondCleared, DisputeOpened, DisputePaid, DisputeResolved, DisputeWithdrawn, Outcome
 from assay.client import run_plan
 from assay.dispute import moves
 from assay.dispute.record import Rules
+from assay.dispute.tree import Tree
 from assay.engine import LinkReplayed
 from assay.execute import Executor
 from assay.keyservice.daemon import key_service
 from assay.ports import Outage
+from assay.tasks import MakeMove
 from assay.work import Engine
 from assay_scheduler.daemon import scheduler
 from assay_verifier.daemon import verifier
 from assay_worker.daemon import worker
+from tests.liars.disputes import Doubter
 from tests.liars.engine import IdleExecutor, IdleLink
 
 RULES = Rules(open_window=LONG, grace=LONG, budget=LONG, payout_delay=20, bond=500)
@@ -209,5 +212,84 @@ def test_a_provider_whose_hardware_failed_concedes_and_keeps_half(tmp_path: Path
         await net.until(lambda: bool(events(net, BondCleared)))
         view = net.ledger.view(net.ports["unlucky"].chain.account)
         assert (view.stake, view.reserved) == (100_000 - 30, 0)
+
+    together(tmp_path, play)
+
+
+def doubts_the_data(hands: Any) -> None:
+    """Refutes a micro-batch, and then doubts the records that it was run on."""
+    run, perform = hands.shop.engine.run, hands.perform
+
+    async def lie(task: Any, folder: Any, progress: Any) -> Any:
+        found = await run(task, folder, progress)
+        wrong = isinstance(found, LinkReplayed) and task.m < task.job.micro_batches
+        return msgspec.structs.replace(found, agrees=False, reason="I say so") if wrong else found
+
+    async def doubt(task: Any, note: Any) -> Any:
+        made = await perform(task, note)
+        if not isinstance(task, MakeMove) or not made.why.startswith("in "):
+            return made
+        (link,) = hands.shop.engine._engines[hands.shop.root]._links.values()
+        record = hands.chain.ledger.disputes.record(task.dispute)
+        state = hands.chain.ledger.disputes.disputes[task.dispute].state
+        doubter = Doubter(lambda _: link, Tree([merkle.PAD]), task.opening, 1, {moves.Phase.TRACE: 0})
+        return msgspec.structs.replace(made, move=doubter.move(state, record.moves[-1].move), why="")
+
+    hands.shop.engine.run, hands.perform = lie, doubt
+
+
+def test_a_provider_shows_the_record_that_an_element_of_its_batch_is_from(tmp_path: Path) -> None:
+    everything = msgspec.structs.replace(DISPUTED, links=16)
+
+    async def play(net: Net) -> None:
+        await verifiers(net, 2)
+        await net.up("worker0", worker, deposit=100_000, price_per_step=10)
+        await net.up("liar", with_hands(verifier, doubts_the_data), role="verifier", deposit=100_000, seat=True)
+        job = await post(net, plan(1), 1, params=everything)
+        await net.until(lambda: ended(net, job))
+        (paid,) = events(net, DisputePaid)
+        assert paid.outcome is Outcome.ASSERTER_WON
+        assert played(net, moves.Gather)
+        assert worth(net, "worker0") == 1_000_000 + 10 + RULES.bond - RULES.bond // 2
+
+    together(tmp_path, play)
+
+
+def makes_up_traces(hands: Any) -> None:
+    run = hands.shop.engine.run
+
+    async def lie(task: Any, folder: Any, progress: Any) -> Any:
+        found = await run(task, folder, progress)
+        if not isinstance(found, LinkReplayed):
+            return found
+        path = folder / task.segment / f"trace-{task.unit}.bin"
+        data = path.read_bytes()
+        leaves = [data[:32], merkle.sha256(data), *(data[i : i + 32] for i in range(64, len(data), 32))]
+        path.write_bytes(b"".join(leaves))
+        return msgspec.structs.replace(found, trace_root=merkle.root_of(leaves))
+
+    hands.shop.engine.run = lie
+
+
+def test_verifiers_defend_their_traces_and_who_made_one_up_concedes(tmp_path: Path) -> None:
+    """The liar disputes the honest traces, too, since they are not its own: they are shown, and it has nothing to point at."""
+
+    async def play(net: Net) -> None:
+        await verifiers(net, 2)
+        await net.up("worker0", worker, deposit=100_000, price_per_step=10)
+        await net.up("liar", with_hands(verifier, makes_up_traces), role="verifier", deposit=100_000, seat=True)
+        job = await post(net, plan(2), 2, params=msgspec.structs.replace(DISPUTED, challenge_window=1000))
+        await net.until(lambda: len(events(net, DisputeOpened)) == 3 and len(played(net, moves.Trace)) == 2)
+        for _ in range(3):
+            net.skip()
+        await net.until(lambda: len(events(net, DisputePaid)) == 3)
+        await net.until(lambda: ended(net, job))
+        outcomes = {e.dispute: e.outcome for e in events(net, DisputeResolved)}
+        asserters = {e.dispute: e.asserter for e in events(net, DisputeOpened)}
+        liar = net.ports["liar"].chain.account
+        assert all(outcome is (Outcome.CONCEDED if asserters[d] == liar else Outcome.ASSERTER_WON) for d, outcome in outcomes.items())
+        assert len(outcomes) == 3
+        assert worth(net, "liar") == 1_000_000 - PARAMS.draw_bond // 2 - 2 * RULES.bond
+        assert len(settled(net)) == 1
 
     together(tmp_path, play)

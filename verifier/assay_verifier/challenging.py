@@ -75,7 +75,7 @@ class Challenging(Gathering):
                 continue
             if any(case.segment == seg.segment and case.opening.verifier == vote.verifier for case in self.state.cases.values()):
                 continue
-            for unit, root in zip(vote.units, vote.trace_roots, strict=True):
+            for unit, root in zip(vote.units, vote.trace_roots, strict=False):
                 found = duty.units[unit].replayed if unit in duty.units else None
                 if found is not None and found.proven and found.trace_root != root:
                     salt = self._salt(seg, unit)
