@@ -11,6 +11,7 @@ from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.chain import CallId, Deposit, Register
 from assay.cli import node
 from assay.daemon import Ports
+from assay.dispute.record import Rules
 from assay.ids import PeerId
 from assay.runtime import Note
 
@@ -71,3 +72,17 @@ def test_a_node_that_paid_a_fee_from_its_stake_starts_with_what_is_left() -> Non
 
     asyncio.run(enrol())
     assert funded(chain, ledger) == (STAKE - 1000, [])
+
+
+def test_a_verifier_is_told_what_it_lacks_for_disputes_and_not_held_up() -> None:
+    rules = Rules(open_window=60, grace=60, budget=60, payout_delay=60, bond=1_000_000)
+    ledger = MemoryLedger(b"fund", rules=rules)
+    ledger.account("verifier", tokens=STAKE + 1_000_000)
+    chain = MemoryChain(ledger, "verifier")
+    said: list[Note] = []
+    beside = asyncio.run(node.bonds("verifier", chain))
+    assert beside == node.BONDS * rules.bond
+    assert asyncio.run(node.bonds("worker", chain)) == 0
+    assert asyncio.run(node.fund(ports(chain), "unused", STAKE, said.append, beside)) == STAKE
+    (note,) = said
+    assert (note.topic, "3.00 tokens" in note.text) == ("bonds", True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assay.codec import Malformed, Message, decode, encode
-from assay.engine import MAX_LINE, AnyEngineResult, EngineTask, Failure, StepDone
+from assay.engine import MAX_LINE, AnswerDispute, AnyEngineResult, EngineTask, Failure, StepDone
 from assay.runtime import Fault, TaskFailed
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 IDLE = 15.0
 """Seconds that an engine without a task is kept: a plan and warm pages are worth that, a waiting daemon's memory more."""
+LINGER = 600.0
+"""Seconds that one is kept which has answered in a dispute: it holds the disputed link, which takes a replay to make, for the next move."""
 PATIENCE = 3600.0
 NICE = 5
 DYING = 10.0
@@ -75,23 +77,24 @@ class ProcessEngine:
         line = encode(task) + b"\n"
         if len(line) > MAX_LINE:
             raise TaskFailed(Fault.OWN, f"a task of {len(line)} bytes is over the engine's limit of {MAX_LINE}")
+        idle = max(LINGER, self._idle_after) if isinstance(task, AnswerDispute) else self._idle_after
         async with self._slots:
             try:
-                result = await self._attempt(line, folder, progress)
+                result = await self._attempt(line, folder, progress, idle)
             except _DiedIdle:  # it was killed while it waited for work: that says nothing of this task
-                result = await self._attempt(line, folder, progress)
+                result = await self._attempt(line, folder, progress, idle)
         if isinstance(result, Failure):
             raise TaskFailed(result.fault, result.error)
         return result
 
-    async def _attempt(self, line: bytes, folder: Path, progress: Callable[[Message], None]) -> AnyEngineResult:
+    async def _attempt(self, line: bytes, folder: Path, progress: Callable[[Message], None], idle: float) -> AnyEngineResult:
         engine = await self._take(folder)
         try:
             result = await self._talk(engine, line, progress)
         except BaseException:
             await self._end(engine)
             raise
-        self._give_back(folder, engine)
+        self._give_back(folder, engine, idle)
         return result
 
     async def _talk(self, engine: _Process, line: bytes, progress: Callable[[Message], None]) -> AnyEngineResult:
@@ -147,10 +150,10 @@ class ProcessEngine:
         self._all.add(engine)
         return engine
 
-    def _give_back(self, folder: Path, engine: _Process) -> None:
+    def _give_back(self, folder: Path, engine: _Process, idle: float) -> None:
         self._free.setdefault(folder, []).append(engine)
         loop = asyncio.get_running_loop()
-        engine.idle = loop.call_later(self._idle_after, lambda: loop.create_task(self._retire(folder, engine)))
+        engine.idle = loop.call_later(idle, lambda: loop.create_task(self._retire(folder, engine)))
 
     async def _retire(self, folder: Path, engine: _Process) -> None:
         waiting = self._free.get(folder, [])

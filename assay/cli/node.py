@@ -22,7 +22,7 @@ from assay.cli.folder import Lock, attend, prepare
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
 from assay.messages import PeerRecord
-from assay.ports import Reorganised, Reverted
+from assay.ports import Chain, Reorganised, Reverted
 from assay.receipts import Ledger
 from assay.runtime import Note
 
@@ -147,8 +147,18 @@ async def open_chain(where: Settings, keys: NodeKeys) -> EvmChain:
 # ---- money -----------------------------------------------------------------------------------------------------------------
 
 
-async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None]) -> int:
-    """Returns when the account has gas money and something to stake: helped by the faucet, or after waiting for a person.
+BONDS = 4
+"""Bonds of a challenger that a verifier should have beside its stake."""
+
+
+async def bonds(role: str, chain: Chain) -> int:
+    """What a verifier should have at hand to dispute what it refutes."""
+    return BONDS * (await chain.dispute_rules()).bond if role == "verifier" and chain.disputes else 0
+
+
+async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None], beside: int = 0) -> int:
+    """Returns when the account has gas money and something to stake: helped by the faucet, or after waiting for a person. It is not held
+    up by what it should have `beside` its stake, where there is no faucet.
 
     A node that has a stake already is not held up by a part of it that is gone (a fee, a slash). The result is the stake that it can
     have now, at most `stake`.
@@ -156,12 +166,17 @@ async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None])
     chain, told = ports.chain, False
     while True:
         view = await chain.view(chain.account)
-        if view.native >= GAS_MONEY and (view.stake or view.tokens >= stake):
+        local = chain.chain_id == LOCAL_CHAIN
+        short = beside + (0 if view.stake else stake) - view.tokens
+        if view.native >= GAS_MONEY and (view.stake or view.tokens >= stake) and (short <= 0 or not local):
+            if beside and short > 0:
+                text = f"account {chain.account} lacks {money(short)} tokens for the bonds of disputes: without one it disputes nothing"
+                note(Note(topic="bonds", text=text))
             return min(stake, view.stake + view.tokens)
-        if chain.chain_id == LOCAL_CHAIN:
+        if local:
             from assay.localnet.faucet import give
 
-            wanted = 0 if view.stake else max(0, stake - view.tokens)
+            wanted = max(0, short)
             await give(url, chain.contract, chain.account, wanted)
             note(Note(topic="faucet", text=f"took gas money and {money(wanted)} tokens from the local faucet"))
         elif not told:
@@ -243,7 +258,7 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
     async with compose(role, where, options) as ports:
         note = printer(as_json, where.data / "log.jsonl")
         try:
-            stake = await fund(ports, where.rpc, options.stake, note)
+            stake = await fund(ports, where.rpc, options.stake, note, await bonds(role, ports.chain))
             await enrol(ports, deposit=stake, seat=role == "verifier")
         except Reverted as error:
             raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None

@@ -107,7 +107,7 @@ class Party:
     def answer(self) -> DisputeAnswered:
         """Raises Corrupted when this machine's computations contradict each other, BadTensors for inputs that are none."""
         state = state_of(self.record, self.facts)
-        move, why = due(state, self.side, self.at.time)
+        move, why = due(state, self.side, self.at.time) if self.record.outcome is None else (None, "the dispute is resolved")
         if move is None and not why:
             try:
                 move, why = self.move(state)

@@ -25,11 +25,13 @@ from assay.engine import LinkReplayed
 from assay.execute import Executor
 from assay.keyservice.daemon import key_service
 from assay.ports import Outage
+from assay.state import acc_root
 from assay.tasks import MakeMove
 from assay.work import Engine
 from assay_scheduler.daemon import scheduler
 from assay_verifier.daemon import verifier
 from assay_worker.daemon import worker
+from tests import dispute_cases as cases
 from tests.liars.disputes import Doubter
 from tests.liars.engine import IdleExecutor, IdleLink
 
@@ -109,6 +111,14 @@ def test_a_provider_that_multiplied_nothing_loses_its_bond_at_one_operation(tmp_
         assert settled(net)[-1].end_root == run_plan(what).root
 
     together(tmp_path, play)
+
+
+def test_the_liar_says_in_a_dispute_what_it_ran() -> None:
+    program, link = cases.PROGRAM, cases.honest()[0]
+    executor = IdleExecutor(program, cases.SCHEDULE, cases.MICRO_BATCHES, frozen=cases.FROZEN)
+    ran = executor.micro(link.step, link.m, link.state, link.acc, link.batch)
+    said = IdleLink(link.job, link.step, link.m, link.state, None, link.batch)
+    assert acc_root(link.step, link.m + 1, ran) == said.end_root != link.end_root
 
 
 def test_both_sides_killed_at_every_move_and_a_chain_node_that_goes_away(tmp_path: Path) -> None:
@@ -290,6 +300,35 @@ def test_verifiers_defend_their_traces_and_who_made_one_up_concedes(tmp_path: Pa
         assert all(outcome is (Outcome.CONCEDED if asserters[d] == liar else Outcome.ASSERTER_WON) for d, outcome in outcomes.items())
         assert len(outcomes) == 3
         assert worth(net, "liar") == 1_000_000 - PARAMS.draw_bond // 2 - 2 * RULES.bond
+        assert len(settled(net)) == 1
+
+    together(tmp_path, play)
+
+
+def test_a_provider_whose_disk_is_lost_in_a_dispute_runs_the_segment_again_and_answers(tmp_path: Path) -> None:
+    async def play(net: Net) -> None:
+        await verifiers(net, 2)
+        await net.up("worker0", worker, deposit=100_000, price_per_step=10)
+        await net.up("liar", with_hands(verifier, refutes_everything), role="verifier", deposit=100_000, seat=True)
+        gone: list[str] = []
+
+        def vanish(name: str, note: Any) -> None:
+            if name == "worker0" and note.topic == "dispute" and not gone:
+                gone.append(name)
+                net.kill(name)
+
+        net.watch = vanish
+        job = await post(net, plan(2), 2, params=msgspec.structs.replace(DISPUTED, challenge_window=LONG))
+        await net.until(lambda: bool(gone))
+        net.lose_disk("worker0")
+        await net.up("worker0", worker, deposit=100_000, price_per_step=10)
+        await net.until(lambda: bool(played(net, moves.Trace)) and bool(events(net, Attested)))
+        while not events(net, DisputePaid):
+            net.skip()
+            await asyncio.sleep(0.2)
+        net.skip()
+        await net.until(lambda: ended(net, job))
+        assert [e.outcome for e in events(net, DisputePaid)] == [Outcome.ASSERTER_WON]
         assert len(settled(net)) == 1
 
     together(tmp_path, play)

@@ -1,8 +1,8 @@
 """The verifier's disputes: against a provider whose committed link it has refuted, and against verifiers who agreed with another trace.
 
-    waiting      until it is this node's turn to challenge: the i-th drawn verifier waits i times `patience`, and nobody begins while another's
-                 dispute of the same thing is undecided; but near the end of the window it begins in any case, since the other challenger
-                 may be the asserter's friend and throw the game
+    waiting      until it is this node's turn to challenge: the i-th drawn verifier waits i times `patience` (all together at most a quarter of
+                 the window), and nobody begins while another's dispute of the same thing is undecided; but when half of the window is over
+                 it begins in any case, since the other challenger may be the asserter's friend and throw the game
     confirming   the link is replayed once more: a fault of this machine must not cost its bond
     sealing      SealDispute, with a salt that only this node knows
     sealed       the chain has it; assay.role.disputes opens it and plays (`Open` is its first move)
@@ -107,8 +107,8 @@ class Challenging(Gathering):
         if seg is None or not self._winnable(case, seg):
             return self._close(case, "nothing is left to win")
         window = self.state.facts.jobs[seg.job].terms.params.challenge_window
-        near = seg.settle_after - window // 4 if seg.settle_after else None
-        ready = case.since + case.rank * self.config.patience
+        near = seg.settle_after - window // 2 if seg.settle_after else None
+        ready = case.since + case.rank * min(self.config.patience, window // (4 * max(1, len(seg.verifiers))))
         others = [d for d in self.state.facts.disputes_over(seg.segment) if d.undecided and self._same(case, d)]
         busy = any(c.segment == case.segment and c.phase == "sealing" for c in self.state.cases.values())
         if near is None or self._now < near:
