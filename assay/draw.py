@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from assay import cid
 from assay.chain import Terms
+from assay.dispute.moves import Open
 from assay.ids import Address, Cid, Digest, JobId, SegmentId
 from assay.merkle import sha256
 
@@ -105,3 +106,9 @@ def opening(block_hash: Digest, segment: SegmentId, verifier: Address, j: int, u
     x = int.from_bytes(sha256(b"\x24", block_hash, u64(segment), raw(verifier), u32(j)), "big")
     position = x % len(units)
     return position, (x // len(units)) % leaves_of(units[position], terms)
+
+
+def dispute(chain_id: int, disputes: Address, segment: SegmentId, challenger: Address, move: Open) -> Digest:
+    """What a challenger seals before it opens a dispute with `move`. Raises OverflowError for numbers that do not fit."""
+    head = (b"\x25", u256(chain_id), raw(disputes), u64(segment), bytes([move.target]), u64(move.unit))
+    return sha256(*head, raw(move.verifier), u32(move.round), move.salt, raw(challenger))

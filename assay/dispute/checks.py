@@ -141,7 +141,6 @@ def check_entry(state: State, source: Source, item: bytes, count: int, entries: 
 def read(state: State, part: PartRecord, value: int, t: TensorType, element: int, o: Opening) -> int:
     """Bits of an element of value `value` of the part."""
     if value >= part.inputs:
-        demand(not o.input, "the output of a stage has no record of an input")
         place = 1 + value - part.inputs
         under(state.trace_root, state.leaves, place, tensor_root(t, o.chunks), o.path, "the operand")
         return read_chunk(t, element, o)

@@ -30,8 +30,8 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from assay import merkle, stages
-from assay.dispute import checks, leaf, moves, record, sets
+from assay import draw, merkle, stages
+from assay.dispute import checks, leaf, moves, sets
 from assay.dispute.checks import IllegalMove, demand
 from assay.dispute.moves import WALK_LINKS, AnyMove, Facts, Moment, Phase, Side, State, Verdict
 from assay.dispute.tree import Walk
@@ -76,8 +76,8 @@ def sealed(facts: Facts, digest: Digest, at: Moment) -> State:
 
 
 def seal_digest(facts: Facts, move: moves.Open) -> Digest:
-    """What a challenger seals (assay.dispute.record.seal_digest)."""
-    return record.seal_digest(facts.chain_id, facts.disputes, SegmentId(facts.segment), facts.challenger, move)
+    """SHA256(0x25 ‖ chain id ‖ Disputes ‖ segment u64 ‖ target u8 ‖ unit u64 ‖ verifier ‖ round u32 ‖ salt ‖ challenger)."""
+    return draw.dispute(facts.chain_id, facts.disputes, SegmentId(facts.segment), facts.challenger, move)
 
 
 def left(state: State, time: int) -> int:
@@ -213,11 +213,17 @@ def _trace(state: State, move: moves.Trace, _: Moment) -> State:
         checks.under(facts.link_root, links, unit, end.root, end.path, "a link's end")
         return end.root
 
-    first = state.step == facts.start
-    demand((move.state is None) == first, "the first step's state is the parent's end; any other's is a link's")
-    demand((move.acc is None) == (state.m == 0), "the accumulator before a step's first micro-batch is no link's end")
-    state_root = facts.parent_end if move.state is None else named(move.state, state.unit - state.m - 1)
-    acc_root = Digest(bytes(32)) if move.acc is None else named(move.acc, state.unit - 1)
+    # what the contract does not look at may be anything: the first step's state is the parent's end, a step begins without an accumulator
+    state_root = facts.parent_end
+    if state.step != facts.start:
+        demand(move.state is not None, "the state before the step is a link's end")
+        assert move.state is not None
+        state_root = named(move.state, state.unit - state.m - 1)
+    acc_root = Digest(bytes(32))
+    if state.m:
+        demand(move.acc is not None, "the accumulator before the link is a link's end")
+        assert move.acc is not None
+        acc_root = named(move.acc, state.unit - 1)
     named(move.end, state.unit)
     if state.revealed is not None:
         demand(move.trace_root == state.revealed.trace_root, "this is not the trace that was revealed")

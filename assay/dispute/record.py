@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 
-from assay import merkle
 from assay.chain import Outcome, Terms
 from assay.codec import Message
-from assay.dispute.moves import AnyMove, Facts, Moment, Open, Revealed, State
-from assay.draw import raw, u256
+from assay.dispute.moves import AnyMove, Facts, Moment, Revealed, State
 from assay.ids import Address, Digest, DisputeId, SegmentId
 
 
@@ -70,12 +67,6 @@ def facts_of(record: Record, rules: Rules, chain_id: int, disputes: Address, ter
         parent_end=segment.parent_end, link_root=segment.link_root, revealed=segment.revealed, open_window=rules.open_window,
         grace=rules.grace, budget=rules.budget, bond=segment.bond, stake=record.stake,
     )  # fmt: skip
-
-
-def seal_digest(chain_id: int, disputes: Address, segment: SegmentId, challenger: Address, move: Open) -> Digest:
-    """SHA256(0x25 ‖ chain id ‖ Disputes ‖ segment u64 ‖ target u8 ‖ unit u64 ‖ verifier ‖ round u32 ‖ salt ‖ challenger)."""
-    head = (b"\x25", u256(chain_id), raw(disputes), struct.pack(">QBQ", segment, move.target, move.unit))
-    return merkle.sha256(*head, raw(move.verifier), struct.pack(">I", move.round), move.salt, raw(challenger))
 
 
 def state_of(record: Record, facts: Facts) -> State:

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from assay import draw, merkle
 from assay.chain import ChainEvent, DisputeSealed, SealDispute, SegmentState
 from assay.dispute.moves import Open
-from assay.dispute.record import seal_digest
 from assay.facts import DisputeFacts, SegmentFacts
 from assay.ids import ZERO_ADDRESS, Digest, SegmentId
 from assay.messages import Boundary
@@ -164,7 +163,7 @@ class Challenging(Gathering):
             self._note("error", text, segment=case.segment)
             return self._close(case, "this node's own replay is not to be trusted")
         case.phase = "sealing"
-        digest = seal_digest(self.config.chain_id, self.config.disputes, case.segment, self.config.account, case.opening)
+        digest = draw.dispute(self.config.chain_id, self.config.disputes, case.segment, self.config.account, case.opening)
         self._do(Send(key=f"dispute:{case.number}:{case.tries}", call=SealDispute(segment=case.segment, digest=digest)))
 
     def _on_dispute(self, event: Result, rest: list[str]) -> None:

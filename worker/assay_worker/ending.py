@@ -42,7 +42,7 @@ class Ending(Serving):
                     self._nudge("release", seg, at=seg.settle_after + 1)
             case Unpaid():
                 self._note("unpaid", f"{who}: unpaid: {event.reason}", reason=event.reason, **data)
-                if event.reason == "not served":  # the bond stays for whoever may dispute, and no longer
+                if seg.settle_after:  # the bond stays for whoever may dispute, and no longer
                     self._nudge("clear", seg, at=seg.settle_after + 1)
             case Voided():
                 self._note("void", f"{who}: void, for a segment before it failed", **data)
