@@ -36,9 +36,15 @@ from assay.runtime import Do, Failed, Result, Send, Wake, Woke
 from assay.tasks import MakeMove, MoveMade
 
 TRIES = 8
-"""Of a move, with pauses that grow: 9 minutes."""
+"""Of a move, with pauses that double: six minutes."""
+FIRST_PAUSE = 3
 DISPUTE_EVENTS = (DisputeSealed, DisputeOpened, DisputeMoved, DisputeResolved, DisputePaid, DisputeCredited, DisputeWithdrawn)
 FELL = (Outcome.ASSERTER_LOST, Outcome.CONCEDED)
+
+
+def pause(tries: int) -> int:
+    """Seconds before the next try; the first are short, since a turn may be."""
+    return FIRST_PAUSE << (tries - 1)
 
 
 class Disputes(Supply, Calls):
@@ -196,7 +202,7 @@ class Disputes(Supply, Calls):
         left = "once more" if play.tries < TRIES else "given up"
         self._note("dispute", f"dispute {d.dispute}: no move in {d.phase}: {why}; {left}", dispute=d.dispute, segment=d.segment, reason=why)
         if play.tries < TRIES:
-            self._do(Wake(key=f"anew:{d.dispute}:{play.turn}:{play.tries}", at=self._now + PAUSE * play.tries))
+            self._do(Wake(key=f"anew:{d.dispute}:{play.turn}:{play.tries}", at=self._now + pause(play.tries)))
 
     def _on_anew(self, event: Woke, rest: list[str]) -> None:
         found = self._playing(rest)

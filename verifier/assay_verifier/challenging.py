@@ -23,8 +23,7 @@ from assay.dispute.moves import Open
 from assay.facts import DisputeFacts, SegmentFacts
 from assay.ids import ZERO_ADDRESS, Digest, SegmentId
 from assay.messages import Boundary
-from assay.role import PAUSE
-from assay.role.disputes import FELL, TRIES
+from assay.role.disputes import FELL, FIRST_PAUSE, TRIES, pause
 from assay.runtime import Do, Failed, Result, Send, Wake, Woke
 from assay.tasks import DropSegment, ReplayUnit, UnitReplayed
 from assay_verifier.gathering import Gathering
@@ -116,7 +115,7 @@ class Challenging(Gathering):
             if self._now < ready:
                 return self._weigh_at(case, ready if near is None else min(ready, near))
         if busy or self._now < case.not_before:
-            return self._weigh_at(case, max(case.not_before, self._now + PAUSE))
+            return self._weigh_at(case, max(case.not_before, self._now + FIRST_PAUSE))
         case.phase = "confirming"
         case.tries += 1
         task = next((t for duty in self._checked(seg.segment) if (t := self._again(duty, case)) is not None), None)
@@ -178,7 +177,7 @@ class Challenging(Gathering):
         self._note("error", text, segment=case.segment, reason=why)
         if case.tries >= TRIES:
             return self._close(case, why)
-        case.phase, case.not_before = "waiting", self._now + PAUSE * case.tries
+        case.phase, case.not_before = "waiting", self._now + pause(case.tries)
         self._weigh_at(case, case.not_before)
 
     def _close(self, case: Case, why: str) -> None:

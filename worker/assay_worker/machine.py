@@ -82,6 +82,11 @@ class WorkerMachine(Offering, Ending):
                 for mine in self.state.mine.values()
                 if mine.segment in self.state.facts.segments
             ],
+            "disputes": [
+                {"dispute": d.dispute, "segment": d.segment, "phase": d.phase}
+                for d in self.state.facts.disputes.values()
+                if self._provides(d.segment)
+            ],
             "refused_jobs": {str(job): entry.reason for job, entry in self.state.jobs.items() if entry.reason},
         }
 
