@@ -150,6 +150,8 @@ class ReplayLink(EngineTask, frozen=True, kw_only=True):
     """Empty before a step's first micro-batch."""
     end: Digest
     leaves: U32
+    again: bool = False
+    """From what an earlier replay found to be the committed states, whatever has been served since."""
 
 
 class LinkReplayed(EngineResult, frozen=True, kw_only=True):

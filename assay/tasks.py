@@ -216,6 +216,8 @@ class ReplayUnit(Task, frozen=True, kw_only=True):
     leaves: int
     """Of the link's trace, by the job's terms."""
     boundary: Boundary
+    again: bool = False
+    """Once more, from what an earlier replay found to be the committed states."""
 
 
 class UnitReplayed(Outcome, frozen=True, kw_only=True):

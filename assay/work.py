@@ -204,7 +204,7 @@ class Engine:
 
     def _replay(self, task: ReplayLink) -> LinkReplayed:
         executor, folder = self._executor(task.job), self.root / task.segment
-        boundary = folder / f"boundary-{task.unit}.safetensors"
+        boundary = folder / f"{'proven' if task.again else 'boundary'}-{task.unit}.safetensors"
         served = from_bytes(boundary.read_bytes(), MAX_BOUNDARY)
         state = {name.removeprefix("state."): array for name, array in served.items() if name.startswith("state.")}
         given = {name.removeprefix("acc."): array for name, array in served.items() if name.startswith("acc.")}
@@ -233,7 +233,7 @@ class Engine:
             return LinkReplayed(agrees=False, trace_root=merkle.root_of(leaves), reason=wrong)
         write_atomically(folder / f"trace-{task.unit}.bin", b"".join(trace.leaves))
         proven = not wrong
-        if proven:  # what is served in a later round must not take its place
+        if proven and not task.again:  # what is served in a later round must not take its place
             (folder / f"proven-{task.unit}.safetensors").unlink(missing_ok=True)
             os.link(boundary, folder / f"proven-{task.unit}.safetensors")
         if proven and trace.leaves[-1] != task.end:

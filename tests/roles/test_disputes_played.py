@@ -150,7 +150,7 @@ def test_both_sides_killed_at_every_move_and_a_chain_node_that_goes_away(tmp_pat
                     await net.up(name, verifier, role="verifier", deposit=100_000, seat=True)
                 net.ports[name].chain.fail_next(Outage("the node restarts"), times=3, after=kills % 2 == 0)  # type: ignore[attr-defined]
         assert kills > 10
-        assert [e.outcome for e in events(net, DisputeResolved)] == [Outcome.ASSERTER_LOST]
+        assert {e.outcome for e in events(net, DisputeResolved)} == {Outcome.ASSERTER_LOST}  # who was down for a turn may begin its own
         assert worth(net, "liar") == 1_000_000 - 60
         net.watch = lambda name, note: None
         await net.until(lambda: all(node.core.cursor > (0, 0) for node in net.nodes.values()))  # the last one killed is up again
@@ -289,7 +289,7 @@ def test_verifiers_defend_their_traces_and_who_made_one_up_concedes(tmp_path: Pa
         await net.up("worker0", worker, deposit=100_000, price_per_step=10)
         await net.up("liar", with_hands(verifier, makes_up_traces), role="verifier", deposit=100_000, seat=True)
         job = await post(net, plan(2), 2, params=msgspec.structs.replace(DISPUTED, challenge_window=1000))
-        await net.until(lambda: len(events(net, DisputeOpened)) == 3 and len(played(net, moves.Trace)) == 2)
+        await net.until(lambda: len(events(net, DisputeOpened)) == 3 and len(played(net, moves.Trace)) == 2 and bool(played(net, moves.Concede)))
         for _ in range(3):
             net.skip()
         await net.until(lambda: len(events(net, DisputePaid)) == 3)

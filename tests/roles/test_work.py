@@ -27,6 +27,7 @@ from assay.engine import (
 )
 from assay.ids import Digest
 from assay.runtime import Fault
+from assay.segment import write_atomically
 from assay.state import from_bytes, state_root, to_bytes
 from assay.work import Engine
 
@@ -292,3 +293,15 @@ def test_a_missing_file_is_this_nodes_fault(tmp_path: Path) -> None:
     found = failure(Engine(tmp_path).perform(wanted, lambda _: None))
     assert found.fault is Fault.OWN
     assert "state-0.safetensors" in found.error
+
+
+def test_what_is_served_later_does_not_take_the_place_of_what_was_proven(tmp_path: Path) -> None:
+    what = replay_task(tmp_path, 4)
+    assert replay(tmp_path, what).proven
+    boundary = tmp_path / "segment-1" / "boundary-4.safetensors"
+    served = from_bytes(boundary.read_bytes(), 1 << 20)
+    write_atomically(boundary, to_bytes(served | {"state.param.w": served["state.param.w"] + np.float32(1)}))
+    other = replay(tmp_path, what)
+    assert (other.agrees, other.proven) == (False, False)
+    again = replay(tmp_path, msgspec.structs.replace(what, again=True))
+    assert (again.agrees, again.proven) == (True, True)

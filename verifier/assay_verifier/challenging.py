@@ -2,7 +2,8 @@
 
     waiting      until it is this node's turn to challenge: the i-th drawn verifier waits i times `patience` (all together at most a quarter of
                  the window), and nobody begins while another's dispute of the same thing is undecided; but when half of the window is over
-                 it begins in any case, since the other challenger may be the asserter's friend and throw the game
+                 it begins in any case, since the other challenger may be the asserter's friend and throw the game (but not against a vote:
+                 who has sealed and finds the vote fallen cannot open; one that the asserter has won holds the segment until it is paid)
     confirming   the link is replayed once more: a fault of this machine must not cost its bond
     sealing      SealDispute, with a salt that only this node knows
     sealed       the chain has it; assay.role.disputes opens it and plays (`Open` is its first move)
@@ -16,6 +17,8 @@ and without the committed state the game cannot be played. It is the same with a
 from __future__ import annotations
 
 from collections.abc import Iterator
+
+import msgspec
 
 from assay import draw, merkle
 from assay.chain import ChainEvent, DisputeSealed, SealDispute, SegmentState
@@ -31,6 +34,11 @@ from assay_verifier.state import Case, Duty, UnitDuty
 
 STANDING = (SegmentState.COMMITTED, SegmentState.DRAWN, SegmentState.SERVED, SegmentState.ATTESTED)
 BONDED = (SegmentState.WITHHELD, SegmentState.UNPAID)
+
+
+def proven(duty: Duty) -> set[int]:
+    """The links that were replayed from the committed states."""
+    return {unit.unit for unit in duty.units.values() if unit.replayed is not None and unit.replayed.proven}
 
 
 class Challenging(Gathering):
@@ -109,26 +117,31 @@ class Challenging(Gathering):
         ready = case.since + case.rank * min(self.config.patience, window // (4 * max(1, len(seg.verifiers))))
         others = [d for d in self.state.facts.disputes_over(seg.segment) if d.undecided and self._same(case, d)]
         busy = any(c.segment == case.segment and c.phase == "sealing" for c in self.state.cases.values())
-        if near is None or self._now < near:
-            if others:
-                return self._weigh_at(case, near)
-            if self._now < ready:
-                return self._weigh_at(case, ready if near is None else min(ready, near))
+        pressing = near is not None and self._now >= near
+        if others and (case.opening.target == 1 or not pressing):
+            return self._weigh_at(case, near)  # an event tells when it is decided, too
+        if self._now < ready and not pressing:
+            return self._weigh_at(case, ready if near is None else min(ready, near))
         if busy or self._now < case.not_before:
             return self._weigh_at(case, max(case.not_before, self._now + FIRST_PAUSE))
         case.phase = "confirming"
         case.tries += 1
-        task = next((t for duty in self._checked(seg.segment) if (t := self._again(duty, case)) is not None), None)
+        found = self._finding(case)
+        task = self._replay_task(*found) if found is not None else None
         if task is None:
             return self._close(case, "what it was replayed from is gone")
-        self._do(Do(key=f"confirm:{case.number}:{case.tries}", task=task))
+        self._do(Do(key=f"confirm:{case.number}:{case.tries}", task=msgspec.structs.replace(task, again=True)))
 
-    def _again(self, duty: Duty, case: Case) -> ReplayUnit | None:
-        unit = duty.units.get(case.opening.unit)
-        return self._replay_task(duty, unit) if unit is not None and unit.boundary is not None else None
+    def _finding(self, case: Case) -> tuple[Duty, UnitDuty] | None:
+        """The draw in which the link was replayed from the committed states."""
+        for duty in self._checked(case.segment):
+            unit = duty.units.get(case.opening.unit)
+            if unit is not None and unit.replayed is not None and unit.replayed.proven:
+                return duty, unit
+        return None
 
     def _weigh_at(self, case: Case, at: int | None) -> None:
-        if at is not None:
+        if at is not None and at > self._now:
             self._do(Wake(key=f"weigh:{case.number}:{at}", at=at))
 
     def _on_weigh(self, event: Woke, rest: list[str]) -> None:
@@ -156,7 +169,8 @@ class Challenging(Gathering):
         if isinstance(event, Failed):
             return self._back(case, event.error)
         found: UnitReplayed = self._outcome(event, UnitReplayed)
-        before = next((d.units[case.opening.unit].replayed for d in self._checked(case.segment) if case.opening.unit in d.units), None)
+        finding = self._finding(case)
+        before = finding[1].replayed if finding is not None else None
         if before is None or not found.proven or (found.agrees, found.trace_root) != (before.agrees, before.trace_root):
             text = f"segment {case.segment}: link {case.opening.unit} does not come out as before: check this machine's memory; it disputes nothing"
             self._note("error", text, segment=case.segment)
@@ -223,10 +237,12 @@ class Challenging(Gathering):
     def _part(self, duty: Duty, seg: SegmentFacts) -> None:
         """A draw is over: what was replayed in it stays while a dispute may need it."""
         replayed = any(unit.replayed is not None for unit in duty.units.values())
-        if self.config.disputes and replayed:
-            self.state.past[duty.segment] = duty
+        earlier = self.state.past.get(duty.segment)
+        if self.config.disputes and (replayed or earlier is not None):
+            if earlier is None or proven(duty) >= proven(earlier):  # what was served later may be worth less
+                self.state.past[duty.segment] = duty
             self._keep(seg)
-        elif duty.segment not in self.state.past:
+        else:
             self._do(Do(key=f"drop:{duty.segment}:{duty.round}", task=DropSegment(segment=duty.segment)))
 
     def _disputable(self, seg: SegmentFacts) -> bool:

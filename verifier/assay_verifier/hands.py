@@ -106,6 +106,7 @@ class VerifierHands:
         replay = ReplayLink(
             job=await self.shop.job_files(task.spec, spec), segment=folder.name, unit=task.unit, step=step, m=m,
             state_end=ends[0] if offset else task.parent_root, acc_end=ends[-2] if m else Digest(b""), end=ends[-1], leaves=task.leaves,
+            again=task.again,
         )  # fmt: skip
         found = await self.shop.engine.run(replay, self.shop.root, quietly)
         assert isinstance(found, LinkReplayed)
