@@ -25,7 +25,7 @@ class Committee(Hand):
         seed = self._seed(seg, event)
         if seed is not None:
             check("draw", event.seed == seed, f"the seed of round {event.round} is not that of block {draw.seed_block(seg.seed_block, event.block)}")
-            units = seg.units + draw.units(seed, job.terms, seg.steps)
+            units = seg.units + draw.units(seed, job.terms, seg.steps, seg.round)
             check("draw", event.units == units, f"round {event.round} drew links {_list(event.units)}; the seed draws {_list(units)}")
             chosen = self._select(seg, job, seed)
             check("draw", event.verifiers == chosen, f"round {event.round} drew {_list(event.verifiers)}; the seats draw {_list(chosen)}")

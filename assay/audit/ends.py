@@ -44,7 +44,7 @@ class Ends(Committee):
         reason = self._no_committee(seg, event)
         check("verdict", event.reason == reason, f"it is unpaid as {event.reason!r}; the rules make it {reason!r}")
         check("verdict", not seg.negatives, f"it is unpaid, though {seg.negatives} verifiers had said no")
-        if event.reason != "not served" and not seg.disputes:
+        if event.reason == "too few verifiers" and not seg.disputes:
             self.stakes.release(seg.provider, seg.number)
         seg.settle_after = event.time + self.books.jobs[seg.job].terms.params.challenge_window
         self.end(seg, event, SegmentState.UNPAID)

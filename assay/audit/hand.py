@@ -117,7 +117,8 @@ class Base:
 
     @staticmethod
     def _entitled(agrees: bool, to: SegmentState) -> bool:
-        return not agrees if to in (SegmentState.WITHHELD, SegmentState.REJECTED) else True
+        """A no earns its fee where a dispute has borne it out, and nowhere else."""
+        return not agrees if to == SegmentState.REJECTED else to != SegmentState.WITHHELD
 
 
 class Hand(Base):
