@@ -22,7 +22,6 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from assay.chain import Params
 from assay.policy import POLICIES, params_for
@@ -47,6 +46,8 @@ def gas_record() -> dict[str, Any]:
 @cache
 def _fit() -> tuple[float, ...]:
     """Least squares of the measured committees over (1, n, u, n·u), n verifiers and u units."""
+    import numpy as np  # the command's help does without
+
     sizes, used = [], []
     for name, gas in gas_record()["committees"].items():
         u, n = (int(part.split()[1]) for part in name.split(", "))
