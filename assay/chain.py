@@ -131,16 +131,18 @@ class Seal(Message, frozen=True, kw_only=True):
     """Empty when the verifier sends it itself."""
 
 
+class Opening(Message, frozen=True, kw_only=True):
+    leaf: Digest
+    proof: tuple[Digest, ...]
+
+
 class Reveal(Message, frozen=True, kw_only=True):
     verifier: Address
     agrees: bool
     trace_roots: tuple[Digest, ...]
     salt: Digest
-
-
-class Opening(Message, frozen=True, kw_only=True):
-    leaf: Digest
-    proof: tuple[Digest, ...]
+    openings: tuple[Opening, ...] = ()
+    """The drawn leaves of the traces; none when they come later, with the same vote once more."""
 
 
 # ---- events --------------------------------------------------------------------------------------------------------------
@@ -294,10 +296,11 @@ class Sealed(ChainEvent, frozen=True, kw_only=True):
 
 
 class RevealsDue(ChainEvent, frozen=True, kw_only=True):
-    """All sealed: the reveals may start at once. (Otherwise they may start after `seal_by`.)"""
+    """All sealed: the reveals may start at once, with their openings after `opening_block`. (Otherwise they may start after `seal_by`.)"""
 
     segment: SegmentId
     reveal_by: int
+    opening_block: int
 
 
 class Revealed(ChainEvent, frozen=True, kw_only=True):
@@ -305,9 +308,13 @@ class Revealed(ChainEvent, frozen=True, kw_only=True):
     verifier: Address
     agrees: bool
     trace_roots: tuple[Digest, ...]
+    salt: Digest = Digest(bytes(32))
+    """What `Disclose` must show, too."""
 
 
 class OpeningsDue(ChainEvent, frozen=True, kw_only=True):
+    """All who sealed have revealed, or can no more, and openings are still awaited."""
+
     segment: SegmentId
     opening_block: int
     open_by: int
@@ -548,10 +555,14 @@ class CloseReveals(Call, frozen=True, kw_only=True):
     segment: SegmentId
 
 
-class Open(Call, frozen=True, kw_only=True):
+class Disclose(Call, frozen=True, kw_only=True):
+    """Brings the trace roots of a revealed vote, of which the contract has a hash: before the vote is disputed."""
+
     segment: SegmentId
+    round: int
     verifier: Address
-    openings: tuple[Opening, ...]
+    trace_roots: tuple[Digest, ...]
+    salt: Digest
 
 
 class Decide(Call, frozen=True, kw_only=True):
@@ -607,6 +618,6 @@ class WithdrawDisputes(Call, frozen=True, kw_only=True):
 
 AnyCall = (
     Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
-    | Lapse | Commit | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | CloseReveals | Open | Decide | Settle | VoidSegment
+    | Lapse | Commit | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | CloseReveals | Disclose | Decide | Settle | VoidSegment
     | ClearBond | Withdraw | SealDispute | PlayMove | PayDispute | ClearDisputed | WithdrawDisputes
 )  # fmt: skip

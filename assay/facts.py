@@ -74,6 +74,7 @@ class Vote(msgspec.Struct):
     agrees: bool
     units: tuple[int, ...]
     trace_roots: tuple[Digest, ...]
+    salt: Digest
 
 
 class DisputeFacts(msgspec.Struct):
@@ -131,7 +132,10 @@ class SegmentFacts(msgspec.Struct):
     sealed: list[Address] = []
     revealed: list[Address] = []
     opened: list[Address] = []
+    drawing_block: int = 0
+    """Block that draws the openings, once all have sealed."""
     opening_block: int = 0
+    """The same, once openings are awaited from all who revealed."""
     open_by: int = 0
     settle_after: int = 0
     """Of a withheld one, or one that was not served: after which nobody can begin a dispute."""
@@ -229,17 +233,17 @@ class Facts(msgspec.Struct):
             case Redrawn():
                 seg.state, seg.round, seg.seed_block = SegmentState.COMMITTED, event.round, event.seed_block
                 seg.sealed, seg.revealed, seg.opened = [], [], []
-                seg.seal_by = seg.reveal_by = seg.opening_block = seg.open_by = 0
+                seg.seal_by = seg.reveal_by = seg.drawing_block = seg.opening_block = seg.open_by = 0
             case Served():
                 seg.state, seg.seal_by = SegmentState.SERVED, event.seal_by
                 seg.reveal_by = event.seal_by + self.jobs[seg.job].terms.params.reveal_window if seg.job in self.jobs else 0
             case Sealed():
                 seg.sealed.append(event.verifier)
             case RevealsDue():
-                seg.reveal_by = event.reveal_by
+                seg.reveal_by, seg.drawing_block = event.reveal_by, event.opening_block
             case Revealed():
                 seg.revealed.append(event.verifier)
-                seg.votes.append(Vote(event.verifier, seg.round, event.agrees, seg.units, event.trace_roots))
+                seg.votes.append(Vote(event.verifier, seg.round, event.agrees, seg.units, event.trace_roots, event.salt))
             case OpeningsDue():
                 seg.opening_block, seg.open_by = event.opening_block, event.open_by
             case Opened():

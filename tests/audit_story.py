@@ -21,7 +21,6 @@ from assay.chain import (
     CancelJob,
     ClearBond,
     CloseJob,
-    Decide,
     Deposit,
     Draw,
     FundJob,
@@ -59,9 +58,6 @@ async def _round(world: MemoryWorld, segment: SegmentId, *votes: tuple[bool, byt
     await world.mine(2)
     for name, (_, flavour) in made.items():
         await world.do("stranger", await world.openings(drawn, name, flavour, await _terms(world, segment)))
-    if len(made) < len(names):
-        await world.later(WINDOW + 1)
-    await world.do("stranger", Decide(segment=segment))
 
 
 async def _terms(world: MemoryWorld, segment: SegmentId) -> Terms:

@@ -178,8 +178,13 @@ def flipped(digests: tuple[Digest, ...]) -> tuple[Digest, ...]:
     return (WRONG, *digests[1:])
 
 
-def other_leaf(openings: tuple[chain.Opening, ...]) -> tuple[chain.Opening, ...]:
-    return tuple(msgspec.structs.replace(opening, leaf=WRONG) for opening in openings)
+def no_leaf(reveals: tuple[chain.Reveal, ...]) -> tuple[chain.Reveal, ...]:
+    return tuple(msgspec.structs.replace(reveal, openings=()) for reveal in reveals)
+
+
+def other_leaf(reveals: tuple[chain.Reveal, ...]) -> tuple[chain.Reveal, ...]:
+    wrong = (tuple(msgspec.structs.replace(opening, leaf=WRONG) for opening in reveal.openings) for reveal in reveals)
+    return tuple(msgspec.structs.replace(reveal, openings=openings) for reveal, openings in zip(reveals, wrong, strict=True))
 
 
 JOB = 0
@@ -302,8 +307,8 @@ FORGERIES: dict[str, tuple[Forge, int, str]] = {
     "opened and not revealed": (drop(C.Revealed, LATE), LATE, "opened"),
     "opened twice": (twice(C.Opened, LATE), LATE, "opened"),
     "opened before its block": (say(C.Opened, LATE, block=lambda b: b - 2), LATE, "opened"),
-    "too few leaves": (send(C.Opened, LATE, openings=()), LATE, "opened"),
-    "another leaf": (send(C.Opened, LATE, openings=other_leaf), LATE, "opened"),
+    "too few leaves": (send(C.Opened, LATE, reveals=no_leaf), LATE, "opened"),
+    "another leaf": (send(C.Opened, LATE, reveals=other_leaf), LATE, "opened"),
     "a trace that does not end where it was committed": (
         say(C.Committed, LATE, end_root=WRONG), LATE, "opened"),
     # ---- decision
@@ -313,7 +318,8 @@ FORGERIES: dict[str, tuple[Forge, int, str]] = {
     "a no-show that nobody tells": (drop(C.NoShow, LATE), LATE, "verdict"),
     "a no-show's fee off by one": (say(C.NoShow, LATE, fee=moved(1)), LATE, "money"),
     "a no-show's fee that was not charged": (drop(C.FeeCharged, LATE), LATE, "money"),
-    "decided before openings were due": (drop(C.OpeningsDue, LATE), LATE, "verdict"),
+    "decided before all had revealed": (both(drop(C.OpeningsDue, LATE), drop(C.Revealed, LATE)), LATE, "times"),
+    "decided before all could seal": (both(drop(C.OpeningsDue, LATE), say(C.Attested, LATE, time=moved(-110))), LATE, "times"),
     "decided before all could open": (both(drop(C.Opened, LATE), say(C.Attested, LATE, time=moved(-110))), LATE, "times"),
     "attested in another state": (twice(C.Attested, LATE), LATE, "verdict"),
     "attested without a quorum": (terms(params={"quorum": 3}), SETTLED, "verdict"),

@@ -38,6 +38,8 @@ from assay.ports import AccountView, Outage, Reverted
 
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 """Of secp256k1; signatures with a greater s are refused by the contract (EIP-2)."""
+DECISION_GAS = 500_000
+"""For what the estimate of a reveal does not know of: it may turn out to be the last one, which decides the round and pays all."""
 MANY_BLOCKS = 10_000
 """On a longer chain it is worth finding out where the contract was deployed."""
 TYPES = {
@@ -240,7 +242,7 @@ class EvmChain(EvmReader):
         except BaseException:
             await rpc.close()
             raise
-        sender = Sender(rpc, signer, chain_id, book)
+        sender = Sender(rpc, signer, chain_id, book, {evm_abi.selector("jobs", "reveal"): DECISION_GAS})
         opened = cls(rpc, chain_id, genesis, contracts, first_block, signer, sender)
         try:
             await sender.start()

@@ -101,7 +101,7 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     chain.Attest: ("jobs", "attest", lambda c: (c.segment, c.seals)),
     chain.RevealAll: ("jobs", "reveal", lambda c: (c.segment, c.reveals)),
     chain.CloseReveals: ("jobs", "closeReveals", lambda c: (c.segment,)),
-    chain.Open: ("jobs", "open", lambda c: (c.segment, c.verifier, c.openings)),
+    chain.Disclose: ("jobs", "disclose", lambda c: (c.segment, c.round, c.verifier, c.trace_roots, c.salt)),
     chain.Decide: ("jobs", "decide", lambda c: (c.segment,)),
     chain.Settle: ("jobs", "settle", lambda c: (c.segment,)),
     chain.VoidSegment: ("jobs", "voidSegment", lambda c: (c.segment,)),
@@ -124,6 +124,11 @@ class _Function(NamedTuple):
 def _function(contract: str, name: str) -> _Function:
     (entry,) = [entry for entry in _entries(contract, "function") if entry["name"] == name]
     return _Function(function_abi_to_4byte_selector(entry), _types(entry["inputs"]), _types(entry["outputs"]))  # type: ignore[arg-type]
+
+
+def selector(contract: str, function: str) -> bytes:
+    """The first four bytes of its calldata."""
+    return _function(contract, function).selector
 
 
 def encode(contract: str, function: str, *arguments: object) -> bytes:
@@ -200,7 +205,7 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
     if hint is Cid:
         return _cid
     if getattr(hint, "__supertype__", hint) is str:
-        return lambda value: value.decode("utf-8", "replace")
+        return lambda value: value.rstrip(b"\0").decode("utf-8", "replace")  # `bytes32` is padded
     if get_origin(hint) is tuple:
         item = _converter(get_args(hint)[0])
         return lambda value: tuple(item(entry) for entry in value)

@@ -58,7 +58,9 @@ class Wish:
 class Sender:
     """`await send(call_id, to, data)` gives the block. `start()` resumes what a former process left; `stop()` ends the task."""
 
-    def __init__(self, rpc: Rpc, account: LocalAccount, chain_id: int, journal: SendJournal) -> None:
+    def __init__(self, rpc: Rpc, account: LocalAccount, chain_id: int, journal: SendJournal, spare: dict[bytes, int] | None = None) -> None:
+        self.spare = spare or {}
+        """Gas over estimate and headroom, by a call's first four bytes."""
         self.rpc, self.account, self.chain_id, self.journal = rpc, account, chain_id, journal
         self.address = Address(account.address.lower())
         self.broadcasts = 0
@@ -218,7 +220,8 @@ class Sender:
                 if not wish.receipt.done():
                     wish.receipt.set_exception(self._explained(needed) if isinstance(needed, RpcError) else needed)
                 continue
-            entry = Entry(wish.call_id, nonce + len(ready), wish.target, wish.data, int(number(needed) * HEADROOM))
+            limit = int(number(needed) * HEADROOM) + self.spare.get(wish.data[:4], 0)
+            entry = Entry(wish.call_id, nonce + len(ready), wish.target, wish.data, limit)
             entry.attempts = [self._sign(entry, fee, tip)]
             ready.append(entry)
             accepted.append(wish)

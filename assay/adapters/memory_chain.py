@@ -229,8 +229,8 @@ class MemoryLedger:
                 jobs.reveal(ctx, who, call)
             case chain.CloseReveals():
                 jobs.close_reveals(ctx, who, call.segment)
-            case chain.Open():
-                jobs.open(ctx, who, call)
+            case chain.Disclose():
+                jobs.disclose(ctx, who, call)
             case chain.Decide():
                 jobs.decide(ctx, who, call.segment)
             case chain.Settle():

@@ -11,7 +11,7 @@ from assay.adapters.memory_jobs import BPS, Jobs
 from assay.adapters.memory_records import Check, Segment
 from assay.adapters.memory_stakes import JOBS, Context
 from assay.adapters.refusals import refuse
-from assay.chain import Attest, Open, Reveal, RevealAll, SegmentState, Serve
+from assay.chain import Attest, Disclose, Reveal, RevealAll, SegmentState, Serve
 from assay.ids import Address, Digest, SegmentId
 from assay.merkle import sha256
 
@@ -122,7 +122,7 @@ class Committee(Jobs):
             self._fail(ctx, seg, reason, keep_bond=True)
 
     def _next_round(self, ctx: Context, seg: Segment, reason: str) -> None:
-        seg.state, seg.phase, seg.opening_hash = SegmentState.COMMITTED, 0, None
+        seg.state, seg.phase, seg.opening_hash, seg.opening_block = SegmentState.COMMITTED, 0, None, 0
         seg.round += 1
         self.await_seed(ctx, seg)
         ctx.emit(chain.Redrawn, segment=seg.number, round=seg.round, reason=reason, seed_block=seg.seed_block)
@@ -162,8 +162,9 @@ class Committee(Jobs):
             check.digest = digest
             ctx.emit(chain.Sealed, segment=call.segment, verifier=verifier)
         if all(check.digest is not None for check in seg.checks):
-            seg.phase, seg.reveal_by = REVEAL, ctx.time + self.jobs[seg.job].terms.params.reveal_window
-            ctx.emit(chain.RevealsDue, segment=call.segment, reveal_by=seg.reveal_by)
+            p = self.jobs[seg.job].terms.params
+            seg.phase, seg.reveal_by, seg.opening_block = REVEAL, ctx.time + p.reveal_window, ctx.number + p.finality
+            ctx.emit(chain.RevealsDue, segment=call.segment, reveal_by=seg.reveal_by, opening_block=seg.opening_block)
 
     def _need_revealing(self, ctx: Context, seg: Segment) -> None:
         if seg.phase == SEAL:
@@ -173,76 +174,121 @@ class Committee(Jobs):
 
     def reveal(self, ctx: Context, who: Address, call: RevealAll) -> None:
         seg = self.segment(call.segment, SegmentState.SERVED)
-        self._need_revealing(ctx, seg)
-        ctx.need_before(seg.reveal_by)
+        if seg.phase == OPEN:
+            ctx.need_before(seg.open_by)
+        else:
+            self._need_revealing(ctx, seg)
+            ctx.need_before(seg.reveal_by)
         fresh: dict[Address, tuple[Check, Reveal]] = {}
+        opened: list[Check] = []
+        told: list[tuple[type[chain.Revealed | chain.Opened], dict[str, object]]] = []
+        block: tuple[Digest, int] | None = None
         for reveal in call.reveals:
             check = self._check(seg, reveal.verifier)
-            if check.digest is None:
-                raise refuse("NotSealed", verifier=reveal.verifier)
-            if check.order or reveal.verifier in fresh:
-                continue
-            if len(reveal.trace_roots) != len(seg.units):
-                raise refuse("LengthMismatch", expected=len(seg.units), given=len(reveal.trace_roots))
-            told = (reveal.agrees, reveal.trace_roots, reveal.verifier, reveal.salt)
-            if check.digest != draw.attestation(ctx.chain_id, JOBS, call.segment, seg.round, *told):
-                raise refuse("DigestMismatch", verifier=reveal.verifier)
-            fresh[reveal.verifier] = (check, reveal)
-        order = sum(check.order > 0 for check in seg.checks)
+            shown = fresh[reveal.verifier][1].trace_roots if reveal.verifier in fresh else check.trace_roots if check.revealed else None
+            done = check.opened or any(check is other for other in opened)
+            self._need_vote(ctx, seg, check, reveal, shown, skip=not reveal.openings or done)
+            if shown is None:
+                fresh[reveal.verifier] = (check, reveal)
+                told.append((chain.Revealed, {name: getattr(reveal, name) for name in ("verifier", "agrees", "trace_roots", "salt")}))
+            if reveal.openings and not done:
+                block = block or self._opening_block(ctx, seg)
+                self._need_openings(seg, reveal, block[0])
+                opened.append(check)
+                told.append((chain.Opened, {"verifier": reveal.verifier}))
         for check, reveal in fresh.values():
-            order += 1
-            check.order, check.agrees, check.trace_roots = order, reveal.agrees, reveal.trace_roots
-            ctx.emit(chain.Revealed, segment=call.segment, verifier=reveal.verifier, agrees=reveal.agrees, trace_roots=reveal.trace_roots)
-        if self._all_revealed(seg):
-            self._start_openings(ctx, seg)
+            check.revealed, check.agrees, check.trace_roots = True, reveal.agrees, reveal.trace_roots
+        for check in opened:
+            check.opened = True
+        if block is not None:
+            seg.opening_hash, seg.opening_block = block
+        for kind, fields in told:
+            ctx.emit(kind, segment=call.segment, **fields)
+        self._proceed(ctx, seg, over=self._all_revealed(seg))
+
+    def _need_vote(
+        self, ctx: Context, seg: Segment, check: Check, reveal: Reveal, shown: tuple[Digest, ...] | None, skip: bool
+    ) -> None:
+        """A vote that is new must be what was sealed; one that is shown again, with its openings, what was revealed (`shown`)."""
+        if check.digest is None:
+            raise refuse("NotSealed", verifier=reveal.verifier)
+        if shown is not None and skip:
+            return
+        if shown is None and seg.phase == OPEN:
+            raise refuse("NotRevealed", verifier=reveal.verifier)
+        if len(reveal.trace_roots) != len(seg.units):
+            raise refuse("LengthMismatch", expected=len(seg.units), given=len(reveal.trace_roots))
+        told = (reveal.agrees, reveal.trace_roots, reveal.verifier, reveal.salt)
+        sealed = check.digest == draw.attestation(ctx.chain_id, JOBS, seg.number, seg.round, *told) if shown is None else shown == reveal.trace_roots
+        if not sealed:
+            raise refuse("DigestMismatch", verifier=reveal.verifier)
+
+    def _opening_block(self, ctx: Context, seg: Segment) -> tuple[Digest, int]:
+        """Hash of the block that draws the openings, and which one it is."""
+        if not seg.opening_block:
+            raise refuse("WrongPhase", segment=seg.number, phase=seg.phase)
+        return (seg.opening_hash, seg.opening_block) if seg.opening_hash else self._reach(ctx, seg.opening_block)
+
+    def _need_openings(self, seg: Segment, reveal: Reveal, block_hash: Digest) -> None:
+        terms = self.jobs[seg.job].terms
+        if len(reveal.openings) != terms.params.openings:
+            raise refuse("LengthMismatch", expected=terms.params.openings, given=len(reveal.openings))
+        for j, opening in enumerate(reveal.openings):
+            position, index = draw.opening(block_hash, seg.number, reveal.verifier, j, seg.units, terms)
+            leaves = draw.leaves_of(seg.units[position], terms)
+            if not merkle.verify(reveal.trace_roots[position], leaves, index, merkle.leaf(index, opening.leaf), opening.proof):
+                raise refuse("BadOpening", verifier=reveal.verifier, index=j)
 
     def _all_revealed(self, seg: Segment) -> bool:
         """Whether all who sealed have revealed."""
-        return all(check.order or check.digest is None for check in seg.checks)
+        return all(check.revealed or check.digest is None for check in seg.checks)
 
     def close_reveals(self, ctx: Context, who: Address, number: SegmentId) -> None:
         seg = self.segment(number, SegmentState.SERVED)
         self._need_revealing(ctx, seg)
         if not self._all_revealed(seg):
             ctx.need_after(seg.reveal_by)
-        self._start_openings(ctx, seg)
+        self._proceed(ctx, seg, over=True)
 
-    def _start_openings(self, ctx: Context, seg: Segment) -> None:
+    def _proceed(self, ctx: Context, seg: Segment, over: bool) -> None:
+        """When all who sealed have revealed, or can no more (`over`), the openings are due; when these are all there, the round is
+        decided."""
         p = self.jobs[seg.job].terms.params
-        seg.phase, seg.opening_block, seg.open_by = OPEN, ctx.number + p.finality, ctx.time + p.open_window
-        ctx.emit(chain.OpeningsDue, segment=seg.number, opening_block=seg.opening_block, open_by=seg.open_by)
+        opened = all(check.opened or not check.revealed for check in seg.checks)
+        if seg.phase != OPEN and over:
+            seg.phase = OPEN
+            if not opened:
+                seg.opening_block, seg.open_by = seg.opening_block or ctx.number + p.finality, ctx.time + p.open_window
+                ctx.emit(chain.OpeningsDue, segment=seg.number, opening_block=seg.opening_block, open_by=seg.open_by)
+        if seg.phase == OPEN and opened:
+            self._conclude(ctx, seg)
 
-    def open(self, ctx: Context, who: Address, call: Open) -> None:
-        seg = self.segment(call.segment, SegmentState.SERVED)
-        terms = self.jobs[seg.job].terms
-        if seg.phase != OPEN:
-            raise refuse("WrongPhase", segment=call.segment, phase=seg.phase)
-        ctx.need_before(seg.open_by)
-        check = self._check(seg, call.verifier)
-        if not check.order:
+    def disclose(self, ctx: Context, who: Address, call: Disclose) -> None:
+        seg = self.segment(call.segment)
+        checks = seg.rounds[call.round] if 0 <= call.round < len(seg.rounds) else []
+        check = next((check for check in checks if check.verifier == call.verifier), None)
+        if check is None:
+            raise refuse("NotDrawn", segment=call.segment, verifier=call.verifier)
+        if not check.revealed:
             raise refuse("NotRevealed", verifier=call.verifier)
-        if check.opened:
-            raise refuse("AlreadyOpened", verifier=call.verifier)
-        if len(call.openings) != terms.params.openings:
-            raise refuse("LengthMismatch", expected=terms.params.openings, given=len(call.openings))
-        block_hash, block = (seg.opening_hash, seg.opening_block) if seg.opening_hash else self._reach(ctx, seg.opening_block)
-        for j, opening in enumerate(call.openings):
-            position, index = draw.opening(block_hash, call.segment, call.verifier, j, seg.units, terms)
-            leaves = draw.leaves_of(seg.units[position], terms)
-            if not merkle.verify(check.trace_roots[position], leaves, index, merkle.leaf(index, opening.leaf), opening.proof):
-                raise refuse("BadOpening", verifier=call.verifier, index=j)
-        seg.opening_hash, seg.opening_block, check.opened = block_hash, block, True
-        ctx.emit(chain.Opened, segment=call.segment, verifier=call.verifier)
+        if not check.bonded:
+            raise refuse("NoBond", segment=call.segment)
+        if check.trace_roots != call.trace_roots:
+            raise refuse("DigestMismatch", verifier=call.verifier)
+        check.disclosed = True
 
     # ---- decision
 
     def decide(self, ctx: Context, who: Address, number: SegmentId) -> None:
         seg = self.segment(number, SegmentState.SERVED)
-        p = self.jobs[seg.job].terms.params
         if seg.phase != OPEN:
             raise refuse("WrongPhase", segment=number, phase=seg.phase)
-        if any(check.order and not check.opened for check in seg.checks):
+        if any(check.revealed and not check.opened for check in seg.checks):
             ctx.need_after(seg.open_by)
+        self._conclude(ctx, seg)
+
+    def _conclude(self, ctx: Context, seg: Segment) -> None:
+        p = self.jobs[seg.job].terms.params
         yes, no = self._tally(seg)
         seg.negatives += no
         self._charge_no_shows(ctx, seg)
@@ -259,8 +305,8 @@ class Committee(Jobs):
 
     def _tally(self, seg: Segment) -> tuple[int, int]:
         """(yes, no) among those who opened. The largest group that agrees on all trace roots is marked; of equal ones the group
-        that revealed first."""
-        opened = sorted((check for check in seg.checks if check.opened), key=lambda check: check.order)
+        with who was drawn first."""
+        opened = [check for check in seg.checks if check.opened]
         groups: dict[tuple[Digest, ...], list[Check]] = {}
         for check in opened:
             if check.agrees:

@@ -112,6 +112,8 @@ class Disputes:
             check = self._vote(seg, move.round, move.verifier)
             if not check.bonded:
                 raise refuse("NoBond", segment=seg.number)
+            if not check.disclosed:
+                raise refuse("NotDisclosed", segment=seg.number, verifier=move.verifier)
             check.disputes += 1
             d.asserter = move.verifier
         ctx.emit(chain.DisputeOpened, dispute=d.number, segment=seg.number, asserter=d.asserter, target=move.target, unit=move.unit, round=move.round)
@@ -123,7 +125,7 @@ class Disputes:
             for round, checks in enumerate(seg.rounds)
             for check in checks
             for unit, root in zip(seg.units, check.trace_roots, strict=False)
-            if check.order
+            if check.revealed
         )
         return msgspec.structs.replace(facts, revealed=revealed)
 
@@ -196,7 +198,7 @@ class Disputes:
         check = self._vote(seg, d.round, d.asserter)
         check.disputes -= 1
         if fell:
-            check.digest, check.order, check.opened, check.prevailed = None, 0, False, False
+            check.digest, check.revealed, check.opened, check.prevailed = None, False, False, False
         if not check.disputes and seg.state in chain.TERMINAL:
             check.bonded = False
             self.stakes.release(d.asserter, segment, self.stakes.reservation(d.asserter, segment))

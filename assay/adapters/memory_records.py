@@ -36,10 +36,11 @@ class Check:
     keyed: bool = False
     receipted: bool = False
     digest: Digest | None = None
-    order: int = 0
-    """Of its reveal in the round, from 1; 0 when it has not revealed."""
+    revealed: bool = False
     agrees: bool = False
     trace_roots: tuple[Digest, ...] = ()
+    disclosed: bool = False
+    """Its trace roots have been brought, so that it can be disputed."""
     opened: bool = False
     prevailed: bool = False
     disputes: int = 0

@@ -39,9 +39,10 @@ class Round:
     """No-shows, told at the decision."""
 
     def tally(self) -> tuple[int, int]:
-        """(yes, no) of those who opened; marks who prevailed: the largest group that agrees on all trace roots, of equal ones the first."""
+        """(yes, no) of those who opened; marks who prevailed: the largest group that agrees on all trace roots, of equal ones the one drawn
+        first."""
         groups: dict[tuple[Digest, ...], list[Vote]] = {}
-        opened = [vote for vote in self.votes.values() if vote.opened]
+        opened = [self.votes[who] for who in self.verifiers if who in self.votes and self.votes[who].opened]
         for vote in opened:
             if vote.agrees:
                 groups.setdefault(vote.trace_roots, []).append(vote)

@@ -133,7 +133,13 @@ class Committee(Hand):
         missing = set(committee.verifiers) - committee.digests.keys()
         seg.sheet.check("times", not missing, f"reveals began before {_list(sorted(missing))} had sealed")
         self.window(seg, event, event.reveal_by, event.time, self.books.jobs[seg.job].terms.params.reveal_window)
+        self.opening_block(seg, event, event.block + self.books.jobs[seg.job].terms.params.finality)
         seg.all_sealed, seg.reveal_by = True, event.reveal_by
+
+    def opening_block(self, seg: Seg, event: chain.RevealsDue | chain.OpeningsDue, right: int) -> None:
+        """It is fixed by the last seal or, when not all seal, by the last reveal."""
+        seg.sheet.check("opened", event.opening_block == right, f"{told(event)} names block {event.opening_block}; the terms make it {right}")
+        seg.opening_block = right
 
     def revealed(self, entry: Entry, event: chain.Revealed, seg: Seg) -> None:
         self.expect_state(seg, event, SegmentState.SERVED)
@@ -170,36 +176,36 @@ class Committee(Hand):
             self.after(seg, event, seg.reveal_by)
         if not seg.all_sealed:
             self.after(seg, event, seg.seal_by)
-        right = event.block + p.finality
-        seg.sheet.check("opened", event.opening_block == right, f"{told(event)} names block {event.opening_block}; the terms make it {right}")
+        self.opening_block(seg, event, seg.opening_block if seg.all_sealed else event.block + p.finality)
         self.window(seg, event, event.open_by, event.time, p.open_window)
-        seg.opening, seg.opening_block, seg.open_by = True, right, event.open_by
+        seg.opening, seg.open_by = True, event.open_by
 
     def opened(self, entry: Entry, event: chain.Opened, seg: Seg) -> None:
         job, check, who = self.books.jobs[seg.job], seg.sheet.check, event.verifier
         self.expect_state(seg, event, SegmentState.SERVED)
-        self.in_time(seg, event, seg.open_by)
-        check("opened", seg.opening, f"{who} opened before openings were due")
+        self.in_time(seg, event, seg.open_by if seg.opening else seg.reveal_by)
+        check("opened", seg.opening or seg.all_sealed, f"{who} opened before openings were due")
         vote = (seg.committee or Round(())).votes.get(who)
         if vote is None:
             check("opened", False, f"{who} opened in round {seg.round} and had not revealed")
             return
         check("opened", not vote.opened, f"{who} opened twice in round {seg.round}")
         vote.opened = True
-        call = self.call_of(entry, chain.Open, seg, "opened")
+        call = self.call_of(entry, chain.RevealAll, seg, "opened")
         if call is not None and check("opened", event.block > seg.opening_block, f"{who} opened before block {seg.opening_block} was over"):
             self._openings(seg, job, event, call, vote)
 
-    def _openings(self, seg: Seg, job: JobBook, event: chain.Opened, call: chain.Open, vote: Vote) -> None:
+    def _openings(self, seg: Seg, job: JobBook, event: chain.Opened, call: chain.RevealAll, vote: Vote) -> None:
         check, who = seg.sheet.check, event.verifier
+        openings = next((reveal.openings for reveal in call.reveals if reveal.verifier == who and reveal.openings), ())
         seg.opening_from = seg.opening_from or draw.seed_block(seg.opening_block, event.block)
         block_hash = self.record.hashes.get(seg.opening_from)
         if block_hash is None:
             check("opened", None, f"the node does not give the hash of block {seg.opening_from}, which drew what {who} opened")
             return
         wanted = job.terms.params.openings
-        check("opened", len(call.openings) == wanted, f"{who} opened {len(call.openings)} leaves, the terms ask for {wanted}")
-        for j, opening in enumerate(call.openings[:wanted]):
+        check("opened", len(openings) == wanted, f"{who} opened {len(openings)} leaves, the terms ask for {wanted}")
+        for j, opening in enumerate(openings[:wanted]):
             position, index = draw.opening(block_hash, seg.number, who, j, seg.units, job.terms)
             unit = seg.units[position]
             leaves, root = job.leaves(unit), vote.trace_roots[position] if position < len(vote.trace_roots) else b""
@@ -230,7 +236,10 @@ class Committee(Hand):
     def decided(self, seg: Seg, event: AnyChainEvent, job: JobBook) -> tuple[int, int]:
         """(yes, no) of a round that is decided by this event, which may come only when all had their time."""
         committee, check = seg.committee or Round(()), seg.sheet.check
-        check("verdict", seg.opening, f"{told(event)}: round {seg.round} was decided before openings were due")
+        if not seg.opening and committee.digests.keys() - committee.votes.keys():
+            self.after(seg, event, seg.reveal_by)
+        elif not seg.opening and not seg.all_sealed:
+            self.after(seg, event, seg.seal_by)
         if any(not vote.opened for vote in committee.votes.values()):
             self.after(seg, event, seg.open_by)
         away = {who for who in committee.verifiers if not (who in committee.votes and committee.votes[who].opened)}

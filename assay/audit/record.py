@@ -93,7 +93,7 @@ def blocks_of(events: Iterable[AnyChainEvent], segments: frozenset[SegmentId]) -
                 opening.pop(event.segment, None)
             case chain.Drawn() | chain.Unpaid() | chain.Withheld() if event.segment in due and event.block > due[event.segment]:
                 found.add(draw.seed_block(due[event.segment], event.block))
-            case chain.OpeningsDue():
+            case chain.RevealsDue() | chain.OpeningsDue():
                 opening[event.segment] = event.opening_block
             case chain.Opened() if event.segment in opening and event.block > opening[event.segment]:
                 found.add(draw.seed_block(opening[event.segment], event.block))

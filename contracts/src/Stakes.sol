@@ -3,21 +3,23 @@ pragma solidity ^0.8.28;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {Checkpoints} from "@openzeppelin/contracts/utils/structs/Checkpoints.sol";
+import {IJobs} from "./interfaces/IJobs.sol";
 import {IStakes} from "./interfaces/IStakes.sol";
 
 /// Collateral. What an account has deposited is free, reserved (by Jobs for a segment, by a seat) or unbonding; only free stake
-/// can be reserved or unbonded, so what is reserved is always there. Jobs moves fees out of a reservation to itself, Disputes
-/// slashes a reservation; nobody else can take anything, and the deployer's only power is to bind these two, once.
+/// can be reserved or unbonded, so what is reserved is always there. Jobs keeps count of what it has reserved, beside the credits
+/// that it pays; it moves fees out of a reservation to itself, Disputes slashes a reservation; nobody else can take anything, and
+/// the deployer's only power is to bind these two, once.
 contract Stakes is IStakes, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
     using Checkpoints for Checkpoints.Trace160;
 
     struct Account {
         uint128 stake;
+        // For seats.
         uint128 reserved;
         uint128 unbonding;
         uint64 unbondedAt;
@@ -41,7 +43,6 @@ contract Stakes is IStakes, ReentrancyGuardTransient {
     address public disputes;
 
     mapping(address who => Account) private _accounts;
-    mapping(address who => mapping(uint64 segment => uint128)) public reservation;
 
     // Seats stand in slots 0 .. count - 1, without gaps; who stood where is known for every past block, so that a draw can
     // take the seats of a block before its seed existed.
@@ -148,35 +149,17 @@ contract Stakes is IStakes, ReentrancyGuardTransient {
 
     // ---- Jobs and Disputes ---------------------------------------------------------------------------------------------------
 
-    function reserve(address who, uint64 segment, uint128 amount) external onlyJobs {
-        _needFree(who, amount);
-        _accounts[who].reserved += amount;
-        reservation[who][segment] += amount;
-    }
-
-    function release(address who, uint64 segment, uint128 amount) external onlyJobs {
-        _unreserve(who, segment, uint128(Math.min(amount, reservation[who][segment])));
-    }
-
-    function charge(address who, uint64 segment, uint128 amount, string calldata reason)
-        external
-        onlyJobs
-        nonReentrant
-        returns (uint128 moved)
-    {
-        moved = uint128(Math.min(amount, reservation[who][segment]));
-        if (moved == 0) return 0;
-        _unreserve(who, segment, moved);
-        _accounts[who].stake -= moved;
-        emit FeeCharged(who, segment, moved, reason);
-        IERC20(token).safeTransfer(jobs, moved);
+    function charge(address who, uint64 segment, uint128 amount, string calldata reason) external onlyJobs nonReentrant {
+        _accounts[who].stake -= amount;
+        emit FeeCharged(who, segment, amount, reason);
+        IERC20(token).safeTransfer(jobs, amount);
     }
 
     function slash(address who, uint64 segment, uint128 amount, uint128 burnt) external nonReentrant {
         if (msg.sender != disputes) revert NotDisputes(msg.sender);
         if (amount == 0) revert ZeroAmount();
         if (burnt > amount) revert ReservationExceeded(who, segment, amount, burnt);
-        _unreserve(who, segment, amount);
+        IJobs(jobs).seize(segment, who, amount);
         _accounts[who].stake -= amount;
         emit Slashed(who, segment, amount, burnt);
         if (burnt > 0) IERC20(token).safeTransfer(BURN, burnt);
@@ -188,11 +171,9 @@ contract Stakes is IStakes, ReentrancyGuardTransient {
         if (free < amount) revert InsufficientStake(who, free, amount);
     }
 
-    function _unreserve(address who, uint64 segment, uint128 amount) private {
-        uint128 reserved = reservation[who][segment];
-        if (amount > reserved) revert ReservationExceeded(who, segment, reserved, amount);
-        reservation[who][segment] = reserved - amount;
-        _accounts[who].reserved -= amount;
+    /// Reserved for segments and draws.
+    function _held(address who) private view returns (uint128) {
+        return jobs == address(0) ? 0 : IJobs(jobs).heldOf(who);
     }
 
     // ---- views ---------------------------------------------------------------------------------------------------------------
@@ -202,7 +183,11 @@ contract Stakes is IStakes, ReentrancyGuardTransient {
     }
 
     function reservedOf(address who) external view returns (uint128) {
-        return _accounts[who].reserved;
+        return _accounts[who].reserved + _held(who);
+    }
+
+    function reservation(address who, uint64 segment) external view returns (uint128) {
+        return jobs == address(0) ? 0 : IJobs(jobs).reservation(who, segment);
     }
 
     function unbondingOf(address who) external view returns (uint128 amount, uint64 until) {
@@ -211,7 +196,7 @@ contract Stakes is IStakes, ReentrancyGuardTransient {
 
     function freeStake(address who) public view returns (uint128) {
         Account storage account = _accounts[who];
-        return account.stake - account.reserved - account.unbonding;
+        return account.stake - account.reserved - account.unbonding - _held(who);
     }
 
     function encryptionKeyOf(address who) external view returns (bytes32) {

@@ -234,7 +234,6 @@ contract AssignmentTest is Network {
         jobs.draw(a);
         serve(a, committee(a));
         voted(a, [0, 0, 0], 0);
-        jobs.decide(a);
         pass(jobs.segment(a).settleAfter);
         jobs.settle(a);
         o.expires = type(uint64).max;

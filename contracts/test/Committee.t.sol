@@ -36,7 +36,7 @@ contract CommitteeTest is Network {
         jobs.attest(id, seals);
         seals[0].digest = 0;
         jobs.attest(id, seals);
-        assertEq(jobs.checksOf(id, 0)[0].digest, digestOf(id, vote(id, who[0], true, 0)), "the first seal counts");
+        assertEq(jobs.checksOf(id, 0)[0].vote, digestOf(id, vote(id, who[0], true, 0)), "the first seal counts");
         SealedVote[] memory strange = new SealedVote[](1);
         strange[0] = SealedVote(provider, 0, "");
         refused(abi.encodeWithSelector(IJobsLog.NotDrawn.selector, id, provider));
@@ -48,7 +48,7 @@ contract CommitteeTest is Network {
         jobs.attest(id, strange);
         vm.warp(by);
         vm.expectEmit(true, true, true, true, address(jobs));
-        emit IJobsLog.RevealsDue(id, by + 100);
+        emit IJobsLog.RevealsDue(id, by + 100, uint64(blockNow + 2));
         jobs.attest(id, strange);
         wrongPhase(id, Phase.REVEAL);
         jobs.attest(id, strange);
@@ -100,7 +100,8 @@ contract CommitteeTest is Network {
         jobs.reveal(id, votes);
         reveal(id, vote(id, who[0], true, 0));
         reveal(id, vote(id, who[0], true, 0));
-        assertEq(jobs.checksOf(id, 0)[0].order, 1, "once");
+        bytes32 roots = keccak256(abi.encodePacked(vote(id, who[0], true, 0).traceRoots));
+        assertEq(jobs.checksOf(id, 0)[0].vote, roots, "once");
         uint64 until = jobs.segment(id).revealBy;
         assertEq(until, by + 100, "reveal by");
         refused(abi.encodeWithSelector(IJobsLog.TooEarly.selector, until, uint64(timeNow)));
@@ -114,7 +115,7 @@ contract CommitteeTest is Network {
         jobs.closeReveals(id);
         wrongPhase(id, Phase.OPEN);
         jobs.closeReveals(id);
-        wrongPhase(id, Phase.OPEN);
+        refused(abi.encodeWithSelector(IJobsLog.NotRevealed.selector, who[1]));
         jobs.reveal(id, votes);
     }
 
@@ -130,7 +131,7 @@ contract CommitteeTest is Network {
         jobs.attest(id, copy);
         pass(jobs.segment(id).sealBy);
         Reveal[] memory votes = new Reveal[](1);
-        votes[0] = Reveal(who[1], true, honest.traceRoots, honest.salt);
+        votes[0] = Reveal(who[1], true, honest.traceRoots, honest.salt, honest.openings);
         refused(abi.encodeWithSelector(IJobsLog.DigestMismatch.selector, who[1]));
         jobs.reveal(id, votes);
     }
@@ -148,7 +149,7 @@ contract CommitteeTest is Network {
         }
         jobs.reveal(id, votes);
         assertEq(uint256(jobs.segment(id).phase), uint256(Phase.OPEN), "all revealed");
-        assertEq(jobs.segment(id).openingBlock, blockNow + 2, "opening block");
+        assertEq(jobs.segment(id).openBy, timeNow + 100, "open by");
     }
 
     // ---- open
@@ -159,43 +160,86 @@ contract CommitteeTest is Network {
         for (uint256 i = 0; i < 3; ++i) {
             seal(id, vote(id, who[i], true, 0));
         }
-        Opening[] memory none = new Opening[](2);
-        wrongPhase(id, Phase.REVEAL);
-        jobs.open(id, who[0], none);
+        Reveal memory none = vote(id, who[0], true, 0);
+        none.openings = new Opening[](2);
+        uint64 due = jobs.segment(id).openingBlock;
+        assertEq(due, blockNow + 2, "fixed with the last seal");
+        assertEq(jobs.openingSeed(id), 0, "not yet");
+        refused(abi.encodeWithSelector(IJobsLog.BlockTooEarly.selector, due, uint64(blockNow)));
+        reveal(id, none);
         reveal(id, vote(id, who[0], true, 0));
         reveal(id, vote(id, who[1], true, 0));
         pass(jobs.segment(id).revealBy);
         jobs.closeReveals(id);
-        uint64 due = jobs.segment(id).openingBlock;
-        assertEq(jobs.openingSeed(id), 0, "not yet");
-        refused(abi.encodeWithSelector(IJobsLog.BlockTooEarly.selector, due, uint64(blockNow)));
-        jobs.open(id, who[0], none);
+        assertEq(jobs.segment(id).openingBlock, due, "it stays");
         mine(3);
-        assertEq(jobs.openingSeed(id), hashOf(due), "seed");
+        none.verifier = who[2];
         refused(abi.encodeWithSelector(IJobsLog.NotRevealed.selector, who[2]));
-        jobs.open(id, who[2], none);
+        reveal(id, none);
+        none.verifier = provider;
         refused(abi.encodeWithSelector(IJobsLog.NotDrawn.selector, id, provider));
-        jobs.open(id, provider, none);
-        Opening[] memory short = new Opening[](1);
+        reveal(id, none);
+        Reveal memory v = vote(id, who[0], true, 0);
+        v.openings = new Opening[](1);
         refused(abi.encodeWithSelector(IJobsLog.LengthMismatch.selector, 2, 1));
-        jobs.open(id, who[0], short);
-        Opening[] memory lies = openingsOf(id, who[0], 1);
+        reveal(id, v);
+        v.openings = openingsOf(id, who[0], 1);
         refused(abi.encodeWithSelector(IJobsLog.BadOpening.selector, who[0], 0));
-        jobs.open(id, who[0], lies);
-        Opening[] memory half = openingsOf(id, who[0], 0);
-        half[1].leaf = ~half[1].leaf;
+        reveal(id, v);
+        Reveal memory other_ = fullVote(id, who[0], true, 1);
+        refused(abi.encodeWithSelector(IJobsLog.DigestMismatch.selector, who[0]));
+        reveal(id, other_);
+        v.openings = openingsOf(id, who[0], 0);
+        v.openings[1].leaf = ~v.openings[1].leaf;
         refused(abi.encodeWithSelector(IJobsLog.BadOpening.selector, who[0], 1));
-        jobs.open(id, who[0], half);
-        Opening[] memory good = openingsOf(id, who[0], 0);
+        reveal(id, v);
+        Reveal memory good = fullVote(id, who[0], true, 0);
         vm.prank(stranger);
-        jobs.open(id, who[0], good);
-        refused(abi.encodeWithSelector(IJobsLog.AlreadyOpened.selector, who[0]));
-        jobs.open(id, who[0], good);
-        Opening[] memory late = openingsOf(id, who[1], 0);
+        reveal(id, good);
+        reveal(id, v);
+        assertTrue(jobs.checksOf(id, 0)[0].opened, "what is opened already is skipped");
+        Reveal memory late = fullVote(id, who[1], true, 0);
         uint64 by = jobs.segment(id).openBy;
         pass(by);
         refused(abi.encodeWithSelector(IJobsLog.TooLate.selector, by, by + 1));
-        jobs.open(id, who[1], late);
+        reveal(id, late);
+    }
+
+    function test_votes_may_come_with_their_openings_in_one_batch() public {
+        uint64 id = served(job, 0);
+        address[] memory who = committee(id);
+        for (uint256 i = 0; i < 3; ++i) {
+            seal(id, vote(id, who[i], true, 0));
+        }
+        mine(3);
+        Reveal[] memory votes = new Reveal[](3);
+        for (uint256 i = 0; i < 3; ++i) {
+            votes[i] = fullVote(id, who[i], true, 0);
+        }
+        // Who sends a part of it first, with or without its openings, spoils nothing.
+        reveal(id, vote(id, who[1], true, 0));
+        reveal(id, votes[0]);
+        assertEq(jobs.openingSeed(id), hashOf(blockNow - 1), "recorded");
+        vm.expectEmit(true, true, true, true, address(jobs));
+        emit IJobsLog.Attested(id, uint64(timeNow + 500));
+        jobs.reveal(id, votes);
+        assertState(id, SegmentState.ATTESTED);
+    }
+
+    function test_openings_come_after_all_seals() public {
+        uint64 id = served(job, 0);
+        address[] memory who = committee(id);
+        seal(id, vote(id, who[0], true, 0));
+        seal(id, vote(id, who[1], true, 0));
+        pass(jobs.segment(id).sealBy);
+        mine(3);
+        Reveal memory v = vote(id, who[0], true, 0);
+        v.openings = new Opening[](2);
+        wrongPhase(id, Phase.SEAL);
+        reveal(id, v);
+        reveal(id, vote(id, who[0], true, 0));
+        reveal(id, vote(id, who[1], true, 0));
+        assertEq(jobs.segment(id).openingBlock, blockNow + 2, "one did not seal: fixed when the others have revealed");
     }
 
     function test_the_first_open_records_the_hash_for_all() public {
@@ -261,10 +305,10 @@ contract CommitteeTest is Network {
         uint64 id = drawn(job, 0);
         address[] memory who = committee(id);
         serve(id, first(who, 2));
-        voted(id, [0, 0, 255], 0);
+        Reveal memory last = fullVote(id, almostVoted(id, [0, 0, 255], 0), true, 0);
         vm.expectEmit(true, true, true, true, address(jobs));
         emit IJobsLog.NoShow(id, who[2], 0);
-        jobs.decide(id);
+        reveal(id, last);
         assertEq(stakes.freeStake(who[2]), 150e6, "nothing lost");
         assertState(id, SegmentState.ATTESTED);
     }
@@ -283,16 +327,15 @@ contract CommitteeTest is Network {
         mine(3);
         open(id, who[0], 0);
         open(id, who[1], 0);
-        jobs.decide(id);
         assertEq(stakes.stakeOf(who[2]), 200e6 - DRAW_BOND / 10, "fee");
     }
 
     function test_a_quorum_that_disagrees_withholds_the_payment() public {
         uint64 id = served(job, 0);
-        voted(id, [1, 2, 0], 3);
+        Reveal memory last = fullVote(id, almostVoted(id, [1, 2, 0], 3), true, 0);
         vm.expectEmit(true, true, true, true, address(jobs));
         emit IJobsLog.Withheld(id, 1, 2);
-        jobs.decide(id);
+        reveal(id, last);
         assertState(id, SegmentState.WITHHELD);
         address[] memory who = committee(id);
         for (uint256 i = 0; i < 3; ++i) {
@@ -311,7 +354,6 @@ contract CommitteeTest is Network {
     function test_the_largest_agreeing_group_is_the_yes_side() public {
         uint64 id = served(job, 0);
         voted(id, [3, 0, 0], 0);
-        jobs.decide(id);
         assertState(id, SegmentState.ATTESTED);
         pass(jobs.segment(id).settleAfter);
         jobs.settle(id);
@@ -322,31 +364,30 @@ contract CommitteeTest is Network {
         assertEq(stakes.freeStake(who[0]), 150e6, "bond back");
     }
 
-    function test_of_equal_groups_the_first_revealed_counts() public {
+    function test_of_equal_groups_the_one_drawn_first_counts() public {
         uint64 id = served(job, 0);
         address[] memory who = committee(id);
         for (uint256 i = 0; i < 3; ++i) {
             seal(id, vote(id, who[i], true, i));
         }
-        reveal(id, vote(id, who[2], true, 2));
-        reveal(id, vote(id, who[0], true, 0));
-        reveal(id, vote(id, who[1], true, 1));
+        for (uint256 i = 0; i < 3; ++i) {
+            reveal(id, vote(id, who[2 - i], true, 2 - i));
+        }
         mine(3);
         for (uint256 i = 0; i < 3; ++i) {
-            open(id, who[i], i);
+            open(id, who[2 - i], 2 - i);
         }
-        jobs.decide(id);
         assertState(id, SegmentState.COMMITTED);
         Check[] memory checks = jobs.checksOf(id, 0);
-        assertTrue(checks[2].prevailed && !checks[0].prevailed && !checks[1].prevailed, "who revealed first");
+        assertTrue(checks[0].prevailed && !checks[1].prevailed && !checks[2].prevailed, "who was drawn first");
     }
 
     function test_an_undecided_round_is_drawn_again_with_all_units() public {
         uint64 id = served(job, 0);
-        voted(id, [0, 1, 255], 2);
+        Reveal memory last = fullVote(id, almostVoted(id, [0, 1, 255], 2), false, 1);
         vm.expectEmit(true, true, true, true, address(jobs));
         emit IJobsLog.Redrawn(id, 1, "undecided", uint64(blockNow + 2));
-        jobs.decide(id);
+        reveal(id, last);
         assertEq(jobs.segment(id).negatives, 1, "a no is not forgotten");
         mine(3);
         jobs.draw(id);
@@ -354,7 +395,6 @@ contract CommitteeTest is Network {
         assertEq(jobs.openingSeed(id), 0, "no seed of the old round");
         serve(id, committee(id));
         voted(id, [0, 0, 0], 0);
-        jobs.decide(id);
         assertState(id, SegmentState.ATTESTED);
         pass(jobs.segment(id).settleAfter);
         jobs.settle(id);
@@ -390,14 +430,12 @@ contract CommitteeTest is Network {
             jobs.draw(id);
             serve(id, committee(id));
             voted(id, [round == 0 ? story : 255, 255, 255], no);
-            jobs.decide(id);
         }
     }
 
     function test_a_no_counts_when_later_rounds_are_not_served() public {
         uint64 id = served(job, 0);
         voted(id, [1, 255, 255], 1);
-        jobs.decide(id);
         for (uint256 round = 1; round < 3; ++round) {
             mine(3);
             jobs.draw(id);

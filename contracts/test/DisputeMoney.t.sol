@@ -8,7 +8,7 @@ import {Verdict} from "../src/dispute/Verdict.sol";
 import {IDisputesLog} from "../src/interfaces/IDisputes.sol";
 import {IJobsLog} from "../src/interfaces/IJobs.sol";
 import {Dispute, Outcome, Rules, Stand} from "../src/types/DisputeTypes.sol";
-import {SegmentState} from "../src/types/Types.sol";
+import {Reveal, SegmentState} from "../src/types/Types.sol";
 import {Arena} from "./utils/Arena.sol";
 import {OddLeaf} from "./utils/MockLeaf.sol";
 import {Toy} from "./utils/Toy.sol";
@@ -320,7 +320,10 @@ contract DisputeMoneyTest is Arena {
 
     // ---- votes
 
-    function disputeVote(uint64 segment, address who) internal returns (uint64 id) {
+    /// A dispute over the vote of a verifier that saw `story`.
+    function disputeVote(uint64 segment, address who, uint256 story) internal returns (uint64 id) {
+        Reveal memory v = vote(segment, who, true, story);
+        jobs.disclose(segment, 0, who, v.traceRoots, v.salt);
         uint64 unit = jobs.unitsOf(segment)[0];
         bytes32 d = digest(segment, 1, unit, who, 0, challenger);
         vm.prank(challenger);
@@ -344,7 +347,7 @@ contract DisputeMoneyTest is Arena {
     function test_a_false_vote_costs_its_draw_bond_and_nobody_elses() public {
         uint64 segment = revealed();
         address who = committee(segment)[0];
-        uint64 id = disputeVote(segment, who);
+        uint64 id = disputeVote(segment, who, 0);
         assertEq(game.dispute(id).asserter, who, "asserter");
         assertEq(game.dispute(id).node, traceRoots(segment, 0)[0], "its root");
         lost(id);
@@ -361,8 +364,8 @@ contract DisputeMoneyTest is Arena {
     function test_a_draw_bond_stays_while_its_vote_is_disputed() public {
         uint64 segment = revealed();
         address[] memory who = committee(segment);
-        uint64 vote_ = disputeVote(segment, who[0]);
-        uint64 honest = disputeVote(segment, who[1]);
+        uint64 vote_ = disputeVote(segment, who[0], 0);
+        uint64 honest = disputeVote(segment, who[1], 1);
         uint64 id = opened(second, segment, 2);
         vm.prank(provider);
         game.concede(id);
@@ -378,6 +381,39 @@ contract DisputeMoneyTest is Arena {
         assertEq(stakes.stakeOf(who[1]), 200e6 - DRAW_BOND / 2, "half");
     }
 
+    function test_a_vote_revealed_by_the_call_that_decides_can_be_disputed() public {
+        uint64 segment = served(job, 0);
+        address[] memory who = committee(segment);
+        for (uint256 i = 0; i < 3; ++i) {
+            seal(segment, vote(segment, who[i], true, i));
+        }
+        mine(3);
+        Reveal[] memory votes = new Reveal[](3);
+        for (uint256 i = 0; i < 3; ++i) {
+            votes[i] = fullVote(segment, who[i], true, i);
+        }
+        jobs.reveal(segment, votes);
+        assertState(segment, SegmentState.COMMITTED);
+        mine(3);
+        jobs.draw(segment);
+        refused(IJobsLog.DigestMismatch.selector);
+        jobs.disclose(segment, 0, who[1], votes[1].traceRoots, 0);
+        refused(IJobsLog.DigestMismatch.selector);
+        jobs.disclose(segment, 0, who[1], votes[0].traceRoots, votes[1].salt);
+        jobs.disclose(segment, 0, who[1], votes[1].traceRoots, votes[1].salt);
+        bytes32 d = digest(segment, 1, jobs.unitsOf(segment)[1], who[1], 0, challenger);
+        vm.prank(challenger);
+        uint64 id = game.seal(segment, d);
+        mine(1);
+        uint64 unit = jobs.unitsOf(segment)[1];
+        vm.prank(challenger);
+        game.open(id, 1, unit, who[1], 0, SALT);
+        assertEq(game.dispute(id).node, votes[1].traceRoots[unit == jobs.unitsOf(segment)[0] ? 0 : 1], "its root");
+        lost(id);
+        assertEq(stakes.stakeOf(who[1]), 200e6 - DRAW_BOND, "slashed");
+        assertMoney();
+    }
+
     function test_votes_that_cannot_be_disputed() public {
         uint64 segment = served(job, 0);
         address[] memory drawn_ = committee(segment);
@@ -389,12 +425,25 @@ contract DisputeMoneyTest is Arena {
         uint64[] memory units = jobs.unitsOf(segment);
         uint64 absent = 0;
         while (absent == units[0] || absent == units[1]) ++absent;
-        // Not drawn; said no; has not revealed; said nothing of this unit.
-        address[4] memory who = [stranger, drawn_[0], drawn_[2], drawn_[1]];
-        bytes4[4] memory errors =
-            [IJobsLog.NotDrawn.selector, IJobsLog.NotRevealed.selector, IJobsLog.NotRevealed.selector, IJobsLog.NotDrawnUnit.selector];
-        for (uint256 i = 0; i < 4; ++i) {
-            uint64 unit = i == 3 ? absent : units[0];
+        bytes32[] memory roots = traceRoots(segment, 1);
+        refused(IJobsLog.NotRevealed.selector);
+        jobs.disclose(segment, 0, drawn_[2], roots, 0);
+        refused(IJobsLog.DigestMismatch.selector);
+        jobs.disclose(segment, 0, drawn_[0], roots, 0);
+        refused(IJobsLog.NotDrawn.selector);
+        jobs.disclose(segment, 1, drawn_[1], roots, 0);
+        // Not drawn; said no; has not revealed; its roots have not been brought; said nothing of this unit.
+        address[5] memory who = [stranger, drawn_[0], drawn_[2], drawn_[1], drawn_[1]];
+        bytes4[5] memory errors = [
+            IJobsLog.NotDrawn.selector,
+            IJobsLog.NotRevealed.selector,
+            IJobsLog.NotRevealed.selector,
+            IJobsLog.NotDisclosed.selector,
+            IJobsLog.NotDrawnUnit.selector
+        ];
+        for (uint256 i = 0; i < 5; ++i) {
+            if (i == 4) jobs.disclose(segment, 0, drawn_[1], roots, 0);
+            uint64 unit = i == 4 ? absent : units[0];
             bytes32 d = digest(segment, 1, unit, who[i], 0, client);
             vm.prank(client);
             uint64 id = game.seal(segment, d);

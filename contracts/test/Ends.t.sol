@@ -61,7 +61,6 @@ contract EndsTest is Network {
         refused(abi.encodeWithSelector(IJobsLog.NotVoidable.selector, a));
         jobs.voidSegment(a);
         voted(a, [1, 1, 1], 7);
-        jobs.decide(a);
         vm.prank(stranger);
         jobs.voidSegment(b);
         assertState(b, SegmentState.VOID);
@@ -85,7 +84,6 @@ contract EndsTest is Network {
         uint64 b = committed(job, a);
         uint64 c = activated(other, job, b);
         voted(a, [1, 1, 1], 7);
-        jobs.decide(a);
         refused(abi.encodeWithSelector(IJobsLog.NotVoidable.selector, c));
         jobs.voidSegment(c);
         pass(jobs.segment(c).leaseUntil);
@@ -105,7 +103,6 @@ contract EndsTest is Network {
         uint64 a = served(job, 0);
         uint64 b = activated(other, job, a);
         voted(a, [1, 1, 1], 7);
-        jobs.decide(a);
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.AncestorFailed.selector, a, a));
         vm.prank(other);
         jobs.commit(b, 8, 0, 0, new bytes32[](0), "", 0, "");
@@ -145,7 +142,6 @@ contract EndsTest is Network {
     function test_a_lost_dispute_rejects_and_the_bond_pays() public {
         uint64 id = served(job, 0);
         voted(id, [0, 0, 1], 4);
-        jobs.decide(id);
         assertState(id, SegmentState.ATTESTED);
         uint64 b = committed(job, id);
         disputes.opened(id);
@@ -219,7 +215,6 @@ contract EndsTest is Network {
         uint64 b = attested(job, a);
         disputes.opened(b);
         voted(a, [1, 1, 1], 7);
-        jobs.decide(a);
         refused(abi.encodeWithSelector(IJobsLog.DisputeOpen.selector, b, uint32(1)));
         jobs.voidSegment(b);
         disputes.resolved(b, false);

@@ -156,7 +156,6 @@ contract EscrowTest is Network {
         jobs.draw(id);
         serve(id, committee(id));
         voted(id, [0, 0, 0], 0);
-        jobs.decide(id);
         pass(jobs.segment(id).settleAfter);
         jobs.settle(id);
         assertEq(jobs.credit(provider), PRICE, "paid");

@@ -1,31 +1,89 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Opening, Reveal, SealedVote, Terms} from "../src/types/Types.sol";
+import {IJobs} from "../src/interfaces/IJobs.sol";
+import {Reveal, SealedVote, Terms} from "../src/types/Types.sol";
 import {Network} from "./utils/Network.sol";
 
 /// Gas of every call on the way of one segment, each as a transaction of its own, calldata included: written to
-/// snapshots/Jobs.json, so that a change shows in the diff. Three verifiers, two links, two openings.
+/// snapshots/Jobs.json, so that a change shows in the diff. Policy as it comes (assay/chain.py): three verifiers, two links, one
+/// opening; traces of 5 and 9 leaves. Of a segment in a network that runs, whose accounts have been used before; "first" in names is
+/// the first segment of all. Values named "floor" are what EIP-7623 has a transaction pay at least, for its calldata.
 /// forge-config: default.isolate = true
 contract GasTest is Network {
-    function took(string memory call_) internal {
-        vm.snapshotGasLastCall("Jobs", call_);
+    uint64 internal job;
+
+    function terms() internal view virtual override returns (Terms memory t) {
+        t = super.terms();
+        t.steps = 4000;
+        t.params.openings = 1;
     }
 
-    function test_gas_of_a_segment() public {
+    function prefix() internal pure virtual returns (string memory) {
+        return "";
+    }
+
+    function took(string memory call_) internal {
+        vm.snapshotGasLastCall("Jobs", string.concat(prefix(), call_));
+    }
+
+    function floor(string memory call_, bytes memory data) internal {
+        uint256 tokens = 0;
+        for (uint256 i = 0; i < data.length; ++i) {
+            tokens += data[i] == 0 ? 1 : 4;
+        }
+        vm.snapshotValue("Jobs", string.concat("floor: ", prefix(), call_), 21_000 + 10 * tokens);
+    }
+
+    /// Settled segments after `last` until every verifier has been paid; the last of them.
+    function used(uint64 last) internal returns (uint64) {
+        for (uint256 paid = 0; paid < VERIFIERS;) {
+            last = settled(job, last);
+            paid = 0;
+            for (uint256 i = 0; i < VERIFIERS; ++i) {
+                if (jobs.credit(verifier(i)) > 0) ++paid;
+            }
+        }
+        return last;
+    }
+
+    function batched(uint64 id, string memory which) internal {
+        address[] memory who = committee(id);
+        SealedVote[] memory seals = new SealedVote[](3);
+        Reveal[] memory reveals = new Reveal[](3);
+        for (uint256 i = 0; i < 3; ++i) {
+            seals[i] = sealOf(id, vote(id, who[i], true, 0));
+        }
+        jobs.attest(id, seals);
+        took(string.concat(which, "attest, 3 seals"));
+        mine(3);
+        for (uint256 i = 0; i < 3; ++i) {
+            reveals[i] = fullVote(id, who[i], true, 0);
+        }
+        jobs.reveal(id, reveals);
+        took(string.concat(which, "reveal, 3 votes and openings"));
+        floor(string.concat(which, "attest, 3 seals"), abi.encodeCall(IJobs.attest, (id, seals)));
+        floor(string.concat(which, "reveal, 3 votes and openings"), abi.encodeCall(IJobs.reveal, (id, reveals)));
+        pass(jobs.segment(id).settleAfter);
+        jobs.settle(id);
+        took(string.concat(which, "settle"));
+    }
+
+    function test_gas_of_a_segment() public virtual {
         Terms memory t = terms();
         vm.prank(client);
-        uint64 job = jobs.post(t);
+        job = jobs.post(t);
         took("post");
+        uint64 first_ = served(job, 0);
+        batched(first_, "first: ");
 
-        uint64 id = assigned(provider, job, 0);
+        uint64 id = assigned(provider, job, used(first_));
         took("assign");
         vm.prank(provider);
         jobs.activate(id);
         took("activate");
-        commitTo(id, 4);
+        commitTo(id, jobs.segment(id).stop);
         took("commit, 12 links");
-
         mine(3);
         jobs.draw(id);
         took("draw");
@@ -34,30 +92,60 @@ contract GasTest is Network {
         took("release, 3 keys");
         serve(id, who);
         took("served, 3 receipts");
-
-        SealedVote[] memory seals = new SealedVote[](3);
-        Reveal[] memory reveals = new Reveal[](3);
-        for (uint256 i = 0; i < 3; ++i) {
-            reveals[i] = vote(id, who[i], true, 0);
-            seals[i] = sealOf(id, reveals[i]);
-        }
-        jobs.attest(id, seals);
-        took("attest, 3 seals");
-        jobs.reveal(id, reveals);
-        took("reveal, 3 votes");
-        mine(3);
-        for (uint256 i = 0; i < 3; ++i) {
-            Opening[] memory openings = openingsOf(id, who[i], 0);
-            jobs.open(id, who[i], openings);
-        }
-        took("open, 2 leaves");
-        jobs.decide(id);
-        took("decide");
-        pass(jobs.segment(id).settleAfter);
-        jobs.settle(id);
-        took("settle");
+        batched(id, "");
         vm.prank(provider);
         jobs.withdraw();
         took("withdraw");
+    }
+
+    function test_gas_when_everybody_posts_alone() public {
+        job = post();
+        uint64 id = served(job, used(0));
+        address[] memory who = committee(id);
+        for (uint256 i = 0; i < 3; ++i) {
+            SealedVote[] memory one = new SealedVote[](1);
+            one[0] = sealOf(id, vote(id, who[i], true, 0));
+            one[0].signature = "";
+            vm.prank(who[i]);
+            jobs.attest(id, one);
+            took(string.concat("alone: attest ", vm.toString(i + 1)));
+        }
+        mine(3);
+        for (uint256 i = 0; i < 3; ++i) {
+            Reveal[] memory one = new Reveal[](1);
+            one[0] = fullVote(id, who[i], true, 0);
+            jobs.reveal(id, one);
+            took(string.concat("alone: reveal ", vm.toString(i + 1)));
+            floor(string.concat("alone: reveal ", vm.toString(i + 1)), abi.encodeCall(IJobs.reveal, (id, one)));
+        }
+        pass(jobs.segment(id).settleAfter);
+        jobs.settle(id);
+        took("alone: settle");
+    }
+}
+
+/// The same with traces of 2^10 leaves.
+/// forge-config: default.isolate = true
+contract GasOfDeepTracesTest is GasTest {
+    function microLeaves() internal pure override returns (uint32) {
+        return 1024;
+    }
+
+    function updateLeaves() internal pure override returns (uint32) {
+        return 1024;
+    }
+
+    function terms() internal view override returns (Terms memory t) {
+        t = super.terms();
+        t.updateLeaves = 1024;
+    }
+
+    function prefix() internal pure override returns (string memory) {
+        return "1024 leaves: ";
+    }
+
+    function test_gas_of_a_segment() public override {
+        job = post();
+        batched(served(job, used(0)), "");
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {SegmentState, Opening, Reveal, SealedVote, Terms} from "../src/types/Types.sol";
+import {SegmentState, Reveal, SealedVote, Terms} from "../src/types/Types.sol";
 import {Network} from "./utils/Network.sol";
 
 /// What the policies of `assay submit --policy` (assay/policy.py) ask of the contract: every link drawn, and the gas of committees of several
@@ -37,8 +37,6 @@ contract PoliciesTest is Network {
         assertEq(who.length, verifiers, "verifiers");
         serveAll(id, who);
         voteAll(id, who);
-        jobs.decide(id);
-        add();
         assertState(id, SegmentState.ATTESTED);
         pass(jobs.segment(id).settleAfter);
         jobs.settle(id);
@@ -57,19 +55,16 @@ contract PoliciesTest is Network {
         SealedVote[] memory seals = new SealedVote[](who.length);
         Reveal[] memory reveals = new Reveal[](who.length);
         for (uint256 i = 0; i < who.length; ++i) {
-            reveals[i] = vote(id, who[i], true, 0);
-            seals[i] = sealOf(id, reveals[i]);
+            seals[i] = sealOf(id, vote(id, who[i], true, 0));
         }
         jobs.attest(id, seals);
         add();
-        jobs.reveal(id, reveals);
-        add();
         mine(3);
         for (uint256 i = 0; i < who.length; ++i) {
-            Opening[] memory openings = openingsOf(id, who[i], 0);
-            jobs.open(id, who[i], openings);
-            add();
+            reveals[i] = fullVote(id, who[i], true, 0);
         }
+        jobs.reveal(id, reveals);
+        add();
     }
 
     function test_every_link_is_drawn_once_and_redraws_add_none() public {

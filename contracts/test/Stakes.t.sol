@@ -3,6 +3,7 @@ pragma solidity ^0.8.28;
 
 import {Stakes} from "../src/Stakes.sol";
 import {TestToken} from "../src/TestToken.sol";
+import {IJobsLog} from "../src/interfaces/IJobs.sol";
 import {IStakes} from "../src/interfaces/IStakes.sol";
 import {Network} from "./utils/Network.sol";
 
@@ -110,54 +111,62 @@ contract StakesTest is Network {
         new Stakes(address(0), 1, 1);
     }
 
-    function test_only_jobs_reserves_releases_and_charges() public {
-        bytes memory reason = abi.encodeWithSelector(IStakes.NotJobs.selector, one);
+    function test_only_jobs_charges_only_disputes_slash_only_stakes_seizes() public {
         vm.startPrank(one);
-        refused(reason);
-        stakes.reserve(one, 1, 1);
-        refused(reason);
-        stakes.release(one, 1, 1);
-        refused(reason);
+        refused(abi.encodeWithSelector(IStakes.NotJobs.selector, one));
         stakes.charge(one, 1, 1, "no");
         refused(abi.encodeWithSelector(IStakes.NotDisputes.selector, one));
         stakes.slash(one, 1, 1, 1);
+        refused(abi.encodeWithSelector(IJobsLog.NotStakes.selector, one));
+        jobs.seize(1, one, 1);
         vm.stopPrank();
     }
 
-    function test_reserved_stake_is_charged_and_released_within_its_reservation() public {
-        vm.startPrank(address(jobs));
-        refused(abi.encodeWithSelector(IStakes.InsufficientStake.selector, one, uint128(150e6), uint128(151e6)));
-        stakes.reserve(one, 9, 151e6);
-        stakes.reserve(one, 9, 60e6);
-        stakes.reserve(one, 8, 20e6);
-        assertEq(stakes.freeStake(one), 70e6, "free");
-        assertEq(stakes.charge(one, 9, 15e6, "late"), 15e6, "charged");
-        assertEq(token.balanceOf(address(jobs)), 15e6, "moved");
-        assertEq(stakes.charge(one, 8, 21e6, "late"), 20e6, "no more than reserved");
-        assertEq(stakes.charge(one, 8, 1, "late"), 0, "nothing is left");
-        stakes.release(one, 9, 100e6);
-        assertEq(stakes.reservation(one, 9), 0, "reservation");
-        assertEq(stakes.reservedOf(one), SEAT_STAKE, "the seat's is left");
-        assertEq(stakes.stakeOf(one), 200e6 - 35e6, "stake");
-        vm.stopPrank();
+    function test_what_jobs_holds_is_not_free() public {
+        uint64 id = assigned(provider, post(), 0);
+        uint128 bond = 6 * PRICE;
+        assertEq(stakes.reservation(provider, id), bond, "reservation");
+        assertEq(stakes.reservedOf(provider), bond, "reserved");
+        assertEq(stakes.freeStake(provider), 2000e6 - bond, "free");
+        refused(abi.encodeWithSelector(IStakes.InsufficientStake.selector, provider, 2000e6 - bond, 2000e6));
+        vm.prank(provider);
+        stakes.unbond(2000e6);
+        assertEq(stakes.reservation(one, id), 0, "another's");
+        assertEq(stakes.reservation(provider, id + 1), 0, "of another segment");
     }
 
     function test_slash_takes_from_the_reservation_only() public {
-        vm.prank(address(jobs));
-        stakes.reserve(one, 9, 60e6);
-        refused(abi.encodeWithSelector(IStakes.ReservationExceeded.selector, one, uint64(9), uint128(60e6), uint128(61e6)));
-        disputes.slash(one, 9, 61e6, 0);
-        refused(abi.encodeWithSelector(IStakes.ReservationExceeded.selector, one, uint64(9), uint128(5), uint128(6)));
-        disputes.slash(one, 9, 5, 6);
+        uint64 id = drawn(post(), 0);
+        uint128 bond = 6 * PRICE;
+        refused(abi.encodeWithSelector(IStakes.ReservationExceeded.selector, provider, id, bond, bond + 1));
+        disputes.slash(provider, id, bond + 1, 0);
+        refused(abi.encodeWithSelector(IStakes.ReservationExceeded.selector, provider, id, uint128(5), uint128(6)));
+        disputes.slash(provider, id, 5, 6);
         refused(abi.encodeWithSelector(IStakes.ZeroAmount.selector));
-        disputes.slash(one, 9, 0, 0);
-        disputes.slash(one, 9, 50e6, 40e6);
+        disputes.slash(provider, id, 0, 0);
+        disputes.slash(provider, id, 50e6, 40e6);
         assertEq(token.balanceOf(BURN), 40e6, "burnt");
         assertEq(token.balanceOf(address(disputes)), 10e6, "the rest");
-        assertEq(stakes.stakeOf(one), 150e6, "stake");
-        assertEq(stakes.reservation(one, 9), 10e6, "left");
-        disputes.slash(one, 9, 10e6, 10e6);
-        assertEq(token.balanceOf(BURN), 50e6, "all of it");
+        assertEq(stakes.stakeOf(provider), 1950e6, "stake");
+        assertEq(stakes.reservation(provider, id), bond - 50e6, "left");
+        disputes.slash(provider, id, bond - 50e6, bond - 50e6);
+        assertEq(stakes.reservation(provider, id), 0, "all of it");
+        assertEq(stakes.reservedOf(provider), 0, "reserved");
+        assertEq(stakes.freeStake(provider), 2000e6 - bond, "free");
+    }
+
+    /// What was slashed of a bond does not come back with the rest of it.
+    function test_a_bond_that_was_slashed_in_part_is_freed_in_part() public {
+        uint64 id = attested(post(), 0);
+        address who = committee(id)[0];
+        disputes.slash(who, id, DRAW_BOND / 4, 0);
+        disputes.slash(provider, id, 1e6, 0);
+        assertEq(stakes.reservation(who, id), DRAW_BOND - DRAW_BOND / 4, "a draw bond");
+        pass(jobs.segment(id).settleAfter);
+        jobs.settle(id);
+        assertEq(stakes.freeStake(who), 150e6 - DRAW_BOND / 4, "the verifier's");
+        assertEq(stakes.freeStake(provider), 2000e6 - 1e6, "the provider's");
+        assertEq(stakes.reservation(who, id) + stakes.reservation(provider, id), 0, "nothing is reserved");
     }
 
     // ---- seats

@@ -32,14 +32,13 @@ from assay.chain import (
     Attest,
     CallId,
     Commit,
-    Decide,
     Deposit,
     Draw,
     Drawn,
     JobPosted,
     Offer,
-    Open,
     Opening,
+    OpeningsDue,
     Params,
     PostJob,
     Register,
@@ -47,6 +46,7 @@ from assay.chain import (
     ReleaseKeys,
     Reveal,
     RevealAll,
+    RevealsDue,
     Seal,
     Serve,
     Settle,
@@ -228,10 +228,9 @@ class World:
             await self.later(WINDOW + 1)
         await self.do("stranger", RevealAll(segment=drawn.segment, reveals=tuple(reveal for _, reveal in made.values())))
 
-    async def openings(self, drawn: Drawn, name: str, flavour: bytes, terms: Terms) -> Open:
-        from assay.chain import OpeningsDue
-
-        due = await self.last(OpeningsDue)
+    async def openings(self, drawn: Drawn, name: str, flavour: bytes, terms: Terms, shown: bytes | None = None, agrees: bool = True) -> RevealAll:
+        """The vote of `name` with its openings; `shown`: the flavour of the trace that it revealed, when that is another."""
+        due = [event for event in await self.events() if isinstance(event, RevealsDue | OpeningsDue)][-1]
         block_hash = await self.chains[name].block_hash(due.opening_block)
         traces, out = self.traces(drawn.units, flavour), []
         for j in range(terms.params.openings):
@@ -239,7 +238,8 @@ class World:
             items = traces[position]
             proof = merkle.prove([merkle.leaf(i, item) for i, item in enumerate(items)], leaf)
             out.append(Opening(leaf=items[leaf], proof=proof))
-        return Open(segment=drawn.segment, verifier=self[name], openings=tuple(out))
+        _, reveal = self.reveal_of(name, drawn, agrees, shown or flavour)
+        return RevealAll(segment=drawn.segment, reveals=(msgspec.structs.replace(reveal, openings=tuple(out)),))
 
     async def checked(self, segment: SegmentId, votes: dict[str, tuple[bool, bytes]]) -> Drawn:
         """From a commitment to the decision; `votes`: name -> (agrees, flavour of its trace)."""
@@ -251,7 +251,6 @@ class World:
         terms = (await self.last_posted()).terms
         for name, (_, flavour) in votes.items():
             await self.do("stranger", await self.openings(drawn, name, flavour, terms))
-        await self.do("stranger", Decide(segment=segment))
         return drawn
 
     async def settled(self, segment: SegmentId) -> None:

@@ -21,7 +21,6 @@ from assay.adapters import evm_abi
 from assay.chain import (
     Activate,
     Assign,
-    Attested,
     CallId,
     CancelJob,
     ClearBond,
@@ -48,6 +47,7 @@ from assay.chain import (
     Withheld,
 )  # fmt: skip
 from assay.ids import SegmentId
+from assay.localnet import rpc
 from assay.localnet.anvil import Anvil, find_anvil
 from assay.merkle import sha256
 from assay.ports import Outage
@@ -128,18 +128,17 @@ async def split_vote(world: World) -> None:
     assert second.units[:2] == (await first_draw(world)).units
     await world.keys(segment, *VERIFIERS)
     await world.served(segment, 1, ("vera", "val"))
-    await world.vote(second, {"vera": YES, "val": YES})
+    await world.vote(second, {"vera": NO, "val": NO})  # whoever of the first round was drawn first: nobody who agreed is paid
     await world.mine(2)
     terms = (await world.last_posted()).terms
     for name in ("vera", "val"):
         await world.do(name, await world.openings(second, name, b"right", terms))
-    await world.do("stranger", Decide(segment=segment))
-    assert await world.last(Attested)
+    assert await world.refused("stranger", Decide(segment=segment)) == "WrongState"
+    assert (await world.last(chain.Withheld)).no == 3
     no_show = await world.last(chain.NoShow)
     assert world.name(no_show.verifier) == "vic"
     assert no_show.fee == 0
-    await world.settled(segment)
-    assert [(await world.chains[name].view(world[name])).credit for name in VERIFIERS] == [2 * FEE, 0, FEE]
+    assert [(await world.chains[name].view(world[name])).credit for name in VERIFIERS] == [0, 0, 0]
 
 
 async def first_draw(world: World) -> Drawn:
@@ -164,10 +163,9 @@ async def no_show(world: World) -> None:
     await world.mine(2)
     await world.do("vera", await world.openings(drawn, "vera", b"right", terms))
     assert await world.refused("stranger", Decide(segment=segment)) == "TooEarly"
-    wrong = await world.openings(drawn, "vic", b"wrong", terms)
+    wrong = await world.openings(drawn, "vic", b"wrong", terms, shown=b"right")
     assert await world.refused("vic", wrong) == "BadOpening"
     await world.do("vic", await world.openings(drawn, "vic", b"right", terms))
-    await world.do("stranger", Decide(segment=segment))
     fee = await world.last(chain.NoShow)
     assert world.name(fee.verifier) == "val"
     assert fee.fee == DRAW_BOND // 10
@@ -198,6 +196,41 @@ async def overlapping_batches(world: World) -> None:
     assert [world.name(event.verifier) for event in await world.events() if isinstance(event, chain.Revealed)] == list(VERIFIERS)
     assert all(event.agrees for event in await world.events() if isinstance(event, chain.Revealed))
     assert await world.last(chain.OpeningsDue)
+
+
+async def batched(world: World) -> None:
+    """Votes with their openings settle a segment in three calls: seals, reveals, settlement; a part of it that came first does no harm."""
+    await world.populate()
+    job = await world.post()
+    segment = await world.committed(job, 0, 0, 2)
+    drawn = await world.drawn(segment)
+    await world.served(segment, 0)
+    made = {name: world.reveal_of(name, drawn, True, b"right") for name in VERIFIERS}
+    seals = tuple(
+        Seal(verifier=world[name], digest=digest, signature=world.chains[name].sign_seal(segment, 0, digest)) for name, (digest, _) in made.items()
+    )
+    await world.do("stranger", chain.Attest(segment=segment, seals=seals))
+    due = await world.last(chain.RevealsDue)
+    early = msgspec.structs.replace(made["vera"][1], openings=(chain.Opening(leaf=sha256(b"leaf"), proof=()),))
+    assert await world.refused("stranger", chain.RevealAll(segment=segment, reveals=(early,))) == "BlockTooEarly"
+    await world.mine(2)
+    terms = (await world.last_posted()).terms
+    votes = [(await world.openings(drawn, name, b"right", terms)).reveals[0] for name in VERIFIERS]
+    unlike = msgspec.structs.replace(votes[0], trace_roots=votes[0].trace_roots[::-1] if len(set(votes[0].trace_roots)) > 1 else (sha256(b"x"),) * 2)
+    assert await world.refused("stranger", chain.RevealAll(segment=segment, reveals=(made["vera"][1], unlike))) == "DigestMismatch"
+    await world.do("stranger", chain.RevealAll(segment=segment, reveals=(made["vera"][1], votes[1])))
+    wrong = chain.Disclose(segment=segment, round=0, verifier=world["vera"], trace_roots=(sha256(b"x"),), salt=votes[0].salt)
+    assert await world.refused("stranger", wrong) == "DigestMismatch"
+    for round, name, refusal in ((1, "vera", "NotDrawn"), (0, "stranger", "NotDrawn"), (0, "val", "NotRevealed")):
+        other = msgspec.structs.replace(wrong, round=round, verifier=world[name])
+        assert await world.refused("stranger", other) == refusal
+    await world.do("stranger", msgspec.structs.replace(wrong, trace_roots=votes[0].trace_roots))
+    await world.do("stranger", chain.RevealAll(segment=segment, reveals=tuple(votes)))
+    assert not [event for event in await world.events() if isinstance(event, chain.OpeningsDue)]
+    assert due.opening_block
+    await world.settled(segment)
+    gone = msgspec.structs.replace(wrong, trace_roots=votes[0].trace_roots)
+    assert await world.refused("stranger", gone) == "NoBond"
 
 
 async def lapse(world: World) -> None:
@@ -400,7 +433,8 @@ async def every_link(world: World) -> None:
 
 
 SCRIPTS: list[Script] = [
-    every_link, happy, withheld, split_vote, no_show, overlapping_batches, lapse, prefix, void, unpaid, too_few, cancel, offers, seats, bad_terms,
+    every_link, happy, withheld, split_vote, no_show, overlapping_batches, batched, lapse, prefix, void, unpaid, too_few, cancel, offers, seats,
+    bad_terms,
 ]  # fmt: skip
 
 
@@ -427,6 +461,36 @@ def test_a_script_on_the_evm_and_in_memory_leaves_the_same(script: Script, anvil
     here = asyncio.run(_run(MemoryWorld(), script))
     there = asyncio.run(on_evm())
     assert there == here
+
+
+def test_votes_that_are_sent_at_once_all_come_through_whoever_decides(anvil: Anvil, tmp_path: Path) -> None:
+    """Each is estimated before the others are mined; the last one decides and pays, which takes far more gas."""
+
+    async def body() -> None:
+        world = await EvmWorld.open(anvil, tmp_path)
+        try:
+            await world.populate()
+            segment = await world.committed(await world.post(), 0, 0, 2)
+            drawn = await world.drawn(segment)
+            await world.served(segment, 0)
+            for name in VERIFIERS:
+                digest, _ = world.reveal_of(name, drawn, False, b"right")
+                await world.do(name, chain.Attest(segment=segment, seals=(Seal(verifier=world[name], digest=digest, signature=b""),)))
+            await world.mine(2)
+            terms = (await world.last_posted()).terms
+            calls = {name: await world.openings(drawn, name, b"right", terms, agrees=False) for name in VERIFIERS}
+            rpc.call(anvil.url, "evm_setAutomine", False)
+            sent = [asyncio.create_task(world.do(name, call)) for name, call in calls.items()]
+            while int(rpc.call(anvil.url, "txpool_status")["pending"], 16) < len(sent):  # noqa: ASYNC110 (it is in another process)
+                await asyncio.sleep(0.01)
+            rpc.call(anvil.url, "evm_mine")
+            assert len(set(await asyncio.gather(*sent))) == 1
+            assert (await world.last(chain.Withheld)).no == 3
+        finally:
+            rpc.call(anvil.url, "evm_setAutomine", True)
+            await world.close()
+
+    asyncio.run(body())
 
 
 def test_the_ledger_in_memory_refuses_with_the_contracts_errors_only() -> None:

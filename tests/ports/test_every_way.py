@@ -15,6 +15,7 @@ import pytest
 
 from assay import cid, draw, merkle
 from assay.adapters.memory_chain import MemoryLedger
+from assay.adapters.memory_committee import OPEN
 from assay.chain import (
     TERMINAL,
     Activate,
@@ -32,7 +33,6 @@ from assay.chain import (
     Draw,
     Lapse,
     Offer,
-    Open,
     Opening,
     Params,
     PayDispute,
@@ -247,19 +247,19 @@ class World:
         revealing = tuple(reveal for name, reveal in reveals.items() if votes[name] != "seal")
         if revealing:
             self.do("anyone", RevealAll(segment=self.segment, reveals=revealing))
-        if not self.seg.opening_block or self.seg.opening_block <= self.seg.seed_block:
+        if self.state == SegmentState.SERVED and self.seg.phase != OPEN:
             self.ledger.mine(WINDOW + 1)
             self.do("anyone", CloseReveals(segment=self.segment))
         self.ledger.mine()
         self.ledger.mine()
         for name in reveals:
             if votes[name] in ("yes", "no"):
-                self._open(name, traces)
-        if not self.may("anyone", Decide(segment=self.segment)):
+                self._open(name, reveals[name], traces)
+        if self.state == SegmentState.SERVED:
             self.ledger.mine(WINDOW + 1)
             self.do("anyone", Decide(segment=self.segment))
 
-    def _open(self, name: str, traces: list[list[Digest]]) -> None:
+    def _open(self, name: str, reveal: Reveal, traces: list[list[Digest]]) -> None:
         who, block = self.who[name], self.seg.opening_block
         block_hash = self.seg.opening_hash or self.ledger.blocks[block].hash
         openings = []
@@ -267,7 +267,7 @@ class World:
             position, leaf = draw.opening(block_hash, self.segment, who, j, self.seg.units, self.terms)
             items = traces[position]
             openings.append(Opening(leaf=items[leaf], proof=merkle.prove([merkle.leaf(i, item) for i, item in enumerate(items)], leaf)))
-        self.do(name, Open(segment=self.segment, verifier=who, openings=tuple(openings)))
+        self.do(name, RevealAll(segment=self.segment, reveals=(msgspec.structs.replace(reveal, openings=tuple(openings)),)))
 
     # ---- disputes
 

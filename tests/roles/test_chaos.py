@@ -160,7 +160,7 @@ def happen(bench: Bench, data: st.DataObject) -> None:
         lambda: bench.released(data.draw(st.sampled_from([SPEC.state, *(shard.sealed for shard in SHARDS)])), segment),
         lambda: bench.served(segment, data.draw(st.integers(0, 2))),
         lambda: bench.seen(chain.Sealed, segment=segment, verifier=ME),
-        lambda: bench.seen(chain.RevealsDue, segment=segment, reveal_by=bench.now + data.draw(times)),
+        lambda: bench.seen(chain.RevealsDue, segment=segment, reveal_by=bench.now + data.draw(times), opening_block=bench.block),
         lambda: bench.seen(chain.Revealed, segment=segment, verifier=ME, agrees=True, trace_roots=()),
         lambda: bench.seen(chain.OpeningsDue, segment=segment, opening_block=bench.block, open_by=bench.now + data.draw(times)),
         lambda: bench.seen(chain.Opened, segment=segment, verifier=ME),

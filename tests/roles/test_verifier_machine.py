@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from assay import draw, links, merkle
-from assay.chain import Attest, Credited, Open, OpeningsDue, Redrawn, RevealAll, RevealsDue, Sealed, SegmentState, Settled, Withdraw, Withheld
+from assay.chain import Attest, Credited, Opening, OpeningsDue, Redrawn, RevealAll, RevealsDue, Sealed, SegmentState, Settled, Withdraw, Withheld
 from assay.ids import Address, Digest, JobId, SegmentId
 from assay.job import ShardRef
 from assay.messages import Ack, Boundary, BoundaryRequest, ReceiptMessage, Refusal
@@ -38,6 +38,7 @@ UNITS = (7, 9, 7)
 DRAWN = (ME, *VERIFIERS[:2])
 CONFIG = VerifierConfig(account=ME, encryption_key=b"k" * 32, peer=PEERS[ME], chain_id=7, contract="0x" + "9" * 40)
 SEED = b"\x11" * 32
+OPENING = Opening(leaf=digest("leaf"), proof=())
 
 
 @pytest.fixture
@@ -102,8 +103,9 @@ def sealed(bench: Bench, agrees: bool = True) -> None:
 
 
 def revealed(bench: Bench) -> None:
+    """Without openings: not all have sealed."""
     sealed(bench)
-    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 50)
+    bench.woke("unsealed:1")
     bench.sent("reveal:1")
 
 
@@ -299,7 +301,8 @@ def test_one_wrong_link_is_enough_not_to_agree(bench: Bench) -> None:
     assert bench.state.disagreed == 1
     disagreement = next(note for note in bench.said if note.topic == "disagree")
     assert disagreement.data["reason"] == "it ends elsewhere"
-    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 50)
+    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 50, opening_block=40)
+    bench.done("openings:1", OpeningsMade(openings=(OPENING,)))
     call = bench.call("reveal:1")
     assert isinstance(call, RevealAll)
     assert not call.reveals[0].agrees
@@ -336,13 +339,46 @@ def test_a_refused_seal_is_given_up_and_an_outage_is_not(bench: Bench) -> None:
 # ---- reveal and open -----------------------------------------------------------------------------------------------------
 
 
-def test_it_reveals_when_all_have_sealed(bench: Bench) -> None:
+def test_it_reveals_with_the_openings_when_all_have_sealed(bench: Bench) -> None:
     sealed(bench)
     assert bench.idle("reveal:")
-    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 50)
+    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 50, opening_block=40)
+    assert bench.task("openings:1") == MakeOpenings(segment=SegmentId(1), round=0, opening_block=40, units=UNITS, terms=TERMS)
+    bench.failed("openings:1", Fault.OUTAGE, "the block is not there yet")
+    assert bench.idle("reveal:")
+    bench.woke("again:openings:1")
+    bench.done("openings:1", OpeningsMade(openings=(OPENING,)))
     call = bench.call("reveal:1")
     assert isinstance(call, RevealAll)
+    assert call.reveals[0].openings == (OPENING,)
+    bench.sent("reveal:1")
+    assert (bench.state.done, bench.topics()[-1]) == (1, "opened")
     assert (call.reveals[0].agrees, call.reveals[0].trace_roots) == (True, tuple(digest(f"trace {unit}") for unit in UNITS))
+
+
+def test_when_half_of_the_time_is_over_it_reveals_without_openings_and_opens_later(bench: Bench) -> None:
+    sealed(bench)
+    begun = bench.now
+    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=begun + 50, opening_block=40)
+    bench.woke("unsealed:1")
+    call = bench.call("reveal:1")
+    assert isinstance(call, RevealAll)
+    assert call.reveals[0].openings == ()
+    bench.sent("reveal:1")
+    assert bench.state.done == 0
+    bench.done("openings:1", OpeningsMade(openings=(OPENING,)))
+    assert bench.call("open:1") == RevealAll(segment=SegmentId(1), reveals=(msgspec.structs.replace(call.reveals[0], openings=(OPENING,)),))
+    bench.sent("open:1")
+    assert bench.state.done == 1
+
+
+def test_openings_that_cannot_be_made_do_not_keep_it_from_revealing(bench: Bench) -> None:
+    sealed(bench)
+    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 50, opening_block=40)
+    bench.failed("openings:1", Fault.PEER, "there is no such leaf")
+    call = bench.call("reveal:1")
+    assert isinstance(call, RevealAll)
+    assert call.reveals[0].openings == ()
 
 
 def test_it_reveals_when_the_time_to_seal_is_over(bench: Bench) -> None:
@@ -373,8 +409,10 @@ def test_the_drawn_leaves_are_opened(bench: Bench) -> None:
     assert bench.task("openings:1") == MakeOpenings(segment=SegmentId(1), round=0, opening_block=50, units=UNITS, terms=TERMS)
     bench.failed("openings:1", Fault.OWN, "the disk is full")
     bench.woke("again:openings:1")
-    bench.done("openings:1", OpeningsMade(openings=()))
-    assert bench.call("open:1") == Open(segment=SegmentId(1), verifier=ME, openings=())
+    bench.done("openings:1", OpeningsMade(openings=(OPENING,)))
+    call = bench.call("open:1")
+    assert isinstance(call, RevealAll)
+    assert call.reveals[0].openings == (OPENING,)
     bench.sent("open:1")
     assert bench.state.done == 1
     assert bench.topics()[-1] == "opened"

@@ -19,7 +19,6 @@ from assay.chain import (
     Draw,
     JobCancelled,
     Lapsed,
-    Opened,
     OpeningsDue,
     Redraw,
     Redrawn,
@@ -661,8 +660,7 @@ def test_every_deadline_after_serving_is_kept(bench: Bench) -> None:
     bench.seen(OpeningsDue, segment=SegmentId(1), opening_block=bench.block + 2, open_by=bench.now + 50)
     late = bench.wants("due:decide:1")
     assert late.at == bench.now + 51
-    bench.seen(Opened, segment=SegmentId(1), verifier=VERIFIERS[0])
-    bench.woke(f"due:decide:1:0:0:{bench.now}")
+    bench.woke("due:decide:1")
     assert bench.call("nudge:decide:1") == Decide(segment=SegmentId(1))
 
 

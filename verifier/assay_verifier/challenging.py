@@ -21,13 +21,13 @@ from collections.abc import Iterator
 import msgspec
 
 from assay import draw, merkle
-from assay.chain import ChainEvent, DisputeSealed, SealDispute, SegmentState
+from assay.chain import ChainEvent, Disclose, DisputeSealed, SealDispute, SegmentState
 from assay.dispute.moves import Open
-from assay.facts import DisputeFacts, SegmentFacts
+from assay.facts import DisputeFacts, SegmentFacts, Vote
 from assay.ids import ZERO_ADDRESS, Digest, SegmentId
 from assay.messages import Boundary
 from assay.role.disputes import FELL, FIRST_PAUSE, TRIES, pause
-from assay.runtime import Do, Failed, Result, Send, Wake, Woke
+from assay.runtime import Do, Failed, Fault, Result, Send, Wake, Woke
 from assay.tasks import DropSegment, ReplayUnit, UnitReplayed
 from assay_verifier.gathering import Gathering
 from assay_verifier.state import Case, Duty, UnitDuty
@@ -86,7 +86,23 @@ class Challenging(Gathering):
                 if found is not None and found.proven and found.trace_root != root:
                     salt = self._salt(seg, unit)
                     self._begin(duty, seg, Open(target=1, unit=unit, verifier=vote.verifier, round=vote.round, salt=salt))
+                    self._do(self._disclosure(vote, seg.segment, self.state.case_count))
                     break
+
+    def _disclosure(self, vote: Vote, segment: SegmentId, number: int) -> Send:
+        """The contract has a hash of the vote's trace roots; it must be shown them before the dispute over one of them is opened."""
+        shown = Disclose(segment=segment, round=vote.round, verifier=vote.verifier, trace_roots=vote.trace_roots, salt=vote.salt)
+        return Send(key=f"disclose:{segment}:{number}", call=shown)
+
+    def _on_disclosed(self, event: Result, rest: list[str]) -> None:
+        segment, number = SegmentId(int(rest[0])), int(rest[1])
+        case, seg = self.state.cases.get(number), self.state.facts.segments.get(segment)
+        if not isinstance(event, Failed) or case is None or seg is None:
+            return
+        named = [vote for vote in seg.votes if (vote.verifier, vote.round) == (case.opening.verifier, case.opening.round)]
+        if event.fault is Fault.OUTAGE and named:
+            return self._later(self._disclosure(named[0], segment, number))
+        self._note("error", f"segment {segment}: the traces of {case.opening.verifier} could not be disclosed: {event.error}", segment=segment)
 
     def _salt(self, seg: SegmentFacts, unit: int) -> Digest:
         self.state.case_count += 1

@@ -5,8 +5,10 @@
                its provider, opened. Nothing usable served -> asked again, no receipt
     ready      the provider gets a signed receipt; every drawn link is replayed           replayed
     replayed   waits until the contract says that the draw is served                      sealed
-    sealed     `attest` is sent: a hash of (agrees, trace roots, salt)                    revealed (all sealed, or the time is over)
-    revealed   `reveal` is sent                                                           opened (the openings are due)
+    sealed     `attest` is sent: a hash of (agrees, trace roots, salt)                    revealed (all sealed: with the openings, once their
+                                                                                          block is there; not all, or half of the time is
+                                                                                          over: without)
+    revealed   `reveal` is sent                                                           opened (it had the openings, or they are due)
     opened     the drawn leaves of the traces are opened                                  the segment's end, or another draw
     failed     it cannot be done, or not in time: the reason is noted                     the same
 
@@ -19,6 +21,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from assay import draw
 from assay.chain import (
     Assigned,
@@ -26,7 +30,7 @@ from assay.chain import (
     Drawn,
     JobPosted,
     KeyReleased,
-    Open,
+    Opening,
     OpeningsDue,
     Redrawn,
     Reveal,
@@ -70,7 +74,7 @@ class VerifierMachine(Challenging):
             "bopen": self._on_bopen, "sign": self._on_sign, "receipt": self._on_receipt, "replay": self._on_replay,
             "seal": self._on_seal, "unsealed": self._on_unsealed, "reveal": self._on_reveal,
             "openings": self._on_openings, "open": self._on_open, "drop": self._on_drop, "weigh": self._on_weigh,
-            "confirm": self._on_confirm, "dispute": self._on_dispute,
+            "confirm": self._on_confirm, "dispute": self._on_dispute, "disclose": self._on_disclosed,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -121,9 +125,12 @@ class VerifierMachine(Challenging):
                 self._do(Wake(key=f"unsealed:{seg.segment}:{seg.round}", at=seg.seal_by + 1))
                 self._maybe_seal(duty, seg)
             case RevealsDue():
-                self._reveal(duty, seg)
+                self._do(Wake(key=f"unsealed:{seg.segment}:{seg.round}", at=(self._now + seg.reveal_by + 1) // 2))
+                if duty.phase == "sealed":
+                    self._make_openings(duty, seg)
             case OpeningsDue():
-                self._make_openings(duty, seg)
+                if duty.phase == "revealed":
+                    self._make_openings(duty, seg)
             case _ if not seg.live:
                 self._end(duty)
 
@@ -262,15 +269,20 @@ class VerifierMachine(Challenging):
     # ---- reveal and open -------------------------------------------------------------------------------------------------
 
     def _on_unsealed(self, event: Woke, rest: list[str]) -> None:
-        """The time to seal is over, whether all have or not."""
+        """The time to seal is over, whether all have or not; or it has become late to reveal with openings."""
         found = self._duty(rest)
         if found is not None:
             self._reveal(*found)
 
-    def _reveal(self, duty: Duty, seg: SegmentFacts) -> None:
+    def _reveal(self, duty: Duty, seg: SegmentFacts, openings: tuple[Opening, ...] = ()) -> None:
         if duty.phase == "sealed" and duty.reveal is not None and seg.state == SegmentState.SERVED and not seg.opening_block:
             duty.phase, duty.reveals = "revealed", duty.reveals + 1
-            self._do(Send(key=f"reveal:{duty.segment}:{duty.round}:{duty.reveals}", call=RevealAll(segment=duty.segment, reveals=(duty.reveal,))))
+            self._do(Send(key=f"reveal:{duty.segment}:{duty.round}:{duty.reveals}", call=self._shown(duty, openings)))
+
+    def _shown(self, duty: Duty, openings: tuple[Opening, ...]) -> RevealAll:
+        assert duty.reveal is not None
+        duty.reveal = msgspec.structs.replace(duty.reveal, openings=openings)
+        return RevealAll(segment=duty.segment, reveals=(duty.reveal,))
 
     def _on_reveal(self, event: Result, rest: list[str]) -> None:
         found = self._duty(rest)
@@ -280,21 +292,24 @@ class VerifierMachine(Challenging):
         if not isinstance(event, Failed):
             assert duty.reveal is not None
             text = f"segment {duty.segment}: revealed that it {'agrees' if duty.reveal.agrees else 'does not agree'}"
-            return self._note("revealed", text, segment=duty.segment, agrees=duty.reveal.agrees)
+            self._note("revealed", text, segment=duty.segment, agrees=duty.reveal.agrees)
+            return self._opened(duty) if duty.reveal.openings else None
         if event.fault is Fault.OUTAGE and duty.reveal is not None and not seg.opening_block:
             return self._later(Send(key=event.key, call=RevealAll(segment=duty.segment, reveals=(duty.reveal,))))
+        duty.opening = False
         if self.config.account not in seg.revealed and not seg.opening_block and self._now <= seg.reveal_by:
             duty.phase = "sealed"  # a call that came a block too early is made again
             return self._do(Wake(key=f"unsealed:{duty.segment}:{duty.round}", at=self._now + PAUSE))
         self._note("error", f"segment {duty.segment}: the reveal was refused: {event.error}", segment=duty.segment)
 
     def _make_openings(self, duty: Duty, seg: SegmentFacts) -> None:
-        if duty.phase == "revealed":
+        if not duty.opening:
+            duty.opening = True
             self._do(Do(key=f"openings:{duty.segment}:{duty.round}", task=self._openings_task(duty, seg)))
 
     def _openings_task(self, duty: Duty, seg: SegmentFacts) -> MakeOpenings:
-        terms = self.state.facts.jobs[seg.job].terms
-        return MakeOpenings(segment=duty.segment, round=duty.round, opening_block=seg.opening_block, units=seg.units, terms=terms)
+        terms, block = self.state.facts.jobs[seg.job].terms, seg.opening_block or seg.drawing_block
+        return MakeOpenings(segment=duty.segment, round=duty.round, opening_block=block, units=seg.units, terms=terms)
 
     def _on_openings(self, event: Result, rest: list[str]) -> None:
         found = self._duty(rest)
@@ -302,13 +317,17 @@ class VerifierMachine(Challenging):
             return
         duty, seg = found
         if isinstance(event, Failed):
-            if event.fault is not Fault.PEER and self._now < seg.open_by:
+            if event.fault is not Fault.PEER and self._now < (seg.open_by or seg.reveal_by):
                 self._note("error", f"segment {duty.segment}: the openings could not be made: {event.error}; trying again")
                 return self._later(Do(key=event.key, task=self._openings_task(duty, seg)))
+            duty.opening = False
+            if duty.phase == "sealed":
+                return self._reveal(duty, seg)
             return self._fail(duty, f"the openings could not be made: {event.error}")
         outcome: OpeningsMade = self._outcome(event, OpeningsMade)
-        call = Open(segment=duty.segment, verifier=self.config.account, openings=outcome.openings)
-        self._do(Send(key=f"open:{duty.segment}:{duty.round}", call=call))
+        if duty.phase == "sealed":
+            return self._reveal(duty, seg, outcome.openings)
+        self._do(Send(key=f"open:{duty.segment}:{duty.round}", call=self._shown(duty, outcome.openings)))
 
     def _on_open(self, event: Result, rest: list[str]) -> None:
         found = self._duty(rest)
@@ -316,9 +335,12 @@ class VerifierMachine(Challenging):
             return
         duty, seg = found
         if isinstance(event, Failed):
-            if event.fault is Fault.OUTAGE and self._now < seg.open_by:
+            if event.fault is Fault.OUTAGE and self._now < (seg.open_by or seg.reveal_by):
                 return self._later(Do(key=f"openings:{duty.segment}:{duty.round}", task=self._openings_task(duty, seg)))
             return self._fail(duty, f"the openings were refused: {event.error}")
+        self._opened(duty)
+
+    def _opened(self, duty: Duty) -> None:
         duty.phase = "opened"
         self.state.done += 1
         self._note("opened", f"segment {duty.segment}: the drawn leaves are opened", segment=duty.segment, round=duty.round)

@@ -51,6 +51,8 @@ class Duty(msgspec.Struct):
     reveal: Reveal | None = None
     reveals: int = 0
     """Calls of `reveal` that were sent."""
+    opening: bool = False
+    """The openings are being made or sent."""
 
 
 class Case(msgspec.Struct):

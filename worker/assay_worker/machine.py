@@ -33,7 +33,6 @@ from assay.chain import (
     Committed,
     Drawn,
     JobPosted,
-    Opened,
     OpeningsDue,
     Redrawn,
     RevealsDue,
@@ -202,10 +201,7 @@ class WorkerMachine(Offering, Ending):
             case RevealsDue():
                 self._nudge("close", seg, at=seg.reveal_by + 1)
             case OpeningsDue():
-                self._nudge("decide", seg, at=seg.open_by + 1 if seg.revealed else self._now)
-            case Opened():
-                if seg.opening_block and set(seg.revealed) <= set(seg.opened):
-                    self._nudge("decide", seg, at=self._now)
+                self._nudge("decide", seg, at=seg.open_by + 1)
             case Attested():
                 self._note("attested", f"segment {seg.segment}: attested; it settles after {seg.settle_after}", segment=seg.segment)
                 if self._parent_settled(seg):

@@ -1,19 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {
-    Check,
-    Job,
-    KeyRelease,
-    Offer,
-    Opening,
-    Reveal,
-    SealedVote,
-    Segment,
-    SegmentState,
-    Phase,
-    Terms
-} from "../types/Types.sol";
+import {Check, Job, KeyRelease, Offer, Reveal, SealedVote, Segment, SegmentState, Phase, Terms} from "../types/Types.sol";
 import {LinkFacts} from "../types/DisputeTypes.sol";
 
 /// What Jobs says: its log and its refusals.
@@ -50,8 +38,8 @@ interface IJobsLog {
     event KeyReleased(uint64 indexed segment, address indexed recipient, bytes32 keyId, bytes wrapped, address by);
     event Served(uint64 indexed segment, uint32 round, uint64 sealBy);
     event Sealed(uint64 indexed segment, address indexed verifier);
-    event RevealsDue(uint64 indexed segment, uint64 revealBy);
-    event Revealed(uint64 indexed segment, address indexed verifier, bool agrees, bytes32[] traceRoots);
+    event RevealsDue(uint64 indexed segment, uint64 revealBy, uint64 openingBlock);
+    event Revealed(uint64 indexed segment, address indexed verifier, bool agrees, bytes32[] traceRoots, bytes32 salt);
     event OpeningsDue(uint64 indexed segment, uint64 openingBlock, uint64 openBy);
     event Opened(uint64 indexed segment, address indexed verifier);
     event Attested(uint64 indexed segment, uint64 settleAfter);
@@ -61,7 +49,7 @@ interface IJobsLog {
     event Settled(uint64 indexed segment, address indexed provider, uint128 price);
     event Rejected(uint64 indexed segment);
     event NoShow(uint64 indexed segment, address indexed verifier, uint128 fee);
-    event Credited(address indexed who, uint64 indexed segment, uint128 amount, string reason);
+    event Credited(address indexed who, uint64 indexed segment, uint128 amount, bytes32 reason);
     event Withdrawn(address indexed who, uint128 amount);
     event BondCleared(uint64 indexed segment, uint128 amount);
 
@@ -106,7 +94,8 @@ interface IJobsLog {
     error LengthMismatch(uint256 expected, uint256 given);
     error NotSealed(address verifier);
     error NotRevealed(address verifier);
-    error AlreadyOpened(address verifier);
+    error NotDisclosed(uint64 segment, address verifier);
+    error NotStakes(address sender);
     error DigestMismatch(address verifier);
     error BadOpening(address verifier, uint256 index);
     error ParentUnsettled(uint64 parent, SegmentState state);
@@ -146,23 +135,27 @@ interface IJobs is IJobsLog {
     function release(uint64 segmentId, KeyRelease[] calldata releases) external;
     function served(uint64 segmentId, address[] calldata verifiers, bytes[] calldata signatures) external;
     function attest(uint64 segmentId, SealedVote[] calldata seals) external;
+    /// Votes, with their openings or without; again with them where they are awaited. The last opening decides the round.
     function reveal(uint64 segmentId, Reveal[] calldata reveals) external;
     function closeReveals(uint64 segmentId) external;
-    function open(uint64 segmentId, address verifier, Opening[] calldata openings) external;
     function decide(uint64 segmentId) external;
     function settle(uint64 segmentId) external;
     function voidSegment(uint64 segmentId) external;
     /// UNPAID: anyone, after `settleAfter`. WITHHELD, REJECTED: the Disputes contract. Never while a dispute is open.
     function clearBond(uint64 segmentId) external;
     function withdraw() external;
+    /// Brings the trace roots of a revealed vote, so that it can be disputed.
+    function disclose(uint64 segmentId, uint32 round, address verifier, bytes32[] calldata traceRoots, bytes32 salt) external;
+
+    // ---- Stakes
+    /// Takes what is slashed out of a reservation.
+    function seize(uint64 segmentId, address who, uint128 amount) external;
 
     // ---- the Disputes contract
     function disputeOpened(uint64 segmentId) external;
     function disputeResolved(uint64 segmentId, bool asserterLost) external;
     function disputeVoided(uint64 segmentId) external;
-    function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit)
-        external
-        returns (bytes32 root);
+    function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit) external returns (bytes32 root);
     function voteResolved(uint64 segmentId, uint32 round, address verifier, bool fell) external;
 
     // ---- views
@@ -177,7 +170,7 @@ interface IJobs is IJobsLog {
     /// All units drawn so far, those of earlier rounds first.
     function unitsOf(uint64 segmentId) external view returns (uint64[] memory);
     function checksOf(uint64 segmentId, uint32 round) external view returns (Check[] memory);
-    /// Hash that fixes the openings; zero while the opening block is not mined.
+    /// Hash that fixes the openings of a SERVED segment; zero while the opening block is not mined.
     function openingSeed(uint64 segmentId) external view returns (bytes32);
     /// The provider, its link root and the number of links.
     function linksOf(uint64 segmentId) external view returns (address provider, bytes32 linkRoot, uint64 links);
@@ -186,6 +179,10 @@ interface IJobs is IJobsLog {
     /// Open disputes, and whether `who` is the client or was drawn for the segment.
     function partyTo(uint64 segmentId, address who) external view returns (uint32 open_, bool party);
     function credit(address who) external view returns (uint128);
+    /// Stake reserved for segments and draws.
+    function heldOf(address who) external view returns (uint128);
+    /// The part of it that is for one segment.
+    function reservation(address who, uint64 segmentId) external view returns (uint128);
     function nonceUsed(address provider, uint256 nonce) external view returns (bool);
     function domainSeparator() external view returns (bytes32);
 }

@@ -2,7 +2,8 @@
 pragma solidity ^0.8.28;
 
 /// Collateral of providers and verifiers, their registration, and the verifiers' seats.
-/// stake = free + reserved (segments, draws, seats) + unbonding.
+/// stake = free + reserved (segments, draws, seats) + unbonding. What is reserved for segments and draws is counted by Jobs
+/// (IJobs.heldOf), which pays and frees bonds in one write; nothing leaves here without asking for it.
 interface IStakes {
     event Registered(address indexed who, bytes32 encryptionKey, string peer);
     event Deposited(address indexed who, uint128 amount);
@@ -43,11 +44,8 @@ interface IStakes {
     function bind(address jobs, address disputes) external;
 
     // ---- Jobs
-    function reserve(address who, uint64 segment, uint128 amount) external;
-    /// Frees at most `amount` of the reservation (a slash may have taken some of it).
-    function release(address who, uint64 segment, uint128 amount) external;
-    /// Moves at most `amount` out of the reservation to Jobs; returns what was moved.
-    function charge(address who, uint64 segment, uint128 amount, string calldata reason) external returns (uint128 moved);
+    /// Moves stake, which Jobs has just taken out of a reservation, to Jobs.
+    function charge(address who, uint64 segment, uint128 amount, string calldata reason) external;
 
     // ---- Disputes
     /// Takes `amount` out of the reservation: burns `burnt` of it, sends the rest to the Disputes contract.

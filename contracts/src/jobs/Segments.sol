@@ -2,11 +2,14 @@
 pragma solidity ^0.8.28;
 
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {IStakes} from "../interfaces/IStakes.sol";
 import {Bounds} from "../libraries/Bounds.sol";
 import {Hashes} from "../libraries/Hashes.sol";
 import {Merkle} from "../libraries/Merkle.sol";
-import {Job, KeyRelease, Offer, Segment, SegmentState, Check} from "../types/Types.sol";
+import {KeyRelease, Offer, SegmentState} from "../types/Types.sol";
 import {Base} from "./Base.sol";
+import {JobRecord, SegmentRecord, Stage, Stages} from "./Records.sol";
 
 /// The segment from its assignment to its commitment, and its ends other than the committee's: lapsed, settled, void, rejected.
 /// Code that Jobs runs by delegatecall (see Jobs.sol); by itself it holds nothing.
@@ -22,7 +25,7 @@ contract Segments is Base {
     // ---- assignment ----------------------------------------------------------------------------------------------------------
 
     function assign(Offer calldata offer, bytes calldata signature) external nonReentrant returns (uint64 segmentId) {
-        Job storage j = _job(offer.job);
+        JobRecord storage j = _job(offer.job);
         if (j.cancelled) revert JobIsCancelled(offer.job);
         if (j.completed) revert JobIsCompleted(offer.job);
         if (block.timestamp > j.deadline) revert JobPastDeadline(offer.job, j.deadline);
@@ -30,53 +33,67 @@ contract Segments is Base {
         segmentId = ++segmentCount;
         _takeRange(j, offer, segmentId);
 
+        SegmentRecord storage s = _segments[segmentId];
+        _takePrice(j, s, offer);
+        uint64 activateBy = _now() + j.activateWindow;
+        s.stage = _assignedStage(activateBy);
+        (s.parent, s.start, s.stop) = (offer.parent, uint32(offer.start), uint32(offer.stop));
+        (s.provider, s.job) = (offer.provider, offer.job);
+        s.lane = _holdBond(offer.provider, s.bond);
+        emit Assigned(segmentId, offer.job, offer.parent, offer.provider, offer.start, offer.stop, offer.price, activateBy);
+    }
+
+    /// Moves price and fees from the escrow to the segment, and sets the bond.
+    function _takePrice(JobRecord storage j, SegmentRecord storage s, Offer calldata offer) private {
         uint256 cap = uint256(j.priceCap) * (offer.stop - offer.start);
         if (offer.price == 0) revert ZeroAmount();
         if (offer.price > cap) revert PriceOverCap(offer.price, cap);
-        uint128 fees = j.fee * j.params.verifiers * (1 + j.params.redraws);
-        uint128 bond = uint128(Math.mulDiv(offer.price, j.params.bondTenths, 10));
-        if (j.escrow < offer.price + fees) revert InsufficientEscrow(j.escrow, offer.price + fees);
-        j.escrow -= offer.price + fees;
-        j.live += 1;
+        uint256 fees = uint256(j.fee) * j.verifiers * (1 + uint256(j.redraws));
+        uint256 needed = offer.price + fees;
+        if (j.escrow < needed) revert InsufficientEscrow(j.escrow, uint128(needed));
+        (j.escrow, j.live) = (uint96(j.escrow - needed), j.live + 1);
+        (s.price, s.feesHeld) = (SafeCast.toUint88(offer.price), SafeCast.toUint80(fees));
+        s.bond = SafeCast.toUint88(uint256(offer.price) * j.bondTenths / 10);
+    }
 
-        Segment storage s = _segments[segmentId];
-        s.job = offer.job;
-        s.parent = offer.parent;
-        s.start = offer.start;
-        s.stop = offer.stop;
-        s.provider = offer.provider;
-        s.state = SegmentState.ASSIGNED;
-        s.price = offer.price;
-        s.bond = bond;
-        s.feesHeld = fees;
-        s.activateBy = _now() + j.params.activateWindow;
-        if (bond > 0) _stakes.reserve(offer.provider, segmentId, bond);
-        emit Assigned(segmentId, offer.job, offer.parent, offer.provider, offer.start, offer.stop, offer.price, s.activateBy);
+    function _assignedStage(uint64 activateBy) private pure returns (uint256) {
+        Stage memory g;
+        g.state = SegmentState.ASSIGNED;
+        g.due = uint40(activateBy);
+        return Stages.pack(g);
+    }
+
+    /// Reserves what the provider has free.
+    function _holdBond(address provider, uint256 bond) private returns (uint8) {
+        uint128 free = _stakes.freeStake(provider);
+        if (free < bond) revert IStakes.InsufficientStake(provider, free, uint128(bond));
+        return _hold(provider, bond);
     }
 
     function _takeOffer(Offer calldata offer, bytes calldata signature) private {
         if (block.timestamp > offer.expires) revert OfferExpired(offer.expires, _now());
         if (nonceUsed[offer.provider][offer.nonce]) revert NonceUsed(offer.provider, offer.nonce);
         nonceUsed[offer.provider][offer.nonce] = true;
-        _needConsent(offer.provider, keccak256(abi.encode(OFFER_TYPE, offer)), signature);
+        _needConsent(offer.provider, _domainSeparatorV4(), keccak256(abi.encode(OFFER_TYPE, offer)), signature);
         if (_stakes.encryptionKeyOf(offer.provider) == 0) revert NotRegistered(offer.provider);
     }
 
     /// Checks that the range is the one that is open after the parent, and that the sender may assign it; marks it as taken.
-    function _takeRange(Job storage j, Offer calldata offer, uint64 segmentId) private {
+    function _takeRange(JobRecord storage j, Offer calldata offer, uint64 segmentId) private {
         uint64 start = 0;
         (uint64 child, uint64 openSince) = (j.child, j.openSince);
         if (offer.parent != 0) {
-            Segment storage p = _segments[offer.parent];
+            SegmentRecord storage p = _segments[offer.parent];
             if (p.job != offer.job) revert WrongParent(offer.parent, offer.job);
-            if (p.state < SegmentState.COMMITTED) revert ParentNotCommitted(offer.parent, p.state);
-            if (_unsettledFrom(offer.parent) >= j.params.depth) revert TooDeep(offer.parent, j.params.depth);
+            SegmentState state = Stages.state(p.stage);
+            if (state < SegmentState.COMMITTED) revert ParentNotCommitted(offer.parent, state);
+            if (_unsettledFrom(offer.parent) >= j.depth) revert TooDeep(offer.parent, j.depth);
             (start, child, openSince) = (p.stop, p.child, p.openSince);
         }
         if (child != 0) revert RangeTaken(offer.parent, child);
         uint64 stop = uint64(Math.min(j.steps, (start / j.segmentSteps + 1) * j.segmentSteps));
         if (offer.start != start || offer.stop != stop || start == stop) revert WrongRange(start, stop);
-        uint64 anyoneAfter = openSince + j.params.takeoverWindow;
+        uint64 anyoneAfter = openSince + j.takeoverWindow;
         if (msg.sender != j.scheduler && msg.sender != j.client && block.timestamp <= anyoneAfter) {
             revert NotEntitledToAssign(msg.sender, anyoneAfter);
         }
@@ -85,33 +102,31 @@ contract Segments is Base {
     }
 
     function activate(uint64 segmentId) external {
-        Segment storage s = _in(segmentId, SegmentState.ASSIGNED);
+        (SegmentRecord storage s, Stage memory g) = _in(segmentId, SegmentState.ASSIGNED);
         _needProvider(s);
-        _needBefore(s.activateBy);
-        s.state = SegmentState.ACTIVE;
-        s.leaseUntil = _now() + _jobs[s.job].params.leaseWindow;
-        emit Activated(segmentId, s.leaseUntil);
+        _needBefore(g.due);
+        uint64 leaseUntil = _now() + _jobs[s.job].leaseWindow;
+        (g.state, g.due) = (SegmentState.ACTIVE, uint40(leaseUntil));
+        s.stage = Stages.pack(g);
+        emit Activated(segmentId, leaseUntil);
     }
 
     function lapse(uint64 segmentId) external nonReentrant {
-        Segment storage s = _segment(segmentId);
-        Job storage j = _jobs[s.job];
-        uint128 fee;
-        if (s.state == SegmentState.ASSIGNED) {
-            _needAfter(s.activateBy);
-            if (s.keyed) fee = _bps(s.price, j.params.lateFeeBps);
-        } else if (s.state == SegmentState.ACTIVE) {
-            _needAfter(s.leaseUntil);
-            fee = _bps(s.price, j.params.lateFeeBps);
-        } else {
-            revert WrongState(segmentId, s.state);
-        }
+        SegmentRecord storage s = _segment(segmentId);
+        Stage memory g = Stages.unpack(s.stage);
+        if (g.state != SegmentState.ASSIGNED && g.state != SegmentState.ACTIVE) revert WrongState(segmentId, g.state);
+        _needAfter(g.due);
         _unsettledFrom(s.parent);
-        uint128 charged = _stakes.charge(s.provider, segmentId, fee, "late");
-        j.escrow += charged;
+        JobRecord storage j = _jobs[s.job];
+        uint128 fee = 0;
+        if (g.state == SegmentState.ACTIVE || s.keyed) fee = uint128(Math.min(_bps(s.price, j.lateFeeBps), s.bond));
         _releaseBond(segmentId, s);
-        _end(segmentId, s, SegmentState.LAPSED);
-        emit Lapsed(segmentId, charged);
+        _end(segmentId, s, g, SegmentState.LAPSED, 0);
+        if (fee > 0) {
+            j.escrow = SafeCast.toUint96(j.escrow + fee);
+            _stakes.charge(s.provider, segmentId, fee, "late");
+        }
+        emit Lapsed(segmentId, fee);
     }
 
     // ---- commitment ----------------------------------------------------------------------------------------------------------
@@ -126,23 +141,33 @@ contract Segments is Base {
         bytes32 keyId,
         bytes calldata keyEnvelope
     ) external {
-        Segment storage s = _in(segmentId, SegmentState.ACTIVE);
-        Job storage j = _jobs[s.job];
+        (SegmentRecord storage s, Stage memory g) = _in(segmentId, SegmentState.ACTIVE);
         _needProvider(s);
-        _needBefore(s.leaseUntil);
+        _needBefore(g.due);
         _unsettledFrom(s.parent);
         if (stop <= s.start || stop > s.stop) revert StopOutOfRange(stop, s.start, s.stop);
         Bounds.cid(checkpoint);
         if (keyEnvelope.length > MOST_WRAPPED) revert BadLength("key_envelope", keyEnvelope.length, MOST_WRAPPED);
-        _needEnd(stop - s.start, j.microBatches, linkRoot, endRoot, proof);
+        _needEnd(stop - s.start, _jobs[s.job].microBatches, linkRoot, endRoot, proof);
+        g.atBlock = _commitTo(s, stop, linkRoot, endRoot, sha256(checkpoint), keyId);
+        emit Committed(segmentId, stop, linkRoot, endRoot, checkpoint, keyId, keyEnvelope, s.commitment, g.atBlock);
+    }
+
+    /// Returns the seed block.
+    function _commitTo(SegmentRecord storage s, uint64 stop, bytes32 linkRoot, bytes32 endRoot, bytes32 checkpoint, bytes32 keyId)
+        private
+        returns (uint40)
+    {
+        JobRecord storage j = _jobs[s.job];
         if (stop < s.stop) _split(s, j, stop);
-        s.state = SegmentState.COMMITTED;
         s.linkRoot = linkRoot;
         s.endRoot = endRoot;
-        s.commitment = _commitment(s, j, sha256(checkpoint), keyId);
-        s.openSince = _now();
-        _awaitSeed(s, j);
-        emit Committed(segmentId, stop, linkRoot, endRoot, checkpoint, keyId, keyEnvelope, s.commitment, s.seedBlock);
+        s.commitment = _commitment(s, j, linkRoot, checkpoint, keyId);
+        s.openSince = uint40(block.timestamp);
+        Stage memory g;
+        uint64 seedBlock = _awaitSeed(g, j);
+        s.stage = Stages.pack(g);
+        return uint40(seedBlock);
     }
 
     /// The end root is the last of the (steps) * (micro-batches + 1) link ends.
@@ -152,108 +177,139 @@ contract Segments is Base {
     }
 
     /// A prefix is a segment of its own: its price is in proportion, the rest of the range is open after it.
-    function _split(Segment storage s, Job storage j, uint64 stop) private {
-        uint128 price = uint128(Math.mulDiv(s.price, stop - s.start, s.stop - s.start));
-        j.escrow += s.price - price;
-        s.price = price;
-        s.stop = stop;
+    function _split(SegmentRecord storage s, JobRecord storage j, uint64 stop) private {
+        uint256 price = uint256(s.price) * (stop - s.start) / (s.stop - s.start);
+        j.escrow = SafeCast.toUint96(j.escrow + s.price - price);
+        s.price = uint88(price);
+        s.stop = uint32(stop);
     }
 
-    function _commitment(Segment storage s, Job storage j, bytes32 checkpointHash, bytes32 keyId) private view returns (bytes32) {
+    function _commitment(SegmentRecord storage s, JobRecord storage j, bytes32 linkRoot, bytes32 checkpointHash, bytes32 keyId)
+        private
+        view
+        returns (bytes32)
+    {
         bytes32 parent = s.parent == 0 ? j.specDigest : _segments[s.parent].commitment;
-        return Hashes.commitment(s.job, parent, j.programRoot, s.start, s.stop, s.linkRoot, checkpointHash, keyId);
+        return Hashes.commitment(s.job, parent, j.programRoot, s.start, s.stop, linkRoot, checkpointHash, keyId);
     }
 
     // ---- keys ----------------------------------------------------------------------------------------------------------------
 
     function release(uint64 segmentId, KeyRelease[] calldata releases) external {
-        Segment storage s = _segment(segmentId);
+        SegmentRecord storage s = _segment(segmentId);
         if (releases.length > MOST_RELEASES) revert BadLength("releases", releases.length, MOST_RELEASES);
-        bool official = msg.sender == _jobs[s.job].keyService;
+        if (msg.sender == _jobs[s.job].keyService) _noteKeys(segmentId, s, releases);
         for (uint256 i = 0; i < releases.length; ++i) {
             KeyRelease calldata r = releases[i];
             if (r.wrapped.length > MOST_WRAPPED) revert BadLength("wrapped", r.wrapped.length, MOST_WRAPPED);
-            if (official) _noteKey(segmentId, s, r.recipient);
             emit KeyReleased(segmentId, r.recipient, r.keyId, r.wrapped, msg.sender);
         }
     }
 
-    function _noteKey(uint64 segmentId, Segment storage s, address recipient) private {
-        if (s.state == SegmentState.ASSIGNED || s.state == SegmentState.ACTIVE) {
-            if (recipient == s.provider) s.keyed = true;
-        } else if (s.state == SegmentState.DRAWN) {
-            Check[] storage checks = _checks[segmentId][s.round];
-            for (uint256 i = 0; i < checks.length; ++i) {
-                if (checks[i].verifier == recipient) checks[i].keyed = true;
+    function _noteKeys(uint64 segmentId, SegmentRecord storage s, KeyRelease[] calldata releases) private {
+        Stage memory g = Stages.unpack(s.stage);
+        if (g.state == SegmentState.ASSIGNED || g.state == SegmentState.ACTIVE) {
+            for (uint256 i = 0; i < releases.length; ++i) {
+                if (releases[i].recipient == s.provider) s.keyed = true;
             }
+        } else if (g.state == SegmentState.DRAWN) {
+            for (uint256 i = 0; i < releases.length; ++i) {
+                (uint256 found,) = _find(segmentId, g, releases[i].recipient);
+                if (found < SEATS) g.keyed |= uint16(1 << found);
+            }
+            s.stage = Stages.pack(g);
         }
     }
 
     // ---- ends ----------------------------------------------------------------------------------------------------------------
 
     function settle(uint64 segmentId) external nonReentrant {
-        Segment storage s = _in(segmentId, SegmentState.ATTESTED);
-        _needAfter(s.settleAfter);
+        (SegmentRecord storage s, Stage memory g) = _in(segmentId, SegmentState.ATTESTED);
+        _needAfter(g.due);
         _needNoDispute(segmentId, s);
-        if (s.parent != 0 && _segments[s.parent].state != SegmentState.SETTLED) {
-            revert ParentUnsettled(s.parent, _segments[s.parent].state);
+        if (s.parent != 0 && _stateOf(s.parent) != SegmentState.SETTLED) {
+            revert ParentUnsettled(s.parent, _stateOf(s.parent));
         }
-        _releaseBond(segmentId, s);
-        _end(segmentId, s, SegmentState.SETTLED);
+        // The bond's field may stay: SETTLED says that it is free.
+        _end(segmentId, s, g, SegmentState.SETTLED, s.seized ? _takeBond(segmentId, s) : s.bond);
         emit Settled(segmentId, s.provider, s.price);
     }
 
     function voidSegment(uint64 segmentId) external nonReentrant {
-        Segment storage s = _segment(segmentId);
-        if (_terminal(s.state)) revert WrongState(segmentId, s.state);
-        if (s.parent == 0 || !_failed(_segments[s.parent].state)) revert NotVoidable(segmentId);
+        SegmentRecord storage s = _segment(segmentId);
+        Stage memory g = Stages.unpack(s.stage);
+        if (_terminal(g.state)) revert WrongState(segmentId, g.state);
+        if (s.parent == 0 || !_failed(_stateOf(s.parent))) revert NotVoidable(segmentId);
         _needNoDispute(segmentId, s);
         _releaseBond(segmentId, s);
-        _end(segmentId, s, SegmentState.VOID);
+        _end(segmentId, s, g, SegmentState.VOID, 0);
         emit Voided(segmentId);
     }
 
     function clearBond(uint64 segmentId) external nonReentrant {
-        Segment storage s = _segment(segmentId);
-        if (s.state == SegmentState.UNPAID) {
-            _needAfter(s.settleAfter);
-        } else if (s.state == SegmentState.WITHHELD || s.state == SegmentState.REJECTED) {
+        SegmentRecord storage s = _segment(segmentId);
+        Stage memory g = Stages.unpack(s.stage);
+        if (g.state == SegmentState.UNPAID) {
+            _needAfter(g.due);
+        } else if (g.state == SegmentState.WITHHELD || g.state == SegmentState.REJECTED) {
             if (msg.sender != _stakes.disputes()) revert NotDisputes(msg.sender);
         } else {
-            revert WrongState(segmentId, s.state);
+            revert WrongState(segmentId, g.state);
         }
         _needNoDispute(segmentId, s);
         if (s.bond == 0) revert NoBond(segmentId);
-        emit BondCleared(segmentId, _stakes.reservation(s.provider, segmentId));
-        _releaseBond(segmentId, s);
+        emit BondCleared(segmentId, uint128(_releaseBond(segmentId, s)));
     }
 
+    // ---- the Disputes contract -----------------------------------------------------------------------------------------------
+
     function disputeOpened(uint64 segmentId) external onlyDisputes {
-        Segment storage s = _segment(segmentId);
-        bool standing = s.state == SegmentState.DRAWN || s.state == SegmentState.SERVED || s.state == SegmentState.ATTESTED;
-        bool bonded = s.bond > 0 && (s.state == SegmentState.WITHHELD || s.state == SegmentState.UNPAID);
-        if (!standing && !bonded) revert WrongState(segmentId, s.state);
+        SegmentRecord storage s = _segment(segmentId);
+        SegmentState state = Stages.state(s.stage);
+        bool standing = state == SegmentState.DRAWN || state == SegmentState.SERVED || state == SegmentState.ATTESTED;
+        bool bonded = s.bond > 0 && (state == SegmentState.WITHHELD || state == SegmentState.UNPAID);
+        if (!standing && !bonded) revert WrongState(segmentId, state);
         s.disputes += 1;
     }
 
     function disputeResolved(uint64 segmentId, bool asserterLost) external onlyDisputes nonReentrant {
-        Segment storage s = _segment(segmentId);
-        if (s.disputes == 0) revert NoDisputeOpen(segmentId);
-        s.disputes -= 1;
-        if (!asserterLost || _terminal(s.state)) return;
-        _end(segmentId, s, SegmentState.REJECTED);
+        (SegmentRecord storage s, Stage memory g) = _disputed(segmentId);
+        if (!asserterLost || _terminal(g.state)) return;
+        _end(segmentId, s, g, SegmentState.REJECTED, 0);
         emit Rejected(segmentId);
     }
 
     /// The leaves differ: nobody is paid for the range, nobody is slashed, and it is open again once no other dispute is open.
     function disputeVoided(uint64 segmentId) external onlyDisputes nonReentrant {
-        Segment storage s = _segment(segmentId);
+        (SegmentRecord storage s, Stage memory g) = _disputed(segmentId);
+        if (s.disputes > 0 || _terminal(g.state)) return;
+        _releaseBond(segmentId, s);
+        _end(segmentId, s, g, SegmentState.VOID, 0);
+        emit Voided(segmentId);
+    }
+
+    /// A segment with one open dispute less.
+    function _disputed(uint64 segmentId) private returns (SegmentRecord storage s, Stage memory g) {
+        s = _segment(segmentId);
         if (s.disputes == 0) revert NoDisputeOpen(segmentId);
         s.disputes -= 1;
-        if (s.disputes > 0 || _terminal(s.state)) return;
-        _releaseBond(segmentId, s);
-        _end(segmentId, s, SegmentState.VOID);
-        emit Voided(segmentId);
+        g = Stages.unpack(s.stage);
+    }
+
+    /// Brings the trace roots of a revealed vote, of which a hash is stored, so that it can be disputed. Anyone. The hash is that of the
+    /// roots or, of a vote whose round was decided by the call that revealed it, still the digest.
+    function disclose(uint64 segmentId, uint32 round, address verifier, bytes32[] calldata traceRoots, bytes32 salt) external {
+        (Stage memory g, uint256 i, uint8 lane) = _voteOf(segmentId, round, verifier);
+        if (g.revealed >> i & 1 == 0) revert NotRevealed(verifier);
+        if (g.bonded >> i & 1 == 0) revert NoBond(segmentId);
+        bytes32 vote = _words[verifier][_key(segmentId, round, lane)];
+        if (vote != keccak256(abi.encodePacked(traceRoots))) {
+            bool agrees = g.agrees >> i & 1 == 1;
+            if (vote != Hashes.attestation(segmentId, round, agrees, traceRoots, verifier, salt)) {
+                revert DigestMismatch(verifier);
+            }
+        }
+        _disclosed[_place(segmentId, round, i)] = traceRoots;
     }
 
     /// The trace root that a drawn verifier has revealed for a unit; its draw bond stays until `voteResolved`. Only a vote that agrees can
@@ -263,41 +319,82 @@ contract Segments is Base {
         onlyDisputes
         returns (bytes32 root)
     {
-        Check storage c = _voteOf(segmentId, round, verifier);
-        if (!c.revealed || !c.agrees) revert NotRevealed(verifier);
-        if (!c.bonded) revert NoBond(segmentId);
-        uint64[] storage units = _units[segmentId];
+        (Stage memory g, uint256 k,) = _voteOf(segmentId, round, verifier);
+        if (g.revealed >> k & 1 == 0 || g.agrees >> k & 1 == 0) revert NotRevealed(verifier);
+        if (g.bonded >> k & 1 == 0) revert NoBond(segmentId);
+        bytes32[] storage roots = _disclosed[_place(segmentId, round, k)];
+        if (roots.length == 0) revert NotDisclosed(segmentId, verifier);
+        uint64[] memory units = _unitsOf(segmentId, roots.length);
         uint256 i = 0;
-        while (i < c.traceRoots.length && units[i] != unit) ++i;
-        if (i == c.traceRoots.length) revert NotDrawnUnit(segmentId, unit);
-        _held[segmentId][verifier] += 1;
-        return c.traceRoots[i];
+        while (i < units.length && units[i] != unit) ++i;
+        if (i == units.length) revert NotDrawnUnit(segmentId, unit);
+        _disputedVotes[segmentId][verifier] += 1;
+        return roots[i];
     }
 
-    /// A vote that fell counts no more and is not paid.
+    /// A vote that fell counts no more and is not paid. When the segment has ended and nothing else is open over the verifier's votes,
+    /// its draw bonds are free.
     function voteResolved(uint64 segmentId, uint32 round, address verifier, bool fell) external onlyDisputes nonReentrant {
-        Check storage c = _voteOf(segmentId, round, verifier);
-        uint32 held = _held[segmentId][verifier] -= 1;
-        if (fell) (c.isSealed, c.revealed, c.opened, c.prevailed) = (false, false, false, false);
-        if (held > 0 || !_terminal(_segments[segmentId].state)) return;
-        c.bonded = false;
-        uint128 left = _stakes.reservation(verifier, segmentId);
-        if (left > 0) _stakes.release(verifier, segmentId, left);
+        (Stage memory g, uint256 i,) = _voteOf(segmentId, round, verifier);
+        uint32 open_ = _disputedVotes[segmentId][verifier] -= 1;
+        if (fell) {
+            uint16 others = ~uint16(1 << i);
+            (g.isSealed, g.revealed) = (g.isSealed & others, g.revealed & others);
+            (g.opened, g.prevailed) = (g.opened & others, g.prevailed & others);
+            _keep(segmentId, round, g);
+        }
+        SegmentRecord storage s = _segments[segmentId];
+        if (open_ > 0 || !_terminal(Stages.state(s.stage))) return;
+        uint256 last = Stages.round(s.stage);
+        for (uint256 r = 0; r <= last; ++r) {
+            _freeDraw(segmentId, s, r, verifier);
+        }
     }
 
-    function _voteOf(uint64 segmentId, uint32 round, address verifier) private view returns (Check storage) {
-        Check[] storage checks = _checks[segmentId][round];
-        for (uint256 i = 0; i < checks.length; ++i) {
-            if (checks[i].verifier == verifier) return checks[i];
+    function _freeDraw(uint64 segmentId, SegmentRecord storage s, uint256 round, address verifier) private {
+        Stage memory g = _stageOf(segmentId, round);
+        (uint256 i, uint8 lane) = _find(segmentId, g, verifier);
+        if (i >= SEATS || g.bonded >> i & 1 == 0) return;
+        uint256 left = _takeDrawBond(segmentId, s, g, i, verifier, _jobs[s.job].drawBond);
+        _give(verifier, segmentId, 0, "", left, lane);
+        _keep(segmentId, round, g);
+    }
+
+    function _keep(uint64 segmentId, uint256 round, Stage memory g) private {
+        SegmentRecord storage s = _segments[segmentId];
+        if (round == Stages.round(s.stage)) s.stage = Stages.pack(g);
+        else _past[segmentId][round] = Stages.pack(g);
+    }
+
+    function _voteOf(uint64 segmentId, uint32 round, address verifier)
+        private
+        view
+        returns (Stage memory g, uint256 i, uint8 lane)
+    {
+        uint256 word = _segments[segmentId].stage;
+        if (round <= Stages.round(word)) {
+            g = _stageOf(segmentId, round);
+            (i, lane) = _find(segmentId, g, verifier);
+            if (i < SEATS) return (g, i, lane);
         }
         revert NotDrawn(segmentId, verifier);
     }
 
-    function _needNoDispute(uint64 segmentId, Segment storage s) private view {
+    /// Takes what is slashed out of a reservation.
+    function seize(uint64 segmentId, address who, uint128 amount) external {
+        if (msg.sender != address(_stakes)) revert NotStakes(msg.sender);
+        uint128 left = _reservation(segmentId, who);
+        if (amount > left) revert IStakes.ReservationExceeded(who, segmentId, left, amount);
+        _segments[segmentId].seized = true;
+        _seized[segmentId][who] += amount;
+        _give(who, segmentId, 0, "", amount, NO_LANE);
+    }
+
+    function _needNoDispute(uint64 segmentId, SegmentRecord storage s) private view {
         if (s.disputes > 0) revert DisputeOpen(segmentId, s.disputes);
     }
 
-    function _needProvider(Segment storage s) private view {
+    function _needProvider(SegmentRecord storage s) private view {
         if (msg.sender != s.provider) revert NotProvider(msg.sender, s.provider);
     }
 }

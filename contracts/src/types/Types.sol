@@ -101,11 +101,13 @@ struct SealedVote {
     bytes signature;
 }
 
+/// A vote shown: what was sealed, and the leaves of its traces that were drawn (none: they come later).
 struct Reveal {
     address verifier;
     bool agrees;
     bytes32[] traceRoots;
     bytes32 salt;
+    Opening[] openings;
 }
 
 /// `leaf` is the 32-byte item (a tensor root or a head), before it is hashed as a leaf; `proof` runs from the leaf up.
@@ -114,7 +116,7 @@ struct Opening {
     bytes32[] proof;
 }
 
-/// A job as it is stored. What only readers need (the spec's CID) is in the JobPosted event.
+/// A job as it is told. What only readers need (the spec's CID) is in the JobPosted event.
 struct Job {
     address client;
     bool cancelled;
@@ -147,6 +149,7 @@ struct Job {
     Params params;
 }
 
+/// A segment as it is told. A time or block is 0 unless it is the one that the segment's state waits for.
 struct Segment {
     uint64 job;
     uint64 parent;
@@ -185,8 +188,6 @@ struct Segment {
     bytes32 linkRoot;
     bytes32 endRoot;
     bytes32 commitment;
-    // Hash of the opening block, recorded by the first `open`.
-    bytes32 openingHash;
 }
 
 /// One drawn verifier in one round.
@@ -203,8 +204,7 @@ struct Check {
     bool agrees;
     // It is on the yes side of its round.
     bool prevailed;
-    // Its turn among the reveals of the round, from 1.
-    uint32 order;
-    bytes32 digest;
-    bytes32[] traceRoots;
+    // Its digest; keccak256 of its trace roots one after another, if it was revealed before the call that decided the round; 0 when
+    // its draw bond is free.
+    bytes32 vote;
 }

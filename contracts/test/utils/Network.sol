@@ -173,7 +173,7 @@ abstract contract Network is Test {
         t.segmentSteps = SEGMENT_STEPS;
         t.microWeight = 3;
         t.updateWeight = 1;
-        t.microLeaves = MICRO_LEAVES;
+        t.microLeaves = microLeaves();
         t.updateLeaves = UPDATE_LEAVES;
         t.priceCap = 10e6;
         t.fee = FEE;
@@ -302,13 +302,17 @@ abstract contract Network is Test {
         serve(id, committee(id));
     }
 
+    function microLeaves() internal pure virtual returns (uint32) {
+        return MICRO_LEAVES;
+    }
+
     function updateLeaves() internal pure virtual returns (uint32) {
         return UPDATE_LEAVES;
     }
 
     /// Leaves of the trace of one unit as a verifier of the given story sees it: story 0 is the truth.
     function trace(uint64 id, uint64 unit, uint256 story) internal pure returns (bytes32[] memory items) {
-        items = new bytes32[](unit % (MICROS + 1) == MICROS ? updateLeaves() : MICRO_LEAVES);
+        items = new bytes32[](unit % (MICROS + 1) == MICROS ? updateLeaves() : microLeaves());
         for (uint256 i = 0; i < items.length; ++i) {
             items[i] = keccak256(abi.encode("trace", id, unit, i, story));
         }
@@ -323,7 +327,13 @@ abstract contract Network is Test {
     }
 
     function vote(uint64 id, address who, bool agrees, uint256 story) internal view returns (Reveal memory) {
-        return Reveal(who, agrees, traceRoots(id, story), keccak256(abi.encode("salt", id, who)));
+        return Reveal(who, agrees, traceRoots(id, story), keccak256(abi.encode("salt", id, who)), new Opening[](0));
+    }
+
+    /// The same vote with its openings.
+    function fullVote(uint64 id, address who, bool agrees, uint256 story) internal view returns (Reveal memory v) {
+        v = vote(id, who, agrees, story);
+        v.openings = openingsOf(id, who, story);
     }
 
     function digestOf(uint64 id, Reveal memory v) internal view returns (bytes32) {
@@ -368,13 +378,22 @@ abstract contract Network is Test {
     }
 
     function open(uint64 id, address who, uint256 story) internal {
-        jobs.open(id, who, openingsOf(id, who, story));
+        reveal(id, fullVote(id, who, true, story));
     }
 
     /// A whole committee votes: `stories[i]` is what the i-th verifier saw (0: the truth), 255 that it does nothing; `no` has bit i set
-    /// when it disagrees. Ends before `decide`.
+    /// when it disagrees. The last opening decides the round.
     function voted(uint64 id, uint8[3] memory stories, uint8 no) internal {
+        address last = almostVoted(id, stories, no);
+        for (uint256 i = 0; last != address(0) && i < 3; ++i) {
+            if (committee(id)[i] == last) return open(id, last, stories[i]);
+        }
+    }
+
+    /// All but the last opening; whose it is (nobody's: nobody has revealed, and the round is decided).
+    function almostVoted(uint64 id, uint8[3] memory stories, uint8 no) internal returns (address last) {
         address[] memory who = committee(id);
+        uint8 told;
         bool all = true;
         for (uint256 i = 0; i < who.length; ++i) {
             if (stories[i] == 255) all = false;
@@ -387,17 +406,21 @@ abstract contract Network is Test {
             any = true;
             reveal(id, vote(id, who[i], (no >> i) & 1 == 0, stories[i]));
         }
-        if (!any) jobs.closeReveals(id);
+        if (!any) {
+            jobs.closeReveals(id);
+            return address(0);
+        }
         mine(3);
         for (uint256 i = 0; i < who.length; ++i) {
-            if (stories[i] != 255) open(id, who[i], stories[i]);
+            if (stories[i] == 255) continue;
+            if (last != address(0)) open(id, last, told);
+            (last, told) = (who[i], stories[i]);
         }
     }
 
     function attested(uint64 job, uint64 parent) internal returns (uint64 id) {
         id = served(job, parent);
         voted(id, [0, 0, 0], 0);
-        jobs.decide(id);
     }
 
     function settled(uint64 job, uint64 parent) internal returns (uint64 id) {
@@ -409,7 +432,6 @@ abstract contract Network is Test {
     function withheld(uint64 job, uint64 parent) internal returns (uint64 id) {
         id = served(job, parent);
         voted(id, [1, 1, 0], 3);
-        jobs.decide(id);
     }
 
     // ---- looking -------------------------------------------------------------------------------------------------------------
