@@ -1,7 +1,7 @@
 # Measures the gas of a dispute at the size of a training step of a billion parameters (a trace of 2^16 leaves, tensors of 2^22 chunks, a fold
 # of 2^16 items, 2^10 links), each move a transaction of its own with its calldata, of the calls that settle an undisputed segment with
 # three verifiers, and of committees of several sizes from the draw to the settlement. Forge runs contracts/test/DisputeGas.t.sol, Gas.t.sol and
-# Policies.t.sol; the leaf is the tests' own, EIP-7623's calldata floor is not counted.
+# Policies.t.sol; the two real leaves decide, and the calldata floor of EIP-7623 is counted in a dispute.
 # Goals: each side under 1.2 M with every level opened on chain, under 600 k over nodes that were served off chain, no move over 500 k;
 # settlement under 200 k with batched attestations, under 450 k when everybody posts alone.
 #

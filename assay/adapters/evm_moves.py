@@ -80,7 +80,7 @@ def _pick(m: moves.Pick, s: Shown) -> tuple[str, tuple[object, ...]]:
         return "pickOutput", (shown,)
     if m.item is not None:
         return "pickItem", (shown, s.stage, m.which, m.item.item, m.item.value, m.item.path)
-    return "pick", (shown, s.stage, m.which, packed(s.folded[m.which]) if m.which < len(s.folded) else b"", m.part)
+    return "pick", (shown, s.stage, m.which, packed(s.folded[m.which]) if 0 <= m.which < len(s.folded) else b"", m.part)
 
 
 def _point(m: moves.Point) -> tuple[str, tuple[object, ...]]:

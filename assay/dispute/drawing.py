@@ -223,7 +223,7 @@ def _proved(state: State, move: moves.Prove, _: State) -> Told:
 
 def _folded(state: State, move: moves.Fold, _: State) -> Told:
     stage = stages.decode_stage(state.stage)
-    totals = ", ".join(f"fold {i}: {total}, in {len(move.parts[i])} parts" for i, total in enumerate(move.totals))
+    totals = "; ".join(f"fold {i}: {total}, in {len(move.parts[i])} parts" for i, total in enumerate(move.totals))
     return f"shows the totals of element {state.element} of {stage.op}: {totals}", ()
 
 

@@ -50,12 +50,12 @@ contract TimeoutsTest is Arena {
         for (uint256 s = uint256(Stand.SEALED); s < uint256(Stand.RESOLVED); ++s) {
             assertTrue(seen[Stand(s)][true] || seen[Stand(s)][false], vm.toString(s));
         }
-        // Walks and ranges are of both sides.
+        // Walks and ranges are of both sides; the toy's trees but that of the links are open with one move of the asserter.
         Stand[6] memory both = [Stand.LINKS, Stand.TRACE, Stand.CHUNKS, Stand.ENTRIES, Stand.FIELDS, Stand.RANGE];
         for (uint256 i = 0; i < 6; ++i) {
             assertTrue(seen[both[i]][false], "the challenger's turn");
         }
-        assertTrue(seen[Stand.RANGE][true] && seen[Stand.LINKS][true] && seen[Stand.TRACE][true], "the asserter's turn");
+        assertTrue(seen[Stand.RANGE][true] && seen[Stand.LINKS][true], "the asserter's turn");
     }
 
     function fold_() private {

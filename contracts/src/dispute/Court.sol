@@ -87,11 +87,10 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
 
     /// It is the turn of `asserting` to make the move of `stand`.
     function _next(uint64 id, Game storage g, Turn t, Stand stand, bool asserting) internal {
-        t = t.withStand(stand).withAsserting(asserting).withSince();
-        g.turn = t;
+        g.turn = t = t.awaiting(stand, asserting);
         // an account with code (EIP-7702) may have called itself: then the transaction's calldata are not the move's
         bool own = msg.sender == tx.origin && msg.sender.code.length == 0;
-        uint256 awaited = uint256(uint8(stand)) | (asserting ? 1 << 8 : 0) | (_due(t) << 16);
+        uint256 awaited = uint256(uint8(stand)) | (asserting ? 1 << 8 : 0) | ((block.timestamp + _grace + t.budget(asserting)) << 16);
         bytes32 topic = Moved.selector;
         assembly ("memory-safe") {
             let free := mload(0x40)

@@ -58,7 +58,7 @@ interface IDisputeGame is IDisputes, IDisputesLog {
     // ---- the asserter
     function concede(uint64 id) external;
     function reveal(uint64 id, bytes32[] calldata children) external;
-    function trace(uint64 id, TraceMove calldata t) external;
+    function trace(uint64 id, TraceMove calldata m) external;
     function stage(
         uint64 id,
         Link calldata link,

@@ -16,6 +16,8 @@ library Turns {
     uint256 private constant OF_BATCH = 18;
     uint256 private constant HEAD = 19;
     uint256 private constant CLAIMED = 20;
+    uint256 private constant SINCE = 56;
+    uint256 private constant AWAITED = 0xff | (1 << ASSERTING) | (uint256(type(uint40).max) << SINCE);
 
     function _get(Turn t, uint256 spot, uint256 mask) private pure returns (uint256) {
         return (Turn.unwrap(t) >> spot) & mask;
@@ -73,7 +75,7 @@ library Turns {
     }
 
     function since(Turn t) internal pure returns (uint40) {
-        return uint40(_get(t, 56, type(uint40).max));
+        return uint40(_get(t, SINCE, type(uint40).max));
     }
 
     function budget(Turn t, bool ofAsserter) internal pure returns (uint32) {
@@ -96,12 +98,14 @@ library Turns {
         return _set(t, 0, 0xff, uint256(value));
     }
 
-    function withOutcome(Turn t, Outcome value) internal pure returns (Turn) {
-        return _set(t, 8, 0xff, uint256(value));
+    /// From now on it is the turn of `asserting_`, to make the move of `stand_`.
+    function awaiting(Turn t, Stand stand_, bool asserting_) internal view returns (Turn) {
+        uint256 told = uint256(uint8(stand_)) | (asserting_ ? 1 << ASSERTING : 0) | (uint256(uint40(block.timestamp)) << SINCE);
+        return Turn.wrap((Turn.unwrap(t) & ~AWAITED) | told);
     }
 
-    function withAsserting(Turn t, bool value) internal pure returns (Turn) {
-        return _set(t, ASSERTING, 1, value ? 1 : 0);
+    function withOutcome(Turn t, Outcome value) internal pure returns (Turn) {
+        return _set(t, 8, 0xff, uint256(value));
     }
 
     function withMoved(Turn t) internal pure returns (Turn) {
@@ -138,7 +142,7 @@ library Turns {
 
     /// Now.
     function withSince(Turn t) internal view returns (Turn) {
-        return _set(t, 56, type(uint40).max, uint40(block.timestamp));
+        return _set(t, SINCE, type(uint40).max, uint40(block.timestamp));
     }
 
     function withBudget(Turn t, bool ofAsserter, uint32 value) internal pure returns (Turn) {
