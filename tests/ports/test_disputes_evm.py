@@ -80,7 +80,7 @@ def test_a_game_goes_on_over_a_node_that_restarts(tmp_path: Path, monkeypatch: p
         assert await fresh(anvil, stage, dispute) == before
         record = await stage.play(dispute, *players, ("alice", "vera"))
         assert record.outcome is Outcome.ASSERTER_LOST
-        assert {type(played.move) for played in record.moves} >= {moves.Fold, moves.Pick, moves.Split, moves.Item}
+        assert {type(played.move) for played in record.moves} >= {moves.Fold, moves.Pick, moves.Item}
         await stage.pay(dispute)
         await world.do("vera", WithdrawDisputes())
         held = await world.balances()
