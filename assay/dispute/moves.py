@@ -1,7 +1,8 @@
 """What a dispute is about, where it stands, and the moves of both sides, as data.
 
 Paths are siblings from the leaf up; roots, hashes and salts have 32 bytes. A move carries what the contract needs in the same
-transaction; what the contract has checked before (a program's head, a stage) a state keeps.
+transaction; what the contract has checked before (a program's head, a stage) a state keeps. One file because this is the game's whole
+vocabulary, and a move is understood by the fields of the state that it fills.
 """
 
 from __future__ import annotations
