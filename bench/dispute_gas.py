@@ -5,7 +5,8 @@
 # (never reached), too. Batched: one transaction of seals, one of reveals. Alone: every verifier posts its own. Life: from assign to settle,
 # batched. In a network that runs; "first" is the first segment of all, whose words are all new. Traces of 5 and 9 leaves, and of 1024.
 # Committees of several sizes from the draw to the settlement, too.
-# Forge runs contracts/test/DisputeGas.t.sol, Gas.t.sol and Policies.t.sol; the leaf is the tests' own.
+# Forge runs contracts/test/DisputeGas.t.sol, Gas.t.sol and Policies.t.sol; the two real leaves decide, and EIP-7623's floor is counted in a
+# dispute, too.
 # Goals: each side under 1.2 M with every level opened on chain, under 600 k over nodes that were served off chain, no move over 500 k;
 # settlement under 200 k batched, under 450 k when everybody posts alone.
 #

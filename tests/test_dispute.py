@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay import merkle
-from assay.dispute import game, moves
+from assay import merkle, stages
+from assay.dispute import game, leaf, moves
+from assay.dispute.bounds import Sizes, moves_left, seconds_left
 from assay.dispute.checks import IllegalMove
 from assay.dispute.game import apply, payments, sealed
 from assay.dispute.moves import AnyMove, Moment, Phase, Revealed, Side, Verdict
-from assay.dispute.players import Asserter, Challenger, Played, play
+from assay.dispute.players import BEGIN, Asserter, Challenger, Played, play
 from assay.dispute.proofs import Job, Link, Tensor
 from assay.dispute.tree import Tree
 from assay.exact import reference
@@ -44,16 +45,32 @@ from tests.dispute_cases import (
     job,
     opening,
 )
-from tests.liars.disputes import Cunning, Doubter, HonestInputs, Inputs, Liar, OddBatch, OtherEnd, Padded, at, flipped
+from tests.liars.disputes import (
+    BadParts,
+    Cunning,
+    Doubter,
+    HonestInputs,
+    Inputs,
+    Liar,
+    Misread,
+    OddBatch,
+    OtherEnd,
+    Padded,
+    TooMany,
+    at,
+    flipped,
+)
 
 MICRO, UPDATE = 1, 5
 """The links that are disputed here: a step's second micro-batch, and the update of the segment's second step."""
 
 
-def against(link: Link, unit: int, cls: type[Asserter] = Asserter, committed: Digest | None = None) -> Played:
-    """A provider whose link `unit` is a lie, and the honest challenger."""
+def against(link: Link, unit: int, cls: type[Asserter] = Asserter, committed: Digest | None = None, served: Link | bool = False) -> Played:
+    """A provider whose link `unit` is a lie, and the honest challenger, whom it has served that, or another, or nothing."""
     told = [*ends()[:unit], committed or link.end_root, *ends()[unit + 1 :]]
-    return dispute(cls(lambda _: link, told), told, unit)
+    shown = link if served is True else served
+    challenger = Challenger(honest().__getitem__, ends(), opening(unit), (lambda _: shown) if isinstance(shown, Link) else None)
+    return dispute(cls(lambda _: link, told), told, unit, challenger)
 
 
 def phases(played: Played) -> list[str]:
@@ -64,7 +81,7 @@ def lost(played: Played, *through: Phase) -> str:
     """That the challenger has won, by way of some phases; the reason."""
     assert played.state.verdict is Verdict.CHALLENGER, played.state.reason
     assert set(through) <= set(phases(played)), phases(played)
-    assert len(played.moves) <= 1 + 2 * (4 + 6 + 4) + 6
+    assert len(played.moves) <= moves_left(sealed(played.state.facts, played.state.digest, BEGIN), sizes()) + 1
     return played.state.reason
 
 
@@ -302,8 +319,8 @@ def test_wins_at_every_leaf_of_the_trace(unit: int) -> None:
     for place in range(1 if unit == UPDATE else 0, len(honest()[unit].contents)):
         seen |= set(won(doubted(unit, place, {Phase.TRACE: place})))
         seen |= set(won(doubted(unit, place + 1000, {Phase.TRACE: place}, leaps=True)))
-    silent = {"sealed", "links"} | ({"batch", "fields", "field", "record"} if unit == UPDATE else set())
-    assert {str(p) for p in Phase} - seen == silent - ({"pick", "range"} & silent) | ({"pick", "range"} if unit == UPDATE else set())
+    silent = {"sealed", "links"} | ({"batch", "fields", "field", "record", "pick", "range", "finish"} if unit == UPDATE else set())
+    assert {str(p) for p in Phase} - seen == silent
 
 
 @pytest.mark.parametrize("unit", [MICRO, UPDATE])
@@ -487,3 +504,103 @@ def test_money() -> None:
         assert tuple(found) == paid
         assert found.slashed + stake == found.burnt + found.challenger + found.asserter
         assert found.slashed <= bond
+
+
+# ---- every dispute ends ------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def sizes() -> Sizes:
+    types = [node.type for part in (PROGRAM.micro, PROGRAM.update) for node in part.nodes] + [i.type for i in PROGRAM.micro.inputs]
+    every = [stages.decode_stage(data) for link in honest()[: MICRO_BATCHES + 1] for data in link.trees.encoded.stages]
+    items = max(leaf.length(s, s.type.elements - 1, fold) for s in every for fold in range(leaf.folds(s)))
+    return Sizes(max(game.checks.chunk_count(t) for t in types), items, max(link.ends.count for link in honest()))
+
+
+def ends_in_time(played: Played) -> None:
+    """That each move leaves fewer moves, and less time."""
+    state, at = sealed(played.state.facts, played.state.digest, BEGIN), BEGIN
+    for made, moment, after in played.moves:
+        if not isinstance(made, moves.Timeout):
+            assert moves_left(after, sizes()) < moves_left(state, sizes()), (type(made), state.phase)
+        if after.phase is not Phase.RESOLVED:
+            assert 0 <= seconds_left(after, sizes(), moment.time) <= seconds_left(state, sizes(), at.time) - (moment.time - at.time)
+        state, at = after, moment
+    assert moves_left(state, sizes()) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, LINKS - 1), st.integers(0, 1 << 32), st.booleans(), st.booleans())
+def test_every_move_leaves_fewer(unit: int, seed: int, leaps: bool, walks: bool) -> None:
+    ends_in_time(doubted(unit, seed, leaps=leaps, move=opening(moves.WALK_LINKS) if walks else None))
+
+
+@pytest.mark.parametrize("cls", [Asserter, Cunning, BadParts, TooMany])
+@pytest.mark.parametrize("served", [False, True])
+def test_a_lie_is_found_in_time(cls: type[Asserter], served: bool) -> None:
+    link = Misread(MICRO, {at("matmul"): lambda y, _: y * np.float32(1.5)})
+    ends_in_time(against(link, MICRO, cls, served=served))
+    many = OddBatch(MICRO, batch_of(START, 1) | {f"z{i}": batch_of(START, 1)["text"] for i in range(40)})
+    ends_in_time(against(many, MICRO))
+
+
+def test_the_most_moves_of_a_billion_parameters() -> None:
+    """docs/dispute.md says so: 32 moves, 40 over a batch of a lying number of fields; in a network with a grace of an hour, a budget of a day."""
+    told = msgspec.structs.replace(
+        facts(ends()), micro_leaves=1 << 16, update_leaves=1 << 16, micro_batches=3, start=0, stop=256, grace=3600, budget=86400, open_window=3600
+    )
+    state = sealed(told, Digest(b""), Moment(1, 0))
+    large = Sizes(chunks=1 << 22, items=1 << 16, entries=1 << 10)
+    assert moves_left(state, large) == 4 + 2 * (2 + 4 + 7 + 5)
+    assert seconds_left(state, large, 0) == 3600 + 39 * 3600 + 2 * 86400
+    at_stage = state._replace(phase=Phase.STAGE, turn=Side.ASSERTER)
+    assert moves_left(at_stage, large) + 2 + 2 * (2 + 4) - 1 == 32
+
+
+def test_who_takes_all_its_time_ends_in_time() -> None:
+    """Each side makes every move as late as it may, and spends its budget on its last."""
+    played = transcript()
+    state, time = sealed(played.state.facts, played.state.digest, Moment(1, 0)), 0
+    most = seconds_left(state, sizes(), 0)
+    for block, (made, _, _) in enumerate(played.moves, 2):
+        time = state.since + (50 if state.phase is Phase.SEALED else 10 + (100 if block >= len(played.moves) else 0))
+        state = apply(state, made, Moment(block, time))
+    assert state.phase is Phase.RESOLVED
+    assert state.spent == (100, 100)
+    assert time <= most
+
+
+# ---- a challenger who was served ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("unit", "at", "op"), STAGES, ids=lambda v: str(v))
+def test_who_was_served_points_at_once(unit: int, at: int, op: str) -> None:
+    rng = np.random.default_rng(at)
+    link = Liar(unit, {at: lambda y, _: flipped(y, int(rng.integers(1 << 20)), 3)})
+    played = against(link, unit, served=True)
+    assert op in lost(played, Phase.STAGE, Phase.ELEMENT)
+    assert not {"chunk", "name"} & set(phases(played))
+    assert not any(isinstance(move, moves.Reveal) for move, _, _ in played.moves)
+
+
+def test_who_was_served_names_the_item() -> None:
+    link = Misread(MICRO, {at("matmul"): lambda y, _: y * np.float32(1.5)})
+    played = against(link, MICRO, served=True)
+    assert "of matmul is wrong" in lost(played, Phase.PICK, Phase.RANGE)
+    made = [type(move) for move, _, _ in played.moves]
+    assert made == [moves.Open, moves.Trace, moves.Point, moves.Stage, moves.Point, moves.Fold, moves.Pick, moves.Item]
+
+
+def test_who_was_served_something_else_walks() -> None:
+    """What was served is not what was committed to: the challenger plays as if it had been served nothing."""
+    link = Misread(MICRO, {at("matmul"): lambda y, _: y * np.float32(1.5)})
+    other = Liar(MICRO, {at("matmul"): lambda y, _: y * np.float32(2)})
+    played = against(link, MICRO, served=other)
+    assert "of matmul is wrong" in lost(played, Phase.TRACE, Phase.CHUNK, Phase.NAME, Phase.RANGE)
+
+
+@pytest.mark.parametrize(
+    ("cls", "op", "reason"), [(BadParts, "matmul", "do not combine"), (TooMany, "matmul", "in finish"), (TooMany, "exp", "in finish")]
+)
+def test_a_fold_that_is_none(cls: type[Asserter], op: str, reason: str) -> None:
+    assert reason in lost(against(Liar(MICRO, {at(op): lambda y, _: y * np.float32(1.5)}), MICRO, cls), Phase.PICK)

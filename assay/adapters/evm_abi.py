@@ -31,8 +31,8 @@ FILES = {
 }  # fmt: skip
 RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}
 """What Disputes calls otherwise than the vocabulary."""
-UNSAID = {"move"}
-"""Arguments of its events that the vocabulary leaves out: a move's calldata (moved_calldata)."""
+AWAITED = {"phase": 0, "asserting": 8, "due": 16}
+"""Fields of a DisputeMoved in the one word that its log has, from which bit up. Behind that word stand a move's calldata (moved_calldata)."""
 PHASES = (None, *Phase, None)
 """By number of contracts/src/types/DisputeTypes.sol: Stand. NONE and PAID are no phases of the game."""
 OUTCOMES = (None, Outcome.ASSERTER_WON, Outcome.ASSERTER_LOST, Outcome.CONCEDED, Outcome.VOID)
@@ -247,7 +247,8 @@ def events() -> dict[bytes, _Event]:
                 continue
             hints = get_type_hints(kind)
             names = [renamed.get(item["name"], snake(item["name"])) for item in entry["inputs"]]
-            if set(names) - UNSAID != set(hints) - {"block", "time", "index"}:
+            said = {part for name in names for part in (AWAITED if name == "awaited" else (name,))}
+            if said != set(hints) - {"block", "time", "index"}:
                 raise ImportError(f"the ABI's event {kind.__name__} has the arguments {names}, which are not the vocabulary's fields")
             lists: tuple[list[Any], list[Any]] = ([], [])
             for item, name in zip(entry["inputs"], names, strict=True):
@@ -275,7 +276,10 @@ def decode_log(contract: str, topics: list[bytes], data: bytes, block: int, time
     except (DecodingError, OverflowError) as error:
         raise BadLog(f"a log of {event.kind.__name__} that does not decode: {error}") from None
     values = [*zip(event.plain, plain, strict=True), *zip(event.indexed, indexed, strict=True)]
-    fields = {name: convert(value) for (name, _, convert), value in values if name not in UNSAID}
+    fields = {name: convert(value) for (name, _, convert), value in values}
+    if "awaited" in fields:
+        word = fields.pop("awaited")
+        fields |= {"phase": _named(PHASES, word & 0xFF), "asserting": word >> AWAITED["asserting"] & 0xFF != 0, "due": word >> AWAITED["due"]}
     return event.kind(block=block, time=time, index=index, **fields)  # type: ignore[return-value]
 
 
@@ -287,12 +291,9 @@ def topic(kind: type[Message]) -> bytes:
 
 def moved_calldata(data: bytes) -> bytes:
     """What the log of a DisputeMoved holds beside it: the move's calldata, empty when that is its transaction's own. Raises BadLog."""
-    event = events()[topic(chain.DisputeMoved)]
-    try:
-        values = abi.decode([abi_type for _, abi_type, _ in event.plain], data)
-    except (DecodingError, OverflowError) as error:
-        raise BadLog(f"a log of a move that does not decode: {error}") from None
-    return bytes(next(value for (name, _, _), value in zip(event.plain, values, strict=True) if name in UNSAID))
+    if len(data) < 32:
+        raise BadLog(f"a log of a move with {len(data)} bytes")
+    return data[32:]
 
 
 # ---- reverts -------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from assay.ports import Outage
 KINDS = (DisputeSealed, DisputeOpened, DisputeMoved, DisputeResolved, DisputePaid)
 MOST_LOGS = 500
 """Of a dispute. Trees have at most 64 levels and every move of a walk or a range takes at least four, so a game has fewer than 200 moves."""
-NODE, ASSERTER = 10, 14
+DIGEST, ASSERTER = 15, 13
 """Places in contracts/src/types/DisputeTypes.sol: Dispute."""
 KEPT = 2000
 """Transactions whose moves are remembered."""
@@ -79,7 +79,7 @@ class DisputeReader:
             found = evm_abi.decode_result("disputes", "dispute", blob(answer))
         except BadLog as error:
             raise Outage(f"the chain node sent something else: {error}") from None
-        return Address(found[ASSERTER].lower()), Digest(found[NODE])
+        return Address(found[ASSERTER].lower()), Digest(found[DIGEST])
 
     # ---- logs
 

@@ -25,15 +25,17 @@ from assay.adapters import evm_abi
 from assay.adapters.evm_abi import BadLog
 from assay.dispute import moves
 from assay.dispute.moves import AnyMove, Named, Opening, Path, Shown
+from assay.exact.types import ITEM_BYTES
 from assay.ids import Address, Digest, DisputeId
 
 MOST_ITEMS = 64
-"""Of a list: a path in a tree of 2^64 leaves. Children and parts are at most 16."""
+"""Of a list: a path in a tree of 2^64 leaves. Children are at most 32, the totals of a fold 8."""
 MOST_NEEDS = 8
 """Openings in a move (MOST_NEEDS of dispute/Verdict.sol)."""
 MOST_CALLDATA = 16 << 20
 """Bytes; no block has the gas for more."""
 ZERO = Digest(bytes(32))
+WORDS = "bytes32[6]"
 LINK = ["bytes32"] * 8 + ["uint64", "uint64", "uint32", "uint32", "uint32"]
 
 # ---- to calldata -----------------------------------------------------------------------------------------------------------
@@ -49,8 +51,41 @@ def _link_hash(s: Shown) -> bytes:
     return keccak(abi.encode(LINK, _link(s)))
 
 
-def _totals_hash(s: Shown) -> bytes:
-    return keccak(abi.encode(["int256[]"], [s.totals]))
+def packed(parts: tuple[int, ...]) -> bytes:
+    """Totals of parts, i64 each."""
+    return b"".join(n.to_bytes(8, "big", signed=True) for n in parts)
+
+
+def _folded(s: Shown, totals: tuple[int, ...], roots: Path, parts: tuple[tuple[int, ...], ...]) -> tuple[object, ...]:
+    """The contract's struct Folded."""
+    return (_link_hash(s), keccak(s.stage), totals, roots, tuple(keccak(packed(each)) for each in parts))
+
+
+def _word(s: Shown, element: int) -> tuple[bytes, ...]:
+    """The 32 bytes of the chunk that was shown with the element, and their siblings in the tree of keccak256 over its words (Words.sol)."""
+    t = stages.decode_stage(s.stage).type if s.stage else stages.decode_input(s.record).type
+    row, place = [s.chunk[i : i + 32] for i in range(0, 1024, 32)], element * ITEM_BYTES[t.dtype] % 1024 // 32
+    out = [row[place]]
+    while len(row) > 1:
+        out.append(row[place ^ 1])
+        row, place = [keccak(row[i] + row[i + 1]) for i in range(0, len(row), 2)], place >> 1
+    return tuple(out)
+
+
+def _pick(m: moves.Pick, s: Shown) -> tuple[str, tuple[object, ...]]:
+    if s.parts:
+        return "choose", (struct.pack(">QQQq", s.low, s.high, 0, s.total), packed(s.parts), m.which)
+    shown = _folded(s, s.totals, s.roots, s.folded)
+    if m.which == len(s.totals):
+        return "pickOutput", (shown,)
+    if m.item is not None:
+        return "pickItem", (shown, s.stage, m.which, m.item.item, m.item.value, m.item.path)
+    return "pick", (shown, s.stage, m.which, packed(s.folded[m.which]) if 0 <= m.which < len(s.folded) else b"", m.part)
+
+
+def _point(m: moves.Point) -> tuple[str, tuple[object, ...]]:
+    where = (m.node, m.index, m.path)
+    return ("point", where) if m.element is None else ("pointElement", (*where, m.element))
 
 
 def _evidence(o: Opening) -> tuple[object, ...]:
@@ -82,21 +117,22 @@ _ENCODERS: dict[type[moves.Move], Callable[[Any, Shown], tuple[str, tuple[object
     moves.Open: lambda m, s: ("open", (m.target, m.unit, m.verifier, m.round, m.salt)),
     moves.Concede: lambda m, s: ("concede", ()),
     moves.Reveal: lambda m, s: ("reveal", (m.children,)),
-    moves.Point: lambda m, s: ("point", (m.node, m.index, m.path)),
+    moves.Point: lambda m, s: _point(m),
     moves.Trace: lambda m, s: ("trace", (_trace(m),)),
     moves.Stage: lambda m, s: ("stage", (_link(s), m.head, m.stage, m.path, m.chunks, m.children)),
     moves.Chunk: lambda m, s: ("chunk", (m.chunk,)),
-    moves.Name: lambda m, s: ("element", (m.element,)),
+    moves.Name: lambda m, s: ("element", (m.element, _word(s, m.element) if s.chunk else (ZERO,) * 6)),
     moves.Prove: lambda m, s: ("prove", (_proof(s, m.chunk, (), m.needs),)),
-    moves.Fold: lambda m, s: ("fold", (_proof(s, m.chunk, m.totals, m.needs),)),
-    moves.Pick: lambda m, s: ("choose", (s.parts, m.which)) if s.parts else ("pick", (_link_hash(s), s.stage, s.totals, m.which)),
-    moves.Split: lambda m, s: ("split", (_link_hash(s), _totals_hash(s), s.stage, m.parts)),
+    moves.Fold: lambda m, s: ("fold", (_folded(s, m.totals, m.roots, m.parts), tuple(packed(parts) for parts in m.parts))),
+    moves.Pick: _pick,
+    moves.Finish: lambda m, s: ("finish", (_proof(s, m.chunk, s.totals, m.needs),)),
+    moves.Split: lambda m, s: ("split", (packed(m.parts),)),
     moves.Item: lambda m, s: ("item", (_proof(s, b"", s.totals, m.needs),)),
     moves.End: lambda m, s: ("end", (_link(s), m.head, m.entries, m.children)),
     moves.EndEntry: lambda m, s: ("endEntry", (_proof(s, b"", (), (_entry(m),)), m.record, m.record_path, m.tensor)),
     moves.Batch: lambda m, s: ("batch", (_link(s), m.count, m.entries, m.children)),
-    moves.Missing: lambda m, s: ("missing", (_link(s), m.head, m.at, m.input, m.input_path)),
-    moves.BatchEntry: lambda m, s: ("batchEntry", (_link(s), m.head, m.at, m.input, m.input_path, m.chunks, m.children)),
+    moves.Missing: lambda m, s: ("missing", (_link(s), (m.head, m.at, m.input, m.input_path))),
+    moves.BatchEntry: lambda m, s: ("batchEntry", (_link(s), (m.head, m.at, m.input, m.input_path), m.chunks, m.children)),
     moves.Gather: lambda m, s: ("gather", (_gather(m, s),)),
     moves.Timeout: lambda m, s: ("timeout", ()),
 }
@@ -104,7 +140,10 @@ _ENCODERS: dict[type[moves.Move], Callable[[Any, Shown], tuple[str, tuple[object
 
 def encode(dispute: DisputeId, move: AnyMove, shown: Shown) -> bytes:
     """Raises ValueError when a field does not fit."""
-    function, arguments = _ENCODERS[type(move)](move, shown)
+    try:
+        function, arguments = _ENCODERS[type(move)](move, shown)
+    except (OverflowError, struct.error) as error:
+        raise ValueError(f"{type(move).__name__} cannot be sent like this: {error}") from None
     return evm_abi.encode("disputes", function, dispute, *arguments)
 
 
@@ -112,11 +151,13 @@ def encode(dispute: DisputeId, move: AnyMove, shown: Shown) -> bytes:
 
 
 def _dynamic(item: dict[str, Any]) -> bool:
-    return item["type"] in ("bytes", "bytes32[]", "int256[]", "tuple[]") or any(_dynamic(part) for part in item.get("components", ()))
+    return item["type"] in ("bytes", "bytes[]", "bytes32[]", "int256[]", "tuple[]") or any(_dynamic(part) for part in item.get("components", ()))
 
 
 def _size(item: dict[str, Any]) -> int:
     """Bytes that it takes where it is named."""
+    if item["type"] == WORDS:
+        return 192
     if _dynamic(item) or "components" not in item:
         return 32
     return sum(_size(part) for part in item["components"])
@@ -143,6 +184,8 @@ class _Calldata:
         return out
 
     def value(self, item: dict[str, Any], base: int, at: int) -> Any:
+        if item["type"] == WORDS:
+            return tuple(self.word("bytes32", at + 32 * i) for i in range(6))
         if not _dynamic(item):
             return self.members(item["components"], at) if item["type"] == "tuple" else self.word(item["type"], at)
         start = base + self.uint(at)
@@ -155,19 +198,27 @@ class _Calldata:
                     raise BadLog(f"a move with {count} openings")
                 return [self.members(item["components"], start + 32 + self.uint(start + 32 * (i + 1))) for i in range(count)]
             case "bytes":
-                length = self.uint(start)
-                return self.data[start + 32 : start + 32 + length] if start + 32 + length <= len(self.data) else b""
+                return self.bytes(start)
+            case "bytes[]":
+                count = self.uint(start)
+                if count > MOST_NEEDS:
+                    raise BadLog(f"a move with {count} lists of parts")
+                return tuple(self.bytes(start + 32 + self.uint(start + 32 * (i + 1))) for i in range(count))
         count = self.uint(start)
         if count > MOST_ITEMS or start + 32 + 32 * count > len(self.data):
             return ()
         return tuple(self.word(item["type"].removesuffix("[]"), start + 32 * (i + 1)) for i in range(count))
+
+    def bytes(self, start: int) -> bytes:
+        length = self.uint(start)
+        return self.data[start + 32 : start + 32 + length] if start + 32 + length <= len(self.data) else b""
 
     def word(self, kind: str, at: int) -> Any:
         """Zero for what is no `kind`."""
         if kind == "bytes32":
             return Digest(self.data[at : at + 32])
         value = self.uint(at)
-        if kind == "int256":
+        if kind in ("int256", "int64"):
             return value - (1 << 256) if value >> 255 else value
         value = 0 if value >> (160 if kind == "address" else int(kind.removeprefix("uint"))) else value
         return Address(f"0x{value:040x}") if kind == "address" else value
@@ -211,6 +262,13 @@ def _end_entry_of(proof: list[Any], record: bytes, record_path: Path, tensor: Di
     return moves.EndEntry(record=record, record_path=record_path, tensor=tensor, **where)
 
 
+def _parts(data: bytes) -> tuple[int, ...]:
+    """The contract takes none but whole ones."""
+    if len(data) % 8:
+        raise BadLog(f"parts of {len(data)} bytes")
+    return tuple(int.from_bytes(data[i : i + 8], "big", signed=True) for i in range(0, len(data), 8))
+
+
 def _gather_of(g: list[Any]) -> moves.Gather:
     shard = struct.pack(">QQ", g[5], g[6]) + g[7]
     return moves.Gather(
@@ -223,23 +281,25 @@ _DECODERS: dict[str, Callable[..., AnyMove]] = {
     "concede": moves.Concede,
     "reveal": lambda children: moves.Reveal(children=children),
     "point": lambda node, index, path: moves.Point(index=index, node=node, path=path),
+    "pointElement": lambda node, index, path, element: moves.Point(index=index, node=node, path=path, element=element),
     "trace": _trace_of,
     "stage": lambda _, head, stage, path, chunks, children: moves.Stage(head=head, stage=stage, path=path, chunks=chunks, children=children),
     "chunk": lambda chunk: moves.Chunk(chunk=chunk),
-    "element": lambda element: moves.Name(element=element),
+    "element": lambda element, word: moves.Name(element=element),
     "prove": lambda p: moves.Prove(chunk=p[3], needs=_openings(p)),
-    "fold": lambda p: moves.Fold(chunk=p[3], totals=p[4], needs=_openings(p)),
-    "pick": lambda link, stage, totals, fold: moves.Pick(which=fold),
-    "choose": lambda parts, part: moves.Pick(which=part),
-    "split": lambda link, totals, stage, parts: moves.Split(parts=parts),
+    "fold": lambda f, parts: moves.Fold(totals=f[2], roots=f[3], parts=tuple(_parts(each) for each in parts)),
+    "pick": lambda f, stage, fold, parts, part: moves.Pick(which=fold, part=part),
+    "pickItem": lambda f, stage, fold, item, value, path: moves.Pick(which=fold, item=moves.FoldItem(item=item, value=value, path=path)),
+    "pickOutput": lambda f: moves.Pick(which=len(f[2])),
+    "finish": lambda p: moves.Finish(chunk=p[3], needs=_openings(p)),
+    "choose": lambda range, parts, part: moves.Pick(which=part),
+    "split": lambda parts: moves.Split(parts=_parts(parts)),
     "item": lambda p: moves.Item(needs=_openings(p)),
     "end": _end_of,
     "endEntry": _end_entry_of,
     "batch": lambda _, count, entries, children: moves.Batch(count=count, entries=entries, children=children),
-    "missing": lambda _, head, at, record, path: moves.Missing(head=head, at=at, input=record, input_path=path),
-    "batchEntry": lambda _, head, at, record, path, chunks, children: moves.BatchEntry(
-        head=head, at=at, input=record, input_path=path, chunks=chunks, children=children
-    ),
+    "missing": lambda _, f: moves.Missing(head=f[0], at=f[1], input=f[2], input_path=f[3]),
+    "batchEntry": lambda _, f, chunks, children: moves.BatchEntry(head=f[0], at=f[1], input=f[2], input_path=f[3], chunks=chunks, children=children),
     "gather": _gather_of,
     "timeout": moves.Timeout,
 }

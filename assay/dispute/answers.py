@@ -200,5 +200,3 @@ def due(state: State, side: Side, time: int) -> tuple[AnyMove | None, str]:
 def may_concede(state: State) -> bool:
     """Before its first move an asserter may."""
     return state.turn is Side.ASSERTER and state.phase in (Phase.LINKS, Phase.TRACED) and state.moves[0] == 0
-
-

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from assay import merkle, stages
 from assay.dispute import leaf
 from assay.dispute.moves import Opening, Path, State
+from assay.dispute.tree import climb
 from assay.exact.types import DTYPE_CODES, ITEM_BYTES, TensorType
 from assay.ids import Digest
 from assay.stages import NONE, InputRecord, PartRecord
@@ -35,6 +36,12 @@ def digest(value: bytes, what: str) -> None:
 def under(root: bytes, count: int, index: int, item: bytes, path: Path, what: str) -> None:
     demand(0 <= index < count < 1 << 64, f"{what}: there is no leaf {index} of {count}")
     demand(merkle.verify(root, count, index, merkle.leaf(index, item), path), f"{what} is not leaf {index} of {count} under its root")
+
+
+def below(node: bytes, index: int, item: bytes, path: Path, levels: int, what: str) -> None:
+    """That `item` is leaf `index` below the node `levels` above it."""
+    fits = len(path) == levels and all(len(p) == 32 for p in path) and climb(merkle.leaf(index, item), index, path) == node
+    demand(fits, f"{what} is not leaf {index} below its node")
 
 
 def tensor_root(t: TensorType, chunks: bytes) -> Digest:

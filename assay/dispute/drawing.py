@@ -16,6 +16,7 @@ import msgspec
 from assay import stages
 from assay.dispute import checks, game, leaf, moves
 from assay.dispute.moves import WALK_LINKS, AnyMove, Facts, Moment, Phase, Side, State, Verdict
+from assay.dispute.turns import claim
 from assay.exact.types import TensorType
 from assay.ids import Digest
 from assay.links import place
@@ -24,7 +25,7 @@ from assay.stages import Stage
 LEVELS = {
     Phase.SEALED: 0, Phase.LINKS: 1, Phase.TRACED: 1, Phase.TRACE: 2, Phase.STAGE: 3, Phase.END: 3, Phase.BATCH: 3, Phase.ENTRIES: 4,
     Phase.FIELDS: 4, Phase.ENTRY: 5, Phase.FIELD: 5, Phase.CHUNKS: 5, Phase.CHUNK: 6, Phase.NAME: 6, Phase.ELEMENT: 7, Phase.RECORD: 7,
-    Phase.PICK: 8, Phase.RANGE: 9,
+    Phase.PICK: 8, Phase.RANGE: 9, Phase.FINISH: 9,
 }  # fmt: skip
 """How far down a phase is."""
 OUTCOMES = {
@@ -168,7 +169,7 @@ def _pointed(state: State, move: moves.Point, after: State) -> Told:
     assert state.walk is not None
     height = state.walk.height - len(move.path)
     where = f"leaf {move.index} of {state.walk.count}: {_leaf(state, move.index)}" if not height else f"node {move.index} at height {height}"
-    junk = f"; {after.reason}" if after.phase is Phase.RESOLVED else ""
+    junk = f"; {after.reason}" if after.phase is Phase.RESOLVED else "" if move.element is None else f"; at element {move.element}"
     return f"points at {where}, in {_tree(state)}: {move.node.hex()[:16]}… is not what it has{junk}", ()
 
 
@@ -216,18 +217,21 @@ def _named(state: State, move: moves.Name, _: State) -> Told:
 def _proved(state: State, move: moves.Prove, _: State) -> Told:
     stage = stages.decode_stage(state.stage)
     given = _operands(state, 0, 0, move.needs)
-    shown = checks.element_of(stage.type, move.chunk, state.element)
     right = leaf.finish(stage, state.element, (), [value.bits for value in given])
-    return f"shows the operands of element {state.element} of {stage.op}", (*given, *_results(stage, shown, right))
+    return f"shows the operands of element {state.element} of {stage.op}", (*given, *_results(stage, claim(state, move.chunk), right))
 
 
 def _folded(state: State, move: moves.Fold, _: State) -> Told:
     stage = stages.decode_stage(state.stage)
+    totals = "; ".join(f"fold {i}: {total}, in {len(move.parts[i])} parts" for i, total in enumerate(move.totals))
+    return f"shows the totals of element {state.element} of {stage.op}: {totals}", ()
+
+
+def _finished(state: State, move: moves.Finish, _: State) -> Told:
+    stage = stages.decode_stage(state.stage)
     given = _operands(state, leaf.folds(stage), 0, move.needs)
-    shown = checks.element_of(stage.type, move.chunk, state.element)
-    right = leaf.finish(stage, state.element, move.totals, [value.bits for value in given])
-    totals = ", ".join(f"fold {i}: {total}" for i, total in enumerate(move.totals))
-    return f"shows the totals of element {state.element} of {stage.op}: {totals}", (*given, *_results(stage, shown, right))
+    right = leaf.finish(stage, state.element, state.totals, [value.bits for value in given])
+    return f"shows what element {state.element} of {stage.op} follows from", (*given, *_results(stage, claim(state, move.chunk), right))
 
 
 def _results(stage: Stage, shown: int, right: int) -> tuple[Value, ...]:
@@ -235,8 +239,12 @@ def _results(stage: Stage, shown: int, right: int) -> tuple[Value, ...]:
 
 
 def _picked(state: State, move: moves.Pick, after: State) -> Told:
+    if after.phase is Phase.FINISH:
+        return "doubts that the element follows from the totals", ()
+    if after.phase is Phase.RESOLVED:
+        return f"doubts fold {move.which}: {after.reason}", ()
     if state.phase is Phase.PICK:
-        return f"doubts fold {move.which}, {after.high - after.low} items with the total {after.total}", ()
+        return f"doubts fold {move.which}, items {after.low}-{after.high - 1}, total {after.total}", ()
     return f"doubts part {move.which}: items {after.low}-{after.high - 1}, total {after.total}", ()
 
 
@@ -294,7 +302,7 @@ def _gathered(state: State, move: moves.Gather, _: State) -> Told:
     record, data = stages.decode_input(state.record), checks.decode_data(move.data)
     first, _size = checks.field_of(data, record)
     at = first + state.element % (record.type.elements // data.batch) * (width := record.type.bytes // record.type.elements)
-    shown = checks.element_of(record.type, move.chunk, state.element)
+    shown = claim(state, move.chunk)
     right = int.from_bytes(move.record[at : at + width], "little")
     text = f"opens the record of the data, of {data.records}, that element {state.element} of {record.name!r} comes from"
     return text, (Value("in the batch, as asserted", record.type.dtype, shown), Value("in the data", record.type.dtype, right))
@@ -310,8 +318,8 @@ def _conceded(_: State, __: moves.Concede, ___: State) -> Told:
 
 _WORDS: dict[type[moves.Move], Callable[[State, Any, State], Told]] = {
     moves.Open: _opened, moves.Concede: _conceded, moves.Reveal: _revealed, moves.Point: _pointed, moves.Trace: _traced, moves.Stage: _staged,
-    moves.Chunk: _chunked, moves.Name: _named, moves.Prove: _proved, moves.Fold: _folded, moves.Pick: _picked, moves.Split: _split,
-    moves.Item: _item, moves.End: _ended, moves.EndEntry: _end_entry, moves.Batch: _batched, moves.Missing: _missing,
+    moves.Chunk: _chunked, moves.Name: _named, moves.Prove: _proved, moves.Fold: _folded, moves.Pick: _picked, moves.Finish: _finished,
+    moves.Split: _split, moves.Item: _item, moves.End: _ended, moves.EndEntry: _end_entry, moves.Batch: _batched, moves.Missing: _missing,
     moves.BatchEntry: _batch_entry, moves.Gather: _gathered, moves.Timeout: _silence,
 }  # fmt: skip
 

@@ -6,11 +6,12 @@
     TRACED    Trace, Concede
     TRACE     Reveal                        Point           over the trace
     STAGE     Stage
-    CHUNKS    Reveal                        Point           over the chunks of the stage's output
+    CHUNKS    Reveal                        Point           over the chunks of the stage's output; with an element: to ELEMENT or RECORD
     CHUNK     Chunk
     NAME                                    Name
     ELEMENT   Prove (no folds) | Fold
-    PICK                                    Pick
+    PICK                                    Pick            a fold: RANGE; or the output
+    FINISH    Finish
     RANGE     Split | Item (a single one)   Pick
     END       End
     ENTRIES   Reveal                        Point           over the entries of the link's end
@@ -31,7 +32,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from assay import draw, merkle, stages
-from assay.dispute import checks, leaf, moves, sets
+from assay.dispute import checks, folds, moves, sets
 from assay.dispute.checks import IllegalMove, demand
 from assay.dispute.moves import WALK_LINKS, AnyMove, Facts, Moment, Phase, Side, State, Verdict
 from assay.dispute.tree import Walk
@@ -55,6 +56,7 @@ TABLE: dict[tuple[Phase, Side], tuple[type[moves.Move], ...]] = {
     (Phase.NAME, C): (moves.Name,),
     (Phase.ELEMENT, A): (moves.Prove, moves.Fold),
     (Phase.PICK, C): (moves.Pick,),
+    (Phase.FINISH, A): (moves.Finish,),
     (Phase.RANGE, A): (moves.Split, moves.Item),
     (Phase.RANGE, C): (moves.Pick,),
     (Phase.END, A): (moves.End,),
@@ -67,7 +69,6 @@ TABLE: dict[tuple[Phase, Side], tuple[type[moves.Move], ...]] = {
     (Phase.FIELD, A): (moves.BatchEntry,),
     (Phase.RECORD, A): (moves.Gather,),
 }
-SPLIT = 16
 
 
 def sealed(facts: Facts, digest: Digest, at: Moment) -> State:
@@ -178,6 +179,9 @@ def _point(state: State, move: moves.Point, _: Moment) -> State:
     walk = walk_of(state).down(move.index, move.node, move.path)
     if walk is None:
         raise IllegalMove("the point does not lead down from the node, or not as far as its children")
+    if move.element is not None:
+        demand(state.phase is Phase.CHUNKS and walk.height == 0, "an element is named in a chunk")
+        return _named(state._replace(walk=walk), move.element)
     if walk.height:
         return state._replace(walk=walk, turn=A)
     if walk.index >= walk.count:
@@ -208,9 +212,14 @@ def _trace(state: State, move: moves.Trace, _: Moment) -> State:
 
     checks.digest(move.batch_root, "a batch root")
 
+    for end in (move.state, move.acc, move.end):
+        if end is not None:
+            checks.digest(end.root, "a link's end")
+    checks.under(facts.link_root, links, state.unit, move.end.root, move.end.path, "the link's end")
+
     def named(end: moves.Named, unit: int) -> Digest:
-        checks.digest(end.root, "a link's end")
-        checks.under(facts.link_root, links, unit, end.root, end.path, "a link's end")
+        levels = meeting(state.unit, unit)
+        checks.below(move.end.path[levels], unit, end.root, end.path, levels, "an end before the link")
         return end.root
 
     # what the contract does not look at may be anything: the first step's state is the parent's end, a step begins without an accumulator
@@ -224,7 +233,6 @@ def _trace(state: State, move: moves.Trace, _: Moment) -> State:
         demand(move.acc is not None, "the accumulator before the link is a link's end")
         assert move.acc is not None
         acc_root = named(move.acc, state.unit - 1)
-    named(move.end, state.unit)
     if state.revealed is not None:
         demand(move.trace_root == state.revealed.trace_root, "this is not the trace that was revealed")
     if state.is_update:
@@ -233,12 +241,18 @@ def _trace(state: State, move: moves.Trace, _: Moment) -> State:
         struct.pack(">B32sBQI", 0x14, facts.program_root, state.is_update, state.step, state.m),
         state_root, acc_root, move.batch_root, facts.schedule_root,
     )  # fmt: skip
-    checks.under(move.trace_root, state.leaves, 0, head, move.head_path, "the head")
-    checks.under(move.trace_root, state.leaves, state.leaves - 1, move.end.root, move.end_path, "the link's end")
-    state = state._replace(
-        state_root=state_root, acc_root=acc_root, batch_root=move.batch_root, end_root=move.end.root, trace_root=move.trace_root
-    )
+    walk, last = Walk.at_root(move.trace_root, state.leaves), state.leaves - 1
+    down = walk.height - walk.levels
+    demand(walk.has(move.children), "the children of the trace do not join to its root")
+    checks.below(move.children[0], 0, head, move.head_path, down, "the head")
+    checks.below(move.children[last >> down], last, move.end.root, move.end_path, down, "the link's end")
+    state = state._replace(state_root=state_root, acc_root=acc_root, batch_root=move.batch_root, end_root=move.end.root, trace_root=move.trace_root)
     return into(state, Phase.TRACE, move.trace_root, state.leaves, move.children)
+
+
+def meeting(unit: int, other: int) -> int:
+    """The level at which the paths of two leaves meet: a node on one is the sibling of one on the other."""
+    return (unit ^ other).bit_length() - 1
 
 
 # ---- a stage's output ------------------------------------------------------------------------------------------------------
@@ -255,83 +269,24 @@ def _stage(state: State, move: moves.Stage, _: Moment) -> State:
 
 def _chunk(state: State, move: moves.Chunk, _: Moment) -> State:
     check_leaf(state, move.chunk)
-    return state._replace(phase=Phase.NAME, turn=C)
+    return state._replace(phase=Phase.NAME, turn=C, chunk=move.chunk)
 
 
 def _name(state: State, move: moves.Name, _: Moment) -> State:
+    after = _named(state, move.element)
+    return after._replace(chunk=b"", claimed=checks.element_of(walked_type(state), state.chunk, move.element))
+
+
+def _named(state: State, element: int) -> State:
     t = walked_type(state)
-    within = 0 <= move.element < t.elements and move.element * ITEM_BYTES[t.dtype] // checks.CHUNK == walk_of(state).index
-    demand(within, f"element {move.element} is not in the chunk")
-    return state._replace(phase=Phase.ELEMENT if state.stage else Phase.RECORD, turn=A, element=move.element)
-
-
-def _prove(state: State, move: moves.Prove, _: Moment) -> State:
-    stage = stages.decode_stage(state.stage)
-    demand(leaf.folds(stage) == 0, f"{stage.op} has folds")
-    check_leaf(state, move.chunk)
-    values = checks.values_of(state, 0, 0, move.needs)
-    right = leaf.finish(stage, state.element, (), values) == checks.element_of(stage.type, move.chunk, state.element)
-    return won(state, A if right else C, f"element {state.element} of {stage.op} is {'right' if right else 'wrong'}")
-
-
-def _fold(state: State, move: moves.Fold, _: Moment) -> State:
-    stage = stages.decode_stage(state.stage)
-    folds = leaf.folds(stage)
-    demand(folds > 0, f"{stage.op} has no folds")
-    demand(len(move.totals) == folds, f"{stage.op} has {folds} totals")
-    for fold, total in enumerate(move.totals):
-        _in_range(stage, fold, total)
-    check_leaf(state, move.chunk)
-    values = checks.values_of(state, folds, 0, move.needs)
-    if leaf.finish(stage, state.element, move.totals, values) != checks.element_of(stage.type, move.chunk, state.element):
-        return won(state, C, f"element {state.element} of {stage.op} does not follow from its totals")
-    return state._replace(phase=Phase.PICK, turn=C, totals=move.totals)
-
-
-def _in_range(stage: stages.Stage, fold: int, total: int) -> None:
-    low, high = leaf.bounds(stage, fold)
-    demand(low <= total <= high, f"{total} is no total of fold {fold} of {stage.op}")
-
-
-def _pick(state: State, move: moves.Pick, _: Moment) -> State:
-    stage = stages.decode_stage(state.stage)
-    if state.phase is Phase.PICK:
-        demand(0 <= move.which < len(state.totals), f"there is no fold {move.which}")
-        items = leaf.length(stage, state.element, move.which)
-        return state._replace(phase=Phase.RANGE, turn=A, fold=move.which, low=0, high=items, total=state.totals[move.which])
-    demand(0 <= move.which < len(state.parts), f"there is no part {move.which}")
-    low, high = part_range(state.low, state.high, move.which)
-    return state._replace(turn=A, low=low, high=high, total=state.parts[move.which], parts=())
-
-
-def part_range(low: int, high: int, part: int) -> tuple[int, int]:
-    """Part `part` of k = min(16, n): [lo + jn/k, lo + (j+1)n/k)."""
-    n = high - low
-    k = min(SPLIT, n)
-    return low + part * n // k, low + (part + 1) * n // k
-
-
-def _split(state: State, move: moves.Split, _: Moment) -> State:
-    stage, n = stages.decode_stage(state.stage), state.high - state.low
-    demand(n > 1, "a single item is shown, not split")
-    demand(len(move.parts) == min(SPLIT, n), f"{n} items have {min(SPLIT, n)} parts")
-    for part in move.parts:
-        _in_range(stage, state.fold, part)
-    demand(leaf.combine(stage, state.fold, move.parts) == state.total, "the parts do not combine to the total")
-    return state._replace(turn=C, parts=move.parts)
-
-
-def _item(state: State, move: moves.Item, _: Moment) -> State:
-    stage = stages.decode_stage(state.stage)
-    demand(state.high - state.low == 1, f"{state.high - state.low} items are split, not shown")
-    values = checks.values_of(state, state.fold, state.low, move.needs)
-    right = leaf.item(stage, state.element, state.fold, state.low, state.totals, values) == state.total
-    return won(state, A if right else C, f"item {state.low} of fold {state.fold} of {stage.op} is {'right' if right else 'wrong'}")
+    within = 0 <= element < t.elements and element * ITEM_BYTES[t.dtype] // checks.CHUNK == walk_of(state).index
+    demand(within, f"element {element} is not in the chunk")
+    return state._replace(phase=Phase.ELEMENT if state.stage else Phase.RECORD, turn=A, element=element)
 
 
 _HANDLERS: dict[type[moves.Move], Callable[[State, Any, Moment], State]] = {
     moves.Open: _open, moves.Concede: _concede, moves.Reveal: _reveal, moves.Point: _point, moves.Trace: _trace, moves.Stage: _stage,
-    moves.Chunk: _chunk, moves.Name: _name, moves.Prove: _prove, moves.Fold: _fold, moves.Pick: _pick, moves.Split: _split, moves.Item: _item,
-    moves.End: sets.end, moves.EndEntry: sets.end_entry, moves.Batch: sets.batch, moves.Missing: sets.missing, moves.BatchEntry: sets.batch_entry,
-    moves.Gather: sets.gather,
+    moves.Chunk: _chunk, moves.Name: _name, moves.Prove: folds.prove, moves.Fold: folds.fold, moves.Pick: folds.pick,
+    moves.Finish: folds.finish, moves.Split: folds.split, moves.Item: folds.item, moves.End: sets.end, moves.EndEntry: sets.end_entry,
+    moves.Batch: sets.batch, moves.Missing: sets.missing, moves.BatchEntry: sets.batch_entry, moves.Gather: sets.gather,
 }  # fmt: skip

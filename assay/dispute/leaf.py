@@ -305,11 +305,14 @@ def fold_totals(stage: Stage, element: int, read: Callable[[Need], int]) -> list
     """Total of each fold."""
     totals: list[int] = []
     for fold in range(folds(stage)):
-        items = (
-            item(stage, element, fold, i, totals, gather(stage, element, fold, i, read)) for i in range(length(stage, element, fold))
-        )  # fmt: skip
-        totals.append(combine(stage, fold, list(items)))
+        totals.append(combine(stage, fold, fold_items(stage, element, fold, totals, read)))
     return totals
+
+
+def fold_items(stage: Stage, element: int, fold: int, totals: Sequence[int], read: Callable[[Need], int], low: int = 0, high: int = -1) -> list[int]:
+    """Items [low, high) of a fold, by the totals of those before it; all of them by default."""
+    high = length(stage, element, fold) if high < 0 else high
+    return [item(stage, element, fold, i, totals, gather(stage, element, fold, i, read)) for i in range(low, high)]
 
 
 def gather(stage: Stage, element: int, fold: int, index: int, read: Callable[[Need], int]) -> list[int]:

@@ -1,7 +1,8 @@
 """What a dispute is about, where it stands, and the moves of both sides, as data.
 
 Paths are siblings from the leaf up; roots, hashes and salts have 32 bytes. A move carries what the contract needs in the same
-transaction; what the contract has checked before (a program's head, a stage) a state keeps.
+transaction; what the contract has checked before (a program's head, a stage) a state keeps. One file because this is the game's whole
+vocabulary, and a move is understood by the fields of the state that it fills.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Phase(enum.StrEnum):
     NAME = "name"
     ELEMENT = "element"
     PICK = "pick"
+    FINISH = "finish"
     RANGE = "range"
     END = "end"
     ENTRIES = "entries"
@@ -141,8 +143,15 @@ class State(NamedTuple):
     record: bytes = b""
     """Of the input that is the batch's field."""
     element: int = 0
-    output: int = 0
+    claimed: int | None = None
+    """Bits of that element, when its chunk has been shown."""
+    chunk: bytes = b""
+    """While its element is named."""
     totals: tuple[int, ...] = ()
+    roots: tuple[Digest, ...] = ()
+    """Of the items of each fold."""
+    shown: tuple[tuple[int, ...], ...] = ()
+    """The first parts of each fold."""
     fold: int = 0
     low: int = 0
     high: int = 0
@@ -180,6 +189,14 @@ class Shown(Message, frozen=True, kw_only=True):
     stage: bytes
     record: bytes
     totals: tuple[int, ...]
+    roots: tuple[Digest, ...]
+    folded: tuple[tuple[int, ...], ...]
+    """The first parts of each fold."""
+    chunk: bytes
+    """While its element is to be named."""
+    low: int
+    high: int
+    total: int
     parts: tuple[int, ...]
 
 
@@ -190,7 +207,8 @@ def shown(state: State) -> Shown:
         program_root=facts.program_root, data_root=facts.data_root, schedule_root=facts.schedule_root, state_root=state.state_root,
         acc_root=state.acc_root, batch_root=state.batch_root, end_root=state.end_root, trace_root=state.trace_root, steps=facts.steps,
         step=state.step, m=state.m, micro_batches=facts.micro_batches, leaves=state.leaves, head=state.head, stage=state.stage,
-        record=state.record, totals=state.totals, parts=state.parts,
+        record=state.record, totals=state.totals, roots=state.roots, folded=state.shown, chunk=state.chunk, low=state.low, high=state.high,
+        total=state.total, parts=state.parts,
     )  # fmt: skip
 
 
@@ -216,21 +234,27 @@ class Reveal(Move, frozen=True, kw_only=True):
 
 
 class Point(Move, frozen=True, kw_only=True):
-    """At a descendant of the walk's node: its index among those of its height, its hash, and the path from it up to the walk's node."""
+    """At a descendant of the walk's node: its index among those of its height, its hash, and the path from it up to the walk's node.
+
+    With `element`, which is in that chunk, for a challenger who has its bytes from elsewhere: Name at once.
+    """
 
     index: int
     node: Digest
     path: Path
+    element: int | None = None
 
 
 class Named(Message, frozen=True, kw_only=True):
-    """A link's end with its path under the link root."""
+    """A link's end with its path: of the link's own under the link root, of one before it to where that path meets it."""
 
     root: Digest
     path: Path
 
 
 class Trace(Move, frozen=True, kw_only=True):
+    """`head_path` and `end_path`, of the first and the last leaf, lead to the children."""
+
     state: Named | None
     """None in a segment's first step: it is the parent's end."""
     acc: Named | None
@@ -283,19 +307,39 @@ class Opening(Message, frozen=True, kw_only=True):
 
 class Prove(Move, frozen=True, kw_only=True):
     chunk: bytes
+    """Of the output; empty when Chunk has shown it."""
     needs: tuple[Opening, ...]
 
 
 class Fold(Move, frozen=True, kw_only=True):
-    chunk: bytes
+    """Of each fold the total, the root over its items (merkle.sha256-trees of int256; zeros where they are not shown), its first parts."""
+
     totals: tuple[int, ...]
-    needs: tuple[Opening, ...]
+    roots: tuple[Digest, ...]
+    parts: tuple[tuple[int, ...], ...]
+
+
+class FoldItem(Message, frozen=True, kw_only=True):
+    """An item of a fold, under the root that the asserter has shown."""
+
+    item: int
+    value: int
+    path: Path
 
 
 class Pick(Move, frozen=True, kw_only=True):
-    """A fold, or a part of a range."""
+    """A part of a range. After a fold: one of the folds and a part or an item of it; or, with the number of folds, the output itself."""
 
     which: int
+    part: int = 0
+    item: FoldItem | None = None
+
+
+class Finish(Move, frozen=True, kw_only=True):
+    """The output from the totals."""
+
+    chunk: bytes
+    needs: tuple[Opening, ...]
 
 
 class Split(Move, frozen=True, kw_only=True):
@@ -367,6 +411,6 @@ class Timeout(Move, frozen=True, kw_only=True):
 
 
 AnyMove = (
-    Open | Concede | Reveal | Point | Trace | Stage | Chunk | Name | Prove | Fold | Pick | Split | Item | End | EndEntry | Batch | Missing
+    Open | Concede | Reveal | Point | Trace | Stage | Chunk | Name | Prove | Fold | Pick | Finish | Split | Item | End | EndEntry | Batch | Missing
     | BatchEntry | Gather | Timeout
 )  # fmt: skip

@@ -11,17 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from assay import merkle, stages
-from assay.dispute import game, leaf, moves
+from assay.dispute import folds, game, leaf, moves
 from assay.dispute.checks import IllegalMove
-from assay.dispute.game import part_range
+from assay.dispute.folds import part_range
 from assay.dispute.moves import AnyMove, Facts, Moment, Named, Path, Phase, Side, State
 from assay.dispute.proofs import Link, element_at
-from assay.dispute.tree import Tree, Walk, first_difference
+from assay.dispute.tree import Tree, Walk, first_difference, opened
 from assay.ids import Digest
 from assay.stages import NONE
 
 Links = Callable[[int], Link]
 """A party's own run of the segment's link with some number."""
+MOST_SHOWN = 1 << 16
+"""Items of a fold whose root its asserter computes."""
 
 
 class Player(Protocol):
@@ -63,12 +65,18 @@ def _walked(link: Link, state: State) -> int:
 
 def _items(link: Link, state: State, totals: Sequence[int], low: int, high: int) -> int:
     """Total of the items [low, high) of a state's fold, as this party has it."""
+    return leaf.combine(stages.decode_stage(state.stage), state.fold, _values(link, state, totals, low, high))
+
+
+def _values(link: Link, state: State, totals: Sequence[int], low: int = 0, high: int = -1) -> list[int]:
+    """Items [low, high) of a state's fold; all by default."""
     stage = stages.decode_stage(state.stage)
-    items = [
-        leaf.item(stage, state.element, state.fold, i, totals, leaf.gather(stage, state.element, state.fold, i, lambda n: link.read(stage, n)))
-        for i in range(low, high)
-    ]
-    return leaf.combine(stage, state.fold, items)
+    return leaf.fold_items(stage, state.element, state.fold, totals, lambda need: link.read(stage, need), low, high)
+
+
+def item_tree(items: Sequence[int]) -> Tree:
+    """Over the items of a fold."""
+    return Tree.of([folds.int256(value) for value in items])
 
 
 class Asserter:
@@ -93,6 +101,8 @@ class Asserter:
                 return moves.Chunk(chunk=self.chunk(link, state))
             case Phase.ELEMENT:
                 return self.element(link, state)
+            case Phase.FINISH:
+                return self.finish(link, state)
             case Phase.RANGE:
                 return self.range(link, state)
             case Phase.END:
@@ -112,15 +122,19 @@ class Asserter:
         return None
 
     def trace(self, link: Link, state: State) -> AnyMove:
-        first, tree = state.step == state.facts.start, link.trace
+        first, tree, unit = state.step == state.facts.start, link.trace, state.unit
+        before = unit - state.m - 1
+        height = merkle.depth(tree.count)
+        down = height - opened(height)
         return moves.Trace(
-            state=None if first else self.named(state.unit - state.m - 1), acc=self.named(state.unit - 1) if state.m else None,
-            end=self.named(state.unit), batch_root=link.batch_root, trace_root=tree.root, head_path=tree.path(0),
-            end_path=tree.path(tree.count - 1), children=_top(tree),
+            state=None if first else self.named(before, game.meeting(unit, before)),
+            acc=self.named(unit - 1, game.meeting(unit, unit - 1)) if state.m else None,
+            end=self.named(state.unit), batch_root=link.batch_root, trace_root=tree.root, head_path=tree.path(0, top=down),
+            end_path=tree.path(tree.count - 1, top=down), children=_top(tree),
         )  # fmt: skip
 
-    def named(self, unit: int) -> Named:
-        return Named(root=self.ends[unit], path=self.link_tree.path(unit))
+    def named(self, unit: int, top: int | None = None) -> Named:
+        return Named(root=self.ends[unit], path=self.link_tree.path(unit, top=top))
 
     def stage(self, link: Link, state: State) -> AnyMove:
         assert link.trees.stages is not None
@@ -131,15 +145,27 @@ class Asserter:
         )  # fmt: skip
 
     def chunk(self, link: Link, state: State) -> bytes:
+        """The chunk of the walk's leaf; nothing when it has been shown."""
+        if state.claimed is not None:
+            return b""
         assert state.walk is not None
         return link.tensor(_walked(link, state)).chunks[state.walk.index]
 
     def element(self, link: Link, state: State) -> AnyMove:
         stage = stages.decode_stage(state.stage)
-        needs, chunk = self.openings(link, state, leaf.folds(stage), 0), self.chunk(link, state)
         if not leaf.folds(stage):
-            return moves.Prove(chunk=chunk, needs=needs)
-        return moves.Fold(chunk=chunk, totals=self.totals(link, state), needs=needs)
+            return moves.Prove(chunk=self.chunk(link, state), needs=self.openings(link, state, 0, 0))
+        totals = self.totals(link, state)
+        each = [state._replace(totals=totals, fold=i, low=0, high=leaf.length(stage, state.element, i), total=t) for i, t in enumerate(totals)]
+        return moves.Fold(totals=totals, roots=tuple(self.shown(link, s) for s in each), parts=tuple(self.parts(link, s) for s in each))
+
+    def shown(self, link: Link, state: State) -> Digest:
+        """The root over the items of a state's fold; of more than MOST_SHOWN zeros, for they are not shown one by one."""
+        return item_tree(_values(link, state, state.totals)).root if state.high <= MOST_SHOWN else Digest(bytes(32))
+
+    def finish(self, link: Link, state: State) -> AnyMove:
+        stage = stages.decode_stage(state.stage)
+        return moves.Finish(chunk=self.chunk(link, state), needs=self.openings(link, state, leaf.folds(stage), 0))
 
     def openings(self, link: Link, state: State, fold: int, index: int) -> tuple[moves.Opening, ...]:
         stage = stages.decode_stage(state.stage)
@@ -156,7 +182,7 @@ class Asserter:
         return moves.Split(parts=self.parts(link, state))
 
     def parts(self, link: Link, state: State) -> tuple[int, ...]:
-        k = min(game.SPLIT, state.high - state.low)
+        k = folds.part_count(state.high - state.low)
         return tuple(_items(link, state, state.totals, *part_range(state.low, state.high, j)) for j in range(k))
 
     def end_entry(self, link: Link, state: State) -> AnyMove:
@@ -218,15 +244,17 @@ class Voter(Asserter):
     def __init__(self, links: Links, served: Mapping[int, Named]) -> None:
         self.links, self.served = links, served
 
-    def named(self, unit: int) -> Named:
-        return self.served[unit]
+    def named(self, unit: int, top: int | None = None) -> Named:
+        return Named(root=self.served[unit].root, path=self.served[unit].path[:top])
 
 
 class Challenger:
-    """`opening` is what it sealed; `ends`: the link ends of its own run, which only who walks over the links needs."""
+    """`opening` is what it sealed; `ends`: the link ends of its own run, which only who walks over the links needs; `served`: the asserter's
+    run, as it has served it off chain. Where that is what it has committed to, the challenger points at once to the leaf, the element and the
+    item that are wrong."""
 
-    def __init__(self, links: Links, ends: Sequence[Digest], opening: moves.Open | None) -> None:
-        self.links, self.opening = links, opening
+    def __init__(self, links: Links, ends: Sequence[Digest], opening: moves.Open | None, served: Links | None = None) -> None:
+        self.links, self.opening, self.served = links, opening, served
         self.link_tree = Tree.of(list(ends)) if ends else None
 
     def move(self, state: State, last: AnyMove | None) -> AnyMove | None:
@@ -246,10 +274,27 @@ class Challenger:
         ours = self.link_tree if state.phase is Phase.LINKS else own_tree(self.links(state.unit), state)
         if ours is None:
             return None
+        if state.phase is not Phase.LINKS and self.served is not None and (leap := self.leap(ours, self.served(state.unit), state)):
+            return leap
         if ours.count != state.walk.count:
             return self.miscounted(self.links(state.unit), state, children)
         at = first_difference(ours, state.walk, children)
         return None if at is None else point(state.walk, children, at)
+
+    def leap(self, ours: Tree, served: Link, state: State) -> AnyMove | None:
+        """To the first leaf that differs, and in it to the element."""
+        assert state.walk is not None
+        theirs, walk = own_tree(served, state), state.walk
+        if theirs.count != ours.count or theirs.node(walk.height, walk.index) != walk.node:
+            return None
+        at = next((i for i in range(ours.count) if theirs.node(0, i) != ours.node(0, i)), None)
+        if at is None or at >> walk.height != walk.index:
+            return None
+        element = None
+        if state.phase is Phase.CHUNKS:
+            mine, other = (link.tensor(_walked(link, state)) for link in (self.links(state.unit), served))
+            element = element_at(mine.array, at, mine.chunks[at], other.chunks[at])
+        return moves.Point(index=at, node=theirs.node(0, at), path=theirs.path(at, top=walk.height), element=element)
 
     def miscounted(self, link: Link, state: State, children: Path) -> AnyMove | None:
         """The batch has another number of fields than the program reads."""
@@ -270,16 +315,41 @@ class Challenger:
         return None if at is None else moves.Name(element=at)
 
     def fold(self, link: Link, state: State) -> AnyMove | None:
+        """The first total that is wrong, and its first part, or item; where none is, the output does not follow from them."""
         stage = stages.decode_stage(state.stage)
         totals = leaf.fold_totals(stage, state.element, lambda need: link.read(stage, need))
-        wrong = (i for i, (ours, theirs) in enumerate(zip(totals, state.totals, strict=True)) if ours != theirs)
-        return next((moves.Pick(which=i) for i in wrong), None)
+        wrong = (i for i, (ours, theirs) in enumerate(zip(totals, state.totals, strict=False)) if ours != theirs)
+        fold = next(wrong, None)
+        if len(totals) != len(state.totals) or fold is None:
+            return moves.Pick(which=len(state.totals))
+        state = state._replace(fold=fold, low=0, high=leaf.length(stage, state.element, fold))
+        if self.served is not None and (item := self.item(link, self.served(state.unit), state)):
+            return moves.Pick(which=fold, item=item)
+        parts = state.shown[fold]
+        if len(parts) != folds.part_count(state.high):
+            return moves.Pick(which=fold)
+        at = self.wrong_part(link, state, parts)
+        return moves.Pick(which=fold, part=0 if at is None else at)
+
+    def item(self, link: Link, served: Link, state: State) -> moves.FoldItem | None:
+        """The first item that the asserter has wrong, if its root is over what it has served."""
+        if state.high > MOST_SHOWN:
+            return None
+        ours, theirs = (_values(run, state, state.totals) for run in (link, served))
+        tree = item_tree(theirs)
+        at = next((i for i in range(len(ours)) if ours[i] != theirs[i]), None)
+        if at is None or tree.root != state.roots[state.fold]:
+            return None
+        return moves.FoldItem(item=at, value=theirs[at], path=tree.path(at))
 
     def part(self, link: Link, state: State) -> AnyMove | None:
-        for i, theirs in enumerate(state.parts):
-            if _items(link, state, state.totals, *part_range(state.low, state.high, i)) != theirs:
-                return moves.Pick(which=i)
-        return None
+        at = self.wrong_part(link, state, state.parts)
+        return None if at is None else moves.Pick(which=at)
+
+    def wrong_part(self, link: Link, state: State, parts: Sequence[int]) -> int | None:
+        """The first that differs, of the parts of a state's range."""
+        ranges = (part_range(state.low, state.high, i) for i in range(len(parts)))
+        return next((i for i, r in enumerate(ranges) if _items(link, state, state.totals, *r) != parts[i]), None)
 
 
 def point(walk: Walk, children: Sequence[Digest], at: int) -> moves.Point:

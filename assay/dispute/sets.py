@@ -12,7 +12,7 @@ from assay import merkle, stages
 from assay.dispute import checks, moves
 from assay.dispute.checks import demand
 from assay.dispute.moves import Moment, Phase, Side, State, Verdict
-from assay.dispute.turns import check_leaf, into, walk_of, won
+from assay.dispute.turns import claim, into, walk_of, won
 from assay.exact.types import ITEM_BYTES
 from assay.sampling import MAX_RECORDS, permute
 from assay.stages import NONE
@@ -83,7 +83,7 @@ def batch_entry(state: State, move: moves.BatchEntry, _: Moment) -> State:
 
 def gather(state: State, move: moves.Gather, _: Moment) -> State:
     facts, record = state.facts, stages.decode_input(state.record)
-    check_leaf(state, move.chunk)
+    claimed = claim(state, move.chunk)
     demand(merkle.sha256(move.data) == facts.data_root, "the data's head is not that of the job")
     checks.digest(move.salt, "a salt")
     data = checks.decode_data(move.data)
@@ -101,6 +101,6 @@ def gather(state: State, move: moves.Gather, _: Moment) -> State:
     checks.under(move.shard[16:], records, number - begin, move.salt + move.record, move.record_path, "the record")
     item = ITEM_BYTES[record.type.dtype]
     at = first + state.element % each * item
-    right = int.from_bytes(move.record[at : at + item], "little") == checks.element_of(record.type, move.chunk, state.element)
+    right = int.from_bytes(move.record[at : at + item], "little") == claimed
     assert at + item <= first + size
     return won(state, A if right else C, f"element {state.element} of the batch's {record.name!r} is {'right' if right else 'wrong'}")

@@ -1,7 +1,7 @@
 """Walks down a Merkle tree, several levels at a time: a node's children, the point that picks a descendant (docs/dispute.md, "The game").
 
 Trees are those of assay.merkle. A node's height is its distance from the leaves, its index its place among those of its height. Its
-children are its 2^min(4, height) descendants 4 levels down; those of a node of height 0 are itself.
+children are its descendants some levels down, as many as `opened` says; those of a node of height 0 are itself.
 """
 
 from __future__ import annotations
@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from assay import merkle
 from assay.ids import Digest
 
-WIDTH = 4
-"""Levels of one opening."""
+WIDTH = 5
+"""Most levels of one opening."""
+
+
+def opened(height: int) -> int:
+    """Levels of the next opening of a node: as few openings as possible, of equal size."""
+    openings = -(-height // WIDTH)
+    return -(-height // openings) if openings else 0
 
 
 def pad_node(height: int) -> Digest:
@@ -57,7 +63,7 @@ class Walk:
     @property
     def levels(self) -> int:
         """Levels of its next opening."""
-        return min(WIDTH, self.height)
+        return opened(self.height)
 
     def has(self, children: Sequence[Digest]) -> bool:
         return len(children) == 1 << self.levels and all(len(c) == 32 for c in children) and joined(children) == self.node
@@ -91,7 +97,7 @@ class Tree:
         return row[index] if index < len(row) else pad_node(height)
 
     def children(self, height: int, index: int) -> tuple[Digest, ...]:
-        down = min(WIDTH, height)
+        down = opened(height)
         return tuple(self.node(height - down, (index << down) + i) for i in range(1 << down))
 
     def path(self, index: int, height: int = 0, top: int | None = None) -> tuple[Digest, ...]:

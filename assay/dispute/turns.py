@@ -32,6 +32,15 @@ def walked_type(state: State) -> TensorType:
     return stages.decode_stage(state.stage).type if state.stage else stages.decode_input(state.record).type
 
 
+def claim(state: State, chunk: bytes) -> int:
+    """Bits of the named element: known, or in the chunk of the leaf."""
+    if state.claimed is not None:
+        demand(not chunk, "the chunk has been shown")
+        return state.claimed
+    check_leaf(state, chunk)
+    return checks.element_of(walked_type(state), chunk, state.element)
+
+
 def check_leaf(state: State, chunk: bytes) -> None:
     walk = walk_of(state)
     demand(walk.node == merkle.leaf(walk.index, chunk), "this is not the chunk of the leaf")

@@ -1,23 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {Disputes} from "../src/Disputes.sol";
 import {Descent} from "../src/dispute/Descent.sol";
 import {Openings} from "../src/dispute/Openings.sol";
+import {Ranges} from "../src/dispute/Ranges.sol";
 import {Verdict} from "../src/dispute/Verdict.sol";
+import {Walk} from "../src/dispute/Walk.sol";
 import {IDisputeGame} from "../src/interfaces/IDisputes.sol";
 import {ILeaf} from "../src/interfaces/ILeaf.sol";
 import {Merkle} from "../src/libraries/Merkle.sol";
-import {Dispute, Evidence, Link, Outcome, Proof, Rules, TraceMove} from "../src/types/DisputeTypes.sol";
+import {Dispute, Evidence, Folded, Link, Outcome, Proof, Rules, TraceMove} from "../src/types/DisputeTypes.sol";
 import {Offer, Terms} from "../src/types/Types.sol";
-import {MockLeaf, TwinLeaf} from "./utils/MockLeaf.sol";
+import {ClearLeaf} from "../src/leaf/clear/ClearLeaf.sol";
+import {TableLeaf} from "../src/leaf/table/TableLeaf.sol";
+import {Chunks} from "./utils/Chunks.sol";
 import {Network} from "./utils/Network.sol";
 import {Sparse} from "./utils/Sparse.sol";
 
 /// Gas of every move at the size of a training step of a billion parameters, each as a transaction of its own, calldata included, written to
 /// snapshots/Disputes.json: a trace of 2^16 leaves, tensors of 2^22 chunks, a fold of 2^16 items, 2^10 links. All bytes of chunks and hashes are
-/// as dear as random ones. The asserter is honest: both sides play to the last item. The leaf is the tests' own (utils/MockLeaf.sol).
+/// as dear as random ones. The asserter is honest: both sides play to the last item. The leaves are the real
+/// ones. The EVM is that of Prague, whose floor of 40 gas a byte of calldata (EIP-7623) is in the figures.
 /// forge-config: default.isolate = true
+/// forge-config: default.evm_version = "prague"
 contract DisputeGasTest is Network {
     using Sparse for Sparse.Tree;
 
@@ -28,7 +35,8 @@ contract DisputeGasTest is Network {
     uint256 internal constant CHUNKS = 22;
     uint256 internal constant LINKS = 10;
     uint64 internal constant SIDE = 1 << 15;
-    uint64 internal constant UNIT = 401;
+    /// Whose step's state lies in the other half of the links: its path is the longest.
+    uint64 internal constant UNIT = 513;
     uint32 internal constant STAGE = 40_000;
     uint64 internal constant ELEMENT = 777_777_777;
     uint64 internal constant ITEM = 54_321;
@@ -45,8 +53,8 @@ contract DisputeGasTest is Network {
     function deployDisputes() internal override returns (address) {
         Rules memory r = Rules(1000, 1000, 1000, 1000, 10e6, address(0));
         Descent descent = new Descent(address(jobs), r);
-        leaf = new MockLeaf();
-        Verdict verdict = new Verdict(address(jobs), r, address(leaf), address(new TwinLeaf()));
+        leaf = new ClearLeaf();
+        Verdict verdict = new Verdict(address(jobs), r, address(leaf), address(new TableLeaf()));
         game = IDisputeGame(address(new Disputes(address(jobs), r, address(descent), address(verdict))));
         return address(game);
     }
@@ -103,7 +111,8 @@ contract DisputeGasTest is Network {
     }
 
     function word(bytes memory bytes_, uint64 element) internal pure returns (uint64) {
-        return Openings.inChunk(bytes_, element, 4);
+        uint256 spot = (element * 4) % 1024;
+        return uint64(uint32(bytes4(bytes.concat(bytes_[spot + 3], bytes_[spot + 2], bytes_[spot + 1], bytes_[spot]))));
     }
 
     function link() internal view returns (Link memory l, Sparse.Tree memory trace, Sparse.Tree memory output) {
@@ -166,14 +175,15 @@ contract DisputeGasTest is Network {
         return leaf.item(stageBytes, ELEMENT, 2, ITEM, some, values);
     }
 
-    /// What the parts beside the pointed one add: numbers of eight bytes, as dear as they come.
-    int256 internal constant BESIDE = 0x1122334455667;
+    /// What the parts beside the pointed one are: numbers of eight bytes, as dear as they come; they add up to nothing.
+    function beside(uint256 part) internal pure returns (int256) {
+        return part % 2 == 0 ? int256(0x1122334455667788) : -int256(0x1122334455667788);
+    }
 
-    function rangeTotal(uint256 items) internal view returns (int256 total) {
-        total = itemValue();
-        for (uint256 n = 1; n < items; n *= 16) {
-            total += 15 * BESIDE;
-        }
+    function rangeTotal(uint64 n) internal view returns (int256) {
+        if (n == 1) return itemValue();
+        uint64 count = uint64(Ranges.partsOf(n));
+        return rangeTotal(n / count) - beside((ITEM % n) / (n / count));
     }
 
     // ---- measuring -------------------------------------------------------------------------------------------------------------
@@ -184,22 +194,33 @@ contract DisputeGasTest is Network {
         assertTrue(gas < MOST, string.concat(name, ": over 500,000 gas"));
     }
 
-    function walk(uint64 id, Sparse.Tree memory t, uint64 place, bool served_) internal {
+    /// A walk over nodes that were shown on chain.
+    function walk(uint64 id, Sparse.Tree memory t, uint64 place) internal {
         while (true) {
             Dispute memory d = game.dispute(id);
-            uint256 low = served_ || d.height < 4 ? 0 : d.height - 4;
+            uint256 low = d.height - Walk.step(d.height);
             uint64 to = place >> uint64(low);
             bytes32[] memory path = t.path(low, d.height, to);
             bytes32 below = t.node(low, to);
             vm.prank(challenger, challenger);
             game.point(id, below, to, path);
-            took(CHALLENGER, served_ ? "point, all levels" : "point, 4 levels");
+            took(CHALLENGER, path.length == 4 ? "point, 4 levels" : "point, 5 levels");
             if (low == 0) return;
             bytes32[] memory children = t.children(low, to);
             vm.prank(provider, provider);
             game.reveal(id, children);
-            took(ASSERTER, "reveal, 16 nodes");
+            took(ASSERTER, children.length == 16 ? "reveal, 16 nodes" : "reveal, 32 nodes");
         }
+    }
+
+    /// Over nodes that were served.
+    function leap(uint64 id, Sparse.Tree memory t, uint64 place) internal {
+        bytes32 below = t.node(0, place);
+        bytes32[] memory path = t.path(place);
+        vm.prank(challenger, challenger);
+        if (t.height == TRACE) game.point(id, below, place, path);
+        else game.pointElement(id, below, place, path, ELEMENT);
+        took(CHALLENGER, t.height == TRACE ? "point, 16 levels" : "point, 22 levels and an element");
     }
 
     function play(bool served_) internal {
@@ -208,9 +229,10 @@ contract DisputeGasTest is Network {
         Sparse.Tree memory links = linkTree(l);
         uint64 id = begin(committedTo(links), links, served_);
         toTrace(id, l, links, trace);
-        walk(id, trace, STAGE + 1, served_);
+        if (served_) leap(id, trace, STAGE + 1);
+        else walk(id, trace, STAGE + 1);
         toElement(id, l, output, served_);
-        toItem(id, l);
+        toItem(id, l, served_);
         decide(id, l, trace);
         assertEq(uint256(game.dispute(id).outcome), uint256(Outcome.ASSERTER_WON), "outcome");
     }
@@ -250,15 +272,19 @@ contract DisputeGasTest is Network {
         bytes32[] memory children = links.children(LINKS, 0);
         vm.prank(provider, provider);
         game.reveal(id, children);
-        took(ASSERTER, "reveal, 16 nodes");
-        walk(id, links, UNIT, false);
+        took(ASSERTER, "reveal, 32 nodes");
+        walk(id, links, UNIT);
+    }
+
+    function before(Sparse.Tree memory links, uint64 unit) internal view returns (bytes32[] memory) {
+        return links.path(0, Math.log2(UNIT ^ unit), unit);
     }
 
     function toTrace(uint64 id, Link memory l, Sparse.Tree memory links, Sparse.Tree memory trace) internal {
         TraceMove memory t;
         (t.stateRoot, t.accRoot, t.endRoot, t.batchRoot, t.traceRoot) = (l.stateRoot, l.accRoot, l.endRoot, l.batchRoot, l.traceRoot);
-        (t.statePath, t.accPath, t.endPath) = (links.path(UNIT - 2), links.path(UNIT - 1), links.path(UNIT));
-        (t.headPath, t.lastPath) = (trace.path(0), trace.path(uint64((1 << TRACE) - 1)));
+        (t.statePath, t.accPath, t.endPath) = (before(links, UNIT - 2), before(links, UNIT - 1), links.path(UNIT));
+        (t.headPath, t.lastPath) = (trace.path(0, TRACE - 4, 0), trace.path(0, TRACE - 4, uint64((1 << TRACE) - 1)));
         t.children = trace.children(TRACE, 0);
         vm.prank(provider, provider);
         game.trace(id, t);
@@ -272,39 +298,80 @@ contract DisputeGasTest is Network {
         vm.prank(provider, provider);
         game.stage(id, l, program, stageBytes, path, root, children);
         took(ASSERTER, "stage");
-        walk(id, output, chunkAt(ELEMENT), served_);
+        if (served_) return leap(id, output, chunkAt(ELEMENT));
+        walk(id, output, chunkAt(ELEMENT));
         bytes memory bytes_ = outputChunk();
         vm.prank(provider, provider);
         game.chunk(id, bytes_);
         took(ASSERTER, "chunk");
+        bytes32[6] memory shown = Chunks.word(bytes_, (ELEMENT * 4) % 1024);
         vm.prank(challenger, challenger);
-        game.element(id, ELEMENT);
+        game.element(id, ELEMENT, shown);
         took(CHALLENGER, "element");
     }
 
-    function toItem(uint64 id, Link memory l) internal {
-        Proof memory p = Proof(l, program, stageBytes, outputChunk(), totals(), new Evidence[](0));
-        vm.prank(provider, provider);
-        game.fold(id, p);
-        took(ASSERTER, "fold");
-        bytes32 linkHash = keccak256(abi.encode(l));
-        vm.prank(challenger, challenger);
-        game.pick(id, linkHash, stageBytes, p.totals, 2);
-        took(CHALLENGER, "pick");
-        bytes32 totalsHash = keccak256(abi.encode(p.totals));
-        for (uint64 n = 1 << 16; n > 1; n /= 16) {
-            uint256 where = (ITEM % n) / (n / 16);
-            int256[] memory parts = new int256[](16);
-            for (uint256 i = 0; i < 16; ++i) {
-                parts[i] = i == where ? rangeTotal(n / 16) : BESIDE;
-            }
-            vm.prank(provider, provider);
-            game.split(id, linkHash, totalsHash, stageBytes, parts);
-            took(ASSERTER, "split in 16");
-            vm.prank(challenger, challenger);
-            game.choose(id, parts, where);
-            took(CHALLENGER, "choose");
+    function toItem(uint64 id, Link memory l, bool served_) internal {
+        bytes[] memory parts = firstParts();
+        Folded memory f = Folded(keccak256(abi.encode(l)), keccak256(stageBytes), totals(), itemRoots(), new bytes32[](3));
+        for (uint256 i = 0; i < 3; ++i) {
+            f.parts[i] = keccak256(parts[i]);
         }
+        vm.prank(provider, provider);
+        game.fold(id, f, parts);
+        took(ASSERTER, "fold");
+        if (served_) {
+            bytes32[] memory path = itemTree().path(ITEM);
+            int64 value = int64(itemValue());
+            vm.prank(challenger, challenger);
+            game.pickItem(id, f, stageBytes, 2, ITEM, value, path);
+            took(CHALLENGER, "pick a fold and an item");
+            return;
+        }
+        vm.prank(challenger, challenger);
+        game.pick(id, f, stageBytes, 2, parts[2], ITEM / 2048);
+        took(CHALLENGER, "pick a fold and a part");
+        for (uint64 n = 2048; n > 1;) {
+            n = halve(id, n);
+        }
+    }
+
+    /// One more split, and the part with the item.
+    function halve(uint64 id, uint64 n) internal returns (uint64) {
+        uint64 count = uint64(Ranges.partsOf(n));
+        uint256 where = (ITEM % n) / (n / count);
+        bytes memory parts = partsOf(n, count, where);
+        bytes32 range = game.dispute(id).node;
+        vm.prank(provider, provider);
+        game.split(id, parts);
+        took(ASSERTER, count == 64 ? "split in 64" : "split in 32");
+        vm.prank(challenger, challenger);
+        game.choose(id, range, parts, where);
+        took(CHALLENGER, count == 64 ? "choose of 64" : "choose of 32");
+        return n / count;
+    }
+
+    /// Of the exponents of a row, of a column, and of the products.
+    function firstParts() internal view returns (bytes[] memory parts) {
+        parts = new bytes[](3);
+        for (uint256 i = 0; i < 32; ++i) {
+            (parts[0], parts[1]) = (abi.encodePacked(parts[0], int64(131)), abi.encodePacked(parts[1], int64(129)));
+        }
+        parts[2] = partsOf(1 << 16, 32, ITEM / 2048);
+    }
+
+    function partsOf(uint64 n, uint64 count, uint256 where) internal view returns (bytes memory parts) {
+        for (uint256 i = 0; i < count; ++i) {
+            parts = abi.encodePacked(parts, int64(i == where ? rangeTotal(n / count) : beside(i)));
+        }
+    }
+
+    function itemTree() internal view returns (Sparse.Tree memory) {
+        return Sparse.one(16, ITEM, Merkle.leaf(ITEM, bytes32(uint256(itemValue()))));
+    }
+
+    function itemRoots() internal view returns (bytes32[] memory roots) {
+        roots = new bytes32[](3);
+        (roots[0], roots[1], roots[2]) = (keccak256("row"), keccak256("column"), itemTree().root());
     }
 
     function decide(uint64 id, Link memory l, Sparse.Tree memory trace) internal {

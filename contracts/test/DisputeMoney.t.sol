@@ -60,7 +60,7 @@ contract DisputeMoneyTest is Arena {
         uint64 segment = drawn(job, 0);
         uint64 id = sealed_(challenger, segment, 2);
         // A thief copies the digest before the challenge is opened, and the opening when it sees it.
-        bytes32 seen = game.dispute(id).node;
+        bytes32 seen = game.dispute(id).facts;
         vm.prank(second);
         uint64 stolen = game.seal(segment, seen);
         mine(1);
@@ -255,7 +255,7 @@ contract DisputeMoneyTest is Arena {
         stage(beside, story(1, true), 1);
         walk(beside, Toy.rows(story(1, true).outputs[1]), 0);
         chunk(beside, story(1, true).outputs[1], 0);
-        element(beside, 4);
+        element(beside, story(1, true).outputs[1], 4);
         prove(beside, story(1, true), 1, 4);
         assertState(segment, SegmentState.VOID);
         assertEq(stakes.freeStake(provider), 2000e6, "nobody is slashed");

@@ -68,7 +68,7 @@ contract DisputesTest is Arena {
         reveal(id, rows);
         walk(id, rows, 2);
         assertStand(id, Stand.TRACED);
-        assertEq(game.dispute(id).unit, 2, "unit");
+        assertEq(game.dispute(id).index, 2, "unit");
         Story memory s = story(2, true);
         toElement(id, s, 0, 1);
         prove(id, s, 0, 1);
@@ -83,18 +83,15 @@ contract DisputesTest is Arena {
         Story memory s = story(unit, true);
         toElement(id, s, 2, 0);
         int256[] memory totals = Toy.folds(summed(s), 0, Toy.N);
+        falseItem = uint64(where);
         totals[which] += more;
         fold(id, s, totals);
-        if (game.dispute(id).stand == Stand.RESOLVED) return id;
-        pick(id, s, totals, which);
+        pick(id, s, totals, which, partWith(where, summed(s).length));
         while (true) {
             Dispute memory d = game.dispute(id);
             if (d.hi - d.lo == 1) break;
-            uint256 n = d.hi - d.lo;
-            uint256 k = n < 16 ? n : 16;
-            uint256 part = 0;
-            while (d.lo + (part + 1) * n / k <= where) ++part;
-            choose(id, split(id, s, totals, part), part);
+            uint256 part = partWith(where - d.lo, d.hi - d.lo);
+            choose(id, d.node, split(id, s, part), part);
         }
         assertEq(game.dispute(id).lo, where, "the item");
         item(id, s, totals);
@@ -113,9 +110,23 @@ contract DisputesTest is Arena {
         assertOutcome(playFold(2, more, 1, 177), Outcome.ASSERTER_LOST);
     }
 
-    function test_totals_that_do_not_make_the_output_lose_at_once() public {
+    function playOutput(uint64 unit) internal returns (uint64 id) {
+        uint64 segment = drawn(job, 0);
+        id = opened(challenger, segment, unit);
+        Story memory s = story(unit, true);
+        toElement(id, s, 2, 0);
+        int256[] memory totals = Toy.folds(summed(s), 0, Toy.N);
+        fold(id, s, totals);
+        pickOutput(id, s, totals);
+        assertStand(id, Stand.FINISH);
+        finish(id, s, totals);
+    }
+
+    function test_totals_that_do_not_make_the_output_lose() public {
+        assertOutcome(playOutput(2), Outcome.ASSERTER_WON);
         lie(2, 2, 0);
-        assertOutcome(playFold(2, 0, 1, 0), Outcome.ASSERTER_LOST);
+        job = post();
+        assertOutcome(playOutput(2), Outcome.ASSERTER_LOST);
     }
 
     // ---- ends
@@ -171,9 +182,7 @@ contract DisputesTest is Arena {
         batch(id, s);
         walk(id, Toy.batchRows(s.x), 0);
         batchEntry(id, s);
-        walk(id, Toy.rows(s.x), which / 256);
-        chunk(id, s.x, which / 256);
-        element(id, which);
+        toNamed(id, Toy.rows(s.x), s.x, which);
         assertStand(id, Stand.RECORD);
         gather(id, s, which);
     }

@@ -201,7 +201,7 @@ contract GamesTest is Test {
         if (d.stand != Stand.PAID) assertEq(uint256(d.stand), stand, what);
         assertEq(uint256(d.outcome), w.outcomes[i], what);
         if (stand < uint256(Stand.RESOLVED)) assertEq(d.asserting ? 1 : 0, w.turns[i], what);
-        if (d.stand != Stand.RANGE) return;
+        if (d.stand != Stand.RANGE || !d.asserting) return;
         assertEq(d.lo, w.los[i], what);
         assertEq(d.hi, w.his[i], what);
         assertTrue(d.total == w.totals[i], what);

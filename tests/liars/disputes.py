@@ -12,9 +12,10 @@ import numpy as np
 from assay import merkle, stages
 from assay.dispute import leaf, moves
 from assay.dispute.moves import AnyMove, Phase, State
-from assay.dispute.players import Asserter, own_tree
+from assay.dispute.players import Asserter, item_tree, own_tree
 from assay.dispute.proofs import Entries, Link
 from assay.dispute.tree import Tree
+from assay.dispute.turns import walked_type
 from assay.exact.types import ITEM_BYTES
 from assay.ids import Digest
 from tests.dispute_cases import PROGRAM, honest
@@ -84,6 +85,32 @@ class Cunning(Asserter):
         return tuple(parts)
 
 
+class Misread(Liar):
+    """Evaluates folds with one bit of every first operand turned, and serves that."""
+
+    def read(self, stage: stages.Stage, need: leaf.Need) -> int:
+        return super().read(stage, need) ^ (1 << 20 if need.operand == 0 else 0)
+
+
+class BadParts(Cunning):
+    """Makes its totals fit its output, and its parts do not combine to them."""
+
+    def parts(self, link: Link, state: State) -> tuple[int, ...]:
+        first, *rest = super().parts(link, state)
+        return (first + 1, *rest)
+
+
+class TooMany(Asserter):
+    """Shows a total more than there are folds."""
+
+    def element(self, link: Link, state: State) -> AnyMove:
+        made = super().element(link, state)
+        zero = moves.Fold(totals=(0,), roots=(Digest(bytes(32)),), parts=((0,),))
+        if not isinstance(made, moves.Fold):
+            return zero
+        return moves.Fold(totals=made.totals + zero.totals, roots=made.roots + zero.roots, parts=made.parts + zero.parts)
+
+
 class Inputs(Liar):
     """Takes other inputs than those that are committed to."""
 
@@ -149,11 +176,9 @@ class Doubter:
                 return self.opening
             case Phase.NAME:
                 assert walk is not None
-                t = stages.decode_stage(state.stage).type if state.stage else stages.decode_input(state.record).type
-                each = 1024 // ITEM_BYTES[t.dtype]
-                return moves.Name(element=self.random.randrange(walk.index * each, min((walk.index + 1) * each, t.elements)))
+                return moves.Name(element=self.element(state, walk.index))
             case Phase.PICK:
-                return moves.Pick(which=self.aims.get(Phase.PICK, self.random.randrange(len(state.totals))))
+                return self.pick(state)
             case Phase.RANGE:
                 return moves.Pick(which=self.random.randrange(len(state.parts)))
         assert walk is not None
@@ -162,4 +187,25 @@ class Doubter:
             least = 1 if state.phase is Phase.TRACE and state.is_update else 0
             self.chosen[state.phase] = self.aims.get(state.phase, self.random.randrange(least, walk.count))
         target, height = self.chosen[state.phase], 0 if self.leaps else walk.height - walk.levels
-        return moves.Point(index=target >> height, node=tree.node(height, target >> height), path=tree.path(target >> height, height, walk.height))
+        element = self.element(state, target) if self.leaps and state.phase is Phase.CHUNKS else None
+        path = tree.path(target >> height, height, walk.height)
+        return moves.Point(index=target >> height, node=tree.node(height, target >> height), path=path, element=element)
+
+    def element(self, state: State, chunk: int) -> int:
+        """Any one of a chunk."""
+        t = walked_type(state)
+        each = 1024 // ITEM_BYTES[t.dtype]
+        return self.random.randrange(chunk * each, min((chunk + 1) * each, t.elements))
+
+    def pick(self, state: State) -> moves.Pick:
+        """Any part of a fold, where it leaps any item of it; or the output."""
+        stage, folds = stages.decode_stage(state.stage), len(state.totals)
+        fold = self.aims.get(Phase.PICK, self.random.randrange(folds + 1))
+        if fold == folds:
+            return moves.Pick(which=folds)
+        if not self.leaps:
+            return moves.Pick(which=fold, part=self.random.randrange(len(state.shown[fold])))
+        link = self.links(state.unit)
+        items = leaf.fold_items(stage, state.element, fold, state.totals, lambda need: link.read(stage, need))
+        at, tree = self.random.randrange(len(items)), item_tree(items)
+        return moves.Pick(which=fold, item=moves.FoldItem(item=at, value=items[at], path=tree.path(at)))

@@ -19,8 +19,8 @@ from assay.dispute.moves import AnyMove, Shown
 from assay.ids import DisputeId
 
 STANDS = (
-    "none", "sealed", "links", "traced", "trace", "stage", "chunks", "chunk", "name", "element", "pick", "range", "end", "entries", "entry",
-    "batch", "fields", "field", "record", "resolved", "paid",
+    "none", "sealed", "links", "traced", "trace", "stage", "chunks", "chunk", "name", "element", "pick", "finish", "range", "end", "entries",
+    "entry", "batch", "fields", "field", "record", "resolved", "paid",
 )  # fmt: skip
 OUTCOMES = ("NONE", "ASSERTER_WON", "ASSERTER_LOST", "CONCEDED", "VOID")
 KINDS = {kind.__name__.lower(): kind for kind in moves.Move.__subclasses__()} | {"choose": moves.Pick}
@@ -41,7 +41,7 @@ def message(kind: type[Message], fields: dict[str, Any]) -> Any:
     for name, hint in get_type_hints(kind).items():
         value = fields[name]
         if isinstance(value, dict):
-            out[name] = message(moves.Named, value)
+            out[name] = message(moves.FoldItem if name == "item" else moves.Named, value)
         elif hint == tuple[moves.Opening, ...]:
             out[name] = tuple(message(moves.Opening, item) for item in value)
         else:
@@ -57,10 +57,13 @@ def move_of(m: dict[str, Any]) -> AnyMove:
 def shown_of(game: dict[str, Any], m: dict[str, Any]) -> Shown:
     """What a game has shown in the end, which is never less than what was shown before a move."""
     link = {name: plain(value) for name, value in game["link"].items()}
+    low, high, total = plain(m.get("range", ["0", "0", "0"]))
     return Shown(
         **{name: link[name] for name in ("program_root", "schedule_root", "state_root", "acc_root", "batch_root", "end_root", "trace_root")},
         data_root=link["dataset_root"], steps=link["steps"], step=link["step"], m=link["m"], micro_batches=link["micros"], leaves=link["leaves"],
-        head=plain(game["program"]), stage=plain(game["stage"]), record=plain(game["input"]), totals=plain(game["totals"]),
+        head=plain(game["program"]), stage=plain(game["stage"]), record=plain(game["input"]),
+        totals=plain(m["totals"] if m["kind"] == "pick" else game["totals"]), roots=plain(m.get("roots", [])),
+        folded=plain(m["parts"]) if m["kind"] == "pick" else (), chunk=plain(m.get("shown", "0x")), low=low, high=high, total=total,
         parts=plain(m["parts"]) if m["kind"] == "choose" else (),
     )  # fmt: skip
 

@@ -30,12 +30,12 @@ from assay.dispute.moves import WALK_LINKS, AnyMove, Facts, Moment, Phase, Revea
 from assay.dispute.players import BEGIN, Asserter, Challenger, Player, play
 from assay.dispute.proofs import Link
 from tests.dispute_cases import PROGRAM, PROVIDER, START, VERIFIER, batch_of, ends, facts, honest, opening
-from tests.liars.disputes import Cunning, Doubter, HonestInputs, Liar, OddBatch, OtherEnd, Padded, at, flipped
+from tests.liars.disputes import BadParts, Cunning, Doubter, HonestInputs, Liar, Misread, OddBatch, OtherEnd, Padded, TooMany, at, flipped
 
 HERE = Path(__file__).resolve().parent
 FIRST, MICRO, UPDATE = 0, 1, 5
 OUTCOMES = {None: "NONE", Verdict.ASSERTER: "ASSERTER_WON", Verdict.CHALLENGER: "ASSERTER_LOST", Verdict.CONCEDED: "CONCEDED", Verdict.VOID: "VOID"}
-STRINGS = {"totals", "parts", "unit", "element"}
+STRINGS = {"totals", "parts", "unit", "element", "item", "value"}
 """Fields whose numbers are written as strings."""
 
 
@@ -57,8 +57,12 @@ def fields(move: AnyMove, state: State) -> dict[str, Any]:
     if isinstance(move, moves.Gather):
         out |= {"first": int.from_bytes(move.shard[:8], "big"), "records": int.from_bytes(move.shard[8:16], "big")}
         out |= {"shard_root": plain(move.shard[16:]), "example": plain(move.salt + move.record)}
+    if isinstance(move, moves.Name):
+        out["shown"] = plain(state.chunk)
     if isinstance(move, moves.Pick) and state.phase is Phase.RANGE:
-        out |= {"kind": "choose", "parts": plain(state.parts, "parts")}
+        out |= {"kind": "choose", "parts": plain(state.parts, "parts"), "range": [str(n) for n in (state.low, state.high, state.total)]}
+    elif isinstance(move, moves.Pick):
+        out |= {"totals": plain(state.totals, "totals"), "roots": plain(state.roots), "parts": plain(state.shown, "parts")}
     return out
 
 
@@ -115,6 +119,13 @@ def spoilt(move: AnyMove, state: State) -> list[AnyMove]:
         out.append(moves.Split(parts=(*move.parts[:-1], move.parts[-1] + 1)))
     if isinstance(move, moves.Fold):
         out.append(msgspec.structs.replace(move, totals=(*move.totals[:-1], 1 << 64)))
+        out.append(msgspec.structs.replace(move, roots=move.roots[:-1]))
+    if isinstance(move, moves.Pick) and state.phase is Phase.PICK and move.which < len(state.totals):
+        out += [moves.Pick(which=len(state.totals) + 1), moves.Pick(which=move.which, part=64)]
+        if move.item:
+            out.append(msgspec.structs.replace(move, item=msgspec.structs.replace(move.item, value=move.item.value + 1)))
+    if isinstance(move, moves.Point) and move.element is not None:
+        out += [msgspec.structs.replace(move, element=move.element ^ 512), msgspec.structs.replace(move, element=1 << 60)]
     return out
 
 
@@ -131,11 +142,20 @@ def written(
     return writer.done()
 
 
-def lie(name: str, link: Link, unit: int, cls: type[Asserter] = Asserter, unit_told: int | None = None, spoil: bool = False) -> dict[str, Any]:
-    """A provider whose link `unit` is a lie, against the honest challenger."""
+def lie(
+    name: str,
+    link: Link,
+    unit: int,
+    cls: type[Asserter] = Asserter,
+    unit_told: int | None = None,
+    spoil: bool = False,
+    served: bool = False,
+) -> dict[str, Any]:
+    """A provider whose link `unit` is a lie, against the honest challenger, whom it may have served it."""
     told = [*ends()[:unit], link.end_root, *ends()[unit + 1 :]]
     move = opening(unit if unit_told is None else unit_told)
-    return written(name, facts(told), move, cls(lambda _: link, told), Challenger(honest().__getitem__, ends(), move), spoil)
+    challenger = Challenger(honest().__getitem__, ends(), move, (lambda _: link) if served else None)
+    return written(name, facts(told), move, cls(lambda _: link, told), challenger, spoil)
 
 
 def truth(name: str, unit: int, seed: int, aims: dict[Phase, int], leaps: bool = False, spoil: bool = False) -> dict[str, Any]:
@@ -207,10 +227,17 @@ def games() -> list[dict[str, Any]]:
         lie("an end that is not the output", OtherEnd(UPDATE, param_out=np.ones((64, 80), np.float32)), UPDATE),
         lie("junk where a pad belongs", padded, MICRO),
         lie("a link that is found in the commitment", bit(at("exp"), 3, 23), MICRO, unit_told=WALK_LINKS),
+        lie("a bit that was served", bit(at("mul", 1), 700), MICRO, spoil=True, served=True),
+        lie("an item that was served", Misread(MICRO, {at("matmul"): grown}), MICRO, spoil=True, served=True),
+        lie("parts that do not combine", Liar(MICRO, {at("matmul"): grown}), MICRO, BadParts),
+        lie("a total too many", Liar(MICRO, {at("matmul"): grown}), MICRO, TooMany, spoil=True),
+        lie("totals of what has no folds", bit(at("exp"), 3, 23), MICRO, TooMany),
         revealed(),
         said_no(),
         truth("a true product", MICRO, 3, {Phase.TRACE: 1 + at("matmul"), Phase.PICK: 2}),
-        truth("a true exponent of a column", MICRO, 4, {Phase.TRACE: 1 + at("matmul"), Phase.PICK: 1}, leaps=True),
+        truth("a true exponent of a column", MICRO, 4, {Phase.TRACE: 1 + at("matmul"), Phase.PICK: 1}, leaps=True, spoil=True),
+        truth("a true output of a product", MICRO, 12, {Phase.TRACE: 1 + at("matmul"), Phase.PICK: 3}, spoil=True),
+        truth("a true output that needs more than totals", MICRO, 13, {Phase.TRACE: 1 + at("scatter_value"), Phase.PICK: 1}, leaps=True),
         truth("a true sum with a zero accumulator", FIRST, 5, {Phase.TRACE: len(PROGRAM.micro.nodes) - 1}),
         truth("a true sum with a buffer of the state", FIRST, 6, {Phase.TRACE: len(PROGRAM.micro.nodes)}),
         truth("a true gain", MICRO, 7, {Phase.TRACE: 1 + at("mul")}),

@@ -8,8 +8,12 @@ import {IDisputesLog} from "../interfaces/IDisputes.sol";
 import {IJobs} from "../interfaces/IJobs.sol";
 import {IStakes} from "../interfaces/IStakes.sol";
 import {Merkle} from "../libraries/Merkle.sol";
-import {Dispute, Link, Outcome, Rules, Stand} from "../types/DisputeTypes.sol";
+import {Game, Link, Outcome, Rules, Stand} from "../types/DisputeTypes.sol";
+import {Turn} from "../types/Turn.sol";
 import {Clock} from "./Clock.sol";
+import {Openings} from "./Openings.sol";
+import {ProgramView} from "./ProgramView.sol";
+import {Walk} from "./Walk.sol";
 
 /// Storage of Disputes, whose turn it is, and the one way in which a dispute is decided.
 ///
@@ -32,7 +36,7 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
     address internal immutable _guardian;
 
     uint64 public disputeCount;
-    mapping(uint64 id => Dispute) internal _disputes;
+    mapping(uint64 id => Game) internal _games;
     mapping(address who => uint128) public credit;
 
     constructor(address jobs_, Rules memory r) {
@@ -54,53 +58,69 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
 
     // ---- turns ---------------------------------------------------------------------------------------------------------------
 
-    function _dispute(uint64 id) internal view returns (Dispute storage d) {
-        d = _disputes[id];
-        if (d.stand == Stand.NONE) revert NoSuchDispute(id);
+    function _game(uint64 id) internal view returns (Game storage g, Turn t) {
+        g = _games[id];
+        t = g.turn;
+        if (t.stand() == Stand.NONE) revert NoSuchDispute(id);
     }
 
-    /// The dispute, where it is the sender's turn to make the move of `stand`; its clock is charged.
-    function _turn(uint64 id, Stand stand, bool asserting) internal returns (Dispute storage d) {
-        d = _disputes[id];
-        if (d.stand != stand) revert WrongTurn(id, d.stand, d.asserting);
-        _charge(id, d, asserting);
+    /// The dispute, where it is the sender's turn to make the move of `stand`; its clock is charged in `t`, which a caller stores.
+    function _turn(uint64 id, Stand stand, bool asserting) internal view returns (Game storage g, Turn t) {
+        g = _games[id];
+        t = g.turn;
+        if (t.stand() != stand) revert WrongTurn(id, t.stand(), t.asserting());
+        t = _charge(id, g, t, asserting);
     }
 
-    function _charge(uint64 id, Dispute storage d, bool asserting) internal {
-        if (d.asserting != asserting) revert WrongTurn(id, d.stand, d.asserting);
-        address player = asserting ? d.asserter : d.challenger;
+    function _charge(uint64 id, Game storage g, Turn t, bool asserting) internal view returns (Turn) {
+        if (t.asserting() != asserting) revert WrongTurn(id, t.stand(), !asserting);
+        address player = asserting ? g.asserter : g.challenger;
         if (msg.sender != player) revert NotPlayer(msg.sender, player);
-        if (asserting) {
-            d.asserterBudget = Clock.spend(d.since, _grace, d.asserterBudget);
-            d.moved = true;
-        } else {
-            d.challengerBudget = Clock.spend(d.since, _grace, d.challengerBudget);
-        }
+        t = _spend(t, asserting);
+        return asserting ? t.withMoved() : t;
+    }
+
+    /// The clock of a side, charged.
+    function _spend(Turn t, bool asserting) internal view returns (Turn) {
+        return t.withBudget(asserting, Clock.spend(t.since(), _grace, t.budget(asserting)));
     }
 
     /// It is the turn of `asserting` to make the move of `stand`.
-    function _next(uint64 id, Dispute storage d, Stand stand, bool asserting) internal {
-        d.stand = stand;
-        d.asserting = asserting;
-        d.since = uint40(block.timestamp);
+    function _next(uint64 id, Game storage g, Turn t, Stand stand, bool asserting) internal {
+        g.turn = t = t.awaiting(stand, asserting);
         // an account with code (EIP-7702) may have called itself: then the transaction's calldata are not the move's
         bool own = msg.sender == tx.origin && msg.sender.code.length == 0;
-        emit Moved(id, stand, asserting, _due(d), own ? msg.data[:0] : msg.data);
+        uint256 awaited = uint256(uint8(stand)) | (asserting ? 1 << 8 : 0) | ((block.timestamp + _grace + t.budget(asserting)) << 16);
+        bytes32 topic = Moved.selector;
+        assembly ("memory-safe") {
+            let free := mload(0x40)
+            mstore(free, awaited)
+            let size := mul(calldatasize(), iszero(own))
+            calldatacopy(add(free, 32), 0, size)
+            log2(free, add(32, size), topic, id)
+        }
     }
 
-    function _due(Dispute storage d) internal view returns (uint256) {
-        if (d.stand == Stand.RESOLVED) return uint256(d.since) + _payoutDelay;
-        if (d.stand == Stand.SEALED) return uint256(d.since) + _openWindow;
-        return Clock.due(d.since, _grace, d.asserting ? d.asserterBudget : d.challengerBudget);
+    function _due(Turn t) internal view returns (uint256) {
+        if (t.stand() == Stand.RESOLVED) return uint256(t.since()) + _payoutDelay;
+        if (t.stand() == Stand.SEALED) return uint256(t.since()) + _openWindow;
+        return Clock.due(t.since(), _grace, t.budget(t.asserting()));
     }
 
-    /// Starts a walk over a tree of `count` leaves at its root, whose children the asserter has brought.
-    function _enter(uint64 id, Dispute storage d, Stand stand, bytes32 root, uint64 count) internal {
-        d.node = root;
-        d.index = 0;
-        d.count = count;
-        d.height = uint8(Merkle.depth(count));
-        _next(id, d, stand, false);
+    /// Starts a walk over a tree of `count` leaves at its root, whose children the asserter has brought. `size`: as in Game.
+    function _enter(uint64 id, Game storage g, Turn t, Stand stand, bytes32 root, uint64 count, uint64 size, bytes32[] calldata children)
+        internal
+    {
+        uint256 height = Merkle.depth(count);
+        Walk.needChildren(root, height, children);
+        (g.node, g.size) = (root, size);
+        _next(id, g, t.withHeight(height).withIndex(0), stand, false);
+    }
+
+    /// Starts a walk over the chunks of a tensor.
+    function _enterTensor(uint64 id, Game storage g, Turn t, bytes memory kind, bytes32 root, bytes32[] calldata children) internal {
+        (uint64 elements, uint8 width) = (ProgramView.elements(kind), ProgramView.width(kind));
+        _enter(id, g, t.withWidth(width), Stand.CHUNKS, root, Openings.chunksOf(elements, width), elements, children);
     }
 
     // ---- what has been shown -----------------------------------------------------------------------------------------------------
@@ -109,13 +129,34 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
         return keccak256(abi.encode(link, stage, totals));
     }
 
-    function _needFacts(Dispute storage d, bytes32 link, bytes32 stage, bytes32 totals) internal view {
+    function _needFacts(Game storage g, bytes32 link, bytes32 stage, bytes32 totals) internal view {
         bytes32 seen = _facts(link, stage, totals);
-        if (seen != d.facts) revert BadFacts(d.facts, seen);
+        if (seen != g.facts) revert BadFacts(g.facts, seen);
     }
 
-    function _needLink(Dispute storage d, Link calldata link) internal view {
-        _needFacts(d, keccak256(abi.encode(link)), 0, 0);
+    function _needLink(Game storage g, Link calldata link) internal view returns (bytes32 hash) {
+        hash = _hash(link);
+        _needFacts(g, hash, 0, 0);
+    }
+
+    /// keccak256(abi.encode(link)): of the bytes as they came, for none but the right ones can have the hash that is kept.
+    function _hash(Link calldata link) internal pure returns (bytes32 hash) {
+        assembly ("memory-safe") {
+            let free := mload(0x40)
+            calldatacopy(free, link, 416)
+            hash := keccak256(free, 416)
+        }
+    }
+
+    /// Bits of the named element: known, or in the chunk that was pointed at.
+    function _claimed(Game storage g, Turn t, bytes calldata chunk) internal view returns (uint64) {
+        if (t.claimed()) {
+            Openings.need(chunk.length == 0, "no chunk where it has been shown");
+            return uint64(uint256(g.node));
+        }
+        (uint64 element, uint8 width) = (t.index(), t.width());
+        Openings.needChunk(g.node, uint64(uint256(element) * width / Openings.CHUNK), g.size, width, chunk);
+        return Openings.inChunk(chunk, element, width);
     }
 
     function _isUpdate(Link calldata link) internal pure returns (bool) {
@@ -124,29 +165,36 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
 
     // ---- decision --------------------------------------------------------------------------------------------------------------
 
+    /// What a challenger locks. Saturates.
+    function _bondOf(uint8 doublings) internal view returns (uint128) {
+        uint256 bond = uint256(_bond) << doublings;
+        return bond > type(uint128).max ? type(uint128).max : uint128(bond);
+    }
+
     /// The dispute is over. What the asserter loses comes here at once and is paid after the delay; a segment whose provider has lost
     /// is rejected at once, one whose provider has won waits for the payment.
-    function _resolve(uint64 id, Dispute storage d, Outcome outcome) internal {
-        (uint64 segment, address asserter) = (d.segment, d.asserter);
-        (d.stand, d.outcome, d.since) = (Stand.RESOLVED, outcome, uint40(block.timestamp));
+    function _resolve(uint64 id, Game storage g, Turn t, Outcome outcome) internal {
+        (uint64 segment, address asserter) = (g.segment, g.asserter);
+        t = t.withStand(Stand.RESOLVED).withOutcome(outcome).withSince();
+        g.turn = t;
         bool fell = outcome == Outcome.ASSERTER_LOST || outcome == Outcome.CONCEDED;
         uint128 taken = 0;
         if (fell) {
             uint128 reserved = _stakes.reservation(asserter, segment);
             taken = outcome == Outcome.CONCEDED ? reserved / 2 : reserved;
-            d.taken = taken;
         }
-        emit DisputeResolved(id, segment, outcome, taken, uint256(d.since) + _payoutDelay);
+        (g.node, g.facts) = (bytes32(uint256(taken)), 0);
+        emit DisputeResolved(id, segment, outcome, taken, _due(t));
         if (taken > 0) _stakes.slash(asserter, segment, taken, 0);
-        if (d.target == 1) _jobs.voteResolved(segment, d.round, asserter, fell);
-        if (fell) _jobs.disputeResolved(segment, d.target == 0);
-        if (outcome == Outcome.VOID) _pay(id, d, true);
+        if (t.target() == 1) _jobs.voteResolved(segment, g.round, asserter, fell);
+        if (fell) _jobs.disputeResolved(segment, t.target() == 0);
+        if (outcome == Outcome.VOID) _pay(id, g, t, true);
     }
 
     /// Credits and burns all that the dispute holds, by its outcome; lets the segment go if it still waits.
-    function _pay(uint64 id, Dispute storage d, bool waits) internal {
-        (uint128 bond, uint128 taken, Outcome outcome) = (d.bond, d.taken, d.outcome);
-        d.stand = Stand.PAID;
+    function _pay(uint64 id, Game storage g, Turn t, bool waits) internal {
+        (uint128 bond, uint128 taken, Outcome outcome) = (_bondOf(t.doublings()), uint128(uint256(g.node)), t.outcome());
+        g.turn = t.withStand(Stand.PAID);
         uint128 toAsserter = 0;
         uint128 toChallenger = 0;
         if (outcome == Outcome.ASSERTER_WON) toAsserter = bond - bond / 2;
@@ -155,11 +203,11 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
         else (toAsserter, toChallenger) = (taken, bond);
         uint128 burnt = bond + taken - toAsserter - toChallenger;
         emit DisputePaid(id, outcome, toAsserter, toChallenger, burnt);
-        _credit(d.asserter, id, toAsserter);
-        _credit(d.challenger, id, toChallenger);
+        _credit(g.asserter, id, toAsserter);
+        _credit(g.challenger, id, toChallenger);
         if (waits) {
-            if (outcome == Outcome.VOID && d.target == 0) _jobs.disputeVoided(d.segment);
-            else _jobs.disputeResolved(d.segment, false);
+            if (outcome == Outcome.VOID && t.target() == 0) _jobs.disputeVoided(g.segment);
+            else _jobs.disputeResolved(g.segment, false);
         }
         if (burnt > 0) _token.safeTransfer(BURN, burnt);
     }

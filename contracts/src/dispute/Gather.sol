@@ -75,7 +75,7 @@ library Gather {
         bytes32 leaf = Merkle.leafOf(g.shard, abi.encodePacked(g.first, g.records, g.shardRoot));
         Openings.need(Merkle.holds(d.shardsRoot, d.shards, g.shard, leaf, g.shardPath), "the shard");
         record -= g.first;
-        leaf = Merkle.leafOf(record, g.example);
+        leaf = Merkle.leafAt(record, g.example);
         Openings.need(Merkle.holds(g.shardRoot, g.records, record, leaf, g.examplePath), "the record");
         uint256 width = field.kindOfTensor.width();
         return Openings.bits(g.example, SALT + offset(g.data, field.name) + (element % each) * width, width);

@@ -5,6 +5,7 @@ import {Need} from "../interfaces/ILeaf.sol";
 import {Merkle} from "../libraries/Merkle.sol";
 import {Evidence, Link} from "../types/DisputeTypes.sol";
 import {ProgramView} from "./ProgramView.sol";
+import {Words} from "./Words.sol";
 
 /// Opens single elements of the values of a disputed link: under a trace, a state, an accumulator, a batch, the schedule, frozen tensors, a constant.
 library Openings {
@@ -63,23 +64,29 @@ library Openings {
 
     // ---- chunks ----------------------------------------------------------------------------------------------------------------
 
-    function chunkCount(bytes memory t) internal pure returns (uint64) {
-        return uint64((uint256(t.elements()) * t.width() + CHUNK - 1) / CHUNK);
+    /// Chunks of a tensor of so many elements of so many bytes.
+    function chunksOf(uint64 elements, uint256 width) internal pure returns (uint64) {
+        return uint64((uint256(elements) * width + CHUNK - 1) / CHUNK);
     }
 
-    /// Bits of the element in the chunk that holds it: little-endian, zero-extended.
-    function bits(bytes memory data, uint256 spot, uint256 width) internal pure returns (uint64 out) {
-        for (uint256 i = width; i > 0; --i) {
-            out = (out << 8) | uint64(data.number(spot + i - 1, 1));
+    /// Bits of an element from its bytes: little-endian, zero-extended.
+    function bits(bytes calldata data, uint256 spot, uint256 width) internal pure returns (uint64) {
+        need(spot + width <= data.length, "the bytes of an element");
+        bytes32 from;
+        assembly ("memory-safe") {
+            from := calldataload(add(data.offset, spot))
         }
+        return Words.little(from, width);
     }
 
-    function inChunk(bytes memory chunk, uint64 place, uint256 width) internal pure returns (uint64) {
+    function inChunk(bytes calldata chunk, uint64 place, uint256 width) internal pure returns (uint64) {
         return bits(chunk, (uint256(place) * width) % CHUNK, width);
     }
 
-    /// Reverts unless the bytes past the last element of a tensor are zero.
-    function needPad(bytes memory chunk, uint64 index, uint64 elements, uint256 width) internal pure {
+    /// Reverts unless these are the bytes of chunk `index` of a tensor, whose leaf is `node`, those past the last element zero.
+    function needChunk(bytes32 node, uint64 index, uint64 elements, uint256 width, bytes calldata chunk) internal view {
+        need(chunk.length == CHUNK, "a chunk has 1024 bytes");
+        need(Merkle.leafAt(index, chunk) == node, "the chunk");
         uint256 end = uint256(elements) * width - uint256(index) * CHUNK;
         for (uint256 i = end; i < CHUNK; ++i) {
             need(chunk[i] == 0, "the bytes past the last element");
@@ -113,7 +120,7 @@ library Openings {
         view
         returns (ProgramView.Input memory)
     {
-        bytes32 leaf = Merkle.leafOf(number, e.record);
+        bytes32 leaf = Merkle.leafAt(number, e.record);
         need(Merkle.holds(part.inputsRoot, part.inputs, number, leaf, e.recordPath), "the input's record");
         return ProgramView.input(e.record);
     }
@@ -166,7 +173,8 @@ library Openings {
         uint256 width = t.width();
         uint64 index = uint64(uint256(spot) * width / CHUNK);
         need(e.chunk.length == CHUNK, "a chunk has 1024 bytes");
-        need(Merkle.holds(e.chunks, chunkCount(t), index, Merkle.leafOf(index, e.chunk), e.chunkPath), "the operand's chunk");
+        uint64 count = chunksOf(t.elements(), width);
+        need(Merkle.holds(e.chunks, count, index, Merkle.leafAt(index, e.chunk), e.chunkPath), "the operand's chunk");
         return inChunk(e.chunk, spot, width);
     }
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {ILeaf, Need} from "../interfaces/ILeaf.sol";
+import {ILeaf, Need, Rule} from "../interfaces/ILeaf.sol";
 import {Merkle} from "../libraries/Merkle.sol";
-import {Dispute, Evidence, Link, Outcome, Proof, Rules, Stand} from "../types/DisputeTypes.sol";
+import {Folded, Game, Outcome, Proof, Rules, Stand} from "../types/DisputeTypes.sol";
+import {Turn} from "../types/Turn.sol";
 import {Court} from "./Court.sol";
 import {Openings} from "./Openings.sol";
 import {ProgramView} from "./ProgramView.sol";
+import {Ranges} from "./Ranges.sol";
 
 /// One element, or one item of a fold, decided by two leaves that share no code. Where they differ the dispute is void. A leaf that reverts
 /// makes the move revert: gas that does not suffice must not look like a difference.
@@ -14,8 +16,8 @@ import {ProgramView} from "./ProgramView.sol";
 contract Verdict is Court {
     using ProgramView for bytes;
 
-    uint256 private constant PARTS = 16;
     uint256 private constant MOST_NEEDS = 8;
+    uint256 private constant MOST_FOLDS = 8;
     uint8 private constant AMAX = 34;
     uint8 private constant SCATTER_VALUE = 49;
 
@@ -32,130 +34,188 @@ contract Verdict is Court {
 
     /// The output from its operands: the dispute is decided.
     function prove(uint64 id, Proof calldata p) external nonReentrant {
-        Dispute storage d = _turn(id, Stand.ELEMENT, true);
-        (bool same, bool right) = _element(d, p, 0);
-        if (!same) return _resolve(id, d, Outcome.VOID);
-        _resolve(id, d, right ? Outcome.ASSERTER_WON : Outcome.ASSERTER_LOST);
+        (Game storage g, Turn t) = _turn(id, Stand.ELEMENT, true);
+        _needFacts(g, _hash(p.link), keccak256(p.stage), 0);
+        if (p.totals.length != 0) revert WrongFold(p.totals.length, 0);
+        _resolve(id, g, t, _output(g, t, p));
     }
 
-    /// The output from the totals of its folds, which the challenger may doubt.
-    function fold(uint64 id, Proof calldata p) external nonReentrant {
-        Dispute storage d = _turn(id, Stand.ELEMENT, true);
-        if (p.totals.length == 0) revert WrongFold(0, 0);
-        for (uint256 i = 0; i < p.totals.length; ++i) {
-            _needInRange(p.stage, i, p.totals.length, p.totals[i]);
-        }
-        (bool same, bool right) = _element(d, p, p.totals.length);
-        if (!same) return _resolve(id, d, Outcome.VOID);
-        if (!right) return _resolve(id, d, Outcome.ASSERTER_LOST);
-        d.facts = _facts(keccak256(abi.encode(p.link)), keccak256(p.stage), keccak256(abi.encode(p.totals)));
-        _next(id, d, Stand.PICK, false);
+    /// The output from the totals of its folds, after `fold`: the dispute is decided.
+    function finish(uint64 id, Proof calldata p) external nonReentrant {
+        (Game storage g, Turn t) = _turn(id, Stand.FINISH, true);
+        _needFacts(g, _hash(p.link), keccak256(p.stage), keccak256(abi.encodePacked(p.totals)));
+        _needInRange(p);
+        _resolve(id, g, t, _output(g, t, p));
     }
 
-    /// Whether the leaves are of one mind, and whether the output is what they say.
-    function _element(Dispute storage d, Proof calldata p, uint256 folds) private view returns (bool same, bool right) {
-        _needFacts(d, keccak256(abi.encode(p.link)), keccak256(p.stage), 0);
-        uint256 count = clearLeaf.folds(p.stage);
-        if (count != tableLeaf.folds(p.stage)) return (false, false);
-        if (count != folds || p.totals.length != folds) revert WrongFold(p.totals.length, count);
-        (uint64 element, uint8 width) = (d.index, d.width);
-        if (Merkle.leafOf(uint64(uint256(element) * width / Openings.CHUNK), p.chunk) != d.node) revert BadRoot("the output's chunk");
-        uint64[] memory values;
-        (same, values) = _values(p, element, folds, 0);
-        if (!same) return (false, false);
+    /// What the leaves say of an output.
+    function _output(Game storage g, Turn t, Proof calldata p) private view returns (Outcome) {
+        uint256 folds = clearLeaf.folds(p.stage);
+        if (folds != tableLeaf.folds(p.stage)) return Outcome.VOID;
+        if (folds != p.totals.length) revert WrongFold(p.totals.length, folds);
+        uint64 element = t.index();
+        uint64 claimed = _claimed(g, t, p.chunk);
+        (bool same, uint64[] memory values) = _values(p, element, folds, 0);
+        if (!same) return Outcome.VOID;
         uint64 bits = clearLeaf.finish(p.stage, element, p.totals, values);
-        if (bits != tableLeaf.finish(p.stage, element, p.totals, values)) return (false, false);
-        return (true, bits == Openings.inChunk(p.chunk, element, width));
+        if (bits != tableLeaf.finish(p.stage, element, p.totals, values)) return Outcome.VOID;
+        return bits == claimed ? Outcome.ASSERTER_WON : Outcome.ASSERTER_LOST;
     }
 
-    /// Values of all that the output (fold = number of folds) or an item needs; the evidence comes in the order of the needs.
+    /// Values of all that the output (fold = number of folds) or an item needs; the evidence comes in the order of the needs. Nothing needs two
+    /// elements of one operand, so that as many as the stage has operands are all.
     function _values(Proof calldata p, uint64 element, uint256 fold_, uint64 index)
         private
         view
         returns (bool same, uint64[] memory values)
     {
-        ProgramView.Part memory part = p.program.part(p.link.programRoot, _isUpdate(p.link));
-        while (true) {
+        uint256 operands = uint16(bytes2(p.stage[1:3]));
+        ProgramView.Part memory part;
+        do {
             Need[] memory wanted = clearLeaf.needs(p.stage, element, fold_, index, values);
-            if (keccak256(abi.encode(wanted)) != keccak256(abi.encode(tableLeaf.needs(p.stage, element, fold_, index, values)))) {
-                return (false, values);
-            }
+            if (!_equal(wanted, tableLeaf.needs(p.stage, element, fold_, index, values))) return (false, values);
             if (wanted.length <= values.length) break;
+            if (values.length == 0) part = p.program.part(p.link.programRoot, _isUpdate(p.link));
             if (wanted.length > MOST_NEEDS || wanted.length > p.evidence.length) {
-                revert WrongParts(p.evidence.length, wanted.length);
+                revert WrongEvidence(p.evidence.length, wanted.length);
             }
             uint64[] memory more = new uint64[](wanted.length);
             for (uint256 i = 0; i < more.length; ++i) {
                 more[i] = i < values.length ? values[i] : Openings.value(p.link, part, p.stage, wanted[i], p.evidence[i]);
             }
             values = more;
-        }
-        if (p.evidence.length != values.length) revert WrongParts(p.evidence.length, values.length);
+        } while (values.length < operands);
+        if (p.evidence.length != values.length) revert WrongEvidence(p.evidence.length, values.length);
         return (true, values);
+    }
+
+    function _equal(Need[] memory a, Need[] memory b) private pure returns (bool) {
+        if (a.length != b.length) return false;
+        for (uint256 i = 0; i < a.length; ++i) {
+            if (a[i].operand != b[i].operand || a[i].element != b[i].element) return false;
+        }
+        return true;
     }
 
     // ---- a fold --------------------------------------------------------------------------------------------------------------
 
-    function pick(uint64 id, bytes32 link, bytes calldata stage_, int256[] calldata totals, uint256 fold_) external nonReentrant {
-        Dispute storage d = _turn(id, Stand.PICK, false);
-        _needFacts(d, link, keccak256(stage_), keccak256(abi.encode(totals)));
-        if (fold_ >= totals.length) revert WrongFold(fold_, totals.length);
-        uint64 items = clearLeaf.length(stage_, d.index, fold_);
-        if (items != tableLeaf.length(stage_, d.index, fold_)) return _resolve(id, d, Outcome.VOID);
-        if (items == 0) revert WrongFold(fold_, 0);
-        (d.fold, d.lo, d.hi, d.total, d.folds) =
-            (uint8(fold_), 0, items, int64(totals[fold_]), uint8(totals.length));
-        _next(id, d, Stand.RANGE, true);
-    }
-
-    function split(uint64 id, bytes32 link, bytes32 totals, bytes calldata stage_, int256[] calldata parts) external nonReentrant {
-        Dispute storage d = _turn(id, Stand.RANGE, true);
-        _needFacts(d, link, keccak256(stage_), totals);
-        uint256 items = d.hi - d.lo;
-        uint256 count = items < PARTS ? items : PARTS;
-        if (items == 1 || parts.length != count) revert WrongParts(parts.length, count);
-        for (uint256 i = 0; i < count; ++i) {
-            _needInRange(stage_, d.fold, d.folds, parts[i]);
+    /// The totals that the output comes from, and of each what it comes from. Nothing is held against anything before the challenger doubts it:
+    /// who asserts totals of another number, or out of their range, has no move when it does.
+    function fold(uint64 id, Folded calldata f, bytes[] calldata parts) external nonReentrant {
+        (Game storage g, Turn t) = _turn(id, Stand.ELEMENT, true);
+        _needFacts(g, f.link, f.stage, 0);
+        uint256 folds = f.totals.length;
+        if (folds == 0 || folds > MOST_FOLDS || f.roots.length != folds || f.parts.length != folds || parts.length != folds) revert WrongFold(folds, folds);
+        for (uint256 i = 0; i < folds; ++i) {
+            if (int64(f.totals[i]) != f.totals[i]) revert OutOfRange(f.totals[i]);
+            if (parts[i].length % 8 != 0 || keccak256(parts[i]) != f.parts[i]) revert BadRoot("the parts");
         }
-        int256 total = clearLeaf.combine(stage_, d.fold, parts);
-        if (total != tableLeaf.combine(stage_, d.fold, parts)) return _resolve(id, d, Outcome.VOID);
-        if (total != d.total) revert OutOfRange(total);
-        d.node = keccak256(abi.encode(parts));
-        _next(id, d, Stand.RANGE, false);
+        g.facts = _facts(f.link, f.stage, _shown(f));
+        _next(id, g, t, Stand.PICK, false);
     }
 
-    function choose(uint64 id, int256[] calldata parts, uint256 part) external nonReentrant {
-        Dispute storage d = _turn(id, Stand.RANGE, false);
-        bytes32 seen = keccak256(abi.encode(parts));
-        if (seen != d.node) revert BadFacts(d.node, seen);
-        if (part >= parts.length) revert WrongParts(part, parts.length);
-        (uint256 lo, uint256 items) = (d.lo, d.hi - d.lo);
-        (d.lo, d.hi) = (uint64(lo + part * items / parts.length), uint64(lo + (part + 1) * items / parts.length));
-        d.total = int64(parts[part]);
-        _next(id, d, Stand.RANGE, true);
+    function _shown(Folded calldata f) private pure returns (bytes32) {
+        return keccak256(abi.encodePacked(f.totals, f.roots, f.parts));
+    }
+
+    function pick(uint64 id, Folded calldata f, bytes calldata stage_, uint256 fold_, bytes calldata parts, uint256 part)
+        external
+        nonReentrant
+    {
+        (Game storage g, Turn t) = _pick(id, f);
+        (bool same, uint64 items, Rule rule) = _items(t, f, stage_, fold_);
+        if (!same) return _resolve(id, g, t, Outcome.VOID);
+        if (keccak256(parts) != f.parts[fold_]) revert BadRoot("the parts");
+        bytes32 range = Ranges.pack(0, items, int64(f.totals[fold_]));
+        if (!Ranges.fits(range, uint8(rule), parts)) return _resolve(id, g, t, Outcome.ASSERTER_LOST);
+        g.node = Ranges.part(range, parts, part);
+        _next(id, g, t.withFold(uint8(fold_)).withRule(uint8(rule)), Stand.RANGE, true);
+    }
+
+    /// `path` leads from the value of the item to the root over the fold's items. Nobody has said that these combine to the total, which does
+    /// not matter: who asserts them loses with any one that is wrong.
+    function pickItem(
+        uint64 id,
+        Folded calldata f,
+        bytes calldata stage_,
+        uint256 fold_,
+        uint64 item_,
+        int64 value,
+        bytes32[] calldata path
+    ) external nonReentrant {
+        (Game storage g, Turn t) = _pick(id, f);
+        (bool same, uint64 items,) = _items(t, f, stage_, fold_);
+        if (!same) return _resolve(id, g, t, Outcome.VOID);
+        if (!Merkle.verify(f.roots[fold_], items, item_, bytes32(uint256(int256(value))), path)) revert BadRoot("the item");
+        g.node = Ranges.pack(item_, item_ + 1, value);
+        _next(id, g, t.withFold(uint8(fold_)), Stand.RANGE, true);
+    }
+
+    function pickOutput(uint64 id, Folded calldata f) external nonReentrant {
+        (Game storage g, Turn t) = _pick(id, f);
+        _next(id, g, t, Stand.FINISH, true);
+    }
+
+    /// The challenger's turn after a fold. Of what was shown only the totals are needed later.
+    function _pick(uint64 id, Folded calldata f) private returns (Game storage g, Turn t) {
+        (g, t) = _turn(id, Stand.PICK, false);
+        // As many of each, or a word of one could pass for another's.
+        if (f.roots.length != f.totals.length || f.parts.length != f.totals.length) revert WrongFold(f.roots.length, f.totals.length);
+        _needFacts(g, f.link, f.stage, _shown(f));
+        g.facts = _facts(f.link, f.stage, keccak256(abi.encodePacked(f.totals)));
+    }
+
+    /// Whether the leaves are of one mind about how many items the fold has and how they combine, and that.
+    function _items(Turn t, Folded calldata f, bytes calldata stage_, uint256 fold_)
+        private
+        view
+        returns (bool same, uint64 items, Rule rule)
+    {
+        if (keccak256(stage_) != f.stage) revert BadFacts(f.stage, keccak256(stage_));
+        if (fold_ >= f.totals.length) revert WrongFold(fold_, f.totals.length);
+        uint256 folds = clearLeaf.folds(stage_);
+        if (folds != tableLeaf.folds(stage_)) return (false, 0, rule);
+        // Of another number of totals only the output can be doubted.
+        if (folds != f.totals.length) revert WrongFold(f.totals.length, folds);
+        (items, rule) = clearLeaf.range(stage_, t.index(), fold_);
+        (uint64 others, Rule other) = tableLeaf.range(stage_, t.index(), fold_);
+        same = items == others && rule == other;
     }
 
     function item(uint64 id, Proof calldata p) external nonReentrant {
-        Dispute storage d = _turn(id, Stand.RANGE, true);
-        _needFacts(d, keccak256(abi.encode(p.link)), keccak256(p.stage), keccak256(abi.encode(p.totals)));
-        if (d.hi - d.lo != 1) revert WrongParts(d.hi - d.lo, 1);
-        (uint64 element, uint256 fold_, uint64 index) = (d.index, d.fold, d.lo);
-        (bool same, uint64[] memory values) = _values(p, element, fold_, index);
-        if (!same) return _resolve(id, d, Outcome.VOID);
-        int256 found = clearLeaf.item(p.stage, element, fold_, index, p.totals, values);
-        if (found != tableLeaf.item(p.stage, element, fold_, index, p.totals, values)) return _resolve(id, d, Outcome.VOID);
-        _resolve(id, d, found == d.total ? Outcome.ASSERTER_WON : Outcome.ASSERTER_LOST);
+        (Game storage g, Turn t) = _turn(id, Stand.RANGE, true);
+        _needFacts(g, _hash(p.link), keccak256(p.stage), keccak256(abi.encodePacked(p.totals)));
+        _needInRange(p);
+        (uint64 index, uint64 end, int64 total) = Ranges.unpack(g.node);
+        if (end - index != 1) revert Ranges.WrongParts(end - index, 1);
+        (bool same, int256 found) = _item(p, t.index(), t.fold(), index);
+        if (!same) return _resolve(id, g, t, Outcome.VOID);
+        _resolve(id, g, t, found == total ? Outcome.ASSERTER_WON : Outcome.ASSERTER_LOST);
+    }
+
+    /// Whether the leaves are of one mind about an item, and the item.
+    function _item(Proof calldata p, uint64 element, uint256 fold_, uint64 index) private view returns (bool same, int256 found) {
+        uint64[] memory values;
+        (same, values) = _values(p, element, fold_, index);
+        if (!same) return (false, 0);
+        found = clearLeaf.item(p.stage, element, fold_, index, p.totals, values);
+        same = found == tableLeaf.item(p.stage, element, fold_, index, p.totals, values);
     }
 
     /// A total that no items can have must not reach the leaves: they might differ on it, and a lost dispute would be void. Sums (the
     /// last folds of sum, cumsum, matmul and scatter_add_rows) are in int64, keys of amax in ±2^31, counts of scatter_value 0 or 1,
     /// and all others are exponent fields.
-    function _needInRange(bytes calldata stage_, uint256 fold_, uint256 folds, int256 value) private pure {
-        uint8 op = uint8(stage_[0]);
-        (int256 least, int256 most) = (int256(0), int256(255));
-        if (op == AMAX) (least, most) = (-(1 << 31), 1 << 31);
-        else if (op == SCATTER_VALUE) most = 1;
-        else if (fold_ == folds - 1) (least, most) = (type(int64).min, type(int64).max);
-        if (value < least || value > most) revert OutOfRange(value);
+    function _needInRange(Proof calldata p) private pure {
+        uint8 op = uint8(p.stage[0]);
+        int256[] calldata totals = p.totals;
+        uint256 last = totals.length;
+        unchecked {
+            if (op != AMAX && op != SCATTER_VALUE) --last; // `fold` has seen that the sum is an int64, and that there is a total
+        }
+        (int256 least, int256 most) = op == AMAX ? (-int256(1 << 31), int256(1 << 31)) : (int256(0), op == SCATTER_VALUE ? int256(1) : int256(255));
+        for (uint256 i = 0; i < last; ++i) {
+            int256 total = totals[i];
+            if (total < least || total > most) revert OutOfRange(total);
+        }
     }
 }

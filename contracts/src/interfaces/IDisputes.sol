@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Dispute, GatherMove, Link, Outcome, Proof, Rules, Stand, TraceMove} from "../types/DisputeTypes.sol";
+import {Dispute, Field, Folded, GatherMove, Link, Outcome, Proof, Rules, Stand, TraceMove} from "../types/DisputeTypes.sol";
 
 /// The contract that decides disputes. It is bound once, when the contracts are set up, and is the only one that may call
 /// IJobs.disputeOpened / voteDisputed / disputeResolved / disputeVoided / voteResolved, clear the bond of a WITHHELD or REJECTED
@@ -17,9 +17,10 @@ interface IDisputesLog {
     event DisputeOpened(
         uint64 indexed id, uint64 indexed segment, address indexed asserter, uint8 target, uint64 unit, uint32 round
     );
-    /// A move; `stand` and `asserting` say what is awaited now, until `due`. `move` is its calldata, empty when that is the transaction's own:
-    /// nobody can hide a move inside another contract's call.
-    event Moved(uint64 indexed id, Stand stand, bool asserting, uint256 due, bytes move);
+    /// A move. `awaited`: the stand of what is awaited now in its lowest byte, in the next 1 if it is the asserter's turn, above both until when.
+    /// Behind that word of data stand the move's calldata, where they are not the transaction's own: nobody can hide a move inside another
+    /// contract's call.
+    event Moved(uint64 indexed id, uint256 awaited);
     event DisputeResolved(uint64 indexed id, uint64 indexed segment, Outcome outcome, uint128 taken, uint256 payAfter);
     event DisputePaid(uint64 indexed id, Outcome outcome, uint128 toAsserter, uint128 toChallenger, uint128 burnt);
     event DisputeCredited(address indexed who, uint64 indexed id, uint128 amount);
@@ -39,7 +40,7 @@ interface IDisputesLog {
     error NothingThere(uint64 index);
     error WrongElement(uint64 element, uint64 index);
     error WrongFold(uint256 fold, uint256 folds);
-    error WrongParts(uint256 given, uint256 expected);
+    error WrongEvidence(uint256 given, uint256 expected);
     error OutOfRange(int256 value);
     error NothingToClear(uint64 segment);
     error NothingToWithdraw(address who);
@@ -57,7 +58,7 @@ interface IDisputeGame is IDisputes, IDisputesLog {
     // ---- the asserter
     function concede(uint64 id) external;
     function reveal(uint64 id, bytes32[] calldata children) external;
-    function trace(uint64 id, TraceMove calldata t) external;
+    function trace(uint64 id, TraceMove calldata m) external;
     function stage(
         uint64 id,
         Link calldata link,
@@ -69,39 +70,44 @@ interface IDisputeGame is IDisputes, IDisputesLog {
     ) external;
     function chunk(uint64 id, bytes calldata data) external;
     function prove(uint64 id, Proof calldata p) external;
-    function fold(uint64 id, Proof calldata p) external;
-    function split(uint64 id, bytes32 link, bytes32 totals, bytes calldata stage_, int256[] calldata parts) external;
+    /// `parts`: for each fold the totals of its first parts, as many as it has items, at most 64, i64 each, big-endian.
+    function fold(uint64 id, Folded calldata f, bytes[] calldata parts) external;
+    /// The output from the totals that were shown.
+    function finish(uint64 id, Proof calldata p) external;
+    /// `parts`: the totals of up to 64 parts of the range, as in `fold`.
+    function split(uint64 id, bytes calldata parts) external;
     function item(uint64 id, Proof calldata p) external;
     function end(uint64 id, Link calldata link, bytes calldata program, bytes32 entries, bytes32[] calldata children) external;
     /// `evidence` shows the tensor root of the record's value: of its fields record, recordPath, entries, count and rootPath count.
     function endEntry(uint64 id, Proof calldata p, bytes calldata record, bytes32[] calldata path, bytes32 root) external;
     function batch(uint64 id, Link calldata link, uint32 count, bytes32 entries, bytes32[] calldata children) external;
-    function batchEntry(
-        uint64 id,
-        Link calldata link,
-        bytes calldata program,
-        uint32 value,
-        bytes calldata record,
-        bytes32[] calldata path,
-        bytes32 chunks,
-        bytes32[] calldata children
-    ) external;
+    function batchEntry(uint64 id, Link calldata link, Field calldata field, bytes32 chunks, bytes32[] calldata children) external;
     function gather(uint64 id, GatherMove calldata g) external;
 
     // ---- the challenger
     /// Down to the node `below` at `place` of its row.
     function point(uint64 id, bytes32 below, uint64 place, bytes32[] calldata path) external;
-    function element(uint64 id, uint64 element_) external;
-    function missing(
+    /// To the chunk at `place` and at once to an element in it, for who has its bytes from elsewhere.
+    function pointElement(uint64 id, bytes32 below, uint64 place, bytes32[] calldata path, uint64 element_) external;
+    /// `word`: the 32 bytes of the chunk that hold it, and the five siblings that lead to the root over the words (dispute/Words.sol).
+    function element(uint64 id, uint64 element_, bytes32[6] calldata word) external;
+    function missing(uint64 id, Link calldata link, Field calldata field) external;
+    /// A fold and the first part of it that is wrong. The asserter has lost where its parts do not combine to the total.
+    function pick(uint64 id, Folded calldata f, bytes calldata stage_, uint256 fold_, bytes calldata parts, uint256 part) external;
+    /// At once to one item of the fold: its value stands under the root that the asserter has shown for the fold.
+    function pickItem(
         uint64 id,
-        Link calldata link,
-        bytes calldata program,
-        uint32 value,
-        bytes calldata record,
+        Folded calldata f,
+        bytes calldata stage_,
+        uint256 fold_,
+        uint64 item_,
+        int64 value,
         bytes32[] calldata path
     ) external;
-    function pick(uint64 id, bytes32 link, bytes calldata stage_, int256[] calldata totals, uint256 fold_) external;
-    function choose(uint64 id, int256[] calldata parts, uint256 part) external;
+    /// The output does not follow from the totals.
+    function pickOutput(uint64 id, Folded calldata f) external;
+    /// `range`: as in Dispute's node before the split: `lo u64, hi u64, total i64` in a word.
+    function choose(uint64 id, bytes32 range, bytes calldata parts, uint256 part) external;
 
     // ---- anyone
     function timeout(uint64 id) external;

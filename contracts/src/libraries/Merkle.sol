@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+
 /// The trees of assay/merkle.py: SHA-256, leaves bind their index, the depth follows from the number of leaves.
 library Merkle {
     /// What stands at every place past the last leaf: SHA256(0x02).
@@ -24,6 +26,17 @@ library Merkle {
         return sha256(abi.encodePacked(bytes1(0x00), index, item));
     }
 
+    /// The same for bytes of the call.
+    function leafAt(uint64 index, bytes calldata item) internal view returns (bytes32 hash) {
+        assembly ("memory-safe") {
+            let free := mload(0x40)
+            mstore(free, shl(184, index))
+            calldatacopy(add(free, 9), item.offset, item.length)
+            if iszero(staticcall(gas(), 2, free, add(9, item.length), 0, 32)) { revert(0, 0) }
+            hash := mload(0)
+        }
+    }
+
     function node(bytes32 left, bytes32 right) internal view returns (bytes32 hash) {
         assembly ("memory-safe") {
             let free := mload(0x40)
@@ -37,16 +50,52 @@ library Merkle {
 
     /// Levels above the leaves of a tree of `count` leaves.
     function depth(uint256 count) internal pure returns (uint256 levels) {
-        while ((uint256(1) << levels) < count) ++levels;
+        return count < 2 ? 0 : Math.log2(count - 1) + 1;
     }
 
     /// The node that `path` leads to from the node `here` at `position` of its row.
-    function climb(bytes32 here, uint256 position, bytes32[] calldata path) internal view returns (bytes32) {
-        for (uint256 i = 0; i < path.length; ++i) {
-            here = position & 1 == 1 ? node(path[i], here) : node(here, path[i]);
-            position >>= 1;
+    function climb(bytes32 here, uint256 position, bytes32[] calldata path) internal view returns (bytes32 top) {
+        assembly ("memory-safe") {
+            // A byte 1, and behind it two nodes: of the next level, which the call puts there itself, and its sibling.
+            let head := mload(0x40)
+            let left := add(head, 1)
+            mstore8(head, 1)
+            let side := shl(5, and(position, 1))
+            mstore(add(left, side), here)
+            let ok := 1
+            let end := add(path.offset, shl(5, path.length))
+            for { let p := path.offset } lt(p, end) { p := add(p, 32) } {
+                mstore(add(left, xor(side, 32)), calldataload(p))
+                position := shr(1, position)
+                side := shl(5, and(position, 1))
+                ok := and(ok, staticcall(gas(), 2, head, 65, add(left, side), 32))
+            }
+            if iszero(ok) { revert(0, 0) }
+            top := mload(add(left, side))
         }
-        return here;
+    }
+
+    /// The node over 2^k nodes, of which there is at least one.
+    function join(bytes32[] calldata row) internal view returns (bytes32 top) {
+        assembly ("memory-safe") {
+            // The 1 before each pair goes where nothing is needed any more: before the row, or over a pair that is hashed already.
+            let at := add(mload(0x40), 32)
+            let size := shl(5, row.length)
+            calldatacopy(at, row.offset, size)
+            let ok := 1
+            for {} gt(size, 32) { size := shr(1, size) } {
+                let to := at
+                let end := add(at, size)
+                for { let from := at } lt(from, end) { from := add(from, 64) } {
+                    let head := sub(from, 1)
+                    mstore8(head, 1)
+                    ok := and(ok, staticcall(gas(), 2, head, 65, to, 32))
+                    to := add(to, 32)
+                }
+            }
+            if iszero(ok) { revert(0, 0) }
+            top := mload(at)
+        }
     }
 
     /// Whether `hash` is leaf `index` of the tree of `count` leaves under `root`; `path` holds the siblings from the leaf up.

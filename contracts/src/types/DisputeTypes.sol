@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Turn} from "./Turn.sol";
+
 /// What the dispute game speaks of (docs/dispute.md). Times are seconds of block time.
 
 /// Where a dispute stands. LINKS, TRACE, CHUNKS, ENTRIES and FIELDS are walks down a tree; the others await one move.
@@ -16,6 +18,7 @@ enum Stand {
     NAME,
     ELEMENT,
     PICK,
+    FINISH,
     RANGE,
     END,
     ENTRIES,
@@ -50,8 +53,26 @@ struct Rules {
     address guardian;
 }
 
+/// A dispute as the contract keeps it, five words. What a later move can bring again is kept as its hash.
+struct Game {
+    Turn turn;
+    // Where the walk is: a node. NAME: the root over the words of the chunk; when it is named, the element's bits. TRACED: the trace root that a verifier has revealed. RANGE, the asserter's turn: `lo u64, hi u64, total i64`;
+    // the challenger's: the hash of that and the parts. RESOLVED: what was taken from the asserter.
+    bytes32 node;
+    address challenger;
+    uint64 segment;
+    // Of the vote that is disputed.
+    uint32 round;
+    // 0 until it is opened.
+    address asserter;
+    // Leaves of the tree that is walked; of a tensor's, its elements.
+    uint64 size;
+    // SEALED: the digest. Later the hash of what earlier moves have shown.
+    bytes32 facts;
+}
+
+/// The same, taken apart to be looked at.
 struct Dispute {
-    // ---- what moves change
     Stand stand;
     Outcome outcome;
     // Whose turn it is.
@@ -60,39 +81,31 @@ struct Dispute {
     bool moved;
     // Levels of `node` above the leaves of its tree.
     uint8 height;
-    // The tensor that is walked is a field of the batch, not a stage's output.
-    bool ofBatch;
     // When the turn began, or the dispute was resolved.
     uint40 since;
     // What is left of each side's budget.
     uint32 asserterBudget;
     uint32 challengerBudget;
-    // Place of `node` in its row; the element once one is named; the block of the seal while SEALED.
+    // Block of the seal while SEALED, the link while TRACED; place of `node` in its row; the element once one is named.
     uint64 index;
-    // ---- where the walk is: a node; the digest while SEALED; the hash of the parts of a split in RANGE
     bytes32 node;
     address challenger;
     uint64 segment;
     uint8 target;
     address asserter;
-    // Link index in the segment.
-    uint64 unit;
     uint32 round;
-    // Hash of what earlier moves have shown (Facts).
     bytes32 facts;
-    // Leaves of the tree that is walked; of a tensor also its elements and the bytes of one.
-    uint64 count;
-    uint64 elements;
+    uint64 size;
+    // Of an element, bytes.
     uint8 width;
-    // ---- the range of a fold
+    // The range of a fold, while it is the asserter's turn.
     uint8 fold;
-    uint8 folds;
     uint64 lo;
     uint64 hi;
     int64 total;
-    // ---- money
+    // The challenger's.
     uint128 bond;
-    // Taken from the asserter's reservation, held here until it is paid.
+    // Taken from the asserter's reservation, held until it is paid.
     uint128 taken;
 }
 
@@ -132,7 +145,8 @@ struct Link {
     uint32 leaves;
 }
 
-/// Paths are siblings from the leaf up. Those of ends that the link does not name under the link root are empty.
+/// Paths are siblings from the leaf up. That of the end leads to the link root; those of the accumulator and the state, which stand before
+/// it, only to where they meet it: they are empty where the link names no such end. Those of head and last leaf lead to the children.
 struct TraceMove {
     bytes32 stateRoot;
     bytes32[] statePath;
@@ -160,7 +174,8 @@ struct Evidence {
     bytes32[] chunkPath;
 }
 
-/// What decides an element, or an item of one of its folds. `chunk` is the one with the output (empty for an item).
+/// What decides an element, or an item of one of its folds. `chunk` is the one with the output; it is empty for an item,
+/// and where the chunk has been shown.
 struct Proof {
     Link link;
     bytes program;
@@ -168,6 +183,24 @@ struct Proof {
     bytes chunk;
     int256[] totals;
     Evidence[] evidence;
+}
+
+/// What `fold` has shown. For each fold its total; the root over its items, each an int256 (anything where they are not shown); the hash of the
+/// totals of its first parts.
+struct Folded {
+    bytes32 link;
+    bytes32 stage;
+    int256[] totals;
+    bytes32[] roots;
+    bytes32[] parts;
+}
+
+/// Input `value` of the program: a field of the batch.
+struct Field {
+    bytes program;
+    uint32 value;
+    bytes record;
+    bytes32[] path;
 }
 
 /// What shows one element of a batch to be that of its record.

@@ -57,10 +57,9 @@ contract ClearLeafTotalTest is Test {
             leaf.finish(stage, element, totals, values);
             leaf.needs(stage, element, folds, 0, values);
             for (uint256 fold = 0; fold < folds; ++fold) {
-                leaf.length(stage, element, fold);
+                leaf.range(stage, element, fold);
                 leaf.needs(stage, element, fold, index, values);
                 leaf.item(stage, element, fold, index, totals, values);
-                leaf.combine(stage, fold, totals);
             }
         }
     }

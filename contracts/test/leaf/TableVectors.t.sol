@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {ILeaf, Need} from "../../src/interfaces/ILeaf.sol";
+import {ILeaf, Need, Rule} from "../../src/interfaces/ILeaf.sol";
 import {TableLeaf} from "../../src/leaf/table/TableLeaf.sol";
 import {Test} from "../utils/Test.sol";
+import {Totals} from "./Vectors.sol";
 
 /// The leaf from tables on tests/vectors/leaf.json, whose bits and totals are those of the NumPy reference: every element of every
 /// case is folded item by item and finished, with values fetched by what the leaf names.
@@ -92,11 +93,13 @@ contract TableVectorsTest is Test {
     }
 
     function folded(TableCase memory c, uint64 element, uint256 fold, int256[] memory before) internal view returns (int256) {
-        int256[] memory items = new int256[](leaf.length(c.stage, element, fold));
+        (uint64 count,) = leaf.range(c.stage, element, fold);
+        int256[] memory items = new int256[](count);
         for (uint64 i = 0; i < items.length; ++i) {
             items[i] = leaf.item(c.stage, element, fold, i, before, fetch(c, element, fold, i));
         }
-        return leaf.combine(c.stage, fold, items);
+        (, Rule rule) = leaf.range(c.stage, element, fold);
+        return Totals.combined(rule, items);
     }
 
     function check(TableCase memory c, string memory op) internal view {

@@ -1,8 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {ILeaf, Need} from "../../src/interfaces/ILeaf.sol";
+import {ILeaf, Need, Rule} from "../../src/interfaces/ILeaf.sol";
 import {Test} from "../utils/Test.sol";
+
+library Totals {
+    /// As the game combines parts (Ranges.sol).
+    function combined(Rule rule, int256[] memory parts) internal pure returns (int256 total) {
+        total = parts[0];
+        for (uint256 i = 1; i < parts.length; ++i) {
+            if (rule != Rule.LARGEST) total += parts[i];
+            else if (parts[i] > total) total = parts[i];
+        }
+        if (rule == Rule.WRAPPING_SUM) total = int64(total);
+    }
+}
 
 /// Drives a leaf through tests/vectors/leaf.json, which tools/leaf_vectors.py describes: for every element, every item of every fold,
 /// the totals, and the output.
@@ -90,20 +102,20 @@ abstract contract LeafVectors is Test {
 
     /// A fold's total: of its items in two parts, so that parts of parts are seen, too.
     function _fold(Ask memory a) private view returns (int256) {
-        uint64 length = leaf.length(a.stage, a.element, a.fold);
+        (uint64 length, Rule rule) = leaf.range(a.stage, a.element, a.fold);
         uint64 middle = length / 2;
-        if (middle == 0) return _part(a, 0, length);
+        if (middle == 0) return _part(a, rule, 0, length);
         int256[] memory parts = new int256[](2);
-        (parts[0], parts[1]) = (_part(a, 0, middle), _part(a, middle, length));
-        return leaf.combine(a.stage, a.fold, parts);
+        (parts[0], parts[1]) = (_part(a, rule, 0, middle), _part(a, rule, middle, length));
+        return Totals.combined(rule, parts);
     }
 
-    function _part(Ask memory a, uint64 start, uint64 stop) private view returns (int256) {
+    function _part(Ask memory a, Rule rule, uint64 start, uint64 stop) private view returns (int256) {
         int256[] memory items = new int256[](stop - start);
         for (uint64 i = start; i < stop; ++i) {
             items[i - start] = leaf.item(a.stage, a.element, a.fold, i, a.totals, _values(a, i));
         }
-        return leaf.combine(a.stage, a.fold, items);
+        return Totals.combined(rule, items);
     }
 
     /// The values of all needs, asked for until no more are named.

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {Disputes} from "../../src/Disputes.sol";
 import {Descent} from "../../src/dispute/Descent.sol";
 import {Openings} from "../../src/dispute/Openings.sol";
+import {Ranges} from "../../src/dispute/Ranges.sol";
 import {Verdict} from "../../src/dispute/Verdict.sol";
+import {Walk} from "../../src/dispute/Walk.sol";
 import {IDisputeGame} from "../../src/interfaces/IDisputes.sol";
 import {Merkle} from "../../src/libraries/Merkle.sol";
-import {Dispute, Evidence, GatherMove, Link, Outcome, Proof, Rules, Stand, TraceMove} from "../../src/types/DisputeTypes.sol";
+import {Dispute, Evidence, Field, Folded, GatherMove, Link, Outcome, Proof, Rules, Stand, TraceMove} from "../../src/types/DisputeTypes.sol";
 import {SegmentState, Terms} from "../../src/types/Types.sol";
 import {MockLeaf, TwinLeaf} from "./MockLeaf.sol";
+import {Chunks} from "./Chunks.sol";
 import {Network} from "./Network.sol";
 import {Toy} from "./Toy.sol";
 import {Trees} from "./Trees.sol";
@@ -35,6 +39,10 @@ abstract contract Arena is Network {
     uint64 internal lieUnit = NO_UNIT;
     uint32 internal lieStage;
     uint64 internal lieElement;
+    /// The challenger was served the asserter's nodes: it points at leaves, elements and items at once.
+    bool internal leaps;
+    /// The item in which a false total is hidden.
+    uint64 internal falseItem;
     uint32 internal constant BATCH_LIE = 1000;
     uint32 internal constant END_LIE = 1001;
 
@@ -216,20 +224,29 @@ abstract contract Arena is Network {
         game.point(id, rows[low][place], place, Trees.path(rows, low, d.height, place));
     }
 
-    /// The challenger's turn at the root: down to a leaf, four levels at a time.
+    /// The challenger's turn at the root: down to a leaf, an opening at a time.
     function walk(uint64 id, bytes32[][] memory rows, uint64 leaf) internal {
         while (true) {
             Dispute memory d = game.dispute(id);
-            uint256 low = d.height < 4 ? 0 : d.height - 4;
+            uint256 low = d.height - Walk.step(d.height);
             pointTo(id, rows, low, leaf);
             if (low == 0) return;
             reveal(id, rows);
         }
     }
 
-    function element(uint64 id, uint64 which) internal {
+    /// From the walk over the chunks to an element at once.
+    function pointElement(uint64 id, bytes32[][] memory rows, uint64 which) internal {
+        Dispute memory d = game.dispute(id);
+        uint64 place = which / 256;
+        vm.prank(d.challenger);
+        game.pointElement(id, rows[0][place], place, Trees.path(rows, 0, d.height, place), which);
+    }
+
+    function element(uint64 id, uint32[] memory data, uint64 which) internal {
+        bytes32[6] memory word = Chunks.word(Toy.chunk(data, which / 256), which % 256 * 4);
         vm.prank(game.dispute(id).challenger);
-        game.element(id, which);
+        game.element(id, which, word);
     }
 
     // ---- the asserter ----------------------------------------------------------------------------------------------------------
@@ -253,11 +270,13 @@ abstract contract Arena is Network {
         bytes32[][] memory rows = Trees.rows(s.leaves);
         Link memory l = s.link;
         (t.stateRoot, t.accRoot, t.endRoot, t.batchRoot, t.traceRoot) = (l.stateRoot, l.accRoot, l.endRoot, l.batchRoot, l.traceRoot);
-        if (l.step > 0) t.statePath = Trees.path(links, s.unit - l.m - 1);
-        if (l.m > 0) t.accPath = Trees.path(links, s.unit - 1);
+        if (l.step > 0) t.statePath = Trees.path(links, 0, Math.log2(s.unit ^ (s.unit - l.m - 1)), s.unit - l.m - 1);
+        if (l.m > 0) t.accPath = Trees.path(links, 0, Math.log2(s.unit ^ (s.unit - 1)), s.unit - 1);
         t.endPath = Trees.path(links, s.unit);
-        t.headPath = Trees.path(rows, 0);
-        t.lastPath = Trees.path(rows, s.leaves.length - 1);
+        uint256 down = rows.length - 1;
+        down -= Walk.step(down);
+        t.headPath = Trees.path(rows, 0, down, 0);
+        t.lastPath = Trees.path(rows, 0, down, uint64(s.leaves.length - 1));
         t.children = Trees.children(rows, rows.length - 1, 0);
     }
 
@@ -288,9 +307,15 @@ abstract contract Arena is Network {
         trace(id, s);
         walk(id, Trees.rows(s.leaves), i + 1);
         stage(id, s, i);
-        walk(id, Toy.rows(s.outputs[i]), which / 256);
-        chunk(id, s.outputs[i], which / 256);
-        element(id, which);
+        toNamed(id, Toy.rows(s.outputs[i]), s.outputs[i], which);
+    }
+
+    /// From the walk over the chunks of a tensor to an element of it.
+    function toNamed(uint64 id, bytes32[][] memory rows, uint32[] memory data, uint64 which) internal {
+        if (leaps) return pointElement(id, rows, which);
+        walk(id, rows, which / 256);
+        chunk(id, data, which / 256);
+        element(id, data, which);
     }
 
     /// What shows element `which` of value `number`.
@@ -353,7 +378,7 @@ abstract contract Arena is Network {
 
     function prove(uint64 id, Story memory s, uint32 i, uint64 which) internal {
         Proof memory p = proof(s, i);
-        p.chunk = Toy.chunk(s.outputs[i], which / 256);
+        if (leaps) p.chunk = Toy.chunk(s.outputs[i], which / 256);
         (uint32 a, uint32 b) = operands(s, i);
         p.evidence = new Evidence[](2);
         p.evidence[0] = evidence(s, a, which);
@@ -362,44 +387,111 @@ abstract contract Arena is Network {
         game.prove(id, p);
     }
 
-    /// The sum at stage `i` = 2: its two totals.
+    /// The sum at stage 2: its two totals.
     function fold(uint64 id, Story memory s, int256[] memory totals) internal {
+        bytes[] memory parts = firstParts(s, totals);
+        Folded memory f = folded(s, totals);
+        vm.prank(game.dispute(id).asserter);
+        game.fold(id, f, parts);
+    }
+
+    function folded(Story memory s, int256[] memory totals) internal view returns (Folded memory) {
+        bytes[] memory parts = firstParts(s, totals);
+        bytes32[] memory hashes = new bytes32[](2);
+        (hashes[0], hashes[1]) = (keccak256(parts[0]), keccak256(parts[1]));
+        return Folded(keccak256(abi.encode(s.link)), keccak256(Toy.stages(s.update)[2]), totals, itemRoots(s), hashes);
+    }
+
+    /// Of both folds; what a total has too much is in the part with item `falseItem`.
+    function firstParts(Story memory s, int256[] memory totals) internal view returns (bytes[] memory parts) {
+        parts = new bytes[](2);
+        uint64 n = uint64(summed(s).length);
+        for (uint8 f = 0; f < 2; ++f) {
+            parts[f] = partsOf(s, f, 0, n, totals[f], partWith(falseItem, n));
+        }
+    }
+
+    function partWith(uint256 item_, uint256 n) internal pure returns (uint256 part) {
+        uint256 k = Ranges.partsOf(n);
+        while ((part + 1) * n / k <= item_) ++part;
+    }
+
+    /// The parts of a range of a fold, as the operand has them; what the total has too much is in part `where`.
+    function partsOf(Story memory s, uint8 which, uint64 lo, uint64 hi, int256 total, uint256 where) internal view returns (bytes memory parts) {
+        uint256 n = hi - lo;
+        uint256 k = Ranges.partsOf(n);
+        int256[] memory all = new int256[](k);
+        uint32[] memory data = summed(s);
+        for (uint256 i = 0; i < k; ++i) {
+            all[i] = Toy.folds(data, lo + i * n / k, lo + (i + 1) * n / k)[which];
+        }
+        int256 right = Toy.folds(data, lo, hi)[which];
+        if (right != total) all[where] = which == 1 ? all[where] + total - right : total;
+        for (uint256 i = 0; i < k; ++i) {
+            parts = abi.encodePacked(parts, int64(all[i]));
+        }
+    }
+
+    /// Over the items of both folds, as the asserter has them.
+    function itemRoots(Story memory s) internal view returns (bytes32[] memory roots) {
+        roots = new bytes32[](2);
+        for (uint256 f = 0; f < 2; ++f) {
+            roots[f] = Trees.top(itemRows(s, f));
+        }
+    }
+
+    function itemRows(Story memory s, uint256 which) internal view returns (bytes32[][] memory) {
+        uint32[] memory data = summed(s);
+        bytes32[] memory leaves = new bytes32[](data.length);
+        for (uint64 i = 0; i < leaves.length; ++i) {
+            leaves[i] = Merkle.leaf(i, bytes32(uint256(Toy.folds(data, i, i + 1)[which])));
+        }
+        return Trees.rows(leaves);
+    }
+
+    function pick(uint64 id, Story memory s, int256[] memory totals, uint256 which, uint256 part) internal {
+        bytes memory parts = firstParts(s, totals)[which];
+        Folded memory f = folded(s, totals);
+        vm.prank(game.dispute(id).challenger);
+        game.pick(id, f, Toy.stages(s.update)[2], which, parts, part);
+    }
+
+    function pickItem(uint64 id, Story memory s, int256[] memory totals, uint256 which, uint64 item_) internal {
+        Folded memory f = folded(s, totals);
+        bytes32[] memory path = Trees.path(itemRows(s, which), item_);
+        int64 value = int64(Toy.folds(summed(s), item_, item_ + 1)[which]);
+        vm.prank(game.dispute(id).challenger);
+        game.pickItem(id, f, Toy.stages(s.update)[2], which, item_, value, path);
+    }
+
+    function pickOutput(uint64 id, Story memory s, int256[] memory totals) internal {
+        Folded memory f = folded(s, totals);
+        vm.prank(game.dispute(id).challenger);
+        game.pickOutput(id, f);
+    }
+
+    function finish(uint64 id, Story memory s, int256[] memory totals) internal {
         Proof memory p = proof(s, 2);
-        p.chunk = Toy.chunk(s.outputs[2], 0);
+        if (leaps) p.chunk = Toy.chunk(s.outputs[2], 0);
         p.totals = totals;
         vm.prank(game.dispute(id).asserter);
-        game.fold(id, p);
+        game.finish(id, p);
     }
 
-    function pick(uint64 id, Story memory s, int256[] memory totals, uint256 which) internal {
-        vm.prank(game.dispute(id).challenger);
-        game.pick(id, keccak256(abi.encode(s.link)), Toy.stages(s.update)[2], totals, which);
-    }
-
-    /// Parts of the range that the dispute stands at, as the operand has them; what the total has too much is in part `where`.
-    function split(uint64 id, Story memory s, int256[] memory totals, uint256 where) internal returns (int256[] memory parts) {
+    function split(uint64 id, Story memory s, uint256 where) internal returns (bytes memory parts) {
         Dispute memory d = game.dispute(id);
-        uint256 n = d.hi - d.lo;
-        parts = new int256[](n < 16 ? n : 16);
-        uint32[] memory data = summed(s);
-        int256 sum = 0;
-        for (uint256 i = 0; i < parts.length; ++i) {
-            parts[i] = Toy.folds(data, d.lo + i * n / parts.length, d.lo + (i + 1) * n / parts.length)[d.fold];
-            sum += parts[i];
-        }
-        if (d.fold == 1) parts[where] += d.total - sum;
-        else if (where < parts.length) parts[where] = d.total;
+        parts = partsOf(s, d.fold, d.lo, d.hi, d.total, where);
         vm.prank(d.asserter);
-        game.split(id, keccak256(abi.encode(s.link)), keccak256(abi.encode(totals)), Toy.stages(s.update)[2], parts);
+        game.split(id, parts);
     }
 
     function summed(Story memory s) internal pure returns (uint32[] memory) {
         return s.update ? s.outputs[1] : s.x;
     }
 
-    function choose(uint64 id, int256[] memory parts, uint256 part) internal {
+    function choose(uint64 id, bytes32 range, bytes memory parts, uint256 part) internal {
         vm.prank(game.dispute(id).challenger);
-        game.choose(id, parts, part);
+        game.choose(id, range, parts, part);
     }
 
     function item(uint64 id, Story memory s, int256[] memory totals) internal {
@@ -448,11 +540,12 @@ abstract contract Arena is Network {
         bytes memory program = Toy.program();
         bytes32[] memory path = Trees.path(Trees.rows(Toy.leavesOf(inputs)), 2);
         vm.prank(game.dispute(id).asserter);
-        game.batchEntry(id, s.link, program, 2, inputs[2], path, Trees.top(rows), Trees.children(rows, rows.length - 1, 0));
+        game.batchEntry(id, s.link, Field(program, 2, inputs[2], path), Trees.top(rows), Trees.children(rows, rows.length - 1, 0));
     }
 
     function gatherMove(Story memory s, uint64 which) internal view returns (GatherMove memory g) {
-        (g.link, g.record, g.data, g.chunk) = (s.link, Toy.inputs(false)[2], Toy.dataset(), Toy.chunk(s.x, which / 256));
+        (g.link, g.record, g.data) = (s.link, Toy.inputs(false)[2], Toy.dataset());
+        if (leaps) g.chunk = Toy.chunk(s.x, which / 256);
         uint64 record = Toy.recordAt(s.link.step, s.link.m, which / 150);
         (g.shard, g.first, g.records) = Toy.shardOf(record);
         bytes32[][] memory rows = Toy.shardRows(g.first, g.records);

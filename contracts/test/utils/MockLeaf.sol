@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {ILeaf, Need} from "../../src/interfaces/ILeaf.sol";
+import {ILeaf, Need, Rule} from "../../src/interfaces/ILeaf.sol";
 import {ProgramView} from "../../src/dispute/ProgramView.sol";
 
 /// A leaf with four operations on 32-bit integers: 15 adds, 17 multiplies by a scalar, 33 adds all elements and the largest low byte (two
@@ -16,17 +16,10 @@ contract MockLeaf is ILeaf {
         if (op != 15 && op != 17) revert UnknownOp(op);
     }
 
-    function length(bytes calldata stage, uint64, uint256) external pure virtual returns (uint64 items) {
+    function range(bytes calldata stage, uint64, uint256 fold) external pure virtual returns (uint64 items, Rule rule) {
         (, bytes memory t) = ProgramView.operand(stage, 0);
-        return uint8(stage[0]) == 36 ? uint64(ProgramView.number(t, 10, 8)) : ProgramView.elements(t);
-    }
-
-    function combine(bytes calldata stage, uint256 fold, int256[] calldata parts) external pure virtual returns (int256 total) {
-        bool adds = fold == folds(stage) - 1;
-        for (uint256 i = 0; i < parts.length; ++i) {
-            if (adds) total += parts[i];
-            else if (parts[i] > total) total = parts[i];
-        }
+        items = uint8(stage[0]) == 36 ? uint64(ProgramView.number(t, 10, 8)) : ProgramView.elements(t);
+        rule = fold == folds(stage) - 1 ? Rule.SUM : Rule.LARGEST;
     }
 
     function needs(bytes calldata stage, uint64 element, uint256 fold, uint64 index, uint64[] calldata)
@@ -83,12 +76,8 @@ contract TwinLeaf is MockLeaf {
 
 /// One that differs in everything that can be asked of it, but for what it needs.
 contract OddLeaf is MockLeaf {
-    function length(bytes calldata, uint64, uint256) external pure override returns (uint64) {
-        return 299;
-    }
-
-    function combine(bytes calldata, uint256, int256[] calldata) external pure override returns (int256) {
-        return -1;
+    function range(bytes calldata, uint64, uint256) external pure override returns (uint64, Rule) {
+        return (299, Rule.LARGEST);
     }
 
     function item(bytes calldata, uint64, uint256, uint64, int256[] calldata, uint64[] calldata) external pure override returns (int256) {

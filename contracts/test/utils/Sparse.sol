@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Walk} from "../../src/dispute/Walk.sol";
 import {Merkle} from "../../src/libraries/Merkle.sol";
 
 /// A full tree of 2^height leaves, of which all but a few are one hash: as large as real ones, built in no time.
@@ -57,7 +58,7 @@ library Sparse {
     }
 
     function children(Tree memory t, uint256 height, uint64 place) internal view returns (bytes32[] memory out) {
-        uint256 down = height < 4 ? height : 4;
+        uint256 down = Walk.step(height);
         out = new bytes32[](1 << down);
         for (uint256 i = 0; i < out.length; ++i) {
             out[i] = node(t, height - down, uint64((uint256(place) << down) + i));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Walk} from "../../src/dispute/Walk.sol";
 import {Merkle} from "../../src/libraries/Merkle.sol";
 
 /// Builds the trees that Merkle verifies.
@@ -63,9 +64,9 @@ library Trees {
         return path(all, 0, all.length - 1, place);
     }
 
-    /// Descendants of the node at `place`, `height` levels above the leaves, up to four levels below it.
+    /// Descendants of the node at `place`, `height` levels above the leaves, one opening below it.
     function children(bytes32[][] memory all, uint256 height, uint256 place) internal pure returns (bytes32[] memory out) {
-        uint256 down = height < 4 ? height : 4;
+        uint256 down = Walk.step(height);
         out = new bytes32[](1 << down);
         for (uint256 i = 0; i < out.length; ++i) {
             out[i] = all[height - down][(place << down) + i];

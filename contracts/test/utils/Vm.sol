@@ -40,6 +40,8 @@ interface Vm {
     function envOr(string calldata name, uint256 otherwise) external view returns (uint256);
     function keyExistsJson(string calldata json, string calldata key) external view returns (bool);
     function toString(uint256 value) external pure returns (string memory);
+    function snapshotState() external returns (uint256 id);
+    function revertToState(uint256 id) external returns (bool);
     function etch(address target, bytes calldata code) external;
     function snapshotGasLastCall(string calldata group, string calldata name) external returns (uint256 gas);
     function lastCallGas() external view returns (Gas memory);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {ILeaf, Need} from "../../interfaces/ILeaf.sol";
+import {ILeaf, Need, Rule} from "../../interfaces/ILeaf.sol";
 import {Folds} from "./Folds.sol";
 import {Functions} from "./Functions.sol";
 import {IndexMaps} from "./IndexMaps.sol";
@@ -15,12 +15,9 @@ contract ClearLeaf is ILeaf {
         return Folds.count(Stages.decode(stage));
     }
 
-    function length(bytes calldata stage, uint64 element, uint256 fold) external pure returns (uint64) {
-        return uint64(Folds.length(Stages.decode(stage), element, fold));
-    }
-
-    function combine(bytes calldata stage, uint256 fold, int256[] calldata parts) external pure returns (int256) {
-        return Folds.combine(Stages.decode(stage), fold, parts);
+    function range(bytes calldata stage, uint64 element, uint256 fold) external pure returns (uint64, Rule) {
+        Stage memory s = Stages.decode(stage);
+        return (uint64(Folds.length(s, element, fold)), Folds.rule(s, fold));
     }
 
     function needs(bytes calldata stage, uint64 element, uint256 fold, uint64 index, uint64[] calldata values)

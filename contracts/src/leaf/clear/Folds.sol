@@ -2,7 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
-import {Need} from "../../interfaces/ILeaf.sol";
+import {Need, Rule} from "../../interfaces/ILeaf.sol";
 import {IndexMaps} from "./IndexMaps.sol";
 import {SoftFloat} from "./SoftFloat.sol";
 import {I64, Op, Stage} from "./Stage.sol";
@@ -45,16 +45,9 @@ library Folds {
         return s.operands[1].dims[s.axes[0]]; // scatter_value
     }
 
-    function combine(Stage memory s, uint256 fold, int256[] calldata parts) internal pure returns (int256 total) {
-        unchecked {
-            bool adds = _adds(s, fold);
-            total = parts[0];
-            for (uint256 i = 1; i < parts.length; ++i) {
-                if (adds) total += parts[i];
-                else if (parts[i] > total) total = parts[i];
-            }
-            if (_wraps(s)) total = int256(int64(total));
-        }
+    function rule(Stage memory s, uint256 fold) internal pure returns (Rule) {
+        if (_wraps(s)) return Rule.WRAPPING_SUM;
+        return _adds(s, fold) ? Rule.SUM : Rule.LARGEST;
     }
 
     // ---- needs -----------------------------------------------------------------------------------------------------------------

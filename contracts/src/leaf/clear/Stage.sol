@@ -111,19 +111,27 @@ library Stages {
 
     /// Reads a type into `t`; what follows it is at `next`.
     function _type(bytes calldata data, uint256 here, Type memory t) private pure returns (uint256 next) {
-        t.dtype = _read(data, here, 1);
-        uint256 rank = _read(data, here + 1, 1);
-        if (t.dtype < F32 || t.dtype > BOOL || rank > MAX_RANK) revert BadStage();
-        next = here + 2 + 8 * rank;
-        t.dims = new uint256[](rank);
-        t.elements = 1;
-        for (uint256 i = 0; i < rank; ++i) {
-            uint256 n = _read(data, here + 2 + 8 * i, 8);
-            if (n == 0 || n > MAX_DIM) revert BadStage();
-            t.dims[i] = n;
-            t.elements *= n;
+        uint256 head = _read(data, here, 2);
+        (uint256 dtype, uint256 rank) = (head >> 8, head & 0xff);
+        if (dtype < F32 || dtype > BOOL || rank > MAX_RANK) revert BadStage();
+        uint256[] memory dims = new uint256[](rank);
+        uint256 elements = 1;
+        // None of this overflows: a product is at most 2^40 before it is multiplied by at most 2^32.
+        unchecked {
+            next = here + 2 + 8 * rank;
+            if (next > data.length) revert BadStage();
+            for (uint256 i = 0; i < rank; ++i) {
+                uint256 n;
+                assembly ("memory-safe") {
+                    n := shr(192, calldataload(add(add(data.offset, here), add(2, shl(3, i)))))
+                    mstore(add(dims, shl(5, add(i, 1))), n)
+                }
+                if (n == 0 || n > MAX_DIM) revert BadStage();
+                elements *= n;
+                if (elements > MAX_ELEMENTS) revert BadStage();
+            }
         }
-        if (t.elements > MAX_ELEMENTS) revert BadStage();
+        (t.dtype, t.dims, t.elements) = (dtype, dims, elements);
     }
 
     function _arity(Op op) private pure returns (uint256) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {ILeaf, Need} from "../../interfaces/ILeaf.sol";
+import {ILeaf, Need, Rule} from "../../interfaces/ILeaf.sol";
 import {Machine} from "./Machine.sol";
 import {Maps} from "./Maps.sol";
 import {Programs, Recipes} from "./Tables.sol";
@@ -42,9 +42,16 @@ contract TableLeaf is ILeaf {
     }
 
     /// @inheritdoc ILeaf
-    function length(bytes calldata stage, uint64 element, uint256 fold) external pure returns (uint64 items) {
+    function range(bytes calldata stage, uint64 element, uint256 fold) external pure returns (uint64 items, Rule rule) {
         uint256 s = _at(stage);
         uint256 op = Maps.op(s);
+        items = _length(s, op, element, fold);
+        // The last fold is a sum, but for the two operators that have none.
+        if (_row(s, op) == WHOLE_SUMS) rule = Rule.WRAPPING_SUM;
+        else if (fold + 1 == _folds(s) && op != AMAX && op != SCATTER_VALUE) rule = Rule.SUM;
+    }
+
+    function _length(uint256 s, uint256 op, uint64 element, uint256 fold) private pure returns (uint64) {
         uint256 x = Maps.operand(s, 0);
         unchecked {
             if (op == SUM || op == AMAX) {
@@ -59,26 +66,6 @@ contract TableLeaf is ILeaf {
             if (op == SCATTER_ADD_ROWS) return uint64(fold == 0 ? Maps.elements(Maps.operand(s, 1), 0) : Maps.dim(x, 0));
             if (op == SCATTER_VALUE) return uint64(Maps.dim(Maps.operand(s, 1), _axis(s)));
             return 0;
-        }
-    }
-
-    /// @inheritdoc ILeaf
-    function combine(bytes calldata stage, uint256 fold, int256[] calldata parts) external pure returns (int256 total) {
-        uint256 s = _at(stage);
-        uint256 op = Maps.op(s);
-        // The last fold is a sum, but for the two operators that have none.
-        bool sums = fold + 1 == _folds(s) && op != AMAX && op != SCATTER_VALUE;
-        bool wraps = _row(s, op) == WHOLE_SUMS;
-        assembly {
-            let last := add(parts.offset, shl(5, parts.length))
-            total := calldataload(parts.offset)
-            for { let p := add(parts.offset, 32) } lt(p, last) { p := add(p, 32) } {
-                let part := calldataload(p)
-                switch sums
-                case 0 { if sgt(part, total) { total := part } }
-                default { total := add(total, part) }
-            }
-            if wraps { total := signextend(7, total) }
         }
     }
 
