@@ -195,8 +195,8 @@ def faulty_memory(hands: Any) -> None:
     """One bit of the new parameters turns in the update, once."""
 
     class Faulty(Executor):
-        def update(self, step: int, state: Any, acc: Any) -> Any:
-            out = super().update(step, state, acc)
+        def update(self, step: int, state: Any, acc: Any, *, spend: bool = False) -> Any:
+            out = super().update(step, state, acc, spend=spend)
             if not (hands.shop.root / "turned").exists():
                 (hands.shop.root / "turned").touch()
                 out["param.w"].view(np.uint32).reshape(-1)[0] ^= 1 << 20
