@@ -11,6 +11,7 @@ account (unlocked, well known, worth nothing) deploys the contracts and is the t
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -43,6 +44,9 @@ DEPLOY_GAS = hex(12_000_000)
 """More than any of the contracts needs: estimating it would take longer than deploying."""
 RULES = Rules(open_window=600, grace=300, budget=3600, payout_delay=600, bond=1_000_000)
 """Of disputes, where people and machines take their time."""
+OLD_STATES = 32
+"""States of old blocks that anvil may write to its cache, some megabytes each; it has 500 in memory. Left alone it writes one a block to the
+user's home, and leaves them there when it is killed."""
 STARTS_WITHIN = 20.0
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,6 +102,8 @@ class Anvil:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._options += ["--state", str(folder / "anvil.json"), "--state-interval", "1"]
+        self._states = str((folder or Path(tempfile.gettempdir())) / f"anvil-states-{secrets.token_hex(8)}")
+        self._options += ["--cache-path", self._states, "--max-persisted-states", str(OLD_STATES)]
         self._prepare = prepare
         self._fixed = port
         self.port = port
@@ -170,6 +176,7 @@ class Anvil:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        shutil.rmtree(self._states, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

@@ -74,8 +74,8 @@ class Demo:
         self.killed_in, self.revived = SegmentId(0), False
         self.processes: Processes | None = None
         self.local_command: list[str] = []
-        self.posted_in = 0
-        """Block."""
+        self.balances: dict[str, int] = {}
+        """Before the job was posted."""
         self.open_disputes: set[DisputeId] = set()
         """Not paid yet."""
         self.challengers: dict[DisputeId, Address] = {}
@@ -221,7 +221,7 @@ class Demo:
                 segment = ledger.apply(event)
                 self._dispute(event)
                 if isinstance(event, JobPosted):
-                    self.posted_in = event.block
+                    self.balances = await asyncio.to_thread(network.balances, event.block - 1)
                     self.names[event.client] = "client"
                 if segment is not None and (segment.number, segment.state) not in told:
                     told.add((segment.number, segment.state))
@@ -324,7 +324,7 @@ class Demo:
     async def _result(self, network: Network, reader: Any, job: JobId) -> dict[str, Any]:
         """Losses are those of the run in one process: heartbeats may be lost, and equal roots make them the network's, too."""
         ledger = self.display.ledger
-        balances = await network.balance_changes(reader, self.posted_in - 1)
+        balances = await network.balance_changes(reader, self.balances)
         self.names |= network.names()
         refused = (SegmentState.WITHHELD, SegmentState.UNPAID, SegmentState.REJECTED)
         return {

@@ -99,10 +99,10 @@ class Network(msgspec.Struct):
             found[known.stakes] -= stake
         return found
 
-    async def balance_changes(self, reader: Any, first: int) -> dict[str, int]:
-        """From the end of block `first` until now."""
+    async def balance_changes(self, reader: Any, before: dict[str, int]) -> dict[str, int]:
+        """From `before` (`balances` then) until now. A chain node may have forgotten the state of blocks long past."""
         last = (await reader.head()).number
-        before, after = await asyncio.to_thread(self.balances, first), await asyncio.to_thread(self.balances, last)
+        after = await asyncio.to_thread(self.balances, last)
         return {who: after[who] - before.get(who, 0) for who in after}
 
 
