@@ -13,6 +13,7 @@ import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from assay.exact.inputs import Case
 from assay.exact.memory import needed
 from assay.exact.native.build import levels, library
 from assay.exact.trainings import FAMILIES, batch, initial, load
-from assay.execute import Executor
+from assay.execute import Executor, Trace
 from assay.state import Tensors
 from tests.exact.support import Array, Route, floats, names, on
 from tests.exact.test_plans import columns
@@ -76,23 +77,29 @@ def run_link(link: Callable[[], Tensors], traced: bool) -> tuple[Tensors, int]:
     return result, max(arrays(), held if traced else held + peak - now)
 
 
+def result_of(executor: Executor, mode: str, part: str, *link: Any) -> Tensors:
+    if mode == "traced":
+        trace: Trace = getattr(executor, f"trace_{part}")(*link)
+        return trace.output
+    output: Tensors = getattr(executor, part)(*link, spend=mode == "in place")
+    return output
+
+
 def train(name: str, mode: str, threads: int) -> int:
     """The most that arrays took in the second step. (In the first one, plans are made.)"""
     training = load(name)
     p = training.program
     executor, state = Executor(p, training.schedule, p.micro_batches, threads), initial(p)
-    traced, spend, most = mode == "traced", mode == "in place", 0
+    most = 0
     for step in range(2):
         acc = executor.zero_acc(step, state)
         for m in range(p.micro_batches):
             given = batch(p, step, m)
-            trace, run = partial(executor.trace_micro, step, m, state, acc, given), partial(executor.micro, step, m, state, acc, given, spend=spend)
-            acc, micro = run_link((lambda: trace().output) if traced else run, traced)  # noqa: B023
+            acc, micro = run_link(partial(result_of, executor, mode, "micro", step, m, state, acc, given), mode == "traced")
             most = max(most, micro) if step else 0
-        trace, run = partial(executor.trace_update, step, state, acc), partial(executor.update, step, state, acc, spend=spend)
-        state, update = run_link((lambda: trace().output) if traced else run, traced)  # noqa: B023
+        state, update = run_link(partial(result_of, executor, mode, "update", step, state, acc), mode == "traced")
         most = max(most, update) if step else 0
-        del acc, trace, run
+        del acc
     return most
 
 
