@@ -39,6 +39,8 @@ MAX_THREADS = 64
 
 OBJECT = 512
 """For an array beside its elements, and what Python keeps to find it."""
+CALL = 8
+"""Such objects that a run makes besides its inputs and outputs."""
 
 Slots = dict[str, int]
 
@@ -50,7 +52,7 @@ def needed(program: Program, threads: int = 1) -> int:
     own = sum(_bytes(types.values()) for types in held) + sum(len(c.data) for c in program.constants)
     micro, update = (_bytes(part.type_of(o.value) for o in part.outputs) for part in (program.micro, program.update))
     # Results of a link, beside what it was given; not in place, an accumulator is kept for the next one, and so are its zeros.
-    results = 2 * micro + update + sum(OBJECT * len((*part.inputs, *part.outputs)) for part in (program.micro, program.update))
+    results = 2 * micro + update + sum(OBJECT * (CALL + len((*part.inputs, *part.outputs))) for part in (program.micro, program.update))
     if native is None:
         return own + results + max(_in_numpy(part) for part in (program.micro, program.update))
     constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
