@@ -62,6 +62,8 @@ class CheckFile(EngineTask, frozen=True, kw_only=True):
     folder: Folder
     memory: U63
     flops: U63
+    threads: U32 = 1
+    """That it would run with."""
 
 
 class FileChecked(EngineResult, frozen=True, kw_only=True):

@@ -16,8 +16,8 @@ that. A program without them has no `frozen_root`.
 
 The accumulator of a step starts as zeros, but an entry with the name of a state's entry (a buffer) starts as that. Values of a part
 are numbered: inputs first, then constants, then nodes in order; node operands name smaller numbers. The text is canonical JSON
-without floats (assay.codec). `Program.load` trusts nothing: every shape and dtype is inferred again and compared, and work and memory
-are known before anything runs.
+without floats (assay.codec). `Program.load` trusts nothing: every shape and dtype is inferred again and compared, and the work
+is known before anything runs (the memory, too: assay.exact.memory).
 """
 
 from __future__ import annotations
@@ -98,19 +98,16 @@ class Constant(_Record, frozen=True, kw_only=True):
 
 
 class Cost(NamedTuple):
-    """Of one run of a part: estimated scalar operations, bytes read and written by its nodes, most bytes alive at once
-    (inputs, outputs and every value from its node to its last use)."""
+    """Of one run of a part: estimated scalar operations, bytes read and written by its nodes."""
 
     flops: int
     bytes: int
-    peak_memory: int
 
 
 class Limits(NamedTuple):
-    """What a provider or verifier is ready to run; a program over any of them is refused before anything runs."""
+    """What a provider or verifier is ready to run; a program over it is refused before anything runs. (Its memory: assay.exact.memory.)"""
 
     flops: int = 1 << 50
-    memory: int = 1 << 36
 
 
 DEFAULT_LIMITS = Limits()
@@ -186,35 +183,14 @@ def _entries(kind: str, *parts: Part) -> dict[str, TensorType]:
 
 
 def cost(part: Part) -> Cost:
-    """Of one run of a checked part. Values are counted as if every node's result were written out, views included."""
-    n = len(part.inputs)
+    """Of one run of a checked part."""
     types = [i.type for i in part.inputs] + [node.type for node in part.nodes]
-    last = [len(part.nodes)] * n + [0] * len(part.nodes)
-    for at, node in enumerate(part.nodes):
-        last[n + at] = max(last[n + at], at)
-        for value in node.inputs:
-            last[value] = max(last[value], at)
-    for output in part.outputs:
-        last[output.value] = len(part.nodes)
-    dying: list[list[int]] = [[] for _ in range(len(part.nodes) + 1)]
-    for value, at in enumerate(last):
-        dying[at].append(value)
     flops = moved = 0
-    live = peak = sum(t.bytes for t in types[:n])
-    for at, node in enumerate(part.nodes):
+    for node in part.nodes:
         operands = [types[v] for v in node.inputs]
         flops += OPS[node.op].flops(operands, node.type)
         moved += node.type.bytes + sum(t.bytes for t in operands)
-        live += node.type.bytes
-        peak = max(peak, live)
-        live -= sum(types[v].bytes for v in dying[at])
-    return Cost(flops, moved, peak)
-
-
-def memory(program: Program, part: Part) -> int:
-    """Most bytes alive at once while `part` runs: its own, and the frozen tensors that it does not read but the program keeps."""
-    read = {i.name for i in part.inputs if i.kind == "frozen"}
-    return cost(part).peak_memory + sum(t.bytes for name, t in program.frozen.items() if name not in read)
+    return Cost(flops, moved)
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------------
@@ -245,10 +221,9 @@ def check(program: Program, limits: Limits = DEFAULT_LIMITS) -> None:
             raise ProgramError(f"scalar {i.name!r} is {i.type}, not f32[]")
     _check_batch(program)
     for name in ("micro", "update"):
-        part = getattr(program, name)
-        flops, needed = cost(part).flops, memory(program, part)
-        if flops > limits.flops or needed > limits.memory:
-            raise ProgramError(f"{name} needs {flops} operations and {needed} bytes; the limits here are {limits.flops} and {limits.memory}")
+        flops = cost(getattr(program, name)).flops
+        if flops > limits.flops:
+            raise ProgramError(f"{name} needs {flops} operations; the limit here is {limits.flops}")
 
 
 def _check_constants(program: Program) -> dict[str, TensorType]:

@@ -42,10 +42,11 @@ from assay.engine import (
     RunLinks,
     StepDone,
 )
+from assay.exact.memory import needed
 from assay.execute import Executor
 from assay.ids import Digest
 from assay.job import Field
-from assay.program import Limits, Program, ProgramError, cost, memory
+from assay.program import Limits, Program, ProgramError, cost
 from assay.runtime import Fault
 from assay.sampling import record_indices
 from assay.segment import Corrupted, Segment, now_ms, write_atomically
@@ -101,11 +102,14 @@ class Engine:
     # ---- jobs ------------------------------------------------------------------------------------------------------------
 
     def _check(self, task: CheckFile) -> FileChecked:
-        program = Program.load((self.root / task.folder / "program.json").read_bytes(), Limits(flops=task.flops, memory=task.memory))
+        program = Program.load((self.root / task.folder / "program.json").read_bytes(), Limits(flops=task.flops))
+        memory = needed(program, task.threads)
+        if memory > task.memory:
+            raise ProgramError(f"it needs {memory} bytes of memory; the limit here is {task.memory}")
         micro, update = cost(program.micro), cost(program.update)
         return FileChecked(
             root=program_root(program), micro_flops=micro.flops, update_flops=update.flops,
-            peak_memory=max(memory(program, program.micro), memory(program, program.update)),
+            peak_memory=memory,
             micro_leaves=program.micro_leaves, update_leaves=program.update_leaves, micro_batches=program.micro_batches, scalars=program.scalars,
             batch=tuple(Field(name=name, dtype=t.dtype, shape=t.shape) for name, t in program.batch.items()),
             frozen=_bytes(program),

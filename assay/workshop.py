@@ -75,7 +75,8 @@ class Workshop:
         folder.mkdir(exist_ok=True)
         try:
             (folder / "program.json").write_bytes(await hands.stored(self.blobs, task.program))
-            checked = await self.engine.run(CheckFile(folder=name, memory=self.max_memory, flops=self.max_flops), self.root, quietly)
+            check = CheckFile(folder=name, memory=self.max_memory, flops=self.max_flops, threads=self.threads)
+            checked = await self.engine.run(check, self.root, quietly)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         assert isinstance(checked, FileChecked)

@@ -168,13 +168,10 @@ def test_inner_dimensions_that_could_overflow_are_refused() -> None:
 def test_limits_are_checked_before_anything_runs() -> None:
     c = cost(PROGRAM.micro)
     assert c.flops > 2 * 8 * 4 * 3 * 2
-    assert c.peak_memory >= sum(i.type.bytes for i in PROGRAM.micro.inputs)
     big = max(cost(PROGRAM.update).flops, c.flops)
     Program.load(TEXT, Limits(flops=big))
-    with pytest.raises(ProgramError, match="limits here"):
+    with pytest.raises(ProgramError, match="limit here"):
         Program.load(TEXT, Limits(flops=big - 1))
-    with pytest.raises(ProgramError, match="limits here"):
-        Program.load(TEXT, Limits(memory=100))
 
 
 # ---- fuzz ------------------------------------------------------------------------------------------------------------------

@@ -121,6 +121,7 @@ class Cpu:
         if key not in self._plans:
             self._plans[key] = _Native(self._parts[part], self._constants, self._bits, native, trace)
         if self._plans[key].tape.arena > self._arena.nbytes:
+            self._arena = aligned(0)  # gone before the larger one is made
             self._arena = aligned(self._plans[key].tape.arena)
         return self._plans[key]
 

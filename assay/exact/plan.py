@@ -30,8 +30,9 @@ MAX_MEMBERS, MAX_READS = 40, 24
 FEW = 16
 """Elements whose maximum is taken one after the other, within a fused step."""
 MAX_FOLDED = 256 << 20
-"""Bytes of all values that are computed when the plan is made."""
+"""Bytes of all values that are computed when the plan is made, and of what they are computed from."""
 ALIGN = 64
+MAX_STEPS = 1 << 18
 SMALL = 1 << 14
 """Bytes of values that have a region of their own, so that none that lives long cuts up the room of large ones."""
 
@@ -77,6 +78,8 @@ class Plan:
         self._joiners: dict[tuple[int, int], int] = {}  # (root, elements) -> turn of the last MAP node of that size that reads the root
         self._pending: dict[int, _Group] = {}
         self._folded = 0
+        self.folding = 0
+        """Bytes of operands and result of the largest node that was computed when the plan was made."""
         self._where(constants)
         self._wanted = {self.views[o.value].root for o in part.outputs}
         self._when()
@@ -120,7 +123,7 @@ class Plan:
                 self.views.append(fold.view)
                 continue
             view = moved(node.op, node.attrs, operands[0]) if operands else None
-            if view is None and all(v.root in self._known for v in operands) and self._fold(node):
+            if view is None and all(v.root in self._known for v in operands) and self._fold(node, operands):
                 args = [self._seen(v) for v in operands]
                 view = self._constant(reference.apply(node.op, node.attrs, args, node.type.dtype, self.gemm_bits), node.type)
             elif view is None:
@@ -157,11 +160,14 @@ class Plan:
             return None
         return folded(self.views[source], node.type.shape)
 
-    def _fold(self, node: Node) -> bool:
+    def _fold(self, node: Node, operands: Sequence[View]) -> bool:
         """Whether to compute a node of constants now: as long as they stay small. A part has no other way to make CONST values."""
-        self._folded += node.type.bytes
+        size = node.type.bytes + sum(v.elements * v.item for v in operands)
+        self._folded += size
         if self._folded > MAX_FOLDED and OPS[node.op].kind is Kind.CONST:
             raise ProgramError(f"the constants of a part take more than {MAX_FOLDED} bytes")
+        if self._folded <= MAX_FOLDED:
+            self.folding = max(self.folding, size)
         return self._folded <= MAX_FOLDED
 
     # ---- when
@@ -255,6 +261,8 @@ class Plan:
         return out
 
     def step(self, name: str, reads: Sequence[View], write: View, *extra: int) -> None:
+        if len(self.steps) >= MAX_STEPS:
+            raise ProgramError(f"a part needs more than {MAX_STEPS} steps")
         self.steps.append(Step(name, tuple(reads), (write,), (), extra))
 
     # ---- storage

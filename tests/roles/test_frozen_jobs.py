@@ -28,9 +28,9 @@ from assay.engine import (
     ReplayLink,
     RunLinks,
 )
+from assay.exact.memory import needed
 from assay.ids import Digest, JobId, SegmentId
 from assay.job import JobSpec, SealedRef
-from assay.program import cost, memory
 from assay.runtime import Fault
 from assay.stages import program_root
 from assay.state import Tensors, from_bytes, frozen_root, state_root, to_bytes
@@ -137,17 +137,16 @@ def test_memory_is_known_with_the_frozen_tensors_before_anything_runs(tmp_path: 
     lay_out(tmp_path, PLAN)
     program = PLAN.program
     bytes_ = sum(array.nbytes for array in FROZEN.values())
-    assert memory(program, program.update) == cost(program.update).peak_memory + bytes_
-    assert memory(program, program.micro) == cost(program.micro).peak_memory  # it reads both
-    needed = max(memory(program, program.micro), memory(program, program.update))
+    most = needed(program)
+    assert bytes_ < most < 1 << 20
 
     def checked(limit: int) -> AnyEngineResult:
         return perform(Engine(tmp_path), CheckFile(folder="job-1", memory=limit, flops=1 << 40))
 
-    found = checked(needed)
+    found = checked(most)
     assert isinstance(found, FileChecked)
-    assert (found.frozen, found.peak_memory) == (bytes_, needed)
-    refused = checked(needed - 1)
+    assert (found.frozen, found.peak_memory) == (bytes_, most)
+    refused = checked(most - 1)
     assert isinstance(refused, Failure)
     assert refused.fault is Fault.PEER
 

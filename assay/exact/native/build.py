@@ -174,6 +174,11 @@ class Library:
         self._faults.restype = ctypes.c_int64
         self._inject.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int, ctypes.c_int]
         self._inject.restype = None
+        self._scratch_bytes = lib.assay_scratch_bytes
+        self._scratch_bytes.restype = ctypes.c_int64
+        rows, columns = (ctypes.c_int * 2).in_dll(lib, "assay_tile")
+        self.tile = (int(rows), int(columns))
+        """Rows and columns of a tile of a matrix product."""
 
         def names(symbol: str) -> dict[str, int]:
             # A C array of char: read as a string from its address.
@@ -191,6 +196,10 @@ class Library:
             raise faults.HardwareFault
         if failed:
             raise MemoryError("the native engine ran out of memory")
+
+    def scratch_bytes(self) -> int:
+        """What all native threads of this process hold as scratch memory."""
+        return int(self._scratch_bytes())
 
     def inject(self, where: int, index: int, bit: int, times: int) -> None:
         """For tests: the next `times` matrix products suffer a flipped bit (assay_inject in gemm.c). No program can ask for it."""

@@ -20,6 +20,8 @@
 #include <immintrin.h>
 #endif
 
+const int assay_tile[] = {ROWS, COLUMNS}; /* for assay/exact/memory.py */
+
 #define GROUP 4096 /* panels of A that share a checksum: |s| < 2^31 */
 
 /* tile[i][j] = sum over `pairs` of a . b; panels as packed: a[pair][ROWS], b[pair][COLUMNS], each entry two int16. */

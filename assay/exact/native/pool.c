@@ -104,15 +104,37 @@ void assay_parallel(int threads, void (*fn)(void *, int, int), void *argument) {
 }
 
 static _Thread_local struct { void *at; size_t size; } scratch[SCRATCH_SLOTS];
+static int64_t scratch_bytes;
+static pthread_key_t ends;
+static pthread_once_t ends_made = PTHREAD_ONCE_INIT;
+
+/* Of a thread that ends. */
+static void free_scratch(void *unused) {
+    (void)unused;
+    for (int slot = 0; slot < SCRATCH_SLOTS; slot++) {
+        free(scratch[slot].at);
+        __atomic_sub_fetch(&scratch_bytes, (int64_t)scratch[slot].size, __ATOMIC_RELAXED);
+        scratch[slot].at = NULL;
+        scratch[slot].size = 0;
+    }
+}
+static void make_ends(void) { pthread_key_create(&ends, free_scratch); }
 
 void *assay_scratch(int slot, size_t size) {
     if (!scratch[slot].at || scratch[slot].size < size) {
         size_t whole = (size + size / 4 + 4095) / 4096 * 4096;
-        void *fresh = aligned_alloc(64, whole);
-        if (!fresh) return NULL;
-        free(scratch[slot].at);
-        scratch[slot].at = fresh;
+        free(scratch[slot].at); /* first: there are never two of them */
+        __atomic_sub_fetch(&scratch_bytes, (int64_t)scratch[slot].size, __ATOMIC_RELAXED);
+        scratch[slot].size = 0;
+        scratch[slot].at = aligned_alloc(64, whole);
+        if (!scratch[slot].at) return NULL;
+        pthread_once(&ends_made, make_ends);
+        pthread_setspecific(ends, scratch);
+        __atomic_add_fetch(&scratch_bytes, (int64_t)whole, __ATOMIC_RELAXED);
         scratch[slot].size = whole;
     }
     return scratch[slot].at;
 }
+
+/* Bytes of scratch memory that all threads hold (those of a process before a fork included). */
+int64_t assay_scratch_bytes(void) { return __atomic_load_n(&scratch_bytes, __ATOMIC_RELAXED); }

@@ -1,0 +1,157 @@
+"""The memory that a program takes, known before it runs: what a node's limit is compared with.
+
+`needed` is an upper bound for one Executor that runs the links of one job one after the other, in place or not, or traced, with the
+inputs and results of the link that is run: states, accumulators, micro-batch and frozen tensors; the arena and constants of each plan;
+packed operands, tables and registers of the native threads (`assay_scratch`, whose sizes are read off the tape as the C code reads
+them); what hashing the stages takes. It makes the plans that a run would make, so it knows what fusion and the order of steps hold, and how the
+arena is cut up. It does not count the interpreter, its objects (programs, plans), nor the schedule and shards on disk, nor the values of a
+disputed link (assay.work).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.exact import reference
+from assay.exact.native.build import Library, library
+from assay.exact.numpy_route import last_uses
+from assay.exact.plan import ALIGN, Plan
+from assay.exact.table import OPS, Kind, TensorType
+from assay.exact.tape import Tape
+from assay.program import Part, Program
+
+PAGE = 4096
+FOLDING = 8
+"""Bytes that an operator of the reference takes at most for each byte of its operands and result: int64 and f64 in place of f32, each in
+two forms at a time (tests/exact/test_memory.py measures whole runs)."""
+NODE = 48
+"""Bytes of a hash tree for each chunk of CHUNK bytes (sha256.c)."""
+CHUNK = 1024
+PLANES, SHORT_BITS = 3, 15
+"""Planes of an operand of more bits than SHORT_BITS (gemm.h)."""
+MAX_THREADS = 64
+"""Of pool.c."""
+
+OBJECT = 512
+"""For an array beside its elements, and what Python keeps to find it."""
+CALL = 8
+"""Such objects that a run makes besides its inputs and outputs."""
+
+Slots = dict[str, int]
+
+
+def needed(program: Program, threads: int = 1) -> int:
+    """Bytes, at most. Raises ProgramError where a part cannot be planned."""
+    native = library()
+    held = [program.state, program.accumulator, program.batch, program.frozen]
+    own = sum(_bytes(types.values()) for types in held) + sum(len(c.data) for c in program.constants)
+    micro, update = (_bytes(part.type_of(o.value) for o in part.outputs) for part in (program.micro, program.update))
+    # Results of a link, beside what it was given; not in place, an accumulator is kept for the next one, and so are its zeros.
+    results = 2 * micro + update + sum(OBJECT * (CALL + len((*part.inputs, *part.outputs))) for part in (program.micro, program.update))
+    if native is None:
+        return own + results + max(_in_numpy(part) for part in (program.micro, program.update))
+    constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
+    return own + results + max(_planned(program, constants, trace, min(threads, MAX_THREADS), native) for trace in (False, True))
+
+
+def _bytes(types: Any) -> int:
+    return sum(t.bytes for t in types)
+
+
+def _planned(program: Program, constants: Mapping[str, NDArray[Any]], trace: bool, threads: int, native: Library) -> int:
+    """Arena, constants, scratch and hashing of both parts' plans."""
+    arena = kept = folding = hashing = 0
+    own: Slots = {}
+    each: Slots = {}
+    for part in (program.micro, program.update):
+        plan = Plan(part, constants, program.gemm_bits, trace)
+        tape = Tape(plan, native)
+        arena = max(arena, tape.arena + ALIGN)
+        kept += tape.constants.nbytes + ALIGN + sum(array.nbytes for array in plan.constants) + tape.words.nbytes
+        folding = max(folding, FOLDING * plan.folding)
+        _scratch(plan, tape, threads, native.tile, own, each)
+        if trace:
+            hashing = max(hashing, *(_hashed(node.type, plan.views[len(part.inputs) + at].contiguous) for at, node in enumerate(part.nodes)), 0)
+    scratch = sum(map(_slot, own.values())) + (threads - 1) * sum(map(_slot, each.values()))
+    return kept + max(folding, arena + scratch + hashing)
+
+
+def _hashed(t: TensorType, contiguous: bool) -> int:
+    return (0 if contiguous else t.bytes) + NODE * (t.bytes // CHUNK + 3)
+
+
+def _slot(size: int) -> int:
+    """Bytes of a slot whose largest request was `size` (assay_scratch in pool.c)."""
+    return (size + size // 4 + PAGE - 1) // PAGE * PAGE
+
+
+def _scratch(plan: Plan, tape: Tape, threads: int, tile: tuple[int, int], own: Slots, each: Slots) -> None:
+    """Largest request of each slot, of the thread that runs the tape, and of each other one."""
+
+    def ask(slot: str, size: int, all_threads: bool) -> None:
+        own[slot] = max(own.get(slot, 0), size)
+        if all_threads:
+            each[slot] = max(each.get(slot, 0), size)
+
+    for at, step in enumerate(plan.steps):
+        words: list[int] = tape.words[tape.marks[at] + 2 : tape.marks[at + 1]].tolist()
+        match step.name:
+            case "map":
+                ask("registers", words[5], True)
+            case "sum" | "amax":
+                walk = words[8 + 2 * words[7] :]
+                ask("tables", 8 * prod(walk[1 : 1 + walk[0]]), False)
+            case "scatter_add":
+                ask("sum", 8 * words[7] * words[9], False)
+            case "matmul":
+                _product(words, threads, tile, ask)
+
+
+def _product(words: list[int], threads: int, tile: tuple[int, int], ask: Any) -> None:
+    """Sizes as in assay_matmul, one_product and multiply_part (gemm.c)."""
+    bits, rank = words[6], words[7]
+    products = prod(words[8 : 8 + rank])
+    axes: list[int] = []
+    at = 8 + 3 * rank
+    for _ in range(4):
+        axes.append(prod(words[at + 1 : at + 1 + words[at]]))
+        at += 1 + 2 * words[at]
+    m, k, n, _ = axes
+    planes, pairs = (PLANES if bits > SHORT_BITS else 1), (k + 1) // 2
+    block = 16 if bits == SHORT_BITS else 64
+    blocks = -(-pairs // block)
+    rows, columns = tile
+    pa, pb = -(-m // rows), -(-n // columns)
+    shared = threads > 1 and products >= 4 * threads
+    ask("a", 4 * planes * pa * pairs * rows, shared)
+    ask("b", 4 * planes * pb * pairs * columns, shared)
+    side = pa * (4 * blocks + 8 * rows) + pb * (4 * blocks + 8 * columns) + 8 * planes * pa * pairs + 8 * planes * pb * columns
+    ask("side", side, shared)
+    ask("tables", 8 * (pa * rows + pb * columns + 8 + 2 * k), False)
+    ask("check", 4 * pairs * (2 + 5 * planes), True)
+
+
+def _in_numpy(part: Part) -> int:
+    """Values from their node to their last use, a view's storage as long as the view; and what one operator takes for itself."""
+    first = len(part.inputs)
+    source = list(range(first))
+    for at, node in enumerate(part.nodes):
+        source.append(source[node.inputs[0]] if OPS[node.op].kind is Kind.MOVE and len(node.inputs) == 1 else first + at)
+    views = [0] * len(source)
+    for root in source:
+        views[root] += 1
+    live = most = 0
+    for node, dying in zip(part.nodes, last_uses(part), strict=True):
+        live += OBJECT + node.type.bytes  # a view may be a copy, too
+        most = max(most, live + FOLDING * (node.type.bytes + _bytes(part.type_of(v) for v in node.inputs)))
+        for value in dying:
+            views[source[value]] -= 1
+            live -= part.type_of(value).bytes if value >= first and source[value] != value else 0
+            if not views[source[value]] and source[value] >= first:
+                live -= part.type_of(source[value]).bytes
+    return most
