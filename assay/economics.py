@@ -310,7 +310,7 @@ def verifiers(case: Case) -> list[Row]:
         Row("verifier", "copies another's sealed vote", "nothing: a seal binds its sender", f"no-show fee {fine:.2f}, gas", 1.0, -fine - gas,
             "never"),
         Row("verifier", "sleeps after its receipt", "nothing", f"no-show fee {fine:.2f}", 1.0, -fine, "never"),
-        Row("verifier", "says no to everything", "nothing: a no is paid when a dispute bears it out", "gas", 1.0, -gas, "never"),
+        Row("verifier", "says no to everything", "nothing: a no is not paid by itself", "gas", 1.0, -gas, "never"),
         Row("ring", f"of {case.ring:.0%} withholds honest pay by its noes", "nothing", f"gas of its {p.quorum} votes, fees", no,
             -no * p.quorum * (gas + case.verifier_fee), f"never; the provider loses {no * case.price:.2f} a segment by it"),
         Row("ring", "replays once and copies within itself", f"{saved:.2f} a copy", "draw bonds and fees where the one is wrong",
