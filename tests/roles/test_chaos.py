@@ -56,7 +56,8 @@ DISPUTES = Address("0x" + "8" * 40)
 NONE = Digest(b"")
 SHOWN = moves.Shown(
     program_root=NONE, data_root=NONE, schedule_root=NONE, state_root=NONE, acc_root=NONE, batch_root=NONE, end_root=NONE, trace_root=NONE, steps=0,
-    step=0, m=0, micro_batches=0, leaves=0, head=b"", stage=b"", record=b"", totals=(), parts=(),
+    step=0, m=0, micro_batches=0, leaves=0, head=b"", stage=b"", record=b"", totals=(), roots=(), folded=(), chunk=b"", low=0,
+    high=0, total=0, parts=(),
 )  # fmt: skip
 
 
