@@ -62,7 +62,7 @@ def gas_of_a_dispute(side: str) -> float:
 
 
 def committee_gas(units: int, verifiers: int) -> float:
-    """From the draw to the settlement in one round, votes batched; within 5 % of what was measured at six sizes."""
+    """From the draw to the settlement in one round, votes batched; within 8 % of what was measured at six sizes."""
     return sum(a * x for a, x in zip(_fit(), (1, verifiers, units, verifiers * units), strict=True))
 
 
