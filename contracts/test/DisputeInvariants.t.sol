@@ -55,6 +55,8 @@ contract DisputeInvariantsTest is Test {
         }
     }
 
+    /// A revert of the handler itself would hide what it has seen.
+    /// forge-config: default.invariant.fail-on-revert = true
     function invariant_disputes() public {
         handler.holds();
         assertTrue(bytes(handler.fault()).length == 0, handler.fault());

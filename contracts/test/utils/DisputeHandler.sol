@@ -223,7 +223,7 @@ contract DisputeHandler is Arena {
         uint64 count = game.disputeCount();
         if (count == 0) return 0;
         for (uint64 i = 0; i < 6; ++i) {
-            id = uint64((seed + i) % (count < 12 ? count : 12)) + (count < 12 ? 1 : count - 11);
+            id = uint64((seed % 64 + i) % (count < 12 ? count : 12)) + (count < 12 ? 1 : count - 11);
             if (game.dispute(id).stand < Stand.RESOLVED) return id;
         }
     }
