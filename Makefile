@@ -1,6 +1,7 @@
 # make demo      the whole network on this machine, in a minute or two
 # make test      everything that is checked before a change lands
 # make test-all  the same with the slow tests
+# make review    static analysis and symbolic proofs of the contracts (slither and halmos from PyPI, 400 MB, a minute or two)
 # make setup     the virtual environment and anvil, without running anything
 # make clean     what was built or run here; `make distclean` the virtual environment and the tools, too
 .DEFAULT_GOAL := demo
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: setup tools demo test test-all lint contracts clean distclean
+.PHONY: setup tools demo test test-all lint contracts review clean distclean
 
 setup:
 	@VENV=$(VENV) tools/setup.sh
@@ -28,10 +29,14 @@ contracts: tools
 	$(BIN)/python contracts/build.py --check
 	cd contracts && ../.tools/bin/forge test
 
+review: tools
+	$(BIN)/python contracts/review.py
+
 test: lint contracts
 	$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: lint contracts
+	cd contracts && FOUNDRY_PROFILE=slow ../.tools/bin/forge test --match-contract DisputeInvariants
 	$(PYTEST) $(ARGS)
 
 clean:

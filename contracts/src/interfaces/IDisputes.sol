@@ -36,7 +36,6 @@ interface IDisputesLog {
     error BadTarget(uint8 target, uint64 unit);
     error BadFacts(bytes32 facts, bytes32 seen);
     error BadRoot(string what);
-    error NoSuchLeaf(uint64 index, uint64 count);
     error NothingThere(uint64 index);
     error WrongElement(uint64 element, uint64 index);
     error WrongFold(uint256 fold, uint256 folds);

@@ -129,7 +129,7 @@ abstract contract Arena is Network {
         return Openings.accRoot(step, m + 1, 2, Trees.top(Toy.accRows(accG(step, m + 1), stateZ())));
     }
 
-    function linkEnds(uint64 id, uint64 stop) internal view override returns (bytes32[] memory ends) {
+    function linkEnds(uint64 id, uint64 stop) internal view virtual override returns (bytes32[] memory ends) {
         uint64 start = jobs.segment(id).start;
         ends = new bytes32[]((stop - start) * 3);
         for (uint64 i = 0; i < ends.length; ++i) {

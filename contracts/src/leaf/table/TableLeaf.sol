@@ -24,7 +24,6 @@ contract TableLeaf is ILeaf {
     uint256 private constant REVERSE = 42;
     uint256 private constant WINDOWS = 43;
     uint256 private constant SPREAD = 44;
-    uint256 private constant PAD = 45;
     uint256 private constant CONCAT = 46;
     uint256 private constant TAKE_ROWS = 47;
     uint256 private constant GATHER = 48;
