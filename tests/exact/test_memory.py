@@ -30,8 +30,11 @@ from assay.state import Tensors
 from tests.exact.support import Array, Route, floats, names, on
 from tests.exact.test_plans import columns
 
-ROUTES = [Route("numpy", 1), *(Route(levels()[-1], threads) for threads in (1, 2))]
-routes = pytest.mark.parametrize("route", ROUTES, ids=names)
+FAST = Route(levels()[-1], 1)
+SLOW = [pytest.param(route, marks=pytest.mark.slow) for route in (Route("numpy", 1), Route(levels()[-1], 2))]
+routes = pytest.mark.parametrize("route", [FAST, *SLOW], ids=names)
+OBJECTS = 1 << 16
+"""Bytes of objects that the interpreter, in whatever thread, makes while a link runs; tracemalloc cannot tell them from arrays."""
 
 
 def scratch() -> int:
@@ -109,7 +112,7 @@ def test_a_training_takes_no_more_than_it_is_said_to_need(name: str, route: Rout
     with on(route):
         need = needed(load(name).program, route.threads)
         taken = {mode: alone(partial(train, name, mode, route.threads), route.threads) for mode in ("in place", "kept", "traced")}
-    assert max(taken.values()) <= need
+    assert max(taken.values()) <= need + OBJECTS
     assert route.level == "numpy" or need <= 2 * max(taken.values())
 
 
@@ -137,4 +140,4 @@ def test_products_and_convolutions_take_no_more_than_they_are_said_to_need(route
                 return run_link(run, False)[1]
 
             taken = alone(again, route.threads)
-            assert taken + sum(a.nbytes for a in case.inputs) <= needed(p, route.threads), case.name
+            assert taken + sum(a.nbytes for a in case.inputs) <= needed(p, route.threads) + OBJECTS, case.name
