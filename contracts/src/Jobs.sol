@@ -55,14 +55,21 @@ contract Jobs is Votes {
     // ---- several calls, one transaction --------------------------------------------------------------------------------------
 
     /// Calls of this contract, one after another, as if the sender made each of them. One that is refused changes nothing and leaves the
-    /// others as they are: who sends a part of them first spoils nothing. Returns which were taken, a bit each. One that fails without a
-    /// word has run out of gas, and all of it reverts: else an estimate of the gas could be one with which nothing is done.
+    /// others as they are: who sends a part of them first spoils nothing. Returns which were taken, a bit each; when none is, it reverts as
+    /// the last of them did. One that fails without a word has run out of gas, and all of it reverts: else an estimate of the gas could be
+    /// one with which nothing is done.
     function batch(bytes[] calldata calls) external returns (uint256 taken) {
-        if (calls.length > MOST_CALLS) revert BadLength("calls", calls.length, MOST_CALLS);
+        if (calls.length == 0 || calls.length > MOST_CALLS) revert BadLength("calls", calls.length, MOST_CALLS);
+        bytes memory refusal;
         for (uint256 i = 0; i < calls.length; ++i) {
             (bool ok, bytes memory said) = address(this).delegatecall(calls[i]);
             if (ok) taken |= 1 << i;
             else if (said.length == 0) revert OutOfGas(i);
+            else refusal = said;
+        }
+        if (taken > 0) return taken;
+        assembly ("memory-safe") {
+            revert(add(refusal, 32), mload(refusal))
         }
     }
 

@@ -144,7 +144,8 @@ interface IJobs is IJobsLog {
     function closeReveals(uint64 segmentId) external;
     function decide(uint64 segmentId) external;
     function settle(uint64 segmentId) external;
-    /// Calls of Jobs in one transaction, at most 64; a refused one changes nothing. Returns which were taken, a bit each.
+    /// Calls of Jobs in one transaction, at most 64; a refused one changes nothing. Returns which were taken, a bit each;
+    /// reverts when none was.
     function batch(bytes[] calldata calls) external returns (uint256 taken);
     function voidSegment(uint64 segmentId) external;
     /// UNPAID: anyone, after `settleAfter`. WITHHELD, REJECTED: the Disputes contract. Never while a dispute is open.
