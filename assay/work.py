@@ -254,7 +254,8 @@ class Engine:
         else:
             inputs = Inputs(folder, task.job.fields)
         with np.errstate(all="ignore"):
-            return FileParty(task, executor, folder, inputs, self.link, self._links).answer()
+            party = FileParty(task, executor, folder, inputs, self.link, self._links)
+            return party.serve(task.asked) if task.asked is not None else party.answer()
 
 
 def _read_frozen(path: Path) -> Tensors:
