@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from assay import merkle, stages
 from assay.dispute import folds, game, leaf, moves
+from assay.dispute.bounds import WALKS
 from assay.dispute.checks import IllegalMove
 from assay.dispute.folds import part_range
 from assay.dispute.moves import AnyMove, Facts, Moment, Named, Path, Phase, Side, State
@@ -86,7 +87,7 @@ class Asserter:
             return None
         if state.phase is Phase.PICK:
             return self.serve_items(state, wanted)
-        if state.walk is None:
+        if state.walk is None or state.phase not in WALKS:
             return None
         tree = self.link_tree if state.phase is Phase.LINKS else own_tree(self.links(state.unit), state)
         if state.phase is not Phase.CHUNKS:

@@ -59,7 +59,7 @@ class NodesServing(Supply, Calls):
         if made.junk:
             play.distrusted = True
             text = f"dispute {d.dispute}: {d.asserter} serves nodes that it has not committed to; the rest is opened on chain"
-            self._note("served", text, dispute=d.dispute, segment=d.segment, junk=True)
+            self._note("nodes", text, dispute=d.dispute, segment=d.segment, junk=True)
         if made.wanted is None or (play.asks and self._now > play.asking_until):
             return False
         if not play.asks:
@@ -82,7 +82,7 @@ class NodesServing(Supply, Calls):
             return self._make(d, play, Side.CHALLENGER)
         why = event.error if isinstance(event, Failed) else "it answered something else"
         text = f"dispute {d.dispute}: {d.asserter} does not serve its nodes: {why}; they are opened on chain"
-        self._note("served", text, dispute=d.dispute, segment=d.segment, reason=why)
+        self._note("nodes", text, dispute=d.dispute, segment=d.segment, reason=why)
         self._send_move(d, play, made)
 
     # ---- the asserter ----------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class NodesServing(Supply, Calls):
             reply = nodes or Refusal(reason="that is not below the node that was shown")
             if nodes is not None and wanted not in play.given:
                 play.given.append(wanted)
-                self._note("served", f"dispute {rest[0]}: its challenger is served nodes", dispute=int(rest[0]), height=wanted.height)
+                self._note("nodes", f"dispute {rest[0]}: its challenger is served nodes", dispute=int(rest[0]), height=wanted.height)
         for ask in waiting:
             self._do(Reply(ask=ask, message=reply))
 
