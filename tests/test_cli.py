@@ -52,7 +52,8 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
 
 
 def test_the_commands_that_were_promised_are_there() -> None:
-    promised = """demo; net up; net down; net status; keys new; keys show; worker start; worker status; worker earnings; worker withdraw;
+    promised = """demo; net up; net down; net status; keys new; keys show; worker start; worker status; worker earnings; worker withdraw; worker init;
+        worker unit; worker receipts; worker drain; worker resume; verifier receipts;
         scheduler start; scheduler status; verifier start; verifier status; keyservice start; keyservice status; submit; job list; job show;
         job watch; job audit; job fetch; job cancel; dispute show; run; doctor; economics; sim"""
     assert {tuple(name.split()) for name in promised.split(";")} <= set(ALL)
@@ -174,7 +175,11 @@ asyncio.run(main())
         try:
             folder.give_order(tmp_path, "withdraw")
             said = runner.invoke(app, ["worker", "drain", "--data", str(tmp_path), "--json"])
-            assert json.loads(said.stdout) == {"order": "drain", "taken": True}
+            assert json.loads(said.stdout) == {"order": "drain", "taken": True, "idle": False}
+            assert runner.invoke(app, ["worker", "resume", "--data", str(tmp_path)]).exit_code == 0
+            late = runner.invoke(app, ["worker", "drain", "--wait", "1", "--data", str(tmp_path)])
+            assert late.exit_code == FAILED
+            assert "something is still being run after 1 s" in late.output
             status = folder.read_status(tmp_path)
             assert status["running"] is True
         finally:

@@ -61,14 +61,12 @@ def sandbox() -> Finding:
 
 
 def gpu() -> Finding:
-    try:
-        import pynvml
+    from assay.adapters.hardware import gpus
 
-        pynvml.nvmlInit()
-        names = [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
-        return Finding("gpu", None, f"{', '.join(names)}; not used yet: the engine of this version runs on the CPU")
-    except Exception as error:
-        return Finding("gpu", None, f"none seen ({type(error).__name__}); the CPU engine gives the same bits")
+    found = gpus()
+    if not found:
+        return Finding("gpu", None, "none seen by NVML; the CPU engine gives the same bits")
+    return Finding("gpu", None, f"{'; '.join(gpu.text for gpu in found)}; not used yet: the engine of this version runs on the CPU")
 
 
 def torch() -> Finding:
@@ -185,6 +183,19 @@ def conform(json: bool) -> None:
         raise typer.Exit(FAILED)
 
 
+def tell(found: list[Finding]) -> None:
+    """Prints findings for a person."""
+    from rich.console import Console
+
+    screen = Console(highlight=False, soft_wrap=True)
+    for finding in found:
+        mark = {True: "[green]ok[/green]", False: "[red]no[/red]", None: "[yellow]--[/yellow]"}[finding.good]
+        screen.print(f"{mark} [bold]{finding.what}[/bold]", end=" ")
+        screen.print(finding.detail, markup=False)
+        if finding.next:
+            screen.print(f"     next: {finding.next}", markup=False)
+
+
 def doctor(
     rpc_url: Rpc = None,
     contract: Contract = None,
@@ -211,14 +222,6 @@ def doctor(
     if json:
         show({"good": not bad, "findings": [finding._asdict() for finding in found]})
     else:
-        from rich.console import Console
-
-        screen = Console(highlight=False, soft_wrap=True)
-        for finding in found:
-            mark = {True: "[green]ok[/green]", False: "[red]no[/red]", None: "[yellow]--[/yellow]"}[finding.good]
-            screen.print(f"{mark} [bold]{finding.what}[/bold]", end=" ")
-            screen.print(finding.detail, markup=False)
-            if finding.next:
-                screen.print(f"     next: {finding.next}", markup=False)
+        tell(found)
     if bad:
         raise typer.Exit(ENVIRONMENT if any(f.what in ("chain", "bootstrap") for f in bad) else FAILED)

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assay.cli import care
 from assay.cli.common import Settings, Trouble, money, show
 from assay.cli.folder import Lock, attend, prepare
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
 from assay.messages import PeerRecord
-from assay.ports import Chain, Reorganised, Reverted
+from assay.ports import AccountView, Chain, Reorganised, Reverted
 from assay.receipts import Ledger
 from assay.runtime import Note
 
@@ -54,6 +55,8 @@ class Options:
     listen: str = "127.0.0.1"
     announce: str | None = None
     price: int = 100_000
+    price_per_tera: int = 0
+    """Asked for a step, and for 10^12 operations of it on top; smallest units."""
     stake: int = 0
     threads: int = 1
     confirmations: int = 0
@@ -66,6 +69,10 @@ class Options:
     """How an engine is shut in: assay.adapters.sandbox.KINDS."""
     disk: int = 0
     """Bytes of the work folder; 0: half of what is free."""
+    metrics: str = ""
+    """HOST:PORT on which Prometheus may ask; none by default."""
+    rules: care.Rules | None = None
+    """When a worker works; None: always."""
 
 
 @contextlib.asynccontextmanager
@@ -230,7 +237,7 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
         case "worker":
             from assay_worker.daemon import worker
 
-            return worker(ports, on_note, price_per_step=options.price, threads=options.threads)
+            return worker(ports, on_note, price_per_step=options.price, price_per_tera=options.price_per_tera, threads=options.threads)
         case "verifier":
             from assay_verifier.daemon import verifier
 
@@ -290,16 +297,24 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
         running.append(node)
         note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
         gc.freeze()  # what is loaded now stays; the collector need not look at it again
-        watcher = asyncio.create_task(attend(where.data, lambda: {"role": role, "pid": os.getpid(), **node.status()}, node.order))
+        watchers = [asyncio.create_task(attend(where.data, lambda: {"role": role, "pid": os.getpid(), **node.status()}, node.order))]
+        if options.rules is not None:
+            watchers.append(asyncio.create_task(care.look_after(node, options.rules, care.look_here, note)))
         try:
-            await node.run()
+            with contextlib.ExitStack() as stack:
+                if options.metrics:
+                    from assay.cli import metrics
+
+                    stack.callback(metrics.serve(options.metrics, where.data))
+                await node.run()
         except Reorganised as error:
             note(Note(topic="reorganised", text=f"{error}. This node begins again from the chain; its journal is kept beside the new one"))
         else:
             note(Note(topic="down", text=f"{role} {ports.keys.account} stops"))
             return False
         finally:
-            watcher.cancel()
+            for watcher in watchers:
+                watcher.cancel()
     for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"):
         if (where.data / name).exists():
             (where.data / name).rename(where.data / f"before-{int(time.time())}-{name}")
@@ -348,8 +363,8 @@ async def read_ledger(where: Settings, *, need_keys: bool = False) -> tuple[Ledg
     return ledger, account
 
 
-async def earnings_of(where: Settings) -> dict[str, Any]:
-    """`assay ROLE earnings`; works beside a running daemon."""
+async def account_of(where: Settings) -> tuple[AccountView, Address, Ledger]:
+    """The account of a data folder, its address, and all that the chain says of segments; works beside a running daemon."""
     from assay.adapters.evm import EvmReader
     from assay.adapters.keys import exists, open_keys
 
@@ -361,13 +376,18 @@ async def earnings_of(where: Settings) -> dict[str, Any]:
     reader = await EvmReader.open(where.rpc, where.contract)
     try:
         ledger.feed(await reader.events((-1, -1), 1))
-        view = await reader.view(keys.account)
+        return await reader.view(keys.account), keys.account, ledger
     finally:
         await reader.close()
+
+
+async def earnings_of(where: Settings) -> dict[str, Any]:
+    """`assay ROLE earnings`."""
+    view, account, ledger = await account_of(where)
     credits = [
         {"segment": segment.number, "amount": payment.amount, "reason": payment.reason}
         for segment in ledger.segments.values()
         for payment in segment.payments
-        if payment.who == keys.account
+        if payment.who == account
     ]
-    return {"account": {"address": keys.account, **{n: getattr(view, n) for n in view.__struct_fields__}}, "credits": credits}
+    return {"account": {"address": account, **{n: getattr(view, n) for n in view.__struct_fields__}}, "credits": credits}

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from assay.cli.common import Bootstrap, Contract, Data, Ipfs, Json, Lines, Rpc, group, money, read_config, run, settings, show
+from assay.cli import care, owner
+from assay.cli.common import Bootstrap, Contract, Data, Ipfs, Json, Lines, Rpc, Trouble, group, money, read_config, run, settings, show
 
 Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help="Where peers and the gateway listen; 0.0.0.0 for the world.")]
 Announce = Annotated[str | None, typer.Option("--announce", metavar="HOST", help="The address that others reach this node by, if another.")]
@@ -22,6 +23,11 @@ Confirmations = Annotated[
 ]
 Shut = Annotated[str, typer.Option("--sandbox", metavar="auto|bubblewrap|kernel|off", help="How the engine is shut in.")]
 Disk = Annotated[int, typer.Option("--disk", min=0, help="Bytes that the engine's files may take; 0: half of what is free.")]
+PerTera = Annotated[int, typer.Option("--price-per-tera", min=0, help="Asked for 10^12 operations of a step on top, smallest units.")]
+Metrics = Annotated[str, typer.Option("--metrics", metavar="HOST:PORT", help="Answer Prometheus here.")]
+Hours = Annotated[str, typer.Option("--hours", metavar="22-7", help="Work only between these hours of the day.")]
+Hottest = Annotated[int | None, typer.Option("--max-temperature", metavar="CELSIUS", help="Pause when a GPU is hotter.")]
+Alone = Annotated[bool, typer.Option("--alone", help="Pause while another program uses the GPU.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
 
 WHAT = {
@@ -66,11 +72,18 @@ def _common(app: typer.Typer, role: str) -> None:
 
         def start_worker(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
-            announce: Announce = None, price: Price = 100_000, stake: Stake = LOCAL_STAKE["worker"], threads: Threads = 1,
-            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, json: Lines = False,
+            announce: Announce = None, price: Price = 100_000, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
+            threads: Threads = 1,
+            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, metrics: Metrics = "",
+            hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False, json: Lines = False,
         ) -> None:  # fmt: skip
+            try:
+                rules = care.Rules(care.hours_of(hours), max_temperature, alone)
+            except ValueError as error:
+                raise Trouble("these hours cannot be kept", str(error), "--hours 22-7", 2) from None
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk}
-            options = {"price": price, "stake": stake or 0, "confirmations": confirmations, "ipfs": ipfs}
+            options: dict[str, Any] = {"price": price, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
+            options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 
         start: Any = start_worker
@@ -79,9 +92,10 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_verifier(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1,
-            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, json: Lines = False,
+            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, metrics: Metrics = "",
+            json: Lines = False,
         ) -> None:  # fmt: skip
-            engine = {"threads": threads, "sandbox": sandbox, "disk": disk}
+            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "metrics": metrics}
             options = {"stake": stake or 0, "confirmations": confirmations, "ipfs": ipfs}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 
@@ -146,11 +160,9 @@ def _money(app: typer.Typer, role: str) -> None:
     def withdraw(data: Data = None, json: Json = False) -> None:
         _order(data, role, "withdraw", json)
 
+    owner.receipts_for(app, role)
     if role == "worker":
-
-        @app.command("drain", help="Finishes or commits what is under way and takes nothing new.\n\nExample: [bold]assay worker drain[/bold]")
-        def drain(data: Data = None, json: Json = False) -> None:
-            _order(data, role, "drain", json)
+        owner.add_to(app)
 
 
 def _order(data: Path | None, role: str, order: str, json: bool) -> None:

@@ -159,6 +159,21 @@ def test_an_announcement_that_comes_before_its_job_waits_for_it(bench: Bench) ->
     assert isinstance(bench.task("sign:"), SignOffer)
 
 
+def test_what_is_dear_to_compute_is_dear_to_buy() -> None:
+    """The operations of a step are counted once the program is known; a part of an operation's price is asked for whole."""
+    dear = Bench.of(WorkerMachine(WorkerConfig(account=ME, encryption_key=b"k" * 32, peer=PEERS[ME], price_per_step=1, price_per_tera=10**9)))
+    ready(dear)
+    operations = TERMS.micro_batches * CHECKED.micro_flops + CHECKED.update_flops
+    step = 1 - (-operations // 1000)
+    assert step > 2
+    assert dear.task("sign:").offer.price == 10 * step
+    dear.check_restart()
+    greedy = Bench.of(WorkerMachine(WorkerConfig(account=ME, encryption_key=b"k" * 32, peer=PEERS[ME], price_per_step=1, price_per_tera=10**15)))
+    ready(greedy)
+    assert greedy.idle("sign:")
+    assert "below this node's price" in greedy.said[-1].text
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

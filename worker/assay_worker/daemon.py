@@ -17,17 +17,18 @@ def worker(
     on_note: Callable[[Note], None] | None = None,
     *,
     price_per_step: int,
+    price_per_tera: int = 0,
     withdraw_at: int = 0,
     max_memory: int = 4 << 30,
     threads: int = 1,
     keep: int = KEEP,
 ) -> Node:
-    """A node that trains. `price_per_step` and `withdraw_at` in the token's smallest unit, `max_memory` and `keep` (of the states of a
-    segment that wait to be served) in bytes. `ports.engine` is needed."""
+    """A node that trains. `price_per_step`, `price_per_tera` (for 10^12 operations of a step, on top) and `withdraw_at` in the token's
+    smallest unit, `max_memory` and `keep` (of the states of a segment that wait to be served) in bytes. `ports.engine` is needed."""
     assert ports.engine is not None
     config = WorkerConfig(
         account=ports.chain.account, encryption_key=ports.keys.encryption_key, peer=ports.peers.peer,
-        disputes=ports.chain.disputes, price_per_step=price_per_step, withdraw_at=withdraw_at, max_memory=max_memory,
+        disputes=ports.chain.disputes, price_per_step=price_per_step, price_per_tera=price_per_tera, withdraw_at=withdraw_at, max_memory=max_memory,
     )  # fmt: skip
     shop = Workshop(ports.folder / "work", ports.blobs, ports.keys, ports.engine, threads, max_memory)
     return Node(ports, WorkerMachine(config), WorkerHands(shop, ports.chain, ports.peers, keep), on_note)

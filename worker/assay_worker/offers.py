@@ -71,11 +71,18 @@ class Offering(Role):
                 return "drop", "the announced range does not begin where its parent ends"
         if not self._may_schedule(a):
             return "drop", "whoever announced it may not assign it"
-        if self.config.price_per_step * (a.stop - a.start) > min(a.price_cap, terms.price_cap * (a.stop - a.start)):
-            return "drop", f"the cap of {terms.price_cap} a step is below this node's price of {self.config.price_per_step}"
+        price = self._price_of_step(a)
+        if price * (a.stop - a.start) > min(a.price_cap, terms.price_cap * (a.stop - a.start)):
+            return "drop", f"the cap of {terms.price_cap} a step is below this node's price of {price}"
         if (seconds := self._seconds(terms.micro_batches * entry.micro_flops + entry.update_flops)) >= terms.params.lease_window:
             return "drop", f"one step takes about {seconds} s here, and the lease of a whole segment is {terms.params.lease_window} s"
         return ("offer" if entry.stage == "ready" else "wait"), ""
+
+    def _price_of_step(self, a: JobAnnouncement) -> int:
+        """What this node asks for a step of the job; as long as its program is not known, at least what it will ask."""
+        terms, entry = self.state.facts.jobs[a.job].terms, self.state.jobs[a.job]
+        operations = terms.micro_batches * entry.micro_flops + entry.update_flops
+        return self.config.price_per_step - (-operations * self.config.price_per_tera // 10**12)
 
     def _may_schedule(self, a: JobAnnouncement) -> bool:
         """The job's scheduler or client; anyone who is registered, once nothing has moved for the takeover window."""
@@ -92,7 +99,7 @@ class Offering(Role):
             parent=a.parent,
             start=a.start,
             stop=a.stop,
-            price=self.config.price_per_step * (a.stop - a.start),
+            price=self._price_of_step(a) * (a.stop - a.start),
             expires=a.respond_by + self.config.offer_margin,
             nonce=int.from_bytes(self._seed[:8], "big") >> 1,
         )

@@ -14,6 +14,8 @@ from assay.tasks import SegmentRun
 class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
     price_per_step: int
     """Smallest units of the token."""
+    price_per_tera: int = 0
+    """Smallest units for 10^12 operations of a step, on top of `price_per_step`: what is dear to compute is dear to buy."""
     offer_margin: int = 120
     """Seconds that an offer stands after the time to answer is over."""
     commit_margin: int = 60

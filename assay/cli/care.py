@@ -1,0 +1,95 @@
+"""When a worker works: the hours, temperatures and company that its owner allows.
+
+    hours        22-7: from ten at night to seven in the morning, by the machine's clock
+    temperature  no GPU hotter than so many degrees; work goes on when all have cooled by COOLED degrees
+    company      no other program computes on the GPU: the owner's game comes first
+
+When one of these forbids it, the worker is told to drain: it stops after the step it is in, commits what it has, which is paid, and offers
+nothing. When all allow it again it is told to resume. A drain that the owner has ordered by hand is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from assay.adapters.hardware import Gpu
+from assay.runtime import Note
+
+LOOK_EVERY = 15.0
+"""Seconds."""
+COOLED = 5
+"""Degrees under the limit at which a machine that was too hot may work again."""
+BUSY = 10
+"""Per cent of a GPU's time from which another's program counts as using it."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the owner allows."""
+
+    hours: tuple[int, int] | None = None
+    hottest: int | None = None
+    alone: bool = False
+
+
+class Node(Protocol):
+    def order(self, order: str) -> None: ...
+
+
+def hours_of(text: str) -> tuple[int, int] | None:
+    """`22-7` as (22, 7); None for the empty text. Raises ValueError."""
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d{1,2})-(\d{1,2})", text)
+    if found is None or not all(0 <= int(hour) <= 24 for hour in found.groups()) or found[1] == found[2]:
+        raise ValueError(f"{text!r} is no span of hours; from ten at night to seven in the morning is 22-7")
+    return int(found[1]), int(found[2])
+
+
+def forbids(rules: Rules, hour: int, gpus: tuple[Gpu, ...], own: frozenset[int], paused: bool) -> str:
+    """Why the worker may not work at this hour of the day, with these GPUs; nothing if it may. `own`: the ids of its own processes."""
+    if rules.hours is not None:
+        first, last = rules.hours
+        inside = first <= hour < last if first < last else hour >= first or hour < last
+        if not inside:
+            return f"it works from {first} to {last} o'clock"
+    for gpu in gpus:
+        if rules.hottest is not None and gpu.temperature is not None and gpu.temperature > rules.hottest - (COOLED if paused else 0):
+            return f"GPU {gpu.index} has {gpu.temperature} °C, and {rules.hottest} are allowed"
+        others = [pid for pid in gpu.processes if pid not in own]
+        if rules.alone and others and (gpu.busy or 0) >= BUSY:
+            return f"GPU {gpu.index} is used by another program (process {others[0]})"
+    return ""
+
+
+async def look_after(
+    node: Node, rules: Rules, look: Callable[[], tuple[int, tuple[Gpu, ...], frozenset[int]]], note: Callable[[Note], None],
+    every: float = LOOK_EVERY,
+) -> None:  # fmt: skip
+    """Until it is cancelled. `look` gives the hour, the GPUs and the worker's own processes."""
+    paused = ""
+    while True:
+        why = forbids(rules, *await asyncio.to_thread(look), bool(paused))
+        if why and not paused:
+            note(Note(topic="paused", text=f"this worker pauses: {why}"))
+            node.order("drain")
+        elif paused and not why:
+            note(Note(topic="resumed", text="this worker goes on"))
+            node.order("resume")
+        paused = why
+        await asyncio.sleep(every)
+
+
+def look_here() -> tuple[int, tuple[Gpu, ...], frozenset[int]]:
+    """This machine, now."""
+    import psutil
+
+    from assay.adapters.hardware import gpus
+
+    this = psutil.Process()
+    return time.localtime().tm_hour, gpus(), frozenset([this.pid, *(child.pid for child in this.children(recursive=True))])
