@@ -2,7 +2,8 @@
 # (assay/dispute) against a challenger who points at one stage of each operator and follows its longest fold to a single item. For each: the
 # moves of both sides together, the bytes of the largest move (as docs/dispute.md counts them, without what a contract asks for again), and the
 # CPU time of the asserter's slowest move. Besides, the CPU time of running the link for a dispute (every value kept) against a verifier's replay of
-# it, the same run of the engine with every stage hashed.
+# it, the same run of the engine with every stage hashed. And the CPU time of the asserter's slowest answer to a challenger who asks, off chain, for
+# what lies below the node where a walk stands, or for the items of a fold.
 # Goal: at most 34 moves, no move over 64 KiB, no move over 60 s of CPU time (a grace of minutes must do).
 #
 #     python bench/dispute.py [--quick] [--json]
@@ -21,10 +22,12 @@ import numpy as np
 
 from assay import merkle, shard, stages
 from assay.dispute import game, leaf, moves
-from assay.dispute.moves import AnyMove, Facts, Phase, State, Verdict
+from assay.dispute.bounds import WALKS
+from assay.dispute.moves import AnyMove, Facts, Phase, Side, State, Verdict
 from assay.dispute.own import own_tree
 from assay.dispute.players import Asserter, play
 from assay.dispute.proofs import Data, Job, Link
+from assay.dispute.served import Wanted
 from assay.exact.types import ITEM_BYTES
 from assay.execute import Executor, schedule_root
 from assay.ids import ZERO_ADDRESS
@@ -84,8 +87,18 @@ class Pointing:
         return moves.Point(index=target >> height, node=tree.node(height, target >> height), path=tree.path(target >> height, height, walk.height))
 
 
+def top(state: State) -> Wanted | None:
+    """What a challenger whose turn it is asks for first."""
+    if state.turn is not Side.CHALLENGER:
+        return None
+    if state.phase is Phase.PICK:
+        last = len(state.totals) - 1
+        return Wanted(height=merkle.depth(leaf.length(stages.decode_stage(state.stage), state.element, last)), index=0, fold=last)
+    return Wanted(height=state.walk.height, index=state.walk.index) if state.walk is not None and state.phase in WALKS else None
+
+
 class Timed:
-    """Remembers the CPU time of the slowest move."""
+    """Remembers the CPU time of the slowest move, and tells that of an answer."""
 
     def __init__(self, player: Asserter) -> None:
         self.player, self.slowest = player, 0.0
@@ -94,6 +107,11 @@ class Timed:
         found: list[AnyMove | None] = []
         self.slowest = max(self.slowest, seconds(lambda: found.append(self.player.move(state, last))))
         return found[0]
+
+    def answer(self, state: State) -> float:
+        """Seconds of the answer to the first question in a challenger's turn; 0 where there is none."""
+        wanted = top(state)
+        return seconds(lambda: self.player.serve(state, wanted)) if wanted is not None else 0.0
 
 
 def bench(quick: bool) -> dict[str, Any]:
@@ -134,13 +152,14 @@ def bench(quick: bool) -> dict[str, Any]:
         played = play(facts, game.seal_digest(facts, opening), asserter, Pointing(lambda _: link, opening, 1 + at))
         assert played.state.verdict is Verdict.ASSERTER, played.state.reason
         found[op] = {
+            "slowest_answer_s": round(max(asserter.answer(state) for _, _, state in played.moves), 3),
             "moves": len(played.moves), "largest_bytes": max(size(m) for m, _, _ in played.moves), "slowest_s": round(asserter.slowest, 3),
         }  # fmt: skip
     return {
         "stages": len(program.micro.nodes), "stage_megabytes": sum(n.type.bytes for n in program.micro.nodes) / 1e6,
         "link_s": run, "replay_s": replay, "link_ratio": run / replay, "operators": found,
         "most_moves": max(f["moves"] for f in found.values()), "largest_bytes": max(f["largest_bytes"] for f in found.values()),
-        "slowest_s": max(f["slowest_s"] for f in found.values()),
+        "slowest_s": max(f["slowest_s"] for f in found.values()), "slowest_answer_s": max(f["slowest_answer_s"] for f in found.values()),
     }  # fmt: skip
 
 
@@ -153,6 +172,7 @@ def main() -> None:
     figures = bench(args.quick)
     for op, f in figures["operators"].items():
         print(f"{op:18} {f['moves']:3} moves, largest {f['largest_bytes']:6} B, slowest {f['slowest_s']:8.3f} s")
+        print(f"{'':18} slowest answer off chain {f['slowest_answer_s']:.3f} s")
     print(f"the link for a dispute {figures['link_s']:.1f} s, a replay {figures['replay_s']:.3f} s; {figures['stage_megabytes']:.0f} MB of outputs")
     if args.json:
         print(json.dumps(figures))

@@ -1,10 +1,10 @@
 # Measures the gas of a whole dispute played by real daemons, each a process of its own, over an anvil chain with the contracts that are deployed:
-# a worker that takes every matrix product of the 0.4 M parameter GPT of examples/shakespeare.py as zeros, three drawn verifiers, the first of
-# whom disputes it. Each side's calls of the dispute (gas used, calldata and intrinsic gas included, `pay` apart), how its trees were walked
-# down, the answers that were served, and the seconds of chain time from seal to verdict.
+# a worker that takes every matrix product as zeros, of the 0.4 M parameter GPT of examples/shakespeare.py and of bench/pairs.py, whose scores are
+# one tensor of 2^13 chunks; three drawn verifiers, of whom one disputes it. Each side's calls of the dispute (gas used, calldata and intrinsic
+# gas included, `pay` apart), how its trees were walked down, the answers that were served, and the seconds of chain time from seal to verdict.
 # Against: the same liar, silent, so that every level is opened on chain. The network is otherwise the same: seeds, blocks every half second.
 # Goal: less gas for both sides when nodes are served, and not a second of the challenger's budget spent in either.
-"""Run: python bench/dispute_played.py [--quick] [--json]. Quick leaves out the silent liar."""
+"""Run: python bench/dispute_played.py [--quick] [--json]. Quick plays one dispute, over the GPT."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from assay.localnet.processes import Processes
 from assay.ports import Outage
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = ROOT / "examples" / "shakespeare.py"
+TRAININGS = {"gpt": ROOT / "examples" / "shakespeare.py", "pairs": ROOT / "bench" / "pairs.py"}
 RULES = Rules(open_window=120, grace=300, budget=300, payout_delay=2, bond=1_000_000)
 STEPS, VERIFIERS, WITHIN = 4, 3, 400.0
 WINDOWS = ("activate_window", "lease_window", "serve_window", "seal_window", "reveal_window", "open_window")
@@ -42,7 +42,8 @@ WINDOWS = ("activate_window", "lease_window", "serve_window", "seal_window", "re
 class Play:
     """One network, one dispute."""
 
-    def __init__(self, silent: bool) -> None:
+    def __init__(self, training: Path, silent: bool) -> None:
+        self.training = training
         self.silent, self.up, self.accounts = silent, set[str](), dict[str, str]()
         self.answers = 0
         """That the liar has served."""
@@ -93,8 +94,8 @@ class Play:
         long = msgspec.structs.replace(PARAMS, challenge_window=300, **dict.fromkeys(WINDOWS, 300))
         params = base / "params.toml"
         params.write_text("".join(f"{key} = {value}\n" for key, value in msgspec.structs.asdict(long).items()))
-        submit = [sys.executable, "-m", "assay.cli", "submit", str(EXAMPLE), "--steps", str(STEPS), "--seed", "0", "--json"]
-        submit += [*network.arguments(base / "client"), "--yes", "--budget", "200", "--fee", "0.05", "--segment-steps", str(STEPS)]
+        submit = [sys.executable, "-m", "assay.cli", "submit", str(self.training), "--steps", str(STEPS), "--seed", "0", "--json"]
+        submit += [*network.arguments(base / "client"), "--watch", "--yes", "--budget", "200", "--fee", "0.05", "--segment-steps", str(STEPS)]
         await processes.start("client", [*submit, "--params", str(params)], env=_environment())
 
     async def follow(self, reader: Any) -> list[Any]:
@@ -124,9 +125,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    result = {"served": asyncio.run(Play(False).run())}
-    if not args.quick:
-        result["silent"] = asyncio.run(Play(True).run())
+    result = {}
+    for name in ("gpt",) if args.quick else TRAININGS:
+        for how in ("served",) if args.quick else ("served", "silent"):
+            result[f"{name}, {how}"] = asyncio.run(Play(TRAININGS[name], how == "silent").run())
     for name, found in result.items():
         if not args.json:
             print(f"{name}: {found['outcome']} after {found['moves']} moves and {found['seconds']} s: {', '.join(found['made'])}")

@@ -17,7 +17,7 @@ from assay.dispute import game, moves
 from assay.dispute.moves import AnyMove, Moment, Phase, Side, State
 from assay.dispute.players import BEGIN, Asserter, Challenger, Played
 from assay.dispute.proofs import Link
-from assay.dispute.served import ASKS, DEEP, Nodes, Wanted, below, descend, fits, follows, patience, serve
+from assay.dispute.served import DEEP, Nodes, Wanted, below, descend, fits, follows, patience, serve
 from assay.dispute.tree import Tree, Walk, climb
 from tests.dispute_cases import dispute, ends, facts, honest, opening
 from tests.liars.disputes import Liar, Misread, at, flipped
@@ -165,7 +165,6 @@ def test_answers_are_few_and_small() -> None:
     for height in range(33):
         assert len(steps_down(height)) == -(-height // DEEP)
         assert below(height) <= DEEP
-    assert len(steps_down(32)) + 1 <= ASKS
     most = Nodes(nodes=tuple(merkle.sha256(bytes([i % 256])) for i in range(1 << DEEP)))
     assert len(encode(most)) < MAX_MESSAGE // 16
 

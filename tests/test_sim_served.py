@@ -7,11 +7,13 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from test_sim_disputes import BOND, check_money, events, gained, network, part, told
 
-from assay import merkle
+from assay import merkle, stages
 from assay.chain import DisputeResolved, DisputeWithdrawn, Outcome
+from assay.dispute import leaf
 from assay.dispute.moves import Stage
 from assay.dispute.players import Asserter
 from assay.dispute.proofs import Link
@@ -115,6 +117,23 @@ def test_an_honest_challenger_is_served_and_plays_fewer_moves() -> None:
         counts.append([type(p.move).__name__ for p in world.ledger.disputes.record(DisputeId(1)).moves])
     assert counts[0] == ["Open", "Trace", "Point", "Stage", "Point", "Prove"], told(served)
     assert counts[1] == ["Open", "Trace", "Point", "Reveal", "Point", "Stage", "Point", "Chunk", "Name", "Prove"], told(silent)
+
+
+class Misreads(computing("matmul", lambda y, _: y * np.float32(1.5))):  # type: ignore[misc]
+    """Asserts a wrong product, and items that are wrong with it."""
+
+    def read(self, stage: stages.Stage, need: leaf.Need) -> int:
+        return super().read(stage, need) ^ (1 << 20 if need.operand == 0 and not self.is_update else 0)
+
+
+def test_an_item_of_a_fold_is_found_over_what_was_served() -> None:
+    world = network(worker_0=part("worker", providing(Misreads)))
+    assert world.run(until=lambda: bool(events(world, DisputeWithdrawn))), told(world)
+    made = [p.move for p in world.ledger.disputes.record(DisputeId(1)).moves]
+    assert [type(move).__name__ for move in made] == ["Open", "Trace", "Point", "Stage", "Point", "Fold", "Pick", "Item"], told(world)
+    assert made[-2].item is not None  # type: ignore[union-attr]
+    assert events(world, DisputeResolved)[0].outcome is Outcome.ASSERTER_LOST
+    check_money(world)
 
 
 @pytest.mark.parametrize("kind", [ServesJunk, ServesAnother, ServesHalf, ServesSlowly, OpensOthers])

@@ -26,8 +26,8 @@ MOST_CONTENT = 1024
 """Bytes of a leaf: a chunk."""
 SHARE, MOST_PATIENCE = 50, 20
 """An answer is waited for no longer than this share of the grace, and so many seconds."""
-ASKS = 5
-"""Answers' times that all that is asked in one turn may take: a tree of 2^32 leaves takes no more answers."""
+ASKS = 3
+"""Answers' times after which nothing more is asked in a turn."""
 
 
 class Wanted(Message, frozen=True, kw_only=True):

@@ -60,15 +60,15 @@ class NodesServing(Supply, Calls):
             play.distrusted = True
             text = f"dispute {d.dispute}: {d.asserter} serves nodes that it has not committed to; the rest is opened on chain"
             self._note("nodes", text, dispute=d.dispute, segment=d.segment, junk=True)
-        if made.wanted is None or (play.asks and self._now > play.asking_until):
+        peers = self.state.facts.peer(d.asserter)
+        if made.wanted is None or not peers or (play.asks and self._now > play.asking_until):
             return False
         if not play.asks:
             play.asking_until = self._now + ASKS * made.patience
         play.asks += 1
         play.made = made
         message = NodesRequest(dispute=d.dispute, turn=play.turn, wanted=made.wanted)
-        (peer,) = self.state.facts.peer(d.asserter)
-        self._do(Ask(key=f"nodes:{d.dispute}:{play.turn}:{play.tries}:{play.asks}", peer=peer, message=message, patience=made.patience))
+        self._do(Ask(key=f"nodes:{d.dispute}:{play.turn}:{play.tries}:{play.asks}", peer=peers[0], message=message, patience=made.patience))
         return True
 
     def _on_nodes(self, event: Result, rest: list[str]) -> None:

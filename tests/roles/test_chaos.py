@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from assay import chain, links, merkle
 from assay.dispute import moves
+from assay.dispute.served import Nodes, Wanted
 from assay.ids import Address, Digest, DisputeId, JobId, SegmentId
-from assay.messages import Ack, Boundary, BoundaryRequest, JobAnnouncement, KeyGrant, ReceiptMessage, Refusal
+from assay.messages import Ack, Boundary, BoundaryRequest, JobAnnouncement, KeyGrant, NodesRequest, ReceiptMessage, Refusal
 from assay.runtime import Answered, Ask, Asked, Do, Done, Failed, Fault, Fetch, Fetched, Heard, Ordered, Send, Sent, Started, Wake, Woke
 from assay.tasks import (
     BoundaryOpened,
@@ -25,12 +26,14 @@ from assay.tasks import (
     MakeMove,
     MakeOpenings,
     MoveMade,
+    NodesServed,
     OpenBoundary,
     OpeningsMade,
     ReceiptVerified,
     ReplayUnit,
     RunSegment,
     SegmentRun,
+    ServeNodes,
     ServeUnits,
     Signed,
     SignOffer,
@@ -59,6 +62,9 @@ SHOWN = moves.Shown(
     step=0, m=0, micro_batches=0, leaves=0, head=b"", stage=b"", record=b"", totals=(), roots=(), folded=(), chunk=b"", low=0,
     high=0, total=0, parts=(),
 )  # fmt: skip
+
+
+WANTED, DEEPER, NODES = Wanted(height=5, index=0), Wanted(height=0, index=3), Nodes(nodes=(digest("node"),))
 
 
 def worker() -> Any:
@@ -110,7 +116,13 @@ def outcome(task: Any, good: bool) -> Any:
         case MakeOpenings():
             return OpeningsMade(openings=())
         case MakeMove():
+            if task.served is not None and len(task.served) < 3 and good:
+                return MoveMade(
+                    dispute=task.dispute, move=moves.Concede(), shown=SHOWN, why="", wanted=WANTED, patience=5, junk=len(task.served) == 2
+                )  # fmt: skip
             return MoveMade(dispute=task.dispute, move=moves.Concede() if good else None, shown=SHOWN, why="" if good else "chaos")
+        case ServeNodes():
+            return NodesServed(dispute=task.place.dispute, nodes=NODES if good else None)
         case DropSegment():
             return Dropped()
     raise AssertionError(task)
@@ -119,6 +131,8 @@ def outcome(task: Any, good: bool) -> Any:
 def reply(message: Any, good: bool) -> Any:
     if not good:
         return Ack()
+    if isinstance(message, NodesRequest):
+        return NODES
     return boundary(message.segment, message.unit) if isinstance(message, BoundaryRequest) else (
         KeyGrant(key_id=message.key_id, wrapped=b"w") if hasattr(message, "key_id") else Ack()
     )  # fmt: skip
@@ -180,6 +194,12 @@ def happen(bench: Bench, data: st.DataObject) -> None:
             who := data.draw(people),
             ReceiptMessage(segment=segment, round=data.draw(st.integers(0, 2)), verifier=who, signature=b"s" * data.draw(st.integers(0, 300))),
         ),
+        lambda: bench.feed(
+            Asked(
+                ask=data.draw(st.integers(1, 99)), peer=PEERS[data.draw(people)],
+                message=NodesRequest(dispute=dispute, turn=data.draw(st.integers(0, 3)), wanted=data.draw(st.sampled_from([WANTED, DEEPER]))),
+            )
+        ),
         lambda: bench.seen(chain.BondCleared, segment=segment, amount=1),
         lambda: bench.seen(chain.Rejected, segment=segment),
         lambda: bench.seen(
@@ -230,7 +250,15 @@ def test_nothing_that_can_happen_brings_a_machine_down(machine: Any, data: st.Da
     for _ in range(data.draw(st.integers(20, 80))):
         happen(bench, data)
     bench.check_restart()
+    check_snapshot(bench)
     bench.core.machine.summary()  # type: ignore[attr-defined]
+
+
+def check_snapshot(bench: Bench) -> None:
+    """A state that was written out whole is read as it was."""
+    again = msgspec.json.decode(msgspec.json.encode(bench.state), type=type(bench.state))
+    now, before = (msgspec.to_builtins(state, order="deterministic") for state in (again, bench.state))
+    assert now == before
 
 
 def test_a_message_of_the_wrong_kind_is_refused() -> None:
