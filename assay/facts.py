@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from assay import draw
 from assay.chain import (
     FAILED,
     TERMINAL,
@@ -15,8 +16,10 @@ from assay.chain import (
     AnyChainEvent,
     Assigned,
     Attested,
+    Batch,
     BondCleared,
     Committed,
+    Disclose,
     DisputeMoved,
     DisputeOpened,
     DisputePaid,
@@ -33,12 +36,14 @@ from assay.chain import (
     Redrawn,
     Registered,
     Rejected,
+    RevealAll,
     Revealed,
     RevealsDue,
     Sealed,
     SegmentState,
     Served,
     Settled,
+    Spread,
     Terms,
     Unpaid,
     Voided,
@@ -140,6 +145,8 @@ class SegmentFacts(msgspec.Struct):
     settle_after: int = 0
     """Of a withheld one, or one that was not served: after which nobody can begin a dispute."""
     bond_cleared: bool = False
+    seals: dict[int, bytes] = {}
+    """By round, those of which the contract keeps one hash (assay.chain.Spread)."""
     votes: list[Vote] = []
     """Of all rounds."""
     fallen: bool = False
@@ -148,6 +155,12 @@ class SegmentFacts(msgspec.Struct):
     @property
     def live(self) -> bool:
         return self.state not in TERMINAL
+
+    def alone(self, round: int, call: RevealAll | Disclose) -> RevealAll | Disclose | Batch:
+        """A call that shows some of a round's votes and not all: where the hash of all seals is kept, these are spread first. (When
+        somebody has done that already, that part of the batch is refused and the other is taken.)"""
+        seals = self.seals.get(round)
+        return call if seals is None else Batch(calls=(Spread(segment=self.segment, round=round, seals=seals), call))
 
 
 class Facts(msgspec.Struct):
@@ -239,6 +252,8 @@ class Facts(msgspec.Struct):
                 seg.reveal_by = event.seal_by + self.jobs[seg.job].terms.params.reveal_window if seg.job in self.jobs else 0
             case Sealed():
                 seg.sealed.append(event.verifier)
+                if event.together:
+                    seg.seals[seg.round] = seg.seals.get(seg.round, b"") + draw.seals([(event.verifier, event.digest)])
             case RevealsDue():
                 seg.reveal_by, seg.drawing_block = event.reveal_by, event.opening_block
             case Revealed():
