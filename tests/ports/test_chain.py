@@ -507,8 +507,8 @@ async def every_link(world: World) -> None:
 
 
 SCRIPTS: list[Script] = [
-    every_link, happy, withheld, split_vote, no_show, overlapping_batches, batched, together, parted, several_at_once, lapse, prefix, void, unpaid, too_few,
-    cancel, offers, seats, bad_terms,
+    every_link, happy, withheld, split_vote, no_show, overlapping_batches, batched, together, parted, several_at_once, lapse, prefix, void,
+    unpaid, too_few, cancel, offers, seats, bad_terms,
 ]  # fmt: skip
 
 
