@@ -19,6 +19,7 @@ from eth_abi.exceptions import DecodingError, EncodingError
 from eth_utils.abi import collapse_if_tuple, event_abi_to_log_topic, function_abi_to_4byte_selector
 
 from assay import chain, cid
+from assay.adapters.evm_spread import SHARE, SPREAD
 from assay.adapters.refusals import explain, snake
 from assay.chain import AnyCall, AnyChainEvent, Outcome
 from assay.codec import Message
@@ -221,60 +222,6 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
     return lambda value: value
 
 
-# What a call did is one log, however many it concerns, and several events of the vocabulary.
-SHARE = 128
-"""Places in a block that a log's events have: more than the members of all rounds' committees."""
-_Told = list[tuple[type[Message], dict[str, Any]]]
-
-
-def _sealed(segment: int, seals: bytes, together: bool = False) -> _Told:
-    """Packed: verifier 20 B, digest 32 B, for each."""
-    if len(seals) % 52:
-        raise BadLog("a log of seals that is cut off")
-    told: _Told = []
-    for at in range(0, len(seals), 52):
-        who, digest = Address("0x" + seals[at : at + 20].hex()), seals[at + 20 : at + 52]
-        told.append((chain.Sealed, {"segment": segment, "verifier": who, "digest": digest, "together": together}))
-    return told
-
-
-def _voted(segment: int, votes: bytes) -> _Told:
-    """The votes are packed (contracts/src/interfaces/IJobs.sol): verifier 20 B, flags u8, number of roots u8, salt 32 B, roots."""
-    told: _Told = []
-    at = 0
-    while at < len(votes):
-        head, flags, count = votes[at : at + 20], *(*votes[at + 20 : at + 22], 0, 0)[:2]
-        stop = at + 54 + 32 * count
-        if stop > len(votes):
-            raise BadLog("a log of votes that is cut off")
-        who = Address("0x" + head.hex())
-        if flags & 2:
-            roots = tuple(votes[place : place + 32] for place in range(at + 54, stop, 32))
-            vote = {"segment": segment, "verifier": who, "agrees": flags & 1 != 0, "trace_roots": roots, "salt": votes[at + 22 : at + 54]}
-            told.append((chain.Revealed, vote))
-        if flags & 4:
-            told.append((chain.Opened, {"segment": segment, "verifier": who}))
-        at = stop
-    return told
-
-
-def _paid(segment: int, provider: Address, price: int, fee: int, verifiers: tuple[Address, ...]) -> _Told:
-    credits = [(provider, price, "price"), *((who, fee, "fee") for who in verifiers)]
-    told: _Told = [
-        (chain.Credited, {"who": who, "segment": segment, "amount": amount, "reason": reason}) for who, amount, reason in credits if amount
-    ]
-    return [*told, (chain.Settled, {"segment": segment, "provider": provider, "price": price})]
-
-
-SPREAD: dict[str, tuple[tuple[type[Message], ...], Callable[..., _Told]]] = {
-    "SealedBy": ((chain.Sealed,), _sealed),
-    "SealedTogether": ((chain.Sealed,), functools.partial(_sealed, together=True)),
-    "Voted": ((chain.Revealed, chain.Opened), _voted),
-    "Paid": ((chain.Settled, chain.Credited), _paid),
-}
-"""Logs of several events: what they may stand for, and those events from the log's arguments."""
-
-
 class _Event(NamedTuple):
     kind: type[Message] | None
     """None: one of SPREAD."""
@@ -354,7 +301,10 @@ def decode_log(contract: str, topics: list[bytes], data: bytes, block: int, time
     if "awaited" in fields:
         word = fields.pop("awaited")
         fields |= {"phase": _named(PHASES, word & 0xFF), "asserting": word >> AWAITED["asserting"] & 0xFF != 0, "due": word >> AWAITED["due"]}
-    told = [(event.kind, fields)] if event.kind else SPREAD[event.name][1](**fields)
+    try:
+        told = [(event.kind, fields)] if event.kind else SPREAD[event.name][1](**fields)
+    except ValueError as error:
+        raise BadLog(f"a log of {event.name}: {error}") from None
     if len(told) > SHARE:
         raise BadLog(f"a log of {event.name} that stands for {len(told)} events")
     return [kind(block=block, time=time, index=index * SHARE + at, **one) for at, (kind, one) in enumerate(told)]  # type: ignore[misc]
