@@ -4,6 +4,8 @@
 # seals, reveals with their openings (the last one decides), settle; intrinsic gas and calldata included, EIP-7623's floor for settlement
 # (never reached), too. Batched: one transaction of seals, one of reveals. Alone: every verifier posts its own. Life: from assign to settle,
 # batched. In a network that runs; "first" is the first segment of all, whose words are all new. Traces of 5 and 9 leaves, and of 1024.
+# "At once": of 1, 4 and 8 segments of one provider, each of another job, which share their three transactions (Jobs.batch), among 40
+# verifiers, gas a segment.
 # Committees of several sizes from the draw to the settlement, too.
 # Forge runs contracts/test/DisputeGas.t.sol, Gas.t.sol and Policies.t.sol; the two real leaves decide, and EIP-7623's floor is counted in a
 # dispute, too.
@@ -35,6 +37,8 @@ SETTLEMENTS = {
     "life_batched": BEFORE + BATCHED,
 }
 """Sums: the transactions of each."""
+SHARED = (1, 4, 8)
+"""Segments of one provider, each of another job, whose seals, votes and settlements share a transaction each."""
 
 
 def measure() -> dict[str, dict[str, int]]:
@@ -52,6 +56,11 @@ def paid(jobs: dict[str, int], call: str) -> int:
     return max(jobs[call], jobs.get(f"floor: {call}", 0))
 
 
+def shared(jobs: dict[str, int], segments: int) -> int:
+    """Gas of one of so many segments that are settled together."""
+    return sum(jobs[f"{segments} segments: {call}"] for call in ("attest", "reveal", "settle")) // segments
+
+
 def summary(gas: dict[str, dict[str, int]]) -> dict[str, Any]:
     disputes = gas["Disputes"]
     moves = {call: used for call, used in disputes.items() if not call.startswith("total")}
@@ -60,6 +69,7 @@ def summary(gas: dict[str, dict[str, int]]) -> dict[str, Any]:
         "moves": moves,
         "dearest_move": max(moves.values()),
         **{name: sum(paid(gas["Jobs"], call) for call in calls) for name, calls in SETTLEMENTS.items()},
+        **{f"settlement_{n}_at_once": shared(gas["Jobs"], n) for n in SHARED},
         "jobs": gas["Jobs"],
         "committees": gas["Policies"],
     }
@@ -74,7 +84,7 @@ def main() -> None:
     for name in ("totals", "moves"):
         for call, used in sorted(found[name].items(), key=lambda item: -item[1]):
             print(f"{call:45} {used:>10,}")
-    for name in SETTLEMENTS:
+    for name in (*SETTLEMENTS, *(f"settlement_{n}_at_once" for n in SHARED)):
         print(f"{name.replace('_', ' '):45} {found[name]:>10,}")
     if options.json:
         print(json.dumps(found))

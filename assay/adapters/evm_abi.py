@@ -1,9 +1,9 @@
 """Between the chain's vocabulary (assay.chain) and the EVM's bytes: calls to calldata, logs to events, reverts to words.
 
 The ABI is read from assay/_data/contracts, which the contracts' build writes. Each event class of the vocabulary must have an event
-of its name whose arguments are its fields, in snake case (but for RENAMED), or be one of those that a log of SPREAD stands for; that is checked when this module is loaded, so a contract
-that has moved away from the vocabulary is noticed before anything is decoded. Names: `jobs`, `stakes`, `token`, `disputes`, and those of
-FILES. The moves of disputes are evm_moves'. ABI: docs.soliditylang.org, abi-spec.
+of its name whose arguments are its fields, in snake case (but for RENAMED), or be one of those that a log of SPREAD stands for; that is
+checked when this module is loaded, so a contract that has moved away from the vocabulary is noticed before anything is decoded. Names:
+`jobs`, `stakes`, `token`, `disputes`, and those of FILES. The moves of disputes are evm_moves'. ABI: docs.soliditylang.org, abi-spec.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from eth_abi.exceptions import DecodingError, EncodingError
 from eth_utils.abi import collapse_if_tuple, event_abi_to_log_topic, function_abi_to_4byte_selector
 
 from assay import chain, cid
+from assay.adapters.evm_spread import SHARE, SPREAD
 from assay.adapters.refusals import explain, snake
 from assay.chain import AnyCall, AnyChainEvent, Outcome
 from assay.codec import Message
@@ -100,6 +101,7 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     chain.Serve: ("jobs", "served", lambda c: (c.segment, c.verifiers, c.signatures)),
     chain.Attest: ("jobs", "attest", lambda c: (c.segment, c.seals)),
     chain.RevealAll: ("jobs", "reveal", lambda c: (c.segment, c.reveals)),
+    chain.Spread: ("jobs", "spread", lambda c: (c.segment, c.round, c.seals)),
     chain.CloseReveals: ("jobs", "closeReveals", lambda c: (c.segment,)),
     chain.Disclose: ("jobs", "disclose", lambda c: (c.segment, c.round, c.verifier, c.trace_roots, c.salt)),
     chain.Decide: ("jobs", "decide", lambda c: (c.segment,)),
@@ -175,8 +177,8 @@ def decode_call(contract: str, data: bytes) -> AnyCall | None:
     try:
         values = abi.decode(inputs, data[4:])
         if kind is chain.Batch:
-            found = [decode_call(contract, one) for one in values[0][: chain.MOST_CALLS]]
-            return chain.Batch(calls=tuple(call for call in found if isinstance(call, chain.BatchedCall)))
+            calls = [decode_call(contract, one) for one in values[0][: chain.MOST_CALLS]]
+            return chain.Batch(calls=tuple(call for call in calls if isinstance(call, chain.BatchedCall)))
         fields = {name: _converter(hints[name])(value) for name, value in zip(kind.__struct_fields__, values, strict=True)}
     except (DecodingError, OverflowError):
         return None
@@ -218,52 +220,6 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
         fields = [(name, _converter(hints[name])) for name in hint.__struct_fields__]
         return lambda value: hint(**{name: convert(entry) for (name, convert), entry in zip(fields, value, strict=True)})
     return lambda value: value
-
-
-# What a call did is one log, however many it concerns, and several events of the vocabulary.
-SHARE = 128
-"""Places in a block that a log's events have: more than the members of all rounds' committees."""
-_Told = list[tuple[type[Message], dict[str, Any]]]
-
-
-def _sealed_by(segment: int, verifiers: tuple[Address, ...]) -> _Told:
-    return [(chain.Sealed, {"segment": segment, "verifier": who}) for who in verifiers]
-
-
-def _voted(segment: int, votes: bytes) -> _Told:
-    """The votes are packed (contracts/src/interfaces/IJobs.sol): verifier 20 B, flags u8, number of roots u8, salt 32 B, roots."""
-    told: _Told = []
-    at = 0
-    while at < len(votes):
-        head, flags, count = votes[at : at + 20], *(*votes[at + 20 : at + 22], 0, 0)[:2]
-        stop = at + 54 + 32 * count
-        if stop > len(votes):
-            raise BadLog("a log of votes that is cut off")
-        who = Address("0x" + head.hex())
-        if flags & 2:
-            roots = tuple(votes[place : place + 32] for place in range(at + 54, stop, 32))
-            vote = {"segment": segment, "verifier": who, "agrees": flags & 1 != 0, "trace_roots": roots, "salt": votes[at + 22 : at + 54]}
-            told.append((chain.Revealed, vote))
-        if flags & 4:
-            told.append((chain.Opened, {"segment": segment, "verifier": who}))
-        at = stop
-    return told
-
-
-def _paid(segment: int, provider: Address, price: int, fee: int, verifiers: tuple[Address, ...]) -> _Told:
-    credits = [(provider, price, "price"), *((who, fee, "fee") for who in verifiers)]
-    told: _Told = [
-        (chain.Credited, {"who": who, "segment": segment, "amount": amount, "reason": reason}) for who, amount, reason in credits if amount
-    ]
-    return [*told, (chain.Settled, {"segment": segment, "provider": provider, "price": price})]
-
-
-SPREAD: dict[str, tuple[tuple[type[Message], ...], Callable[..., _Told]]] = {
-    "SealedBy": ((chain.Sealed,), _sealed_by),
-    "Voted": ((chain.Revealed, chain.Opened), _voted),
-    "Paid": ((chain.Settled, chain.Credited), _paid),
-}
-"""Logs of several events: what they may stand for, and those events from the log's arguments."""
 
 
 class _Event(NamedTuple):
@@ -345,7 +301,10 @@ def decode_log(contract: str, topics: list[bytes], data: bytes, block: int, time
     if "awaited" in fields:
         word = fields.pop("awaited")
         fields |= {"phase": _named(PHASES, word & 0xFF), "asserting": word >> AWAITED["asserting"] & 0xFF != 0, "due": word >> AWAITED["due"]}
-    told = [(event.kind, fields)] if event.kind else SPREAD[event.name][1](**fields)
+    try:
+        told = [(event.kind, fields)] if event.kind else SPREAD[event.name][1](**fields)
+    except ValueError as error:
+        raise BadLog(f"a log of {event.name}: {error}") from None
     if len(told) > SHARE:
         raise BadLog(f"a log of {event.name} that stands for {len(told)} events")
     return [kind(block=block, time=time, index=index * SHARE + at, **one) for at, (kind, one) in enumerate(told)]  # type: ignore[misc]

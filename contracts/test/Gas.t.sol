@@ -2,7 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {IJobs} from "../src/interfaces/IJobs.sol";
-import {Reveal, SealedVote, Terms} from "../src/types/Types.sol";
+import {Reveal, SealedVote, SegmentState, Terms} from "../src/types/Types.sol";
 import {Network} from "./utils/Network.sol";
 
 /// Gas of every call on the way of one segment, each as a transaction of its own, calldata included: written to
@@ -37,10 +37,10 @@ contract GasTest is Network {
 
     /// Settled segments after `last` until every verifier has been paid; the last of them.
     function used(uint64 last) internal returns (uint64) {
-        for (uint256 paid = 0; paid < VERIFIERS;) {
+        for (uint256 paid = 0; paid < verifiers();) {
             last = settled(job, last);
             paid = 0;
-            for (uint256 i = 0; i < VERIFIERS; ++i) {
+            for (uint256 i = 0; i < verifiers(); ++i) {
                 if (jobs.credit(verifier(i)) > 0) ++paid;
             }
         }
@@ -98,7 +98,7 @@ contract GasTest is Network {
         took("withdraw");
     }
 
-    function test_gas_when_everybody_posts_alone() public {
+    function test_gas_when_everybody_posts_alone() public virtual {
         job = post();
         uint64 id = served(job, used(0));
         address[] memory who = committee(id);
@@ -147,5 +147,86 @@ contract GasOfDeepTracesTest is GasTest {
     function test_gas_of_a_segment() public override {
         job = post();
         batched(served(job, used(0)), "");
+    }
+}
+
+/// Segments of one provider, each of another job, whose seals, votes and settlements share a transaction each. So many verifiers that
+/// committees seldom meet.
+/// forge-config: default.isolate = true
+contract GasOfSeveralTest is GasTest {
+    uint256 private constant CROWD = 40;
+
+    function verifiers() internal pure override returns (uint256) {
+        return CROWD;
+    }
+
+    function terms() internal view override returns (Terms memory t) {
+        t = super.terms();
+        (t.priceCap, t.budget) = (1e6, 100e6);
+        t.params.bondTenths = 10;
+    }
+
+    function several(uint256 count) internal {
+        used(0);
+        string memory which = string.concat(vm.toString(count), " segments: ");
+        uint64[] memory ids = new uint64[](count);
+        for (uint256 i = 0; i < count; ++i) {
+            ids[i] = served(post(), 0);
+        }
+        jobs.batch(all(ids, seals));
+        took(string.concat(which, "attest"));
+        mine(3);
+        jobs.batch(all(ids, votes));
+        took(string.concat(which, "reveal"));
+        pass(jobs.segment(ids[count - 1]).settleAfter);
+        jobs.batch(all(ids, settlement));
+        took(string.concat(which, "settle"));
+        for (uint256 i = 0; i < count; ++i) {
+            assertState(ids[i], SegmentState.SETTLED);
+        }
+    }
+
+    function all(uint64[] memory ids, function(uint64) view returns (bytes memory) call_) private view returns (bytes[] memory calls) {
+        calls = new bytes[](ids.length);
+        for (uint256 i = 0; i < ids.length; ++i) {
+            calls[i] = call_(ids[i]);
+        }
+    }
+
+    function seals(uint64 id) private view returns (bytes memory) {
+        address[] memory who = committee(id);
+        SealedVote[] memory sealed_ = new SealedVote[](who.length);
+        for (uint256 i = 0; i < who.length; ++i) {
+            sealed_[i] = sealOf(id, vote(id, who[i], true, 0));
+        }
+        return abi.encodeCall(IJobs.attest, (id, sealed_));
+    }
+
+    function votes(uint64 id) private view returns (bytes memory) {
+        address[] memory who = committee(id);
+        Reveal[] memory reveals = new Reveal[](who.length);
+        for (uint256 i = 0; i < who.length; ++i) {
+            reveals[i] = fullVote(id, who[i], true, 0);
+        }
+        return abi.encodeCall(IJobs.reveal, (id, reveals));
+    }
+
+    function settlement(uint64 id) private pure returns (bytes memory) {
+        return abi.encodeCall(IJobs.settle, (id));
+    }
+
+    function test_gas_of_a_segment() public override {
+        job = post();
+        several(1);
+    }
+
+    function test_gas_when_everybody_posts_alone() public override {
+        job = post();
+        several(4);
+    }
+
+    function test_gas_of_eight() public {
+        job = post();
+        several(8);
     }
 }

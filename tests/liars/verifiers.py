@@ -6,12 +6,14 @@ import msgspec
 
 from assay import merkle
 from assay.chain import Attest, Drawn, Sealed, Served
+from assay.facts import SegmentFacts
 from assay.merkle import sha256
 from assay.runtime import AnyEffect, AnyEvent, ChainSeen, Fault, Send, TaskFailed
 from assay.sim.cast import Part, Self, honest_hands, verifier_config
 from assay.sim.hands import Hands
 from assay.tasks import MakeOpenings, OpeningsMade, ReplayUnit, UnitReplayed
 from assay_verifier.machine import VerifierMachine
+from assay_verifier.state import Duty
 
 
 def honest_machine(me: Self) -> VerifierMachine:
@@ -51,13 +53,13 @@ class CopiesSeals(VerifierMachine):
         self._ledger = me.chain.ledger
         self._own: dict[int, Send] = {}
 
+    def _hand_seal(self, duty: Duty, seg: SegmentFacts) -> None:
+        assert duty.reveal is not None
+        call = self._seal(duty.segment, duty.round, duty.reveal)
+        self._own[duty.segment] = Send(key=f"seal:{duty.segment}:{duty.round}", call=call)
+
     def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
-        effects: list[AnyEffect] = []
-        for effect in super().handle(event, now, seed):
-            if isinstance(effect, Send) and isinstance(effect.call, Attest):
-                self._own[effect.call.segment] = effect
-            else:
-                effects.append(effect)
+        effects = super().handle(event, now, seed)
         if isinstance(event, ChainSeen) and isinstance(event.event, Sealed) and event.event.segment in self._own:
             effects.append(self._copy(self._own.pop(event.event.segment), event.event.verifier))
         return effects

@@ -8,10 +8,27 @@ import msgspec
 import pytest
 
 from assay import draw, links, merkle
-from assay.chain import Attest, Credited, Opening, OpeningsDue, Redrawn, RevealAll, RevealsDue, Sealed, SegmentState, Settled, Withdraw, Withheld
+from assay.chain import (
+    Attest,
+    Batch,
+    Credited,
+    Opened,
+    Opening,
+    OpeningsDue,
+    Redrawn,
+    RevealAll,
+    Revealed,
+    RevealsDue,
+    Sealed,
+    SegmentState,
+    Settled,
+    Spread,
+    Withdraw,
+    Withheld,
+)
 from assay.ids import Address, Digest, JobId, SegmentId
 from assay.job import ShardRef
-from assay.messages import Ack, Boundary, BoundaryRequest, ReceiptMessage, Refusal
+from assay.messages import Ack, Boundary, BoundaryRequest, ReceiptMessage, Refusal, SealMessage, VoteMessage
 from assay.runtime import Fault, Ordered
 from assay.sampling import record_indices
 from assay.tasks import (
@@ -24,6 +41,7 @@ from assay.tasks import (
     ReplayUnit,
     Signed,
     SignReceipt,
+    SignSeal,
     StoreKey,
     UnitReplayed,
 )
@@ -95,9 +113,26 @@ def replayed(bench: Bench, agrees: bool = True) -> None:
     bench.done("replay:1:0:9", found(9, agrees))
 
 
+def hand_over(bench: Bench) -> SealMessage:
+    """The seal is signed; the message that brings it to the provider, which has not been answered."""
+    assert isinstance(bench.task("sealing:1"), SignSeal)
+    bench.done("sealing:1", Signed(signature=b"sealed"))
+    asked = bench.wants("hand:seal:1")
+    assert asked.peer == PEERS[OTHER]
+    assert isinstance(asked.message, SealMessage)
+    return asked.message
+
+
+def away(bench: Bench, what: str = "seal") -> None:
+    """The provider does not take it."""
+    bench.failed(f"hand:{what}:1", Fault.OUTAGE, "no answer")
+
+
 def sealed(bench: Bench, agrees: bool = True) -> None:
     replayed(bench, agrees)
     bench.served()
+    hand_over(bench)
+    away(bench)
     bench.sent("seal:1")
     bench.seen(Sealed, segment=SegmentId(1), verifier=ME)
 
@@ -285,8 +320,11 @@ def test_it_seals_when_it_has_replayed_and_the_draw_is_served(bench: Bench, firs
     bench.done("replay:1:0:7", found(7))
     bench.done("replay:1:0:9", found(9))
     if first == "replay":
-        assert bench.idle("seal:")
+        assert bench.idle("sealing:")
         bench.served()
+    handed = hand_over(bench)
+    assert bench.idle("seal:")
+    away(bench)
     call = bench.call("seal:1")
     assert isinstance(call, Attest)
     (seal,) = call.seals
@@ -294,6 +332,7 @@ def test_it_seals_when_it_has_replayed_and_the_draw_is_served(bench: Bench, firs
     salt = merkle.sha256(b"salt", SEED, draw.u64(1), draw.u32(0))
     assert seal.digest == draw.attestation(7, Address(CONFIG.contract), SegmentId(1), 0, True, roots, ME, salt)
     assert (seal.verifier, seal.signature) == (ME, b"")
+    assert handed == SealMessage(segment=SegmentId(1), round=0, verifier=ME, digest=seal.digest, signature=b"sealed")
 
 
 def test_one_wrong_link_is_enough_not_to_agree(bench: Bench) -> None:
@@ -303,6 +342,7 @@ def test_one_wrong_link_is_enough_not_to_agree(bench: Bench) -> None:
     assert disagreement.data["reason"] == "it ends elsewhere"
     bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 50, opening_block=40)
     bench.done("openings:1", OpeningsMade(openings=(OPENING,)))
+    away(bench, "vote")
     call = bench.call("reveal:1")
     assert isinstance(call, RevealAll)
     assert not call.reveals[0].agrees
@@ -330,10 +370,64 @@ def test_a_replay_that_took_too_long_is_not_sealed(bench: Bench) -> None:
 def test_a_refused_seal_is_given_up_and_an_outage_is_not(bench: Bench) -> None:
     replayed(bench)
     bench.served()
+    hand_over(bench)
+    away(bench)
     bench.failed("seal:1", Fault.OUTAGE)
     bench.woke("again:seal:1")
     bench.failed("seal:1", Fault.REFUSED, "too late to seal")
     assert bench.state.duties[1].phase == "failed"
+
+
+def brought(bench: Bench) -> None:
+    """The provider takes the seal and brings it with those of the others, in the order of the draw."""
+    replayed(bench)
+    bench.served()
+    message = hand_over(bench)
+    bench.answered("hand:seal:1", Ack())
+    seg = bench.state.facts.segments[1]
+    for who in seg.verifiers:
+        bench.seen(Sealed, segment=SegmentId(1), verifier=who, digest=message.digest if who == ME else digest(who), together=True)
+    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 50, opening_block=40)
+    bench.done("openings:1", OpeningsMade(openings=(OPENING,)))
+
+
+def test_what_the_provider_brings_it_does_not_send(bench: Bench) -> None:
+    brought(bench)
+    vote = bench.wants("hand:vote:1").message
+    assert isinstance(vote, VoteMessage)
+    assert vote.vote.openings == (OPENING,)
+    bench.answered("hand:vote:1", Ack())
+    bench.seen(Revealed, segment=SegmentId(1), verifier=ME, agrees=True, trace_roots=vote.vote.trace_roots)
+    bench.seen(Opened, segment=SegmentId(1), verifier=ME)
+    bench.woke("alone:vote:1")
+    assert bench.idle("seal:")
+    assert bench.idle("reveal:")
+    assert (bench.state.done, bench.topics()[-1]) == (1, "opened")
+
+
+def test_a_seal_that_nobody_brought_by_a_quarter_of_the_time_it_sends_itself(bench: Bench) -> None:
+    replayed(bench)
+    bench.served()
+    hand_over(bench)
+    bench.answered("hand:seal:1", Ack())
+    assert bench.idle("seal:")
+    begun = bench.now
+    bench.woke("alone:seal:1")
+    assert bench.now - begun <= PARAMS.seal_window // 4
+    assert isinstance(bench.call("seal:1"), Attest)
+
+
+def test_a_vote_that_nobody_brought_it_shows_alone_after_spreading_the_seals(bench: Bench) -> None:
+    brought(bench)
+    bench.answered("hand:vote:1", Ack())
+    bench.woke("alone:vote:1")
+    call = bench.call("reveal:1")
+    assert isinstance(call, Batch)
+    spread, shown = call.calls
+    seg = bench.state.facts.segments[1]
+    assert spread == Spread(segment=SegmentId(1), round=0, seals=draw.seals([(who, seg.digests[who]) for who in seg.verifiers]))
+    assert isinstance(shown, RevealAll)
+    assert shown.reveals[0].openings == (OPENING,)
 
 
 # ---- reveal and open -----------------------------------------------------------------------------------------------------
@@ -348,6 +442,7 @@ def test_it_reveals_with_the_openings_when_all_have_sealed(bench: Bench) -> None
     assert bench.idle("reveal:")
     bench.woke("again:openings:1")
     bench.done("openings:1", OpeningsMade(openings=(OPENING,)))
+    away(bench, "vote")
     call = bench.call("reveal:1")
     assert isinstance(call, RevealAll)
     assert call.reveals[0].openings == (OPENING,)

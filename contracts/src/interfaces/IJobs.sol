@@ -37,9 +37,8 @@ interface IJobsLog {
     event Redrawn(uint64 indexed segment, uint32 round, string reason, uint64 seedBlock);
     event KeyReleased(uint64 indexed segment, address indexed recipient, bytes32 keyId, bytes wrapped, address by);
     event Served(uint64 indexed segment, uint32 round, uint64 sealBy);
-    /// Of those who sealed with one call: verifier 20 B, digest 32 B, for each.
-    event SealedBy(uint64 indexed segment, bytes seals);
-    /// The same, when it was all of the committee, in the order of the draw: of the seals their keccak256 is kept.
+    event SealedBy(uint64 indexed segment, address verifier, bytes32 digest);
+    /// Of a whole committee, with one call in the order of the draw: verifier 20 B, digest 32 B, for each. Their keccak256 is kept.
     event SealedTogether(uint64 indexed segment, bytes seals);
     event RevealsDue(uint64 indexed segment, uint64 revealBy, uint64 openingBlock);
     /// What one call has shown. Per vote: verifier 20 B, flags u8 (1: it agrees, 2: it is revealed, 4: it is opened), number of trace roots u8,

@@ -26,7 +26,7 @@ abstract contract Votes is Rounds {
         bytes32 domain;
         // All of the committee, in the order of the draw.
         bool together;
-        // How many have not sealed before; of each its place in the call (from bit 8 up) and its lane, and what the log says.
+        // How many have not sealed before; of each its place in the call (from bit 8 up) and its lane, and the seals one after another.
         uint256 count;
         uint256[] places;
         bytes told;
@@ -67,20 +67,20 @@ abstract contract Votes is Rounds {
 
     function _store(Row memory r, uint64 segmentId, SegmentRecord storage s, Stage memory g, SealedVote[] calldata seals) private {
         (bytes memory told, uint256 count) = (r.told, r.count);
-        assembly ("memory-safe") {
-            mstore(told, mul(SEAL_BYTES, count))
-        }
         if (r.together) {
             g.together = true;
             _words[s.provider][_sealsKey(segmentId, g.round, s.lane)] = keccak256(told);
             emit SealedTogether(segmentId, told);
-        } else if (count > 0) {
+        } else {
             for (uint256 k = 0; k < count; ++k) {
-                SealedVote calldata v = seals[r.places[k] >> 8];
-                _words[v.verifier][_key(segmentId, g.round, uint8(r.places[k]))] = v.digest;
+                _storeOne(segmentId, g.round, seals[r.places[k] >> 8], uint8(r.places[k]));
             }
-            emit SealedBy(segmentId, told);
         }
+    }
+
+    function _storeOne(uint64 segmentId, uint8 round, SealedVote calldata v, uint8 lane) private {
+        _words[v.verifier][_key(segmentId, round, lane)] = v.digest;
+        emit SealedBy(segmentId, v.verifier, v.digest);
     }
 
     function _allSealed(uint64 segmentId, JobRecord storage j, Stage memory g) private {
@@ -99,7 +99,9 @@ abstract contract Votes is Rounds {
         }
         if (index != i) r.together = false;
         g.isSealed |= uint16(1 << index);
-        _needConsent(verifier, r.domain, keccak256(abi.encode(SEAL_TYPE, segmentId, g.round, digest)), v.signature);
+        if (verifier != msg.sender || v.signature.length > 0) {
+            _needConsent(verifier, r.domain, keccak256(abi.encode(SEAL_TYPE, segmentId, g.round, digest)), v.signature);
+        }
         r.places[r.count] = i << 8 | lane;
         _write(r.told, r.count++, verifier, digest);
     }

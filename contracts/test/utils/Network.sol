@@ -65,7 +65,7 @@ abstract contract Network is Test {
         enrol(client, 0);
         enrol(provider, 2000e6);
         enrol(other, 2000e6);
-        for (uint256 i = 0; i < VERIFIERS; ++i) {
+        for (uint256 i = 0; i < verifiers(); ++i) {
             enrol(verifier(i), 200e6);
             vm.prank(verifier(i));
             stakes.takeSeat();
@@ -109,6 +109,11 @@ abstract contract Network is Test {
 
     // ---- actors --------------------------------------------------------------------------------------------------------------
 
+    /// How many there are.
+    function verifiers() internal pure virtual returns (uint256) {
+        return VERIFIERS;
+    }
+
     function verifier(uint256 i) internal pure returns (address) {
         return vm.addr(VERIFIER_KEY + i);
     }
@@ -117,7 +122,7 @@ abstract contract Network is Test {
         if (who == client) return CLIENT_KEY;
         if (who == provider) return PROVIDER_KEY;
         if (who == other) return OTHER_KEY;
-        for (uint256 i = 0; i < VERIFIERS; ++i) {
+        for (uint256 i = 0; i < verifiers(); ++i) {
             if (who == verifier(i)) return VERIFIER_KEY + i;
         }
         revert Untrue("an actor's key");
