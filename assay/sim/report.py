@@ -17,9 +17,8 @@ from assay.adapters.memory_stakes import JOBS, STAKES
 from assay.chain import SegmentState
 from assay.receipts import receipt
 from assay.sim.cast import Part
-from assay.sim.hands import decode_toy
+from assay.sim.invariants import honest
 from assay.sim.options import Options
-from assay.sim.toy import root
 from assay.sim.world import Watch, World
 
 
@@ -97,17 +96,6 @@ def report(world: World, finished: bool, wall: float) -> Report:
         unnoticed=[int(number) for number in wrong],
         problems=problems(world, finished),
     )
-
-
-def honest(world: World, number: int) -> bool:
-    """Whether every link of a committed segment follows from the one before."""
-    segment = world.ledger.jobs.segments[number]  # type: ignore[index]
-    terms = world.receipts.jobs[segment.job].terms
-    spec = world.specs[segment.job]
-    start = world.ledger.jobs.segments[segment.parent].end_root if segment.parent else terms.state_root
-    toy = decode_toy(world.store[spec.program])
-    ends = [link.end for link in toy.links(segment.start, segment.stop, start)]
-    return root(ends) == segment.link_root
 
 
 def problems(world: World, finished: bool) -> list[str]:

@@ -148,7 +148,7 @@ class WorkerMachine(Offering, Ending):
             self._advance(mine, seg, event)
 
     def _children(self, seg: SegmentFacts) -> list[SegmentFacts]:
-        return [s for s in self.state.facts.segments.values() if s.parent == seg.segment and s.segment in self.state.mine]
+        return [s for s in self.state.facts.of_job(seg.job) if s.parent == seg.segment and s.segment in self.state.mine]
 
     def _void_children(self, seg: SegmentFacts) -> None:
         for child in self._children(seg):
