@@ -12,6 +12,7 @@ from assay.chain import (
     AnyChainEvent,
     Assign,
     Assigned,
+    Attested,
     CancelJob,
     CloseJob,
     Committed,
@@ -212,11 +213,15 @@ def test_a_prefix_opens_the_rest_under_its_own_range(bench: Bench) -> None:
 def test_no_more_unsettled_segments_than_the_policy_allows(bench: Bench) -> None:
     post(bench)
     for segment, start in ((1, 0), (2, 10)):
-        assigned(bench, segment, parent=segment - 1, start=start, stop=start + 10)
-        bench.bid(W2, 700, parent=segment, start=start + 10, stop=start + 20)
-        bench.wake(f"choose:1:{segment}")
-        effects = committed(bench, segment, start + 10)
-    assert not [c for c in sent(effects) if isinstance(c, Assign)]
+        effects = assigned(bench, segment, parent=segment - 1, start=start, stop=start + 10)
+        committed(bench, segment, start + 10)
+    assert not announced(effects)  # an offer for what cannot be assigned would keep its worker from other jobs
+    bench.seen(Attested, segment=SegmentId(1), settle_after=bench.now + 100)
+    settles = bench.now + 100
+    assert announced(bench.wake("open:1:2"))
+    assert bench.now == settles + 1 - 5
+    bench.bid(W2, 700, parent=2, start=20, stop=30)
+    assert not sent(bench.wake("choose:1:2"))
     (call,) = [c for c in sent(bench.seen(Settled, segment=SegmentId(1), provider=W1, price=1)) if isinstance(c, Assign)]
     assert call.offer.start == 20
 

@@ -205,7 +205,7 @@ class Reader:
             _, seg = self._ended.popleft()
             parties = self._parties.get(seg.segment, [])
             needed = seg.state not in FAILED and self._settled.get(seg.job) == seg.segment and not self.facts.jobs[seg.job].over
-            if needed or any(seg.segment in node.pinned or node.missed for node in parties):
+            if needed or any(node.needs(seg.segment) for node in parties):
                 self._ended.append((self.now + RETAINED, seg))
                 continue
             self._parties.pop(seg.segment, None)

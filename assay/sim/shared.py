@@ -29,59 +29,70 @@ class _Core(Core):
 
 
 class SharedNode(SimNode):
-    core: Core | None = None
     reader: Reader
     gone = False
     """It left for good."""
 
     def _new_disk(self) -> None:
         super()._new_disk()
-        self.core, self.missed = None, []
+        self.kept: Core | None = None
+        """The core, which outlives a crash; None before the first life."""
+        self.missed: list[ChainSeen] = []
         """What the chain told while it was down."""
 
-    missed: list[ChainSeen]
-
     @property
-    def pinned(self) -> set[SegmentId]:
-        facts = getattr(self.core.machine.state, "facts", None) if self.core is not None else None
-        return facts.pinned if isinstance(facts, Facts) else set()
+    def facts(self) -> Facts | None:
+        """Of its machine; a scheduler has none."""
+        facts = getattr(self.kept.machine.state, "facts", None) if self.kept is not None else None
+        return facts if isinstance(facts, Facts) else None
+
+    def needs(self, segment: SegmentId) -> bool:
+        """Whether it still has to do with an ended segment, or has yet to hear of its end."""
+        return bool(self.missed) or (self.facts is not None and segment in self.facts.pinned)
+
+    def _see_with(self, facts: Facts) -> None:
+        """The machine's facts from now on, with its own pins."""
+        assert self.kept is not None
+        if self.facts is not None:
+            facts.pinned, self.kept.machine.state.facts = self.facts.pinned, facts
 
     # ---- life and death --------------------------------------------------------------------------------------------------
 
+    def boot(self) -> None:
+        if not self.gone:
+            super().boot()
+
     def _boot(self) -> None:
         self.see_head()
-        if self.core is None:
-            self.core = _Core(self.make(), self.journal)
-            if hasattr(self.core.machine.state, "facts"):
-                self.core.machine.state.facts = self.reader.view()
+        if self.kept is None:
+            self.kept = _Core(self.make(), self.journal)
+            self._see_with(self.reader.view())
+        self.core = self.kept
         for effect in list(self.core.outstanding.values()):
             self.start(effect)
         self.step(runtime.Started())
         missed, self.missed = self.missed, []
         for seen in missed:
             self.step(seen)
-        if hasattr(self.core.machine.state, "facts"):
-            pinned, self.core.machine.state.facts = self.pinned, self.reader.view()
-            self.core.machine.state.facts.pinned = pinned
+        self._see_with(self.reader.view())
 
     def kill(self, wipe: bool = False) -> None:
         super().kill(wipe)
-        if self.core is not None and hasattr(self.core.machine.state, "facts"):
-            self.core.machine.state.facts = self._own_facts()
+        if self.kept is not None:
+            self._see_with(self._own_facts(self.kept))
 
-    def _own_facts(self) -> Facts:
+    def _own_facts(self, core: Core) -> Facts:
         """A copy of what the facts say of the jobs that this node knows, as they are now."""
-        assert self.core is not None
         shared = self.reader.facts
-        known = [job for job in self.core.machine.state.jobs if job in shared.jobs]
+        known = [job for job in core.machine.state.jobs if job in shared.jobs]
         segments = {seg.segment: copied(seg) for job in known for seg in shared.of_job(job)}
         jobs, by_job = {job: copied(shared.jobs[job]) for job in known}, {job: list(shared.by_job.get(job, ())) for job in known}
-        return Facts(people=shared.people, jobs=jobs, segments=segments, by_job=by_job, pinned=self.pinned)
+        return Facts(people=shared.people, jobs=jobs, segments=segments, by_job=by_job)
 
     def leave(self) -> None:
         """For good, with nothing said to anybody."""
         self.kill()
-        self.gone, self.core = True, None
+        self.gone, self.kept = True, None
         self.hands.wipe()
 
     # ---- events in -------------------------------------------------------------------------------------------------------
@@ -96,16 +107,15 @@ class SharedNode(SimNode):
         if self.up:
             self.see_head()
             self.act(self.life, lambda: self.step(seen))
-        elif not self.gone and self.core is not None:
+        elif self.kept is not None:
             self.missed.append(seen)
 
     def woken(self, wake: Wake) -> None:
-        if self.up and self.core is not None and self.core.outstanding.get(wake.key) is wake:
+        if self.up and self.core.outstanding.get(wake.key) is wake:
             self.see_head()
             self.act(self.life, lambda: self.step(runtime.Woke(key=wake.key)))
 
     def step(self, event: AnyEvent) -> None:
-        assert self.core is not None
         for effect in self.core.step(event, self.now, self.world.seed_of_step()):
             self.start(effect)
 

@@ -1,12 +1,14 @@
 """The simulated network: nodes with the real machines of all roles, a ledger, peers and blobs, on one seeded virtual clock.
 
-The same seed and options give the same run, to the last byte. A large one (`Options.shared`) shares what its nodes know of the chain. A client posts its jobs and then only watches; nodes crash, messages
-are lost and the network splits as the options say; liars are parts of their own (assay.sim.cast). Training is not simulated
-(assay.sim.toy), nor is the cryptography of keys (assay.adapters.memory_keys).
+The same seed and options give the same run, to the last byte. A large one (`Options.shared`) shares what its nodes know of the chain.
+A client posts its jobs and then only watches; nodes crash, messages are lost and the network splits as the options say
+(assay.sim.troubles); liars are parts of their own (assay.sim.cast). Training is not simulated (assay.sim.toy), nor is the cryptography of
+keys (assay.adapters.memory_keys).
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 from collections import deque
@@ -95,6 +97,8 @@ class World:
         self._by_peer: dict[PeerId, SimNode] = {}
         self._seen = (-1, -1)
         self._count_at = FORGET_EVERY
+        self.events = 0
+        """Of the chain, so far."""
         self._cast = {**HONEST, **(cast or {})}
         self.chain = Blockchain(self.clock, self.ledger, self.depth, self._on_block)
         self._people()
@@ -272,7 +276,8 @@ class World:
         first = [self._by_peer[peer] for peer in near if peer in self._by_peer]
         for node in [*first, *(self.of_role[SCHEDULER] if self.options.shared else self.nodes.values())]:
             if node.up and cid in node.hands.store and self.board.fate(source.peer, node.peer) is not None:
-                return node.hands.store[cid]
+                found: bytes = node.hands.store[cid]
+                return found
         return self.store.get(cid)
 
     # ---- what goes wrong -------------------------------------------------------------------------------------------------
@@ -326,6 +331,7 @@ class World:
     def _on_block(self) -> None:
         for event in self.ledger.events(self._seen, self.depth if self.options.reorgs else 0):
             self._seen = (event.block, event.index)
+            self.events += 1
             self.receipts.apply(event)
             if isinstance(event, JobPosted):
                 self.posted.append(event.job)
@@ -364,6 +370,18 @@ class World:
 
     def run(self, until: Callable[[], bool] | None = None, limit: float | None = None) -> bool:
         """Until all jobs are over (or `until`); False when the time ran out first."""
+        if not self.options.shared:
+            return self._run(until, limit)
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # next to nothing here is in a cycle, and looking at millions of objects again and again takes most of the time
+        try:
+            return self._run(until, limit)
+        finally:
+            gc.enable()
+            gc.unfreeze()
+
+    def _run(self, until: Callable[[], bool] | None, limit: float | None) -> bool:
         return self.clock.run(until or self.over, self.options.patience if limit is None else limit)
 
     def changes(self) -> dict[str, int]:

@@ -14,7 +14,6 @@ from assay.ports import Outage
 from assay.runtime import AnyEffect, AnyEvent, Asked, ChainSeen, Reply
 from assay.sim.cast import Part, Self, honest_hands, worker_config
 from assay.sim.hands import Hands
-from assay.sim.liars import INVENTS_EVERYTHING
 from assay.sim.toy import Link, Toy
 from assay.tasks import RunSegment, SegmentRun, ServeUnits, UnitsServed
 from assay_worker.machine import WorkerMachine
