@@ -123,7 +123,8 @@ def plot(sizes: list[dict[str, float]], path: Path) -> None:
         line = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         out.append(f'<path d="M{line}" fill="none" stroke="#4c9f70" stroke-width="2"/>')
         for (x, y), v, s in zip(places, values, sizes, strict=True):
-            out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#4c9f70"/><text x="{x:.1f}" y="{y - 8:.1f}" text-anchor="middle">{v:.0f}</text>')
+            out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#4c9f70"/>')
+            out.append(f'<text x="{x:.1f}" y="{y - 8:.1f}" text-anchor="middle">{v:.0f}</text>')
             out.append(f'<text x="{x:.1f}" y="{top + high + 16}" text-anchor="middle">{s["nodes"]:,.0f}</text>')
         out.append(f'<text x="{left + wide / 2}" y="{top + high + 34}" text-anchor="middle">nodes</text>')
     path.write_text("\n".join([*out, "</svg>\n"]))

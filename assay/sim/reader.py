@@ -84,6 +84,7 @@ class Reader:
         self.facts = _Folded()
         self.now, self.head = 0, -1
         self.schedulers: list[SharedNode] = []
+        self.services: list[SharedNode] = []
         self.accounts: dict[Address, SharedNode] = {}
         self._seen = (-1, -1)
         self._parties: dict[SegmentId, list[SharedNode]] = {}
@@ -151,7 +152,7 @@ class Reader:
                 node = self.accounts.get(who)
                 return [node] if node is not None else []
             case Registered():
-                return [*self.schedulers, *self.world.services]
+                return [*self.schedulers, *self.services]
             case JobPosted(job=job):
                 return [*self.schedulers, *self._service(job), *self._bidders.get(job, {}).values()]
             case JobCancelled(job=job):

@@ -105,17 +105,16 @@ class SharedNode(SimNode):
 
     def told(self, seen: ChainSeen) -> None:
         if self.up:
-            self.see_head()
             self.act(self.life, lambda: self.step(seen))
         elif self.kept is not None:
             self.missed.append(seen)
 
     def woken(self, wake: Wake) -> None:
         if self.up and self.core.outstanding.get(wake.key) is wake:
-            self.see_head()
             self.act(self.life, lambda: self.step(runtime.Woke(key=wake.key)))
 
     def step(self, event: AnyEvent) -> None:
+        self.see_head()
         for effect in self.core.step(event, self.now, self.world.seed_of_step()):
             self.start(effect)
 

@@ -154,6 +154,8 @@ class World:
             node.reader.accounts[account] = node
             if role == SCHEDULER:
                 node.reader.schedulers.append(node)
+            elif role == KEY_SERVICE:
+                node.reader.services.append(node)
         self.nodes[name] = self._by_peer[me.peer] = node
         self._names[account] = name
         self.of_role[role].append(node)
@@ -171,10 +173,6 @@ class World:
         self.before[self.nodes[name].account] = self.options.purse
         self.nodes[name].boot()
         self.troubles.plan(self.nodes[name])
-
-    @property
-    def services(self) -> list[SharedNode]:
-        return [node for node in self.of_role[KEY_SERVICE] if isinstance(node, SharedNode)]
 
     @property
     def budget(self) -> int:

@@ -68,7 +68,6 @@ class JobBook(msgspec.Struct):
     segments: dict[int, SegmentBook]
     open_since: int
     cancelled: bool = False
-    closed: bool = False
     settled_to: int = 0
     fruitless: int = 0
     """Segments that failed since the last one was committed."""
@@ -135,6 +134,8 @@ class State(msgspec.Struct):
     """By range: serial of the wake that ends the time to answer."""
     records: dict[str, Record] = msgspec.field(default_factory=dict)
     serial: int = 0
+    closed: int = 0
+    """Jobs that are over, of which nothing else is remembered."""
 
 
 def range_key(job: int, parent: int, start: int, stop: int) -> str:

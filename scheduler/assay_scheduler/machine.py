@@ -51,7 +51,7 @@ from assay.chain import (
     Withheld,
 )
 from assay.codec import Message
-from assay.ids import JobId, PeerId
+from assay.ids import PeerId
 from assay.messages import Ack, Heartbeat, OfferMessage, Refusal
 from assay.runtime import (
     AnyEffect,
@@ -103,8 +103,8 @@ class SchedulerMachine(Placing):
             case Done(outcome=JobLoaded() as loaded):
                 return self._mirror(loaded)
             case Fetched(key=key) if key.startswith("spec:"):
-                job = int(key.split(":")[1])
-                return [Do(key=f"load:{job}", task=LoadJob(job=JobId(job), spec=self.state.jobs[job].terms.spec))]
+                found = self.state.jobs.get(int(key.split(":")[1]))
+                return [Do(key=f"load:{found.id}", task=LoadJob(job=found.id, spec=found.terms.spec))] if found is not None else []
             case Failed():
                 return self._on_failed(event, now)
             case Sent() | _:
@@ -114,9 +114,10 @@ class SchedulerMachine(Placing):
         """For `assay scheduler status`."""
         return {
             "jobs": [
-                {"job": j.id, "steps": j.terms.steps, "settled_to": j.settled_to, "closed": j.closed, "segments": j.count + len(j.segments)}
+                {"job": j.id, "steps": j.terms.steps, "settled_to": j.settled_to, "segments": j.count + len(j.segments)}
                 for j in self.state.jobs.values()
             ],
+            "closed_jobs": self.state.closed,
         }
 
     # ---- the chain -------------------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ class SchedulerMachine(Placing):
                 self.state.jobs[event.job].cancelled = True
                 return self._close_if_over(self.state.jobs[event.job])
             case JobClosed():
-                return self._on_closed(self.state.jobs[event.job])
+                return self._on_closed(self.state.jobs.pop(event.job))
             case Assigned():
                 return self._on_assigned(event, now)
         segment_id = getattr(event, "segment", None)
@@ -194,7 +195,9 @@ class SchedulerMachine(Placing):
         return Fetch(key=f"spec:{job.id}", cid=job.terms.spec, limit=8 << 20, near=self._near(job.client))
 
     def _mirror(self, loaded: JobLoaded) -> list[AnyEffect]:
-        spec, job = loaded.spec, self.state.jobs[loaded.job]
+        spec, job = loaded.spec, self.state.jobs.get(loaded.job)
+        if job is None:
+            return []
         near = self._near(job.client)
         cids = [spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)]
         return [Fetch(key=f"mirror:{cid}", cid=cid, limit=self.config.blob_limit, near=near) for cid in cids]
@@ -263,10 +266,11 @@ class SchedulerMachine(Placing):
         if kind in ("choose", "rested", "open"):
             return self._on_turn(kind, rest, now)
         if kind == "deadline":
-            job = self.state.jobs[int(rest)]
-            return [] if job.cancelled or job.closed else [Send(key=f"cancel:{rest}", call=CancelJob(job=job.id))]
+            job = self.state.jobs.get(int(rest))
+            return [] if job is None or job.cancelled else [Send(key=f"cancel:{rest}", call=CancelJob(job=job.id))]
         if kind == "takeover":
-            return self._on_takeover(self.state.jobs[int(rest.split(":")[0])], now)
+            job = self.state.jobs.get(int(rest.split(":")[0]))
+            return self._on_takeover(job, now) if job is not None else []
         book = self._segment(int(rest.split(":")[0]))
         if book is None:
             return []
@@ -299,7 +303,7 @@ class SchedulerMachine(Placing):
         return []
 
     def _on_takeover(self, job: JobBook, now: int) -> list[AnyEffect]:
-        if job.closed or job.cancelled or job.settled_to == job.terms.steps:
+        if job.cancelled or job.settled_to == job.terms.steps:
             return []
         due = job.open_since + job.terms.params.takeover_window
         tip = job.tip()
@@ -332,7 +336,7 @@ class SchedulerMachine(Placing):
 
     def _close_if_over(self, job: JobBook) -> list[AnyEffect]:
         """A cancelled job is closed when nothing of it is live."""
-        over = job.cancelled and not job.closed and not job.busy()
+        over = job.cancelled and not job.busy()
         return [Send(key=f"close:{job.id}", call=CloseJob(job=job.id))] if over else []
 
     # ---- small things ----------------------------------------------------------------------------------------------------
@@ -354,12 +358,11 @@ class SchedulerMachine(Placing):
         job.base = settled.id
 
     def _on_closed(self, job: JobBook) -> list[AnyEffect]:
-        job.closed = True
         for segment in job.segments:
             del self.state.job_of[segment]
-        job.count, job.segments = job.count + len(job.segments), {}
         self._forget_ranges(job)
-        return []
+        self.state.closed += 1
+        return [Cancel(key=f"deadline:{job.id}")] if job.terms.scheduler == self.config.account else []
 
     def _segment(self, segment: int) -> SegmentBook | None:
         job = self.state.job_of.get(segment)

@@ -27,7 +27,7 @@ class Placing:
 
     def _seek(self, job: JobBook, now: int) -> list[AnyEffect]:
         """Announces the next range to place when it is time; assigns it when it is open and offers for it are there."""
-        if not self._mine(job) or job.cancelled or job.closed:
+        if not self._mine(job) or job.cancelled:
             return []
         parent, start, live, unsettled = job.tip()
         if start >= job.terms.steps:
@@ -62,7 +62,9 @@ class Placing:
     def _on_turn(self, kind: str, rest: str, now: int) -> list[AnyEffect]:
         """The time to answer is over (`choose`), the rest after failures (`rested`), or a range is about to open."""
         range_, _, serial = rest.rpartition(":")
-        job = self.state.jobs[int(range_.split(":")[0])]
+        job = self.state.jobs.get(int(range_.split(":")[0]))
+        if job is None:
+            return []
         if kind == "open":
             return self._seek(job, now)
         if range_ not in self.state.soliciting or (kind == "choose" and self.state.turns.get(range_) != int(serial)):
