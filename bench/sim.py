@@ -1,7 +1,7 @@
 # Measures the simulated network: useful-work share of the providers' time at 1,000 nodes of which 5 % leave an hour; a scheduler's time and
 # memory for a segment at 10, 100, 1,000 and 10,000 nodes; time and memory of 10,000 nodes with 100,000 segments. Against: the same
 # scheduler with 10 nodes. Goals: a share of 95 %; flat over the sizes; minutes on 2 cores.
-"""Run: python bench/sim.py [--quick] [--json] [--plot FILE.svg] [--only flat|useful|large]"""
+"""Run: python bench/sim.py [--quick] [--json] [--plot FILE.svg] [--only flat|useful|large] [--segments N]"""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from assay.sim.report import report
 from assay_scheduler.books import Config
 from assay_scheduler.machine import SchedulerMachine
 
-SEGMENTS = 10
-"""Of each job in `flat`."""
+SEGMENTS = 50
+"""Of each job in `flat`; so few jobs that five workers are enough for them."""
+JOB = 25
+"""Segments of a job in `large`."""
 
 
 class Timed(SchedulerMachine):
@@ -97,9 +99,9 @@ def useful(quick: bool) -> dict[str, Any]:
     ))  # fmt: skip
 
 
-def large() -> dict[str, Any]:
+def large(segments: int) -> dict[str, Any]:
     return whole(Options(
-        shared=True, fanout=6, schedulers=4, key_services=20, jobs=4000, every=0.5, steps=50, segment_steps=2, workers=6500, verifiers=3500,
+        shared=True, fanout=6, schedulers=4, key_services=20, jobs=segments // JOB, every=0.5, steps=2 * JOB, segment_steps=2, workers=6500, verifiers=3500,
         step_seconds=150.0, leaving=0.05, loss=0.01, deadline=100_000,
     ))  # fmt: skip
 
@@ -136,17 +138,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--only", choices=["flat", "useful", "large"])
+    parser.add_argument("--segments", type=int, default=100_000, help="of `large`")
     args = parser.parse_args()
     found: dict[str, Any] = {}
     if args.only in (None, "flat"):
-        flat(10, 2)  # warm
-        found["flat"] = [flat(nodes, 10 if args.quick else 40) for nodes in ((10, 1000) if args.quick else (10, 100, 1000, 10_000))]
+        flat(10, 1)  # warm
+        found["flat"] = [flat(nodes, 1 if args.quick else 4) for nodes in ((10, 1000) if args.quick else (10, 100, 1000, 10_000))]
         if args.plot is not None:
             plot(found["flat"], args.plot)
     if args.only in (None, "useful"):
         found["useful"] = useful(args.quick)
     if args.only == "large" or (args.only is None and not args.quick):
-        found["large"] = large()
+        found["large"] = large(args.segments)
     for name, part in found.items():
         for row in part if isinstance(part, list) else [part]:
             print(f"{name:7}", ", ".join(f"{key} {value}" for key, value in row.items()), file=sys.stderr)
