@@ -15,7 +15,7 @@ from assay.adapters.memory_stakes import JOBS
 from assay.chain import SegmentState, Slashed
 from assay.cli.app import app
 from assay.ids import SegmentId
-from assay.sim import Options, World
+from assay.sim import CrashAt, Options, World
 from assay.sim.invariants import Broken
 from assay.sim.report import report
 from assay.sim.timeline import draw
@@ -144,6 +144,20 @@ def test_reorganisations_change_nothing(seed: int) -> None:
     assert ends(rough) == ends(calm)
     assert any(i.what == "reorganisation" for i in rough.figures.incidents)
     assert report(rough, True, 0.0).problems == []
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_job_whose_scheduler_is_gone_for_good_is_finished_by_another(share: float) -> None:
+    """Killed with its disk, at a share of its way; who takes over has the chain and the blobs."""
+    options = Options(steps=8, workers=3, verifiers=5, schedulers=2)
+    calm = World(options, 2)
+    assert calm.run()
+    point = int(share * len(calm.points["scheduler-0"]))
+    world = World(options, 2, crash=CrashAt("scheduler-0", point, wipe=True, forever=True))
+    assert world.run()
+    assert ends(world) == ends(calm)
+    assert None not in ends(world)
+    assert any(name == "scheduler-1" and note.topic == "takeover" for _, name, note in world.log)
 
 
 # ---- the product ---------------------------------------------------------------------------------------------------------------
