@@ -30,10 +30,11 @@ from assay.chain import (
     Withheld,
 )
 from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
-from assay.messages import Ack, Heartbeat, JobAnnouncement, OfferMessage, Refusal
+from assay.messages import Ack, HandOver, Heartbeat, JobAnnouncement, OfferMessage, Refusal
 from assay.runtime import (
     AnyEffect,
     AnyEvent,
+    Ask,
     Asked,
     ChainSeen,
     Core,
@@ -236,6 +237,28 @@ def test_a_lease_that_lapses_is_called_and_its_range_announced_again(bench: Benc
     assert isinstance(call, Lapse)
     (announcement,) = announced(bench.seen(Lapsed, segment=SegmentId(1), fee=3))
     assert (announcement.parent, announcement.start) == (0, 0)
+
+
+def test_a_provider_that_takes_three_times_as_long_as_others_did_is_asked_to_hand_over(bench: Bench) -> None:
+    """The deadline follows from the job's own segments; without a history, and for a lease that ends sooner, there is none."""
+    post(bench, steps=100, params=Params(depth=8))
+    for segment in range(1, 5):
+        start = (segment - 1) * 10
+        assigned(bench, segment, parent=segment - 1, start=start, stop=start + 10)
+        bench.seen(Activated, segment=SegmentId(segment), lease_until=bench.now + 1000)
+        slow = [k for k in bench.core.outstanding if k == f"slow:{segment}"]
+        assert bool(slow) == (segment == 4)
+        if segment < 4:
+            bench.now += 20
+            committed(bench, segment, start + 10)
+    since = bench.now
+    effects = bench.wake("slow:4")
+    assert bench.now == since + 3 * 20 + 1
+    (ask,) = [e for e in effects if isinstance(e, Ask)]
+    assert (ask.peer, ask.message) == (PeerId(f"peer-{W1}"), HandOver(segment=SegmentId(4)))
+    (announcement,) = announced(committed(bench, 4, 33))
+    assert (announcement.start, announcement.stop) == (33, 40)
+    assert bench.core.machine.state.records[W1].slowness > 300
 
 
 def test_a_liar_s_descendants_are_voided_and_it_is_not_taken_again(bench: Bench) -> None:

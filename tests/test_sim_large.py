@@ -16,9 +16,12 @@ from assay.chain import SegmentState, Slashed
 from assay.cli.app import app
 from assay.ids import SegmentId
 from assay.sim import CrashAt, Options, World
+from assay.sim.cast import HONEST, Part, Self, worker_config
 from assay.sim.invariants import Broken
+from assay.sim.options import FAST
 from assay.sim.report import report
 from assay.sim.timeline import draw
+from assay_worker.machine import WorkerMachine
 from tests.audited import check_audit
 
 LARGE = Options(
@@ -158,6 +161,31 @@ def test_a_job_whose_scheduler_is_gone_for_good_is_finished_by_another(share: fl
     assert ends(world) == ends(calm)
     assert None not in ends(world)
     assert any(name == "scheduler-1" and note.topic == "takeover" for _, name, note in world.log)
+
+
+def test_a_provider_that_becomes_slow_hands_over_what_it_has_not_done_and_is_paid_for_the_rest() -> None:
+    """The cheapest of three gets every segment, until it takes twenty times as long for a step."""
+
+    def cheap(me: Self) -> WorkerMachine:
+        return WorkerMachine(msgspec.structs.replace(worker_config(me), price_per_step=me.options.price_cap // 4))
+
+    options = Options(steps=48, segment_steps=8, workers=3, verifiers=5, params=msgspec.structs.replace(FAST, depth=8, lease_window=3600))
+    world = World(options, 4, {"worker-0": Part(cheap, HONEST["worker"].hands)})
+    slow = world.nodes["worker-0"]
+
+    def three_committed() -> bool:
+        return sum(s.end_root is not None for s in world.receipts.segments.values()) >= 3
+
+    assert world.run(until=three_committed)
+    slow.pace = 20.0
+    assert world.run()
+    assert "straggler" in {note.topic for _, _, note in world.log}
+    segments = list(world.receipts.segments.values())
+    short = [s for s in segments if s.stop % 8 and s.provider == slow.account]
+    assert short
+    assert all(s.state == SegmentState.SETTLED for s in segments)
+    assert all(s.provider != slow.account for s in segments if s.start >= short[-1].stop)
+    assert ends(world) == ends(play(options))
 
 
 # ---- the product ---------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ LONGEST_PAUSE = 3600
 """Seconds."""
 PACES = 8
 """Segments of a job from which it is learnt how long a step takes."""
+ENOUGH_PACES = 3
+STRAGGLES = 3
+"""A provider that takes as many times as long as the median of the job's last segments, once there are enough, is asked to hand over."""
 MAX_BIDS = 256
 """Offers kept for one range; a flood of them is cut off."""
 

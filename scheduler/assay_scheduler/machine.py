@@ -52,10 +52,11 @@ from assay.chain import (
 )
 from assay.codec import Message
 from assay.ids import PeerId
-from assay.messages import Ack, Heartbeat, OfferMessage, Refusal
+from assay.messages import Ack, HandOver, Heartbeat, OfferMessage, Refusal
 from assay.runtime import (
     AnyEffect,
     AnyEvent,
+    Ask,
     Asked,
     Cancel,
     ChainSeen,
@@ -72,7 +73,7 @@ from assay.runtime import (
     Woke,
 )
 from assay.tasks import JobLoaded, LoadJob, OfferVerified
-from assay_scheduler.books import LIVE_UNCOMMITTED, PACES, Config, JobBook, SegmentBook, State, range_key
+from assay_scheduler.books import ENOUGH_PACES, LIVE_UNCOMMITTED, PACES, STRAGGLES, Config, JobBook, SegmentBook, State, range_key
 from assay_scheduler.placement import Record
 from assay_scheduler.placing import Placing
 
@@ -145,7 +146,7 @@ class SchedulerMachine(Placing):
         match event:
             case Activated():
                 book.state, book.since = SegmentState.ACTIVE, now
-                return [self._late(book, event.lease_until), *self._seek(job, now)]
+                return [self._late(book, event.lease_until), *self._watch(job, book), *self._seek(job, now)]
             case Committed():
                 book.stop, book.state = event.stop, SegmentState.COMMITTED
                 job.open_since, job.fruitless = now, 0
@@ -276,6 +277,10 @@ class SchedulerMachine(Placing):
             return []
         if kind == "late":
             return self._on_late(book, now)
+        if kind == "slow" and book.state == SegmentState.ACTIVE:
+            text = f"segment {book.id}: {book.provider} takes more than {STRAGGLES} times as long as others did; it is asked to hand over"
+            ask = [Ask(key=f"handover:{book.id}", peer=peer, message=HandOver(segment=book.id)) for peer in self._near(book.provider)]
+            return [self._note("straggler", book, text), *ask]
         if kind == "draw" and book.state == SegmentState.COMMITTED:
             return [Send(key=f"call-draw:{rest}", call=Draw(segment=book.id))]
         if kind == "decide" and book.state == SegmentState.SERVED:
@@ -340,6 +345,12 @@ class SchedulerMachine(Placing):
         return [Send(key=f"close:{job.id}", call=CloseJob(job=job.id))] if over else []
 
     # ---- small things ----------------------------------------------------------------------------------------------------
+
+    def _watch(self, job: JobBook, book: SegmentBook) -> list[AnyEffect]:
+        """A deadline of its own for a segment that begins, where the job's history gives one that is earlier than the lease's."""
+        due = book.since + STRAGGLES * job.pace * (book.stop - book.start) // 1000
+        mine = self._mine(job) and len(job.paces) >= ENOUGH_PACES
+        return [Wake(key=f"slow:{book.id}", at=due + 1)] if mine and due < book.due else []
 
     def _learn(self, job: JobBook, book: SegmentBook, now: int) -> None:
         """How long a step took: of the job, to know when its next range opens; of the provider, against others of the job."""
