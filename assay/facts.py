@@ -173,8 +173,14 @@ class Facts(msgspec.Struct):
     jobs: dict[JobId, JobFacts] = {}
     segments: dict[SegmentId, SegmentFacts] = {}
     disputes: dict[DisputeId, DisputeFacts] = {}
+    by_job: dict[JobId, list[SegmentId]] = {}
+    """The known segments of each job, in the order in which they were assigned."""
     pinned: set[SegmentId] = set()
     """Segments whose files this node keeps for a dispute: they and their parents are not forgotten."""
+
+    def of_job(self, job: JobId) -> list[SegmentFacts]:
+        """Its known segments, in the order in which they were assigned."""
+        return [self.segments[segment] for segment in self.by_job.get(job, ())]
 
     def disputes_over(self, segment: SegmentId) -> list[DisputeFacts]:
         return [d for d in self.disputes.values() if d.segment == segment]
@@ -206,6 +212,7 @@ class Facts(msgspec.Struct):
                 self.segments[event.segment] = SegmentFacts(
                     event.segment, event.job, event.parent, event.provider, event.start, event.stop, event.price, event.activate_by
                 )
+                self.by_job.setdefault(event.job, []).append(event.segment)
                 self._touch(event.job, event.time)
             case DisputeSealed():
                 self.disputes[event.dispute] = DisputeFacts(event.dispute, event.segment, event.challenger, event.open_by)
@@ -292,12 +299,15 @@ class Facts(msgspec.Struct):
 
     def _forget_before(self, settled: SegmentFacts) -> None:
         """Settlement is in order, so nothing builds on what ended before the segment that settles now."""
-        before = [s for s in self.segments.values() if s.job == settled.job and s.segment < settled.segment and not s.live]
-        kept = self.pinned | {d.segment for d in self.disputes.values()}
-        kept |= {s.parent for s in self.segments.values() if s.segment in kept}
-        for seg in before:
-            if seg.segment not in kept:
-                del self.segments[seg.segment]
+        known = self.of_job(settled.job)
+        kept = {s.segment for s in known if s.segment in self.pinned} | {d.segment for d in self.disputes.values()}
+        kept |= {s.parent for s in known if s.segment in kept}
+        self._drop(settled.job, {s.segment for s in known if s.segment < settled.segment and not s.live and s.segment not in kept})
+
+    def _drop(self, job: JobId, segments: set[SegmentId]) -> None:
+        for segment in segments:
+            del self.segments[segment]
+        self.by_job[job] = [segment for segment in self.by_job[job] if segment not in segments]
 
     def _window(self, seg: SegmentFacts) -> int:
         return self.jobs[seg.job].terms.params.challenge_window if seg.job in self.jobs else 0

@@ -68,6 +68,12 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     """Bit pattern of the mean loss of the last step."""
 
 
+class HandOver(Message, frozen=True, kw_only=True):
+    """Scheduler to provider: it is much slower than others were at this job. It commits what is done, is paid for that, and another goes on."""
+
+    segment: SegmentId
+
+
 class BoundaryRequest(Message, frozen=True, kw_only=True):
     """Verifier to provider: the states on both sides of a drawn link."""
 
@@ -152,7 +158,7 @@ class Ack(Message, frozen=True, kw_only=True):
     pass
 
 
-AnyRequest = OfferMessage | Heartbeat | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest
+AnyRequest = OfferMessage | Heartbeat | HandOver | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest
 AnyReply = Boundary | KeyGrant | Nodes | Refusal | Ack
 AnyGossip = JobAnnouncement
 

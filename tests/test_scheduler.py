@@ -12,6 +12,7 @@ from assay.chain import (
     AnyChainEvent,
     Assign,
     Assigned,
+    Attested,
     CancelJob,
     CloseJob,
     Committed,
@@ -29,10 +30,11 @@ from assay.chain import (
     Withheld,
 )
 from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
-from assay.messages import Ack, Heartbeat, JobAnnouncement, OfferMessage, Refusal
+from assay.messages import Ack, HandOver, Heartbeat, JobAnnouncement, OfferMessage, Refusal
 from assay.runtime import (
     AnyEffect,
     AnyEvent,
+    Ask,
     Asked,
     ChainSeen,
     Core,
@@ -212,11 +214,15 @@ def test_a_prefix_opens_the_rest_under_its_own_range(bench: Bench) -> None:
 def test_no_more_unsettled_segments_than_the_policy_allows(bench: Bench) -> None:
     post(bench)
     for segment, start in ((1, 0), (2, 10)):
-        assigned(bench, segment, parent=segment - 1, start=start, stop=start + 10)
-        bench.bid(W2, 700, parent=segment, start=start + 10, stop=start + 20)
-        bench.wake(f"choose:1:{segment}")
-        effects = committed(bench, segment, start + 10)
-    assert not [c for c in sent(effects) if isinstance(c, Assign)]
+        effects = assigned(bench, segment, parent=segment - 1, start=start, stop=start + 10)
+        committed(bench, segment, start + 10)
+    assert not announced(effects)  # an offer for what cannot be assigned would keep its worker from other jobs
+    bench.seen(Attested, segment=SegmentId(1), settle_after=bench.now + 100)
+    settles = bench.now + 100
+    assert announced(bench.wake("open:1:2"))
+    assert bench.now == settles + 1 - 5
+    bench.bid(W2, 700, parent=2, start=20, stop=30)
+    assert not sent(bench.wake("choose:1:2"))
     (call,) = [c for c in sent(bench.seen(Settled, segment=SegmentId(1), provider=W1, price=1)) if isinstance(c, Assign)]
     assert call.offer.start == 20
 
@@ -231,6 +237,28 @@ def test_a_lease_that_lapses_is_called_and_its_range_announced_again(bench: Benc
     assert isinstance(call, Lapse)
     (announcement,) = announced(bench.seen(Lapsed, segment=SegmentId(1), fee=3))
     assert (announcement.parent, announcement.start) == (0, 0)
+
+
+def test_a_provider_that_takes_three_times_as_long_as_others_did_is_asked_to_hand_over(bench: Bench) -> None:
+    """The deadline follows from the job's own segments; without a history, and for a lease that ends sooner, there is none."""
+    post(bench, steps=100, params=Params(depth=8))
+    for segment in range(1, 5):
+        start = (segment - 1) * 10
+        assigned(bench, segment, parent=segment - 1, start=start, stop=start + 10)
+        bench.seen(Activated, segment=SegmentId(segment), lease_until=bench.now + 1000)
+        slow = [k for k in bench.core.outstanding if k == f"slow:{segment}"]
+        assert bool(slow) == (segment == 4)
+        if segment < 4:
+            bench.now += 20
+            committed(bench, segment, start + 10)
+    since = bench.now
+    effects = bench.wake("slow:4")
+    assert bench.now == since + 3 * 20 + 1
+    (ask,) = [e for e in effects if isinstance(e, Ask)]
+    assert (ask.peer, ask.message) == (PeerId(f"peer-{W1}"), HandOver(segment=SegmentId(4)))
+    (announcement,) = announced(committed(bench, 4, 33))
+    assert (announcement.start, announcement.stop) == (33, 40)
+    assert bench.core.machine.state.records[W1].slowness > 300
 
 
 def test_a_liar_s_descendants_are_voided_and_it_is_not_taken_again(bench: Bench) -> None:

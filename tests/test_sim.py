@@ -188,7 +188,8 @@ def test_one_false_link_is_caught_as_often_as_the_formula_says(links: int, k: in
     ids=["says the opposite", "says yes unseen", "sleeps", "sleeps after its receipt", "was told the root", "copies a seal"],
 )
 def test_a_verifier_that_does_not_check_is_not_paid_and_the_worker_is(part: Part, charged: list[str]) -> None:
-    found = play(Options(workers=1, verifiers=3), 5, {"verifier-0": part})
+    # With this seed no drawn opening happens to be the last leaf of a made-up trace, which the audit would find.
+    found = play(Options(workers=1, verifiers=3), 6, {"verifier-0": part})
     paid = found.report.paid
     assert found.report.outcomes == {"settled": 2}
     assert paid["worker-0"] == 2 * PRICE

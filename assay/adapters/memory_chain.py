@@ -64,6 +64,8 @@ class MemoryLedger:
         self._events: list[list[ChainEvent]] = [[]]
         self.origins: dict[tuple[int, int], tuple[Address, AnyCall]] = {}
         """Who sent which call, by the block and index of the events that came of it."""
+        self._kept = 0
+        """The first block whose calls and events are kept."""
         self._done: list[list[Callable[[], object]]] = [[]]
         """What was done in each block, so that a reorganisation can do the remaining blocks again."""
         self._open()
@@ -107,7 +109,7 @@ class MemoryLedger:
 
     def reorg(self, depth: int) -> None:
         """Drops the pending calls and the last `depth` blocks with what was done in them; later blocks get other hashes."""
-        if not 0 <= depth < len(self.blocks):
+        if not 0 <= depth < len(self.blocks) or self._kept:
             raise ValueError(f"{depth} blocks cannot be dropped from {len(self.blocks) - 1}")
         keep = list(zip(self.blocks, self._done, strict=True))[1 : len(self.blocks) - depth]
         genesis = self.blocks[0]
@@ -121,6 +123,15 @@ class MemoryLedger:
                 self._ops.append(operation)
             self._close(block)
         self._fork += 1
+
+    def forget(self, before: int) -> None:
+        """Lets go of the calls and events of the blocks below `before`, for long runs; these blocks can no more be reorganised."""
+        for number in range(self._kept, min(before, self.head.number)):
+            for event in self._events[number]:
+                self.origins.pop((event.block, event.index), None)
+            self._events[number], self._done[number] = [], []
+        self._kept = max(self._kept, before)
+        self.receipts = {key: block for key, block in self.receipts.items() if block >= before}
 
     def _do(self, operation: Callable[[], object]) -> None:
         operation()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import audit, dispute, doctor, economics, jobs, keys, net, roles
+from assay.cli import audit, dispute, doctor, economics, jobs, keys, net, roles, sim
 from assay.cli.common import group
 
 app = group(
@@ -41,4 +41,4 @@ app.add_typer(dispute.app, name="dispute")
 app.command()(jobs.run)
 app.command("economics")(economics.economy)
 app.command()(doctor.doctor)
-app.command()(net.sim)
+app.command()(sim.sim)

@@ -1,4 +1,4 @@
-"""`assay net`, `assay demo`, `assay sim`: networks on this machine."""
+"""`assay net`, `assay demo`: networks on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli.common import USAGE, Bootstrap, Contract, Data, Json, Rpc, Trouble, group, run, settings, show
+from assay.cli.common import Bootstrap, Contract, Data, Json, Rpc, Trouble, group, run, settings, show
 
 app = group("A network on this machine: a chain, the contracts, a bootstrap node, a faucet. All on loopback.")
 
@@ -101,47 +101,3 @@ def demo(
     if result["final_state_root"] != result["local_state_root"]:
         why = "this must not happen: it is a bug of ours"
         raise Trouble("the network's weights are not those of the local run", why, "assay demo --keep FOLDER keeps the logs")
-
-
-def sim(
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many runs.")] = 20,
-    first: Annotated[int, typer.Option("--first", min=0, help="The first seed; a run is repeated exactly by its seed.")] = 0,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="In each run.")] = 3,
-    workers: Annotated[int, typer.Option("--workers", min=1)] = 3,
-    verifiers: Annotated[int, typer.Option("--verifiers", min=3)] = 5,
-    loss: Annotated[float, typer.Option("--loss", min=0.0, max=0.9, help="Share of messages between peers that are lost.")] = 0.05,
-    churn: Annotated[float, typer.Option("--churn", min=0.0, help="Crashes of each node in 1,000 seconds.")] = 5.0,
-    partitions: Annotated[float, typer.Option("--partitions", min=0.0, help="Partitions of the network in 1,000 seconds.")] = 2.0,
-    part: Annotated[
-        list[str] | None, typer.Option("--part", metavar="NODE=MODULE:NAME", help="Puts a part of your own in a node's place (assay.sim.cast).")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Whole networks on a virtual clock, with crashes and losses: what becomes of every job, and whether the money adds up.
-
-    Example: [bold]assay sim --seeds 100 --churn 20[/bold]
-    """
-    from assay import sim as network
-    from assay.sim.cast import load
-
-    try:
-        cast = dict(load(text) for text in part or [])
-    except ValueError as error:
-        raise Trouble("that part cannot be had", str(error), "write for example --part worker-0=mymodule:LIAR", USAGE) from None
-    options = network.Options(jobs=jobs, workers=workers, verifiers=verifiers, loss=loss, churn=churn, partitions=partitions)
-    found = []
-    for report in network.run(options, range(first, first + seeds), cast):
-        found.append(report)
-        if not json:
-            outcomes = ", ".join(f"{count} {state}" for state, count in sorted(report.outcomes.items()))
-            print(f"seed {report.seed:<6} {report.virtual_seconds:8.0f} s simulated in {report.wall_seconds:5.2f} s   {outcomes}")
-            for line in [*(f"{r.party}, segment {r.segment}: {r.reason}" for r in report.rejections), *(f"PROBLEM {p}" for p in report.problems)]:
-                print(f"            {line}")
-    whole = network.summary(found)
-    if json:
-        show(whole)
-    else:
-        print("\n".join(f"{key:20} {value}" for key, value in whole.items()))
-    if whole["problems"]:
-        seed = next(report.seed for report in found if report.problems)
-        raise Trouble("a run broke what must hold of every run", str(whole["problems"]), f"assay sim --seeds 1 --first {seed} repeats it")

@@ -36,7 +36,7 @@ class Jobs(Base):
     def _forget_job(self, job: JobId) -> None:
         """A job that has ended, and of which nothing is live here, is not needed any more: its document may be large."""
         facts = self.state.facts
-        if facts.jobs[job].over and not any(seg.job == job and (seg.live or seg.segment in facts.pinned) for seg in facts.segments.values()):
+        if facts.jobs[job].over and not any(seg.live or seg.segment in facts.pinned for seg in facts.of_job(job)):
             self.state.jobs.pop(job, None)
 
     def _job(self, job: JobId) -> JobSpec | None:

@@ -25,6 +25,8 @@ class Blockchain:
         self._start = ledger.head.time
         self._calls: list[tuple[Address, CallId, AnyCall, Callable[[int | Reverted], None]]] = []
         self._times: list[int] = []
+        self._unfinal: list[tuple[int, Address, CallId, AnyCall]] = []
+        """Calls of the blocks that a reorganisation may drop, with the number of the block."""
         self._wanted = 0
         """Number of the last block that somebody waits for."""
         self._scheduled: float | None = None
@@ -38,6 +40,18 @@ class Blockchain:
         """`done` gets the number of the block, once that is mined, or the reason of the refusal."""
         self._calls.append((sender, call_id, call, done))
         self._plan(self.ledger.head.time + self.ledger.block_time)
+
+    def reorg(self) -> bool:
+        """Drops the blocks that are not final; their senders send what was in them again, in another order. False when there were none."""
+        keep = self.ledger.head.number - self.depth
+        dropped = [sent for sent in self._unfinal if sent[0] > keep]
+        if not dropped:
+            return False
+        self.ledger.reorg(self.depth)
+        again = [(sender, call_id, call, _told_before) for _, sender, call_id, call in reversed(dropped)]
+        self._calls, self._unfinal = [*again, *self._calls], []
+        self._plan(self.now)
+        return True
 
     def want(self, at: int, block: int) -> None:
         """Somebody waits for a block of this time and number."""
@@ -66,7 +80,10 @@ class Blockchain:
             ledger.mine(silent)
         calls, self._calls = self._calls, []
         answers: list[tuple[Callable[[int | Reverted], None], int | Reverted]] = []
+        number = ledger.head.number + 1
+        self._unfinal = [sent for sent in self._unfinal if sent[0] > ledger.head.number - self.depth]
         for sender, call_id, call, done in calls:
+            self._unfinal.append((number, sender, call_id, call))
             try:
                 answers.append((done, ledger.send(sender, call_id, call)))
             except Reverted as error:
@@ -85,3 +102,7 @@ class Blockchain:
             self._plan(ledger.head.time + ledger.block_time)
         elif self._times:
             self._plan(self._times[0])
+
+
+def _told_before(_: int | Reverted) -> None:
+    """Whoever sent it has been told when it was mined first; what is final it reads from the chain."""

@@ -7,6 +7,7 @@ replaced. What a task keeps lies in `disk`, which outlives a crash and not a del
 from __future__ import annotations
 
 import re
+from functools import cache, lru_cache
 from typing import Any
 
 from assay import cid, draw, links, merkle, votes
@@ -68,6 +69,17 @@ class Sealed(Message, frozen=True, kw_only=True):
     body: bytes
 
 
+@cache
+def method_of(task: type) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", task.__name__).lower()
+
+
+@lru_cache(maxsize=4096)
+def read_spec(document: bytes) -> JobSpec:
+    """Raises Malformed."""
+    return decode(document, JobSpec)
+
+
 def seal(body: Message, key: bytes) -> bytes:
     return encode(Sealed(key_id=sha256(key), body=encode(body)))
 
@@ -101,15 +113,14 @@ class Hands:
 
     def perform(self, task: AnyTask) -> AnyOutcome:
         """Raises TaskFailed or Outage."""
-        name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(task).__name__).lower()
-        outcome: AnyOutcome = getattr(self, name)(task)
+        outcome: AnyOutcome = getattr(self, method_of(type(task)))(task)
         return outcome
 
     # ---- jobs ------------------------------------------------------------------------------------------------------------
 
     def spec(self, name: Cid) -> JobSpec:
         try:
-            return decode(self.store.stored(name), JobSpec)
+            return read_spec(self.store.stored(name))
         except Malformed as error:
             raise TaskFailed(Fault.PEER, f"the job's document is refused: {error}") from None
 

@@ -58,6 +58,8 @@ class SimNode:
         self.notes: list[runtime.Note] = []
         self.now, self.head = 0, -1
         self._new_disk()
+        self.pace = world.options.step_seconds
+        """Seconds that a training step takes here."""
         self._running: dict[str, object] = {}
         self._stops: dict[int, Callable[[], None]] = {}
         self._asked: dict[int, tuple[PeerId, Callable[[AnyReply], None]]] = {}
@@ -135,7 +137,7 @@ class SimNode:
                 if self.now >= effect.at and self.head >= effect.block:
                     self.later(0, lambda: self.finish(effect, runtime.Woke(key=effect.key)))
                 else:
-                    self.world.chain.want(effect.at, effect.block)
+                    self.sleep(effect)
                 return
             case runtime.Cancel():
                 self._running.pop(effect.key, None)
@@ -152,6 +154,13 @@ class SimNode:
                 self.attempt(effect, 0, self.world.clock.now)
                 return
         self.world.point(self, f"after {type(effect).__name__}")
+
+    def sleep(self, wake: runtime.Wake) -> None:
+        """Until `deliver` finds it due."""
+        self.world.chain.want(wake.at, wake.block)
+
+    def hear(self, event: runtime.Heard) -> None:
+        self.step(event)
 
     def wanted(self, effect: Any) -> bool:
         return self._running.get(effect.key) is effect
@@ -250,7 +259,8 @@ class SimNode:
 
     def _train(self, effect: runtime.Do, task: RunSegment) -> None:
         """Takes `step_seconds` a step; steps done in an earlier life are on disk; a stop ends it after the step it is in."""
-        per, begun = self.world.options.step_seconds, self.world.clock.now
+        per, begun = self.pace, self.world.clock.now
+        self.world.trains(task)
         key = ("progress", task.segment)
         before = min(self.hands.disk.get(key, 0), task.stop - task.start)
 

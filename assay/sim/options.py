@@ -28,6 +28,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 2
     verifiers: int = 4
     schedulers: int = 1
+    """Jobs are spread over them and over the key services in turn."""
+    key_services: int = 1
     step_seconds: float = 1.0
     """What a worker takes for one training step."""
     stake: int = 1_000_000_000
@@ -46,6 +48,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Partitions of the peer network in 1,000 seconds, on average; the chain is reached from both sides."""
     split: tuple[float, float] = (10.0, 60.0)
     """How long a partition lasts."""
+    leaving: float = 0.0
+    """Share of the workers and verifiers that leave for good in an hour, with nothing said; as many others come."""
+    stragglers: float = 0.0
+    """Share of the workers that are `slowness` times as slow as the others."""
+    slowness: float = 4.0
+    liars: float = 0.0
+    """Share of the workers that commit to what they have not computed."""
+    reorgs: float = 0.0
+    """Reorganisations of the chain in 1,000 seconds, each of as many blocks as are not final."""
+    shared: bool = False
+    """Nodes share the facts of the chain, and keep no journals (assay.sim.reader, assay.sim.shared): for large networks, without disputes."""
+    readers: int = 4
+    """Chain nodes that a large network reads the chain from."""
+    fanout: int = 0
+    """Workers that an announcement reaches: those that the job's last one reached, one of them replaced by another; 0: everybody."""
     patience: float = 86_400.0
     """After this much virtual time the run ends, whatever is missing."""
     deadline: int = 7200

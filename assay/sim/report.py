@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,9 +17,8 @@ from assay.adapters.memory_stakes import JOBS, STAKES
 from assay.chain import SegmentState
 from assay.receipts import receipt
 from assay.sim.cast import Part
-from assay.sim.hands import decode_toy
+from assay.sim.invariants import honest
 from assay.sim.options import Options
-from assay.sim.toy import root
 from assay.sim.world import Watch, World
 
 
@@ -45,21 +44,29 @@ class Report(msgspec.Struct, frozen=True):
     unnoticed: list[int]
     """Segments that were paid although a link in them was wrong: none of those drawn was a wrong one."""
     problems: list[str]
+    figures: dict[str, float | int | None] = {}
+    """assay.sim.figures: useful share of the providers' time, median time to the first step, reassignment times."""
 
 
 def run(
-    options: Options | None = None, seeds: Iterable[int] = (0,), cast: Mapping[str, Part] | None = None, watch: Watch | None = None
-) -> Iterator[Report]:
-    """One report a seed. `cast` puts other parts in the place of honest ones (assay.sim.cast); `watch` sees every note of every node."""
+    options: Options | None = None, seeds: Iterable[int] = (0,), cast: Mapping[str, Part] | None = None, watch: Watch | None = None,
+    after: Callable[[World], None] | None = None,
+) -> Iterator[Report]:  # fmt: skip
+    """One report a seed. `cast` puts other parts in the place of honest ones (assay.sim.cast); `watch` sees every note of every node, `after`
+    every world when its run is over."""
     for seed in seeds:
         began = time.perf_counter()
         world = World(options or Options(), seed, cast, watch=watch)
         try:
             finished = world.run()
+            world.invariants.count()
         except Exception as error:
             error.add_note(f"the simulation with seed {seed} failed; the same seed and options repeat it")
             raise
-        yield report(world, finished, time.perf_counter() - began)
+        found = report(world, finished, time.perf_counter() - began)
+        if after is not None:
+            after(world)
+        yield found
 
 
 def summary(reports: Sequence[Report]) -> dict[str, Any]:
@@ -75,6 +82,7 @@ def summary(reports: Sequence[Report]) -> dict[str, Any]:
         "paid_though_wrong": sum(len(report.unnoticed) for report in reports),
         "rejections": sum(len(report.rejections) for report in reports),
         "problems": [f"seed {report.seed}: {problem}" for report in reports for problem in report.problems],
+        "figures": [report.figures for report in reports],
         "virtual_seconds": round(sum(report.virtual_seconds for report in reports)),
         "wall_seconds": round(wall, 3),
         "events_per_second": round(sum(report.events for report in reports) / wall) if wall else 0,
@@ -90,31 +98,20 @@ def report(world: World, finished: bool, wall: float) -> Report:
         finished=finished,
         virtual_seconds=world.clock.now,
         wall_seconds=wall,
-        events=len(world.ledger.events()),
+        events=world.events,
         outcomes=dict(Counter(segment.state.name.lower() for segment in segments)),
         paid=world.changes(),
         rejections=[Rejection(world.name_of(s.provider), int(s.number), receipt(s)) for s in failed],
         unnoticed=[int(number) for number in wrong],
+        figures=world.figures.whole(),
         problems=problems(world, finished),
     )
 
 
-def honest(world: World, number: int) -> bool:
-    """Whether every link of a committed segment follows from the one before."""
-    segment = world.ledger.jobs.segments[number]  # type: ignore[index]
-    terms = world.receipts.jobs[segment.job].terms
-    spec = world.specs[segment.job]
-    start = world.ledger.jobs.segments[segment.parent].end_root if segment.parent else terms.state_root
-    toy = decode_toy(world.store[spec.program])
-    ends = [link.end for link in toy.links(segment.start, segment.stop, start)]
-    return root(ends) == segment.link_root
-
-
 def problems(world: World, finished: bool) -> list[str]:
     found = []
-    before, after = sum(world.before.values()), sum(world.ledger.balances().values())
-    if before != after:
-        found.append(f"there were {before} tokens, now there are {after}")
+    if (after := sum(world.ledger.balances().values())) != world.minted:
+        found.append(f"there were {world.minted} tokens, now there are {after}")
     owed = sum(world.ledger.view(account).credit for account in world.ledger.balances())
     held = world.ledger.balances()[JOBS]
     if finished and owed != held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import NamedTuple
 
 import msgspec
@@ -16,6 +17,11 @@ PATIENT = 3
 """Failures in a row after which a range is announced only after a pause, doubling each time: what fails so is not the workers' doing."""
 LONGEST_PAUSE = 3600
 """Seconds."""
+PACES = 8
+"""Segments of a job from which it is learnt how long a step takes."""
+ENOUGH_PACES = 3
+STRAGGLES = 3
+"""A provider that takes as many times as long as the median of the job's last segments, once there are enough, is asked to hand over."""
 MAX_BIDS = 256
 """Offers kept for one range; a flood of them is cut off."""
 
@@ -24,7 +30,9 @@ class Config(msgspec.Struct, frozen=True):
     account: Address
     peer: PeerId
     offer_window: int = 5
-    """Seconds that workers have to answer an announcement."""
+    """Seconds that workers have to answer an announcement, while none has."""
+    offer_grace: int = 1
+    """Seconds that are waited for other offers after the first."""
     patience: int = 3
     """Seconds that the more interested party has to make a call before we make it."""
     volunteer: bool = True
@@ -43,6 +51,8 @@ class SegmentBook(msgspec.Struct):
     state: SegmentState
     due: int = 0
     """When the current state is late (chain time)."""
+    since: int = 0
+    """When it was activated."""
 
 
 class Tip(NamedTuple):
@@ -61,22 +71,48 @@ class JobBook(msgspec.Struct):
     segments: dict[int, SegmentBook]
     open_since: int
     cancelled: bool = False
-    closed: bool = False
     settled_to: int = 0
     fruitless: int = 0
     """Segments that failed since the last one was committed."""
+    base: SegmentId = SegmentId(0)
+    """The last segment that settled; none before it is remembered."""
+    count: int = 0
+    """Segments that were forgotten."""
+    paces: list[int] = []
+    """Milliseconds a step of the last segments, from activation to commitment."""
     overdue: bool = False
     """Its own scheduler has let the takeover window pass."""
 
     def tip(self) -> Tip:
         """Where the next range starts: after the last segment of the one chain of live segments."""
-        parent, live, unsettled = SegmentId(0), False, 0
+        parent, live, unsettled = self.base, False, 0
         while True:
             child = next((s for s in self.segments.values() if s.parent == parent and s.state not in FAILED), None)
             if child is None:
                 return Tip(parent, self.segments[parent].stop if parent else 0, live, unsettled)
             parent, live = child.id, child.state in LIVE_UNCOMMITTED
             unsettled += child.state != SegmentState.SETTLED
+
+    @property
+    def pace(self) -> int:
+        """Milliseconds that a step takes; 0 while that is not known."""
+        return int(median(self.paces)) if self.paces else 0
+
+    def opens(self) -> int | None:
+        """From when on the next range, which cannot be assigned now, will be, as far as that can be told; None: an event of the chain tells."""
+        tip = self.tip()
+        when = 0
+        if tip.live:
+            parent = self.segments[tip.parent]
+            if not self.pace or not parent.since:
+                return None
+            when = parent.since + self.pace * (parent.stop - parent.start) // 1000
+        if tip.unsettled >= self.terms.params.depth:
+            first = next((s for s in self.segments.values() if s.parent == self.base and s.state not in FAILED), None)
+            if first is None or first.state != SegmentState.ATTESTED:
+                return None
+            when = max(when, first.due + 1)
+        return when
 
     def busy(self) -> bool:
         """Whether a segment of it is live."""
@@ -97,8 +133,12 @@ class State(msgspec.Struct):
     """By range: the offer that was sent to the chain."""
     soliciting: dict[str, int] = msgspec.field(default_factory=dict)
     """By range: 1 while workers may answer, 0 while the job rests after failures, -1 when the time to answer is over."""
+    turns: dict[str, int] = msgspec.field(default_factory=dict)
+    """By range: serial of the wake that ends the time to answer."""
     records: dict[str, Record] = msgspec.field(default_factory=dict)
     serial: int = 0
+    closed: int = 0
+    """Jobs that are over, of which nothing else is remembered."""
 
 
 def range_key(job: int, parent: int, start: int, stop: int) -> str:

@@ -12,7 +12,8 @@ Everything a scheduler does after the assignment anyone may do: it calls `lapse`
 it knows comes from the chain and from offers; a job whose scheduler is gone is taken over by any other after `takeover_window`.
 It also mirrors what a job needs (sealed, so it learns nothing) and each committed checkpoint, so that no range depends on one disk.
 
-(One file because the table reads best in one place; a third of it is the vocabulary that it imports.)
+How a range is placed is assay_scheduler.placing. Of a job no more is remembered than its unsettled segments and the last settled one, so
+that a segment costs the same however many there were before it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from __future__ import annotations
 from assay.chain import (
     FAILED,
     Activated,
-    Assign,
     Assigned,
     Attested,
     CancelJob,
@@ -51,19 +51,20 @@ from assay.chain import (
     Withheld,
 )
 from assay.codec import Message
-from assay.ids import Address, JobId, PeerId, SegmentId
-from assay.messages import Ack, Heartbeat, JobAnnouncement, OfferMessage, Refusal
+from assay.ids import PeerId
+from assay.messages import Ack, HandOver, Heartbeat, OfferMessage, Refusal
 from assay.runtime import (
     AnyEffect,
     AnyEvent,
+    Ask,
     Asked,
+    Cancel,
     ChainSeen,
     Do,
     Done,
     Failed,
     Fetch,
     Fetched,
-    Gossip,
     Note,
     Reply,
     Send,
@@ -71,12 +72,13 @@ from assay.runtime import (
     Wake,
     Woke,
 )
-from assay.tasks import JobLoaded, LoadJob, OfferVerified, VerifyOffer
-from assay_scheduler.books import LIVE_UNCOMMITTED, LONGEST_PAUSE, MAX_BIDS, PATIENT, Config, JobBook, SegmentBook, State, range_key
-from assay_scheduler.placement import Bid, Record, rank
+from assay.tasks import JobLoaded, LoadJob, OfferVerified
+from assay_scheduler.books import ENOUGH_PACES, LIVE_UNCOMMITTED, PACES, STRAGGLES, Config, JobBook, SegmentBook, State, range_key
+from assay_scheduler.placement import Record
+from assay_scheduler.placing import Placing
 
 
-class SchedulerMachine:
+class SchedulerMachine(Placing):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = (Heartbeat,)
@@ -102,8 +104,8 @@ class SchedulerMachine:
             case Done(outcome=JobLoaded() as loaded):
                 return self._mirror(loaded)
             case Fetched(key=key) if key.startswith("spec:"):
-                job = int(key.split(":")[1])
-                return [Do(key=f"load:{job}", task=LoadJob(job=JobId(job), spec=self.state.jobs[job].terms.spec))]
+                found = self.state.jobs.get(int(key.split(":")[1]))
+                return [Do(key=f"load:{found.id}", task=LoadJob(job=found.id, spec=found.terms.spec))] if found is not None else []
             case Failed():
                 return self._on_failed(event, now)
             case Sent() | _:
@@ -113,9 +115,10 @@ class SchedulerMachine:
         """For `assay scheduler status`."""
         return {
             "jobs": [
-                {"job": job.id, "steps": job.terms.steps, "settled_to": job.settled_to, "closed": job.closed, "segments": len(job.segments)}
-                for job in self.state.jobs.values()
+                {"job": j.id, "steps": j.terms.steps, "settled_to": j.settled_to, "segments": j.count + len(j.segments)}
+                for j in self.state.jobs.values()
             ],
+            "closed_jobs": self.state.closed,
         }
 
     # ---- the chain -------------------------------------------------------------------------------------------------------
@@ -132,8 +135,7 @@ class SchedulerMachine:
                 self.state.jobs[event.job].cancelled = True
                 return self._close_if_over(self.state.jobs[event.job])
             case JobClosed():
-                self.state.jobs[event.job].closed = True
-                return []
+                return self._on_closed(self.state.jobs.pop(event.job))
             case Assigned():
                 return self._on_assigned(event, now)
         segment_id = getattr(event, "segment", None)
@@ -143,11 +145,12 @@ class SchedulerMachine:
         job = self.state.jobs[book.job]
         match event:
             case Activated():
-                book.state = SegmentState.ACTIVE
-                return [self._late(book, event.lease_until), *self._seek(job, now)]
+                book.state, book.since = SegmentState.ACTIVE, now
+                return [self._late(book, event.lease_until), *self._watch(job, book), *self._seek(job, now)]
             case Committed():
                 book.stop, book.state = event.stop, SegmentState.COMMITTED
                 job.open_since, job.fruitless = now, 0
+                self._learn(job, book, now)
                 near = self._near(book.provider)
                 return [
                     Fetch(key=f"mirror:{event.checkpoint}", cid=event.checkpoint, limit=self.config.blob_limit, near=near),
@@ -170,7 +173,7 @@ class SchedulerMachine:
             case Attested():
                 book.state = SegmentState.ATTESTED
                 book.due = event.settle_after
-                return [Wake(key=f"settle:{book.id}", at=event.settle_after + 1 + self.config.patience)]
+                return [Wake(key=f"settle:{book.id}", at=event.settle_after + 1 + self.config.patience), *self._seek(job, now)]
             case Settled():
                 return self._on_settled(job, book, now)
             case Lapsed() | Withheld() | Unpaid() | Voided() | Rejected():
@@ -193,7 +196,9 @@ class SchedulerMachine:
         return Fetch(key=f"spec:{job.id}", cid=job.terms.spec, limit=8 << 20, near=self._near(job.client))
 
     def _mirror(self, loaded: JobLoaded) -> list[AnyEffect]:
-        spec, job = loaded.spec, self.state.jobs[loaded.job]
+        spec, job = loaded.spec, self.state.jobs.get(loaded.job)
+        if job is None:
+            return []
         near = self._near(job.client)
         cids = [spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)]
         return [Fetch(key=f"mirror:{cid}", cid=cid, limit=self.config.blob_limit, near=near) for cid in cids]
@@ -210,13 +215,15 @@ class SchedulerMachine:
         self.state.bids.pop(key, None)
         self.state.assigning.pop(key, None)
         self.state.soliciting.pop(key, None)
+        asked = [Cancel(key=f"choose:{key}:{self.state.turns.pop(key)}")] if key in self.state.turns else []
         text = f"segment {book.id}: steps {book.start}-{book.stop} to {book.provider} for {book.price}"
-        return [self._late(book, event.activate_by), self._note("assigned", book, text), *self._seek(job, now)]
+        return [*asked, self._late(book, event.activate_by), self._note("assigned", book, text), *self._seek(job, now)]
 
     def _on_settled(self, job: JobBook, book: SegmentBook, now: int) -> list[AnyEffect]:
         book.state = SegmentState.SETTLED
         job.settled_to = book.stop
         self._record(book).settled += 1
+        self._forget_before(job, book)
         effects: list[AnyEffect] = [self._note("settled", book, f"segment {book.id}: settled, {book.provider} is paid {book.price}")]
         for child in job.segments.values():
             if child.parent == book.id and child.state == SegmentState.ATTESTED:
@@ -253,111 +260,27 @@ class SchedulerMachine:
                 effects.append(Send(key=f"void:{child.id}", call=VoidSegment(segment=child.id)))
         return [*effects, *self._seek(job, now), *self._close_if_over(job)]
 
-    # ---- placing ---------------------------------------------------------------------------------------------------------
-
-    def _seek(self, job: JobBook, now: int) -> list[AnyEffect]:
-        """Announces the next range to place, unless it is announced; assigns when offers for it are there."""
-        if not self._mine(job) or job.cancelled or job.closed:
-            return []
-        parent, start, live, unsettled = job.tip()
-        if start >= job.terms.steps:
-            return []
-        stop = min(job.terms.steps, (start // job.terms.segment_steps + 1) * job.terms.segment_steps)
-        key = range_key(job.id, parent, start, stop)
-        if key in self.state.assigning:
-            return []
-        if key not in self.state.soliciting:
-            if job.fruitless < PATIENT:
-                return self._announce(job, parent, start, stop, now)
-            if live:
-                return []
-            self.state.soliciting[key] = 0
-            pause = min(self.config.offer_window << min(job.fruitless - PATIENT + 1, 16), LONGEST_PAUSE)
-            text = f"job {job.id}: {job.fruitless} segments in a row came to nothing; it rests for {pause} s"
-            rest = Wake(key=f"rested:{key}:{job.fruitless}", at=now + pause)
-            return [Note(topic="paused", text=text, data={"job": job.id, "seconds": pause}), rest]
-        if live or unsettled >= job.terms.params.depth:
-            return []
-        if self.state.bids.get(key) and self.state.soliciting[key] < 0:  # the time to answer is over
-            return self._assign(job, key, now)
-        return []
-
-    def _announce(self, job: JobBook, parent: int, start: int, stop: int, now: int) -> list[AnyEffect]:
-        key = range_key(job.id, parent, start, stop)
-        respond_by = now + self.config.offer_window
-        self.state.soliciting[key] = 1
-        self.state.serial += 1
-        announcement = JobAnnouncement(
-            job=job.id, spec=job.terms.spec, parent=SegmentId(parent), start=start, stop=stop,
-            price_cap=job.terms.price_cap * (stop - start), scheduler=self.config.peer, respond_by=respond_by,
-        )  # fmt: skip
-        return [Gossip(message=announcement), Wake(key=f"choose:{key}:{self.state.serial}", at=respond_by)]
-
-    def _on_offer(self, ask: int, peer: PeerId, message: OfferMessage, now: int) -> list[AnyEffect]:
-        offer = message.offer
-        key = range_key(offer.job, offer.parent, offer.start, offer.stop)
-        if self.state.peers.get(offer.provider) != peer:
-            return [Reply(ask=ask, message=Refusal(reason="this peer is not the one that the provider registered on chain"))]
-        if key not in self.state.soliciting:
-            return [Reply(ask=ask, message=Refusal(reason="no offers are wanted for this range"))]
-        job = self.state.jobs[offer.job]
-        if offer.price > job.terms.price_cap * (offer.stop - offer.start):
-            return [Reply(ask=ask, message=Refusal(reason="the price is over the job's cap"))]
-        if offer.expires <= now:
-            return [Reply(ask=ask, message=Refusal(reason="the offer has expired"))]
-        if len(self.state.bids.get(key, [])) + len(self.state.pending) >= MAX_BIDS:
-            return [Reply(ask=ask, message=Refusal(reason="too many offers", retry_after=5))]
-        self.state.serial += 1
-        task = f"verify:{key}:{self.state.serial}"
-        self.state.pending[task] = message
-        return [Reply(ask=ask, message=Ack()), Do(key=task, task=VerifyOffer(offer=offer, signature=message.signature))]
-
-    def _on_verified(self, task: str, now: int) -> list[AnyEffect]:
-        message = self.state.pending.pop(task)
-        offer = message.offer
-        key = range_key(offer.job, offer.parent, offer.start, offer.stop)
-        if key not in self.state.soliciting:  # placed meanwhile
-            return []
-        bids = [bid for bid in self.state.bids.get(key, []) if bid.offer.provider != offer.provider]
-        self.state.bids[key] = [*bids, Bid(offer, message.signature, message.steps_per_second_milli)]
-        return self._seek(self.state.jobs[offer.job], now)
-
-    def _assign(self, job: JobBook, key: str, now: int) -> list[AnyEffect]:
-        parent, start, stop = (int(part) for part in key.split(":")[1:])
-        ranked = rank(self.state.bids.get(key, []), self.state.records, job.terms.price_cap * (stop - start), now)
-        self.state.bids[key] = ranked
-        if not ranked:
-            self.state.bids.pop(key, None)
-            return self._announce(job, parent, start, stop, now)
-        best = ranked[0]
-        self.state.assigning[key] = best
-        return [Send(key=f"assign:{key}:{best.offer.nonce}", call=Assign(offer=best.offer, signature=best.signature))]
-
     # ---- time and failure ------------------------------------------------------------------------------------------------
 
     def _on_wake(self, key: str, now: int) -> list[AnyEffect]:
         kind, _, rest = key.partition(":")
-        if kind in ("choose", "rested"):
-            range_, _, _ = rest.rpartition(":")
-            if range_ not in self.state.soliciting:
-                return []
-            job = self.state.jobs[int(range_.split(":")[0])]
-            self.state.soliciting[range_] = -1
-            _, parent, start, stop = (int(part) for part in range_.split(":"))
-            wanted = job.tip()[:2] == (parent, start) and not job.cancelled and not job.closed
-            if wanted and not self.state.bids.get(range_):
-                return self._announce(job, parent, start, stop, now)
-            return self._seek(job, now)
+        if kind in ("choose", "rested", "open"):
+            return self._on_turn(kind, rest, now)
         if kind == "deadline":
-            job = self.state.jobs[int(rest)]
-            return [] if job.cancelled or job.closed else [Send(key=f"cancel:{rest}", call=CancelJob(job=job.id))]
+            job = self.state.jobs.get(int(rest))
+            return [] if job is None or job.cancelled else [Send(key=f"cancel:{rest}", call=CancelJob(job=job.id))]
         if kind == "takeover":
-            return self._on_takeover(self.state.jobs[int(rest.split(":")[0])], now)
+            job = self.state.jobs.get(int(rest.split(":")[0]))
+            return self._on_takeover(job, now) if job is not None else []
         book = self._segment(int(rest.split(":")[0]))
         if book is None:
             return []
         if kind == "late":
             return self._on_late(book, now)
+        if kind == "slow" and book.state == SegmentState.ACTIVE:
+            text = f"segment {book.id}: {book.provider} takes more than {STRAGGLES} times as long as others did; it is asked to hand over"
+            ask = [Ask(key=f"handover:{book.id}", peer=peer, message=HandOver(segment=book.id)) for peer in self._near(book.provider)]
+            return [self._note("straggler", book, text), *ask]
         if kind == "draw" and book.state == SegmentState.COMMITTED:
             return [Send(key=f"call-draw:{rest}", call=Draw(segment=book.id))]
         if kind == "decide" and book.state == SegmentState.SERVED:
@@ -385,7 +308,7 @@ class SchedulerMachine:
         return []
 
     def _on_takeover(self, job: JobBook, now: int) -> list[AnyEffect]:
-        if job.closed or job.cancelled or job.settled_to == job.terms.steps:
+        if job.cancelled or job.settled_to == job.terms.steps:
             return []
         due = job.open_since + job.terms.params.takeover_window
         tip = job.tip()
@@ -418,21 +341,43 @@ class SchedulerMachine:
 
     def _close_if_over(self, job: JobBook) -> list[AnyEffect]:
         """A cancelled job is closed when nothing of it is live."""
-        over = job.cancelled and not job.closed and not job.busy()
+        over = job.cancelled and not job.busy()
         return [Send(key=f"close:{job.id}", call=CloseJob(job=job.id))] if over else []
 
     # ---- small things ----------------------------------------------------------------------------------------------------
 
-    def _mine(self, job: JobBook) -> bool:
-        return job.terms.scheduler == self.config.account or job.overdue
+    def _watch(self, job: JobBook, book: SegmentBook) -> list[AnyEffect]:
+        """A deadline of its own for a segment that begins, where the job's history gives one that is earlier than the lease's."""
+        due = book.since + STRAGGLES * job.pace * (book.stop - book.start) // 1000
+        mine = self._mine(job) and len(job.paces) >= ENOUGH_PACES
+        return [Wake(key=f"slow:{book.id}", at=due + 1)] if mine and due < book.due else []
+
+    def _learn(self, job: JobBook, book: SegmentBook, now: int) -> None:
+        """How long a step took: of the job, to know when its next range opens; of the provider, against others of the job."""
+        if not book.since or now <= book.since:
+            return
+        pace = (now - book.since) * 1000 // (book.stop - book.start)
+        if job.paces:
+            self._record(book).measured(pace * 100 // max(1, job.pace))
+        job.paces = [*job.paces, pace][-PACES:]
+
+    def _forget_before(self, job: JobBook, settled: SegmentBook) -> None:
+        """Settlement is in order: nothing builds on what ended before the segment that settles now."""
+        for old in [s for s in job.segments.values() if s.id < settled.id and (s.state == SegmentState.SETTLED or s.state in FAILED)]:
+            del job.segments[old.id], self.state.job_of[old.id]
+            job.count += 1
+        job.base = settled.id
+
+    def _on_closed(self, job: JobBook) -> list[AnyEffect]:
+        for segment in job.segments:
+            del self.state.job_of[segment]
+        self._forget_ranges(job)
+        self.state.closed += 1
+        return [Cancel(key=f"deadline:{job.id}")] if job.terms.scheduler == self.config.account else []
 
     def _segment(self, segment: int) -> SegmentBook | None:
         job = self.state.job_of.get(segment)
         return self.state.jobs[job].segments[segment] if job is not None else None
-
-    def _near(self, account: Address) -> tuple[PeerId, ...]:
-        peer = self.state.peers.get(account)
-        return (peer,) if peer is not None else ()
 
     def _record(self, book: SegmentBook) -> Record:
         return self.state.records.setdefault(book.provider, Record())

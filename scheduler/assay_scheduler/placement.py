@@ -1,7 +1,7 @@
 """Which offer to take. The contract lets a scheduler choose among signed offers under the job's cap and nothing else.
 
-Order: fewest recent failures first, then the price, then the claimed speed. A provider whose work was withheld is not asked again
-for the same job; one whose lease lapsed, or whose verifiers got no keys, is asked last.
+Order: fewest recent failures first, then those who were not much slower than others at the same job, then the price, then the claimed
+speed. A provider whose work was withheld is not asked again; one whose lease lapsed, or whose verifiers got no keys, is asked last.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from assay.chain import Offer
+
+SLOW = 200
+"""Percent of the others' time for a step, from which a provider is a straggler."""
 
 
 class Bid(msgspec.Struct, frozen=True):
@@ -29,15 +32,20 @@ class Record(msgspec.Struct):
     withheld: int = 0
     keyless: int = 0
     """Committed, and the verifiers got no keys: the key service's doing, or its own (a checkpoint whose key nobody can open)."""
+    slowness: int = 0
+    """Percent of what a step of the same job took others, over its last segments; 0 before there is anything to compare."""
+
+    def measured(self, percent: int) -> None:
+        self.slowness = (3 * self.slowness + percent) // 4 if self.slowness else percent
 
 
 def rank(bids: Sequence[Bid], records: dict[str, Record], cap: int, now: int) -> list[Bid]:
     """The bids worth taking, best first. `cap` is for the whole range; bids that expire before `now` are left out."""
 
-    def badness(bid: Bid) -> tuple[int, int, int, int]:
+    def badness(bid: Bid) -> tuple[int, bool, int, int, int]:
         record = records.get(bid.offer.provider, Record())
         failures = max(0, record.lapsed * 2 + record.keyless - record.settled)
-        return (failures, bid.offer.price, -bid.steps_per_second_milli, bid.offer.nonce)
+        return (failures, record.slowness >= SLOW, bid.offer.price, -bid.steps_per_second_milli, bid.offer.nonce)
 
     usable = [
         bid

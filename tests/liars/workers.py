@@ -23,14 +23,6 @@ def honest_machine(me: Self) -> WorkerMachine:
     return WorkerMachine(worker_config(me))
 
 
-class InventsEverything(Hands):
-    """Commits to a segment of which it has computed nothing."""
-
-    def run(self, toy: Toy, start: int, stop: int, state: Digest) -> list[Link]:
-        made_up = [link._replace(end=sha256(b"made up", link.end)) for link in toy.links(start, stop, state)]
-        return [made_up[0], *(link._replace(state=made_up[0].end) for link in made_up[1:])]
-
-
 class OneLink(Hands):
     """Computes all but one link, and goes on from the false one as if it were right."""
 
@@ -120,7 +112,6 @@ def with_hands(kind: type[Hands], **options: Any) -> Part:
     return Part(honest_machine, lambda me: kind(me.chain, me.keys, me.options, **options))
 
 
-INVENTS_EVERYTHING = with_hands(InventsEverything)
 STALLS = with_hands(Stalls)
 SERVES_GARBAGE = with_hands(ServesGarbage)
 SERVES_WRONG_PROOFS = with_hands(ServesWrongProofs)

@@ -34,7 +34,19 @@ from assay.chain import (
     Withheld,
 )
 from assay.ids import Address, JobId, SegmentId
-from assay.messages import Ack, Boundary, BoundaryRequest, Heartbeat, JobAnnouncement, KeyGrant, KeyRequest, OfferMessage, ReceiptMessage, Refusal
+from assay.messages import (
+    Ack,
+    Boundary,
+    BoundaryRequest,
+    HandOver,
+    Heartbeat,
+    JobAnnouncement,
+    KeyGrant,
+    KeyRequest,
+    OfferMessage,
+    ReceiptMessage,
+    Refusal,
+)
 from assay.runtime import Ask, Cancel, Fault, Heard, Ordered, Wake
 from assay.tasks import (
     DropSegment,
@@ -476,6 +488,21 @@ def test_before_the_lease_ends_the_run_is_stopped_and_the_prefix_committed(bench
     call = bench.call("commit:1")
     assert isinstance(call, Commit)
     assert call.stop == 4
+
+
+def test_its_scheduler_and_nobody_else_may_ask_it_to_hand_over(bench: Bench) -> None:
+    offered(bench)
+    bench.assigned()
+    assert "not being run" in bench.asked(SCHEDULER, HandOver(segment=SegmentId(1))).reason
+    bench.supply(INPUTS)
+    bench.sent("activate:1")
+    bench.seen(Activated, segment=SegmentId(1), lease_until=bench.now + PARAMS.lease_window)
+    assert "does not schedule" in bench.asked(VERIFIERS[0], HandOver(segment=SegmentId(1))).reason
+    assert bench.idle("stop:1")
+    assert bench.asked(SCHEDULER, HandOver(segment=SegmentId(1))) == Ack()
+    assert bench.task("stop:1") == StopSegment(segment=SegmentId(1))
+    bench.done("run:1", outcome(stop=4))
+    assert bench.call("commit:1").stop == 4
 
 
 def test_a_drain_stops_the_run(bench: Bench) -> None:

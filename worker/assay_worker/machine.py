@@ -44,7 +44,7 @@ from assay.chain import (
 from assay.codec import Message
 from assay.facts import COMMITTED_OR_BETTER, SegmentFacts
 from assay.ids import JobId, PeerId, SegmentId
-from assay.messages import BoundaryRequest, JobAnnouncement, ReceiptMessage, Refusal, SealMessage, VoteMessage
+from assay.messages import Ack, BoundaryRequest, HandOver, JobAnnouncement, ReceiptMessage, Refusal, SealMessage, VoteMessage
 from assay.role import SLACK
 from assay.runtime import AnyEvent, Asked, Cancel, Do, Failed, Fault, Heard, Ordered, Reply, Result, Send, Started, Wake, Woke
 from assay.tasks import RunSegment, SegmentRun, StopSegment
@@ -118,6 +118,8 @@ class WorkerMachine(Offering, Ending):
                 self._do(Reply(ask=ask, message=self._take_seal(peer, seal)))
             case Asked(ask=ask, peer=peer, message=VoteMessage() as vote):
                 self._do(Reply(ask=ask, message=self._take_vote(peer, vote)))
+            case Asked(ask=ask, peer=peer, message=HandOver() as request):
+                self._do(Reply(ask=ask, message=self._hand_over(peer, request)))
             case Asked(ask=ask):
                 self._do(Reply(ask=ask, message=Refusal(reason="this node is a worker: it answers verifiers about its own segments")))
 
@@ -154,7 +156,7 @@ class WorkerMachine(Offering, Ending):
             self._advance(mine, seg, event)
 
     def _children(self, seg: SegmentFacts) -> list[SegmentFacts]:
-        return [s for s in self.state.facts.segments.values() if s.parent == seg.segment and s.segment in self.state.mine]
+        return [s for s in self.state.facts.of_job(seg.job) if s.parent == seg.segment and s.segment in self.state.mine]
 
     def _void_children(self, seg: SegmentFacts) -> None:
         for child in self._children(seg):
@@ -323,6 +325,19 @@ class WorkerMachine(Offering, Ending):
     def _stop(self, mine: Mine, why: str) -> None:
         self._note("stopping", f"segment {mine.segment}: {why}; what is done is committed", segment=mine.segment, reason=why)
         self._do(Do(key=f"stop:{mine.segment}:{mine.attempt}", task=StopSegment(segment=mine.segment)))
+
+    def _hand_over(self, peer: PeerId, request: HandOver) -> Ack | Refusal:
+        """Only to who schedules the segment, and once a run: what is done is committed and paid, as when a lease ends."""
+        mine = self.state.mine.get(request.segment)
+        if mine is None or mine.phase != "running":
+            return Refusal(reason=f"segment {request.segment} is not being run here")
+        job = self.state.facts.jobs[self.state.facts.segments[mine.segment].job]
+        if peer not in (*mine.scheduler, *self.state.facts.peer(job.terms.scheduler)):
+            return Refusal(reason="this peer does not schedule the segment")
+        if mine.handed_over != mine.attempt:
+            mine.handed_over = mine.attempt
+            self._stop(mine, "the scheduler finds this node too slow for it")
+        return Ack()
 
     def _on_stop(self, event: Result, rest: list[str]) -> None:
         if isinstance(event, Failed):

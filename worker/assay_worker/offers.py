@@ -150,7 +150,7 @@ class Offering(Role):
             return
         offer, facts = live.offer, self.state.facts
         parent = facts.segments.get(offer.parent)
-        taken = any(s.job == offer.job and s.parent == offer.parent and s.start == offer.start and s.live for s in facts.segments.values())
+        taken = any(s.parent == offer.parent and s.start == offer.start and s.live for s in facts.of_job(offer.job))
         moved = parent is not None and (parent.state in FAILED or parent.stop != offer.start)
         if taken or moved or facts.jobs[offer.job].over:
             self.state.offer = None

@@ -39,6 +39,8 @@ class Mine(msgspec.Struct):
     """Who gets the heartbeats (none or one)."""
     phase: str = "queued"
     attempt: int = 0
+    handed_over: int = 0
+    """The attempt that was ended because the scheduler asked for it."""
     run: SegmentRun | None = None
     round: int = -1
     """The round of the draw that the rest is about."""

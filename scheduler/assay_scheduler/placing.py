@@ -1,0 +1,144 @@
+"""How a scheduler places a range: when it announces, how long it waits for offers, whom it takes.
+
+    when      a range is announced so that offers are there when it opens, and not before: when its parent is about to be committed (as
+              far as the job's earlier segments tell), or its oldest unsettled ancestor to settle, if there are as many as the policy allows.
+              An offer that waits keeps its worker from other jobs
+    how long  until an offer has come and `offer_grace` is over; `offer_window` at most, then the range is announced once more
+    whom      assay_scheduler.placement
+"""
+
+from __future__ import annotations
+
+from assay.chain import Assign
+from assay.ids import Address, PeerId, SegmentId
+from assay.messages import Ack, JobAnnouncement, OfferMessage, Refusal
+from assay.runtime import AnyEffect, Cancel, Do, Gossip, Note, Reply, Send, Wake
+from assay.tasks import VerifyOffer
+from assay_scheduler.books import LONGEST_PAUSE, MAX_BIDS, PATIENT, Config, JobBook, State, range_key
+from assay_scheduler.placement import Bid, rank
+
+OPEN, RESTING, OVER = 1, 0, -1
+"""Of a range (State.soliciting)."""
+
+
+class Placing:
+    config: Config
+    state: State
+
+    def _seek(self, job: JobBook, now: int) -> list[AnyEffect]:
+        """Announces the next range to place when it is time; assigns it when it is open and offers for it are there."""
+        if not self._mine(job) or job.cancelled:
+            return []
+        parent, start, live, unsettled = job.tip()
+        if start >= job.terms.steps:
+            return []
+        stop = min(job.terms.steps, (start // job.terms.segment_steps + 1) * job.terms.segment_steps)
+        key = range_key(job.id, parent, start, stop)
+        stage = self.state.soliciting.get(key)
+        if key in self.state.assigning or stage in (OPEN, RESTING):
+            return []
+        shut = live or unsettled >= job.terms.params.depth
+        if stage == OVER and self.state.bids.get(key):
+            return [] if shut else self._assign(job, key, now)
+        if job.fruitless >= PATIENT and stage is None:
+            return [] if live else self._rest(job, key, now)
+        opens = job.opens() if shut else 0
+        if opens is None:
+            asked = stage is not None or not live or unsettled >= job.terms.params.depth
+            return [] if asked else self._announce(job, parent, start, stop, now)
+        if opens > now + self.config.offer_window:
+            return [Wake(key=f"open:{key}:{opens}", at=opens - self.config.offer_window)]
+        if shut and stage == OVER:  # it opens later than was thought
+            return []
+        return self._announce(job, parent, start, stop, now)
+
+    def _rest(self, job: JobBook, key: str, now: int) -> list[AnyEffect]:
+        self.state.soliciting[key] = RESTING
+        pause = min(self.config.offer_window << min(job.fruitless - PATIENT + 1, 16), LONGEST_PAUSE)
+        text = f"job {job.id}: {job.fruitless} segments in a row came to nothing; it rests for {pause} s"
+        rest = Wake(key=f"rested:{key}:{job.fruitless}", at=now + pause)
+        return [Note(topic="paused", text=text, data={"job": job.id, "seconds": pause}), rest]
+
+    def _on_turn(self, kind: str, rest: str, now: int) -> list[AnyEffect]:
+        """The time to answer is over (`choose`), the rest after failures (`rested`), or a range is about to open."""
+        range_, _, serial = rest.rpartition(":")
+        job = self.state.jobs.get(int(range_.split(":")[0]))
+        if job is None:
+            return []
+        if kind == "open":
+            return self._seek(job, now)
+        if range_ not in self.state.soliciting or (kind == "choose" and self.state.turns.get(range_) != int(serial)):
+            return []
+        self.state.soliciting[range_] = OVER
+        return self._seek(job, now)
+
+    def _announce(self, job: JobBook, parent: int, start: int, stop: int, now: int) -> list[AnyEffect]:
+        key = range_key(job.id, parent, start, stop)
+        respond_by = now + self.config.offer_window
+        self.state.soliciting[key] = OPEN
+        self.state.serial += 1
+        self.state.turns[key] = self.state.serial
+        announcement = JobAnnouncement(
+            job=job.id, spec=job.terms.spec, parent=SegmentId(parent), start=start, stop=stop,
+            price_cap=job.terms.price_cap * (stop - start), scheduler=self.config.peer, respond_by=respond_by,
+        )  # fmt: skip
+        return [Gossip(message=announcement), Wake(key=f"choose:{key}:{self.state.serial}", at=respond_by)]
+
+    def _on_offer(self, ask: int, peer: PeerId, message: OfferMessage, now: int) -> list[AnyEffect]:
+        offer = message.offer
+        key = range_key(offer.job, offer.parent, offer.start, offer.stop)
+        if self.state.peers.get(offer.provider) != peer:
+            return [Reply(ask=ask, message=Refusal(reason="this peer is not the one that the provider registered on chain"))]
+        if key not in self.state.soliciting:
+            return [Reply(ask=ask, message=Refusal(reason="no offers are wanted for this range"))]
+        job = self.state.jobs[offer.job]
+        if offer.price > job.terms.price_cap * (offer.stop - offer.start):
+            return [Reply(ask=ask, message=Refusal(reason="the price is over the job's cap"))]
+        if offer.expires <= now:
+            return [Reply(ask=ask, message=Refusal(reason="the offer has expired"))]
+        if len(self.state.bids.get(key, [])) + len(self.state.pending) >= MAX_BIDS:
+            return [Reply(ask=ask, message=Refusal(reason="too many offers", retry_after=5))]
+        self.state.serial += 1
+        task = f"verify:{key}:{self.state.serial}"
+        self.state.pending[task] = message
+        return [Reply(ask=ask, message=Ack()), Do(key=task, task=VerifyOffer(offer=offer, signature=message.signature))]
+
+    def _on_verified(self, task: str, now: int) -> list[AnyEffect]:
+        message = self.state.pending.pop(task)
+        offer = message.offer
+        key = range_key(offer.job, offer.parent, offer.start, offer.stop)
+        if key not in self.state.soliciting:  # placed meanwhile
+            return []
+        bids = [bid for bid in self.state.bids.get(key, []) if bid.offer.provider != offer.provider]
+        self.state.bids[key] = [*bids, Bid(offer, message.signature, message.steps_per_second_milli)]
+        if self.state.soliciting[key] == OPEN and not bids:
+            before, self.state.serial = self.state.turns[key], self.state.serial + 1
+            self.state.turns[key] = self.state.serial
+            sooner = Wake(key=f"choose:{key}:{self.state.serial}", at=now + self.config.offer_grace)
+            return [Cancel(key=f"choose:{key}:{before}"), sooner]
+        return self._seek(self.state.jobs[offer.job], now)
+
+    def _assign(self, job: JobBook, key: str, now: int) -> list[AnyEffect]:
+        parent, start, stop = (int(part) for part in key.split(":")[1:])
+        ranked = rank(self.state.bids.get(key, []), self.state.records, job.terms.price_cap * (stop - start), now)
+        self.state.bids[key] = ranked
+        if not ranked:
+            self.state.bids.pop(key, None)
+            return self._announce(job, parent, start, stop, now)
+        best = ranked[0]
+        self.state.assigning[key] = best
+        return [Send(key=f"assign:{key}:{best.offer.nonce}", call=Assign(offer=best.offer, signature=best.signature))]
+
+    def _forget_ranges(self, job: JobBook) -> None:
+        """A job that is over needs no offers."""
+        head = f"{job.id}:"
+        for kept in (self.state.bids, self.state.assigning, self.state.soliciting, self.state.turns):
+            for key in [key for key in kept if key.startswith(head)]:
+                del kept[key]
+
+    def _mine(self, job: JobBook) -> bool:
+        return job.terms.scheduler == self.config.account or job.overdue
+
+    def _near(self, account: Address) -> tuple[PeerId, ...]:
+        peer = self.state.peers.get(account)
+        return (peer,) if peer is not None else ()
