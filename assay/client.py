@@ -24,13 +24,18 @@ from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJ
 from assay.codec import digest, encode
 from assay.execute import check_tensors, schedule_root
 from assay.ids import Address, Digest, JobId, PeerId
-from assay.job import JobSpec, SealedRef, data_root
+from assay.job import JobSpec, Origin, SealedRef, data_root
 from assay.local import LocalRun, Step, run_local
 from assay.ports import Blobs, Chain, Keys, Outage
 from assay.program import Program, cost
 from assay.receipts import Ledger, Segment
 from assay.stages import program_root
-from assay.state import Tensors, from_bytes, state_root, to_bytes
+from assay.state import Tensors, from_bytes, state_root, to_bytes, weights
+
+__all__ = [
+    "Estimate", "NotYet", "Plan", "Service", "Wish", "cancel", "deliverable", "estimate", "fetch", "find_service", "follow", "post", "publish",
+    "run_plan", "weights",
+]  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -50,6 +55,8 @@ class Plan(NamedTuple):
     """Records in a micro-batch."""
     frozen: Mapping[str, Array] = {}
     """The tensors that no step changes."""
+    origin: Origin | None = None
+    """Of a fine-tune."""
 
     def read(self, indices: Sequence[int]) -> Tensors:
         """Records by number."""
@@ -185,6 +192,7 @@ async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs:
         state=state_ref,
         state_root=state_root(0, plan.state),
         frozen=frozen,
+        origin=UNSET if plan.origin is None else plan.origin,
         dataset=dataset,
         order=plan.order(root),
         steps=plan.steps,
@@ -287,10 +295,3 @@ async def fetch(ledger: Ledger, job: JobId, chain: Chain, blobs: Blobs, keys: Ke
     if state_root(last.stop, state) != last.end_root:
         raise ValueError("the checkpoint is not the state that was committed: its provider's fault")
     return state
-
-
-def weights(state: Tensors) -> Tensors:
-    """Parameters and buffers under their names in the model: what `load_state_dict(..., strict=False)` of a model with the same frozen
-    tensors wants."""
-    kept = {name: array for name, array in state.items() if name.startswith(("param.", "buffer."))}
-    return {name.split(".", 1)[1]: array for name, array in kept.items()}

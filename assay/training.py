@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.dataset import Dataset
+from assay.job import Origin
 from assay.optim import SGD, Adam, AdamW, Averaged, Constant, Cosine, Linear, Lion, Muon, Optimizer, Schedule, SettingError
 from assay.program import GEMM_BITS
 
@@ -62,6 +63,8 @@ class Training:
     """Text that shows what the model can do, to be printed before and after; ordinary PyTorch on the model it is given."""
     name: str = ""
     """Of the job; `load_training` fills in the file's name."""
+    origin: Origin | None = None
+    """Of a fine-tune: what `assay.finetune.tune` gives, named in the job's document."""
     seed: int = 0
     """Of dropout: 64 bits; with it the program says which elements are dropped, at every step, on every machine."""
     gemm_bits: int = 14
@@ -82,6 +85,8 @@ class Training:
                 raise SettingError(f"Training: {name} must be an {one_of.get(name, 'assay.Dataset')}, not {type(value).__name__}")
         if not callable(self.loss) or not (self.sample is None or callable(self.sample)):
             raise SettingError("Training: loss is a function of (model, batch), sample one of (model)")
+        if not (self.origin is None or isinstance(self.origin, Origin)):
+            raise SettingError(f"Training: origin is what assay.finetune.tune gives, not {type(self.origin).__name__}")
         if not hasattr(self.model, "named_parameters"):
             raise SettingError(f"Training: model must be a torch.nn.Module, not {type(self.model).__name__}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not -(1 << 63) <= self.seed < 1 << 63:

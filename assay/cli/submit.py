@@ -18,13 +18,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from assay import chain as events
 from assay import client
 from assay.chain import AnyChainEvent, Params
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, money, show
 from assay.cli.folder import attend, give_order, running
-from assay.ids import Address, JobId, address
+from assay.codec import decode
+from assay.hands import MAX_SPEC
+from assay.ids import Address, Cid, JobId, address
+from assay.job import JobSpec, Origin
 from assay.ports import Outage
 from assay.receipts import Ledger, receipt
 from assay.state import Tensors, state_root, to_bytes
@@ -105,7 +109,7 @@ class Submission:
         order = self.order
         after = initial_output(order.training, state)
         if order.out is not None:
-            order.out.write_bytes(to_bytes(client.weights(state)))
+            write_weights(order.out, order.training, state)
         root = state_root(order.plan.steps, state)
         text = f"job {job} is done; final state root {root.hex()}" + (f"; weights written to {order.out}" if order.out else "")
         self.note("done", text, job=job, final_state_root=root.hex(), after=after, out=str(order.out) if order.out else None)
@@ -134,6 +138,16 @@ class Submission:
             return await client.find_service(node.chain, account)
         except LookupError as error:
             raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None
+
+
+def write_weights(out: Path, training: Any, state: Tensors) -> None:
+    """The weights of a state: FILE.safetensors under the model's names, or, of a fine-tune, a folder that its library loads."""
+    if training.origin is None or out.suffix == ".safetensors":
+        out.write_bytes(to_bytes(client.weights(state)))
+        return
+    from assay.finetune.files import write_tuned
+
+    write_tuned(out, training, state)
 
 
 def tell(as_json: bool, topic: str, text: str, **data: Any) -> None:
@@ -290,9 +304,21 @@ async def fetch_job(where: Settings, job: int, out: Path, *, whole: bool, as_jso
             raise Trouble(f"the weights of job {job} cannot be used", str(error), f"assay job show {job}") from None
         await _take_back(node, JobId(job), as_json)
         kept = state if whole else client.weights(state)
-        await asyncio.to_thread(out.write_bytes, to_bytes(kept))
+        origin = await _origin(node, ledger.jobs[JobId(job)].terms.spec)
+        if origin is not None and origin.adapter and not whole and out.suffix != ".safetensors":
+            from assay.finetune.files import write_adapter
+
+            await asyncio.to_thread(write_adapter, out, origin, kept)
+        else:
+            await asyncio.to_thread(out.write_bytes, to_bytes(kept))
         last, _ = client.deliverable(ledger, JobId(job), node.chain.account)
         return {"job": job, "out": str(out), "tensors": len(kept), "steps": last.stop, "final_state_root": state_root(last.stop, state).hex()}
+
+
+async def _origin(node: Any, spec: Cid) -> Origin | None:
+    """What the job's document, which its client keeps, says of the base of a fine-tune."""
+    found = decode(await node.blobs.get(spec), JobSpec, limit=MAX_SPEC).origin if await node.blobs.has(spec) else UNSET
+    return None if found is UNSET else found
 
 
 async def cancel_job(where: Settings, job: int) -> None:
