@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import audit, dispute, doctor, economics, jobs, keys, net, roles
+from assay.cli import audit, check, dispute, doctor, economics, jobs, keys, net, roles
 from assay.cli.common import group
 
 app = group(
@@ -38,6 +38,7 @@ app.command()(jobs.submit)
 jobs.app.command()(audit.audit)
 app.add_typer(jobs.app, name="job")
 app.add_typer(dispute.app, name="dispute")
+app.command()(check.check)
 app.command()(jobs.run)
 app.command("economics")(economics.economy)
 app.command()(doctor.doctor)

@@ -37,6 +37,8 @@ LIFETIME = 7 * 24 * 3600
 """Seconds after which anybody may end a job that is not done."""
 DISCOVERY = 90.0
 """Seconds to wait for a scheduler or key service to be seen among peers."""
+COLLECTED = 5.0
+"""Seconds to wait at the end for keys of checkpoints that were asked for."""
 CLOSING = 10.0
 """Seconds that the scheduler has to close the job before its client does."""
 DELIVERY = 60.0
@@ -212,17 +214,33 @@ def told(event: AnyChainEvent, ledger: Ledger, job: JobId) -> tuple[str, str] | 
 
 
 async def follow_job(node: Any, job: JobId, as_json: bool) -> Tensors:
-    """Shows what happens to a job until its weights are here. Raises Trouble when it ends without them."""
+    """Shows what happens to a job until its weights are here, and collects the keys of its checkpoints. Raises Trouble when it ends
+    without them."""
+    collecting: list[asyncio.Task[bool]] = []
+    try:
+        return await _follow(node, job, as_json, collecting)
+    finally:
+        for task in collecting:
+            task.cancel()
+        await asyncio.gather(*collecting, return_exceptions=True)
+
+
+async def _follow(node: Any, job: JobId, as_json: bool, collecting: list[asyncio.Task[bool]]) -> Tensors:
     async for ledger, fresh in client.follow(node.chain, asyncio.sleep, node.depth):
         for event in fresh:
             line = told(event, ledger, job)
             if line is not None:
                 segment = ledger.segments[event.segment]
                 tell(as_json, line[0], line[1], job=job, segment=segment.number, start=segment.start, stop=segment.stop, provider=segment.provider)
+                if isinstance(event, events.Settled):
+                    asking = client.collect(ledger, segment.number, node.chain, node.peers, node.keys, asyncio.sleep)
+                    collecting.append(asyncio.create_task(asking))
         known = ledger.jobs.get(job)
         if known is None:  # posted, but not so deep yet that it is final
             continue
         if ledger.finished(job):
+            if collecting:
+                await asyncio.wait(collecting, timeout=COLLECTED)
             state = await _fetch_patiently(node, ledger, job)
             await _take_back(node, job, as_json)
             return state
