@@ -15,12 +15,7 @@ from assay.ports import Outage
 ALICE = Address("0x" + "a1" * 20)
 
 
-@pytest.fixture(autouse=True)
-def needs_anvil() -> None:
-    try:
-        find_anvil()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("needs_anvil")
 
 
 def test_it_comes_back_on_its_state_with_contracts_and_money(tmp_path: Path) -> None:
