@@ -21,7 +21,7 @@ from __future__ import annotations
 import runpy
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = [
-    "SGD", "Adam", "AdamW", "Averaged", "Constant", "Cosine", "Dataset", "Linear", "Lion", "Muon", "SettingError", "Training", "TrainingError",
+    "SGD", "Adam", "AdamW", "Averaged", "Constant", "Cosine", "Dataset", "Evaluation", "Linear", "Lion", "Muon", "SettingError", "Training", "TrainingError",
     "load_training",
 ]  # fmt: skip
 
@@ -105,8 +105,33 @@ class Training:
         return self.optimizer.scalars([self.schedule.factor(t, steps) for t in range(steps)])
 
 
-def load_training(path: Path | str, seed: int = 0) -> Training:
-    """Runs a training file with torch's generator seeded and gives its `training`. Raises TrainingError.
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model scores on records that were held out, as a job of its own: each record is read once, and what is measured is committed,
+    checked and disputed as a training's steps are (assay.forward). Raises SettingError."""
+
+    model: nn.Module
+    measure: Callable[[nn.Module, dict[str, Tensor]], Mapping[str, Tensor]]
+    """(model, batch) -> sums over its records by name: int64 counts, float32 sums (assay.finetune.judged)."""
+    data: Dataset
+    batch: int
+    """Records in a step; divides the number of records."""
+    origin: Origin | None = None
+    name: str = ""
+    gemm_bits: int = 14
+    sample: None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, Dataset) or not callable(self.measure) or not hasattr(self.model, "named_parameters"):
+            raise SettingError("Evaluation: model is a torch.nn.Module, measure a function of (model, batch), data an assay.Dataset")
+        if isinstance(self.batch, bool) or not isinstance(self.batch, int) or self.batch < 1 or len(self.data) % self.batch:
+            raise SettingError(f"Evaluation: batch must divide the {len(self.data)} records, so that each counts once; {self.batch!r} does not")
+        if not isinstance(self.gemm_bits, int) or not GEMM_BITS[0] <= self.gemm_bits <= GEMM_BITS[1]:
+            raise SettingError(f"Evaluation: gemm_bits must be in {GEMM_BITS[0]}..{GEMM_BITS[1]}, not {self.gemm_bits!r}")
+
+
+def load_training(path: Path | str, seed: int = 0) -> Training | Evaluation:
+    """Runs a training file with torch's generator seeded and gives its `training`, which may be an evaluation. Raises TrainingError.
 
     The seed makes two runs on one machine start from the same weights; a job carries its initial state, so nobody else needs it.
     """
@@ -133,7 +158,7 @@ def load_training(path: Path | str, seed: int = 0) -> Training:
     training = names.get("training")
     if training is None:
         raise TrainingError(f"{path} has no `training`: end it in `training = assay.Training(model=..., loss=..., data=..., ...)`")
-    if not isinstance(training, Training):
+    if not isinstance(training, Training | Evaluation):
         raise TrainingError(f"{path}: `training` is a {type(training).__name__}, not an assay.Training")
     return training if training.name else replace(training, name=path.stem)
 

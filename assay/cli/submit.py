@@ -109,14 +109,14 @@ class Submission:
         from assay.trace import initial_output
 
         order = self.order
-        after = initial_output(order.training, state)
+        before, after = (initial_output(order.training, tensors) for tensors in (order.plan.state, state))
         if order.out is not None:
             write_weights(order.out, order.training, state)
         root = state_root(order.plan.steps, state)
         text = f"job {job} is done; final state root {root.hex()}" + (f"; weights written to {order.out}" if order.out else "")
-        self.note("done", text, job=job, final_state_root=root.hex(), after=after, out=str(order.out) if order.out else None)
+        self.note("done", text, job=job, final_state_root=root.hex(), before=before, after=after, out=str(order.out) if order.out else None)
         if after and not self.as_json:
-            print(f"\n{after}")
+            print(f"\nbefore: {before}\nafter: {after}")
 
     async def _party(self, node: Any, role: str, named: str | None) -> Address:
         """The account of a role: the one that was named, or the first that is seen among peers."""

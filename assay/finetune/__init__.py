@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from assay.finetune.files import write_tuned as write_tuned
     from assay.finetune.losses import accuracy as accuracy
     from assay.finetune.losses import classification as classification
+    from assay.finetune.losses import judged as judged
     from assay.finetune.losses import language as language
     from assay.finetune.losses import measured as measured
+    from assay.finetune.losses import read as read
     from assay.finetune.methods import BitFit as BitFit
     from assay.finetune.methods import Full as Full
     from assay.finetune.methods import Head as Head
@@ -39,7 +41,7 @@ _HOMES = {
     "base": ("Base",),
     "data": ("Table", "texts", "windows"),
     "files": ("write_adapter", "write_tuned"),
-    "losses": ("accuracy", "classification", "language", "measured"),
+    "losses": ("accuracy", "classification", "judged", "language", "measured", "read"),
     "methods": ("BitFit", "Full", "Head", "Lora", "tune"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -1,5 +1,5 @@
 """Losses for the datasets of assay.finetune.data, and what is measured on records that were held out. In ordinary PyTorch: the measures
-here are for looking at a model; the claim that others can check is assay.evaluate's.
+here are for looking at a model; the claim that others can check is an assay.Evaluation with `judged` or `read`.
 
 One of the few modules that import torch.
 """
@@ -30,6 +30,21 @@ def scores(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 def classification(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Mean cross entropy of `scores` and `label`."""
     return F.cross_entropy(scores(model, batch), batch["label"])
+
+
+def judged(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """For an assay.Evaluation of a classifier: the sum of the losses, and how often each label (rows) was taken for each class (columns). Of
+    classes with the same score the first counts."""
+    made, label = scores(model, batch), batch["label"]
+    best = (made == made.amax(1, keepdim=True)).long()
+    guess = best * (best.cumsum(1) == 1)
+    known = (label[:, None] == torch.arange(made.shape[1])[None, :]).long()
+    return {"loss": F.cross_entropy(made, label, reduction="sum"), "confusion": (known[:, :, None] * guess[:, None, :]).sum(0)}
+
+
+def read(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """For an assay.Evaluation of a causal language model: the sum over `windows` of each one's mean loss, so that the mean is of a token."""
+    return {"loss": language(model, batch) * batch["tokens"].shape[0]}
 
 
 def language(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
