@@ -20,8 +20,6 @@ class Result(NamedTuple):
 
     loss: float
     """Mean over the records; their sum is exact in the order of the steps, the division is one float32 product a step."""
-    count: int | None
-    """Of what the loss is the mean, if it was counted: records, or tokens."""
     confusion: Array | None
 
     @property
@@ -44,7 +42,7 @@ class Result(NamedTuple):
     def told(self) -> str:
         """One line."""
         if self.confusion is None:
-            return f"mean loss {self.loss:.4f}, perplexity {self.perplexity:.2f}" + (f" over {self.count:,}" if self.count else "")
+            return f"mean loss {self.loss:.4f}, perplexity {self.perplexity:.2f}"
         right, records = int(np.trace(self.confusion)), int(self.confusion.sum())
         return f"accuracy {self.accuracy:.2%} ({right} of {records} records), F1 {self.f1:.3f}, mean loss {self.loss:.4f}"
 
@@ -57,14 +55,12 @@ def of_state(state: Mapping[str, Array]) -> Result:
     """Raises ValueError for a state that is no evaluation's."""
     if not is_result(state):
         raise ValueError("this is not the state of an evaluation: it has other entries than what was measured")
-    loss, confusion, count = state["mean.loss"], state.get("metric.confusion"), state.get("metric.count")
+    loss, confusion = state["mean.loss"], state.get("metric.confusion")
     if loss.shape != () or loss.dtype != np.float32:
         raise ValueError(f"the mean loss is {loss.dtype}{list(loss.shape)}, not a float32")
     if confusion is not None and not _counts(confusion):
         raise ValueError("the counts of labels and guesses are no square of integers of at least 0, with one above")
-    if count is not None and (count.shape != () or count.dtype.kind != "i" or count < 0):
-        raise ValueError("the count is no integer of at least 0")
-    return Result(float(loss), None if count is None else int(count), confusion)
+    return Result(float(loss), confusion)
 
 
 def _counts(a: Array) -> bool:

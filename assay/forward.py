@@ -41,29 +41,34 @@ def trace_evaluation(evaluation: Evaluation) -> Traced:
     if left:
         raise TrainingError(f"{len(evaluation.data)} records are no whole number of batches of {evaluation.batch}: every record counts once")
 
-    def add(b: Builder, name: str, value: Value) -> Value:
-        if value.dtype not in ("f32", "i64"):
-            raise TrainingError(f"{name!r} is {value.type}: give sums of floats or counts of integers")
-        return b.add(b.input("acc", name, value.type), value)
+    def add(b: Builder, found: dict[str, Value]) -> Outputs:
+        if odd := [name for name, value in found.items() if value.dtype not in ("f32", "i64")]:
+            raise TrainingError(f"{odd[0]!r} is {found[odd[0]].type}: give sums of floats or counts of integers")
+        if "loss" not in found or found["loss"].type != SCALAR:
+            raise TrainingError("an evaluation measures the loss, as a sum over the records of a batch: a float32 scalar")
+        sums: Outputs = [("acc", f"metric.{name}", b.add(b.input("acc", f"metric.{name}", v.type), v)) for name, v in found.items()]
+        mean = b.scale(found["loss"], 1 / evaluation.batch)
+        return [*sums, ("acc", "loss", b.add(b.input("acc", "loss", SCALAR), mean))]
 
-    micro, constants, frozen = _forward(evaluation.model, evaluation.measure, evaluation.data, evaluation.batch, "metric", add)
+    micro, constants, frozen = _forward(evaluation.model, evaluation.measure, evaluation.data, evaluation.batch, add)
     b = Builder()
     outputs: Outputs = []
-    for o in micro.outputs:
+    for o in (o for o in micro.outputs if o.name != "loss"):
         total = b.input("acc", o.name, micro.type_of(o.value))
         outputs.append(("state", o.name, total))
         if total.dtype == "f32":
             outputs.append(("state", o.name.replace("metric.", "mean.", 1), b.mul(total, b.input("scalar", "share", SCALAR))))
     program = _program(evaluation.gemm_bits, micro, b.part(outputs), constants, frozen)
-    if program.scalars != ("share",):
-        raise TrainingError("an evaluation measures at least one sum of floats: the loss, for instance")
     schedule = np.full((steps, 1), np.float32(1) / np.float32(len(evaluation.data)), np.float32)
     return Traced(program, _zeros(program), schedule, frozen)
 
 
 def trace_inference(model: nn.Module, outputs: Measure, records: Dataset, gemm_bits: int = 14) -> Traced:
     """The program that puts out `outputs(model, batch)` for all of `records` at once. Raises TrainingError."""
-    micro, constants, frozen = _forward(model, outputs, records, len(records), "output", lambda b, name, value: value)
+    def put(b: Builder, found: dict[str, Value]) -> Outputs:
+        return [("acc", f"output.{name}", value) for name, value in found.items()]
+
+    micro, constants, frozen = _forward(model, outputs, records, len(records), put)
     b = Builder()
     update = b.part([("state", o.name, b.input("acc", o.name, micro.type_of(o.value))) for o in micro.outputs])
     program = _program(gemm_bits, micro, update, constants, frozen)
@@ -86,10 +91,10 @@ def _program(gemm_bits: int, micro: Part, update: Part, constants: Any, frozen: 
 
 
 def _forward(
-    model: nn.Module, measure: Measure, data: Dataset, records: int, kind: str, entry: Callable[[Builder, str, Value], Value]
+    model: nn.Module, measure: Measure, data: Dataset, records: int, outputs: Callable[[Builder, dict[str, Value]], Outputs]
 ) -> tuple[Part, Any, dict[str, NDArray[Any]]]:
-    """The part that runs the model on a batch, its constants, and the weights that it reads, all frozen. Its outputs are `<kind>.<name>`,
-    as `entry` makes them of what was measured. The model is left in eval mode."""
+    """The part that runs the model on a batch, its constants, and the weights that it reads, all frozen. `outputs` makes its outputs of
+    what was measured. The model is left in eval mode."""
     model.cpu().eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -118,8 +123,7 @@ def _forward(
     b = lowering.b
     values = [lowering.tensor(name.removeprefix("exported.model."), tensor) for name, tensor in tensors.items()]
     found = lowering.run([*values, *(field_input(b, data, records, field) for field in batch)])
-    entries = [f"{kind}.{name}" for name in names]
-    part = b.part([("acc", name, entry(b, name, value)) for name, value in zip(entries, found, strict=True)])
+    part = b.part(outputs(b, dict(zip(names, found, strict=True))))
     if idle := sorted(batch.keys() - {i.name for i in part.inputs if i.kind == "batch"}):
         raise TrainingError(f"the field {idle[0]!r} of the records is not used: leave it out")
     read = {i.name for i in part.inputs if i.kind == "frozen"}

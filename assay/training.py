@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = [
-    "SGD", "Adam", "AdamW", "Averaged", "Constant", "Cosine", "Dataset", "Evaluation", "Linear", "Lion", "Muon", "SettingError", "Training", "TrainingError",
-    "load_training",
+    "SGD", "Adam", "AdamW", "Averaged", "Constant", "Cosine", "Dataset", "Evaluation", "Inference", "Linear", "Lion", "Muon", "SettingError",
+    "Training", "TrainingError", "load_inference", "load_training",
 ]  # fmt: skip
 
 
@@ -130,14 +130,49 @@ class Evaluation:
             raise SettingError(f"Evaluation: gemm_bits must be in {GEMM_BITS[0]}..{GEMM_BITS[1]}, not {self.gemm_bits!r}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """A model to be asked, with a receipt for its answers (`assay infer`). Raises SettingError."""
+
+    model: nn.Module
+    outputs: Callable[[nn.Module, dict[str, Tensor]], Mapping[str, Tensor]]
+    """(model, batch) -> what it puts out, by name."""
+    encode: Callable[[str], Mapping[str, Any]]
+    """A text -> arrays `[records, ...]` by name, as a dataset holds them."""
+    decode: Callable[[Mapping[str, Any]], str] | None = None
+    """What was put out -> a text for people."""
+    origin: Origin | None = None
+    name: str = ""
+    gemm_bits: int = 14
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.model, "named_parameters") or not callable(self.outputs) or not callable(self.encode):
+            raise SettingError("Inference: model is a torch.nn.Module, outputs a function of (model, batch), encode one of a text")
+
+
 def load_training(path: Path | str, seed: int = 0) -> Training | Evaluation:
     """Runs a training file with torch's generator seeded and gives its `training`, which may be an evaluation. Raises TrainingError.
 
     The seed makes two runs on one machine start from the same weights; a job carries its initial state, so nobody else needs it.
     """
-    path = Path(path)
+    training = _run(Path(path), seed, "training", "assay.Training(model=..., loss=..., data=..., ...)")
+    if not isinstance(training, Training | Evaluation):
+        raise TrainingError(f"{path}: `training` is a {type(training).__name__}, not an assay.Training")
+    return training if training.name else replace(training, name=Path(path).stem)
+
+
+def load_inference(path: Path | str, seed: int = 0) -> Inference:
+    """Runs a file as `load_training` does and gives its `inference`. Raises TrainingError."""
+    inference = _run(Path(path), seed, "inference", "assay.Inference(model=..., outputs=..., encode=...)")
+    if not isinstance(inference, Inference):
+        raise TrainingError(f"{path}: `inference` is a {type(inference).__name__}, not an assay.Inference")
+    return inference if inference.name else replace(inference, name=Path(path).stem)
+
+
+def _run(path: Path, seed: int, name: str, example: str) -> Any:
+    """What a file calls `name` in the end."""
     if not path.is_file():
-        raise TrainingError(f"there is no file {path}: name a Python file that ends in `training = assay.Training(...)`")
+        raise TrainingError(f"there is no file {path}: name a Python file that ends in `{name} = {example}`")
     try:
         import torch
     except ImportError:
@@ -155,12 +190,9 @@ def load_training(path: Path | str, seed: int = 0) -> Training | Evaluation:
         raise TrainingError(f"{path}, line {_line(error, path)}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(here)
-    training = names.get("training")
-    if training is None:
-        raise TrainingError(f"{path} has no `training`: end it in `training = assay.Training(model=..., loss=..., data=..., ...)`")
-    if not isinstance(training, Training | Evaluation):
-        raise TrainingError(f"{path}: `training` is a {type(training).__name__}, not an assay.Training")
-    return training if training.name else replace(training, name=path.stem)
+    if name not in names:
+        raise TrainingError(f"{path} has no `{name}`: end it in `{name} = {example}`")
+    return names[name]
 
 
 def _line(error: BaseException, path: Path) -> int | str:

@@ -143,6 +143,11 @@ def test_peft_loads_what_comes_back_and_says_the_same(base: finetune.Base, tmp_p
     theirs = peft.PeftModel.from_pretrained(classifier(base, seed=99), tmp_path).eval()  # its new head comes from the file
     assert torch.equal(logits(theirs), logits(training.model.eval()))
     assert not torch.allclose(logits(theirs), logits(classifier(base)), atol=1e-3)
+    fresh = tuned(base, methods[kind], seed=99).model
+    finetune.load(fresh, tmp_path)
+    assert torch.equal(logits(fresh.eval()), logits(training.model.eval()))
+    with pytest.raises(SettingError, match="not an adapter of this model"):
+        finetune.load(tuned(base, replace(methods[kind], targets=("key",))).model, tmp_path)
     adapted = {name for name, module in training.model.named_modules() if type(module).__name__ == "LoraLinear"}
     assert adapted == {n.removeprefix("base_model.model.") for n, m in theirs.named_modules() if isinstance(m, peft.tuners.lora.LoraLayer)}
 

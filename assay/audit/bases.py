@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from assay.ids import Digest
+from assay.segment import write_atomically
 from assay.state import BadTensors, from_bytes, frozen_root
 
 MOST = 1 << 36
@@ -27,19 +28,27 @@ class Bases:
     def _path(self, root: Digest) -> Path | None:
         return self.folder / f"{root.hex()}.safetensors" if self.folder is not None and len(root) == 32 else None
 
-    def take(self, root: Digest, into: Path) -> bool:
-        """Puts the tensors of that root at `into`, if they are here; whether they are. What is wrong is removed."""
+    def read(self, root: Digest) -> bytes | None:
+        """The file of the tensors of that root, if it is here. What is wrong is removed."""
         path = self._path(root)
         if path is None or not path.is_file():
-            return False
+            return None
+        data = path.read_bytes()
         try:
-            right = frozen_root(from_bytes(path.read_bytes(), MAX_BASE)) == root
+            right = frozen_root(from_bytes(data, MAX_BASE)) == root
         except BadTensors:
             right = False
         if not right:
             path.unlink(missing_ok=True)
-            return False
+            return None
         os.utime(path)
+        return data
+
+    def take(self, root: Digest, into: Path) -> bool:
+        """Puts the tensors of that root at `into`, if they are here; whether they are."""
+        path = self._path(root)
+        if path is None or self.read(root) is None:
+            return False
         into.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _share(path, into)
         return True
@@ -55,6 +64,14 @@ class Bases:
         _share(file, part)
         os.replace(part, path)
         self._thin(path)
+
+    def put(self, root: Digest, data: bytes) -> None:
+        """`data` is a file of tensors with that root."""
+        path = self._path(root)
+        if path is not None and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomically(path, data)
+            self._thin(path)
 
     def _thin(self, newest: Path) -> None:
         files = sorted(newest.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)

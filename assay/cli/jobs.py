@@ -47,7 +47,7 @@ def plan_of(train: Path, steps: int | None, seed: int) -> tuple[Plan, Any]:
 
     training = load_training(train, seed)
     if not isinstance(training, Training) and steps is not None:
-        raise Trouble("an evaluation has as many steps as its records have batches", "--steps shortens trainings", f"assay run {train} --local", USAGE)
+        raise Trouble("an evaluation has as many steps as its records have batches", "--steps is for trainings", f"assay run {train} --local", USAGE)
     traced = trace(training, steps) if isinstance(training, Training) else trace_evaluation(training)
     name, data = training.name, training.data
     plan = Plan(name, traced.program, traced.schedule, traced.state, data.arrays, data.name, training.batch, traced.frozen, training.origin)

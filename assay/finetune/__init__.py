@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from assay.finetune.methods import Full as Full
     from assay.finetune.methods import Head as Head
     from assay.finetune.methods import Lora as Lora
+    from assay.finetune.methods import load as load
     from assay.finetune.methods import tune as tune
 
 _HOMES = {
@@ -42,7 +43,7 @@ _HOMES = {
     "data": ("Table", "texts", "windows"),
     "files": ("write_adapter", "write_tuned"),
     "losses": ("accuracy", "classification", "judged", "language", "measured", "read"),
-    "methods": ("BitFit", "Full", "Head", "Lora", "tune"),
+    "methods": ("BitFit", "Full", "Head", "Lora", "load", "tune"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -14,12 +14,14 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from assay.finetune.base import Base
+from assay.finetune.files import PREFIX
 from assay.job import Origin
 from assay.optim import SettingError
 
@@ -132,6 +134,18 @@ def tune(model: nn.Module, method: Method, base: Base) -> Origin:
             setattr(model.get_submodule(parent), last, LoraLinear(model.get_submodule(name), method))
         adapter = _config(model, method, base, transposed[0])
     return Origin(name=base.name, licence=base.licence, root=base.root, method=_METHODS[type(method)], adapter=adapter)
+
+
+def load(model: nn.Module, folder: Path | str) -> None:
+    """Puts the weights of an adapter's folder (assay.finetune.files) into a model that `tune` has adapted in the same way. Raises SettingError."""
+    from safetensors.torch import load_file
+
+    found = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(Path(folder) / "adapter_model.safetensors").items()}
+    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if found.keys() != wanted:
+        odd = sorted(found.keys() ^ wanted)
+        raise SettingError(f"{folder} is not an adapter of this model: {odd[0]} is {'not there' if odd[0] in wanted else 'not trained here'}")
+    model.load_state_dict(found, strict=False)
 
 
 def _config(model: nn.Module, lora: Lora, base: Base, transposed: bool) -> str:
