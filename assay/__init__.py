@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from assay.training import Training as Training
 
 _HOMES = {"demo_text": "assay.dataset"} | dict.fromkeys(
-    ("SGD", "Adam", "AdamW", "Averaged", "Constant", "Cosine", "Dataset", "Evaluation", "Inference", "Linear", "Lion", "Muon", "Training"), "assay.training"
+    ("SGD", "Adam", "AdamW", "Averaged", "Constant", "Cosine", "Dataset", "Evaluation", "Inference", "Linear", "Lion", "Muon", "Training"),
+    "assay.training",
 )
 
 

@@ -66,7 +66,8 @@ def infer(
     told = asked.decode(output) if asked.decode is not None else None
     if json:
         roots = {name: getattr(made, name).hex() for name in ("program_root", "weights_root", "input_root", "output_root")}
-        show({"told": told, "output": {name: array.tolist() for name, array in output.items()}, **roots, "receipt": str(receipt) if receipt else None})
+        values = {name: array.tolist() for name, array in output.items()}
+        show({"told": told, "output": values, **roots, "receipt": str(receipt) if receipt else None})
         return
     print(told if told is not None else "\n".join(f"{name}: {array.tolist()}" for name, array in output.items()))
     if receipt is not None:
@@ -76,7 +77,7 @@ def infer(
 @app.command()
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The signed receipt.")],
-    weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="The weights that it names, as safetensors; else from the cache.")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="The weights that it names; else from the cache.")] = None,
     threads: Threads = THREADS, json: Json = False,
 ) -> None:  # fmt: skip
     """Computes what a receipt says again, and says whether it is so.
