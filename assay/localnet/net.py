@@ -89,9 +89,9 @@ class Network(msgspec.Struct):
         def read(contract: str, data: bytes) -> int:
             return int(str(rpc.call(self.rpc, "eth_call", {"to": contract, "data": "0x" + data.hex()}, hex(block))), 16)
 
-        found = {who: read(token, evm_abi.encode("TestToken", "balanceOf", who)) for who in sorted(holders | contracts)}
+        found = {who: read(token, evm_abi.encode("token", "balanceOf", who)) for who in sorted(holders | contracts)}
         for who in holders - contracts:
-            stake = read(known.stakes, evm_abi.encode("Stakes", "stakeOf", who))
+            stake = read(known.stakes, evm_abi.encode("stakes", "stakeOf", who))
             found[who] += stake
             found[known.stakes] -= stake
         return found
