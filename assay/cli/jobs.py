@@ -72,6 +72,7 @@ def run(
     plan, training = plan_of(train, steps, seed)
     from assay.cli.submit import write_weights
     from assay.client import run_plan
+    from assay.evaluation import is_result, of_state
     from assay.local import Step
     from assay.trace import initial_output
 
@@ -93,11 +94,14 @@ def run(
         write_weights(out, training, done.state)
     if json:
         losses = {"loss_first": done.losses[0], "loss_last": done.losses[-1]}
-        texts = {"before": before, "after": after, "weights": str(out) if out else None}
+        result = of_state(done.state).told() if is_result(done.state) else None
+        texts = {"before": before, "after": after, "result": result, "weights": str(out) if out else None}
         show({"final_state_root": done.root.hex(), "steps": plan.steps, "seconds": round(seconds, 3), **losses, **texts})
         return
     if after:
         print(f"\nafter: {after}\n")
+    if is_result(done.state):
+        print(of_state(done.state).told())
     print(f"final state root {done.root.hex()}")
     if out is not None:
         kept = f"; the {len(plan.frozen)} frozen tensors are those of the file's model" if plan.frozen else ""

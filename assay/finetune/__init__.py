@@ -9,7 +9,7 @@ their own libraries load.
 
 methods   LoRA, biases alone (BitFit), the head alone, everything: what is trained, what is frozen
 base      the files that the weights come from, their root and licence
-data      tokenised texts and tables as datasets, losses and metrics for them
+data      tokenised texts, images and tables as datasets, losses and metrics for them
 files     what comes back, as PEFT and transformers write it
 """
 
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from assay.finetune.base import Base as Base
     from assay.finetune.data import Table as Table
+    from assay.finetune.data import images as images
     from assay.finetune.data import texts as texts
     from assay.finetune.data import windows as windows
     from assay.finetune.files import write_adapter as write_adapter
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "base": ("Base",),
-    "data": ("Table", "texts", "windows"),
+    "data": ("Table", "images", "texts", "windows"),
     "files": ("write_adapter", "write_tuned"),
     "losses": ("accuracy", "classification", "judged", "language", "measured", "read"),
     "methods": ("BitFit", "Full", "Head", "Lora", "load", "tune"),

@@ -1,4 +1,4 @@
-"""Texts and tables as datasets of a fine-tune."""
+"""Texts, images and tables as datasets of a fine-tune."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ def texts(name: str, tokenizer: Any, lines: Sequence[str], labels: Sequence[int]
     made = tokenizer(list(lines), padding="max_length", truncation=True, max_length=length, return_tensors="np")
     tokens, mask = made["input_ids"].astype(np.int32), made["attention_mask"].astype(np.uint8)
     return Dataset(name, tokens=tokens, mask=mask, label=np.asarray(labels, np.int32))
+
+
+def images(name: str, pixels: Any, labels: Sequence[int]) -> Dataset:
+    """Pixels (f32 [channels, height, width], as the model's own processor would scale them) and label (i32): what `classification` takes
+    with a vision model. Raises SettingError."""
+    made = np.asarray(pixels, np.float32)
+    if made.ndim != 4 or len(made) != len(labels):
+        raise SettingError(f"images: {len(labels)} labels and pixels {list(made.shape)}, which must be [as many, channels, height, width]")
+    return Dataset(name, pixels=made, label=np.asarray(labels, np.int32))
 
 
 def windows(name: str, tokenizer: Any, text: str, context: int) -> Dataset:

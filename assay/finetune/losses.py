@@ -19,9 +19,12 @@ AT_ONCE = 64
 
 
 def scores(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Logits [records, classes] of a transformers classifier, for `texts`; of any other model, for the `row` of a table."""
+    """Logits [records, classes] of a transformers classifier, for `texts` and `images`; of any other model, for the `row` of a table."""
     if "row" in batch:
         made: Tensor = model(batch["row"])
+        return made
+    if "pixels" in batch:
+        made = model(pixel_values=batch["pixels"]).logits
         return made
     made = model(input_ids=batch["tokens"], attention_mask=batch["mask"]).logits
     return made
