@@ -58,6 +58,6 @@ training = assay.Training(
     optimizer=assay.AdamW(lr=1e-2, clip=1.0),
     schedule=assay.Cosine(warmup=5),
     batch=32,
-    steps=48,
+    steps=96,
     sample=lambda model: finetune.measured(model, held),
 )
