@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from assay.training import Constant as Constant
     from assay.training import Cosine as Cosine
     from assay.training import Dataset as Dataset
+    from assay.training import Evaluation as Evaluation
+    from assay.training import Inference as Inference
     from assay.training import Linear as Linear
     from assay.training import Lion as Lion
     from assay.training import Muon as Muon
     from assay.training import Training as Training
 
 _HOMES = {"demo_text": "assay.dataset"} | dict.fromkeys(
-    ("SGD", "Adam", "AdamW", "Averaged", "Constant", "Cosine", "Dataset", "Linear", "Lion", "Muon", "Training"), "assay.training"
+    ("SGD", "Adam", "AdamW", "Averaged", "Constant", "Cosine", "Dataset", "Evaluation", "Inference", "Linear", "Lion", "Muon", "Training"),
+    "assay.training",
 )
 
 

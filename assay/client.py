@@ -9,6 +9,7 @@ run in one process (`run_plan`) ends in the same state root.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -23,16 +24,24 @@ from assay import merkle, seal, shard
 from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJob, Registered, Terms
 from assay.codec import digest, encode
 from assay.execute import check_tensors, schedule_root
-from assay.ids import Address, Digest, JobId, PeerId
-from assay.job import JobSpec, SealedRef, data_root
+from assay.ids import Address, Digest, JobId, PeerId, SegmentId
+from assay.job import JobSpec, Origin, SealedRef, data_root
 from assay.local import LocalRun, Step, run_local
-from assay.ports import Blobs, Chain, Keys, Outage
+from assay.messages import KeyGrant, KeyRequest, Refusal
+from assay.ports import Blobs, Chain, Keys, Outage, Peers
 from assay.program import Program, cost
 from assay.receipts import Ledger, Segment
 from assay.stages import program_root
-from assay.state import Tensors, from_bytes, state_root, to_bytes
+from assay.state import Tensors, from_bytes, state_root, to_bytes, weights
+
+__all__ = [
+    "Estimate", "NotYet", "Plan", "Service", "Wish", "cancel", "collect", "deliverable", "estimate", "fetch", "find_service", "follow",
+    "post", "publish", "run_plan", "weights",
+]  # fmt: skip
 
 Array = NDArray[Any]
+COLLECTING = 10
+"""Times that the key service is asked for one key."""
 
 
 class Plan(NamedTuple):
@@ -50,6 +59,8 @@ class Plan(NamedTuple):
     """Records in a micro-batch."""
     frozen: Mapping[str, Array] = {}
     """The tensors that no step changes."""
+    origin: Origin | None = None
+    """Of a fine-tune."""
 
     def read(self, indices: Sequence[int]) -> Tensors:
         """Records by number."""
@@ -185,6 +196,7 @@ async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs:
         state=state_ref,
         state_root=state_root(0, plan.state),
         frozen=frozen,
+        origin=UNSET if plan.origin is None else plan.origin,
         dataset=dataset,
         order=plan.order(root),
         steps=plan.steps,
@@ -253,6 +265,29 @@ async def follow(chain: Chain, sleep: Callable[[float], Any], depth: int = 1, po
         await sleep(poll)
 
 
+async def collect(ledger: Ledger, number: SegmentId, chain: Chain, peers: Peers, keys: Keys, sleep: Callable[[float], Any]) -> bool:
+    """Asks the job's key service for the key of a settled segment's checkpoint, and keeps it: steps after it can then be checked from
+    there (assay.audit.replays). Whether it came; nothing else depends on it."""
+    segment = ledger.segments[number]
+    service = await find_service(chain, ledger.jobs[segment.job].terms.key_service)
+    assert segment.key_id is not None
+    with contextlib.suppress(KeyError):
+        return bool(keys.load(segment.key_id))
+    for _ in range(COLLECTING):
+        try:
+            answer = await peers.request(service.peer, KeyRequest(segment=number, key_id=segment.key_id), timeout=10.0)
+        except Outage:
+            answer = Refusal(reason="")
+        if isinstance(answer, KeyGrant):
+            try:
+                key = keys.unwrap(answer.wrapped)
+            except ValueError:
+                return False
+            return seal.key_id(key) == segment.key_id and keys.store(key) == segment.key_id
+        await sleep(3.0)
+    return False
+
+
 class NotYet(Exception):
     """The weights cannot be had yet; says what is still to come."""
 
@@ -287,10 +322,3 @@ async def fetch(ledger: Ledger, job: JobId, chain: Chain, blobs: Blobs, keys: Ke
     if state_root(last.stop, state) != last.end_root:
         raise ValueError("the checkpoint is not the state that was committed: its provider's fault")
     return state
-
-
-def weights(state: Tensors) -> Tensors:
-    """Parameters and buffers under their names in the model: what `load_state_dict(..., strict=False)` of a model with the same frozen
-    tensors wants."""
-    kept = {name: array for name, array in state.items() if name.startswith(("param.", "buffer."))}
-    return {name.split(".", 1)[1]: array for name, array in kept.items()}

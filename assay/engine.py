@@ -82,6 +82,8 @@ class FileChecked(EngineResult, frozen=True, kw_only=True):
     """Of a whole micro-batch: axis 0 counts records."""
     frozen: int = 0
     """Bytes of the frozen tensors' elements."""
+    frozen_root: Digest = Digest(b"")
+    """Empty when it reads none."""
 
 
 class RunLinks(EngineTask, frozen=True, kw_only=True):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import Annotated, Literal
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from assay import merkle
@@ -12,6 +14,8 @@ from assay.codec import Message
 from assay.exact.types import DTYPE_CODES
 from assay.ids import U32, U63, Address, Cid, Digest, PeerId
 
+MAX_ORIGIN_NAME = 200
+"""Characters of a base model's name and of its licence."""
 Dtype = str
 """One of assay.state.DTYPES: f32 i32 i64 u8 bool i8 i16 f64 u32."""
 
@@ -86,6 +90,18 @@ def data_root(dataset: DatasetRef, order: Digest, batch: int) -> Digest:
     return merkle.sha256(data_head(dataset, order, batch))
 
 
+class Origin(Message, frozen=True, kw_only=True):
+    """What a fine-tune starts from, as its client says: the document's digest is on chain, so it was said before anything was trained."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ORIGIN_NAME)]
+    licence: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ORIGIN_NAME)]
+    root: Digest
+    """Of the base's files of weights (assay.finetune.base)."""
+    method: Literal["lora", "bitfit", "head", "full"]
+    adapter: Annotated[str, msgspec.Meta(max_length=1 << 16)] = ""
+    """Text of PEFT's adapter_config.json; empty for what is no adapter."""
+
+
 class JobSpec(Message, frozen=True, kw_only=True):
     format: str = "assay-job/1"
     name: str
@@ -100,6 +116,8 @@ class JobSpec(Message, frozen=True, kw_only=True):
     state_root: Digest
     frozen: SealedRef | UnsetType = UNSET
     """The tensors that no step changes, a sealed safetensors file; the program names their root. Not there when it reads none."""
+    origin: Origin | UnsetType = UNSET
+    """Of a fine-tune."""
     dataset: DatasetRef
     order: Digest
     """Key of the permutation that orders the examples (assay.sampling)."""

@@ -62,7 +62,7 @@ def run_local(
         acc = executor.zero_acc(step, state)
         for m in range(program.micro_batches):
             acc = executor.micro(step, m, state, acc, read(record_indices(order, records, step, m, program.micro_batches, batch)), spend=True)
-        loss = float(acc["loss"]) / program.micro_batches
+        loss = float(acc.get("loss", 0)) / program.micro_batches
         state = executor.update(step, state, acc, spend=step > 0)  # the first is the caller's
         done.append(Step(step, loss, state_root(step + 1, state, threads)))
         if progress:

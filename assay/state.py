@@ -72,12 +72,20 @@ def batch_root(tensors: Mapping[str, Array]) -> Digest:
     return merkle.sha256(struct.pack(">BI", 0x16, len(tensors)), entries_root(tensor_roots(tensors)))
 
 
+def weights(state: Mapping[str, Array]) -> Tensors:
+    """Parameters and buffers of a training's state under their names in the model: what `load_state_dict(..., strict=False)` of a model
+    with the same frozen tensors wants."""
+    kept = {name: array for name, array in state.items() if name.startswith(("param.", "buffer."))}
+    return {name.split(".", 1)[1]: array for name, array in kept.items()}
+
+
 # ---- bytes -----------------------------------------------------------------------------------------------------------------
 
 
-def to_bytes(tensors: Mapping[str, Array]) -> bytes:
-    """Canonical safetensors file: entries in the order of their UTF-8 names, header padded to 8 bytes, no metadata."""
-    header: dict[str, object] = {}
+def to_bytes(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Canonical safetensors file: entries in the order of their UTF-8 names, header padded to 8 bytes. `metadata` is for other libraries:
+    no file of ours has any, and `from_bytes` takes none."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     parts: list[bytes] = []
     at = 0
     for name in sorted(tensors, key=str.encode):
@@ -94,7 +102,7 @@ def to_bytes(tensors: Mapping[str, Array]) -> bytes:
 
 __all__ = [
     "DTYPES", "BadTensors", "Tensors", "acc_root", "batch_root", "dtype_name", "entries_root", "from_bytes", "frozen_root", "state_root",
-    "state_root_of", "tensor_root", "tensor_roots", "to_bytes",
+    "state_root_of", "tensor_root", "tensor_roots", "to_bytes", "weights",
 ]  # fmt: skip
 
 

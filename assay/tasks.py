@@ -45,6 +45,8 @@ class ProgramChecked(Outcome, frozen=True, kw_only=True):
     peak_memory: int
     micro_leaves: int
     update_leaves: int
+    frozen_root: Digest = Digest(b"")
+    """Empty when it reads no frozen tensors."""
 
 
 class CheckProgram(Task, frozen=True, kw_only=True):

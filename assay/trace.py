@@ -20,7 +20,7 @@ import math
 import operator
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +36,7 @@ from torch.fx.traceback import preserve_node_meta
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from assay.build import Builder, Value, used_constants
+from assay.dataset import Dataset
 from assay.entries import DTYPES, INLINE, NUMPY, Names, array_of, trained, type_of
 from assay.exact.table import TensorType, TypeRuleError
 from assay.lower import LOWERINGS, Call, Result, Unsupported
@@ -131,22 +132,21 @@ def _state(program: Program, model: nn.Module) -> dict[str, NDArray[Any]]:
 # ---- the gradients of the loss ---------------------------------------------------------------------------------------------
 
 
-class _Loss(nn.Module):
-    """The loss as a module, to be exported."""
+class Exportable(nn.Module):
+    """The loss as a module, to be exported; with `assay.Evaluation` its measures."""
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, model: nn.Module, of: Callable[[nn.Module, dict[str, torch.Tensor]], Any]) -> None:
         super().__init__()
-        self.model = training.model
-        self._of = training.loss
+        self.model, self._of = model, of
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def forward(self, batch: dict[str, torch.Tensor]) -> Any:
         return self._of(self.model, batch)
 
 
 def _micro(training: Training, trained: list[str]) -> tuple[Part, list[Constant], dict[str, NDArray[Any]]]:
     """The part that adds one micro-batch, the constants it may read, and the frozen tensors that it reads."""
-    batch = _example(training)
-    exported, unused, dropping = _export(training, batch)
+    batch = example(training.data, training.batch)
+    exported, unused, dropping = export(Exportable(training.model, training.loss), batch)
     replay = Replay(exported)
     prefix = f"exported.{_MODEL}"
     for name in trained:
@@ -157,7 +157,7 @@ def _micro(training: Training, trained: list[str]) -> tuple[Part, list[Constant]
     graph = _gradients(replay, tensors, [prefix + name for name in trained], buffers, batch, dropping)
 
     changing = _changing(graph, buffers)
-    lowering = _Lowering(graph, Names(training.model))
+    lowering = Lowering(graph, Names(training.model))
     b = lowering.b
     values: list[Value] = []
     for name, tensor in tensors.items():
@@ -166,11 +166,7 @@ def _micro(training: Training, trained: list[str]) -> tuple[Part, list[Constant]
             values.append(b.input("acc", f"buffer.{short}", type_of(tensor, f"buffer {short}")))
         else:
             values.append(lowering.tensor(short, tensor))
-    for field in batch:
-        record = training.data.arrays[field]
-        stored = TensorType(dtype=DTYPES[torch.from_numpy(record[:1]).dtype], shape=(training.batch, *record.shape[1:]))
-        value = b.input("batch", field, stored)
-        values.append(value if stored.dtype in ("f32", "bool") else b.cast(value, "i64"))
+    values += [field_input(b, training.data, training.batch, field) for field in batch]
     values += [_mask(b, s, number, training.seed) for number, s in enumerate(dropping.values())]
     found = lowering.run(values)
     gradients, after, loss = found[: len(trained)], dict(zip(buffers, found[len(trained) : -1], strict=True)), found[-1]
@@ -197,18 +193,26 @@ def _mask(b: Builder, s: Site, number: int, seed: int) -> Value:
     return b.reshape(b.emit("select", dropped, b.const(0.0), b.const(1 / (1 - s.p))), s.shape)
 
 
-def _example(training: Training) -> dict[str, torch.Tensor]:
+def field_input(b: Builder, data: Dataset, records: int, field: str) -> Value:
+    """A field of a batch as the loss gets it."""
+    record = data.arrays[field]
+    stored = TensorType(dtype=DTYPES[torch.from_numpy(record[:1]).dtype], shape=(records, *record.shape[1:]))
+    value = b.input("batch", field, stored)
+    return value if stored.dtype in ("f32", "bool") else b.cast(value, "i64")
+
+
+def example(data: Dataset, records: int) -> dict[str, torch.Tensor]:
     """A micro-batch as the loss gets it: integers as int64."""
-    batch = {name: torch.from_numpy(a) for name, a in training.data.read(list(range(training.batch))).items()}
+    batch = {name: torch.from_numpy(a) for name, a in data.read(list(range(records))).items()}
     return {name: t if t.dtype in (torch.float32, torch.bool) else t.long() for name, t in batch.items()}
 
 
-def _export(training: Training, batch: dict[str, torch.Tensor]) -> tuple[fx.GraphModule, set[str], dict[str, Site]]:
+def export(module: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[fx.GraphModule, set[str], dict[str, Site]]:
     """The loss as a graph module, which of the model's parameters it never reads, and where it drops."""
     try:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore")
-            exported = torch.export.export(_Loss(training), (batch,), strict=False)
+            exported = torch.export.export(module, (batch,), strict=False)
             module = exported.module(check_guards=False)
     except Exception as error:
         text = str(error).strip().splitlines()
@@ -253,16 +257,20 @@ def _gradients(
         found, (value, after) = torch.func.grad_and_value(loss, has_aux=True)({name: given[name] for name in trained})
         return [*(found[name] for name in trained), *after, value]
 
-    table = {op: rule for op, rule in dict(core_aten_decompositions()).items() if str(op) not in LOWERINGS}
     # Each input is a tensor object of its own: make_fx would merge two that are the same object.
-    flat = [t.detach().clone() for t in (*tensors.values(), *batch.values(), *masks.values())]
+    return graph_of(step, [t.detach().clone() for t in (*tensors.values(), *batch.values(), *masks.values())], "the gradient of the loss")
+
+
+def graph_of(step: Callable[..., Any], flat: list[torch.Tensor], what: str) -> fx.GraphModule:
+    """The graph of a function of tensors, in operators that have a lowering as far as PyTorch's own table goes. Raises TrainingError."""
+    table = {op: rule for op, rule in dict(core_aten_decompositions()).items() if str(op) not in LOWERINGS}
     try:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), preserve_node_meta():
             warnings.simplefilter("ignore")
             graph = make_fx(torch.func.functionalize(step), decomposition_table=table, tracing_mode="fake")(*flat)
     except Exception as error:
         text = str(error).strip().splitlines()
-        raise TrainingError(f"the gradient of the loss does not trace: {type(error).__name__}: {text[0] if text else ''}") from error
+        raise TrainingError(f"{what} does not trace: {type(error).__name__}: {text[0] if text else ''}") from error
     graph.graph.eliminate_dead_code()
     return graph
 
@@ -278,7 +286,7 @@ def _changing(graph: fx.GraphModule, buffers: list[str]) -> list[str]:
 # ---- lowering --------------------------------------------------------------------------------------------------------------
 
 
-class _Lowering:
+class Lowering:
     """Turns the nodes of a graph into a part, in order."""
 
     def __init__(self, graph: fx.GraphModule, names: Names) -> None:

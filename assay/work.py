@@ -113,7 +113,7 @@ class Engine:
             peak_memory=memory,
             micro_leaves=program.micro_leaves, update_leaves=program.update_leaves, micro_batches=program.micro_batches, scalars=program.scalars,
             batch=tuple(Field(name=name, dtype=t.dtype, shape=t.shape) for name, t in program.batch.items()),
-            frozen=_bytes(program),
+            frozen=_bytes(program), frozen_root=Digest(b"") if program.frozen_root is msgspec.UNSET else program.frozen_root,
         )  # fmt: skip
 
     def _executor(self, job: JobFiles) -> Executor:

@@ -85,6 +85,7 @@ class Workshop:
         return ProgramChecked(
             job=task.job, root=checked.root, micro_flops=checked.micro_flops, update_flops=checked.update_flops,
             peak_memory=checked.peak_memory, micro_leaves=checked.micro_leaves, update_leaves=checked.update_leaves,
+            frozen_root=checked.frozen_root,
         )  # fmt: skip
 
     async def job_files(self, cid: Cid, spec: JobSpec) -> JobFiles:

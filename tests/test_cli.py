@@ -55,7 +55,8 @@ def test_the_commands_that_were_promised_are_there() -> None:
     promised = """demo; net up; net down; net status; keys new; keys show; worker start; worker status; worker earnings; worker withdraw; worker init;
         worker unit; worker receipts; worker drain; worker resume; verifier receipts;
         scheduler start; scheduler status; verifier start; verifier status; keyservice start; keyservice status; submit; job list; job show;
-        job watch; job audit; job fetch; job cancel; dispute show; run; doctor; economics; sim"""
+        job watch; job audit; job fetch; job cancel; job result; dispute show; check; infer;
+        receipt verify; run; doctor; economics; sim"""
     assert {tuple(name.split()) for name in promised.split(";")} <= set(ALL)
 
 

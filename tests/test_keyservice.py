@@ -271,6 +271,23 @@ def test_the_client_gets_the_last_checkpoint_when_all_has_settled(bench: Bench) 
     assert bench.got(CLIENT, 3) == [key]  # once
 
 
+def test_the_client_may_ask_for_every_checkpoint_that_settled_and_nobody_else_may(bench: Bench) -> None:
+    keys = {}
+    for segment in (1, 2):
+        bench.assign(segment, parent=segment - 1, start=10 * segment - 10, stop=10 * segment)
+        keys[segment] = bench.commit(segment, stop=10 * segment)
+        assert "nothing entitles you" in bench.refusal(CLIENT, segment, keys[segment])
+        bench.settle(segment)
+    for segment, key in keys.items():  # the facts of the first are forgotten, its key is not
+        grant = bench.ask(CLIENT, segment, key)
+        assert isinstance(grant, KeyGrant)
+        assert CLIENT.unwrap(grant.wrapped) == key
+        assert bench.got(CLIENT, segment) == []  # nothing of it is on chain
+        for other in (V1, W2):
+            assert isinstance(bench.ask(other, segment, key), Refusal)
+    assert isinstance(bench.ask(CLIENT, 2, keys[1]), Refusal)
+
+
 def test_a_client_that_cancels_gets_what_settled(bench: Bench) -> None:
     bench.assign(1)
     first = bench.commit(1)

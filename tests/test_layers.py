@@ -11,7 +11,7 @@ A module may import from its own layer and from those below it:
     adapters     the outside (EVM, IPFS, libp2p, SQLite, processes): they know the vocabulary and nothing above it
     composition  assay.cli, assay.localnet, assay.sim: the only ones that put adapters and daemons together
 
-Two roles never import each other, and torch is imported by assay.trace, assay.entries, assay.replay and assay.training alone.
+Two roles never import each other, and torch is imported by TORCH_USERS alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     COMPOSITION: {BASE, TABLE, VOCABULARY, MACHINES, DAEMONS, ADAPTERS, COMPOSITION},
 }
 HEAVY = ("torch", "web3", "libp2p", "ray", "trio", "eth_account", "sklearn", "shakespeare")
-TORCH_USERS = ("assay.trace", "assay.entries", "assay.replay", "assay.training")
+TORCH_USERS = ("assay.trace", "assay.forward", "assay.entries", "assay.replay", "assay.training", "assay.finetune.methods", "assay.finetune.losses")
 LONGEST = 400
 
 

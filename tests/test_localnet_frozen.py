@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from assay.cli.common import ENVIRONMENT, USAGE
 from assay.training import load_training
 from tests.test_localnet_net import assay, daemon, here, until
 
@@ -62,6 +63,12 @@ def test_a_fine_tune_settles_with_the_state_of_its_adapter_alone(here: Path) -> 
         (job,) = until(lambda: (jobs := assay(here, "job", "list")["jobs"])[0]["state"] == "done" and jobs)
         assert (job["settled"], job["segments"]) == (STEPS, {"SETTLED": 2})
         assay(here, "job", "fetch", "1", "--out", "state.safetensors", "--state")
+        for step, start in ((1, 0), (STEPS - 1, STEPS // 2)):  # the second from the checkpoint whose key the client was given off chain
+            found = assay(here, "check", "1", "--step", str(step), "--threads", "1")
+            assert (found["agrees"], found["start"], found["steps_computed"]) == (True, start, STEPS // 2)
+            assert found["fetched_bytes"] < 1 << 20
+        assay(here, "check", "1", "--step", str(STEPS), code=USAGE)
+        assay(here, "check", "1", "--step", "0", "--data", "nobody", code=ENVIRONMENT)
     assert set(load_file(here / "weights.safetensors")) == set(TRAINED)
     state = load_file(here / "state.safetensors")
     assert set(state) == {f"{kind}.{name}" for kind in ("param", "m", "v") for name in TRAINED} | {"metric.loss"}

@@ -7,5 +7,7 @@ books       jobs, segments and rounds as the events leave them
 hand, committee, ends   one event after the other: each is what the rules of docs/protocol.md make of those before it
 auditor     all of it, over a record
 documents   the job's documents as their CIDs give them
+step        one step of it, and nothing else
+bases       frozen tensors that several checks share
 replays     links computed again, as far as the caller holds keys
 """

@@ -77,6 +77,8 @@ class Library:
 
     def __init__(self, blobs: Blobs, patience: int = 20, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         self.blobs, self.patience, self._sleep = blobs, patience, sleep
+        self.fetched: dict[Cid, int] = {}
+        """Bytes of what was not here."""
 
     async def fetch(self, cid: Cid, limit: int, near: tuple[PeerId, ...] = ()) -> str:
         """Brings a blob into the store. Empty, or why it cannot be had."""
@@ -84,6 +86,7 @@ class Library:
             try:
                 if not await self.blobs.has(cid):
                     await self.blobs.fetch(cid, limit, near)
+                    self.fetched[cid] = len(await self.blobs.get(cid))
             except Outage as error:
                 why = str(error)
             except ValueError as error:
@@ -103,6 +106,8 @@ class Documents:
         self.terms, self.sheet = self.job.terms, auditor.sheet
         self.spec: JobSpec | None = None
         """Once it was fetched, and is what the terms name."""
+        self.frozen_root = Digest(b"")
+        """Of the tensors that its program reads and no step changes; empty when it reads none."""
 
     async def _blob(self, cid: Cid, limit: int, what: str) -> bytes | None:
         """None, and a note, when it cannot be had."""
@@ -143,6 +148,7 @@ class Documents:
         except TaskFailed as error:
             check("documents", False, f"its program is refused: {error}")
             return
+        self.frozen_root = found.frozen_root
         check("documents", found.root == terms.program_root, "its program has another root than the terms name")
         leaves = (found.micro_leaves, found.update_leaves)
         named = (terms.micro_leaves, terms.update_leaves)

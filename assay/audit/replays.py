@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
 
 from assay import links
+from assay.audit.bases import Bases
 from assay.audit.books import Seg
 from assay.audit.documents import MAX_STATE, SLACK, Documents
 from assay.chain import FAILED
+from assay.codec import Message
 from assay.engine import JobFiles, LinkReplayed, LinksOpened, LinksRun, OpenLinks, ReplayLink, RunLinks
 from assay.ids import Digest, SegmentId
 from assay.job import JobSpec, SealedRef
@@ -34,10 +37,12 @@ class Unopened(Exception):
 
 
 class Replays:
-    """`documents` have been checked."""
+    """`documents` have been checked; `progress` hears of each step (engine.StepDone); with `traces` drawn links are traced, too."""
 
-    def __init__(self, documents: Documents, spec: JobSpec) -> None:
-        self.documents, self.spec = documents, spec
+    def __init__(
+        self, documents: Documents, spec: JobSpec, bases: Bases, progress: Callable[[Message], None] = quietly, traces: bool = True
+    ) -> None:
+        self.documents, self.spec, self.bases, self.progress, self.traces = documents, spec, bases, progress, traces
         self.shop, self.ring, self.library = documents.shop, documents.ring, documents.library
         self.terms, self.auditor = documents.terms, documents.auditor
         self._done: dict[SegmentId, LinksRun] = {}
@@ -61,12 +66,12 @@ class Replays:
             self.auditor.sheet.check("replay", None, "no link could be chosen: nothing is committed, or all of it failed")
         for seg, unit in chosen:
             try:
-                await self._segment(seg)
+                await self.segment(seg)
             except Unopened as error:
                 seg.sheet.check("replay", None, f"link {unit} could not be computed again: {error}")
         return len(chosen)
 
-    async def _segment(self, seg: Seg) -> LinksRun:
+    async def segment(self, seg: Seg) -> LinksRun:
         """Runs a segment, once, from the nearest state before it that opens; compares. Raises Unopened."""
         if seg.number in self._not:
             raise self._not[seg.number]
@@ -84,6 +89,12 @@ class Replays:
             self._not[seg.number] = error
         raise self._not[seg.number]
 
+    def ahead(self, seg: Seg) -> int:
+        """Steps that `segment` would run: its own, and those since the nearest state before it that opens."""
+        above = self.auditor.books.segs.get(seg.parent)
+        opens = above is None or self.ring.has(self._parent(above).key_id)
+        return seg.steps if opens or above is None else seg.steps + self.ahead(above)
+
     async def _run(self, seg: Seg) -> LinksRun:
         folder = self.shop.open_folder(seg.number, self.terms.spec)
         above = self.auditor.books.segs.get(seg.parent)
@@ -97,21 +108,24 @@ class Replays:
             raise Unopened("the job's initial state is sealed, and this account holds no key to it")
         else:
             try:
-                before = await self._segment(above)
+                before = await self.segment(above)
             except Unopened as error:
                 why = f"segment {above.number}, whose sealed end it starts from, cannot be computed either: {error.args[-1]}"
                 raise Unopened(why, error.args[-1]) from None
             shutil.copyfile(self.shop.folder(above.number) / before.state, folder / f"state-{seg.start}.safetensors")
         job = await self._files(seg)
         run = await self.shop.engine.run(
-            RunLinks(job=job, segment=folder.name, start=seg.start, stop=seg.stop, parent_root=root, keep=KEEP), self.shop.root, quietly
+            RunLinks(job=job, segment=folder.name, start=seg.start, stop=seg.stop, parent_root=root, keep=KEEP), self.shop.root, self.progress
         )
         assert isinstance(run, LinksRun)
         self._done[seg.number] = run
         check = seg.sheet.check
-        check("replay", run.link_root == seg.link_root, f"its links come out under the root {run.link_root.hex()[:16]}…, another was committed")
+        if (base := self.shop.root / job.folder / "frozen.safetensors").exists():
+            self.bases.keep(self.documents.frozen_root, base)  # the engine has found its root to be that
+        same = check("replay", run.link_root == seg.link_root, f"its links have the root {run.link_root.hex()[:16]}…, another was committed")
         check("replay", run.end_root == seg.end_root, f"it ends in the state {run.end_root.hex()[:16]}…, another was committed")
-        await self._traces(seg, job, root)
+        if self.traces or not same:
+            await self._traces(seg, job, root)
         return run
 
     def _parent(self, above: Seg | None) -> SealedRef:
@@ -130,7 +144,8 @@ class Replays:
 
     async def _files(self, seg: Seg) -> JobFiles:
         """Frozen tensors and records of a segment, in the clear, where the engine looks for them."""
-        for ref in self.spec.frozen_blobs:
+        at = self.shop.root / f"job-{self.terms.spec}" / "frozen.safetensors"
+        for ref in () if self.bases.take(self.documents.frozen_root, at) else self.spec.frozen_blobs:
             await self._have(ref, "the set of frozen tensors", ref.size + SLACK)
         steps = range(seg.start, seg.stop)
         for i in await self.shop.shards_for(self.spec, steps):

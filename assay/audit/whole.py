@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from assay.audit.auditor import Auditor
+from assay.audit.bases import Bases
 from assay.audit.documents import Documents, Library, Ring
 from assay.audit.findings import Report
 from assay.audit.record import Record
@@ -16,10 +17,11 @@ from assay.workshop import Workshop
 
 async def audit_job(
     record: Record, job: JobId, blobs: Blobs, keys: Keys | None, engine: Engine, folder: Path, *, replay: int = 0, seed: int = 0,
-    patience: int = 20,
+    patience: int = 20, bases: Path | None = None,
 ) -> Report:  # fmt: skip
     """`folder` is the audit's own and is removed by the caller: what is opened lies there in the clear. `keys` are the caller's, if it has
-    any; `replay` is how many links to compute again, chosen by `seed`. Raises auditor.NoSuchJob."""
+    any; `replay` is how many links to compute again, chosen by `seed`; `bases` the folder of
+    frozen tensors that are shared with other audits. Raises auditor.NoSuchJob."""
     auditor = Auditor(record, job)
     auditor.run()
     ring, library = Ring(keys, auditor.releases), Library(blobs, patience)
@@ -30,7 +32,7 @@ async def audit_job(
     if replay and spec is None:
         auditor.sheet.check("replay", None, "no link can be computed again without the job's document")
     elif replay and spec is not None:
-        await Replays(documents, spec).run(replay, seed)
+        await Replays(documents, spec, Bases(bases)).run(replay, seed)
     else:
         sealed = "its initial state and data are sealed, and no link was computed again: --replay N does, with the keys that --data holds"
         auditor.sheet.check("replay", None, sealed)

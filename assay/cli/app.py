@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import audit, dispute, doctor, economics, jobs, keys, net, roles, sim
+from assay.cli import audit, check, dispute, doctor, economics, infer, jobs, keys, net, result, roles, sim
 from assay.cli.common import group
 
 app = group(
@@ -36,8 +36,12 @@ for name, app_of_role in roles.apps().items():
     app.add_typer(app_of_role, name=name)
 app.command()(jobs.submit)
 jobs.app.command()(audit.audit)
+jobs.app.command()(result.result)
 app.add_typer(jobs.app, name="job")
 app.add_typer(dispute.app, name="dispute")
+app.command()(check.check)
+app.command()(infer.infer)
+app.add_typer(infer.app, name="receipt")
 app.command()(jobs.run)
 app.command("economics")(economics.economy)
 app.command()(doctor.doctor)

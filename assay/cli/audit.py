@@ -18,6 +18,7 @@ import typer
 
 from assay.cli.common import Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, settings, show
 from assay.cli.common import run as run_async
+from assay.cli.folder import bases
 from assay.ids import ZERO_ADDRESS, JobId, PeerId
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ async def _audit(where: Settings, job: JobId, replay: int, seed: int) -> Report:
         engine = ProcessEngine(processes=1, sandbox=await asyncio.to_thread(find_sandbox, "auto", 0, folder, True))
         try:
             async with visit(where, folder) as (reader, blobs):
-                return await audit_job(await read_record(reader, job), job, blobs, keys, engine, folder / "work", replay=replay, seed=seed)
+                record = await read_record(reader, job)
+                return await audit_job(record, job, blobs, keys, engine, folder / "work", replay=replay, seed=seed, bases=bases())
         except NoSuchJob as error:
             raise Trouble(f"there is no job {job}", str(error), "assay job list") from None
         finally:

@@ -28,6 +28,13 @@ STATUS_EVERY = 2.0
 """Seconds between looks at what there is to tell."""
 
 
+def bases() -> Path:
+    """Where the frozen tensors of jobs that were checked are kept."""
+    from assay.exact.native.build import cache_home
+
+    return cache_home() / "bases"
+
+
 def prepare(data: Path) -> None:
     """Makes the folder, for its owner's eyes only. Raises Trouble when it is somebody else's or open to others."""
     data.mkdir(parents=True, exist_ok=True, mode=0o700)

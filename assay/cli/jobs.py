@@ -34,19 +34,23 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of the initial weights."
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
 MICRO = 1_000_000
 POLICY_HELP = f"How closely it is checked: {', '.join(POLICIES)} (docs/economics.md); else as --params says, or spot."
+OUT_HELP = "Where to write the weights: FILE.safetensors, or of a fine-tune a folder that PEFT or transformers loads."
 PARAMS_FILE_HELP = "TOML with windows and checking policy (see assay.chain.Params), instead of the network's defaults."
 
 
 def plan_of(train: Path, steps: int | None, seed: int) -> tuple[Plan, Any]:
     """The file's training as a plan, and the training itself (for its `sample`)."""
     from assay.client import Plan
+    from assay.forward import trace_evaluation
     from assay.trace import trace
-    from assay.training import load_training
+    from assay.training import Training, load_training
 
     training = load_training(train, seed)
-    traced = trace(training, steps)
+    if not isinstance(training, Training) and steps is not None:
+        raise Trouble("an evaluation has as many steps as its records have batches", "--steps is for trainings", f"assay run {train} --local", USAGE)
+    traced = trace(training, steps) if isinstance(training, Training) else trace_evaluation(training)
     name, data = training.name, training.data
-    plan = Plan(name, traced.program, traced.schedule, traced.state, data.arrays, data.name, training.batch, traced.frozen)
+    plan = Plan(name, traced.program, traced.schedule, traced.state, data.arrays, data.name, training.batch, traced.frozen, training.origin)
     return plan, training
 
 
@@ -54,7 +58,7 @@ def run(
     train: Train,
     local: Annotated[bool, typer.Option("--local", help="In this process, with no network and no money.")] = False,
     steps: Steps = None, seed: Seed = 0, threads: Threads = 1,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write the weights (safetensors).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP)] = None,
     sample: Annotated[bool, typer.Option("--sample/--no-sample", help="Show what the model says before and after, if the file can.")] = True,
     json: Json = False,
 ) -> None:  # fmt: skip
@@ -66,9 +70,10 @@ def run(
         instead = f"assay run {train} --local, or assay submit {train} --budget N"
         raise Trouble("where should it run?", "a run on the network costs money", instead, USAGE)
     plan, training = plan_of(train, steps, seed)
-    from assay.client import run_plan, weights
+    from assay.cli.submit import write_weights
+    from assay.client import run_plan
+    from assay.evaluation import is_result, of_state
     from assay.local import Step
-    from assay.state import to_bytes
     from assay.trace import initial_output
 
     before = initial_output(training, plan.state) if sample else None
@@ -86,14 +91,17 @@ def run(
     seconds = time.monotonic() - started
     after = initial_output(training, done.state) if sample else None
     if out is not None:
-        out.write_bytes(to_bytes(weights(done.state)))
+        write_weights(out, training, done.state)
     if json:
         losses = {"loss_first": done.losses[0], "loss_last": done.losses[-1]}
-        texts = {"before": before, "after": after, "weights": str(out) if out else None}
+        result = of_state(done.state).told() if is_result(done.state) else None
+        texts = {"before": before, "after": after, "result": result, "weights": str(out) if out else None}
         show({"final_state_root": done.root.hex(), "steps": plan.steps, "seconds": round(seconds, 3), **losses, **texts})
         return
     if after:
         print(f"\nafter: {after}\n")
+    if is_result(done.state):
+        print(of_state(done.state).told())
     print(f"final state root {done.root.hex()}")
     if out is not None:
         kept = f"; the {len(plan.frozen)} frozen tensors are those of the file's model" if plan.frozen else ""
@@ -115,7 +123,7 @@ def submit(
     keyservice: Annotated[str | None, typer.Option("--keyservice", metavar="ACCOUNT", help="Who keeps the keys; else found among peers.")] = None,
     params: Annotated[Path | None, typer.Option("--params", metavar="FILE", help=PARAMS_FILE_HELP)] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, serve the data, show the progress, and fetch the weights.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where --watch writes the weights.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP)] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the money is locked.")] = False,
     seed: Seed = 0, json: Json = False,
 ) -> None:  # fmt: skip
@@ -286,7 +294,7 @@ def watch(job: Number, rpc: Rpc = None, contract: Contract = None, bootstrap: Bo
 @app.command()
 def fetch(
     job: Number,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the weights (safetensors).")],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help=OUT_HELP)],
     rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None,
     whole: Annotated[bool, typer.Option("--state", help="The whole state (optimiser moments, too), not just the model's weights.")] = False,
     json: Json = False,

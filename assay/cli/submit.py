@@ -18,13 +18,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from assay import chain as events
 from assay import client
 from assay.chain import AnyChainEvent, Params
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, money, show
 from assay.cli.folder import attend, give_order, running
-from assay.ids import Address, JobId, address
+from assay.codec import decode
+from assay.hands import MAX_SPEC
+from assay.ids import Address, Cid, JobId, address
+from assay.job import JobSpec, Origin
 from assay.ports import Outage
 from assay.receipts import Ledger, receipt
 from assay.state import Tensors, state_root, to_bytes
@@ -33,6 +37,8 @@ LIFETIME = 7 * 24 * 3600
 """Seconds after which anybody may end a job that is not done."""
 DISCOVERY = 90.0
 """Seconds to wait for a scheduler or key service to be seen among peers."""
+COLLECTED = 5.0
+"""Seconds to wait at the end for keys of checkpoints that were asked for."""
 CLOSING = 10.0
 """Seconds that the scheduler has to close the job before its client does."""
 DELIVERY = 60.0
@@ -103,14 +109,14 @@ class Submission:
         from assay.trace import initial_output
 
         order = self.order
-        after = initial_output(order.training, state)
+        before, after = (initial_output(order.training, tensors) for tensors in (order.plan.state, state))
         if order.out is not None:
-            order.out.write_bytes(to_bytes(client.weights(state)))
+            write_weights(order.out, order.training, state)
         root = state_root(order.plan.steps, state)
         text = f"job {job} is done; final state root {root.hex()}" + (f"; weights written to {order.out}" if order.out else "")
-        self.note("done", text, job=job, final_state_root=root.hex(), after=after, out=str(order.out) if order.out else None)
+        self.note("done", text, job=job, final_state_root=root.hex(), before=before, after=after, out=str(order.out) if order.out else None)
         if after and not self.as_json:
-            print(f"\n{after}")
+            print(f"\nbefore: {before}\nafter: {after}")
 
     async def _party(self, node: Any, role: str, named: str | None) -> Address:
         """The account of a role: the one that was named, or the first that is seen among peers."""
@@ -134,6 +140,16 @@ class Submission:
             return await client.find_service(node.chain, account)
         except LookupError as error:
             raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None
+
+
+def write_weights(out: Path, training: Any, state: Tensors) -> None:
+    """The weights of a state: FILE.safetensors under the model's names, or, of a fine-tune, a folder that its library loads."""
+    if training.origin is None or out.suffix == ".safetensors":
+        out.write_bytes(to_bytes(client.weights(state)))
+        return
+    from assay.finetune.files import write_tuned
+
+    write_tuned(out, training, state)
 
 
 def tell(as_json: bool, topic: str, text: str, **data: Any) -> None:
@@ -198,17 +214,33 @@ def told(event: AnyChainEvent, ledger: Ledger, job: JobId) -> tuple[str, str] | 
 
 
 async def follow_job(node: Any, job: JobId, as_json: bool) -> Tensors:
-    """Shows what happens to a job until its weights are here. Raises Trouble when it ends without them."""
+    """Shows what happens to a job until its weights are here, and collects the keys of its checkpoints. Raises Trouble when it ends
+    without them."""
+    collecting: list[asyncio.Task[bool]] = []
+    try:
+        return await _follow(node, job, as_json, collecting)
+    finally:
+        for task in collecting:
+            task.cancel()
+        await asyncio.gather(*collecting, return_exceptions=True)
+
+
+async def _follow(node: Any, job: JobId, as_json: bool, collecting: list[asyncio.Task[bool]]) -> Tensors:
     async for ledger, fresh in client.follow(node.chain, asyncio.sleep, node.depth):
         for event in fresh:
             line = told(event, ledger, job)
             if line is not None:
                 segment = ledger.segments[event.segment]
                 tell(as_json, line[0], line[1], job=job, segment=segment.number, start=segment.start, stop=segment.stop, provider=segment.provider)
+                if isinstance(event, events.Settled):
+                    asking = client.collect(ledger, segment.number, node.chain, node.peers, node.keys, asyncio.sleep)
+                    collecting.append(asyncio.create_task(asking))
         known = ledger.jobs.get(job)
         if known is None:  # posted, but not so deep yet that it is final
             continue
         if ledger.finished(job):
+            if collecting:
+                await asyncio.wait(collecting, timeout=COLLECTED)
             state = await _fetch_patiently(node, ledger, job)
             await _take_back(node, job, as_json)
             return state
@@ -290,9 +322,21 @@ async def fetch_job(where: Settings, job: int, out: Path, *, whole: bool, as_jso
             raise Trouble(f"the weights of job {job} cannot be used", str(error), f"assay job show {job}") from None
         await _take_back(node, JobId(job), as_json)
         kept = state if whole else client.weights(state)
-        await asyncio.to_thread(out.write_bytes, to_bytes(kept))
+        origin = await _origin(node, ledger.jobs[JobId(job)].terms.spec)
+        if origin is not None and origin.adapter and not whole and out.suffix != ".safetensors":
+            from assay.finetune.files import write_adapter
+
+            await asyncio.to_thread(write_adapter, out, origin, kept)
+        else:
+            await asyncio.to_thread(out.write_bytes, to_bytes(kept))
         last, _ = client.deliverable(ledger, JobId(job), node.chain.account)
         return {"job": job, "out": str(out), "tensors": len(kept), "steps": last.stop, "final_state_root": state_root(last.stop, state).hex()}
+
+
+async def _origin(node: Any, spec: Cid) -> Origin | None:
+    """What the job's document, which its client keeps, says of the base of a fine-tune."""
+    found = decode(await node.blobs.get(spec), JobSpec, limit=MAX_SPEC).origin if await node.blobs.has(spec) else UNSET
+    return None if found is UNSET else found
 
 
 async def cancel_job(where: Settings, job: int) -> None:

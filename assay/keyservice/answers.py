@@ -11,6 +11,9 @@ SOON = 3
 
 
 def answer(state: State, peer: PeerId, request: KeyRequest) -> KeyGrant | Refusal:
+    shown = state.shown.get(request.segment)
+    if shown is not None and shown.key_id == request.key_id and state.facts.account(peer, (shown.recipient,)) is not None:
+        return KeyGrant(key_id=shown.key_id, wrapped=shown.wrapped)
     seg = state.facts.segments.get(request.segment)
     if seg is None:
         return Refusal(reason=f"segment {request.segment} is not known here, or not final yet", retry_after=SOON)

@@ -10,6 +10,7 @@
     Drawn, each round                    the drawn verifiers    all shards, the frozen tensors
     Settled with stop = steps            the client             the checkpoint
     JobCancelled, JobClosed              the client             the checkpoint of the last segment that settled
+    Settled, on request and off chain    the client             the checkpoint
 
 The machine sees only final chain events, so nothing is released before its event is final. A grant waits for the job's document and
 for the recipient's registered encryption key, and is dropped when its segment ends first. If a provider's checkpoint envelope is bad,
@@ -37,6 +38,7 @@ from assay.codec import Message
 from assay.facts import SegmentFacts
 from assay.ids import Address, JobId, SegmentId
 from assay.keyservice.answers import answer, bad_envelope
+from assay.keyservice.showing import Showing, wrap
 from assay.keyservice.state import Checkpoint, Config, Envelope, Grant, JobKeys, JobStage, Kind, State
 from assay.messages import KeyRequest, Refusal
 from assay.role import PAUSE, SPEC_LIMIT
@@ -63,13 +65,13 @@ from assay.runtime import (
     Wake,
     Woke,
 )
-from assay.tasks import JobLoaded, KeysWrapped, LoadJob, WrapKeys
+from assay.tasks import JobLoaded, KeysWrapped, LoadJob
 
 BATCH = 64
 """Keys in one call: some 200 bytes of log each."""
 
 
-class KeyServiceMachine:
+class KeyServiceMachine(Showing):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = (KeyRequest,)
@@ -103,7 +105,6 @@ class KeyServiceMachine:
         return self._out
 
     def summary(self) -> dict[str, Any]:
-        """For `assay keyservice status`."""
         return self.state.summary()
 
     def _do(self, effect: AnyEffect) -> None:
@@ -140,11 +141,12 @@ class KeyServiceMachine:
             case Committed():
                 envelope = Envelope(seg.key_id, seg.key_envelope, seg.provider)
                 self.state.checkpoints[seg.segment] = Checkpoint(envelope)
-                self._do(Do(key=f"checkpoint:{seg.segment}", task=_wrap([envelope])))
+                self._do(Do(key=f"checkpoint:{seg.segment}", task=wrap([envelope])))
             case Drawn():
                 self._grant(seg, Kind.DRAWN, seg.round, list(seg.verifiers))
             case Settled():
                 job.settled = seg.segment
+                self._show(seg)
                 if job.over or seg.stop == self.state.facts.jobs[seg.job].terms.steps:
                     self._final(seg.segment)
                 self._forget()
@@ -163,6 +165,7 @@ class KeyServiceMachine:
     def _rekeyed(self, event: Registered) -> None:
         """An account that has lost its encryption key and registered another gets what it is entitled to now once more."""
         mark = f"@{event.block}.{event.index}"
+        self.state.shown = {segment: told for segment, told in self.state.shown.items() if told.recipient != event.who}
         for segment, releases in self.state.released.items():
             self.state.released[segment] = [r for r in releases if r.recipient != event.who]
         for seg in self.state.facts.segments.values():
@@ -204,7 +207,7 @@ class KeyServiceMachine:
         keys.initial = Envelope(spec.state.key_id, spec.state.envelope, facts.client)
         keys.shared = [Envelope(ref.key_id, ref.envelope, facts.client) for ref in spec.shared_blobs]
         keys.stage = JobStage.CHECKING
-        self._do(Do(key=f"envelopes:{job}", task=_wrap([keys.initial, *keys.shared])))
+        self._do(Do(key=f"envelopes:{job}", task=wrap([keys.initial, *keys.shared])))
 
     def _checked(self, job: JobId, outcome: KeysWrapped) -> None:
         keys = self.state.jobs[job]
@@ -251,7 +254,7 @@ class KeyServiceMachine:
             grant.reason = f"{', '.join(unknown)} has not registered an encryption key: `assay keys show`, then start the node once"
             return
         grant.stage, grant.reason = "wrapping", ""
-        self._do(Do(key=f"wrap:{grant.name}", task=_wrap(wanted, known)))
+        self._do(Do(key=f"wrap:{grant.name}", task=wrap(wanted, known)))
 
     def _advance_all(self, job: JobId) -> None:
         for grant in list(self.state.grants.values()):
@@ -325,6 +328,8 @@ class KeyServiceMachine:
     def _result(self, kind: str, rest: list[str], event: Result) -> None:
         if kind in ("spec", "load", "envelopes"):
             return self._job_result(kind, JobId(int(rest[0])), event)
+        if kind == "show":
+            return self._shown(SegmentId(int(rest[0])), event)
         if kind == "checkpoint":
             return self._checkpoint_result(SegmentId(int(rest[0])), event)
         if kind == "again" and isinstance(event, Woke):
@@ -387,14 +392,9 @@ class KeyServiceMachine:
                 self._fetch(JobId(int(job)))
             case ["checkpoint", segment]:
                 if (found := self.state.checkpoints.get(SegmentId(int(segment)))) is not None:
-                    self._do(Do(key=f"checkpoint:{segment}", task=_wrap([found.envelope])))
+                    self._do(Do(key=f"checkpoint:{segment}", task=wrap([found.envelope])))
             case ["grant", *name]:
                 if (grant := self.state.grants.get(":".join(name))) is not None:
                     self._advance(grant)
             case _:
                 raise IllegalEvent(f"Woke of again:{':'.join(rest)} has no place here")
-
-
-def _wrap(envelopes: list[Envelope], recipients: list[tuple[Address, bytes]] | None = None) -> WrapKeys:
-    named = dict.fromkeys((envelope.key_id, envelope.wrapped, envelope.publisher) for envelope in envelopes)
-    return WrapKeys(envelopes=tuple(named), recipients=tuple(recipients or ()))

@@ -11,6 +11,9 @@ from assay.chain import Release
 from assay.facts import Facts
 from assay.ids import Address, Digest, JobId, PeerId, SegmentId
 
+SHOWN = 1 << 14
+"""Checkpoint keys that are kept for clients, each some 250 bytes; a client's node asks for its own as soon as they settle."""
+
 
 class Config(msgspec.Struct, frozen=True):
     account: Address
@@ -86,6 +89,8 @@ class State(msgspec.Struct):
     jobs: dict[JobId, JobKeys] = {}
     grants: dict[str, Grant] = {}
     checkpoints: dict[SegmentId, Checkpoint] = {}
+    shown: dict[SegmentId, Release] = {}
+    """Checkpoints of settled segments wrapped to the job's client, off chain: what it paid for, and can check steps from. The newest SHOWN."""
     released: dict[SegmentId, list[Release]] = {}
     """What has been wrapped, so that a request is answered with the same bytes that go on chain."""
     count: int = 0

@@ -108,10 +108,15 @@ def compiler() -> str:
     raise NativeError("no C compiler (cc, gcc or clang): install one, e.g. `apt install gcc libc6-dev`")
 
 
+def cache_home() -> Path:
+    """The user's cache folder, which may not be there."""
+    home = os.environ.get("ASSAY_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "assay")
+    return Path(home)
+
+
 def cache_folder() -> Path:
     """A folder that only this user can write, made if need be."""
-    home = os.environ.get("ASSAY_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "assay")
-    folder = Path(home) / "native"
+    folder = cache_home() / "native"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         owner = folder.stat()
