@@ -76,8 +76,8 @@ class Executor:
 
     `program` has been checked (Program.load); `schedule` is f32 [steps, scalars], its columns in the order of `program.scalars`;
     `threads` is the number of native threads; `frozen` are the tensors that no step changes, checked here, once, against the root that
-    the program names. Raises BadTensors when a tensor is not what the program takes, ValueError for a step outside the schedule or a
-    micro-batch outside the step.
+    the program names; `effort` is what is made again to save memory (assay.exact.recompute). Raises BadTensors when a tensor is not what
+    the program takes, ValueError for a step outside the schedule or a micro-batch outside the step.
 
     Who owns what: arguments are only read, and results share no memory with them (but for entries that no step changes), unless the
     caller says `spend=True`. Then it gives up the accumulator (in `update` the state, too): the result may lie where they did, so that a
@@ -86,8 +86,9 @@ class Executor:
     """
 
     def __init__(
-        self, program: Program, schedule: NDArray[np.float32], micro_batches: int, threads: int = 1, frozen: Mapping[str, NDArray[Any]] = {}
-    ) -> None:
+        self, program: Program, schedule: NDArray[np.float32], micro_batches: int, threads: int = 1, frozen: Mapping[str, NDArray[Any]] = {},
+        effort: int = 0,
+    ) -> None:  # fmt: skip
         if schedule.ndim != 2 or schedule.dtype != np.float32 or schedule.shape[1] != len(program.scalars):
             names = ", ".join(program.scalars)
             raise BadTensors(f"the schedule is {schedule.dtype}{list(schedule.shape)}, the program takes f32[steps, {len(program.scalars)}]: {names}")
@@ -102,8 +103,8 @@ class Executor:
         self.schedule = np.ascontiguousarray(schedule)
         self.schedule_root = schedule_root(self.schedule)
         self.micro_batches = micro_batches
-        self.threads = threads
-        self._cpu = Cpu(program, threads)
+        self.threads, self.effort = threads, effort
+        self._cpu = Cpu(program, threads, effort)
         self._state, self._acc, self._batch = program.state, program.accumulator, program.batch
         self._spare: Tensors = {}
         """A spent accumulator, for the next one: fresh memory costs a page fault each 4 KiB."""

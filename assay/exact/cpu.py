@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact import hashing, numpy_route, reference
+from assay.exact import hashing, numpy_route, recompute, reference
 from assay.exact.native.build import Library, library
 from assay.exact.plan import Plan
 from assay.exact.steps import NATIVE_OPERATORS
@@ -92,12 +92,15 @@ def _alone(arrays: Sequence[Array]) -> list[bool]:
 
 
 class Cpu:
-    """Runs the parts of one program (`micro`, `update`) with `threads` native threads. Safe to share between threads, one run at a time."""
+    """Runs the parts of one program (`micro`, `update`) with `threads` native threads. Safe to share between threads, one run at a time.
+    With an `effort` (assay.exact.recompute) values of a micro-batch are made again rather than kept: less memory, the same bits."""
 
-    def __init__(self, program: Program, threads: int = 1) -> None:
+    def __init__(self, program: Program, threads: int = 1, effort: int = 0) -> None:
         self.threads = threads
         self._bits = program.gemm_bits
-        self._parts = {"micro": program.micro, "update": program.update}
+        written = {"micro": recompute.written(program.micro, effort), "update": recompute.written(program.update, 0)}
+        self._parts = {name: again.part for name, again in written.items()}
+        self._first = {name: again.first for name, again in written.items()}
         self._constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
         for name, part in self._parts.items():
             for at, node in enumerate(part.nodes):
@@ -139,12 +142,17 @@ class Cpu:
         return {o.name: array for o, array in zip(p.outputs, outputs, strict=True)}
 
     def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, Array], list[Digest]]:
-        """The same outputs, and the tensor root of every node's result, in program order."""
-        p = self._parts[part]
+        """The same outputs, and the tensor root of the result of every node of the program, in its order."""
+        p, first = self._parts[part], self._first[part]
         arguments = self._arguments(p, inputs)
         roots: list[Digest] = []
         if self._library is None:
-            return numpy_route.run(p, arguments, self._bits, lambda _, result: roots.append(hashing.tensor_root(result))), roots
+
+            def see(node: int, result: Array) -> None:
+                if first[node]:
+                    roots.append(hashing.tensor_root(result))
+
+            return numpy_route.run(p, arguments, self._bits, see), roots
         with self._lock:
             native = self._planned(part, True, self._library)
             bases, buffers, outputs = native.bind(self._arena, arguments)
@@ -155,6 +163,8 @@ class Cpu:
                 if ready > done:
                     self._library.run(native.tape.words, native.tape.marks[done], native.tape.marks[ready], bases, self.threads)
                     done = ready
+                if not first[node]:
+                    continue
                 v = native.plan.views[len(p.inputs) + node]
                 buffer, offset = native.tape.place(v.root)
                 result = strided(buffers[buffer], offset, v, reference.NUMPY[v.dtype])
