@@ -58,7 +58,7 @@ def _idle_references() -> int:
 _IDLE = _idle_references()
 
 
-class _Native:
+class Native:
     """One part's plan with its tape and buffers."""
 
     def __init__(self, part: Part, constants: Mapping[str, Array], bits: int, native: Library, trace: bool) -> None:
@@ -107,7 +107,7 @@ class Cpu:
                 if node.op not in NATIVE_OPERATORS:
                     raise ProgramError(f"{name} node {at}: this engine has no operator {node.op!r}")
         self._library = library()
-        self._plans: dict[tuple[str, bool], _Native] = {}
+        self._plans: dict[tuple[str, bool], Native] = {}
         self._arena = aligned(0)
         self._lock = threading.Lock()
 
@@ -119,10 +119,10 @@ class Cpu:
         found = (np.asarray((self._constants if i.kind == "constant" else inputs[i.kind])[i.name]) for i in part.inputs)
         return [np.require(a, a.dtype.newbyteorder("<"), ("C", "A")) for a in found]
 
-    def _planned(self, part: str, trace: bool, native: Library) -> _Native:
+    def _planned(self, part: str, trace: bool, native: Library) -> Native:
         key = (part, trace)
         if key not in self._plans:
-            self._plans[key] = _Native(self._parts[part], self._constants, self._bits, native, trace)
+            self._plans[key] = Native(self._parts[part], self._constants, self._bits, native, trace)
         if self._plans[key].tape.arena > self._arena.nbytes:
             self._arena = aligned(0)  # gone before the larger one is made
             self._arena = aligned(self._plans[key].tape.arena)
