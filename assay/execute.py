@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from assay import merkle
 from assay.exact.cpu import Cpu, Inputs
+from assay.exact.offload import Store
 from assay.exact.table import TensorType
 from assay.ids import Digest
 from assay.program import Program
@@ -85,8 +86,9 @@ class Executor:
     `program` has been checked (Program.load); `schedule` is f32 [steps, scalars], its columns in the order of `program.scalars`;
     `threads` is the number of native threads; `frozen` are the tensors that no step changes, checked here, once, against the root that
     the program names; `effort` is what is made again to save memory (assay.exact.recompute); `engine` computes in place of this
-    processor's, for instance several ranks (assay.exact.ranks.team). Raises BadTensors when a tensor is not what the program takes,
-    ValueError for a step outside the schedule or a micro-batch outside the step.
+    processor's, for instance several ranks (assay.exact.ranks.team); in a `store` (assay.exact.offload) lie the accumulator, and what
+    links give that spend what they take. Raises BadTensors when a tensor is not what the program takes, ValueError for a step outside
+    the schedule or a micro-batch outside the step.
 
     Who owns what: arguments are only read, and results share no memory with them (but for entries that no step changes), unless the
     caller says `spend=True`. Then it gives up the accumulator (in `update` the state, too): the result may lie where they did, so that a
@@ -96,7 +98,7 @@ class Executor:
 
     def __init__(
         self, program: Program, schedule: NDArray[np.float32], micro_batches: int, threads: int = 1, frozen: Mapping[str, NDArray[Any]] = {},
-        effort: int = 0, engine: Runs | None = None,
+        effort: int = 0, engine: Runs | None = None, store: Store | None = None,
     ) -> None:  # fmt: skip
         if schedule.ndim != 2 or schedule.dtype != np.float32 or schedule.shape[1] != len(program.scalars):
             names = ", ".join(program.scalars)
@@ -113,7 +115,8 @@ class Executor:
         self.schedule_root = schedule_root(self.schedule)
         self.micro_batches = micro_batches
         self.threads, self.effort = threads, effort
-        self._engine = engine or Cpu(program, threads, effort)
+        self.store = store
+        self._engine = engine or Cpu(program, threads, effort, store.window if store else 0)
         self._state, self._acc, self._batch = program.state, program.accumulator, program.batch
         self._spare: Tensors = {}
         """A spent accumulator, for the next one: fresh memory costs a page fault each 4 KiB."""
@@ -137,7 +140,9 @@ class Executor:
         out: Tensors = {}
         for name, t in self._acc.items():
             spare = self._spare.pop(name, None)
-            if spare is not None and spare.flags.writeable:
+            if self.store is not None:
+                out[name] = self.store.put(state[name].copy()) if name in state else self.store.zeros(t)
+            elif spare is not None and spare.flags.writeable:
                 spare[...] = state.get(name, 0)
                 out[name] = spare
             else:
@@ -151,7 +156,7 @@ class Executor:
         if not spend:
             return self._engine.run("micro", inputs)
         inputs["acc"] = _taken(acc)
-        return self._engine.run("micro", inputs, ("acc",))
+        return self._stored(self._engine.run("micro", inputs, ("acc",)))
 
     def update(self, step: int, state: Tensors, acc: Tensors, *, spend: bool = False) -> Tensors:
         """The state before step `step + 1`; `spend` gives up `state` and `acc`."""
@@ -160,9 +165,12 @@ class Executor:
         if not spend:
             return state | self._engine.run("update", inputs)
         inputs |= {"state": _taken(state), "acc": _taken(acc)}
-        after = inputs["state"] | self._engine.run("update", inputs, ("state", "acc"))
+        after = inputs["state"] | self._stored(self._engine.run("update", inputs, ("state", "acc")))
         self._spare = inputs["acc"]
         return after
+
+    def _stored(self, made: Tensors) -> Tensors:
+        return {name: self.store.put(array) for name, array in made.items()} if self.store else made
 
     def _for_micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> dict[str, Tensors]:
         return {"state": state, "acc": acc, "batch": batch, "counter": counters(step, m), "frozen": self.frozen}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact import hashing, numpy_route, recompute, reference
+from assay.exact import hashing, numpy_route, offload, recompute, reference
 from assay.exact.native.build import Library, library
 from assay.exact.plan import Plan
 from assay.exact.steps import NATIVE_OPERATORS
@@ -61,9 +61,11 @@ _IDLE = _idle_references()
 class Native:
     """One part's plan with its tape and buffers."""
 
-    def __init__(self, part: Part, constants: Mapping[str, Array], bits: int, native: Library, trace: bool) -> None:
-        self.part, self.native = part, native
+    def __init__(self, part: Part, constants: Mapping[str, Array], bits: int, native: Library, trace: bool, window: int = 0) -> None:
+        self.part, self.native, self.window = part, native, window
         self.plan = Plan(part, constants, bits, trace)
+        if window:
+            offload.cut(self.plan, window)
         self.tape = Tape(self.plan, native)
         self._results = [_Recycled(part.type_of(o.value)) for o in part.outputs]
 
@@ -76,6 +78,14 @@ class Native:
         outputs = [over[o] if o in over else results.take() for o, results in enumerate(self._results)]
         buffers: list[Array] = [arena, self.tape.constants, *arguments, *outputs]
         return np.array([b.ctypes.data for b in buffers], np.uint64), buffers, outputs
+
+    def run(self, bases: NDArray[np.uint64], buffers: list[Array], threads: int) -> None:
+        """All steps; mapped buffers a window at a time."""
+        mapped = [at for at, buffer in enumerate(buffers) if offload.mapping(buffer) is not None] if self.window else []
+        for part in offload.windows(self.plan, self.tape, mapped, self.window):
+            self.native.run(self.tape.words, self.tape.marks[part.start], self.tape.marks[part.stop], bases, threads)
+            for buffer in part.touched:
+                offload.release(buffers[buffer])
 
 
 def _alone(arrays: Sequence[Array]) -> list[bool]:
@@ -93,10 +103,11 @@ def _alone(arrays: Sequence[Array]) -> list[bool]:
 
 class Cpu:
     """Runs the parts of one program (`micro`, `update`) with `threads` native threads. Safe to share between threads, one run at a time.
-    With an `effort` (assay.exact.recompute) values of a micro-batch are made again rather than kept: less memory, the same bits."""
+    With an `effort` (assay.exact.recompute) values of a micro-batch are made again rather than kept: less memory, the same bits.
+    With a `window` only so many bytes of mapped inputs (assay.exact.offload) are in memory at a time."""
 
-    def __init__(self, program: Program, threads: int = 1, effort: int = 0) -> None:
-        self.threads = threads
+    def __init__(self, program: Program, threads: int = 1, effort: int = 0, window: int = 0) -> None:
+        self.threads, self.window = threads, window
         self._bits = program.gemm_bits
         written = {"micro": recompute.written(program.micro, effort), "update": recompute.written(program.update, 0)}
         self._parts = {name: again.part for name, again in written.items()}
@@ -122,7 +133,7 @@ class Cpu:
     def _planned(self, part: str, trace: bool, native: Library) -> Native:
         key = (part, trace)
         if key not in self._plans:
-            self._plans[key] = Native(self._parts[part], self._constants, self._bits, native, trace)
+            self._plans[key] = Native(self._parts[part], self._constants, self._bits, native, trace, 0 if trace else self.window)
         if self._plans[key].tape.arena > self._arena.nbytes:
             self._arena = aligned(0)  # gone before the larger one is made
             self._arena = aligned(self._plans[key].tape.arena)
@@ -137,8 +148,8 @@ class Cpu:
             return numpy_route.run(p, arguments, self._bits)
         with self._lock:
             native = self._planned(part, False, self._library)
-            bases, _, outputs = native.bind(self._arena, arguments, spent)
-            self._library.run(native.tape.words, 0, len(native.tape.words), bases, self.threads)
+            bases, buffers, outputs = native.bind(self._arena, arguments, spent)
+            native.run(bases, buffers, self.threads)
         return {o.name: array for o, array in zip(p.outputs, outputs, strict=True)}
 
     def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, Array], list[Digest]]:

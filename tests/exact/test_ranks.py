@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.exact import conformance, faults, numpy_route, trainings
+from assay.exact import conformance, numpy_route, trainings
 from assay.exact.conformance import Case, Writer
 from assay.exact.ranks.exchanges import RankLost
 from assay.exact.ranks.places import BOTH, DATA, TENSOR, Layout, Split, even
@@ -23,7 +23,7 @@ from assay.exact.table import TensorType
 from assay.execute import Executor
 from assay.segment import Segment
 from assay.state import Tensors, state_root, to_bytes
-from tests.exact.support import Route, names, on
+from tests.exact.support import Route, on
 
 LAYOUTS = {"data": DATA, "tensor": TENSOR, "both": BOTH}
 layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -153,7 +153,6 @@ def test_a_fault_of_one_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         executor = Executor(training.program, training.schedule, training.program.micro_batches, engine=team)
         with pytest.raises(RankLost, match=r"rank \d: HardwareFault"):
             executor.micro(0, 0, state, executor.zero_acc(0, state), trainings.batch(training.program, 0, 0))
-    faults.taken()
 
 
 # ---- the communicator ----------------------------------------------------------------------------------------------------

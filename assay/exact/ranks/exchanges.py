@@ -50,7 +50,7 @@ class RankLost(Exception):
 
 
 class Exchange(NamedTuple):
-    """`op` on local values `operands`; `count` is how many elements are summed over all ranks together, `whole` the result's type. Of a
+    """`op` on local values `operands`; `terms` is how many elements all ranks together sum up for each of the result's, `whole` the result's type. Of a
     gather, `split` says how the operand is cut."""
 
     op: str
@@ -58,7 +58,7 @@ class Exchange(NamedTuple):
     result: int
     whole: TensorType
     attrs: Mapping[str, Attr]
-    count: int = 0
+    terms: int = 0
     split: Split | None = None
 
 
@@ -113,7 +113,7 @@ def _joined(gathers: Sequence[Exchange], everyones: Sequence[NDArray[np.uint8]])
 def _begun(e: Exchange, args: Sequence[Array], bits: int) -> _Sum:
     match e.op:
         case "matmul":
-            return _product(*args, bits)
+            return _product(args[0], args[1], bits)
         case "sum":
             return _total(args[0], e)
         case "amax":
@@ -131,7 +131,7 @@ def _total(x: Array, e: Exchange) -> _Sum:
     if x.dtype == np.int64:
         own = np.asarray(x.sum(axis=axes)).reshape(e.whole.shape)
         return _Sum([], lambda _: own, lambda _, total: np.asarray(total))
-    bits = reference.sum_bits(e.count)
+    bits = reference.sum_bits(e.terms)
 
     def partial(tops: Sequence[Array]) -> Array:
         return np.asarray(reference.fixed(x, bits + 126 - tops[0]).sum(axis=axes, keepdims=True))
@@ -180,7 +180,7 @@ def _product(a: Array, b: Array, bits: int) -> _Sum:
 
 
 def _scattered(index: Array, values: Array, e: Exchange) -> _Sum:
-    rows, bits = e.whole.shape[0], reference.sum_bits(e.count)
+    rows, bits = e.whole.shape[0], reference.sum_bits(e.terms)
     own = reference.exponent(values, tuple(range(values.ndim)))
 
     def partial(tops: Sequence[Array]) -> Array:

@@ -98,10 +98,10 @@ def rule(node: Node, types: Sequence[TensorType], places: Sequence[Place]) -> Ru
 def _map(node: Node, types: Sequence[TensorType], places: Sequence[Place]) -> Rule:
     """As the largest operand that is cut."""
     rank = len(node.type.shape)
-    size, at = max((types[i].elements, -i) for i, p in enumerate(places) if p is not None)
-    split = places[-at]
-    assert split is not None and size
-    axis = split.axis + rank - len(types[-at].shape)
+    at = max((i for i, p in enumerate(places) if p is not None), key=lambda i: (types[i].elements, -i))
+    split = places[at]
+    assert split is not None
+    axis = split.axis + rank - len(types[at].shape)
     wanted: list[Place] = []
     for t in types:
         own = axis - (rank - len(t.shape))

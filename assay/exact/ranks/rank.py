@@ -62,6 +62,6 @@ class Rank:
         if native.tape.arena > self._arena.nbytes:
             self._arena = aligned(0)  # gone before the larger one is made
             self._arena = aligned(native.tape.arena)
-        bases, _, outputs = native.bind(self._arena, arguments)
-        self._library.run(native.tape.words, 0, len(native.tape.words), bases, self.threads)
+        bases, buffers, outputs = native.bind(self._arena, arguments)
+        native.run(bases, buffers, self.threads)
         return outputs

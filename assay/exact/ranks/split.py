@@ -104,8 +104,8 @@ class _Writer:
         t = infer(op, [self.locals[v].type for v in operands], attrs)
         return self._new(_Local(t, node=Node(op=op, inputs=operands, attrs=attrs, type=t)))
 
-    def _exchange(self, op: str, operands: tuple[int, ...], whole: TensorType, attrs: Mapping[str, Attr], count: int = 0, split: Place = None) -> int:
-        e = Exchange(op, operands, len(self.locals), whole, attrs, count, split)
+    def _exchange(self, op: str, operands: tuple[int, ...], whole: TensorType, attrs: Mapping[str, Attr], terms: int = 0, split: Place = None) -> int:
+        e = Exchange(op, operands, len(self.locals), whole, attrs, terms, split)
         return self._new(_Local(whole, exchange=e))
 
     def _get(self, value: int, place: Place) -> int:
@@ -127,7 +127,7 @@ class _Writer:
         operands = tuple(self._get(v, p) for v, p in zip(node.inputs, found.operands, strict=True))
         self.places.append(found.result)
         if found.summed:
-            local = self._exchange(node.op, operands, node.type, node.attrs, _count(node, types))
+            local = self._exchange(node.op, operands, node.type, node.attrs, _terms(node, types))
         else:
             local = self._node(node.op, operands, self._attrs(node, found.result))
         assert found.summed or self.locals[local].type == (found.result.of(node.type, self.rank) if found.result else node.type)
@@ -145,7 +145,10 @@ class _Writer:
     def result(self) -> Ranked:
         groups = self._grouped()
         ends = {local for *_, local in self.outputs}
-        reads = [self._sources([v for n in nodes for v in self._operands(n)] + [v for e in exchanges for v in e.operands]) for nodes, exchanges in groups]
+        reads = []
+        for nodes, exchanges in groups:
+            operands = [v for n in nodes for v in self._operands(n)]
+            reads.append(self._sources([*operands, *(v for e in exchanges for v in e.operands)]))
         reads[-1] |= self._sources(ends)
         later: set[int] = set()
         made: list[tuple[Part, tuple[int, ...], tuple[int, ...], list[Exchange]]] = []
@@ -233,7 +236,7 @@ class _Writer:
         return Part(inputs=tuple(inputs), nodes=tuple(written), outputs=outputs), tuple(takes)
 
 
-def _count(node: Node, types: Sequence[TensorType]) -> int:
+def _terms(node: Node, types: Sequence[TensorType]) -> int:
     if node.op == "scatter_add_rows":
         return types[0].shape[0]
     return prod(types[0].shape[a] for a in ints(node.attrs, "axes")) if "axes" in node.attrs else 0

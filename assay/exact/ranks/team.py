@@ -145,7 +145,7 @@ def take(sock: socket.socket, t: TensorType) -> Array:
 def serve(sock: socket.socket) -> None:
     """A rank's life: set up, then link after link until its socket is closed."""
     try:
-        setup = msgspec.json.decode(receive(sock, 1 << 12)[1], type=Setup)
+        setup = msgspec.json.decode(receive(sock, 1 << 12)[1].tobytes(), type=Setup)
         program = decode(receive(sock, MAX_BYTES)[1].tobytes(), Program, limit=MAX_BYTES)  # the host has checked it
         rank = Rank(program, Layout(setup.batch, setup.state), SocketComm(sock, setup.rank, setup.size), setup.threads)
         while True:

@@ -25,7 +25,7 @@ MAX_FRAME = 1 << 36
 
 def send(sock: socket.socket, kind: int, data: bytes | memoryview | Array) -> None:
     """Raises RankLost."""
-    view = memoryview(np.asarray(data, order="C").reshape(-1).view(np.uint8)) if isinstance(data, np.ndarray) else memoryview(data)
+    view = np.asarray(data, order="C").reshape(-1).view(np.uint8).data if isinstance(data, np.ndarray) else memoryview(data)
     try:
         sock.sendall(_HEAD.pack(kind, view.nbytes))
         sock.sendall(view)
@@ -35,7 +35,7 @@ def send(sock: socket.socket, kind: int, data: bytes | memoryview | Array) -> No
 
 def receive(sock: socket.socket, limit: int = MAX_FRAME) -> tuple[int, NDArray[np.uint8]]:
     """(kind, data). Raises RankLost."""
-    kind, size = _HEAD.unpack(_exactly(sock, _HEAD.size))
+    kind, size = _HEAD.unpack(_exactly(sock, _HEAD.size).tobytes())
     if size > limit:
         raise RankLost(f"a frame of {size} bytes is over {limit}")
     return kind, _exactly(sock, size)
@@ -43,7 +43,7 @@ def receive(sock: socket.socket, limit: int = MAX_FRAME) -> tuple[int, NDArray[n
 
 def _exactly(sock: socket.socket, size: int) -> NDArray[np.uint8]:
     data = np.empty(size, np.uint8)
-    view, at = memoryview(data), 0
+    view, at = data.data, 0
     while at < size:
         try:
             got = sock.recv_into(view[at:])
