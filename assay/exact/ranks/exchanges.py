@@ -50,7 +50,7 @@ class RankLost(Exception):
 
 
 class Exchange(NamedTuple):
-    """`op` on local values `operands`; `terms` is how many elements all ranks together sum up for each of the result's, `whole` the result's type. Of a
+    """`op` on local values `operands`; `whole` is the result's type, `terms` how many elements of all ranks make up one of the result's. Of a
     gather, `split` says how the operand is cut."""
 
     op: str
