@@ -61,8 +61,8 @@ class Store:
         return np.frombuffer(data, NUMPY[t.dtype], t.elements).reshape(t.shape)
 
     def put(self, array: Array) -> Array:
-        """The array's elements, mapped; the array itself if it is mapped."""
-        if mapping(array) is not None:
+        """The array's elements, mapped so that they may be written; the array itself if it is."""
+        if mapping(array) is not None and array.flags.writeable:
             return array
         own = self.zeros(TensorType(dtype=dtype_name(array), shape=array.shape))
         flat, source = own.reshape(-1), np.asarray(array, order="C").reshape(-1)

@@ -149,7 +149,7 @@ def test_states_are_written_and_read_in_pieces(tmp_path: Path) -> None:
     store = Store(tmp_path)
     found = from_file(path, 1 << 30, store.put)
     assert state_root(1, found) == state_root(1, state)
-    assert all(mapping(array) is not None for array in found.values())
+    assert all(mapping(array) is not None and array.flags.writeable for array in found.values())
     path.write_bytes(b"")
     with pytest.raises(BadTensors):
         from_file(path, 1 << 30, np.copy)
