@@ -57,6 +57,8 @@ class JobFiles(Message, frozen=True, kw_only=True):
     shard_records: tuple[U63, ...]
     """Records of each shard."""
     threads: U32 = 1
+    memory: U63 = (1 << 63) - 1
+    """Bytes that its links may take: what is made again to keep within them is found when its program is read."""
 
 
 class CheckFile(EngineTask, frozen=True, kw_only=True):

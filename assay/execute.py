@@ -11,14 +11,15 @@ Conventions of the accumulator: `loss` (f32, rank 0) is the sum over micro-batch
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from assay import merkle
-from assay.exact.cpu import Cpu
+from assay.exact.cpu import Cpu, Inputs
+from assay.exact.offload import Store
 from assay.exact.table import TensorType
 from assay.ids import Digest
 from assay.program import Program
@@ -71,13 +72,23 @@ def _taken(tensors: Tensors) -> Tensors:
     return own
 
 
+class Runs(Protocol):
+    """What computes the parts of the program, as assay.exact.cpu.Cpu does."""
+
+    def run(self, part: str, inputs: Inputs, spent: Collection[str] = ()) -> Tensors: ...
+
+    def trace(self, part: str, inputs: Inputs) -> tuple[Tensors, list[Digest]]: ...
+
+
 class Executor:
     """Runs the links of one job.
 
     `program` has been checked (Program.load); `schedule` is f32 [steps, scalars], its columns in the order of `program.scalars`;
     `threads` is the number of native threads; `frozen` are the tensors that no step changes, checked here, once, against the root that
-    the program names. Raises BadTensors when a tensor is not what the program takes, ValueError for a step outside the schedule or a
-    micro-batch outside the step.
+    the program names; `effort` is what is made again to save memory (assay.exact.recompute); `engine` computes in place of this
+    processor's, for instance several ranks (assay.exact.ranks.team); in a `store` (assay.exact.offload) lie the accumulator, and what
+    links give that spend what they take. Raises BadTensors when a tensor is not what the program takes, ValueError for a step outside
+    the schedule or a micro-batch outside the step.
 
     Who owns what: arguments are only read, and results share no memory with them (but for entries that no step changes), unless the
     caller says `spend=True`. Then it gives up the accumulator (in `update` the state, too): the result may lie where they did, so that a
@@ -86,8 +97,9 @@ class Executor:
     """
 
     def __init__(
-        self, program: Program, schedule: NDArray[np.float32], micro_batches: int, threads: int = 1, frozen: Mapping[str, NDArray[Any]] = {}
-    ) -> None:
+        self, program: Program, schedule: NDArray[np.float32], micro_batches: int, threads: int = 1, frozen: Mapping[str, NDArray[Any]] = {},
+        effort: int = 0, engine: Runs | None = None, store: Store | None = None,
+    ) -> None:  # fmt: skip
         if schedule.ndim != 2 or schedule.dtype != np.float32 or schedule.shape[1] != len(program.scalars):
             names = ", ".join(program.scalars)
             raise BadTensors(f"the schedule is {schedule.dtype}{list(schedule.shape)}, the program takes f32[steps, {len(program.scalars)}]: {names}")
@@ -102,8 +114,9 @@ class Executor:
         self.schedule = np.ascontiguousarray(schedule)
         self.schedule_root = schedule_root(self.schedule)
         self.micro_batches = micro_batches
-        self.threads = threads
-        self._cpu = Cpu(program, threads)
+        self.threads, self.effort = threads, effort
+        self.store = store
+        self._engine = engine or Cpu(program, threads, effort, store.window if store else 0)
         self._state, self._acc, self._batch = program.state, program.accumulator, program.batch
         self._spare: Tensors = {}
         """A spent accumulator, for the next one: fresh memory costs a page fault each 4 KiB."""
@@ -127,7 +140,9 @@ class Executor:
         out: Tensors = {}
         for name, t in self._acc.items():
             spare = self._spare.pop(name, None)
-            if spare is not None and spare.flags.writeable:
+            if self.store is not None:
+                out[name] = self.store.put(state[name].copy()) if name in state else self.store.zeros(t)
+            elif spare is not None and spare.flags.writeable:
                 spare[...] = state.get(name, 0)
                 out[name] = spare
             else:
@@ -139,20 +154,23 @@ class Executor:
         self._check_micro(step, m, state, acc, batch)
         inputs = self._for_micro(step, m, state, acc, batch)
         if not spend:
-            return self._cpu.run("micro", inputs)
+            return self._engine.run("micro", inputs)
         inputs["acc"] = _taken(acc)
-        return self._cpu.run("micro", inputs, ("acc",))
+        return self._stored(self._engine.run("micro", inputs, ("acc",)))
 
     def update(self, step: int, state: Tensors, acc: Tensors, *, spend: bool = False) -> Tensors:
         """The state before step `step + 1`; `spend` gives up `state` and `acc`."""
         self._check_update(step, state, acc)
         inputs = self._for_update(step, state, acc)
         if not spend:
-            return state | self._cpu.run("update", inputs)
+            return state | self._engine.run("update", inputs)
         inputs |= {"state": _taken(state), "acc": _taken(acc)}
-        after = inputs["state"] | self._cpu.run("update", inputs, ("state", "acc"))
+        after = inputs["state"] | self._stored(self._engine.run("update", inputs, ("state", "acc")))
         self._spare = inputs["acc"]
         return after
+
+    def _stored(self, made: Tensors) -> Tensors:
+        return {name: self.store.put(array) for name, array in made.items()} if self.store else made
 
     def _for_micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> dict[str, Tensors]:
         return {"state": state, "acc": acc, "batch": batch, "counter": counters(step, m), "frozen": self.frozen}
@@ -164,14 +182,14 @@ class Executor:
     def trace_micro(self, step: int, m: int, state: Tensors, acc: Tensors, batch: Tensors) -> Trace:
         """`micro`, with the root over all its stages."""
         self._check_micro(step, m, state, acc, batch)
-        output, stages = self._cpu.trace("micro", self._for_micro(step, m, state, acc, batch))
+        output, stages = self._engine.trace("micro", self._for_micro(step, m, state, acc, batch))
         batch = {name: batch[name] for name in self._batch}
         return self._trace(MICRO, step, m, state, acc, batch, stages, acc_root(step, m + 1, output, self.threads), output)
 
     def trace_update(self, step: int, state: Tensors, acc: Tensors) -> Trace:
         """`update`, with the root over all its stages."""
         self._check_update(step, state, acc)
-        output, stages = self._cpu.trace("update", self._for_update(step, state, acc))
+        output, stages = self._engine.trace("update", self._for_update(step, state, acc))
         output = state | output
         return self._trace(UPDATE, step, self.micro_batches, state, acc, {}, stages, state_root(step + 1, output, self.threads), output)
 

@@ -23,7 +23,7 @@ import numpy as np
 from assay import links, merkle
 from assay.execute import Executor
 from assay.ids import Digest
-from assay.state import BadTensors, Tensors, acc_root, from_bytes, state_root, to_bytes
+from assay.state import BadTensors, Tensors, acc_root, from_file, state_root, to_file
 
 STOP = "stop"
 """A file of this name in a segment's folder ends its run after the step it is in."""
@@ -49,6 +49,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     """The file is there whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(data)
+    os.replace(part, path)
+
+
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """As `write_atomically` of `to_bytes`, without holding all of it."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        to_file(file, tensors)
     os.replace(part, path)
 
 
@@ -119,7 +127,8 @@ class Segment:
 
     def load(self, step: int) -> Tensors:
         """The state before a step, checked against its committed root. Raises BadTensors, FileNotFoundError."""
-        tensors = from_bytes(self.path(step).read_bytes(), MAX_STATE)
+        store = self.executor.store
+        tensors = from_file(self.path(step), MAX_STATE, store.put if store else np.copy)
         if (found := state_root(step, tensors, self.executor.threads)) != self.root_before(step):
             raise BadTensors(f"the state before step {step} is not the committed one: its root is {found.hex()[:16]}…")
         return tensors
@@ -176,7 +185,7 @@ class Segment:
         while at < stop and not (at > self.start and (self.folder / STOP).exists()):
             state, record = self.step(at, state)
             at += 1
-            write_atomically(self.path(at), to_bytes(state))
+            write_tensors(self.path(at), state)
             self._append(record)
             self._thin()
             computed += 1

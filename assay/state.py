@@ -10,9 +10,11 @@ the data covered exactly once. Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import mmap
 import struct
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from assay import merkle
 from assay.exact.hashing import DTYPES, BadTensors, dtype_name, tensor_root
+from assay.exact.offload import release
 from assay.ids import Digest
 
 Array = NDArray[Any]
@@ -28,6 +31,8 @@ Tensors = dict[str, Array]
 MAX_HEADER = 16 << 20
 """Bytes of a safetensors header that are accepted."""
 MAX_RANK = 16
+PIECE = 4 << 20
+"""Bytes that are read or written at a time."""
 
 _STORED = {"f32": "F32", "i32": "I32", "i64": "I64", "u8": "U8", "bool": "BOOL", "i8": "I8", "i16": "I16", "f64": "F64", "u32": "U32"}
 _LOADED = {stored: name for name, stored in _STORED.items()}
@@ -37,8 +42,12 @@ _LOADED = {stored: name for name, stored in _STORED.items()}
 
 
 def tensor_roots(tensors: Mapping[str, Array], threads: int = 1) -> dict[str, Digest]:
-    """Root of each tensor; `threads` native threads share each one's chunks."""
-    return {name: tensor_root(array, threads) for name, array in tensors.items()}
+    """Root of each tensor; `threads` native threads share each one's chunks. Mapped tensors are handed back one by one."""
+    out = {}
+    for name, array in tensors.items():
+        out[name] = tensor_root(array, threads)
+        release(array)
+    return out
 
 
 def entries_root(roots: Mapping[str, bytes]) -> Digest:
@@ -85,24 +94,37 @@ def weights(state: Mapping[str, Array]) -> Tensors:
 def to_bytes(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
     """Canonical safetensors file: entries in the order of their UTF-8 names, header padded to 8 bytes. `metadata` is for other libraries:
     no file of ours has any, and `from_bytes` takes none."""
+    return b"".join(_parts(tensors, metadata))
+
+
+def to_file(file: BinaryIO, tensors: Mapping[str, Array]) -> None:
+    """Writes what `to_bytes` gives, a tensor at a time."""
+    for part in _parts(tensors):
+        file.write(part)
+
+
+def _parts(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    parts: list[bytes] = []
     at = 0
-    for name in sorted(tensors, key=str.encode):
+    names = sorted(tensors, key=str.encode)
+    for name in names:
         array = tensors[name]
-        kind = dtype_name(array)
-        data = np.asarray(array, DTYPES[kind][1]).tobytes()
-        header[name] = {"dtype": _STORED[kind], "shape": list(array.shape), "data_offsets": [at, at + len(data)]}
-        parts.append(data)
-        at += len(data)
+        header[name] = {"dtype": _STORED[dtype_name(array)], "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+        at += array.nbytes
     text = msgspec.json.encode(header)
     text += b" " * (-len(text) % 8)
-    return b"".join([struct.pack("<Q", len(text)), text, *parts])
+    yield struct.pack("<Q", len(text)) + text
+    for name in names:
+        array = tensors[name]
+        data = np.asarray(array, DTYPES[dtype_name(array)][1], order="C").reshape(-1).view(np.uint8)
+        for start in range(0, len(data), PIECE):
+            yield data[start : start + PIECE].data
+            release(array)
 
 
 __all__ = [
-    "DTYPES", "BadTensors", "Tensors", "acc_root", "batch_root", "dtype_name", "entries_root", "from_bytes", "frozen_root", "state_root",
-    "state_root_of", "tensor_root", "tensor_roots", "to_bytes", "weights",
+    "DTYPES", "BadTensors", "Tensors", "acc_root", "batch_root", "dtype_name", "entries_root", "from_bytes", "from_file", "frozen_root", "state_root",
+    "state_root_of", "tensor_root", "tensor_roots", "to_bytes", "to_file", "weights",
 ]  # fmt: skip
 
 
@@ -112,7 +134,16 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_offsets: tuple[int, int]
 
 
-def from_bytes(data: bytes, limit: int) -> Tensors:
+def from_file(path: Path, limit: int, put: Callable[[Array], Array]) -> Tensors:
+    """As `from_bytes` of a file that is not read as a whole: `put` says where each tensor goes. Raises BadTensors, OSError."""
+    with path.open("rb") as file:
+        if not (size := path.stat().st_size):
+            raise BadTensors("tensor file of 0 bytes has no header")
+        mapped = np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
+    return from_bytes(mapped.data, limit, put)
+
+
+def from_bytes(data: bytes | memoryview, limit: int, put: Callable[[Array], Array] = np.copy) -> Tensors:
     """The tensors of a safetensors file of at most `limit` bytes, as arrays of their own. Raises BadTensors."""
     if len(data) > limit:
         raise BadTensors(f"tensor file of {len(data)} bytes is over the limit of {limit}")
@@ -141,10 +172,11 @@ def from_bytes(data: bytes, limit: int) -> Tensors:
                 raise BadTensors(f"tensor {name!r} has shape {list(entry.shape)}, which does not fit its file")
         if len(entry.shape) > MAX_RANK or start != end or stop - start != count * dtype.itemsize or stop > len(body):
             raise BadTensors(f"tensor {name!r}: bytes {start}..{stop} are not those of {entry.dtype}{list(entry.shape)} after byte {end}")
-        array = np.frombuffer(body[start:stop], dtype=dtype).reshape(entry.shape).copy()
+        array = np.frombuffer(body[start:stop], dtype=dtype).reshape(entry.shape)
         if kind == "bool" and bool((array.view(np.uint8) > 1).any()):
             raise BadTensors(f"tensor {name!r} holds a bool that is neither 0 nor 1")
-        out[name] = array
+        out[name] = put(array)
+        release(array)
         end = stop
     if end != len(body):
         raise BadTensors(f"tensor file has {len(body) - end} bytes that belong to no tensor")

@@ -43,7 +43,7 @@ from assay.engine import (
     RunLinks,
     StepDone,
 )
-from assay.exact.memory import needed
+from assay.exact.memory import fitting
 from assay.execute import Executor
 from assay.ids import Digest
 from assay.job import Field
@@ -104,9 +104,9 @@ class Engine:
 
     def _check(self, task: CheckFile) -> FileChecked:
         program = Program.load((self.root / task.folder / "program.json").read_bytes(), Limits(flops=task.flops))
-        memory = needed(program, task.threads)
+        memory = fitting(program, task.threads, task.memory).bytes
         if memory > task.memory:
-            raise ProgramError(f"it needs {memory} bytes of memory; the limit here is {task.memory}")
+            raise ProgramError(f"it needs {memory} bytes of memory, with activations computed again as well; the limit here is {task.memory}")
         micro, update = cost(program.micro), cost(program.update)
         return FileChecked(
             root=program_root(program), micro_flops=micro.flops, update_flops=update.flops,
@@ -133,7 +133,8 @@ class Engine:
             while self._plans and (len(self._plans) >= self.PLANS or (new and new + self._frozen() > self.FROZEN)):
                 self._plans.pop(next(iter(self._plans)))
             frozen = _read_frozen(folder / "frozen.safetensors") if new else {}
-            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen)
+            effort = fitting(program, job.threads, job.memory).effort
+            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, effort)
         return self._plans[key]
 
     def _frozen(self) -> int:

@@ -101,7 +101,7 @@ class Workshop:
                 write_atomically(folder / "frozen.safetensors", await self.unsealed(ref, "the job's frozen tensors: "))
         return JobFiles(
             folder=name, program_root=spec.program_root, schedule_root=spec.schedule_root, scalars=len(spec.scalars),
-            micro_batches=spec.micro_batches, batch=spec.batch, order=spec.order, threads=self.threads,
+            micro_batches=spec.micro_batches, batch=spec.batch, order=spec.order, threads=self.threads, memory=self.max_memory,
             fields=tuple(field.name for field in spec.dataset.fields), shard_records=tuple(s.records for s in spec.dataset.shards),
         )  # fmt: skip
 

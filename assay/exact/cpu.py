@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact import hashing, numpy_route, reference
+from assay.exact import hashing, numpy_route, offload, recompute, reference
 from assay.exact.native.build import Library, library
 from assay.exact.plan import Plan
 from assay.exact.steps import NATIVE_OPERATORS
@@ -58,12 +58,14 @@ def _idle_references() -> int:
 _IDLE = _idle_references()
 
 
-class _Native:
+class Native:
     """One part's plan with its tape and buffers."""
 
-    def __init__(self, part: Part, constants: Mapping[str, Array], bits: int, native: Library, trace: bool) -> None:
-        self.part, self.native = part, native
+    def __init__(self, part: Part, constants: Mapping[str, Array], bits: int, native: Library, trace: bool, window: int = 0) -> None:
+        self.part, self.native, self.window = part, native, window
         self.plan = Plan(part, constants, bits, trace)
+        if window:
+            offload.cut(self.plan, window)
         self.tape = Tape(self.plan, native)
         self._results = [_Recycled(part.type_of(o.value)) for o in part.outputs]
 
@@ -76,6 +78,14 @@ class _Native:
         outputs = [over[o] if o in over else results.take() for o, results in enumerate(self._results)]
         buffers: list[Array] = [arena, self.tape.constants, *arguments, *outputs]
         return np.array([b.ctypes.data for b in buffers], np.uint64), buffers, outputs
+
+    def run(self, bases: NDArray[np.uint64], buffers: list[Array], threads: int) -> None:
+        """All steps; mapped buffers a window at a time."""
+        mapped = [at for at, buffer in enumerate(buffers) if offload.mapping(buffer) is not None] if self.window else []
+        for part in offload.windows(self.plan, self.tape, mapped, self.window):
+            self.native.run(self.tape.words, self.tape.marks[part.start], self.tape.marks[part.stop], bases, threads)
+            for buffer in part.touched:
+                offload.release(buffers[buffer])
 
 
 def _alone(arrays: Sequence[Array]) -> list[bool]:
@@ -92,19 +102,23 @@ def _alone(arrays: Sequence[Array]) -> list[bool]:
 
 
 class Cpu:
-    """Runs the parts of one program (`micro`, `update`) with `threads` native threads. Safe to share between threads, one run at a time."""
+    """Runs the parts of one program (`micro`, `update`) with `threads` native threads. Safe to share between threads, one run at a time.
+    With an `effort` (assay.exact.recompute) values of a micro-batch are made again rather than kept: less memory, the same bits.
+    With a `window` only so many bytes of mapped inputs (assay.exact.offload) are in memory at a time."""
 
-    def __init__(self, program: Program, threads: int = 1) -> None:
-        self.threads = threads
+    def __init__(self, program: Program, threads: int = 1, effort: int = 0, window: int = 0) -> None:
+        self.threads, self.window = threads, window
         self._bits = program.gemm_bits
-        self._parts = {"micro": program.micro, "update": program.update}
+        written = {"micro": recompute.written(program.micro, effort), "update": recompute.written(program.update, 0)}
+        self._parts = {name: again.part for name, again in written.items()}
+        self._first = {name: again.first for name, again in written.items()}
         self._constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
         for name, part in self._parts.items():
             for at, node in enumerate(part.nodes):
                 if node.op not in NATIVE_OPERATORS:
                     raise ProgramError(f"{name} node {at}: this engine has no operator {node.op!r}")
         self._library = library()
-        self._plans: dict[tuple[str, bool], _Native] = {}
+        self._plans: dict[tuple[str, bool], Native] = {}
         self._arena = aligned(0)
         self._lock = threading.Lock()
 
@@ -116,10 +130,10 @@ class Cpu:
         found = (np.asarray((self._constants if i.kind == "constant" else inputs[i.kind])[i.name]) for i in part.inputs)
         return [np.require(a, a.dtype.newbyteorder("<"), ("C", "A")) for a in found]
 
-    def _planned(self, part: str, trace: bool, native: Library) -> _Native:
+    def _planned(self, part: str, trace: bool, native: Library) -> Native:
         key = (part, trace)
         if key not in self._plans:
-            self._plans[key] = _Native(self._parts[part], self._constants, self._bits, native, trace)
+            self._plans[key] = Native(self._parts[part], self._constants, self._bits, native, trace, 0 if trace else self.window)
         if self._plans[key].tape.arena > self._arena.nbytes:
             self._arena = aligned(0)  # gone before the larger one is made
             self._arena = aligned(self._plans[key].tape.arena)
@@ -134,17 +148,22 @@ class Cpu:
             return numpy_route.run(p, arguments, self._bits)
         with self._lock:
             native = self._planned(part, False, self._library)
-            bases, _, outputs = native.bind(self._arena, arguments, spent)
-            self._library.run(native.tape.words, 0, len(native.tape.words), bases, self.threads)
+            bases, buffers, outputs = native.bind(self._arena, arguments, spent)
+            native.run(bases, buffers, self.threads)
         return {o.name: array for o, array in zip(p.outputs, outputs, strict=True)}
 
     def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, Array], list[Digest]]:
-        """The same outputs, and the tensor root of every node's result, in program order."""
-        p = self._parts[part]
+        """The same outputs, and the tensor root of the result of every node of the program, in its order."""
+        p, first = self._parts[part], self._first[part]
         arguments = self._arguments(p, inputs)
         roots: list[Digest] = []
         if self._library is None:
-            return numpy_route.run(p, arguments, self._bits, lambda _, result: roots.append(hashing.tensor_root(result))), roots
+
+            def see(node: int, result: Array) -> None:
+                if first[node]:
+                    roots.append(hashing.tensor_root(result))
+
+            return numpy_route.run(p, arguments, self._bits, see), roots
         with self._lock:
             native = self._planned(part, True, self._library)
             bases, buffers, outputs = native.bind(self._arena, arguments)
@@ -155,6 +174,8 @@ class Cpu:
                 if ready > done:
                     self._library.run(native.tape.words, native.tape.marks[done], native.tape.marks[ready], bases, self.threads)
                     done = ready
+                if not first[node]:
+                    continue
                 v = native.plan.views[len(p.inputs) + node]
                 buffer, offset = native.tape.place(v.root)
                 result = strided(buffers[buffer], offset, v, reference.NUMPY[v.dtype])

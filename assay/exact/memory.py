@@ -4,15 +4,15 @@
 inputs and results of the link that is run: states, accumulators, micro-batch and frozen tensors; the arena and constants of each plan;
 packed operands, tables and registers of the native threads (`assay_scratch`, whose sizes are read off the tape as the C code reads
 them); what hashing the stages takes. It makes the plans that a run would make, so it knows what fusion and the order of steps hold, and how the
-arena is cut up. It does not count the interpreter, its objects (programs, plans), nor the schedule and shards on disk, nor the values of a
-disputed link (assay.work).
+arena is cut up; `effort` is what the run makes again to save memory (assay.exact.recompute). It does not count the interpreter, its objects
+(programs, plans), nor the schedule and shards on disk, nor the values of a disputed link (assay.work).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,10 @@ from assay.exact import reference
 from assay.exact.native.build import Library, library
 from assay.exact.numpy_route import last_uses
 from assay.exact.plan import ALIGN, Plan
+from assay.exact.recompute import EFFORTS, written
 from assay.exact.table import OPS, Kind, TensorType
 from assay.exact.tape import Tape
-from assay.program import Part, Program
+from assay.program import Part, Program, cost
 
 PAGE = 4096
 FOLDING = 8
@@ -45,31 +46,55 @@ CALL = 8
 Slots = dict[str, int]
 
 
-def needed(program: Program, threads: int = 1) -> int:
-    """Bytes, at most. Raises ProgramError where a part cannot be planned."""
+class Fit(NamedTuple):
+    """What is made again (assay.exact.recompute), and the bytes that a run then needs at most."""
+
+    effort: int
+    bytes: int
+
+
+def fitting(program: Program, threads: int, limit: int) -> Fit:
+    """How to run the program within `limit` bytes: as it is, or with as little arithmetic done twice as will do. Where nothing fits, what
+    needs least. Raises ProgramError where a part cannot be planned."""
+    least = Fit(0, needed(program, threads))
+    if least.bytes <= limit:
+        return least
+    work = {effort: cost(written(program.micro, effort).part).flops for effort in EFFORTS[1:]}
+    for effort in sorted(work, key=work.__getitem__):
+        found = Fit(effort, needed(program, threads, effort))
+        if found.bytes <= limit:
+            return found
+        least = min(least, found, key=lambda fit: fit.bytes)
+    return least
+
+
+def needed(program: Program, threads: int = 1, effort: int = 0) -> int:
+    """Bytes, at most, when `effort` says what is made again. Raises ProgramError where a part cannot be planned."""
     native = library()
+    parts = (written(program.micro, effort).part, program.update)
     held = [program.state, program.accumulator, program.batch, program.frozen]
     own = sum(_bytes(types.values()) for types in held) + sum(len(c.data) for c in program.constants)
     micro, update = (_bytes(part.type_of(o.value) for o in part.outputs) for part in (program.micro, program.update))
     # Results of a link, beside what it was given; not in place, an accumulator is kept for the next one, and so are its zeros.
     results = 2 * micro + update + sum(OBJECT * (CALL + len((*part.inputs, *part.outputs))) for part in (program.micro, program.update))
     if native is None:
-        return own + results + max(_in_numpy(part) for part in (program.micro, program.update))
+        return own + results + max(_in_numpy(part) for part in parts)
     constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
-    return own + results + max(_planned(program, constants, trace, min(threads, MAX_THREADS), native) for trace in (False, True))
+    bits, threads = program.gemm_bits, min(threads, MAX_THREADS)
+    return own + results + max(_planned(parts, constants, bits, trace, threads, native) for trace in (False, True))
 
 
 def _bytes(types: Any) -> int:
     return sum(t.bytes for t in types)
 
 
-def _planned(program: Program, constants: Mapping[str, NDArray[Any]], trace: bool, threads: int, native: Library) -> int:
+def _planned(parts: Sequence[Part], constants: Mapping[str, NDArray[Any]], bits: int, trace: bool, threads: int, native: Library) -> int:
     """Arena, constants, scratch and hashing of both parts' plans."""
     arena = kept = folding = hashing = 0
     own: Slots = {}
     each: Slots = {}
-    for part in (program.micro, program.update):
-        plan = Plan(part, constants, program.gemm_bits, trace)
+    for part in parts:
+        plan = Plan(part, constants, bits, trace)
         tape = Tape(plan, native)
         arena = max(arena, tape.arena + ALIGN)
         kept += tape.constants.nbytes + ALIGN + sum(array.nbytes for array in plan.constants) + tape.words.nbytes

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from assay.exact import reference
 from assay.exact.arena import Arena
+from assay.exact.recompute import turns
 from assay.exact.steps import LOWER, Instruction, Step, kernel
 from assay.exact.table import OPS, Kind, TensorType
 from assay.exact.views import Folded, View, broadcast, c_strides, folded, ints, lanes, moved, whole
@@ -115,7 +116,7 @@ class Plan:
                 self.views.append(self._root(i.type))
                 self.homes[self.views[-1].root] = ("input", at)
         multiplied = self._multiplied()
-        self._turns = self._order()
+        self._turns = list(range(len(self.part.nodes))) if self.trace else turns(self.part)
         for at, node in enumerate(self.part.nodes):
             operands = [self.views[v] for v in node.inputs]
             if node.op in ("reshape", "permute") and len(self.views) in multiplied and (fold := self._fold_of(node)) is not None:
@@ -171,21 +172,6 @@ class Plan:
         return self._folded <= MAX_FOLDED
 
     # ---- when
-
-    def _order(self) -> list[int]:
-        """Each node's turn: program order, but what only adds to an entry of the accumulator follows at once what it adds, so that a gradient
-        is gone before the next one is made. (A traced program has all these additions at its end.)"""
-        first, n = len(self.part.inputs), len(self.part.nodes)
-        read = {v for node in self.part.nodes for v in node.inputs}
-        results = {o.value for o in self.part.outputs if o.kind == "acc"}
-        key = []
-        for at, node in enumerate(self.part.nodes):
-            adds = first + at in results - read and node.op == "add"
-            key.append(max((v - first for v in node.inputs), default=at) if adds and not self.trace else at)
-        turns = [0] * n
-        for turn, at in enumerate(sorted(range(n), key=lambda at: (key[at], at))):
-            turns[at] = turn
-        return turns
 
     def _when(self) -> None:
         first = len(self.part.inputs)

@@ -56,7 +56,7 @@ def _bits(x: Array) -> Array:
     return np.asarray(x, order="C").view(np.int32)
 
 
-def _key(x: Array) -> Array:
+def key(x: Array) -> Array:
     """Integers in the order of the floats, -0 before +0."""
     b = _bits(x)
     return b ^ ((b >> 31) & 0x7FFFFFFF)
@@ -64,12 +64,12 @@ def _key(x: Array) -> Array:
 
 def maximum(a: Array, b: Array) -> Array:
     a, b = np.broadcast_arrays(a, b)
-    return np.where(np.isnan(a) | np.isnan(b), NAN, np.where(_key(a) > _key(b), a, b))
+    return np.where(np.isnan(a) | np.isnan(b), NAN, np.where(key(a) > key(b), a, b))
 
 
 def minimum(a: Array, b: Array) -> Array:
     a, b = np.broadcast_arrays(a, b)
-    return np.where(np.isnan(a) | np.isnan(b), NAN, np.where(_key(a) < _key(b), a, b))
+    return np.where(np.isnan(a) | np.isnan(b), NAN, np.where(key(a) < key(b), a, b))
 
 
 def cast(x: Array, dtype: str) -> Array:
@@ -122,12 +122,12 @@ MAP: dict[str, Callable[..., Array]] = {
 # ---- REDUCE ----------------------------------------------------------------------------------------------------------------
 
 
-def _exponent(x: Array, axes: tuple[int, ...]) -> Array:
+def exponent(x: Array, axes: tuple[int, ...]) -> Array:
     """E of the module's docstring over `axes`, kept as dimensions of 1; 255 where there is an infinity or a NaN."""
     return (_bits(x) & 0x7FFFFFFF).max(axis=axes, keepdims=True).reshape([1 if i in axes else n for i, n in enumerate(x.shape)]) >> 23
 
 
-def _fixed(x: Array, s: Any) -> Array:
+def fixed(x: Array, s: Any) -> Array:
     """rint(x · 2^s) as int64; 0 where x is not finite."""
     return np.rint(np.ldexp(np.where(np.isfinite(x), x, 0).astype(np.float64), s)).astype(np.int64)
 
@@ -148,9 +148,9 @@ def sum_bits(n: int) -> int:
 def sum_(x: Array, axes: tuple[int, ...], keepdim: bool) -> Array:
     if x.dtype == np.int64:
         return np.asarray(x.sum(axis=axes, keepdims=keepdim))
-    top = _exponent(x, axes)
+    top = exponent(x, axes)
     s = sum_bits(math.prod(x.shape[a] for a in axes)) + 126 - top
-    total = _fixed(x, s).sum(axis=axes, keepdims=True)
+    total = fixed(x, s).sum(axis=axes, keepdims=True)
     y = np.where(top == 255, NAN, round_scaled(total, -s))
     return y if keepdim else y.reshape([n for i, n in enumerate(x.shape) if i not in axes])
 
@@ -158,23 +158,23 @@ def sum_(x: Array, axes: tuple[int, ...], keepdim: bool) -> Array:
 def cumsum(x: Array, axis: int) -> Array:
     if x.dtype == np.int64:
         return x.cumsum(axis=axis)
-    top = _exponent(x, (axis,))
+    top = exponent(x, (axis,))
     s = sum_bits(x.shape[axis]) + 126 - top
-    return np.where(top == 255, NAN, round_scaled(_fixed(x, s).cumsum(axis=axis), -s))
+    return np.where(top == 255, NAN, round_scaled(fixed(x, s).cumsum(axis=axis), -s))
 
 
 def amax(x: Array, axes: tuple[int, ...], keepdim: bool) -> Array:
-    key = _key(x).max(axis=axes, keepdims=keepdim)
-    y = np.asarray(key ^ ((key >> 31) & 0x7FFFFFFF)).astype(np.int32).view(f32)
+    largest = key(x).max(axis=axes, keepdims=keepdim)
+    y = np.asarray(largest ^ ((largest >> 31) & 0x7FFFFFFF)).astype(np.int32).view(f32)
     return np.where(np.isnan(x).any(axis=axes, keepdims=keepdim), NAN, y)
 
 
 def quantise(x: Array, axis: int, bits: int) -> tuple[Array, Array, Array]:
     """(q int64, s, whether the row or column is finite); s and the flag keep `axis` as a dimension of 1."""
-    top = _exponent(x, (axis % x.ndim,))
+    top = exponent(x, (axis % x.ndim,))
     s = bits - 1 + 126 - top
     most = (1 << (bits - 1)) - 1
-    return np.clip(_fixed(x, s), -most, most), s, top != 255
+    return np.clip(fixed(x, s), -most, most), s, top != 255
 
 
 def matmul(a: Array, b: Array, bits: int) -> Array:
@@ -187,7 +187,7 @@ def scatter_add_rows(index: Array, values: Array, rows: int) -> Array:
     top = int((_bits(values) & 0x7FFFFFFF).max()) >> 23
     s = np.int64(sum_bits(len(index)) + 126 - top)
     total = np.zeros((rows, *values.shape[1:]), np.int64)
-    np.add.at(total, _inside(index, rows), _fixed(values, s))
+    np.add.at(total, _inside(index, rows), fixed(values, s))
     return np.full(total.shape, NAN) if top == 255 else round_scaled(total, -s)
 
 

@@ -130,9 +130,9 @@ class Emulated(build.Library):
 
 def naming(library: Emulated) -> Callable[..., Any]:
     """In place of the engine's `bind`: the same, and the library learns the buffers."""
-    bind = cpu._Native.bind
+    bind = cpu.Native.bind
 
-    def bound(self: cpu._Native, arena: NDArray[np.uint8], arguments: list[NDArray[Any]], spent: Collection[str] = ()) -> Any:
+    def bound(self: cpu.Native, arena: NDArray[np.uint8], arguments: list[NDArray[Any]], spent: Collection[str] = ()) -> Any:
         found = bind(self, arena, arguments, spent)
         library.knows(found[1])
         return found

@@ -41,7 +41,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], emulated.E
 
     def chosen(program: Path) -> emulated.Emulated:
         made.append(emulated.Emulated(program))
-        monkeypatch.setattr(cpu._Native, "bind", emulated.naming(made[-1]))
+        monkeypatch.setattr(cpu.Native, "bind", emulated.naming(made[-1]))
         for module in (cpu, hashing):
             monkeypatch.setattr(module, "library", lambda: made[-1])
         return made[-1]

@@ -12,6 +12,7 @@ import pytest
 from assay import merkle
 from assay.exact import numpy_route, reference
 from assay.exact.cpu import Cpu
+from assay.exact.memory import needed
 from assay.execute import Executor
 from assay.ids import Digest
 from assay.program import Program, ProgramError
@@ -205,3 +206,22 @@ def test_numpy_products_of_any_width_are_exact() -> None:
             a, b = (rng.integers(-most, most, shape, endpoint=True) for shape in ((3, k), (k, 2)))
             a[0], b[:, 0] = most, most
             assert np.array_equal(numpy_route.integer_product(a, b, bits), a @ b)
+
+
+def test_many_micro_batches_are_one_sum_in_their_order() -> None:
+    """A step of M micro-batches takes the memory of one, and its gradient is the sum of theirs, added up in order, each addition rounded."""
+    many = 7
+    program = msgspec.structs.replace(mlp(), micro_batches=many)
+    assert needed(program) == needed(mlp())
+    executor, state = Executor(program, SCHEDULE, many), initial_state()
+    acc = zero = executor.zero_acc(0, state)
+    alone = [executor.micro(0, m, state, zero, batch(0, m)) for m in range(many)]
+    for m in range(many):
+        acc = executor.micro(0, m, state, acc, batch(0, m))
+    for name in acc:
+        total = zero[name]
+        for each in alone:
+            total = np.asarray(total + each[name])
+        assert acc[name].tobytes() == total.tobytes()
+    exact = {name: sum(each[name].astype(np.float64) for each in alone) for name in acc}
+    assert all(np.allclose(acc[name], exact[name], rtol=1e-5, atol=1e-6) for name in acc)

@@ -98,7 +98,7 @@ def test_what_is_spent_on_a_failed_link_is_gone(level: str) -> None:
     with on(Route(level, 1)):
         executor, state = Executor(mlp(), SCHEDULE, MICRO_BATCHES), initial_state()
         acc = executor.zero_acc(0, state)
-        library = executor._cpu._library
+        library = executor._engine._library
         assert library is not None
         library.inject(3, 5, 3, 2)
         with pytest.raises(faults.HardwareFault):

@@ -88,11 +88,11 @@ def result_of(executor: Executor, mode: str, part: str, *link: Any) -> Tensors:
     return output
 
 
-def train(name: str, mode: str, threads: int) -> int:
+def train(name: str, mode: str, threads: int, effort: int = 0) -> int:
     """The most that arrays took in the second step. (In the first one, plans are made.)"""
     training = load(name)
     p = training.program
-    executor, state = Executor(p, training.schedule, p.micro_batches, threads), initial(p)
+    executor, state = Executor(p, training.schedule, p.micro_batches, threads, effort=effort), initial(p)
     most = 0
     for step in range(2):
         acc = executor.zero_acc(step, state)
@@ -114,6 +114,15 @@ def test_a_training_takes_no_more_than_it_is_said_to_need(name: str, route: Rout
         taken = {mode: alone(partial(train, name, mode, route.threads), route.threads) for mode in ("in place", "kept", "traced")}
     assert max(taken.values()) <= need + OBJECTS
     assert route.level == "numpy" or need <= 2 * max(taken.values())
+
+
+@routes
+@pytest.mark.parametrize("effort", [1, 2])
+def test_nor_does_one_that_makes_values_again(effort: int, route: Route) -> None:
+    with on(route):
+        need = needed(load("bert").program, route.threads, effort)
+        taken = [alone(partial(train, "bert", mode, route.threads, effort), route.threads) for mode in ("in place", "kept", "traced")]
+    assert max(taken) <= need + OBJECTS
 
 
 def convolutions() -> Case:

@@ -1,0 +1,129 @@
+"""Tensors that lie in memory-mapped files instead of memory, and links that touch them a piece at a time.
+
+A state of parameters and two moments is three times the model, an accumulator once more, and a link needs little of them at any moment. With
+a Store they are mapped files. A part then runs in windows: some steps, which touch at most so many bytes of mapped tensors, and then these
+pages are handed back (madvise, MADV_DONTNEED: of a shared mapping nothing is lost, what was written is in the file's cache, which the system
+writes out and drops as it needs to). MAP steps are cut by elements, so that a window may be smaller than a tensor; what one REDUCE or
+matrix product reads of a single tensor is not cut. It is the same plan with the same steps, so the bits are the same.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.exact.hashing import dtype_name
+from assay.exact.plan import Plan
+from assay.exact.reference import NUMPY
+from assay.exact.steps import Instruction, Step
+from assay.exact.table import TensorType
+from assay.exact.tape import Tape
+from assay.exact.views import View
+
+Array = NDArray[Any]
+WINDOW = 64 << 20
+"""Bytes of mapped tensors that a part has in memory at a time, unless said otherwise."""
+STRIDE = 1 << 20
+"""Elements that are copied into a file at a time."""
+
+
+def mapping(array: Array) -> mmap.mmap | None:
+    """The mapped file that an array lies in."""
+    base: Any = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    return base if isinstance(base, mmap.mmap) else None
+
+
+def release(array: Array) -> None:
+    """Hands the memory of a mapped array back; nothing for others."""
+    found = mapping(array)
+    if found is not None and hasattr(mmap, "MADV_DONTNEED"):
+        found.madvise(mmap.MADV_DONTNEED)
+
+
+class Store:
+    """The tensors of one training as unnamed files in `folder`, which are gone when they are not used any more. `window` is in bytes."""
+
+    def __init__(self, folder: Path, window: int = WINDOW) -> None:
+        self.folder, self.window = folder, window
+
+    def zeros(self, t: TensorType) -> Array:
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            file.truncate(max(t.bytes, 1))
+            data = mmap.mmap(file.fileno(), max(t.bytes, 1))
+        return np.frombuffer(data, NUMPY[t.dtype], t.elements).reshape(t.shape)
+
+    def put(self, array: Array) -> Array:
+        """The array's elements, mapped so that they may be written; the array itself if it is."""
+        if mapping(array) is not None and array.flags.writeable:
+            return array
+        own = self.zeros(TensorType(dtype=dtype_name(array), shape=array.shape))
+        flat, source = own.reshape(-1), np.asarray(array, order="C").reshape(-1)
+        for start in range(0, len(flat), STRIDE):
+            flat[start : start + STRIDE] = source[start : start + STRIDE]
+            release(own)
+        return own
+
+
+class Window(NamedTuple):
+    """Steps [start, stop) of a tape's marks, and the buffers that they touch."""
+
+    start: int
+    stop: int
+    touched: tuple[int, ...]
+
+
+def cut(plan: Plan, most: int) -> None:
+    """Cuts the plan's MAP steps into pieces that touch at most `most` bytes of their operands and results, where these lie in order."""
+    steps: list[Step] = []
+    for step in plan.steps:
+        steps += _pieces(step, most) if step.name == "map" else [step]
+    plan.steps = steps
+
+
+def _pieces(step: Step, most: int) -> list[Step]:
+    n = step.writes[0].elements
+    each = sum(v.item for v in (*step.reads, *step.writes))
+    size = max(1, most // each)
+    if n <= size or not all(v.single or (v.contiguous and v.elements == n) for v in step.reads):
+        return [step]
+    out = []
+    for start in range(0, n, size):
+        stop = min(n, start + size)
+        part: Mapping[View, View] = {v: v if v.single else _part(v, start, stop) for v in step.reads}
+        code = tuple(
+            Instruction(i.kernel, i.result, i.dtype, tuple(part[o] if isinstance(o, View) else o for o in i.operands)) for i in step.code
+        )
+        reads = tuple(dict.fromkeys(part[v] for v in step.reads))
+        out.append(Step(step.name, reads, tuple(_part(v, start, stop) for v in step.writes), code, step.extra))
+    return out
+
+
+def _part(v: View, start: int, stop: int) -> View:
+    """Elements [start, stop) of a view that is in order."""
+    return View(v.root, v.offset + start, (stop - start,), (1,), v.dtype)
+
+
+def windows(plan: Plan, tape: Tape, mapped: Sequence[int], most: int) -> list[Window]:
+    """The steps of a tape in runs that touch at most `most` bytes of the buffers `mapped`, but for steps that touch more by themselves."""
+    out: list[Window] = []
+    start, held = 0, 0
+    touched: set[int] = set()
+    for at, step in enumerate(plan.steps):
+        here = {(tape.place(v.root)[0], v.offset, v.elements): v.elements * v.item for v in (*step.reads, *step.writes)}
+        here = {key: size for key, size in here.items() if key[0] in mapped}
+        size = sum(here.values())
+        if held and held + size > most:
+            out.append(Window(start, at, tuple(sorted(touched))))
+            start, held, touched = at, 0, set()
+        held += size
+        touched |= {buffer for buffer, _, _ in here}
+    out.append(Window(start, len(plan.steps), tuple(sorted(touched))))
+    return out

@@ -1,0 +1,1 @@
+"""One program on several devices of one owner, with the bits that it has on one."""

@@ -1,0 +1,180 @@
+"""The ranks of one program, each a process (or, for tests and small models, a thread) that this one started and gives its pieces.
+
+    host   tensors whole: state, accumulator, records; cuts them, joins what comes back, commits
+    rank   its pieces of one link, while it runs: a fraction of the activations, and of the matrices where the state is cut
+
+A team stands where an engine does (assay.execute). Traces are made on the host alone: a check is of one link, and has the same bits anyway.
+When a rank is lost, the link raises RankLost and gives nothing; the team is over, and a new one starts from the last state on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.codec import decode
+from assay.exact import reference
+from assay.exact.cpu import Cpu, Inputs
+from assay.exact.ranks.exchanges import RankLost
+from assay.exact.ranks.places import Layout, Place
+from assay.exact.ranks.rank import Rank
+from assay.exact.ranks.split import Ranked, ranked
+from assay.exact.ranks.wire import DONE, FAULT, RUN, SocketComm, attend, receive, send
+from assay.exact.table import TensorType
+from assay.ids import Digest
+from assay.program import MAX_BYTES, Program
+
+Array = NDArray[Any]
+PARTS = ("micro", "update")
+PATIENCE = 600.0
+"""Seconds that a rank may be silent."""
+
+
+class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The first frame: what a rank is."""
+
+    rank: int
+    size: int
+    batch: bool
+    state: bool
+    threads: int
+
+
+class Team:
+    """`size` ranks of one program, cut up by `layout`, with `threads` native threads each. To be closed."""
+
+    def __init__(self, program: Program, layout: Layout, size: int, threads: int = 1, processes: bool = True, patience: float = PATIENCE) -> None:
+        self._forms = [{name: ranked(getattr(program, name), layout, rank, size) for name in PARTS} for rank in range(size)]
+        self._host = Cpu(program, threads)
+        self._socks: list[socket.socket] = []
+        self._children: list[subprocess.Popen[bytes] | threading.Thread] = []
+        for _ in range(size):
+            mine, other = socket.socketpair()
+            mine.settimeout(patience)
+            self._socks.append(mine)
+            self._children.append(_process(other, threads) if processes else _thread(other))
+        for rank, sock in enumerate(self._socks):
+            setup = Setup(rank=rank, size=size, batch=layout.batch, state=layout.state, threads=threads)
+            send(sock, RUN, msgspec.json.encode(setup))
+            send(sock, RUN, program.dump())
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all ranks: they stop when their socket does."""
+        for sock in self._socks:
+            sock.close()
+        for child in self._children:
+            if isinstance(child, threading.Thread):
+                child.join()
+            else:
+                child.kill()
+                child.wait()
+        self._socks, self._children = [], []
+
+    @property
+    def processes(self) -> list[int]:
+        """Process ids of the ranks."""
+        return [child.pid for child in self._children if isinstance(child, subprocess.Popen)]
+
+    def run(self, part: str, inputs: Inputs, spent: Collection[str] = ()) -> dict[str, Array]:
+        """As assay.exact.cpu.Cpu.run, on all ranks; nothing is written over inputs. Raises RankLost, after which the team is closed."""
+        forms = [parts[part] for parts in self._forms]
+        if not self._socks:
+            raise RankLost("the team is closed")
+        try:
+            for rank, (sock, form) in enumerate(zip(self._socks, forms, strict=True)):
+                send(sock, RUN, bytes([PARTS.index(part)]))
+                for i, place in form.inputs:
+                    send(sock, RUN, piece(np.asarray(inputs[i.kind][i.name], reference.NUMPY[i.type.dtype]), place, rank))
+            attend(self._socks)
+            return {o.name: self._joined(t, place, at) for at, (o, t, place, _) in enumerate(forms[0].outputs)}
+        except RankLost:
+            self.close()
+            raise
+
+    def _joined(self, t: TensorType, place: Place, at: int) -> Array:
+        """An output of all ranks; what is whole comes from the first."""
+        socks = self._socks if place else self._socks[:1]
+        pieces = [take(sock, place.of(t, rank) if place else t) for rank, sock in enumerate(socks)]
+        return np.concatenate(pieces, axis=place.axis) if place else pieces[0]
+
+    def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, Array], list[Digest]]:
+        return self._host.trace(part, inputs)
+
+
+def _process(sock: socket.socket, threads: int) -> subprocess.Popen[bytes]:
+    """A rank's process; its BLAS must not take every core."""
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    command = [sys.executable, "-m", "assay.exact.ranks.team", str(sock.fileno())]
+    with sock:
+        return subprocess.Popen(command, pass_fds=[sock.fileno()], stdin=subprocess.DEVNULL, env=os.environ | limits)
+
+
+def _thread(sock: socket.socket) -> threading.Thread:
+    thread = threading.Thread(target=serve, args=(sock,), daemon=True)
+    thread.start()
+    return thread
+
+
+def piece(array: Array, place: Place, rank: int) -> Array:
+    return array if place is None else array[(slice(None),) * place.axis + (slice(place.cuts[rank], place.cuts[rank + 1]),)]
+
+
+def take(sock: socket.socket, t: TensorType) -> Array:
+    """An array of a type from the other end. Raises RankLost when it is none."""
+    _, data = receive(sock)
+    if data.nbytes != t.bytes:
+        raise RankLost(f"{data.nbytes} bytes came where {t} was due")
+    return data.view(reference.NUMPY[t.dtype]).reshape(t.shape)
+
+
+def serve(sock: socket.socket) -> None:
+    """A rank's life: set up, then link after link until its socket is closed."""
+    try:
+        setup = msgspec.json.decode(receive(sock, 1 << 12)[1].tobytes(), type=Setup)
+        program = decode(receive(sock, MAX_BYTES)[1].tobytes(), Program, limit=MAX_BYTES)  # the host has checked it
+        rank = Rank(program, Layout(setup.batch, setup.state), SocketComm(sock, setup.rank, setup.size), setup.threads)
+        while True:
+            (which,) = receive(sock, 1)[1].tolist()
+            form = rank.parts[PARTS[which]]
+            _answer(sock, rank, PARTS[which], form, _pieces(sock, form, setup.rank))
+    except RankLost:
+        pass  # the host has gone, or gives up
+    finally:
+        sock.close()
+
+
+def _pieces(sock: socket.socket, form: Ranked, rank: int) -> list[Array]:
+    return [take(sock, place.of(i.type, rank) if place else i.type) for i, place in form.inputs]
+
+
+def _answer(sock: socket.socket, rank: Rank, part: str, form: Ranked, pieces: Sequence[Array]) -> None:
+    try:
+        results = rank.run(part, pieces)
+    except RankLost:
+        raise
+    except Exception as error:
+        send(sock, FAULT, f"{type(error).__name__}: {error}".encode())
+        return
+    send(sock, DONE, b"")
+    for (*_, place, _local), result in zip(form.outputs, results, strict=True):
+        if place is not None or rank.comm.rank == 0:
+            send(sock, DONE, result)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
