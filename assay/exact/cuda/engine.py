@@ -1,0 +1,129 @@
+"""The exact engine on a CUDA device: the plan of a CPU's engine, its steps as launches, one graph for a part.
+
+`Cuda` takes and gives arrays of the host, as `assay.exact.cpu.Cpu` does, with the same bits. Storages of a part (inputs, results, arena,
+scratch) are allocated once, so that its graph can be replayed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.exact import hashing, reference
+from assay.exact.cpu import Inputs
+from assay.exact.cuda.device import Buffer, Device, Graph, Launch
+from assay.exact.cuda.maps import Kernels
+from assay.exact.cuda.tape import Products, Tape
+from assay.exact.plan import Plan
+from assay.exact.steps import NATIVE_OPERATORS
+from assay.exact.table import TensorType
+from assay.ids import Digest
+from assay.program import Part, Program, ProgramError
+
+Array = NDArray[Any]
+
+
+class _Bound:
+    """One part's plan on the device, with storages of its own but for the arena and the scratch memory."""
+
+    def __init__(self, part: Part, plan: Plan, tape: Tape, device: Device, arena: Buffer, scratch: Buffer) -> None:
+        self.part, self.plan, self.tape = part, plan, tape
+        self.inputs = [device.allocate(max(1, i.type.bytes)) for i in part.inputs]
+        self.outputs = [device.allocate(max(1, part.type_of(o.value).bytes)) for o in part.outputs]
+        self.bases = {"arena": [arena.address], "input": [b.address for b in self.inputs], "output": [b.address for b in self.outputs]}
+        self.launches: list[Launch] = tape.bind(self.bases, scratch.address)
+        self._held = (arena, scratch)
+        self.graph: Graph | None = None
+
+
+class Cuda:
+    """Runs the parts of one program (`micro`, `update`) on a device. Safe to share between threads, one run at a time. Raises ProgramError for
+    an operator that this engine does not have or a step that is too large for it."""
+
+    route = "cuda"
+
+    def __init__(self, program: Program, device: Device, kernels: Kernels | None = None, products: Products | None = None) -> None:
+        self._device, self._bits = device, program.gemm_bits
+        self._kernels = kernels or Kernels(device)
+        self._products = products
+        self._parts = {"micro": program.micro, "update": program.update}
+        self._constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
+        for name, part in self._parts.items():
+            for at, node in enumerate(part.nodes):
+                if node.op not in NATIVE_OPERATORS:
+                    raise ProgramError(f"{name} node {at}: this engine has no operator {node.op!r}")
+        self._bound: dict[tuple[str, bool], _Bound] = {}
+        self._lock = threading.Lock()
+
+    def _planned(self, name: str, trace: bool) -> _Bound:
+        key = name, trace
+        if key not in self._bound:
+            part = self._parts[name]
+            plan = Plan(part, self._constants, self._bits, trace)
+            tape = Tape(plan, self._device, self._kernels, self._products)
+            arena, scratch = (self._device.allocate(max(1, size)) for size in (tape.arena, tape.scratch))
+            self._bound[key] = _Bound(part, plan, tape, self._device, arena, scratch)
+        return self._bound[key]
+
+    def _upload(self, bound: _Bound, inputs: Inputs) -> None:
+        for i, buffer in zip(bound.part.inputs, bound.inputs, strict=True):
+            if i.kind != "constant":
+                array = np.asarray(inputs[i.kind][i.name])
+                self._device.upload(buffer.address, np.require(array, array.dtype.newbyteorder("<"), "C"))
+
+    def _results(self, bound: _Bound) -> dict[str, Array]:
+        out = {}
+        for o, buffer in zip(bound.part.outputs, bound.outputs, strict=True):
+            out[o.name] = self._download(bound.part.type_of(o.value), buffer.address)
+        return out
+
+    def _download(self, t: TensorType, address: int) -> Array:
+        array = np.empty(t.shape, reference.NUMPY[t.dtype])
+        self._device.download(address, array)
+        return array
+
+    def run(self, part: str, inputs: Inputs, spent: Collection[str] = ()) -> dict[str, Array]:
+        """Outputs of a part by name, as arrays of their own. (`spent` is for engines that can write over their inputs.)"""
+        with self._lock:
+            bound = self._planned(part, False)
+            self._upload(bound, inputs)
+            if bound.graph is None:
+                with self._device.record() as recording:
+                    for launch in bound.launches:
+                        self._device.launch(launch)
+                bound.graph = recording.graph
+            bound.graph.replay()
+            return self._results(bound)
+
+    def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, Array], list[Digest]]:
+        """The same outputs, and the tensor root of every node's result, in program order."""
+        roots: list[Digest] = []
+        with self._lock:
+            bound = self._planned(part, True)
+            self._upload(bound, inputs)
+            done = 0
+            for at, ready in enumerate(bound.plan.ready):
+                self._launch(bound, done, ready)
+                done = max(done, ready)
+                v = bound.plan.views[len(bound.part.inputs) + at]
+                roots.append(hashing.tensor_root(self._seen(bound, at, v)))
+            self._launch(bound, done, len(bound.plan.steps))
+            return self._results(bound), roots
+
+    def _launch(self, bound: _Bound, start: int, stop: int) -> None:
+        """Steps start..stop-1."""
+        for launch in bound.launches[bound.tape.marks[start] : bound.tape.marks[max(start, stop)]]:
+            self._device.launch(launch)
+
+    def _seen(self, bound: _Bound, at: int, v: Any) -> Array:
+        """A node's result."""
+        low = v.offset + sum(min(0, (n - 1) * s) for n, s in zip(v.shape, v.strides, strict=True))
+        high = v.offset + sum(max(0, (n - 1) * s) for n, s in zip(v.shape, v.strides, strict=True))
+        flat = np.empty(high - low + 1, reference.NUMPY[v.dtype])
+        self._device.download(bound.tape.place(v._replace(offset=low), bound.bases), flat)
+        start = flat[v.offset - low :]
+        return np.lib.stride_tricks.as_strided(start, v.shape, [s * v.item for s in v.strides], writeable=False)
