@@ -114,7 +114,7 @@ def test_long_cases(device: fake.Fake, name: str) -> None:
 class Single:
     """One product of ordinary operands; `strike` flips a bit between packing and multiplying, or in between."""
 
-    def __init__(self, device: fake.Fake, m: int, k: int, n: int, bits: int, tile: Tile, parts: int | None = None, kind: str = "even") -> None:
+    def __init__(self, device: fake.Fake, m: int, k: int, n: int, bits: int, tile: Tile | None, parts: int | None = None, kind: str = "even") -> None:
         self.device, self.products = device, Products(device)
         self.a, self.b = floats(bits + 1, (m, k), kind), floats(bits + 2, (k, n), kind)
         self.want = reference.matmul(self.a, self.b, bits)
@@ -150,6 +150,17 @@ def test_every_tile_gives_the_same(device: fake.Fake, bits: int) -> None:
             single = Single(device, 131, 333, 137, bits, tile, parts)
             assert single.product.parts == parts
             assert single.run() == (True, 0), f"{tile} in {parts} parts"
+
+
+@pytest.mark.parametrize("bits", [8, 14])
+def test_the_librarys_products_give_the_same(device: fake.Fake, bits: int) -> None:
+    for m, k, n, kind in ((1, 1, 1, "even"), (131, 333, 137, "even"), (130, 128, 3, "rare"), (40, 200, 37, "wide")):
+        single = Single(device, m, k, n, bits, None, kind=kind)
+        assert single.run() == (True, 0)
+    for byte in range(0, 4000, 97):  # a flip of a product of digits, before it is combined
+        assert single.run(("sums", byte % 37 * 4 + byte % 3 + 512 * (byte % 40), byte % 8), before="combine")[1] == 1
+    with pytest.raises(ValueError, match="library"):
+        Single(device, 3, 3, 3, 15, None)
 
 
 @pytest.mark.parametrize("bits", WIDTHS)

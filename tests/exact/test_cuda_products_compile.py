@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from assay.exact.cuda.product import Tile, digits, text, tiles
+from assay.exact.cuda.product import Tile, around, digits, multiplication, tiles
 from tests.exact import nvrtc
 
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC (nvidia-cuda-nvrtc-cu12) is not installed")
@@ -15,15 +15,15 @@ ALL = [(bits, arch, tile) for bits in WIDTHS for arch in nvrtc.ARCHITECTURES for
 
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
-def test_packing(bits: int, arch: str) -> None:
-    ptx, cubin = nvrtc.compiled(text(digits(bits), None), arch)
+def test_what_is_around_a_multiplication(bits: int, arch: str) -> None:
+    ptx, cubin = nvrtc.compiled(around(digits(bits), plain=arch == "sm_90"), arch)
     assert cubin
     assert not nvrtc.forbidden(ptx)
     assert ".local" not in ptx
 
 
 def compiles(bits: int, arch: str, tile: Tile) -> None:
-    ptx, cubin = nvrtc.compiled(text(digits(bits), tile), arch)
+    ptx, cubin = nvrtc.compiled(multiplication(digits(bits), tile), arch)
     assert cubin
     assert not nvrtc.forbidden(ptx)
     assert ".local" not in ptx, "sums must stay in registers"

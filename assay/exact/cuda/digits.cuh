@@ -12,7 +12,7 @@
  *
  * A sum is kept in an int32 for as many elements of k as product.py says (2^17, 2^17, 2^16, 2^15: no int32 overflows), then in an int64.
  *
- * PLANES and KARATSUBA (0 or 1) are given.
+ * PLANES, KARATSUBA and PLAIN (0 or 1) are given.
  */
 
 typedef signed char i8;
@@ -60,3 +60,22 @@ __device__ __forceinline__ i64 weight(int z) {
  * different banks of shared memory (the layout "128-byte swizzle" of PTX's wgmma). */
 #define SWIZZLED(lane, k) (((((k) >> 4) ^ ((int)(lane) & 7)) << 4) | ((k) & 15))
 
+/* Where byte k of a block of 128 lies in the packed operand. PLAIN: [product][plane][padded lanes][blocks * 128], as libraries want it. Else
+ * [product][plane][block][padded lanes][128], swizzled: what a block of threads multiplies lies in one piece, ready for shared memory. */
+__device__ __forceinline__ i64 spot(i64 product, int z, i64 blocks, i64 block, i64 padded, i64 lane, int k) {
+#if PLAIN
+    return (((product * PLANES + z) * padded + lane) * blocks + block) * ROW + k;
+#else
+    return (((product * PLANES + z) * blocks + block) * padded + lane) * ROW + SWIZZLED(lane, k);
+#endif
+}
+
+/* An element of a product: NaN where its row or column has an infinity or NaN (top: bits of the largest magnitudes). Rounding to 24 bits
+ * and then scaling by a power of two is one rounding as long as the result is normal; overflow is the same infinity. */
+__device__ __forceinline__ float element(i64 total, u32 top_a, u32 top_b, int bits_of_q) {
+    u32 bits = __float_as_uint(__ll2float_rn(total)), ea = field_of(top_a), eb = field_of(top_b);
+    int shift = (int)(ea + eb) - 2 * (bits_of_q + 125), e = (int)(bits >> 23 & 255u) + shift;
+    if (ea == 255 || eb == 255) return __uint_as_float(NAN_BITS);
+    if (bits && e >= 1 && e < 255) return __uint_as_float((bits & 0x807fffffu) | (u32)e << 23);
+    return round_scaled(total, shift);
+}

@@ -1,10 +1,9 @@
 /* Packing an operand of a matrix product: the scale of each lane (row of A, column of B), then its digits in the layout that is multiplied.
  *
  * Element k of lane l of product z lies at x[batch_at[z] + lane_at[l] + k_at[k]]; a table that is null stands for multiples of a step.
- * Packed: [product][plane][block of 128 k][padded lanes][128 bytes], swizzled within the 128 (digits.h), zero beyond the last lane and k: so
- * that what one block of threads multiplies lies in one piece, and no edge is left to look after.
+ * Packed digits lie as digits.cuh's `spot` says, with zeros beyond the last lane and the last k, so that no edge is left to look after.
  *
- * For the checksum (gemm.cu) A's digits are summed over lanes (`across`: [product][plane][k]) and B's over k (`along`: [product][padded lanes],
+ * For the checksum (check.cu) A's digits are summed over lanes (`across`: [product][plane][k]) and B's over k (`along`: [product][padded lanes],
  * weighted), from registers, before they have been to memory. All sums start from zero (clear).
  */
 
@@ -112,7 +111,7 @@ KERNEL pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_st
             }
             i64 sum = 0;
             for (int z = 0; z < PLANES; z++) {
-                *(u32 *)(packed + (((product * PLANES + z) * blocks + block) * padded + lane) * ROW + SWIZZLED(lane, 4 * tx)) = words[z];
+                *(u32 *)(packed + spot(product, z, blocks, block, padded, lane, 4 * tx)) = words[z];
                 sum += weight(z) * sums[z];
             }
             if (along) {

@@ -28,6 +28,7 @@ PAD = 128
 MOST_ROWS = 1 << 23
 """Rows that share a checksum (CHECK_DIGITS in gemm.cu)."""
 THREADS = 256
+BLOCK = (THREADS, 1, 1)
 LEAST_PART = 1024
 """Elements of k below which a part of a split product is not worth its sums' way through memory."""
 ALIGN = 256
@@ -179,10 +180,12 @@ def _axis(dims: Sequence[int], steps: Sequence[int]) -> Axis:
 class Product:
     """C[batch, m, n] in C order = A[batch, m, k] B[batch, k, n] with operands of `bits` bits, at whatever places A and B have.
 
-    `parts`: how many blocks share a tile's k, where that is to be said. Raises ValueError for axes that do not fit each other, or too many rows.
+    With a tile, `gemm` makes C from digits in one go; `parts`: how many blocks share a tile's k, where that is to be said. Without one, the
+    device's library makes each product of digits as int32, and one pass over these C. Raises ValueError for axes that do not fit each
+    other, too many rows, or what the library cannot do.
     """
 
-    def __init__(self, bits: int, a: Operand, b: Operand, tile: Tile, processors: int, parts: int | None = None) -> None:
+    def __init__(self, bits: int, a: Operand, b: Operand, tile: Tile | None, processors: int = 1, parts: int | None = None) -> None:
         if a.k.size != b.k.size or a.batch.size != b.batch.size:
             raise ValueError("the operands' axes do not fit each other")
         if a.lanes.size > MOST_ROWS:
@@ -191,17 +194,22 @@ class Product:
         self.digits = digits(bits)
         self.products, self.m, self.n, self.k = a.batch.size, a.lanes.size, b.lanes.size, a.k.size
         self.blocks = -(-self.k // ROW)
-        self.tiles = self.products * -(-self.m // tile.tm) * -(-self.n // tile.tn)
-        steps = -(-self.k // tile.kw)
-        wanted = parts or max(1, min(2 * processors // self.tiles, self.k // LEAST_PART))
-        self.run = min(-(-steps // min(wanted, steps)), self.digits.run // tile.kw)
-        """Stages of a part."""
-        self.parts = -(-steps // self.run)
-        planes = self.digits.planes
+        planes, sums = self.digits.planes, self.digits.sums
+        self.tiles = self.parts = self.run = 1
+        """Tiles; blocks that share one's k; stages of each."""
+        if tile is not None:
+            self.tiles = self.products * -(-self.m // tile.tm) * -(-self.n // tile.tn)
+            steps = -(-self.k // tile.kw)
+            wanted = parts or max(1, min(2 * processors // self.tiles, self.k // LEAST_PART))
+            self.run = min(-(-steps // min(wanted, steps)), self.digits.run // tile.kw)
+            self.parts = -(-steps // self.run)
+        elif planes != sums or self.k > self.digits.run:
+            raise ValueError("the library adds up neither several products nor more of k than an int32 takes")
         sizes = {
             "top_a": 4 * a.products * self.m, "top_b": 4 * b.products * self.n, "along": 8 * b.products * b.padded,
             "across": 8 * a.products * planes * self.blocks * ROW, "columns": 8 * self.products * b.padded, "wanted": 8 * self.products * b.padded,
             "totals": 8 * self.products * self.m * self.n if self.parts > 1 else 0,
+            "sums": 4 * sums * self.products * a.padded * b.padded if tile is None else 0,
             "packed_a": a.products * planes * self.blocks * a.padded * ROW, "packed_b": b.products * planes * self.blocks * b.padded * ROW,
         }  # fmt: skip
         self.places: dict[str, int] = {}
@@ -246,36 +254,56 @@ class Products:
         return [*self.packing(p, a, b, scratch), *self.multiplying(p, out, scratch)]
 
     def packing(self, p: Product, a: int, b: int, scratch: int) -> list[Launch]:
-        kernel = self._device.load(text(p.digits, None)).kernel
+        kernel = self._device.load(around(p.digits, p.tile is None)).kernel
         at = {name: scratch + offset for name, offset in p.places.items()}
-        words = p.places["packed_a"] // 4
-        out = [Launch(kernel("clear"), (_few(words), 1, 1), (THREADS, 1, 1), (scratch, words))]
+        words = p.places["sums"] // 4
+        out = [Launch(kernel("clear"), (_few(words), 1, 1), BLOCK, (scratch, words))]
         for x, side, of, sums in ((a, p.a, "a", (at["across"], 0)), (b, p.b, "b", (0, at["along"]))):
             common = (x, *self._places(side), side.lanes.size, side.k.size, int(side.turned), at[f"top_{of}"])
             grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
-            out.append(Launch(kernel("tops"), (grid, 1, 1), (THREADS, 1, 1), common))
+            out.append(Launch(kernel("tops"), (grid, 1, 1), BLOCK, common))
             grid = side.products * side.padded // LANES * p.blocks
-            out.append(Launch(kernel("pack"), (grid, 1, 1), (THREADS, 1, 1), (*common, p.bits, side.padded, at[f"packed_{of}"], *sums)))
+            out.append(Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, p.bits, side.padded, at[f"packed_{of}"], *sums)))
         return out
 
     def multiplying(self, p: Product, out: int, scratch: int) -> list[Launch]:
         """From packed operands on, with the checksum."""
-        kernel = self._device.load(text(p.digits, p.tile)).kernel
+        kernel = self._device.load(around(p.digits, p.tile is None)).kernel
         at = {name: scratch + offset for name, offset in p.places.items()}
-        padded = p.b.padded
+        padded_a, padded = p.a.padded, p.b.padded
         step_a, step_b = int(not p.a.shared), int(not p.b.shared)
         scales = (at["top_a"], at["top_b"], p.bits, step_a, step_b, p.m, p.n)
-        arguments = (at["packed_a"], at["packed_b"], *scales, p.k, p.a.padded, padded, p.run, out, at["totals"], at["columns"])
-        block = (THREADS, 1, 1)
-        made = [Launch(kernel("gemm"), (p.tiles, p.parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits.planes))]
+        rounding = (p.products * -(-p.n // 32) * -(-p.m // TALL), 1, 1)
+        made = []
+        if p.tile is None:
+            made += self._by_library(p, at)
+            made.append(Launch(kernel("combine"), rounding, BLOCK, (at["sums"], p.products, padded_a, *scales, padded, out, at["columns"])))
+        else:
+            arguments = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, at["totals"], at["columns"])
+            gemm = self._device.load(multiplication(p.digits, p.tile)).kernel("gemm")
+            made.append(Launch(gemm, (p.tiles, p.parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits.planes)))
         if p.parts > 1:
-            grid = p.products * -(-p.n // 32) * -(-p.m // TALL)
-            made.append(Launch(kernel("finish"), (grid, 1, 1), block, (at["totals"], *scales, padded, out, at["columns"])))
+            made.append(Launch(kernel("finish"), rounding, BLOCK, (at["totals"], *scales, padded, out, at["columns"])))
         run = p.digits.run // ROW
         size = (p.products * padded // CHECK_LANES, -(-p.blocks // run), 1)
-        made.append(Launch(kernel("expected"), size, block, (at["across"], at["packed_b"], step_a, step_b, p.blocks, padded, run, at["wanted"])))
+        made.append(Launch(kernel("expected"), size, BLOCK, (at["across"], at["packed_b"], step_a, step_b, p.blocks, padded, run, at["wanted"])))
         sums = (at["columns"], at["along"], at["wanted"], step_b, padded, p.products, self.faults.address)
-        made.append(Launch(kernel("compare"), (_few(p.products * padded), 1, 1), block, sums))
+        made.append(Launch(kernel("compare"), (_few(p.products * padded), 1, 1), BLOCK, sums))
+        return made
+
+    def _by_library(self, p: Product, at: dict[str, int]) -> list[Launch]:
+        """sums[plane][product][padded rows][padded columns], each a product of two planes."""
+        library = self._device.library()
+        if library is None:
+            raise ValueError("this device has no library")
+        k, made = p.blocks * ROW, []
+        for z in range(p.digits.planes):
+            for i in range(p.products):
+                of_a, of_b = (0 if side.shared else i for side in (p.a, p.b))
+                a = at["packed_a"] + (of_a * p.digits.planes + z) * p.a.padded * k
+                b = at["packed_b"] + (of_b * p.digits.planes + z) * p.b.padded * k
+                c = at["sums"] + 4 * (z * p.products + i) * p.a.padded * p.b.padded
+                made.append(Launch(library, (1, 1, 1), (1, 1, 1), (a, b, c, p.a.padded, p.b.padded, k)))
         return made
 
     def _places(self, side: Operand) -> tuple[int, ...]:
@@ -296,9 +324,18 @@ def _few(elements: int) -> int:
     return max(1, min(1024, -(-elements // THREADS)))
 
 
+def _defined(how: Digits, plain: bool) -> str:
+    return f"#define PLANES {how.planes}\n#define KARATSUBA {int(how.karatsuba)}\n#define PLAIN {int(plain)}\n"
+
+
 @cache
-def text(how: Digits, tile: Tile | None) -> str:
-    """CUDA C++ of packing, or of multiplying in tiles."""
-    sizes = {"planes": how.planes, "karatsuba": int(how.karatsuba)} | ({} if tile is None else tile._asdict())
-    names = ("digits.cuh", "pack.cu") if tile is None else ("digits.cuh", "tensor.cuh", "gemm.cu")
-    return "".join(f"#define {name.upper()} {value}\n" for name, value in sizes.items()) + source(*names)
+def around(how: Digits, plain: bool) -> str:
+    """CUDA C++ of what comes before and after a multiplication; `plain`: of the library's."""
+    return _defined(how, plain) + source("digits.cuh", "pack.cu", "check.cu")
+
+
+@cache
+def multiplication(how: Digits, tile: Tile) -> str:
+    """CUDA C++ of the multiplication in tiles."""
+    sizes = "".join(f"#define {name.upper()} {value}\n" for name, value in tile._asdict().items())
+    return _defined(how, False) + sizes + source("digits.cuh", "tensor.cuh", "gemm.cu")
