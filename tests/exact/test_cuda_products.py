@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from assay.exact import reference
-from assay.exact.cases_of_products import WIDTHS, products
+from assay.exact.cases_of_products import MOST, WIDTHS, products
 from assay.exact.cuda import fake
 from assay.exact.cuda.device import Buffer, Launch
-from assay.exact.cuda.product import TILES, Axis, Operand, Product, Products, Tile, digits
+from assay.exact.cuda.product import BF16_TILES, TILES, Axis, Operand, Product, Products, Tile, Way, digits
 from assay.exact.inputs import Array, Case, floats
 from assay.exact.plan import Plan
 from assay.exact.steps import Step
@@ -111,16 +111,30 @@ def test_long_cases(device: fake.Fake, name: str) -> None:
     agrees(device, CASES[name])
 
 
+def maximal(m: int, k: int, n: int) -> tuple[Array, Array]:
+    """All products as large as they can be; of one sign in column 0, of the other in column 1."""
+    a, b = np.full((m, k), MOST, np.float32), np.full((k, n), MOST, np.float32)
+    b[:, 1] = -MOST
+    return a, b
+
+
 class Single:
     """One product of ordinary operands; `strike` flips a bit between packing and multiplying, or in between."""
 
-    def __init__(self, device: fake.Fake, m: int, k: int, n: int, bits: int, tile: Tile | None, parts: int | None = None, kind: str = "even") -> None:
+    def __init__(
+        self, device: fake.Fake, m: int, k: int, n: int, bits: int, tile: Tile | None, parts: int | None = None, kind: str = "even",
+        bf16: bool = False,
+    ) -> None:  # fmt: skip
         self.device, self.products = device, Products(device)
-        self.a, self.b = floats(bits + 1, (m, k), kind), floats(bits + 2, (k, n), kind)
+        self.a, self.b = floats(bits + 1, (m, k), "even"), floats(bits + 2, (k, n), "even")
+        if kind == "maximal":
+            self.a, self.b = maximal(m, k, n)
+        elif kind != "even":
+            self.a, self.b = floats(bits + 1, (m, k), kind), floats(bits + 2, (k, n), kind)
         self.want = reference.matmul(self.a, self.b, bits)
         a = Operand(ONE, Axis((m,), (k,)), Axis((k,), (1,)))
         b = Operand(ONE, Axis((n,), (1,)), Axis((k,), (n,)))
-        self.product = Product(bits, a, b, tile, 1, parts)
+        self.product = Product(bits, a, b, Way(tile, bf16), 1, parts)
         self.buffers = [uploaded(device, self.a), uploaded(device, self.b), device.allocate(4 * m * n), device.allocate(self.product.scratch)]
 
     def launches(self) -> tuple[list[Launch], list[Launch]]:
@@ -150,6 +164,19 @@ def test_every_tile_gives_the_same(device: fake.Fake, bits: int) -> None:
             single = Single(device, 131, 333, 137, bits, tile, parts)
             assert single.product.parts == parts
             assert single.run() == (True, 0), f"{tile} in {parts} parts"
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_digits_of_bf16_give_the_same(device: fake.Fake, bits: int) -> None:
+    for tile in BF16_TILES[digits(bits).sums][1:]:
+        assert Single(device, 70, 333, 69, bits, tile, 2, bf16=True).run() == (True, 0)
+    tile = BF16_TILES[digits(bits).sums][-1]
+    for k in (31, 32, 33, 511, 512, 513, 1023, 1024, 1025, 3000):
+        single = Single(device, 3, k, 3, bits, tile, 1, "maximal", True)
+        assert single.run() == (True, 0), f"{k} maximal products"
+    right, wrong = single.run(("packed_b", 32, 4))
+    assert not right
+    assert wrong
 
 
 @pytest.mark.parametrize("bits", [8, 14])

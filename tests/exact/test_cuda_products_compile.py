@@ -9,8 +9,8 @@ from tests.exact import nvrtc
 
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC (nvidia-cuda-nvrtc-cu12) is not installed")
 WIDTHS = (8, 14, 15, 23)
-FEW = [(bits, arch, tiles(bits, arch)[0]) for bits, arch in zip(WIDTHS, nvrtc.ARCHITECTURES, strict=True)]
-ALL = [(bits, arch, tile) for bits in WIDTHS for arch in nvrtc.ARCHITECTURES for tile in tiles(bits, arch)]
+FEW = [(bits, arch, tiles(digits(bits), arch)[0]) for bits, arch in zip(WIDTHS, nvrtc.ARCHITECTURES, strict=True)]
+ALL = [(bits, arch, tile) for bits in WIDTHS for arch in nvrtc.ARCHITECTURES for tile in tiles(digits(bits), arch)]
 
 
 @pytest.mark.parametrize("bits", WIDTHS)

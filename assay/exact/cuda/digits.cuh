@@ -12,13 +12,18 @@
  *
  * A sum is kept in an int32 for as many elements of k as product.py says (2^17, 2^17, 2^16, 2^15: no int32 overflows), then in an int64.
  *
- * PLANES, KARATSUBA and PLAIN (0 or 1) are given.
+ * On chips whose int8 is weak digits are bf16, which holds every whole number up to 256, and are summed in f32: exact for EXACT elements of k, as
+ * long as all partial sums stay within 2^24 and the accumulator is as good as f32's format (probe.py asks the chip); then in an int32.
+ *
+ * PLANES, and KARATSUBA, PLAIN and BF16 (0 or 1), are given.
  */
 
 typedef signed char i8;
 
+#define ITEM (BF16 ? 2 : 1) /* bytes of a digit */
+#define EXACT (PLANES == 3 && !KARATSUBA ? 512 : 1024) /* 2^24 / 2^15; 2^24 / 2^14 */
 #define SUMS (KARATSUBA ? 3 : 2 * PLANES - 1)
-#define ROW 128 /* bytes of k that lie together: lanes and blocks of k are padded to whole ones */
+#define ROW 128 /* bytes that lie together; elements of k that are packed together, and to multiples of which k is padded */
 
 /* The planes of q, the highest digit first (Karatsuba's x last). */
 __device__ __forceinline__ void digits_of(i32 q, i32 d[PLANES]) {
@@ -47,7 +52,7 @@ __device__ __forceinline__ i64 recombined(const i32 s[SUMS]) {
 #endif
 }
 
-/* What plane z of an operand counts for in a checksum (gemm.cu): that of its own product with Karatsuba, else its digit's. */
+/* What plane z of an operand counts for in a checksum (check.cu): that of its own product with Karatsuba, else its digit's. */
 __device__ __forceinline__ i64 weight(int z) {
 #if KARATSUBA
     return z == 0 ? (1 << 14) - (1 << 7) : z == 1 ? 1 - (1 << 7) : 1 << 7;
@@ -60,15 +65,37 @@ __device__ __forceinline__ i64 weight(int z) {
  * different banks of shared memory (the layout "128-byte swizzle" of PTX's wgmma). */
 #define SWIZZLED(lane, k) (((((k) >> 4) ^ ((int)(lane) & 7)) << 4) | ((k) & 15))
 
-/* Where byte k of a block of 128 lies in the packed operand. PLAIN: [product][plane][padded lanes][blocks * 128], as libraries want it. Else
- * [product][plane][block][padded lanes][128], swizzled: what a block of threads multiplies lies in one piece, ready for shared memory. */
+/* Where element k of a block of 128 lies in the packed operand. PLAIN: [product][plane][padded lanes][blocks * 128], as libraries want it. Else
+ * [product][plane][rows of 128 bytes][padded lanes][128], swizzled: what a block of threads multiplies lies in one piece, ready for shared memory. */
 __device__ __forceinline__ i64 spot(i64 product, int z, i64 blocks, i64 block, i64 padded, i64 lane, int k) {
 #if PLAIN
     return (((product * PLANES + z) * padded + lane) * blocks + block) * ROW + k;
 #else
-    return (((product * PLANES + z) * blocks + block) * padded + lane) * ROW + SWIZZLED(lane, k);
+    int byte = k * ITEM;
+    return (((product * PLANES + z) * blocks * ITEM + block * ITEM + byte / ROW) * padded + lane) * ROW + SWIZZLED(lane, byte % ROW);
 #endif
 }
+
+/* Four digits as they lie in a packed operand, from and to four bytes. bf16 is the upper half of f32. */
+#if BF16
+typedef u64 four_digits;
+__device__ __forceinline__ four_digits widened(u32 bytes) {
+    u64 four = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) four |= (u64)(__float_as_uint(__int2float_rn((i32)(i8)(bytes >> 8 * i))) >> 16) << 16 * i;
+    return four;
+}
+__device__ __forceinline__ u32 narrowed(four_digits four) {
+    u32 bytes = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) bytes |= ((u32)__float2int_rz(__uint_as_float((u32)(four >> 16 * i & 0xffffu) << 16)) & 255u) << 8 * i;
+    return bytes;
+}
+#else
+typedef u32 four_digits;
+__device__ __forceinline__ four_digits widened(u32 bytes) { return bytes; }
+__device__ __forceinline__ u32 narrowed(four_digits four) { return four; }
+#endif
 
 /* An element of a product: NaN where its row or column has an infinity or NaN (top: bits of the largest magnitudes). Rounding to 24 bits
  * and then scaling by a power of two is one rounding as long as the result is normal; overflow is the same infinity. */

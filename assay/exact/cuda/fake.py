@@ -95,14 +95,14 @@ class _Library:
     name = "library"
 
     def run(self, a: int, b: int, c: int, m: int, n: int, k: int) -> None:
-        def matrix(address: int, rows: int, columns: int, dtype: type) -> NDArray[Any]:
-            size = rows * columns * np.dtype(dtype).itemsize
-            return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(rows, columns)
+        def matrix(address: int, rows: int, columns: int, name: str) -> NDArray[Any]:
+            dtype = np.dtype(name)
+            return np.frombuffer((ctypes.c_uint8 * (rows * columns * dtype.itemsize)).from_address(address), dtype).reshape(rows, columns)
 
         if m % 128 or n % 128 or k % 128:
             raise DeviceError("the library takes multiples of 128")
-        exact = matrix(a, m, k, np.int8).astype(np.float64) @ matrix(b, n, k, np.int8).astype(np.float64).T
-        matrix(c, m, n, np.int32)[...] = exact.astype(np.int64).astype(np.int32)
+        exact = matrix(a, m, k, "i1").astype(np.float64) @ matrix(b, n, k, "i1").astype(np.float64).T
+        matrix(c, m, n, "<i4")[...] = exact.astype(np.int64).astype(np.int32)
 
 
 class _Module:

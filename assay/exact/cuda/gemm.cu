@@ -1,4 +1,4 @@
-/* Exact matrix products on tensor cores: int8 digits, int32 sums in registers, recombined and rounded once where they are.
+/* Exact matrix products on tensor cores: int8 (or bf16) digits, int32 sums in registers, recombined and rounded once where they are.
  *
  * A block of threads makes TM x TN elements of C from packed operands (pack.cu), a warp WM x WN of them. KW bytes of k of all planes
  * are one stage; STAGES of them are on their way or in use (cp.async). All sums of a tile stay in registers until its last k: they
@@ -57,16 +57,25 @@ __device__ __forceinline__ void load_b(u32 b[NI][2], const char *plane, int row,
     }
 }
 
-__device__ __forceinline__ void multiply(i32 (*sums)[NI][4], u32 a[MI][4], u32 b[NI][2]) {
+#if BF16
+typedef float partial; /* whole numbers up to 2^24 */
+#define mma mma_bf16
+#define FOLD (EXACT * ITEM / KW) /* stages whose sums a partial holds */
+#else
+typedef i32 partial;
+#define mma mma_s8
+#endif
+
+__device__ __forceinline__ void multiply(partial (*sums)[NI][4], u32 a[MI][4], u32 b[NI][2]) {
     #pragma unroll
     for (int i = 0; i < MI; i++) {
         #pragma unroll
-        for (int j = 0; j < NI; j++) mma_s8(sums[i][j], a[i], b[j]);
+        for (int j = 0; j < NI; j++) mma(sums[i][j], a[i], b[j]);
     }
 }
 
 /* The stage's products of digits, into their sums. */
-__device__ __forceinline__ void multiply_stage(i32 (*sums)[MI][NI][4], const char *stage, int row, int column) {
+__device__ __forceinline__ void multiply_stage(partial (*sums)[MI][NI][4], const char *stage, int row, int column) {
     #pragma unroll
     for (int k = 0; k < KW / 32; k++) {
         u32 a[MI][4];
@@ -97,7 +106,7 @@ __device__ __forceinline__ void multiply_stage(i32 (*sums)[MI][NI][4], const cha
 KERNEL __launch_bounds__(THREADS) gemm(const i8 *a, const i8 *b, const u32 *top_a, const u32 *top_b, i64 bits, i64 step_a, i64 step_b,
                                        i64 m, i64 n, i64 k, i64 padded_a, i64 padded_b, i64 run, float *c, u64 *totals, u64 *columns) {
     ASSAY_SHARED(char, stages);
-    i64 tiles_m = (m + TM - 1) / TM, tiles_n = (n + TN - 1) / TN, blocks = (k + ROW - 1) / ROW, steps = (k + KW - 1) / KW;
+    i64 tiles_m = (m + TM - 1) / TM, tiles_n = (n + TN - 1) / TN, blocks = (k + ROW - 1) / ROW * ITEM, steps = (k * ITEM + KW - 1) / KW;
     i64 product = blockIdx.x / (tiles_m * tiles_n), tile = blockIdx.x % (tiles_m * tiles_n), band = tile / (RASTER * tiles_n);
     i64 height = tiles_m - band * RASTER < RASTER ? tiles_m - band * RASTER : RASTER, within = tile - band * RASTER * tiles_n;
     i64 row = (band * RASTER + within % height) * TM, column = within / height * TN;
@@ -109,6 +118,16 @@ KERNEL __launch_bounds__(THREADS) gemm(const i8 *a, const i8 *b, const u32 *top_
         #pragma unroll
         for (int i = 0; i < MI * NI * 4; i++) sums[s][i / (NI * 4)][i / 4 % NI][i % 4] = 0;
     }
+#if BF16
+    partial partials[SUMS][MI][NI][4];
+#pragma unroll
+    for (int s = 0; s < SUMS; s++) {
+#pragma unroll
+        for (int i = 0; i < MI * NI * 4; i++) partials[s][i / (NI * 4)][i / 4 % NI][i % 4] = 0.0f;
+    }
+#else
+#define partials sums
+#endif
     a += product * step_a * PLANES * plane_a + row * ROW;
     b += product * step_b * PLANES * plane_b + column * ROW;
     for (int s = 0; s < STAGES - 1; s++) {
@@ -122,7 +141,20 @@ KERNEL __launch_bounds__(THREADS) gemm(const i8 *a, const i8 *b, const u32 *top_
         int next = stage == 0 ? STAGES - 1 : stage - 1;
         if (step + STAGES - 1 < to) fetch(stages + next * STAGE, a, b, plane_a, plane_b, padded_a, padded_b, step + STAGES - 1);
         async_commit();
-        multiply_stage(sums, stages + stage * STAGE, of_m, of_n);
+        multiply_stage(partials, stages + stage * STAGE, of_m, of_n);
+#if BF16
+        if ((step - from) % FOLD == FOLD - 1 || step + 1 == to) {
+#pragma unroll
+            for (int s = 0; s < SUMS; s++) {
+#pragma unroll
+                for (int i = 0; i < MI * NI * 4; i++) {
+                    float &one = partials[s][i / (NI * 4)][i / 4 % NI][i % 4];
+                    sums[s][i / (NI * 4)][i / 4 % NI][i % 4] += __float2int_rz(one);
+                    one = 0.0f;
+                }
+            }
+        }
+#endif
         stage = stage == STAGES - 1 ? 0 : stage + 1;
     }
     top_a += product * step_a * m;

@@ -111,7 +111,7 @@ KERNEL pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_st
             }
             i64 sum = 0;
             for (int z = 0; z < PLANES; z++) {
-                *(u32 *)(packed + spot(product, z, blocks, block, padded, lane, 4 * tx)) = words[z];
+                *(four_digits *)(packed + spot(product, z, blocks, block, padded, lane, 4 * tx)) = widened(words[z]);
                 sum += weight(z) * sums[z];
             }
             if (along) {

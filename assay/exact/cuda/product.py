@@ -41,18 +41,25 @@ class Digits(NamedTuple):
     karatsuba: bool
     run: int
     """Elements of k that one int32 takes."""
+    bf16: bool = False
+    """Whether they are numbers of bf16, not int8."""
+
+    @property
+    def item(self) -> int:
+        """Bytes of a digit."""
+        return 2 if self.bf16 else 1
 
     @property
     def sums(self) -> int:
         return 3 if self.karatsuba else 2 * self.planes - 1
 
 
-def digits(bits: int) -> Digits:
+def digits(bits: int, bf16: bool = False) -> Digits:
     if bits <= 8:
-        return Digits(1, False, 1 << 17)
+        return Digits(1, False, 1 << 17, bf16)
     if bits <= 14:
-        return Digits(3, True, 1 << 17)
-    return Digits(2, False, 1 << 16) if bits == 15 else Digits(3, False, 1 << 15)
+        return Digits(3, True, 1 << 17, bf16)
+    return Digits(2, False, 1 << 16, bf16) if bits == 15 else Digits(3, False, 1 << 15, bf16)
 
 
 class Tile(NamedTuple):
@@ -74,24 +81,51 @@ class Tile(NamedTuple):
         return self.stages * planes * (self.tm + self.tn) * self.kw
 
 
+class Way(NamedTuple):
+    """How to multiply; without a tile by the library."""
+
+    tile: Tile | None
+    bf16: bool = False
+
+    def __str__(self) -> str:
+        return "library" if self.tile is None else f"{'bf16' if self.bf16 else 'int8'} {'x'.join(map(str, self.tile))}"
+
+
+class Size(NamedTuple):
+    bits: int
+    products: int
+    m: int
+    n: int
+    k: int
+
+    def __str__(self) -> str:
+        return f"b={self.bits} {self.products}x{self.m}x{self.n}x{self.k}"
+
+
 TILES: dict[int, tuple[Tile, ...]] = {
     1: (Tile(128, 128, 64, 64, 128, 3), Tile(128, 64, 64, 32, 128, 3), Tile(64, 64, 32, 32, 128, 4), Tile(32, 32, 16, 16, 128, 4)),
     3: (Tile(128, 128, 64, 32, 64, 3), Tile(128, 64, 64, 32, 64, 2), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
     5: (Tile(128, 64, 32, 32, 64, 3), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
 }
 """Number of sums -> tiles to choose from, large ones first: accumulators are at most 192 registers a thread."""
+BF16_TILES: dict[int, tuple[Tile, ...]] = {
+    1: (Tile(128, 128, 64, 32, 64, 3), Tile(128, 64, 64, 32, 64, 3), Tile(64, 64, 32, 32, 64, 4), Tile(32, 32, 16, 16, 64, 4)),
+    3: (Tile(128, 64, 32, 32, 64, 2), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
+    5: (Tile(64, 64, 32, 16, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
+}
+"""The same for bf16, whose sums are kept twice: in f32, and in int32."""
 SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_87": 163 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120": 99 << 10}
 """Bytes of shared memory that a block may have (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")."""
 LEAST_SHARED = 99 << 10
 
 
-def tiles(bits: int, arch: str) -> list[Tile]:
+def tiles(how: Digits, arch: str) -> list[Tile]:
     """Those that fit the device."""
-    d, room = digits(bits), SHARED.get(arch, LEAST_SHARED)
-    return [t for t in TILES[d.sums] if t.shared(d.planes) <= room]
+    room = SHARED.get(arch, LEAST_SHARED)
+    return [t for t in (BF16_TILES if how.bf16 else TILES)[how.sums] if t.shared(how.planes) <= room]
 
 
-def fitting(bits: int, products: int, m: int, n: int, description: Description) -> Tile:
+def fitting(how: Digits, products: int, m: int, n: int, description: Description) -> Tile:
     """The tile to take where nothing was measured: little of it beyond the edges, all processors busy, and large, since a tile reads
     1/tm + 1/tn as much as it multiplies."""
 
@@ -99,7 +133,7 @@ def fitting(bits: int, products: int, m: int, n: int, description: Description) 
         waves = -(-products * -(-m // t.tm) * -(-n // t.tn) // description.processors)
         return waves * t.tm * t.tn * (1 + 32 / t.tm + 32 / t.tn)
 
-    return min(tiles(bits, description.arch), key=cost)
+    return min(tiles(how, description.arch), key=cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +219,13 @@ class Product:
     other, too many rows, or what the library cannot do.
     """
 
-    def __init__(self, bits: int, a: Operand, b: Operand, tile: Tile | None, processors: int = 1, parts: int | None = None) -> None:
+    def __init__(self, bits: int, a: Operand, b: Operand, way: Way, processors: int = 1, parts: int | None = None) -> None:
         if a.k.size != b.k.size or a.batch.size != b.batch.size:
             raise ValueError("the operands' axes do not fit each other")
         if a.lanes.size > MOST_ROWS:
             raise ValueError(f"{a.lanes.size} rows: at most {MOST_ROWS} share a checksum")
-        self.bits, self.a, self.b, self.tile = bits, a, b, tile
-        self.digits = digits(bits)
+        self.bits, self.a, self.b, self.tile = bits, a, b, way.tile
+        self.digits, tile = digits(bits, way.bf16), way.tile
         self.products, self.m, self.n, self.k = a.batch.size, a.lanes.size, b.lanes.size, a.k.size
         self.blocks = -(-self.k // ROW)
         planes, sums = self.digits.planes, self.digits.sums
@@ -199,9 +233,10 @@ class Product:
         """Tiles; blocks that share one's k; stages of each."""
         if tile is not None:
             self.tiles = self.products * -(-self.m // tile.tm) * -(-self.n // tile.tn)
-            steps = -(-self.k // tile.kw)
+            item = self.digits.item
+            steps = -(-self.k * item // tile.kw)
             wanted = parts or max(1, min(2 * processors // self.tiles, self.k // LEAST_PART))
-            self.run = min(-(-steps // min(wanted, steps)), self.digits.run // tile.kw)
+            self.run = min(-(-steps // min(wanted, steps)), self.digits.run * item // tile.kw)
             self.parts = -(-steps // self.run)
         elif planes != sums or self.k > self.digits.run:
             raise ValueError("the library adds up neither several products nor more of k than an int32 takes")
@@ -210,7 +245,8 @@ class Product:
             "across": 8 * a.products * planes * self.blocks * ROW, "columns": 8 * self.products * b.padded, "wanted": 8 * self.products * b.padded,
             "totals": 8 * self.products * self.m * self.n if self.parts > 1 else 0,
             "sums": 4 * sums * self.products * a.padded * b.padded if tile is None else 0,
-            "packed_a": a.products * planes * self.blocks * a.padded * ROW, "packed_b": b.products * planes * self.blocks * b.padded * ROW,
+            "packed_a": a.products * planes * self.blocks * a.padded * ROW * self.digits.item,
+            "packed_b": b.products * planes * self.blocks * b.padded * ROW * self.digits.item,
         }  # fmt: skip
         self.places: dict[str, int] = {}
         """What lies where in the scratch memory."""
@@ -224,19 +260,21 @@ class Products:
     """The matrix products of one engine. Holds what their launches need beside scratch memory: tables of places, and the counter `faults` (u64)
     of columns whose checksum was wrong, which nobody but the engine sets back."""
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, way: Callable[[Size], Way | None] | None = None) -> None:
+        """`way`: what was measured to be fastest (choice.py), where that is known."""
+        self._device, self._way = device, way
         self._held: list[Buffer] = []
         self.faults = device.allocate(8)
         device.upload(self.faults.address, np.zeros(1, np.uint64))
 
     def product(self, step: Step) -> Product | None:
         """How a step is computed, or None where it cannot be."""
-        (a, b), description = operands(step), self._device.description
+        (a, b), description, bits = operands(step), self._device.description, step.extra[0]
         if a.lanes.size > MOST_ROWS:
             return None
-        bits = step.extra[0]
-        return Product(bits, a, b, fitting(bits, a.batch.size, a.lanes.size, b.lanes.size, description), description.processors)
+        size = Size(bits, a.batch.size, a.lanes.size, b.lanes.size, a.k.size)
+        way = self._way(size) if self._way is not None else None
+        return Product(bits, a, b, way or Way(fitting(digits(bits), size.products, size.m, size.n, description)), description.processors)
 
     def scratch(self, step: Step) -> int | None:
         """Bytes that `prepare` wants for a step, at a multiple of 256; None for a step that is none of these products."""
@@ -325,7 +363,7 @@ def _few(elements: int) -> int:
 
 
 def _defined(how: Digits, plain: bool) -> str:
-    return f"#define PLANES {how.planes}\n#define KARATSUBA {int(how.karatsuba)}\n#define PLAIN {int(plain)}\n"
+    return f"#define PLANES {how.planes}\n#define KARATSUBA {int(how.karatsuba)}\n#define PLAIN {int(plain)}\n#define BF16 {int(how.bf16)}\n"
 
 
 @cache

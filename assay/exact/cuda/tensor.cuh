@@ -23,6 +23,12 @@ __device__ __forceinline__ void mma_s8(i32 c[4], const u32 a[4], const u32 b[2])
                  : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* c += a . b for 16 x 16 times 16 x 8 numbers of bf16. */
+__device__ __forceinline__ void mma_bf16(float c[4], const u32 a[4], const u32 b[2]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 /* 16 bytes from global to shared memory, past L1; there after async_wait. */
 __device__ __forceinline__ void async_copy(void *to, const void *from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" : : "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)) : "memory");
@@ -50,6 +56,36 @@ static void mma_s8(i32 c[4], const u32 a[4], const u32 b[2]) {
             c[i] = __dp4a((int)of_a.a[row], (int)of_b.b[0], c[i]);
             c[i] = __dp4a((int)of_a.a[row + 2], (int)of_b.b[1], c[i]);
         }
+    }
+}
+
+/* The accumulator of an emulated tensor core: the sum of 16 products and c is exact, then cut to so many bits, unless a test says that what is
+ * that much smaller than the largest of them is cut off before they are added. */
+#ifndef ACCUMULATOR
+#define ACCUMULATOR 24
+#endif
+
+static double cut(double x, int exponent) { return ldexp(trunc(ldexp(x, ACCUMULATOR - exponent)), exponent - ACCUMULATOR); }
+
+static void mma_bf16(float c[4], const u32 a[4], const u32 b[2]) {
+    struct fragment { u32 a[4], b[2]; } mine;
+    memcpy(mine.a, a, sizeof mine.a);
+    memcpy(mine.b, b, sizeof mine.b);
+    auto all = shim::exchange(ALL_LANES, mine);
+    for (int i = 0; i < 4; i++) { /* lane = 4 group + member. C as above; k = 2 member, + 1, and 8 more in A's registers 2 and 3 and B's 1 */
+        int row = i / 2, column = LANE % 4 * 2 + i % 2, largest = -200, e;
+        double terms[17] = {c[i]}, sum = 0;
+        for (int member = 0; member < 4; member++) {
+            fragment of_a = shim::of_lane<fragment>(all, LANE / 4 * 4 + member), of_b = shim::of_lane<fragment>(all, column * 4 + member);
+            for (int k = 0; k < 4; k++) {
+                u32 x = of_a.a[row + k / 2 * 2] >> 16 * (k % 2), y = of_b.b[k / 2] >> 16 * (k % 2);
+                terms[1 + 4 * member + k] = (double)__uint_as_float(x << 16) * __uint_as_float(y << 16);
+            }
+        }
+        for (double t : terms) if (t != 0) { frexp(t, &e); largest = e > largest ? e : largest; }
+        for (double t : terms) sum += ACCUMULATOR < 24 ? cut(t, largest) : t;
+        frexp(sum, &e);
+        c[i] = (float)cut(sum, e);
     }
 }
 
