@@ -29,6 +29,8 @@ from assay.job import DatasetRef, Field
 from assay.runtime import Fault
 
 MAX_LINE = 1 << 24
+MAX_BOUNDARY = 1 << 35
+"""Bytes of a boundary in the clear."""
 Folder = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,99}$")]
 
 

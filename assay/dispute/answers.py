@@ -18,7 +18,7 @@ from assay.dispute.moves import AnyMove, Facts, Moment, Open, Phase, Side, State
 from assay.dispute.players import Asserter, Challenger, Player, Voter
 from assay.dispute.proofs import Data, Job, Link
 from assay.dispute.record import Record, state_of
-from assay.engine import AnswerDispute, DisputeAnswered, KeptRecord
+from assay.engine import MAX_BOUNDARY, AnswerDispute, DisputeAnswered, KeptRecord
 from assay.execute import Executor
 from assay.ids import Digest
 from assay.job import DatasetRef
@@ -27,7 +27,6 @@ from assay.state import Tensors, from_bytes
 
 MAX_RECORD = 1 << 24
 """Bytes of a kept record: one that is larger fits no transaction."""
-MAX_BOUNDARY = 1 << 35
 
 
 class RecordWanted(Exception):

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from test_together import check_journals, ended, events, settled, with_hands
+import test_together
+from test_together import ended, events, settled, with_hands
 from tiny import LONG, PARAMS, Net, plan, post
 
 from assay import daemon, merkle
@@ -46,20 +47,12 @@ def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def together(tmp_path: Path, play: Callable[[Net], Coroutine[Any, Any, None]]) -> None:
-    async def run() -> None:
-        net = Net(tmp_path, rules=RULES)
-        async with net.mining():
-            try:
-                await net.up("scheduler", scheduler, role="scheduler", offer_window=10)
-                await net.up("keys", key_service, role="keyservice")
-                await play(net)
-                check_journals(net)
-            except BaseException:
-                print(net.log())
-                raise
-        assert sum(net.ledger.balances().values()) == 1_000_000 * len(net.ports)
+    async def scene(net: Net) -> None:
+        await net.up("scheduler", scheduler, role="scheduler", offer_window=10)
+        await net.up("keys", key_service, role="keyservice")
+        await play(net)
 
-    asyncio.run(run())
+    test_together.together(tmp_path, scene, rules=RULES)
 
 
 class IdleEngine(Engine):

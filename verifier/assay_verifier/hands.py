@@ -11,7 +11,7 @@ from pathlib import Path
 
 from assay import disputing, draw, hands, links, merkle
 from assay.chain import Opening
-from assay.engine import LinkReplayed, ReplayLink
+from assay.engine import MAX_BOUNDARY, LinkReplayed, ReplayLink
 from assay.ids import Digest
 from assay.ports import Chain, Outage
 from assay.runtime import Fault, Note, TaskFailed
@@ -34,9 +34,6 @@ from assay.tasks import (
     UnitReplayed,
 )
 from assay.workshop import Workshop, quietly, write_atomically
-
-MAX_BOUNDARY = 1 << 35
-"""Bytes of a boundary's plaintext."""
 
 
 class VerifierHands:

@@ -7,8 +7,8 @@ scratch) are allocated once, so that its graph can be replayed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,25 @@ from assay.exact.cpu import Inputs
 from assay.exact.cuda.device import Buffer, Device, Graph, Launch
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.tape import Products, Tape
-from assay.exact.plan import Plan
+from assay.exact.cuda.trees import Trees, work_bytes
+from assay.exact.plan import ALIGN, Plan
 from assay.exact.steps import NATIVE_OPERATORS
 from assay.exact.table import TensorType
+from assay.exact.views import View
 from assay.ids import Digest
 from assay.program import Part, Program, ProgramError
 
 Array = NDArray[Any]
+
+
+class _Stage(NamedTuple):
+    """Results that are there after the same step."""
+
+    ready: int
+    """Steps that have run then."""
+    pack: list[Launch]
+    """Copies in C order of those that are not."""
+    trees: Trees
 
 
 class _Bound:
@@ -36,8 +48,10 @@ class _Bound:
         self.outputs = [device.allocate(max(1, part.type_of(o.value).bytes)) for o in part.outputs]
         self.bases = {"arena": [arena.address], "input": [b.address for b in self.inputs], "output": [b.address for b in self.outputs]}
         self.launches: list[Launch] = tape.bind(self.bases, scratch.address)
-        self._held = (arena, scratch)
+        self.held = [arena, scratch]
         self.graph: Graph | None = None
+        self.stages: list[_Stage] = []
+        """With `trace`."""
 
 
 class Cuda:
@@ -101,29 +115,55 @@ class Cuda:
 
     def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, Array], list[Digest]]:
         """The same outputs, and the tensor root of every node's result, in program order."""
-        roots: list[Digest] = []
         with self._lock:
             bound = self._planned(part, True)
             self._upload(bound, inputs)
+            if not bound.stages:
+                bound.stages = self._stages(bound)
             done = 0
-            for at, ready in enumerate(bound.plan.ready):
-                self._launch(bound, done, ready)
-                done = max(done, ready)
-                v = bound.plan.views[len(bound.part.inputs) + at]
-                roots.append(hashing.tensor_root(self._seen(bound, at, v)))
+            for stage in bound.stages:
+                self._launch(bound, done, stage.ready)
+                for launch in (*stage.pack, *stage.trees.launches):
+                    self._device.launch(launch)
+                done = stage.ready
+            chunks = [chunk for stage in bound.stages for chunk in stage.trees.roots()]
             self._launch(bound, done, len(bound.plan.steps))
-            return self._results(bound), roots
+            types = (node.type for node in bound.part.nodes)
+            return self._results(bound), [hashing.headed_as(t.dtype, t.shape, chunk) for t, chunk in zip(types, chunks, strict=True)]
+
+    def _stages(self, bound: _Bound) -> list[_Stage]:
+        """The results of all nodes, in the order of their steps."""
+        first = len(bound.part.inputs)
+        after: dict[int, list[View]] = {}
+        for at, ready in enumerate(bound.plan.ready):
+            after.setdefault(ready, []).append(bound.plan.views[first + at])
+        strewn = [sum(_aligned(v) for v in views if not v.contiguous) for views in after.values()]
+        packed = self._device.allocate(max(strewn, default=0) + 1)
+        shared = self._device.allocate(max((work_bytes([_bytes(v) for v in views]) for views in after.values()), default=0) + 1)
+        bound.held.append(packed)
+        stages = []
+        for ready, views in after.items():
+            launches: list[Launch] = []
+            tensors = []
+            to = packed.address
+            for v in views:
+                address = bound.tape.place(v, bound.bases)
+                if not v.contiguous:
+                    launches += bound.tape.pack(v, address, to)
+                    address, to = to, to + _aligned(v)
+                tensors.append((address, _bytes(v)))
+            stages.append(_Stage(ready, launches, Trees(self._device, self._kernels, tensors, shared)))
+        return stages
 
     def _launch(self, bound: _Bound, start: int, stop: int) -> None:
         """Steps start..stop-1."""
         for launch in bound.launches[bound.tape.marks[start] : bound.tape.marks[max(start, stop)]]:
             self._device.launch(launch)
 
-    def _seen(self, bound: _Bound, at: int, v: Any) -> Array:
-        """A node's result."""
-        low = v.offset + sum(min(0, (n - 1) * s) for n, s in zip(v.shape, v.strides, strict=True))
-        high = v.offset + sum(max(0, (n - 1) * s) for n, s in zip(v.shape, v.strides, strict=True))
-        flat = np.empty(high - low + 1, reference.NUMPY[v.dtype])
-        self._device.download(bound.tape.place(v._replace(offset=low), bound.bases), flat)
-        start = flat[v.offset - low :]
-        return np.lib.stride_tricks.as_strided(start, v.shape, [s * v.item for s in v.strides], writeable=False)
+
+def _bytes(v: View) -> int:
+    return v.elements * v.item
+
+
+def _aligned(v: View) -> int:
+    return -(-_bytes(v) // ALIGN) * ALIGN

@@ -3,30 +3,36 @@
 
 KERNEL quantise_plain(i64 n, i64 length, i32 *q, u32 *tops, const float *x, i64 bits, const i64 *lanes, const i64 *along) {
     i32 most = (i32)((1ll << (bits - 1)) - 1);
-    for (u32 k = blockIdx.x; k < (u32)n; k += gridDim.x) {
+    u32 lane = threadIdx.x % WARP, warps = gridDim.x * (BLOCK / WARP);
+    for (u32 k = blockIdx.x * (BLOCK / WARP) + threadIdx.x / WARP; k < (u32)n; k += warps) {
         const float *line = x + offset_of(lanes, k);
-        u32 top = largest_of<BLOCK>(top_part(line, along, threadIdx.x, (u32)length, BLOCK));
+        u32 top = largest_of<WARP>(top_part(line, along, lane, (u32)length, WARP));
         int s = (int)bits - 1 + 126 - (int)(top >> 23);
-        for (u32 e = threadIdx.x; e < (u32)length; e += BLOCK) {
+        for (u32 e = lane; e < (u32)length; e += WARP) {
             i64 v = top >> 23 == 255 ? 0 : fixed(line[offset_of(along, e)], s);
             q[(i64)k * length + e] = (i32)(v > most ? most : (v < -most ? -most : v));
         }
-        if (threadIdx.x == 0) tops[k] = top;
+        if (lane == 0) tops[k] = top;
     }
 }
 
-/* y[p, i, j] of `products` products [rows, length] x [columns, length]; blocks of 16 x 16, grid (columns, rows, products) */
+#define DEEP 64 /* elements of the summed axis between two barriers */
+
+/* y[p, i, j] of `products` products [rows, length] x [columns, length]; blocks of 16 x 16, grid (rows, columns, products) */
 KERNEL product_plain(i64 rows, i64 columns, i64 length, float *y, const i32 *qa, const i32 *qb, const u32 *tops_a, const u32 *tops_b, i64 bits, i64 products) {
-    __shared__ i32 a[16][17], b[16][17];
+    __shared__ i32 a[16][DEEP + 1], b[16][DEEP + 1];
     u32 x = threadIdx.x, r = threadIdx.y;
-    i64 i = (i64)blockIdx.y * 16 + r, j = (i64)blockIdx.x * 16 + x;
-    for (i64 p = blockIdx.z; p < products; p += gridDim.z) {
-        i64 total = 0, left = (i64)blockIdx.x * 16 + r;
-        for (i64 k = 0; k < length; k += 16) {
-            a[r][x] = i < rows && k + x < length ? qa[(p * rows + i) * length + k + x] : 0;
-            b[r][x] = left < columns && k + x < length ? qb[(p * columns + left) * length + k + x] : 0;
+    i64 i = (i64)blockIdx.x * 16 + r, blocks = (columns + 15) / 16;
+    for (i64 at = blockIdx.y + blockIdx.z * blocks; at < products * blocks; at += gridDim.y == blocks ? blocks * gridDim.z : gridDim.y) {
+        i64 p = at / blocks, first = at % blocks * 16, j = first + x, other = first + r, total = 0;
+        for (i64 k = 0; k < length; k += DEEP) {
+            u32 deep = length - k < DEEP ? (u32)(length - k) : DEEP;
+            for (u32 e = x; e < deep; e += 16) {
+                a[r][e] = i < rows ? qa[(p * rows + i) * length + k + e] : 0;
+                b[r][e] = other < columns ? qb[(p * columns + other) * length + k + e] : 0;
+            }
             __syncthreads();
-            for (int e = 0; e < 16; e++) total += (i64)a[r][e] * b[x][e];
+            for (u32 e = 0; e < deep; e++) total += (i64)a[r][e] * b[x][e];
             __syncthreads();
         }
         if (i < rows && j < columns) {

@@ -19,12 +19,14 @@ from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.steps import Step
 from assay.exact.tape import MASK
-from assay.exact.views import View, merged
+from assay.exact.views import View, c_strides, merged
 from assay.program import ProgramError
 
 THREADS = 256
 WAVES = 16
 """Blocks of a grid for each processor, at most: every thread then takes several elements."""
+MOST = 65535
+"""Blocks of a grid along y and along z."""
 LIMIT = 1 << 31
 """Elements of a step's index space (walk.cuh)."""
 SHORT, LONG = 1024, 4096
@@ -74,6 +76,7 @@ class Tape:
         texts = [maps.text(step) if step.name == "map" else None for step in plan.steps]
         kernels.compile([t for t in texts if t is not None])
         self._makers = [self._map(step, t.name) if t is not None else self._other(step) for step, t in zip(plan.steps, texts, strict=True)]
+        self._packers = {v: self._copy(v, v._replace(strides=c_strides(v.shape))) for v in plan.views if plan.trace and not v.contiguous}
         self._walk_buffer = device.allocate(8 * max(1, len(self._words)))
         device.upload(self._walk_buffer.address, np.array(self._words or [0], np.int64))
         sizes = [(a.nbytes + ALIGN - 1) // ALIGN * ALIGN for a in plan.constants]
@@ -86,7 +89,13 @@ class Tape:
     def place(self, v: View, bases: Mapping[str, Sequence[int]]) -> int:
         """Address of a view's first element; `bases` are the addresses of arena (one), inputs and outputs."""
         home, where = self._plan.homes[v.root]
-        base = self.constants.address + self._offsets[where] if home == "constant" else bases["arena"][0] + where if home == "arena" else bases[home][where]
+        base = (
+            self.constants.address + self._offsets[where]
+            if home == "constant"
+            else bases["arena"][0] + where
+            if home == "arena"
+            else bases[home][where]
+        )
         return base + v.offset * v.item
 
     def bind(self, bases: Mapping[str, Sequence[int]], scratch: int) -> list[Launch]:
@@ -98,6 +107,10 @@ class Tape:
             launches += maker(lambda v: self.place(v, bases))
             self.marks.append(len(launches))
         return launches
+
+    def pack(self, v: View, of: int, to: int) -> list[Launch]:
+        """With `trace`: copies a node's result at `of` to `to`, in C order."""
+        return self._packers[v](lambda seen: of if seen == v else to)
 
     # ---- what makers share
 
@@ -156,18 +169,18 @@ class Tape:
             case "scatter_add":
                 return self._scatter_add(step)
             case "take_rows":
-                index, rows, n, width = extra
+                wide, rows, n, width = extra
                 unit = next(u for u in (8, 4, 1) if u <= item and width % u == 0)
                 per = width // unit
-                return lambda at: [self._each(f"take_rows_{unit}", n * per, at(out), at(reads[0]), at(reads[1]), index, rows, per)]
+                return lambda at: [self._each(f"take_rows_{unit}", n * per, at(out), at(reads[0]), at(reads[1]), wide, rows, per)]
             case "gather" | "scatter_value":
-                index, _, outer, size, taken, inner, *bits = extra
+                wide, _, outer, size, taken, inner, *value = extra
                 n = outer * taken * inner
                 if step.name == "gather":
-                    return lambda at: [self._each(f"gather_{item}", n, at(out), at(reads[0]), at(reads[1]), index, size, taken, inner)]
+                    return lambda at: [self._each(f"gather_{item}", n, at(out), at(reads[0]), at(reads[1]), wide, size, taken, inner)]
                 before = self._copy(reads[0], out)
                 put = f"scatter_value_{item}"
-                return lambda at: [*before(at), self._each(put, n, at(out), at(reads[1]), index, size, taken, inner, bits[0] & MASK)]
+                return lambda at: [*before(at), self._each(put, n, at(out), at(reads[1]), wide, size, taken, inner, value[0] & MASK)]
         assert step.name == "matmul"
         return self._matmul(step)
 
@@ -190,7 +203,7 @@ class Tape:
         blocks = n if lines else -(-n // 32)
         target = 2 * self._device.description.processors
         if blocks < target and length >= LONG:
-            return self._shared(step, (n, length), (kept, along), what, lines, min(-(-length // CHUNK), -(-4 * target // blocks), 65535))
+            return self._shared(step, (n, length), (kept, along), what, lines, min(-(-length // CHUNK), -(-4 * target // blocks), MOST))
         if not lines:
             kernel, grid, block = f"{what}_by_columns", self._grid(blocks), (32, 8, 1)
         elif length <= SHORT:
@@ -270,10 +283,11 @@ class Tape:
             qa, qb, ta, tb = (self._scratch_at + p for p in places[:4])
             la, ka, lb, kb = map(self._address, walks)
             quantise = self._kernels["quantise_plain"]
-            grid: Dim3 = (-(-n // 16), -(-m // 16), min(batch, 65535))
+            blocks = -(-n // 16)
+            grid: Dim3 = (-(-m // 16), blocks, min(batch, MOST)) if blocks <= MOST else (-(-m // 16), MOST, 1)
             return [
-                Launch(quantise, self._grid(batch * m), (THREADS, 1, 1), (batch * m, k, qa, ta, at(a), bits, la, ka)),
-                Launch(quantise, self._grid(batch * n), (THREADS, 1, 1), (batch * n, k, qb, tb, at(b), bits, lb, kb)),
+                Launch(quantise, self._grid(-(-batch * m // 8)), (THREADS, 1, 1), (batch * m, k, qa, ta, at(a), bits, la, ka)),
+                Launch(quantise, self._grid(-(-batch * n // 8)), (THREADS, 1, 1), (batch * n, k, qb, tb, at(b), bits, lb, kb)),
                 Launch(self._kernels["product_plain"], grid, (16, 16, 1), (m, n, k, at(out), qa, qb, ta, tb, bits, batch)),
             ]
 
