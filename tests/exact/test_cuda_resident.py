@@ -6,7 +6,6 @@ import pytest
 
 from assay.exact import trainings
 from assay.exact.cuda import fake
-from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.resident import Resident
 from assay.state import state_root_of
 
