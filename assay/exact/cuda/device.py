@@ -110,6 +110,11 @@ class Device(Protocol):
         """Compiles CUDA C++ text, or takes it from the cache. Raises DeviceError with the compiler's first message."""
         ...
 
+    def library(self) -> Kernel | None:
+        """The vendor's product of int8 matrices, if there is one: a kernel of the arguments a, b, c, m, n, k that makes c[m, n] (int32) =
+        a[m, k] b[n, k]^T, all in C order, for m, n and k that are multiples of 128. Its grid and block are not looked at."""
+        ...
+
     def launch(self, launch: Launch) -> None:
         """Starts a grid. Raises DeviceError, at the latest when it is waited for."""
         ...

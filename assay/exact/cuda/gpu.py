@@ -33,6 +33,30 @@ class _Kernel:
         self.shared = WITH_ATTRIBUTE
 
 
+class _Library:
+    """cuBLAS's product of int8 matrices (cublasGemmEx; which of cuBLASLt's kernels is taken is its choice)."""
+
+    name = "library"
+    R_8I, R_32I, COMPUTE_32I, DEFAULT, PLAIN, TRANSPOSED, HOST = 3, 10, 72, -1, 0, 1, 0
+    """Of library_types.h and cublas_api.h."""
+
+    def __init__(self, device: Any, stream: Any) -> None:
+        from cupy_backends.cuda.libs import cublas
+
+        self._cublas, self._handle, self._stream = cublas, device.cublas_handle, stream
+        self._one, self._zero = np.ones(1, np.int32), np.zeros(1, np.int32)
+
+    def run(self, a: int, b: int, c: int, m: int, n: int, k: int) -> None:
+        """cuBLAS has matrices by columns: its n x m result is ours by rows, and both operands have k as their contiguous axis, as its int8
+        kernels want."""
+        self._cublas.setStream(self._handle, self._stream.ptr)
+        self._cublas.setPointerMode(self._handle, self.HOST)
+        self._cublas.gemmEx(
+            self._handle, self.TRANSPOSED, self.PLAIN, n, m, k, self._one.ctypes.data, b, self.R_8I, k, a, self.R_8I, k, self._zero.ctypes.data,
+            c, self.R_32I, n, self.COMPUTE_32I, self.DEFAULT,
+        )  # fmt: skip
+
+
 class _Module:
     def __init__(self, module: Any) -> None:
         self._module = module
@@ -127,8 +151,14 @@ class Gpu:
             self._modules[source] = _Module(module)
         return self._modules[source]
 
+    def library(self) -> Kernel | None:
+        return _Library(self._device, self._stream)
+
     def launch(self, launch: Launch) -> None:
         kernel, grid, block, arguments, shared = launch
+        if isinstance(kernel, _Library):
+            kernel.run(*arguments)
+            return
         assert isinstance(kernel, _Kernel)
         if shared > kernel.shared:
             kernel.function.max_dynamic_shared_size_bytes = shared
