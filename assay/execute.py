@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay import merkle
-from assay.exact.cpu import Cpu
+from assay.exact import engines
 from assay.exact.table import TensorType
 from assay.ids import Digest
 from assay.program import Program
@@ -103,7 +103,7 @@ class Executor:
         self.schedule_root = schedule_root(self.schedule)
         self.micro_batches = micro_batches
         self.threads = threads
-        self._cpu = Cpu(program, threads)
+        self._cpu = engines.engine(program, threads)
         self._state, self._acc, self._batch = program.state, program.accumulator, program.batch
         self._spare: Tensors = {}
         """A spent accumulator, for the next one: fresh memory costs a page fault each 4 KiB."""

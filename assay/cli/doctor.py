@@ -61,12 +61,17 @@ def sandbox() -> Finding:
 
 
 def gpu() -> Finding:
+    """Whether this machine has a CUDA device that an engine could use; that its bits are right, --conformance says."""
+    from assay.exact import engines
+
+    if (reason := engines.why_not()) is None:
+        return Finding("gpu", True, "a CUDA device that the exact engine can use, once it has passed its test")
     try:
         import pynvml
 
         pynvml.nvmlInit()
         names = [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
-        return Finding("gpu", None, f"{', '.join(names)}; not used yet: the engine of this version runs on the CPU")
+        return Finding("gpu", None, f"{', '.join(names)}, not used: {reason}; the CPU engine gives the same bits", "pip install 'assay[gpu]'")
     except Exception as error:
         return Finding("gpu", None, f"none seen ({type(error).__name__}); the CPU engine gives the same bits")
 

@@ -36,7 +36,7 @@ def kernels() -> tuple[Device, Kernels]:
     device: Device = Gpu() if ON_GPU else fake.Fake()
     compiled = Kernels(device)
     plans = [Plan(c.part, {}, c.gemm_bits, trace) for c in CASES.values() for trace in (False, True)]
-    compiled.compile([maps.text(step) for plan in plans for step in plan.steps if step.name == "map"])
+    compiled.compile(maps.texts(plans))
     return device, compiled
 
 

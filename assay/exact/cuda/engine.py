@@ -29,6 +29,10 @@ from assay.program import Part, Program, ProgramError
 Array = NDArray[Any]
 
 
+def constants_of(program: Program) -> dict[str, Array]:
+    return {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
+
+
 class _Stage(NamedTuple):
     """Results that are there after the same step."""
 
@@ -65,7 +69,7 @@ class Cuda:
         self._kernels = kernels or Kernels(device)
         self._products = products
         self._parts = {"micro": program.micro, "update": program.update}
-        self._constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
+        self._constants = constants_of(program)
         for name, part in self._parts.items():
             for at, node in enumerate(part.nodes):
                 if node.op not in NATIVE_OPERATORS:

@@ -7,9 +7,11 @@ element before it writes a result, so a result may lie over an input that it rea
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from assay.exact.cuda.device import Device, Kernel, source
+from assay.exact.plan import Plan
 from assay.exact.steps import Step
 from assay.exact.views import View
 
@@ -20,11 +22,6 @@ TYPES = {"f32": "float", "i32": "i32", "i64": "i64", "bool": "u8", "u8": "u8"}
 class MapText(NamedTuple):
     name: str
     text: str
-
-
-def is_direct(v: View) -> bool:
-    """Whether element i of a step's index space is the i-th of the view."""
-    return v.contiguous
 
 
 def walks(v: View) -> bool:
@@ -55,6 +52,11 @@ def text(step: Step) -> MapText:
     tail = f"({', '.join(parameters)}) {{\n    FOR_EACH(i, n) {{\n        {inside}\n    }}\n}}\n"
     name = f"map_{hashlib.sha256(tail.encode()).hexdigest()[:16]}"
     return MapText(name, f"KERNEL {name}{tail}")
+
+
+def texts(plans: Iterable[Plan]) -> list[MapText]:
+    """The kernels of all MAP steps of some plans."""
+    return [text(step) for plan in plans for step in plan.steps if step.name == "map"]
 
 
 class Kernels:

@@ -189,7 +189,8 @@ class Tape:
         walks = [self._walk(dims, strides) for strides in (to, of)]
         return lambda at: [self._each(f"copy_walks_{out.item}", out.elements, at(out), at(source), *map(self._address, walks))]
 
-    def _zeros(self, address: int, size: int) -> Launch:
+    def zeros(self, address: int, size: int) -> Launch:
+        """Clears whole words of four bytes."""
         return self._each("fill_4", -(-size // 4), address, 0)
 
     def _reduction(self, step: Step) -> Maker:
@@ -229,11 +230,11 @@ class Tape:
                 return Launch(self._kernels[kernel], grid, block, (n, length, chunk, *arguments))
 
             if what == "sum_i64":
-                return [self._zeros(totals, 8 * n), shared("shared_wholes", totals, at(x), *two)]
+                return [self.zeros(totals, 8 * n), shared("shared_wholes", totals, at(x), *two)]
             if what == "amax_f32":
-                return [self._zeros(tops, 4 * n), shared("shared_ranks", tops, at(x), *two), self._each("end_of_ranks", n, at(out), tops)]
+                return [self.zeros(tops, 4 * n), shared("shared_ranks", tops, at(x), *two), self._each("end_of_ranks", n, at(out), tops)]
             return [
-                self._zeros(totals, 12 * n),
+                self.zeros(totals, 12 * n),
                 shared("shared_tops", tops, at(x), *two),
                 shared("shared_sums", totals, tops, at(x), bits, *two),
                 self._each("end_of_sums", n, at(out), totals, tops, bits),
@@ -249,7 +250,7 @@ class Tape:
         def make(at: Callable[[View], int]) -> list[Launch]:
             top, totals = self._scratch_at, self._scratch_at + 8
             return [
-                self._zeros(top, 8 * rows * width + 8),
+                self.zeros(top, 8 * rows * width + 8),
                 self._each("top_of_all", n * width, top, at(values)),
                 self._each("scatter_rows", n * width, totals, top, at(index), at(values), item, rows, width, bits),
                 self._each("end_of_rows", rows * width, at(out), totals, top, bits),
