@@ -163,14 +163,14 @@ class Single:
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_every_tile_gives_the_same(device: fake.Fake, bits: int) -> None:
-    for tile in TILES[digits(bits).sums]:
+    for tile in TILES[digits(bits).sums][-4:]:
         for parts in (1, 3):
-            single = Single(device, 131, 333, 137, bits, tile, parts)
+            single = Single(device, 131, 333, 69, bits, tile, parts)
             assert single.product.parts == parts
             assert single.run() == (True, 0), f"{tile} in {parts} parts"
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("bits", [pytest.param(bits, marks=[pytest.mark.slow] if bits < 23 else []) for bits in WIDTHS])
 def test_sums_of_digits_are_widened_in_time(device: fake.Fake, bits: int) -> None:
     how = digits(bits)
     k = how.run + 12000  # past what an int32 holds

@@ -19,7 +19,7 @@ CHANGES = {
     "C's columns": ("j * 8 + LANE % 4 * 2", "j * 8 + LANE % 4"),
     "C's rows": ("of_m + i * 8 + LANE / 4", "of_m + i * 8 + LANE % 8"),
     "what a stage holds": ("((first + c) ^ (lane & 7)) * 16", "(first + c) * 16"),
-    "a swizzle of shared memory": ("(((c) ^ ((row) >> 1 & 3)) << 4))", "(((c) ^ ((row) >> 1 & 1)) << 4) * 0 + (((c) ^ (threadIdx.x >> 3 & 3)) << 4))"),
+    "a swizzle of shared memory": ("(((c) ^ ((row) >> 1 & 3)) << 4))", "(((c) ^ (threadIdx.x >> 3 & 3)) << 4))"),
     "a wait for copies": ("async_wait<STAGES - 2>();", "async_wait<STAGES - 1>();"),
     "a barrier": ("__syncthreads(); /* the stage", "/* the stage"),
     "the order of tiles": ("(band * RASTER + within % height)", "(within % height)"),
