@@ -45,6 +45,8 @@ class _Opened(NamedTuple):
     device: Device
     kernels: Any
     """maps.Kernels, of the device."""
+    products: Any
+    """product.Products, of the device: on a real one by what was measured to be fastest."""
 
 
 def chosen() -> str:
@@ -72,24 +74,20 @@ def _on(kind: str, program: Program) -> Engine:
     from assay.exact.cuda.engine import Cuda
 
     opened = _open(kind)
-    return Cuda(program, opened.device, opened.kernels)
+    return Cuda(program, opened.device, opened.kernels, opened.products)
 
 
 @cache
 def _open(kind: str) -> _Opened:
     """The device of this process, with its compiled kernels."""
+    from assay.exact.cuda.choice import Choices
+    from assay.exact.cuda.fake import Fake
+    from assay.exact.cuda.gpu import Gpu
     from assay.exact.cuda.maps import Kernels
+    from assay.exact.cuda.product import Products
 
-    opened: Device
-    if kind == "fake":
-        from assay.exact.cuda.fake import Fake
-
-        opened = Fake()
-    else:
-        from assay.exact.cuda.gpu import Gpu
-
-        opened = Gpu()
-    return _Opened(opened, Kernels(opened))
+    opened: Device = Fake() if kind == "fake" else Gpu()
+    return _Opened(opened, Kernels(opened), Products(opened, None if kind == "fake" else Choices(opened).way))
 
 
 def prepare(kind: str, programs: Sequence[Program]) -> None:

@@ -7,17 +7,19 @@ scratch) are allocated once, so that its graph can be replayed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact import hashing, reference
+from assay.exact import faults, hashing, reference
 from assay.exact.cpu import Inputs
+from assay.exact.cuda import tape as tapes
 from assay.exact.cuda.device import Buffer, Device, Graph, Launch
 from assay.exact.cuda.maps import Kernels
-from assay.exact.cuda.tape import Products, Tape
+from assay.exact.cuda.product import Products
+from assay.exact.cuda.tape import Tape
 from assay.exact.cuda.trees import Trees, work_bytes
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.steps import NATIVE_OPERATORS
@@ -31,6 +33,20 @@ Array = NDArray[Any]
 
 def constants_of(program: Program) -> dict[str, Array]:
     return {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
+
+
+def seen_by(device: Device, products: tapes.Products) -> Callable[[], int]:
+    """Asks, after all that was launched, how many checksums were wrong since it was asked last."""
+    total = 0
+
+    def new() -> int:
+        nonlocal total
+        count = np.empty(1, np.uint64)
+        device.download(products.faults.address, count)
+        before, total = total, int(count[0])
+        return total - before
+
+    return new
 
 
 class _Stage(NamedTuple):
@@ -60,14 +76,16 @@ class _Bound:
 
 class Cuda:
     """Runs the parts of one program (`micro`, `update`) on a device. Safe to share between threads, one run at a time. Raises ProgramError for
-    an operator that this engine does not have or a step that is too large for it."""
+    an operator that this engine does not have or a step that is too large for it. Without `products`, int8 tensor cores make them, by tiles
+    of the usual sizes; products without checksums (plain.cu) are only for what `products` does not take."""
 
     route = "cuda"
 
-    def __init__(self, program: Program, device: Device, kernels: Kernels | None = None, products: Products | None = None) -> None:
+    def __init__(self, program: Program, device: Device, kernels: Kernels | None = None, products: tapes.Products | None = None) -> None:
         self._device, self._bits = device, program.gemm_bits
         self._kernels = kernels or Kernels(device)
-        self._products = products
+        self._products = products or Products(device)
+        self._faults = seen_by(device, self._products)
         self._parts = {"micro": program.micro, "update": program.update}
         self._constants = constants_of(program)
         for name, part in self._parts.items():
@@ -114,8 +132,17 @@ class Cuda:
                     for launch in bound.launches:
                         self._device.launch(launch)
                 bound.graph = recording.graph
-            bound.graph.replay()
+            self._twice(bound.graph.replay)
             return self._results(bound)
+
+    def _twice(self, work: Callable[[], None]) -> None:
+        """Work that reads nothing that it writes, once more where a product failed its checksum. Raises HardwareFault if one does again."""
+        for _ in range(2):
+            work()
+            if not (found := self._faults()):
+                return
+            faults.seen(found)
+        raise faults.HardwareFault
 
     def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, Array], list[Digest]]:
         """The same outputs, and the tensor root of every node's result, in program order."""
@@ -124,14 +151,18 @@ class Cuda:
             self._upload(bound, inputs)
             if not bound.stages:
                 bound.stages = self._stages(bound)
-            done = 0
-            for stage in bound.stages:
-                self._launch(bound, done, stage.ready)
-                for launch in (*stage.pack, *stage.trees.launches):
-                    self._device.launch(launch)
-                done = stage.ready
+
+            def all_stages() -> None:
+                done = 0
+                for stage in bound.stages:
+                    self._launch(bound, done, stage.ready)
+                    for launch in (*stage.pack, *stage.trees.launches):
+                        self._device.launch(launch)
+                    done = stage.ready
+                self._launch(bound, done, len(bound.plan.steps))
+
+            self._twice(all_stages)
             chunks = [chunk for stage in bound.stages for chunk in stage.trees.roots()]
-            self._launch(bound, done, len(bound.plan.steps))
             types = (node.type for node in bound.part.nodes)
             return self._results(bound), [hashing.headed_as(t.dtype, t.shape, chunk) for t, chunk in zip(types, chunks, strict=True)]
 

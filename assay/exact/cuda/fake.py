@@ -97,7 +97,8 @@ class _Library:
     def run(self, a: int, b: int, c: int, m: int, n: int, k: int) -> None:
         def matrix(address: int, rows: int, columns: int, name: str) -> NDArray[Any]:
             dtype = np.dtype(name)
-            return np.ndarray((rows, columns), dtype, memoryview((ctypes.c_uint8 * (rows * columns * dtype.itemsize)).from_address(address)))
+            raw = (ctypes.c_uint8 * (rows * columns * dtype.itemsize)).from_address(address)
+            return np.ctypeslib.as_array(raw).view(dtype).reshape(rows, columns)
 
         if m % 128 or n % 128 or k % 128:
             raise DeviceError("the library takes multiples of 128")

@@ -6,17 +6,20 @@ the plan allows it over the one before (Plan.over). Only batches, counters, the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact import reference
+from assay.exact import faults, reference
+from assay.exact.cuda import tape
 from assay.exact.cuda.device import Buffer, Device, Graph
-from assay.exact.cuda.engine import constants_of
+from assay.exact.cuda.engine import constants_of, seen_by
 from assay.exact.cuda.maps import Kernels
-from assay.exact.cuda.tape import Products, Tape
+from assay.exact.cuda.product import Products
+from assay.exact.cuda.tape import Tape
 from assay.exact.cuda.trees import Trees, work_bytes
 from assay.exact.hashing import headed_as
 from assay.exact.plan import Plan
@@ -63,10 +66,12 @@ class _Room:
 class Resident:
     """One job's training on one device. Raises ProgramError where a part cannot be planned, MemoryError where it does not fit."""
 
-    def __init__(self, program: Program, device: Device, kernels: Kernels | None = None, products: Products | None = None) -> None:
+    def __init__(self, program: Program, device: Device, kernels: Kernels | None = None, products: tape.Products | None = None) -> None:
         self.program, self._device = program, device
         self._kernels = kernels or Kernels(device)
         constants = constants_of(program)
+        products = products or Products(device)
+        self._faults = seen_by(device, products)
         plans = {name: Plan(part, constants, program.gemm_bits) for name, part in self._parts().items()}
         self._tapes = {name: Tape(plan, device, self._kernels, products) for name, plan in plans.items()}
         self._plans = plans
@@ -78,9 +83,10 @@ class Resident:
         self._scalars = _Room(device, {name: TensorType(dtype="f32", shape=()) for name in program.scalars})
         self._results = {name: _Room(device, self._beside(name)) for name in plans}
         tapes = self._tapes.values()
-        self._arena = device.allocate(max(1, *(tape.arena for tape in tapes)))
-        self._scratch = device.allocate(max(1, *(tape.scratch for tape in tapes)))
+        self._arena = device.allocate(max(1, *(t.arena for t in tapes)))
+        self._scratch = device.allocate(max(1, *(t.scratch for t in tapes)))
         self._step: Graph | None = None
+        self._lost = False
         sizes = [t.bytes for t in program.state.values()]
         tensors = [(self._state.address(name), t.bytes) for name, t in program.state.items()]
         self._trees = Trees(device, self._kernels, tensors, device.allocate(max(1, work_bytes(sizes))))
@@ -103,8 +109,12 @@ class Resident:
         """The state before the next step, and the tensors that no step changes."""
         self._state.put(state)
         self._frozen.put(frozen or {})
+        self._faults()
+        self._lost = False
 
     def state(self) -> dict[str, Array]:
+        """Raises HardwareFault."""
+        self._sound()
         return self._state.get()
 
     def step(self, number: int, batches: Sequence[Tensors], scalars: Tensors) -> None:
@@ -118,29 +128,43 @@ class Resident:
             values = {"step": number % (1 << 64), "micro": m}
             room.put({name: np.array(value, np.uint64).view(np.int64) for name, value in values.items()})
         if self._step is None:
+            work = self._work()  # all that it needs is on the device before anything is recorded
             with self._device.record() as recording:
-                self._record()
+                for do in work:
+                    do()
             self._step = recording.graph
         self._step.replay()
 
+    def _sound(self) -> None:
+        """Raises HardwareFault where a product of a step has failed its checksum: the state, which is written in place, is lost, and nothing of it
+        may be committed. (An engine that keeps the state before a link computes the link anew: engine.py.)"""
+        if found := self._faults():
+            faults.seen(found)
+            self._lost = True
+        if self._lost:
+            raise faults.HardwareFault
+
     def roots(self) -> dict[str, Digest]:
-        """Tensor root of each entry of the state."""
+        """Tensor root of each entry of the state. Raises HardwareFault."""
+        self._sound()
         for launch in self._trees.launches:
             self._device.launch(launch)
         named = zip(self.program.state.items(), self._trees.roots(), strict=True)
         return {name: headed_as(t.dtype, t.shape, chunks) for (name, t), chunks in named}
 
-    def _record(self) -> None:
-        """Everything that a step does on the device."""
-        self._device.launch(self._tapes["update"].zeros(self._acc.buffer.address, self._acc.size))
+    def _work(self) -> list[Callable[[], None]]:
+        """Everything that a step does on the device, in order."""
+        work: list[Callable[[], None]] = []
+        if self._acc.size:
+            work.append(partial(self._device.launch, self._tapes["update"].zeros(self._acc.buffer.address, self._acc.size)))
         for name, t in self._acc.types.items():
             if name in self._state.types:
-                self._device.copy(self._acc.address(name), self._state.address(name), t.bytes)
+                work.append(partial(self._device.copy, self._acc.address(name), self._state.address(name), t.bytes))
         for m in range(self.program.micro_batches):
-            self._part("micro", m, self._acc)
-        self._part("update", self.program.micro_batches, self._state)
+            work += self._part("micro", m, self._acc)
+        return work + self._part("update", self.program.micro_batches, self._state)
 
-    def _part(self, name: str, m: int, into: _Room) -> None:
+    def _part(self, name: str, m: int, into: _Room) -> list[Callable[[], None]]:
         part, plan, results = self._parts()[name], self._plans[name], self._results[name]
         rooms = {"state": self._state, "acc": self._acc, "frozen": self._frozen, "scalar": self._scalars, "counter": self._counters[m]}
         if name == "micro":
@@ -148,7 +172,5 @@ class Resident:
         inputs = [0 if i.kind == "constant" else rooms[i.kind].address(i.name) for i in part.inputs]
         outputs = [inputs[plan.over[at]] if at in plan.over else results.address(o.name) for at, o in enumerate(part.outputs)]
         bases = {"arena": [self._arena.address], "input": inputs, "output": outputs}
-        for launch in self._tapes[name].bind(bases, self._scratch.address):
-            self._device.launch(launch)
-        for result, t in results.types.items():
-            self._device.copy(into.address(result), results.address(result), t.bytes)
+        work: list[Callable[[], None]] = [partial(self._device.launch, launch) for launch in self._tapes[name].bind(bases, self._scratch.address)]
+        return work + [partial(self._device.copy, into.address(r), results.address(r), t.bytes) for r, t in results.types.items()]

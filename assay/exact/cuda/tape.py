@@ -41,6 +41,11 @@ Maker = Callable[[Callable[[View], int]], list[Launch]]
 class Products(Protocol):
     """Matrix products (product.py)."""
 
+    @property
+    def faults(self) -> Buffer:
+        """A counter (u64) of checksums that were wrong, of all products so far."""
+        ...
+
     def scratch(self, step: Step) -> int | None:
         """Bytes of scratch memory; None where the plain kernels must do it."""
         ...
