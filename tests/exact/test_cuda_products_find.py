@@ -58,17 +58,17 @@ def wrong(device: Changed, tile: Tile, *, bf16: bool = False, kinds: tuple[str, 
 
 
 def test_nothing_is_found_where_nothing_changed() -> None:
-    assert not wrong(Changed("KERNEL", "KERNEL"), TILES[3][-1])
+    assert not wrong(Changed("KERNEL", "KERNEL"), TILES[3][-2])
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_is_found(change: str) -> None:
-    assert wrong(Changed(*CHANGES[change]), TILES[3][-1])
+    assert wrong(Changed(*CHANGES[change]), TILES[3][-2])
 
 
 def test_an_int32_that_is_widened_too_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Changed("KERNEL", "KERNEL")
-    small = TILES[3][-1]
+    small = TILES[3][-2]
     single = Single(device, 2, 144000, 2, 14, small, 1, "maximal")
     assert single.product.parts == 2
     single.product.run, single.product.parts = 144000 // small.kw, 1

@@ -23,8 +23,6 @@ from assay.exact.views import View, merged
 
 ROW, LANES, STRETCH, TALL, CHECK_LANES = 128, 64, 512, 64, 64
 """As in digits.cuh, pack.cu and gemm.cu."""
-PAD = 128
-"""Lanes are padded to a multiple of this: every tile's height and width divides it."""
 MOST_ROWS = 1 << 23
 """Rows that share a checksum (CHECK_DIGITS in gemm.cu)."""
 THREADS = 256
@@ -103,12 +101,15 @@ class Size(NamedTuple):
 
 
 TILES: dict[int, tuple[Tile, ...]] = {
-    1: (Tile(128, 128, 64, 64, 128, 3), Tile(128, 64, 64, 32, 128, 3), Tile(64, 64, 32, 32, 128, 4), Tile(32, 32, 16, 16, 128, 4)),
+    1: (
+        Tile(128, 128, 64, 64, 128, 3), Tile(128, 64, 64, 32, 128, 3), Tile(64, 64, 32, 32, 128, 4), Tile(32, 32, 16, 16, 128, 4),
+        Tile(16, 16, 16, 16, 128, 4),
+    ),
     3: (
         Tile(128, 128, 64, 32, 64, 4), Tile(128, 128, 64, 32, 64, 3), Tile(128, 128, 64, 32, 64, 2), Tile(128, 64, 64, 32, 64, 2),
-        Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4),
+        Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4), Tile(16, 16, 16, 16, 64, 4),
     ),
-    5: (Tile(128, 64, 32, 32, 64, 3), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
+    5: (Tile(128, 64, 32, 32, 64, 3), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4), Tile(16, 16, 16, 16, 64, 4)),
 }  # fmt: skip
 """Number of sums -> tiles to choose from, large ones first: accumulators are at most 192 registers a thread."""
 BF16_TILES: dict[int, tuple[Tile, ...]] = {
@@ -183,10 +184,6 @@ class Operand(NamedTuple):
         return 1 if self.shared else self.batch.size
 
     @property
-    def padded(self) -> int:
-        return -(-self.lanes.size // PAD) * PAD
-
-    @property
     def turned(self) -> bool:
         """Whether neighbouring lanes, and not neighbouring elements, are neighbours in memory."""
         return self.lanes.even == 1 and self.k.even != 1
@@ -232,6 +229,9 @@ class Product:
         self.products, self.m, self.n, self.k = a.batch.size, a.lanes.size, b.lanes.size, a.k.size
         self.blocks = -(-self.k // ROW)
         planes, sums = self.digits.planes, self.digits.sums
+        pad = LANES if tile is not None and max(tile.tm, tile.tn) <= LANES else 2 * LANES
+        self.padded_a, self.padded_b = -(-self.m // pad) * pad, -(-self.n // pad) * pad
+        """Rows and columns with those that fill up the last tile, and what pack takes at once."""
         self.tiles = self.parts = self.run = 1
         """Tiles; blocks that share one's k; stages of each."""
         if tile is not None:
@@ -244,12 +244,13 @@ class Product:
         elif planes != sums or self.k > self.digits.run:
             raise ValueError("the library adds up neither several products nor more of k than an int32 takes")
         sizes = {
-            "top_a": 4 * a.products * self.m, "top_b": 4 * b.products * self.n, "along": 8 * b.products * b.padded,
-            "across": 8 * a.products * planes * self.blocks * ROW, "columns": 8 * self.products * b.padded, "wanted": 8 * self.products * b.padded,
+            "top_a": 4 * a.products * self.m, "top_b": 4 * b.products * self.n, "along": 8 * b.products * self.padded_b,
+            "across": 8 * a.products * planes * self.blocks * ROW,
+            "columns": 8 * self.products * self.padded_b, "wanted": 8 * self.products * self.padded_b,
             "totals": 8 * self.products * self.m * self.n if self.parts > 1 else 0,
-            "sums": 4 * sums * self.products * a.padded * b.padded if tile is None else 0,
-            "packed_a": a.products * planes * self.blocks * a.padded * ROW * self.digits.item,
-            "packed_b": b.products * planes * self.blocks * b.padded * ROW * self.digits.item,
+            "sums": 4 * sums * self.products * self.padded_a * self.padded_b if tile is None else 0,
+            "packed_a": a.products * planes * self.blocks * self.padded_a * ROW * self.digits.item,
+            "packed_b": b.products * planes * self.blocks * self.padded_b * ROW * self.digits.item,
         }  # fmt: skip
         self.places: dict[str, int] = {}
         """What lies where in the scratch memory."""
@@ -299,19 +300,19 @@ class Products:
         at = {name: scratch + offset for name, offset in p.places.items()}
         words = p.places["sums"] // 4
         out = [Launch(kernel("clear"), (_few(words), 1, 1), BLOCK, (scratch, words))]
-        for x, side, of, sums in ((a, p.a, "a", (at["across"], 0)), (b, p.b, "b", (0, at["along"]))):
+        for x, side, padded, of, sums in ((a, p.a, p.padded_a, "a", (at["across"], 0)), (b, p.b, p.padded_b, "b", (0, at["along"]))):
             common = (x, *self._places(side), side.lanes.size, side.k.size, int(side.turned), at[f"top_{of}"])
             grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
             out.append(Launch(kernel("tops"), (grid, 1, 1), BLOCK, common))
-            grid = side.products * side.padded // LANES * p.blocks
-            out.append(Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, p.bits, side.padded, at[f"packed_{of}"], *sums)))
+            grid = side.products * padded // LANES * p.blocks
+            out.append(Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, p.bits, padded, at[f"packed_{of}"], *sums)))
         return out
 
     def multiplying(self, p: Product, out: int, scratch: int) -> list[Launch]:
         """From packed operands on, with the checksum."""
         kernel = self._device.load(around(p.digits, p.tile is None)).kernel
         at = {name: scratch + offset for name, offset in p.places.items()}
-        padded_a, padded = p.a.padded, p.b.padded
+        padded_a, padded = p.padded_a, p.padded_b
         step_a, step_b = int(not p.a.shared), int(not p.b.shared)
         scales = (at["top_a"], at["top_b"], p.bits, step_a, step_b, p.m, p.n)
         rounding = (p.products * -(-p.n // 32) * -(-p.m // TALL), 1, 1)
@@ -341,10 +342,10 @@ class Products:
         for z in range(p.digits.planes):
             for i in range(p.products):
                 of_a, of_b = (0 if side.shared else i for side in (p.a, p.b))
-                a = at["packed_a"] + (of_a * p.digits.planes + z) * p.a.padded * k
-                b = at["packed_b"] + (of_b * p.digits.planes + z) * p.b.padded * k
-                c = at["sums"] + 4 * (z * p.products + i) * p.a.padded * p.b.padded
-                made.append(Launch(library, (1, 1, 1), (1, 1, 1), (a, b, c, p.a.padded, p.b.padded, k)))
+                a = at["packed_a"] + (of_a * p.digits.planes + z) * p.padded_a * k
+                b = at["packed_b"] + (of_b * p.digits.planes + z) * p.padded_b * k
+                c = at["sums"] + 4 * (z * p.products + i) * p.padded_a * p.padded_b
+                made.append(Launch(library, (1, 1, 1), (1, 1, 1), (a, b, c, p.padded_a, p.padded_b, k)))
         return made
 
     def _places(self, side: Operand) -> tuple[int, ...]:
