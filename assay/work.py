@@ -66,6 +66,7 @@ class Engine:
     FROZEN = 1 << 30
     executor: type[Executor] = Executor
     link: type[Link] = Link
+    party: type[FileParty] = FileParty
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -254,7 +255,8 @@ class Engine:
         else:
             inputs = Inputs(folder, task.job.fields)
         with np.errstate(all="ignore"):
-            return FileParty(task, executor, folder, inputs, self.link, self._links).answer()
+            party = self.party(task, executor, folder, inputs, self.link, self._links)
+            return party.serve(task.asked) if task.asked is not None else party.answer()
 
 
 def _read_frozen(path: Path) -> Tensors:

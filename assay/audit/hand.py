@@ -41,8 +41,13 @@ class Base:
         """The call behind an event of the audited job; notes when it cannot be read."""
         if not self.audited(seg):
             return None
-        if isinstance(entry.call, kind):
-            return entry.call
+        sent = entry.call.calls if isinstance(entry.call, chain.Batch) else (entry.call,)
+        found = [call for call in sent if isinstance(call, kind) and getattr(call, "segment", seg.number) == seg.number]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            seg.sheet.check(check, None, f"{told(entry.event)}: {len(found)} calls of its transaction may have done it")
+            return None
         seg.sheet.check(check, None, f"{told(entry.event)}: it came by way of another contract, whose calldata does not show what was signed")
         return None
 

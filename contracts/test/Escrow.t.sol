@@ -3,6 +3,7 @@ pragma solidity ^0.8.28;
 
 import {Jobs} from "../src/Jobs.sol";
 import {Checks} from "../src/jobs/Checks.sol";
+import {Escrow} from "../src/jobs/Escrow.sol";
 import {Segments} from "../src/jobs/Segments.sol";
 import {Stakes} from "../src/Stakes.sol";
 import {IJobs, IJobsLog} from "../src/interfaces/IJobs.sol";
@@ -198,7 +199,7 @@ contract EscrowTest is Network {
         SkimmingToken skimming = new SkimmingToken();
         Stakes its = new Stakes(address(skimming), SEAT_STAKE, 1);
         Segments segments = new Segments(address(its));
-        IJobs there = IJobs(address(new Jobs(address(its), address(segments), address(new Checks(address(its))))));
+        IJobs there = IJobs(address(new Jobs(address(its), address(segments), address(new Checks(address(its))), address(new Escrow(address(its))))));
         skimming.mint(client, BUDGET);
         Terms memory t = terms();
         vm.startPrank(client);
@@ -212,11 +213,12 @@ contract EscrowTest is Network {
         Stakes its = new Stakes(address(token), SEAT_STAKE, 1);
         address segments = address(new Segments(address(stakes)));
         address checks = address(new Checks(address(stakes)));
+        address books = address(new Escrow(address(stakes)));
         address strange = address(new Checks(address(its)));
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.WrongModule.selector, strange));
-        new Jobs(address(stakes), segments, strange);
+        new Jobs(address(stakes), segments, strange, books);
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.WrongModule.selector, strange));
-        new Jobs(address(stakes), strange, checks);
+        new Jobs(address(stakes), strange, checks, books);
         IJobs alone = IJobs(segments);
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.NoSuchSegment.selector, uint64(1)));
         alone.settle(1);

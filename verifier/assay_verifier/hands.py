@@ -28,6 +28,7 @@ from assay.tasks import (
     OpenBoundary,
     OpeningsMade,
     ReplayUnit,
+    ServeNodes,
     Signed,
     SignReceipt,
     StoreKey,
@@ -67,6 +68,9 @@ class VerifierHands:
                 return await self._openings(task)
             case MakeMove():
                 return await disputing.make_move(self.shop, self.chain, task, self.shop.open_folder(task.segment, task.spec), None)
+            case ServeNodes():
+                folder = self.shop.open_folder(task.place.segment, task.place.spec)
+                return await disputing.serve_nodes(self.shop, self.chain, task, folder, None)
             case DropSegment():
                 self.shop.drop(task.segment)
                 return Dropped()

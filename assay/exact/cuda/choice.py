@@ -6,9 +6,9 @@ bits, so a wrong choice costs time and nothing else. The file lies in the user's
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import time
@@ -20,6 +20,8 @@ from assay.exact.cuda import probe
 from assay.exact.cuda.device import Description, Device, source
 from assay.exact.cuda.product import Axis, Operand, Product, Products, Size, Way, digits, tiles
 from assay.exact.native.build import cache_folder
+
+log = logging.getLogger("assay.exact")
 
 RUNS = 5
 LARGEST = 1 << 20
@@ -78,13 +80,15 @@ class Choices:
         return self._known[EXACT] == "yes"
 
     def way(self, size: Size) -> Way | None:
-        """The fastest, or None where there was no memory to measure."""
+        """The fastest, or None where none could be measured."""
         ways = {str(way): way for way in self.ways(size)}
         if self._known.get(str(size)) not in ways:
             taken: dict[str, float] = {}
             for name, way in ways.items():
-                with contextlib.suppress(MemoryError):
+                try:
                     taken[name] = self._measured(size, way)
+                except (MemoryError, RuntimeError) as error:
+                    log.info("products %s are not made by %s: %s", size, name, error)
             if not taken:
                 return None
             self._keep(str(size), min(taken, key=taken.__getitem__))
@@ -102,16 +106,15 @@ class Choices:
         buffers = [device.allocate(bytes_) for bytes_ in sizes]
         out, x, y, scratch = (buffer.address for buffer in buffers)
         launches = products.launches(product, out, x, y, scratch)
-
-        def run() -> None:
+        for launch in launches:  # once as they are: a library may want memory, which a recording does not allow
+            device.launch(launch)
+        device.wait()
+        with device.record() as recording:
             for launch in launches:
                 device.launch(launch)
-
-        run()
-        device.wait()
         start = self._clock()
         for _ in range(RUNS):
-            run()
+            recording.graph.replay()
         device.wait()
         return self._clock() - start
 

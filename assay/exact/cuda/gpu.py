@@ -49,12 +49,15 @@ class _Library:
     def run(self, a: int, b: int, c: int, m: int, n: int, k: int) -> None:
         """cuBLAS has matrices by columns: its n x m result is ours by rows, and both operands have k as their contiguous axis, as its int8
         kernels want."""
-        self._cublas.setStream(self._handle, self._stream.ptr)
-        self._cublas.setPointerMode(self._handle, self.HOST)
-        self._cublas.gemmEx(
-            self._handle, self.TRANSPOSED, self.PLAIN, n, m, k, self._one.ctypes.data, b, self.R_8I, k, a, self.R_8I, k, self._zero.ctypes.data,
-            c, self.R_32I, n, self.COMPUTE_32I, self.DEFAULT,
-        )  # fmt: skip
+        try:
+            self._cublas.setStream(self._handle, self._stream.ptr)
+            self._cublas.setPointerMode(self._handle, self.HOST)
+            self._cublas.gemmEx(
+                self._handle, self.TRANSPOSED, self.PLAIN, n, m, k, self._one.ctypes.data, b, self.R_8I, k, a, self.R_8I, k, self._zero.ctypes.data,
+                c, self.R_32I, n, self.COMPUTE_32I, self.DEFAULT,
+            )  # fmt: skip
+        except self._cublas.CUBLASError as error:
+            raise DeviceError(f"cuBLAS: {error}") from None
 
 
 class _Module:

@@ -104,9 +104,12 @@ class Size(NamedTuple):
 
 TILES: dict[int, tuple[Tile, ...]] = {
     1: (Tile(128, 128, 64, 64, 128, 3), Tile(128, 64, 64, 32, 128, 3), Tile(64, 64, 32, 32, 128, 4), Tile(32, 32, 16, 16, 128, 4)),
-    3: (Tile(128, 128, 64, 32, 64, 3), Tile(128, 64, 64, 32, 64, 2), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
+    3: (
+        Tile(128, 128, 64, 32, 64, 4), Tile(128, 128, 64, 32, 64, 3), Tile(128, 128, 64, 32, 64, 2), Tile(128, 64, 64, 32, 64, 2),
+        Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4),
+    ),
     5: (Tile(128, 64, 32, 32, 64, 3), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
-}
+}  # fmt: skip
 """Number of sums -> tiles to choose from, large ones first: accumulators are at most 192 registers a thread."""
 BF16_TILES: dict[int, tuple[Tile, ...]] = {
     1: (Tile(128, 128, 64, 32, 64, 3), Tile(128, 64, 64, 32, 64, 3), Tile(64, 64, 32, 32, 64, 4), Tile(32, 32, 16, 16, 64, 4)),

@@ -37,16 +37,21 @@ interface IJobsLog {
     event Redrawn(uint64 indexed segment, uint32 round, string reason, uint64 seedBlock);
     event KeyReleased(uint64 indexed segment, address indexed recipient, bytes32 keyId, bytes wrapped, address by);
     event Served(uint64 indexed segment, uint32 round, uint64 sealBy);
-    event Sealed(uint64 indexed segment, address indexed verifier);
+    /// Of those who sealed with one call: verifier 20 B, digest 32 B, for each.
+    event SealedBy(uint64 indexed segment, bytes seals);
+    /// The same, when it was all of the committee, in the order of the draw: of the seals their keccak256 is kept.
+    event SealedTogether(uint64 indexed segment, bytes seals);
     event RevealsDue(uint64 indexed segment, uint64 revealBy, uint64 openingBlock);
-    event Revealed(uint64 indexed segment, address indexed verifier, bool agrees, bytes32[] traceRoots, bytes32 salt);
+    /// What one call has shown. Per vote: verifier 20 B, flags u8 (1: it agrees, 2: it is revealed, 4: it is opened), number of trace roots u8,
+    /// salt 32 B, trace roots 32 B each. Of a vote that was revealed before, no salt (zero) and no roots.
+    event Voted(uint64 indexed segment, bytes votes);
     event OpeningsDue(uint64 indexed segment, uint64 openingBlock, uint64 openBy);
-    event Opened(uint64 indexed segment, address indexed verifier);
     event Attested(uint64 indexed segment, uint64 settleAfter);
     event Withheld(uint64 indexed segment, uint32 yes, uint32 no);
     event Unpaid(uint64 indexed segment, string reason);
     event Voided(uint64 indexed segment);
-    event Settled(uint64 indexed segment, address indexed provider, uint128 price);
+    /// A segment is settled: `price` is credited to its provider, `fee` to each of the verifiers, one for each time that it is named.
+    event Paid(uint64 indexed segment, address indexed provider, uint128 price, uint128 fee, address[] verifiers);
     event Rejected(uint64 indexed segment);
     event NoShow(uint64 indexed segment, address indexed verifier, uint128 fee);
     event Credited(address indexed who, uint64 indexed segment, uint128 amount, bytes32 reason);
@@ -106,6 +111,10 @@ interface IJobsLog {
     error NotDrawnUnit(uint64 segment, uint64 unit);
     error NothingToWithdraw(address who);
     error WrongModule(address module);
+    error OutOfGas(uint256 call);
+    error Together(uint64 segment);
+    error NotTogether(uint64 segment);
+    error BadSeals(uint64 segment);
 }
 
 /// Escrow and the segment machine (docs/protocol.md).
@@ -137,9 +146,14 @@ interface IJobs is IJobsLog {
     function attest(uint64 segmentId, SealedVote[] calldata seals) external;
     /// Votes, with their openings or without; again with them where they are awaited. The last opening decides the round.
     function reveal(uint64 segmentId, Reveal[] calldata reveals) external;
+    /// Gives each verifier its own seal, where they were kept together (SealedTogether): before one is revealed or disclosed alone.
+    function spread(uint64 segmentId, uint32 round, bytes calldata seals) external;
     function closeReveals(uint64 segmentId) external;
     function decide(uint64 segmentId) external;
     function settle(uint64 segmentId) external;
+    /// Calls of Jobs in one transaction, at most 64; a refused one changes nothing. Returns which were taken, a bit each;
+    /// reverts when none was.
+    function batch(bytes[] calldata calls) external returns (uint256 taken);
     function voidSegment(uint64 segmentId) external;
     /// UNPAID: anyone, after `settleAfter`. WITHHELD, REJECTED: the Disputes contract. Never while a dispute is open.
     function clearBond(uint64 segmentId) external;

@@ -23,7 +23,8 @@ import {JobRecord, SegmentRecord, Stage, Stages} from "./Records.sol";
 /// a payment that frees a bond changes one word. Stakes asks for it (`heldOf`) before it lets anything go. What is reserved for one
 /// segment follows from the segment: its bond, the draw bonds whose bit is set, less what has been seized.
 ///
-/// Lanes: words that are needed while a bond is reserved, and never after (a verifier's vote, the hash of the openings' block) stand
+/// Lanes: words that are needed while a bond is reserved, and never after (a verifier's vote, the hash of the openings' block or of all
+/// seals) stand
 /// at a number that the account gets with the bond and gives back with it, so that words are used again instead of new ones.
 abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     IERC20 internal immutable _token;
@@ -52,6 +53,8 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
 
     /// Most members of a committee (libraries/Bounds.sol).
     uint256 internal constant SEATS = 16;
+    /// Most calls of a batch.
+    uint256 internal constant MOST_CALLS = 64;
     uint256 private constant LANES = 64;
     /// Of an account that has all its lanes in use.
     uint8 internal constant NO_LANE = type(uint8).max;
@@ -107,6 +110,11 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     function _member(uint64 segmentId, uint256 round, uint256 i) internal view returns (address verifier, uint8 lane) {
         uint256 word = _members[_place(segmentId, round, i)];
         return (address(uint160(word)), uint8(word >> 160));
+    }
+
+    /// What is reserved for a segment's verifiers until it ends: all rounds' fees.
+    function _feesOf(JobRecord storage j) internal view returns (uint256) {
+        return uint256(j.fee) * j.verifiers * (1 + uint256(j.redraws));
     }
 
     /// Index of a verifier in a round (SEATS: it was not drawn), and its lane.
@@ -207,11 +215,10 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
         _accounts[who] = _packed(uint96(account), uint96(account >> 96) + amount, (account >> 192) | _laneBit(lane));
     }
 
-    /// Credits `gain`; frees `freed` of what is reserved, and the lane when it is a bond's end.
-    function _give(address who, uint64 segmentId, uint256 gain, bytes32 reason, uint256 freed, uint256 lane) internal {
+    /// Credits `gain`; frees `freed` of what is reserved, and the lane when it is a bond's end. Who credits says so in the log.
+    function _give(address who, uint256 gain, uint256 freed, uint256 lane) internal {
         uint256 account = _accounts[who];
         _accounts[who] = _packed(uint96(account) + gain, uint96(account >> 96) - freed, (account >> 192) & ~_laneBit(lane));
-        if (gain > 0) emit Credited(who, segmentId, uint128(gain), reason);
     }
 
     function _packed(uint256 credit_, uint256 held, uint256 lanes) private pure returns (uint256) {
@@ -225,6 +232,18 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     /// Where the word of a lane stands; without a lane, at a place of its own.
     function _key(uint64 segmentId, uint256 round, uint8 lane) internal pure returns (uint256) {
         return lane < LANES ? lane : uint256(segmentId) << 16 | round << 8 | NO_LANE;
+    }
+
+    /// Where a provider's lane keeps the hash of a round's seals.
+    function _sealsKey(uint64 segmentId, uint256 round, uint8 lane) internal pure returns (uint256) {
+        return 1 << 255 | round << 128 | _key(segmentId, round, lane);
+    }
+
+    /// Stores the stage of a round.
+    function _keep(uint64 segmentId, uint256 round, Stage memory g) internal {
+        SegmentRecord storage s = _segments[segmentId];
+        if (round == Stages.round(s.stage)) s.stage = Stages.pack(g);
+        else _past[segmentId][round] = Stages.pack(g);
     }
 
     function _heldOf(address who) internal view returns (uint128) {
@@ -246,6 +265,10 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
 
     // ---- ends ----------------------------------------------------------------------------------------------------------------
 
+    function _needNoDispute(uint64 segmentId, SegmentRecord storage s) internal view {
+        if (s.disputes > 0) revert DisputeOpen(segmentId, s.disputes);
+    }
+
     /// What is left of the provider's bond; it is no longer reserved for the segment. The caller frees it.
     function _takeBond(uint64 segmentId, SegmentRecord storage s) internal returns (uint256 left) {
         left = s.bond;
@@ -258,7 +281,7 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     function _releaseBond(uint64 segmentId, SegmentRecord storage s) internal returns (uint256 left) {
         if (s.bond == 0) return 0;
         left = _takeBond(segmentId, s);
-        _give(s.provider, segmentId, 0, "", left, s.lane);
+        _give(s.provider, 0, left, s.lane);
     }
 
     /// Moves a live segment to a terminal state: pays those verifiers that the state entitles, releases draw bonds, pays the
@@ -266,12 +289,12 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     /// payment; otherwise what becomes of it is up to the caller.
     function _end(uint64 segmentId, SegmentRecord storage s, Stage memory g, SegmentState to, uint256 freed) internal {
         JobRecord storage j = _jobs[s.job];
-        uint256 back = s.feesHeld;
+        uint256 back = _feesOf(j);
         g.state = to;
         g.phase = Phase.NONE;
         if (to == SegmentState.SETTLED) {
-            _give(s.provider, segmentId, s.price, "price", freed, s.lane);
-            if (s.stop == j.steps) j.completed = true;
+            _give(s.provider, s.price, freed, s.lane);
+            if (s.last) j.completed = true;
         } else {
             back += s.price;
             if (s.parent == 0) (j.child, j.openSince) = (0, uint40(block.timestamp));
@@ -284,21 +307,41 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
 
     function _payVerifiers(uint64 segmentId, SegmentRecord storage s, JobRecord storage j, Stage memory g, SegmentState to)
         private
-        returns (uint256 paid)
+        returns (uint256)
     {
         (uint256 fee, uint256 drawBond) = (j.fee, j.drawBond);
+        address[] memory payees = new address[](SEATS * (uint256(g.round) + 1));
+        uint256 count = 0;
         for (uint256 round = 0; round < g.round; ++round) {
             Stage memory past = Stages.unpack(_past[segmentId][round]);
-            paid += _payRound(segmentId, s, past, to, fee, drawBond);
+            count = _payRound(segmentId, s, past, to, fee, drawBond, payees, count);
             _past[segmentId][round] = Stages.pack(past);
         }
-        paid += _payRound(segmentId, s, g, to, fee, drawBond);
+        count = _payRound(segmentId, s, g, to, fee, drawBond, payees, count);
+        assembly ("memory-safe") {
+            mstore(payees, count)
+        }
+        if (to == SegmentState.SETTLED) {
+            emit Paid(segmentId, s.provider, s.price, uint128(fee), payees);
+        } else {
+            for (uint256 i = 0; fee > 0 && i < count; ++i) {
+                emit Credited(payees[i], segmentId, uint128(fee), "fee");
+            }
+        }
+        return fee * count;
     }
 
-    function _payRound(uint64 segmentId, SegmentRecord storage s, Stage memory g, SegmentState to, uint256 fee, uint256 drawBond)
-        private
-        returns (uint256 paid)
-    {
+    /// Returns how many are paid, `count` of them before.
+    function _payRound(
+        uint64 segmentId,
+        SegmentRecord storage s,
+        Stage memory g,
+        SegmentState to,
+        uint256 fee,
+        uint256 drawBond,
+        address[] memory payees,
+        uint256 count
+    ) private returns (uint256) {
         // A no asserts nothing that could be disputed, so it earns nothing by itself, else saying no without a look would pay: the fee is
         // due where a dispute has borne it out, and who wins that dispute gets half of the bond.
         uint256 entitled = g.opened;
@@ -306,15 +349,16 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
         else if (to == SegmentState.REJECTED) entitled &= ~uint256(g.agrees);
         else if (to == SegmentState.WITHHELD) entitled = 0;
         for (uint256 i = 0; i < g.count; ++i) {
-            uint256 due = entitled >> i & 1 == 1 ? fee : 0;
-            if (due == 0 && g.bonded >> i & 1 == 0) continue;
+            bool due = entitled >> i & 1 == 1;
+            if (!due && g.bonded >> i & 1 == 0) continue;
             (address who, uint8 lane) = _member(segmentId, g.round, i);
             uint256 freed = 0;
             if (g.bonded >> i & 1 == 0 || _stays(segmentId, s, who)) lane = NO_LANE;
             else freed = _takeDrawBond(segmentId, s, g, i, who, drawBond);
-            paid += due;
-            _give(who, segmentId, due, "fee", freed, lane);
+            if (due) payees[count++] = who;
+            _give(who, due ? fee : 0, freed, lane);
         }
+        return count;
     }
 
     /// Whether a verifier's draw bonds stay, because a vote of its is disputed.

@@ -23,6 +23,8 @@ struct JobRecord {
     uint16 noShowBps;
     uint16 lateFeeBps;
     uint16 bondTenths;
+    uint8 verifiers;
+    uint8 redraws;
     // What a committee needs.
     uint24 serveWindow;
     uint24 sealWindow;
@@ -32,10 +34,8 @@ struct JobRecord {
     uint24 microBatches;
     uint8 finality;
     uint8 links;
-    uint8 verifiers;
     uint8 quorum;
     uint8 openings;
-    uint8 redraws;
     uint32 microLeaves;
     uint32 updateLeaves;
     // The rest.
@@ -72,16 +72,16 @@ struct SegmentRecord {
     uint88 price;
     // The provider's reservation; 0 once it is released.
     uint88 bond;
-    // What is left of the escrow that is reserved for verifiers.
-    uint80 feesHeld;
     uint64 parent;
+    // Something of a reservation for this segment has been seized.
+    bool seized;
+    // It is the last of its job.
+    bool last;
     uint32 start;
     uint32 stop;
     // The live segment that starts where this one stops; 0 when that range is open, since `openSince`.
     uint64 child;
     uint40 openSince;
-    // Something of a reservation for this segment has been seized.
-    bool seized;
     bytes32 linkRoot;
     bytes32 endRoot;
     bytes32 commitment;
@@ -101,6 +101,8 @@ struct Stage {
     uint40 atBlock;
     // The hash of the openings' block is recorded.
     bool hashed;
+    // The seals are kept as one hash, in a word of the provider's lane (Base).
+    bool together;
     // Its draw bond is reserved.
     uint16 bonded;
     // The job's key service has released a key to it.
@@ -124,7 +126,8 @@ library Stages {
         g.negatives = uint8(word >> 32);
         g.due = uint40(word >> 40);
         g.atBlock = uint40(word >> 80);
-        g.hashed = uint8(word >> 120) != 0;
+        g.hashed = word >> 120 & 1 == 1;
+        g.together = word >> 121 & 1 == 1;
         g.bonded = uint16(word >> 128);
         g.keyed = uint16(word >> 144);
         g.receipted = uint16(word >> 160);
@@ -139,6 +142,7 @@ library Stages {
         word = uint256(uint8(g.state)) | uint256(uint8(g.phase)) << 8 | uint256(g.round) << 16 | uint256(g.count) << 24;
         word |= uint256(g.negatives) << 32 | uint256(g.due) << 40 | uint256(g.atBlock) << 80;
         if (g.hashed) word |= 1 << 120;
+        if (g.together) word |= 1 << 121;
         word |= uint256(g.bonded) << 128 | uint256(g.keyed) << 144 | uint256(g.receipted) << 160;
         word |= uint256(g.isSealed) << 176 | uint256(g.revealed) << 192 | uint256(g.opened) << 208;
         word |= uint256(g.agrees) << 224 | uint256(g.prevailed) << 240;

@@ -11,7 +11,7 @@ import {KeyRelease, Offer, SegmentState} from "../types/Types.sol";
 import {Base} from "./Base.sol";
 import {JobRecord, SegmentRecord, Stage, Stages} from "./Records.sol";
 
-/// The segment from its assignment to its commitment, and its ends other than the committee's: lapsed, settled, void, rejected.
+/// The segment from its assignment to its commitment, and its ends other than the committee's and the settlement: lapsed, void, rejected.
 /// Code that Jobs runs by delegatecall (see Jobs.sol); by itself it holds nothing.
 contract Segments is Base {
     bytes32 private constant OFFER_TYPE = keccak256(
@@ -48,11 +48,10 @@ contract Segments is Base {
         uint256 cap = uint256(j.priceCap) * (offer.stop - offer.start);
         if (offer.price == 0) revert ZeroAmount();
         if (offer.price > cap) revert PriceOverCap(offer.price, cap);
-        uint256 fees = uint256(j.fee) * j.verifiers * (1 + uint256(j.redraws));
-        uint256 needed = offer.price + fees;
+        uint256 needed = offer.price + _feesOf(j);
         if (j.escrow < needed) revert InsufficientEscrow(j.escrow, uint128(needed));
         (j.escrow, j.live) = (uint96(j.escrow - needed), j.live + 1);
-        (s.price, s.feesHeld) = (SafeCast.toUint88(offer.price), SafeCast.toUint80(fees));
+        s.price = SafeCast.toUint88(offer.price);
         s.bond = SafeCast.toUint88(uint256(offer.price) * j.bondTenths / 10);
     }
 
@@ -163,7 +162,7 @@ contract Segments is Base {
         s.linkRoot = linkRoot;
         s.endRoot = endRoot;
         s.commitment = _commitment(s, j, linkRoot, checkpoint, keyId);
-        s.openSince = uint40(block.timestamp);
+        (s.openSince, s.last) = (uint40(block.timestamp), stop == j.steps);
         Stage memory g;
         uint64 seedBlock = _awaitSeed(g, j);
         s.stage = Stages.pack(g);
@@ -222,18 +221,6 @@ contract Segments is Base {
     }
 
     // ---- ends ----------------------------------------------------------------------------------------------------------------
-
-    function settle(uint64 segmentId) external nonReentrant {
-        (SegmentRecord storage s, Stage memory g) = _in(segmentId, SegmentState.ATTESTED);
-        _needAfter(g.due);
-        _needNoDispute(segmentId, s);
-        if (s.parent != 0 && _stateOf(s.parent) != SegmentState.SETTLED) {
-            revert ParentUnsettled(s.parent, _stateOf(s.parent));
-        }
-        // The bond's field may stay: SETTLED says that it is free.
-        _end(segmentId, s, g, SegmentState.SETTLED, s.seized ? _takeBond(segmentId, s) : s.bond);
-        emit Settled(segmentId, s.provider, s.price);
-    }
 
     function voidSegment(uint64 segmentId) external nonReentrant {
         SegmentRecord storage s = _segment(segmentId);
@@ -302,6 +289,7 @@ contract Segments is Base {
         (Stage memory g, uint256 i, uint8 lane) = _voteOf(segmentId, round, verifier);
         if (g.revealed >> i & 1 == 0) revert NotRevealed(verifier);
         if (g.bonded >> i & 1 == 0) revert NoBond(segmentId);
+        if (g.together) revert Together(segmentId);
         bytes32 vote = _words[verifier][_key(segmentId, round, lane)];
         if (vote != keccak256(abi.encodePacked(traceRoots))) {
             bool agrees = g.agrees >> i & 1 == 1;
@@ -356,14 +344,8 @@ contract Segments is Base {
         (uint256 i, uint8 lane) = _find(segmentId, g, verifier);
         if (i >= SEATS || g.bonded >> i & 1 == 0) return;
         uint256 left = _takeDrawBond(segmentId, s, g, i, verifier, _jobs[s.job].drawBond);
-        _give(verifier, segmentId, 0, "", left, lane);
+        _give(verifier, 0, left, lane);
         _keep(segmentId, round, g);
-    }
-
-    function _keep(uint64 segmentId, uint256 round, Stage memory g) private {
-        SegmentRecord storage s = _segments[segmentId];
-        if (round == Stages.round(s.stage)) s.stage = Stages.pack(g);
-        else _past[segmentId][round] = Stages.pack(g);
     }
 
     function _voteOf(uint64 segmentId, uint32 round, address verifier)
@@ -387,11 +369,7 @@ contract Segments is Base {
         if (amount > left) revert IStakes.ReservationExceeded(who, segmentId, left, amount);
         _segments[segmentId].seized = true;
         _seized[segmentId][who] += amount;
-        _give(who, segmentId, 0, "", amount, NO_LANE);
-    }
-
-    function _needNoDispute(uint64 segmentId, SegmentRecord storage s) private view {
-        if (s.disputes > 0) revert DisputeOpen(segmentId, s.disputes);
+        _give(who, 0, amount, NO_LANE);
     }
 
     function _needProvider(SegmentRecord storage s) private view {

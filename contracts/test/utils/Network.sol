@@ -4,6 +4,7 @@ pragma solidity ^0.8.28;
 import {Jobs} from "../../src/Jobs.sol";
 import {Segments} from "../../src/jobs/Segments.sol";
 import {Checks} from "../../src/jobs/Checks.sol";
+import {Escrow} from "../../src/jobs/Escrow.sol";
 import {Stakes} from "../../src/Stakes.sol";
 import {TestToken} from "../../src/TestToken.sol";
 import {IJobs} from "../../src/interfaces/IJobs.sol";
@@ -58,7 +59,8 @@ abstract contract Network is Test {
         stakes = new Stakes(address(token), SEAT_STAKE, UNBOND);
         Segments segments = new Segments(address(stakes));
         Checks checks = new Checks(address(stakes));
-        jobs = IJobs(address(new Jobs(address(stakes), address(segments), address(checks))));
+        Escrow books = new Escrow(address(stakes));
+        jobs = IJobs(address(new Jobs(address(stakes), address(segments), address(checks), address(books))));
         stakes.bind(address(jobs), deployDisputes());
         enrol(client, 0);
         enrol(provider, 2000e6);
