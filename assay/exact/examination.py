@@ -24,16 +24,17 @@ from assay.exact.native import build
 
 Array = NDArray[Any]
 NUMPY = "numpy"
-CUDA = "cuda"
+CUDA, FAKE = "cuda", "fake"
+DEVICES = (CUDA, FAKE)
 
 
 class Route(NamedTuple):
     level: str
-    """numpy, a SIMD level of the native library, or cuda."""
+    """numpy, a SIMD level of the native library, cuda, or the fake device."""
     threads: int
 
     def __str__(self) -> str:
-        return self.level if self.level in (NUMPY, CUDA) else f"{self.level}, {self.threads} thread{'s' * (self.threads > 1)}"
+        return self.level if self.level in (NUMPY, *DEVICES) else f"{self.level}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
 class Reason(NamedTuple):
@@ -89,8 +90,8 @@ def forced(route: Route) -> Iterator[None]:
     """Engines made meanwhile take this route."""
     keys = ("ASSAY_NATIVE", "ASSAY_SIMD", engines.VARIABLE)
     before = {key: os.environ.pop(key, None) for key in keys}
-    if route.level == CUDA:
-        os.environ[engines.VARIABLE] = CUDA
+    if route.level in DEVICES:
+        os.environ[engines.VARIABLE] = route.level
     else:
         os.environ |= {engines.VARIABLE: "cpu"} | ({"ASSAY_NATIVE": "0"} if route.level == NUMPY else {"ASSAY_SIMD": route.level})
     try:
@@ -115,8 +116,8 @@ def operators(route: Route) -> list[Failed]:
     """Cases of the conformance set that a route gets wrong."""
     want, out = conformance.expected(), []
     with forced(route):
-        if route.level == CUDA:
-            engines.prepare(CUDA, [program(case.part, case.gemm_bits) for case in conformance.cases()])
+        if route.level in DEVICES:
+            engines.prepare(route.level, [program(case.part, case.gemm_bits) for case in conformance.cases()])
         for case in conformance.cases():
             try:
                 if not conformance.matches(case, want.get(case.name), route.threads):

@@ -6,21 +6,25 @@ What these tests cannot show is in docs/cuda.md: a GPU runs them all again (make
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 import pytest
 
-from assay.exact import conformance, hashing, reference, trainings
+from assay.exact import conformance, faults, hashing, reference, trainings
 from assay.exact.cuda import fake, maps
 from assay.exact.cuda.device import Device, Launch
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.gpu import Gpu
 from assay.exact.cuda.maps import Kernels
+from assay.exact.cuda.product import Products
 from assay.exact.cuda.tape import magic, walk_words
 from assay.exact.cuda.trees import Trees, work_bytes
 from assay.exact.inputs import Case, case, floats, integers, program, whole, words
 from assay.exact.plan import Plan
+from assay.exact.steps import Step
+from assay.exact.views import View
 from assay.program import ProgramError
 
 ON_GPU = os.environ.get("ASSAY_TEST_GPU") == "1"
@@ -49,7 +53,12 @@ def named(c: Case) -> dict[str, dict[str, np.ndarray]]:
     return {"batch": {f"x{i}": a for i, a in enumerate(c.inputs)}}
 
 
-@pytest.mark.parametrize("name", CASES)
+def long(name: str) -> bool:
+    """Cases that take seconds on the fake device and whose like, at another b, is in the quick run."""
+    return any(what in name for what in ("many rows", "of every shape", "for many threads", "matmul even")) and not name.endswith("b=14")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if long(name) and not ON_GPU else ()) for name in CASES])
 def test_a_case_reaches_the_published_digest_fused_and_stage_by_stage(name: str) -> None:
     c, want = CASES[name], conformance.expected()[name]
     cuda = engine(c)
@@ -76,6 +85,53 @@ def test_a_training_reaches_the_published_states(family: str) -> None:
 @pytest.mark.parametrize("family", trainings.FAMILIES)
 def test_a_training_of_a_hundred_steps_reaches_the_published_states(family: str) -> None:
     reaches(family, 100)
+
+
+@pytest.mark.parametrize("name", ["matmul of every shape b=14", "matmul of every scale b=23", "matmul of views b=14", "signed zeros"])
+def test_plain_products_have_the_same_bits(name: str) -> None:
+    """Those that stand in where a product has too many rows."""
+
+    class Nothing(Products):
+        def scratch(self, step: Step) -> int | None:
+            return None
+
+    device, compiled = kernels()
+    c = CASES[name]
+    cuda = Cuda(program(c.part, c.gemm_bits), device, compiled, Nothing(device))
+    assert conformance.digest_of(list(cuda.run("micro", named(c)).values())) == conformance.expected()[name]
+
+
+class Flipping(Products):
+    """Counts a fault for each of the first `times` products, as a wrong checksum does."""
+
+    def __init__(self, device: Device, compiled: Kernels, times: int) -> None:
+        super().__init__(device)
+        text = "KERNEL strike(u64 *left, u64 *faults) { if (*left) { *left -= 1; *faults += 1; } }"
+        compiled.compile([maps.MapText("strike", text)])
+        self._left = device.allocate(8)
+        device.upload(self._left.address, np.array([times], np.uint64))
+        self._strike = Launch(compiled["strike"], (1, 1, 1), (1, 1, 1), (self._left.address, self.faults.address))
+
+    def prepare(self, step: Step, at: Callable[[View], int], scratch: int) -> list[Launch]:
+        return [*super().prepare(step, at, scratch), self._strike]
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_fault_is_computed_again_and_the_second_ends_it(traced: bool) -> None:
+    device, compiled = kernels()
+    c = CASES["matmul at ties b=14"]
+    before = faults.count()
+
+    def run(times: int) -> str:
+        cuda = Cuda(program(c.part, c.gemm_bits), device, compiled, Flipping(device, compiled, times))
+        outputs = cuda.trace("micro", named(c))[0] if traced else cuda.run("micro", named(c))
+        return conformance.digest_of(list(outputs.values()))
+
+    assert run(1) == conformance.expected()[c.name]
+    assert faults.count() == before + 1
+    products = sum(node.op == "matmul" for node in c.part.nodes)
+    with pytest.raises(faults.HardwareFault):
+        run(2 * products)
 
 
 # ---- what the set leaves out: reductions cut among blocks, at every size --------------------------------------------------------
