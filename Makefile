@@ -1,6 +1,7 @@
 # make demo      the whole network on this machine, in a minute or two
 # make test      everything that is checked before a change lands
 # make test-all  the same with the slow tests
+# make test-gpu  what only a machine with a CUDA device can test, and bench/gpu.py; PYTHON=... for one with torch and CuPy that is no set-up
 # make review    static analysis and symbolic proofs of the contracts (slither and halmos from PyPI, 400 MB, a minute or two)
 # make setup     the virtual environment and anvil, without running anything
 # make clean     what was built or run here; `make distclean` the virtual environment and the tools, too
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: setup tools demo test test-all lint contracts review clean distclean
+.PHONY: setup tools demo test test-all test-gpu lint contracts review clean distclean
 
 setup:
 	@VENV=$(VENV) tools/setup.sh
@@ -38,6 +39,11 @@ test: lint contracts
 test-all: lint contracts
 	cd contracts && FOUNDRY_PROFILE=slow ../.tools/bin/forge test --match-contract DisputeInvariants
 	$(PYTEST) $(ARGS)
+
+PYTHON ?= $(BIN)/python
+test-gpu:
+	$(PYTHON) tests/gpu.py
+	$(PYTHON) bench/gpu.py
 
 clean:
 	rm -rf .assay build dist contracts/out contracts/cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay import merkle
-from assay.exact.cpu import Cpu, Inputs
+from assay.exact import engines
+from assay.exact.cpu import Inputs
 from assay.exact.offload import Store
 from assay.exact.table import TensorType
 from assay.ids import Digest
@@ -116,7 +117,7 @@ class Executor:
         self.micro_batches = micro_batches
         self.threads, self.effort = threads, effort
         self.store = store
-        self._engine = engine or Cpu(program, threads, effort, store.window if store else 0)
+        self._engine = engine or engines.engine(program, threads, effort, store.window if store else 0)
         self._state, self._acc, self._batch = program.state, program.accumulator, program.batch
         self._spare: Tensors = {}
         """A spent accumulator, for the next one: fresh memory costs a page fault each 4 KiB."""

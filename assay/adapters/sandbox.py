@@ -23,7 +23,7 @@ from assay.cage import readable
 KINDS = ("auto", "bubblewrap", "kernel", "off")
 KEPT = (
     "PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
-    "ASSAY_NATIVE", "ASSAY_SIMD", "ASSAY_CACHE", "ASSAY_CHECKSUMS",
+    "ASSAY_NATIVE", "ASSAY_SIMD", "ASSAY_CACHE", "ASSAY_CHECKSUMS", "ASSAY_DEVICE",
 )  # fmt: skip
 """Variables that an engine gets."""
 NOBODY = "65534"

@@ -61,12 +61,17 @@ def sandbox() -> Finding:
 
 
 def gpu() -> Finding:
+    """Which GPUs there are, and whether an engine could use one; that its bits are right, --conformance says."""
     from assay.adapters.hardware import gpus
+    from assay.exact import engines
 
-    found = gpus()
+    found, reason = gpus(), engines.why_not()
+    names = "; ".join(gpu.text for gpu in found)
+    if reason is None:
+        return Finding("gpu", True, f"{names or 'a CUDA device'}; the exact engine can use it, once it has passed its test")
     if not found:
         return Finding("gpu", None, "none seen by NVML; the CPU engine gives the same bits")
-    return Finding("gpu", None, f"{'; '.join(gpu.text for gpu in found)}; not used yet: the engine of this version runs on the CPU")
+    return Finding("gpu", None, f"{names}, not used: {reason}; the CPU engine gives the same bits", "pip install 'assay[gpu]'")
 
 
 def torch() -> Finding:

@@ -17,7 +17,7 @@ import numpy as np
 from assay import merkle
 from assay.exact import reference
 from assay.exact.cases import BINARY, KINDS, UNARY, cases
-from assay.exact.cpu import Cpu
+from assay.exact.engines import engine
 from assay.exact.hashing import tensor_root
 from assay.exact.inputs import SPECIAL, Array, Case, Writer, floats, integers, program, words
 from assay.exact.table import OPS
@@ -57,22 +57,22 @@ def from_reference() -> dict[str, str]:
 
 def run(case: Case, threads: int = 1) -> list[Array]:
     """The outputs that this machine's engine gives."""
-    return list(Cpu(program(case.part, case.gemm_bits), threads).run("micro", _named(case)).values())
+    return list(engine(program(case.part, case.gemm_bits), threads).run("micro", _named(case)).values())
 
 
 def matches(case: Case, want: str | None, threads: int = 1) -> bool:
     """Whether this machine's engine gives the digest: as a fused plan, and stage by stage with every stage's root, as for a dispute."""
-    cpu, named = Cpu(program(case.part, case.gemm_bits), threads), _named(case)
-    if digest_of(list(cpu.run("micro", named).values())) != want:
+    made, named = engine(program(case.part, case.gemm_bits), threads), _named(case)
+    if digest_of(list(made.run("micro", named).values())) != want:
         return False
-    outputs, roots = cpu.trace("micro", named)
+    outputs, roots = made.trace("micro", named)
     first = len(case.inputs)
     return digest_of(list(outputs.values())) == _digest([roots[o.value - first] for o in case.part.outputs]) == want
 
 
 def stages(case: Case, threads: int = 1) -> list[Digest]:
     """The tensor root of every node's result, as this machine's engine gives it for a trace."""
-    return Cpu(program(case.part, case.gemm_bits), threads).trace("micro", _named(case))[1]
+    return engine(program(case.part, case.gemm_bits), threads).trace("micro", _named(case))[1]
 
 
 def _named(case: Case) -> dict[str, dict[str, Array]]:

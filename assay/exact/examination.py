@@ -1,6 +1,6 @@
 """Whether this machine's arithmetic can be trusted: every operator and every family of models, on every route that it has.
 
-A route is what computes (NumPy, or the native library at a SIMD level) and with how many threads. Each must give the committed digests
+A route is what computes (NumPy, the native library at a SIMD level, a CUDA device) and with how many threads. Each must give the committed digests
 (assay.exact.conformance) and reach the committed state roots (assay.exact.trainings), which come only from the NumPy reference. Where
 one does not, the reference is run here, too, to say which operator, which element, and whether it is the reference itself that differs.
 """
@@ -17,21 +17,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact import conformance, faults, reference, trainings
+from assay.exact import conformance, engines, faults, reference, trainings
 from assay.exact.hashing import tensor_root
+from assay.exact.inputs import program
 from assay.exact.native import build
 
 Array = NDArray[Any]
 NUMPY = "numpy"
+CUDA, FAKE = "cuda", "fake"
+DEVICES = (CUDA, FAKE)
 
 
 class Route(NamedTuple):
     level: str
-    """numpy, or a SIMD level of the native library."""
+    """numpy, a SIMD level of the native library, cuda, or the fake device."""
     threads: int
 
     def __str__(self) -> str:
-        return NUMPY if self.level == NUMPY else f"{self.level}, {self.threads} thread{'s' * (self.threads > 1)}"
+        return self.level if self.level in (NUMPY, *DEVICES) else f"{self.level}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
 class Reason(NamedTuple):
@@ -74,19 +77,23 @@ class Result(NamedTuple):
 
 
 def routes(every: bool = True) -> list[Route]:
-    """All routes of this machine, or only the one that the engine takes by default."""
+    """All routes of this machine, or only the one that the engine takes by default (on a CPU)."""
     native = build.library() is not None
     if not every:
         return [Route(build.level() if native else NUMPY, 1)]
-    return [Route(NUMPY, 1)] + [Route(level, threads) for level in (build.levels() if native else []) for threads in (1, 2)]
+    cuda = [Route(CUDA, 1)] if engines.chosen() != "cpu" and engines.why_not() is None else []
+    return [Route(NUMPY, 1)] + [Route(level, threads) for level in (build.levels() if native else []) for threads in (1, 2)] + cuda
 
 
 @contextmanager
 def forced(route: Route) -> Iterator[None]:
     """Engines made meanwhile take this route."""
-    keys = ("ASSAY_NATIVE", "ASSAY_SIMD")
+    keys = ("ASSAY_NATIVE", "ASSAY_SIMD", engines.VARIABLE)
     before = {key: os.environ.pop(key, None) for key in keys}
-    os.environ |= {"ASSAY_NATIVE": "0"} if route.level == NUMPY else {"ASSAY_SIMD": route.level}
+    if route.level in DEVICES:
+        os.environ[engines.VARIABLE] = route.level
+    else:
+        os.environ |= {engines.VARIABLE: "cpu"} | ({"ASSAY_NATIVE": "0"} if route.level == NUMPY else {"ASSAY_SIMD": route.level})
     try:
         yield
     finally:
@@ -109,6 +116,8 @@ def operators(route: Route) -> list[Failed]:
     """Cases of the conformance set that a route gets wrong."""
     want, out = conformance.expected(), []
     with forced(route):
+        if route.level in DEVICES:
+            engines.prepare(route.level, [program(case.part, case.gemm_bits) for case in conformance.cases()])
         for case in conformance.cases():
             try:
                 if not conformance.matches(case, want.get(case.name), route.threads):

@@ -50,8 +50,12 @@ def chunk_root(data: Array, threads: int = 1) -> Digest:
 
 def headed(array: Array, chunks: bytes) -> Digest:
     """The tensor root of an array whose chunk root is known."""
-    code, _ = DTYPES[dtype_name(array)]
-    return merkle.sha256(struct.pack(f">BBB{array.ndim}Q", 0x10, code, array.ndim, *array.shape), chunks)
+    return headed_as(dtype_name(array), array.shape, chunks)
+
+
+def headed_as(dtype: str, shape: tuple[int, ...], chunks: bytes) -> Digest:
+    """The same of what is not an array here."""
+    return merkle.sha256(struct.pack(f">BBB{len(shape)}Q", 0x10, DTYPES[dtype][0], len(shape), *shape), chunks)
 
 
 def tensor_root(array: Array, threads: int = 1) -> Digest:

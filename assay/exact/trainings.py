@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import reference
-from assay.exact.cpu import Cpu
+from assay.exact.engines import engine as engine_of
 from assay.exact.inputs import floats, integers, words
 from assay.ids import Digest
 from assay.program import Part, Program
@@ -124,7 +124,7 @@ def from_reference(name: str, steps: int = STEPS) -> dict[str, str]:
 def failure(name: str, expected: Mapping[str, str], threads: int = 1, steps: int = STEPS) -> int | None:
     """The first of the CHECKED numbers of steps after which this machine's engine has another state than the committed one."""
     training = load(name)
-    got = reached(training, Cpu(training.program, threads).run, steps)
+    got = reached(training, engine_of(training.program, threads).run, steps)
     return next((n for n, root in got if root.hex() != expected.get(str(n))), None)
 
 
@@ -137,7 +137,7 @@ def expected() -> dict[str, dict[str, str]]:
 def first_difference(name: str, steps: int, threads: int = 1) -> str:
     """Where the engine first gives another result than the reference on the same inputs, within `steps` steps; empty where it does not."""
     training = load(name)
-    engine = Cpu(training.program, threads)
+    engine = engine_of(training.program, threads)
     calls = 0
 
     def run(part: str, inputs: Mapping[str, Mapping[str, Array]]) -> Tensors:

@@ -1,0 +1,69 @@
+/* What every CUDA source of this folder starts with. On a GPU it is compiled by NVRTC, which has no headers of C; on the fake device
+ * shim.h comes first. Rounding is said operation by operation (__fadd_rn, ...), so that no compiler may contract or approximate. */
+typedef unsigned char u8;
+typedef int i32;
+typedef unsigned u32;
+typedef long long i64;
+typedef unsigned long long u64;
+
+#define KERNEL extern "C" __global__ void
+#define NAN_BITS 0x7fc00000u
+#define ABS_BITS 0x7fffffffu
+#define ALL_LANES 0xffffffffu
+
+#ifndef ASSAY_FAKE
+#define ASSAY_SHARED(T, name) \
+    extern __shared__ __align__(128) u8 assay_shared[]; \
+    T *name = reinterpret_cast<T *>(assay_shared)
+
+/* d = a b + c (PTX ISA, "Matrix Fragments for mma.m16n8k32"; shim.h spells the layout out) */
+__device__ __forceinline__ void assay_mma_s8(int *d, const unsigned *a, const unsigned *b, const int *c) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+}
+__device__ __forceinline__ void assay_copy_async(void *shared, const void *global) {
+    unsigned to = (unsigned)__cvta_generic_to_shared(shared);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+__device__ __forceinline__ void assay_commit_async() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT> __device__ __forceinline__ void assay_wait_async() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
+#endif
+
+/* The exponent field of the largest magnitude, of bits that have no sign. */
+__device__ __forceinline__ u32 field_of(u32 magnitude) { return magnitude >> 23; }
+
+/* rint(x * 2^s), ties to even, for finite x and |result| < 2^62; all in integers, since many GPUs have next to no f64. */
+__device__ __forceinline__ i64 fixed(float x, int s) {
+    u32 b = __float_as_uint(x), e = b >> 23 & 255;
+    u64 m = (b & 0x7fffffu) | (e ? 0x800000u : 0u);
+    int by = (int)(e ? e : 1) - 150 + s;
+    u64 q;
+    if (by >= 0) q = m << by;
+    else if (by < -25) q = 0;
+    else {
+        u64 rest = m & ((1ull << -by) - 1), half = 1ull << (-by - 1);
+        q = m >> -by;
+        q += rest > half || (rest == half && (q & 1));
+    }
+    return b >> 31 ? -(i64)q : (i64)q;
+}
+
+/* RN32(total * 2^s), rounded once, ties to even, subnormals kept; +0 for a sum of zero. |total| < 2^63, s any int of some thousands. */
+__device__ __forceinline__ float round_scaled(i64 total, int s) {
+    u64 size = total < 0 ? 0 - (u64)total : (u64)total;
+    u32 sign = total < 0 ? ~ABS_BITS : 0u;
+    if (!size) return 0.0f;
+    int top = 63 - __clzll((i64)size), e = top + s;
+    if (e > 127) return __uint_as_float(sign | 0x7f800000u);
+    int keep = e >= -126 ? 24 : 24 + 126 + e, drop = top + 1 - keep;
+    u64 q;
+    if (drop <= 0) q = size << -drop;
+    else if (drop > 63) q = 0;
+    else {
+        u64 rest = size & ((1ull << drop) - 1), half = 1ull << (drop - 1);
+        q = size >> drop;
+        q += rest > half || (rest == half && (q & 1));
+    }
+    return __uint_as_float(sign | (u32)(q + (e >= -126 ? (u64)(e + 126) << 23 : 0)));
+}

@@ -1,0 +1,108 @@
+/* How operands of `bits` bits are written as digits of 8 bits, and which products of digits give theirs: what packing and multiplying share.
+ *
+ * |q| <= 2^(b-1) - 1. A digit of base 2^w is balanced: low = ((q + 2^(w-1)) mod 2^w) - 2^(w-1), so -2^(w-1) <= low < 2^(w-1).
+ *
+ * b <= 8      one plane, q itself; one product: |qq| <= 127^2 a term.
+ * b <= 14     base 2^7, planes h, l and x = h + l, and three products (Karatsuba and Ofman 1962):
+ *             qa qb = hh 2^14 + (xx - hh - ll) 2^7 + ll. -64 <= l <= 63 and |h| <= 64: h = 64 only for q >= 64 * 128 - 64, where
+ *             q <= 8191 leaves l <= -1, and h = -64 only where l >= 1, so -127 <= x <= 126 fits a byte. |xx| <= 127^2 a term.
+ * b = 15      base 2^8, planes h and l, |h| <= 64, |l| <= 128; four products in three sums: hh 2^16 + (hl + lh) 2^8 + ll.
+ *             (x would need nine bits.) |hl + lh| <= 2^14 a term.
+ * b <= 23     base 2^8, planes h, m, l, |h| <= 64; nine products in five sums, by weight: at most 2 * 64 * 128 + 128^2 = 2^15 a term.
+ *
+ * A sum is kept in an int32 for as many elements of k as product.py says (2^17, 2^17, 2^16, 2^15: no int32 overflows), then in an int64.
+ *
+ * On chips whose int8 is weak digits are bf16, which holds every whole number up to 256, and are summed in f32: exact for EXACT elements of k, as
+ * long as all partial sums stay within 2^24 and the accumulator is as good as f32's format (probe.py asks the chip); then in an int32.
+ *
+ * PLANES, and KARATSUBA, PLAIN and BF16 (0 or 1), are given.
+ */
+
+typedef signed char i8;
+
+#define ITEM (BF16 ? 2 : 1) /* bytes of a digit */
+#define EXACT (PLANES == 3 && !KARATSUBA ? 512 : 1024) /* 2^24 / 2^15; 2^24 / 2^14 */
+#define SUMS (KARATSUBA ? 3 : 2 * PLANES - 1)
+#define ROW 128 /* bytes that lie together; elements of k that are packed together, and to multiples of which k is padded */
+
+/* The planes of q, the highest digit first (Karatsuba's x last). */
+__device__ __forceinline__ void digits_of(i32 q, i32 d[PLANES]) {
+#if KARATSUBA
+    d[1] = ((q + 64) & 127) - 64;
+    d[0] = (q - d[1]) >> 7;
+    d[2] = d[0] + d[1];
+#else
+    for (int z = PLANES - 1; z > 0; z--) {
+        d[z] = ((q + 128) & 255) - 128;
+        q = (q - d[z]) >> 8;
+    }
+    d[0] = q;
+#endif
+}
+
+/* Sum of products of q from the sums of products of digits, modulo 2^64 (none overflows: a program with wider ones is refused). */
+__device__ __forceinline__ i64 recombined(const i32 s[SUMS]) {
+#if KARATSUBA
+    u64 hh = (u64)(i64)s[0], ll = (u64)(i64)s[1], xx = (u64)(i64)s[2];
+    return (i64)((hh << 14) + ((xx - hh - ll) << 7) + ll);
+#else
+    u64 total = 0;
+    for (int i = 0; i < SUMS; i++) total = (total << 8) + (u64)(i64)s[i];
+    return (i64)total;
+#endif
+}
+
+/* What plane z of an operand counts for in a checksum (check.cu): that of its own product with Karatsuba, else its digit's. */
+__device__ __forceinline__ i64 weight(int z) {
+#if KARATSUBA
+    return z == 0 ? (1 << 14) - (1 << 7) : z == 1 ? 1 - (1 << 7) : 1 << 7;
+#else
+    return (i64)1 << 8 * (PLANES - 1 - z);
+#endif
+}
+
+/* Where byte k of a lane's row of 128 lies: chunks of 16 are exchanged by the lane's place among 8, so that 8 lanes' equal chunks lie in
+ * different banks of shared memory (the layout "128-byte swizzle" of PTX's wgmma). */
+#define SWIZZLED(lane, k) (((((k) >> 4) ^ ((int)(lane) & 7)) << 4) | ((k) & 15))
+
+/* Where element k of a block of 128 lies in the packed operand. PLAIN: [product][plane][padded lanes][blocks * 128], as libraries want it. Else
+ * [product][plane][rows of 128 bytes][padded lanes][128], swizzled: what a block of threads multiplies lies in one piece, ready for shared memory. */
+__device__ __forceinline__ i64 spot(i64 product, int z, i64 blocks, i64 block, i64 padded, i64 lane, int k) {
+#if PLAIN
+    return (((product * PLANES + z) * padded + lane) * blocks + block) * ROW + k;
+#else
+    int byte = k * ITEM;
+    return (((product * PLANES + z) * blocks * ITEM + block * ITEM + byte / ROW) * padded + lane) * ROW + SWIZZLED(lane, byte % ROW);
+#endif
+}
+
+/* Four digits as they lie in a packed operand, from and to four bytes. bf16 is the upper half of f32. */
+#if BF16
+typedef u64 four_digits;
+__device__ __forceinline__ four_digits widened(u32 bytes) {
+    u64 four = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) four |= (u64)(__float_as_uint(__int2float_rn((i32)(i8)(bytes >> 8 * i))) >> 16) << 16 * i;
+    return four;
+}
+__device__ __forceinline__ u32 narrowed(four_digits four) {
+    u32 bytes = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) bytes |= ((u32)__float2int_rz(__uint_as_float((u32)(four >> 16 * i & 0xffffu) << 16)) & 255u) << 8 * i;
+    return bytes;
+}
+#else
+typedef u32 four_digits;
+__device__ __forceinline__ four_digits widened(u32 bytes) { return bytes; }
+__device__ __forceinline__ u32 narrowed(four_digits four) { return four; }
+#endif
+
+/* An element of a product: NaN where its row or column has an infinity or NaN (top: bits of the largest magnitudes). Rounding to 24 bits
+ * and then scaling by a power of two is one rounding as long as the result is normal; overflow is the same infinity. */
+__device__ __forceinline__ float element(i64 total, u32 top_a, u32 top_b, int bits_of_q) {
+    u32 bits = __float_as_uint(__ll2float_rn(total)), ea = field_of(top_a), eb = field_of(top_b);
+    int shift = (int)(ea + eb) - 2 * (bits_of_q + 125), e = (int)(bits >> 23 & 255u) + shift;
+    if (ea == 255 || eb == 255) return __uint_as_float(NAN_BITS);
+    if (bits && e >= 1 && e < 255) return __uint_as_float((bits & 0x807fffffu) | (u32)e << 23);
+    return round_scaled(total, shift);
+}

@@ -1,0 +1,204 @@
+"""The exact engine on a CUDA device: the plan of a CPU's engine, its steps as launches, one graph for a part.
+
+`Cuda` takes and gives arrays of the host, as `assay.exact.cpu.Cpu` does, with the same bits. Storages of a part (inputs, results, arena,
+scratch) are allocated once, so that its graph can be replayed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.exact import faults, hashing, reference
+from assay.exact.cpu import Inputs
+from assay.exact.cuda import tape as tapes
+from assay.exact.cuda.device import Buffer, Device, Graph, Launch
+from assay.exact.cuda.maps import Kernels
+from assay.exact.cuda.product import Products
+from assay.exact.cuda.tape import Tape
+from assay.exact.cuda.trees import Trees, work_bytes
+from assay.exact.plan import ALIGN, Plan
+from assay.exact.steps import NATIVE_OPERATORS
+from assay.exact.table import TensorType
+from assay.exact.views import View
+from assay.ids import Digest
+from assay.program import Part, Program, ProgramError
+
+Array = NDArray[Any]
+
+
+def constants_of(program: Program) -> dict[str, Array]:
+    return {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
+
+
+def seen_by(device: Device, products: tapes.Products) -> Callable[[], int]:
+    """Asks, after all that was launched, how many checksums were wrong since it was asked last."""
+    total = 0
+
+    def new() -> int:
+        nonlocal total
+        count = np.empty(1, np.uint64)
+        device.download(products.faults.address, count)
+        before, total = total, int(count[0])
+        return total - before
+
+    return new
+
+
+class _Stage(NamedTuple):
+    """Results that are there after the same step."""
+
+    ready: int
+    """Steps that have run then."""
+    pack: list[Launch]
+    """Copies in C order of those that are not."""
+    trees: Trees
+
+
+class _Bound:
+    """One part's plan on the device, with storages of its own but for the arena and the scratch memory."""
+
+    def __init__(self, part: Part, plan: Plan, tape: Tape, device: Device, arena: Buffer, scratch: Buffer) -> None:
+        self.part, self.plan, self.tape = part, plan, tape
+        self.inputs = [device.allocate(max(1, i.type.bytes)) for i in part.inputs]
+        self.outputs = [device.allocate(max(1, part.type_of(o.value).bytes)) for o in part.outputs]
+        self.bases = {"arena": [arena.address], "input": [b.address for b in self.inputs], "output": [b.address for b in self.outputs]}
+        self.launches: list[Launch] = tape.bind(self.bases, scratch.address)
+        self.held = [arena, scratch]
+        self.graph: Graph | None = None
+        self.stages: list[_Stage] = []
+        """With `trace`."""
+
+
+class Cuda:
+    """Runs the parts of one program (`micro`, `update`) on a device. Safe to share between threads, one run at a time. Raises ProgramError for
+    an operator that this engine does not have or a step that is too large for it. Without `products`, int8 tensor cores make them, by tiles
+    of the usual sizes; products without checksums (plain.cu) are only for what `products` does not take."""
+
+    route = "cuda"
+
+    def __init__(self, program: Program, device: Device, kernels: Kernels | None = None, products: tapes.Products | None = None) -> None:
+        self._device, self._bits = device, program.gemm_bits
+        self._kernels = kernels or Kernels(device)
+        self._products = products or Products(device)
+        self._faults = seen_by(device, self._products)
+        self._parts = {"micro": program.micro, "update": program.update}
+        self._constants = constants_of(program)
+        for name, part in self._parts.items():
+            for at, node in enumerate(part.nodes):
+                if node.op not in NATIVE_OPERATORS:
+                    raise ProgramError(f"{name} node {at}: this engine has no operator {node.op!r}")
+        self._bound: dict[tuple[str, bool], _Bound] = {}
+        self._lock = threading.Lock()
+
+    def _planned(self, name: str, trace: bool) -> _Bound:
+        key = name, trace
+        if key not in self._bound:
+            part = self._parts[name]
+            plan = Plan(part, self._constants, self._bits, trace)
+            tape = Tape(plan, self._device, self._kernels, self._products)
+            arena, scratch = (self._device.allocate(max(1, size)) for size in (tape.arena, tape.scratch))
+            self._bound[key] = _Bound(part, plan, tape, self._device, arena, scratch)
+        return self._bound[key]
+
+    def _upload(self, bound: _Bound, inputs: Inputs) -> None:
+        for i, buffer in zip(bound.part.inputs, bound.inputs, strict=True):
+            if i.kind != "constant":
+                array = np.asarray(inputs[i.kind][i.name])
+                self._device.upload(buffer.address, np.require(array, array.dtype.newbyteorder("<"), "C"))
+
+    def _results(self, bound: _Bound) -> dict[str, Array]:
+        out = {}
+        for o, buffer in zip(bound.part.outputs, bound.outputs, strict=True):
+            out[o.name] = self._download(bound.part.type_of(o.value), buffer.address)
+        return out
+
+    def _download(self, t: TensorType, address: int) -> Array:
+        array = np.empty(t.shape, reference.NUMPY[t.dtype])
+        self._device.download(address, array)
+        return array
+
+    def run(self, part: str, inputs: Inputs, spent: Collection[str] = ()) -> dict[str, Array]:
+        """Outputs of a part by name, as arrays of their own. (`spent` is for engines that can write over their inputs.)"""
+        with self._lock:
+            bound = self._planned(part, False)
+            self._upload(bound, inputs)
+            if bound.graph is None:
+                with self._device.record() as recording:
+                    for launch in bound.launches:
+                        self._device.launch(launch)
+                bound.graph = recording.graph
+            self._twice(bound.graph.replay)
+            return self._results(bound)
+
+    def _twice(self, work: Callable[[], None]) -> None:
+        """Work that reads nothing that it writes, once more where a product failed its checksum. Raises HardwareFault if one does again."""
+        for _ in range(2):
+            work()
+            if not (found := self._faults()):
+                return
+            faults.seen(found)
+        raise faults.HardwareFault
+
+    def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, Array], list[Digest]]:
+        """The same outputs, and the tensor root of every node's result, in program order."""
+        with self._lock:
+            bound = self._planned(part, True)
+            self._upload(bound, inputs)
+            if not bound.stages:
+                bound.stages = self._stages(bound)
+
+            def all_stages() -> None:
+                done = 0
+                for stage in bound.stages:
+                    self._launch(bound, done, stage.ready)
+                    for launch in (*stage.pack, *stage.trees.launches):
+                        self._device.launch(launch)
+                    done = stage.ready
+                self._launch(bound, done, len(bound.plan.steps))
+
+            self._twice(all_stages)
+            chunks = [chunk for stage in bound.stages for chunk in stage.trees.roots()]
+            types = (node.type for node in bound.part.nodes)
+            return self._results(bound), [hashing.headed_as(t.dtype, t.shape, chunk) for t, chunk in zip(types, chunks, strict=True)]
+
+    def _stages(self, bound: _Bound) -> list[_Stage]:
+        """The results of all nodes, in the order of their steps."""
+        first = len(bound.part.inputs)
+        after: dict[int, list[View]] = {}
+        for at, ready in enumerate(bound.plan.ready):
+            after.setdefault(ready, []).append(bound.plan.views[first + at])
+        strewn = [sum(_aligned(v) for v in views if not v.contiguous) for views in after.values()]
+        packed = self._device.allocate(max(strewn, default=0) + 1)
+        shared = self._device.allocate(max((work_bytes([_bytes(v) for v in views]) for views in after.values()), default=0) + 1)
+        bound.held.append(packed)
+        stages = []
+        for ready, views in after.items():
+            launches: list[Launch] = []
+            tensors = []
+            to = packed.address
+            for v in views:
+                address = bound.tape.place(v, bound.bases)
+                if not v.contiguous:
+                    launches += bound.tape.pack(v, address, to)
+                    address, to = to, to + _aligned(v)
+                tensors.append((address, _bytes(v)))
+            stages.append(_Stage(ready, launches, Trees(self._device, self._kernels, tensors, shared)))
+        return stages
+
+    def _launch(self, bound: _Bound, start: int, stop: int) -> None:
+        """Steps start..stop-1."""
+        for launch in bound.launches[bound.tape.marks[start] : bound.tape.marks[max(start, stop)]]:
+            self._device.launch(launch)
+
+
+def _bytes(v: View) -> int:
+    return v.elements * v.item
+
+
+def _aligned(v: View) -> int:
+    return -(-_bytes(v) // ALIGN) * ALIGN

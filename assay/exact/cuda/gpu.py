@@ -1,0 +1,190 @@
+"""A real CUDA device, through CuPy: its compiler (NVRTC), its memory pool, one stream, and graphs captured from that stream.
+
+CuPy keeps compiled kernels on disk (CUPY_CACHE_DIR, else ~/.cupy/kernel_cache), by their text, options and architecture. Written against
+CuPy 14's documentation; docs/cuda.md says what of it has run on a GPU.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.exact.cuda.device import OPTIONS, Buffer, Description, DeviceError, Kernel, Launch
+
+WITH_ATTRIBUTE = 48 << 10
+"""Bytes of dynamic shared memory above which a kernel must be told."""
+
+
+class _Buffer:
+    def __init__(self, memory: Any, size: int) -> None:
+        self._memory, self.size = memory, size
+        self.address = int(memory.ptr)
+
+
+class _Kernel:
+    def __init__(self, name: str, function: Any) -> None:
+        self.name, self.function = name, function
+        self.shared = WITH_ATTRIBUTE
+
+
+class _Library:
+    """cuBLAS's product of int8 matrices (cublasGemmEx; which of cuBLASLt's kernels is taken is its choice)."""
+
+    name = "library"
+    R_8I, R_32I, COMPUTE_32I, DEFAULT, PLAIN, TRANSPOSED, HOST = 3, 10, 72, -1, 0, 1, 0
+    """Of library_types.h and cublas_api.h."""
+
+    def __init__(self, device: Any, stream: Any) -> None:
+        from cupy_backends.cuda.libs import cublas
+
+        self._cublas, self._handle, self._stream = cublas, device.cublas_handle, stream
+        self._one, self._zero = np.ones(1, np.int32), np.zeros(1, np.int32)
+
+    def run(self, a: int, b: int, c: int, m: int, n: int, k: int) -> None:
+        """cuBLAS has matrices by columns: its n x m result is ours by rows, and both operands have k as their contiguous axis, as its int8
+        kernels want."""
+        try:
+            self._cublas.setStream(self._handle, self._stream.ptr)
+            self._cublas.setPointerMode(self._handle, self.HOST)
+            self._cublas.gemmEx(
+                self._handle, self.TRANSPOSED, self.PLAIN, n, m, k, self._one.ctypes.data, b, self.R_8I, k, a, self.R_8I, k, self._zero.ctypes.data,
+                c, self.R_32I, n, self.COMPUTE_32I, self.DEFAULT,
+            )  # fmt: skip
+        except self._cublas.CUBLASError as error:
+            raise DeviceError(f"cuBLAS: {error}") from None
+
+
+class _Module:
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._kernels: dict[str, _Kernel] = {}
+
+    def kernel(self, name: str) -> Kernel:
+        if name not in self._kernels:
+            try:
+                self._kernels[name] = _Kernel(name, self._module.get_function(name))
+            except Exception as error:
+                raise DeviceError(f"no kernel {name!r} in this module: {error}") from None
+        return self._kernels[name]
+
+
+class _Graph:
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.captured: Any = None
+
+    @property
+    def graph(self) -> _Graph:
+        return self
+
+    def replay(self) -> None:
+        self.captured.launch(self._stream)
+
+
+def available() -> str | None:
+    """None where a CUDA device can be used; otherwise why not."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy is not installed ({error}): pip install 'assay[gpu]'"
+    try:
+        count = int(cupy.cuda.runtime.getDeviceCount())
+    except Exception as error:
+        return f"no CUDA device: {error}"
+    return None if count else "no CUDA device"
+
+
+class Gpu:
+    """Device `index` of this machine. Raises DeviceError where it cannot be used."""
+
+    def __init__(self, index: int = 0) -> None:
+        if reason := available():
+            raise DeviceError(reason)
+        import cupy
+
+        self._cupy = cupy
+        self._device = cupy.cuda.Device(index)
+        self._device.use()
+        properties = cupy.cuda.runtime.getDeviceProperties(index)
+        name = properties["name"].decode()
+        capability = f"sm_{properties['major']}{properties['minor']}"
+        driver = str(cupy.cuda.runtime.driverGetVersion())
+        self.description = Description(name, driver, capability, int(properties["totalGlobalMem"]), int(properties["multiProcessorCount"]))
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._modules: dict[str, _Module] = {}
+
+    def allocate(self, size: int) -> Buffer:
+        try:
+            with self._stream:
+                return _Buffer(self._cupy.cuda.alloc(max(size, 1)), size)
+        except self._cupy.cuda.memory.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from None
+
+    def upload(self, to: int, data: NDArray[Any]) -> None:
+        array = np.require(data, requirements="C")
+        runtime = self._cupy.cuda.runtime
+        runtime.memcpyAsync(to, array.ctypes.data, array.nbytes, runtime.memcpyHostToDevice, self._stream.ptr)
+        self._stream.synchronize()  # the array is the caller's again
+
+    def download(self, of: int, into: NDArray[Any]) -> None:
+        if not into.flags.c_contiguous or not into.flags.writeable:
+            raise ValueError("takes a writeable array in C order")
+        runtime = self._cupy.cuda.runtime
+        runtime.memcpyAsync(into.ctypes.data, of, into.nbytes, runtime.memcpyDeviceToHost, self._stream.ptr)
+        self.wait()
+
+    def copy(self, to: int, of: int, size: int) -> None:
+        runtime = self._cupy.cuda.runtime
+        runtime.memcpyAsync(to, of, size, runtime.memcpyDeviceToDevice, self._stream.ptr)
+
+    def load(self, source: str) -> _Module:
+        if source not in self._modules:
+            try:
+                module = self._cupy.RawModule(code=source, options=OPTIONS, backend="nvrtc")
+                module.compile()
+            except self._cupy.cuda.compiler.CompileException as error:
+                first = next((line for line in str(error).splitlines() if "error" in line), str(error))
+                raise DeviceError(f"NVRTC failed: {first}") from None
+            self._modules[source] = _Module(module)
+        return self._modules[source]
+
+    def library(self) -> Kernel | None:
+        return _Library(self._device, self._stream)
+
+    def launch(self, launch: Launch) -> None:
+        kernel, grid, block, arguments, shared = launch
+        if isinstance(kernel, _Library):
+            kernel.run(*arguments)
+            return
+        assert isinstance(kernel, _Kernel)
+        if shared > kernel.shared:
+            kernel.function.max_dynamic_shared_size_bytes = shared
+            kernel.shared = shared
+        words = tuple(np.uint64(int(a) & (1 << 64) - 1) for a in arguments)
+        kernel.function(grid, block, words, shared_mem=shared, stream=self._stream)
+
+    @contextlib.contextmanager
+    def record(self) -> Iterator[_Graph]:
+        graph = _Graph(self._stream)
+        self._stream.begin_capture()
+        try:
+            yield graph
+        finally:
+            graph.captured = self._stream.end_capture()
+
+    def wait(self) -> None:
+        try:
+            self._stream.synchronize()
+        except self._cupy.cuda.runtime.CUDARuntimeError as error:
+            raise DeviceError(str(error)) from None
+
+    def array(self, address: int, shape: Sequence[int], dtype: str, owner: Buffer) -> Any:
+        """Memory of the device as a CuPy array, without a copy; torch.from_dlpack makes a tensor of it, without one either."""
+        memory = self._cupy.cuda.UnownedMemory(address, owner.size - (address - owner.address), owner)
+        return self._cupy.ndarray(tuple(shape), np.dtype(dtype), self._cupy.cuda.MemoryPointer(memory, 0))

@@ -1,0 +1,133 @@
+/* Packing an operand of a matrix product: the scale of each lane (row of A, column of B), then its digits in the layout that is multiplied.
+ *
+ * Element k of lane l of product z lies at x[batch_at[z] + lane_at[l] + k_at[k]]; a table that is null stands for multiples of a step.
+ * Packed digits lie as digits.cuh's `spot` says, with zeros beyond the last lane and the last k, so that no edge is left to look after.
+ *
+ * For the checksum (check.cu) A's digits are summed over lanes (`across`: [product][plane][k]) and B's over k (`along`: [product][padded lanes],
+ * weighted), from registers, before they have been to memory. All sums start from zero (clear).
+ */
+
+#define LANES 64       /* of a block of pack */
+#define STRETCH 512    /* k of a block of tops */
+
+/* words[0..n) = 0 */
+KERNEL clear(u32 *words, i64 n) {
+    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (i64)gridDim.x * blockDim.x) words[i] = 0;
+}
+
+__device__ __forceinline__ i64 place(const i64 *at, i64 step, i64 i) { return at ? at[i] : i * step; }
+
+/* top[product][lane] = the largest magnitude of the lane, as bits. A block of 32 x 8 threads takes 32 lanes and STRETCH k. */
+KERNEL tops(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes,
+            i64 k, i64 turned, u32 *top) {
+    i64 groups = (lanes + 31) / 32, parts = (k + STRETCH - 1) / STRETCH, part = blockIdx.x % parts, rest = blockIdx.x / parts;
+    i64 first = rest % groups * 32, product = rest / groups, from = part * STRETCH, to = from + STRETCH < k ? from + STRETCH : k;
+    int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
+    x += batch_at[product];
+    top += product * lanes;
+    if (turned) { /* neighbouring lanes are neighbours in memory */
+        i64 lane = first + tx;
+        u32 high = 0;
+        if (lane < lanes) {
+            const float *mine = x + place(lane_at, lane_step, lane);
+            for (i64 i = from + ty; i < to; i += 8) {
+                u32 a = __float_as_uint(mine[place(k_at, k_step, i)]) & ABS_BITS;
+                high = a > high ? a : high;
+            }
+            atomicMax(&top[lane], high);
+        }
+        return;
+    }
+    for (i64 lane = first + ty; lane < first + 32 && lane < lanes; lane += 8) {
+        const float *mine = x + place(lane_at, lane_step, lane);
+        u32 high = 0;
+        for (i64 i = from + tx; i < to; i += 32) {
+            u32 a = __float_as_uint(mine[place(k_at, k_step, i)]) & ABS_BITS;
+            high = a > high ? a : high;
+        }
+        for (int step = 16; step; step /= 2) {
+            u32 other = __shfl_xor_sync(ALL_LANES, high, step);
+            high = other > high ? other : high;
+        }
+        if (tx == 0) atomicMax(&top[lane], high);
+    }
+}
+
+/* What x is multiplied by, one after the other, to be x * 2^s without overflow on the way; s = b - 1 + 126 - E. */
+__device__ __forceinline__ void factors_of(u32 top, int bits, float *one, float *two) {
+    int e = (int)field_of(top), s = bits + 125 - e, first = s > 127 ? 127 : s;
+    *one = e == 255 ? 0.0f : __uint_as_float((u32)(first + 127) << 23);
+    *two = __uint_as_float((u32)(s - first + 127) << 23);
+}
+
+/* clamp(rint(x * 2^s)), by adding 1.5 * 2^23: |x * 2^s| <= 2^22. A lane with an infinity or NaN, which is NaN anyway, gives some number in range. */
+__device__ __forceinline__ i32 quantised(float x, float one, float two, i32 most) {
+    i32 q = (i32)(__float_as_uint(__fadd_rn(__fmul_rn(__fmul_rn(x, one), two), 12582912.0f)) - 0x4b400000u);
+    return max(min(q, most), -most);
+}
+
+/* A block of 32 x 8 threads packs LANES lanes of 128 k. */
+KERNEL pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes,
+            i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, u64 *across, u64 *along) {
+    __shared__ float tile[32][ROW + 1];
+    __shared__ i32 part[8][ROW];
+    i64 blocks = (k + ROW - 1) / ROW, groups = padded / LANES, block = blockIdx.x % blocks, rest = blockIdx.x / blocks;
+    i64 group = rest % groups, product = rest / groups;
+    int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
+    i32 most = (1 << (bits - 1)) - 1, totals[PLANES][4];
+    for (int z = 0; z < PLANES; z++) for (int i = 0; i < 4; i++) totals[z][i] = 0;
+    x += batch_at[product];
+    for (i64 first = group * LANES; first < (group + 1) * LANES; first += 32) {
+        __syncthreads();
+        if (turned) {
+            const float *mine = x + place(lane_at, lane_step, first + tx < lanes ? first + tx : 0);
+            for (int i = ty; i < ROW; i += 8) {
+                i64 at = block * ROW + i;
+                tile[tx][i] = at < k && first + tx < lanes ? mine[place(k_at, k_step, at)] : 0.0f;
+            }
+        } else for (int l = ty; l < 32; l += 8) {
+            const float *mine = x + place(lane_at, lane_step, first + l < lanes ? first + l : 0);
+            for (int i = tx; i < ROW; i += 32) {
+                i64 at = block * ROW + i;
+                tile[l][i] = at < k && first + l < lanes ? mine[place(k_at, k_step, at)] : 0.0f;
+            }
+        }
+        __syncthreads();
+        for (int l = ty; l < 32; l += 8) {
+            i64 lane = first + l;
+            float one, two;
+            u32 words[PLANES];
+            i32 sums[PLANES];
+            factors_of(lane < lanes ? top[product * lanes + lane] : 0u, (int)bits, &one, &two);
+            for (int z = 0; z < PLANES; z++) { words[z] = 0; sums[z] = 0; }
+            for (int i = 0; i < 4; i++) {
+                i32 d[PLANES];
+                digits_of(quantised(tile[l][4 * tx + i], one, two, most), d);
+                for (int z = 0; z < PLANES; z++) {
+                    words[z] |= ((u32)d[z] & 255u) << 8 * i;
+                    totals[z][i] += d[z];
+                    sums[z] += d[z];
+                }
+            }
+            i64 sum = 0;
+            for (int z = 0; z < PLANES; z++) {
+                *(four_digits *)(packed + spot(product, z, blocks, block, padded, lane, 4 * tx)) = widened(words[z]);
+                sum += weight(z) * sums[z];
+            }
+            if (along) {
+                for (int step = 16; step; step /= 2) sum += (i64)__shfl_xor_sync(ALL_LANES, (u64)sum, step);
+                if (tx == 0) atomicAdd(&along[product * padded + lane], (u64)sum);
+            }
+        }
+    }
+    if (across) for (int z = 0; z < PLANES; z++) {
+        for (int i = 0; i < 4; i++) part[ty][4 * tx + i] = totals[z][i];
+        __syncthreads();
+        if (threadIdx.x < ROW) {
+            i32 sum = 0;
+            for (int i = 0; i < 8; i++) sum += part[i][threadIdx.x];
+            atomicAdd(&across[((product * PLANES + z) * blocks + block) * ROW + threadIdx.x], (u64)(i64)sum);
+        }
+        __syncthreads();
+    }
+}

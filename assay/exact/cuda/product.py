@@ -1,0 +1,383 @@
+"""Matrix products of a CUDA device: what is launched for one, where its workspace lies, and which tiles it is cut into.
+
+One product (or a batch of them) is: scales of rows and columns, packing of both operands into int8 digits, the multiplication with its
+recombination and rounding, and the checksum of every column (pack.cu, gemm.cu, digits.cuh). All of it is asked for without the host looking
+at anything, so that it can be recorded; the number of wrong checksums is added to a counter of the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.exact.cuda.device import Buffer, Description, Device, Launch, source
+from assay.exact.steps import Step
+from assay.exact.views import View, merged
+
+ROW, LANES, STRETCH, TALL, CHECK_LANES = 128, 64, 512, 64, 64
+"""As in digits.cuh, pack.cu and gemm.cu."""
+MOST_ROWS = 1 << 23
+"""Rows that share a checksum (CHECK_DIGITS in gemm.cu)."""
+THREADS = 256
+BLOCK = (THREADS, 1, 1)
+LEAST_PART = 1024
+"""Elements of k below which a part of a split product is not worth its sums' way through memory."""
+ALIGN = 256
+
+
+class Digits(NamedTuple):
+    """How digits.cuh writes operands of some bits."""
+
+    planes: int
+    karatsuba: bool
+    run: int
+    """Elements of k that one int32 takes."""
+    bf16: bool = False
+    """Whether they are numbers of bf16, not int8."""
+
+    @property
+    def item(self) -> int:
+        """Bytes of a digit."""
+        return 2 if self.bf16 else 1
+
+    @property
+    def sums(self) -> int:
+        return 3 if self.karatsuba else 2 * self.planes - 1
+
+
+def digits(bits: int, bf16: bool = False) -> Digits:
+    if bits <= 8:
+        return Digits(1, False, 1 << 17, bf16)
+    if bits <= 14:
+        return Digits(3, True, 1 << 17, bf16)
+    return Digits(2, False, 1 << 16, bf16) if bits == 15 else Digits(3, False, 1 << 15, bf16)
+
+
+class Tile(NamedTuple):
+    """What a block of threads makes (tm x tn elements), what a warp of it does (wm x wn), bytes of k in a stage (64 or 128), stages."""
+
+    tm: int
+    tn: int
+    wm: int
+    wn: int
+    kw: int
+    stages: int
+
+    @property
+    def threads(self) -> int:
+        return self.tm // self.wm * (self.tn // self.wn) * 32
+
+    def shared(self, planes: int) -> int:
+        """Bytes of shared memory."""
+        return self.stages * planes * (self.tm + self.tn) * self.kw
+
+
+class Way(NamedTuple):
+    """How to multiply; without a tile by the library."""
+
+    tile: Tile | None
+    bf16: bool = False
+
+    def __str__(self) -> str:
+        return "library" if self.tile is None else f"{'bf16' if self.bf16 else 'int8'} {'x'.join(map(str, self.tile))}"
+
+
+class Size(NamedTuple):
+    bits: int
+    products: int
+    m: int
+    n: int
+    k: int
+
+    def __str__(self) -> str:
+        return f"b={self.bits} {self.products}x{self.m}x{self.n}x{self.k}"
+
+
+TILES: dict[int, tuple[Tile, ...]] = {
+    1: (
+        Tile(128, 128, 64, 64, 128, 3), Tile(128, 64, 64, 32, 128, 3), Tile(64, 64, 32, 32, 128, 4), Tile(32, 32, 16, 16, 128, 4),
+        Tile(16, 16, 16, 16, 128, 4),
+    ),
+    3: (
+        Tile(128, 128, 64, 32, 64, 4), Tile(128, 128, 64, 32, 64, 3), Tile(128, 128, 64, 32, 64, 2), Tile(128, 64, 64, 32, 64, 2),
+        Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4), Tile(16, 16, 16, 16, 64, 4),
+    ),
+    5: (Tile(128, 64, 32, 32, 64, 3), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4), Tile(16, 16, 16, 16, 64, 4)),
+}  # fmt: skip
+"""Number of sums -> tiles to choose from, large ones first: accumulators are at most 192 registers a thread."""
+BF16_TILES: dict[int, tuple[Tile, ...]] = {
+    1: (Tile(128, 128, 64, 32, 64, 3), Tile(128, 64, 64, 32, 64, 3), Tile(64, 64, 32, 32, 64, 4), Tile(32, 32, 16, 16, 64, 4)),
+    3: (Tile(128, 64, 32, 32, 64, 2), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
+    5: (Tile(64, 64, 32, 16, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
+}
+"""The same for bf16, whose sums are kept twice: in f32, and in int32."""
+SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_87": 163 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120": 99 << 10}
+"""Bytes of shared memory that a block may have (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")."""
+LEAST_SHARED = 99 << 10
+
+
+def tiles(how: Digits, arch: str) -> list[Tile]:
+    """Those that fit the device."""
+    room = SHARED.get(arch, LEAST_SHARED)
+    return [t for t in (BF16_TILES if how.bf16 else TILES)[how.sums] if t.shared(how.planes) <= room]
+
+
+def fitting(how: Digits, products: int, m: int, n: int, description: Description) -> Tile:
+    """The tile to take where nothing was measured: little of it beyond the edges, all processors busy, and large, since a tile reads
+    1/tm + 1/tn as much as it multiplies."""
+
+    def cost(t: Tile) -> float:
+        waves = -(-products * -(-m // t.tm) * -(-n // t.tn) // description.processors)
+        return waves * t.tm * t.tn * (1 + 32 / t.tm + 32 / t.tn)
+
+    return min(tiles(how, description.arch), key=cost)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Places of an axis in memory, in elements: dimension by dimension."""
+
+    dims: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return prod(self.dims)
+
+    @property
+    def even(self) -> int | None:
+        """The step, if neighbours are everywhere as far apart."""
+        left = [(d, s) for d, s in zip(self.dims, self.steps, strict=True) if d > 1]
+        if not left:
+            return 0
+        together = all(outer == d * inner for (_, outer), (d, inner) in pairwise(left))
+        return left[-1][1] if together else None
+
+    def offsets(self) -> NDArray[np.int64]:
+        at = np.zeros(1, np.int64)
+        for d, s in zip(self.dims, self.steps, strict=True):
+            at = (at[:, None] + np.arange(d, dtype=np.int64) * s).reshape(-1)
+        return at
+
+
+class Operand(NamedTuple):
+    """Where the products of a batch, the lanes (rows of A, columns of B) and the elements of a lane lie, from the first on."""
+
+    batch: Axis
+    lanes: Axis
+    k: Axis
+
+    @property
+    def shared(self) -> bool:
+        """Whether all products of the batch have the same."""
+        return all(s == 0 for d, s in zip(self.batch.dims, self.batch.steps, strict=True) if d > 1)
+
+    @property
+    def products(self) -> int:
+        return 1 if self.shared else self.batch.size
+
+    @property
+    def turned(self) -> bool:
+        """Whether neighbouring lanes, and not neighbouring elements, are neighbours in memory."""
+        return self.lanes.even == 1 and self.k.even != 1
+
+
+def operands(step: Step) -> tuple[Operand, Operand]:
+    """Of a `matmul` step, read as assay.exact.tape does."""
+    (a, b), (_, rows, inner_a, inner_b, columns) = step.reads, step.extra
+    at, bt = len(a.shape) - rows - inner_a, len(b.shape) - inner_b - columns
+    batch, (steps_a, steps_b) = merged(a.shape[:at], a.strides[:at], b.strides[:bt])
+    m, row = a.shape[at : at + rows], a.strides[at : at + rows]
+    if (steps_b[0] == 0 and len(batch) == 1) or batch == [1]:
+        # One second operand for all: the batch is just more rows.
+        m, row, batch, steps_a, steps_b = (*batch, *m), (*steps_a, *row), [1], [0], [0]
+
+    def axis(v: View, start: int, stop: int) -> Axis:
+        return _axis(v.shape[start:stop], v.strides[start:stop])
+
+    first = Operand(_axis(batch, steps_a), _axis(m, row), axis(a, at + rows, len(a.shape)))
+    return first, Operand(_axis(batch, steps_b), axis(b, bt + inner_b, len(b.shape)), axis(b, bt, bt + inner_b))
+
+
+def _axis(dims: Sequence[int], steps: Sequence[int]) -> Axis:
+    sizes, (strides,) = merged(dims, steps)
+    return Axis(tuple(sizes), tuple(strides))
+
+
+class Product:
+    """C[batch, m, n] in C order = A[batch, m, k] B[batch, k, n] with operands of `bits` bits, at whatever places A and B have.
+
+    With a tile, `gemm` makes C from digits in one go; `parts`: how many blocks share a tile's k, where that is to be said. Without one, the
+    device's library makes each product of digits as int32, and one pass over these C. Raises ValueError for axes that do not fit each
+    other, too many rows, or what the library cannot do.
+    """
+
+    def __init__(self, bits: int, a: Operand, b: Operand, way: Way, processors: int = 1, parts: int | None = None) -> None:
+        if a.k.size != b.k.size or a.batch.size != b.batch.size:
+            raise ValueError("the operands' axes do not fit each other")
+        if a.lanes.size > MOST_ROWS:
+            raise ValueError(f"{a.lanes.size} rows: at most {MOST_ROWS} share a checksum")
+        self.bits, self.a, self.b, self.tile = bits, a, b, way.tile
+        self.digits, tile = digits(bits, way.bf16), way.tile
+        self.products, self.m, self.n, self.k = a.batch.size, a.lanes.size, b.lanes.size, a.k.size
+        self.blocks = -(-self.k // ROW)
+        planes, sums = self.digits.planes, self.digits.sums
+        pad = LANES if tile is not None and max(tile.tm, tile.tn) <= LANES else 2 * LANES
+        self.padded_a, self.padded_b = -(-self.m // pad) * pad, -(-self.n // pad) * pad
+        """Rows and columns with those that fill up the last tile, and what pack takes at once."""
+        self.tiles = self.parts = self.run = 1
+        """Tiles; blocks that share one's k; stages of each."""
+        if tile is not None:
+            self.tiles = self.products * -(-self.m // tile.tm) * -(-self.n // tile.tn)
+            item = self.digits.item
+            steps = -(-self.k * item // tile.kw)
+            wanted = parts or max(1, min(2 * processors // self.tiles, self.k // LEAST_PART))
+            self.run = min(-(-steps // min(wanted, steps)), self.digits.run * item // tile.kw)
+            self.parts = -(-steps // self.run)
+        elif planes != sums or self.k > self.digits.run:
+            raise ValueError("the library adds up neither several products nor more of k than an int32 takes")
+        sizes = {
+            "top_a": 4 * a.products * self.m, "top_b": 4 * b.products * self.n, "along": 8 * b.products * self.padded_b,
+            "across": 8 * a.products * planes * self.blocks * ROW,
+            "columns": 8 * self.products * self.padded_b, "wanted": 8 * self.products * self.padded_b,
+            "totals": 8 * self.products * self.m * self.n if self.parts > 1 else 0,
+            "sums": 4 * sums * self.products * self.padded_a * self.padded_b if tile is None else 0,
+            "packed_a": a.products * planes * self.blocks * self.padded_a * ROW * self.digits.item,
+            "packed_b": b.products * planes * self.blocks * self.padded_b * ROW * self.digits.item,
+        }  # fmt: skip
+        self.places: dict[str, int] = {}
+        """What lies where in the scratch memory."""
+        self.scratch = 0
+        for name, size in sizes.items():
+            self.places[name] = self.scratch
+            self.scratch += -(-size // ALIGN) * ALIGN
+
+
+class Products:
+    """The matrix products of one engine. Holds what their launches need beside scratch memory: tables of places, and the counter `faults` (u64)
+    of columns whose checksum was wrong, which nobody but the engine sets back."""
+
+    def __init__(self, device: Device, way: Callable[[Size], Way | None] | None = None) -> None:
+        """`way`: what was measured to be fastest (choice.py), where that is known."""
+        self._device, self._way = device, way
+        self._held: list[Buffer] = []
+        self.faults = device.allocate(8)
+        device.upload(self.faults.address, np.zeros(1, np.uint64))
+
+    def product(self, step: Step) -> Product | None:
+        """How a step is computed, or None where it cannot be."""
+        (a, b), description, bits = operands(step), self._device.description, step.extra[0]
+        if a.lanes.size > MOST_ROWS:
+            return None
+        size = Size(bits, a.batch.size, a.lanes.size, b.lanes.size, a.k.size)
+        way = self._way(size) if self._way is not None else None
+        return Product(bits, a, b, way or Way(fitting(digits(bits), size.products, size.m, size.n, description)), description.processors)
+
+    def scratch(self, step: Step) -> int | None:
+        """Bytes that `prepare` wants for a step, at a multiple of 256; None for a step that is none of these products."""
+        product = self.product(step)
+        return None if product is None else product.scratch
+
+    def prepare(self, step: Step, at: Callable[[View], int], scratch: int) -> list[Launch]:
+        """What computes a step; `at` gives addresses of views' first elements."""
+        product = self.product(step)
+        assert product is not None
+        return self.launches(product, at(step.writes[0]), at(step.reads[0]), at(step.reads[1]), scratch)
+
+    def launches(self, p: Product, out: int, a: int, b: int, scratch: int) -> list[Launch]:
+        """The whole product. Addresses: of the result, of the operands' first elements, of scratch memory."""
+        return [*self.packing(p, a, b, scratch), *self.multiplying(p, out, scratch)]
+
+    def packing(self, p: Product, a: int, b: int, scratch: int) -> list[Launch]:
+        kernel = self._device.load(around(p.digits, p.tile is None)).kernel
+        at = {name: scratch + offset for name, offset in p.places.items()}
+        words = p.places["sums"] // 4
+        out = [Launch(kernel("clear"), (_few(words), 1, 1), BLOCK, (scratch, words))]
+        for x, side, padded, of, sums in ((a, p.a, p.padded_a, "a", (at["across"], 0)), (b, p.b, p.padded_b, "b", (0, at["along"]))):
+            common = (x, *self._places(side), side.lanes.size, side.k.size, int(side.turned), at[f"top_{of}"])
+            grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
+            out.append(Launch(kernel("tops"), (grid, 1, 1), BLOCK, common))
+            grid = side.products * padded // LANES * p.blocks
+            out.append(Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, p.bits, padded, at[f"packed_{of}"], *sums)))
+        return out
+
+    def multiplying(self, p: Product, out: int, scratch: int) -> list[Launch]:
+        """From packed operands on, with the checksum."""
+        kernel = self._device.load(around(p.digits, p.tile is None)).kernel
+        at = {name: scratch + offset for name, offset in p.places.items()}
+        padded_a, padded = p.padded_a, p.padded_b
+        step_a, step_b = int(not p.a.shared), int(not p.b.shared)
+        scales = (at["top_a"], at["top_b"], p.bits, step_a, step_b, p.m, p.n)
+        rounding = (p.products * -(-p.n // 32) * -(-p.m // TALL), 1, 1)
+        made = []
+        if p.tile is None:
+            made += self._by_library(p, at)
+            made.append(Launch(kernel("combine"), rounding, BLOCK, (at["sums"], p.products, padded_a, *scales, padded, out, at["columns"])))
+        else:
+            arguments = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, at["totals"], at["columns"])
+            gemm = self._device.load(multiplication(p.digits, p.tile)).kernel("gemm")
+            made.append(Launch(gemm, (p.tiles, p.parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits.planes)))
+        if p.parts > 1:
+            made.append(Launch(kernel("finish"), rounding, BLOCK, (at["totals"], *scales, padded, out, at["columns"])))
+        run = p.digits.run // ROW
+        size = (p.products * padded // CHECK_LANES, -(-p.blocks // run), 1)
+        made.append(Launch(kernel("expected"), size, BLOCK, (at["across"], at["packed_b"], step_a, step_b, p.blocks, padded, run, at["wanted"])))
+        sums = (at["columns"], at["along"], at["wanted"], step_b, padded, p.products, self.faults.address)
+        made.append(Launch(kernel("compare"), (_few(p.products * padded), 1, 1), BLOCK, sums))
+        return made
+
+    def _by_library(self, p: Product, at: dict[str, int]) -> list[Launch]:
+        """sums[plane][product][padded rows][padded columns], each a product of two planes."""
+        library = self._device.library()
+        if library is None:
+            raise ValueError("this device has no library")
+        k, made = p.blocks * ROW, []
+        for z in range(p.digits.planes):
+            for i in range(p.products):
+                of_a, of_b = (0 if side.shared else i for side in (p.a, p.b))
+                a = at["packed_a"] + (of_a * p.digits.planes + z) * p.padded_a * k
+                b = at["packed_b"] + (of_b * p.digits.planes + z) * p.padded_b * k
+                c = at["sums"] + 4 * (z * p.products + i) * p.padded_a * p.padded_b
+                made.append(Launch(library, (1, 1, 1), (1, 1, 1), (a, b, c, p.padded_a, p.padded_b, k)))
+        return made
+
+    def _places(self, side: Operand) -> tuple[int, ...]:
+        """Table of the batch; table (or 0) and step of lanes; the same of k."""
+        words = [self._table(side.batch.offsets()[: side.products])]
+        for axis in (side.lanes, side.k):
+            words += [self._table(axis.offsets()), 0] if axis.even is None else [0, axis.even]
+        return tuple(words)
+
+    def _table(self, at: NDArray[np.int64]) -> int:
+        self._held.append(self._device.allocate(at.nbytes))
+        self._device.upload(self._held[-1].address, at)
+        return self._held[-1].address
+
+
+def _few(elements: int) -> int:
+    """Blocks of threads that walk over all elements together."""
+    return max(1, min(1024, -(-elements // THREADS)))
+
+
+def _defined(how: Digits, plain: bool) -> str:
+    return f"#define PLANES {how.planes}\n#define KARATSUBA {int(how.karatsuba)}\n#define PLAIN {int(plain)}\n#define BF16 {int(how.bf16)}\n"
+
+
+@cache
+def around(how: Digits, plain: bool) -> str:
+    """CUDA C++ of what comes before and after a multiplication; `plain`: of the library's."""
+    return _defined(how, plain) + source("digits.cuh", "pack.cu", "check.cu")
+
+
+@cache
+def multiplication(how: Digits, tile: Tile) -> str:
+    """CUDA C++ of the multiplication in tiles."""
+    sizes = "".join(f"#define {name.upper()} {value}\n" for name, value in tile._asdict().items())
+    return _defined(how, False) + sizes + source("digits.cuh", "tensor.cuh", "gemm.cu")

@@ -1,0 +1,413 @@
+/* CUDA C++ on a CPU, for the fake device (fake.py): enough of the language for the kernels of this folder, so that the same source runs
+ * without a GPU. Every thread of a block is a fibre with a stack of its own; a fibre runs until it waits at a barrier, and blocks run one
+ * after the other, so a run is deterministic. A barrier that some thread of the block (or lane of the mask) never reaches is an error, as
+ * it is undefined on a GPU. Warp operations follow the CUDA C++ Programming Guide (warp shuffle, vote, reduce functions), matrix fragments
+ * the PTX ISA, "Matrix Fragments for mma.m16n8k32".
+ *
+ * What it does not show: races between blocks or warps that a barrier should have prevented, speed, and what a compiler for GPUs makes of the source.
+ */
+#ifndef ASSAY_SHIM_H
+#define ASSAY_SHIM_H
+#define ASSAY_FAKE 1
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <utility>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#else
+#include <ucontext.h>
+#endif
+
+#define __global__
+#define __device__ static
+#define __host__
+#define __constant__ static const
+#define __shared__ static
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+typedef struct { unsigned x, y, z; } uint3;
+typedef uint3 dim3;
+#define SHIM_VECTOR(T, N, bytes) \
+    struct __align__(bytes < 16 ? bytes : 16) N##2 { T x, y; }; \
+    static inline N##2 make_##N##2(T x, T y) { return {x, y}; } \
+    struct __align__(2 * bytes < 16 ? 2 * bytes : 16) N##4 { T x, y, z, w; }; \
+    static inline N##4 make_##N##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+SHIM_VECTOR(signed char, char, 2)
+SHIM_VECTOR(unsigned char, uchar, 2)
+SHIM_VECTOR(short, short, 4)
+SHIM_VECTOR(unsigned short, ushort, 4)
+SHIM_VECTOR(int, int, 8)
+SHIM_VECTOR(unsigned, uint, 8)
+SHIM_VECTOR(float, float, 8)
+struct __align__(16) longlong2 { long long x, y; };
+struct __align__(16) ulonglong2 { unsigned long long x, y; };
+
+static uint3 threadIdx, blockIdx;
+static dim3 blockDim, gridDim;
+static const int warpSize = 32;
+
+/* ---- fibres ---- */
+
+namespace shim {
+
+const unsigned MAX_THREADS = 1024, MASKS = 8, SLOT = 64;
+const size_t STACK = 256 << 10;
+
+struct barrier { unsigned mask, arrived, generation; };
+struct warp_state {
+    barrier at[MASKS];
+    __align__(16) unsigned char slot[MASKS][2][32][SLOT];
+};
+struct fibre {
+    void *context, *stack;
+    uint3 index;
+    bool done;
+    const unsigned *generation; /* what it waits for to change, or NULL */
+    unsigned seen;
+};
+
+static fibre fibres[MAX_THREADS];
+static warp_state warps[MAX_THREADS / 32];
+static void *stacks[MAX_THREADS];
+static unsigned free_stacks, made_stacks, threads, current, arrived, generation, votes[3];
+static const char *error;
+static void (*body)(const uint64_t *);
+static const uint64_t *arguments;
+
+#if defined(__x86_64__)
+extern "C" void shim_switch(void **save, void *to) __attribute__((visibility("hidden")));
+__asm__(
+    ".text\n.p2align 4\n.hidden shim_switch\n.globl shim_switch\n.type shim_switch,@function\nshim_switch:\n"
+    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
+    "movq %rsp, (%rdi)\nmovq %rsi, %rsp\n"
+    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n.size shim_switch,.-shim_switch\n");
+static void *scheduler;
+static void entry();
+static void start(fibre *f) {
+    uint64_t *top = (uint64_t *)((char *)f->stack + STACK);
+    *--top = 0; /* where entry would return to, so that the stack is aligned as after a call */
+    *--top = (uint64_t)entry;
+    for (int i = 0; i < 6; i++) *--top = 0;
+    f->context = top;
+}
+static inline void leave() { shim_switch(&fibres[current].context, scheduler); }
+static inline void resume(fibre *f) { shim_switch(&scheduler, f->context); }
+#else
+static ucontext_t scheduler, contexts[MAX_THREADS];
+static void entry();
+static void start(fibre *f) {
+    ucontext_t *c = &contexts[f - fibres];
+    getcontext(c);
+    c->uc_stack.ss_sp = f->stack;
+    c->uc_stack.ss_size = STACK;
+    c->uc_link = NULL;
+    makecontext(c, entry, 0);
+    f->context = c;
+}
+static inline void leave() { swapcontext(&contexts[current], &scheduler); }
+static inline void resume(fibre *f) { swapcontext(&scheduler, (ucontext_t *)f->context); }
+#endif
+
+static void entry() {
+    body(arguments);
+    fibres[current].done = true;
+    for (;;) leave();
+}
+
+static inline void wait_for(const unsigned *what, unsigned seen) {
+    fibres[current].generation = what;
+    fibres[current].seen = seen;
+    leave();
+}
+
+static inline void fail(const char *what) {
+    if (!error) error = what;
+    fibres[current].done = true;
+    leave();
+}
+
+/* The barrier of the lanes in `mask`: its place in the warp's table, or -1 after an error. */
+static inline int find(unsigned mask) {
+    warp_state *w = &warps[current / 32];
+    if (!(mask >> (current % 32) & 1)) { fail("a warp operation whose mask leaves out the lane that calls it"); return -1; }
+    for (unsigned i = 0; i < MASKS; i++) {
+        if (!w->at[i].mask) w->at[i] = {mask, 0, 0};
+        if (w->at[i].mask == mask) return (int)i;
+    }
+    fail("more masks in one warp than the fake device has room for");
+    return -1;
+}
+
+static inline void meet(barrier *b, unsigned mask) {
+    unsigned lanes = threads - current / 32 * 32, there = lanes < 32 ? mask & ((1u << lanes) - 1) : mask;
+    b->arrived |= 1u << (current % 32);
+    if (b->arrived == there) { b->arrived = 0; b->generation++; } else wait_for(&b->generation, b->generation);
+}
+
+/* Gives every lane of the mask what each one brought; `all` has 32 places. Valid until the lane's next such operation. */
+template <class T> static inline const unsigned char (*exchange(unsigned mask, const T &mine))[SLOT] {
+    static_assert(sizeof(T) <= SLOT, "larger than a lane's slot");
+    int i = find(mask);
+    if (i < 0) return warps[0].slot[0][0];
+    warp_state *w = &warps[current / 32];
+    unsigned turn = w->at[i].generation & 1;
+    memcpy(w->slot[i][turn][current % 32], &mine, sizeof(T));
+    meet(&w->at[i], mask);
+    return w->slot[i][turn];
+}
+template <class T> static inline T of_lane(const unsigned char (*all)[SLOT], unsigned lane) { T x; memcpy(&x, all[lane], sizeof x); return x; }
+
+static inline unsigned gather_votes(int predicate, int what) {
+    static unsigned result[3][2];
+    unsigned turn = generation & 1;
+    votes[what] += predicate != 0;
+    unsigned seen = generation;
+    if (++arrived == threads) {
+        result[what][turn] = votes[what];
+        votes[what] = arrived = 0;
+        generation++;
+    } else wait_for(&generation, seen);
+    return result[what][turn];
+}
+
+static bool ready(const fibre *f) { return !f->done && (!f->generation || *f->generation != f->seen); }
+
+static void run_block() {
+    arrived = generation = 0;
+    memset(votes, 0, sizeof votes);
+    for (unsigned w = 0; w <= (threads - 1) / 32; w++) memset(warps[w].at, 0, sizeof warps[w].at);
+    for (unsigned t = 0; t < threads; t++) {
+        unsigned x = t % blockDim.x, rest = t / blockDim.x;
+        fibres[t] = {NULL, NULL, {x, rest % blockDim.y, rest / blockDim.y}, false, NULL, 0};
+    }
+    for (unsigned left = threads; left;) {
+        unsigned before = left;
+        bool moved = false;
+        for (unsigned t = 0; t < threads && !error; t++) {
+            fibre *f = &fibres[t];
+            if (!ready(f)) continue;
+            if (!f->stack) {
+                if (!free_stacks) {
+                    void *s = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                    if (s == MAP_FAILED) { error = "no memory for the stacks of a block"; break; }
+                    stacks[free_stacks++] = s;
+                }
+                f->stack = stacks[--free_stacks];
+                start(f);
+            }
+            current = t;
+            threadIdx = f->index;
+            f->generation = NULL;
+            resume(f);
+            moved = true;
+            if (f->done) { stacks[free_stacks++] = f->stack; left--; }
+        }
+        if (error || (!moved && before == left)) {
+            if (!error) error = "a barrier that some thread of its block, or lane of its mask, never reaches";
+            for (unsigned t = 0; t < threads; t++) if (fibres[t].stack && !fibres[t].done) stacks[free_stacks++] = fibres[t].stack;
+            return;
+        }
+    }
+}
+
+static __align__(128) unsigned char dynamic[(256 << 10) + 64];
+
+/* Runs all blocks of a grid; NULL, or what went wrong. */
+static const char *run(void (*kernel)(const uint64_t *), const uint64_t *args, const uint32_t *grid, const uint32_t *block, size_t shared) {
+    const unsigned char garbage = 0xa5;
+    error = NULL;
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block[0], block[1], block[2]};
+    threads = block[0] * block[1] * block[2];
+    if (!threads || threads > MAX_THREADS) return "a block has 1 to 1024 threads";
+    if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535 || grid[0] > 0x7fffffffu) return "a grid has 1 to 2^31 - 1, 65535, 65535 blocks";
+    if (shared > sizeof dynamic - 64) return "more dynamic shared memory than any device has";
+    body = kernel;
+    arguments = args;
+#if defined(__x86_64__)
+    unsigned was = _mm_getcsr();
+    _mm_setcsr(0x1f80);
+#endif
+    for (uint64_t b = 0, n = (uint64_t)grid[0] * grid[1] * grid[2]; b < n && !error; b++) {
+        blockIdx = {(unsigned)(b % grid[0]), (unsigned)(b / grid[0] % grid[1]), (unsigned)(b / grid[0] / grid[1])};
+        memset(dynamic, garbage, shared + 64);
+        run_block();
+        for (int i = 0; i < 64; i++) if (dynamic[shared + i] != garbage) error = "a write behind the dynamic shared memory";
+    }
+#if defined(__x86_64__)
+    _mm_setcsr(was);
+#endif
+    return error;
+}
+
+template <class T> static inline T from_word(uint64_t word) { static_assert(sizeof(T) == 8, "arguments of kernels have 8 bytes"); T x; memcpy(&x, &word, 8); return x; }
+template <class... A, size_t... I> static inline void spread(void (*f)(A...), const uint64_t *a, std::index_sequence<I...>) { f(from_word<A>(a[I])...); }
+template <class... A> static inline void call(void (*f)(A...), const uint64_t *a) { spread(f, a, std::index_sequence_for<A...>()); }
+template <class... A> static constexpr unsigned count(void (*)(A...)) { return sizeof...(A); }
+
+} /* namespace shim */
+
+/* fake.py appends one of these for each kernel. */
+#define SHIM_KERNEL(name) \
+    extern "C" unsigned shim_count_##name() { return shim::count(name); } \
+    extern "C" const char *shim_run_##name(const uint64_t *args, const uint32_t *grid, const uint32_t *block, size_t shared) { \
+        return shim::run([](const uint64_t *a) { shim::call(name, a); }, args, grid, block, shared); }
+
+#define ASSAY_SHARED(T, name) T *name = reinterpret_cast<T *>(shim::dynamic)
+
+/* ---- barriers, votes, shuffles ---- */
+
+static inline void __syncthreads() { shim::gather_votes(0, 0); }
+static inline int __syncthreads_count(int p) { return (int)shim::gather_votes(p, 0); }
+static inline int __syncthreads_or(int p) { return shim::gather_votes(p, 1) != 0; }
+static inline int __syncthreads_and(int p) { return shim::gather_votes(!p, 2) == 0; }
+static inline void __syncwarp(unsigned mask = 0xffffffffu) { shim::exchange(mask, 0); }
+static inline void __threadfence() {}
+static inline void __threadfence_block() {}
+static inline void __trap() { shim::fail("__trap"); }
+
+template <class T> static inline T __shfl_sync(unsigned mask, T x, int lane, int width = 32) {
+    unsigned own = shim::current % 32;
+    return shim::of_lane<T>(shim::exchange(mask, x), (own & ~(unsigned)(width - 1)) | ((unsigned)lane & (unsigned)(width - 1)));
+}
+template <class T> static inline T __shfl_xor_sync(unsigned mask, T x, int bits, int width = 32) {
+    unsigned own = shim::current % 32, from = own ^ (unsigned)bits;
+    auto all = shim::exchange(mask, x);
+    return from / (unsigned)width <= own / (unsigned)width ? shim::of_lane<T>(all, from) : x;
+}
+template <class T> static inline T __shfl_down_sync(unsigned mask, T x, unsigned by, int width = 32) {
+    unsigned own = shim::current % 32;
+    auto all = shim::exchange(mask, x);
+    return own % (unsigned)width + by < (unsigned)width ? shim::of_lane<T>(all, own + by) : x;
+}
+template <class T> static inline T __shfl_up_sync(unsigned mask, T x, unsigned by, int width = 32) {
+    unsigned own = shim::current % 32;
+    auto all = shim::exchange(mask, x);
+    return own % (unsigned)width >= by ? shim::of_lane<T>(all, own - by) : x;
+}
+static inline unsigned __ballot_sync(unsigned mask, int p) {
+    auto all = shim::exchange(mask, (int)(p != 0));
+    unsigned bits = 0;
+    for (unsigned l = 0; l < 32; l++) if (mask >> l & 1 && shim::current / 32 * 32 + l < shim::threads) bits |= (unsigned)shim::of_lane<int>(all, l) << l;
+    return bits;
+}
+static inline int __any_sync(unsigned mask, int p) { return __ballot_sync(mask, p) != 0; }
+static inline int __all_sync(unsigned mask, int p) { return __ballot_sync(mask, !p) == 0; }
+#define SHIM_REDUCE(name, T, e) \
+    static inline T name(unsigned mask, T x) { \
+        auto all = shim::exchange(mask, x); \
+        bool first = true; \
+        T a = 0; \
+        for (unsigned l = 0; l < 32; l++) if (mask >> l & 1 && shim::current / 32 * 32 + l < shim::threads) { T b = shim::of_lane<T>(all, l); a = first ? b : (e); first = false; } \
+        return a; }
+SHIM_REDUCE(__reduce_add_sync, unsigned, a + b)
+SHIM_REDUCE(__reduce_max_sync, unsigned, a > b ? a : b)
+SHIM_REDUCE(__reduce_min_sync, unsigned, a < b ? a : b)
+SHIM_REDUCE(__reduce_or_sync, unsigned, a | b)
+SHIM_REDUCE(__reduce_max_sync, int, a > b ? a : b)
+SHIM_REDUCE(__reduce_min_sync, int, a < b ? a : b)
+
+/* ---- atomics: one thread runs at a time ---- */
+
+#define SHIM_ATOMIC(name, T, e) static inline T name(T *at, T b) { T a = *at; *at = (e); return a; }
+#define SHIM_ATOMICS(T) \
+    SHIM_ATOMIC(atomicAdd, T, a + b) SHIM_ATOMIC(atomicMax, T, a > b ? a : b) SHIM_ATOMIC(atomicMin, T, a < b ? a : b) SHIM_ATOMIC(atomicExch, T, b) \
+    SHIM_ATOMIC(atomicOr, T, a | b) SHIM_ATOMIC(atomicAnd, T, a & b) SHIM_ATOMIC(atomicXor, T, a ^ b) \
+    static inline T atomicCAS(T *at, T expected, T b) { T a = *at; if (a == expected) *at = b; return a; }
+SHIM_ATOMICS(int)
+SHIM_ATOMICS(unsigned)
+SHIM_ATOMICS(unsigned long long)
+
+/* ---- arithmetic ---- */
+
+#define SHIM_AS(name, R, T) static inline R name(T x) { R y; memcpy(&y, &x, sizeof y); return y; }
+SHIM_AS(__float_as_int, int, float)
+SHIM_AS(__int_as_float, float, int)
+SHIM_AS(__float_as_uint, unsigned, float)
+SHIM_AS(__uint_as_float, float, unsigned)
+SHIM_AS(__double_as_longlong, long long, double)
+SHIM_AS(__longlong_as_double, double, long long)
+
+static inline float __fadd_rn(float a, float b) { return a + b; }
+static inline float __fsub_rn(float a, float b) { return a - b; }
+static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline float __fdiv_rn(float a, float b) { return a / b; }
+static inline float __fsqrt_rn(float a) { return sqrtf(a); }
+static inline double __dadd_rn(double a, double b) { return a + b; }
+static inline double __dsub_rn(double a, double b) { return a - b; }
+static inline double __dmul_rn(double a, double b) { return a * b; }
+static inline float __double2float_rn(double a) { return (float)a; }
+static inline float __int2float_rn(int a) { return (float)a; }
+static inline float __uint2float_rn(unsigned a) { return (float)a; }
+static inline float __ll2float_rn(long long a) { return (float)a; }
+static inline double __int2double_rn(int a) { return a; }
+static inline double __ll2double_rn(long long a) { return (double)a; }
+/* Conversions to integers round towards zero or to nearest, saturate, and take NaN to 0 (32 bits) or the lowest number (64 bits). */
+static inline int __float2int_rz(float a) { return a != a ? 0 : a >= 0x1p31f ? INT32_MAX : a < -0x1p31f ? INT32_MIN : (int)a; }
+static inline long long __float2ll_rz(float a) { return a != a ? INT64_MIN : a >= 0x1p63f ? INT64_MAX : a < -0x1p63f ? INT64_MIN : (long long)a; }
+static inline int __float2int_rn(float a) { return __float2int_rz(rintf(a)); }
+static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
+static inline int __clzll(long long x) { return x ? __builtin_clzll((unsigned long long)x) : 64; }
+static inline int __ffs(int x) { return __builtin_ffs(x); }
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
+static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned long long)((unsigned __int128)a * b >> 64); }
+static inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned by) { return (unsigned)(((uint64_t)high << 32 | low) << (by & 31) >> 32); }
+static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by) { return (unsigned)(((uint64_t)high << 32 | low) >> (by & 31)); }
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned s) {
+    uint64_t both = (uint64_t)b << 32 | a;
+    unsigned y = 0;
+    for (int i = 0; i < 4; i++) {
+        unsigned pick = s >> (4 * i), byte = (unsigned)(both >> (8 * (pick & 7))) & 255;
+        y |= (pick & 8 ? (byte & 128 ? 255u : 0u) : byte) << (8 * i);
+    }
+    return y;
+}
+static inline int __dp4a(int a, int b, int c) {
+    unsigned sum = (unsigned)c;
+    for (int i = 0; i < 32; i += 8) sum += (unsigned)((int)(int8_t)(a >> i) * (int)(int8_t)(b >> i));
+    return (int)sum;
+}
+template <class T> static inline T __ldg(const T *p) { return *p; }
+#define SHIM_MINMAX(T) static inline T min(T a, T b) { return a < b ? a : b; } static inline T max(T a, T b) { return a > b ? a : b; }
+SHIM_MINMAX(int)
+SHIM_MINMAX(unsigned)
+SHIM_MINMAX(long long)
+SHIM_MINMAX(unsigned long long)
+
+/* ---- tensor cores ---- */
+
+/* mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32: d = a b + c, sums modulo 2^32. With group = lane / 4 and member = lane % 4: byte i of a
+ * (4 registers of 4) is A[group + 8 (i / 4 % 2)][4 member + i % 4 + 16 (i / 8)], byte i of b is B[4 member + i % 4 + 16 (i / 4)][group],
+ * and c[i] is C[group + 8 (i / 2)][2 member + i % 2]. */
+static inline void assay_mma_s8(int *d, const unsigned *a, const unsigned *b, const int *c) {
+    struct fragment { unsigned a[4], b[2]; } own = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+    auto all = shim::exchange(0xffffffffu, own);
+    unsigned lane = shim::current % 32;
+    int out[4];
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2, sum = (unsigned)c[i];
+        for (unsigned k = 0; k < 32; k++) {
+            fragment of_a = shim::of_lane<fragment>(all, row % 8 * 4 + k % 16 / 4), of_b = shim::of_lane<fragment>(all, column * 4 + k % 16 / 4);
+            int x = (int8_t)(of_a.a[row / 8 + 2 * (k / 16)] >> (8 * (k % 4))), y = (int8_t)(of_b.b[k / 16] >> (8 * (k % 4)));
+            sum += (unsigned)(x * y);
+        }
+        out[i] = (int)sum;
+    }
+    for (int i = 0; i < 4; i++) d[i] = out[i];
+}
+
+/* Copies 16 bytes from global to shared memory; done at the latest when the thread has waited (cp.async). */
+static inline void assay_copy_async(void *shared, const void *global) { memcpy(__builtin_assume_aligned(shared, 16), __builtin_assume_aligned(global, 16), 16); }
+static inline void assay_commit_async() {}
+template <int LEFT> static inline void assay_wait_async() {}
+
+#endif

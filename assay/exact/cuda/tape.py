@@ -1,0 +1,300 @@
+"""A plan as launches on a CUDA device: the same steps as on a CPU (assay.exact.tape), each as one kernel or a few.
+
+Every walk that a kernel takes, and all constants, are uploaded once, when the tape is made; `bind` says where the storages lie and gives
+the launches, which can be recorded. Kernels know no sizes, so few are compiled (maps.py). Steps whose results are few and whose elements
+are many are cut among blocks (reduce.cu).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from math import prod
+from typing import Protocol
+
+import numpy as np
+
+from assay.exact.cuda import maps
+from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
+from assay.exact.plan import ALIGN, Plan
+from assay.exact.steps import Step
+from assay.exact.tape import MASK
+from assay.exact.views import View, c_strides, merged
+from assay.program import ProgramError
+
+THREADS = 256
+WAVES = 16
+"""Blocks of a grid for each processor, at most: every thread then takes several elements."""
+MOST = 65535
+"""Blocks of a grid along y and along z."""
+LIMIT = 1 << 31
+"""Elements of a step's index space (walk.cuh)."""
+SHORT, LONG = 1024, 4096
+"""Elements of a result that a warp takes alone; from which on blocks may share one."""
+CHUNK = 2048
+"""Elements of a result that a block takes at least where blocks share it."""
+
+Maker = Callable[[Callable[[View], int]], list[Launch]]
+"""Address of a view's first element -> launches of a step."""
+
+
+class Products(Protocol):
+    """Matrix products (product.py)."""
+
+    @property
+    def faults(self) -> Buffer:
+        """A counter (u64) of checksums that were wrong, of all products so far."""
+        ...
+
+    def scratch(self, step: Step) -> int | None:
+        """Bytes of scratch memory; None where the plain kernels must do it."""
+        ...
+
+    def prepare(self, step: Step, at: Callable[[View], int], scratch: int) -> list[Launch]: ...
+
+
+def magic(size: int) -> int:
+    """Word by which walk.cuh divides by `size`, 1 <= size < 2^31."""
+    shift = (size - 1).bit_length()
+    return ((1 << 32) * ((1 << shift) - size) // size + 1) | shift << 32
+
+
+def walk_words(dims: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+    """A walk as walk.cuh reads it. Raises ProgramError when it is too long."""
+    if prod(dims) >= LIMIT:
+        raise ProgramError(f"a step over {prod(dims)} elements: the CUDA route takes less than 2^31 at a time (use smaller micro-batches)")
+    sizes, (steps,) = merged(dims, strides)
+    words = [len(sizes)]
+    for n, step in zip(reversed(sizes), reversed(steps), strict=True):
+        words += [n, magic(n), step]
+    return tuple(words)
+
+
+class Tape:
+    """`arena` and `scratch` are what `bind` wants, in bytes; `marks[i]` is the number of launches before step i."""
+
+    def __init__(self, plan: Plan, device: Device, kernels: maps.Kernels, products: Products | None = None) -> None:
+        self._plan, self._device, self._kernels, self._products = plan, device, kernels, products
+        self._walks: dict[tuple[int, ...], int] = {}
+        self._words: list[int] = []
+        self.arena, self.scratch, self._scratch_at = plan.arena, 0, 0
+        texts = [maps.text(step) if step.name == "map" else None for step in plan.steps]
+        kernels.compile([t for t in texts if t is not None])
+        self._makers = [self._map(step, t.name) if t is not None else self._other(step) for step, t in zip(plan.steps, texts, strict=True)]
+        self._packers = {v: self._copy(v, v._replace(strides=c_strides(v.shape))) for v in plan.views if plan.trace and not v.contiguous}
+        self._walk_buffer = device.allocate(8 * max(1, len(self._words)))
+        device.upload(self._walk_buffer.address, np.array(self._words or [0], np.int64))
+        sizes = [(a.nbytes + ALIGN - 1) // ALIGN * ALIGN for a in plan.constants]
+        self._offsets = list(accumulate(sizes, initial=0))
+        self.constants: Buffer = device.allocate(max(1, self._offsets[-1]))
+        for offset, array in zip(self._offsets, plan.constants, strict=False):
+            device.upload(self.constants.address + offset, array.reshape(-1).view(np.uint8))
+        self.marks: list[int] = []
+
+    def place(self, v: View, bases: Mapping[str, Sequence[int]]) -> int:
+        """Address of a view's first element; `bases` are the addresses of arena (one), inputs and outputs."""
+        home, where = self._plan.homes[v.root]
+        base = (
+            self.constants.address + self._offsets[where]
+            if home == "constant"
+            else bases["arena"][0] + where
+            if home == "arena"
+            else bases[home][where]
+        )
+        return base + v.offset * v.item
+
+    def bind(self, bases: Mapping[str, Sequence[int]], scratch: int) -> list[Launch]:
+        """The launches of all steps, in order."""
+        self._scratch_at = scratch
+        launches: list[Launch] = []
+        self.marks = [0]
+        for maker in self._makers:
+            launches += maker(lambda v: self.place(v, bases))
+            self.marks.append(len(launches))
+        return launches
+
+    def pack(self, v: View, of: int, to: int) -> list[Launch]:
+        """With `trace`: copies a node's result at `of` to `to`, in C order."""
+        return self._packers[v](lambda seen: of if seen == v else to)
+
+    # ---- what makers share
+
+    def _walk(self, dims: Sequence[int], strides: Sequence[int]) -> int:
+        """Number of the walk's first word."""
+        words = walk_words(dims, strides)
+        if words not in self._walks:
+            self._walks[words] = len(self._words)
+            self._words += words
+        return self._walks[words]
+
+    def _address(self, walk: int) -> int:
+        return self._walk_buffer.address + 8 * walk
+
+    def _need(self, scratch: int) -> None:
+        self.scratch = max(self.scratch, scratch)
+
+    def _grid(self, blocks: int) -> Dim3:
+        return (max(1, min(blocks, WAVES * self._device.description.processors)), 1, 1)
+
+    def _each(self, kernel: str, n: int, *arguments: int) -> Launch:
+        """A kernel over n elements, a thread for each of some."""
+        if n >= LIMIT:
+            raise ProgramError(f"a step over {n} elements: the CUDA route takes less than 2^31 at a time (use smaller micro-batches)")
+        return Launch(self._kernels[kernel], self._grid(-(-n // THREADS)), (THREADS, 1, 1), (n, *arguments))
+
+    # ---- steps
+
+    def _map(self, step: Step, kernel: str) -> Maker:
+        reads = [(v, self._walk(v.shape, v.strides) if maps.walks(v) else None) for v in step.reads]
+        n = step.writes[0].elements
+
+        def make(at: Callable[[View], int]) -> list[Launch]:
+            arguments: list[int] = []
+            for v, walk in reads:
+                arguments += [at(v)] if walk is None else [at(v), self._address(walk)]
+            return [self._each(kernel, n, *arguments, *map(at, step.writes))]
+
+        return make
+
+    def _other(self, step: Step) -> Maker:
+        (out,), extra = step.writes, step.extra
+        item, reads = out.item, step.reads
+        match step.name:
+            case "copy":
+                (source,) = reads
+                return self._copy(source, out)
+            case "fill":
+                return lambda at: [self._each(f"fill_{item}", out.elements, at(out), extra[0] & MASK)]
+            case "sum" | "amax":
+                return self._reduction(step)
+            case "cumsum":
+                outer, length, inner, bits = extra
+                kernel = "cumsum_f32" if out.dtype == "f32" else "cumsum_i64"
+                return lambda at: [self._each(kernel, outer * inner, length, inner, at(out), at(reads[0]), bits)]
+            case "scatter_add":
+                return self._scatter_add(step)
+            case "take_rows":
+                wide, rows, n, width = extra
+                unit = next(u for u in (8, 4, 1) if u <= item and width % u == 0)
+                per = width // unit
+                return lambda at: [self._each(f"take_rows_{unit}", n * per, at(out), at(reads[0]), at(reads[1]), wide, rows, per)]
+            case "gather" | "scatter_value":
+                wide, _, outer, size, taken, inner, *value = extra
+                n = outer * taken * inner
+                if step.name == "gather":
+                    return lambda at: [self._each(f"gather_{item}", n, at(out), at(reads[0]), at(reads[1]), wide, size, taken, inner)]
+                before = self._copy(reads[0], out)
+                put = f"scatter_value_{item}"
+                return lambda at: [*before(at), self._each(put, n, at(out), at(reads[1]), wide, size, taken, inner, value[0] & MASK)]
+        assert step.name == "matmul"
+        return self._matmul(step)
+
+    def _copy(self, source: View, out: View) -> Maker:
+        dims, (to, of) = merged(out.shape, out.strides, source.strides)
+        walks = [self._walk(dims, strides) for strides in (to, of)]
+        return lambda at: [self._each(f"copy_walks_{out.item}", out.elements, at(out), at(source), *map(self._address, walks))]
+
+    def zeros(self, address: int, size: int) -> Launch:
+        """Clears whole words of four bytes."""
+        return self._each("fill_4", -(-size // 4), address, 0)
+
+    def _reduction(self, step: Step) -> Maker:
+        (out,), (x,) = step.writes, step.reads
+        bits, inner, run, rank, *walk = step.extra
+        outer, steps, (rows, *far) = walk[:rank], walk[rank : 2 * rank], walk[2 * rank :]
+        n, length = prod(outer) * inner, prod(far[:rows]) * run
+        kept, along = self._walk([*outer, inner], [*steps, 1]), self._walk([*far[:rows], run], [*far[rows:], 1])
+        what = "amax_f32" if step.name == "amax" else "sum_f32" if x.dtype == "f32" else "sum_i64"
+        lines = inner == 1
+        blocks = n if lines else -(-n // 32)
+        target = 2 * self._device.description.processors
+        if blocks < target and length >= LONG:
+            return self._shared(step, (n, length), (kept, along), what, lines, min(-(-length // CHUNK), -(-4 * target // blocks), MOST))
+        if not lines:
+            kernel, grid, block = f"{what}_by_columns", self._grid(blocks), (32, 8, 1)
+        elif length <= SHORT:
+            kernel, grid, block = f"{what}_by_warp", self._grid(-(-n // 8)), (THREADS, 1, 1)
+        else:
+            kernel, grid, block = f"{what}_by_block", self._grid(n), (THREADS, 1, 1)
+        return lambda at: [Launch(self._kernels[kernel], grid, block, (n, length, at(out), at(x), bits, self._address(kept), self._address(along)))]
+
+    def _shared(self, step: Step, size: tuple[int, int], walks: tuple[int, int], what: str, lines: bool, parts: int) -> Maker:
+        """A reduction whose results are shared by `parts` blocks each."""
+        (out,), (x,), (n, length), bits = step.writes, step.reads, size, step.extra[0]
+        chunk = -(-length // parts)
+        grid: Dim3 = (n if lines else -(-n // 32), -(-length // chunk), 1)
+        block: Dim3 = (THREADS, 1, 1) if lines else (32, 8, 1)
+        above = 8 * n  # totals, then tops
+        self._need(12 * n)
+
+        def make(at: Callable[[View], int]) -> list[Launch]:
+            totals, tops = (self._scratch_at, self._scratch_at + above) if what == "sum_f32" else (at(out), self._scratch_at)
+            two = [self._address(w) for w in walks]
+
+            def shared(kernel: str, *arguments: int) -> Launch:
+                return Launch(self._kernels[kernel], grid, block, (n, length, chunk, *arguments))
+
+            if what == "sum_i64":
+                return [self.zeros(totals, 8 * n), shared("shared_wholes", totals, at(x), *two)]
+            if what == "amax_f32":
+                return [self.zeros(tops, 4 * n), shared("shared_ranks", tops, at(x), *two), self._each("end_of_ranks", n, at(out), tops)]
+            return [
+                self.zeros(totals, 12 * n),
+                shared("shared_tops", tops, at(x), *two),
+                shared("shared_sums", totals, tops, at(x), bits, *two),
+                self._each("end_of_sums", n, at(out), totals, tops, bits),
+            ]
+
+        return make
+
+    def _scatter_add(self, step: Step) -> Maker:
+        (out,), (index, values) = step.writes, step.reads
+        item, rows, n, width, bits = step.extra
+        self._need(8 * rows * width + 8)
+
+        def make(at: Callable[[View], int]) -> list[Launch]:
+            top, totals = self._scratch_at, self._scratch_at + 8
+            return [
+                self.zeros(top, 8 * rows * width + 8),
+                self._each("top_of_all", n * width, top, at(values)),
+                self._each("scatter_rows", n * width, totals, top, at(index), at(values), item, rows, width, bits),
+                self._each("end_of_rows", rows * width, at(out), totals, top, bits),
+            ]
+
+        return make
+
+    def _matmul(self, step: Step) -> Maker:
+        if self._products is not None and (size := self._products.scratch(step)) is not None:
+            products = self._products
+            self._need(size)
+            return lambda at: products.prepare(step, at, self._scratch_at)
+        (out,), (a, b), (bits, rows, inner_a, inner_b, columns) = step.writes, step.reads, step.extra
+        at_a, at_b = len(a.shape) - rows - inner_a, len(b.shape) - inner_b - columns
+        batch, m = prod(a.shape[:at_a]), prod(a.shape[at_a : at_a + rows])
+        k, n = prod(a.shape[at_a + rows :]), prod(b.shape[at_b + inner_b :])
+        lanes_b, strides_b = b.shape[:at_b], b.strides[:at_b]
+        if all(s == 0 or d == 1 for d, s in zip(lanes_b, strides_b, strict=True)):  # one second operand for all: more rows
+            batch, m, lanes_b, strides_b = 1, batch * m, (), ()
+        walks = [
+            self._walk(a.shape[: at_a + rows], a.strides[: at_a + rows]),
+            self._walk(a.shape[at_a + rows :], a.strides[at_a + rows :]),
+            self._walk((*lanes_b, *b.shape[at_b + inner_b :]), (*strides_b, *b.strides[at_b + inner_b :])),
+            self._walk(b.shape[at_b : at_b + inner_b], b.strides[at_b : at_b + inner_b]),
+        ]
+        sizes = [4 * batch * m * k, 4 * batch * n * k, 4 * batch * m, 4 * batch * n]
+        places = list(accumulate((-(-s // ALIGN) * ALIGN for s in sizes), initial=0))
+        self._need(places[-1])
+
+        def make(at: Callable[[View], int]) -> list[Launch]:
+            qa, qb, ta, tb = (self._scratch_at + p for p in places[:4])
+            la, ka, lb, kb = map(self._address, walks)
+            quantise = self._kernels["quantise_plain"]
+            blocks = -(-n // 16)
+            grid: Dim3 = (-(-m // 16), blocks, min(batch, MOST)) if blocks <= MOST else (-(-m // 16), MOST, 1)
+            return [
+                Launch(quantise, self._grid(-(-batch * m // 8)), (THREADS, 1, 1), (batch * m, k, qa, ta, at(a), bits, la, ka)),
+                Launch(quantise, self._grid(-(-batch * n // 8)), (THREADS, 1, 1), (batch * n, k, qb, tb, at(b), bits, lb, kb)),
+                Launch(self._kernels["product_plain"], grid, (16, 16, 1), (m, n, k, at(out), qa, qb, ta, tb, bits, batch)),
+            ]
+
+        return make

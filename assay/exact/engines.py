@@ -1,0 +1,150 @@
+"""Which engine computes: a CUDA device where there is one that gives the specified bits, otherwise the CPU.
+
+ASSAY_DEVICE = auto (the default) | cpu | cuda | fake. `auto` takes the first CUDA device once it has passed all cases of the conformance
+set; that is remembered for this device, driver and version of the kernels. `cuda` takes it untried: the examination does that. `fake` is
+the device of assay.exact.cuda.fake, for tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Collection, Sequence
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+from assay.exact.cpu import Cpu, Inputs
+from assay.exact.cuda.device import HERE, Description, Device, DeviceError
+from assay.exact.native.build import NativeError, cache_folder
+from assay.exact.plan import Plan
+from assay.ids import Digest
+from assay.program import Program, ProgramError
+
+log = logging.getLogger("assay.exact")
+VARIABLE = "ASSAY_DEVICE"
+CHOICES = ("auto", "cpu", "cuda", "fake")
+
+
+class Engine(Protocol):
+    """What runs the parts of one program."""
+
+    @property
+    def route(self) -> str: ...
+
+    def run(self, part: str, inputs: Inputs, spent: Collection[str] = ()) -> dict[str, NDArray[Any]]: ...
+
+    def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, NDArray[Any]], list[Digest]]: ...
+
+
+class _Opened(NamedTuple):
+    device: Device
+    kernels: Any
+    """maps.Kernels, of the device."""
+    products: Any
+    """product.Products, of the device: on a real one by what was measured to be fastest."""
+
+
+def chosen() -> str:
+    """What ASSAY_DEVICE asks for. Raises ValueError for what there is not."""
+    wanted = os.environ.get(VARIABLE) or "auto"
+    if wanted not in CHOICES:
+        raise ValueError(f"{VARIABLE}={wanted}: one of {', '.join(CHOICES)}")
+    return wanted
+
+
+def engine(program: Program, threads: int = 1, effort: int = 0, window: int = 0) -> Engine:
+    """What is made again to save memory (`effort`, assay.exact.recompute) and windows of mapped files (`window` bytes, assay.exact.offload)
+    are the processor's alone. Raises DeviceError where a device is asked for that cannot be used, ProgramError for a program that no
+    engine here can run."""
+    wanted = "cpu" if effort or window else chosen()
+    if wanted in ("cuda", "fake"):
+        return _on(wanted, program)
+    if wanted == "auto" and device() is not None:
+        try:
+            return _on("cuda", program)
+        except (ProgramError, DeviceError, MemoryError) as error:
+            log.warning("this program runs on the CPU: %s", error)
+    return Cpu(program, threads, effort, window)
+
+
+def _on(kind: str, program: Program) -> Engine:
+    from assay.exact.cuda.engine import Cuda
+
+    opened = _open(kind)
+    return Cuda(program, opened.device, opened.kernels, opened.products)
+
+
+@cache
+def _open(kind: str) -> _Opened:
+    """The device of this process, with its compiled kernels."""
+    from assay.exact.cuda.choice import Choices
+    from assay.exact.cuda.fake import Fake
+    from assay.exact.cuda.gpu import Gpu
+    from assay.exact.cuda.maps import Kernels
+    from assay.exact.cuda.product import Products
+
+    opened: Device = Fake() if kind == "fake" else Gpu()
+    return _Opened(opened, Kernels(opened), Products(opened, None if kind == "fake" else Choices(opened).way))
+
+
+def prepare(kind: str, programs: Sequence[Program]) -> None:
+    """Compiles what the parts of many programs will want of a device in one go: each compilation by itself takes a second."""
+    from assay.exact.cuda.engine import constants_of
+    from assay.exact.cuda.maps import texts
+
+    plans = [Plan(part, constants_of(p), p.gemm_bits, trace) for p in programs for part in (p.micro, p.update) for trace in (False, True)]
+    _open(kind).kernels.compile(texts(plans))
+
+
+def why_not() -> str | None:
+    """None where there is a CUDA device; otherwise what is missing. Quick where CuPy is not installed."""
+    if find_spec("cupy") is None:
+        return "CuPy is not installed: pip install 'assay[gpu]'"
+    from assay.exact.cuda import gpu
+
+    return gpu.available()
+
+
+@cache
+def device() -> Description | None:
+    """The CUDA device that `auto` takes: None, with a line in the log that says why, where there is none to be trusted."""
+    if reason := why_not():
+        log.debug("exact arithmetic runs on the CPU: %s", reason)
+        return None
+    try:
+        found = _open("cuda").device.description
+        if not _admitted(found):
+            log.error("%s gives other bits than the specification: it is not used (assay doctor --conformance says where)", found.name)
+            return None
+    except (DeviceError, MemoryError) as error:
+        log.warning("exact arithmetic runs on the CPU, since the CUDA device failed: %s", error)
+        return None
+    log.info("exact arithmetic runs on %s (driver %s, %s)", found.name, found.driver, found.arch)
+    return found
+
+
+def _admitted(found: Description) -> bool:
+    """Whether the device has passed, now or in an earlier process."""
+    digest = hashlib.sha256(json.dumps(found).encode())
+    for path in sorted(HERE.iterdir()):
+        if path.is_file():
+            digest.update(path.read_bytes())
+    try:
+        mark = cache_folder() / f"admitted-{digest.hexdigest()[:24]}"
+    except NativeError:
+        mark = None
+    if mark is not None and mark.exists():
+        return True
+    from assay.exact import examination
+
+    log.info("testing the arithmetic of %s, once", found.name)
+    if examination.operators(examination.Route(examination.CUDA, 1)):
+        return False
+    if mark is not None:
+        mark.touch()
+    return True

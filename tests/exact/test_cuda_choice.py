@@ -1,0 +1,76 @@
+"""Which way of multiplying is taken: the fastest that was measured, kept in a file that is read with suspicion; bf16 only where it is exact."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from assay.exact import reference
+from assay.exact.conformance import Writer, program
+from assay.exact.cuda import fake, probe
+from assay.exact.cuda.choice import EXACT, Choices, path
+from assay.exact.cuda.engine import Cuda
+from assay.exact.cuda.product import Products, Size, Way
+from assay.exact.inputs import floats
+from tests.exact.support import same
+
+pytestmark = pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler")
+SIZE = Size(14, 1, 20, 20, 40)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> fake.Fake:
+    """A fake device whose measurements are its own; what is compiled stays where it was."""
+    monkeypatch.setattr("assay.exact.cuda.choice.cache_folder", lambda: tmp_path)
+    return fake.Fake()
+
+
+@pytest.mark.parametrize("bits", [23, 22, 20, 14, 13])
+def test_a_narrower_accumulator_is_found(device: fake.Fake, bits: int) -> None:
+    assert not probe.exact(device, f"#define ACCUMULATOR {bits}\n")
+
+
+def test_an_accumulator_as_wide_as_f32_passes(device: fake.Fake) -> None:
+    assert probe.exact(device)
+
+
+def test_the_probe_stays_within_what_f32_holds() -> None:
+    for a, b, c in probe.questions():
+        assert (abs(c) + (abs(a) @ abs(b)).sum(axis=0)).max() <= probe.LIMIT
+        assert max(abs(a).max(), abs(b).max()) <= 256
+
+
+@pytest.mark.parametrize("at", [0, 3, -1])
+def test_the_fastest_is_taken_and_kept(device: fake.Fake, at: int) -> None:
+    path(device.description).write_text(f'{{"{EXACT}": "yes"}}')
+    ways = Choices(device).ways(SIZE)
+    assert Way(None) in ways
+    assert any(way.bf16 for way in ways)
+    at %= len(ways)
+    now = itertools.accumulate(x for i in range(len(ways)) for x in (1, 2 if i == at else 3))
+    assert Choices(device, lambda: next(now)).way(SIZE) == ways[at]
+    assert Choices(device, lambda: 1 // 0).way(SIZE) == ways[at], "read from the file"
+
+
+def test_no_bf16_where_sums_are_not_exact(device: fake.Fake) -> None:
+    path(device.description).write_text(f'{{"{EXACT}": "no"}}')
+    assert not any(way.bf16 for way in Choices(device).ways(SIZE))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"b=14 1x20x20x40": 3}', "[" * 100000, '{"b=14 1x20x20x40": "int8 9x9x9x9x9x9"}', "x" * (1 << 21)])
+def test_a_file_that_says_nonsense_is_as_none(device: fake.Fake, text: str) -> None:
+    path(device.description).write_text(text)
+    choices = Choices(device, itertools.count().__next__)
+    assert choices.way(SIZE) in choices.ways(SIZE)
+
+
+def test_every_way_gives_the_engine_the_same_bits(device: fake.Fake) -> None:
+    path(device.description).write_text(f'{{"{EXACT}": "yes"}}')
+    a, b = floats(3, (2, 20, 40), "even"), floats(4, (2, 40, 20), "wide")
+    w = Writer(a, b)
+    part = w.part(w("matmul", 0, 1))
+    for way in Choices(device).ways(Size(14, 2, 20, 20, 40)):
+        cuda = Cuda(program(part, 14), device, products=Products(device, lambda _, way=way: way))  # type: ignore[misc]
+        assert same(cuda.run("micro", {"batch": {"x0": a, "x1": b}})["y0"], reference.matmul(a, b, 14)), way

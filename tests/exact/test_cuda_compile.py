@@ -1,0 +1,70 @@
+"""NVIDIA's own compiler on every kernel, for every architecture that we name, and what it makes of rounding: no contraction, no approximation,
+no flushing. Needs NVRTC from PyPI, neither a driver nor a GPU."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from assay.exact import reference, trainings
+from assay.exact.cuda import maps
+from assay.exact.cuda.device import source
+from assay.exact.plan import Plan
+from tests.exact import nvrtc
+
+pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed (nvidia-cuda-nvrtc-cu12)")
+
+ROUNDED = {"add.rn", "sub.rn", "mul.rn", "div.rn", "sqrt.rn"}
+"""Arithmetic on f32 that the kernels may hold; conversions and comparisons beside it."""
+
+
+def maps_of(*families: str) -> str:
+    """The MAP kernels of some families' trainings."""
+    texts = {}
+    for family in families:
+        p = trainings.load(family).program
+        constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in p.constants}
+        steps = [step for part in (p.micro, p.update) for step in Plan(part, constants, p.gemm_bits).steps]
+        texts |= {t.name: t.text for t in (maps.text(step) for step in steps if step.name == "map")}
+    return source("walk.cuh", "map.cuh") + "\n" + "\n".join(texts[name] for name in sorted(texts))
+
+
+def arithmetic(ptx: str) -> set[str]:
+    """Instructions that compute an f32 or f64 from others: `mul.rn`, ..."""
+    found = re.findall(r"^\s*(?:@!?%\w+\s+)?([a-z0-9]+(?:\.[a-z]+)*)\.f(?:32|64)\s", ptx, re.MULTILINE)
+    plain = ("mov", "ld", "st", "setp", "selp", "set", "cvt", "neg", "abs", "max", "min", "slct", "copysign", "testp")
+    return {name for name in found if name.split(".")[0] not in plain}
+
+
+def check(text: str, arch: str) -> None:
+    ptx, cubin = nvrtc.compiled(text, arch)
+    assert cubin.startswith(b"\x7fELF")
+    assert nvrtc.forbidden(ptx) == []
+    assert arithmetic(ptx) <= ROUNDED
+
+
+def test_the_search_finds_what_it_is_for() -> None:
+    """Compiled as CUDA compiles by default, such a kernel is contracted and approximated."""
+    text = source() + "KERNEL loose(float *x) { x[0] = x[1] * x[2] + __fdividef(x[3], x[4]) + __expf(x[5]) + __fmaf_rn(x[0], x[1], x[2]); }"
+    ptx, _ = nvrtc.compiled(text, "sm_80")
+    assert any("ex2.approx" in line for line in nvrtc.forbidden(ptx))
+    assert any("div.approx" in line or "div.full" in line for line in nvrtc.forbidden(ptx))
+    assert any("fma.rn" in line for line in nvrtc.forbidden(ptx))
+    assert not arithmetic(ptx) <= ROUNDED
+
+
+def test_the_kernels_of_the_folder_compile_and_round_as_written() -> None:
+    check(source(*maps.Kernels.FILES), "sm_90")
+
+
+def test_a_transformers_chains_compile_and_round_as_written() -> None:
+    check(maps_of("gpt"), "sm_80")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
+def test_all_kernels_compile_for_every_architecture(arch: str) -> None:
+    check(source(*maps.Kernels.FILES), arch)
+    check(maps_of(*trainings.FAMILIES), arch)

@@ -1,0 +1,47 @@
+"""The scripts for machines with a GPU: without one they say so, and their host code runs on the fake device."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from assay.exact import engines
+from assay.exact.cuda import fake
+
+ROOT = Path(__file__).resolve().parents[2]
+without = pytest.mark.skipif(engines.why_not() is None, reason="this machine has a CUDA device")
+
+
+def script(*words: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
+
+
+@without
+def test_a_machine_without_a_gpu_tests_nothing_and_says_so() -> None:
+    done = script("tests/gpu.py")
+    assert done.returncode == 2
+    assert done.stdout.startswith("nothing was tested: ")
+
+
+@without
+def test_a_machine_without_a_gpu_measures_nothing_and_says_so() -> None:
+    done = script("bench/gpu.py", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "skipped" in json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler for the fake device")
+def test_the_bench_runs_on_the_fake_device() -> None:
+    done = script("bench/gpu.py", "--fake", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["same_bits_as_cpu"]
+    assert all(made["equal_to_cpu"] for made in found["gemm"])
+    assert found["step"][0]["hashing_ms"] > 0
