@@ -27,6 +27,8 @@ from assay.program import Program, ProgramError
 
 log = logging.getLogger("assay.exact")
 VARIABLE = "ASSAY_DEVICE"
+SHARE = 0.9
+"""Of a device's memory that a program may take."""
 CHOICES = ("auto", "cpu", "cuda", "fake")
 
 
@@ -64,9 +66,13 @@ def engine(program: Program, threads: int = 1, effort: int = 0, window: int = 0)
     wanted = "cpu" if effort or window else chosen()
     if wanted in ("cuda", "fake"):
         return _on(wanted, program)
-    if wanted == "auto" and device() is not None:
+    if wanted == "auto" and (found := device()) is not None:
         try:
-            return _on("cuda", program)
+            from assay.exact.cuda.ruler import needed
+
+            if (memory := needed(program, found)) <= SHARE * found.memory:
+                return _on("cuda", program)
+            log.warning("this program runs on the CPU: it would take %d of the %d bytes of %s", memory, found.memory, found.name)
         except (ProgramError, DeviceError, MemoryError) as error:
             log.warning("this program runs on the CPU: %s", error)
     return Cpu(program, threads, effort, window)

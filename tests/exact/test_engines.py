@@ -13,6 +13,7 @@ from assay.exact.cpu import Cpu
 from assay.exact.cuda import device as port
 from assay.exact.cuda import fake, maps
 from assay.exact.cuda.engine import Cuda
+from assay.exact.cuda.ruler import needed
 from assay.execute import Executor
 
 needs_fake = pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler for the fake device")
@@ -85,6 +86,33 @@ def test_a_device_that_passes_is_taken_and_remembered(monkeypatch: pytest.Monkey
     assert isinstance(engines.engine(mlp().program), Cuda)
     monkeypatch.setenv(engines.VARIABLE, "cpu")
     assert isinstance(engines.engine(mlp().program), Cpu)
+
+
+@needs_fake
+@pytest.mark.usefixtures("machine")
+def test_a_program_that_is_too_large_for_the_device_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(engines, "_admitted", lambda found: True)
+    monkeypatch.setattr(engines, "SHARE", 1e-6)
+    assert isinstance(engines.engine(mlp().program), Cpu)
+    assert "it would take" in caplog.text
+
+
+@needs_fake
+@pytest.mark.parametrize("family", ["mlp", "batchnorm"])
+def test_the_memory_of_a_program_on_a_device_is_known_before(family: str) -> None:
+    training = trainings.load(family)
+    p = training.program
+    description = fake.Fake().description
+    memory = needed(p, description)
+    for spare, fits in ((0, True), (-1, False)):
+        made = fake.Fake(memory + spare)
+        cuda = Cuda(p, made)
+        if fits:
+            cuda.prepare()
+            assert trainings.roots(training, cuda.run, 1)[1].hex() == trainings.expected()[family]["1"]
+            continue
+        with pytest.raises(MemoryError):
+            cuda.prepare()
 
 
 @needs_fake

@@ -105,6 +105,14 @@ class Cuda:
             self._bound[key] = _Bound(part, plan, tape, self._device, arena, scratch)
         return self._bound[key]
 
+    def prepare(self) -> None:
+        """Plans everything and allocates its storages, instead of when each is run first."""
+        with self._lock:
+            for name in self._parts:
+                self._planned(name, False)
+                traced = self._planned(name, True)
+                traced.stages = traced.stages or self._stages(traced)
+
     def _upload(self, bound: _Bound, inputs: Inputs) -> None:
         for i, buffer in zip(bound.part.inputs, bound.inputs, strict=True):
             if i.kind != "constant":

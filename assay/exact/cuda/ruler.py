@@ -1,0 +1,90 @@
+"""The memory that a program takes on a device, known before it is there: the engine is made on a device that only counts.
+
+Everything that the engine allocates for a program is counted, for plain and for traced runs of both parts together, since it keeps them;
+what the driver, the compiled kernels and a memory pool take beside that is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from numpy.typing import NDArray
+
+from assay.exact.cuda.device import Buffer, Description, Graph, Kernel, Launch, Module, Recording
+from assay.exact.cuda.engine import Cuda
+from assay.program import Program
+
+
+class _Nothing:
+    """A buffer without bytes, a kernel, a module, a recording and a graph that do nothing."""
+
+    def __init__(self, address: int = 0, size: int = 0, name: str = "") -> None:
+        self.address, self.size, self.name = address, size, name
+
+    def kernel(self, name: str) -> Kernel:
+        return _Nothing(name=name)
+
+    @property
+    def graph(self) -> Graph:
+        return self
+
+    def replay(self) -> None:
+        pass
+
+
+class Ruler:
+    """A device that counts what is allocated and does nothing."""
+
+    ALIGN = 256
+
+    def __init__(self, description: Description) -> None:
+        self.description = description
+        self._next = self.ALIGN
+        self._held: weakref.WeakSet[_Nothing] = weakref.WeakSet()
+
+    @property
+    def held(self) -> int:
+        """Bytes."""
+        return sum(buffer.size for buffer in self._held)
+
+    def allocate(self, size: int) -> Buffer:
+        buffer = _Nothing(self._next, size)
+        self._next += -(-size // self.ALIGN) * self.ALIGN
+        self._held.add(buffer)
+        return buffer
+
+    def upload(self, to: int, data: NDArray[Any]) -> None:
+        pass
+
+    def download(self, of: int, into: NDArray[Any]) -> None:
+        into.fill(0)
+
+    def copy(self, to: int, of: int, size: int) -> None:
+        pass
+
+    def load(self, source: str) -> Module:
+        return _Nothing()
+
+    def library(self) -> Kernel | None:
+        return None
+
+    def launch(self, launch: Launch) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def record(self) -> Iterator[Recording]:
+        yield _Nothing()
+
+    def wait(self) -> None:
+        pass
+
+
+def needed(program: Program, description: Description) -> int:
+    """Bytes of the device's memory. Raises ProgramError for a program that the engine does not take."""
+    ruler = Ruler(description)
+    cuda = Cuda(program, ruler)
+    cuda.prepare()
+    return ruler.held
