@@ -362,6 +362,14 @@ class BondCleared(ChainEvent, frozen=True, kw_only=True):
     amount: int
 
 
+class Pardoned(ChainEvent, frozen=True, kw_only=True):
+    """The provider concedes a link, and it costs no part of the bond; until `until` the segment's other links can be disputed."""
+
+    segment: SegmentId
+    unit: int
+    until: int
+
+
 class NoShow(ChainEvent, frozen=True, kw_only=True):
     segment: SegmentId
     verifier: Address
@@ -440,7 +448,7 @@ class DisputeWithdrawn(ChainEvent, frozen=True, kw_only=True):
 AnyChainEvent = (
     Registered | Deposited | Unbonding | StakeWithdrawn | SeatTaken | SeatLeft | FeeCharged | Slashed | JobPosted | JobFunded | JobCancelled
     | JobClosed | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | KeyReleased | Served | Sealed | RevealsDue | Revealed | OpeningsDue
-    | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | NoShow | Credited | Withdrawn
+    | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | Pardoned | NoShow | Credited | Withdrawn
     | DisputeSealed | DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid | DisputeCredited | DisputeWithdrawn
 )  # fmt: skip
 
@@ -607,7 +615,7 @@ class PayDispute(Call, frozen=True, kw_only=True):
 
 
 class ClearDisputed(Call, frozen=True, kw_only=True):
-    """Frees what is left of the bond of a REJECTED segment, or of a WITHHELD one after its window."""
+    """Frees what is left of the bond of a REJECTED segment, or of a WITHHELD or pardoned one after its window."""
 
     segment: SegmentId
 

@@ -25,6 +25,7 @@ CONTRACTS = {
     "Stakes": "Stakes.sol",
     "Segments": "Segments.sol",
     "Checks": "Checks.sol",
+    "Appeals": "Appeals.sol",
     "Jobs": "Jobs.sol",
     "ClearLeaf": "ClearLeaf.sol",
     "TableLeaf": "TableLeaf.sol",

@@ -26,7 +26,7 @@ from assay.dispute.moves import Phase
 from assay.ids import Address, Cid
 
 FILES = {
-    "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "stakes": "Stakes", "token": "TestToken", "disputes": "Disputes",
+    "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "appeals": "Appeals", "stakes": "Stakes", "token": "TestToken", "disputes": "Disputes",
     "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
 }  # fmt: skip
 RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}

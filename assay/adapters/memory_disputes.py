@@ -83,7 +83,7 @@ class Disputes:
 
     def seal(self, ctx: Context, who: Address, call: chain.SealDispute) -> None:
         seg = self.jobs.segment(call.segment)
-        if seg.state not in STANDING and not (seg.state in BONDED and seg.bonded):
+        if seg.state not in STANDING and not ((seg.state in BONDED or seg.pardoned is not None) and seg.bonded):
             raise refuse("WrongState", segment=call.segment, state=seg.state)
         bond = self.bond_of(call.segment, who)
         self.token.move(who, DISPUTES, bond)
@@ -157,7 +157,10 @@ class Disputes:
             raise
         d.moves.append(Played(move=move, block=ctx.number, time=ctx.time))
         if d.state.phase is Phase.RESOLVED:
-            return self._resolve(ctx, d)
+            # Only who knows the link can be pardoned for it.
+            asked = isinstance(move, moves.Concede) and before[0].phase is Phase.TRACED and d.target == 0
+            segment, unit = SegmentId(d.state.facts.segment), d.state.unit
+            return self._resolve(ctx, d, asked and self.jobs.pardon(ctx, segment, unit, self.rules.pardon_after))
         due = ctx.time + game.left(d.state, ctx.time)
         ctx.emit(chain.DisputeMoved, dispute=d.number, phase=d.state.phase, asserting=d.state.turn is Side.ASSERTER, due=due)
 
@@ -170,14 +173,14 @@ class Disputes:
 
     # ---- ends
 
-    def _resolve(self, ctx: Context, d: Dispute) -> None:
+    def _resolve(self, ctx: Context, d: Dispute, pardoned: bool = False) -> None:
         """What the asserter loses is taken at once and paid after the delay; a segment whose provider has lost is rejected at once."""
         assert d.state.verdict is not None
         d.outcome, segment = OUTCOMES[d.state.verdict], SegmentId(d.state.facts.segment)
         fell = d.outcome in (Outcome.ASSERTER_LOST, Outcome.CONCEDED)
         if fell:
             reserved = self.stakes.reservation(d.asserter, segment)
-            d.taken = reserved // 2 if d.outcome is Outcome.CONCEDED else reserved
+            d.taken = (0 if pardoned else reserved // 2) if d.outcome is Outcome.CONCEDED else reserved
         d.pay_after = ctx.time + self.rules.payout_delay
         ctx.emit(chain.DisputeResolved, dispute=d.number, segment=segment, outcome=d.outcome, taken=d.taken, pay_after=d.pay_after)
         if d.taken:
@@ -210,6 +213,9 @@ class Disputes:
             return
         if voided:
             self.jobs.release_bond(seg)
+        else:
+            window = self.jobs.jobs[seg.job].terms.params.challenge_window
+            seg.settle_after = ctx.time + (window if seg.pardoned is not None else 0)
         self.jobs.end(ctx, seg, SegmentState.REJECTED if rejected else SegmentState.VOID)
         ctx.emit(chain.Rejected if rejected else chain.Voided, segment=number)
 
@@ -245,8 +251,8 @@ class Disputes:
 
     def clear(self, ctx: Context, number: SegmentId) -> None:
         seg = self.jobs.segment(number)
-        over = seg.state == SegmentState.WITHHELD and ctx.time > seg.settle_after
-        if seg.state != SegmentState.REJECTED and not over:
+        rejected = seg.state == SegmentState.REJECTED and ctx.time >= seg.settle_after
+        if not rejected and not (seg.state == SegmentState.WITHHELD and ctx.time > seg.settle_after):
             raise refuse("NothingToClear", segment=number)
         self.jobs.clear_disputed(ctx, seg)
 

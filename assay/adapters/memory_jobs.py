@@ -20,6 +20,8 @@ from assay.ids import Address, Digest, JobId, SegmentId
 BPS = 10_000
 MOST_WRAPPED = 256
 MOST_RELEASES = 64
+MOST_COUNTED = 65_535
+"""Settled segments of a provider."""
 
 
 class Jobs:
@@ -33,6 +35,8 @@ class Jobs:
         self.segments: dict[SegmentId, Segment] = {}
         self.credit: dict[Address, int] = {}
         self.nonces: set[tuple[Address, int]] = set()
+        self.settled: dict[Address, int] = {}
+        """Segments of a provider that have settled since it was pardoned last."""
 
     # ---- jobs
 
@@ -299,6 +303,24 @@ class Jobs:
         ctx.emit(chain.BondCleared, segment=seg.number, amount=self.stakes.reservation(seg.provider, seg.number))
         self.release_bond(seg)
 
+    def pardon(self, ctx: Context, number: SegmentId, unit: int, after: int) -> bool:
+        """Whether its provider may concede a link for nothing (contracts/src/jobs/Segments.sol). For Disputes."""
+        seg = self.segments[number]
+        if seg.pardoned is not None:
+            return seg.pardoned == unit
+        told = seg.state == SegmentState.SERVED and (seg.phase > 1 or ctx.time > seg.seal_by)
+        if not told and seg.state not in (SegmentState.ATTESTED, SegmentState.WITHHELD):
+            return False
+        if after == 0 or self.settled.get(seg.provider, 0) < after:
+            return False
+        self.settled[seg.provider] = 0
+        seg.pardoned = unit
+        until = ctx.time + self.jobs[seg.job].terms.params.challenge_window
+        if seg.state == SegmentState.WITHHELD:
+            seg.settle_after = until
+        ctx.emit(chain.Pardoned, segment=number, unit=unit, until=until)
+        return True
+
     @staticmethod
     def _need_no_dispute(seg: Segment) -> None:
         if seg.disputes:
@@ -321,6 +343,7 @@ class Jobs:
         job.live -= 1
         if to == SegmentState.SETTLED:
             self.credit_to(ctx, seg.provider, seg.number, seg.price, "price")
+            self.settled[seg.provider] = min(self.settled.get(seg.provider, 0) + 1, MOST_COUNTED)
             job.completed = job.completed or seg.stop == job.terms.steps
         else:
             job.escrow += seg.price

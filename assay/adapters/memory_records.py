@@ -82,6 +82,8 @@ class Segment:
     negatives: int = 0
     disputes: int = 0
     """Open ones."""
+    pardoned: int | None = None
+    """The link that its provider has conceded for nothing."""
     link_root: Digest = NO_DIGEST
     end_root: Digest = NO_DIGEST
     commitment: Digest = NO_DIGEST

@@ -112,6 +112,8 @@ class Seg:
     """A dispute was decided against its provider, and its rejection is not yet told."""
     voids: bool = False
     """Its last dispute was void."""
+    pardoned: int | None = None
+    """The link that its provider has conceded for nothing."""
 
     @property
     def committee(self) -> Round | None:
@@ -162,6 +164,8 @@ class Books:
     segs: dict[SegmentId, Seg] = field(default_factory=dict)
     credit: Counter[Address] = field(default_factory=Counter)
     """What each account may pull."""
+    settled: Counter[Address] = field(default_factory=Counter)
+    """Segments of a provider that have settled since it was pardoned last."""
 
     def after(self, job: JobBook, parent: SegmentId) -> JobBook | Seg:
         """What keeps the book on the range after `parent`."""

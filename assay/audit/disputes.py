@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from assay import chain
 from assay.audit.books import Seg, told
 from assay.audit.ends import Ends
+from assay.audit.record import Entry
 from assay.chain import Outcome, SegmentState
-from assay.dispute.moves import Facts, Moment, Revealed, Verdict
+from assay.dispute.moves import WALK_LINKS, Facts, Moment, Revealed, Verdict
 from assay.dispute.record import Disputed, facts_of
 from assay.ids import Address, DisputeId
 
@@ -31,6 +32,7 @@ class Case:
     stake: int
     asserter: Address
     target: int = 0
+    unit: int = 0
     round: int = 0
     outcome: Outcome | None = None
     bond: int = 0
@@ -48,7 +50,7 @@ class Disputes(Ends):
 
     def dispute_sealed(self, event: chain.DisputeSealed, seg: Seg) -> None:
         check, rules = seg.sheet.check, self.record.rules
-        bonded = seg.state in BONDED and self.stakes.reservation(seg.provider, seg.number) > 0
+        bonded = (seg.state in BONDED or seg.pardoned is not None) and self.stakes.reservation(seg.provider, seg.number) > 0
         check("dispute", seg.state in STANDING or bonded, f"{told(event)} in the state {seg.state.name}, in which nothing can be disputed")
         if rules is not None:
             party = event.challenger == self.books.jobs[seg.job].client or any(event.challenger in r.verifiers for r in seg.rounds.values())
@@ -60,7 +62,7 @@ class Disputes(Ends):
 
     def dispute_opened(self, event: chain.DisputeOpened, case: Case) -> None:
         seg, who = case.seg, event.asserter
-        case.asserter, case.target, case.round = who, event.target, event.round
+        case.asserter, case.target, case.unit, case.round = who, event.target, event.unit, event.round
         if event.target == 0:
             seg.sheet.check("dispute", who == seg.provider, f"{told(event)} names {who}, who is not its provider")
             return
@@ -75,6 +77,8 @@ class Disputes(Ends):
         check("dispute", case.outcome is None, f"dispute {event.dispute} was decided twice")
         case.bond = self.stakes.reservation(case.asserter, seg.number)
         right = (case.bond // 2 if event.outcome is Outcome.CONCEDED else case.bond) if fell else 0
+        if event.outcome is Outcome.CONCEDED and event.taken == 0 and right:
+            right = self._pardoned(seg, case)
         check("money", event.taken == right, f"dispute {event.dispute} took {event.taken} of {case.asserter}'s bond of {case.bond}, not {right}")
         if self.record.rules is not None:
             self.window(seg, event, event.pay_after, event.time, self.record.rules.payout_delay)
@@ -85,6 +89,27 @@ class Disputes(Ends):
         if fell:
             self._let_go(case)
             seg.falls = case.target == 0 and seg.state not in chain.TERMINAL
+
+    def _pardoned(self, seg: Seg, case: Case) -> int:
+        """What a concession must take that took nothing: nothing, where the contract has told that it pardons that link."""
+        return 0 if case.target == 0 and seg.pardoned is not None and case.unit in (seg.pardoned, WALK_LINKS) else case.bond // 2
+
+    def pardoned(self, entry: Entry, event: chain.Pardoned, seg: Seg) -> None:
+        """Told just before the concession; how many settled segments it takes, the network's rules say."""
+        check, rules, count = seg.sheet.check, self.record.rules, self.books.settled[seg.provider]
+        told_all = seg.state in (SegmentState.ATTESTED, SegmentState.WITHHELD) or (seg.state == SegmentState.SERVED and self._seals_over(seg, event))
+        check("dispute", told_all, f"its provider is pardoned in the state {seg.state.name}, before every verifier has had its time")
+        check("dispute", seg.pardoned is None, f"its provider is pardoned twice: for link {seg.pardoned}, and {event.unit}")
+        if rules is not None:
+            enough = 0 < rules.pardon_after <= count
+            check("dispute", enough, f"its provider is pardoned after {count} settled segments; the rules make it {rules.pardon_after}")
+        window = self.books.jobs[seg.job].terms.params.challenge_window
+        self.window(seg, event, event.until, event.time, window)
+        self.books.settled[seg.provider], seg.pardoned, seg.settle_after = 0, event.unit, event.until
+
+    @staticmethod
+    def _seals_over(seg: Seg, event: chain.Pardoned) -> bool:
+        return seg.all_sealed or event.time > seg.seal_by
 
     def _vote_decided(self, seg: Seg, case: Case, fell: bool) -> None:
         """A vote that fell counts no more and is not paid; a draw bond that was held beyond the segment's end is free."""

@@ -10,6 +10,9 @@ from assay.audit.committee import Committee
 from assay.audit.record import Entry
 from assay.chain import AnyChainEvent, SegmentState
 
+MOST_COUNTED = 65_535
+"""Settled segments of a provider (contracts/src/jobs/Base.sol)."""
+
 
 class Ends(Committee):
     def attested(self, entry: Entry, event: chain.Attested, seg: Seg) -> None:
@@ -80,6 +83,7 @@ class Ends(Committee):
         check("money", event.price == seg.price, f"its price was told as {event.price}; offer and steps make it {seg.price}")
         check("money", event.provider == seg.provider, f"{event.provider} is told as its provider, it is {seg.provider}")
         self.stakes.release(seg.provider, seg.number)
+        self.books.settled[seg.provider] = min(self.books.settled[seg.provider] + 1, MOST_COUNTED)
         self.end(seg, event, SegmentState.SETTLED)
 
     def rejected(self, entry: Entry, event: chain.Rejected, seg: Seg) -> None:
@@ -90,7 +94,7 @@ class Ends(Committee):
 
     def bond_cleared(self, entry: Entry, event: chain.BondCleared, seg: Seg) -> None:
         self.expect_state(seg, event, SegmentState.UNPAID, SegmentState.WITHHELD, SegmentState.REJECTED)
-        if seg.state != SegmentState.REJECTED:
+        if seg.state != SegmentState.REJECTED or seg.pardoned is not None:
             self.after(seg, event, seg.settle_after)
         self.undisputed(seg, event)
         there = self.stakes.reservation(seg.provider, seg.number)

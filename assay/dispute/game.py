@@ -124,14 +124,15 @@ class Payments(NamedTuple):
     """Gets this, from the challenger's bond."""
 
 
-def payments(state: State) -> Payments:
-    """Of a resolved dispute."""
+def payments(state: State, taken: int | None = None) -> Payments:
+    """Of a resolved dispute. `taken`: of an asserter that has conceded, where that is known: nothing, if it was pardoned."""
     bond, stake = state.facts.bond, state.facts.stake
     match state.verdict:
         case Verdict.CHALLENGER:
             return Payments(bond, bond // 2, stake + bond - bond // 2, 0)
         case Verdict.CONCEDED:
-            return Payments(bond // 2, bond // 2, stake, 0)
+            burnt = bond // 2 if taken is None else taken
+            return Payments(burnt, burnt, stake, 0)
         case Verdict.ASSERTER:
             return Payments(0, stake // 2, 0, stake - stake // 2)
         case Verdict.VOID:
@@ -166,7 +167,6 @@ def _traced(state: State, unit: int) -> State:
 
 
 def _concede(state: State, _: moves.Concede, __: Moment) -> State:
-    demand(state.moves[0] == 0, "the asserter has moved before")
     return state._replace(phase=Phase.RESOLVED, verdict=Verdict.CONCEDED, reason="the asserter conceded")
 
 

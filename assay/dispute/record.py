@@ -19,6 +19,8 @@ class Rules(Message, frozen=True, kw_only=True):
     payout_delay: int
     bond: int
     """A challenger's, on a segment without open disputes."""
+    pardon_after: int = 1000
+    """A provider that has had so many segments settled since the last time may concede one link for nothing; 0: none may."""
 
 
 class Played(Message, frozen=True, kw_only=True):

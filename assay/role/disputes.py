@@ -258,7 +258,7 @@ class Disputes(Supply, Calls):
             elif seg.state == SegmentState.WITHHELD:
                 self._nudge("release", seg, at=max(self._now, seg.settle_after) + 1)
             elif seg.state == SegmentState.REJECTED:
-                self._nudge("release", seg, at=self._now)
+                self._nudge("release", seg, at=self._now if seg.pardoned is None else max(self._now, seg.settle_after) + 1)
             if seg.live and self.state.facts.failed(seg.parent):
                 self._nudge("void", seg, at=self._now)
 

@@ -6,7 +6,6 @@ import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {IDisputeGame, IDisputes} from "./interfaces/IDisputes.sol";
 import {Merkle} from "./libraries/Merkle.sol";
-import {Segment, SegmentState} from "./types/Types.sol";
 import {Dispute, Game, Link, LinkFacts, Outcome, Rules, Stand, TraceMove} from "./types/DisputeTypes.sol";
 import {Turn} from "./types/Turn.sol";
 import {Clock} from "./dispute/Clock.sol";
@@ -18,8 +17,8 @@ import {Walk} from "./dispute/Walk.sol";
 import {Words} from "./dispute/Words.sol";
 
 /// Disputes of a network (docs/dispute.md; interfaces/IDisputes.sol is all that it answers): the only contract that slashes. How a dispute
-/// begins and ends, its money and the steps of its walks are here; the other moves are in two contracts that this one runs by delegatecall,
-/// because a contract may have 24,576 bytes: those between the walks (dispute/Descent.sol) and what decides (dispute/Verdict.sol).
+/// begins and the steps of its walks are here; the rest is in two contracts that this one runs by delegatecall, because a contract may have
+/// 24,576 bytes: the moves between the walks and the ends (dispute/Descent.sol), and what decides (dispute/Verdict.sol).
 /// There is no owner. A guardian may declare a resolved dispute void before it is paid, which gives all bonds back, and nothing else.
 contract Disputes is Court, IDisputes {
     using SafeERC20 for IERC20;
@@ -133,8 +132,8 @@ contract Disputes is Court, IDisputes {
         if (!_walks(t.stand()) || t.asserting() != asserting) revert WrongTurn(id, t.stand(), t.asserting());
     }
 
-    /// Nobody but the asserter makes its first move, before which it can concede. Later anybody may show the children of a node: they are what
-    /// they are, whoever brings them, and it saves a look at who the asserter is.
+    /// Nobody but the asserter makes its first move. Later anybody may show the children of a node: they are what they are, whoever brings
+    /// them, and it saves a look at who the asserter is.
     function reveal(uint64 id, bytes32[] calldata children) external {
         (Game storage g, Turn t) = _walk(id, true);
         t = t.moved() ? _spend(t, true) : _charge(id, g, t, true);
@@ -289,54 +288,6 @@ contract Disputes is Court, IDisputes {
     {
         ProgramView.Part memory part = program.part(link.programRoot, _isUpdate(link));
         if (!Merkle.holds(part.stagesRoot, part.stages, place, Merkle.leafAt(place, stage_), path)) revert BadRoot("the stage");
-    }
-
-    // ---- ends ----------------------------------------------------------------------------------------------------------------
-
-    function concede(uint64 id) external nonReentrant {
-        (Game storage g, Turn t) = _game(id);
-        if (t.stand() != Stand.LINKS && t.stand() != Stand.TRACED) revert WrongTurn(id, t.stand(), t.asserting());
-        if (t.moved()) revert AlreadyMoved(id);
-        _resolve(id, g, _charge(id, g, t, true), Outcome.CONCEDED);
-    }
-
-    function timeout(uint64 id) external nonReentrant {
-        (Game storage g, Turn t) = _game(id);
-        Stand stand = t.stand();
-        if (stand == Stand.RESOLVED || stand == Stand.PAID) revert WrongTurn(id, stand, t.asserting());
-        if (block.timestamp <= _due(t)) revert Clock.TooEarly(_due(t), block.timestamp);
-        if (stand == Stand.SEALED) (g.asserter,,) = _jobs.linksOf(g.segment);
-        _resolve(id, g, t, t.asserting() ? Outcome.ASSERTER_LOST : Outcome.ASSERTER_WON);
-    }
-
-    function pay(uint64 id) external nonReentrant {
-        (Game storage g, Turn t) = _game(id);
-        if (t.stand() != Stand.RESOLVED) revert WrongTurn(id, t.stand(), t.asserting());
-        if (block.timestamp <= _due(t)) revert Clock.TooEarly(_due(t), block.timestamp);
-        _pay(id, g, t, t.outcome() == Outcome.ASSERTER_WON);
-    }
-
-    function declareVoid(uint64 id) external nonReentrant {
-        (Game storage g, Turn t) = _game(id);
-        if (msg.sender != _guardian) revert NotGuardian(msg.sender, _guardian);
-        if (t.stand() != Stand.RESOLVED) revert WrongTurn(id, t.stand(), t.asserting());
-        if (block.timestamp > _due(t)) revert Clock.TooLate(_due(t), block.timestamp);
-        _pay(id, g, t.withOutcome(Outcome.VOID), t.outcome() == Outcome.ASSERTER_WON);
-    }
-
-    function clear(uint64 segment) external nonReentrant {
-        Segment memory s = _jobs.segment(segment);
-        bool over = s.state == SegmentState.WITHHELD && block.timestamp > s.settleAfter;
-        if (s.state != SegmentState.REJECTED && !over) revert NothingToClear(segment);
-        _jobs.clearBond(segment);
-    }
-
-    function withdraw() external nonReentrant {
-        uint128 amount = credit[msg.sender];
-        if (amount == 0) revert NothingToWithdraw(msg.sender);
-        credit[msg.sender] = 0;
-        emit DisputeWithdrawn(msg.sender, amount);
-        _token.safeTransfer(msg.sender, amount);
     }
 
     // ---- look-up -------------------------------------------------------------------------------------------------------------

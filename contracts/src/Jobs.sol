@@ -8,23 +8,26 @@ import {Base} from "./jobs/Base.sol";
 import {Escrow} from "./jobs/Escrow.sol";
 import {JobRecord, SegmentRecord, Stage, Stages} from "./jobs/Records.sol";
 
-/// Jobs of a network (interfaces/IJobs.sol is all that it answers). One address and one storage (jobs/Base.sol); the code is in three
+/// Jobs of a network (interfaces/IJobs.sol is all that it answers). One address and one storage (jobs/Base.sol); the code is in four
 /// contracts, because a contract may have 24,576 bytes: escrow (jobs/Escrow.sol) and look-up are here, the segment machine
-/// (jobs/Segments.sol) and its committees (jobs/Checks.sol) are run by delegatecall. Which they are is fixed when this is deployed.
+/// (jobs/Segments.sol), its committees (jobs/Checks.sol) and what disputes do to it (jobs/Appeals.sol) are run by delegatecall. Which they are is fixed when this is deployed.
 /// There is no owner: terms are fixed when a job is posted, limits when this code is deployed.
 contract Jobs is Escrow {
     address public immutable segments;
     address public immutable checks;
+    address public immutable appeals;
 
-    constructor(address stakes_, address segments_, address checks_) Base(stakes_) {
+    constructor(address stakes_, address segments_, address checks_, address appeals_) Base(stakes_) {
         if (IJobs(segments_).stakes() != stakes_) revert WrongModule(segments_);
         if (IJobs(checks_).stakes() != stakes_) revert WrongModule(checks_);
+        if (IJobs(appeals_).stakes() != stakes_) revert WrongModule(appeals_);
         segments = segments_;
         checks = checks_;
+        appeals = appeals_;
     }
 
     fallback() external {
-        address module = _ofCommittee(msg.sig) ? checks : segments;
+        address module = _ofCommittee(msg.sig) ? checks : _ofDisputes(msg.sig) ? appeals : segments;
         assembly {
             calldatacopy(0, 0, calldatasize())
             let ok := delegatecall(gas(), module, 0, calldatasize(), 0, 0)
@@ -38,6 +41,12 @@ contract Jobs is Escrow {
         return sig == IJobs.draw.selector || sig == IJobs.redraw.selector || sig == IJobs.served.selector
             || sig == IJobs.attest.selector || sig == IJobs.reveal.selector || sig == IJobs.closeReveals.selector
             || sig == IJobs.decide.selector;
+    }
+
+    function _ofDisputes(bytes4 sig) private pure returns (bool) {
+        return sig == IJobs.disputeOpened.selector || sig == IJobs.disputeResolved.selector || sig == IJobs.disputeVoided.selector
+            || sig == IJobs.pardon.selector || sig == IJobs.disclose.selector || sig == IJobs.voteDisputed.selector
+            || sig == IJobs.voteResolved.selector || sig == IJobs.seize.selector;
     }
 
     // ---- look-up -------------------------------------------------------------------------------------------------------------
@@ -56,6 +65,10 @@ contract Jobs is Escrow {
 
     function heldOf(address who) external view returns (uint128) {
         return _heldOf(who);
+    }
+
+    function settledOf(address who) external view returns (uint16) {
+        return uint16(_accounts[who] >> SETTLED);
     }
 
     function reservation(address who, uint64 segmentId) external view returns (uint128) {

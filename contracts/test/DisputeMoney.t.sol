@@ -185,17 +185,24 @@ contract DisputeMoneyTest is Arena {
         assertMoney();
     }
 
-    function test_no_concession_after_a_move() public {
+    /// In a walk over the links the asserter learns at its end which one is meant.
+    function test_a_concession_comes_before_the_trace() public {
         uint64 segment = drawn(job, 0);
         uint64 id = opened(challenger, segment, NO_UNIT);
         reveal(id, linkRows(segment));
-        refused(IDisputesLog.AlreadyMoved.selector);
+        refused(IDisputesLog.WrongTurn.selector);
         vm.prank(provider);
         game.concede(id);
         pointTo(id, linkRows(segment), 0, 2);
-        refused(IDisputesLog.AlreadyMoved.selector);
+        uint64 other_ = opened(second, segment, 1);
+        trace(other_, story(1, true));
+        refused(IDisputesLog.WrongTurn.selector);
+        vm.prank(provider);
+        game.concede(other_);
         vm.prank(provider);
         game.concede(id);
+        assertOutcome(id, Outcome.CONCEDED);
+        assertEq(game.dispute(id).taken, BOND / 2, "half of the bond");
     }
 
     function test_guardian_voids_what_the_asserter_won() public {

@@ -2,6 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {Jobs} from "../src/Jobs.sol";
+import {Appeals} from "../src/jobs/Appeals.sol";
 import {Checks} from "../src/jobs/Checks.sol";
 import {Segments} from "../src/jobs/Segments.sol";
 import {Stakes} from "../src/Stakes.sol";
@@ -198,7 +199,7 @@ contract EscrowTest is Network {
         SkimmingToken skimming = new SkimmingToken();
         Stakes its = new Stakes(address(skimming), SEAT_STAKE, 1);
         Segments segments = new Segments(address(its));
-        IJobs there = IJobs(address(new Jobs(address(its), address(segments), address(new Checks(address(its))))));
+        IJobs there = IJobs(address(new Jobs(address(its), address(segments), address(new Checks(address(its))), address(new Appeals(address(its))))));
         skimming.mint(client, BUDGET);
         Terms memory t = terms();
         vm.startPrank(client);
@@ -212,11 +213,14 @@ contract EscrowTest is Network {
         Stakes its = new Stakes(address(token), SEAT_STAKE, 1);
         address segments = address(new Segments(address(stakes)));
         address checks = address(new Checks(address(stakes)));
+        address appeals = address(new Appeals(address(stakes)));
         address strange = address(new Checks(address(its)));
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.WrongModule.selector, strange));
-        new Jobs(address(stakes), segments, strange);
+        new Jobs(address(stakes), segments, strange, appeals);
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.WrongModule.selector, strange));
-        new Jobs(address(stakes), strange, checks);
+        new Jobs(address(stakes), strange, checks, appeals);
+        vm.expectPartialRevert(IJobsLog.WrongModule.selector);
+        new Jobs(address(stakes), segments, checks, strange);
         IJobs alone = IJobs(segments);
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.NoSuchSegment.selector, uint64(1)));
         alone.settle(1);

@@ -124,7 +124,7 @@ contract GamesTest is Test {
         told.tell(f, [uint32(n[4]), uint32(n[5])], asserter, uint128(n[10]));
         bytes32 root = vm.parseJsonBytes32(json, string.concat(key, ".trace_root"));
         if (n[14] == 1) told.tellVote(uint32(n[12]), uint64(n[13]), root);
-        Rules memory r = Rules(uint32(n[6]), uint32(n[7]), uint32(n[8]), 1000, uint128(n[9]), address(0));
+        Rules memory r = Rules(uint32(n[6]), uint32(n[7]), uint32(n[8]), 1000, uint128(n[9]), 0, address(0));
         address descent = address(new Descent(address(told), r));
         address verdict = address(new Verdict(address(told), r, address(clearLeaf), address(tableLeaf)));
         game = IDisputeGame(address(new Disputes(address(told), r, descent, verdict)));

@@ -33,6 +33,7 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
     uint32 internal immutable _budget;
     uint32 internal immutable _payoutDelay;
     uint128 internal immutable _bond;
+    uint32 internal immutable _pardonAfter;
     address internal immutable _guardian;
 
     uint64 public disputeCount;
@@ -45,7 +46,7 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
         _stakes = IStakes(_jobs.stakes());
         _token = IERC20(_stakes.token());
         (_openWindow, _grace, _budget, _payoutDelay) = (r.openWindow, r.grace, r.budget, r.payoutDelay);
-        (_bond, _guardian) = (r.bond, r.guardian);
+        (_bond, _pardonAfter, _guardian) = (r.bond, r.pardonAfter, r.guardian);
     }
 
     function jobs() external view returns (address) {
@@ -53,7 +54,7 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
     }
 
     function rules() public view returns (Rules memory) {
-        return Rules(_openWindow, _grace, _budget, _payoutDelay, _bond, _guardian);
+        return Rules(_openWindow, _grace, _budget, _payoutDelay, _bond, _pardonAfter, _guardian);
     }
 
     // ---- turns ---------------------------------------------------------------------------------------------------------------
@@ -181,7 +182,8 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
         uint128 taken = 0;
         if (fell) {
             uint128 reserved = _stakes.reservation(asserter, segment);
-            taken = outcome == Outcome.CONCEDED ? reserved / 2 : reserved;
+            if (outcome == Outcome.CONCEDED) taken = t.pardoned() ? 0 : reserved / 2;
+            else taken = reserved;
         }
         (g.node, g.facts) = (bytes32(uint256(taken)), 0);
         emit DisputeResolved(id, segment, outcome, taken, _due(t));

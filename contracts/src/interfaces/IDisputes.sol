@@ -30,7 +30,6 @@ interface IDisputesLog {
     error WrongTurn(uint64 id, Stand stand, bool asserting);
     error NotPlayer(address sender, address player);
     error NotGuardian(address sender, address guardian);
-    error AlreadyMoved(uint64 id);
     error SameBlock(uint256 blockNumber);
     error DigestMismatch(bytes32 digest, bytes32 seen);
     error BadTarget(uint8 target, uint64 unit);
@@ -111,7 +110,7 @@ interface IDisputeGame is IDisputes, IDisputesLog {
     // ---- anyone
     function timeout(uint64 id) external;
     function pay(uint64 id) external;
-    /// Frees what is left of the bond of a REJECTED segment, or of a WITHHELD one after its window.
+    /// Frees what is left of the bond of a REJECTED segment, or of a WITHHELD or pardoned one after its window.
     function clear(uint64 segment) external;
     function withdraw() external;
 

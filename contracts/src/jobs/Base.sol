@@ -39,7 +39,7 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     mapping(uint64 segmentId => mapping(uint256 word => uint256)) internal _units;
     /// Drawn verifiers: an address, and above it the lane in which its vote is kept. Place: see `_place`.
     mapping(uint256 place => uint256) internal _members;
-    /// Credit, 96 bits; reserved stake, 96 bits; lanes in use, 64 bits.
+    /// Credit, 96 bits; reserved stake, 96 bits; lanes in use, 48 bits; segments settled since its last pardon, 16 bits.
     mapping(address who => uint256) internal _accounts;
     mapping(address who => mapping(uint256 key => bytes32)) internal _words;
     mapping(address provider => mapping(uint256 nonce => bool)) public nonceUsed;
@@ -49,10 +49,14 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     mapping(uint256 place => bytes32[]) internal _disclosed;
     /// Open disputes over a verifier's trace roots: while there are any its draw bond stays.
     mapping(uint64 segmentId => mapping(address verifier => uint32)) internal _disputedVotes;
+    /// The link that its provider has conceded for nothing, and one; 0: none.
+    mapping(uint64 segmentId => uint256) internal _pardoned;
 
     /// Most members of a committee (libraries/Bounds.sol).
     uint256 internal constant SEATS = 16;
-    uint256 private constant LANES = 64;
+    uint256 private constant LANES = 48;
+    /// Where the settled segments of an account are counted.
+    uint256 internal constant SETTLED = 240;
     /// Of an account that has all its lanes in use.
     uint8 internal constant NO_LANE = type(uint8).max;
 
@@ -202,7 +206,7 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     /// Reserves free stake, which the caller has made sure of, and gives a lane.
     function _hold(address who, uint256 amount) internal returns (uint8 lane) {
         uint256 account = _accounts[who];
-        uint256 idle = ~(account >> 192) & type(uint64).max;
+        uint256 idle = ~(account >> 192) & ((1 << LANES) - 1);
         lane = idle == 0 ? NO_LANE : uint8(Math.log2(idle & (~idle + 1)));
         _accounts[who] = _packed(uint96(account), uint96(account >> 96) + amount, (account >> 192) | _laneBit(lane));
     }
@@ -212,6 +216,11 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
         uint256 account = _accounts[who];
         _accounts[who] = _packed(uint96(account) + gain, uint96(account >> 96) - freed, (account >> 192) & ~_laneBit(lane));
         if (gain > 0) emit Credited(who, segmentId, uint128(gain), reason);
+    }
+
+    function _countSettled(address who) private {
+        uint256 account = _accounts[who];
+        if (account >> SETTLED < type(uint16).max) _accounts[who] = account + (1 << SETTLED);
     }
 
     function _packed(uint256 credit_, uint256 held, uint256 lanes) private pure returns (uint256) {
@@ -271,6 +280,7 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
         g.phase = Phase.NONE;
         if (to == SegmentState.SETTLED) {
             _give(s.provider, segmentId, s.price, "price", freed, s.lane);
+            _countSettled(s.provider);
             if (s.stop == j.steps) j.completed = true;
         } else {
             back += s.price;

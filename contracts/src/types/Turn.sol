@@ -16,6 +16,7 @@ library Turns {
     uint256 private constant OF_BATCH = 18;
     uint256 private constant HEAD = 19;
     uint256 private constant CLAIMED = 20;
+    uint256 private constant PARDONED = 21;
     uint256 private constant SINCE = 56;
     uint256 private constant AWAITED = 0xff | (1 << ASSERTING) | (uint256(type(uint40).max) << SINCE);
 
@@ -56,6 +57,11 @@ library Turns {
     /// The bits of the named element are known: its chunk has been shown.
     function claimed(Turn t) internal pure returns (bool) {
         return _get(t, CLAIMED, 1) == 1;
+    }
+
+    /// The asserter has conceded, and it costs nothing.
+    function pardoned(Turn t) internal pure returns (bool) {
+        return _get(t, PARDONED, 1) == 1;
     }
 
     function height(Turn t) internal pure returns (uint256) {
@@ -122,6 +128,10 @@ library Turns {
 
     function withClaimed(Turn t) internal pure returns (Turn) {
         return _set(t, CLAIMED, 1, 1);
+    }
+
+    function withPardoned(Turn t) internal pure returns (Turn) {
+        return _set(t, PARDONED, 1, 1);
     }
 
     function withHeight(Turn t, uint256 value) internal pure returns (Turn) {

@@ -41,6 +41,8 @@ contract DisputeHandler is Arena {
     }
 
     Line[] internal lines;
+    /// The link that was conceded for nothing, and one.
+    mapping(uint64 segment => uint256) internal pardoned;
     mapping(uint64 id => Played) internal played;
     bytes32[] internal ends;
     uint64 internal segment;
@@ -333,11 +335,15 @@ contract DisputeHandler is Arena {
         if (id == 0 || seed >> 240 > 1 << 14) return;
         Dispute memory d = game.dispute(id);
         uint128 reserved = stakes.reservation(d.asserter, d.segment);
+        uint16 settled_ = jobs.settledOf(d.asserter);
         vm.prank(d.asserter);
         (bool done,) = address(game).call(abi.encodeCall(game.concede, (id)));
         if (!done) return refused();
-        check(!d.moved && (d.stand == Stand.LINKS || d.stand == Stand.TRACED), "a concession comes first");
-        check(game.dispute(id).taken == reserved / 2, "half of the bond");
+        check(d.asserting && (d.stand == Stand.LINKS || d.stand == Stand.TRACED), "a concession comes before the trace");
+        bool fresh = settled_ >= PARDON_AFTER && jobs.settledOf(d.asserter) == 0;
+        bool free = d.stand == Stand.TRACED && d.target == 0 && (fresh || pardoned[d.segment] == d.index + 1);
+        if (free) pardoned[d.segment] = d.index + 1;
+        check(game.dispute(id).taken == (free ? 0 : reserved / 2), "half of the bond, or nothing");
         note(id);
     }
 

@@ -3,6 +3,7 @@ pragma solidity ^0.8.28;
 
 import {Jobs} from "../../src/Jobs.sol";
 import {Segments} from "../../src/jobs/Segments.sol";
+import {Appeals} from "../../src/jobs/Appeals.sol";
 import {Checks} from "../../src/jobs/Checks.sol";
 import {Stakes} from "../../src/Stakes.sol";
 import {TestToken} from "../../src/TestToken.sol";
@@ -58,7 +59,8 @@ abstract contract Network is Test {
         stakes = new Stakes(address(token), SEAT_STAKE, UNBOND);
         Segments segments = new Segments(address(stakes));
         Checks checks = new Checks(address(stakes));
-        jobs = IJobs(address(new Jobs(address(stakes), address(segments), address(checks))));
+        Appeals appeals = new Appeals(address(stakes));
+        jobs = IJobs(address(new Jobs(address(stakes), address(segments), address(checks), address(appeals))));
         stakes.bind(address(jobs), deployDisputes());
         enrol(client, 0);
         enrol(provider, 2000e6);
