@@ -13,6 +13,7 @@ from assay.codec import Message
 from assay.dispute.moves import AnyMove, Phase, Shown
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 
+MOST_CALLS = 64
 CallId = NewType("CallId", str)
 """The sender's own name of a call; the same call under the same id is sent once, however often it is asked for."""
 
@@ -76,6 +77,8 @@ class Params(Message, frozen=True, kw_only=True):
     late_fee_bps: int = 500
     no_show_bps: int = 1000
     draw_bond: int = 1_000_000
+    bond_base: int = 0
+    """Of a provider's bond, beyond `bond_tenths` of the price; see assay.policy.dispute_bond."""
 
 
 class Terms(Message, frozen=True, kw_only=True):
@@ -396,6 +399,8 @@ class DisputeSealed(ChainEvent, frozen=True, kw_only=True):
     challenger: Address
     bond: int
     open_by: int
+    allowance: int
+    """Seconds that the asserter of a link is given to replay it, before its clock runs."""
 
 
 class DisputeOpened(ChainEvent, frozen=True, kw_only=True):
@@ -624,8 +629,21 @@ class WithdrawDisputes(Call, frozen=True, kw_only=True):
     """Pulls what disputes have credited to the account."""
 
 
-AnyCall = (
+OneCall = (
     Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
     | Lapse | Commit | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | CloseReveals | Disclose | Decide | Settle | VoidSegment
     | ClearBond | Withdraw | SealDispute | PlayMove | PayDispute | ClearDisputed | WithdrawDisputes
 )  # fmt: skip
+BatchedCall = (
+    Lapse | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | CloseReveals | Decide | Settle | VoidSegment | ClearBond
+)  # fmt: skip
+"""What may be put into a Batch: calls of Jobs that need nothing from the sender but gas, or its signature."""
+
+
+class Batch(Call, frozen=True, kw_only=True):
+    """Several calls in one transaction, at most MOST_CALLS. What is refused of them changes nothing; refused is the whole when all are."""
+
+    calls: tuple[BatchedCall, ...]
+
+
+AnyCall = OneCall | Batch

@@ -4,7 +4,7 @@
     python contracts/build.py --check    compile and compare with what is committed; exit 1 and say which differ
 
 The compiler's version and settings are in foundry.toml, and its output carries no metadata, so the bytes depend on the sources alone.
-Jobs.json has the ABI of interfaces/IJobs.sol beside Jobs' own, because Jobs answers part of it through Segments and Checks; likewise
+Jobs.json has the ABI of interfaces/IJobs.sol beside Jobs' own, because Jobs answers part of it through Segments, Checks and Escrow; likewise
 Disputes.json that of IDisputeGame.
 """
 
@@ -25,6 +25,7 @@ CONTRACTS = {
     "Stakes": "Stakes.sol",
     "Segments": "Segments.sol",
     "Checks": "Checks.sol",
+    "Escrow": "Escrow.sol",
     "Appeals": "Appeals.sol",
     "Jobs": "Jobs.sol",
     "ClearLeaf": "ClearLeaf.sol",

@@ -18,7 +18,7 @@ from assay.ids import Address, Digest, JobId, SegmentId
 TOP = Path(__file__).resolve().parent.parent
 VECTORS: dict[str, Any] = json.loads((TOP / "tests" / "vectors" / "protocol.json").read_text())
 CONTRACTS = (
-    "TestToken", "Stakes", "Segments", "Checks", "Jobs", "ClearLeaf", "TableLeaf", "Descent", "Verdict", "Disputes",
+    "TestToken", "Stakes", "Segments", "Checks", "Escrow", "Jobs", "ClearLeaf", "TableLeaf", "Descent", "Verdict", "Disputes",
 )  # fmt: skip
 
 
@@ -113,9 +113,9 @@ def test_jobs_answers_every_call_at_one_address() -> None:
     folder = resources.files("assay") / "_data" / "contracts"
     functions = {
         name: {e["name"] for e in json.loads((folder / f"{name}.json").read_text())["abi"] if e["type"] == "function"}
-        for name in ("Jobs", "Segments", "Checks")
+        for name in ("Jobs", "Segments", "Checks", "Escrow")
     }
-    assert functions["Segments"] | functions["Checks"] <= functions["Jobs"]
+    assert functions["Segments"] | functions["Checks"] | functions["Escrow"] <= functions["Jobs"]
 
 
 @pytest.mark.skipif(not (TOP / ".tools" / "bin" / "forge").exists(), reason="forge is not installed: contracts/tools/install.sh")

@@ -1,7 +1,7 @@
 """Between the chain's vocabulary (assay.chain) and the EVM's bytes: calls to calldata, logs to events, reverts to words.
 
 The ABI is read from assay/_data/contracts, which the contracts' build writes. Each event class of the vocabulary must have an event
-of its name whose arguments are its fields, in snake case (but for RENAMED); that is checked when this module is loaded, so a contract
+of its name whose arguments are its fields, in snake case (but for RENAMED), or be one of those that a log of SPREAD stands for; that is checked when this module is loaded, so a contract
 that has moved away from the vocabulary is noticed before anything is decoded. Names: `jobs`, `stakes`, `token`, `disputes`, and those of
 FILES. The moves of disputes are evm_moves'. ABI: docs.soliditylang.org, abi-spec.
 """
@@ -26,8 +26,8 @@ from assay.dispute.moves import Phase
 from assay.ids import Address, Cid
 
 FILES = {
-    "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "appeals": "Appeals", "stakes": "Stakes", "token": "TestToken", "disputes": "Disputes",
-    "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
+    "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "escrow": "Escrow", "appeals": "Appeals", "stakes": "Stakes", "token": "TestToken",
+    "disputes": "Disputes", "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
 }  # fmt: skip
 RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}
 """What Disputes calls otherwise than the vocabulary."""
@@ -107,6 +107,7 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     chain.VoidSegment: ("jobs", "voidSegment", lambda c: (c.segment,)),
     chain.ClearBond: ("jobs", "clearBond", lambda c: (c.segment,)),
     chain.Withdraw: ("jobs", "withdraw", lambda c: ()),
+    chain.Batch: ("jobs", "batch", lambda c: (tuple(calldata(call)[1] for call in c.calls),)),
     chain.SealDispute: ("disputes", "seal", lambda c: (c.segment, c.digest)),
     chain.PayDispute: ("disputes", "pay", lambda c: (c.dispute,)),
     chain.ClearDisputed: ("disputes", "clear", lambda c: (c.segment,)),
@@ -166,13 +167,16 @@ def _calls() -> dict[tuple[str, bytes], tuple[type[Message], list[str]]]:
 
 
 def decode_call(contract: str, data: bytes) -> AnyCall | None:
-    """The call that calldata stands for; None for what is none of ours, or is malformed."""
+    """The call that calldata stands for; None for what is none of ours, or is malformed. Of a batch, those calls that are ours."""
     kind, inputs = _calls().get((contract, data[:4]), (None, []))
     if kind is None or len(inputs) != len(kind.__struct_fields__):
         return None
     hints = get_type_hints(kind)
     try:
         values = abi.decode(inputs, data[4:])
+        if kind is chain.Batch:
+            found = [decode_call(contract, one) for one in values[0][: chain.MOST_CALLS]]
+            return chain.Batch(calls=tuple(call for call in found if isinstance(call, chain.BatchedCall)))
         fields = {name: _converter(hints[name])(value) for name, value in zip(kind.__struct_fields__, values, strict=True)}
     except (DecodingError, OverflowError):
         return None
@@ -216,9 +220,57 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
     return lambda value: value
 
 
+# What a call did is one log, however many it concerns, and several events of the vocabulary.
+SHARE = 128
+"""Places in a block that a log's events have: more than the members of all rounds' committees."""
+_Told = list[tuple[type[Message], dict[str, Any]]]
+
+
+def _sealed_by(segment: int, verifiers: tuple[Address, ...]) -> _Told:
+    return [(chain.Sealed, {"segment": segment, "verifier": who}) for who in verifiers]
+
+
+def _voted(segment: int, votes: bytes) -> _Told:
+    """The votes are packed (contracts/src/interfaces/IJobs.sol): verifier 20 B, flags u8, number of roots u8, salt 32 B, roots."""
+    told: _Told = []
+    at = 0
+    while at < len(votes):
+        head, flags, count = votes[at : at + 20], *(*votes[at + 20 : at + 22], 0, 0)[:2]
+        stop = at + 54 + 32 * count
+        if stop > len(votes):
+            raise BadLog("a log of votes that is cut off")
+        who = Address("0x" + head.hex())
+        if flags & 2:
+            roots = tuple(votes[place : place + 32] for place in range(at + 54, stop, 32))
+            vote = {"segment": segment, "verifier": who, "agrees": flags & 1 != 0, "trace_roots": roots, "salt": votes[at + 22 : at + 54]}
+            told.append((chain.Revealed, vote))
+        if flags & 4:
+            told.append((chain.Opened, {"segment": segment, "verifier": who}))
+        at = stop
+    return told
+
+
+def _paid(segment: int, provider: Address, price: int, fee: int, verifiers: tuple[Address, ...]) -> _Told:
+    credits = [(provider, price, "price"), *((who, fee, "fee") for who in verifiers)]
+    told: _Told = [
+        (chain.Credited, {"who": who, "segment": segment, "amount": amount, "reason": reason}) for who, amount, reason in credits if amount
+    ]
+    return [*told, (chain.Settled, {"segment": segment, "provider": provider, "price": price})]
+
+
+SPREAD: dict[str, tuple[tuple[type[Message], ...], Callable[..., _Told]]] = {
+    "SealedBy": ((chain.Sealed,), _sealed_by),
+    "Voted": ((chain.Revealed, chain.Opened), _voted),
+    "Paid": ((chain.Settled, chain.Credited), _paid),
+}
+"""Logs of several events: what they may stand for, and those events from the log's arguments."""
+
+
 class _Event(NamedTuple):
-    kind: type[Message]
+    kind: type[Message] | None
+    """None: one of SPREAD."""
     contract: str
+    name: str
     indexed: list[tuple[str, str, Callable[[Any], Any]]]
     """(field, ABI type, converter)."""
     plain: list[tuple[str, str, Callable[[Any], Any]]]
@@ -234,6 +286,14 @@ def _check_struct(kind: type[Message], item: dict[str, Any]) -> None:
             _check_struct(hints[snake(component["name"])], component)
 
 
+def _spread(contract: str, entry: dict[str, Any]) -> _Event:
+    hints = {"address": Address, "address[]": tuple[Address, ...]}
+    lists: tuple[list[Any], list[Any]] = ([], [])
+    for item in entry["inputs"]:
+        lists[item["indexed"]].append((item["name"], item["type"], _converter(hints.get(item["type"], int))))
+    return _Event(None, contract, entry["name"], lists[1], lists[0])
+
+
 @functools.cache
 def events() -> dict[bytes, _Event]:
     """Decoders by topic 0. Raises ImportError when ABI and vocabulary do not fit together."""
@@ -243,6 +303,9 @@ def events() -> dict[bytes, _Event]:
         renamed = RENAMED if contract == "disputes" else {}
         for entry in _entries(contract, "event"):
             kind = kinds.get(renamed.get(entry["name"], entry["name"]))
+            if entry["name"] in SPREAD:
+                found[event_abi_to_log_topic(entry)] = _spread(contract, entry)  # type: ignore[arg-type]
+                continue
             if kind is None:  # nothing that a node reacts to
                 continue
             hints = get_type_hints(kind)
@@ -256,36 +319,41 @@ def events() -> dict[bytes, _Event]:
                     _check_struct(hints[name], item)
                 # `string` is decoded as the bytes it is: nobody's broken UTF-8 may stop a reader
                 lists[item["indexed"]].append((name, collapse_if_tuple(item).replace("string", "bytes"), _converter(hints.get(name))))
-            found[event_abi_to_log_topic(entry)] = _Event(kind, contract, lists[1], lists[0])  # type: ignore[arg-type]
-    missing = set(kinds) - {event.kind.__name__ for event in found.values()}
+            found[event_abi_to_log_topic(entry)] = _Event(kind, contract, entry["name"], lists[1], lists[0])  # type: ignore[arg-type]
+    told = {kind for event in found.values() for kind in ((event.kind,) if event.kind else SPREAD[event.name][0])}
+    missing = set(kinds) - {kind.__name__ for kind in told}
     if missing:
         raise ImportError(f"the ABI has no event for {', '.join(sorted(missing))}")
     return found
 
 
-def decode_log(contract: str, topics: list[bytes], data: bytes, block: int, time: int, index: int) -> AnyChainEvent | None:
-    """The event of a log that `contract` wrote; None for events that are not in the vocabulary. Raises BadLog."""
+def decode_log(contract: str, topics: list[bytes], data: bytes, block: int, time: int, index: int) -> list[AnyChainEvent]:
+    """The events of a log that `contract` wrote, `index` the log's place in its block; none for what is not in the vocabulary. Raises
+    BadLog."""
     event = events().get(topics[0]) if topics else None
     if event is None or event.contract != contract:
-        return None
+        return []
     if len(topics) != len(event.indexed) + 1:
-        raise BadLog(f"a log of {event.kind.__name__} with {len(topics)} topics")
+        raise BadLog(f"a log of {event.name} with {len(topics)} topics")
     try:
         plain = abi.decode([abi_type for _, abi_type, _ in event.plain], data)
         indexed = [abi.decode([abi_type], topic)[0] for (_, abi_type, _), topic in zip(event.indexed, topics[1:], strict=True)]
     except (DecodingError, OverflowError) as error:
-        raise BadLog(f"a log of {event.kind.__name__} that does not decode: {error}") from None
+        raise BadLog(f"a log of {event.name} that does not decode: {error}") from None
     values = [*zip(event.plain, plain, strict=True), *zip(event.indexed, indexed, strict=True)]
     fields = {name: convert(value) for (name, _, convert), value in values}
     if "awaited" in fields:
         word = fields.pop("awaited")
         fields |= {"phase": _named(PHASES, word & 0xFF), "asserting": word >> AWAITED["asserting"] & 0xFF != 0, "due": word >> AWAITED["due"]}
-    return event.kind(block=block, time=time, index=index, **fields)  # type: ignore[return-value]
+    told = [(event.kind, fields)] if event.kind else SPREAD[event.name][1](**fields)
+    if len(told) > SHARE:
+        raise BadLog(f"a log of {event.name} that stands for {len(told)} events")
+    return [kind(block=block, time=time, index=index * SHARE + at, **one) for at, (kind, one) in enumerate(told)]  # type: ignore[misc]
 
 
 @functools.cache
 def topic(kind: type[Message]) -> bytes:
-    """Topic 0 of an event of the vocabulary."""
+    """Topic 0 of an event of the vocabulary that has a log of its own."""
     return next(found for found, event in events().items() if event.kind is kind)
 
 

@@ -146,7 +146,7 @@ class Reader:
             if log.get("removed") or not start <= block <= stop or contract is None or not isinstance(topics, list):
                 raise Outage(f"the chain node sent a log that was not asked for: {str(log)[:200]}")
             try:
-                event = decode_log(
+                events = decode_log(
                     contract,
                     [blob(topic, 32) for topic in topics],
                     blob(log.get("data")),
@@ -156,8 +156,9 @@ class Reader:
                 )
             except BadLog as error:
                 raise Outage(f"the chain node sent {error}") from None
-            if event is not None:
-                out.append(Found(event, Digest(blob(log.get("blockHash"), 32)), Digest(blob(log.get("transactionHash"), 32))))
+            if events:
+                place = Digest(blob(log.get("blockHash"), 32)), Digest(blob(log.get("transactionHash"), 32))
+                out += [Found(event, *place) for event in events]
         return out
 
     async def _time(self, log: dict[str, Any], block: int) -> int:

@@ -22,13 +22,14 @@ from assay import chain
 from assay.adapters.memory_committee import Committee, receipt_digest, seal_digest
 from assay.adapters.memory_disputes import DISPUTES, Disputes
 from assay.adapters.memory_stakes import BURN, JOBS, STAKES, Context, Stakes, Token, pseudo_address
+from assay.adapters.refusals import refuse
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, ChainEvent, Offer
 from assay.codec import encode
 from assay.dispute.record import Record, Rules
 from assay.draw import raw, u32, u64
 from assay.ids import Address, Digest, DisputeId, SegmentId
 from assay.merkle import sha256
-from assay.ports import AccountView, Outage, Reorganised
+from assay.ports import AccountView, Outage, Reorganised, Reverted
 
 SIGNATURE_BYTES = 65
 """MAC, address, zeros: as long as an ECDSA signature with its recovery byte."""
@@ -251,6 +252,21 @@ class MemoryLedger:
                 self.disputes.clear(ctx, call.segment)
             case chain.WithdrawDisputes():
                 self.disputes.withdraw(ctx, who)
+            case chain.Batch():
+                self._run_batch(who, call)
+
+    def _run_batch(self, who: Address, batch: chain.Batch) -> None:
+        if not 0 < len(batch.calls) <= chain.MOST_CALLS:
+            raise refuse("BadLength", name="calls", length=len(batch.calls), most=chain.MOST_CALLS)
+        taken, refusal = 0, Reverted("")
+        for call in batch.calls:
+            try:
+                self._run(who, call)
+                taken += 1
+            except Reverted as error:
+                refusal = error
+        if not taken:
+            raise refusal
 
     # ---- signatures
 

@@ -27,6 +27,8 @@ OUTCOMES = {
 }  # fmt: skip
 STANDING = (SegmentState.DRAWN, SegmentState.SERVED, SegmentState.ATTESTED)
 BONDED = (SegmentState.WITHHELD, SegmentState.UNPAID)
+MOST_ALLOWED = 65_535
+"""Seconds to replay a link in."""
 
 
 @dataclass(slots=True)
@@ -68,7 +70,7 @@ class Disputes:
         facts = d.state.facts
         return Record(
             dispute=number, segment=SegmentId(facts.segment), challenger=facts.challenger, asserter=d.asserter, stake=facts.stake,
-            digest=d.state.digest, block=d.state.opened.block, time=d.state.opened.time, moves=tuple(d.moves), outcome=d.outcome, paid=d.paid,
+            allowance=facts.allowance, digest=d.state.digest, block=d.state.opened.block, time=d.state.opened.time, moves=tuple(d.moves), outcome=d.outcome, paid=d.paid,
         )  # fmt: skip
 
     # ---- beginning
@@ -88,11 +90,12 @@ class Disputes:
         bond = self.bond_of(call.segment, who)
         self.token.move(who, DISPUTES, bond)
         number = DisputeId(len(self.disputes) + 1)
-        record = Record(
-            dispute=number, segment=call.segment, challenger=who, asserter=seg.provider, stake=bond, digest=call.digest, block=ctx.number,
-            time=ctx.time, moves=(), outcome=None, paid=False,
-        )  # fmt: skip
         terms = self.jobs.jobs[seg.job].terms
+        allowance = min((seg.disputes + 1) * terms.params.seal_window, MOST_ALLOWED)
+        record = Record(
+            dispute=number, segment=call.segment, challenger=who, asserter=seg.provider, stake=bond, allowance=allowance, digest=call.digest,
+            block=ctx.number, time=ctx.time, moves=(), outcome=None, paid=False,
+        )  # fmt: skip
         parent = self.jobs.segments[seg.parent].end_root if seg.parent else terms.state_root
         reserved = self.stakes.reservation(seg.provider, call.segment)
         about = Disputed(segment=call.segment, start=seg.start, stop=seg.stop, parent_end=parent, link_root=seg.link_root, bond=reserved, revealed=())
@@ -100,16 +103,21 @@ class Disputes:
         self.disputes[number] = Dispute(number, game.sealed(facts, call.digest, Moment(ctx.number, ctx.time)), seg.provider)
         seg.disputes += 1
         open_by = ctx.time + self.rules.open_window
-        ctx.emit(chain.DisputeSealed, dispute=number, segment=call.segment, challenger=who, bond=bond, open_by=open_by)
+        ctx.emit(chain.DisputeSealed, dispute=number, segment=call.segment, challenger=who, bond=bond, open_by=open_by, allowance=allowance)
 
-    def _open(self, ctx: Context, d: Dispute, move: moves.Open) -> None:
-        """What the segment has revealed by now, and from then on the bond of whoever is disputed."""
+    def _open(self, ctx: Context, d: Dispute, move: moves.Open) -> bool:
+        """What the segment has revealed by now, and from then on the bond of whoever is disputed. Whether that is a vote that fell, or whose
+        bond came free with the segment's end, since the seal: whoever sealed could not know."""
         seg = self.jobs.segments[SegmentId(d.state.facts.segment)]
         d.state = d.state._replace(facts=self._with_votes(d.state.facts, seg))
         self._apply(ctx, d, move)
         d.target, d.round = move.target, move.round
         if move.target == 1:
             check = self._vote(seg, move.round, move.verifier)
+            if self._is_gone(seg, check, d.state.opened.time):
+                return True
+            if not check.revealed:
+                raise refuse("NotRevealed", verifier=move.verifier)
             if not check.bonded:
                 raise refuse("NoBond", segment=seg.number)
             if not check.disclosed:
@@ -117,6 +125,25 @@ class Disputes:
             check.disputes += 1
             d.asserter = move.verifier
         ctx.emit(chain.DisputeOpened, dispute=d.number, segment=seg.number, asserter=d.asserter, target=move.target, unit=move.unit, round=move.round)
+        return False
+
+    def _is_gone(self, seg: Segment, check: Check, since: int) -> bool:
+        if check.fell_at is not None and check.fell_at >= since:
+            return True
+        if not check.revealed or not check.agrees or check.bonded or seg.state not in chain.FAILED:
+            return False
+        stands = seg.state != SegmentState.REJECTED or seg.pardoned is not None
+        window = self.jobs.jobs[seg.job].terms.params.challenge_window
+        return seg.settle_after >= since + (window if stands else 0)
+
+    def _gone(self, ctx: Context, d: Dispute, move: moves.Open) -> None:
+        """The bond goes back."""
+        segment = SegmentId(d.state.facts.segment)
+        d.asserter, d.outcome, d.pay_after = move.verifier, Outcome.VOID, ctx.time
+        d.moves.append(Played(move=move, block=ctx.number, time=ctx.time))
+        ctx.emit(chain.DisputeOpened, dispute=d.number, segment=segment, asserter=d.asserter, target=1, unit=move.unit, round=move.round)
+        ctx.emit(chain.DisputeResolved, dispute=d.number, segment=segment, outcome=d.outcome, taken=0, pay_after=ctx.time)
+        self._pay(ctx, d, waits=True)
 
     @staticmethod
     def _with_votes(facts: moves.Facts, seg: Segment) -> moves.Facts:
@@ -125,7 +152,7 @@ class Disputes:
             for round, checks in enumerate(seg.rounds)
             for check in checks
             for unit, root in zip(seg.units, check.trace_roots, strict=False)
-            if check.revealed
+            if check.revealed or check.fell_at is not None
         )
         return msgspec.structs.replace(facts, revealed=revealed)
 
@@ -149,7 +176,8 @@ class Disputes:
         before = d.state, d.asserter, d.target, d.round
         try:
             if isinstance(move, moves.Open):
-                self._open(ctx, d, move)
+                if self._open(ctx, d, move):
+                    return self._gone(ctx, d, move)
             else:
                 self._apply(ctx, d, move)
         except Exception:
@@ -189,18 +217,19 @@ class Disputes:
             ctx.emit(chain.Slashed, who=d.asserter, segment=segment, amount=d.taken, burnt=0)
             self.token.move(STAKES, DISPUTES, d.taken)
         if d.target == 1:
-            self._vote_resolved(d, segment, fell)
+            self._vote_resolved(ctx, d, segment, fell)
         if fell:
             self._let_go(ctx, segment, rejected=d.target == 0)
         if d.outcome is Outcome.VOID:
             self._pay(ctx, d, waits=True)
 
-    def _vote_resolved(self, d: Dispute, segment: SegmentId, fell: bool) -> None:
+    def _vote_resolved(self, ctx: Context, d: Dispute, segment: SegmentId, fell: bool) -> None:
         """A vote that fell counts no more and is not paid."""
         seg = self.jobs.segments[segment]
         check = self._vote(seg, d.round, d.asserter)
         check.disputes -= 1
         if fell:
+            check.fell_at = ctx.time
             check.digest, check.revealed, check.opened, check.prevailed = None, False, False, False
         if not check.disputes and seg.state in chain.TERMINAL:
             check.bonded = False
@@ -209,6 +238,8 @@ class Disputes:
     def _let_go(self, ctx: Context, number: SegmentId, *, rejected: bool = False, voided: bool = False) -> None:
         seg = self.jobs.segments[number]
         seg.disputes -= 1
+        if rejected and seg.state == SegmentState.WITHHELD:
+            self.jobs.pay_noes(ctx, seg)
         if seg.state in chain.TERMINAL or not (rejected or (voided and not seg.disputes)):
             return
         if voided:

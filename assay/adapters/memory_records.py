@@ -43,6 +43,8 @@ class Check:
     """Its trace roots have been brought, so that it can be disputed."""
     opened: bool = False
     prevailed: bool = False
+    fell_at: int | None = None
+    """When it lost a dispute."""
     disputes: int = 0
     """Open ones over its trace roots: while there are any its draw bond stays."""
 

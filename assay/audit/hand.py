@@ -41,8 +41,13 @@ class Base:
         """The call behind an event of the audited job; notes when it cannot be read."""
         if not self.audited(seg):
             return None
-        if isinstance(entry.call, kind):
-            return entry.call
+        sent = entry.call.calls if isinstance(entry.call, chain.Batch) else (entry.call,)
+        found = [call for call in sent if isinstance(call, kind) and getattr(call, "segment", seg.number) == seg.number]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            seg.sheet.check(check, None, f"{told(entry.event)}: {len(found)} calls of its transaction may have done it")
+            return None
         seg.sheet.check(check, None, f"{told(entry.event)}: it came by way of another contract, whose calldata does not show what was signed")
         return None
 
@@ -75,8 +80,8 @@ class Base:
 
     def owes(self, seg: Seg, event: AnyChainEvent, owed: Payments) -> None:
         """What was credited for a segment since the last look must be what is owed."""
-        self._same(seg, event, "credited", owed, seg.paid)
-        seg.paid = Counter()
+        self._same(seg, event, "credited", owed + seg.owed, seg.paid)
+        seg.paid, seg.owed = Counter(), Counter()
 
     def charges(self, seg: Seg, event: AnyChainEvent, owed: Payments) -> None:
         self._same(seg, event, "charged from stake", owed, seg.charged)
@@ -110,9 +115,10 @@ class Base:
             for who in round.verifiers:
                 if not seg.holds[who]:
                     self.stakes.release(who, seg.number)
-        job.escrow += seg.held
+        kept = job.terms.fee * seg.negatives if to == SegmentState.WITHHELD and self.stakes.reservation(seg.provider, seg.number) else 0
+        job.escrow += seg.held - kept
         job.live -= 1
-        seg.held, seg.state = 0, to
+        seg.held, seg.state = kept, to
         self.owes(seg, event, owed)
 
     @staticmethod
@@ -186,7 +192,7 @@ class Hand(Base):
         self.signed(seg, "offer", event.provider, call.signature, signer, entry, "the offer")
 
     def _bond(self, seg: Seg, event: chain.Assigned, job: JobBook) -> None:
-        bond = event.price * job.terms.params.bond_tenths // 10
+        bond = event.price * job.terms.params.bond_tenths // 10 + job.terms.params.bond_base
         free = self.stakes.free(event.provider)
         seg.sheet.check("money", free >= bond, f"its provider had {free} of free stake, the bond is {bond}")
         self.stakes.reserve(event.provider, event.segment, bond)

@@ -107,9 +107,10 @@ def apply(state: State, move: AnyMove, at: Moment) -> State:
     except stages.Undecodable as error:
         raise IllegalMove(str(error)) from None
     (a, c), (spent_a, spent_c) = state.moves, state.spent
+    since = at.time + (state.facts.allowance if after.phase is Phase.TRACED else 0)
     if side is A:
-        return after._replace(since=at.time, moves=(a + 1, c), spent=(spent_a + used, spent_c))
-    return after._replace(since=at.time, moves=(a, c + 1), spent=(spent_a, spent_c + used))
+        return after._replace(since=since, moves=(a + 1, c), spent=(spent_a + used, spent_c))
+    return after._replace(since=since, moves=(a, c + 1), spent=(spent_a, spent_c + used))
 
 
 class Payments(NamedTuple):

@@ -167,7 +167,7 @@ class Disputes(Supply, Calls):
         task = MakeMove(
             dispute=d.dispute, side=side, segment=seg.segment, job=seg.job, spec=terms.spec, terms=terms, start=seg.start, stop=seg.stop,
             parent=parent[0], parent_root=parent[1], link_root=seg.link_root, revealed=revealed,
-            bond=terms.params.draw_bond if d.target == 1 else seg.price * terms.params.bond_tenths // 10,
+            bond=terms.params.draw_bond if d.target == 1 else seg.price * terms.params.bond_tenths // 10 + terms.params.bond_base,
             own=seg.provider == self.base.account, opening=self._opening(d), boundary=self._served(d), last=play.tries + 1 >= TRIES,
         )  # fmt: skip
         self._do(Do(key=f"move:{d.dispute}:{play.turn}:{play.tries}", task=task))

@@ -112,6 +112,7 @@ contract InvariantsTest is Test {
         for (uint64 id = 1; id <= jobs.segmentCount(); ++id) {
             Segment memory s = jobs.segment(id);
             if (live(s.state)) total += s.price + s.feesHeld;
+            else if (s.state == SegmentState.WITHHELD) total += s.feesHeld;
             else assertEq(s.feesHeld, 0, "an ended segment holds nothing");
         }
         assertEq(token.balanceOf(address(jobs)), total, "tokens of Jobs");

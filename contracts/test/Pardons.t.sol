@@ -4,7 +4,7 @@ pragma solidity ^0.8.28;
 import {IJobsLog} from "../src/interfaces/IJobs.sol";
 import {IDisputesLog} from "../src/interfaces/IDisputes.sol";
 import {Outcome} from "../src/types/DisputeTypes.sol";
-import {SegmentState} from "../src/types/Types.sol";
+import {SegmentState, Terms} from "../src/types/Types.sol";
 import {Arena} from "./utils/Arena.sol";
 
 /// A concession for nothing, once in so many settled segments (here two): who gets it, when, and what it does not cover.
@@ -129,6 +129,16 @@ contract PardonsTest is Arena {
         next = attested(other_, segment);
         id = conceded(next, second, 1);
         assertEq(game.dispute(id).taken, PRICE * 3, "the next needs two more");
+    }
+
+    function test_nobody_is_pardoned_where_one_link_is_drawn() public {
+        Terms memory t = terms();
+        t.params.links = 1;
+        vm.prank(client);
+        uint64 segment = attested(jobs.post(t), 0);
+        uint64 id = conceded(segment, challenger, 1);
+        assertEq(game.dispute(id).taken, PRICE * 3, "the burn");
+        assertEq(jobs.settledOf(provider), 2, "kept");
     }
 
     function test_only_disputes_pardons() public {

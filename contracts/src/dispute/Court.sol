@@ -86,12 +86,13 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
         return t.withBudget(asserting, Clock.spend(t.since(), _grace, t.budget(asserting)));
     }
 
-    /// It is the turn of `asserting` to make the move of `stand`.
+    /// It is the turn of `asserting` to make the move of `stand`: to show a trace when it has had the time to replay the link.
     function _next(uint64 id, Game storage g, Turn t, Stand stand, bool asserting) internal {
-        g.turn = t = t.awaiting(stand, asserting);
+        uint256 since = block.timestamp + (stand == Stand.TRACED ? t.allowance() : 0);
+        g.turn = t = t.awaiting(stand, asserting, uint40(since));
         // an account with code (EIP-7702) may have called itself: then the transaction's calldata are not the move's
         bool own = msg.sender == tx.origin && msg.sender.code.length == 0;
-        uint256 awaited = uint256(uint8(stand)) | (asserting ? 1 << 8 : 0) | ((block.timestamp + _grace + t.budget(asserting)) << 16);
+        uint256 awaited = uint256(uint8(stand)) | (asserting ? 1 << 8 : 0) | ((since + _grace + t.budget(asserting)) << 16);
         bytes32 topic = Moved.selector;
         assembly ("memory-safe") {
             let free := mload(0x40)

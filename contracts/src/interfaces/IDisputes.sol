@@ -13,7 +13,10 @@ interface IDisputes {
 
 /// What the dispute game says: its log and its refusals.
 interface IDisputesLog {
-    event DisputeSealed(uint64 indexed id, uint64 indexed segment, address indexed challenger, uint128 bond, uint256 openBy);
+    /// `allowance`: seconds that the asserter of a link is given to replay it, before its clock runs.
+    event DisputeSealed(
+        uint64 indexed id, uint64 indexed segment, address indexed challenger, uint128 bond, uint256 openBy, uint32 allowance
+    );
     event DisputeOpened(
         uint64 indexed id, uint64 indexed segment, address indexed asserter, uint8 target, uint64 unit, uint32 round
     );

@@ -37,16 +37,19 @@ interface IJobsLog {
     event Redrawn(uint64 indexed segment, uint32 round, string reason, uint64 seedBlock);
     event KeyReleased(uint64 indexed segment, address indexed recipient, bytes32 keyId, bytes wrapped, address by);
     event Served(uint64 indexed segment, uint32 round, uint64 sealBy);
-    event Sealed(uint64 indexed segment, address indexed verifier);
+    /// Of those who sealed with one call.
+    event SealedBy(uint64 indexed segment, address[] verifiers);
     event RevealsDue(uint64 indexed segment, uint64 revealBy, uint64 openingBlock);
-    event Revealed(uint64 indexed segment, address indexed verifier, bool agrees, bytes32[] traceRoots, bytes32 salt);
+    /// What one call has shown. Per vote: verifier 20 B, flags u8 (1: it agrees, 2: it is revealed, 4: it is opened), number of trace roots u8,
+    /// salt 32 B, trace roots 32 B each. Of a vote that was revealed before, no salt (zero) and no roots.
+    event Voted(uint64 indexed segment, bytes votes);
     event OpeningsDue(uint64 indexed segment, uint64 openingBlock, uint64 openBy);
-    event Opened(uint64 indexed segment, address indexed verifier);
     event Attested(uint64 indexed segment, uint64 settleAfter);
     event Withheld(uint64 indexed segment, uint32 yes, uint32 no);
     event Unpaid(uint64 indexed segment, string reason);
     event Voided(uint64 indexed segment);
-    event Settled(uint64 indexed segment, address indexed provider, uint128 price);
+    /// A segment is settled: `price` is credited to its provider, `fee` to each of the verifiers, one for each time that it is named.
+    event Paid(uint64 indexed segment, address indexed provider, uint128 price, uint128 fee, address[] verifiers);
     event Rejected(uint64 indexed segment);
     event NoShow(uint64 indexed segment, address indexed verifier, uint128 fee);
     event Credited(address indexed who, uint64 indexed segment, uint128 amount, bytes32 reason);
@@ -107,6 +110,7 @@ interface IJobsLog {
     error NotDrawnUnit(uint64 segment, uint64 unit);
     error NothingToWithdraw(address who);
     error WrongModule(address module);
+    error OutOfGas(uint256 call);
 }
 
 /// Escrow and the segment machine (docs/protocol.md).
@@ -141,6 +145,9 @@ interface IJobs is IJobsLog {
     function closeReveals(uint64 segmentId) external;
     function decide(uint64 segmentId) external;
     function settle(uint64 segmentId) external;
+    /// Calls of Jobs in one transaction, at most 64; a refused one changes nothing. Returns which were taken, a bit each;
+    /// reverts when none was.
+    function batch(bytes[] calldata calls) external returns (uint256 taken);
     function voidSegment(uint64 segmentId) external;
     /// UNPAID: anyone, after `settleAfter`. WITHHELD, REJECTED: the Disputes contract. Never while a dispute is open.
     function clearBond(uint64 segmentId) external;
@@ -158,7 +165,9 @@ interface IJobs is IJobsLog {
     function disputeVoided(uint64 segmentId) external;
     /// Whether the provider may concede a link for nothing. Its settled segments are counted anew then.
     function pardon(uint64 segmentId, uint64 unit, uint32 after_) external returns (bool);
-    function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit) external returns (bytes32 root);
+    function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit, uint64 since)
+        external
+        returns (bytes32 root, bool gone);
     function voteResolved(uint64 segmentId, uint32 round, address verifier, bool fell) external;
 
     // ---- views
@@ -179,8 +188,9 @@ interface IJobs is IJobsLog {
     function linksOf(uint64 segmentId) external view returns (address provider, bytes32 linkRoot, uint64 links);
     /// What is fixed of link `unit` of a segment.
     function linkFacts(uint64 segmentId, uint64 unit) external view returns (LinkFacts memory);
-    /// Open disputes, and whether `who` is the client or was drawn for the segment.
-    function partyTo(uint64 segmentId, address who) external view returns (uint32 open_, bool party);
+    /// Open disputes, whether `who` is the client or was drawn for the segment, and in how many seconds the job's terms want what was drawn
+    /// replayed (its window for seals).
+    function partyTo(uint64 segmentId, address who) external view returns (uint32 open_, bool party, uint32 replay);
     function credit(address who) external view returns (uint128);
     /// Stake reserved for segments and draws.
     function heldOf(address who) external view returns (uint128);

@@ -5,7 +5,7 @@ import {IStakes} from "../interfaces/IStakes.sol";
 import {Hashes} from "../libraries/Hashes.sol";
 import {Phase, SegmentState} from "../types/Types.sol";
 import {Base} from "./Base.sol";
-import {SegmentRecord, Stage, Stages} from "./Records.sol";
+import {JobRecord, SegmentRecord, Stage, Stages} from "./Records.sol";
 
 /// What disputes do to segments and votes: they keep them open while they last, and reject, void or pardon them.
 /// Code that Jobs runs by delegatecall (see Jobs.sol); by itself it holds nothing.
@@ -25,7 +25,9 @@ contract Appeals is Base {
 
     function disputeResolved(uint64 segmentId, bool asserterLost) external onlyDisputes nonReentrant {
         (SegmentRecord storage s, Stage memory g) = _disputed(segmentId);
-        if (!asserterLost || _terminal(g.state)) return;
+        if (!asserterLost) return;
+        if (g.state == SegmentState.WITHHELD) return _payNoes(segmentId, s, g);
+        if (_terminal(g.state)) return;
         g.due = uint40(block.timestamp + (_pardoned[segmentId] == 0 ? 0 : _jobs[s.job].challengeWindow));
         _end(segmentId, s, g, SegmentState.REJECTED, 0);
         emit Rejected(segmentId);
@@ -40,10 +42,26 @@ contract Appeals is Base {
         emit Voided(segmentId);
     }
 
+    /// Those who said no to a withheld segment were right: they earn as if they had attested.
+    function _payNoes(uint64 segmentId, SegmentRecord storage s, Stage memory g) private {
+        uint256 fee = _jobs[s.job].fee;
+        if (!s.keepsFees || fee == 0) return;
+        s.keepsFees = false;
+        for (uint256 round = 0; round <= g.round; ++round) {
+            Stage memory told = _stageOf(segmentId, round);
+            for (uint256 i = 0; i < told.count; ++i) {
+                if (told.opened >> i & 1 == 0 || told.agrees >> i & 1 == 1) continue;
+                (address who,) = _member(segmentId, round, i);
+                _give(who, fee, 0, NO_LANE);
+                emit Credited(who, segmentId, uint128(fee), "fee");
+            }
+        }
+    }
+
     /// Honest hardware errs, too, in a link now and then: once in so many settled segments a provider may concede one for its price alone.
     /// It swears by that that the rest is right: its bond stays, and the segment can be disputed, for another window, and a second link
-    /// costs what it always does. Only where every verifier has had its time to find one: when the seals are over. Before that it would be
-    /// an exit for who dislikes what was drawn.
+    /// costs what it always does. Only where every verifier has had its time to find one, when the seals are over (before that it would be
+    /// an exit for who dislikes what was drawn), and more than one link was drawn.
     function pardon(uint64 segmentId, uint64 unit, uint32 after_) external onlyDisputes returns (bool) {
         (SegmentRecord storage s, uint256 before) = (_segments[segmentId], _pardoned[segmentId]);
         if (before != 0) return before == uint256(unit) + 1;
@@ -51,10 +69,11 @@ contract Appeals is Base {
         bool told = g.state == SegmentState.SERVED && (g.phase > Phase.SEAL || block.timestamp > g.due);
         if (!told && g.state != SegmentState.ATTESTED && g.state != SegmentState.WITHHELD) return false;
         uint256 account = _accounts[s.provider];
-        if (after_ == 0 || account >> SETTLED < after_) return false;
+        JobRecord storage j = _jobs[s.job];
+        if (after_ == 0 || account >> SETTLED < after_ || j.links == 1) return false;
         _accounts[s.provider] = account & ((1 << SETTLED) - 1);
         _pardoned[segmentId] = uint256(unit) + 1;
-        uint40 until = uint40(block.timestamp + _jobs[s.job].challengeWindow);
+        uint40 until = uint40(block.timestamp + j.challengeWindow);
         if (g.state == SegmentState.WITHHELD) {
             g.due = until;
             s.stage = Stages.pack(g);
@@ -88,13 +107,15 @@ contract Appeals is Base {
     }
 
     /// The trace root that a drawn verifier has revealed for a unit; its draw bond stays until `voteResolved`. Only a vote that agrees can
-    /// be disputed: who was served something else than what was committed says no with a trace that it cannot defend.
-    function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit)
+    /// be disputed: who was served something else than what was committed says no with a trace that it cannot defend. `gone`: the vote fell,
+    /// or its bond came free with the segment's end, at `since` or later: whoever sealed a dispute over it then could not know.
+    function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit, uint64 since)
         external
         onlyDisputes
-        returns (bytes32 root)
+        returns (bytes32 root, bool gone)
     {
         (Stage memory g, uint256 k,) = _voteOf(segmentId, round, verifier);
+        if (_gone(segmentId, round, g, k, since)) return (0, true);
         if (g.revealed >> k & 1 == 0 || g.agrees >> k & 1 == 0) revert NotRevealed(verifier);
         if (g.bonded >> k & 1 == 0) revert NoBond(segmentId);
         bytes32[] storage roots = _disclosed[_place(segmentId, round, k)];
@@ -104,7 +125,17 @@ contract Appeals is Base {
         while (i < units.length && units[i] != unit) ++i;
         if (i == units.length) revert NotDrawnUnit(segmentId, unit);
         _disputedVotes[segmentId][verifier] += 1;
-        return roots[i];
+        return (roots[i], false);
+    }
+
+    function _gone(uint64 segmentId, uint256 round, Stage memory g, uint256 i, uint64 since) private view returns (bool) {
+        if (_fellAt[_place(segmentId, round, i)] >= since) return true;
+        if ((g.revealed & g.agrees & ~g.bonded) >> i & 1 == 0) return false;
+        SegmentRecord storage s = _segments[segmentId];
+        Stage memory last = Stages.unpack(s.stage);
+        // What `due` says of one that has ended: its end, and where its bond stands on from then the window.
+        bool stands = last.state != SegmentState.REJECTED || _pardoned[segmentId] != 0;
+        return last.state > SegmentState.LAPSED && last.due >= since + (stands ? _jobs[s.job].challengeWindow : 0);
     }
 
     /// A vote that fell counts no more and is not paid. When the segment has ended and nothing else is open over the verifier's votes,
@@ -116,6 +147,7 @@ contract Appeals is Base {
             uint16 others = ~uint16(1 << i);
             (g.isSealed, g.revealed) = (g.isSealed & others, g.revealed & others);
             (g.opened, g.prevailed) = (g.opened & others, g.prevailed & others);
+            _fellAt[_place(segmentId, round, i)] = block.timestamp;
             _keep(segmentId, round, g);
         }
         SegmentRecord storage s = _segments[segmentId];
@@ -131,7 +163,7 @@ contract Appeals is Base {
         (uint256 i, uint8 lane) = _find(segmentId, g, verifier);
         if (i >= SEATS || g.bonded >> i & 1 == 0) return;
         uint256 left = _takeDrawBond(segmentId, s, g, i, verifier, _jobs[s.job].drawBond);
-        _give(verifier, segmentId, 0, "", left, lane);
+        _give(verifier, 0, left, lane);
         _keep(segmentId, round, g);
     }
 
@@ -162,6 +194,6 @@ contract Appeals is Base {
         if (amount > left) revert IStakes.ReservationExceeded(who, segmentId, left, amount);
         _segments[segmentId].seized = true;
         _seized[segmentId][who] += amount;
-        _give(who, segmentId, 0, "", amount, NO_LANE);
+        _give(who, 0, amount, NO_LANE);
     }
 }

@@ -16,8 +16,9 @@ import {JobRecord, SegmentRecord, Stage, Stages} from "./Records.sol";
 
 /// Storage of Jobs, and the one way in which a segment ends.
 ///
-/// Money: the contract holds, for every job, `escrow` (free) and, for every live segment, `price + feesHeld`; and the credits.
-/// Every token here is in exactly one of these. A segment's reservation leaves it in `_end` only.
+/// Money: the contract holds, for every job, `escrow` (free) and, for every live segment, `price + feesHeld`, for a WITHHELD one `feesHeld`;
+/// and the credits. Every token here is in exactly one of these. A segment's reservation leaves it in `_end`, and what a WITHHELD one has
+/// kept when a dispute over it is won or its bond is cleared.
 ///
 /// Collateral lies in Stakes; how much of an account's is reserved for segments and draws is counted here, beside its credit, so that
 /// a payment that frees a bond changes one word. Stakes asks for it (`heldOf`) before it lets anything go. What is reserved for one
@@ -51,9 +52,13 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     mapping(uint64 segmentId => mapping(address verifier => uint32)) internal _disputedVotes;
     /// The link that its provider has conceded for nothing, and one; 0: none.
     mapping(uint64 segmentId => uint256) internal _pardoned;
+    /// When a vote fell.
+    mapping(uint256 place => uint256) internal _fellAt;
 
     /// Most members of a committee (libraries/Bounds.sol).
     uint256 internal constant SEATS = 16;
+    /// Most calls of a batch.
+    uint256 internal constant MOST_CALLS = 64;
     uint256 private constant LANES = 48;
     /// Where the settled segments of an account are counted.
     uint256 internal constant SETTLED = 240;
@@ -111,6 +116,16 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     function _member(uint64 segmentId, uint256 round, uint256 i) internal view returns (address verifier, uint8 lane) {
         uint256 word = _members[_place(segmentId, round, i)];
         return (address(uint160(word)), uint8(word >> 160));
+    }
+
+    /// What is reserved for a segment's verifiers until it ends: all rounds' fees.
+    function _feesOf(JobRecord storage j) internal view returns (uint256) {
+        return uint256(j.fee) * j.verifiers * (1 + uint256(j.redraws));
+    }
+
+    /// Fees of those who said no to a WITHHELD segment: paid when a dispute bears them out, given back when none can any more.
+    function _keptFees(SegmentRecord storage s, Stage memory g, JobRecord storage j) internal view returns (uint256) {
+        return s.keepsFees ? uint256(j.fee) * g.negatives : 0;
     }
 
     /// Index of a verifier in a round (SEATS: it was not drawn), and its lane.
@@ -211,11 +226,10 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
         _accounts[who] = _packed(uint96(account), uint96(account >> 96) + amount, (account >> 192) | _laneBit(lane));
     }
 
-    /// Credits `gain`; frees `freed` of what is reserved, and the lane when it is a bond's end.
-    function _give(address who, uint64 segmentId, uint256 gain, bytes32 reason, uint256 freed, uint256 lane) internal {
+    /// Credits `gain`; frees `freed` of what is reserved, and the lane when it is a bond's end. Who credits says so in the log.
+    function _give(address who, uint256 gain, uint256 freed, uint256 lane) internal {
         uint256 account = _accounts[who];
         _accounts[who] = _packed(uint96(account) + gain, uint96(account >> 96) - freed, (account >> 192) & ~_laneBit(lane));
-        if (gain > 0) emit Credited(who, segmentId, uint128(gain), reason);
     }
 
     function _countSettled(address who) private {
@@ -255,6 +269,10 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
 
     // ---- ends ----------------------------------------------------------------------------------------------------------------
 
+    function _needNoDispute(uint64 segmentId, SegmentRecord storage s) internal view {
+        if (s.disputes > 0) revert DisputeOpen(segmentId, s.disputes);
+    }
+
     /// What is left of the provider's bond; it is no longer reserved for the segment. The caller frees it.
     function _takeBond(uint64 segmentId, SegmentRecord storage s) internal returns (uint256 left) {
         left = s.bond;
@@ -267,7 +285,7 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     function _releaseBond(uint64 segmentId, SegmentRecord storage s) internal returns (uint256 left) {
         if (s.bond == 0) return 0;
         left = _takeBond(segmentId, s);
-        _give(s.provider, segmentId, 0, "", left, s.lane);
+        _give(s.provider, 0, left, s.lane);
     }
 
     /// Moves a live segment to a terminal state: pays those verifiers that the state entitles, releases draw bonds, pays the
@@ -275,56 +293,81 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     /// payment; otherwise what becomes of it is up to the caller.
     function _end(uint64 segmentId, SegmentRecord storage s, Stage memory g, SegmentState to, uint256 freed) internal {
         JobRecord storage j = _jobs[s.job];
-        uint256 back = s.feesHeld;
+        uint256 back = _feesOf(j);
         g.state = to;
         g.phase = Phase.NONE;
         if (to == SegmentState.SETTLED) {
-            _give(s.provider, segmentId, s.price, "price", freed, s.lane);
+            _give(s.provider, s.price, freed, s.lane);
             _countSettled(s.provider);
-            if (s.stop == j.steps) j.completed = true;
+            if (s.last) j.completed = true;
         } else {
             back += s.price;
             if (s.parent == 0) (j.child, j.openSince) = (0, uint40(block.timestamp));
             else (_segments[s.parent].child, _segments[s.parent].openSince) = (0, uint40(block.timestamp));
         }
         back -= _payVerifiers(segmentId, s, j, g, to);
+        if (to == SegmentState.WITHHELD && s.bond > 0) {
+            s.keepsFees = true;
+            back -= _keptFees(s, g, j);
+        }
         (j.escrow, j.live) = (SafeCast.toUint96(j.escrow + back), j.live - 1);
         s.stage = Stages.pack(g);
     }
 
     function _payVerifiers(uint64 segmentId, SegmentRecord storage s, JobRecord storage j, Stage memory g, SegmentState to)
         private
-        returns (uint256 paid)
+        returns (uint256)
     {
         (uint256 fee, uint256 drawBond) = (j.fee, j.drawBond);
+        address[] memory payees = new address[](SEATS * (uint256(g.round) + 1));
+        uint256 count = 0;
         for (uint256 round = 0; round < g.round; ++round) {
             Stage memory past = Stages.unpack(_past[segmentId][round]);
-            paid += _payRound(segmentId, s, past, to, fee, drawBond);
+            count = _payRound(segmentId, s, past, to, fee, drawBond, payees, count);
             _past[segmentId][round] = Stages.pack(past);
         }
-        paid += _payRound(segmentId, s, g, to, fee, drawBond);
+        count = _payRound(segmentId, s, g, to, fee, drawBond, payees, count);
+        assembly ("memory-safe") {
+            mstore(payees, count)
+        }
+        if (to == SegmentState.SETTLED) {
+            emit Paid(segmentId, s.provider, s.price, uint128(fee), payees);
+        } else {
+            for (uint256 i = 0; fee > 0 && i < count; ++i) {
+                emit Credited(payees[i], segmentId, uint128(fee), "fee");
+            }
+        }
+        return fee * count;
     }
 
-    function _payRound(uint64 segmentId, SegmentRecord storage s, Stage memory g, SegmentState to, uint256 fee, uint256 drawBond)
-        private
-        returns (uint256 paid)
-    {
+    /// Returns how many are paid, `count` of them before.
+    function _payRound(
+        uint64 segmentId,
+        SegmentRecord storage s,
+        Stage memory g,
+        SegmentState to,
+        uint256 fee,
+        uint256 drawBond,
+        address[] memory payees,
+        uint256 count
+    ) private returns (uint256) {
         // A no asserts nothing that could be disputed, so it earns nothing by itself, else saying no without a look would pay: the fee is
-        // due where a dispute has borne it out, and who wins that dispute gets half of the bond.
+        // due where a dispute has borne it out (of a WITHHELD segment it is kept for that), and who wins that dispute gets half of the bond.
         uint256 entitled = g.opened;
         if (to == SegmentState.SETTLED) entitled &= g.prevailed;
         else if (to == SegmentState.REJECTED) entitled &= ~uint256(g.agrees);
         else if (to == SegmentState.WITHHELD) entitled = 0;
         for (uint256 i = 0; i < g.count; ++i) {
-            uint256 due = entitled >> i & 1 == 1 ? fee : 0;
-            if (due == 0 && g.bonded >> i & 1 == 0) continue;
+            bool due = entitled >> i & 1 == 1;
+            if (!due && g.bonded >> i & 1 == 0) continue;
             (address who, uint8 lane) = _member(segmentId, g.round, i);
             uint256 freed = 0;
             if (g.bonded >> i & 1 == 0 || _stays(segmentId, s, who)) lane = NO_LANE;
             else freed = _takeDrawBond(segmentId, s, g, i, who, drawBond);
-            paid += due;
-            _give(who, segmentId, due, "fee", freed, lane);
+            if (due) payees[count++] = who;
+            _give(who, due ? fee : 0, freed, lane);
         }
+        return count;
     }
 
     /// Whether a verifier's draw bonds stay, because a vote of its is disputed.

@@ -23,6 +23,8 @@ struct JobRecord {
     uint16 noShowBps;
     uint16 lateFeeBps;
     uint16 bondTenths;
+    uint8 verifiers;
+    uint8 redraws;
     // What a committee needs.
     uint24 serveWindow;
     uint24 sealWindow;
@@ -32,10 +34,8 @@ struct JobRecord {
     uint24 microBatches;
     uint8 finality;
     uint8 links;
-    uint8 verifiers;
     uint8 quorum;
     uint8 openings;
-    uint8 redraws;
     uint32 microLeaves;
     uint32 updateLeaves;
     // The rest.
@@ -51,6 +51,7 @@ struct JobRecord {
     uint32 segmentSteps;
     uint64 microWeight;
     uint64 updateWeight;
+    uint80 bondBase;
     bytes32 specDigest;
     bytes32 programRoot;
     bytes32 stateRoot;
@@ -72,16 +73,18 @@ struct SegmentRecord {
     uint88 price;
     // The provider's reservation; 0 once it is released.
     uint88 bond;
-    // What is left of the escrow that is reserved for verifiers.
-    uint80 feesHeld;
     uint64 parent;
+    // Something of a reservation for this segment has been seized.
+    bool seized;
+    // It is the last of its job.
+    bool last;
     uint32 start;
     uint32 stop;
     // The live segment that starts where this one stops; 0 when that range is open, since `openSince`.
     uint64 child;
     uint40 openSince;
-    // Something of a reservation for this segment has been seized.
-    bool seized;
+    // It is WITHHELD, and the fees of those who said no are still held: a dispute may bear them out.
+    bool keepsFees;
     bytes32 linkRoot;
     bytes32 endRoot;
     bytes32 commitment;

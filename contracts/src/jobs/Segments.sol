@@ -11,7 +11,7 @@ import {KeyRelease, Offer, SegmentState} from "../types/Types.sol";
 import {Base} from "./Base.sol";
 import {JobRecord, SegmentRecord, Stage, Stages} from "./Records.sol";
 
-/// The segment from its assignment to its commitment, and its ends other than the committee's: lapsed, settled, void, rejected.
+/// The segment from its assignment to its commitment, and its ends other than the committee's and the settlement: lapsed, void, rejected.
 /// Code that Jobs runs by delegatecall (see Jobs.sol); by itself it holds nothing.
 contract Segments is Base {
     bytes32 private constant OFFER_TYPE = keccak256(
@@ -48,12 +48,11 @@ contract Segments is Base {
         uint256 cap = uint256(j.priceCap) * (offer.stop - offer.start);
         if (offer.price == 0) revert ZeroAmount();
         if (offer.price > cap) revert PriceOverCap(offer.price, cap);
-        uint256 fees = uint256(j.fee) * j.verifiers * (1 + uint256(j.redraws));
-        uint256 needed = offer.price + fees;
+        uint256 needed = offer.price + _feesOf(j);
         if (j.escrow < needed) revert InsufficientEscrow(j.escrow, uint128(needed));
         (j.escrow, j.live) = (uint96(j.escrow - needed), j.live + 1);
-        (s.price, s.feesHeld) = (SafeCast.toUint88(offer.price), SafeCast.toUint80(fees));
-        s.bond = SafeCast.toUint88(uint256(offer.price) * j.bondTenths / 10);
+        s.price = SafeCast.toUint88(offer.price);
+        s.bond = SafeCast.toUint88(uint256(offer.price) * j.bondTenths / 10 + j.bondBase);
     }
 
     function _assignedStage(uint64 activateBy) private pure returns (uint256) {
@@ -163,7 +162,7 @@ contract Segments is Base {
         s.linkRoot = linkRoot;
         s.endRoot = endRoot;
         s.commitment = _commitment(s, j, linkRoot, checkpoint, keyId);
-        s.openSince = uint40(block.timestamp);
+        (s.openSince, s.last) = (uint40(block.timestamp), stop == j.steps);
         Stage memory g;
         uint64 seedBlock = _awaitSeed(g, j);
         s.stage = Stages.pack(g);
@@ -223,18 +222,6 @@ contract Segments is Base {
 
     // ---- ends ----------------------------------------------------------------------------------------------------------------
 
-    function settle(uint64 segmentId) external nonReentrant {
-        (SegmentRecord storage s, Stage memory g) = _in(segmentId, SegmentState.ATTESTED);
-        _needAfter(g.due);
-        _needNoDispute(segmentId, s);
-        if (s.parent != 0 && _stateOf(s.parent) != SegmentState.SETTLED) {
-            revert ParentUnsettled(s.parent, _stateOf(s.parent));
-        }
-        // The bond's field may stay: SETTLED says that it is free.
-        _end(segmentId, s, g, SegmentState.SETTLED, s.seized ? _takeBond(segmentId, s) : s.bond);
-        emit Settled(segmentId, s.provider, s.price);
-    }
-
     function voidSegment(uint64 segmentId) external nonReentrant {
         SegmentRecord storage s = _segment(segmentId);
         Stage memory g = Stages.unpack(s.stage);
@@ -258,11 +245,22 @@ contract Segments is Base {
         }
         _needNoDispute(segmentId, s);
         if (s.bond == 0) revert NoBond(segmentId);
+        _returnFees(segmentId, s, g);
         emit BondCleared(segmentId, uint128(_releaseBond(segmentId, s)));
     }
 
-    function _needNoDispute(uint64 segmentId, SegmentRecord storage s) private view {
-        if (s.disputes > 0) revert DisputeOpen(segmentId, s.disputes);
+    /// What was kept for those who said no to what nobody has refuted.
+    function _returnFees(uint64 segmentId, SegmentRecord storage s, Stage memory g) private {
+        JobRecord storage j = _jobs[s.job];
+        uint256 kept = _keptFees(s, g, j);
+        if (kept == 0) return;
+        s.keepsFees = false;
+        if (!j.closed) {
+            j.escrow = SafeCast.toUint96(j.escrow + kept);
+            return;
+        }
+        _give(j.client, kept, 0, NO_LANE);
+        emit Credited(j.client, segmentId, uint128(kept), "refund");
     }
 
     function _needProvider(SegmentRecord storage s) private view {

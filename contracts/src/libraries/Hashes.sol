@@ -57,16 +57,43 @@ library Hashes {
     function attestation(uint64 segment, uint32 round, bool agrees, bytes32[] calldata traceRoots, address verifier, bytes32 salt)
         internal
         view
-        returns (bytes32)
+        returns (bytes32 hash)
     {
-        return
-            sha256(
-                abi.encodePacked(bytes1(0x23), block.chainid, address(this), segment, round, agrees, traceRoots, verifier, salt)
-            );
+        assembly ("memory-safe") {
+            let free := mload(0x40)
+            mstore8(free, 0x23)
+            mstore(add(free, 1), chainid())
+            mstore(add(free, 33), shl(96, address()))
+            mstore(add(free, 53), or(shl(192, segment), or(shl(160, round), shl(152, agrees))))
+            let size := shl(5, traceRoots.length)
+            calldatacopy(add(free, 66), traceRoots.offset, size)
+            let rest := add(add(free, 66), size)
+            mstore(rest, shl(96, verifier))
+            mstore(add(rest, 20), salt)
+            if iszero(staticcall(gas(), 2, free, add(118, size), 0, 32)) { revert(0, 0) }
+            hash := mload(0)
+        }
+    }
+
+    /// keccak256 of words, one after another.
+    function words(bytes32[] calldata row) internal pure returns (bytes32 hash) {
+        assembly ("memory-safe") {
+            let free := mload(0x40)
+            calldatacopy(free, row.offset, shl(5, row.length))
+            hash := keccak256(free, shl(5, row.length))
+        }
     }
 
     /// Number that places the j-th opening of a verifier.
-    function opening(bytes32 blockHash, uint64 segment, address verifier, uint32 j) internal pure returns (uint256) {
-        return uint256(sha256(abi.encodePacked(bytes1(0x24), blockHash, segment, verifier, j)));
+    function opening(bytes32 blockHash, uint64 segment, address verifier, uint32 j) internal view returns (uint256 place) {
+        assembly ("memory-safe") {
+            let free := mload(0x40)
+            mstore8(free, 0x24)
+            mstore(add(free, 1), blockHash)
+            mstore(add(free, 33), or(shl(192, segment), shl(32, verifier)))
+            mstore(add(free, 61), shl(224, j))
+            if iszero(staticcall(gas(), 2, free, 65, 0, 32)) { revert(0, 0) }
+            place := mload(0)
+        }
     }
 }

@@ -116,7 +116,7 @@ struct LinkFacts {
     bytes32 programRoot;
     bytes32 datasetRoot;
     bytes32 scheduleRoot;
-    // The state before the segment.
+    // The state before the segment; 0 for links of later steps, which do not need it.
     bytes32 startRoot;
     bytes32 linkRoot;
     uint64 start;

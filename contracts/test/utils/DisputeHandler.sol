@@ -35,6 +35,8 @@ contract DisputeHandler is Arena {
         uint256 next;
         uint256 moves;
         uint256 sealedAt;
+        // Of the asserter, to replay the link.
+        uint256 allowance;
         // Somebody made a move that no line has: nothing is known of what follows.
         bool strayed;
         bytes32 ended;
@@ -218,6 +220,7 @@ contract DisputeHandler is Arena {
         uint64 id = sealed_(by, segment, lines[line].unit);
         Played storage p = played[id];
         (p.segment, p.line, p.sealedAt) = (segment, line, timeNow);
+        p.allowance = jobs.segment(segment).disputes * uint256(params().sealWindow);
     }
 
     /// One that is not resolved, if there is one among the next few.
@@ -290,7 +293,7 @@ contract DisputeHandler is Arena {
         Dispute memory d = game.dispute(id);
         Played storage p = played[id];
         if (d.stand < Stand.RESOLVED) {
-            uint256 most = p.sealedAt + OPEN_WINDOW + p.moves * GRACE + 2 * uint256(BUDGET_TIME);
+            uint256 most = p.sealedAt + OPEN_WINDOW + p.moves * GRACE + 2 * uint256(BUDGET_TIME) + p.allowance;
             check(game.dueOf(id) <= most, "longer than a dispute can last");
         } else if (p.ended == 0) {
             p.ended = keccak256(abi.encode(d.outcome, d.taken, d.bond, d.asserter, d.challenger));
