@@ -296,6 +296,10 @@ class Served(ChainEvent, frozen=True, kw_only=True):
 class Sealed(ChainEvent, frozen=True, kw_only=True):
     segment: SegmentId
     verifier: Address
+    digest: Digest = Digest(bytes(32))
+    together: bool = False
+    """It came with all others of the committee, in the order of the draw: then the contract keeps their hash alone, and `Spread` comes
+    before a vote is shown or disclosed by itself."""
 
 
 class RevealsDue(ChainEvent, frozen=True, kw_only=True):
@@ -564,6 +568,14 @@ class RevealAll(Call, frozen=True, kw_only=True):
     reveals: tuple[Reveal, ...]
 
 
+class Spread(Call, frozen=True, kw_only=True):
+    """Gives each verifier of a round its own seal, where the hash of all is kept. `seals`: assay.draw.seals."""
+
+    segment: SegmentId
+    round: int
+    seals: bytes
+
+
 class CloseReveals(Call, frozen=True, kw_only=True):
     segment: SegmentId
 
@@ -631,11 +643,11 @@ class WithdrawDisputes(Call, frozen=True, kw_only=True):
 
 OneCall = (
     Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
-    | Lapse | Commit | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | CloseReveals | Disclose | Decide | Settle | VoidSegment
+    | Lapse | Commit | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle | VoidSegment
     | ClearBond | Withdraw | SealDispute | PlayMove | PayDispute | ClearDisputed | WithdrawDisputes
 )  # fmt: skip
 BatchedCall = (
-    Lapse | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | CloseReveals | Decide | Settle | VoidSegment | ClearBond
+    Lapse | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle | VoidSegment | ClearBond
 )  # fmt: skip
 """What may be put into a Batch: calls of Jobs that need nothing from the sender but gas, or its signature."""
 

@@ -108,6 +108,11 @@ def attestation(
     return sha256(*head, *trace_roots, raw(verifier), salt)
 
 
+def seals(row: Sequence[tuple[Address, Digest]]) -> bytes:
+    """A committee's seals, in the order of the draw, as `Spread` shows them: account and digest of each."""
+    return b"".join(raw(who) + digest for who, digest in row)
+
+
 def opening(block_hash: Digest, segment: SegmentId, verifier: Address, j: int, units: Sequence[int], terms: Terms) -> tuple[int, int]:
     """Which leaf opening `j` of a verifier must show: (position in `units`, leaf of that unit's trace)."""
     x = int.from_bytes(sha256(b"\x24", block_hash, u64(segment), raw(verifier), u32(j)), "big")

@@ -6,8 +6,11 @@ and failed segments that nobody can build on any more are forgotten, so that the
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 
+from assay import draw
 from assay.chain import (
     FAILED,
     TERMINAL,
@@ -15,8 +18,10 @@ from assay.chain import (
     AnyChainEvent,
     Assigned,
     Attested,
+    Batch,
     BondCleared,
     Committed,
+    Disclose,
     DisputeMoved,
     DisputeOpened,
     DisputePaid,
@@ -34,12 +39,14 @@ from assay.chain import (
     Redrawn,
     Registered,
     Rejected,
+    RevealAll,
     Revealed,
     RevealsDue,
     Sealed,
     SegmentState,
     Served,
     Settled,
+    Spread,
     Terms,
     Unpaid,
     Voided,
@@ -50,6 +57,7 @@ from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 COMMITTED_OR_BETTER = frozenset(
     {SegmentState.COMMITTED, SegmentState.DRAWN, SegmentState.SERVED, SegmentState.ATTESTED, SegmentState.SETTLED}
 )
+Shows = TypeVar("Shows", RevealAll, Disclose)
 _NO_DIGEST = Digest(b"")
 
 
@@ -131,6 +139,8 @@ class SegmentFacts(msgspec.Struct):
     seal_by: int = 0
     reveal_by: int = 0
     sealed: list[Address] = []
+    digests: dict[Address, Digest] = {}
+    """Of the round's seals."""
     revealed: list[Address] = []
     opened: list[Address] = []
     drawing_block: int = 0
@@ -141,6 +151,8 @@ class SegmentFacts(msgspec.Struct):
     settle_after: int = 0
     """Of a withheld one, or one that was not served: after which nobody can begin a dispute."""
     bond_cleared: bool = False
+    seals: dict[int, bytes] = {}
+    """By round, those of which the contract keeps one hash (assay.chain.Spread)."""
     votes: list[Vote] = []
     """Of all rounds."""
     fallen: bool = False
@@ -151,6 +163,12 @@ class SegmentFacts(msgspec.Struct):
     @property
     def live(self) -> bool:
         return self.state not in TERMINAL
+
+    def alone(self, round: int, call: Shows) -> Shows | Batch:
+        """A call that shows some of a round's votes and not all: where the hash of all seals is kept, these are spread first. (When
+        somebody has done that already, that part of the batch is refused and the other is taken.)"""
+        seals = self.seals.get(round)
+        return call if seals is None else Batch(calls=(Spread(segment=self.segment, round=round, seals=seals), call))
 
 
 class Facts(msgspec.Struct):
@@ -235,13 +253,16 @@ class Facts(msgspec.Struct):
                 seg.serve_by = event.serve_by
             case Redrawn():
                 seg.state, seg.round, seg.seed_block = SegmentState.COMMITTED, event.round, event.seed_block
-                seg.sealed, seg.revealed, seg.opened = [], [], []
+                seg.sealed, seg.revealed, seg.opened, seg.digests = [], [], [], {}
                 seg.seal_by = seg.reveal_by = seg.drawing_block = seg.opening_block = seg.open_by = 0
             case Served():
                 seg.state, seg.seal_by = SegmentState.SERVED, event.seal_by
                 seg.reveal_by = event.seal_by + self.jobs[seg.job].terms.params.reveal_window if seg.job in self.jobs else 0
             case Sealed():
                 seg.sealed.append(event.verifier)
+                seg.digests[event.verifier] = event.digest
+                if event.together:
+                    seg.seals[seg.round] = seg.seals.get(seg.round, b"") + draw.seals([(event.verifier, event.digest)])
             case RevealsDue():
                 seg.reveal_by, seg.drawing_block = event.reveal_by, event.opening_block
             case Revealed():

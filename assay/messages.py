@@ -6,7 +6,7 @@ on chain. docs/protocol.md has the flow.
 
 from __future__ import annotations
 
-from assay.chain import Offer
+from assay.chain import Offer, Reveal
 from assay.codec import Message
 from assay.ids import U32, U63, Address, Cid, Digest, JobId, PeerId, SegmentId
 
@@ -100,6 +100,24 @@ class ReceiptMessage(Message, frozen=True, kw_only=True):
     signature: bytes
 
 
+class SealMessage(Message, frozen=True, kw_only=True):
+    """Verifier to provider, who brings the seals of all in one transaction: its seal of this round, signed (EIP-712)."""
+
+    segment: SegmentId
+    round: U32
+    verifier: Address
+    digest: Digest
+    signature: bytes
+
+
+class VoteMessage(Message, frozen=True, kw_only=True):
+    """Verifier to provider, once all have sealed: its vote with the drawn openings, for the transaction that reveals all."""
+
+    segment: SegmentId
+    round: U32
+    vote: Reveal
+
+
 class KeyRequest(Message, frozen=True, kw_only=True):
     """Anyone entitled to the key service: why do I not have this key?"""
 
@@ -124,7 +142,7 @@ class Ack(Message, frozen=True, kw_only=True):
     pass
 
 
-AnyRequest = OfferMessage | Heartbeat | BoundaryRequest | ReceiptMessage | KeyRequest
+AnyRequest = OfferMessage | Heartbeat | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest
 AnyReply = Boundary | KeyGrant | Refusal | Ack
 AnyGossip = JobAnnouncement
 

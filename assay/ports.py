@@ -79,6 +79,8 @@ class Chain(Protocol):
 
     def receipt_signer(self, segment: SegmentId, round: int, signature: bytes) -> Address | None: ...
 
+    def seal_signer(self, segment: SegmentId, round: int, digest: Digest, signature: bytes) -> Address | None: ...
+
 
 class Blobs(Protocol):
     """Content-addressed blobs. Everything that leaves `get` and `fetch` has been checked against its CID."""

@@ -7,7 +7,7 @@ harmless to repeat.
 
 from __future__ import annotations
 
-from assay.chain import Offer, Opening, Release, Terms
+from assay.chain import Offer, Opening, Release, Reveal, Terms
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Open, Revealed, Shown, Side
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
@@ -180,6 +180,43 @@ class ReceiptVerified(Outcome, frozen=True, kw_only=True):
     valid: bool
 
 
+class SignSeal(Task, frozen=True, kw_only=True):
+    """Verifier: signs its seal, so that another may bring it. The outcome is Signed."""
+
+    segment: SegmentId
+    round: int
+    digest: Digest
+
+
+class VerifySeal(Task, frozen=True, kw_only=True):
+    """Whether `signature` is `verifier`'s under a seal (one bad signature would spoil the call that carries all)."""
+
+    segment: SegmentId
+    round: int
+    verifier: Address
+    digest: Digest
+    signature: bytes
+
+
+class VerifyVote(Task, frozen=True, kw_only=True):
+    """Whether a vote is what was sealed and opens what was drawn (one bad vote would spoil the call that carries all)."""
+
+    segment: SegmentId
+    round: int
+    opening_block: int
+    units: tuple[int, ...]
+    terms: Terms
+    digest: Digest
+    vote: Reveal
+
+
+class VoteVerified(Outcome, frozen=True, kw_only=True):
+    """Of a seal, or of a vote."""
+
+    verifier: Address
+    valid: bool
+
+
 class OpenBoundary(Task, frozen=True, kw_only=True):
     """Verifier: decrypts a boundary and reads it strictly. Fails with PEER when nothing usable was served."""
 
@@ -296,9 +333,11 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
+    | SignSeal | VerifySeal | VerifyVote
     | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | MakeMove | DropSegment
 )  # fmt: skip
 AnyOutcome = (
     JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeysWrapped | SegmentRun | Stopping | UnitsServed | ReceiptVerified
+    | VoteVerified
     | BoundaryOpened | UnitReplayed | OpeningsMade | MoveMade | Dropped
 )  # fmt: skip

@@ -242,7 +242,7 @@ class EvmChain(EvmReader):
         except BaseException:
             await rpc.close()
             raise
-        sender = Sender(rpc, signer, chain_id, book, {evm_abi.selector("jobs", "reveal"): DECISION_GAS})
+        sender = Sender(rpc, signer, chain_id, book, {evm_abi.selector("jobs", call): DECISION_GAS for call in ("reveal", "batch")})
         opened = cls(rpc, chain_id, genesis, contracts, first_block, signer, sender)
         try:
             await sender.start()

@@ -1,9 +1,9 @@
 """Between the chain's vocabulary (assay.chain) and the EVM's bytes: calls to calldata, logs to events, reverts to words.
 
 The ABI is read from assay/_data/contracts, which the contracts' build writes. Each event class of the vocabulary must have an event
-of its name whose arguments are its fields, in snake case (but for RENAMED), or be one of those that a log of SPREAD stands for; that is checked when this module is loaded, so a contract
-that has moved away from the vocabulary is noticed before anything is decoded. Names: `jobs`, `stakes`, `token`, `disputes`, and those of
-FILES. The moves of disputes are evm_moves'. ABI: docs.soliditylang.org, abi-spec.
+of its name whose arguments are its fields, in snake case (but for RENAMED), or be one of those that a log of SPREAD stands for; that is
+checked when this module is loaded, so a contract that has moved away from the vocabulary is noticed before anything is decoded. Names:
+`jobs`, `stakes`, `token`, `disputes`, and those of FILES. The moves of disputes are evm_moves'. ABI: docs.soliditylang.org, abi-spec.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     chain.Serve: ("jobs", "served", lambda c: (c.segment, c.verifiers, c.signatures)),
     chain.Attest: ("jobs", "attest", lambda c: (c.segment, c.seals)),
     chain.RevealAll: ("jobs", "reveal", lambda c: (c.segment, c.reveals)),
+    chain.Spread: ("jobs", "spread", lambda c: (c.segment, c.round, c.seals)),
     chain.CloseReveals: ("jobs", "closeReveals", lambda c: (c.segment,)),
     chain.Disclose: ("jobs", "disclose", lambda c: (c.segment, c.round, c.verifier, c.trace_roots, c.salt)),
     chain.Decide: ("jobs", "decide", lambda c: (c.segment,)),
@@ -175,8 +176,8 @@ def decode_call(contract: str, data: bytes) -> AnyCall | None:
     try:
         values = abi.decode(inputs, data[4:])
         if kind is chain.Batch:
-            found = [decode_call(contract, one) for one in values[0][: chain.MOST_CALLS]]
-            return chain.Batch(calls=tuple(call for call in found if isinstance(call, chain.BatchedCall)))
+            calls = [decode_call(contract, one) for one in values[0][: chain.MOST_CALLS]]
+            return chain.Batch(calls=tuple(call for call in calls if isinstance(call, chain.BatchedCall)))
         fields = {name: _converter(hints[name])(value) for name, value in zip(kind.__struct_fields__, values, strict=True)}
     except (DecodingError, OverflowError):
         return None
@@ -226,8 +227,15 @@ SHARE = 128
 _Told = list[tuple[type[Message], dict[str, Any]]]
 
 
-def _sealed_by(segment: int, verifiers: tuple[Address, ...]) -> _Told:
-    return [(chain.Sealed, {"segment": segment, "verifier": who}) for who in verifiers]
+def _sealed(segment: int, seals: bytes, together: bool = False) -> _Told:
+    """Packed: verifier 20 B, digest 32 B, for each."""
+    if len(seals) % 52:
+        raise BadLog("a log of seals that is cut off")
+    told: _Told = []
+    for at in range(0, len(seals), 52):
+        who, digest = Address("0x" + seals[at : at + 20].hex()), seals[at + 20 : at + 52]
+        told.append((chain.Sealed, {"segment": segment, "verifier": who, "digest": digest, "together": together}))
+    return told
 
 
 def _voted(segment: int, votes: bytes) -> _Told:
@@ -259,7 +267,8 @@ def _paid(segment: int, provider: Address, price: int, fee: int, verifiers: tupl
 
 
 SPREAD: dict[str, tuple[tuple[type[Message], ...], Callable[..., _Told]]] = {
-    "SealedBy": ((chain.Sealed,), _sealed_by),
+    "SealedBy": ((chain.Sealed,), _sealed),
+    "SealedTogether": ((chain.Sealed,), functools.partial(_sealed, together=True)),
     "Voted": ((chain.Revealed, chain.Opened), _voted),
     "Paid": ((chain.Settled, chain.Credited), _paid),
 }

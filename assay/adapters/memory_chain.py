@@ -228,6 +228,8 @@ class MemoryLedger:
                 jobs.attest(ctx, who, call)
             case chain.RevealAll():
                 jobs.reveal(ctx, who, call)
+            case chain.Spread():
+                jobs.spread(ctx, who, call)
             case chain.CloseReveals():
                 jobs.close_reveals(ctx, who, call.segment)
             case chain.Disclose():

@@ -1,6 +1,6 @@
 """The `Jobs` contract in Python, second half: draw, receipts, sealed votes, reveals, openings, decision.
 
-Rules and refusals are those of contracts/src/jobs/Checks.sol and docs/protocol.md. A round that decides nothing leads to the next
+Rules and refusals are those of contracts/src/jobs/Checks.sol, Votes.sol and docs/protocol.md. A round that decides nothing leads to the next
 one, which checks the units of all rounds so far.
 """
 
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from assay import chain, draw, merkle
 from assay.adapters.memory_jobs import BPS, Jobs
-from assay.adapters.memory_records import Check, Segment
+from assay.adapters.memory_records import NO_DIGEST, Check, Segment
 from assay.adapters.memory_stakes import JOBS, Context
 from assay.adapters.refusals import refuse
-from assay.chain import Attest, Disclose, Reveal, RevealAll, SegmentState, Serve
+from assay.chain import Attest, Disclose, Reveal, RevealAll, SegmentState, Serve, Spread
 from assay.ids import Address, Digest, SegmentId
 from assay.merkle import sha256
 
@@ -158,9 +158,10 @@ class Committee(Jobs):
             if not self.consents(seal.verifier, who, seal_digest(ctx.chain_id, call.segment, seg.round, seal.digest), seal.signature):
                 raise refuse("BadSignature", signer=seal.verifier)
             fresh[seal.verifier] = (check, seal.digest)
+        together = list(fresh) == [check.verifier for check in seg.checks] and len(call.seals) == len(fresh)
         for verifier, (check, digest) in fresh.items():
-            check.digest = digest
-            ctx.emit(chain.Sealed, segment=call.segment, verifier=verifier)
+            check.digest, check.together = digest, together
+            ctx.emit(chain.Sealed, segment=call.segment, verifier=verifier, digest=digest, together=together)
         if all(check.digest is not None for check in seg.checks):
             p = self.jobs[seg.job].terms.params
             seg.phase, seg.reveal_by, seg.opening_block = REVEAL, ctx.time + p.reveal_window, ctx.number + p.finality
@@ -179,6 +180,8 @@ class Committee(Jobs):
         else:
             self._need_revealing(ctx, seg)
             ctx.need_before(seg.reveal_by)
+        if any(check.together for check in seg.checks):
+            self._need_all(ctx, seg, call.reveals)
         fresh: dict[Address, tuple[Check, Reveal]] = {}
         opened: list[Check] = []
         told: list[tuple[type[chain.Revealed | chain.Opened], dict[str, object]]] = []
@@ -205,6 +208,24 @@ class Committee(Jobs):
         for kind, fields in told:
             ctx.emit(kind, segment=call.segment, **fields)
         self._proceed(ctx, seg, over=self._all_revealed(seg))
+
+    def _need_all(self, ctx: Context, seg: Segment, reveals: tuple[Reveal, ...]) -> None:
+        """Of a round whose seals are kept together all votes come in one call, in the order of the draw, with their openings."""
+        shown = [
+            (r.verifier, draw.attestation(ctx.chain_id, JOBS, seg.number, seg.round, r.agrees, r.trace_roots, r.verifier, r.salt)) for r in reveals
+        ]
+        if not all(r.openings for r in reveals) or shown != [(check.verifier, check.digest) for check in seg.checks]:
+            raise refuse("Together", segment=seg.number)
+
+    def spread(self, ctx: Context, who: Address, call: Spread) -> None:
+        seg = self.segment(call.segment)
+        checks = seg.rounds[call.round] if 0 <= call.round < len(seg.rounds) else []
+        if seg.state in chain.TERMINAL or not any(check.together for check in checks):
+            raise refuse("NotTogether", segment=call.segment)
+        if call.seals != draw.seals([(check.verifier, check.digest or NO_DIGEST) for check in checks]):
+            raise refuse("BadSeals", segment=call.segment)
+        for check in checks:
+            check.together = False
 
     def _need_vote(
         self, ctx: Context, seg: Segment, check: Check, reveal: Reveal, shown: tuple[Digest, ...] | None, skip: bool
@@ -273,6 +294,8 @@ class Committee(Jobs):
             raise refuse("NotRevealed", verifier=call.verifier)
         if not check.bonded:
             raise refuse("NoBond", segment=call.segment)
+        if check.together:
+            raise refuse("Together", segment=call.segment)
         if check.trace_roots != call.trace_roots:
             raise refuse("DigestMismatch", verifier=call.verifier)
         check.disclosed = True

@@ -36,6 +36,8 @@ class Check:
     keyed: bool = False
     receipted: bool = False
     digest: Digest | None = None
+    together: bool = False
+    """Of its seal there is no word of its own, only the hash over the committee's."""
     revealed: bool = False
     agrees: bool = False
     trace_roots: tuple[Digest, ...] = ()

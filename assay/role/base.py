@@ -89,6 +89,8 @@ class RoleState(msgspec.Struct):
     credit: int = 0
     dispute_credit: int = 0
     withdrawals: int = 0
+    settling: dict[SegmentId, int] = {}
+    """Segments whose settlement was asked for lately, and when."""
     plays: dict[DisputeId, Play] = {}
     speed: int = 0
     """Operations a second in the last run or replay; 0 before the first."""

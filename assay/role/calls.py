@@ -7,7 +7,9 @@ will tell; if they do not, it is tried again after a pause that grows.
 from __future__ import annotations
 
 from assay.chain import (
+    MOST_CALLS,
     AnyCall,
+    Batch,
     ClearBond,
     ClearDisputed,
     CloseReveals,
@@ -31,6 +33,16 @@ from assay.runtime import (
     Wake,
     Woke,
 )
+
+BEAT = 60
+"""Where a window leaves time, calls wait for the next multiple of so many seconds, and those of several segments share a transaction."""
+BEATS = 10
+"""Beats that a window must have for that."""
+
+
+def beat(now: int, window: int) -> int:
+    """When a call is made that may be made from `now` on, for `window` seconds."""
+    return -(-now // BEAT) * BEAT if window >= BEATS * BEAT else now
 
 
 class Calls(Base):
@@ -63,12 +75,35 @@ class Calls(Base):
         parent = self.state.facts.segments.get(seg.parent)
         return parent is None or parent.state == SegmentState.SETTLED
 
+    def _settle_at(self, seg: SegmentFacts) -> int:
+        """When a segment's settlement is due, with those of others."""
+        return beat(max(self._now, seg.settle_after + 1), self.state.facts.jobs[seg.job].terms.params.challenge_window)
+
+    def _ripe(self) -> list[Settle]:
+        """Settlements that are possible now and have not been asked for, parents first."""
+        found: list[SegmentFacts] = []
+        for seg in sorted(self.state.facts.segments.values(), key=lambda seg: seg.segment):
+            attested = seg.state == SegmentState.ATTESTED and seg.provider == self.base.account and self._now > seg.settle_after
+            after = self._parent_settled(seg) or any(other.segment == seg.parent for other in found)
+            asked = self.state.settling.get(seg.segment, -PAUSE) + PAUSE > self._now
+            if attested and after and not asked and not self.state.facts.held(seg.segment) and len(found) < MOST_CALLS // 2:
+                found.append(seg)
+        self.state.settling = {segment: at for segment, at in self.state.settling.items() if at + PAUSE > self._now}
+        self.state.settling |= {seg.segment: self._now for seg in found}
+        return [Settle(segment=seg.segment) for seg in found]
+
     def _on_due(self, event: Woke, rest: list[str]) -> None:
         kind, segment, round = rest[0], SegmentId(int(rest[1])), int(rest[2])
         seg = self.state.facts.segments.get(segment)
         call = self._call(kind, seg, round) if seg is not None else None
-        if call is not None:
-            self._do(Send(key=f"nudge:{':'.join(rest)}", call=call))
+        if call is None:
+            return
+        if kind == "settle":
+            ripe = self._ripe()
+            if not ripe and seg is not None and seg.provider == self.base.account:  # it is on its way with another's
+                return self._nudge(kind, seg, at=self._now + PAUSE, tried=int(rest[3]) + 1) if int(rest[3]) < NUDGES else None
+            call = Batch(calls=tuple(ripe)) if len(ripe) > 1 else ripe[0] if ripe else call
+        self._do(Send(key=f"nudge:{':'.join(rest)}", call=call))
 
     def _on_nudge(self, event: Result, rest: list[str]) -> None:
         """Mostly somebody else was first, which the chain's events will tell; if they do not, it is tried again."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from assay import cid, draw, links, merkle
+from assay import cid, draw, links, merkle, votes
 from assay.adapters.memory_chain import MemoryChain
 from assay.adapters.memory_keys import MemoryKeys
 from assay.chain import Opening, Release
@@ -46,6 +46,7 @@ from assay.tasks import (
     Signed,
     SignOffer,
     SignReceipt,
+    SignSeal,
     Stopping,
     StopSegment,
     StoreKey,
@@ -53,6 +54,9 @@ from assay.tasks import (
     UnitsServed,
     VerifyOffer,
     VerifyReceipt,
+    VerifySeal,
+    VerifyVote,
+    VoteVerified,
     WrapKeys,
 )
 
@@ -139,6 +143,18 @@ class Hands:
     def verify_receipt(self, task: VerifyReceipt) -> ReceiptVerified:
         signer = self.chain.receipt_signer(task.segment, task.round, task.signature)
         return ReceiptVerified(verifier=task.verifier, valid=signer == task.verifier)
+
+    def sign_seal(self, task: SignSeal) -> Signed:
+        return Signed(signature=self.chain.sign_seal(task.segment, task.round, task.digest))
+
+    def verify_seal(self, task: VerifySeal) -> VoteVerified:
+        signer = self.chain.seal_signer(task.segment, task.round, task.digest, task.signature)
+        return VoteVerified(verifier=task.verifier, valid=signer == task.verifier)
+
+    def verify_vote(self, task: VerifyVote) -> VoteVerified:
+        block_hash = self.opening_hash(task.opening_block)
+        valid = votes.is_sealed(self.chain.chain_id, self.chain.contract, task) and votes.is_opened(block_hash, task)
+        return VoteVerified(verifier=task.vote.verifier, valid=valid)
 
     def store_key(self, task: StoreKey) -> KeyStored:
         try:
@@ -264,14 +280,18 @@ class Hands:
             reason = f"its replay ends in {end.hex()[:16]}, committed is {committed.hex()[:16]}"
         return UnitReplayed(segment=task.segment, unit=task.unit, agrees=not reason, trace_root=merkle.root_of(trace), reason=reason)
 
-    def make_openings(self, task: MakeOpenings) -> OpeningsMade:
+    def opening_hash(self, block: int) -> Digest:
+        """Raises Outage before the block is there."""
         ledger = self.chain.ledger
-        if ledger.head.number < task.opening_block:
-            raise Outage(f"block {task.opening_block} does not exist yet")
-        block = ledger.blocks[draw.seed_block(task.opening_block, ledger.head.number + 1)]
+        if ledger.head.number < block:
+            raise Outage(f"block {block} does not exist yet")
+        return ledger.blocks[draw.seed_block(block, ledger.head.number + 1)].hash
+
+    def make_openings(self, task: MakeOpenings) -> OpeningsMade:
+        block_hash = self.opening_hash(task.opening_block)
         openings = []
         for j in range(task.terms.params.openings):
-            position, index = draw.opening(block.hash, task.segment, self.account, j, task.units, task.terms)
+            position, index = draw.opening(block_hash, task.segment, self.account, j, task.units, task.terms)
             trace = self.disk["trace", task.segment, task.units[position]]
             leaves = [merkle.leaf(i, item) for i, item in enumerate(trace)]
             openings.append(Opening(leaf=trace[index], proof=merkle.prove(leaves, index)))

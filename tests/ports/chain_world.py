@@ -212,9 +212,11 @@ class World:
         return digest, Reveal(verifier=self[name], agrees=agrees, trace_roots=roots, salt=salt)
 
     async def vote(self, drawn: Drawn, votes: dict[str, tuple[bool, bytes]]) -> None:
-        """Seals in one batch (the first one's verifier sends it and needs no signature), then reveals."""
+        """Seals in one batch (the first one's verifier sends it and needs no signature), then reveals. Not in the order of the draw, so that
+        each seal has its own word."""
         made = {name: self.reveal_of(name, drawn, *vote) for name, vote in votes.items()}
-        first = next(iter(votes))
+        made = dict(sorted(made.items(), key=lambda item: drawn.verifiers.index(self[item[0]]), reverse=True))
+        first = next(iter(made))
         seals = tuple(
             Seal(
                 verifier=self[name],
@@ -336,8 +338,8 @@ async def audited(world: World) -> None:
 
 
 HIDDEN = frozenset(
-    {"block", "time", "index", "seed", "seed_block", "opening_block", "units", "commitment", "deadline", "activate_by", "lease_until", "serve_by",
-     "seal_by", "reveal_by", "open_by", "settle_after", "until", "trace_roots", "due", "pay_after"}
+    {"block", "time", "index", "digest", "seed", "seed_block", "opening_block", "units", "commitment", "deadline", "activate_by", "lease_until",
+     "serve_by", "seal_by", "reveal_by", "open_by", "settle_after", "until", "trace_roots", "due", "pay_after"}
 )  # fmt: skip
 """Fields that follow from block hashes, clocks or the contract's address."""
 
@@ -345,7 +347,7 @@ HIDDEN = frozenset(
 async def told(world: World) -> list[Any]:
     names: Callable[[str], str] = lambda text: re.sub(r"0x[0-9a-f]{40}", lambda found: world.name(Address(found[0])), text)  # noqa: E731
     events = [_told(event, names) for event in await world.events()]
-    runs = (list(run) for _, run in itertools.groupby(events, key=lambda event: event["is"]))
+    runs = (list(run) for _, run in itertools.groupby(events, key=lambda event: event["is"].replace("Opened", "Revealed")))
     return [event for run in runs for event in sorted(run, key=repr)]  # what befalls several verifiers at once, in the order of the draw
 
 

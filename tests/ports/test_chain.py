@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from chain_world import NAMES, NO, STAKE, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, audited, told
 
-from assay import chain
+from assay import chain, draw
 from assay.adapters import evm_abi
 from assay.chain import (
     Activate,
@@ -209,7 +209,8 @@ async def batched(world: World) -> None:
     seals = tuple(
         Seal(verifier=world[name], digest=digest, signature=world.chains[name].sign_seal(segment, 0, digest)) for name, (digest, _) in made.items()
     )
-    await world.do("stranger", chain.Attest(segment=segment, seals=seals))
+    backwards = sorted(seals, key=lambda seal: drawn.verifiers.index(seal.verifier), reverse=True)
+    await world.do("stranger", chain.Attest(segment=segment, seals=tuple(backwards)))
     due = await world.last(chain.RevealsDue)
     early = msgspec.structs.replace(made["vera"][1], openings=(chain.Opening(leaf=sha256(b"leaf"), proof=()),))
     assert await world.refused("stranger", chain.RevealAll(segment=segment, reveals=(early,))) == "BlockTooEarly"
@@ -231,6 +232,79 @@ async def batched(world: World) -> None:
     await world.settled(segment)
     gone = msgspec.structs.replace(wrong, trace_roots=votes[0].trace_roots)
     assert await world.refused("stranger", gone) == "NoBond"
+
+
+async def _sealed_together(world: World, job: int) -> tuple[Any, list[str], dict[str, tuple[Any, chain.Reveal]]]:
+    """A segment of which one call has brought all seals, in the order of the draw; the verifiers in that order; their seals and votes."""
+    segment = await world.committed(job, 0, 0, 2)  # type: ignore[arg-type]
+    drawn = await world.drawn(segment)
+    await world.served(segment, 0)
+    order = [world.name(who) for who in drawn.verifiers]
+    made = {name: world.reveal_of(name, drawn, True, b"right") for name in order}
+    seals = tuple(
+        Seal(verifier=world[name], digest=digest, signature=world.chains[name].sign_seal(segment, 0, digest)) for name, (digest, _) in made.items()
+    )
+    await world.do("stranger", chain.Attest(segment=segment, seals=seals))
+    assert all(event.together for event in await world.events() if isinstance(event, chain.Sealed))
+    await world.mine(2)
+    return drawn, order, made
+
+
+async def together(world: World) -> None:
+    """Of seals that came all at once the hash is kept: all votes come at once, too, or the seals are spread first."""
+    await world.populate()
+    job = await world.post()
+    drawn, order, made = await _sealed_together(world, job)
+    segment, terms = drawn.segment, (await world.last_posted()).terms
+    votes = [(await world.openings(drawn, name, b"right", terms)).reveals[0] for name in order]
+    changed = msgspec.structs.replace(votes[1], salt=sha256(b"another"))
+    for some in (votes[:2], votes[::-1], [votes[0], made[order[1]][1], votes[2]], [votes[0], changed, votes[2]], [], [*votes, votes[0]]):
+        assert await world.refused("stranger", chain.RevealAll(segment=segment, reveals=tuple(some))) == "Together"
+    wrong = msgspec.structs.replace(votes[2], openings=(chain.Opening(leaf=sha256(b"leaf"), proof=votes[2].openings[0].proof),))
+    assert await world.refused("stranger", chain.RevealAll(segment=segment, reveals=(*votes[:2], wrong))) == "BadOpening"
+    assert await world.refused("stranger", chain.Spread(segment=segment, round=0, seals=b"")) == "BadSeals"
+    assert await world.refused("stranger", chain.Spread(segment=segment, round=1, seals=b"")) == "NotTogether"
+    await world.do("stranger", chain.RevealAll(segment=segment, reveals=tuple(votes)))
+    assert await world.last(chain.Attested)
+    shown = chain.Disclose(segment=segment, round=0, verifier=world[order[1]], trace_roots=votes[1].trace_roots, salt=votes[1].salt)
+    assert await world.refused("stranger", shown) == "Together"
+    row = draw.seals([(world[name], digest) for name, (digest, _) in made.items()])
+    await world.do("stranger", chain.Batch(calls=(chain.Spread(segment=segment, round=0, seals=row), shown)))
+    await world.do("stranger", chain.Batch(calls=(chain.Spread(segment=segment, round=0, seals=row), shown)))
+    await world.settled(segment)
+    assert await world.refused("stranger", chain.Spread(segment=segment, round=0, seals=row)) == "NotTogether"
+
+
+async def parted(world: World) -> None:
+    """Who brought the seals all at once goes away: each verifier spreads them and shows its vote alone."""
+    await world.populate()
+    job = await world.post()
+    drawn, order, made = await _sealed_together(world, job)
+    segment, terms = drawn.segment, (await world.last_posted()).terms
+    row = chain.Spread(segment=segment, round=0, seals=draw.seals([(world[name], digest) for name, (digest, _) in made.items()]))
+    for name in order:
+        vote = await world.openings(drawn, name, b"right", terms)
+        await world.do(name, chain.Batch(calls=(row, vote)))
+    assert await world.last(chain.Attested)
+    await world.settled(segment)
+
+
+async def several_at_once(world: World) -> None:
+    """One transaction for segments of two jobs; what is refused of it changes nothing, and it is refused when all is."""
+    await world.populate()
+    jobs = [await world.post(), await world.post()]
+    segments = [await world.committed(job, 0, 0, 2) for job in jobs]
+    for segment in segments:
+        await world.checked(segment, dict.fromkeys(VERIFIERS, YES))
+    settle = tuple(chain.Settle(segment=segment) for segment in segments)
+    assert await world.refused("stranger", chain.Batch(calls=settle)) == "TooEarly"
+    assert await world.refused("stranger", chain.Batch(calls=())) == "BadLength"
+    assert await world.refused("stranger", chain.Batch(calls=settle[:1] * 65)) == "BadLength"
+    await world.later(WINDOW + 1)
+    await world.do("alice", settle[0])
+    await world.do("stranger", chain.Batch(calls=(settle[0], settle[1], settle[1])))
+    assert len([event for event in await world.events() if isinstance(event, chain.Settled)]) == 2
+    assert await world.refused("stranger", chain.Batch(calls=settle)) == "WrongState"
 
 
 async def lapse(world: World) -> None:
@@ -433,8 +507,8 @@ async def every_link(world: World) -> None:
 
 
 SCRIPTS: list[Script] = [
-    every_link, happy, withheld, split_vote, no_show, overlapping_batches, batched, lapse, prefix, void, unpaid, too_few, cancel, offers, seats,
-    bad_terms,
+    every_link, happy, withheld, split_vote, no_show, overlapping_batches, batched, together, parted, several_at_once, lapse, prefix, void, unpaid, too_few,
+    cancel, offers, seats, bad_terms,
 ]  # fmt: skip
 
 

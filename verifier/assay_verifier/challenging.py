@@ -101,7 +101,7 @@ class Challenging(Gathering):
     def _disclosure(self, vote: Vote, segment: SegmentId, number: int) -> Send:
         """The contract has a hash of the vote's trace roots; it must be shown them before the dispute over one of them is opened."""
         shown = Disclose(segment=segment, round=vote.round, verifier=vote.verifier, trace_roots=vote.trace_roots, salt=vote.salt)
-        return Send(key=f"disclose:{segment}:{number}", call=shown)
+        return Send(key=f"disclose:{segment}:{number}", call=self.state.facts.segments[segment].alone(vote.round, shown))
 
     def _on_disclosed(self, event: Result, rest: list[str]) -> None:
         segment, number = SegmentId(int(rest[0])), int(rest[1])

@@ -30,6 +30,7 @@ from assay.tasks import (
     ReplayUnit,
     Signed,
     SignReceipt,
+    SignSeal,
     StoreKey,
     UnitReplayed,
 )
@@ -64,6 +65,8 @@ class VerifierHands:
                 return await self._open_boundary(task)
             case SignReceipt():
                 return Signed(signature=self.chain.sign_receipt(task.segment, task.round))
+            case SignSeal():
+                return Signed(signature=self.chain.sign_seal(task.segment, task.round, task.digest))
             case ReplayUnit():
                 return await self._replay(task)
             case MakeOpenings():

@@ -5,9 +5,10 @@
                its provider, opened. Nothing usable served -> asked again, no receipt
     ready      the provider gets a signed receipt; every drawn link is replayed           replayed
     replayed   waits until the contract says that the draw is served                      sealed
-    sealed     `attest` is sent: a hash of (agrees, trace roots, salt)                    revealed (all sealed: with the openings, once their
-                                                                                          block is there; not all, or half of the time is
-                                                                                          over: without)
+    sealed     a hash of (agrees, trace roots, salt) is signed and handed to the         opened (all sealed: the vote is handed over with the
+               provider, who brings all; sent as `attest` when nobody brought it         openings, once their block is there), or revealed
+                                                                                          (nobody brought it; not all have sealed, or half of
+                                                                                          the time is over: without openings)
     revealed   `reveal` is sent                                                           opened (it had the openings, or they are due)
     opened     the drawn leaves of the traces are opened                                  the segment's end, or another draw
     failed     it cannot be done, or not in time: the reason is noted                     the same
@@ -25,24 +26,25 @@ import msgspec
 
 from assay import draw
 from assay.chain import (
+    AnyCall,
     Assigned,
-    Attest,
     Drawn,
     JobPosted,
     KeyReleased,
+    Opened,
     Opening,
     OpeningsDue,
     Redrawn,
     Reveal,
     RevealAll,
     RevealsDue,
-    Seal,
+    Sealed,
     SegmentState,
     Served,
 )
 from assay.codec import Message
 from assay.facts import SegmentFacts
-from assay.ids import Address, Digest, SegmentId
+from assay.ids import SegmentId
 from assay.messages import ReceiptMessage, Refusal
 from assay.role import PAUSE
 from assay.runtime import AnyEvent, Ask, Asked, Cancel, Do, Failed, Fault, Ordered, Reply, Result, Send, Wake, Woke
@@ -56,10 +58,11 @@ from assay.tasks import (
 )
 from assay_verifier.challenging import Challenging
 from assay_verifier.gathering import ASK_AGAIN
+from assay_verifier.handing import Handing
 from assay_verifier.state import Duty, UnitDuty, VerifierConfig, VerifierState
 
 
-class VerifierMachine(Challenging):
+class VerifierMachine(Challenging, Handing):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = ()
@@ -73,6 +76,7 @@ class VerifierMachine(Challenging):
             "boundary": self._on_boundary, "reask": self._on_reask, "bfetch": self._on_bfetch, "bkey": self._on_bkey,
             "bopen": self._on_bopen, "sign": self._on_sign, "receipt": self._on_receipt, "replay": self._on_replay,
             "seal": self._on_seal, "unsealed": self._on_unsealed, "reveal": self._on_reveal,
+            "sealing": self._on_sealing, "hand": self._on_hand, "alone": self._on_alone,
             "openings": self._on_openings, "open": self._on_open, "drop": self._on_drop, "weigh": self._on_weigh,
             "confirm": self._on_confirm, "dispute": self._on_dispute, "disclose": self._on_disclosed,
         }  # fmt: skip
@@ -124,6 +128,10 @@ class VerifierMachine(Challenging):
             case Served():
                 self._do(Wake(key=f"unsealed:{seg.segment}:{seg.round}", at=seg.seal_by + 1))
                 self._maybe_seal(duty, seg)
+            case Sealed(verifier=self.config.account) if duty.phase == "sealed" and not duty.alone:
+                self._note("sealed", f"segment {duty.segment}: sealed what was found", segment=duty.segment, round=duty.round)
+            case Opened(verifier=self.config.account) if duty.phase == "sealed":
+                self._opened(duty)
             case RevealsDue():
                 self._do(Wake(key=f"unsealed:{seg.segment}:{seg.round}", at=(self._now + seg.reveal_by + 1) // 2))
                 if duty.phase == "sealed":
@@ -246,13 +254,7 @@ class VerifierMachine(Challenging):
         duty.reveal = Reveal(verifier=self.config.account, agrees=agrees, trace_roots=roots, salt=duty.salt)
         duty.phase = "sealed"
         self.state.disagreed += not agrees
-        self._do(Send(key=f"seal:{duty.segment}:{duty.round}", call=self._seal(duty.segment, duty.round, duty.reveal)))
-
-    def _seal(self, segment: SegmentId, round: int, reveal: Reveal) -> Attest:
-        sealed: Digest = draw.attestation(
-            self.config.chain_id, Address(self.config.contract), segment, round, reveal.agrees, reveal.trace_roots, reveal.verifier, reveal.salt
-        )
-        return Attest(segment=segment, seals=(Seal(verifier=reveal.verifier, digest=sealed, signature=b""),))
+        self._hand_seal(duty, seg)
 
     def _on_seal(self, event: Result, rest: list[str]) -> None:
         found = self._duty(rest)
@@ -279,10 +281,12 @@ class VerifierMachine(Challenging):
             duty.phase, duty.reveals = "revealed", duty.reveals + 1
             self._do(Send(key=f"reveal:{duty.segment}:{duty.round}:{duty.reveals}", call=self._shown(duty, openings)))
 
-    def _shown(self, duty: Duty, openings: tuple[Opening, ...]) -> RevealAll:
+    def _shown(self, duty: Duty, openings: tuple[Opening, ...]) -> AnyCall:
         assert duty.reveal is not None
         duty.reveal = msgspec.structs.replace(duty.reveal, openings=openings)
-        return RevealAll(segment=duty.segment, reveals=(duty.reveal,))
+        call = RevealAll(segment=duty.segment, reveals=(duty.reveal,))
+        seg = self.state.facts.segments[duty.segment]
+        return call if self.config.account in seg.revealed else seg.alone(duty.round, call)
 
     def _on_reveal(self, event: Result, rest: list[str]) -> None:
         found = self._duty(rest)
@@ -295,7 +299,7 @@ class VerifierMachine(Challenging):
             self._note("revealed", text, segment=duty.segment, agrees=duty.reveal.agrees)
             return self._opened(duty) if duty.reveal.openings else None
         if event.fault is Fault.OUTAGE and duty.reveal is not None and not seg.opening_block:
-            return self._later(Send(key=event.key, call=RevealAll(segment=duty.segment, reveals=(duty.reveal,))))
+            return self._later(Send(key=event.key, call=self._shown(duty, duty.reveal.openings)))
         duty.opening = False
         if self.config.account not in seg.revealed and not seg.opening_block and self._now <= seg.reveal_by:
             duty.phase = "sealed"  # a call that came a block too early is made again
@@ -326,7 +330,7 @@ class VerifierMachine(Challenging):
             return self._fail(duty, f"the openings could not be made: {event.error}")
         outcome: OpeningsMade = self._outcome(event, OpeningsMade)
         if duty.phase == "sealed":
-            return self._reveal(duty, seg, outcome.openings)
+            return self._hand_vote(duty, seg, outcome.openings)
         self._do(Send(key=f"open:{duty.segment}:{duty.round}", call=self._shown(duty, outcome.openings)))
 
     def _on_open(self, event: Result, rest: list[str]) -> None:
@@ -341,6 +345,8 @@ class VerifierMachine(Challenging):
         self._opened(duty)
 
     def _opened(self, duty: Duty) -> None:
+        if duty.phase == "opened":
+            return
         duty.phase = "opened"
         self.state.done += 1
         self._note("opened", f"segment {duty.segment}: the drawn leaves are opened", segment=duty.segment, round=duty.round)

@@ -49,6 +49,8 @@ class Duty(msgspec.Struct):
     """The key service has released keys to this node for this draw. It does so even when the keys are here from before: where it
     does not, it has found something wrong (a checkpoint whose key nobody can open), and there is no receipt."""
     reveal: Reveal | None = None
+    alone: bool = False
+    """Its seal was sent by this node itself, because nobody brought it."""
     reveals: int = 0
     """Calls of `reveal` that were sent."""
     opening: bool = False

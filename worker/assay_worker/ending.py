@@ -16,11 +16,11 @@ from assay.chain import Lapsed, SegmentState, Settled, Unpaid, Voided, Withheld
 from assay.facts import DisputeFacts, SegmentFacts
 from assay.runtime import Do, Failed, Result
 from assay.tasks import DropSegment
-from assay_worker.serving import Serving
+from assay_worker.bringing import Bringing
 from assay_worker.state import Mine
 
 
-class Ending(Serving):
+class Ending(Bringing):
     def _free(self, mine: Mine, phase: str) -> None:
         raise NotImplementedError
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from assay import disputing
+from assay import disputing, draw, votes
 from assay.codec import Malformed, Message, decode, encode
 from assay.engine import LinksOpened, LinksRun, OpenLinks, OwnRun, RunLinks, StepDone
 from assay.ids import Address, PeerId
@@ -40,6 +40,9 @@ from assay.tasks import (
     StoreKey,
     UnitsServed,
     VerifyReceipt,
+    VerifySeal,
+    VerifyVote,
+    VoteVerified,
 )
 from assay.workshop import Workshop, quietly, write_atomically
 
@@ -86,6 +89,11 @@ class WorkerHands:
             case VerifyReceipt():
                 signer = self.chain.receipt_signer(task.segment, task.round, task.signature)
                 return ReceiptVerified(verifier=task.verifier, valid=signer == task.verifier)
+            case VerifySeal():
+                signer = self.chain.seal_signer(task.segment, task.round, task.digest, task.signature)
+                return VoteVerified(verifier=task.verifier, valid=signer == task.verifier)
+            case VerifyVote():
+                return await self._verify_vote(task)
             case MakeMove():
                 return await self._move(task)
             case DropSegment():
@@ -93,6 +101,15 @@ class WorkerHands:
                 return Dropped()
             case _:
                 raise TaskFailed(Fault.OWN, f"a worker does not do {type(task).__name__}")
+
+    async def _verify_vote(self, task: VerifyVote) -> VoteVerified:
+        """Raises Outage until the opening block is there and the next one may carry the openings."""
+        head = await self.chain.head()
+        if head.number <= task.opening_block:
+            raise Outage(f"block {task.opening_block}, which draws the openings, is not there yet")
+        block_hash = await self.chain.block_hash(draw.seed_block(task.opening_block, head.number + 1))
+        valid = votes.is_sealed(self.chain.chain_id, self.chain.contract, task) and votes.is_opened(block_hash, task)
+        return VoteVerified(verifier=task.vote.verifier, valid=valid)
 
     async def _sign(self, task: SignOffer) -> Signed:
         view = await self.chain.view(self.chain.account)

@@ -11,7 +11,8 @@ rest is the segment's state on chain (assay.facts):
                 end or the owner drains the node
     committing  `commit` is sent                                              committed (the chain says so)
     committed   draw -> ServeUnits -> boundaries to the verifiers who ask,    settled | withheld | unpaid | void | rejected
-                receipts from them -> `served`; then every call that is due
+                receipts from them -> `served`; their seals and votes in one
+                transaction each; then every call that is due
     lost        too late, or it cannot be done: the reason is noted           lapsed (anyone calls it)
 
 An offer is made only when nothing is queued or run and no other offer lives; it dies when it expires, when its range goes to
@@ -43,7 +44,7 @@ from assay.chain import (
 from assay.codec import Message
 from assay.facts import COMMITTED_OR_BETTER, SegmentFacts
 from assay.ids import JobId, PeerId, SegmentId
-from assay.messages import BoundaryRequest, JobAnnouncement, ReceiptMessage, Refusal
+from assay.messages import BoundaryRequest, JobAnnouncement, ReceiptMessage, Refusal, SealMessage, VoteMessage
 from assay.role import SLACK
 from assay.runtime import AnyEvent, Asked, Cancel, Do, Failed, Fault, Heard, Ordered, Reply, Result, Send, Started, Wake, Woke
 from assay.tasks import RunSegment, SegmentRun, StopSegment
@@ -66,7 +67,8 @@ class WorkerMachine(Offering, Ending):
             "sign": self._on_sign, "offer": self._on_offer, "expire": self._on_expire, "queue": self._on_queue,
             "activate": self._on_activate, "run": self._on_run, "lease": self._on_lease, "stop": self._on_stop, "commit": self._on_commit,
             "units": self._on_units, "reserve": self._on_reserve, "receipt": self._on_receipt, "grace": self._on_grace,
-            "serve": self._on_serve, "drop": self._on_drop,
+            "serve": self._on_serve, "drop": self._on_drop, "seal": self._on_seal, "vote": self._on_vote, "gather": self._on_gather,
+            "post": self._on_post, "posted": self._on_posted,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -112,6 +114,10 @@ class WorkerMachine(Offering, Ending):
                 self._do(Reply(ask=ask, message=self._boundary(peer, request)))
             case Asked(ask=ask, peer=peer, message=ReceiptMessage() as receipt):
                 self._do(Reply(ask=ask, message=self._take_receipt(peer, receipt)))
+            case Asked(ask=ask, peer=peer, message=SealMessage() as seal):
+                self._do(Reply(ask=ask, message=self._take_seal(peer, seal)))
+            case Asked(ask=ask, peer=peer, message=VoteMessage() as vote):
+                self._do(Reply(ask=ask, message=self._take_vote(peer, vote)))
             case Asked(ask=ask):
                 self._do(Reply(ask=ask, message=Refusal(reason="this node is a worker: it answers verifiers about its own segments")))
 
@@ -142,7 +148,7 @@ class WorkerMachine(Offering, Ending):
         if isinstance(event, Settled):
             for child in self._children(seg):
                 if child.state == SegmentState.ATTESTED:
-                    self._nudge("settle", child, at=max(self._now, child.settle_after) + 1)
+                    self._nudge("settle", child, at=self._settle_at(child))
         mine = self.state.mine.get(seg.segment)
         if mine is not None:
             self._advance(mine, seg, event)
@@ -205,7 +211,7 @@ class WorkerMachine(Offering, Ending):
             case Attested():
                 self._note("attested", f"segment {seg.segment}: attested; it settles after {seg.settle_after}", segment=seg.segment)
                 if self._parent_settled(seg):
-                    self._nudge("settle", seg, at=seg.settle_after + 1)
+                    self._nudge("settle", seg, at=self._settle_at(seg))
             case _ if not seg.live:
                 self._ended(mine, seg, event)
 
@@ -365,6 +371,7 @@ class WorkerMachine(Offering, Ending):
 
     def _drawn(self, mine: Mine, seg: SegmentFacts) -> None:
         mine.round, mine.boundaries, mine.unchecked, mine.receipts = seg.round, {}, {}, {}
+        mine.checking, mine.seals, mine.votes, mine.brought = {}, {}, {}, []
         text = f"segment {seg.segment}: {len(set(seg.units))} links are drawn, {len(seg.verifiers)} verifiers check them"
         self._note("drawn", text, segment=seg.segment, round=seg.round, links=len(seg.units), verifiers=len(seg.verifiers))
         self._nudge("redraw", seg, at=seg.serve_by + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from assay.chain import Offer
+from assay.chain import Attest, Batch, Offer, Reveal, RevealAll, Seal
 from assay.ids import Address, PeerId, SegmentId
 from assay.messages import Boundary, JobAnnouncement
 from assay.role import RoleConfig, RoleState
@@ -47,9 +47,20 @@ class Mine(msgspec.Struct):
     receipts: dict[Address, bytes] = {}
     serves: int = 0
     """Calls of `served` that were sent."""
+    checking: dict[str, Seal | Reveal] = {}
+    """Seals and votes of others that are being checked, by `seal:verifier` and `vote:verifier`."""
+    seals: dict[Address, Seal] = {}
+    votes: dict[Address, Reveal] = {}
+    """What may be brought to the chain."""
+    brought: list[str] = []
+    """What has been, named as in `checking`."""
 
 
 class WorkerState(RoleState):
+    outbox: list[Attest | RevealAll | Batch] = msgspec.field(default_factory=list)
+    """Calls that wait for the next transaction."""
+    posts: int = 0
+    """Such transactions that were sent."""
     heard: list[JobAnnouncement] = msgspec.field(default_factory=list)
     offer: LiveOffer | None = None
     current: SegmentId | None = None

@@ -37,8 +37,10 @@ interface IJobsLog {
     event Redrawn(uint64 indexed segment, uint32 round, string reason, uint64 seedBlock);
     event KeyReleased(uint64 indexed segment, address indexed recipient, bytes32 keyId, bytes wrapped, address by);
     event Served(uint64 indexed segment, uint32 round, uint64 sealBy);
-    /// Of those who sealed with one call.
-    event SealedBy(uint64 indexed segment, address[] verifiers);
+    /// Of those who sealed with one call: verifier 20 B, digest 32 B, for each.
+    event SealedBy(uint64 indexed segment, bytes seals);
+    /// The same, when it was all of the committee, in the order of the draw: of the seals their keccak256 is kept.
+    event SealedTogether(uint64 indexed segment, bytes seals);
     event RevealsDue(uint64 indexed segment, uint64 revealBy, uint64 openingBlock);
     /// What one call has shown. Per vote: verifier 20 B, flags u8 (1: it agrees, 2: it is revealed, 4: it is opened), number of trace roots u8,
     /// salt 32 B, trace roots 32 B each. Of a vote that was revealed before, no salt (zero) and no roots.
@@ -111,6 +113,9 @@ interface IJobsLog {
     error NothingToWithdraw(address who);
     error WrongModule(address module);
     error OutOfGas(uint256 call);
+    error Together(uint64 segment);
+    error NotTogether(uint64 segment);
+    error BadSeals(uint64 segment);
 }
 
 /// Escrow and the segment machine (docs/protocol.md).
@@ -142,6 +147,8 @@ interface IJobs is IJobsLog {
     function attest(uint64 segmentId, SealedVote[] calldata seals) external;
     /// Votes, with their openings or without; again with them where they are awaited. The last opening decides the round.
     function reveal(uint64 segmentId, Reveal[] calldata reveals) external;
+    /// Gives each verifier its own seal, where they were kept together (SealedTogether): before one is revealed or disclosed alone.
+    function spread(uint64 segmentId, uint32 round, bytes calldata seals) external;
     function closeReveals(uint64 segmentId) external;
     function decide(uint64 segmentId) external;
     function settle(uint64 segmentId) external;

@@ -96,6 +96,7 @@ contract Appeals is Base {
         (Stage memory g, uint256 i, uint8 lane) = _voteOf(segmentId, round, verifier);
         if (g.revealed >> i & 1 == 0) revert NotRevealed(verifier);
         if (g.bonded >> i & 1 == 0) revert NoBond(segmentId);
+        if (g.together) revert Together(segmentId);
         bytes32 vote = _words[verifier][_key(segmentId, round, lane)];
         if (vote != keccak256(abi.encodePacked(traceRoots))) {
             bool agrees = g.agrees >> i & 1 == 1;
@@ -165,12 +166,6 @@ contract Appeals is Base {
         uint256 left = _takeDrawBond(segmentId, s, g, i, verifier, _jobs[s.job].drawBond);
         _give(verifier, 0, left, lane);
         _keep(segmentId, round, g);
-    }
-
-    function _keep(uint64 segmentId, uint256 round, Stage memory g) private {
-        SegmentRecord storage s = _segments[segmentId];
-        if (round == Stages.round(s.stage)) s.stage = Stages.pack(g);
-        else _past[segmentId][round] = Stages.pack(g);
     }
 
     function _voteOf(uint64 segmentId, uint32 round, address verifier)

@@ -24,7 +24,8 @@ import {JobRecord, SegmentRecord, Stage, Stages} from "./Records.sol";
 /// a payment that frees a bond changes one word. Stakes asks for it (`heldOf`) before it lets anything go. What is reserved for one
 /// segment follows from the segment: its bond, the draw bonds whose bit is set, less what has been seized.
 ///
-/// Lanes: words that are needed while a bond is reserved, and never after (a verifier's vote, the hash of the openings' block) stand
+/// Lanes: words that are needed while a bond is reserved, and never after (a verifier's vote, the hash of the openings' block or of all
+/// seals) stand
 /// at a number that the account gets with the bond and gives back with it, so that words are used again instead of new ones.
 abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     IERC20 internal immutable _token;
@@ -248,6 +249,18 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     /// Where the word of a lane stands; without a lane, at a place of its own.
     function _key(uint64 segmentId, uint256 round, uint8 lane) internal pure returns (uint256) {
         return lane < LANES ? lane : uint256(segmentId) << 16 | round << 8 | NO_LANE;
+    }
+
+    /// Where a provider's lane keeps the hash of a round's seals.
+    function _sealsKey(uint64 segmentId, uint256 round, uint8 lane) internal pure returns (uint256) {
+        return 1 << 255 | round << 128 | _key(segmentId, round, lane);
+    }
+
+    /// Stores the stage of a round.
+    function _keep(uint64 segmentId, uint256 round, Stage memory g) internal {
+        SegmentRecord storage s = _segments[segmentId];
+        if (round == Stages.round(s.stage)) s.stage = Stages.pack(g);
+        else _past[segmentId][round] = Stages.pack(g);
     }
 
     function _heldOf(address who) internal view returns (uint128) {

@@ -145,4 +145,21 @@ contract Checks is Rounds {
         uint256 left = _takeDrawBond(segmentId, s, g, i, verifier, drawBond);
         _give(verifier, 0, left, lane);
     }
+
+    // ---- seals that were kept together -------------------------------------------------------------------------------------------
+
+    function spread(uint64 segmentId, uint32 round, bytes calldata seals) external {
+        SegmentRecord storage s = _segment(segmentId);
+        if (round > Stages.round(s.stage)) revert NotTogether(segmentId);
+        Stage memory g = _stageOf(segmentId, round);
+        if (!g.together || _terminal(Stages.state(s.stage))) revert NotTogether(segmentId);
+        if (keccak256(seals) != _words[s.provider][_sealsKey(segmentId, round, s.lane)]) revert BadSeals(segmentId);
+        for (uint256 i = 0; i < g.count; ++i) {
+            (address verifier, uint8 lane) = _member(segmentId, round, i);
+            // One whose draw bond is free has given back its lane.
+            if (g.bonded >> i & 1 == 1) _words[verifier][_key(segmentId, round, lane)] = bytes32(seals[i * 52 + 20:i * 52 + 52]);
+        }
+        g.together = false;
+        _keep(segmentId, round, g);
+    }
 }

@@ -203,7 +203,7 @@ contract Escrow is Base {
             (c.bonded, c.keyed, c.receipted) = (_bit(g.bonded, i), _bit(g.keyed, i), _bit(g.receipted, i));
             (c.isSealed, c.revealed, c.opened) = (_bit(g.isSealed, i), _bit(g.revealed, i), _bit(g.opened, i));
             (c.agrees, c.prevailed) = (_bit(g.agrees, i), _bit(g.prevailed, i));
-            if (c.bonded && c.isSealed) c.vote = _words[c.verifier][_key(segmentId, round, lane)];
+            if (c.bonded && c.isSealed && !g.together) c.vote = _words[c.verifier][_key(segmentId, round, lane)];
         }
     }
 

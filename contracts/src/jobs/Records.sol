@@ -104,6 +104,8 @@ struct Stage {
     uint40 atBlock;
     // The hash of the openings' block is recorded.
     bool hashed;
+    // The seals are kept as one hash, in a word of the provider's lane (Base).
+    bool together;
     // Its draw bond is reserved.
     uint16 bonded;
     // The job's key service has released a key to it.
@@ -127,7 +129,8 @@ library Stages {
         g.negatives = uint8(word >> 32);
         g.due = uint40(word >> 40);
         g.atBlock = uint40(word >> 80);
-        g.hashed = uint8(word >> 120) != 0;
+        g.hashed = word >> 120 & 1 == 1;
+        g.together = word >> 121 & 1 == 1;
         g.bonded = uint16(word >> 128);
         g.keyed = uint16(word >> 144);
         g.receipted = uint16(word >> 160);
@@ -142,6 +145,7 @@ library Stages {
         word = uint256(uint8(g.state)) | uint256(uint8(g.phase)) << 8 | uint256(g.round) << 16 | uint256(g.count) << 24;
         word |= uint256(g.negatives) << 32 | uint256(g.due) << 40 | uint256(g.atBlock) << 80;
         if (g.hashed) word |= 1 << 120;
+        if (g.together) word |= 1 << 121;
         word |= uint256(g.bonded) << 128 | uint256(g.keyed) << 144 | uint256(g.receipted) << 160;
         word |= uint256(g.isSealed) << 176 | uint256(g.revealed) << 192 | uint256(g.opened) << 208;
         word |= uint256(g.agrees) << 224 | uint256(g.prevailed) << 240;

@@ -17,8 +17,20 @@ abstract contract Votes is Rounds {
     uint256 private constant AGREES = 1;
     uint256 private constant SHOWN = 2;
     uint256 private constant OPENED = 4;
-    /// Bytes of a vote in the log, without its trace roots.
+    /// Bytes of a vote in the log, without its trace roots, and of a seal.
     uint256 private constant VOTE_BYTES = 54;
+    uint256 private constant SEAL_BYTES = 52;
+
+    /// What a call of `attest` works on.
+    struct Row {
+        bytes32 domain;
+        // All of the committee, in the order of the draw.
+        bool together;
+        // How many have not sealed before; of each its place in the call (from bit 8 up) and its lane, and what the log says.
+        uint256 count;
+        uint256[] places;
+        bytes told;
+    }
 
     /// What a call of `reveal` works on.
     struct Ballot {
@@ -37,39 +49,68 @@ abstract contract Votes is Rounds {
         uint256 written;
     }
 
+    /// When one call brings the seals of all, in the order of the draw, their hash is kept in one word instead of each in its own.
     function attest(uint64 segmentId, SealedVote[] calldata seals) external {
         (SegmentRecord storage s, Stage memory g) = _in(segmentId, SegmentState.SERVED);
         if (g.phase != Phase.SEAL) revert WrongPhase(segmentId, g.phase);
         _needBefore(g.due);
-        bytes32 domain = _domainSeparatorV4();
-        address[] memory fresh = new address[](seals.length);
-        uint256 count = 0;
+        Row memory r;
+        (r.domain, r.together) = (_domainSeparatorV4(), seals.length == g.count);
+        (r.told, r.places) = (new bytes(SEAL_BYTES * seals.length), new uint256[](seals.length));
         for (uint256 i = 0; i < seals.length; ++i) {
-            if (_seal(segmentId, g, domain, seals[i], i)) fresh[count++] = seals[i].verifier;
+            _seal(r, segmentId, g, seals[i], i);
         }
-        assembly ("memory-safe") {
-            mstore(fresh, count)
-        }
-        emit SealedBy(segmentId, fresh);
-        if (g.isSealed == (1 << g.count) - 1) {
-            JobRecord storage j = _jobs[s.job];
-            uint64 revealBy = _now() + j.revealWindow;
-            uint64 openingBlock = uint64(block.number) + j.finality;
-            (g.phase, g.due, g.atBlock) = (Phase.REVEAL, uint40(revealBy), uint40(openingBlock));
-            emit RevealsDue(segmentId, revealBy, openingBlock);
-        }
+        _store(r, segmentId, s, g, seals);
+        if (g.isSealed == (1 << g.count) - 1) _allSealed(segmentId, _jobs[s.job], g);
         s.stage = Stages.pack(g);
     }
 
-    /// Whether the verifier had not sealed before.
-    function _seal(uint64 segmentId, Stage memory g, bytes32 domain, SealedVote calldata v, uint256 hint) private returns (bool) {
+    function _store(Row memory r, uint64 segmentId, SegmentRecord storage s, Stage memory g, SealedVote[] calldata seals) private {
+        (bytes memory told, uint256 count) = (r.told, r.count);
+        assembly ("memory-safe") {
+            mstore(told, mul(SEAL_BYTES, count))
+        }
+        if (r.together) {
+            g.together = true;
+            _words[s.provider][_sealsKey(segmentId, g.round, s.lane)] = keccak256(told);
+            emit SealedTogether(segmentId, told);
+        } else if (count > 0) {
+            for (uint256 k = 0; k < count; ++k) {
+                SealedVote calldata v = seals[r.places[k] >> 8];
+                _words[v.verifier][_key(segmentId, g.round, uint8(r.places[k]))] = v.digest;
+            }
+            emit SealedBy(segmentId, told);
+        }
+    }
+
+    function _allSealed(uint64 segmentId, JobRecord storage j, Stage memory g) private {
+        uint64 revealBy = _now() + j.revealWindow;
+        uint64 openingBlock = uint64(block.number) + j.finality;
+        (g.phase, g.due, g.atBlock) = (Phase.REVEAL, uint40(revealBy), uint40(openingBlock));
+        emit RevealsDue(segmentId, revealBy, openingBlock);
+    }
+
+    function _seal(Row memory r, uint64 segmentId, Stage memory g, SealedVote calldata v, uint256 i) private view {
         (address verifier, bytes32 digest) = (v.verifier, v.digest);
-        (uint256 index, uint8 lane) = _needMember(segmentId, g, verifier, hint);
-        if (g.isSealed >> index & 1 == 1) return false;
+        (uint256 index, uint8 lane) = _needMember(segmentId, g, verifier, i);
+        if (g.isSealed >> index & 1 == 1) {
+            r.together = false;
+            return;
+        }
+        if (index != i) r.together = false;
         g.isSealed |= uint16(1 << index);
-        _words[verifier][_key(segmentId, g.round, lane)] = digest;
-        _needConsent(verifier, domain, keccak256(abi.encode(SEAL_TYPE, segmentId, g.round, digest)), v.signature);
-        return true;
+        _needConsent(verifier, r.domain, keccak256(abi.encode(SEAL_TYPE, segmentId, g.round, digest)), v.signature);
+        r.places[r.count] = i << 8 | lane;
+        _write(r.told, r.count++, verifier, digest);
+    }
+
+    /// The k-th seal of a row: verifier 20 B, digest 32 B.
+    function _write(bytes memory row, uint256 k, address verifier, bytes32 digest) private pure {
+        assembly ("memory-safe") {
+            let to := add(add(row, 32), mul(SEAL_BYTES, k))
+            mstore(to, shl(96, verifier))
+            mstore(add(to, 20), digest)
+        }
     }
 
     function reveal(uint64 segmentId, Reveal[] calldata reveals) external nonReentrant {
@@ -77,8 +118,12 @@ abstract contract Votes is Rounds {
         JobRecord storage j = _jobs[s.job];
         _needBefore(g.phase == Phase.OPEN ? g.due : _needRevealing(segmentId, j, g));
         Ballot memory b = _ballot(segmentId, s, j, g, reveals.length);
-        for (uint256 i = 0; i < reveals.length; ++i) {
-            _vote(b, s, g, reveals[i], i);
+        if (g.together) {
+            _votes(b, s, g, reveals);
+        } else {
+            for (uint256 i = 0; i < reveals.length; ++i) {
+                _vote(b, s, g, reveals[i], i);
+            }
         }
         _log(b);
         if (_proceed(segmentId, s, j, g, b.fresh, g.revealed == g.isSealed)) return;
@@ -107,6 +152,36 @@ abstract contract Votes is Rounds {
         if (g.phase != Phase.SEAL) revert WrongPhase(segmentId, g.phase);
         _needAfter(g.due);
         return g.due + j.revealWindow;
+    }
+
+    // ---- all votes at once ---------------------------------------------------------------------------------------------------
+
+    /// Of a round whose seals are kept together all votes come in one call, in the order of the draw, with their openings; else the seals
+    /// are spread first.
+    function _votes(Ballot memory b, SegmentRecord storage s, Stage memory g, Reveal[] calldata reveals) private view {
+        if (reveals.length != g.count) revert Together(b.segment);
+        bytes memory seals = new bytes(SEAL_BYTES * reveals.length);
+        for (uint256 i = 0; i < reveals.length; ++i) {
+            Reveal calldata v = reveals[i];
+            if (v.openings.length == 0) revert Together(b.segment);
+            _write(seals, i, v.verifier, _digest(b.segment, g.round, v, v.traceRoots));
+        }
+        if (keccak256(seals) != _words[s.provider][_sealsKey(b.segment, g.round, s.lane)]) revert Together(b.segment);
+        b.openingHash = _openingHash(b.segment, s, g);
+        for (uint256 i = 0; i < reveals.length; ++i) {
+            _wholeVote(b, g, reveals[i], i);
+        }
+        (g.revealed, g.opened) = (g.isSealed, g.isSealed);
+    }
+
+    function _wholeVote(Ballot memory b, Stage memory g, Reveal calldata v, uint256 index) private view {
+        (address verifier, bytes32[] calldata traceRoots) = (v.verifier, v.traceRoots);
+        if (traceRoots.length != b.units.length) revert LengthMismatch(b.units.length, traceRoots.length);
+        b.fresh[index] = Hashes.words(traceRoots);
+        uint256 told = SHOWN | OPENED;
+        if (v.agrees) (told, g.agrees) = (told | AGREES, g.agrees | uint16(1 << index));
+        _open(b, verifier, traceRoots, v.openings);
+        _tell(b, verifier, told, v.salt, traceRoots);
     }
 
     // ---- one vote ------------------------------------------------------------------------------------------------------------

@@ -207,6 +207,6 @@ struct Check {
     // It is on the yes side of its round.
     bool prevailed;
     // Its digest; keccak256 of its trace roots one after another, if it was revealed before the call that decided the round; 0 when
-    // its draw bond is free.
+    // its draw bond is free, or the round's seals are kept together.
     bytes32 vote;
 }
