@@ -293,7 +293,7 @@ class Node:
         result: AnyEvent
         for pause in _pauses():
             try:
-                result = await self._attempt(effect)
+                result = await self._attempt(effect, min(ANSWER_WITHIN, max(0.0, give_up - time.monotonic())))
                 break
             except (Reverted, _Refused) as error:
                 result = Failed(key=effect.key, fault=Fault.REFUSED, error=str(error))
@@ -314,12 +314,13 @@ class Node:
                 break
         self._inbox.put_nowait(result)
 
-    async def _attempt(self, effect: Send | Ask | Fetch | Do) -> AnyEvent:
+    async def _attempt(self, effect: Send | Ask | Fetch | Do, within: float) -> AnyEvent:
+        """`within`: seconds for a peer's answer."""
         match effect:
             case Send():
                 return Sent(key=effect.key, block=await self.chain.send(CallId(effect.key), effect.call))
             case Ask():
-                answer = await self.peers.request(effect.peer, effect.message, timeout=ANSWER_WITHIN)
+                answer = await self.peers.request(effect.peer, effect.message, timeout=within)
                 if isinstance(answer, Refusal):
                     if answer.retry_after:
                         raise Outage(answer.reason)

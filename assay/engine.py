@@ -24,11 +24,14 @@ import msgspec
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Facts, Named, Open, Path, Shown, Side
 from assay.dispute.record import Record
+from assay.dispute.served import Given, Nodes, Wanted
 from assay.ids import U32, U63, Digest
 from assay.job import DatasetRef, Field
 from assay.runtime import Fault
 
 MAX_LINE = 1 << 24
+MAX_BOUNDARY = 1 << 35
+"""Bytes of a boundary in the clear."""
 Folder = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,99}$")]
 
 
@@ -187,6 +190,10 @@ class AnswerDispute(EngineTask, frozen=True, kw_only=True):
     """What a challenger sealed."""
     last: bool = False
     """Nothing more will be tried: who cannot compute again what it asserted concedes, if it still may."""
+    served: tuple[Given, ...] | None = None
+    """What the asserter has served of the tree that is walked now; None: it is not to be asked."""
+    asked: Wanted | None = None
+    """No move is wanted, but this, which the challenger has asked for."""
 
 
 class OwnRun(Message, frozen=True, kw_only=True):
@@ -210,6 +217,12 @@ class DisputeAnswered(EngineResult, frozen=True, kw_only=True):
     """Why there is no move; empty when there is one."""
     record: U63 | None = None
     """The record whose salt and path must be put into the folder first."""
+    wanted: Wanted | None = None
+    """What the asserter could serve, so that a better move than `move` is possible."""
+    junk: bool = False
+    """It has served what it has not committed to."""
+    nodes: Nodes | None = None
+    """What was asked for; None: that is not to be asked."""
 
 
 class Failure(EngineResult, frozen=True, kw_only=True):

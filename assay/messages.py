@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from assay.chain import Offer, Reveal
 from assay.codec import Message
-from assay.ids import U32, U63, Address, Cid, Digest, JobId, PeerId, SegmentId
+from assay.dispute.served import Nodes, Wanted
+from assay.ids import U32, U63, Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 
 RPC_PROTOCOL = "/assay/rpc/1"
 
@@ -130,6 +131,15 @@ class KeyGrant(Message, frozen=True, kw_only=True):
     wrapped: bytes
 
 
+class NodesRequest(Message, frozen=True, kw_only=True):
+    """A dispute's challenger to its asserter, answered by Nodes: what lies below a node of the tree that is walked now."""
+
+    dispute: DisputeId
+    turn: U32
+    """Moves that the dispute has had (facts.DisputeFacts.turns): both sides speak of the same stand."""
+    wanted: Wanted
+
+
 class Refusal(Message, frozen=True, kw_only=True):
     """A request that is not granted, with the reason in plain words."""
 
@@ -142,8 +152,8 @@ class Ack(Message, frozen=True, kw_only=True):
     pass
 
 
-AnyRequest = OfferMessage | Heartbeat | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest
-AnyReply = Boundary | KeyGrant | Refusal | Ack
+AnyRequest = OfferMessage | Heartbeat | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest
+AnyReply = Boundary | KeyGrant | Nodes | Refusal | Ack
 AnyGossip = JobAnnouncement
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from assay.chain import Offer, Opening, Release, Reveal, Terms
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Open, Revealed, Shown, Side
+from assay.dispute.served import Given, Nodes, Wanted
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.messages import Boundary
@@ -310,6 +311,8 @@ class MakeMove(Task, frozen=True, kw_only=True):
     """What a verifier that defends its trace was served."""
     last: bool = False
     """No more tries will follow."""
+    served: tuple[Given, ...] | None = None
+    """What the asserter has served of the tree that is walked now; None: it is not to be asked."""
 
 
 class MoveMade(Outcome, frozen=True, kw_only=True):
@@ -319,6 +322,26 @@ class MoveMade(Outcome, frozen=True, kw_only=True):
     """Goes with the move."""
     why: str
     """In plain words, why there is no move; empty when there is one."""
+    wanted: Wanted | None = None
+    """What the asserter could serve, so that a better move is possible."""
+    patience: int = 0
+    """Seconds that this is waited for, as the network's grace allows."""
+    junk: bool = False
+    """The asserter has served what it has not committed to."""
+
+
+class ServeNodes(Task, frozen=True, kw_only=True):
+    """Asserter: what the challenger of a dispute, whose turn it is, has asked for, from the same files as a move is made from."""
+
+    place: MakeMove
+    """Which dispute, and what it is about."""
+    wanted: Wanted
+
+
+class NodesServed(Outcome, frozen=True, kw_only=True):
+    dispute: DisputeId
+    nodes: Nodes | None
+    """None: that is not to be asked now."""
 
 
 class DropSegment(Task, frozen=True, kw_only=True):
@@ -334,10 +357,10 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote
-    | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | MakeMove | DropSegment
+    | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | MakeMove | ServeNodes | DropSegment
 )  # fmt: skip
 AnyOutcome = (
     JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeysWrapped | SegmentRun | Stopping | UnitsServed | ReceiptVerified
     | VoteVerified
-    | BoundaryOpened | UnitReplayed | OpeningsMade | MoveMade | Dropped
+    | BoundaryOpened | UnitReplayed | OpeningsMade | MoveMade | NodesServed | Dropped
 )  # fmt: skip

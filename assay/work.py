@@ -23,6 +23,7 @@ from assay.codec import Malformed, decode, encode
 from assay.dispute.answers import FileParty, Inputs, OwnInputs
 from assay.dispute.proofs import Link
 from assay.engine import (
+    MAX_BOUNDARY,
     MAX_LINE,
     AnswerDispute,
     AnyEngineResult,
@@ -53,7 +54,6 @@ from assay.segment import Corrupted, Segment, now_ms, write_atomically
 from assay.stages import program_root
 from assay.state import BadTensors, Tensors, acc_root, from_bytes, state_root, tensor_root, to_bytes
 
-MAX_BOUNDARY = 1 << 35
 MAX_FROZEN = 1 << 34
 """Bytes of a file of frozen tensors."""
 
@@ -66,6 +66,7 @@ class Engine:
     FROZEN = 1 << 30
     executor: type[Executor] = Executor
     link: type[Link] = Link
+    party: type[FileParty] = FileParty
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -254,7 +255,8 @@ class Engine:
         else:
             inputs = Inputs(folder, task.job.fields)
         with np.errstate(all="ignore"):
-            return FileParty(task, executor, folder, inputs, self.link, self._links).answer()
+            party = self.party(task, executor, folder, inputs, self.link, self._links)
+            return party.serve(task.asked) if task.asked is not None else party.answer()
 
 
 def _read_frozen(path: Path) -> Tensors:

@@ -22,7 +22,8 @@ import numpy as np
 from assay import merkle, shard, stages
 from assay.dispute import game, leaf, moves
 from assay.dispute.moves import AnyMove, Facts, Phase, State, Verdict
-from assay.dispute.players import Asserter, own_tree, play
+from assay.dispute.own import own_tree
+from assay.dispute.players import Asserter, play
 from assay.dispute.proofs import Data, Job, Link
 from assay.exact.types import ITEM_BYTES
 from assay.execute import Executor, schedule_root

@@ -20,6 +20,7 @@ from assay.dispute.moves import Facts, Moment, State
 from assay.dispute.players import Asserter, Voter
 from assay.dispute.proofs import Link
 from assay.dispute.record import Disputed, Record, Rules, facts_of
+from assay.dispute.served import patience
 from assay.disputing import named
 from assay.execute import schedule_root
 from assay.ids import Digest
@@ -35,11 +36,13 @@ from assay.tasks import (
     CheckProgram,
     MakeMove,
     MoveMade,
+    NodesServed,
     OpenBoundary,
     ProgramChecked,
     ReplayUnit,
     RunSegment,
     SegmentRun,
+    ServeNodes,
     ServeUnits,
     UnitReplayed,
     UnitsServed,
@@ -76,7 +79,7 @@ class LinkParty(Party):
     """A party whose links are in memory: a provider's own run, or the one link that a verifier replayed."""
 
     def __init__(self, task: MakeMove, record: Record, facts: Facts, at: Moment, ran: dict[int, Link]) -> None:
-        super().__init__(record, facts, task.side, at, task.opening, task.last)
+        super().__init__(record, facts, task.side, at, task.opening, task.last, task.served)
         self.task, self.ran = task, ran
 
     def link(self, state: State) -> Link:
@@ -206,9 +209,18 @@ class LinkHands(Hands):
         return record, facts_of(record, now(self.chain.dispute_rules()), self.chain.chain_id, self.chain.disputes, task.terms, segment)
 
     def make_move(self, task: MakeMove) -> MoveMade:
+        found = self.side(task).answer()
+        wait = patience(now(self.chain.dispute_rules()).grace)
+        return MoveMade(
+            dispute=task.dispute, move=found.move, shown=found.shown, why=found.why, wanted=found.wanted, patience=wait, junk=found.junk
+        )  # fmt: skip
+
+    def serve_nodes(self, task: ServeNodes) -> NodesServed:
+        return NodesServed(dispute=task.place.dispute, nodes=self.side(task.place).serve(task.wanted).nodes)
+
+    def side(self, task: MakeMove) -> LinkParty:
         (record, facts), head = self.known(task), self.chain.ledger.head
-        found = self.party(task, record, facts, Moment(head.number + 1, head.time), self.ran(task)).answer()
-        return MoveMade(dispute=task.dispute, move=found.move, shown=found.shown, why=found.why)
+        return self.party(task, record, facts, Moment(head.number + 1, head.time), self.ran(task))
 
 
 class LinkWorld(World):

@@ -10,17 +10,13 @@ import pytest
 from assay.ids import Address
 from assay.localnet import rpc
 from assay.localnet.anvil import Anvil, balances, deploy, faucet, find_anvil, load, save
+from assay.localnet.net import Network
 from assay.ports import Outage
 
 ALICE = Address("0x" + "a1" * 20)
 
 
-@pytest.fixture(autouse=True)
-def needs_anvil() -> None:
-    try:
-        find_anvil()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("needs_anvil")
 
 
 def test_it_comes_back_on_its_state_with_contracts_and_money(tmp_path: Path) -> None:
@@ -59,6 +55,15 @@ def test_a_port_that_is_taken_is_said() -> None:
         taken.listen()
         with pytest.raises(Outage, match=f"does not start on port {taken.getsockname()[1]}"):
             Anvil(port=taken.getsockname()[1])
+
+
+def test_every_account_s_money_is_seen_from_the_chain_alone() -> None:
+    with Anvil(block_time=None) as anvil:
+        network = deploy(anvil.url)
+        faucet(network, ALICE, 500)
+        head = int(str(rpc.call(anvil.url, "eth_blockNumber")), 16)
+        found = Network(rpc=anvil.url, chain_id=31337, contract=network.jobs, bootstrap="", contracts=network).balances(head)
+        assert found == balances(network, [ALICE])
 
 
 def test_without_a_binary_one_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

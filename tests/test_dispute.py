@@ -69,8 +69,8 @@ def against(link: Link, unit: int, cls: type[Asserter] = Asserter, committed: Di
     """A provider whose link `unit` is a lie, and the honest challenger, whom it has served that, or another, or nothing."""
     told = [*ends()[:unit], committed or link.end_root, *ends()[unit + 1 :]]
     shown = link if served is True else served
-    challenger = Challenger(honest().__getitem__, ends(), opening(unit), (lambda _: shown) if isinstance(shown, Link) else None)
-    return dispute(cls(lambda _: link, told), told, unit, challenger)
+    server = cls(lambda _: shown, told) if isinstance(shown, Link) else None
+    return dispute(cls(lambda _: link, told), told, unit, Challenger(honest().__getitem__, ends(), opening(unit), server.serve if server else None))
 
 
 def phases(played: Played) -> list[str]:

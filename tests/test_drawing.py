@@ -56,7 +56,7 @@ def test_every_game_is_drawn_to_its_end(name: str) -> None:
     paid = {amount for line in drawing.pays for amount in map(int, [word for word in line.replace(",", "").split() if word.isdigit()])}
     assert {told["result"][name] for name in ("slashed", "burnt", "challenger", "asserter")} - {0} <= paid
     assert all((step.told and not step.told.islower()) or " " in step.told or step.move == "Concede" for step in drawing.steps)
-    assert len(lines(drawing)) == 2 + len(drawing.steps) + sum(len(step.values) for step in drawing.steps) + len(drawing.pays)
+    assert len(lines(drawing)) == 2 + len(drawing.steps) + sum(len(step.values) for step in drawing.steps) + len(drawing.pays) + len(drawing.descents)
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -94,6 +94,25 @@ def test_a_matrix_product_is_drawn_down_to_one_item() -> None:
     assert "item 63 of fold 2 of matmul" in last.told
     assert "state param.out" in last.values[1].what
     assert [step.level for step in drawing.steps] == sorted(step.level for step in drawing.steps)  # ever further down
+
+
+def test_it_is_told_what_was_opened_on_chain_and_what_was_served_off_it() -> None:
+    def told(name: str) -> list[str]:
+        return [descent.text for descent in drawn(name).descents]
+
+    assert told("one bit of a product of elements") == [
+        "the trace: 6 levels opened on chain, 0 served off chain",
+        "the tensor's chunks: 3 levels opened on chain, 0 served off chain; the leaf opened on chain",
+    ]
+    assert told("a bit that was served") == [
+        "the trace: 3 levels opened on chain, 3 served off chain",
+        "the tensor's chunks: 3 levels opened on chain, 0 served off chain; the leaf served off chain",
+    ]
+    assert told("an item that was served")[-1] == "fold 2: 0 choices of a part opened on chain, 6 served off chain; the leaf served off chain"
+    assert told("a matrix product whose totals are made to fit")[-1] == "fold 2: 1 choice of a part opened on chain, 0 served off chain"
+    text = "\n".join(lines(drawn("an item that was served")))
+    assert "past 3 levels that were served off chain" in text
+    assert "of fold 2, served off chain as" in text
 
 
 def test_data_are_drawn_beside_what_was_asserted() -> None:

@@ -2,7 +2,8 @@
 
 A run of a segment may take hours while a drawn link of an earlier one must be served in minutes, so up to `processes` engines run at
 once, each one task at a time. An engine that crashes, answers something else than it should, or says nothing for `patience` seconds is
-killed, and its task fails by this node's own fault; the next task gets a fresh one. A cancelled task kills its engine, too: a
+killed, and its task fails by this node's own fault; the next task gets a fresh one. In a sandbox (assay.adapters.sandbox) one is killed, too,
+under which the work folder outgrows its quota. A cancelled task kills its engine, too: a
 computation cannot be interrupted otherwise. `InlineEngine` is the same without a process, for tests and small simulations.
 """
 
@@ -11,11 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assay.adapters.sandbox import Sandbox, bytes_below
+from assay.cage import NICE
 from assay.codec import Malformed, Message, decode, encode
 from assay.engine import MAX_LINE, AnswerDispute, AnyEngineResult, EngineTask, Failure, StepDone
 from assay.runtime import Fault, TaskFailed
@@ -28,7 +32,8 @@ IDLE = 15.0
 LINGER = 600.0
 """Seconds that one is kept which has answered in a dispute: it holds the disputed link, which takes a replay to make, for the next move."""
 PATIENCE = 3600.0
-NICE = 5
+LOOK_EVERY = 2.0
+"""Seconds between looks at the size of the work folder."""
 DYING = 10.0
 """Seconds that an engine which has closed its output may take to end."""
 
@@ -46,22 +51,27 @@ class _Process:
         """Set when it has had a task before."""
         self.heard = False
         """Whether it has answered to its present task."""
+        self.ended_for = ""
+        """Why it was ended by this side in the middle of a task."""
 
     async def kill(self) -> None:
+        """With its group: a bubblewrap that is killed while it starts leaves a child behind that waits for it for ever."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
+                os.killpg(self.process.pid, signal.SIGKILL)
         await self.process.wait()
 
 
 class ProcessEngine:
-    """Implements assay.ports.Engine. `command` starts an engine (tests give others); the root and this process's id are added to it."""
+    """Implements assay.ports.Engine. `command` starts an engine (tests give others); the root and this process's id are added to it.
+    `sandbox` shuts the engine in; a `command` of one's own is not shut in."""
 
     def __init__(
-        self, processes: int = 2, threads: int = 1, patience: float = PATIENCE, idle: float = IDLE, nice: int = NICE, command: tuple[str, ...] = ()
-    ) -> None:
+        self, processes: int = 2, threads: int = 1, patience: float = PATIENCE, idle: float = IDLE, nice: int = NICE,
+        command: tuple[str, ...] = (), sandbox: Sandbox | None = None,
+    ) -> None:  # fmt: skip
         self.threads, self.patience, self._idle_after, self._nice = threads, patience, idle, nice
-        self._command = command or (sys.executable, "-m", "assay.work")
+        self._command, self._sandbox = command or (sys.executable, "-m", "assay.work"), None if command else sandbox
         self._slots = asyncio.Semaphore(processes)
         self._free: dict[Path, list[_Process]] = {}
         self._all: set[_Process] = set()
@@ -89,11 +99,15 @@ class ProcessEngine:
 
     async def _attempt(self, line: bytes, folder: Path, progress: Callable[[Message], None], idle: float) -> AnyEngineResult:
         engine = await self._take(folder)
+        watch = asyncio.create_task(self._watch(engine, folder, self._sandbox.disk)) if self._sandbox else None
         try:
             result = await self._talk(engine, line, progress)
         except BaseException:
             await self._end(engine)
             raise
+        finally:
+            if watch:
+                watch.cancel()
         self._give_back(folder, engine, idle)
         return result
 
@@ -121,9 +135,17 @@ class ProcessEngine:
             await engine.kill()
             if engine.idle is not None and not engine.heard:
                 raise _DiedIdle from None
+            if engine.ended_for:
+                raise TaskFailed(Fault.OWN, engine.ended_for) from None
             code = engine.process.returncode
             how = f"signal {-code}" if code is not None and code < 0 else f"status {code}"
             raise TaskFailed(Fault.OWN, f"the engine ended in the middle of its task ({how}); the system may be short of memory") from None
+
+    async def _watch(self, engine: _Process, folder: Path, quota: int) -> None:
+        while (held := await asyncio.to_thread(bytes_below, folder)) <= quota:  # noqa: ASYNC110 (a disk tells nobody that it fills)
+            await asyncio.sleep(LOOK_EVERY)
+        engine.ended_for = f"the engine was ended: the work folder holds {held} bytes, its quota is {quota}; --disk gives it more"
+        await engine.kill()
 
     # ---- processes -------------------------------------------------------------------------------------------------------
 
@@ -139,10 +161,11 @@ class ProcessEngine:
             if engine.process.returncode is None:
                 return engine
             await self._end(engine)
-        environment = os.environ | {name: str(self.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        environment = self._sandbox.environment() if self._sandbox else dict(os.environ)
+        environment |= {name: str(self.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        command = self._sandbox.command(folder) if self._sandbox else [*self._command, str(folder), str(os.getpid())]
         process = await asyncio.create_subprocess_exec(
-            *self._command, str(folder), str(os.getpid()),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE, env=environment,
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE, env=environment, process_group=0,
         )  # fmt: skip
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, process.pid, self._nice)

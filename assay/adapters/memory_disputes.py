@@ -70,7 +70,8 @@ class Disputes:
         facts = d.state.facts
         return Record(
             dispute=number, segment=SegmentId(facts.segment), challenger=facts.challenger, asserter=d.asserter, stake=facts.stake,
-            allowance=facts.allowance, digest=d.state.digest, block=d.state.opened.block, time=d.state.opened.time, moves=tuple(d.moves), outcome=d.outcome, paid=d.paid,
+            allowance=facts.allowance, digest=d.state.digest, block=d.state.opened.block, time=d.state.opened.time,
+            moves=tuple(d.moves), outcome=d.outcome, paid=d.paid,
         )  # fmt: skip
 
     # ---- beginning

@@ -1,6 +1,8 @@
 """Jobs, segments and rounds as the events so far leave them, and the money that they should have moved.
 
 Money is kept twice: what the terms say must move (`owed`), and what the contract said it moved (`paid`); the checks hold one against the other.
+The rules are written here a second time, apart from the ledger in memory (assay/adapters/memory_records.py): an audit that used its code would
+repeat its mistakes.
 """
 
 from __future__ import annotations

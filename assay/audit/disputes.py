@@ -69,7 +69,8 @@ class Disputes(Ends):
             seg.sheet.check("dispute", who == seg.provider, f"{told(event)} names {who}, who is not its provider")
             return
         vote = seg.rounds[event.round].votes.get(who) if event.round in seg.rounds else None
-        seg.sheet.check("dispute", who in seg.fallen or (vote is not None and vote.agrees), f"{who} said no yes in round {event.round} that could be disputed")
+        agreed = who in seg.fallen or (vote is not None and vote.agrees)
+        seg.sheet.check("dispute", agreed, f"{who} said no yes in round {event.round} that could be disputed")
         seg.holds[who] += 1
 
     # ---- ends ------------------------------------------------------------------------------------------------------------

@@ -57,11 +57,12 @@ async def _audit(where: Settings, job: JobId, replay: int, seed: int) -> Report:
     from assay.adapters.keys import exists, open_keys
     from assay.audit.auditor import NoSuchJob
     from assay.audit.whole import audit_job
+    from assay.cli.node import find_sandbox
 
     with tempfile.TemporaryDirectory(prefix="assay-audit-") as base:
         folder = Path(base)
         keys = open_keys(where.data) if exists(where.data) else None
-        engine = ProcessEngine(processes=1)
+        engine = ProcessEngine(processes=1, sandbox=await asyncio.to_thread(find_sandbox, "auto", 0, folder, True))
         try:
             async with visit(where, folder) as (reader, blobs):
                 return await audit_job(await read_record(reader, job), job, blobs, keys, engine, folder / "work", replay=replay, seed=seed)

@@ -92,4 +92,5 @@ def as_json(case: Case, record: Record, drawing: Drawing) -> dict[str, Any]:
     ]  # fmt: skip
     parties = {"segment": case.seg.number, "job": case.seg.job, "challenger": record.challenger, "asserter": record.asserter}
     end = {"outcome": record.outcome, "reason": drawing.reason, "pays": drawing.pays, "awaits": "" if record.outcome else drawing.awaits}
-    return {"dispute": record.dispute, **parties, "title": drawing.title, "steps": steps, **end, "paid": record.paid}
+    levels = [{"tree": d.tree, "opened": d.opened, "served": d.served, "leaf": d.leaf} for d in drawing.descents]
+    return {"dispute": record.dispute, **parties, "title": drawing.title, "steps": steps, "descents": levels, **end, "paid": record.paid}

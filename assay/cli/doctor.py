@@ -47,6 +47,19 @@ def engine() -> Finding:
         return Finding("native engine", None, f"{error}; the NumPy engine gives the same bits", "python -m assay.exact.native.build")
 
 
+def sandbox() -> Finding:
+    """What engines are shut in."""
+    from assay.adapters.sandbox import NoSandbox, choose
+
+    try:
+        found = choose()
+    except NoSandbox as error:
+        return Finding("sandbox", False, f"engines cannot be shut in: {error}", "apt install bubblewrap, or a kernel with Landlock (Linux 5.13)")
+    assert found is not None
+    kind = found.kind if found.kind == "bubblewrap" else "Landlock and seccomp; bubblewrap would add namespaces (apt install bubblewrap)"
+    return Finding("sandbox", True, kind)
+
+
 def gpu() -> Finding:
     try:
         import pynvml
@@ -122,7 +135,7 @@ def bootstrap(multiaddr: str) -> Finding:
 
 def examine(url: str | None, address: str | None, peers: str | None, data: Path) -> list[Finding]:
     """All findings; what is not configured is not looked at."""
-    checks: list[Callable[[], Finding]] = [python, engine, torch, gpu, anvil, lambda: folder(data)]
+    checks: list[Callable[[], Finding]] = [python, engine, sandbox, torch, gpu, anvil, lambda: folder(data)]
     if url:
         checks.append(lambda: chain(url))
         if address:

@@ -113,7 +113,10 @@ def gas(case: Case) -> Table:
         at = msgspec.structs.replace(case, gas_price=price, params=msgspec.structs.replace(case.params, bond_base=economics.bond_base(price)))
         rows.append((f"{price:g}", f"{at.dispute_gas('asserter'):.3f}", f"{at.dispute_gas('challenger'):.3f}", f"{at.challenger_bond:.3f}",
                      f"{at.params.bond_base / economics.TOKEN:.3f}", f"{at.checking_gas:.3f}", f"{economics.least_price(at):.3f}"))  # fmt: skip
-    header = ("a million gas", "asserter's dispute", "challenger's", "bond that covers it", "a provider's beyond the price", "checking a segment", "least price of a segment")
+    header = (
+        "a million gas", "asserter's dispute", "challenger's", "bond that covers it", "a provider's beyond the price", "checking a segment",
+        "least price of a segment",
+    )  # fmt: skip
     return Table("Gas", header, rows)
 
 

@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import gc
 import os
+import shutil
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from assay.adapters.ipfs_fetch import Blocks
     from assay.adapters.ipfs_kubo import KuboBlobs
     from assay.adapters.keys import NodeKeys
+    from assay.adapters.sandbox import Sandbox
 
 LOCAL_CHAIN = 31337
 """Chain id of anvil and its like: there the faucet is the node's own account."""
@@ -59,6 +62,10 @@ class Options:
     """RPC of an external IPFS daemon that keeps the blobs; None: the embedded store."""
     engine: tuple[str, ...] = ()
     """Command that starts an engine, if another than the honest one (the liars of the tests)."""
+    sandbox: str = "auto"
+    """How an engine is shut in: assay.adapters.sandbox.KINDS."""
+    disk: int = 0
+    """Bytes of the work folder; 0: half of what is free."""
 
 
 @contextlib.asynccontextmanager
@@ -109,10 +116,27 @@ async def compose(role: str, where: Settings, options: Options) -> AsyncIterator
         if role in ENGINES:
             from assay.adapters.engine_process import ProcessEngine
 
-            engine = ProcessEngine(threads=options.threads, command=options.engine)
+            sandbox = await asyncio.to_thread(find_sandbox, options.sandbox, options.disk, where.data, chain.chain_id == LOCAL_CHAIN)
+            engine = ProcessEngine(threads=options.threads, command=options.engine, sandbox=sandbox)
             stack.push_async_callback(engine.close)
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
         yield Ports(chain=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth)
+
+
+def find_sandbox(kind: str, disk: int, folder: Path, local: bool) -> Sandbox | None:
+    """What engines are shut in. Raises Trouble when there is none, but on the `local` chain, where that is a warning."""
+    from assay.adapters import sandbox
+
+    try:
+        return sandbox.choose(kind, disk or shutil.disk_usage(folder).free // 2)
+    except ValueError as error:
+        raise Trouble("there is no such sandbox", str(error), "--sandbox auto", 2) from None
+    except sandbox.NoSandbox as error:
+        if not local or kind != "auto":
+            what = "what others have sent is not computed unless the engine is shut in"
+            raise Trouble(what, str(error), "apt install bubblewrap, or take the risk: --sandbox off", 3) from None
+        print(f"warning: engines are not shut in here: {error}", file=sys.stderr)
+        return None
 
 
 def _blobs(folder: Path, ipfs: str | None, locate: Callable[[Sequence[PeerId]], list[str]]) -> tuple[LocalBlobs | KuboBlobs, Blocks]:

@@ -20,6 +20,8 @@ Stake = Annotated[int | None, typer.Option("--stake", min=0, help="Stake to keep
 Confirmations = Annotated[
     int, typer.Option("--confirmations", min=0, help="Blocks until an event counts as final; 0: 1 on the local chain, 12 elsewhere.")
 ]
+Shut = Annotated[str, typer.Option("--sandbox", metavar="auto|bubblewrap|kernel|off", help="How the engine is shut in.")]
+Disk = Annotated[int, typer.Option("--disk", min=0, help="Bytes that the engine's files may take; 0: half of what is free.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
 
 WHAT = {
@@ -65,10 +67,11 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_worker(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, price: Price = 100_000, stake: Stake = LOCAL_STAKE["worker"], threads: Threads = 1,
-            confirmations: Confirmations = 0, ipfs: Ipfs = None, json: Lines = False,
+            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, json: Lines = False,
         ) -> None:  # fmt: skip
-            options = {"price": price, "stake": stake or 0, "threads": threads, "confirmations": confirmations, "ipfs": ipfs}
-            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **options)
+            engine = {"threads": threads, "sandbox": sandbox, "disk": disk}
+            options = {"price": price, "stake": stake or 0, "confirmations": confirmations, "ipfs": ipfs}
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 
         start: Any = start_worker
     elif role == "verifier":
@@ -76,10 +79,11 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_verifier(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1,
-            confirmations: Confirmations = 0, ipfs: Ipfs = None, json: Lines = False,
+            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, json: Lines = False,
         ) -> None:  # fmt: skip
-            options = {"stake": stake or 0, "threads": threads, "confirmations": confirmations, "ipfs": ipfs}
-            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **options)
+            engine = {"threads": threads, "sandbox": sandbox, "disk": disk}
+            options = {"stake": stake or 0, "confirmations": confirmations, "ipfs": ipfs}
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 
         start = start_verifier
     else:

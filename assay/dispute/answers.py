@@ -6,6 +6,7 @@ goes on from the record. What it would send is tried in the game first, so that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from assay.codec import decode
 from assay.dispute import game, moves
 from assay.dispute.checks import IllegalMove
 from assay.dispute.moves import AnyMove, Facts, Moment, Open, Phase, Side, State
-from assay.dispute.players import Asserter, Challenger, Player, Voter
+from assay.dispute.players import Asserter, Challenger, Voter
 from assay.dispute.proofs import Data, Job, Link
 from assay.dispute.record import Record, state_of
-from assay.engine import AnswerDispute, DisputeAnswered, KeptRecord
+from assay.dispute.served import Given, Nodes, Wanted
+from assay.engine import MAX_BOUNDARY, AnswerDispute, DisputeAnswered, KeptRecord
 from assay.execute import Executor
 from assay.ids import Digest
 from assay.job import DatasetRef
@@ -27,7 +29,6 @@ from assay.state import Tensors, from_bytes
 
 MAX_RECORD = 1 << 24
 """Bytes of a kept record: one that is larger fits no transaction."""
-MAX_BOUNDARY = 1 << 35
 
 
 class RecordWanted(Exception):
@@ -89,9 +90,13 @@ class OwnInputs(Inputs):
 class Party:
     """One side of one dispute, at one time: what it does now. Subclasses say where its own run of the disputed link comes from."""
 
-    def __init__(self, record: Record, facts: Facts, side: Side, at: Moment, opening: Open | None, last: bool) -> None:
+    def __init__(
+        self, record: Record, facts: Facts, side: Side, at: Moment, opening: Open | None, last: bool, served: Sequence[Given] | None = None
+    ) -> None:  # fmt: skip
         self.record, self.facts, self.side, self.at = record, facts, side, at
         self.opening, self.last = opening, last
+        self.asks = served is not None
+        self.served = {given.wanted: given.nodes for given in served or ()}
 
     def link(self, state: State) -> Link:
         """This party's own run of the disputed link."""
@@ -110,7 +115,7 @@ class Party:
         move, why = due(state, self.side, self.at.time) if self.record.outcome is None else (None, "the dispute is resolved")
         if move is None and not why:
             try:
-                move, why = self.move(state)
+                return self.best(state)
             except RecordWanted as wanted:
                 return DisputeAnswered(move=None, shown=moves.shown(state), why=str(wanted), record=wanted.number)
             except Corrupted:
@@ -119,18 +124,35 @@ class Party:
                 move, why = moves.Concede(), ""
         return DisputeAnswered(move=move, shown=moves.shown(state), why=why)
 
-    def move(self, state: State) -> tuple[AnyMove | None, str]:
+    def serve(self, wanted: Wanted) -> DisputeAnswered:
+        """What the challenger asks for, of what this side has asserted."""
+        state = state_of(self.record, self.facts)
+        asked = self.record.outcome is None and self.side is Side.ASSERTER
+        nodes = self.asserter(state).serve(state, wanted) if asked else None
+        return DisputeAnswered(move=None, shown=moves.shown(state), why="", nodes=nodes)
+
+    def source(self, _: State, wanted: Wanted) -> Nodes | None:
+        return self.served.get(wanted)
+
+    def best(self, state: State) -> DisputeAnswered:
+        shown, wanted, junk = moves.shown(state), None, False
         if may_concede(state) and self.is_wrong(state):
-            return moves.Concede(), ""
-        player: Player = self.asserter(state) if self.side is Side.ASSERTER else Challenger(lambda _: self.link(state), (), self.opening)
-        move = player.move(state, self.record.moves[-1].move if self.record.moves else None)
+            return DisputeAnswered(move=moves.Concede(), shown=shown, why="")
+        last = self.record.moves[-1].move if self.record.moves else None
+        if self.side is Side.ASSERTER:
+            move = self.asserter(state).move(state, last)
+        else:
+            challenger = Challenger(lambda _: self.link(state), (), self.opening, self.source if self.asks else None)
+            move = challenger.move(state, last)
+            wanted, junk = challenger.wanted, challenger.junk
         if move is None:
-            return None, f"in {state.phase} this node's own run has nothing to say against what was shown"
+            why = f"in {state.phase} this node's own run has nothing to say against what was shown"
+            return DisputeAnswered(move=None, shown=shown, why=why)
         try:
             game.apply(state, move, self.at)
         except IllegalMove as error:
-            return None, f"its {type(move).__name__} in {state.phase} would be refused: {error}"
-        return move, ""
+            return DisputeAnswered(move=None, shown=shown, why=f"its {type(move).__name__} in {state.phase} would be refused: {error}")
+        return DisputeAnswered(move=move, shown=shown, why="", wanted=wanted, junk=junk)
 
 
 class FileParty(Party):
@@ -139,7 +161,7 @@ class FileParty(Party):
     def __init__(
         self, task: AnswerDispute, executor: Executor, folder: Path, inputs: Inputs, make: type[Link], kept: dict[tuple[str, int], Link]
     ) -> None:
-        super().__init__(task.record, task.facts, task.side, Moment(task.block + 1, task.time), task.opening, task.last)
+        super().__init__(task.record, task.facts, task.side, Moment(task.block + 1, task.time), task.opening, task.last, task.served)
         self.task, self.executor, self.folder, self.inputs = task, executor, folder, inputs
         self.make, self.kept = make, kept
 

@@ -62,8 +62,27 @@ class Step(msgspec.Struct, frozen=True):
     """Of its budget, so far."""
 
 
+class Descent(msgspec.Struct):
+    """How a tree was walked down: `opened` levels by the asserter's moves, `served` levels by a Merkle path over nodes that it had served off
+    chain. Of a fold's items `opened` counts the choices of a part."""
+
+    tree: str
+    opened: int = 0
+    served: int = 0
+    leaf: str = ""
+    """How its content came: `opened`, `served`, or not at all."""
+
+    @property
+    def text(self) -> str:
+        kind = "choice of a part" if self.tree.startswith("fold") else "level"
+        plural = "choices of a part" if self.tree.startswith("fold") else "levels"
+        shown = f"{self.opened} {kind if self.opened == 1 else plural} opened on chain"
+        leaf = {"opened": "; the leaf opened on chain", "served": "; the leaf served off chain", "": ""}[self.leaf]
+        return f"{self.tree}: {shown}, {self.served} served off chain{leaf}"
+
+
 class Drawing(msgspec.Struct, frozen=True):
-    """`steps` in order; `awaits` says whose turn it is, while nothing is decided."""
+    """`steps` in order; `awaits` says whose turn it is, while nothing is decided; `descents` in the order of the walks."""
 
     title: str
     steps: tuple[Step, ...]
@@ -71,6 +90,7 @@ class Drawing(msgspec.Struct, frozen=True):
     reason: str
     pays: tuple[str, ...]
     awaits: str
+    descents: tuple[Descent, ...]
 
 
 def number(dtype: str, bits: int) -> str:
@@ -99,6 +119,7 @@ def signature(stage: Stage) -> str:
 def draw(facts: Facts, digest: Digest, at: Moment, made: Iterable[tuple[AnyMove, Moment]]) -> Drawing:
     """Raises IllegalMove for moves that no contract has accepted."""
     state, steps = game.sealed(facts, digest, at), []
+    descents: dict[str, Descent] = {}
     for move, moment in made:
         after = game.apply(state, move, moment)
         late = isinstance(move, moves.Timeout)
@@ -109,13 +130,37 @@ def draw(facts: Facts, digest: Digest, at: Moment, made: Iterable[tuple[AnyMove,
                 moment.time - state.since, spent,
             )
         )  # fmt: skip
+        _descend(descents, state, move)
         state = after
     decided = state.verdict is not None
     title = f"segment {facts.segment} (steps {facts.start}-{facts.stop})" + (f", {_link(state)}" if state.end_root or state.step else "")
     return Drawing(
         title, tuple(steps), OUTCOMES[state.verdict] if state.verdict is not None else "", state.reason, _pays(state) if decided else (),
-        "" if decided else f"the {state.turn} has to move, in the phase {state.phase}",
+        "" if decided else f"the {state.turn} has to move, in the phase {state.phase}", tuple(descents.values()),
     )  # fmt: skip
+
+
+def _descend(descents: dict[str, Descent], state: State, move: AnyMove) -> None:
+    """Counts what a move says of how a tree is walked down."""
+
+    def of(tree: str) -> Descent:
+        return descents.setdefault(tree, Descent(tree))
+
+    match move:
+        case moves.Point():
+            assert state.walk is not None
+            found = of(_tree(state))
+            found.opened += state.walk.levels
+            found.served += len(move.path) - state.walk.levels
+            if move.element is not None:
+                found.leaf = "served"
+        case moves.Chunk():
+            of(_tree(state._replace(phase=Phase.CHUNKS))).leaf = "opened"
+        case moves.Pick(item=moves.FoldItem(path=path)):
+            found = of(f"fold {move.which}")
+            found.served, found.leaf = found.served + len(path), "served"
+        case moves.Pick() if state.phase is Phase.RANGE or move.which < len(state.totals):
+            of(f"fold {state.fold if state.phase is Phase.RANGE else move.which}").opened += 1
 
 
 def _link(state: State) -> str:
@@ -170,6 +215,7 @@ def _pointed(state: State, move: moves.Point, after: State) -> Told:
     height = state.walk.height - len(move.path)
     where = f"leaf {move.index} of {state.walk.count}: {_leaf(state, move.index)}" if not height else f"node {move.index} at height {height}"
     junk = f"; {after.reason}" if after.phase is Phase.RESOLVED else "" if move.element is None else f"; at element {move.element}"
+    junk += f"; past {skipped} levels that were served off chain" if (skipped := len(move.path) - state.walk.levels) else ""
     return f"points at {where}, in {_tree(state)}: {move.node.hex()[:16]}… is not what it has{junk}", ()
 
 
@@ -243,6 +289,8 @@ def _picked(state: State, move: moves.Pick, after: State) -> Told:
         return "doubts that the element follows from the totals", ()
     if after.phase is Phase.RESOLVED:
         return f"doubts fold {move.which}: {after.reason}", ()
+    if move.item is not None:
+        return f"doubts item {after.low} of fold {move.which}, served off chain as {after.total}", ()
     if state.phase is Phase.PICK:
         return f"doubts fold {move.which}, items {after.low}-{after.high - 1}, total {after.total}", ()
     return f"doubts part {move.which}: items {after.low}-{after.high - 1}, total {after.total}", ()
@@ -332,6 +380,7 @@ def lines(drawing: Drawing) -> list[str]:
         clock = f"{step.seconds} s" + (f", {step.spent} s of its budget" if step.spent else "")
         out.append(f"{indent}{step.phase:8} {step.side}: {step.told}  [{clock}]")
         out += [f"{indent}         {value.text}" for value in step.values]
+    out += [descent.text for descent in drawing.descents]
     if drawing.outcome:
         out += [f"{drawing.outcome}: {drawing.reason}", *drawing.pays]
     else:

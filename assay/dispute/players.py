@@ -7,76 +7,36 @@ wrong input. A side without a move is silent.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from assay import merkle, stages
 from assay.dispute import folds, game, leaf, moves
+from assay.dispute.bounds import WALKS
 from assay.dispute.checks import IllegalMove
 from assay.dispute.folds import part_range
 from assay.dispute.moves import AnyMove, Facts, Moment, Named, Path, Phase, Side, State
+from assay.dispute.own import item_tree, items_of, own_tree, stage_value, total_of, walked
 from assay.dispute.proofs import Link, element_at
-from assay.dispute.tree import Tree, Walk, first_difference, opened
+from assay.dispute.served import Nodes, Reached, Wanted, descend, serve, siblings
+from assay.dispute.tree import Tree, Walk, opened
 from assay.ids import Digest
 from assay.stages import NONE
 
 Links = Callable[[int], Link]
 """A party's own run of the segment's link with some number."""
+Source = Callable[[State, Wanted], Nodes | None]
+"""What an asserter serves of the tree that a state is in; None: that it does not."""
 MOST_SHOWN = 1 << 16
 """Items of a fold whose root its asserter computes."""
+ITEM = 32
+"""Bytes of an item, under that root."""
 
 
 class Player(Protocol):
     def move(self, state: State, last: AnyMove | None) -> AnyMove | None:
         """What it does now that it is its turn; `last` is the other side's last move. None: nothing."""
-
-
-def own_tree(link: Link, state: State) -> Tree:
-    """The party's own tree for the walk that a state is in."""
-    tree: Tree | None
-    match state.phase:
-        case Phase.TRACE:
-            tree = link.trace
-        case Phase.CHUNKS:
-            tree = link.tensor(_walked(link, state)).tree
-        case Phase.ENTRIES:
-            tree = link.ends.tree
-        case Phase.FIELDS:
-            tree = link.sets["batch"].tree
-        case _:
-            raise AssertionError(state.phase)
-    assert tree is not None
-    return tree
-
-
-def _value(link: Link, state: State) -> int:
-    """The stage whose output is walked."""
-    return len(link.trees.part.inputs) + state.place - 1
-
-
-def _field(link: Link, state: State) -> int:
-    """The input whose chunks are walked."""
-    return link.trees.encoded.inputs.index(state.record)
-
-
-def _walked(link: Link, state: State) -> int:
-    return _value(link, state) if state.stage else _field(link, state)
-
-
-def _items(link: Link, state: State, totals: Sequence[int], low: int, high: int) -> int:
-    """Total of the items [low, high) of a state's fold, as this party has it."""
-    return leaf.combine(stages.decode_stage(state.stage), state.fold, _values(link, state, totals, low, high))
-
-
-def _values(link: Link, state: State, totals: Sequence[int], low: int = 0, high: int = -1) -> list[int]:
-    """Items [low, high) of a state's fold; all by default."""
-    stage = stages.decode_stage(state.stage)
-    return leaf.fold_items(stage, state.element, state.fold, totals, lambda need: link.read(stage, need), low, high)
-
-
-def item_tree(items: Sequence[int]) -> Tree:
-    """Over the items of a fold."""
-    return Tree.of([folds.int256(value) for value in items])
 
 
 class Asserter:
@@ -121,6 +81,27 @@ class Asserter:
                 return self.gather(link, state)
         return None
 
+    def serve(self, state: State, wanted: Wanted) -> Nodes | None:
+        """What its challenger, whose turn it is, asks for off chain: the same nodes as its moves would bring. None: that is not to be asked."""
+        if state.turn is not Side.CHALLENGER:
+            return None
+        if state.phase is Phase.PICK:
+            return self.serve_items(state, wanted)
+        if state.walk is None or state.phase not in WALKS:
+            return None
+        tree = self.link_tree if state.phase is Phase.LINKS else own_tree(self.links(state.unit), state)
+        if state.phase is not Phase.CHUNKS:
+            return serve(tree, state.walk, wanted, None)
+        link = self.links(state.unit)
+        return serve(tree, state.walk, wanted, link.tensor(walked(link, state)).chunks.__getitem__)
+
+    def serve_items(self, state: State, wanted: Wanted) -> Nodes | None:
+        stage = stages.decode_stage(state.stage)
+        if wanted.fold >= len(state.totals) or leaf.length(stage, state.element, wanted.fold) > MOST_SHOWN:
+            return None
+        items = items_of(self.links(state.unit), state._replace(fold=wanted.fold), state.totals)
+        return serve(item_tree(items), Walk.at_root(state.roots[wanted.fold], len(items)), wanted, lambda at: folds.int256(items[at]))
+
     def trace(self, link: Link, state: State) -> AnyMove:
         first, tree, unit = state.step == state.facts.start, link.trace, state.unit
         before = unit - state.m - 1
@@ -138,7 +119,7 @@ class Asserter:
 
     def stage(self, link: Link, state: State) -> AnyMove:
         assert link.trees.stages is not None
-        tree = link.tensor(_value(link, state)).tree
+        tree = link.tensor(stage_value(link, state)).tree
         return moves.Stage(
             head=link.job.head, stage=link.trees.encoded.stages[state.place - 1], path=link.trees.stages.path(state.place - 1), chunks=tree.root,
             children=_top(tree),
@@ -149,7 +130,7 @@ class Asserter:
         if state.claimed is not None:
             return b""
         assert state.walk is not None
-        return link.tensor(_walked(link, state)).chunks[state.walk.index]
+        return link.tensor(walked(link, state)).chunks[state.walk.index]
 
     def element(self, link: Link, state: State) -> AnyMove:
         stage = stages.decode_stage(state.stage)
@@ -161,7 +142,7 @@ class Asserter:
 
     def shown(self, link: Link, state: State) -> Digest:
         """The root over the items of a state's fold; of more than MOST_SHOWN zeros, for they are not shown one by one."""
-        return item_tree(_values(link, state, state.totals)).root if state.high <= MOST_SHOWN else Digest(bytes(32))
+        return item_tree(items_of(link, state, state.totals)).root if state.high <= MOST_SHOWN else Digest(bytes(32))
 
     def finish(self, link: Link, state: State) -> AnyMove:
         stage = stages.decode_stage(state.stage)
@@ -183,7 +164,7 @@ class Asserter:
 
     def parts(self, link: Link, state: State) -> tuple[int, ...]:
         k = folds.part_count(state.high - state.low)
-        return tuple(_items(link, state, state.totals, *part_range(state.low, state.high, j)) for j in range(k))
+        return tuple(total_of(link, state, state.totals, *part_range(state.low, state.high, j)) for j in range(k))
 
     def end_entry(self, link: Link, state: State) -> AnyMove:
         assert state.walk is not None
@@ -249,15 +230,18 @@ class Voter(Asserter):
 
 
 class Challenger:
-    """`opening` is what it sealed; `ends`: the link ends of its own run, which only who walks over the links needs; `served`: the asserter's
-    run, as it has served it off chain. Where that is what it has committed to, the challenger points at once to the leaf, the element and the
-    item that are wrong."""
+    """`opening` is what it sealed; `ends`: the link ends of its own run, which only who walks over the links needs; `source`: what the asserter
+    has served it off chain. As far as that goes, it points at once to the leaf, the element and the item that are wrong; after a move, `wanted` is
+    what would have taken it further, and `junk` says that it was served what the asserter has not committed to."""
 
-    def __init__(self, links: Links, ends: Sequence[Digest], opening: moves.Open | None, served: Links | None = None) -> None:
-        self.links, self.opening, self.served = links, opening, served
+    def __init__(self, links: Links, ends: Sequence[Digest], opening: moves.Open | None, source: Source | None = None) -> None:
+        self.links, self.opening, self.source = links, opening, source
         self.link_tree = Tree.of(list(ends)) if ends else None
+        self.wanted: Wanted | None = None
+        self.junk = False
 
     def move(self, state: State, last: AnyMove | None) -> AnyMove | None:
+        self.wanted, self.junk = None, False
         match state.phase:
             case Phase.SEALED:
                 return self.opening
@@ -274,27 +258,29 @@ class Challenger:
         ours = self.link_tree if state.phase is Phase.LINKS else own_tree(self.links(state.unit), state)
         if ours is None:
             return None
-        if state.phase is not Phase.LINKS and self.served is not None and (leap := self.leap(ours, self.served(state.unit), state)):
-            return leap
         if ours.count != state.walk.count:
             return self.miscounted(self.links(state.unit), state, children)
-        at = first_difference(ours, state.walk, children)
-        return None if at is None else point(state.walk, children, at)
+        return self.point(ours, state, children)
 
-    def leap(self, ours: Tree, served: Link, state: State) -> AnyMove | None:
-        """To the first leaf that differs, and in it to the element."""
+    def point(self, ours: Tree, state: State, children: Path) -> AnyMove | None:
+        """As far towards the first leaf that differs as is known, and in a chunk to the element."""
         assert state.walk is not None
-        theirs, walk = own_tree(served, state), state.walk
-        if theirs.count != ours.count or theirs.node(walk.height, walk.index) != walk.node:
-            return None
-        at = next((i for i in range(ours.count) if theirs.node(0, i) != ours.node(0, i)), None)
-        if at is None or at >> walk.height != walk.index:
+        chunked = state.phase is Phase.CHUNKS
+        found = self.descend(state, state.walk, children, ours, chunked)
+        if found is None:
             return None
         element = None
-        if state.phase is Phase.CHUNKS:
-            mine, other = (link.tensor(_walked(link, state)) for link in (self.links(state.unit), served))
-            element = element_at(mine.array, at, mine.chunks[at], other.chunks[at])
-        return moves.Point(index=at, node=theirs.node(0, at), path=theirs.path(at, top=walk.height), element=element)
+        if found.content is not None:
+            mine = self.links(state.unit).tensor(walked(self.links(state.unit), state))
+            element = element_at(mine.array, found.index, mine.chunks[found.index], found.content)
+        return moves.Point(index=found.index, node=found.node, path=found.path, element=element)
+
+    def descend(self, state: State, walk: Walk, children: Path, ours: Tree, content: bool) -> Reached | None:
+        source = functools.partial(self.source, state) if self.source is not None else None
+        found = descend(walk, children, ours, source, content, state.fold)
+        if found is not None:
+            self.wanted, self.junk = found.wanted, found.junk
+        return found
 
     def miscounted(self, link: Link, state: State, children: Path) -> AnyMove | None:
         """The batch has another number of fields than the program reads."""
@@ -306,11 +292,12 @@ class Challenger:
                 return moves.Missing(head=link.job.head, at=at, input=link.trees.encoded.inputs[at], input_path=link.trees.inputs.path(at))
         # It has a field too many: the one after those that the program reads.
         down = state.walk.levels
-        return point(state.walk, children, (link.sets["batch"].count >> (state.walk.height - down)) & ((1 << down) - 1))
+        at = (link.sets["batch"].count >> (state.walk.height - down)) & ((1 << down) - 1)
+        return moves.Point(index=(state.walk.index << down) + at, node=children[at], path=siblings(children, at))
 
     def name(self, link: Link, state: State, last: moves.Chunk) -> AnyMove | None:
         assert state.walk is not None
-        tensor = link.tensor(_walked(link, state))
+        tensor = link.tensor(walked(link, state))
         at = element_at(tensor.array, state.walk.index, tensor.chunks[state.walk.index], last.chunk)
         return None if at is None else moves.Name(element=at)
 
@@ -323,7 +310,7 @@ class Challenger:
         if len(totals) != len(state.totals) or fold is None:
             return moves.Pick(which=len(state.totals))
         state = state._replace(fold=fold, low=0, high=leaf.length(stage, state.element, fold))
-        if self.served is not None and (item := self.item(link, self.served(state.unit), state)):
+        if self.source is not None and state.high <= MOST_SHOWN and (item := self.item(link, state)):
             return moves.Pick(which=fold, item=item)
         parts = state.shown[fold]
         if len(parts) != folds.part_count(state.high):
@@ -331,16 +318,14 @@ class Challenger:
         at = self.wrong_part(link, state, parts)
         return moves.Pick(which=fold, part=0 if at is None else at)
 
-    def item(self, link: Link, served: Link, state: State) -> moves.FoldItem | None:
-        """The first item that the asserter has wrong, if its root is over what it has served."""
-        if state.high > MOST_SHOWN:
+    def item(self, link: Link, state: State) -> moves.FoldItem | None:
+        """The first item that the asserter has wrong, if it has been served."""
+        top = Walk.at_root(state.roots[state.fold], state.high)
+        found = self.descend(state, top, (), item_tree(items_of(link, state, state.totals)), True)
+        if found is None or found.content is None or len(found.content) != ITEM:
             return None
-        ours, theirs = (_values(run, state, state.totals) for run in (link, served))
-        tree = item_tree(theirs)
-        at = next((i for i in range(len(ours)) if ours[i] != theirs[i]), None)
-        if at is None or tree.root != state.roots[state.fold]:
-            return None
-        return moves.FoldItem(item=at, value=theirs[at], path=tree.path(at))
+        value = int.from_bytes(found.content, "big", signed=True)
+        return moves.FoldItem(item=found.index, value=value, path=found.path) if value in folds.I64 else None
 
     def part(self, link: Link, state: State) -> AnyMove | None:
         at = self.wrong_part(link, state, state.parts)
@@ -349,15 +334,7 @@ class Challenger:
     def wrong_part(self, link: Link, state: State, parts: Sequence[int]) -> int | None:
         """The first that differs, of the parts of a state's range."""
         ranges = (part_range(state.low, state.high, i) for i in range(len(parts)))
-        return next((i for i, r in enumerate(ranges) if _items(link, state, state.totals, *r) != parts[i]), None)
-
-
-def point(walk: Walk, children: Sequence[Digest], at: int) -> moves.Point:
-    """At child `at` of those that the asserter showed."""
-    rows, path = merkle.levels(children), []
-    for level, row in enumerate(rows[:-1]):
-        path.append(row[(at >> level) ^ 1])
-    return moves.Point(index=(walk.index << walk.levels) + at, node=children[at], path=tuple(path))
+        return next((i for i, r in enumerate(ranges) if total_of(link, state, state.totals, *r) != parts[i]), None)
 
 
 class Played(NamedTuple):

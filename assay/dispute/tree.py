@@ -104,12 +104,3 @@ class Tree:
         """Siblings from node `index` of `height` up to (not including) the node at height `top`, or the root."""
         top = len(self._levels) - 1 if top is None else top
         return tuple(self.node(h, (index >> (h - height)) ^ 1) for h in range(height, top))
-
-
-def first_difference(ours: Tree, walk: Walk, children: Sequence[Digest]) -> int | None:
-    """Which child of a walk's node is the first that differs from ours."""
-    down = walk.levels
-    for i, child in enumerate(children):
-        if child != ours.node(walk.height - down, (walk.index << down) + i):
-            return i
-    return None

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from assay.adapters import evm_abi
 from assay.cli.common import ENVIRONMENT, Trouble
 from assay.cli.folder import prepare, running
 from assay.dispute.record import Rules
@@ -47,9 +48,6 @@ class Running(msgspec.Struct):
         except psutil.NoSuchProcess:
             return None
         return process if alive else None
-
-
-BALANCE_OF, STAKE_OF = "0x70a08231", "0x42623360"
 
 
 class Network(msgspec.Struct):
@@ -88,13 +86,12 @@ class Network(msgspec.Struct):
         holders = {"0x" + topic[-40:] for log in logs for topic in log["topics"][1:3]} - {"0x" + "00" * 20}
         contracts = {known.jobs, known.stakes, known.disputes, BURN}
 
-        def read(contract: str, selector: str, who: str) -> int:
-            data = selector + f"{int(who, 16):064x}"
-            return int(str(rpc.call(self.rpc, "eth_call", {"to": contract, "data": data}, hex(block))), 16)
+        def read(contract: str, data: bytes) -> int:
+            return int(str(rpc.call(self.rpc, "eth_call", {"to": contract, "data": "0x" + data.hex()}, hex(block))), 16)
 
-        found = {who: read(token, BALANCE_OF, who) for who in sorted(holders | contracts)}
+        found = {who: read(token, evm_abi.encode("token", "balanceOf", who)) for who in sorted(holders | contracts)}
         for who in holders - contracts:
-            stake = read(known.stakes, STAKE_OF, who)
+            stake = read(known.stakes, evm_abi.encode("stakes", "stakeOf", who))
             found[who] += stake
             found[known.stakes] -= stake
         return found

@@ -2,7 +2,8 @@
 
 A role is a machine (assay.runtime.Machine) whose durable effects are named `kind:subject[:more]`; a result is handed to the method
 that is registered for its kind. Jobs (assay.role.jobs), what a segment needs (assay.role.supply), calls that anyone may make
-(assay.role.calls), disputes (assay.role.disputes) and trying again (assay.role.base) are kept here, so that each role states only what is its own.
+(assay.role.calls), disputes (assay.role.disputes), what their sides serve each other (assay.role.nodes) and trying again (assay.role.base)
+are kept here, so that each role states only what is its own.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 from assay.chain import Credited, DisputePaid, JobCancelled, JobClosed, KeyReleased, Withdrawn
 from assay.codec import Message
 from assay.ids import JobId, SegmentId
+from assay.messages import NodesRequest
 from assay.role.base import NUDGES, PAUSE, SLACK, SPEC_LIMIT, RoleConfig, RoleState
 from assay.role.disputes import DISPUTE_EVENTS, Disputes
-from assay.runtime import AnyEffect, AnyEvent, ChainSeen, IllegalEvent, Ordered, Result
+from assay.runtime import AnyEffect, AnyEvent, Asked, ChainSeen, IllegalEvent, Ordered, Result, Started
 
 __all__ = ["NUDGES", "PAUSE", "SLACK", "SPEC_LIMIT", "Role", "RoleConfig", "RoleState"]
 
@@ -56,6 +58,11 @@ class Role(Disputes):
                 if handler is None:
                     raise IllegalEvent(f"{type(event).__name__} of {key!r}: no effect of that kind is ever asked for")
                 handler(event, rest)
+            case Started():
+                self._asks_forgotten()
+                self._other(event)
+            case Asked(ask=ask, peer=peer, message=NodesRequest() as request):
+                self._nodes_asked(ask, peer, request)
             case _:
                 self._other(event)
         self._settle_down()

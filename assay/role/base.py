@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from assay.codec import Message
+from assay.dispute.served import Given, Wanted
 from assay.facts import Facts
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec
@@ -22,7 +23,7 @@ from assay.runtime import (
     Wake,
     Woke,
 )
-from assay.tasks import Outcome
+from assay.tasks import MoveMade, Outcome
 
 SPEC_LIMIT = 8 << 20
 SLACK = 1 << 20
@@ -77,6 +78,23 @@ class Play(msgspec.Struct):
     """Of this turn's move."""
     equipped: bool = False
     """What the moves are made from is here."""
+    served: list[Given] = []
+    """As its challenger: what it has been served in this turn."""
+    made: MoveMade | None = None
+    """The move that is sent where no answer comes to what it has asked for."""
+    asks: int = 0
+    """In this turn."""
+    asking_until: int = 0
+    """When it has asked long enough in this turn."""
+    distrusted: bool = False
+    """It has been served junk, and asks for nothing any more."""
+    given: list[Wanted] = []
+    """As its asserter: what it has served in this turn."""
+    gives: int = 0
+    """Requests in this turn for which it went to its files."""
+    giving: Wanted | None = None
+    waiting: list[int] = []
+    """Requests that wait for `giving`."""
 
 
 class RoleState(msgspec.Struct):

@@ -30,8 +30,7 @@ from assay.facts import DisputeFacts, SegmentFacts
 from assay.ids import DisputeId, SegmentId
 from assay.messages import Boundary
 from assay.role.base import NUDGES, PAUSE, Play, RoleConfig
-from assay.role.calls import Calls
-from assay.role.supply import Supply
+from assay.role.nodes import NodesServing
 from assay.runtime import Do, Failed, Result, Send, Wake, Woke
 from assay.tasks import MakeMove, MoveMade
 
@@ -47,7 +46,7 @@ def pause(tries: int) -> int:
     return FIRST_PAUSE << (tries - 1)
 
 
-class Disputes(Supply, Calls):
+class Disputes(NodesServing):
     def __init__(self, config: RoleConfig) -> None:
         super().__init__(config)
         self._kinds |= {
@@ -146,7 +145,7 @@ class Disputes(Supply, Calls):
             return
         play = self.state.plays.setdefault(d.dispute, Play())
         if play.turn != d.turns:
-            play.turn, play.tries = d.turns, 0
+            self.state.plays[d.dispute] = play = Play(turn=d.turns, equipped=play.equipped, distrusted=play.distrusted)
         if d.asserting == (side is Side.ASSERTER):
             self._make(d, play, side)
         else:
@@ -156,21 +155,29 @@ class Disputes(Supply, Calls):
         seg = self.state.facts.segments.get(d.segment)
         if seg is None or not self._equipped(d, seg):
             return
-        parent, terms = self._parent(seg), self.state.facts.jobs[seg.job].terms
-        if parent is None:
+        task = self._task(d, play, side)
+        if task is None:
             return self._anew(d, play, f"what segment {seg.segment} starts from is not known here")
+        self._do(Do(key=f"move:{d.dispute}:{play.turn}:{play.tries}:{play.asks}", task=task))
+
+    def _task(self, d: DisputeFacts, play: Play, side: Side) -> MakeMove | None:
+        seg = self.state.facts.segments.get(d.segment)
+        parent = self._parent(seg) if seg is not None else None
+        if seg is None or parent is None or not self._equipped(d, seg):
+            return None
+        terms = self.state.facts.jobs[seg.job].terms
         revealed = tuple(
             Revealed(verifier=vote.verifier, round=vote.round, unit=unit, agrees=vote.agrees, trace_root=root)
             for vote in seg.votes
             for unit, root in zip(vote.units, vote.trace_roots, strict=False)
         )
-        task = MakeMove(
+        return MakeMove(
             dispute=d.dispute, side=side, segment=seg.segment, job=seg.job, spec=terms.spec, terms=terms, start=seg.start, stop=seg.stop,
             parent=parent[0], parent_root=parent[1], link_root=seg.link_root, revealed=revealed,
             bond=terms.params.draw_bond if d.target == 1 else seg.price * terms.params.bond_tenths // 10 + terms.params.bond_base,
             own=seg.provider == self.base.account, opening=self._opening(d), boundary=self._served(d), last=play.tries + 1 >= TRIES,
+            served=tuple(play.served) if self._asks(d, play, side) else None,
         )  # fmt: skip
-        self._do(Do(key=f"move:{d.dispute}:{play.turn}:{play.tries}", task=task))
 
     def _playing(self, rest: list[str]) -> tuple[DisputeFacts, Play] | None:
         """The dispute and the try that a result belongs to, if they are those of now."""
@@ -181,7 +188,7 @@ class Disputes(Supply, Calls):
 
     def _on_move(self, event: Result, rest: list[str]) -> None:
         found = self._playing(rest)
-        if found is None:
+        if found is None or found[1].asks != int(rest[3]):
             return
         d, play = found
         if isinstance(event, Failed):
@@ -189,8 +196,16 @@ class Disputes(Supply, Calls):
         made: MoveMade = self._outcome(event, MoveMade)
         if made.move is None:
             return self._anew(d, play, made.why)
-        self._note("move", f"dispute {d.dispute}: {type(made.move).__name__}", dispute=d.dispute, segment=d.segment, phase=d.phase)
-        self._do(Send(key=f"play:{':'.join(rest)}", call=PlayMove(dispute=d.dispute, move=made.move, shown=made.shown)))
+        if not self._ask_nodes(d, play, made):
+            self._send_move(d, play, made)
+
+    def _send_move(self, d: DisputeFacts, play: Play, made: MoveMade) -> None:
+        assert made.move is not None
+        served = len(play.served)
+        text = f"dispute {d.dispute}: {type(made.move).__name__}" + (f", over {served} answers of the other side" if served else "")
+        self._note("move", text, dispute=d.dispute, segment=d.segment, phase=d.phase, served=served)
+        call = PlayMove(dispute=d.dispute, move=made.move, shown=made.shown)
+        self._do(Send(key=f"play:{d.dispute}:{play.turn}:{play.tries}:{play.asks}", call=call))
 
     def _on_play(self, event: Result, rest: list[str]) -> None:
         found = self._playing(rest)

@@ -217,7 +217,7 @@ class SimNode:
 
         life = self.life
         self.world.request(self, effect.peer, effect.message, lambda message: self.act(life, lambda: answered(message)))
-        self.later(ANSWER_WITHIN, fail)
+        self.later(min(ANSWER_WITHIN, since + effect.patience - self.world.clock.now), fail)
 
     def _fetch(self, effect: runtime.Fetch, tries: int, since: float) -> None:
         if effect.cid not in self.hands.store:

@@ -3,11 +3,11 @@ pragma solidity ^0.8.28;
 
 import {Outcome} from "../src/types/DisputeTypes.sol";
 import {DisputeHandler} from "./utils/DisputeHandler.sol";
-import {Test} from "./utils/Test.sol";
+import {Fuzzed} from "./utils/Fuzzed.sol";
 
 /// What holds after any calls in any order, over disputes (test/utils/DisputeHandler.sol makes them, and checks what holds over each one).
 /// FOUNDRY_PROFILE=slow makes a million calls.
-contract DisputeInvariantsTest is Test {
+contract DisputeInvariantsTest is Fuzzed {
     DisputeHandler internal handler;
 
     function setUp() public {
@@ -15,17 +15,11 @@ contract DisputeInvariantsTest is Test {
         assertTrue(bytes(handler.fault()).length == 0, handler.fault());
     }
 
-    function targetContracts() public view returns (address[] memory only) {
-        only = new address[](1);
-        only[0] = address(handler);
+    function targetContracts() public view returns (address[] memory) {
+        return only(address(handler));
     }
 
-    struct FuzzSelector {
-        address addr;
-        bytes4[] selectors;
-    }
-
-    function targetSelectors() public view returns (FuzzSelector[] memory only) {
+    function targetSelectors() public view returns (FuzzSelector[] memory) {
         bytes4[20] memory all = [
             DisputeHandler.seal.selector,
             DisputeHandler.seal.selector,
@@ -48,11 +42,11 @@ contract DisputeInvariantsTest is Test {
             DisputeHandler.clear.selector,
             DisputeHandler.wait.selector
         ];
-        only = new FuzzSelector[](1);
-        only[0] = FuzzSelector(address(handler), new bytes4[](all.length));
+        bytes4[] memory drawn = new bytes4[](all.length);
         for (uint256 i = 0; i < all.length; ++i) {
-            only[0].selectors[i] = all[i];
+            drawn[i] = all[i];
         }
+        return only(address(handler), drawn);
     }
 
     /// A revert of the handler itself would hide what it has seen.

@@ -6,10 +6,10 @@ import {TestToken} from "../src/TestToken.sol";
 import {IJobs} from "../src/interfaces/IJobs.sol";
 import {Check, Job, Segment, SegmentState} from "../src/types/Types.sol";
 import {Handler} from "./utils/Handler.sol";
-import {Test} from "./utils/Test.sol";
+import {Fuzzed} from "./utils/Fuzzed.sol";
 
 /// What holds after any calls in any order (test/utils/Handler.sol makes them, and checks what holds over each one).
-contract InvariantsTest is Test {
+contract InvariantsTest is Fuzzed {
     Handler internal handler;
     TestToken internal token;
     Stakes internal stakes;
@@ -24,17 +24,11 @@ contract InvariantsTest is Test {
         (token, stakes, jobs, disputes, seatStake) = (TestToken(token_), Stakes(stakes_), IJobs(jobs_), disputes_, seat);
     }
 
-    function targetContracts() public view returns (address[] memory only) {
-        only = new address[](1);
-        only[0] = address(handler);
+    function targetContracts() public view returns (address[] memory) {
+        return only(address(handler));
     }
 
-    struct FuzzSelector {
-        address addr;
-        bytes4[] selectors;
-    }
-
-    function targetSelectors() public view returns (FuzzSelector[] memory only) {
+    function targetSelectors() public view returns (FuzzSelector[] memory) {
         bytes4[26] memory all = [
             Handler.postJob.selector,
             Handler.fundJob.selector,
@@ -63,11 +57,11 @@ contract InvariantsTest is Test {
             Handler.trespass.selector,
             Handler.wait.selector
         ];
-        only = new FuzzSelector[](1);
-        only[0] = FuzzSelector(address(handler), new bytes4[](all.length));
+        bytes4[] memory drawn = new bytes4[](all.length);
         for (uint256 i = 0; i < all.length; ++i) {
-            only[0].selectors[i] = all[i];
+            drawn[i] = all[i];
         }
+        return only(address(handler), drawn);
     }
 
     function live(SegmentState state) internal pure returns (bool) {

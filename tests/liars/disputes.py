@@ -12,7 +12,8 @@ import numpy as np
 from assay import merkle, stages
 from assay.dispute import leaf, moves
 from assay.dispute.moves import AnyMove, Phase, State
-from assay.dispute.players import Asserter, item_tree, own_tree
+from assay.dispute.own import item_tree, own_tree
+from assay.dispute.players import Asserter
 from assay.dispute.proofs import Entries, Link
 from assay.dispute.tree import Tree
 from assay.dispute.turns import walked_type

@@ -3,6 +3,8 @@
 Every product of matrices in a micro-batch, nearly all of a step's cost, is taken as zeros. All else is honest: what follows from the zeros
 is computed, the links chain, the state that is served is the one that was committed. In a dispute it stands by its zeros to the last, where
 one of them is held against the sum that it should be.
+
+python -m tests.liars.engine silent ROOT PARENT_PID serves its challenger nothing off chain, so that every level is opened on chain.
 """
 
 from __future__ import annotations
@@ -11,10 +13,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from assay import work
+from assay.dispute.answers import FileParty
 from assay.dispute.proofs import Link
+from assay.dispute.served import Wanted
+from assay.engine import DisputeAnswered
 from assay.exact.cpu import Cpu
 from assay.exact.types import TensorType
 from assay.execute import Executor
@@ -56,9 +62,20 @@ class IdleLink(Link):
         return super().node(at, node, args)
 
 
+class SilentParty(FileParty):
+    """Moves, and serves no nodes."""
+
+    def serve(self, wanted: Wanted) -> DisputeAnswered:
+        return msgspec.structs.replace(super().serve(wanted), nodes=None)
+
+
 def main() -> int:
+    arguments = sys.argv[1:]
     work.Engine.executor, work.Engine.link = IdleExecutor, IdleLink
-    return work.main(sys.argv[1:])
+    if arguments[:1] == ["silent"]:
+        arguments = arguments[1:]
+        work.Engine.party = SilentParty
+    return work.main(arguments)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from assay.chain import (
 )  # fmt: skip
 from assay.ids import SegmentId
 from assay.localnet import rpc
-from assay.localnet.anvil import Anvil, find_anvil
+from assay.localnet.anvil import Anvil
 from assay.merkle import sha256
 from assay.ports import Outage
 
@@ -57,11 +57,7 @@ PRICE, FEE, DRAW_BOND = 1_000_001, 10_000, 1_000_000
 
 
 @pytest.fixture(scope="module")
-def anvil() -> Iterator[Anvil]:
-    try:
-        find_anvil()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+def anvil(needs_anvil: None) -> Iterator[Anvil]:
     with Anvil(block_time=None) as running:
         yield running
 
@@ -507,8 +503,8 @@ async def every_link(world: World) -> None:
 
 
 SCRIPTS: list[Script] = [
-    every_link, happy, withheld, split_vote, no_show, overlapping_batches, batched, together, parted, several_at_once, lapse, prefix, void, unpaid, too_few,
-    cancel, offers, seats, bad_terms,
+    every_link, happy, withheld, split_vote, no_show, overlapping_batches, batched, together, parted, several_at_once, lapse, prefix, void,
+    unpaid, too_few, cancel, offers, seats, bad_terms,
 ]  # fmt: skip
 
 

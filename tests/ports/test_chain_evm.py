@@ -25,7 +25,7 @@ from assay.adapters.evm_sender import BUMP_BLOCKS, FINAL_BLOCKS, Sender
 from assay.chain import CallId, Deposit, FundJob, Register, TakeSeat
 from assay.ids import Address, Digest, JobId, PeerId
 from assay.localnet import rpc
-from assay.localnet.anvil import Anvil, Network, deploy, faucet, find_anvil, load, save
+from assay.localnet.anvil import Anvil, Network, deploy, faucet, load, save
 from assay.merkle import sha256
 from assay.ports import Outage, Reorganised, Reverted, StorageFull
 
@@ -33,12 +33,7 @@ REGISTER = Register(encryption_key=b"k" * 32, peer=PeerId("peer"))
 TOKENS = 1_000_000_000
 
 
-@pytest.fixture(autouse=True)
-def needs_anvil() -> None:
-    try:
-        find_anvil()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("needs_anvil")
 
 
 @pytest.fixture(scope="module")

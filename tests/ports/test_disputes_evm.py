@@ -22,7 +22,7 @@ from assay.dispute.players import Asserter, Challenger
 from assay.dispute.record import Record
 from assay.ids import Address, Digest, DisputeId
 from assay.localnet import rpc
-from assay.localnet.anvil import Anvil, _mined, deploy, faucet, find_anvil
+from assay.localnet.anvil import Anvil, _mined, deploy, faucet
 from assay.ports import Outage, Reverted
 from tests import dispute_cases as cases
 from tests.liars.disputes import Cunning, Liar, at
@@ -33,12 +33,7 @@ FORWARDER = "0x60203603806020" "5f375f5f915f5f5f355af16018575f5ffd5b00"
 """A contract that calls the account in its calldata's first word with the rest, and reverts when that does."""
 
 
-@pytest.fixture(autouse=True)
-def needs_anvil() -> None:
-    try:
-        find_anvil()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("needs_anvil")
 
 
 def on_anvil(folder: Path, committed: Sequence[Digest], body: Callable[[Stage, Anvil], Awaitable[None]]) -> None:

@@ -40,7 +40,7 @@ from assay.dispute.moves import Phase, Revealed, shown
 from assay.dispute.players import Asserter, Challenger
 from assay.ids import Digest
 from assay.localnet import rpc
-from assay.localnet.anvil import Anvil, find_anvil
+from assay.localnet.anvil import Anvil
 from assay.merkle import sha256
 from tests import dispute_cases as cases
 from tests.liars.disputes import Liar, at, flipped
@@ -263,19 +263,17 @@ def test_in_memory(script: Script) -> None:
     asyncio.run(run(MemoryWorld(RULES), script))
 
 
+@pytest.mark.usefixtures("needs_anvil")
 @pytest.mark.parametrize("script", DISPUTE_SCRIPTS, ids=lambda script: script.__name__)
 def test_on_the_evm_it_leaves_the_same_as_in_memory(script: Script, tmp_path: Path) -> None:
     async def on_evm() -> tuple[list[Any], dict[str, int]]:
         with Anvil(block_time=None) as anvil:
             return await run(await EvmWorld.open(anvil, tmp_path, RULES), script)
 
-    try:
-        find_anvil()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
     assert asyncio.run(on_evm()) == asyncio.run(run(MemoryWorld(RULES), script))
 
 
+@pytest.mark.usefixtures("needs_anvil")
 def test_a_dispute_on_the_evm_is_shown_by_a_command(tmp_path: Path) -> None:
     """`assay dispute show` knows the network's address and nothing else."""
 
@@ -286,10 +284,6 @@ def test_a_dispute_on_the_evm_is_shown_by_a_command(tmp_path: Path) -> None:
         finally:
             await world.close()
 
-    try:
-        find_anvil()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
     with Anvil(block_time=None) as anvil:
         asyncio.run(play())
         where = ["--rpc", anvil.url, "--contract", _contract(anvil)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -16,6 +16,7 @@ import pytest
 from assay import cid, draw, merkle
 from assay.adapters.memory_chain import MemoryLedger
 from assay.adapters.memory_committee import OPEN
+from assay.adapters.memory_records import Segment
 from assay.chain import (
     TERMINAL,
     Activate,
@@ -58,14 +59,17 @@ from assay.dispute import moves
 from assay.dispute.game import seal_digest
 from assay.dispute.moves import Side, shown
 from assay.dispute.players import Asserter, Challenger
+from assay.dispute.proofs import Array
 from assay.dispute.record import Rules
 from assay.ids import ZERO_ADDRESS, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import data_root
 from assay.merkle import sha256
 from assay.ports import Reverted
+from assay.program import Node
 from assay.state import state_root
 from tests import dispute_cases as cases
-from tests.liars.disputes import at, flipped
+from tests.liars.disputes import at as stage_of
+from tests.liars.disputes import flipped
 
 RULES = Rules(open_window=50, grace=10, budget=100, payout_delay=30, bond=5_000)
 TOKENS, STAKE, SEAT, WINDOW = 10**9, 10**8, 1_000_000, 100
@@ -96,9 +100,9 @@ class Way(NamedTuple):
 class Bent(cases.Link):
     """One bit of one element is wrong."""
 
-    def node(self, index, node, args):  # type: ignore[no-untyped-def]
-        result = super().node(index, node, args)
-        return flipped(result, 3, 23) if index == at("exp") else result
+    def node(self, at: int, node: Node, args: Sequence[Array]) -> Array:
+        result = super().node(at, node, args)
+        return flipped(result, 3, 23) if at == stage_of("exp") else result
 
 
 @functools.cache
@@ -175,7 +179,7 @@ class World:
         return self.seg.state
 
     @property
-    def seg(self):  # type: ignore[no-untyped-def]
+    def seg(self) -> Segment:
         return self.ledger.jobs.segments[self.segment]
 
     # ---- the segment

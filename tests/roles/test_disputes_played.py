@@ -11,22 +11,24 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from test_together import check_journals, ended, events, settled, with_hands
+import test_together
+from test_together import ended, events, settled, with_hands
 from tiny import LONG, PARAMS, Net, plan, post
 
 from assay import daemon, merkle
 from assay.adapters.engine_process import InlineEngine
 from assay.chain import Attested, BondCleared, DisputeOpened, DisputePaid, DisputeResolved, DisputeWithdrawn, Outcome
 from assay.client import run_plan
-from assay.dispute import moves
+from assay.dispute import moves, served
 from assay.dispute.record import Rules
+from assay.dispute.served import Nodes
 from assay.dispute.tree import Tree
 from assay.engine import LinkReplayed
 from assay.execute import Executor
 from assay.keyservice.daemon import key_service
 from assay.ports import Outage
 from assay.state import acc_root
-from assay.tasks import MakeMove
+from assay.tasks import MakeMove, ServeNodes
 from assay.work import Engine
 from assay_scheduler.daemon import scheduler
 from assay_verifier.daemon import verifier
@@ -46,20 +48,12 @@ def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def together(tmp_path: Path, play: Callable[[Net], Coroutine[Any, Any, None]]) -> None:
-    async def run() -> None:
-        net = Net(tmp_path, rules=RULES)
-        async with net.mining():
-            try:
-                await net.up("scheduler", scheduler, role="scheduler", offer_window=10)
-                await net.up("keys", key_service, role="keyservice")
-                await play(net)
-                check_journals(net)
-            except BaseException:
-                print(net.log())
-                raise
-        assert sum(net.ledger.balances().values()) == 1_000_000 * len(net.ports)
+    async def scene(net: Net) -> None:
+        await net.up("scheduler", scheduler, role="scheduler", offer_window=10)
+        await net.up("keys", key_service, role="keyservice")
+        await play(net)
 
-    asyncio.run(run())
+    test_together.together(tmp_path, scene, rules=RULES)
 
 
 class IdleEngine(Engine):
@@ -105,6 +99,8 @@ def test_a_provider_that_multiplied_nothing_loses_its_bond_at_one_operation(tmp_
         assert (paid.to_challenger, paid.burnt, paid.to_asserter) == (RULES.bond + bond - bond // 2, bond // 2, 0)
         assert worth(net, "liar") == 1_000_000 - bond
         assert played(net, moves.Fold)  # the dispute went down to an element of a product
+        assert net.said("nodes", "liar")
+        assert not played(net, moves.Chunk)  # whose chunk was served
         await net.until(lambda: bool(events(net, DisputeWithdrawn)))
         await net.until(lambda: not list(tmp_path.glob("*/work/segment-*")))
         assert [s.provider for s in settled(net)] == [net.ports["honest"].chain.account]
@@ -122,7 +118,8 @@ def test_the_liar_says_in_a_dispute_what_it_ran() -> None:
 
 
 def test_both_sides_killed_at_every_move_and_a_chain_node_that_goes_away(tmp_path: Path) -> None:
-    """Whoever makes a move is killed as it says so, comes up again, and finds the chain's node gone for some calls."""
+    """Whoever makes a move, serves nodes or does without them is killed as it says so, comes up again, and finds the chain's node gone for
+    some calls."""
     what = plan(2)
 
     async def play(net: Net) -> None:
@@ -131,7 +128,7 @@ def test_both_sides_killed_at_every_move_and_a_chain_node_that_goes_away(tmp_pat
         killed: list[str] = []
 
         def kill(name: str, note: Any) -> None:
-            if note.topic in ("move", "dispute") and name in net.running:
+            if note.topic in ("move", "dispute", "nodes") and name in net.running:
                 killed.append(name)
                 net.kill(name)
 
@@ -150,10 +147,50 @@ def test_both_sides_killed_at_every_move_and_a_chain_node_that_goes_away(tmp_pat
                     await net.up(name, verifier, role="verifier", deposit=100_000, seat=True)
                 net.ports[name].chain.fail_next(Outage("the node restarts"), times=3, after=kills % 2 == 0)  # type: ignore[attr-defined]
         assert kills > 10
+        assert net.said("nodes", "liar")  # its challenger was served
         assert {e.outcome for e in events(net, DisputeResolved)} == {Outcome.ASSERTER_LOST}  # who was down for a turn may begin its own
         assert worth(net, "liar") == 1_000_000 - 60
         net.watch = lambda name, note: None
         await net.until(lambda: all(node.core.cursor > (0, 0) for node in net.nodes.values()))  # the last one killed is up again
+
+    together(tmp_path, play)
+
+
+def serving(how: str) -> Callable[[Any], None]:
+    """A liar that serves its challenger otherwise than it should."""
+
+    def change(hands: Any) -> None:
+        takes_products_as_zeros(hands)
+        perform = hands.perform
+
+        async def serve(task: Any, note: Any) -> Any:
+            if not isinstance(task, ServeNodes):
+                return await perform(task, note)
+            if how != "junk":
+                await asyncio.sleep({"silent": 3600, "late": 2}[how])
+            found = await perform(task, note)
+            return msgspec.structs.replace(found, nodes=Nodes(nodes=(), content=b"junk")) if how == "junk" else found
+
+        hands.perform = serve
+
+    return change
+
+
+@pytest.mark.parametrize("how", ["junk", "silent", "late"])
+def test_a_liar_that_serves_otherwise_than_it_should_gains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(served, "MOST_PATIENCE", 1)
+
+    async def play(net: Net) -> None:
+        await verifiers(net)
+        await net.up("liar", with_hands(worker, serving(how)), deposit=100_000, price_per_step=5)
+        await post(net, plan(2), 2, params=DISPUTED)
+        await net.until(lambda: bool(events(net, DisputePaid)))
+        (resolved,) = events(net, DisputeResolved)
+        assert resolved.outcome is Outcome.ASSERTER_LOST
+        assert played(net, moves.Chunk)  # opened on chain
+        assert worth(net, "liar") == 1_000_000 - 2 * 5 * PARAMS.bond_tenths // 10
+        (dispute,) = net.ledger.disputes.disputes.values()
+        assert dispute.state.spent == (0, 0)
 
     together(tmp_path, play)
 

@@ -70,11 +70,11 @@ def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon, "ANSWER_WITHIN", 2.0)
 
 
-def together(tmp_path: Path, play: Callable[[Net], Coroutine[Any, Any, None]]) -> None:
+def together(tmp_path: Path, play: Callable[[Net], Coroutine[Any, Any, None]], **options: Any) -> None:
     """Runs a scene; what was said is printed when it fails."""
 
     async def run() -> None:
-        net = Net(tmp_path)
+        net = Net(tmp_path, **options)
         async with net.mining():
             try:
                 await play(net)

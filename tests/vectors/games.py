@@ -154,8 +154,9 @@ def lie(
     """A provider whose link `unit` is a lie, against the honest challenger, whom it may have served it."""
     told = [*ends()[:unit], link.end_root, *ends()[unit + 1 :]]
     move = opening(unit if unit_told is None else unit_told)
-    challenger = Challenger(honest().__getitem__, ends(), move, (lambda _: link) if served else None)
-    return written(name, facts(told), move, cls(lambda _: link, told), challenger, spoil)
+    asserter = cls(lambda _: link, told)
+    challenger = Challenger(honest().__getitem__, ends(), move, asserter.serve if served else None)
+    return written(name, facts(told), move, asserter, challenger, spoil)
 
 
 def truth(name: str, unit: int, seed: int, aims: dict[Phase, int], leaps: bool = False, spoil: bool = False) -> dict[str, Any]:

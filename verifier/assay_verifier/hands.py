@@ -11,7 +11,7 @@ from pathlib import Path
 
 from assay import disputing, draw, hands, links, merkle
 from assay.chain import Opening
-from assay.engine import LinkReplayed, ReplayLink
+from assay.engine import MAX_BOUNDARY, LinkReplayed, ReplayLink
 from assay.ids import Digest
 from assay.ports import Chain, Outage
 from assay.runtime import Fault, Note, TaskFailed
@@ -28,6 +28,7 @@ from assay.tasks import (
     OpenBoundary,
     OpeningsMade,
     ReplayUnit,
+    ServeNodes,
     Signed,
     SignReceipt,
     SignSeal,
@@ -35,9 +36,6 @@ from assay.tasks import (
     UnitReplayed,
 )
 from assay.workshop import Workshop, quietly, write_atomically
-
-MAX_BOUNDARY = 1 << 35
-"""Bytes of a boundary's plaintext."""
 
 
 class VerifierHands:
@@ -73,6 +71,9 @@ class VerifierHands:
                 return await self._openings(task)
             case MakeMove():
                 return await disputing.make_move(self.shop, self.chain, task, self.shop.open_folder(task.segment, task.spec), None)
+            case ServeNodes():
+                folder = self.shop.open_folder(task.place.segment, task.place.spec)
+                return await disputing.serve_nodes(self.shop, self.chain, task, folder, None)
             case DropSegment():
                 self.shop.drop(task.segment)
                 return Dropped()

@@ -32,6 +32,7 @@ from assay.tasks import (
     ReceiptVerified,
     RunSegment,
     SegmentRun,
+    ServeNodes,
     ServeUnits,
     Signed,
     SignOffer,
@@ -96,6 +97,9 @@ class WorkerHands:
                 return await self._verify_vote(task)
             case MakeMove():
                 return await self._move(task)
+            case ServeNodes():
+                folder, _ = await self._prepare(task.place)
+                return await disputing.serve_nodes(self.shop, self.chain, task, folder, self._own(task.place))
             case DropSegment():
                 self.shop.drop(task.segment)
                 return Dropped()
@@ -184,7 +188,10 @@ class WorkerHands:
 
     async def _move(self, task: MakeMove) -> MoveMade:
         folder, _ = await self._prepare(task)
-        return await disputing.make_move(self.shop, self.chain, task, folder, OwnRun(parent_root=task.parent_root, keep=self.keep))
+        return await disputing.make_move(self.shop, self.chain, task, folder, self._own(task))
+
+    def _own(self, task: MakeMove) -> OwnRun:
+        return OwnRun(parent_root=task.parent_root, keep=self.keep)
 
     # ---- serving ---------------------------------------------------------------------------------------------------------
 

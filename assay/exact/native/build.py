@@ -5,7 +5,8 @@ the digest of sources, compiler and flags. Many processes may ask at once: one c
 all. Without a compiler, or with ASSAY_NATIVE=0, there is no library and the engine runs in NumPy, with the same bits.
 
 ASSAY_SIMD = portable | avx2 | avx512 | neon forces a level that the machine has; by default the best is taken. ASSAY_CHECKSUMS=0 leaves out
-the checksums of matrix products, so that bench/checksums.py can say what they cost. There is no -ffast-math,
+the checksums of matrix products, so that bench/checksums.py can say what they cost. ASSAY_NATIVE_LIBRARY names a library that was
+compiled before, for a process that may start no compiler (assay.cage). There is no -ffast-math,
 -march=native or FMA here: flags that could change bits are named and off.
 """
 
@@ -224,6 +225,11 @@ def _library(name: str, flags: tuple[str, ...]) -> Library:
 
 
 @cache
+def _given(path: str) -> Library:
+    return Library(Path(path))
+
+
+@cache
 def _notice(reason: str) -> None:
     log.warning("exact arithmetic runs in NumPy, slowly: %s", reason)
 
@@ -232,6 +238,8 @@ def library() -> Library | None:
     """The library, or None (with one notice) where there is to be none or none can be had."""
     if os.environ.get("ASSAY_NATIVE") == "0":
         return None
+    if given := os.environ.get("ASSAY_NATIVE_LIBRARY"):
+        return _given(given)
     try:
         return _library(level(), _flags(level()))
     except NativeError as error:

@@ -51,8 +51,9 @@ contract Handler is Network {
         for (uint64 id = 1; id <= jobs.segmentCount(); ++id) {
             Segment memory s = jobs.segment(id);
             if (s.state < SegmentState.SETTLED) continue;
-            bytes32 now_ =
-                keccak256(abi.encode(s.state, s.price, s.stop, s.endRoot, s.commitment, s.provider, s.feesHeld, s.round));
+            // What a withheld one keeps for those who said no is given back with the bond.
+            uint128 held = s.state == SegmentState.WITHHELD ? 0 : s.feesHeld;
+            bytes32 now_ = keccak256(abi.encode(s.state, s.price, s.stop, s.endRoot, s.commitment, s.provider, held, s.round));
             if (ends[id] == 0) {
                 ends[id] = now_;
                 ++reached[s.state];

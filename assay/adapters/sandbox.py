@@ -1,0 +1,125 @@
+"""How an engine is shut in: under bubblewrap where there is one that works, and always by the kernel's own means (assay.cage).
+
+    bubblewrap   namespaces of its own for files, processes, network and users, on top of the next
+    kernel       Landlock, seccomp, no capabilities, limits
+
+What an engine reads of this machine: assay.cage.readable. Its environment has what is named in KEPT: a node's password never reaches it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import assay
+from assay.cage import readable
+
+KINDS = ("auto", "bubblewrap", "kernel", "off")
+KEPT = (
+    "PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
+    "ASSAY_NATIVE", "ASSAY_SIMD", "ASSAY_CACHE", "ASSAY_CHECKSUMS",
+)  # fmt: skip
+"""Variables that an engine gets."""
+NOBODY = "65534"
+TMP = 64 << 20
+"""Bytes of /tmp under bubblewrap."""
+SHARE = 0.9
+"""Of the machine's memory that an engine may have for itself."""
+PROBE_TIMEOUT = 30.0
+
+
+class NoSandbox(RuntimeError):
+    """The machine cannot shut an engine in as asked; says why, for each way that was tried."""
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    kind: str
+    memory: int
+    """Bytes of private memory of an engine."""
+    disk: int
+    """Bytes of the work folder; an engine under which it grows beyond is ended."""
+    native: str
+    """The native library, found before, because an engine may start no compiler; empty for none."""
+
+    def command(self, root: Path) -> list[str]:
+        """Starts an engine for the work folder `root`."""
+        parent = os.getpid() if self.kind == "kernel" else 1
+        return self.wrap([sys.executable, "-m", "assay.cage", str(root), str(parent), str(self.memory), str(self.disk)], root)
+
+    def wrap(self, command: Sequence[str], root: Path) -> list[str]:
+        """`command` in its namespaces, if it gets any."""
+        if self.kind == "kernel":
+            return list(command)
+        binds = [part for path in readable() if not str(path).startswith("/proc") for part in ("--ro-bind", str(path), str(path))]
+        binds += ["--ro-bind", self.native, self.native] if self.native else []
+        return [
+            "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--uid", NOBODY, "--gid", NOBODY, "--hostname", "engine",
+            "--size", str(TMP), "--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev", *binds, "--bind", str(root), str(root),
+            "--chdir", str(root), "--", *command,
+        ]  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        """What an engine is given of this process's environment."""
+        found = {name: os.environ[name] for name in KEPT if name in os.environ}
+        homes = [str(Path(str(assay.__file__)).parent.parent), *filter(None, found.get("PYTHONPATH", "").split(os.pathsep))]
+        found["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(os.path.abspath(home) for home in homes))  # an engine starts in another folder
+        return found | ({"ASSAY_NATIVE_LIBRARY": self.native} if self.native else {"ASSAY_NATIVE": "0"})
+
+
+def choose(wanted: str = "auto", disk: int = 1 << 40) -> Sandbox | None:
+    """The best sandbox that works here, tried by starting it; None for `off`. Raises NoSandbox; ValueError for an unknown kind."""
+    if wanted not in KINDS:
+        raise ValueError(f"no sandbox is called {wanted!r}: {', '.join(KINDS)}")
+    if wanted == "off":
+        return None
+    memory = int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    native, failed = _native(), []
+    for kind in ("bubblewrap", "kernel") if wanted == "auto" else (wanted,):
+        sandbox = Sandbox(kind, memory, disk, native)
+        if not (why := _fails(sandbox)):
+            return sandbox
+        failed.append(f"{kind}: {why}")
+    raise NoSandbox("; ".join(failed))
+
+
+def _native() -> str:
+    """Path of the native library, compiled if need be; in a process of its own, so that the daemon stays small."""
+    if os.environ.get("ASSAY_NATIVE") == "0":
+        return ""
+    done = subprocess.run([sys.executable, "-m", "assay.exact.native.build"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _fails(sandbox: Sandbox) -> str:
+    """Why it does not work; nothing when it does."""
+    if sandbox.kind == "bubblewrap" and not shutil.which("bwrap"):
+        return "bwrap is not installed (Debian and Ubuntu: apt install bubblewrap)"
+    with tempfile.TemporaryDirectory() as folder:
+        command = sandbox.wrap([sys.executable, "-m", "assay.cage", "--check", folder], Path(folder))
+        try:
+            done = subprocess.run(
+                command, env=sandbox.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_TIMEOUT, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+    said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+    return "" if done.returncode == 0 else said
+
+
+def bytes_below(folder: Path) -> int:
+    """Of all files below a folder; a file that goes away meanwhile counts nothing."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(where, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total

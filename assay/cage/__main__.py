@@ -1,0 +1,35 @@
+"""`python -m assay.cage ROOT PARENT_PID MEMORY DISK`: the engine (assay.work) with everything taken away that it does not need.
+
+`python -m assay.cage --check FOLDER` confines itself to a folder and says nothing when that worked."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from assay.cage import confine, step_back
+from assay.cage.libc import NotConfined
+
+REFUSED = 70
+
+
+def main(arguments: list[str]) -> int:
+    """REFUSED is returned, with the reason on standard error, when this system cannot do it."""
+    try:
+        if len(arguments) == 2 and arguments[0] == "--check":
+            confine(Path(arguments[1]), 1 << 40, 1 << 30)
+            return 0
+        if len(arguments) != 4:
+            print("usage: python -m assay.cage ROOT PARENT_PID MEMORY DISK (started by a worker or verifier, not by hand)", file=sys.stderr)
+            return 2
+        step_back()
+        confine(Path(arguments[0]), int(arguments[2]), int(arguments[3]))
+    except NotConfined as error:
+        print(error, file=sys.stderr)
+        return REFUSED
+    return int(importlib.import_module("assay.work").main(arguments[:2]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
