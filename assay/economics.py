@@ -11,6 +11,7 @@ The test that a job's terms must pass (docs/protocol.md): for a cheat that saves
 k links are drawn with replacement in proportion to their cost, so that a false share c of the cost is met with chance 1 - (1 - c)^k; a is
 the chance that a false link that was drawn is also disputed. Only the burnt part of a slash counts: the rest goes to the challenger, who may be
 the cheat's friend. 1 - (1 - c)^k is concave in c, so that the worst case is c = 1, and for k = 1 every c.
+(One file because a row of the table is read beside the formula behind it.)
 """
 
 from __future__ import annotations

@@ -396,6 +396,7 @@ contract DisputeMoneyTest is Arena {
         assertEq(game.credit(second), 2 * STAKED, "all of it");
         assertEq(jobs.segment(segment).disputes, 0, "it holds the segment no longer");
         assertState(segment, SegmentState.SERVED);
+        mine(1);
         uint64 later = sealOverVote(second, segment, who);
         uint64 unit = jobs.unitsOf(segment)[0];
         vm.expectPartialRevert(IJobsLog.NotRevealed.selector);

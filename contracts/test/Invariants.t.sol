@@ -144,7 +144,8 @@ contract InvariantsTest is Fuzzed {
             for (uint256 k = 0; k < checks.length; ++k) {
                 if (checks[k].verifier != who || !checks[k].opened) continue;
                 if (s.state == SegmentState.SETTLED && !checks[k].prevailed) continue;
-                if (s.state == SegmentState.WITHHELD || (s.state == SegmentState.REJECTED && checks[k].agrees)) continue;
+                bool borneOut = s.state == SegmentState.REJECTED || (s.state == SegmentState.WITHHELD && handler.borneOut(id));
+                if (borneOut ? checks[k].agrees : s.state == SegmentState.WITHHELD) continue;
                 due += fee;
             }
         }

@@ -11,6 +11,8 @@ contract Handler is Network {
 
     address[] public actors;
     address internal acting;
+    /// WITHHELD, and a dispute has borne out those who said no.
+    mapping(uint64 segment => bool) public borneOut;
     mapping(uint64 segment => bytes32) public ends;
     mapping(address who => uint128) public withdrawn;
     mapping(SegmentState state => uint256) public reached;
@@ -352,8 +354,10 @@ contract Handler is Network {
         } else if (what < 6) {
             if (what == 5 && s.disputes == 0) disputes.opened(id);
             disputes.resolved(id, true);
+            if (s.feesHeld > 0 && s.state == SegmentState.WITHHELD) borneOut[id] = true;
         } else if (what == 6) {
             disputes.clear(id);
+            if (s.state == SegmentState.WITHHELD && jobs.job(s.job).closed) refunds += s.feesHeld;
         } else if (s.state == SegmentState.REJECTED || s.state == SegmentState.WITHHELD) {
             uint128 reserved = stakes.reservation(s.provider, id);
             if (reserved > 0) disputes.slash(s.provider, id, reserved, reserved - reserved / 4);
