@@ -77,6 +77,8 @@ class Params(Message, frozen=True, kw_only=True):
     late_fee_bps: int = 500
     no_show_bps: int = 1000
     draw_bond: int = 1_000_000
+    bond_base: int = 0
+    """Of a provider's bond, beyond `bond_tenths` of the price; see assay.policy.dispute_bond."""
 
 
 class Terms(Message, frozen=True, kw_only=True):
@@ -367,6 +369,14 @@ class BondCleared(ChainEvent, frozen=True, kw_only=True):
     amount: int
 
 
+class Pardoned(ChainEvent, frozen=True, kw_only=True):
+    """The provider concedes a link, and it costs no part of the bond; until `until` the segment's other links can be disputed."""
+
+    segment: SegmentId
+    unit: int
+    until: int
+
+
 class NoShow(ChainEvent, frozen=True, kw_only=True):
     segment: SegmentId
     verifier: Address
@@ -393,6 +403,8 @@ class DisputeSealed(ChainEvent, frozen=True, kw_only=True):
     challenger: Address
     bond: int
     open_by: int
+    allowance: int
+    """Seconds that the asserter of a link is given to replay it, before its clock runs."""
 
 
 class DisputeOpened(ChainEvent, frozen=True, kw_only=True):
@@ -445,7 +457,7 @@ class DisputeWithdrawn(ChainEvent, frozen=True, kw_only=True):
 AnyChainEvent = (
     Registered | Deposited | Unbonding | StakeWithdrawn | SeatTaken | SeatLeft | FeeCharged | Slashed | JobPosted | JobFunded | JobCancelled
     | JobClosed | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | KeyReleased | Served | Sealed | RevealsDue | Revealed | OpeningsDue
-    | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | NoShow | Credited | Withdrawn
+    | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | Pardoned | NoShow | Credited | Withdrawn
     | DisputeSealed | DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid | DisputeCredited | DisputeWithdrawn
 )  # fmt: skip
 
@@ -620,7 +632,7 @@ class PayDispute(Call, frozen=True, kw_only=True):
 
 
 class ClearDisputed(Call, frozen=True, kw_only=True):
-    """Frees what is left of the bond of a REJECTED segment, or of a WITHHELD one after its window."""
+    """Frees what is left of the bond of a REJECTED segment, or of a WITHHELD or pardoned one after its window."""
 
     segment: SegmentId
 

@@ -11,6 +11,7 @@ The test that a job's terms must pass (docs/protocol.md): for a cheat that saves
 k links are drawn with replacement in proportion to their cost, so that a false share c of the cost is met with chance 1 - (1 - c)^k; a is
 the chance that a false link that was drawn is also disputed. Only the burnt part of a slash counts: the rest goes to the challenger, who may be
 the cheat's friend. 1 - (1 - c)^k is concave in c, so that the worst case is c = 1, and for k = 1 every c.
+(One file because a row of the table is read beside the formula behind it.)
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ BURNT_SHARE = 0.5
 SAFETY = 1.2
 """Rule 6 asks for this many times price / a to be burnt."""
 MEGA = 1e6
+GAS_PRICE = 0.25
 SIDES = ("asserter", "challenger")
 
 
@@ -61,6 +63,12 @@ def gas_of_a_dispute(side: str) -> float:
     return float(gas_record()["totals"][f"{side}, every level on chain"])
 
 
+def bond_base(gas_price: float) -> int:
+    """What a provider's bond has beyond a multiple of the price, in the token's smallest units: twice a dispute's gas, of the side that it costs
+    more. Half of it is the challenger's who wins, and pays its gas however cheap the segment is."""
+    return math.ceil(2 * max(gas_of_a_dispute(side) for side in SIDES) * gas_price / MEGA * TOKEN)
+
+
 def committee_gas(units: int, verifiers: int) -> float:
     """From the draw to the settlement in one round, votes batched; within 8 % of what was measured at six sizes."""
     return sum(a * x for a, x in zip(_fit(), (1, verifiers, units, verifiers * units), strict=True))
@@ -69,7 +77,7 @@ def committee_gas(units: int, verifiers: int) -> float:
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """A segment of a job, and what is assumed of the world around it."""
 
-    params: Params = Params()
+    params: Params = msgspec.field(default_factory=lambda: Params(bond_base=bond_base(GAS_PRICE)))
     price_step: float = 0.5
     """Tokens for a step; `assay submit --price`."""
     steps: int = 64
@@ -95,7 +103,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """Assumed: share of the seats that one hand holds, in as many accounts as it likes."""
     traps: float = 0.0
     """Share of segments that are false on purpose, to catch verifiers who do not look. Nobody plants any yet."""
-    gas_price: float = 0.25
+    gas_price: float = GAS_PRICE
     """Assumed: tokens for a million gas (0.1 gwei at 2,500 tokens for an ether)."""
     seats: int = 100
     """Assumed: seats of others."""
@@ -115,7 +123,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bond(self) -> float:
-        return self.price * self.params.bond_tenths / 10
+        return self.price * self.params.bond_tenths / 10 + self.params.bond_base / TOKEN
 
     @property
     def burnt(self) -> float:
@@ -177,6 +185,13 @@ def found(share: float, links: int) -> float:
     return 1.0 - (1.0 - share) ** links if links else 1.0
 
 
+def found_twice(share: float, links: int) -> float:
+    """Chance that they meet it at least twice. (That both times it is the same link is neglected: with as many links as a segment has it is rare.)"""
+    if not links:
+        return found(share, links)
+    return max(0.0, found(share, links) - links * share * (1.0 - share) ** (links - 1))
+
+
 def majority(share: float, verifiers: int, quorum: int) -> float:
     """Chance that at least a quorum of a committee is of one hand that holds a share of (many) seats."""
     return sum(math.comb(verifiers, i) * share**i * (1 - share) ** (verifiers - i) for i in range(quorum, verifiers + 1))
@@ -222,7 +237,8 @@ def worst_share(case: Case) -> float:
 
 def least_price(case: Case) -> float:
     """Price of a segment from which a won dispute brings the challenger twice its gas."""
-    return 2 * case.dispute_gas("challenger") / (case.params.bond_tenths / 10 * (1 - BURNT_SHARE))
+    missing = 2 * case.dispute_gas("challenger") / (1 - BURNT_SHARE) - case.params.bond_base / TOKEN
+    return max(0.0, missing / (case.params.bond_tenths / 10))
 
 
 # ---- cheats ------------------------------------------------------------------------------------------------------------------
@@ -250,6 +266,13 @@ def skipping(case: Case, share: float, saved: float | None = None) -> float:
     """Profit over an honest provider's of one whose links are false for a share of the cost, saving `saved` of the cost (else that share)."""
     gain = (share if saved is None else saved) * case.cost
     return gain - case.disputed * found(share, case.params.links) * (case.price + case.burnt)
+
+
+def pardoned(case: Case, share: float) -> float:
+    """The same of one that has a concession for nothing at hand: of its false links one costs the price alone, and the second the burnt bond.
+    Whoever has met the first in a draw holds the second, too, if that was drawn."""
+    price, burnt = found(share, case.params.links) * case.price, found_twice(share, case.params.links) * case.burnt
+    return share * case.cost - case.disputed * (price + burnt)
 
 
 def provider_and_ring(case: Case) -> float:
@@ -289,6 +312,13 @@ def providers(case: Case) -> list[Row]:
             skipping(case, 1), f"a burnt part of {case.cost / case.disputed - case.price:.1f}"),
         Row("provider", "poisons one link", "nothing inside the network", lost, case.disputed * found(one, p.links), -poisoned,
             f"**{poisoned:.2f} from outside buys it**"),
+        Row("provider", "skips everything, one link of it conceded for nothing", f"the cost, {case.cost:.1f}", lost,
+            case.disputed * found_twice(1, p.links), pardoned(case, 1), f"a = {case.cost / at:.2f}, once in 1,000 segments"),
+        Row("provider", "skips a tenth, one link of it conceded for nothing", f"{case.cost / 10:.2f}", f"price, {case.price:.1f}; or all",
+            case.disputed * found(0.1, p.links), pardoned(case, 0.1), "never, once in 1,000 segments"),
+        Row("provider", "poisons one link, and concedes it for nothing", "nothing inside the network", f"price, {case.price:.1f}",
+            case.disputed * found(one, p.links), -case.disputed * found(one, p.links) * case.price,
+            f"**{case.disputed * found(one, p.links) * case.price:.2f} from outside buys it, once in 1,000 segments**"),
         Row("provider", "withholds the data of what it did not compute", "nothing: unpaid", "gas", 1.0, -start, "never"),
         Row("provider", "stalls after it took the segment", "nothing", f"late fee {late:.2f}, gas", 1.0, -late - case.gas("activate"),
             "never; the job waits for a lease"),
@@ -311,6 +341,9 @@ def verifiers(case: Case) -> list[Row]:
             "never"),
         Row("verifier", "sleeps after its receipt", "nothing", f"no-show fee {fine:.2f}", 1.0, -fine, "never"),
         Row("verifier", "says no to everything", "nothing: a no is not paid by itself", "gas", 1.0, -gas, "never"),
+        Row("provider and ring", f"lies, and {p.verifiers} friends say no and dispute it", f"their fees, {p.verifiers * case.verifier_fee:.2f}",
+            f"burnt bond, {case.burnt:.1f}, gas", 1.0, p.verifiers * case.verifier_fee - case.burnt - case.dispute_gas("challenger"),
+            f"fees of {case.burnt:.0f} a segment"),
         Row("ring", f"of {case.ring:.0%} withholds honest pay by its noes", "nothing", f"gas of its {p.quorum} votes, fees", no,
             -no * p.quorum * (gas + case.verifier_fee), f"never; the provider loses {no * case.price:.2f} a segment by it"),
         Row("ring", "replays once and copies within itself", f"{saved:.2f} a copy", "draw bonds and fees where the one is wrong",

@@ -35,6 +35,7 @@ from assay.chain import (
     Opened,
     OpeningsDue,
     Outcome,
+    Pardoned,
     Redrawn,
     Registered,
     Rejected,
@@ -156,6 +157,8 @@ class SegmentFacts(msgspec.Struct):
     """Of all rounds."""
     fallen: bool = False
     """Its provider has lost a dispute: nothing is left to win."""
+    pardoned: int | None = None
+    """A link that its provider has conceded for nothing: the others can be disputed until `settle_after`."""
 
     @property
     def live(self) -> bool:
@@ -239,7 +242,7 @@ class Facts(msgspec.Struct):
                 d.outcome, d.due, d.turns = event.outcome, event.pay_after, d.turns + 1
                 seg = self.segments.get(d.segment)
                 if seg is not None and d.target == 0 and event.outcome in (Outcome.ASSERTER_LOST, Outcome.CONCEDED):
-                    seg.fallen = True
+                    seg.fallen = seg.fallen or seg.pardoned is None or event.taken > 0
             case DisputePaid():
                 del self.disputes[event.dispute]
 
@@ -293,6 +296,8 @@ class Facts(msgspec.Struct):
                 seg.state = SegmentState.REJECTED
             case BondCleared():
                 seg.bond_cleared = True
+            case Pardoned():
+                seg.pardoned, seg.settle_after = event.unit, event.until
             case _:
                 return
         self._touch(seg.job, event.time)

@@ -26,6 +26,7 @@ CONTRACTS = {
     "Segments": "Segments.sol",
     "Checks": "Checks.sol",
     "Escrow": "Escrow.sol",
+    "Appeals": "Appeals.sol",
     "Jobs": "Jobs.sol",
     "ClearLeaf": "ClearLeaf.sol",
     "TableLeaf": "TableLeaf.sol",

@@ -22,10 +22,22 @@ from assay.ids import DisputeId, JobId, SegmentId
 sys.path.insert(0, str(Path(__file__).parent / "ports"))
 from chain_world import MemoryWorld
 from dispute_world import RULES
-from test_disputes_on_chain import Script, a_concession_costs_half, a_liar_is_slashed, an_honest_provider_is_paid, the_silent_lose
+from test_disputes_on_chain import (
+    Script,
+    a_concession_costs_half,
+    a_liar_is_slashed,
+    a_no_is_paid_when_a_dispute_bears_it_out,
+    a_no_that_nobody_bears_out_is_not_paid,
+    a_pardon_costs_the_price_alone,
+    an_honest_provider_is_paid,
+    the_silent_lose,
+)
 
 DISPUTED = SegmentId(2)
 ONE = DisputeId(1)
+OTHERS = {
+    "pardoned": a_pardon_costs_the_price_alone, "borne out": a_no_is_paid_when_a_dispute_bears_it_out, "kept": a_no_that_nobody_bears_out_is_not_paid,
+}  # fmt: skip
 SCRIPTS = {"liar": a_liar_is_slashed, "honest": an_honest_provider_is_paid, "conceded": a_concession_costs_half, "silent": the_silent_lose}
 
 
@@ -40,7 +52,7 @@ def recorded(script: Script) -> Record:
 
 @pytest.fixture(scope="module")
 def records() -> dict[str, Record]:
-    return {name: recorded(script) for name, script in SCRIPTS.items()}
+    return {name: recorded(script) for name, script in (SCRIPTS | OTHERS).items()}
 
 
 def audited(record: Record) -> Report:
@@ -117,6 +129,13 @@ CASES: dict[str, tuple[str, Forge, str, bool | None]] = {
     "a bond cleared while it was open": ("conceded", both(drop(C.DisputeResolved), drop(C.DisputePaid)), "dispute", False),
     "a move that no game takes": ("liar", played(name=True), "dispute", False),
     "another commitment": ("liar", say(C.Committed, DISPUTED, link_root=WRONG), "dispute", False),
+    "pardoned before the seals were over": ("pardoned", say(C.Served, DISPUTED, seal_by=moved(10_000)), "dispute", False),
+    "pardoned twice": ("pardoned", twice(C.Pardoned), "dispute", False),
+    "pardoned, and too few segments had settled": ("pardoned", drop(C.Settled), "dispute", False),
+    "another window after a pardon": ("pardoned", say(C.Pardoned, until=moved(1)), "times", False),
+    "conceded for nothing, and not pardoned": ("pardoned", drop(C.Pardoned), "money", False),
+    "a no that is paid another fee": ("borne out", say(C.Credited, amount=moved(1)), "money", False),
+    "a fee that goes back in part": ("kept", say(C.Credited, SegmentId(1), amount=moved(-1)), "money", False),
     "moves that are not there": ("liar", lambda record: record._replace(disputes={}), "dispute", None),
     "a last move that is hidden": ("liar", played(-1), "dispute", None),
     "declared void": ("honest", say(C.DisputePaid, outcome=Outcome.VOID, to_asserter=0, to_challenger=RULES.bond, burnt=0), "dispute", None),

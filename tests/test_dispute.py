@@ -330,7 +330,7 @@ def test_wins_at_every_entry_of_the_end(unit: int) -> None:
         assert "entry" in won(doubted(unit, entry, {Phase.TRACE: last, Phase.ENTRIES: entry}))
 
 
-def test_has_conceded_in_no_case_but_its_first_move() -> None:
+def test_concedes_before_it_shows_a_trace_and_not_later() -> None:
     told, move = facts(ends()), opening(MICRO)
     state = apply(sealed(told, game.seal_digest(told, move), Moment(1, 0)), move, Moment(2, 1))
     assert apply(state, moves.Concede(), Moment(3, 2)).verdict is Verdict.CONCEDED
@@ -343,8 +343,11 @@ def test_has_conceded_in_no_case_but_its_first_move() -> None:
     state = apply(state, shown, Moment(3, 2))
     link = moves.Point(index=2, node=asserter.link_tree.node(0, 2), path=asserter.link_tree.path(2))
     state = apply(state, link, Moment(4, 3))
-    with pytest.raises(IllegalMove, match="has moved before"):
-        apply(state, moves.Concede(), Moment(5, 4))
+    assert apply(state, moves.Concede(), Moment(5, 4)).verdict is Verdict.CONCEDED
+    trace = asserter.move(state, link)
+    assert isinstance(trace, moves.Trace)
+    with pytest.raises(IllegalMove, match="Concede in"):
+        apply(apply(state, trace, Moment(5, 4)), moves.Concede(), Moment(6, 5))
 
 
 def test_an_end_that_cannot_be_opened_makes_the_dispute_void() -> None:

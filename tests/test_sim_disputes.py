@@ -17,12 +17,13 @@ from assay.chain import (
     DisputeResolved,
     DisputeWithdrawn,
     Outcome,
+    Pardoned,
     PlayMove,
     SealDispute,
     Slashed,
     Withheld,
 )
-from assay.dispute.moves import Open, Side, State, shown
+from assay.dispute.moves import Open, Phase, Side, State, shown
 from assay.dispute.proofs import Link
 from assay.dispute.record import state_of
 from assay.dispute.tree import Tree
@@ -31,9 +32,10 @@ from assay.sim import CrashAt
 from assay.sim.cast import HONEST, Part, verifier_config
 from assay.tasks import MakeMove, MoveMade, ReplayUnit, ServeUnits, UnitReplayed, UnitsServed
 from assay_verifier.machine import VerifierMachine
+from tests import dispute_cases as cases
 from tests.audited import check_audit
 from tests.liars.disputes import Doubter
-from tests.liars.links import PROVIDERS
+from tests.liars.links import LINKS, PROVIDERS
 from tests.link_world import OPTIONS, PARAMS, RULES, LinkHands, LinkParty, LinkWorld
 
 PRICE = 1_000_000
@@ -109,6 +111,76 @@ def test_a_provider_that_serves_other_states_is_not_paid_and_nobody_can_dispute_
     assert len(events(world, Withheld)) == 1
     assert gained(world, "worker-0") == 0
     check_money(world)
+
+
+# ---- a fault of the hardware ---------------------------------------------------------------------------------------------
+
+
+class Unlucky(LinkHands):
+    """One bit of one link came out wrong; run again, it is seen."""
+
+    fault = (0, 1)
+
+    class party(LinkParty):
+        def is_wrong(self, state: State) -> bool:
+            return state.phase is Phase.TRACED and (state.step, state.m) == Unlucky.fault
+
+    def make(self, step: int, m: int, state: Any, acc: Any, batch: Any) -> Link:
+        kind = LINKS["one bit of one gradient"] if (step, m) == self.fault else Link
+        return kind(cases.job(), step, m, state, acc, batch)
+
+
+def with_a_pardon(world: LinkWorld) -> LinkWorld:
+    world.ledger.jobs.settled[world.ledger.account("worker-0")] = RULES.pardon_after
+    return world
+
+
+def check_money_but_the_count(world: LinkWorld) -> None:
+    """No segment has settled here, and the audit says so; it finds nothing else."""
+    assert sum(world.before.values()) == sum(world.ledger.balances().values())
+    with pytest.raises(AssertionError, match=r"^segment 1, dispute: its provider is pardoned after 0 settled segments[^\n]*$"):
+        check_audit(world.ledger)
+
+
+def test_a_fault_of_the_hardware_costs_the_price_alone_once_in_a_thousand_segments() -> None:
+    world = with_a_pardon(network(worker_0=part("worker", Unlucky)))
+    assert world.run(until=lambda: bool(events(world, BondCleared))), told(world)
+    (pardoned,), (withheld,) = events(world, Pardoned), events(world, Withheld)
+    assert all((e.outcome, e.taken) == (Outcome.CONCEDED, 0) for e in events(world, DisputeResolved))
+    assert (pardoned.until, withheld.no) == (pardoned.time + PARAMS.challenge_window, 3)
+    assert events(world, BondCleared)[0].amount == BOND
+    assert gained(world, "worker-0") == 0
+    assert all(gained(world, f"verifier-{i}") == OPTIONS.fee for i in range(3))
+    check_money_but_the_count(world)
+
+
+def test_without_a_thousand_settled_segments_it_costs_what_any_concession_does() -> None:
+    world = network(worker_0=part("worker", Unlucky))
+    assert world.run(until=lambda: bool(events(world, BondCleared))), told(world)
+    assert not events(world, Pardoned)
+    assert [e.taken for e in events(world, DisputeResolved) if e.taken] == [BOND // 2]
+    assert gained(world, "worker-0") == -BOND // 2
+    check_money(world)
+
+
+class Owns(LinkHands):
+    """Computes nothing, and concedes each link that it is asked for."""
+
+    class party(LinkParty):
+        def is_wrong(self, state: State) -> bool:
+            return True
+
+    def make(self, step: int, m: int, state: Any, acc: Any, batch: Any) -> Link:
+        return LINKS["computes nothing"](cases.job(), step, m, state, acc, batch)
+
+
+def test_who_is_pardoned_for_one_link_pays_for_the_next() -> None:
+    world = with_a_pardon(network(worker_0=part("worker", Owns)))
+    assert world.run(until=lambda: any(e.taken for e in events(world, DisputeResolved))), told(world)
+    assert len(events(world, Pardoned)) == 1
+    assert [(e.outcome, e.taken) for e in events(world, DisputeResolved) if e.taken] == [(Outcome.CONCEDED, BOND // 2)]
+    assert gained(world, "worker-0") == -BOND // 2
+    check_money_but_the_count(world)
 
 
 # ---- killed anywhere -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 The ABI is read from assay/_data/contracts, which the contracts' build writes. Each event class of the vocabulary must have an event
 of its name whose arguments are its fields, in snake case (but for RENAMED), or be one of those that a log of SPREAD stands for; that is
 checked when this module is loaded, so a contract that has moved away from the vocabulary is noticed before anything is decoded. Names:
-`jobs`, `stakes`, `token`, `disputes`, and those of FILES. The moves of disputes are evm_moves'. ABI: docs.soliditylang.org, abi-spec.
+`jobs`, `stakes`, `token`, `disputes`, and those of FILES. The moves of disputes are evm_moves'. ABI: docs.soliditylang.org, abi-spec. (One file because it is one table, read both ways.)
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from assay.dispute.moves import Phase
 from assay.ids import Address, Cid
 
 FILES = {
-    "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "escrow": "Escrow", "stakes": "Stakes", "token": "TestToken", "disputes": "Disputes",
-    "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
+    "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "escrow": "Escrow", "appeals": "Appeals", "stakes": "Stakes", "token": "TestToken",
+    "disputes": "Disputes", "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
 }  # fmt: skip
 RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}
 """What Disputes calls otherwise than the vocabulary."""

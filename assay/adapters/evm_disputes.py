@@ -67,8 +67,9 @@ class DisputeReader:
             raise Outage(f"the chain node sent logs of dispute {dispute} that do not begin with its opening")
         last = next((event for event in reversed(events) if isinstance(event, DisputeResolved | DisputePaid)), None)
         return Record(
-            dispute=dispute, segment=sealed.segment, challenger=sealed.challenger, asserter=asserter, stake=sealed.bond, digest=digest,
-            block=sealed.block, time=sealed.time, moves=played, outcome=last.outcome if last else None, paid=isinstance(last, DisputePaid),
+            dispute=dispute, segment=sealed.segment, challenger=sealed.challenger, asserter=asserter, stake=sealed.bond,
+            allowance=sealed.allowance, digest=digest, block=sealed.block, time=sealed.time, moves=played,
+            outcome=last.outcome if last else None, paid=isinstance(last, DisputePaid),
         )  # fmt: skip
 
     async def _sealed_view(self, dispute: DisputeId, block: int) -> tuple[Address, Digest]:

@@ -27,6 +27,8 @@ OUTCOMES = {
 }  # fmt: skip
 STANDING = (SegmentState.DRAWN, SegmentState.SERVED, SegmentState.ATTESTED)
 BONDED = (SegmentState.WITHHELD, SegmentState.UNPAID)
+MOST_ALLOWED = 65_535
+"""Seconds to replay a link in."""
 
 
 @dataclass(slots=True)
@@ -68,7 +70,8 @@ class Disputes:
         facts = d.state.facts
         return Record(
             dispute=number, segment=SegmentId(facts.segment), challenger=facts.challenger, asserter=d.asserter, stake=facts.stake,
-            digest=d.state.digest, block=d.state.opened.block, time=d.state.opened.time, moves=tuple(d.moves), outcome=d.outcome, paid=d.paid,
+            allowance=facts.allowance, digest=d.state.digest, block=d.state.opened.block, time=d.state.opened.time,
+            moves=tuple(d.moves), outcome=d.outcome, paid=d.paid,
         )  # fmt: skip
 
     # ---- beginning
@@ -83,16 +86,17 @@ class Disputes:
 
     def seal(self, ctx: Context, who: Address, call: chain.SealDispute) -> None:
         seg = self.jobs.segment(call.segment)
-        if seg.state not in STANDING and not (seg.state in BONDED and seg.bonded):
+        if seg.state not in STANDING and not ((seg.state in BONDED or seg.pardoned is not None) and seg.bonded):
             raise refuse("WrongState", segment=call.segment, state=seg.state)
         bond = self.bond_of(call.segment, who)
         self.token.move(who, DISPUTES, bond)
         number = DisputeId(len(self.disputes) + 1)
-        record = Record(
-            dispute=number, segment=call.segment, challenger=who, asserter=seg.provider, stake=bond, digest=call.digest, block=ctx.number,
-            time=ctx.time, moves=(), outcome=None, paid=False,
-        )  # fmt: skip
         terms = self.jobs.jobs[seg.job].terms
+        allowance = min((seg.disputes + 1) * terms.params.seal_window, MOST_ALLOWED)
+        record = Record(
+            dispute=number, segment=call.segment, challenger=who, asserter=seg.provider, stake=bond, allowance=allowance, digest=call.digest,
+            block=ctx.number, time=ctx.time, moves=(), outcome=None, paid=False,
+        )  # fmt: skip
         parent = self.jobs.segments[seg.parent].end_root if seg.parent else terms.state_root
         reserved = self.stakes.reservation(seg.provider, call.segment)
         about = Disputed(segment=call.segment, start=seg.start, stop=seg.stop, parent_end=parent, link_root=seg.link_root, bond=reserved, revealed=())
@@ -100,16 +104,21 @@ class Disputes:
         self.disputes[number] = Dispute(number, game.sealed(facts, call.digest, Moment(ctx.number, ctx.time)), seg.provider)
         seg.disputes += 1
         open_by = ctx.time + self.rules.open_window
-        ctx.emit(chain.DisputeSealed, dispute=number, segment=call.segment, challenger=who, bond=bond, open_by=open_by)
+        ctx.emit(chain.DisputeSealed, dispute=number, segment=call.segment, challenger=who, bond=bond, open_by=open_by, allowance=allowance)
 
-    def _open(self, ctx: Context, d: Dispute, move: moves.Open) -> None:
-        """What the segment has revealed by now, and from then on the bond of whoever is disputed."""
+    def _open(self, ctx: Context, d: Dispute, move: moves.Open) -> bool:
+        """What the segment has revealed by now, and from then on the bond of whoever is disputed. Whether that is a vote that fell, or whose
+        bond came free with the segment's end, since the seal: whoever sealed could not know."""
         seg = self.jobs.segments[SegmentId(d.state.facts.segment)]
         d.state = d.state._replace(facts=self._with_votes(d.state.facts, seg))
         self._apply(ctx, d, move)
         d.target, d.round = move.target, move.round
         if move.target == 1:
             check = self._vote(seg, move.round, move.verifier)
+            if self._is_gone(seg, check, d.state.opened.time):
+                return True
+            if not check.revealed:
+                raise refuse("NotRevealed", verifier=move.verifier)
             if not check.bonded:
                 raise refuse("NoBond", segment=seg.number)
             if not check.disclosed:
@@ -117,6 +126,25 @@ class Disputes:
             check.disputes += 1
             d.asserter = move.verifier
         ctx.emit(chain.DisputeOpened, dispute=d.number, segment=seg.number, asserter=d.asserter, target=move.target, unit=move.unit, round=move.round)
+        return False
+
+    def _is_gone(self, seg: Segment, check: Check, since: int) -> bool:
+        if check.fell_at is not None and check.fell_at >= since:
+            return True
+        if not check.revealed or not check.agrees or check.bonded or seg.state not in chain.FAILED:
+            return False
+        stands = seg.state != SegmentState.REJECTED or seg.pardoned is not None
+        window = self.jobs.jobs[seg.job].terms.params.challenge_window
+        return seg.settle_after >= since + (window if stands else 0)
+
+    def _gone(self, ctx: Context, d: Dispute, move: moves.Open) -> None:
+        """The bond goes back."""
+        segment = SegmentId(d.state.facts.segment)
+        d.asserter, d.outcome, d.pay_after = move.verifier, Outcome.VOID, ctx.time
+        d.moves.append(Played(move=move, block=ctx.number, time=ctx.time))
+        ctx.emit(chain.DisputeOpened, dispute=d.number, segment=segment, asserter=d.asserter, target=1, unit=move.unit, round=move.round)
+        ctx.emit(chain.DisputeResolved, dispute=d.number, segment=segment, outcome=d.outcome, taken=0, pay_after=ctx.time)
+        self._pay(ctx, d, waits=True)
 
     @staticmethod
     def _with_votes(facts: moves.Facts, seg: Segment) -> moves.Facts:
@@ -125,7 +153,7 @@ class Disputes:
             for round, checks in enumerate(seg.rounds)
             for check in checks
             for unit, root in zip(seg.units, check.trace_roots, strict=False)
-            if check.revealed
+            if check.revealed or check.fell_at is not None
         )
         return msgspec.structs.replace(facts, revealed=revealed)
 
@@ -149,7 +177,8 @@ class Disputes:
         before = d.state, d.asserter, d.target, d.round
         try:
             if isinstance(move, moves.Open):
-                self._open(ctx, d, move)
+                if self._open(ctx, d, move):
+                    return self._gone(ctx, d, move)
             else:
                 self._apply(ctx, d, move)
         except Exception:
@@ -157,7 +186,10 @@ class Disputes:
             raise
         d.moves.append(Played(move=move, block=ctx.number, time=ctx.time))
         if d.state.phase is Phase.RESOLVED:
-            return self._resolve(ctx, d)
+            # Only who knows the link can be pardoned for it.
+            asked = isinstance(move, moves.Concede) and before[0].phase is Phase.TRACED and d.target == 0
+            segment, unit = SegmentId(d.state.facts.segment), d.state.unit
+            return self._resolve(ctx, d, asked and self.jobs.pardon(ctx, segment, unit, self.rules.pardon_after))
         due = ctx.time + game.left(d.state, ctx.time)
         ctx.emit(chain.DisputeMoved, dispute=d.number, phase=d.state.phase, asserting=d.state.turn is Side.ASSERTER, due=due)
 
@@ -170,14 +202,14 @@ class Disputes:
 
     # ---- ends
 
-    def _resolve(self, ctx: Context, d: Dispute) -> None:
+    def _resolve(self, ctx: Context, d: Dispute, pardoned: bool = False) -> None:
         """What the asserter loses is taken at once and paid after the delay; a segment whose provider has lost is rejected at once."""
         assert d.state.verdict is not None
         d.outcome, segment = OUTCOMES[d.state.verdict], SegmentId(d.state.facts.segment)
         fell = d.outcome in (Outcome.ASSERTER_LOST, Outcome.CONCEDED)
         if fell:
             reserved = self.stakes.reservation(d.asserter, segment)
-            d.taken = reserved // 2 if d.outcome is Outcome.CONCEDED else reserved
+            d.taken = (0 if pardoned else reserved // 2) if d.outcome is Outcome.CONCEDED else reserved
         d.pay_after = ctx.time + self.rules.payout_delay
         ctx.emit(chain.DisputeResolved, dispute=d.number, segment=segment, outcome=d.outcome, taken=d.taken, pay_after=d.pay_after)
         if d.taken:
@@ -186,18 +218,19 @@ class Disputes:
             ctx.emit(chain.Slashed, who=d.asserter, segment=segment, amount=d.taken, burnt=0)
             self.token.move(STAKES, DISPUTES, d.taken)
         if d.target == 1:
-            self._vote_resolved(d, segment, fell)
+            self._vote_resolved(ctx, d, segment, fell)
         if fell:
             self._let_go(ctx, segment, rejected=d.target == 0)
         if d.outcome is Outcome.VOID:
             self._pay(ctx, d, waits=True)
 
-    def _vote_resolved(self, d: Dispute, segment: SegmentId, fell: bool) -> None:
+    def _vote_resolved(self, ctx: Context, d: Dispute, segment: SegmentId, fell: bool) -> None:
         """A vote that fell counts no more and is not paid."""
         seg = self.jobs.segments[segment]
         check = self._vote(seg, d.round, d.asserter)
         check.disputes -= 1
         if fell:
+            check.fell_at = ctx.time
             check.digest, check.revealed, check.opened, check.prevailed = None, False, False, False
         if not check.disputes and seg.state in chain.TERMINAL:
             check.bonded = False
@@ -206,10 +239,15 @@ class Disputes:
     def _let_go(self, ctx: Context, number: SegmentId, *, rejected: bool = False, voided: bool = False) -> None:
         seg = self.jobs.segments[number]
         seg.disputes -= 1
+        if rejected and seg.state == SegmentState.WITHHELD:
+            self.jobs.pay_noes(ctx, seg)
         if seg.state in chain.TERMINAL or not (rejected or (voided and not seg.disputes)):
             return
         if voided:
             self.jobs.release_bond(seg)
+        else:
+            window = self.jobs.jobs[seg.job].terms.params.challenge_window
+            seg.settle_after = ctx.time + (window if seg.pardoned is not None else 0)
         self.jobs.end(ctx, seg, SegmentState.REJECTED if rejected else SegmentState.VOID)
         ctx.emit(chain.Rejected if rejected else chain.Voided, segment=number)
 
@@ -245,8 +283,8 @@ class Disputes:
 
     def clear(self, ctx: Context, number: SegmentId) -> None:
         seg = self.jobs.segment(number)
-        over = seg.state == SegmentState.WITHHELD and ctx.time > seg.settle_after
-        if seg.state != SegmentState.REJECTED and not over:
+        rejected = seg.state == SegmentState.REJECTED and ctx.time >= seg.settle_after
+        if not rejected and not (seg.state == SegmentState.WITHHELD and ctx.time > seg.settle_after):
             raise refuse("NothingToClear", segment=number)
         self.jobs.clear_disputed(ctx, seg)
 

@@ -2,7 +2,7 @@
 
 Rules and refusals are those of contracts/src/jobs (Base, Escrow, Segments) and docs/protocol.md. Each method is one call; it checks
 all first and then acts. Money: the contract's balance is the sum over jobs of `escrow`, over live segments of `price + fees_held`,
-and of `credit`.
+over withheld ones of `fees_held`, and of `credit`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from assay.ids import Address, Digest, JobId, SegmentId
 BPS = 10_000
 MOST_WRAPPED = 256
 MOST_RELEASES = 64
+MOST_COUNTED = 65_535
+"""Settled segments of a provider."""
 
 
 class Jobs:
@@ -33,6 +35,8 @@ class Jobs:
         self.segments: dict[SegmentId, Segment] = {}
         self.credit: dict[Address, int] = {}
         self.nonces: set[tuple[Address, int]] = set()
+        self.settled: dict[Address, int] = {}
+        """Segments of a provider that have settled since it was pardoned last."""
 
     # ---- jobs
 
@@ -133,7 +137,7 @@ class Jobs:
         if offer.price > cap:
             raise refuse("PriceOverCap", price=offer.price, cap=cap)
         fees = job.terms.fee * p.verifiers * (1 + p.redraws)
-        bond = offer.price * p.bond_tenths // 10
+        bond = offer.price * p.bond_tenths // 10 + p.bond_base
         if job.escrow < offer.price + fees:
             raise refuse("InsufficientEscrow", escrow=job.escrow, needed=offer.price + fees)
         number = SegmentId(len(self.segments) + 1)
@@ -296,8 +300,28 @@ class Jobs:
         self._need_no_dispute(seg)
         if not seg.bonded:
             raise refuse("NoBond", segment=seg.number)
+        self._return_fees(ctx, seg)
         ctx.emit(chain.BondCleared, segment=seg.number, amount=self.stakes.reservation(seg.provider, seg.number))
         self.release_bond(seg)
+
+    def pardon(self, ctx: Context, number: SegmentId, unit: int, after: int) -> bool:
+        """Whether its provider may concede a link for nothing (contracts/src/jobs/Segments.sol). For Disputes."""
+        seg = self.segments[number]
+        if seg.pardoned is not None:
+            return seg.pardoned == unit
+        told = seg.state == SegmentState.SERVED and (seg.phase > 1 or ctx.time > seg.seal_by)
+        if not told and seg.state not in (SegmentState.ATTESTED, SegmentState.WITHHELD):
+            return False
+        p = self.jobs[seg.job].terms.params
+        if after == 0 or self.settled.get(seg.provider, 0) < after or p.links == 1:
+            return False
+        self.settled[seg.provider] = 0
+        seg.pardoned = unit
+        until = ctx.time + p.challenge_window
+        if seg.state == SegmentState.WITHHELD:
+            seg.settle_after = until
+        ctx.emit(chain.Pardoned, segment=number, unit=unit, until=until)
+        return True
 
     @staticmethod
     def _need_no_dispute(seg: Segment) -> None:
@@ -321,6 +345,7 @@ class Jobs:
         job.live -= 1
         if to == SegmentState.SETTLED:
             self.credit_to(ctx, seg.provider, seg.number, seg.price, "price")
+            self.settled[seg.provider] = min(self.settled.get(seg.provider, 0) + 1, MOST_COUNTED)
             job.completed = job.completed or seg.stop == job.terms.steps
         else:
             job.escrow += seg.price
@@ -332,8 +357,28 @@ class Jobs:
                 if check.opened and self._entitled(check, to):
                     seg.fees_held -= job.terms.fee
                     self.credit_to(ctx, check.verifier, seg.number, job.terms.fee, "fee")
-        job.escrow += seg.fees_held
+        kept = job.terms.fee * seg.negatives if to == SegmentState.WITHHELD and seg.bonded else 0
+        job.escrow += seg.fees_held - kept
+        seg.fees_held = kept
+
+    def pay_noes(self, ctx: Context, seg: Segment) -> None:
+        """A dispute has borne out those who said no to a withheld segment: they earn as if they had attested. For Disputes."""
+        fee = self.jobs[seg.job].terms.fee
+        if not seg.fees_held:
+            return
         seg.fees_held = 0
+        for check in (check for checks in seg.rounds for check in checks):
+            if check.opened and not check.agrees:
+                self.credit_to(ctx, check.verifier, seg.number, fee, "fee")
+
+    def _return_fees(self, ctx: Context, seg: Segment) -> None:
+        """What was kept for those who said no to what nobody has refuted."""
+        job = self.jobs[seg.job]
+        kept, seg.fees_held = seg.fees_held, 0
+        if job.closed:
+            self.credit_to(ctx, job.client, seg.number, kept, "refund")
+        else:
+            job.escrow += kept
 
     def _entitled(self, check: Check, to: SegmentState) -> bool:
         """A no asserts nothing that could be disputed, so it earns nothing by itself (contracts/src/jobs/Base.sol)."""

@@ -45,6 +45,8 @@ class Check:
     """Its trace roots have been brought, so that it can be disputed."""
     opened: bool = False
     prevailed: bool = False
+    fell_at: int | None = None
+    """When it lost a dispute."""
     disputes: int = 0
     """Open ones over its trace roots: while there are any its draw bond stays."""
 
@@ -84,6 +86,8 @@ class Segment:
     negatives: int = 0
     disputes: int = 0
     """Open ones."""
+    pardoned: int | None = None
+    """The link that its provider has conceded for nothing."""
     link_root: Digest = NO_DIGEST
     end_root: Digest = NO_DIGEST
     commitment: Digest = NO_DIGEST

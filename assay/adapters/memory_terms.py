@@ -53,6 +53,7 @@ def check_terms(terms: Terms, seat_stake: int, now: int) -> None:
     _within("bond_tenths", p.bond_tenths, 0, 1000)
     _within("late_fee_bps", p.late_fee_bps, 0, 10_000)
     _within("no_show_bps", p.no_show_bps, 0, 10_000)
+    _within("bond_base", p.bond_base, 0, 2**80 - 1)
     _within("draw_bond", p.draw_bond, 0, seat_stake)
     if p.links == 0:
         _within("links of a segment", terms.segment_steps * (terms.micro_batches + 1), 1, MOST_UNITS)

@@ -98,12 +98,16 @@ class Seg:
     key_id: Digest | None = None
     paid: Payments = field(default_factory=Counter)
     """Credited since nothing was owed."""
+    owed: Payments = field(default_factory=Counter)
+    """By a dispute, to those who said no; looked at with the next event that owes anything."""
     charged: Payments = field(default_factory=Counter)
     """Charged from stakes, and not yet explained by the event that follows."""
     disputes: int = 0
     """Open ones."""
     holds: Counter[Address] = field(default_factory=Counter)
     """Open disputes over a verifier's vote: its draw bond stays meanwhile."""
+    fallen: set[Address] = field(default_factory=set)
+    """Verifiers of whom a vote has lost a dispute."""
     told: list[tuple[int, Address, Vote]] = field(default_factory=list)
     """Every vote that was revealed, with its round."""
     slashes: int = 0
@@ -114,6 +118,8 @@ class Seg:
     """A dispute was decided against its provider, and its rejection is not yet told."""
     voids: bool = False
     """Its last dispute was void."""
+    pardoned: int | None = None
+    """The link that its provider has conceded for nothing."""
 
     @property
     def committee(self) -> Round | None:
@@ -164,6 +170,8 @@ class Books:
     segs: dict[SegmentId, Seg] = field(default_factory=dict)
     credit: Counter[Address] = field(default_factory=Counter)
     """What each account may pull."""
+    settled: Counter[Address] = field(default_factory=Counter)
+    """Segments of a provider that have settled since it was pardoned last."""
 
     def after(self, job: JobBook, parent: SegmentId) -> JobBook | Seg:
         """What keeps the book on the range after `parent`."""
@@ -183,6 +191,7 @@ class Books:
     def tokens(self) -> int:
         """What the Jobs contract must hold."""
         live = sum(seg.price + seg.held for seg in self.segs.values() if seg.state < SegmentState.SETTLED)
+        live += sum(seg.held for seg in self.segs.values() if seg.state == SegmentState.WITHHELD)
         return sum(job.escrow for job in self.jobs.values()) + live + self.credit.total()
 
 

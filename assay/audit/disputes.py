@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from assay import chain
 from assay.audit.books import Seg, told
 from assay.audit.ends import Ends
+from assay.audit.record import Entry
 from assay.chain import Outcome, SegmentState
-from assay.dispute.moves import Facts, Moment, Revealed, Verdict
+from assay.dispute.moves import WALK_LINKS, Facts, Moment, Revealed, Verdict
 from assay.dispute.record import Disputed, facts_of
 from assay.ids import Address, DisputeId
 
@@ -31,6 +32,7 @@ class Case:
     stake: int
     asserter: Address
     target: int = 0
+    unit: int = 0
     round: int = 0
     outcome: Outcome | None = None
     bond: int = 0
@@ -40,6 +42,8 @@ class Case:
     over: bool = False
     """It keeps the segment no longer."""
     paid: bool = False
+    gone: bool = False
+    """The vote that it was about has fallen, or ended with its segment, before it was opened: that gives the bond back."""
     owed: Counter[tuple[Address, int]] = field(default_factory=Counter)
 
 
@@ -48,7 +52,7 @@ class Disputes(Ends):
 
     def dispute_sealed(self, event: chain.DisputeSealed, seg: Seg) -> None:
         check, rules = seg.sheet.check, self.record.rules
-        bonded = seg.state in BONDED and self.stakes.reservation(seg.provider, seg.number) > 0
+        bonded = (seg.state in BONDED or seg.pardoned is not None) and self.stakes.reservation(seg.provider, seg.number) > 0
         check("dispute", seg.state in STANDING or bonded, f"{told(event)} in the state {seg.state.name}, in which nothing can be disputed")
         if rules is not None:
             party = event.challenger == self.books.jobs[seg.job].client or any(event.challenger in r.verifiers for r in seg.rounds.values())
@@ -60,12 +64,13 @@ class Disputes(Ends):
 
     def dispute_opened(self, event: chain.DisputeOpened, case: Case) -> None:
         seg, who = case.seg, event.asserter
-        case.asserter, case.target, case.round = who, event.target, event.round
+        case.asserter, case.target, case.unit, case.round = who, event.target, event.unit, event.round
         if event.target == 0:
             seg.sheet.check("dispute", who == seg.provider, f"{told(event)} names {who}, who is not its provider")
             return
         vote = seg.rounds[event.round].votes.get(who) if event.round in seg.rounds else None
-        seg.sheet.check("dispute", vote is not None and vote.agrees, f"{who} said no yes in round {event.round} that could be disputed")
+        agreed = who in seg.fallen or (vote is not None and vote.agrees)
+        seg.sheet.check("dispute", agreed, f"{who} said no yes in round {event.round} that could be disputed")
         seg.holds[who] += 1
 
     # ---- ends ------------------------------------------------------------------------------------------------------------
@@ -73,18 +78,54 @@ class Disputes(Ends):
     def dispute_resolved(self, event: chain.DisputeResolved, case: Case) -> None:
         seg, check, fell = case.seg, case.seg.sheet.check, event.outcome in FELL
         check("dispute", case.outcome is None, f"dispute {event.dispute} was decided twice")
+        record = self.record.disputes.get(event.dispute)
+        opened_only = record is not None and len(record.moves) == 1 and event.outcome is Outcome.VOID and case.target == 1
+        case.gone = opened_only and (case.asserter in seg.fallen or seg.state in chain.TERMINAL)
         case.bond = self.stakes.reservation(case.asserter, seg.number)
         right = (case.bond // 2 if event.outcome is Outcome.CONCEDED else case.bond) if fell else 0
+        if event.outcome is Outcome.CONCEDED and event.taken == 0 and right:
+            right = self._pardoned(seg, case)
         check("money", event.taken == right, f"dispute {event.dispute} took {event.taken} of {case.asserter}'s bond of {case.bond}, not {right}")
         if self.record.rules is not None:
-            self.window(seg, event, event.pay_after, event.time, self.record.rules.payout_delay)
+            self.window(seg, event, event.pay_after, event.time, 0 if case.gone else self.record.rules.payout_delay)
         case.outcome, case.taken, case.pay_after = event.outcome, event.taken, event.pay_after
         seg.slashes += event.taken
         if case.target == 1:
             self._vote_decided(seg, case, fell)
         if fell:
             self._let_go(case)
+            if seg.state == SegmentState.WITHHELD and case.target == 0:
+                self._bear_out(seg)
             seg.falls = case.target == 0 and seg.state not in chain.TERMINAL
+
+    def _pardoned(self, seg: Seg, case: Case) -> int:
+        """What a concession must take that took nothing: nothing, where the contract has told that it pardons that link."""
+        return 0 if case.target == 0 and seg.pardoned is not None and case.unit in (seg.pardoned, WALK_LINKS) else case.bond // 2
+
+    def pardoned(self, entry: Entry, event: chain.Pardoned, seg: Seg) -> None:
+        """Told just before the concession; how many settled segments it takes, the network's rules say."""
+        check, rules, count = seg.sheet.check, self.record.rules, self.books.settled[seg.provider]
+        told_all = seg.state in (SegmentState.ATTESTED, SegmentState.WITHHELD) or (seg.state == SegmentState.SERVED and self._seals_over(seg, event))
+        check("dispute", told_all, f"its provider is pardoned in the state {seg.state.name}, before every verifier has had its time")
+        check("dispute", seg.pardoned is None, f"its provider is pardoned twice: for link {seg.pardoned}, and {event.unit}")
+        if rules is not None:
+            enough = 0 < rules.pardon_after <= count and self.books.jobs[seg.job].terms.params.links != 1
+            check("dispute", enough, f"its provider is pardoned after {count} settled segments; the rules make it {rules.pardon_after}")
+        window = self.books.jobs[seg.job].terms.params.challenge_window
+        self.window(seg, event, event.until, event.time, window)
+        self.books.settled[seg.provider], seg.pardoned, seg.settle_after = 0, event.unit, event.until
+
+    @staticmethod
+    def _seals_over(seg: Seg, event: chain.Pardoned) -> bool:
+        return seg.all_sealed or event.time > seg.seal_by
+
+    def _bear_out(self, seg: Seg) -> None:
+        """Those who said no to a withheld segment earn as if they had attested."""
+        fee = self.books.jobs[seg.job].terms.fee
+        if seg.held:
+            seg.held = 0
+            noes = (who for round in seg.rounds.values() for who, vote in round.votes.items() if vote.opened and not vote.agrees)
+            seg.owed += Counter((who, fee, "fee") for who in noes)
 
     def _vote_decided(self, seg: Seg, case: Case, fell: bool) -> None:
         """A vote that fell counts no more and is not paid; a draw bond that was held beyond the segment's end is free."""
@@ -92,6 +133,7 @@ class Disputes(Ends):
         seg.holds[who] -= 1
         committee = seg.rounds.get(case.round)
         if fell and committee is not None:
+            seg.fallen.add(who)
             committee.votes.pop(who, None)
             committee.digests.pop(who, None)
         if not seg.holds[who] and seg.state in chain.TERMINAL:
@@ -121,6 +163,7 @@ class Disputes(Ends):
         check("money", said == right, f"dispute {event.dispute} paid (asserter, challenger, burnt) {said}, the rules make it {right}")
         case.owed = Counter({(who, amount): 1 for who, amount in ((case.asserter, asserter), (case.challenger, challenger)) if amount})
         case.paid = True
+        self.owes(seg, event, Counter())
         waited = not case.over
         self._let_go(case)
         if waited and event.outcome is Outcome.VOID and case.target == 0 and not seg.disputes:
@@ -178,6 +221,8 @@ class Disputes(Ends):
                     state = game.apply(state, played.move, Moment(played.block, played.time))
             except IllegalMove as error:
                 check("dispute", False, f"dispute {case.number} has a move that the game does not take: {error}")
+                continue
+            if state.verdict is None and case.gone:
                 continue
             if state.verdict is None:
                 why = "its deciding move was made by way of another contract, whose calldata do not show it"

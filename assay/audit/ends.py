@@ -9,6 +9,10 @@ from assay.audit.books import Seg, told
 from assay.audit.committee import Committee
 from assay.audit.record import Entry
 from assay.chain import AnyChainEvent, SegmentState
+from assay.ids import Address
+
+MOST_COUNTED = 65_535
+"""Settled segments of a provider (contracts/src/jobs/Base.sol)."""
 
 
 class Ends(Committee):
@@ -80,6 +84,7 @@ class Ends(Committee):
         check("money", event.price == seg.price, f"its price was told as {event.price}; offer and steps make it {seg.price}")
         check("money", event.provider == seg.provider, f"{event.provider} is told as its provider, it is {seg.provider}")
         self.stakes.release(seg.provider, seg.number)
+        self.books.settled[seg.provider] = min(self.books.settled[seg.provider] + 1, MOST_COUNTED)
         self.end(seg, event, SegmentState.SETTLED)
 
     def rejected(self, entry: Entry, event: chain.Rejected, seg: Seg) -> None:
@@ -90,9 +95,16 @@ class Ends(Committee):
 
     def bond_cleared(self, entry: Entry, event: chain.BondCleared, seg: Seg) -> None:
         self.expect_state(seg, event, SegmentState.UNPAID, SegmentState.WITHHELD, SegmentState.REJECTED)
-        if seg.state != SegmentState.REJECTED:
+        if seg.state != SegmentState.REJECTED or seg.pardoned is not None:
             self.after(seg, event, seg.settle_after)
         self.undisputed(seg, event)
+        job, owed, back = self.books.jobs[seg.job], Counter[tuple[Address, int, str]](), seg.held
+        if job.closed:
+            owed[job.client, back, "refund"] += 1
+        else:
+            job.escrow += back
+        seg.held = 0
+        self.owes(seg, event, owed)
         there = self.stakes.reservation(seg.provider, seg.number)
         seg.sheet.check("money", event.amount == there, f"{event.amount} of its bond came free, {there} were reserved")
         self.stakes.release(seg.provider, seg.number)
@@ -133,7 +145,7 @@ class Ends(Committee):
     def left_over(self) -> None:
         """After the last event: money that moved and that no event explained, and what the contract itself says it holds."""
         for seg in self.books.segs.values():
-            for (who, amount, reason), count in (seg.paid + seg.charged).items():
+            for (who, amount, reason), count in (seg.paid - seg.owed + seg.charged).items():
                 seg.sheet.check("money", False, f"{who} was paid or charged {amount} ({reason}) {count} times, which nothing explains")
             seg.paid, seg.charged = Counter(), Counter()
             seg.sheet.check("verdict", not seg.falls, "its provider lost a dispute, and it is not rejected")

@@ -80,8 +80,8 @@ class Base:
 
     def owes(self, seg: Seg, event: AnyChainEvent, owed: Payments) -> None:
         """What was credited for a segment since the last look must be what is owed."""
-        self._same(seg, event, "credited", owed, seg.paid)
-        seg.paid = Counter()
+        self._same(seg, event, "credited", owed + seg.owed, seg.paid)
+        seg.paid, seg.owed = Counter(), Counter()
 
     def charges(self, seg: Seg, event: AnyChainEvent, owed: Payments) -> None:
         self._same(seg, event, "charged from stake", owed, seg.charged)
@@ -115,9 +115,10 @@ class Base:
             for who in round.verifiers:
                 if not seg.holds[who]:
                     self.stakes.release(who, seg.number)
-        job.escrow += seg.held
+        kept = job.terms.fee * seg.negatives if to == SegmentState.WITHHELD and self.stakes.reservation(seg.provider, seg.number) else 0
+        job.escrow += seg.held - kept
         job.live -= 1
-        seg.held, seg.state = 0, to
+        seg.held, seg.state = kept, to
         self.owes(seg, event, owed)
 
     @staticmethod
@@ -191,7 +192,7 @@ class Hand(Base):
         self.signed(seg, "offer", event.provider, call.signature, signer, entry, "the offer")
 
     def _bond(self, seg: Seg, event: chain.Assigned, job: JobBook) -> None:
-        bond = event.price * job.terms.params.bond_tenths // 10
+        bond = event.price * job.terms.params.bond_tenths // 10 + job.terms.params.bond_base
         free = self.stakes.free(event.provider)
         seg.sheet.check("money", free >= bond, f"its provider had {free} of free stake, the bond is {bond}")
         self.stakes.reserve(event.provider, event.segment, bond)

@@ -43,7 +43,8 @@ def assumptions(case: Case) -> Table:
     rows = [
         ("price of a step, of a segment", f"{case.price_step:g}, {case.price:g} tokens", "`assay submit --price`, `--segment-steps`"),
         ("links drawn, verifiers, quorum, redraws", f"{p.links or 'all'}, {p.verifiers}, {p.quorum}, {p.redraws}", "`assay.chain.Params`"),
-        ("bond, of it burnt", f"{case.bond:g}, {case.burnt:g} tokens", "`bond_tenths`; half of it by `contracts/src/dispute/Court.sol`"),
+        ("bond, of it burnt", f"{case.bond:.1f}, {case.burnt:.1f} tokens",
+         "`bond_tenths` of the price, and twice a dispute's gas (`bond_base`); half of it by `contracts/src/dispute/Court.sol`"),
         ("draw bond, no-show fee, late fee", f"{case.draw_bond:g} token, {percent(p.no_show_bps / 10_000)} of it, {percent(p.late_fee_bps / 10_000)}",
          "`assay.chain.Params`"),
         ("fee of a verifier and round", f"{case.verifier_fee:.2f} tokens", "`assay submit --fee`; without it, its costs and a quarter more"),
@@ -109,10 +110,13 @@ def rings(case: Case) -> Table:
 def gas(case: Case) -> Table:
     rows = []
     for price in GAS_PRICES:
-        at = msgspec.structs.replace(case, gas_price=price)
+        at = msgspec.structs.replace(case, gas_price=price, params=msgspec.structs.replace(case.params, bond_base=economics.bond_base(price)))
         rows.append((f"{price:g}", f"{at.dispute_gas('asserter'):.3f}", f"{at.dispute_gas('challenger'):.3f}", f"{at.challenger_bond:.3f}",
-                     f"{at.checking_gas:.3f}", f"{economics.least_price(at):.3f}"))  # fmt: skip
-    header = ("a million gas", "asserter's dispute", "challenger's", "bond that covers it", "checking a segment", "least price of a segment")
+                     f"{at.params.bond_base / economics.TOKEN:.3f}", f"{at.checking_gas:.3f}", f"{economics.least_price(at):.3f}"))  # fmt: skip
+    header = (
+        "a million gas", "asserter's dispute", "challenger's", "bond that covers it", "a provider's beyond the price", "checking a segment",
+        "least price of a segment",
+    )  # fmt: skip
     return Table("Gas", header, rows)
 
 
@@ -154,7 +158,8 @@ def economy(
     case = case_of(
         policy, price_step=price, steps=segment_steps, fee=fee, disputed=disputed, audited=audited, ring=ring, gas_price=gas_price,
     )  # fmt: skip
-    terms = {"bond_tenths": None if stake is None else round(10 * stake), "links": draw_rate}
+    base = None if gas_price is None else economics.bond_base(gas_price)
+    terms = {"bond_tenths": None if stake is None else round(10 * stake), "links": draw_rate, "bond_base": base}
     case = msgspec.structs.replace(case, params=msgspec.structs.replace(case.params, **{k: v for k, v in terms.items() if v is not None}))
     if json:
         rows = [{**msgspec.structs.asdict(row), "loses_money": row.loses_money} for row in economics.cheats(case)]

@@ -136,8 +136,10 @@ def submit(
     plan, training = plan_of(train, steps, seed)
     from assay.cli.submit import Order, Submission, read_params
     from assay.client import estimate
+    from assay.economics import GAS_PRICE, bond_base
 
-    terms = _terms(policy, read_params(params), links, verifiers, quorum)
+    given = read_params(params) if params is not None else Params(bond_base=bond_base(GAS_PRICE))
+    terms = _terms(policy, given, links, verifiers, quorum)
     case = _case(plan, terms, segment_steps, price, fee)
     price_cap, fee_units = round(price * MICRO), math.ceil(case.verifier_fee * MICRO)
     segment_steps = case.steps

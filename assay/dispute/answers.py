@@ -106,7 +106,7 @@ class Party:
         raise NotImplementedError
 
     def is_wrong(self, state: State) -> bool:
-        """Whether the asserter's own run shows that what it asserted is wrong. Asked before its first move."""
+        """Whether the asserter's own run shows that what it asserted is wrong. Asked before it shows a trace."""
         raise NotImplementedError
 
     def answer(self) -> DisputeAnswered:
@@ -220,5 +220,5 @@ def due(state: State, side: Side, time: int) -> tuple[AnyMove | None, str]:
 
 
 def may_concede(state: State) -> bool:
-    """Before its first move an asserter may."""
-    return state.turn is Side.ASSERTER and state.phase in (Phase.LINKS, Phase.TRACED) and state.moves[0] == 0
+    """Before it shows a trace an asserter may."""
+    return state.turn is Side.ASSERTER and state.phase in (Phase.LINKS, Phase.TRACED)

@@ -78,9 +78,10 @@ def _after(phase: Phase, facts: Facts, sizes: Sizes, of_batch: bool) -> int:
 
 
 def seconds_left(state: State, sizes: Sizes, time: int) -> int:
-    """Until the dispute is resolved, or a side is late and anyone may end it: what is left of this turn, a grace for each later move, and what
-    is left of both budgets. At most, if everything is always done at the last moment."""
+    """Until the dispute is resolved, or a side is late and anyone may end it: what is left of this turn, a grace for each later move, what is
+    left of both budgets, and the time for the replay, if that is still to come. At most, if everything is always done at the last moment."""
     facts, now = state.facts, time - state.since
     budgets = 2 * facts.budget - sum(state.spent)
     begun = facts.open_window if state.phase is Phase.SEALED else facts.grace
-    return begun - now + (moves_left(state, sizes) - 1) * facts.grace + budgets
+    ahead = facts.allowance if state.phase in (Phase.SEALED, Phase.LINKS) else 0
+    return begun - now + (moves_left(state, sizes) - 1) * facts.grace + budgets + ahead

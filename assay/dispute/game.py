@@ -107,9 +107,10 @@ def apply(state: State, move: AnyMove, at: Moment) -> State:
     except stages.Undecodable as error:
         raise IllegalMove(str(error)) from None
     (a, c), (spent_a, spent_c) = state.moves, state.spent
+    since = at.time + (state.facts.allowance if after.phase is Phase.TRACED else 0)
     if side is A:
-        return after._replace(since=at.time, moves=(a + 1, c), spent=(spent_a + used, spent_c))
-    return after._replace(since=at.time, moves=(a, c + 1), spent=(spent_a, spent_c + used))
+        return after._replace(since=since, moves=(a + 1, c), spent=(spent_a + used, spent_c))
+    return after._replace(since=since, moves=(a, c + 1), spent=(spent_a, spent_c + used))
 
 
 class Payments(NamedTuple):
@@ -124,14 +125,15 @@ class Payments(NamedTuple):
     """Gets this, from the challenger's bond."""
 
 
-def payments(state: State) -> Payments:
-    """Of a resolved dispute."""
+def payments(state: State, taken: int | None = None) -> Payments:
+    """Of a resolved dispute. `taken`: of an asserter that has conceded, where that is known: nothing, if it was pardoned."""
     bond, stake = state.facts.bond, state.facts.stake
     match state.verdict:
         case Verdict.CHALLENGER:
             return Payments(bond, bond // 2, stake + bond - bond // 2, 0)
         case Verdict.CONCEDED:
-            return Payments(bond // 2, bond // 2, stake, 0)
+            burnt = bond // 2 if taken is None else taken
+            return Payments(burnt, burnt, stake, 0)
         case Verdict.ASSERTER:
             return Payments(0, stake // 2, 0, stake - stake // 2)
         case Verdict.VOID:
@@ -166,7 +168,6 @@ def _traced(state: State, unit: int) -> State:
 
 
 def _concede(state: State, _: moves.Concede, __: Moment) -> State:
-    demand(state.moves[0] == 0, "the asserter has moved before")
     return state._replace(phase=Phase.RESOLVED, verdict=Verdict.CONCEDED, reason="the asserter conceded")
 
 

@@ -101,6 +101,8 @@ class Facts(Message, frozen=True, kw_only=True):
     """What the asserter has reserved."""
     stake: int
     """The challenger's bond."""
+    allowance: int = 0
+    """To replay the link in, before the asserter's clock runs: it begins so many seconds after the move that names the link."""
 
 
 class Moment(NamedTuple):
@@ -117,7 +119,7 @@ class State(NamedTuple):
     phase: Phase = Phase.SEALED
     turn: Side = Side.CHALLENGER
     since: int = 0
-    """When the turn began."""
+    """When the turn began, or, while the link is being replayed, will begin."""
     spent: tuple[int, int] = (0, 0)
     """Of the asserter's and the challenger's budget."""
     moves: tuple[int, int] = (0, 0)

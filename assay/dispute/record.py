@@ -19,6 +19,8 @@ class Rules(Message, frozen=True, kw_only=True):
     payout_delay: int
     bond: int
     """A challenger's, on a segment without open disputes."""
+    pardon_after: int = 1000
+    """A provider that has had so many segments settled since the last time may concede one link for nothing; 0: none may."""
 
 
 class Played(Message, frozen=True, kw_only=True):
@@ -37,6 +39,8 @@ class Record(Message, frozen=True, kw_only=True):
     """The provider, until it is opened against a verifier."""
     stake: int
     """The challenger's bond."""
+    allowance: int
+    """Seconds that the asserter has to replay the link, before its clock runs."""
     digest: Digest
     block: int
     time: int
@@ -65,7 +69,7 @@ def facts_of(record: Record, rules: Rules, chain_id: int, disputes: Address, ter
         schedule_root=terms.schedule_root, data_root=terms.dataset_root, steps=terms.steps, micro_batches=terms.micro_batches,
         micro_leaves=terms.micro_leaves, update_leaves=terms.update_leaves, start=segment.start, stop=segment.stop,
         parent_end=segment.parent_end, link_root=segment.link_root, revealed=segment.revealed, open_window=rules.open_window,
-        grace=rules.grace, budget=rules.budget, bond=segment.bond, stake=record.stake,
+        grace=rules.grace, budget=rules.budget, bond=segment.bond, stake=record.stake, allowance=record.allowance,
     )  # fmt: skip
 
 

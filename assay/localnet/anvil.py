@@ -214,7 +214,7 @@ def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND
     chain_id, head = int(rpc.call(url, "eth_chainId"), 16), int(rpc.call(url, "eth_blockNumber"), 16)
     token = _create(url, deployer, "token")
     stakes = _create(url, deployer, "stakes", token, seat_stake, unbond_delay)
-    jobs = _create(url, deployer, "jobs", stakes, *(_create(url, deployer, part, stakes) for part in ("segments", "checks", "escrow")))
+    jobs = _create(url, deployer, "jobs", stakes, *(_create(url, deployer, part, stakes) for part in ("segments", "checks", "escrow", "appeals")))
     game = (*(getattr(rules, name) for name in rules.__struct_fields__), ZERO_ADDRESS)
     descent = _create(url, deployer, "descent", jobs, game)
     leaves = (_create(url, deployer, "clear_leaf"), _create(url, deployer, "table_leaf"))

@@ -174,7 +174,7 @@ class Disputes(NodesServing):
         return MakeMove(
             dispute=d.dispute, side=side, segment=seg.segment, job=seg.job, spec=terms.spec, terms=terms, start=seg.start, stop=seg.stop,
             parent=parent[0], parent_root=parent[1], link_root=seg.link_root, revealed=revealed,
-            bond=terms.params.draw_bond if d.target == 1 else seg.price * terms.params.bond_tenths // 10,
+            bond=terms.params.draw_bond if d.target == 1 else seg.price * terms.params.bond_tenths // 10 + terms.params.bond_base,
             own=seg.provider == self.base.account, opening=self._opening(d), boundary=self._served(d), last=play.tries + 1 >= TRIES,
             served=tuple(play.served) if self._asks(d, play, side) else None,
         )  # fmt: skip
@@ -273,7 +273,7 @@ class Disputes(NodesServing):
             elif seg.state == SegmentState.WITHHELD:
                 self._nudge("release", seg, at=max(self._now, seg.settle_after) + 1)
             elif seg.state == SegmentState.REJECTED:
-                self._nudge("release", seg, at=self._now)
+                self._nudge("release", seg, at=self._now if seg.pardoned is None else max(self._now, seg.settle_after) + 1)
             if seg.live and self.state.facts.failed(seg.parent):
                 self._nudge("void", seg, at=self._now)
 

@@ -77,12 +77,13 @@ contract GameProof {
         _others(t, t.withOfBatch(), 1 << 18);
         _others(t, t.withHead(), 1 << 19);
         _others(t, t.withClaimed(), 1 << 20);
+        assert(t.withPardoned().pardoned());
+        _others(t, t.withPardoned(), 1 << 21);
     }
 
-    function check_turn_awaits(uint256 word, uint8 stand, bool side, uint40 now_) public {
+    function check_turn_awaits(uint256 word, uint8 stand, bool side, uint40 now_) public pure {
         if (stand > uint8(type(Stand).max)) return;
-        vm.warp(now_);
-        Turn t = Turn.wrap(word).awaiting(Stand(stand), side);
+        Turn t = Turn.wrap(word).awaiting(Stand(stand), side, now_);
         assert(uint8(t.stand()) == stand && t.asserting() == side && t.since() == now_);
         _others(t, Turn.wrap(word), 0xff | (1 << 16) | (uint256(type(uint40).max) << 56));
     }

@@ -32,7 +32,7 @@ contract Payer is Court {
     address internal constant ASSERTER = address(0xA1);
     address internal constant CHALLENGER = address(0xC1);
 
-    constructor(address till) Court(till, Rules(1, 1, 1, 1, 8e18, address(0))) {}
+    constructor(address till) Court(till, Rules(1, 1, 1, 1, 8e18, 0, address(0))) {}
 
     function run(uint8 doublings, uint120 taken, uint8 outcome) external returns (uint256 held, uint256 asserter, uint256 challenger) {
         Game storage g = _games[1];

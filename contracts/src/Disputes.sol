@@ -6,7 +6,6 @@ import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {IDisputeGame, IDisputes} from "./interfaces/IDisputes.sol";
 import {Merkle} from "./libraries/Merkle.sol";
-import {Segment, SegmentState} from "./types/Types.sol";
 import {Dispute, Game, Link, LinkFacts, Outcome, Rules, Stand, TraceMove} from "./types/DisputeTypes.sol";
 import {Turn} from "./types/Turn.sol";
 import {Clock} from "./dispute/Clock.sol";
@@ -18,8 +17,8 @@ import {Walk} from "./dispute/Walk.sol";
 import {Words} from "./dispute/Words.sol";
 
 /// Disputes of a network (docs/dispute.md; interfaces/IDisputes.sol is all that it answers): the only contract that slashes. How a dispute
-/// begins and ends, its money and the steps of its walks are here; the other moves are in two contracts that this one runs by delegatecall,
-/// because a contract may have 24,576 bytes: those between the walks (dispute/Descent.sol) and what decides (dispute/Verdict.sol).
+/// begins and the steps of its walks are here; the rest is in two contracts that this one runs by delegatecall, because a contract may have
+/// 24,576 bytes: the moves between the walks and the ends (dispute/Descent.sol), and what decides (dispute/Verdict.sol).
 /// There is no owner. A guardian may declare a resolved dispute void before it is paid, which gives all bonds back, and nothing else.
 contract Disputes is Court, IDisputes {
     using SafeERC20 for IERC20;
@@ -69,14 +68,14 @@ contract Disputes is Court, IDisputes {
 
     /// Locks the bond and the segment. What is disputed stays hidden until `open`, so that nobody can take the challenge for its own.
     function seal(uint64 segment, bytes32 digest) external nonReentrant returns (uint64 id) {
-        uint8 doublings = _doublings(segment, msg.sender);
+        (uint8 doublings, uint16 allowance) = _terms(segment, msg.sender);
         uint128 bond = _bondOf(doublings);
         id = ++disputeCount;
         Game storage g = _games[id];
-        Turn t = Turn.wrap(0).withStand(Stand.SEALED).withSince().withIndex(uint64(block.number)).withDoublings(doublings);
+        Turn t = Turn.wrap(0).withStand(Stand.SEALED).withSince().withIndex(uint64(block.number)).withDoublings(doublings).withAllowance(allowance);
         g.turn = t = t.withBudget(true, _budget).withBudget(false, _budget);
         (g.challenger, g.segment, g.facts) = (msg.sender, segment, digest);
-        emit DisputeSealed(id, segment, msg.sender, bond, _due(t));
+        emit DisputeSealed(id, segment, msg.sender, bond, _due(t), allowance);
         _jobs.disputeOpened(segment);
         uint256 before = _token.balanceOf(address(this));
         _token.safeTransferFrom(msg.sender, address(this), bond);
@@ -86,13 +85,16 @@ contract Disputes is Court, IDisputes {
 
     /// What a challenger locks: twice as much for every dispute that is open on the segment, but for drawn verifiers and the client.
     function bondOf(uint64 segment, address challenger) external view returns (uint128) {
-        return _bondOf(_doublings(segment, challenger));
+        (uint8 doublings,) = _terms(segment, challenger);
+        return _bondOf(doublings);
     }
 
-    function _doublings(uint64 segment, address challenger) private view returns (uint8) {
-        (uint32 open_, bool party) = _jobs.partyTo(segment, challenger);
-        if (party) return 0;
-        return open_ < MOST_DOUBLINGS ? uint8(open_) : MOST_DOUBLINGS;
+    /// And what the asserter is given to replay the link in: one replay for each dispute that is then open, since it may have to answer all.
+    function _terms(uint64 segment, address challenger) private view returns (uint8 doublings, uint16 allowance) {
+        (uint32 open_, bool party, uint32 replay) = _jobs.partyTo(segment, challenger);
+        if (!party) doublings = open_ < MOST_DOUBLINGS ? uint8(open_) : MOST_DOUBLINGS;
+        uint256 all = (uint256(open_) + 1) * replay;
+        allowance = all < type(uint16).max ? uint16(all) : type(uint16).max;
     }
 
     function open(uint64 id, uint8 target, uint64 unit, address verifier, uint32 round, bytes32 salt) external nonReentrant {
@@ -101,24 +103,35 @@ contract Disputes is Court, IDisputes {
         if (msg.sender != g.challenger) revert NotPlayer(msg.sender, g.challenger);
         if (block.timestamp > _due(t)) revert Clock.TooLate(_due(t), block.timestamp);
         if (block.number <= t.index()) revert SameBlock(block.number);
-        uint64 segment = g.segment;
-        bytes32 seen = sha256(
-            abi.encodePacked(
-                bytes1(0x25), block.chainid, address(this), segment, target, unit, verifier, round, salt, msg.sender
-            )
-        );
-        if (seen != g.facts) revert DigestMismatch(g.facts, seen);
-        (address asserter, bytes32 root, uint64 links) = _jobs.linksOf(segment);
+        _needSealed(g, abi.encodePacked(target, unit, verifier, round, salt));
+        uint64 links;
+        (g.asserter, g.node, links) = _jobs.linksOf(g.segment);
         if (target > 1 || (unit >= links && (unit != NO_UNIT || target == 1))) revert BadTarget(target, unit);
-        if (target == 1) {
-            (asserter, g.round) = (verifier, round);
-            root = _jobs.voteDisputed(segment, round, verifier, unit);
-        }
-        (g.asserter, g.size, g.node) = (asserter, links, root);
-        emit DisputeOpened(id, segment, asserter, target, unit, round);
+        g.size = links;
+        bool gone = target == 1 && _toVote(g, t, unit, verifier, round);
+        emit DisputeOpened(id, g.segment, g.asserter, target, unit, round);
         t = t.withTarget(target);
-        if (unit == NO_UNIT) _next(id, g, t.withIndex(0).withHeight(Merkle.depth(links)), Stand.LINKS, true);
+        if (gone) _gone(id, g, t);
+        else if (unit == NO_UNIT) _next(id, g, t.withIndex(0).withHeight(Merkle.depth(links)), Stand.LINKS, true);
         else _next(id, g, t.withIndex(unit), Stand.TRACED, true);
+    }
+
+    function _needSealed(Game storage g, bytes memory opening) private view {
+        bytes32 seen = sha256(abi.encodePacked(bytes1(0x25), block.chainid, address(this), g.segment, opening, msg.sender));
+        if (seen != g.facts) revert DigestMismatch(g.facts, seen);
+    }
+
+    /// Against the trace that a verifier has revealed. Whether that vote is gone since the seal.
+    function _toVote(Game storage g, Turn t, uint64 unit, address verifier, uint32 round) private returns (bool gone) {
+        (g.asserter, g.round) = (verifier, round);
+        (g.node, gone) = _jobs.voteDisputed(g.segment, round, verifier, unit, t.since());
+    }
+
+    /// The vote that was to be disputed fell, or ended with its segment, between seal and opening: the bond goes back.
+    function _gone(uint64 id, Game storage g, Turn t) private {
+        g.facts = 0;
+        emit DisputeResolved(id, g.segment, Outcome.VOID, 0, block.timestamp);
+        _pay(id, g, t.withOutcome(Outcome.VOID), true);
     }
 
     // ---- walks, and the ranges of a fold: most moves, which is why they are here --------------------------------------------------
@@ -133,8 +146,8 @@ contract Disputes is Court, IDisputes {
         if (!_walks(t.stand()) || t.asserting() != asserting) revert WrongTurn(id, t.stand(), t.asserting());
     }
 
-    /// Nobody but the asserter makes its first move, before which it can concede. Later anybody may show the children of a node: they are what
-    /// they are, whoever brings them, and it saves a look at who the asserter is.
+    /// Nobody but the asserter makes its first move. Later anybody may show the children of a node: they are what they are, whoever brings
+    /// them, and it saves a look at who the asserter is.
     function reveal(uint64 id, bytes32[] calldata children) external {
         (Game storage g, Turn t) = _walk(id, true);
         t = t.moved() ? _spend(t, true) : _charge(id, g, t, true);
@@ -289,54 +302,6 @@ contract Disputes is Court, IDisputes {
     {
         ProgramView.Part memory part = program.part(link.programRoot, _isUpdate(link));
         if (!Merkle.holds(part.stagesRoot, part.stages, place, Merkle.leafAt(place, stage_), path)) revert BadRoot("the stage");
-    }
-
-    // ---- ends ----------------------------------------------------------------------------------------------------------------
-
-    function concede(uint64 id) external nonReentrant {
-        (Game storage g, Turn t) = _game(id);
-        if (t.stand() != Stand.LINKS && t.stand() != Stand.TRACED) revert WrongTurn(id, t.stand(), t.asserting());
-        if (t.moved()) revert AlreadyMoved(id);
-        _resolve(id, g, _charge(id, g, t, true), Outcome.CONCEDED);
-    }
-
-    function timeout(uint64 id) external nonReentrant {
-        (Game storage g, Turn t) = _game(id);
-        Stand stand = t.stand();
-        if (stand == Stand.RESOLVED || stand == Stand.PAID) revert WrongTurn(id, stand, t.asserting());
-        if (block.timestamp <= _due(t)) revert Clock.TooEarly(_due(t), block.timestamp);
-        if (stand == Stand.SEALED) (g.asserter,,) = _jobs.linksOf(g.segment);
-        _resolve(id, g, t, t.asserting() ? Outcome.ASSERTER_LOST : Outcome.ASSERTER_WON);
-    }
-
-    function pay(uint64 id) external nonReentrant {
-        (Game storage g, Turn t) = _game(id);
-        if (t.stand() != Stand.RESOLVED) revert WrongTurn(id, t.stand(), t.asserting());
-        if (block.timestamp <= _due(t)) revert Clock.TooEarly(_due(t), block.timestamp);
-        _pay(id, g, t, t.outcome() == Outcome.ASSERTER_WON);
-    }
-
-    function declareVoid(uint64 id) external nonReentrant {
-        (Game storage g, Turn t) = _game(id);
-        if (msg.sender != _guardian) revert NotGuardian(msg.sender, _guardian);
-        if (t.stand() != Stand.RESOLVED) revert WrongTurn(id, t.stand(), t.asserting());
-        if (block.timestamp > _due(t)) revert Clock.TooLate(_due(t), block.timestamp);
-        _pay(id, g, t.withOutcome(Outcome.VOID), t.outcome() == Outcome.ASSERTER_WON);
-    }
-
-    function clear(uint64 segment) external nonReentrant {
-        Segment memory s = _jobs.segment(segment);
-        bool over = s.state == SegmentState.WITHHELD && block.timestamp > s.settleAfter;
-        if (s.state != SegmentState.REJECTED && !over) revert NothingToClear(segment);
-        _jobs.clearBond(segment);
-    }
-
-    function withdraw() external nonReentrant {
-        uint128 amount = credit[msg.sender];
-        if (amount == 0) revert NothingToWithdraw(msg.sender);
-        credit[msg.sender] = 0;
-        emit DisputeWithdrawn(msg.sender, amount);
-        _token.safeTransfer(msg.sender, amount);
     }
 
     // ---- look-up -------------------------------------------------------------------------------------------------------------

@@ -8,20 +8,22 @@ import {Base} from "./jobs/Base.sol";
 import {JobRecord, SegmentRecord, Stage, Stages} from "./jobs/Records.sol";
 import {Votes} from "./jobs/Votes.sol";
 
-/// Jobs of a network (interfaces/IJobs.sol is all that it answers). One address and one storage (jobs/Base.sol); the code is in four
+/// Jobs of a network (interfaces/IJobs.sol is all that it answers). One address and one storage (jobs/Base.sol); the code is in five
 /// contracts, because a contract may have 24,576 bytes. What a segment is settled with is here, where it costs least: votes
 /// (jobs/Votes.sol), settlement, several calls in one transaction; with it what disputes ask. The rest is run by delegatecall: the
-/// segment machine (jobs/Segments.sol), the draw (jobs/Checks.sol), money and look-up (jobs/Escrow.sol). Which they are is fixed when this
-/// is deployed. There is no owner: terms are fixed when a job is posted, limits when this code is deployed.
+/// segment machine (jobs/Segments.sol), the draw (jobs/Checks.sol), what disputes do to it (jobs/Appeals.sol), money and look-up
+/// (jobs/Escrow.sol). Which they are is fixed when this is deployed. There is no owner: terms are fixed when a job is posted, limits when this code is deployed.
 contract Jobs is Votes {
     address public immutable segments;
     address public immutable checks;
     address public immutable escrow;
+    address public immutable appeals;
 
-    constructor(address stakes_, address segments_, address checks_, address escrow_) Base(stakes_) {
+    constructor(address stakes_, address segments_, address checks_, address escrow_, address appeals_) Base(stakes_) {
         segments = _module(segments_);
         checks = _module(checks_);
         escrow = _module(escrow_);
+        appeals = _module(appeals_);
     }
 
     function _module(address module) private view returns (address) {
@@ -30,7 +32,7 @@ contract Jobs is Votes {
     }
 
     fallback() external {
-        address module = _ofSegments(msg.sig) ? segments : _ofChecks(msg.sig) ? checks : escrow;
+        address module = _ofSegments(msg.sig) ? segments : _ofChecks(msg.sig) ? checks : _ofAppeals(msg.sig) ? appeals : escrow;
         assembly {
             calldatacopy(0, 0, calldatasize())
             let ok := delegatecall(gas(), module, 0, calldatasize(), 0, 0)
@@ -43,9 +45,13 @@ contract Jobs is Votes {
     function _ofSegments(bytes4 sig) private pure returns (bool) {
         return sig == IJobs.assign.selector || sig == IJobs.activate.selector || sig == IJobs.lapse.selector
             || sig == IJobs.commit.selector || sig == IJobs.release.selector || sig == IJobs.voidSegment.selector
-            || sig == IJobs.clearBond.selector || sig == IJobs.disclose.selector || sig == IJobs.seize.selector
-            || sig == IJobs.disputeOpened.selector || sig == IJobs.disputeResolved.selector || sig == IJobs.disputeVoided.selector
-            || sig == IJobs.voteDisputed.selector || sig == IJobs.voteResolved.selector;
+            || sig == IJobs.clearBond.selector;
+    }
+
+    function _ofAppeals(bytes4 sig) private pure returns (bool) {
+        return sig == IJobs.disputeOpened.selector || sig == IJobs.disputeResolved.selector || sig == IJobs.disputeVoided.selector
+            || sig == IJobs.pardon.selector || sig == IJobs.disclose.selector || sig == IJobs.voteDisputed.selector
+            || sig == IJobs.voteResolved.selector || sig == IJobs.seize.selector;
     }
 
     function _ofChecks(bytes4 sig) private pure returns (bool) {
@@ -116,12 +122,13 @@ contract Jobs is Votes {
         SegmentRecord storage s = _segments[segmentId];
         JobRecord storage j = _jobs[s.job];
         (f.programRoot, f.datasetRoot, f.scheduleRoot) = (j.programRoot, j.datasetRoot, j.scheduleRoot);
-        f.startRoot = s.parent == 0 ? j.stateRoot : _segments[s.parent].endRoot;
         (f.start, f.steps, f.micros) = (s.start, j.steps, j.microBatches);
+        // The state before a later step is a link's end.
+        if (unit <= f.micros) f.startRoot = s.parent == 0 ? j.stateRoot : _segments[s.parent].endRoot;
         f.leaves = unit % (uint64(f.micros) + 1) == f.micros ? j.updateLeaves : j.microLeaves;
     }
 
-    function partyTo(uint64 segmentId, address who) external view returns (uint32 open_, bool party) {
+    function partyTo(uint64 segmentId, address who) external view returns (uint32 open_, bool party, uint32 replay) {
         SegmentRecord storage s = _segment(segmentId);
         party = who == _jobs[s.job].client;
         uint256 last = Stages.round(s.stage);
@@ -129,6 +136,6 @@ contract Jobs is Votes {
             (uint256 i,) = _find(segmentId, _stageOf(segmentId, round), who);
             party = i < SEATS;
         }
-        return (s.disputes, party);
+        return (s.disputes, party, _jobs[s.job].sealWindow);
     }
 }

@@ -36,6 +36,21 @@ contract AssignmentTest is Network {
 
     // ---- assign
 
+    function test_a_bond_has_a_part_that_does_not_follow_the_price() public {
+        Terms memory t = terms();
+        t.params.bondBase = 7e6;
+        vm.prank(client);
+        uint64 job = jobs.post(t);
+        assertEq(jobs.job(job).params.bondBase, 7e6, "told");
+        uint64 id = assigned(provider, job, 0);
+        assertEq(jobs.segment(id).bond, 6 * PRICE + 7e6, "both parts");
+        assertEq(stakes.reservation(provider, id), 6 * PRICE + 7e6, "reserved");
+        t.params.bondBase = 1 << 80;
+        vm.expectRevert(abi.encodeWithSelector(IJobsLog.BadTerm.selector, "bond_base", 1 << 80, 0, type(uint80).max));
+        vm.prank(client);
+        jobs.post(t);
+    }
+
     function test_assign_reserves_money_and_bond() public {
         uint64 id = assigned(provider, job, 0);
         assertState(id, SegmentState.ASSIGNED);

@@ -343,7 +343,7 @@ contract CommitteeTest is Network {
         }
         assertEq(jobs.credit(provider), 0, "nor the provider");
         assertEq(stakes.reservation(provider, id), 6 * PRICE, "the bond stays");
-        assertEq(escrow(job), BUDGET, "all is back");
+        assertEq(escrow(job), BUDGET - 2 * FEE, "all is back but what a dispute may bear out");
         assertEq(stakes.freeStake(who[2]), 150e6, "nobody is slashed");
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.NotDisputes.selector, stranger));
         vm.prank(stranger);

@@ -51,7 +51,7 @@ contract DisputeGasTest is Network {
     bytes internal data;
 
     function deployDisputes() internal override returns (address) {
-        Rules memory r = Rules(1000, 1000, 1000, 1000, 10e6, address(0));
+        Rules memory r = Rules(1000, 1000, 1000, 1000, 10e6, 0, address(0));
         Descent descent = new Descent(address(jobs), r);
         leaf = new ClearLeaf();
         Verdict verdict = new Verdict(address(jobs), r, address(leaf), address(new TableLeaf()));

@@ -120,6 +120,7 @@ contract DisputeMoneyTest is Arena {
         pass(jobs.segment(segment).settleAfter);
         refused(IJobsLog.DisputeOpen.selector);
         jobs.settle(segment);
+        pass(game.dueOf(id));
         uint256 burntBefore = token.balanceOf(BURN);
         game.timeout(id);
         assertOutcome(id, Outcome.ASSERTER_LOST);
@@ -185,17 +186,24 @@ contract DisputeMoneyTest is Arena {
         assertMoney();
     }
 
-    function test_no_concession_after_a_move() public {
+    /// In a walk over the links the asserter learns at its end which one is meant.
+    function test_a_concession_comes_before_the_trace() public {
         uint64 segment = drawn(job, 0);
         uint64 id = opened(challenger, segment, NO_UNIT);
         reveal(id, linkRows(segment));
-        refused(IDisputesLog.AlreadyMoved.selector);
+        refused(IDisputesLog.WrongTurn.selector);
         vm.prank(provider);
         game.concede(id);
         pointTo(id, linkRows(segment), 0, 2);
-        refused(IDisputesLog.AlreadyMoved.selector);
+        uint64 other_ = opened(second, segment, 1);
+        trace(other_, story(1, true));
+        refused(IDisputesLog.WrongTurn.selector);
+        vm.prank(provider);
+        game.concede(other_);
         vm.prank(provider);
         game.concede(id);
+        assertOutcome(id, Outcome.CONCEDED);
+        assertEq(game.dispute(id).taken, BOND / 2, "half of the bond");
     }
 
     function test_guardian_voids_what_the_asserter_won() public {
@@ -273,7 +281,7 @@ contract DisputeMoneyTest is Arena {
         trace(b, story(1, true));
         lost(a);
         assertOutcome(a, Outcome.ASSERTER_WON);
-        game.timeout(c);
+        lost(c);
         assertOutcome(c, Outcome.ASSERTER_LOST);
         assertState(segment, SegmentState.REJECTED);
         assertStand(b, Stand.TRACE);
@@ -359,6 +367,124 @@ contract DisputeMoneyTest is Arena {
         paid(id);
         assertEq(game.credit(challenger), STAKED + DRAW_BOND / 2, "the challenger's");
         assertMoney();
+    }
+
+    /// Seals a dispute over the vote of a verifier.
+    function sealOverVote(address by, uint64 segment, address who) internal returns (uint64 id) {
+        bytes32 d = digest(segment, 1, jobs.unitsOf(segment)[0], who, 0, by);
+        vm.prank(by);
+        id = game.seal(segment, d);
+        mine(1);
+    }
+
+    function openOverVote(address by, uint64 id, address who) internal {
+        uint64 unit = jobs.unitsOf(game.dispute(id).segment)[0];
+        vm.prank(by);
+        game.open(id, 1, unit, who, 0, SALT);
+    }
+
+    function test_who_sealed_before_the_vote_fell_has_its_bond_back() public {
+        uint64 segment = revealed();
+        address who = committee(segment)[0];
+        uint64 id = disputeVote(segment, who, 0);
+        uint64 late = sealOverVote(second, segment, who);
+        vm.prank(who);
+        game.concede(id);
+        openOverVote(second, late, who);
+        assertOutcome(late, Outcome.VOID);
+        assertStand(late, Stand.PAID);
+        assertEq(game.credit(second), 2 * STAKED, "all of it");
+        assertEq(jobs.segment(segment).disputes, 0, "it holds the segment no longer");
+        assertState(segment, SegmentState.SERVED);
+        mine(1);
+        uint64 later = sealOverVote(second, segment, who);
+        uint64 unit = jobs.unitsOf(segment)[0];
+        vm.expectPartialRevert(IJobsLog.NotRevealed.selector);
+        vm.prank(second);
+        game.open(later, 1, unit, who, 0, SALT);
+        assertMoney();
+    }
+
+    function test_who_sealed_before_the_segment_ended_has_its_bond_back() public {
+        uint64 segment = revealed();
+        address who = committee(segment)[0];
+        uint64 late = sealOverVote(second, segment, who);
+        uint64 id = opened(challenger, segment, 2);
+        vm.prank(provider);
+        game.concede(id);
+        assertState(segment, SegmentState.REJECTED);
+        openOverVote(second, late, who);
+        assertOutcome(late, Outcome.VOID);
+        assertEq(game.credit(second), STAKED, "all of it");
+        assertEq(stakes.stakeOf(who), 200e6, "the verifier loses nothing");
+        game.clear(segment);
+        assertMoney();
+    }
+
+    function test_who_seals_over_a_withheld_segments_votes_knows_that_they_are_free() public {
+        uint64 segment = withheld(job, 0);
+        address who = committee(segment)[2];
+        mine(5);
+        uint64 id = sealOverVote(second, segment, who);
+        uint64 unit = jobs.unitsOf(segment)[0];
+        vm.expectPartialRevert(IJobsLog.NoBond.selector);
+        vm.prank(second);
+        game.open(id, 1, unit, who, 0, SALT);
+    }
+
+    // ---- those who said no
+
+    function test_a_dispute_bears_out_those_who_said_no_to_a_withheld_segment() public {
+        uint64 before = uint64(escrow(job));
+        uint64 segment = withheld(job, 0);
+        address[] memory who = committee(segment);
+        assertEq(jobs.segment(segment).feesHeld, 2 * FEE, "held for two");
+        assertEq(escrow(job), before - 2 * FEE, "the rest is back");
+        uint64 id = opened(challenger, segment, 2);
+        vm.prank(provider);
+        game.concede(id);
+        assertEq(jobs.credit(who[0]), FEE, "a no");
+        assertEq(jobs.credit(who[1]), FEE, "another");
+        assertEq(jobs.credit(who[2]), 0, "a yes");
+        assertEq(jobs.segment(segment).feesHeld, 0, "nothing is held");
+        pass(jobs.segment(segment).settleAfter);
+        game.clear(segment);
+        assertEq(escrow(job), before - 2 * FEE, "paid once");
+    }
+
+    function test_a_no_that_nobody_bears_out_is_not_paid() public {
+        uint64 before = uint64(escrow(job));
+        uint64 segment = withheld(job, 0);
+        pass(jobs.segment(segment).settleAfter);
+        game.clear(segment);
+        assertEq(escrow(job), before, "all is back");
+        segment = withheld(job, 0);
+        vm.startPrank(client);
+        jobs.cancel(job);
+        jobs.close(job);
+        vm.stopPrank();
+        assertEq(jobs.credit(client), before - 2 * FEE, "less what is held");
+        pass(jobs.segment(segment).settleAfter);
+        game.clear(segment);
+        assertEq(jobs.credit(client), before, "all of it");
+    }
+
+    // ---- time for a replay
+
+    function test_each_open_dispute_is_given_the_time_of_a_replay() public {
+        uint64 segment = drawn(job, 0);
+        uint64 a = opened(challenger, segment, 2);
+        assertEq(game.dueOf(a), block.timestamp + 200 + GRACE + BUDGET_TIME, "of the first");
+        uint64 b = opened(second, segment, 1);
+        assertEq(game.dueOf(b), block.timestamp + 400 + GRACE + BUDGET_TIME, "of the second");
+        uint64 c = opened(stranger, segment, NO_UNIT);
+        assertEq(game.dueOf(c), block.timestamp + GRACE + BUDGET_TIME, "a walk replays nothing");
+        reveal(c, linkRows(segment));
+        pointTo(c, linkRows(segment), 0, 2);
+        assertEq(game.dueOf(c), block.timestamp + 600 + GRACE + BUDGET_TIME, "its end does");
+        pass(block.timestamp + 650);
+        trace(c, story(2, true));
+        assertEq(game.dispute(c).asserterBudget, BUDGET_TIME, "nothing of its budget is spent");
     }
 
     function test_a_draw_bond_stays_while_its_vote_is_disputed() public {

@@ -2,6 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {Jobs} from "../src/Jobs.sol";
+import {Appeals} from "../src/jobs/Appeals.sol";
 import {Checks} from "../src/jobs/Checks.sol";
 import {Escrow} from "../src/jobs/Escrow.sol";
 import {Segments} from "../src/jobs/Segments.sol";
@@ -199,7 +200,8 @@ contract EscrowTest is Network {
         SkimmingToken skimming = new SkimmingToken();
         Stakes its = new Stakes(address(skimming), SEAT_STAKE, 1);
         Segments segments = new Segments(address(its));
-        IJobs there = IJobs(address(new Jobs(address(its), address(segments), address(new Checks(address(its))), address(new Escrow(address(its))))));
+        address[2] memory more = [address(new Escrow(address(its))), address(new Appeals(address(its)))];
+        IJobs there = IJobs(address(new Jobs(address(its), address(segments), address(new Checks(address(its))), more[0], more[1])));
         skimming.mint(client, BUDGET);
         Terms memory t = terms();
         vm.startPrank(client);
@@ -214,14 +216,19 @@ contract EscrowTest is Network {
         address segments = address(new Segments(address(stakes)));
         address checks = address(new Checks(address(stakes)));
         address books = address(new Escrow(address(stakes)));
+        address appeals = address(new Appeals(address(stakes)));
         address strange = address(new Checks(address(its)));
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.WrongModule.selector, strange));
-        new Jobs(address(stakes), segments, strange, books);
+        new Jobs(address(stakes), segments, strange, books, appeals);
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.WrongModule.selector, strange));
-        new Jobs(address(stakes), strange, checks, books);
+        new Jobs(address(stakes), strange, checks, books, appeals);
+        vm.expectRevert(abi.encodeWithSelector(IJobsLog.WrongModule.selector, strange));
+        new Jobs(address(stakes), segments, checks, strange, appeals);
+        vm.expectRevert(abi.encodeWithSelector(IJobsLog.WrongModule.selector, strange));
+        new Jobs(address(stakes), segments, checks, books, strange);
         IJobs alone = IJobs(segments);
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.NoSuchSegment.selector, uint64(1)));
-        alone.settle(1);
+        alone.activate(1);
         (bool ok,) = address(jobs).call(hex"deadbeef");
         assertTrue(!ok, "unknown calls are refused");
     }

@@ -51,8 +51,8 @@ contract Told {
         f.leaves = leaves[unit_ % (f.micros + 1) == f.micros ? 1 : 0];
     }
 
-    function partyTo(uint64, address) external pure returns (uint32, bool) {
-        return (0, false);
+    function partyTo(uint64, address) external pure returns (uint32, bool, uint32) {
+        return (0, false, 0);
     }
 
     function disputeOpened(uint64) external pure {}
@@ -63,12 +63,16 @@ contract Told {
         if (asserterLost) ++rejected;
     }
 
-    function voteDisputed(uint64, uint32 round_, address verifier, uint64 unit_) external view returns (bytes32) {
+    function voteDisputed(uint64, uint32 round_, address verifier, uint64 unit_, uint64) external view returns (bytes32, bool) {
         if (traceRoot == 0 || round_ != round || unit_ != unit || verifier != asserter) revert Refused();
-        return traceRoot;
+        return (traceRoot, false);
     }
 
     function voteResolved(uint64, uint32, address, bool) external pure {}
+
+    function pardon(uint64, uint64, uint32) external pure returns (bool) {
+        return false;
+    }
 
     function reservation(address, uint64) external view returns (uint128) {
         return bond;
@@ -124,7 +128,7 @@ contract GamesTest is Test {
         told.tell(f, [uint32(n[4]), uint32(n[5])], asserter, uint128(n[10]));
         bytes32 root = vm.parseJsonBytes32(json, string.concat(key, ".trace_root"));
         if (n[14] == 1) told.tellVote(uint32(n[12]), uint64(n[13]), root);
-        Rules memory r = Rules(uint32(n[6]), uint32(n[7]), uint32(n[8]), 1000, uint128(n[9]), address(0));
+        Rules memory r = Rules(uint32(n[6]), uint32(n[7]), uint32(n[8]), 1000, uint128(n[9]), 0, address(0));
         address descent = address(new Descent(address(told), r));
         address verdict = address(new Verdict(address(told), r, address(clearLeaf), address(tableLeaf)));
         game = IDisputeGame(address(new Disputes(address(told), r, descent, verdict)));

@@ -106,6 +106,7 @@ contract InvariantsTest is Fuzzed {
         for (uint64 id = 1; id <= jobs.segmentCount(); ++id) {
             Segment memory s = jobs.segment(id);
             if (live(s.state)) total += s.price + s.feesHeld;
+            else if (s.state == SegmentState.WITHHELD) total += s.feesHeld;
             else assertEq(s.feesHeld, 0, "an ended segment holds nothing");
         }
         assertEq(token.balanceOf(address(jobs)), total, "tokens of Jobs");
@@ -143,7 +144,8 @@ contract InvariantsTest is Fuzzed {
             for (uint256 k = 0; k < checks.length; ++k) {
                 if (checks[k].verifier != who || !checks[k].opened) continue;
                 if (s.state == SegmentState.SETTLED && !checks[k].prevailed) continue;
-                if (s.state == SegmentState.WITHHELD || (s.state == SegmentState.REJECTED && checks[k].agrees)) continue;
+                bool borneOut = s.state == SegmentState.REJECTED || (s.state == SegmentState.WITHHELD && handler.borneOut(id));
+                if (borneOut ? checks[k].agrees : s.state == SegmentState.WITHHELD) continue;
                 due += fee;
             }
         }

@@ -33,7 +33,7 @@ from assay.ports import Reverted
 from assay.state import state_root
 from tests import dispute_cases as cases
 
-RULES = Rules(open_window=50, grace=10, budget=100, payout_delay=30, bond=5_001)
+RULES = Rules(open_window=50, grace=10, budget=100, payout_delay=30, bond=5_001, pardon_after=1)
 PRICE = 1_000_001
 BOND = PRICE * 60 // 10
 

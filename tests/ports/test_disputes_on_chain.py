@@ -9,19 +9,39 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_world import NAMES, TOKENS, EvmWorld, MemoryWorld, World, audited, told
+from chain_world import NAMES, NO, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, audited, told
 from dispute_world import BOND, RULES, Stage, opening
 from typer.testing import CliRunner
 
 from assay.adapters import evm_abi
-from assay.chain import BondCleared, ClearDisputed, DisputeCredited, JobPosted, Outcome, PlayMove, Rejected, SealDispute, Settle, WithdrawDisputes
+from assay.chain import (
+    BondCleared,
+    CancelJob,
+    ClearDisputed,
+    CloseJob,
+    Credited,
+    Disclose,
+    DisputeCredited,
+    DisputeResolved,
+    JobPosted,
+    Outcome,
+    Pardoned,
+    PlayMove,
+    Redraw,
+    Rejected,
+    SealDispute,
+    Settle,
+    WithdrawDisputes,
+    Withheld,
+)
 from assay.cli.app import app
 from assay.dispute import moves
-from assay.dispute.moves import Phase, shown
+from assay.dispute.moves import Phase, Revealed, shown
 from assay.dispute.players import Asserter, Challenger
 from assay.ids import Digest
 from assay.localnet import rpc
 from assay.localnet.anvil import Anvil
+from assay.merkle import sha256
 from tests import dispute_cases as cases
 from tests.liars.disputes import Liar, at, flipped
 
@@ -97,11 +117,6 @@ async def the_silent_lose(world: World) -> None:
 async def a_concession_costs_half(world: World) -> None:
     stage = await Stage.set(world, committed(lie()))
     dispute = await stage.seal(opening(MICRO))
-
-    class Repentant:
-        def move(self, *_: object) -> moves.Concede:
-            return moves.Concede()
-
     record = await stage.play(dispute, Repentant(), honest(opening(MICRO)))
     assert record.outcome == Outcome.CONCEDED
     await stage.pay(dispute)
@@ -109,6 +124,104 @@ async def a_concession_costs_half(world: World) -> None:
     cleared: BondCleared = await world.last(BondCleared)
     assert (cleared.segment, cleared.amount) == (stage.segment, BOND - BOND // 2)
     assert (await world.chains["bob"].view(world["stranger"])).dispute_credit == RULES.bond
+
+
+class Repentant:
+    def move(self, *_: object) -> moves.Concede:
+        return moves.Concede()
+
+
+async def a_pardon_costs_the_price_alone(world: World) -> None:
+    """One segment of alice's settles; then the stage's, which has waited for it, is served, and its seals are over."""
+    stage = await Stage.set(world, committed(lie()))
+    job = await world.post()
+    other = await world.committed(job, 0, 0, 2)
+    await world.checked(other, dict.fromkeys(VERIFIERS, YES))
+    await world.settled(other)
+    await world.do("stranger", Redraw(segment=stage.segment))
+    drawn = await world.drawn(stage.segment)
+    await world.keys(stage.segment, *VERIFIERS)
+    await world.served(stage.segment, drawn.round)
+    await world.later(WINDOW + 1)
+    dispute = await stage.seal(opening(MICRO))
+    record = await stage.play(dispute, Repentant(), honest(opening(MICRO)))
+    resolved = await world.last(DisputeResolved)
+    assert (record.outcome, resolved.taken, (await world.last(Pardoned)).unit) == (Outcome.CONCEDED, 0, MICRO)
+    await stage.pay(dispute)
+    assert await world.refused("bob", ClearDisputed(segment=stage.segment)) == "NothingToClear"
+    second = await stage.seal(opening(MICRO + 1))
+    await stage.play(second, Repentant(), honest(opening(MICRO + 1)))
+    assert (await world.last(DisputeResolved)).taken == BOND // 2
+    await stage.pay(second)
+    await world.later(WINDOW + 1)
+    await world.do("bob", ClearDisputed(segment=stage.segment))
+    assert (await world.last(BondCleared)).amount == BOND - BOND // 2
+
+
+async def withheld(world: World) -> Stage:
+    """A segment that all three verifiers have said no to."""
+    await world.populate()
+    job = await world.post()
+    segment = await world.committed(job, 0, 0, 2)
+    await world.checked(segment, dict.fromkeys(VERIFIERS, NO))
+    assert (await world.last(Withheld)).segment == segment
+    ends = [sha256(b"end", bytes([i])) for i in range(len(cases.ends()))]
+    return Stage(world, job, (await world.last_posted()).terms, segment, ends)
+
+
+async def a_no_is_paid_when_a_dispute_bears_it_out(world: World) -> None:
+    stage = await withheld(world)
+    assert await paid_as(world, "fee") == []
+    dispute = await stage.seal(opening(MICRO))
+    record = await stage.play(dispute, Silent(), honest(opening(MICRO)))
+    assert record.outcome == Outcome.ASSERTER_LOST
+    assert sorted(await paid_as(world, "fee")) == sorted((name, stage.terms.fee) for name in VERIFIERS)
+    await stage.pay(dispute)
+    await world.do("client", CancelJob(job=stage.job))
+    await world.do("client", CloseJob(job=stage.job))
+
+
+async def a_no_that_nobody_bears_out_is_not_paid(world: World) -> None:
+    stage = await withheld(world)
+    await world.do("client", CancelJob(job=stage.job))
+    await world.do("client", CloseJob(job=stage.job))
+    kept = 3 * stage.terms.fee
+    assert await paid_as(world, "refund") == [("client", stage.terms.budget - kept)]
+    await world.later(WINDOW + 1)
+    await world.do("bob", ClearDisputed(segment=stage.segment))
+    assert await paid_as(world, "refund") == [("client", stage.terms.budget - kept), ("client", kept)]
+    assert await paid_as(world, "fee") == []
+
+
+async def paid_as(world: World, reason: str) -> list[tuple[str, int]]:
+    return [(world.name(event.who), event.amount) for event in await world.events() if isinstance(event, Credited) and event.reason == reason]
+
+
+async def a_vote_falls_before_a_second_challenger_opens(world: World) -> None:
+    await world.populate()
+    job = await world.post()
+    segment = await world.committed(job, 0, 0, 2)
+    drawn = await world.drawn(segment)
+    await world.keys(segment, *VERIFIERS)
+    await world.served(segment, drawn.round)
+    liar, *_ = VERIFIERS
+    await world.vote(drawn, {name: (True, b"false" if name == liar else b"right") for name in VERIFIERS})
+    _, told = world.reveal_of(liar, drawn, True, b"false")
+    disclosure = Disclose(segment=segment, round=0, verifier=world[liar], trace_roots=told.trace_roots, salt=told.salt)
+    await world.do("bob", disclosure)
+    ends = [sha256(b"end", bytes([i])) for i in range(len(cases.ends()))]
+    stage = Stage(world, job, (await world.last_posted()).terms, segment, ends)
+    unit = drawn.units[0]
+    stage.revealed = (Revealed(verifier=world[liar], round=0, unit=unit, agrees=True, trace_root=told.trace_roots[0]),)
+    over = moves.Open(target=1, unit=unit, verifier=world[liar], round=0, salt=cases.SALT)
+    first, late = await stage.seal(over, "bob"), await stage.seal(over, "stranger")
+    await stage.play(first, Repentant(), honest(over), (liar, "bob"))
+    _, state = await stage.state(late)
+    await world.do("stranger", PlayMove(dispute=late, move=over, shown=shown(state)))
+    record = await world.chains["stranger"].dispute(late)
+    assert (record.outcome, record.paid, [played.move for played in record.moves]) == (Outcome.VOID, True, [over])
+    assert (await world.chains["stranger"].view(world["stranger"])).dispute_credit == 2 * RULES.bond
+    await stage.pay(first)
 
 
 async def what_is_refused(world: World) -> None:
@@ -128,7 +241,11 @@ async def what_is_refused(world: World) -> None:
         await world.chains["bob"].dispute(dispute.__class__(9))
 
 
-DISPUTE_SCRIPTS: list[Script] = [a_liar_is_slashed, an_honest_provider_is_paid, the_silent_lose, a_concession_costs_half, what_is_refused]
+DISPUTE_SCRIPTS: list[Script] = [
+    a_liar_is_slashed, an_honest_provider_is_paid, the_silent_lose, a_concession_costs_half, a_pardon_costs_the_price_alone,
+    a_no_is_paid_when_a_dispute_bears_it_out, a_no_that_nobody_bears_out_is_not_paid, a_vote_falls_before_a_second_challenger_opens,
+    what_is_refused,
+]  # fmt: skip
 
 
 async def run(world: World, script: Script) -> tuple[list[Any], dict[str, int]]:

@@ -313,7 +313,7 @@ class World:
             self.ledger.mine()
             who = "alice" if asserting else name
             if move is None or not self.may(who, PlayMove(dispute=number, move=move, shown=shown(d.state))):
-                self.ledger.mine(RULES.grace + RULES.budget + RULES.open_window)
+                self.ledger.mine(RULES.grace + RULES.budget + RULES.open_window + d.state.facts.allowance)
                 move = moves.Timeout()
                 self.do("anyone", PlayMove(dispute=number, move=move, shown=shown(d.state)))
             last = move

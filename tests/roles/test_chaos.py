@@ -206,7 +206,8 @@ def happen(bench: Bench, data: st.DataObject) -> None:
             chain.Revealed, segment=segment, verifier=data.draw(people), agrees=data.draw(st.booleans()),
             trace_roots=tuple(digest(data.draw(st.sampled_from("tu"))) for _ in range(data.draw(st.integers(0, 4)))),
         ),
-        lambda: bench.seen(chain.DisputeSealed, dispute=dispute, segment=segment, challenger=data.draw(people), bond=5, open_by=bench.now + 50),
+        lambda: bench.seen(chain.DisputeSealed, dispute=dispute, segment=segment, challenger=data.draw(people), bond=5, open_by=bench.now + 50,
+                           allowance=0),
         lambda: bench.seen(
             chain.DisputeOpened, dispute=dispute, segment=segment, asserter=data.draw(people), target=data.draw(st.integers(0, 1)),
             unit=data.draw(st.sampled_from([0, 7, 2**64 - 1])), round=data.draw(st.integers(0, 2)),

@@ -55,21 +55,30 @@ class Challenging(Gathering):
 
     def _suspect(self, seg: SegmentFacts) -> None:
         """Begins the cases that what is known by now gives rise to."""
-        if not self.config.disputes or seg.state not in STANDING + BONDED:
+        if not self.config.disputes or not self._open_to_dispute(seg):
             return self._weigh_all(seg.segment)
         for duty in self._checked(seg.segment):
             told = any(vote.verifier == self.config.account and vote.round == duty.round for vote in seg.votes)
-            decided = seg.state == SegmentState.ATTESTED or seg.state in BONDED
+            decided = seg.state == SegmentState.ATTESTED or seg.state in BONDED or seg.pardoned is not None
             if told or decided:
                 self._suspect_provider(duty, seg)
             if seg.state == SegmentState.ATTESTED:
                 self._suspect_votes(duty, seg)
         self._weigh_all(seg.segment)
 
+    @staticmethod
+    def _open_to_dispute(seg: SegmentFacts) -> bool:
+        """Whether its provider's links can be disputed: it is not over, or its bond stands."""
+        return seg.state in STANDING or ((seg.state in BONDED or seg.pardoned is not None) and not seg.bond_cleared)
+
     def _suspect_provider(self, duty: Duty, seg: SegmentFacts) -> None:
-        if any(case.segment == seg.segment and case.opening.target == 0 for case in self.state.cases.values()):
+        """One link is enough, but where its provider was pardoned for it: that covers no other."""
+        begun = {case.opening.unit for case in self.state.cases.values() if case.segment == seg.segment and case.opening.target == 0}
+        if begun - {seg.pardoned}:
             return
         for unit in seg.units:
+            if unit == seg.pardoned:
+                continue
             found = duty.units[unit].replayed if unit in duty.units else None
             if found is not None and found.proven and not found.agrees:
                 return self._begin(duty, seg, Open(target=0, unit=unit, verifier=ZERO_ADDRESS, round=0, salt=self._salt(seg, unit)))
@@ -167,7 +176,7 @@ class Challenging(Gathering):
 
     def _winnable(self, case: Case, seg: SegmentFacts) -> bool:
         if case.opening.target == 0:
-            return not seg.fallen and (seg.state in STANDING or (seg.state in BONDED and not seg.bond_cleared))
+            return not seg.fallen and case.opening.unit != seg.pardoned and self._open_to_dispute(seg)
         return seg.state == SegmentState.ATTESTED
 
     def _same(self, case: Case, d: DisputeFacts) -> bool:
@@ -227,6 +236,9 @@ class Challenging(Gathering):
             case = next(sealing, None)
             if case is not None:
                 case.phase, case.dispute = "sealed", d.dispute
+        seg = self.state.facts.segments.get(d.segment)
+        if d.outcome is not None and seg is not None and seg.pardoned is not None:
+            self._suspect(seg)
         if d.outcome is not None:
             case = self._case(d)
             if case is not None:

@@ -3,7 +3,7 @@
     settled, lapsed, void   the files go at once
     unpaid (not served)     the bond is cleared after the window; the files go then
     withheld                the same, where the network has disputes; where it has none, bond and files stay
-    rejected                the files go when no dispute over it is undecided any more
+    rejected                the files go when no dispute over it is undecided any more; after a pardoned concession as when withheld
 
 A dispute is answered from the segment's folder: what is not there any more is fetched and computed anew.
 """
@@ -57,7 +57,8 @@ class Ending(Bringing):
 
     def _disputable(self, seg: SegmentFacts) -> bool:
         """While its bond stands for a dispute."""
-        return seg.state in (SegmentState.WITHHELD, SegmentState.UNPAID) and seg.settle_after > 0 and not seg.bond_cleared
+        stands = seg.state in (SegmentState.WITHHELD, SegmentState.UNPAID) or seg.pardoned is not None
+        return stands and seg.settle_after > 0 and not seg.bond_cleared
 
     def _drop(self, seg: SegmentFacts) -> None:
         self._do(Do(key=f"drop:{seg.segment}", task=DropSegment(segment=seg.segment)))

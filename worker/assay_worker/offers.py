@@ -104,7 +104,8 @@ class Offering(Role):
             nonce=int.from_bytes(self._seed[:8], "big") >> 1,
         )
         self.state.offer = LiveOffer(a, offer)
-        bond = offer.price * self.state.facts.jobs[a.job].terms.params.bond_tenths // 10
+        p = self.state.facts.jobs[a.job].terms.params
+        bond = offer.price * p.bond_tenths // 10 + p.bond_base
         self._do(Do(key=f"sign:{offer.nonce}", task=SignOffer(offer=offer, bond=bond)))
         self._do(Wake(key=f"expire:{offer.nonce}", at=offer.expires + 1))
 

@@ -33,6 +33,7 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
     uint32 internal immutable _budget;
     uint32 internal immutable _payoutDelay;
     uint128 internal immutable _bond;
+    uint32 internal immutable _pardonAfter;
     address internal immutable _guardian;
 
     uint64 public disputeCount;
@@ -45,7 +46,7 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
         _stakes = IStakes(_jobs.stakes());
         _token = IERC20(_stakes.token());
         (_openWindow, _grace, _budget, _payoutDelay) = (r.openWindow, r.grace, r.budget, r.payoutDelay);
-        (_bond, _guardian) = (r.bond, r.guardian);
+        (_bond, _pardonAfter, _guardian) = (r.bond, r.pardonAfter, r.guardian);
     }
 
     function jobs() external view returns (address) {
@@ -53,7 +54,7 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
     }
 
     function rules() public view returns (Rules memory) {
-        return Rules(_openWindow, _grace, _budget, _payoutDelay, _bond, _guardian);
+        return Rules(_openWindow, _grace, _budget, _payoutDelay, _bond, _pardonAfter, _guardian);
     }
 
     // ---- turns ---------------------------------------------------------------------------------------------------------------
@@ -85,12 +86,13 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
         return t.withBudget(asserting, Clock.spend(t.since(), _grace, t.budget(asserting)));
     }
 
-    /// It is the turn of `asserting` to make the move of `stand`.
+    /// It is the turn of `asserting` to make the move of `stand`: to show a trace when it has had the time to replay the link.
     function _next(uint64 id, Game storage g, Turn t, Stand stand, bool asserting) internal {
-        g.turn = t = t.awaiting(stand, asserting);
+        uint256 since = block.timestamp + (stand == Stand.TRACED ? t.allowance() : 0);
+        g.turn = t = t.awaiting(stand, asserting, uint40(since));
         // an account with code (EIP-7702) may have called itself: then the transaction's calldata are not the move's
         bool own = msg.sender == tx.origin && msg.sender.code.length == 0;
-        uint256 awaited = uint256(uint8(stand)) | (asserting ? 1 << 8 : 0) | ((block.timestamp + _grace + t.budget(asserting)) << 16);
+        uint256 awaited = uint256(uint8(stand)) | (asserting ? 1 << 8 : 0) | ((since + _grace + t.budget(asserting)) << 16);
         bytes32 topic = Moved.selector;
         assembly ("memory-safe") {
             let free := mload(0x40)
@@ -181,7 +183,8 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
         uint128 taken = 0;
         if (fell) {
             uint128 reserved = _stakes.reservation(asserter, segment);
-            taken = outcome == Outcome.CONCEDED ? reserved / 2 : reserved;
+            if (outcome == Outcome.CONCEDED) taken = t.pardoned() ? 0 : reserved / 2;
+            else taken = reserved;
         }
         (g.node, g.facts) = (bytes32(uint256(taken)), 0);
         emit DisputeResolved(id, segment, outcome, taken, _due(t));

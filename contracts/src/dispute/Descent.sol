@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Merkle} from "../libraries/Merkle.sol";
+import {Segment, SegmentState} from "../types/Types.sol";
 import {Field, Game, GatherMove, Link, Outcome, Proof, Rules, Stand} from "../types/DisputeTypes.sol";
 import {Turn} from "../types/Turn.sol";
+import {Clock} from "./Clock.sol";
 import {Court} from "./Court.sol";
 import {Gather} from "./Gather.sol";
 import {Openings} from "./Openings.sol";
 import {ProgramView} from "./ProgramView.sol";
 import {Words} from "./Words.sol";
 
-/// A chunk's bytes, and what a dispute over the link's end or its batch comes to, which roots and records decide.
+/// A chunk's bytes, what a dispute over the link's end or its batch comes to, which roots and records decide, and how a dispute ends and is
+/// paid.
 /// Code that Disputes runs by delegatecall (see Disputes.sol); by itself it holds nothing.
 contract Descent is Court {
+    using SafeERC20 for IERC20;
     using ProgramView for bytes;
 
     constructor(address jobs_, Rules memory rules_) Court(jobs_, rules_) {}
@@ -126,5 +132,57 @@ contract Descent is Court {
         uint64 claimed = _claimed(g, t, m.chunk);
         uint64 found = Gather.value(m.link, ProgramView.input(m.record), place, m);
         _resolve(id, g, t, claimed == found ? Outcome.ASSERTER_WON : Outcome.ASSERTER_LOST);
+    }
+
+    // ---- ends ----------------------------------------------------------------------------------------------------------------
+
+    function concede(uint64 id) external nonReentrant {
+        (Game storage g, Turn t) = _game(id);
+        if (t.stand() != Stand.LINKS && t.stand() != Stand.TRACED) revert WrongTurn(id, t.stand(), t.asserting());
+        t = _charge(id, g, t, true);
+        // Only who knows the link can be pardoned for it.
+        if (t.stand() == Stand.TRACED && t.target() == 0 && _jobs.pardon(g.segment, t.index(), _pardonAfter)) t = t.withPardoned();
+        _resolve(id, g, t, Outcome.CONCEDED);
+    }
+
+    function timeout(uint64 id) external nonReentrant {
+        (Game storage g, Turn t) = _game(id);
+        Stand stand = t.stand();
+        if (stand == Stand.RESOLVED || stand == Stand.PAID) revert WrongTurn(id, stand, t.asserting());
+        if (block.timestamp <= _due(t)) revert Clock.TooEarly(_due(t), block.timestamp);
+        if (stand == Stand.SEALED) (g.asserter,,) = _jobs.linksOf(g.segment);
+        _resolve(id, g, t, t.asserting() ? Outcome.ASSERTER_LOST : Outcome.ASSERTER_WON);
+    }
+
+    function pay(uint64 id) external nonReentrant {
+        (Game storage g, Turn t) = _game(id);
+        if (t.stand() != Stand.RESOLVED) revert WrongTurn(id, t.stand(), t.asserting());
+        if (block.timestamp <= _due(t)) revert Clock.TooEarly(_due(t), block.timestamp);
+        _pay(id, g, t, t.outcome() == Outcome.ASSERTER_WON);
+    }
+
+    function declareVoid(uint64 id) external nonReentrant {
+        (Game storage g, Turn t) = _game(id);
+        if (msg.sender != _guardian) revert NotGuardian(msg.sender, _guardian);
+        if (t.stand() != Stand.RESOLVED) revert WrongTurn(id, t.stand(), t.asserting());
+        if (block.timestamp > _due(t)) revert Clock.TooLate(_due(t), block.timestamp);
+        _pay(id, g, t.withOutcome(Outcome.VOID), t.outcome() == Outcome.ASSERTER_WON);
+    }
+
+    function clear(uint64 segment) external nonReentrant {
+        Segment memory s = _jobs.segment(segment);
+        bool over = s.state == SegmentState.REJECTED
+            ? block.timestamp >= s.settleAfter
+            : s.state == SegmentState.WITHHELD && block.timestamp > s.settleAfter;
+        if (!over) revert NothingToClear(segment);
+        _jobs.clearBond(segment);
+    }
+
+    function withdraw() external nonReentrant {
+        uint128 amount = credit[msg.sender];
+        if (amount == 0) revert NothingToWithdraw(msg.sender);
+        credit[msg.sender] = 0;
+        emit DisputeWithdrawn(msg.sender, amount);
+        _token.safeTransfer(msg.sender, amount);
     }
 }

@@ -13,7 +13,10 @@ interface IDisputes {
 
 /// What the dispute game says: its log and its refusals.
 interface IDisputesLog {
-    event DisputeSealed(uint64 indexed id, uint64 indexed segment, address indexed challenger, uint128 bond, uint256 openBy);
+    /// `allowance`: seconds that the asserter of a link is given to replay it, before its clock runs.
+    event DisputeSealed(
+        uint64 indexed id, uint64 indexed segment, address indexed challenger, uint128 bond, uint256 openBy, uint32 allowance
+    );
     event DisputeOpened(
         uint64 indexed id, uint64 indexed segment, address indexed asserter, uint8 target, uint64 unit, uint32 round
     );
@@ -30,7 +33,6 @@ interface IDisputesLog {
     error WrongTurn(uint64 id, Stand stand, bool asserting);
     error NotPlayer(address sender, address player);
     error NotGuardian(address sender, address guardian);
-    error AlreadyMoved(uint64 id);
     error SameBlock(uint256 blockNumber);
     error DigestMismatch(bytes32 digest, bytes32 seen);
     error BadTarget(uint8 target, uint64 unit);
@@ -111,7 +113,7 @@ interface IDisputeGame is IDisputes, IDisputesLog {
     // ---- anyone
     function timeout(uint64 id) external;
     function pay(uint64 id) external;
-    /// Frees what is left of the bond of a REJECTED segment, or of a WITHHELD one after its window.
+    /// Frees what is left of the bond of a REJECTED segment, or of a WITHHELD or pardoned one after its window.
     function clear(uint64 segment) external;
     function withdraw() external;
 

@@ -56,6 +56,7 @@ interface IJobsLog {
     event Credited(address indexed who, uint64 indexed segment, uint128 amount, bytes32 reason);
     event Withdrawn(address indexed who, uint128 amount);
     event BondCleared(uint64 indexed segment, uint128 amount);
+    event Pardoned(uint64 indexed segment, uint64 unit, uint64 until);
 
     error NoSuchJob(uint64 job);
     error NoSuchSegment(uint64 segment);
@@ -168,7 +169,11 @@ interface IJobs is IJobsLog {
     function disputeOpened(uint64 segmentId) external;
     function disputeResolved(uint64 segmentId, bool asserterLost) external;
     function disputeVoided(uint64 segmentId) external;
-    function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit) external returns (bytes32 root);
+    /// Whether the provider may concede a link for nothing. Its settled segments are counted anew then.
+    function pardon(uint64 segmentId, uint64 unit, uint32 after_) external returns (bool);
+    function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit, uint64 since)
+        external
+        returns (bytes32 root, bool gone);
     function voteResolved(uint64 segmentId, uint32 round, address verifier, bool fell) external;
 
     // ---- views
@@ -189,11 +194,14 @@ interface IJobs is IJobsLog {
     function linksOf(uint64 segmentId) external view returns (address provider, bytes32 linkRoot, uint64 links);
     /// What is fixed of link `unit` of a segment.
     function linkFacts(uint64 segmentId, uint64 unit) external view returns (LinkFacts memory);
-    /// Open disputes, and whether `who` is the client or was drawn for the segment.
-    function partyTo(uint64 segmentId, address who) external view returns (uint32 open_, bool party);
+    /// Open disputes, whether `who` is the client or was drawn for the segment, and in how many seconds the job's terms want what was drawn
+    /// replayed (its window for seals).
+    function partyTo(uint64 segmentId, address who) external view returns (uint32 open_, bool party, uint32 replay);
     function credit(address who) external view returns (uint128);
     /// Stake reserved for segments and draws.
     function heldOf(address who) external view returns (uint128);
+    /// Segments of a provider that have settled since it was pardoned last; 65,535 stand for more, too.
+    function settledOf(address who) external view returns (uint16);
     /// The part of it that is for one segment.
     function reservation(address who, uint64 segmentId) external view returns (uint128);
     function nonceUsed(address provider, uint256 nonce) external view returns (bool);

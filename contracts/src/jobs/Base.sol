@@ -16,8 +16,9 @@ import {JobRecord, SegmentRecord, Stage, Stages} from "./Records.sol";
 
 /// Storage of Jobs, and the one way in which a segment ends.
 ///
-/// Money: the contract holds, for every job, `escrow` (free) and, for every live segment, `price + feesHeld`; and the credits.
-/// Every token here is in exactly one of these. A segment's reservation leaves it in `_end` only.
+/// Money: the contract holds, for every job, `escrow` (free) and, for every live segment, `price + feesHeld`, for a WITHHELD one `feesHeld`;
+/// and the credits. Every token here is in exactly one of these. A segment's reservation leaves it in `_end`, and what a WITHHELD one has
+/// kept when a dispute over it is won or its bond is cleared.
 ///
 /// Collateral lies in Stakes; how much of an account's is reserved for segments and draws is counted here, beside its credit, so that
 /// a payment that frees a bond changes one word. Stakes asks for it (`heldOf`) before it lets anything go. What is reserved for one
@@ -40,7 +41,7 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     mapping(uint64 segmentId => mapping(uint256 word => uint256)) internal _units;
     /// Drawn verifiers: an address, and above it the lane in which its vote is kept. Place: see `_place`.
     mapping(uint256 place => uint256) internal _members;
-    /// Credit, 96 bits; reserved stake, 96 bits; lanes in use, 64 bits.
+    /// Credit, 96 bits; reserved stake, 96 bits; lanes in use, 48 bits; segments settled since its last pardon, 16 bits.
     mapping(address who => uint256) internal _accounts;
     mapping(address who => mapping(uint256 key => bytes32)) internal _words;
     mapping(address provider => mapping(uint256 nonce => bool)) public nonceUsed;
@@ -50,12 +51,18 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     mapping(uint256 place => bytes32[]) internal _disclosed;
     /// Open disputes over a verifier's trace roots: while there are any its draw bond stays.
     mapping(uint64 segmentId => mapping(address verifier => uint32)) internal _disputedVotes;
+    /// The link that its provider has conceded for nothing, and one; 0: none.
+    mapping(uint64 segmentId => uint256) internal _pardoned;
+    /// When a vote fell.
+    mapping(uint256 place => uint256) internal _fellAt;
 
     /// Most members of a committee (libraries/Bounds.sol).
     uint256 internal constant SEATS = 16;
     /// Most calls of a batch.
     uint256 internal constant MOST_CALLS = 64;
-    uint256 private constant LANES = 64;
+    uint256 private constant LANES = 48;
+    /// Where the settled segments of an account are counted.
+    uint256 internal constant SETTLED = 240;
     /// Of an account that has all its lanes in use.
     uint8 internal constant NO_LANE = type(uint8).max;
 
@@ -115,6 +122,11 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     /// What is reserved for a segment's verifiers until it ends: all rounds' fees.
     function _feesOf(JobRecord storage j) internal view returns (uint256) {
         return uint256(j.fee) * j.verifiers * (1 + uint256(j.redraws));
+    }
+
+    /// Fees of those who said no to a WITHHELD segment: paid when a dispute bears them out, given back when none can any more.
+    function _keptFees(SegmentRecord storage s, Stage memory g, JobRecord storage j) internal view returns (uint256) {
+        return s.keepsFees ? uint256(j.fee) * g.negatives : 0;
     }
 
     /// Index of a verifier in a round (SEATS: it was not drawn), and its lane.
@@ -210,7 +222,7 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     /// Reserves free stake, which the caller has made sure of, and gives a lane.
     function _hold(address who, uint256 amount) internal returns (uint8 lane) {
         uint256 account = _accounts[who];
-        uint256 idle = ~(account >> 192) & type(uint64).max;
+        uint256 idle = ~(account >> 192) & ((1 << LANES) - 1);
         lane = idle == 0 ? NO_LANE : uint8(Math.log2(idle & (~idle + 1)));
         _accounts[who] = _packed(uint96(account), uint96(account >> 96) + amount, (account >> 192) | _laneBit(lane));
     }
@@ -219,6 +231,11 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
     function _give(address who, uint256 gain, uint256 freed, uint256 lane) internal {
         uint256 account = _accounts[who];
         _accounts[who] = _packed(uint96(account) + gain, uint96(account >> 96) - freed, (account >> 192) & ~_laneBit(lane));
+    }
+
+    function _countSettled(address who) private {
+        uint256 account = _accounts[who];
+        if (account >> SETTLED < type(uint16).max) _accounts[who] = account + (1 << SETTLED);
     }
 
     function _packed(uint256 credit_, uint256 held, uint256 lanes) private pure returns (uint256) {
@@ -294,6 +311,7 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
         g.phase = Phase.NONE;
         if (to == SegmentState.SETTLED) {
             _give(s.provider, s.price, freed, s.lane);
+            _countSettled(s.provider);
             if (s.last) j.completed = true;
         } else {
             back += s.price;
@@ -301,6 +319,10 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
             else (_segments[s.parent].child, _segments[s.parent].openSince) = (0, uint40(block.timestamp));
         }
         back -= _payVerifiers(segmentId, s, j, g, to);
+        if (to == SegmentState.WITHHELD && s.bond > 0) {
+            s.keepsFees = true;
+            back -= _keptFees(s, g, j);
+        }
         (j.escrow, j.live) = (SafeCast.toUint96(j.escrow + back), j.live - 1);
         s.stage = Stages.pack(g);
     }
@@ -343,7 +365,7 @@ abstract contract Base is IJobsLog, EIP712, ReentrancyGuardTransient {
         uint256 count
     ) private returns (uint256) {
         // A no asserts nothing that could be disputed, so it earns nothing by itself, else saying no without a look would pay: the fee is
-        // due where a dispute has borne it out, and who wins that dispute gets half of the bond.
+        // due where a dispute has borne it out (of a WITHHELD segment it is kept for that), and who wins that dispute gets half of the bond.
         uint256 entitled = g.opened;
         if (to == SegmentState.SETTLED) entitled &= g.prevailed;
         else if (to == SegmentState.REJECTED) entitled &= ~uint256(g.agrees);

@@ -66,6 +66,7 @@ contract Escrow is Base {
         j.lateFeeBps = uint16(p.lateFeeBps);
         j.noShowBps = uint16(p.noShowBps);
         j.drawBond = SafeCast.toUint96(p.drawBond);
+        j.bondBase = uint80(p.bondBase);
     }
 
     function fund(uint64 jobId, uint128 amount) external nonReentrant {
@@ -127,6 +128,10 @@ contract Escrow is Base {
         return _stakes.disputes();
     }
 
+    function settledOf(address who) external view returns (uint16) {
+        return uint16(_accounts[who] >> SETTLED);
+    }
+
     function job(uint64 jobId) external view returns (Job memory t) {
         JobRecord storage j = _job(jobId);
         (t.client, t.cancelled, t.completed, t.closed) = (j.client, j.cancelled, j.completed, j.closed);
@@ -144,7 +149,7 @@ contract Escrow is Base {
         (p.revealWindow, p.openWindow, p.challengeWindow) = (j.revealWindow, j.openWindow, j.challengeWindow);
         (p.links, p.verifiers, p.quorum, p.openings) = (j.links, j.verifiers, j.quorum, j.openings);
         (p.redraws, p.depth, p.bondTenths) = (j.redraws, j.depth, j.bondTenths);
-        (p.lateFeeBps, p.noShowBps, p.drawBond) = (j.lateFeeBps, j.noShowBps, j.drawBond);
+        (p.lateFeeBps, p.noShowBps, p.drawBond, p.bondBase) = (j.lateFeeBps, j.noShowBps, j.drawBond, j.bondBase);
     }
 
     function segment(uint64 segmentId) external view returns (Segment memory t) {
@@ -154,7 +159,7 @@ contract Escrow is Base {
         (t.state, t.phase, t.round, t.keyed) = (g.state, g.phase, g.round, s.keyed);
         (t.price, t.child, t.openSince) = (s.price, s.child, s.openSince);
         t.bond = g.state == SegmentState.SETTLED ? 0 : s.bond;
-        t.feesHeld = _terminal(g.state) ? 0 : uint128(_feesOf(_jobs[s.job]));
+        t.feesHeld = uint128(_terminal(g.state) ? _keptFees(s, g, _jobs[s.job]) : _feesOf(_jobs[s.job]));
         (t.disputes, t.negatives) = (s.disputes, g.negatives);
         (t.linkRoot, t.endRoot, t.commitment) = (s.linkRoot, s.endRoot, s.commitment);
         _times(t, g, _jobs[s.job]);

@@ -51,6 +51,7 @@ struct JobRecord {
     uint32 segmentSteps;
     uint64 microWeight;
     uint64 updateWeight;
+    uint80 bondBase;
     bytes32 specDigest;
     bytes32 programRoot;
     bytes32 stateRoot;
@@ -82,6 +83,8 @@ struct SegmentRecord {
     // The live segment that starts where this one stops; 0 when that range is open, since `openSince`.
     uint64 child;
     uint40 openSince;
+    // It is WITHHELD, and the fees of those who said no are still held: a dispute may bear them out.
+    bool keepsFees;
     bytes32 linkRoot;
     bytes32 endRoot;
     bytes32 commitment;

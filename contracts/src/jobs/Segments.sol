@@ -52,7 +52,7 @@ contract Segments is Base {
         if (j.escrow < needed) revert InsufficientEscrow(j.escrow, uint128(needed));
         (j.escrow, j.live) = (uint96(j.escrow - needed), j.live + 1);
         s.price = SafeCast.toUint88(offer.price);
-        s.bond = SafeCast.toUint88(uint256(offer.price) * j.bondTenths / 10);
+        s.bond = SafeCast.toUint88(uint256(offer.price) * j.bondTenths / 10 + j.bondBase);
     }
 
     function _assignedStage(uint64 activateBy) private pure returns (uint256) {
@@ -245,131 +245,22 @@ contract Segments is Base {
         }
         _needNoDispute(segmentId, s);
         if (s.bond == 0) revert NoBond(segmentId);
+        _returnFees(segmentId, s, g);
         emit BondCleared(segmentId, uint128(_releaseBond(segmentId, s)));
     }
 
-    // ---- the Disputes contract -----------------------------------------------------------------------------------------------
-
-    function disputeOpened(uint64 segmentId) external onlyDisputes {
-        SegmentRecord storage s = _segment(segmentId);
-        SegmentState state = Stages.state(s.stage);
-        bool standing = state == SegmentState.DRAWN || state == SegmentState.SERVED || state == SegmentState.ATTESTED;
-        bool bonded = s.bond > 0 && (state == SegmentState.WITHHELD || state == SegmentState.UNPAID);
-        if (!standing && !bonded) revert WrongState(segmentId, state);
-        s.disputes += 1;
-    }
-
-    function disputeResolved(uint64 segmentId, bool asserterLost) external onlyDisputes nonReentrant {
-        (SegmentRecord storage s, Stage memory g) = _disputed(segmentId);
-        if (!asserterLost || _terminal(g.state)) return;
-        _end(segmentId, s, g, SegmentState.REJECTED, 0);
-        emit Rejected(segmentId);
-    }
-
-    /// The leaves differ: nobody is paid for the range, nobody is slashed, and it is open again once no other dispute is open.
-    function disputeVoided(uint64 segmentId) external onlyDisputes nonReentrant {
-        (SegmentRecord storage s, Stage memory g) = _disputed(segmentId);
-        if (s.disputes > 0 || _terminal(g.state)) return;
-        _releaseBond(segmentId, s);
-        _end(segmentId, s, g, SegmentState.VOID, 0);
-        emit Voided(segmentId);
-    }
-
-    /// A segment with one open dispute less.
-    function _disputed(uint64 segmentId) private returns (SegmentRecord storage s, Stage memory g) {
-        s = _segment(segmentId);
-        if (s.disputes == 0) revert NoDisputeOpen(segmentId);
-        s.disputes -= 1;
-        g = Stages.unpack(s.stage);
-    }
-
-    /// Brings the trace roots of a revealed vote, of which a hash is stored, so that it can be disputed. Anyone. The hash is that of the
-    /// roots or, of a vote whose round was decided by the call that revealed it, still the digest.
-    function disclose(uint64 segmentId, uint32 round, address verifier, bytes32[] calldata traceRoots, bytes32 salt) external {
-        (Stage memory g, uint256 i, uint8 lane) = _voteOf(segmentId, round, verifier);
-        if (g.revealed >> i & 1 == 0) revert NotRevealed(verifier);
-        if (g.bonded >> i & 1 == 0) revert NoBond(segmentId);
-        if (g.together) revert Together(segmentId);
-        bytes32 vote = _words[verifier][_key(segmentId, round, lane)];
-        if (vote != keccak256(abi.encodePacked(traceRoots))) {
-            bool agrees = g.agrees >> i & 1 == 1;
-            if (vote != Hashes.attestation(segmentId, round, agrees, traceRoots, verifier, salt)) {
-                revert DigestMismatch(verifier);
-            }
+    /// What was kept for those who said no to what nobody has refuted.
+    function _returnFees(uint64 segmentId, SegmentRecord storage s, Stage memory g) private {
+        JobRecord storage j = _jobs[s.job];
+        uint256 kept = _keptFees(s, g, j);
+        if (kept == 0) return;
+        s.keepsFees = false;
+        if (!j.closed) {
+            j.escrow = SafeCast.toUint96(j.escrow + kept);
+            return;
         }
-        _disclosed[_place(segmentId, round, i)] = traceRoots;
-    }
-
-    /// The trace root that a drawn verifier has revealed for a unit; its draw bond stays until `voteResolved`. Only a vote that agrees can
-    /// be disputed: who was served something else than what was committed says no with a trace that it cannot defend.
-    function voteDisputed(uint64 segmentId, uint32 round, address verifier, uint64 unit)
-        external
-        onlyDisputes
-        returns (bytes32 root)
-    {
-        (Stage memory g, uint256 k,) = _voteOf(segmentId, round, verifier);
-        if (g.revealed >> k & 1 == 0 || g.agrees >> k & 1 == 0) revert NotRevealed(verifier);
-        if (g.bonded >> k & 1 == 0) revert NoBond(segmentId);
-        bytes32[] storage roots = _disclosed[_place(segmentId, round, k)];
-        if (roots.length == 0) revert NotDisclosed(segmentId, verifier);
-        uint64[] memory units = _unitsOf(segmentId, roots.length);
-        uint256 i = 0;
-        while (i < units.length && units[i] != unit) ++i;
-        if (i == units.length) revert NotDrawnUnit(segmentId, unit);
-        _disputedVotes[segmentId][verifier] += 1;
-        return roots[i];
-    }
-
-    /// A vote that fell counts no more and is not paid. When the segment has ended and nothing else is open over the verifier's votes,
-    /// its draw bonds are free.
-    function voteResolved(uint64 segmentId, uint32 round, address verifier, bool fell) external onlyDisputes nonReentrant {
-        (Stage memory g, uint256 i,) = _voteOf(segmentId, round, verifier);
-        uint32 open_ = _disputedVotes[segmentId][verifier] -= 1;
-        if (fell) {
-            uint16 others = ~uint16(1 << i);
-            (g.isSealed, g.revealed) = (g.isSealed & others, g.revealed & others);
-            (g.opened, g.prevailed) = (g.opened & others, g.prevailed & others);
-            _keep(segmentId, round, g);
-        }
-        SegmentRecord storage s = _segments[segmentId];
-        if (open_ > 0 || !_terminal(Stages.state(s.stage))) return;
-        uint256 last = Stages.round(s.stage);
-        for (uint256 r = 0; r <= last; ++r) {
-            _freeDraw(segmentId, s, r, verifier);
-        }
-    }
-
-    function _freeDraw(uint64 segmentId, SegmentRecord storage s, uint256 round, address verifier) private {
-        Stage memory g = _stageOf(segmentId, round);
-        (uint256 i, uint8 lane) = _find(segmentId, g, verifier);
-        if (i >= SEATS || g.bonded >> i & 1 == 0) return;
-        uint256 left = _takeDrawBond(segmentId, s, g, i, verifier, _jobs[s.job].drawBond);
-        _give(verifier, 0, left, lane);
-        _keep(segmentId, round, g);
-    }
-
-    function _voteOf(uint64 segmentId, uint32 round, address verifier)
-        private
-        view
-        returns (Stage memory g, uint256 i, uint8 lane)
-    {
-        uint256 word = _segments[segmentId].stage;
-        if (round <= Stages.round(word)) {
-            g = _stageOf(segmentId, round);
-            (i, lane) = _find(segmentId, g, verifier);
-            if (i < SEATS) return (g, i, lane);
-        }
-        revert NotDrawn(segmentId, verifier);
-    }
-
-    /// Takes what is slashed out of a reservation.
-    function seize(uint64 segmentId, address who, uint128 amount) external {
-        if (msg.sender != address(_stakes)) revert NotStakes(msg.sender);
-        uint128 left = _reservation(segmentId, who);
-        if (amount > left) revert IStakes.ReservationExceeded(who, segmentId, left, amount);
-        _segments[segmentId].seized = true;
-        _seized[segmentId][who] += amount;
-        _give(who, 0, amount, NO_LANE);
+        _give(j.client, kept, 0, NO_LANE);
+        emit Credited(j.client, segmentId, uint128(kept), "refund");
     }
 
     function _needProvider(SegmentRecord storage s) private view {

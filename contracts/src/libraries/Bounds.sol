@@ -54,6 +54,7 @@ library Bounds {
         within("late_fee_bps", p.lateFeeBps, 0, 10_000);
         within("no_show_bps", p.noShowBps, 0, 10_000);
         within("draw_bond", p.drawBond, 0, seatStake);
+        within("bond_base", p.bondBase, 0, type(uint80).max);
     }
 
     /// A binary CIDv1 over SHA-256: version 1, raw (0x55) or dag-pb (0x70), sha2-256 (0x12), 32 bytes (0x20).

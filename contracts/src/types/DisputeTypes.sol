@@ -49,6 +49,8 @@ struct Rules {
     uint32 payoutDelay;
     // A challenger's, on a segment without open disputes.
     uint128 bond;
+    // A provider that has had so many segments settled since the last time may concede one link for nothing; 0: none may.
+    uint32 pardonAfter;
     // May declare a resolved dispute void before it is paid; zero: nobody may.
     address guardian;
 }
@@ -77,7 +79,7 @@ struct Dispute {
     Outcome outcome;
     // Whose turn it is.
     bool asserting;
-    // The asserter has moved: too late to concede.
+    // The asserter has moved: from then on anybody may show the children of a node.
     bool moved;
     // Levels of `node` above the leaves of its tree.
     uint8 height;
@@ -114,7 +116,7 @@ struct LinkFacts {
     bytes32 programRoot;
     bytes32 datasetRoot;
     bytes32 scheduleRoot;
-    // The state before the segment.
+    // The state before the segment; 0 for links of later steps, which do not need it.
     bytes32 startRoot;
     bytes32 linkRoot;
     uint64 start;

@@ -5,7 +5,7 @@ import {Outcome, Stand} from "./DisputeTypes.sol";
 
 /// What every move changes, in one word (struct Dispute in DisputeTypes.sol says what the fields mean), lowest byte first: stand u8, outcome u8,
 /// flags u8, height u8, width u8, fold u8, rule u8, since u40, budget of the asserter u32, of the challenger u32, index u64,
-/// target u8, doublings u8 (the challenger's bond is the network's, doubled so often).
+/// target u8, doublings u8 (the challenger's bond is the network's, doubled so often), allowance u16 (seconds for the asserter's replay).
 type Turn is uint256;
 
 using Turns for Turn global;
@@ -16,6 +16,7 @@ library Turns {
     uint256 private constant OF_BATCH = 18;
     uint256 private constant HEAD = 19;
     uint256 private constant CLAIMED = 20;
+    uint256 private constant PARDONED = 21;
     uint256 private constant SINCE = 56;
     uint256 private constant AWAITED = 0xff | (1 << ASSERTING) | (uint256(type(uint40).max) << SINCE);
 
@@ -58,6 +59,11 @@ library Turns {
         return _get(t, CLAIMED, 1) == 1;
     }
 
+    /// The asserter has conceded, and it costs nothing.
+    function pardoned(Turn t) internal pure returns (bool) {
+        return _get(t, PARDONED, 1) == 1;
+    }
+
     function height(Turn t) internal pure returns (uint256) {
         return _get(t, 24, 0xff);
     }
@@ -94,13 +100,17 @@ library Turns {
         return uint8(_get(t, 232, 0xff));
     }
 
+    function allowance(Turn t) internal pure returns (uint16) {
+        return uint16(_get(t, 240, type(uint16).max));
+    }
+
     function withStand(Turn t, Stand value) internal pure returns (Turn) {
         return _set(t, 0, 0xff, uint256(value));
     }
 
-    /// From now on it is the turn of `asserting_`, to make the move of `stand_`.
-    function awaiting(Turn t, Stand stand_, bool asserting_) internal view returns (Turn) {
-        uint256 told = uint256(uint8(stand_)) | (asserting_ ? 1 << ASSERTING : 0) | (uint256(uint40(block.timestamp)) << SINCE);
+    /// From `since_` on it is the turn of `asserting_`, to make the move of `stand_`.
+    function awaiting(Turn t, Stand stand_, bool asserting_, uint40 since_) internal pure returns (Turn) {
+        uint256 told = uint256(uint8(stand_)) | (asserting_ ? 1 << ASSERTING : 0) | (uint256(since_) << SINCE);
         return Turn.wrap((Turn.unwrap(t) & ~AWAITED) | told);
     }
 
@@ -122,6 +132,10 @@ library Turns {
 
     function withClaimed(Turn t) internal pure returns (Turn) {
         return _set(t, CLAIMED, 1, 1);
+    }
+
+    function withPardoned(Turn t) internal pure returns (Turn) {
+        return _set(t, PARDONED, 1, 1);
     }
 
     function withHeight(Turn t, uint256 value) internal pure returns (Turn) {
@@ -159,5 +173,9 @@ library Turns {
 
     function withDoublings(Turn t, uint8 value) internal pure returns (Turn) {
         return _set(t, 232, 0xff, value);
+    }
+
+    function withAllowance(Turn t, uint16 value) internal pure returns (Turn) {
+        return _set(t, 240, type(uint16).max, value);
     }
 }

@@ -49,6 +49,8 @@ struct Params {
     uint32 lateFeeBps;
     uint32 noShowBps;
     uint128 drawBond;
+    // Of a provider's bond, beyond bondTenths of the price: what both sides' gas of a dispute costs, say.
+    uint128 bondBase;
 }
 
 /// What `post` locks money for. `spec` is a binary CIDv1 (36 bytes), priceCap is per step, fee per verifier and round.

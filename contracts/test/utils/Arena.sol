@@ -25,6 +25,7 @@ abstract contract Arena is Network {
     uint32 internal constant OPEN_WINDOW = 150;
     uint32 internal constant PAYOUT = 400;
     uint128 internal constant STAKED = 8e6;
+    uint32 internal constant PARDON_AFTER = 2;
     uint64 internal constant NO_UNIT = type(uint64).max;
     bytes32 internal constant SALT = bytes32(uint256(0x5A17));
 
@@ -69,7 +70,7 @@ abstract contract Arena is Network {
     }
 
     function rules() internal view returns (Rules memory) {
-        return Rules(OPEN_WINDOW, GRACE, BUDGET_TIME, PAYOUT, STAKED, guardian);
+        return Rules(OPEN_WINDOW, GRACE, BUDGET_TIME, PAYOUT, STAKED, PARDON_AFTER, guardian);
     }
 
     function setUp() public virtual override {

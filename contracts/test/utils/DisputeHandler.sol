@@ -35,12 +35,16 @@ contract DisputeHandler is Arena {
         uint256 next;
         uint256 moves;
         uint256 sealedAt;
+        // Of the asserter, to replay the link.
+        uint256 allowance;
         // Somebody made a move that no line has: nothing is known of what follows.
         bool strayed;
         bytes32 ended;
     }
 
     Line[] internal lines;
+    /// The link that was conceded for nothing, and one.
+    mapping(uint64 segment => uint256) internal pardoned;
     mapping(uint64 id => Played) internal played;
     bytes32[] internal ends;
     uint64 internal segment;
@@ -216,6 +220,7 @@ contract DisputeHandler is Arena {
         uint64 id = sealed_(by, segment, lines[line].unit);
         Played storage p = played[id];
         (p.segment, p.line, p.sealedAt) = (segment, line, timeNow);
+        p.allowance = jobs.segment(segment).disputes * uint256(params().sealWindow);
     }
 
     /// One that is not resolved, if there is one among the next few.
@@ -288,7 +293,7 @@ contract DisputeHandler is Arena {
         Dispute memory d = game.dispute(id);
         Played storage p = played[id];
         if (d.stand < Stand.RESOLVED) {
-            uint256 most = p.sealedAt + OPEN_WINDOW + p.moves * GRACE + 2 * uint256(BUDGET_TIME);
+            uint256 most = p.sealedAt + OPEN_WINDOW + p.moves * GRACE + 2 * uint256(BUDGET_TIME) + p.allowance;
             check(game.dueOf(id) <= most, "longer than a dispute can last");
         } else if (p.ended == 0) {
             p.ended = keccak256(abi.encode(d.outcome, d.taken, d.bond, d.asserter, d.challenger));
@@ -333,11 +338,15 @@ contract DisputeHandler is Arena {
         if (id == 0 || seed >> 240 > 1 << 14) return;
         Dispute memory d = game.dispute(id);
         uint128 reserved = stakes.reservation(d.asserter, d.segment);
+        uint16 settled_ = jobs.settledOf(d.asserter);
         vm.prank(d.asserter);
         (bool done,) = address(game).call(abi.encodeCall(game.concede, (id)));
         if (!done) return refused();
-        check(!d.moved && (d.stand == Stand.LINKS || d.stand == Stand.TRACED), "a concession comes first");
-        check(game.dispute(id).taken == reserved / 2, "half of the bond");
+        check(d.asserting && (d.stand == Stand.LINKS || d.stand == Stand.TRACED), "a concession comes before the trace");
+        bool fresh = settled_ >= PARDON_AFTER && jobs.settledOf(d.asserter) == 0;
+        bool free = d.stand == Stand.TRACED && d.target == 0 && (fresh || pardoned[d.segment] == d.index + 1);
+        if (free) pardoned[d.segment] = d.index + 1;
+        check(game.dispute(id).taken == (free ? 0 : reserved / 2), "half of the bond, or nothing");
         note(id);
     }
 

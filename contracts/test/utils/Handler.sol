@@ -11,6 +11,8 @@ contract Handler is Network {
 
     address[] public actors;
     address internal acting;
+    /// WITHHELD, and a dispute has borne out those who said no.
+    mapping(uint64 segment => bool) public borneOut;
     mapping(uint64 segment => bytes32) public ends;
     mapping(address who => uint128) public withdrawn;
     mapping(SegmentState state => uint256) public reached;
@@ -51,8 +53,9 @@ contract Handler is Network {
         for (uint64 id = 1; id <= jobs.segmentCount(); ++id) {
             Segment memory s = jobs.segment(id);
             if (s.state < SegmentState.SETTLED) continue;
-            bytes32 now_ =
-                keccak256(abi.encode(s.state, s.price, s.stop, s.endRoot, s.commitment, s.provider, s.feesHeld, s.round));
+            // What a withheld one keeps for those who said no is given back with the bond.
+            uint128 held = s.state == SegmentState.WITHHELD ? 0 : s.feesHeld;
+            bytes32 now_ = keccak256(abi.encode(s.state, s.price, s.stop, s.endRoot, s.commitment, s.provider, held, s.round));
             if (ends[id] == 0) {
                 ends[id] = now_;
                 ++reached[s.state];
@@ -351,8 +354,10 @@ contract Handler is Network {
         } else if (what < 6) {
             if (what == 5 && s.disputes == 0) disputes.opened(id);
             disputes.resolved(id, true);
+            if (s.feesHeld > 0 && s.state == SegmentState.WITHHELD) borneOut[id] = true;
         } else if (what == 6) {
             disputes.clear(id);
+            if (s.state == SegmentState.WITHHELD && jobs.job(s.job).closed) refunds += s.feesHeld;
         } else if (s.state == SegmentState.REJECTED || s.state == SegmentState.WITHHELD) {
             uint128 reserved = stakes.reservation(s.provider, id);
             if (reserved > 0) disputes.slash(s.provider, id, reserved, reserved - reserved / 4);

@@ -3,6 +3,7 @@ pragma solidity ^0.8.28;
 
 import {Jobs} from "../../src/Jobs.sol";
 import {Segments} from "../../src/jobs/Segments.sol";
+import {Appeals} from "../../src/jobs/Appeals.sol";
 import {Checks} from "../../src/jobs/Checks.sol";
 import {Escrow} from "../../src/jobs/Escrow.sol";
 import {Stakes} from "../../src/Stakes.sol";
@@ -59,8 +60,9 @@ abstract contract Network is Test {
         stakes = new Stakes(address(token), SEAT_STAKE, UNBOND);
         Segments segments = new Segments(address(stakes));
         Checks checks = new Checks(address(stakes));
-        Escrow books = new Escrow(address(stakes));
-        jobs = IJobs(address(new Jobs(address(stakes), address(segments), address(checks), address(books))));
+        address books = address(new Escrow(address(stakes)));
+        address appeals = address(new Appeals(address(stakes)));
+        jobs = IJobs(address(new Jobs(address(stakes), address(segments), address(checks), books, appeals)));
         stakes.bind(address(jobs), deployDisputes());
         enrol(client, 0);
         enrol(provider, 2000e6);
