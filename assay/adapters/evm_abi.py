@@ -3,7 +3,8 @@
 The ABI is read from assay/_data/contracts, which the contracts' build writes. Each event class of the vocabulary must have an event
 of its name whose arguments are its fields, in snake case (but for RENAMED), or be one of those that a log of SPREAD stands for; that is
 checked when this module is loaded, so a contract that has moved away from the vocabulary is noticed before anything is decoded. Names:
-`jobs`, `stakes`, `token`, `disputes`, and those of FILES. The moves of disputes are evm_moves'. ABI: docs.soliditylang.org, abi-spec. (One file because it is one table, read both ways.)
+`jobs`, `stakes`, `token`, `disputes`, and those of FILES. The moves of disputes are evm_moves'. ABI: docs.soliditylang.org, abi-spec.
+(One file because it is one table, read both ways.)
 """
 
 from __future__ import annotations
