@@ -199,7 +199,7 @@ async def paid_as(world: World, reason: str) -> list[tuple[str, int]]:
 
 async def a_vote_falls_before_a_second_challenger_opens(world: World) -> None:
     await world.populate()
-    job = await world.post()
+    job = await world.post(params={"links": 0})
     segment = await world.committed(job, 0, 0, 2)
     drawn = await world.drawn(segment)
     await world.keys(segment, *VERIFIERS)
