@@ -221,7 +221,7 @@ contract EscrowTest is Network {
         new Jobs(address(stakes), strange, checks, books);
         IJobs alone = IJobs(segments);
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.NoSuchSegment.selector, uint64(1)));
-        alone.settle(1);
+        alone.activate(1);
         (bool ok,) = address(jobs).call(hex"deadbeef");
         assertTrue(!ok, "unknown calls are refused");
     }
