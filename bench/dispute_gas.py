@@ -4,7 +4,7 @@
 # seals, reveals with their openings (the last one decides), settle; intrinsic gas and calldata included, EIP-7623's floor for settlement
 # (never reached), too. Batched: one transaction of seals, one of reveals. Alone: every verifier posts its own. Life: from assign to settle,
 # batched. In a network that runs; "first" is the first segment of all, whose words are all new. Traces of 5 and 9 leaves, and of 1024.
-# "At once": of 1, 4 and 8 segments of one provider, each of another job, which share their three transactions (Jobs.batch), among 40
+# "At once": of 1, 4 and 8 segments of one provider, each of another job, which share their three transactions (Jobs.batch), among 24
 # verifiers, gas a segment.
 # Committees of several sizes from the draw to the settlement, too.
 # Forge runs contracts/test/DisputeGas.t.sol, Gas.t.sol and Policies.t.sol; the two real leaves decide, and EIP-7623's floor is counted in a

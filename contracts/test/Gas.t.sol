@@ -154,7 +154,8 @@ contract GasOfDeepTracesTest is GasTest {
 /// committees seldom meet.
 /// forge-config: default.isolate = true
 contract GasOfSeveralTest is GasTest {
-    uint256 private constant CROWD = 40;
+    uint256 private constant CROWD = 24;
+    uint128 private budget = 3600e6;
 
     function verifiers() internal pure override returns (uint256) {
         return CROWD;
@@ -162,12 +163,12 @@ contract GasOfSeveralTest is GasTest {
 
     function terms() internal view override returns (Terms memory t) {
         t = super.terms();
-        (t.priceCap, t.budget) = (1e6, 100e6);
-        t.params.bondTenths = 10;
+        t.budget = budget;
     }
 
     function several(uint256 count) internal {
         used(0);
+        budget = 100e6;
         string memory which = string.concat(vm.toString(count), " segments: ");
         uint64[] memory ids = new uint64[](count);
         for (uint256 i = 0; i < count; ++i) {

@@ -19,14 +19,14 @@ struct JobRecord {
     // What a payment needs.
     uint64 fee;
     uint96 drawBond;
-    uint32 steps;
     uint16 noShowBps;
     uint16 lateFeeBps;
     uint16 bondTenths;
     uint8 verifiers;
     uint8 redraws;
-    // What a committee needs.
     uint24 serveWindow;
+    // What a committee needs.
+    uint32 steps;
     uint24 sealWindow;
     uint24 revealWindow;
     uint24 openWindow;
