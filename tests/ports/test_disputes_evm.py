@@ -128,7 +128,7 @@ def test_a_move_inside_another_contracts_call_is_read_too(tmp_path: Path) -> Non
         await stage.world.do("alice", PlayMove(dispute=DisputeId(1), move=moves.Concede(), shown=shown(state)))
         record = await bob.dispute(DisputeId(1))
         assert (record.moves[-1].move, record.outcome) == (moves.Concede(), Outcome.CONCEDED)
-        await stage.world.later(RULES.grace + RULES.budget + 1)
+        await stage.world.later(RULES.grace + RULES.budget + state.facts.allowance + 1)
         forward(bob.disputes, evm_moves.encode(DisputeId(2), moves.Timeout(), shown(state)))
         record = await bob.dispute(DisputeId(2))
         assert len(record.moves) == 1  # no log has what decided, when another contract called it
