@@ -57,7 +57,7 @@ def test_a_fine_tune_settles_with_the_state_of_its_adapter_alone(here: Path) -> 
     (here / "fast.toml").write_text("finality = 1\nchallenge_window = 1\nverifiers = 1\nquorum = 1\n")
     local = assay(here, "run", "tune.py", "--local")
     with daemon(here, "keyservice"), daemon(here, "scheduler"), daemon(here, "worker"), daemon(here, "verifier"):
-        submit = ["submit", "tune.py", "--budget", "20", "--yes", "--segment-steps", "2", "--params", "fast.toml"]
+        submit = ["submit", "tune.py", "--budget", "40", "--yes", "--segment-steps", "2", "--params", "fast.toml"]
         done = assay(here, *submit, "--watch", "--out", "weights.safetensors")
         assert done["final_state_root"] == local["final_state_root"]
         (job,) = until(lambda: (jobs := assay(here, "job", "list")["jobs"])[0]["state"] == "done" and jobs)
