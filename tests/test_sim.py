@@ -19,6 +19,7 @@ from assay.ids import Digest
 from assay.receipts import receipt
 from assay.sim import CrashAt, Options, Report, World, run, summary
 from assay.sim.cast import Part, load
+from assay.sim.liars import INVENTS_EVERYTHING
 from assay.sim.options import FAST
 from assay.sim.report import report
 from tests.audited import check_audit
@@ -106,7 +107,7 @@ def test_a_failing_run_names_its_seed() -> None:
 @pytest.mark.parametrize(
     ("part", "reason", "charged"),
     [
-        (workers.INVENTS_EVERYTHING, "did not get the committed bits", []),
+        (INVENTS_EVERYTHING, "did not get the committed bits", []),
         (workers.SERVES_GARBAGE, "did not get the committed bits", []),
         (workers.STALLS, "its lease ran out with nothing committed", ["late"]),
         (workers.SERVES_WRONG_PROOFS, "not served", []),
@@ -133,12 +134,12 @@ def test_a_worker_that_does_not_do_its_work_is_not_paid_and_another_finishes(par
 
 def test_every_lying_worker_was_met_by_the_seeds_above() -> None:
     """Else the test above would say nothing: with these seeds each liar is assigned a segment at least once."""
-    for part in (workers.INVENTS_EVERYTHING, workers.STALLS, workers.VANISHES, workers.FORGES_ITS_ENVELOPE):
+    for part in (INVENTS_EVERYTHING, workers.STALLS, workers.VANISHES, workers.FORGES_ITS_ENVELOPE):
         assert any(play(Options(steps=6, workers=2), seed, {"worker-0": part}).receipts("worker-0") for seed in range(4))
 
 
 def test_the_bond_of_what_verifiers_refuted_stays_reserved() -> None:
-    found = next(f for f in (play(Options(), seed, {"worker-0": workers.INVENTS_EVERYTHING}) for seed in range(9)) if f.receipts("worker-0"))
+    found = next(f for f in (play(Options(), seed, {"worker-0": INVENTS_EVERYTHING}) for seed in range(9)) if f.receipts("worker-0"))
     lost = [s for s in found.world.receipts.segments.values() if s.state == SegmentState.WITHHELD]
     view = found.world.ledger.view(found.world.nodes["worker-0"].account)
     assert view.reserved == sum(s.price * FAST.bond_tenths // 10 for s in lost) > 0
