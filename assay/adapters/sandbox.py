@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import assay
-from assay.cage import readable
+from assay.cage import gpu_devices, readable
 
 KINDS = ("auto", "bubblewrap", "kernel", "off")
 KEPT = (
@@ -59,6 +59,7 @@ class Sandbox:
             return list(command)
         binds = [part for path in readable() if not str(path).startswith("/proc") for part in ("--ro-bind", str(path), str(path))]
         binds += ["--ro-bind", self.native, self.native] if self.native else []
+        binds += [part for path in gpu_devices() for part in ("--dev-bind", str(path), str(path))]
         return [
             "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--uid", NOBODY, "--gid", NOBODY, "--hostname", "engine",
             "--size", str(TMP), "--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev", *binds, "--bind", str(root), str(root),

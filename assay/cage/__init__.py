@@ -24,6 +24,10 @@ from assay.cage.libc import NotConfined, libc, prctl
 SYSTEM = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/sys/devices/system/cpu", "/proc/cpuinfo", "/proc/meminfo")
 """What an interpreter and its libraries read of a system."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+NVIDIA = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia[0-9]*", "nvidia-caps/*")
+"""Below /dev: what NVIDIA's driver is spoken to by."""
+NVIDIA_READS = ("/proc/driver/nvidia", "/proc/self", "/proc/devices", "/sys/devices", "/sys/bus/pci", "/sys/module/nvidia", "/sys/class")
+"""What its libraries read."""
 OPEN_FILES = 1024
 NICE = 5
 """Of an engine: whoever sits before the machine comes first."""
@@ -31,6 +35,11 @@ FIRST_TO_DIE = "500"
 """oom_score_adj(5) of an engine: when memory runs out it ends, not the daemon or the owner's programs."""
 PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
 CAPABILITY_VERSION_3 = 0x20080522
+
+
+def gpu_devices() -> list[Path]:
+    """The files of NVIDIA's devices; none where there is no driver."""
+    return sorted(path for pattern in NVIDIA for path in Path("/dev").glob(pattern) if path.is_char_device())
 
 
 def readable() -> list[Path]:
@@ -43,20 +52,21 @@ def readable() -> list[Path]:
     homes = [Path(p) for p in (*SYSTEM, sys.prefix, sys.base_prefix, sys.exec_prefix)]
     packages = [Path(p) for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
     native = os.environ.get("ASSAY_NATIVE_LIBRARY")
-    found = [*homes, *packages, package, *([Path(native)] if native else [])]
+    driver = [Path(p) for p in NVIDIA_READS] if gpu_devices() else []
+    found = [*homes, *packages, package, *([Path(native)] if native else []), *driver]
     return [path for path in dict.fromkeys(found) if path.exists()]
 
 
-def confine(root: Path, memory: int, disk: int, read: Iterable[Path] = ()) -> None:
-    """From here on this process and its threads may write below `root` only and read there and what `readable` and `read` name. `memory`
-    and `disk` are bytes: of private memory in all, and of one file. Raises NotConfined where the system cannot do all of it."""
+def confine(root: Path, memory: int, disk: int, devices: Iterable[Path] = ()) -> None:
+    """From here on this process and its threads may write below `root` only and read there and what `readable` names; and use `devices`.
+    `memory` and `disk` are bytes: of private memory in all, and of one file. Raises NotConfined where the system cannot do all of it."""
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
     _limit(resource.RLIMIT_DATA, memory)
     _limit(resource.RLIMIT_FSIZE, disk)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     _drop_capabilities()
-    landlock.restrict([*readable(), *read], [root], [Path(device) for device in DEVICES if os.path.exists(device)])
+    landlock.restrict(readable(), [root], [*devices, *(Path(device) for device in DEVICES if os.path.exists(device))])
     seccomp.restrict()
 
 

@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
-from assay.cage import confine, step_back
+from assay.cage import confine, gpu_devices, step_back
 from assay.cage.libc import NotConfined
 
 REFUSED = 70
+CACHES = ("ASSAY_CACHE", "CUPY_CACHE_DIR", "CUDA_CACHE_PATH")
+"""Folders that an engine writes for its next start: below its own, the only one that it may write to."""
 
 
 def main(arguments: list[str]) -> int:
@@ -24,7 +27,8 @@ def main(arguments: list[str]) -> int:
             print("usage: python -m assay.cage ROOT PARENT_PID MEMORY DISK (started by a worker or verifier, not by hand)", file=sys.stderr)
             return 2
         step_back()
-        confine(Path(arguments[0]), int(arguments[2]), int(arguments[3]))
+        os.environ |= {name: str(Path(arguments[0]) / "cache" / name.lower()) for name in CACHES}
+        confine(Path(arguments[0]), int(arguments[2]), int(arguments[3]), gpu_devices())
     except NotConfined as error:
         print(error, file=sys.stderr)
         return REFUSED

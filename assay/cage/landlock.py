@@ -14,7 +14,7 @@ CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 CREATE_RULESET_VERSION = 1
 RULE_PATH_BENEATH = 1
 WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG = 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 7, 1 << 8
-REFER, TRUNCATE = 1 << 13, 1 << 14
+REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 FILES = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 """ABI version -> all that it can deny of files; versions between add nothing to it."""
 TCP = 3
@@ -23,7 +23,7 @@ SCOPES = 3
 """Sockets without a name in the file system, and signals, of processes outside; from version 6 on."""
 READ = READ_FILE | READ_DIR
 WRITE = READ | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | REFER | TRUNCATE
-OF_A_FILE = READ_FILE | WRITE_FILE | TRUNCATE
+OF_A_FILE = READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV
 """What can be said of something that is no folder."""
 
 
@@ -51,7 +51,7 @@ def restrict(read: Iterable[Path], write: Iterable[Path], devices: Iterable[Path
     size = 8 if known < 4 else 16 if known < 6 else 24
     ruleset = syscall("landlock_create_ruleset", CREATE_RULESET, ctypes.addressof(rules), size, 0)
     try:
-        for paths, allowed in ((read, READ), (write, WRITE), (devices, READ_FILE | WRITE_FILE)):
+        for paths, allowed in ((read, READ), (write, WRITE), (devices, READ_FILE | WRITE_FILE | IOCTL_DEV)):
             for path in paths:
                 _allow(ruleset, path, allowed & handled)
         syscall("landlock_restrict_self", RESTRICT_SELF, ruleset, 0)
