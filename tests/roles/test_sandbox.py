@@ -36,13 +36,13 @@ def shut(request: pytest.FixtureRequest) -> Sandbox:
     return found
 
 
-def inside(shut: Sandbox, root: Path, script: str, memory: int = 1 << 30, disk: int = 1 << 24) -> str:
+def inside(shut: Sandbox, root: Path, script: str, memory: int = 1 << 30, disk: int = 1 << 24, devices: str = "") -> str:
     """What a hostile engine prints: Python code that runs where the engine would. `attempt(f)` prints what f gave or was refused with."""
     code = f"""
 import os, sys
 from pathlib import Path
 from assay.cage import confine
-confine(Path({str(root)!r}), {memory}, {disk})
+confine(Path({str(root)!r}), {memory}, {disk}, ({devices}))
 def attempt(what):
     try:
         print('GOT', repr(what()))
@@ -118,6 +118,30 @@ def test_what_is_not_forbidden_works(shut: Sandbox, tmp_path: Path) -> None:
     )  # fmt: skip
     assert "threads" in said
     assert "['c', 'd'] 14" in said
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_device_is_used_by_whom_it_is_given(given: bool, tmp_path: Path) -> None:
+    """/dev/full stands for a GPU's: it can be opened for writing and spoken to (ioctl(2)) only where it is named."""
+    try:
+        shut = sandbox.choose("kernel")
+    except NoSandbox as error:
+        pytest.skip(str(error))
+    assert shut is not None
+    said = inside(shut, tmp_path, "attempt(lambda: os.open('/dev/full', os.O_RDWR) > 0)", devices="Path('/dev/full')," if given else "")
+    assert ("GOT True" in said) == given, said
+
+
+def test_it_keeps_what_it_compiles_below_its_own_folder(shut: Sandbox, tmp_path: Path) -> None:
+    code = (
+        "import os, sys, runpy; sys.argv = ['cage', *sys.argv[1:]]\n"
+        "import assay.work; assay.work.main = lambda _: print('\\n'.join(os.environ[n] for n in ('ASSAY_CACHE', 'CUPY_CACHE_DIR'))) or 0\n"
+        "runpy.run_module('assay.cage', run_name='__main__')"
+    )
+    command = shut.command(tmp_path)
+    command[command.index("-m") : command.index("-m") + 2] = ["-c", code]
+    done = subprocess.run(command, env=shut.environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == [str(tmp_path / "cache" / name) for name in ("assay_cache", "cupy_cache_dir")], done.stderr
 
 
 def test_an_engine_that_is_shut_in_computes_the_same(shut: Sandbox, tmp_path: Path) -> None:
