@@ -79,6 +79,18 @@ def through_another(kind: type[Any], segment: int) -> Forge:
     return forge
 
 
+def among_others(kind: type[Any], segment: int) -> Forge:
+    """Two calls of the same kind came in one transaction: which of them did it cannot be told."""
+
+    def forge(record: Record) -> Record:
+        at = find(record, kind, segment)
+        entry = record.entries[at]
+        assert entry.call is not None
+        return put(record, at, entry._replace(call=C.Batch(calls=(entry.call, entry.call))))
+
+    return forge
+
+
 def drop(kind: type[Any], segment: int = 0, nth: int = 0) -> Forge:
     return lambda record: put(record, find(record, kind, segment, nth))
 
@@ -372,6 +384,7 @@ UNKNOWN: dict[str, tuple[Forge, int, str]] = {
     "an assignment by way of a contract": (through_another(C.Assigned, SETTLED), SETTLED, "range"),
     "a start by way of a contract": (through_another(C.Activated, SETTLED), SETTLED, "root"),
     "a commitment by way of a contract": (through_another(C.Committed, SETTLED), SETTLED, "root"),
+    "one of two commitments of a transaction": (among_others(C.Committed, SETTLED), SETTLED, "root"),
     "receipts by way of a contract": (through_another(C.Served, SETTLED), SETTLED, "served"),
     "a seal by way of a contract": (through_another(C.Sealed, SETTLED), SETTLED, "votes"),
     "a reveal by way of a contract": (through_another(C.Revealed, SETTLED), SETTLED, "votes"),

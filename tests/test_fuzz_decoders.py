@@ -56,7 +56,7 @@ def _values(info: Any) -> st.SearchStrategy[Any]:
         case t.BytesType():
             return st.binary(min_size=info.min_length or 0, max_size=min(info.max_length or 40, 40))
         case t.StrType():
-            return text
+            return text.filter(lambda value: (info.min_length or 0) <= len(value) <= (info.max_length or 1 << 20))
         case t.VarTupleType() | t.ListType():
             items = st.lists(_values(info.item_type), max_size=3)
             return items.map(tuple) if isinstance(info, t.VarTupleType) else items
@@ -64,6 +64,8 @@ def _values(info: Any) -> st.SearchStrategy[Any]:
             return st.tuples(*[_values(item) for item in info.item_types])
         case t.DictType():
             return st.dictionaries(_values(info.key_type), _values(info.value_type), max_size=3)
+        case t.LiteralType():
+            return st.sampled_from(list(info.values))
         case t.EnumType():
             return st.sampled_from(list(info.cls))
     raise AssertionError(f"no strategy for {info}")

@@ -141,7 +141,7 @@ def test_a_slashed_honest_node_is_noticed() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_reorganisations_change_nothing(seed: int) -> None:
     options = Options(jobs=2, steps=6, workers=3, verifiers=5)
-    calm, rough = World(options, seed), World(msgspec.structs.replace(options, reorgs=60), seed)
+    calm, rough = World(options, seed), World(msgspec.structs.replace(options, reorgs=120), seed)
     assert calm.run()
     assert rough.run()
     assert ends(rough) == ends(calm)

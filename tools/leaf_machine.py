@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from assay.exact import functions
-from assay.exact.reference import _fixed, _key, round_scaled
+from assay.exact.reference import fixed, key, round_scaled
 from assay.exact.types import NAN_BITS
 
 INSTRUCTIONS = (
@@ -126,7 +126,7 @@ def _b(x: np.float32) -> int:
 
 
 def _order(x: int) -> int:
-    return int(_key(_f(x))) if _f(x) == _f(x) else 1 << 31
+    return int(key(_f(x))) if _f(x) == _f(x) else 1 << 31
 
 
 def _compare(a: int, b: int) -> int:
@@ -155,7 +155,7 @@ SCALAR: dict[str, Callable[[int, int], int]] = {
     "shl": lambda a, b: a << b & (1 << 256) - 1, "shr": lambda a, b: a >> b, "sar": lambda a, b: a >> b,
     "lt": lambda a, b: int(a < b), "gt": lambda a, b: int(a > b), "eq": lambda a, b: int(a == b), "max": max, "min": min,
     "fcmp": _compare, "key": lambda a, _: _order(a), "unkey": lambda a, _: _unkey(a), "canon": lambda a, _: _b(_f(a)),
-    "round": _round, "fix": lambda a, b: int(_fixed(_f(a), b)), "trunc": lambda a, _: _trunc(a),
+    "round": _round, "fix": lambda a, b: int(fixed(_f(a), b)), "trunc": lambda a, _: _trunc(a),
 }  # fmt: skip
 
 

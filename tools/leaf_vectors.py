@@ -2,7 +2,7 @@
 
     python tools/leaf_vectors.py            (some seconds; repeats byte for byte)
 
-Outputs come only from assay.exact.reference; the totals of folds from its fixed point (`_exponent`, `_fixed`, `quantise`, `_key`).
+Outputs come only from assay.exact.reference; the totals of folds from its fixed point (`exponent`, `fixed`, `quantise`, `key`).
 Inputs come from splitmix64. All byte strings are hex with 0x; a tensor is its elements in C order, big-endian, of their dtype's width
 (f32, i32: 4, i64: 8, bool, u8: 1).
 
@@ -80,31 +80,31 @@ def totals(case: Case, shape: tuple[int, ...]) -> list[Array]:
                 if x.dtype == np.int64:
                     made = [x.sum(axis=axes, keepdims=True)]
                 else:
-                    top = reference._exponent(x, axes)
+                    top = reference.exponent(x, axes)
                     s = reference.sum_bits(math.prod(x.shape[a] for a in axes)) + 126 - top
-                    made = _float_sum(top, reference._fixed(x, s).sum(axis=axes, keepdims=True))
+                    made = _float_sum(top, reference.fixed(x, s).sum(axis=axes, keepdims=True))
             case "amax", (x,):
                 axes = case.attrs["axes"]
-                made = [np.where(np.isnan(x), 1 << 31, reference._key(x).astype(np.int64)).max(axis=axes)]
+                made = [np.where(np.isnan(x), 1 << 31, reference.key(x).astype(np.int64)).max(axis=axes)]
             case "cumsum", (x,):
                 axis: Any = case.attrs["axis"]
                 if x.dtype == np.int64:
                     made = [x.cumsum(axis=axis)]
                 else:
-                    top = np.broadcast_to(reference._exponent(x, (axis,)), x.shape)
+                    top = np.broadcast_to(reference.exponent(x, (axis,)), x.shape)
                     s = reference.sum_bits(x.shape[axis]) + 126 - top
-                    made = _float_sum(top, reference._fixed(x, s).cumsum(axis=axis))
+                    made = _float_sum(top, reference.fixed(x, s).cumsum(axis=axis))
             case "matmul", (a, b):
                 qa, _, fine_a = reference.quantise(a, -1, case.gemm_bits)
                 qb, _, fine_b = reference.quantise(b, -2, case.gemm_bits)
-                tops = [np.broadcast_to(reference._exponent(x, (x.ndim + k,)), shape) for x, k in ((a, -1), (b, -2))]
+                tops = [np.broadcast_to(reference.exponent(x, (x.ndim + k,)), shape) for x, k in ((a, -1), (b, -2))]
                 made = [*tops, np.where(fine_a & fine_b, np.matmul(qa, qb), 0)]
             case "scatter_add_rows", (index, values):
                 rows: Any = case.attrs["rows"]
-                top = np.full(shape, reference._exponent(values, tuple(range(values.ndim))).item())
+                top = np.full(shape, reference.exponent(values, tuple(range(values.ndim))).item())
                 s = reference.sum_bits(len(index)) + 126 - top.flat[0]
                 q = np.zeros(shape, np.int64)
-                np.add.at(q, np.clip(index, 0, rows - 1), reference._fixed(values, s))
+                np.add.at(q, np.clip(index, 0, rows - 1), reference.fixed(values, s))
                 made = _float_sum(top, q)
             case "scatter_value", (x, index):
                 axis = case.attrs["axis"]
@@ -314,7 +314,7 @@ def large() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         stage = stage_of(case)
         element = y.size - 1
         total = np.array([t.flat[element] for t in folded])
-        q = reference._fixed(x, reference.sum_bits(n) + 126 - int(total[0]))
+        q = reference.fixed(x, reference.sum_bits(n) + 126 - int(total[0]))
         both = dict(stage=stage, element=element)
         finishes.append(both | dict(totals=hexed(total), values="0x", bits=int(y.view(np.uint32).flat[element])))
         for i in [j for j in (1, 2, 5, 8, 11, 1000, 1004, 1010, n - 1, *range(20, 60)) if case.op != "scatter_add_rows" or j % 3 == 2]:

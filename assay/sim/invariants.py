@@ -57,7 +57,8 @@ class Invariants:
         self._known = len(jobs.segments)
         self._live = {number for number in self._live if number in jobs.segments and jobs.segments[number].state not in TERMINAL}
         owed = sum(job.escrow for job in jobs.jobs.values()) + sum(jobs.credit.values())
-        owed += sum(jobs.segments[number].price + jobs.segments[number].fees_held for number in self._live)
+        owed += sum(jobs.segments[number].price for number in self._live)
+        owed += sum(segment.fees_held for segment in jobs.segments.values())  # kept for noes that a dispute may yet bear out, too
         if owed != balances.get(JOBS, 0):
             raise self._broken(f"the contract holds {balances.get(JOBS, 0)} and owes {owed}")
         staked = sum(account.stake for account in stakes.accounts.values())

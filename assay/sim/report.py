@@ -113,6 +113,7 @@ def problems(world: World, finished: bool) -> list[str]:
     if (after := sum(world.ledger.balances().values())) != world.minted:
         found.append(f"there were {world.minted} tokens, now there are {after}")
     owed = sum(world.ledger.view(account).credit for account in world.ledger.balances())
+    owed += sum(segment.fees_held for segment in world.ledger.jobs.segments.values())  # for noes, until the bond they withheld is cleared
     held = world.ledger.balances()[JOBS]
     if finished and owed != held:
         found.append(f"the contract holds {held} and owes {owed}, with every job closed")

@@ -53,7 +53,7 @@ def test_every_route_trains_all_steps(route: Route, name: str) -> None:
 def test_the_trainings_learn(name: str) -> None:
     """A training that stood still would check little."""
     training = trainings.load(name)
-    engine = trainings.Cpu(training.program)
+    engine = trainings.engine_of(training.program)
     losses = []
 
     def run(part: str, inputs: Any) -> trainings.Tensors:

@@ -33,7 +33,7 @@ def playing(challenger: Any, asserter: Any) -> Bench:
     bench.committed()
     bench.drawn(verifiers=(ME, OTHER))
     bench.load_job()
-    bench.seen(chain.DisputeSealed, dispute=DISPUTE, segment=SegmentId(1), challenger=challenger, bond=5, open_by=bench.now + 50)
+    bench.seen(chain.DisputeSealed, dispute=DISPUTE, segment=SegmentId(1), challenger=challenger, bond=5, open_by=bench.now + 50, allowance=0)
     bench.seen(chain.DisputeOpened, dispute=DISPUTE, segment=SegmentId(1), asserter=asserter, target=1, unit=4, round=0)
     moved(bench, "traced", True)
     moved(bench, "trace", False)

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import msgspec
+
 from assay.exact.cuda import probe
 from assay.exact.cuda.device import Description, Device, source
 from assay.exact.cuda.product import Axis, Operand, Product, Products, Size, Way, digits, tiles
@@ -46,12 +48,9 @@ def _read(file: Path) -> dict[str, str]:
     try:
         if file.stat().st_size > LARGEST:
             return {}
-        found = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError):
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.MsgspecError):
         return {}
-    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
-        return {}
-    return found
 
 
 class Choices:
