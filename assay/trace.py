@@ -7,7 +7,8 @@ table as far as it goes; what is left outside the closed set is refused by name,
 
 Nothing of PyTorch's arithmetic enters the program, so it does not depend on torch's threads, instruction sets or version: only on
 which operators were called. One file because export, trace and lowering share what is known of one module. Which tensor of the model
-becomes what: assay.entries. Buffers that the model changes are entries of the accumulator and so pass through the micro-batches of a step; the update puts them into the state.
+becomes what: assay.entries. Buffers that the model changes are entries of the accumulator and so pass
+through the micro-batches of a step; the update puts them into the state.
 
 Dropout: element i of the mask of the model's n-th place that drops (from 0) is 0 where philox(position, stream, key) < p · 2^32
 (rounded), else 1 / (1 - p), with position = i + n · 2^40, stream = micro-batch + step · 2^32 and key = the training's seed.
