@@ -134,6 +134,7 @@ def submit(
     where = settings(rpc, contract, bootstrap, data, "client")
     started = time.monotonic()
     plan, training = plan_of(train, steps, seed)
+    from assay.chain import Params
     from assay.cli.submit import Order, Submission, read_params
     from assay.client import estimate
     from assay.economics import GAS_PRICE, bond_base
