@@ -88,7 +88,7 @@ OPERATIONS: dict[str, Callable[[Inputs], Array]] = {
     "to_i64": lambda x: reference.cast(x.a, "i64"),
     "from_i64": lambda x: _bits(reference.cast(x.whole, "f32")),
     "scaled": lambda x: _bits(reference.round_scaled(x.whole >> 1, x.shift)),
-    "fixed": lambda x: reference._fixed(x.a, x.s),
+    "fixed": lambda x: reference.fixed(x.a, x.s),
 }
 
 
