@@ -6,8 +6,8 @@
     await chain.close()
 
 `signer` is an eth_account LocalAccount, the file is the sender's journal (one process, one account, one network). Stakes, token and
-Disputes are found through the contract's views. `EvmReader` is the half of it that needs no key. Deposit, PostJob, FundJob and
-SealDispute first approve the token, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so
+Disputes are found through the contract's views, Bounties by its code (evm_create2). `EvmReader` is the half of it that needs no key. Calls
+that take tokens first approve, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so
 nothing imports this lightly.
 """
 
@@ -24,7 +24,7 @@ from eth_keys.exceptions import BadSignature
 from eth_utils.exceptions import ValidationError
 
 from assay import chain
-from assay.adapters import evm_abi, evm_moves
+from assay.adapters import evm_abi, evm_create2, evm_moves
 from assay.adapters.evm_disputes import DisputeReader
 from assay.adapters.evm_journal import SendJournal
 from assay.adapters.evm_reader import Reader
@@ -36,6 +36,8 @@ from assay.dispute.record import Record, Rules
 from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, SegmentId
 from assay.ports import AccountView, Outage, Reverted
 
+Taking = chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute | chain.OfferBounty
+"""Calls that take tokens."""
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 """Of secp256k1; signatures with a greater s are refused by the contract (EIP-2)."""
 DECISION_GAS = 500_000
@@ -66,7 +68,7 @@ class EvmReader:
         self.genesis = genesis
         self.contract = contracts["jobs"]
         self.contracts = contracts
-        """By name: jobs, stakes, token; disputes, if the network has them."""
+        """By name: jobs, stakes, token; disputes and bounties, if the network has them."""
         self.disputes = contracts.get("disputes", Address(""))
         named = {address: name for name, address in contracts.items() if name != "token"}
         self.reader = Reader(rpc, named, first_block)
@@ -88,6 +90,9 @@ class EvmReader:
                 del found["disputes"]
         except (Refused, evm_abi.BadLog):
             raise NoContract(f"there is no Jobs contract at {contract} on chain {chain_id} ({rpc.url}): check the address and the URL") from None
+        where = evm_create2.created("bounties", contract)
+        if blob(await rpc.call("eth_getCode", where, "latest")):
+            found["bounties"] = where
         return chain_id, genesis, found, await _deployed_in(rpc, contract, head.number)
 
     @classmethod
@@ -137,7 +142,7 @@ class EvmReader:
 
     def _address(self, contract: str) -> Address:
         if contract not in self.contracts:
-            raise refuse("NoDisputes")
+            raise refuse("NoBounties" if contract == "bounties" else "NoDisputes")
         return self.contracts[contract]
 
     async def view(self, account: Address) -> AccountView:
@@ -147,10 +152,14 @@ class EvmReader:
             ("stakes", "reservedOf", (account,)),
             ("jobs", "credit", (account,)),
         ]
-        if self.disputes:
-            wanted.append(("disputes", "credit", (account,)))
+        more = [name for name in ("disputes", "bounties") if name in self.contracts]
+        wanted += [(name, "credit", (account,)) for name in more]
         tokens, stake, reserved, credit, *rest, native = await self._views(wanted, ("eth_getBalance", [account, "latest"]))
-        return AccountView(tokens=tokens, stake=stake, reserved=reserved, credit=credit, dispute_credit=sum(rest), native=number(native))
+        credits = dict(zip(more, rest, strict=True))
+        return AccountView(
+            tokens=tokens, stake=stake, reserved=reserved, credit=credit, dispute_credit=credits.get("disputes", 0),
+            bounty_credit=credits.get("bounties", 0), native=number(native),
+        )  # fmt: skip
 
     # ---- disputes
 
@@ -267,7 +276,7 @@ class EvmChain(EvmReader):
             contract, data = evm_abi.calldata(call)
         target = self._address(contract)
         try:
-            if isinstance(call, chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute):
+            if isinstance(call, Taking):
                 async with self._allowance:
                     if self.sender.journal.get(call_id) is None:
                         await self._approve(call_id, target, await self._taken(call))
@@ -276,10 +285,12 @@ class EvmChain(EvmReader):
         except Refused as error:
             raise Reverted(evm_abi.explain_revert(error.data, str(error))) from None
 
-    async def _taken(self, call: chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute) -> int:
+    async def _taken(self, call: Taking) -> int:
         """What the contract will take."""
         if isinstance(call, chain.SealDispute):
             return await self.dispute_bond(call.segment)
+        if isinstance(call, chain.OfferBounty):
+            return call.terms.amount
         return call.terms.budget if isinstance(call, chain.PostJob) else call.amount
 
     async def dispute_bond(self, segment: SegmentId) -> int:

@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-from eth_abi import abi
-from eth_utils.abi import collapse_if_tuple
 
-from assay.adapters.evm_abi import artifact
 from assay.adapters.evm_abi import encode as calldata
+from assay.adapters.evm_create2 import DEPLOYER, created, creation, deployment
 from assay.codec import Message, decode, encode
 from assay.dispute.record import Rules
 from assay.ids import ZERO_ADDRESS, Address, address
@@ -62,6 +60,10 @@ class Network(Message, frozen=True, kw_only=True):
     disputes: Address
     deployed_in: int
     """Block."""
+
+    @property
+    def bounties(self) -> Address:
+        return created("bounties", self.jobs)
 
 
 def find_anvil() -> Path:
@@ -201,15 +203,13 @@ def _mined(url: str, sent: str) -> dict[str, Any]:
 
 
 def _create(url: str, deployer: str, contract: str, *arguments: object) -> Address:
-    built = artifact(contract)
-    inputs = [collapse_if_tuple(item) for entry in built["abi"] if entry["type"] == "constructor" for item in entry["inputs"]]
-    data = built["bytecode"] + abi.encode(inputs, list(arguments)).hex()
+    data = "0x" + creation(contract, *arguments).hex()
     receipt = _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "data": data, "gas": DEPLOY_GAS}))
     return address(receipt["contractAddress"])
 
 
 def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND_DELAY, rules: Rules = RULES) -> Network:
-    """Deploys token, Stakes, Jobs and Disputes, which have no guardian. Raises Outage, rpc.RpcRefused."""
+    """Deploys token, Stakes, Jobs, Disputes, which have no guardian, and Bounties. Raises Outage, rpc.RpcRefused."""
     deployer = rpc.call(url, "eth_accounts")[0]
     chain_id, head = int(rpc.call(url, "eth_chainId"), 16), int(rpc.call(url, "eth_blockNumber"), 16)
     token = _create(url, deployer, "token")
@@ -221,6 +221,8 @@ def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND
     disputes = _create(url, deployer, "disputes", jobs, game, descent, _create(url, deployer, "verdict", jobs, game, *leaves))
     bind = "0x" + calldata("stakes", "bind", jobs, disputes).hex()
     _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "to": stakes, "data": bind}))
+    made = {"from": deployer, "to": DEPLOYER, "data": "0x" + deployment("bounties", jobs).hex(), "gas": DEPLOY_GAS}
+    _mined(url, rpc.call(url, "eth_sendTransaction", made))
     return Network(url=url, chain_id=chain_id, jobs=jobs, stakes=stakes, token=token, disputes=disputes, deployed_in=head)
 
 
@@ -251,7 +253,7 @@ def balances(network: Network, accounts: list[Address]) -> dict[Address, int]:
     """Token balance of each of `accounts`, of the contracts and of the burn address."""
     burn = Address("0x000000000000000000000000000000000000dead")
     found = {}
-    for who in [*accounts, network.jobs, network.stakes, network.disputes, burn]:
+    for who in [*accounts, network.jobs, network.stakes, network.disputes, network.bounties, burn]:
         data = "0x" + calldata("token", "balanceOf", who).hex()
         found[who] = int(rpc.call(network.url, "eth_call", {"to": network.token, "data": data}, "latest"), 16)
     return found
