@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,9 +22,10 @@ from assay.exact.types import DTYPE_CODES
 from assay.ids import Digest
 from assay.state import Array, Tensors, tensor_roots
 
+T = TypeVar("T")
 ZEROS = Digest(bytes(32))
 F32, I64 = DTYPE_CODES["f32"][0], DTYPE_CODES["i64"][0]
-NUMPY = {F32: np.dtype("<f4"), I64: np.dtype("<i8")}
+NUMPY: dict[int, np.dtype[Any]] = {F32: np.dtype("<f4"), I64: np.dtype("<i8")}
 
 
 class NoMatch(ValueError):
@@ -103,6 +105,11 @@ def started(start: Sequence[Entry], trained: Sequence[Entry]) -> tuple[Entry, ..
     if missing := next((e.name for e in start if e.root == ZEROS and e.name not in left), None):
         raise NoMatch(f"the training leaves no {missing.decode(errors='replace')!r}")
     return tuple(Entry(name=e.name, root=left[e.name]) if e.root == ZEROS else e for e in start)
+
+
+def live(state: Mapping[str, T]) -> dict[str, T]:
+    """The model's part of a training's state: what an evaluation may read."""
+    return {name: entry for name, entry in state.items() if name.startswith(("param.", "buffer."))}
 
 
 def template(state: Mapping[str, Array], live: Sequence[str]) -> tuple[Entry, ...]:

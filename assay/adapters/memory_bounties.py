@@ -17,6 +17,7 @@ from assay.codec import digest
 from assay.ids import Address, BountyId, Digest, SegmentId
 
 BOUNTIES = pseudo_address("bounties")
+NONE = SegmentId(0)
 MOST_ENTRIES, MOST_RUNGS = 4096, 16
 MOST_WINDOW = 90 * 24 * 3600
 
@@ -28,7 +29,7 @@ class Bounty:
     terms: BountyTerms
     amount: int
     reached: int = 0
-    last: SegmentId = SegmentId(0)
+    last: SegmentId = NONE
     until: int = 0
     shown: bool = False
     returned: bool = False

@@ -46,7 +46,7 @@ class MemoryLedger:
         self.seed = seed
         self.chain_id = chain_id
         self.block_time = block_time
-        self.contract, self.stakes_address, self.burn_address = JOBS, STAKES, BURN
+        self.contract, self.stakes_address, self.burn_address, self.bounties_address = JOBS, STAKES, BURN, BOUNTIES
         self.disputes_address = DISPUTES if rules is not None else Address("")
         self._options = (start, seat_stake, unbond_delay, rules)
         self._secrets: dict[Address, bytes] = {}

@@ -57,6 +57,8 @@ class Options:
     price: int = 100_000
     price_per_tera: int = 0
     """Asked for a step, and for 10^12 operations of it on top; smallest units."""
+    bounty_percent: int = 0
+    """Of a job's bounties, what is taken off that."""
     stake: int = 0
     threads: int = 1
     confirmations: int = 0
@@ -237,7 +239,8 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
         case "worker":
             from assay_worker.daemon import worker
 
-            return worker(ports, on_note, price_per_step=options.price, price_per_tera=options.price_per_tera, threads=options.threads)
+            asked = {"price_per_step": options.price, "price_per_tera": options.price_per_tera, "bounty_percent": options.bounty_percent}
+            return worker(ports, on_note, **asked, threads=options.threads)
         case "verifier":
             from assay_verifier.daemon import verifier
 

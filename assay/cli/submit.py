@@ -85,8 +85,8 @@ class Submission:
     async def run(self) -> None:
         order = self.order
         async with client_node(self.where, order.budget) as node:
-            service = await self._service(node)
-            scheduler = await self._party(node, "scheduler", order.scheduler)
+            service = await key_service(node, order.keyservice)
+            scheduler = await party(node, "scheduler", order.scheduler)
             head = await node.chain.head()
             wish = client.Wish(
                 segment_steps=order.segment_steps, price_cap=order.price_cap, fee=order.fee, budget=order.budget,
@@ -118,28 +118,30 @@ class Submission:
         if after and not self.as_json:
             print(f"\nbefore: {before}\nafter: {after}")
 
-    async def _party(self, node: Any, role: str, named: str | None) -> Address:
-        """The account of a role: the one that was named, or the first that is seen among peers."""
-        if named is not None:
-            try:
-                return address(named)
-            except ValueError as error:
-                raise Trouble(f"the {role}'s account is malformed", str(error), code=USAGE) from None
-        deadline = time.monotonic() + DISCOVERY
-        while time.monotonic() < deadline:
-            for record in node.peers.records():
-                if record.role == role:
-                    return Address(record.account)
-            await asyncio.sleep(0.25)
-        what = f"no {role} was seen among the peers within {DISCOVERY:g} s"
-        raise Trouble(what, "the bootstrap node knows none, or cannot be reached", f"assay {role} start, or name one: --{role} ACCOUNT", ENVIRONMENT)
 
-    async def _service(self, node: Any) -> client.Service:
-        account = await self._party(node, "keyservice", self.order.keyservice)
+async def party(node: Any, role: str, named: str | None) -> Address:
+    """The account of a role: the one that was named, or the first that is seen among peers. Raises Trouble."""
+    if named is not None:
         try:
-            return await client.find_service(node.chain, account)
-        except LookupError as error:
-            raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None
+            return address(named)
+        except ValueError as error:
+            raise Trouble(f"the {role}'s account is malformed", str(error), code=USAGE) from None
+    deadline = time.monotonic() + DISCOVERY
+    while time.monotonic() < deadline:
+        for record in node.peers.records():
+            if record.role == role:
+                return Address(record.account)
+        await asyncio.sleep(0.25)
+    what = f"no {role} was seen among the peers within {DISCOVERY:g} s"
+    raise Trouble(what, "the bootstrap node knows none, or cannot be reached", f"assay {role} start, or name one: --{role} ACCOUNT", ENVIRONMENT)
+
+
+async def key_service(node: Any, named: str | None) -> client.Service:
+    """Raises Trouble."""
+    try:
+        return await client.find_service(node.chain, await party(node, "keyservice", named))
+    except LookupError as error:
+        raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None
 
 
 def write_weights(out: Path, training: Any, state: Tensors) -> None:

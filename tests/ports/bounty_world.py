@@ -59,7 +59,8 @@ async def bounty_earned(world: World) -> None:
     await world.populate()
     job = await world.post()
     terms = _terms(world, job, (await world.last_posted()).terms)
-    for wrong, why in (({"window": 0}, "BadTerm"), ({"metric": b"x"}, "BadTerm"), ({"rungs": terms.rungs[::-1]}, "BadRungs"), ({"dtype": 2}, "BadTerm")):
+    broken: list[tuple[dict[str, Any], str]] = [({"window": 0}, "BadTerm"), ({"metric": b"x"}, "BadTerm"), ({"dtype": 2}, "BadTerm")]
+    for wrong, why in [*broken, ({"rungs": terms.rungs[::-1]}, "BadRungs")]:
         assert await world.refused("client", OfferBounty(terms=msgspec.structs.replace(terms, **wrong))) == why
     assert await world.refused("client", OfferBounty(terms=msgspec.structs.replace(terms, job=JobId(9)))) == "NoSuchJob"
     await world.do("client", OfferBounty(terms=terms))

@@ -83,7 +83,7 @@ class World:
         self.ids = itertools.count()
         self.end: Digest | None = None
         """What the next commitment ends in, where a script cares."""
-        self.last: list[Digest] = []
+        self.ended: list[Digest] = []
         """That of the last commitment, in the same case."""
 
     async def mine(self, blocks: int) -> None:
@@ -181,7 +181,7 @@ class World:
         count = (stop - start) * (MICRO_BATCHES + 1)
         items = [sha256(b"end", bytes([i])) for i in range(count)]
         items[-1] = self.end or items[-1]
-        self.last = items[-1:] if self.end else []
+        self.ended = items[-1:] if self.end else []
         ends = [merkle.leaf(i, item) for i, item in enumerate(items)]
         return Commit(
             segment=segment, stop=stop, link_root=merkle.root(ends), end_root=items[-1],
@@ -213,7 +213,7 @@ class World:
         """For each unit, the items of its trace; the last is the end that was committed."""
         counts = [UPDATE_LEAVES if draw.is_update(unit, MICRO_BATCHES) else MICRO_LEAVES for unit in units]
         heads = ([sha256(flavour, bytes([unit, i])) for i in range(count - 1)] for unit, count in zip(units, counts, strict=True))
-        ends = [self.last[0] if self.last and unit == LAST else sha256(b"end", bytes([unit])) for unit in units]
+        ends = [self.ended[0] if self.ended and unit == LAST else sha256(b"end", bytes([unit])) for unit in units]
         return [[*head, end] for end, head in zip(ends, heads, strict=True)]
 
     def reveal_of(self, name: str, drawn: Drawn, agrees: bool, flavour: bytes) -> tuple[Digest, Reveal]:

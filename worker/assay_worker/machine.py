@@ -68,7 +68,8 @@ class WorkerMachine(Offering, Ending):
             "activate": self._on_activate, "run": self._on_run, "lease": self._on_lease, "stop": self._on_stop, "commit": self._on_commit,
             "units": self._on_units, "reserve": self._on_reserve, "receipt": self._on_receipt, "grace": self._on_grace,
             "serve": self._on_serve, "drop": self._on_drop, "seal": self._on_seal, "vote": self._on_vote, "gather": self._on_gather,
-            "post": self._on_post, "posted": self._on_posted,
+            "post": self._on_post, "posted": self._on_posted, "begin": self._on_begin, "collect": self._on_collect,
+            "bounties": self._on_bounties,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class WorkerMachine(Offering, Ending):
             "doing": self.state.mine[self.state.current].phase if self.state.current is not None else "waiting for an assignment",
             "current_segment": self.state.current,
             "draining": self.state.draining,
-            "credit": self.state.credit,
+            "credit": self.state.credit + self.state.bounty_credit,
             "segments": [
                 {"segment": mine.segment, "phase": mine.phase, "state": self.state.facts.segments[mine.segment].state.name.lower()}
                 for mine in self.state.mine.values()
@@ -136,6 +137,7 @@ class WorkerMachine(Offering, Ending):
 
     def _chain(self, event: Any) -> None:
         self._review_offer()
+        self._earn(event)
         if isinstance(event, JobPosted):
             if any(a.job == event.job for a in self.state.heard):
                 self._want_job(event.job)
