@@ -72,7 +72,9 @@ def test_what_a_result_reaches() -> None:
     assert [bounty.reached(counted, n) for n in (29, 30, 45, 60, (1 << 64) - 1)] == [0, 10_000_000, 30_000_000, 30_000_000, 0]
     lost = terms(sponsor.rungs_of(("0.5:30", "1.0:10"), bounty.F32, True, 60), bounty.F32, True)
     assert [bounty.reached(lost, bits(x)) for x in (1.01, 1.0, 0.5, -3.0, float("nan"))] == [0, 10_000_000, 30_000_000, 30_000_000, 0]
-    for pays, dtype in ((("75%:30", "80%:20"), bounty.I64), (("x:1",), bounty.I64), (("5:0",), bounty.I64), (("50%:1",), bounty.F32), (("1.5:1",), bounty.I64)):
+    for pays, dtype in (
+        (("75%:30", "80%:20"), bounty.I64), (("x:1",), bounty.I64), (("5:0",), bounty.I64), (("50%:1",), bounty.F32), (("1.5:1",), bounty.I64),
+    ):  # fmt: skip
         with pytest.raises(Trouble):
             sponsor.rungs_of(pays, dtype, False, 60)
 

@@ -135,7 +135,7 @@ def test_figures_of_two_classes_and_of_language() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"param.w": np.zeros(1, np.float32)},
+        {"m.w": np.zeros(1, np.float32)},
         {"mean.loss": np.zeros(2, np.float32)},
         {"metric.confusion": np.array([[1, -1], [0, 1]])},
         {"metric.confusion": np.zeros((2, 2), np.int64)},

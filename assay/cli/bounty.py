@@ -27,6 +27,8 @@ Window = Annotated[str, typer.Option("--window", metavar="TIME", help="How long 
 TrainedFile = Annotated[Path | None, typer.Option("--trained", metavar="FILE", help="The training's last state, from its client.")]
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MICRO = 1_000_000
+POLICY = "k-of-n"
+POLICY_HELP = f"How closely the evaluation is checked; else as --params says, or {POLICY}."
 LIFETIME = 7 * 24 * 3600
 LOOK = 1.0
 """Seconds between looks at the chain."""
@@ -39,11 +41,14 @@ def seconds(text: str) -> int:
     return int(text[:-1]) * UNITS[text[-1]]
 
 
-def wanted_of(file: Path, pays: list[str], metric: str, at_most: bool, window: str, policy: str, keyservice: str | None, seed: int) -> Wanted:
+def wanted_of(
+    file: Path, pays: list[str], metric: str, at_most: bool, window: str, policy: str | None, params: Path | None, keyservice: str | None, seed: int
+) -> Wanted:
     """What is asked for on the command line. Raises Trouble, TrainingError."""
     from assay.chain import Params
     from assay.cli.jobs import SEGMENT_STEPS
     from assay.cli.sponsor import Wanted
+    from assay.cli.submit import read_params
     from assay.economics import GAS_PRICE, bond_base
     from assay.policy import longest_segment, params_for
     from assay.training import Evaluation, load_training
@@ -51,12 +56,13 @@ def wanted_of(file: Path, pays: list[str], metric: str, at_most: bool, window: s
     evaluation = load_training(file, seed)
     if not isinstance(evaluation, Evaluation):
         raise Trouble(f"{file} is not an evaluation", "a bounty is paid by what an assay.Evaluation measures", "docs/model-developer.md", USAGE)
+    given = Params(bond_base=bond_base(GAS_PRICE)) if params is None else read_params(params)
     try:
-        params = params_for(policy, Params(bond_base=bond_base(GAS_PRICE)))
+        checked = params_for(policy or POLICY, given) if policy is not None or params is None else given
     except ValueError as error:
         raise Trouble("the evaluation cannot be checked like that", str(error), code=USAGE) from None
-    longest = longest_segment(params, 1) or SEGMENT_STEPS
-    return Wanted(evaluation, tuple(pays), metric, at_most, seconds(window), params, longest, keyservice)
+    longest = longest_segment(checked, 1) or SEGMENT_STEPS
+    return Wanted(evaluation, tuple(pays), metric, at_most, seconds(window), checked, longest, keyservice)
 
 
 @app.command("offer")
@@ -64,7 +70,8 @@ def offer_(
     job: Annotated[int, typer.Argument(metavar="JOB", help="The training.")],
     evaluation: Annotated[Path, typer.Argument(metavar="EVALUATE.py", help="A file that ends in `training = assay.Evaluation(...)`.")],
     pay: Pay, metric: Metric = "right", at_most: AtMost = False, window: Window = "7d",
-    policy: Annotated[str, typer.Option("--policy", metavar="NAME", help="How closely the evaluation is checked.")] = "k-of-n",
+    policy: Annotated[str | None, typer.Option("--policy", metavar="NAME", help=POLICY_HELP)] = None,
+    params: Annotated[Path | None, typer.Option("--params", metavar="FILE", help="TOML with windows and policy of the evaluation.")] = None,
     keyservice: Annotated[str | None, typer.Option("--keyservice", metavar="ACCOUNT", help="Else found among peers.")] = None,
     rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the money is locked.")] = False,
@@ -75,9 +82,9 @@ def offer_(
     Example: [bold]assay bounty offer 1 evaluate.py --pay 75%:10 --pay 80%:30[/bold]
     """
     where = settings(rpc, contract, bootstrap, data, "client")
-    wanted = wanted_of(evaluation, pay, metric, at_most, window, policy, keyservice, seed)
-    told = f"A bounty that nobody shows a result for in {window} after the training is paid in full"
-    if not yes and not json and not typer.confirm(f"{told}. Lock it?", default=True):
+    wanted = wanted_of(evaluation, pay, metric, at_most, window, policy, params, keyservice, seed)
+    told = f"When no result is shown within {window} after the training, all of it is paid"
+    if not yes and not json and not typer.confirm(f"{told}. Lock the bounty?", default=True):
         raise typer.Exit(1)
     number, terms = run_async(_offer(where, JobId(job), wanted))
     if json:
@@ -88,10 +95,23 @@ def offer_(
 
 async def _offer(where: Settings, job: JobId, wanted: Wanted) -> tuple[BountyId, Any]:
     from assay.cli.sponsor import offer
-    from assay.cli.submit import client_node
+    from assay.cli.submit import client_node, most_of
 
-    async with client_node(where) as node:
+    async with client_node(where, most_of(wanted.pays)) as node:
         return await offer(node, where, job, wanted)
+
+
+async def _read(where: Settings) -> tuple[Ledger, int]:
+    """What is final, and the chain's time."""
+    from assay.adapters.evm import EvmReader
+    from assay.receipts import Ledger
+
+    reader, ledger = await EvmReader.open(where.rpc, where.contract), Ledger()
+    try:
+        ledger.feed(await reader.events((-1, -1), 0))
+        return ledger, (await reader.head()).time
+    finally:
+        await reader.close()
 
 
 @app.command("list")
@@ -214,9 +234,11 @@ async def _claim(where: Settings, number: BountyId, given: Path | None, result: 
 
     async with client_node(where) as node:
         done = await claim(node, number, given, result)
-        while wait and known(await read_all(node.chain, 0), number).earned((await node.chain.head()).time) is None:
+        if not wait:
+            return done
+        while known(await read_all(node.chain, 0), number).earned((await node.chain.head()).time) is None:  # noqa: ASYNC110 (the chain's time)
             await asyncio.sleep(LOOK)
-        return done + (await claim(node, number, given, result) if wait else [])
+        return done + await claim(node, number, given, result)
 
 
 def _tell(number: int, done: list[str], as_json: bool, **more: Any) -> None:

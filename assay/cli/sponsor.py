@@ -17,8 +17,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from assay import bounty, client
-from assay.chain import BeginBounty, BountyOffered, BountyTerms, CallId, CollectBounty, Evaluated, OfferBounty, ReturnBounty, Rung
-from assay.chain import SegmentState, ShowBounty, WithdrawBounties
+from assay.chain import (
+    BeginBounty,
+    BountyOffered,
+    BountyTerms,
+    CallId,
+    CollectBounty,
+    Evaluated,
+    OfferBounty,
+    ReturnBounty,
+    Rung,
+    SegmentState,
+    ShowBounty,
+    WithdrawBounties,
+)
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, money
 from assay.cli.submit import key_service, party, read_all
 from assay.codec import Message, decode, digest, encode
@@ -219,7 +231,8 @@ async def trained(node: Any, ledger: Ledger, job: JobId, given: Path | None) -> 
     """The last settled segment of the training, and the state that it ended in. Raises Trouble."""
     last = ledger.last_good(job)
     if last is None or not over(ledger, job):
-        raise Trouble(f"the training, job {job}, is not over", f"{last.stop if last else 0} of {ledger.jobs[job].terms.steps} steps have settled", "wait")
+        settled = f"{last.stop if last else 0} of {ledger.jobs[job].terms.steps} steps have settled"
+        raise Trouble(f"the training, job {job}, is not over", settled, "wait")
     try:
         if given is None:
             return last, await client.fetch(ledger, job, node.chain, node.blobs, node.keys)
@@ -310,7 +323,8 @@ async def _show(node: Any, ledger: Ledger, b: Bounty, given: Path | None, result
         entries = bounty.entries_of(left)
         call = ShowBounty(bounty=b.number, terms=b.terms, segment=segment.number, trained=entries, value=value, path=path)
         await node.chain.send(CallId(f"show:{b.number}:{segment.number}"), call)
-        done.append(f"job {segment.job} measured {said(b.terms, value)}: {money(bounty.reached(b.terms, value))} of {money(b.terms.amount)} is earned")
+        earned = f"{money(bounty.reached(b.terms, value))} of {money(b.terms.amount)} is earned"
+        done.append(f"job {segment.job} measured {said(b.terms, value)}: {earned}")
     return done
 
 

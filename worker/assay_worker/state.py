@@ -86,11 +86,11 @@ class WorkerState(RoleState):
     """The segment that is gathered for, run or being committed."""
     mine: dict[SegmentId, Mine] = msgspec.field(default_factory=dict)
     draining: bool = False
-    bounties: dict[BountyId, Sought] = {}
+    bounties: dict[BountyId, Sought] = msgspec.field(default_factory=dict)
     bounty_credit: int = 0
-    settled: dict[JobId, list[SegmentId]] = {}
+    settled: dict[JobId, list[SegmentId]] = msgspec.field(default_factory=dict)
     """This node's settled segments."""
-    ended: set[JobId] = set()
+    ended: set[JobId] = msgspec.field(default_factory=set)
     """Jobs of which nothing can settle any more."""
     speed_milli: int = 0
     """Thousandths of a step a second in the last run."""
