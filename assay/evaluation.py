@@ -15,7 +15,6 @@ import numpy as np
 
 from assay.state import Array
 
-
 WEIGHTS = ("param.", "buffer.")
 
 

@@ -36,7 +36,8 @@ def test_a_bounty_is_offered_measured_and_paid_by_typing_commands(here: Path) ->
     assay(here, "net", "up")
     (here / "train.py").write_text(TRAINING)
     (here / "held.py").write_text(EVALUATION)
-    (here / "fast.toml").write_text("finality = 1\nchallenge_window = 1\nverifiers = 1\nquorum = 1\nseal_window = 300\nreveal_window = 300\nopen_window = 300\n")
+    windows = "seal_window = 300\nreveal_window = 300\nopen_window = 300\nchallenge_window = 1\n"  # too short to wait for a full minute
+    (here / "fast.toml").write_text(windows + "finality = 1\nverifiers = 1\nquorum = 1\n")
     with daemon(here, "keyservice"), daemon(here, "scheduler"), daemon(here, "worker"), daemon(here, "verifier"):
         submit = ["submit", "train.py", "--budget", "40", "--yes", "--segment-steps", "4", "--params", "fast.toml", "--watch"]
         assay(here, *submit, "--bounty", "held.py", "--pay", "1:2", "--pay", "60%:3.5", "--window", "1d")

@@ -55,7 +55,8 @@ async def _result(where: Settings, job: JobId, given: Path | None, out: Path | N
     except ValueError as error:
         raise Trouble(f"job {job} is not an evaluation", str(error), f"assay job fetch {job} --out FILE.safetensors gives the weights") from None
     if out is not None and not is_open(state):
-        raise Trouble("this result is not written", "the evaluation of a bounty holds the weights, too", "assay bounty show NUMBER tells what was shown of it", FAILED)
+        why = "the evaluation of a bounty holds the weights, too"
+        raise Trouble("this result is not written", why, "assay bounty show NUMBER tells what was shown of it", FAILED)
     if out is not None:
         await asyncio.to_thread(out.write_bytes, to_bytes(state))
     terms, last = ledger.jobs[job].terms, _last(ledger, job)

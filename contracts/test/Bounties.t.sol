@@ -157,6 +157,40 @@ contract BountiesTest is Sponsored {
         bounties.show(id, t, last, trained(), 1 << 32, path);
     }
 
+    /// What a state of many tensors costs to show: 240 that the evaluation reads, and two moments of each.
+    function test_gas_of_many_tensors() public {
+        Entry[] memory all = new Entry[](720);
+        BountyTerms memory t = bountyTerms(post());
+        t.start = new Entry[](241);
+        t.start[0] = Entry("metric.right", scalar(3, 0));
+        for (uint256 i = 0; i < 240; ++i) {
+            bytes memory name = abi.encodePacked("encoder.layer.attention.", bytes2(uint16(0x6161 + (i / 16 << 8) + i % 16)), ".weight");
+            all[i] = Entry(abi.encodePacked("m.", name), keccak256(name));
+            all[240 + i] = Entry(abi.encodePacked("param.", name), keccak256(abi.encode(name)));
+            all[480 + i] = Entry(abi.encodePacked("v.", name), keccak256(name));
+            t.start[1 + i] = Entry(all[240 + i].name, 0);
+        }
+        uint64[] memory ids = new uint64[](3);
+        ids[0] = settledBy(provider, t.job, 0, 0);
+        ids[1] = settledBy(other, t.job, ids[0], 0);
+        ids[2] = settledBy(provider, t.job, ids[1], rootOf(STEPS, all));
+        vm.prank(sponsor);
+        uint64 id = bounties.offer(t);
+        vm.snapshotGasLastCall("bounties", "offer, 241 entries");
+        bounties.begin(id, ids[2]);
+        Entry[] memory e = new Entry[](241);
+        for (uint256 i = 0; i < 241; ++i) {
+            e[i] = i == 0 ? Entry("metric.right", scalar(3, 0)) : all[239 + i];
+        }
+        Terms memory j = evaluationTerms();
+        j.stateRoot = rootOf(0, e);
+        e[0].root = scalar(3, 800);
+        uint64 segment = settledBy(other, posted(j), 0, rootOf(EVALUATED, e));
+        bytes32[] memory path = pathOf(e, 0);
+        bounties.show(id, t, segment, all, 800, path);
+        vm.snapshotGasLastCall("bounties", "show, 720 and 241 entries");
+    }
+
     function testFuzz_the_order_of_floats(uint32 x, uint32 y) public view {
         x = x & 0xbfffffff; // finite
         y = y & 0xbfffffff;
@@ -250,6 +284,7 @@ contract BountiesTest is Sponsored {
         bytes32[] memory path = pathOf(measured(900), 2);
         bytes32 end = rootOf(EVALUATED, measured(900));
         BountyTerms memory offer_ = bountyTerms(job);
+        token.mint(client, 9 * BUDGET);
         for (uint256 i = 0; i < 9; ++i) {
             Terms memory t = evaluationTerms();
             string memory what = "its terms";
