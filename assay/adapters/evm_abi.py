@@ -30,7 +30,7 @@ from assay.ids import Address, Cid
 FILES = {
     "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "escrow": "Escrow", "appeals": "Appeals", "stakes": "Stakes", "token": "TestToken",
     "disputes": "Disputes", "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
-    "bounties": "Bounties",
+    "bounties": "Bounties", "receipts": "Receipts",
 }  # fmt: skip
 RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}
 """What Disputes calls otherwise than the vocabulary."""

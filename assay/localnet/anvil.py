@@ -226,6 +226,20 @@ def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND
     return Network(url=url, chain_id=chain_id, jobs=jobs, stakes=stakes, token=token, disputes=disputes, deployed_in=head)
 
 
+def deploy_receipts(network: Network, *, unbond_delay: int = UNBOND_DELAY, rules: Rules = RULES) -> Address:
+    """Deploys Receipts on a network, with a Disputes of its own, in which nobody is pardoned; its address. Raises Outage, rpc.RpcRefused."""
+    url = network.url
+    deployer = rpc.call(url, "eth_accounts")[0]
+    receipts = _create(url, deployer, "receipts", network.token, unbond_delay)
+    game = (rules.open_window, rules.grace, rules.budget, rules.payout_delay, rules.bond, 0, ZERO_ADDRESS)
+    leaves = (_create(url, deployer, "clear_leaf"), _create(url, deployer, "table_leaf"))
+    parts = (_create(url, deployer, "descent", receipts, game), _create(url, deployer, "verdict", receipts, game, *leaves))
+    disputes = _create(url, deployer, "disputes", receipts, game, *parts)
+    bind = "0x" + calldata("receipts", "bind", disputes).hex()
+    _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "to": receipts, "data": bind}))
+    return receipts
+
+
 def save(network: Network, folder: Path) -> None:
     """Keeps the addresses beside the chain's state."""
     fresh = folder / "contracts.json.new"
