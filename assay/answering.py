@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from assay import merkle
@@ -95,7 +94,7 @@ class Case:
 
     def trace(self) -> Tensors:
         """What an honest signer serves."""
-        found = {}
+        found: Tensors = {}
         for unit, part in enumerate(PARTS):
             link = self.own(unit)
             found |= {f"{part}.{i}": value for i, value in enumerate(link.values[len(link.trees.part.inputs) :])}
@@ -120,7 +119,7 @@ class Case:
     def facts(self, **known: Any) -> Facts:
         """What a dispute over it knows; `known` is what follows from a chain."""
         made, program = self.claim(0, 0), self.program
-        terms = {"open_window": 1, "grace": 1, "budget": 0, "bond": 0, "stake": 0, "chain_id": 0, "segment": 0}
+        terms: dict[str, Any] = {"open_window": 1, "grace": 1, "budget": 0, "bond": 0, "stake": 0, "chain_id": 0, "segment": 0}
         terms |= {"disputes": ZERO_ADDRESS, "challenger": ZERO_ADDRESS}
         return Facts(
             program_root=made.program_root, schedule_root=made.schedule_root, data_root=made.data_root, steps=1, micro_batches=1,

@@ -5,7 +5,8 @@ that is public, an adapter that was bought) needs nothing else. It says the same
 two links, the run (its end is the accumulator's root) and the update, which puts the output into the state. So it can be disputed like a step of
 training (assay.answering), down to one operation. Who signs a receipt that does not come out has signed a proof of it.
 
-The job's data are the input itself: one shard, its records laid so that the job's order reads them as they were given, salted from a key that everybody knows.
+The job's data are the input itself: one shard, its records laid so that the job's order reads them as they were given, salted from a key that
+everybody knows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The contract with the stake behind receipts (contracts/src/Receipts.sol), for one account.
 
-To disputes of its own it is what Jobs and Stakes are to the network's, and answers the same views; so this is the Chain port over it, as far as stake and
-disputes go, with what only receipts have: a signed claim, and bringing one. Its address is told, like that of Jobs.
+To disputes of its own it is what Jobs and Stakes are to the network's, and answers the same views; so this is the Chain port over it, as far as
+stake and disputes go, with what only receipts have: a signed claim, and bringing one. Its address is told, like that of Jobs.
 """
 
 from __future__ import annotations

@@ -60,6 +60,8 @@ class Network(Message, frozen=True, kw_only=True):
     disputes: Address
     deployed_in: int
     """Block."""
+    receipts: Address = Address("")
+    """Empty where the network has none (`deploy_receipts`)."""
 
     @property
     def bounties(self) -> Address:
@@ -238,6 +240,12 @@ def deploy_receipts(network: Network, *, unbond_delay: int = UNBOND_DELAY, rules
     bind = "0x" + calldata("receipts", "bind", disputes).hex()
     _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "to": receipts, "data": bind}))
     return receipts
+
+
+def deploy_whole(url: str) -> Network:
+    """A network with Receipts. Raises Outage, rpc.RpcRefused."""
+    network = deploy(url)
+    return msgspec.structs.replace(network, receipts=deploy_receipts(network))
 
 
 def save(network: Network, folder: Path) -> None:

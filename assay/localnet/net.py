@@ -177,7 +177,7 @@ def start(base: Path, *, port: int, block_time: float) -> Network:
     chain = _anvil(folder, port, block_time, os.setsid)
     left = {"chain": _left(chain.pid)}
     try:
-        contracts = anvil.load(folder, chain.url) or anvil.deploy(chain.url)
+        contracts = anvil.load(folder, chain.url) or anvil.deploy_whole(chain.url)
         network = Network(rpc=chain.url, chain_id=contracts.chain_id, contract=contracts.jobs, bootstrap="", contracts=contracts)
         log = folder / "bootstrap.out"
         log.unlink(missing_ok=True)
@@ -194,6 +194,8 @@ def start(base: Path, *, port: int, block_time: float) -> Network:
     anvil.save(contracts, folder)  # the chain's own state is written by anvil, every second
     (folder / "network.json").write_bytes(msgspec.json.encode(network))
     lines = {"rpc": network.rpc, "contract": network.contract, "bootstrap": network.bootstrap, "data": str(base.absolute())}
+    if contracts.receipts:
+        lines["receipts"] = contracts.receipts
     (base / "net.toml").write_text("# Written by `assay net up`: what commands in this folder take for granted.\n" + _toml(lines))
     return network
 

@@ -120,9 +120,9 @@ def test_a_true_receipt_stands_and_its_stake_may_leave_after_the_dispute(tmp_pat
         claim = case.claim(BOND, (await court.signer.head()).time)
         again = await court.doubter.accuse(claim, court.signer.sign_claim(claim), program_head(case.program))
         assert again == await court.doubter.accuse(claim, court.signer.sign_claim(claim), program_head(case.program)) == number + 1
+        forged = case.claim(BOND, 10**10)
         with pytest.raises(Reverted, match="BadSignature"):
-            claim = case.claim(BOND, 10**10)
-            await court.doubter.accuse(claim, court.doubter.sign_claim(claim), program_head(case.program))
+            await court.doubter.accuse(forged, court.doubter.sign_claim(forged), program_head(case.program))
         await court.signer.send(CallId("unbond"), Unbond(amount=STAKE))
         doubt = lied(receipt, weights, stage(weights, receipt, "add"))[1]
         mistaken = Challenger(case.told(doubt).__getitem__, (), answering.opening(0, SALT))
