@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from assay.chain import Offer, Reveal
 from assay.codec import Message
+from assay.dispute.parting import Question
 from assay.dispute.served import Nodes, Wanted
 from assay.ids import U32, U63, Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 
@@ -146,6 +147,20 @@ class NodesRequest(Message, frozen=True, kw_only=True):
     wanted: Wanted
 
 
+class StepRequest(Message, frozen=True, kw_only=True):
+    """The job's client, or a drawn verifier, to the provider, answered by Boundary: the state before a step, to check that step alone."""
+
+    segment: SegmentId
+    step: U63
+
+
+class TreeRequest(Message, frozen=True, kw_only=True):
+    """The same to the same, answered by Nodes: its link ends, and what a link of its looks like inside, to find where a run parts from it."""
+
+    segment: SegmentId
+    question: Question
+
+
 class Refusal(Message, frozen=True, kw_only=True):
     """A request that is not granted, with the reason in plain words."""
 
@@ -158,7 +173,10 @@ class Ack(Message, frozen=True, kw_only=True):
     pass
 
 
-AnyRequest = OfferMessage | Heartbeat | HandOver | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest
+AnyRequest = (
+    OfferMessage | Heartbeat | HandOver | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest | StepRequest
+    | TreeRequest
+)  # fmt: skip
 AnyReply = Boundary | KeyGrant | Nodes | Refusal | Ack
 AnyGossip = JobAnnouncement
 
