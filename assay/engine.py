@@ -23,7 +23,7 @@ import msgspec
 
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Facts, Named, Open, Path, Shown, Side
-from assay.dispute.parting import Parted, Question, Told
+from assay.dispute.questions import Parted, Question, Told
 from assay.dispute.record import Record
 from assay.dispute.served import Given, Nodes, Wanted
 from assay.ids import U32, U63, Digest

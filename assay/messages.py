@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from assay.chain import Offer, Reveal
 from assay.codec import Message
-from assay.dispute.parting import Question
+from assay.dispute.questions import Question
 from assay.dispute.served import Nodes, Wanted
 from assay.ids import U32, U63, Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 

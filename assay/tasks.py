@@ -10,7 +10,7 @@ from __future__ import annotations
 from assay.chain import Offer, Opening, Release, Reveal, Terms
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Open, Revealed, Shown, Side
-from assay.dispute.parting import Question
+from assay.dispute.questions import Question
 from assay.dispute.served import Given, Nodes, Wanted
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef

@@ -17,7 +17,8 @@ from assay import links, merkle
 from assay.audit.books import Seg
 from assay.audit.record import Record
 from assay.chain import Registered
-from assay.dispute.parting import Ask, Junk, Kind, Parted, Question, Shown, Told, Unanswered
+from assay.dispute.parting import Ask, Junk, Shown, Unanswered
+from assay.dispute.questions import Kind, Parted, Question, Told
 from assay.dispute.served import Nodes
 from assay.dispute.tree import Tree
 from assay.engine import LinkParted, PartLink

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import msgspec
 
+from assay.audit.alone import Unopened, Where
 from assay.audit.auditor import Auditor
 from assay.audit.bases import Bases
 from assay.audit.books import Seg
 from assay.audit.documents import Documents, Library, Ring
 from assay.audit.provider import Providers
 from assay.audit.record import Record
-from assay.audit.replays import Replays, Unopened, Where
+from assay.audit.replays import Replays
 from assay.chain import FAILED, SegmentState
 from assay.codec import Message
 from assay.engine import StepDone

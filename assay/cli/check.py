@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from assay.cli.audit import visit
@@ -25,6 +26,7 @@ from assay.cli.folder import bases
 from assay.ids import JobId
 
 if TYPE_CHECKING:
+    from assay.audit.alone import Where
     from assay.audit.step import Progress, StepCheck
 
 
@@ -105,15 +107,22 @@ def as_json(found: StepCheck, seconds: float) -> dict[str, Any]:
     return {
         "job": found.job, "step": found.step, "agrees": found.agrees, "wrong": list(found.wrong), "segment": found.segment, "start": found.start,
         "stop": found.stop, "provider": found.provider, "settled": found.settled, "loss": None if loss != loss else loss,
+        "alone": found.alone, "where": [_where(where) for where in found.where],
         "steps_computed": found.computed, "fetched_bytes": found.fetched, "base_bytes": found.base, "seconds": round(seconds, 2),
     }  # fmt: skip
 
 
+def _where(where: Where) -> dict[str, Any]:
+    below = msgspec.structs.asdict(where.parted) if where.parted is not None else {"why": where.why}
+    return {"segment": where.segment, "step": where.step, "micro_batch": None if where.update else where.m} | below
+
+
 def told(found: StepCheck, seconds: float) -> list[str]:
     base = f", and {found.base / 1e6:.1f} MB of frozen tensors" if found.base else ""
-    cost = f"{found.computed} steps computed, {found.fetched / 1e6:.1f} MB fetched{base}, {seconds:.1f} s"
+    cost = f"{found.computed} step{'s' * (found.computed != 1)} computed, {found.fetched / 1e6:.1f} MB fetched{base}, {seconds:.1f} s"
     if not found.agrees:
         return [f"✗ step {found.step} of job {found.job} is not as it was committed; {cost}", *(f"  {line}" for line in found.wrong)]
     state = "settled" if found.settled else "committed"
     line = f"✓ step {found.step} of job {found.job} is what {found.provider} {state} in segment {found.segment}; its loss was {_loss(found):.4f}"
-    return [line, f"  {cost}"]
+    alone = ["  it was computed from the state before it, as that was committed"] if found.alone else []
+    return [line, *alone, f"  {cost}"]

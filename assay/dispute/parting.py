@@ -1,10 +1,4 @@
-"""Where two runs of a link part: down to the stage and the element, from what the other side shows of its trees off chain.
-
-    ends     over all link ends of the segment     its root is on chain
-    trace    over the leaves of a link's trace     its last leaf is the committed end
-    stage    over the chunks of a stage's output   its root is in the trace
-    end      over the entries of the link's end    its root is in the committed end
-    entry    over the chunks of one of them        its root is in the entry
+"""Where two runs of a link part: down to the stage and the element, from what the other side shows of its trees (assay.dispute.questions) off chain.
 
 What is shown of a trace hangs together, and ends in what was committed; but nobody has signed it: it says where to look, and is evidence of nothing.
 Evidence is what a dispute makes a provider open on chain (docs/dispute.md).
@@ -12,7 +6,6 @@ Evidence is what a dispute makes a provider open on chain (docs/dispute.md).
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,57 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay import merkle
-from assay.codec import Message
 from assay.dispute import checks
 from assay.dispute.checks import CHUNK
 from assay.dispute.proofs import Link, Tensor, bytes_of, element_at
+from assay.dispute.questions import Kind, Parted, Question
 from assay.dispute.served import MOST_CONTENT, Nodes, Wanted, below, descend, fits
 from assay.dispute.tree import Tree, Walk, joined
 from assay.exact.hashing import DTYPES
 from assay.exact.types import TensorType
-from assay.ids import U32, U63, Digest
+from assay.ids import Digest
 from assay.program import Part
 from assay.state import dtype_name
-
-
-class Kind(enum.StrEnum):
-    ENDS = "ends"
-    TRACE = "trace"
-    STAGE = "stage"
-    END = "end"
-    ENTRY = "entry"
-
-
-class Question(Message, frozen=True, kw_only=True):
-    """What lies below a node of one of the trees of a segment's link."""
-
-    kind: Kind
-    unit: U63 = 0
-    """Which link; 0 for the ends of all."""
-    at: U32 = 0
-    """Which stage, or which entry by name; 0 elsewhere."""
-    wanted: Wanted
-
-
-class Told(Message, frozen=True, kw_only=True):
-    """A question and its answer."""
-
-    question: Question
-    nodes: Nodes
-
-
-class Parted(Message, frozen=True, kw_only=True):
-    """Where two runs of a link part first, in the order of its stages."""
-
-    stage: int | None
-    """None: in what is no stage's output, the inputs that the link names or the end that it hands on."""
-    what: str
-    """The stage with its operator, or the tensor, in words."""
-    element: U63 | None = None
-    """Counted in row-major order; None where the other side did not show so much."""
-    ours: str = ""
-    theirs: str = ""
-    """The element's values."""
 
 
 class Junk(Exception):
