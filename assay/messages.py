@@ -147,8 +147,17 @@ class NodesRequest(Message, frozen=True, kw_only=True):
     wanted: Wanted
 
 
+class Visit(Message, frozen=True, kw_only=True):
+    """Who checks a step to the provider, answered by Ack: this peer asks for an account, which has signed that (EIP-712). It need not be the peer
+    that the account has registered: that one may be running elsewhere."""
+
+    account: Address
+    signature: bytes
+
+
 class StepRequest(Message, frozen=True, kw_only=True):
-    """The job's client, or a drawn verifier, to the provider, answered by Boundary: the state before a step, to check that step alone."""
+    """A peer that asks for the job's client or a drawn verifier to the provider, answered by Boundary: the state before a step, to check that
+    step alone."""
 
     segment: SegmentId
     step: U63
@@ -175,7 +184,7 @@ class Ack(Message, frozen=True, kw_only=True):
 
 AnyRequest = (
     OfferMessage | Heartbeat | HandOver | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest | StepRequest
-    | TreeRequest
+    | TreeRequest | Visit
 )  # fmt: skip
 AnyReply = Boundary | KeyGrant | Nodes | Refusal | Ack
 AnyGossip = JobAnnouncement

@@ -347,6 +347,20 @@ class NodesServed(Outcome, frozen=True, kw_only=True):
     """None: that is not to be asked now."""
 
 
+class VerifyVisit(Task, frozen=True, kw_only=True):
+    """Whether `account` has signed that `peer` asks for it."""
+
+    peer: PeerId
+    account: Address
+    signature: bytes
+
+
+class VisitVerified(Outcome, frozen=True, kw_only=True):
+    peer: PeerId
+    account: Address
+    valid: bool
+
+
 class ShowNodes(Task, frozen=True, kw_only=True):
     """Provider: what its client has asked of a segment that was run here."""
 
@@ -373,9 +387,10 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
-    | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | MakeMove | ServeNodes | ShowNodes | DropSegment
+    | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | MakeMove | ServeNodes | ShowNodes | VerifyVisit
+    | DropSegment
 )  # fmt: skip
 AnyOutcome = (
     JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeysWrapped | SegmentRun | Stopping | UnitsServed | ReceiptVerified
-    | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | MoveMade | NodesServed | NodesShown | Dropped
+    | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
 )  # fmt: skip

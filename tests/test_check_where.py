@@ -14,6 +14,7 @@ import pytest
 from roles.tiny import MICRO_BATCHES, Net, plan, post
 
 from assay.adapters.engine_process import InlineEngine
+from assay.adapters.memory_committee import visit_digest
 from assay.adapters.memory_record import read_record
 from assay.audit.bases import Bases
 from assay.audit.findings import Report
@@ -24,7 +25,7 @@ from assay.dispute.questions import Kind, Question
 from assay.dispute.served import Nodes, Wanted
 from assay.ids import JobId, SegmentId
 from assay.keyservice.daemon import key_service
-from assay.messages import Boundary, Refusal, StepRequest, TreeRequest
+from assay.messages import Ack, Boundary, Refusal, StepRequest, TreeRequest, Visit
 from assay.state import Tensors, from_bytes, to_bytes
 from assay.work import Engine
 from assay_scheduler.daemon import scheduler
@@ -59,18 +60,25 @@ class Story:
         ports = self.net.ports
         return await check_step(
             self.record(), self.job, step, ports[who].blobs, ports[keys].keys, InlineEngine(), self.folder / f"check-{who}-{step}", Bases(None),
-            patience=2, peers=ports[who].peers, progress=progress,
+            patience=2, peers=ports[who].peers, visit=self.visit(who), progress=progress,
         )  # fmt: skip
 
     async def audit(self) -> Report:
         ports = self.net.ports["client"]
         return await audit_job(
-            self.record(), self.job, ports.blobs, ports.keys, InlineEngine(), self.folder / "audit", replay=3, seed=1, patience=2, peers=ports.peers
-        )
+            self.record(), self.job, ports.blobs, ports.keys, InlineEngine(), self.folder / "audit", replay=3, seed=1, patience=2, peers=ports.peers,
+            visit=self.visit("client"),
+        )  # fmt: skip
 
     def record(self) -> Any:
         found: Any = self.net.ports["client"].chain
         return read_record(found, self.job)
+
+    def visit(self, who: str, signer: str = "client") -> Visit:
+        """`who` asks for the client."""
+        ledger, ports = self.net.ledger, self.net.ports
+        account = ports["client"].chain.account
+        return Visit(account=account, signature=ledger.sign(ports[signer].chain.account, visit_digest(ledger.chain_id, ports[who].peers.peer)))
 
     async def ask(self, who: str, message: Any) -> Any:
         return await self.net.ports[who].peers.request(self.net.ports["worker"].peers.peer, message, 20)
@@ -180,7 +188,11 @@ def test_only_the_client_and_verifiers_are_shown_anything(tmp_path: Path) -> Non
 
     async def use(s: Story) -> list[Any]:
         one, tree = StepRequest(segment=SegmentId(1), step=1), TreeRequest(segment=SegmentId(1), question=top)
-        asked = [await s.ask("stranger", one), await s.ask("stranger", tree), await s.ask("client", one), await s.ask("client", tree)]
+        long = msgspec.structs.replace(s.visit("client"), signature=b"s" * 300)
+        known = [s.visit("stranger", "stranger"), long, s.visit("client"), s.visit("client")]
+        asked = [await s.ask("stranger" if i == 0 else "client", visit) for i, visit in enumerate(known)]
+        asked += [await s.ask("stranger", s.visit("client"))]  # what another peer was given is of no use
+        asked += [await s.ask("stranger", one), await s.ask("stranger", tree), await s.ask("client", one), await s.ask("client", tree)]
         asked += [await s.ask("client", msgspec.structs.replace(one, **change)) for change in ({"step": STEPS}, {"segment": SegmentId(9)})]
         wrong = [
             Question(kind=Kind.STAGE, at=10**6, wanted=top.wanted), Question(kind=Kind.TRACE, unit=10**6, wanted=top.wanted),
@@ -188,9 +200,11 @@ def test_only_the_client_and_verifiers_are_shown_anything(tmp_path: Path) -> Non
         ]  # fmt: skip
         return asked + [await s.ask("client", TreeRequest(segment=SegmentId(1), question=question)) for question in wrong]
 
-    first, second, state, tree, *refused = story(tmp_path, Engine, use)
+    *visits, first, second, state, tree = (found := story(tmp_path, Engine, use))[:9]
+    refused = found[9:]
+    assert [type(reply) for reply in visits] == [Refusal, Refusal, Ack, Ack, Refusal]
     assert [type(reply) for reply in (first, second)] == [Refusal, Refusal]
-    assert "neither that of the job's client" in first.reason
+    assert "asks neither for the job's client" in first.reason
     assert isinstance(state, Boundary)
     assert isinstance(tree, Nodes)
     assert all(isinstance(reply, Refusal) for reply in refused)
@@ -200,6 +214,7 @@ def test_what_is_over_is_not_shown_any_more(tmp_path: Path) -> None:
     async def use(s: Story) -> Any:
         node: Any = s.net.nodes["worker"]
         machine = node.core.machine
+        await s.ask("client", s.visit("client"))
         del machine.state.mine[SegmentId(1)]
         return await s.ask("client", StepRequest(segment=SegmentId(1), step=1))
 

@@ -33,7 +33,7 @@ from assay.adapters.evm_sender import Sender
 from assay.adapters.refusals import refuse
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
 from assay.dispute.record import Record, Rules
-from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, SegmentId
+from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, PeerId, SegmentId
 from assay.ports import AccountView, Outage, Reverted
 
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
@@ -48,6 +48,7 @@ TYPES = {
         {"name": "start", "type": "uint64"}, {"name": "stop", "type": "uint64"}, {"name": "price", "type": "uint128"},
         {"name": "expires", "type": "uint64"}, {"name": "nonce", "type": "uint256"},
     ],
+    "Visit": [{"name": "peer", "type": "string"}],
     "Receipt": [{"name": "segment", "type": "uint64"}, {"name": "round", "type": "uint32"}],
     "Seal": [{"name": "segment", "type": "uint64"}, {"name": "round", "type": "uint32"}, {"name": "digest", "type": "bytes32"}],
 }  # fmt: skip
@@ -177,6 +178,9 @@ class EvmReader:
     def _seal(self, segment: SegmentId, round: int, digest: Digest) -> SignableMessage:
         return self._typed("Seal", {"segment": segment, "round": round, "digest": digest})
 
+    def _visit(self, peer: PeerId) -> SignableMessage:
+        return self._typed("Visit", {"peer": peer})
+
     def _offer(self, offer: Offer) -> SignableMessage:
         return self._typed("Offer", {name: getattr(offer, name) for name in offer.__struct_fields__})
 
@@ -198,6 +202,13 @@ class EvmReader:
             return _signer_of(self._seal(segment, round, digest), signature)
         except ValueError:
             return None
+
+    def visit_signer(self, peer: PeerId, signature: bytes) -> Address | None:
+        return _signer_of(self._visit(peer), signature)
+
+    def sign_visit(self, signer: LocalAccount, peer: PeerId) -> bytes:
+        """That `peer` asks for the account of `signer`."""
+        return bytes(signer.sign_message(self._visit(peer)).signature)
 
 
 async def _deployed_in(rpc: Rpc, contract: Address, head: int) -> int:

@@ -57,6 +57,19 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
         return f"{link}, {p.what}" + (f": element {p.element} is {p.ours} here, {p.theirs} there" if p.element is not None else "")
 
 
+class Ahead(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check is about to take."""
+
+    alone: bool
+    steps: int
+    operations: int
+    """Of all of them."""
+    fetch: int
+    """Bytes that are not here yet, without the frozen tensors; a state counts as large as the job's first."""
+    base: int
+    """Bytes of the frozen tensors, if these are not here."""
+
+
 class Steps:
     """`documents` have been checked; `progress` hears of each step (engine.StepDone)."""
 
@@ -68,6 +81,10 @@ class Steps:
         self.terms, self.auditor = documents.terms, documents.auditor
         self.where: list[Where] = []
         """Of what is wrong, as far as it was found."""
+        self.told: Callable[[Ahead], None] = lambda ahead: None
+        """Hears what is to come before it is fetched and computed."""
+        self.milliseconds = 0
+        """That the engine has spent in steps."""
         self._done: dict[SegmentId, LinksRun] = {}
         """Segments that were run whole."""
         self._steps: set[tuple[SegmentId, int]] = set()
@@ -95,10 +112,13 @@ class Steps:
         folder = self.shop.root / f"segment-{seg.number}-step-{step}"
         folder.mkdir(exist_ok=True, mode=0o700)
         (folder / "job").write_text(f"job-{self.terms.spec}")
+        self.told(await self.ahead(range(step, step + 1), alone=True))
         before = await self._before(provider, seg, step, folder)
         job = await self._files(folder, range(step, step + 1))
         task = RunLinks(job=job, segment=folder.name, start=step, stop=step + 1, parent_root=before, keep=KEEP)
-        await self.shop.engine.run(task, self.shop.root, self.progress)
+        run = await self.shop.engine.run(task, self.shop.root, self.progress)
+        assert isinstance(run, LinksRun)
+        self.milliseconds += run.milliseconds
         self._keep_base(job)
         ends = read_records(folder, m)[0].ends
         wrong = next((i for i, end in enumerate(ends) if merkle.leaf(first + i, end) != committed[i]), None)
@@ -158,6 +178,15 @@ class Steps:
         return where
 
     # ---- what a run needs --------------------------------------------------------------------------------------------------
+
+    async def ahead(self, steps: range, *, alone: bool) -> Ahead:
+        """Of running some steps."""
+        blobs, spec = self.library.blobs, self.spec
+        shards = [spec.dataset.shards[i].sealed for i in await self.shop.shards_for(spec, steps)]
+        fetch = spec.state.size + sum([ref.size for ref in shards if not await blobs.has(ref.cid)])
+        here = self.bases.has(self.documents.frozen_root)
+        base = 0 if here else sum([ref.size for ref in spec.frozen_blobs if not await blobs.has(ref.cid)])
+        return Ahead(alone=alone, steps=len(steps), operations=len(steps) * self.documents.operations, fetch=fetch, base=base)
 
     def _keep_base(self, job: JobFiles) -> None:
         if (base := self.shop.root / job.folder / "frozen.safetensors").exists():

@@ -1,8 +1,8 @@
 """A segment's provider as it is asked by who checks: for the state before one step, and for where its run of a link parts from ours.
 
 Everything that it says is held against the link root that it committed to (assay.dispute.parting), so a lie here is no more than no answer.
-It answers the peers that the job's client and the segment's verifiers have registered, while it has the segment's files: as a rule until the
-segment has settled.
+It answers peers that ask for the job's client or a verifier of the segment, as these have signed (messages.Visit), while it has the segment's
+files: as a rule until the segment has settled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from assay.dispute.served import Nodes
 from assay.dispute.tree import Tree
 from assay.engine import LinkParted, PartLink
 from assay.ids import Digest, PeerId
-from assay.messages import AnyReply, Boundary, Refusal, StepRequest, TreeRequest
+from assay.messages import AnyReply, Boundary, Refusal, StepRequest, TreeRequest, Visit
 from assay.ports import Outage, Peers
 
 T = TypeVar("T")
@@ -42,10 +42,11 @@ class Provider:
     """Of one segment of a job with `micro_batches` a step. `tries`: times that one thing is asked for."""
 
     def __init__(
-        self, peers: Peers, peer: PeerId, seg: Seg, micro_batches: int, tries: int = 20,
+        self, peers: Peers, visit: Visit, peer: PeerId, seg: Seg, micro_batches: int, tries: int = 20,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:  # fmt: skip
         self.peers, self.peer, self.seg, self.m, self.tries, self._sleep = peers, peer, seg, micro_batches, tries, sleep
+        self._visit: Visit | None = visit
         self._told: dict[Question, Nodes] = {}
         self.count = links.count(seg.steps, micro_batches)
         assert seg.link_root is not None
@@ -53,6 +54,12 @@ class Provider:
 
     async def _ask(self, message: StepRequest | TreeRequest) -> AnyReply:
         """Raises NotShown."""
+        if self._visit is not None:
+            visit, self._visit = self._visit, None
+            await self._say(visit)
+        return await self._say(message)
+
+    async def _say(self, message: StepRequest | TreeRequest | Visit) -> AnyReply:
         why = ""
         for _ in range(self.tries):
             try:
@@ -128,18 +135,18 @@ class Provider:
 class Providers:
     """Of the segments in a record, as `peers` reach them."""
 
-    def __init__(self, record: Record, peers: Peers | None, micro_batches: int, tries: int = 20) -> None:
-        self.peers, self.micro_batches, self.tries = peers, micro_batches, tries
+    def __init__(self, record: Record, peers: Peers | None, visit: Visit | None, micro_batches: int, tries: int = 20) -> None:
+        self.peers, self.visit, self.micro_batches, self.tries = peers, visit, micro_batches, tries
         self._of = {event.who: event.peer for event in (entry.event for entry in record.entries) if isinstance(event, Registered)}
         self._met: dict[int, Provider] = {}
 
     def of(self, seg: Seg) -> Provider:
         """Raises NotShown where there is nobody to ask."""
-        if self.peers is None:
-            raise NotShown("nobody was asked")
+        if self.peers is None or self.visit is None:
+            raise NotShown("it shows nothing to who has no account")
         peer = self._of.get(seg.provider)
         if peer is None:
             raise NotShown("it has registered no peer")
         if seg.number not in self._met:
-            self._met[seg.number] = Provider(self.peers, peer, seg, self.micro_batches, self.tries)
+            self._met[seg.number] = Provider(self.peers, self.visit, peer, seg, self.micro_batches, self.tries)
         return self._met[seg.number]

@@ -83,11 +83,11 @@ class Replays(Steps):
             self._not[seg.number] = error
         raise self._not[seg.number]
 
-    def ahead(self, seg: Seg) -> int:
+    def before(self, seg: Seg) -> int:
         """Steps that `segment` would run: its own, and those since the nearest state before it that opens."""
         above = self.auditor.books.segs.get(seg.parent)
         opens = above is None or self.ring.has(self._parent(above).key_id)
-        return seg.steps if opens or above is None else seg.steps + self.ahead(above)
+        return seg.steps if opens or above is None else seg.steps + self.before(above)
 
     async def _run(self, seg: Seg) -> LinksRun:
         folder = self.shop.open_folder(seg.number, self.terms.spec)
@@ -111,6 +111,7 @@ class Replays(Steps):
         )
         assert isinstance(run, LinksRun)
         self._done[seg.number] = run
+        self.milliseconds += run.milliseconds
         check = seg.sheet.check
         self._keep_base(job)
         same = run.link_root == seg.link_root

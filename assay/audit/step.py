@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from assay.audit.alone import Unopened, Where
+from assay.audit.alone import Ahead, Unopened, Where
 from assay.audit.auditor import Auditor
 from assay.audit.bases import Bases
 from assay.audit.books import Seg
@@ -25,6 +25,7 @@ from assay.chain import FAILED, SegmentState
 from assay.codec import Message
 from assay.engine import StepDone
 from assay.ids import Address, JobId, SegmentId
+from assay.messages import Visit
 from assay.ports import Blobs, Engine, Keys, Peers
 from assay.workshop import Workshop
 
@@ -57,6 +58,9 @@ class StepCheck(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of the frozen tensors that were fetched; 0 when they were at hand or the job has none."""
     alone: bool = False
     """The step was run by itself, from the state before it that its provider showed."""
+    operations: int = 0
+    milliseconds: int = 0
+    """Of the steps that were computed, and what the engine took for them."""
     where: tuple[Where, ...] = ()
     """The first links that are not as they were committed, as far as they were found."""
 
@@ -71,9 +75,11 @@ Progress = Callable[[int, int], None]
 
 async def check_step(
     record: Record, job: JobId, step: int, blobs: Blobs, keys: Keys | None, engine: Engine, folder: Path, bases: Bases, *, threads: int = 1,
-    patience: int = 20, progress: Progress = lambda done, total: None, peers: Peers | None = None,
+    patience: int = 20, progress: Progress = lambda done, total: None, peers: Peers | None = None, visit: Visit | None = None,
+    told: Callable[[Ahead], None] = lambda ahead: None,
 ) -> StepCheck:  # fmt: skip
-    """`folder` and `peers` as in audit_job. Raises auditor.NoSuchJob, NoSuchStep, CannotTell."""
+    """`folder`, `peers` and `visit` as in audit_job; `told` hears what is to come before it is fetched. Raises auditor.NoSuchJob,
+    NoSuchStep, CannotTell."""
     auditor = Auditor(record, job)
     auditor.run()
     seg = _covering(auditor, step)
@@ -92,12 +98,13 @@ async def check_step(
             done += 1
             progress(done, total)
 
-    replays = Replays(documents, documents.spec, bases, Providers(record, peers, documents.spec.micro_batches, patience), heard, traces=False)
-    total = 1
+    replays = Replays(documents, documents.spec, bases, Providers(record, peers, visit, documents.spec.micro_batches, patience), heard, traces=False)
+    replays.told, total = told, 1
     try:
         alone = await replays.step(seg, step)
         if not alone:
-            done, total = 0, replays.ahead(seg)
+            done, total = 0, replays.before(seg)
+            told(await replays.ahead(range(seg.stop - total, seg.stop), alone=False))
             progress(0, total)
             await replays.segment(seg)
     except Unopened as error:
@@ -109,6 +116,7 @@ async def check_step(
         settled=seg.state == SegmentState.SETTLED, wrong=_wrong(auditor), loss=losses.get(step, 0x7FC00000), computed=done,
         fetched=sum(size for cid, size in library.fetched.items() if cid not in frozen),
         base=sum(size for cid, size in library.fetched.items() if cid in frozen), alone=alone, where=tuple(replays.where),
+        operations=done * documents.operations, milliseconds=replays.milliseconds,
     )  # fmt: skip
 
 

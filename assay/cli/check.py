@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from assay.cli.audit import visit
+from assay.cli.audit import introduction, visit
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, settings, show
 from assay.cli.common import run as run_async
-from assay.cli.folder import bases
+from assay.cli.folder import bases, speed
 from assay.ids import JobId
 
 if TYPE_CHECKING:
-    from assay.audit.alone import Where
+    from assay.audit.alone import Ahead, Where
     from assay.audit.step import Progress, StepCheck
 
 
@@ -66,11 +66,16 @@ async def _check(where: Settings, job: JobId, step: int, threads: int, *, quiet:
         keys = open_keys(where.data) if exists(where.data) else None
         engine = ProcessEngine(processes=1)
         try:
-            async with visit(where, folder) as (reader, blobs):
+            async with visit(where, folder) as (reader, blobs, peers):
                 record = await read_record(reader, job)
-                return await check_step(
-                    record, job, step, blobs, keys, engine, folder / "work", Bases(bases()), threads=threads, progress=progress
-                )
+                found = await check_step(
+                    record, job, step, blobs, keys, engine, folder / "work", Bases(bases()), threads=threads, progress=progress, peers=peers,
+                    visit=introduction(reader, peers, keys),
+                    told=lambda ahead: None if quiet else print(forecast(ahead, speed()), file=sys.stderr, flush=True),
+                )  # fmt: skip
+                if found.milliseconds:
+                    speed(found.operations * 1000 // found.milliseconds)
+                return found
         except NoSuchJob as error:
             raise Trouble(f"there is no job {job}", str(error), "assay job list") from None
         except NoSuchStep as error:
@@ -96,6 +101,14 @@ def _bar(quiet: bool) -> Iterator[Progress]:
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("reading the chain and fetching", total=None)
         yield lambda done, total: bar.update(task, description="steps computed again", completed=done, total=total)
+
+
+def forecast(ahead: Ahead, speed: int) -> str:
+    """Before anything is fetched; `speed` in operations a second, 0 where it is not known."""
+    base = f", and {ahead.base / 1e6:.1f} MB of frozen tensors that are not here yet" if ahead.base else ""
+    time = f", about {max(1, ahead.operations // speed)} s at the speed of this machine's last check" if speed else ""
+    alone = "the step alone" if ahead.alone else f"{ahead.steps} steps, since its provider does not show this one alone"
+    return f"to fetch: about {ahead.fetch / 1e6:.1f} MB{base}; to compute: {alone}{time}"
 
 
 def _loss(found: StepCheck) -> float:

@@ -44,7 +44,9 @@ from assay.tasks import (
     UnitsServed,
     VerifyReceipt,
     VerifySeal,
+    VerifyVisit,
     VerifyVote,
+    VisitVerified,
     VoteVerified,
 )
 from assay.workshop import Workshop, quietly, write_atomically
@@ -102,6 +104,9 @@ class WorkerHands:
             case ServeNodes():
                 folder, _ = await self._prepare(task.place)
                 return await disputing.serve_nodes(self.shop, self.chain, task, folder, self._own(task.place))
+            case VerifyVisit():
+                valid = self.chain.visit_signer(task.peer, task.signature) == task.account
+                return VisitVerified(peer=task.peer, account=task.account, valid=valid)
             case ShowNodes():
                 return await self._show(task)
             case DropSegment():

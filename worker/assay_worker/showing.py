@@ -1,10 +1,11 @@
 """What a provider shows of its own segment to who checks a step of it: the job's client, and the verifiers that were drawn for it.
 
-    StepRequest   a state before a step, sealed to who asks (ServeUnits)  -> Boundary
-    TreeRequest   nodes of its link ends, of a link's trace, of a stage   -> Nodes
+    Visit         which account the peer asks for, signed by it (VerifyVisit)  -> Ack
+    StepRequest   a state before a step, sealed to that account (ServeUnits)   -> Boundary
+    TreeRequest   nodes of its link ends, of a link's trace, of a stage        -> Nodes
 
-Both are answered from the segment's files, as long as they are here: until it has settled, or no dispute can need them any more. One question at a
-time, MOST_SHOWN a segment: a check needs a handful, and no more than that is owed.
+The last two are answered from the segment's files, as long as they are here: until it has settled, or no dispute can need them any more. One
+question at a time, MOST_SHOWN a segment: a check needs a handful, and no more than that is owed.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from assay import links
 from assay.dispute.served import Nodes
 from assay.facts import SegmentFacts
 from assay.ids import Address, PeerId, SegmentId
-from assay.messages import Boundary, Refusal, StepRequest, TreeRequest
+from assay.messages import Ack, Boundary, Refusal, StepRequest, TreeRequest, Visit
 from assay.runtime import Asked, Cancel, Do, Failed, Reply, Result
-from assay.tasks import NodesShown, ServeUnits, ShowNodes, UnitsServed
-from assay_worker.serving import Serving
+from assay.tasks import NodesShown, ServeUnits, ShowNodes, UnitsServed, VerifyVisit, VisitVerified
+from assay_worker.serving import MAX_SIGNATURE, Serving
 from assay_worker.state import Showing as Shown
 
 MOST_SHOWN = 1024
+MOST_VISITORS = 64
 AGAIN = 1
 """Seconds."""
 
@@ -27,6 +29,8 @@ AGAIN = 1
 class Showing(Serving):
     def _asked_to_show(self, event: Asked) -> None:
         request = event.message
+        if isinstance(request, Visit):
+            return self._visited(event.ask, event.peer, request)
         if not isinstance(request, StepRequest | TreeRequest):
             return self._do(Reply(ask=event.ask, message=Refusal(reason="this node is a worker: it answers verifiers about its own segments")))
         found = self._may_see(event.peer, request.segment)
@@ -40,8 +44,39 @@ class Showing(Serving):
             return Refusal(reason=f"segment {segment} was not committed by this node")
         if segment not in self.state.mine and segment not in facts.pinned:
             return Refusal(reason=f"the files of segment {segment} are gone: it is over")
-        who = facts.account(peer, (facts.jobs[seg.job].client, *seg.verifiers))
-        return (seg, who) if who is not None else Refusal(reason="this peer is neither that of the job's client nor of a verifier of the segment")
+        who = self.state.visitors.get(peer)
+        if who is None or who not in (facts.jobs[seg.job].client, *seg.verifiers):
+            return Refusal(reason="this peer asks neither for the job's client nor for a verifier of the segment")
+        return seg, who
+
+    def _visited(self, ask: int, peer: PeerId, visit: Visit) -> None:
+        """One signature at a time is checked: they are cheap, and strangers' requests must not pile up."""
+        answer: Ack | Refusal
+        if self.state.visitors.get(peer) == visit.account:
+            answer = Ack()
+        elif len(visit.signature) > MAX_SIGNATURE or not self.state.facts.peer(visit.account):
+            answer = Refusal(reason="this account is not known here")
+        elif self.state.visiting:
+            answer = Refusal(reason="another visitor is being looked at", retry_after=AGAIN)
+        else:
+            self.state.visits, self.state.visiting, self.state.welcome = self.state.visits + 1, peer, [ask]
+            task = VerifyVisit(peer=peer, account=visit.account, signature=visit.signature)
+            return self._do(Do(key=f"visit:{self.state.visits}", task=task))
+        self._do(Reply(ask=ask, message=answer))
+
+    def _on_visit(self, event: Result, rest: list[str]) -> None:
+        if self.state.visits != int(rest[0]):
+            return
+        answer: Ack | Refusal = Refusal(reason="the account has not signed that this peer asks for it")
+        if not isinstance(event, Failed):
+            found: VisitVerified = self._outcome(event, VisitVerified)
+            if found.valid:
+                answer = Ack()
+                kept = list(self.state.visitors.items())[1 - MOST_VISITORS :]
+                self.state.visitors = dict(kept) | {found.peer: found.account}
+        for ask in self.state.welcome:
+            self._do(Reply(ask=ask, message=answer))
+        self.state.visiting, self.state.welcome = PeerId(""), []
 
     def _show(self, ask: int, request: StepRequest | TreeRequest, seg: SegmentFacts, who: Address) -> Boundary | Refusal | None:
         """None when the answer will come."""
@@ -120,5 +155,6 @@ class Showing(Serving):
 
     def _shows_forgotten(self) -> None:
         """Who asked before this node came up again hears nothing any more."""
+        self.state.welcome = []
         for shown in self.state.showing.values():
             shown.waiting = []

@@ -85,6 +85,13 @@ class WorkerState(RoleState):
     """The segment that is gathered for, run or being committed."""
     mine: dict[SegmentId, Mine] = msgspec.field(default_factory=dict)
     showing: dict[SegmentId, Showing] = msgspec.field(default_factory=dict)
+    visitors: dict[PeerId, Address] = msgspec.field(default_factory=dict)
+    """Peers that ask for an account, as that has signed."""
+    visiting: PeerId = PeerId("")
+    """The one whose signature is being checked."""
+    visits: int = 0
+    welcome: list[int] = msgspec.field(default_factory=list)
+    """Its requests."""
     draining: bool = False
     speed_milli: int = 0
     """Thousandths of a step a second in the last run."""
