@@ -81,6 +81,9 @@ class Chain(Protocol):
 
     def seal_signer(self, segment: SegmentId, round: int, digest: Digest, signature: bytes) -> Address | None: ...
 
+    def visit_signer(self, peer: PeerId, signature: bytes) -> Address | None:
+        """Which account says that `peer` asks for it (messages.Visit)."""
+
 
 class Blobs(Protocol):
     """Content-addressed blobs. Everything that leaves `get` and `fetch` has been checked against its CID."""

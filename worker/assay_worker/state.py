@@ -6,7 +6,7 @@ import msgspec
 
 from assay.chain import Attest, Batch, Offer, Reveal, RevealAll, Seal
 from assay.ids import Address, PeerId, SegmentId
-from assay.messages import Boundary, JobAnnouncement
+from assay.messages import Boundary, JobAnnouncement, StepRequest, TreeRequest
 from assay.role import RoleConfig, RoleState
 from assay.tasks import SegmentRun
 
@@ -60,6 +60,20 @@ class Mine(msgspec.Struct):
     """What has been, named as in `checking`."""
 
 
+class Showing(msgspec.Struct):
+    """What is shown of a segment to its job's client and its verifiers, beyond the drawn links."""
+
+    boundaries: dict[str, Boundary] = {}
+    """By `account:unit`: states before steps."""
+    given: int = 0
+    """Times that the files were gone to."""
+    doing: StepRequest | TreeRequest | None = None
+    """What they are gone to for now, and for whom."""
+    who: Address = Address("")
+    waiting: list[int] = []
+    """Requests for that."""
+
+
 class WorkerState(RoleState):
     outbox: list[Attest | RevealAll | Batch] = msgspec.field(default_factory=list)
     """Calls that wait for the next transaction."""
@@ -70,6 +84,14 @@ class WorkerState(RoleState):
     current: SegmentId | None = None
     """The segment that is gathered for, run or being committed."""
     mine: dict[SegmentId, Mine] = msgspec.field(default_factory=dict)
+    showing: dict[SegmentId, Showing] = msgspec.field(default_factory=dict)
+    visitors: dict[PeerId, Address] = msgspec.field(default_factory=dict)
+    """Peers that ask for an account, as that has signed."""
+    visiting: PeerId = PeerId("")
+    """The one whose signature is being checked."""
+    visits: int = 0
+    welcome: list[int] = msgspec.field(default_factory=list)
+    """Its requests."""
     draining: bool = False
     speed_milli: int = 0
     """Thousandths of a step a second in the last run."""
