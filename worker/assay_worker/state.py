@@ -58,6 +58,8 @@ class Mine(msgspec.Struct):
     """What may be brought to the chain."""
     brought: list[str] = []
     """What has been, named as in `checking`."""
+    waits: dict[str, int] = {}
+    """Until when what has come of `seal` and `vote` may wait for other segments' calls."""
 
 
 class WorkerState(RoleState):
