@@ -18,7 +18,7 @@ from assay.messages import Ack, Refusal, SealMessage, VoteMessage
 from assay.runtime import Do, Failed, Result, Send, Wake, Woke
 from assay.tasks import VerifySeal, VerifyVote, VoteVerified
 from assay_worker.serving import MAX_SIGNATURE, Serving
-from assay_worker.state import Mine
+from assay_worker.state import Mine, Waiting
 
 SHARE = 8
 """A seal or vote waits for the others for this part of the time that is left for all."""
@@ -130,7 +130,7 @@ class Bringing(Serving):
                 return
             mine.brought += [f"vote:{vote.verifier}" for vote in votes]
             call = self._votes(seg, votes)
-        self.state.outbox.append(call)
+        self.state.outbox.append(Waiting(call, at))
         self._do(Wake(key=f"post:{seg.segment}:{seg.round}:{len(mine.brought)}", at=at))
 
     @staticmethod
@@ -139,16 +139,17 @@ class Bringing(Serving):
         return call if tuple(vote.verifier for vote in votes) == seg.verifiers else seg.alone(seg.round, call)
 
     def _on_post(self, event: Woke, rest: list[str]) -> None:
-        """All that waits, and what may be settled, in as few transactions as can be."""
-        waiting: list[BatchedCall] = []
-        for call in self.state.outbox:
-            waiting += call.calls if isinstance(call, Batch) else (call,)
-        self.state.outbox = []
-        if not waiting:
+        """All that has waited for this beat, and what may be settled, in as few transactions as can be. What waits for a later one stays: the
+        votes of segments whose seals go together come together, too."""
+        due: list[BatchedCall] = []
+        for call in (waiting.call for waiting in self.state.outbox if waiting.at <= self._now):
+            due += call.calls if isinstance(call, Batch) else (call,)
+        self.state.outbox = [waiting for waiting in self.state.outbox if waiting.at > self._now]
+        if not due:
             return
-        waiting += self._ripe()
-        for first in range(0, len(waiting), MOST_CALLS):
-            calls = waiting[first : first + MOST_CALLS]
+        due += self._ripe()
+        for first in range(0, len(due), MOST_CALLS):
+            calls = due[first : first + MOST_CALLS]
             self.state.posts += 1
             sent = calls[0] if len(calls) == 1 else Batch(calls=tuple(calls))
             self._do(Send(key=f"posted:{self.state.posts}", call=sent))
