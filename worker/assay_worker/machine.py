@@ -387,7 +387,7 @@ class WorkerMachine(Offering, Ending):
 
     def _drawn(self, mine: Mine, seg: SegmentFacts) -> None:
         mine.round, mine.boundaries, mine.unchecked, mine.receipts = seg.round, {}, {}, {}
-        mine.checking, mine.seals, mine.votes, mine.brought = {}, {}, {}, []
+        mine.checking, mine.seals, mine.votes, mine.brought, mine.waits = {}, {}, {}, [], {}
         text = f"segment {seg.segment}: {len(set(seg.units))} links are drawn, {len(seg.verifiers)} verifiers check them"
         self._note("drawn", text, segment=seg.segment, round=seg.round, links=len(seg.units), verifiers=len(seg.verifiers))
         self._nudge("redraw", seg, at=seg.serve_by + 1)

@@ -58,6 +58,15 @@ class Mine(msgspec.Struct):
     """What may be brought to the chain."""
     brought: list[str] = []
     """What has been, named as in `checking`."""
+    waits: dict[str, int] = {}
+    """Until when what has come of `seal` and `vote` may wait for other segments' calls."""
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A call that waits for others to share a transaction with, until `at`."""
+
+    call: Attest | RevealAll | Batch
+    at: int
 
 
 class Showing(msgspec.Struct):
@@ -75,8 +84,7 @@ class Showing(msgspec.Struct):
 
 
 class WorkerState(RoleState):
-    outbox: list[Attest | RevealAll | Batch] = msgspec.field(default_factory=list)
-    """Calls that wait for the next transaction."""
+    outbox: list[Waiting] = msgspec.field(default_factory=list)
     posts: int = 0
     """Such transactions that were sent."""
     heard: list[JobAnnouncement] = msgspec.field(default_factory=list)
