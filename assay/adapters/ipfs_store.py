@@ -4,8 +4,9 @@
 
 A block is written to `tmp` and renamed, so that it is there whole or not at all. What a node has promised to serve (`pin`) is on the
 disk when the call returns; what it has fetched need not be, since a torn block is found out: every read checks the hash, and a corrupt
-block is dropped, as if it had never come. The modification time of a file is the time of its last use. When the quota is reached, the
-blocks that were used least recently go first; never those under a pin, nor those that something under way has written or read.
+block is dropped, as if it had never come. The modification time of a file is the time of its last use. When the quota is reached, or
+`evict` is called, the blocks that were used least recently go first; never those under a pin (which may end by itself:
+assay.adapters.ipfs_pins), nor those that something under way has written or read.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from assay import cid as cids
+from assay.adapters.ipfs_pins import Pins, sync
 from assay.ids import Cid
 from assay.ports import StorageFull
 
@@ -40,13 +42,25 @@ class _Entry(NamedTuple):
     path: str
 
 
+class Usage(NamedTuple):
+    used: int
+    """Bytes of all blocks."""
+    pinned: int
+    """Bytes of those that may not be evicted."""
+    quota: int | None
+
+
 class BlockStore:
-    """Blocks in `folder`, at most `quota` bytes of them (None: as many as the disk takes). Safe to use from several threads."""
+    """Blocks in `folder`, at most `quota` bytes of them (None: as many as the disk takes). Safe to use from several threads.
+
+    `quota` may be set anew at any time; what is over it then goes with the next `evict` or write.
+    """
 
     def __init__(self, folder: Path, quota: int | None = None) -> None:
         self.folder, self.quota = folder, quota
-        self._blocks, self._pins, self._tmp = folder / "blocks", folder / "pins", folder / "tmp"
-        for part in [self._pins, self._tmp, *(self._blocks / letter for letter in "abcdefghijklmnopqrstuvwxyz234567")]:
+        self._blocks, self._tmp = folder / "blocks", folder / "tmp"
+        self._pins = Pins(folder / "pins")
+        for part in [self._tmp, *(self._blocks / letter for letter in "abcdefghijklmnopqrstuvwxyz234567")]:
             part.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._clean()
         self._mutex = threading.RLock()
@@ -122,28 +136,30 @@ class BlockStore:
         """Returns when these blocks are on the disk, not just in the machine's memory."""
         paths = [self._path(cid) for cid in blocks]
         if len(paths) == 1:
-            _fsync(paths[0])
-            _fsync(paths[0].parent)
+            sync(paths[0])
+            sync(paths[0].parent)
             return
         # side by side, so that the file system commits its journal once for many of them: some ten times faster than in turn
         with ThreadPoolExecutor(FLUSHERS) as pool:
             for part in (paths, {path.parent for path in paths}):
-                list(pool.map(_fsync, part))
+                list(pool.map(sync, part))
 
     # ---- pins ------------------------------------------------------------------------------------------------------------
 
-    def pin(self, root: Cid) -> None:
-        """Keeps the blob from eviction, durably."""
-        cids.parse(root)
-        (self._pins / root).touch()
-        _fsync(self._pins)
+    def pin(self, root: Cid, until: int | None = None) -> None:
+        """Keeps the blob from eviction, durably, until this chain time (None: until `unpin`). Never shortens a pin."""
+        self._pins.add(root, until)
 
     def unpin(self, root: Cid) -> None:
-        cids.parse(root)
-        (self._pins / root).unlink(missing_ok=True)
+        self._pins.remove(root)
 
-    def pins(self) -> set[Cid]:
-        return {Cid(name) for name in os.listdir(self._pins)}
+    def lapse(self, now: int) -> list[Cid]:
+        """Ends the pins whose time is over at the chain time `now`; returns them. Their blocks go when room is needed."""
+        return self._pins.lapse(now)
+
+    def pins(self) -> dict[Cid, int | None]:
+        """The pinned blobs, and when each pin ends."""
+        return self._pins.all()
 
     # ---- room ------------------------------------------------------------------------------------------------------------
 
@@ -158,6 +174,16 @@ class BlockStore:
         finally:
             with self._mutex:
                 del self._sessions[token]
+
+    def evict(self, to: int | None = None) -> int:
+        """Drops what was used least recently, and may go, until at most `to` bytes are left (None: the quota); returns the bytes freed."""
+        with self._mutex:
+            most = self.quota if to is None else to
+            return self._evict(self.used - most, 0) if most is not None and self.used > most else 0
+
+    def usage(self) -> Usage:
+        kept = self._pinned()
+        return Usage(self.used, sum(entry.size for entry in self._entries() if os.path.basename(entry.path) in kept), self.quota)
 
     def _reserve(self, size: int) -> None:
         with self._mutex:
@@ -187,9 +213,9 @@ class BlockStore:
 
     def _drop_unused(self, path: Path) -> int:
         with self._mutex:  # nobody takes it into use between the look and the removal
-            oldest = min(self._sessions.values(), default=self._now + 1)
+            oldest = min(self._sessions.values(), default=None)
             try:
-                return self._drop(path) if path.stat().st_mtime_ns < oldest else 0
+                return self._drop(path) if oldest is None or path.stat().st_mtime_ns < oldest else 0
             except FileNotFoundError:
                 return 0
 
@@ -261,11 +287,3 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
