@@ -78,6 +78,10 @@ class KuboBlocks:
             return None
         return data if cids.matches(cid, data) else None
 
+    def open(self, cid: Cid) -> io.BytesIO | None:
+        data = self.read(cid)
+        return None if data is None else io.BytesIO(data)
+
     def present(self, cid: Cid) -> bool:
         try:
             with self._asking() as client:
@@ -86,7 +90,7 @@ class KuboBlocks:
             return False
         return True
 
-    def write(self, cid: Cid, data: bytes) -> None:
+    def write(self, cid: Cid, data: bytes | memoryview) -> None:
         codec = "raw" if cids.is_raw(cid) else "dag-pb"
         with self._asking() as client:
             named = client.block.put(io.BytesIO(data), opts={"cid-codec": codec, "mhtype": "sha2-256"})["Key"]
