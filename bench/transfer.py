@@ -1,8 +1,9 @@
 # Measures: MB/s of a blob on its way from one node's block store to another's, every block checked against its CID and written to disk:
 # over streams (what nodes do), and with a request for each block (what any gateway understands). Two processes; loopback, several sizes,
 # and, for root where there are network namespaces, a link of 1 Gbit/s. A library's encrypted and multiplexed stream beside them.
-# Against: a raw TCP copy in the same run, from a file to a file, by the kernel's sendfile and a loop of recv and write, unchecked; and the
-# same into memory only. The kinds take turns; ratios are medians of those of each turn, since other work on the machine disturbs all.
+# Against: a raw TCP copy in the same run, from a file to a file, by the kernel's sendfile and a loop of recv and write, unchecked; the same
+# with SHA-256 of what comes, which is what a copy must do that is not trusted; and into memory only, unchecked. The kinds take turns;
+# ratios are medians of those of each turn, since other work on the machine disturbs all.
 # Goal: at least 80 % of what the raw TCP copy reaches.
 """Run: python bench/transfer.py [--quick] [--json] [--runs N]"""
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -34,7 +36,10 @@ HOST, FAR, NEAR = "127.0.0.1", "10.231.7.1", "10.231.7.2"
 RATE = "1gbit"
 LIBRARY_BYTES = 32 << 20
 PROTOCOL = "/bench/transfer/1"
-KINDS = {"copy": "raw TCP, file to file", "memory": "raw TCP, to memory", "streams": "fetch over streams", "requests": "fetch by requests"}
+KINDS = {
+    "copy": "raw TCP, file to file", "checked": "the same, with SHA-256", "memory": "raw TCP, to memory",
+    "streams": "fetch over streams", "requests": "fetch by requests",
+}  # fmt: skip
 
 
 # ---- the other process -----------------------------------------------------------------------------------------------------
@@ -111,12 +116,15 @@ def library_host(host: str) -> str:
 # ---- this side -------------------------------------------------------------------------------------------------------------
 
 
-def raw(host: str, port: int, size: int, into: Path | None) -> None:
+def raw(host: str, port: int, size: int, into: Path | None, checked: bool = False) -> None:
     """The copy: into a file, or into memory."""
+    digest = hashlib.sha256()
     buffer = memoryview(bytearray(size if into is None else 1 << 18))
     at = 0
     with socket.create_connection((host, port)) as wire, into.open("wb", buffering=0) if into else contextlib.nullcontext() as file:
         while got := wire.recv_into(buffer[at:] if file is None else buffer):
+            if checked:
+                digest.update(buffer[:got])
             if file is not None:
                 file.write(buffer[:got])
             at += got
@@ -164,9 +172,9 @@ def from_library(address: str) -> float:
 
 def once(kind: str, where: dict[str, Any], host: str, root: Cid, size: int, folder: Path) -> float:
     """Seconds of one transfer."""
-    if kind in ("copy", "memory"):
+    if kind in ("copy", "checked", "memory"):
         started = time.perf_counter()
-        raw(host, where["raw"], size, folder / "copied" if kind == "copy" else None)
+        raw(host, where["raw"], size, None if kind == "memory" else folder / "copied", kind == "checked")
         return time.perf_counter() - started
     fetch(folder / "node", where[kind], root, size)
     return times["fetch"]

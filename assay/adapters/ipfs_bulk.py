@@ -87,7 +87,7 @@ class Pull:
         with self._ready:
             if self.over:
                 return taken
-            skipped = []
+            skipped: list[Leaf] = []
             while self._todo and len(taken) < most:
                 leaf = self._todo.popleft()
                 (skipped if url in self._lacked.get(leaf, ()) else taken).append(leaf)

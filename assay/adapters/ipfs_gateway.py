@@ -85,17 +85,17 @@ class BlockGateway:
         except TooMany:
             return _no(503, "too many streams at once", {"Retry-After": "1"})
         try:
-            transport.pause_reading()  # type: ignore[attr-defined]
+            transport.pause_reading()
             wire = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
             try:
-                transport.write(f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n".encode())  # type: ignore[attr-defined]
+                transport.write(f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n".encode())
                 await asyncio.get_running_loop().run_in_executor(self._threads, self._streams.serve, wire, host)
             finally:
                 with contextlib.suppress(OSError):
                     wire.shutdown(socket.SHUT_RDWR)  # ends the thread when we are stopped before it is done
         finally:
             self._streams.leave(host)
-            transport.abort()  # type: ignore[attr-defined]
+            transport.abort()
         return web.Response()
 
     async def _block(self, request: web.Request) -> web.StreamResponse:

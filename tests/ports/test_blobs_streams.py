@@ -36,8 +36,10 @@ class Counting(Streams):
         self.asked: list[Cid] = []
 
     def _send(self, wire: Wire, cid: Cid) -> None:
-        self.asked.append(cid)
-        self.answer(wire, cid, len(self.asked))
+        with self._mutex:
+            self.asked.append(cid)
+            turn = len(self.asked)
+        self.answer(wire, cid, turn)
 
     def answer(self, wire: Wire, cid: Cid, turn: int) -> None:
         super()._send(wire, cid)
