@@ -113,13 +113,17 @@ class Poor(Counting):
 
 
 class Waiting(Counting):
-    """Sends its first block when all of `together` send theirs."""
+    """Sends nothing before three of its kind have been asked for something."""
 
-    together = threading.Barrier(3)
+    def __init__(self, node: LocalBlobs, asked: set[Counting], all_asked: threading.Event) -> None:
+        super().__init__(node)
+        self._who, self._all = asked, all_asked
 
     def answer(self, wire: Wire, cid: Cid, turn: int) -> None:
-        if turn == 1:
-            self.together.wait(20)
+        self._who.add(self)
+        if len(self._who) == 3:
+            self._all.set()
+        assert self._all.wait(25)
         super().answer(wire, cid, turn)
 
 
@@ -171,7 +175,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Body], Non
             async with AsyncExitStack() as stack:
                 net = Net(tmp_path, stack)
                 assert await net.source.put(DATA) == ROOT
-                await asyncio.wait_for(body(net), 30)
+                await asyncio.wait_for(body(net), 60)
 
         asyncio.run(inside())
 
@@ -181,7 +185,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Body], Non
 def test_every_leaf_is_sent_once_and_several_gateways_share_them(run: Callable[[Body], None]) -> None:
     async def body(net: Net) -> None:
         net.wanting._fetcher._bulk._patience = net.wanting._fetcher._bulk._timeout = 30
-        served = [await net.serve(Waiting) for _ in range(3)]
+        who: set[Counting] = set()
+        all_asked = threading.Event()
+        served = [await net.serve(lambda node: Waiting(node, who, all_asked)) for _ in range(3)]
         await net.fetch()
         assert sorted(cid for one in served for cid in one.asked) == sorted(LEAVES)
         assert all(one.asked for one in served)
@@ -207,6 +213,8 @@ def test_a_liar_on_a_stream_is_named_and_left_alone(run: Callable[[Body], None],
         liar = await net.serve(kind)
         with pytest.raises(Outage, match=f"{net.urls[0]}: {words}"):
             await net.fetch()
+        while liar._hosts:  # noqa: ASYNC110 (it may still be writing to a stream that was closed)
+            await asyncio.sleep(0.01)
         lies = len(liar.asked)
         with pytest.raises(Outage):
             await net.fetch()
