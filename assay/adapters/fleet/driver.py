@@ -7,6 +7,7 @@ puts tasks on them, and takes up again elsewhere what a lost one was doing. It e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import os
 import signal
@@ -83,7 +84,7 @@ class Fleet:
         """Until when a place is not tried again, and how long it was not."""
         self._tasks: dict[int, FleetTask] = {}
         self._errands: dict[int, asyncio.Task[None]] = {}
-        self._up = False
+        self._up = self._closed = False
         self._refused = "no machine of this Ray has room for a place"
         self._folders: list[str] = []
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -113,7 +114,7 @@ class Fleet:
     async def run(self) -> None:
         """Raises NotUsable when Ray can be reached from outside, or has no place to begin with."""
         loop = asyncio.get_running_loop()
-        next_keep = alone_since = 0.0
+        next_keep, alone_since = 0.0, loop.time()
         while not self._ended.done():
             nodes = await asyncio.to_thread(self.cluster.nodes)
             self._match(nodes, loop.time())
@@ -182,7 +183,7 @@ class Fleet:
 
     def _say_up(self) -> None:
         """Once, when all places that there are have come up or been refused."""
-        if self._up or self._starting or self._ended.done():
+        if self._up or self._starting or self._closed or self._ended.done():
             return
         if not self._handles:
             return self._ended.set_exception(NotUsable(f"the fleet has no place: {self._refused}", "ray status, and assay doctor on its machines"))
@@ -225,11 +226,12 @@ class Fleet:
 
     async def close(self) -> None:
         """Places leave nothing behind, if they can be told in time."""
+        self._closed = True
         for task in [*self._errands.values(), *self._starting.values()]:
             task.cancel()
-        closing = [asyncio.create_task(handle.call("close")) for handle in self._handles.values()]
-        if closing:
-            await asyncio.wait(closing, timeout=CLOSE_WITHIN)
+        closing = [handle.call("close") for handle in self._handles.values()]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*closing, return_exceptions=True), CLOSE_WITHIN)
 
     # ---- tasks -------------------------------------------------------------------------------------------------------------
 
@@ -243,6 +245,8 @@ class Fleet:
             result = await errand.run(number, self._tasks[number], lambda message: self.tell(Told(number=number, message=message)))
         except PlaceLost as error:
             return self._lost(place, str(error))
+        except Exception as error:  # whatever it was, it was said there
+            return self._lost(place, f"{type(error).__name__}: {error}")
         if self._errands.pop(number, None) is not None:
             self._tell_result(number, result)
 
