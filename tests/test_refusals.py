@@ -1,4 +1,5 @@
-"""Every refusal of the contracts is provoked by some test of contracts/test: the selector of each error stands there as what a call must revert with, and
+"""Every refusal of the contracts is provoked by some test of contracts/test: the selector of each error stands there as what a call must revert
+with, and
 each text of the errors that have one, at least as often as the sources have it. What the dispute's machine refuses: test_dispute_refusals.py."""
 
 from __future__ import annotations
