@@ -121,6 +121,8 @@ class FleetEngine:
                 if isinstance(found, Unusable):
                     why, advice = found.why, found.advice
                 pause = FIRST_PAUSE if self._up else min(LAST_PAUSE, 2 * pause)
+            except FleetTrouble as error:
+                why, advice = error.why, error.advice
             except Malformed as error:
                 why = f"its driver says garbage: {error}"
             except OSError as error:
