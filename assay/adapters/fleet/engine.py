@@ -236,11 +236,10 @@ class FleetEngine:
         return replace(found, native=self.shut.native) if self.shut else found
 
     def _environment(self) -> dict[str, str]:
-        found = (self.shut or self._alone()).environment()
         if self.begin.address == LOCAL:
-            return found | {"HOME": "/tmp"}
-        given = {name: os.environ[name] for name in RAY_VARIABLES if name in os.environ}
-        return {name: value for name, value in found.items() if not name.startswith("ASSAY_NATIVE")} | given | {"HOME": str(Path.home())}
+            return self._alone().environment() | {"HOME": "/tmp"}
+        found = {name: os.environ[name] for name in (*sandbox.KEPT, *RAY_VARIABLES) if name in os.environ}
+        return found | {"HOME": str(Path.home()), "PYTHONPATH": sandbox.python_path()}
 
 
 NETWORK = (Path("/etc/hosts"), Path("/etc/resolv.conf"), Path("/etc/nsswitch.conf"), Path("/etc/passwd"))
