@@ -236,10 +236,12 @@ class WorkerMachine(Offering, Ending):
             self._gather(seg)
 
     def _gather(self, seg: SegmentFacts) -> None:
+        from assay import parts
+
         spec, parent = self._job(seg.job), self._parent(seg)
         if spec is None or parent is None:
             return
-        self._need(seg, [*self._shards(spec), *self._frozen(spec), (parent[0], spec.state.size + SLACK)])
+        self._need(seg, [*self._shards(spec), *self._frozen(spec), (parent[0], parts.largest(spec.state.size) + SLACK)])
         self._check_supplied(seg.segment)
 
     def _job_ready(self, job: JobId) -> None:
