@@ -40,6 +40,10 @@ class Earning(Role):
     state: WorkerState
     config: WorkerConfig
 
+    def __init__(self, config: WorkerConfig) -> None:
+        super().__init__(config)
+        self._kinds |= {"begin": self._on_begin, "collect": self._on_collect, "bounties": self._on_bounties}
+
     def _bounty_of_step(self, job: JobId) -> int:
         """What of its bounties this node counts into the worth of a step."""
         share = sum(b.amount for b in self.state.bounties.values() if b.job == job) * self.config.bounty_percent
