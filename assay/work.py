@@ -23,7 +23,8 @@ import numpy as np
 
 from assay import links, merkle
 from assay.codec import Malformed, decode, encode
-from assay.dispute.answers import FileParty, Inputs, OwnInputs
+from assay.dispute import parting
+from assay.dispute.answers import FileParty, Inputs, OwnInputs, own_link
 from assay.dispute.proofs import Link
 from assay.engine import (
     MAX_BOUNDARY,
@@ -36,15 +37,19 @@ from assay.engine import (
     Failure,
     FileChecked,
     JobFiles,
+    LinkParted,
     LinkReplayed,
     LinksOpened,
     LinksRun,
     OpenedLink,
     OpenLinks,
+    PartLink,
     Progress,
     ReplayLink,
     RunLinks,
+    ShowTree,
     StepDone,
+    TreeShown,
 )
 from assay.exact.memory import fitting
 from assay.execute import Executor
@@ -94,6 +99,11 @@ class Engine:
                     return msgspec.structs.replace(self._replay(task), milliseconds=now_ms() - began)
                 case AnswerDispute():
                     return self._answer(task)
+                case ShowTree():
+                    inputs = self._own(task)
+                    return TreeShown(nodes=parting.show(task.question, inputs.ends, lambda: self._link(task, inputs, task.question.unit)))
+                case PartLink():
+                    return self._part(task)
         except (BadTensors, ProgramError) as error:
             return Failure(fault=Fault.PEER, error=str(error))
         except Corrupted as error:
@@ -270,6 +280,34 @@ class Engine:
         with np.errstate(all="ignore"):
             party = self.party(task, executor, folder, inputs, self.link, self._links)
             return party.serve(task.asked) if task.asked is not None else party.answer()
+
+
+    # ---- showing, and what was shown -------------------------------------------------------------------------------------
+
+    def _own(self, task: ShowTree | PartLink) -> OwnInputs:
+        segment = self._steps(task.job, task.segment, task.start, task.stop, task.own.parent_root, task.own.keep)
+        self._run_again(segment, task.stop)
+        return OwnInputs(segment, segment.batches)
+
+    def _link(self, task: ShowTree | PartLink, inputs: OwnInputs, unit: int) -> Link:
+        """Raises BadTensors for a link that the segment does not have."""
+        if unit >= links.count(task.stop - task.start, task.job.micro_batches):
+            raise BadTensors(f"steps [{task.start}, {task.stop}) have no link {unit}")
+        key = (task.segment, unit)
+        if key not in self._links:
+            self._links.clear()
+            self._links[key] = own_link(task.job, task.dataset, self._executor(task.job), self.root / task.segment, inputs, unit, self.link)
+        return self._links[key]
+
+    def _part(self, task: PartLink) -> LinkParted:
+        link = self._link(task, self._own(task), task.unit)
+        told = {t.question: t.nodes for t in task.told}
+        try:
+            return LinkParted(parted=parting.part(link, task.named, task.committed, told.get))
+        except parting.Unanswered as error:
+            return LinkParted(question=error.question)
+        except parting.Junk as error:
+            return LinkParted(junk=str(error))
 
 
 @contextlib.contextmanager

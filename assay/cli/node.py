@@ -158,7 +158,7 @@ def _blobs(folder: Path, ipfs: str | None, locate: Callable[[Sequence[PeerId]], 
         local = LocalBlobs(folder, locate)
         return local, local.store
     try:
-        kubo = KuboBlobs(ipfs, locate)
+        kubo = KuboBlobs(ipfs, folder, locate)
     except ValueError as error:
         raise Trouble("the IPFS daemon's address cannot be used", str(error), "--ipfs http://127.0.0.1:5001", 2) from None
     return kubo, kubo.blocks

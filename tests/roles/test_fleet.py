@@ -8,6 +8,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -263,7 +264,8 @@ class World:
     driving: asyncio.Task[None]
 
     async def until(self, right: Callable[[], bool]) -> None:
-        for _ in range(400):  # a minute
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
             if right():
                 return
             if self.driving.done():

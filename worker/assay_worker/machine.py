@@ -68,7 +68,7 @@ class WorkerMachine(Offering, Ending):
             "activate": self._on_activate, "run": self._on_run, "lease": self._on_lease, "stop": self._on_stop, "commit": self._on_commit,
             "units": self._on_units, "reserve": self._on_reserve, "receipt": self._on_receipt, "grace": self._on_grace,
             "serve": self._on_serve, "drop": self._on_drop, "seal": self._on_seal, "vote": self._on_vote, "gather": self._on_gather,
-            "post": self._on_post, "posted": self._on_posted,
+            "post": self._on_post, "posted": self._on_posted, "lay": self._on_laid, "show": self._on_shown, "visit": self._on_visit,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -98,6 +98,7 @@ class WorkerMachine(Offering, Ending):
         match event:
             case Started():
                 self.state.draining = False
+                self._shows_forgotten()
             case Ordered(order="drain"):
                 self.state.draining = True
                 for mine in self._busy("running"):
@@ -119,8 +120,8 @@ class WorkerMachine(Offering, Ending):
                 self._do(Reply(ask=ask, message=self._take_vote(peer, vote)))
             case Asked(ask=ask, peer=peer, message=HandOver() as request):
                 self._do(Reply(ask=ask, message=self._hand_over(peer, request)))
-            case Asked(ask=ask):
-                self._do(Reply(ask=ask, message=Refusal(reason="this node is a worker: it answers verifiers about its own segments")))
+            case Asked():
+                self._asked_to_show(event)
 
     def _settle_down(self) -> None:
         """After every event: the next thing to do, if a place is free."""
@@ -386,7 +387,7 @@ class WorkerMachine(Offering, Ending):
 
     def _drawn(self, mine: Mine, seg: SegmentFacts) -> None:
         mine.round, mine.boundaries, mine.unchecked, mine.receipts = seg.round, {}, {}, {}
-        mine.checking, mine.seals, mine.votes, mine.brought = {}, {}, {}, []
+        mine.checking, mine.seals, mine.votes, mine.brought, mine.waits = {}, {}, {}, [], {}
         text = f"segment {seg.segment}: {len(set(seg.units))} links are drawn, {len(seg.verifiers)} verifiers check them"
         self._note("drawn", text, segment=seg.segment, round=seg.round, links=len(seg.units), verifiers=len(seg.verifiers))
         self._nudge("redraw", seg, at=seg.serve_by + 1)

@@ -6,7 +6,7 @@ import msgspec
 
 from assay.chain import Attest, Batch, Offer, Reveal, RevealAll, Seal
 from assay.ids import Address, PeerId, SegmentId
-from assay.messages import Boundary, JobAnnouncement
+from assay.messages import Boundary, JobAnnouncement, StepRequest, TreeRequest
 from assay.role import RoleConfig, RoleState
 from assay.tasks import SegmentRun
 
@@ -63,16 +63,46 @@ class Mine(msgspec.Struct):
     """What may be brought to the chain."""
     brought: list[str] = []
     """What has been, named as in `checking`."""
+    waits: dict[str, int] = {}
+    """Until when what has come of `seal` and `vote` may wait for other segments' calls."""
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A call that waits for others to share a transaction with, until `at`."""
+
+    call: Attest | RevealAll | Batch
+    at: int
+
+
+class Showing(msgspec.Struct):
+    """What is shown of a segment to its job's client and its verifiers, beyond the drawn links."""
+
+    boundaries: dict[str, Boundary] = {}
+    """By `account:unit`: states before steps."""
+    given: int = 0
+    """Times that the files were gone to."""
+    doing: StepRequest | TreeRequest | None = None
+    """What they are gone to for now, and for whom."""
+    who: Address = Address("")
+    waiting: list[int] = []
+    """Requests for that."""
 
 
 class WorkerState(RoleState):
-    outbox: list[Attest | RevealAll | Batch] = msgspec.field(default_factory=list)
-    """Calls that wait for the next transaction."""
+    outbox: list[Waiting] = msgspec.field(default_factory=list)
     posts: int = 0
     """Such transactions that were sent."""
     heard: list[JobAnnouncement] = msgspec.field(default_factory=list)
     offers: list[LiveOffer] = msgspec.field(default_factory=list)
     mine: dict[SegmentId, Mine] = msgspec.field(default_factory=dict)
+    showing: dict[SegmentId, Showing] = msgspec.field(default_factory=dict)
+    visitors: dict[PeerId, Address] = msgspec.field(default_factory=dict)
+    """Peers that ask for an account, as that has signed."""
+    visiting: PeerId = PeerId("")
+    """The one whose signature is being checked."""
+    visits: int = 0
+    welcome: list[int] = msgspec.field(default_factory=list)
+    """Its requests."""
     draining: bool = False
     speed_milli: int = 0
     """Thousandths of a step a second in the last run."""
