@@ -141,6 +141,7 @@ def test_the_sockets_that_ray_listens_on_are_found_and_no_others() -> None:
             process(2, ["python", "-u", "/x/site-packages/ray/dashboard/agent.py"], ("0.0.0.0", 52365, "LISTEN")),
             process(3, ["ray::Place", ""], ("0.0.0.0", 10002, "LISTEN")),
             process(4, ["/usr/sbin/sshd"], ("0.0.0.0", 22, "LISTEN")),
+            process(7, ["python", "/home/ray/server.py"], ("0.0.0.0", 80, "LISTEN")),
             process(5, ["ray::IDLE"], error=psutil.NoSuchProcess(5)),
             process(6, []),
         ]
