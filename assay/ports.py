@@ -37,6 +37,8 @@ class AccountView(Message, frozen=True, kw_only=True):
     """What `withdraw` would pay."""
     dispute_credit: int = 0
     """What `WithdrawDisputes` would pay."""
+    bounty_credit: int = 0
+    """What `WithdrawBounties` would pay."""
     native: int
     """Gas money, wei."""
 
@@ -80,6 +82,9 @@ class Chain(Protocol):
     def receipt_signer(self, segment: SegmentId, round: int, signature: bytes) -> Address | None: ...
 
     def seal_signer(self, segment: SegmentId, round: int, digest: Digest, signature: bytes) -> Address | None: ...
+
+    def visit_signer(self, peer: PeerId, signature: bytes) -> Address | None:
+        """Which account says that `peer` asks for it (messages.Visit)."""
 
 
 class Blobs(Protocol):

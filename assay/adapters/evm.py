@@ -6,8 +6,8 @@
     await chain.close()
 
 `signer` is an eth_account LocalAccount, the file is the sender's journal (one process, one account, one network). Stakes, token and
-Disputes are found through the contract's views. `EvmReader` is the half of it that needs no key. Deposit, PostJob, FundJob and
-SealDispute first approve the token, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so
+Disputes are found through the contract's views, Bounties by its code (evm_create2). `EvmReader` is the half of it that needs no key. Calls
+that take tokens first approve, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so
 nothing imports this lightly.
 """
 
@@ -17,56 +17,43 @@ import asyncio
 from pathlib import Path
 from typing import Any, Self
 
-from eth_account import Account
-from eth_account.messages import SignableMessage, encode_typed_data
 from eth_account.signers.local import LocalAccount
-from eth_keys.exceptions import BadSignature
-from eth_utils.exceptions import ValidationError
 
 from assay import chain
-from assay.adapters import evm_abi, evm_moves
+from assay.adapters import evm_abi, evm_create2, evm_moves
 from assay.adapters.evm_disputes import DisputeReader
 from assay.adapters.evm_journal import SendJournal
 from assay.adapters.evm_reader import Reader
 from assay.adapters.evm_rpc import Refused, Rpc, RpcError, blob, number
 from assay.adapters.evm_sender import Sender
+from assay.adapters.evm_typed import TypedData
 from assay.adapters.refusals import refuse
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
 from assay.dispute.record import Record, Rules
 from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, SegmentId
 from assay.ports import AccountView, Outage, Reverted
 
-HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
-"""Of secp256k1; signatures with a greater s are refused by the contract (EIP-2)."""
+Taking = chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute | chain.OfferBounty
+"""Calls that take tokens."""
 DECISION_GAS = 500_000
 """For what the estimate of a reveal does not know of: it may turn out to be the last one, which decides the round and pays all."""
 MANY_BLOCKS = 10_000
 """On a longer chain it is worth finding out where the contract was deployed."""
-TYPES = {
-    "Offer": [
-        {"name": "provider", "type": "address"}, {"name": "job", "type": "uint64"}, {"name": "parent", "type": "uint64"},
-        {"name": "start", "type": "uint64"}, {"name": "stop", "type": "uint64"}, {"name": "price", "type": "uint128"},
-        {"name": "expires", "type": "uint64"}, {"name": "nonce", "type": "uint256"},
-    ],
-    "Receipt": [{"name": "segment", "type": "uint64"}, {"name": "round", "type": "uint32"}],
-    "Seal": [{"name": "segment", "type": "uint64"}, {"name": "round", "type": "uint32"}, {"name": "digest", "type": "bytes32"}],
-}  # fmt: skip
 
 
 class NoContract(Exception):
     """There is no Jobs contract at that address."""
 
 
-class EvmReader:
+class EvmReader(TypedData):
     """Reads a network; `open` finds its contracts."""
 
     def __init__(self, rpc: Rpc, chain_id: int, genesis: Digest, contracts: dict[str, Address], first_block: int) -> None:
+        super().__init__(chain_id, contracts["jobs"])
         self.rpc = rpc
-        self.chain_id = chain_id
         self.genesis = genesis
-        self.contract = contracts["jobs"]
         self.contracts = contracts
-        """By name: jobs, stakes, token; disputes, if the network has them."""
+        """By name: jobs, stakes, token; disputes and bounties, if the network has them."""
         self.disputes = contracts.get("disputes", Address(""))
         named = {address: name for name, address in contracts.items() if name != "token"}
         self.reader = Reader(rpc, named, first_block)
@@ -88,6 +75,9 @@ class EvmReader:
                 del found["disputes"]
         except (Refused, evm_abi.BadLog):
             raise NoContract(f"there is no Jobs contract at {contract} on chain {chain_id} ({rpc.url}): check the address and the URL") from None
+        where = evm_create2.created("bounties", contract)
+        if blob(await rpc.call("eth_getCode", where, "latest")):
+            found["bounties"] = where
         return chain_id, genesis, found, await _deployed_in(rpc, contract, head.number)
 
     @classmethod
@@ -137,7 +127,7 @@ class EvmReader:
 
     def _address(self, contract: str) -> Address:
         if contract not in self.contracts:
-            raise refuse("NoDisputes")
+            raise refuse("NoBounties" if contract == "bounties" else "NoDisputes")
         return self.contracts[contract]
 
     async def view(self, account: Address) -> AccountView:
@@ -147,10 +137,14 @@ class EvmReader:
             ("stakes", "reservedOf", (account,)),
             ("jobs", "credit", (account,)),
         ]
-        if self.disputes:
-            wanted.append(("disputes", "credit", (account,)))
+        more = [name for name in ("disputes", "bounties") if name in self.contracts]
+        wanted += [(name, "credit", (account,)) for name in more]
         tokens, stake, reserved, credit, *rest, native = await self._views(wanted, ("eth_getBalance", [account, "latest"]))
-        return AccountView(tokens=tokens, stake=stake, reserved=reserved, credit=credit, dispute_credit=sum(rest), native=number(native))
+        credits = dict(zip(more, rest, strict=True))
+        return AccountView(
+            tokens=tokens, stake=stake, reserved=reserved, credit=credit, dispute_credit=credits.get("disputes", 0),
+            bounty_credit=credits.get("bounties", 0), native=number(native),
+        )  # fmt: skip
 
     # ---- disputes
 
@@ -164,40 +158,6 @@ class EvmReader:
         if not self.disputes:
             raise KeyError(dispute)
         return await self._records.record(dispute)
-
-    # ---- signatures
-
-    def _typed(self, kind: str, message: dict[str, object]) -> SignableMessage:
-        domain = {"name": "Assay", "version": "1", "chainId": self.chain_id, "verifyingContract": self.contract}
-        return encode_typed_data(domain_data=domain, message_types={kind: TYPES[kind]}, message_data=message)
-
-    def _receipt(self, segment: SegmentId, round: int) -> SignableMessage:
-        return self._typed("Receipt", {"segment": segment, "round": round})
-
-    def _seal(self, segment: SegmentId, round: int, digest: Digest) -> SignableMessage:
-        return self._typed("Seal", {"segment": segment, "round": round, "digest": digest})
-
-    def _offer(self, offer: Offer) -> SignableMessage:
-        return self._typed("Offer", {name: getattr(offer, name) for name in offer.__struct_fields__})
-
-    def offer_signer(self, offer: Offer, signature: bytes) -> Address | None:
-        """None when the contract would not accept the signature, whoever made it; also when the offer's numbers do not fit its types."""
-        try:
-            return _signer_of(self._offer(offer), signature)
-        except ValueError:
-            return None
-
-    def receipt_signer(self, segment: SegmentId, round: int, signature: bytes) -> Address | None:
-        try:
-            return _signer_of(self._receipt(segment, round), signature)
-        except ValueError:
-            return None
-
-    def seal_signer(self, segment: SegmentId, round: int, digest: Digest, signature: bytes) -> Address | None:
-        try:
-            return _signer_of(self._seal(segment, round, digest), signature)
-        except ValueError:
-            return None
 
 
 async def _deployed_in(rpc: Rpc, contract: Address, head: int) -> int:
@@ -267,7 +227,7 @@ class EvmChain(EvmReader):
             contract, data = evm_abi.calldata(call)
         target = self._address(contract)
         try:
-            if isinstance(call, chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute):
+            if isinstance(call, Taking):
                 async with self._allowance:
                     if self.sender.journal.get(call_id) is None:
                         await self._approve(call_id, target, await self._taken(call))
@@ -276,10 +236,12 @@ class EvmChain(EvmReader):
         except Refused as error:
             raise Reverted(evm_abi.explain_revert(error.data, str(error))) from None
 
-    async def _taken(self, call: chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute) -> int:
+    async def _taken(self, call: Taking) -> int:
         """What the contract will take."""
         if isinstance(call, chain.SealDispute):
             return await self.dispute_bond(call.segment)
+        if isinstance(call, chain.OfferBounty):
+            return call.terms.amount
         return call.terms.budget if isinstance(call, chain.PostJob) else call.amount
 
     async def dispute_bond(self, segment: SegmentId) -> int:
@@ -297,20 +259,10 @@ class EvmChain(EvmReader):
     # ---- signatures
 
     def sign_offer(self, offer: Offer) -> bytes:
-        return bytes(self._signer.sign_message(self._offer(offer)).signature)
+        return bytes(self._signer.sign_message(self.offer_data(offer)).signature)
 
     def sign_receipt(self, segment: SegmentId, round: int) -> bytes:
-        return bytes(self._signer.sign_message(self._receipt(segment, round)).signature)
+        return bytes(self._signer.sign_message(self.receipt_data(segment, round)).signature)
 
     def sign_seal(self, segment: SegmentId, round: int, digest: Digest) -> bytes:
-        return bytes(self._signer.sign_message(self._seal(segment, round, digest)).signature)
-
-
-def _signer_of(message: SignableMessage, signature: bytes) -> Address | None:
-    """Whose signature it is, if it has the one form that the contract accepts: r, s (low), v in {27, 28}."""
-    if len(signature) != 65 or signature[64] not in (27, 28) or int.from_bytes(signature[32:64], "big") > HALF_ORDER:
-        return None
-    try:
-        return Address(Account.recover_message(message, signature=signature).lower())
-    except (BadSignature, ValidationError):
-        return None
+        return bytes(self._signer.sign_message(self.seal_data(segment, round, digest)).signature)
