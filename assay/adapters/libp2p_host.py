@@ -29,6 +29,10 @@ from assay.adapters.peerbook import parse
 logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs at ERROR what strangers do
 
 
+UPGRADE_WITHIN = 10.0
+"""Seconds that somebody who connects has to become a peer."""
+
+
 class RecordValidator(Validator):
     """What may stand in the table under /assay/<peer id>."""
 
@@ -50,7 +54,8 @@ def make_host(seed: bytes, listen: list[Multiaddr], max_connections: int) -> Any
         muxer_opt={TProtocol(YAMUX): Yamux},
         listen_addrs=listen,
         connection_config=ConnectionConfig(
-            max_connections=max_connections, high_watermark=max_connections, min_connections=0, low_watermark=0, auto_connect_interval=3600.0
+            max_connections=max_connections, high_watermark=max_connections, min_connections=0, low_watermark=0, auto_connect_interval=3600.0,
+            inbound_upgrade_timeout=UPGRADE_WITHIN,
         ),
         disable_identify_address_discovery=True,
     )

@@ -326,7 +326,7 @@ class Net:
         while True:
             opened = [link for links in self._links.values() for link in links if link.opened]
             missing = wanted(len(opened), len(self._links))
-            due = [one for one in self._candidates(greeted) if self._may_call(one.peer)]
+            due = [one for one in self._candidates(greeted) if self._may_call(one.peer)] if missing or not greeted else []
             chosen = choose(due, [link.host for link in opened], missing, self._rng)
             if not greeted:  # the way in comes first
                 chosen = list(dict.fromkeys([*(one.peer for one in due if one.peer in self._bootstrap), *chosen]))[:missing]

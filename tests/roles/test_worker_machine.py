@@ -35,7 +35,7 @@ from assay.chain import (
     Withdrawn,
     Withheld,
 )
-from assay.ids import Address, JobId, SegmentId
+from assay.ids import Address, JobId, PeerId, SegmentId
 from assay.messages import (
     Ack,
     Boundary,
@@ -65,6 +65,7 @@ from assay.tasks import (
     VerifyReceipt,
 )
 from assay_worker.machine import WorkerMachine
+from assay_worker.offers import MAX_HEARD
 from assay_worker.state import BUSY, WorkerConfig
 from bench import CHECKED, CLIENT, ENDS, LINK_ROOT, ME, OTHER, PARAMS, PEERS, SCHEDULER, SHARDS, SPEC, TERMS, VERIFIERS, Bench, cid, digest, sealed
 
@@ -315,6 +316,33 @@ def test_one_offer_at_a_time(bench: Bench) -> None:
     bench.woke("expire:")
     hear(bench)
     assert isinstance(bench.task("sign:"), SignOffer)
+
+
+def test_a_flood_of_announcements_pushes_out_nobody_elses(bench: Bench) -> None:
+    hear(bench)  # waits for its job
+    for job in range(1000, 1000 + 3 * MAX_HEARD):
+        bench.feed(Heard(peer=PeerId("loud"), message=announcement(bench, job=JobId(job), scheduler=PeerId("loud"))))
+    assert len(bench.state.heard) == MAX_HEARD
+    bench.posted()
+    bench.load_job()
+    assert isinstance(bench.task("sign:"), SignOffer)
+
+
+def test_a_scheduler_that_says_different_things_gets_one_offer_under_the_terms_on_chain(bench: Bench) -> None:
+    """To this worker it announces the range twice, at two caps; a stranger announces it, too, and displaces nothing."""
+    hear(bench, price_cap=5)
+    hear(bench)
+    bench.feed(Heard(peer=PeerId("x"), message=announcement(bench, scheduler=PeerId("x"), price_cap=1)))
+    bench.posted()
+    bench.load_job()
+    task = bench.task("sign:")
+    assert isinstance(task, SignOffer)
+    assert (task.offer.price, task.offer.start, task.offer.stop) == (10 * PRICE, 0, 10)
+    bench.done("sign:", Signed(signature=b"s"))
+    assert bench.wants("offer:").peer == PEERS[SCHEDULER]  # type: ignore[union-attr]
+    bench.answered("offer:", Ack())
+    hear(bench, price_cap=999)
+    assert bench.idle("sign:")  # one offer stands; what it told others meanwhile is nothing before the chain assigns
 
 
 def test_an_offer_that_the_scheduler_refuses_blocks_nothing(bench: Bench) -> None:
