@@ -5,9 +5,9 @@
     await chain.events(after=(-1, -1), depth=2)
     await chain.close()
 
-`signer` is an eth_account LocalAccount, the file is the sender's journal (one process, one account, one network). Stakes, token and
-Disputes are found through the contract's views. `EvmReader` is the half of it that needs no key. Deposit, PostJob, FundJob and
-SealDispute first approve the token, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so
+`signer` is an eth_account LocalAccount, the file is the sender's journal (one process, one account, one network). Stakes, token,
+Disputes and Datasets are found through the contract's views. `EvmReader` is the half of it that needs no key. Deposit, PostJob, PostLicensed,
+FundJob and SealDispute first approve the token, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so
 nothing imports this lightly.
 """
 
@@ -34,6 +34,7 @@ from assay.adapters.refusals import refuse
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
 from assay.dispute.record import Record, Rules
 from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, SegmentId
+from assay.licensing import decode_uses
 from assay.ports import AccountView, Outage, Reverted
 
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
@@ -66,7 +67,7 @@ class EvmReader:
         self.genesis = genesis
         self.contract = contracts["jobs"]
         self.contracts = contracts
-        """By name: jobs, stakes, token; disputes, if the network has them."""
+        """By name: jobs, stakes, token; disputes and datasets, if the network has them."""
         self.disputes = contracts.get("disputes", Address(""))
         named = {address: name for name, address in contracts.items() if name != "token"}
         self.reader = Reader(rpc, named, first_block)
@@ -86,6 +87,9 @@ class EvmReader:
                 found[name] = Address((await ask("jobs", name)).lower())
             if found["disputes"] == ZERO_ADDRESS or not await ask("disputes", "disputable"):
                 del found["disputes"]
+            found["datasets"] = Address((await ask("stakes", "datasets")).lower())
+            if found["datasets"] == ZERO_ADDRESS:
+                del found["datasets"]
         except (Refused, evm_abi.BadLog):
             raise NoContract(f"there is no Jobs contract at {contract} on chain {chain_id} ({rpc.url}): check the address and the URL") from None
         return chain_id, genesis, found, await _deployed_in(rpc, contract, head.number)
@@ -137,7 +141,7 @@ class EvmReader:
 
     def _address(self, contract: str) -> Address:
         if contract not in self.contracts:
-            raise refuse("NoDisputes")
+            raise refuse("NoDatasets" if contract == "datasets" else "NoDisputes")
         return self.contracts[contract]
 
     async def view(self, account: Address) -> AccountView:
@@ -267,20 +271,22 @@ class EvmChain(EvmReader):
             contract, data = evm_abi.calldata(call)
         target = self._address(contract)
         try:
-            if isinstance(call, chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute):
+            if isinstance(call, chain.Deposit | chain.PostJob | chain.PostLicensed | chain.FundJob | chain.SealDispute):
                 async with self._allowance:
                     if self.sender.journal.get(call_id) is None:
+                        if isinstance(call, chain.PostLicensed):
+                            await self._approve(CallId(f"{call_id} data"), self._address("datasets"), decode_uses(call.uses).most)
                         await self._approve(call_id, target, await self._taken(call))
                     return await self.sender.send(call_id, target, data)
             return await self.sender.send(call_id, target, data)
         except Refused as error:
             raise Reverted(evm_abi.explain_revert(error.data, str(error))) from None
 
-    async def _taken(self, call: chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute) -> int:
+    async def _taken(self, call: chain.Deposit | chain.PostJob | chain.PostLicensed | chain.FundJob | chain.SealDispute) -> int:
         """What the contract will take."""
         if isinstance(call, chain.SealDispute):
             return await self.dispute_bond(call.segment)
-        return call.terms.budget if isinstance(call, chain.PostJob) else call.amount
+        return call.terms.budget if isinstance(call, chain.PostJob | chain.PostLicensed) else call.amount
 
     async def dispute_bond(self, segment: SegmentId) -> int:
         """What this account must lock to seal a dispute on a segment now. Raises Outage, or Reverted (no such segment, no disputes)."""

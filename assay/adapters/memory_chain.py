@@ -10,6 +10,8 @@ and only as good as a simulation needs. `MemoryChain` is the `assay.ports.Chain`
     ledger.mine()                                     # the block closes: number, hash, time + block_time
     chain = MemoryChain(ledger, "alice")              # async port; `send` mines at once unless automine=False
     ledger.reorg(2); chain.fail_next(Outage("gone"))  # faults
+
+One file because it is one state: what is undone and done again in a reorganisation, and the table of all calls that change it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Callable
 
 from assay import chain
 from assay.adapters.memory_committee import Committee, receipt_digest, seal_digest
+from assay.adapters.memory_datasets import DATASETS, Datasets
 from assay.adapters.memory_disputes import DISPUTES, Disputes
 from assay.adapters.memory_stakes import BURN, JOBS, STAKES, Context, Stakes, Token, pseudo_address
 from assay.adapters.refusals import refuse
@@ -58,6 +61,7 @@ class MemoryLedger:
         self.stakes = Stakes(self.token, seat_stake, unbond_delay)
         self.jobs = Committee(self.token, self.stakes, self._consents)
         self.disputes = Disputes(self.token, self.stakes, self.jobs, rules)
+        self.datasets = Datasets(self.token, self.jobs)
         self.receipts: dict[tuple[Address, CallId], int] = {}
         """Block in which an account's call was mined."""
         self.blocks = [Block(number=0, hash=self._hash(0), time=start)]
@@ -153,7 +157,7 @@ class MemoryLedger:
 
     def balances(self) -> dict[Address, int]:
         """Token balance of every account that ever held any, the contracts' and the burn address included."""
-        return {JOBS: 0, STAKES: 0, DISPUTES: 0, BURN: 0} | self.token.balance
+        return {JOBS: 0, STAKES: 0, DISPUTES: 0, DATASETS: 0, BURN: 0} | self.token.balance
 
     def view(self, who: Address) -> AccountView:
         account = self.stakes.account(who)
@@ -265,6 +269,20 @@ class MemoryLedger:
                 self.disputes.clear(ctx, call.segment)
             case chain.WithdrawDisputes():
                 self.disputes.withdraw(ctx, who)
+            case chain.PublishDataset():
+                self.datasets.publish(ctx, who, call)
+            case chain.GrantLicence():
+                self.datasets.grant(ctx, who, call)
+            case chain.RevokeLicence():
+                self.datasets.revoke(ctx, who, call.dataset, call.who)
+            case chain.PostLicensed():
+                self.datasets.post(ctx, who, call.terms, call.uses)
+            case chain.CollectUse():
+                self.datasets.collect(ctx, call.job, call.most)
+            case chain.RefundUse():
+                self.datasets.refund(ctx, call.job)
+            case chain.WithdrawRevenue():
+                self.datasets.withdraw(ctx, who, call.dataset)
             case chain.Batch():
                 self._run_batch(who, call)
 

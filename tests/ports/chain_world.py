@@ -21,6 +21,7 @@ from assay import cid, draw, merkle
 from assay.adapters import evm_record, memory_record
 from assay.adapters.evm import EvmChain
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
+from assay.adapters.memory_datasets import DATASETS
 from assay.adapters.memory_disputes import DISPUTES
 from assay.audit.auditor import Auditor
 from assay.audit.record import Record
@@ -66,6 +67,7 @@ TOKENS = 1_000_000_000
 STAKE = 200_000_000
 WINDOW = 100
 SPEC = cid.of(b"spec")
+BURN = Address("0x000000000000000000000000000000000000dead")
 MICRO_BATCHES, MICRO_LEAVES, UPDATE_LEAVES = 2, 4, 3
 
 
@@ -87,7 +89,7 @@ class World:
         raise NotImplementedError
 
     async def balances(self) -> dict[str, int]:
-        """Of the accounts, `jobs`, `stakes`, `disputes` and `burnt`."""
+        """Of the accounts, `jobs`, `stakes`, `disputes`, `datasets` and `burnt`."""
         raise NotImplementedError
 
     async def record(self, job: JobId) -> Record:
@@ -281,7 +283,7 @@ class MemoryWorld(World):
 
     async def balances(self) -> dict[str, int]:
         ledger = self.ledger
-        known = {ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", ledger.burn_address: "burnt"}
+        known = {ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", DATASETS: "datasets", ledger.burn_address: "burnt"}
         return {known.get(who) or self.name(who): amount for who, amount in self.ledger.balances().items()}
 
     async def record(self, job: JobId) -> Record:
@@ -314,7 +316,7 @@ class EvmWorld(World):
 
     async def balances(self) -> dict[str, int]:
         n = self.network
-        known = {n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", Address("0x000000000000000000000000000000000000dead"): "burnt"}
+        known = {n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", n.datasets: "datasets", BURN: "burnt"}
         found = balances(n, [chain.account for chain in self.chains.values()])
         return {known.get(who) or self.name(who): amount for who, amount in found.items()}
 
