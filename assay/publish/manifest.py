@@ -19,7 +19,7 @@ import msgspec
 from assay import merkle, shard
 from assay.codec import MAX_MESSAGE, Malformed, Message, decode
 from assay.ids import Address, Amount, Digest, PeerId, address
-from assay.job import DatasetRef, shard_items
+from assay.job import DatasetRef, envelope_info, shard_items
 
 PURPOSES = ("research", "education", "commercial", "health", "public-good")
 """What a dataset may be used for; in contracts purpose i is bit i."""
@@ -101,6 +101,11 @@ def shards_root(dataset: DatasetRef) -> Digest:
 def dataset_info(owner: Address, root: Digest) -> bytes:
     """The HPKE `info` of a key of a published dataset."""
     return b"assay/dataset/1" + bytes.fromhex(owner[2:]) + root
+
+
+def info_of(publisher: Address, root: bytes) -> bytes:
+    """The HPKE `info` of an envelope: of the dataset with that root, or of a job's own when there is none."""
+    return dataset_info(publisher, Digest(root)) if root else envelope_info(publisher)
 
 
 def purposes_mask(purposes: tuple[str, ...]) -> int:
