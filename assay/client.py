@@ -21,27 +21,39 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from assay import merkle, seal, shard
-from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJob, Registered, Terms
+from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJob, PostLicensed, Registered, Terms
 from assay.codec import digest, encode
 from assay.execute import check_tensors, schedule_root
-from assay.ids import Address, Digest, JobId, PeerId, SegmentId
-from assay.job import JobSpec, Origin, SealedRef, data_root
+from assay.ids import Address, DatasetId, Digest, JobId, PeerId, SegmentId
+from assay.job import DatasetRef, JobSpec, Origin, SealedRef, ShardRef, UsedDataset, data_head, data_root
+from assay.licensing import Uses, encode_uses
 from assay.local import LocalRun, Step, run_local
 from assay.messages import KeyGrant, KeyRequest, Refusal
 from assay.ports import Blobs, Chain, Keys, Outage, Peers
 from assay.program import Program, cost
+from assay.publish.manifest import Manifest
 from assay.receipts import Ledger, Segment
 from assay.stages import program_root
 from assay.state import Tensors, from_bytes, state_root, to_bytes, weights
 
 __all__ = [
-    "Estimate", "NotYet", "Plan", "Service", "Wish", "cancel", "collect", "deliverable", "estimate", "fetch", "find_service", "follow",
+    "Estimate", "NotYet", "Others", "Plan", "Service", "Wish", "cancel", "collect", "deliverable", "estimate", "fetch", "find_service", "follow",
     "post", "publish", "run_plan", "weights",
 ]  # fmt: skip
 
 Array = NDArray[Any]
 COLLECTING = 10
 """Times that the key service is asked for one key."""
+
+
+class Others(NamedTuple):
+    """Datasets of others that a job rests on: the plan's own records are then an example of theirs, and stay here."""
+
+    datasets: tuple[tuple[DatasetId, Manifest], ...]
+    purpose: int
+    """Place in assay.publish.manifest.PURPOSES."""
+    most: int
+    """That may be locked for them."""
 
 
 class Plan(NamedTuple):
@@ -61,6 +73,7 @@ class Plan(NamedTuple):
     """The tensors that no step changes."""
     origin: Origin | None = None
     """Of a fine-tune."""
+    others: Others | None = None
 
     def read(self, indices: Sequence[int]) -> Tensors:
         """Records by number."""
@@ -176,7 +189,11 @@ async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs:
     check_tensors("state", plan.state, plan.program.state)
     check_tensors("frozen set", plan.frozen, plan.program.frozen)
     wrap = shard.wrap_for(keys, service.encryption_key, chain.account)
-    dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, wrap)
+    sealed: list[bytes] = []
+    if plan.others is None:
+        dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, wrap)
+    else:
+        dataset = joined(plan)
     for blob in sealed:
         await blobs.put(blob)
     state_ref, state_blob = shard.seal_file(to_bytes(plan.state), wrap)
@@ -198,6 +215,7 @@ async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs:
         frozen=frozen,
         origin=UNSET if plan.origin is None else plan.origin,
         dataset=dataset,
+        published=UNSET if plan.others is None else used(plan.others),
         order=plan.order(root),
         steps=plan.steps,
         micro_batches=plan.program.micro_batches,
@@ -233,9 +251,32 @@ async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs:
     return spec, terms
 
 
-async def post(chain: Chain, terms: Terms) -> JobId:
-    """Locks the budget. Raises Reverted with the contract's reason, Outage."""
-    block = await chain.send(CallId(f"post:{terms.spec_digest.hex()}"), PostJob(terms=terms))
+def joined(plan: Plan) -> DatasetRef:
+    """The records of all datasets of others, in their order. Raises BadRecords when they are not of the plan's form."""
+    assert plan.others is not None
+    wanted = shard.fields_of(plan.records)
+    shards: list[ShardRef] = []
+    for number, manifest in plan.others.datasets:
+        if manifest.dataset.fields != wanted:
+            has, needs = (", ".join(f"{f.name} {f.dtype}{list(f.shape)}" for f in fields) for fields in (manifest.dataset.fields, wanted))
+            raise shard.BadRecords(f"dataset {number} holds {has}, the training reads {needs}")
+        shards += manifest.dataset.shards
+    return DatasetRef(name=plan.others.datasets[0][1].dataset.name, fields=wanted, shards=tuple(shards))
+
+
+def used(others: Others) -> tuple[UsedDataset, ...]:
+    return tuple(UsedDataset(dataset=number, shards=len(manifest.dataset.shards)) for number, manifest in others.datasets)
+
+
+async def post(chain: Chain, terms: Terms, spec: JobSpec | None = None, others: Others | None = None) -> JobId:
+    """Locks the budget, and what the datasets of `others` cost (then `spec` is needed). Raises Reverted with the contract's reason, Outage."""
+    call: PostJob | PostLicensed = PostJob(terms=terms)
+    if others is not None:
+        assert spec is not None
+        head = data_head(spec.dataset, spec.order, spec.batch)
+        uses = Uses(tuple(number for number, _ in others.datasets), head, others.purpose, others.most)
+        call = PostLicensed(terms=terms, uses=encode_uses(uses))
+    block = await chain.send(CallId(f"post:{terms.spec_digest.hex()}"), call)
     for event in await chain.events((block - 1, 1 << 62), 0):
         if isinstance(event, JobPosted) and event.client == chain.account and event.terms.spec_digest == terms.spec_digest:
             return event.job

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import audit, check, data, dispute, doctor, economics, infer, jobs, keys, net, result, roles, sim
+from assay.cli import audit, check, data, dispute, doctor, economics, infer, jobs, keys, licences, net, result, roles, sim
 from assay.cli.common import group
 
 app = group(
@@ -38,6 +38,8 @@ app.command()(jobs.submit)
 jobs.app.command()(audit.audit)
 jobs.app.command()(result.result)
 app.add_typer(jobs.app, name="job")
+for command in (licences.grant, licences.revoke, licences.revenue):
+    data.app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(dispute.app, name="dispute")
 app.command()(check.check)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay.cli.common import FAILED, USAGE, Data, Json, Trouble, group, money, run, show
+from assay.cli.common import FAILED, TOKEN, USAGE, Data, Json, Trouble, group, money, run, show
 
 if TYPE_CHECKING:
     from assay.publish.manifest import Manifest, Owner
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 app = group("Datasets of your own: seal them, say who may use them for what, and see what they bring.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The dataset's name in this folder.")]
-MICRO = 1_000_000
 EVERY = 0.5
 """Seconds between two lines of progress."""
 
@@ -222,7 +221,7 @@ def _terms(licence: str, price: float, purposes: list[str], consent: Path | None
     said = _text(consent)
     if max(len(text), len(said)) > MAX_TEXT or not 1 <= len(named) <= 200:
         raise Trouble("licence or consent is too long", f"a text may have {MAX_TEXT} characters, a title 200", code=USAGE)
-    return Licence(name=named, text=text, purposes=tuple(dict.fromkeys(purposes)), consent=said, price=round(price * MICRO))
+    return Licence(name=named, text=text, purposes=tuple(dict.fromkeys(purposes)), consent=said, price=round(price * TOKEN))
 
 
 def _owners(own: str, given: list[str]) -> tuple[Owner, ...]:
@@ -256,7 +255,7 @@ def list_(data: Data = None, json: Json = False) -> None:
     from rich.table import Table
 
     rows: list[dict[str, Any]] = []
-    for record, made in _all(owner_folder(data)):
+    for record, made in run(_all(owner_folder(data))):
         price, terms = made.licence.price, made.licence
         rows.append({
             "name": record.name, "records": made.dataset.records, "shards": len(made.dataset.shards), "licence": terms.name,
@@ -280,7 +279,7 @@ def show_(name: Name, data: Data = None, json: Json = False) -> None:
     """
     import msgspec
 
-    record, made = find(owner_folder(data), name)
+    record, made = run(find(owner_folder(data), name))
     if json:
         private = {"sources": msgspec.to_builtins(record.sources), "skipped": record.skipped}
         show({"manifest": msgspec.to_builtins(made), "digest": record.digest, **private})
@@ -311,7 +310,7 @@ def verify(name: Name, data: Data = None, json: Json = False) -> None:
     from assay.publish import sealing
 
     folder = owner_folder(data)
-    record, made = find(folder, name)
+    record, made = run(find(folder, name))
     keys = open_keys(folder)
     try:
         good, wrong = run(sealing.verify(made, LocalBlobs(folder / "blobs", lambda near: []), keys))
@@ -329,24 +328,23 @@ def verify(name: Name, data: Data = None, json: Json = False) -> None:
         raise typer.Exit(FAILED)
 
 
-def _all(folder: Path) -> list[tuple[Published, Manifest]]:
+async def _all(folder: Path) -> list[tuple[Published, Manifest]]:
     from assay.adapters.ipfs import LocalBlobs
     from assay.publish import manifest, sealing
 
+    records = await asyncio.to_thread(sealing.records, folder)
+    if not records:
+        return []
     blobs = LocalBlobs(folder / "blobs", lambda near: [])
-
-    async def read() -> list[tuple[Published, Manifest]]:
-        return [(record, manifest.read(await blobs.get(record.manifest))) for record in await asyncio.to_thread(sealing.records, folder)]
-
     try:
-        return run(read()) if folder.is_dir() else []
+        return [(record, manifest.read(await blobs.get(record.manifest))) for record in records]
     except (KeyError, manifest.BadManifest) as error:
         raise Trouble("a manifest is not there or damaged", str(error), "publish the dataset again: what is sealed is not sealed anew") from None
 
 
-def find(folder: Path, name: str) -> tuple[Published, Manifest]:
+async def find(folder: Path, name: str) -> tuple[Published, Manifest]:
     """Raises Trouble when this folder has no such dataset."""
-    known = {record.name: (record, made) for record, made in _all(folder)}
+    known = {record.name: (record, made) for record, made in await _all(folder)}
     if name not in known:
         raise Trouble(f"there is no dataset {name!r}", f"{folder} has: {', '.join(known) or 'none'}", "assay data list")
     return known[name]

@@ -25,12 +25,15 @@ from assay import client
 from assay.chain import AnyChainEvent, Params
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, money, show
 from assay.cli.folder import attend, give_order, running
-from assay.codec import decode
+from assay.codec import decode, digest
 from assay.hands import MAX_SPEC
-from assay.ids import Address, Cid, JobId, address
+from assay.ids import Address, Cid, DatasetId, JobId, address
 from assay.job import JobSpec, Origin
+from assay.licensing import Licences
 from assay.ports import Outage
+from assay.publish import manifest as manifests
 from assay.receipts import Ledger, receipt
+from assay.shard import BadRecords
 from assay.state import Tensors, state_root, to_bytes
 
 LIFETIME = 7 * 24 * 3600
@@ -59,6 +62,11 @@ class Order(NamedTuple):
     params: Params
     watch: bool
     out: Path | None
+    datasets: tuple[DatasetId, ...] = ()
+    """Of others."""
+    purpose: int = 0
+    data_cost: int = 0
+    """What they may cost at most."""
 
 
 def read_params(path: Path | None) -> Params:
@@ -84,7 +92,9 @@ class Submission:
 
     async def run(self) -> None:
         order = self.order
-        async with client_node(self.where, order.budget) as node:
+        async with client_node(self.where, order.budget + order.data_cost) as node:
+            if order.datasets:
+                order = self.order = order._replace(plan=order.plan._replace(others=await self._others(node)))
             service = await self._service(node)
             scheduler = await self._party(node, "scheduler", order.scheduler)
             head = await node.chain.head()
@@ -92,8 +102,11 @@ class Submission:
                 segment_steps=order.segment_steps, price_cap=order.price_cap, fee=order.fee, budget=order.budget,
                 deadline=head.time + LIFETIME, scheduler=scheduler, params=order.params,
             )  # fmt: skip
-            spec, terms = await client.publish(order.plan, wish, service, node.chain, node.blobs, node.keys)
-            job = await client.post(node.chain, terms)
+            try:
+                spec, terms = await client.publish(order.plan, wish, service, node.chain, node.blobs, node.keys)
+            except BadRecords as error:
+                raise Trouble("the training does not fit the data", str(error), code=FAILED) from None
+            job = await client.post(node.chain, terms, spec, order.plan.others)
             size = sum(ref.size for ref in (spec.state, *spec.shared_blobs))
             self.note(
                 "posted", f"job {job} is posted, {money(order.budget)} locked; {size / 1e6:.1f} MB sealed in {len(spec.dataset.shards)} shards",
@@ -134,12 +147,46 @@ class Submission:
         what = f"no {role} was seen among the peers within {DISCOVERY:g} s"
         raise Trouble(what, "the bootstrap node knows none, or cannot be reached", f"assay {role} start, or name one: --{role} ACCOUNT", ENVIRONMENT)
 
+    async def _others(self, node: Any) -> client.Others:
+        """The manifests of the datasets that were named, checked against the contract."""
+        known, found = Licences(), []
+        known.feed(await node.chain.events((-1, -1), 0))
+        for number in self.order.datasets:
+            said = known.datasets[number]
+            await _fetch_from_anyone(node, said.cid)
+            try:
+                made = manifests.read(await node.blobs.get(said.cid))
+            except manifests.BadManifest as error:
+                raise Trouble(f"dataset {number} cannot be used", str(error), "its owner has published it so") from None
+            if digest(made) != said.manifest or manifests.shards_root(made.dataset) != said.root:
+                raise Trouble(f"dataset {number} cannot be used", "its manifest is not the one on chain", "its owner has published it so")
+            found.append((number, made))
+        services = {made.key_service for _, made in found}
+        if len(services) > 1:
+            why = f"they are {', '.join(sorted(services))}; a job has one"
+            raise Trouble("the datasets name different key services", why, "use them in jobs of their own")
+        self.order = self.order._replace(keyservice=services.pop())
+        return client.Others(tuple(found), self.order.purpose, self.order.data_cost)
+
     async def _service(self, node: Any) -> client.Service:
         account = await self._party(node, "keyservice", self.order.keyservice)
         try:
             return await client.find_service(node.chain, account)
         except LookupError as error:
             raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None
+
+
+async def _fetch_from_anyone(node: Any, cid: Cid) -> None:
+    """A manifest, from whichever node has it; others are seen only some time after a node has come up. Raises Trouble."""
+    deadline = time.monotonic() + DISCOVERY
+    while True:
+        try:
+            return await node.blobs.fetch(cid, manifests.MAX_MANIFEST)  # type: ignore[no-any-return]
+        except Outage as error:
+            if time.monotonic() > deadline:
+                next = "its owner's node has to run: assay keyservice start --data FOLDER-OF-THE-OWNER"
+                raise Trouble("the dataset's manifest cannot be had", str(error), next, ENVIRONMENT) from None
+        await asyncio.sleep(0.5)
 
 
 def write_weights(out: Path, training: Any, state: Tensors) -> None:
@@ -274,6 +321,10 @@ async def _take_back(node: Any, job: JobId, as_json: bool) -> None:
             await node.chain.send(events.CallId(f"close:{job}"), events.CloseJob(job=job))
             break
         await asyncio.sleep(0.25)
+    known = Licences()
+    known.feed(await node.chain.events((-1, -1), 0))
+    if job in known.jobs and job not in known.refunded:
+        await node.chain.send(events.CallId(f"refund-use:{job}"), events.RefundUse(job=job))  # it pays the owners first
     credit = (await node.chain.view(node.chain.account)).credit
     if credit:
         await node.chain.send(events.CallId(f"withdraw:{job}"), events.Withdraw())

@@ -3,21 +3,30 @@
 What the client sealed itself is bound to its account. A shard of a published dataset is bound to its owner and to the dataset's root, and
 is opened for a job if the contract found it licensed for that dataset when it was posted (JobLicensed), and if the job's shards are the
 dataset's, by its root on chain. A document alone entitles to nothing: it may name what it likes and copy any envelope.
+
+An owner who runs the key service on its own folder gives its calls of Datasets to this node to send, as orders, since one account's
+transactions come from one process.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import UNSET
 
 from assay import merkle, shard
-from assay.chain import DatasetPublished, JobLicensed
+from assay.chain import CollectUse, DatasetPublished, GrantLicence, JobLicensed, PublishDataset, RevokeLicence, WithdrawRevenue
+from assay.codec import decode
 from assay.ids import JobId
 from assay.job import DatasetRef, JobSpec, data_root, shard_items
 from assay.keyservice.showing import wrap
 from assay.keyservice.state import Config, Dataset, Envelope, JobStage, State
-from assay.runtime import AnyEffect, Do
+from assay.runtime import AnyEffect, Do, Failed, IllegalEvent, Result, Send, Sent
 from assay.tasks import JobLoaded, LoadJob
 
+OwnerCall = PublishDataset | GrantLicence | RevokeLicence | CollectUse | WithdrawRevenue
+SEND = "send-"
+"""An order that sends a call: this, and its canonical form in hex."""
 UNLICENSED = "its document names datasets of others, and the contract has found no licence of it"
 
 
@@ -33,6 +42,24 @@ class Licensed:
 
     def _refuse(self, job: JobId, reason: str) -> None:
         raise NotImplementedError
+
+    def _ordered(self, order: str) -> None:
+        kinds: Any = OwnerCall
+        try:
+            call = decode(bytes.fromhex(order.removeprefix(SEND)), kinds)
+        except ValueError:  # Malformed is one
+            return self._note("order", f"a key service does not know the order {order[:80]!r}")
+        self.state.orders += 1
+        self._do(Send(key=f"order:{self.state.orders}", call=call))
+
+    def _order_result(self, event: Result) -> None:
+        match event:
+            case Sent():
+                self._note("order", "the owner's call is mined")
+            case Failed(error=error):
+                self._note("order", f"the owner's call was not taken: {error}", reason=error)
+            case _:
+                raise IllegalEvent(f"{type(event).__name__} of {event.key!r} has no place here")
 
     def _dataset_event(self, event: DatasetPublished | JobLicensed) -> None:
         match event:

@@ -103,7 +103,7 @@ class KeyServiceMachine(Showing, Licensed):
                 kind, *rest = key.split(":")
                 self._result(kind, rest, event)
             case Ordered(order=order):
-                self._note("order", f"a key service does not know the order {order!r}")
+                self._ordered(order)
             case Started() | Heard():
                 pass
         return self._out
@@ -325,6 +325,8 @@ class KeyServiceMachine(Showing, Licensed):
             return self._job_result(kind, JobId(int(rest[0])), event)
         if kind == "show":
             return self._shown(SegmentId(int(rest[0])), event)
+        if kind == "order":
+            return self._order_result(event)
         if kind == "checkpoint":
             return self._checkpoint_result(SegmentId(int(rest[0])), event)
         if kind == "again" and isinstance(event, Woke):

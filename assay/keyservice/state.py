@@ -107,6 +107,8 @@ class State(msgspec.Struct):
     """What has been wrapped, so that a request is answered with the same bytes that go on chain."""
     count: int = 0
     """Keys released so far."""
+    orders: int = 0
+    """Calls that the owner has given to send."""
 
     def summary(self) -> dict[str, Any]:
         return {
