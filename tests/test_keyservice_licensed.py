@@ -8,13 +8,16 @@ import pytest
 from test_keyservice import CID, INITIAL, NODES, SERVICE, V1, W1, W2, ZERO, Bench, document
 
 from assay.adapters.memory_keys import MemoryKeys
-from assay.chain import DatasetPublished, JobClosed, JobLicensed, Lapsed, LicenceRevoked
+from assay.chain import CancelJob, DatasetPublished, GrantLicence, JobClosed, JobLicensed, Lapsed, LicenceRevoked
+from assay.codec import encode
 from assay.ids import Address, DatasetId, JobId, SegmentId
 from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef, UsedDataset, data_root
+from assay.keyservice.licensed import SEND
 from assay.keyservice.state import JobStage
 from assay.merkle import sha256
 from assay.messages import KeyGrant
 from assay.publish.manifest import dataset_info, shards_root
+from assay.runtime import Failed, Fault, Note, Ordered, Send, Sent
 
 OWNER, RIVAL = MemoryKeys(b"owner"), MemoryKeys(b"rival")
 FIELDS = (Field(name="x", dtype="f32", shape=()),)
@@ -159,3 +162,20 @@ def test_a_rival_that_publishes_the_same_roots_gets_no_key_opened() -> None:
     bench.assign(1)
     assert "2 of its 3 key envelopes do not open" in stage(bench)[1]
     assert not bench.calls
+
+
+def test_the_owners_calls_are_sent_by_its_node_and_nothing_else_is_an_order() -> None:
+    bench = posted(job(CHEAP, (1, 2)), 1)
+    bench.held.add("order")
+    call = GrantLicence(dataset=DatasetId(1), who=W1.account, price=5, uses=9, until=77, purposes=1)
+    for _ in range(2):  # the same again is another call
+        (effect,) = bench.feed(Ordered(order=SEND + encode(call).hex()))
+        assert isinstance(effect, Send)
+        assert effect.call == call
+        bench.feed(Sent(key=effect.key, block=1) if effect.key == "order:1" else Failed(key=effect.key, fault=Fault.REFUSED, error="no licence"))
+    assert [note.text for note in bench.notes][-2:] == ["the owner's call is mined", "the owner's call was not taken: no licence"]
+    theirs = encode(CancelJob(job=JobId(1))).hex()
+    for order in ("drain", SEND, SEND + "zz", SEND + theirs, SEND + encode(call).hex()[:-2], theirs):
+        (effect,) = bench.feed(Ordered(order=order))
+        assert isinstance(effect, Note)
+        assert "does not know the order" in effect.text

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_world import NAMES, SPEC, TOKENS, VERIFIERS, YES, EvmWorld, MemoryWorld, World, told
-from hypothesis import given
+from chain_world import NAMES, SPEC, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, told
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay import merkle
@@ -23,10 +23,13 @@ from assay.chain import (
     JobLicensed,
     PostLicensed,
     PublishDataset,
+    Redraw,
     RefundUse,
     RevokeLicence,
     Terms,
+    Unpaid,
     UsePaid,
+    Withdraw,
     WithdrawRevenue,
 )
 from assay.ids import ZERO_ADDRESS, Cid, DatasetId, Digest, JobId
@@ -170,8 +173,35 @@ async def what_cannot_be_published_or_granted(world: World) -> None:
         assert await world.refused("bob", GrantLicence(**{**fields, **late})) == "BadTerm"
 
 
+async def who_keeps_the_keys_back_earns_nothing(world: World) -> None:
+    """The money is there, the work is done, and the owner's key service gives the drawn verifiers no keys."""
+    await world.populate()
+    data = dataset("one", 10)
+    number = await published(world, data)
+    await grant(world, number)
+    had = (await world.balances())["client"]
+    await world.do("client", await job_on(world, data, (number,)))
+    job = JobId(1)
+    segment = await world.committed(job, 0, 0, 2)
+    for _ in range(2):
+        await world.drawn(segment)
+        await world.later(WINDOW + 1)
+        await world.do("stranger", Redraw(segment=segment))
+    assert (await world.last(Unpaid)).reason == "keys withheld"
+    assert await world.refused("bob", CollectUse(job=job, most=5)) == "NothingToCollect"
+    assert await world.refused("bob", WithdrawRevenue(dataset=number)) == "NothingToWithdraw"
+    await world.do("client", CancelJob(job=job))
+    await world.do("client", CloseJob(job=job))
+    await world.do("client", RefundUse(job=job))
+    await world.do("client", Withdraw())
+    balances = await world.balances()
+    assert (balances["client"], balances["datasets"]) == (had, 0)  # all of it came back
+
+
 Script = Callable[[World], Awaitable[None]]
-SCRIPTS: list[Script] = [owners_are_paid_by_use, a_revoked_licence_stops_at_the_boundary, what_cannot_be_published_or_granted]
+SCRIPTS: list[Script] = [
+    owners_are_paid_by_use, a_revoked_licence_stops_at_the_boundary, who_keeps_the_keys_back_earns_nothing, what_cannot_be_published_or_granted,
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +227,7 @@ def test_both_chains_say_the_same(script: Script, anvil: Anvil, tmp_path: Path) 
     asyncio.run(body())
 
 
+@settings(max_examples=50)
 @given(st.binary(max_size=400), st.integers(0, 3))
 def test_uses_are_read_in_one_form_only(noise: bytes, where: int) -> None:
     uses = Uses((DatasetId(3), DatasetId(1)), b"h" * 81, 4, 77)
