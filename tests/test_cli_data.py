@@ -22,7 +22,7 @@ def data(needs_anvil: None, tmp_path: Path) -> Any:
         network = deploy(anvil.url)
 
         def call(*words: str, code: int = 0) -> dict[str, Any]:
-            chain = ("--rpc", anvil.url, "--contract", network.jobs) if words[0] in ("grant", "revoke", "revenue") else ()
+            chain = ("--rpc", anvil.url, "--contract", network.jobs) if words[0] in ("grant", "revoke", "revenue", "readers") else ()
             done = CliRunner().invoke(app, ["data", *words, "--data", str(tmp_path / "own"), *chain, "--json"], catch_exceptions=False)
             assert done.exit_code == code, done.output
             return dict(json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1]))
@@ -44,4 +44,5 @@ def test_grant_revoke_and_revenue(data: Any, tmp_path: Path) -> None:
     assert "NoLicence" in data("revoke", "set", "--to", "anyone", code=4)["why"]
     told = data("revenue", "set", "--collect", "--withdraw")
     assert told == {"dataset": 1, "earned": 0, "share": 10_000, "withdrawn": 0, "left": 0, "jobs": {}}
+    assert data("readers", "set") == {"readers": []}
     assert "there is no dataset 'other'" in data("grant", "other", "--to", "anyone", code=1)["error"]

@@ -38,11 +38,11 @@ class Seller:
         self.folder, self.blobs = folder, MemoryBlobs(BlobNet(), PeerId("owner"))
         self.told: list[sealing.Progress] = []
 
-    def publish(self, root: Path, how: How, name: str = "set", each: int = 10) -> Manifest:
-        return self.seal(survey.survey(root, how), name, each)
+    def publish(self, root: Path, how: How, name: str = "set", each: int = 10, rotate: bool = False) -> Manifest:
+        return self.seal(survey.survey(root, how), name, each, rotate)
 
-    def seal(self, found: survey.Survey, name: str = "set", each: int = 10) -> Manifest:
-        wish = sealing.Wish(name, (Owner(account=KEYS.account, share=SHARES),), Licence(name="MIT"), "", each)
+    def seal(self, found: survey.Survey, name: str = "set", each: int = 10, rotate: bool = False) -> Manifest:
+        wish = sealing.Wish(name, (Owner(account=KEYS.account, share=SHARES),), Licence(name="MIT"), "", each, rotate)
         service = sealing.Service(SERVICE.account, PeerId("service"), SERVICE.encryption_key)
         made, _ = asyncio.run(sealing.publish(found, wish, service, self.folder, self.blobs, KEYS, self.told.append))
         return made
@@ -270,6 +270,17 @@ def test_the_same_content_is_sealed_once(seller: Seller, tmp_path: Path) -> None
     envelopes = [{ref.sealed.envelope for ref in made.dataset.shards} for made in (one, two)]
     assert not envelopes[0] & envelopes[1]
     assert np.array_equal(seller.read(two)["x"], np.concatenate([tensors(7, 50)["x"], *(tensors(13, i)["x"] for i in range(3))]))
+
+
+def test_rotation_gives_every_shard_a_new_key(seller: Seller, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **tensors(30))
+    old, new = (seller.publish(tmp_path / "a.npz", How("tensors"), rotate=rotate) for rotate in (False, True))
+    for part in ("key_id", "cid"):
+        assert not {getattr(ref.sealed, part) for ref in old.dataset.shards} & {getattr(ref.sealed, part) for ref in new.dataset.shards}
+    assert manifests.shards_root(old.dataset) != manifests.shards_root(new.dataset)  # salts follow from keys: licences of the old are none of it
+    assert np.array_equal(seller.read(old)["x"], seller.read(new)["x"])
+    again = seller.publish(tmp_path / "a.npz", How("tensors"))
+    assert [ref.sealed.cid for ref in again.dataset.shards] == [ref.sealed.cid for ref in new.dataset.shards]  # what follows keeps the new keys
 
 
 def test_a_file_that_changes_meanwhile_is_noticed(seller: Seller, tmp_path: Path) -> None:

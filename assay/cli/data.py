@@ -46,6 +46,7 @@ def publish(
     grey: Annotated[bool, typer.Option("--grey", help="Of images: one channel instead of three.")] = False,
     context: Annotated[int, typer.Option("--context", min=1, help="Of texts: bytes of a record, less one.")] = 256,
     shard_records: Annotated[int, typer.Option("--shard-records", min=1, help="Most records of a shard: a key opens a whole shard.")] = 1 << 14,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Seal everything under new keys: it is another dataset then.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Reads files, checks them, seals them into shards, and writes the manifest last.
@@ -69,7 +70,7 @@ def publish(
             context=context, columns=_listed(columns), label=label, categories=_categories(category or []), missing=missing,
         )  # fmt: skip
         terms = _terms(licence, price, purpose or [], consent)
-        _publish(root, how, data, name or _named(root), bad, terms, provenance, owner or [], shard_records, json)
+        _publish(root, how, data, name or _named(root), bad, terms, provenance, owner or [], (shard_records, rotate), json)
     except surveys.NoDataset as error:
         raise Trouble("nothing was published", str(error), code=FAILED) from None
     except ModuleNotFoundError as error:
@@ -77,8 +78,9 @@ def publish(
 
 
 def _publish(
-    root: Path, how: How, data: Path | None, name: str, bad: str, licence: Any, provenance: Path | None, owners: list[str], each: int, json: bool
-) -> None:
+    root: Path, how: How, data: Path | None, name: str, bad: str, licence: Any, provenance: Path | None, owners: list[str], shards: tuple[int, bool],
+    json: bool,
+) -> None:  # fmt: skip
     from assay.adapters.ipfs import LocalBlobs
     from assay.adapters.peerbook import peer_id
     from assay.cli.folder import Lock, prepare
@@ -99,7 +101,7 @@ def _publish(
     try:
         found = survey(root, how, memory, lambda done, total, file: tell("survey", f"read {done} of {total} files: {file}", done=done, total=total))
         _say_bad(found, bad, json)
-        wish = Wish(name, _owners(keys.account, owners), licence, _text(provenance), each)
+        wish = Wish(name, _owners(keys.account, owners), licence, _text(provenance), *shards)
         service = Service(keys.account, peer_id(keys.peer_seed), keys.encryption_key)
         started, blobs = time.perf_counter(), LocalBlobs(folder / "blobs", lambda near: [])
         last: list[Progress] = []

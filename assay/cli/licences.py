@@ -1,4 +1,4 @@
-"""`assay data grant|revoke|revenue`: what the Datasets contract knows of an owner's datasets.
+"""`assay data grant|revoke|revenue|readers`: what the Datasets contract knows of an owner's datasets.
 
 An owner's account sends from one process: when its key service runs on the folder, the call is left with it as an order.
 """
@@ -6,13 +6,14 @@ An owner's account sends from one process: when its key service runs on the fold
 from __future__ import annotations
 
 import asyncio
+import datetime
 import time
 from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
 
-from assay.chain import AnyChainEvent, CallId, CollectUse, GrantLicence, PublishDataset, RevokeLicence, WithdrawRevenue
+from assay.chain import AnyChainEvent, CallId, CollectUse, GrantLicence, KeyReleased, PublishDataset, RevokeLicence, WithdrawRevenue
 from assay.cli.common import FAILED, TOKEN, USAGE, Contract, Data, Json, Rpc, Settings, Trouble, money, run, settings, show
 from assay.cli.data import Name, find
 from assay.codec import encode
@@ -124,6 +125,36 @@ async def _revenue(where: Settings, name: str, *, collect: bool, withdraw: bool,
     for job, amount in jobs.items():
         print(f"  job {job:<6} {money(amount):>14}  client {known.jobs[job].client}")  # type: ignore[index]
     print(f"share of {own}: {share / 100:g} %, {money(taken)} withdrawn, {money(left)} to be had" + (": --withdraw" if left and not withdraw else ""))
+
+
+def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False) -> None:
+    """Who was given keys of a dataset, for which segment, and when: the chain's log of releases.
+
+    Example: [bold]assay data readers patients[/bold]
+    """
+    where = settings(rpc, contract, None, data, "owner")
+    _, made = run(find(where.data, name))
+    own = {ref.sealed.key_id for ref in made.dataset.shards}
+    rows: dict[tuple[int, str, str], list[Any]] = {}
+    for event in run(events(where)):
+        if isinstance(event, KeyReleased) and event.key_id in own:
+            row = rows.setdefault((event.segment, event.recipient, event.by), [event.time, set()])
+            row[1].add(event.key_id)
+    told: list[dict[str, Any]] = [
+        {"time": time, "segment": segment, "recipient": recipient, "by": by, "shards": len(keys), "of": len(own)}
+        for (segment, recipient, by), (time, keys) in rows.items()
+    ]  # fmt: skip
+    if json:
+        show({"readers": told})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("time", "segment", "was given", "by")
+    for row in told:
+        when = datetime.datetime.fromtimestamp(row["time"], datetime.UTC).isoformat(" ", "seconds")
+        table.add_row(when, str(row["segment"]), f"{row['recipient']}\n{row['shards']} of {row['of']} shards", row["by"])
+    Console(highlight=False, soft_wrap=True).print(table)
 
 
 def _share(known: Licences, number: DatasetId, own: Address) -> tuple[int, int, int]:

@@ -43,6 +43,8 @@ class Wish(NamedTuple):
     licence: Licence
     provenance: str = ""
     shard_records: int = shard.SHARD_RECORDS
+    rotate: bool = False
+    """Every shard gets a new key, whether it was sealed before or not."""
 
 
 class Service(NamedTuple):
@@ -153,7 +155,7 @@ async def publish(
         raise NoDataset(f"a record of {each} bytes is over the limit of {shard.MAX_SHARD}")
     index = Index(folder / "sealed.jsonl")
     try:
-        shards = await _seal_all(found, max(1, min(wish.shard_records, SHARD_BYTES // max(each, 1))), index, blobs, keys, progress)
+        shards = await _seal_all(found, wish, max(1, min(wish.shard_records, SHARD_BYTES // max(each, 1))), index, blobs, keys, progress)
     finally:
         index.close()
     bare = DatasetRef(name=wish.name, fields=found.fields, shards=tuple(_reference(each, b"") for each in shards))
@@ -180,14 +182,15 @@ async def publish(
 
 
 async def _seal_all(
-    found: Survey, each: int, index: Index, blobs: Blobs, keys: Keys, progress: Callable[[Progress], None]
+    found: Survey, wish: Wish, each: int, index: Index, blobs: Blobs, keys: Keys, progress: Callable[[Progress], None]
 ) -> list[SealedShard]:
     shards: list[SealedShard] = []
-    fresh = records = size = 0
+    fresh_ones: set[Digest] = set()
+    records = size = 0
     for part in pieces(found, each):
         plaintext = state.to_bytes(part)
         content = merkle.sha256(plaintext)
-        sealed = index.shards.get(content)
+        sealed = None if wish.rotate and content not in fresh_ones else index.shards.get(content)
         if sealed is None or not await blobs.has(sealed.cid) or not _held(keys, sealed.key_id):
             key = seal.new_key()
             keys.store(key)  # before anything lies anywhere that it opens
@@ -198,10 +201,10 @@ async def _seal_all(
                 content=content, cid=cid, size=len(blob), key_id=seal.key_id(key), records=len(leaves), root=merkle.root(leaves)
             )  # fmt: skip
             index.keep(sealed)
-            fresh += 1
+            fresh_ones.add(content)
         shards.append(sealed)
         records, size = records + sealed.records, size + len(plaintext)
-        progress(Progress(records, found.records, len(shards), fresh, size))
+        progress(Progress(records, found.records, len(shards), len(fresh_ones), size))
     return shards
 
 
