@@ -20,40 +20,29 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
-from assay import merkle, seal, shard
+from assay import merkle, parts, seal, shard
 from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJob, PostLicensed, Registered, Terms
 from assay.codec import digest, encode
 from assay.execute import check_tensors, schedule_root
-from assay.ids import Address, DatasetId, Digest, JobId, PeerId, SegmentId
-from assay.job import DatasetRef, JobSpec, Origin, SealedRef, ShardRef, UsedDataset, data_head, data_root
-from assay.licensing import Uses, encode_uses
+from assay.ids import Address, Digest, JobId, PeerId, SegmentId
+from assay.job import DatasetRef, JobSpec, Origin, SealedRef, data_head, data_root
+from assay.licensing import Others, encode_uses, joined
 from assay.local import LocalRun, Step, run_local
 from assay.messages import KeyGrant, KeyRequest, Refusal
 from assay.ports import Blobs, Chain, Keys, Outage, Peers
 from assay.program import Program, cost
-from assay.publish.manifest import Manifest
 from assay.receipts import Ledger, Segment
 from assay.stages import program_root
 from assay.state import Tensors, from_bytes, state_root, to_bytes, weights
 
 __all__ = [
-    "Estimate", "NotYet", "Others", "Plan", "Service", "Wish", "cancel", "collect", "deliverable", "estimate", "fetch", "find_service", "follow",
-    "post", "publish", "run_plan", "weights",
+    "Estimate", "NotYet", "Plan", "Service", "Wish", "cancel", "collect", "deliverable", "estimate", "fetch", "find_service", "follow",
+    "post", "publish", "run_plan", "seal_records", "weights",
 ]  # fmt: skip
 
 Array = NDArray[Any]
 COLLECTING = 10
 """Times that the key service is asked for one key."""
-
-
-class Others(NamedTuple):
-    """Datasets of others that a job rests on: the plan's own records are then an example of theirs, and stay here."""
-
-    datasets: tuple[tuple[DatasetId, Manifest], ...]
-    purpose: int
-    """Place in assay.publish.manifest.PURPOSES."""
-    most: int
-    """That may be locked for them."""
 
 
 class Plan(NamedTuple):
@@ -74,6 +63,8 @@ class Plan(NamedTuple):
     origin: Origin | None = None
     """Of a fine-tune."""
     others: Others | None = None
+    key: Digest | None = None
+    """Of the permutation of examples, where it was fixed before the state was known (assay.bounty)."""
 
     def read(self, indices: Sequence[int]) -> Tensors:
         """Records by number."""
@@ -90,6 +81,8 @@ class Plan(NamedTuple):
 
     def order(self, program_root: Digest) -> Digest:
         """Key of the permutation of examples."""
+        if self.key is not None:
+            return self.key
         return merkle.sha256(b"assay/order/1", program_root, state_root(0, self.state))
 
     @property
@@ -183,19 +176,26 @@ class Wish(NamedTuple):
     params: Params
 
 
-async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs: Blobs, keys: Keys) -> tuple[JobSpec, Terms]:
-    """Seals and stores everything that the job needs; nothing is on chain yet. Raises BadTensors when the state has not exactly the
-    entries that the program names, or the frozen tensors not."""
-    check_tensors("state", plan.state, plan.program.state)
-    check_tensors("frozen set", plan.frozen, plan.program.frozen)
-    wrap = shard.wrap_for(keys, service.encryption_key, chain.account)
-    sealed: list[bytes] = []
-    if plan.others is None:
-        dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, wrap)
-    else:
-        dataset = joined(plan)
+async def seal_records(plan: Plan, service: Service, chain: Chain, blobs: Blobs, keys: Keys) -> DatasetRef:
+    """Seals and stores the plan's records; those of others are sealed and stored already."""
+    if plan.others is not None:
+        return joined(shard.fields_of(plan.records), plan.others)
+    dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, shard.wrap_for(keys, service.encryption_key, chain.account))
     for blob in sealed:
         await blobs.put(blob)
+    return dataset
+
+
+async def publish(
+    plan: Plan, wish: Wish, service: Service, chain: Chain, blobs: Blobs, keys: Keys, dataset: DatasetRef | None = None
+) -> tuple[JobSpec, Terms]:
+    """Seals and stores everything that the job needs (but a `dataset` that has been sealed already); nothing is on chain yet. Raises
+    BadTensors when the state has not exactly the entries that the program names, or the frozen tensors not."""
+    check_tensors("state", plan.state, plan.program.state)
+    check_tensors("frozen set", plan.frozen, plan.program.frozen)
+    if dataset is None:
+        dataset = await seal_records(plan, service, chain, blobs, keys)
+    wrap = shard.wrap_for(keys, service.encryption_key, chain.account)
     state_ref, state_blob = shard.seal_file(to_bytes(plan.state), wrap)
     await blobs.put(state_blob)
     frozen: SealedRef | UnsetType = UNSET
@@ -215,7 +215,7 @@ async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs:
         frozen=frozen,
         origin=UNSET if plan.origin is None else plan.origin,
         dataset=dataset,
-        published=UNSET if plan.others is None else used(plan.others),
+        published=UNSET if plan.others is None else plan.others.used,
         order=plan.order(root),
         steps=plan.steps,
         micro_batches=plan.program.micro_batches,
@@ -251,31 +251,12 @@ async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs:
     return spec, terms
 
 
-def joined(plan: Plan) -> DatasetRef:
-    """The records of all datasets of others, in their order. Raises BadRecords when they are not of the plan's form."""
-    assert plan.others is not None
-    wanted = shard.fields_of(plan.records)
-    shards: list[ShardRef] = []
-    for number, manifest in plan.others.datasets:
-        if manifest.dataset.fields != wanted:
-            has, needs = (", ".join(f"{f.name} {f.dtype}{list(f.shape)}" for f in fields) for fields in (manifest.dataset.fields, wanted))
-            raise shard.BadRecords(f"dataset {number} holds {has}, the training reads {needs}")
-        shards += manifest.dataset.shards
-    return DatasetRef(name=plan.others.datasets[0][1].dataset.name, fields=wanted, shards=tuple(shards))
-
-
-def used(others: Others) -> tuple[UsedDataset, ...]:
-    return tuple(UsedDataset(dataset=number, shards=len(manifest.dataset.shards)) for number, manifest in others.datasets)
-
-
 async def post(chain: Chain, terms: Terms, spec: JobSpec | None = None, others: Others | None = None) -> JobId:
     """Locks the budget, and what the datasets of `others` cost (then `spec` is needed). Raises Reverted with the contract's reason, Outage."""
     call: PostJob | PostLicensed = PostJob(terms=terms)
     if others is not None:
         assert spec is not None
-        head = data_head(spec.dataset, spec.order, spec.batch)
-        uses = Uses(tuple(number for number, _ in others.datasets), head, others.purpose, others.most)
-        call = PostLicensed(terms=terms, uses=encode_uses(uses))
+        call = PostLicensed(terms=terms, uses=encode_uses(others.uses(data_head(spec.dataset, spec.order, spec.batch))))
     block = await chain.send(CallId(f"post:{terms.spec_digest.hex()}"), call)
     for event in await chain.events((block - 1, 1 << 62), 0):
         if isinstance(event, JobPosted) and event.client == chain.account and event.terms.spec_digest == terms.spec_digest:
@@ -359,7 +340,7 @@ async def fetch(ledger: Ledger, job: JobId, chain: Chain, blobs: Blobs, keys: Ke
         raise ValueError("the released key is another one than the provider committed to: the key service's fault")
     if not await blobs.has(last.checkpoint):
         await blobs.fetch(last.checkpoint, limit, near)
-    state = from_bytes(seal.unseal(await blobs.get(last.checkpoint), key), limit)
+    state = from_bytes(parts.unseal(await blobs.get(last.checkpoint), key), limit)
     if state_root(last.stop, state) != last.end_root:
         raise ValueError("the checkpoint is not the state that was committed: its provider's fault")
     return state

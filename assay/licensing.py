@@ -25,7 +25,9 @@ from assay.chain import (
     UseRefunded,
 )
 from assay.ids import ZERO_ADDRESS, Address, DatasetId, JobId
-from assay.publish.manifest import PRICED
+from assay.job import DatasetRef, Field, ShardRef, UsedDataset
+from assay.publish.manifest import PRICED, Manifest
+from assay.shard import BadRecords
 
 ENDLESS = (1 << 64) - 1
 """Uses of a licence without an end."""
@@ -47,6 +49,37 @@ class Uses(NamedTuple):
     """Place in assay.publish.manifest.PURPOSES."""
     most: int
     """That the client is ready to pay for them."""
+
+
+class Others(NamedTuple):
+    """Datasets of others that a job is to rest on."""
+
+    datasets: tuple[tuple[DatasetId, Manifest], ...]
+    purpose: int
+    most: int
+
+    @property
+    def key_service(self) -> Address:
+        return self.datasets[0][1].key_service
+
+    @property
+    def used(self) -> tuple[UsedDataset, ...]:
+        """What the job's document says of them."""
+        return tuple(UsedDataset(dataset=number, shards=len(manifest.dataset.shards)) for number, manifest in self.datasets)
+
+    def uses(self, head: bytes) -> Uses:
+        return Uses(tuple(number for number, _ in self.datasets), head, self.purpose, self.most)
+
+
+def joined(fields: tuple[Field, ...], others: Others) -> DatasetRef:
+    """The records of all of them, in their order. Raises BadRecords when they are not of these fields, which a training reads."""
+    shards: list[ShardRef] = []
+    for number, manifest in others.datasets:
+        if manifest.dataset.fields != fields:
+            has, needs = (", ".join(f"{f.name} {f.dtype}{list(f.shape)}" for f in each) for each in (manifest.dataset.fields, fields))
+            raise BadRecords(f"dataset {number} holds {has}, the training reads {needs}")
+        shards += manifest.dataset.shards
+    return DatasetRef(name=others.datasets[0][1].dataset.name, fields=fields, shards=tuple(shards))
 
 
 def _word(value: int) -> bytes:

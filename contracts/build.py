@@ -34,6 +34,8 @@ CONTRACTS = {
     "Verdict": "Verdict.sol",
     "Disputes": "Disputes.sol",
     "Datasets": "Datasets.sol",
+    "Bounties": "Bounties.sol",
+    "Receipts": "Receipts.sol",
 }
 WHOLE = {"Jobs": ("IJobs.sol", "IJobs"), "Disputes": ("IDisputes.sol", "IDisputeGame")}
 """Contracts that answer part of an interface through others: file and name of the interface."""

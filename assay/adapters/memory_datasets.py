@@ -13,7 +13,7 @@ from assay.adapters.memory_jobs import Jobs
 from assay.adapters.memory_stakes import Context, Token, pseudo_address
 from assay.adapters.memory_terms import check_cid
 from assay.adapters.refusals import refuse
-from assay.chain import GrantLicence, PublishDataset, SegmentState, Terms
+from assay.chain import DatasetCall, GrantLicence, PublishDataset, SegmentState, Terms
 from assay.ids import ZERO_ADDRESS, Address, DatasetId, JobId, SegmentId
 from assay.licensing import ENDLESS, MOST_DATASETS, BadUses, Uses, decode_uses, due, read_head, reads
 from assay.merkle import sha256
@@ -77,6 +77,23 @@ class Datasets:
         self.datasets: dict[DatasetId, Dataset] = {}
         self.licences: dict[tuple[DatasetId, Address], Licence] = {}
         self.uses: dict[JobId, Use] = {}
+
+    def run(self, ctx: Context, who: Address, call: DatasetCall) -> None:
+        match call:
+            case chain.PublishDataset():
+                self.publish(ctx, who, call)
+            case chain.GrantLicence():
+                self.grant(ctx, who, call)
+            case chain.RevokeLicence():
+                self.revoke(ctx, who, call.dataset, call.who)
+            case chain.PostLicensed():
+                self.post(ctx, who, call.terms, call.uses)
+            case chain.CollectUse():
+                self.collect(ctx, call.job, call.most)
+            case chain.RefundUse():
+                self.refund(ctx, call.job)
+            case chain.WithdrawRevenue():
+                self.withdraw(ctx, who, call.dataset)
 
     # ---- owners
 

@@ -69,9 +69,14 @@ class Sandbox:
     def environment(self) -> dict[str, str]:
         """What an engine is given of this process's environment."""
         found = {name: os.environ[name] for name in KEPT if name in os.environ}
-        homes = [str(Path(str(assay.__file__)).parent.parent), *filter(None, found.get("PYTHONPATH", "").split(os.pathsep))]
-        found["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(os.path.abspath(home) for home in homes))  # an engine starts in another folder
+        found["PYTHONPATH"] = python_path()
         return found | ({"ASSAY_NATIVE_LIBRARY": self.native} if self.native else {"ASSAY_NATIVE": "0"})
+
+
+def python_path() -> str:
+    """Where this package is, and what PYTHONPATH names, as seen from any folder."""
+    homes = [str(Path(str(assay.__file__)).parent.parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return os.pathsep.join(dict.fromkeys(os.path.abspath(home) for home in homes))
 
 
 def choose(wanted: str = "auto", disk: int = 1 << 40) -> Sandbox | None:

@@ -6,7 +6,25 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import audit, certificate, check, data, dispute, doctor, economics, infer, jobs, keys, licences, net, result, roles, sim
+from assay.cli import (
+    answering,
+    audit,
+    bounty,
+    certificate,
+    check,
+    data,
+    dispute,
+    doctor,
+    economics,
+    infer,
+    jobs,
+    keys,
+    licences,
+    net,
+    result,
+    roles,
+    sim,
+)  # fmt: skip
 from assay.cli.common import group
 
 app = group(
@@ -43,10 +61,11 @@ for command in (licences.grant, licences.revoke, licences.revenue, licences.read
     data.app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(certificate.app, name="certificate")
+app.add_typer(bounty.app, name="bounty")
 app.add_typer(dispute.app, name="dispute")
 app.command()(check.check)
 app.command()(infer.infer)
-app.add_typer(infer.app, name="receipt")
+app.add_typer(answering.app, name="receipt")
 app.command()(jobs.run)
 app.command("economics")(economics.economy)
 app.command()(doctor.doctor)

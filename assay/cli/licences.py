@@ -13,19 +13,23 @@ from typing import Annotated, Any
 
 import typer
 
-from assay.chain import AnyChainEvent, CallId, CollectUse, GrantLicence, KeyReleased, PublishDataset, RevokeLicence, WithdrawRevenue
-from assay.cli.common import FAILED, TOKEN, USAGE, Contract, Data, Json, Rpc, Settings, Trouble, money, run, settings, show
+from assay.chain import AnyChainEvent, CallId, CollectUse, GrantLicence, KeyReleased, PublishDataset, RefundUse, RevokeLicence, WithdrawRevenue
+from assay.cli.common import ENVIRONMENT, FAILED, TOKEN, USAGE, Contract, Data, Json, Rpc, Settings, Trouble, money, run, settings, show
 from assay.cli.data import Name, find
-from assay.codec import encode
-from assay.ids import ZERO_ADDRESS, Address, DatasetId, address
+from assay.codec import digest, encode
+from assay.ids import ZERO_ADDRESS, Address, Cid, DatasetId, JobId, address
 from assay.keyservice.licensed import SEND, OwnerCall
-from assay.licensing import ENDLESS, Licences
+from assay.licensing import ENDLESS, Licences, Others
+from assay.ports import Outage
+from assay.publish import manifest as manifests
 
 To = Annotated[str, typer.Option("--to", metavar="ACCOUNT", help="Who may use it; `anyone` for everybody.")]
 DAY = 24 * 3600
 TAKEN_WITHIN = 60.0
 """Seconds that a running node has to send an order."""
 POLL = 0.5
+SEEN_WITHIN = 90.0
+"""Seconds to wait for a node that has a manifest."""
 MOST_SEGMENTS = 64
 """That one call pays for."""
 
@@ -231,6 +235,48 @@ async def quote(where: Settings, datasets: tuple[DatasetId, ...], steps: int, ea
     cost = known.cost(datasets, keys.account, now, steps, each_step)
     assert cost is not None
     return cost
+
+
+async def others_of(node: Any, datasets: tuple[DatasetId, ...], purpose: int, most: int) -> Others:
+    """The manifests of the datasets that a job names, checked against the contract. Raises Trouble."""
+    known, found = Licences(), []
+    known.feed(await node.chain.events((-1, -1), 0))
+    for number in datasets:
+        said = known.datasets[number]
+        await _fetch_from_anyone(node, said.cid)
+        try:
+            made = manifests.read(await node.blobs.get(said.cid))
+        except manifests.BadManifest as error:
+            raise Trouble(f"dataset {number} cannot be used", str(error), "its owner has published it so") from None
+        if digest(made) != said.manifest or manifests.shards_root(made.dataset) != said.root:
+            raise Trouble(f"dataset {number} cannot be used", "its manifest is not the one on chain", "its owner has published it so")
+        found.append((number, made))
+    services = {made.key_service for _, made in found}
+    if len(services) > 1:
+        why = f"they are {', '.join(sorted(services))}; a job has one"
+        raise Trouble("the datasets name different key services", why, "use them in jobs of their own")
+    return Others(tuple(found), purpose, most)
+
+
+async def _fetch_from_anyone(node: Any, cid: Cid) -> None:
+    """A manifest, from whichever node has it; others are seen only some time after a node has come up. Raises Trouble."""
+    deadline = time.monotonic() + SEEN_WITHIN
+    while True:
+        try:
+            return await node.blobs.fetch(cid, manifests.MAX_MANIFEST)  # type: ignore[no-any-return]
+        except Outage as error:
+            if time.monotonic() > deadline:
+                next = "its owner's node has to run: assay keyservice start --data FOLDER-OF-THE-OWNER"
+                raise Trouble("the dataset's manifest cannot be had", str(error), next, ENVIRONMENT) from None
+        await asyncio.sleep(POLL)
+
+
+async def refund_use(node: Any, job: JobId) -> None:
+    """Takes back what a closed job has not used of the data of others; its owners are paid first."""
+    known = Licences()
+    known.feed(await node.chain.events((-1, -1), 0))
+    if job in known.jobs and job not in known.refunded:
+        await node.chain.send(CallId(f"refund-use:{job}"), RefundUse(job=job))
 
 
 async def _now(where: Settings) -> int:

@@ -15,7 +15,7 @@ import time
 import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -25,16 +25,17 @@ from assay import client
 from assay.chain import AnyChainEvent, Params
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, money, show
 from assay.cli.folder import attend, give_order, running
-from assay.codec import decode, digest
+from assay.codec import decode
 from assay.hands import MAX_SPEC
 from assay.ids import Address, Cid, DatasetId, JobId, address
 from assay.job import JobSpec, Origin
-from assay.licensing import Licences
 from assay.ports import Outage
-from assay.publish import manifest as manifests
 from assay.receipts import Ledger, receipt
 from assay.shard import BadRecords
 from assay.state import Tensors, state_root, to_bytes
+
+if TYPE_CHECKING:
+    from assay.cli.sponsor import Wanted
 
 LIFETIME = 7 * 24 * 3600
 """Seconds after which anybody may end a job that is not done."""
@@ -67,6 +68,7 @@ class Order(NamedTuple):
     purpose: int = 0
     data_cost: int = 0
     """What they may cost at most."""
+    bounty: Wanted | None = None
 
 
 def read_params(path: Path | None) -> Params:
@@ -92,11 +94,15 @@ class Submission:
 
     async def run(self) -> None:
         order = self.order
-        async with client_node(self.where, order.budget + order.data_cost) as node:
+        most = most_of(order.bounty.pays) if order.bounty is not None else 0
+        async with client_node(self.where, order.budget + order.data_cost + most) as node:
             if order.datasets:
-                order = self.order = order._replace(plan=order.plan._replace(others=await self._others(node)))
-            service = await self._service(node)
-            scheduler = await self._party(node, "scheduler", order.scheduler)
+                from assay.cli.licences import others_of
+
+                others = await others_of(node, order.datasets, order.purpose, order.data_cost)
+                order = self.order = order._replace(plan=order.plan._replace(others=others), keyservice=others.key_service)
+            service = await key_service(node, order.keyservice)
+            scheduler = await party(node, "scheduler", order.scheduler)
             head = await node.chain.head()
             wish = client.Wish(
                 segment_steps=order.segment_steps, price_cap=order.price_cap, fee=order.fee, budget=order.budget,
@@ -112,6 +118,11 @@ class Submission:
                 "posted", f"job {job} is posted, {money(order.budget)} locked; {size / 1e6:.1f} MB sealed in {len(spec.dataset.shards)} shards",
                 job=job, spec=terms.spec, program_cid=spec.program, program_root=spec.program_root.hex(), budget=order.budget,
             )  # fmt: skip
+            if order.bounty is not None:
+                from assay.cli.sponsor import offer
+
+                number, about = await offer(node, self.where, job, order.bounty)
+                self.note("bounty", f"bounty {number}: {money(about.amount)} locked", bounty=number, amount=about.amount)
             if order.watch:
                 state = await follow_job(node, job, self.as_json)
                 self._deliver(job, state)
@@ -131,62 +142,38 @@ class Submission:
         if after and not self.as_json:
             print(f"\nbefore: {before}\nafter: {after}")
 
-    async def _party(self, node: Any, role: str, named: str | None) -> Address:
-        """The account of a role: the one that was named, or the first that is seen among peers."""
-        if named is not None:
-            try:
-                return address(named)
-            except ValueError as error:
-                raise Trouble(f"the {role}'s account is malformed", str(error), code=USAGE) from None
-        deadline = time.monotonic() + DISCOVERY
-        while time.monotonic() < deadline:
-            for record in node.peers.records():
-                if record.role == role:
-                    return Address(record.account)
-            await asyncio.sleep(0.25)
-        what = f"no {role} was seen among the peers within {DISCOVERY:g} s"
-        raise Trouble(what, "the bootstrap node knows none, or cannot be reached", f"assay {role} start, or name one: --{role} ACCOUNT", ENVIRONMENT)
 
-    async def _others(self, node: Any) -> client.Others:
-        """The manifests of the datasets that were named, checked against the contract."""
-        known, found = Licences(), []
-        known.feed(await node.chain.events((-1, -1), 0))
-        for number in self.order.datasets:
-            said = known.datasets[number]
-            await _fetch_from_anyone(node, said.cid)
-            try:
-                made = manifests.read(await node.blobs.get(said.cid))
-            except manifests.BadManifest as error:
-                raise Trouble(f"dataset {number} cannot be used", str(error), "its owner has published it so") from None
-            if digest(made) != said.manifest or manifests.shards_root(made.dataset) != said.root:
-                raise Trouble(f"dataset {number} cannot be used", "its manifest is not the one on chain", "its owner has published it so")
-            found.append((number, made))
-        services = {made.key_service for _, made in found}
-        if len(services) > 1:
-            why = f"they are {', '.join(sorted(services))}; a job has one"
-            raise Trouble("the datasets name different key services", why, "use them in jobs of their own")
-        self.order = self.order._replace(keyservice=services.pop())
-        return client.Others(tuple(found), self.order.purpose, self.order.data_cost)
-
-    async def _service(self, node: Any) -> client.Service:
-        account = await self._party(node, "keyservice", self.order.keyservice)
+async def party(node: Any, role: str, named: str | None) -> Address:
+    """The account of a role: the one that was named, or the first that is seen among peers. Raises Trouble."""
+    if named is not None:
         try:
-            return await client.find_service(node.chain, account)
-        except LookupError as error:
-            raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None
-
-
-async def _fetch_from_anyone(node: Any, cid: Cid) -> None:
-    """A manifest, from whichever node has it; others are seen only some time after a node has come up. Raises Trouble."""
+            return address(named)
+        except ValueError as error:
+            raise Trouble(f"the {role}'s account is malformed", str(error), code=USAGE) from None
     deadline = time.monotonic() + DISCOVERY
-    while True:
-        try:
-            return await node.blobs.fetch(cid, manifests.MAX_MANIFEST)  # type: ignore[no-any-return]
-        except Outage as error:
-            if time.monotonic() > deadline:
-                next = "its owner's node has to run: assay keyservice start --data FOLDER-OF-THE-OWNER"
-                raise Trouble("the dataset's manifest cannot be had", str(error), next, ENVIRONMENT) from None
-        await asyncio.sleep(0.5)
+    while time.monotonic() < deadline:
+        for record in node.peers.records():
+            if record.role == role:
+                return Address(record.account)
+        await asyncio.sleep(0.25)
+    what = f"no {role} was seen among the peers within {DISCOVERY:g} s"
+    raise Trouble(what, "the bootstrap node knows none, or cannot be reached", f"assay {role} start, or name one: --{role} ACCOUNT", ENVIRONMENT)
+
+
+async def key_service(node: Any, named: str | None) -> client.Service:
+    """Raises Trouble."""
+    try:
+        return await client.find_service(node.chain, await party(node, "keyservice", named))
+    except LookupError as error:
+        raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None
+
+
+def most_of(pays: tuple[str, ...]) -> int:
+    """The highest amount of a bounty's `THRESHOLD:AMOUNT`s; whether they are a ladder is told later. Raises Trouble."""
+    try:
+        return max(round(float(text.rpartition(":")[2]) * 1_000_000) for text in pays)
+    except ValueError:
+        raise Trouble("a bounty says what it pays for", "--pay is not there, or is not understood", "--pay 75%:10", USAGE) from None
 
 
 def write_weights(out: Path, training: Any, state: Tensors) -> None:
@@ -321,10 +308,9 @@ async def _take_back(node: Any, job: JobId, as_json: bool) -> None:
             await node.chain.send(events.CallId(f"close:{job}"), events.CloseJob(job=job))
             break
         await asyncio.sleep(0.25)
-    known = Licences()
-    known.feed(await node.chain.events((-1, -1), 0))
-    if job in known.jobs and job not in known.refunded:
-        await node.chain.send(events.CallId(f"refund-use:{job}"), events.RefundUse(job=job))  # it pays the owners first
+    from assay.cli.licences import refund_use
+
+    await refund_use(node, job)
     credit = (await node.chain.view(node.chain.account)).credit
     if credit:
         await node.chain.send(events.CallId(f"withdraw:{job}"), events.Withdraw())

@@ -3,7 +3,7 @@
     bwrap --dev-bind / / --unshare-net --unshare-pid --proc /proc --die-with-parent python tests/roles/fleet_world.py FOLDER lost|exposed
 
 `lost` runs a segment on two nodes' places, kills the machine that runs it after some steps, and prints one JSON object: what there was to
-resume from and what came out. `exposed` gives the head an address that the world routes to, and prints why the fleet does not start.
+resume from and what came out. `exposed` gives the machine an address that the world routes to, and prints why the fleet does not start.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from assay.state import state_root
 STEPS, KILL_AFTER = 400, 40
 WORLD = "203.0.114.7"
 """An address that the world routes to."""
+HERE = "10.77.0.1"
+"""One that it does not; Ray listens on all, all the same."""
 SOON = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 4}
 PLAN = plan(STEPS)
 
@@ -101,8 +103,9 @@ async def lost(folder: Path) -> dict[str, Any]:
 
 
 async def exposed(folder: Path) -> dict[str, Any]:
-    await asyncio.to_thread(subprocess.run, ["ip", "address", "add", f"{WORLD}/32", "dev", "lo"], check=True)
-    machines = cluster(WORLD, 1)
+    for address in (WORLD, HERE):
+        await asyncio.to_thread(subprocess.run, ["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+    machines = cluster(HERE, 1)
     try:
         await fleet(machines.address, folder, [])
     except FleetTrouble as error:

@@ -121,6 +121,8 @@ class FleetEngine:
                 if isinstance(found, Unusable):
                     why, advice = found.why, found.advice
                 pause = FIRST_PAUSE if self._up else min(LAST_PAUSE, 2 * pause)
+            except FleetTrouble as error:
+                why, advice = error.why, error.advice
             except Malformed as error:
                 why = f"its driver says garbage: {error}"
             except OSError as error:
@@ -234,11 +236,10 @@ class FleetEngine:
         return replace(found, native=self.shut.native) if self.shut else found
 
     def _environment(self) -> dict[str, str]:
-        found = (self.shut or self._alone()).environment()
         if self.begin.address == LOCAL:
-            return found | {"HOME": "/tmp"}
-        given = {name: os.environ[name] for name in RAY_VARIABLES if name in os.environ}
-        return {name: value for name, value in found.items() if not name.startswith("ASSAY_NATIVE")} | given | {"HOME": str(Path.home())}
+            return self._alone().environment() | {"HOME": "/tmp"}
+        found = {name: os.environ[name] for name in (*sandbox.KEPT, *RAY_VARIABLES) if name in os.environ}
+        return found | {"HOME": str(Path.home()), "PYTHONPATH": sandbox.python_path()}
 
 
 NETWORK = (Path("/etc/hosts"), Path("/etc/resolv.conf"), Path("/etc/nsswitch.conf"), Path("/etc/passwd"))
