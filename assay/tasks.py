@@ -93,10 +93,10 @@ class KeyStored(Outcome, frozen=True, kw_only=True):
 
 
 class WrapKeys(Task, frozen=True, kw_only=True):
-    """Key service: unwraps `envelopes` (key id, envelope, account that published it) and wraps each key to each recipient (account,
-    encryption key). No recipients: only checks the envelopes."""
+    """Key service: unwraps `envelopes` (key id, envelope, account that published it, root of the published dataset that it is of or nothing)
+    and wraps each key to each recipient (account, encryption key). No recipients: only checks the envelopes."""
 
-    envelopes: tuple[tuple[Digest, bytes, Address], ...]
+    envelopes: tuple[tuple[Digest, bytes, Address, bytes], ...]
     recipients: tuple[tuple[str, bytes], ...]
 
 

@@ -33,6 +33,7 @@ CONTRACTS = {
     "Descent": "Descent.sol",
     "Verdict": "Verdict.sol",
     "Disputes": "Disputes.sol",
+    "Datasets": "Datasets.sol",
     "Bounties": "Bounties.sol",
     "Receipts": "Receipts.sol",
 }

@@ -20,6 +20,7 @@ from assay.job import JobSpec, SealedRef, envelope_info
 from assay.merkle import sha256
 from assay.messages import Boundary
 from assay.ports import Outage
+from assay.publish.manifest import info_of
 from assay.runtime import Fault, TaskFailed
 from assay.sim.options import Options
 from assay.sim.toy import Link, Toy, ToyBoundary, ToyState, prove, root
@@ -178,9 +179,9 @@ class Hands:
 
     def wrap_keys(self, task: WrapKeys) -> KeysWrapped:
         releases, bad = [], []
-        for key_id, envelope, sender in task.envelopes:
+        for key_id, envelope, sender, dataset in task.envelopes:
             try:
-                key = self.keys.unwrap(envelope, envelope_info(sender))
+                key = self.keys.unwrap(envelope, info_of(sender, dataset))
             except ValueError:
                 bad.append(key_id)
                 continue

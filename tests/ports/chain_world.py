@@ -22,6 +22,7 @@ from assay.adapters import evm_record, memory_record
 from assay.adapters.evm import EvmChain
 from assay.adapters.memory_bounties import BOUNTIES
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
+from assay.adapters.memory_datasets import DATASETS
 from assay.adapters.memory_disputes import DISPUTES
 from assay.audit.auditor import Auditor
 from assay.audit.record import Record
@@ -67,6 +68,7 @@ TOKENS = 1_000_000_000
 STAKE = 200_000_000
 WINDOW = 100
 SPEC = cid.of(b"spec")
+BURN = Address("0x000000000000000000000000000000000000dead")
 MICRO_BATCHES, MICRO_LEAVES, UPDATE_LEAVES = 2, 4, 3
 LAST = 2 * (MICRO_BATCHES + 1) - 1
 """Link of a segment of two steps."""
@@ -94,7 +96,7 @@ class World:
         raise NotImplementedError
 
     async def balances(self) -> dict[str, int]:
-        """Of the accounts, `jobs`, `stakes`, `disputes` and `burnt`."""
+        """Of the accounts, `jobs`, `stakes`, `disputes`, `datasets` and `burnt`."""
         raise NotImplementedError
 
     async def record(self, job: JobId) -> Record:
@@ -293,7 +295,8 @@ class MemoryWorld(World):
     async def balances(self) -> dict[str, int]:
         ledger = self.ledger
         known = {
-            ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", BOUNTIES: "bounties", ledger.burn_address: "burnt",
+            ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", BOUNTIES: "bounties", DATASETS: "datasets",
+            ledger.burn_address: "burnt",
         }  # fmt: skip
         return {known.get(who) or self.name(who): amount for who, amount in self.ledger.balances().items()}
 
@@ -327,8 +330,9 @@ class EvmWorld(World):
 
     async def balances(self) -> dict[str, int]:
         n = self.network
-        burnt = Address("0x000000000000000000000000000000000000dead")
-        known = {n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", n.bounties: "bounties", burnt: "burnt"}
+        known = {
+            n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", n.bounties: "bounties", n.datasets: "datasets", BURN: "burnt",
+        }  # fmt: skip
         found = balances(n, [chain.account for chain in self.chains.values()])
         return {known.get(who) or self.name(who): amount for who, amount in found.items()}
 

@@ -60,6 +60,7 @@ interface IJobsLog {
 
     error NoSuchJob(uint64 job);
     error NoSuchSegment(uint64 segment);
+    error NoDatasets();
     error WrongState(uint64 segment, SegmentState state);
     error WrongPhase(uint64 segment, Phase phase);
     error TooEarly(uint64 notBefore, uint64 now_);
@@ -121,6 +122,8 @@ interface IJobsLog {
 interface IJobs is IJobsLog {
     // ---- jobs
     function post(Terms calldata terms) external returns (uint64 jobId);
+    /// A job on datasets of others, which Datasets must agree to (IDatasets.open has the form of `uses`).
+    function postLicensed(Terms calldata terms, bytes calldata uses) external returns (uint64 jobId);
     function fund(uint64 jobId, uint128 amount) external;
     function cancel(uint64 jobId) external;
     function close(uint64 jobId) external;

@@ -25,6 +25,8 @@ struct JobRecord {
     uint8 verifiers;
     uint8 redraws;
     uint24 serveWindow;
+    // Its data are others' (Datasets).
+    bool licensed;
     // What a committee needs.
     uint32 steps;
     uint24 sealWindow;
