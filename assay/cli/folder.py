@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from assay.cli.common import ENVIRONMENT, FAILED, Trouble
+from assay.cli.common import ENVIRONMENT, FAILED, Trouble, read_config
 
 ORDERS = re.compile(r"drain|resume|withdraw|leave|cancel-\d+")
 EVERY = 0.5
@@ -47,6 +47,12 @@ def speed(measured: int = 0) -> int:
             path.write_text(str(measured))
         return int(path.read_text()[:20])
     return 0
+
+
+def client_folder() -> Path:
+    """A client's own, for what needs its keys and no network."""
+    kept = read_config()
+    return (Path(kept["data"]) if "data" in kept else Path("~/.local/share/assay").expanduser()) / "client"
 
 
 def prepare(data: Path) -> None:
