@@ -1,4 +1,5 @@
-"""What is signed for a network's contracts (offers, receipts and seals) and between its nodes (visits), as EIP-712 typed data (eips.ethereum.org/EIPS/eip-712)."""
+"""What is signed for a network's contracts (offers, receipts and seals) and between its nodes (visits), as EIP-712 typed data
+(eips.ethereum.org/EIPS/eip-712)."""
 
 from __future__ import annotations
 
