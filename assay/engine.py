@@ -118,8 +118,8 @@ class LinksRun(EngineResult, frozen=True, kw_only=True):
     last_loss: U32
     computed: U63
     milliseconds: U63
-    state: str
-    """Name of the end state's file."""
+    state: Annotated[str, msgspec.Meta(pattern=r"^state-[0-9]{1,20}\.safetensors$")]
+    """Name of the end state's file: the daemon reads and publishes it, so it leads nowhere else."""
 
 
 class OpenLinks(EngineTask, frozen=True, kw_only=True):
@@ -136,7 +136,7 @@ class OpenLinks(EngineTask, frozen=True, kw_only=True):
 
 class OpenedLink(Message, frozen=True, kw_only=True):
     unit: U63
-    file: str
+    file: Annotated[str, msgspec.Meta(pattern=r"^boundary-[0-9]{1,20}\.safetensors$")]
     ends: tuple[Digest, ...]
     """As in messages.Boundary.link_ends."""
     proofs: tuple[tuple[Digest, ...], ...]

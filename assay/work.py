@@ -7,12 +7,15 @@ committed, `own` when this machine is at fault.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -61,6 +64,8 @@ from assay.state import BadTensors, Tensors, acc_root, from_bytes, state_root, t
 
 MAX_FROZEN = 1 << 34
 """Bytes of a file of frozen tensors."""
+ALONE_WITHIN = 60.0
+"""Seconds that an engine waits for another one that has its segment."""
 
 
 class Engine:
@@ -192,7 +197,11 @@ class Engine:
             segment.run(stop, lambda step, loss: None)
 
     def _run(self, task: RunLinks, progress: Progress) -> LinksRun:
-        segment = self._segment(task)
+        with alone(self.root / task.segment):
+            return self._run_alone(self._segment(task), task, progress)
+
+    @staticmethod
+    def _run_alone(segment: Segment, task: RunLinks, progress: Progress) -> LinksRun:
         began = now_ms()
         computed = segment.run(task.stop, lambda step, loss: progress(StepDone(step=step, loss=loss)))
         spent = now_ms() - began
@@ -204,7 +213,10 @@ class Engine:
         )  # fmt: skip
 
     def _open(self, task: OpenLinks) -> LinksOpened:
-        segment = self._segment(task)
+        with alone(self.root / task.segment):
+            return self._open_alone(self._segment(task), task)
+
+    def _open_alone(self, segment: Segment, task: OpenLinks) -> LinksOpened:
         self._run_again(segment, task.stop)
         leaves, ends = segment.leaf_hashes(task.stop), segment.ends
         opened = []
@@ -296,6 +308,24 @@ class Engine:
             return LinkParted(question=error.question)
         except parting.Junk as error:
             return LinkParted(junk=str(error))
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """No other engine runs this segment meanwhile: one that has been killed may take a moment to die. Raises OSError when it does not."""
+    held, until = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), time.monotonic() + ALONE_WITHIN
+    try:
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise OSError(f"another engine has been running {folder.name} for {ALONE_WITHIN:.0f} s") from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(held)
 
 
 def _read_frozen(path: Path) -> Tensors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from eth_account import Account
 from eth_account.messages import SignableMessage, encode_typed_data
+from eth_account.signers.local import LocalAccount
 from eth_keys.exceptions import BadSignature
 from eth_utils.exceptions import ValidationError
 
@@ -70,6 +71,10 @@ class TypedData:
 
     def visit_signer(self, peer: PeerId, signature: bytes) -> Address | None:
         return _signer_of(self.visit_data(peer), signature)
+
+    def sign_visit(self, signer: LocalAccount, peer: PeerId) -> bytes:
+        """That `peer` asks for the account of `signer`."""
+        return bytes(signer.sign_message(self.visit_data(peer)).signature)
 
 
 def _signer_of(message: SignableMessage, signature: bytes) -> Address | None:

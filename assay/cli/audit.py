@@ -126,7 +126,7 @@ def introduction(reader: EvmReader, peers: Libp2pPeers, keys: NodeKeys | None) -
     """What providers are told of who asks; None for who has no account."""
     from assay.messages import Visit
 
-    return None if keys is None else Visit(account=keys.account, signature=bytes(keys.signer.sign_message(reader.visit_data(peers.peer)).signature))
+    return None if keys is None else Visit(account=keys.account, signature=reader.sign_visit(keys.signer, peers.peer))
 
 
 # ---- what is told --------------------------------------------------------------------------------------------------------

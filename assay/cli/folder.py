@@ -36,6 +36,12 @@ def bases() -> Path:
     return cache_home() / "bases"
 
 
+def client_folder() -> Path:
+    """A client's own, for what needs its keys and no network."""
+    kept = read_config()
+    return (Path(kept["data"]) if "data" in kept else Path("~/.local/share/assay").expanduser()) / "client"
+
+
 def speed(measured: int = 0) -> int:
     """Operations a second of this machine's last check, 0 before the first; a new measurement is kept."""
     from assay.exact.native.build import cache_home
@@ -47,12 +53,6 @@ def speed(measured: int = 0) -> int:
             path.write_text(str(measured))
         return int(path.read_text()[:20])
     return 0
-
-
-def client_folder() -> Path:
-    """A client's own, for what needs its keys and no network."""
-    kept = read_config()
-    return (Path(kept["data"]) if "data" in kept else Path("~/.local/share/assay").expanduser()) / "client"
 
 
 def prepare(data: Path) -> None:

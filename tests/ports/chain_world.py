@@ -336,7 +336,7 @@ class EvmWorld(World):
     def sign_visit(self, name: str, peer: PeerId) -> bytes:
         chain = self.chains[name]
         assert isinstance(chain, EvmChain)
-        return bytes(self.signers[name].sign_message(chain.visit_data(peer)).signature)
+        return chain.sign_visit(self.signers[name], peer)
 
     async def close(self) -> None:
         for chain in self.chains.values():

@@ -10,6 +10,9 @@ from assay.messages import Boundary, JobAnnouncement, StepRequest, TreeRequest
 from assay.role import RoleConfig, RoleState
 from assay.tasks import SegmentRun
 
+BUSY = ("gathering", "activating", "running", "committing")
+"""Phases of a segment that takes a place."""
+
 
 class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
     price_per_step: int
@@ -22,6 +25,8 @@ class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
     """Seconds before the end of the lease at which a run is stopped to commit what is done (at most a quarter of the lease)."""
     grace: int = 2
     """Seconds that are waited for the receipts that are not needed for the quorum."""
+    places: int = 1
+    """Segments that are offered for, gathered for and run at once, at most."""
     attempts: int = 3
     """Runs of a segment that fail by this node's own fault before it is given up."""
 
@@ -58,6 +63,15 @@ class Mine(msgspec.Struct):
     """What may be brought to the chain."""
     brought: list[str] = []
     """What has been, named as in `checking`."""
+    waits: dict[str, int] = {}
+    """Until when what has come of `seal` and `vote` may wait for other segments' calls."""
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A call that waits for others to share a transaction with, until `at`."""
+
+    call: Attest | RevealAll | Batch
+    at: int
 
 
 class Showing(msgspec.Struct):
@@ -75,14 +89,11 @@ class Showing(msgspec.Struct):
 
 
 class WorkerState(RoleState):
-    outbox: list[Attest | RevealAll | Batch] = msgspec.field(default_factory=list)
-    """Calls that wait for the next transaction."""
+    outbox: list[Waiting] = msgspec.field(default_factory=list)
     posts: int = 0
     """Such transactions that were sent."""
     heard: list[JobAnnouncement] = msgspec.field(default_factory=list)
-    offer: LiveOffer | None = None
-    current: SegmentId | None = None
-    """The segment that is gathered for, run or being committed."""
+    offers: list[LiveOffer] = msgspec.field(default_factory=list)
     mine: dict[SegmentId, Mine] = msgspec.field(default_factory=dict)
     showing: dict[SegmentId, Showing] = msgspec.field(default_factory=dict)
     visitors: dict[PeerId, Address] = msgspec.field(default_factory=dict)
