@@ -113,13 +113,30 @@ def test_what_cannot_be_made_is_refused_and_may_be_asked_for_again(open_to: Benc
     assert refused(replies(open_to.feed(Done(key=key, outcome=NodesShown(segment=SegmentId(1), nodes=None)))), "no such node")
 
 
-def test_what_is_not_the_segments_is_refused_and_so_is_too_much(monkeypatch: pytest.MonkeyPatch, open_to: Bench) -> None:
+def test_what_is_not_the_segments_is_refused(open_to: Bench) -> None:
     assert refused(ask(open_to, 2, msgspec.structs.replace(STEP, step=10)), "has the steps 0 to 9")
     assert refused(ask(open_to, 3, msgspec.structs.replace(STEP, segment=SegmentId(7))), "not committed by this node")
     far = msgspec.structs.replace(TREE, question=msgspec.structs.replace(TREE.question, unit=30))
     assert refused(ask(open_to, 4, far), "has the steps")
-    monkeypatch.setattr("assay_worker.showing.MOST_SHOWN", 0)
-    assert refused(ask(open_to, 5, TREE), "enough of this segment")
+
+
+def inside(unit: int) -> TreeRequest:
+    """A question about one link."""
+    return TreeRequest(segment=SegmentId(1), question=Question(kind=Kind.TRACE, unit=unit, wanted=Wanted(height=5, index=0)))
+
+
+@pytest.mark.parametrize(("most", "message"), [("MOST_SHOWN", TREE), ("MOST_SHOWN", STEP), ("MOST_STEPS", STEP), ("MOST_LINKS", inside(0))])
+def test_no_more_is_shown_than_a_check_needs(monkeypatch: pytest.MonkeyPatch, open_to: Bench, most: str, message: Any) -> None:
+    monkeypatch.setattr(f"assay_worker.showing.{most}", 0)
+    assert refused(ask(open_to, 5, message), "enough of this segment")
+
+
+def test_links_are_looked_into_one_after_another(open_to: Bench) -> None:
+    for number, unit in enumerate((3, 3, 4)):
+        assert ask(open_to, number + 2, inside(unit)) == []
+        key, _ = task(open_to, "show")
+        open_to.feed(Done(key=key, outcome=NodesShown(segment=SegmentId(1), nodes=NODES)))
+    assert refused(ask(open_to, 9, inside(3)), "enough of this segment"), "each return would cost a replay"
 
 
 def test_when_the_segment_is_over_what_is_being_made_is_given_up(open_to: Bench) -> None:
