@@ -16,12 +16,14 @@ from typing import Any
 import msgspec
 import pytest
 from eth_account import Account
+from eth_account.signers.local import LocalAccount
 
 from assay import cid, draw, merkle
 from assay.adapters import evm_record, memory_record
 from assay.adapters.evm import EvmChain
 from assay.adapters.memory_bounties import BOUNTIES
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
+from assay.adapters.memory_committee import visit_digest
 from assay.adapters.memory_datasets import DATASETS
 from assay.adapters.memory_disputes import DISPUTES
 from assay.audit.auditor import Auditor
@@ -101,6 +103,10 @@ class World:
 
     async def record(self, job: JobId) -> Record:
         """What an audit reads."""
+        raise NotImplementedError
+
+    def sign_visit(self, name: str, peer: PeerId) -> bytes:
+        """That `peer` asks for an account."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -305,18 +311,22 @@ class MemoryWorld(World):
         assert isinstance(chain, MemoryChain)
         return memory_record.read_record(chain, job)
 
+    def sign_visit(self, name: str, peer: PeerId) -> bytes:
+        return self.ledger.sign(self[name], visit_digest(self.ledger.chain_id, peer))
+
 
 class EvmWorld(World):
     def __init__(self, anvil: Anvil, network: Network) -> None:
         super().__init__()
         self.anvil, self.network = anvil, network
+        self.signers: dict[str, LocalAccount] = {}
 
     @classmethod
     async def open(cls, anvil: Anvil, folder: Path, rules: Rules = RULES) -> EvmWorld:
         """A network of its own on a running anvil."""
         world = cls(anvil, deploy(anvil.url, rules=rules))
         for name in NAMES:
-            signer = Account.from_key(sha256(str(folder).encode(), name.encode()))
+            signer = world.signers[name] = Account.from_key(sha256(str(folder).encode(), name.encode()))
             faucet(world.network, Address(signer.address.lower()), TOKENS)
             world.chains[name] = await EvmChain.open(anvil.url, world.network.jobs, signer, folder / f"{name}.sqlite")
         return world
@@ -340,6 +350,11 @@ class EvmWorld(World):
         chain = self.chains["stranger"]
         assert isinstance(chain, EvmChain)
         return await evm_record.read_record(chain, job, 0)
+
+    def sign_visit(self, name: str, peer: PeerId) -> bytes:
+        chain = self.chains[name]
+        assert isinstance(chain, EvmChain)
+        return chain.sign_visit(self.signers[name], peer)
 
     async def close(self) -> None:
         for chain in self.chains.values():

@@ -47,7 +47,7 @@ from assay.chain import (
     WithdrawStake,
     Withheld,
 )  # fmt: skip
-from assay.ids import SegmentId
+from assay.ids import PeerId, SegmentId
 from assay.localnet import rpc
 from assay.localnet.anvil import Anvil
 from assay.merkle import sha256
@@ -671,5 +671,10 @@ def test_signatures_name_their_signer_and_nobody_else(opener: Opener) -> None:
             assert bob.receipt_signer(SegmentId(3), 1, broken) is None
             assert bob.offer_signer(good.offer, broken) is None
         assert alice.sign_seal(SegmentId(3), 1, sha256(b"1")) != alice.sign_seal(SegmentId(3), 1, sha256(b"2"))
+        visit = world.sign_visit("alice", PeerId("peer"))
+        assert bob.visit_signer(PeerId("peer"), visit) == alice.account
+        assert bob.visit_signer(PeerId("other"), visit) != alice.account
+        for broken in (b"", visit[:-1], visit + b"\0", bytes(65), b"\xff" * 65):
+            assert bob.visit_signer(PeerId("peer"), broken) is None
 
     with_world(opener, body)

@@ -83,6 +83,8 @@ class Showing(msgspec.Struct):
     """By `account:unit`: states before steps."""
     given: int = 0
     """Times that the files were gone to."""
+    links: list[int] = []
+    """That were looked into, in their order."""
     doing: StepRequest | TreeRequest | None = None
     """What they are gone to for now, and for whom."""
     who: Address = Address("")
