@@ -35,6 +35,7 @@ from assay.runtime import (
     Woke,
 )
 
+
 class Calls(Base):
     def __init__(self, config: RoleConfig) -> None:
         super().__init__(config)
