@@ -63,9 +63,10 @@ def main() -> None:
             sent = transactions(depth, seconds)
             gas = sum(gas_of(jobs, CALLS[kind], n) for kind, sizes in sent.items() for n in sizes) / SEGMENTS
             sizes = [n for found in sent.values() for n in found]
-            rows.append({"depth": depth, "seconds": seconds, "segments_a_transaction": round(sum(sizes) / len(sizes), 2), "gas": round(gas)})
+            each = round(sum(sizes) / len(sizes), 2)
+            rows.append({"depth": depth, "seconds": seconds, "segments_a_transaction": each, "gas": round(gas)})
             if not options.json:
-                print(f"depth {depth}, segments of {seconds:5} s: {rows[-1]['segments_a_transaction']:5} segments a transaction, {gas / 1000:.0f} k gas a segment")
+                print(f"depth {depth}, segments of {seconds:5} s: {each:5} segments a transaction, {gas / 1000:.0f} k gas a segment")
     if options.json:
         print(json.dumps({"rows": rows, "goal": 200_000}))
 

@@ -90,10 +90,12 @@ class EvmNet(Net):
     async def events(self, kind: type[Any]) -> list[Any]:
         return [event for event in await self.ports["client"].chain.events((-1, -1), 0) if isinstance(event, kind)]
 
-    async def seen(self, kind: type[Any], count: int, seconds: float = 40) -> None:
-        async with asyncio.timeout(seconds):
-            while len(await self.events(kind)) < count:
-                await asyncio.sleep(0.1)
+    async def seen(self, kind: type[Any], count: int) -> None:
+        for _ in range(600):
+            if len(await self.events(kind)) >= count:
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"not {count} of {kind.__name__}")
 
 
 async def post(net: EvmNet, what: client.Plan) -> int:
@@ -123,8 +125,8 @@ def settlements(net: EvmNet) -> list[tuple[str, list[str], int]]:
 
 
 def test_several_segments_share_their_transactions_and_cost_less_than_the_goal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job of eight segments, of which four are unsettled at a time. They are trained and replayed within a beat of the chain's clock, which then passes to
-    its end. The second four are those of a network that runs: every word that they write was written before."""
+    """A job of eight segments, of which four are unsettled at a time. They are trained and replayed within a beat of the chain's clock, which then
+    passes to its end. The second four are those of a network that runs: every word that they write was written before."""
     monkeypatch.setattr(beats, "LONGEST", 240)
     monkeypatch.setattr(daemon, "ANSWER_WITHIN", 2.0)
 
