@@ -62,9 +62,10 @@ class Plan(NamedTuple):
     """The tensors that no step changes."""
     origin: Origin | None = None
     """Of a fine-tune."""
-    others: Others | None = None
     key: Digest | None = None
     """Of the permutation of examples, where it was fixed before the state was known (assay.bounty)."""
+    others: Others | None = None
+    """Datasets of others that the job rests on: the records are then an example of theirs, and stay here."""
 
     def read(self, indices: Sequence[int]) -> Tensors:
         """Records by number."""

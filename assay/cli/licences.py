@@ -155,9 +155,9 @@ def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data =
     from rich.table import Table
 
     table = Table("time", "segment", "was given", "by")
-    for row in told:
-        when = datetime.datetime.fromtimestamp(row["time"], datetime.UTC).isoformat(" ", "seconds")
-        table.add_row(when, str(row["segment"]), f"{row['recipient']}\n{row['shards']} of {row['of']} shards", row["by"])
+    for one in told:
+        when = datetime.datetime.fromtimestamp(one["time"], datetime.UTC).isoformat(" ", "seconds")
+        table.add_row(when, str(one["segment"]), f"{one['recipient']}\n{one['shards']} of {one['of']} shards", one["by"])
     Console(highlight=False, soft_wrap=True).print(table)
 
 
