@@ -135,6 +135,7 @@ class WorkerMachine(Offering, Ending):
 
     def _chain(self, event: Any) -> None:
         self._review_offers()
+        self._earn(event)
         if isinstance(event, JobPosted):
             if any(a.job == event.job for a in self.state.heard):
                 self._want_job(event.job)
