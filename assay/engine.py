@@ -25,6 +25,7 @@ from assay.codec import Message
 from assay.dispute.moves import AnyMove, Facts, Named, Open, Path, Shown, Side
 from assay.dispute.record import Record
 from assay.dispute.served import Given, Nodes, Wanted
+from assay.hearing import ChunkProof
 from assay.ids import U32, U63, Digest
 from assay.job import DatasetRef, Field
 from assay.runtime import Fault
@@ -133,6 +134,24 @@ class OpenLinks(EngineTask, frozen=True, kw_only=True):
     units: tuple[U63, ...]
 
 
+class OpenChunk(EngineTask, frozen=True, kw_only=True):
+    """The chunk of a link's end that `number` (32 bytes, big-endian) names among those of the drawn links `units` (assay.hearing); runs the
+    segment first as far as it is not on disk."""
+
+    job: JobFiles
+    segment: Folder
+    start: U63
+    stop: U63
+    parent_root: Digest
+    keep: U63
+    units: tuple[U63, ...]
+    number: Digest
+
+
+class ChunkOpened(EngineResult, frozen=True, kw_only=True):
+    proof: ChunkProof
+
+
 class OpenedLink(Message, frozen=True, kw_only=True):
     unit: U63
     file: str
@@ -234,6 +253,6 @@ class Failure(EngineResult, frozen=True, kw_only=True):
     error: str
 
 
-AnyEngineTask = CheckFile | RunLinks | OpenLinks | ReplayLink | AnswerDispute
-AnyEngineResult = FileChecked | StepDone | LinksRun | LinksOpened | LinkReplayed | DisputeAnswered | Failure
+AnyEngineTask = CheckFile | RunLinks | OpenLinks | OpenChunk | ReplayLink | AnswerDispute
+AnyEngineResult = FileChecked | StepDone | LinksRun | LinksOpened | ChunkOpened | LinkReplayed | DisputeAnswered | Failure
 Progress = Callable[[StepDone], None]

@@ -11,6 +11,7 @@ from assay.chain import Offer, Opening, Release, Reveal, Terms
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Open, Revealed, Shown, Side
 from assay.dispute.served import Given, Nodes, Wanted
+from assay.hearing import ChunkProof
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.messages import Boundary
@@ -273,6 +274,15 @@ class UnitReplayed(Outcome, frozen=True, kw_only=True):
     """It was replayed from the very states that were committed to, so that a dispute can show why it does not agree."""
 
 
+class SayUnserved(Task, frozen=True, kw_only=True):
+    """Verifier: link `unit` was not served, though its segment counts as served: the trace of `leaves` empty leaves with which it says no,
+    and can open. Comes back as UnitReplayed."""
+
+    segment: SegmentId
+    unit: int
+    leaves: int
+
+
 class MakeOpenings(Task, frozen=True, kw_only=True):
     """Verifier: waits for the opening block and opens the drawn leaves of the traces that `replay` kept."""
 
@@ -285,6 +295,25 @@ class MakeOpenings(Task, frozen=True, kw_only=True):
 
 class OpeningsMade(Outcome, frozen=True, kw_only=True):
     openings: tuple[Opening, ...]
+
+
+class MakeChunk(Task, frozen=True, kw_only=True):
+    """Worker: waits for the block that names a chunk and shows it, of a segment that this node ran."""
+
+    segment: SegmentId
+    job: JobId
+    spec: Cid
+    start: int
+    stop: int
+    parent: SealedRef
+    parent_root: Digest
+    units: tuple[int, ...]
+    """All that were drawn, in order."""
+    asked_block: int
+
+
+class ChunkMade(Outcome, frozen=True, kw_only=True):
+    proof: ChunkProof
 
 
 class MakeMove(Task, frozen=True, kw_only=True):
@@ -358,9 +387,10 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
-    | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | MakeMove | ServeNodes | DropSegment
+    | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
+    | DropSegment
 )  # fmt: skip
 AnyOutcome = (
     JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeysWrapped | SegmentRun | Stopping | UnitsServed | ReceiptVerified
-    | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | MoveMade | NodesServed | Dropped
+    | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | Dropped
 )  # fmt: skip

@@ -24,6 +24,7 @@ from assay.chain import (
     Assigned,
     Attested,
     CancelJob,
+    ChunkAsked,
     CloseJob,
     CloseReveals,
     Committed,
@@ -163,6 +164,8 @@ class SchedulerMachine(Placing):
             case Drawn():
                 book.state = SegmentState.DRAWN
                 return [self._late(book, event.serve_by)]
+            case ChunkAsked():
+                return [self._late(book, event.show_by)]
             case Served():
                 book.state = SegmentState.SERVED
                 return [self._late(book, event.seal_by + job.terms.params.reveal_window)]

@@ -11,7 +11,8 @@ rest is the segment's state on chain (assay.facts):
                 end or the owner drains the node
     committing  `commit` is sent                                              committed (the chain says so)
     committed   draw -> ServeUnits -> boundaries to the verifiers who ask,    settled | withheld | unpaid | void | rejected
-                receipts from them -> `served`; their seals and votes in one
+                receipts from them -> `served`, or, when they deny that they
+                were served, the chunk that is asked for; their seals and votes in one
                 transaction each; then every call that is due
     lost        too late, or it cannot be done: the reason is noted           lapsed (anyone calls it)
 
@@ -30,6 +31,7 @@ from assay.chain import (
     Activated,
     Assigned,
     Attested,
+    ChunkAsked,
     Commit,
     Committed,
     Drawn,
@@ -68,7 +70,7 @@ class WorkerMachine(Offering, Ending):
             "activate": self._on_activate, "run": self._on_run, "lease": self._on_lease, "stop": self._on_stop, "commit": self._on_commit,
             "units": self._on_units, "reserve": self._on_reserve, "receipt": self._on_receipt, "grace": self._on_grace,
             "serve": self._on_serve, "drop": self._on_drop, "seal": self._on_seal, "vote": self._on_vote, "gather": self._on_gather,
-            "post": self._on_post, "posted": self._on_posted,
+            "post": self._on_post, "posted": self._on_posted, "chunk": self._on_chunk, "show": self._on_show, "reshow": self._on_reshow,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -203,6 +205,8 @@ class WorkerMachine(Offering, Ending):
                 self._nudge("draw", seg, block=seg.seed_block + 1)
             case Drawn():
                 self._drawn(mine, seg)
+            case ChunkAsked():
+                self._asked(mine, seg)
             case Served():
                 self._note("served", f"segment {seg.segment}: served to the drawn verifiers", segment=seg.segment, round=seg.round)
                 self._nudge("close", seg, at=seg.reveal_by + 1)
@@ -262,7 +266,8 @@ class WorkerMachine(Offering, Ending):
         if mine is None:
             return
         if seg.state in COMMITTED_OR_BETTER:
-            return self._serve_units(mine, seg)
+            self._serve_units(mine, seg)
+            return self._show(mine, seg)
         if mine.phase != "gathering":
             return
         if seg.state == SegmentState.ACTIVE:
