@@ -477,7 +477,8 @@ class DisputeWithdrawn(ChainEvent, frozen=True, kw_only=True):
 AnyChainEvent = (
     Registered | Deposited | Unbonding | StakeWithdrawn | SeatTaken | SeatLeft | FeeCharged | Slashed | JobPosted | JobFunded | JobCancelled
     | JobClosed | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | ChunkAsked | ChunkShown | KeyReleased | Served | Sealed
-    | RevealsDue | Revealed | OpeningsDue | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | Pardoned | NoShow | Credited | Withdrawn
+    | RevealsDue | Revealed | OpeningsDue | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | Pardoned
+    | NoShow | Credited | Withdrawn
     | DisputeSealed | DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid | DisputeCredited | DisputeWithdrawn
 )  # fmt: skip
 

@@ -135,7 +135,8 @@ class VerifierMachine(Challenging, Handing):
             case Served():
                 self._do(Wake(key=f"unsealed:{seg.segment}:{seg.round}", at=seg.seal_by + 1))
                 if seg.asked_block:
-                    self._do(Wake(key=f"unserved:{seg.segment}:{seg.round}", at=seg.seal_by - (seg.seal_by - self._now) // UNSERVED))
+                    left = self.state.facts.jobs[seg.job].terms.params.seal_window // UNSERVED
+                    self._do(Wake(key=f"unserved:{seg.segment}:{seg.round}", at=seg.seal_by - left))
                 self._maybe_seal(duty, seg)
             case Sealed(verifier=self.config.account) if duty.phase == "sealed" and not duty.alone:
                 self._note("sealed", f"segment {duty.segment}: sealed what was found", segment=duty.segment, round=duty.round)
