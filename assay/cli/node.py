@@ -297,9 +297,10 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
         running.append(node)
         note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
         gc.freeze()  # what is loaded now stays; the collector need not look at it again
-        watchers = [asyncio.create_task(attend(where.data, lambda: {"role": role, "pid": os.getpid(), **node.status()}, node.order))]
+        owner = care.Orders(node)
+        watchers = [asyncio.create_task(attend(where.data, lambda: {"role": role, "pid": os.getpid(), **node.status()}, owner.order))]
         if options.rules is not None:
-            watchers.append(asyncio.create_task(care.look_after(node, options.rules, care.look_here, note)))
+            watchers.append(asyncio.create_task(care.look_after(node, owner, options.rules, care.look_here, note)))
         try:
             with contextlib.ExitStack() as stack:
                 if options.metrics:
