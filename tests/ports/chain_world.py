@@ -78,8 +78,8 @@ class World:
 
     chains: dict[str, Chain]
     ids: itertools.count[int]
-    whole = False
-    """Under the ends of the first segment there are states and accumulators, and not only words."""
+    whole: int | None = None
+    """Under the ends of a segment that begins at this step there are states and accumulators, and not only words."""
 
     def __init__(self) -> None:
         self.chains = {}
@@ -185,11 +185,11 @@ class World:
         )  # fmt: skip
 
     def end(self, place: int) -> Digest:
-        """Of the job's first segment, if it is whole."""
-        if not self.whole:
+        """Of the segment that is whole, if there is one."""
+        if self.whole is None:
             return sha256(b"end", bytes([place]))
         entries = Entries(self.tensors(place))
-        return hearing.end_root(place, 0, MICRO_BATCHES, entries.count, entries.root)
+        return hearing.end_root(place, self.whole, MICRO_BATCHES, entries.count, entries.root)
 
     @staticmethod
     def tensors(place: int) -> Tensors:
@@ -198,10 +198,10 @@ class World:
             "param.bias": np.arange(300, dtype=np.float32) + place, "seen": np.full(10, place, dtype=np.uint8), "sum": np.arange(300) * place,
         }  # fmt: skip
 
-    def shown(self, drawn: Drawn, stop: int, block_hash: Digest, more: int = 0) -> ShowChunk:
-        """The chunk that a block names; with `more`, another one."""
+    def shown(self, drawn: Drawn, steps: int, block_hash: Digest, more: int = 0) -> ShowChunk:
+        """The chunk that a block names of a segment of so many steps; with `more`, another one."""
         place, rest = hearing.end_named(draw.chunk(block_hash, drawn.segment), drawn.units, MICRO_BATCHES)
-        leaves = [merkle.leaf(i, self.end(i)) for i in range(stop * (MICRO_BATCHES + 1))]
+        leaves = [merkle.leaf(i, self.end(i)) for i in range(steps * (MICRO_BATCHES + 1))]
         return ShowChunk(segment=drawn.segment, proof=chunk_proof(self.tensors(place), rest + more, merkle.prove(leaves, place)))
 
     async def committed(self, job: JobId, parent: int, start: int, stop: int, by: str = "alice", end: int | None = None) -> SegmentId:

@@ -405,7 +405,7 @@ async def unpaid(world: World) -> None:
 async def denied(world: World, redraws: int = 1) -> None:
     """Two of three verifiers say in every round that they were not served. Their provider shows the chunk that it is asked for: the round counts
     as served, the third one's yes is not outvoted, who said nothing and had its key is a no-show."""
-    world.whole = True
+    world.whole = 0
     await world.populate()
     job = await world.post(params={"redraws": redraws, "no_show_bps": 1000})
     segment = await world.committed(job, 0, 0, 2)
