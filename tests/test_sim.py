@@ -110,8 +110,8 @@ def test_a_failing_run_names_its_seed() -> None:
         (INVENTS_EVERYTHING, "did not get the committed bits", []),
         (workers.SERVES_GARBAGE, "did not get the committed bits", []),
         (workers.STALLS, "its lease ran out with nothing committed", ["late"]),
-        (workers.SERVES_WRONG_PROOFS, "did not get the committed bits", []),  # shows its chunk on chain, and those who got none say no
-        (workers.ANSWERS_GARBAGE, "did not get the committed bits", []),
+        (workers.SERVES_WRONG_PROOFS, "were not served", []),  # both show their chunk on chain
+        (workers.ANSWERS_GARBAGE, "were not served", []),
         (workers.SHOWS_NOTHING, "not served", []),
         (workers.VANISHES, "not served", []),
         (workers.FORGES_ITS_ENVELOPE, "keys withheld", []),
