@@ -37,6 +37,8 @@ class AccountView(Message, frozen=True, kw_only=True):
     """What `withdraw` would pay."""
     dispute_credit: int = 0
     """What `WithdrawDisputes` would pay."""
+    bounty_credit: int = 0
+    """What `WithdrawBounties` would pay."""
     native: int
     """Gas money, wei."""
 
@@ -81,11 +83,15 @@ class Chain(Protocol):
 
     def seal_signer(self, segment: SegmentId, round: int, digest: Digest, signature: bytes) -> Address | None: ...
 
+    def visit_signer(self, peer: PeerId, signature: bytes) -> Address | None:
+        """Which account says that `peer` asks for it (messages.Visit)."""
+
 
 class Blobs(Protocol):
     """Content-addressed blobs. Everything that leaves `get` and `fetch` has been checked against its CID."""
 
-    async def put(self, data: bytes) -> Cid: ...
+    async def put(self, data: bytes) -> Cid:
+        """Stores and pins."""
 
     async def has(self, cid: Cid) -> bool: ...
 
@@ -95,6 +101,15 @@ class Blobs(Protocol):
     async def fetch(self, cid: Cid, limit: int, near: Sequence[PeerId] = ()) -> None:
         """Brings it into the local store, from the peers `near` first, then from all that are known. Raises Outage when nobody
         has it, ValueError when it is larger than `limit` bytes."""
+
+    async def pin(self, cid: Cid, until: int | None = None) -> None:
+        """Keeps the blob until this chain time (seconds; None: until `unpin`). Never shortens a pin."""
+
+    async def unpin(self, cid: Cid) -> None:
+        """Lets a blob go when room is needed."""
+
+    async def lapse(self, now: int) -> list[Cid]:
+        """Ends the pins whose time is over at the chain time `now`; returns them."""
 
 
 Handler = Callable[[PeerId, AnyRequest], Awaitable[AnyReply]]

@@ -2,7 +2,7 @@
 
 A daemon's hands perform these (assay.daemon and the roles' `hands.py`): they may use keys, the block store and the engine. All
 blobs that a task names are in the local store when it is given. A task may be done twice (after a crash), so each must be
-harmless to repeat.
+harmless to repeat. One file because it is one flat list of declarations.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from assay.chain import Offer, Opening, Release, Reveal, Terms
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Open, Revealed, Shown, Side
+from assay.dispute.questions import Question
 from assay.dispute.served import Given, Nodes, Wanted
 from assay.hearing import ChunkProof
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
@@ -375,6 +376,34 @@ class NodesServed(Outcome, frozen=True, kw_only=True):
     """None: that is not to be asked now."""
 
 
+class VerifyVisit(Task, frozen=True, kw_only=True):
+    """Whether `account` has signed that `peer` asks for it."""
+
+    peer: PeerId
+    account: Address
+    signature: bytes
+
+
+class VisitVerified(Outcome, frozen=True, kw_only=True):
+    peer: PeerId
+    account: Address
+    valid: bool
+
+
+class ShowNodes(Task, frozen=True, kw_only=True):
+    """Provider: what its client has asked of a segment that was run here."""
+
+    place: ServeUnits
+    """Which segment; its units and recipients do not matter."""
+    question: Question
+
+
+class NodesShown(Outcome, frozen=True, kw_only=True):
+    segment: SegmentId
+    nodes: Nodes | None
+    """None: there is no such node."""
+
+
 class DropSegment(Task, frozen=True, kw_only=True):
     """Nothing of this segment is needed any more: free its disk."""
 
@@ -388,9 +417,10 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
+    | ShowNodes | VerifyVisit
     | DropSegment
 )  # fmt: skip
 AnyOutcome = (
     JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeysWrapped | SegmentRun | Stopping | UnitsServed | ReceiptVerified
-    | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | Dropped
+    | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
 )  # fmt: skip

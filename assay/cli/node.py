@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay.cli import care
 from assay.cli.common import Settings, Trouble, money, show
+from assay.cli.fleet import open_engine
 from assay.cli.folder import Lock, attend, prepare
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
@@ -56,7 +57,8 @@ class Options:
     announce: str | None = None
     price: int = 100_000
     price_per_tera: int = 0
-    """Asked for a step, and for 10^12 operations of it on top; smallest units."""
+    bounty_percent: int = 0
+    """Asked for a step, and for 10^12 operations of it on top, smallest units; what part of a job's bounties is taken off that."""
     stake: int = 0
     threads: int = 1
     confirmations: int = 0
@@ -66,17 +68,20 @@ class Options:
     engine: tuple[str, ...] = ()
     """Command that starts an engine, if another than the honest one (the liars of the tests)."""
     sandbox: str = "auto"
-    """How an engine is shut in: assay.adapters.sandbox.KINDS."""
     disk: int = 0
-    """Bytes of the work folder; 0: half of what is free."""
+    """How an engine is shut in (assay.adapters.sandbox.KINDS), and bytes of its work folder; 0: half of what is free."""
     metrics: str = ""
     """HOST:PORT on which Prometheus may ask; none by default."""
     rules: care.Rules | None = None
     """When a worker works; None: always."""
+    ray: str = ""
+    """`local` or HOST:PORT of a Ray cluster: the fleet that it runs on; none by default."""
+    places: int = 0
+    """Of the fleet, at most; 0: as many as it has room for."""
 
 
 @contextlib.asynccontextmanager
-async def compose(role: str, where: Settings, options: Options) -> AsyncIterator[Ports]:
+async def compose(role: str, where: Settings, options: Options, note: Callable[[Note], None] = lambda note: None) -> AsyncIterator[Ports]:
     """The node's ports; what has to be closed is closed on leaving. Raises Trouble and what the adapters raise."""
     from assay.adapters.ipfs_gateway import BlockGateway
     from assay.adapters.journal import SqliteJournal
@@ -119,15 +124,13 @@ async def compose(role: str, where: Settings, options: Options) -> AsyncIterator
         known.append(peers)
         journal = SqliteJournal(where.data / "journal.sqlite")
         stack.callback(journal.close)
-        engine: Any = None
+        engine, places = None, 1
         if role in ENGINES:
-            from assay.adapters.engine_process import ProcessEngine
-
-            sandbox = await asyncio.to_thread(find_sandbox, options.sandbox, options.disk, where.data, chain.chain_id == LOCAL_CHAIN)
-            engine = ProcessEngine(threads=options.threads, command=options.engine, sandbox=sandbox)
-            stack.push_async_callback(engine.close)
+            local = chain.chain_id == LOCAL_CHAIN
+            shut = await asyncio.to_thread(find_sandbox, options.sandbox, options.disk, where.data, local)
+            engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack)
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
-        yield Ports(chain=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth)
+        yield Ports(chain=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth, places=places)
 
 
 def find_sandbox(kind: str, disk: int, folder: Path, local: bool) -> Sandbox | None:
@@ -155,7 +158,7 @@ def _blobs(folder: Path, ipfs: str | None, locate: Callable[[Sequence[PeerId]], 
         local = LocalBlobs(folder, locate)
         return local, local.store
     try:
-        kubo = KuboBlobs(ipfs, locate)
+        kubo = KuboBlobs(ipfs, folder, locate)
     except ValueError as error:
         raise Trouble("the IPFS daemon's address cannot be used", str(error), "--ipfs http://127.0.0.1:5001", 2) from None
     return kubo, kubo.blocks
@@ -237,7 +240,8 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
         case "worker":
             from assay_worker.daemon import worker
 
-            return worker(ports, on_note, price_per_step=options.price, price_per_tera=options.price_per_tera, threads=options.threads)
+            names = ("price_per_tera", "bounty_percent", "threads")
+            return worker(ports, on_note, price_per_step=options.price, **{name: getattr(options, name) for name in names})
         case "verifier":
             from assay_verifier.daemon import verifier
 
@@ -286,8 +290,9 @@ async def serve(role: str, where: Settings, options: Options, *, as_json: bool) 
 async def _serve_until_reorganised(role: str, where: Settings, options: Options, running: list[Node], as_json: bool) -> bool:
     """Whether to begin again: events that the machine acted on are no longer part of the chain, so what it knows is set aside and
     learnt anew from the chain, as after the loss of a disk. Keys, blobs and the sender's memory stay."""
-    async with compose(role, where, options) as ports:
-        note = printer(as_json, where.data / "log.jsonl")
+    prepare(where.data)
+    note = printer(as_json, where.data / "log.jsonl")
+    async with compose(role, where, options, note) as ports:
         try:
             stake = await fund(ports, where.rpc, options.stake, note, await bonds(role, ports.chain))
             await enrol(ports, deposit=stake, seat=role == "verifier")
@@ -333,8 +338,9 @@ async def serve_bootstrap(where: Settings, options: Options, *, as_json: bool) -
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, ended.set)
-    async with compose("bootstrap", where, options) as ports:
-        note = printer(as_json, where.data / "log.jsonl")
+    prepare(where.data)
+    note = printer(as_json, where.data / "log.jsonl")
+    async with compose("bootstrap", where, options, note) as ports:
         peers: Any = ports.peers
         await peers.start(refuse, lambda peer, message: None)
         try:

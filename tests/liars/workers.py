@@ -99,7 +99,7 @@ class AnswersGarbage(WorkerMachine):
 class ShowsNothing(AnswersGarbage):
     """The same; and on chain it does not show what it is asked for."""
 
-    def _show(self, mine: Mine, seg: SegmentFacts) -> None:
+    def _open_chunk(self, mine: Mine, seg: SegmentFacts) -> None:
         return
 
 

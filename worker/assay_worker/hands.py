@@ -13,7 +13,7 @@ from pathlib import Path
 
 from assay import disputing, draw, votes
 from assay.codec import Malformed, Message, decode, encode
-from assay.engine import ChunkOpened, LinksOpened, LinksRun, OpenChunk, OpenLinks, OwnRun, RunLinks, StepDone
+from assay.engine import ChunkOpened, LinksOpened, LinksRun, OpenChunk, OpenLinks, OwnRun, RunLinks, ShowTree, StepDone, TreeShown
 from assay.ids import Address, Digest, PeerId
 from assay.job import JobSpec, SealedRef, envelope_info
 from assay.merkle import sha256
@@ -31,11 +31,13 @@ from assay.tasks import (
     MakeChunk,
     MakeMove,
     MoveMade,
+    NodesShown,
     ReceiptVerified,
     RunSegment,
     SegmentRun,
     ServeNodes,
     ServeUnits,
+    ShowNodes,
     Signed,
     SignOffer,
     Stopping,
@@ -44,7 +46,9 @@ from assay.tasks import (
     UnitsServed,
     VerifyReceipt,
     VerifySeal,
+    VerifyVisit,
     VerifyVote,
+    VisitVerified,
     VoteVerified,
 )
 from assay.workshop import Workshop, quietly, write_atomically
@@ -104,6 +108,11 @@ class WorkerHands:
             case ServeNodes():
                 folder, _ = await self._prepare(task.place)
                 return await disputing.serve_nodes(self.shop, self.chain, task, folder, self._own(task.place))
+            case VerifyVisit():
+                valid = self.chain.visit_signer(task.peer, task.signature) == task.account
+                return VisitVerified(peer=task.peer, account=task.account, valid=valid)
+            case ShowNodes():
+                return await self._show(task)
             case DropSegment():
                 self.shop.drop(task.segment)
                 return Dropped()
@@ -156,15 +165,15 @@ class WorkerHands:
         assert isinstance(run, LinksRun)
         outcome = SegmentRun(
             segment=task.segment, stop=run.stop, link_root=run.link_root, end_root=run.end_root, proof=run.proof,
-            checkpoint=await self._checkpoint(spec, (folder / run.state).read_bytes()),
+            checkpoint=await self._checkpoint(spec, task.parent, (folder / run.state).read_bytes()),
             first_loss=run.first_loss, last_loss=run.last_loss, milliseconds=run.milliseconds, computed=run.computed,
         )  # fmt: skip
         write_atomically(told, encode(outcome))
         return outcome
 
-    async def _checkpoint(self, spec: JobSpec, state: bytes) -> SealedRef:
+    async def _checkpoint(self, spec: JobSpec, parent: SealedRef, state: bytes) -> SealedRef:
         """Seals and publishes an end state; its key goes to the job's key service with the commitment."""
-        cid, key = await self.shop.seal(state)
+        cid, key = await self.shop.seal_state(state, parent)
         try:
             envelope = self.shop.keys.wrap(key, spec.key_service_key, envelope_info(self.chain.account))
         except ValueError as error:
@@ -191,7 +200,7 @@ class WorkerHands:
         folder, _ = await self._prepare(task)
         return await disputing.make_move(self.shop, self.chain, task, folder, self._own(task))
 
-    def _own(self, task: MakeMove) -> OwnRun:
+    def _own(self, task: MakeMove | ServeUnits) -> OwnRun:
         return OwnRun(parent_root=task.parent_root, keep=self.keep)
 
     # ---- serving ---------------------------------------------------------------------------------------------------------
@@ -239,3 +248,14 @@ class WorkerHands:
         if head.number <= block:
             raise Outage(f"block {block}, which draws, is not there yet")
         return await self.chain.block_hash(draw.seed_block(block, head.number + 1))
+
+    async def _show(self, task: ShowNodes) -> NodesShown:
+        place = task.place
+        folder, spec = await self._prepare(place)
+        asked = ShowTree(
+            job=await self.shop.job_files(place.spec, spec), dataset=spec.dataset, segment=folder.name, start=place.start, stop=place.stop,
+            own=self._own(place), question=task.question,
+        )  # fmt: skip
+        shown = await self.shop.engine.run(asked, self.shop.root, quietly)
+        assert isinstance(shown, TreeShown)
+        return NodesShown(segment=place.segment, nodes=shown.nodes)

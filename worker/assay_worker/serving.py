@@ -25,17 +25,35 @@ class Serving(Role):
     state: WorkerState
     config: WorkerConfig
 
+    def _gather(self, seg: SegmentFacts) -> None:
+        raise NotImplementedError
+
+    def _drawn(self, mine: Mine, seg: SegmentFacts) -> None:
+        mine.round, mine.boundaries, mine.unchecked, mine.receipts = seg.round, {}, {}, {}
+        mine.checking, mine.seals, mine.votes, mine.brought, mine.waits = {}, {}, {}, [], {}
+        text = f"segment {seg.segment}: {len(set(seg.units))} links are drawn, {len(seg.verifiers)} verifiers check them"
+        self._note("drawn", text, segment=seg.segment, round=seg.round, links=len(seg.units), verifiers=len(seg.verifiers))
+        self._nudge("redraw", seg, at=seg.serve_by + 1)
+        if mine.run is not None:
+            self._serve_units(mine, seg)
+        else:  # a new disk: what the segment needs must come first, and is computed anew
+            self._gather(seg)
+
     def _serve_units(self, mine: Mine, seg: SegmentFacts) -> None:
-        parent = self._parent(seg)
-        if seg.state != SegmentState.DRAWN or parent is None:
-            return
-        people = self.state.facts.people
-        task = ServeUnits(
+        task = self._units_task(seg, tuple(sorted(set(seg.units))), seg.verifiers)
+        if seg.state == SegmentState.DRAWN and task is not None:
+            self._do(Do(key=f"units:{seg.segment}:{seg.round}", task=task))
+
+    def _units_task(self, seg: SegmentFacts, units: tuple[int, ...], recipients: tuple[Address, ...]) -> ServeUnits | None:
+        """None while the job or the parent is not known."""
+        parent, people = self._parent(seg), self.state.facts.people
+        if parent is None:
+            return None
+        return ServeUnits(
             segment=seg.segment, job=seg.job, spec=self.state.facts.jobs[seg.job].terms.spec, start=seg.start, stop=seg.stop,
-            parent=parent[0], parent_root=parent[1], units=tuple(sorted(set(seg.units))),
-            recipients=tuple((who, people[who].encryption_key) for who in seg.verifiers if who in people),
+            parent=parent[0], parent_root=parent[1], units=units,
+            recipients=tuple((who, people[who].encryption_key) for who in recipients if who in people),
         )  # fmt: skip
-        self._do(Do(key=f"units:{seg.segment}:{seg.round}", task=task))
 
     def _serving(self, segment: str, round: str) -> tuple[Mine, SegmentFacts] | None:
         """The segment, if this round of it is still to be served."""
@@ -146,9 +164,9 @@ class Serving(Role):
         self._note("asked", text, segment=seg.segment, round=seg.round)
         self._nudge("redraw", seg, at=seg.serve_by + 1)
         if seg.segment not in self.state.needs:  # else it is shown when what the segment needs is here
-            self._show(mine, seg)
+            self._open_chunk(mine, seg)
 
-    def _show(self, mine: Mine, seg: SegmentFacts) -> None:
+    def _open_chunk(self, mine: Mine, seg: SegmentFacts) -> None:
         parent = self._parent(seg)
         if seg.state != SegmentState.DRAWN or not seg.asked_block or parent is None:
             return
@@ -164,21 +182,21 @@ class Serving(Role):
         if found is None or found[0].shows != int(rest[2]):
             return
         if isinstance(event, Failed):
-            return self._show_later(*found, f"the chunk that is asked for cannot be shown: {event.error}")
+            return self._open_later(*found, f"the chunk that is asked for cannot be shown: {event.error}")
         made: ChunkMade = self._outcome(event, ChunkMade)
-        self._do(Send(key=f"show:{rest[0]}:{rest[1]}:{rest[2]}", call=ShowChunk(segment=found[1].segment, proof=made.proof)))
+        self._do(Send(key=f"open:{rest[0]}:{rest[1]}:{rest[2]}", call=ShowChunk(segment=found[1].segment, proof=made.proof)))
 
-    def _on_show(self, event: Result, rest: list[str]) -> None:
+    def _on_open(self, event: Result, rest: list[str]) -> None:
         found = self._serving(rest[0], rest[1])
         if found is not None and isinstance(event, Failed):
-            self._show_later(*found, f"the chunk was not taken: {event.error}")
+            self._open_later(*found, f"the chunk was not taken: {event.error}")
 
-    def _show_later(self, mine: Mine, seg: SegmentFacts, why: str) -> None:
+    def _open_later(self, mine: Mine, seg: SegmentFacts, why: str) -> None:
         self._note("waiting", f"segment {seg.segment}: {why}", segment=seg.segment)
         if self._now < seg.serve_by:
-            self._do(Wake(key=f"reshow:{seg.segment}:{seg.round}:{mine.shows}", at=self._now + PAUSE))
+            self._do(Wake(key=f"reopen:{seg.segment}:{seg.round}:{mine.shows}", at=self._now + PAUSE))
 
-    def _on_reshow(self, event: Woke, rest: list[str]) -> None:
+    def _on_reopen(self, event: Woke, rest: list[str]) -> None:
         found = self._serving(rest[0], rest[1])
         if found is not None and found[0].shows == int(rest[2]):
-            self._show(*found)
+            self._open_chunk(*found)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from assay.chain import Attest, Batch, Offer, Reveal, RevealAll, Seal
-from assay.ids import Address, PeerId, SegmentId
-from assay.messages import Boundary, JobAnnouncement
+from assay.ids import Address, BountyId, JobId, PeerId, SegmentId
+from assay.messages import Boundary, JobAnnouncement, StepRequest, TreeRequest
 from assay.role import RoleConfig, RoleState
 from assay.tasks import SegmentRun
+
+BUSY = ("gathering", "activating", "running", "committing")
+"""Phases of a segment that takes a place."""
 
 
 class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
@@ -16,12 +19,16 @@ class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
     """Smallest units of the token."""
     price_per_tera: int = 0
     """Smallest units for 10^12 operations of a step, on top of `price_per_step`: what is dear to compute is dear to buy."""
+    bounty_percent: int = 0
+    """Of a job's bounties, what counts as earned when its price is named: so much less is asked for a step."""
     offer_margin: int = 120
     """Seconds that an offer stands after the time to answer is over."""
     commit_margin: int = 60
     """Seconds before the end of the lease at which a run is stopped to commit what is done (at most a quarter of the lease)."""
     grace: int = 2
     """Seconds that are waited for the receipts that are not needed for the quorum."""
+    places: int = 1
+    """Segments that are offered for, gathered for and run at once, at most."""
     attempts: int = 3
     """Runs of a segment that fail by this node's own fault before it is given up."""
 
@@ -60,18 +67,65 @@ class Mine(msgspec.Struct):
     """What may be brought to the chain."""
     brought: list[str] = []
     """What has been, named as in `checking`."""
+    waits: dict[str, int] = {}
+    """Until when what has come of `seal` and `vote` may wait for other segments' calls."""
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A call that waits for others to share a transaction with, until `at`."""
+
+    call: Attest | RevealAll | Batch
+    at: int
+
+
+class Showing(msgspec.Struct):
+    """What is shown of a segment to its job's client and its verifiers, beyond the drawn links."""
+
+    boundaries: dict[str, Boundary] = {}
+    """By `account:unit`: states before steps."""
+    given: int = 0
+    """Times that the files were gone to."""
+    doing: StepRequest | TreeRequest | None = None
+    """What they are gone to for now, and for whom."""
+    who: Address = Address("")
+    waiting: list[int] = []
+    """Requests for that."""
+
+
+class Sought(msgspec.Struct):
+    """A bounty."""
+
+    job: JobId
+    amount: int
+    begun: bool = False
+    shown: bool = False
+    best: int = 0
+    """Earned by the best result that was shown."""
+    paid: list[SegmentId] = []
+    """To this node."""
 
 
 class WorkerState(RoleState):
-    outbox: list[Attest | RevealAll | Batch] = msgspec.field(default_factory=list)
-    """Calls that wait for the next transaction."""
+    outbox: list[Waiting] = msgspec.field(default_factory=list)
     posts: int = 0
     """Such transactions that were sent."""
     heard: list[JobAnnouncement] = msgspec.field(default_factory=list)
-    offer: LiveOffer | None = None
-    current: SegmentId | None = None
-    """The segment that is gathered for, run or being committed."""
+    offers: list[LiveOffer] = msgspec.field(default_factory=list)
     mine: dict[SegmentId, Mine] = msgspec.field(default_factory=dict)
+    showing: dict[SegmentId, Showing] = msgspec.field(default_factory=dict)
+    visitors: dict[PeerId, Address] = msgspec.field(default_factory=dict)
+    """Peers that ask for an account, as that has signed."""
+    visiting: PeerId = PeerId("")
+    """The one whose signature is being checked."""
+    visits: int = 0
+    welcome: list[int] = msgspec.field(default_factory=list)
+    """Its requests."""
     draining: bool = False
+    bounties: dict[BountyId, Sought] = msgspec.field(default_factory=dict)
+    bounty_credit: int = 0
+    settled: dict[JobId, list[SegmentId]] = msgspec.field(default_factory=dict)
+    """This node's settled segments."""
+    ended: set[JobId] = msgspec.field(default_factory=set)
+    """Jobs of which nothing can settle any more."""
     speed_milli: int = 0
     """Thousandths of a step a second in the last run."""
