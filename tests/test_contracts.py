@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from assay import chain, cid, draw, merkle
+from assay import chain, cid, draw, hearing, merkle
 from assay.ids import Address, Digest, JobId, SegmentId
 
 TOP = Path(__file__).resolve().parent.parent
@@ -99,6 +99,15 @@ def test_openings(v: dict[str, Any]) -> None:
         for j in range(len(v["positions"]))
     ]
     assert made == list(zip(v["positions"], v["leaves"], strict=True))
+
+
+@pytest.mark.parametrize("v", VECTORS["chunk"], ids=lambda v: str(v["segment"]))
+def test_chunks_that_are_asked_for(v: dict[str, Any]) -> None:
+    number = draw.chunk(raw(v["block_hash"]), SegmentId(v["segment"]))
+    assert number == int.from_bytes(raw(v["number"]), "big")
+    place, rest = hearing.end_named(number, v["units"], v["micros"])
+    entry, rest = hearing.entry_named(rest, v["entries"])
+    assert (place, entry, rest % v["chunks"]) == (v["place"], v["entry"], v["chunk"])
 
 
 @pytest.mark.parametrize("contract", CONTRACTS)

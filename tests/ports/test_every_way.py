@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from assay import cid, draw, merkle
+from assay import cid, draw, hearing, merkle
 from assay.adapters.memory_chain import MemoryLedger
 from assay.adapters.memory_committee import OPEN
 from assay.adapters.memory_records import Segment
@@ -52,6 +52,7 @@ from assay.chain import (
     SegmentState,
     Serve,
     Settle,
+    ShowChunk,
     Spread,
     TakeSeat,
     Terms,
@@ -62,7 +63,7 @@ from assay.dispute import moves
 from assay.dispute.game import seal_digest
 from assay.dispute.moves import Side, shown
 from assay.dispute.players import Asserter, Challenger
-from assay.dispute.proofs import Array
+from assay.dispute.proofs import Array, chunk_proof
 from assay.dispute.record import Rules
 from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import data_root
@@ -89,7 +90,9 @@ class Way(NamedTuple):
     """`away` after its offer, `idle` after it has begun, `false` or `right` in what it commits."""
     keys: bool
     """The key service releases them."""
-    serves: bool
+    serves: str
+    """The provider `serves` its verifiers, and shows the chunk that it is asked for where they deny it; it `shows` that and serves nobody; or does
+    `nothing`."""
     votes: tuple[str, ...]
     """Of each drawn verifier: how far it goes (`away`, `receipt`, `seal`, `reveal`), or its vote (`yes`, `no`)."""
     answers: str
@@ -236,12 +239,30 @@ class World:
         if self.way.keys:
             self._release(*VERIFIERS)
         had = [name for name, vote in zip(VERIFIERS, self.way.votes, strict=True) if vote != "away"]
-        if self.way.keys and self.way.serves and len(had) >= 2:
+        if self.way.keys and self.way.serves == "serves" and len(had) >= 2:
             signed = tuple(self.ledger.sign_receipt(self.who[name], self.segment, self.seg.round) for name in had)
             self.do("alice", Serve(segment=self.segment, verifiers=tuple(self.who[name] for name in had), signatures=signed))
             return self._vote()
         self.ledger.mine(WINDOW + 1)
         self.do("anyone", Redraw(segment=self.segment))
+        if self.state == SegmentState.DRAWN:
+            self._asked()
+
+    def _asked(self) -> None:
+        """A chunk is to be shown."""
+        if self.way.serves == "nothing":
+            self.ledger.mine(WINDOW + 1)
+            return self.do("anyone", Redraw(segment=self.segment))
+        self.ledger.mine()
+        self.ledger.mine()
+        committed, links = ends(self.way.provider == "false"), list(cases.run(0, 1))
+        if self.way.provider == "false":
+            links[LIE] = bent()
+        number = draw.chunk(self.ledger.blocks[self.seg.seed_block].hash, self.segment)
+        place, rest = hearing.end_named(number, self.seg.units, cases.MICRO_BATCHES)
+        path = merkle.prove([merkle.leaf(i, end) for i, end in enumerate(committed)], place)
+        self.do("alice", ShowChunk(segment=self.segment, proof=chunk_proof(links[place].end, rest, path)))
+        self._vote()
 
     def _vote(self) -> None:
         units = self.seg.units
@@ -372,9 +393,10 @@ class World:
 
 
 def ways() -> Iterator[Way]:
-    yield from (Way(provider, True, True, ("yes",) * 3, "plays") for provider in ("away", "idle"))
+    yield from (Way(provider, True, "serves", ("yes",) * 3, "plays") for provider in ("away", "idle"))
     votes = list(itertools.combinations_with_replacement(("away", "receipt", "seal", "reveal", "yes", "no"), 3))
-    for vote, keys, serves in itertools.product(votes, (True, False), (True, False)):
+    served = ((True, "serves"), (True, "shows"), (True, "nothing"), (False, "shows"))
+    for vote, (keys, serves) in itertools.product(votes, served):
         for griefs in ("", "seals", "opens", "plays"):
             yield Way("right", keys, serves, vote, "plays", griefs)
         for answers, griefs in itertools.product(("silent", "concedes", "plays"), ("", "seals", "opens")):
@@ -417,12 +439,16 @@ def check(way: Way) -> None:
     if way.provider == "right":
         assert gained["alice"] >= 0
         assert world.state not in (SegmentState.REJECTED, SegmentState.VOID)
-        if way.keys and way.serves and way.votes.count("yes") >= 2:
+        if way.keys and way.serves == "serves" and (way.votes.count("yes") >= 2 or "no" not in way.votes):
             assert gained["alice"] >= PRICE
     if way.provider in ("away", "idle"):
         assert gained["alice"] < 0
-    if not way.serves or not way.keys:
+    # Silence is not paid; who shows a chunk and serves nobody is not, where one that was not served says so and too few friends say yes.
+    if way.serves == "nothing" or not way.keys or (way.serves == "shows" and "no" in way.votes and way.votes.count("yes") < 2):
         assert gained["alice"] <= RULES.bond
+    # To deny having been served costs whoever had its key.
+    if way.keys and way.serves != "nothing" and way.votes.count("away") == 3 and way.provider == "right":
+        assert all(gained[name] < 0 for name in VERIFIERS)
     for name, vote in zip(VERIFIERS, way.votes, strict=True):
         if vote == ("no" if way.provider == "false" else "yes"):
             assert gained[name] >= 0

@@ -58,6 +58,8 @@ class Mine(msgspec.Struct):
     receipts: dict[Address, bytes] = {}
     serves: int = 0
     """Calls of `served` that were sent."""
+    shows: int = 0
+    """Times that the chunk which was asked for was made."""
     checking: dict[str, Seal | Reveal] = {}
     """Seals and votes of others that are being checked, by `seal:verifier` and `vote:verifier`."""
     seals: dict[Address, Seal] = {}
