@@ -12,6 +12,7 @@ NumPy and what needs it is imported when there is work, so that a daemon that wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -151,11 +152,11 @@ class Workshop:
 
     async def unsealed(self, ref: SealedRef, what: str = "") -> bytes:
         """The plaintext of a sealed blob that is in the store, with a key that is. Raises TaskFailed, which begins with `what`."""
-        from assay import seal
+        from assay import parts, seal
 
         sealed, key = await hands.stored(self.blobs, ref.cid), self.key(ref.key_id)
         try:
-            return await asyncio.to_thread(seal.unseal, sealed, key)
+            return await asyncio.to_thread(parts.unseal, sealed, key)
         except seal.SealError as error:
             raise TaskFailed(Fault.PEER, f"{what}{ref.cid} was fetched and its key is here, but it does not open: {error}") from None
 
@@ -166,6 +167,18 @@ class Workshop:
         key = seal.new_key()
         self.keys.store(key)
         return await self.blobs.put(await asyncio.to_thread(seal.seal, plaintext, key)), key
+
+    async def seal_state(self, state: bytes, parent: SealedRef) -> tuple[Cid, bytes]:
+        """As `seal`, for a state's file: tensors that are as in `parent`, which is in the store with its key, stay the blocks that they are."""
+        from assay import parts, seal
+        from assay.state import ends
+
+        key = seal.new_key()
+        self.keys.store(key)
+        like: tuple[bytes, bytes] | None = None
+        with contextlib.suppress(TaskFailed):  # gone since the segment began: all is sealed anew
+            like = await hands.stored(self.blobs, parent.cid), self.key(parent.key_id)
+        return await self.blobs.put(await asyncio.to_thread(parts.seal_parts, state, parts.cuts(ends(state)), key, like)), key
 
     async def put_parent(self, folder: Path, step: int, parent: SealedRef) -> None:
         """The state that a segment starts from."""

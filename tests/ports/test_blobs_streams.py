@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from assay import cid as cids
+from assay import parts
 from assay.adapters import ipfs_bulk, ipfs_stream
 from assay.adapters.ipfs import LocalBlobs
 from assay.adapters.ipfs_gateway import BlockGateway
@@ -314,6 +315,26 @@ def test_equal_chunks_are_sent_once(run: Callable[[Body], None]) -> None:
         await net.wanting.fetch(zeros, 12 * cids.CHUNK)
         assert served.asked == [cids.of_block(cids.RAW, bytes(cids.CHUNK))]
         assert done[-1] == 12 * cids.CHUNK
+
+    run(body)
+
+
+def test_of_a_checkpoint_like_the_one_before_only_what_changed_is_sent(run: Callable[[Body], None]) -> None:
+    """Two tensors, of which one changed: a node that has the state before fetches the other's part and the table."""
+    big = parts.PART
+    first, second = random.Random(1).randbytes(2 * big), random.Random(2).randbytes(big)
+    before = parts.seal_parts(first[:big] + second, [big, 2 * big], b"k" * 32)
+    after = parts.seal_parts(first[big:] + second, [big, 2 * big], b"n" * 32, (before, b"k" * 32))
+
+    async def body(net: Net) -> None:
+        served = await net.serve(Counting)
+        roots = [await net.source.put(blob) for blob in (before, after)]
+        await net.wanting.fetch(roots[0], 1 << 30)
+        whole = len(set(served.asked))
+        served.asked.clear()
+        await net.wanting.fetch(roots[1], 1 << 30)
+        assert parts.unseal(await net.wanting.get(roots[1]), b"n" * 32) == first[big:] + second
+        assert len(set(served.asked)) <= whole // 2 + 2
 
     run(body)
 

@@ -164,15 +164,15 @@ class WorkerHands:
         assert isinstance(run, LinksRun)
         outcome = SegmentRun(
             segment=task.segment, stop=run.stop, link_root=run.link_root, end_root=run.end_root, proof=run.proof,
-            checkpoint=await self._checkpoint(spec, (folder / run.state).read_bytes()),
+            checkpoint=await self._checkpoint(spec, task.parent, (folder / run.state).read_bytes()),
             first_loss=run.first_loss, last_loss=run.last_loss, milliseconds=run.milliseconds, computed=run.computed,
         )  # fmt: skip
         write_atomically(told, encode(outcome))
         return outcome
 
-    async def _checkpoint(self, spec: JobSpec, state: bytes) -> SealedRef:
+    async def _checkpoint(self, spec: JobSpec, parent: SealedRef, state: bytes) -> SealedRef:
         """Seals and publishes an end state; its key goes to the job's key service with the commitment."""
-        cid, key = await self.shop.seal(state)
+        cid, key = await self.shop.seal_state(state, parent)
         try:
             envelope = self.shop.keys.wrap(key, spec.key_service_key, envelope_info(self.chain.account))
         except ValueError as error:

@@ -78,7 +78,7 @@ class WorkerMachine(Offering, Ending):
             "current_segment": next((mine.segment for mine in self._busy()), None),
             "places": self.config.places,
             "draining": self.state.draining,
-            "credit": self.state.credit,
+            "credit": self.state.credit + self.state.bounty_credit,
             "segments": [
                 {"segment": mine.segment, "phase": mine.phase, "state": self.state.facts.segments[mine.segment].state.name.lower()}
                 for mine in self.state.mine.values()
@@ -236,10 +236,12 @@ class WorkerMachine(Offering, Ending):
             self._gather(seg)
 
     def _gather(self, seg: SegmentFacts) -> None:
+        from assay import parts
+
         spec, parent = self._job(seg.job), self._parent(seg)
         if spec is None or parent is None:
             return
-        self._need(seg, [*self._shards(spec), *self._frozen(spec), (parent[0], spec.state.size + SLACK)])
+        self._need(seg, [*self._shards(spec), *self._frozen(spec), (parent[0], parts.largest(spec.state.size) + SLACK)])
         self._check_supplied(seg.segment)
 
     def _job_ready(self, job: JobId) -> None:
