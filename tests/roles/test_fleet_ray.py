@@ -74,6 +74,11 @@ def test_a_ray_that_the_world_reaches_is_refused(tmp_path: Path) -> None:
     assert "network namespace" in found["advice"]
 
 
+@pytest.mark.slow
+def test_a_daemon_that_the_world_reaches_speaks_with_a_ray_that_it_does_not(tmp_path: Path) -> None:
+    assert world(tmp_path, "through") == {"places": 1, "end_root": run_plan(PLAN).root.hex()}
+
+
 def network(pid: int) -> tuple[str, set[str], set[str]]:
     """Of a process: its namespace, the interfaces in it, and the addresses (as /proc/net/tcp writes them) on which sockets listen there."""
     proc = Path(f"/proc/{pid}")
