@@ -293,7 +293,10 @@ class VerifierMachine(Challenging, Handing):
             if event.fault is Fault.OUTAGE and duty.reveal is not None:
                 return self._later(Send(key=event.key, call=self._seal(duty.segment, duty.round, duty.reveal)))
             if self.config.account not in seg.sealed:
-                return self._fail(duty, f"the seal was refused: {event.error}")
+                if not duty.alone:
+                    return self._fail(duty, f"the seal was refused: {event.error}")
+                duty.alone = False  # it had been handed over: who has it may have brought it in the same block, which the chain will tell
+                return self._note("waiting", f"segment {duty.segment}: the seal was refused ({event.error}); the provider may have brought it")
         self._note("sealed", f"segment {duty.segment}: sealed what was found", segment=duty.segment, round=duty.round)
 
     # ---- reveal and open -------------------------------------------------------------------------------------------------
