@@ -105,10 +105,11 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         blobs, blocks = _blobs(where.data / "blobs", options.ipfs, locate)
         stack.push_async_callback(blobs.close)
         gateway = BlockGateway(blocks)
-        url = await gateway.start(options.listen)
+        hosts = options.listen.split(",")
+        url = await gateway.start(hosts[0])
         stack.push_async_callback(gateway.stop)
         if options.announce:
-            url = f"http://{options.announce}:{url.rsplit(':', 1)[1]}"
+            url = f"http://{f'[{options.announce}]' if ':' in options.announce else options.announce}:{url.rsplit(':', 1)[1]}"
 
         def record(addresses: list[str]) -> PeerRecord:
             return PeerRecord(
@@ -116,7 +117,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
                 chain_id=chain.chain_id, contract=chain.contract,
             )  # fmt: skip
 
-        listen = [f"/ip4/{options.listen}/tcp/0"]
+        listen = [f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/0" for host in hosts]
         try:
             peers = Libp2pPeers(keys.peer_seed, listen, list(where.bootstrap), record, where.data / "peers")
         except ValueError as error:
