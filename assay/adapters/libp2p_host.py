@@ -132,9 +132,13 @@ def free(address: str) -> bool:
     return True
 
 
-def reachable(address: str) -> list[str]:
-    """A wildcard address stands for those of the machine's interfaces."""
+def reachable(address: str, announce: str = "") -> list[str]:
+    """Where others find what listens there: at `announce`, if that is given (an IP address of the same family, or a name); a wildcard
+    address stands for those of the machine's interfaces."""
     family, host, port = _host_and_port(address)
+    if announce:
+        kind = "ip6" if ":" in announce else "ip4" if announce.replace(".", "").isdigit() else "dns"
+        return [f"/{kind}/{announce}/tcp/{port}"] if kind in (family, "dns") else []
     if host not in {"0.0.0.0", "::"}:
         return [address]
     kind = socket.AF_INET if family == "ip4" else socket.AF_INET6

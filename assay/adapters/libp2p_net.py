@@ -74,7 +74,7 @@ class Net:
         *,
         seed: bytes,
         listen: list[str],
-        announce: list[str],
+        announce: str,
         bootstrap: dict[PeerId, list[str]],
         book: Peerbook,
         describe: Callable[[list[str]], SignedRecord],
@@ -129,7 +129,7 @@ class Net:
     @property
     def addresses(self) -> list[str]:
         """Where others reach this node, without `/p2p/`."""
-        return self._announce or [found for address in self.listen for found in reachable(address)]
+        return [found for address in self.listen for found in reachable(address, self._announce)]
 
     def _renew(self) -> SignedRecord:
         self._own = self._describe(self.addresses)

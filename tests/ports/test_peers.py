@@ -582,3 +582,22 @@ def test_of_several_addresses_those_that_lead_nowhere_do_no_harm(tmp_path: Path)
                 assert await b.peers.request(a.id, beat(1), 10) == Ack()
 
     run(main())
+
+
+def test_a_node_that_nobody_can_call_is_asked_over_the_links_that_it_opened(tmp_path: Path) -> None:
+    """As behind a router that lets nothing in: its record names an address that leads nowhere."""
+
+    async def main() -> None:
+        async with Libp2pNet(tmp_path) as net:
+            a = await net.node(1)
+            known = a.peers.addresses  # type: ignore[attr-defined]
+            inside = Node(Libp2pPeers(seed_of(2), [], known, record_of(2), tmp_path / "2", announce="192.0.2.1"))  # TEST-NET-1, RFC 5737
+            net.nodes.append(inside)
+            await inside.start()
+            await until(lambda: knows(a, inside) and knows(inside, a))
+            (address,) = next(r for r in a.peers.records() if r.peer == inside.id).addresses
+            assert address.startswith("/ip4/192.0.2.1/tcp/")
+            assert await inside.peers.request(a.id, beat(1), 10) == Ack()
+            assert await a.peers.request(inside.id, beat(1), 10) == Ack()
+
+    run(main())
