@@ -15,7 +15,8 @@ from assay.cli import care, owner
 from assay.cli.common import Bootstrap, Contract, Data, Ipfs, Json, Lines, Rpc, Trouble, group, money, read_config, run, settings, show
 from assay.cli.fleet import Places, Ray, Rays, Through
 
-Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help="Where peers and the gateway listen; 0.0.0.0 for the world.")]
+LISTEN = "Where peers and the gateway listen; 0.0.0.0 for the world, :: for IPv6. Several, with commas: peers on all, the gateway on the first."
+Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help=LISTEN)]
 Announce = Annotated[str | None, typer.Option("--announce", metavar="HOST", help="The address that others reach this node by, if another.")]
 Price = Annotated[int, typer.Option("--price", min=1, help="Asked for a step, in the token's smallest unit.")]
 Stake = Annotated[int | None, typer.Option("--stake", min=0, help="Stake to keep deposited, in the token's smallest unit.")]
