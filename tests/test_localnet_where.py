@@ -1,4 +1,5 @@
-"""A provider that does not multiply, in a network of processes in which nobody verifies: its client's check names the step, the stage and the element."""
+"""A provider that does not multiply, in a network of processes in which nobody verifies: its client's check names the step, the stage and
+the element."""
 
 from __future__ import annotations
 
