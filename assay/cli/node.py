@@ -57,7 +57,8 @@ class Options:
     announce: str | None = None
     price: int = 100_000
     price_per_tera: int = 0
-    """Asked for a step, and for 10^12 operations of it on top; smallest units."""
+    bounty_percent: int = 0
+    """Asked for a step, and for 10^12 operations of it on top, smallest units; what part of a job's bounties is taken off that."""
     stake: int = 0
     threads: int = 1
     confirmations: int = 0
@@ -67,9 +68,8 @@ class Options:
     engine: tuple[str, ...] = ()
     """Command that starts an engine, if another than the honest one (the liars of the tests)."""
     sandbox: str = "auto"
-    """How an engine is shut in: assay.adapters.sandbox.KINDS."""
     disk: int = 0
-    """Bytes of the work folder; 0: half of what is free."""
+    """How an engine is shut in (assay.adapters.sandbox.KINDS), and bytes of its work folder; 0: half of what is free."""
     metrics: str = ""
     """HOST:PORT on which Prometheus may ask; none by default."""
     rules: care.Rules | None = None
@@ -240,7 +240,8 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
         case "worker":
             from assay_worker.daemon import worker
 
-            return worker(ports, on_note, price_per_step=options.price, price_per_tera=options.price_per_tera, threads=options.threads)
+            names = ("price_per_tera", "bounty_percent", "threads")
+            return worker(ports, on_note, price_per_step=options.price, **{name: getattr(options, name) for name in names})
         case "verifier":
             from assay_verifier.daemon import verifier
 

@@ -25,6 +25,9 @@ Confirmations = Annotated[
 Shut = Annotated[str, typer.Option("--sandbox", metavar="auto|bubblewrap|kernel|off", help="How the engine is shut in.")]
 Disk = Annotated[int, typer.Option("--disk", min=0, help="Bytes that the engine's files may take; 0: half of what is free.")]
 PerTera = Annotated[int, typer.Option("--price-per-tera", min=0, help="Asked for 10^12 operations of a step on top, smallest units.")]
+Percent = Annotated[
+    int, typer.Option("--bounty-percent", min=0, max=100, help="Of a job's bounties, what this node counts as earned: so much less it asks.")
+]
 Metrics = Annotated[str, typer.Option("--metrics", metavar="HOST:PORT", help="Answer Prometheus here.")]
 Hours = Annotated[str, typer.Option("--hours", metavar="22-7", help="Work only between these hours of the day.")]
 Hottest = Annotated[int | None, typer.Option("--max-temperature", metavar="CELSIUS", help="Pause when a GPU is hotter.")]
@@ -74,7 +77,7 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_worker(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, price: Price = 100_000, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
-            threads: Threads = 1, ray: Ray = "", places: Places = 0,
+            bounty_percent: Percent = 0, threads: Threads = 1, ray: Ray = "", places: Places = 0,
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, metrics: Metrics = "",
             hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False, json: Lines = False,
         ) -> None:  # fmt: skip
@@ -84,6 +87,7 @@ def _common(app: typer.Typer, role: str) -> None:
                 raise Trouble("these hours cannot be kept", str(error), "--hours 22-7", 2) from None
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "ray": ray, "places": places}
             options: dict[str, Any] = {"price": price, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
+            options |= {"bounty_percent": bounty_percent}
             options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 
@@ -155,7 +159,7 @@ def _money(app: typer.Typer, role: str) -> None:
         screen.print(table)
         view = found["account"]
         screen.print(f"in the account {money(view['tokens'])}, staked {money(view['stake'])} (reserved {money(view['reserved'])}), ", end="")
-        screen.print(f"to be withdrawn {money(view['credit'])}")
+        screen.print(f"to be withdrawn {money(view['credit'] + view['bounty_credit'])}")
 
     @app.command("withdraw", help=f"Pulls what has been credited.\n\nExample: [bold]assay {role} withdraw --data ~/{role}[/bold]")
     def withdraw(data: Data = None, json: Json = False) -> None:

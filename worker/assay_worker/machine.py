@@ -78,7 +78,7 @@ class WorkerMachine(Offering, Ending):
             "current_segment": next((mine.segment for mine in self._busy()), None),
             "places": self.config.places,
             "draining": self.state.draining,
-            "credit": self.state.credit,
+            "credit": self.state.credit + self.state.bounty_credit,
             "segments": [
                 {"segment": mine.segment, "phase": mine.phase, "state": self.state.facts.segments[mine.segment].state.name.lower()}
                 for mine in self.state.mine.values()
