@@ -34,7 +34,7 @@ MAX_HEAD = 4096
 """Bytes of an answer to the request for a stream."""
 FIRST_WINDOW, LEAST_WINDOW = 8, 2
 AHEAD_SECONDS = 1.0
-AT_ONCE, PER_GATEWAY = 6, 2
+AT_ONCE, PER_GATEWAY = 6, 4
 """Streams of one fetch, and those of them to one gateway."""
 MAX_THREADS = 32
 NOTE_EVERY = 0.2

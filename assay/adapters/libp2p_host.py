@@ -137,8 +137,8 @@ def reachable(address: str, announce: str = "") -> list[str]:
     address stands for those of the machine's interfaces."""
     family, host, port = _host_and_port(address)
     if announce:
-        kind = "ip6" if ":" in announce else "ip4" if announce.replace(".", "").isdigit() else "dns"
-        return [f"/{kind}/{announce}/tcp/{port}"] if kind in (family, "dns") else []
+        way = "ip6" if ":" in announce else "ip4" if announce.replace(".", "").isdigit() else "dns"
+        return [f"/{way}/{announce}/tcp/{port}"] if way in (family, "dns") else []
     if host not in {"0.0.0.0", "::"}:
         return [address]
     wanted = socket.AF_INET if family == "ip4" else socket.AF_INET6
