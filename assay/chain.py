@@ -11,6 +11,7 @@ from typing import NewType
 
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Phase, Shown
+from assay.hearing import ChunkProof
 from assay.ids import Address, BountyId, Cid, DatasetId, Digest, DisputeId, JobId, PeerId, SegmentId
 
 MOST_CALLS = 64
@@ -329,6 +330,25 @@ class Redrawn(ChainEvent, frozen=True, kw_only=True):
     seed_block: int
 
 
+class ChunkAsked(ChainEvent, frozen=True, kw_only=True):
+    """The last round gave no quorum of receipts, though its verifiers had their keys: the provider is to show the chunk that block `at_block`
+    names (assay.hearing)."""
+
+    segment: SegmentId
+    round: int
+    at_block: int
+    show_by: int
+
+
+class ChunkShown(ChainEvent, frozen=True, kw_only=True):
+    """It has, and the round counts as served: chunk `chunk` of entry `entry` of link end `place`."""
+
+    segment: SegmentId
+    place: int
+    entry: int
+    chunk: int
+
+
 class KeyReleased(ChainEvent, frozen=True, kw_only=True):
     segment: SegmentId
     recipient: Address
@@ -611,8 +631,9 @@ class BountyWithdrawn(ChainEvent, frozen=True, kw_only=True):
 
 AnyChainEvent = (
     Registered | Deposited | Unbonding | StakeWithdrawn | SeatTaken | SeatLeft | FeeCharged | Slashed | JobPosted | JobFunded | JobCancelled
-    | JobClosed | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | KeyReleased | Served | Sealed | RevealsDue | Revealed | OpeningsDue
-    | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | Pardoned | NoShow | Credited | Withdrawn
+    | JobClosed | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | ChunkAsked | ChunkShown | KeyReleased | Served | Sealed
+    | RevealsDue | Revealed | OpeningsDue | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | Pardoned
+    | NoShow | Credited | Withdrawn
     | DisputeSealed | DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid | DisputeCredited | DisputeWithdrawn
     | DatasetPublished | LicenceGranted | LicenceRevoked | JobLicensed | UsePaid | UseRefunded | RevenueWithdrawn
     | BountyOffered | BountyBegun | BountyShown | BountyPaid | BountyReturned | BountyWithdrawn
@@ -702,6 +723,13 @@ class Draw(Call, frozen=True, kw_only=True):
 
 class Redraw(Call, frozen=True, kw_only=True):
     segment: SegmentId
+
+
+class ShowChunk(Call, frozen=True, kw_only=True):
+    """Shows the chunk that was asked for."""
+
+    segment: SegmentId
+    proof: ChunkProof
 
 
 class ReleaseKeys(Call, frozen=True, kw_only=True):
@@ -893,11 +921,12 @@ BountyCall = OfferBounty | BeginBounty | ShowBounty | CollectBounty | ReturnBoun
 DatasetCall = PublishDataset | GrantLicence | RevokeLicence | PostLicensed | CollectUse | RefundUse | WithdrawRevenue
 OneCall = (
     Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
-    | Lapse | Commit | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle | VoidSegment
-    | ClearBond | Withdraw | DisputeCall | BountyCall | DatasetCall
+    | Lapse | Commit | Draw | Redraw | ShowChunk | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide
+    | Settle | VoidSegment | ClearBond | Withdraw | DisputeCall | BountyCall | DatasetCall
 )  # fmt: skip
 BatchedCall = (
-    Lapse | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle | VoidSegment | ClearBond
+    Lapse | Draw | Redraw | ShowChunk | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle
+    | VoidSegment | ClearBond
 )  # fmt: skip
 """What may be put into a Batch: calls of Jobs that need nothing from the sender but gas, or its signature."""
 

@@ -100,6 +100,7 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     ),
     chain.Draw: ("jobs", "draw", lambda c: (c.segment,)),
     chain.Redraw: ("jobs", "redraw", lambda c: (c.segment,)),
+    chain.ShowChunk: ("jobs", "show", lambda c: (c.segment, c.proof)),
     chain.ReleaseKeys: ("jobs", "release", lambda c: (c.segment, c.releases)),
     chain.Serve: ("jobs", "served", lambda c: (c.segment, c.verifiers, c.signatures)),
     chain.Attest: ("jobs", "attest", lambda c: (c.segment, c.seals)),

@@ -41,7 +41,8 @@ STOP_WITHIN = 10.0
 class Libp2pPeers:
     """`seed`: 32 bytes of the identity. `listen`: multiaddrs, loopback and any port by default. `bootstrap`: multiaddrs that end
     in `/p2p/<peer id>`. `record(addresses)` says what the node tells of itself; peer, addresses and sequence are filled in here.
-    `folder` keeps the peers that are known and the port. Raises ValueError for an address that is not one."""
+    `folder` keeps the peers that are known and the port. `announce`: IP address or name that others reach the ports by, if another.
+    Raises ValueError for an address that is not one."""
 
     def __init__(
         self,
@@ -50,12 +51,12 @@ class Libp2pPeers:
         bootstrap: list[str],
         record: Callable[[list[str]], PeerRecord],
         folder: Path,
-        announce: list[str] | None = None,
+        announce: str = "",
     ) -> None:
         self.peer = peerbook.peer_id(seed)
         self.addresses: list[str] = []
         """Once started: multiaddrs with `/p2p/`, what others are given as their bootstrap address."""
-        self._seed, self._record, self._announce = seed, record, announce or []
+        self._seed, self._record, self._announce = seed, record, announce
         self._listen = listen or [LISTEN]
         self._bootstrap = _by_peer(bootstrap, self.peer)
         self._ports = folder / "listen.json"

@@ -1,7 +1,9 @@
 """What a node listens on and how its py-libp2p host and table are set up (assay.adapters.libp2p_net runs them).
 
 py-libp2p traps that are dealt with here (0.8.1): a default host accepts plaintext; the listener shares its port with whoever else
-wants it; connections are opened to everyone who is known; a failed dial is repeated by the library itself.
+wants it; connections are opened to everyone who is known; a failed dial is repeated by the library itself. Of its dialling: a peer that
+failed once is not tried for a minute, addresses that were ever heard of are tried for ever (both are undone before each dial), and of
+several TCP addresses only the first is tried, so they are given to it one by one.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_new_noise_key_pai
 from libp2p.custom_types import TProtocol
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
 from libp2p.records.validator import NamespacedValidator, Validator
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as Noise
@@ -25,8 +29,15 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
 from assay.adapters.peerbook import parse
+from assay.ids import PeerId
+
+log = logging.getLogger("assay.peers")
 
 logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs at ERROR what strangers do
+
+
+UPGRADE_WITHIN = 10.0
+"""Seconds that somebody who connects has to become a peer."""
 
 
 class RecordValidator(Validator):
@@ -50,7 +61,8 @@ def make_host(seed: bytes, listen: list[Multiaddr], max_connections: int) -> Any
         muxer_opt={TProtocol(YAMUX): Yamux},
         listen_addrs=listen,
         connection_config=ConnectionConfig(
-            max_connections=max_connections, high_watermark=max_connections, min_connections=0, low_watermark=0, auto_connect_interval=3600.0
+            max_connections=max_connections, high_watermark=max_connections, min_connections=0, low_watermark=0, auto_connect_interval=3600.0,
+            inbound_upgrade_timeout=UPGRADE_WITHIN,
         ),
         disable_identify_address_discovery=True,
     )
@@ -62,6 +74,19 @@ def make_table(host: Any) -> KadDHT:
     """The Kademlia table: only signed peer records may stand in it."""
     validator = NamespacedValidator({"assay": RecordValidator()}, strict_validation=True)
     return KadDHT(host, DHTMode.SERVER, validator=validator, strict_validation=True, enable_providers=False)
+
+
+async def open_stream(host: Any, peer: PeerId, address: str, protocol: TProtocol) -> Any:
+    """A stream to the peer, if it is at this address. Raises the library's errors."""
+    target = ID.from_base58(peer)
+    if peer not in {str(known) for known in host.get_connected_peers()}:
+        try:
+            host.get_peerstore().clear_addrs(target)
+        except Exception as error:
+            log.debug("nothing to forget of %s: %s", peer, error)
+    host.get_network().unblock_peer(target)
+    await host.connect(PeerInfo(target, [Multiaddr(address)]))
+    return await host.new_stream(target, [protocol])
 
 
 def plain(error: BaseException) -> str:
@@ -107,13 +132,17 @@ def free(address: str) -> bool:
     return True
 
 
-def reachable(address: str) -> list[str]:
-    """A wildcard address stands for those of the machine's interfaces."""
+def reachable(address: str, announce: str = "") -> list[str]:
+    """Where others find what listens there: at `announce`, if that is given (an IP address of the same family, or a name); a wildcard
+    address stands for those of the machine's interfaces."""
     family, host, port = _host_and_port(address)
+    if announce:
+        kind = "ip6" if ":" in announce else "ip4" if announce.replace(".", "").isdigit() else "dns"
+        return [f"/{kind}/{announce}/tcp/{port}"] if kind in (family, "dns") else []
     if host not in {"0.0.0.0", "::"}:
         return [address]
-    kind = socket.AF_INET if family == "ip4" else socket.AF_INET6
-    found = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family == kind and "%" not in a.address]
+    wanted = socket.AF_INET if family == "ip4" else socket.AF_INET6
+    found = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family == wanted and "%" not in a.address]
     return [f"/{family}/{ip}/tcp/{port}" for ip in found]
 
 

@@ -11,8 +11,7 @@ How a node that knows only a bootstrap address finds the others, and is found:
 
 Announcements are flooded over the same links (assay.adapters.rumours).
 
-Of the library's dialling: a peer that failed once is not tried for a minute, and addresses that were ever heard of are tried for
-ever; both are undone before each dial. Its other traps: assay.adapters.libp2p_host.
+The library's traps: assay.adapters.libp2p_host.
 """
 
 from __future__ import annotations
@@ -27,13 +26,11 @@ from typing import Any
 import trio
 from libp2p.custom_types import TProtocol
 from libp2p.kad_dht.kad_dht import KadDHT
-from libp2p.peer.id import ID
-from libp2p.peer.peerinfo import PeerInfo
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from assay.adapters.libp2p_frames import Frame, Kind
-from assay.adapters.libp2p_host import make_host, make_table, plain, probe, reachable, remote
+from assay.adapters.libp2p_host import make_host, make_table, open_stream, plain, probe, reachable, remote
 from assay.adapters.libp2p_link import MAX_SERVED, Link, LinkClosed
 from assay.adapters.peer_standing import MAX_LINKS, Candidate, Standing, choose, host_of, refusal, wanted
 from assay.adapters.peerbook import MAX_RECORD, Peerbook, parse
@@ -58,6 +55,8 @@ PUBLISH_AFTER = (2.0, 6.0)
 """Seconds until the record is put into the table: everybody may be starting at once."""
 FIRST_PAUSE, LAST_PAUSE = 0.25, 15.0
 LOOKUP_WITHIN, LOOKUP_AGAIN = 5.0, 5.0
+DIAL_WITHIN = 5.0
+"""Seconds for one address of a peer."""
 
 
 class _Host:
@@ -75,7 +74,7 @@ class Net:
         *,
         seed: bytes,
         listen: list[str],
-        announce: list[str],
+        announce: str,
         bootstrap: dict[PeerId, list[str]],
         book: Peerbook,
         describe: Callable[[list[str]], SignedRecord],
@@ -111,7 +110,9 @@ class Net:
         listen = [Multiaddr(address) for address in self.listen]
         host = make_host(self._seed, listen, MAX_LINKS)
         async with host.run(listen):
-            self.listen = [str(address) for address in host.get_transport_addrs()]
+            wanted_order = {address.rsplit("/", 1)[0]: place for place, address in enumerate(self.listen)}
+            bound = [str(address) for address in host.get_transport_addrs()]  # in the order in which they came up
+            self.listen = sorted(bound, key=lambda address: wanted_order.get(address.rsplit("/", 1)[0], len(bound)))
             host.set_stream_handler(RPC, self._accept)
             dht = make_table(host)
             async with background_trio_service(dht), trio.open_nursery() as nursery:
@@ -128,7 +129,7 @@ class Net:
     @property
     def addresses(self) -> list[str]:
         """Where others reach this node, without `/p2p/`."""
-        return self._announce or [found for address in self.listen for found in reachable(address)]
+        return [found for address in self.listen for found in reachable(address, self._announce)]
 
     def _renew(self) -> SignedRecord:
         self._own = self._describe(self.addresses)
@@ -242,22 +243,18 @@ class Net:
         addresses = self._known_addresses(peer) or await self._look_up(up, peer)
         if not addresses:
             raise Outage(f"no address of {peer} is known")
-        try:
-            target = ID.from_base58(peer)
-            parsed = [Multiaddr(address) for address in addresses]
-            store = up.host.get_peerstore()
-            if peer not in {str(known) for known in up.host.get_connected_peers()}:
-                try:
-                    store.clear_addrs(target)
-                except Exception as error:
-                    log.debug("nothing to forget of %s: %s", peer, error)
-            up.host.get_network().unblock_peer(target)
-            await up.host.connect(PeerInfo(target, parsed))
-            stream = await up.host.new_stream(target, [RPC])
-        except (LinkClosed, Outage):
-            raise
-        except Exception as error:  # any of the library's errors: it is not there, or not what it says it is
-            raise Outage(f"{peer} cannot be reached at {', '.join(addresses)}: {plain(error)}") from None
+        troubles = []
+        for address in addresses:
+            try:
+                with trio.fail_after(DIAL_WITHIN):
+                    stream = await open_stream(up.host, peer, address, RPC)
+                break
+            except trio.TooSlowError:
+                troubles.append(f"{address}: no answer in {DIAL_WITHIN:g} s")
+            except Exception as error:  # any of the library's errors: it is not there, or not what it says it is
+                troubles.append(f"{address}: {plain(error)}")
+        else:
+            raise Outage(f"{peer} cannot be reached ({'; '.join(troubles)})")
         self.book.proven(peer)
         link = self._new_link(peer, stream, opened=True)
         up.nursery.start_soon(self._run_link, link)
@@ -326,7 +323,7 @@ class Net:
         while True:
             opened = [link for links in self._links.values() for link in links if link.opened]
             missing = wanted(len(opened), len(self._links))
-            due = [one for one in self._candidates(greeted) if self._may_call(one.peer)]
+            due = [one for one in self._candidates(greeted) if self._may_call(one.peer)] if missing or not greeted else []
             chosen = choose(due, [link.host for link in opened], missing, self._rng)
             if not greeted:  # the way in comes first
                 chosen = list(dict.fromkeys([*(one.peer for one in due if one.peer in self._bootstrap), *chosen]))[:missing]

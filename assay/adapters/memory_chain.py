@@ -235,6 +235,8 @@ class MemoryLedger:
                 jobs.draw(ctx, who, call.segment)
             case chain.Redraw():
                 jobs.redraw(ctx, who, call.segment)
+            case chain.ShowChunk():
+                jobs.show(ctx, who, call)
             case chain.ReleaseKeys():
                 jobs.release_keys(ctx, who, call)
             case chain.Serve():

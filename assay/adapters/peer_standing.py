@@ -14,6 +14,7 @@ A peer whose link ended by its fault is not taken back for a while, twice as lon
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import random
 from collections import Counter
@@ -37,6 +38,7 @@ FORGIVEN = 6 * 3600.0
 MAX_REMEMBERED = 4096
 
 
+@functools.lru_cache(maxsize=1 << 13)
 def network_of(host: str) -> str | None:
     """The network that an IP address counts for; None for one's own machine and site, and for what is no IP address."""
     try:
@@ -73,18 +75,20 @@ def choose(candidates: Sequence[Candidate], linked: Iterable[str], count: int, r
     """Whom to call, `count` at most: proven ones and others by turns, each drawn from the networks that the hosts in `linked` and those
     chosen before are least of."""
     taken = Counter(network_of(host) for host in linked)
-    left = list(candidates)
-    rng.shuffle(left)
+    left: dict[bool, dict[str | None, list[PeerId]]] = {True: {}, False: {}}
+    for one in candidates:
+        left[one.proven].setdefault(network_of(one.host), []).append(one.peer)
     chosen: list[PeerId] = []
-    while left and len(chosen) < count:
-        kind = [one for one in left if one.proven == (len(chosen) % 2 == 0)] or left
-        networks = {network_of(one.host) for one in kind}
-        fewest = min(0 if network is None else taken[network] for network in networks)
-        network = rng.choice(sorted((n for n in networks if n is None or taken[n] == fewest), key=str))
-        one = next(one for one in kind if network_of(one.host) == network)
+    while len(chosen) < count and (left[True] or left[False]):
+        proven = len(chosen) % 2 == 0
+        kind = left[proven] or left[not proven]
+        fewest = min(0 if network is None else taken[network] for network in kind)
+        network = rng.choice(sorted((n for n in kind if n is None or taken[n] == fewest), key=str))
         taken[network] += 1
-        chosen.append(one.peer)
-        left.remove(one)
+        peers = kind[network]
+        chosen.append(peers.pop(rng.randrange(len(peers))))
+        if not peers:
+            del kind[network]
     return chosen
 
 

@@ -301,9 +301,11 @@ def show_(job: Number, rpc: Rpc = None, contract: Contract = None, data: Data = 
     ledger, _ = run_async(_ledger(rpc, contract, data))
     known = _known(ledger, job)
     segments = ledger.of_job(known.number)
+    bounties = [b for b in ledger.bounties.values() if b.terms.job == known.number]
     if json:
         rows = [{**msgspec.to_builtins(s), "state": s.state.name, "receipt": receipt(s)} for s in segments]
-        show({"job": job, "client": known.client, "state": _state(ledger, job), "refund": known.refund, "segments": rows})
+        told = {"refund": known.refund, "bounties": [b.number for b in bounties], "segments": rows}
+        show({"job": job, "client": known.client, "state": _state(ledger, job), **told})
         return
     screen = _screen()
     terms = known.terms
@@ -316,6 +318,8 @@ def show_(job: Number, rpc: Rpc = None, contract: Contract = None, data: Data = 
             screen.print(f"  {money(payment.amount):>14}  {payment.who}  {payment.reason}", markup=False)
         for verifier in segment.no_shows:
             screen.print(f"  no-show: {verifier}")
+    for b in bounties:
+        screen.print(f"bounty {b.number}: up to {money(b.terms.amount)} more by result (assay bounty show {b.number})")
     if known.refund is not None:
         screen.print(f"closed: {money(known.refund)} came back to the client")
 

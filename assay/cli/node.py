@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay.cli import care
 from assay.cli.common import Settings, Trouble, money, show
-from assay.cli.fleet import open_engine
+from assay.cli.fleet import Rays, open_engine
 from assay.cli.folder import Lock, attend, prepare
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from assay.adapters.evm import EvmChain
     from assay.adapters.ipfs import LocalBlobs
     from assay.adapters.ipfs_fetch import Blocks
+    from assay.adapters.ipfs_gateway import BlockGateway
     from assay.adapters.ipfs_kubo import KuboBlobs
     from assay.adapters.keys import NodeKeys
     from assay.adapters.sandbox import Sandbox
@@ -74,16 +75,13 @@ class Options:
     """HOST:PORT on which Prometheus may ask; none by default."""
     rules: care.Rules | None = None
     """When a worker works; None: always."""
-    ray: str = ""
-    """`local` or HOST:PORT of a Ray cluster: the fleet that it runs on; none by default."""
-    places: int = 0
-    """Of the fleet, at most; 0: as many as it has room for."""
+    ray: Rays | None = None
+    """The fleet that it runs on; None: engines of this machine."""
 
 
 @contextlib.asynccontextmanager
 async def compose(role: str, where: Settings, options: Options, note: Callable[[Note], None] = lambda note: None) -> AsyncIterator[Ports]:
     """The node's ports; what has to be closed is closed on leaving. Raises Trouble and what the adapters raise."""
-    from assay.adapters.ipfs_gateway import BlockGateway
     from assay.adapters.journal import SqliteJournal
     from assay.adapters.libp2p import Libp2pPeers
 
@@ -104,11 +102,11 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
 
         blobs, blocks = _blobs(where.data / "blobs", options.ipfs, locate)
         stack.push_async_callback(blobs.close)
-        gateway = BlockGateway(blocks)
-        url = await gateway.start(options.listen)
+        hosts = options.listen.split(",")
+        gateway, url = await _gateway(blocks, hosts[0], where.data / "gateway-port")
         stack.push_async_callback(gateway.stop)
         if options.announce:
-            url = f"http://{options.announce}:{url.rsplit(':', 1)[1]}"
+            url = f"http://{f'[{options.announce}]' if ':' in options.announce else options.announce}:{url.rsplit(':', 1)[1]}"
 
         def record(addresses: list[str]) -> PeerRecord:
             return PeerRecord(
@@ -116,9 +114,9 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
                 chain_id=chain.chain_id, contract=chain.contract,
             )  # fmt: skip
 
-        listen = [f"/ip4/{options.listen}/tcp/0"]
+        listen = [f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/0" for host in hosts]
         try:
-            peers = Libp2pPeers(keys.peer_seed, listen, list(where.bootstrap), record, where.data / "peers")
+            peers = Libp2pPeers(keys.peer_seed, listen, list(where.bootstrap), record, where.data / "peers", options.announce or "")
         except ValueError as error:
             raise Trouble("the bootstrap address cannot be used", str(error), "--bootstrap /ip4/HOST/tcp/PORT/p2p/PEER", 2) from None
         known.append(peers)
@@ -147,6 +145,25 @@ def find_sandbox(kind: str, disk: int, folder: Path, local: bool) -> Sandbox | N
             raise Trouble(what, str(error), "apt install bubblewrap, or take the risk: --sandbox off", 3) from None
         print(f"warning: engines are not shut in here: {error}", file=sys.stderr)
         return None
+
+
+async def _gateway(blocks: Blocks, host: str, kept: Path) -> tuple[BlockGateway, str]:
+    """The node's gateway and its URL, on the port that it had last (in the file `kept`), so that what others know of it, and what a router
+    forwards, stays right; on any when that is taken."""
+    from assay.adapters.ipfs_gateway import BlockGateway
+
+    try:
+        last = int((await asyncio.to_thread(kept.read_text))[:6])
+    except (OSError, ValueError):
+        last = 0
+    if 0 < last < 65536:
+        gateway = BlockGateway(blocks)
+        with contextlib.suppress(OSError):
+            return gateway, await gateway.start(host, last)
+    gateway = BlockGateway(blocks)
+    url = await gateway.start(host)
+    await asyncio.to_thread(kept.write_text, url.rsplit(":", 1)[1])
+    return gateway, url
 
 
 def _blobs(folder: Path, ipfs: str | None, locate: Callable[[Sequence[PeerId]], list[str]]) -> tuple[LocalBlobs | KuboBlobs, Blocks]:

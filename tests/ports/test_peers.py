@@ -525,3 +525,79 @@ def test_the_book_is_bounded_and_keeps_whom_it_reached(monkeypatch: pytest.Monke
         if number == 2:
             book.proven(peerbook.peer_id(seed_of(2)))
     assert [len(book.signed()), book.get(peerbook.peer_id(seed_of(2))) is not None] == [3, True]
+
+
+def ipv6_here() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not ipv6_here(), reason="this machine has no IPv6")
+def test_several_addresses_of_both_families_any_of_which_leads_there(tmp_path: Path) -> None:
+    """One node listens on IPv4 and IPv6; others that were told one of the two find it there, and one family's nodes the other's through it."""
+
+    async def main() -> None:
+        both = ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"]
+        a = await Node(Libp2pPeers(seed_of(1), both, [], record_of(1), tmp_path / "a")).start()
+        told = a.peers.addresses  # type: ignore[attr-defined]
+        assert [address.split("/")[1] for address in told] == ["ip4", "ip6"]
+        nodes = [a]
+        try:
+            for number, address in enumerate(told, 2):
+                own = "/".join([*address.split("/")[:4], "0"])
+                peers = Libp2pPeers(seed_of(number), [own], [address], record_of(number), tmp_path / str(number))
+                nodes.append(await Node(peers).start())
+            await until(lambda: all(knows(x, *(y for y in nodes if y is not x)) for x in nodes))
+            assert await nodes[1].peers.request(nodes[2].id, beat(1), 10) == Ack()
+            assert await nodes[2].peers.request(nodes[1].id, beat(1), 10) == Ack()
+            record = next(r for r in nodes[1].peers.records() if r.peer == a.id)
+            assert len(record.addresses) == 2
+            await a.peers.stop()
+            nodes[0] = await Node(Libp2pPeers(seed_of(1), both, [], record_of(1), tmp_path / "a")).start()
+            assert nodes[0].peers.addresses == told  # type: ignore[attr-defined]
+        finally:
+            for node in nodes:
+                await node.peers.stop()
+
+    run(main())
+
+
+def test_of_several_addresses_those_that_lead_nowhere_do_no_harm(tmp_path: Path) -> None:
+    async def main() -> None:
+        with socket.socket() as gone:
+            gone.bind(("127.0.0.1", 0))  # bound, and nobody listens
+            dead = f"/ip4/127.0.0.1/tcp/{gone.getsockname()[1]}"
+            async with Libp2pNet(tmp_path) as net:
+                a = await net.node(1)
+                live, _, peer = a.peers.addresses[0].partition("/p2p/")  # type: ignore[attr-defined]
+                told = [f"{dead}/p2p/{peer}", f"{live}/p2p/{peer}"]
+                b = Node(Libp2pPeers(seed_of(2), [], told, record_of(2), tmp_path / "2"))
+                net.nodes.append(b)
+                await b.start()
+                await until(lambda: knows(b, a))
+                assert await b.peers.request(a.id, beat(1), 10) == Ack()
+
+    run(main())
+
+
+def test_a_node_that_nobody_can_call_is_asked_over_the_links_that_it_opened(tmp_path: Path) -> None:
+    """As behind a router that lets nothing in: its record names an address that leads nowhere."""
+
+    async def main() -> None:
+        async with Libp2pNet(tmp_path) as net:
+            a = await net.node(1)
+            known = a.peers.addresses  # type: ignore[attr-defined]
+            inside = Node(Libp2pPeers(seed_of(2), [], known, record_of(2), tmp_path / "2", announce="192.0.2.1"))  # TEST-NET-1, RFC 5737
+            net.nodes.append(inside)
+            await inside.start()
+            await until(lambda: knows(a, inside) and knows(inside, a))
+            (address,) = next(r for r in a.peers.records() if r.peer == inside.id).addresses
+            assert address.startswith("/ip4/192.0.2.1/tcp/")
+            assert await inside.peers.request(a.id, beat(1), 10) == Ack()
+            assert await a.peers.request(inside.id, beat(1), 10) == Ack()
+
+    run(main())

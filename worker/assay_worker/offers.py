@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from assay.chain import FAILED, Offer
 from assay.messages import Ack, JobAnnouncement, OfferMessage
 from assay.runtime import Answered, Ask, Do, Failed, Fault, Result, Wake, Woke
@@ -17,7 +19,7 @@ from assay_worker.state import BUSY, LiveOffer, Mine, WorkerConfig, WorkerState
 MAX_WAIT = 600
 """Seconds that an announcement may ask for answers; what asks for longer is not answered."""
 MAX_HEARD = 64
-"""Announcements that are remembered."""
+"""Announcements that are remembered; when there are more, the scheduler that said most of them loses its oldest."""
 
 
 class Offering(Earning):
@@ -31,9 +33,12 @@ class Offering(Earning):
     def _hear(self, announcement: JobAnnouncement) -> None:
         if not self._now <= announcement.respond_by <= self._now + MAX_WAIT:  # an offer blocks the next one for as long
             return
-        key = (announcement.job, announcement.parent, announcement.start)
-        heard = [a for a in self.state.heard if (a.job, a.parent, a.start) != key and a.respond_by >= self._now]
-        self.state.heard = [*heard, announcement][-MAX_HEARD:]
+        key = (announcement.scheduler, announcement.job, announcement.parent, announcement.start)
+        heard = [a for a in self.state.heard if (a.scheduler, a.job, a.parent, a.start) != key and a.respond_by >= self._now]
+        self.state.heard = [*heard, announcement]
+        if len(self.state.heard) > MAX_HEARD:
+            loudest = Counter(a.scheduler for a in self.state.heard).most_common(1)[0][0]
+            self.state.heard.remove(next(a for a in self.state.heard if a.scheduler == loudest))
         self._want_job(announcement.job, (announcement.scheduler,))
 
     def _consider(self) -> None:
