@@ -2,7 +2,8 @@
 
 `MemoryLedger` is synchronous and deterministic: no clock of its own (blocks come by `mine`), hashes follow from its seed, a call that
 is refused leaves no trace; with `rules` it has disputes. Its signatures are MACs under per-account secrets that the ledger knows: cheap,
-and only as good as a simulation needs. `MemoryChain` is the `assay.ports.Chain` of one account over a ledger.
+and only as good as a simulation needs. `MemoryChain` is the `assay.ports.Chain` of one account over a ledger. One file because it is one
+state, which a reorganisation undoes and does again, and the table of all calls that change it.
 
     ledger = MemoryLedger(seed=b"1")
     alice = ledger.account("alice", tokens=1000)      # address; `ledger.balances()` shows every holder
