@@ -11,7 +11,8 @@ from typing import NewType
 
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Phase, Shown
-from assay.ids import Address, BountyId, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
+from assay.hearing import ChunkProof
+from assay.ids import Address, BountyId, Cid, DatasetId, Digest, DisputeId, JobId, PeerId, SegmentId
 
 MOST_CALLS = 64
 CallId = NewType("CallId", str)
@@ -329,6 +330,25 @@ class Redrawn(ChainEvent, frozen=True, kw_only=True):
     seed_block: int
 
 
+class ChunkAsked(ChainEvent, frozen=True, kw_only=True):
+    """The last round gave no quorum of receipts, though its verifiers had their keys: the provider is to show the chunk that block `at_block`
+    names (assay.hearing)."""
+
+    segment: SegmentId
+    round: int
+    at_block: int
+    show_by: int
+
+
+class ChunkShown(ChainEvent, frozen=True, kw_only=True):
+    """It has, and the round counts as served: chunk `chunk` of entry `entry` of link end `place`."""
+
+    segment: SegmentId
+    place: int
+    entry: int
+    chunk: int
+
+
 class KeyReleased(ChainEvent, frozen=True, kw_only=True):
     segment: SegmentId
     recipient: Address
@@ -504,6 +524,70 @@ class DisputeWithdrawn(ChainEvent, frozen=True, kw_only=True):
     amount: int
 
 
+class DatasetPublished(ChainEvent, frozen=True, kw_only=True):
+    """`cid` leads to a manifest with the digest `manifest`; `root` is assay.publish.manifest.shards_root."""
+
+    dataset: DatasetId
+    owner: Address
+    cid: Cid
+    manifest: Digest
+    root: Digest
+    records: int
+    key_service: Address
+    owners: tuple[Address, ...]
+    shares: tuple[int, ...]
+
+
+class LicenceGranted(ChainEvent, frozen=True, kw_only=True):
+    """In place of what `who` (the zero address: anybody) was granted before."""
+
+    dataset: DatasetId
+    who: Address
+    price: int
+    """For assay.publish.manifest.PRICED records read."""
+    uses: int
+    """Records that may be read, each counted for every time."""
+    until: int
+    purposes: int
+    """A bit for each of assay.publish.manifest.PURPOSES; none: any."""
+
+
+class LicenceRevoked(ChainEvent, frozen=True, kw_only=True):
+    dataset: DatasetId
+    who: Address
+
+
+class JobLicensed(ChainEvent, frozen=True, kw_only=True):
+    """The job rests on these datasets; `locked` is what it can owe them at most."""
+
+    job: JobId
+    client: Address
+    datasets: tuple[DatasetId, ...]
+    prices: tuple[int, ...]
+    purpose: int
+    locked: int
+
+
+class UsePaid(ChainEvent, frozen=True, kw_only=True):
+    """A settled segment has been paid for."""
+
+    job: JobId
+    dataset: DatasetId
+    segment: SegmentId
+    amount: int
+
+
+class UseRefunded(ChainEvent, frozen=True, kw_only=True):
+    job: JobId
+    amount: int
+
+
+class RevenueWithdrawn(ChainEvent, frozen=True, kw_only=True):
+    dataset: DatasetId
+    owner: Address
+    amount: int
+
+
 class BountyOffered(ChainEvent, frozen=True, kw_only=True):
     bounty: BountyId
     job: JobId
@@ -547,9 +631,11 @@ class BountyWithdrawn(ChainEvent, frozen=True, kw_only=True):
 
 AnyChainEvent = (
     Registered | Deposited | Unbonding | StakeWithdrawn | SeatTaken | SeatLeft | FeeCharged | Slashed | JobPosted | JobFunded | JobCancelled
-    | JobClosed | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | KeyReleased | Served | Sealed | RevealsDue | Revealed | OpeningsDue
-    | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | Pardoned | NoShow | Credited | Withdrawn
+    | JobClosed | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | ChunkAsked | ChunkShown | KeyReleased | Served | Sealed
+    | RevealsDue | Revealed | OpeningsDue | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | Pardoned
+    | NoShow | Credited | Withdrawn
     | DisputeSealed | DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid | DisputeCredited | DisputeWithdrawn
+    | DatasetPublished | LicenceGranted | LicenceRevoked | JobLicensed | UsePaid | UseRefunded | RevenueWithdrawn
     | BountyOffered | BountyBegun | BountyShown | BountyPaid | BountyReturned | BountyWithdrawn
 )  # fmt: skip
 
@@ -637,6 +723,13 @@ class Draw(Call, frozen=True, kw_only=True):
 
 class Redraw(Call, frozen=True, kw_only=True):
     segment: SegmentId
+
+
+class ShowChunk(Call, frozen=True, kw_only=True):
+    """Shows the chunk that was asked for."""
+
+    segment: SegmentId
+    proof: ChunkProof
 
 
 class ReleaseKeys(Call, frozen=True, kw_only=True):
@@ -733,6 +826,56 @@ class WithdrawDisputes(Call, frozen=True, kw_only=True):
     """Pulls what disputes have credited to the account."""
 
 
+class PublishDataset(Call, frozen=True, kw_only=True):
+    cid: Cid
+    manifest: Digest
+    root: Digest
+    records: int
+    key_service: Address
+    owners: tuple[Address, ...]
+    shares: tuple[int, ...]
+
+
+class GrantLicence(Call, frozen=True, kw_only=True):
+    dataset: DatasetId
+    who: Address
+    price: int
+    uses: int
+    until: int
+    purposes: int
+
+
+class RevokeLicence(Call, frozen=True, kw_only=True):
+    """Nothing more is assigned of a job that rests on the licence; what is assigned goes on."""
+
+    dataset: DatasetId
+    who: Address
+
+
+class PostLicensed(Call, frozen=True, kw_only=True):
+    """Approves the budget and what the data may cost, and posts a job on datasets of others. `uses`: assay.licensing.encode_uses."""
+
+    terms: Terms
+    uses: bytes
+
+
+class CollectUse(Call, frozen=True, kw_only=True):
+    """Pays the owners for at most `most` segments that have settled since the last time."""
+
+    job: JobId
+    most: int
+
+
+class RefundUse(Call, frozen=True, kw_only=True):
+    """Gives a client back what its closed job has not used of the data."""
+
+    job: JobId
+
+
+class WithdrawRevenue(Call, frozen=True, kw_only=True):
+    dataset: DatasetId
+
+
 class OfferBounty(Call, frozen=True, kw_only=True):
     """Approves what the last rung pays, and locks it."""
 
@@ -775,13 +918,15 @@ class WithdrawBounties(Call, frozen=True, kw_only=True):
 
 DisputeCall = SealDispute | PlayMove | PayDispute | ClearDisputed | WithdrawDisputes
 BountyCall = OfferBounty | BeginBounty | ShowBounty | CollectBounty | ReturnBounty | WithdrawBounties
+DatasetCall = PublishDataset | GrantLicence | RevokeLicence | PostLicensed | CollectUse | RefundUse | WithdrawRevenue
 OneCall = (
     Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
-    | Lapse | Commit | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle | VoidSegment
-    | ClearBond | Withdraw | DisputeCall | BountyCall
+    | Lapse | Commit | Draw | Redraw | ShowChunk | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide
+    | Settle | VoidSegment | ClearBond | Withdraw | DisputeCall | BountyCall | DatasetCall
 )  # fmt: skip
 BatchedCall = (
-    Lapse | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle | VoidSegment | ClearBond
+    Lapse | Draw | Redraw | ShowChunk | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle
+    | VoidSegment | ClearBond
 )  # fmt: skip
 """What may be put into a Batch: calls of Jobs that need nothing from the sender but gas, or its signature."""
 

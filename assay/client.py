@@ -21,11 +21,12 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from assay import merkle, parts, seal, shard
-from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJob, Registered, Terms
+from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJob, PostLicensed, Registered, Terms
 from assay.codec import digest, encode
 from assay.execute import check_tensors, schedule_root
 from assay.ids import Address, Digest, JobId, PeerId, SegmentId
-from assay.job import DatasetRef, JobSpec, Origin, SealedRef, data_root
+from assay.job import DatasetRef, JobSpec, Origin, SealedRef, data_head, data_root
+from assay.licensing import Others, encode_uses, joined
 from assay.local import LocalRun, Step, run_local
 from assay.messages import KeyGrant, KeyRequest, Refusal
 from assay.ports import Blobs, Chain, Keys, Outage, Peers
@@ -63,6 +64,8 @@ class Plan(NamedTuple):
     """Of a fine-tune."""
     key: Digest | None = None
     """Of the permutation of examples, where it was fixed before the state was known (assay.bounty)."""
+    others: Others | None = None
+    """Datasets of others that the job rests on: the records are then an example of theirs, and stay here."""
 
     def read(self, indices: Sequence[int]) -> Tensors:
         """Records by number."""
@@ -175,7 +178,9 @@ class Wish(NamedTuple):
 
 
 async def seal_records(plan: Plan, service: Service, chain: Chain, blobs: Blobs, keys: Keys) -> DatasetRef:
-    """Seals and stores the plan's records."""
+    """Seals and stores the plan's records; those of others are sealed and stored already."""
+    if plan.others is not None:
+        return joined(shard.fields_of(plan.records), plan.others)
     dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, shard.wrap_for(keys, service.encryption_key, chain.account))
     for blob in sealed:
         await blobs.put(blob)
@@ -211,6 +216,7 @@ async def publish(
         frozen=frozen,
         origin=UNSET if plan.origin is None else plan.origin,
         dataset=dataset,
+        published=UNSET if plan.others is None else plan.others.used,
         order=plan.order(root),
         steps=plan.steps,
         micro_batches=plan.program.micro_batches,
@@ -246,9 +252,13 @@ async def publish(
     return spec, terms
 
 
-async def post(chain: Chain, terms: Terms) -> JobId:
-    """Locks the budget. Raises Reverted with the contract's reason, Outage."""
-    block = await chain.send(CallId(f"post:{terms.spec_digest.hex()}"), PostJob(terms=terms))
+async def post(chain: Chain, terms: Terms, spec: JobSpec | None = None, others: Others | None = None) -> JobId:
+    """Locks the budget, and what the datasets of `others` cost (then `spec` is needed). Raises Reverted with the contract's reason, Outage."""
+    call: PostJob | PostLicensed = PostJob(terms=terms)
+    if others is not None:
+        assert spec is not None
+        call = PostLicensed(terms=terms, uses=encode_uses(others.uses(data_head(spec.dataset, spec.order, spec.batch))))
+    block = await chain.send(CallId(f"post:{terms.spec_digest.hex()}"), call)
     for event in await chain.events((block - 1, 1 << 62), 0):
         if isinstance(event, JobPosted) and event.client == chain.account and event.terms.spec_digest == terms.spec_digest:
             return event.job

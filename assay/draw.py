@@ -120,6 +120,11 @@ def opening(block_hash: Digest, segment: SegmentId, verifier: Address, j: int, u
     return position, (x // len(units)) % leaves_of(units[position], terms)
 
 
+def chunk(block_hash: Digest, segment: SegmentId) -> int:
+    """The number that names the chunk which the provider of an unserved segment is to show (assay.hearing)."""
+    return int.from_bytes(sha256(b"\x26", block_hash, u64(segment)), "big")
+
+
 def dispute(chain_id: int, disputes: Address, segment: SegmentId, challenger: Address, move: Open) -> Digest:
     """What a challenger seals before it opens a dispute with `move`. Raises OverflowError for numbers that do not fit."""
     head = (b"\x25", u256(chain_id), raw(disputes), u64(segment), bytes([move.target]), u64(move.unit))

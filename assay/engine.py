@@ -26,6 +26,7 @@ from assay.dispute.moves import AnyMove, Facts, Named, Open, Path, Shown, Side
 from assay.dispute.questions import Parted, Question, Told
 from assay.dispute.record import Record
 from assay.dispute.served import Given, Nodes, Wanted
+from assay.hearing import ChunkProof
 from assay.ids import U32, U63, Digest
 from assay.job import DatasetRef, Field
 from assay.runtime import Fault
@@ -132,6 +133,24 @@ class OpenLinks(EngineTask, frozen=True, kw_only=True):
     parent_root: Digest
     keep: U63
     units: tuple[U63, ...]
+
+
+class OpenChunk(EngineTask, frozen=True, kw_only=True):
+    """The chunk of a link's end that `number` (32 bytes, big-endian) names among those of the drawn links `units` (assay.hearing); runs the
+    segment first as far as it is not on disk."""
+
+    job: JobFiles
+    segment: Folder
+    start: U63
+    stop: U63
+    parent_root: Digest
+    keep: U63
+    units: tuple[U63, ...]
+    number: Digest
+
+
+class ChunkOpened(EngineResult, frozen=True, kw_only=True):
+    proof: ChunkProof
 
 
 class OpenedLink(Message, frozen=True, kw_only=True):
@@ -281,6 +300,6 @@ class Failure(EngineResult, frozen=True, kw_only=True):
     error: str
 
 
-AnyEngineTask = CheckFile | RunLinks | OpenLinks | ReplayLink | AnswerDispute | ShowTree | PartLink
-AnyEngineResult = FileChecked | StepDone | LinksRun | LinksOpened | LinkReplayed | DisputeAnswered | TreeShown | LinkParted | Failure
+AnyEngineTask = CheckFile | RunLinks | OpenLinks | OpenChunk | ReplayLink | AnswerDispute | ShowTree | PartLink
+AnyEngineResult = FileChecked | StepDone | LinksRun | LinksOpened | ChunkOpened | LinkReplayed | DisputeAnswered | TreeShown | LinkParted | Failure
 Progress = Callable[[StepDone], None]

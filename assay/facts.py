@@ -20,6 +20,7 @@ from assay.chain import (
     Attested,
     Batch,
     BondCleared,
+    ChunkAsked,
     Committed,
     Disclose,
     DisputeMoved,
@@ -136,6 +137,9 @@ class SegmentFacts(msgspec.Struct):
     units: tuple[int, ...] = ()
     verifiers: tuple[Address, ...] = ()
     serve_by: int = 0
+    """When a chunk was asked for: until when it may be shown."""
+    asked_block: int = 0
+    """Block that names that chunk."""
     seal_by: int = 0
     reveal_by: int = 0
     sealed: list[Address] = []
@@ -257,7 +261,9 @@ class Facts(msgspec.Struct):
                 seg.key_id, seg.key_envelope = event.key_id, event.key_envelope
             case Drawn():
                 seg.state, seg.round, seg.units, seg.verifiers = SegmentState.DRAWN, event.round, event.units, event.verifiers
-                seg.serve_by = event.serve_by
+                seg.serve_by, seg.asked_block = event.serve_by, 0
+            case ChunkAsked():
+                seg.serve_by, seg.asked_block = event.show_by, event.at_block
             case Redrawn():
                 seg.state, seg.round, seg.seed_block = SegmentState.COMMITTED, event.round, event.seed_block
                 seg.sealed, seg.revealed, seg.opened, seg.digests = [], [], [], {}

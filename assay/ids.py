@@ -16,6 +16,8 @@ DisputeId = NewType("DisputeId", int)
 """Counts from 1 over all disputes of a contract."""
 BountyId = NewType("BountyId", int)
 """Counts from 1 over all bounties of a contract."""
+DatasetId = NewType("DatasetId", int)
+"""Counts from 1 over all datasets of a contract."""
 Cid = NewType("Cid", str)
 """CIDv1, base32 lower case, raw (`bafkrei…`) or dag-pb (`bafybei…`), SHA-256."""
 PeerId = NewType("PeerId", str)

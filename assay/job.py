@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 from assay import merkle
 from assay.codec import Message
 from assay.exact.types import DTYPE_CODES
-from assay.ids import U32, U63, Address, Cid, Digest, PeerId
+from assay.ids import U32, U63, Address, Cid, DatasetId, Digest, PeerId
 
 MAX_ORIGIN_NAME = 200
 """Characters of a base model's name and of its licence."""
@@ -102,6 +102,13 @@ class Origin(Message, frozen=True, kw_only=True):
     """Text of PEFT's adapter_config.json; empty for what is no adapter."""
 
 
+class UsedDataset(Message, frozen=True, kw_only=True):
+    """A published dataset: the next so many shards of the job's are its shards, with its owner's envelopes."""
+
+    dataset: Annotated[DatasetId, msgspec.Meta(ge=1, le=2**63 - 1)]
+    shards: Annotated[int, msgspec.Meta(ge=1, lt=2**32)]
+
+
 class JobSpec(Message, frozen=True, kw_only=True):
     format: str = "assay-job/1"
     name: str
@@ -119,6 +126,8 @@ class JobSpec(Message, frozen=True, kw_only=True):
     origin: Origin | UnsetType = UNSET
     """Of a fine-tune."""
     dataset: DatasetRef
+    published: tuple[UsedDataset, ...] | UnsetType = UNSET
+    """Where the data are others': their datasets, in the order of the shards."""
     order: Digest
     """Key of the permutation that orders the examples (assay.sampling)."""
     steps: U63

@@ -43,6 +43,8 @@ class Segment(msgspec.Struct):
     """Of the last round."""
     noes: set[Address] = msgspec.field(default_factory=set)
     """Of any round: one no that is never outvoted withholds the payment at the end."""
+    shown: bool = False
+    """Its provider has shown the chunk that it was asked for, which stands for its verifiers' receipts."""
     no_shows: list[Address] = msgspec.field(default_factory=list)
     payments: list[Payment] = msgspec.field(default_factory=list)
     reason: str = ""
@@ -181,6 +183,8 @@ class Ledger:
                 segment.verdicts = {}
             case chain.Redrawn():
                 segment.state, segment.round, segment.reason = SegmentState.COMMITTED, event.round, ""
+            case chain.ChunkShown():
+                segment.shown = True
             case chain.Served():
                 segment.state = SegmentState.SERVED
             case chain.Revealed():
@@ -210,9 +214,13 @@ class Ledger:
         same = sum(1 for agrees in segment.verdicts.values() if agrees)
         links = ", ".join(str(unit) for unit in segment.units)
         if agreeing:
+            if not same and segment.shown:
+                return "it showed on chain what it was asked for where its verifiers had signed nothing, and nobody disagreed"
             if not same:
                 return "nobody disagreed while it could be checked"
             return f"{same} of {len(segment.verifiers)} drawn verifiers replayed links {links} and got the committed bits"
+        if segment.shown:
+            return f"{len(segment.noes)} of the verifiers drawn in {segment.round + 1} rounds were not served, or did not get the committed bits"
         if segment.round:
             return f"{len(segment.noes)} of the verifiers drawn in {segment.round + 1} rounds did not get the committed bits"
         return f"{len(segment.noes)} of {len(segment.verifiers)} drawn verifiers replayed links {links} and did not get the committed bits"

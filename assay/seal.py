@@ -122,19 +122,31 @@ def _check_key(key: bytes) -> None:
         raise ValueError(f"a key has {KEY_SIZE} bytes, this has {len(key)}")
 
 
-def seal(plaintext: bytes | bytearray | memoryview, key: bytes, prefix: bytes | None = None) -> bytes:
-    """The sealed file; `prefix` (7 bytes) is random unless it is given. Use a key for one file only."""
+def seal_into(plaintext: bytes | bytearray | memoryview, key: bytes, target: memoryview, prefix: bytes | None = None) -> int:
+    """Writes the sealed file to the head of `target` and returns its size. `prefix` (7 bytes) is random unless it is given. Use a key for
+    one file only. Raises ValueError when `target` is smaller than `sealed_size`."""
     _check_key(key)
     view = memoryview(plaintext).cast("B")
     header = Header(os.urandom(7) if prefix is None else prefix, len(view), key_id(key))
-    head, cipher = encode_header(header), AESGCM(key)
-    out = _zeros(header.sealed_size)
-    target, at = out.getbuffer(), HEADER_SIZE
+    if len(target) < header.sealed_size:
+        raise ValueError(f"{header.sealed_size} bytes do not fit into {len(target)}")
+    head, encrypt = encode_header(header), AESGCM(key).encrypt_into
     target[:HEADER_SIZE] = head
-    for index in range(header.chunks):
-        chunk = view[index * CHUNK : (index + 1) * CHUNK]
-        cipher.encrypt_into(_nonce(header, index), chunk, head, target[at : at + len(chunk) + TAG])
-        at += len(chunk) + TAG
+    last, at = header.chunks - 1, HEADER_SIZE
+    for index in range(last):
+        start = index * CHUNK
+        nonce = header.prefix + index.to_bytes(4, "big") + b"\0"
+        encrypt(nonce, view[start : start + CHUNK], head, target[at : at + CHUNK + TAG])
+        at += CHUNK + TAG
+    encrypt(_nonce(header, last), view[last * CHUNK :], head, target[at : header.sealed_size])
+    return header.sealed_size
+
+
+def seal(plaintext: bytes | bytearray | memoryview, key: bytes, prefix: bytes | None = None) -> bytes:
+    """The sealed file, as `seal_into` writes it."""
+    out = _zeros(sealed_size(memoryview(plaintext).nbytes))
+    target = out.getbuffer()
+    seal_into(plaintext, key, target, prefix)
     target.release()
     return out.getvalue()
 
@@ -172,6 +184,20 @@ class Reader:
     def _chunk_size(self, index: int) -> int:
         return min(CHUNK, self.size - index * CHUNK)
 
+    def read_into(self, target: memoryview) -> int:
+        """Writes the whole plaintext to the head of `target` and returns its size. Raises ValueError when it does not fit."""
+        if len(target) < self.size:
+            raise ValueError(f"{self.size} bytes do not fit into {len(target)}")
+        return self._fill(0, self._header.chunks - 1, target)
+
+    def _fill(self, first: int, last: int, target: memoryview) -> int:
+        at = 0
+        for index in range(first, last + 1):
+            step = self._chunk_size(index)
+            self._chunk_into(index, target[at : at + step])
+            at += step
+        return at
+
     def read(self, offset: int = 0, length: int | None = None) -> bytes:
         """Plaintext bytes `[offset, offset + length)`, to the end when `length` is None. Raises IndexError outside of the file."""
         length = self.size - offset if length is None else length
@@ -181,12 +207,8 @@ class Reader:
         if first >= self._header.chunks:  # nothing, at the very end
             return b""
         out = _zeros(sum(self._chunk_size(index) for index in range(first, last + 1)))
-        view, at = out.getbuffer(), 0
-        for index in range(first, last + 1):
-            step = self._chunk_size(index)
-            self._chunk_into(index, view[at : at + step])
-            at += step
-        start = offset - first * CHUNK
+        view = out.getbuffer()
+        at, start = self._fill(first, last, view), offset - first * CHUNK
         if at != length:
             return bytes(view[start : start + length])
         view.release()

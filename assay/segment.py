@@ -200,20 +200,37 @@ class Segment:
         """The inputs of links: `state.*` and, inside a step, `acc.*`. Raises Corrupted when the recorded ends do not come again."""
         for unit in sorted(set(units)):
             offset, m = links.place(unit, self.executor.micro_batches)
-            step = self.start + offset
-            at, state = self._newest(step)
-            while at < step:
-                state, record = self.step(at, state)
-                if record.ends != self.records[at - self.start].ends:
-                    raise Corrupted(f"step {at} of the segment that starts at {self.start} does not come out as it did before")
-                at += 1
-            acc = self.executor.zero_acc(step, state)
-            for i in range(m):
-                acc = self.executor.micro(step, i, state, acc, self.batches(step, i), spend=True)
-            if m and acc_root(step, m, acc, self.executor.threads) != self.records[offset].ends[m - 1]:
-                raise Corrupted(f"the accumulator of step {step} before link {unit} does not come out as it did before")
+            state = self._state(self.start + offset)
+            acc = self._acc(offset, m, state) if m else {}
             out = {f"state.{name}": array for name, array in state.items()}
-            yield unit, out | ({f"acc.{name}": array for name, array in acc.items()} if m else {})
+            yield unit, out | {f"acc.{name}": array for name, array in acc.items()}
+
+    def end(self, place: int) -> Tensors:
+        """What link `place` ended in: a state after an update, else an accumulator. Raises Corrupted."""
+        offset, m = links.place(place, self.executor.micro_batches)
+        if m == self.executor.micro_batches:
+            return self._state(self.start + offset + 1)
+        return self._acc(offset, m + 1, self._state(self.start + offset))
+
+    def _state(self, step: int) -> Tensors:
+        """The state before a step."""
+        at, state = self._newest(step)
+        while at < step:
+            state, record = self.step(at, state)
+            if record.ends != self.records[at - self.start].ends:
+                raise Corrupted(f"step {at} of the segment that starts at {self.start} does not come out as it did before")
+            at += 1
+        return state
+
+    def _acc(self, offset: int, m: int, state: Tensors) -> Tensors:
+        """The accumulator after `m` micro-batches, at least one, of the segment's step `offset`."""
+        step = self.start + offset
+        acc = self.executor.zero_acc(step, state)
+        for i in range(m):
+            acc = self.executor.micro(step, i, state, acc, self.batches(step, i), spend=True)
+        if acc_root(step, m, acc, self.executor.threads) != self.records[offset].ends[m - 1]:
+            raise Corrupted(f"the accumulator of step {step} after {m} micro-batches does not come out as it did before")
+        return acc
 
 
 def now_ms() -> int:

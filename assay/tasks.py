@@ -2,7 +2,7 @@
 
 A daemon's hands perform these (assay.daemon and the roles' `hands.py`): they may use keys, the block store and the engine. All
 blobs that a task names are in the local store when it is given. A task may be done twice (after a crash), so each must be
-harmless to repeat.
+harmless to repeat. One file because it is one flat list of declarations.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from assay.codec import Message
 from assay.dispute.moves import AnyMove, Open, Revealed, Shown, Side
 from assay.dispute.questions import Question
 from assay.dispute.served import Given, Nodes, Wanted
+from assay.hearing import ChunkProof
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.messages import Boundary
@@ -93,10 +94,10 @@ class KeyStored(Outcome, frozen=True, kw_only=True):
 
 
 class WrapKeys(Task, frozen=True, kw_only=True):
-    """Key service: unwraps `envelopes` (key id, envelope, account that published it) and wraps each key to each recipient (account,
-    encryption key). No recipients: only checks the envelopes."""
+    """Key service: unwraps `envelopes` (key id, envelope, account that published it, root of the published dataset that it is of or nothing)
+    and wraps each key to each recipient (account, encryption key). No recipients: only checks the envelopes."""
 
-    envelopes: tuple[tuple[Digest, bytes, Address], ...]
+    envelopes: tuple[tuple[Digest, bytes, Address, bytes], ...]
     recipients: tuple[tuple[str, bytes], ...]
 
 
@@ -274,6 +275,15 @@ class UnitReplayed(Outcome, frozen=True, kw_only=True):
     """It was replayed from the very states that were committed to, so that a dispute can show why it does not agree."""
 
 
+class SayUnserved(Task, frozen=True, kw_only=True):
+    """Verifier: link `unit` was not served, though its segment counts as served: the trace of `leaves` empty leaves with which it says no,
+    and can open. Comes back as UnitReplayed."""
+
+    segment: SegmentId
+    unit: int
+    leaves: int
+
+
 class MakeOpenings(Task, frozen=True, kw_only=True):
     """Verifier: waits for the opening block and opens the drawn leaves of the traces that `replay` kept."""
 
@@ -286,6 +296,25 @@ class MakeOpenings(Task, frozen=True, kw_only=True):
 
 class OpeningsMade(Outcome, frozen=True, kw_only=True):
     openings: tuple[Opening, ...]
+
+
+class MakeChunk(Task, frozen=True, kw_only=True):
+    """Worker: waits for the block that names a chunk and shows it, of a segment that this node ran."""
+
+    segment: SegmentId
+    job: JobId
+    spec: Cid
+    start: int
+    stop: int
+    parent: SealedRef
+    parent_root: Digest
+    units: tuple[int, ...]
+    """All that were drawn, in order."""
+    asked_block: int
+
+
+class ChunkMade(Outcome, frozen=True, kw_only=True):
+    proof: ChunkProof
 
 
 class MakeMove(Task, frozen=True, kw_only=True):
@@ -387,10 +416,11 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
-    | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | MakeMove | ServeNodes | ShowNodes | VerifyVisit
+    | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
+    | ShowNodes | VerifyVisit
     | DropSegment
 )  # fmt: skip
 AnyOutcome = (
     JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeysWrapped | SegmentRun | Stopping | UnitsServed | ReceiptVerified
-    | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
+    | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
 )  # fmt: skip

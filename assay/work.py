@@ -2,7 +2,7 @@
 
 What it is asked and where its files lie: assay.engine. Over stdin and stdout go lines of canonical JSON, each at most MAX_LINE bytes: a
 task in; steps done, then a result or a failure out. A failure says whose fault it is: `peer` when what was given is not what was
-committed, `own` when this machine is at fault.
+committed, `own` when this machine is at fault. One file because it is one dispatcher: what computes lies elsewhere.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from assay import links, merkle
+from assay import hearing, links, merkle
 from assay.codec import Malformed, decode, encode
 from assay.dispute import parting
 from assay.dispute.answers import FileParty, Inputs, OwnInputs, own_link
-from assay.dispute.proofs import Link
+from assay.dispute.proofs import Link, chunk_proof
 from assay.engine import (
     MAX_BOUNDARY,
     MAX_LINE,
@@ -33,6 +33,7 @@ from assay.engine import (
     AnyEngineResult,
     AnyEngineTask,
     CheckFile,
+    ChunkOpened,
     DisputeAnswered,
     Failure,
     FileChecked,
@@ -41,6 +42,7 @@ from assay.engine import (
     LinkReplayed,
     LinksOpened,
     LinksRun,
+    OpenChunk,
     OpenedLink,
     OpenLinks,
     PartLink,
@@ -94,6 +96,8 @@ class Engine:
                     return self._run(task, progress)
                 case OpenLinks():
                     return self._open(task)
+                case OpenChunk():
+                    return self._chunk(task)
                 case ReplayLink():
                     began = now_ms()
                     return msgspec.structs.replace(self._replay(task), milliseconds=now_ms() - began)
@@ -180,7 +184,7 @@ class Engine:
 
     # ---- running and serving ---------------------------------------------------------------------------------------------
 
-    def _segment(self, task: RunLinks | OpenLinks) -> Segment:
+    def _segment(self, task: RunLinks | OpenLinks | OpenChunk) -> Segment:
         return self._steps(task.job, task.segment, task.start, task.stop, task.parent_root, task.keep)
 
     def _steps(self, job: JobFiles, name: str, start: int, stop: int, parent_root: Digest, keep: int) -> Segment:
@@ -227,6 +231,13 @@ class Engine:
             proofs = tuple(merkle.prove(leaves, place) for place in places)
             opened.append(OpenedLink(unit=unit, file=name, ends=tuple(ends[place] for place in places), proofs=proofs))
         return LinksOpened(link_root=merkle.root(leaves), opened=tuple(opened))
+
+    def _chunk(self, task: OpenChunk) -> ChunkOpened:
+        segment = self._segment(task)
+        self._run_again(segment, task.stop)
+        place, rest = hearing.end_named(int.from_bytes(task.number, "big"), task.units, task.job.micro_batches)
+        path = merkle.prove(segment.leaf_hashes(task.stop), place)
+        return ChunkOpened(proof=chunk_proof(segment.end(place), rest, path))
 
     # ---- checking --------------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
 NAMES = (
-    "step", "memory", "finetune", "gemm", "checksums", "hashing", "tracing", "curves", "blobs", "sender", "peers", "demo", "setup", "dispute",
-    "dispute_gas", "dispute_played", "sandbox", "sim", "check", "recompute", "offload", "ranks", "transfer", "papers",
+    "step", "memory", "finetune", "gemm", "checksums", "hashing", "sealing", "tracing", "curves", "blobs", "sender", "peers", "demo",
+    "setup", "dispute", "dispute_gas", "dispute_played", "sharing", "sandbox", "sim", "check", "vision", "recompute", "offload", "ranks",
+    "transfer", "papers", "fleet",
 )  # fmt: skip
 
 
@@ -33,14 +34,19 @@ def machine() -> dict[str, object]:
     }  # fmt: skip
 
 
+WHOLE = {"finetune": ["--seeds", "5"]}
+"""What a bench is told when it need not be quick."""
+
+
 def run(name: str, quick: bool) -> dict[str, object]:
     """The record of one bench; raises CalledProcessError."""
     load = os.getloadavg()[0]
-    command = [sys.executable, str(BENCH / f"{name}.py"), "--json", *(["--quick"] if quick else [])]
+    command = [sys.executable, str(BENCH / f"{name}.py"), "--json", *(["--quick"] if quick else WHOLE.get(name, []))]
     done = subprocess.run(command, cwd=BENCH.parent, stdout=subprocess.PIPE, text=True, check=True)
     figures = json.loads(done.stdout.splitlines()[-1])
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return {"bench": name, "quick": quick, "date": date, "load_before": round(load, 2), "machine": machine(), "figures": figures}
+    loads = {"load_before": round(load, 2), "load_after": round(os.getloadavg()[0], 2)}
+    return {"bench": name, "quick": quick, "date": date, **loads, "machine": machine(), "figures": figures}
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ CONTRACTS = {
     "Descent": "Descent.sol",
     "Verdict": "Verdict.sol",
     "Disputes": "Disputes.sol",
+    "Datasets": "Datasets.sol",
     "Bounties": "Bounties.sol",
     "Receipts": "Receipts.sol",
 }
@@ -50,10 +51,14 @@ def forge() -> Path:
     return found
 
 
-def compile_all() -> dict[str, dict[str, Any]]:
-    """Artifacts by contract: `abi`, `bytecode` (creation, hex with 0x). Raises SystemExit when the sources do not compile."""
+def compile_all(tests: bool) -> dict[str, dict[str, Any]]:
+    """Artifacts by contract: `abi`, `bytecode` (creation, hex with 0x). Raises SystemExit when the sources do not compile.
+
+    With the tests, which `forge test` then need not compile: they hold the contracts, so that the compiler would do these twice.
+    """
+    without = [] if tests else ["--skip", "test"]
     env = {**os.environ, "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run([forge(), "build", "--skip", "test", "--quiet"], cwd=HERE, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run([forge(), "build", "--quiet", *without], cwd=HERE, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"the contracts do not compile:\n{done.stdout}{done.stderr}")
 
@@ -90,7 +95,7 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         print(__doc__)
         return 2
-    texts = {f"{contract}.json": render(artifact) for contract, artifact in compile_all().items()}
+    texts = {f"{contract}.json": render(artifact) for contract, artifact in compile_all(tests=bool(arguments)).items()}
     if not arguments:
         TARGET.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():

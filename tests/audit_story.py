@@ -19,10 +19,12 @@ from assay.chain import (
     Activate,
     Assigned,
     CancelJob,
+    ChunkAsked,
     ClearBond,
     CloseJob,
     Deposit,
     Draw,
+    Drawn,
     FundJob,
     JobPosted,
     Lapse,
@@ -74,6 +76,21 @@ async def _silent(world: MemoryWorld, segment: SegmentId, *keyed: str) -> None:
     await world.do("stranger", Redraw(segment=segment))
 
 
+async def _shown(world: MemoryWorld, job: JobId, parent: SegmentId) -> None:
+    world.whole = 2
+    segment = await world.committed(job, parent, 2, 4)
+    for _ in (0, 1):
+        await _silent(world, segment, "vera", "vic", "val", "bob")
+    await world.mine(2)
+    drawn, asked = await world.last(Drawn), await world.last(ChunkAsked)
+    await world.do("alice", world.shown(drawn, 2, await world.chains["alice"].block_hash(asked.at_block)))
+    name = world.name(drawn.verifiers[0])
+    await world.vote(drawn, {name: NO})
+    await world.mine(2)
+    await world.do("stranger", await world.openings(drawn, name, b"right", await _terms(world, segment), agrees=False))
+    world.whole = None
+
+
 async def _play(world: MemoryWorld) -> Story:
     await world.populate()
     await world.do("bob", TakeSeat())
@@ -104,6 +121,8 @@ async def _play(world: MemoryWorld) -> Story:
     for _ in (0, 1):
         await _silent(world, silent, "vera", "vic", "val", "bob")
     await world.later(WINDOW + 1)
+    await world.do("stranger", Redraw(segment=silent))  # nor shows its provider what it is asked for
+    await world.later(WINDOW + 1)
     await world.do("stranger", ClearBond(segment=silent))
     keyless = await world.committed(job, settled, 1, 2)
     for _ in (0, 1):
@@ -123,11 +142,12 @@ async def _play(world: MemoryWorld) -> Story:
     child = await world.committed(job, lie, 2, 4)
     await _round(world, lie, NO, YES, NO)
     await world.do("stranger", VoidSegment(segment=child))
-    # another job's segment, then the end of ours
+    # another job's segment, then ours: settled; and one that no verifier signs for, whose provider shows its chunk, and is met by a no
     theirs = await world.assign(other, 0, 0, 2)
     late = await world.committed(job, settled, 1, 2)
     await _round(world, late, YES, None, YES)
     await world.settled(late)
+    await _shown(world, job, late)
     await world.later(WINDOW + 1)
     await world.do("stranger", Lapse(segment=theirs))
     await world.do("client", CancelJob(job=job))

@@ -115,3 +115,13 @@ def test_a_served_trace_is_read_strictly() -> None:
         case.told(answering.read_trace(wide, case.program))[0].end_root  # noqa: B018
     with pytest.raises(inference.Refuted, match="root"):
         Case(msgspec.structs.replace(receipt, output_root=receipt.input_root), weights)
+
+
+def test_a_claim_is_what_the_receipt_says() -> None:
+    receipt, weights = made()
+    claim = Case(receipt, weights).claim(7, 9)
+    assert (claim.signer, claim.program_root, claim.bond, claim.expires) == (receipt.account, receipt.program_root, 7, 9)
+    false, _ = lied(receipt, weights, stage(weights, receipt, "matmul"))
+    assert Case(false, weights).claim(7, 9) == msgspec.structs.replace(claim, link_root=Case(false, weights).link_root)
+    other, _ = made(rows=4)
+    assert Case(other, weights).claim(7, 9).data_root != claim.data_root

@@ -22,7 +22,7 @@ from assay.merkle import sha256
 
 NOBODY = Address("0x" + "99" * 20)
 EVENTS = {name: kind for name, kind in vars(chain).items() if isinstance(kind, type) and issubclass(kind, chain.ChainEvent)}
-LAPSED, KEYED, IDLE, SETTLED, SILENT, KEYLESS, POOR, LIE, CHILD, THEIRS, LATE = range(1, 12)
+LAPSED, KEYED, IDLE, SETTLED, SILENT, KEYLESS, POOR, LIE, CHILD, THEIRS, LATE, DENIED = range(1, 13)
 """Segments of the story."""
 WRONG = sha256(b"wrong")
 
@@ -213,7 +213,7 @@ FORGERIES: dict[str, tuple[Forge, int, str]] = {
     "a slash without a dispute": (lambda r: inserted(r, C.Slashed, segment=SegmentId(LATE), who=NOBODY, amount=1, burnt=0), LATE, "money"),
     "a step of no segment": (say(C.Activated, SETTLED, segment=SegmentId(99)), JOB, "record"),
     # ---- range
-    "a number left out": (say(C.Assigned, LATE, segment=SegmentId(12)), 12, "range"),
+    "a number left out": (say(C.Assigned, DENIED, segment=SegmentId(13)), 13, "range"),
     "a parent that never was": (say(C.Assigned, SETTLED, parent=SegmentId(77)), SETTLED, "range"),
     "a parent of another job": (say(C.Assigned, LATE, parent=SegmentId(THEIRS)), LATE, "range"),
     "a parent that was not committed": (say(C.Assigned, IDLE, parent=SegmentId(KEYED)), IDLE, "range"),
@@ -287,6 +287,22 @@ FORGERIES: dict[str, tuple[Forge, int, str]] = {
     "a receipt of one who was not drawn": (send(C.Served, LATE, verifiers=lambda v: (NOBODY, *v[1:])), LATE, "served"),
     "a receipt that nobody signed": (send(C.Served, LATE, signatures=lambda s: (bytes(65), *s[1:])), LATE, "served"),
     "too few receipts": (send(C.Served, LATE, verifiers=lambda v: v[:1], signatures=lambda s: s[:1]), LATE, "served"),
+    # ---- a chunk that is asked for
+    "not served, and nothing was asked for": (drop(C.ChunkAsked, SILENT), SILENT, "verdict"),
+    "asked for when nothing was drawn": (drop(C.Drawn, DENIED, nth=1), DENIED, "verdict"),
+    "asked for too early": (say(C.ChunkAsked, DENIED, time=moved(-50)), DENIED, "times"),
+    "asked for in another round": (say(C.ChunkAsked, DENIED, round=0), DENIED, "served"),
+    "asked for without keys": (both(*[drop(C.KeyReleased, DENIED, nth=4)] * 3), DENIED, "served"),
+    "asked for twice": (twice(C.ChunkAsked, DENIED), DENIED, "served"),
+    "asked for by another block": (say(C.ChunkAsked, DENIED, at_block=moved(1)), DENIED, "served"),
+    "another time to show it": (say(C.ChunkAsked, DENIED, show_by=moved(1)), DENIED, "times"),
+    "shown when nothing was drawn": (before(C.ChunkShown, DENIED, C.Drawn, DENIED, nth=1), DENIED, "verdict"),
+    "shown and not asked for": (drop(C.ChunkAsked, DENIED), DENIED, "served"),
+    "shown too late": (say(C.ChunkShown, DENIED, time=moved(10_000)), DENIED, "times"),
+    "another chunk than was asked for": (hashes, DENIED, "served"),
+    "something else than was committed": (
+        send(C.ChunkShown, DENIED, proof=lambda p: msgspec.structs.replace(p, chunk=bytes(1024), count=7)), DENIED, "served"),
+    "told another chunk than was shown": (say(C.ChunkShown, DENIED, entry=moved(1)), DENIED, "served"),
     # ---- votes
     "sealed when it was not served": (drop(C.Served, LATE), LATE, "verdict"),
     "sealed too late": (say(C.Sealed, LATE, time=moved(10_000)), LATE, "times"),
@@ -386,6 +402,7 @@ UNKNOWN: dict[str, tuple[Forge, int, str]] = {
     "a commitment by way of a contract": (through_another(C.Committed, SETTLED), SETTLED, "root"),
     "one of two commitments of a transaction": (among_others(C.Committed, SETTLED), SETTLED, "root"),
     "receipts by way of a contract": (through_another(C.Served, SETTLED), SETTLED, "served"),
+    "a chunk by way of a contract": (through_another(C.ChunkShown, DENIED), DENIED, "served"),
     "a seal by way of a contract": (through_another(C.Sealed, SETTLED), SETTLED, "votes"),
     "a reveal by way of a contract": (through_another(C.Revealed, SETTLED), SETTLED, "votes"),
     "an opening by way of a contract": (through_another(C.Opened, SETTLED), SETTLED, "opened"),

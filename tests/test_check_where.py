@@ -16,11 +16,13 @@ from roles.tiny import MICRO_BATCHES, Net, plan, post
 from assay.adapters.engine_process import InlineEngine
 from assay.adapters.memory_committee import visit_digest
 from assay.adapters.memory_record import read_record
+from assay.audit.alone import Ahead
 from assay.audit.bases import Bases
 from assay.audit.findings import Report
 from assay.audit.step import StepCheck, check_step
 from assay.audit.whole import audit_job
-from assay.cli.check import as_json, told
+from assay.cli.check import as_json, forecast, told
+from assay.cli.folder import speed
 from assay.dispute.questions import Kind, Question
 from assay.dispute.served import Nodes, Wanted
 from assay.ids import JobId, SegmentId
@@ -56,11 +58,11 @@ class Story:
                 await net.make_ports(name).peers.start(refuse, lambda peer, message: None)
             return await use(self)
 
-    async def check(self, step: int, who: str = "client", keys: str = "client", progress: Any = lambda done, total: None) -> StepCheck:
+    async def check(self, step: int, who: str = "client", keys: str = "client", **hear: Any) -> StepCheck:
         ports = self.net.ports
         return await check_step(
             self.record(), self.job, step, ports[who].blobs, ports[keys].keys, InlineEngine(), self.folder / f"check-{who}-{step}", Bases(None),
-            patience=2, peers=ports[who].peers, visit=self.visit(who), progress=progress,
+            patience=2, peers=ports[who].peers, visit=self.visit(who, who), **hear,
         )  # fmt: skip
 
     async def audit(self) -> Report:
@@ -108,6 +110,38 @@ def test_an_honest_step_is_run_alone_from_the_state_that_its_provider_shows(tmp_
     assert as_json(middle, 1.0)["alone"]
     assert not report.failed
     assert report.rows[0].sheet.mark("replay") == "✓"
+
+
+def test_what_is_to_come_is_told_before_it_is_fetched(tmp_path: Path) -> None:
+    told_ahead: list[tuple[Ahead, int]] = []
+
+    async def use(s: Story) -> tuple[StepCheck, StepCheck]:
+        steps: list[int] = []
+        hear = lambda ahead: told_ahead.append((ahead, len(steps)))  # noqa: E731
+        alone = await s.check(2, progress=lambda done, total: steps.append(done), told=hear)
+        return alone, await s.check(3, told=hear, who="stranger")
+
+    alone, whole = story(tmp_path, Engine, use)
+    (first, before), (second, _) = told_ahead
+    assert (first.alone, first.steps, before) == (True, 1, 0)
+    assert (second.alone, second.steps) == (False, STEPS)
+    assert 0 < first.fetch <= alone.fetched
+    assert first.base == alone.base
+    assert (alone.operations, whole.operations) == (first.operations, second.operations)
+    assert first.operations * STEPS == second.operations
+    line = forecast(first, first.operations // 2)
+    assert "the step alone, about 2 s" in line
+    assert "frozen" not in line, "they are here"
+    assert "and 5.0 MB of frozen tensors that are not here yet" in forecast(msgspec.structs.replace(first, base=5_000_000), 0)
+    assert f"{STEPS} steps, since its provider does not show this one alone" in forecast(second, 0)
+    assert "about" not in forecast(second, 0).split(";")[1]
+
+
+def test_the_speed_of_the_last_check_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSAY_CACHE", str(tmp_path / "cache"))
+    assert (speed(), speed(7), speed()) == (0, 7, 7)
+    (tmp_path / "cache" / "speed").write_text("fast")
+    assert speed() == 0
 
 
 def other(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from assay import chain, cid, draw, merkle
+from assay import chain, cid, draw, hearing, merkle
 from assay.ids import Address, Digest, JobId, SegmentId
 
 TOP = Path(__file__).resolve().parent.parent
@@ -101,6 +101,15 @@ def test_openings(v: dict[str, Any]) -> None:
     assert made == list(zip(v["positions"], v["leaves"], strict=True))
 
 
+@pytest.mark.parametrize("v", VECTORS["chunk"], ids=lambda v: str(v["segment"]))
+def test_chunks_that_are_asked_for(v: dict[str, Any]) -> None:
+    number = draw.chunk(raw(v["block_hash"]), SegmentId(v["segment"]))
+    assert number == int.from_bytes(raw(v["number"]), "big")
+    place, rest = hearing.end_named(number, v["units"], v["micros"])
+    entry, rest = hearing.entry_named(rest, v["entries"])
+    assert (place, entry, rest % v["chunks"]) == (v["place"], v["entry"], v["chunk"])
+
+
 @pytest.mark.parametrize("contract", CONTRACTS)
 def test_the_package_carries_each_contract(contract: str) -> None:
     artifact = json.loads((resources.files("assay") / "_data" / "contracts" / f"{contract}.json").read_text())
@@ -121,6 +130,6 @@ def test_jobs_answers_every_call_at_one_address() -> None:
 @pytest.mark.skipif(not (TOP / ".tools" / "bin" / "forge").exists(), reason="forge is not installed: contracts/tools/install.sh")
 def test_the_committed_contracts_are_what_the_sources_compile_to() -> None:
     done = subprocess.run(
-        [sys.executable, TOP / "contracts" / "build.py", "--check"], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, TOP / "contracts" / "build.py", "--check"], capture_output=True, text=True, timeout=600, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

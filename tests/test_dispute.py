@@ -291,6 +291,32 @@ def test_a_verifier_that_says_no_asserts_nothing() -> None:
         apply(sealed(told, game.seal_digest(told, move), Moment(1, 0)), move, Moment(2, 1))
 
 
+# ---- challengers who are wrong, too ------------------------------------------------------------------------------------------
+
+
+def test_who_points_at_a_later_difference_loses_and_the_next_wins() -> None:
+    """A later stage is right, given what the false one put out. One challenger's loss binds nobody else."""
+    first, later = at("exp"), at("sum")
+    link = Liar(MICRO, {first: lambda y, _: flipped(y, 3, 23)})
+    told = [*ends()[:MICRO], link.end_root, *ends()[MICRO + 1 :]]
+    asserter = Asserter(lambda _: link, told)
+    doubter = Doubter(lambda _: link, asserter.link_tree, opening(MICRO), 1, {Phase.TRACE: 1 + later})
+    assert merkle.leaf(1 + later, link.contents[1 + later]) != merkle.leaf(1 + later, honest()[MICRO].contents[1 + later]), "a difference it is"
+    assert dispute(asserter, told, MICRO, doubter).state.verdict is Verdict.ASSERTER
+    assert "of exp is wrong" in lost(against(link, MICRO), Phase.ELEMENT)
+
+
+@pytest.mark.parametrize(("asserters", "challengers", "loser"), [("exp", "log", Verdict.CHALLENGER), ("log", "exp", Verdict.ASSERTER)])
+def test_where_both_are_wrong_the_first_of_their_faults_decides(asserters: str, challengers: str, loser: Verdict) -> None:
+    """The verdict is that of the element where they part; the asserter that wins by the other's fault still loses to who makes none."""
+    link, other = (Liar(MICRO, {at(op): lambda y, _: flipped(y, 3, 23)}) for op in (asserters, challengers))
+    told = [*ends()[:MICRO], link.end_root, *ends()[MICRO + 1 :]]
+    wrong = Challenger(lambda unit: other if unit == MICRO else honest()[unit], ends(), opening(MICRO))
+    played = dispute(Asserter(lambda _: link, told), told, MICRO, wrong)
+    assert played.state.verdict is loser, played.state.reason
+    assert f"of {asserters} is wrong" in lost(against(link, MICRO), Phase.ELEMENT)
+
+
 # ---- an honest asserter ------------------------------------------------------------------------------------------------------
 
 

@@ -71,3 +71,17 @@ def test_commands_that_are_shown_exist(page: Path) -> None:
         if not hasattr(command, "commands"):
             known = {option for parameter in command.params for option in parameter.opts}
             assert {word for word in words if word.startswith("--")} <= known | {"--help"}, line
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "::" in page.read_text()], ids=lambda page: page.name)
+def test_tests_that_are_named_exist(page: Path) -> None:
+    """Those of forge and of pytest, as `File.t.sol::test_name`; games, in quotes, are those of the vectors, liars those of the simulated network."""
+    text = page.read_text()
+    named = re.findall(r"`([\w.]+\.(?:sol|py))::(\w+)`", text)
+    assert len(named) == text.count("::") > 0
+    for file, test in named:
+        (home,) = [*(ROOT / "contracts" / "test").rglob(file), *(ROOT / "tests").rglob(file)]
+        assert re.search(rf"(?:def|function) {test}\(", home.read_text()), f"{file}::{test}"
+    quoted = re.findall(r'"([^"|\n]+)"', text.partition("## Who has played them")[2].partition("Known and open")[0])
+    written = (ROOT / "tests" / "vectors" / "games.py").read_text() + (ROOT / "tests" / "liars" / "links.py").read_text()
+    assert not [name for name in quoted if f'"{name}"' not in written and name != "Games" and name != "sim"]

@@ -5,6 +5,7 @@ The models are small and random, saved as their library saves them. Skipped wher
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from dataclasses import replace
@@ -14,12 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec import UNSET
 from torch import nn
 
 import assay
 from assay import finetune
-from assay.client import Plan, run_plan
-from assay.codec import decode, encode
+from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
+from assay.adapters.memory_chain import MemoryChain, MemoryLedger
+from assay.adapters.memory_keys import MemoryKeys
+from assay.chain import Params
+from assay.client import Plan, Service, Wish, publish, run_plan
+from assay.codec import decode, digest, encode
+from assay.ids import PeerId
 from assay.job import Origin
 from assay.optim import SettingError
 from assay.state import from_bytes, weights
@@ -193,6 +200,73 @@ def test_the_layers_of_gpt2_have_adapters_too(tmp_path: Path) -> None:
     model.load_state_dict({n: torch.from_numpy(a) for n, a in weights(state).items()}, strict=False)
     with torch.no_grad():
         assert torch.equal(theirs(tokens).logits, model.eval()(tokens).logits)
+
+
+class Rows(transformers.PreTrainedModel):  # type: ignore[misc]
+    """A classifier of rows of a table, saved and loaded as transformers does."""
+
+    config_class = transformers.PretrainedConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.hidden, self.classifier = nn.Linear(4, 16), nn.Linear(16, 2)
+        self.post_init()
+
+    def forward(self, row: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.classifier(self.hidden(row).relu())
+        return made
+
+
+METHODS: dict[str, Any] = {
+    "lora": finetune.Lora(rank=2, targets=("hidden",), save=("classifier",)), "bitfit": finetune.BitFit(), "full": finetune.Full(),
+}  # fmt: skip
+
+
+def of_rows(folder: Path, kind: str) -> tuple[finetune.Base, Training]:
+    torch.manual_seed(0)
+    Rows(transformers.PretrainedConfig()).save_pretrained(folder / "base")
+    base = finetune.Base(folder / "base", "tests/rows", "mit")
+    model = base.load(Rows)
+    origin = finetune.tune(model, METHODS[kind], base)
+    rng = np.random.default_rng(0)
+    columns = {"age": list(rng.integers(20, 80, 24)), "pulse": list(rng.normal(size=24)), "kind": ["a", "b"] * 12}
+    rows = finetune.Table(columns).dataset("rows", columns, [int(age > 50) for age in columns["age"]])
+    optimizer = assay.AdamW(lr=1e-1)
+    return base, Training(
+        model=model, loss=finetune.classification, data=rows, optimizer=optimizer, batch=8, steps=6, origin=origin, name="rows"
+    )
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_model_of_a_table_is_tuned_and_loads(tmp_path: Path, kind: str) -> None:
+    peft = pytest.importorskip("peft", reason="needs the package peft: pip install peft")
+    base, training = of_rows(tmp_path, kind)
+    model, rows = training.model, training.data
+    before = finetune.accuracy(base.load(Rows), rows)
+    state = run(training)
+    finetune.write_tuned(tmp_path / "out", training, state)
+    model.load_state_dict({n: torch.from_numpy(a) for n, a in weights(state).items()}, strict=False)
+    theirs = peft.PeftModel.from_pretrained(base.load(Rows), tmp_path / "out") if kind == "lora" else Rows.from_pretrained(tmp_path / "out")
+    row = torch.from_numpy(rows.arrays["row"])
+    with torch.no_grad():
+        assert torch.equal(theirs.eval()(row), model.eval()(row))
+    assert finetune.accuracy(model, rows) > before
+
+
+def test_the_job_names_the_base_its_root_and_its_licence(tmp_path: Path) -> None:
+    base, training = of_rows(tmp_path, "lora")
+    traced, held = trace(training), training.data
+    plan = Plan("tuned", traced.program, traced.schedule, traced.state, held.arrays, held.name, training.batch, traced.frozen, training.origin)
+    ledger = MemoryLedger(b"origin")
+    chain, blobs = MemoryChain(ledger, "client"), MemoryBlobs(BlobNet(), PeerId("client"))
+    keys = MemoryKeys(b"client", chain.account)
+    service = Service(chain.account, PeerId("keys"), keys.encryption_key)
+    wish = Wish(segment_steps=3, price_cap=1, fee=1, budget=100, deadline=1000, scheduler=chain.account, params=Params())
+    spec, terms = asyncio.run(publish(plan, wish, service, chain, blobs, keys))
+    assert spec.origin == training.origin
+    assert spec.origin is not UNSET
+    assert (spec.origin.root, spec.origin.licence) == (base.root, "mit")
+    assert terms.spec_digest == digest(spec), "what is paid for names them"
 
 
 def test_no_file_of_a_job_has_metadata_and_the_adapter_has(base: finetune.Base, tmp_path: Path) -> None:

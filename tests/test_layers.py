@@ -38,7 +38,7 @@ MAY_IMPORT = {
     ADAPTERS: {BASE, TABLE, VOCABULARY, ADAPTERS},
     COMPOSITION: {BASE, TABLE, VOCABULARY, MACHINES, DAEMONS, ADAPTERS, COMPOSITION},
 }
-HEAVY = ("torch", "web3", "libp2p", "ray", "trio", "eth_account", "sklearn", "shakespeare")
+HEAVY = ("torch", "web3", "libp2p", "ray", "trio", "eth_account", "sklearn", "shakespeare", "pyarrow", "PIL")
 TORCH_USERS = ("assay.trace", "assay.forward", "assay.entries", "assay.replay", "assay.training", "assay.finetune.methods", "assay.finetune.losses")
 LONGEST = 400
 

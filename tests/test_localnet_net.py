@@ -45,9 +45,10 @@ def assay(here: Path, *words: str, code: int = 0) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def daemon(here: Path, role: str) -> Iterator[subprocess.Popen[str]]:
-    """A daemon of this role that is up; stopped as its owner would."""
-    with subprocess.Popen([*ASSAY, role, "start", "--json"], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def daemon(here: Path, role: str, command: list[str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A daemon of this role (or what `command` starts) that is up; stopped as its owner would."""
+    words = command or [*ASSAY, role, "start", "--json"]
+    with subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             for line in process.stdout:

@@ -122,3 +122,15 @@ def test_a_redraw_forgets_the_verdicts_of_the_round_before(at: Events) -> None:
     assert ledger.segments[FIRST].verdicts == {}
     ledger.apply(at(chain.Unpaid, segment=FIRST, reason="not served"))
     assert receipt(ledger.segments[FIRST]) == "steps 0-8: the provider is not paid, since not served"
+
+
+def test_a_chunk_that_was_shown_is_named_in_the_reason(at: Events) -> None:
+    ledger = Ledger()
+    ledger.feed(committed(at))
+    ledger.apply(at(chain.ChunkAsked, segment=FIRST, round=0, at_block=9, show_by=99))
+    ledger.apply(at(chain.ChunkShown, segment=FIRST, place=1, entry=0, chunk=0))
+    ledger.apply(at(chain.Served, segment=FIRST, round=0, seal_by=99))
+    told = ledger.segments[FIRST]
+    assert "were not served, or did not get" in ledger._verdict(told, False)
+    ledger.apply(at(chain.Settled, segment=FIRST, provider=told.provider, price=told.price))
+    assert receipt(told).startswith("steps 0-8: the provider is paid, since it showed on chain what it was asked for")

@@ -137,13 +137,3 @@ def sign(case: Case, folder: Path, like: inference.Bonded) -> inference.Bonded:
         return msgspec.structs.replace(like, signature=bytes(keys.signer.sign_message(message).signature))
     finally:
         keys.close()
-
-
-def test_a_claim_is_what_the_receipt_says() -> None:
-    from test_answering import made
-
-    receipt, weights = made()
-    claim = Case(receipt, weights).claim(7, 9)
-    assert (claim.signer, claim.program_root, claim.bond, claim.expires) == (receipt.account, receipt.program_root, 7, 9)
-    other, _ = lied(receipt, weights, "micro.0")
-    assert Case(other, weights).claim(7, 9).link_root != claim.link_root

@@ -1,6 +1,6 @@
 """Every refusal of the contracts is provoked by some test of contracts/test: the selector of each error stands there as what a call must revert
-with, and
-each text of the errors that have one, at least as often as the sources have it. What the dispute's machine refuses: test_dispute_refusals.py."""
+with, and each text of the errors that have one, at least as often as the sources have it. What the dispute's machine refuses:
+test_dispute_refusals.py."""
 
 from __future__ import annotations
 

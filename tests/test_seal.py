@@ -166,3 +166,19 @@ def test_unwrap_agrees_with_rfc_9180() -> None:
 def test_a_recipient_that_is_no_key_is_refused(recipient: bytes) -> None:
     with pytest.raises(ValueError, match="is not an X25519 public key"):
         seal.wrap(KEY, recipient)
+
+
+@pytest.mark.parametrize("size", [0, 1, seal.CHUNK, seal.CHUNK + 1, 3 * seal.CHUNK])
+def test_buffers_that_are_there_are_written_to_their_size_and_no_further(size: int) -> None:
+    data, key = bytes(i % 251 for i in range(size)), bytes(32)
+    whole = seal.seal(data, key, prefix=b"prefix!")
+    target, opened = bytearray(b"\xee" * (len(whole) + 5)), bytearray(b"\xee" * (size + 5))
+    assert seal.seal_into(data, key, memoryview(target), prefix=b"prefix!") == len(whole) == seal.sealed_size(size)
+    assert bytes(target) == whole + b"\xee" * 5
+    assert seal.reader(whole, key).read_into(memoryview(opened)) == size
+    assert bytes(opened) == data + b"\xee" * 5
+    with pytest.raises(ValueError, match="do not fit"):
+        seal.seal_into(data, key, memoryview(target)[: len(whole) - 1])
+    if size:
+        with pytest.raises(ValueError, match="do not fit"):
+            seal.reader(whole, key).read_into(memoryview(opened)[: size - 1])

@@ -110,12 +110,13 @@ def test_a_failing_run_names_its_seed() -> None:
         (INVENTS_EVERYTHING, "did not get the committed bits", []),
         (workers.SERVES_GARBAGE, "did not get the committed bits", []),
         (workers.STALLS, "its lease ran out with nothing committed", ["late"]),
-        (workers.SERVES_WRONG_PROOFS, "not served", []),
-        (workers.ANSWERS_GARBAGE, "not served", []),
+        (workers.SERVES_WRONG_PROOFS, "were not served", []),  # both show their chunk on chain
+        (workers.ANSWERS_GARBAGE, "were not served", []),
+        (workers.SHOWS_NOTHING, "not served", []),
         (workers.VANISHES, "not served", []),
         (workers.FORGES_ITS_ENVELOPE, "keys withheld", []),
     ],
-    ids=["invents", "serves other states", "stalls", "serves wrong proofs", "answers garbage", "vanishes", "forges its key envelope"],
+    ids=["invents", "serves other states", "stalls", "wrong proofs", "answers garbage", "shows nothing", "vanishes", "forges its key envelope"],
 )
 @pytest.mark.parametrize("seed", range(4))
 def test_a_worker_that_does_not_do_its_work_is_not_paid_and_another_finishes(part: Part, reason: str, charged: list[str], seed: int) -> None:
@@ -198,6 +199,34 @@ def test_a_verifier_that_does_not_check_is_not_paid_and_the_worker_is(part: Part
     assert paid["verifier-0"] <= 0
     assert sorted(set(found.charged("verifier-0"))) == charged
     assert (paid["verifier-0"] < 0) == bool(charged)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_quorum_that_denies_having_been_served_pays_for_it_and_the_worker_is_paid(seed: int) -> None:
+    """Two of three say nothing in any round. What their provider shows on chain stands for their receipts; the third one's yes is not outvoted."""
+    found = play(Options(workers=1, verifiers=3), seed, {f"verifier-{i}": verifiers.DENIES for i in range(2)})
+    assert found.report.outcomes == {"settled": 2}
+    assert found.report.paid["worker-0"] == 2 * PRICE
+    assert found.charged("worker-0") == []
+    assert found.report.paid["verifier-2"] == 2 * 50_000
+    for liar in ("verifier-0", "verifier-1"):
+        assert set(found.charged(liar)) == {"no-show"}
+        assert found.report.paid[liar] < 0
+    assert final_root(found.world) == honest_root(Options(workers=1, verifiers=3))
+
+
+def test_a_whole_committee_that_denies_having_been_served_does_not_keep_the_worker_from_its_pay() -> None:
+    found = play(Options(workers=1, verifiers=3), 5, {"verifier": verifiers.DENIES})
+    assert found.report.outcomes == {"settled": 2}
+    assert found.report.paid["worker-0"] == 2 * PRICE
+    assert all(set(found.charged(f"verifier-{i}")) == {"no-show"} for i in range(3))
+
+
+def test_who_denies_and_then_says_no_withholds_as_any_no_does_and_earns_nothing() -> None:
+    found = play(Options(workers=1, verifiers=3, deadline=900), 5, {f"verifier-{i}": verifiers.DENIES_AND_SAYS_NO for i in range(2)})
+    assert set(found.report.outcomes) <= {"withheld", "void", "lapsed"}
+    assert found.report.paid["worker-0"] == 0
+    assert all(found.report.paid[f"verifier-{i}"] <= 0 for i in range(3))
 
 
 def test_two_lying_verifiers_of_three_can_withhold_and_never_take_the_stake() -> None:

@@ -165,7 +165,7 @@ def test_segments_that_are_ripe_in_the_same_beats_share_their_transactions(jobs:
     """Eight segments of ten seconds: three transactions, where each would have three of its own."""
     params = msgspec.structs.replace(LONG, depth=depth)
     options = Options(jobs=jobs, every=5, steps=16 // jobs, segment_steps=2, step_seconds=5, workers=1, verifiers=6, params=params)
-    assert shared(options) == {name: [("worker-0", 8)] for name in ("Attest", "RevealAll", "Settle")}
+    assert shared(options) == {key: [("worker-0", 8)] for key in ("Attest", "RevealAll", "Settle")}
 
 
 def test_votes_of_segments_whose_seals_went_together_go_together() -> None:

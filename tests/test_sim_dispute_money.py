@@ -9,12 +9,28 @@ from typing import Any
 import msgspec
 import pytest
 
-from assay.chain import BondCleared, Credited, DisputeOpened, DisputePaid, DisputeResolved, DisputeSealed, JobClosed, Outcome, Pardoned, Settled
+from assay.chain import (
+    BondCleared,
+    Committed,
+    Credited,
+    DisputeOpened,
+    DisputePaid,
+    DisputeResolved,
+    DisputeSealed,
+    JobClosed,
+    Outcome,
+    Pardoned,
+    Served,
+    Settled,
+)
 from assay.dispute.moves import Phase, State
 from assay.dispute.proofs import Link
+from assay.runtime import AnyEffect, AnyEvent, Do, Wake, Woke
 from assay.sim import CrashAt
-from assay.sim.cast import Part, verifier_config
+from assay.sim.cast import Part, Self, verifier_config, worker_config
+from assay.tasks import ServeUnits
 from assay_verifier.machine import VerifierMachine
+from assay_worker.machine import WorkerMachine
 from tests import dispute_cases as cases
 from tests.liars.links import LINKS, PROVIDERS
 from tests.link_world import OPTIONS, PARAMS, RULES, LinkHands, LinkParty, LinkWorld
@@ -143,3 +159,59 @@ def test_a_fault_is_forgiven_after_segments_that_have_settled() -> None:
     assert events(world, BondCleared)[0].amount == BOND
     assert gained(world, "worker-0") == PRICE
     check_money(world)
+
+
+# ---- what gains nothing --------------------------------------------------------------------------------------------------------
+
+
+class ServesLate(WorkerMachine):
+    """Serves what it must a few seconds before its time for that is over."""
+
+    def __init__(self, me: Self) -> None:
+        super().__init__(worker_config(me))
+        self.held: dict[str, Do] = {}
+
+    def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
+        if isinstance(event, Woke) and event.key in self.held:
+            return [self.held.pop(event.key)]
+        return [self._later(e, now) if isinstance(e, Do) and isinstance(e.task, ServeUnits) else e for e in super().handle(event, now, seed)]
+
+    def _later(self, effect: Do, now: int) -> Wake:
+        self.held[f"held:{effect.key}"] = effect
+        return Wake(key=f"held:{effect.key}", at=now + PARAMS.serve_window - 15)
+
+
+def test_who_serves_at_the_last_second_is_disputed_in_the_same_time() -> None:
+    """The windows run from where it is served."""
+    kind = PROVIDERS["takes products as zeros"]
+    world = network(worker_0=Part(ServesLate, lambda me: kind(me.chain, me.keys, me.options)))
+    assert world.run(until=lambda: bool(events(world, BondCleared))), told(world)
+    (committed,), (served, *_) = events(world, Committed), events(world, Served)
+    assert served.time - committed.time > PARAMS.serve_window - 20
+    assert [(e.outcome, e.taken) for e in events(world, DisputeResolved) if e.taken] == [(Outcome.ASSERTER_LOST, BOND)]
+    assert gained(world, "worker-0") == -BOND
+    check_money(world)
+
+
+class FalseAtTheEnd(Unlucky):
+    """Computes all but the last link, and concedes it to a friend, that the others be kept."""
+
+    fault = (1, 2)
+
+    class party(LinkParty):
+        def is_wrong(self, state: State) -> bool:
+            return state.phase is Phase.TRACED
+
+    def make(self, step: int, m: int, state: Any, acc: Any, batch: Any) -> Link:
+        return (LINKS["computes nothing"] if (step, m) == self.fault else Link)(cases.job(), step, m, state, acc, batch)
+
+
+def test_nothing_of_a_range_is_kept_whose_last_link_was_conceded() -> None:
+    """The whole range is offered again, from where the segment began."""
+    world = network(worker_0=part("worker", FalseAtTheEnd))
+    assert world.run(until=lambda: bool(events(world, DisputePaid))), told(world)
+    before = len(world.log)
+    assert world.run(until=lambda: any("offered steps 0-2 of job 1" in note.text for _, _, note in list(world.log)[before:])), told(world)
+    assert [(e.outcome, e.taken) for e in events(world, DisputeResolved)] == [(Outcome.CONCEDED, BOND // 2)]
+    assert not events(world, Settled)
+    assert gained(world, "worker-0") <= -BOND // 2

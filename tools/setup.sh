@@ -8,12 +8,12 @@
 #      build for Linux brings gigabytes of CUDA libraries that nothing here would use.
 #   3. our native library, built now so that no first run waits for the compiler.
 #
-# Variables: PYTHON (the interpreter to start from, default python3), VENV (default .venv), EXTRAS (default train,finetune,dev).
+# Variables: PYTHON (the interpreter to start from, default python3), VENV (default .venv), EXTRAS (default train,finetune,data,dev).
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
-EXTRAS=${EXTRAS:-train,finetune,dev}
+EXTRAS=${EXTRAS:-train,finetune,data,dev}
 TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu # documented at pytorch.org/get-started
 
 say() { printf '%s\n' "setup: $*"; }

@@ -5,9 +5,9 @@
     await chain.events(after=(-1, -1), depth=2)
     await chain.close()
 
-`signer` is an eth_account LocalAccount, the file is the sender's journal (one process, one account, one network). Stakes, token and
-Disputes are found through the contract's views, Bounties by its code (evm_create2). `EvmReader` is the half of it that needs no key. Calls
-that take tokens first approve, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so
+`signer` is an eth_account LocalAccount, the file is the sender's journal (one process, one account, one network). Stakes, token,
+Disputes and Datasets are found through the contract's views, Bounties by its code (evm_create2). `EvmReader` is the half of it that needs
+no key. Calls that take tokens first approve, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so
 nothing imports this lightly.
 """
 
@@ -31,9 +31,10 @@ from assay.adapters.refusals import refuse
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
 from assay.dispute.record import Record, Rules
 from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, SegmentId
+from assay.licensing import decode_uses
 from assay.ports import AccountView, Outage, Reverted
 
-Taking = chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute | chain.OfferBounty
+Taking = chain.Deposit | chain.PostJob | chain.PostLicensed | chain.FundJob | chain.SealDispute | chain.OfferBounty
 """Calls that take tokens."""
 DECISION_GAS = 500_000
 """For what the estimate of a reveal does not know of: it may turn out to be the last one, which decides the round and pays all."""
@@ -53,7 +54,7 @@ class EvmReader(TypedData):
         self.rpc = rpc
         self.genesis = genesis
         self.contracts = contracts
-        """By name: jobs, stakes, token; disputes and bounties, if the network has them."""
+        """By name: jobs, stakes, token; disputes, datasets and bounties, if the network has them."""
         self.disputes = contracts.get("disputes", Address(""))
         named = {address: name for name, address in contracts.items() if name != "token"}
         self.reader = Reader(rpc, named, first_block)
@@ -73,6 +74,9 @@ class EvmReader(TypedData):
                 found[name] = Address((await ask("jobs", name)).lower())
             if found["disputes"] == ZERO_ADDRESS or not await ask("disputes", "disputable"):
                 del found["disputes"]
+            found["datasets"] = Address((await ask("stakes", "datasets")).lower())
+            if found["datasets"] == ZERO_ADDRESS:
+                del found["datasets"]
         except (Refused, evm_abi.BadLog):
             raise NoContract(f"there is no Jobs contract at {contract} on chain {chain_id} ({rpc.url}): check the address and the URL") from None
         where = evm_create2.created("bounties", contract)
@@ -127,7 +131,7 @@ class EvmReader(TypedData):
 
     def _address(self, contract: str) -> Address:
         if contract not in self.contracts:
-            raise refuse("NoBounties" if contract == "bounties" else "NoDisputes")
+            raise refuse("NoBounties") if contract == "bounties" else refuse("NoDatasets") if contract == "datasets" else refuse("NoDisputes")
         return self.contracts[contract]
 
     async def view(self, account: Address) -> AccountView:
@@ -230,6 +234,8 @@ class EvmChain(EvmReader):
             if isinstance(call, Taking):
                 async with self._allowance:
                     if self.sender.journal.get(call_id) is None:
+                        if isinstance(call, chain.PostLicensed):
+                            await self._approve(CallId(f"{call_id} data"), self._address("datasets"), decode_uses(call.uses).most)
                         await self._approve(call_id, target, await self._taken(call))
                     return await self.sender.send(call_id, target, data)
             return await self.sender.send(call_id, target, data)
@@ -242,7 +248,7 @@ class EvmChain(EvmReader):
             return await self.dispute_bond(call.segment)
         if isinstance(call, chain.OfferBounty):
             return call.terms.amount
-        return call.terms.budget if isinstance(call, chain.PostJob) else call.amount
+        return call.terms.budget if isinstance(call, chain.PostJob | chain.PostLicensed) else call.amount
 
     async def dispute_bond(self, segment: SegmentId) -> int:
         """What this account must lock to seal a dispute on a segment now. Raises Outage, or Reverted (no such segment, no disputes)."""

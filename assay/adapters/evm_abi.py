@@ -30,6 +30,7 @@ from assay.ids import Address, Cid
 FILES = {
     "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "escrow": "Escrow", "appeals": "Appeals", "stakes": "Stakes", "token": "TestToken",
     "disputes": "Disputes", "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
+    "datasets": "Datasets",
     "bounties": "Bounties", "receipts": "Receipts",
 }  # fmt: skip
 RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}
@@ -99,6 +100,7 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     ),
     chain.Draw: ("jobs", "draw", lambda c: (c.segment,)),
     chain.Redraw: ("jobs", "redraw", lambda c: (c.segment,)),
+    chain.ShowChunk: ("jobs", "show", lambda c: (c.segment, c.proof)),
     chain.ReleaseKeys: ("jobs", "release", lambda c: (c.segment, c.releases)),
     chain.Serve: ("jobs", "served", lambda c: (c.segment, c.verifiers, c.signatures)),
     chain.Attest: ("jobs", "attest", lambda c: (c.segment, c.seals)),
@@ -116,6 +118,17 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     chain.PayDispute: ("disputes", "pay", lambda c: (c.dispute,)),
     chain.ClearDisputed: ("disputes", "clear", lambda c: (c.segment,)),
     chain.WithdrawDisputes: ("disputes", "withdraw", lambda c: ()),
+    chain.PublishDataset: (
+        "datasets",
+        "publish",
+        lambda c: (cid.to_bytes(c.cid), c.manifest, c.root, c.records, c.key_service, c.owners, c.shares),
+    ),
+    chain.GrantLicence: ("datasets", "grant", lambda c: (c.dataset, c.who, c.price, c.uses, c.until, c.purposes)),
+    chain.RevokeLicence: ("datasets", "revoke", lambda c: (c.dataset, c.who)),
+    chain.PostLicensed: ("jobs", "postLicensed", lambda c: (c.terms, c.uses)),
+    chain.CollectUse: ("datasets", "collect", lambda c: (c.job, c.most)),
+    chain.RefundUse: ("datasets", "refund", lambda c: (c.job,)),
+    chain.WithdrawRevenue: ("datasets", "withdraw", lambda c: (c.dataset,)),
     chain.OfferBounty: ("bounties", "offer", lambda c: (c.terms,)),
     chain.BeginBounty: ("bounties", "begin", lambda c: (c.bounty, c.last)),
     chain.ShowBounty: ("bounties", "show", lambda c: (c.bounty, c.terms, c.segment, c.trained, c.value, c.path)),
@@ -264,7 +277,7 @@ def events() -> dict[bytes, _Event]:
     """Decoders by topic 0. Raises ImportError when ABI and vocabulary do not fit together."""
     kinds = {kind.__name__: kind for kind in get_args(AnyChainEvent)}
     found: dict[bytes, _Event] = {}
-    for contract in ("jobs", "stakes", "disputes", "bounties"):
+    for contract in ("jobs", "stakes", "disputes", "datasets", "bounties"):
         renamed = RENAMED if contract == "disputes" else {}
         for entry in _entries(contract, "event"):
             kind = kinds.get(renamed.get(entry["name"], entry["name"]))

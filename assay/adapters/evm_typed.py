@@ -1,4 +1,5 @@
-"""What is signed for a network's contracts: offers, receipts and seals as EIP-712 typed data (eips.ethereum.org/EIPS/eip-712)."""
+"""What is signed for a network's contracts (offers, receipts and seals) and between its nodes (visits), as EIP-712 typed data
+(eips.ethereum.org/EIPS/eip-712)."""
 
 from __future__ import annotations
 
@@ -42,11 +43,12 @@ class TypedData:
     def seal_data(self, segment: SegmentId, round: int, digest: Digest) -> SignableMessage:
         return self._typed("Seal", {"segment": segment, "round": round, "digest": digest})
 
+    def visit_data(self, peer: PeerId) -> SignableMessage:
+        """That `peer` asks for the account which signs."""
+        return self._typed("Visit", {"peer": peer})
+
     def offer_data(self, offer: Offer) -> SignableMessage:
         return self._typed("Offer", {name: getattr(offer, name) for name in offer.__struct_fields__})
-
-    def visit_data(self, peer: PeerId) -> SignableMessage:
-        return self._typed("Visit", {"peer": peer})
 
     def offer_signer(self, offer: Offer, signature: bytes) -> Address | None:
         """None when the contract would not accept the signature, whoever made it; also when the offer's numbers do not fit its types."""

@@ -141,8 +141,8 @@ def reachable(address: str, announce: str = "") -> list[str]:
         return [f"/{way}/{announce}/tcp/{port}"] if way in (family, "dns") else []
     if host not in {"0.0.0.0", "::"}:
         return [address]
-    kind = socket.AF_INET if family == "ip4" else socket.AF_INET6
-    found = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family == kind and "%" not in a.address]
+    wanted = socket.AF_INET if family == "ip4" else socket.AF_INET6
+    found = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family == wanted and "%" not in a.address]
     return [f"/{family}/{ip}/tcp/{port}" for ip in found]
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from assay import chain
 from assay.adapters.memory_bounties import BOUNTIES, Bounties
 from assay.adapters.memory_committee import Committee, receipt_digest, seal_digest, visit_digest
+from assay.adapters.memory_datasets import DATASETS, Datasets
 from assay.adapters.memory_disputes import DISPUTES, Disputes
 from assay.adapters.memory_stakes import BURN, JOBS, STAKES, Context, Stakes, Token, pseudo_address
 from assay.adapters.refusals import refuse
@@ -59,6 +60,7 @@ class MemoryLedger:
         self.stakes = Stakes(self.token, seat_stake, unbond_delay)
         self.jobs = Committee(self.token, self.stakes, self._consents)
         self.disputes = Disputes(self.token, self.stakes, self.jobs, rules)
+        self.datasets = Datasets(self.token, self.jobs)
         self.bounties = Bounties(self.token, self.jobs)
         self.receipts: dict[tuple[Address, CallId], int] = {}
         """Block in which an account's call was mined."""
@@ -155,7 +157,7 @@ class MemoryLedger:
 
     def balances(self) -> dict[Address, int]:
         """Token balance of every account that ever held any, the contracts' and the burn address included."""
-        return {JOBS: 0, STAKES: 0, DISPUTES: 0, BOUNTIES: 0, BURN: 0} | self.token.balance
+        return {JOBS: 0, STAKES: 0, DISPUTES: 0, DATASETS: 0, BOUNTIES: 0, BURN: 0} | self.token.balance
 
     def view(self, who: Address) -> AccountView:
         account = self.stakes.account(who)
@@ -233,6 +235,8 @@ class MemoryLedger:
                 jobs.draw(ctx, who, call.segment)
             case chain.Redraw():
                 jobs.redraw(ctx, who, call.segment)
+            case chain.ShowChunk():
+                jobs.show(ctx, who, call)
             case chain.ReleaseKeys():
                 jobs.release_keys(ctx, who, call)
             case chain.Serve():
@@ -259,6 +263,8 @@ class MemoryLedger:
                 jobs.withdraw(ctx, who)
             case chain.SealDispute() | chain.PlayMove() | chain.PayDispute() | chain.ClearDisputed() | chain.WithdrawDisputes():
                 self.disputes.run(ctx, who, call)
+            case _ if isinstance(call, chain.DatasetCall):
+                self.datasets.run(ctx, who, call)
             case chain.Batch():
                 self._run_batch(who, call)
             case _:

@@ -7,15 +7,14 @@ one, which checks the units of all rounds so far.
 from __future__ import annotations
 
 from assay import chain, draw, merkle
-from assay.adapters.memory_jobs import BPS, Jobs
+from assay.adapters.memory_hearings import OPEN, REVEAL, SEAL, SHOW, Hearings
+from assay.adapters.memory_jobs import BPS
 from assay.adapters.memory_records import NO_DIGEST, Check, Segment
 from assay.adapters.memory_stakes import JOBS, Context
 from assay.adapters.refusals import refuse
 from assay.chain import Attest, Disclose, Reveal, RevealAll, SegmentState, Serve, Spread
 from assay.ids import Address, Digest, PeerId, SegmentId
 from assay.merkle import sha256
-
-SEAL, REVEAL, OPEN = 1, 2, 3
 
 
 def receipt_digest(chain_id: int, segment: SegmentId, round: int) -> Digest:
@@ -31,19 +30,12 @@ def visit_digest(chain_id: int, peer: PeerId) -> Digest:
     return sha256(b"visit", draw.u64(chain_id), draw.raw(JOBS), peer.encode())
 
 
-class Committee(Jobs):
+class Committee(Hearings):
     def _check(self, seg: Segment, verifier: Address) -> Check:
         for check in seg.checks:
             if check.verifier == verifier:
                 return check
         raise refuse("NotDrawn", segment=seg.number, verifier=verifier)
-
-    def _reach(self, ctx: Context, block: int) -> tuple[Digest, int]:
-        """Hash of a past block that the EVM still reaches, and which one it is."""
-        if ctx.number <= block:
-            raise refuse("BlockTooEarly", afterBlock=block, blockNumber=ctx.number)
-        block = draw.seed_block(block, ctx.number)
-        return ctx.block_hash(block), block
 
     # ---- draw
 
@@ -107,16 +99,16 @@ class Committee(Jobs):
             raise refuse("NoQuorum", receipts=len(receipted), quorum=p.quorum)
         for check in receipted:
             check.receipted = True
-        seg.state, seg.phase = SegmentState.SERVED, SEAL
-        seg.seal_by = ctx.time + p.seal_window
-        seg.reveal_by = seg.seal_by + p.reveal_window
-        ctx.emit(chain.Served, segment=call.segment, round=seg.round, seal_by=seg.seal_by)
+        self._now_served(ctx, seg)
 
     def redraw(self, ctx: Context, who: Address, number: SegmentId) -> None:
         seg = self.segment(number, SegmentState.DRAWN)
         p = self.jobs[seg.job].terms.params
         ctx.need_after(seg.serve_by)
         keys = sum(check.keyed for check in seg.checks) >= p.quorum
+        if keys and seg.round == p.redraws and seg.phase != SHOW:
+            self._ask(ctx, seg)
+            return
         for check in seg.checks:
             self.release_draw(seg, check, p.draw_bond)
         reason = "not served" if keys else "keys withheld"

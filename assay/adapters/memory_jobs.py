@@ -37,6 +37,8 @@ class Jobs:
         self.nonces: set[tuple[Address, int]] = set()
         self.settled: dict[Address, int] = {}
         """Segments of a provider that have settled since it was pardoned last."""
+        self.need: Callable[[Context, JobId], None] = lambda ctx, job: None
+        """Refuses when a licence that the job rests on is over; Datasets sets it."""
 
     # ---- jobs
 
@@ -45,9 +47,12 @@ class Jobs:
             raise refuse("NoSuchJob", job=number)
         return self.jobs[number]
 
-    def post(self, ctx: Context, who: Address, terms: Terms) -> None:
+    def check_post(self, ctx: Context, who: Address, terms: Terms) -> None:
         check_terms(terms, self.stakes.seat_stake, ctx.time)
         self.token.check(who, terms.budget)
+
+    def post(self, ctx: Context, who: Address, terms: Terms) -> None:
+        self.check_post(ctx, who, terms)
         number = JobId(len(self.jobs) + 1)
         self.jobs[number] = Job(number, who, terms, terms.budget, ctx.time)
         ctx.emit(chain.JobPosted, job=number, client=who, terms=terms)
@@ -122,6 +127,7 @@ class Jobs:
         self._running(job)
         if ctx.time > job.terms.deadline:
             raise refuse("JobPastDeadline", job=offer.job, deadline=job.terms.deadline)
+        self.need(ctx, offer.job)
         if ctx.time > offer.expires:
             raise refuse("OfferExpired", expires=offer.expires, now_=ctx.time)
         if (offer.provider, offer.nonce) in self.nonces:

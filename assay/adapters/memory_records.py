@@ -66,7 +66,7 @@ class Segment:
     activate_by: int
     state: SegmentState = SegmentState.ASSIGNED
     phase: int = 0
-    """Of SERVED: 1 seal, 2 reveal, 3 open (Phase in contracts/src/types)."""
+    """Of SERVED: 1 seal, 2 reveal, 3 open; of DRAWN: 4 show (Phase in contracts/src/types)."""
     round: int = 0
     keyed: bool = False
     """The key service has posted a key to the provider."""

@@ -11,7 +11,7 @@ from assay.chain import SegmentState
 from assay.dispute.moves import Phase
 from assay.ports import Reverted
 
-PHASES = ("NONE", "SEAL", "REVEAL", "OPEN")
+PHASES = ("NONE", "SEAL", "REVEAL", "OPEN", "SHOW")
 STANDS = ("none", *Phase, "paid")
 """Of contracts/src/types/DisputeTypes.sol."""
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")

@@ -130,7 +130,7 @@ class Steps:
             unit=wrong, named=first + wrong, committed=Digest(b""),
         )  # fmt: skip
         where = await self._locate(seg, asked)
-        seg.sheet.check("replay", False, f"from the state before it that was committed, what was committed does not come out: {where}")
+        seg.sheet.check("replay", False, f"what was committed does not follow from the state that was committed before it: {where}")
 
     async def _before(self, provider: Provider, seg: Seg, step: int, folder: Path) -> Digest:
         """The state before a step is in its folder: the parent's checkpoint if that opens, else what the provider shows. Its root."""

@@ -29,7 +29,7 @@ class Auditor(Disputes):
             chain.RevealsDue: self.reveals_due, chain.Revealed: self.revealed, chain.OpeningsDue: self.openings_due, chain.Opened: self.opened,
             chain.NoShow: self.no_show, chain.Attested: self.attested, chain.Withheld: self.withheld, chain.Unpaid: self.unpaid,
             chain.Voided: self.voided, chain.Settled: self.settled, chain.Rejected: self.rejected, chain.BondCleared: self.bond_cleared,
-            chain.Pardoned: self.pardoned,
+            chain.Pardoned: self.pardoned, chain.ChunkAsked: self.chunk_asked, chain.ChunkShown: self.chunk_shown,
         }  # fmt: skip
         self._of_dispute: dict[type[chain.ChainEvent], Callable[[Any, Case], None]] = {
             chain.DisputeOpened: self.dispute_opened, chain.DisputeResolved: self.dispute_resolved, chain.DisputePaid: self.dispute_paid,

@@ -81,9 +81,13 @@ class Seg:
     settle_after: int = 0
     seats_block: int = 0
     seed_block: int = 0
+    asked_block: int = 0
+    """Names the chunk that its provider is asked for; 0: none is."""
     opening_block: int = 0
     opening_from: int = 0
     """The block whose hash fixed the openings, once one was shown."""
+    shown: bool = False
+    """It has been: the round counts as served."""
     all_sealed: bool = False
     opening: bool = False
     """Openings are due."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from assay import chain, draw, merkle
+from assay import chain, draw, hearing, merkle
 from assay.audit.books import JobBook, Round, Seg, Vote, told
 from assay.audit.hand import BPS, Hand
 from assay.audit.record import Entry
@@ -90,6 +90,39 @@ class Committee(Hand):
 
     # ---- served ----------------------------------------------------------------------------------------------------------
 
+    def chunk_asked(self, entry: Entry, event: chain.ChunkAsked, seg: Seg) -> None:
+        job, check = self.books.jobs[seg.job], seg.sheet.check
+        p, committee = job.terms.params, seg.committee or Round(())
+        self.expect_state(seg, event, SegmentState.DRAWN)
+        self.after(seg, event, seg.serve_by)
+        keyed = len(committee.keyed) >= p.quorum
+        check("served", keyed and seg.round == event.round == p.redraws, f"a chunk was asked for in round {event.round}, which was not due")
+        check("served", not seg.asked_block, f"a second chunk was asked for in round {event.round}")
+        right = event.block + p.finality
+        check("served", event.at_block == right, f"the chunk was to be named by block {event.at_block}, the rules make it {right}")
+        self.window(seg, event, event.show_by, event.time, p.serve_window)
+        seg.asked_block, seg.serve_by = event.at_block, event.show_by
+
+    def chunk_shown(self, entry: Entry, event: chain.ChunkShown, seg: Seg) -> None:
+        job, check = self.books.jobs[seg.job], seg.sheet.check
+        self.expect_state(seg, event, SegmentState.DRAWN)
+        if not check("served", bool(seg.asked_block), "a chunk was shown that nobody had asked for"):
+            return
+        self.in_time(seg, event, seg.serve_by)
+        seg.shown = True
+        call = self.call_of(entry, chain.ShowChunk, seg, "served")
+        found = self.record.hashes.get(draw.seed_block(seg.asked_block, event.block))
+        if call is None or found is None or seg.link_root is None:
+            return
+        number, micros = draw.chunk(found, seg.number), job.terms.micro_batches
+        try:
+            shown = hearing.check(number, seg.units, seg.start, seg.stop, micros, seg.link_root, call.proof)
+        except hearing.NotTheChunk as error:
+            check("served", False, f"what was shown is not what was asked for: {error}")
+            return
+        right = shown == (event.place, event.entry, event.chunk)
+        check("served", right, f"chunk {event.chunk} of entry {event.entry} of end {event.place} is told, shown was {tuple(shown)}")
+
     def served(self, entry: Entry, event: chain.Served, seg: Seg) -> None:
         job, check = self.books.jobs[seg.job], seg.sheet.check
         p = job.terms.params
@@ -97,8 +130,10 @@ class Committee(Hand):
         self.in_time(seg, event, seg.serve_by)
         self.window(seg, event, event.seal_by, event.time, p.seal_window)
         committee = seg.committee or Round(())
-        call = self.call_of(entry, chain.Serve, seg, "served")
-        if call is not None:
+        call = self.call_of(entry, chain.Serve, seg, "served") if not seg.shown else None
+        if seg.shown:
+            committee.receipted |= committee.keyed
+        elif call is not None:
             for who, signature in zip(call.verifiers, call.signatures, strict=False):
                 check("served", who in committee.verifiers, f"{who} gave a receipt for round {seg.round} and was not drawn")
                 signer = self.record.signers.receipt_signer(seg.number, seg.round, signature)

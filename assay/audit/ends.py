@@ -58,6 +58,8 @@ class Ends(Committee):
         job = self.books.jobs[seg.job]
         if seg.state == SegmentState.DRAWN:
             reason = self._unserved(seg, event, job)
+            if reason == "not served" and not seg.asked_block:
+                return None
             return reason if seg.round >= job.terms.params.redraws else None
         self.after(seg, event, seg.draw_by)
         seed = self._seed(seg, event)

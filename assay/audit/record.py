@@ -81,10 +81,11 @@ def is_of(event: AnyChainEvent, job: JobId, segments: frozenset[SegmentId]) -> b
 
 
 def blocks_of(events: Iterable[AnyChainEvent], segments: frozenset[SegmentId]) -> frozenset[int]:
-    """Numbers of the blocks whose hashes fixed what was drawn for these segments: seeds and openings."""
+    """Numbers of the blocks whose hashes fixed what was drawn for these segments: seeds, openings, chunks."""
     found: set[int] = set()
     due: dict[SegmentId, int] = {}
     opening: dict[SegmentId, int] = {}
+    asked: dict[SegmentId, int] = {}
     for event in events:
         segment = getattr(event, "segment", None)
         if segment not in segments:
@@ -95,6 +96,10 @@ def blocks_of(events: Iterable[AnyChainEvent], segments: frozenset[SegmentId]) -
                 opening.pop(event.segment, None)
             case chain.Drawn() | chain.Unpaid() | chain.Withheld() if event.segment in due and event.block > due[event.segment]:
                 found.add(draw.seed_block(due[event.segment], event.block))
+            case chain.ChunkAsked():
+                asked[event.segment] = event.at_block
+            case chain.ChunkShown() if event.segment in asked and event.block > asked[event.segment]:
+                found.add(draw.seed_block(asked[event.segment], event.block))
             case chain.RevealsDue() | chain.OpeningsDue():
                 opening[event.segment] = event.opening_block
             case chain.Opened() if event.segment in opening and event.block > opening[event.segment]:

@@ -6,7 +6,25 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import answering, audit, bounty, certificate, check, dispute, doctor, economics, infer, jobs, keys, net, result, roles, sim
+from assay.cli import (
+    answering,
+    audit,
+    bounty,
+    certificate,
+    check,
+    data,
+    dispute,
+    doctor,
+    economics,
+    infer,
+    jobs,
+    keys,
+    licences,
+    net,
+    result,
+    roles,
+    sim,
+)  # fmt: skip
 from assay.cli.common import group
 
 app = group(
@@ -39,6 +57,9 @@ jobs.app.command()(audit.audit)
 jobs.app.command()(result.result)
 jobs.app.command()(certificate.certificate)
 app.add_typer(jobs.app, name="job")
+for command in (licences.grant, licences.revoke, licences.revenue, licences.readers):
+    data.app.command()(command)
+app.add_typer(data.app, name="data")
 app.add_typer(certificate.app, name="certificate")
 app.add_typer(bounty.app, name="bounty")
 app.add_typer(dispute.app, name="dispute")

@@ -27,7 +27,8 @@ Window = Annotated[str, typer.Option("--window", metavar="TIME", help="How long 
 TrainedFile = Annotated[Path | None, typer.Option("--trained", metavar="FILE", help="The training's last state, from its client.")]
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MICRO = 1_000_000
-POLICY = "k-of-n"
+POLICY = "every-step"
+"""All depends on one result, and computing that is cheap."""
 POLICY_HELP = f"How closely the evaluation is checked; else as --params says, or {POLICY}."
 LIFETIME = 7 * 24 * 3600
 LOOK = 1.0

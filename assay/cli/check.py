@@ -6,6 +6,7 @@ end. Frozen tensors stay in the cache (ASSAY_CACHE, else XDG_CACHE_HOME/assay, e
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import struct
@@ -60,11 +61,12 @@ async def _check(where: Settings, job: JobId, step: int, threads: int, *, quiet:
     from assay.audit.auditor import NoSuchJob
     from assay.audit.bases import Bases
     from assay.audit.step import CannotTell, NoSuchStep, check_step
+    from assay.cli.node import find_sandbox
 
     with tempfile.TemporaryDirectory(prefix="assay-check-") as base, _bar(quiet) as progress:
         folder = Path(base)
         keys = open_keys(where.data) if exists(where.data) else None
-        engine = ProcessEngine(processes=1)
+        engine = ProcessEngine(processes=1, sandbox=await asyncio.to_thread(find_sandbox, "auto", 0, folder, True))
         try:
             async with visit(where, folder) as (reader, blobs, peers):
                 record = await read_record(reader, job)

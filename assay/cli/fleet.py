@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import shlex
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +25,27 @@ if TYPE_CHECKING:
 Ray = Annotated[
     str, typer.Option("--ray", metavar="local|HOST:PORT", help="Run on all GPUs of this machine, or on the machines of a Ray cluster of yours.")
 ]
+Through = Annotated[str, typer.Option("--ray-through", metavar="COMMAND", help="Starts what speaks with Ray, where Ray has its network.")]
 Places = Annotated[int, typer.Option("--places", min=0, max=64, help="Segments at once with --ray; 0: one a GPU, or for --threads cores.")]
+
+
+@dataclass(frozen=True)
+class Rays:
+    """A fleet, as its owner names it."""
+
+    address: str
+    """`local`, or HOST:PORT of a cluster's head."""
+    through: str = ""
+    """Command that starts the driver in Ray's network namespace."""
+    places: int = 0
+    """At most; 0: as many as it has room for."""
+
+    @classmethod
+    def of(cls, address: str, through: str, places: int) -> Rays | None:
+        """From the command line. Raises Trouble."""
+        if not address and (through or places):
+            raise Trouble("--places and --ray-through speak of a fleet", "there is none without --ray", "--ray local", 2)
+        return cls(address, through, places) if address else None
 
 
 async def open_engine(
@@ -33,7 +55,8 @@ async def open_engine(
     from assay.adapters.engine_process import ProcessEngine
 
     home = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut)
-    if not options.ray:
+    fleet = options.ray
+    if fleet is None:
         stack.push_async_callback(home.close)
         return home, 1
     if importlib.util.find_spec("ray") is None:
@@ -45,13 +68,13 @@ async def open_engine(
     root = data / "work"
     root.mkdir(exist_ok=True, mode=0o700)
     begin = Begin(
-        address=options.ray, root=str(root), places=options.places, gpus=len(await asyncio.to_thread(hardware.gpus)), cores=os.cpu_count() or 1,
+        address=fleet.address, root=str(root), places=fleet.places, gpus=len(await asyncio.to_thread(hardware.gpus)), cores=os.cpu_count() or 1,
         threads=options.threads, sandbox=options.sandbox, must=must, disk=shut.disk if shut else options.disk or 1 << 40,
     )  # fmt: skip
-    fleet = FleetEngine(begin, home, shut, data / "fleet.log")
-    fleet.on_news = lambda news: note(Note(topic=news.topic, text=news.text))
-    stack.push_async_callback(fleet.close)
+    engine = FleetEngine(begin, home, shut, data / "fleet.log", tuple(shlex.split(fleet.through)))
+    engine.on_news = lambda news: note(Note(topic=news.topic, text=news.text))
+    stack.push_async_callback(engine.close)
     try:
-        return fleet, await fleet.start()
+        return engine, await engine.start()
     except FleetTrouble as error:
         raise Trouble("the fleet cannot be used", error.why, error.advice, 3) from None

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay.cli.common import FAILED, TOKEN, USAGE, Bootstrap, Contract, Data, Json, Rpc, Trouble, group, money, settings, show
+from assay.cli.common import FAILED, TOKEN, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, group, money, settings, show
 from assay.cli.common import run as run_async
+from assay.ids import DatasetId
 from assay.policy import POLICIES, longest_segment, named, params_for
+from assay.publish.manifest import PURPOSES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +37,7 @@ Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the e
 POLICY_HELP = f"How closely it is checked: {', '.join(POLICIES)} (docs/economics.md); else as --params says, or spot."
 BOUNTY_HELP = "Pay more for a better result: a file that ends in `training = assay.Evaluation(...)`, and --pay."
 OUT_HELP = "Where to write the weights: FILE.safetensors, or of a fine-tune a folder that PEFT or transformers loads."
+DATASET_HELP = "A published dataset of others, or several: the records of TRAIN.py are then an example of theirs, and stay here."
 PARAMS_FILE_HELP = "TOML with windows and checking policy (see assay.chain.Params), instead of the network's defaults."
 
 
@@ -122,6 +125,8 @@ def submit(
     scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ACCOUNT", help="Who places segments; else found among peers.")] = None,
     keyservice: Annotated[str | None, typer.Option("--keyservice", metavar="ACCOUNT", help="Who keeps the keys; else found among peers.")] = None,
     params: Annotated[Path | None, typer.Option("--params", metavar="FILE", help=PARAMS_FILE_HELP)] = None,
+    dataset: Annotated[list[int] | None, typer.Option("--dataset", metavar="NUMBER", min=1, help=DATASET_HELP)] = None,
+    purpose: Annotated[str, typer.Option("--purpose", help="What for, where the data are others': " + ", ".join(PURPOSES))] = PURPOSES[0],
     watch: Annotated[bool, typer.Option("--watch", help="Stay, serve the data, show the progress, and fetch the weights.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP)] = None,
     bounty: Annotated[Path | None, typer.Option("--bounty", metavar="EVALUATE.py", help=BOUNTY_HELP)] = None,
@@ -151,6 +156,7 @@ def submit(
     segment_steps = case.steps
     guess = estimate(plan, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, params=terms)
     _tell_estimate(plan, guess, case, time.monotonic() - started, json)
+    data_cost = _data_cost(where, plan, dataset or [], json)
     limit = round(budget * TOKEN)
     if guess.total > limit:
         what = f"the budget of {money(limit)} does not cover {money(guess.total)}"
@@ -164,9 +170,30 @@ def submit(
         wanted = wanted_of(bounty, pay or [], metric, at_most, window, None, params, keyservice, seed)
     order = Order(
         plan=plan, training=training, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, budget=limit, scheduler=scheduler,
-        keyservice=keyservice, params=terms, watch=watch, out=out, bounty=wanted,
+        keyservice=keyservice, params=terms, watch=watch, out=out, datasets=tuple(map(DatasetId, dataset or [])), purpose=_purpose(purpose),
+        data_cost=data_cost, bounty=wanted,
     )  # fmt: skip
     run_async(Submission(where, order, as_json=json).run())
+
+
+def _purpose(text: str) -> int:
+    if text not in PURPOSES:
+        raise Trouble(f"{text!r} is no purpose", "owners license data for purposes", f"--purpose {' or '.join(PURPOSES)}", USAGE)
+    return PURPOSES.index(text)
+
+
+def _data_cost(where: Settings, plan: Plan, datasets: list[int], json: bool) -> int:
+    """What the contract will lock for the datasets of others, and says so. Raises Trouble when one is not known or not licensed."""
+    if not datasets:
+        return 0
+    from assay.cli.licences import quote
+
+    cost = run_async(quote(where, tuple(map(DatasetId, datasets)), plan.steps, plan.program.micro_batches * plan.batch))
+    if json:
+        show({"topic": "data", "datasets": datasets, "locked": cost})
+    else:
+        print(f"  data       {money(cost)} more for datasets {', '.join(map(str, datasets))}, locked with Datasets; what is not used comes back")
+    return cost
 
 
 def _terms(policy: str | None, params: Params, links: int | None, verifiers: int | None, quorum: int | None) -> Params:
@@ -274,9 +301,11 @@ def show_(job: Number, rpc: Rpc = None, contract: Contract = None, data: Data = 
     ledger, _ = run_async(_ledger(rpc, contract, data))
     known = _known(ledger, job)
     segments = ledger.of_job(known.number)
+    bounties = [b for b in ledger.bounties.values() if b.terms.job == known.number]
     if json:
         rows = [{**msgspec.to_builtins(s), "state": s.state.name, "receipt": receipt(s)} for s in segments]
-        show({"job": job, "client": known.client, "state": _state(ledger, job), "refund": known.refund, "segments": rows})
+        told = {"refund": known.refund, "bounties": [b.number for b in bounties], "segments": rows}
+        show({"job": job, "client": known.client, "state": _state(ledger, job), **told})
         return
     screen = _screen()
     terms = known.terms
@@ -289,6 +318,8 @@ def show_(job: Number, rpc: Rpc = None, contract: Contract = None, data: Data = 
             screen.print(f"  {money(payment.amount):>14}  {payment.who}  {payment.reason}", markup=False)
         for verifier in segment.no_shows:
             screen.print(f"  no-show: {verifier}")
+    for b in bounties:
+        screen.print(f"bounty {b.number}: up to {money(b.terms.amount)} more by result (assay bounty show {b.number})")
     if known.refund is not None:
         screen.print(f"closed: {money(known.refund)} came back to the client")
 

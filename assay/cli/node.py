@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay.cli import care
 from assay.cli.common import Settings, Trouble, money, show
-from assay.cli.fleet import open_engine
+from assay.cli.fleet import Rays, open_engine
 from assay.cli.folder import Lock, attend, prepare
 from assay.cli.store import open_blobs, open_gateway
 from assay.daemon import Node, Ports, enrol
@@ -72,10 +72,8 @@ class Options:
     """HOST:PORT on which Prometheus may ask; none by default."""
     rules: care.Rules | None = None
     """When a worker works; None: always."""
-    ray: str = ""
-    """`local` or HOST:PORT of a Ray cluster: the fleet that it runs on; none by default."""
-    places: int = 0
-    """Of the fleet, at most; 0: as many as it has room for."""
+    ray: Rays | None = None
+    """The fleet that it runs on; None: engines of this machine."""
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ import typer
 
 from assay.cli import care, owner
 from assay.cli.common import Bootstrap, Contract, Data, Ipfs, Json, Lines, Rpc, Trouble, group, money, read_config, run, settings, show
-from assay.cli.fleet import Places, Ray
+from assay.cli.fleet import Places, Ray, Rays, Through
 
 LISTEN = "Where peers and the gateway listen; 0.0.0.0 for the world, :: for IPv6. Several, with commas: peers on all, the gateway on the first."
 Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help=LISTEN)]
@@ -78,7 +78,7 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_worker(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, price: Price = 100_000, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
-            bounty_percent: Percent = 0, threads: Threads = 1, ray: Ray = "", places: Places = 0,
+            bounty_percent: Percent = 0, threads: Threads = 1, ray: Ray = "", ray_through: Through = "", places: Places = 0,
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, metrics: Metrics = "",
             hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False, json: Lines = False,
         ) -> None:  # fmt: skip
@@ -86,7 +86,7 @@ def _common(app: typer.Typer, role: str) -> None:
                 rules = care.Rules(care.hours_of(hours), max_temperature, alone)
             except ValueError as error:
                 raise Trouble("these hours cannot be kept", str(error), "--hours 22-7", 2) from None
-            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "ray": ray, "places": places}
+            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "ray": Rays.of(ray, ray_through, places)}
             options: dict[str, Any] = {"price": price, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
             options |= {"bounty_percent": bounty_percent}
             options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}
@@ -97,11 +97,12 @@ def _common(app: typer.Typer, role: str) -> None:
 
         def start_verifier(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
-            announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1, ray: Ray = "", places: Places = 0,
+            announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1,
+            ray: Ray = "", ray_through: Through = "", places: Places = 0,
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, metrics: Metrics = "",
             json: Lines = False,
         ) -> None:  # fmt: skip
-            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "metrics": metrics, "ray": ray, "places": places}
+            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "metrics": metrics, "ray": Rays.of(ray, ray_through, places)}
             options = {"stake": stake or 0, "confirmations": confirmations, "ipfs": ipfs}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 

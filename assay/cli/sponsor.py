@@ -150,7 +150,7 @@ async def offer(node: Any, where: Settings, job: JobId, wanted: Wanted) -> tuple
     root = program_root(traced.program)
     plan = client.Plan(
         evaluation.name, traced.program, traced.schedule, traced.state, evaluation.data.arrays, evaluation.data.name, evaluation.batch,
-        traced.frozen, evaluation.origin, bounty.record_order(root),
+        traced.frozen, evaluation.origin, key=bounty.record_order(root),
     )  # fmt: skip
     service = await key_service(node, wanted.keyservice)
     dataset = await client.seal_records(plan, service, node.chain, node.blobs, node.keys)
@@ -208,7 +208,7 @@ def kept_of(data: Path, terms: BountyTerms) -> tuple[Kept, client.Plan]:
 
     state = {name: zeros(t) for name, t in program.state.items()}
     key = bounty.record_order(program_root(program))
-    return kept, client.Plan(kept.name, program, schedule, state, records, kept.dataset.name, kept.batch, frozen, kept.origin, key)
+    return kept, client.Plan(kept.name, program, schedule, state, records, kept.dataset.name, kept.batch, frozen, kept.origin, key=key)
 
 
 # ---- the evaluation ----------------------------------------------------------------------------------------------------------

@@ -27,10 +27,11 @@ from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, mone
 from assay.cli.folder import attend, give_order, running
 from assay.codec import decode
 from assay.hands import MAX_SPEC
-from assay.ids import Address, Cid, JobId, address
+from assay.ids import Address, Cid, DatasetId, JobId, address
 from assay.job import JobSpec, Origin
 from assay.ports import Outage
 from assay.receipts import Ledger, receipt
+from assay.shard import BadRecords
 from assay.state import Tensors, state_root, to_bytes
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ class Order(NamedTuple):
     params: Params
     watch: bool
     out: Path | None
+    datasets: tuple[DatasetId, ...] = ()
+    """Of others."""
+    purpose: int = 0
+    data_cost: int = 0
+    """What they may cost at most."""
     bounty: Wanted | None = None
 
 
@@ -89,7 +95,12 @@ class Submission:
     async def run(self) -> None:
         order = self.order
         most = most_of(order.bounty.pays) if order.bounty is not None else 0
-        async with client_node(self.where, order.budget + most) as node:
+        async with client_node(self.where, order.budget + order.data_cost + most) as node:
+            if order.datasets:
+                from assay.cli.licences import others_of
+
+                others = await others_of(node, order.datasets, order.purpose, order.data_cost)
+                order = self.order = order._replace(plan=order.plan._replace(others=others), keyservice=others.key_service)
             service = await key_service(node, order.keyservice)
             scheduler = await party(node, "scheduler", order.scheduler)
             head = await node.chain.head()
@@ -97,8 +108,11 @@ class Submission:
                 segment_steps=order.segment_steps, price_cap=order.price_cap, fee=order.fee, budget=order.budget,
                 deadline=head.time + LIFETIME, scheduler=scheduler, params=order.params,
             )  # fmt: skip
-            spec, terms = await client.publish(order.plan, wish, service, node.chain, node.blobs, node.keys)
-            job = await client.post(node.chain, terms)
+            try:
+                spec, terms = await client.publish(order.plan, wish, service, node.chain, node.blobs, node.keys)
+            except BadRecords as error:
+                raise Trouble("the training does not fit the data", str(error), code=FAILED) from None
+            job = await client.post(node.chain, terms, spec, order.plan.others)
             size = sum(ref.size for ref in (spec.state, *spec.shared_blobs))
             self.note(
                 "posted", f"job {job} is posted, {money(order.budget)} locked; {size / 1e6:.1f} MB sealed in {len(spec.dataset.shards)} shards",
@@ -294,6 +308,9 @@ async def _take_back(node: Any, job: JobId, as_json: bool) -> None:
             await node.chain.send(events.CallId(f"close:{job}"), events.CloseJob(job=job))
             break
         await asyncio.sleep(0.25)
+    from assay.cli.licences import refund_use
+
+    await refund_use(node, job)
     credit = (await node.chain.view(node.chain.account)).credit
     if credit:
         await node.chain.send(events.CallId(f"withdraw:{job}"), events.Withdraw())

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,8 +23,9 @@ from assay.dispute.moves import Opening
 from assay.dispute.tree import Tree
 from assay.exact import numpy_route, reference
 from assay.exact.hashing import DTYPES
-from assay.exact.types import ITEM_BYTES
+from assay.exact.types import ITEM_BYTES, TensorType
 from assay.execute import check_tensors, counters, zeros
+from assay.hearing import ChunkProof, entry_named
 from assay.ids import Digest
 from assay.job import DatasetRef, data_head, shard_items
 from assay.program import Node, Part, Program
@@ -266,6 +268,22 @@ class Link:
         records, first = data.dataset.records, (self.step * self.job.program.micro_batches + self.m) * data.batch
         epoch, at = divmod(first + element // (t.elements // data.batch), records)
         return data.record(permute(data.order, epoch, records, at))
+
+
+def chunk_proof(tensors: Tensors, rest: int, end_path: tuple[Digest, ...]) -> ChunkProof:
+    """Shows the chunk of a link's end that `rest` names (assay.hearing)."""
+    entries = Entries(tensors)
+    if not entries.count:
+        return ChunkProof(end_path=end_path, count=0, entries=entries.root)
+    place, rest = entry_named(rest, entries.count)
+    name = entries.names[place]
+    tensor, t = Tensor(tensors[name]), TensorType(dtype=dtype_name(tensors[name]), shape=tensors[name].shape)
+    shown = ChunkProof(
+        end_path=end_path, count=entries.count, entries=entries.root, name=name.encode(), kind=stages.encode_type(t), chunks=tensor.tree.root,
+        entry_path=entries.path(place),
+    )  # fmt: skip
+    index = rest % len(tensor.chunks)
+    return msgspec.structs.replace(shown, chunk=tensor.chunks[index], chunk_path=tensor.tree.path(index))
 
 
 def element_at(array: Array, chunk: int, ours: bytes, theirs: bytes) -> int | None:

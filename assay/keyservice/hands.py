@@ -8,9 +8,9 @@ from collections.abc import Callable
 from assay.chain import Release
 from assay.hands import load_job
 from assay.ids import Address, Digest
-from assay.job import envelope_info
 from assay.merkle import sha256
 from assay.ports import Blobs, Keys
+from assay.publish.manifest import info_of
 from assay.runtime import Fault, Note, TaskFailed
 from assay.tasks import AnyOutcome, AnyTask, KeysWrapped, LoadJob, WrapKeys
 
@@ -35,9 +35,9 @@ def wrap_keys(keys: Keys, task: WrapKeys) -> KeysWrapped:
     """Keys pass through memory here and are not kept. A recipient whose registered key is none gets nothing, and the others do."""
     releases: list[Release] = []
     bad: list[Digest] = []
-    for key_id, envelope, publisher in task.envelopes:
+    for key_id, envelope, publisher, root in task.envelopes:
         try:
-            key = keys.unwrap(envelope, envelope_info(publisher))
+            key = keys.unwrap(envelope, info_of(publisher, root))
         except ValueError:
             bad.append(key_id)
             continue

@@ -1,6 +1,7 @@
 """The key service's logic: it holds the keys of jobs wrapped to it, and passes each on when the chain entitles somebody to it.
 
-    job         fetching -> loading -> checking -> ready        its document, then every envelope in it, is checked when it is posted
+    job         fetching -> loading -> checking -> ready        its document, then every envelope in it, is checked when it is posted; on
+                                                                datasets of others it waits for the contract's word that it is licensed
                 any of these -> refused                         the reason is noted, and told to whoever asks
     checkpoint  Committed -> checked                            a provider's envelope that does not open is remembered as bad
     grant       waiting -> wrapping -> sending -> done          one batch of keys for one event of one segment
@@ -25,9 +26,11 @@ from typing import Any
 from assay.chain import (
     Assigned,
     Committed,
+    DatasetPublished,
     Drawn,
     JobCancelled,
     JobClosed,
+    JobLicensed,
     JobPosted,
     Registered,
     ReleaseKeys,
@@ -38,6 +41,7 @@ from assay.codec import Message
 from assay.facts import SegmentFacts
 from assay.ids import Address, JobId, SegmentId
 from assay.keyservice.answers import answer, bad_envelope
+from assay.keyservice.licensed import Licensed
 from assay.keyservice.showing import Showing, wrap
 from assay.keyservice.state import Checkpoint, Config, Envelope, Grant, JobKeys, JobStage, Kind, State
 from assay.messages import KeyRequest, Refusal
@@ -71,7 +75,7 @@ BATCH = 64
 """Keys in one call: some 200 bytes of log each."""
 
 
-class KeyServiceMachine(Showing):
+class KeyServiceMachine(Showing, Licensed):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = (KeyRequest,)
@@ -99,7 +103,7 @@ class KeyServiceMachine(Showing):
                 kind, *rest = key.split(":")
                 self._result(kind, rest, event)
             case Ordered(order=order):
-                self._note("order", f"a key service does not know the order {order!r}")
+                self._ordered(order)
             case Started() | Heard():
                 pass
         return self._out
@@ -121,6 +125,8 @@ class KeyServiceMachine(Showing):
                 facts = self.state.facts
                 self.state.jobs[job] = JobKeys(near=list(dict.fromkeys([*facts.peer(client), *facts.peer(terms.scheduler)])))
                 self._fetch(job)
+            case DatasetPublished() | JobLicensed():
+                self._dataset_event(event)
             case Registered(who=who):
                 for grant in [g for g in self.state.grants.values() if who in g.recipients]:
                     self._advance(grant)
@@ -197,17 +203,6 @@ class KeyServiceMachine(Showing):
         keys.stage, keys.reason = JobStage.REFUSED, reason
         self._note("refused", f"job {job} is refused: {reason}", job=job, reason=reason)
         self._advance_all(job)
-
-    def _loaded(self, job: JobId, loaded: JobLoaded) -> None:
-        facts, keys, spec = self.state.facts.jobs[job], self.state.jobs[job], loaded.spec
-        if loaded.spec_digest != facts.terms.spec_digest:
-            return self._refuse(job, "its document is not the one the contract names: the client's fault")
-        if spec.key_service != self.config.account or spec.key_service_key != self.config.encryption_key:
-            return self._refuse(job, "its document names another key service, or another encryption key of this one: the client's fault")
-        keys.initial = Envelope(spec.state.key_id, spec.state.envelope, facts.client)
-        keys.shared = [Envelope(ref.key_id, ref.envelope, facts.client) for ref in spec.shared_blobs]
-        keys.stage = JobStage.CHECKING
-        self._do(Do(key=f"envelopes:{job}", task=wrap([keys.initial, *keys.shared])))
 
     def _checked(self, job: JobId, outcome: KeysWrapped) -> None:
         keys = self.state.jobs[job]
@@ -330,6 +325,8 @@ class KeyServiceMachine(Showing):
             return self._job_result(kind, JobId(int(rest[0])), event)
         if kind == "show":
             return self._shown(SegmentId(int(rest[0])), event)
+        if kind == "order":
+            return self._order_result(event)
         if kind == "checkpoint":
             return self._checkpoint_result(SegmentId(int(rest[0])), event)
         if kind == "again" and isinstance(event, Woke):

@@ -37,6 +37,6 @@ class Showing:
 
 
 def wrap(envelopes: list[Envelope], recipients: list[tuple[Address, bytes]] | None = None) -> WrapKeys:
-    named = dict.fromkeys((envelope.key_id, envelope.wrapped, envelope.publisher) for envelope in envelopes)
+    named = dict.fromkeys((envelope.key_id, envelope.wrapped, envelope.publisher, envelope.root) for envelope in envelopes)
     return WrapKeys(envelopes=tuple(named), recipients=tuple(recipients or ()))
 

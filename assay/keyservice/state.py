@@ -9,7 +9,7 @@ import msgspec
 
 from assay.chain import Release
 from assay.facts import Facts
-from assay.ids import Address, Digest, JobId, PeerId, SegmentId
+from assay.ids import Address, DatasetId, Digest, JobId, PeerId, SegmentId
 
 SHOWN = 1 << 14
 """Checkpoint keys that are kept for clients, each some 250 bytes; a client's node asks for its own as soon as they settle."""
@@ -27,6 +27,15 @@ class Envelope(msgspec.Struct, frozen=True):
     key_id: Digest
     wrapped: bytes
     publisher: Address
+    root: bytes = b""
+    """Of a published dataset: what its owner bound it to (assay.publish.manifest.dataset_info)."""
+
+
+class Dataset(msgspec.Struct, frozen=True):
+    """A published dataset that names this node its key service."""
+
+    owner: Address
+    root: Digest
 
 
 class JobStage(enum.StrEnum):
@@ -87,6 +96,9 @@ class Checkpoint(msgspec.Struct):
 class State(msgspec.Struct):
     facts: Facts = msgspec.field(default_factory=Facts)
     jobs: dict[JobId, JobKeys] = {}
+    datasets: dict[DatasetId, Dataset] = {}
+    licensed: dict[JobId, tuple[DatasetId, ...]] = {}
+    """The datasets that the contract has found a job licensed for, when it was posted."""
     grants: dict[str, Grant] = {}
     checkpoints: dict[SegmentId, Checkpoint] = {}
     shown: dict[SegmentId, Release] = {}
@@ -95,6 +107,8 @@ class State(msgspec.Struct):
     """What has been wrapped, so that a request is answered with the same bytes that go on chain."""
     count: int = 0
     """Keys released so far."""
+    orders: int = 0
+    """Calls that the owner has given to send."""
 
     def summary(self) -> dict[str, Any]:
         return {

@@ -58,6 +58,7 @@ class Network(Message, frozen=True, kw_only=True):
     stakes: Address
     token: Address
     disputes: Address
+    datasets: Address
     deployed_in: int
     """Block."""
     receipts: Address = Address("")
@@ -211,7 +212,7 @@ def _create(url: str, deployer: str, contract: str, *arguments: object) -> Addre
 
 
 def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND_DELAY, rules: Rules = RULES) -> Network:
-    """Deploys token, Stakes, Jobs, Disputes, which have no guardian, and Bounties. Raises Outage, rpc.RpcRefused."""
+    """Deploys token, Stakes, Jobs, Disputes, which have no guardian, Datasets and Bounties. Raises Outage, rpc.RpcRefused."""
     deployer = rpc.call(url, "eth_accounts")[0]
     chain_id, head = int(rpc.call(url, "eth_chainId"), 16), int(rpc.call(url, "eth_blockNumber"), 16)
     token = _create(url, deployer, "token")
@@ -221,11 +222,13 @@ def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND
     descent = _create(url, deployer, "descent", jobs, game)
     leaves = (_create(url, deployer, "clear_leaf"), _create(url, deployer, "table_leaf"))
     disputes = _create(url, deployer, "disputes", jobs, game, descent, _create(url, deployer, "verdict", jobs, game, *leaves))
-    bind = "0x" + calldata("stakes", "bind", jobs, disputes).hex()
-    _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "to": stakes, "data": bind}))
+    datasets = _create(url, deployer, "datasets", jobs)
+    for function, bound in (("bind", (jobs, disputes)), ("bindDatasets", (datasets,))):
+        bind = "0x" + calldata("stakes", function, *bound).hex()
+        _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "to": stakes, "data": bind}))
     made = {"from": deployer, "to": DEPLOYER, "data": "0x" + deployment("bounties", jobs).hex(), "gas": DEPLOY_GAS}
     _mined(url, rpc.call(url, "eth_sendTransaction", made))
-    return Network(url=url, chain_id=chain_id, jobs=jobs, stakes=stakes, token=token, disputes=disputes, deployed_in=head)
+    return Network(url=url, chain_id=chain_id, jobs=jobs, stakes=stakes, token=token, disputes=disputes, datasets=datasets, deployed_in=head)
 
 
 def deploy_receipts(network: Network, *, unbond_delay: int = UNBOND_DELAY, rules: Rules = RULES) -> Address:
@@ -275,7 +278,7 @@ def balances(network: Network, accounts: list[Address]) -> dict[Address, int]:
     """Token balance of each of `accounts`, of the contracts and of the burn address."""
     burn = Address("0x000000000000000000000000000000000000dead")
     found = {}
-    for who in [*accounts, network.jobs, network.stakes, network.disputes, network.bounties, burn]:
+    for who in [*accounts, network.jobs, network.stakes, network.disputes, network.datasets, network.bounties, burn]:
         data = "0x" + calldata("token", "balanceOf", who).hex()
         found[who] = int(rpc.call(network.url, "eth_call", {"to": network.token, "data": data}, "latest"), 16)
     return found

@@ -51,7 +51,7 @@ class Calls(Base):
         bond = free and not seg.bond_cleared
         calls: dict[str, tuple[bool, AnyCall]] = {
             "draw": (state == SegmentState.COMMITTED and same, Draw(segment=seg.segment)),
-            "redraw": (state == SegmentState.DRAWN and same, Redraw(segment=seg.segment)),
+            "redraw": (state == SegmentState.DRAWN and same and self._now > seg.serve_by, Redraw(segment=seg.segment)),
             "close": (state == SegmentState.SERVED and same and not seg.opening_block, CloseReveals(segment=seg.segment)),
             "decide": (state == SegmentState.SERVED and same and seg.opening_block > 0, Decide(segment=seg.segment)),
             "settle": (state == SegmentState.ATTESTED and free and self._parent_settled(seg), Settle(segment=seg.segment)),

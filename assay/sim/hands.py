@@ -10,7 +10,7 @@ import re
 from functools import cache, lru_cache
 from typing import Any
 
-from assay import cid, draw, links, merkle, votes
+from assay import cid, draw, hearing, links, merkle, votes
 from assay.adapters.memory_chain import MemoryChain
 from assay.adapters.memory_keys import MemoryKeys
 from assay.chain import Opening, Release
@@ -20,20 +20,23 @@ from assay.job import JobSpec, SealedRef, envelope_info
 from assay.merkle import sha256
 from assay.messages import Boundary
 from assay.ports import Outage
+from assay.publish.manifest import info_of
 from assay.runtime import Fault, TaskFailed
 from assay.sim.options import Options
-from assay.sim.toy import Link, Toy, ToyBoundary, ToyState, prove, root
+from assay.sim.toy import Link, Toy, ToyBoundary, ToyState, prove, root, show
 from assay.tasks import (
     AnyOutcome,
     AnyTask,
     BoundaryOpened,
     CheckProgram,
+    ChunkMade,
     Dropped,
     DropSegment,
     JobLoaded,
     KeyStored,
     KeysWrapped,
     LoadJob,
+    MakeChunk,
     MakeOpenings,
     OfferVerified,
     OpenBoundary,
@@ -42,6 +45,7 @@ from assay.tasks import (
     ReceiptVerified,
     ReplayUnit,
     RunSegment,
+    SayUnserved,
     SegmentRun,
     ServeUnits,
     Signed,
@@ -178,9 +182,9 @@ class Hands:
 
     def wrap_keys(self, task: WrapKeys) -> KeysWrapped:
         releases, bad = [], []
-        for key_id, envelope, sender in task.envelopes:
+        for key_id, envelope, sender, dataset in task.envelopes:
             try:
-                key = self.keys.unwrap(envelope, envelope_info(sender))
+                key = self.keys.unwrap(envelope, info_of(sender, dataset))
             except ValueError:
                 bad.append(key_id)
                 continue
@@ -238,11 +242,23 @@ class Hands:
     def stop_segment(self, task: StopSegment) -> Stopping:
         return Stopping(segment=task.segment)
 
-    def serve_units(self, task: ServeUnits) -> UnitsServed:
+    def done(self, task: ServeUnits | MakeChunk) -> tuple[Toy, list[Link]]:
         toy = self.toy(self.spec(task.spec))
-        done = self.disk.get(("run", task.segment))
-        if done is None:
-            done = self.run(toy, task.start, task.stop, self.parent_state(task.parent, task.parent_root))
+        links_run: list[Link] | None = self.disk.get(("run", task.segment))
+        if links_run is None:
+            links_run = self.run(toy, task.start, task.stop, self.parent_state(task.parent, task.parent_root))
+        return toy, links_run
+
+    def make_chunk(self, task: MakeChunk) -> ChunkMade:
+        number = draw.chunk(self.opening_hash(task.asked_block), task.segment)
+        toy, done = self.done(task)
+        place, _ = hearing.end_named(number, task.units, toy.micro_batches)
+        link = done[place]
+        content = toy.content(link.step, link.m, link.state, link.acc)
+        return ChunkMade(proof=show(content, [link.end for link in done], place))
+
+    def serve_units(self, task: ServeUnits) -> UnitsServed:
+        toy, done = self.done(task)
         ends = [link.end for link in done]
         served = []
         for unit in task.units:
@@ -290,6 +306,10 @@ class Hands:
         elif end != committed:
             reason = f"its replay ends in {end.hex()[:16]}, committed is {committed.hex()[:16]}"
         return UnitReplayed(segment=task.segment, unit=task.unit, agrees=not reason, trace_root=merkle.root_of(trace), reason=reason)
+
+    def say_unserved(self, task: SayUnserved) -> UnitReplayed:
+        trace = self.disk["trace", task.segment, task.unit] = [Digest(bytes(32))] * task.leaves
+        return UnitReplayed(segment=task.segment, unit=task.unit, agrees=False, trace_root=merkle.root_of(trace), reason="it was not served")
 
     def opening_hash(self, block: int) -> Digest:
         """Raises Outage before the block is there."""

@@ -1,22 +1,29 @@
 """Training without arithmetic: a state is a digest, and a link's end follows from what it names by a hash.
 
-    acc(t, m+1)  = H(program, t, m, state(t), acc(t, m))        acc(t, 0) = H(program, t, state(t))
-    state(t + 1) = H(program, t, state(t), acc(t, M))
+    acc(t, m+1)  = R(H(program, t, m, state(t), acc(t, m)))     acc(t, 0) = H(program, t, state(t))
+    state(t + 1) = R(H(program, t, state(t), acc(t, M)))
 
-All that the protocol looks at has the structure that it has in earnest: link ends in order, their Merkle root, proofs, boundaries,
-traces with leaves. What is missing is the training, which takes no part in what the protocol decides.
+R is the root of a state or accumulator with one tensor of 32 bytes, which holds the hash. So all that the protocol looks at has the
+structure that it has in earnest: link ends in order, what stands under them, their Merkle root, proofs, boundaries, traces with leaves.
+What is missing is the training, which takes no part in what the protocol decides.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from assay import merkle
+from assay import hearing, merkle
 from assay.codec import Message
 from assay.draw import is_update, u64
+from assay.hearing import ChunkProof
 from assay.ids import Digest
 from assay.merkle import sha256
+
+NAME = b"w"
+KIND = struct.pack(">BBQ", 4, 1, 32)
+"""u8 [32]."""
 
 
 class ToyState(Message, frozen=True, kw_only=True):
@@ -55,6 +62,10 @@ class Toy(NamedTuple):
 
     def end(self, step: int, m: int, state: Digest, acc: Digest) -> Digest:
         """End of micro-batch m of a step, or of its update when m is M."""
+        return hearing.end_root(m, step, self.micro_batches, 1, merkle.leaf(0, item_of(self.content(step, m, state, acc))))
+
+    def content(self, step: int, m: int, state: Digest, acc: Digest) -> Digest:
+        """What stands in that end's tensor."""
         return sha256(b"toy end", self.program, u64(step), u64(m), state, acc)
 
     def links(self, start: int, stop: int, state: Digest) -> Iterator[Link]:
@@ -78,6 +89,24 @@ class Toy(NamedTuple):
         leaves = self.update_leaves if is_update(link.m, self.micro_batches) else self.micro_leaves
         head = sha256(b"toy head", self.program, u64(link.step), u64(link.m), link.state, link.acc)
         return [head, *(sha256(b"toy stage", head, u64(i)) for i in range(1, leaves - 1)), link.end]
+
+
+def chunk_of(content: bytes) -> bytes:
+    return content.ljust(hearing.CHUNK, b"\0")
+
+
+def item_of(content: bytes) -> bytes:
+    """The one entry of an end."""
+    return hearing.entry_item(NAME, hearing.tensor_root(KIND, merkle.leaf(0, chunk_of(content))))
+
+
+def show(content: bytes, ends: list[Digest], place: int) -> ChunkProof:
+    """The one chunk of end `place`."""
+    chunk = chunk_of(content)
+    return ChunkProof(
+        end_path=prove(ends, place), count=1, entries=merkle.leaf(0, item_of(content)), name=NAME, kind=KIND, chunks=merkle.leaf(0, chunk),
+        chunk=chunk,
+    )  # fmt: skip
 
 
 def root(ends: list[Digest]) -> Digest:

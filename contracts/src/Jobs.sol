@@ -56,7 +56,7 @@ contract Jobs is Votes {
 
     function _ofChecks(bytes4 sig) private pure returns (bool) {
         return sig == IJobs.draw.selector || sig == IJobs.redraw.selector || sig == IJobs.served.selector
-            || sig == IJobs.spread.selector;
+            || sig == IJobs.spread.selector || sig == IJobs.show.selector;
     }
 
     // ---- several calls, one transaction --------------------------------------------------------------------------------------

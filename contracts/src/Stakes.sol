@@ -12,7 +12,7 @@ import {IStakes} from "./interfaces/IStakes.sol";
 /// Collateral. What an account has deposited is free, reserved (by Jobs for a segment, by a seat) or unbonding; only free stake
 /// can be reserved or unbonded, so what is reserved is always there. Jobs keeps count of what it has reserved, beside the credits
 /// that it pays; it moves fees out of a reservation to itself, Disputes slashes a reservation; nobody else can take anything, and
-/// the deployer's only power is to bind these two, once.
+/// the deployer's only power is to bind these two and Datasets, once.
 contract Stakes is IStakes, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
     using Checkpoints for Checkpoints.Trace160;
@@ -41,6 +41,7 @@ contract Stakes is IStakes, ReentrancyGuardTransient {
     address private immutable _deployer;
     address public jobs;
     address public disputes;
+    address public datasets;
 
     mapping(address who => Account) private _accounts;
 
@@ -72,6 +73,14 @@ contract Stakes is IStakes, ReentrancyGuardTransient {
         jobs = jobs_;
         disputes = disputes_;
         emit Bound(jobs_, disputes_);
+    }
+
+    function bindDatasets(address datasets_) external {
+        if (msg.sender != _deployer) revert NotDeployer(msg.sender, _deployer);
+        if (datasets != address(0)) revert AlreadyBound();
+        if (datasets_ == address(0)) revert BadAddress();
+        datasets = datasets_;
+        emit DatasetsBound(datasets_);
     }
 
     // ---- accounts ------------------------------------------------------------------------------------------------------------

@@ -253,7 +253,7 @@ contract DrawTest is Network {
         assertEq(stakes.freeStake(provider), 2000e6, "released");
     }
 
-    /// Three rounds without receipts; with or without keys from the key service.
+    /// Three rounds without receipts; with keys from the key service, and a chunk that is not shown, or without.
     function unserved(bool keys) internal returns (uint64 id) {
         id = committed(job, 0);
         for (uint256 round = 0; round < 3; ++round) {
@@ -263,6 +263,10 @@ contract DrawTest is Network {
             releaseKeys(id, provider, who);
             releaseKeys(id, keyService, keys ? first(who, 2) : first(who, 1));
             pass(jobs.segment(id).serveBy);
+            if (round == 2 && keys) {
+                jobs.redraw(id);
+                pass(jobs.segment(id).serveBy);
+            }
             if (round == 2) {
                 vm.expectEmit(true, true, true, true, address(jobs));
                 emit IJobsLog.Unpaid(id, keys ? "not served" : "keys withheld");

@@ -197,5 +197,6 @@ contract InvariantsTest is Fuzzed {
         for (uint8 state = uint8(SegmentState.SETTLED); state <= uint8(SegmentState.REJECTED); ++state) {
             assertTrue(handler.reached(SegmentState(state)) > 0, string.concat("reached state ", vm.toString(state)));
         }
+        assertTrue(handler.shown() > 0, "a chunk was shown");
     }
 }

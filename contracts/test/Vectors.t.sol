@@ -175,4 +175,14 @@ contract VectorsTest is Test {
         }
         assertEq(i, 3, "openings");
     }
+
+    function test_chunk() public view {
+        uint256 i = 0;
+        for (; has(entry("chunk", i)); ++i) {
+            string memory key = entry("chunk", i);
+            uint256 made = Hashes.chunk(word(key, ".block_hash"), uint64(number(key, ".segment")));
+            assertEq(bytes32(made), word(key, ".number"), "number");
+        }
+        assertEq(i, 5, "chunks");
+    }
 }

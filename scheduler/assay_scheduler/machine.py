@@ -25,6 +25,7 @@ from assay.chain import (
     Assigned,
     Attested,
     CancelJob,
+    ChunkAsked,
     CloseJob,
     CloseReveals,
     Committed,
@@ -167,8 +168,8 @@ class SchedulerMachine(Placing):
             case Served():
                 book.state = SegmentState.SERVED
                 return [self._late(book, event.seal_by + job.terms.params.reveal_window)]
-            case RevealsDue():
-                return [self._late(book, event.reveal_by)]
+            case RevealsDue(reveal_by=due) | ChunkAsked(show_by=due):
+                return [self._late(book, due)]
             case OpeningsDue():
                 return [Wake(key=f"decide:{book.id}:{event.opening_block}", at=event.open_by + 1)]
             case Attested():

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from assay import merkle
 from assay.dispute.proofs import Link
+from assay.ids import Digest
 from assay.program import Node
 from assay.state import Tensors
 from tests import dispute_cases as cases
 from tests.liars.disputes import at, flipped
 from tests.liars.engine import IdleLink
-from tests.link_world import LinkHands
+from tests.link_world import OPTIONS, LinkHands
 
+LAST_STEP = OPTIONS.segment_steps - 1
 Change = Callable[[Any, Sequence[Any]], Any]
 
 
@@ -59,6 +62,23 @@ class Skips(Link):
         return self.state if self.is_update else self.acc
 
 
+class FirstAlone(Skips):
+    """Computes the first micro-batch of each step, where it expects the draw, and hands on what it was given in the others."""
+
+    @functools.cached_property
+    def end(self) -> Tensors:
+        return Link.end.func(self) if self.m == 0 else super().end  # type: ignore[attr-defined]
+
+
+class FalseEnd(Link):
+    """Commits to an end that it has not come to, goes on from the one that it has, and shows the honest trace."""
+
+    @functools.cached_property
+    def end_root(self) -> Digest:
+        true: Digest = Link.end_root.func(self)  # type: ignore[attr-defined]
+        return merkle.sha256(b"elsewhere", true) if self.is_update and self.step == LAST_STEP else true
+
+
 class OtherEnd(Link):
     """Ends an update in other parameters than its stages put out."""
 
@@ -81,6 +101,8 @@ def zero(_: Link, value: Any) -> Any:
 
 LINKS: dict[str, type[Link]] = {
     "computes nothing": Skips,
+    "computes the first micro-batch alone": FirstAlone,
+    "an honest trace to a false end": FalseEnd,
     "takes products as zeros": IdleLink,
     "one bit of one gradient": computing("scatter_add_rows", lambda y, _: flipped(y, 77, 3)),
     "products in native float32": NativeProducts,

@@ -8,12 +8,12 @@ from assay import merkle
 from assay.chain import Attest, Drawn, Sealed, Served
 from assay.facts import SegmentFacts
 from assay.merkle import sha256
-from assay.runtime import AnyEffect, AnyEvent, ChainSeen, Fault, Send, TaskFailed
+from assay.runtime import AnyEffect, AnyEvent, ChainSeen, Fault, Result, Send, TaskFailed
 from assay.sim.cast import Part, Self, honest_hands, verifier_config
 from assay.sim.hands import Hands
 from assay.tasks import MakeOpenings, OpeningsMade, ReplayUnit, UnitReplayed
 from assay_verifier.machine import VerifierMachine
-from assay_verifier.state import Duty
+from assay_verifier.state import Duty, UnitDuty
 
 
 def honest_machine(me: Self) -> VerifierMachine:
@@ -98,6 +98,23 @@ class SleepsAfterReceipt(Sleeps):
         return isinstance(seen, Served) and seen.segment in self.state.duties
 
 
+class Denies(VerifierMachine):
+    """Has been served, and says nothing of it: gives no receipt, and no vote either."""
+
+    def _on_sign(self, event: Result, rest: list[str]) -> None:
+        return
+
+    def _maybe_seal(self, duty: Duty, seg: SegmentFacts) -> None:
+        return
+
+
+class DeniesAndSaysNo(VerifierMachine):
+    """Looks at nothing that it is served, and says so: no receipt, and a no when its provider has shown a chunk."""
+
+    def _maybe_open(self, duty: Duty, unit: UnitDuty, rest: list[str]) -> None:
+        return
+
+
 def with_hands(kind: type[Hands]) -> Part:
     return Part(honest_machine, lambda me: kind(me.chain, me.keys, me.options))
 
@@ -106,5 +123,7 @@ SAYS_THE_OPPOSITE = with_hands(SaysTheOpposite)
 SAYS_YES = with_hands(SaysYes)
 WAS_TOLD = with_hands(WasTold)
 COPIES_SEALS = Part(CopiesSeals, honest_hands)
+DENIES = Part(lambda me: Denies(verifier_config(me)), honest_hands)
+DENIES_AND_SAYS_NO = Part(lambda me: DeniesAndSaysNo(verifier_config(me)), honest_hands)
 SLEEPS = Part(Sleeps, honest_hands)
 SLEEPS_AFTER_RECEIPT = Part(SleepsAfterReceipt, honest_hands)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from assay.chain import Committed
+from assay.facts import SegmentFacts
 from assay.ids import Digest
 from assay.merkle import sha256
 from assay.messages import Ack
@@ -17,6 +18,7 @@ from assay.sim.hands import Hands
 from assay.sim.toy import Link, Toy
 from assay.tasks import RunSegment, SegmentRun, ServeUnits, UnitsServed
 from assay_worker.machine import WorkerMachine
+from assay_worker.state import Mine
 
 
 def honest_machine(me: Self) -> WorkerMachine:
@@ -94,6 +96,13 @@ class AnswersGarbage(WorkerMachine):
         return effects
 
 
+class ShowsNothing(AnswersGarbage):
+    """The same; and on chain it does not show what it is asked for."""
+
+    def _open_chunk(self, mine: Mine, seg: SegmentFacts) -> None:
+        return
+
+
 class Vanishes(WorkerMachine):
     """Commits, and is never heard of again."""
 
@@ -117,6 +126,7 @@ SERVES_GARBAGE = with_hands(ServesGarbage)
 SERVES_WRONG_PROOFS = with_hands(ServesWrongProofs)
 FORGES_ITS_ENVELOPE = with_hands(ForgesItsEnvelope)
 ANSWERS_GARBAGE = Part(lambda me: AnswersGarbage(worker_config(me)), honest_hands)
+SHOWS_NOTHING = Part(lambda me: ShowsNothing(worker_config(me)), honest_hands)
 VANISHES = Part(Vanishes, honest_hands)
 
 

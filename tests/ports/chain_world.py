@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from eth_account import Account
+from eth_account.signers.local import LocalAccount
 
-from assay import cid, draw, merkle
+from assay import cid, draw, hearing, merkle
 from assay.adapters import evm_record, memory_record
 from assay.adapters.evm import EvmChain
 from assay.adapters.memory_bounties import BOUNTIES
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
+from assay.adapters.memory_committee import visit_digest
+from assay.adapters.memory_datasets import DATASETS
 from assay.adapters.memory_disputes import DISPUTES
 from assay.audit.auditor import Auditor
 from assay.audit.record import Record
@@ -51,15 +55,18 @@ from assay.chain import (
     Seal,
     Serve,
     Settle,
+    ShowChunk,
     TakeSeat,
     Terms,
 )  # fmt: skip
+from assay.dispute.proofs import Entries, chunk_proof
 from assay.dispute.record import Rules
 from assay.ids import Address, Digest, JobId, PeerId, SegmentId
 from assay.localnet import rpc
 from assay.localnet.anvil import RULES, Anvil, Network, balances, deploy, faucet
 from assay.merkle import sha256
 from assay.ports import Chain, Reverted
+from assay.state import Tensors
 
 NAMES = ("client", "scheduler", "keyservice", "alice", "bob", "vera", "vic", "val", "stranger")
 VERIFIERS = ("vera", "vic", "val")
@@ -67,6 +74,7 @@ TOKENS = 1_000_000_000
 STAKE = 200_000_000
 WINDOW = 100
 SPEC = cid.of(b"spec")
+BURN = Address("0x000000000000000000000000000000000000dead")
 MICRO_BATCHES, MICRO_LEAVES, UPDATE_LEAVES = 2, 4, 3
 LAST = 2 * (MICRO_BATCHES + 1) - 1
 """Link of a segment of two steps."""
@@ -77,6 +85,8 @@ class World:
 
     chains: dict[str, Chain]
     ids: itertools.count[int]
+    whole: int | None = None
+    """Under the ends of a segment that begins at this step there are states and accumulators, and not only words."""
 
     def __init__(self) -> None:
         self.chains = {}
@@ -94,11 +104,15 @@ class World:
         raise NotImplementedError
 
     async def balances(self) -> dict[str, int]:
-        """Of the accounts, `jobs`, `stakes`, `disputes` and `burnt`."""
+        """Of the accounts, `jobs`, `stakes`, `disputes`, `datasets` and `burnt`."""
         raise NotImplementedError
 
     async def record(self, job: JobId) -> Record:
         """What an audit reads."""
+        raise NotImplementedError
+
+    def sign_visit(self, name: str, peer: PeerId) -> bytes:
+        """That `peer` asks for an account."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -179,7 +193,7 @@ class World:
 
     def commitment(self, segment: SegmentId, start: int, stop: int) -> Commit:
         count = (stop - start) * (MICRO_BATCHES + 1)
-        items = [sha256(b"end", bytes([i])) for i in range(count)]
+        items = [self.end_of(i) for i in range(count)]
         items[-1] = self.end or items[-1]
         self.ended = items[-1:] if self.end else []
         ends = [merkle.leaf(i, item) for i, item in enumerate(items)]
@@ -187,6 +201,26 @@ class World:
             segment=segment, stop=stop, link_root=merkle.root(ends), end_root=items[-1],
             proof=merkle.prove(ends, count - 1), checkpoint=cid.of(b"checkpoint"), key_id=sha256(b"key"), key_envelope=b"e" * 80,
         )  # fmt: skip
+
+    def end_of(self, place: int) -> Digest:
+        """Of the segment that is whole, if there is one."""
+        if self.whole is None:
+            return sha256(b"end", bytes([place]))
+        entries = Entries(self.tensors(place))
+        return hearing.end_root(place, self.whole, MICRO_BATCHES, entries.count, entries.root)
+
+    @staticmethod
+    def tensors(place: int) -> Tensors:
+        """Of 2, 1 and 3 chunks; what stands under an end."""
+        return {
+            "param.bias": np.arange(300, dtype=np.float32) + place, "seen": np.full(10, place, dtype=np.uint8), "sum": np.arange(300) * place,
+        }  # fmt: skip
+
+    def shown(self, drawn: Drawn, steps: int, block_hash: Digest, more: int = 0) -> ShowChunk:
+        """The chunk that a block names of a segment of so many steps; with `more`, another one."""
+        place, rest = hearing.end_named(draw.chunk(block_hash, drawn.segment), drawn.units, MICRO_BATCHES)
+        leaves = [merkle.leaf(i, self.end_of(i)) for i in range(steps * (MICRO_BATCHES + 1))]
+        return ShowChunk(segment=drawn.segment, proof=chunk_proof(self.tensors(place), rest + more, merkle.prove(leaves, place)))
 
     async def committed(self, job: JobId, parent: int, start: int, stop: int, by: str = "alice", end: int | None = None) -> SegmentId:
         """A segment, assigned, active and committed (up to `end`)."""
@@ -213,7 +247,7 @@ class World:
         """For each unit, the items of its trace; the last is the end that was committed."""
         counts = [UPDATE_LEAVES if draw.is_update(unit, MICRO_BATCHES) else MICRO_LEAVES for unit in units]
         heads = ([sha256(flavour, bytes([unit, i])) for i in range(count - 1)] for unit, count in zip(units, counts, strict=True))
-        ends = [self.ended[0] if self.ended and unit == LAST else sha256(b"end", bytes([unit])) for unit in units]
+        ends = [self.ended[0] if self.ended and unit == LAST else self.end_of(unit) for unit in units]
         return [[*head, end] for end, head in zip(ends, heads, strict=True)]
 
     def reveal_of(self, name: str, drawn: Drawn, agrees: bool, flavour: bytes) -> tuple[Digest, Reveal]:
@@ -293,7 +327,8 @@ class MemoryWorld(World):
     async def balances(self) -> dict[str, int]:
         ledger = self.ledger
         known = {
-            ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", BOUNTIES: "bounties", ledger.burn_address: "burnt",
+            ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", BOUNTIES: "bounties", DATASETS: "datasets",
+            ledger.burn_address: "burnt",
         }  # fmt: skip
         return {known.get(who) or self.name(who): amount for who, amount in self.ledger.balances().items()}
 
@@ -302,18 +337,22 @@ class MemoryWorld(World):
         assert isinstance(chain, MemoryChain)
         return memory_record.read_record(chain, job)
 
+    def sign_visit(self, name: str, peer: PeerId) -> bytes:
+        return self.ledger.sign(self[name], visit_digest(self.ledger.chain_id, peer))
+
 
 class EvmWorld(World):
     def __init__(self, anvil: Anvil, network: Network) -> None:
         super().__init__()
         self.anvil, self.network = anvil, network
+        self.signers: dict[str, LocalAccount] = {}
 
     @classmethod
     async def open(cls, anvil: Anvil, folder: Path, rules: Rules = RULES) -> EvmWorld:
         """A network of its own on a running anvil."""
         world = cls(anvil, deploy(anvil.url, rules=rules))
         for name in NAMES:
-            signer = Account.from_key(sha256(str(folder).encode(), name.encode()))
+            signer = world.signers[name] = Account.from_key(sha256(str(folder).encode(), name.encode()))
             faucet(world.network, Address(signer.address.lower()), TOKENS)
             world.chains[name] = await EvmChain.open(anvil.url, world.network.jobs, signer, folder / f"{name}.sqlite")
         return world
@@ -327,8 +366,9 @@ class EvmWorld(World):
 
     async def balances(self) -> dict[str, int]:
         n = self.network
-        burnt = Address("0x000000000000000000000000000000000000dead")
-        known = {n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", n.bounties: "bounties", burnt: "burnt"}
+        known = {
+            n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", n.bounties: "bounties", n.datasets: "datasets", BURN: "burnt",
+        }  # fmt: skip
         found = balances(n, [chain.account for chain in self.chains.values()])
         return {known.get(who) or self.name(who): amount for who, amount in found.items()}
 
@@ -336,6 +376,11 @@ class EvmWorld(World):
         chain = self.chains["stranger"]
         assert isinstance(chain, EvmChain)
         return await evm_record.read_record(chain, job, 0)
+
+    def sign_visit(self, name: str, peer: PeerId) -> bytes:
+        chain = self.chains[name]
+        assert isinstance(chain, EvmChain)
+        return chain.sign_visit(self.signers[name], peer)
 
     async def close(self) -> None:
         for chain in self.chains.values():
@@ -353,7 +398,8 @@ async def audited(world: World) -> None:
 
 HIDDEN = frozenset(
     {"block", "time", "index", "digest", "seed", "seed_block", "opening_block", "units", "commitment", "deadline", "activate_by", "lease_until",
-     "serve_by", "seal_by", "reveal_by", "open_by", "settle_after", "until", "trace_roots", "due", "pay_after"}
+     "serve_by", "seal_by", "reveal_by", "open_by", "settle_after", "until", "trace_roots", "due", "pay_after",
+     "at_block", "show_by", "place", "entry", "chunk"}
 )  # fmt: skip
 """Fields that follow from block hashes, clocks or the contract's address."""
 

@@ -38,6 +38,7 @@ from assay.chain import (
     Seal,
     Settle,
     Settled,
+    ShowChunk,
     TakeSeat,
     Unbond,
     Unpaid,
@@ -47,7 +48,7 @@ from assay.chain import (
     WithdrawStake,
     Withheld,
 )  # fmt: skip
-from assay.ids import SegmentId
+from assay.ids import Digest, PeerId, SegmentId
 from assay.localnet import rpc
 from assay.localnet.anvil import Anvil
 from assay.merkle import sha256
@@ -377,7 +378,10 @@ async def unpaid(world: World) -> None:
         await world.later(WINDOW + 1)
         assert await world.refused("alice", Decide(segment=silent)) == "WrongState"
         await world.do("stranger", Redraw(segment=silent))
-        assert isinstance((await world.events())[-1], Unpaid if round else chain.Redrawn)
+        assert isinstance((await world.events())[-1], chain.ChunkAsked if round else chain.Redrawn)
+    assert await world.refused("stranger", Redraw(segment=silent)) == "TooEarly"
+    await world.later(WINDOW + 1)
+    await world.do("stranger", Redraw(segment=silent))
     assert (await world.last(Unpaid)).reason == "not served"
     assert (await world.chains["alice"].view(world["alice"])).reserved == PRICE * 6
     assert await world.refused("alice", ClearBond(segment=silent)) == "TooEarly"
@@ -397,6 +401,43 @@ async def unpaid(world: World) -> None:
         assert (await world.chains[name].view(world[name])).reserved == 0
     for name in VERIFIERS:
         assert (await world.chains[name].view(world[name])).reserved == 1_000_000  # the seat
+
+
+async def denied(world: World, redraws: int = 1) -> None:
+    """Two of three verifiers say in every round that they were not served. Their provider shows the chunk that it is asked for: the round counts
+    as served, the third one's yes is not outvoted, who said nothing and had its key is a no-show."""
+    world.whole = 0
+    await world.populate()
+    job = await world.post(params={"redraws": redraws, "no_show_bps": 1000})
+    segment = await world.committed(job, 0, 0, 2)
+    for _ in range(redraws + 1):
+        drawn = await world.drawn(segment)
+        await world.keys(segment, "vera", "vic")
+        await world.later(WINDOW + 1)
+        assert await world.refused("alice", world.shown(drawn, 2, Digest(bytes(32)))) == "WrongPhase"
+        await world.do("alice", Redraw(segment=segment))
+    asked = await world.last(chain.ChunkAsked)
+    assert (asked.segment, asked.round) == (segment, redraws)
+    assert await world.refused("alice", world.shown(drawn, 2, Digest(bytes(32)))) == "BlockTooEarly"
+    await world.mine(2)
+    block_hash = await world.chains["alice"].block_hash(asked.at_block)
+    assert await world.refused("alice", world.shown(drawn, 2, block_hash, more=1)) == "NotTheChunk"
+    right = world.shown(drawn, 2, block_hash)
+    for change in ({"end_path": ()}, {"count": 2}, {"name": b"other"}, {"kind": b""}, {"chunk": b"\1" * 1024}, {"chunk_path": right.proof.end_path}):
+        assert await world.refused("alice", ShowChunk(segment=segment, proof=msgspec.structs.replace(right.proof, **change))) == "NotTheChunk"
+    await world.do("alice", right)
+    assert await world.refused("alice", right) == "WrongState"
+    await world.vote(drawn, {"vera": YES})
+    await world.mine(2)
+    await world.do("stranger", await world.openings(drawn, "vera", b"right", (await world.last_posted()).terms))
+    fees = {world.name(event.verifier): event.fee for event in await world.events() if isinstance(event, chain.NoShow)}
+    assert fees == {"vic": 100_000, "val": 0}
+    await world.later(WINDOW + 1)
+    assert await world.refused("alice", Settle(segment=segment)) == "TooEarly"
+    await world.later(3 * WINDOW)
+    await world.do("alice", Settle(segment=segment))
+    assert (await world.chains["alice"].view(world["alice"])).credit == PRICE
+    assert (await world.chains["vera"].view(world["vera"])).credit == FEE
 
 
 async def too_few(world: World) -> None:
@@ -505,7 +546,7 @@ async def every_link(world: World) -> None:
 
 SCRIPTS: list[Script] = [
     every_link, happy, withheld, split_vote, no_show, overlapping_batches, batched, together, parted, several_at_once, lapse, prefix, void,
-    unpaid, too_few, cancel, offers, seats, bad_terms, bounty_earned, bounty_of_a_cancelled_job,
+    unpaid, denied, too_few, cancel, offers, seats, bad_terms, bounty_earned, bounty_of_a_cancelled_job,
 ]  # fmt: skip
 
 
@@ -671,5 +712,10 @@ def test_signatures_name_their_signer_and_nobody_else(opener: Opener) -> None:
             assert bob.receipt_signer(SegmentId(3), 1, broken) is None
             assert bob.offer_signer(good.offer, broken) is None
         assert alice.sign_seal(SegmentId(3), 1, sha256(b"1")) != alice.sign_seal(SegmentId(3), 1, sha256(b"2"))
+        visit = world.sign_visit("alice", PeerId("peer"))
+        assert bob.visit_signer(PeerId("peer"), visit) == alice.account
+        assert bob.visit_signer(PeerId("other"), visit) != alice.account
+        for broken in (b"", visit[:-1], visit + b"\0", bytes(65), b"\xff" * 65):
+            assert bob.visit_signer(PeerId("peer"), broken) is None
 
     with_world(opener, body)

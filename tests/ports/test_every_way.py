@@ -1,6 +1,7 @@
 """Every way that a segment can go: each party silent in each of its states or doing the wrong thing, in every combination, over the chain
-in memory with real disputes. After each: no money is stuck or lost, nobody is paid for a lie that somebody watches, silence never pays,
-and who did its part loses nothing (docs/protocol.md; the machines of a segment and of a dispute).
+in memory with real disputes; seals and votes brought one by one or together; a provider to whom a pardon is due. After each: no money is stuck
+or lost, nobody is paid for a lie that somebody watches, silence never pays, and who did its part loses nothing (docs/protocol.md; the machines
+of a segment and of a dispute).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from assay import cid, draw, merkle
+from assay import cid, draw, hearing, merkle
 from assay.adapters.memory_chain import MemoryLedger
 from assay.adapters.memory_committee import OPEN
 from assay.adapters.memory_records import Segment
@@ -23,6 +24,7 @@ from assay.chain import (
     AnyCall,
     Assign,
     Attest,
+    Batch,
     CancelJob,
     ClearBond,
     ClearDisputed,
@@ -50,6 +52,8 @@ from assay.chain import (
     SegmentState,
     Serve,
     Settle,
+    ShowChunk,
+    Spread,
     TakeSeat,
     Terms,
     Withdraw,
@@ -59,9 +63,9 @@ from assay.dispute import moves
 from assay.dispute.game import seal_digest
 from assay.dispute.moves import Side, shown
 from assay.dispute.players import Asserter, Challenger
-from assay.dispute.proofs import Array
+from assay.dispute.proofs import Array, chunk_proof
 from assay.dispute.record import Rules
-from assay.ids import ZERO_ADDRESS, Digest, DisputeId, JobId, PeerId, SegmentId
+from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import data_root
 from assay.merkle import sha256
 from assay.ports import Reverted
@@ -71,7 +75,7 @@ from tests import dispute_cases as cases
 from tests.liars.disputes import at as stage_of
 from tests.liars.disputes import flipped
 
-RULES = Rules(open_window=50, grace=10, budget=100, payout_delay=30, bond=5_000)
+RULES = Rules(open_window=50, grace=10, budget=100, payout_delay=30, bond=5_000, pardon_after=1)
 TOKENS, STAKE, SEAT, WINDOW = 10**9, 10**8, 1_000_000, 100
 PRICE, FEE, DRAW_BOND = 1_000_000, 10_000, 1_000_000
 BOND = 6 * PRICE
@@ -86,15 +90,21 @@ class Way(NamedTuple):
     """`away` after its offer, `idle` after it has begun, `false` or `right` in what it commits."""
     keys: bool
     """The key service releases them."""
-    serves: bool
+    serves: str
+    """The provider `serves` its verifiers, and shows the chunk that it is asked for where they deny it; it `shows` that and serves nobody; or does
+    `nothing`."""
     votes: tuple[str, ...]
     """Of each drawn verifier: how far it goes (`away`, `receipt`, `seal`, `reveal`), or its vote (`yes`, `no`)."""
     answers: str
-    """In a dispute the provider is `silent`, `concedes` or `plays`."""
+    """In a dispute the provider is `silent`, `concedes`, `plays`, or `replays`: plays after the time that it is given for that."""
     griefs: str = ""
     """Somebody disputes what is right: `seals` or `opens` and says no more, or `plays`. Or throws the game over what is false."""
     watched: bool = True
     """An honest challenger disputes what is false, as soon as it may."""
+    batched: bool = False
+    """Where all three seal, somebody brings their seals in one transaction, and all votes if there are three."""
+    settled: bool = False
+    """The provider has had as many segments settled as a pardon takes."""
 
 
 class Bent(cases.Link):
@@ -139,6 +149,8 @@ class World:
         self.start = self.worth()
         self.do("client", PostJob(terms=self.terms))
         self.ledger.mine()
+        if way.settled:
+            self.ledger.jobs.settled[self.who["alice"]] = RULES.pardon_after
         self.total = sum(self.ledger.balances().values())
         self.segment = SegmentId(1)
         self.disputes: list[DisputeId] = []
@@ -146,7 +158,8 @@ class World:
     def _terms(self) -> Terms:
         windows = ("activate_window", "lease_window", "takeover_window", "serve_window", "seal_window", "reveal_window", "open_window")
         params = Params(
-            **dict.fromkeys(windows, WINDOW), challenge_window=1000, finality=1, redraws=1, links=1, verifiers=3, quorum=2, draw_bond=DRAW_BOND
+            **dict.fromkeys(windows, WINDOW), challenge_window=1000, finality=1, redraws=1, links=2 if self.way.settled else 1, verifiers=3, quorum=2,
+            draw_bond=DRAW_BOND,
         )  # fmt: skip
         program = cases.PROGRAM
         return Terms(
@@ -226,28 +239,53 @@ class World:
         if self.way.keys:
             self._release(*VERIFIERS)
         had = [name for name, vote in zip(VERIFIERS, self.way.votes, strict=True) if vote != "away"]
-        if self.way.keys and self.way.serves and len(had) >= 2:
+        if self.way.keys and self.way.serves == "serves" and len(had) >= 2:
             signed = tuple(self.ledger.sign_receipt(self.who[name], self.segment, self.seg.round) for name in had)
             self.do("alice", Serve(segment=self.segment, verifiers=tuple(self.who[name] for name in had), signatures=signed))
             return self._vote()
         self.ledger.mine(WINDOW + 1)
         self.do("anyone", Redraw(segment=self.segment))
+        if self.state == SegmentState.DRAWN:
+            self._asked()
+
+    def _asked(self) -> None:
+        """A chunk is to be shown."""
+        if self.way.serves == "nothing":
+            self.ledger.mine(WINDOW + 1)
+            return self.do("anyone", Redraw(segment=self.segment))
+        self.ledger.mine()
+        self.ledger.mine()
+        committed, links = ends(self.way.provider == "false"), list(cases.run(0, 1))
+        if self.way.provider == "false":
+            links[LIE] = bent()
+        number = draw.chunk(self.ledger.blocks[self.seg.seed_block].hash, self.segment)
+        place, rest = hearing.end_named(number, self.seg.units, cases.MICRO_BATCHES)
+        path = merkle.prove([merkle.leaf(i, end) for i, end in enumerate(committed)], place)
+        self.do("alice", ShowChunk(segment=self.segment, proof=chunk_proof(links[place].end, rest, path)))
+        self._vote()
 
     def _vote(self) -> None:
         units = self.seg.units
         traces = [trace(unit, draw.leaves_of(unit, self.terms)) for unit in units]
         roots = tuple(merkle.root_of(items) for items in traces)
         reveals: dict[str, Reveal] = {}
+        seals: dict[Address, Seal] = {}
         for name, vote in zip(VERIFIERS, self.way.votes, strict=True):
             if vote not in ("seal", "reveal", "yes", "no"):
                 continue
             told = (vote != "no", roots, self.who[name], sha256(name.encode(), bytes([self.seg.round])))
             reveals[name] = Reveal(verifier=told[2], agrees=told[0], trace_roots=roots, salt=told[3])
             digest = draw.attestation(self.ledger.chain_id, self.ledger.contract, self.segment, self.seg.round, *told)
-            self.do(name, Attest(segment=self.segment, seals=(Seal(verifier=told[2], digest=digest, signature=b""),)))
+            seals[told[2]] = Seal(verifier=told[2], digest=digest, signature=self.ledger.sign_seal(told[2], self.segment, self.seg.round, digest))
+        votes = dict(zip(VERIFIERS, self.way.votes, strict=True))
+        if self.way.batched and len(seals) == len(VERIFIERS):
+            if self._together(tuple(seals[check.verifier] for check in self.seg.checks), reveals, traces):
+                return
+        else:
+            for name in reveals:
+                self.do(name, Attest(segment=self.segment, seals=(seals[self.who[name]],)))
         if len(reveals) < 3:
             self.ledger.mine(WINDOW + 1)
-        votes = dict(zip(VERIFIERS, self.way.votes, strict=True))
         revealing = tuple(reveal for name, reveal in reveals.items() if votes[name] != "seal")
         if revealing:
             self.do("anyone", RevealAll(segment=self.segment, reveals=revealing))
@@ -263,7 +301,24 @@ class World:
             self.ledger.mine(WINDOW + 1)
             self.do("anyone", Decide(segment=self.segment))
 
+    def _together(self, seals: tuple[Seal, ...], reveals: dict[str, Reveal], traces: list[list[Digest]]) -> bool:
+        """All seals in one call, and all votes; false where some do not vote: then the seals are spread, and the others vote alone."""
+        self.do("anyone", Batch(calls=(Attest(segment=self.segment, seals=seals),)))
+        if all(vote in ("yes", "no") for vote in self.way.votes):
+            self.ledger.mine()
+            self.ledger.mine()
+            whole = {reveal.verifier: self._opened(name, reveal, traces) for name, reveal in reveals.items()}
+            self.do("anyone", RevealAll(segment=self.segment, reveals=tuple(whole[seal.verifier] for seal in seals)))
+            return True
+        row = draw.seals([(seal.verifier, seal.digest) for seal in seals])
+        self.do("anyone", Spread(segment=self.segment, round=self.seg.round, seals=row))
+        return False
+
     def _open(self, name: str, reveal: Reveal, traces: list[list[Digest]]) -> None:
+        self.do(name, RevealAll(segment=self.segment, reveals=(self._opened(name, reveal, traces),)))
+
+    def _opened(self, name: str, reveal: Reveal, traces: list[list[Digest]]) -> Reveal:
+        """A vote with its openings."""
         who, block = self.who[name], self.seg.opening_block
         block_hash = self.seg.opening_hash or self.ledger.blocks[block].hash
         openings = []
@@ -271,7 +326,7 @@ class World:
             position, leaf = draw.opening(block_hash, self.segment, who, j, self.seg.units, self.terms)
             items = traces[position]
             openings.append(Opening(leaf=items[leaf], proof=merkle.prove([merkle.leaf(i, item) for i, item in enumerate(items)], leaf)))
-        self.do(name, RevealAll(segment=self.segment, reveals=(msgspec.structs.replace(reveal, openings=tuple(openings)),)))
+        return msgspec.structs.replace(reveal, openings=tuple(openings))
 
     # ---- disputes
 
@@ -311,6 +366,8 @@ class World:
                 done = {"seals": 0, "opens": 1}.get(self.way.griefs, 99) if name == "griefer" else 99
                 move = challenger.move(d.state, last) if made < done else None
             self.ledger.mine()
+            if asserting and self.way.answers == "replays" and d.state.moves[0] == 0:
+                self.ledger.mine(d.state.facts.allowance + RULES.grace)
             who = "alice" if asserting else name
             if move is None or not self.may(who, PlayMove(dispute=number, move=move, shown=shown(d.state))):
                 self.ledger.mine(RULES.grace + RULES.budget + RULES.open_window + d.state.facts.allowance)
@@ -336,14 +393,23 @@ class World:
 
 
 def ways() -> Iterator[Way]:
-    yield from (Way(provider, True, True, ("yes",) * 3, "plays") for provider in ("away", "idle"))
+    yield from (Way(provider, True, "serves", ("yes",) * 3, "plays") for provider in ("away", "idle"))
     votes = list(itertools.combinations_with_replacement(("away", "receipt", "seal", "reveal", "yes", "no"), 3))
-    for vote, keys, serves in itertools.product(votes, (True, False), (True, False)):
+    served = ((True, "serves"), (True, "shows"), (True, "nothing"), (False, "shows"))
+    for vote, (keys, serves) in itertools.product(votes, served):
         for griefs in ("", "seals", "opens", "plays"):
             yield Way("right", keys, serves, vote, "plays", griefs)
         for answers, griefs in itertools.product(("silent", "concedes", "plays"), ("", "seals", "opens")):
             yield Way("false", keys, serves, vote, answers, griefs)
         yield Way("false", keys, serves, vote, "plays", "", watched=False)
+        yield Way("right", keys, serves, vote, "replays", "plays")
+        for griefs in ("", "seals", "opens"):
+            yield Way("false", keys, serves, vote, "concedes", griefs, settled=True)
+    for vote in itertools.combinations_with_replacement(("seal", "reveal", "yes", "no"), 3):
+        for griefs in ("", "seals", "plays"):
+            yield Way("right", True, True, vote, "plays", griefs, batched=True)
+        for answers in ("silent", "concedes", "plays"):
+            yield Way("false", True, True, vote, answers, batched=True)
 
 
 def name_of(way: Way) -> str:
@@ -363,25 +429,34 @@ def check(way: Way) -> None:
     assert all(ledger.view(world.who[name]).reserved == SEAT for name in VERIFIERS)
     burnt = ledger.balances()[ledger.burn_address]
     # A lie that is watched is never paid, and once drawn costs what it must, whoever its friends are.
+    pardoned = world.seg.pardoned is not None
     if way.provider == "false" and way.watched:
-        assert burnt >= BOND // 2
-        assert gained["alice"] + gained["griefer"] <= -BOND // 2
+        assert burnt >= (0 if pardoned else BOND // 2)
+        assert gained["alice"] + gained["griefer"] <= (0 if pardoned else -BOND // 2)
         assert gained["watcher"] >= 0
+        assert pardoned <= (way.settled and way.answers == "concedes")
     # Who did its part loses nothing; who did not is not paid.
     if way.provider == "right":
         assert gained["alice"] >= 0
         assert world.state not in (SegmentState.REJECTED, SegmentState.VOID)
-        if way.keys and way.serves and way.votes.count("yes") >= 2:
+        if way.keys and way.serves == "serves" and (way.votes.count("yes") >= 2 or "no" not in way.votes):
             assert gained["alice"] >= PRICE
     if way.provider in ("away", "idle"):
         assert gained["alice"] < 0
-    if not way.serves or not way.keys:
+    # Silence is not paid; who shows a chunk and serves nobody is not, where one that was not served says so and too few friends say yes.
+    if way.serves == "nothing" or not way.keys or (way.serves == "shows" and "no" in way.votes and way.votes.count("yes") < 2):
         assert gained["alice"] <= RULES.bond
+    # To deny having been served costs whoever had its key.
+    if way.keys and way.serves != "nothing" and way.votes.count("away") == 3 and way.provider == "right":
+        assert all(gained[name] < 0 for name in VERIFIERS)
     for name, vote in zip(VERIFIERS, way.votes, strict=True):
         if vote == ("no" if way.provider == "false" else "yes"):
             assert gained[name] >= 0
         if vote not in ("yes", "no"):
             assert gained[name] <= 0
+        # Who said no in a round that came to an end is paid for it when, and only when, a dispute bears it out.
+        if vote == "no" and world.state in (SegmentState.REJECTED, SegmentState.WITHHELD):
+            assert (gained[name] > 0) == (way.provider == "false" and way.watched), name
     # Nobody can stall for nothing.
     if way.griefs and world.disputes and way.provider == "right":
         assert gained["griefer"] == -RULES.bond

@@ -1,9 +1,10 @@
 """Run in a network and process namespace of its own: a Ray cluster of three nodes, a fleet on it, and a node that is killed in the middle.
 
-    bwrap --dev-bind / / --unshare-net --unshare-pid --proc /proc --die-with-parent python tests/roles/fleet_world.py FOLDER lost|exposed
+    bwrap --dev-bind / / --unshare-net --unshare-pid --proc /proc --die-with-parent python tests/roles/fleet_world.py FOLDER lost|exposed|through
 
 `lost` runs a segment on two nodes' places, kills the machine that runs it after some steps, and prints one JSON object: what there was to
 resume from and what came out. `exposed` gives the machine an address that the world routes to, and prints why the fleet does not start.
+`through` gives the daemon such an address and Ray a namespace without it, in which the fleet's driver is started.
 """
 
 from __future__ import annotations
@@ -53,15 +54,36 @@ def kill(node: Any) -> None:
             os.kill(info.process.pid, signal.SIGKILL)
 
 
-async def fleet(address: str, folder: Path, news: list[News]) -> FleetEngine:
+async def fleet(address: str, folder: Path, news: list[News], through: tuple[str, ...] = ()) -> FleetEngine:
     root = folder / "work"
     root.mkdir()
     shut = sandbox.choose("auto", 1 << 30)
     begin = Begin(address=address, root=str(root), places=0, gpus=0, cores=2, threads=1, sandbox="auto", must=True, disk=1 << 30)
-    made = FleetEngine(begin, ProcessEngine(sandbox=shut), shut, folder / "fleet.log")
+    made = FleetEngine(begin, ProcessEngine(sandbox=shut), shut, folder / "fleet.log", through)
     made.on_news = news.append
     await made.start()
     return made
+
+
+async def through(folder: Path) -> dict[str, Any]:
+    """The daemon has the world's address; Ray, in a namespace within this one, has not."""
+    await asyncio.to_thread(subprocess.run, ["ip", "address", "add", f"{WORLD}/32", "dev", "lo"], check=True)
+    up = "import os, sys, fleet_world; os.system('ip link set lo up'); "
+    inner = up + "print(fleet_world.cluster('127.0.0.1', 1).address, flush=True); sys.stdin.read()"
+    ray = await asyncio.create_subprocess_exec("unshare", "--net", sys.executable, "-c", inner, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert ray.stdout is not None
+    address = (await ray.stdout.readline()).decode().strip()
+    try:
+        engine = await fleet(address, folder, [], ("nsenter", "--target", str(ray.pid), "--net"))
+        root, short = folder / "work", plan(20)
+        task = RunLinks(job=lay_out(root, short), segment="segment-1", start=0, stop=20, parent_root=state_root(0, short.state), keep=1 << 20)
+        done = await engine.run(task, root, lambda message: None)
+        assert isinstance(done, LinksRun)
+        await engine.close()
+        return {"places": engine.places, "end_root": done.end_root.hex()}
+    finally:
+        ray.kill()
+        await ray.wait()
 
 
 async def lost(folder: Path) -> dict[str, Any]:
@@ -117,7 +139,7 @@ async def exposed(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     os.environ |= {"HOME": sys.argv[1], "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
-    print(json.dumps(asyncio.run({"lost": lost, "exposed": exposed}[sys.argv[2]](Path(sys.argv[1])))), flush=True)
+    print(json.dumps(asyncio.run({"lost": lost, "exposed": exposed, "through": through}[sys.argv[2]](Path(sys.argv[1])))), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,22 @@ from hypothesis import strategies as st
 
 from assay import chain, links, merkle
 from assay.dispute import moves
+from assay.dispute.questions import Kind, Question
 from assay.dispute.served import Nodes, Wanted
 from assay.ids import Address, Digest, DisputeId, JobId, SegmentId
-from assay.messages import Ack, Boundary, BoundaryRequest, JobAnnouncement, KeyGrant, NodesRequest, ReceiptMessage, Refusal
+from assay.messages import (
+    Ack,
+    Boundary,
+    BoundaryRequest,
+    JobAnnouncement,
+    KeyGrant,
+    NodesRequest,
+    ReceiptMessage,
+    Refusal,
+    StepRequest,
+    TreeRequest,
+    Visit,
+)
 from assay.runtime import Answered, Ask, Asked, Do, Done, Failed, Fault, Fetch, Fetched, Heard, Ordered, Send, Sent, Started, Wake, Woke
 from assay.tasks import (
     BoundaryOpened,
@@ -27,6 +40,7 @@ from assay.tasks import (
     MakeOpenings,
     MoveMade,
     NodesServed,
+    NodesShown,
     OpenBoundary,
     OpeningsMade,
     ReceiptVerified,
@@ -35,6 +49,7 @@ from assay.tasks import (
     SegmentRun,
     ServeNodes,
     ServeUnits,
+    ShowNodes,
     Signed,
     SignOffer,
     SignReceipt,
@@ -44,6 +59,8 @@ from assay.tasks import (
     UnitReplayed,
     UnitsServed,
     VerifyReceipt,
+    VerifyVisit,
+    VisitVerified,
 )
 from assay_verifier.machine import VerifierMachine
 from assay_verifier.state import VerifierConfig
@@ -123,6 +140,10 @@ def outcome(task: Any, good: bool) -> Any:
             return MoveMade(dispute=task.dispute, move=moves.Concede() if good else None, shown=SHOWN, why="" if good else "chaos")
         case ServeNodes():
             return NodesServed(dispute=task.place.dispute, nodes=NODES if good else None)
+        case ShowNodes():
+            return NodesShown(segment=task.place.segment, nodes=NODES if good else None)
+        case VerifyVisit():
+            return VisitVerified(peer=task.peer, account=task.account, valid=good)
         case DropSegment():
             return Dropped()
     raise AssertionError(task)
@@ -151,6 +172,17 @@ def result(effect: Any, good: bool) -> Any:
         case Do():
             return Done(key=effect.key, outcome=outcome(effect.task, good))
     raise AssertionError(effect)
+
+
+WITHIN = st.sampled_from([0, 3, 9, 10, 2**62])
+checks = st.one_of(
+    st.builds(Visit, account=people, signature=st.binary(max_size=300)),
+    st.builds(StepRequest, segment=segments, step=WITHIN),
+    st.builds(
+        TreeRequest, segment=segments, question=st.builds(Question, kind=st.sampled_from(Kind), unit=WITHIN, at=st.just(1), wanted=st.just(WANTED))
+    ),
+)
+"""What somebody who checks a step may say."""
 
 
 def happen(bench: Bench, data: st.DataObject) -> None:
@@ -200,6 +232,7 @@ def happen(bench: Bench, data: st.DataObject) -> None:
                 message=NodesRequest(dispute=dispute, turn=data.draw(st.integers(0, 3)), wanted=data.draw(st.sampled_from([WANTED, DEEPER]))),
             )
         ),
+        lambda: bench.feed(Asked(ask=data.draw(st.integers(1, 99)), peer=PEERS[data.draw(people)], message=data.draw(checks))),
         lambda: bench.seen(chain.BondCleared, segment=segment, amount=1),
         lambda: bench.seen(chain.Rejected, segment=segment),
         lambda: bench.seen(

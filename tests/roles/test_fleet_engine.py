@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +13,14 @@ from typing import Any
 import pytest
 from tiny import lay_out, plan
 
-from assay.adapters.engine_process import InlineEngine
+from assay.adapters import sandbox
+from assay.adapters.engine_process import InlineEngine, ProcessEngine
 from assay.adapters.fleet import engine as fleet_engine
 from assay.adapters.fleet.engine import FleetEngine, FleetTrouble
 from assay.adapters.fleet.messages import Begin, News
+from assay.cli.common import USAGE, Trouble
+from assay.cli.fleet import Rays, open_engine
+from assay.cli.node import Options
 from assay.engine import CheckFile, FileChecked, LinksRun, RunLinks
 from assay.runtime import Fault, TaskFailed
 from assay.state import state_root
@@ -164,3 +170,41 @@ def test_a_cancelled_task_is_given_up_and_no_password_reaches_the_driver(tmp_pat
     text = "f\"{type(order).__name__} {order.number} {os.environ.get('ASSAY_PASSWORD', 'none')}\""
     script = f"tell(Up(places=1))\nfor order in orders(): tell(News(topic='t', text={text}))"
     play(tmp_path, script, story)
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------------
+
+
+def opened(folder: Path, rays: Rays | None) -> tuple[object, int]:
+    async def run() -> tuple[object, int]:
+        async with contextlib.AsyncExitStack() as stack:
+            return await open_engine(Options(ray=rays), folder, None, False, lambda note: None, stack)
+
+    return asyncio.run(run())
+
+
+def test_without_a_fleet_one_segment_is_run_at_once(tmp_path: Path) -> None:
+    engine, places = opened(tmp_path, Rays.of("", "", 0))
+    assert isinstance(engine, ProcessEngine)
+    assert places == 1
+
+
+@pytest.mark.parametrize(("through", "places"), [("", 2), ("nsenter", 0)])
+def test_places_without_a_fleet_are_a_mistake(through: str, places: int) -> None:
+    with pytest.raises(Trouble) as refused:
+        Rays.of("", through, places)
+    assert refused.value.code == USAGE
+
+
+def test_a_fleet_that_cannot_be_used_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(kind: str = "auto", disk: int = 0) -> None:
+        raise sandbox.NoSandbox("bwrap is not installed")
+
+    monkeypatch.setattr(sandbox, "choose", none)
+    with pytest.raises(Trouble) as refused:
+        opened(tmp_path, Rays.of("local", "", 1))
+    assert refused.value.next == "apt install bubblewrap"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Trouble) as refused:
+        opened(tmp_path, Rays.of("local", "", 1))
+    assert refused.value.next == "pip install 'assay[fleet]'"

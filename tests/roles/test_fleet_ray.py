@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from assay.adapters.engine_process import ProcessEngine
 from assay.adapters.fleet.engine import FleetEngine, FleetTrouble
 from assay.adapters.fleet.messages import LOCAL, Begin, News
 from assay.client import run_plan
-from assay.engine import LinksRun, RunLinks
+from assay.engine import LinksRun, RunLinks, StepDone
 from assay.state import state_root
 
 pytest.importorskip("ray")
@@ -73,6 +74,11 @@ def test_a_ray_that_the_world_reaches_is_refused(tmp_path: Path) -> None:
     assert "network namespace" in found["advice"]
 
 
+@pytest.mark.slow
+def test_a_daemon_that_the_world_reaches_speaks_with_a_ray_that_it_does_not(tmp_path: Path) -> None:
+    assert world(tmp_path, "through") == {"places": 1, "end_root": run_plan(PLAN).root.hex()}
+
+
 def network(pid: int) -> tuple[str, set[str], set[str]]:
     """Of a process: its namespace, the interfaces in it, and the addresses (as /proc/net/tcp writes them) on which sockets listen there."""
     proc = Path(f"/proc/{pid}")
@@ -81,12 +87,35 @@ def network(pid: int) -> tuple[str, set[str], set[str]]:
     return os.readlink(proc / "ns" / "net"), interfaces, {row[1].split(":")[0] for row in rows if row[3] == "0A"}
 
 
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def sees(pid: int, path: Path) -> bool:
     return Path(f"/proc/{pid}/root{path}").exists()
 
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 """127.0.0.1, the same in IPv6's clothes, ::1."""
+
+
+async def all_of_it_dies(engine: FleetEngine, root: Path, driver: psutil.Process) -> None:
+    """Ray is started again, and the segment goes on."""
+    stop = len(LONG.schedule)
+    shutil.rmtree(root / "segment-1")
+    task = RunLinks(job=lay_out(root, LONG), segment="segment-1", start=0, stop=stop, parent_root=state_root(0, LONG.state), keep=1 << 20)
+
+    def kill(message: object) -> None:
+        if isinstance(message, StepDone) and message.step == 30:
+            driver.kill()  # and with it the namespace that all of it lives in
+
+    done = await engine.run(task, root, kill)
+    assert isinstance(done, LinksRun)
+    assert done.end_root == run_plan(LONG).root
+    assert done.computed <= stop - 30
 
 
 @pytest.mark.slow
@@ -117,9 +146,13 @@ def test_ray_on_one_machine_listens_nowhere_and_sees_no_keys(tmp_path: Path, bub
             done = await engine.run(task, root, lambda _: None)
             assert isinstance(done, LinksRun)
             assert done.end_root == run_plan(PLAN).root
+            drivers = [p for p in psutil.Process().children(recursive=True) if p.cmdline()[1:] == ["-m", "assay.adapters.fleet.driver"]]
+            await all_of_it_dies(engine, root, drivers[0])
+            assert any("the fleet is away" in n.text for n in news)
         finally:
             await engine.close()
         deadline = time.monotonic() + 20
+        ours = [p for p in psutil.process_iter() if str(tmp_path) in " ".join(cmdline(p))]
         while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in ours):
             assert time.monotonic() < deadline, "Ray has ended with the daemon"
             await asyncio.sleep(0.1)

@@ -13,7 +13,23 @@ from tiny import LONG, PARAMS, Net, plan, post, replace
 
 from assay import daemon
 from assay.adapters.engine_process import InlineEngine
-from assay.chain import Assigned, BondCleared, Committed, JobClosed, Lapsed, Sealed, SegmentState, Served, Settled, Unpaid, Withheld
+from assay.chain import (
+    Assigned,
+    Attested,
+    BondCleared,
+    ChunkShown,
+    Committed,
+    JobClosed,
+    Lapsed,
+    NoShow,
+    Revealed,
+    Sealed,
+    SegmentState,
+    Served,
+    Settled,
+    Unpaid,
+    Withheld,
+)
 from assay.client import run_plan
 from assay.daemon import Node
 from assay.engine import LinkReplayed
@@ -23,7 +39,7 @@ from assay.ports import Outage
 from assay.receipts import Ledger
 from assay.runtime import Core
 from assay.state import Tensors
-from assay.tasks import ServeUnits
+from assay.tasks import MakeChunk, ReplayUnit, ServeUnits, SignReceipt, Task
 from assay.work import Engine
 from assay_scheduler.daemon import scheduler
 from assay_verifier.daemon import verifier
@@ -246,30 +262,86 @@ def test_a_worker_that_commits_what_it_did_not_compute_is_not_paid_and_the_job_g
     together(tmp_path, play)
 
 
-def serves_nothing(hands: Any) -> None:
-    honest = hands.perform
+def without(*kinds: type[Task]) -> Callable[[Any], None]:
+    """Hands that never come to an end with tasks of some kinds."""
 
-    async def perform(task: Any, note: Any) -> Any:
-        if isinstance(task, ServeUnits):
-            await asyncio.sleep(3600)
-        return await honest(task, note)
+    def change(hands: Any) -> None:
+        honest = hands.perform
 
-    hands.perform = perform
+        async def perform(task: Any, note: Any) -> Any:
+            if isinstance(task, kinds):
+                await asyncio.sleep(3600)
+            return await honest(task, note)
+
+        hands.perform = perform
+
+    return change
 
 
 def test_a_worker_that_serves_nothing_is_unpaid(tmp_path: Path) -> None:
     async def play(net: Net) -> None:
         await start(net, workers=0, verifiers=3)
-        await net.up("silent", with_hands(worker, serves_nothing), deposit=100_000, price_per_step=5)
+        await net.up("silent", with_hands(worker, without(ServeUnits, MakeChunk)), deposit=100_000, price_per_step=5)
         await post(net, plan(2), 2)
         for round in (1, 2):
             await net.until(lambda round=round: len(net.said("drawn", "silent")) == round)  # type: ignore[misc]
             net.skip()
+        await net.until(lambda: bool(net.said("asked", "silent")))
+        net.skip()
         await net.until(lambda: bool(net.said("unpaid", "silent")))
         assert events(net, Unpaid)[0].reason == "not served"
         net.skip(PARAMS.challenge_window)
         await net.until(lambda: bool(events(net, BondCleared)))
         assert not events(net, Served)
+
+    together(tmp_path, play)
+
+
+def test_a_worker_that_shows_one_chunk_and_serves_nothing_is_not_paid(tmp_path: Path) -> None:
+    async def play(net: Net) -> None:
+        await start(net, workers=0, verifiers=3)
+        await net.up("miser", with_hands(worker, without(ServeUnits)), deposit=100_000, price_per_step=5)
+        await post(net, plan(2), 2)
+        for round in (1, 2):
+            await net.until(lambda round=round: len(net.said("drawn", "miser")) == round)  # type: ignore[misc]
+            net.skip()
+        await net.until(lambda: bool(events(net, Served)))
+        net.skip(LONG - LONG // 5)
+        await net.until(lambda: len(events(net, Sealed)) == 3)
+        await net.until(lambda: bool(events(net, Withheld)))
+        assert not any(vote.agrees for vote in events(net, Revealed))
+        assert not settled(net)
+
+    together(tmp_path, play)
+
+
+def test_a_quorum_that_denies_having_been_served_does_not_keep_an_honest_worker_from_its_pay(tmp_path: Path) -> None:
+    """Their provider shows a chunk of its real training's states. Two of three never sign and never vote."""
+    what = plan(2)
+
+    async def play(net: Net) -> None:
+        await start(net, workers=1, verifiers=1)
+        for name in ("liar0", "liar1"):
+            await net.up(name, with_hands(verifier, without(SignReceipt, ReplayUnit)), role="verifier", deposit=100_000, seat=True)
+        job = await post(net, what, 2)
+        for round in (1, 2):
+            await net.until(lambda round=round: len(net.said("drawn", "worker0")) == round)  # type: ignore[misc]
+            await net.until(lambda round=round: len(net.said("receipt", "verifier0")) == round)  # type: ignore[misc]
+            net.skip()
+        await net.until(lambda: bool(events(net, ChunkShown)))
+
+        def sealed() -> bool:
+            net.skip(LONG // 512)  # its provider waits for the others for a share of the time
+            return len(events(net, Sealed)) == 1
+
+        await net.until(sealed)
+        net.skip()
+        await net.until(lambda: bool(events(net, Attested)))
+        net.skip(4 * PARAMS.challenge_window)
+        await net.until(lambda: ended(net, job))
+        assert settled(net)[-1].end_root == run_plan(what).root
+        assert {event.verifier for event in events(net, NoShow)} == {net.ports[name].chain.account for name in ("liar0", "liar1")}
+        assert all(event.fee for event in events(net, NoShow))
 
     together(tmp_path, play)
 

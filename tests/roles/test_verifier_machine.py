@@ -11,6 +11,8 @@ from assay import draw, links, merkle
 from assay.chain import (
     Attest,
     Batch,
+    ChunkAsked,
+    ChunkShown,
     Credited,
     Opened,
     Opening,
@@ -39,6 +41,7 @@ from assay.tasks import (
     OpenBoundary,
     OpeningsMade,
     ReplayUnit,
+    SayUnserved,
     Signed,
     SignReceipt,
     SignSeal,
@@ -288,6 +291,77 @@ def test_a_provider_that_serves_nothing_in_time_is_given_up(bench: Bench) -> Non
     bench.woke("reask:1:0:7")
     assert bench.state.duties[1].phase == "failed"
     assert "was not served" in bench.said[-1].text
+
+
+def last_round(bench: Bench) -> None:
+    """Drawn in the last round there is, with everything there but what the provider must serve."""
+    bench.posted()
+    bench.assigned(provider=OTHER)
+    bench.committed()
+    bench.seen(Redrawn, segment=SegmentId(1), round=1, reason="not served", seed_block=bench.block + 2)
+    bench.drawn(units=UNITS, verifiers=DRAWN, round=1)
+    bench.load_job()
+    supply(bench)
+
+
+def chunk_shown(bench: Bench) -> None:
+    bench.now = bench.state.facts.segments[1].serve_by + 1
+    bench.seen(ChunkAsked, segment=SegmentId(1), round=1, at_block=bench.block + 2, show_by=bench.now + PARAMS.serve_window)
+    bench.seen(ChunkShown, segment=SegmentId(1), place=1, entry=0, chunk=0)
+    bench.served(round=1)
+
+
+def test_who_was_not_served_goes_on_asking_in_the_last_round_and_says_no_when_a_chunk_stood_for_it(bench: Bench) -> None:
+    last_round(bench)
+    bench.now = bench.state.facts.segments[1].serve_by + 1
+    for unit in sorted(set(UNITS)):
+        bench.failed(f"boundary:1:1:{unit}:1", Fault.OUTAGE)
+    for unit in sorted(set(UNITS)):
+        bench.woke(f"reask:1:1:{unit}")
+        assert not bench.idle(f"boundary:1:1:{unit}:2")
+    chunk_shown(bench)
+    bench.woke("unserved:1:1")
+    assert bench.now == bench.state.facts.segments[1].seal_by - PARAMS.seal_window // 4
+    for unit in sorted(set(UNITS)):
+        task = bench.task(f"replay:1:1:{unit}")
+        assert task == SayUnserved(segment=SegmentId(1), unit=unit, leaves=TERMS.micro_leaves)
+    bench.failed("boundary:1:1:7:2", Fault.OUTAGE)
+    bench.woke("reask:1:1:7")
+    assert bench.idle("boundary:1:1:7")  # it has given up waiting
+    for unit in sorted(set(UNITS)):
+        bench.done(f"replay:1:1:{unit}", msgspec.structs.replace(found(unit, agrees=False), reason="it was not served"))
+    duty = bench.state.duties[1]
+    assert duty.phase == "sealed"
+    assert not duty.reveal.agrees
+    assert not bench.state.cases  # it has nothing to dispute with
+
+
+def test_who_was_served_says_what_it_found_though_others_deny(bench: Bench) -> None:
+    last_round(bench)
+    for unit in sorted(set(UNITS)):
+        bench.answered(f"boundary:1:1:{unit}", boundary(unit))
+        bench.fetched(f"bfetch:1:1:{unit}")
+        bench.done(f"bkey:1:1:{unit}", KeyStored(key_id=digest(f"key {unit}")))
+        bench.done(f"bopen:1:1:{unit}", BoundaryOpened(segment=SegmentId(1), unit=unit))
+    for unit in sorted(set(UNITS)):
+        bench.done(f"replay:1:1:{unit}", found(unit))
+    chunk_shown(bench)
+    assert bench.state.duties[1].reveal.agrees
+    bench.woke("unserved:1:1")
+    assert not bench.state.duties[1].unserved
+
+
+def test_who_lacks_what_is_not_the_providers_to_give_says_nothing(bench: Bench) -> None:
+    """Its shards have not come: nobody else is to blame for that than who keeps them."""
+    bench.posted()
+    bench.assigned(provider=OTHER)
+    bench.committed()
+    bench.seen(Redrawn, segment=SegmentId(1), round=1, reason="not served", seed_block=bench.block + 2)
+    bench.drawn(units=UNITS, verifiers=DRAWN, round=1)
+    bench.load_job()
+    chunk_shown(bench)
+    bench.woke("unserved:1:1")
+    assert bench.idle("replay:")
 
 
 def test_a_replay_that_would_take_too_long_is_not_begun(bench: Bench) -> None:

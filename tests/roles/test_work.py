@@ -10,22 +10,24 @@ import numpy as np
 import pytest
 from tiny import MICRO_BATCHES, batch_for, lay_out, plan
 
-from assay import links, merkle
+from assay import draw, hearing, links, merkle
 from assay.client import run_plan
 from assay.engine import (
     AnyEngineResult,
     CheckFile,
+    ChunkOpened,
     Failure,
     FileChecked,
     LinkReplayed,
     LinksOpened,
     LinksRun,
+    OpenChunk,
     OpenLinks,
     ReplayLink,
     RunLinks,
     StepDone,
 )
-from assay.ids import Digest
+from assay.ids import Digest, SegmentId
 from assay.runtime import Fault
 from assay.segment import write_atomically
 from assay.state import from_bytes, state_root, to_bytes
@@ -193,6 +195,30 @@ def test_a_machine_that_does_not_compute_the_same_twice_says_so(tmp_path: Path) 
     found = failure(Engine(tmp_path).perform(open_links, lambda _: None))
     assert found.fault is Fault.OWN
     assert "does not come out as it did before" in found.error
+
+
+@pytest.mark.parametrize("keep", [0, 1 << 30])
+def test_the_chunk_of_any_end_can_be_shown_and_nothing_else_passes_for_it(tmp_path: Path, keep: int) -> None:
+    """Whether the states are still there or are computed again. Numbers that name every end of the segment, and many of its entries."""
+    done, wanted, units = run(tmp_path), task(tmp_path), tuple(range(LINKS))
+    engine, shown = Engine(tmp_path), set()
+    for i in range(40):
+        number = draw.chunk(merkle.sha256(bytes([i])), SegmentId(1))
+        chunk = OpenChunk(
+            job=wanted.job, segment="segment-1", start=0, stop=STEPS, parent_root=wanted.parent_root, keep=keep, units=units,
+            number=Digest(number.to_bytes(32, "big")),
+        )  # fmt: skip
+        found = engine.perform(chunk, lambda _: None)
+        assert isinstance(found, ChunkOpened), found
+        named = hearing.check(number, units, 0, STEPS, MICRO_BATCHES, done.link_root, found.proof)
+        shown.add(named)
+        for other in range(number + 1, number + 4):  # of other links, which may name the same end
+            if hearing.end_named(other, units, MICRO_BATCHES)[0] == named.place:
+                continue
+            with pytest.raises(hearing.NotTheChunk):
+                hearing.check(other, units, 0, STEPS, MICRO_BATCHES, done.link_root, found.proof)
+    assert len({place for place, _, _ in shown}) > LINKS // 2
+    assert len({entry for _, entry, _ in shown}) > 3
 
 
 # ---- replaying -----------------------------------------------------------------------------------------------------------

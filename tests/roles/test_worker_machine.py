@@ -12,6 +12,7 @@ from assay.chain import (
     Activated,
     Assigned,
     Attested,
+    ChunkAsked,
     ClearBond,
     CloseReveals,
     Commit,
@@ -28,6 +29,7 @@ from assay.chain import (
     Serve,
     Settle,
     Settled,
+    ShowChunk,
     Unpaid,
     Voided,
     VoidSegment,
@@ -35,6 +37,7 @@ from assay.chain import (
     Withdrawn,
     Withheld,
 )
+from assay.hearing import ChunkProof
 from assay.ids import Address, JobId, PeerId, SegmentId
 from assay.messages import (
     Ack,
@@ -51,9 +54,11 @@ from assay.messages import (
 )
 from assay.runtime import Ask, Cancel, Fault, Heard, Ordered, Wake
 from assay.tasks import (
+    ChunkMade,
     DropSegment,
     JobLoaded,
     KeyStored,
+    MakeChunk,
     ReceiptVerified,
     RunSegment,
     SegmentRun,
@@ -718,6 +723,51 @@ def test_not_served_in_time_it_is_drawn_again_and_served_to_the_new_verifiers(be
     assert isinstance(task, ServeUnits)
     assert [who for who, _ in task.recipients] == [OTHER]
     assert isinstance(bench.asked(VERIFIERS[0], BoundaryRequest(segment=SegmentId(1), round=0, unit=4)), Refusal)
+
+
+PROOF = ChunkProof(end_path=(digest("path"),), count=1, entries=digest("entries"))
+
+
+def asked(bench: Bench) -> None:
+    """No quorum has signed, and the chain asks for a chunk."""
+    drawn(bench)
+    bench.now += PARAMS.serve_window + 1
+    bench.seen(ChunkAsked, segment=SegmentId(1), round=0, at_block=bench.block + 2, show_by=bench.now + PARAMS.serve_window)
+
+
+def test_what_is_asked_for_on_chain_is_shown_there(bench: Bench) -> None:
+    asked(bench)
+    seg = bench.state.facts.segments[1]
+    task = bench.task("chunk:1:0:1")
+    assert isinstance(task, MakeChunk)
+    assert (task.units, task.asked_block, task.stop) == ((4, 9), seg.asked_block, 10)
+    bench.failed("chunk:1:0:1", Fault.OWN, "the engine crashed")
+    bench.woke("reopen:1")
+    bench.done("chunk:1:0:2", ChunkMade(proof=PROOF))
+    assert bench.call("open:1:0:2") == ShowChunk(segment=SegmentId(1), proof=PROOF)
+    bench.failed("open:1:0:2", Fault.REFUSED, "the block is another by now")
+    bench.woke("reopen:1")
+    bench.served()
+    bench.done("chunk:1:0:3", ChunkMade(proof=PROOF))
+    assert bench.idle("open:1")
+
+
+def test_what_is_asked_for_is_not_shown_after_its_time(bench: Bench) -> None:
+    asked(bench)
+    until = bench.state.facts.segments[1].serve_by
+    bench.now = until
+    bench.failed("chunk:1:0:1", Fault.OWN, "the engine crashed")
+    assert bench.idle("reopen:1")
+    bench.woke(f"due:redraw:1:0:0:{until + 1}")
+    assert bench.call("nudge:redraw:1") == Redraw(segment=SegmentId(1))
+
+
+def test_a_redraw_is_not_called_while_a_chunk_may_be_shown(bench: Bench) -> None:
+    drawn(bench)
+    due = bench.state.facts.segments[1].serve_by + 1
+    bench.seen(ChunkAsked, segment=SegmentId(1), round=0, at_block=bench.block + 2, show_by=due + 50)
+    bench.woke(f"due:redraw:1:0:0:{due}")
+    assert bench.idle("nudge:redraw:1")
 
 
 def test_other_requests_are_refused(bench: Bench) -> None:

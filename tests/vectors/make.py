@@ -115,6 +115,20 @@ def opening(i: int, units: list[int], micros: int, micro_leaves: int, update_lea
     }  # fmt: skip
 
 
+def chunk(i: int, units: list[int], micros: int, entries: int, chunks: int) -> dict[str, Any]:
+    """Which chunk a block names, of an end with so many entries, each of so many chunks."""
+    block_hash, segment = word(f"chunk block {i}"), 17 + i
+    number = x = int.from_bytes(h(b"\x26", block_hash, be(segment, 8)), "big")
+    unit, x = units[x % len(units)], x // len(units)
+    before = [unit - unit % (micros + 1) - 1] if unit > micros else []
+    ends = [*before, *([unit - 1] if unit % (micros + 1) else []), unit]
+    place, x = ends[x % len(ends)], x // len(ends)
+    return {
+        "block_hash": hexed(block_hash), "segment": segment, "number": hexed(be(number, 32)), "units": units, "micros": micros, "place": place,
+        "entries": entries, "entry": x % entries, "chunks": chunks, "chunk": x // entries % chunks,
+    }  # fmt: skip
+
+
 def vectors() -> dict[str, Any]:
     return {
         "pad": hexed(h(b"\x02")),
@@ -130,6 +144,13 @@ def vectors() -> dict[str, Any]:
         ],
         "attestation": [attestation(i) for i in range(3)],
         "opening": [opening(0, [0, 1], 1, 10, 20), opening(1, [3, 3, 5, 2], 2, 57, 133), opening(2, [8], 8, 2, 2**32 - 1)],
+        "chunk": [
+            chunk(0, [0], 1, 1, 1),
+            chunk(1, [3, 3, 5, 2], 2, 3, 7),
+            chunk(2, [8], 8, 2**32 - 1, 2**50),
+            chunk(3, list(range(64)), 3, 148, 2**22),
+            chunk(4, [6, 1], 2, 12, 5),
+        ],
     }
 
 

@@ -106,7 +106,7 @@ class Gathering(Role):
     def _ask_boundary(self, duty: Duty, unit: UnitDuty) -> None:
         """Asks as long as a receipt would still count."""
         seg = self.state.facts.segments[duty.segment]
-        deadline = seg.serve_by if seg.state == SegmentState.DRAWN else seg.seal_by
+        deadline = self._serves_until(seg)
         peer = self.state.facts.peer(seg.provider)
         if not peer or self._now >= deadline:
             return self._fail(duty, f"link {unit.unit} was not served")
@@ -114,6 +114,13 @@ class Gathering(Role):
         key = f"boundary:{duty.segment}:{duty.round}:{unit.unit}:{unit.asks}"
         message = BoundaryRequest(segment=duty.segment, round=duty.round, unit=unit.unit)
         self._do(Ask(key=key, peer=peer[0], message=message, patience=min(60, max(ASK_AGAIN, deadline - self._now))))
+
+    def _serves_until(self, seg: SegmentFacts) -> int:
+        """Until when what is served counts. A last round may still count as served when its time is over: a chunk is asked for then."""
+        if seg.state != SegmentState.DRAWN:
+            return seg.seal_by
+        p = self.state.facts.jobs[seg.job].terms.params
+        return seg.serve_by + (p.serve_window if seg.round == p.redraws else 0)
 
     def _unusable(self, duty: Duty, unit: UnitDuty, why: str) -> None:
         """Nothing that can be checked has come; the provider may still mend it."""
@@ -123,7 +130,7 @@ class Gathering(Role):
 
     def _on_reask(self, event: Woke, rest: list[str]) -> None:
         found = self._unit(rest)
-        if found is not None:
+        if found is not None and not found[0].unserved:
             self._ask_boundary(found[0], found[1])
 
     def _on_boundary(self, event: Result, rest: list[str]) -> None:

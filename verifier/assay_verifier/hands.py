@@ -28,6 +28,7 @@ from assay.tasks import (
     OpenBoundary,
     OpeningsMade,
     ReplayUnit,
+    SayUnserved,
     ServeNodes,
     Signed,
     SignReceipt,
@@ -67,6 +68,8 @@ class VerifierHands:
                 return Signed(signature=self.chain.sign_seal(task.segment, task.round, task.digest))
             case ReplayUnit():
                 return await self._replay(task)
+            case SayUnserved():
+                return self._unserved(task)
             case MakeOpenings():
                 return await self._openings(task)
             case MakeMove():
@@ -117,6 +120,15 @@ class VerifierHands:
         return UnitReplayed(
             segment=task.segment, unit=task.unit, agrees=found.agrees, trace_root=found.trace_root, reason=found.reason,
             milliseconds=found.milliseconds, proven=found.proven,
+        )  # fmt: skip
+
+    def _unserved(self, task: SayUnserved) -> UnitReplayed:
+        folder = self.shop.folder(task.segment)
+        folder.mkdir(exist_ok=True, mode=0o700)
+        leaves = [Digest(bytes(32))] * task.leaves
+        write_atomically(folder / f"trace-{task.unit}.bin", b"".join(leaves))
+        return UnitReplayed(
+            segment=task.segment, unit=task.unit, agrees=False, trace_root=merkle.root_of(leaves), reason="it was not served"
         )  # fmt: skip
 
     async def _openings(self, task: MakeOpenings) -> OpeningsMade:

@@ -13,6 +13,9 @@
     opened     the drawn leaves of the traces are opened                                  the segment's end, or another draw
     failed     it cannot be done, or not in time: the reason is noted                     the same
 
+When the last round gives no quorum of receipts, the provider may show a chunk on chain instead: then the draw counts as served, and a
+verifier that has been given nothing to check waits a while longer and says no.
+
 A link does not agree when its replay ends elsewhere than committed, or when the states that the provider served are not those that
 it committed to: that is evidence against it. A provider who serves nothing that can be read gets no receipt, and no verdict.
 Several duties live side by side; a new draw of a segment replaces the old one.
@@ -52,6 +55,7 @@ from assay.tasks import (
     MakeOpenings,
     OpeningsMade,
     ReplayUnit,
+    SayUnserved,
     Signed,
     SignReceipt,
     UnitReplayed,
@@ -60,6 +64,9 @@ from assay_verifier.challenging import Challenging
 from assay_verifier.gathering import ASK_AGAIN
 from assay_verifier.handing import Handing
 from assay_verifier.state import Duty, UnitDuty, VerifierConfig, VerifierState
+
+UNSERVED = 4
+"""This part of the time to seal is left when who was not served gives up waiting, and says no."""
 
 
 class VerifierMachine(Challenging, Handing):
@@ -75,7 +82,7 @@ class VerifierMachine(Challenging, Handing):
         self._kinds |= {
             "boundary": self._on_boundary, "reask": self._on_reask, "bfetch": self._on_bfetch, "bkey": self._on_bkey,
             "bopen": self._on_bopen, "sign": self._on_sign, "receipt": self._on_receipt, "replay": self._on_replay,
-            "seal": self._on_seal, "unsealed": self._on_unsealed, "reveal": self._on_reveal,
+            "unserved": self._on_unserved, "seal": self._on_seal, "unsealed": self._on_unsealed, "reveal": self._on_reveal,
             "sealing": self._on_sealing, "hand": self._on_hand, "alone": self._on_alone,
             "openings": self._on_openings, "open": self._on_open, "drop": self._on_drop, "weigh": self._on_weigh,
             "confirm": self._on_confirm, "dispute": self._on_dispute, "disclose": self._on_disclosed,
@@ -127,6 +134,9 @@ class VerifierMachine(Challenging, Handing):
                 self._maybe_ready(duty)
             case Served():
                 self._do(Wake(key=f"unsealed:{seg.segment}:{seg.round}", at=seg.seal_by + 1))
+                if seg.asked_block:
+                    left = self.state.facts.jobs[seg.job].terms.params.seal_window // UNSERVED
+                    self._do(Wake(key=f"unserved:{seg.segment}:{seg.round}", at=seg.seal_by - left))
                 self._maybe_seal(duty, seg)
             case Sealed(verifier=self.config.account) if duty.phase == "sealed" and not duty.alone:
                 self._note("sealed", f"segment {duty.segment}: sealed what was found", segment=duty.segment, round=duty.round)
@@ -197,14 +207,32 @@ class VerifierMachine(Challenging, Handing):
         else:
             self._note("receipt", f"segment {rest[0]}: the provider has the receipt", segment=found[0].segment)
 
+    def _on_unserved(self, event: Woke, rest: list[str]) -> None:
+        """Its provider has shown a chunk on chain, and has not served what is to be checked, to this node at least: who said nothing now
+        would let it be paid for what could not be looked at."""
+        found = self._duty(rest)
+        if found is None:
+            return
+        duty, seg = found
+        served = all(unit.opened for unit in duty.units.values())
+        if duty.phase != "gathering" or served or not (duty.supplied and duty.granted) or seg.state != SegmentState.SERVED:
+            return
+        duty.phase, duty.unserved = "ready", True
+        for unit in duty.units.values():
+            self._replay(duty, unit)
+
     # ---- replay and seal -------------------------------------------------------------------------------------------------
 
     def _replay(self, duty: Duty, unit: UnitDuty) -> None:
-        task = self._replay_task(duty, unit)
+        task = self._unserved_task(duty, unit) if duty.unserved else self._replay_task(duty, unit)
         if task is None:
             return self._fail(duty, "the segment before it is no longer known")
         unit.attempts += 1
         self._do(Do(key=f"replay:{duty.segment}:{duty.round}:{unit.unit}:{unit.asks}:{unit.attempts}", task=task))
+
+    def _unserved_task(self, duty: Duty, unit: UnitDuty) -> SayUnserved:
+        terms = self.state.facts.jobs[self.state.facts.segments[duty.segment].job].terms
+        return SayUnserved(segment=duty.segment, unit=unit.unit, leaves=draw.leaves_of(unit.unit, terms))
 
     def _replay_task(self, duty: Duty, unit: UnitDuty) -> ReplayUnit | None:
         seg = self.state.facts.segments[duty.segment]
@@ -265,7 +293,10 @@ class VerifierMachine(Challenging, Handing):
             if event.fault is Fault.OUTAGE and duty.reveal is not None:
                 return self._later(Send(key=event.key, call=self._seal(duty.segment, duty.round, duty.reveal)))
             if self.config.account not in seg.sealed:
-                return self._fail(duty, f"the seal was refused: {event.error}")
+                if not duty.alone:
+                    return self._fail(duty, f"the seal was refused: {event.error}")
+                duty.alone = False  # it had been handed over: who has it may have brought it in the same block, which the chain will tell
+                return self._note("waiting", f"segment {duty.segment}: the seal was refused ({event.error}); the provider may have brought it")
         self._note("sealed", f"segment {duty.segment}: sealed what was found", segment=duty.segment, round=duty.round)
 
     # ---- reveal and open -------------------------------------------------------------------------------------------------

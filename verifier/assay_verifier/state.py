@@ -48,6 +48,8 @@ class Duty(msgspec.Struct):
     granted: bool = False
     """The key service has released keys to this node for this draw. It does so even when the keys are here from before: where it
     does not, it has found something wrong (a checkpoint whose key nobody can open), and there is no receipt."""
+    unserved: bool = False
+    """Its segment counts as served, and there is nothing here to check: it says no."""
     reveal: Reveal | None = None
     alone: bool = False
     """Its seal was sent by this node itself, because nobody brought it."""

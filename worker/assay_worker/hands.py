@@ -13,8 +13,8 @@ from pathlib import Path
 
 from assay import disputing, draw, votes
 from assay.codec import Malformed, Message, decode, encode
-from assay.engine import LinksOpened, LinksRun, OpenLinks, OwnRun, RunLinks, ShowTree, StepDone, TreeShown
-from assay.ids import Address, PeerId
+from assay.engine import ChunkOpened, LinksOpened, LinksRun, OpenChunk, OpenLinks, OwnRun, RunLinks, ShowTree, StepDone, TreeShown
+from assay.ids import Address, Digest, PeerId
 from assay.job import JobSpec, SealedRef, envelope_info
 from assay.merkle import sha256
 from assay.messages import Boundary, Heartbeat
@@ -24,9 +24,11 @@ from assay.tasks import (
     AnyOutcome,
     AnyTask,
     CheckProgram,
+    ChunkMade,
     Dropped,
     DropSegment,
     LoadJob,
+    MakeChunk,
     MakeMove,
     MoveMade,
     NodesShown,
@@ -99,6 +101,8 @@ class WorkerHands:
                 return VoteVerified(verifier=task.verifier, valid=signer == task.verifier)
             case VerifyVote():
                 return await self._verify_vote(task)
+            case MakeChunk():
+                return await self._chunk(task)
             case MakeMove():
                 return await self._move(task)
             case ServeNodes():
@@ -117,10 +121,7 @@ class WorkerHands:
 
     async def _verify_vote(self, task: VerifyVote) -> VoteVerified:
         """Raises Outage until the opening block is there and the next one may carry the openings."""
-        head = await self.chain.head()
-        if head.number <= task.opening_block:
-            raise Outage(f"block {task.opening_block}, which draws the openings, is not there yet")
-        block_hash = await self.chain.block_hash(draw.seed_block(task.opening_block, head.number + 1))
+        block_hash = await self._drawn_by(task.opening_block)
         valid = votes.is_sealed(self.chain.chain_id, self.chain.contract, task) and votes.is_opened(block_hash, task)
         return VoteVerified(verifier=task.vote.verifier, valid=valid)
 
@@ -133,7 +134,7 @@ class WorkerHands:
 
     # ---- running ---------------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, task: RunSegment | ServeUnits | MakeMove) -> tuple[Path, JobSpec]:
+    async def _prepare(self, task: RunSegment | ServeUnits | MakeChunk | MakeMove) -> tuple[Path, JobSpec]:
         """All that the engine needs for a segment is in its folder."""
         spec = await self.shop.spec(task.spec)
         folder = self.shop.open_folder(task.segment, task.spec)
@@ -228,6 +229,25 @@ class WorkerHands:
                 )  # fmt: skip
                 boundaries.append((who, boundary))
         return UnitsServed(boundaries=tuple(boundaries))
+
+    async def _chunk(self, task: MakeChunk) -> ChunkMade:
+        """Raises Outage until the block that names it is there and the next one may carry what is shown."""
+        number = draw.chunk(await self._drawn_by(task.asked_block), task.segment)
+        folder, spec = await self._prepare(task)
+        chunk = OpenChunk(
+            job=await self.shop.job_files(task.spec, spec), segment=folder.name, start=task.start, stop=task.stop,
+            parent_root=task.parent_root, keep=self.keep, units=task.units, number=Digest(draw.u256(number)),
+        )  # fmt: skip
+        opened = await self.shop.engine.run(chunk, self.shop.root, quietly)
+        assert isinstance(opened, ChunkOpened)
+        return ChunkMade(proof=opened.proof)
+
+    async def _drawn_by(self, block: int) -> Digest:
+        """The hash that a draw of `block` has for a transaction of the next block. Raises Outage until it is there."""
+        head = await self.chain.head()
+        if head.number <= block:
+            raise Outage(f"block {block}, which draws, is not there yet")
+        return await self.chain.block_hash(draw.seed_block(block, head.number + 1))
 
     async def _show(self, task: ShowNodes) -> NodesShown:
         place = task.place

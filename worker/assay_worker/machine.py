@@ -11,8 +11,8 @@ ends. `phase` is this node's own part, the rest is the segment's state on chain 
                 end or the owner drains the node
     committing  `commit` is sent                                              committed (the chain says so)
     committed   draw -> ServeUnits -> boundaries to the verifiers who ask,    settled | withheld | unpaid | void | rejected
-                receipts from them -> `served`; their seals and votes in one
-                transaction each; then every call that is due
+                receipts, or a chunk on chain -> `served`; their seals and votes
+                in one transaction each; then every call that is due
     lost        too late, or it cannot be done: the reason is noted           lapsed (anyone calls it)
 
 An offer is made only when a place is free for what it may bring; it dies when it expires, when its range goes to
@@ -30,6 +30,7 @@ from assay.chain import (
     Activated,
     Assigned,
     Attested,
+    ChunkAsked,
     Commit,
     Committed,
     Drawn,
@@ -69,6 +70,7 @@ class WorkerMachine(Offering, Ending):
             "units": self._on_units, "reserve": self._on_reserve, "receipt": self._on_receipt, "grace": self._on_grace,
             "serve": self._on_serve, "drop": self._on_drop, "seal": self._on_seal, "vote": self._on_vote, "gather": self._on_gather,
             "post": self._on_post, "posted": self._on_posted, "lay": self._on_laid, "show": self._on_shown, "visit": self._on_visit,
+            "chunk": self._on_chunk, "open": self._on_open, "reopen": self._on_reopen,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -135,6 +137,7 @@ class WorkerMachine(Offering, Ending):
 
     def _chain(self, event: Any) -> None:
         self._review_offers()
+        self._earn(event)
         if isinstance(event, JobPosted):
             if any(a.job == event.job for a in self.state.heard):
                 self._want_job(event.job)
@@ -204,6 +207,8 @@ class WorkerMachine(Offering, Ending):
                 self._nudge("draw", seg, block=seg.seed_block + 1)
             case Drawn():
                 self._drawn(mine, seg)
+            case ChunkAsked():
+                self._asked(mine, seg)
             case Served():
                 self._note("served", f"segment {seg.segment}: served to the drawn verifiers", segment=seg.segment, round=seg.round)
                 self._nudge("close", seg, at=seg.reveal_by + 1)
@@ -266,7 +271,8 @@ class WorkerMachine(Offering, Ending):
         if mine is None:
             return
         if seg.state in COMMITTED_OR_BETTER:
-            return self._serve_units(mine, seg)
+            self._serve_units(mine, seg)
+            return self._open_chunk(mine, seg)
         if mine.phase != "gathering":
             return
         if seg.state == SegmentState.ACTIVE:
@@ -386,14 +392,3 @@ class WorkerMachine(Offering, Ending):
             self._later(self._commit(mine.segment, mine.run))
         elif self.state.facts.segments[mine.segment].state not in COMMITTED_OR_BETTER:
             self._lose(mine, f"the commitment was refused: {event.error}")
-
-    def _drawn(self, mine: Mine, seg: SegmentFacts) -> None:
-        mine.round, mine.boundaries, mine.unchecked, mine.receipts = seg.round, {}, {}, {}
-        mine.checking, mine.seals, mine.votes, mine.brought, mine.waits = {}, {}, {}, [], {}
-        text = f"segment {seg.segment}: {len(set(seg.units))} links are drawn, {len(seg.verifiers)} verifiers check them"
-        self._note("drawn", text, segment=seg.segment, round=seg.round, links=len(seg.units), verifiers=len(seg.verifiers))
-        self._nudge("redraw", seg, at=seg.serve_by + 1)
-        if mine.run is not None:
-            self._serve_units(mine, seg)
-        else:  # a new disk: what the segment needs must come first, and is computed anew
-            self._gather(seg)

@@ -3,17 +3,18 @@
     drawn     -> ServeUnits -> boundaries are here; each drawn verifier who asks is given its own
     receipt   -> its signature is checked (one bad one would spoil the call that carries all) -> counted
     quorum    -> a short grace for the others -> `served`
+    asked     no quorum has signed, in any round: the chunk that a block names is shown on chain, once its block is there
 """
 
 from __future__ import annotations
 
-from assay.chain import SegmentState, Serve
+from assay.chain import SegmentState, Serve, ShowChunk
 from assay.facts import SegmentFacts
 from assay.ids import Address, PeerId, SegmentId
 from assay.messages import Ack, Boundary, BoundaryRequest, ReceiptMessage, Refusal
 from assay.role import PAUSE, Role
 from assay.runtime import Do, Failed, Result, Send, Wake, Woke
-from assay.tasks import ReceiptVerified, ServeUnits, UnitsServed, VerifyReceipt
+from assay.tasks import ChunkMade, MakeChunk, ReceiptVerified, ServeUnits, UnitsServed, VerifyReceipt
 from assay_worker.state import Mine, WorkerConfig, WorkerState
 
 MAX_SIGNATURE = 256
@@ -23,6 +24,20 @@ MAX_SERVES = 20
 class Serving(Role):
     state: WorkerState
     config: WorkerConfig
+
+    def _gather(self, seg: SegmentFacts) -> None:
+        raise NotImplementedError
+
+    def _drawn(self, mine: Mine, seg: SegmentFacts) -> None:
+        mine.round, mine.boundaries, mine.unchecked, mine.receipts = seg.round, {}, {}, {}
+        mine.checking, mine.seals, mine.votes, mine.brought, mine.waits = {}, {}, {}, [], {}
+        text = f"segment {seg.segment}: {len(set(seg.units))} links are drawn, {len(seg.verifiers)} verifiers check them"
+        self._note("drawn", text, segment=seg.segment, round=seg.round, links=len(seg.units), verifiers=len(seg.verifiers))
+        self._nudge("redraw", seg, at=seg.serve_by + 1)
+        if mine.run is not None:
+            self._serve_units(mine, seg)
+        else:  # a new disk: what the segment needs must come first, and is computed anew
+            self._gather(seg)
 
     def _serve_units(self, mine: Mine, seg: SegmentFacts) -> None:
         task = self._units_task(seg, tuple(sorted(set(seg.units))), seg.verifiers)
@@ -141,3 +156,47 @@ class Serving(Role):
             self._note("waiting", f"segment {seg.segment}: `served` was not taken: {event.error}", segment=seg.segment)
             if self._now < seg.serve_by:
                 self._do(Wake(key=f"grace:{seg.segment}:{seg.round}", at=self._now + PAUSE))
+
+    # ---- a chunk that is asked for ---------------------------------------------------------------------------------------
+
+    def _asked(self, mine: Mine, seg: SegmentFacts) -> None:
+        text = f"segment {seg.segment}: too few of its verifiers say that they were served; a chunk is to be shown on chain until {seg.serve_by}"
+        self._note("asked", text, segment=seg.segment, round=seg.round)
+        self._nudge("redraw", seg, at=seg.serve_by + 1)
+        if seg.segment not in self.state.needs:  # else it is shown when what the segment needs is here
+            self._open_chunk(mine, seg)
+
+    def _open_chunk(self, mine: Mine, seg: SegmentFacts) -> None:
+        parent = self._parent(seg)
+        if seg.state != SegmentState.DRAWN or not seg.asked_block or parent is None:
+            return
+        mine.shows += 1
+        task = MakeChunk(
+            segment=seg.segment, job=seg.job, spec=self.state.facts.jobs[seg.job].terms.spec, start=seg.start, stop=seg.stop,
+            parent=parent[0], parent_root=parent[1], units=seg.units, asked_block=seg.asked_block,
+        )  # fmt: skip
+        self._do(Do(key=f"chunk:{seg.segment}:{seg.round}:{mine.shows}", task=task))
+
+    def _on_chunk(self, event: Result, rest: list[str]) -> None:
+        found = self._serving(rest[0], rest[1])
+        if found is None or found[0].shows != int(rest[2]):
+            return
+        if isinstance(event, Failed):
+            return self._open_later(*found, f"the chunk that is asked for cannot be shown: {event.error}")
+        made: ChunkMade = self._outcome(event, ChunkMade)
+        self._do(Send(key=f"open:{rest[0]}:{rest[1]}:{rest[2]}", call=ShowChunk(segment=found[1].segment, proof=made.proof)))
+
+    def _on_open(self, event: Result, rest: list[str]) -> None:
+        found = self._serving(rest[0], rest[1])
+        if found is not None and isinstance(event, Failed):
+            self._open_later(*found, f"the chunk was not taken: {event.error}")
+
+    def _open_later(self, mine: Mine, seg: SegmentFacts, why: str) -> None:
+        self._note("waiting", f"segment {seg.segment}: {why}", segment=seg.segment)
+        if self._now < seg.serve_by:
+            self._do(Wake(key=f"reopen:{seg.segment}:{seg.round}:{mine.shows}", at=self._now + PAUSE))
+
+    def _on_reopen(self, event: Woke, rest: list[str]) -> None:
+        found = self._serving(rest[0], rest[1])
+        if found is not None and found[0].shows == int(rest[2]):
+            self._open_chunk(*found)

@@ -5,12 +5,13 @@
     TreeRequest   nodes of its link ends, of a link's trace, of a stage        -> Nodes
 
 The last two are answered from the segment's files, as long as they are here: until it has settled, or no dispute can need them any more. One
-question at a time, MOST_SHOWN a segment: a check needs a handful, and no more than that is owed.
+question at a time, and a check's share of them: who could ask for more would keep this node from serving its verifiers.
 """
 
 from __future__ import annotations
 
 from assay import links
+from assay.dispute.questions import Kind
 from assay.dispute.served import Nodes
 from assay.facts import SegmentFacts
 from assay.ids import Address, PeerId, SegmentId
@@ -20,7 +21,8 @@ from assay.tasks import NodesShown, ServeUnits, ShowNodes, UnitsServed, VerifyVi
 from assay_worker.serving import MAX_SIGNATURE, Serving
 from assay_worker.state import Showing as Shown
 
-MOST_SHOWN = 1024
+MOST_SHOWN, MOST_STEPS, MOST_LINKS = 256, 32, 8
+"""Of a segment: times that its files are gone to, states that are laid out, links that are computed again to be looked into, one after another."""
 MOST_VISITORS = 64
 AGAIN = 1
 """Seconds."""
@@ -92,12 +94,23 @@ class Showing(Serving):
             task = self._units_task(seg, (unit,), (who,))
             if task is None:
                 return Refusal(reason="what it was made from is not known here any more")
-            if shown.given >= MOST_SHOWN:
+            if not self._owed(shown, request, unit):
                 return Refusal(reason="enough of this segment has been shown")
             shown.given, shown.doing, shown.who = shown.given + 1, request, who
             self._go(shown, request, task)
         shown.waiting.append(ask)
         return None
+
+    @staticmethod
+    def _owed(shown: Shown, request: StepRequest | TreeRequest, unit: int) -> bool:
+        """Whether it is no more than a check needs."""
+        if isinstance(request, StepRequest):
+            return shown.given < MOST_SHOWN and len(shown.boundaries) < MOST_STEPS
+        if request.question.kind is not Kind.ENDS and unit not in shown.links[-1:]:
+            if unit in shown.links or len(shown.links) >= MOST_LINKS:
+                return False
+            shown.links.append(unit)
+        return shown.given < MOST_SHOWN
 
     def _go(self, shown: Shown, request: StepRequest | TreeRequest, task: ServeUnits) -> None:
         if isinstance(request, StepRequest):

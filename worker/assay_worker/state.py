@@ -58,6 +58,8 @@ class Mine(msgspec.Struct):
     receipts: dict[Address, bytes] = {}
     serves: int = 0
     """Calls of `served` that were sent."""
+    shows: int = 0
+    """Times that the chunk which was asked for was made."""
     checking: dict[str, Seal | Reveal] = {}
     """Seals and votes of others that are being checked, by `seal:verifier` and `vote:verifier`."""
     seals: dict[Address, Seal] = {}
@@ -83,6 +85,8 @@ class Showing(msgspec.Struct):
     """By `account:unit`: states before steps."""
     given: int = 0
     """Times that the files were gone to."""
+    links: list[int] = []
+    """That were looked into, in their order."""
     doing: StepRequest | TreeRequest | None = None
     """What they are gone to for now, and for whom."""
     who: Address = Address("")

@@ -55,10 +55,11 @@ class _Asked:
 
 class FleetEngine:
     """Implements assay.ports.Engine for the work folder `begin.root`; what is not worth a place goes to `home`, which is closed with it.
-    `shut`: what engines of this machine are shut in. `on_news` hears what there is to log."""
+    `shut`: what engines of this machine are shut in. `through`: what the driver's command is given to, so that it begins in another network
+    namespace than this process. `on_news` hears what there is to log."""
 
-    def __init__(self, begin: Begin, home: Engine, shut: Sandbox | None, log: Path) -> None:
-        self.begin, self.home, self.shut, self._log = begin, home, shut, log
+    def __init__(self, begin: Begin, home: Engine, shut: Sandbox | None, log: Path, through: tuple[str, ...] = ()) -> None:
+        self.begin, self.home, self.shut, self._log, self._through = begin, home, shut, log, through
         self.places = 0
         self.on_news: Callable[[News], None] = lambda news: None
         self._asked: dict[int, _Asked] = {}
@@ -141,7 +142,7 @@ class FleetEngine:
     async def _spawn(self) -> None:
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command(), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log, limit=MAX_LINE,
+                *self._through, *self._command(), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log, limit=MAX_LINE,
                 env=self._environment(), process_group=0,
             )  # fmt: skip
         await self._send(self.begin)
@@ -202,7 +203,7 @@ class FleetEngine:
             process.stdin.close()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), END_WITHIN)
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # sudo is not ours to kill: it ends when its command's stdin has
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 

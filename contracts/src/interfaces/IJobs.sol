@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Check, Job, KeyRelease, Offer, Reveal, SealedVote, Segment, SegmentState, Phase, Terms} from "../types/Types.sol";
+import {Check, ChunkProof, Job, KeyRelease, Offer, Reveal, SealedVote, Segment, SegmentState, Phase, Terms} from "../types/Types.sol";
 import {LinkFacts} from "../types/DisputeTypes.sol";
 
 /// What Jobs says: its log and its refusals.
@@ -35,6 +35,10 @@ interface IJobsLog {
     );
     event Drawn(uint64 indexed segment, uint32 round, bytes32 seed, uint64[] units, address[] verifiers, uint64 serveBy);
     event Redrawn(uint64 indexed segment, uint32 round, string reason, uint64 seedBlock);
+    /// No quorum of the last round has signed for what it was served: its provider is to show the chunk that block `atBlock` names.
+    event ChunkAsked(uint64 indexed segment, uint32 round, uint64 atBlock, uint64 showBy);
+    /// It has: chunk `chunk` of entry `entry` of link end `place`.
+    event ChunkShown(uint64 indexed segment, uint64 place, uint32 entry, uint64 chunk);
     event KeyReleased(uint64 indexed segment, address indexed recipient, bytes32 keyId, bytes wrapped, address by);
     event Served(uint64 indexed segment, uint32 round, uint64 sealBy);
     event SealedBy(uint64 indexed segment, address verifier, bytes32 digest);
@@ -60,6 +64,7 @@ interface IJobsLog {
 
     error NoSuchJob(uint64 job);
     error NoSuchSegment(uint64 segment);
+    error NoDatasets();
     error WrongState(uint64 segment, SegmentState state);
     error WrongPhase(uint64 segment, Phase phase);
     error TooEarly(uint64 notBefore, uint64 now_);
@@ -115,12 +120,15 @@ interface IJobsLog {
     error Together(uint64 segment);
     error NotTogether(uint64 segment);
     error BadSeals(uint64 segment);
+    error NotTheChunk(string what);
 }
 
 /// Escrow and the segment machine (docs/protocol.md).
 interface IJobs is IJobsLog {
     // ---- jobs
     function post(Terms calldata terms) external returns (uint64 jobId);
+    /// A job on datasets of others, which Datasets must agree to (IDatasets.open has the form of `uses`).
+    function postLicensed(Terms calldata terms, bytes calldata uses) external returns (uint64 jobId);
     function fund(uint64 jobId, uint128 amount) external;
     function cancel(uint64 jobId) external;
     function close(uint64 jobId) external;
@@ -140,7 +148,10 @@ interface IJobs is IJobsLog {
         bytes calldata keyEnvelope
     ) external;
     function draw(uint64 segmentId) external;
+    /// Of the last round: asks for a chunk, or ends the segment when it has not been shown in time.
     function redraw(uint64 segmentId) external;
+    /// Shows the chunk that was asked for: the segment counts as served.
+    function show(uint64 segmentId, ChunkProof calldata c) external;
     function release(uint64 segmentId, KeyRelease[] calldata releases) external;
     function served(uint64 segmentId, address[] calldata verifiers, bytes[] calldata signatures) external;
     function attest(uint64 segmentId, SealedVote[] calldata seals) external;

@@ -14,6 +14,7 @@ interface IStakes {
     event Unbonding(address indexed who, uint128 amount, uint64 until);
     event StakeWithdrawn(address indexed who, uint128 amount);
     event Bound(address jobs, address disputes);
+    event DatasetsBound(address datasets);
 
     error AlreadyBound();
     error NotDeployer(address sender, address deployer);
@@ -42,6 +43,8 @@ interface IStakes {
 
     // ---- the deployer, once
     function bind(address jobs, address disputes) external;
+    /// The deployer, once, where a network has datasets.
+    function bindDatasets(address datasets) external;
 
     // ---- Jobs
     /// Moves stake, which Jobs has just taken out of a reservation, to Jobs.
@@ -55,6 +58,8 @@ interface IStakes {
     function token() external view returns (address);
     function jobs() external view returns (address);
     function disputes() external view returns (address);
+    /// Zero: jobs that name datasets are refused.
+    function datasets() external view returns (address);
     function seatStake() external view returns (uint128);
     function unbondDelay() external view returns (uint64);
     function stakeOf(address who) external view returns (uint128);

@@ -5,11 +5,11 @@ import {Hashes} from "../libraries/Hashes.sol";
 import {Phase, SegmentState} from "../types/Types.sol";
 import {JobRecord, SegmentRecord, Stage, Stages} from "./Records.sol";
 import {Base} from "./Base.sol";
-import {Rounds} from "./Rounds.sol";
+import {Hearings} from "./Hearings.sol";
 
-/// The committee's beginning: draw and receipts. What it does then is in jobs/Votes.sol.
+/// The committee's beginning: draw, receipts, and what stands for these where none come (jobs/Hearings.sol). What it does then is in jobs/Votes.sol.
 /// Code that Jobs runs by delegatecall (see Jobs.sol); by itself it holds nothing.
-contract Checks is Rounds {
+contract Checks is Hearings {
     bytes32 private constant RECEIPT_TYPE = keccak256("Receipt(uint64 segment,uint32 round)");
     uint32 private constant TRIES = 64;
 
@@ -118,25 +118,27 @@ contract Checks is Rounds {
             ++receipts;
         }
         if (receipts < j.quorum) revert NoQuorum(receipts, j.quorum);
-        uint64 sealBy = _now() + j.sealWindow;
-        (g.state, g.phase, g.due, g.atBlock) = (SegmentState.SERVED, Phase.SEAL, uint40(sealBy), 0);
-        s.stage = Stages.pack(g);
-        emit Served(segmentId, g.round, sealBy);
+        _serve(segmentId, s, g, j);
     }
 
     function redraw(uint64 segmentId) external nonReentrant {
         (SegmentRecord storage s, Stage memory g) = _in(segmentId, SegmentState.DRAWN);
         JobRecord storage j = _jobs[s.job];
         _needAfter(g.due);
-        uint256 keyed = 0;
+        bool keys = _count(g.keyed) >= j.quorum;
+        if (keys && g.round == j.redraws && g.phase == Phase.NONE) return _ask(segmentId, s, g, j);
         for (uint256 i = 0; i < g.count; ++i) {
-            if (g.keyed >> i & 1 == 1) ++keyed;
             _freeDraw(segmentId, s, g, i, j.drawBond);
         }
-        bool keys = keyed >= j.quorum;
         string memory reason = keys ? "not served" : "keys withheld";
         if (g.round < j.redraws) _nextRound(segmentId, s, j, g, reason);
         else _fail(segmentId, s, j, g, reason, true);
+    }
+
+    function _count(uint256 bits) private pure returns (uint256 count) {
+        for (; bits > 0; bits &= bits - 1) {
+            ++count;
+        }
     }
 
     function _freeDraw(uint64 segmentId, SegmentRecord storage s, Stage memory g, uint256 i, uint256 drawBond) private {

@@ -5,6 +5,7 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Bounds} from "../libraries/Bounds.sol";
+import {IDatasets} from "../interfaces/IDatasets.sol";
 import {Check, Job, Params, Phase, Segment, SegmentState, Terms} from "../types/Types.sol";
 import {Base} from "./Base.sol";
 import {JobRecord, SegmentRecord, Stage, Stages} from "./Records.sol";
@@ -17,6 +18,18 @@ contract Escrow is Base {
     constructor(address stakes_) Base(stakes_) {}
 
     function post(Terms calldata terms) external nonReentrant returns (uint64 jobId) {
+        return _post(terms);
+    }
+
+    function postLicensed(Terms calldata terms, bytes calldata uses) external nonReentrant returns (uint64 jobId) {
+        address datasets = _stakes.datasets();
+        if (datasets == address(0)) revert NoDatasets();
+        jobId = _post(terms);
+        _jobs[jobId].licensed = true;
+        IDatasets(datasets).open(jobId, uses);
+    }
+
+    function _post(Terms calldata terms) private returns (uint64 jobId) {
         Bounds.check(terms, _stakes.seatStake());
         jobId = ++jobCount;
         JobRecord storage j = _jobs[jobId];

@@ -25,6 +25,8 @@ struct JobRecord {
     uint8 verifiers;
     uint8 redraws;
     uint24 serveWindow;
+    // Its data are others' (Datasets).
+    bool licensed;
     // What a committee needs.
     uint32 steps;
     uint24 sealWindow;
@@ -92,7 +94,8 @@ struct SegmentRecord {
 
 /// What a segment's steps change, one word: where it stands, and a bit for each drawn verifier of the round, in the draw's order.
 /// `due` is the time that the state waits for: activateBy, leaseUntil, drawBy, serveBy, sealBy, revealBy, openBy, settleAfter.
-/// `atBlock` is a block: COMMITTED, that whose seats are drawn from; DRAWN, the seed's; SERVED, that of the openings (0: not fixed yet).
+/// `atBlock` is a block: COMMITTED, that whose seats are drawn from; DRAWN, the seed's or, in SHOW, that which names the chunk; SERVED,
+/// that of the openings (0: not fixed yet).
 struct Stage {
     SegmentState state;
     Phase phase;

@@ -3,6 +3,7 @@ pragma solidity ^0.8.28;
 
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {IDatasets} from "../interfaces/IDatasets.sol";
 import {IStakes} from "../interfaces/IStakes.sol";
 import {Bounds} from "../libraries/Bounds.sol";
 import {Hashes} from "../libraries/Hashes.sol";
@@ -29,6 +30,7 @@ contract Segments is Base {
         if (j.cancelled) revert JobIsCancelled(offer.job);
         if (j.completed) revert JobIsCompleted(offer.job);
         if (block.timestamp > j.deadline) revert JobPastDeadline(offer.job, j.deadline);
+        if (j.licensed) IDatasets(_stakes.datasets()).need(offer.job);
         _takeOffer(offer, signature);
         segmentId = ++segmentCount;
         _takeRange(j, offer, segmentId);

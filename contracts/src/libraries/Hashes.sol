@@ -75,6 +75,11 @@ library Hashes {
         }
     }
 
+    /// Number that names the chunk which the provider of an unserved segment is to show.
+    function chunk(bytes32 blockHash, uint64 segment) internal pure returns (uint256) {
+        return uint256(sha256(abi.encodePacked(bytes1(0x26), blockHash, segment)));
+    }
+
     /// keccak256 of words, one after another.
     function words(bytes32[] calldata row) internal pure returns (bytes32 hash) {
         assembly ("memory-safe") {

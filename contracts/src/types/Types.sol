@@ -20,12 +20,13 @@ enum SegmentState {
     REJECTED
 }
 
-/// Where a SERVED segment stands.
+/// Where a SERVED segment stands. SHOW: a DRAWN one whose last round gave no receipts, and whose provider is to show a chunk.
 enum Phase {
     NONE,
     SEAL,
     REVEAL,
-    OPEN
+    OPEN,
+    SHOW
 }
 
 /// Policy of a job. Windows in seconds, finality in blocks.
@@ -118,6 +119,23 @@ struct Opening {
     bytes32[] proof;
 }
 
+/// The chunk that a provider is asked for (jobs/Hearings.sol), with all that leads from it to the link root. Paths run from the leaf up.
+struct ChunkProof {
+    // From the link's end, which follows from `count` and `entries`, to the link root.
+    bytes32[] endPath;
+    // Of the state or accumulator: how many entries, and the root over them.
+    uint32 count;
+    bytes32 entries;
+    // The entry: its name, its tensor's type (dtype u8, ndim u8, dims u64 each) and the root over its chunks.
+    bytes name;
+    bytes kind;
+    bytes32 chunks;
+    bytes32[] entryPath;
+    // 1,024 bytes; none of a tensor without elements.
+    bytes chunk;
+    bytes32[] chunkPath;
+}
+
 /// A job as it is told. What only readers need (the spec's CID) is in the JobPosted event.
 struct Job {
     address client;
@@ -174,6 +192,7 @@ struct Segment {
     uint64 activateBy;
     uint64 leaseUntil;
     uint64 drawBy;
+    // In SHOW: until when the chunk may be shown.
     uint64 serveBy;
     uint64 sealBy;
     uint64 revealBy;
@@ -181,6 +200,7 @@ struct Segment {
     uint64 settleAfter;
     // The block (of commit or redraw) whose seats are drawn from.
     uint64 seatsBlock;
+    // In SHOW: the block that names the chunk.
     uint64 seedBlock;
     uint64 openingBlock;
     // Open disputes.
@@ -199,6 +219,7 @@ struct Check {
     bool bonded;
     // The job's key service has released a key to it.
     bool keyed;
+    // It has signed that it was served, or a chunk was shown and it has its key.
     bool receipted;
     bool isSealed;
     bool revealed;

@@ -3,6 +3,7 @@ pragma solidity ^0.8.28;
 
 import {Check, Job, Offer, Phase, Reveal, Segment, SegmentState, Terms} from "../../src/types/Types.sol";
 import {Network} from "./Network.sol";
+import {Shown} from "./Shown.sol";
 
 /// Everything that anybody may do, in any order: each function takes a number and does with it one thing, often the natural next
 /// one. After each, what only its owner may move must not have moved, and what was terminal must be as it was.
@@ -19,6 +20,8 @@ contract Handler is Network {
     mapping(address who => mapping(uint256 index => uint64)) internal seatOf;
     mapping(address who => uint256) internal seatsOf;
     uint128 public refunds;
+    /// Chunks that were shown.
+    uint256 public shown;
     /// What has been seen that must not be; kept, because a revert would be taken for a call that was refused.
     string public fault;
 
@@ -260,13 +263,39 @@ contract Handler is Network {
 
     function serveOrNot(uint64 id, Segment memory s, uint256 seed) internal {
         address[] memory who = committee(id);
+        if (s.phase == Phase.SHOW) return showOrNot(id, s, seed);
         if (seed % 4 != 0) releaseKeys(id, keyService, who);
         uint256 quorum = jobs.job(s.job).params.quorum;
-        if (seed % 4 == 0 || timeNow > s.serveBy) {
+        if (seed % 4 == 0 || (seed >> 4) % 4 == 0 || timeNow > s.serveBy) {
             pass(s.serveBy);
             try jobs.redraw(id) {} catch {}
         } else {
             serve(id, first(who, quorum + (seed >> 8) % (who.length - quorum + 1)));
+        }
+    }
+
+    /// The chunk is not looked for: each end is tried.
+    function showOrNot(uint64 id, Segment memory s, uint256 seed) internal {
+        if (seed % 3 == 0) {
+            pass(s.serveBy);
+            try jobs.redraw(id) {} catch {}
+            return;
+        }
+        mine(3);
+        bytes32[] memory all = linkEnds(id, s.stop);
+        for (uint64 place = 0; place < all.length; ++place) {
+            try jobs.show(id, Shown.proof(id, all, place)) {
+                ++shown;
+                break;
+            } catch {}
+        }
+    }
+
+    function linkEnds(uint64 id, uint64 stop) internal view override returns (bytes32[] memory all) {
+        uint64 start = jobs.segment(id).start;
+        all = new bytes32[]((stop - start) * (MICROS + 1));
+        for (uint64 i = 0; i < all.length; ++i) {
+            all[i] = Shown.end(id, start, i, MICROS);
         }
     }
 

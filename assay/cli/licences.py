@@ -1,0 +1,357 @@
+"""`assay data grant|revoke|revenue|readers`: what the Datasets contract knows of an owner's datasets.
+
+An owner's account sends from one process: when its key service runs on the folder, the call is left with it as an order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import time
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import typer
+
+from assay.chain import AnyChainEvent, CallId, CollectUse, GrantLicence, KeyReleased, PublishDataset, RefundUse, RevokeLicence, WithdrawRevenue
+from assay.cli.common import ENVIRONMENT, FAILED, TOKEN, USAGE, Contract, Data, Json, Rpc, Settings, Trouble, money, run, settings, show
+from assay.cli.data import Name, find
+from assay.codec import digest, encode
+from assay.ids import ZERO_ADDRESS, Address, Cid, DatasetId, JobId, address
+from assay.keyservice.licensed import SEND, OwnerCall
+from assay.licensing import ENDLESS, Licences, Others
+from assay.ports import Outage
+from assay.publish import manifest as manifests
+
+To = Annotated[str, typer.Option("--to", metavar="ACCOUNT", help="Who may use it; `anyone` for everybody.")]
+DAY = 24 * 3600
+TAKEN_WITHIN = 60.0
+"""Seconds that a running node has to send an order."""
+POLL = 0.5
+SEEN_WITHIN = 90.0
+"""Seconds to wait for a node that has a manifest."""
+MOST_SEGMENTS = 64
+"""That one call pays for."""
+
+
+def grant(
+    name: Name, to: To,
+    days: Annotated[float, typer.Option("--days", min=0, help="How long.")] = 30.0,
+    uses: Annotated[int | None, typer.Option("--uses", min=1, help="Records read in training, each time counted; endless without.")] = None,
+    price: Annotated[float | None, typer.Option("--price", min=0, help="Tokens for 1000 records read; else the manifest's.")] = None,
+    purpose: Annotated[list[str] | None, typer.Option("--purpose", help="What for; else what the manifest says.")] = None,
+    rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Licenses a dataset to an account, or to anyone. The first time it is put on the contract, too.
+
+    Example: [bold]assay data grant patients --to 0x… --uses 5000000 --days 90[/bold]
+    """
+    from assay.publish.manifest import purposes_mask
+
+    where = settings(rpc, contract, None, data, "owner")
+    _, made = run(find(where.data, name))
+    terms = made.licence
+    try:
+        mask = purposes_mask(tuple(purpose) if purpose else terms.purposes)
+    except ValueError as error:
+        raise Trouble("that purpose is not known", str(error), code=USAGE) from None
+    asked, who = round(price * TOKEN) if price is not None else terms.price, holder(to)
+
+    async def work() -> DatasetId:
+        number = await registered(where, name)
+        call = GrantLicence(
+            dataset=number, who=who, price=asked, uses=ENDLESS if uses is None else uses, until=await _now(where) + round(days * DAY), purposes=mask
+        )  # fmt: skip
+        await perform(where, call)
+        return number
+
+    number = run(work())
+    if json:
+        show({"dataset": number, "who": who, "price": asked, "uses": uses, "days": days, "purposes": mask})
+    else:
+        told = "endless" if uses is None else f"{uses:,}"
+        print(f"dataset {number} ({name}): {to} may read {told} records within {days:g} days, for {money(asked)} tokens a thousand")
+        print(f"they type: assay submit train.py --dataset {number} --budget N")
+
+
+def revoke(name: Name, to: To, rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False) -> None:
+    """Takes a licence back. What is assigned goes on; nothing more of a job that rests on it is assigned.
+
+    Example: [bold]assay data revoke patients --to anyone[/bold]
+    """
+    where, who = settings(rpc, contract, None, data, "owner"), holder(to)
+
+    async def work() -> DatasetId:
+        number = await on_chain(where, name)
+        await perform(where, RevokeLicence(dataset=number, who=who))
+        return number
+
+    number = run(work())
+    if json:
+        show({"dataset": number, "who": who, "revoked": True})
+    else:
+        print(f"dataset {number} ({name}): nothing more is assigned on the licence of {to}")
+
+
+def revenue(
+    name: Name,
+    collect: Annotated[bool, typer.Option("--collect", help="Have what has settled since the last time paid.")] = False,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take this account's share.")] = False,
+    rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False,
+) -> None:  # fmt: skip
+    """What a dataset has brought, by job, and this account's share of it.
+
+    Example: [bold]assay data revenue patients --collect --withdraw[/bold]
+    """
+    where = settings(rpc, contract, None, data, "owner")
+    run(_revenue(where, name, collect=collect, withdraw=withdraw, json=json))
+
+
+async def _revenue(where: Settings, name: str, *, collect: bool, withdraw: bool, json: bool) -> None:
+    number, own = await on_chain(where, name), account(where)
+    if collect:
+        for job in due_jobs(await events(where), number):
+            await perform(where, CollectUse(job=job, most=MOST_SEGMENTS))
+    share, earned, taken = _share(await licences(where), number, own)
+    if withdraw and earned * share // 10_000 > taken:
+        await perform(where, WithdrawRevenue(dataset=number))
+    known = await licences(where)
+    share, earned, taken = _share(known, number, own)
+    jobs: dict[int, int] = {}
+    for payment in known.paid:
+        if payment.dataset == number:
+            jobs[payment.job] = jobs.get(payment.job, 0) + payment.amount
+    left = earned * share // 10_000 - taken
+    if json:
+        show({"dataset": number, "earned": earned, "share": share, "withdrawn": taken, "left": left, "jobs": jobs})
+        return
+    print(f"dataset {number} ({name}) has earned {money(earned)} tokens")
+    for job, amount in jobs.items():
+        print(f"  job {job:<6} {money(amount):>14}  client {known.jobs[job].client}")  # type: ignore[index]
+    print(f"share of {own}: {share / 100:g} %, {money(taken)} withdrawn, {money(left)} to be had" + (": --withdraw" if left and not withdraw else ""))
+
+
+def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False) -> None:
+    """Who was given keys of a dataset, for which segment, and when: the chain's log of releases.
+
+    Example: [bold]assay data readers patients[/bold]
+    """
+    where = settings(rpc, contract, None, data, "owner")
+    _, made = run(find(where.data, name))
+    own = {ref.sealed.key_id for ref in made.dataset.shards}
+    rows: dict[tuple[int, str, str], list[Any]] = {}
+    for event in run(events(where)):
+        if isinstance(event, KeyReleased) and event.key_id in own:
+            row = rows.setdefault((event.segment, event.recipient, event.by), [event.time, set()])
+            row[1].add(event.key_id)
+    told: list[dict[str, Any]] = [
+        {"time": time, "segment": segment, "recipient": recipient, "by": by, "shards": len(keys), "of": len(own)}
+        for (segment, recipient, by), (time, keys) in rows.items()
+    ]  # fmt: skip
+    if json:
+        show({"readers": told})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("time", "segment", "was given", "by")
+    for one in told:
+        when = datetime.datetime.fromtimestamp(one["time"], datetime.UTC).isoformat(" ", "seconds")
+        table.add_row(when, str(one["segment"]), f"{one['recipient']}\n{one['shards']} of {one['of']} shards", one["by"])
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def _share(known: Licences, number: DatasetId, own: Address) -> tuple[int, int, int]:
+    published = known.datasets[number]
+    share = dict(zip(published.owners, published.shares, strict=True)).get(own, 0)
+    return share, known.earned(number), known.withdrawn.get((number, own), 0)
+
+
+def due_jobs(seen: list[AnyChainEvent], number: DatasetId) -> list[Any]:
+    """Jobs on the dataset that have settled segments which are not paid for."""
+    from assay.receipts import Ledger
+
+    known, ledger = Licences(), Ledger()
+    known.feed(seen)
+    ledger.feed(seen)
+    paid = {payment.segment for payment in known.paid}
+    jobs = [job for job, licensed in known.jobs.items() if number in licensed.datasets and job not in known.refunded]
+    return [job for job in jobs if any(s.state.name == "SETTLED" and s.number not in paid for s in ledger.of_job(job))]
+
+
+# ---- the contract ----------------------------------------------------------------------------------------------------------
+
+
+def holder(text: str) -> Address:
+    """Raises Trouble."""
+    if text == "anyone":
+        return ZERO_ADDRESS
+    try:
+        return address(text)
+    except ValueError as error:
+        raise Trouble("who may use it is not understood", str(error), "--to 0x…, or --to anyone", USAGE) from None
+
+
+def account(where: Settings) -> Address:
+    from assay.adapters.keys import open_keys
+
+    keys = open_keys(where.data)
+    keys.close()
+    return keys.account
+
+
+async def events(where: Settings) -> list[AnyChainEvent]:
+    """All of the contract up to its head."""
+    from assay.adapters.evm import EvmReader
+
+    reader = await EvmReader.open(where.rpc, where.contract)
+    try:
+        return await reader.events((-1, -1), 0)
+    finally:
+        await reader.close()
+
+
+async def licences(where: Settings) -> Licences:
+    known = Licences()
+    known.feed(await events(where))
+    return known
+
+
+async def quote(where: Settings, datasets: tuple[DatasetId, ...], steps: int, each_step: int) -> int:
+    """What a job of this folder's account would lock for its data. Raises Trouble when a dataset is not known, or not licensed to it."""
+    from assay.cli.folder import prepare
+    from assay.cli.node import open_or_create
+
+    prepare(where.data)
+    keys = open_or_create(where.data)
+    keys.close()
+    known, now = await licences(where), await _now(where)
+    for number in datasets:
+        if number not in known.datasets:
+            raise Trouble(f"there is no dataset {number}", f"this contract has: {', '.join(map(str, known.datasets)) or 'none'}", code=USAGE)
+        if known.licence(number, keys.account, now) is None:
+            owner = known.datasets[number].owner
+            raise Trouble(f"dataset {number} is not licensed to {keys.account}", f"its owner is {owner}", "ask the owner for a licence")
+    cost = known.cost(datasets, keys.account, now, steps, each_step)
+    assert cost is not None
+    return cost
+
+
+async def others_of(node: Any, datasets: tuple[DatasetId, ...], purpose: int, most: int) -> Others:
+    """The manifests of the datasets that a job names, checked against the contract. Raises Trouble."""
+    known, found = Licences(), []
+    known.feed(await node.chain.events((-1, -1), 0))
+    for number in datasets:
+        said = known.datasets[number]
+        await _fetch_from_anyone(node, said.cid)
+        try:
+            made = manifests.read(await node.blobs.get(said.cid))
+        except manifests.BadManifest as error:
+            raise Trouble(f"dataset {number} cannot be used", str(error), "its owner has published it so") from None
+        if digest(made) != said.manifest or manifests.shards_root(made.dataset) != said.root:
+            raise Trouble(f"dataset {number} cannot be used", "its manifest is not the one on chain", "its owner has published it so")
+        found.append((number, made))
+    services = {made.key_service for _, made in found}
+    if len(services) > 1:
+        why = f"they are {', '.join(sorted(services))}; a job has one"
+        raise Trouble("the datasets name different key services", why, "use them in jobs of their own")
+    return Others(tuple(found), purpose, most)
+
+
+async def _fetch_from_anyone(node: Any, cid: Cid) -> None:
+    """A manifest, from whichever node has it; others are seen only some time after a node has come up. Raises Trouble."""
+    deadline = time.monotonic() + SEEN_WITHIN
+    while True:
+        try:
+            return await node.blobs.fetch(cid, manifests.MAX_MANIFEST)  # type: ignore[no-any-return]
+        except Outage as error:
+            if time.monotonic() > deadline:
+                next = "its owner's node has to run: assay keyservice start --data FOLDER-OF-THE-OWNER"
+                raise Trouble("the dataset's manifest cannot be had", str(error), next, ENVIRONMENT) from None
+        await asyncio.sleep(POLL)
+
+
+async def refund_use(node: Any, job: JobId) -> None:
+    """Takes back what a closed job has not used of the data of others; its owners are paid first."""
+    known = Licences()
+    known.feed(await node.chain.events((-1, -1), 0))
+    if job in known.jobs and job not in known.refunded:
+        await node.chain.send(CallId(f"refund-use:{job}"), RefundUse(job=job))
+
+
+async def _now(where: Settings) -> int:
+    from assay.adapters.evm import EvmReader
+
+    reader = await EvmReader.open(where.rpc, where.contract)
+    try:
+        return (await reader.head()).time
+    finally:
+        await reader.close()
+
+
+async def _number(where: Settings, name: str) -> DatasetId | None:
+    (record, _), own = await find(where.data, name), account(where)
+    known = (await licences(where)).datasets.values()
+    return next((event.dataset for event in known if (event.owner, event.manifest) == (own, record.digest)), None)
+
+
+async def on_chain(where: Settings, name: str) -> DatasetId:
+    """The dataset's number. Raises Trouble when it has never been granted."""
+    number = await _number(where, name)
+    if number is None:
+        raise Trouble(f"dataset {name!r} is not on this contract", "it gets there with its first licence", f"assay data grant {name} --to ACCOUNT")
+    return number
+
+
+async def registered(where: Settings, name: str) -> DatasetId:
+    """The dataset's number; puts it on the contract when it is not there."""
+    from assay.publish.manifest import shards_root
+
+    number = await _number(where, name)
+    if number is not None:
+        return number
+    record, made = await find(where.data, name)
+    await perform(where, PublishDataset(
+        cid=record.manifest, manifest=record.digest, root=shards_root(made.dataset), records=made.dataset.records, key_service=made.key_service,
+        owners=tuple(owner.account for owner in made.owners), shares=tuple(owner.share for owner in made.owners),
+    ))  # fmt: skip
+    return await on_chain(where, name)
+
+
+async def perform(where: Settings, call: OwnerCall) -> None:
+    """Has the call mined, by this process, or by the node that runs on the folder. Raises Trouble, Reverted, Outage."""
+    from assay.cli.folder import Lock, give_order, running
+    from assay.cli.node import fund, open_chain, open_or_create
+
+    if await asyncio.to_thread(running, where.data):
+        before = len(await events(where))
+        await asyncio.to_thread(give_order, where.data, SEND + encode(call).hex())
+        deadline = time.monotonic() + TAKEN_WITHIN
+        while not any(_came_of(event, call) for event in (await events(where))[before:]):
+            if time.monotonic() > deadline:
+                what = f"the node on {where.data} has taken the call, and it is not on chain after {TAKEN_WITHIN:g} s"
+                raise Trouble(what, "the contract may have refused it", f"its log says more: {where.data / 'log.jsonl'}", FAILED)
+            await asyncio.sleep(POLL)
+        return
+    lock, keys = Lock(where.data), open_or_create(where.data)
+    try:
+        chain = await open_chain(where, keys)
+        try:
+            await fund(SimpleNamespace(chain=chain), where.rpc, 0, lambda note: print(note.text, flush=True))  # type: ignore[arg-type]
+            await chain.send(CallId(f"owner:{time.time_ns()}"), call)
+        finally:
+            await chain.close()
+    finally:
+        keys.close()
+        lock.release()
+
+
+CAME = {PublishDataset: "DatasetPublished", GrantLicence: "LicenceGranted", RevokeLicence: "LicenceRevoked", CollectUse: "UsePaid",
+        WithdrawRevenue: "RevenueWithdrawn"}  # fmt: skip
+
+
+def _came_of(event: AnyChainEvent, call: OwnerCall) -> bool:
+    """Whether the event is what such a call leaves: its kind, and all fields that both have."""
+    if type(event).__name__ != CAME[type(call)]:
+        return False
+    return all(getattr(event, name) == getattr(call, name) for name in call.__struct_fields__ if hasattr(event, name))

@@ -1,0 +1,118 @@
+"""Which envelopes of a job's document are opened for it, and under whose name.
+
+What the client sealed itself is bound to its account. A shard of a published dataset is bound to its owner and to the dataset's root, and
+is opened for a job if the contract found it licensed for that dataset when it was posted (JobLicensed), and if the job's shards are the
+dataset's, by its root on chain. A document alone entitles to nothing: it may name what it likes and copy any envelope.
+
+An owner who runs the key service on its own folder gives its calls of Datasets to this node to send, as orders, since one account's
+transactions come from one process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET
+
+from assay import merkle, shard
+from assay.chain import CollectUse, DatasetPublished, GrantLicence, JobLicensed, PublishDataset, RevokeLicence, WithdrawRevenue
+from assay.codec import decode
+from assay.ids import JobId
+from assay.job import DatasetRef, JobSpec, data_root, shard_items
+from assay.keyservice.showing import wrap
+from assay.keyservice.state import Config, Dataset, Envelope, JobStage, State
+from assay.runtime import AnyEffect, Do, Failed, IllegalEvent, Result, Send, Sent
+from assay.tasks import JobLoaded, LoadJob
+
+OwnerCall = PublishDataset | GrantLicence | RevokeLicence | CollectUse | WithdrawRevenue
+SEND = "send-"
+"""An order that sends a call: this, and its canonical form in hex."""
+UNLICENSED = "its document names datasets of others, and the contract has found no licence of it"
+
+
+class Licensed:
+    config: Config
+    state: State
+
+    def _do(self, effect: AnyEffect) -> None:
+        raise NotImplementedError
+
+    def _note(self, topic: str, text: str, **data: str | int | bool) -> None:
+        raise NotImplementedError
+
+    def _refuse(self, job: JobId, reason: str) -> None:
+        raise NotImplementedError
+
+    def _ordered(self, order: str) -> None:
+        kinds: Any = OwnerCall
+        try:
+            call = decode(bytes.fromhex(order.removeprefix(SEND)), kinds)
+        except ValueError:  # Malformed is one
+            return self._note("order", f"a key service does not know the order {order[:80]!r}")
+        self.state.orders += 1
+        self._do(Send(key=f"order:{self.state.orders}", call=call))
+
+    def _order_result(self, event: Result) -> None:
+        match event:
+            case Sent():
+                self._note("order", "the owner's call is mined")
+            case Failed(error=error):
+                self._note("order", f"the owner's call was not taken: {error}", reason=error)
+            case _:
+                raise IllegalEvent(f"{type(event).__name__} of {event.key!r} has no place here")
+
+    def _dataset_event(self, event: DatasetPublished | JobLicensed) -> None:
+        match event:
+            case DatasetPublished(key_service=service) if service == self.config.account:
+                self.state.datasets[event.dataset] = Dataset(event.owner, event.root)
+            case JobLicensed(job=job) if job in self.state.jobs:
+                self.state.licensed[job] = event.datasets
+                if self.state.jobs[job].reason == UNLICENSED:  # its document was here before this event
+                    self.state.jobs[job].reason = ""
+                    self._do(Do(key=f"load:{job}", task=LoadJob(job=job, spec=self.state.facts.jobs[job].terms.spec)))
+            case _:
+                pass
+
+    def _loaded(self, job: JobId, loaded: JobLoaded) -> None:
+        facts, keys, spec = self.state.facts.jobs[job], self.state.jobs[job], loaded.spec
+        if loaded.spec_digest != facts.terms.spec_digest:
+            return self._refuse(job, "its document is not the one the contract names: the client's fault")
+        if spec.key_service != self.config.account or spec.key_service_key != self.config.encryption_key:
+            return self._refuse(job, "its document names another key service, or another encryption key of this one: the client's fault")
+        if spec.published is not UNSET and job not in self.state.licensed:
+            keys.reason = UNLICENSED
+            return self._note("waiting", f"job {job}: {UNLICENSED}", job=job)
+        shards = self._shards(job, spec)
+        if isinstance(shards, str):
+            return self._refuse(job, f"{shards}: the client's fault")
+        keys.initial = Envelope(spec.state.key_id, spec.state.envelope, facts.client)
+        keys.shared = [*shards, *(Envelope(ref.key_id, ref.envelope, facts.client) for ref in spec.frozen_blobs)]
+        keys.stage = JobStage.CHECKING
+        self._do(Do(key=f"envelopes:{job}", task=wrap([keys.initial, *keys.shared])))
+
+    def _shards(self, job: JobId, spec: JobSpec) -> list[Envelope] | str:
+        """The envelopes of the shards, or why they are not opened."""
+        facts = self.state.facts.jobs[job]
+        if spec.published is UNSET:
+            return [Envelope(ref.sealed.key_id, ref.sealed.envelope, facts.client) for ref in spec.dataset.shards]
+        if tuple(used.dataset for used in spec.published) != self.state.licensed[job]:
+            return "its document names other datasets than those that it is licensed for"
+        try:
+            shard.check_dataset(spec.dataset)
+        except shard.BadShard as error:
+            return str(error)
+        if data_root(spec.dataset, spec.order, spec.batch) != facts.terms.dataset_root:
+            return "the data of its document are not those that the contract names"
+        if sum(used.shards for used in spec.published) != len(spec.dataset.shards):
+            return "its shards are not those of the datasets that it names"
+        envelopes: list[Envelope] = []
+        for used in spec.published:
+            known = self.state.datasets.get(used.dataset)
+            if known is None:
+                return f"dataset {used.dataset} names another key service"
+            shards = spec.dataset.shards[len(envelopes) : len(envelopes) + used.shards]
+            part = DatasetRef(name=spec.dataset.name, fields=spec.dataset.fields, shards=shards)
+            if merkle.root_of(shard_items(part)) != known.root:
+                return f"its shards are not those of dataset {used.dataset}"
+            envelopes += [Envelope(ref.sealed.key_id, ref.sealed.envelope, known.owner, known.root) for ref in shards]
+        return envelopes

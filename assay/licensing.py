@@ -1,0 +1,185 @@
+"""Datasets, licences and what they earn, as the chain's events tell it; and the sums of the Datasets contract.
+
+A job that rests on datasets of others names them when it is posted. What is owed follows from the settled steps alone:
+
+    reads(steps) = steps * micro-batches * batch * the dataset's records // records of all the job's datasets
+    due(steps)   = steps * micro-batches * batch * the dataset's records * price // (PRICED * records of all)
+
+and what a segment brings is the difference of `due` over it, so that sums do not depend on how a job was cut into segments.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from assay.chain import (
+    AnyChainEvent,
+    DatasetPublished,
+    JobLicensed,
+    LicenceGranted,
+    LicenceRevoked,
+    RevenueWithdrawn,
+    UsePaid,
+    UseRefunded,
+)
+from assay.ids import ZERO_ADDRESS, Address, DatasetId, JobId
+from assay.job import DatasetRef, Field, ShardRef, UsedDataset
+from assay.publish.manifest import PRICED, Manifest
+from assay.shard import BadRecords
+
+ENDLESS = (1 << 64) - 1
+"""Uses of a licence without an end."""
+MOST_DATASETS = 16
+_WORD = 32
+
+
+class BadUses(ValueError):
+    """What a job says of its datasets is malformed: the client's fault."""
+
+
+class Uses(NamedTuple):
+    """What a job says of its datasets: `uses` of the contract's `postLicensed`."""
+
+    datasets: tuple[DatasetId, ...]
+    head: bytes
+    """What the job's data root is the hash of (assay.job.data_head)."""
+    purpose: int
+    """Place in assay.publish.manifest.PURPOSES."""
+    most: int
+    """That the client is ready to pay for them."""
+
+
+class Others(NamedTuple):
+    """Datasets of others that a job is to rest on."""
+
+    datasets: tuple[tuple[DatasetId, Manifest], ...]
+    purpose: int
+    most: int
+
+    @property
+    def key_service(self) -> Address:
+        return self.datasets[0][1].key_service
+
+    @property
+    def used(self) -> tuple[UsedDataset, ...]:
+        """What the job's document says of them."""
+        return tuple(UsedDataset(dataset=number, shards=len(manifest.dataset.shards)) for number, manifest in self.datasets)
+
+    def uses(self, head: bytes) -> Uses:
+        return Uses(tuple(number for number, _ in self.datasets), head, self.purpose, self.most)
+
+
+def joined(fields: tuple[Field, ...], others: Others) -> DatasetRef:
+    """The records of all of them, in their order. Raises BadRecords when they are not of these fields, which a training reads."""
+    shards: list[ShardRef] = []
+    for number, manifest in others.datasets:
+        if manifest.dataset.fields != fields:
+            has, needs = (", ".join(f"{f.name} {f.dtype}{list(f.shape)}" for f in each) for each in (manifest.dataset.fields, fields))
+            raise BadRecords(f"dataset {number} holds {has}, the training reads {needs}")
+        shards += manifest.dataset.shards
+    return DatasetRef(name=others.datasets[0][1].dataset.name, fields=fields, shards=tuple(shards))
+
+
+def _word(value: int) -> bytes:
+    return value.to_bytes(_WORD, "big")
+
+
+def encode_uses(uses: Uses) -> bytes:
+    """abi.encode(uint64[] datasets, bytes head, uint8 purpose, uint128 most)."""
+    ids = b"".join(map(_word, (len(uses.datasets), *uses.datasets)))
+    head = _word(len(uses.head)) + uses.head + bytes(-len(uses.head) % _WORD)
+    return b"".join((_word(4 * _WORD), _word(4 * _WORD + len(ids)), _word(uses.purpose), _word(uses.most), ids, head))
+
+
+def decode_uses(data: bytes) -> Uses:
+    """Raises BadUses for anything but what `encode_uses` writes."""
+    words = [int.from_bytes(data[at : at + _WORD], "big") for at in range(0, min(len(data), _WORD * (5 + MOST_DATASETS)), _WORD)]
+    count = words[4] if len(words) > 4 else MOST_DATASETS + 1
+    if count > MOST_DATASETS or len(words) < 5 + count:
+        raise BadUses(f"a job names at most {MOST_DATASETS} datasets")
+    at = _WORD * (5 + count)
+    length = int.from_bytes(data[at : at + _WORD], "big")
+    uses = Uses(tuple(DatasetId(word) for word in words[5 : 5 + count]), data[at + _WORD : at + _WORD + min(length, len(data))], words[2], words[3])
+    if encode_uses(uses) != data:
+        raise BadUses("what the job says of its datasets is not in its one form")
+    return uses
+
+
+class Head(NamedTuple):
+    """What a data root is the hash of, as far as the contract looks at it."""
+
+    batch: int
+    records: int
+    root: bytes
+
+
+def read_head(head: bytes) -> Head:
+    """Raises BadUses."""
+    if len(head) < 81 or head[0] != 0x17:
+        raise BadUses("that is not what a data root is the hash of")
+    batch, records = struct.unpack_from(">IQ", head, 33)
+    return Head(batch, records, head[49:81])
+
+
+def reads(steps: int, each_step: int, records: int, of: int) -> int:
+    """Records of a dataset of `records` that `steps` steps read, of `of` in all."""
+    return steps * each_step * records // of
+
+
+def due(steps: int, each_step: int, records: int, of: int, price: int) -> int:
+    return steps * each_step * records * price // (PRICED * of)
+
+
+class Licences:
+    """A fold over the chain's events."""
+
+    def __init__(self) -> None:
+        self.datasets: dict[DatasetId, DatasetPublished] = {}
+        self.licences: dict[tuple[DatasetId, Address], LicenceGranted] = {}
+        """Those that have not been revoked; ZERO_ADDRESS stands for anybody."""
+        self.jobs: dict[JobId, JobLicensed] = {}
+        self.paid: list[UsePaid] = []
+        self.withdrawn: dict[tuple[DatasetId, Address], int] = {}
+        self.refunded: dict[JobId, int] = {}
+
+    def feed(self, events: Iterable[AnyChainEvent]) -> None:
+        for event in events:
+            match event:
+                case DatasetPublished():
+                    self.datasets[event.dataset] = event
+                case LicenceGranted():
+                    self.licences[event.dataset, event.who] = event
+                case LicenceRevoked():
+                    self.licences.pop((event.dataset, event.who), None)
+                case JobLicensed():
+                    self.jobs[event.job] = event
+                case UsePaid():
+                    self.paid.append(event)
+                case RevenueWithdrawn():
+                    key = (event.dataset, event.owner)
+                    self.withdrawn[key] = self.withdrawn.get(key, 0) + event.amount
+                case UseRefunded():
+                    self.refunded[event.job] = event.amount
+                case _:
+                    pass
+
+    def earned(self, dataset: DatasetId) -> int:
+        return sum(payment.amount for payment in self.paid if payment.dataset == dataset)
+
+    def licence(self, dataset: DatasetId, who: Address, now: int) -> LicenceGranted | None:
+        """What `who` may do at chain time `now`: under a licence of its own, or else under everybody's."""
+        for holder in (who, ZERO_ADDRESS):
+            found = self.licences.get((dataset, holder))
+            if found is not None and found.until >= now:
+                return found
+        return None
+
+    def cost(self, datasets: Sequence[DatasetId], who: Address, now: int, steps: int, each_step: int) -> int | None:
+        """What a job would have to lock for its data; None when a licence is missing."""
+        found = [self.licence(dataset, who, now) for dataset in datasets]
+        records = [self.datasets[dataset].records for dataset in datasets]
+        if any(licence is None for licence in found):
+            return None
+        return sum(due(steps, each_step, count, sum(records), one.price) for count, one in zip(records, found, strict=True) if one is not None)

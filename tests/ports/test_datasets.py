@@ -1,0 +1,249 @@
+"""Datasets, licences and revenue: one suite over the ledger in memory and over the contracts on anvil, with the same events and the same
+balances on both, and no token made or lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chain_world import NAMES, SPEC, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, told
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assay import merkle
+from assay.chain import (
+    CancelJob,
+    CloseJob,
+    CollectUse,
+    GrantLicence,
+    JobLicensed,
+    PostLicensed,
+    PublishDataset,
+    Redraw,
+    RefundUse,
+    RevokeLicence,
+    Terms,
+    Unpaid,
+    UsePaid,
+    Withdraw,
+    WithdrawRevenue,
+)
+from assay.ids import ZERO_ADDRESS, Cid, DatasetId, Digest, JobId
+from assay.job import DatasetRef, Field, SealedRef, ShardRef, data_head
+from assay.licensing import ENDLESS, BadUses, Licences, Uses, decode_uses, due, encode_uses, read_head
+from assay.localnet.anvil import Anvil
+from assay.merkle import sha256
+from assay.publish.manifest import shards_root
+
+PRICE, BATCH, STEPS, MICROS = 3_333, 8, 4, 2
+FOREVER = (1 << 40) - 1
+MOST = 1 << 60
+
+
+def dataset(name: str, records: int) -> DatasetRef:
+    ref = SealedRef(cid=Cid(SPEC), size=1, key_id=sha256(name.encode()), envelope=b"")
+    half = records // 2
+    shards = tuple(ShardRef(sealed=ref, records=count, root=sha256(name.encode(), bytes([count]))) for count in (half, records - half))
+    return DatasetRef(name=name, fields=(Field(name="x", dtype="f32", shape=(3,)),), shards=shards)
+
+
+async def published(world: World, data: DatasetRef, by: str = "bob") -> DatasetId:
+    call = PublishDataset(
+        cid=Cid(SPEC), manifest=sha256(data.name.encode()), root=shards_root(data), records=data.records, key_service=world["keyservice"],
+        owners=(world[by], world["stranger"]), shares=(7_500, 2_500),
+    )  # fmt: skip
+    await world.do(by, call)
+    return DatasetId(max(event.dataset for event in await world.events() if type(event).__name__ == "DatasetPublished"))
+
+
+async def grant(world: World, number: DatasetId, who: str | None = "client", uses: int = ENDLESS, purposes: int = 0, until: int = FOREVER) -> None:
+    holder = ZERO_ADDRESS if who is None else world[who]
+    await world.do("bob", GrantLicence(dataset=number, who=holder, price=PRICE, uses=uses, until=until, purposes=purposes))
+
+
+async def job_on(world: World, data: DatasetRef, numbers: tuple[int, ...], purpose: int = 0, most: int = MOST, **changes: Any) -> PostLicensed:
+    head = data_head(data, Digest(bytes(32)), BATCH)
+    now = (await world.chains["client"].head()).time
+    terms: Terms = world.terms(now, dataset_root=sha256(head), **changes)
+    return PostLicensed(terms=terms, uses=encode_uses(Uses(tuple(map(DatasetId, numbers)), head, purpose, most)))
+
+
+def owed(steps: int, records: int = 10, of: int = 10) -> int:
+    return due(steps, MICROS * BATCH, records, of, PRICE)
+
+
+async def owners_are_paid_by_use(world: World) -> None:
+    await world.populate()
+    data = dataset("one", 10)
+    number = await published(world, data)
+    assert await world.refused("client", await job_on(world, data, (number,))) == "NoLicence"
+    await grant(world, number, uses=STEPS * MICROS * BATCH, purposes=0b1000)
+    assert await world.refused("client", await job_on(world, data, (number,), purpose=2)) == "WrongPurpose"
+    assert await world.refused("client", await job_on(world, data, (number,), purpose=3, most=owed(STEPS) - 1)) == "DataOverMost"
+    assert await world.refused("client", await job_on(world, data, (number, number), purpose=3)) == "OtherData"
+    assert await world.refused("client", await job_on(world, dataset("other", 10), (number,), purpose=3)) == "OtherData"
+    assert await world.refused("client", await job_on(world, data, (99,), purpose=3)) == "NoSuchDataset"
+    assert await world.refused("client", await job_on(world, data, (number,), purpose=3, key_service=world["vic"])) == "OtherKeyService"
+    assert await world.refused("client", await job_on(world, data, (number,), purpose=3, fee=1 << 70)) == "BadTerm"
+    await world.do("client", await job_on(world, data, (number,), purpose=3, most=owed(STEPS)))
+    assert (await world.last(JobLicensed)).locked == owed(STEPS) == (await world.balances())["datasets"]
+    assert await world.refused("client", await job_on(world, data, (number,), purpose=3)) == "UsesExhausted"
+    job = JobId(1)
+    assert await world.refused("stranger", CollectUse(job=job, most=5)) == "NothingToCollect"
+    assert await world.refused("stranger", CollectUse(job=JobId(2), most=5)) == "NoUse"
+    first = await world.committed(job, 0, 0, 2)
+    await world.checked(first, dict.fromkeys(VERIFIERS, YES))
+    await world.settled(first)
+    await world.do("stranger", CollectUse(job=job, most=5))
+    assert await world.refused("stranger", CollectUse(job=job, most=5)) == "NothingToCollect"
+    assert (await world.last(UsePaid)).amount == owed(2)
+    await world.do("bob", WithdrawRevenue(dataset=number))
+    assert await world.refused("bob", WithdrawRevenue(dataset=number)) == "NothingToWithdraw"
+    assert await world.refused("alice", WithdrawRevenue(dataset=number)) == "NothingToWithdraw"
+
+    second = await world.committed(job, first, 2, 4)
+    await world.do("bob", RevokeLicence(dataset=number, who=world["client"]))
+    await world.checked(second, dict.fromkeys(VERIFIERS, YES))  # what was assigned goes on
+    await world.settled(second)
+    assert await world.refused("client", RefundUse(job=job)) == "JobIsOpen"
+    await world.do("stranger", CloseJob(job=job))
+    await world.do("stranger", RefundUse(job=job))  # it pays for the second segment first
+    assert await world.refused("client", RefundUse(job=job)) == "AlreadyRefunded"
+    await world.do("stranger", WithdrawRevenue(dataset=number))
+    licences = Licences()
+    licences.feed(await world.events())
+    assert licences.earned(number) == owed(STEPS)
+    assert licences.withdrawn == {(number, world["bob"]): owed(2) * 3 // 4, (number, world["stranger"]): owed(STEPS) // 4}
+    assert licences.refunded == {job: 0}
+
+
+async def a_revoked_licence_stops_at_the_boundary(world: World) -> None:
+    await world.populate()
+    one, two = dataset("one", 6), dataset("two", 4)
+    numbers = (await published(world, one), await published(world, two))
+    both = DatasetRef(name="both", fields=one.fields, shards=(*one.shards, *two.shards))
+    await grant(world, numbers[0], "client", uses=1_000)
+    await grant(world, numbers[1], None, uses=1_000)
+    await world.do("client", await job_on(world, both, numbers))
+    job = JobId(1)
+    first = await world.committed(job, 0, 0, 2)
+    await world.do("bob", RevokeLicence(dataset=numbers[1], who=ZERO_ADDRESS))
+    assert await world.refused("bob", RevokeLicence(dataset=numbers[1], who=ZERO_ADDRESS)) == "NoLicence"
+    assert await world.refused("alice", RevokeLicence(dataset=numbers[0], who=world["client"])) == "NotOwner"
+    assert await world.refused("scheduler", await world.offer(job, first, 2, 4)) == "NoLicence"
+    await grant(world, numbers[1], None)  # another licence than the one that the job rests on
+    assert await world.refused("scheduler", await world.offer(job, first, 2, 4)) == "NoLicence"
+    await world.checked(first, dict.fromkeys(VERIFIERS, YES))
+    await world.settled(first)
+    await world.do("client", CancelJob(job=job))
+    await world.do("client", CloseJob(job=job))
+    await world.do("client", RefundUse(job=job))
+    paid = [(event.dataset, event.amount) for event in await world.events() if isinstance(event, UsePaid)]
+    assert paid == [(numbers[0], owed(2, 6)), (numbers[1], owed(2, 4))]
+    await grant(world, numbers[0], "client", uses=STEPS * MICROS * BATCH, until=(await world.chains["client"].head()).time + 50)
+    await world.do("client", await job_on(world, one, (numbers[0],)))
+    await world.later(60)
+    assert await world.refused("scheduler", await world.offer(JobId(2), 0, 0, 2)) == "NoLicence"  # it has run out
+    await grant(world, numbers[0], "client", uses=1)
+    await world.assign(JobId(2), 0, 0, 2)  # it was prolonged
+
+
+async def what_cannot_be_published_or_granted(world: World) -> None:
+    data, bob = dataset("one", 10), world["bob"]
+    for changes, error in [
+        ({"shares": (7_500, 2_499)}, "BadShares"), ({"owners": (bob, bob)}, "BadShares"), ({"owners": (world["alice"], bob)}, "NotOwner"),
+        ({"owners": (bob,)}, "BadLength"), ({"owners": (), "shares": ()}, "BadLength"), ({"records": 0}, "BadTerm"),
+        ({"owners": (bob, ZERO_ADDRESS)}, "BadShares"),
+    ]:  # fmt: skip
+        given_: dict[str, Any] = {
+            "cid": Cid(SPEC), "manifest": sha256(b"m"), "root": shards_root(data), "records": 10, "key_service": bob,
+            "owners": (bob, world["alice"]), "shares": (7_500, 2_500), **changes,
+        }  # fmt: skip
+        assert await world.refused("bob", PublishDataset(**given_)) == error, changes
+    number = await published(world, data)
+    good = GrantLicence(dataset=number, who=world["client"], price=1, uses=1, until=FOREVER, purposes=0)
+    assert await world.refused("alice", good) == "NotOwner"
+    assert await world.refused("stranger", good) == "NotOwner"  # it has a share, and decides nothing
+    for late in ({"until": 5}, {"uses": 0}):
+        fields = {name: getattr(good, name) for name in good.__struct_fields__}
+        assert await world.refused("bob", GrantLicence(**{**fields, **late})) == "BadTerm"
+
+
+async def who_keeps_the_keys_back_earns_nothing(world: World) -> None:
+    """The money is there, the work is done, and the owner's key service gives the drawn verifiers no keys."""
+    await world.populate()
+    data = dataset("one", 10)
+    number = await published(world, data)
+    await grant(world, number)
+    had = (await world.balances())["client"]
+    await world.do("client", await job_on(world, data, (number,)))
+    job = JobId(1)
+    segment = await world.committed(job, 0, 0, 2)
+    for _ in range(2):
+        await world.drawn(segment)
+        await world.later(WINDOW + 1)
+        await world.do("stranger", Redraw(segment=segment))
+    assert (await world.last(Unpaid)).reason == "keys withheld"
+    assert await world.refused("bob", CollectUse(job=job, most=5)) == "NothingToCollect"
+    assert await world.refused("bob", WithdrawRevenue(dataset=number)) == "NothingToWithdraw"
+    await world.do("client", CancelJob(job=job))
+    await world.do("client", CloseJob(job=job))
+    await world.do("client", RefundUse(job=job))
+    await world.do("client", Withdraw())
+    balances = await world.balances()
+    assert (balances["client"], balances["datasets"]) == (had, 0)  # all of it came back
+
+
+Script = Callable[[World], Awaitable[None]]
+SCRIPTS: list[Script] = [
+    owners_are_paid_by_use, a_revoked_licence_stops_at_the_boundary, who_keeps_the_keys_back_earns_nothing, what_cannot_be_published_or_granted,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def anvil(needs_anvil: None) -> Iterator[Anvil]:
+    with Anvil(block_time=None) as running:
+        yield running
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+def test_both_chains_say_the_same(script: Script, anvil: Anvil, tmp_path: Path) -> None:
+    async def body() -> None:
+        found = []
+        for world in (MemoryWorld(), await EvmWorld.open(anvil, tmp_path)):
+            try:
+                await script(world)
+                balances = await world.balances()
+                assert sum(balances.values()) == TOKENS * len(NAMES)
+                found.append((await told(world), balances))
+            finally:
+                await world.close()
+        assert found[0] == found[1]
+
+    asyncio.run(body())
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=400), st.integers(0, 3))
+def test_uses_are_read_in_one_form_only(noise: bytes, where: int) -> None:
+    uses = Uses((DatasetId(3), DatasetId(1)), b"h" * 81, 4, 77)
+    data = encode_uses(uses)
+    assert decode_uses(data) == uses
+    at = where * 32
+    for changed in (noise, data[:-1], data + b"\0", data[:at] + noise[:32].ljust(32, b"\1") + data[at + 32 :]):
+        with contextlib.suppress(BadUses):
+            assert encode_uses(decode_uses(changed)) == changed
+
+
+def test_the_head_is_read_where_the_contract_reads_it() -> None:
+    data = dataset("one", 10)
+    head = read_head(data_head(data, Digest(b"o" * 32), BATCH))
+    assert (head.batch, head.records, head.root) == (BATCH, 10, shards_root(data))
+    for bad in (b"", b"\x17" * 80, b"\x18" * 90):
+        with pytest.raises(BadUses):
+            read_head(bad)
+    assert merkle.sha256(data_head(data, Digest(b"o" * 32), BATCH)) != merkle.sha256(data_head(data, Digest(b"p" * 32), BATCH))

@@ -1,0 +1,48 @@
+"""`assay data grant|revoke|revenue` on a chain: the dataset gets there with its first licence, and what it earns is told and paid out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from assay.cli.app import app
+from assay.localnet.anvil import Anvil, deploy
+from assay.publish.manifest import PURPOSES
+
+
+@pytest.fixture
+def data(needs_anvil: None, tmp_path: Path) -> Any:
+    np.savez(tmp_path / "set.npz", x=np.arange(24, dtype=np.float32).reshape(12, 2))
+    with Anvil(block_time=None) as anvil:
+        network = deploy(anvil.url)
+
+        def call(*words: str, code: int = 0) -> dict[str, Any]:
+            chain = ("--rpc", anvil.url, "--contract", network.jobs) if words[0] in ("grant", "revoke", "revenue", "readers") else ()
+            done = CliRunner().invoke(app, ["data", *words, "--data", str(tmp_path / "own"), *chain, "--json"], catch_exceptions=False)
+            assert done.exit_code == code, done.output
+            return dict(json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1]))
+
+        yield call
+
+
+def test_grant_revoke_and_revenue(data: Any, tmp_path: Path) -> None:
+    data("publish", str(tmp_path / "set.npz"), "--price", "0.5", "--purpose", "health")
+    assert "not on this contract" in data("revoke", "set", "--to", "anyone", code=1)["error"]
+    first = data("grant", "set", "--to", "anyone")
+    assert (first["dataset"], first["price"], first["purposes"]) == (1, 500_000, 1 << PURPOSES.index("health"))
+    someone = "0x" + "ab" * 20
+    second = data("grant", "set", "--to", someone, "--uses", "7", "--price", "0.25", "--purpose", "research")
+    assert (second["dataset"], second["who"], second["uses"], second["price"], second["purposes"]) == (1, someone, 7, 250_000, 1)
+    assert data("grant", "set", "--to", "0x12", code=2)["error"] == "who may use it is not understood"
+    assert "no purpose" in data("grant", "set", "--to", "anyone", "--purpose", "war", code=2)["why"]
+    assert data("revoke", "set", "--to", "anyone") == {"dataset": 1, "who": "0x" + "00" * 20, "revoked": True}
+    assert "NoLicence" in data("revoke", "set", "--to", "anyone", code=4)["why"]
+    told = data("revenue", "set", "--collect", "--withdraw")
+    assert told == {"dataset": 1, "earned": 0, "share": 10_000, "withdrawn": 0, "left": 0, "jobs": {}}
+    assert data("readers", "set") == {"readers": []}
+    assert "there is no dataset 'other'" in data("grant", "other", "--to", "anyone", code=1)["error"]
