@@ -12,13 +12,13 @@ from typing import Any
 
 import msgspec
 
-from assay import draw, links, merkle
+from assay import draw, hearing, links, merkle
 from assay.chain import Params, Terms
 from assay.codec import Message, decode, digest, encode
 from assay.dispute.answers import Party
 from assay.dispute.moves import Facts, Moment, State
 from assay.dispute.players import Asserter, Voter
-from assay.dispute.proofs import Link
+from assay.dispute.proofs import Link, chunk_proof
 from assay.dispute.record import Disputed, Record, Rules, facts_of
 from assay.dispute.served import patience
 from assay.disputing import named
@@ -34,6 +34,8 @@ from assay.sim.node import SimNode
 from assay.state import Tensors, acc_root, from_bytes, state_root, to_bytes
 from assay.tasks import (
     CheckProgram,
+    ChunkMade,
+    MakeChunk,
     MakeMove,
     MoveMade,
     NodesServed,
@@ -121,7 +123,7 @@ class LinkHands(Hands):
 
     # ---- the worker
 
-    def segment(self, task: RunSegment | ServeUnits | MakeMove) -> dict[int, Link]:
+    def segment(self, task: RunSegment | ServeUnits | MakeChunk | MakeMove) -> dict[int, Link]:
         """The links of a segment, run anew unless they are on disk."""
         if ("run", task.segment) not in self.disk:
             state, done = self.tensors(task.parent.cid), {}
@@ -168,6 +170,12 @@ class LinkHands(Hands):
                 )  # fmt: skip
                 served.append((who, boundary))
         return UnitsServed(boundaries=tuple(served))
+
+    def make_chunk(self, task: MakeChunk) -> ChunkMade:
+        done = self.segment(task)
+        place, rest = hearing.end_named(draw.chunk(self.opening_hash(task.asked_block), task.segment), task.units, M)
+        path = merkle.prove([merkle.leaf(i, link.end_root) for i, link in enumerate(done.values())], place)
+        return ChunkMade(proof=chunk_proof(done[place].end, rest, path))
 
     # ---- the verifier
 

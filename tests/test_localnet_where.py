@@ -1,5 +1,4 @@
-"""A provider that does not multiply, in a network of processes in which nobody verifies: its client's check names the step, the stage and
-the element."""
+"""A provider that does not multiply, in a network of processes where nobody verifies: its client's check names step, stage and element."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Network(msgspec.Struct):
         known = self.contracts
         return {
             known.jobs: "escrow (Jobs)", known.stakes: "stakes (Stakes)", known.disputes: "bonds of disputes (Disputes)",
-            known.bounties: "bounties (Bounties)", BURN: "burnt",
+            known.datasets: "data (Datasets)", known.bounties: "bounties (Bounties)", BURN: "burnt",
         }  # fmt: skip
 
     async def reader(self) -> Any:
@@ -87,7 +87,7 @@ class Network(msgspec.Struct):
         token, known = self.contracts.token, self.contracts
         logs: Any = rpc.call(self.rpc, "eth_getLogs", {"address": token, "topics": [TRANSFER], "fromBlock": "0x0", "toBlock": hex(block)})
         holders = {"0x" + topic[-40:] for log in logs for topic in log["topics"][1:3]} - {"0x" + "00" * 20}
-        contracts = {known.jobs, known.stakes, known.disputes, known.bounties, BURN}
+        contracts = {known.jobs, known.stakes, known.disputes, known.datasets, known.bounties, BURN}
 
         def read(contract: str, data: bytes) -> int:
             return int(str(rpc.call(self.rpc, "eth_call", {"to": contract, "data": "0x" + data.hex()}, hex(block))), 16)

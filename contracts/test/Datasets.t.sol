@@ -108,6 +108,7 @@ contract DatasetsTest is Licensing {
 
         uint64 segment = settled(job, 0);
         datasets.collect(job, 9);
+        vm.snapshotGasLastCall("Datasets", "collect, one segment");
         assertEq(datasets.dataset(id).earned, due(4), "four steps");
         assertEq(datasets.revenue(id, alice), due(4) / 4, "a quarter");
         vm.expectRevert(abi.encodeWithSelector(IDatasetsLog.NothingToCollect.selector, job));
@@ -306,42 +307,6 @@ contract DatasetsTest is Licensing {
         settled(job, 0);
         vm.expectRevert(abi.encodeWithSelector(IDatasetsLog.NoUse.selector, job));
         datasets.collect(job, 1);
-    }
-}
-
-/// Gas, each call as a transaction of its own, calldata included: written to snapshots/Datasets.json.
-/// forge-config: default.isolate = true
-contract DatasetsGasTest is Licensing {
-    function test_gas() public {
-        uint64 id = published(100, ROOT);
-        vm.snapshotGasLastCall("Datasets", "publish, two owners");
-        granted(id, client, READS * 9, 0);
-        vm.snapshotGasLastCall("Datasets", "grant");
-        post();
-        vm.snapshotGasLastCall("Datasets", "post of a job without datasets");
-        uint64 job = postOn(usesOf(id, 0, type(uint128).max));
-        vm.snapshotGasLastCall("Datasets", "postLicensed, one dataset");
-        uint64 segment = settled(job, 0);
-        datasets.collect(job, 9);
-        vm.snapshotGasLastCall("Datasets", "collect, the first segment of a dataset");
-        segment = settled(job, segment);
-        datasets.collect(job, 9);
-        vm.snapshotGasLastCall("Datasets", "collect, one segment");
-        vm.prank(alice);
-        datasets.withdraw(id);
-        vm.snapshotGasLastCall("Datasets", "withdraw");
-        settled(job, segment);
-        jobs.close(job);
-        datasets.refund(job);
-        vm.snapshotGasLastCall("Datasets", "refund, one segment to be paid before");
-        job = postOn(usesOf(id, 0, type(uint128).max));
-        assigned(provider, job, 0);
-        vm.snapshotGasLastCall("Datasets", "assign, the job rests on one dataset");
-        job = post();
-        assigned(provider, job, 0);
-        vm.snapshotGasLastCall("Datasets", "assign, a job without datasets");
-        revoked(id, client);
-        vm.snapshotGasLastCall("Datasets", "revoke");
     }
 }
 

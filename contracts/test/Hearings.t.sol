@@ -347,8 +347,9 @@ contract HearingsTest is Network {
         assertState(id, SegmentState.SERVED);
     }
 
-    function test_the_empty_state() public {
-        (bytes32 entries, uint64 id) = (Merkle.EMPTY, activated(provider, job, 0));
+    /// Asked for a chunk of ends that say that they have no entries; the proof for the named one, without their root.
+    function empty(bytes32 entries) internal returns (uint64 id, ChunkProof memory c) {
+        id = activated(provider, job, 0);
         bytes32[] memory ends = new bytes32[](12);
         for (uint64 i = 0; i < ends.length; ++i) {
             (uint64 step, uint32 m) = (i / (MICROS + 1), uint32(i % (MICROS + 1)));
@@ -367,12 +368,21 @@ contract HearingsTest is Network {
         }
         mine(3);
         (uint64 place,,) = named(id, blockhash(jobs.segment(id).seedBlock));
-        ChunkProof memory c;
         (, c.endPath) = Trees.build(ends, place);
+    }
+
+    function test_the_empty_state() public {
+        (uint64 id, ChunkProof memory c) = empty(Merkle.EMPTY);
         no(id, c, "the link's end");
-        c.entries = entries;
+        c.entries = Merkle.EMPTY;
         jobs.show(id, c);
         assertState(id, SegmentState.SERVED);
+    }
+
+    function test_no_entries_have_one_root() public {
+        (uint64 id, ChunkProof memory c) = empty(keccak256("something"));
+        c.entries = keccak256("something");
+        no(id, c, "the entries");
     }
 
     /// A block whose hash names a chunk of that entry; afterwards it is the one that names it.

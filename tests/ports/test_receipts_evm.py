@@ -140,6 +140,7 @@ def test_a_true_receipt_stands_and_its_stake_may_leave_after_the_dispute(tmp_pat
     in_court(tmp_path, body)
 
 
+@pytest.mark.slow
 def test_a_signer_that_finds_itself_wrong_concedes_for_half(tmp_path: Path) -> None:
     receipt, weights = made()
     false, _ = lied(receipt, weights, stage(weights, receipt, "matmul"))

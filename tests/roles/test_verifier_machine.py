@@ -449,7 +449,19 @@ def test_a_refused_seal_is_given_up_and_an_outage_is_not(bench: Bench) -> None:
     bench.failed("seal:1", Fault.OUTAGE)
     bench.woke("again:seal:1")
     bench.failed("seal:1", Fault.REFUSED, "too late to seal")
+    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 60, opening_block=bench.block + 2)
     assert bench.state.duties[1].phase == "failed"
+
+
+def test_a_seal_that_is_refused_because_the_provider_brought_it_goes_on(bench: Bench) -> None:
+    replayed(bench)
+    bench.served()
+    hand_over(bench)
+    away(bench)
+    bench.failed("seal:1", Fault.REFUSED, "wrong phase")
+    bench.seen(Sealed, segment=SegmentId(1), verifier=ME, digest=digest("seal"), together=True)
+    bench.seen(RevealsDue, segment=SegmentId(1), reveal_by=bench.now + 60, opening_block=bench.block + 2)
+    assert bench.state.duties[1].phase == "sealed"
 
 
 def brought(bench: Bench) -> None:

@@ -144,7 +144,9 @@ class VerifierMachine(Challenging, Handing):
                 self._opened(duty)
             case RevealsDue():
                 self._do(Wake(key=f"unsealed:{seg.segment}:{seg.round}", at=(self._now + seg.reveal_by + 1) // 2))
-                if duty.phase == "sealed":
+                if duty.phase == "sealed" and self.config.account not in seg.sealed:
+                    self._fail(duty, "the time to seal is over, and its seal is not on the chain")
+                elif duty.phase == "sealed":
                     self._make_openings(duty, seg)
             case OpeningsDue():
                 if duty.phase == "revealed":
