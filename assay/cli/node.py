@@ -23,6 +23,7 @@ from assay.cli import care
 from assay.cli.common import Settings, Trouble, money, show
 from assay.cli.fleet import Rays, open_engine
 from assay.cli.folder import Lock, attend, prepare
+from assay.cli.store import open_blobs, open_gateway
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
 from assay.messages import PeerRecord
@@ -32,10 +33,6 @@ from assay.runtime import Note
 
 if TYPE_CHECKING:
     from assay.adapters.evm import EvmChain
-    from assay.adapters.ipfs import LocalBlobs
-    from assay.adapters.ipfs_fetch import Blocks
-    from assay.adapters.ipfs_gateway import BlockGateway
-    from assay.adapters.ipfs_kubo import KuboBlobs
     from assay.adapters.keys import NodeKeys
     from assay.adapters.sandbox import Sandbox
 
@@ -100,10 +97,10 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
             first = [records[peer] for peer in near if peer in records]
             return first + [url for url in records.values() if url not in first]
 
-        blobs, blocks = _blobs(where.data / "blobs", options.ipfs, locate)
+        blobs, blocks = open_blobs(where.data / "blobs", options.ipfs, locate)
         stack.push_async_callback(blobs.close)
         hosts = options.listen.split(",")
-        gateway, url = await _gateway(blocks, hosts[0], where.data / "gateway-port")
+        gateway, url = await open_gateway(blocks, hosts[0], where.data / "gateway-port")
         stack.push_async_callback(gateway.stop)
         if options.announce:
             url = f"http://{f'[{options.announce}]' if ':' in options.announce else options.announce}:{url.rsplit(':', 1)[1]}"
@@ -145,40 +142,6 @@ def find_sandbox(kind: str, disk: int, folder: Path, local: bool) -> Sandbox | N
             raise Trouble(what, str(error), "apt install bubblewrap, or take the risk: --sandbox off", 3) from None
         print(f"warning: engines are not shut in here: {error}", file=sys.stderr)
         return None
-
-
-async def _gateway(blocks: Blocks, host: str, kept: Path) -> tuple[BlockGateway, str]:
-    """The node's gateway and its URL, on the port that it had last (in the file `kept`), so that what others know of it, and what a router
-    forwards, stays right; on any when that is taken."""
-    from assay.adapters.ipfs_gateway import BlockGateway
-
-    try:
-        last = int((await asyncio.to_thread(kept.read_text))[:6])
-    except (OSError, ValueError):
-        last = 0
-    if 0 < last < 65536:
-        gateway = BlockGateway(blocks)
-        with contextlib.suppress(OSError):
-            return gateway, await gateway.start(host, last)
-    gateway = BlockGateway(blocks)
-    url = await gateway.start(host)
-    await asyncio.to_thread(kept.write_text, url.rsplit(":", 1)[1])
-    return gateway, url
-
-
-def _blobs(folder: Path, ipfs: str | None, locate: Callable[[Sequence[PeerId]], list[str]]) -> tuple[LocalBlobs | KuboBlobs, Blocks]:
-    """The node's blobs, and the blocks of them that its own gateway serves to others."""
-    from assay.adapters.ipfs import LocalBlobs
-    from assay.adapters.ipfs_kubo import KuboBlobs
-
-    if ipfs is None:
-        local = LocalBlobs(folder, locate)
-        return local, local.store
-    try:
-        kubo = KuboBlobs(ipfs, folder, locate)
-    except ValueError as error:
-        raise Trouble("the IPFS daemon's address cannot be used", str(error), "--ipfs http://127.0.0.1:5001", 2) from None
-    return kubo, kubo.blocks
 
 
 def open_or_create(data: Path) -> NodeKeys:

@@ -397,21 +397,21 @@ def test_it_binds_to_loopback_and_says_when_a_port_is_taken(run: Callable[[Body]
 
 
 def test_a_nodes_gateway_keeps_its_port_over_a_restart_while_it_is_free(run: Callable[[Body], None], tmp_path: Path) -> None:
-    from assay.cli.node import _gateway
+    from assay.cli.store import open_gateway
 
     async def body(net: Net) -> None:
         kept = tmp_path / "port"
-        first, url = await _gateway(net.store, "127.0.0.1", kept)
-        other, elsewhere = await _gateway(net.store, "127.0.0.1", kept)  # taken: another, which is the one to keep
+        first, url = await open_gateway(net.store, "127.0.0.1", kept)
+        other, elsewhere = await open_gateway(net.store, "127.0.0.1", kept)  # taken: another, which is the one to keep
         assert elsewhere != url
         await first.stop()
         await other.stop()
-        again, same = await _gateway(net.store, "127.0.0.1", kept)
+        again, same = await open_gateway(net.store, "127.0.0.1", kept)
         assert same == elsewhere
         await again.stop()
         for junk in ("", "x", "-1", "99999999", "\n"):
             kept.write_text(junk)
-            last, _ = await _gateway(net.store, "127.0.0.1", kept)
+            last, _ = await open_gateway(net.store, "127.0.0.1", kept)
             await last.stop()
 
     run(body)

@@ -1,0 +1,52 @@
+"""A node's blobs and the gateway over them: the embedded store, or an external IPFS daemon, and the port that others know."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assay.cli.common import Trouble
+from assay.ids import PeerId
+
+if TYPE_CHECKING:
+    from assay.adapters.ipfs import LocalBlobs
+    from assay.adapters.ipfs_fetch import Blocks
+    from assay.adapters.ipfs_gateway import BlockGateway
+    from assay.adapters.ipfs_kubo import KuboBlobs
+
+
+async def open_gateway(blocks: Blocks, host: str, kept: Path) -> tuple[BlockGateway, str]:
+    """The node's gateway and its URL, on the port that it had last (in the file `kept`), so that what others know of it, and what a router
+    forwards, stays right; on any when that is taken."""
+    from assay.adapters.ipfs_gateway import BlockGateway
+
+    try:
+        last = int((await asyncio.to_thread(kept.read_text))[:6])
+    except (OSError, ValueError):
+        last = 0
+    if 0 < last < 65536:
+        gateway = BlockGateway(blocks)
+        with contextlib.suppress(OSError):
+            return gateway, await gateway.start(host, last)
+    gateway = BlockGateway(blocks)
+    url = await gateway.start(host)
+    await asyncio.to_thread(kept.write_text, url.rsplit(":", 1)[1])
+    return gateway, url
+
+
+def open_blobs(folder: Path, ipfs: str | None, locate: Callable[[Sequence[PeerId]], list[str]]) -> tuple[LocalBlobs | KuboBlobs, Blocks]:
+    """The node's blobs, and the blocks of them that its own gateway serves to others."""
+    from assay.adapters.ipfs import LocalBlobs
+    from assay.adapters.ipfs_kubo import KuboBlobs
+
+    if ipfs is None:
+        local = LocalBlobs(folder, locate)
+        return local, local.store
+    try:
+        kubo = KuboBlobs(ipfs, folder, locate)
+    except ValueError as error:
+        raise Trouble("the IPFS daemon's address cannot be used", str(error), "--ipfs http://127.0.0.1:5001", 2) from None
+    return kubo, kubo.blocks
