@@ -28,7 +28,7 @@ LARGE = Options(
     shared=True, fanout=6, jobs=10, every=2.0, steps=12, segment_steps=2, workers=120, verifiers=80, step_seconds=5.0, schedulers=2, key_services=2
 )  # fmt: skip
 ROUGH = msgspec.structs.replace(
-    LARGE, loss=0.05, churn=2.0, partitions=2.0, leaving=0.5, liars=0.1, stragglers=0.1, patience=30_000.0, deadline=14_000
+    LARGE, loss=0.05, churn=2.0, partitions=4.0, leaving=0.5, liars=0.1, stragglers=0.1, patience=30_000.0, deadline=14_000
 )
 
 
