@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.cli import care
-from assay.cli.common import Settings, Trouble, money, show
+from assay.cli.beside import Account, printer
+from assay.cli.common import Settings, Trouble, money
 from assay.cli.folder import Lock, attend, prepare
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
@@ -245,24 +246,6 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
     raise ValueError(f"there is no role {role!r}")
 
 
-def printer(as_json: bool, log: Path) -> Callable[[Note], None]:
-    """Prints notes, and keeps them as JSON lines in `log`."""
-    import json
-
-    file = log.open("a")
-
-    def note(note: Note) -> None:
-        entry = {"time": round(time.time(), 3), "topic": note.topic, "text": note.text, **note.data}
-        file.write(json.dumps(entry) + "\n")
-        file.flush()
-        if as_json:
-            show(entry)
-        else:
-            print(f"{time.strftime('%H:%M:%S')}  {note.topic:10}  {note.text}", flush=True)
-
-    return note
-
-
 async def serve(role: str, where: Settings, options: Options, *, as_json: bool) -> None:
     """Runs a role's daemon until SIGTERM or SIGINT."""
     this = asyncio.current_task()
@@ -297,7 +280,12 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
         running.append(node)
         note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
         gc.freeze()  # what is loaded now stays; the collector need not look at it again
-        watchers = [asyncio.create_task(attend(where.data, lambda: {"role": role, "pid": os.getpid(), **node.status()}, node.order))]
+        account, began = Account(ports.chain), int(time.time())
+
+        def told() -> dict[str, Any]:
+            return {"role": role, "pid": os.getpid(), "since": began, **node.status(), "balance": account.told}
+
+        watchers = [asyncio.create_task(attend(where.data, told, node.order)), asyncio.create_task(account.watch())]
         if options.rules is not None:
             watchers.append(asyncio.create_task(care.look_after(node, options.rules, care.look_here, note)))
         try:

@@ -51,6 +51,7 @@ from assay.tasks import RunSegment, SegmentRun, StopSegment
 from assay_worker.ending import Ending
 from assay_worker.offers import Offering
 from assay_worker.state import Mine, WorkerConfig, WorkerState
+from assay_worker.summary import pending, told
 
 
 class WorkerMachine(Offering, Ending):
@@ -73,23 +74,7 @@ class WorkerMachine(Offering, Ending):
 
     def summary(self) -> dict[str, Any]:
         """For `assay worker status`."""
-        return {
-            "doing": self.state.mine[self.state.current].phase if self.state.current is not None else "waiting for an assignment",
-            "current_segment": self.state.current,
-            "draining": self.state.draining,
-            "credit": self.state.credit,
-            "segments": [
-                {"segment": mine.segment, "phase": mine.phase, "state": self.state.facts.segments[mine.segment].state.name.lower()}
-                for mine in self.state.mine.values()
-                if mine.segment in self.state.facts.segments
-            ],
-            "disputes": [
-                {"dispute": d.dispute, "segment": d.segment, "phase": d.phase}
-                for d in self.state.facts.disputes.values()
-                if self._provides(d.segment)
-            ],
-            "refused_jobs": {str(job): entry.reason for job, entry in self.state.jobs.items() if entry.reason},
-        }
+        return {**told(self.state, self.config.account), **self._account(pending(self.state))}
 
     # ---- peers and owner -------------------------------------------------------------------------------------------------
 
