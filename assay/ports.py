@@ -96,6 +96,9 @@ class Blobs(Protocol):
         """Brings it into the local store, from the peers `near` first, then from all that are known. Raises Outage when nobody
         has it, ValueError when it is larger than `limit` bytes."""
 
+    async def unpin(self, cid: Cid) -> None:
+        """Lets a blob that was put go when room is needed; until then it is served like any other."""
+
 
 Handler = Callable[[PeerId, AnyRequest], Awaitable[AnyReply]]
 

@@ -352,6 +352,12 @@ class DropSegment(Task, frozen=True, kw_only=True):
     segment: SegmentId
 
 
+class LetGo(Task, frozen=True, kw_only=True):
+    """What was published for a job is no longer promised to anybody: its blobs may go when room is needed."""
+
+    job: JobId
+
+
 class Dropped(Outcome, frozen=True, kw_only=True):
     pass
 
@@ -359,6 +365,7 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | MakeMove | ServeNodes | DropSegment
+    | LetGo
 )  # fmt: skip
 AnyOutcome = (
     JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeysWrapped | SegmentRun | Stopping | UnitsServed | ReceiptVerified

@@ -1,4 +1,5 @@
-"""What runs beside a daemon and knows nothing of its machine: its log, and a look at its account every few seconds.
+"""What runs beside a daemon and knows nothing of its machine: its log, a look at its account every few seconds, and, where its owner has
+named an index, a look for newer versions once a day.
 
 The log is JSON lines, one a note: `time` (seconds since 1970), `topic`, `text` and what the note says of segment, job or amount. When it
 has grown to LOG_LIMIT it becomes `log.jsonl.1`, and the one before that goes.
@@ -21,6 +22,8 @@ LOG_LIMIT = 16 << 20
 """Bytes."""
 LOOK_EVERY = 15.0
 """Seconds between looks at the account."""
+ASK_EVERY = 86_400.0
+"""Seconds between looks for a newer version."""
 
 
 def printer(as_json: bool, log: Path, limit: int = LOG_LIMIT) -> Callable[[Note], None]:
@@ -60,3 +63,27 @@ class Account:
             except Outage:
                 pass
             await asyncio.sleep(every)
+
+
+def this_version() -> str:
+    """Of the installed distribution."""
+    from importlib.metadata import version
+
+    return version("assay")
+
+
+async def watch_releases(index: str, note: Callable[[Note], None], every: float = ASK_EVERY) -> None:
+    """Tells of each newer version once; until it is cancelled. That the index cannot be read is told once, too."""
+    from assay.adapters import releases
+
+    told = ""
+    while True:
+        try:
+            text = releases.news(this_version(), await releases.ask(index))
+            text = f"{text}: drain this node, install it, and start it again" if text else ""
+        except releases.NoIndex as error:
+            text = f"whether there is a newer version is not known: {index}: {error}"
+        if text and text != told:
+            note(Note(topic="update", text=text))
+            told = text
+        await asyncio.sleep(every)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.cli import care
-from assay.cli.beside import Account, printer
+from assay.cli.beside import Account, printer, watch_releases
 from assay.cli.common import Settings, Trouble, money
 from assay.cli.folder import Lock, attend, prepare
 from assay.daemon import Node, Ports, enrol
@@ -46,6 +46,7 @@ CONFIRMATIONS = 12
 """Blocks; what exchanges have long asked of Ethereum. A chain that reorganises deeper needs --confirmations."""
 LOOK_EVERY = 5.0
 """Seconds between looks whether the money has come."""
+DAY = 86_400
 ENGINES = ("worker", "verifier")
 
 
@@ -70,6 +71,12 @@ class Options:
     """How an engine is shut in: assay.adapters.sandbox.KINDS."""
     disk: int = 0
     """Bytes of the work folder; 0: half of what is free."""
+    store: int = 0
+    """Bytes of the blobs; 0: what is there and half of what is free, for who works or checks, else as many as the disk takes."""
+    keep_days: int = 7
+    """For which a worker keeps the checkpoints of a finished job, whatever room they take."""
+    releases: str = ""
+    """Page of a package index that is asked for newer versions; none by default."""
     metrics: str = ""
     """HOST:PORT on which Prometheus may ask; none by default."""
     rules: care.Rules | None = None
@@ -98,7 +105,8 @@ async def compose(role: str, where: Settings, options: Options) -> AsyncIterator
             first = [records[peer] for peer in near if peer in records]
             return first + [url for url in records.values() if url not in first]
 
-        blobs, blocks = _blobs(where.data / "blobs", options.ipfs, locate)
+        room = options.store if options.store or role in ENGINES else None
+        blobs, blocks = _blobs(where.data / "blobs", options.ipfs, locate, room)
         stack.push_async_callback(blobs.close)
         gateway = BlockGateway(blocks)
         url = await gateway.start(options.listen)
@@ -147,13 +155,18 @@ def find_sandbox(kind: str, disk: int, folder: Path, local: bool) -> Sandbox | N
         return None
 
 
-def _blobs(folder: Path, ipfs: str | None, locate: Callable[[Sequence[PeerId]], list[str]]) -> tuple[LocalBlobs | KuboBlobs, Blocks]:
-    """The node's blobs, and the blocks of them that its own gateway serves to others."""
+def _blobs(
+    folder: Path, ipfs: str | None, locate: Callable[[Sequence[PeerId]], list[str]], room: int | None
+) -> tuple[LocalBlobs | KuboBlobs, Blocks]:
+    """The node's blobs, and the blocks of them that its own gateway serves to others. `room`: bytes for an embedded store; 0: what it has
+    and half of what is free; None: as many as the disk takes."""
     from assay.adapters.ipfs import LocalBlobs
     from assay.adapters.ipfs_kubo import KuboBlobs
 
     if ipfs is None:
-        local = LocalBlobs(folder, locate)
+        local = LocalBlobs(folder, locate, quota=room or None)
+        if room == 0:
+            local.store.quota = local.store.used + shutil.disk_usage(folder).free // 2
         return local, local.store
     try:
         kubo = KuboBlobs(ipfs, locate)
@@ -238,7 +251,8 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
         case "worker":
             from assay_worker.daemon import worker
 
-            return worker(ports, on_note, price_per_step=options.price, price_per_tera=options.price_per_tera, threads=options.threads)
+            asked = {"price_per_step": options.price, "price_per_tera": options.price_per_tera}
+            return worker(ports, on_note, **asked, threads=options.threads, retention=options.keep_days * DAY)
         case "verifier":
             from assay_verifier.daemon import verifier
 
@@ -286,6 +300,8 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
             return {"role": role, "pid": os.getpid(), "since": began, **node.status(), "balance": account.told}
 
         watchers = [asyncio.create_task(attend(where.data, told, node.order)), asyncio.create_task(account.watch())]
+        if options.releases:
+            watchers.append(asyncio.create_task(watch_releases(options.releases, note)))
         if options.rules is not None:
             watchers.append(asyncio.create_task(care.look_after(node, options.rules, care.look_here, note)))
         try:

@@ -12,7 +12,24 @@ from typing import Annotated, Any
 import typer
 
 from assay.cli import care, owner
-from assay.cli.common import Bootstrap, Contract, Data, Ipfs, Json, Lines, Rpc, Trouble, group, money, read_config, run, settings, show
+from assay.cli.common import (
+    Bootstrap,
+    Contract,
+    Data,
+    Ipfs,
+    Json,
+    Lines,
+    Releases,
+    Rpc,
+    Trouble,
+    group,
+    index_of,
+    money,
+    read_config,
+    run,
+    settings,
+    show,
+)
 
 Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help="Where peers and the gateway listen; 0.0.0.0 for the world.")]
 Announce = Annotated[str | None, typer.Option("--announce", metavar="HOST", help="The address that others reach this node by, if another.")]
@@ -23,6 +40,8 @@ Confirmations = Annotated[
 ]
 Shut = Annotated[str, typer.Option("--sandbox", metavar="auto|bubblewrap|kernel|off", help="How the engine is shut in.")]
 Disk = Annotated[int, typer.Option("--disk", min=0, help="Bytes that the engine's files may take; 0: half of what is free.")]
+Store = Annotated[int, typer.Option("--store", min=0, help="Bytes that blobs may take; 0: what is there and half of what is free.")]
+KeepDays = Annotated[int, typer.Option("--keep-days", min=0, help="Days for which the checkpoints of finished jobs are kept in any case.")]
 PerTera = Annotated[int, typer.Option("--price-per-tera", min=0, help="Asked for 10^12 operations of a step on top, smallest units.")]
 Metrics = Annotated[str, typer.Option("--metrics", metavar="HOST:PORT", help="Answer Prometheus here.")]
 Hours = Annotated[str, typer.Option("--hours", metavar="22-7", help="Work only between these hours of the day.")]
@@ -73,15 +92,16 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_worker(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, price: Price = 100_000, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
-            threads: Threads = 1,
-            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, metrics: Metrics = "",
-            hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False, json: Lines = False,
+            threads: Threads = 1, keep_days: KeepDays = 7,
+            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
+            metrics: Metrics = "", releases: Releases = None, hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False,
+            json: Lines = False,
         ) -> None:  # fmt: skip
             try:
                 rules = care.Rules(care.hours_of(hours), max_temperature, alone)
             except ValueError as error:
                 raise Trouble("these hours cannot be kept", str(error), "--hours 22-7", 2) from None
-            engine = {"threads": threads, "sandbox": sandbox, "disk": disk}
+            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "keep_days": keep_days, "releases": index_of(releases)}
             options: dict[str, Any] = {"price": price, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
             options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
@@ -92,10 +112,10 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_verifier(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1,
-            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, metrics: Metrics = "",
-            json: Lines = False,
+            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
+            metrics: Metrics = "", releases: Releases = None, json: Lines = False,
         ) -> None:  # fmt: skip
-            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "metrics": metrics}
+            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "metrics": metrics, "releases": index_of(releases)}
             options = {"stake": stake or 0, "confirmations": confirmations, "ipfs": ipfs}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 
@@ -159,6 +179,15 @@ def _money(app: typer.Typer, role: str) -> None:
     @app.command("withdraw", help=f"Pulls what has been credited.\n\nExample: [bold]assay {role} withdraw --data ~/{role}[/bold]")
     def withdraw(data: Data = None, json: Json = False) -> None:
         _order(data, role, "withdraw", json)
+
+    @app.command("view", help=f"The node, live, in this terminal.\n\nExample: [bold]assay {role} view --data ~/{role}[/bold]")
+    def view(
+        data: Data = None,
+        svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Write one picture and end.")] = None,
+    ) -> None:  # fmt: skip
+        from assay.cli.view import open_view
+
+        open_view(role, folder_of(data, role), svg)
 
     owner.receipts_for(app, role)
     if role == "worker":

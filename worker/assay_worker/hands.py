@@ -14,7 +14,7 @@ from pathlib import Path
 from assay import disputing, draw, votes
 from assay.codec import Malformed, Message, decode, encode
 from assay.engine import LinksOpened, LinksRun, OpenLinks, OwnRun, RunLinks, StepDone
-from assay.ids import Address, PeerId
+from assay.ids import Address, JobId, PeerId
 from assay.job import JobSpec, SealedRef, envelope_info
 from assay.merkle import sha256
 from assay.messages import Boundary, Heartbeat
@@ -26,6 +26,7 @@ from assay.tasks import (
     CheckProgram,
     Dropped,
     DropSegment,
+    LetGo,
     LoadJob,
     MakeMove,
     MoveMade,
@@ -49,6 +50,8 @@ from assay.workshop import Workshop, quietly, write_atomically
 
 KEEP = 2 << 30
 """Bytes of states that are kept of each segment for serving."""
+BOUNDARIES = "published"
+"""In a segment's folder: the list of the boundaries that were served."""
 BEAT = 0.5
 """Seconds between heartbeats, at least."""
 BEAT_TIMEOUT = 5.0
@@ -101,7 +104,13 @@ class WorkerHands:
                 folder, _ = await self._prepare(task.place)
                 return await disputing.serve_nodes(self.shop, self.chain, task, folder, self._own(task.place))
             case DropSegment():
+                await self.shop.let_go(self.shop.folder(task.segment) / BOUNDARIES)
                 self.shop.drop(task.segment)
+                return Dropped()
+            case LetGo():
+                count = await self.shop.let_go(self.shop.published(task.job))
+                text = f"job {task.job}: {count} checkpoints are kept no longer than there is room for them"
+                note(Note(topic="tidied", text=text, data={"job": task.job, "blobs": count}))
                 return Dropped()
             case _:
                 raise TaskFailed(Fault.OWN, f"a worker does not do {type(task).__name__}")
@@ -155,15 +164,15 @@ class WorkerHands:
         assert isinstance(run, LinksRun)
         outcome = SegmentRun(
             segment=task.segment, stop=run.stop, link_root=run.link_root, end_root=run.end_root, proof=run.proof,
-            checkpoint=await self._checkpoint(spec, (folder / run.state).read_bytes()),
+            checkpoint=await self._checkpoint(task.job, spec, (folder / run.state).read_bytes()),
             first_loss=run.first_loss, last_loss=run.last_loss, milliseconds=run.milliseconds, computed=run.computed,
         )  # fmt: skip
         write_atomically(told, encode(outcome))
         return outcome
 
-    async def _checkpoint(self, spec: JobSpec, state: bytes) -> SealedRef:
+    async def _checkpoint(self, job: JobId, spec: JobSpec, state: bytes) -> SealedRef:
         """Seals and publishes an end state; its key goes to the job's key service with the commitment."""
-        cid, key = await self.shop.seal(state)
+        cid, key = await self.shop.seal(state, self.shop.published(job))
         try:
             envelope = self.shop.keys.wrap(key, spec.key_service_key, envelope_info(self.chain.account))
         except ValueError as error:
@@ -206,7 +215,7 @@ class WorkerHands:
         boundaries: list[tuple[Address, Boundary]] = []
         for link in opened.opened:
             path = folder / link.file
-            cid, key = await self.shop.seal(path.read_bytes())
+            cid, key = await self.shop.seal(path.read_bytes(), folder / BOUNDARIES)
             path.unlink()
             for who, encryption_key in task.recipients:
                 try:

@@ -69,7 +69,7 @@ class WorkerMachine(Offering, Ending):
             "activate": self._on_activate, "run": self._on_run, "lease": self._on_lease, "stop": self._on_stop, "commit": self._on_commit,
             "units": self._on_units, "reserve": self._on_reserve, "receipt": self._on_receipt, "grace": self._on_grace,
             "serve": self._on_serve, "drop": self._on_drop, "seal": self._on_seal, "vote": self._on_vote, "gather": self._on_gather,
-            "post": self._on_post, "posted": self._on_posted,
+            "post": self._on_post, "posted": self._on_posted, "tidy": self._on_tidy, "tidied": self._on_tidied,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -349,6 +349,7 @@ class WorkerMachine(Offering, Ending):
         if run.stop <= seg.start:
             return self._lose(mine, "it was stopped before its first step was done")
         mine.run, mine.phase = run, "committing"
+        self.state.published.add(seg.job)
         text = f"segment {seg.segment}: done up to step {run.stop}; committing"
         self._note("run", text, segment=seg.segment, stop=run.stop, first_loss=run.first_loss, last_loss=run.last_loss)
         self._do(self._commit(mine.segment, run))

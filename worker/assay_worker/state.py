@@ -5,10 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from assay.chain import Attest, Batch, Offer, Reveal, RevealAll, Seal
-from assay.ids import Address, PeerId, SegmentId
+from assay.ids import Address, JobId, PeerId, SegmentId
 from assay.messages import Boundary, JobAnnouncement
 from assay.role import RoleConfig, RoleState
 from assay.tasks import SegmentRun
+
+RETENTION = 7 * 86_400
 
 
 class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
@@ -22,6 +24,8 @@ class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
     """Seconds before the end of the lease at which a run is stopped to commit what is done (at most a quarter of the lease)."""
     grace: int = 2
     """Seconds that are waited for the receipts that are not needed for the quorum."""
+    retention: int = RETENTION
+    """Seconds for which the checkpoints of a finished job are kept, whatever room they take."""
     attempts: int = 3
     """Runs of a segment that fail by this node's own fault before it is given up."""
 
@@ -29,6 +33,16 @@ class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
 class LiveOffer(msgspec.Struct):
     announcement: JobAnnouncement
     offer: Offer
+
+
+class Cheap(msgspec.Struct):
+    """A job that pays less for a step than this node asks; smallest units."""
+
+    asked: int
+    cap: int
+    until: int
+    """When it is looked at again."""
+    pause: int
 
 
 class Mine(msgspec.Struct):
@@ -66,10 +80,13 @@ class WorkerState(RoleState):
     posts: int = 0
     """Such transactions that were sent."""
     heard: list[JobAnnouncement] = msgspec.field(default_factory=list)
+    cheap: dict[JobId, Cheap] = msgspec.field(default_factory=dict)
     offer: LiveOffer | None = None
     current: SegmentId | None = None
     """The segment that is gathered for, run or being committed."""
     mine: dict[SegmentId, Mine] = msgspec.field(default_factory=dict)
+    published: set[JobId] = msgspec.field(default_factory=set)
+    """Jobs of which checkpoints of this node are kept."""
     draining: bool = False
     speed_milli: int = 0
     """Thousandths of a step a second in the last run."""

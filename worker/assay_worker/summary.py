@@ -28,6 +28,7 @@ def told(state: WorkerState, account: Address) -> dict[str, Any]:
             for d in facts.disputes.values()
             if d.segment in facts.segments and facts.segments[d.segment].provider == account
         ],
+        "too_cheap": [{"job": job, "asked": cheap.asked, "cap": cheap.cap, "until": cheap.until} for job, cheap in state.cheap.items()],
         "refused_jobs": {str(job): entry.reason for job, entry in state.jobs.items() if entry.reason},
     }  # fmt: skip
 
