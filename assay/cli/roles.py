@@ -189,6 +189,16 @@ def _money(app: typer.Typer, role: str) -> None:
 
         open_view(role, folder_of(data, role), svg)
 
+    @app.command("doctor", help=f"What this machine and the node on it suffer from, and what to do.\n\nExample: [bold]assay {role} doctor[/bold]")
+    def doctor(
+        rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, releases: Releases = None, json: Json = False
+    ) -> None:
+        from assay.cli import ailments
+
+        code = ailments.doctor(role, folder_of(data, role), rpc, contract, bootstrap, releases, json)
+        if code:
+            raise typer.Exit(code)
+
     owner.receipts_for(app, role)
     if role == "worker":
         owner.add_to(app)
