@@ -132,11 +132,29 @@ def test_it_pauses_and_goes_on_and_says_so() -> None:
 
         node = SimpleNamespace(order=orders.append)
         with pytest.raises(IndexError):  # the days are over
-            await care.look_after(node, Rules(hours=(22, 7)), look, lambda note: said.append(note.text), every=0)
+            await care.look_after(node, care.Orders(node), Rules(hours=(22, 7)), look, lambda note: said.append(note.text), every=0)
 
     asyncio.run(run())
     assert orders == ["drain", "resume", "drain"]
     assert said[:2] == ["this worker pauses: it works from 22 to 7 o'clock", "this worker goes on"]
+
+
+def test_a_drain_by_hand_stands_until_the_owner_ends_it() -> None:
+    orders: list[str] = []
+    owner = care.Orders(SimpleNamespace(order=orders.append))
+    days: list[int | str] = [8, "drain", 23, 8, "resume", 23]
+
+    async def run() -> None:
+        def look() -> Any:
+            while isinstance(day := days.pop(0), str):
+                owner.order(day)
+            return day, (), frozenset()
+
+        with pytest.raises(IndexError):
+            await care.look_after(SimpleNamespace(order=orders.append), owner, Rules(hours=(22, 7)), look, lambda note: None, every=0)
+
+    asyncio.run(run())
+    assert orders == ["drain", "drain", "drain", "resume", "resume"]  # by the clock, by hand, by the clock, by hand, by the clock
 
 
 def test_figures_for_prometheus(tmp_path: Path) -> None:

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from assay.cli.beside import GAS_MONEY, this_version
 from assay.cli.common import ENVIRONMENT, FAILED, Trouble, index_of, money, read_config, run, show
 from assay.cli.doctor import DRIFT, Finding, examine, tell
 from assay.cli.view.picture import entries, inner, plain, whole
 
-GAS_MONEY = 10**15
-"""Wei under which a node can soon no longer send."""
 SHOWN = 3
 """Errors, refused jobs and the like that are named."""
 
@@ -110,7 +109,6 @@ def _version(index: str) -> list[Finding]:
     if not index:
         return []
     from assay.adapters import releases
-    from assay.cli.beside import this_version
 
     try:
         text = releases.news(this_version(), run(releases.ask(index)))

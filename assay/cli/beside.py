@@ -18,6 +18,8 @@ from assay.cli.common import show
 from assay.ports import Chain, Outage
 from assay.runtime import Note
 
+GAS_MONEY = 10**15
+"""Wei under which a node is told to be out of gas money."""
 LOG_LIMIT = 16 << 20
 """Bytes."""
 LOOK_EVERY = 15.0

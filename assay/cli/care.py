@@ -41,6 +41,21 @@ class Node(Protocol):
     def order(self, order: str) -> None: ...
 
 
+class Orders:
+    """The owner's orders by hand, on their way to `node`."""
+
+    def __init__(self, node: Node):
+        self.drained = False
+        """Whether the last one was to drain."""
+        self._node = node
+
+    def order(self, order: str) -> None:
+        """Raises nothing: a node notes an order that it does not know."""
+        if order in ("drain", "resume"):
+            self.drained = order == "drain"
+        self._node.order(order)
+
+
 def hours_of(text: str) -> tuple[int, int] | None:
     """`22-7` as (22, 7); None for the empty text. Raises ValueError."""
     if not text:
@@ -68,7 +83,7 @@ def forbids(rules: Rules, hour: int, gpus: tuple[Gpu, ...], own: frozenset[int],
 
 
 async def look_after(
-    node: Node, rules: Rules, look: Callable[[], tuple[int, tuple[Gpu, ...], frozenset[int]]], note: Callable[[Note], None],
+    node: Node, owner: Orders, rules: Rules, look: Callable[[], tuple[int, tuple[Gpu, ...], frozenset[int]]], note: Callable[[Note], None],
     every: float = LOOK_EVERY,
 ) -> None:  # fmt: skip
     """Until it is cancelled. `look` gives the hour, the GPUs and the worker's own processes."""
@@ -79,8 +94,9 @@ async def look_after(
             note(Note(topic="paused", text=f"this worker pauses: {why}"))
             node.order("drain")
         elif paused and not why:
-            note(Note(topic="resumed", text="this worker goes on"))
-            node.order("resume")
+            note(Note(topic="resumed", text="this worker stays drained, as ordered" if owner.drained else "this worker goes on"))
+            if not owner.drained:
+                node.order("resume")
         paused = why
         await asyncio.sleep(every)
 

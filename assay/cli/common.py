@@ -220,8 +220,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise typer.Exit(130) from None
 
 
+TOKEN = 1_000_000
+"""Smallest units of the test token."""
+
+
 def money(amount: int) -> str:
     """An amount of the test token, which has six decimals; two of them are always shown."""
-    whole, part = divmod(abs(amount), 1_000_000)
+    whole, part = divmod(abs(amount), TOKEN)
     digits = f"{part:06d}".rstrip("0").ljust(2, "0")
     return f"{'-' if amount < 0 else ''}{whole:,}.{digits}"

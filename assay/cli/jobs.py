@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay.cli.common import FAILED, USAGE, Bootstrap, Contract, Data, Json, Rpc, Trouble, group, money, settings, show
+from assay.cli.common import FAILED, TOKEN, USAGE, Bootstrap, Contract, Data, Json, Rpc, Trouble, group, money, settings, show
 from assay.cli.common import run as run_async
 from assay.policy import POLICIES, longest_segment, named, params_for
 
@@ -32,7 +32,6 @@ SEGMENT_HELP = f"Steps between checkpoints: assigned, checked and paid at once; 
 SegmentSteps = Annotated[int | None, typer.Option("--segment-steps", min=1, help=SEGMENT_HELP)]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the initial weights.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
-MICRO = 1_000_000
 POLICY_HELP = f"How closely it is checked: {', '.join(POLICIES)} (docs/economics.md); else as --params says, or spot."
 OUT_HELP = "Where to write the weights: FILE.safetensors, or of a fine-tune a folder that PEFT or transformers loads."
 PARAMS_FILE_HELP = "TOML with windows and checking policy (see assay.chain.Params), instead of the network's defaults."
@@ -142,11 +141,11 @@ def submit(
     given = read_params(params) if params is not None else Params(bond_base=bond_base(GAS_PRICE))
     terms = _terms(policy, given, links, verifiers, quorum)
     case = _case(plan, terms, segment_steps, price, fee)
-    price_cap, fee_units = round(price * MICRO), math.ceil(case.verifier_fee * MICRO)
+    price_cap, fee_units = round(price * TOKEN), math.ceil(case.verifier_fee * TOKEN)
     segment_steps = case.steps
     guess = estimate(plan, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, params=terms)
     _tell_estimate(plan, guess, case, time.monotonic() - started, json)
-    limit = round(budget * MICRO)
+    limit = round(budget * TOKEN)
     if guess.total > limit:
         what = f"the budget of {money(limit)} does not cover {money(guess.total)}"
         raise Trouble(what, "the contract locks the cap of every segment and the fees of redraws", f"--budget {money(guess.total)}", FAILED)

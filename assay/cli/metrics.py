@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from assay.adapters.hardware import Gpu, gpus
-from assay.cli.common import Trouble
+from assay.cli.common import TOKEN, Trouble
 
-TOKEN = 1_000_000
-"""Smallest units of a token."""
 FLAGS = ("chain_reachable", "draining")
 NUMBERS = {
     "head": ("chain_head", "last block that the daemon has seen"),

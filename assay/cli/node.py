@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.cli import care
-from assay.cli.beside import Account, printer, watch_releases
+from assay.cli.beside import GAS_MONEY, Account, printer, watch_releases
 from assay.cli.common import Settings, Trouble, money
 from assay.cli.folder import Lock, attend, prepare
 from assay.daemon import Node, Ports, enrol
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 LOCAL_CHAIN = 31337
 """Chain id of anvil and its like: there the faucet is the node's own account."""
-GAS_MONEY = 10**15
-"""Wei under which a node is told to be out of gas money."""
 CONFIRMATIONS = 12
 """Blocks; what exchanges have long asked of Ethereum. A chain that reorganises deeper needs --confirmations."""
 LOOK_EVERY = 5.0
@@ -294,16 +292,17 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
         running.append(node)
         note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
         gc.freeze()  # what is loaded now stays; the collector need not look at it again
+        owner = care.Orders(node)
         account, began = Account(ports.chain), int(time.time())
 
         def told() -> dict[str, Any]:
             return {"role": role, "pid": os.getpid(), "since": began, **node.status(), "balance": account.told}
 
-        watchers = [asyncio.create_task(attend(where.data, told, node.order)), asyncio.create_task(account.watch())]
+        watchers = [asyncio.create_task(attend(where.data, told, owner.order)), asyncio.create_task(account.watch())]
         if options.releases:
             watchers.append(asyncio.create_task(watch_releases(options.releases, note)))
         if options.rules is not None:
-            watchers.append(asyncio.create_task(care.look_after(node, options.rules, care.look_here, note)))
+            watchers.append(asyncio.create_task(care.look_after(node, owner, options.rules, care.look_here, note)))
         try:
             with contextlib.ExitStack() as stack:
                 if options.metrics:

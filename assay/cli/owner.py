@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from assay.cli.common import FAILED, USAGE, Bootstrap, Contract, Data, Json, Rpc, Trouble, money, read_config, run, settings, show
+from assay.cli.common import FAILED, TOKEN, USAGE, Bootstrap, Contract, Data, Json, Rpc, Trouble, money, read_config, run, settings, show
 from assay.ids import Address
 from assay.receipts import Ledger
 
-TOKEN = 1_000_000
 BENCH_SIZE = 1024
 BENCH_SECONDS = 1.0
 POLL = 0.5
@@ -240,11 +239,14 @@ def drain(
 
     folder = folder_of(data, "worker")
     give_order(folder, "drain")
-    deadline, idle = time.monotonic() + wait, False
-    while not idle and time.monotonic() < deadline:
+
+    def rests() -> bool:
         status = read_status(folder)
-        idle = not status["running"] or (bool(status.get("draining")) and status.get("current_segment") is None)
-        time.sleep(0 if idle else POLL)
+        return not status["running"] or (bool(status.get("draining")) and status.get("current_segment") is None)
+
+    deadline, idle = time.monotonic() + wait, False
+    while wait and not (idle := rests()) and time.monotonic() < deadline:
+        time.sleep(POLL)
     if wait and not idle:
         next = "wait longer, or stop the worker: what is not committed is lost"
         raise Trouble(f"something is still being run after {wait} s", "it is committed when its step is done", next)

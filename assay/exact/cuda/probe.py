@@ -60,7 +60,7 @@ def _fragments(a: Array, b: Array, c: Array) -> tuple[Array, Array, Array]:
     of_a = _pairs(a).reshape(-1, 2, 8, 2, 4).transpose(0, 2, 4, 3, 1)  # step, group, member, upper half of k, lower half of rows
     of_b = _pairs(b.transpose(0, 2, 1)).reshape(-1, 8, 2, 4).transpose(0, 1, 3, 2)
     of_c = c.astype(np.float32).reshape(2, 8, 4, 2).transpose(1, 2, 0, 3)
-    return tuple(np.ascontiguousarray(x) for x in (of_a, of_b, of_c))  # type: ignore[return-value]
+    return np.ascontiguousarray(of_a), np.ascontiguousarray(of_b), np.ascontiguousarray(of_c)
 
 
 def exact(device: Device, defined: str = "") -> bool:
