@@ -82,6 +82,32 @@ class Chain(Protocol):
     def seal_signer(self, segment: SegmentId, round: int, digest: Digest, signature: bytes) -> Address | None: ...
 
 
+class Stamp(Message, frozen=True, kw_only=True):
+    """Bytes that an account put on the chain, and the block that they are in."""
+
+    sender: Address
+    data: bytes
+    block: Block
+
+
+class Stamps(Protocol):
+    """Bytes on the chain that no contract reads: who put them there and when is all that matters."""
+
+    account: Address
+    chain_id: int
+
+    async def head(self) -> Block: ...
+
+    async def block(self, number: int) -> Block:
+        """Raises Outage while it does not exist yet."""
+
+    async def stamp(self, call_id: CallId, data: bytes) -> Digest:
+        """Puts `data` there once per `call_id`; returns the transaction's hash when it is mined. Raises Outage."""
+
+    async def stamped(self, transaction: Digest) -> Stamp:
+        """Raises Outage, or KeyError when there is no such transaction, or one that did something else."""
+
+
 class Blobs(Protocol):
     """Content-addressed blobs. Everything that leaves `get` and `fetch` has been checked against its CID."""
 

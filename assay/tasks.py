@@ -77,7 +77,8 @@ class VerifyOffer(Task, frozen=True, kw_only=True):
 
 
 class OfferVerified(Outcome, frozen=True, kw_only=True):
-    pass
+    proven_at: int = 0
+    """Chain time of its provider's last good proof of hardware, as far as that has been examined; 0: none."""
 
 
 class StoreKey(Task, frozen=True, kw_only=True):

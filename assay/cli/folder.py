@@ -21,7 +21,7 @@ from typing import Any
 
 from assay.cli.common import ENVIRONMENT, FAILED, Trouble
 
-ORDERS = re.compile(r"drain|resume|withdraw|leave|cancel-\d+")
+ORDERS = re.compile(r"drain|resume|prove|withdraw|leave|cancel-\d+")
 EVERY = 0.5
 """Seconds between looks at the orders."""
 STATUS_EVERY = 2.0

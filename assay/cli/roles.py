@@ -42,6 +42,8 @@ Shut = Annotated[str, typer.Option("--sandbox", metavar="auto|bubblewrap|kernel|
 Disk = Annotated[int, typer.Option("--disk", min=0, help="Bytes that the engine's files may take; 0: half of what is free.")]
 Store = Annotated[int, typer.Option("--store", min=0, help="Bytes that blobs may take; 0: what is there and half of what is free.")]
 KeepDays = Annotated[int, typer.Option("--keep-days", min=0, help="Days for which the checkpoints of finished jobs are kept in any case.")]
+PreferProven = Annotated[bool, typer.Option("--prefer-proven", help="Take workers with proven hardware before cheaper ones without.")]
+Prove = Annotated[int, typer.Option("--prove", min=0, metavar="BYTES", help="Memory that is claimed, and proven when a block asks all nodes to.")]
 PerTera = Annotated[int, typer.Option("--price-per-tera", min=0, help="Asked for 10^12 operations of a step on top, smallest units.")]
 Metrics = Annotated[str, typer.Option("--metrics", metavar="HOST:PORT", help="Answer Prometheus here.")]
 Hours = Annotated[str, typer.Option("--hours", metavar="22-7", help="Work only between these hours of the day.")]
@@ -92,7 +94,7 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_worker(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, price: Price = 100_000, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
-            threads: Threads = 1, keep_days: KeepDays = 7,
+            threads: Threads = 1, keep_days: KeepDays = 7, prove: Prove = 0,
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
             metrics: Metrics = "", releases: Releases = None, hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False,
             json: Lines = False,
@@ -101,8 +103,9 @@ def _common(app: typer.Typer, role: str) -> None:
                 rules = care.Rules(care.hours_of(hours), max_temperature, alone)
             except ValueError as error:
                 raise Trouble("these hours cannot be kept", str(error), "--hours 22-7", 2) from None
-            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "keep_days": keep_days, "releases": index_of(releases)}
+            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "keep_days": keep_days, "prove": prove}
             options: dict[str, Any] = {"price": price, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
+            options["releases"] = index_of(releases)
             options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 
@@ -120,6 +123,17 @@ def _common(app: typer.Typer, role: str) -> None:
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 
         start = start_verifier
+    elif role == "scheduler":
+
+        def start_scheduler(
+            rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
+            announce: Announce = None, confirmations: Confirmations = 0, ipfs: Ipfs = None, prefer_proven: PreferProven = False,
+            json: Lines = False,
+        ) -> None:  # fmt: skip
+            options = {"confirmations": confirmations, "ipfs": ipfs, "prefer_proven": prefer_proven}
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **options)
+
+        start = start_scheduler
     else:
 
         def start_other(
@@ -146,7 +160,7 @@ def _common(app: typer.Typer, role: str) -> None:
         screen = Console(highlight=False)
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for key, value in found.items():
-            if key not in ("recent", "working_on"):
+            if key not in ("recent", "working_on", "days", "receipts"):
                 table.add_row(key.replace("_", " "), str(value))
         table.add_row("working on", ", ".join(found.get("working_on", [])) or "nothing")
         screen.print(table)

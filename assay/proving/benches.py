@@ -1,4 +1,4 @@
-"""What holds the memory of a proof and multiplies: NumPy on the processor, or a device of assay.exact.cuda (a GPU, or the fake one). The bits are the same."""
+"""What holds the memory of a proof and multiplies: NumPy on the processor, or a device of assay.exact.cuda (a GPU, the fake one). The same bits."""
 
 from __future__ import annotations
 

@@ -4,8 +4,9 @@
     level t    acc = block before it in its lane; REFS times: acc = mix(acc, the block that acc points at, anywhere in levels 0..t-1); plus the
                block before it once more, so that the way back is as hard
 
-A block that is not kept is computed again from its five parents, of which those that are not kept are computed again: with a share m of
-blocks missing every missing one takes 1 / (1 - REFS m) blocks on average, and no end of them from m = 1 / REFS on (the depth of the graph ends it).
+A block that is not kept is computed again from its five parents, of which those that are not kept are computed again. With a share m of all blocks
+missing and their lanes' last blocks kept, one at level t takes c(t) = 1 + REFS m mean(c(0..t-1)) blocks: 1 / (1 - REFS m) at most for m below
+1 / REFS, and a number that grows as t^(REFS m - 1) above. So half of the memory costs about as many times the work as there are levels.
 After scrypt (Percival 2009) and Argon2 (Biryukov, Dinu and Khovratovich 2016); this graph has no proof of its own, only bench/hardware.py's figures.
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.functions import philox
-from assay.merkle import Digest
+from assay.ids import Digest
 
 Words = NDArray[np.uint32]
 
@@ -59,7 +60,7 @@ def first(seed: Digest, lanes: NDArray[np.int64]) -> Words:
 
 
 def mixed(before: Words, blocks: int, fetch: Any) -> Words:
-    """The blocks of a level from those before them in their lanes; `blocks` is how many all earlier levels have, `fetch` gives those of some numbers."""
+    """The blocks of a level from those before them in their lanes; all earlier levels have `blocks`, of which `fetch` gives those of some numbers."""
     acc = before
     for r in range(REFS):
         acc = mix(acc, fetch(pointed(acc, r, blocks)))

@@ -3,7 +3,7 @@
     X_0      the last side^2 bytes of the memory, int8 in C order
     at       where the next matrix lies: the root of X_k modulo the places, in whole chunks
     X_k+1    row i is fold(X_k W_i), W_i being row i of the matrix of side^2 bytes at `at`: an exact int32 sum of int8 products, of which fold keeps
-             the top byte after an odd factor. What was a column of the product is a row of the next state, so that every entry depends on all of the state before
+             the top byte after an odd factor. A column of the product is a row of the next state: two steps on, every entry depends on all
 
 The sums are the same on every device, since they are integers below 2^31.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.merkle import Digest
+from assay.ids import Digest
 
 State = NDArray[np.int8]
 
