@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import audit, check, dispute, doctor, economics, infer, jobs, keys, net, result, roles, sim
+from assay.cli import audit, check, dispute, doctor, economics, infer, jobs, keys, net, peers, result, roles, sim
 from assay.cli.common import group
 
 app = group(
@@ -40,6 +40,7 @@ jobs.app.command()(result.result)
 app.add_typer(jobs.app, name="job")
 app.add_typer(dispute.app, name="dispute")
 app.command()(check.check)
+app.command()(peers.peers)
 app.command()(infer.infer)
 app.add_typer(infer.app, name="receipt")
 app.command()(jobs.run)

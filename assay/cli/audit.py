@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from assay.adapters.evm import EvmReader
     from assay.adapters.ipfs import LocalBlobs
     from assay.audit.findings import Report
+    from assay.ports import Peers
 
 ACQUAINTANCE = 10.0
 """Seconds to wait for the first peer that serves blobs."""
@@ -79,6 +80,13 @@ async def _audit(where: Settings, job: JobId, replay: int, seed: int) -> Report:
 @contextlib.asynccontextmanager
 async def visit(where: Settings, folder: Path) -> AsyncIterator[tuple[EvmReader, LocalBlobs]]:
     """A network as a stranger sees it: its chain, and the blobs that its nodes serve. What is fetched lies in `folder`."""
+    async with meet(where, folder) as (reader, blobs, _):
+        yield reader, blobs
+
+
+@contextlib.asynccontextmanager
+async def meet(where: Settings, folder: Path) -> AsyncIterator[tuple[EvmReader, LocalBlobs, Peers]]:
+    """The same, and the nodes that are known."""
     from assay.adapters.evm import EvmReader
     from assay.adapters.ipfs import LocalBlobs
     from assay.adapters.libp2p import Libp2pPeers
@@ -113,7 +121,7 @@ async def visit(where: Settings, folder: Path) -> AsyncIterator[tuple[EvmReader,
         while where.bootstrap and not locate(()) and waited < ACQUAINTANCE:
             await asyncio.sleep(0.1)
             waited += 0.1
-        yield reader, blobs
+        yield reader, blobs, peers
 
 
 # ---- what is told --------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ LATE = 2
 """Blocks after one that asks, from which it is too late to begin."""
 SECONDS = 30.0
 """That the products of a claim take: long beside a block, so that what is proven is near what is there."""
-DEFAULT = 1 << 30
+DEFAULT = 1 << 28
 """Bytes that are proven when the owner asks and has claimed nothing."""
 LOOK_EVERY = 1.0
 FILE = "hardware.json"
