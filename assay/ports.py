@@ -141,6 +141,9 @@ class Peers(Protocol):
 
     async def gossip(self, message: AnyGossip) -> None: ...
 
+    async def renew(self) -> None:
+        """Tells the others what this node's record says now. Raises Outage."""
+
     def records(self) -> list[PeerRecord]:
         """What is known of other nodes now; signatures checked."""
 

@@ -47,7 +47,8 @@ def assay(here: Path, *words: str, code: int = 0) -> dict[str, Any]:
 @contextlib.contextmanager
 def daemon(here: Path, role: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A daemon of this role that is up; stopped as its owner would."""
-    with subprocess.Popen([*ASSAY, role, "start", "--json", *options], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [*ASSAY, role, "start", "--json", *options]
+    with subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             for line in process.stdout:

@@ -129,6 +129,10 @@ class Net:
         self._own = self._describe(self.addresses)
         return self._own
 
+    async def renew(self) -> None:
+        """Tells the neighbours what the record says now; the table has it when it is next published."""
+        self._spread([self._renew()], None)
+
     async def _keep_file(self) -> None:
         while True:
             await trio.sleep(1)

@@ -222,7 +222,12 @@ def _prover(role: str, node: Node, ports: Ports, options: Options, note: Callabl
     if role != "worker" or ports.stamps is None:
         return None
     every = EVERY_LOCAL if ports.chain.chain_id == LOCAL_CHAIN else EVERY
-    return Prover(ports.stamps, ports.blobs, ports.folder, options.prove, every, lambda: node.status().get("current_segment") is None, note)
+
+
+    def idle() -> bool:
+        return node.status().get("current_segment") is None
+
+    return Prover(ports.stamps, ports.blobs, ports.folder, options.prove, every, idle, note, renew=ports.peers.renew)
 
 
 async def serve(role: str, where: Settings, options: Options, *, as_json: bool) -> None:

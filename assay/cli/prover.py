@@ -7,7 +7,7 @@ What the last proof was is kept in `hardware.json` of the node's folder, and tol
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from assay.chain import Block
@@ -45,14 +45,14 @@ def told_in(folder: Path) -> Hardware | None:
 
 
 class Prover:
-    """`memory`: bytes that are claimed, 0: none until asked. `idle` says whether the machine is free."""
+    """`memory`: bytes that are claimed, 0: none until asked. `idle` says whether the machine is free, `renew` tells others of a new proof."""
 
     def __init__(
         self, chain: Stamps, blobs: Blobs, folder: Path, memory: int, every: int, idle: Callable[[], bool], note: Callable[[Note], None],
-        seconds: float = SECONDS,
+        seconds: float = SECONDS, renew: Callable[[], Awaitable[None]] | None = None,
     ) -> None:  # fmt: skip
         self._chain, self._blobs, self._folder, self._memory, self._every = chain, blobs, folder, memory, every
-        self._idle, self._note, self._seconds = idle, note, seconds
+        self._idle, self._note, self._seconds, self._renew = idle, note, seconds, renew
         self._wanted = asyncio.Event()
         self._claim: Claim | None = None
         self._seen = -1
@@ -100,6 +100,8 @@ class Prover:
             told = await claims.prove(self._chain, self._blobs, work, self._claim, block.number, self._folder)
         proven = await claims.examine(self._chain, self._blobs, self._chain.account, told)
         await asyncio.to_thread((self._folder / FILE).write_bytes, encode(told))
+        if self._renew is not None:
+            await self._renew()
         if before is not None and before.opening != told.opening:
             await self._blobs.unpin(before.opening)
         text = f"proven: {proven.memory / 2**30:.2f} GiB held, {proven.rate / 1e9:.1f} billion exact operations a second ({proven.seconds} s)"
