@@ -149,6 +149,12 @@ training = assay.Training(model=nn.Linear(6, 3), loss=lambda model, batch: F.cro
         assert (audit["failed"], audit["unchecked"], [row["end_root"] for row in audit["segments"]][-1]) == (0, 0, local["final_state_root"])
         assert all(row["findings"] == [] for row in audit["segments"])
         assert audit["segments"][-1]["held"]["replay"] >= 3  # link root, end root, the verifier's traces
+        papers = here / "papers.json"
+        made = assay(here, "job", "certificate", "1", "--out", str(papers))
+        assert made["tensors"] > 0
+        held = assay(here, "certificate", "verify", str(papers), "--weights", "first.safetensors", "--signer", made["signer"])
+        assert held["holds"]
+        assert held["client"] == made["signer"]
         stranger = assay(here, "job", "audit", "1", "--replay", "2", "--data", "nobody")
         assert stranger["failed"] == 0
         assert {finding["check"] for row in [stranger["whole"], *stranger["segments"]] for finding in row["findings"]} == {"delivery", "replay"}

@@ -17,11 +17,7 @@ import asyncio
 from pathlib import Path
 from typing import Any, Self
 
-from eth_account import Account
-from eth_account.messages import SignableMessage, encode_typed_data
 from eth_account.signers.local import LocalAccount
-from eth_keys.exceptions import BadSignature
-from eth_utils.exceptions import ValidationError
 
 from assay import chain
 from assay.adapters import evm_abi, evm_moves
@@ -30,41 +26,30 @@ from assay.adapters.evm_journal import SendJournal
 from assay.adapters.evm_reader import Reader
 from assay.adapters.evm_rpc import Refused, Rpc, RpcError, blob, number
 from assay.adapters.evm_sender import Sender
+from assay.adapters.evm_typed import TypedData
 from assay.adapters.refusals import refuse
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
 from assay.dispute.record import Record, Rules
 from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, SegmentId
 from assay.ports import AccountView, Outage, Reverted, Stamp
 
-HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
-"""Of secp256k1; signatures with a greater s are refused by the contract (EIP-2)."""
 DECISION_GAS = 500_000
 """For what the estimate of a reveal does not know of: it may turn out to be the last one, which decides the round and pays all."""
 MANY_BLOCKS = 10_000
 """On a longer chain it is worth finding out where the contract was deployed."""
-TYPES = {
-    "Offer": [
-        {"name": "provider", "type": "address"}, {"name": "job", "type": "uint64"}, {"name": "parent", "type": "uint64"},
-        {"name": "start", "type": "uint64"}, {"name": "stop", "type": "uint64"}, {"name": "price", "type": "uint128"},
-        {"name": "expires", "type": "uint64"}, {"name": "nonce", "type": "uint256"},
-    ],
-    "Receipt": [{"name": "segment", "type": "uint64"}, {"name": "round", "type": "uint32"}],
-    "Seal": [{"name": "segment", "type": "uint64"}, {"name": "round", "type": "uint32"}, {"name": "digest", "type": "bytes32"}],
-}  # fmt: skip
 
 
 class NoContract(Exception):
     """There is no Jobs contract at that address."""
 
 
-class EvmReader:
+class EvmReader(TypedData):
     """Reads a network; `open` finds its contracts."""
 
     def __init__(self, rpc: Rpc, chain_id: int, genesis: Digest, contracts: dict[str, Address], first_block: int) -> None:
+        super().__init__(chain_id, contracts["jobs"])
         self.rpc = rpc
-        self.chain_id = chain_id
         self.genesis = genesis
-        self.contract = contracts["jobs"]
         self.contracts = contracts
         """By name: jobs, stakes, token; disputes, if the network has them."""
         self.disputes = contracts.get("disputes", Address(""))
@@ -178,40 +163,6 @@ class EvmReader:
             raise KeyError(dispute)
         return await self._records.record(dispute)
 
-    # ---- signatures
-
-    def _typed(self, kind: str, message: dict[str, object]) -> SignableMessage:
-        domain = {"name": "Assay", "version": "1", "chainId": self.chain_id, "verifyingContract": self.contract}
-        return encode_typed_data(domain_data=domain, message_types={kind: TYPES[kind]}, message_data=message)
-
-    def _receipt(self, segment: SegmentId, round: int) -> SignableMessage:
-        return self._typed("Receipt", {"segment": segment, "round": round})
-
-    def _seal(self, segment: SegmentId, round: int, digest: Digest) -> SignableMessage:
-        return self._typed("Seal", {"segment": segment, "round": round, "digest": digest})
-
-    def _offer(self, offer: Offer) -> SignableMessage:
-        return self._typed("Offer", {name: getattr(offer, name) for name in offer.__struct_fields__})
-
-    def offer_signer(self, offer: Offer, signature: bytes) -> Address | None:
-        """None when the contract would not accept the signature, whoever made it; also when the offer's numbers do not fit its types."""
-        try:
-            return _signer_of(self._offer(offer), signature)
-        except ValueError:
-            return None
-
-    def receipt_signer(self, segment: SegmentId, round: int, signature: bytes) -> Address | None:
-        try:
-            return _signer_of(self._receipt(segment, round), signature)
-        except ValueError:
-            return None
-
-    def seal_signer(self, segment: SegmentId, round: int, digest: Digest, signature: bytes) -> Address | None:
-        try:
-            return _signer_of(self._seal(segment, round, digest), signature)
-        except ValueError:
-            return None
-
 
 async def _deployed_in(rpc: Rpc, contract: Address, head: int) -> int:
     """A block at or before the contract's deployment: by bisection over eth_getCode where old state can be had, else 0."""
@@ -320,20 +271,10 @@ class EvmChain(EvmReader):
     # ---- signatures
 
     def sign_offer(self, offer: Offer) -> bytes:
-        return bytes(self._signer.sign_message(self._offer(offer)).signature)
+        return bytes(self._signer.sign_message(self.offer_data(offer)).signature)
 
     def sign_receipt(self, segment: SegmentId, round: int) -> bytes:
-        return bytes(self._signer.sign_message(self._receipt(segment, round)).signature)
+        return bytes(self._signer.sign_message(self.receipt_data(segment, round)).signature)
 
     def sign_seal(self, segment: SegmentId, round: int, digest: Digest) -> bytes:
-        return bytes(self._signer.sign_message(self._seal(segment, round, digest)).signature)
-
-
-def _signer_of(message: SignableMessage, signature: bytes) -> Address | None:
-    """Whose signature it is, if it has the one form that the contract accepts: r, s (low), v in {27, 28}."""
-    if len(signature) != 65 or signature[64] not in (27, 28) or int.from_bytes(signature[32:64], "big") > HALF_ORDER:
-        return None
-    try:
-        return Address(Account.recover_message(message, signature=signature).lower())
-    except (BadSignature, ValidationError):
-        return None
+        return bytes(self._signer.sign_message(self.seal_data(segment, round, digest)).signature)

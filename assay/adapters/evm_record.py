@@ -5,7 +5,7 @@ All of it is what the node says: an audit is as good as the node that it asks. A
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from assay.adapters import evm_abi
@@ -29,12 +29,16 @@ async def read_record(reader: EvmReader, job: JobId, depth: int = 1) -> Record:
     parties |= {who for event in events if isinstance(event, Drawn) and event.segment in segments for who in event.verifiers}
     return Record(
         chain_id=reader.chain_id, contract=reader.contract, seat_stake=await reader.read("stakes", "seatStake"), head=head,
-        entries=tuple(Entry(one.event, *calls.get(one.transaction, (None, None))) for one in found),
+        entries=tuple(_entry(one, calls) for one in found),
         hashes=await _hashes(reader, blocks_of(events, segments)), signers=reader,
         wallets=await _wallets(reader, parties), held=await _held(reader, {e.who for e in events if isinstance(e, Credited)}, head),
         disputes_contract=reader.disputes, rules=await reader.dispute_rules() if reader.disputes else None,
         disputes={number: await reader.dispute(number) for number in disputes_of(events, segments)},
     )  # fmt: skip
+
+
+def _entry(one: Found, calls: Mapping[Digest, tuple[Address, Any]]) -> Entry:
+    return Entry(one.event, *calls[one.transaction], "0x" + one.transaction.hex()) if one.transaction in calls else Entry(one.event)
 
 
 async def _calls(reader: EvmReader, found: list[Found]) -> dict[Digest, tuple[Address, Any]]:

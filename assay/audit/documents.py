@@ -23,7 +23,7 @@ from assay.job import JobSpec, data_root
 from assay.merkle import sha256
 from assay.ports import Blobs, Keys, Outage
 from assay.runtime import TaskFailed
-from assay.state import BadTensors, from_bytes, state_root
+from assay.state import BadTensors, Tensors, from_bytes, state_root
 from assay.tasks import CheckProgram
 from assay.workshop import Workshop, check_spec
 
@@ -106,6 +106,10 @@ class Documents:
         self.terms, self.sheet = self.job.terms, auditor.sheet
         self.spec: JobSpec | None = None
         """Once it was fetched, and is what the terms name."""
+        self.document = b""
+        """The bytes of it."""
+        self.state: Tensors | None = None
+        """What settled last, once it was opened and is that."""
         self.frozen_root = Digest(b"")
         """Of the tensors that its program reads and no step changes; empty when it reads none."""
 
@@ -135,7 +139,7 @@ class Documents:
             check("documents", same, f"the document's {name.replace('_', ' ')} is not that of the terms")
         root = data_root(spec.dataset, spec.order, spec.batch)
         check("documents", root == terms.dataset_root, "the data that the document describes has another root than the terms name")
-        self.spec = spec
+        self.spec, self.document = spec, data
         await self._program(spec)
         await self._schedule(spec)
 
@@ -205,4 +209,5 @@ class Documents:
             check("delivery", False, f"the last checkpoint does not open: {error}")
             return
         found = state_root(last.stop, state)
-        check("delivery", found == last.end_root, f"the last checkpoint has the root {found.hex()[:16]}…, what settled is another state")
+        right = check("delivery", found == last.end_root, f"the last checkpoint has the root {found.hex()[:16]}…, what settled is another state")
+        self.state = state if right else None

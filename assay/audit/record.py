@@ -20,6 +20,8 @@ class Entry(NamedTuple):
     """Who sent the transaction; None when it was not asked for (another job's)."""
     call: AnyCall | None = None
     """What was sent; None as above, and when the contract was called by another one, whose calldata says something else."""
+    transaction: str = ""
+    """Its hash, `0x…`, where the chain has transactions and it was asked for."""
 
 
 class Signers(Protocol):

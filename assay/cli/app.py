@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import audit, check, dispute, doctor, economics, infer, jobs, keys, net, peers, result, roles, sim
+from assay.cli import audit, certificate, check, dispute, doctor, economics, infer, jobs, keys, net, peers, result, roles, sim
 from assay.cli.common import group
 
 app = group(
@@ -37,7 +37,9 @@ for name, app_of_role in roles.apps().items():
 app.command()(jobs.submit)
 jobs.app.command()(audit.audit)
 jobs.app.command()(result.result)
+jobs.app.command()(certificate.certificate)
 app.add_typer(jobs.app, name="job")
+app.add_typer(certificate.app, name="certificate")
 app.add_typer(dispute.app, name="dispute")
 app.command()(check.check)
 app.command()(peers.peers)

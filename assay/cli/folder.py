@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from assay.cli.common import ENVIRONMENT, FAILED, Trouble
+from assay.cli.common import ENVIRONMENT, FAILED, Trouble, read_config
 
 ORDERS = re.compile(r"drain|resume|prove|withdraw|leave|cancel-\d+")
 EVERY = 0.5
@@ -33,6 +33,12 @@ def bases() -> Path:
     from assay.exact.native.build import cache_home
 
     return cache_home() / "bases"
+
+
+def client_folder() -> Path:
+    """A client's own, for what needs its keys and no network."""
+    kept = read_config()
+    return (Path(kept["data"]) if "data" in kept else Path("~/.local/share/assay").expanduser()) / "client"
 
 
 def prepare(data: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Data, Json, Trouble, group, show
-from assay.cli.folder import bases
+from assay.cli.folder import bases, client_folder
 
 if TYPE_CHECKING:
     from assay.ids import Digest
@@ -43,7 +43,7 @@ def infer(
     from assay.state import to_bytes
     from assay.training import load_inference
 
-    folder = data or _client()
+    folder = data or client_folder()
     if receipt is not None and not exists(folder):
         raise Trouble(f"{folder} holds no keys to sign with", "a receipt is signed", f"assay keys new --data {folder}", USAGE)
     asked = load_inference(model)
@@ -110,14 +110,6 @@ def verify(
         print(f"✓ {made.account} signed what comes out here: {made.name}, weights {made.weights_root.hex()[:16]}…")
     if wrong:
         raise typer.Exit(FAILED)
-
-
-def _client() -> Path:
-    """The client's folder, as other commands find it."""
-    from assay.cli.common import read_config
-
-    kept = read_config()
-    return (Path(kept["data"]) if "data" in kept else Path("~/.local/share/assay").expanduser()) / "client"
 
 
 def _bounded(file: Path, limit: int) -> bytes:
