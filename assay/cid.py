@@ -11,6 +11,7 @@ Sources: github.com/multiformats/cid, ipld.io/specs/codecs/dag-pb, specs.ipfs.te
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import re
@@ -73,6 +74,7 @@ def from_bytes(raw: bytes) -> Cid:
     return Cid("b" + base64.b32encode(raw).decode().rstrip("=").lower())
 
 
+@functools.lru_cache(maxsize=1 << 13)
 def to_bytes(cid: str) -> bytes:
     """The binary form (36 bytes). Raises BadCid, also for text that is another spelling of the same CID."""
     if not _TEXT.fullmatch(cid):

@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
-from assay import merkle, seal, shard
+from assay import merkle, parts, seal, shard
 from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJob, Registered, Terms
 from assay.codec import digest, encode
 from assay.execute import check_tensors, schedule_root
@@ -318,7 +318,7 @@ async def fetch(ledger: Ledger, job: JobId, chain: Chain, blobs: Blobs, keys: Ke
         raise ValueError("the released key is another one than the provider committed to: the key service's fault")
     if not await blobs.has(last.checkpoint):
         await blobs.fetch(last.checkpoint, limit, near)
-    state = from_bytes(seal.unseal(await blobs.get(last.checkpoint), key), limit)
+    state = from_bytes(parts.unseal(await blobs.get(last.checkpoint), key), limit)
     if state_root(last.stop, state) != last.end_root:
         raise ValueError("the checkpoint is not the state that was committed: its provider's fault")
     return state

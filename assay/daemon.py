@@ -78,6 +78,8 @@ class Ports:
     depth: int = 1
     """Blocks under the head from which an event counts as final."""
     poll: float = 0.25
+    places: int = 1
+    """Segments that the engine runs at once."""
 
 
 async def enrol(ports: Ports, *, deposit: int = 0, seat: bool = False) -> None:

@@ -23,6 +23,7 @@ import msgspec
 
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Facts, Named, Open, Path, Shown, Side
+from assay.dispute.questions import Parted, Question, Told
 from assay.dispute.record import Record
 from assay.dispute.served import Given, Nodes, Wanted
 from assay.ids import U32, U63, Digest
@@ -117,8 +118,8 @@ class LinksRun(EngineResult, frozen=True, kw_only=True):
     last_loss: U32
     computed: U63
     milliseconds: U63
-    state: str
-    """Name of the end state's file."""
+    state: Annotated[str, msgspec.Meta(pattern=r"^state-[0-9]{1,20}\.safetensors$")]
+    """Name of the end state's file: the daemon reads and publishes it, so it leads nowhere else."""
 
 
 class OpenLinks(EngineTask, frozen=True, kw_only=True):
@@ -135,7 +136,7 @@ class OpenLinks(EngineTask, frozen=True, kw_only=True):
 
 class OpenedLink(Message, frozen=True, kw_only=True):
     unit: U63
-    file: str
+    file: Annotated[str, msgspec.Meta(pattern=r"^boundary-[0-9]{1,20}\.safetensors$")]
     ends: tuple[Digest, ...]
     """As in messages.Boundary.link_ends."""
     proofs: tuple[tuple[Digest, ...], ...]
@@ -200,6 +201,52 @@ class AnswerDispute(EngineTask, frozen=True, kw_only=True):
     """No move is wanted, but this, which the challenger has asked for."""
 
 
+class ShowTree(EngineTask, frozen=True, kw_only=True):
+    """What a provider shows of the segment that it ran in folder `segment`, or of one of its links."""
+
+    job: JobFiles
+    dataset: DatasetRef
+    segment: Folder
+    start: U63
+    stop: U63
+    own: OwnRun
+    question: Question
+
+
+class TreeShown(EngineResult, frozen=True, kw_only=True):
+    nodes: Nodes | None
+    """None: there is no such node."""
+
+
+class PartLink(EngineTask, frozen=True, kw_only=True):
+    """Where our run of a link, from the segment in folder `segment`, and that of its provider part."""
+
+    job: JobFiles
+    dataset: DatasetRef
+    segment: Folder
+    start: U63
+    stop: U63
+    own: OwnRun
+    unit: U63
+    """Counted from `start`."""
+    named: U63
+    """The same, counted from the start of the provider's segment."""
+    committed: Digest
+    """What the provider's ends in."""
+    told: tuple[Told, ...] = ()
+    """What the provider has shown so far."""
+
+
+class LinkParted(EngineResult, frozen=True, kw_only=True):
+    """One of the three."""
+
+    parted: Parted | None = None
+    question: Question | None = None
+    """What the provider is to be asked next."""
+    junk: str = ""
+    """Why what it has shown is worth nothing."""
+
+
 class OwnRun(Message, frozen=True, kw_only=True):
     parent_root: Digest
     keep: U63
@@ -234,6 +281,6 @@ class Failure(EngineResult, frozen=True, kw_only=True):
     error: str
 
 
-AnyEngineTask = CheckFile | RunLinks | OpenLinks | ReplayLink | AnswerDispute
-AnyEngineResult = FileChecked | StepDone | LinksRun | LinksOpened | LinkReplayed | DisputeAnswered | Failure
+AnyEngineTask = CheckFile | RunLinks | OpenLinks | ReplayLink | AnswerDispute | ShowTree | PartLink
+AnyEngineResult = FileChecked | StepDone | LinksRun | LinksOpened | LinkReplayed | DisputeAnswered | TreeShown | LinkParted | Failure
 Progress = Callable[[StepDone], None]

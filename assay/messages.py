@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from assay.chain import Offer, Reveal
 from assay.codec import Message
+from assay.dispute.questions import Question
 from assay.dispute.served import Nodes, Wanted
 from assay.ids import U32, U63, Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 
@@ -158,6 +159,29 @@ class NodesRequest(Message, frozen=True, kw_only=True):
     wanted: Wanted
 
 
+class Visit(Message, frozen=True, kw_only=True):
+    """Who checks a step to the provider, answered by Ack: this peer asks for an account, which has signed that (EIP-712). It need not be the peer
+    that the account has registered: that one may be running elsewhere."""
+
+    account: Address
+    signature: bytes
+
+
+class StepRequest(Message, frozen=True, kw_only=True):
+    """A peer that asks for the job's client or a drawn verifier to the provider, answered by Boundary: the state before a step, to check that
+    step alone."""
+
+    segment: SegmentId
+    step: U63
+
+
+class TreeRequest(Message, frozen=True, kw_only=True):
+    """The same to the same, answered by Nodes: its link ends, and what a link of its looks like inside, to find where a run parts from it."""
+
+    segment: SegmentId
+    question: Question
+
+
 class Refusal(Message, frozen=True, kw_only=True):
     """A request that is not granted, with the reason in plain words."""
 
@@ -170,7 +194,10 @@ class Ack(Message, frozen=True, kw_only=True):
     pass
 
 
-AnyRequest = OfferMessage | Heartbeat | HandOver | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest
+AnyRequest = (
+    OfferMessage | Heartbeat | HandOver | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest | StepRequest
+    | TreeRequest | Visit
+)  # fmt: skip
 AnyReply = Boundary | KeyGrant | Nodes | Refusal | Ack
 AnyGossip = JobAnnouncement
 

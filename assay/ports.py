@@ -81,6 +81,9 @@ class Chain(Protocol):
 
     def seal_signer(self, segment: SegmentId, round: int, digest: Digest, signature: bytes) -> Address | None: ...
 
+    def visit_signer(self, peer: PeerId, signature: bytes) -> Address | None:
+        """Which account says that `peer` asks for it (messages.Visit)."""
+
 
 class Stamp(Message, frozen=True, kw_only=True):
     """Bytes that an account put on the chain, and the block that they are in."""
@@ -111,7 +114,8 @@ class Stamps(Protocol):
 class Blobs(Protocol):
     """Content-addressed blobs. Everything that leaves `get` and `fetch` has been checked against its CID."""
 
-    async def put(self, data: bytes) -> Cid: ...
+    async def put(self, data: bytes) -> Cid:
+        """Stores and pins."""
 
     async def has(self, cid: Cid) -> bool: ...
 
@@ -122,8 +126,14 @@ class Blobs(Protocol):
         """Brings it into the local store, from the peers `near` first, then from all that are known. Raises Outage when nobody
         has it, ValueError when it is larger than `limit` bytes."""
 
+    async def pin(self, cid: Cid, until: int | None = None) -> None:
+        """Keeps the blob until this chain time (seconds; None: until `unpin`). Never shortens a pin."""
+
     async def unpin(self, cid: Cid) -> None:
-        """Lets a blob that was put go when room is needed; until then it is served like any other."""
+        """Lets a blob go when room is needed."""
+
+    async def lapse(self, now: int) -> list[Cid]:
+        """Ends the pins whose time is over at the chain time `now`; returns them."""
 
 
 Handler = Callable[[PeerId, AnyRequest], Awaitable[AnyReply]]

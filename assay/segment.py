@@ -60,6 +60,21 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
     os.replace(part, path)
 
 
+def read_records(folder: Path, micro_batches: int) -> list[StepRecord]:
+    """The steps of a run that are on disk, up to the first torn record."""
+    path = folder / "steps.bin"
+    data = path.read_bytes() if path.exists() else b""
+    out: list[StepRecord] = []
+    width = 32 * (micro_batches + 1) + 4
+    for at in range(0, len(data) - width - 7, width + 8):
+        body, check = data[at : at + width], data[at + width : at + width + 8]
+        if merkle.sha256(body)[:8] != check:
+            break
+        ends = tuple(Digest(body[i : i + 32]) for i in range(0, width - 4, 32))
+        out.append(StepRecord(ends, struct.unpack(">I", body[-4:])[0]))
+    return out
+
+
 class Segment:
     """Steps [start, stop) in `folder`; `parent` is the state before `start`, whose root is `parent_root`.
 
@@ -72,22 +87,9 @@ class Segment:
         self.start, self.keep = start, keep
         self._parent_root = parent_root
         self._width = 32 * (executor.micro_batches + 1) + 4
-        self.records = self._read_records()
+        self.records = read_records(folder, executor.micro_batches)
 
     # ---- records ---------------------------------------------------------------------------------------------------------
-
-    def _read_records(self) -> list[StepRecord]:
-        path = self.folder / "steps.bin"
-        data = path.read_bytes() if path.exists() else b""
-        out: list[StepRecord] = []
-        size = self._width + 8
-        for at in range(0, len(data) - size + 1, size):
-            body, check = data[at : at + self._width], data[at + self._width : at + size]
-            if merkle.sha256(body)[:8] != check:
-                break
-            ends = tuple(Digest(body[i : i + 32]) for i in range(0, self._width - 4, 32))
-            out.append(StepRecord(ends, struct.unpack(">I", body[-4:])[0]))
-        return out
 
     def _append(self, record: StepRecord) -> None:
         body = b"".join(record.ends) + struct.pack(">I", record.loss)

@@ -122,9 +122,16 @@ def _parts(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = No
             release(array)
 
 
+def ends(data: bytes) -> list[int]:
+    """Where the header and each tensor of a file of ours end, in order."""
+    (size,) = struct.unpack("<Q", data[:8])
+    header = msgspec.json.decode(data[8 : 8 + size], type=dict[str, _Entry])
+    return [8 + size, *sorted(8 + size + entry.data_offsets[1] for entry in header.values())]
+
+
 __all__ = [
-    "DTYPES", "BadTensors", "Tensors", "acc_root", "batch_root", "dtype_name", "entries_root", "from_bytes", "from_file", "frozen_root", "state_root",
-    "state_root_of", "tensor_root", "tensor_roots", "to_bytes", "to_file", "weights",
+    "DTYPES", "BadTensors", "Tensors", "acc_root", "batch_root", "dtype_name", "ends", "entries_root", "from_bytes", "from_file", "frozen_root",
+    "state_root", "state_root_of", "tensor_root", "tensor_roots", "to_bytes", "to_file", "weights",
 ]  # fmt: skip
 
 

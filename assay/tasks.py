@@ -10,6 +10,7 @@ from __future__ import annotations
 from assay.chain import Offer, Opening, Release, Reveal, Terms
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Open, Revealed, Shown, Side
+from assay.dispute.questions import Question
 from assay.dispute.served import Given, Nodes, Wanted
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef
@@ -347,6 +348,34 @@ class NodesServed(Outcome, frozen=True, kw_only=True):
     """None: that is not to be asked now."""
 
 
+class VerifyVisit(Task, frozen=True, kw_only=True):
+    """Whether `account` has signed that `peer` asks for it."""
+
+    peer: PeerId
+    account: Address
+    signature: bytes
+
+
+class VisitVerified(Outcome, frozen=True, kw_only=True):
+    peer: PeerId
+    account: Address
+    valid: bool
+
+
+class ShowNodes(Task, frozen=True, kw_only=True):
+    """Provider: what its client has asked of a segment that was run here."""
+
+    place: ServeUnits
+    """Which segment; its units and recipients do not matter."""
+    question: Question
+
+
+class NodesShown(Outcome, frozen=True, kw_only=True):
+    segment: SegmentId
+    nodes: Nodes | None
+    """None: there is no such node."""
+
+
 class DropSegment(Task, frozen=True, kw_only=True):
     """Nothing of this segment is needed any more: free its disk."""
 
@@ -365,10 +394,10 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
-    | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | MakeMove | ServeNodes | DropSegment
-    | LetGo
+    | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | MakeOpenings | MakeMove | ServeNodes | ShowNodes | VerifyVisit
+    | DropSegment | LetGo
 )  # fmt: skip
 AnyOutcome = (
     JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeysWrapped | SegmentRun | Stopping | UnitsServed | ReceiptVerified
-    | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | MoveMade | NodesServed | Dropped
+    | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
 )  # fmt: skip

@@ -7,12 +7,15 @@ committed, `own` when this machine is at fault.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,7 +23,8 @@ import numpy as np
 
 from assay import links, merkle
 from assay.codec import Malformed, decode, encode
-from assay.dispute.answers import FileParty, Inputs, OwnInputs
+from assay.dispute import parting
+from assay.dispute.answers import FileParty, Inputs, OwnInputs, own_link
 from assay.dispute.proofs import Link
 from assay.engine import (
     MAX_BOUNDARY,
@@ -33,15 +37,19 @@ from assay.engine import (
     Failure,
     FileChecked,
     JobFiles,
+    LinkParted,
     LinkReplayed,
     LinksOpened,
     LinksRun,
     OpenedLink,
     OpenLinks,
+    PartLink,
     Progress,
     ReplayLink,
     RunLinks,
+    ShowTree,
     StepDone,
+    TreeShown,
 )
 from assay.exact.memory import fitting
 from assay.execute import Executor
@@ -56,6 +64,8 @@ from assay.state import BadTensors, Tensors, acc_root, from_bytes, state_root, t
 
 MAX_FROZEN = 1 << 34
 """Bytes of a file of frozen tensors."""
+ALONE_WITHIN = 60.0
+"""Seconds that an engine waits for another one that has its segment."""
 
 
 class Engine:
@@ -89,6 +99,11 @@ class Engine:
                     return msgspec.structs.replace(self._replay(task), milliseconds=now_ms() - began)
                 case AnswerDispute():
                     return self._answer(task)
+                case ShowTree():
+                    inputs = self._own(task)
+                    return TreeShown(nodes=parting.show(task.question, inputs.ends, lambda: self._link(task, inputs, task.question.unit)))
+                case PartLink():
+                    return self._part(task)
         except (BadTensors, ProgramError) as error:
             return Failure(fault=Fault.PEER, error=str(error))
         except Corrupted as error:
@@ -182,7 +197,11 @@ class Engine:
             segment.run(stop, lambda step, loss: None)
 
     def _run(self, task: RunLinks, progress: Progress) -> LinksRun:
-        segment = self._segment(task)
+        with alone(self.root / task.segment):
+            return self._run_alone(self._segment(task), task, progress)
+
+    @staticmethod
+    def _run_alone(segment: Segment, task: RunLinks, progress: Progress) -> LinksRun:
         began = now_ms()
         computed = segment.run(task.stop, lambda step, loss: progress(StepDone(step=step, loss=loss)))
         spent = now_ms() - began
@@ -194,7 +213,10 @@ class Engine:
         )  # fmt: skip
 
     def _open(self, task: OpenLinks) -> LinksOpened:
-        segment = self._segment(task)
+        with alone(self.root / task.segment):
+            return self._open_alone(self._segment(task), task)
+
+    def _open_alone(self, segment: Segment, task: OpenLinks) -> LinksOpened:
         self._run_again(segment, task.stop)
         leaves, ends = segment.leaf_hashes(task.stop), segment.ends
         opened = []
@@ -258,6 +280,52 @@ class Engine:
         with np.errstate(all="ignore"):
             party = self.party(task, executor, folder, inputs, self.link, self._links)
             return party.serve(task.asked) if task.asked is not None else party.answer()
+
+
+    # ---- showing, and what was shown -------------------------------------------------------------------------------------
+
+    def _own(self, task: ShowTree | PartLink) -> OwnInputs:
+        segment = self._steps(task.job, task.segment, task.start, task.stop, task.own.parent_root, task.own.keep)
+        self._run_again(segment, task.stop)
+        return OwnInputs(segment, segment.batches)
+
+    def _link(self, task: ShowTree | PartLink, inputs: OwnInputs, unit: int) -> Link:
+        """Raises BadTensors for a link that the segment does not have."""
+        if unit >= links.count(task.stop - task.start, task.job.micro_batches):
+            raise BadTensors(f"steps [{task.start}, {task.stop}) have no link {unit}")
+        key = (task.segment, unit)
+        if key not in self._links:
+            self._links.clear()
+            self._links[key] = own_link(task.job, task.dataset, self._executor(task.job), self.root / task.segment, inputs, unit, self.link)
+        return self._links[key]
+
+    def _part(self, task: PartLink) -> LinkParted:
+        link = self._link(task, self._own(task), task.unit)
+        told = {t.question: t.nodes for t in task.told}
+        try:
+            return LinkParted(parted=parting.part(link, task.named, task.committed, told.get))
+        except parting.Unanswered as error:
+            return LinkParted(question=error.question)
+        except parting.Junk as error:
+            return LinkParted(junk=str(error))
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """No other engine runs this segment meanwhile: one that has been killed may take a moment to die. Raises OSError when it does not."""
+    held, until = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), time.monotonic() + ALONE_WITHIN
+    try:
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise OSError(f"another engine has been running {folder.name} for {ALONE_WITHIN:.0f} s") from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(held)
 
 
 def _read_frozen(path: Path) -> Tensors:

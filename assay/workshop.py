@@ -153,11 +153,11 @@ class Workshop:
 
     async def unsealed(self, ref: SealedRef, what: str = "") -> bytes:
         """The plaintext of a sealed blob that is in the store, with a key that is. Raises TaskFailed, which begins with `what`."""
-        from assay import seal
+        from assay import parts, seal
 
         sealed, key = await hands.stored(self.blobs, ref.cid), self.key(ref.key_id)
         try:
-            return await asyncio.to_thread(seal.unseal, sealed, key)
+            return await asyncio.to_thread(parts.unseal, sealed, key)
         except seal.SealError as error:
             raise TaskFailed(Fault.PEER, f"{what}{ref.cid} was fetched and its key is here, but it does not open: {error}") from None
 
@@ -168,8 +168,7 @@ class Workshop:
         key = seal.new_key()
         self.keys.store(key)
         published = await self.blobs.put(await asyncio.to_thread(seal.seal, plaintext, key))
-        with listed.open("a") as file:
-            file.write(f"{published}\n")
+        _list(listed, published)
         return published, key
 
     def published(self, job: JobId) -> Path:
@@ -183,6 +182,20 @@ class Workshop:
             await self.blobs.unpin(name)
         await asyncio.to_thread(listed.unlink, True)
         return len(named)
+
+    async def seal_state(self, state: bytes, parent: SealedRef, listed: Path) -> tuple[Cid, bytes]:
+        """As `seal`, for a state's file: tensors that are as in `parent`, which is in the store with its key, stay the blocks that they are."""
+        from assay import parts, seal
+        from assay.state import ends
+
+        key = seal.new_key()
+        self.keys.store(key)
+        like: tuple[bytes, bytes] | None = None
+        with contextlib.suppress(TaskFailed):  # gone since the segment began: all is sealed anew
+            like = await hands.stored(self.blobs, parent.cid), self.key(parent.key_id)
+        published = await self.blobs.put(await asyncio.to_thread(parts.seal_parts, state, parts.cuts(ends(state)), key, like))
+        _list(listed, published)
+        return published, key
 
     async def put_parent(self, folder: Path, step: int, parent: SealedRef) -> None:
         """The state that a segment starts from."""
@@ -275,6 +288,11 @@ class Workshop:
         data = b"".join(bytes_of(arrays[field.name][local]) for field in fields)
         kept = KeptRecord(shard=index, salt=Digest(shard.salt(key, local)), data=data, path=merkle.prove(leaves, local))
         write_atomically(path, encode(kept))
+
+
+def _list(path: Path, cid: Cid) -> None:
+    with path.open("a") as file:
+        file.write(f"{cid}\n")
 
 
 def _listed(path: Path) -> list[Cid]:

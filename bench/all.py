@@ -16,7 +16,7 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parent
 NAMES = (
     "step", "memory", "finetune", "gemm", "checksums", "hashing", "tracing", "curves", "blobs", "sender", "peers", "demo", "setup", "dispute",
-    "dispute_gas", "dispute_played", "sandbox", "sim", "check", "recompute", "offload", "ranks", "hardware", "owner",
+    "dispute_gas", "dispute_played", "sandbox", "sim", "check", "recompute", "offload", "ranks", "transfer", "papers", "hardware", "owner",
 )  # fmt: skip
 
 

@@ -6,14 +6,15 @@ What is asserted is what the chain says: which calls were made by whom, who was 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 
-from assay.chain import Attest, Batch, RevealAll, SegmentState
+from assay.chain import Attest, Batch, Params, RevealAll, SegmentState, Settle
 from assay.merkle import sha256
 from assay.messages import Ack, SealMessage, VoteMessage
-from assay.runtime import AnyEffect, AnyEvent, Ask, Asked, Reply
+from assay.runtime import AnyEffect, AnyEvent, Ask, Asked, Reply, Send
 from assay.sim import Options, World
 from assay.sim.cast import Part, Self, honest_hands, verifier_config, worker_config
 from assay.sim.report import report
@@ -135,3 +136,59 @@ def test_junk_that_a_verifier_hands_over_spoils_nobodys_call(seal: bytes, leaf: 
         assert sorted(calls(world, Attest)) == [("verifier-1", 1)] * 2 + [("worker-0", 2)] * 2
     if leaf:
         assert sorted(calls(world, RevealAll)) == [("verifier-1", 1)] * 2 + [("worker-0", 2)] * 2
+
+
+# ---- several segments in one transaction -------------------------------------------------------------------------------------
+
+LONG = Params(verifiers=3, quorum=2)
+"""The windows that jobs come with: an hour for challenges, half an hour for seals, ten minutes for votes."""
+
+
+def shared(options: Options, cast: dict[str, Part] | None = None) -> dict[str, list[tuple[str, int]]]:
+    """By kind of call: who sent each transaction that has such calls, and of how many segments."""
+    world = World(msgspec.structs.replace(options, deadline=10**6, patience=1e6), 3, cast)
+    found = report(world, world.run(), 0.0)
+    assert found.problems == []
+    assert set(found.outcomes) == {"settled"}
+    check_audit(world.ledger)
+    sent: dict[str, set[tuple[str, int, tuple[Any, ...]]]] = {"Attest": set(), "RevealAll": set(), "Settle": set()}
+    for (block, _), (sender, call) in world.ledger.origins.items():
+        parts = call.calls if isinstance(call, Batch) else (call,)
+        for kind, seen in sent.items():
+            if segments := tuple(part.segment for part in parts if type(part).__name__ == kind):  # type: ignore[union-attr]
+                seen.add((world.name_of(sender), block, segments))
+    return {kind: [(who, len(segments)) for who, _, segments in sorted(seen, key=lambda s: s[1])] for kind, seen in sent.items()}
+
+
+@pytest.mark.parametrize(("jobs", "depth"), [(1, 8), (4, 2)])
+def test_segments_that_are_ripe_in_the_same_beats_share_their_transactions(jobs: int, depth: int) -> None:
+    """Eight segments of ten seconds: three transactions, where each would have three of its own."""
+    params = msgspec.structs.replace(LONG, depth=depth)
+    options = Options(jobs=jobs, every=5, steps=16 // jobs, segment_steps=2, step_seconds=5, workers=1, verifiers=6, params=params)
+    assert shared(options) == {name: [("worker-0", 8)] for name in ("Attest", "RevealAll", "Settle")}
+
+
+def test_votes_of_segments_whose_seals_went_together_go_together() -> None:
+    """Segments of a minute: seals wait for beats of four minutes, and are not sent with what waits for the shorter ones of votes."""
+    params = msgspec.structs.replace(LONG, depth=8)
+    sent = shared(Options(steps=16, segment_steps=2, step_seconds=30, workers=1, verifiers=6, params=params))
+    assert sent["Attest"] == sent["RevealAll"] == sent["Settle"]
+    assert [count for _, count in sent["Attest"]] == [2, 3, 3]
+
+
+def test_a_job_of_two_unsettled_segments_shares_between_two() -> None:
+    sent = shared(Options(steps=16, segment_steps=2, step_seconds=5, workers=1, verifiers=6, params=LONG))
+    assert sent == dict.fromkeys(("Attest", "RevealAll", "Settle"), [("worker-0", 2)] * 4)
+
+
+class NeverSettles(WorkerMachine):
+    def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
+        effects = super().handle(event, now, seed)
+        return [e for e in effects if not (isinstance(e, Send) and isinstance(e.call, Settle | Batch))]
+
+
+def test_a_provider_that_does_not_settle_is_settled_for() -> None:
+    """By its scheduler, a beat later; so are those that it had left to a call which was never sent."""
+    never = Part(lambda me: NeverSettles(worker_config(me)), honest_hands)
+    sent = shared(Options(steps=4, segment_steps=2, workers=1, verifiers=3, params=LONG), {"worker-0": never})
+    assert sent["Settle"] == [("scheduler-0", 1)] * 2

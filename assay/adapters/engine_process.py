@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from assay.adapters.sandbox import Sandbox, bytes_below
 from assay.cage import NICE
 from assay.codec import Malformed, Message, decode, encode
-from assay.engine import MAX_LINE, AnswerDispute, AnyEngineResult, EngineTask, Failure, StepDone
+from assay.engine import MAX_LINE, AnswerDispute, AnyEngineResult, EngineTask, Failure, PartLink, ShowTree, StepDone
 from assay.runtime import Fault, TaskFailed
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 IDLE = 15.0
 """Seconds that an engine without a task is kept: a plan and warm pages are worth that, a waiting daemon's memory more."""
 LINGER = 600.0
-"""Seconds that one is kept which has answered in a dispute: it holds the disputed link, which takes a replay to make, for the next move."""
+"""Seconds that one is kept which has answered about the inside of a link: it holds that link, which takes a replay to make, for the next question."""
 PATIENCE = 3600.0
 LOOK_EVERY = 2.0
 """Seconds between looks at the size of the work folder."""
@@ -87,7 +87,7 @@ class ProcessEngine:
         line = encode(task) + b"\n"
         if len(line) > MAX_LINE:
             raise TaskFailed(Fault.OWN, f"a task of {len(line)} bytes is over the engine's limit of {MAX_LINE}")
-        idle = max(LINGER, self._idle_after) if isinstance(task, AnswerDispute) else self._idle_after
+        idle = max(LINGER, self._idle_after) if isinstance(task, AnswerDispute | PartLink | ShowTree) else self._idle_after
         async with self._slots:
             try:
                 result = await self._attempt(line, folder, progress, idle)

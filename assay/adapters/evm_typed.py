@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from eth_account import Account
 from eth_account.messages import SignableMessage, encode_typed_data
+from eth_account.signers.local import LocalAccount
 from eth_keys.exceptions import BadSignature
 from eth_utils.exceptions import ValidationError
 
 from assay.chain import Offer
-from assay.ids import Address, Digest, SegmentId
+from assay.ids import Address, Digest, PeerId, SegmentId
 
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 """Of secp256k1; signatures with a greater s are refused by the contract (EIP-2)."""
@@ -18,6 +19,7 @@ TYPES = {
         {"name": "start", "type": "uint64"}, {"name": "stop", "type": "uint64"}, {"name": "price", "type": "uint128"},
         {"name": "expires", "type": "uint64"}, {"name": "nonce", "type": "uint256"},
     ],
+    "Visit": [{"name": "peer", "type": "string"}],
     "Receipt": [{"name": "segment", "type": "uint64"}, {"name": "round", "type": "uint32"}],
     "Seal": [{"name": "segment", "type": "uint64"}, {"name": "round", "type": "uint32"}, {"name": "digest", "type": "bytes32"}],
 }  # fmt: skip
@@ -43,6 +45,9 @@ class TypedData:
     def offer_data(self, offer: Offer) -> SignableMessage:
         return self._typed("Offer", {name: getattr(offer, name) for name in offer.__struct_fields__})
 
+    def visit_data(self, peer: PeerId) -> SignableMessage:
+        return self._typed("Visit", {"peer": peer})
+
     def offer_signer(self, offer: Offer, signature: bytes) -> Address | None:
         """None when the contract would not accept the signature, whoever made it; also when the offer's numbers do not fit its types."""
         try:
@@ -61,6 +66,13 @@ class TypedData:
             return _signer_of(self.seal_data(segment, round, digest), signature)
         except ValueError:
             return None
+
+    def visit_signer(self, peer: PeerId, signature: bytes) -> Address | None:
+        return _signer_of(self.visit_data(peer), signature)
+
+    def sign_visit(self, signer: LocalAccount, peer: PeerId) -> bytes:
+        """That `peer` asks for the account of `signer`."""
+        return bytes(signer.sign_message(self.visit_data(peer)).signature)
 
 
 def _signer_of(message: SignableMessage, signature: bytes) -> Address | None:

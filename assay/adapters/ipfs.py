@@ -77,9 +77,11 @@ class LocalBlobs:
             if not lock.locked():
                 self._fetching.pop(cid, None)
 
-    async def pin(self, cid: Cid) -> None:
-        await asyncio.to_thread(self.store.pin, cid)
+    async def pin(self, cid: Cid, until: int | None = None) -> None:
+        await asyncio.to_thread(self.store.pin, cid, until)
 
     async def unpin(self, cid: Cid) -> None:
-        """Lets a blob go when room is needed."""
         await asyncio.to_thread(self.store.unpin, cid)
+
+    async def lapse(self, now: int) -> list[Cid]:
+        return await asyncio.to_thread(self.store.lapse, now)

@@ -1,11 +1,11 @@
 """Fetching a blob from several gateways at once, trusting none of them.
 
-A blob is walked from its root; up to PARALLEL blocks are under way at a time, each asked of the gateway that has been answering
-fastest. One that has not answered within `patience` gets company: the same block is asked of another, and the first good answer wins
-(IPFS users complain most of fetches that stall). Every block is checked against its CID before anything else looks at it; one that
-answers other bytes is left alone for minutes, one that fails or is slow for seconds. Blocks go to the store as they come and are not
-fetched twice, so a fetch that failed goes on where it was. What a tree can make us read is bounded: its root tells the blob's size,
-which must be within the caller's limit, and the layout follows from the size (assay.cid).
+A blob is walked from its root, and its leaves come over streams (assay.adapters.ipfs_bulk). What is not had so, because it is little, or no
+gateway has streams, or none of them the block, is asked for with a request for each: up to PARALLEL of them at a time, each of the gateway
+that has been answering fastest. One that has not answered within `patience` gets company: the same block is asked of another, and the first
+good answer wins (IPFS users complain most of fetches that stall). Every block is checked against its CID before anything else looks at
+it. Blocks go to the store as they come and are not fetched twice, so a fetch that failed goes on where it was. What a tree can make us
+read is bounded: its root tells the blob's size, which must be within the caller's limit, and the layout follows from the size (assay.cid).
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 import aiohttp
 
 from assay import cid as cids
+from assay.adapters.ipfs_bulk import Bulk
+from assay.adapters.ipfs_sources import MAX_GATEWAYS, Failed, Gateway, Lacks, Lied, Sources
 from assay.cid import Place
 from assay.ids import Cid
 from assay.ports import Outage
@@ -28,13 +29,10 @@ T = TypeVar("T")
 
 RAW_BLOCK = "application/vnd.ipld.raw"
 PARALLEL = 8
+STREAMED = 4
+"""Leaves from which on streams are worth their start."""
 MAX_NODE = 1 << 15
 """Bytes of a dag-pb block with 174 children, rounded up."""
-MAX_GATEWAYS = 256
-MAX_URL = 512
-LONGEST_REST, LIAR_REST = 15.0, 300.0
-WORTH_WAITING = 4.0
-"""Seconds that a fetch waits for a resting gateway when it has no other."""
 
 
 class Blocks(Protocol):
@@ -42,7 +40,10 @@ class Blocks(Protocol):
 
     def read(self, cid: Cid) -> bytes | None: ...
 
-    def write(self, cid: Cid, data: bytes) -> None: ...
+    def open(self, cid: Cid) -> BinaryIO | None:
+        """As `read`, for a block of which only the file is wanted; a store need not check again what it has checked before."""
+
+    def write(self, cid: Cid, data: bytes | memoryview) -> None: ...
 
     def session(self) -> AbstractContextManager[None]: ...
 
@@ -52,105 +53,6 @@ class Progress(NamedTuple):
     done: int
     """Bytes of the blob that are here."""
     total: int
-
-
-class _Failed(Exception):
-    """A gateway did not give the block."""
-
-
-class _Lacks(_Failed):
-    """It says that it does not have it."""
-
-
-class _Lied(_Failed):
-    """It answered something else."""
-
-
-class Gateway:
-    """What is known of a gateway."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.under_way = 0
-        self.seconds = 0.0
-        """What a block takes, smoothed; 0 before the first."""
-        self.failures = 0
-        self.lies = 0
-        self.rest_until = 0.0
-        self.trouble = ""
-
-    @property
-    def cost(self) -> float:
-        """Expected wait for one more block."""
-        return max(self.seconds, 0.001) * (1 + self.under_way)
-
-    def answered(self, seconds: float) -> None:
-        self.seconds = seconds if not self.seconds else 0.7 * self.seconds + 0.3 * seconds
-        self.failures = 0
-
-    def failed(self, started: float, trouble: _Failed) -> None:
-        """Several blocks that fail at the same time count as one failure."""
-        self.trouble = str(trouble)
-        now = time.monotonic()
-        if isinstance(trouble, _Lacks) or (started < self.rest_until and not isinstance(trouble, _Lied)):
-            return
-        if isinstance(trouble, _Lied):
-            self.lies += 1
-            rest = LIAR_REST
-        else:
-            self.failures += 1
-            rest = min(LONGEST_REST, 0.2 * 2**self.failures)
-        self.rest_until = now + rest
-
-
-def good_url(url: str) -> str | None:
-    """A gateway's base URL without its last slash; None when it is none that we would ask."""
-    try:
-        parts = urlsplit(url)
-        port_ok = parts.port is None or parts.port > 0
-    except ValueError:
-        return None
-    plain = not (parts.query or parts.fragment or parts.username or parts.password)
-    if len(url) > MAX_URL or parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or not plain:
-        return None
-    return url.rstrip("/")
-
-
-class _Sources:
-    """The gateways of one fetch, in order of preference."""
-
-    def __init__(self, fetcher: Fetcher, locate: Callable[[], Sequence[str]]) -> None:
-        self._fetcher, self._locate = fetcher, locate
-        self.gateways: list[Gateway] = []
-        self.lacking: set[str] = set()
-        """URLs of those that have lacked a block: asked last."""
-        self.refresh()
-
-    def refresh(self) -> bool:
-        """Looks who is known now; whether somebody is new."""
-        known = {gateway.url for gateway in self.gateways}
-        urls = list(dict.fromkeys(url for raw in self._locate() if (url := good_url(raw))))[:MAX_GATEWAYS]
-        fresh = [self._fetcher.gateway(url) for url in urls if url not in known]
-        self.gateways += fresh
-        return bool(fresh)
-
-    def pick(self, tries: dict[str, int], busy: set[str]) -> Gateway | None:
-        """The best gateway to ask now, of those with tries left that are not busy with this very block."""
-        now = time.monotonic()
-        able = [g for g in self.gateways if g.url not in busy and tries.get(g.url, 0) < self._fetcher.rounds and g.rest_until <= now]
-        return min(able, key=lambda g: (g.url in self.lacking, g.cost), default=None)
-
-    def next_rest(self, tries: dict[str, int]) -> float | None:
-        """Seconds until a resting gateway may be asked again; None when no such wait is worth it."""
-        now = time.monotonic()
-        waits = [g.rest_until - now for g in self.gateways if tries.get(g.url, 0) < self._fetcher.rounds]
-        return max(0.0, min(waits)) if waits and min(waits) <= WORTH_WAITING else None
-
-    def troubles(self) -> str:
-        if not self.gateways:
-            return "no gateway is known"
-        said = [f"{gateway.url}: {gateway.trouble or 'not asked'}" for gateway in self.gateways[:6]]
-        return "; ".join(said) + (f"; and {len(self.gateways) - 6} more" if len(self.gateways) > 6 else "")
 
 
 class Fetcher:
@@ -165,6 +67,7 @@ class Fetcher:
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect)
         self._session: aiohttp.ClientSession | None = None
         self._gateways: dict[str, Gateway] = {}
+        self._bulk = Bulk(blocks, patience, timeout, connect)
 
     def gateway(self, url: str) -> Gateway:
         if len(self._gateways) > 4 * MAX_GATEWAYS:  # forget who is in no use, the oldest first
@@ -176,40 +79,69 @@ class Fetcher:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        self._bulk.close()
 
     async def fetch(
         self, root: Cid, limit: int, locate: Callable[[], Sequence[str]], progress: Callable[[Progress], None] | None = None
     ) -> None:
         """Brings the blob into `blocks`. Raises Outage, ValueError (too large, or no blob of ours), StorageFull."""
-        sources = _Sources(self, locate)
+        sources = Sources(self.gateway, locate, self.rounds)
         with self.blocks.session():
             first = await self._block(root, cids.CHUNK if cids.is_raw(root) else MAX_NODE, sources)
             if cids.is_raw(root):
-                todo, total, done = [], len(first), len(first)
+                level, total = [], len(first)
             else:
-                todo = cids.walk(first)
-                total, done = sum(place.size for _, place in todo), 0
+                level = cids.walk(first)
+                total = sum(place.size for _, place in level)
             if total > limit:
                 raise ValueError(f"blob {root} has {total} bytes, over the limit of {limit}")
-            todo.reverse()
-            running: set[asyncio.Task[tuple[list[tuple[Cid, Place]], int]]] = set()
-            try:
-                while todo or running:
-                    while todo and len(running) < PARALLEL:
-                        running.add(asyncio.create_task(self._visit(*todo.pop(), sources)))
-                    ready, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    for task in ready:
-                        children, size = task.result()
-                        todo += reversed(children)
-                        done += size
-                    if progress is not None:
-                        progress(Progress(root, done, total))
-            finally:
-                for task in running:
-                    task.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
+            done = 0 if level else total
 
-    async def _visit(self, cid: Cid, place: Place, sources: _Sources) -> tuple[list[tuple[Cid, Place]], int]:
+            def note(more: int) -> None:
+                nonlocal done
+                done += more
+                if progress is not None:
+                    progress(Progress(root, done, total))
+
+            if level:
+                await self._below(level, sources, note)
+            else:
+                note(0)
+
+    async def _below(self, level: list[tuple[Cid, Place]], sources: Sources, note: Callable[[int], None]) -> None:
+        """Brings what is below these nodes of one height; the leaves of WIDTH^2 chunks at a time, so that a long list is not held."""
+        height = level[0][1].height
+        if height > 1:
+            for cid, place in level:
+                await self._below(cids.walk(await self._block(cid, MAX_NODE, sources), place), sources, note)
+            return
+        if height:
+            level = [child for children in await self._all(level, sources, note) for child in children]
+        left = level
+        if len(level) >= STREAMED:
+            left = await self._bulk.bring(level, sources, note)
+        await self._all(left, sources, note)
+
+    async def _all(self, level: Sequence[tuple[Cid, Place]], sources: Sources, note: Callable[[int], None]) -> list[list[tuple[Cid, Place]]]:
+        """Visits all of these, PARALLEL at a time; the children of each."""
+        found: list[list[tuple[Cid, Place]]] = [[] for _ in level]
+        places = iter(enumerate(level))
+
+        async def work() -> None:
+            for index, (cid, place) in places:
+                found[index], size = await self._visit(cid, place, sources)
+                note(size)
+
+        tasks = [asyncio.create_task(work()) for _ in range(min(PARALLEL, len(level)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return found
+
+    async def _visit(self, cid: Cid, place: Place, sources: Sources) -> tuple[list[tuple[Cid, Place]], int]:
         """Gets one block; returns its children, and its bytes when it is a leaf."""
         block = await self._block(cid, MAX_NODE if place.height else place.size, sources)
         if place.height:
@@ -218,12 +150,12 @@ class Fetcher:
             raise cids.BadNode(f"leaf {cid} has {len(block)} bytes where its parent says {place.size}: whoever published the blob made it wrong")
         return [], len(block)
 
-    async def _block(self, cid: Cid, bound: int, sources: _Sources) -> bytes:
+    async def _block(self, cid: Cid, bound: int, sources: Sources) -> bytes:
         """The block, from the store or from whoever has it. Raises Outage."""
         data = await asyncio.to_thread(self.blocks.read, cid)
         return data if data is not None else await self._from_anyone(cid, bound, sources)
 
-    async def _from_anyone(self, cid: Cid, bound: int, sources: _Sources) -> bytes:
+    async def _from_anyone(self, cid: Cid, bound: int, sources: Sources) -> bytes:
         tries: dict[str, int] = {}
         asked: dict[asyncio.Task[bytes], tuple[Gateway, float]] = {}
         try:
@@ -244,9 +176,9 @@ class Fetcher:
                     gateway, started = asked.pop(task)
                     try:
                         return task.result()
-                    except _Failed as trouble:
+                    except Failed as trouble:
                         gateway.failed(started, trouble)
-                        if isinstance(trouble, _Lacks):
+                        if isinstance(trouble, Lacks):
                             sources.lacking.add(gateway.url)
                             tries[gateway.url] = self.rounds
         finally:
@@ -256,18 +188,18 @@ class Fetcher:
             await asyncio.gather(*asked, return_exceptions=True)
 
     async def _from(self, gateway: Gateway, cid: Cid, bound: int) -> bytes:
-        """Asks one gateway for one block, checks it and stores it. Raises _Failed, StorageFull."""
+        """Asks one gateway for one block, checks it and stores it. Raises Failed, StorageFull."""
         started = time.monotonic()
         gateway.under_way += 1
         try:
             try:
                 data = await self._request(gateway.url, cid, bound)
             except TimeoutError:
-                raise _Failed(f"did not answer within {self._timeout.total:g} s") from None
+                raise Failed(f"did not answer within {self._timeout.total:g} s") from None
             except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a host name that is none
-                raise _Failed(f"{type(error).__name__}: {error}") from None
+                raise Failed(f"{type(error).__name__}: {error}") from None
             if not await _to_the_end(asyncio.to_thread(self._keep, cid, data)):
-                raise _Lied(f"answered other bytes than {cid} names")
+                raise Lied(f"answered other bytes than {cid} names")
         finally:
             gateway.under_way -= 1
         gateway.answered(time.monotonic() - started)
@@ -292,15 +224,15 @@ class Fetcher:
         # no redirects: a gateway must not be able to send us to an address of its choice
         async with self._session.get(f"{base}/ipfs/{cid}?format=raw", allow_redirects=False) as response:
             if response.status in (404, 410):
-                raise _Lacks("does not have it")
+                raise Lacks("does not have it")
             if response.status != 200:
-                raise _Failed(f"HTTP {response.status}")
+                raise Failed(f"HTTP {response.status}")
             data = bytearray()
             async for part in response.content.iter_any():
                 data += part
                 if len(data) > bound:
                     response.close()
-                    raise _Lied(f"sent over {bound} bytes for {cid}")
+                    raise Lied(f"sent over {bound} bytes for {cid}")
             return bytes(data)
 
 

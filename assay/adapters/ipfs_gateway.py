@@ -1,6 +1,7 @@
 """The trustless gateway of a node: raw blocks over HTTP, by CID, for whoever asks (specs.ipfs.tech/http-gateways/trustless-gateway).
 
     GET, HEAD /ipfs/<cid>?format=raw     or with `Accept: application/vnd.ipld.raw`
+    GET       /assay/blocks              turns into a stream of blocks (assay.adapters.ipfs_stream)
     GET       /assay/status              what the node is doing, as JSON, for the command line
 
 It answers blocks of the local store and nothing else: no directories, no deserialised files, no CARs, no fetching on behalf of others.
@@ -12,8 +13,12 @@ MAX_READERS do, the next are told to come back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -21,6 +26,7 @@ from aiohttp import web
 
 from assay import cid as cids
 from assay.adapters.ipfs_fetch import RAW_BLOCK, Blocks
+from assay.adapters.ipfs_stream import MAX_STREAMS, PATH, UPGRADE, Streams, TooMany
 from assay.ids import Cid
 
 READ_WITHIN = 15.0
@@ -35,10 +41,12 @@ logging.getLogger("aiohttp.server").setLevel(logging.ERROR)
 
 
 class BlockGateway:
-    """Serves `blocks`; `status` says what /assay/status answers."""
+    """Serves `blocks`; `status` says what /assay/status answers; `streams` bounds the streams at once, none with 0."""
 
-    def __init__(self, blocks: Blocks, status: Status | None = None, read_within: float = READ_WITHIN) -> None:
+    def __init__(self, blocks: Blocks, status: Status | None = None, read_within: float = READ_WITHIN, streams: int = MAX_STREAMS) -> None:
         self._blocks, self._status, self._read_within = blocks, status, read_within
+        self._streams = Streams(blocks, streams, read_within)
+        self._threads = ThreadPoolExecutor(max(1, streams), "stream")
         self._readers = 0
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._runner: web.AppRunner | None = None
@@ -48,6 +56,7 @@ class BlockGateway:
         """Binds (port 0: any free one) and returns the base URL. Raises OSError when the port is taken."""
         app = web.Application(client_max_size=1024)
         app.router.add_get("/ipfs/{path:.+}", self._block)
+        app.router.add_get(PATH, self._stream)
         app.router.add_get("/assay/status", self._report)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=30, shutdown_timeout=1)
         await self._runner.setup()
@@ -64,6 +73,30 @@ class BlockGateway:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+        self._threads.shutdown(wait=False)
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        """Hands the connection over to a thread, and holds on to it until that is done."""
+        transport, host = request.transport, request.remote or ""
+        if request.headers.get("Upgrade") != UPGRADE or transport is None:
+            return _no(426, f"this is for streams of blocks: ask for Upgrade: {UPGRADE}", {"Upgrade": UPGRADE, "Connection": "Upgrade"})
+        try:
+            self._streams.enter(host)
+        except TooMany:
+            return _no(503, "too many streams at once", {"Retry-After": "1"})
+        try:
+            transport.pause_reading()
+            wire = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+            try:
+                transport.write(f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n".encode())
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._streams.serve, wire, host)
+            finally:
+                with contextlib.suppress(OSError):
+                    wire.shutdown(socket.SHUT_RDWR)  # ends the thread when we are stopped before it is done
+        finally:
+            self._streams.leave(host)
+            transport.abort()
+        return web.Response()
 
     async def _block(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["path"]

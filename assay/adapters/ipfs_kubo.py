@@ -12,12 +12,14 @@ import contextlib
 import io
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from assay import cid as cids
 from assay.adapters.ipfs import Locate
 from assay.adapters.ipfs_fetch import MAX_NODE, Fetcher, assemble, complete
+from assay.adapters.ipfs_pins import Pins
 from assay.ids import Cid, PeerId
 from assay.ports import Outage, StorageFull
 
@@ -76,6 +78,10 @@ class KuboBlocks:
             return None
         return data if cids.matches(cid, data) else None
 
+    def open(self, cid: Cid) -> io.BytesIO | None:
+        data = self.read(cid)
+        return None if data is None else io.BytesIO(data)
+
     def present(self, cid: Cid) -> bool:
         try:
             with self._asking() as client:
@@ -84,7 +90,7 @@ class KuboBlocks:
             return False
         return True
 
-    def write(self, cid: Cid, data: bytes) -> None:
+    def write(self, cid: Cid, data: bytes | memoryview) -> None:
         codec = "raw" if cids.is_raw(cid) else "dag-pb"
         with self._asking() as client:
             named = client.block.put(io.BytesIO(data), opts={"cid-codec": codec, "mhtype": "sha2-256"})["Key"]
@@ -128,13 +134,14 @@ class KuboBlocks:
 
 
 class KuboBlobs:
-    """assay.ports.Blobs in the daemon whose RPC is at `url`.
+    """assay.ports.Blobs in the daemon whose RPC is at `url`. `folder` keeps until when blobs are pinned.
 
     `timeout`: seconds for one request to the daemon; `patience`: seconds that its own network gets for a blob that no gateway gave.
     """
 
-    def __init__(self, url: str, locate: Locate = lambda near: (), *, timeout: float = 60.0, patience: float = 120.0) -> None:
+    def __init__(self, url: str, folder: Path, locate: Locate = lambda near: (), *, timeout: float = 60.0, patience: float = 120.0) -> None:
         self.blocks = KuboBlocks(url, timeout)
+        self._pins = Pins(folder / "pins")
         self._locate, self._patience = locate, patience
         self._fetcher = Fetcher(self.blocks)
 
@@ -166,5 +173,16 @@ class KuboBlobs:
         else:
             await asyncio.to_thread(self.blocks.pin, cid)
 
+    async def pin(self, cid: Cid, until: int | None = None) -> None:
+        await asyncio.to_thread(self.blocks.pin, cid)
+        await asyncio.to_thread(self._pins.add, cid, until)
+
     async def unpin(self, cid: Cid) -> None:
+        await asyncio.to_thread(self._pins.remove, cid)
         await asyncio.to_thread(self.blocks.unpin, cid)
+
+    async def lapse(self, now: int) -> list[Cid]:
+        over = await asyncio.to_thread(self._pins.lapse, now)
+        for cid in over:
+            await asyncio.to_thread(self.blocks.unpin, cid)
+        return over

@@ -4,14 +4,17 @@
 
 A block is written to `tmp` and renamed, so that it is there whole or not at all. What a node has promised to serve (`pin`) is on the
 disk when the call returns; what it has fetched need not be, since a torn block is found out: every read checks the hash, and a corrupt
-block is dropped, as if it had never come. The modification time of a file is the time of its last use. When the quota is reached, the
-blocks that were used least recently go first; never those under a pin, nor those that something under way has written or read.
+block is dropped, as if it had never come. (`open`, for sending a block on, checks what this process has not checked yet, or what has
+changed since: who receives it checks it again.) The modification time of a file is the time of its last use. When the quota is reached, or
+`evict` is called, the blocks that were used least recently go first; never those under a pin (which may end by itself:
+assay.adapters.ipfs_pins), nor those that something under way has written or read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import threading
@@ -19,9 +22,10 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from assay import cid as cids
+from assay.adapters.ipfs_pins import Pins, sync
 from assay.ids import Cid
 from assay.ports import StorageFull
 
@@ -29,6 +33,8 @@ log = logging.getLogger("assay.blobs")
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 FLUSHERS = 8
+MAX_SOUND = 1 << 16
+"""Blocks that are remembered as checked."""
 SLACK = 20
 """Eviction frees one in SLACK of the quota more than it must, so that it is not needed again for the next block."""
 
@@ -40,13 +46,25 @@ class _Entry(NamedTuple):
     path: str
 
 
+class Usage(NamedTuple):
+    used: int
+    """Bytes of all blocks."""
+    pinned: int
+    """Bytes of those that may not be evicted."""
+    quota: int | None
+
+
 class BlockStore:
-    """Blocks in `folder`, at most `quota` bytes of them (None: as many as the disk takes). Safe to use from several threads."""
+    """Blocks in `folder`, at most `quota` bytes of them (None: as many as the disk takes). Safe to use from several threads.
+
+    `quota` may be set anew at any time; what is over it then goes with the next `evict` or write.
+    """
 
     def __init__(self, folder: Path, quota: int | None = None) -> None:
         self.folder, self.quota = folder, quota
-        self._blocks, self._pins, self._tmp = folder / "blocks", folder / "pins", folder / "tmp"
-        for part in [self._pins, self._tmp, *(self._blocks / letter for letter in "abcdefghijklmnopqrstuvwxyz234567")]:
+        self._blocks, self._tmp = folder / "blocks", folder / "tmp"
+        self._pins = Pins(folder / "pins")
+        for part in [self._tmp, *(self._blocks / letter for letter in "abcdefghijklmnopqrstuvwxyz234567")]:
             part.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._clean()
         self._mutex = threading.RLock()
@@ -54,6 +72,8 @@ class BlockStore:
         self._serial = 0
         self._sessions: dict[int, int] = {}
         """Time at which each thing under way began."""
+        self._sound: dict[Cid, tuple[int, int]] = {}
+        """Blocks that were checked: modification time that this process gave the file then, and size."""
         self.used = sum(entry.size for entry in self._entries())
         """Bytes of all blocks."""
 
@@ -63,7 +83,8 @@ class BlockStore:
         """The block, checked against its CID; None when it is not here (or was corrupt and is dropped)."""
         path = self._path(cid)
         try:
-            data = path.read_bytes()
+            with open(path, "rb", buffering=0) as file:
+                data = file.read()
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -74,28 +95,45 @@ class BlockStore:
             log.warning("block %s is corrupt on disk: dropped; it will be fetched again when it is needed", cid)
             self._drop(path)
             return None
-        self._touch(path)
+        self._touch(path, cid, len(data))
         return data
+
+    def open(self, cid: Cid) -> BinaryIO | None:
+        """The file of the block, to be sent on; None when it is not here (or was corrupt and is dropped)."""
+        path = self._path(cid)
+        for _ in range(2):
+            try:
+                file = open(path, "rb", buffering=0)  # noqa: SIM115 (the caller closes it)
+            except FileNotFoundError:
+                return None
+            state = os.fstat(file.fileno())
+            if self._sound.get(cid) == (state.st_mtime_ns, state.st_size):
+                self._touch(path, cid, state.st_size)
+                return file
+            file.close()
+            if self.read(cid) is None:
+                return None
+        return io.BytesIO(data) if (data := self.read(cid)) is not None else None  # others touch it at the same time
 
     def size(self, cid: Cid) -> int | None:
         """Bytes of the block, None when it is not here. (Not checked.)"""
         try:
-            return self._path(cid).stat().st_size
+            return os.stat(self._path(cid)).st_size
         except FileNotFoundError:
             return None
 
     # ---- writing ---------------------------------------------------------------------------------------------------------
 
-    def write(self, cid: Cid, data: bytes) -> None:
+    def write(self, cid: Cid, data: bytes | memoryview) -> None:
         """Adds a block whose bytes the caller has checked. Raises StorageFull."""
         path = self._path(cid)
         with self._mutex, contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size == len(data):
-                self._touch(path)
+            if os.stat(path).st_size == len(data):
+                self._touch(path, cid)
                 return
         self._reserve(len(data))
         try:
-            self._create(path, data)
+            self._create(path, cid, data)
         except OSError as error:
             self._account(-len(data))
             if error.errno not in NO_SPACE:
@@ -104,46 +142,61 @@ class BlockStore:
                 errno.ENOSPC, f"the disk of {self.folder} is full and nothing more in the block store may be dropped: free some space on it"
             ) from None
 
-    def _create(self, path: Path, data: bytes) -> None:
-        temporary = self._tmp / f"{os.getpid()}-{self._next()}"
+    def _create(self, path: str, cid: Cid, data: bytes | memoryview) -> None:
+        temporary = f"{self._tmp}/{os.getpid()}-{self._next()}"
         try:
             try:
-                temporary.write_bytes(data)
+                now = self._put(temporary, data)
             except OSError as error:
                 if error.errno not in NO_SPACE or not self._evict(len(data), 15 * len(data)):
                     raise
-                temporary.write_bytes(data)
-            self._touch(temporary)
-            temporary.replace(path)
+                now = self._put(temporary, data)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        self._remember(cid, now, len(data))
+
+    def _put(self, path: str, data: bytes | memoryview) -> int:
+        """Writes a file; returns the time that it now bears."""
+        now, at = self._tick(), 0
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            while at < len(data):
+                at += os.write(handle, data[at:] if at else data)
+            os.utime(handle, ns=(now, now))
         finally:
-            temporary.unlink(missing_ok=True)
+            os.close(handle)
+        return now
 
     def flush(self, blocks: Iterable[Cid]) -> None:
         """Returns when these blocks are on the disk, not just in the machine's memory."""
-        paths = [self._path(cid) for cid in blocks]
+        paths = [Path(self._path(cid)) for cid in blocks]
         if len(paths) == 1:
-            _fsync(paths[0])
-            _fsync(paths[0].parent)
+            sync(paths[0])
+            sync(paths[0].parent)
             return
         # side by side, so that the file system commits its journal once for many of them: some ten times faster than in turn
         with ThreadPoolExecutor(FLUSHERS) as pool:
             for part in (paths, {path.parent for path in paths}):
-                list(pool.map(_fsync, part))
+                list(pool.map(sync, part))
 
     # ---- pins ------------------------------------------------------------------------------------------------------------
 
-    def pin(self, root: Cid) -> None:
-        """Keeps the blob from eviction, durably."""
-        cids.parse(root)
-        (self._pins / root).touch()
-        _fsync(self._pins)
+    def pin(self, root: Cid, until: int | None = None) -> None:
+        """Keeps the blob from eviction, durably, until this chain time (None: until `unpin`). Never shortens a pin."""
+        self._pins.add(root, until)
 
     def unpin(self, root: Cid) -> None:
-        cids.parse(root)
-        (self._pins / root).unlink(missing_ok=True)
+        self._pins.remove(root)
 
-    def pins(self) -> set[Cid]:
-        return {Cid(name) for name in os.listdir(self._pins)}
+    def lapse(self, now: int) -> list[Cid]:
+        """Ends the pins whose time is over at the chain time `now`; returns them. Their blocks go when room is needed."""
+        return self._pins.lapse(now)
+
+    def pins(self) -> dict[Cid, int | None]:
+        """The pinned blobs, and when each pin ends."""
+        return self._pins.all()
 
     # ---- room ------------------------------------------------------------------------------------------------------------
 
@@ -158,6 +211,16 @@ class BlockStore:
         finally:
             with self._mutex:
                 del self._sessions[token]
+
+    def evict(self, to: int | None = None) -> int:
+        """Drops what was used least recently, and may go, until at most `to` bytes are left (None: the quota); returns the bytes freed."""
+        with self._mutex:
+            most = self.quota if to is None else to
+            return self._evict(self.used - most, 0) if most is not None and self.used > most else 0
+
+    def usage(self) -> Usage:
+        kept = self._pinned()
+        return Usage(self.used, sum(entry.size for entry in self._entries() if os.path.basename(entry.path) in kept), self.quota)
 
     def _reserve(self, size: int) -> None:
         with self._mutex:
@@ -182,14 +245,14 @@ class BlockStore:
             if freed >= wanted + slack:
                 break
             if os.path.basename(entry.path) not in kept:
-                freed += self._drop_unused(Path(entry.path))
+                freed += self._drop_unused(entry.path)
         return freed
 
-    def _drop_unused(self, path: Path) -> int:
+    def _drop_unused(self, path: str) -> int:
         with self._mutex:  # nobody takes it into use between the look and the removal
-            oldest = min(self._sessions.values(), default=self._now + 1)
+            oldest = min(self._sessions.values(), default=None)
             try:
-                return self._drop(path) if path.stat().st_mtime_ns < oldest else 0
+                return self._drop(path) if oldest is None or os.stat(path).st_mtime_ns < oldest else 0
             except FileNotFoundError:
                 return 0
 
@@ -203,7 +266,7 @@ class BlockStore:
             kept.add(cid)
             with contextlib.suppress(FileNotFoundError, cids.BadNode, cids.BadCid):  # a stray file among the pins pins nothing
                 if not cids.is_raw(cid):
-                    todo += cids.walk(self._path(cid).read_bytes(), place)
+                    todo += cids.walk(Path(self._path(cid)).read_bytes(), place)
         return kept
 
     def _entries(self) -> Iterator[_Entry]:
@@ -215,9 +278,9 @@ class BlockStore:
 
     # ---- files -----------------------------------------------------------------------------------------------------------
 
-    def _path(self, cid: Cid) -> Path:
+    def _path(self, cid: Cid) -> str:
         cids.parse(cid)  # nothing but a CID ever becomes part of a path
-        return self._blocks / cid[-2] / cid
+        return f"{self._blocks}/{cid[-2]}/{cid}"
 
     def _next(self) -> int:
         with self._mutex:
@@ -230,16 +293,26 @@ class BlockStore:
             self._now = max(self._now + 1, time.time_ns())
             return self._now
 
-    def _touch(self, path: Path) -> None:
+    def _touch(self, path: str, cid: Cid, checked: int | None = None) -> None:
+        """Notes the use of a block, and that its `checked` bytes were found right."""
         now = self._tick()
         with contextlib.suppress(FileNotFoundError):
             os.utime(path, ns=(now, now))
+            if checked is not None:
+                self._remember(cid, now, checked)
 
-    def _drop(self, path: Path) -> int:
+    def _remember(self, cid: Cid, now: int, size: int) -> None:
+        with self._mutex:
+            self._sound.pop(cid, None)
+            self._sound[cid] = (now, size)
+            if len(self._sound) > MAX_SOUND:
+                del self._sound[next(iter(self._sound))]
+
+    def _drop(self, path: str) -> int:
         """Removes a block; returns the bytes that it took."""
         try:
-            size = path.stat().st_size
-            path.unlink()
+            size = os.stat(path).st_size
+            os.unlink(path)
         except FileNotFoundError:
             return 0
         self._account(-size)
@@ -261,11 +334,3 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -71,6 +71,12 @@ def plain(error: BaseException) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
+def remote(stream: Any) -> str:
+    """The other side's IP address; empty when it cannot be told."""
+    address = stream.get_remote_address()
+    return str(address[0]) if address else ""
+
+
 def _host_and_port(address: str) -> tuple[str, str, int]:
     """(ip4 or ip6, address, port) of `/ip4/…/tcp/…`. Raises ValueError."""
     parts = address.split("/")

@@ -23,6 +23,7 @@ log = logging.getLogger("assay.peers")
 
 FRAME_WITHIN = 10.0
 PING_AFTER, SILENCE = 20.0, 45.0
+SAY_AGAIN = 10.0
 MAX_ASKED, MAX_SERVED = 64, 64
 """Requests under way at once on one link, by this side and by the other."""
 OUTBOX = 256
@@ -49,8 +50,12 @@ class Link:
         on_request: Callable[[Link, int, bytes], Awaitable[None]],
         on_records: Callable[[Link, bytes], None],
         on_gossip: Callable[[Link, bytes], None],
+        host: str,
+        opened: bool,
     ) -> None:
-        self.peer = peer
+        self.peer, self.host = peer, host
+        self.opened = opened
+        """Whether this side opened it."""
         self.closed = False
         self.fault = ""
         """What the other side did wrong, if the link was ended for that."""
@@ -62,6 +67,7 @@ class Link:
         self._next = 0
         self._slots = trio.Semaphore(MAX_ASKED)
         self._outbox, self._to_write = trio.open_memory_channel[bytes](OUTBOX)
+        self._refusing = -math.inf
         self._scope = trio.CancelScope()
         self._heard = trio.current_time()
 
@@ -92,6 +98,14 @@ class Link:
             if isinstance(error, trio.WouldBlock):
                 self.close(f"does not read: {OUTBOX} frames wait")
             raise LinkClosed(f"the connection to {self.peer} is closed") from None
+
+    def refused(self) -> bool:
+        """A request of the other side was refused for being too many; whether that is worth saying (once in a while)."""
+        now = trio.current_time()
+        if now - self._refusing < SAY_AGAIN:
+            return False
+        self._refusing = now
+        return True
 
     def close(self, fault: str = "") -> None:
         self.fault = self.fault or fault

@@ -3,7 +3,8 @@
 How a node that knows only a bootstrap address finds the others, and is found:
 - It opens a link to the bootstrap node. Both sides introduce themselves with their own signed record and those they know.
 - A record that is news is passed on over every other link, so a newcomer is known everywhere after as many hops as the network
-  is wide; a record that is no news goes no further, which ends the flood. Each node keeps links to `NEIGHBOURS` others.
+  is wide; a record that is no news goes no further, which ends the flood. Each node opens links to a few others, and takes those that
+  others open; who is called and who is taken: assay.adapters.peer_standing.
 - It puts its record into the Kademlia table under `/assay/<peer id>` and renews it, so that whoever is missing a peer can look it
   up. Every value there is a signed record again: the validator refuses forgeries and prefers the higher sequence.
 - The book is kept on disk: after a restart the node calls on those it knew, with or without a bootstrap node.
@@ -32,8 +33,9 @@ from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from assay.adapters.libp2p_frames import Frame, Kind
-from assay.adapters.libp2p_host import make_host, make_table, plain, probe, reachable
+from assay.adapters.libp2p_host import make_host, make_table, plain, probe, reachable, remote
 from assay.adapters.libp2p_link import MAX_SERVED, Link, LinkClosed
+from assay.adapters.peer_standing import MAX_LINKS, Candidate, Standing, choose, host_of, refusal, wanted
 from assay.adapters.peerbook import MAX_RECORD, Peerbook, parse
 from assay.adapters.rumours import Allowance, Rumours
 from assay.codec import Malformed, decode, encode
@@ -44,13 +46,13 @@ from assay.ports import Outage
 log = logging.getLogger("assay.peers")
 
 RPC = TProtocol(RPC_PROTOCOL)
-NEIGHBOURS = 6
-MAX_LINKS, LINKS_PER_PEER = 512, 3
 MAX_SERVED_IN_ALL = 512
 INTRODUCED = 128
 """Records that two nodes tell each other when they meet."""
 RECORDS_BURST, RECORDS_PER_SECOND = 1024.0, 50.0
 """What one peer may make this node verify (about 0.1 ms each)."""
+REQUESTS_BURST, REQUESTS_PER_SECOND = 1024.0, 100.0
+"""What one peer may ask; what is over it is refused, and to be asked again later."""
 RENEW = 600.0
 PUBLISH_AFTER = (2.0, 6.0)
 """Seconds until the record is put into the table: everybody may be starting at once."""
@@ -94,7 +96,10 @@ class Net:
         self._lookups: dict[PeerId, float] = {}
         self._serving = 0
         self._records = Allowance(RECORDS_BURST, RECORDS_PER_SECOND)
+        self._requests = Allowance(REQUESTS_BURST, REQUESTS_PER_SECOND)
+        self._standing = Standing()
         self._wanted = trio.Event()
+        self._rng = random.Random(seed + random.randbytes(16))
         self._up: _Host | None = None
 
     # ---- life ------------------------------------------------------------------------------------------------------------
@@ -183,7 +188,10 @@ class Net:
 
     async def _serve(self, link: Link, number: int, body: bytes) -> None:
         message: AnyRequest = decode(body, AnyRequest)  # type: ignore[arg-type]
-        if link.serving >= MAX_SERVED or self._serving >= MAX_SERVED_IN_ALL:
+        allowed = self._requests.take(link.peer, trio.current_time())
+        if not allowed or link.serving >= MAX_SERVED or self._serving >= MAX_SERVED_IN_ALL:
+            if link.refused():
+                log.warning("%s asks for too much: some of its requests are refused", link.peer)
             link.put(Frame(Kind.REPLY, number, encode(Refusal(reason="too many requests at once", retry_after=1))))
             return
         link.serving += 1
@@ -211,6 +219,8 @@ class Net:
             return link
         if peer == self.book.own:
             raise Outage("a node does not send requests to itself")
+        if self._standing.barred(peer, "", trio.current_time()):
+            raise Outage(f"{peer} did what it should not a while ago")
         async with self._dialling.setdefault(peer, trio.Lock()) as _:
             link = self._alive(peer)
             if link is None:
@@ -252,7 +262,8 @@ class Net:
             raise
         except Exception as error:  # any of the library's errors: it is not there, or not what it says it is
             raise Outage(f"{peer} cannot be reached at {', '.join(addresses)}: {plain(error)}") from None
-        link = self._new_link(peer, stream)
+        self.book.proven(peer)
+        link = self._new_link(peer, stream, opened=True)
         up.nursery.start_soon(self._run_link, link)
         return link
 
@@ -279,13 +290,19 @@ class Net:
 
     async def _accept(self, stream: Any) -> None:
         peer = PeerId(str(stream.muxed_conn.peer_id))
-        if sum(map(len, self._links.values())) >= MAX_LINKS or len(self._links.get(peer, ())) >= LINKS_PER_PEER:
+        host = remote(stream)
+        if self._standing.barred(peer, host, trio.current_time()):
+            log.debug("%s from %s is not taken back yet", peer, host)
             await stream.reset()
             return
-        await self._run_link(self._new_link(peer, stream))
+        if why := refusal([(link.peer, link.host, link.opened) for links in self._links.values() for link in links], peer, host):
+            log.warning("a link of %s from %s was not taken: %s", peer, host, why)
+            await stream.reset()
+            return
+        await self._run_link(self._new_link(peer, stream, opened=False))
 
-    def _new_link(self, peer: PeerId, stream: Any) -> Link:
-        link = Link(peer, stream, self._serve, self._heard_records, self._heard_gossip)
+    def _new_link(self, peer: PeerId, stream: Any, opened: bool) -> Link:
+        link = Link(peer, stream, self._serve, self._heard_records, self._heard_gossip, host=remote(stream), opened=opened)
         self._links.setdefault(peer, []).append(link)
         known = self.book.signed()
         told = random.sample(known, min(INTRODUCED, len(known)))
@@ -302,6 +319,8 @@ class Net:
             links.remove(link)
             if not links:
                 self._links.pop(link.peer, None)
+            if link.fault:
+                self._standing.fault(link.peer, link.host, trio.current_time())
             self._wanted.set()
 
     async def _keep_neighbours(self) -> None:
@@ -309,13 +328,12 @@ class Net:
         assert self._up is not None
         greeted = False
         while True:
-            missing = NEIGHBOURS - len(self._links)
-            candidates = [signed.record.peer for signed in self.book.signed()]
-            random.shuffle(candidates)
-            if not greeted or missing > 0:
-                candidates = [*self._bootstrap, *candidates]
-            due = [p for p in dict.fromkeys(candidates) if p not in self._links and self._pauses.get(p, (0.0, 0.0))[1] <= trio.current_time()]
-            chosen = due[: max(missing, 0)]
+            opened = [link for links in self._links.values() for link in links if link.opened]
+            missing = wanted(len(opened), len(self._links))
+            due = [one for one in self._candidates(greeted) if self._may_call(one.peer)]
+            chosen = choose(due, [link.host for link in opened], missing, self._rng)
+            if not greeted:  # the way in comes first
+                chosen = list(dict.fromkeys([*(one.peer for one in due if one.peer in self._bootstrap), *chosen]))[:missing]
             async with trio.open_nursery() as nursery:
                 for peer in chosen:
                     nursery.start_soon(self._try_link, peer)
@@ -324,6 +342,21 @@ class Net:
             with trio.move_on_after(random.uniform(0.2, 0.4) if missing > 0 and due else random.uniform(1.5, 2.5)):
                 await self._wanted.wait()
                 await trio.sleep(random.uniform(0.02, 0.1))
+
+    def _candidates(self, greeted: bool) -> list[Candidate]:
+        """Everybody who could be called; bootstrap nodes when there is nobody else, or they have not been met."""
+        known = [
+            Candidate(record.peer, next(map(host_of, record.addresses), ""), self.book.is_proven(record.peer))
+            for record in (signed.record for signed in self.book.signed())
+        ]
+        if greeted and wanted(0, len(self._links)) == 0:
+            return known
+        told = {peer: Candidate(peer, next(map(host_of, addresses), ""), True) for peer, addresses in self._bootstrap.items()}
+        return [*told.values(), *(one for one in known if one.peer not in told)]
+
+    def _may_call(self, peer: PeerId) -> bool:
+        now = trio.current_time()
+        return peer not in self._links and self._pauses.get(peer, (0.0, 0.0))[1] <= now and not self._standing.barred(peer, "", now)
 
     async def _try_link(self, peer: PeerId) -> None:
         try:
@@ -340,7 +373,6 @@ class Net:
             raise Malformed("more records than anybody needs")
         if any(len(encode(signed)) > MAX_RECORD for signed in records):
             raise Malformed(f"a record of more than {MAX_RECORD} bytes")
-        self.book.proven(link.peer)
         self._learn(list(records), link)
 
     def _learn(self, records: list[SignedRecord], source: Link | None) -> None:

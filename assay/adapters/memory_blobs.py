@@ -27,7 +27,7 @@ class MemoryBlobs:
     def __init__(self, net: BlobNet, peer: PeerId, quota: int | None = None) -> None:
         self._net, self.peer, self._quota = net, peer, quota
         self._blobs: dict[Cid, bytes] = {}
-        self._pins: set[Cid] = set()
+        self._pins: dict[Cid, int | None] = {}
         net.nodes[peer] = self
 
     def serve(self, cid: Cid) -> bytes | None:
@@ -37,7 +37,7 @@ class MemoryBlobs:
     async def put(self, data: bytes) -> Cid:
         cid = cids.of(data)
         self._keep(cid, data)
-        self._pins.add(cid)
+        self._pins[cid] = None
         return cid
 
     async def has(self, cid: Cid) -> bool:
@@ -72,11 +72,18 @@ class MemoryBlobs:
             raise ValueError(f"blob {cid} has {len(data)} bytes, over the limit of {limit}")
         self._keep(cid, data)
 
-    async def pin(self, cid: Cid) -> None:
-        self._pins.add(cid)
+    async def pin(self, cid: Cid, until: int | None = None) -> None:
+        held = self._pins.get(cid, 0)
+        self._pins[cid] = None if until is None or held is None else max(held, until)
 
     async def unpin(self, cid: Cid) -> None:
-        self._pins.discard(cid)
+        self._pins.pop(cid, None)
+
+    async def lapse(self, now: int) -> list[Cid]:
+        over = [cid for cid, until in self._pins.items() if until is not None and until <= now]
+        for cid in over:
+            del self._pins[cid]
+        return over
 
     def _keep(self, cid: Cid, data: bytes) -> None:
         self._blobs.pop(cid, None)

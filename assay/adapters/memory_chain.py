@@ -19,7 +19,7 @@ import bisect
 from collections.abc import Callable
 
 from assay import chain
-from assay.adapters.memory_committee import Committee, receipt_digest, seal_digest
+from assay.adapters.memory_committee import Committee, receipt_digest, seal_digest, visit_digest
 from assay.adapters.memory_disputes import DISPUTES, Disputes
 from assay.adapters.memory_stakes import BURN, JOBS, STAKES, Context, Stakes, Token, pseudo_address
 from assay.adapters.refusals import refuse
@@ -27,7 +27,7 @@ from assay.chain import AnyCall, AnyChainEvent, Block, CallId, ChainEvent, Offer
 from assay.codec import encode
 from assay.dispute.record import Record, Rules
 from assay.draw import raw, u32, u64
-from assay.ids import Address, Digest, DisputeId, SegmentId
+from assay.ids import Address, Digest, DisputeId, PeerId, SegmentId
 from assay.merkle import sha256
 from assay.ports import AccountView, Outage, Reorganised, Reverted
 
@@ -309,8 +309,7 @@ class MemoryLedger:
 
 
 class MemoryChain:
-    """The `Chain` port of one account. With `automine` every sent call is mined at once, in a block of its own; without it, `send`
-    waits until somebody calls `ledger.mine()`."""
+    """The `Chain` port of one account; with `automine` a call is mined at once, in a block of its own, else when `ledger.mine()` is called."""
 
     def __init__(self, ledger: MemoryLedger, name: str, *, automine: bool = True) -> None:
         self.ledger = ledger
@@ -396,3 +395,6 @@ class MemoryChain:
 
     def seal_signer(self, segment: SegmentId, round: int, digest: Digest, signature: bytes) -> Address | None:
         return self.ledger.signer(seal_digest(self.chain_id, segment, round, digest), signature)
+
+    def visit_signer(self, peer: PeerId, signature: bytes) -> Address | None:
+        return self.ledger.signer(visit_digest(self.chain_id, peer), signature)

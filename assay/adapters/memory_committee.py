@@ -12,7 +12,7 @@ from assay.adapters.memory_records import NO_DIGEST, Check, Segment
 from assay.adapters.memory_stakes import JOBS, Context
 from assay.adapters.refusals import refuse
 from assay.chain import Attest, Disclose, Reveal, RevealAll, SegmentState, Serve, Spread
-from assay.ids import Address, Digest, SegmentId
+from assay.ids import Address, Digest, PeerId, SegmentId
 from assay.merkle import sha256
 
 SEAL, REVEAL, OPEN = 1, 2, 3
@@ -25,6 +25,10 @@ def receipt_digest(chain_id: int, segment: SegmentId, round: int) -> Digest:
 
 def seal_digest(chain_id: int, segment: SegmentId, round: int, digest: Digest) -> Digest:
     return sha256(b"seal", draw.u64(chain_id), draw.raw(JOBS), draw.u64(segment), draw.u32(round), digest)
+
+
+def visit_digest(chain_id: int, peer: PeerId) -> Digest:
+    return sha256(b"visit", draw.u64(chain_id), draw.raw(JOBS), peer.encode())
 
 
 class Committee(Jobs):

@@ -132,8 +132,11 @@ class Peerbook:
         signed = self._records.get(peer)
         return signed.record if signed is not None else None
 
+    def is_proven(self, peer: PeerId) -> bool:
+        return peer in self._proven
+
     def proven(self, peer: PeerId) -> None:
-        """This peer was reached."""
+        """This peer was reached at its address (that it called proves nothing: who has no address can do that)."""
         if peer in self._records:
             self._proven.add(peer)
 

@@ -53,8 +53,8 @@ class Sandbox:
         parent = os.getpid() if self.kind == "kernel" else 1
         return self.wrap([sys.executable, "-m", "assay.cage", str(root), str(parent), str(self.memory), str(self.disk)], root)
 
-    def wrap(self, command: Sequence[str], root: Path) -> list[str]:
-        """`command` in its namespaces, if it gets any."""
+    def wrap(self, command: Sequence[str], root: Path, tmp: int = TMP) -> list[str]:
+        """`command` in its namespaces, if it gets any, with `tmp` bytes of /tmp."""
         if self.kind == "kernel":
             return list(command)
         binds = [part for path in readable() if not str(path).startswith("/proc") for part in ("--ro-bind", str(path), str(path))]
@@ -62,16 +62,21 @@ class Sandbox:
         binds += [part for path in gpu_devices() for part in ("--dev-bind", str(path), str(path))]
         return [
             "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--uid", NOBODY, "--gid", NOBODY, "--hostname", "engine",
-            "--size", str(TMP), "--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev", *binds, "--bind", str(root), str(root),
+            "--size", str(tmp), "--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev", *binds, "--bind", str(root), str(root),
             "--chdir", str(root), "--", *command,
         ]  # fmt: skip
 
     def environment(self) -> dict[str, str]:
         """What an engine is given of this process's environment."""
         found = {name: os.environ[name] for name in KEPT if name in os.environ}
-        homes = [str(Path(str(assay.__file__)).parent.parent), *filter(None, found.get("PYTHONPATH", "").split(os.pathsep))]
-        found["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(os.path.abspath(home) for home in homes))  # an engine starts in another folder
+        found["PYTHONPATH"] = python_path()
         return found | ({"ASSAY_NATIVE_LIBRARY": self.native} if self.native else {"ASSAY_NATIVE": "0"})
+
+
+def python_path() -> str:
+    """Where this package is, and what PYTHONPATH names, as seen from any folder."""
+    homes = [str(Path(str(assay.__file__)).parent.parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return os.pathsep.join(dict.fromkeys(os.path.abspath(home) for home in homes))
 
 
 def choose(wanted: str = "auto", disk: int = 1 << 40) -> Sandbox | None:
@@ -94,6 +99,8 @@ def _native() -> str:
     """Path of the native library, compiled if need be; in a process of its own, so that the daemon stays small."""
     if os.environ.get("ASSAY_NATIVE") == "0":
         return ""
+    if given := os.environ.get("ASSAY_NATIVE_LIBRARY"):
+        return given
     done = subprocess.run([sys.executable, "-m", "assay.exact.native.build"], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
 

@@ -28,6 +28,11 @@ class Bases:
     def _path(self, root: Digest) -> Path | None:
         return self.folder / f"{root.hex()}.safetensors" if self.folder is not None and len(root) == 32 else None
 
+    def has(self, root: Digest) -> bool:
+        """Whether a file of that name is here; `read` says whether it is right."""
+        path = self._path(root)
+        return path is not None and path.is_file()
+
     def read(self, root: Digest) -> bytes | None:
         """The file of the tensors of that root, if it is here. What is wrong is removed."""
         path = self._path(root)

@@ -112,6 +112,8 @@ class Documents:
         """What settled last, once it was opened and is that."""
         self.frozen_root = Digest(b"")
         """Of the tensors that its program reads and no step changes; empty when it reads none."""
+        self.operations = 0
+        """Of a step, once its program was checked."""
 
     async def _blob(self, cid: Cid, limit: int, what: str) -> bytes | None:
         """None, and a note, when it cannot be had."""
@@ -152,7 +154,7 @@ class Documents:
         except TaskFailed as error:
             check("documents", False, f"its program is refused: {error}")
             return
-        self.frozen_root = found.frozen_root
+        self.frozen_root, self.operations = found.frozen_root, spec.micro_batches * found.micro_flops + found.update_flops
         check("documents", found.root == terms.program_root, "its program has another root than the terms name")
         leaves = (found.micro_leaves, found.update_leaves)
         named = (terms.micro_leaves, terms.update_leaves)

@@ -1,9 +1,10 @@
-"""Links computed again: random ones are chosen, the segments that they are in are run from the last state that the caller can open, and
-what comes out is held against the committed link root, the end root and the trace roots that verifiers revealed.
+"""Links computed again, and held against what was committed: random ones for an audit, those of one step for a check.
 
-The end of a single link is on chain only under its segment's link root, so a whole segment is run: its root then vouches for every link
-of it. What is sealed opens with keys that the chain released to the caller or that are in its own ring: a client holds those of its
-data and its initial state, a provider or verifier those of the segments it had to do with.
+A step can be run alone where its provider shows the state before it and the ends of its links (assay.audit.alone): a check does that first, an
+audit where nothing else is left. Else, since the end of a single link is on chain only under its segment's link root, the whole segment is
+run, from the last state that the caller can open: its root then vouches for every link of it, and so do the end root and the trace roots that
+verifiers revealed. What is sealed opens with keys that the chain released to the caller or that are in its own ring: a client holds those of
+its data and its initial state, a provider or verifier those of the segments it had to do with.
 """
 
 from __future__ import annotations
@@ -13,39 +14,31 @@ import shutil
 from collections.abc import Callable
 
 from assay import links
+from assay.audit.alone import KEEP, Steps, Unopened
 from assay.audit.bases import Bases
 from assay.audit.books import Seg
-from assay.audit.documents import MAX_STATE, SLACK, Documents
+from assay.audit.documents import MAX_STATE, Documents
+from assay.audit.provider import NotShown, Providers
 from assay.chain import FAILED
 from assay.codec import Message
-from assay.engine import JobFiles, LinkReplayed, LinksOpened, LinksRun, OpenLinks, ReplayLink, RunLinks
+from assay.engine import JobFiles, LinkReplayed, LinksOpened, LinksRun, OpenLinks, OwnRun, PartLink, ReplayLink, RunLinks
 from assay.ids import Digest, SegmentId
-from assay.job import JobSpec, SealedRef
+from assay.job import JobSpec
 from assay.ports import Outage
 from assay.runtime import Fault, TaskFailed
+from assay.segment import read_records
 from assay.workshop import quietly
 
-KEEP = 1 << 30
-"""Bytes of states that are kept of a run."""
 
-
-class Unopened(Exception):
-    """Something that a run needs cannot be opened or had: (what to tell, and the reason at the bottom of it, if that is another)."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class Replays:
-    """`documents` have been checked; `progress` hears of each step (engine.StepDone); with `traces` drawn links are traced, too."""
+class Replays(Steps):
+    """With `traces` drawn links of a segment that is run whole are traced, too."""
 
     def __init__(
-        self, documents: Documents, spec: JobSpec, bases: Bases, progress: Callable[[Message], None] = quietly, traces: bool = True
-    ) -> None:
-        self.documents, self.spec, self.bases, self.progress, self.traces = documents, spec, bases, progress, traces
-        self.shop, self.ring, self.library = documents.shop, documents.ring, documents.library
-        self.terms, self.auditor = documents.terms, documents.auditor
-        self._done: dict[SegmentId, LinksRun] = {}
+        self, documents: Documents, spec: JobSpec, bases: Bases, providers: Providers, progress: Callable[[Message], None] = quietly,
+        traces: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(documents, spec, bases, providers, progress)
+        self.traces = traces
         self._not: dict[SegmentId, Unopened] = {}
 
     def choose(self, count: int, seed: int) -> list[tuple[Seg, int]]:
@@ -68,7 +61,8 @@ class Replays:
             try:
                 await self.segment(seg)
             except Unopened as error:
-                seg.sheet.check("replay", None, f"link {unit} could not be computed again: {error}")
+                if not await self.step(seg, seg.start + links.place(unit, self.terms.micro_batches)[0]):
+                    seg.sheet.check("replay", None, f"link {unit} could not be computed again: {error}")
         return len(chosen)
 
     async def segment(self, seg: Seg) -> LinksRun:
@@ -89,18 +83,16 @@ class Replays:
             self._not[seg.number] = error
         raise self._not[seg.number]
 
-    def ahead(self, seg: Seg) -> int:
+    def before(self, seg: Seg) -> int:
         """Steps that `segment` would run: its own, and those since the nearest state before it that opens."""
         above = self.auditor.books.segs.get(seg.parent)
         opens = above is None or self.ring.has(self._parent(above).key_id)
-        return seg.steps if opens or above is None else seg.steps + self.ahead(above)
+        return seg.steps if opens or above is None else seg.steps + self.before(above)
 
     async def _run(self, seg: Seg) -> LinksRun:
         folder = self.shop.open_folder(seg.number, self.terms.spec)
         above = self.auditor.books.segs.get(seg.parent)
-        root = self.terms.state_root if above is None else above.end_root
-        assert root is not None
-        parent = self._parent(above)
+        parent, root = self._above(seg)
         if self.ring.has(parent.key_id):
             await self._have(parent, "the state that it starts from", MAX_STATE)
             await self.shop.put_parent(folder, seg.start, parent)
@@ -113,46 +105,37 @@ class Replays:
                 why = f"segment {above.number}, whose sealed end it starts from, cannot be computed either: {error.args[-1]}"
                 raise Unopened(why, error.args[-1]) from None
             shutil.copyfile(self.shop.folder(above.number) / before.state, folder / f"state-{seg.start}.safetensors")
-        job = await self._files(seg)
+        job = await self._files(folder, range(seg.start, seg.stop))
         run = await self.shop.engine.run(
             RunLinks(job=job, segment=folder.name, start=seg.start, stop=seg.stop, parent_root=root, keep=KEEP), self.shop.root, self.progress
         )
         assert isinstance(run, LinksRun)
         self._done[seg.number] = run
+        self.milliseconds += run.milliseconds
         check = seg.sheet.check
-        if (base := self.shop.root / job.folder / "frozen.safetensors").exists():
-            self.bases.keep(self.documents.frozen_root, base)  # the engine has found its root to be that
-        same = check("replay", run.link_root == seg.link_root, f"its links have the root {run.link_root.hex()[:16]}…, another was committed")
+        self._keep_base(job)
+        same = run.link_root == seg.link_root
+        first = "" if same else await self._first(seg, folder.name, job, root)
+        check("replay", same, f"its links have the root {run.link_root.hex()[:16]}…, another was committed; {first}")
         check("replay", run.end_root == seg.end_root, f"it ends in the state {run.end_root.hex()[:16]}…, another was committed")
         if self.traces or not same:
             await self._traces(seg, job, root)
         return run
 
-    def _parent(self, above: Seg | None) -> SealedRef:
-        if above is None:
-            return self.spec.state
-        assert above.checkpoint is not None
-        assert above.key_id is not None
-        return SealedRef(cid=above.checkpoint, size=MAX_STATE - SLACK, key_id=above.key_id, envelope=b"")
-
-    async def _have(self, ref: SealedRef, what: str, limit: int) -> None:
-        if not self.ring.has(ref.key_id):
-            raise Unopened(f"{what} is sealed, and this account holds no key to it")
-        why = await self.library.fetch(ref.cid, limit)
-        if why:
-            raise Unopened(f"{what}, {ref.cid}, cannot be had: {why}")
-
-    async def _files(self, seg: Seg) -> JobFiles:
-        """Frozen tensors and records of a segment, in the clear, where the engine looks for them."""
-        at = self.shop.root / f"job-{self.terms.spec}" / "frozen.safetensors"
-        for ref in () if self.bases.take(self.documents.frozen_root, at) else self.spec.frozen_blobs:
-            await self._have(ref, "the set of frozen tensors", ref.size + SLACK)
-        steps = range(seg.start, seg.stop)
-        for i in await self.shop.shards_for(self.spec, steps):
-            ref = self.spec.dataset.shards[i].sealed
-            await self._have(ref, f"shard {i} of the data", ref.size + SLACK)
-        await self.shop.put_records(self.shop.folder(seg.number), self.spec, steps)
-        return await self.shop.job_files(self.terms.spec, self.spec)
+    async def _first(self, seg: Seg, folder: str, job: JobFiles, root: Digest) -> str:
+        """The first link of a segment that was run whole and is not as it was committed, in words."""
+        ends = [end for record in read_records(self.shop.root / folder, self.terms.micro_batches) for end in record.ends]
+        try:
+            unit = await self.providers.of(seg).first(ends)
+        except (NotShown, Outage) as error:
+            return f"at which step is not to be seen: its provider does not show its link ends ({error})"
+        if unit is None:
+            return "the link ends that its provider shows are those that come out here"
+        asked = PartLink(
+            job=job, dataset=self.spec.dataset, segment=folder, start=seg.start, stop=seg.stop, own=OwnRun(parent_root=root, keep=KEEP),
+            unit=unit, named=unit, committed=Digest(b""),
+        )  # fmt: skip
+        return f"the first that differs is {await self._locate(seg, asked)}"
 
     # ---- traces ----------------------------------------------------------------------------------------------------------
 

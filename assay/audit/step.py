@@ -1,8 +1,9 @@
 """One step of a job, checked by whoever holds a key to a state before it: yes, or where not.
 
-Only the root over all links of a segment is on chain, so the whole segment of the step is run: when its root and its end come out, every
-link of the step is the committed one. It starts from the nearest state before it that opens. Fetched is what that takes, and no more: the job's
-document, program and schedule, that state, the shards of the records that are read, and the frozen tensors if they are not at hand.
+Where the provider shows the state before the step and the ends of its links, the step is run alone. Only the root over all links of a segment is on
+chain, so where it does not (it has no files of a segment that has settled), the whole segment is run, from the nearest state before it that opens:
+when its root and its end come out, every link of the step is the committed one. Fetched is what that takes, and no more: the job's document, program
+and schedule, that state, the shards of the records that are read, and the frozen tensors if they are not at hand.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ from pathlib import Path
 
 import msgspec
 
+from assay.audit.alone import Ahead, Unopened, Where
 from assay.audit.auditor import Auditor
 from assay.audit.bases import Bases
 from assay.audit.books import Seg
 from assay.audit.documents import Documents, Library, Ring
+from assay.audit.provider import Providers
 from assay.audit.record import Record
-from assay.audit.replays import Replays, Unopened
+from assay.audit.replays import Replays
 from assay.chain import FAILED, SegmentState
 from assay.codec import Message
 from assay.engine import StepDone
 from assay.ids import Address, JobId, SegmentId
-from assay.ports import Blobs, Engine, Keys
+from assay.messages import Visit
+from assay.ports import Blobs, Engine, Keys, Peers
 from assay.workshop import Workshop
 
 
@@ -52,6 +56,13 @@ class StepCheck(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes, without the frozen tensors."""
     base: int
     """Bytes of the frozen tensors that were fetched; 0 when they were at hand or the job has none."""
+    alone: bool = False
+    """The step was run by itself, from the state before it that its provider showed."""
+    operations: int = 0
+    milliseconds: int = 0
+    """Of the steps that were computed, and what the engine took for them."""
+    where: tuple[Where, ...] = ()
+    """The first links that are not as they were committed, as far as they were found."""
 
     @property
     def agrees(self) -> bool:
@@ -64,9 +75,11 @@ Progress = Callable[[int, int], None]
 
 async def check_step(
     record: Record, job: JobId, step: int, blobs: Blobs, keys: Keys | None, engine: Engine, folder: Path, bases: Bases, *, threads: int = 1,
-    patience: int = 20, progress: Progress = lambda done, total: None,
+    patience: int = 20, progress: Progress = lambda done, total: None, peers: Peers | None = None, visit: Visit | None = None,
+    told: Callable[[Ahead], None] = lambda ahead: None,
 ) -> StepCheck:  # fmt: skip
-    """`folder` as in audit_job. Raises auditor.NoSuchJob, NoSuchStep, CannotTell."""
+    """`folder`, `peers` and `visit` as in audit_job; `told` hears what is to come before it is fetched. Raises auditor.NoSuchJob,
+    NoSuchStep, CannotTell."""
     auditor = Auditor(record, job)
     auditor.run()
     seg = _covering(auditor, step)
@@ -85,11 +98,15 @@ async def check_step(
             done += 1
             progress(done, total)
 
-    replays = Replays(documents, documents.spec, bases, heard, traces=False)
-    total = replays.ahead(seg)
-    progress(0, total)
+    replays = Replays(documents, documents.spec, bases, Providers(record, peers, visit, documents.spec.micro_batches, patience), heard, traces=False)
+    replays.told, total = told, 1
     try:
-        await replays.segment(seg)
+        alone = await replays.step(seg, step)
+        if not alone:
+            done, total = 0, replays.before(seg)
+            told(await replays.ahead(range(seg.stop - total, seg.stop), alone=False))
+            progress(0, total)
+            await replays.segment(seg)
     except Unopened as error:
         if not _wrong(auditor):
             raise CannotTell(str(error)) from None
@@ -98,7 +115,8 @@ async def check_step(
         job=job, step=step, segment=seg.number, start=seg.start, stop=seg.stop, provider=seg.provider,
         settled=seg.state == SegmentState.SETTLED, wrong=_wrong(auditor), loss=losses.get(step, 0x7FC00000), computed=done,
         fetched=sum(size for cid, size in library.fetched.items() if cid not in frozen),
-        base=sum(size for cid, size in library.fetched.items() if cid in frozen),
+        base=sum(size for cid, size in library.fetched.items() if cid in frozen), alone=alone, where=tuple(replays.where),
+        operations=done * documents.operations, milliseconds=replays.milliseconds,
     )  # fmt: skip
 
 

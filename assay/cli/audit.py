@@ -24,8 +24,10 @@ from assay.ids import ZERO_ADDRESS, JobId, PeerId
 if TYPE_CHECKING:
     from assay.adapters.evm import EvmReader
     from assay.adapters.ipfs import LocalBlobs
+    from assay.adapters.keys import NodeKeys
+    from assay.adapters.libp2p import Libp2pPeers
     from assay.audit.findings import Report
-    from assay.ports import Peers
+    from assay.messages import Visit
 
 ACQUAINTANCE = 10.0
 """Seconds to wait for the first peer that serves blobs."""
@@ -66,9 +68,12 @@ async def _audit(where: Settings, job: JobId, replay: int, seed: int) -> Report:
         keys = open_keys(where.data) if exists(where.data) else None
         engine = ProcessEngine(processes=1, sandbox=await asyncio.to_thread(find_sandbox, "auto", 0, folder, True))
         try:
-            async with visit(where, folder) as (reader, blobs):
+            async with visit(where, folder) as (reader, blobs, peers):
                 record = await read_record(reader, job)
-                return await audit_job(record, job, blobs, keys, engine, folder / "work", replay=replay, seed=seed, bases=bases())
+                return await audit_job(
+                    record, job, blobs, keys, engine, folder / "work", replay=replay, seed=seed, bases=bases(), peers=peers,
+                    visit=introduction(reader, peers, keys),
+                )  # fmt: skip
         except NoSuchJob as error:
             raise Trouble(f"there is no job {job}", str(error), "assay job list") from None
         finally:
@@ -78,15 +83,8 @@ async def _audit(where: Settings, job: JobId, replay: int, seed: int) -> Report:
 
 
 @contextlib.asynccontextmanager
-async def visit(where: Settings, folder: Path) -> AsyncIterator[tuple[EvmReader, LocalBlobs]]:
-    """A network as a stranger sees it: its chain, and the blobs that its nodes serve. What is fetched lies in `folder`."""
-    async with meet(where, folder) as (reader, blobs, _):
-        yield reader, blobs
-
-
-@contextlib.asynccontextmanager
-async def meet(where: Settings, folder: Path) -> AsyncIterator[tuple[EvmReader, LocalBlobs, Peers]]:
-    """The same, and the nodes that are known."""
+async def visit(where: Settings, folder: Path) -> AsyncIterator[tuple[EvmReader, LocalBlobs, Libp2pPeers]]:
+    """A network as a stranger sees it: its chain, the blobs that its nodes serve, and its peers. What is fetched lies in `folder`."""
     from assay.adapters.evm import EvmReader
     from assay.adapters.ipfs import LocalBlobs
     from assay.adapters.libp2p import Libp2pPeers
@@ -122,6 +120,13 @@ async def meet(where: Settings, folder: Path) -> AsyncIterator[tuple[EvmReader, 
             await asyncio.sleep(0.1)
             waited += 0.1
         yield reader, blobs, peers
+
+
+def introduction(reader: EvmReader, peers: Libp2pPeers, keys: NodeKeys | None) -> Visit | None:
+    """What providers are told of who asks; None for who has no account."""
+    from assay.messages import Visit
+
+    return None if keys is None else Visit(account=keys.account, signature=reader.sign_visit(keys.signer, peers.peer))
 
 
 # ---- what is told --------------------------------------------------------------------------------------------------------

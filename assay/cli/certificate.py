@@ -67,7 +67,7 @@ async def _certify(where: Settings, job: JobId) -> tuple[Envelope, Statement, Re
         folder, keys = Path(base), open_keys(where.data)
         engine = ProcessEngine(processes=1, sandbox=await asyncio.to_thread(find_sandbox, "auto", 0, folder, True))
         try:
-            async with visit(where, folder) as (reader, blobs):
+            async with visit(where, folder) as (reader, blobs, _):
                 record = await read_record(reader, job)
                 statement, report = await certify(record, job, blobs, keys, engine, folder / "work")
             return seal(statement, keys.account, lambda text: sign_text(keys, text)), statement, report

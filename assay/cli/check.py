@@ -16,15 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
-from assay.cli.audit import visit
+from assay.cli.audit import introduction, visit
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, settings, show
 from assay.cli.common import run as run_async
-from assay.cli.folder import bases
+from assay.cli.folder import bases, speed
 from assay.ids import JobId
 
 if TYPE_CHECKING:
+    from assay.audit.alone import Ahead, Where
     from assay.audit.step import Progress, StepCheck
 
 
@@ -64,11 +66,16 @@ async def _check(where: Settings, job: JobId, step: int, threads: int, *, quiet:
         keys = open_keys(where.data) if exists(where.data) else None
         engine = ProcessEngine(processes=1)
         try:
-            async with visit(where, folder) as (reader, blobs):
+            async with visit(where, folder) as (reader, blobs, peers):
                 record = await read_record(reader, job)
-                return await check_step(
-                    record, job, step, blobs, keys, engine, folder / "work", Bases(bases()), threads=threads, progress=progress
-                )
+                found = await check_step(
+                    record, job, step, blobs, keys, engine, folder / "work", Bases(bases()), threads=threads, progress=progress, peers=peers,
+                    visit=introduction(reader, peers, keys),
+                    told=lambda ahead: None if quiet else print(forecast(ahead, speed()), file=sys.stderr, flush=True),
+                )  # fmt: skip
+                if found.milliseconds:
+                    speed(found.operations * 1000 // found.milliseconds)
+                return found
         except NoSuchJob as error:
             raise Trouble(f"there is no job {job}", str(error), "assay job list") from None
         except NoSuchStep as error:
@@ -96,6 +103,14 @@ def _bar(quiet: bool) -> Iterator[Progress]:
         yield lambda done, total: bar.update(task, description="steps computed again", completed=done, total=total)
 
 
+def forecast(ahead: Ahead, speed: int) -> str:
+    """Before anything is fetched; `speed` in operations a second, 0 where it is not known."""
+    base = f", and {ahead.base / 1e6:.1f} MB of frozen tensors that are not here yet" if ahead.base else ""
+    time = f", about {max(1, ahead.operations // speed)} s at the speed of this machine's last check" if speed else ""
+    alone = "the step alone" if ahead.alone else f"{ahead.steps} steps, since its provider does not show this one alone"
+    return f"to fetch: about {ahead.fetch / 1e6:.1f} MB{base}; to compute: {alone}{time}"
+
+
 def _loss(found: StepCheck) -> float:
     return float(struct.unpack("<f", struct.pack("<I", found.loss))[0])
 
@@ -105,15 +120,22 @@ def as_json(found: StepCheck, seconds: float) -> dict[str, Any]:
     return {
         "job": found.job, "step": found.step, "agrees": found.agrees, "wrong": list(found.wrong), "segment": found.segment, "start": found.start,
         "stop": found.stop, "provider": found.provider, "settled": found.settled, "loss": None if loss != loss else loss,
+        "alone": found.alone, "where": [_where(where) for where in found.where],
         "steps_computed": found.computed, "fetched_bytes": found.fetched, "base_bytes": found.base, "seconds": round(seconds, 2),
     }  # fmt: skip
 
 
+def _where(where: Where) -> dict[str, Any]:
+    below = msgspec.structs.asdict(where.parted) if where.parted is not None else {"why": where.why}
+    return {"segment": where.segment, "step": where.step, "micro_batch": None if where.update else where.m} | below
+
+
 def told(found: StepCheck, seconds: float) -> list[str]:
     base = f", and {found.base / 1e6:.1f} MB of frozen tensors" if found.base else ""
-    cost = f"{found.computed} steps computed, {found.fetched / 1e6:.1f} MB fetched{base}, {seconds:.1f} s"
+    cost = f"{found.computed} step{'s' * (found.computed != 1)} computed, {found.fetched / 1e6:.1f} MB fetched{base}, {seconds:.1f} s"
     if not found.agrees:
         return [f"✗ step {found.step} of job {found.job} is not as it was committed; {cost}", *(f"  {line}" for line in found.wrong)]
     state = "settled" if found.settled else "committed"
     line = f"✓ step {found.step} of job {found.job} is what {found.provider} {state} in segment {found.segment}; its loss was {_loss(found):.4f}"
-    return [line, f"  {cost}"]
+    alone = ["  it was computed from the state before it, as that was committed"] if found.alone else []
+    return [line, *alone, f"  {cost}"]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from assay.cli import care
 from assay.cli.beside import Account, printer, watch_releases
 from assay.cli.common import Settings, Trouble
+from assay.cli.fleet import open_engine
 from assay.cli.folder import Lock, attend, prepare
 from assay.cli.funding import LOCAL_CHAIN, bonds, fund
 from assay.cli.prover import EVERY, EVERY_LOCAL, Prover, told_in
@@ -81,10 +82,14 @@ class Options:
     """Whether a scheduler takes proven hardware before a lower price."""
     rules: care.Rules | None = None
     """When a worker works; None: always."""
+    ray: str = ""
+    """`local` or HOST:PORT of a Ray cluster: the fleet that it runs on; none by default."""
+    places: int = 0
+    """Of the fleet, at most; 0: as many as it has room for."""
 
 
 @contextlib.asynccontextmanager
-async def compose(role: str, where: Settings, options: Options) -> AsyncIterator[Ports]:
+async def compose(role: str, where: Settings, options: Options, note: Callable[[Note], None] = lambda note: None) -> AsyncIterator[Ports]:
     """The node's ports; what has to be closed is closed on leaving. Raises Trouble and what the adapters raise."""
     from assay.adapters.ipfs_gateway import BlockGateway
     from assay.adapters.journal import SqliteJournal
@@ -128,15 +133,16 @@ async def compose(role: str, where: Settings, options: Options) -> AsyncIterator
         known.append(peers)
         journal = SqliteJournal(where.data / "journal.sqlite")
         stack.callback(journal.close)
-        engine: Any = None
+        engine, places = None, 1
         if role in ENGINES:
-            from assay.adapters.engine_process import ProcessEngine
-
-            sandbox = await asyncio.to_thread(find_sandbox, options.sandbox, options.disk, where.data, chain.chain_id == LOCAL_CHAIN)
-            engine = ProcessEngine(threads=options.threads, command=options.engine, sandbox=sandbox)
-            stack.push_async_callback(engine.close)
+            local = chain.chain_id == LOCAL_CHAIN
+            shut = await asyncio.to_thread(find_sandbox, options.sandbox, options.disk, where.data, local)
+            engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack)
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
-        yield Ports(chain=chain, stamps=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth)
+        yield Ports(
+            chain=chain, stamps=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth,
+            places=places,
+        )  # fmt: skip
 
 
 def find_sandbox(kind: str, disk: int, folder: Path, local: bool) -> Sandbox | None:
@@ -169,7 +175,7 @@ def _blobs(
             local.store.quota = local.store.used + shutil.disk_usage(folder).free // 2
         return local, local.store
     try:
-        kubo = KuboBlobs(ipfs, locate)
+        kubo = KuboBlobs(ipfs, folder, locate)
     except ValueError as error:
         raise Trouble("the IPFS daemon's address cannot be used", str(error), "--ipfs http://127.0.0.1:5001", 2) from None
     return kubo, kubo.blocks
@@ -253,8 +259,9 @@ async def serve(role: str, where: Settings, options: Options, *, as_json: bool) 
 async def _serve_until_reorganised(role: str, where: Settings, options: Options, running: list[Node], as_json: bool) -> bool:
     """Whether to begin again: events that the machine acted on are no longer part of the chain, so what it knows is set aside and
     learnt anew from the chain, as after the loss of a disk. Keys, blobs and the sender's memory stay."""
-    async with compose(role, where, options) as ports:
-        note = printer(as_json, where.data / "log.jsonl")
+    prepare(where.data)
+    note = printer(as_json, where.data / "log.jsonl")
+    async with compose(role, where, options, note) as ports:
         try:
             stake = await fund(ports, where.rpc, options.stake, note, await bonds(role, ports.chain))
             await enrol(ports, deposit=stake, seat=role == "verifier")
@@ -311,8 +318,9 @@ async def serve_bootstrap(where: Settings, options: Options, *, as_json: bool) -
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, ended.set)
-    async with compose("bootstrap", where, options) as ports:
-        note = printer(as_json, where.data / "log.jsonl")
+    prepare(where.data)
+    note = printer(as_json, where.data / "log.jsonl")
+    async with compose("bootstrap", where, options, note) as ports:
         peers: Any = ports.peers
         await peers.start(refuse, lambda peer, message: None)
         try:

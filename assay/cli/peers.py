@@ -1,6 +1,6 @@
 """`assay peers`: the nodes of a network, what they say of their hardware, and what of that is proven.
 
-It looks at the network as a stranger does (assay.cli.audit.meet): it fetches the openings of proofs from their nodes, and checks them here.
+It looks at the network as a stranger does (assay.cli.audit.visit): it fetches the openings of proofs from their nodes, and checks them here.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ SETTLE = 2.0
 
 async def seen(where: Where, examine: bool) -> list[dict[str, Any]]:
     """One row a node, by role and account. Raises Outage, and Trouble."""
-    from assay.cli.audit import meet
+    from assay.cli.audit import visit
 
     with tempfile.TemporaryDirectory(prefix="assay-peers-") as base:
-        async with meet(where, Path(base)) as (reader, blobs, peers):
+        async with visit(where, Path(base)) as (reader, blobs, peers):
             await asyncio.sleep(SETTLE if where.bootstrap else 0)
             turn = asyncio.Semaphore(AT_ONCE)
 

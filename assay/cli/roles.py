@@ -30,6 +30,7 @@ from assay.cli.common import (
     settings,
     show,
 )
+from assay.cli.fleet import Places, Ray
 
 Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help="Where peers and the gateway listen; 0.0.0.0 for the world.")]
 Announce = Annotated[str | None, typer.Option("--announce", metavar="HOST", help="The address that others reach this node by, if another.")]
@@ -94,7 +95,7 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_worker(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, price: Price = 100_000, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
-            threads: Threads = 1, keep_days: KeepDays = 7, prove: Prove = 0,
+            threads: Threads = 1, ray: Ray = "", places: Places = 0, keep_days: KeepDays = 7, prove: Prove = 0,
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
             metrics: Metrics = "", releases: Releases = None, hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False,
             json: Lines = False,
@@ -104,6 +105,7 @@ def _common(app: typer.Typer, role: str) -> None:
             except ValueError as error:
                 raise Trouble("these hours cannot be kept", str(error), "--hours 22-7", 2) from None
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "keep_days": keep_days, "prove": prove}
+            engine |= {"ray": ray, "places": places}
             options: dict[str, Any] = {"price": price, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
             options["releases"] = index_of(releases)
             options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}
@@ -114,11 +116,12 @@ def _common(app: typer.Typer, role: str) -> None:
 
         def start_verifier(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
-            announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1,
+            announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1, ray: Ray = "", places: Places = 0,
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
             metrics: Metrics = "", releases: Releases = None, json: Lines = False,
         ) -> None:  # fmt: skip
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "metrics": metrics, "releases": index_of(releases)}
+            engine |= {"ray": ray, "places": places}
             options = {"stake": stake or 0, "confirmations": confirmations, "ipfs": ipfs}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 

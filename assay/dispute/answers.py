@@ -20,7 +20,7 @@ from assay.dispute.players import Asserter, Challenger, Voter
 from assay.dispute.proofs import Data, Job, Link
 from assay.dispute.record import Record, state_of
 from assay.dispute.served import Given, Nodes, Wanted
-from assay.engine import MAX_BOUNDARY, AnswerDispute, DisputeAnswered, KeptRecord
+from assay.engine import MAX_BOUNDARY, AnswerDispute, DisputeAnswered, JobFiles, KeptRecord
 from assay.execute import Executor
 from assay.ids import Digest
 from assay.job import DatasetRef
@@ -169,12 +169,9 @@ class FileParty(Party):
         key = (self.task.segment, state.unit)
         if key not in self.kept:
             self.kept.clear()
-            task, before = self.task, self.inputs.before(state.unit)
-            data = KeptData(task.dataset, task.job.order, task.job.batch, self.folder)
-            job = Job(self.executor.program, self.executor.schedule, data, self.executor.frozen)
-            batch = {} if state.is_update else self.inputs.batch(state.unit)
-            acc = part(before, "acc.") if state.m else None
-            self.kept[key] = self.make(job, state.step, state.m, part(before, "state."), acc, batch)
+            task = self.task
+            job = _job(task.job, task.dataset, self.executor, self.folder)
+            self.kept[key] = _link(job, self.inputs, state.unit, state.step, state.m, self.make)
         return self.kept[key]
 
     def asserter(self, state: State) -> Asserter:
@@ -203,6 +200,24 @@ class FileParty(Party):
             self.kept.clear()
             raise Corrupted(f"link {state.unit} of {self.task.segment} comes out in two ways")
         return True
+
+
+def own_link(
+    files: JobFiles, dataset: DatasetRef, executor: Executor, folder: Path, inputs: OwnInputs, unit: int, make: type[Link]
+) -> Link:  # fmt: skip
+    """A link of the segment that `inputs` are of."""
+    offset, m = links.place(unit, executor.micro_batches)
+    return _link(_job(files, dataset, executor, folder), inputs, unit, inputs.segment.start + offset, m, make)
+
+
+def _job(files: JobFiles, dataset: DatasetRef, executor: Executor, folder: Path) -> Job:
+    return Job(executor.program, executor.schedule, KeptData(dataset, files.order, files.batch, folder), executor.frozen)
+
+
+def _link(job: Job, inputs: Inputs, unit: int, step: int, m: int, make: type[Link]) -> Link:
+    before = inputs.before(unit)
+    batch = {} if m == job.program.micro_batches else inputs.batch(unit)
+    return make(job, step, m, part(before, "state."), part(before, "acc.") if m else None, batch)
 
 
 def part(tensors: Tensors, prefix: str) -> Tensors:

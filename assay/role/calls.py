@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from assay.beats import settles
 from assay.chain import (
     MOST_CALLS,
     AnyCall,
@@ -35,16 +36,6 @@ from assay.runtime import (
     Wake,
     Woke,
 )
-
-BEAT = 60
-"""Where a window leaves time, calls wait for the next multiple of so many seconds, and those of several segments share a transaction."""
-BEATS = 10
-"""Beats that a window must have for that."""
-
-
-def beat(now: int, window: int) -> int:
-    """When a call is made that may be made from `now` on, for `window` seconds."""
-    return -(-now // BEAT) * BEAT if window >= BEATS * BEAT else now
 
 
 class Calls(Base):
@@ -79,7 +70,7 @@ class Calls(Base):
 
     def _settle_at(self, seg: SegmentFacts) -> int:
         """When a segment's settlement is due, with those of others."""
-        return beat(max(self._now, seg.settle_after + 1), self.state.facts.jobs[seg.job].terms.params.challenge_window)
+        return settles(max(self._now, seg.settle_after + 1), self.state.facts.jobs[seg.job].terms.params.challenge_window)
 
     def _ripe(self) -> list[Settle]:
         """Settlements that are possible now and have not been asked for, parents first."""

@@ -217,10 +217,23 @@ contract DisputeGasTest is Network {
     function leap(uint64 id, Sparse.Tree memory t, uint64 place) internal {
         bytes32 below = t.node(0, place);
         bytes32[] memory path = t.path(place);
+        if (t.height == CHUNKS) noElementOnTheWay(id, t, place, path);
         vm.prank(challenger, challenger);
         if (t.height == TRACE) game.point(id, below, place, path);
         else game.pointElement(id, below, place, path, ELEMENT);
         took(CHALLENGER, t.height == TRACE ? "point, 16 levels" : "point, 22 levels and an element");
+    }
+
+    /// An element is named in a chunk, not in a node above it.
+    function noElementOnTheWay(uint64 id, Sparse.Tree memory t, uint64 place, bytes32[] memory path) internal {
+        bytes32[] memory up = new bytes32[](path.length - 3);
+        for (uint256 i = 0; i < up.length; ++i) {
+            up[i] = path[i + 3];
+        }
+        bytes32 below = t.node(3, place >> 3);
+        vm.prank(challenger, challenger);
+        vm.expectRevert(abi.encodeWithSelector(Walk.TooFewLevels.selector, CHUNKS - 3, CHUNKS));
+        game.pointElement(id, below, place >> 3, up, ELEMENT);
     }
 
     function play(bool served_) internal {

@@ -558,6 +558,11 @@ contract DisputeMoneyTest is Arena {
         jobs.disclose(segment, 0, drawn_[0], roots, 0);
         refused(IJobsLog.NotDrawn.selector);
         jobs.disclose(segment, 1, drawn_[1], roots, 0);
+        uint64 over = settled(post(), 0);
+        address free = committee(over)[0];
+        Reveal memory v = vote(over, free, true, 0);
+        refused(IJobsLog.NoBond.selector);
+        jobs.disclose(over, 0, free, v.traceRoots, v.salt);
         // Not drawn; said no; has not revealed; its roots have not been brought; said nothing of this unit.
         address[5] memory who = [stranger, drawn_[0], drawn_[2], drawn_[1], drawn_[1]];
         bytes4[5] memory errors = [
@@ -591,6 +596,9 @@ contract DisputeMoneyTest is Arena {
         r.grace += 1;
         refused(IDisputesLog.WrongModule.selector);
         new Disputes(address(jobs), r, address(descent), address(verdict));
+        Descent later = new Descent(address(jobs), r);
+        refused(IDisputesLog.WrongModule.selector);
+        new Disputes(address(jobs), r, address(later), address(verdict));
         r.grace = 0;
         refused(IDisputesLog.BadRules.selector);
         new Descent(address(jobs), r);

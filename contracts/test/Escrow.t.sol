@@ -31,63 +31,78 @@ contract EscrowTest is Network {
         assertEq(jobs.jobCount(), 1, "count");
     }
 
-    function test_post_refuses_terms_out_of_bounds() public {
-        for (uint256 i = 0; i < 37; ++i) {
-            (Terms memory t, bool cid_) = broken(i);
+    function test_post_refuses_a_spec_that_is_no_cid() public {
+        for (uint256 i = 0; i < 5; ++i) {
+            Terms memory t = terms();
+            if (i < 4) t.spec[i] = 0x71;
+            else t.spec = new bytes(35);
             vm.prank(client);
-            vm.expectPartialRevert(cid_ ? IJobsLog.BadCid.selector : IJobsLog.BadTerm.selector);
+            vm.expectPartialRevert(IJobsLog.BadCid.selector);
             jobs.post(t);
         }
     }
 
-    function test_post_says_which_term() public {
-        Terms memory t = terms();
-        t.params.quorum = 1;
+    function test_post_says_which_term_is_out_of_bounds() public {
+        for (uint256 i = 0; i < 39; ++i) {
+            (Terms memory t, string memory name) = broken(i);
+            vm.prank(client);
+            (bool done, bytes memory said) = address(jobs).call(abi.encodeCall(jobs.post, (t)));
+            assertTrue(!done && bytes4(said) == IJobsLog.BadTerm.selector, name);
+            assertEq(keccak256(bytes(this.named(said))), keccak256(bytes(name)), name);
+        }
+        Terms memory t_ = terms();
+        t_.params.quorum = 1;
         vm.prank(client);
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.BadTerm.selector, "quorum", 1, 2, 3));
-        jobs.post(t);
+        jobs.post(t_);
     }
 
-    function broken(uint256 i) internal view returns (Terms memory t, bool cid_) {
+    /// What BadTerm is about.
+    function named(bytes calldata said) external pure returns (string memory name) {
+        (name,,,) = abi.decode(said[4:], (string, uint256, uint256, uint256));
+    }
+
+    function broken(uint256 i) internal view returns (Terms memory t, string memory name) {
         t = terms();
-        if (i == 0) t.spec = new bytes(35);
-        if (i == 1) t.spec[0] = 0x00;
-        if (i == 2) t.spec[1] = 0x71;
-        if (i == 3) t.spec[2] = 0x13;
-        if (i == 4) t.spec[3] = 0x21;
-        cid_ = i <= 4;
-        if (i == 5) t.steps = 0;
-        if (i == 6) t.steps = 1 << 32;
-        if (i == 7) t.microBatches = 0;
-        if (i == 8) t.microBatches = (1 << 20) + 1;
-        if (i == 9) t.segmentSteps = 0;
-        if (i == 10) t.microWeight = 0;
-        if (i == 11) t.updateWeight = (1 << 40) + 1;
-        if (i == 12) t.microLeaves = 1;
-        if (i == 13) t.updateLeaves = 1;
-        if (i == 14) t.priceCap = 0;
-        if (i == 15) t.fee = 1 << 64;
-        if (i == 16) t.budget = 0;
-        if (i == 17) t.deadline = uint64(timeNow);
-        if (i == 18) t.scheduler = address(0);
-        if (i == 19) t.keyService = address(0);
-        if (i == 20) t.params.finality = 0;
-        if (i == 21) t.params.finality = 65;
-        if (i == 22) t.params.activateWindow = 0;
-        if (i == 23) t.params.leaseWindow = 7 days + 1;
-        if (i == 24) t.params.links = 17;
-        if (i == 25) t.params.verifiers = 17;
-        if (i == 26) t.params.quorum = 4;
-        if (i == 27) t.params.openings = 0;
-        if (i == 28) t.params.redraws = 5;
-        if (i == 29) (t.params.links, t.params.redraws) = (16, 4);
-        if (i == 30) t.params.depth = 0;
-        if (i == 31) t.params.bondTenths = 1001;
-        if (i == 32) t.params.lateFeeBps = 10_001;
-        if (i == 33) t.params.noShowBps = 10_001;
-        if (i == 34) t.params.drawBond = SEAT_STAKE + 1;
-        if (i == 35) t.params.challengeWindow = 0;
-        if (i == 36) (t.params.links, t.segmentSteps) = (0, 22);
+        if (i == 0) (t.steps, name) = (0, "steps");
+        if (i == 1) (t.steps, name) = (1 << 32, "steps");
+        if (i == 2) (t.microBatches, name) = (0, "micro_batches");
+        if (i == 3) (t.microBatches, name) = ((1 << 20) + 1, "micro_batches");
+        if (i == 4) (t.segmentSteps, name) = (0, "segment_steps");
+        if (i == 5) (t.microWeight, name) = (0, "micro_weight");
+        if (i == 6) (t.updateWeight, name) = ((1 << 40) + 1, "update_weight");
+        if (i == 7) (t.microLeaves, name) = (1, "micro_leaves");
+        if (i == 8) (t.updateLeaves, name) = (1, "update_leaves");
+        if (i == 9) (t.priceCap, name) = (0, "price_cap");
+        if (i == 10) (t.fee, name) = (1 << 64, "fee");
+        if (i == 11) (t.budget, name) = (0, "budget");
+        if (i == 12) (t.deadline, name) = (uint64(timeNow), "deadline");
+        if (i == 13) (t.scheduler, name) = (address(0), "scheduler");
+        if (i == 14) (t.keyService, name) = (address(0), "key_service");
+        if (i == 15) (t.params.links, t.segmentSteps, name) = (0, 22, "links of a segment");
+        if (i == 16) (t.params.finality, name) = (0, "finality");
+        if (i == 17) (t.params.finality, name) = (65, "finality");
+        if (i == 18) (t.params.activateWindow, name) = (0, "activate_window");
+        if (i == 19) (t.params.leaseWindow, name) = (7 days + 1, "lease_window");
+        if (i == 20) (t.params.takeoverWindow, name) = (0, "takeover_window");
+        if (i == 21) (t.params.serveWindow, name) = (7 days + 1, "serve_window");
+        if (i == 22) (t.params.sealWindow, name) = (0, "seal_window");
+        if (i == 23) (t.params.revealWindow, name) = (7 days + 1, "reveal_window");
+        if (i == 24) (t.params.openWindow, name) = (0, "open_window");
+        if (i == 25) (t.params.challengeWindow, name) = (0, "challenge_window");
+        if (i == 26) (t.params.links, name) = (17, "links");
+        if (i == 27) (t.params.verifiers, name) = (17, "verifiers");
+        if (i == 28) (t.params.quorum, name) = (1, "quorum");
+        if (i == 29) (t.params.quorum, name) = (4, "quorum");
+        if (i == 30) (t.params.openings, name) = (0, "openings");
+        if (i == 31) (t.params.redraws, name) = (5, "redraws");
+        if (i == 32) (t.params.links, t.params.redraws, name) = (16, 4, "links * (1 + redraws)");
+        if (i == 33) (t.params.depth, name) = (0, "depth");
+        if (i == 34) (t.params.bondTenths, name) = (1001, "bond_tenths");
+        if (i == 35) (t.params.lateFeeBps, name) = (10_001, "late_fee_bps");
+        if (i == 36) (t.params.noShowBps, name) = (10_001, "no_show_bps");
+        if (i == 37) (t.params.drawBond, name) = (SEAT_STAKE + 1, "draw_bond");
+        if (i == 38) (t.params.bondBase, name) = (1 << 80, "bond_base");
     }
 
     function test_fund_adds_and_says_when_it_cannot() public {

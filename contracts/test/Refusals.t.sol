@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Clock} from "../src/dispute/Clock.sol";
 import {Openings} from "../src/dispute/Openings.sol";
 import {ProgramView} from "../src/dispute/ProgramView.sol";
 import {Ranges} from "../src/dispute/Ranges.sol";
 import {Walk} from "../src/dispute/Walk.sol";
 import {Words} from "../src/dispute/Words.sol";
 import {IDisputesLog} from "../src/interfaces/IDisputes.sol";
-import {Evidence, Folded, Link, Proof, Stand} from "../src/types/DisputeTypes.sol";
+import {Evidence, Folded, Link, Proof, Stand, TraceMove} from "../src/types/DisputeTypes.sol";
 import {Arena} from "./utils/Arena.sol";
 import {Chunks} from "./utils/Chunks.sol";
 import {Toy} from "./utils/Toy.sol";
@@ -124,6 +125,75 @@ contract RefusalsTest is Arena {
         no(challenger, abi.encodeCall(game.seal, (segment, SALT)), IDisputesLog.UnsupportedToken.selector);
     }
 
+    function test_moves_that_are_not_of_the_stand() public {
+        uint64 id = opened(challenger, drawn(job, 0), 2);
+        Story memory s = story(2, true);
+        no(challenger, abi.encodeCall(game.open, (id, 0, 2, address(0), 0, SALT)), IDisputesLog.WrongTurn.selector);
+        no(provider, abi.encodeCall(game.reveal, (id, new bytes32[](8))), IDisputesLog.WrongTurn.selector);
+        TraceMove memory m = traceMove(game.dispute(id).segment, s);
+        uint256 due = game.dueOf(id);
+        vm.warp(due + 1);
+        no(provider, abi.encodeCall(game.trace, (id, m)), Clock.TooLate.selector);
+        vm.warp(due);
+        trace(id, s);
+    }
+
+    function test_totals_that_are_not_those_of_the_stage() public {
+        uint64 id = opened(challenger, drawn(job, 0), 2);
+        Story memory s = story(2, true);
+        toElement(id, s, 2, 0);
+        int256[] memory totals = Toy.folds(summed(s), 0, Toy.N);
+        Proof memory p = proof(s, 2);
+        p.totals = totals;
+        no(provider, abi.encodeCall(game.prove, (id, p)), IDisputesLog.WrongFold.selector);
+        bytes memory stage_ = Toy.stages(true)[2];
+        uint256 before = vm.snapshotState();
+        // One total where the stage has two folds: nobody can doubt a fold of it, and its output is not shown.
+        (Folded memory f, bytes[] memory parts) = (folded(s, totals), firstParts(s, totals));
+        (f.totals, f.roots, f.parts) = (new int256[](1), new bytes32[](1), new bytes32[](1));
+        (f.totals[0], f.parts[0]) = (totals[0], keccak256(parts[0]));
+        bytes[] memory one = new bytes[](1);
+        one[0] = parts[0];
+        vm.prank(provider);
+        game.fold(id, f, one);
+        no(challenger, abi.encodeCall(game.pick, (id, f, stage_, 0, parts[0], 0)), IDisputesLog.WrongFold.selector);
+        f.roots = new bytes32[](2);
+        no(challenger, abi.encodeCall(game.pick, (id, f, stage_, 0, parts[0], 0)), IDisputesLog.WrongFold.selector);
+        vm.revertToState(before);
+        // A largest byte of 256.
+        totals[0] = 256;
+        fold(id, s, totals);
+        pickOutput(id, s, totals);
+        p.totals = totals;
+        no(provider, abi.encodeCall(game.finish, (id, p)), IDisputesLog.OutOfRange.selector);
+    }
+
+    function test_parts_and_entries_of_others() public {
+        uint64 id = opened(challenger, drawn(job, 0), 2);
+        Story memory s = story(2, true);
+        toElement(id, s, 2, 0);
+        int256[] memory totals = Toy.folds(summed(s), 0, Toy.N);
+        fold(id, s, totals);
+        pick(id, s, totals, 1, 0);
+        bytes memory parts = split(id, s, 0);
+        bytes32 range = game.dispute(id).node;
+        parts[7] ^= 0x01;
+        no(challenger, abi.encodeCall(game.choose, (id, range, parts, 0)), IDisputesLog.BadFacts.selector);
+        job = post();
+        id = opened(challenger, drawn(job, 0), 5);
+        s = story(5, true);
+        trace(id, s);
+        walk(id, Trees.rows(s.leaves), Toy.UPDATE_LEAVES - 1);
+        end(id, s);
+        walk(id, endRows(s), 0);
+        Proof memory p = endProof(s, 0);
+        bytes[] memory outputs = Toy.outputs(true);
+        bytes32[] memory path = Trees.path(Trees.rows(Toy.leavesOf(outputs)), 0);
+        bytes32 tensor = Toy.root(Toy.vector(Toy.N), s.endFirst);
+        p.evidence = new Evidence[](2);
+        no(provider, abi.encodeCall(game.endEntry, (id, p, outputs[0], path, tensor)), IDisputesLog.WrongEvidence.selector);
+    }
+
     /// No program that was checked has such types: the library is asked.
     function test_types_that_are_none() public {
         bytes[3] memory types = [bytes(hex"0000"), hex"0600", hex""];
@@ -133,6 +203,17 @@ contract RefusalsTest is Arena {
         }
         vm.expectPartialRevert(ProgramView.BadType.selector);
         this.elements(hex"010210000000000000000000000000000002");
+        // A type that says it has a dimension and ends; the second operand of a stage of one.
+        bytes memory stage_ = Toy.stages(false)[2];
+        this.operand(stage_, 0);
+        vm.expectPartialRevert(ProgramView.BadType.selector);
+        this.operand(stage_, 1);
+        vm.expectPartialRevert(ProgramView.BadType.selector);
+        this.operand(hex"0200010000000001010000", 0);
+    }
+
+    function operand(bytes memory stage_, uint256 k) external pure returns (uint32 value, bytes memory t) {
+        return ProgramView.operand(stage_, k);
     }
 
     function width(bytes memory t) external pure returns (uint8) {

@@ -18,6 +18,7 @@ that a segment costs the same however many there were before it.
 
 from __future__ import annotations
 
+from assay.beats import settles_for
 from assay.chain import (
     FAILED,
     Activated,
@@ -173,7 +174,7 @@ class SchedulerMachine(Placing):
             case Attested():
                 book.state = SegmentState.ATTESTED
                 book.due = event.settle_after
-                return [Wake(key=f"settle:{book.id}", at=event.settle_after + 1 + self.config.patience), *self._seek(job, now)]
+                return [self._settle(job, book, now), *self._seek(job, now)]
             case Settled():
                 return self._on_settled(job, book, now)
             case Lapsed() | Withheld() | Unpaid() | Voided() | Rejected():
@@ -227,7 +228,7 @@ class SchedulerMachine(Placing):
         effects: list[AnyEffect] = [self._note("settled", book, f"segment {book.id}: settled, {book.provider} is paid {book.price}")]
         for child in job.segments.values():
             if child.parent == book.id and child.state == SegmentState.ATTESTED:
-                effects.append(Wake(key=f"settle:{child.id}", at=max(now, child.due) + 1 + self.config.patience))
+                effects.append(self._settle(job, child, now))
         if book.stop == job.terms.steps:
             return [*effects, Send(key=f"close:{job.id}", call=CloseJob(job=job.id))]
         return [*effects, *self._seek(job, now), *self._close_if_over(job)]
@@ -290,6 +291,11 @@ class SchedulerMachine(Placing):
             if before is None or before.state == SegmentState.SETTLED:
                 return [Send(key=f"call-settle:{book.id}", call=Settle(segment=book.id))]
         return []
+
+    def _settle(self, job: JobBook, book: SegmentBook, now: int) -> Wake:
+        """For a provider that does not do it with its others."""
+        at = settles_for(max(now, book.due) + 1, job.terms.params.challenge_window)
+        return Wake(key=f"settle:{book.id}", at=at + self.config.patience)
 
     def _late(self, book: SegmentBook, due: int) -> Wake:
         book.due = due

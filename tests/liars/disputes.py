@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from assay import merkle, stages
-from assay.dispute import leaf, moves
+from assay.dispute import game, leaf, moves
 from assay.dispute.moves import AnyMove, Phase, State
 from assay.dispute.own import item_tree, own_tree
-from assay.dispute.players import Asserter
+from assay.dispute.players import Asserter, Played, play
 from assay.dispute.proofs import Entries, Link
 from assay.dispute.tree import Tree
 from assay.dispute.turns import walked_type
 from assay.exact.types import ITEM_BYTES
 from assay.ids import Digest
-from tests.dispute_cases import PROGRAM, honest
+from tests.dispute_cases import PROGRAM, ends, facts, honest, opening
 
 
 def at(op: str, nth: int = 0, part: str = "micro") -> int:
@@ -210,3 +210,11 @@ class Doubter:
         items = leaf.fold_items(stage, state.element, fold, state.totals, lambda need: link.read(stage, need))
         at, tree = self.random.randrange(len(items)), item_tree(items)
         return moves.Pick(which=fold, item=moves.FoldItem(item=at, value=items[at], path=tree.path(at)))
+
+
+def doubted(unit: int, seed: int, aims: Mapping[Phase, int] | None = None, leaps: bool = False, move: moves.Open | None = None) -> Played:
+    """Every link honest, and a challenger that points anywhere."""
+    asserter = Asserter(honest().__getitem__, ends())
+    told, move = facts(ends()), move or opening(unit)
+    doubter = Doubter(honest().__getitem__, asserter.link_tree, move, seed, aims, leaps)
+    return play(told, game.seal_digest(told, move), asserter, doubter)

@@ -13,10 +13,10 @@ from assay.ids import Cid
 
 
 class Counting(BlockGateway):
-    """Honest; counts what it is asked for."""
+    """Honest; counts what it is asked for. Without streams: what it does wrong, it does to requests for single blocks."""
 
     def __init__(self, blocks: Blocks) -> None:
-        super().__init__(blocks)
+        super().__init__(blocks, streams=0)
         self.asked: list[Cid] = []
 
     async def _send(self, request: web.Request, data: bytes, headers: dict[str, str]) -> web.StreamResponse:

@@ -62,7 +62,8 @@ async def kubo_nodes(folder: Path) -> AsyncIterator[dict[PeerId, Blobs]]:
             rpc = KuboRpc(folder / peer)
             api = await rpc.start()
             stack.push_async_callback(rpc.stop)
-            blobs = KuboBlobs(api, lambda near, me=peer: [url for other, url in urls.items() if other != me], timeout=10, patience=5)  # type: ignore[misc]
+            others = lambda near, me=peer: [url for other, url in urls.items() if other != me]  # noqa: E731
+            blobs = KuboBlobs(api, folder / f"{peer}-pins", others, timeout=10, patience=5)  # type: ignore[misc]
             gateway = BlockGateway(blobs.blocks)
             urls[peer] = await gateway.start()
             stack.push_async_callback(gateway.stop)
@@ -175,5 +176,30 @@ def test_many_equal_chunks(check: Callable[[Check], None]) -> None:
         cid = await nodes[ALICE].put(zeros)
         await nodes[BOB].fetch(cid, len(zeros))
         assert await nodes[BOB].get(cid) == zeros
+
+    check(body)
+
+
+def test_a_pin_lasts_until_its_time_and_the_longest_counts(check: Callable[[Check], None]) -> None:
+    async def body(nodes: dict[PeerId, Blobs]) -> None:
+        bob = nodes[BOB]
+        short, long, forever = [await nodes[ALICE].put(data(100, seed)) for seed in range(3)]
+        for cid in (short, long, forever):
+            await bob.fetch(cid, 100)
+        await bob.pin(short, 1000)
+        await bob.pin(long, 1000)
+        await bob.pin(long, 2000)
+        await bob.pin(long, 500)  # shortens nothing
+        await bob.pin(forever)
+        await bob.pin(forever, 1000)
+        assert await bob.lapse(999) == []
+        assert await bob.lapse(1000) == [short]
+        assert await bob.lapse(1999) == []
+        assert await bob.lapse(2000) == [long]
+        assert await bob.lapse(1 << 60) == []
+        await bob.unpin(forever)
+        await bob.pin(forever, 5)
+        assert await bob.lapse(5) == [forever]
+        await bob.unpin(forever)  # of what is not pinned: nothing
 
     check(body)

@@ -15,10 +15,11 @@ from aiohttp import web
 from blob_servers import Changing, Counting, Dripping, Failing, Flooding, Vanishing
 
 from assay import cid as cids
-from assay.adapters import ipfs_fetch, ipfs_gateway
+from assay.adapters import ipfs_gateway, ipfs_sources
 from assay.adapters.ipfs import LocalBlobs
-from assay.adapters.ipfs_fetch import Progress, good_url
+from assay.adapters.ipfs_fetch import Progress
 from assay.adapters.ipfs_gateway import BlockGateway
+from assay.adapters.ipfs_sources import good_url
 from assay.ids import Cid
 from assay.ports import Outage
 
@@ -59,7 +60,7 @@ Body = Callable[[Net], Awaitable[None]]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Body], None]:
-    monkeypatch.setattr(ipfs_fetch, "LONGEST_REST", 0.02)
+    monkeypatch.setattr(ipfs_sources, "LONGEST_REST", 0.02)
 
     def whole(body: Body) -> None:
         async def inside() -> None:

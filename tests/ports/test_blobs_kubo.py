@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> Callable[[Body], None]:
                 rpc = KuboRpc(tmp_path / "kubo", quota=8 << 20)
                 url = await rpc.start()
                 stack.push_async_callback(rpc.stop)
-                kubo = KuboBlobs(url, timeout=5, patience=5)
+                kubo = KuboBlobs(url, tmp_path / "pins-of-node", timeout=5, patience=5)
                 stack.push_async_callback(kubo.close)
                 await asyncio.wait_for(body(rpc, kubo), 30)
 

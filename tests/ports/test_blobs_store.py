@@ -140,6 +140,49 @@ def test_a_quota_that_is_used_up_is_said_and_loses_nothing(tmp_path: Path) -> No
     asyncio.run(body())
 
 
+def test_a_pin_with_an_end_holds_over_a_restart_and_lets_go_after_it(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    names = [cids.of(data(CHUNK, seed)) for seed in range(3)]
+    for seed, name in enumerate(names):
+        store.write(name, data(CHUNK, seed))
+    store.pin(names[0], until=100)
+    store.pin(names[1])
+    again = BlockStore(tmp_path)
+    assert again.pins() == {names[0]: 100, names[1]: None}
+    assert again.usage() == (3 * CHUNK, 2 * CHUNK, None)
+    assert again.evict(0) == CHUNK
+    assert again.lapse(99) == []
+    assert again.lapse(100) == [names[0]]
+    assert again.evict(0) == CHUNK
+    assert set(files(tmp_path)) == {names[1]}
+    with pytest.raises(ValueError, match="cannot end at -1"):
+        again.pin(names[1], until=-1)
+
+
+def test_a_quota_may_be_set_anew(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    names = [cids.of(data(CHUNK, seed)) for seed in range(6)]
+    for seed, name in enumerate(names):
+        store.write(name, data(CHUNK, seed))
+    assert store.evict() == 0  # no quota, nothing to do
+    store.quota = 4 * CHUNK
+    assert store.evict() == 2 * CHUNK
+    assert set(files(tmp_path)) == set(names[2:])
+    with store.session():
+        assert store.read(names[2]) is not None
+        assert store.evict(0) == 3 * CHUNK  # what is being used stays
+
+
+def test_a_pin_whose_file_is_damaged_stays(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    name = cids.of(data(CHUNK))
+    store.write(name, data(CHUNK))
+    for content in (b"\xff\xfe", b"1e3", b"-5", "²".encode(), b"9" * 21):
+        (tmp_path / "pins" / name).write_bytes(content)
+        assert store.lapse(1 << 62) == []
+        assert store.evict(0) == 0
+
+
 def test_a_blob_does_not_push_out_its_own_blocks(tmp_path: Path) -> None:
     async def body() -> None:
         async with AsyncExitStack() as stack:

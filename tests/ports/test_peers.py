@@ -100,10 +100,10 @@ class MemoryNet:
         self.nodes.append(node)
         return await node.start()
 
-    async def write(self, target: Node, data: bytes) -> None:
+    async def write(self, target: Node, data: bytes, stranger: int = 99) -> None:
         """As a stranger: opens a stream, writes `data`, returns when the node has closed it."""
         assert isinstance(target.peers, MemoryPeers)
-        assert await target.peers.receive(peerbook.peer_id(seed_of(99)), data) is None
+        assert await target.peers.receive(peerbook.peer_id(seed_of(stranger)), data) is None
         assert target.peers.faults
 
     async def __aenter__(self) -> MemoryNet:
@@ -123,13 +123,13 @@ class Libp2pNet(MemoryNet):
         self.nodes.append(node)
         return await node.start()
 
-    async def write(self, target: Node, data: bytes) -> None:
+    async def write(self, target: Node, data: bytes, stranger: int = 99) -> None:
         assert isinstance(target.peers, Libp2pPeers)
         address = target.peers.addresses[0]
-        await asyncio.to_thread(_stranger, address, data)
+        await asyncio.to_thread(_stranger, address, data, stranger)
 
 
-def _stranger(address: str, data: bytes) -> None:
+def _stranger(address: str, data: bytes, number: int = 99) -> None:
     """Connects as a libp2p host of its own, writes, and reads until the stream ends."""
     import trio
     from libp2p import new_host
@@ -139,7 +139,7 @@ def _stranger(address: str, data: bytes) -> None:
     from multiaddr import Multiaddr
 
     async def main() -> None:
-        host = new_host(key_pair=create_new_key_pair(seed_of(99)))
+        host = new_host(key_pair=create_new_key_pair(seed_of(number)))
         async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
             info = info_from_p2p_addr(Multiaddr(address))
             await host.connect(info)
@@ -272,8 +272,8 @@ def test_gossip_that_its_author_did_not_sign_is_refused_and_old_news_is_none(net
             forged = msgspec.structs.replace(signed, author=peerbook.peer_id(seed_of(9)))
             changed = msgspec.structs.replace(signed, message=announcement(9))
             foreign = rumours_of(9, contract=Address("0x" + "22" * 20)).say(announcement(9))
-            for wrong in (encode(forged), encode(changed), foreign):
-                await net.write(a, pack(Frame(Kind.GOSSIP, 0, wrong)))
+            for stranger, wrong in enumerate((encode(forged), encode(changed), foreign)):
+                await net.write(a, pack(Frame(Kind.GOSSIP, 0, wrong)), 90 + stranger)
             old = rumours_of(9, late=10 * 60 * 1000).say(announcement(9))
             await net.write(a, b"".join(pack(Frame(Kind.GOSSIP, 0, body)) for body in (old, said, said)) + b"\xff" * 64)
             assert a.heard == [(peerbook.peer_id(seed_of(8)), announcement(8))]
@@ -513,10 +513,11 @@ def test_a_port_that_is_taken_and_a_wrong_address_are_said_plainly(tmp_path: Pat
 
 def test_a_peer_that_nobody_mentioned_is_looked_up_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes that introduce nobody but themselves and keep to one neighbour: what is left is the Kademlia table."""
-    from assay.adapters import libp2p_net
+    from assay.adapters import libp2p_net, peer_standing
 
     monkeypatch.setattr(libp2p_net, "INTRODUCED", 0)
-    monkeypatch.setattr(libp2p_net, "NEIGHBOURS", 1)
+    monkeypatch.setattr(peer_standing, "NEIGHBOURS", 1)
+    monkeypatch.setattr(peer_standing, "OWN", 0)
     monkeypatch.setattr(libp2p_net, "PUBLISH_AFTER", (0.0, 0.1))
 
     async def main() -> None:

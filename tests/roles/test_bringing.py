@@ -8,11 +8,14 @@ import msgspec
 import pytest
 
 from assay import draw
+from assay.beats import beat
 from assay.chain import Attest, Attested, Batch, Opening, Reveal, RevealAll, RevealsDue, Seal, Sealed, Settle, Spread
 from assay.ids import Address, SegmentId
 from assay.messages import Ack, Refusal, SealMessage, VoteMessage
 from assay.runtime import Fault
 from assay.tasks import VerifySeal, VerifyVote, VoteVerified
+from assay_verifier import handing
+from assay_worker.bringing import PATIENCE
 from assay_worker.machine import WorkerMachine
 from assay_worker.state import WorkerConfig
 from bench import ME, OTHER, PARAMS, PEERS, Bench, digest
@@ -175,9 +178,10 @@ def test_what_may_be_settled_goes_with_it(bench: Bench) -> None:
     assert call.calls[-1] == Settle(segment=seg.segment)
 
 
-def test_long_windows_wait_for_the_next_minute(bench: Bench) -> None:
-    from assay.role.calls import BEAT, BEATS, beat
-
-    assert beat(1001, BEATS * BEAT - 1) == 1001
-    assert beat(1001, BEATS * BEAT) == 1020
-    assert beat(1020, BEATS * BEAT) == 1020
+def test_what_all_verifiers_have_handed_over_waits_less_than_they_do(bench: Bench) -> None:
+    served(bench)
+    begun = bench.now
+    handed(bench, *VERIFIERS)
+    (waiting,) = bench.state.outbox
+    assert waiting.at == beat(begun, PARAMS.seal_window // PATIENCE)
+    assert begun <= waiting.at < begun + PARAMS.seal_window // handing.SHARE

@@ -10,6 +10,7 @@ import pytest
 from assay.chain import (
     Activate,
     Activated,
+    Assigned,
     Attested,
     BondCleared,
     ClearBond,
@@ -21,6 +22,7 @@ from assay.chain import (
     FeeCharged,
     JobCancelled,
     JobClosed,
+    JobPosted,
     Lapsed,
     OpeningsDue,
     Redraw,
@@ -70,8 +72,8 @@ from assay.tasks import (
     VerifyReceipt,
 )
 from assay_worker.machine import WorkerMachine
-from assay_worker.state import WorkerConfig
-from bench import CHECKED, ENDS, LINK_ROOT, ME, OTHER, PARAMS, PEERS, SCHEDULER, SHARDS, SPEC, TERMS, VERIFIERS, Bench, cid, digest, sealed
+from assay_worker.state import BUSY, WorkerConfig
+from bench import CHECKED, CLIENT, ENDS, LINK_ROOT, ME, OTHER, PARAMS, PEERS, SCHEDULER, SHARDS, SPEC, TERMS, VERIFIERS, Bench, cid, digest, sealed
 
 PRICE = 10
 INPUTS = [*(shard.sealed for shard in SHARDS), SPEC.state]
@@ -102,6 +104,11 @@ def ready(bench: Bench) -> None:
     bench.posted()
     hear(bench)
     bench.load_job()
+
+
+def busy(bench: Bench) -> list[int]:
+    """Segments that take a place."""
+    return [mine.segment for mine in bench.state.mine.values() if mine.phase in BUSY]
 
 
 def offered(bench: Bench) -> None:
@@ -323,7 +330,7 @@ def test_without_the_stake_for_its_bond_nothing_is_offered(bench: Bench) -> None
     ready(bench)
     assert bench.task("sign:").bond == 10 * PRICE * PARAMS.bond_tenths // 10
     bench.failed("sign:", Fault.OWN, "the free stake is 5")
-    assert bench.state.offer is None
+    assert not bench.state.offers
     assert "the free stake is 5" in bench.said[-1].text
 
 
@@ -350,7 +357,7 @@ def test_an_offer_that_the_scheduler_refuses_blocks_nothing(bench: Bench) -> Non
     ready(bench)
     bench.done("sign:", Signed(signature=b"s"))
     bench.failed("offer:", Fault.REFUSED, "too dear")
-    assert bench.state.offer is None
+    assert not bench.state.offers
     assert "too dear" in bench.said[-1].text
 
 
@@ -358,7 +365,7 @@ def test_an_offer_that_may_have_arrived_stands_until_it_expires(bench: Bench) ->
     ready(bench)
     bench.done("sign:", Signed(signature=b"s"))
     bench.failed("offer:", Fault.OUTAGE)
-    assert bench.state.offer is not None
+    assert bench.state.offers
 
 
 @pytest.mark.parametrize("event", ["taken", "cancelled"])
@@ -368,7 +375,7 @@ def test_an_offer_whose_range_is_gone_is_forgotten(bench: Bench, event: str) -> 
         bench.assigned(provider=OTHER)
     else:
         bench.seen(JobCancelled, job=JobId(1))
-    assert bench.state.offer is None
+    assert not bench.state.offers
 
 
 def test_a_child_range_is_offered_for_while_its_parent_runs_and_dropped_when_that_ends_elsewhere(bench: Bench) -> None:
@@ -377,9 +384,9 @@ def test_a_child_range_is_offered_for_while_its_parent_runs_and_dropped_when_tha
     hear(bench, parent=SegmentId(1), start=10, stop=20)
     bench.done("sign:", Signed(signature=b"s"))
     bench.answered("offer:", Ack())
-    assert bench.state.offer is not None
+    assert bench.state.offers
     bench.committed(stop=7)
-    assert bench.state.offer is None
+    assert not bench.state.offers
 
 
 def test_a_busy_or_draining_worker_makes_no_offer(bench: Bench) -> None:
@@ -402,7 +409,7 @@ def test_a_busy_or_draining_worker_makes_no_offer(bench: Bench) -> None:
 def test_assigned_it_gathers_activates_runs_and_commits(bench: Bench) -> None:
     offered(bench)
     bench.assigned()
-    assert bench.state.offer is None
+    assert not bench.state.offers
     assert bench.idle("activate")
     bench.supply(INPUTS)
     assert bench.call("activate:1") == Activate(segment=SegmentId(1))
@@ -418,7 +425,7 @@ def test_assigned_it_gathers_activates_runs_and_commits(bench: Bench) -> None:
     assert bench.state.speed_milli == 2000
     bench.sent("commit:1")
     bench.committed()
-    assert bench.state.current is None
+    assert not busy(bench)
 
 
 def test_a_later_segment_starts_from_its_parents_checkpoint(bench: Bench) -> None:
@@ -483,7 +490,7 @@ def test_what_comes_too_late_is_not_activated(bench: Bench) -> None:
     bench.supply(INPUTS)
     assert bench.idle("activate")
     assert bench.topics()[-1] == "lost"
-    assert bench.state.current is None
+    assert not busy(bench)
     bench.seen(Lapsed, segment=SegmentId(1), fee=5)
     assert bench.task("drop:1") == DropSegment(segment=SegmentId(1))
 
@@ -554,7 +561,7 @@ def test_a_run_that_fails_here_is_tried_again_three_times(bench: Bench) -> None:
         assert bench.state.mine[1].phase == "running"
     bench.failed("run:1", Fault.OWN, "the engine crashed")
     assert bench.state.mine[1].phase == "lost"
-    assert bench.state.current is None
+    assert not busy(bench)
 
 
 def test_data_that_is_not_what_was_committed_ends_the_run_at_once(bench: Bench) -> None:
@@ -578,7 +585,7 @@ def test_a_segment_that_lapses_under_a_run_is_dropped(bench: Bench) -> None:
     key = bench.wants("run:1").key
     effects = bench.seen(Lapsed, segment=SegmentId(1), fee=5)
     assert Cancel(key=key) in effects
-    assert bench.state.current is None
+    assert not busy(bench)
     assert bench.task("drop:1") == DropSegment(segment=SegmentId(1))
 
 
@@ -799,6 +806,103 @@ def test_credit_is_pulled_when_it_is_ordered_or_when_the_threshold_is_reached(be
     assert eager.call("withdraw:1") == Withdraw()
 
 
+# ---- a fleet -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fleet() -> Any:
+    """A worker with two places that has heard of three jobs; it is restarted after each test, too."""
+    made = Bench.of(WorkerMachine(WorkerConfig(account=ME, encryption_key=b"k" * 32, peer=PEERS[ME], price_per_step=PRICE, places=2)))
+    made.posted()
+    for job in (1, 2, 3):
+        if job > 1:
+            made.seen(JobPosted, job=JobId(job), client=CLIENT, terms=TERMS)
+        hear(made, job=JobId(job))
+        made.fetched(f"spec:{job}")
+        made.done(f"load:{job}", JobLoaded(job=JobId(job), spec=SPEC, spec_digest=digest("spec")))
+        made.fetched(f"program:{job}:{SPEC.program}")
+        made.fetched(f"program:{job}:{SPEC.schedule}")
+        made.done(f"check:{job}", msgspec.structs.replace(CHECKED, job=JobId(job)))
+    yield made
+    made.check_restart()
+
+
+def offers_out(bench: Bench) -> list[int]:
+    """Signs and sends what is to be offered; the jobs that offers stand for."""
+    while signing := [key for key in bench.core.outstanding if key.startswith("sign:")]:
+        bench.done(signing[0], Signed(signature=b"s"))
+        bench.answered(signing[0].replace("sign", "offer"), Ack())
+    return [live.offer.job for live in bench.state.offers]
+
+
+def taken(bench: Bench, segment: int, job: int) -> None:
+    bench.seen(
+        Assigned, segment=SegmentId(segment), job=JobId(job), parent=SegmentId(0), provider=ME, start=0, stop=10, price=100,
+        activate_by=bench.now + PARAMS.activate_window,
+    )  # fmt: skip
+
+
+def under_way(bench: Bench, segment: int) -> None:
+    bench.supply(INPUTS, segment)
+    bench.sent(f"activate:{segment}")
+    bench.seen(Activated, segment=SegmentId(segment), lease_until=bench.now + PARAMS.lease_window)
+
+
+def test_a_fleet_offers_for_as_many_ranges_as_it_has_places(fleet: Bench) -> None:
+    assert len({live.offer.nonce for live in fleet.state.offers}) == 2
+    assert offers_out(fleet) == [1, 2]
+    taken(fleet, 1, 1)
+    assert offers_out(fleet) == [2]  # one place is taken, the other is promised
+    taken(fleet, 2, 2)
+    assert busy(fleet) == [1, 2]
+    assert offers_out(fleet) == []
+    fleet.seen(Lapsed, segment=SegmentId(2), fee=1)
+    assert offers_out(fleet) == [3]
+
+
+def test_each_offer_of_a_fleet_counts_on_the_bonds_of_all(fleet: Bench) -> None:
+    first, second = (effect.task for key, effect in fleet.core.outstanding.items() if key.startswith("sign:"))
+    assert second.bond == 2 * first.bond > 0
+
+
+def test_a_fleet_runs_several_segments_at_once_and_each_ends_for_itself(fleet: Bench) -> None:
+    offers_out(fleet)
+    for segment in (1, 2):
+        taken(fleet, segment, segment)
+    for segment in (1, 2):
+        under_way(fleet, segment)
+        assert isinstance(fleet.task(f"run:{segment}"), RunSegment)
+    fleet.failed("run:1", Fault.PEER)
+    assert busy(fleet) == [2]
+    fleet.done("run:2", msgspec.structs.replace(outcome(), segment=SegmentId(2)))
+    assert isinstance(fleet.call("commit:2"), Commit)
+
+
+def test_what_is_assigned_beyond_the_places_waits_for_one(fleet: Bench) -> None:
+    for segment in (1, 2, 3):
+        taken(fleet, segment, segment)
+    assert busy(fleet) == [1, 2]
+    for segment in (1, 2):
+        under_way(fleet, segment)
+    fleet.failed("run:1", Fault.PEER)
+    assert busy(fleet) == [2, 3]
+
+
+def test_a_drained_fleet_stops_all_its_runs_and_is_drained_when_the_last_has_ended(fleet: Bench) -> None:
+    offers_out(fleet)
+    for segment in (1, 2):
+        taken(fleet, segment, segment)
+        under_way(fleet, segment)
+    fleet.feed(Ordered(order="drain"))
+    assert all(isinstance(fleet.task(f"stop:{segment}"), StopSegment) for segment in (1, 2))
+    for segment in (1, 2):
+        assert "drained" not in fleet.topics()
+        fleet.done(f"run:{segment}", msgspec.structs.replace(outcome(4), segment=SegmentId(segment)))
+        fleet.committed(segment, stop=4)
+    assert "drained" in fleet.topics()
+    assert not busy(fleet)
+
+
 # ---- a new disk ----------------------------------------------------------------------------------------------------------
 
 
@@ -829,7 +933,7 @@ def test_what_is_long_over_is_passed_by(bench: Bench) -> None:
     bench.now += 10_000
     bench.seen(Lapsed, segment=SegmentId(1), fee=1)
     bench.assigned(segment=2)
-    assert bench.state.current == 2
+    assert busy(bench) == [2]
 
 
 # ---- what it has published -----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
                  it begins in any case, since the other challenger may be the asserter's friend and throw the game (but not against a vote:
                  who has sealed and finds the vote fallen cannot open; one that the asserter has won holds the segment until it is paid)
     confirming   the link is replayed once more: a fault of this machine must not cost its bond
+    showing      against a vote: its trace roots are being shown to the contract, which refuses them when the vote has fallen meanwhile
     sealing      SealDispute, with a salt that only this node knows
     sealed       the chain has it; assay.role.disputes opens it and plays (`Open` is its first move)
     over         won, lost, or nothing is left to win
@@ -34,6 +35,9 @@ from assay_verifier.state import Case, Duty, UnitDuty
 
 STANDING = (SegmentState.COMMITTED, SegmentState.DRAWN, SegmentState.SERVED, SegmentState.ATTESTED)
 BONDED = (SegmentState.WITHHELD, SegmentState.UNPAID)
+UNSEALED = ("waiting", "confirming", "showing")
+BEGINNING = ("confirming", "showing", "sealing")
+"""One case of a segment at a time: the chain says only that this node has sealed, not what."""
 
 
 def proven(duty: Duty) -> set[int]:
@@ -106,12 +110,15 @@ class Challenging(Gathering):
     def _on_disclosed(self, event: Result, rest: list[str]) -> None:
         segment, number = SegmentId(int(rest[0])), int(rest[1])
         case, seg = self.state.cases.get(number), self.state.facts.segments.get(segment)
-        if not isinstance(event, Failed) or case is None or seg is None:
+        if case is None or seg is None:
             return
+        if not isinstance(event, Failed):
+            case.shown = True
+            return self._seal_dispute(case) if case.phase == "showing" else None
         named = [vote for vote in seg.votes if (vote.verifier, vote.round) == (case.opening.verifier, case.opening.round)]
         if event.fault is Fault.OUTAGE and named:
             return self._later(self._disclosure(named[0], segment, number))
-        self._note("error", f"segment {segment}: the traces of {case.opening.verifier} could not be disclosed: {event.error}", segment=segment)
+        self._close(case, f"the traces of {case.opening.verifier} could not be disclosed: {event.error}")
 
     def _salt(self, seg: SegmentFacts, unit: int) -> Digest:
         self.state.case_count += 1
@@ -141,7 +148,7 @@ class Challenging(Gathering):
         near = seg.settle_after - window // 2 if seg.settle_after else None
         ready = case.since + case.rank * min(self.config.patience, window // (4 * max(1, len(seg.verifiers))))
         others = [d for d in self.state.facts.disputes_over(seg.segment) if d.undecided and self._same(case, d)]
-        busy = any(c.segment == case.segment and c.phase == "sealing" for c in self.state.cases.values())
+        busy = any(c.segment == case.segment and c.phase in BEGINNING for c in self.state.cases.values())
         pressing = near is not None and self._now >= near
         if others and (case.opening.target == 1 or not pressing):
             return self._weigh_at(case, near)  # an event tells when it is decided, too
@@ -200,6 +207,12 @@ class Challenging(Gathering):
             text = f"segment {case.segment}: link {case.opening.unit} does not come out as before: check this machine's memory; it disputes nothing"
             self._note("error", text, segment=case.segment)
             return self._close(case, "this node's own replay is not to be trusted")
+        if case.opening.target == 1 and not case.shown:
+            case.phase = "showing"
+        else:
+            self._seal_dispute(case)
+
+    def _seal_dispute(self, case: Case) -> None:
         case.phase = "sealing"
         digest = draw.dispute(self.config.chain_id, self.config.disputes, case.segment, self.config.account, case.opening)
         self._do(Send(key=f"dispute:{case.number}:{case.tries}", call=SealDispute(segment=case.segment, digest=digest)))
@@ -245,7 +258,7 @@ class Challenging(Gathering):
                 self._close(case, f"dispute {d.dispute} is decided: {d.outcome}")
             if d.target == 1 and d.outcome in FELL:
                 for other in list(self.state.cases.values()):
-                    if (other.segment, other.opening.verifier, other.phase) == (d.segment, d.asserter, "waiting"):
+                    if (other.segment, other.opening.verifier) == (d.segment, d.asserter) and other.phase in UNSEALED:
                         self._close(other, "another has brought the vote down")
         self._weigh_all(d.segment)
 

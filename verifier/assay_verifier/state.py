@@ -70,6 +70,8 @@ class Case(msgspec.Struct):
     phase: str = "waiting"
     tries: int = 0
     not_before: int = 0
+    shown: bool = False
+    """The contract has the trace roots of the vote that it is against."""
     dispute: DisputeId | None = None
 
 

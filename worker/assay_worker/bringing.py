@@ -1,27 +1,29 @@
 """Bringing the verifiers' seals and votes to the chain, all of a committee in one transaction: who wants to be paid pays for it.
 
     seal, vote   a drawn verifier hands it over -> checked (one bad one would spoil the call that carries all) -> kept
-    brought      when all have come, or when a share of the time is over since the last one came; in the order of the draw
+    brought      when all have come, with the next beat of the clock (assay.beats), which other segments' calls share, settlements among
+                 them; or, of those that have come, when a share of the time is over since the last one; in the order of the draw
     alone        what is not on the chain by a greater share of the time its verifier sends itself (assay_verifier.handing)
 
-A provider that keeps a seal or a vote to itself wins nothing: it was worth what its own call would have been. Where the windows are long,
-calls wait for the next beat of the clock, which other segments' calls share, settlements among them.
+A provider that keeps a seal or a vote to itself wins nothing: it was worth what its own call would have been.
 """
 
 from __future__ import annotations
 
+from assay.beats import beat
 from assay.chain import MOST_CALLS, Attest, Batch, BatchedCall, Reveal, RevealAll, Seal, SegmentState
 from assay.facts import SegmentFacts
 from assay.ids import Address, PeerId, SegmentId
 from assay.messages import Ack, Refusal, SealMessage, VoteMessage
-from assay.role.calls import beat
 from assay.runtime import Do, Failed, Result, Send, Wake, Woke
 from assay.tasks import VerifySeal, VerifyVote, VoteVerified
 from assay_worker.serving import MAX_SIGNATURE, Serving
-from assay_worker.state import Mine
+from assay_worker.state import Mine, Waiting
 
 SHARE = 8
 """A seal or vote waits for the others for this part of the time that is left for all."""
+PATIENCE = 6
+"""And for other segments' calls for this part of it, from the first that came on: less than verifiers wait before they go alone."""
 MAX_PATH = 64
 MAX_ROOTS = 64
 MAX_OPENINGS = 8
@@ -100,19 +102,20 @@ class Bringing(Serving):
 
     def _gather_votes(self, what: str, mine: Mine, seg: SegmentFacts) -> None:
         """Brings them when all are there; else waits some time for the next."""
-        have: set[Address] = set(mine.seals if what == "seal" else mine.votes) | set(seg.sealed if what == "seal" else seg.revealed)
-        if have >= set(seg.verifiers):
-            return self._bring(what, mine, seg)
         until = seg.seal_by if what == "seal" else seg.reveal_by
-        count = len(have)
-        self._do(Wake(key=f"gather:{what}:{seg.segment}:{seg.round}:{count}", at=self._now + max(1, (until - self._now) // SHARE)))
+        have: set[Address] = set(mine.seals if what == "seal" else mine.votes) | set(seg.sealed if what == "seal" else seg.revealed)
+        latest = mine.waits.setdefault(what, self._now + (until - self._now) // PATIENCE)
+        if have >= set(seg.verifiers):
+            return self._bring(what, mine, seg, beat(self._now, latest - self._now))
+        wait = min(self._now + (until - self._now) // SHARE, latest)
+        self._do(Wake(key=f"gather:{what}:{seg.segment}:{seg.round}:{len(have)}", at=max(self._now + 1, wait)))
 
     def _on_gather(self, event: Woke, rest: list[str]) -> None:
         found = self._collecting(rest[1:])
         if found is not None:
-            self._bring(rest[0], *found)
+            self._bring(rest[0], *found, self._now)
 
-    def _bring(self, what: str, mine: Mine, seg: SegmentFacts) -> None:
+    def _bring(self, what: str, mine: Mine, seg: SegmentFacts, at: int) -> None:
         order = [who for who in seg.verifiers if f"{what}:{who}" not in mine.brought]
         call: Attest | RevealAll | Batch
         if what == "seal":
@@ -121,16 +124,14 @@ class Bringing(Serving):
                 return
             mine.brought += [f"seal:{seal.verifier}" for seal in seals]
             call = Attest(segment=seg.segment, seals=seals)
-            window = seg.seal_by - self._now
         else:
             votes = tuple(mine.votes[who] for who in order if who in mine.votes and who not in seg.revealed)
             if seg.opening_block or not votes:
                 return
             mine.brought += [f"vote:{vote.verifier}" for vote in votes]
             call = self._votes(seg, votes)
-            window = seg.reveal_by - self._now
-        self.state.outbox.append(call)
-        self._do(Wake(key=f"post:{seg.segment}:{seg.round}:{len(mine.brought)}", at=beat(self._now, window)))
+        self.state.outbox.append(Waiting(call, at))
+        self._do(Wake(key=f"post:{seg.segment}:{seg.round}:{len(mine.brought)}", at=at))
 
     @staticmethod
     def _votes(seg: SegmentFacts, votes: tuple[Reveal, ...]) -> RevealAll | Batch:
@@ -138,13 +139,17 @@ class Bringing(Serving):
         return call if tuple(vote.verifier for vote in votes) == seg.verifiers else seg.alone(seg.round, call)
 
     def _on_post(self, event: Woke, rest: list[str]) -> None:
-        """All that waits, and what may be settled, in one transaction."""
-        waiting: list[BatchedCall] = []
-        for call in self.state.outbox:
-            waiting += call.calls if isinstance(call, Batch) else (call,)
-        self.state.outbox = []
-        if waiting:
-            calls = [*waiting, *self._ripe()][:MOST_CALLS]
+        """All that has waited for this beat, and what may be settled, in as few transactions as can be. What waits for a later one stays: the
+        votes of segments whose seals go together come together, too."""
+        due: list[BatchedCall] = []
+        for call in (waiting.call for waiting in self.state.outbox if waiting.at <= self._now):
+            due += call.calls if isinstance(call, Batch) else (call,)
+        self.state.outbox = [waiting for waiting in self.state.outbox if waiting.at > self._now]
+        if not due:
+            return
+        due += self._ripe()
+        for first in range(0, len(due), MOST_CALLS):
+            calls = due[first : first + MOST_CALLS]
             self.state.posts += 1
             sent = calls[0] if len(calls) == 1 else Batch(calls=tuple(calls))
             self._do(Send(key=f"posted:{self.state.posts}", call=sent))

@@ -31,6 +31,7 @@ def worker(
         account=ports.chain.account, encryption_key=ports.keys.encryption_key, peer=ports.peers.peer,
         disputes=ports.chain.disputes, price_per_step=price_per_step, price_per_tera=price_per_tera, withdraw_at=withdraw_at, max_memory=max_memory,
         retention=retention,
+        places=ports.places,
     )  # fmt: skip
     shop = Workshop(ports.folder / "work", ports.blobs, ports.keys, ports.engine, threads, max_memory)
     return Node(ports, WorkerMachine(config), WorkerHands(shop, ports.chain, ports.peers, keep), on_note)

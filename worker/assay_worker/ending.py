@@ -21,10 +21,11 @@ from assay.ids import JobId
 from assay.runtime import Do, Failed, Result, Wake, Woke
 from assay.tasks import DropSegment, LetGo
 from assay_worker.bringing import Bringing
+from assay_worker.showing import Showing
 from assay_worker.state import Mine
 
 
-class Ending(Bringing):
+class Ending(Bringing, Showing):
     def _free(self, mine: Mine, phase: str) -> None:
         raise NotImplementedError
 
@@ -65,6 +66,7 @@ class Ending(Bringing):
         return stands and seg.settle_after > 0 and not seg.bond_cleared
 
     def _drop(self, seg: SegmentFacts) -> None:
+        self._shows_ended(seg.segment)
         self._do(Do(key=f"drop:{seg.segment}", task=DropSegment(segment=seg.segment)))
 
     def _on_drop(self, event: Result, rest: list[str]) -> None:

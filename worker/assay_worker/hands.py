@@ -13,8 +13,8 @@ from pathlib import Path
 
 from assay import disputing, draw, votes
 from assay.codec import Malformed, Message, decode, encode
-from assay.engine import LinksOpened, LinksRun, OpenLinks, OwnRun, RunLinks, StepDone
-from assay.ids import Address, JobId, PeerId
+from assay.engine import LinksOpened, LinksRun, OpenLinks, OwnRun, RunLinks, ShowTree, StepDone, TreeShown
+from assay.ids import Address, PeerId
 from assay.job import JobSpec, SealedRef, envelope_info
 from assay.merkle import sha256
 from assay.messages import Boundary, Heartbeat
@@ -30,11 +30,13 @@ from assay.tasks import (
     LoadJob,
     MakeMove,
     MoveMade,
+    NodesShown,
     ReceiptVerified,
     RunSegment,
     SegmentRun,
     ServeNodes,
     ServeUnits,
+    ShowNodes,
     Signed,
     SignOffer,
     Stopping,
@@ -43,7 +45,9 @@ from assay.tasks import (
     UnitsServed,
     VerifyReceipt,
     VerifySeal,
+    VerifyVisit,
     VerifyVote,
+    VisitVerified,
     VoteVerified,
 )
 from assay.workshop import Workshop, quietly, write_atomically
@@ -103,6 +107,11 @@ class WorkerHands:
             case ServeNodes():
                 folder, _ = await self._prepare(task.place)
                 return await disputing.serve_nodes(self.shop, self.chain, task, folder, self._own(task.place))
+            case VerifyVisit():
+                valid = self.chain.visit_signer(task.peer, task.signature) == task.account
+                return VisitVerified(peer=task.peer, account=task.account, valid=valid)
+            case ShowNodes():
+                return await self._show(task)
             case DropSegment():
                 await self.shop.let_go(self.shop.folder(task.segment) / BOUNDARIES)
                 self.shop.drop(task.segment)
@@ -164,15 +173,15 @@ class WorkerHands:
         assert isinstance(run, LinksRun)
         outcome = SegmentRun(
             segment=task.segment, stop=run.stop, link_root=run.link_root, end_root=run.end_root, proof=run.proof,
-            checkpoint=await self._checkpoint(task.job, spec, (folder / run.state).read_bytes()),
+            checkpoint=await self._checkpoint(task, spec, (folder / run.state).read_bytes()),
             first_loss=run.first_loss, last_loss=run.last_loss, milliseconds=run.milliseconds, computed=run.computed,
         )  # fmt: skip
         write_atomically(told, encode(outcome))
         return outcome
 
-    async def _checkpoint(self, job: JobId, spec: JobSpec, state: bytes) -> SealedRef:
+    async def _checkpoint(self, task: RunSegment, spec: JobSpec, state: bytes) -> SealedRef:
         """Seals and publishes an end state; its key goes to the job's key service with the commitment."""
-        cid, key = await self.shop.seal(state, self.shop.published(job))
+        cid, key = await self.shop.seal_state(state, task.parent, self.shop.published(task.job))
         try:
             envelope = self.shop.keys.wrap(key, spec.key_service_key, envelope_info(self.chain.account))
         except ValueError as error:
@@ -199,7 +208,7 @@ class WorkerHands:
         folder, _ = await self._prepare(task)
         return await disputing.make_move(self.shop, self.chain, task, folder, self._own(task))
 
-    def _own(self, task: MakeMove) -> OwnRun:
+    def _own(self, task: MakeMove | ServeUnits) -> OwnRun:
         return OwnRun(parent_root=task.parent_root, keep=self.keep)
 
     # ---- serving ---------------------------------------------------------------------------------------------------------
@@ -228,3 +237,14 @@ class WorkerHands:
                 )  # fmt: skip
                 boundaries.append((who, boundary))
         return UnitsServed(boundaries=tuple(boundaries))
+
+    async def _show(self, task: ShowNodes) -> NodesShown:
+        place = task.place
+        folder, spec = await self._prepare(place)
+        asked = ShowTree(
+            job=await self.shop.job_files(place.spec, spec), dataset=spec.dataset, segment=folder.name, start=place.start, stop=place.stop,
+            own=self._own(place), question=task.question,
+        )  # fmt: skip
+        shown = await self.shop.engine.run(asked, self.shop.root, quietly)
+        assert isinstance(shown, TreeShown)
+        return NodesShown(segment=place.segment, nodes=shown.nodes)

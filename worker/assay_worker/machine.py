@@ -1,10 +1,10 @@
 """The worker's logic: offers for open ranges, runs what is assigned to it, commits, serves the drawn units, is paid.
 
-One range at a time is offered for or run; what is committed lives on beside it until it ends. `phase` is this node's own part, the
-rest is the segment's state on chain (assay.facts):
+As many ranges are offered for or run at once as the node has places (one, without a fleet); what is committed lives on beside them until it
+ends. `phase` is this node's own part, the rest is the segment's state on chain (assay.facts):
 
     phase       what happens                                                  ends with
-    queued      assigned while another segment is run                         gathering, or lapsed
+    queued      assigned while all places are taken                           gathering, or lapsed
     gathering   parent's checkpoint, shards and their keys are fetched        activating
     activating  `activate` is sent                                            running
     running     RunSegment; stopped after a step when the lease nears its     committing (the whole, or the prefix done so far)
@@ -15,7 +15,7 @@ rest is the segment's state on chain (assay.facts):
                 transaction each; then every call that is due
     lost        too late, or it cannot be done: the reason is noted           lapsed (anyone calls it)
 
-An offer is made only when nothing is queued or run and no other offer lives; it dies when it expires, when its range goes to
+An offer is made only when a place is free for what it may bring; it dies when it expires, when its range goes to
 somebody else, when its parent ends elsewhere than it says, or when the scheduler refuses it. Announcements, receipts and the
 owner's orders are journaled; requests for boundaries are answered from the state and leave no trace in it.
 """
@@ -50,7 +50,7 @@ from assay.runtime import AnyEvent, Asked, Cancel, Do, Failed, Fault, Heard, Ord
 from assay.tasks import RunSegment, SegmentRun, StopSegment
 from assay_worker.ending import Ending
 from assay_worker.offers import Offering
-from assay_worker.state import Mine, WorkerConfig, WorkerState
+from assay_worker.state import BUSY, Mine, WorkerConfig, WorkerState
 from assay_worker.summary import pending, told
 
 
@@ -69,12 +69,13 @@ class WorkerMachine(Offering, Ending):
             "activate": self._on_activate, "run": self._on_run, "lease": self._on_lease, "stop": self._on_stop, "commit": self._on_commit,
             "units": self._on_units, "reserve": self._on_reserve, "receipt": self._on_receipt, "grace": self._on_grace,
             "serve": self._on_serve, "drop": self._on_drop, "seal": self._on_seal, "vote": self._on_vote, "gather": self._on_gather,
-            "post": self._on_post, "posted": self._on_posted, "tidy": self._on_tidy, "tidied": self._on_tidied,
+            "post": self._on_post, "posted": self._on_posted, "lay": self._on_laid, "show": self._on_shown, "visit": self._on_visit,
+            "tidy": self._on_tidy, "tidied": self._on_tidied,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
         """For `assay worker status`."""
-        return {**told(self.state, self.config.account), **self._account(pending(self.state))}
+        return {**told(self.state, self.config.account, self.config.places), **self._account(pending(self.state))}
 
     # ---- peers and owner -------------------------------------------------------------------------------------------------
 
@@ -82,13 +83,12 @@ class WorkerMachine(Offering, Ending):
         match event:
             case Started():
                 self.state.draining = False
+                self._shows_forgotten()
             case Ordered(order="drain"):
                 self.state.draining = True
-                mine = self._current()
-                if mine is not None and mine.phase == "running":
+                for mine in self._busy("running"):
                     self._stop(mine, "the owner drains this node")
-                if mine is None or mine.phase in ("queued", "gathering", "activating"):
-                    self._note("drained", "nothing is being run; no more offers are made")
+                self._drained()
             case Ordered(order="resume"):
                 self.state.draining = False
             case Ordered(order=order):
@@ -105,22 +105,21 @@ class WorkerMachine(Offering, Ending):
                 self._do(Reply(ask=ask, message=self._take_vote(peer, vote)))
             case Asked(ask=ask, peer=peer, message=HandOver() as request):
                 self._do(Reply(ask=ask, message=self._hand_over(peer, request)))
-            case Asked(ask=ask):
-                self._do(Reply(ask=ask, message=Refusal(reason="this node is a worker: it answers verifiers about its own segments")))
+            case Asked():
+                self._asked_to_show(event)
 
     def _settle_down(self) -> None:
-        """After every event: the next thing to do, if the worker is free."""
-        if self.state.current is None:
-            queued = [mine for mine in self.state.mine.values() if mine.phase == "queued"]
-            if queued:
-                self._begin(queued[0])
-            elif self.state.offer is None and not self.state.draining:
-                self._consider()
+        """After every event: the next thing to do, if a place is free."""
+        queued, free = self._busy("queued"), self.config.places - len(self._busy())
+        for mine in queued[:free]:
+            self._begin(mine)
+        if len(queued) + len(self.state.offers) < free and not self.state.draining:
+            self._consider()
 
     # ---- the chain -------------------------------------------------------------------------------------------------------
 
     def _chain(self, event: Any) -> None:
-        self._review_offer()
+        self._review_offers()
         if isinstance(event, JobPosted):
             if any(a.job == event.job for a in self.state.heard):
                 self._want_job(event.job)
@@ -147,36 +146,38 @@ class WorkerMachine(Offering, Ending):
         for child in self._children(seg):
             if child.live:
                 mine = self.state.mine[child.segment]
-                if mine.phase in ("queued", "gathering", "activating", "running", "committing"):
+                if mine.phase in ("queued", *BUSY):
                     self._lose(mine, f"the segment before it ({seg.segment}) has failed")
                 self._nudge("void", child, at=self._now)
 
     def _scheduler(self, seg: SegmentFacts) -> list[PeerId]:
         """Who wants the heartbeats of a segment: whoever announced it, else the job's own scheduler."""
-        live = self.state.offer
-        if live is not None and (live.offer.job, live.offer.parent, live.offer.start) == (seg.job, seg.parent, seg.start):
-            return [live.announcement.scheduler]
+        for live in self.state.offers:
+            if (live.offer.job, live.offer.parent, live.offer.start) == (seg.job, seg.parent, seg.start):
+                return [live.announcement.scheduler]
         return list(self.state.facts.peer(self.state.facts.jobs[seg.job].terms.scheduler))
 
     def _assigned(self, seg: SegmentFacts) -> None:
+        taken = len(self._busy()) + len(self._busy("queued"))
         mine = self.state.mine[seg.segment] = Mine(seg.segment, self._scheduler(seg))
         text = f"segment {seg.segment}: steps {seg.start}-{seg.stop} of job {seg.job} are this node's, for {seg.price}"
         self._note("assigned", text, segment=seg.segment, job=seg.job, start=seg.start, stop=seg.stop, price=seg.price)
         self._want_job(seg.job)
-        if self.state.current is not None:
+        if taken >= self.config.places:
             self._do(Wake(key=f"queue:{mine.segment}", at=seg.activate_by + 1))
 
     def _on_queue(self, event: Woke, rest: list[str]) -> None:
         mine = self.state.mine.get(SegmentId(int(rest[0])))
         if mine is not None and mine.phase == "queued":
-            self._lose(mine, "it came while another segment was run, and its time to begin is over")
+            self._lose(mine, "it came while all places were taken, and its time to begin is over")
 
     def _advance(self, mine: Mine, seg: SegmentFacts, event: Any) -> None:
         match event:
             case Activated():
                 margin = min(self.config.commit_margin, max(1, (seg.lease_until - event.time) // 4))
                 self._do(Wake(key=f"lease:{seg.segment}", at=seg.lease_until - margin))
-                if mine.phase == "lost" and self._now < seg.lease_until and self.state.current is None and mine.attempt == 0:
+                free = len(self._busy()) < self.config.places
+                if mine.phase == "lost" and self._now < seg.lease_until and free and mine.attempt == 0:
                     mine.phase = "queued"  # a new disk: the chain tells of an activation that this journal does not know
             case Committed():
                 self._free(mine, "committed")
@@ -204,14 +205,15 @@ class WorkerMachine(Offering, Ending):
 
     # ---- gathering -------------------------------------------------------------------------------------------------------
 
-    def _current(self) -> Mine | None:
-        return self.state.mine.get(self.state.current) if self.state.current is not None else None
+    def _drained(self) -> None:
+        if self.state.draining and not self._busy("running", "committing"):
+            self._note("drained", "nothing is being run; no more offers are made")
 
     def _begin(self, mine: Mine) -> None:
         seg = self.state.facts.segments[mine.segment]
         if seg.state == SegmentState.ASSIGNED and self._now > seg.activate_by:
             return self._lose(mine, "the time to begin is over")
-        mine.phase, self.state.current = "gathering", mine.segment
+        mine.phase = "gathering"
         entry = self.state.jobs.get(seg.job)
         if entry is not None and entry.stage == "refused":
             return self._lose(mine, entry.reason)
@@ -219,10 +221,12 @@ class WorkerMachine(Offering, Ending):
             self._gather(seg)
 
     def _gather(self, seg: SegmentFacts) -> None:
+        from assay import parts
+
         spec, parent = self._job(seg.job), self._parent(seg)
         if spec is None or parent is None:
             return
-        self._need(seg, [*self._shards(spec), *self._frozen(spec), (parent[0], spec.state.size + SLACK)])
+        self._need(seg, [*self._shards(spec), *self._frozen(spec), (parent[0], parts.largest(spec.state.size) + SLACK)])
         self._check_supplied(seg.segment)
 
     def _job_ready(self, job: JobId) -> None:
@@ -237,9 +241,9 @@ class WorkerMachine(Offering, Ending):
                 self._gather(seg)
 
     def _job_refused(self, job: JobId, reason: str) -> None:
-        mine = self._current()
-        if mine is not None and mine.phase == "gathering" and self.state.facts.segments[mine.segment].job == job:
-            self._lose(mine, reason)
+        for mine in self._busy("gathering"):
+            if self.state.facts.segments[mine.segment].job == job:
+                self._lose(mine, reason)
 
     def _supplied(self, segment: SegmentId) -> None:
         mine, seg = self.state.mine.get(segment), self.state.facts.segments[segment]
@@ -266,13 +270,12 @@ class WorkerMachine(Offering, Ending):
         """This node's part of preparing or running a segment is over."""
         if mine.phase == "running":
             self._do(Cancel(key=f"run:{mine.segment}:{mine.attempt}"))
-        if mine.phase in ("gathering", "activating", "running", "committing"):
+        held = mine.phase in BUSY
+        if held:
             self._unneed(mine.segment)
         mine.phase = phase
-        if self.state.current == mine.segment:
-            self.state.current = None
-            if self.state.draining:
-                self._note("drained", "nothing is being run; no more offers are made")
+        if held:
+            self._drained()
 
     # ---- running ---------------------------------------------------------------------------------------------------------
 
@@ -372,7 +375,7 @@ class WorkerMachine(Offering, Ending):
 
     def _drawn(self, mine: Mine, seg: SegmentFacts) -> None:
         mine.round, mine.boundaries, mine.unchecked, mine.receipts = seg.round, {}, {}, {}
-        mine.checking, mine.seals, mine.votes, mine.brought = {}, {}, {}, []
+        mine.checking, mine.seals, mine.votes, mine.brought, mine.waits = {}, {}, {}, [], {}
         text = f"segment {seg.segment}: {len(set(seg.units))} links are drawn, {len(seg.verifiers)} verifiers check them"
         self._note("drawn", text, segment=seg.segment, round=seg.round, links=len(seg.units), verifiers=len(seg.verifiers))
         self._nudge("redraw", seg, at=seg.serve_by + 1)

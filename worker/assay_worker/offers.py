@@ -1,8 +1,8 @@
 """The worker's offers: which announced ranges it wants, at what price, and for how long one offer blocks the next.
 
     heard      an announcement that may still become an offer (its job is loaded meanwhile)
-    live       one offer at most: signed, sent, standing until it expires, its range goes to somebody else, its parent ends elsewhere
-               than the offer says, or the scheduler refuses it
+    live       signed, sent, standing until it expires, its range goes to somebody else, its parent ends elsewhere than the offer says,
+               or the scheduler refuses it; no more of them than there are places for what they may bring
     cheap      a job that pays less than this node asks is not looked at again for a minute, then for two, up to an hour
 """
 
@@ -14,7 +14,7 @@ from assay.messages import Ack, JobAnnouncement, OfferMessage
 from assay.role import Role
 from assay.runtime import Answered, Ask, Do, Failed, Fault, Result, Wake, Woke
 from assay.tasks import Signed, SignOffer
-from assay_worker.state import Cheap, LiveOffer, WorkerConfig, WorkerState
+from assay_worker.state import BUSY, Cheap, LiveOffer, Mine, WorkerConfig, WorkerState
 
 MAX_WAIT = 600
 """Seconds that an announcement may ask for answers; what asks for longer is not answered."""
@@ -29,6 +29,10 @@ MAX_HEARD = 64
 class Offering(Role):
     state: WorkerState
     config: WorkerConfig
+
+    def _busy(self, *phases: str) -> list[Mine]:
+        """Segments in these phases; by default, those that take a place."""
+        return [mine for mine in self.state.mine.values() if mine.phase in (phases or BUSY)]
 
     def _hear(self, announcement: JobAnnouncement) -> None:
         if not self._now <= announcement.respond_by <= self._now + MAX_WAIT:  # an offer blocks the next one for as long
@@ -73,6 +77,8 @@ class Offering(Role):
         if job is None:
             return "wait", ""
         terms, entry = job.terms, self.state.jobs.get(a.job)
+        if any((live.offer.job, live.offer.parent, live.offer.start) == (a.job, a.parent, a.start) for live in self.state.offers):
+            return "wait", ""
         if job.over or a.spec != terms.spec:
             return "drop", "the announcement is not about the job on chain, or that has ended"
         if entry is None:
@@ -116,6 +122,9 @@ class Offering(Role):
 
     def _offer(self, a: JobAnnouncement) -> None:
         self.state.cheap.pop(a.job, None)
+        nonce = int.from_bytes(self._seed[:8], "big") >> 1
+        while self._live(str(nonce)) is not None:
+            nonce += 1
         offer = Offer(
             provider=self.config.account,
             job=a.job,
@@ -124,24 +133,27 @@ class Offering(Role):
             stop=a.stop,
             price=self._price_of_step(a) * (a.stop - a.start),
             expires=a.respond_by + self.config.offer_margin,
-            nonce=int.from_bytes(self._seed[:8], "big") >> 1,
+            nonce=nonce,
         )
-        self.state.offer = LiveOffer(a, offer)
-        p = self.state.facts.jobs[a.job].terms.params
-        bond = offer.price * p.bond_tenths // 10 + p.bond_base
-        self._do(Do(key=f"sign:{offer.nonce}", task=SignOffer(offer=offer, bond=bond)))
+        self.state.offers.append(LiveOffer(a, offer))
+        bonds = sum(self._bond(live.offer) for live in self.state.offers)
+        self._do(Do(key=f"sign:{offer.nonce}", task=SignOffer(offer=offer, bond=bonds)))
         self._do(Wake(key=f"expire:{offer.nonce}", at=offer.expires + 1))
 
+    def _bond(self, offer: Offer) -> int:
+        """What is reserved of the stake when it is taken."""
+        p = self.state.facts.jobs[offer.job].terms.params
+        return offer.price * p.bond_tenths // 10 + p.bond_base
+
     def _live(self, nonce: str) -> LiveOffer | None:
-        live = self.state.offer
-        return live if live is not None and live.offer.nonce == int(nonce) else None
+        return next((live for live in self.state.offers if live.offer.nonce == int(nonce)), None)
 
     def _on_sign(self, event: Result, rest: list[str]) -> None:
         live = self._live(rest[0])
         if live is None:
             return
         if isinstance(event, Failed):
-            self.state.offer = None
+            self.state.offers.remove(live)
             return self._note("declined", f"no offer for steps {live.offer.start}-{live.offer.stop} of job {live.offer.job}: {event.error}")
         signed: Signed = self._outcome(event, Signed)
         message = OfferMessage(offer=live.offer, signature=signed.signature, steps_per_second_milli=self.state.speed_milli)
@@ -159,22 +171,21 @@ class Offering(Role):
         elif isinstance(event, Failed) and event.fault is Fault.OUTAGE:
             self._note("offer", f"the scheduler did not answer an offer ({event.error}); it stands until it expires", job=offer.job)
         else:
-            self.state.offer = None
+            self.state.offers.remove(live)
             why = event.error if isinstance(event, Failed) else "it answered something else"
             self._note("offer", f"the scheduler does not take an offer for job {offer.job}: {why}", job=offer.job)
 
     def _on_expire(self, event: Woke, rest: list[str]) -> None:
-        if self._live(rest[0]) is not None:
-            self.state.offer = None
+        live = self._live(rest[0])
+        if live is not None:
+            self.state.offers.remove(live)
 
-    def _review_offer(self) -> None:
+    def _review_offers(self) -> None:
         """A live offer whose range is gone blocks nothing any more."""
-        live = self.state.offer
-        if live is None:
-            return
-        offer, facts = live.offer, self.state.facts
-        parent = facts.segments.get(offer.parent)
-        taken = any(s.parent == offer.parent and s.start == offer.start and s.live for s in facts.of_job(offer.job))
-        moved = parent is not None and (parent.state in FAILED or parent.stop != offer.start)
-        if taken or moved or facts.jobs[offer.job].over:
-            self.state.offer = None
+        facts = self.state.facts
+        for live in list(self.state.offers):
+            offer, parent = live.offer, facts.segments.get(live.offer.parent)
+            taken = any(s.parent == offer.parent and s.start == offer.start and s.live for s in facts.of_job(offer.job))
+            moved = parent is not None and (parent.state in FAILED or parent.stop != offer.start)
+            if taken or moved or facts.jobs[offer.job].over:
+                self.state.offers.remove(live)

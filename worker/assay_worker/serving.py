@@ -25,16 +25,20 @@ class Serving(Role):
     config: WorkerConfig
 
     def _serve_units(self, mine: Mine, seg: SegmentFacts) -> None:
-        parent = self._parent(seg)
-        if seg.state != SegmentState.DRAWN or parent is None:
-            return
-        people = self.state.facts.people
-        task = ServeUnits(
+        task = self._units_task(seg, tuple(sorted(set(seg.units))), seg.verifiers)
+        if seg.state == SegmentState.DRAWN and task is not None:
+            self._do(Do(key=f"units:{seg.segment}:{seg.round}", task=task))
+
+    def _units_task(self, seg: SegmentFacts, units: tuple[int, ...], recipients: tuple[Address, ...]) -> ServeUnits | None:
+        """None while the job or the parent is not known."""
+        parent, people = self._parent(seg), self.state.facts.people
+        if parent is None:
+            return None
+        return ServeUnits(
             segment=seg.segment, job=seg.job, spec=self.state.facts.jobs[seg.job].terms.spec, start=seg.start, stop=seg.stop,
-            parent=parent[0], parent_root=parent[1], units=tuple(sorted(set(seg.units))),
-            recipients=tuple((who, people[who].encryption_key) for who in seg.verifiers if who in people),
+            parent=parent[0], parent_root=parent[1], units=units,
+            recipients=tuple((who, people[who].encryption_key) for who in recipients if who in people),
         )  # fmt: skip
-        self._do(Do(key=f"units:{seg.segment}:{seg.round}", task=task))
 
     def _serving(self, segment: str, round: str) -> tuple[Mine, SegmentFacts] | None:
         """The segment, if this round of it is still to be served."""

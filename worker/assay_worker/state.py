@@ -6,10 +6,12 @@ import msgspec
 
 from assay.chain import Attest, Batch, Offer, Reveal, RevealAll, Seal
 from assay.ids import Address, JobId, PeerId, SegmentId
-from assay.messages import Boundary, JobAnnouncement
+from assay.messages import Boundary, JobAnnouncement, StepRequest, TreeRequest
 from assay.role import RoleConfig, RoleState
 from assay.tasks import SegmentRun
 
+BUSY = ("gathering", "activating", "running", "committing")
+"""Phases of a segment that takes a place."""
 RETENTION = 7 * 86_400
 
 
@@ -26,6 +28,8 @@ class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
     """Seconds that are waited for the receipts that are not needed for the quorum."""
     retention: int = RETENTION
     """Seconds for which the checkpoints of a finished job are kept, whatever room they take."""
+    places: int = 1
+    """Segments that are offered for, gathered for and run at once, at most."""
     attempts: int = 3
     """Runs of a segment that fail by this node's own fault before it is given up."""
 
@@ -72,19 +76,47 @@ class Mine(msgspec.Struct):
     """What may be brought to the chain."""
     brought: list[str] = []
     """What has been, named as in `checking`."""
+    waits: dict[str, int] = {}
+    """Until when what has come of `seal` and `vote` may wait for other segments' calls."""
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A call that waits for others to share a transaction with, until `at`."""
+
+    call: Attest | RevealAll | Batch
+    at: int
+
+
+class Showing(msgspec.Struct):
+    """What is shown of a segment to its job's client and its verifiers, beyond the drawn links."""
+
+    boundaries: dict[str, Boundary] = {}
+    """By `account:unit`: states before steps."""
+    given: int = 0
+    """Times that the files were gone to."""
+    doing: StepRequest | TreeRequest | None = None
+    """What they are gone to for now, and for whom."""
+    who: Address = Address("")
+    waiting: list[int] = []
+    """Requests for that."""
 
 
 class WorkerState(RoleState):
-    outbox: list[Attest | RevealAll | Batch] = msgspec.field(default_factory=list)
-    """Calls that wait for the next transaction."""
+    outbox: list[Waiting] = msgspec.field(default_factory=list)
     posts: int = 0
     """Such transactions that were sent."""
     heard: list[JobAnnouncement] = msgspec.field(default_factory=list)
     cheap: dict[JobId, Cheap] = msgspec.field(default_factory=dict)
-    offer: LiveOffer | None = None
-    current: SegmentId | None = None
-    """The segment that is gathered for, run or being committed."""
+    offers: list[LiveOffer] = msgspec.field(default_factory=list)
     mine: dict[SegmentId, Mine] = msgspec.field(default_factory=dict)
+    showing: dict[SegmentId, Showing] = msgspec.field(default_factory=dict)
+    visitors: dict[PeerId, Address] = msgspec.field(default_factory=dict)
+    """Peers that ask for an account, as that has signed."""
+    visiting: PeerId = PeerId("")
+    """The one whose signature is being checked."""
+    visits: int = 0
+    welcome: list[int] = msgspec.field(default_factory=list)
+    """Its requests."""
     published: set[JobId] = msgspec.field(default_factory=set)
     """Jobs of which checkpoints of this node are kept."""
     draining: bool = False

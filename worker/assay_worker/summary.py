@@ -6,15 +6,16 @@ from typing import Any
 
 from assay.facts import COMMITTED_OR_BETTER, SegmentFacts
 from assay.ids import Address
-from assay_worker.state import Mine, WorkerState
+from assay_worker.state import BUSY, Mine, WorkerState
 
 
-def told(state: WorkerState, account: Address) -> dict[str, Any]:
+def told(state: WorkerState, account: Address, places: int) -> dict[str, Any]:
     """Of `assay worker status`, without the money."""
-    facts = state.facts
+    facts, busy = state.facts, [mine for mine in state.mine.values() if mine.phase in BUSY]
     return {
-        "doing": state.mine[state.current].phase if state.current is not None else "waiting for an assignment",
-        "current_segment": state.current,
+        "doing": ", ".join(mine.phase for mine in busy) or "waiting for an assignment",
+        "current_segment": next((mine.segment for mine in busy), None),
+        "places": places,
         "draining": state.draining,
         "segments": [
             {

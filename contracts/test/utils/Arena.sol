@@ -377,13 +377,18 @@ abstract contract Arena is Network {
         (p.link, p.program, p.stage) = (s.link, Toy.program(), Toy.stages(s.update)[i]);
     }
 
-    function prove(uint64 id, Story memory s, uint32 i, uint64 which) internal {
-        Proof memory p = proof(s, i);
-        if (leaps) p.chunk = Toy.chunk(s.outputs[i], which / 256);
+    /// What proves element `which` of a stage of two operands, but for its chunk.
+    function proved(Story memory s, uint32 i, uint64 which) internal view returns (Proof memory p) {
+        p = proof(s, i);
         (uint32 a, uint32 b) = operands(s, i);
         p.evidence = new Evidence[](2);
         p.evidence[0] = evidence(s, a, which);
         p.evidence[1] = evidence(s, b, uint8(p.stage[0]) == Toy.MUL ? 0 : which);
+    }
+
+    function prove(uint64 id, Story memory s, uint32 i, uint64 which) internal {
+        Proof memory p = proved(s, i, which);
+        if (leaps) p.chunk = Toy.chunk(s.outputs[i], which / 256);
         vm.prank(game.dispute(id).asserter);
         game.prove(id, p);
     }
@@ -513,15 +518,19 @@ abstract contract Arena is Network {
     }
 
     function endEntry(uint64 id, Story memory s, uint64 place, bytes32 root) internal {
-        Proof memory p = proof(s, 0);
-        p.evidence = new Evidence[](1);
-        if (place == 0) p.evidence[0] = evidence(s, s.update ? 9 : 3, 0);
-        else if (s.update) (p.evidence[0].entries, p.evidence[0].count, p.evidence[0].rootPath) = stateZEntry(s);
-        else p.evidence[0] = evidence(s, 1, 0);
+        Proof memory p = endProof(s, place);
         bytes[] memory outputs = Toy.outputs(s.update);
         bytes32[] memory path = Trees.path(Trees.rows(Toy.leavesOf(outputs)), place);
         vm.prank(game.dispute(id).asserter);
         game.endEntry(id, p, outputs[place], path, root);
+    }
+
+    function endProof(Story memory s, uint64 place) internal view returns (Proof memory p) {
+        p = proof(s, 0);
+        p.evidence = new Evidence[](1);
+        if (place == 0) p.evidence[0] = evidence(s, s.update ? 9 : 3, 0);
+        else if (s.update) (p.evidence[0].entries, p.evidence[0].count, p.evidence[0].rootPath) = stateZEntry(s);
+        else p.evidence[0] = evidence(s, 1, 0);
     }
 
     function stateZEntry(Story memory s) private view returns (bytes32, uint32, bytes32[] memory) {

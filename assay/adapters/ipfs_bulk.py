@@ -1,0 +1,367 @@
+"""Leaves of a blob over streams from several gateways at once (the reader's side of assay.adapters.ipfs_stream).
+
+Each stream is a thread: it asks, receives, checks and stores one block after another, with requests ahead of it for a second of
+its own speed. Streams take their work from one list (`Pull`), so a gateway gets as much of it as it is fast; a block that a gateway has
+sat on for `patience` seconds is asked of another as well, and the first good answer wins. A stream ends with the first wrong block. What
+no stream brought is left to the plain way (assay.adapters.ipfs_fetch), which also knows what to say when nobody has a block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import socket
+import struct
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from assay import cid as cids
+from assay.adapters.ipfs_sources import Failed, Gateway, Lied, Sources
+from assay.adapters.ipfs_stream import AHEAD, LACKS, LENGTH, PATH, UPGRADE
+from assay.cid import Place
+from assay.ids import Cid
+from assay.ports import StorageFull
+
+log = logging.getLogger("assay.blobs")
+
+MAX_HEAD = 4096
+"""Bytes of an answer to the request for a stream."""
+FIRST_WINDOW, LEAST_WINDOW = 8, 2
+AHEAD_SECONDS = 1.0
+AT_ONCE, PER_GATEWAY = 6, 2
+"""Streams of one fetch, and those of them to one gateway."""
+MAX_THREADS = 32
+NOTE_EVERY = 0.2
+ASK_AGAIN = 60.0
+"""Seconds after which a gateway that had no stream for us is asked for one again."""
+MAX_LACKS = 32
+"""Blocks one after another that a gateway may lack before its stream is ended."""
+
+
+class Store(Protocol):
+    def read(self, cid: Cid) -> bytes | None: ...
+
+    def write(self, cid: Cid, data: bytes | memoryview) -> None: ...
+
+
+class Leaf(NamedTuple):
+    cid: Cid
+    size: int
+
+
+class NoStreams(Exception):
+    """The gateway does not do this, or not now."""
+
+
+class Pull:
+    """The leaves that are to be brought, and who was asked for what. Safe to use from several threads."""
+
+    def __init__(self, leaves: Iterable[Leaf], patience: float) -> None:
+        self._patience = patience
+        self._times = Counter(leaves)
+        """How often each stands in the blob."""
+        self._todo = deque(self._times)
+        self._asked: dict[Leaf, tuple[float, set[str]]] = {}
+        """Under way: when it was asked for last, and of whom."""
+        self._lacked: dict[Leaf, set[str]] = {}
+        self._ready = threading.Condition()
+        self.brought = 0
+        """Bytes of the blob."""
+        self.missing = set(self._times)
+        self.trouble: Exception | None = None
+        """What ended it all: the store is full."""
+
+    @property
+    def over(self) -> bool:
+        return not self.missing or self.trouble is not None
+
+    def take(self, url: str, most: int) -> list[Leaf]:
+        """Up to `most` leaves that this gateway is to be asked for now."""
+        taken: list[Leaf] = []
+        with self._ready:
+            if self.over:
+                return taken
+            skipped: list[Leaf] = []
+            while self._todo and len(taken) < most:
+                leaf = self._todo.popleft()
+                (skipped if url in self._lacked.get(leaf, ()) else taken).append(leaf)
+            self._todo.extendleft(reversed(skipped))
+            now = time.monotonic()
+            if not self._todo and not taken:
+                late = (leaf for leaf, (asked, whom) in self._asked.items() if now - asked > self._patience and url not in whom)
+                taken = [leaf for leaf in late if url not in self._lacked.get(leaf, ())][: min(most, LEAST_WINDOW)]
+            for leaf in taken:
+                _, whom = self._asked.get(leaf, (0.0, set()))
+                self._asked[leaf] = (now, whom | {url})
+        return taken
+
+    def wait(self, url: str) -> bool:
+        """Until there may be something to take; False when there will be nothing more for this gateway."""
+        with self._ready:
+            if self.over or all(url in self._lacked.get(leaf, ()) for leaf in self.missing):
+                return False
+            self._ready.wait(self._patience / 4)
+            return not self.over
+
+    def wanted(self, leaf: Leaf) -> bool:
+        return leaf in self.missing
+
+    def stored(self, leaf: Leaf) -> None:
+        with self._ready:
+            self._asked.pop(leaf, None)
+            if leaf in self.missing:
+                self.missing.discard(leaf)
+                self.brought += leaf.size * self._times[leaf]
+            if not self.missing:
+                self._ready.notify_all()
+
+    def back(self, leaves: Iterable[Leaf], url: str, lacks: bool = False) -> None:
+        """This gateway did not give these."""
+        with self._ready:
+            for leaf in leaves:
+                if lacks:
+                    self._lacked.setdefault(leaf, set()).add(url)
+                asked, whom = self._asked.get(leaf, (0.0, set()))
+                whom = whom - {url}
+                if whom:
+                    self._asked[leaf] = (asked, whom)
+                elif leaf in self.missing:
+                    self._asked.pop(leaf, None)
+                    self._todo.append(leaf)
+            self._ready.notify_all()
+
+    def end(self, trouble: Exception | None = None) -> None:
+        """Nothing more is to be brought."""
+        with self._ready:
+            self.trouble = self.trouble or trouble or NoStreams("it was ended")
+            self._ready.notify_all()
+
+
+class Stream:
+    """One stream. `run` in a thread; `cut` from any."""
+
+    def __init__(self, url: str, pull: Pull, store: Store, timeout: float, connect: float) -> None:
+        self.url = url
+        self.blocks, self.seconds = 0, 0.0
+        """What it brought, and how long that took."""
+        self._pull, self._store, self._timeout, self._connect = pull, store, timeout, connect
+        self._wire: socket.socket | None = None
+        self._cut = False
+        self._asked: deque[Leaf] = deque()
+        self._buffer = memoryview(bytearray(cids.CHUNK))
+
+    def cut(self) -> None:
+        """Ends the stream at once."""
+        self._cut = True
+        wire = self._wire
+        if wire is not None:
+            try:
+                wire.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return
+
+    def run(self) -> None:
+        """Until there is nothing more to do. Raises NoStreams, Failed, Lied, OSError (its fault), and what the store raises."""
+        try:
+            wire = self._open()
+        except ValueError as error:  # a host name that is none
+            raise NoStreams(f"{type(error).__name__}: {error}") from None
+        with wire:
+            self._wire = wire
+            # the kernel waits for a whole block: one call, and no interpreter, for many packets
+            wire.setblocking(True)
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(self._timeout), int(self._timeout % 1 * 1e6)))
+            started = time.monotonic()
+            try:
+                self._work(wire)
+            except (OSError, Failed) as error:
+                ours = isinstance(error, StorageFull | Lied)
+                if ours or not (self._pull.over or self._cut):
+                    raise
+            finally:
+                self.seconds = time.monotonic() - started
+                self._pull.back(self._asked, self.url)
+
+    def _open(self) -> socket.socket:
+        parts = urlsplit(self.url)
+        if parts.scheme != "http" or parts.hostname is None:
+            raise NoStreams("only over http")
+        wire = socket.create_connection((parts.hostname, parts.port or 80), self._connect)
+        try:
+            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            wire.sendall(
+                f"GET {parts.path.rstrip('/')}{PATH} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n".encode()
+            )
+            head, until = b"", time.monotonic() + self._connect
+            while not head.endswith(b"\r\n\r\n"):
+                part = wire.recv(1)  # nothing that follows the head may be taken from the stream
+                head += part
+                if not part or len(head) > MAX_HEAD or time.monotonic() > until:
+                    raise NoStreams("no answer to the request for a stream")
+                if len(head) == 12 and head != b"HTTP/1.1 101":
+                    raise NoStreams(f"answered {head!r}")
+            return wire
+        except BaseException:
+            wire.close()
+            raise
+
+    def _work(self, wire: socket.socket) -> None:
+        window, lacks = FIRST_WINDOW, 0
+        started, brought = time.monotonic(), 0
+        while not self._pull.over and not self._cut:
+            fresh = [leaf for leaf in self._pull.take(self.url, window - len(self._asked)) if not self._here(leaf)]
+            if fresh:
+                self._asked.extend(fresh)
+                wire.sendall(b"".join(cids.to_bytes(leaf.cid) for leaf in fresh))
+            if not self._asked:
+                if not self._pull.wait(self.url):
+                    return
+                started, brought = time.monotonic(), 0
+                continue
+            if self._receive(wire, self._asked[0]):
+                lacks = 0
+                brought += self._asked[0].size
+            else:
+                lacks += 1
+                self._pull.back([self._asked[0]], self.url, lacks=True)
+                if lacks > MAX_LACKS:
+                    self._asked.popleft()
+                    return
+            self._asked.popleft()
+            rate = brought / max(time.monotonic() - started, 1e-6)
+            window = max(LEAST_WINDOW, min(AHEAD, max(FIRST_WINDOW if brought < 4 * cids.CHUNK else 0, round(rate * AHEAD_SECONDS / cids.CHUNK))))
+
+    def _here(self, leaf: Leaf) -> bool:
+        """Whether the store has it already, of a fetch that was interrupted, say."""
+        block = self._store.read(leaf.cid)
+        if block is None:
+            return False
+        self._check_size(leaf, len(block))
+        self._pull.stored(leaf)
+        return True
+
+    def _receive(self, wire: socket.socket, leaf: Leaf) -> bool:
+        """The next block, checked and stored; False when the gateway lacks it."""
+        (size,) = LENGTH.unpack(self._exactly(wire, LENGTH.size))
+        if size == LACKS:
+            return False
+        if size > cids.CHUNK:
+            raise Lied(f"sent over {cids.CHUNK} bytes for {leaf.cid}")
+        block = self._exactly(wire, size)
+        if hashlib.sha256(block).digest() != cids.parse(leaf.cid)[1]:
+            raise Lied(f"answered other bytes than {leaf.cid} names")
+        self._check_size(leaf, size)
+        if self._pull.wanted(leaf):
+            self._store.write(leaf.cid, block)
+        self._pull.stored(leaf)
+        self.blocks += 1
+        return True
+
+    def _check_size(self, leaf: Leaf, size: int) -> None:
+        if size != leaf.size:
+            raise cids.BadNode(f"leaf {leaf.cid} has {size} bytes where its parent says {leaf.size}: whoever published the blob made it wrong")
+
+    def _exactly(self, wire: socket.socket, size: int) -> memoryview:
+        try:
+            got = wire.recv_into(self._buffer, size, socket.MSG_WAITALL) if size else 0
+        except BlockingIOError:
+            raise Failed(f"did not answer within {self._timeout:g} s") from None
+        if got < size:
+            raise Failed("the stream ended, or stood still, in the middle of a block")
+        return self._buffer[:size]
+
+
+class Bulk:
+    """The streams of one node's fetches into `store`."""
+
+    def __init__(self, store: Store, patience: float, timeout: float, connect: float) -> None:
+        self._store, self._patience, self._timeout, self._connect = store, patience, timeout, connect
+        self._threads: ThreadPoolExecutor | None = None
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+            self._threads = None
+
+    async def bring(self, leaves: Sequence[tuple[Cid, Place]], sources: Sources, note: Callable[[int], None]) -> list[tuple[Cid, Place]]:
+        """Brings what it can over streams; returns what is left. `note` hears how many bytes have come. Raises what the store raises,
+        and BadNode when a leaf is not what the tree says."""
+        pull = Pull((Leaf(cid, place.size) for cid, place in leaves), self._patience)
+        running: dict[asyncio.Future[None], tuple[Stream, Gateway, float]] = {}
+        starts: Counter[str] = Counter()
+        told = 0
+        try:
+            while not pull.over:
+                now = time.monotonic()
+                for gateway in self._choose(sources, [gateway.url for _, gateway, _ in running.values()], starts):
+                    starts[gateway.url] += 1
+                    stream = Stream(gateway.url, pull, self._store, self._timeout, self._connect)
+                    running[self._start(stream.run)] = (stream, gateway, now)
+                if not running:
+                    break
+                ready, _ = await asyncio.wait(running, timeout=NOTE_EVERY, return_when=asyncio.FIRST_COMPLETED)
+                for future in ready:
+                    self._account(*running.pop(future), future, starts, sources)
+                note(pull.brought - told)
+                told = pull.brought
+        finally:
+            pull.end()
+            for stream, _, _ in running.values():
+                stream.cut()
+            await _ended(running)
+        for future, (_, gateway, started) in running.items():
+            if isinstance(error := future.exception(), Lied):
+                gateway.failed(started, error)
+        note(pull.brought - told)
+        return [(cid, place) for cid, place in leaves if Leaf(cid, place.size) in pull.missing]
+
+    def _start(self, work: Callable[[], None]) -> asyncio.Future[None]:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(MAX_THREADS, "bulk")
+        return asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _choose(self, sources: Sources, busy: list[str], starts: Counter[str]) -> list[Gateway]:
+        """Whom to open a stream to now: the best few, some of them twice."""
+        now = time.monotonic()
+        able = [
+            g for g in sources.gateways
+            if g.url.startswith("http://") and g.rest_until <= now and g.no_streams_until <= now and starts[g.url] < PER_GATEWAY * sources.rounds
+        ]  # fmt: skip
+        able.sort(key=lambda g: (g.url in sources.lacking, g.seconds))
+        chosen = [g for turn in range(PER_GATEWAY) for g in able[:AT_ONCE] if busy.count(g.url) <= turn]
+        return chosen[: AT_ONCE - len(busy)]
+
+    def _account(
+        self, stream: Stream, gateway: Gateway, started: float, future: asyncio.Future[None], starts: Counter[str], sources: Sources
+    ) -> None:
+        """What a stream that has ended says of its gateway. Raises what was nobody's fault but the store's or the publisher's."""
+        if stream.blocks:
+            gateway.answered(stream.seconds / stream.blocks)
+        match future.exception():
+            case None:
+                starts[gateway.url] = PER_GATEWAY * sources.rounds  # it has nothing more for us
+            case NoStreams() as error:
+                gateway.no_streams_until = time.monotonic() + ASK_AGAIN
+                log.debug("%s: %s", gateway.url, error)
+            case Failed() as error:
+                gateway.failed(started, error)
+            case OSError() as error if not isinstance(error, StorageFull):
+                gateway.failed(started, Failed(f"{type(error).__name__}: {error}"))
+            case error:
+                raise error
+
+
+async def _ended(running: Iterable[asyncio.Future[None]]) -> None:
+    """Waits for threads, also when it is cancelled meanwhile: no write outlives the fetch that it belongs to."""
+    waiting = asyncio.gather(*running, return_exceptions=True)
+    try:
+        await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        await waiting
+        raise

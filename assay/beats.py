@@ -1,0 +1,33 @@
+"""When calls are made that can wait, so that those of several segments share a transaction.
+
+Calls wait for the next multiple of a beat, a number of seconds of the chain's clock: BEAT times a power of two, LONGEST at most. So what waits
+for a long beat meets what waits for a short one, whoever's job it is from.
+"""
+
+from __future__ import annotations
+
+BEAT = 15
+"""The shortest beat."""
+LONGEST = 240
+"""The longest one."""
+SETTLING = 8
+"""A settlement waits at most this part of the challenge window."""
+
+
+def beat(now: int, most: int) -> int:
+    """When a call is made that may be made from `now` on and may wait `most` seconds: at the next multiple of the longest beat that is no longer
+    than that, at once where none is."""
+    each = LONGEST
+    while each > max(most, BEAT):
+        each //= 2
+    return -(-now // each) * each if each <= most else now
+
+
+def settles(now: int, window: int) -> int:
+    """When a segment's provider settles it, which it may from `now` on."""
+    return beat(now, window // SETTLING)
+
+
+def settles_for(now: int, window: int) -> int:
+    """When somebody else does, because its provider has not."""
+    return settles(now, window) + (BEAT if window // SETTLING >= BEAT else 0)

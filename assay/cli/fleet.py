@@ -1,0 +1,57 @@
+"""What a worker or verifier computes with: engines of this machine, or with `--ray` a fleet of places (assay.adapters.fleet)."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from assay.cli.common import Trouble
+from assay.ports import Engine
+from assay.runtime import Note
+
+if TYPE_CHECKING:
+    from assay.adapters.sandbox import Sandbox
+    from assay.cli.node import Options
+
+Ray = Annotated[
+    str, typer.Option("--ray", metavar="local|HOST:PORT", help="Run on all GPUs of this machine, or on the machines of a Ray cluster of yours.")
+]
+Places = Annotated[int, typer.Option("--places", min=0, max=64, help="Segments at once with --ray; 0: one a GPU, or for --threads cores.")]
+
+
+async def open_engine(
+    options: Options, data: Path, shut: Sandbox | None, must: bool, note: Callable[[Note], None], stack: AsyncExitStack
+) -> tuple[Engine, int]:
+    """The engine, closed with `stack`, and how many segments it runs at once. `must`: every place has to shut its engines in. Raises Trouble."""
+    from assay.adapters.engine_process import ProcessEngine
+
+    home = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut)
+    if not options.ray:
+        stack.push_async_callback(home.close)
+        return home, 1
+    if importlib.util.find_spec("ray") is None:
+        raise Trouble("the fleet cannot be used", "Ray is not installed", "pip install 'assay[fleet]'", 3)
+    from assay.adapters import hardware
+    from assay.adapters.fleet.engine import FleetEngine, FleetTrouble
+    from assay.adapters.fleet.messages import Begin
+
+    root = data / "work"
+    root.mkdir(exist_ok=True, mode=0o700)
+    begin = Begin(
+        address=options.ray, root=str(root), places=options.places, gpus=len(await asyncio.to_thread(hardware.gpus)), cores=os.cpu_count() or 1,
+        threads=options.threads, sandbox=options.sandbox, must=must, disk=shut.disk if shut else options.disk or 1 << 40,
+    )  # fmt: skip
+    fleet = FleetEngine(begin, home, shut, data / "fleet.log")
+    fleet.on_news = lambda news: note(Note(topic=news.topic, text=news.text))
+    stack.push_async_callback(fleet.close)
+    try:
+        return fleet, await fleet.start()
+    except FleetTrouble as error:
+        raise Trouble("the fleet cannot be used", error.why, error.advice, 3) from None

@@ -1,0 +1,493 @@
+"""Streams of blocks: several gateways share the work, what any of them does wrong costs time and nothing else, and each side is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from assay import cid as cids
+from assay import parts
+from assay.adapters import ipfs_bulk, ipfs_stream
+from assay.adapters.ipfs import LocalBlobs
+from assay.adapters.ipfs_gateway import BlockGateway
+from assay.adapters.ipfs_stream import CID_SIZE, LACKS, LENGTH, PATH, UPGRADE, Streams, Wire
+from assay.ids import Cid
+from assay.ports import Outage, StorageFull
+
+DATA = random.Random(6).randbytes(40 * cids.CHUNK + 77)
+ROOT = cids.of(DATA)
+LEAVES = {block.cid for block in cids.blocks(DATA) if cids.is_raw(block.cid)}
+
+
+class Counting(Streams):
+    """Honest; counts what it sends. The liars are it with one part replaced."""
+
+    def __init__(self, node: LocalBlobs) -> None:
+        super().__init__(node.store)
+        self.asked: list[Cid] = []
+
+    def _send(self, wire: Wire, cid: Cid) -> None:
+        with self._mutex:
+            self.asked.append(cid)
+            turn = len(self.asked)
+        self.answer(wire, cid, turn)
+
+    def answer(self, wire: Wire, cid: Cid, turn: int) -> None:
+        super()._send(wire, cid)
+
+    def block(self, cid: Cid) -> bytes:
+        data = self._blocks.read(cid)  # type: ignore[attr-defined]
+        assert isinstance(data, bytes)
+        return data
+
+    def say(self, wire: Wire, size: int, data: bytes) -> None:
+        wire.send(LENGTH.pack(size) + data, time.monotonic() + 5)
+
+
+class Flipping(Counting):
+    """Answers other bytes from the third block on."""
+
+    def answer(self, wire: Wire, cid: Cid, turn: int) -> None:
+        data = self.block(cid)
+        self.say(wire, len(data), data if turn < 3 else data[:-1] + bytes([data[-1] ^ 1]))
+
+
+class Swelling(Counting):
+    """Announces more than a block may have, and sends it."""
+
+    def answer(self, wire: Wire, cid: Cid, turn: int) -> None:
+        self.say(wire, cids.CHUNK + 1, bytes(cids.CHUNK + 1))
+
+
+class Shrinking(Counting):
+    """Sends a byte less than the block has, and says so."""
+
+    def answer(self, wire: Wire, cid: Cid, turn: int) -> None:
+        self.say(wire, len(self.block(cid)) - 1, self.block(cid)[:-1])
+
+
+class Cutting(Counting):
+    """Goes away in the middle of its third block."""
+
+    def answer(self, wire: Wire, cid: Cid, turn: int) -> None:
+        data = self.block(cid)
+        self.say(wire, len(data), data if turn < 3 else data[:1000])
+        if turn >= 3:
+            raise EOFError
+
+
+class Holding(Counting):
+    """Sends two blocks and the beginning of another, and then nothing more."""
+
+    def __init__(self, node: LocalBlobs) -> None:
+        super().__init__(node)
+        self.hold = threading.Event()
+
+    def answer(self, wire: Wire, cid: Cid, turn: int) -> None:
+        data = self.block(cid)
+        self.say(wire, len(data), data if turn < 3 else data[:1000])
+        if turn >= 3:
+            self.hold.wait(30)
+            raise EOFError
+
+
+class Poor(Counting):
+    """Has every other block."""
+
+    def answer(self, wire: Wire, cid: Cid, turn: int) -> None:
+        if turn % 2:
+            super().answer(wire, cid, turn)
+        else:
+            self.asked.remove(cid)
+            self.asked.append(Cid(""))
+            wire.send(LENGTH.pack(LACKS), time.monotonic() + 5)
+
+
+class Waiting(Counting):
+    """Sends nothing before three of its kind have been asked for something."""
+
+    def __init__(self, node: LocalBlobs, asked: set[Counting], all_asked: threading.Event) -> None:
+        super().__init__(node)
+        self._who, self._all = asked, all_asked
+
+    def answer(self, wire: Wire, cid: Cid, turn: int) -> None:
+        self._who.add(self)
+        if len(self._who) == 3:
+            self._all.set()
+        assert self._all.wait(25)
+        super().answer(wire, cid, turn)
+
+
+class Net:
+    """A node that has the blob, gateways over it that differ in their streams, and a node that wants it."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+        self._stack = stack
+        self.urls: list[str] = []
+        self.source = LocalBlobs(folder / "source", lambda near: [])
+        self.wanting = LocalBlobs(folder / "wanting", lambda near: self.urls, patience=0.1, timeout=2.0)
+        stack.push_async_callback(self.wanting.close)
+
+    async def serve(self, kind: Callable[[LocalBlobs], Counting], plain: bool = False) -> Counting:
+        """A gateway with these streams; without `plain` it answers no requests for single blocks of a blob but its root."""
+        streams = kind(self.source)
+        blocks = self.source.store if plain else OnlyRoot(self.source)
+        gateway = BlockGateway(blocks)
+        gateway._streams = streams
+        self.urls.append(await gateway.start())
+        self._stack.push_async_callback(gateway.stop)
+        if isinstance(streams, Holding):
+            self._stack.callback(streams.hold.set)
+        return streams
+
+    async def fetch(self) -> None:
+        await self.wanting.fetch(ROOT, len(DATA))
+        assert await self.wanting.get(ROOT) == DATA
+
+
+class OnlyRoot:
+    """Blocks of which the plain gateway shows the root alone: what else arrives came over streams."""
+
+    def __init__(self, node: LocalBlobs) -> None:
+        self._store = node.store
+        self.open, self.write, self.session = node.store.open, node.store.write, node.store.session
+
+    def read(self, cid: Cid) -> bytes | None:
+        return None if cids.is_raw(cid) else self._store.read(cid)
+
+
+Body = Callable[[Net], Awaitable[None]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Body], None]:
+    def whole(body: Body) -> None:
+        async def inside() -> None:
+            async with AsyncExitStack() as stack:
+                net = Net(tmp_path, stack)
+                assert await net.source.put(DATA) == ROOT
+                await asyncio.wait_for(body(net), 60)
+
+        asyncio.run(inside())
+
+    return whole
+
+
+def test_every_leaf_is_sent_once_and_several_gateways_share_them(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        net.wanting._fetcher._bulk._patience = net.wanting._fetcher._bulk._timeout = 30
+        who: set[Counting] = set()
+        all_asked = threading.Event()
+        served = [await net.serve(lambda node: Waiting(node, who, all_asked)) for _ in range(3)]
+        await net.fetch()
+        assert sorted(cid for one in served for cid in one.asked) == sorted(LEAVES)
+        assert all(one.asked for one in served)
+
+    run(body)
+
+
+@pytest.mark.parametrize("kind", [Flipping, Swelling, Shrinking, Cutting, Holding])
+def test_what_one_gateway_does_wrong_another_makes_good(run: Callable[[Body], None], kind: Callable[[LocalBlobs], Counting]) -> None:
+    async def body(net: Net) -> None:
+        await net.serve(kind)
+        await net.serve(Counting)
+        await net.fetch()
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(Flipping, "answered other bytes than"), (Swelling, "sent over 262144 bytes"), (Shrinking, "answered other bytes")]
+)
+def test_a_liar_on_a_stream_is_named_and_left_alone(run: Callable[[Body], None], kind: Callable[[LocalBlobs], Counting], words: str) -> None:
+    async def body(net: Net) -> None:
+        liar = await net.serve(kind)
+        with pytest.raises(Outage, match=f"{net.urls[0]}: {words}"):
+            await net.fetch()
+        while liar._hosts:  # noqa: ASYNC110 (it may still be writing to a stream that was closed)
+            await asyncio.sleep(0.01)
+        lies = len(liar.asked)
+        with pytest.raises(Outage):
+            await net.fetch()
+        assert len(liar.asked) == lies
+        for path in (net.wanting.store.folder / "blocks").rglob("baf*"):
+            assert cids.matches(Cid(path.name), path.read_bytes())
+
+    run(body)
+
+
+def test_who_lacks_blocks_gives_those_that_it_has(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        poor = await net.serve(Poor)
+        full = await net.serve(Counting)
+        await net.fetch()
+        assert {*poor.asked, *full.asked} >= LEAVES
+
+    run(body)
+
+
+def test_what_no_stream_has_comes_the_plain_way(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        await net.serve(Poor, plain=True)
+        await net.fetch()
+
+    run(body)
+
+
+def test_an_interrupted_fetch_goes_on_where_it_was(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        first = await net.serve(Cutting)
+        with pytest.raises(Outage):
+            await net.fetch()
+        had = {path.name for path in (net.wanting.store.folder / "blocks").rglob("baf*")} & LEAVES
+        assert had
+        net.urls.clear()
+        second = await net.serve(Counting)
+        await net.fetch()
+        assert not had & set(second.asked)
+        assert had | set(second.asked) == LEAVES
+        assert first.asked
+
+    run(body)
+
+
+def test_a_fetch_that_is_given_up_leaves_no_thread_behind(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        held = await net.serve(Holding)
+        task = asyncio.create_task(net.fetch())
+        while len(held.asked) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        used = net.wanting.store.used
+        assert net.wanting._fetcher._bulk._threads is not None
+        net.wanting._fetcher._bulk._threads.shutdown(wait=True)  # returns: none of them waits for the gateway
+        assert net.wanting.store.used == used
+
+    run(body)
+
+
+def test_a_full_store_is_said_and_not_the_gateways_fault(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        await net.serve(Counting)
+        net.wanting.store.quota = 10 * cids.CHUNK
+        with pytest.raises(StorageFull, match="raise the quota"):
+            await net.fetch()
+        net.wanting.store.quota = None
+        await net.fetch()
+
+    run(body)
+
+
+def test_a_leaf_that_its_publisher_made_wrong_is_not_the_gateways_fault(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        await net.serve(Counting)
+        small = b"small"
+        links = [cids.Link(cid, cids.CHUNK, cids.CHUNK) for cid in sorted(LEAVES) if len(net.source.store.read(cid) or b"") == cids.CHUNK][:4]
+        wrong = cids.encode_node([*links, cids.Link(cids.of_block(cids.RAW, small), 6, 6)])
+        net.source.store.write(cids.of_block(cids.RAW, small), small)
+        root = cids.of_block(cids.DAG_PB, wrong)
+        net.source.store.write(root, wrong)
+        with pytest.raises(cids.BadNode, match="whoever published the blob"):
+            await net.wanting.fetch(root, 1 << 30)
+        await net.fetch()  # nobody is left alone for it
+
+    run(body)
+
+
+def test_equal_chunks_are_sent_once(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        served = await net.serve(Counting)
+        zeros = await net.source.put(bytes(12 * cids.CHUNK))
+        done = []
+        net.wanting._progress = lambda step: done.append(step.done)
+        await net.wanting.fetch(zeros, 12 * cids.CHUNK)
+        assert served.asked == [cids.of_block(cids.RAW, bytes(cids.CHUNK))]
+        assert done[-1] == 12 * cids.CHUNK
+
+    run(body)
+
+
+def test_of_a_checkpoint_like_the_one_before_only_what_changed_is_sent(run: Callable[[Body], None]) -> None:
+    """Two tensors, of which one changed: a node that has the state before fetches the other's part and the table."""
+    big = parts.PART
+    first, second = random.Random(1).randbytes(2 * big), random.Random(2).randbytes(big)
+    before = parts.seal_parts(first[:big] + second, [big, 2 * big], b"k" * 32)
+    after = parts.seal_parts(first[big:] + second, [big, 2 * big], b"n" * 32, (before, b"k" * 32))
+
+    async def body(net: Net) -> None:
+        served = await net.serve(Counting)
+        roots = [await net.source.put(blob) for blob in (before, after)]
+        await net.wanting.fetch(roots[0], 1 << 30)
+        whole = len(set(served.asked))
+        served.asked.clear()
+        await net.wanting.fetch(roots[1], 1 << 30)
+        assert parts.unseal(await net.wanting.get(roots[1]), b"n" * 32) == first[big:] + second
+        assert len(set(served.asked)) <= whole // 2 + 2
+
+    run(body)
+
+
+# ---- hostile readers -------------------------------------------------------------------------------------------------------
+
+
+def connect(url: str, upgrade: str = UPGRADE) -> tuple[socket.socket, bytes]:
+    """A stream as some stranger would open it, and how the gateway answered."""
+    host, port = url.removeprefix("http://").split(":")
+    wire = socket.create_connection((host, int(port)), 10)
+    wire.sendall(f"GET {PATH} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n".encode())
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        part = wire.recv(1)
+        assert part
+        head += part
+    return wire, head
+
+
+def ended(wire: socket.socket) -> bytes:
+    """What still comes until the other side closes."""
+    got = b""
+    try:
+        while part := wire.recv(1 << 16):
+            got += part
+    except ConnectionError:
+        pass
+    return got
+
+
+def hostile(run: Callable[[Body], None], stranger: Callable[[str], None]) -> None:
+    """Runs a stranger in a thread against a gateway, and checks that the gateway still serves afterwards."""
+
+    async def body(net: Net) -> None:
+        await net.serve(Counting)
+        await asyncio.to_thread(stranger, net.urls[0])
+        await net.fetch()
+
+    run(body)
+
+
+def test_what_is_no_cid_closes_the_stream(run: Callable[[Body], None], caplog: pytest.LogCaptureFixture) -> None:
+    def stranger(url: str) -> None:
+        wire, head = connect(url)
+        assert head.startswith(b"HTTP/1.1 101 ")
+        wire.sendall(cids.to_bytes(min(LEAVES)) + b"\xff" * CID_SIZE)
+        got = ended(wire)
+        assert hashlib.sha256(got[4:]).digest() == cids.parse(min(LEAVES))[1]  # the good one before it was answered
+
+    with caplog.at_level(logging.WARNING, "assay.blobs"):
+        hostile(run, stranger)
+    assert "asked for what is no block" in caplog.text
+
+
+@pytest.mark.parametrize("said", [b"", b"\x01\x55\x12"])
+def test_a_stream_that_asks_slowly_or_not_at_all_is_closed(
+    run: Callable[[Body], None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr(ipfs_stream, "IDLE", 0.3)
+    monkeypatch.setattr(ipfs_stream, "REQUEST_WITHIN", 0.3)
+
+    def stranger(url: str) -> None:
+        wire, _ = connect(url)
+        wire.sendall(said)
+        assert ended(wire) == b""
+
+    with caplog.at_level(logging.WARNING, "assay.blobs"):
+        hostile(run, stranger)
+    assert ("did not finish it" if said else "asks for nothing") in caplog.text
+
+
+def test_a_reader_that_does_not_read_is_closed(run: Callable[[Body], None], caplog: pytest.LogCaptureFixture) -> None:
+    async def body(net: Net) -> None:
+        served = await net.serve(Counting)
+        served._read_within = 0.3
+
+        def stranger(url: str) -> None:
+            wire, _ = connect(url)
+            wire.sendall(b"".join(cids.to_bytes(cid) for cid in sorted(LEAVES) * 3))
+            while "did not read a block in time" not in caplog.text:
+                time.sleep(0.01)
+
+        await asyncio.to_thread(stranger, net.urls[0])
+        served._read_within = 15
+        await net.fetch()
+
+    with caplog.at_level(logging.WARNING, "assay.blobs"):
+        run(body)
+
+
+def test_streams_are_bounded_for_each_address_and_in_all(run: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ipfs_stream, "STREAMS_PER_HOST", 3)
+
+    def stranger(url: str) -> None:
+        held = [connect(url) for _ in range(5)]
+        assert [head[:12] for _, head in held] == [b"HTTP/1.1 101"] * 3 + [b"HTTP/1.1 503"] * 2
+        for wire, _ in held:
+            wire.close()
+
+    async def body(net: Net) -> None:
+        await net.serve(Counting, plain=True)
+        await asyncio.to_thread(stranger, net.urls[0])
+        await net.fetch()
+
+    run(body)
+    one = Streams(None, limit=2)  # type: ignore[arg-type]
+    one.enter("a")
+    one.enter("b")
+    with pytest.raises(ipfs_stream.TooMany):
+        one.enter("c")
+    one.leave("a")
+    one.enter("c")
+
+
+def test_another_protocol_is_refused(run: Callable[[Body], None]) -> None:
+    def stranger(url: str) -> None:
+        _, head = connect(url, "websocket")
+        assert head.startswith(b"HTTP/1.1 4")
+
+    hostile(run, stranger)
+
+
+def test_a_gateway_that_is_stopped_ends_its_streams(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        gateway = BlockGateway(net.source.store)
+        url = await gateway.start()
+        wire, _ = await asyncio.to_thread(connect, url)
+        await gateway.stop()
+        assert await asyncio.to_thread(ended, wire) == b""
+
+    run(body)
+
+
+# ---- whom to ask for what --------------------------------------------------------------------------------------------------
+
+
+def test_a_block_that_is_late_is_asked_of_another_and_no_third(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(ipfs_bulk.time, "monotonic", lambda: now[0])
+    leaf = ipfs_bulk.Leaf(min(LEAVES), 5)
+    pull = ipfs_bulk.Pull([leaf, leaf], patience=2.0)
+    assert pull.take("a", 8) == [leaf]
+    assert pull.take("b", 8) == []
+    now[0] += 2.1
+    assert pull.take("a", 8) == []
+    assert pull.take("b", 8) == [leaf]
+    assert pull.take("c", 8) == []  # b has had no time yet
+    pull.back([leaf], "a")
+    assert pull.take("a", 8) == []
+    pull.back([leaf], "b", lacks=True)
+    assert pull.take("b", 8) == []
+    assert pull.take("c", 8) == [leaf]
+    pull.stored(leaf)
+    assert (pull.over, pull.brought) == (True, 10)
+    assert not pull.wait("c")
