@@ -11,5 +11,5 @@
     opening    of what a later block draws: blocks with those that they were mixed from, rows of products; checked in a second (assay.proving.proof)
 
 What it proves: when the answer's block came, somebody who answers for the account had done the products since the seed's block, and had had
-at hand nearly all of the memory. What it does not prove is said in docs/gpu-owner.md.
+at hand more than three quarters of the memory. What it does not prove is said in docs/hardware.md.
 """

@@ -1,12 +1,12 @@
-"""The memory of a proof: a layered graph of 64-byte blocks, each mixed from five earlier ones, in NumPy. This file is the specification.
+"""The memory of a proof: a layered graph of 64-byte blocks, each mixed from nine earlier ones, in NumPy. This file is the specification.
 
     level 0    Philox words under the seed
     level t    acc = block before it in its lane; REFS times: acc = mix(acc, the block that acc points at, anywhere in levels 0..t-1); plus the
                block before it once more, so that the way back is as hard
 
-A block that is not kept is computed again from its five parents, of which those that are not kept are computed again. With a share m of all blocks
+A block that is not kept is computed again from its nine parents, of which those that are not kept are computed again. With a share m of all blocks
 missing and their lanes' last blocks kept, one at level t takes c(t) = 1 + REFS m mean(c(0..t-1)) blocks: 1 / (1 - REFS m) at most for m below
-1 / REFS, and a number that grows as t^(REFS m - 1) above. So half of the memory costs about as many times the work as there are levels.
+1 / REFS, and a number that grows as t^(REFS m - 1) above. So three quarters of the memory cost some times as much work as there are levels, and half of it the third power of that.
 After scrypt (Percival 2009) and Argon2 (Biryukov, Dinu and Khovratovich 2016); this graph has no proof of its own, only bench/hardware.py's figures.
 """
 
@@ -25,7 +25,7 @@ Words = NDArray[np.uint32]
 BLOCK = 64
 """Bytes."""
 WORDS = BLOCK // 4
-REFS = 4
+REFS = 8
 ROUNDS = ((0x9E3779B1, 15, 5, 13), (0x85EBCA6B, 13, 11, 7))
 """Of mixing: an odd factor, a shift, which other word is added, and by how much that is turned."""
 

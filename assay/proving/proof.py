@@ -2,7 +2,7 @@
 
 `check` computes again what is drawn and looks up the rest under the committed roots:
 
-    BLOCKS   random blocks, each with the chunks of the five that it was mixed from; those of level 0 with nothing
+    BLOCKS   random blocks, each with the chunks of the nine that it was mixed from; those of level 0 with nothing
     steps    random products: the whole state before, and SLABS random slabs of rows of the matrix and of the state after
 
 A share e of blocks that are not what they should be is found with probability 1 - (1 - e)^BLOCKS, a share of steps likewise.

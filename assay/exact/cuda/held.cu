@@ -26,7 +26,7 @@ KERNEL held_level(i64 lanes, u32 *memory, i64 t) {
 #pragma unroll
         for (int w = 0; w < 16; w++) acc[w] = before[w];
 #pragma unroll
-        for (int r = 0; r < 4; r++) {
+        for (int r = 0; r < 8; r++) {
             const u32 *other = memory + ((u64)acc[r] * (u64)(t * lanes) >> 32) * 16;
 #pragma unroll
             for (int w = 0; w < 16; w++) acc[w] ^= other[w];
