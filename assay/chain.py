@@ -11,7 +11,7 @@ from typing import NewType
 
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Phase, Shown
-from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
+from assay.ids import Address, BountyId, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 
 MOST_CALLS = 64
 CallId = NewType("CallId", str)
@@ -146,6 +146,56 @@ class Reveal(Message, frozen=True, kw_only=True):
     salt: Digest
     openings: tuple[Opening, ...] = ()
     """The drawn leaves of the traces; none when they come later, with the same vote once more."""
+
+
+class Evaluated(Message, frozen=True, kw_only=True):
+    """What a bounty's evaluation must be: terms of a job, as far as its result depends on them, and how closely it is checked."""
+
+    program_root: Digest
+    dataset_root: Digest
+    schedule_root: Digest
+    steps: int
+    micro_batches: int
+    segment_steps: int
+    micro_weight: int
+    update_weight: int
+    micro_leaves: int
+    update_leaves: int
+    params: Params
+
+
+class Entry(Message, frozen=True, kw_only=True):
+    """A tensor of a state. In a bounty's `start` a root of zeros stands for what the training leaves under that name."""
+
+    name: bytes
+    root: Digest
+
+
+class Rung(Message, frozen=True, kw_only=True):
+    """`amount` in all is paid from `threshold` on: an integer, or the order of a float32 (assay.bounty.order)."""
+
+    threshold: int
+    amount: int
+
+
+class BountyTerms(Message, frozen=True, kw_only=True):
+    job: JobId
+    """The training."""
+    window: int
+    """Seconds after it is over in which a result counts."""
+    evaluation: Evaluated
+    start: tuple[Entry, ...]
+    metric: bytes
+    """The entry of the evaluation's last state that decides: a tensor without axes."""
+    dtype: int
+    """Of the metric, as in tensor roots: 1 f32, 3 i64."""
+    at_most: bool
+    rungs: tuple[Rung, ...]
+
+    @property
+    def amount(self) -> int:
+        """What is locked: the last rung's."""
+        return self.rungs[-1].amount
 
 
 # ---- events --------------------------------------------------------------------------------------------------------------
@@ -454,11 +504,53 @@ class DisputeWithdrawn(ChainEvent, frozen=True, kw_only=True):
     amount: int
 
 
+class BountyOffered(ChainEvent, frozen=True, kw_only=True):
+    bounty: BountyId
+    job: JobId
+    sponsor: Address
+    terms: BountyTerms
+
+
+class BountyBegun(ChainEvent, frozen=True, kw_only=True):
+    """The training is over, and ended with the segment `last` (0: nothing of it settled)."""
+
+    bounty: BountyId
+    last: SegmentId
+    until: int
+
+
+class BountyShown(ChainEvent, frozen=True, kw_only=True):
+    bounty: BountyId
+    segment: SegmentId
+    """Of the evaluation."""
+    value: int
+    """Bits of the metric."""
+    reached: int
+
+
+class BountyPaid(ChainEvent, frozen=True, kw_only=True):
+    bounty: BountyId
+    segment: SegmentId
+    provider: Address
+    amount: int
+
+
+class BountyReturned(ChainEvent, frozen=True, kw_only=True):
+    bounty: BountyId
+    amount: int
+
+
+class BountyWithdrawn(ChainEvent, frozen=True, kw_only=True):
+    who: Address
+    amount: int
+
+
 AnyChainEvent = (
     Registered | Deposited | Unbonding | StakeWithdrawn | SeatTaken | SeatLeft | FeeCharged | Slashed | JobPosted | JobFunded | JobCancelled
     | JobClosed | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | KeyReleased | Served | Sealed | RevealsDue | Revealed | OpeningsDue
     | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | Pardoned | NoShow | Credited | Withdrawn
     | DisputeSealed | DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid | DisputeCredited | DisputeWithdrawn
+    | BountyOffered | BountyBegun | BountyShown | BountyPaid | BountyReturned | BountyWithdrawn
 )  # fmt: skip
 
 
@@ -641,10 +733,52 @@ class WithdrawDisputes(Call, frozen=True, kw_only=True):
     """Pulls what disputes have credited to the account."""
 
 
+class OfferBounty(Call, frozen=True, kw_only=True):
+    """Approves what the last rung pays, and locks it."""
+
+    terms: BountyTerms
+
+
+class BeginBounty(Call, frozen=True, kw_only=True):
+    bounty: BountyId
+    last: SegmentId
+
+
+class ShowBounty(Call, frozen=True, kw_only=True):
+    """The result of a settled evaluation. `trained`: all entries of the state that the training ended in; `path`: of the metric's entry in the
+    evaluation's last state."""
+
+    bounty: BountyId
+    terms: BountyTerms
+    segment: SegmentId
+    trained: tuple[Entry, ...]
+    value: int
+    path: tuple[Digest, ...]
+
+
+class CollectBounty(Call, frozen=True, kw_only=True):
+    """Credits the providers of these segments of the training."""
+
+    bounty: BountyId
+    segments: tuple[SegmentId, ...]
+
+
+class ReturnBounty(Call, frozen=True, kw_only=True):
+    """Credits the sponsor with what was not earned."""
+
+    bounty: BountyId
+
+
+class WithdrawBounties(Call, frozen=True, kw_only=True):
+    """Pulls what bounties have credited to the account."""
+
+
+DisputeCall = SealDispute | PlayMove | PayDispute | ClearDisputed | WithdrawDisputes
+BountyCall = OfferBounty | BeginBounty | ShowBounty | CollectBounty | ReturnBounty | WithdrawBounties
 OneCall = (
     Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
     | Lapse | Commit | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle | VoidSegment
-    | ClearBond | Withdraw | SealDispute | PlayMove | PayDispute | ClearDisputed | WithdrawDisputes
+    | ClearBond | Withdraw | DisputeCall | BountyCall
 )  # fmt: skip
 BatchedCall = (
     Lapse | Draw | Redraw | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle | VoidSegment | ClearBond

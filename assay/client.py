@@ -25,7 +25,7 @@ from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJ
 from assay.codec import digest, encode
 from assay.execute import check_tensors, schedule_root
 from assay.ids import Address, Digest, JobId, PeerId, SegmentId
-from assay.job import JobSpec, Origin, SealedRef, data_root
+from assay.job import DatasetRef, JobSpec, Origin, SealedRef, data_root
 from assay.local import LocalRun, Step, run_local
 from assay.messages import KeyGrant, KeyRequest, Refusal
 from assay.ports import Blobs, Chain, Keys, Outage, Peers
@@ -36,7 +36,7 @@ from assay.state import Tensors, from_bytes, state_root, to_bytes, weights
 
 __all__ = [
     "Estimate", "NotYet", "Plan", "Service", "Wish", "cancel", "collect", "deliverable", "estimate", "fetch", "find_service", "follow",
-    "post", "publish", "run_plan", "weights",
+    "post", "publish", "run_plan", "seal_records", "weights",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -61,6 +61,8 @@ class Plan(NamedTuple):
     """The tensors that no step changes."""
     origin: Origin | None = None
     """Of a fine-tune."""
+    key: Digest | None = None
+    """Of the permutation of examples, where it was fixed before the state was known (assay.bounty)."""
 
     def read(self, indices: Sequence[int]) -> Tensors:
         """Records by number."""
@@ -77,6 +79,8 @@ class Plan(NamedTuple):
 
     def order(self, program_root: Digest) -> Digest:
         """Key of the permutation of examples."""
+        if self.key is not None:
+            return self.key
         return merkle.sha256(b"assay/order/1", program_root, state_root(0, self.state))
 
     @property
@@ -170,15 +174,24 @@ class Wish(NamedTuple):
     params: Params
 
 
-async def publish(plan: Plan, wish: Wish, service: Service, chain: Chain, blobs: Blobs, keys: Keys) -> tuple[JobSpec, Terms]:
-    """Seals and stores everything that the job needs; nothing is on chain yet. Raises BadTensors when the state has not exactly the
-    entries that the program names, or the frozen tensors not."""
-    check_tensors("state", plan.state, plan.program.state)
-    check_tensors("frozen set", plan.frozen, plan.program.frozen)
-    wrap = shard.wrap_for(keys, service.encryption_key, chain.account)
-    dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, wrap)
+async def seal_records(plan: Plan, service: Service, chain: Chain, blobs: Blobs, keys: Keys) -> DatasetRef:
+    """Seals and stores the plan's records."""
+    dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, shard.wrap_for(keys, service.encryption_key, chain.account))
     for blob in sealed:
         await blobs.put(blob)
+    return dataset
+
+
+async def publish(
+    plan: Plan, wish: Wish, service: Service, chain: Chain, blobs: Blobs, keys: Keys, dataset: DatasetRef | None = None
+) -> tuple[JobSpec, Terms]:
+    """Seals and stores everything that the job needs (but a `dataset` that has been sealed already); nothing is on chain yet. Raises
+    BadTensors when the state has not exactly the entries that the program names, or the frozen tensors not."""
+    check_tensors("state", plan.state, plan.program.state)
+    check_tensors("frozen set", plan.frozen, plan.program.frozen)
+    if dataset is None:
+        dataset = await seal_records(plan, service, chain, blobs, keys)
+    wrap = shard.wrap_for(keys, service.encryption_key, chain.account)
     state_ref, state_blob = shard.seal_file(to_bytes(plan.state), wrap)
     await blobs.put(state_blob)
     frozen: SealedRef | UnsetType = UNSET

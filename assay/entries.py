@@ -12,6 +12,7 @@ when it is frozen for one, and has the first of its names. One of the few module
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -76,14 +77,19 @@ def _memory(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 class Names:
-    """The entry of each tensor of a model."""
+    """The entry of each tensor of a model. `live`: which of them are entries of the state, where that is not for the model to say."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, live: Collection[str] | None = None) -> None:
         self._parameters = {id(p): name for name, p in model.named_parameters()}
         self._kept = set(model.state_dict())
+        self._live = live
 
     def entry(self, name: str, tensor: torch.Tensor) -> tuple[str, bool] | None:
         """(entry, whether it is frozen) of a tensor that the model does not write, called `name` where it is read; None for a constant."""
         if isinstance(tensor, nn.Parameter):
-            return f"param.{self._parameters.get(id(tensor), name)}", not tensor.requires_grad
-        return (f"buffer.{name}", True) if name in self._kept else None
+            entry, frozen = f"param.{self._parameters.get(id(tensor), name)}", not tensor.requires_grad
+        elif name in self._kept:
+            entry, frozen = f"buffer.{name}", True
+        else:
+            return None
+        return entry, frozen if self._live is None else entry not in self._live

@@ -1,7 +1,8 @@
 """What an evaluation's final state says (assay.forward): integer counts and exact sums, and the figures that people know, computed of them.
 
 The state of an evaluation holds nothing but its result, so its owner may show it to anybody: its root is the end root that settled on chain,
-and `of_state` of a state with that root is the claim that was checked.
+and `of_state` of a state with that root is the claim that was checked. Only where a bounty is paid by it does it hold what the training left, too
+(assay.bounty): then the one number that decides is shown, by its path.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.state import Array
+
+WEIGHTS = ("param.", "buffer.")
 
 
 class Result(NamedTuple):
@@ -48,7 +51,12 @@ class Result(NamedTuple):
 
 
 def is_result(state: Mapping[str, Array]) -> bool:
-    return "mean.loss" in state and all(name.startswith(("metric.", "mean.")) for name in state)
+    return "mean.loss" in state and all(name.startswith(("metric.", "mean.", *WEIGHTS)) for name in state)
+
+
+def is_open(state: Mapping[str, Array]) -> bool:
+    """Whether it may be given to anybody: it has no weights."""
+    return not any(name.startswith(WEIGHTS) for name in state)
 
 
 def of_state(state: Mapping[str, Array]) -> Result:

@@ -5,6 +5,8 @@ the claim, "these weights give this on those records", which is computed, commit
 
     evaluation   one step for each batch of the records, each record once. State `metric.<name>`: i64, a sum of counts; f32, the sum of
                  each batch's share, in the order of the steps; the schedule's one column `share` is 1 / records, and `mean.<name>` = sum · share
+                 With `live`, the entries of a training's state: what the model has of these is not frozen but passed through the state, so that the
+                 program is known before the training has ended (assay.bounty)
     inference    one step on one batch. State `output.<name>` is what the model puts out
 
 One of the few modules that import torch, through assay.trace.
@@ -12,7 +14,7 @@ One of the few modules that import torch, through assay.trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from torch import nn
 from assay.build import Builder, Value, used_constants
 from assay.dataset import Dataset
 from assay.entries import NUMPY, Names, array_of
-from assay.exact.table import TypeRuleError
+from assay.exact.table import TensorType, TypeRuleError
 from assay.optim import SCALAR, Outputs
 from assay.program import Part, Program, ProgramError
 from assay.replay import Replay
@@ -35,8 +37,8 @@ from assay.training import Evaluation, TrainingError
 Measure = Callable[[nn.Module, dict[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 
 
-def trace_evaluation(evaluation: Evaluation) -> Traced:
-    """Its program, state of zeros and schedule. Raises TrainingError."""
+def trace_evaluation(evaluation: Evaluation, live: Mapping[str, TensorType] | None = None) -> Traced:
+    """Its program, state (of zeros) and schedule. Raises TrainingError."""
     steps, left = divmod(len(evaluation.data), evaluation.batch)
     if left:
         raise TrainingError(f"{len(evaluation.data)} records are no whole number of batches of {evaluation.batch}: every record counts once")
@@ -50,7 +52,7 @@ def trace_evaluation(evaluation: Evaluation) -> Traced:
         mean = b.scale(found["loss"], 1 / evaluation.batch)
         return [*sums, ("acc", "loss", b.add(b.input("acc", "loss", SCALAR), mean))]
 
-    micro, constants, frozen = _forward(evaluation.model, evaluation.measure, evaluation.data, evaluation.batch, add)
+    micro, constants, frozen = _forward(evaluation.model, evaluation.measure, evaluation.data, evaluation.batch, add, live)
     b = Builder()
     outputs: Outputs = []
     for o in (o for o in micro.outputs if o.name != "loss"):
@@ -60,7 +62,18 @@ def trace_evaluation(evaluation: Evaluation) -> Traced:
             outputs.append(("state", o.name.replace("metric.", "mean.", 1), b.mul(total, b.input("scalar", "share", SCALAR))))
     program = _program(evaluation.gemm_bits, micro, b.part(outputs), constants, frozen)
     schedule = np.full((steps, 1), np.float32(1) / np.float32(len(evaluation.data)), np.float32)
+    if live is not None:
+        _check_live(program, live)
     return Traced(program, _zeros(program), schedule, frozen)
+
+
+def _check_live(program: Program, live: Mapping[str, TensorType]) -> None:
+    read = program.state.keys() & live.keys()
+    if not read:
+        raise TrainingError("the evaluation reads nothing that the training trains: is it of the same model, made in the same way?")
+    for name in sorted(read):
+        if program.state[name] != live[name]:
+            raise TrainingError(f"{name} is {program.state[name]} in the evaluation and {live[name]} in the training")
 
 
 def trace_inference(model: nn.Module, outputs: Measure, records: Dataset, gemm_bits: int = 14) -> Traced:
@@ -91,10 +104,11 @@ def _program(gemm_bits: int, micro: Part, update: Part, constants: Any, frozen: 
 
 
 def _forward(
-    model: nn.Module, measure: Measure, data: Dataset, records: int, outputs: Callable[[Builder, dict[str, Value]], Outputs]
+    model: nn.Module, measure: Measure, data: Dataset, records: int, outputs: Callable[[Builder, dict[str, Value]], Outputs],
+    live: Collection[str] | None = None,
 ) -> tuple[Part, Any, dict[str, NDArray[Any]]]:
-    """The part that runs the model on a batch, its constants, and the weights that it reads, all frozen. `outputs` makes its outputs of
-    what was measured. The model is left in eval mode."""
+    """The part that runs the model on a batch, its constants, and the weights that it reads, all frozen but those in `live`. `outputs` makes its
+    outputs of what was measured. The model is left in eval mode."""
     model.cpu().eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -119,7 +133,7 @@ def _forward(
         return list(found)
 
     graph = graph_of(step, [t.detach().clone() for t in (*tensors.values(), *batch.values())], "what is measured")
-    lowering = Lowering(graph, Names(model))
+    lowering = Lowering(graph, Names(model, live))
     b = lowering.b
     values = [lowering.tensor(name.removeprefix("exported.model."), tensor) for name, tensor in tensors.items()]
     found = lowering.run([*values, *(field_input(b, data, records, field) for field in batch)])

@@ -14,6 +14,8 @@ SegmentId = NewType("SegmentId", int)
 """Counts from 1 over all jobs of a contract; 0 stands for a job's initial state where a parent is named."""
 DisputeId = NewType("DisputeId", int)
 """Counts from 1 over all disputes of a contract."""
+BountyId = NewType("BountyId", int)
+"""Counts from 1 over all bounties of a contract."""
 Cid = NewType("Cid", str)
 """CIDv1, base32 lower case, raw (`bafkrei…`) or dag-pb (`bafybei…`), SHA-256."""
 PeerId = NewType("PeerId", str)

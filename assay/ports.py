@@ -37,6 +37,8 @@ class AccountView(Message, frozen=True, kw_only=True):
     """What `withdraw` would pay."""
     dispute_credit: int = 0
     """What `WithdrawDisputes` would pay."""
+    bounty_credit: int = 0
+    """What `WithdrawBounties` would pay."""
     native: int
     """Gas money, wei."""
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import msgspec
 
 from assay import chain
-from assay.chain import AnyChainEvent, SegmentState, Terms
-from assay.ids import Address, Cid, Digest, JobId, SegmentId
+from assay.chain import AnyChainEvent, BountyTerms, SegmentState, Terms
+from assay.ids import Address, BountyId, Cid, Digest, JobId, SegmentId
 
 
 class Payment(msgspec.Struct, frozen=True):
@@ -69,6 +69,31 @@ class Job(msgspec.Struct):
     """What the client got back when the job was closed; None while it is not."""
 
 
+class Bounty(msgspec.Struct):
+    """All that events said of one bounty."""
+
+    number: BountyId
+    sponsor: Address
+    terms: BountyTerms
+    last: SegmentId = SegmentId(0)
+    until: int | None = None
+    """None until its window begins."""
+    reached: int | None = None
+    """By the best result that was shown; None while none was."""
+    value: int = 0
+    """Bits of that result."""
+    returned: int | None = None
+    paid: dict[SegmentId, int] = msgspec.field(default_factory=dict)
+
+    def earned(self, now: int) -> int | None:
+        """What it pays in all; None while that is open."""
+        if self.until is None or (now <= self.until and self.reached != self.terms.amount and self.last):
+            return None
+        if not self.last:
+            return 0
+        return self.terms.amount if self.reached is None else self.reached
+
+
 class Ledger:
     """Jobs and segments as the events so far leave them."""
 
@@ -78,6 +103,7 @@ class Ledger:
         self.withdrawn: dict[Address, int] = {}
         self.released: list[chain.KeyReleased] = []
         self.slashed: list[chain.Slashed] = []
+        self.bounties: dict[BountyId, Bounty] = {}
 
     def feed(self, events: Iterable[AnyChainEvent]) -> None:
         for event in events:
@@ -110,6 +136,19 @@ class Ledger:
                 self._pay(event.segment, event.who, -event.amount, event.reason)
             case chain.Credited():
                 self._pay(event.segment, event.who, event.amount, event.reason)
+            case chain.BountyOffered():
+                self.bounties[event.bounty] = Bounty(event.bounty, event.sponsor, event.terms)
+            case chain.BountyBegun():
+                self.bounties[event.bounty].last, self.bounties[event.bounty].until = event.last, event.until
+            case chain.BountyShown():
+                found = self.bounties[event.bounty]
+                if found.reached is None or event.reached > found.reached:
+                    found.reached, found.value = event.reached, event.value
+            case chain.BountyPaid():
+                self.bounties[event.bounty].paid[event.segment] = event.amount
+                self._pay(event.segment, event.provider, event.amount, "bounty")
+            case chain.BountyReturned():
+                self.bounties[event.bounty].returned = event.amount
             case chain.Registered() | chain.Deposited() | chain.Unbonding() | chain.StakeWithdrawn() | chain.SeatTaken() | chain.SeatLeft():
                 pass
             case _:

@@ -33,6 +33,8 @@ CONTRACTS = {
     "Descent": "Descent.sol",
     "Verdict": "Verdict.sol",
     "Disputes": "Disputes.sol",
+    "Bounties": "Bounties.sol",
+    "Receipts": "Receipts.sol",
 }
 WHOLE = {"Jobs": ("IJobs.sol", "IJobs"), "Disputes": ("IDisputes.sol", "IDisputeGame")}
 """Contracts that answer part of an interface through others: file and name of the interface."""

@@ -18,7 +18,7 @@ from assay.ids import Address, Digest, JobId, SegmentId
 TOP = Path(__file__).resolve().parent.parent
 VECTORS: dict[str, Any] = json.loads((TOP / "tests" / "vectors" / "protocol.json").read_text())
 CONTRACTS = (
-    "TestToken", "Stakes", "Segments", "Checks", "Escrow", "Jobs", "ClearLeaf", "TableLeaf", "Descent", "Verdict", "Disputes",
+    "TestToken", "Stakes", "Segments", "Checks", "Escrow", "Jobs", "ClearLeaf", "TableLeaf", "Descent", "Verdict", "Disputes", "Bounties",
 )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def test_of_classes_with_one_score_the_first_is_taken() -> None:
 def test_all_weights_are_frozen_and_the_program_names_them() -> None:
     traced = trace_evaluation(assay.Evaluation(model=model(), measure=finetune.judged, data=records(), batch=20))
     assert traced.program.frozen_root == frozen_root(traced.frozen)
-    assert set(traced.state) == {"metric.loss", "metric.confusion", "mean.loss"}
+    assert set(traced.state) == {"metric.loss", "metric.confusion", "metric.right", "mean.loss"}
     assert {name for name in traced.frozen if name.startswith("param.")} == {f"param.{name}" for name, _ in model().named_parameters()}
     assert Program.load(traced.program.dump()) == traced.program
     other = model()
@@ -135,7 +135,7 @@ def test_figures_of_two_classes_and_of_language() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"param.w": np.zeros(1, np.float32)},
+        {"m.w": np.zeros(1, np.float32)},
         {"mean.loss": np.zeros(2, np.float32)},
         {"metric.confusion": np.array([[1, -1], [0, 1]])},
         {"metric.confusion": np.zeros((2, 2), np.int64)},

@@ -6,8 +6,8 @@
     await chain.close()
 
 `signer` is an eth_account LocalAccount, the file is the sender's journal (one process, one account, one network). Stakes, token and
-Disputes are found through the contract's views. `EvmReader` is the half of it that needs no key. Deposit, PostJob, FundJob and
-SealDispute first approve the token, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so
+Disputes are found through the contract's views, Bounties by its code (evm_create2). `EvmReader` is the half of it that needs no key. Calls
+that take tokens first approve, exactly, when the allowance does not suffice. web3 is imported with this module (0.7 s, 54 MB), so
 nothing imports this lightly.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, Self
 from eth_account.signers.local import LocalAccount
 
 from assay import chain
-from assay.adapters import evm_abi, evm_moves
+from assay.adapters import evm_abi, evm_create2, evm_moves
 from assay.adapters.evm_disputes import DisputeReader
 from assay.adapters.evm_journal import SendJournal
 from assay.adapters.evm_reader import Reader
@@ -33,6 +33,8 @@ from assay.dispute.record import Record, Rules
 from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, SegmentId
 from assay.ports import AccountView, Outage, Reverted, Stamp
 
+Taking = chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute | chain.OfferBounty
+"""Calls that take tokens."""
 DECISION_GAS = 500_000
 """For what the estimate of a reveal does not know of: it may turn out to be the last one, which decides the round and pays all."""
 MANY_BLOCKS = 10_000
@@ -51,7 +53,7 @@ class EvmReader(TypedData):
         self.rpc = rpc
         self.genesis = genesis
         self.contracts = contracts
-        """By name: jobs, stakes, token; disputes, if the network has them."""
+        """By name: jobs, stakes, token; disputes and bounties, if the network has them."""
         self.disputes = contracts.get("disputes", Address(""))
         named = {address: name for name, address in contracts.items() if name != "token"}
         self.reader = Reader(rpc, named, first_block)
@@ -73,6 +75,9 @@ class EvmReader(TypedData):
                 del found["disputes"]
         except (Refused, evm_abi.BadLog):
             raise NoContract(f"there is no Jobs contract at {contract} on chain {chain_id} ({rpc.url}): check the address and the URL") from None
+        where = evm_create2.created("bounties", contract)
+        if blob(await rpc.call("eth_getCode", where, "latest")):
+            found["bounties"] = where
         return chain_id, genesis, found, await _deployed_in(rpc, contract, head.number)
 
     @classmethod
@@ -135,7 +140,7 @@ class EvmReader(TypedData):
 
     def _address(self, contract: str) -> Address:
         if contract not in self.contracts:
-            raise refuse("NoDisputes")
+            raise refuse("NoBounties" if contract == "bounties" else "NoDisputes")
         return self.contracts[contract]
 
     async def view(self, account: Address) -> AccountView:
@@ -145,10 +150,14 @@ class EvmReader(TypedData):
             ("stakes", "reservedOf", (account,)),
             ("jobs", "credit", (account,)),
         ]
-        if self.disputes:
-            wanted.append(("disputes", "credit", (account,)))
+        more = [name for name in ("disputes", "bounties") if name in self.contracts]
+        wanted += [(name, "credit", (account,)) for name in more]
         tokens, stake, reserved, credit, *rest, native = await self._views(wanted, ("eth_getBalance", [account, "latest"]))
-        return AccountView(tokens=tokens, stake=stake, reserved=reserved, credit=credit, dispute_credit=sum(rest), native=number(native))
+        credits = dict(zip(more, rest, strict=True))
+        return AccountView(
+            tokens=tokens, stake=stake, reserved=reserved, credit=credit, dispute_credit=credits.get("disputes", 0),
+            bounty_credit=credits.get("bounties", 0), native=number(native),
+        )  # fmt: skip
 
     # ---- disputes
 
@@ -231,7 +240,7 @@ class EvmChain(EvmReader):
             contract, data = evm_abi.calldata(call)
         target = self._address(contract)
         try:
-            if isinstance(call, chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute):
+            if isinstance(call, Taking):
                 async with self._allowance:
                     if self.sender.journal.get(call_id) is None:
                         await self._approve(call_id, target, await self._taken(call))
@@ -250,10 +259,12 @@ class EvmChain(EvmReader):
                 return Digest(attempt.hash)
         raise Outage(f"{call_id} was mined in block {block}, and the chain node does not show it any more")
 
-    async def _taken(self, call: chain.Deposit | chain.PostJob | chain.FundJob | chain.SealDispute) -> int:
+    async def _taken(self, call: Taking) -> int:
         """What the contract will take."""
         if isinstance(call, chain.SealDispute):
             return await self.dispute_bond(call.segment)
+        if isinstance(call, chain.OfferBounty):
+            return call.terms.amount
         return call.terms.budget if isinstance(call, chain.PostJob) else call.amount
 
     async def dispute_bond(self, segment: SegmentId) -> int:

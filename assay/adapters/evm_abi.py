@@ -30,6 +30,7 @@ from assay.ids import Address, Cid
 FILES = {
     "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "escrow": "Escrow", "appeals": "Appeals", "stakes": "Stakes", "token": "TestToken",
     "disputes": "Disputes", "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
+    "bounties": "Bounties", "receipts": "Receipts",
 }  # fmt: skip
 RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}
 """What Disputes calls otherwise than the vocabulary."""
@@ -115,6 +116,12 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     chain.PayDispute: ("disputes", "pay", lambda c: (c.dispute,)),
     chain.ClearDisputed: ("disputes", "clear", lambda c: (c.segment,)),
     chain.WithdrawDisputes: ("disputes", "withdraw", lambda c: ()),
+    chain.OfferBounty: ("bounties", "offer", lambda c: (c.terms,)),
+    chain.BeginBounty: ("bounties", "begin", lambda c: (c.bounty, c.last)),
+    chain.ShowBounty: ("bounties", "show", lambda c: (c.bounty, c.terms, c.segment, c.trained, c.value, c.path)),
+    chain.CollectBounty: ("bounties", "collect", lambda c: (c.bounty, c.segments)),
+    chain.ReturnBounty: ("bounties", "giveBack", lambda c: (c.bounty,)),
+    chain.WithdrawBounties: ("bounties", "withdraw", lambda c: ()),
 }
 
 
@@ -239,8 +246,9 @@ def _check_struct(kind: type[Message], item: dict[str, Any]) -> None:
         raise ImportError(f"the ABI's {kind.__name__} has the fields {names}, the vocabulary's {kind.__struct_fields__}")
     hints = get_type_hints(kind)
     for component in item["components"]:
-        if component["type"] == "tuple":
-            _check_struct(hints[snake(component["name"])], component)
+        if component["type"] in ("tuple", "tuple[]"):
+            hint = hints[snake(component["name"])]
+            _check_struct(hint if component["type"] == "tuple" else get_args(hint)[0], component)
 
 
 def _spread(contract: str, entry: dict[str, Any]) -> _Event:
@@ -256,7 +264,7 @@ def events() -> dict[bytes, _Event]:
     """Decoders by topic 0. Raises ImportError when ABI and vocabulary do not fit together."""
     kinds = {kind.__name__: kind for kind in get_args(AnyChainEvent)}
     found: dict[bytes, _Event] = {}
-    for contract in ("jobs", "stakes", "disputes"):
+    for contract in ("jobs", "stakes", "disputes", "bounties"):
         renamed = RENAMED if contract == "disputes" else {}
         for entry in _entries(contract, "event"):
             kind = kinds.get(renamed.get(entry["name"], entry["name"]))

@@ -71,9 +71,7 @@ class Net:
     """Everything here runs in the trio thread. `await run(started)` until cancelled."""
 
     def __init__(
-        self,
-        *,
-        seed: bytes,
+        self, *, seed: bytes,
         listen: list[str],
         announce: list[str],
         bootstrap: dict[PeerId, list[str]],

@@ -19,6 +19,7 @@ import bisect
 from collections.abc import Callable
 
 from assay import chain
+from assay.adapters.memory_bounties import BOUNTIES, Bounties
 from assay.adapters.memory_committee import Committee, receipt_digest, seal_digest, visit_digest
 from assay.adapters.memory_disputes import DISPUTES, Disputes
 from assay.adapters.memory_stakes import BURN, JOBS, STAKES, Context, Stakes, Token, pseudo_address
@@ -45,7 +46,7 @@ class MemoryLedger:
         self.seed = seed
         self.chain_id = chain_id
         self.block_time = block_time
-        self.contract, self.stakes_address, self.burn_address = JOBS, STAKES, BURN
+        self.contract, self.stakes_address, self.burn_address, self.bounties_address = JOBS, STAKES, BURN, BOUNTIES
         self.disputes_address = DISPUTES if rules is not None else Address("")
         self._options = (start, seat_stake, unbond_delay, rules)
         self._secrets: dict[Address, bytes] = {}
@@ -58,6 +59,7 @@ class MemoryLedger:
         self.stakes = Stakes(self.token, seat_stake, unbond_delay)
         self.jobs = Committee(self.token, self.stakes, self._consents)
         self.disputes = Disputes(self.token, self.stakes, self.jobs, rules)
+        self.bounties = Bounties(self.token, self.jobs)
         self.receipts: dict[tuple[Address, CallId], int] = {}
         """Block in which an account's call was mined."""
         self.blocks = [Block(number=0, hash=self._hash(0), time=start)]
@@ -153,13 +155,13 @@ class MemoryLedger:
 
     def balances(self) -> dict[Address, int]:
         """Token balance of every account that ever held any, the contracts' and the burn address included."""
-        return {JOBS: 0, STAKES: 0, DISPUTES: 0, BURN: 0} | self.token.balance
+        return {JOBS: 0, STAKES: 0, DISPUTES: 0, BOUNTIES: 0, BURN: 0} | self.token.balance
 
     def view(self, who: Address) -> AccountView:
         account = self.stakes.account(who)
         return AccountView(
             tokens=self.token.balance.get(who, 0), stake=account.stake, reserved=account.reserved, credit=self.jobs.credit.get(who, 0),
-            dispute_credit=self.disputes.credit.get(who, 0), native=10**18,
+            dispute_credit=self.disputes.credit.get(who, 0), bounty_credit=self.bounties.credit.get(who, 0), native=10**18,
         )  # fmt: skip
 
     # ---- calls and events
@@ -255,18 +257,12 @@ class MemoryLedger:
                 jobs.clear_bond(ctx, who, call.segment)
             case chain.Withdraw():
                 jobs.withdraw(ctx, who)
-            case chain.SealDispute():
-                self.disputes.seal(ctx, who, call)
-            case chain.PlayMove():
-                self.disputes.play(ctx, who, call)
-            case chain.PayDispute():
-                self.disputes.pay(ctx, who, call.dispute)
-            case chain.ClearDisputed():
-                self.disputes.clear(ctx, call.segment)
-            case chain.WithdrawDisputes():
-                self.disputes.withdraw(ctx, who)
+            case chain.SealDispute() | chain.PlayMove() | chain.PayDispute() | chain.ClearDisputed() | chain.WithdrawDisputes():
+                self.disputes.run(ctx, who, call)
             case chain.Batch():
                 self._run_batch(who, call)
+            case _:
+                self.bounties.run(ctx, who, call)
 
     def _run_batch(self, who: Address, batch: chain.Batch) -> None:
         if not 0 < len(batch.calls) <= chain.MOST_CALLS:

@@ -74,6 +74,19 @@ class Disputes:
             moves=tuple(d.moves), outcome=d.outcome, paid=d.paid,
         )  # fmt: skip
 
+    def run(self, ctx: Context, who: Address, call: chain.DisputeCall) -> None:
+        match call:
+            case chain.SealDispute():
+                self.seal(ctx, who, call)
+            case chain.PlayMove():
+                self.play(ctx, who, call)
+            case chain.PayDispute():
+                self.pay(ctx, who, call.dispute)
+            case chain.ClearDisputed():
+                self.clear(ctx, call.segment)
+            case chain.WithdrawDisputes():
+                self.withdraw(ctx, who)
+
     # ---- beginning
 
     def bond_of(self, number: SegmentId, who: Address) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from assay.cli import audit, certificate, check, dispute, doctor, economics, infer, jobs, keys, net, peers, result, roles, sim
+from assay.cli import answering, audit, bounty, certificate, check, dispute, doctor, economics, infer, jobs, keys, net, peers, result, roles, sim
 from assay.cli.common import group
 
 app = group(
@@ -40,11 +40,12 @@ jobs.app.command()(result.result)
 jobs.app.command()(certificate.certificate)
 app.add_typer(jobs.app, name="job")
 app.add_typer(certificate.app, name="certificate")
+app.add_typer(bounty.app, name="bounty")
 app.add_typer(dispute.app, name="dispute")
 app.command()(check.check)
 app.command()(peers.peers)
 app.command()(infer.infer)
-app.add_typer(infer.app, name="receipt")
+app.add_typer(answering.app, name="receipt")
 app.command()(jobs.run)
 app.command("economics")(economics.economy)
 app.command()(doctor.doctor)

@@ -161,7 +161,7 @@ def config_file() -> Path | None:
 
 
 def read_config() -> dict[str, str]:
-    """Its keys rpc, contract, bootstrap, data and releases, as far as it has them. Raises Trouble."""
+    """Its keys rpc, contract, receipts, bootstrap, data and releases, as far as it has them. Raises Trouble."""
     path = config_file()
     if path is None:
         return {}
@@ -171,7 +171,7 @@ def read_config() -> dict[str, str]:
         raise Trouble(f"there is no {path}", "ASSAY_CONFIG names it", "unset ASSAY_CONFIG, or name a file that exists", USAGE) from None
     except tomllib.TOMLDecodeError as error:
         raise Trouble(f"{path} is not TOML", str(error), f"mend or delete {path}", USAGE) from None
-    known = {"rpc", "contract", "bootstrap", "data", "releases"}
+    known = {"rpc", "contract", "receipts", "bootstrap", "data", "releases"}
     odd = sorted(set(table) - known)
     if odd or not all(isinstance(value, str) for value in table.values()):
         why = f"it may have the texts {', '.join(sorted(known))}; it has {', '.join(odd) or 'something that is not a text'}"

@@ -1,4 +1,4 @@
-"""`assay infer` and `assay receipt verify`: an answer of a model with a receipt that anybody can compute again."""
+"""`assay infer` and `assay receipt verify`: an answer of a model with a receipt that anybody can compute again (arguing with one: answering)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import UNSET, UnsetType
 
-from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Data, Json, Trouble, group, show
+from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Data, Json, Rpc, Trouble, group, show
+from assay.cli.common import run as run_async
 from assay.cli.folder import bases, client_folder
 
 if TYPE_CHECKING:
     from assay.ids import Digest
+    from assay.inference import Bonded, InferenceReceipt, SignedReceipt
     from assay.state import Tensors
 
 app = group("Receipts for what models put out.")
@@ -26,6 +29,11 @@ def infer(
     text: Annotated[str, typer.Argument(metavar="INPUT", help="What the model is asked; the file encodes it.")],
     receipt: Annotated[Path | None, typer.Option("--receipt", metavar="FILE", help="Where to write the signed receipt.")] = None,
     weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="Where to write the weights that it names.")] = None,
+    trace: Annotated[Path | None, typer.Option("--trace", metavar="FILE", help="Where to write all values of the run, to be served.")] = None,
+    bond: Annotated[float, typer.Option("--bond", min=0, metavar="TOKENS", help="Of the stake, what is lost if the receipt is false.")] = 0,
+    lasting: Annotated[str, typer.Option("--for", metavar="TIME", help="How long the bond stands behind it: 90m, 36h, 7d.")] = "1h",
+    rpc: Rpc = None,
+    receipts: Annotated[str | None, typer.Option("--receipts", envvar="ASSAY_RECEIPTS", metavar="ADDRESS", help="Where the stake is.")] = None,
     data: Data = None, threads: Threads = THREADS, json: Json = False,
 ) -> None:  # fmt: skip
     """Asks a model, exactly, and signs what it put out with the account in --data.
@@ -54,11 +62,17 @@ def infer(
         account = keys.account if keys is not None else ZERO_ADDRESS
         batch = records.read(range(len(records)))
         made, output = inference.make(asked.name, traced.program, traced.frozen, batch, account, int(time.time()), asked.origin, threads)
-        if receipt is not None and keys is not None:
-            receipt.write_bytes(encode(inference.SignedReceipt(receipt=made, signature=sign_text(keys, inference.statement(made)))))
+        signature = sign_text(keys, inference.statement(made)) if keys is not None else b""
     finally:
         if keys is not None:
             keys.close()
+    if trace is not None or bond:
+        bonded = _argued(made, traced.frozen, trace, rpc, receipts, folder, round(bond * 1_000_000), lasting)
+    else:
+        bonded = UNSET
+    if receipt is not None:
+        signed = encode(inference.SignedReceipt(receipt=made, signature=signature, bonded=bonded))
+        receipt.write_bytes(signed)
     if weights is not None:
         weights.write_bytes(to_bytes(traced.frozen))
     if receipt is not None and traced.frozen:
@@ -72,6 +86,29 @@ def infer(
     print(told if told is not None else "\n".join(f"{name}: {array.tolist()}" for name, array in output.items()))
     if receipt is not None:
         print(f"receipt written to {receipt}; anybody with the weights checks it: assay receipt verify {receipt}")
+
+
+def _argued(
+    made: InferenceReceipt, weights: Tensors, trace: Path | None, rpc: str | None, receipts: str | None, folder: Path, bond: int, lasting: str
+) -> Bonded | UnsetType:
+    """Writes what a dispute over a receipt needs of its signer; signs it for the contract, where a bond is to stand behind it."""
+    from assay.answering import Case
+    from assay.cli import answering
+    from assay.cli.bounty import seconds
+    from assay.codec import encode
+    from assay.inference import SignedReceipt
+    from assay.state import to_bytes
+
+    case = Case(made, weights)
+    if trace is not None:
+        trace.write_bytes(to_bytes(case.trace()))
+    if not bond:
+        return UNSET
+    bonded = run_async(answering.bond(answering.where_of(rpc, receipts, folder), case, bond, seconds(lasting)))
+    kept = answering.kept(folder, case.link_root)
+    kept.parent.mkdir(exist_ok=True, mode=0o700)
+    kept.write_bytes(encode(SignedReceipt(receipt=made, signature=b"", bonded=bonded)))
+    return bonded
 
 
 @app.command()
@@ -88,15 +125,14 @@ def verify(
     """
     from assay import inference
     from assay.adapters.signatures import text_signer
-    from assay.codec import decode
     from assay.state import BadTensors
 
-    signed = decode(_bounded(file, inference.MAX_RECEIPT), inference.SignedReceipt, limit=inference.MAX_RECEIPT)
+    signed = read_signed(file)
     made = signed.receipt
     wrong = "" if text_signer(inference.statement(made), signed.signature) == made.account else f"it is not signed by {made.account}"
     if not wrong:
         try:
-            inference.replay(made, _weights(made.weights_root, weights), threads)
+            inference.replay(made, weights_of(made.weights_root, weights), threads)
         except inference.Refuted as error:
             wrong = str(error)
         except BadTensors as error:
@@ -112,13 +148,21 @@ def verify(
         raise typer.Exit(FAILED)
 
 
+def read_signed(file: Path) -> SignedReceipt:
+    """Raises Trouble, Malformed."""
+    from assay import inference
+    from assay.codec import decode
+
+    return decode(_bounded(file, inference.MAX_RECEIPT), inference.SignedReceipt, limit=inference.MAX_RECEIPT)
+
+
 def _bounded(file: Path, limit: int) -> bytes:
     if file.stat().st_size > limit:
         raise Trouble(f"{file} is too large for a receipt", f"it may have {limit} bytes", code=FAILED)
     return file.read_bytes()
 
 
-def _weights(root: Digest, file: Path | None) -> Tensors:
+def weights_of(root: Digest, file: Path | None) -> Tensors:
     from assay.audit.bases import MAX_BASE, Bases
     from assay.state import from_bytes
 

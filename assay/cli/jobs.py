@@ -33,6 +33,7 @@ SegmentSteps = Annotated[int | None, typer.Option("--segment-steps", min=1, help
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the initial weights.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
 POLICY_HELP = f"How closely it is checked: {', '.join(POLICIES)} (docs/economics.md); else as --params says, or spot."
+BOUNTY_HELP = "Pay more for a better result: a file that ends in `training = assay.Evaluation(...)`, and --pay."
 OUT_HELP = "Where to write the weights: FILE.safetensors, or of a fine-tune a folder that PEFT or transformers loads."
 PARAMS_FILE_HELP = "TOML with windows and checking policy (see assay.chain.Params), instead of the network's defaults."
 
@@ -123,6 +124,11 @@ def submit(
     params: Annotated[Path | None, typer.Option("--params", metavar="FILE", help=PARAMS_FILE_HELP)] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, serve the data, show the progress, and fetch the weights.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP)] = None,
+    bounty: Annotated[Path | None, typer.Option("--bounty", metavar="EVALUATE.py", help=BOUNTY_HELP)] = None,
+    pay: Annotated[list[str] | None, typer.Option("--pay", metavar="LEVEL:TOKENS", help="Of the bounty, as in assay bounty offer.")] = None,
+    metric: Annotated[str, typer.Option("--metric", metavar="NAME", help="Of the bounty: the number that decides.")] = "right",
+    at_most: Annotated[bool, typer.Option("--at-most", help="Of the bounty: less is better.")] = False,
+    window: Annotated[str, typer.Option("--window", metavar="TIME", help="Of the bounty: how long after the training a result counts.")] = "7d",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the money is locked.")] = False,
     seed: Seed = 0, json: Json = False,
 ) -> None:  # fmt: skip
@@ -151,9 +157,14 @@ def submit(
         raise Trouble(what, "the contract locks the cap of every segment and the fees of redraws", f"--budget {money(guess.total)}", FAILED)
     if not yes and not json and not typer.confirm(f"Lock {money(limit)} in the contract? What is not used comes back", default=True):
         raise typer.Exit(1)
+    wanted = None
+    if bounty is not None:
+        from assay.cli.bounty import wanted_of
+
+        wanted = wanted_of(bounty, pay or [], metric, at_most, window, None, params, keyservice, seed)
     order = Order(
         plan=plan, training=training, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, budget=limit, scheduler=scheduler,
-        keyservice=keyservice, params=terms, watch=watch, out=out,
+        keyservice=keyservice, params=terms, watch=watch, out=out, bounty=wanted,
     )  # fmt: skip
     run_async(Submission(where, order, as_json=json).run())
 

@@ -55,7 +55,8 @@ class Options:
     announce: str | None = None
     price: int = 100_000
     price_per_tera: int = 0
-    """Asked for a step, and for 10^12 operations of it on top; smallest units."""
+    bounty_percent: int = 0
+    """Asked for a step, and for 10^12 operations of it on top, smallest units; what part of a job's bounties is taken off that."""
     stake: int = 0
     threads: int = 1
     confirmations: int = 0
@@ -65,9 +66,8 @@ class Options:
     engine: tuple[str, ...] = ()
     """Command that starts an engine, if another than the honest one (the liars of the tests)."""
     sandbox: str = "auto"
-    """How an engine is shut in: assay.adapters.sandbox.KINDS."""
     disk: int = 0
-    """Bytes of the work folder; 0: half of what is free."""
+    """How an engine is shut in (assay.adapters.sandbox.KINDS), and bytes of its work folder; 0: half of what is free."""
     store: int = 0
     """Bytes of the blobs; 0: what is there and half of what is free, for who works or checks, else as many as the disk takes."""
     keep_days: int = 7
@@ -214,8 +214,9 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
         case "worker":
             from assay_worker.daemon import worker
 
-            asked = {"price_per_step": options.price, "price_per_tera": options.price_per_tera}
-            return worker(ports, on_note, **asked, threads=options.threads, retention=options.keep_days * DAY)
+            names = ("price_per_tera", "bounty_percent", "threads")
+            return worker(ports, on_note, price_per_step=options.price, retention=options.keep_days * DAY,
+                          **{name: getattr(options, name) for name in names})  # fmt: skip
         case "verifier":
             from assay_verifier.daemon import verifier
 

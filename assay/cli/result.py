@@ -43,7 +43,7 @@ def result(
 
 
 async def _result(where: Settings, job: JobId, given: Path | None, out: Path | None) -> dict[str, Any]:
-    from assay.evaluation import of_state
+    from assay.evaluation import is_open, of_state
     from assay.state import to_bytes
 
     if given is None:
@@ -54,6 +54,9 @@ async def _result(where: Settings, job: JobId, given: Path | None, out: Path | N
         found = of_state(state)
     except ValueError as error:
         raise Trouble(f"job {job} is not an evaluation", str(error), f"assay job fetch {job} --out FILE.safetensors gives the weights") from None
+    if out is not None and not is_open(state):
+        why = "the evaluation of a bounty holds the weights, too"
+        raise Trouble("this result is not written", why, "assay bounty show NUMBER tells what was shown of it", FAILED)
     if out is not None:
         await asyncio.to_thread(out.write_bytes, to_bytes(state))
     terms, last = ledger.jobs[job].terms, _last(ledger, job)

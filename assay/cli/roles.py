@@ -46,6 +46,9 @@ KeepDays = Annotated[int, typer.Option("--keep-days", min=0, help="Days for whic
 PreferProven = Annotated[bool, typer.Option("--prefer-proven", help="Take workers with proven hardware before cheaper ones without.")]
 Prove = Annotated[int, typer.Option("--prove", min=0, metavar="BYTES", help="Memory that is claimed, and proven when a block asks all nodes to.")]
 PerTera = Annotated[int, typer.Option("--price-per-tera", min=0, help="Asked for 10^12 operations of a step on top, smallest units.")]
+Percent = Annotated[
+    int, typer.Option("--bounty-percent", min=0, max=100, help="Of a job's bounties, what this node counts as earned: so much less it asks.")
+]
 Metrics = Annotated[str, typer.Option("--metrics", metavar="HOST:PORT", help="Answer Prometheus here.")]
 Hours = Annotated[str, typer.Option("--hours", metavar="22-7", help="Work only between these hours of the day.")]
 Hottest = Annotated[int | None, typer.Option("--max-temperature", metavar="CELSIUS", help="Pause when a GPU is hotter.")]
@@ -95,7 +98,8 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_worker(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, price: Price = 100_000, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
-            threads: Threads = 1, ray: Ray = "", places: Places = 0, keep_days: KeepDays = 7, prove: Prove = 0,
+            bounty_percent: Percent = 0, threads: Threads = 1, ray: Ray = "", places: Places = 0,
+            keep_days: KeepDays = 7, prove: Prove = 0,
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
             metrics: Metrics = "", releases: Releases = None, hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False,
             json: Lines = False,
@@ -107,7 +111,7 @@ def _common(app: typer.Typer, role: str) -> None:
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "keep_days": keep_days, "prove": prove}
             engine |= {"ray": ray, "places": places}
             options: dict[str, Any] = {"price": price, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
-            options["releases"] = index_of(releases)
+            options |= {"bounty_percent": bounty_percent, "releases": index_of(releases)}
             options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 
@@ -191,7 +195,7 @@ def _money(app: typer.Typer, role: str) -> None:
         screen.print(table)
         view = found["account"]
         screen.print(f"in the account {money(view['tokens'])}, staked {money(view['stake'])} (reserved {money(view['reserved'])}), ", end="")
-        screen.print(f"to be withdrawn {money(view['credit'])}")
+        screen.print(f"to be withdrawn {money(view['credit'] + view['bounty_credit'])}")
 
     @app.command("withdraw", help=f"Pulls what has been credited.\n\nExample: [bold]assay {role} withdraw --data ~/{role}[/bold]")
     def withdraw(data: Data = None, json: Json = False) -> None:

@@ -15,7 +15,7 @@ import time
 import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -32,6 +32,9 @@ from assay.job import JobSpec, Origin
 from assay.ports import Outage
 from assay.receipts import Ledger, receipt
 from assay.state import Tensors, state_root, to_bytes
+
+if TYPE_CHECKING:
+    from assay.cli.sponsor import Wanted
 
 LIFETIME = 7 * 24 * 3600
 """Seconds after which anybody may end a job that is not done."""
@@ -59,6 +62,7 @@ class Order(NamedTuple):
     params: Params
     watch: bool
     out: Path | None
+    bounty: Wanted | None = None
 
 
 def read_params(path: Path | None) -> Params:
@@ -84,9 +88,10 @@ class Submission:
 
     async def run(self) -> None:
         order = self.order
-        async with client_node(self.where, order.budget) as node:
-            service = await self._service(node)
-            scheduler = await self._party(node, "scheduler", order.scheduler)
+        most = most_of(order.bounty.pays) if order.bounty is not None else 0
+        async with client_node(self.where, order.budget + most) as node:
+            service = await key_service(node, order.keyservice)
+            scheduler = await party(node, "scheduler", order.scheduler)
             head = await node.chain.head()
             wish = client.Wish(
                 segment_steps=order.segment_steps, price_cap=order.price_cap, fee=order.fee, budget=order.budget,
@@ -99,6 +104,11 @@ class Submission:
                 "posted", f"job {job} is posted, {money(order.budget)} locked; {size / 1e6:.1f} MB sealed in {len(spec.dataset.shards)} shards",
                 job=job, spec=terms.spec, program_cid=spec.program, program_root=spec.program_root.hex(), budget=order.budget,
             )  # fmt: skip
+            if order.bounty is not None:
+                from assay.cli.sponsor import offer
+
+                number, about = await offer(node, self.where, job, order.bounty)
+                self.note("bounty", f"bounty {number}: {money(about.amount)} locked", bounty=number, amount=about.amount)
             if order.watch:
                 state = await follow_job(node, job, self.as_json)
                 self._deliver(job, state)
@@ -118,28 +128,38 @@ class Submission:
         if after and not self.as_json:
             print(f"\nbefore: {before}\nafter: {after}")
 
-    async def _party(self, node: Any, role: str, named: str | None) -> Address:
-        """The account of a role: the one that was named, or the first that is seen among peers."""
-        if named is not None:
-            try:
-                return address(named)
-            except ValueError as error:
-                raise Trouble(f"the {role}'s account is malformed", str(error), code=USAGE) from None
-        deadline = time.monotonic() + DISCOVERY
-        while time.monotonic() < deadline:
-            for record in node.peers.records():
-                if record.role == role:
-                    return Address(record.account)
-            await asyncio.sleep(0.25)
-        what = f"no {role} was seen among the peers within {DISCOVERY:g} s"
-        raise Trouble(what, "the bootstrap node knows none, or cannot be reached", f"assay {role} start, or name one: --{role} ACCOUNT", ENVIRONMENT)
 
-    async def _service(self, node: Any) -> client.Service:
-        account = await self._party(node, "keyservice", self.order.keyservice)
+async def party(node: Any, role: str, named: str | None) -> Address:
+    """The account of a role: the one that was named, or the first that is seen among peers. Raises Trouble."""
+    if named is not None:
         try:
-            return await client.find_service(node.chain, account)
-        except LookupError as error:
-            raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None
+            return address(named)
+        except ValueError as error:
+            raise Trouble(f"the {role}'s account is malformed", str(error), code=USAGE) from None
+    deadline = time.monotonic() + DISCOVERY
+    while time.monotonic() < deadline:
+        for record in node.peers.records():
+            if record.role == role:
+                return Address(record.account)
+        await asyncio.sleep(0.25)
+    what = f"no {role} was seen among the peers within {DISCOVERY:g} s"
+    raise Trouble(what, "the bootstrap node knows none, or cannot be reached", f"assay {role} start, or name one: --{role} ACCOUNT", ENVIRONMENT)
+
+
+async def key_service(node: Any, named: str | None) -> client.Service:
+    """Raises Trouble."""
+    try:
+        return await client.find_service(node.chain, await party(node, "keyservice", named))
+    except LookupError as error:
+        raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None
+
+
+def most_of(pays: tuple[str, ...]) -> int:
+    """The highest amount of a bounty's `THRESHOLD:AMOUNT`s; whether they are a ladder is told later. Raises Trouble."""
+    try:
+        return max(round(float(text.rpartition(":")[2]) * 1_000_000) for text in pays)
+    except ValueError:
+        raise Trouble("a bounty says what it pays for", "--pay is not there, or is not understood", "--pay 75%:10", USAGE) from None
 
 
 def write_weights(out: Path, training: Any, state: Tensors) -> None:

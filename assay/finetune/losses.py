@@ -36,13 +36,14 @@ def classification(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def judged(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """For an assay.Evaluation of a classifier: the sum of the losses, and how often each label (rows) was taken for each class (columns). Of
-    classes with the same score the first counts."""
+    """For an assay.Evaluation of a classifier: the sum of the losses, how often each label (rows) was taken for each class (columns), and in how
+    many records the guess was right. Of classes with the same score the first counts."""
     made, label = scores(model, batch), batch["label"]
     best = (made == made.amax(1, keepdim=True)).long()
     guess = best * (best.cumsum(1) == 1)
     known = (label[:, None] == torch.arange(made.shape[1])[None, :]).long()
-    return {"loss": F.cross_entropy(made, label, reduction="sum"), "confusion": (known[:, :, None] * guess[:, None, :]).sum(0)}
+    counts = (known[:, :, None] * guess[:, None, :]).sum(0)
+    return {"loss": F.cross_entropy(made, label, reduction="sum"), "confusion": counts, "right": (known * guess).sum()}
 
 
 def read(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-from eth_abi import abi
-from eth_utils.abi import collapse_if_tuple
 
-from assay.adapters.evm_abi import artifact
 from assay.adapters.evm_abi import encode as calldata
+from assay.adapters.evm_create2 import DEPLOYER, created, creation, deployment
 from assay.codec import Message, decode, encode
 from assay.dispute.record import Rules
 from assay.ids import ZERO_ADDRESS, Address, address
@@ -62,6 +60,12 @@ class Network(Message, frozen=True, kw_only=True):
     disputes: Address
     deployed_in: int
     """Block."""
+    receipts: Address = Address("")
+    """Empty where the network has none (`deploy_receipts`)."""
+
+    @property
+    def bounties(self) -> Address:
+        return created("bounties", self.jobs)
 
 
 def find_anvil() -> Path:
@@ -201,15 +205,13 @@ def _mined(url: str, sent: str) -> dict[str, Any]:
 
 
 def _create(url: str, deployer: str, contract: str, *arguments: object) -> Address:
-    built = artifact(contract)
-    inputs = [collapse_if_tuple(item) for entry in built["abi"] if entry["type"] == "constructor" for item in entry["inputs"]]
-    data = built["bytecode"] + abi.encode(inputs, list(arguments)).hex()
+    data = "0x" + creation(contract, *arguments).hex()
     receipt = _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "data": data, "gas": DEPLOY_GAS}))
     return address(receipt["contractAddress"])
 
 
 def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND_DELAY, rules: Rules = RULES) -> Network:
-    """Deploys token, Stakes, Jobs and Disputes, which have no guardian. Raises Outage, rpc.RpcRefused."""
+    """Deploys token, Stakes, Jobs, Disputes, which have no guardian, and Bounties. Raises Outage, rpc.RpcRefused."""
     deployer = rpc.call(url, "eth_accounts")[0]
     chain_id, head = int(rpc.call(url, "eth_chainId"), 16), int(rpc.call(url, "eth_blockNumber"), 16)
     token = _create(url, deployer, "token")
@@ -221,7 +223,29 @@ def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND
     disputes = _create(url, deployer, "disputes", jobs, game, descent, _create(url, deployer, "verdict", jobs, game, *leaves))
     bind = "0x" + calldata("stakes", "bind", jobs, disputes).hex()
     _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "to": stakes, "data": bind}))
+    made = {"from": deployer, "to": DEPLOYER, "data": "0x" + deployment("bounties", jobs).hex(), "gas": DEPLOY_GAS}
+    _mined(url, rpc.call(url, "eth_sendTransaction", made))
     return Network(url=url, chain_id=chain_id, jobs=jobs, stakes=stakes, token=token, disputes=disputes, deployed_in=head)
+
+
+def deploy_receipts(network: Network, *, unbond_delay: int = UNBOND_DELAY, rules: Rules = RULES) -> Address:
+    """Deploys Receipts on a network, with a Disputes of its own, in which nobody is pardoned; its address. Raises Outage, rpc.RpcRefused."""
+    url = network.url
+    deployer = rpc.call(url, "eth_accounts")[0]
+    receipts = _create(url, deployer, "receipts", network.token, unbond_delay)
+    game = (rules.open_window, rules.grace, rules.budget, rules.payout_delay, rules.bond, 0, ZERO_ADDRESS)
+    leaves = (_create(url, deployer, "clear_leaf"), _create(url, deployer, "table_leaf"))
+    parts = (_create(url, deployer, "descent", receipts, game), _create(url, deployer, "verdict", receipts, game, *leaves))
+    disputes = _create(url, deployer, "disputes", receipts, game, *parts)
+    bind = "0x" + calldata("receipts", "bind", disputes).hex()
+    _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "to": receipts, "data": bind}))
+    return receipts
+
+
+def deploy_whole(url: str) -> Network:
+    """A network with Receipts. Raises Outage, rpc.RpcRefused."""
+    network = deploy(url)
+    return msgspec.structs.replace(network, receipts=deploy_receipts(network))
 
 
 def save(network: Network, folder: Path) -> None:
@@ -251,7 +275,7 @@ def balances(network: Network, accounts: list[Address]) -> dict[Address, int]:
     """Token balance of each of `accounts`, of the contracts and of the burn address."""
     burn = Address("0x000000000000000000000000000000000000dead")
     found = {}
-    for who in [*accounts, network.jobs, network.stakes, network.disputes, burn]:
+    for who in [*accounts, network.jobs, network.stakes, network.disputes, network.bounties, burn]:
         data = "0x" + calldata("token", "balanceOf", who).hex()
         found[who] = int(rpc.call(network.url, "eth_call", {"to": network.token, "data": data}, "latest"), 16)
     return found

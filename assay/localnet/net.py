@@ -70,7 +70,10 @@ class Network(msgspec.Struct):
     def names(self) -> dict[Address, str]:
         """What a person may call the accounts of the network itself."""
         known = self.contracts
-        return {known.jobs: "escrow (Jobs)", known.stakes: "stakes (Stakes)", known.disputes: "bonds of disputes (Disputes)", BURN: "burnt"}
+        return {
+            known.jobs: "escrow (Jobs)", known.stakes: "stakes (Stakes)", known.disputes: "bonds of disputes (Disputes)",
+            known.bounties: "bounties (Bounties)", BURN: "burnt",
+        }  # fmt: skip
 
     async def reader(self) -> Any:
         """Reads the network's contracts."""
@@ -84,7 +87,7 @@ class Network(msgspec.Struct):
         token, known = self.contracts.token, self.contracts
         logs: Any = rpc.call(self.rpc, "eth_getLogs", {"address": token, "topics": [TRANSFER], "fromBlock": "0x0", "toBlock": hex(block)})
         holders = {"0x" + topic[-40:] for log in logs for topic in log["topics"][1:3]} - {"0x" + "00" * 20}
-        contracts = {known.jobs, known.stakes, known.disputes, BURN}
+        contracts = {known.jobs, known.stakes, known.disputes, known.bounties, BURN}
 
         def read(contract: str, data: bytes) -> int:
             return int(str(rpc.call(self.rpc, "eth_call", {"to": contract, "data": "0x" + data.hex()}, hex(block))), 16)
@@ -174,7 +177,7 @@ def start(base: Path, *, port: int, block_time: float) -> Network:
     chain = _anvil(folder, port, block_time, os.setsid)
     left = {"chain": _left(chain.pid)}
     try:
-        contracts = anvil.load(folder, chain.url) or anvil.deploy(chain.url)
+        contracts = anvil.load(folder, chain.url) or anvil.deploy_whole(chain.url)
         network = Network(rpc=chain.url, chain_id=contracts.chain_id, contract=contracts.jobs, bootstrap="", contracts=contracts)
         log = folder / "bootstrap.out"
         log.unlink(missing_ok=True)
@@ -191,6 +194,8 @@ def start(base: Path, *, port: int, block_time: float) -> Network:
     anvil.save(contracts, folder)  # the chain's own state is written by anvil, every second
     (folder / "network.json").write_bytes(msgspec.json.encode(network))
     lines = {"rpc": network.rpc, "contract": network.contract, "bootstrap": network.bootstrap, "data": str(base.absolute())}
+    if contracts.receipts:
+        lines["receipts"] = contracts.receipts
     (base / "net.toml").write_text("# Written by `assay net up`: what commands in this folder take for granted.\n" + _toml(lines))
     return network
 

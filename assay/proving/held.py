@@ -6,7 +6,8 @@
 
 A block that is not kept is computed again from its nine parents, of which those that are not kept are computed again. With a share m of all blocks
 missing and their lanes' last blocks kept, one at level t takes c(t) = 1 + REFS m mean(c(0..t-1)) blocks: 1 / (1 - REFS m) at most for m below
-1 / REFS, and a number that grows as t^(REFS m - 1) above. So three quarters of the memory cost some times as much work as there are levels, and half of it the third power of that.
+1 / REFS, and a number that grows as t^(REFS m - 1) above. So three quarters of the memory cost some times as much work as there are levels, and
+half of it the third power of that.
 After scrypt (Percival 2009) and Argon2 (Biryukov, Dinu and Khovratovich 2016); this graph has no proof of its own, only bench/hardware.py's figures.
 """
 

@@ -54,6 +54,7 @@ class Role(Disputes):
             case Ordered(order="withdraw"):
                 self._pull()
                 self._pull_disputes()
+                self._pull_more()
             case Result(key=key):
                 kind, *rest = key.split(":")
                 handler = self._kinds.get(kind)

@@ -3,7 +3,7 @@
 They are a fold over final chain events, like the facts (assay.facts), and stay small however long a node runs: the last days, the last
 entries, and counts. A day is one of UTC, by the chain's clock.
 
-    credits  settlements, fees for checks, what a dispute pays (the bond that was locked for it among it)
+    credits  settlements, fees for checks, bounties, what a dispute pays (the bond that was locked for it among it)
     losses   late fees, no-show fees, slashes, the bonds that are locked for disputes
 """
 
@@ -15,6 +15,7 @@ import msgspec
 
 from assay.chain import (
     AnyChainEvent,
+    BountyPaid,
     Credited,
     DisputeCredited,
     DisputeSealed,
@@ -78,6 +79,8 @@ class Books(msgspec.Struct):
                 self._enter(event.time, event.segment, -event.amount, "slashed")
             case DisputeCredited() if event.who == who:
                 self._enter(event.time, SegmentId(0), event.amount, f"dispute {event.dispute} is paid")
+            case BountyPaid() if event.provider == who:
+                self._enter(event.time, event.segment, event.amount, f"bounty {event.bounty}")
             case DisputeSealed() if event.challenger == who:
                 self._enter(event.time, SegmentId(0), -event.bond, f"bond for dispute {event.dispute}")
             case Drawn() if who in event.verifiers:

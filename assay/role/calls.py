@@ -130,6 +130,9 @@ class Calls(Base):
         else:
             self._note("withdraw", "there is nothing to withdraw")
 
+    def _pull_more(self) -> None:
+        """What else the role is owed."""
+
     def _on_withdraw(self, event: Result, rest: list[str]) -> None:
         if isinstance(event, Failed):
             self._note("withdraw", f"withdrawing failed: {event.error}")

@@ -20,6 +20,7 @@ from eth_account import Account
 from assay import cid, draw, merkle
 from assay.adapters import evm_record, memory_record
 from assay.adapters.evm import EvmChain
+from assay.adapters.memory_bounties import BOUNTIES
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_disputes import DISPUTES
 from assay.audit.auditor import Auditor
@@ -67,6 +68,8 @@ STAKE = 200_000_000
 WINDOW = 100
 SPEC = cid.of(b"spec")
 MICRO_BATCHES, MICRO_LEAVES, UPDATE_LEAVES = 2, 4, 3
+LAST = 2 * (MICRO_BATCHES + 1) - 1
+"""Link of a segment of two steps."""
 
 
 class World:
@@ -78,6 +81,10 @@ class World:
     def __init__(self) -> None:
         self.chains = {}
         self.ids = itertools.count()
+        self.end: Digest | None = None
+        """What the next commitment ends in, where a script cares."""
+        self.ended: list[Digest] = []
+        """That of the last commitment, in the same case."""
 
     async def mine(self, blocks: int) -> None:
         raise NotImplementedError
@@ -172,9 +179,12 @@ class World:
 
     def commitment(self, segment: SegmentId, start: int, stop: int) -> Commit:
         count = (stop - start) * (MICRO_BATCHES + 1)
-        ends = [merkle.leaf(i, sha256(b"end", bytes([i]))) for i in range(count)]
+        items = [sha256(b"end", bytes([i])) for i in range(count)]
+        items[-1] = self.end or items[-1]
+        self.ended = items[-1:] if self.end else []
+        ends = [merkle.leaf(i, item) for i, item in enumerate(items)]
         return Commit(
-            segment=segment, stop=stop, link_root=merkle.root(ends), end_root=sha256(b"end", bytes([count - 1])),
+            segment=segment, stop=stop, link_root=merkle.root(ends), end_root=items[-1],
             proof=merkle.prove(ends, count - 1), checkpoint=cid.of(b"checkpoint"), key_id=sha256(b"key"), key_envelope=b"e" * 80,
         )  # fmt: skip
 
@@ -203,7 +213,8 @@ class World:
         """For each unit, the items of its trace; the last is the end that was committed."""
         counts = [UPDATE_LEAVES if draw.is_update(unit, MICRO_BATCHES) else MICRO_LEAVES for unit in units]
         heads = ([sha256(flavour, bytes([unit, i])) for i in range(count - 1)] for unit, count in zip(units, counts, strict=True))
-        return [[*head, sha256(b"end", bytes([unit]))] for unit, head in zip(units, heads, strict=True)]
+        ends = [self.ended[0] if self.ended and unit == LAST else sha256(b"end", bytes([unit])) for unit in units]
+        return [[*head, end] for end, head in zip(ends, heads, strict=True)]
 
     def reveal_of(self, name: str, drawn: Drawn, agrees: bool, flavour: bytes) -> tuple[Digest, Reveal]:
         roots = tuple(merkle.root_of(items) for items in self.traces(drawn.units, flavour))
@@ -281,7 +292,9 @@ class MemoryWorld(World):
 
     async def balances(self) -> dict[str, int]:
         ledger = self.ledger
-        known = {ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", ledger.burn_address: "burnt"}
+        known = {
+            ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", BOUNTIES: "bounties", ledger.burn_address: "burnt",
+        }  # fmt: skip
         return {known.get(who) or self.name(who): amount for who, amount in self.ledger.balances().items()}
 
     async def record(self, job: JobId) -> Record:
@@ -314,7 +327,8 @@ class EvmWorld(World):
 
     async def balances(self) -> dict[str, int]:
         n = self.network
-        known = {n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", Address("0x000000000000000000000000000000000000dead"): "burnt"}
+        burnt = Address("0x000000000000000000000000000000000000dead")
+        known = {n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", n.bounties: "bounties", burnt: "burnt"}
         found = balances(n, [chain.account for chain in self.chains.values()])
         return {known.get(who) or self.name(who): amount for who, amount in found.items()}
 

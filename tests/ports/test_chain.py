@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from bounty_world import bounty_earned, bounty_of_a_cancelled_job
 from chain_world import NAMES, NO, STAKE, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, audited, told
 
 from assay import chain, draw
@@ -504,7 +505,7 @@ async def every_link(world: World) -> None:
 
 SCRIPTS: list[Script] = [
     every_link, happy, withheld, split_vote, no_show, overlapping_batches, batched, together, parted, several_at_once, lapse, prefix, void,
-    unpaid, too_few, cancel, offers, seats, bad_terms,
+    unpaid, too_few, cancel, offers, seats, bad_terms, bounty_earned, bounty_of_a_cancelled_job,
 ]  # fmt: skip
 
 
@@ -565,7 +566,7 @@ def test_votes_that_are_sent_at_once_all_come_through_whoever_decides(anvil: Anv
 
 def test_the_ledger_in_memory_refuses_with_the_contracts_errors_only() -> None:
     known = [(name, names) for name, names, _ in evm_abi._errors().values()]
-    known += [("NoDisputes", []), ("IllegalMove", ["reason"])]  # no contract to ask; what contracts say in many ways
+    known += [("NoDisputes", []), ("NoBounties", []), ("IllegalMove", ["reason"])]  # no contract to ask; what contracts say in many ways
     refusals = 0
     for path in sorted(Path(evm_abi.__file__).parent.glob("memory_*.py")):
         for call in ast.walk(ast.parse(path.read_text())):

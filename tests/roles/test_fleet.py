@@ -9,19 +9,19 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from fleet_fakes import FakeCluster, FakeHandle, real_place
 from tiny import lay_out, plan
 
 from assay.adapters.engine_process import InlineEngine
 from assay.adapters.fleet import exposure, files
-from assay.adapters.fleet.driver import Fleet, Node, NotUsable
-from assay.adapters.fleet.errands import PlaceLost
+from assay.adapters.fleet.driver import Fleet, NotUsable
 from assay.adapters.fleet.exposure import Listener, exposed
 from assay.adapters.fleet.messages import AnyNews, Begin, FileFacts, Listing, News, PlaceFacts, Told, Up
 from assay.adapters.fleet.place import Place, version
@@ -141,6 +141,7 @@ def test_the_sockets_that_ray_listens_on_are_found_and_no_others() -> None:
             process(2, ["python", "-u", "/x/site-packages/ray/dashboard/agent.py"], ("0.0.0.0", 52365, "LISTEN")),
             process(3, ["ray::Place", ""], ("0.0.0.0", 10002, "LISTEN")),
             process(4, ["/usr/sbin/sshd"], ("0.0.0.0", 22, "LISTEN")),
+            process(7, ["python", "/home/ray/server.py"], ("0.0.0.0", 80, "LISTEN")),
             process(5, ["ray::IDLE"], error=psutil.NoSuchProcess(5)),
             process(6, []),
         ]
@@ -206,53 +207,6 @@ def task(root: Path, segment: str = "segment-1", made: Plan = PLAN) -> RunLinks:
     return RunLinks(job=job, segment=segment, start=0, stop=len(made.schedule), parent_root=state_root(0, made.state), keep=1 << 20)
 
 
-class FakeHandle:
-    """A place of this process. `after`: it is lost when its engine has told of so many steps."""
-
-    def __init__(self, place: Any, after: int | None) -> None:
-        self.place, self.after, self.gone = place, after, False
-        self.calls: list[str] = []
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        self.calls.append(method)
-        if self.gone:
-            raise PlaceLost("the machine is gone")
-        return await getattr(self.place, method)(*arguments)
-
-    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[bytes]:
-        told = 0
-        async for line in getattr(self.place, method)(*arguments):
-            if self.gone or told == self.after:
-                self.gone = True
-                raise PlaceLost("the machine is gone")
-            told += 1
-            yield line
-
-
-@dataclasses.dataclass
-class FakeCluster:
-    """One place on each of these machines, as `make` makes it."""
-
-    machines: list[str]
-    make: Callable[[str], FakeHandle]
-    made: list[FakeHandle] = dataclasses.field(default_factory=list)
-    killed: list[FakeHandle] = dataclasses.field(default_factory=list)
-
-    def nodes(self) -> list[Node]:
-        return [Node(name, name, 1) for name in self.machines]
-
-    async def place(self, node: Node) -> FakeHandle:
-        self.made.append(self.make(node.id))
-        return self.made[-1]
-
-    def kill(self, handle: Any) -> None:
-        handle.gone = True
-        self.killed.append(handle)
-
-    def close(self) -> None:
-        pass
-
-
 @dataclasses.dataclass
 class World:
     """A driver with places that die as `deaths` says, in the order in which they are made; `told` is what the daemon would hear."""
@@ -279,13 +233,6 @@ class World:
     def result(self, number: int = 1) -> Any:
         found = [news.message for news in self.told if isinstance(news, Told) and news.number == number and not isinstance(news.message, StepDone)]
         return found[0] if found else None
-
-
-def real_place(address: str, home: Path) -> Place:
-    """With an engine of this process, and files of its own, or in the daemon's folder."""
-    made = Place(str(home) if address == "local" else "", 1, "off", 1 << 30, 1)
-    made.engine = InlineEngine()  # type: ignore[assignment]
-    return made
 
 
 def play(tmp_path: Path, story: Callable[[World], Any], address: str = "10.0.0.1:6379", deaths: tuple[int | None, ...] = (), **changes: Any) -> None:

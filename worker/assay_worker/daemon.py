@@ -18,6 +18,7 @@ def worker(
     *,
     price_per_step: int,
     price_per_tera: int = 0,
+    bounty_percent: int = 0,
     withdraw_at: int = 0,
     max_memory: int = 4 << 30,
     threads: int = 1,
@@ -29,7 +30,8 @@ def worker(
     assert ports.engine is not None
     config = WorkerConfig(
         account=ports.chain.account, encryption_key=ports.keys.encryption_key, peer=ports.peers.peer,
-        disputes=ports.chain.disputes, price_per_step=price_per_step, price_per_tera=price_per_tera, withdraw_at=withdraw_at, max_memory=max_memory,
+        disputes=ports.chain.disputes, price_per_step=price_per_step, price_per_tera=price_per_tera, bounty_percent=bounty_percent,
+        withdraw_at=withdraw_at, max_memory=max_memory,
         retention=retention,
         places=ports.places,
     )  # fmt: skip

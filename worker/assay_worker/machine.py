@@ -75,7 +75,8 @@ class WorkerMachine(Offering, Ending):
 
     def summary(self) -> dict[str, Any]:
         """For `assay worker status`."""
-        return {**told(self.state, self.config.account, self.config.places), **self._account(pending(self.state))}
+        money = {**self._account(pending(self.state)), "credit": self.state.credit + self.state.bounty_credit}
+        return {**told(self.state, self.config.account, self.config.places), **money}
 
     # ---- peers and owner -------------------------------------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from assay.chain import FAILED, Offer
 from assay.ids import JobId
 from assay.messages import Ack, JobAnnouncement, OfferMessage
-from assay.role import Role
 from assay.runtime import Answered, Ask, Do, Failed, Fault, Result, Wake, Woke
 from assay.tasks import Signed, SignOffer
+from assay_worker.earning import Earning
 from assay_worker.state import BUSY, Cheap, LiveOffer, Mine, WorkerConfig, WorkerState
 
 MAX_WAIT = 600
@@ -26,7 +26,7 @@ MAX_HEARD = 64
 """Announcements that are remembered."""
 
 
-class Offering(Role):
+class Offering(Earning):
     state: WorkerState
     config: WorkerConfig
 
@@ -40,7 +40,7 @@ class Offering(Role):
         job, cheap = self.state.facts.jobs.get(announcement.job), self.state.cheap.get(announcement.job)
         if cheap is not None and self._now < cheap.until:
             return
-        if job is not None and job.terms.price_cap < self.config.price_per_step:  # known without its document
+        if job is not None and job.terms.price_cap < self.config.price_per_step and not self.config.bounty_percent:  # known without its document
             return self._too_cheap(announcement.job, self.config.price_per_step, job.terms.price_cap)
         key = (announcement.job, announcement.parent, announcement.start)
         heard = [a for a in self.state.heard if (a.job, a.parent, a.start) != key and a.respond_by >= self._now]
@@ -110,7 +110,8 @@ class Offering(Role):
         """What this node asks for a step of the job; as long as its program is not known, at least what it will ask."""
         terms, entry = self.state.facts.jobs[a.job].terms, self.state.jobs[a.job]
         operations = terms.micro_batches * entry.micro_flops + entry.update_flops
-        return self.config.price_per_step - (-operations * self.config.price_per_tera // 10**12)
+        price = self.config.price_per_step - (-operations * self.config.price_per_tera // 10**12)
+        return max(1, price - self._bounty_of_step(a.job))
 
     def _may_schedule(self, a: JobAnnouncement) -> bool:
         """The job's scheduler or client; anyone who is registered, once nothing has moved for the takeover window."""

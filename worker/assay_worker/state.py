@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from assay.chain import Attest, Batch, Offer, Reveal, RevealAll, Seal
-from assay.ids import Address, JobId, PeerId, SegmentId
+from assay.ids import Address, BountyId, JobId, PeerId, SegmentId
 from assay.messages import Boundary, JobAnnouncement, StepRequest, TreeRequest
 from assay.role import RoleConfig, RoleState
 from assay.tasks import SegmentRun
@@ -20,6 +20,8 @@ class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
     """Smallest units of the token."""
     price_per_tera: int = 0
     """Smallest units for 10^12 operations of a step, on top of `price_per_step`: what is dear to compute is dear to buy."""
+    bounty_percent: int = 0
+    """Of a job's bounties, what counts as earned when its price is named: so much less is asked for a step."""
     offer_margin: int = 120
     """Seconds that an offer stands after the time to answer is over."""
     commit_margin: int = 60
@@ -101,6 +103,19 @@ class Showing(msgspec.Struct):
     """Requests for that."""
 
 
+class Sought(msgspec.Struct):
+    """A bounty."""
+
+    job: JobId
+    amount: int
+    begun: bool = False
+    shown: bool = False
+    best: int = 0
+    """Earned by the best result that was shown."""
+    paid: list[SegmentId] = []
+    """To this node."""
+
+
 class WorkerState(RoleState):
     outbox: list[Waiting] = msgspec.field(default_factory=list)
     posts: int = 0
@@ -120,5 +135,11 @@ class WorkerState(RoleState):
     published: set[JobId] = msgspec.field(default_factory=set)
     """Jobs of which checkpoints of this node are kept."""
     draining: bool = False
+    bounties: dict[BountyId, Sought] = msgspec.field(default_factory=dict)
+    bounty_credit: int = 0
+    settled: dict[JobId, list[SegmentId]] = msgspec.field(default_factory=dict)
+    """This node's settled segments."""
+    ended: set[JobId] = msgspec.field(default_factory=set)
+    """Jobs of which nothing can settle any more."""
     speed_milli: int = 0
     """Thousandths of a step a second in the last run."""

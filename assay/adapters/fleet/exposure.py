@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
+
+OF_RAY = re.compile(r"-packages/ray/|/(ray|raylet|gcs_server)$")
+"""In the paths of what Ray starts."""
 
 
 class Listener(NamedTuple):
@@ -81,7 +84,7 @@ def of_ray(processes: Iterable[Any] | None = None) -> list[Listener]:
 
 def is_ray(command: Sequence[str]) -> bool:
     """Whether a command line is that of one of Ray's processes; its workers name themselves ray::…"""
-    return bool(command) and (command[0].startswith("ray::") or any("ray" in Path(part).parts for part in command[:4] if "/" in part))
+    return bool(command) and (command[0].startswith("ray::") or any(OF_RAY.search(part) for part in command[:4]))
 
 
 def refused_address(address: str) -> str:

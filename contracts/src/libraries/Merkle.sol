@@ -98,6 +98,20 @@ library Merkle {
         }
     }
 
+    /// Root over leaf hashes, of which the memory is used up.
+    function rootOf(bytes32[] memory row) internal view returns (bytes32) {
+        uint256 count = row.length;
+        if (count == 0) return EMPTY;
+        bytes32 pad = PAD;
+        for (; count > 1; count = (count + 1) / 2) {
+            for (uint256 i = 0; i < count; i += 2) {
+                row[i / 2] = node(row[i], i + 1 < count ? row[i + 1] : pad);
+            }
+            pad = node(pad, pad);
+        }
+        return row[0];
+    }
+
     /// Whether `hash` is leaf `index` of the tree of `count` leaves under `root`; `path` holds the siblings from the leaf up.
     function holds(bytes32 root, uint256 count, uint256 index, bytes32 hash, bytes32[] calldata path) internal view returns (bool) {
         return index < count && path.length == depth(count) && climb(hash, index, path) == root;
