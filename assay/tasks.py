@@ -2,7 +2,7 @@
 
 A daemon's hands perform these (assay.daemon and the roles' `hands.py`): they may use keys, the block store and the engine. All
 blobs that a task names are in the local store when it is given. A task may be done twice (after a crash), so each must be
-harmless to repeat.
+harmless to repeat. One file because it is one list: AnyTask and AnyOutcome at its end are what journals hold.
 """
 
 from __future__ import annotations
