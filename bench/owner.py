@@ -79,6 +79,14 @@ def assay(here: Path, *words: str) -> None:
     subprocess.run([*ASSAY, *words, "--json"], cwd=here, check=True, stdout=subprocess.DEVNULL, timeout=WITHIN)
 
 
+def end_watch(here: Path) -> None:
+    """Ends what a submit has left behind to watch its job."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(here) and "watch" in process.cmdline():
+                process.terminate()
+
+
 def measure(seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="assay-owner-") as base:
         here = Path(base)
@@ -104,6 +112,7 @@ def measure(seconds: float) -> dict[str, Any]:
                 finally:
                     submitting.terminate()
                     submitting.wait()
+                    end_watch(here)
             return {"first_start": first, "second_start": up, "first_offer": offered, "idle": idle, "idle_seconds": seconds}
         finally:
             assay(here, "net", "down")
