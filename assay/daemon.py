@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 from assay.chain import CallId, Deposit, Register, TakeSeat
 from assay.ids import PeerId
 from assay.messages import AnyGossip, AnyReply, AnyRequest, Refusal
-from assay.ports import Blobs, Chain, Engine, Journal, Keys, Outage, Peers, Reverted
+from assay.ports import Blobs, Chain, Engine, Journal, Keys, Outage, Peers, Reverted, Stamps
 from assay.runtime import (
     Answered,
     AnyEffect,
@@ -73,6 +73,8 @@ class Ports:
     engine: Engine | None
     folder: Path
     """The node's own data folder."""
+    stamps: Stamps | None = None
+    """The same chain, where it takes notes of accounts."""
     depth: int = 1
     """Blocks under the head from which an event counts as final."""
     poll: float = 0.25

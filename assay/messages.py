@@ -15,6 +15,17 @@ from assay.ids import U32, U63, Address, Cid, Digest, DisputeId, JobId, PeerId, 
 RPC_PROTOCOL = "/assay/rpc/1"
 
 
+class Hardware(Message, frozen=True, kw_only=True):
+    """What a node says of its hardware, and where its last proof is (assay.proving)."""
+
+    device: str
+    """Its name, which nothing proves."""
+    memory: U63
+    """Bytes."""
+    transaction: Digest
+    opening: Cid
+
+
 class PeerRecord(Message, frozen=True, kw_only=True):
     """Where a node can be reached. Signed by the peer's identity key; a higher sequence replaces a lower one."""
 
@@ -28,6 +39,7 @@ class PeerRecord(Message, frozen=True, kw_only=True):
     sequence: U63
     chain_id: U63
     contract: Address
+    hardware: Hardware | None = None
 
 
 class SignedRecord(Message, frozen=True, kw_only=True):

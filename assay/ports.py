@@ -87,6 +87,32 @@ class Chain(Protocol):
         """Which account says that `peer` asks for it (messages.Visit)."""
 
 
+class Stamp(Message, frozen=True, kw_only=True):
+    """Bytes that an account put on the chain, and the block that they are in."""
+
+    sender: Address
+    data: bytes
+    block: Block
+
+
+class Stamps(Protocol):
+    """Bytes on the chain that no contract reads: who put them there and when is all that matters."""
+
+    account: Address
+    chain_id: int
+
+    async def head(self) -> Block: ...
+
+    async def block(self, number: int) -> Block:
+        """Raises Outage while it does not exist yet."""
+
+    async def stamp(self, call_id: CallId, data: bytes) -> Digest:
+        """Puts `data` there once per `call_id`; returns the transaction's hash when it is mined. Raises Outage."""
+
+    async def stamped(self, transaction: Digest) -> Stamp:
+        """Raises Outage, or KeyError when there is no such transaction, or one that did something else."""
+
+
 class Blobs(Protocol):
     """Content-addressed blobs. Everything that leaves `get` and `fetch` has been checked against its CID."""
 
@@ -126,6 +152,9 @@ class Peers(Protocol):
         """Raises Outage."""
 
     async def gossip(self, message: AnyGossip) -> None: ...
+
+    async def renew(self) -> None:
+        """Tells the others what this node's record says now. Raises Outage."""
 
     def records(self) -> list[PeerRecord]:
         """What is known of other nodes now; signatures checked."""

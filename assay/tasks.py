@@ -79,7 +79,8 @@ class VerifyOffer(Task, frozen=True, kw_only=True):
 
 
 class OfferVerified(Outcome, frozen=True, kw_only=True):
-    pass
+    proven_at: int = 0
+    """Chain time of its provider's last good proof of hardware, as far as that has been examined; 0: none."""
 
 
 class StoreKey(Task, frozen=True, kw_only=True):
@@ -410,6 +411,12 @@ class DropSegment(Task, frozen=True, kw_only=True):
     segment: SegmentId
 
 
+class LetGo(Task, frozen=True, kw_only=True):
+    """What was published for a job is no longer promised to anybody: its blobs may go when room is needed."""
+
+    job: JobId
+
+
 class Dropped(Outcome, frozen=True, kw_only=True):
     pass
 
@@ -418,7 +425,7 @@ AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
     | ShowNodes | VerifyVisit
-    | DropSegment
+    | DropSegment | LetGo
 )  # fmt: skip
 AnyOutcome = (
     JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeysWrapped | SegmentRun | Stopping | UnitsServed | ReceiptVerified

@@ -2,6 +2,7 @@
 
     job-<cid of its document>/   program, schedule and frozen tensors; removed with the last segment of the job
     segment-<number>/            states, records, boundaries, traces (assay.engine); removed with the segment
+    published-<job>              CIDs of the checkpoints that this node has published; `segment-<number>/published` those of boundaries
 
 Nothing else on the node holds decrypted data. Whatever is found wrong is named with the one whose fault it is: a shard or checkpoint
 that does not open with its published key is its publisher's (PEER), a missing key or a full disk is this node's (OWN).
@@ -22,7 +23,7 @@ from typing import Any
 from assay import hands
 from assay.codec import Message, encode
 from assay.engine import CheckFile, FileChecked, JobFiles, KeptRecord
-from assay.ids import Cid, Digest, SegmentId
+from assay.ids import Cid, Digest, JobId, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.ports import Blobs, Engine, Keys
 from assay.runtime import Fault, TaskFailed
@@ -160,15 +161,29 @@ class Workshop:
         except seal.SealError as error:
             raise TaskFailed(Fault.PEER, f"{what}{ref.cid} was fetched and its key is here, but it does not open: {error}") from None
 
-    async def seal(self, plaintext: bytes) -> tuple[Cid, bytes]:
-        """Seals under a new key that is kept, and publishes: (cid, key)."""
+    async def seal(self, plaintext: bytes, listed: Path) -> tuple[Cid, bytes]:
+        """Seals under a new key that is kept, and publishes: (cid, key). The blob is pinned until `let_go(listed)`."""
         from assay import seal
 
         key = seal.new_key()
         self.keys.store(key)
-        return await self.blobs.put(await asyncio.to_thread(seal.seal, plaintext, key)), key
+        published = await self.blobs.put(await asyncio.to_thread(seal.seal, plaintext, key))
+        _list(listed, published)
+        return published, key
 
-    async def seal_state(self, state: bytes, parent: SealedRef) -> tuple[Cid, bytes]:
+    def published(self, job: JobId) -> Path:
+        """The list of a job's checkpoints that this node has published."""
+        return self.root / f"published-{job}"
+
+    async def let_go(self, listed: Path) -> int:
+        """What is on a list need not be served any more: it goes when room is needed, oldest first. Returns how many blobs that are."""
+        named = await asyncio.to_thread(_listed, listed)
+        for name in named:
+            await self.blobs.unpin(name)
+        await asyncio.to_thread(listed.unlink, True)
+        return len(named)
+
+    async def seal_state(self, state: bytes, parent: SealedRef, listed: Path) -> tuple[Cid, bytes]:
         """As `seal`, for a state's file: tensors that are as in `parent`, which is in the store with its key, stay the blocks that they are."""
         from assay import parts, seal
         from assay.state import ends
@@ -178,7 +193,9 @@ class Workshop:
         like: tuple[bytes, bytes] | None = None
         with contextlib.suppress(TaskFailed):  # gone since the segment began: all is sealed anew
             like = await hands.stored(self.blobs, parent.cid), self.key(parent.key_id)
-        return await self.blobs.put(await asyncio.to_thread(parts.seal_parts, state, parts.cuts(ends(state)), key, like)), key
+        published = await self.blobs.put(await asyncio.to_thread(parts.seal_parts, state, parts.cuts(ends(state)), key, like))
+        _list(listed, published)
+        return published, key
 
     async def put_parent(self, folder: Path, step: int, parent: SealedRef) -> None:
         """The state that a segment starts from."""
@@ -271,6 +288,23 @@ class Workshop:
         data = b"".join(bytes_of(arrays[field.name][local]) for field in fields)
         kept = KeptRecord(shard=index, salt=Digest(shard.salt(key, local)), data=data, path=merkle.prove(leaves, local))
         write_atomically(path, encode(kept))
+
+
+def _list(path: Path, cid: Cid) -> None:
+    with path.open("a") as file:
+        file.write(f"{cid}\n")
+
+
+def _listed(path: Path) -> list[Cid]:
+    """The CIDs on a list; a line that was cut off by a crash is none."""
+    from assay import cid
+
+    found = []
+    for line in path.read_text().split() if path.exists() else ():
+        with contextlib.suppress(cid.BadCid):
+            cid.parse(Cid(line))
+            found.append(Cid(line))
+    return found
 
 
 def check_spec(spec: JobSpec) -> None:

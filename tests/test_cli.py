@@ -53,7 +53,8 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
 
 def test_the_commands_that_were_promised_are_there() -> None:
     promised = """demo; net up; net down; net status; keys new; keys show; worker start; worker status; worker earnings; worker withdraw; worker init;
-        worker unit; worker receipts; worker drain; worker resume; verifier receipts;
+        worker unit; worker receipts; worker drain; worker resume; worker view; worker doctor;
+        worker prove; peers; verifier receipts; verifier view; verifier doctor;
         scheduler start; scheduler status; verifier start; verifier status; keyservice start; keyservice status; submit; job list; job show;
         job watch; job audit; job fetch; job cancel; job result; dispute show; check; infer;
         receipt verify; run; doctor; economics; sim"""

@@ -9,7 +9,7 @@ import pytest
 
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.chain import CallId, Deposit, Register
-from assay.cli import node
+from assay.cli import funding
 from assay.daemon import Ports
 from assay.dispute.record import Rules
 from assay.ids import PeerId
@@ -26,7 +26,7 @@ def ports(chain: MemoryChain) -> Ports:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node, "LOOK_EVERY", 0.001)
+    monkeypatch.setattr(funding, "LOOK_EVERY", 0.001)
 
 
 def funded(chain: MemoryChain, ledger: MemoryLedger, gift: int = 0) -> tuple[int, list[Note]]:
@@ -39,7 +39,7 @@ def funded(chain: MemoryChain, ledger: MemoryLedger, gift: int = 0) -> tuple[int
             ledger.mint(chain.account, gift)
 
     async def go() -> int:
-        return await asyncio.wait_for(node.fund(ports(chain), "unused", STAKE, note), 10)
+        return await asyncio.wait_for(funding.fund(ports(chain), "unused", STAKE, note), 10)
 
     return asyncio.run(go()), said
 
@@ -80,9 +80,9 @@ def test_a_verifier_is_told_what_it_lacks_for_disputes_and_not_held_up() -> None
     ledger.account("verifier", tokens=STAKE + 1_000_000)
     chain = MemoryChain(ledger, "verifier")
     said: list[Note] = []
-    beside = asyncio.run(node.bonds("verifier", chain))
-    assert beside == node.BONDS * rules.bond
-    assert asyncio.run(node.bonds("worker", chain)) == 0
-    assert asyncio.run(node.fund(ports(chain), "unused", STAKE, said.append, beside)) == STAKE
+    beside = asyncio.run(funding.bonds("verifier", chain))
+    assert beside == funding.BONDS * rules.bond
+    assert asyncio.run(funding.bonds("worker", chain)) == 0
+    assert asyncio.run(funding.fund(ports(chain), "unused", STAKE, said.append, beside)) == STAKE
     (note,) = said
     assert (note.topic, "3.00 tokens" in note.text) == ("bonds", True)

@@ -40,7 +40,7 @@ def test_a_quorum_that_denies_having_been_served_does_not_keep_the_worker_from_i
     (here / "denied.toml").write_text(PARAMS)
     where = [word for name in ("rpc", "contract", "bootstrap") for word in (f"--{name}", network[name])]
     liar = [ASSAY[0], "-m", "tests.liars.verifier", "start", *where, "--data", str(here / ".assay" / "liar"), "--json"]
-    with daemon(here, "keyservice"), daemon(here, "scheduler"), daemon(here, "worker"), daemon(here, "verifier"), daemon(here, "", liar):
+    with daemon(here, "keyservice"), daemon(here, "scheduler"), daemon(here, "worker"), daemon(here, "verifier"), daemon(here, "", command=liar):
         submit = ["submit", "train.py", "--budget", "40", "--yes", "--segment-steps", "2", "--params", "denied.toml"]
         assay(here, *submit)
         (job,) = until(lambda: (jobs := assay(here, "job", "list")["jobs"])[0]["state"] == "done" and jobs, within=300)

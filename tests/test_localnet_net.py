@@ -45,9 +45,9 @@ def assay(here: Path, *words: str, code: int = 0) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def daemon(here: Path, role: str, command: list[str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def daemon(here: Path, role: str, *options: str, command: list[str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """A daemon of this role (or what `command` starts) that is up; stopped as its owner would."""
-    words = command or [*ASSAY, role, "start", "--json"]
+    words = command or [*ASSAY, role, "start", "--json", *options]
     with subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -102,6 +102,17 @@ def test_a_network_is_used_by_whoever_stands_in_its_folder_and_keeps_its_past(he
     with daemon(here, "verifier"):  # its account, its stake and its seat are as it left them
         after = assay(here, "verifier", "earnings")["account"]
         assert after | {"native": 0} == earned["account"] | {"native": 0}
+
+
+@pytest.mark.slow
+def test_a_worker_proves_its_hardware_and_anybody_sees_it(here: Path) -> None:
+    assay(here, "net", "up")
+    with daemon(here, "worker", "--prove", str(1 << 24)):
+        found = assay(here, "worker", "prove", "--wait", "110")["hardware"]
+        assert found["memory"] == 1 << 24
+        (row,) = [row for row in assay(here, "peers")["peers"] if row["role"] == "worker"]
+        assert row["proven"]["memory"] == 1 << 24
+        assert row["proven"]["rate"] > 0
 
 
 def test_a_training_is_bought_watched_and_fetched_by_typing_commands(here: Path) -> None:

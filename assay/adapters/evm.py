@@ -32,7 +32,7 @@ from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
 from assay.dispute.record import Record, Rules
 from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, SegmentId
 from assay.licensing import decode_uses
-from assay.ports import AccountView, Outage, Reverted
+from assay.ports import AccountView, Outage, Reverted, Stamp
 
 Taking = chain.Deposit | chain.PostJob | chain.PostLicensed | chain.FundJob | chain.SealDispute | chain.OfferBounty
 """Calls that take tokens."""
@@ -102,6 +102,19 @@ class EvmReader(TypedData):
 
     async def block_hash(self, number: int) -> Digest:
         return (await self.rpc.block(number)).hash
+
+    async def block(self, number: int) -> Block:
+        return await self.rpc.block(number)
+
+    async def stamped(self, transaction: Digest) -> Stamp:
+        """Raises Outage, or KeyError when there is no such transaction, or one that is not a note to oneself."""
+        found = await self.rpc.call("eth_getTransactionByHash", "0x" + transaction.hex())
+        if not isinstance(found, dict) or found.get("blockNumber") is None or str(found.get("hash")) != "0x" + transaction.hex():
+            raise KeyError(transaction.hex())
+        sender = str(found.get("from")).lower()
+        if sender != str(found.get("to")).lower():
+            raise KeyError(transaction.hex())
+        return Stamp(sender=Address(sender), data=blob(found.get("input")), block=await self.rpc.block(number(found["blockNumber"])))
 
     async def events(self, after: tuple[int, int], depth: int) -> list[AnyChainEvent]:
         return await self.reader.events(after, depth)
@@ -241,6 +254,16 @@ class EvmChain(EvmReader):
             return await self.sender.send(call_id, target, data)
         except Refused as error:
             raise Reverted(evm_abi.explain_revert(error.data, str(error))) from None
+
+    async def stamp(self, call_id: CallId, data: bytes) -> Digest:
+        """A transaction to oneself with `data`; its hash when it is mined. Raises Outage."""
+        block = await self.sender.send(call_id, self.account, data)
+        entry = self.sender.journal.get(call_id)
+        for attempt in entry.attempts if entry is not None else ():
+            receipt = await self.rpc.call("eth_getTransactionReceipt", "0x" + attempt.hash.hex())
+            if isinstance(receipt, dict) and number(receipt.get("blockNumber")) == block:
+                return Digest(attempt.hash)
+        raise Outage(f"{call_id} was mined in block {block}, and the chain node does not show it any more")
 
     async def _taken(self, call: Taking) -> int:
         """What the contract will take."""

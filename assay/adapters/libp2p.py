@@ -126,6 +126,9 @@ class Libp2pPeers:
     async def gossip(self, message: AnyGossip) -> None:
         await self._call(lambda net: net.gossip(message))
 
+    async def renew(self) -> None:
+        await self._call(lambda net: net.renew())
+
     def records(self) -> list[PeerRecord]:
         return self._book.fresh()
 

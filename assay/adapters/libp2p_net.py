@@ -70,9 +70,7 @@ class Net:
     """Everything here runs in the trio thread. `await run(started)` until cancelled."""
 
     def __init__(
-        self,
-        *,
-        seed: bytes,
+        self, *, seed: bytes,
         listen: list[str],
         announce: str,
         bootstrap: dict[PeerId, list[str]],
@@ -134,6 +132,10 @@ class Net:
     def _renew(self) -> SignedRecord:
         self._own = self._describe(self.addresses)
         return self._own
+
+    async def renew(self) -> None:
+        """Tells the neighbours what the record says now; the table has it when it is next published."""
+        self._spread([self._renew()], None)
 
     async def _keep_file(self) -> None:
         while True:

@@ -92,14 +92,23 @@ class MemoryPeers:
 
     async def start(self, on_request: Handler, on_gossip: Callable[[PeerId, AnyGossip], None]) -> None:
         self._handler, self._gossip = on_request, on_gossip
-        self._sequence = max(self._sequence + 1, self._now())
-        record = msgspec.structs.replace(self._record([]), peer=self.peer, sequence=self._sequence)
-        self._own = peerbook.sign(record, self._seed)
+        self._describe()
         self._board.nodes[self.peer] = self
         for other in list(self._board.nodes.values()):
             if other is not self and other._own is not None:
                 self._spawn(self._introduce(self, other))
                 self._spawn(self._introduce(other, self))
+
+    def _describe(self) -> None:
+        self._sequence = max(self._sequence + 1, self._now())
+        record = msgspec.structs.replace(self._record([]), peer=self.peer, sequence=self._sequence)
+        self._own = peerbook.sign(record, self._seed)
+
+    async def renew(self) -> None:
+        self._describe()
+        for other in list(self._board.nodes.values()):
+            if other is not self:
+                self._spawn(self._introduce(self, other))
 
     async def stop(self) -> None:
         self._board.nodes.pop(self.peer, None)

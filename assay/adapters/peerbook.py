@@ -75,6 +75,8 @@ def verify(signed: SignedRecord) -> PeerRecord:
     record = signed.record
     if len(record.addresses) > MAX_ADDRESSES or any(len(text) > MAX_TEXT for text in (*record.addresses, record.gateway, record.role)):
         raise Malformed("a peer record may have 16 addresses, and no text in it more than 256 characters")
+    if record.hardware is not None and (len(record.hardware.device) > MAX_TEXT or len(record.hardware.opening) > MAX_TEXT):
+        raise Malformed("no text in a peer record may have more than 256 characters")
     try:
         public_key(record.peer).verify(signed.signature, _SIGNED + encode(record))
     except (ValueError, InvalidSignature) as error:

@@ -45,7 +45,8 @@ def where_of(rpc: str | None, receipts: str | None, data: Path | None) -> Settin
 async def receipts_chain(where: Settings, tokens: int = 0) -> AsyncIterator[ReceiptsChain]:
     """The account's port; on a local network it takes what it lacks from the faucet. Raises Trouble and what the adapter raises."""
     from assay.adapters.evm_receipts import ReceiptsChain
-    from assay.cli.node import LOCAL_CHAIN, open_or_create
+    from assay.cli.funding import LOCAL_CHAIN
+    from assay.cli.node import open_or_create
 
     prepare(where.data)
     async with contextlib.AsyncExitStack() as stack:

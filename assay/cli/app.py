@@ -21,6 +21,7 @@ from assay.cli import (
     keys,
     licences,
     net,
+    peers,
     result,
     roles,
     sim,
@@ -64,6 +65,7 @@ app.add_typer(certificate.app, name="certificate")
 app.add_typer(bounty.app, name="bounty")
 app.add_typer(dispute.app, name="dispute")
 app.command()(check.check)
+app.command()(peers.peers)
 app.command()(infer.infer)
 app.add_typer(answering.app, name="receipt")
 app.command()(jobs.run)

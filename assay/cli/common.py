@@ -5,7 +5,7 @@ does not answer, a port, a full disk); 4 a contract refused. An error says what 
 with --json it is also the last line of stdout: {"error", "why", "next", "code"}. A traceback means a bug of ours.
 
 Where a node's settings come from, first hit wins: the option; the environment (ASSAY_RPC, ASSAY_CONTRACT, ASSAY_BOOTSTRAP,
-ASSAY_DATA); the file named by ASSAY_CONFIG, else `.assay/net.toml` in this folder (written by `assay net up`), else
+ASSAY_DATA, ASSAY_RELEASES); the file named by ASSAY_CONFIG, else `.assay/net.toml` in this folder (written by `assay net up`), else
 `~/.config/assay/config.toml`.
 """
 
@@ -123,6 +123,9 @@ Bootstrap = Annotated[
 Ipfs = Annotated[
     str | None, typer.Option("--ipfs", envvar="ASSAY_IPFS", metavar="URL", help="RPC of an IPFS daemon (Kubo) that keeps the blobs; else embedded.")
 ]
+Releases = Annotated[
+    str | None, typer.Option("--releases", envvar="ASSAY_RELEASES", metavar="URL", help="Page of a package index that tells of newer versions.")
+]
 Data = Annotated[Path | None, typer.Option("--data", envvar="ASSAY_DATA", metavar="FOLDER", help="The node's own folder: keys, journal, blobs.")]
 
 
@@ -158,7 +161,7 @@ def config_file() -> Path | None:
 
 
 def read_config() -> dict[str, str]:
-    """Its keys rpc, contract, receipts, bootstrap and data, as far as it has them. Raises Trouble."""
+    """Its keys rpc, contract, receipts, bootstrap, data and releases, as far as it has them. Raises Trouble."""
     path = config_file()
     if path is None:
         return {}
@@ -168,7 +171,7 @@ def read_config() -> dict[str, str]:
         raise Trouble(f"there is no {path}", "ASSAY_CONFIG names it", "unset ASSAY_CONFIG, or name a file that exists", USAGE) from None
     except tomllib.TOMLDecodeError as error:
         raise Trouble(f"{path} is not TOML", str(error), f"mend or delete {path}", USAGE) from None
-    known = {"rpc", "contract", "receipts", "bootstrap", "data"}
+    known = {"rpc", "contract", "receipts", "bootstrap", "data", "releases"}
     odd = sorted(set(table) - known)
     if odd or not all(isinstance(value, str) for value in table.values()):
         why = f"it may have the texts {', '.join(sorted(known))}; it has {', '.join(odd) or 'something that is not a text'}"
@@ -195,6 +198,17 @@ def settings(rpc: str | None, contract: str | None, bootstrap: str | None, data:
     except ValueError as error:
         raise Trouble("the contract's address is malformed", str(error), code=USAGE) from None
     return Settings(rpc=rpc, contract=where, bootstrap=tuple(a.strip() for a in addresses.split(",") if a.strip()), data=data.expanduser().absolute())
+
+
+def index_of(named: str | None) -> str:
+    """The page that tells of newer versions; empty when nobody has named one. Raises Trouble."""
+    from assay.adapters import releases
+
+    url = named or read_config().get("releases") or ""
+    try:
+        return releases.check_url(url) if url else ""
+    except ValueError as error:
+        raise Trouble("newer versions cannot be looked for there", str(error), "--releases https://HOST/simple/assay/", USAGE) from None
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -321,7 +321,8 @@ async def registered(where: Settings, name: str) -> DatasetId:
 async def perform(where: Settings, call: OwnerCall) -> None:
     """Has the call mined, by this process, or by the node that runs on the folder. Raises Trouble, Reverted, Outage."""
     from assay.cli.folder import Lock, give_order, running
-    from assay.cli.node import fund, open_chain, open_or_create
+    from assay.cli.funding import fund
+    from assay.cli.node import open_chain, open_or_create
 
     if await asyncio.to_thread(running, where.data):
         before = len(await events(where))

@@ -20,14 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.cli import care
-from assay.cli.common import Settings, Trouble, money, show
+from assay.cli.beside import Account, printer, watch_releases
+from assay.cli.common import Settings, Trouble
 from assay.cli.fleet import Rays, open_engine
 from assay.cli.folder import Lock, attend, prepare
+from assay.cli.funding import LOCAL_CHAIN, bonds, fund
+from assay.cli.prover import EVERY, EVERY_LOCAL, Prover, told_in
 from assay.cli.store import open_blobs, open_gateway
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
 from assay.messages import PeerRecord
-from assay.ports import AccountView, Chain, Reorganised, Reverted
+from assay.ports import AccountView, Reorganised, Reverted
 from assay.receipts import Ledger
 from assay.runtime import Note
 
@@ -36,14 +39,9 @@ if TYPE_CHECKING:
     from assay.adapters.keys import NodeKeys
     from assay.adapters.sandbox import Sandbox
 
-LOCAL_CHAIN = 31337
-"""Chain id of anvil and its like: there the faucet is the node's own account."""
-GAS_MONEY = 10**15
-"""Wei under which a node is told to be out of gas money."""
 CONFIRMATIONS = 12
 """Blocks; what exchanges have long asked of Ethereum. A chain that reorganises deeper needs --confirmations."""
-LOOK_EVERY = 5.0
-"""Seconds between looks whether the money has come."""
+DAY = 86_400
 ENGINES = ("worker", "verifier")
 
 
@@ -68,8 +66,18 @@ class Options:
     sandbox: str = "auto"
     disk: int = 0
     """How an engine is shut in (assay.adapters.sandbox.KINDS), and bytes of its work folder; 0: half of what is free."""
+    store: int = 0
+    """Bytes of the blobs; 0: what is there and half of what is free, for who works or checks, else as many as the disk takes."""
+    keep_days: int = 7
+    """For which a worker keeps the checkpoints of a finished job, whatever room they take."""
+    releases: str = ""
+    """Page of a package index that is asked for newer versions; none by default."""
     metrics: str = ""
     """HOST:PORT on which Prometheus may ask; none by default."""
+    prove: int = 0
+    """Bytes of memory that are claimed and proven when a block asks; 0: only when the owner asks."""
+    prefer_proven: bool = False
+    """Whether a scheduler takes proven hardware before a lower price."""
     rules: care.Rules | None = None
     """When a worker works; None: always."""
     ray: Rays | None = None
@@ -97,7 +105,8 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
             first = [records[peer] for peer in near if peer in records]
             return first + [url for url in records.values() if url not in first]
 
-        blobs, blocks = open_blobs(where.data / "blobs", options.ipfs, locate)
+        room = options.store if options.store or role in ENGINES else None
+        blobs, blocks = open_blobs(where.data / "blobs", options.ipfs, locate, room)
         stack.push_async_callback(blobs.close)
         hosts = options.listen.split(",")
         gateway, url = await open_gateway(blocks, hosts[0], where.data / "gateway-port")
@@ -108,7 +117,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         def record(addresses: list[str]) -> PeerRecord:
             return PeerRecord(
                 peer=PeerId(""), account=keys.account, role=role, addresses=tuple(addresses), gateway=url, sequence=0,
-                chain_id=chain.chain_id, contract=chain.contract,
+                chain_id=chain.chain_id, contract=chain.contract, hardware=told_in(where.data),
             )  # fmt: skip
 
         listen = [f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/0" for host in hosts]
@@ -125,7 +134,10 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
             shut = await asyncio.to_thread(find_sandbox, options.sandbox, options.disk, where.data, local)
             engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack)
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
-        yield Ports(chain=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth, places=places)
+        yield Ports(
+            chain=chain, stamps=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth,
+            places=places,
+        )  # fmt: skip
 
 
 def find_sandbox(kind: str, disk: int, folder: Path, local: bool) -> Sandbox | None:
@@ -158,49 +170,6 @@ async def open_chain(where: Settings, keys: NodeKeys) -> EvmChain:
     return await EvmChain.open(where.rpc, where.contract, keys.signer, where.data / "sender.sqlite")
 
 
-# ---- money -----------------------------------------------------------------------------------------------------------------
-
-
-BONDS = 4
-"""Bonds of a challenger that a verifier should have beside its stake."""
-
-
-async def bonds(role: str, chain: Chain) -> int:
-    """What a verifier should have at hand to dispute what it refutes."""
-    return BONDS * (await chain.dispute_rules()).bond if role == "verifier" and chain.disputes else 0
-
-
-async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None], beside: int = 0) -> int:
-    """Returns when the account has gas money and something to stake: helped by the faucet, or after waiting for a person. It is not held
-    up by what it should have `beside` its stake, where there is no faucet.
-
-    A node that has a stake already is not held up by a part of it that is gone (a fee, a slash). The result is the stake that it can
-    have now, at most `stake`.
-    """
-    chain, told = ports.chain, False
-    while True:
-        view = await chain.view(chain.account)
-        local = chain.chain_id == LOCAL_CHAIN
-        short = beside + (0 if view.stake else stake) - view.tokens
-        if view.native >= GAS_MONEY and (view.stake or view.tokens >= stake) and (short <= 0 or not local):
-            if beside and short > 0:
-                text = f"account {chain.account} lacks {money(short)} tokens for the bonds of disputes: without one it disputes nothing"
-                note(Note(topic="bonds", text=text))
-            return min(stake, view.stake + view.tokens)
-        if local:
-            from assay.localnet.faucet import give
-
-            wanted = max(0, short)
-            await give(url, chain.contract, chain.account, wanted)
-            note(Note(topic="faucet", text=f"took gas money and {money(wanted)} tokens from the local faucet"))
-        elif not told:
-            told = True
-            text = f"waiting for money: account {chain.account} needs gas money and {money(stake)} tokens"
-            note(Note(topic="waiting", text=text))
-        if told:
-            await asyncio.sleep(LOOK_EVERY)
-
-
 # ---- running ---------------------------------------------------------------------------------------------------------------
 
 
@@ -211,8 +180,8 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
             from assay_scheduler.daemon import scheduler
 
             if ports.chain.chain_id == LOCAL_CHAIN:  # nobody is far away
-                return scheduler(ports, on_note, offer_window=1, patience=1)
-            return scheduler(ports, on_note)
+                return scheduler(ports, on_note, offer_window=1, patience=1, prefers_proven=options.prefer_proven)
+            return scheduler(ports, on_note, prefers_proven=options.prefer_proven)
         case "keyservice":
             from assay.keyservice.daemon import key_service
 
@@ -221,7 +190,8 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
             from assay_worker.daemon import worker
 
             names = ("price_per_tera", "bounty_percent", "threads")
-            return worker(ports, on_note, price_per_step=options.price, **{name: getattr(options, name) for name in names})
+            return worker(ports, on_note, price_per_step=options.price, retention=options.keep_days * DAY,
+                          **{name: getattr(options, name) for name in names})  # fmt: skip
         case "verifier":
             from assay_verifier.daemon import verifier
 
@@ -229,22 +199,17 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
     raise ValueError(f"there is no role {role!r}")
 
 
-def printer(as_json: bool, log: Path) -> Callable[[Note], None]:
-    """Prints notes, and keeps them as JSON lines in `log`."""
-    import json
+def _prover(role: str, node: Node, ports: Ports, options: Options, note: Callable[[Note], None]) -> Prover | None:
+    """Of a worker: it proves its hardware when it runs nothing."""
+    if role != "worker" or ports.stamps is None:
+        return None
+    every = EVERY_LOCAL if ports.chain.chain_id == LOCAL_CHAIN else EVERY
 
-    file = log.open("a")
 
-    def note(note: Note) -> None:
-        entry = {"time": round(time.time(), 3), "topic": note.topic, "text": note.text, **note.data}
-        file.write(json.dumps(entry) + "\n")
-        file.flush()
-        if as_json:
-            show(entry)
-        else:
-            print(f"{time.strftime('%H:%M:%S')}  {note.topic:10}  {note.text}", flush=True)
+    def idle() -> bool:
+        return node.status().get("current_segment") is None
 
-    return note
+    return Prover(ports.stamps, ports.blobs, ports.folder, options.prove, every, idle, note, renew=ports.peers.renew)
 
 
 async def serve(role: str, where: Settings, options: Options, *, as_json: bool) -> None:
@@ -283,7 +248,18 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
         note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
         gc.freeze()  # what is loaded now stays; the collector need not look at it again
         owner = care.Orders(node)
-        watchers = [asyncio.create_task(attend(where.data, lambda: {"role": role, "pid": os.getpid(), **node.status()}, owner.order))]
+        account, began = Account(ports.chain), int(time.time())
+
+        def told() -> dict[str, Any]:
+            return {"role": role, "pid": os.getpid(), "since": began, **node.status(), "balance": account.told}
+
+        prover = _prover(role, node, ports, options, note)
+        order = owner.order if prover is None else lambda name: prover.ask() if name == "prove" else owner.order(name)
+        watchers = [asyncio.create_task(attend(where.data, told, order)), asyncio.create_task(account.watch())]
+        if prover is not None:
+            watchers.append(asyncio.create_task(prover.watch()))
+        if options.releases:
+            watchers.append(asyncio.create_task(watch_releases(options.releases, note)))
         if options.rules is not None:
             watchers.append(asyncio.create_task(care.look_after(node, owner, options.rules, care.look_here, note)))
         try:

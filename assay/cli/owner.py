@@ -65,7 +65,7 @@ WantedBy=multi-user.target
 
 def add_to(app: typer.Typer) -> None:
     """The commands of a worker's owner."""
-    for command in (init, unit, drain, resume):
+    for command in (init, unit, drain, resume, prove):
         app.command(command.__name__)(command)
 
 
@@ -270,3 +270,32 @@ def resume(data: Data = None, json: Json = False) -> None:
         show({"order": "resume", "taken": True})
     else:
         print(f"the worker on {folder} takes work again")
+
+
+def prove(
+    data: Data = None, json: Json = False,
+    wait: Annotated[int, typer.Option("--wait", min=0, help="Seconds to wait for what comes of it; 0: do not wait.")] = 300,
+) -> None:  # fmt: skip
+    """Proves this machine's memory and speed on the chain, so that anybody can check them.
+
+    Example: [bold]assay worker prove[/bold]
+    """
+    from assay.cli.folder import give_order, read_status
+    from assay.cli.prover import told_in
+    from assay.cli.roles import folder_of
+
+    folder = folder_of(data, "worker")
+    before = told_in(folder)
+    give_order(folder, "prove")
+    deadline, found = time.monotonic() + wait, before
+    while found == before and time.monotonic() < deadline and read_status(folder)["running"]:
+        time.sleep(POLL)
+        found = told_in(folder)
+    if wait and found == before:
+        raise Trouble(f"nothing has been proven within {wait} s", "the log says why", "assay worker view, or a longer --wait")
+    if json:
+        show({"order": "prove", "taken": True, "hardware": found})
+    elif found is None or not wait:
+        print(f"the worker on {folder} has taken the order: prove")
+    else:
+        print(f"proven: {found.memory / 2**30:.2f} GiB, in transaction 0x{found.transaction.hex()}")

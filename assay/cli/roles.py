@@ -12,7 +12,24 @@ from typing import Annotated, Any
 import typer
 
 from assay.cli import care, owner
-from assay.cli.common import Bootstrap, Contract, Data, Ipfs, Json, Lines, Rpc, Trouble, group, money, read_config, run, settings, show
+from assay.cli.common import (
+    Bootstrap,
+    Contract,
+    Data,
+    Ipfs,
+    Json,
+    Lines,
+    Releases,
+    Rpc,
+    Trouble,
+    group,
+    index_of,
+    money,
+    read_config,
+    run,
+    settings,
+    show,
+)
 from assay.cli.fleet import Places, Ray, Rays, Through
 
 LISTEN = "Where peers and the gateway listen; 0.0.0.0 for the world, :: for IPv6. Several, with commas: peers on all, the gateway on the first."
@@ -25,6 +42,10 @@ Confirmations = Annotated[
 ]
 Shut = Annotated[str, typer.Option("--sandbox", metavar="auto|bubblewrap|kernel|off", help="How the engine is shut in.")]
 Disk = Annotated[int, typer.Option("--disk", min=0, help="Bytes that the engine's files may take; 0: half of what is free.")]
+Store = Annotated[int, typer.Option("--store", min=0, help="Bytes that blobs may take; 0: what is there and half of what is free.")]
+KeepDays = Annotated[int, typer.Option("--keep-days", min=0, help="Days for which the checkpoints of finished jobs are kept in any case.")]
+PreferProven = Annotated[bool, typer.Option("--prefer-proven", help="Take workers with proven hardware before cheaper ones without.")]
+Prove = Annotated[int, typer.Option("--prove", min=0, metavar="BYTES", help="Memory that is claimed, and proven when a block asks all nodes to.")]
 PerTera = Annotated[int, typer.Option("--price-per-tera", min=0, help="Asked for 10^12 operations of a step on top, smallest units.")]
 Percent = Annotated[
     int, typer.Option("--bounty-percent", min=0, max=100, help="Of a job's bounties, what this node counts as earned: so much less it asks.")
@@ -79,16 +100,19 @@ def _common(app: typer.Typer, role: str) -> None:
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, price: Price = 100_000, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
             bounty_percent: Percent = 0, threads: Threads = 1, ray: Ray = "", ray_through: Through = "", places: Places = 0,
-            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, metrics: Metrics = "",
-            hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False, json: Lines = False,
+            keep_days: KeepDays = 7, prove: Prove = 0,
+            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
+            metrics: Metrics = "", releases: Releases = None, hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False,
+            json: Lines = False,
         ) -> None:  # fmt: skip
             try:
                 rules = care.Rules(care.hours_of(hours), max_temperature, alone)
             except ValueError as error:
                 raise Trouble("these hours cannot be kept", str(error), "--hours 22-7", 2) from None
-            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "ray": Rays.of(ray, ray_through, places)}
+            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "keep_days": keep_days, "prove": prove}
+            engine |= {"ray": Rays.of(ray, ray_through, places)}
             options: dict[str, Any] = {"price": price, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
-            options |= {"bounty_percent": bounty_percent}
+            options |= {"bounty_percent": bounty_percent, "releases": index_of(releases)}
             options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 
@@ -99,14 +123,26 @@ def _common(app: typer.Typer, role: str) -> None:
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1,
             ray: Ray = "", ray_through: Through = "", places: Places = 0,
-            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, metrics: Metrics = "",
-            json: Lines = False,
+            confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
+            metrics: Metrics = "", releases: Releases = None, json: Lines = False,
         ) -> None:  # fmt: skip
-            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "metrics": metrics, "ray": Rays.of(ray, ray_through, places)}
+            engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "metrics": metrics, "releases": index_of(releases)}
+            engine |= {"ray": Rays.of(ray, ray_through, places)}
             options = {"stake": stake or 0, "confirmations": confirmations, "ipfs": ipfs}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 
         start = start_verifier
+    elif role == "scheduler":
+
+        def start_scheduler(
+            rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
+            announce: Announce = None, confirmations: Confirmations = 0, ipfs: Ipfs = None, prefer_proven: PreferProven = False,
+            json: Lines = False,
+        ) -> None:  # fmt: skip
+            options = {"confirmations": confirmations, "ipfs": ipfs, "prefer_proven": prefer_proven}
+            serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **options)
+
+        start = start_scheduler
     else:
 
         def start_other(
@@ -133,7 +169,7 @@ def _common(app: typer.Typer, role: str) -> None:
         screen = Console(highlight=False)
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for key, value in found.items():
-            if key not in ("recent", "working_on"):
+            if key not in ("recent", "working_on", "days", "receipts"):
                 table.add_row(key.replace("_", " "), str(value))
         table.add_row("working on", ", ".join(found.get("working_on", [])) or "nothing")
         screen.print(table)
@@ -166,6 +202,25 @@ def _money(app: typer.Typer, role: str) -> None:
     @app.command("withdraw", help=f"Pulls what has been credited.\n\nExample: [bold]assay {role} withdraw --data ~/{role}[/bold]")
     def withdraw(data: Data = None, json: Json = False) -> None:
         _order(data, role, "withdraw", json)
+
+    @app.command("view", help=f"The node, live, in this terminal.\n\nExample: [bold]assay {role} view --data ~/{role}[/bold]")
+    def view(
+        data: Data = None,
+        svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Write one picture and end.")] = None,
+    ) -> None:  # fmt: skip
+        from assay.cli.view import open_view
+
+        open_view(role, folder_of(data, role), svg)
+
+    @app.command("doctor", help=f"What this machine and the node on it suffer from, and what to do.\n\nExample: [bold]assay {role} doctor[/bold]")
+    def doctor(
+        rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, releases: Releases = None, json: Json = False
+    ) -> None:
+        from assay.cli import ailments
+
+        code = ailments.doctor(role, folder_of(data, role), rpc, contract, bootstrap, releases, json)
+        if code:
+            raise typer.Exit(code)
 
     owner.receipts_for(app, role)
     if role == "worker":

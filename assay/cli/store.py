@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,13 +38,18 @@ async def open_gateway(blocks: Blocks, host: str, kept: Path) -> tuple[BlockGate
     return gateway, url
 
 
-def open_blobs(folder: Path, ipfs: str | None, locate: Callable[[Sequence[PeerId]], list[str]]) -> tuple[LocalBlobs | KuboBlobs, Blocks]:
-    """The node's blobs, and the blocks of them that its own gateway serves to others."""
+def open_blobs(
+    folder: Path, ipfs: str | None, locate: Callable[[Sequence[PeerId]], list[str]], room: int | None
+) -> tuple[LocalBlobs | KuboBlobs, Blocks]:
+    """The node's blobs, and the blocks of them that its own gateway serves to others. `room`: bytes for an embedded store; 0: what it has
+    and half of what is free; None: as many as the disk takes."""
     from assay.adapters.ipfs import LocalBlobs
     from assay.adapters.ipfs_kubo import KuboBlobs
 
     if ipfs is None:
-        local = LocalBlobs(folder, locate)
+        local = LocalBlobs(folder, locate, quota=room or None)
+        if room == 0:
+            local.store.quota = local.store.used + shutil.disk_usage(folder).free // 2
         return local, local.store
     try:
         kubo = KuboBlobs(ipfs, folder, locate)

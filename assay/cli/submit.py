@@ -197,7 +197,8 @@ def tell(as_json: bool, topic: str, text: str, **data: Any) -> None:
 @contextlib.asynccontextmanager
 async def client_node(where: Settings, budget: int = 0) -> AsyncIterator[Any]:
     """The client's ports, with peers and gateway up, `budget` in its account, registered on chain."""
-    from assay.cli.node import Options, compose, fund
+    from assay.cli.funding import fund
+    from assay.cli.node import Options, compose
     from assay.daemon import enrol
     from assay.messages import Refusal
 

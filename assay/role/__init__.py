@@ -2,8 +2,8 @@
 
 A role is a machine (assay.runtime.Machine) whose durable effects are named `kind:subject[:more]`; a result is handed to the method
 that is registered for its kind. Jobs (assay.role.jobs), what a segment needs (assay.role.supply), calls that anyone may make
-(assay.role.calls), disputes (assay.role.disputes), what their sides serve each other (assay.role.nodes) and trying again (assay.role.base)
-are kept here, so that each role states only what is its own.
+(assay.role.calls), money (assay.role.books), disputes (assay.role.disputes), what their sides serve each other (assay.role.nodes) and trying
+again (assay.role.base) are kept here, so that each role states only what is its own.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Role(Disputes):
 
     def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
         self._out, self._now, self._seed = [], now, seed
+        if isinstance(event, ChainSeen):
+            self.state.books.see(event.event, self.base.account, self.state.facts)
         match event:
             case ChainSeen(event=seen) if isinstance(seen, DISPUTE_EVENTS):
                 before = self.state.facts.disputes.get(seen.dispute) if isinstance(seen, DisputePaid) else None

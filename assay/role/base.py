@@ -12,6 +12,7 @@ from assay.dispute.served import Given, Wanted
 from assay.facts import Facts
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec
+from assay.role.books import Books
 from assay.runtime import (
     AnyEffect,
     AnyEvent,
@@ -110,6 +111,7 @@ class RoleState(msgspec.Struct):
     settling: dict[SegmentId, int] = {}
     """Segments whose settlement was asked for lately, and when."""
     plays: dict[DisputeId, Play] = {}
+    books: Books = msgspec.field(default_factory=Books)
     speed: int = 0
     """Operations a second in the last run or replay; 0 before the first."""
 

@@ -6,6 +6,8 @@ will tell; if they do not, it is tried again after a pause that grows.
 
 from __future__ import annotations
 
+from typing import Any
+
 from assay.beats import settles
 from assay.chain import (
     MOST_CALLS,
@@ -104,6 +106,10 @@ class Calls(Base):
             self._nudge(kind, seg, at=self._now + PAUSE * (1 + tried // 10), tried=tried + 1)
 
     # ---- money -----------------------------------------------------------------------------------------------------------
+
+    def _account(self, pending: int) -> dict[str, Any]:
+        """Of the node's summary. `pending`: what it will be credited if all goes well."""
+        return {"credit": self.state.credit, "dispute_credit": self.state.dispute_credit, "pending": pending, **self.state.books.summary()}
 
     def _money(self, event: Credited | Withdrawn) -> None:
         if event.who != self.base.account:

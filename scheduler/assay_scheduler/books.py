@@ -22,6 +22,8 @@ PACES = 8
 ENOUGH_PACES = 3
 STRAGGLES = 3
 """A provider that takes as many times as long as the median of the job's last segments, once there are enough, is asked to hand over."""
+PROVEN_FOR = 2 * 86_400
+"""Seconds for which a proof of hardware counts."""
 MAX_BIDS = 256
 """Offers kept for one range; a flood of them is cut off."""
 
@@ -35,6 +37,8 @@ class Config(msgspec.Struct, frozen=True):
     """Seconds that are waited for other offers after the first."""
     patience: int = 3
     """Seconds that the more interested party has to make a call before we make it."""
+    prefers_proven: bool = False
+    """Whether proven hardware comes before a lower price."""
     volunteer: bool = True
     """Take over jobs whose scheduler is silent."""
     blob_limit: int = 1 << 32

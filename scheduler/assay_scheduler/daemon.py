@@ -12,10 +12,13 @@ from assay_scheduler.machine import SchedulerMachine
 
 
 def scheduler(
-    ports: Ports, on_note: Callable[[Note], None] | None = None, *, offer_window: int = 5, patience: int = 3, volunteer: bool = True
+    ports: Ports, on_note: Callable[[Note], None] | None = None, *, offer_window: int = 5, patience: int = 3, volunteer: bool = True,
+    prefers_proven: bool = False,
 ) -> Node:
     """A node that schedules. `offer_window` and `patience` in seconds (see assay_scheduler.books.Config)."""
     config = Config(
-        account=ports.chain.account, peer=ports.peers.peer, offer_window=offer_window, patience=patience, volunteer=volunteer
+        account=ports.chain.account, peer=ports.peers.peer, offer_window=offer_window, patience=patience, volunteer=volunteer,
+        prefers_proven=prefers_proven,
     )  # fmt: skip
-    return Node(ports, SchedulerMachine(config), SchedulerHands(ports.blobs, ports.chain), on_note)
+    hands = SchedulerHands(ports.blobs, ports.chain, ports.peers if ports.stamps else None, ports.stamps)
+    return Node(ports, SchedulerMachine(config), hands, on_note)

@@ -101,8 +101,8 @@ class SchedulerMachine(Placing):
                 return [Reply(ask=ask, message=Refusal(reason="this node is a scheduler: it takes offers and heartbeats"))]
             case Woke(key=key):
                 return self._on_wake(key, now)
-            case Done(key=key, outcome=OfferVerified()):
-                return self._on_verified(key, now)
+            case Done(key=key, outcome=OfferVerified() as verified):
+                return self._on_verified(key, verified.proven_at, now)
             case Done(outcome=JobLoaded() as loaded):
                 return self._mirror(loaded)
             case Fetched(key=key) if key.startswith("spec:"):

@@ -1,7 +1,8 @@
 """Which offer to take. The contract lets a scheduler choose among signed offers under the job's cap and nothing else.
 
-Order: fewest recent failures first, then those who were not much slower than others at the same job, then the price, then the claimed
-speed. A provider whose work was withheld is not asked again; one whose lease lapsed, or whose verifiers got no keys, is asked last.
+Order: fewest recent failures first, then those who were not much slower than others at the same job, then the price, then whether the hardware
+is proven (before the price, where the scheduler prefers that: `prefers_proven`), then the claimed speed. A provider whose work was withheld is
+not asked again; one whose lease lapsed, or whose verifiers got no keys, is asked last.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class Bid(msgspec.Struct, frozen=True):
     offer: Offer
     signature: bytes
     steps_per_second_milli: int
+    proven: bool = False
+    """Whether its provider's last proof of hardware is good and not old (assay.proving)."""
 
 
 class Record(msgspec.Struct):
@@ -39,13 +42,14 @@ class Record(msgspec.Struct):
         self.slowness = (3 * self.slowness + percent) // 4 if self.slowness else percent
 
 
-def rank(bids: Sequence[Bid], records: dict[str, Record], cap: int, now: int) -> list[Bid]:
+def rank(bids: Sequence[Bid], records: dict[str, Record], cap: int, now: int, prefers_proven: bool = False) -> list[Bid]:
     """The bids worth taking, best first. `cap` is for the whole range; bids that expire before `now` are left out."""
 
-    def badness(bid: Bid) -> tuple[int, bool, int, int, int]:
+    def badness(bid: Bid) -> tuple[int, bool, bool, int, bool, int, int]:
         record = records.get(bid.offer.provider, Record())
         failures = max(0, record.lapsed * 2 + record.keyless - record.settled)
-        return (failures, record.slowness >= SLOW, bid.offer.price, -bid.steps_per_second_milli, bid.offer.nonce)
+        slow, claimed = record.slowness >= SLOW, not bid.proven
+        return (failures, slow, prefers_proven and claimed, bid.offer.price, claimed, -bid.steps_per_second_milli, bid.offer.nonce)
 
     usable = [
         bid

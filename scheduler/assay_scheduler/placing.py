@@ -14,7 +14,7 @@ from assay.ids import Address, PeerId, SegmentId
 from assay.messages import Ack, JobAnnouncement, OfferMessage, Refusal
 from assay.runtime import AnyEffect, Cancel, Do, Gossip, Note, Reply, Send, Wake
 from assay.tasks import VerifyOffer
-from assay_scheduler.books import LONGEST_PAUSE, MAX_BIDS, PATIENT, Config, JobBook, State, range_key
+from assay_scheduler.books import LONGEST_PAUSE, MAX_BIDS, PATIENT, PROVEN_FOR, Config, JobBook, State, range_key
 from assay_scheduler.placement import Bid, rank
 
 OPEN, RESTING, OVER = 1, 0, -1
@@ -103,14 +103,14 @@ class Placing:
         self.state.pending[task] = message
         return [Reply(ask=ask, message=Ack()), Do(key=task, task=VerifyOffer(offer=offer, signature=message.signature))]
 
-    def _on_verified(self, task: str, now: int) -> list[AnyEffect]:
+    def _on_verified(self, task: str, proven_at: int, now: int) -> list[AnyEffect]:
         message = self.state.pending.pop(task)
         offer = message.offer
         key = range_key(offer.job, offer.parent, offer.start, offer.stop)
         if key not in self.state.soliciting:  # placed meanwhile
             return []
         bids = [bid for bid in self.state.bids.get(key, []) if bid.offer.provider != offer.provider]
-        self.state.bids[key] = [*bids, Bid(offer, message.signature, message.steps_per_second_milli)]
+        self.state.bids[key] = [*bids, Bid(offer, message.signature, message.steps_per_second_milli, proven_at + PROVEN_FOR > now)]
         if self.state.soliciting[key] == OPEN and not bids:
             before, self.state.serial = self.state.turns[key], self.state.serial + 1
             self.state.turns[key] = self.state.serial
@@ -120,7 +120,7 @@ class Placing:
 
     def _assign(self, job: JobBook, key: str, now: int) -> list[AnyEffect]:
         parent, start, stop = (int(part) for part in key.split(":")[1:])
-        ranked = rank(self.state.bids.get(key, []), self.state.records, job.terms.price_cap * (stop - start), now)
+        ranked = rank(self.state.bids.get(key, []), self.state.records, job.terms.price_cap * (stop - start), now, self.config.prefers_proven)
         self.state.bids[key] = ranked
         if not ranked:
             self.state.bids.pop(key, None)

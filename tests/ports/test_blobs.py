@@ -150,6 +150,17 @@ def test_putting_and_fetching_twice_is_harmless(check: Callable[[Check], None]) 
     check(body)
 
 
+def test_what_is_let_go_is_served_as_long_as_it_is_there(check: Callable[[Check], None]) -> None:
+    async def body(nodes: dict[PeerId, Blobs]) -> None:
+        cid = await nodes[ALICE].put(data(700_000))
+        for _ in range(2):  # twice is harmless
+            await nodes[ALICE].unpin(cid)
+        await nodes[BOB].fetch(cid, 1 << 20)
+        assert await nodes[BOB].get(cid) == data(700_000)
+
+    check(body)
+
+
 def test_what_is_no_cid_is_refused(check: Callable[[Check], None]) -> None:
     async def body(nodes: dict[PeerId, Blobs]) -> None:
         for text in ("", "../../etc/passwd", "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"):

@@ -423,6 +423,26 @@ def test_a_journal_serves_one_network_one_account_and_one_process(network: Netwo
             asyncio.run(EvmChain.open(network.url, contract, key, tmp_path / "sender.sqlite"))
 
 
+def test_a_stamp_says_who_put_what_on_the_chain_and_when(network: Network, tmp_path: Path) -> None:
+    async def body(chain: EvmChain) -> None:
+        before = await chain.head()
+        transaction = await chain.stamp(CallId("note"), b"some bytes")
+        assert await chain.stamp(CallId("note"), b"some bytes") == transaction  # once
+        stamp = await chain.stamped(transaction)
+        assert (stamp.sender, stamp.data) == (chain.account, b"some bytes")
+        assert stamp.block == await chain.block(stamp.block.number)
+        assert stamp.block.number > before.number
+        with pytest.raises(KeyError):
+            await chain.stamped(Digest(bytes(32)))
+        await chain.send(CallId("register"), Register(encryption_key=b"k" * 32, peer=PeerId("p")))
+        entry = chain.sender.journal.get(CallId("register"))
+        assert entry is not None
+        with pytest.raises(KeyError):  # a call of a contract is no note to oneself
+            await chain.stamped(Digest(entry.attempts[0].hash))
+
+    run(network, tmp_path, body)
+
+
 def test_a_call_id_is_one_call(network: Network, tmp_path: Path) -> None:
     async def body(chain: EvmChain) -> None:
         await chain.send(CallId("one"), Deposit(amount=1))

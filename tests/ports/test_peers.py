@@ -23,8 +23,20 @@ from assay.adapters.libp2p_frames import HEAD, Frame, Frames, Kind, pack
 from assay.adapters.memory_peers import MemoryPeers, Switchboard
 from assay.adapters.rumours import Rumours
 from assay.codec import decode, encode
-from assay.ids import Address, Cid, JobId, PeerId, SegmentId
-from assay.messages import RPC_PROTOCOL, Ack, AnyReply, AnyRequest, Heartbeat, JobAnnouncement, PeerRecord, Refusal, SignedGossip, SignedRecord
+from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
+from assay.messages import (
+    RPC_PROTOCOL,
+    Ack,
+    AnyReply,
+    AnyRequest,
+    Hardware,
+    Heartbeat,
+    JobAnnouncement,
+    PeerRecord,
+    Refusal,
+    SignedGossip,
+    SignedRecord,
+)
 from assay.ports import Outage, Peers
 
 CONTRACT = Address("0x" + "11" * 20)
@@ -178,6 +190,20 @@ def test_nodes_that_know_only_the_bootstrap_address_find_and_ask_each_other(net:
             assert (record.account, record.gateway) == ("0x" + f"{3:040x}", "http://127.0.0.1/3")
 
     run(main())
+
+
+def test_what_a_node_tells_of_itself_is_renewed_when_it_has_changed(net: MemoryNet) -> None:
+    async def scene() -> None:
+        async with net:
+            one, two = [await net.node(i) for i in (1, 2)]
+            await until(lambda: [record.peer for record in two.peers.records()] == [one.id])
+            told = Hardware(device="", memory=1 << 30, transaction=Digest(bytes(32)), opening=Cid("x"))
+            before: Any = one.peers._record  # type: ignore[attr-defined]
+            one.peers._record = lambda addresses: msgspec.structs.replace(before(addresses), hardware=told)  # type: ignore[attr-defined]
+            await one.peers.renew()
+            await until(lambda: [record.hardware for record in two.peers.records()] == [told])
+
+    asyncio.run(scene())
 
 
 def test_many_requests_share_a_link(net: MemoryNet) -> None:

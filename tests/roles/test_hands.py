@@ -29,6 +29,7 @@ from assay.tasks import (
     AnyOutcome,
     CheckProgram,
     DropSegment,
+    LetGo,
     LoadJob,
     MakeOpenings,
     OpenBoundary,
@@ -262,10 +263,30 @@ def test_a_later_segment_shares_the_records_on_disk(tmp_path: Path) -> None:
         one, two = (tmp_path / "worker" / f"segment-{n}" / "records-0-0.npy" for n in (1, 2))
         assert one.samefile(two)
         await s.work(DropSegment(segment=ONE))
-        assert sorted(path.name[:4] for path in (tmp_path / "worker").iterdir()) == ["job-", "segm"]
+        assert sorted(path.name[:4] for path in (tmp_path / "worker").iterdir()) == ["job-", "publ", "segm"]
         await s.work(DropSegment(segment=SegmentId(2)))
+        await s.work(LetGo(job=JobId(1)))
         assert not list((tmp_path / "worker").iterdir())
         await s.work(DropSegment(segment=SegmentId(2)))  # again does no harm
+
+    play(scene)
+
+
+def test_what_was_published_is_promised_until_its_segment_or_job_is_let_go(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        blobs = s.worker.shop.blobs
+        assert isinstance(blobs, MemoryBlobs)
+        run, boundary = await s.served(1)
+        assert set(blobs._pins) == {run.checkpoint.cid, boundary.cid}
+        for listed in (s.worker.shop.folder(ONE) / "published", s.worker.shop.published(JobId(1))):
+            listed.write_text(listed.read_text() + "bafk-cut-o")  # a crash in the middle of a line
+        await s.work(DropSegment(segment=ONE))
+        assert set(blobs._pins) == {run.checkpoint.cid}
+        assert s.notes[-1].topic != "tidied"
+        await s.work(LetGo(job=JobId(1)))
+        assert (set(blobs._pins), s.notes[-1].data["blobs"]) == (set(), 1)
+        await s.work(LetGo(job=JobId(1)))  # again does no harm
 
     play(scene)
 

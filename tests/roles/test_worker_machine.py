@@ -12,6 +12,7 @@ from assay.chain import (
     Activated,
     Assigned,
     Attested,
+    BondCleared,
     ChunkAsked,
     ClearBond,
     CloseReveals,
@@ -19,7 +20,9 @@ from assay.chain import (
     Credited,
     Decide,
     Draw,
+    FeeCharged,
     JobCancelled,
+    JobClosed,
     JobPosted,
     Lapsed,
     OpeningsDue,
@@ -30,6 +33,7 @@ from assay.chain import (
     Settle,
     Settled,
     ShowChunk,
+    Slashed,
     Unpaid,
     Voided,
     VoidSegment,
@@ -52,12 +56,15 @@ from assay.messages import (
     ReceiptMessage,
     Refusal,
 )
+from assay.role.books import DAYS, ENTRIES
 from assay.runtime import Ask, Cancel, Fault, Heard, Ordered, Wake
 from assay.tasks import (
     ChunkMade,
+    Dropped,
     DropSegment,
     JobLoaded,
     KeyStored,
+    LetGo,
     MakeChunk,
     ReceiptVerified,
     RunSegment,
@@ -218,6 +225,35 @@ def test_what_cannot_become_an_assignment_gets_no_offer(bench: Bench, changes: d
     assert why in bench.said[-1].text
     bench.load_job()
     assert bench.idle("sign:")
+
+
+@pytest.mark.parametrize("price_cap", [TERMS.price_cap, PRICE - 1])
+def test_a_job_that_pays_too_little_is_left_alone_for_longer_each_time(bench: Bench, price_cap: int) -> None:
+    """It is what its scheduler announces, or its own cap, which is known before its document is."""
+    bench.posted(terms=msgspec.structs.replace(TERMS, price_cap=price_cap))
+    for pause in (60, 120, 240, 480, 960, 1920, 3600, 3600):
+        hear(bench, price_cap=10 * min(price_cap, PRICE - 1))
+        assert bench.state.heard == []
+        assert bench.said.pop().text.endswith(f"is left alone for {pause} s")
+        told = len(bench.said)
+        bench.now += pause - 1
+        hear(bench, price_cap=10 * min(price_cap, PRICE - 1))
+        assert len(bench.said) == told
+        bench.now += 1
+    assert bench.core.machine.summary()["too_cheap"][0]["cap"] == PRICE - 1
+    assert any(key.startswith("spec:") for key in bench.core.outstanding) == (price_cap >= PRICE)
+
+
+def test_a_job_that_pays_enough_later_is_offered_for_and_no_longer_left_alone(bench: Bench) -> None:
+    bench.posted()
+    hear(bench, price_cap=10 * PRICE - 1)
+    bench.load_job()
+    hear(bench)
+    assert bench.idle("sign:")
+    bench.now += 60
+    hear(bench)
+    assert isinstance(bench.task("sign:"), SignOffer)
+    assert bench.state.cheap == {}
 
 
 def test_a_stranger_may_schedule_when_the_jobs_scheduler_has_been_silent(bench: Bench) -> None:
@@ -976,3 +1012,71 @@ def test_what_is_long_over_is_passed_by(bench: Bench) -> None:
     bench.seen(Lapsed, segment=SegmentId(1), fee=1)
     bench.assigned(segment=2)
     assert busy(bench) == [2]
+
+
+# ---- what it has published -----------------------------------------------------------------------------------------------
+
+
+def test_the_checkpoints_of_a_finished_job_are_kept_for_a_week_and_then_let_go(bench: Bench) -> None:
+    attested(bench)
+    bench.seen(Settled, segment=SegmentId(1), provider=ME, price=100)
+    assert bench.idle("tidy:")  # the job goes on
+    bench.seen(JobClosed, job=JobId(1), refund=0)
+    began = bench.now
+    bench.woke("tidy:1")
+    assert bench.now == began + 7 * 86_400
+    assert bench.task("tidied:1") == LetGo(job=JobId(1))
+    bench.done("tidied:1", Dropped())
+    assert bench.state.published == set()
+
+
+def test_a_job_is_finished_when_its_last_step_is_settled_whether_it_is_closed_or_not(bench: Bench) -> None:
+    attested(bench)
+    bench.seen(Settled, segment=SegmentId(1), provider=ME, price=100)
+    bench.assigned(segment=2, provider=OTHER, parent=1, start=10, stop=20)
+    bench.committed(segment=2, stop=20)
+    assert bench.idle("tidy:")
+    bench.seen(Settled, segment=SegmentId(2), provider=OTHER, price=100)
+    assert not bench.idle("tidy:1")
+
+
+def test_what_can_still_be_disputed_is_not_let_go(bench: Bench) -> None:
+    machine = WorkerMachine(WorkerConfig(account=ME, encryption_key=b"k" * 32, peer=PEERS[ME], price_per_step=PRICE, disputes=OTHER))
+    bench = Bench.of(machine)
+    drawn(bench)
+    bench.seen(Withheld, segment=SegmentId(1), yes=0, no=3)
+    bench.seen(JobClosed, job=JobId(1), refund=0)
+    assert bench.idle("tidy:")
+    bench.woke("keep:1")  # the challenge window is over
+    assert bench.idle("tidy:")
+    bench.seen(BondCleared, segment=SegmentId(1), amount=1)
+    assert not bench.idle("drop:1")
+    assert not bench.idle("tidy:1")
+
+
+# ---- its books -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_books_tell_what_came_and_went_on_which_day(bench: Bench) -> None:
+    attested(bench)
+    bench.now = 5 * 86_400 - 1
+    bench.seen(FeeCharged, who=ME, segment=SegmentId(1), amount=30, reason="late")
+    bench.seen(FeeCharged, who=OTHER, segment=SegmentId(1), amount=31, reason="late")
+    bench.now += 1
+    bench.seen(Settled, segment=SegmentId(1), provider=ME, price=100)
+    bench.seen(Credited, who=ME, segment=SegmentId(1), amount=100, reason="price")
+    bench.seen(Slashed, who=ME, segment=SegmentId(1), amount=7, burnt=3)
+    told = bench.core.machine.summary()
+    assert told["days"] == [{"day": 4, "earned": 0, "lost": 30}, {"day": 5, "earned": 100, "lost": 7}]
+    assert [(entry["amount"], entry["why"]) for entry in told["receipts"]] == [(-7, "slashed"), (100, "price"), (-30, "late")]
+    assert told["ends"] == {"settled": 1}
+    assert told["pending"] == 0
+
+
+def test_the_books_of_years_stay_small(bench: Bench) -> None:
+    for day in range(2 * DAYS):
+        bench.now = day * 86_400
+        bench.seen(Credited, who=ME, segment=SegmentId(day), amount=1, reason="price")
+    assert len(bench.state.books.days) == DAYS
+    assert len(bench.state.books.entries) == ENTRIES
+    assert bench.state.books.days[-1].day == 2 * DAYS - 1

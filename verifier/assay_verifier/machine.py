@@ -44,6 +44,7 @@ from assay.chain import (
     Sealed,
     SegmentState,
     Served,
+    Terms,
 )
 from assay.codec import Message
 from assay.facts import SegmentFacts
@@ -90,14 +91,27 @@ class VerifierMachine(Challenging, Handing):
 
     def summary(self) -> dict[str, Any]:
         """For `assay verifier status`."""
+        duties = [duty for duty in self.state.duties.values() if duty.segment in self.state.facts.segments]
+        due = [self._terms(duty).fee for duty in duties if duty.reveal is not None and duty.reveal.agrees]
         return {
-            "credit": self.state.credit,
             "checks_done": self.state.done,
             "disagreed": self.state.disagreed,
             "disputes": [{"segment": c.segment, "link": c.opening.unit, "phase": c.phase, "dispute": c.dispute} for c in self.state.cases.values()],
-            "duties": [{"segment": d.segment, "round": d.round, "phase": d.phase, "links": sorted(d.units)} for d in self.state.duties.values()],
+            "duties": [self._told(duty) for duty in duties],
             "refused_jobs": {str(job): entry.reason for job, entry in self.state.jobs.items() if entry.reason},
+            **self._account(sum(due)),
         }
+
+    def _terms(self, duty: Duty) -> Terms:
+        return self.state.facts.jobs[self.state.facts.segments[duty.segment].job].terms
+
+    def _told(self, duty: Duty) -> dict[str, Any]:
+        """What it may earn by a duty, and what it risks."""
+        terms, agrees = self._terms(duty), None if duty.reveal is None else duty.reveal.agrees
+        return {
+            "segment": duty.segment, "job": self.state.facts.segments[duty.segment].job, "round": duty.round, "phase": duty.phase,
+            "links": sorted(duty.units), "agrees": agrees, "fee": terms.fee, "bond": terms.params.draw_bond,
+        }  # fmt: skip
 
     def _other(self, event: AnyEvent) -> None:
         match event:

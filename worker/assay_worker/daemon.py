@@ -9,7 +9,7 @@ from assay.runtime import Note
 from assay.workshop import Workshop
 from assay_worker.hands import KEEP, WorkerHands
 from assay_worker.machine import WorkerMachine
-from assay_worker.state import WorkerConfig
+from assay_worker.state import RETENTION, WorkerConfig
 
 
 def worker(
@@ -23,6 +23,7 @@ def worker(
     max_memory: int = 4 << 30,
     threads: int = 1,
     keep: int = KEEP,
+    retention: int = RETENTION,
 ) -> Node:
     """A node that trains. `price_per_step`, `price_per_tera` (for 10^12 operations of a step, on top) and `withdraw_at` in the token's
     smallest unit, `max_memory` and `keep` (of the states of a segment that wait to be served) in bytes. `ports.engine` is needed."""
@@ -31,6 +32,7 @@ def worker(
         account=ports.chain.account, encryption_key=ports.keys.encryption_key, peer=ports.peers.peer,
         disputes=ports.chain.disputes, price_per_step=price_per_step, price_per_tera=price_per_tera, bounty_percent=bounty_percent,
         withdraw_at=withdraw_at, max_memory=max_memory,
+        retention=retention,
         places=ports.places,
     )  # fmt: skip
     shop = Workshop(ports.folder / "work", ports.blobs, ports.keys, ports.engine, threads, max_memory)

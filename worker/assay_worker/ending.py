@@ -5,6 +5,9 @@
     withheld                the same, where the network has disputes; where it has none, bond and files stay
     rejected                the files go when no dispute over it is undecided any more; after a pardoned concession as when withheld
 
+The boundaries that were served for a segment go with its files. The checkpoints of a job stay for `retention` seconds after it has come to
+its end. Both only lose their pin: the block store drops them, oldest first, when its quota is reached.
+
 A dispute is answered from the segment's folder: what is not there any more is fetched and computed anew.
 """
 
@@ -14,8 +17,9 @@ from typing import Any
 
 from assay.chain import Lapsed, SegmentState, Settled, Unpaid, Voided, Withheld
 from assay.facts import DisputeFacts, SegmentFacts
-from assay.runtime import Do, Failed, Result
-from assay.tasks import DropSegment
+from assay.ids import JobId
+from assay.runtime import Do, Failed, Result, Wake, Woke
+from assay.tasks import DropSegment, LetGo
 from assay_worker.bringing import Bringing
 from assay_worker.showing import Showing
 from assay_worker.state import Mine
@@ -68,6 +72,31 @@ class Ending(Bringing, Showing):
     def _on_drop(self, event: Result, rest: list[str]) -> None:
         if isinstance(event, Failed):
             self._note("error", f"segment {rest[0]}: its files could not be removed: {event.error}")
+
+    # ---- blobs -----------------------------------------------------------------------------------------------------------
+
+    def _forget_job(self, job: JobId) -> None:
+        """After the last segment of a job its checkpoints are kept for some time, for whoever fetches or checks them late."""
+        super()._forget_job(job)
+        if job in self.state.published and self._finished(job):
+            self._do(Wake(key=f"tidy:{job}", at=self._now + self.config.retention))
+
+    def _finished(self, job: JobId) -> bool:
+        """Nothing more comes of it, and nothing of it that this node answers for can be disputed any more."""
+        facts = self.state.facts
+        known, last = facts.of_job(job), facts.jobs[job].terms.steps
+        over = facts.jobs[job].over or any(seg.state == SegmentState.SETTLED and seg.stop == last for seg in known)
+        return over and not any(seg.live or seg.segment in facts.pinned for seg in known)
+
+    def _on_tidy(self, event: Woke, rest: list[str]) -> None:
+        job = JobId(int(rest[0]))
+        if job in self.state.published and self._finished(job):
+            self.state.published.discard(job)
+            self._do(Do(key=f"tidied:{job}", task=LetGo(job=job)))
+
+    def _on_tidied(self, event: Result, rest: list[str]) -> None:
+        if isinstance(event, Failed):
+            self._note("error", f"job {rest[0]}: its checkpoints are still kept: {event.error}")
 
     # ---- disputes --------------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from assay.tasks import (
     ChunkMade,
     Dropped,
     DropSegment,
+    LetGo,
     LoadJob,
     MakeChunk,
     MakeMove,
@@ -55,6 +56,8 @@ from assay.workshop import Workshop, quietly, write_atomically
 
 KEEP = 2 << 30
 """Bytes of states that are kept of each segment for serving."""
+BOUNDARIES = "published"
+"""In a segment's folder: the list of the boundaries that were served."""
 BEAT = 0.5
 """Seconds between heartbeats, at least."""
 BEAT_TIMEOUT = 5.0
@@ -114,7 +117,13 @@ class WorkerHands:
             case ShowNodes():
                 return await self._show(task)
             case DropSegment():
+                await self.shop.let_go(self.shop.folder(task.segment) / BOUNDARIES)
                 self.shop.drop(task.segment)
+                return Dropped()
+            case LetGo():
+                count = await self.shop.let_go(self.shop.published(task.job))
+                text = f"job {task.job}: {count} checkpoints are kept no longer than there is room for them"
+                note(Note(topic="tidied", text=text, data={"job": task.job, "blobs": count}))
                 return Dropped()
             case _:
                 raise TaskFailed(Fault.OWN, f"a worker does not do {type(task).__name__}")
@@ -165,15 +174,15 @@ class WorkerHands:
         assert isinstance(run, LinksRun)
         outcome = SegmentRun(
             segment=task.segment, stop=run.stop, link_root=run.link_root, end_root=run.end_root, proof=run.proof,
-            checkpoint=await self._checkpoint(spec, task.parent, (folder / run.state).read_bytes()),
+            checkpoint=await self._checkpoint(task, spec, (folder / run.state).read_bytes()),
             first_loss=run.first_loss, last_loss=run.last_loss, milliseconds=run.milliseconds, computed=run.computed,
         )  # fmt: skip
         write_atomically(told, encode(outcome))
         return outcome
 
-    async def _checkpoint(self, spec: JobSpec, parent: SealedRef, state: bytes) -> SealedRef:
+    async def _checkpoint(self, task: RunSegment, spec: JobSpec, state: bytes) -> SealedRef:
         """Seals and publishes an end state; its key goes to the job's key service with the commitment."""
-        cid, key = await self.shop.seal_state(state, parent)
+        cid, key = await self.shop.seal_state(state, task.parent, self.shop.published(task.job))
         try:
             envelope = self.shop.keys.wrap(key, spec.key_service_key, envelope_info(self.chain.account))
         except ValueError as error:
@@ -216,7 +225,7 @@ class WorkerHands:
         boundaries: list[tuple[Address, Boundary]] = []
         for link in opened.opened:
             path = folder / link.file
-            cid, key = await self.shop.seal(path.read_bytes())
+            cid, key = await self.shop.seal(path.read_bytes(), folder / BOUNDARIES)
             path.unlink()
             for who, encryption_key in task.recipients:
                 try:

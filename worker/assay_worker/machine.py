@@ -52,6 +52,7 @@ from assay.tasks import RunSegment, SegmentRun, StopSegment
 from assay_worker.ending import Ending
 from assay_worker.offers import Offering
 from assay_worker.state import BUSY, Mine, WorkerConfig, WorkerState
+from assay_worker.summary import pending, told
 
 
 class WorkerMachine(Offering, Ending):
@@ -71,28 +72,13 @@ class WorkerMachine(Offering, Ending):
             "serve": self._on_serve, "drop": self._on_drop, "seal": self._on_seal, "vote": self._on_vote, "gather": self._on_gather,
             "post": self._on_post, "posted": self._on_posted, "lay": self._on_laid, "show": self._on_shown, "visit": self._on_visit,
             "chunk": self._on_chunk, "open": self._on_open, "reopen": self._on_reopen,
+            "tidy": self._on_tidy, "tidied": self._on_tidied,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
         """For `assay worker status`."""
-        return {
-            "doing": ", ".join(mine.phase for mine in self._busy()) or "waiting for an assignment",
-            "current_segment": next((mine.segment for mine in self._busy()), None),
-            "places": self.config.places,
-            "draining": self.state.draining,
-            "credit": self.state.credit + self.state.bounty_credit,
-            "segments": [
-                {"segment": mine.segment, "phase": mine.phase, "state": self.state.facts.segments[mine.segment].state.name.lower()}
-                for mine in self.state.mine.values()
-                if mine.segment in self.state.facts.segments
-            ],
-            "disputes": [
-                {"dispute": d.dispute, "segment": d.segment, "phase": d.phase}
-                for d in self.state.facts.disputes.values()
-                if self._provides(d.segment)
-            ],
-            "refused_jobs": {str(job): entry.reason for job, entry in self.state.jobs.items() if entry.reason},
-        }
+        money = {**self._account(pending(self.state)), "credit": self.state.credit + self.state.bounty_credit}
+        return {**told(self.state, self.config.account, self.config.places), **money}
 
     # ---- peers and owner -------------------------------------------------------------------------------------------------
 
@@ -373,6 +359,7 @@ class WorkerMachine(Offering, Ending):
         if run.stop <= seg.start:
             return self._lose(mine, "it was stopped before its first step was done")
         mine.run, mine.phase = run, "committing"
+        self.state.published.add(seg.job)
         text = f"segment {seg.segment}: done up to step {run.stop}; committing"
         self._note("run", text, segment=seg.segment, stop=run.stop, first_loss=run.first_loss, last_loss=run.last_loss)
         self._do(self._commit(mine.segment, run))

@@ -3,6 +3,7 @@
     heard      an announcement that may still become an offer (its job is loaded meanwhile)
     live       signed, sent, standing until it expires, its range goes to somebody else, its parent ends elsewhere than the offer says,
                or the scheduler refuses it; no more of them than there are places for what they may bring
+    cheap      a job that pays less than this node asks is not looked at again for a minute, then for two, up to an hour
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ from __future__ import annotations
 from collections import Counter
 
 from assay.chain import FAILED, Offer
+from assay.ids import JobId
 from assay.messages import Ack, JobAnnouncement, OfferMessage
 from assay.runtime import Answered, Ask, Do, Failed, Fault, Result, Wake, Woke
 from assay.tasks import Signed, SignOffer
 from assay_worker.earning import Earning
-from assay_worker.state import BUSY, LiveOffer, Mine, WorkerConfig, WorkerState
+from assay_worker.state import BUSY, Cheap, LiveOffer, Mine, WorkerConfig, WorkerState
 
 MAX_WAIT = 600
 """Seconds that an announcement may ask for answers; what asks for longer is not answered."""
+FIRST_PAUSE, LAST_PAUSE = 60, 3600
+"""Seconds for which a job that pays too little is left alone."""
+MAX_CHEAP = 256
+"""Of such jobs that are remembered."""
 MAX_HEARD = 64
 """Announcements that are remembered; when there are more, the scheduler that said most of them loses its oldest."""
 
@@ -33,6 +39,11 @@ class Offering(Earning):
     def _hear(self, announcement: JobAnnouncement) -> None:
         if not self._now <= announcement.respond_by <= self._now + MAX_WAIT:  # an offer blocks the next one for as long
             return
+        job, cheap = self.state.facts.jobs.get(announcement.job), self.state.cheap.get(announcement.job)
+        if cheap is not None and self._now < cheap.until:
+            return
+        if job is not None and job.terms.price_cap < self.config.price_per_step and not self.config.bounty_percent:  # known without its document
+            return self._too_cheap(announcement.job, self.config.price_per_step, job.terms.price_cap)
         key = (announcement.scheduler, announcement.job, announcement.parent, announcement.start)
         heard = [a for a in self.state.heard if (a.scheduler, a.job, a.parent, a.start) != key and a.respond_by >= self._now]
         self.state.heard = [*heard, announcement]
@@ -40,6 +51,16 @@ class Offering(Earning):
             loudest = Counter(a.scheduler for a in self.state.heard).most_common(1)[0][0]
             self.state.heard.remove(next(a for a in self.state.heard if a.scheduler == loudest))
         self._want_job(announcement.job, (announcement.scheduler,))
+
+    def _too_cheap(self, job: JobId, asked: int, cap: int) -> None:
+        """Prices for a step."""
+        known = {number: cheap for number, cheap in self.state.cheap.items() if number != job and not self.state.facts.jobs[number].over}
+        before = self.state.cheap.get(job)
+        pause = min(2 * before.pause, LAST_PAUSE) if before is not None else FIRST_PAUSE
+        known[job] = Cheap(asked, cap, self._now + pause, pause)
+        self.state.cheap = dict(list(known.items())[-MAX_CHEAP:])
+        text = f"no offer for job {job}: the cap of {cap} a step is below this node's price of {asked}; it is left alone for {pause} s"
+        self._note("declined", text, job=job, asked=asked, cap=cap)
 
     def _consider(self) -> None:
         """Makes the first offer that can be made; forgets announcements that never can be."""
@@ -82,9 +103,10 @@ class Offering(Earning):
                 return "drop", "the announced range does not begin where its parent ends"
         if not self._may_schedule(a):
             return "drop", "whoever announced it may not assign it"
-        price = self._price_of_step(a)
-        if price * (a.stop - a.start) > min(a.price_cap, terms.price_cap * (a.stop - a.start)):
-            return "drop", f"the cap of {terms.price_cap} a step is below this node's price of {price}"
+        price, steps = self._price_of_step(a), a.stop - a.start
+        if price * steps > min(a.price_cap, terms.price_cap * steps):
+            self._too_cheap(a.job, price, min(a.price_cap // steps, terms.price_cap))
+            return "drop", ""
         if (seconds := self._seconds(terms.micro_batches * entry.micro_flops + entry.update_flops)) >= terms.params.lease_window:
             return "drop", f"one step takes about {seconds} s here, and the lease of a whole segment is {terms.params.lease_window} s"
         return ("offer" if entry.stage == "ready" else "wait"), ""
@@ -105,6 +127,7 @@ class Offering(Earning):
         return overdue and any(person.peer == a.scheduler for person in self.state.facts.people.values())
 
     def _offer(self, a: JobAnnouncement) -> None:
+        self.state.cheap.pop(a.job, None)
         nonce = int.from_bytes(self._seed[:8], "big") >> 1
         while self._live(str(nonce)) is not None:
             nonce += 1

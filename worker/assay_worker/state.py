@@ -12,6 +12,7 @@ from assay.tasks import SegmentRun
 
 BUSY = ("gathering", "activating", "running", "committing")
 """Phases of a segment that takes a place."""
+RETENTION = 7 * 86_400
 
 
 class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
@@ -27,6 +28,8 @@ class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
     """Seconds before the end of the lease at which a run is stopped to commit what is done (at most a quarter of the lease)."""
     grace: int = 2
     """Seconds that are waited for the receipts that are not needed for the quorum."""
+    retention: int = RETENTION
+    """Seconds for which the checkpoints of a finished job are kept, whatever room they take."""
     places: int = 1
     """Segments that are offered for, gathered for and run at once, at most."""
     attempts: int = 3
@@ -36,6 +39,16 @@ class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
 class LiveOffer(msgspec.Struct):
     announcement: JobAnnouncement
     offer: Offer
+
+
+class Cheap(msgspec.Struct):
+    """A job that pays less for a step than this node asks; smallest units."""
+
+    asked: int
+    cap: int
+    until: int
+    """When it is looked at again."""
+    pause: int
 
 
 class Mine(msgspec.Struct):
@@ -112,6 +125,7 @@ class WorkerState(RoleState):
     posts: int = 0
     """Such transactions that were sent."""
     heard: list[JobAnnouncement] = msgspec.field(default_factory=list)
+    cheap: dict[JobId, Cheap] = msgspec.field(default_factory=dict)
     offers: list[LiveOffer] = msgspec.field(default_factory=list)
     mine: dict[SegmentId, Mine] = msgspec.field(default_factory=dict)
     showing: dict[SegmentId, Showing] = msgspec.field(default_factory=dict)
@@ -122,6 +136,8 @@ class WorkerState(RoleState):
     visits: int = 0
     welcome: list[int] = msgspec.field(default_factory=list)
     """Its requests."""
+    published: set[JobId] = msgspec.field(default_factory=set)
+    """Jobs of which checkpoints of this node are kept."""
     draining: bool = False
     bounties: dict[BountyId, Sought] = msgspec.field(default_factory=dict)
     bounty_credit: int = 0
