@@ -70,7 +70,7 @@ class RayCluster:
             import ray
 
             ray.init(
-                num_cpus=cores, num_gpus=begin.gpus, include_dashboard=False, object_store_memory=STORE, _node_ip_address="127.0.0.1", **quiet,  # type: ignore[arg-type]
+                num_cpus=cores, num_gpus=begin.gpus, include_dashboard=False, object_store_memory=STORE, _node_ip_address="127.0.0.1", **quiet,
             )  # fmt: skip
             return
         if refused := exposure.refused_address(begin.address):
@@ -81,7 +81,7 @@ class RayCluster:
         import ray
 
         try:
-            ray.init(address=begin.address, **quiet)  # type: ignore[arg-type]
+            ray.init(address=begin.address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             why = f"Ray at {begin.address} cannot be attached to: {_first_line(error)}"
             raise NotUsable(why, f"this machine must be one of its nodes: ray start --address {begin.address}") from None
@@ -91,7 +91,7 @@ class RayCluster:
         import ray
 
         found = []
-        for entry in ray.nodes():  # type: ignore[no-untyped-call]
+        for entry in ray.nodes():
             resources = entry["Resources"]
             if not entry["Alive"]:
                 continue
