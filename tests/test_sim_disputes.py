@@ -34,8 +34,8 @@ from assay.tasks import MakeMove, MoveMade, ReplayUnit, ServeUnits, UnitReplayed
 from assay_verifier.machine import VerifierMachine
 from tests import dispute_cases as cases
 from tests.audited import check_audit
-from tests.liars.disputes import Doubter
-from tests.liars.links import LINKS, PROVIDERS
+from tests.liars.disputes import Doubter, at, flipped
+from tests.liars.links import LINKS, PROVIDERS, computing, providing
 from tests.link_world import OPTIONS, PARAMS, RULES, LinkHands, LinkParty, LinkWorld
 
 PRICE = 1_000_000
@@ -269,13 +269,77 @@ class NeverOpens(LinkHands):
 @pytest.mark.parametrize("name", ["verifier_0", "verifier_1", "verifier_2"])
 def test_a_friend_who_challenges_first_and_throws_the_game_saves_nobody(kind: type[LinkHands], name: str) -> None:
     """Whatever its place in the draw, its turn is at once."""
-    hasty = Part(lambda me: VerifierMachine(msgspec.structs.replace(verifier_config(me), patience=0)), lambda me: kind(me.chain, me.keys, me.options))
-    world = network(worker_0=part("worker", PROVIDERS["computes nothing"]), **{name: hasty})
+    world = network(worker_0=part("worker", PROVIDERS["computes nothing"]), **{name: first_at_once(kind)})
     assert world.run(until=lambda: any(e.to_challenger > RULES.bond for e in events(world, DisputePaid))), told(world)
     lost = [event for event in events(world, DisputeResolved) if event.taken]
     assert [(e.outcome, e.taken) for e in lost] == [(Outcome.ASSERTER_LOST, BOND)]
     assert gained(world, name.replace("_", "-")) <= 0
     check_money(world)
+
+
+def one_bit(op: str) -> type[Link]:
+    """One bit of what the first stage with an operator puts out, in every micro-batch."""
+    return computing(op, lambda y, _: flipped(y, 3, 23))
+
+
+class Errs(LinkHands):
+    """Replays micro-batches on a machine with a fault of its own."""
+
+    kind: type[Link]
+
+    def replay_unit(self, task: ReplayUnit) -> UnitReplayed:
+        found, key = super().replay_unit(task), ("link", task.segment, task.unit)
+        if key not in self.disk or self.disk[key].is_update:
+            return found
+        right = self.disk[key]
+        wrong = self.kind(cases.job(), right.step, right.m, right.state, right.acc, right.batch)
+        self.disk[key], self.disk["trace", task.segment, task.unit] = wrong, wrong.contents
+        return msgspec.structs.replace(found, agrees=False, trace_root=wrong.trace.root, reason="it ends elsewhere")
+
+
+def first_at_once(kind: type[LinkHands]) -> Part:
+    """A verifier who waits for nobody drawn before it."""
+    return Part(lambda me: VerifierMachine(msgspec.structs.replace(verifier_config(me), patience=0)), lambda me: kind(me.chain, me.keys, me.options))
+
+
+def refuted_all_the_same(world: LinkWorld) -> None:
+    assert world.run(until=lambda: any(e.to_challenger > RULES.bond for e in events(world, DisputePaid))), told(world)
+    assert [(e.outcome, e.taken) for e in events(world, DisputeResolved) if e.taken] == [(Outcome.ASSERTER_LOST, BOND)]
+    assert gained(world, "worker-0") <= RULES.bond - RULES.bond // 2 - BOND
+    check_money(world)
+
+
+@pytest.mark.parametrize(("providers", "challengers", "right"), [("exp", "log", True), ("log", "exp", False)])
+def test_where_both_are_wrong_the_first_of_their_faults_decides(providers: str, challengers: str, right: bool) -> None:
+    """The provider's bond is lost either way: to who is first where its fault is the earlier one, else to the next, who makes none."""
+    erring = type("Erring", (Errs,), {"kind": one_bit(challengers)})
+    world = network(worker_0=part("worker", providing(one_bit(providers))), verifier_0=first_at_once(erring))
+    refuted_all_the_same(world)
+    outcome = next(e.outcome for e in events(world, DisputePaid) if world.name_of(world.ledger.disputes.record(e.dispute).challenger) == "verifier-0")
+    assert outcome is (Outcome.ASSERTER_LOST if right else Outcome.ASSERTER_WON)
+    assert (gained(world, "verifier-0") > 0) is right
+
+
+class PointsLater(Errs):
+    """Knows where the provider's fault is, and points at a stage behind it, which is right given what the false one put out."""
+
+    kind = one_bit("exp")
+
+    def make_move(self, task: MakeMove) -> MoveMade:
+        made = super().make_move(task)
+        if task.side is not Side.CHALLENGER or isinstance(made.move, Open):
+            return made
+        record, facts = self.known(task)
+        doubter = Doubter(self.ran(task).__getitem__, Tree([merkle.PAD]), made_up(task), 1, {Phase.TRACE: 1 + at("sum")})
+        return msgspec.structs.replace(made, move=doubter.move(state_of(record, facts), record.moves[-1].move), why="")
+
+
+def test_who_points_at_a_later_difference_loses_its_bond_and_the_next_wins() -> None:
+    world = network(worker_0=part("worker", providing(one_bit("exp"))), verifier_0=first_at_once(PointsLater))
+    refuted_all_the_same(world)
+    assert gained(world, "verifier-0") <= OPTIONS.fee - RULES.bond
+    ended = {world.name_of(world.ledger.disputes.record(e.dispute).challenger): e.outcome for e in events(world, DisputeResolved)}
+    assert ended["verifier-0"] is Outcome.ASSERTER_WON
 
 
 class SaysYes(LinkHands):

@@ -11,11 +11,12 @@ import numpy as np
 
 from assay import merkle
 from assay.dispute.proofs import Link
+from assay.dispute.tree import Tree
 from assay.ids import Digest
 from assay.program import Node
 from assay.state import Tensors
 from tests import dispute_cases as cases
-from tests.liars.disputes import at, flipped
+from tests.liars.disputes import Padded, at, flipped
 from tests.liars.engine import IdleLink
 from tests.link_world import OPTIONS, LinkHands
 
@@ -95,6 +96,14 @@ class NativeProducts(Link):
         return args[0] @ args[1] if node.op == "matmul" else super().node(number, node, args)
 
 
+class JunkInPads(computing("exp", lambda y, _: flipped(y, 3, 23))):  # type: ignore[misc]  # a class that is made
+    """One number wrong, and something where the pads of its trace belong."""
+
+    @functools.cached_property
+    def trace(self) -> Tree:
+        return Padded([merkle.leaf(i, content) for i, content in enumerate(self.contents)])
+
+
 def zero(_: Link, value: Any) -> Any:
     return np.zeros_like(value)
 
@@ -112,6 +121,7 @@ LINKS: dict[str, type[Link]] = {
     "a wrong counter of dropout": reading("micro", counter_step=lambda _, value: value + 1),
     "links that do not chain": reading("micro", acc_grad_out=zero),
     "an end that is not the outputs": OtherEnd,
+    "junk where pads belong": JunkInPads,
 }
 
 
