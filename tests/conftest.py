@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import assay.adapters.evm  # noqa: F401  # first, because of the recursion limit that it sets
 from assay.localnet.anvil import find_anvil
 
 

@@ -7,6 +7,8 @@ import asyncio
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
@@ -297,6 +299,12 @@ def test_the_newest_final_version_of_an_index_page_is_found() -> None:
 def test_what_is_no_index_page_is_refused(junk: bytes) -> None:
     with pytest.raises(NoIndex):
         releases.newest(junk)
+
+
+def test_nesting_is_refused_in_a_process_that_speaks_to_a_chain() -> None:
+    """And does not overflow the stack, which would end the daemon: a library of web3's raises the recursion limit to 100,000."""
+    code = "import json, assay.adapters.evm\ntry: json.loads('[' * 100_000)\nexcept RecursionError: print('refused')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "refused\n"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ nothing imports this lightly.
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +35,9 @@ from assay.ids import ZERO_ADDRESS, Address, Digest, DisputeId, SegmentId
 from assay.licensing import decode_uses
 from assay.ports import AccountView, Outage, Reverted, Stamp
 
+sys.setrecursionlimit(1000)
+"""Python's own. A library that web3 brings (py_ecc) raises it to 100,000, and then JSON that is nested deeply enough, which anybody can send,
+overflows the stack instead of being refused."""
 Taking = chain.Deposit | chain.PostJob | chain.PostLicensed | chain.FundJob | chain.SealDispute | chain.OfferBounty
 """Calls that take tokens."""
 DECISION_GAS = 500_000

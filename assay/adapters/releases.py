@@ -8,9 +8,10 @@ that nothing that an index says can do more than be a wrong number on the owner'
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from urllib.parse import urlsplit
+
+import msgspec
 
 VERSION = re.compile(r"(?:0|[1-9]\d{0,5})(?:\.(?:0|[1-9]\d{0,5})){0,3}")
 """A final release (PEP 440, without epochs and suffixes)."""
@@ -20,6 +21,15 @@ FILE = re.compile(r"[^-]{1,80}-([0-9.]{1,32})(?:-[^/]{1,200}\.whl|\.tar\.gz|\.zi
 """The version in the name of a wheel or of a source archive."""
 TIMEOUT = 10.0
 ACCEPT = "application/vnd.pypi.simple.v1+json"
+
+
+class _File(msgspec.Struct):
+    filename: str
+    yanked: bool | str = False
+
+
+class _Page(msgspec.Struct):
+    files: list[_File]
 
 
 class NoIndex(Exception):
@@ -39,16 +49,12 @@ def number(version: str) -> tuple[int, ...]:
 def newest(page: bytes) -> str:
     """The highest final version of which an index page has a file that was not withdrawn (PEP 592). Raises NoIndex."""
     try:
-        table = json.loads(page)
-    except (ValueError, RecursionError):
-        raise NoIndex("it did not answer with JSON") from None
-    files = table.get("files") if isinstance(table, dict) else None
-    if not isinstance(files, list):
-        raise NoIndex("its page lists no files (PEP 691)")
+        files = msgspec.json.decode(page, type=_Page).files
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise NoIndex(f"its page lists no files (PEP 691): {error}") from None
     found = set()
     for file in files:
-        name = file.get("filename") if isinstance(file, dict) and not file.get("yanked") else None
-        match = FILE.fullmatch(name) if isinstance(name, str) else None
+        match = FILE.fullmatch(file.filename) if not file.yanked else None
         if match and number(match[1]):
             found.add(match[1])
     if not found:
