@@ -62,6 +62,12 @@ class _Process:
         await self.process.wait()
 
 
+async def _outgrown(folder: Path, quota: int) -> str:
+    """What there is to say of a work folder that holds more bytes than it may; nothing when it does not."""
+    held = await asyncio.to_thread(bytes_below, folder)
+    return f"the work folder holds {held} bytes, its quota is {quota}; --disk gives it more" if held > quota else ""
+
+
 class ProcessEngine:
     """Implements assay.ports.Engine. `command` starts an engine (tests give others); the root and this process's id are added to it.
     `sandbox` shuts the engine in; a `command` of one's own is not shut in."""
@@ -98,6 +104,8 @@ class ProcessEngine:
         return result
 
     async def _attempt(self, line: bytes, folder: Path, progress: Callable[[Message], None], idle: float) -> AnyEngineResult:
+        if self._sandbox and (why := await _outgrown(folder, self._sandbox.disk)):  # what is done at once would not be met by a watch
+            raise TaskFailed(Fault.OWN, why)
         engine = await self._take(folder)
         watch = asyncio.create_task(self._watch(engine, folder, self._sandbox.disk)) if self._sandbox else None
         try:
@@ -142,9 +150,9 @@ class ProcessEngine:
             raise TaskFailed(Fault.OWN, f"the engine ended in the middle of its task ({how}); the system may be short of memory") from None
 
     async def _watch(self, engine: _Process, folder: Path, quota: int) -> None:
-        while (held := await asyncio.to_thread(bytes_below, folder)) <= quota:  # noqa: ASYNC110 (a disk tells nobody that it fills)
+        while not (why := await _outgrown(folder, quota)):  # noqa: ASYNC110 (a disk tells nobody that it fills)
             await asyncio.sleep(LOOK_EVERY)
-        engine.ended_for = f"the engine was ended: the work folder holds {held} bytes, its quota is {quota}; --disk gives it more"
+        engine.ended_for = f"the engine was ended: {why}"
         await engine.kill()
 
     # ---- processes -------------------------------------------------------------------------------------------------------

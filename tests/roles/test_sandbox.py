@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tiny import lay_out, plan
 
-from assay.adapters import sandbox
+from assay.adapters import engine_process, sandbox
 from assay.adapters.engine_process import ProcessEngine
 from assay.adapters.sandbox import NoSandbox, Sandbox
 from assay.cage import seccomp
@@ -179,7 +179,29 @@ def test_it_dies_with_the_daemon(shut: Sandbox, tmp_path: Path) -> None:
     assert gone
 
 
-def test_a_work_folder_over_its_quota_ends_the_engine_and_says_so(shut: Sandbox, tmp_path: Path) -> None:
+class Hoards(Sandbox):
+    """In place of an engine something that takes a task, fills its folder, and never answers."""
+
+    def command(self, root: Path) -> list[str]:
+        code = f"import sys, time; sys.stdin.readline(); open({str(root / 'filler')!r}, 'wb').write(bytes(2 << 20)); time.sleep(600)"
+        return [sys.executable, "-c", code]
+
+
+def test_a_work_folder_that_outgrows_its_quota_ends_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_process, "LOOK_EVERY", 0.01)
+
+    async def run() -> None:
+        made = ProcessEngine(sandbox=Hoards("kernel", 1 << 30, 1 << 20, ""))
+        try:
+            with pytest.raises(TaskFailed, match=r"the engine was ended: the work folder holds .* its quota is 1048576; --disk gives it more"):
+                await made.run(CheckFile(folder="job-1", memory=1 << 30, flops=1 << 40), tmp_path, lambda _: None)
+        finally:
+            await made.close()
+
+    asyncio.run(run())
+
+
+def test_in_a_work_folder_over_its_quota_nothing_is_begun(shut: Sandbox, tmp_path: Path) -> None:
     async def run() -> None:
         made = ProcessEngine(sandbox=Sandbox(shut.kind, shut.memory, 1 << 20, shut.native))
         (tmp_path / "filler").write_bytes(bytes(2 << 20))
