@@ -549,7 +549,7 @@ class LicenceGranted(ChainEvent, frozen=True, kw_only=True):
     """Records that may be read, each counted for every time."""
     until: int
     purposes: int
-    """A bit for each of assay.publish.manifest.PURPOSES; none: any."""
+    """A bit for each of assay.publish.purposes.PURPOSES; none: any."""
 
 
 class LicenceRevoked(ChainEvent, frozen=True, kw_only=True):

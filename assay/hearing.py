@@ -93,7 +93,7 @@ def end_root(place: int, start: int, micro_batches: int, count: int, entries: by
     return merkle.sha256(struct.pack(">BQII", 0x12, start + offset, m + 1, count), entries)
 
 
-def check(number: int, units: Sequence[int], start: int, stop: int, micro_batches: int, link_root: bytes, proof: ChunkProof) -> Named:
+def prove(number: int, units: Sequence[int], start: int, stop: int, micro_batches: int, link_root: bytes, proof: ChunkProof) -> Named:
     """What `proof` shows of a segment of steps [start, stop), which must be what `number` names. Raises NotTheChunk."""
     place, number = end_named(number, units, micro_batches)
     root, total = end_root(place, start, micro_batches, proof.count, proof.entries), links.count(stop - start, micro_batches)

@@ -46,7 +46,7 @@ class Uses(NamedTuple):
     head: bytes
     """What the job's data root is the hash of (assay.job.data_head)."""
     purpose: int
-    """Place in assay.publish.manifest.PURPOSES."""
+    """Place in assay.publish.purposes.PURPOSES."""
     most: int
     """That the client is ready to pay for them."""
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from assay.cli.app import app
 from assay.localnet.anvil import Anvil, deploy
-from assay.publish.manifest import PURPOSES
+from assay.publish.purposes import PURPOSES
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ class Hearings(Jobs):
         block_hash, _ = self._reach(ctx, seg.seed_block)
         micros = self.jobs[seg.job].terms.micro_batches
         try:
-            found = hearing.check(
+            found = hearing.prove(
                 draw.chunk(block_hash, call.segment), seg.units, seg.start, seg.stop, micros, seg.link_root, call.proof
             )
         except hearing.NotTheChunk as error:

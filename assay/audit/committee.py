@@ -116,7 +116,7 @@ class Committee(Hand):
             return
         number, micros = draw.chunk(found, seg.number), job.terms.micro_batches
         try:
-            shown = hearing.check(number, seg.units, seg.start, seg.stop, micros, seg.link_root, call.proof)
+            shown = hearing.prove(number, seg.units, seg.start, seg.stop, micros, seg.link_root, call.proof)
         except hearing.NotTheChunk as error:
             check("served", False, f"what was shown is not what was asked for: {error}")
             return

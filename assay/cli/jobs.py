@@ -13,7 +13,7 @@ from assay.cli.common import FAILED, TOKEN, USAGE, Bootstrap, Contract, Data, Js
 from assay.cli.common import run as run_async
 from assay.ids import DatasetId
 from assay.policy import POLICIES, longest_segment, named, params_for
-from assay.publish.manifest import PURPOSES
+from assay.publish.purposes import PURPOSES
 
 if TYPE_CHECKING:
     from rich.console import Console

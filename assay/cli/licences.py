@@ -9,7 +9,7 @@ import asyncio
 import datetime
 import time
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,10 +18,11 @@ from assay.cli.common import ENVIRONMENT, FAILED, TOKEN, USAGE, Contract, Data, 
 from assay.cli.data import Name, find
 from assay.codec import digest, encode
 from assay.ids import ZERO_ADDRESS, Address, Cid, DatasetId, JobId, address
-from assay.keyservice.licensed import SEND, OwnerCall
-from assay.licensing import ENDLESS, Licences, Others
 from assay.ports import Outage
-from assay.publish import manifest as manifests
+
+if TYPE_CHECKING:
+    from assay.keyservice.licensed import OwnerCall
+    from assay.licensing import Licences, Others
 
 To = Annotated[str, typer.Option("--to", metavar="ACCOUNT", help="Who may use it; `anyone` for everybody.")]
 DAY = 24 * 3600
@@ -46,6 +47,7 @@ def grant(
 
     Example: [bold]assay data grant patients --to 0x… --uses 5000000 --days 90[/bold]
     """
+    from assay.licensing import ENDLESS
     from assay.publish.manifest import purposes_mask
 
     where = settings(rpc, contract, None, data, "owner")
@@ -169,6 +171,7 @@ def _share(known: Licences, number: DatasetId, own: Address) -> tuple[int, int, 
 
 def due_jobs(seen: list[AnyChainEvent], number: DatasetId) -> list[Any]:
     """Jobs on the dataset that have settled segments which are not paid for."""
+    from assay.licensing import Licences
     from assay.receipts import Ledger
 
     known, ledger = Licences(), Ledger()
@@ -212,6 +215,8 @@ async def events(where: Settings) -> list[AnyChainEvent]:
 
 
 async def licences(where: Settings) -> Licences:
+    from assay.licensing import Licences
+
     known = Licences()
     known.feed(await events(where))
     return known
@@ -239,6 +244,9 @@ async def quote(where: Settings, datasets: tuple[DatasetId, ...], steps: int, ea
 
 async def others_of(node: Any, datasets: tuple[DatasetId, ...], purpose: int, most: int) -> Others:
     """The manifests of the datasets that a job names, checked against the contract. Raises Trouble."""
+    from assay.licensing import Licences, Others
+    from assay.publish import manifest as manifests
+
     known, found = Licences(), []
     known.feed(await node.chain.events((-1, -1), 0))
     for number in datasets:
@@ -260,6 +268,8 @@ async def others_of(node: Any, datasets: tuple[DatasetId, ...], purpose: int, mo
 
 async def _fetch_from_anyone(node: Any, cid: Cid) -> None:
     """A manifest, from whichever node has it; others are seen only some time after a node has come up. Raises Trouble."""
+    from assay.publish import manifest as manifests
+
     deadline = time.monotonic() + SEEN_WITHIN
     while True:
         try:
@@ -273,6 +283,8 @@ async def _fetch_from_anyone(node: Any, cid: Cid) -> None:
 
 async def refund_use(node: Any, job: JobId) -> None:
     """Takes back what a closed job has not used of the data of others; its owners are paid first."""
+    from assay.licensing import Licences
+
     known = Licences()
     known.feed(await node.chain.events((-1, -1), 0))
     if job in known.jobs and job not in known.refunded:
@@ -323,6 +335,7 @@ async def perform(where: Settings, call: OwnerCall) -> None:
     from assay.cli.folder import Lock, give_order, running
     from assay.cli.funding import fund
     from assay.cli.node import open_chain, open_or_create
+    from assay.keyservice.licensed import SEND
 
     if await asyncio.to_thread(running, where.data):
         before = len(await events(where))

@@ -20,9 +20,8 @@ from assay import merkle, shard
 from assay.codec import MAX_MESSAGE, Malformed, Message, decode
 from assay.ids import Address, Amount, Digest, PeerId, address
 from assay.job import DatasetRef, envelope_info, shard_items
+from assay.publish.purposes import PURPOSES
 
-PURPOSES = ("research", "education", "commercial", "health", "public-good")
-"""What a dataset may be used for; in contracts purpose i is bit i."""
 SHARES = 10_000
 """Parts of the revenue that the owners' shares are counted in."""
 MOST_OWNERS = 32

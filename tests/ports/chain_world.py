@@ -404,10 +404,14 @@ HIDDEN = frozenset(
 """Fields that follow from block hashes, clocks or the contract's address."""
 
 
+TOGETHER = {"Opened": "Revealed", "FeeCharged": "NoShow"}
+"""Kinds of events that come in turns, a verifier after the other."""
+
+
 async def told(world: World) -> list[Any]:
     names: Callable[[str], str] = lambda text: re.sub(r"0x[0-9a-f]{40}", lambda found: world.name(Address(found[0])), text)  # noqa: E731
     events = [_told(event, names) for event in await world.events()]
-    runs = (list(run) for _, run in itertools.groupby(events, key=lambda event: event["is"].replace("Opened", "Revealed")))
+    runs = (list(run) for _, run in itertools.groupby(events, key=lambda event: TOGETHER.get(event["is"], event["is"])))
     return [event for run in runs for event in sorted(run, key=repr)]  # what befalls several verifiers at once, in the order of the draw
 
 

@@ -486,8 +486,8 @@ def test_logs_that_are_too_long_for_one_answer_are_read_in_parts(network: Networ
             await chain.send(CallId(f"call {i}"), REGISTER)
         everything = await chain.events((-1, -1), 0)
         assert len(everything) == 20
-        monkeypatch.setattr("assay.adapters.evm_rpc.MOST_BYTES", 12_000)
         reader = await EvmReader.open(network.url, network.jobs)
+        monkeypatch.setattr("assay.adapters.evm_rpc.MOST_BYTES", 12_000)
         try:
             query = {"address": network.stakes, "fromBlock": "0x0", "toBlock": "latest"}
             with pytest.raises(evm_rpc.TooLong):

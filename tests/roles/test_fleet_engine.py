@@ -201,6 +201,7 @@ def test_a_fleet_that_cannot_be_used_says_what_to_do(tmp_path: Path, monkeypatch
         raise sandbox.NoSandbox("bwrap is not installed")
 
     monkeypatch.setattr(sandbox, "choose", none)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     with pytest.raises(Trouble) as refused:
         opened(tmp_path, Rays.of("local", "", 1))
     assert refused.value.next == "apt install bubblewrap"

@@ -210,13 +210,13 @@ def test_the_chunk_of_any_end_can_be_shown_and_nothing_else_passes_for_it(tmp_pa
         )  # fmt: skip
         found = engine.perform(chunk, lambda _: None)
         assert isinstance(found, ChunkOpened), found
-        named = hearing.check(number, units, 0, STEPS, MICRO_BATCHES, done.link_root, found.proof)
+        named = hearing.prove(number, units, 0, STEPS, MICRO_BATCHES, done.link_root, found.proof)
         shown.add(named)
         for other in range(number + 1, number + 4):  # of other links, which may name the same end
             if hearing.end_named(other, units, MICRO_BATCHES)[0] == named.place:
                 continue
             with pytest.raises(hearing.NotTheChunk):
-                hearing.check(other, units, 0, STEPS, MICRO_BATCHES, done.link_root, found.proof)
+                hearing.prove(other, units, 0, STEPS, MICRO_BATCHES, done.link_root, found.proof)
     assert len({place for place, _, _ in shown}) > LINKS // 2
     assert len({entry for _, entry, _ in shown}) > 3
 
