@@ -129,7 +129,7 @@ training = assay.Training(model=nn.Linear(6, 3), loss=lambda model, batch: F.cro
 """
     )
     params = here / "fast.toml"
-    params.write_text("finality = 1\nchallenge_window = 1\nverifiers = 1\nquorum = 1\n")
+    params.write_text("finality = 1\nseal_window = 60\nreveal_window = 60\nopen_window = 60\nchallenge_window = 1\nverifiers = 1\nquorum = 1\n")
     local = assay(here, "run", "train.py", "--local")
     with daemon(here, "keyservice"), daemon(here, "scheduler"), daemon(here, "worker"), daemon(here, "verifier"):
         poor = assay(here, "submit", "train.py", "--budget", "0.5", "--yes", "--segment-steps", "2", code=FAILED)
