@@ -54,7 +54,8 @@ def blobs(node: Path) -> dict[str, int]:
 def test_a_fine_tune_settles_with_the_state_of_its_adapter_alone(here: Path) -> None:
     assay(here, "net", "up")
     (here / "tune.py").write_text(TRAINING)
-    (here / "fast.toml").write_text("finality = 1\nseal_window = 60\nreveal_window = 60\nopen_window = 60\nchallenge_window = 1\nverifiers = 1\nquorum = 1\n")
+    windows = "seal_window = 60\nreveal_window = 60\nopen_window = 60\nchallenge_window = 1\n"  # too short to wait for a full minute
+    (here / "fast.toml").write_text(f"finality = 1\n{windows}verifiers = 1\nquorum = 1\n")
     local = assay(here, "run", "tune.py", "--local")
     with daemon(here, "keyservice"), daemon(here, "scheduler"), daemon(here, "worker"), daemon(here, "verifier"):
         submit = ["submit", "tune.py", "--budget", "40", "--yes", "--segment-steps", "2", "--params", "fast.toml"]
