@@ -9,7 +9,8 @@ must travel does so as its bit pattern.
 from __future__ import annotations
 
 import hashlib
-from typing import TypeVar
+from types import UnionType
+from typing import Any, TypeVar, overload
 
 import msgspec
 
@@ -36,7 +37,15 @@ def encode(value: object) -> bytes:
     return _encoder.encode(value)
 
 
-def decode(data: bytes, kind: type[T], limit: int = MAX_MESSAGE) -> T:
+@overload
+def decode(data: bytes, kind: type[T], limit: int = MAX_MESSAGE) -> T: ...
+
+
+@overload
+def decode(data: bytes, kind: UnionType, limit: int = MAX_MESSAGE) -> Any: ...
+
+
+def decode(data: bytes, kind: Any, limit: int = MAX_MESSAGE) -> Any:
     """The value of type `kind` (a Message class or a union of them) whose canonical form is `data`; raises Malformed otherwise."""
     if len(data) > limit:
         raise Malformed(f"message of {len(data)} bytes is over the limit of {limit}")

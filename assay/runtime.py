@@ -236,7 +236,7 @@ class Core:
         return list(self.outstanding.values())  # type: ignore[arg-type]
 
     def _replay(self, row: Row) -> None:
-        event: AnyEvent = decode(row.event, AnyEvent, limit=1 << 26)  # type: ignore[arg-type]
+        event: AnyEvent = decode(row.event, AnyEvent, limit=1 << 26)
         self._apply(event, row.now, row.seed)
 
     def step(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:

@@ -396,7 +396,7 @@ def main(arguments: list[str]) -> int:
             line = lines.pop(0)
         result: AnyEngineResult
         try:
-            task: AnyEngineTask = decode(line.rstrip(b"\n"), AnyEngineTask, limit=MAX_LINE)  # type: ignore[arg-type]
+            task: AnyEngineTask = decode(line.rstrip(b"\n"), AnyEngineTask, limit=MAX_LINE)
         except Malformed as error:
             result = Failure(fault=Fault.OWN, error=f"the engine was given no task: {error}")
         else:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
 
 import pytest
 
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.chain import CallId, Deposit, Register
 from assay.cli import funding
-from assay.daemon import Ports
 from assay.dispute.record import Rules
 from assay.ids import PeerId
 from assay.runtime import Note
 
 STAKE = 5_000_000
-
-
-def ports(chain: MemoryChain) -> Ports:
-    """A node that has nothing but a chain: funding comes before everything else."""
-    nothing = cast("Any", None)
-    return Ports(chain=chain, blobs=nothing, peers=nothing, keys=nothing, journal=nothing, engine=None, folder=nothing)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +31,7 @@ def funded(chain: MemoryChain, ledger: MemoryLedger, gift: int = 0) -> tuple[int
             ledger.mint(chain.account, gift)
 
     async def go() -> int:
-        return await asyncio.wait_for(funding.fund(ports(chain), "unused", STAKE, note), 10)
+        return await asyncio.wait_for(funding.fund(chain, "unused", STAKE, note), 10)
 
     return asyncio.run(go()), said
 
@@ -83,6 +75,6 @@ def test_a_verifier_is_told_what_it_lacks_for_disputes_and_not_held_up() -> None
     beside = asyncio.run(funding.bonds("verifier", chain))
     assert beside == funding.BONDS * rules.bond
     assert asyncio.run(funding.bonds("worker", chain)) == 0
-    assert asyncio.run(funding.fund(ports(chain), "unused", STAKE, said.append, beside)) == STAKE
+    assert asyncio.run(funding.fund(chain, "unused", STAKE, said.append, beside)) == STAKE
     (note,) = said
     assert (note.topic, "3.00 tokens" in note.text) == ("bonds", True)

@@ -1,4 +1,7 @@
-"""Disputes in memory: a liar of every kind loses to the honest challenger, an honest asserter to nobody, and the silent side always loses."""
+"""Disputes in memory: a liar of every kind loses to the honest challenger, an honest asserter to nobody, and the silent side always loses.
+
+One file because all of it is played over the same links by the same players.
+"""
 
 from __future__ import annotations
 

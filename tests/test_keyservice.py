@@ -1,4 +1,7 @@
-"""The key service: whom it gives which keys after which event, and what it does about envelopes, documents and nodes that are wrong."""
+"""The key service: whom it gives which keys after which event, and what it does about envelopes, documents and nodes that are wrong.
+
+One file because all of it drives one machine with one bench.
+"""
 
 from __future__ import annotations
 

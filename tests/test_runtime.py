@@ -90,7 +90,7 @@ def test_an_event_is_in_the_journal_before_the_machine_sees_it() -> None:
     with pytest.raises(KeyboardInterrupt):
         Core(Dead({}), journal).step(Started(), 1, b"s")
     (row,) = journal.load()[2]
-    assert decode(row.event, AnyEvent) == Started()  # type: ignore[arg-type]
+    assert decode(row.event, AnyEvent) == Started()
 
 
 def test_after_a_crash_the_state_is_the_same_and_what_has_no_result_is_wanted_again() -> None:

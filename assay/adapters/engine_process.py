@@ -128,7 +128,7 @@ class ProcessEngine:
             await stdin.drain()
             while True:
                 answer = await asyncio.wait_for(stdout.readuntil(b"\n"), self.patience)
-                message: AnyEngineResult = decode(answer[:-1], AnyEngineResult, limit=MAX_LINE)  # type: ignore[arg-type]
+                message: AnyEngineResult = decode(answer[:-1], AnyEngineResult, limit=MAX_LINE)
                 engine.heard = True
                 if not isinstance(message, StepDone):
                     return message

@@ -14,6 +14,7 @@ nothing imports this lightly.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any, Self
@@ -78,11 +79,11 @@ class EvmReader(TypedData):
                 found[name] = Address((await ask("jobs", name)).lower())
             if found["disputes"] == ZERO_ADDRESS or not await ask("disputes", "disputable"):
                 del found["disputes"]
-            found["datasets"] = Address((await ask("stakes", "datasets")).lower())
-            if found["datasets"] == ZERO_ADDRESS:
-                del found["datasets"]
         except (Refused, evm_abi.BadLog):
             raise NoContract(f"there is no Jobs contract at {contract} on chain {chain_id} ({rpc.url}): check the address and the URL") from None
+        with contextlib.suppress(Refused, evm_abi.BadLog):  # stakes behind receipts know of no data sets
+            if (datasets := Address((await ask("stakes", "datasets")).lower())) != ZERO_ADDRESS:
+                found["datasets"] = datasets
         where = evm_create2.created("bounties", contract)
         if blob(await rpc.call("eth_getCode", where, "latest")):
             found["bounties"] = where

@@ -118,7 +118,8 @@ class Libp2pPeers:
 
         data = await self._call(ask)
         try:
-            return decode(data, AnyReply)  # type: ignore[arg-type]
+            reply: AnyReply = decode(data, AnyReply)
+            return reply
         except Malformed as error:
             log.warning("%s answered with what is not an answer: %s", peer, error)
             raise Outage(f"{peer} answered with what is not an answer: {error}") from None

@@ -186,7 +186,7 @@ class Net:
         self._pass_on(Frame(Kind.GOSSIP, 0, self.rumours.say(message)), None)
 
     async def _serve(self, link: Link, number: int, body: bytes) -> None:
-        message: AnyRequest = decode(body, AnyRequest)  # type: ignore[arg-type]
+        message: AnyRequest = decode(body, AnyRequest)
         allowed = self._requests.take(link.peer, trio.current_time())
         if not allowed or link.serving >= MAX_SERVED or self._serving >= MAX_SERVED_IN_ALL:
             if link.refused():

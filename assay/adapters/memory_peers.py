@@ -137,7 +137,8 @@ class MemoryPeers:
             raise Outage(f"{peer} did not answer within {timeout:g} s") from None
         try:
             (frame,) = Frames().feed(answer)
-            return decode(frame.body, AnyReply)  # type: ignore[arg-type]
+            reply: AnyReply = decode(frame.body, AnyReply)
+            return reply
         except Malformed as error:
             raise Outage(f"{peer} answered with what is not an answer: {error}") from None
 
@@ -158,7 +159,7 @@ class MemoryPeers:
         try:
             for frame in Frames().feed(data):
                 if frame.kind == Kind.REQUEST:
-                    message: AnyRequest = decode(frame.body, AnyRequest)  # type: ignore[arg-type]
+                    message: AnyRequest = decode(frame.body, AnyRequest)
                     answers.append(pack(Frame(Kind.REPLY, frame.id, encode(await self._handler(source, message)))))
                 elif frame.kind == Kind.RECORDS:
                     for signed in decode(frame.body, tuple[SignedRecord, ...]):

@@ -17,6 +17,19 @@ from assay.ports import Blobs, Engine, Keys, Peers
 from assay.workshop import Workshop
 
 
+async def look(record: Record, job: JobId, blobs: Blobs, keys: Keys | None, engine: Engine, folder: Path, patience: int = 20) -> Documents:
+    """All that can be said of a job with no link computed again: the auditor has run over the record, documents and delivery are checked.
+    `folder` and `keys` as of audit_job. Raises auditor.NoSuchJob."""
+    auditor = Auditor(record, job)
+    auditor.run()
+    ring, library = Ring(keys, auditor.releases), Library(blobs, patience)
+    shop = Workshop(folder, blobs, ring, engine)  # type: ignore[arg-type]  # a Ring is no Keys that wraps
+    documents = Documents(auditor, library, shop, ring)
+    await documents.check()
+    await documents.delivery()
+    return documents
+
+
 async def audit_job(
     record: Record, job: JobId, blobs: Blobs, keys: Keys | None, engine: Engine, folder: Path, *, replay: int = 0, seed: int = 0,
     patience: int = 20, bases: Path | None = None, peers: Peers | None = None, visit: Visit | None = None,
@@ -24,13 +37,8 @@ async def audit_job(
     """`folder` is the audit's own and is removed by the caller: what is opened lies there in the clear. `keys` are the caller's, if it has
     any; `replay` is how many links to compute again, chosen by `seed`; `bases` the folder of
     frozen tensors that are shared with other audits; providers are asked through `peers`, who ask as `visit` says. Raises auditor.NoSuchJob."""
-    auditor = Auditor(record, job)
-    auditor.run()
-    ring, library = Ring(keys, auditor.releases), Library(blobs, patience)
-    documents = Documents(auditor, library, Workshop(folder, blobs, ring, engine), ring)  # type: ignore[arg-type]
-    await documents.check()
-    await documents.delivery()
-    spec = documents.spec
+    documents = await look(record, job, blobs, keys, engine, folder, patience)
+    auditor, spec = documents.auditor, documents.spec
     if replay and spec is None:
         auditor.sheet.check("replay", None, "no link can be computed again without the job's document")
     elif replay and spec is not None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from assay.cli.beside import GAS_MONEY
 from assay.cli.common import money
-from assay.daemon import Ports
 from assay.ports import Chain
 from assay.runtime import Note
 
@@ -24,14 +23,14 @@ async def bonds(role: str, chain: Chain) -> int:
     return BONDS * (await chain.dispute_rules()).bond if role == "verifier" and chain.disputes else 0
 
 
-async def fund(ports: Ports, url: str, stake: int, note: Callable[[Note], None], beside: int = 0) -> int:
+async def fund(chain: Chain, url: str, stake: int, note: Callable[[Note], None], beside: int = 0) -> int:
     """Returns when the account has gas money and something to stake: helped by the faucet, or after waiting for a person. It is not held
     up by what it should have `beside` its stake, where there is no faucet.
 
     A node that has a stake already is not held up by a part of it that is gone (a fee, a slash). The result is the stake that it can
     have now, at most `stake`.
     """
-    chain, told = ports.chain, False
+    told = False
     while True:
         view = await chain.view(chain.account)
         local = chain.chain_id == LOCAL_CHAIN

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -119,7 +118,7 @@ async def _revenue(where: Settings, name: str, *, collect: bool, withdraw: bool,
         await perform(where, WithdrawRevenue(dataset=number))
     known = await licences(where)
     share, earned, taken = _share(known, number, own)
-    jobs: dict[int, int] = {}
+    jobs: dict[JobId, int] = {}
     for payment in known.paid:
         if payment.dataset == number:
             jobs[payment.job] = jobs.get(payment.job, 0) + payment.amount
@@ -129,7 +128,7 @@ async def _revenue(where: Settings, name: str, *, collect: bool, withdraw: bool,
         return
     print(f"dataset {number} ({name}) has earned {money(earned)} tokens")
     for job, amount in jobs.items():
-        print(f"  job {job:<6} {money(amount):>14}  client {known.jobs[job].client}")  # type: ignore[index]
+        print(f"  job {job:<6} {money(amount):>14}  client {known.jobs[job].client}")
     print(f"share of {own}: {share / 100:g} %, {money(taken)} withdrawn, {money(left)} to be had" + (": --withdraw" if left and not withdraw else ""))
 
 
@@ -273,7 +272,8 @@ async def _fetch_from_anyone(node: Any, cid: Cid) -> None:
     deadline = time.monotonic() + SEEN_WITHIN
     while True:
         try:
-            return await node.blobs.fetch(cid, manifests.MAX_MANIFEST)  # type: ignore[no-any-return]
+            await node.blobs.fetch(cid, manifests.MAX_MANIFEST)
+            return
         except Outage as error:
             if time.monotonic() > deadline:
                 next = "its owner's node has to run: assay keyservice start --data FOLDER-OF-THE-OWNER"
@@ -351,7 +351,7 @@ async def perform(where: Settings, call: OwnerCall) -> None:
     try:
         chain = await open_chain(where, keys)
         try:
-            await fund(SimpleNamespace(chain=chain), where.rpc, 0, lambda note: print(note.text, flush=True))  # type: ignore[arg-type]
+            await fund(chain, where.rpc, 0, lambda note: print(note.text, flush=True))
             await chain.send(CallId(f"owner:{time.time_ns()}"), call)
         finally:
             await chain.close()

@@ -239,7 +239,7 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
     note = printer(as_json, where.data / "log.jsonl")
     async with compose(role, where, options, note) as ports:
         try:
-            stake = await fund(ports, where.rpc, options.stake, note, await bonds(role, ports.chain))
+            stake = await fund(ports.chain, where.rpc, options.stake, note, await bonds(role, ports.chain))
             await enrol(ports, deposit=stake, seat=role == "verifier")
         except Reverted as error:
             raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None

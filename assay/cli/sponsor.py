@@ -35,7 +35,7 @@ from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, mone
 from assay.cli.submit import key_service, party, read_all
 from assay.codec import Message, decode, digest, encode
 from assay.hands import MAX_SPEC
-from assay.ids import BountyId, JobId
+from assay.ids import BountyId, JobId, SegmentId
 from assay.job import DatasetRef, JobSpec, Origin, data_root
 from assay.ports import Outage
 from assay.program import Limits, Program
@@ -250,7 +250,7 @@ async def begin(node: Any, ledger: Ledger, b: Bounty) -> str | None:
     if b.until is not None or not over(ledger, b.terms.job):
         return None
     last = ledger.last_good(b.terms.job)
-    await node.chain.send(CallId(f"begin:{b.number}"), BeginBounty(bounty=b.number, last=last.number if last else 0))  # type: ignore[arg-type]
+    await node.chain.send(CallId(f"begin:{b.number}"), BeginBounty(bounty=b.number, last=last.number if last else SegmentId(0)))
     return "the training is over: the window for results has begun"
 
 

@@ -217,7 +217,7 @@ async def client_node(where: Settings, budget: int = 0) -> AsyncIterator[Any]:
         await ports.peers.start(refuse, lambda peer, message: None)
         attending = asyncio.create_task(attend(where.data, lambda: {"role": "client", "pid": os.getpid(), "account": ports.keys.account}, order))
         try:
-            await fund(ports, where.rpc, budget, lambda note: print(note.text, file=sys.stderr, flush=True))
+            await fund(ports.chain, where.rpc, budget, lambda note: print(note.text, file=sys.stderr, flush=True))
             await enrol(ports)
             yield ports
         finally:

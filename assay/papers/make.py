@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from assay.audit.auditor import Auditor
-from assay.audit.documents import Documents, Library, Ring
 from assay.audit.findings import Report
 from assay.audit.record import Record
+from assay.audit.whole import look
 from assay.ids import JobId
 from assay.papers.statement import NoPapers, Statement, statement
 from assay.ports import Blobs, Engine, Keys
-from assay.workshop import Workshop
 
 
 async def certify(
@@ -19,12 +17,8 @@ async def certify(
 ) -> tuple[Statement, Report]:
     """The statement, and the audit that it rests on. `folder` and `keys` as of audit_job: with the client's keys the state is opened, and each of
     its tensors listed. Raises auditor.NoSuchJob, NoPapers."""
-    auditor = Auditor(record, job)
-    auditor.run()
-    ring, library = Ring(keys, auditor.releases), Library(blobs, patience)
-    documents = Documents(auditor, library, Workshop(folder, blobs, ring, engine), ring)  # type: ignore[arg-type]  # a Ring wraps nothing
-    await documents.check()
-    await documents.delivery()
+    documents = await look(record, job, blobs, keys, engine, folder, patience)
+    auditor = documents.auditor
     report = auditor.report()
     if report.failed:
         raise NoPapers(f"its audit fails: {report.verdict}")

@@ -152,9 +152,9 @@ contract Datasets is IDatasets, ReentrancyGuardTransient {
         u.eachStep = SafeCast.toUint64(uint256(t.microBatches) * uint32(_word(head, HEAD_BATCH) >> 224));
     }
 
-    function _word(bytes memory data, uint256 at) private pure returns (uint256 word) {
+    function _word(bytes memory data, uint256 offset) private pure returns (uint256 word) {
         assembly ("memory-safe") {
-            word := mload(add(add(data, 32), at))
+            word := mload(add(add(data, 32), offset))
         }
     }
 

@@ -35,7 +35,7 @@ abstract contract Licensing is Network {
         return abi.encodePacked(bytes1(0x17), keccak256("order"), BATCH, records, uint32(4), root, hex"0000");
     }
 
-    function terms() internal view override returns (Terms memory t) {
+    function terms() internal view virtual override returns (Terms memory t) {
         t = super.terms();
         t.datasetRoot = sha256(head);
     }
@@ -297,6 +297,42 @@ contract DatasetsTest is Licensing {
         datasets.collect(1, 1);
     }
 
+    function refusedPublishing(bytes memory reason, bytes memory c, uint64 records, address[] memory owners, uint16[] memory shares) internal {
+        vm.prank(alice);
+        vm.expectRevert(reason);
+        datasets.publish(c, 0, 0, records, keyService, owners, shares);
+    }
+
+    function test_what_is_published_is_bounded() public {
+        (address[] memory none, uint16[] memory nothing) = (new address[](0), new uint16[](0));
+        (address[] memory one, uint16[] memory whole) = (new address[](1), new uint16[](1));
+        (one[0], whole[0]) = (alice, 10_000);
+        bytes memory c = cid("manifest");
+        refusedPublishing(abi.encodeWithSelector(IDatasetsLog.BadLength.selector, "cid", 0, 64), "", 1, one, whole);
+        refusedPublishing(abi.encodeWithSelector(IDatasetsLog.BadLength.selector, "cid", 65, 64), new bytes(65), 1, one, whole);
+        refusedPublishing(abi.encodeWithSelector(IDatasetsLog.BadLength.selector, "owners", 0, 32), c, 1, none, nothing);
+        refusedPublishing(abi.encodeWithSelector(IDatasetsLog.BadLength.selector, "owners", 33, 32), c, 1, new address[](33), whole);
+        refusedPublishing(abi.encodeWithSelector(IDatasetsLog.BadLength.selector, "shares", 0, 1), c, 1, one, nothing);
+        uint64 most = type(uint40).max;
+        refusedPublishing(abi.encodeWithSelector(IDatasetsLog.BadTerm.selector, "records", 0, 1, most), c, 0, one, whole);
+        refusedPublishing(abi.encodeWithSelector(IDatasetsLog.BadTerm.selector, "records", most + 1, 1, most), c, most + 1, one, whole);
+        uint64 id = published(100, ROOT);
+        vm.prank(alice);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetsLog.BadTerm.selector, "uses", 0, 1, ENDLESS));
+        datasets.grant(id, client, EACH_PRICE, 0, uint64(timeNow + 1), 0);
+    }
+
+    function test_refuses_a_token_that_takes_fees() public {
+        uint64 id = published(100, ROOT);
+        granted(id, client, READS, 0);
+        bytes[] memory balances = new bytes[](2);
+        (balances[0], balances[1]) = (abi.encode(0), abi.encode(due(STEPS) - 1));
+        vm.mockCalls(address(token), abi.encodeCall(token.balanceOf, (address(datasets))), balances);
+        refusedOn(
+            usesOf(id, 0, type(uint128).max), abi.encodeWithSelector(IDatasetsLog.UnsupportedToken.selector, due(STEPS), due(STEPS) - 1)
+        );
+    }
+
     function test_datasets_are_bound_once_and_jobs_without_them_are_as_before() public {
         vm.expectRevert(IStakes.AlreadyBound.selector);
         stakes.bindDatasets(address(1));
@@ -307,6 +343,26 @@ contract DatasetsTest is Licensing {
         settled(job, 0);
         vm.expectRevert(abi.encodeWithSelector(IDatasetsLog.NoUse.selector, job));
         datasets.collect(job, 1);
+    }
+}
+
+/// A job that reads more than a sum can hold.
+contract DatasetsSumTest is Licensing {
+    uint32 private constant MANY = 1001;
+
+    function terms() internal view override returns (Terms memory t) {
+        t = super.terms();
+        t.microBatches = MANY;
+    }
+
+    function test_a_sum_that_does_not_fit_is_refused() public {
+        uint64 id = published(100, ROOT);
+        head = abi.encodePacked(bytes1(0x17), keccak256("order"), type(uint32).max, uint64(100), uint32(4), ROOT, hex"0000");
+        vm.prank(alice);
+        datasets.grant(id, client, type(uint64).max, ENDLESS, uint64(timeNow + 10 days), 0);
+        uint256 cost = uint256(STEPS) * MANY * type(uint32).max * type(uint64).max / 1000;
+        bytes memory reason = abi.encodeWithSelector(IDatasetsLog.BadTerm.selector, "cost", cost, 0, type(uint96).max);
+        refusedOn(usesOf(id, 0, type(uint128).max), reason);
     }
 }
 

@@ -15,6 +15,7 @@ import {Toy} from "./utils/Toy.sol";
 import {Trees} from "./utils/Trees.sol";
 
 /// Bonds, clocks, outcomes and payments; several disputes at once; what becomes of the segment.
+/// One file because every test moves the money of one arena.
 contract DisputeMoneyTest is Arena {
     uint128 internal constant BOND = PRICE * 6;
 

@@ -2,6 +2,8 @@
 
 Every script runs on both, checks what it is about, and must leave the same events and the same balances on both; in the end no token
 has come into being or gone.
+
+One file because it is one list of scripts, each of which runs on both chains.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What only a real chain does to the EVM adapter: restarts, reorganisations, full mempools, other programs with the same key, crashes."""
+"""What only a real chain does to the EVM adapter: restarts, reorganisations, full mempools, other programs with the same key, crashes.
+
+One file because all of it runs over one network that is deployed once.
+"""
 
 from __future__ import annotations
 

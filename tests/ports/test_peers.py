@@ -1,6 +1,8 @@
 """The Peers port: one suite over py-libp2p on loopback and over the shipped fake.
 
 A `Net` of the suite makes nodes and can also misbehave as a stranger with an identity of its own would: write any bytes to a node.
+
+One file because every test runs over both networks of peers.
 """
 
 from __future__ import annotations

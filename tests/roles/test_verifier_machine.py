@@ -1,4 +1,7 @@
-"""The verifier's machine: events in, effects out. No network, no clock."""
+"""The verifier's machine: events in, effects out. No network, no clock.
+
+One file because all of it drives one machine with one bench.
+"""
 
 from __future__ import annotations
 

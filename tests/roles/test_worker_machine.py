@@ -1,4 +1,4 @@
-"""The worker's machine: events in, effects out. No network, no clock."""
+"""The worker's machine: events in, effects out. No network, no clock. One file because all of it drives one machine with one bench."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ async def serve(begin: Begin, orders: asyncio.Queue[bytes | None], tell: Callabl
             line = getter.result()
             if line is None:
                 return None
-            order: AnyOrder = decode(line, AnyOrder, MAX_LINE)  # type: ignore[arg-type]
+            order: AnyOrder = decode(line, AnyOrder, MAX_LINE)
             match order:
                 case Perform():
                     fleet.perform(order.number, order.task)

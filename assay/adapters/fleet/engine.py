@@ -158,7 +158,7 @@ class FleetEngine:
                 return None
             except asyncio.LimitOverrunError:
                 raise Malformed(f"a line of more than {MAX_LINE} bytes") from None
-            news: AnyNews = decode(line[:-1], AnyNews, MAX_LINE)  # type: ignore[arg-type]
+            news: AnyNews = decode(line[:-1], AnyNews, MAX_LINE)
             match news:
                 case Unusable():
                     return news

@@ -67,7 +67,7 @@ class Errand:
 
     async def _listen(self, number: int, task: FleetTask, tell: Callable[[AnyEngineResult], None]) -> AnyEngineResult:
         async for line in self.handle.stream("run", number, encode(task)):
-            message: AnyEngineResult = decode(line, AnyEngineResult, MAX_LINE)  # type: ignore[arg-type]
+            message: AnyEngineResult = decode(line, AnyEngineResult, MAX_LINE)
             if not isinstance(message, StepDone):
                 return message
             tell(message)

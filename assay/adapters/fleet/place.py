@@ -143,7 +143,7 @@ class Place:
 
 
 def _task(line: bytes) -> FleetTask:
-    found: FleetTask = decode(line, FleetTask, MAX_LINE)  # type: ignore[arg-type]
+    found: FleetTask = decode(line, FleetTask, MAX_LINE)
     return found
 
 

@@ -19,6 +19,7 @@ import {Toy} from "./Toy.sol";
 import {Trees} from "./Trees.sol";
 
 /// A network with the dispute game and a job of the Toy; what an asserter of an honest or false link and its challenger do.
+/// One file because it is one fixture, which all tests of disputes inherit.
 abstract contract Arena is Network {
     uint32 internal constant GRACE = 100;
     uint32 internal constant BUDGET_TIME = 300;

@@ -23,6 +23,7 @@ interface Vm {
     function expectRevert(bytes calldata data) external;
     function expectRevert(bytes4 selector) external;
     function expectPartialRevert(bytes4 selector) external;
+    function mockCalls(address callee, bytes calldata data, bytes[] calldata returned) external;
     function expectEmit(bool topic1, bool topic2, bool topic3, bool data, address emitter) external;
     function chainId(uint256 id) external;
     function readFile(string calldata path) external view returns (string memory);
