@@ -23,7 +23,6 @@ from assay.chain import (
     Lapsed,
     Offer,
     Params,
-    Pardoned,
     Registered,
     Rejected,
     Settled,
@@ -383,18 +382,14 @@ def test_who_holds_the_job_s_data_is_taken_for_the_same_price(bench: Bench) -> N
     assert call.offer.provider == W2
 
 
-def test_a_pardoned_provider_is_taken_again_and_a_refuted_one_is_not(bench: Bench) -> None:
+def test_a_withheld_segment_that_is_rejected_in_a_dispute_counts_once(bench: Bench) -> None:
     post(bench)
-    for segment, who, pardoned in ((1, W1, True), (2, W2, False)):
-        assigned(bench, segment, who=who)
-        committed(bench, segment, 10)
-        bench.seen(Withheld, segment=SegmentId(segment), yes=0, no=3)
-        if pardoned:
-            bench.seen(Pardoned, segment=SegmentId(segment), unit=1, until=bench.now + 10)
-        bench.seen(Rejected, segment=SegmentId(segment))
-    records = bench.core.machine.state.records
-    assert (records[W1].withheld, records[W1].conceded, records[W1].refuted) == (0, 1, False)
-    assert (records[W2].withheld, records[W2].conceded, records[W2].refuted) == (1, 0, True)
+    assigned(bench, 1)
+    committed(bench, 1, 10)
+    bench.seen(Withheld, segment=SegmentId(1), yes=0, no=3)
+    bench.seen(Rejected, segment=SegmentId(1))
+    record = bench.core.machine.state.records[W1]
+    assert (record.withheld, record.bad, record.refuted) == (1, 2, True)
 
 
 def test_the_status_says_what_each_job_waits_for(bench: Bench) -> None:

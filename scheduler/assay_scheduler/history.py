@@ -74,11 +74,6 @@ class History:
             case _:
                 return "void: a segment before it failed"
 
-    def _pardon(self, book: SegmentBook) -> None:
-        """Its rejection, which follows, or the withholding before counts as refuted."""
-        record = self._record(book)
-        record.withheld, record.conceded = record.withheld - 1, record.conceded + 1
-
     # ---- paces -----------------------------------------------------------------------------------------------------------
 
     def _learn(self, job: JobBook, book: SegmentBook, now: int) -> None:

@@ -38,7 +38,6 @@ from assay.chain import (
     Lapse,
     Lapsed,
     OpeningsDue,
-    Pardoned,
     Redraw,
     Redrawn,
     Registered,
@@ -184,8 +183,6 @@ class SchedulerMachine(Placing, History):
                 return [self._settle(job, book, now), *self._seek(job, now)]
             case Settled():
                 return self._on_settled(job, book, event, now)
-            case Pardoned():
-                self._pardon(book)
             case Lapsed() | Withheld() | Unpaid() | Voided() | Rejected():
                 return self._on_failed_segment(job, book, event, now)
         return []

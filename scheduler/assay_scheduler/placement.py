@@ -65,11 +65,9 @@ class Record(msgspec.Struct):
     settled: int = 0
     lapsed: int = 0
     withheld: int = 0
-    """By verifiers, or in a dispute that it lost."""
+    """By verifiers, or in a dispute that it lost or conceded."""
     keyless: int = 0
     """Committed, and the verifiers got no keys: the key service's doing, or its own (a checkpoint whose key nobody can open)."""
-    conceded: int = 0
-    """Pardoned: it owned up to one false link."""
     good: int = 0
     bad: int = 0
     """Of the last segments, in halves."""
