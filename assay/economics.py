@@ -113,6 +113,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens; of the local network (assay.localnet.anvil)."""
 
     @property
+    def operations(self) -> int:
+        """Of a step."""
+        return self.micro_batches * self.micro_weight + self.update_weight
+
+    @property
     def price(self) -> float:
         return self.price_step * self.steps
 

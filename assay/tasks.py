@@ -81,6 +81,12 @@ class VerifyOffer(Task, frozen=True, kw_only=True):
 class OfferVerified(Outcome, frozen=True, kw_only=True):
     proven_at: int = 0
     """Chain time of its provider's last good proof of hardware, as far as that has been examined; 0: none."""
+    memory: int = 0
+    """Bytes that it has proven."""
+    rate: int = 0
+    """Operations a second that it has proven."""
+    free: int = -1
+    """Its provider's stake that is not reserved; -1: not known."""
 
 
 class StoreKey(Task, frozen=True, kw_only=True):

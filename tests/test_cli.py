@@ -57,7 +57,7 @@ def test_the_commands_that_were_promised_are_there() -> None:
         worker prove; peers; verifier receipts; verifier view; verifier doctor;
         scheduler start; scheduler status; verifier start; verifier status; keyservice start; keyservice status; submit; job list; job show;
         job watch; job audit; job fetch; job cancel; job result; dispute show; check; infer;
-        receipt verify; run; doctor; economics; sim"""
+        receipt verify; run; doctor; economics; prices; sim"""
     assert {tuple(name.split()) for name in promised.split(";")} <= set(ALL)
 
 

@@ -24,6 +24,7 @@ from assay.chain import (
     Offer,
     Params,
     Registered,
+    Rejected,
     Settled,
     Terms,
     VoidSegment,
@@ -53,7 +54,6 @@ from assay.runtime import (
 from assay.tasks import OfferVerified
 from assay_scheduler.books import Config
 from assay_scheduler.machine import SchedulerMachine
-from assay_scheduler.placement import Bid, Record, rank
 
 ME, CLIENT, KEYS = (Address("0x" + c * 40) for c in "abc")
 W1, W2 = Address("0x" + "1" * 40), Address("0x" + "2" * 40)
@@ -349,10 +349,85 @@ def test_heartbeats_are_acknowledged_only_noted_from_the_provider(bench: Bench) 
     assert len(bench.feed(Asked(ask=2, peer=PeerId("stranger"), message=beat))) == 1
 
 
-def test_rank_puts_reliable_before_cheap_and_drops_expired() -> None:
-    def bid(who: Address, price: int, expires: int = 10) -> Bid:
-        offer = Offer(provider=who, job=JobId(1), parent=SegmentId(0), start=0, stop=1, price=price, expires=expires, nonce=price)
-        return Bid(offer, b"", 0)
+def test_a_placement_says_what_was_chosen_and_why(bench: Bench) -> None:
+    post(bench)
+    bench.bid(W1, 1000)
+    bench.bid(W2, 900)
+    notes = [e for e in bench.wake("choose") if isinstance(e, Note)]
+    assert [n.topic for n in notes] == ["chosen"]
+    assert f"steps 0-10 to {W2} for 900: 1170 points (price 900, risk 250, claimed 20); then {W1}" in notes[0].text
 
-    ranked = rank([bid(W1, 1), bid(W2, 2), bid(ME, 3, expires=5)], {W1: Record(lapsed=1)}, cap=10, now=5)
-    assert [b.offer.provider for b in ranked] == [W2, W1]
+
+def test_an_offer_that_its_stake_does_not_cover_is_passed_over_with_the_reason(bench: Bench) -> None:
+    post(bench)
+    for who, free in ((W1, 10), (W2, 10**6)):
+        offer = Offer(provider=who, job=JobId(1), parent=SegmentId(0), start=0, stop=10, price=500, expires=900, nonce=1)
+        message = OfferMessage(offer=offer, signature=b"s", steps_per_second_milli=0)
+        (task,) = [e for e in bench.feed(Asked(ask=1, peer=PeerId(f"peer-{who}"), message=message)) if isinstance(e, Do)]
+        bench.feed(Done(key=task.key, outcome=OfferVerified(free=free)))
+    effects = bench.wake("choose")
+    assert [c.offer.provider for c in sent(effects) if isinstance(c, Assign)] == [W2]
+    assert any(n.topic == "passed over" and "does not cover the bond of 3000" in n.text for n in effects if isinstance(n, Note))
+
+
+def test_who_holds_the_job_s_data_is_taken_for_the_same_price(bench: Bench) -> None:
+    """W2 has committed the parent; both have the same history."""
+    post(bench)
+    bench.core.machine.state.jobs[1].sizes = (10, 90, 0)
+    assigned(bench, 1, who=W2)
+    committed(bench, 1, 10)
+    bench.bid(W1, 500, parent=1, start=10, stop=20)
+    bench.bid(W2, 550, parent=1, start=10, stop=20)
+    (call,) = [c for c in sent(bench.wake("choose")) if isinstance(c, Assign)]
+    assert call.offer.provider == W2
+
+
+def test_a_withheld_segment_that_is_rejected_in_a_dispute_counts_once(bench: Bench) -> None:
+    post(bench)
+    assigned(bench, 1)
+    committed(bench, 1, 10)
+    bench.seen(Withheld, segment=SegmentId(1), yes=0, no=3)
+    bench.seen(Rejected, segment=SegmentId(1))
+    record = bench.core.machine.state.records[W1]
+    assert (record.withheld, record.bad, record.refuted) == (1, 2, True)
+
+
+def test_the_status_says_what_each_job_waits_for(bench: Bench) -> None:
+    def waits() -> str:
+        (job,) = bench.core.machine.summary()["jobs"]
+        return str(job["waits"])
+
+    post(bench, params=Params(depth=1))
+    assert waits() == "steps 0-10 are announced at up to 100 a step; no offers so far"
+    bench.bid(W1, 900)
+    assert "1 offers so far" in waits()
+    bench.wake("choose")
+    assert waits() == f"steps 0-10 are being assigned to {W1}"
+    assigned(bench, 1)
+    assert waits() == f"{W1} begins segment 1 (steps 0-10), until {bench.now + 50} at the latest"
+    bench.seen(Activated, segment=SegmentId(1), lease_until=bench.now + 100)
+    assert "computes segment 1" in waits()
+    committed(bench, 1, 10)
+    assert waits() == "1 segments are unsettled, as many as it allows; segment 1 waits to be drawn"
+    bench.seen(Attested, segment=SegmentId(1), settle_after=bench.now + 60)
+    assert waits().endswith(f"waits for its challenge window to close, until {bench.now + 60}")
+    other = Bench(Core(SchedulerMachine(Config(account=ME, peer=PeerId("me"))), MemoryJournal()))
+    post(other, scheduler=CLIENT)
+    (job,) = other.core.machine.summary()["jobs"]
+    assert "wait for the job's own scheduler; this one takes over after 160" in job["waits"]
+
+
+def test_when_a_segment_is_late_follows_from_how_far_others_strayed(bench: Bench) -> None:
+    """After many segments that took much the same time, half as long again is late."""
+    post(bench, steps=1000, params=Params(depth=99))
+    for segment in range(1, 26):
+        start = (segment - 1) * 10
+        assigned(bench, segment, parent=segment - 1, start=start, stop=start + 10)
+        bench.seen(Activated, segment=SegmentId(segment), lease_until=bench.now + 1000)
+        if segment < 25:
+            bench.now += 20
+            committed(bench, segment, start + 10)
+    since = bench.now
+    (note,) = [e for e in bench.wake("slow:25") if isinstance(e, Note)]
+    assert bench.now == since + 30 + 1
+    assert "more than 150 %" in note.text

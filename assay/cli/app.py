@@ -22,6 +22,7 @@ from assay.cli import (
     licences,
     net,
     peers,
+    prices,
     result,
     roles,
     sim,
@@ -66,6 +67,7 @@ app.add_typer(bounty.app, name="bounty")
 app.add_typer(dispute.app, name="dispute")
 app.command()(check.check)
 app.command()(peers.peers)
+app.command()(prices.prices)
 app.command()(infer.infer)
 app.add_typer(answering.app, name="receipt")
 app.command()(jobs.run)

@@ -11,6 +11,7 @@ import typer
 
 from assay.cli.common import FAILED, TOKEN, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, group, money, settings, show
 from assay.cli.common import run as run_async
+from assay.cli.prices import tell_market
 from assay.ids import DatasetId
 from assay.policy import POLICIES, longest_segment, named, params_for
 from assay.publish.purposes import PURPOSES
@@ -156,6 +157,7 @@ def submit(
     segment_steps = case.steps
     guess = estimate(plan, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, params=terms)
     _tell_estimate(plan, guess, case, time.monotonic() - started, json)
+    tell_market(where, case.operations, plan.steps, guess.segments, price_cap, json)
     data_cost = _data_cost(where, plan, dataset or [], json)
     limit = round(budget * TOKEN)
     if guess.total > limit:

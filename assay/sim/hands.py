@@ -150,7 +150,8 @@ class Hands:
         signer = self.chain.offer_signer(task.offer, task.signature)
         if signer != task.offer.provider:
             raise TaskFailed(Fault.PEER, f"the offer in the name of {task.offer.provider} was signed by {signer or 'nobody'}")
-        return OfferVerified()
+        view = self.chain.ledger.view(task.offer.provider)
+        return OfferVerified(free=view.stake - view.reserved)
 
     def sign_receipt(self, task: SignReceipt) -> Signed:
         return Signed(signature=self.chain.sign_receipt(task.segment, task.round))

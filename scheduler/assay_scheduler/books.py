@@ -17,13 +17,10 @@ PATIENT = 3
 """Failures in a row after which a range is announced only after a pause, doubling each time: what fails so is not the workers' doing."""
 LONGEST_PAUSE = 3600
 """Seconds."""
-PACES = 8
-"""Segments of a job from which it is learnt how long a step takes."""
-ENOUGH_PACES = 3
-STRAGGLES = 3
-"""A provider that takes as many times as long as the median of the job's last segments, once there are enough, is asked to hand over."""
 PROVEN_FOR = 2 * 86_400
 """Seconds for which a proof of hardware counts."""
+OPEN, RESTING, OVER = 1, 0, -1
+"""Of a range (State.soliciting)."""
 MAX_BIDS = 256
 """Offers kept for one range; a flood of them is cut off."""
 
@@ -86,6 +83,12 @@ class JobBook(msgspec.Struct):
     """Milliseconds a step of the last segments, from activation to commitment."""
     overdue: bool = False
     """Its own scheduler has let the takeover window pass."""
+    hands: dict[Address, int] = {}
+    """Its last providers, and where what they committed last ends."""
+    sizes: tuple[int, int, int] = (0, 0, 0)
+    """Bytes of its sealed state, of all else that every provider needs, and of the frozen tensors among that; 0 while its document is not here."""
+    placed: str = ""
+    """What was chosen last, and why."""
 
     def tip(self) -> Tip:
         """Where the next range starts: after the last segment of the one chain of live segments."""
@@ -140,6 +143,8 @@ class State(msgspec.Struct):
     turns: dict[str, int] = msgspec.field(default_factory=dict)
     """By range: serial of the wake that ends the time to answer."""
     records: dict[str, Record] = msgspec.field(default_factory=dict)
+    ratios: list[int] = msgspec.field(default_factory=list)
+    """Percent of their job's pace that the last segments of all jobs took."""
     serial: int = 0
     closed: int = 0
     """Jobs that are over, of which nothing else is remembered."""

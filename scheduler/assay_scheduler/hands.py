@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from assay.hands import load_job
 from assay.ids import Address, Digest
@@ -14,6 +15,9 @@ from assay.messages import Hardware
 from assay.ports import Blobs, Chain, Outage, Peers, Stamps
 from assay.runtime import Fault, Note, TaskFailed
 from assay.tasks import AnyOutcome, AnyTask, LoadJob, OfferVerified, VerifyOffer
+
+if TYPE_CHECKING:
+    from assay.proving.claims import Proven
 
 MAX_EXAMINED = 4096
 """Accounts whose examination is remembered."""
@@ -26,8 +30,8 @@ class SchedulerHands:
 
     def __init__(self, blobs: Blobs, chain: Chain, peers: Peers | None = None, stamps: Stamps | None = None) -> None:
         self.blobs, self.chain, self.peers, self.stamps = blobs, chain, peers, stamps
-        self._examined: dict[Address, tuple[Digest, int]] = {}
-        """The last proof of an account that was examined, and its chain time; 0 when it proves nothing."""
+        self._examined: dict[Address, tuple[Digest, Proven | None]] = {}
+        """The last proof of an account that was examined, and what it shows; None when it proves nothing."""
         self._examining: dict[Address, asyncio.Task[None]] = {}
 
     async def perform(self, task: AnyTask, note: Callable[[Note], None]) -> AnyOutcome:
@@ -38,20 +42,24 @@ class SchedulerHands:
                 signer = self.chain.offer_signer(task.offer, task.signature)
                 if signer != task.offer.provider:
                     raise TaskFailed(Fault.PEER, f"the offer in the name of {task.offer.provider} was signed by {signer or 'nobody'}")
-                return OfferVerified(proven_at=self._proven_at(task.offer.provider, note))
+                proven, view = self._proven(task.offer.provider, note), await self.chain.view(task.offer.provider)
+                free = view.stake - view.reserved
+                if proven is None:
+                    return OfferVerified(free=free)
+                return OfferVerified(proven_at=proven.at, memory=proven.memory, rate=proven.rate, free=free)
             case _:
                 raise TaskFailed(Fault.OWN, f"a scheduler does not do {type(task).__name__}")
 
-    def _proven_at(self, who: Address, note: Callable[[Note], None]) -> int:
+    def _proven(self, who: Address, note: Callable[[Note], None]) -> Proven | None:
         """Of its last proof; what has not been examined is examined now, for the next time."""
         told = next((r.hardware for r in self.peers.records() if r.account == who and r.hardware), None) if self.peers is not None else None
         if told is None:
-            return 0
-        transaction, at = self._examined.get(who, (Digest(b""), 0))
+            return None
+        transaction, found = self._examined.get(who, (Digest(b""), None))
         if transaction != told.transaction and who not in self._examining and len(self._examining) < AT_ONCE:
             self._examining[who] = asyncio.create_task(self._examine(who, told, note))
             self._examining[who].add_done_callback(lambda _: self._examining.pop(who, None))
-        return at
+        return found
 
     async def _examine(self, who: Address, told: Hardware, note: Callable[[Note], None]) -> None:
         from assay.proving.claims import examine
@@ -59,13 +67,13 @@ class SchedulerHands:
 
         assert self.stamps is not None
         try:
-            proven = await examine(self.stamps, self.blobs, who, told)
-            at, text = proven.at, f"{who} has proven {proven.memory / 2**30:.2f} GiB and {proven.rate / 1e9:.1f} billion operations a second"
+            proven: Proven | None = await examine(self.stamps, self.blobs, who, told)
+            text = f"{who} has proven {proven.memory / 2**30:.2f} GiB and {proven.rate / 1e9:.1f} billion operations a second"
         except Refuted as error:
-            at, text = 0, f"{who} has proven no hardware: {error}"
+            proven, text = None, f"{who} has proven no hardware: {error}"
         except Outage:
             return
         if len(self._examined) >= MAX_EXAMINED:
             del self._examined[next(iter(self._examined))]
-        self._examined[who] = (told.transaction, at)
-        note(Note(topic="hardware", text=text, data={"provider": who, "at": at}))
+        self._examined[who] = (told.transaction, proven)
+        note(Note(topic="hardware", text=text, data={"provider": who, "at": proven.at if proven is not None else 0}))

@@ -75,12 +75,18 @@ from assay.runtime import (
     Woke,
 )
 from assay.tasks import JobLoaded, LoadJob, OfferVerified
-from assay_scheduler.books import ENOUGH_PACES, LIVE_UNCOMMITTED, PACES, STRAGGLES, Config, JobBook, SegmentBook, State, range_key
-from assay_scheduler.placement import Record
+from assay_scheduler.books import LIVE_UNCOMMITTED, Config, JobBook, SegmentBook, State, range_key
+from assay_scheduler.explaining import stand
+from assay_scheduler.history import History, fence
 from assay_scheduler.placing import Placing
 
+ENDS = {
+    Lapsed: SegmentState.LAPSED, Withheld: SegmentState.WITHHELD, Unpaid: SegmentState.UNPAID, Rejected: SegmentState.REJECTED,
+    Voided: SegmentState.VOID,
+}  # fmt: skip
 
-class SchedulerMachine(Placing):
+
+class SchedulerMachine(Placing, History):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = (Heartbeat,)
@@ -102,7 +108,7 @@ class SchedulerMachine(Placing):
             case Woke(key=key):
                 return self._on_wake(key, now)
             case Done(key=key, outcome=OfferVerified() as verified):
-                return self._on_verified(key, verified.proven_at, now)
+                return self._on_verified(key, verified, now)
             case Done(outcome=JobLoaded() as loaded):
                 return self._mirror(loaded)
             case Fetched(key=key) if key.startswith("spec:"):
@@ -115,13 +121,12 @@ class SchedulerMachine(Placing):
 
     def summary(self) -> dict[str, object]:
         """For `assay scheduler status`."""
-        return {
-            "jobs": [
-                {"job": j.id, "steps": j.terms.steps, "settled_to": j.settled_to, "segments": j.count + len(j.segments)}
-                for j in self.state.jobs.values()
-            ],
-            "closed_jobs": self.state.closed,
-        }
+        jobs = [
+            {"job": j.id, "steps": j.terms.steps, "settled_to": j.settled_to, "segments": j.count + len(j.segments), "step_ms": j.pace,
+             "waits": stand(j, self.state, self._mine(j), self.config.volunteer), "placed": j.placed}
+            for j in self.state.jobs.values()
+        ]  # fmt: skip
+        return {"jobs": jobs, "closed_jobs": self.state.closed, "late_at_percent": fence(self.state.ratios)}
 
     # ---- the chain -------------------------------------------------------------------------------------------------------
 
@@ -148,7 +153,7 @@ class SchedulerMachine(Placing):
         match event:
             case Activated():
                 book.state, book.since = SegmentState.ACTIVE, now
-                return [self._late(book, event.lease_until), *self._watch(job, book), *self._seek(job, now)]
+                return [self._late(book, event.lease_until), *self._watch(job, book, self._mine(job)), *self._seek(job, now)]
             case Committed():
                 book.stop, book.state = event.stop, SegmentState.COMMITTED
                 job.open_since, job.fruitless = now, 0
@@ -177,7 +182,7 @@ class SchedulerMachine(Placing):
                 book.due = event.settle_after
                 return [self._settle(job, book, now), *self._seek(job, now)]
             case Settled():
-                return self._on_settled(job, book, now)
+                return self._on_settled(job, book, event, now)
             case Lapsed() | Withheld() | Unpaid() | Voided() | Rejected():
                 return self._on_failed_segment(job, book, event, now)
         return []
@@ -202,6 +207,7 @@ class SchedulerMachine(Placing):
         if job is None:
             return []
         near = self._near(job.client)
+        job.sizes = (spec.state.size, sum(ref.size for ref in spec.shared_blobs), sum(ref.size for ref in spec.frozen_blobs))
         cids = [spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)]
         return [Fetch(key=f"mirror:{cid}", cid=cid, limit=self.config.blob_limit, near=near) for cid in cids]
 
@@ -221,10 +227,10 @@ class SchedulerMachine(Placing):
         text = f"segment {book.id}: steps {book.start}-{book.stop} to {book.provider} for {book.price}"
         return [*asked, self._late(book, event.activate_by), self._note("assigned", book, text), *self._seek(job, now)]
 
-    def _on_settled(self, job: JobBook, book: SegmentBook, now: int) -> list[AnyEffect]:
+    def _on_settled(self, job: JobBook, book: SegmentBook, event: Settled, now: int) -> list[AnyEffect]:
         book.state = SegmentState.SETTLED
         job.settled_to = book.stop
-        self._record(book).settled += 1
+        self._judge(book, event)
         self._forget_before(job, book)
         effects: list[AnyEffect] = [self._note("settled", book, f"segment {book.id}: settled, {book.provider} is paid {book.price}")]
         for child in job.segments.values():
@@ -234,28 +240,11 @@ class SchedulerMachine(Placing):
             return [*effects, Send(key=f"close:{job.id}", call=CloseJob(job=job.id))]
         return [*effects, *self._seek(job, now), *self._close_if_over(job)]
 
-    def _on_failed_segment(self, job: JobBook, book: SegmentBook, event: object, now: int) -> list[AnyEffect]:
-        record, job.open_since = self._record(book), now
+    def _on_failed_segment(self, job: JobBook, book: SegmentBook, event: Lapsed | Withheld | Unpaid | Voided | Rejected, now: int) -> list[AnyEffect]:
+        job.open_since = now
         job.fruitless += book.state in LIVE_UNCOMMITTED
-        match event:
-            case Lapsed(fee=fee):
-                record.lapsed += fee > 0 or book.state == SegmentState.ACTIVE  # without a key it could not begin
-                book.state = SegmentState.LAPSED
-                why = f"lapsed: {book.provider} did not deliver in time and pays a late fee of {fee}"
-            case Withheld(yes=yes, no=no):
-                book.state, record.withheld = SegmentState.WITHHELD, record.withheld + 1
-                why = f"withheld: {no} of the drawn verifiers found another result, {yes} agreed; {book.provider} is not paid"
-            case Unpaid(reason=reason):
-                book.state = SegmentState.UNPAID
-                record.withheld += "keys" not in reason
-                record.keyless += "keys" in reason
-                why = f"unpaid: {reason}"
-            case Rejected():
-                book.state, record.withheld = SegmentState.REJECTED, record.withheld + 1
-                why = "rejected: the dispute was lost"
-            case _:
-                book.state = SegmentState.VOID
-                why = "void: a segment before it failed"
+        why = self._judge(book, event)
+        book.state = ENDS[type(event)]
         effects: list[AnyEffect] = [self._note("failed", book, f"segment {book.id}: {why}")]
         for child in job.segments.values():
             if child.parent == book.id and child.state not in FAILED:
@@ -280,7 +269,8 @@ class SchedulerMachine(Placing):
         if kind == "late":
             return self._on_late(book, now)
         if kind == "slow" and book.state == SegmentState.ACTIVE:
-            text = f"segment {book.id}: {book.provider} takes more than {STRAGGLES} times as long as others did; it is asked to hand over"
+            percent = self._allowed(book)
+            text = f"segment {book.id}: {book.provider} takes more than {percent} % of the time that others took; it is asked to hand over"
             ask = [Ask(key=f"handover:{book.id}", peer=peer, message=HandOver(segment=book.id)) for peer in self._near(book.provider)]
             return [self._note("straggler", book, text), *ask]
         if kind == "draw" and book.state == SegmentState.COMMITTED:
@@ -353,21 +343,6 @@ class SchedulerMachine(Placing):
 
     # ---- small things ----------------------------------------------------------------------------------------------------
 
-    def _watch(self, job: JobBook, book: SegmentBook) -> list[AnyEffect]:
-        """A deadline of its own for a segment that begins, where the job's history gives one that is earlier than the lease's."""
-        due = book.since + STRAGGLES * job.pace * (book.stop - book.start) // 1000
-        mine = self._mine(job) and len(job.paces) >= ENOUGH_PACES
-        return [Wake(key=f"slow:{book.id}", at=due + 1)] if mine and due < book.due else []
-
-    def _learn(self, job: JobBook, book: SegmentBook, now: int) -> None:
-        """How long a step took: of the job, to know when its next range opens; of the provider, against others of the job."""
-        if not book.since or now <= book.since:
-            return
-        pace = (now - book.since) * 1000 // (book.stop - book.start)
-        if job.paces:
-            self._record(book).measured(pace * 100 // max(1, job.pace))
-        job.paces = [*job.paces, pace][-PACES:]
-
     def _forget_before(self, job: JobBook, settled: SegmentBook) -> None:
         """Settlement is in order: nothing builds on what ended before the segment that settles now."""
         for old in [s for s in job.segments.values() if s.id < settled.id and (s.state == SegmentState.SETTLED or s.state in FAILED)]:
@@ -385,9 +360,6 @@ class SchedulerMachine(Placing):
     def _segment(self, segment: int) -> SegmentBook | None:
         job = self.state.job_of.get(segment)
         return self.state.jobs[job].segments[segment] if job is not None else None
-
-    def _record(self, book: SegmentBook) -> Record:
-        return self.state.records.setdefault(book.provider, Record())
 
     def _on_heartbeat(self, peer: PeerId, message: Heartbeat) -> list[AnyEffect]:
         book = self._segment(message.segment)

@@ -13,12 +13,9 @@ from assay.chain import Assign
 from assay.ids import Address, PeerId, SegmentId
 from assay.messages import Ack, JobAnnouncement, OfferMessage, Refusal
 from assay.runtime import AnyEffect, Cancel, Do, Gossip, Note, Reply, Send, Wake
-from assay.tasks import VerifyOffer
-from assay_scheduler.books import LONGEST_PAUSE, MAX_BIDS, PATIENT, PROVEN_FOR, Config, JobBook, State, range_key
-from assay_scheduler.placement import Bid, rank
-
-OPEN, RESTING, OVER = 1, 0, -1
-"""Of a range (State.soliciting)."""
+from assay.tasks import OfferVerified, VerifyOffer
+from assay_scheduler.books import LONGEST_PAUSE, MAX_BIDS, OPEN, OVER, PATIENT, PROVEN_FOR, RESTING, Config, JobBook, State, range_key
+from assay_scheduler.placement import Bid, Wanted, rank
 
 
 class Placing:
@@ -103,14 +100,16 @@ class Placing:
         self.state.pending[task] = message
         return [Reply(ask=ask, message=Ack()), Do(key=task, task=VerifyOffer(offer=offer, signature=message.signature))]
 
-    def _on_verified(self, task: str, proven_at: int, now: int) -> list[AnyEffect]:
+    def _on_verified(self, task: str, found: OfferVerified, now: int) -> list[AnyEffect]:
         message = self.state.pending.pop(task)
         offer = message.offer
         key = range_key(offer.job, offer.parent, offer.start, offer.stop)
         if key not in self.state.soliciting:  # placed meanwhile
             return []
         bids = [bid for bid in self.state.bids.get(key, []) if bid.offer.provider != offer.provider]
-        self.state.bids[key] = [*bids, Bid(offer, message.signature, message.steps_per_second_milli, proven_at + PROVEN_FOR > now)]
+        proven = found.proven_at > 0 and now < found.proven_at + PROVEN_FOR
+        bid = Bid(offer, message.signature, message.steps_per_second_milli, proven, found.memory, found.rate, found.free)
+        self.state.bids[key] = [*bids, bid]
         if self.state.soliciting[key] == OPEN and not bids:
             before, self.state.serial = self.state.turns[key], self.state.serial + 1
             self.state.turns[key] = self.state.serial
@@ -120,14 +119,30 @@ class Placing:
 
     def _assign(self, job: JobBook, key: str, now: int) -> list[AnyEffect]:
         parent, start, stop = (int(part) for part in key.split(":")[1:])
-        ranked = rank(self.state.bids.get(key, []), self.state.records, job.terms.price_cap * (stop - start), now, self.config.prefers_proven)
-        self.state.bids[key] = ranked
+        ranked, left = rank(self.state.bids.get(key, []), self.state.records, self._wanted(job, parent, start, stop, now))
+        notes = [self._about(job, "passed over", f"{job.id}: {gone.bid.offer.provider} for steps {start}-{stop}: {gone.why}") for gone in left]
+        self.state.bids[key] = [scored.bid for scored in ranked]
         if not ranked:
             self.state.bids.pop(key, None)
-            return self._announce(job, parent, start, stop, now)
+            return [*notes, *self._announce(job, parent, start, stop, now)]
         best = ranked[0]
-        self.state.assigning[key] = best
-        return [Send(key=f"assign:{key}:{best.offer.nonce}", call=Assign(offer=best.offer, signature=best.signature))]
+        others = f"; then {ranked[1].bid.offer.provider} with {ranked[1].why}, of {len(ranked)}" if ranked[1:] else ", the only one"
+        job.placed = f"steps {start}-{stop} to {best.bid.offer.provider} for {best.bid.offer.price}: {best.why}{others}"
+        self.state.assigning[key] = best.bid
+        assign = Send(key=f"assign:{key}:{best.bid.offer.nonce}", call=Assign(offer=best.bid.offer, signature=best.bid.signature))
+        return [*notes, self._about(job, "chosen", f"{job.id}: {job.placed}"), assign]
+
+    def _wanted(self, job: JobBook, parent: int, start: int, stop: int, now: int) -> Wanted:
+        params, (state, shared, frozen) = job.terms.params, job.sizes
+        before = job.segments.get(parent)
+        return Wanted(
+            cap=job.terms.price_cap * (stop - start), now=now, bond_tenths=params.bond_tenths, bond_base=params.bond_base, state=state, shared=shared,
+            frozen=frozen, parent=before.provider if before is not None else Address(""), hands=job.hands, prefers_proven=self.config.prefers_proven,
+        )  # fmt: skip
+
+    @staticmethod
+    def _about(job: JobBook, topic: str, text: str) -> Note:
+        return Note(topic=topic, text=f"job {text}", data={"job": job.id})
 
     def _forget_ranges(self, job: JobBook) -> None:
         """A job that is over needs no offers."""
