@@ -30,7 +30,7 @@ from assay.cli.store import open_blobs, open_gateway
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
 from assay.messages import PeerRecord
-from assay.ports import AccountView, Reorganised, Reverted
+from assay.ports import AccountView, Outage, Reorganised, Reverted
 from assay.receipts import Ledger
 from assay.runtime import Note
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 CONFIRMATIONS = 12
 """Blocks; what exchanges have long asked of Ethereum. A chain that reorganises deeper needs --confirmations."""
 DAY = 86_400
+AGAIN = 2.0
+"""Seconds between looks for a chain that does not answer."""
 ENGINES = ("worker", "verifier")
 
 
@@ -199,6 +201,21 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
     raise ValueError(f"there is no role {role!r}")
 
 
+async def _enlist(role: str, where: Settings, options: Options, ports: Ports, note: Callable[[Note], None]) -> None:
+    """Money, registration, stake and seat. A chain that answered a moment ago and does not now is waited for: after a power cut it may be
+    starting, too. Raises Reverted."""
+    told = False
+    while True:
+        try:
+            stake = await fund(ports.chain, where.rpc, options.stake, note, await bonds(role, ports.chain))
+            return await enrol(ports, deposit=stake, seat=role == "verifier")
+        except Outage as error:
+            if not told:
+                note(Note(topic="chain", text=f"the chain does not answer ({error}); waiting for it"))
+            told = True
+            await asyncio.sleep(AGAIN)
+
+
 def _prover(role: str, node: Node, ports: Ports, options: Options, note: Callable[[Note], None]) -> Prover | None:
     """Of a worker: it proves its hardware when it runs nothing."""
     if role != "worker" or ports.stamps is None:
@@ -239,8 +256,7 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
     note = printer(as_json, where.data / "log.jsonl")
     async with compose(role, where, options, note) as ports:
         try:
-            stake = await fund(ports.chain, where.rpc, options.stake, note, await bonds(role, ports.chain))
-            await enrol(ports, deposit=stake, seat=role == "verifier")
+            await _enlist(role, where, options, ports, note)
         except Reverted as error:
             raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None
         node = build(role, ports, options, note)

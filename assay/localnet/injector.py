@@ -1,7 +1,7 @@
 """Nodes that are kept running as a service manager keeps them, and the hands that do to them what assay.localnet.faults says.
 
 A node that ends is started again on the folder that it left: when a fault killed it, once the fault is over; when it ended by itself,
-after `RESTART` seconds (what the unit that `assay worker unit` prints asks of systemd), and that is told. The chain node is a target like the others. What
+after `RESTART` seconds, as a service manager would do it, and that is told. The chain node is a target like the others. What
 it had not written to its disk is lost with it, at most a second; a file that it was just writing is not torn by a kill (a chain node keeps
 its past in a database, anvil in one file).
 """
@@ -18,11 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
-
 from assay.localnet.anvil import Anvil
 from assay.localnet.faults import Fault, Kind
 from assay.localnet.processes import Processes, end_group
+from assay.localnet.sockets import owner
 from assay.localnet.wires import Wires
 from assay.ports import Outage
 
@@ -57,14 +56,10 @@ class Injector:
 
     # ---- keeping -------------------------------------------------------------------------------------------------------------------
 
-    def keep(self, name: str, command: Sequence[str], on_start: Callable[[int], None] = lambda pid: None) -> None:
+    def keep(self, name: str, command: Sequence[str], on_start: Callable[[], None] = lambda: None) -> None:
         """Starts `command` and starts it again whenever it ends, until `leave`; exit code 0 is an end for good."""
         self._commands[name] = command
         self._keepers[name] = asyncio.create_task(self._keep(name, on_start), name=f"keep {name}")
-
-    def next_time(self, name: str, command: Sequence[str]) -> None:
-        """What the node is started with from now on."""
-        self._commands[name] = command
 
     async def leave(self, name: str) -> None:
         """It is no longer kept; it goes on."""
@@ -73,11 +68,11 @@ class Injector:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _keep(self, name: str, on_start: Callable[[int], None]) -> None:
+    async def _keep(self, name: str, on_start: Callable[[], None]) -> None:
         while True:
             process = await self.processes.start(name, self._commands[name], env=self.environment)
             self.starts[name] = self.starts.get(name, 0) + 1
-            on_start(process.pid)
+            on_start()
             code = await process.wait()
             if name in self._revived:
                 await self._revived[name].wait()
@@ -96,43 +91,23 @@ class Injector:
         """Whether it is kept, and has not ended for good."""
         return name in self._keepers and not self._keepers[name].done()
 
-    async def listening(self, pid: int, host: str) -> list[int]:
-        """Ports at which a process listens there."""
-
-        def look() -> list[int]:
-            with contextlib.suppress(psutil.Error):
-                found = psutil.Process(pid).net_connections("tcp")
-                return [each.laddr.port for each in found if each.status == psutil.CONN_LISTEN and each.laddr.ip == host]
-            return []
-
-        return await asyncio.to_thread(look)
-
     def pid(self, name: str) -> int:
         return self.chain.pid if name == CHAIN else self.processes.running[name].pid
 
-    async def whose(self, port: int) -> str:
-        """The node that a connection from a local port belongs to; "" for none of them."""
-        running = {name: process.pid for name, process in self.processes.running.items() if process.returncode is None}
-
-        def look() -> str:
-            for name, pid in running.items():
-                with contextlib.suppress(psutil.Error):
-                    if any(found.laddr and found.laddr.port == port for found in psutil.Process(pid).net_connections("tcp")):
-                        return name
-            return ""
-
-        return await asyncio.to_thread(look)
+    def whose(self, host: str, port: int) -> str:
+        """The node that a connection from there belongs to; "" for none of them."""
+        return owner(host, port, {name: process.pid for name, process in self.processes.running.items() if process.returncode is None})
 
     def _tell(self, what: dict[str, Any]) -> None:
         with self._log.open("a") as log:
-            log.write(json.dumps({"seconds": round(time.monotonic() - self._began, 2), **what}) + "\n")
+            log.write(json.dumps({"clock": round(time.monotonic() - self._began, 2), **what}) + "\n")
 
     # ---- faults --------------------------------------------------------------------------------------------------------------------
 
     async def do(self, fault: Fault) -> bool:
-        """Whether there was something to do it to: a node that is not running cannot be killed or paused."""
+        """Whether there was something to do it to: a node that is not running is not hit."""
         name, kind = fault.target, fault.kind
-        if kind in (Kind.KILL, Kind.PAUSE) and (not self.alive(name) or name in self._revived):
+        if not self.alive(name) or name in self._revived:
             self._tell({**fault.told(), "missed": True})
             return False
         self.done.append(fault)
@@ -184,7 +159,7 @@ class Injector:
         if task.cancelled() or task.exception() is None:
             self._over.discard(task)
 
-    async def _afterwards(self, fault: Fault, undo: Callable[[], None]) -> None:
+    async def _afterwards(self, fault: Fault, undo: Callable[[], object]) -> None:
         try:
             await asyncio.sleep(fault.seconds)
         finally:

@@ -23,14 +23,16 @@ import msgspec
 
 from assay.chain import Params
 from assay.cli.common import Trouble
-from assay.ids import Address
+from assay.ids import Address, JobId
 from assay.localnet import anvil
 from assay.localnet.books import problems
 from assay.localnet.demo import environment
-from assay.localnet.faults import Fault, Kind, faults
+from assay.localnet.faults import Kind, faults
 from assay.localnet.injector import CHAIN, Injector
 from assay.localnet.net import Network, address_of, bootstrap_command
 from assay.localnet.processes import Processes, die_with_parent
+from assay.localnet.sockets import listening
+from assay.localnet.usage import Sample, growth, sample
 from assay.localnet.wires import Wires
 from assay.ports import Outage, Reorganised
 from assay.receipts import Ledger
@@ -41,21 +43,21 @@ PARAMS = Params(
 )  # fmt: skip
 """Windows that end by themselves when everybody has done his part, and are longer than a fault and the start after it: who is hit loses time,
 not money. Of three verifiers that are drawn two are enough, so that one that is down holds nobody up for long."""
-BLOCK_TIME = 0.5
+BLOCK_TIME = 1.0
 CONFIRMATIONS = 8
 """Blocks: more than the chain node loses when it is killed."""
 UP_WITHIN, ENDS_WITHIN = 180.0, 600.0
 LISTENS = 2
 """Ports of a node: its peers', and its gateway's."""
 ANY = (Kind.KILL, Kind.PAUSE, Kind.CUT, Kind.HOLE, Kind.SLOW)
-PROGRESS = Callable[[dict[str, Any]], None]
+Listener = Callable[[dict[str, Any]], None]
 
 
 class Scale(NamedTuple):
     """How large, how long, how hard."""
 
-    count: int
-    """Faults."""
+    faults: int
+    """That are to be done."""
     gap: float = 2.0
     together: int = 3
     workers: int = 3
@@ -64,12 +66,16 @@ class Scale(NamedTuple):
     segment_steps: int = 2
     seconds: float = 0.0
     """At least so long, whatever was done by then."""
+    spared: tuple[str, ...] = ()
+    """Never killed, so that a process lives long enough to show a leak."""
+    look: float = 10.0
+    """Seconds between two looks at what processes take."""
 
 
 class Ordeal:
     """One run under `base`, which is empty. `train` is a training file of `steps` steps or more."""
 
-    def __init__(self, scale: Scale, seed: int, base: Path, train: Path, progress: PROGRESS = lambda note: None) -> None:
+    def __init__(self, scale: Scale, seed: int, base: Path, train: Path, progress: Listener = lambda note: None) -> None:
         self.scale, self.seed, self.base, self.train, self.progress = scale, seed, base, train, progress
         self.names: dict[Address, str] = {}
         self.up: dict[str, asyncio.Event] = {}
@@ -78,6 +84,7 @@ class Ordeal:
         self.jobs: dict[int, str] = {}
         """Client of each."""
         self.ledger = Ledger()
+        self.samples: dict[str, list[Sample]] = {}
         self.injector: Injector
 
     # ---- the whole -----------------------------------------------------------------------------------------------------------------
@@ -88,26 +95,25 @@ class Ordeal:
         logs = self.base / "logs"
         chain = await asyncio.to_thread(lambda: anvil.Anvil(self.base / CHAIN, block_time=BLOCK_TIME, prepare=die_with_parent))
         try:
-            async with Processes(self._hear, logs) as processes:
-                async with Wires(self._whose) as wires:
-                    self.injector = Injector(processes, wires, chain, self.base / "faults.jsonl", environment())
-                    try:
-                        contracts = await asyncio.to_thread(anvil.deploy, chain.url)
-                        network = Network(
-                            rpc=chain.url, chain_id=contracts.chain_id, contract=contracts.jobs, bootstrap="", contracts=contracts
-                        )
-                        await self._open(network)
-                        expected = await self._undisturbed(processes)
-                        await self._ordeal(network)
-                        found = await self._count(network, expected)
-                    finally:
-                        await self.injector.end()
+            async with Processes(self._hear, logs) as processes, Wires(self._whose) as wires:
+                self.injector = Injector(processes, wires, chain, self.base / "faults.jsonl", environment())
+                try:
+                    contracts = await asyncio.to_thread(anvil.deploy, chain.url)
+                    network = Network(
+                        rpc=chain.url, chain_id=contracts.chain_id, contract=contracts.jobs, bootstrap="", contracts=contracts
+                    )
+                    await self._open(network)
+                    expected = await self._undisturbed(processes)
+                    await self._ordeal(network)
+                    found = await self._count(network, expected)
+                finally:
+                    await self.injector.end()
         finally:
             await asyncio.to_thread(chain.stop)
         return {"seed": self.seed, "wall_seconds": round(time.monotonic() - began, 1), **found}
 
-    async def _whose(self, port: int) -> str:
-        return await self.injector.whose(port)
+    def _whose(self, host: str, port: int) -> str:
+        return self.injector.whose(host, port)
 
     # ---- opening -------------------------------------------------------------------------------------------------------------------
 
@@ -139,13 +145,13 @@ class Ordeal:
     async def _arguments(self, network: Network, name: str) -> list[str]:
         return msgspec.structs.replace(network, rpc=await self._rpc(name)).arguments(self.base / name)
 
-    def _lay(self, name: str, near: str, far: str) -> Callable[[int], None]:
+    def _lay(self, name: str, near: str, far: str) -> Callable[[], None]:
         """What a node that has started listens on is reached by the others at `far`, through a cable."""
         tasks: set[asyncio.Task[None]] = set()
 
-        async def watch(pid: int) -> None:
+        async def watch() -> None:
             for _ in range(300):
-                ports = await self.injector.listening(pid, near)
+                ports = listening(near)
                 for port in ports:
                     with contextlib.suppress(OSError):
                         await self.injector.wires.lay((far, port), (near, port), name)
@@ -153,11 +159,11 @@ class Ordeal:
                     return
                 await asyncio.sleep(0.5)
 
-        def started(pid: int) -> None:
+        def started() -> None:
             for task in tasks:
                 task.cancel()
             tasks.clear()
-            tasks.add(asyncio.create_task(watch(pid)))
+            tasks.add(asyncio.create_task(watch()))
 
         return started
 
@@ -189,7 +195,7 @@ class Ordeal:
         """Faults and jobs until so many faults were done (and so much time is over), then until the last job is done."""
         params = self.base / "params.toml"
         params.write_text("".join(f"{key} = {value}\n" for key, value in msgspec.structs.asdict(PARAMS).items()))
-        breaking = asyncio.create_task(self._break())
+        breaking, looking = asyncio.create_task(self._break()), asyncio.create_task(self._look())
         number = 0
         try:
             while not breaking.done() or not number:
@@ -197,18 +203,32 @@ class Ordeal:
                 await self._job(network, number, params)
             await breaking  # raises what went wrong with it
         finally:
-            breaking.cancel()
-            await asyncio.gather(breaking, return_exceptions=True)
+            for task in (breaking, looking):
+                task.cancel()
+            await asyncio.gather(breaking, looking, return_exceptions=True)
         await self.injector.heal()
+
+    async def _look(self) -> None:
+        """What every process takes, again and again."""
+        began = time.monotonic()
+        while True:
+            for name in [*self.up, "bootstrap", CHAIN]:
+                if self.injector.alive(name):
+                    with contextlib.suppress(RuntimeError):  # the chain node is being started again
+                        found = await asyncio.to_thread(sample, time.monotonic() - began, self.injector.pid(name), self.base / name)
+                        if found is not None:
+                            self.samples.setdefault(name, []).append(found)
+            await asyncio.sleep(self.scale.look)
 
     async def _break(self) -> None:
         kinds: dict[str, tuple[Kind, ...]] = dict.fromkeys([*self.up, CHAIN], ANY) | {"bootstrap": (Kind.KILL, Kind.PAUSE), "client": ANY}
+        kinds |= {name: tuple(kind for kind in kinds[name] if kind is not Kind.KILL) for name in self.scale.spared}
         began, done = time.monotonic(), 0
         for fault in faults(self.seed, kinds, self.scale.gap, self.scale.together):
             await asyncio.sleep(max(0.0, fault.at - (time.monotonic() - began)))
             done += await self.injector.do(fault)
             self.progress({"topic": "fault", "done": done, **fault.told()})
-            if done >= self.scale.count and time.monotonic() - began >= self.scale.seconds:
+            if done >= self.scale.faults and time.monotonic() - began >= self.scale.seconds:
                 return
 
     async def _job(self, network: Network, number: int, params: Path) -> None:
@@ -241,35 +261,41 @@ class Ordeal:
         try:
             await asyncio.wait_for(finished.wait(), ENDS_WITHIN)
         except TimeoutError:
-            raise Trouble(f"job {job} was not done within {ENDS_WITHIN:g} s", json.dumps(self.ledger.outcomes(job)), "look at the logs") from None  # type: ignore[arg-type]
+            state = json.dumps(self.ledger.outcomes(JobId(job)))
+            raise Trouble(f"job {job} was not done within {ENDS_WITHIN:g} s", state, "look at the logs") from None
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 
     async def _follow(self, network: Network, job: int, finished: asyncio.Event) -> None:
-        """Until the job is closed and its client has pulled what came back."""
-        while True:
-            with contextlib.suppress(Outage, Reorganised):
-                self.ledger = await self._read(network)
-                known = self.ledger.jobs.get(job)  # type: ignore[call-overload]
+        """Until the job is closed and its client has ended, what came back in its account."""
+        reader = await network.reader()
+        ledger, after = Ledger(), (-1, -1)
+        try:
+            while not finished.is_set():
+                try:
+                    fresh = await reader.events(after, CONFIRMATIONS)
+                except Outage:
+                    fresh = []
+                except Reorganised:
+                    ledger, after, fresh = Ledger(), (-1, -1), []
+                ledger.feed(fresh)
+                if fresh:
+                    self.ledger, after = ledger, (fresh[-1].block, fresh[-1].index)
+                known = ledger.jobs.get(JobId(job))
                 if known is not None and known.refund is not None and not self.injector.kept("client"):
                     finished.set()
-                    return
-            await asyncio.sleep(1.0)
-
-    async def _read(self, network: Network, depth: int = CONFIRMATIONS) -> Ledger:
-        reader = await network.reader()
-        try:
-            ledger = Ledger()
-            ledger.feed(await reader.events((-1, -1), depth))
-            return ledger
+                await asyncio.sleep(1.0)
         finally:
             await reader.close()
 
     # ---- counting ------------------------------------------------------------------------------------------------------------------
 
     async def _count(self, network: Network, expected: str) -> dict[str, Any]:
-        ledger = await self._read(network, 0)
+        reader = await network.reader()
+        ledger = Ledger()
+        ledger.feed(await reader.events((-1, -1), 0))
+        await reader.close()
         wrong = await problems(network, ledger, set(self.names))
         for job in ledger.jobs:
             last = ledger.last_good(job)
@@ -293,8 +319,6 @@ class Ordeal:
             "starts": dict(sorted(injector.starts.items())),
             "ended_by_themselves": [ended._asdict() for ended in injector.ended],
             "final_state_root": expected,
+            "growth": {name: found._asdict() for name, each in sorted(self.samples.items()) if (found := growth(each)) is not None},
             "notes": dict(sorted(self.notes.items())),
         }
-
-
-__all__ = ["Fault", "Ordeal", "Scale"]

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import NamedTuple
 
 PIECE = 1 << 16
 """Bytes that are passed on at once, and held up together."""
+NO_LINGER = struct.pack("ii", 1, 0)
+"""socket(7), SO_LINGER: what is closed with it says RST instead of FIN."""
 Where = tuple[str, int]
 
 
@@ -26,8 +30,8 @@ class _Cable(NamedTuple):
 class Wires:
     """Use as an asynchronous context manager: on leaving it, nothing listens and no connection is open."""
 
-    def __init__(self, whose: Callable[[int], Awaitable[str]]) -> None:
-        """`whose`: which node a connection from this local port comes from; "" when that cannot be told."""
+    def __init__(self, whose: Callable[[str, int], str]) -> None:
+        """`whose`: which node a connection from this address and port comes from; "" when that cannot be told."""
         self._whose = whose
         self._servers: dict[Where, asyncio.Server] = {}
         self._cables: set[_Cable] = set()
@@ -64,7 +68,7 @@ class Wires:
             assert task is not None
             self._tasks.add(task)
             try:
-                who = other or await self._whose(int(writer.get_extra_info("peername")[1]))
+                who = other or self._whose(*writer.get_extra_info("peername")[:2])
                 await self._join(frozenset({end, who} - {""}), reader, writer, to)
             except (OSError, asyncio.CancelledError):
                 pass  # either side is gone, or the whole is being taken down
@@ -121,6 +125,7 @@ class Wires:
         hit = [cable for cable in self._cables if name in cable.ends]
         for cable in hit:
             for writer in cable.writers:
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
                 writer.transport.abort()
         return len(hit)
 
