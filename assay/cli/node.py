@@ -25,12 +25,13 @@ from assay.cli.common import Settings, Trouble
 from assay.cli.fleet import Rays, open_engine
 from assay.cli.folder import Lock, attend, prepare
 from assay.cli.funding import LOCAL_CHAIN, bonds, fund
+from assay.cli.patience import through
 from assay.cli.prover import EVERY, EVERY_LOCAL, Prover, told_in
 from assay.cli.store import open_blobs, open_gateway
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
 from assay.messages import PeerRecord
-from assay.ports import AccountView, Outage, Reorganised, Reverted
+from assay.ports import AccountView, Reorganised, Reverted
 from assay.receipts import Ledger
 from assay.runtime import Note
 
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 CONFIRMATIONS = 12
 """Blocks; what exchanges have long asked of Ethereum. A chain that reorganises deeper needs --confirmations."""
 DAY = 86_400
-AGAIN = 2.0
-"""Seconds between looks for a chain that does not answer."""
 ENGINES = ("worker", "verifier")
 
 
@@ -202,18 +201,13 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
 
 
 async def _enlist(role: str, where: Settings, options: Options, ports: Ports, note: Callable[[Note], None]) -> None:
-    """Money, registration, stake and seat. A chain that answered a moment ago and does not now is waited for: after a power cut it may be
-    starting, too. Raises Reverted."""
-    told = False
-    while True:
-        try:
-            stake = await fund(ports.chain, where.rpc, options.stake, note, await bonds(role, ports.chain))
-            return await enrol(ports, deposit=stake, seat=role == "verifier")
-        except Outage as error:
-            if not told:
-                note(Note(topic="chain", text=f"the chain does not answer ({error}); waiting for it"))
-            told = True
-            await asyncio.sleep(AGAIN)
+    """Money, registration, stake and seat. Raises Reverted."""
+
+    async def enlist() -> None:
+        stake = await fund(ports.chain, where.rpc, options.stake, note, await bonds(role, ports.chain))
+        await enrol(ports, deposit=stake, seat=role == "verifier")
+
+    await through(enlist, lambda text: note(Note(topic="chain", text=text)))
 
 
 def _prover(role: str, node: Node, ports: Ports, options: Options, note: Callable[[Note], None]) -> Prover | None:
