@@ -46,7 +46,7 @@ not money. Of three verifiers that are drawn two are enough, so that one that is
 BLOCK_TIME = 1.0
 CONFIRMATIONS = 8
 """Blocks: more than the chain node loses when it is killed."""
-UP_WITHIN, ENDS_WITHIN = 180.0, 600.0
+UP_WITHIN, ENDS_WITHIN = 180.0, 1200.0
 LISTENS = 2
 """Ports of a node: its peers', and its gateway's."""
 ANY = (Kind.KILL, Kind.PAUSE, Kind.CUT, Kind.HOLE, Kind.SLOW)
