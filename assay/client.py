@@ -29,7 +29,7 @@ from assay.job import DatasetRef, JobSpec, Origin, SealedRef, data_head, data_ro
 from assay.licensing import Others, encode_uses, joined
 from assay.local import LocalRun, Step, run_local
 from assay.messages import KeyGrant, KeyRequest, Refusal
-from assay.ports import Blobs, Chain, Keys, Outage, Peers
+from assay.ports import Blobs, Chain, Keys, Outage, Peers, Reorganised
 from assay.program import Program, cost
 from assay.receipts import Ledger, Segment
 from assay.stages import program_root
@@ -274,13 +274,16 @@ async def cancel(chain: Chain, job: JobId) -> None:
 
 
 async def follow(chain: Chain, sleep: Callable[[float], Any], depth: int = 1, poll: float = 0.5) -> AsyncIterator[tuple[Ledger, list[Any]]]:
-    """The ledger after each new lot of final events, with that lot; for ever. Outages are waited out."""
+    """The ledger after each new lot of final events, with that lot; for ever. Outages are waited out; where the chain took back what it
+    had said, all of it is read again."""
     ledger, after = Ledger(), (-1, -1)
     while True:
         try:
             fresh = await chain.events(after, depth)
         except Outage:
             fresh = []
+        except Reorganised:
+            ledger, after, fresh = Ledger(), (-1, -1), []
         if fresh:
             ledger.feed(fresh)
             after = (fresh[-1].block, fresh[-1].index)

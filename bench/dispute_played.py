@@ -27,7 +27,7 @@ from assay.dispute.drawing import draw
 from assay.dispute.moves import Moment
 from assay.dispute.record import Rules
 from assay.localnet import rpc
-from assay.localnet.demo import PARAMS, _environment
+from assay.localnet.demo import PARAMS, environment
 from assay.localnet.net import Network, launch
 from assay.localnet.processes import Processes
 from assay.ports import Outage
@@ -86,7 +86,7 @@ class Play:
         for name in names:
             module = ["tests.liars.worker"] if name == "liar" else ["assay.cli", name.split("-")[0]]
             args = [sys.executable, "-m", *module, "start", *network.arguments(base / name), "--json"]
-            await processes.start(name, args + ["--silent"] * (self.silent and name == "liar"), env=_environment())
+            await processes.start(name, args + ["--silent"] * (self.silent and name == "liar"), env=environment())
         deadline = time.monotonic() + 120
         while not set(names) <= self.up:
             assert time.monotonic() < deadline, f"not all came up: {self.up}"
@@ -96,7 +96,7 @@ class Play:
         params.write_text("".join(f"{key} = {value}\n" for key, value in msgspec.structs.asdict(long).items()))
         submit = [sys.executable, "-m", "assay.cli", "submit", str(self.training), "--steps", str(STEPS), "--seed", "0", "--json"]
         submit += [*network.arguments(base / "client"), "--watch", "--yes", "--budget", "200", "--fee", "0.05", "--segment-steps", str(STEPS)]
-        await processes.start("client", [*submit, "--params", str(params)], env=_environment())
+        await processes.start("client", [*submit, "--params", str(params)], env=environment())
 
     async def follow(self, reader: Any) -> list[Any]:
         deadline, events = time.monotonic() + WITHIN, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from assay.ids import Address
 from assay.localnet import rpc
-from assay.localnet.anvil import Anvil, balances, deploy, faucet, find_anvil, load, save
+from assay.localnet.anvil import Anvil, balances, deploy, faucet, find_anvil, keep_genesis, load, save
 from assay.localnet.net import Network
 from assay.ports import Outage
 
@@ -33,6 +34,21 @@ def test_it_comes_back_on_its_state_with_contracts_and_money(tmp_path: Path) -> 
         assert load(tmp_path, anvil.url) == network
         assert balances(network, [ALICE])[ALICE] == 500
         assert int(rpc.call(anvil.url, "eth_getBalance", ALICE, "latest"), 16) == 10**18
+
+
+def test_a_state_keeps_the_first_block_that_it_began_with(tmp_path: Path) -> None:
+    """Anvil adds one at each start."""
+    path = tmp_path / "anvil.json"
+    keep_genesis(path)
+    assert not path.exists()
+    blocks = [{"header": {"number": number, "timestamp": at}} for number, at in (("0x0", "0xa"), ("0x2", "0xd"), ("0x0", "0x9"), ("0x1", "0xb"))]
+    path.write_text(json.dumps({"blocks": blocks, "accounts": {"a": 1}}))
+    for _ in range(2):
+        keep_genesis(path)
+        assert json.loads(path.read_text()) == {"blocks": blocks[1:], "accounts": {"a": 1}}
+    path.write_text("{")
+    with pytest.raises(Outage, match="not a state of anvil"):
+        keep_genesis(path)
 
 
 def test_a_chain_that_is_gone_is_no_network(tmp_path: Path) -> None:

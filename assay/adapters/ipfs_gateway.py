@@ -147,6 +147,8 @@ class BlockGateway:
         except TimeoutError:
             if request.transport is not None:
                 request.transport.abort()
+        except ConnectionError:
+            pass  # the reader is gone, which is its own business
         return response
 
     async def _report(self, request: web.Request) -> web.Response:

@@ -25,6 +25,7 @@ from assay.cli.common import Settings, Trouble
 from assay.cli.fleet import Rays, open_engine
 from assay.cli.folder import Lock, attend, prepare
 from assay.cli.funding import LOCAL_CHAIN, bonds, fund
+from assay.cli.patience import through
 from assay.cli.prover import EVERY, EVERY_LOCAL, Prover, told_in
 from assay.cli.store import open_blobs, open_gateway
 from assay.daemon import Node, Ports, enrol
@@ -199,6 +200,16 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
     raise ValueError(f"there is no role {role!r}")
 
 
+async def _enlist(role: str, where: Settings, options: Options, ports: Ports, note: Callable[[Note], None]) -> None:
+    """Money, registration, stake and seat. Raises Reverted."""
+
+    async def enlist() -> None:
+        stake = await fund(ports.chain, where.rpc, options.stake, note, await bonds(role, ports.chain))
+        await enrol(ports, deposit=stake, seat=role == "verifier")
+
+    await through(enlist, lambda text: note(Note(topic="chain", text=text)))
+
+
 def _prover(role: str, node: Node, ports: Ports, options: Options, note: Callable[[Note], None]) -> Prover | None:
     """Of a worker: it proves its hardware when it runs nothing."""
     if role != "worker" or ports.stamps is None:
@@ -239,8 +250,7 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
     note = printer(as_json, where.data / "log.jsonl")
     async with compose(role, where, options, note) as ports:
         try:
-            stake = await fund(ports.chain, where.rpc, options.stake, note, await bonds(role, ports.chain))
-            await enrol(ports, deposit=stake, seat=role == "verifier")
+            await _enlist(role, where, options, ports, note)
         except Reverted as error:
             raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None
         node = build(role, ports, options, note)

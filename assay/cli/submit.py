@@ -25,6 +25,7 @@ from assay import client
 from assay.chain import AnyChainEvent, Params
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, money, show
 from assay.cli.folder import attend, give_order, running
+from assay.cli.patience import through
 from assay.codec import decode
 from assay.hands import MAX_SPEC
 from assay.ids import Address, Cid, DatasetId, JobId, address
@@ -217,8 +218,8 @@ async def client_node(where: Settings, budget: int = 0) -> AsyncIterator[Any]:
         await ports.peers.start(refuse, lambda peer, message: None)
         attending = asyncio.create_task(attend(where.data, lambda: {"role": "client", "pid": os.getpid(), "account": ports.keys.account}, order))
         try:
-            await fund(ports.chain, where.rpc, budget, lambda note: print(note.text, file=sys.stderr, flush=True))
-            await enrol(ports)
+            await through(lambda: fund(ports.chain, where.rpc, budget, lambda note: _say(note.text)), _say)
+            await through(lambda: enrol(ports), _say)
             yield ports
         finally:
             attending.cancel()
@@ -298,23 +299,23 @@ async def _fetch_patiently(node: Any, ledger: Ledger, job: JobId) -> Tensors:
                 why = f"{error}; waited {DELIVERY:g} s"
                 raise Trouble("the weights cannot be had yet", why, f"later: assay job fetch {job} --out FILE", ENVIRONMENT) from None
         await asyncio.sleep(0.25)
-        ledger = await read_all(node.chain, node.depth)
+        ledger = await _read_through(node)
 
 
 async def _take_back(node: Any, job: JobId, as_json: bool) -> None:
     """What the job did not use comes back when it is closed, which anybody may do (its scheduler does): then it is pulled."""
     deadline = time.monotonic() + CLOSING
-    while (await read_all(node.chain, node.depth)).jobs[job].refund is None:
+    while (await _read_through(node)).jobs[job].refund is None:
         if time.monotonic() > deadline:
-            await node.chain.send(events.CallId(f"close:{job}"), events.CloseJob(job=job))
+            await through(lambda: node.chain.send(events.CallId(f"close:{job}"), events.CloseJob(job=job)), _say)
             break
         await asyncio.sleep(0.25)
     from assay.cli.licences import refund_use
 
-    await refund_use(node, job)
-    credit = (await node.chain.view(node.chain.account)).credit
+    await through(lambda: refund_use(node, job), _say)
+    credit = (await through(lambda: node.chain.view(node.chain.account), _say)).credit
     if credit:
-        await node.chain.send(events.CallId(f"withdraw:{job}"), events.Withdraw())
+        await through(lambda: node.chain.send(events.CallId(f"withdraw:{job}"), events.Withdraw()), _say)
         tell(as_json, "refund", f"{money(credit)} came back", amount=credit, job=job)
 
 
@@ -323,6 +324,15 @@ async def read_all(chain: Any, depth: int) -> Ledger:
     ledger = Ledger()
     ledger.feed(await chain.events((-1, -1), depth))
     return ledger
+
+
+async def _read_through(node: Any) -> Ledger:
+    """`read_all`, through outages."""
+    return await through(lambda: read_all(node.chain, node.depth), _say)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def serve_in_background(where: Settings, job: JobId, as_json: bool) -> None:
@@ -339,10 +349,10 @@ def serve_in_background(where: Settings, job: JobId, as_json: bool) -> None:
 async def watch_job(where: Settings, job: int, *, as_json: bool) -> None:
     """`assay job watch`."""
     async with client_node(where) as node:
-        if JobId(job) not in (await read_all(node.chain, 0)).jobs:
+        if JobId(job) not in (await through(lambda: read_all(node.chain, 0), _say)).jobs:
             raise Trouble(f"there is no job {job}", "this contract has not seen it", "assay job list")
         state = await follow_job(node, JobId(job), as_json)
-        ledger = await read_all(node.chain, node.depth)
+        ledger = await _read_through(node)
         root = state_root(ledger.jobs[JobId(job)].terms.steps, state)
         text = f"job {job} is done; final state root {root.hex()}; its last checkpoint is in this folder: assay job fetch {job} --out FILE"
         tell(as_json, "done", text, job=job, final_state_root=root.hex())

@@ -10,6 +10,7 @@ account (unlocked, well known, worth nothing) deploys the contracts and is the t
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -128,6 +129,8 @@ class Anvil:
 
     def start(self) -> None:
         """Starts it again after `stop` or `kill`, on the port that it had. Raises Outage."""
+        if self.folder is not None:
+            keep_genesis(self.folder / "anvil.json")
         said = "something else listens there"
         for _ in range(3):
             self.port = self.port or _free_port()
@@ -188,6 +191,25 @@ class Anvil:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def keep_genesis(path: Path) -> None:
+    """Anvil makes a first block at each start and keeps it beside those of its state: with the third start it may show another one than
+    with the first, which to nodes is another chain. Leaves only the oldest in the state, if there is one."""
+    try:
+        state = json.loads(path.read_bytes())
+        first = [block for block in state["blocks"] if int(str(block["header"]["number"]), 16) == 0]
+        if len(first) < 2:
+            return
+        oldest = min(first, key=lambda block: int(str(block["header"]["timestamp"]), 16))
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise Outage(f"{path} is not a state of anvil: {error}") from None
+    state["blocks"] = [block for block in state["blocks"] if block is oldest or block not in first]
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(state))
+    fresh.replace(path)
 
 
 # ---- contracts -----------------------------------------------------------------------------------------------------------

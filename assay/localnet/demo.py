@@ -144,7 +144,7 @@ class Demo:
         """By its name: `liar`, or a role with or without a number."""
         role = [LIAR] if name == "liar" else ["assay.cli", name.split("-")[0]]
         args = [sys.executable, "-m", *role, "start", *network.arguments(base / name), "--json"]
-        await processes.start(name, args, env=_environment())
+        await processes.start(name, args, env=environment())
 
     async def _wait_up(self, processes: Processes, name: str) -> None:
         process = processes.running[name]
@@ -163,7 +163,7 @@ class Demo:
         common = [str(self.train), "--steps", str(self.steps), "--seed", str(self.seed), "--json"]
         submit = [sys.executable, "-m", "assay.cli", "submit", *common, *network.arguments(base / "client"), "--watch", "--yes"]
         submit += ["--budget", "200", "--fee", "0.05", "--segment-steps", str(-(-self.steps // SEGMENTS)), "--params", str(params)]
-        await processes.start("client", submit, env=_environment())
+        await processes.start("client", submit, env=environment())
         self.local_command = [sys.executable, "-m", "assay.cli", "run", *common, "--local"]
 
     # ---- what is heard ---------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class Demo:
                     told.add((segment.number, segment.state))
                     self._tell(segment)
             if "local" not in processes.running and (self.killed is not None or "done" in self.client):
-                await processes.start("local", self.local_command, env=_environment(), nice=19)  # the network waits for a lease to run out
+                await processes.start("local", self.local_command, env=environment(), nice=19)  # the network waits for a lease to run out
             await self._revive(network, base)
             await asyncio.sleep(0.3)
         return JobId(int(self.client["posted"]["job"]))
@@ -359,7 +359,7 @@ class Demo:
         self.display.summary(named, self.before, self.after, facts)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """One thread a process for what NumPy and torch would otherwise spread over all cores."""
     return {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_paths())}
 

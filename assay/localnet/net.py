@@ -116,8 +116,8 @@ async def launch(processes: Processes, base: Path, *, block_time: float = 1.0, r
     try:
         contracts = await asyncio.to_thread(lambda: anvil.deploy(chain.url, rules=rules))
         network = Network(rpc=chain.url, chain_id=contracts.chain_id, contract=contracts.jobs, bootstrap="", contracts=contracts)
-        process = await processes.start("bootstrap", _bootstrap_command(network, base / "bootstrap"))
-        network.bootstrap = await asyncio.to_thread(_address_of, base / "logs" / "bootstrap.out", lambda: process.returncode is None)
+        process = await processes.start("bootstrap", bootstrap_command(network, base / "bootstrap"))
+        network.bootstrap = await asyncio.to_thread(address_of, base / "logs" / "bootstrap.out", lambda: process.returncode is None)
         yield network
     finally:
         await asyncio.to_thread(chain.stop)
@@ -130,12 +130,12 @@ def _anvil(folder: Path | None, port: int, block_time: float, prepare: Callable[
         raise Trouble("there is no local chain to start", str(error), "contracts/tools/install.sh anvil", ENVIRONMENT) from None
 
 
-def _bootstrap_command(network: Network, data: Path) -> list[str]:
+def bootstrap_command(network: Network, data: Path) -> list[str]:
     base = [sys.executable, "-m", "assay.cli", "net", "bootstrap", "--json"]
     return [*base, "--rpc", network.rpc, "--contract", network.contract, "--data", str(data)]
 
 
-def _address_of(log: Path, alive: Callable[[], bool]) -> str:
+def address_of(log: Path, alive: Callable[[], bool]) -> str:
     """The address that a bootstrap node prints when it is up."""
     deadline = time.monotonic() + UP_WITHIN
     while time.monotonic() < deadline and alive():
@@ -182,10 +182,10 @@ def start(base: Path, *, port: int, block_time: float) -> Network:
         log = folder / "bootstrap.out"
         log.unlink(missing_ok=True)
         with log.open("ab") as out:
-            command = _bootstrap_command(network, base.absolute() / "bootstrap")
+            command = bootstrap_command(network, base.absolute() / "bootstrap")
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
         left["bootstrap"] = _left(process.pid)
-        network.bootstrap = _address_of(log, lambda: process.poll() is None)
+        network.bootstrap = address_of(log, lambda: process.poll() is None)
     except BaseException:
         for each in left.values():
             _end(each)

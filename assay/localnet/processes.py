@@ -42,8 +42,7 @@ class Processes:
     def __init__(self, listen: Listener, logs: Path) -> None:
         self._listen, self._logs = listen, logs
         self.running: dict[str, asyncio.subprocess.Process] = {}
-        self._readers: list[asyncio.Task[None]] = []
-        self._files: list[Any] = []
+        self._readers: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Processes:
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -54,20 +53,21 @@ class Processes:
 
     async def start(self, name: str, args: Sequence[str], env: Mapping[str, str] | None = None, nice: int = 0) -> asyncio.subprocess.Process:
         """Starts `args` under `name`; stderr goes to a file of that name, stdout to the listener."""
-        file = (self._logs / f"{name}.err").open("ab")
-        self._files.append(file)
 
         def prepare() -> None:
             die_with_parent()
             if nice:
                 os.nice(nice)
 
-        process = await asyncio.create_subprocess_exec(
-            *args, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=file, env={**os.environ, **(env or {})},
-            start_new_session=True, preexec_fn=prepare, limit=1 << 22,
-        )  # fmt: skip
+        with (self._logs / f"{name}.err").open("ab") as file:
+            process = await asyncio.create_subprocess_exec(
+                *args, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=file, env={**os.environ, **(env or {})},
+                start_new_session=True, preexec_fn=prepare, limit=1 << 22,
+            )  # fmt: skip
         self.running[name] = process
-        self._readers.append(asyncio.create_task(self._read(name, process)))
+        reader = asyncio.create_task(self._read(name, process))
+        self._readers.add(reader)
+        reader.add_done_callback(self._readers.discard)
         return process
 
     async def _read(self, name: str, process: asyncio.subprocess.Process) -> None:
@@ -103,6 +103,4 @@ class Processes:
         for process in living:
             await process.wait()
         await asyncio.gather(*self._readers, return_exceptions=True)
-        for file in self._files:
-            file.close()
         self.running.clear()
