@@ -35,7 +35,8 @@ MAX_MESSAGE = 16 << 20
 """Bytes of a round's longest message, canonical: the survivors of 1,024 owners."""
 SEALED = 2 * SIZE + 16
 """Bytes of two shares under AES-GCM."""
-NOTHING = Digest(bytes(32))
+TAIL = 16
+"""Standard deviations of noise that fit under the limit: it goes beyond them with a chance below 2^-180."""
 
 T = TypeVar("T", bound="FromOwner")
 
@@ -101,6 +102,10 @@ class Terms(Message, frozen=True, kw_only=True):
             raise ValueError("fraction is at most 40, limit and weights at least 1")
         if self.limit * sum(self.weights) >= 1 << (self.bits - 1):
             raise ValueError(f"numbers of up to {self.limit} with weights of {sum(self.weights)} in all do not fit {self.bits} bits")
+        if self.noise and (set(self.weights) != {1} or not self.norm):
+            raise ValueError("noise wants a norm, and weights of 1: the theorem on its sum is of equal noises")
+        if self.limit <= TAIL * self.noise:
+            raise ValueError(f"noise of {self.noise} wants a limit over {TAIL * self.noise}: what is cut off is no Gaussian any more")
         if 3 * self.minimum <= 2 * count or self.minimum > count:
             raise ValueError(f"the minimum of {count} owners is more than two thirds of them, not {self.minimum}")
         near = min(self.degree, count - 1)
