@@ -21,12 +21,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
+import base58
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from assay.codec import Message, digest
 from assay.federated.sharing import SIZE
-from assay.ids import U32, U63, Digest
+from assay.ids import U32, U63, Digest, PeerId
 
 MOST_OWNERS = 1024
 MOST_BYTES = 1 << 33
@@ -268,6 +269,14 @@ class Record(Message, frozen=True, kw_only=True):
     """Mask keys of those who dealt and sent no update that counts."""
     total: Digest
     """Tensor root of the sum."""
+
+
+def identity_of(peer: PeerId) -> bytes:
+    """The Ed25519 key that a peer id names: the last 32 bytes of its identity multihash (libp2p specs, peer-ids)."""
+    try:
+        return base58.b58decode(peer)[-32:]
+    except ValueError:
+        return b""
 
 
 def sign(body: AnyFromOwner, identity: bytes) -> Signed:

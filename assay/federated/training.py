@@ -9,29 +9,43 @@ row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from assay import merkle
-from assay.client import Plan
+from assay.execute import schedule_root
 from assay.federated import ring
 from assay.federated.messages import TAIL, Terms
 from assay.federated.ring import Row
 from assay.ids import Digest
 from assay.local import LocalRun, run_local
+from assay.program import Program
 from assay.stages import program_root
 from assay.state import Tensors, state_root
 
 
-class Part(NamedTuple):
-    """What an owner brings to a round."""
+class Work(Protocol):
+    """A training with an owner's own records: an assay.client.Plan is one."""
 
-    row: Row
-    """weight x rounded update."""
-    run: LocalRun
+    @property
+    def program(self) -> Program: ...
+
+    @property
+    def schedule(self) -> NDArray[np.float32]: ...
+
+    @property
+    def state(self) -> Tensors: ...
+
+    @property
+    def frozen(self) -> Mapping[str, NDArray[Any]]: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, indices: Sequence[int]) -> Tensors: ...
 
 
 def exchanged(state: Mapping[str, NDArray[Any]]) -> list[str]:
@@ -50,11 +64,11 @@ def order(program: Digest, owner: bytes) -> Digest:
     return merkle.sha256(b"assay/federated/order/1", program, owner)
 
 
-def train(plan: Plan, state: Tensors, round: int, steps: int, owner: bytes, threads: int = 1) -> LocalRun:
-    """An owner's steps of a round: those from round x steps of the schedule on, on the plan's records. `owner` is its identity key."""
-    key = order(program_root(plan.program), owner)
+def train(work: Work, state: Tensors, round: int, steps: int, owner: bytes, threads: int = 1) -> LocalRun:
+    """An owner's steps of a round: those from round x steps of the schedule on, on the work's records. `owner` is its identity key."""
+    key = order(program_root(work.program), owner)
     span = range(round * steps, (round + 1) * steps)
-    return run_local(plan.program, plan.schedule, state, plan.read, plan.size, key, None, threads, plan.frozen, span)
+    return run_local(work.program, work.schedule, state, work.read, work.size, key, None, threads, work.frozen, span)
 
 
 def update(terms: Terms, owner: int, start: Tensors, end: Tensors, noise: NDArray[np.int64] | None = None) -> Row:
@@ -83,6 +97,13 @@ def apply(state: Tensors, mean: NDArray[np.float64], start: Tensors) -> Tensors:
 def mean(terms: Terms, total: Row, survivors: list[int]) -> NDArray[np.float64]:
     """The weighted mean of the survivors' updates: one division by an integer, correctly rounded."""
     return total.astype(np.float64) * 2.0**-terms.fraction / sum(terms.weights[owner] for owner in survivors)
+
+
+def job_of(work: Work, rounds: int, steps: int) -> Digest:
+    """Names a federated job: its program, schedule and first state, and how many rounds of how many steps it has. Whose records are read is not
+    in it: an owner that traces the same training file gets the same name, and the coordinator's word is not needed."""
+    parts = program_root(work.program), schedule_root(work.schedule), state_root(0, work.state)
+    return merkle.sha256(b"assay/federated/job/1", *parts, rounds.to_bytes(4, "big"), steps.to_bytes(4, "big"))
 
 
 def start_root(state: Tensors, round: int, steps: int) -> Digest:
