@@ -49,8 +49,9 @@ def run_local(
     progress: Callable[[Step], None] | None = None,
     threads: int = 1,
     frozen: Mapping[str, NDArray[Any]] = {},
+    steps: range | None = None,
 ) -> LocalRun:
-    """Runs every step of `schedule` (f32 [steps, scalars]) from `state`; `frozen` are the tensors that no step changes.
+    """Runs every step of `schedule` (f32 [steps, scalars]), or the `steps` of it, from `state`; `frozen` are the tensors that no step changes.
 
     `read` gives records by number, `[n, *shape]` for each field (Dataset.read, shard.Records.read); there are `records` of them, and
     `order` keys their permutation. Raises BadTensors when a tensor is not what the program takes.
@@ -58,13 +59,14 @@ def run_local(
     executor = Executor(program, schedule, program.micro_batches, threads, frozen)
     batch = next(iter(program.batch.values())).shape[0]
     done: list[Step] = []
-    for step in range(executor.steps):
+    steps = range(executor.steps) if steps is None else steps
+    for step in steps:
         acc = executor.zero_acc(step, state)
         for m in range(program.micro_batches):
             acc = executor.micro(step, m, state, acc, read(record_indices(order, records, step, m, program.micro_batches, batch)), spend=True)
         loss = float(acc.get("loss", 0)) / program.micro_batches
-        state = executor.update(step, state, acc, spend=step > 0)  # the first is the caller's
+        state = executor.update(step, state, acc, spend=step > steps.start)  # the first is the caller's
         done.append(Step(step, loss, state_root(step + 1, state, threads)))
         if progress:
             progress(done[-1])
-    return LocalRun(state, done[-1].root if done else state_root(0, state), tuple(done))
+    return LocalRun(state, done[-1].root if done else state_root(steps.start, state), tuple(done))

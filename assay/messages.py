@@ -182,6 +182,27 @@ class TreeRequest(Message, frozen=True, kw_only=True):
     question: Question
 
 
+class FederatedTurn(Message, frozen=True, kw_only=True):
+    """An owner to the coordinator of a federated job, answered by FederatedAnswer, or Ack while there is nothing new: what it says in the
+    round `terms` (assay.federated.node)."""
+
+    terms: Digest
+    """Zeros: which round is there?"""
+    seen: U32
+    """How many of the round's messages it has had."""
+    said: bytes = b""
+    """Canonical federated.messages.Signed."""
+    row: Cid = Cid("")
+    """Of the masked row that comes with an upload."""
+
+
+class FederatedAnswer(Message, frozen=True, kw_only=True):
+    """The coordinator's next message to this owner."""
+
+    body: bytes
+    """Canonical federated.node.AnyBody."""
+
+
 class Refusal(Message, frozen=True, kw_only=True):
     """A request that is not granted, with the reason in plain words."""
 
@@ -196,9 +217,9 @@ class Ack(Message, frozen=True, kw_only=True):
 
 AnyRequest = (
     OfferMessage | Heartbeat | HandOver | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest | StepRequest
-    | TreeRequest | Visit
+    | TreeRequest | Visit | FederatedTurn
 )  # fmt: skip
-AnyReply = Boundary | KeyGrant | Nodes | Refusal | Ack
+AnyReply = Boundary | KeyGrant | Nodes | FederatedAnswer | Refusal | Ack
 AnyGossip = JobAnnouncement
 
 
