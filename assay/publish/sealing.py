@@ -195,10 +195,10 @@ async def _seal_all(
             key = seal.new_key()
             keys.store(key)  # before anything lies anywhere that it opens
             blob = seal.seal(plaintext, key)
-            leaves = shard.record_leaves(found.fields, part, key)
             cid = await blobs.put(blob)
             sealed = SealedShard(
-                content=content, cid=cid, size=len(blob), key_id=seal.key_id(key), records=len(leaves), root=merkle.root(leaves)
+                content=content, cid=cid, size=len(blob), key_id=seal.key_id(key), records=len(part[found.fields[0].name]),
+                root=shard.record_root(found.fields, part, key),
             )  # fmt: skip
             index.keep(sealed)
             fresh_ones.add(content)
