@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from assay import cid, merkle, shard
+from assay import cid, shard
 from assay.codec import Message, digest
 from assay.exact.memory import needed
 from assay.execute import Executor, zeros

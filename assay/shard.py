@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from assay import cid, merkle, seal, state
+from assay import cid, merkle, seal, state, threshold
 from assay.exact.native.build import library
 from assay.ids import Address, Cid, Digest
-from assay.job import DatasetRef, Field, SealedRef, ShardRef, envelope_info, record_bytes
+from assay.job import DatasetRef, Field, KeyHolders, SealedRef, ShardRef, envelope_info, record_bytes
 from assay.ports import Keys
 from assay.sampling import MAX_RECORDS
 from assay.state import DTYPES, Array, Tensors
@@ -59,7 +59,8 @@ def _salt(prk: bytes, index: int) -> bytes:
 def _rows(fields: Sequence[Field], arrays: Mapping[str, Array]) -> Array:
     """The records' bytes: u8 [records, bytes of a record]."""
     count = len(arrays[fields[0].name])
-    parts = [np.ascontiguousarray(arrays[f.name], dtype=DTYPES[f.dtype][1]).reshape(-1).view(np.uint8).reshape(count, record_bytes(f)) for f in fields]
+    columns = [np.ascontiguousarray(arrays[field.name], dtype=DTYPES[field.dtype][1]).reshape(-1).view(np.uint8) for field in fields]
+    parts = [column.reshape(count, record_bytes(field)) for column, field in zip(columns, fields, strict=True)]
     return parts[0] if len(parts) == 1 else np.ascontiguousarray(np.concatenate(parts, axis=1))
 
 
@@ -83,12 +84,13 @@ def record_root(fields: Sequence[Field], arrays: Mapping[str, Array], key: bytes
 # ---- sealing -------------------------------------------------------------------------------------------------------------
 
 
-def wrap_for(keys: Keys, service: bytes, client: Address) -> Callable[[bytes], bytes]:
-    """The `wrap` of `seal_dataset`: keeps the key in `keys` and wraps it to the key service for a job that `client` will post."""
+def wrap_for(keys: Keys, service: bytes, client: Address, holders: KeyHolders | None = None) -> Callable[[bytes], bytes]:
+    """The `wrap` of `seal_dataset`: keeps the key in `keys` and wraps it to the key service, or to the key holders, for a job that `client` will
+    post."""
 
     def wrap(key: bytes) -> bytes:
         keys.store(key)
-        return keys.wrap(key, service, envelope_info(client))
+        return threshold.seal_to(keys, key, service, holders, envelope_info(client))
 
     return wrap
 

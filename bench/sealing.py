@@ -1,7 +1,8 @@
 # Measures sealing and opening of a shard (assay.seal: AES-256-GCM in chunks of 64 KiB under one header, nonces in order) into a buffer that is there
 # against the cipher's own speed in the same run: the same library's `encrypt_into` and `decrypt_into` of the same bytes in chunks of 64 KiB, one key,
 # one nonce, likewise. Then the same into fresh memory, whose pages the system must find first; the hash that names the blob; and all that
-# publishing does to a shard, part by part: the salted leaves of its records are most of it where these are small. One thread, CPU times, turn by turn; a ratio is the median within a turn.
+# publishing does to a shard, part by part: the salted leaves of its records are most of it where these are small.
+# One thread, CPU times, turn by turn; a ratio is the median within a turn.
 # Goal: 80 % or more of the cipher's own speed, both ways; the cipher itself at 1 GB/s a core or more.
 #
 #     python bench/sealing.py [--quick] [--json]

@@ -16,6 +16,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from msgspec import UNSET
+
+from assay import threshold
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_keys import MemoryKeys
 from assay.adapters.memory_peers import Switchboard
@@ -27,6 +30,7 @@ from assay.merkle import sha256
 from assay.messages import AnyGossip, AnyReply, AnyRequest, JobAnnouncement
 from assay.receipts import Ledger as Receipts
 from assay.runtime import Heard, Note
+from assay.sim import holding
 from assay.sim.blockchain import Blockchain
 from assay.sim.cast import HONEST, KEY_SERVICE, SCHEDULER, VERIFIER, WORKER, Part, Self
 from assay.sim.clock import Clock
@@ -124,6 +128,7 @@ class World:
         self.ledger.mine()
         for node in self.nodes.values():
             self.clock.after(self.random.uniform(0, 0.5), node.boot)
+        holding.begin(self)
         for i in range(o.jobs):
             self.clock.after(1.0 + i * o.every, partial(self._post, i))
         self.clock.after(o.deadline + 5.0, self._give_up)
@@ -205,11 +210,11 @@ class World:
         service = self._turn(KEY_SERVICE, number).hands.keys
         key = sha256(b"client key", str(self.seed).encode(), str(number).encode(), what.encode())
         blob = seal(body, key)
-        envelope = self.client_keys.wrap(key, service.encryption_key, envelope_info(self.client))
+        envelope = threshold.seal_to(self.client_keys, key, service.encryption_key, holding.group(self), envelope_info(self.client))
         return SealedRef(cid=self.store.put(blob), size=len(blob), key_id=sha256(key), envelope=envelope)
 
     def _turn(self, role: str, number: int) -> SimNode:
-        return self.of_role[role][number % len(self.of_role[role])]
+        return self.of_role[role][0 if role == KEY_SERVICE and self.options.holders else number % len(self.of_role[role])]
 
     def _publish(self, number: int) -> Terms:
         o, service = self.options, self._turn(KEY_SERVICE, number)
@@ -226,6 +231,7 @@ class World:
             frozen=self._sealed(number, "frozen", ToyState(step=0, state=sha256(b"toy frozen"))),
             dataset=dataset, order=sha256(b"toy order"), steps=o.steps, micro_batches=o.micro_batches, batch=8, segment_steps=o.segment_steps,
             key_service=service.account, key_service_peer=service.peer, key_service_key=service.hands.keys.encryption_key,
+            holders=holding.group(self) or UNSET,
         )  # fmt: skip
         return Terms(
             spec=self.store.put(encode(spec)), spec_digest=digest(spec), program_root=toy.program, state_root=first,
