@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
-from assay import merkle, parts, seal, shard, threshold
+from assay import merkle, parts, shard, threshold
 from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJob, PostLicensed, Registered, Terms
 from assay.codec import digest, encode
 from assay.execute import check_tensors, schedule_root

@@ -112,7 +112,8 @@ def test_an_envelope_opens_for_what_it_was_made_and_for_its_holders() -> None:
 
 def test_a_dealer_that_deals_what_it_does_not_commit_to_is_found_out() -> None:
     head, shares = split(KEY, 2, 3)
-    parts = [one.wrap(share, one.encryption_key, threshold._info(INFO, head, i)) for i, (one, share) in enumerate(zip(HOLDERS, shares[::-1], strict=False), 1)]
+    dealt = enumerate(zip(HOLDERS, shares[::-1], strict=False), 1)
+    parts = [one.wrap(share, one.encryption_key, threshold._info(INFO, head, place)) for place, (one, share) in dealt]
     with pytest.raises(BadEnvelope, match="share of holder 1 does not fit"):
         open_own(HOLDERS[0], head + b"".join(parts), INFO, ID)
     sealed = envelope()
@@ -120,8 +121,12 @@ def test_a_dealer_that_deals_what_it_does_not_commit_to_is_found_out() -> None:
         gather(READER, sealed, given(sealed, 1, 2, 3), Digest(sha256(b"a key that it does not hold")))
 
 
-@pytest.mark.parametrize("bend", [b"", b"\1", b"\2" + envelope()[1:], envelope()[:-1], envelope() + b"\0", b"\1\0\5" + envelope()[3:], b"\1\6\5" + bytes(700),
-                                  bytes(80)])  # fmt: skip
+GOOD = envelope()
+
+
+@pytest.mark.parametrize(
+    "bend", [b"", b"\1", b"\2" + GOOD[1:], GOOD[:-1], GOOD + b"\0", b"\1\0\5" + GOOD[3:], b"\1\6\5" + bytes(700), bytes(80)]
+)
 def test_what_is_no_envelope_is_refused(bend: bytes) -> None:
     with pytest.raises(BadEnvelope):
         read(bend)

@@ -163,8 +163,11 @@ async def party(node: Any, role: str, named: str | None) -> Address:
 
 
 async def key_service(node: Any, named: str | None) -> client.Service:
-    """Raises Trouble."""
+    """Of several accounts, with commas between them: key holders, of whom more than half release a key together. Raises Trouble."""
     try:
+        if named is not None and "," in named:
+            accounts = [await party(node, "keyservice", one.strip()) for one in named.split(",")]
+            return await client.find_holders(node.chain, accounts, len(accounts) // 2 + 1)
         return await client.find_service(node.chain, await party(node, "keyservice", named))
     except LookupError as error:
         raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None

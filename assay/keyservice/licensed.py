@@ -77,8 +77,6 @@ class Licensed:
                 if job in self.state.jobs and self.state.jobs[job].reason == UNLICENSED:  # its document was here before this event
                     self.state.jobs[job].reason = ""
                     self._do(Do(key=f"load:{job}", task=LoadJob(job=job, spec=self.state.facts.jobs[job].terms.spec)))
-            case _:
-                pass
 
     def _loaded(self, job: JobId, loaded: JobLoaded) -> None:
         facts, keys, spec = self.state.facts.jobs[job], self.state.jobs[job], loaded.spec

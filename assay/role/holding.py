@@ -38,7 +38,7 @@ class Holding(Jobs):
             return b""
         parent = self.state.facts.segments.get(seg.parent)
         if parent is not None and parent.key_id == key:
-            return parent.key_envelope
+            return bytes(parent.key_envelope)
         return next((ref.envelope for ref in (spec.state, *spec.shared_blobs) if ref.key_id == key), b"")
 
     def _holders(self, segment: SegmentId) -> KeyHolders | None:
