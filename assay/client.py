@@ -20,12 +20,12 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
-from assay import merkle, parts, seal, shard
+from assay import merkle, parts, shard, threshold
 from assay.chain import CallId, CancelJob, JobPosted, KeyReleased, Params, PostJob, PostLicensed, Registered, Terms
 from assay.codec import digest, encode
 from assay.execute import check_tensors, schedule_root
 from assay.ids import Address, Digest, JobId, PeerId, SegmentId
-from assay.job import DatasetRef, JobSpec, Origin, SealedRef, data_head, data_root
+from assay.job import DatasetRef, JobSpec, KeyHolder, KeyHolders, Origin, SealedRef, data_head, data_root
 from assay.licensing import Others, encode_uses, joined
 from assay.local import LocalRun, Step, run_local
 from assay.messages import KeyGrant, KeyRequest, Refusal
@@ -149,6 +149,8 @@ class Service(NamedTuple):
     account: Address
     peer: PeerId
     encryption_key: bytes
+    holders: KeyHolders | None = None
+    """Where keys are shared: this is the first of them."""
 
 
 async def find_service(chain: Chain, account: Address, depth: int = 1) -> Service:
@@ -177,11 +179,22 @@ class Wish(NamedTuple):
     params: Params
 
 
+def _wrap(keys: Keys, service: Service, chain: Chain) -> Callable[[bytes], bytes]:
+    return shard.wrap_for(keys, service.encryption_key, chain.account, service.holders)
+
+
+async def find_holders(chain: Chain, accounts: Sequence[Address], needed: int, depth: int = 1) -> Service:
+    """The first of them, with all of them as key holders. Raises LookupError when one has not registered."""
+    found = [await find_service(chain, account, depth) for account in accounts]
+    members = tuple(KeyHolder(account=one.account, peer=one.peer, encryption_key=one.encryption_key) for one in found)
+    return found[0]._replace(holders=KeyHolders(threshold=needed, members=members))
+
+
 async def seal_records(plan: Plan, service: Service, chain: Chain, blobs: Blobs, keys: Keys) -> DatasetRef:
     """Seals and stores the plan's records; those of others are sealed and stored already."""
     if plan.others is not None:
         return joined(shard.fields_of(plan.records), plan.others)
-    dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, shard.wrap_for(keys, service.encryption_key, chain.account))
+    dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, _wrap(keys, service, chain))
     for blob in sealed:
         await blobs.put(blob)
     return dataset
@@ -196,7 +209,7 @@ async def publish(
     check_tensors("frozen set", plan.frozen, plan.program.frozen)
     if dataset is None:
         dataset = await seal_records(plan, service, chain, blobs, keys)
-    wrap = shard.wrap_for(keys, service.encryption_key, chain.account)
+    wrap = _wrap(keys, service, chain)
     state_ref, state_blob = shard.seal_file(to_bytes(plan.state), wrap)
     await blobs.put(state_blob)
     frozen: SealedRef | UnsetType = UNSET
@@ -225,6 +238,7 @@ async def publish(
         key_service=service.account,
         key_service_peer=service.peer,
         key_service_key=service.encryption_key,
+        holders=UNSET if service.holders is None else service.holders,
     )
     micro, update = plan.weights
     terms = Terms(
@@ -291,25 +305,38 @@ async def follow(chain: Chain, sleep: Callable[[float], Any], depth: int = 1, po
         await sleep(poll)
 
 
-async def collect(ledger: Ledger, number: SegmentId, chain: Chain, peers: Peers, keys: Keys, sleep: Callable[[float], Any]) -> bool:
-    """Asks the job's key service for the key of a settled segment's checkpoint, and keeps it: steps after it can then be checked from
-    there (assay.audit.replays). Whether it came; nothing else depends on it."""
+async def collect(
+    ledger: Ledger, number: SegmentId, chain: Chain, peers: Peers, keys: Keys, sleep: Callable[[float], Any], holders: KeyHolders | None = None
+) -> bool:
+    """Asks the job's key service, or its key holders, for the key of a settled segment's checkpoint, and keeps it: steps after it can then be
+    checked from there (assay.audit.replays). Whether it came; nothing else depends on it."""
     segment = ledger.segments[number]
-    service = await find_service(chain, ledger.jobs[segment.job].terms.key_service)
     assert segment.key_id is not None
     with contextlib.suppress(KeyError):
         return bool(keys.load(segment.key_id))
+    if holders is None:
+        service = await find_service(chain, ledger.jobs[segment.job].terms.key_service)
+        asked = [service.peer]
+    else:
+        asked = [one.peer for one in holders.members]
+    given: dict[int, bytes] = {}
     for _ in range(COLLECTING):
-        try:
-            answer = await peers.request(service.peer, KeyRequest(segment=number, key_id=segment.key_id), timeout=10.0)
-        except Outage:
-            answer = Refusal(reason="")
-        if isinstance(answer, KeyGrant):
+        for place, peer in enumerate(asked, 1):
+            if place in given:
+                continue
             try:
-                key = keys.unwrap(answer.wrapped)
+                answer = await peers.request(peer, KeyRequest(segment=number, key_id=segment.key_id), timeout=10.0)
+            except Outage:
+                answer = Refusal(reason="")
+            if isinstance(answer, KeyGrant):
+                given[place] = answer.wrapped
+        if given:
+            try:
+                key = threshold.released(keys, segment.key_envelope, list(given.values()), segment.key_id)
             except ValueError:
                 return False
-            return seal.key_id(key) == segment.key_id and keys.store(key) == segment.key_id
+            if key is not None:
+                return keys.store(key) == segment.key_id
         await sleep(3.0)
     return False
 
@@ -318,30 +345,29 @@ class NotYet(Exception):
     """The weights cannot be had yet; says what is still to come."""
 
 
-def deliverable(ledger: Ledger, job: JobId, client: Address) -> tuple[Segment, KeyReleased]:
-    """The last settled segment of a job that is over (trained to its end, or cancelled), and the release of its checkpoint's key.
-
-    Raises NotYet.
-    """
+def deliverable(ledger: Ledger, job: JobId, client: Address) -> tuple[Segment, list[KeyReleased]]:
+    """The last settled segment of a job that is over (trained to its end, or cancelled), and the releases of its checkpoint's key, or of shares
+    of it. Raises NotYet."""
     if job not in ledger.jobs:
         raise NotYet(f"there is no job {job} on this contract")
     known, last = ledger.jobs[job], ledger.last_good(job)
     if last is None or (last.stop != known.terms.steps and not known.cancelled):
         raise NotYet(f"{last.stop if last else 0} of {known.terms.steps} steps have settled")
-    for release in reversed(ledger.released):
-        if release.segment == last.number and release.recipient == client and release.key_id == last.key_id:
-            return last, release
+    found = [one for one in ledger.released if (one.segment, one.recipient, one.key_id) == (last.number, client, last.key_id)]
+    if len({one.by for one in found}) >= threshold.needed(last.key_envelope):
+        return last, found
     raise NotYet(f"segment {last.number} has settled, and the key service has not released its checkpoint's key yet")
 
 
 async def fetch(ledger: Ledger, job: JobId, chain: Chain, blobs: Blobs, keys: Keys, near: tuple[PeerId, ...] = (), limit: int = 1 << 34) -> Tensors:
     """The final state, checked against the root that settled. Raises NotYet, Outage, seal.SealError, ValueError."""
-    last, release = deliverable(ledger, job, chain.account)
+    last, releases = deliverable(ledger, job, chain.account)
     assert last.checkpoint is not None
     assert last.end_root is not None
-    key = keys.unwrap(release.wrapped)
-    if seal.key_id(key) != last.key_id:
-        raise ValueError("the released key is another one than the provider committed to: the key service's fault")
+    assert last.key_id is not None
+    key = threshold.released(keys, last.key_envelope, [release.wrapped for release in releases], last.key_id)
+    if key is None:
+        raise NotYet(f"segment {last.number} has settled, and fewer key holders than are needed have released true shares of its checkpoint's key")
     if not await blobs.has(last.checkpoint):
         await blobs.fetch(last.checkpoint, limit, near)
     state = from_bytes(parts.unseal(await blobs.get(last.checkpoint), key), limit)

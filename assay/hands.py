@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from assay import threshold
 from assay.codec import Malformed, decode
 from assay.job import JobSpec
 from assay.merkle import sha256
-from assay.ports import Blobs, Outage
+from assay.ports import Blobs, Keys, Outage
 from assay.runtime import Fault, TaskFailed
-from assay.tasks import JobLoaded, LoadJob
+from assay.tasks import GatherKey, JobLoaded, KeyGathered, LoadJob
 
 MAX_SPEC = 8 << 20
 """Bytes of a job document."""
@@ -29,3 +30,14 @@ async def load_job(blobs: Blobs, task: LoadJob) -> JobLoaded:
     except Malformed as error:
         raise TaskFailed(Fault.PEER, f"job {task.job}: its document is refused: {error}") from None
     return JobLoaded(job=task.job, spec=spec, spec_digest=sha256(data))
+
+
+def gather_key(keys: Keys, task: GatherKey) -> KeyGathered:
+    """Raises TaskFailed (PEER) when the shares are true and the key is another one."""
+    try:
+        found = threshold.gather(keys, task.envelope, dict(task.shares), task.key_id)
+    except threshold.BadEnvelope as error:
+        raise TaskFailed(Fault.PEER, str(error)) from None
+    if found.key is not None:
+        keys.store(found.key)
+    return KeyGathered(key_id=task.key_id, kept=found.key is not None, false=found.false)

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from assay import cid, merkle, shard
+from assay import cid, shard
 from assay.codec import Message, digest
 from assay.exact.memory import needed
 from assay.execute import Executor, zeros
@@ -111,7 +111,7 @@ def data_of(batch: Tensors) -> tuple[DatasetRef, Tensors]:
         records[name][places] = array
     nowhere = SealedRef(cid=cid.of(b""), size=0, key_id=sha256(KEY), envelope=b"")
     fields = shard.fields_of(records)
-    root = merkle.root(shard.record_leaves(fields, records, KEY))
+    root = shard.record_root(fields, records, KEY)
     return DatasetRef(name="asked", fields=fields, shards=(ShardRef(sealed=nowhere, records=count, root=root),)), records
 
 

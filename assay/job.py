@@ -109,6 +109,27 @@ class UsedDataset(Message, frozen=True, kw_only=True):
     shards: Annotated[int, msgspec.Meta(ge=1, lt=2**32)]
 
 
+MOST_HOLDERS = 16
+
+
+class KeyHolder(Message, frozen=True, kw_only=True):
+    account: Address
+    peer: PeerId
+    encryption_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    """X25519 public key."""
+
+
+class KeyHolders(Message, frozen=True, kw_only=True):
+    """Nodes that share each key (assay.threshold): `threshold` of them release it together. The first is the job's key service on chain."""
+
+    threshold: Annotated[int, msgspec.Meta(ge=1, le=MOST_HOLDERS)]
+    members: Annotated[tuple[KeyHolder, ...], msgspec.Meta(min_length=1, max_length=MOST_HOLDERS)]
+
+    def place(self, account: Address) -> int:
+        """Counted from 1; 0 for who is none of them."""
+        return next((place for place, one in enumerate(self.members, 1) if one.account == account), 0)
+
+
 class JobSpec(Message, frozen=True, kw_only=True):
     format: str = "assay-job/1"
     name: str
@@ -139,6 +160,12 @@ class JobSpec(Message, frozen=True, kw_only=True):
     key_service_peer: PeerId
     key_service_key: bytes
     """X25519 public key, 32 bytes."""
+    holders: KeyHolders | UnsetType = UNSET
+    """Where its keys are shared among key holders."""
+
+    @property
+    def key_holders(self) -> KeyHolders | None:
+        return None if self.holders is UNSET else self.holders
 
     @property
     def frozen_blobs(self) -> tuple[SealedRef, ...]:

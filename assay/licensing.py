@@ -25,7 +25,7 @@ from assay.chain import (
     UseRefunded,
 )
 from assay.ids import ZERO_ADDRESS, Address, DatasetId, JobId
-from assay.job import DatasetRef, Field, ShardRef, UsedDataset
+from assay.job import DatasetRef, Field, KeyHolders, ShardRef, UsedDataset
 from assay.publish.manifest import PRICED, Manifest
 from assay.shard import BadRecords
 
@@ -61,6 +61,10 @@ class Others(NamedTuple):
     @property
     def key_service(self) -> Address:
         return self.datasets[0][1].key_service
+
+    @property
+    def key_holders(self) -> KeyHolders | None:
+        return self.datasets[0][1].key_holders
 
     @property
     def used(self) -> tuple[UsedDataset, ...]:

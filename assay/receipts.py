@@ -52,6 +52,7 @@ class Segment(msgspec.Struct):
     end_root: Digest | None = None
     checkpoint: Cid | None = None
     key_id: Digest | None = None
+    key_envelope: bytes = b""
     settle_after: int = 0
 
     @property
@@ -177,7 +178,7 @@ class Ledger:
                 if event.stop < segment.stop:
                     segment.price = segment.price * (event.stop - segment.start) // (segment.stop - segment.start)
                 segment.state, segment.stop, segment.end_root = SegmentState.COMMITTED, event.stop, event.end_root
-                segment.checkpoint, segment.key_id = event.checkpoint, event.key_id
+                segment.checkpoint, segment.key_id, segment.key_envelope = event.checkpoint, event.key_id, event.key_envelope
             case chain.Drawn():
                 segment.state, segment.round, segment.units, segment.verifiers = SegmentState.DRAWN, event.round, event.units, event.verifiers
                 segment.verdicts = {}

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from assay import cid, merkle, seal, state
+from assay import cid, merkle, seal, state, threshold
+from assay.exact.native.build import library
 from assay.ids import Address, Cid, Digest
-from assay.job import DatasetRef, Field, SealedRef, ShardRef, envelope_info, record_bytes
+from assay.job import DatasetRef, Field, KeyHolders, SealedRef, ShardRef, envelope_info, record_bytes
 from assay.ports import Keys
 from assay.sampling import MAX_RECORDS
 from assay.state import DTYPES, Array, Tensors
@@ -55,25 +56,41 @@ def _salt(prk: bytes, index: int) -> bytes:
     return hmac.digest(prk, b"assay/record-salt/1" + index.to_bytes(8, "big") + b"\x01", "sha256")
 
 
+def _rows(fields: Sequence[Field], arrays: Mapping[str, Array]) -> Array:
+    """The records' bytes: u8 [records, bytes of a record]."""
+    count = len(arrays[fields[0].name])
+    columns = [np.ascontiguousarray(arrays[field.name], dtype=DTYPES[field.dtype][1]).reshape(-1).view(np.uint8) for field in fields]
+    parts = [column.reshape(count, record_bytes(field)) for column, field in zip(columns, fields, strict=True)]
+    return parts[0] if len(parts) == 1 else np.ascontiguousarray(np.concatenate(parts, axis=1))
+
+
 def record_leaves(fields: Sequence[Field], arrays: Mapping[str, Array], key: bytes) -> list[Digest]:
     """Leaf hashes of a shard's records, in order."""
-    count, prk = len(arrays[fields[0].name]), _extract(key)
-    columns = []
-    for field in fields:
-        array = np.ascontiguousarray(arrays[field.name], dtype=DTYPES[field.dtype][1])
-        columns.append((array.reshape(-1).view(np.uint8).data, record_bytes(field)))
-    return [merkle.leaf(i, b"".join([_salt(prk, i), *(data[i * n : (i + 1) * n] for data, n in columns)])) for i in range(count)]
+    rows, prk, native = _rows(fields, arrays), _extract(key), library()
+    if native is None:
+        return [merkle.leaf(i, _salt(prk, i) + row.tobytes()) for i, row in enumerate(rows)]
+    hashes, _ = native.record_root(prk, rows)
+    return [Digest(hashes[at : at + 32]) for at in range(0, len(hashes), 32)]
+
+
+def record_root(fields: Sequence[Field], arrays: Mapping[str, Array], key: bytes) -> Digest:
+    """Root over `record_leaves`, in one pass of the native code where there is any."""
+    native = library()
+    if native is None:
+        return merkle.root(record_leaves(fields, arrays, key))
+    return Digest(native.record_root(_extract(key), _rows(fields, arrays))[1])
 
 
 # ---- sealing -------------------------------------------------------------------------------------------------------------
 
 
-def wrap_for(keys: Keys, service: bytes, client: Address) -> Callable[[bytes], bytes]:
-    """The `wrap` of `seal_dataset`: keeps the key in `keys` and wraps it to the key service for a job that `client` will post."""
+def wrap_for(keys: Keys, service: bytes, client: Address, holders: KeyHolders | None = None) -> Callable[[bytes], bytes]:
+    """The `wrap` of `seal_dataset`: keeps the key in `keys` and wraps it to the key service, or to the key holders, for a job that `client` will
+    post."""
 
     def wrap(key: bytes) -> bytes:
         keys.store(key)
-        return keys.wrap(key, service, envelope_info(client))
+        return threshold.seal_to(keys, key, service, holders, envelope_info(client))
 
     return wrap
 
@@ -117,8 +134,7 @@ def seal_dataset(
         part = {field.name: arrays[field.name][start : start + shard_records] for field in fields}
         key = new_key()
         sealed, blob = seal_file(state.to_bytes(part), wrap, lambda key=key: key)  # type: ignore[misc]
-        leaves = record_leaves(fields, part, key)
-        shards.append(ShardRef(sealed=sealed, records=len(leaves), root=merkle.root(leaves)))
+        shards.append(ShardRef(sealed=sealed, records=len(part[fields[0].name]), root=record_root(fields, part, key)))
         blobs.append(blob)
     return DatasetRef(name=name, fields=fields, shards=tuple(shards)), blobs
 
@@ -173,7 +189,7 @@ def read_shard(ref: ShardRef, fields: Sequence[Field], sealed: bytes, key: bytes
     wanted = {field.name: (field.dtype, (ref.records, *field.shape)) for field in fields}
     if has != wanted:
         raise BadShard(f"{where} it holds {_shapes(has)} where the dataset document says {_shapes(wanted)}; the data owner's fault")
-    if merkle.root(record_leaves(fields, arrays, key)) != ref.root:
+    if record_root(fields, arrays, key) != ref.root:
         raise BadShard(f"{where} its records are not those of the published root; the data owner published other data than it committed to")
     return arrays
 

@@ -100,9 +100,25 @@ class KeyStored(Outcome, frozen=True, kw_only=True):
     key_id: Digest
 
 
+class GatherKey(Task, frozen=True, kw_only=True):
+    """Makes a key of the shares (place of the holder, share) that key holders wrapped to this node, and keeps it. Fails with PEER when true
+    shares give another key than `key_id` names."""
+
+    key_id: Digest
+    envelope: bytes
+    shares: tuple[tuple[int, bytes], ...]
+
+
+class KeyGathered(Outcome, frozen=True, kw_only=True):
+    key_id: Digest
+    kept: bool
+    false: tuple[int, ...]
+    """Places of holders whose share was false."""
+
+
 class WrapKeys(Task, frozen=True, kw_only=True):
-    """Key service: unwraps `envelopes` (key id, envelope, account that published it, root of the published dataset that it is of or nothing)
-    and wraps each key to each recipient (account, encryption key). No recipients: only checks the envelopes."""
+    """Key service: opens `envelopes` (key id, envelope, account that published it, root of the published dataset that it is of or nothing)
+    and wraps each key, or this holder's share of it, to each recipient (account, encryption key). No recipients: only checks the envelopes."""
 
     envelopes: tuple[tuple[Digest, bytes, Address, bytes], ...]
     recipients: tuple[tuple[str, bytes], ...]
@@ -428,12 +444,13 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 
 AnyTask = (
-    LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
+    LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | GatherKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
     | ShowNodes | VerifyVisit
     | DropSegment | LetGo
 )  # fmt: skip
 AnyOutcome = (
-    JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeysWrapped | SegmentRun | Stopping | UnitsServed | ReceiptVerified
+    JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeyGathered | KeysWrapped | SegmentRun | Stopping | UnitsServed
+    | ReceiptVerified
     | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
 )  # fmt: skip

@@ -27,7 +27,7 @@ from assay.ids import Cid, Digest, JobId, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.ports import Blobs, Engine, Keys
 from assay.runtime import Fault, TaskFailed
-from assay.tasks import CheckProgram, JobLoaded, KeyStored, LoadJob, ProgramChecked, StoreKey
+from assay.tasks import CheckProgram, GatherKey, JobLoaded, KeyGathered, KeyStored, LoadJob, ProgramChecked, StoreKey
 
 MAX_MEMORY = 1 << 36
 MAX_FLOPS = 1 << 50
@@ -121,6 +121,10 @@ class Workshop:
             raise TaskFailed(Fault.PEER, f"the wrapped key is another one than {task.key_id.hex()[:16]}…")
         self.keys.store(key)
         return KeyStored(key_id=task.key_id)
+
+    def gather_key(self, task: GatherKey) -> KeyGathered:
+        """Raises TaskFailed (PEER) when the shares are true and the key is another one."""
+        return hands.gather_key(self.keys, task)
 
     def key(self, key_id: Digest) -> bytes:
         try:
@@ -309,7 +313,7 @@ def _listed(path: Path) -> list[Cid]:
 
 def check_spec(spec: JobSpec) -> None:
     """Raises ValueError for a document that nothing can be done with, whatever its program is."""
-    from assay import cid
+    from assay import cid, threshold
 
     for blob in (spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)):
         cid.parse(blob)
@@ -320,6 +324,7 @@ def check_spec(spec: JobSpec) -> None:
         raise ValueError(f"the key of the order of examples has {len(spec.order)} bytes, not 32")
     if len(spec.key_service_key) != 32:
         raise ValueError(f"the key service's encryption key has {len(spec.key_service_key)} bytes, not 32")
+    threshold.check_document(spec)
 
 
 def mismatch(spec: JobSpec, checked: FileChecked) -> str:

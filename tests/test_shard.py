@@ -86,6 +86,17 @@ def test_root_is_over_salted_records_in_the_order_of_the_fields() -> None:
     assert data_root(dataset, Digest(b"o" * 32), 5) == merkle.sha256(b"\x17", b"o" * 32, counts, shards, fields)
 
 
+@pytest.mark.parametrize(("count", "width"), [(1, 1), (2, 14), (3, 15), (5, 22), (64, 78), (257, 79), (6, 1000)])
+def test_leaves_and_root_of_the_native_pass_are_those_of_the_rule(monkeypatch: pytest.MonkeyPatch, count: int, width: int) -> None:
+    """Widths at which the padding takes another block, counts that pad levels of the tree."""
+    random = np.random.default_rng(count)
+    arrays = {"a": random.integers(0, 256, (count, width), np.uint8), "b": random.standard_normal((count, 2), np.float32)}
+    fields, key = shard.fields_of(arrays), random.bytes(32)
+    fast = shard.record_leaves(fields, arrays, key), shard.record_root(fields, arrays, key)
+    monkeypatch.setattr(shard, "library", lambda: None)
+    assert (shard.record_leaves(fields, arrays, key), shard.record_root(fields, arrays, key)) == fast
+
+
 def test_the_data_root_tells_where_each_shard_begins() -> None:
     dataset, _ = shard.seal_dataset("s", sample(), keep, shard_records=10)
     assert [int.from_bytes(item[:8], "big") for item in shard_items(dataset)] == [0, 10, 20]

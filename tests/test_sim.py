@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from assay.chain import SegmentState
@@ -287,6 +288,36 @@ def test_a_key_service_that_gives_wrong_keys_gets_no_segment_run() -> None:
     assert any("it opens to another key than it names" in text for text in told)
 
 
+HELD = msgspec.structs.replace(SMALL, key_services=3, holders=2)
+
+
+def told_by(found: Run, role: str, topic: str) -> list[str]:
+    return [note.text for _, name, note in found.world.log if name.startswith(role) and note.topic == topic]
+
+
+@pytest.mark.parametrize("asleep", ["keyservice-0", "keyservice-1"])
+def test_with_key_holders_one_of_three_may_sleep(asleep: str) -> None:
+    """Also the first, whom the contract knows: the others answer whoever the chain entitles."""
+    found = play(HELD, cast={asleep: key_services.WITHHOLDS})
+    assert set(found.report.outcomes) == {"settled"}
+    assert all(told_by(found, f"keyservice-{i}", "released") for i in range(3) if f"keyservice-{i}" != asleep)  # on chain
+
+
+def test_with_too_few_key_holders_awake_nothing_runs() -> None:
+    found = play(msgspec.structs.replace(HELD, deadline=900), cast={f"keyservice-{i}": key_services.WITHHOLDS for i in (0, 2)})
+    assert set(found.report.outcomes) == {"lapsed"}
+    assert set(found.report.paid.values()) == {0}
+
+
+@pytest.mark.parametrize("liar", ["keyservice-0", "keyservice-2"])
+def test_a_key_holder_that_gives_false_shares_is_named_and_made_up_for(liar: str) -> None:
+    found = play(HELD, cast={liar: key_services.GIVES_WRONG_KEYS})
+    assert set(found.report.outcomes) == {"settled"}
+    named = told_by(found, "worker", "false-share") + told_by(found, "verifier", "false-share")
+    assert named
+    assert all(found.world.nodes[liar].account in text for text in named)
+
+
 # ---- killed anywhere -----------------------------------------------------------------------------------------------------
 
 ROLES = ("scheduler-0", "keyservice-0", "worker-0", "verifier-0")
@@ -307,6 +338,17 @@ def test_a_node_killed_at_any_journal_entry_and_around_any_effect_ends_where_it_
         assert final_root(found.world) == final_root(WITHOUT_CRASH.world), at
         assert found.report.outcomes == WITHOUT_CRASH.report.outcomes, at
         assert found.report.paid == WITHOUT_CRASH.report.paid, at
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["keyservice-1", "worker-0", "verifier-0"])
+def test_with_key_holders_too_a_killed_node_ends_where_it_would_have(name: str) -> None:
+    options = msgspec.structs.replace(SMALL, key_services=2, holders=2)
+    calm = play(options, 1)
+    for point in range(0, len(calm.world.points[name]), 3):
+        found = play(options, 1, crash=CrashAt(name, point))
+        at = f"{name} killed {calm.world.points[name][point]} (place {point})"
+        assert (found.report.outcomes, found.report.paid) == (calm.report.outcomes, calm.report.paid), at
 
 
 def test_a_worker_whose_disk_is_gone_too_is_replaced_and_the_job_ends_in_the_same_state() -> None:

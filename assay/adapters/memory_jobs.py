@@ -19,6 +19,7 @@ from assay.ids import Address, Digest, JobId, SegmentId
 
 BPS = 10_000
 MOST_WRAPPED = 256
+MOST_ENVELOPE = 2048
 MOST_RELEASES = 64
 MOST_COUNTED = 65_535
 """Settled segments of a provider."""
@@ -225,8 +226,8 @@ class Jobs:
         if not seg.start < call.stop <= seg.stop:
             raise refuse("StopOutOfRange", stop=call.stop, start=seg.start, most=seg.stop)
         check_cid(call.checkpoint)
-        if len(call.key_envelope) > MOST_WRAPPED:
-            raise refuse("BadLength", name="key_envelope", length=len(call.key_envelope), most=MOST_WRAPPED)
+        if len(call.key_envelope) > MOST_ENVELOPE:
+            raise refuse("BadLength", name="key_envelope", length=len(call.key_envelope), most=MOST_ENVELOPE)
         links = (call.stop - seg.start) * (terms.micro_batches + 1)
         if not merkle.verify(call.link_root, links, links - 1, merkle.leaf(links - 1, call.end_root), call.proof):
             raise refuse("BadProof")

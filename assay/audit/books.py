@@ -100,6 +100,7 @@ class Seg:
     commitment: Digest | None = None
     checkpoint: Cid | None = None
     key_id: Digest | None = None
+    key_envelope: bytes = b""
     paid: Payments = field(default_factory=Counter)
     """Credited since nothing was owed."""
     owed: Payments = field(default_factory=Counter)

@@ -7,11 +7,12 @@ opens only for who has its key; what could not be opened is told.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 
 import numpy as np
 
-from assay import seal, shard
+from assay import seal, shard, threshold
 from assay.audit.auditor import Auditor
 from assay.audit.books import Seg
 from assay.chain import KeyReleased, SegmentState
@@ -42,12 +43,20 @@ class Ring:
         self.keys = keys
         self.account, self.encryption_key = (keys.account, keys.encryption_key) if keys else ("", b"")
         self._ring: dict[Digest, bytes] = {}
+        self._mine: dict[Digest, list[bytes]] = {}
         for release in releases:
             if keys is not None and release.recipient == keys.account:
-                try:
+                self._mine.setdefault(release.key_id, []).append(release.wrapped)
+                with contextlib.suppress(ValueError):  # what was released does not open: the key is not had
                     self.store(keys.unwrap(release.wrapped))
-                except ValueError:  # what was released does not open: the key is not had
-                    continue
+
+    def gather(self, key_id: Digest, envelope: bytes) -> None:
+        """Makes a key of the shares that its holders released, if it was shared."""
+        if self.keys is not None and key_id in self._mine and not self.has(key_id):
+            with contextlib.suppress(ValueError):
+                key = threshold.released(self.keys, envelope, self._mine[key_id], key_id)
+                if key is not None:
+                    self.store(key)
 
     def wrap(self, key: bytes, recipient: bytes, info: bytes = b"") -> bytes:
         raise PermissionError("an audit wraps no keys")
@@ -142,6 +151,11 @@ class Documents:
         root = data_root(spec.dataset, spec.order, spec.batch)
         check("documents", root == terms.dataset_root, "the data that the document describes has another root than the terms name")
         self.spec, self.document = spec, data
+        for ref in (spec.state, *spec.shared_blobs):
+            self.ring.gather(ref.key_id, ref.envelope)
+        for seg in self.auditor.mine:
+            if seg.key_id is not None:
+                self.ring.gather(seg.key_id, seg.key_envelope)
         await self._program(spec)
         await self._schedule(spec)
 
@@ -180,25 +194,29 @@ class Documents:
         if last is None or not (self.job.completed or self.job.closed):
             return
         mine = [r for r in self.auditor.releases if (r.segment, r.recipient, r.key_id) == (last.number, self.job.client, last.key_id)]
-        official = [release for release in mine if release.by == self.terms.key_service]
-        if not official:
+        holders = self.spec.key_holders if self.spec is not None else None
+        keepers = {self.terms.key_service} if holders is None else {one.account for one in holders.members}
+        official = [release for release in mine if release.by in keepers]
+        if len({release.by for release in official}) < threshold.needed(last.key_envelope):
             self.sheet.check("delivery", None, f"the key of the last checkpoint, segment {last.number}, was not released to the client yet")
         elif self.ring.account == self.job.client:
-            await self._delivered(last, official[-1])
+            await self._delivered(last, [release.wrapped for release in official])
         else:
             why = "its key was released to the client, and only the client can open it: assay job audit with the client's --data"
             self.sheet.check("delivery", None, f"the last checkpoint, segment {last.number}, is sealed: {why}")
 
-    async def _delivered(self, last: Seg, release: KeyReleased) -> None:
+    async def _delivered(self, last: Seg, wrapped: list[bytes]) -> None:
         check, keys = self.sheet.check, self.ring.keys
         assert keys is not None
+        assert last.key_id is not None
         assert last.checkpoint is not None
         try:
-            key = keys.unwrap(release.wrapped)
+            key = threshold.released(keys, last.key_envelope, wrapped, last.key_id)
         except ValueError as error:
             check("delivery", False, f"the key of the last checkpoint that the key service released does not open: {error}")
             return
-        if not check("delivery", seal.key_id(key) == last.key_id, "the released key is another one than the provider committed to"):
+        if key is None:
+            check("delivery", False, "fewer true shares of the last checkpoint's key were released than are needed")
             return
         why = await self.library.fetch(last.checkpoint, MAX_STATE)
         if why:

@@ -252,7 +252,7 @@ class Hand(Base):
         self.await_seed(seg, event, event.seed_block)
         seg.state, seg.open_since = SegmentState.COMMITTED, event.time
         seg.link_root, seg.end_root, seg.commitment = event.link_root, event.end_root, event.commitment
-        seg.checkpoint, seg.key_id = event.checkpoint, event.key_id
+        seg.checkpoint, seg.key_id, seg.key_envelope = event.checkpoint, event.key_id, event.key_envelope
 
     def _commitment(self, event: chain.Committed, seg: Seg, job: JobBook) -> Digest | None:
         above = self.books.segs[seg.parent].commitment if seg.parent else job.terms.spec_digest

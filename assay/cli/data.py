@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay.cli.common import FAILED, TOKEN, USAGE, Data, Json, Trouble, group, money, run, show
+from assay.cli.common import (
+    FAILED,
+    TOKEN,
+    USAGE,
+    Contract,
+    Data,
+    Json,
+    Rpc,
+    Trouble,
+    group,
+    money,
+    run,
+    settings,
+    show,
+)
 
 if TYPE_CHECKING:
     from assay.publish.manifest import Manifest, Owner
@@ -47,6 +61,9 @@ def publish(
     context: Annotated[int, typer.Option("--context", min=1, help="Of texts: bytes of a record, less one.")] = 256,
     shard_records: Annotated[int, typer.Option("--shard-records", min=1, help="Most records of a shard: a key opens a whole shard.")] = 1 << 14,
     rotate: Annotated[bool, typer.Option("--rotate", help="Seal everything under new keys: it is another dataset then.")] = False,
+    holder: Annotated[list[str] | None, typer.Option("--holder", metavar="ACCOUNT", help="A key holder; several share each key.")] = None,
+    threshold: Annotated[int | None, typer.Option("--threshold", min=1, help="So many of them release a key; else more than half.")] = None,
+    rpc: Rpc = None, contract: Contract = None,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Reads files, checks them, seals them into shards, and writes the manifest last.
@@ -70,7 +87,10 @@ def publish(
             context=context, columns=_listed(columns), label=label, categories=_categories(category or []), missing=missing,
         )  # fmt: skip
         terms = _terms(licence, price, purpose or [], consent)
-        _publish(root, how, data, name or _named(root), bad, terms, provenance, owner or [], (shard_records, rotate), json)
+        from assay.cli.holders import of_accounts
+
+        keepers = of_accounts(settings(rpc, contract, None, data, "owner"), holder, threshold) if holder else None
+        _publish(root, how, data, name or _named(root), bad, terms, provenance, owner or [], (shard_records, rotate), keepers, json)
     except surveys.NoDataset as error:
         raise Trouble("nothing was published", str(error), code=FAILED) from None
     except ModuleNotFoundError as error:
@@ -79,7 +99,7 @@ def publish(
 
 def _publish(
     root: Path, how: How, data: Path | None, name: str, bad: str, licence: Any, provenance: Path | None, owners: list[str], shards: tuple[int, bool],
-    json: bool,
+    keepers: Any, json: bool,
 ) -> None:  # fmt: skip
     from assay.adapters.ipfs import LocalBlobs
     from assay.adapters.peerbook import peer_id
@@ -102,7 +122,7 @@ def _publish(
         found = survey(root, how, memory, lambda done, total, file: tell("survey", f"read {done} of {total} files: {file}", done=done, total=total))
         _say_bad(found, bad, json)
         wish = Wish(name, _owners(keys.account, owners), licence, _text(provenance), *shards)
-        service = Service(keys.account, peer_id(keys.peer_seed), keys.encryption_key)
+        service = keepers or Service(keys.account, peer_id(keys.peer_seed), keys.encryption_key)
         started, blobs = time.perf_counter(), LocalBlobs(folder / "blobs", lambda near: [])
         last: list[Progress] = []
 
@@ -293,7 +313,10 @@ def show_(name: Name, data: Data = None, json: Json = False) -> None:
     print(f"licence   {terms.name}; {money(terms.price)} tokens for 1000 records read; for {', '.join(terms.purposes) or 'any purpose'}")
     for owner in made.owners:
         print(f"owner     {owner.account} {owner.share / 100:g} %")
-    print(f"keys      wrapped to the key service {made.key_service}")
+    if (shared := made.key_holders) is None:
+        print(f"keys      wrapped to the key service {made.key_service}")
+    else:
+        print(f"keys      shared: any {shared.threshold} of {', '.join(one.account for one in shared.members)} release one together")
     for title, text in (("consent", terms.consent), ("origin", made.provenance)):
         if text:
             print(f"{title:<9} {text.splitlines()[0][:120]}")

@@ -22,7 +22,7 @@ from typing import Any
 
 from assay.cli.common import ENVIRONMENT, FAILED, Trouble, read_config
 
-ORDERS = re.compile(r"drain|resume|prove|withdraw|leave|cancel-\d+|send-[0-9a-f]{2,16384}")
+ORDERS = re.compile(r"drain|resume|prove|withdraw|leave|cancel-\d+|send-[0-9a-f]{2,16384}|hold-0x[0-9a-f]{40}")
 EVERY = 0.5
 """Seconds between looks at the orders."""
 STATUS_EVERY = 2.0

@@ -124,7 +124,7 @@ def submit(
     price: Annotated[float, typer.Option("--price", min=0, help="Most that a step may cost, in tokens.")] = 0.5,
     fee: Annotated[float | None, typer.Option("--fee", min=0, help="For a verifier and segment, in tokens; else what pays its replays.")] = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ACCOUNT", help="Who places segments; else found among peers.")] = None,
-    keyservice: Annotated[str | None, typer.Option("--keyservice", metavar="ACCOUNT", help="Who keeps the keys; else found among peers.")] = None,
+    keyservice: Annotated[str | None, typer.Option("--keyservice", metavar="ACCOUNT", help="Who keeps the keys (A,B,C: any two); else seen.")] = None,
     params: Annotated[Path | None, typer.Option("--params", metavar="FILE", help=PARAMS_FILE_HELP)] = None,
     dataset: Annotated[list[int] | None, typer.Option("--dataset", metavar="NUMBER", min=1, help=DATASET_HELP)] = None,
     purpose: Annotated[str, typer.Option("--purpose", help="What for, where the data are others': " + ", ".join(PURPOSES))] = PURPOSES[0],

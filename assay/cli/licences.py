@@ -258,9 +258,8 @@ async def others_of(node: Any, datasets: tuple[DatasetId, ...], purpose: int, mo
         if digest(made) != said.manifest or manifests.shards_root(made.dataset) != said.root:
             raise Trouble(f"dataset {number} cannot be used", "its manifest is not the one on chain", "its owner has published it so")
         found.append((number, made))
-    services = {made.key_service for _, made in found}
-    if len(services) > 1:
-        why = f"they are {', '.join(sorted(services))}; a job has one"
+    if len({(made.key_service, made.key_holders) for _, made in found}) > 1:
+        why = f"they are {', '.join(sorted({made.key_service for _, made in found}))}, or their holders differ; a job has one, or one group"
         raise Trouble("the datasets name different key services", why, "use them in jobs of their own")
     return Others(tuple(found), purpose, most)
 

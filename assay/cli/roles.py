@@ -75,7 +75,27 @@ def apps() -> dict[str, typer.Typer]:
         made[role] = app
     _money(made["worker"], "worker")
     _money(made["verifier"], "verifier")
+    _holding(made["keyservice"])
     return made
+
+
+def _holding(app: typer.Typer) -> None:
+    @app.command("hold")
+    def hold(
+        account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="The first of the key holders: whom jobs name their key service.")],
+        data: Data = None, json: Json = False,
+    ) -> None:  # fmt: skip
+        """Keeps shares of keys with other holders: for data and jobs whose key holders this node is one of.
+
+        Example: [bold]assay keyservice hold 0x52908400098527886e0f7030069857d2e4169ee7[/bold]
+        """
+        from assay.ids import address
+
+        try:
+            first = address(account)
+        except ValueError as error:
+            raise Trouble(f"{account} is no account", str(error), code=2) from None
+        _order(data, "keyservice", f"hold-{first}", json)
 
 
 def folder_of(data: Path | None, role: str) -> Path:

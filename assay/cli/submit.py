@@ -103,6 +103,8 @@ class Submission:
                 others = await others_of(node, order.datasets, order.purpose, order.data_cost)
                 order = self.order = order._replace(plan=order.plan._replace(others=others), keyservice=others.key_service)
             service = await key_service(node, order.keyservice)
+            if order.plan.others is not None:
+                service = service._replace(holders=order.plan.others.key_holders)
             scheduler = await party(node, "scheduler", order.scheduler)
             head = await node.chain.head()
             wish = client.Wish(
@@ -162,8 +164,11 @@ async def party(node: Any, role: str, named: str | None) -> Address:
 
 
 async def key_service(node: Any, named: str | None) -> client.Service:
-    """Raises Trouble."""
+    """Of several accounts, with commas between them: key holders, of whom more than half release a key together. Raises Trouble."""
     try:
+        if named is not None and "," in named:
+            accounts = [await party(node, "keyservice", one.strip()) for one in named.split(",")]
+            return await client.find_holders(node.chain, accounts, len(accounts) // 2 + 1)
         return await client.find_service(node.chain, await party(node, "keyservice", named))
     except LookupError as error:
         raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None
@@ -269,7 +274,9 @@ async def _follow(node: Any, job: JobId, as_json: bool, collecting: list[asyncio
                 segment = ledger.segments[event.segment]
                 tell(as_json, line[0], line[1], job=job, segment=segment.number, start=segment.start, stop=segment.stop, provider=segment.provider)
                 if isinstance(event, events.Settled):
-                    asking = client.collect(ledger, segment.number, node.chain, node.peers, node.keys, asyncio.sleep)
+                    made = await _document(node, ledger.jobs[job].terms.spec)
+                    holders = None if made is None else made.key_holders
+                    asking = client.collect(ledger, segment.number, node.chain, node.peers, node.keys, asyncio.sleep, holders)
                     collecting.append(asyncio.create_task(asking))
         known = ledger.jobs.get(job)
         if known is None:  # posted, but not so deep yet that it is final
@@ -381,10 +388,15 @@ async def fetch_job(where: Settings, job: int, out: Path, *, whole: bool, as_jso
         return {"job": job, "out": str(out), "tensors": len(kept), "steps": last.stop, "final_state_root": state_root(last.stop, state).hex()}
 
 
+async def _document(node: Any, spec: Cid) -> JobSpec | None:
+    """The job's document, which its client keeps."""
+    return decode(await node.blobs.get(spec), JobSpec, limit=MAX_SPEC) if await node.blobs.has(spec) else None
+
+
 async def _origin(node: Any, spec: Cid) -> Origin | None:
-    """What the job's document, which its client keeps, says of the base of a fine-tune."""
-    found = decode(await node.blobs.get(spec), JobSpec, limit=MAX_SPEC).origin if await node.blobs.has(spec) else UNSET
-    return None if found is UNSET else found
+    """What it says of the base of a fine-tune."""
+    made = await _document(node, spec)
+    return None if made is None or made.origin is UNSET else made.origin
 
 
 async def cancel_job(where: Settings, job: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from assay import threshold
 from assay.chain import Release
 from assay.hands import load_job
 from assay.ids import Address, Digest
-from assay.merkle import sha256
 from assay.ports import Blobs, Keys
 from assay.publish.manifest import info_of
 from assay.runtime import Fault, Note, TaskFailed
@@ -37,11 +37,8 @@ def wrap_keys(keys: Keys, task: WrapKeys) -> KeysWrapped:
     bad: list[Digest] = []
     for key_id, envelope, publisher, root in task.envelopes:
         try:
-            key = keys.unwrap(envelope, info_of(publisher, root))
+            key = threshold.open_own(keys, envelope, info_of(publisher, root), key_id)
         except ValueError:
-            bad.append(key_id)
-            continue
-        if len(key) != 32 or sha256(key) != key_id:
             bad.append(key_id)
             continue
         for who, encryption_key in task.recipients:

@@ -14,10 +14,10 @@ from typing import Any
 
 from msgspec import UNSET
 
-from assay import merkle, shard
+from assay import merkle, shard, threshold
 from assay.chain import CollectUse, DatasetPublished, GrantLicence, JobLicensed, PublishDataset, RevokeLicence, WithdrawRevenue
 from assay.codec import decode
-from assay.ids import JobId
+from assay.ids import Address, JobId, address
 from assay.job import DatasetRef, JobSpec, data_root, shard_items
 from assay.keyservice.showing import wrap
 from assay.keyservice.state import Config, Dataset, Envelope, JobStage, State
@@ -27,6 +27,8 @@ from assay.tasks import JobLoaded, LoadJob
 OwnerCall = PublishDataset | GrantLicence | RevokeLicence | CollectUse | WithdrawRevenue
 SEND = "send-"
 """An order that sends a call: this, and its canonical form in hex."""
+HOLD = "hold-"
+"""An order to keep shares with a first key holder: this, and its account."""
 UNLICENSED = "its document names datasets of others, and the contract has found no licence of it"
 
 
@@ -43,9 +45,14 @@ class Licensed:
     def _refuse(self, job: JobId, reason: str) -> None:
         raise NotImplementedError
 
+    def _hold(self, service: Address) -> None:
+        raise NotImplementedError
+
     def _ordered(self, order: str) -> None:
         kinds: Any = OwnerCall
         try:
+            if order.startswith(HOLD):
+                return self._hold(address(order.removeprefix(HOLD)))
             call = decode(bytes.fromhex(order.removeprefix(SEND)), kinds)
         except ValueError:  # Malformed is one
             return self._note("order", f"a key service does not know the order {order[:80]!r}")
@@ -63,21 +70,23 @@ class Licensed:
 
     def _dataset_event(self, event: DatasetPublished | JobLicensed) -> None:
         match event:
-            case DatasetPublished(key_service=service) if service == self.config.account:
-                self.state.datasets[event.dataset] = Dataset(event.owner, event.root)
-            case JobLicensed(job=job) if job in self.state.jobs:
+            case DatasetPublished():
+                self.state.datasets[event.dataset] = Dataset(event.owner, event.root, event.key_service)
+            case JobLicensed(job=job):
                 self.state.licensed[job] = event.datasets
-                if self.state.jobs[job].reason == UNLICENSED:  # its document was here before this event
+                if job in self.state.jobs and self.state.jobs[job].reason == UNLICENSED:  # its document was here before this event
                     self.state.jobs[job].reason = ""
                     self._do(Do(key=f"load:{job}", task=LoadJob(job=job, spec=self.state.facts.jobs[job].terms.spec)))
-            case _:
-                pass
 
     def _loaded(self, job: JobId, loaded: JobLoaded) -> None:
         facts, keys, spec = self.state.facts.jobs[job], self.state.jobs[job], loaded.spec
         if loaded.spec_digest != facts.terms.spec_digest:
             return self._refuse(job, "its document is not the one the contract names: the client's fault")
-        if spec.key_service != self.config.account or spec.key_service_key != self.config.encryption_key:
+        try:
+            threshold.check_document(spec)
+        except threshold.BadEnvelope as error:
+            return self._refuse(job, f"its keys: {error}: the client's fault")
+        if not self._is_for(spec) or spec.key_service != facts.terms.key_service:
             return self._refuse(job, "its document names another key service, or another encryption key of this one: the client's fault")
         if spec.published is not UNSET and job not in self.state.licensed:
             keys.reason = UNLICENSED
@@ -89,6 +98,12 @@ class Licensed:
         keys.shared = [*shards, *(Envelope(ref.key_id, ref.envelope, facts.client) for ref in spec.frozen_blobs)]
         keys.stage = JobStage.CHECKING
         self._do(Do(key=f"envelopes:{job}", task=wrap([keys.initial, *keys.shared])))
+
+    def _is_for(self, spec: JobSpec) -> bool:
+        """Whether its keys are wrapped to this node, or shared with it."""
+        told = spec.key_holders.members if spec.key_holders is not None else ()
+        named = [(spec.key_service, spec.key_service_key), *((one.account, one.encryption_key) for one in told)]
+        return (self.config.account, self.config.encryption_key) in named
 
     def _shards(self, job: JobId, spec: JobSpec) -> list[Envelope] | str:
         """The envelopes of the shards, or why they are not opened."""
@@ -108,7 +123,7 @@ class Licensed:
         envelopes: list[Envelope] = []
         for used in spec.published:
             known = self.state.datasets.get(used.dataset)
-            if known is None:
+            if known is None or known.key_service != spec.key_service:
                 return f"dataset {used.dataset} names another key service"
             shards = spec.dataset.shards[len(envelopes) : len(envelopes) + used.shards]
             part = DatasetRef(name=spec.dataset.name, fields=spec.dataset.fields, shards=shards)

@@ -17,6 +17,8 @@ The machine sees only final chain events, so nothing is released before its even
 for the recipient's registered encryption key, and is dropped when its segment ends first. If a provider's checkpoint envelope is bad,
 nothing is released for its segment's draws (it ends unpaid: "keys withheld") nor for a segment that would start from it (whose
 provider then owes no late fee), so that a provider cannot be paid for a checkpoint that nobody can open.
+
+As one of several key holders it does the same with its share of each key, for whom its owner says (assay.keyservice.adopting).
 """
 
 from __future__ import annotations
@@ -40,10 +42,11 @@ from assay.chain import (
 from assay.codec import Message
 from assay.facts import SegmentFacts
 from assay.ids import Address, JobId, SegmentId
+from assay.keyservice.adopting import Adopting
 from assay.keyservice.answers import answer, bad_envelope
 from assay.keyservice.licensed import Licensed
 from assay.keyservice.showing import Showing, wrap
-from assay.keyservice.state import Checkpoint, Config, Envelope, Grant, JobKeys, JobStage, Kind, State
+from assay.keyservice.state import Config, Envelope, Grant, JobKeys, JobStage, Kind, State
 from assay.messages import KeyRequest, Refusal
 from assay.role import PAUSE, SPEC_LIMIT
 from assay.runtime import (
@@ -75,7 +78,7 @@ BATCH = 64
 """Keys in one call: some 200 bytes of log each."""
 
 
-class KeyServiceMachine(Showing, Licensed):
+class KeyServiceMachine(Adopting, Showing, Licensed):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = (KeyRequest,)
@@ -121,10 +124,8 @@ class KeyServiceMachine(Showing, Licensed):
 
     def _chain(self, event: Any) -> None:
         match event:
-            case JobPosted(job=job, client=client, terms=terms) if terms.key_service == self.config.account:
-                facts = self.state.facts
-                self.state.jobs[job] = JobKeys(near=list(dict.fromkeys([*facts.peer(client), *facts.peer(terms.scheduler)])))
-                self._fetch(job)
+            case JobPosted(job=job, terms=terms) if terms.key_service in (self.config.account, *self.state.holds):
+                self._adopt(job)
             case DatasetPublished() | JobLicensed():
                 self._dataset_event(event)
             case Registered(who=who):
@@ -145,9 +146,7 @@ class KeyServiceMachine(Showing, Licensed):
             case Assigned():
                 self._grant(seg, Kind.ASSIGNED, 0, [seg.provider])
             case Committed():
-                envelope = Envelope(seg.key_id, seg.key_envelope, seg.provider)
-                self.state.checkpoints[seg.segment] = Checkpoint(envelope)
-                self._do(Do(key=f"checkpoint:{seg.segment}", task=wrap([envelope])))
+                self._committed(seg)
             case Drawn():
                 self._grant(seg, Kind.DRAWN, seg.round, list(seg.verifiers))
             case Settled():

@@ -32,10 +32,11 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """A published dataset that names this node its key service."""
+    """A published dataset."""
 
     owner: Address
     root: Digest
+    key_service: Address
 
 
 class JobStage(enum.StrEnum):
@@ -47,7 +48,7 @@ class JobStage(enum.StrEnum):
 
 
 class JobKeys(msgspec.Struct):
-    """A job that names this node its key service."""
+    """A job that names this node its key service, or one of its key holders."""
 
     near: list[PeerId]
     stage: JobStage = JobStage.FETCHING
@@ -107,12 +108,15 @@ class State(msgspec.Struct):
     """What has been wrapped, so that a request is answered with the same bytes that go on chain."""
     count: int = 0
     """Keys released so far."""
+    holds: list[Address] = []
+    """First key holders with whose jobs this node keeps shares."""
     orders: int = 0
     """Calls that the owner has given to send."""
 
     def summary(self) -> dict[str, Any]:
         return {
             "released": self.count,
+            "holds": list(self.holds),
             "jobs": [{"job": job, "stage": str(keys.stage), "reason": keys.reason} for job, keys in self.jobs.items()],
             "waiting": [{"segment": g.segment, "for": str(g.kind), "reason": g.reason} for g in self.grants.values()],
         }

@@ -15,11 +15,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from assay import merkle, shard
+from assay import merkle, shard, threshold
 from assay.codec import MAX_MESSAGE, Malformed, Message, decode
 from assay.ids import Address, Amount, Digest, PeerId, address
-from assay.job import DatasetRef, envelope_info, shard_items
+from assay.job import DatasetRef, KeyHolders, envelope_info, shard_items
 from assay.publish.purposes import PURPOSES
 
 SHARES = 10_000
@@ -86,6 +87,12 @@ class Manifest(Message, frozen=True, kw_only=True):
     key_service: Address
     key_service_peer: PeerId
     key_service_key: bytes
+    holders: KeyHolders | UnsetType = UNSET
+    """Where each key is shared among key holders (assay.threshold), of whom the first is the key service on chain."""
+
+    @property
+    def key_holders(self) -> KeyHolders | None:
+        return None if self.holders is UNSET else self.holders
 
     @property
     def owner(self) -> Address:
@@ -124,6 +131,8 @@ def check(manifest: Manifest) -> None:
     try:
         shard.check_dataset(manifest.dataset)
         purposes_mask(manifest.licence.purposes)
+        if manifest.key_holders is not None:
+            threshold.check(manifest.key_holders, [ref.sealed for ref in manifest.dataset.shards])
         accounts = [address(owner.account) for owner in manifest.owners]
     except ValueError as error:
         raise BadManifest(str(error)) from None
@@ -136,6 +145,10 @@ def check(manifest: Manifest) -> None:
         raise BadManifest(f"the owners' shares are {total}, not {SHARES} together")
     if len(manifest.key_service_key) != 32 or len(manifest.sources) != 32:
         raise BadManifest("the key service's encryption key and the root of the sources have 32 bytes each")
+    first = manifest.key_holders.members[0] if manifest.key_holders is not None else None
+    named = (manifest.key_service, manifest.key_service_peer, manifest.key_service_key)
+    if first is not None and named != (first.account, first.peer, first.encryption_key):
+        raise BadManifest("the key service is not the first of the key holders")
     if len(manifest.labels) > MAX_LABELS or len(manifest.columns) > MAX_LABELS:
         raise BadManifest(f"more than {MAX_LABELS} labels or columns")
 

@@ -19,11 +19,12 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
-from assay import merkle, seal, shard, state
+from assay import merkle, seal, shard, state, threshold
 from assay.codec import Malformed, Message, decode, digest, encode
 from assay.ids import U63, Address, Cid, Digest, PeerId
-from assay.job import DatasetRef, SealedRef, ShardRef, record_bytes
+from assay.job import DatasetRef, KeyHolders, SealedRef, ShardRef, record_bytes
 from assay.ports import Blobs, Keys
 from assay.publish import manifest as manifests
 from assay.publish.manifest import Counts, Licence, Manifest, Owner
@@ -53,6 +54,8 @@ class Service(NamedTuple):
     account: Address
     peer: PeerId
     encryption_key: bytes
+    holders: KeyHolders | None = None
+    """Where the keys are shared: this is the first of them."""
 
 
 class SealedShard(Message, frozen=True, kw_only=True):
@@ -160,13 +163,14 @@ async def publish(
         index.close()
     bare = DatasetRef(name=wish.name, fields=found.fields, shards=tuple(_reference(each, b"") for each in shards))
     info = manifests.dataset_info(keys.account, manifests.shards_root(bare))
-    wrapped = {one.key_id: keys.wrap(keys.load(one.key_id), service.encryption_key, info) for one in shards}
+    wrapped = {one.key_id: threshold.seal_to(keys, keys.load(one.key_id), service.encryption_key, service.holders, info) for one in shards}
     salt = os.urandom(32)
     made = Manifest(
         dataset=msgspec.structs.replace(bare, shards=tuple(_reference(one, wrapped[one.key_id]) for one in shards)), kind=found.how.kind,
         labels=found.how.classes, columns=found.columns, owners=wish.owners, licence=wish.licence, provenance=wish.provenance,
         counts=Counts(used=len(found.good), skipped=len(found.bad), duplicates=len(found.duplicates)), sources=sources_root(salt, found.good),
         key_service=service.account, key_service_peer=service.peer, key_service_key=service.encryption_key,
+        holders=UNSET if service.holders is None else service.holders,
     )  # fmt: skip
     manifests.check(made)
     data = encode(made)
@@ -195,10 +199,10 @@ async def _seal_all(
             key = seal.new_key()
             keys.store(key)  # before anything lies anywhere that it opens
             blob = seal.seal(plaintext, key)
-            leaves = shard.record_leaves(found.fields, part, key)
             cid = await blobs.put(blob)
             sealed = SealedShard(
-                content=content, cid=cid, size=len(blob), key_id=seal.key_id(key), records=len(leaves), root=merkle.root(leaves)
+                content=content, cid=cid, size=len(blob), key_id=seal.key_id(key), records=len(part[found.fields[0].name]),
+                root=shard.record_root(found.fields, part, key),
             )  # fmt: skip
             index.keep(sealed)
             fresh_ones.add(content)

@@ -70,6 +70,17 @@ class Needs(msgspec.Struct):
     keys: list[Digest]
 
 
+class Shares(msgspec.Struct):
+    """Of one key that several holders share, by their places (assay.role.holding)."""
+
+    have: dict[int, bytes] = {}
+    false: list[int] = []
+    asked: list[int] = []
+    silent: list[int] = []
+    """Of those that were asked: who has not answered."""
+    gathering: bool = False
+
+
 class Play(msgspec.Struct):
     """A dispute that this node is a party to."""
 
@@ -104,6 +115,7 @@ class RoleState(msgspec.Struct):
     needs: dict[SegmentId, Needs] = {}
     keys: set[Digest] = set()
     """Ids of the symmetric keys this node has stored."""
+    shares: dict[Digest, Shares] = {}
     again: dict[str, AnyEffect] = {}
     credit: int = 0
     dispute_credit: int = 0

@@ -1,6 +1,9 @@
 """What a segment waits for: sealed blobs and their keys. When all is there, the role goes on (`_supplied`).
 
 A key comes with the chain's event KeyReleased; one that does not come, or that is wrong, is asked for at the job's key service.
+
+Where keys are shared (assay.threshold), each holder's event or answer brings its share. As many holders as are needed are asked at once, each
+node beginning with another of them; whoever does not answer, or answers falsely, is made up for by the next, and named.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from assay.ids import Cid, Digest, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.messages import KeyGrant, KeyRequest
 from assay.role.base import SLACK, Needs, RoleConfig
-from assay.role.jobs import Jobs
+from assay.role.holding import Holding
 from assay.runtime import (
     Answered,
     Ask,
@@ -29,7 +32,7 @@ from assay.runtime import (
 from assay.tasks import StoreKey
 
 
-class Supply(Jobs):
+class Supply(Holding):
     def __init__(self, config: RoleConfig) -> None:
         super().__init__(config)
         self._kinds |= {"fetch": self._on_fetch, "key": self._on_key, "nag": self._on_nag, "ask": self._on_ask}
@@ -66,6 +69,9 @@ class Supply(Jobs):
         bounds = {ref.cid: bound for ref, bound in blobs}
         for cid in cids:
             self._do(Fetch(key=f"fetch:{seg.segment}:{cid}", cid=cid, limit=bounds[cid], near=near))
+        if keys and entry.spec is not None and entry.spec.key_holders is not None:
+            for key in keys:
+                self._ask_holders(seg.segment, key, entry.spec.key_holders)
         if keys:
             self._do(Wake(key=f"nag:{seg.segment}", at=self._now + self.base.key_patience))
 
@@ -74,6 +80,8 @@ class Supply(Jobs):
         if needs is not None:
             for cid in needs.cids:
                 self._do(Cancel(key=f"fetch:{segment}:{cid}"))
+            for key in [key for key in needs.keys if not self._waits_for(key)]:
+                self.state.shares.pop(key, None)
         self._drop_again(segment)
 
     def _check_supplied(self, segment: SegmentId) -> None:
@@ -105,8 +113,13 @@ class Supply(Jobs):
         return [segment for segment, needs in self.state.needs.items() if key in needs.keys]
 
     def _released(self, event: KeyReleased) -> None:
-        if event.recipient == self.base.account and event.key_id not in self.state.keys and self._wants_key(event):
+        if event.recipient != self.base.account or event.key_id in self.state.keys or not self._wants_key(event):
+            return
+        holders = self._holders(event.segment)
+        if holders is None:
             self._store(event.segment, event.key_id, event.wrapped)
+        elif place := holders.place(event.by):
+            self._take_share(event.segment, event.key_id, place, event.wrapped)
 
     def _wants_key(self, event: KeyReleased) -> bool:
         """A key of a segment that this node has to do with. It may come before the needs are stated."""
@@ -123,6 +136,9 @@ class Supply(Jobs):
             if self._waits_for(key):
                 self._ask_key(segment, key)
             return
+        self._kept(key)
+
+    def _kept(self, key: Digest) -> None:
         self.state.keys.add(key)
         for waiting in self._waits_for(key):
             self.state.needs[waiting].keys.remove(key)
@@ -131,7 +147,9 @@ class Supply(Jobs):
     def _ask_key(self, segment: SegmentId, key: Digest) -> None:
         seg = self.state.facts.segments.get(segment)
         spec = self._job(seg.job) if seg is not None else None
-        if spec is not None:
+        if spec is not None and spec.key_holders is not None:
+            self._ask_holders(segment, key, spec.key_holders, again=True)
+        elif spec is not None:
             message = KeyRequest(segment=segment, key_id=key)
             self._do(Ask(key=f"ask:{segment}:{key.hex()}", peer=spec.key_service_peer, message=message, patience=self.base.key_patience))
 
@@ -139,11 +157,13 @@ class Supply(Jobs):
         segment, key = SegmentId(int(rest[0])), Digest(bytes.fromhex(rest[1]))
         if not self._waits_for(key):
             return
+        place = int(rest[2]) if len(rest) > 2 else 0
         if isinstance(event, Answered) and isinstance(event.message, KeyGrant) and event.message.key_id == key:
-            self._store(segment, key, event.message.wrapped)
-        else:
-            why = event.error if isinstance(event, Failed) else "it answered something else"
-            self._note("key", f"segment {segment}: the key service does not give key {rest[1][:16]}: {why}", segment=segment, key=rest[1])
+            return self._take_share(segment, key, place, event.message.wrapped) if place else self._store(segment, key, event.message.wrapped)
+        why = event.error if isinstance(event, Failed) else "it answered something else"
+        if place:
+            return self._unanswered(segment, key, place, why)
+        self._note("key", f"segment {segment}: the key service does not give key {rest[1][:16]}: {why}", segment=segment, key=rest[1])
 
     def _on_nag(self, event: Woke, rest: list[str]) -> None:
         segment = SegmentId(int(rest[0]))

@@ -10,7 +10,8 @@ import re
 from functools import cache, lru_cache
 from typing import Any
 
-from assay import cid, draw, hearing, links, merkle, votes
+from assay import cid, draw, hearing, links, merkle, threshold, votes
+from assay import hands as labour
 from assay.adapters.memory_chain import MemoryChain
 from assay.adapters.memory_keys import MemoryKeys
 from assay.chain import Opening, Release
@@ -32,7 +33,9 @@ from assay.tasks import (
     ChunkMade,
     Dropped,
     DropSegment,
+    GatherKey,
     JobLoaded,
+    KeyGathered,
     KeyStored,
     KeysWrapped,
     LoadJob,
@@ -181,15 +184,15 @@ class Hands:
             raise TaskFailed(Fault.PEER, "it opens to another key than it names")
         return KeyStored(key_id=self.keys.store(key))
 
+    def gather_key(self, task: GatherKey) -> KeyGathered:
+        return labour.gather_key(self.keys, task)
+
     def wrap_keys(self, task: WrapKeys) -> KeysWrapped:
         releases, bad = [], []
         for key_id, envelope, sender, dataset in task.envelopes:
             try:
-                key = self.keys.unwrap(envelope, info_of(sender, dataset))
+                key = threshold.open_own(self.keys, envelope, info_of(sender, dataset), key_id)
             except ValueError:
-                bad.append(key_id)
-                continue
-            if sha256(key) != key_id:
                 bad.append(key_id)
                 continue
             for who, encryption_key in task.recipients:
@@ -231,7 +234,7 @@ class Hands:
         self.disk["run", task.segment] = done
         key = sha256(b"checkpoint key", self.keys._seed, draw.u64(task.segment), draw.u64(task.stop))
         blob = seal(ToyState(step=task.stop, state=ends[-1]), key)
-        envelope = self.keys.wrap(key, spec.key_service_key, envelope_info(self.account))
+        envelope = threshold.seal_to(self.keys, key, spec.key_service_key, spec.key_holders, envelope_info(self.account))
         self.keys.store(key)
         ref = SealedRef(cid=self.store.put(blob), size=len(blob), key_id=sha256(key), envelope=envelope)
         milliseconds = int((task.stop - task.start) * self.options.step_seconds * 1000)

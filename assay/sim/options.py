@@ -30,6 +30,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     schedulers: int = 1
     """Jobs are spread over them and over the key services in turn."""
     key_services: int = 1
+    holders: int = 0
+    """How many of them release each key together, all of them being holders of every job's keys; 0: each job has one of them to itself."""
     step_seconds: float = 1.0
     """What a worker takes for one training step."""
     stake: int = 1_000_000_000

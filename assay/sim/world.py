@@ -14,7 +14,9 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from msgspec import UNSET
 
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_keys import MemoryKeys
@@ -22,16 +24,17 @@ from assay.adapters.memory_peers import Switchboard
 from assay.chain import AnyCall, CancelJob, Deposit, JobClosed, JobPosted, PostJob, Register, TakeSeat, Terms
 from assay.codec import digest, encode
 from assay.ids import Address, Cid, JobId, PeerId
-from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef, data_root, envelope_info
+from assay.job import DatasetRef, Field, JobSpec, ShardRef, data_root
 from assay.merkle import sha256
 from assay.messages import AnyGossip, AnyReply, AnyRequest, JobAnnouncement
 from assay.receipts import Ledger as Receipts
 from assay.runtime import Heard, Note
+from assay.sim import holding
 from assay.sim.blockchain import Blockchain
 from assay.sim.cast import HONEST, KEY_SERVICE, SCHEDULER, VERIFIER, WORKER, Part, Self
 from assay.sim.clock import Clock
 from assay.sim.figures import Figures
-from assay.sim.hands import Store, encode_toy, read_spec, seal
+from assay.sim.hands import Store, encode_toy, read_spec
 from assay.sim.invariants import Invariants
 from assay.sim.liars import INVENTS_EVERYTHING
 from assay.sim.node import Crashed, SimNode
@@ -124,6 +127,7 @@ class World:
         self.ledger.mine()
         for node in self.nodes.values():
             self.clock.after(self.random.uniform(0, 0.5), node.boot)
+        holding.begin(self)
         for i in range(o.jobs):
             self.clock.after(1.0 + i * o.every, partial(self._post, i))
         self.clock.after(o.deadline + 5.0, self._give_up)
@@ -201,38 +205,32 @@ class World:
     def cancel(self, job: JobId) -> None:
         self.client_calls(f"cancel:{job}", CancelJob(job=job))
 
-    def _sealed(self, number: int, what: str, body: Any) -> SealedRef:
-        service = self._turn(KEY_SERVICE, number).hands.keys
-        key = sha256(b"client key", str(self.seed).encode(), str(number).encode(), what.encode())
-        blob = seal(body, key)
-        envelope = self.client_keys.wrap(key, service.encryption_key, envelope_info(self.client))
-        return SealedRef(cid=self.store.put(blob), size=len(blob), key_id=sha256(key), envelope=envelope)
-
-    def _turn(self, role: str, number: int) -> SimNode:
-        return self.of_role[role][number % len(self.of_role[role])]
+    def turn(self, role: str, number: int) -> SimNode:
+        return self.of_role[role][0 if role == KEY_SERVICE and self.options.holders else number % len(self.of_role[role])]
 
     def _publish(self, number: int) -> Terms:
-        o, service = self.options, self._turn(KEY_SERVICE, number)
+        o, service = self.options, self.turn(KEY_SERVICE, number)
         toy = Toy(sha256(b"toy program", str(number).encode()), o.micro_batches, 4, 3)
         first = sha256(b"toy state", toy.program)
         schedule = sha256(b"toy schedule")
-        shard = self._sealed(number, "shard", ToyState(step=0, state=sha256(b"toy data")))
+        shard = holding.sealed(self, number, "shard", ToyState(step=0, state=sha256(b"toy data")))
         dataset = DatasetRef(
             name="toy", fields=(Field(name="x", dtype="u8", shape=(1,)),), shards=(ShardRef(sealed=shard, records=64, root=sha256(b"toy records")),)
         )  # fmt: skip
         spec = JobSpec(
             name=f"toy-{number}", program=self.store.put(encode_toy(toy)), program_root=toy.program, schedule=self.store.put(b"toy schedule"),
-            schedule_root=schedule, scalars=("lr",), state=self._sealed(number, "state", ToyState(step=0, state=first)), state_root=first,
-            frozen=self._sealed(number, "frozen", ToyState(step=0, state=sha256(b"toy frozen"))),
+            schedule_root=schedule, scalars=("lr",), state=holding.sealed(self, number, "state", ToyState(step=0, state=first)), state_root=first,
+            frozen=holding.sealed(self, number, "frozen", ToyState(step=0, state=sha256(b"toy frozen"))),
             dataset=dataset, order=sha256(b"toy order"), steps=o.steps, micro_batches=o.micro_batches, batch=8, segment_steps=o.segment_steps,
             key_service=service.account, key_service_peer=service.peer, key_service_key=service.hands.keys.encryption_key,
+            holders=holding.group(self) or UNSET,
         )  # fmt: skip
         return Terms(
             spec=self.store.put(encode(spec)), spec_digest=digest(spec), program_root=toy.program, state_root=first,
             dataset_root=data_root(dataset, spec.order, spec.batch), schedule_root=schedule, steps=o.steps, micro_batches=o.micro_batches,
             segment_steps=o.segment_steps, micro_weight=1, update_weight=1, micro_leaves=toy.micro_leaves, update_leaves=toy.update_leaves,
             price_cap=o.price_cap, fee=o.fee, budget=self.budget, deadline=self.ledger.blocks[0].time + o.deadline,
-            scheduler=self._turn(SCHEDULER, number).account, key_service=service.account, params=o.params,
+            scheduler=self.turn(SCHEDULER, number).account, key_service=service.account, params=o.params,
         )  # fmt: skip
 
     # ---- what goes between nodes -----------------------------------------------------------------------------------------

@@ -93,8 +93,8 @@ contract CommitTest is Network {
         jobs.commit(id, 0, root, end, proof, good, 0, "");
         vm.expectRevert(abi.encodeWithSelector(IJobsLog.BadCid.selector, 3));
         jobs.commit(id, 4, root, end, proof, hex"015512", 0, "");
-        bytes memory long = new bytes(257);
-        vm.expectRevert(abi.encodeWithSelector(IJobsLog.BadLength.selector, "key_envelope", 257, 256));
+        bytes memory long = new bytes(2049);
+        vm.expectRevert(abi.encodeWithSelector(IJobsLog.BadLength.selector, "key_envelope", 2049, 2048));
         jobs.commit(id, 4, root, end, proof, good, 0, long);
         bytes memory badProof = abi.encodeWithSelector(IJobsLog.BadProof.selector);
         vm.expectRevert(badProof);

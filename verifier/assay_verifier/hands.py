@@ -22,6 +22,7 @@ from assay.tasks import (
     CheckProgram,
     Dropped,
     DropSegment,
+    GatherKey,
     LoadJob,
     MakeMove,
     MakeOpenings,
@@ -60,6 +61,8 @@ class VerifierHands:
                 return await self.shop.check_program(task)
             case StoreKey():
                 return self.shop.store_key(task)
+            case GatherKey():
+                return self.shop.gather_key(task)
             case OpenBoundary():
                 return await self._open_boundary(task)
             case SignReceipt():

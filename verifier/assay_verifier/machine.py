@@ -143,7 +143,7 @@ class VerifierMachine(Challenging, Handing):
                 text = f"segment {seg.segment}: the draw came to nothing: {event.reason}"
                 self._note("redrawn", text, segment=seg.segment, reason=event.reason)
                 self._end(duty)
-            case KeyReleased(recipient=self.config.account, by=by) if by == self.state.facts.jobs[seg.job].terms.key_service:
+            case KeyReleased(recipient=self.config.account, by=by) if self._keeps(seg, by):
                 duty.granted = True
                 self._maybe_ready(duty)
             case Served():

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from assay import disputing, draw, votes
+from assay import disputing, draw, threshold, votes
 from assay.codec import Malformed, Message, decode, encode
 from assay.engine import ChunkOpened, LinksOpened, LinksRun, OpenChunk, OpenLinks, OwnRun, RunLinks, ShowTree, StepDone, TreeShown
 from assay.ids import Address, Digest, PeerId
@@ -27,6 +27,7 @@ from assay.tasks import (
     ChunkMade,
     Dropped,
     DropSegment,
+    GatherKey,
     LetGo,
     LoadJob,
     MakeChunk,
@@ -88,6 +89,8 @@ class WorkerHands:
                 return await self._sign(task)
             case StoreKey():
                 return self.shop.store_key(task)
+            case GatherKey():
+                return self.shop.gather_key(task)
             case RunSegment():
                 return await self._run(task, note)
             case StopSegment():
@@ -184,7 +187,7 @@ class WorkerHands:
         """Seals and publishes an end state; its key goes to the job's key service with the commitment."""
         cid, key = await self.shop.seal_state(state, task.parent, self.shop.published(task.job))
         try:
-            envelope = self.shop.keys.wrap(key, spec.key_service_key, envelope_info(self.chain.account))
+            envelope = threshold.seal_to(self.shop.keys, key, spec.key_service_key, spec.key_holders, envelope_info(self.chain.account))
         except ValueError as error:
             raise TaskFailed(Fault.PEER, f"the job's key service has no usable encryption key: {error}") from None
         return SealedRef(cid=cid, size=0, key_id=sha256(key), envelope=envelope)

@@ -176,6 +176,8 @@ class Library:
         self._chunk_root.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_int]
         self._sha256.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p]
         self._sha256.restype = None
+        self._record_root = lib.assay_record_root
+        self._record_root.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_char_p]
         self._faults, self._inject = lib.assay_faults, lib.assay_inject
         self._faults.restype = ctypes.c_int64
         self._inject.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int, ctypes.c_int]
@@ -217,6 +219,14 @@ class Library:
         if self._chunk_root(data.ctypes.data, data.nbytes, out, threads) != 0:
             raise MemoryError("no memory to hash with")
         return out.raw
+
+    def record_root(self, key: bytes, rows: NDArray[np.uint8]) -> tuple[bytes, bytes]:
+        """Of salted records `[n, bytes]`, C-contiguous: their leaf hashes, one after the other, and the root over them. `key` has 32 bytes."""
+        n, width = rows.shape
+        hashes, out = ctypes.create_string_buffer(max(n, 1) * 32), ctypes.create_string_buffer(32)
+        if self._record_root(key, rows.ctypes.data, n, width, hashes, out) != 0:
+            raise MemoryError("no memory to hash with")
+        return hashes.raw[: n * 32], out.raw
 
     def sha256(self, data: bytes) -> bytes:
         out = ctypes.create_string_buffer(32)

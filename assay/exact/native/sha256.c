@@ -183,6 +183,18 @@ static inline __attribute__((always_inline)) void nodes(const uint8_t *pairs, ui
     for (int l = 0; l < lanes; l++) put(state[l], out + 32 * l);
 }
 
+/* Hashes a row of `n` up to its root, in place; it has room for one more hash. `pad` begins with the pad of this level. */
+static void climb(uint8_t *row, size_t n, uint8_t pad[64]) {
+    for (; n > 1; n = (n + 1) / 2) {
+        size_t i = 0;
+        if (n % 2) memcpy(row + 32 * n, pad, 32);
+        for (; i + 2 * LANES <= n + n % 2; i += 2 * LANES) nodes(row + 32 * i, row + 16 * i, LANES);
+        for (; i < n; i += 2) nodes(row + 32 * i, row + 16 * i, 1);
+        memcpy(pad + 32, pad, 32);
+        nodes(pad, pad, 1);
+    }
+}
+
 typedef struct { const uint8_t *data; size_t size, n; uint8_t *row, *above; } tree;
 
 static void leaves_part(void *argument, int part, int parts) {
@@ -223,15 +235,91 @@ int assay_chunk_root(const uint8_t *data, size_t size, uint8_t out[32], int thre
         row = t.above;
         n = t.n / 2;
     }
-    for (; n > 1; n = (n + 1) / 2) {
-        size_t i = 0;
-        if (n % 2) memcpy(row + 32 * n, pad, 32);
-        for (; i + 2 * LANES <= n + n % 2; i += 2 * LANES) nodes(row + 32 * i, row + 16 * i, LANES);
-        for (; i < n; i += 2) nodes(row + 32 * i, row + 16 * i, 1);
-        memcpy(pad + 32, pad, 32);
-        nodes(pad, pad, 1);
-    }
+    climb(row, n, pad);
     memcpy(out, row, 32);
     free(all);
+    return 0;
+}
+
+/* What HMAC-SHA256 begins with under a key of 32 bytes: the state after the key's block, xored with `with`. */
+static void keyed(const uint8_t key[32], uint8_t with, uint32_t state[8]) {
+    uint8_t block[64];
+    for (int i = 0; i < 64; i++) block[i] = (i < 32 ? key[i] : 0) ^ with;
+    memcpy(state, START, 32);
+    compress(state, block, 1);
+}
+
+static void ended(uint8_t *block, size_t blocks, size_t size) {
+    block[size] = 0x80;
+    memset(block + size + 1, 0, blocks * 64 - size - 1);
+}
+
+static void length(uint8_t *block, size_t blocks, uint64_t bits) {
+    for (int i = 0; i < 8; i++) block[blocks * 64 - 1 - i] = (uint8_t)(bits >> 8 * i);
+}
+
+#define SALT_LABEL "assay/record-salt/1"
+
+/* SHA256(0x00 | index u64 | salt | record) of `lanes` records of `width` bytes from `index` on, the salt being
+   HMAC(key, label | index u64 | 0x01); `block` has room for `blocks` blocks a lane, which end in the padding already. */
+static inline __attribute__((always_inline)) void records(
+    const uint32_t keys[2][8], uint64_t index, const uint8_t *rows, size_t width, uint8_t *const *block, size_t blocks, uint8_t *out, const int lanes) {
+    uint8_t small[LANES][64];
+    uint32_t state[LANES][8];
+    const uint8_t *at[LANES];
+    for (int l = 0; l < lanes; l++) {
+        uint8_t *place = block[l] + 1;
+        for (int i = 0; i < 8; i++) place[i] = (uint8_t)((index + (uint64_t)l) >> (56 - 8 * i));
+        memcpy(small[l], SALT_LABEL, 19);
+        memcpy(small[l] + 19, place, 8);
+        small[l][27] = 1;
+        ended(small[l], 1, 28);
+        length(small[l], 1, (64 + 28) * 8);
+        memcpy(state[l], keys[0], 32);
+        at[l] = small[l];
+    }
+    compress_lanes(state, at, 1, lanes);
+    for (int l = 0; l < lanes; l++) {
+        put(state[l], small[l]);
+        ended(small[l], 1, 32);
+        length(small[l], 1, (64 + 32) * 8);
+        memcpy(state[l], keys[1], 32);
+    }
+    compress_lanes(state, at, 1, lanes);
+    for (int l = 0; l < lanes; l++) {
+        put(state[l], block[l] + 9);
+        memcpy(block[l] + 41, rows + (size_t)l * width, width);
+        memcpy(state[l], START, 32);
+        at[l] = block[l];
+    }
+    compress_lanes(state, at, blocks, lanes);
+    for (int l = 0; l < lanes; l++) put(state[l], out + 32 * l);
+}
+
+/* Leaf hashes of `n` salted records of `width` bytes that lie one after the other (assay/shard.py), and the Merkle root over them. `hashes` has
+   room for n * 32 bytes. -1: out of memory. */
+int assay_record_root(const uint8_t key[32], const uint8_t *rows, size_t n, size_t width, uint8_t *hashes, uint8_t out[32]) {
+    static const uint8_t pad_tag = 2, empty = 3;
+    if (n == 0) { assay_sha256(&empty, 1, out); return 0; }
+    const size_t size = 41 + width, blocks = (size + 9 + 63) / 64;
+    uint8_t pad[64], *row = malloc((n + 1) * 32), *buffer = calloc(LANES * blocks, 64), *block[LANES];
+    uint32_t keys[2][8];
+    if (!row || !buffer) { free(row); free(buffer); return -1; }
+    keyed(key, 0x36, keys[0]);
+    keyed(key, 0x5c, keys[1]);
+    for (int l = 0; l < LANES; l++) {
+        block[l] = buffer + (size_t)l * blocks * 64;
+        block[l][size] = 0x80;
+        length(block[l], blocks, (uint64_t)size * 8);
+    }
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) records(keys, i, rows + i * width, width, block, blocks, hashes + 32 * i, LANES);
+    for (; i < n; i++) records(keys, i, rows + i * width, width, block, blocks, hashes + 32 * i, 1);
+    memcpy(row, hashes, n * 32);
+    assay_sha256(&pad_tag, 1, pad);
+    climb(row, n, pad);
+    memcpy(out, row, 32);
+    free(row);
+    free(buffer);
     return 0;
 }

@@ -19,6 +19,8 @@ contract Segments is Base {
         "Offer(address provider,uint64 job,uint64 parent,uint64 start,uint64 stop,uint128 price,uint64 expires,uint256 nonce)"
     );
     uint256 private constant MOST_WRAPPED = 256;
+    /// A key that 16 holders share: assay/threshold.py.
+    uint256 private constant MOST_ENVELOPE = 2048;
     uint256 private constant MOST_RELEASES = 64;
 
     constructor(address stakes_) Base(stakes_) {}
@@ -148,7 +150,7 @@ contract Segments is Base {
         _unsettledFrom(s.parent);
         if (stop <= s.start || stop > s.stop) revert StopOutOfRange(stop, s.start, s.stop);
         Bounds.cid(checkpoint);
-        if (keyEnvelope.length > MOST_WRAPPED) revert BadLength("key_envelope", keyEnvelope.length, MOST_WRAPPED);
+        if (keyEnvelope.length > MOST_ENVELOPE) revert BadLength("key_envelope", keyEnvelope.length, MOST_ENVELOPE);
         _needEnd(stop - s.start, _jobs[s.job].microBatches, linkRoot, endRoot, proof);
         g.atBlock = _commitTo(s, stop, linkRoot, endRoot, sha256(checkpoint), keyId);
         emit Committed(segmentId, stop, linkRoot, endRoot, checkpoint, keyId, keyEnvelope, s.commitment, g.atBlock);
