@@ -109,7 +109,7 @@ class Wanted(NamedTuple):
     """Bytes of `shared` that are held in memory."""
     parent: Address = Address("")
     """Who has committed the range's parent, and holds its end."""
-    hands: Mapping[str, int] = {}
+    hands: Mapping[Address, int] = {}
     """Who has committed a segment of the job, and holds what is shared."""
     prefers_proven: bool = False
 
