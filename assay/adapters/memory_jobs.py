@@ -166,10 +166,6 @@ class Jobs:
         """What keeps the book on the range after `parent`."""
         return self.segments[parent] if parent else job
 
-    def open_since(self, number: JobId, parent: SegmentId) -> int:
-        """Of the range after `parent`, as the views of the contract tell it."""
-        return self._next(self.job(number), self.segment(parent).number if parent else parent).open_since
-
     def _check_range(self, ctx: Context, who: Address, job: Job, offer: Offer) -> None:
         p, start = job.terms.params, 0
         if offer.parent:

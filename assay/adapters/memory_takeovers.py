@@ -43,7 +43,7 @@ class Takeovers:
         if plan is None:
             raise refuse("NotEntrusted", job=offer.job)
         if who != plan.scheduler:
-            after = self.jobs.open_since(offer.job, offer.parent) + plan.patience
+            after = (self.jobs.segment(offer.parent) if offer.parent else job).open_since + plan.patience
             if ctx.time <= after:
                 raise refuse("NotEntitledToAssign", sender=who, anyoneAfter=after)
             if call.providers != plan.providers:
