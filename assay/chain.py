@@ -588,6 +588,17 @@ class RevenueWithdrawn(ChainEvent, frozen=True, kw_only=True):
     amount: int
 
 
+class Entrusted(ChainEvent, frozen=True, kw_only=True):
+    """Of the job that `client` posts with this document: who places it, and when that one is silent, with whom anybody does."""
+
+    client: Address
+    spec_digest: Digest
+    scheduler: Address
+    patience: int
+    """Seconds for which a range must have been open."""
+    providers: tuple[Address, ...]
+
+
 class BountyOffered(ChainEvent, frozen=True, kw_only=True):
     bounty: BountyId
     job: JobId
@@ -636,7 +647,7 @@ AnyChainEvent = (
     | NoShow | Credited | Withdrawn
     | DisputeSealed | DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid | DisputeCredited | DisputeWithdrawn
     | DatasetPublished | LicenceGranted | LicenceRevoked | JobLicensed | UsePaid | UseRefunded | RevenueWithdrawn
-    | BountyOffered | BountyBegun | BountyShown | BountyPaid | BountyReturned | BountyWithdrawn
+    | BountyOffered | BountyBegun | BountyShown | BountyPaid | BountyReturned | BountyWithdrawn | Entrusted
 )  # fmt: skip
 
 
@@ -696,6 +707,24 @@ class CloseJob(Call, frozen=True, kw_only=True):
 class Assign(Call, frozen=True, kw_only=True):
     offer: Offer
     signature: bytes
+
+
+class Entrust(Call, frozen=True, kw_only=True):
+    """See Entrusted; the job's terms name Takeovers as its scheduler."""
+
+    spec_digest: Digest
+    scheduler: Address
+    patience: int
+    providers: tuple[Address, ...]
+
+
+class AssignListed(Call, frozen=True, kw_only=True):
+    """Assign, through Takeovers."""
+
+    offer: Offer
+    signature: bytes
+    providers: tuple[Address, ...] = ()
+    """The list that was entrusted; the job's own scheduler need not bring it."""
 
 
 class Activate(Call, frozen=True, kw_only=True):
@@ -916,13 +945,14 @@ class WithdrawBounties(Call, frozen=True, kw_only=True):
     """Pulls what bounties have credited to the account."""
 
 
+TakeoverCall = Entrust | AssignListed
 DisputeCall = SealDispute | PlayMove | PayDispute | ClearDisputed | WithdrawDisputes
 BountyCall = OfferBounty | BeginBounty | ShowBounty | CollectBounty | ReturnBounty | WithdrawBounties
 DatasetCall = PublishDataset | GrantLicence | RevokeLicence | PostLicensed | CollectUse | RefundUse | WithdrawRevenue
 OneCall = (
     Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
     | Lapse | Commit | Draw | Redraw | ShowChunk | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide
-    | Settle | VoidSegment | ClearBond | Withdraw | DisputeCall | BountyCall | DatasetCall
+    | Settle | VoidSegment | ClearBond | Withdraw | DisputeCall | BountyCall | DatasetCall | TakeoverCall
 )  # fmt: skip
 BatchedCall = (
     Lapse | Draw | Redraw | ShowChunk | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle

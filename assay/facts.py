@@ -29,6 +29,7 @@ from assay.chain import (
     DisputeResolved,
     DisputeSealed,
     Drawn,
+    Entrusted,
     JobCancelled,
     JobClosed,
     JobPosted,
@@ -62,6 +63,20 @@ Shows = TypeVar("Shows", RevealAll, Disclose)
 _NO_DIGEST = Digest(b"")
 
 
+MOST_PLANS = 1024
+
+
+def plan_key(client: Address, spec_digest: Digest) -> str:
+    return f"{client}:{spec_digest.hex()}"
+
+
+def keep_plan(plans: dict[str, Entrusted], event: Entrusted) -> None:
+    """Forgets the oldest when there are too many: a job is posted right after its plan."""
+    plans[plan_key(event.client, event.spec_digest)] = event
+    if len(plans) > MOST_PLANS:
+        del plans[next(iter(plans))]
+
+
 class Person(msgspec.Struct):
     encryption_key: bytes
     peer: PeerId
@@ -74,6 +89,17 @@ class JobFacts(msgspec.Struct):
     """Cancelled or closed: nothing more is assigned."""
     touched: int = 0
     """Time of the last event that moved it: since then its open range has been open at most."""
+    plan: Entrusted | None = None
+    """Who schedules it, where the client has entrusted that."""
+
+    @property
+    def scheduler(self) -> Address:
+        return self.terms.scheduler if self.plan is None else self.plan.scheduler
+
+    @property
+    def patience(self) -> int:
+        """Seconds that a range is open before anybody may place it."""
+        return self.terms.params.takeover_window if self.plan is None else self.plan.patience
 
 
 class Vote(msgspec.Struct):
@@ -182,6 +208,8 @@ class Facts(msgspec.Struct):
     disputes: dict[DisputeId, DisputeFacts] = {}
     by_job: dict[JobId, list[SegmentId]] = {}
     """The known segments of each job, in the order in which they were assigned."""
+    plans: dict[str, Entrusted] = {}
+    """The last MOST_PLANS, by `plan_key`."""
     pinned: set[SegmentId] = set()
     """Segments whose files this node keeps for a dispute: they and their parents are not forgotten."""
 
@@ -210,8 +238,14 @@ class Facts(msgspec.Struct):
         match event:
             case Registered():
                 self.people[event.who] = Person(event.encryption_key, event.peer)
+            case Entrusted():
+                keep_plan(self.plans, event)
+                for known in self.jobs.values():
+                    if (known.client, known.terms.spec_digest) == (event.client, event.spec_digest):
+                        known.plan = event
             case JobPosted():
-                self.jobs[event.job] = JobFacts(event.client, event.terms, touched=event.time)
+                plan = self.plans.get(plan_key(event.client, event.terms.spec_digest))
+                self.jobs[event.job] = JobFacts(event.client, event.terms, touched=event.time, plan=plan)
             case JobCancelled() | JobClosed():
                 if event.job in self.jobs:
                     self.jobs[event.job].over = True

@@ -47,6 +47,8 @@ class Chain(Protocol):
     account: Address
     contract: Address
     disputes: Address
+    takeovers: Address
+    """Of the contract that a client may name as its job's scheduler (assay.chain.Entrust); empty where the network has none."""
     chain_id: int
 
     async def head(self) -> Block: ...

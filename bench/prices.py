@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     seeds, workers, jobs = (1, 12, 30) if args.quick else (args.seeds, 20, 80)
     found = figures([row for seed in range(seeds) for row in market(seed, workers, jobs)])

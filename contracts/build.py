@@ -36,6 +36,7 @@ CONTRACTS = {
     "Datasets": "Datasets.sol",
     "Bounties": "Bounties.sol",
     "Receipts": "Receipts.sol",
+    "Takeovers": "Takeovers.sol",
 }
 WHOLE = {"Jobs": ("IJobs.sol", "IJobs"), "Disputes": ("IDisputes.sol", "IDisputeGame")}
 """Contracts that answer part of an interface through others: file and name of the interface."""

@@ -59,8 +59,9 @@ class EvmReader(TypedData):
         self.rpc = rpc
         self.genesis = genesis
         self.contracts = contracts
-        """By name: jobs, stakes, token; disputes, datasets and bounties, if the network has them."""
+        """By name: jobs, stakes, token; disputes, datasets, bounties and takeovers, if the network has them."""
         self.disputes = contracts.get("disputes", Address(""))
+        self.takeovers = contracts.get("takeovers", Address(""))
         named = {address: name for name, address in contracts.items() if name != "token"}
         self.reader = Reader(rpc, named, first_block)
         self._records = DisputeReader(self.reader, chain_id, self.disputes)
@@ -84,9 +85,10 @@ class EvmReader(TypedData):
         with contextlib.suppress(Refused, evm_abi.BadLog):  # stakes behind receipts know of no data sets
             if (datasets := Address((await ask("stakes", "datasets")).lower())) != ZERO_ADDRESS:
                 found["datasets"] = datasets
-        where = evm_create2.created("bounties", contract)
-        if blob(await rpc.call("eth_getCode", where, "latest")):
-            found["bounties"] = where
+        for name in ("bounties", "takeovers"):
+            where = evm_create2.created(name, contract)
+            if blob(await rpc.call("eth_getCode", where, "latest")):
+                found[name] = where
         return chain_id, genesis, found, await _deployed_in(rpc, contract, head.number)
 
     @classmethod
@@ -149,7 +151,7 @@ class EvmReader(TypedData):
 
     def _address(self, contract: str) -> Address:
         if contract not in self.contracts:
-            raise refuse("NoBounties") if contract == "bounties" else refuse("NoDatasets") if contract == "datasets" else refuse("NoDisputes")
+            raise refuse(f"No{contract.capitalize()}")
         return self.contracts[contract]
 
     async def view(self, account: Address) -> AccountView:

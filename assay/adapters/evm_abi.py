@@ -31,7 +31,7 @@ FILES = {
     "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "escrow": "Escrow", "appeals": "Appeals", "stakes": "Stakes", "token": "TestToken",
     "disputes": "Disputes", "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
     "datasets": "Datasets",
-    "bounties": "Bounties", "receipts": "Receipts",
+    "bounties": "Bounties", "receipts": "Receipts", "takeovers": "Takeovers",
 }  # fmt: skip
 RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}
 """What Disputes calls otherwise than the vocabulary."""
@@ -129,6 +129,8 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     chain.CollectUse: ("datasets", "collect", lambda c: (c.job, c.most)),
     chain.RefundUse: ("datasets", "refund", lambda c: (c.job,)),
     chain.WithdrawRevenue: ("datasets", "withdraw", lambda c: (c.dataset,)),
+    chain.Entrust: ("takeovers", "entrust", lambda c: (c.spec_digest, c.scheduler, c.patience, c.providers)),
+    chain.AssignListed: ("takeovers", "assign", lambda c: (c.offer, c.signature, c.providers)),
     chain.OfferBounty: ("bounties", "offer", lambda c: (c.terms,)),
     chain.BeginBounty: ("bounties", "begin", lambda c: (c.bounty, c.last)),
     chain.ShowBounty: ("bounties", "show", lambda c: (c.bounty, c.terms, c.segment, c.trained, c.value, c.path)),
@@ -277,7 +279,7 @@ def events() -> dict[bytes, _Event]:
     """Decoders by topic 0. Raises ImportError when ABI and vocabulary do not fit together."""
     kinds = {kind.__name__: kind for kind in get_args(AnyChainEvent)}
     found: dict[bytes, _Event] = {}
-    for contract in ("jobs", "stakes", "disputes", "datasets", "bounties"):
+    for contract in ("jobs", "stakes", "disputes", "datasets", "bounties", "takeovers"):
         renamed = RENAMED if contract == "disputes" else {}
         for entry in _entries(contract, "event"):
             kind = kinds.get(renamed.get(entry["name"], entry["name"]))

@@ -43,7 +43,7 @@ def _entry(one: Found, calls: Mapping[Digest, tuple[Address, Any]]) -> Entry:
 
 async def _calls(reader: EvmReader, found: list[Found]) -> dict[Digest, tuple[Address, Any]]:
     """(sender, call) by transaction; no call where the transaction went to another contract than ours."""
-    names = {reader.contracts[name]: name for name in ("jobs", "stakes")}
+    names = {reader.contracts[name]: name for name in ("jobs", "stakes", "takeovers") if name in reader.contracts}
     wanted = list(dict.fromkeys(one.transaction for one in found))
     answers = await reader.rpc.batch([("eth_getTransactionByHash", ["0x" + hash.hex()]) for hash in wanted])
     out: dict[Digest, tuple[Address, Any]] = {}

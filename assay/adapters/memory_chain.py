@@ -25,6 +25,7 @@ from assay.adapters.memory_committee import Committee, receipt_digest, seal_dige
 from assay.adapters.memory_datasets import DATASETS, Datasets
 from assay.adapters.memory_disputes import DISPUTES, Disputes
 from assay.adapters.memory_stakes import BURN, JOBS, STAKES, Context, Stakes, Token, pseudo_address
+from assay.adapters.memory_takeovers import TAKEOVERS, Takeovers
 from assay.adapters.refusals import refuse
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, ChainEvent, Offer
 from assay.codec import encode
@@ -63,6 +64,7 @@ class MemoryLedger:
         self.disputes = Disputes(self.token, self.stakes, self.jobs, rules)
         self.datasets = Datasets(self.token, self.jobs)
         self.bounties = Bounties(self.token, self.jobs)
+        self.takeovers = Takeovers(self.jobs)
         self.receipts: dict[tuple[Address, CallId], int] = {}
         """Block in which an account's call was mined."""
         self.blocks = [Block(number=0, hash=self._hash(0), time=start)]
@@ -226,6 +228,10 @@ class MemoryLedger:
                 jobs.close(ctx, who, call.job)
             case chain.Assign():
                 jobs.assign(ctx, who, call.offer, call.signature, self.offer_digest(call.offer))
+            case chain.Entrust():
+                self.takeovers.entrust(ctx, who, call)
+            case chain.AssignListed():
+                self.takeovers.assign(ctx, who, call, self.offer_digest(call.offer))
             case chain.Activate():
                 jobs.activate(ctx, who, call.segment)
             case chain.Lapse():
@@ -319,6 +325,7 @@ class MemoryChain:
         self.account = ledger.account(name)
         self.contract = ledger.contract
         self.disputes = ledger.disputes_address
+        self.takeovers = TAKEOVERS
         self.chain_id = ledger.chain_id
         self.automine = automine
         self._faults: list[tuple[Exception, bool]] = []

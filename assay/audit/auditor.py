@@ -63,9 +63,16 @@ class Auditor(Disputes):
 
     def _see(self, entry: Entry, event: AnyChainEvent) -> None:
         match event:
+            case chain.Entrusted():
+                self.plans[event.client, event.spec_digest] = event
+                for known in self.books.jobs.values():
+                    if (known.client, known.terms.spec_digest) == (event.client, event.spec_digest):
+                        known.plan = event
             case chain.JobPosted():
                 sheet = self.sheet if event.job == self.job else Sheet()
-                self.books.jobs[event.job] = JobBook(event.job, event.client, event.terms, event.terms.budget, event.time, sheet)
+                book = JobBook(event.job, event.client, event.terms, event.terms.budget, event.time, sheet)
+                book.plan = self.plans.get((event.client, event.terms.spec_digest))
+                self.books.jobs[event.job] = book
             case chain.JobFunded() | chain.JobCancelled() | chain.JobClosed() if event.job not in self.books.jobs:
                 self.sheet.check("record", False, f"{told(event)}: there is no job {event.job}")
             case chain.JobFunded():

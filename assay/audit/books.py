@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from assay import draw
 from assay.audit.findings import Sheet
-from assay.chain import FAILED, AnyChainEvent, SegmentState, Terms
+from assay.chain import FAILED, AnyChainEvent, Entrusted, SegmentState, Terms
 from assay.ids import Address, Cid, Digest, JobId, SegmentId
 
 Payments = Counter[tuple[Address, int, str]]
@@ -152,6 +152,7 @@ class JobBook:
     """Told when it was closed, and not yet credited."""
     closed: bool = False
     nonces: set[tuple[Address, int]] = field(default_factory=set)
+    plan: Entrusted | None = None
 
     @property
     def fees(self) -> int:

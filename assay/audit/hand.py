@@ -7,7 +7,7 @@ what the event says, so that one false fact is told once and not by everything t
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from assay import chain, cid, draw, links, merkle
 from assay.audit.books import Books, JobBook, Payments, Seg, told
@@ -31,6 +31,8 @@ class Base:
         self.record, self.job = record, job
         self.books, self.stakes = Books(), StakeBook(record.seat_stake)
         self.cases: dict[DisputeId, Case] = {}
+        self.plans: dict[tuple[Address, Digest], chain.Entrusted] = {}
+        """By client and document."""
         self.sheet = Sheet()
         """Of the job as a whole."""
 
@@ -169,16 +171,26 @@ class Hand(Base):
         check("range", not span.child, f"the range was taken by segment {span.child}")
         check("range", not job.cancelled and not job.completed, "the job was over when it was assigned")
         self.in_time(seg, event, terms.deadline)
-        if self.audited(seg) and entry.sender not in (terms.scheduler, job.client):
+        if self.audited(seg) and job.plan is not None and isinstance(entry.call, chain.AssignListed):
+            self._listed(seg, event, job, entry, span.open_since)
+        elif self.audited(seg) and entry.sender not in (terms.scheduler, job.client):
             open_to_all = event.time > span.open_since + terms.params.takeover_window
             who = f"{entry.sender} assigned it, who is neither scheduler nor client, {event.time - span.open_since} s after the range opened"
             check("range", open_to_all or (None if entry.call is None else False), who)
+
+    def _listed(self, seg: Seg, event: chain.Assigned, job: JobBook, entry: Entry, since: int) -> None:
+        """Through Takeovers: by whom the client has entrusted, or late enough and with one whom it has listed."""
+        assert job.plan is not None
+        late, listed = event.time > since + job.plan.patience, event.provider in job.plan.providers
+        said = f"{entry.sender} assigned it to {event.provider} {event.time - since} s after the range opened; entrusted was {job.plan.scheduler}"
+        seg.sheet.check("range", entry.sender == job.plan.scheduler or (late and listed), said)
 
     def _offer(self, seg: Seg, event: chain.Assigned, job: JobBook, entry: Entry) -> None:
         cap, check = job.terms.price_cap * seg.steps, seg.sheet.check
         check("offer", 0 < event.price <= cap, f"its price is {event.price}, the job's cap {cap}")
         check("offer", event.provider in self.stakes.registered, f"{event.provider} had not registered")
-        call = self.call_of(entry, chain.Assign, seg, "offer")
+        kind = chain.AssignListed if isinstance(entry.call, chain.AssignListed) else chain.Assign
+        call: Any = self.call_of(entry, kind, seg, "offer")
         if call is None:
             return
         offer = call.offer

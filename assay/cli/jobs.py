@@ -36,6 +36,7 @@ SegmentSteps = Annotated[int | None, typer.Option("--segment-steps", min=1, help
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the initial weights.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
 POLICY_HELP = f"How closely it is checked: {', '.join(POLICIES)} (docs/economics.md); else as --params says, or spot."
+TAKEOVER_HELP = "With whom others may go on when the scheduler is silent: anybody (the default), reliable, or an account; may be repeated."
 BOUNTY_HELP = "Pay more for a better result: a file that ends in `training = assay.Evaluation(...)`, and --pay."
 OUT_HELP = "Where to write the weights: FILE.safetensors, or of a fine-tune a folder that PEFT or transformers loads."
 DATASET_HELP = "A published dataset of others, or several: the records of TRAIN.py are then an example of theirs, and stay here."
@@ -125,6 +126,7 @@ def submit(
     fee: Annotated[float | None, typer.Option("--fee", min=0, help="For a verifier and segment, in tokens; else what pays its replays.")] = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", metavar="ACCOUNT", help="Who places segments; else found among peers.")] = None,
     keyservice: Annotated[str | None, typer.Option("--keyservice", metavar="ACCOUNT", help="Who keeps the keys (A,B,C: any two); else seen.")] = None,
+    takeover: Annotated[list[str] | None, typer.Option("--takeover", metavar="WHO", help=TAKEOVER_HELP)] = None,
     params: Annotated[Path | None, typer.Option("--params", metavar="FILE", help=PARAMS_FILE_HELP)] = None,
     dataset: Annotated[list[int] | None, typer.Option("--dataset", metavar="NUMBER", min=1, help=DATASET_HELP)] = None,
     purpose: Annotated[str, typer.Option("--purpose", help="What for, where the data are others': " + ", ".join(PURPOSES))] = PURPOSES[0],
@@ -147,6 +149,7 @@ def submit(
     plan, training = plan_of(train, steps, seed)
     from assay.chain import Params
     from assay.cli.submit import Order, Submission, read_params
+    from assay.cli.successors import successors
     from assay.client import estimate
     from assay.economics import GAS_PRICE, bond_base
 
@@ -173,7 +176,7 @@ def submit(
     order = Order(
         plan=plan, training=training, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, budget=limit, scheduler=scheduler,
         keyservice=keyservice, params=terms, watch=watch, out=out, datasets=tuple(map(DatasetId, dataset or [])), purpose=_purpose(purpose),
-        data_cost=data_cost, bounty=wanted,
+        data_cost=data_cost, bounty=wanted, successors=successors(takeover),
     )  # fmt: skip
     run_async(Submission(where, order, as_json=json).run())
 

@@ -70,6 +70,8 @@ class Order(NamedTuple):
     data_cost: int = 0
     """What they may cost at most."""
     bounty: Wanted | None = None
+    successors: tuple[str, ...] | None = None
+    """With whom alone others may go on when the scheduler is silent; none named: the reliable ones; None: anybody."""
 
 
 def read_params(path: Path | None) -> Params:
@@ -107,14 +109,18 @@ class Submission:
                 service = service._replace(holders=order.plan.others.key_holders)
             scheduler = await party(node, "scheduler", order.scheduler)
             head = await node.chain.head()
+            from assay.cli.successors import successors_of
+
             wish = client.Wish(
                 segment_steps=order.segment_steps, price_cap=order.price_cap, fee=order.fee, budget=order.budget,
-                deadline=head.time + LIFETIME, scheduler=scheduler, params=order.params,
+                deadline=head.time + LIFETIME, scheduler=scheduler, params=order.params, **await successors_of(node, order.successors),
             )  # fmt: skip
             try:
                 spec, terms = await client.publish(order.plan, wish, service, node.chain, node.blobs, node.keys)
             except BadRecords as error:
                 raise Trouble("the training does not fit the data", str(error), code=FAILED) from None
+            if wish.takeovers:
+                await client.entrust(node.chain, wish, terms.spec_digest)
             job = await client.post(node.chain, terms, spec, order.plan.others)
             size = sum(ref.size for ref in (spec.state, *spec.shared_blobs))
             self.note(

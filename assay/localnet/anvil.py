@@ -69,6 +69,10 @@ class Network(Message, frozen=True, kw_only=True):
     def bounties(self) -> Address:
         return created("bounties", self.jobs)
 
+    @property
+    def takeovers(self) -> Address:
+        return created("takeovers", self.jobs)
+
 
 def find_anvil() -> Path:
     """The anvil binary: $ASSAY_ANVIL, the checkout's .tools, or PATH. Raises FileNotFoundError that says how to get it."""
@@ -234,7 +238,7 @@ def _create(url: str, deployer: str, contract: str, *arguments: object) -> Addre
 
 
 def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND_DELAY, rules: Rules = RULES) -> Network:
-    """Deploys token, Stakes, Jobs, Disputes, which have no guardian, Datasets and Bounties. Raises Outage, rpc.RpcRefused."""
+    """Deploys token, Stakes, Jobs, Disputes, which have no guardian, Datasets, Bounties and Takeovers. Raises Outage, rpc.RpcRefused."""
     deployer = rpc.call(url, "eth_accounts")[0]
     chain_id, head = int(rpc.call(url, "eth_chainId"), 16), int(rpc.call(url, "eth_blockNumber"), 16)
     token = _create(url, deployer, "token")
@@ -248,8 +252,9 @@ def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND
     for function, bound in (("bind", (jobs, disputes)), ("bindDatasets", (datasets,))):
         bind = "0x" + calldata("stakes", function, *bound).hex()
         _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "to": stakes, "data": bind}))
-    made = {"from": deployer, "to": DEPLOYER, "data": "0x" + deployment("bounties", jobs).hex(), "gas": DEPLOY_GAS}
-    _mined(url, rpc.call(url, "eth_sendTransaction", made))
+    for name in ("bounties", "takeovers"):
+        made = {"from": deployer, "to": DEPLOYER, "data": "0x" + deployment(name, jobs).hex(), "gas": DEPLOY_GAS}
+        _mined(url, rpc.call(url, "eth_sendTransaction", made))
     return Network(url=url, chain_id=chain_id, jobs=jobs, stakes=stakes, token=token, disputes=disputes, datasets=datasets, deployed_in=head)
 
 

@@ -260,7 +260,7 @@ def _segment(seg: Seg, entries: list[Entry]) -> Trained:
             case chain.Assigned():
                 transactions["assigned"] = entry.transaction
                 for call in _sent(entry):
-                    if isinstance(call, chain.Assign) and (call.offer.parent, call.offer.start) == (seg.parent, seg.start):
+                    if isinstance(call, chain.Assign | chain.AssignListed) and (call.offer.parent, call.offer.start) == (seg.parent, seg.start):
                         offer, signature = call.offer, call.signature
             case chain.Committed():
                 transactions["committed"] = entry.transaction

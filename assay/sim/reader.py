@@ -28,6 +28,7 @@ from assay.chain import (
     Committed,
     Credited,
     Drawn,
+    Entrusted,
     FeeCharged,
     JobCancelled,
     JobClosed,
@@ -151,7 +152,7 @@ class Reader:
             case KeyReleased(recipient=who) | Credited(who=who) | Withdrawn(who=who):
                 node = self.accounts.get(who)
                 return [node] if node is not None else []
-            case Registered():
+            case Registered() | Entrusted():
                 return [*self.schedulers, *self.services]
             case JobPosted(job=job):
                 return [*self.schedulers, *self._service(job), *self._bidders.get(job, {}).values()]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from assay.chain import FAILED, SegmentState, Terms
+from assay.chain import FAILED, Entrusted, SegmentState, Terms
 from assay.ids import Address, JobId, PeerId, SegmentId
 from assay.messages import OfferMessage
 from assay_scheduler.placement import Bid, Record
@@ -83,12 +83,23 @@ class JobBook(msgspec.Struct):
     """Milliseconds a step of the last segments, from activation to commitment."""
     overdue: bool = False
     """Its own scheduler has let the takeover window pass."""
+    plan: Entrusted | None = None
+    """Who schedules it, where the client has entrusted that."""
     hands: dict[Address, int] = {}
     """Its last providers, and where what they committed last ends."""
     sizes: tuple[int, int, int] = (0, 0, 0)
     """Bytes of its sealed state, of all else that every provider needs, and of the frozen tensors among that; 0 while its document is not here."""
     placed: str = ""
     """What was chosen last, and why."""
+
+    @property
+    def scheduler(self) -> Address:
+        return self.terms.scheduler if self.plan is None else self.plan.scheduler
+
+    @property
+    def patience(self) -> int:
+        """Seconds that a range is open before anybody may place it."""
+        return self.terms.params.takeover_window if self.plan is None else self.plan.patience
 
     def tip(self) -> Tip:
         """Where the next range starts: after the last segment of the one chain of live segments."""
@@ -132,6 +143,8 @@ class State(msgspec.Struct):
     jobs: dict[int, JobBook] = msgspec.field(default_factory=dict)
     job_of: dict[int, int] = msgspec.field(default_factory=dict)
     """Segment to job."""
+    plans: dict[str, Entrusted] = msgspec.field(default_factory=dict)
+    """The last (assay.facts.plan_key)."""
     bids: dict[str, list[Bid]] = msgspec.field(default_factory=dict)
     """By range."""
     pending: dict[str, OfferMessage] = msgspec.field(default_factory=dict)

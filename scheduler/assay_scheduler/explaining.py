@@ -30,7 +30,7 @@ def stand(job: JobBook, state: State, mine: bool, volunteer: bool) -> str:
         until = "" if first.state == SegmentState.COMMITTED else f", until {first.due}"
         return f"{many}; segment {first.id} waits {WAITS.get(first.state, 'to end')}{until}"
     if not mine:
-        silent = job.open_since + job.terms.params.takeover_window
+        silent = job.open_since + job.patience
         after = f"; this one takes over after {silent}" if volunteer else ""
         return f"steps from {tip.start} wait for the job's own scheduler{after}"
     stop = min(job.terms.steps, (tip.start // job.terms.segment_steps + 1) * job.terms.segment_steps)

@@ -67,8 +67,9 @@ class SchedulerHands:
 
         assert self.stamps is not None
         try:
-            proven: Proven | None = await examine(self.stamps, self.blobs, who, told)
-            text = f"{who} has proven {proven.memory / 2**30:.2f} GiB and {proven.rate / 1e9:.1f} billion operations a second"
+            shown = await examine(self.stamps, self.blobs, who, told)
+            proven: Proven | None = shown
+            text = f"{who} has proven {shown.memory / 2**30:.2f} GiB and {shown.rate / 1e9:.1f} billion operations a second"
         except Refuted as error:
             proven, text = None, f"{who} has proven no hardware: {error}"
         except Outage:

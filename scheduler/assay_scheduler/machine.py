@@ -32,6 +32,7 @@ from assay.chain import (
     Decide,
     Draw,
     Drawn,
+    Entrusted,
     JobCancelled,
     JobClosed,
     JobPosted,
@@ -53,6 +54,7 @@ from assay.chain import (
     Withheld,
 )
 from assay.codec import Message
+from assay.facts import keep_plan, plan_key
 from assay.ids import PeerId
 from assay.messages import Ack, HandOver, Heartbeat, OfferMessage, Refusal
 from assay.runtime import (
@@ -136,6 +138,8 @@ class SchedulerMachine(Placing, History):
             case Registered():
                 self.state.peers[event.who] = event.peer
                 return []
+            case Entrusted():
+                return self._on_entrusted(event, now)
             case JobPosted():
                 return self._on_posted(event, now)
             case JobCancelled():
@@ -187,11 +191,22 @@ class SchedulerMachine(Placing, History):
                 return self._on_failed_segment(job, book, event, now)
         return []
 
+    def _on_entrusted(self, event: Entrusted, now: int) -> list[AnyEffect]:
+        keep_plan(self.state.plans, event)
+        known = [job for job in self.state.jobs.values() if (job.client, job.terms.spec_digest) == (event.client, event.spec_digest)]
+        for job in known:
+            job.plan = event
+        return [effect for job in known for effect in self._begin(job, now)]
+
     def _on_posted(self, event: JobPosted, now: int) -> list[AnyEffect]:
-        job = JobBook(id=event.job, client=event.client, terms=event.terms, segments={}, open_since=now)
+        plan = self.state.plans.get(plan_key(event.client, event.terms.spec_digest))
+        job = JobBook(id=event.job, client=event.client, terms=event.terms, segments={}, open_since=now, plan=plan)
         self.state.jobs[event.job] = job
+        return self._begin(job, now)
+
+    def _begin(self, job: JobBook, now: int) -> list[AnyEffect]:
         if not self._mine(job):
-            return [Wake(key=f"takeover:{job.id}:{now}", at=now + job.terms.params.takeover_window + 1)] if self.config.volunteer else []
+            return [Wake(key=f"takeover:{job.id}:{now}", at=now + job.patience + 1)] if self.config.volunteer else []
         return [
             Note(topic="job", text=f"job {job.id}: {job.terms.steps} steps to place", data={"job": job.id, "steps": job.terms.steps}),
             Wake(key=f"deadline:{job.id}", at=job.terms.deadline + 1),
@@ -307,7 +322,7 @@ class SchedulerMachine(Placing, History):
     def _on_takeover(self, job: JobBook, now: int) -> list[AnyEffect]:
         if job.cancelled or job.settled_to == job.terms.steps:
             return []
-        due = job.open_since + job.terms.params.takeover_window
+        due = job.open_since + job.patience
         tip = job.tip()
         if tip.live or tip.unsettled >= job.terms.params.depth or now <= due:
             return [Wake(key=f"takeover:{job.id}:{now}", at=max(due, now) + 1 + self.config.patience)]
@@ -355,7 +370,7 @@ class SchedulerMachine(Placing, History):
             del self.state.job_of[segment]
         self._forget_ranges(job)
         self.state.closed += 1
-        return [Cancel(key=f"deadline:{job.id}")] if job.terms.scheduler == self.config.account else []
+        return [Cancel(key=f"deadline:{job.id}")] if job.scheduler == self.config.account else []
 
     def _segment(self, segment: int) -> SegmentBook | None:
         job = self.state.job_of.get(segment)

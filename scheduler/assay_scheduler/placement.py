@@ -109,9 +109,11 @@ class Wanted(NamedTuple):
     """Bytes of `shared` that are held in memory."""
     parent: Address = Address("")
     """Who has committed the range's parent, and holds its end."""
-    hands: Mapping[str, int] = {}
+    hands: Mapping[Address, int] = {}
     """Who has committed a segment of the job, and holds what is shared."""
     prefers_proven: bool = False
+    listed: tuple[Address, ...] | None = None
+    """Whom the client lets a scheduler take that goes on for a silent one; None: anybody."""
 
     def bond(self, offer: Offer) -> int:
         return offer.price * self.bond_tenths // 10 + self.bond_base
@@ -160,6 +162,8 @@ def _unfit(bid: Bid, record: Record, wanted: Wanted) -> str:
         return f"its price of {bid.offer.price} is over the cap of {wanted.cap}"
     if bid.offer.expires <= wanted.now:
         return "it has expired"
+    if wanted.listed is not None and bid.offer.provider not in wanted.listed:
+        return "the job's client has not listed it for when its scheduler is silent"
     if record.refuted:
         return f"{record.withheld} of its segments were refuted, and {record.settled} settled"
     if 0 <= bid.free < wanted.bond(bid.offer):

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from assay.chain import Assign
+from assay.chain import Assign, AssignListed
 from assay.ids import Address, PeerId, SegmentId
 from assay.messages import Ack, JobAnnouncement, OfferMessage, Refusal
 from assay.runtime import AnyEffect, Cancel, Do, Gossip, Note, Reply, Send, Wake
@@ -35,6 +35,9 @@ class Placing:
         if key in self.state.assigning or stage in (OPEN, RESTING):
             return []
         shut = live or unsettled >= job.terms.params.depth
+        allowed = 0 if job.scheduler == self.config.account else job.open_since + job.patience + 1
+        if allowed and (shut or now < allowed):  # it goes on for a silent one: for each range anew
+            return [] if shut else [Wake(key=f"open:{key}:{allowed}", at=allowed)]
         if stage == OVER and self.state.bids.get(key):
             return [] if shut else self._assign(job, key, now)
         if job.fruitless >= PATIENT and stage is None:
@@ -129,7 +132,7 @@ class Placing:
         others = f"; then {ranked[1].bid.offer.provider} with {ranked[1].why}, of {len(ranked)}" if ranked[1:] else ", the only one"
         job.placed = f"steps {start}-{stop} to {best.bid.offer.provider} for {best.bid.offer.price}: {best.why}{others}"
         self.state.assigning[key] = best.bid
-        assign = Send(key=f"assign:{key}:{best.bid.offer.nonce}", call=Assign(offer=best.bid.offer, signature=best.bid.signature))
+        assign = Send(key=f"assign:{key}:{best.bid.offer.nonce}", call=_call(job, best.bid))
         return [*notes, self._about(job, "chosen", f"{job.id}: {job.placed}"), assign]
 
     def _wanted(self, job: JobBook, parent: int, start: int, stop: int, now: int) -> Wanted:
@@ -138,6 +141,7 @@ class Placing:
         return Wanted(
             cap=job.terms.price_cap * (stop - start), now=now, bond_tenths=params.bond_tenths, bond_base=params.bond_base, state=state, shared=shared,
             frozen=frozen, parent=before.provider if before is not None else Address(""), hands=job.hands, prefers_proven=self.config.prefers_proven,
+            listed=job.plan.providers if job.plan is not None and job.overdue else None,
         )  # fmt: skip
 
     @staticmethod
@@ -152,8 +156,15 @@ class Placing:
                 del kept[key]
 
     def _mine(self, job: JobBook) -> bool:
-        return job.terms.scheduler == self.config.account or job.overdue
+        return job.scheduler == self.config.account or job.overdue
 
     def _near(self, account: Address) -> tuple[PeerId, ...]:
         peer = self.state.peers.get(account)
         return (peer,) if peer is not None else ()
+
+
+def _call(job: JobBook, bid: Bid) -> Assign | AssignListed:
+    """Who goes on for a silent scheduler brings the list that it is bound to."""
+    if job.plan is None:
+        return Assign(offer=bid.offer, signature=bid.signature)
+    return AssignListed(offer=bid.offer, signature=bid.signature, providers=job.plan.providers if job.overdue else ())

@@ -124,6 +124,8 @@ class World:
         return self.chains[name].account
 
     def name(self, who: Address) -> str:
+        if who == self.chains["client"].takeovers:
+            return "takeovers"
         return next((name for name, chain in self.chains.items() if chain.account == who), who)
 
     async def do(self, name: str, call: AnyCall) -> int:

@@ -24,6 +24,7 @@ from assay.adapters import evm_abi
 from assay.chain import (
     Activate,
     Assign,
+    AssignListed,
     CallId,
     CancelJob,
     ClearBond,
@@ -33,6 +34,7 @@ from assay.chain import (
     Deposit,
     Draw,
     Drawn,
+    Entrust,
     FundJob,
     Lapse,
     LeaveSeat,
@@ -50,7 +52,7 @@ from assay.chain import (
     WithdrawStake,
     Withheld,
 )  # fmt: skip
-from assay.ids import Digest, PeerId, SegmentId
+from assay.ids import Address, Digest, PeerId, SegmentId
 from assay.localnet import rpc
 from assay.localnet.anvil import Anvil
 from assay.merkle import sha256
@@ -506,6 +508,41 @@ async def offers(world: World) -> None:
     assert await world.refused("scheduler", await world.offer(dear, 0, 0, 2, price=200_000_000)) == "InsufficientEscrow"
 
 
+async def takeovers(world: World) -> None:
+    """Through Takeovers: the scheduler that the client entrusted places with anybody, others later and with whom the client has listed."""
+    await world.populate()
+    contract, listed = world.chains["client"].takeovers, (world["bob"], world["vera"])
+    digest = Digest(sha256(b"spec"))
+    await world.do("client", Entrust(spec_digest=digest, scheduler=world["scheduler"], patience=100, providers=listed))
+    assert await world.refused("client", Entrust(spec_digest=digest, scheduler=world["bob"], patience=1, providers=())) == "AlreadyEntrusted"
+    await world.do("stranger", Entrust(spec_digest=digest, scheduler=world["stranger"], patience=1, providers=()))  # of jobs of its own
+    job = await world.post(scheduler=contract, params={"takeover_window": 7 * 86_400})
+
+    async def through(parent: int, start: int, by: str, providers: tuple[Address, ...]) -> AssignListed:
+        made = await world.offer(job, parent, start, start + 2, by=by)
+        return AssignListed(offer=made.offer, signature=made.signature, providers=providers)
+
+    assert await world.refused("scheduler", await world.offer(job, 0, 0, 2)) == "NotEntitledToAssign"
+    assert await world.refused("stranger", await through(0, 0, "bob", listed)) == "NotEntitledToAssign"
+    unsigned = msgspec.structs.replace(await through(0, 0, "alice", ()), signature=b"")
+    assert await world.refused("scheduler", unsigned) == "BadSignature"
+    await world.do("scheduler", await through(0, 0, "alice", ()))
+    first = (await world.last(chain.Assigned)).segment
+    await world.keys(first, "alice")
+    await world.do("alice", Activate(segment=first))
+    await world.do("alice", world.commitment(first, 0, 2))
+    assert await world.refused("stranger", await through(first, 2, "bob", listed)) == "NotEntitledToAssign"
+    await world.later(101)
+    assert await world.refused("stranger", await through(first, 2, "alice", listed)) == "NotListed"
+    assert await world.refused("stranger", await through(first, 2, "alice", (world["alice"],))) == "WrongProviders"
+    assert await world.refused("stranger", await through(99, 2, "bob", listed)) == "NoSuchSegment"
+    await world.do("stranger", await through(first, 2, "bob", listed))
+    assert world.name((await world.last(chain.Assigned)).provider) == "bob"
+    unplanned = await world.post(scheduler=contract, spec_digest=sha256(b"another"))
+    made = await world.offer(unplanned, 0, 0, 2)
+    assert await world.refused("scheduler", AssignListed(offer=made.offer, signature=made.signature)) == "NotEntrusted"
+
+
 async def seats(world: World) -> None:
     """Seats reserve stake; a left one is filled by the last, and its holder is not drawn any more."""
     await world.populate()
@@ -548,7 +585,7 @@ async def every_link(world: World) -> None:
 
 SCRIPTS: list[Script] = [
     every_link, happy, withheld, split_vote, no_show, overlapping_batches, batched, together, parted, several_at_once, lapse, prefix, void,
-    unpaid, denied, too_few, cancel, offers, seats, bad_terms, bounty_earned, bounty_of_a_cancelled_job,
+    unpaid, denied, too_few, cancel, offers, takeovers, seats, bad_terms, bounty_earned, bounty_of_a_cancelled_job,
 ]  # fmt: skip
 
 
@@ -609,7 +646,8 @@ def test_votes_that_are_sent_at_once_all_come_through_whoever_decides(anvil: Anv
 
 def test_the_ledger_in_memory_refuses_with_the_contracts_errors_only() -> None:
     known = [(name, names) for name, names, _ in evm_abi._errors().values()]
-    known += [("NoDisputes", []), ("NoBounties", []), ("IllegalMove", ["reason"])]  # no contract to ask; what contracts say in many ways
+    known += [(f"No{contract}", []) for contract in ("Disputes", "Bounties", "Takeovers")]  # no contract to ask
+    known += [("IllegalMove", ["reason"])]  # what contracts say in many ways
     refusals = 0
     for path in sorted(Path(evm_abi.__file__).parent.glob("memory_*.py")):
         for call in ast.walk(ast.parse(path.read_text())):

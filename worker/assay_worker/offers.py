@@ -119,11 +119,13 @@ class Offering(Earning):
         return max(1, price - self._bounty_of_step(a.job))
 
     def _may_schedule(self, a: JobAnnouncement) -> bool:
-        """The job's scheduler or client; anyone who is registered, once nothing has moved for the takeover window."""
+        """The job's scheduler or client; anyone who is registered, once nothing has moved for the takeover window, if the client lets it take us."""
         job = self.state.facts.jobs[a.job]
-        if self.state.facts.account(a.scheduler, (job.terms.scheduler, job.client)) is not None:
+        if self.state.facts.account(a.scheduler, (job.scheduler, job.client)) is not None:
             return True
-        overdue = self._now >= job.touched + job.terms.params.takeover_window
+        if job.plan is not None and self.config.account not in job.plan.providers:
+            return False
+        overdue = self._now >= job.touched + job.patience
         return overdue and any(person.peer == a.scheduler for person in self.state.facts.people.values())
 
     def _offer(self, a: JobAnnouncement) -> None:
