@@ -163,10 +163,10 @@ def test_faults_of_real_processes_change_neither_a_bit_nor_a_balance(tmp_path: P
     train, base = tmp_path / "train.py", tmp_path / "net"
     train.write_text(TRAINING)
     base.mkdir()
-    found = asyncio.run(Ordeal(Scale(faults=36, gap=2.0), 6, base, train).run())
+    found = asyncio.run(Ordeal(Scale(faults=24, gap=2.0, steps=8), 24, base, train).run())
     assert found["problems"] == []
-    assert found["faults"] == 36
+    assert found["faults"] == 24
     assert set(found["by_kind"]) == {str(kind) for kind in Kind}
     assert found["jobs"] >= 1
     done = [json.loads(line) for line in (base / "faults.jsonl").read_text().splitlines()]
-    assert len([line for line in done if "number" in line and not line.get("missed")]) == 36
+    assert len([line for line in done if "number" in line and not line.get("missed")]) == 24

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 CONFIRMATIONS = 12
 """Blocks; what exchanges have long asked of Ethereum. A chain that reorganises deeper needs --confirmations."""
 DAY = 86_400
+SENT = "sender.sqlite"
+"""What a node remembers of what it has sent to the chain."""
 ENGINES = ("worker", "verifier")
 
 
@@ -97,7 +99,9 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         stack.callback(lock.release)
         keys = open_or_create(where.data)
         stack.callback(keys.close)
-        chain = await open_chain(where, keys)
+        been = (where.data / SENT).exists()  # where it was before it waits for it; a mistyped address is told at once
+        say = lambda text: note(Note(topic="chain", text=text))  # noqa: E731
+        chain = await (through(lambda: open_chain(where, keys), say) if been else open_chain(where, keys))
         stack.push_async_callback(chain.close)
         known: list[Libp2pPeers] = []
 
@@ -168,7 +172,7 @@ async def open_chain(where: Settings, keys: NodeKeys) -> EvmChain:
     """Raises Trouble when there is no such chain or contract."""
     from assay.adapters.evm import EvmChain
 
-    return await EvmChain.open(where.rpc, where.contract, keys.signer, where.data / "sender.sqlite")
+    return await EvmChain.open(where.rpc, where.contract, keys.signer, where.data / SENT)
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------------

@@ -125,9 +125,13 @@ class RoleState(msgspec.Struct):
     plays: dict[DisputeId, Play] = {}
     books: Books = msgspec.field(default_factory=Books)
     speed: int = 0
-    """Operations a second in the last run or replay; 0 before the first."""
+    """Operations a second in the last run or replay that was long enough to tell; 0 before the first."""
+    measured: int = 0
+    """Operations of the longest one."""
 
 
+REACH = 10
+"""A run tells of what is up to so many times as long."""
 Handler = Callable[[Any, list[str]], None]
 
 
@@ -185,12 +189,14 @@ class Base:
             self._do(effect)
 
     def _measured(self, operations: int, milliseconds: int) -> None:
-        if operations and milliseconds:
+        """What takes next to no time tells how long an engine needs to start, and nothing of its speed."""
+        if operations and milliseconds and REACH * operations >= self.state.measured:
             self.state.speed = max(1, operations * 1000 // milliseconds)
+            self.state.measured = max(self.state.measured, operations)
 
     def _seconds(self, operations: int) -> int:
-        """About how long they take here; 0 while that is not known."""
-        return operations // self.state.speed if self.state.speed else 0
+        """About how long they take here; 0 while that is not known, as of what is far more than was ever run."""
+        return operations // self.state.speed if self.state.speed and operations <= REACH * self.state.measured else 0
 
     def _drop_again(self, segment: SegmentId) -> None:
         for key in [key for key in self.state.again if key.split(":")[1] == str(segment)]:

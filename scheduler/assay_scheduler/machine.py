@@ -322,10 +322,11 @@ class SchedulerMachine(Placing, History):
     def _on_takeover(self, job: JobBook, now: int) -> list[AnyEffect]:
         if job.cancelled or job.settled_to == job.terms.steps:
             return []
-        due = job.open_since + job.patience
-        tip = job.tip()
-        if tip.live or tip.unsettled >= job.terms.params.depth or now <= due:
-            return [Wake(key=f"takeover:{job.id}:{now}", at=max(due, now) + 1 + self.config.patience)]
+        due, tip = job.open_since + job.patience, job.tip()
+        if tip.live or tip.unsettled >= job.terms.params.depth:
+            due = now + job.patience  # nothing can be placed now; to look again in every second would be most of what an idle scheduler does
+        if now <= due:
+            return [Wake(key=f"takeover:{job.id}:{now}", at=due + 1 + self.config.patience)]
         job.overdue = True
         note = Note(topic="takeover", text=f"job {job.id}: its scheduler is silent, this one goes on", data={"job": job.id})
         return [note, self._fetch_spec(job), *self._seek(job, now)]

@@ -350,6 +350,25 @@ def test_a_job_whose_step_outlasts_the_lease_gets_no_offer(bench: Bench) -> None
     assert "one step takes about" in bench.said[-1].text
 
 
+def test_a_short_run_tells_nothing_of_a_long_one(bench: Bench) -> None:
+    """An engine's start is most of it: a worker whose first job was tiny would refuse every other."""
+    committed(bench)
+    bench.state.measured, bench.state.speed = 21, 1
+    bench.core.snapshot(bench.core.journal.load()[2][-1].sequence)
+    hear(bench, parent=SegmentId(1), start=10, stop=20)
+    assert isinstance(bench.task("sign:"), SignOffer)
+
+
+def test_a_short_run_is_not_what_a_longer_one_is_forgotten_for(bench: Bench) -> None:
+    committed(bench)
+    before, machine = bench.state.speed, bench.core.machine
+    machine._measured(bench.state.measured // 11, 60_000)
+    assert bench.state.speed == before
+    machine._measured(bench.state.measured // 10, 5000)
+    assert bench.state.speed == before // 10
+    bench.core.snapshot(bench.core.journal.load()[2][-1].sequence)
+
+
 def test_one_offer_at_a_time(bench: Bench) -> None:
     offered(bench)
     hear(bench)
