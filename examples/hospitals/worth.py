@@ -2,8 +2,8 @@
 
     python examples/hospitals/worth.py [--steps 120] [--out worth.json]
 
-A value counts pairs of a sick and a healthy patient that a model ranks rightly (twice, and ties once): the numerator of its AUC. Model and score are exact, so the
-file's digest is the same on every machine. `assay.worth.report.check` checks it without a training.
+A value counts pairs of a sick and a healthy patient that a model ranks rightly (twice, and ties once): the numerator of its AUC. Model and score
+are exact, so the file's digest is the same on every machine. `assay.worth.report.check` checks it without a training.
 """
 
 from __future__ import annotations
