@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -63,6 +64,7 @@ def host(
     delta: Annotated[float, typer.Option("--delta", min=1e-15, max=0.1, help="Of the privacy that noise gives.")] = 1e-6,
     bits: Annotated[int, typer.Option("--bits", help="Of a number on its way: 32 or 64.")] = 64,
     patience: Annotated[float, typer.Option("--patience", min=1, help="Seconds that a phase of a round waits for owners.")] = 120.0,
+    stay: Annotated[bool, typer.Option("--stay", help="Go on serving records and rows when all is done, until it is stopped.")] = False,
     seed: Seed = 0, rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Coordinates a federated training. The file's data are an example of the owners' records; nothing is trained here.
@@ -73,7 +75,7 @@ def host(
     where = settings(rpc, contract, bootstrap, data, ROLE)
     if plan.steps % local_steps:
         raise Trouble(f"{plan.steps} steps are no whole rounds of {local_steps}", "every round has as many", "--local-steps N", USAGE)
-    state = run(_host(where, plan, _weighted(owner), local_steps, (norm, noise, delta), bits, patience, json))
+    state = run(_host(where, plan, _weighted(owner), local_steps, (norm, noise, delta), bits, (patience, stay), json))
     if out is not None:
         from assay.cli.submit import write_weights
 
@@ -120,14 +122,14 @@ def round_(x: float) -> int:
 
 
 async def _host(
-    where: Settings, plan: Plan, owners: dict[bytes, int], steps: int, privacy: tuple[float, float, float], bits: int, patience: float, json: bool
+    where: Settings, plan: Plan, owners: dict[bytes, int], steps: int, privacy: tuple[float, float, float], bits: int, times: tuple[float, bool], json: bool
 ) -> Any:
     from assay.federated import node, training
     from assay.federated import privacy as account
     from assay.federated.coordinator import Lost
 
     async with _node(where, ROLE) as ports:
-        there = node.Host(ports.blobs, patience)
+        there = node.Host(ports.blobs, times[0])
         await ports.peers.start(there.on_request, lambda *_: None)
         try:
             state, spent = plan.state, []
@@ -153,6 +155,11 @@ async def _host(
             await there.end(await node.publish_state(ports.blobs, state), len(left))
             root = training.start_root(state, plan.steps // steps, steps)
             _say(json, "done", f"done; state root {root.hex()}", state_root=root.hex())
+            if times[1]:
+                ended = asyncio.Event()
+                for name in (signal.SIGTERM, signal.SIGINT):
+                    asyncio.get_running_loop().add_signal_handler(name, ended.set)
+                await ended.wait()
             return state
         finally:
             await ports.peers.stop()

@@ -216,7 +216,8 @@ class Owner(NamedTuple):
             body = await self._ask(FederatedTurn(terms=NO_ROUND, seen=0))
             if isinstance(body, Over):
                 state = await self._state(body.state)
-                await self.peers.request(self.host, FederatedTurn(terms=NO_ROUND, seen=1), ASKING)
+                with contextlib.suppress(Outage):  # it may be gone already: this only lets it go
+                    await self.peers.request(self.host, FederatedTurn(terms=NO_ROUND, seen=1), ASKING)
                 return done, state
             if not isinstance(body, Invitation):
                 raise Refused(f"{type(body).__name__} where an invitation is due")

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ challenge_window = 5
 verifiers = 1
 quorum = 1
 """
+Tell = Callable[[str], None]
 PRICE = "2"
 """Tokens for a thousand records read."""
 
@@ -87,33 +88,40 @@ def end(process: subprocess.Popen[str]) -> None:
     process.kill()
 
 
-def last(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]], int]:
-    """What a process said, and how it ended."""
-    out, _ = process.communicate(timeout=540)
-    return [json.loads(line) for line in out.splitlines() if line.startswith("{")], process.returncode
+def said(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    """What a process says, line by line."""
+    assert process.stdout is not None
+    return (json.loads(line) for line in process.stdout if line.startswith("{"))
 
 
-def federated(net: Net, local_steps: int) -> dict[str, Any]:
-    """Rounds over processes: only masked updates leave an owner; every owner computes each sum again."""
+def federated(net: Net, local_steps: int, tell: Tell) -> dict[str, Any]:
+    """Rounds over processes: only masked updates leave an owner; every owner computes each sum again, and a stranger one of them."""
     owners = {site: net.assay("federated", "id", "--data", site)["id"] for site in SITES}
     names = [word for peer in owners.values() for word in ("--owner", peer)]
     shape = ("--local-steps", str(local_steps))
-    host = net.start("federated", "host", TRAIN, *names, *shape, "--data", "coordinator", "--out", "federated.safetensors", "--patience", "240")
+    host = net.start("federated", "host", TRAIN, *names, *shape, "--data", "coordinator", "--out", "federated.safetensors", "--patience", "300", "--stay")
     joins = [net.start("federated", "join", TRAIN, *shape, "--data", site, site=site) for site in SITES]
+    rounds: list[dict[str, Any]] = []
     try:
-        said, code = last(host)
-        ends = [last(process) for process in joins]
+        for line in said(host):
+            if line["topic"] == "done":
+                break
+            if line["topic"] == "round":
+                rounds.append(line)
+                tell(f"round {line['round']}: the sum of {len(line['owners'])} owners")
+        ends = [list(said(process))[-1:] for process in joins]
+        if not rounds or any(not one or one[0].get("state_root") != line["state_root"] for one in ends):
+            raise RuntimeError(f"the federated training failed: {line}, {ends}; logs in {net.folder}")
+        checked = net.assay("federated", "check", rounds[-1]["record"])
+        assert checked["total"] == rounds[-1]["root"]
     finally:
-        for process in (host, *joins):
+        for process in joins:
             process.kill()
-    if code or any(c for _, c in ends):
-        raise RuntimeError(f"the federated training failed: {said[-1:]}, {[one[-1:] for one, _ in ends]}; logs in {net.folder}")
-    roots = {one[-1]["state_root"] for one, _ in ends}
-    assert roots == {said[-1]["state_root"]}, "an owner ended in another state"
-    return {"rounds": sum(one["topic"] == "round" for one in said), "state_root": said[-1]["state_root"], "checked_by": len(joins)}
+        end(host)
+    return {"rounds": len(rounds), "state_root": line["state_root"], "checked_by": len(joins)}
 
 
-def pooled(net: Net, shares: dict[str, int], steps: int, tell: Any) -> dict[str, Any]:
+def pooled(net: Net, shares: dict[str, int], steps: int, tell: Tell) -> dict[str, Any]:
     """One dataset of all sites, sealed; licensed to a client; its revenue parted by worth. SVI keeps the keys for all."""
     accounts = {site: net.assay("federated", "id", "--data", site)["account"] for site in SITES}
     folder = net.folder / "records"
@@ -174,9 +182,9 @@ def together(net: Net, sites: Any, steps: int, local: int, out: Path) -> dict[st
         (out / "worth.json").write_bytes(encode(found.worth))
 
         tell("federated training: five owners and a coordinator, records stay where they are")
-        rounds = federated(net, local)
+        rounds = federated(net, local, tell)
         federated_auc = worth.measure(state_of(net.folder / "federated.safetensors"), kept)
-        tell(f"federated: AUC {federated_auc.auc:.3f} after {rounds['rounds']} rounds; each sum computed again by {rounds['checked_by']} owners")
+        tell(f"federated: AUC {federated_auc.auc:.3f} after {rounds['rounds']} rounds; each sum computed again by {rounds['checked_by']} owners, the last by a stranger")
 
         (net.folder / "records").mkdir()
         for place, site in enumerate(SITES):  # in the order of SITES, so that the pooled training is the one that was valued
