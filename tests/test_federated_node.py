@@ -18,11 +18,11 @@ from assay.federated import node, record, training
 from assay.federated.client import Client
 from assay.federated.coordinator import Lost
 from assay.federated.messages import Record, Refused, Terms
-from assay.federated.node import Host, Invitation, Outcome, take_part
+from assay.federated.node import Host, Invitation, Outcome
 from assay.federated.ring import Row
 from assay.ids import ZERO_ADDRESS, Digest, PeerId
 from assay.messages import Ack, FederatedTurn, PeerRecord, Refusal, Visit
-from assay.state import Tensors, from_bytes, state_root
+from assay.state import Tensors, state_root
 from tests.exact.mlp import initial_state
 
 ROUNDS = 2
@@ -71,16 +71,16 @@ class World:
             run = training.train(work, state, t.round, STEPS, t.owners[place])
             return training.update(t, place, state, run.state), run.root, run.losses[-1]
 
-        return asyncio.create_task(
-            take_part(self.peers[i], self.blobs[i], self.at.peer, identity(i), lambda _: job, train, lambda: asyncio.sleep(0.001))
-        )
+        at = self.at.peer
+        owner = node.Owner(self.peers[i], self.blobs[i], at, identity(i), lambda _: job, train, lambda: asyncio.sleep(0.001), initial_state())
+        return asyncio.create_task(owner.take_part())
 
 
 async def beacon() -> Digest:
     return BEACON
 
 
-async def job(world: World) -> tuple[Tensors, list[Record]]:
+async def job(world: World, there: int, lie: float = 0.0) -> tuple[Tensors, list[Record]]:
     state, records = initial_state(), []
     for round in range(ROUNDS):
         invitation = Invitation(terms=invited(state, round), rounds=ROUNDS, steps=STEPS, state=await node.publish_state(world.store, state))
@@ -88,8 +88,9 @@ async def job(world: World) -> tuple[Tensors, list[Record]]:
         rows = {i: np.frombuffer(await world.store.get(cid), np.int32) for i, cid in world.host.rows.items()}
         assert np.array_equal(record.check(made, rows.__getitem__), total)
         state = training.apply(state, training.mean(made.terms, total, sorted(rows)), initial_state())
+        state = {name: array + np.float32(lie) for name, array in state.items()}
         records.append(made)
-    world.host.end(await node.publish_state(world.store, state))
+    await world.host.end(await node.publish_state(world.store, state), there)
     return state, records
 
 
@@ -98,10 +99,10 @@ def test_a_job_over_peers_and_blobs_ends_where_it_ends_in_one_process() -> None:
         world = World(20)
         await world.start()
         owners = [world.owner(i) for i in range(4)]
-        state, _ = await job(world)
-        for done, over in await asyncio.gather(*owners):
+        state, _ = await job(world, 4)
+        for done, model in await asyncio.gather(*owners):
             assert [r.outcome.why for r in done] == ["", ""]
-            assert state_root(4, from_bytes(await world.store.get(over.state), 1 << 20)) == state_root(4, state)
+            assert state_root(4, model) == state_root(4, state)
         here = initial_state()
         for round in range(ROUNDS):
             t = invited(here, round)
@@ -117,11 +118,24 @@ def test_who_dies_in_a_round_is_left_out_of_it_and_of_the_next() -> None:
         world = World(0.3)
         await world.start()
         owners = [world.owner(i, dies=0 if i == 2 else None) for i in range(4)]
-        _, records = await job(world)
+        _, records = await job(world, 3)
         assert [[s.body.owner for s in r.survivors.uploads] for r in records] == [[0, 1, 3], [0, 1, 3]]
         assert [one.of for one in records[0].masks] == [2]
         done = await asyncio.gather(*owners, return_exceptions=True)
         assert isinstance(done[2], RuntimeError)
+
+    asyncio.run(go())
+
+
+def test_a_coordinator_that_changes_the_model_between_rounds_loses_its_owners() -> None:
+    async def go() -> None:
+        world = World(0.2)
+        await world.start()
+        owners = [world.owner(i) for i in range(4)]
+        with pytest.raises(Lost):
+            await job(world, 4, lie=0.5)
+        for error in await asyncio.gather(*owners, return_exceptions=True):
+            assert "follows from the last round's sum" in str(error)
 
     asyncio.run(go())
 
@@ -135,7 +149,7 @@ def test_a_round_without_enough_owners_tells_those_who_came() -> None:
         invitation = Invitation(terms=invited(state, 0), rounds=ROUNDS, steps=STEPS, state=await node.publish_state(world.store, state))
         with pytest.raises(Lost, match="only 2 of at least 3"):
             await world.host.hold(invitation, beacon)
-        world.host.end(invitation.state)
+        await world.host.end(invitation.state, 2)
         for done, _ in await asyncio.gather(*tasks):
             assert len(done) <= 1
             assert all("only 2" in r.outcome.why or "gone on" in r.outcome.why for r in done)

@@ -16,6 +16,7 @@ from assay.cli import (
     dispute,
     doctor,
     economics,
+    federated,
     infer,
     jobs,
     keys,
@@ -63,6 +64,7 @@ for command in (licences.grant, licences.revoke, licences.revenue, licences.read
     data.app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(certificate.app, name="certificate")
+app.add_typer(federated.app, name="federated")
 app.add_typer(bounty.app, name="bounty")
 app.add_typer(dispute.app, name="dispute")
 app.command()(check.check)

@@ -12,6 +12,7 @@ all the same, because the record has to convince others. A phase ends when all h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -20,12 +21,12 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.codec import Malformed, Message, decode, digest, encode
-from assay.federated import messages, ring, training
+from assay.federated import messages, record, ring, training
 from assay.federated.client import Client, OutOfTurn
 from assay.federated.coordinator import Coordinator, Phase
 from assay.federated.messages import Delivery, Order, Record, Refused, Roster, Signed, Survivors, Terms
 from assay.federated.ring import Row
-from assay.ids import Cid, Digest, PeerId
+from assay.ids import U32, Cid, Digest, PeerId
 from assay.messages import Ack, AnyReply, AnyRequest, FederatedAnswer, FederatedTurn, Refusal
 from assay.ports import Blobs, Outage, Peers
 from assay.state import MAX_HEADER, BadTensors, Tensors, from_bytes, to_bytes
@@ -48,11 +49,18 @@ class Invitation(Message, frozen=True, kw_only=True):
 
 
 class Outcome(Message, frozen=True, kw_only=True):
-    """The end of a round. `record` is empty when it had no sum; `why` says so."""
+    """The end of a round. `record` is the blob of a Published, or empty when there was no sum; `why` says so."""
 
     terms: Digest
     record: Cid
     why: str = ""
+
+
+class Published(Message, frozen=True, kw_only=True):
+    """A round's record, and where its masked rows are."""
+
+    record: Record
+    rows: tuple[tuple[U32, Cid], ...]
 
 
 class Over(Message, frozen=True, kw_only=True):
@@ -75,7 +83,10 @@ class Host:
         self._first: Invitation | Over | None = None
         self._said: dict[int, bytes] = {}
         self._ended: dict[Digest, Outcome] = {}
+        self._have: set[PeerId] = set()
         self._came = asyncio.Event()
+        self.published = Cid("")
+        """The record of the last round, a Published."""
         self.rows: dict[int, Cid] = {}
         """Of the last round, by owner."""
 
@@ -93,12 +104,19 @@ class Host:
             self._ended[self._round.name] = Outcome(terms=self._round.name, record=Cid(""), why=str(error))
             raise
         assert self._round.record is not None
-        cid = await self._blobs.put(encode(self._round.record))
+        published = Published(record=self._round.record, rows=tuple((owner, cid) for owner, cid in sorted(self.rows.items())))
+        self.published = cid = await self._blobs.put(encode(published))
         self._ended[self._round.name] = Outcome(terms=self._round.name, record=cid)
         return self._round.record, self._round.total
 
-    def end(self, state: Cid) -> None:
+    async def end(self, state: Cid, owners: int) -> None:
+        """Tells `owners` that the job is over; comes back when they have the model, or after the patience of a phase."""
         self._first, self._round = Over(state=state), None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):
+                while len(self._have) < owners:
+                    self._came.clear()
+                    await self._came.wait()
 
     async def _all_or_late(self, this: Coordinator) -> None:
         deadline = asyncio.get_running_loop().time() + self._patience
@@ -116,6 +134,10 @@ class Host:
             return Refusal(reason="this node coordinates federated rounds and does nothing else")
         this, first = self._round, self._first
         if first is None:
+            return Ack()
+        if isinstance(first, Over) and message.terms == NO_ROUND and message.seen:
+            self._have.add(peer)
+            self._came.set()
             return Ack()
         if message.terms in self._ended:
             return FederatedAnswer(body=encode(self._ended[message.terms]))
@@ -144,11 +166,17 @@ class Host:
         row = None
         if message.row:
             await self._blobs.fetch(message.row, this.total.nbytes, (peer,))
-            row = np.frombuffer(await self._blobs.get(message.row), ring.SIGNED[this.terms.bits])
+            row = _row(await self._blobs.get(message.row), this.terms)
         this.take(signed, row)
         if message.row:
             self.rows[signed.body.owner] = message.row
         self._came.set()
+
+
+def _row(data: bytes, terms: Terms) -> Row:
+    if len(data) != terms.length * terms.bits // 8:
+        raise Refused(f"a row of {len(data)} bytes is none of this round's")
+    return np.frombuffer(data, ring.SIGNED[terms.bits])
 
 
 class Round(NamedTuple):
@@ -164,85 +192,129 @@ Train = Callable[[Terms, int, Tensors], tuple[Row, Digest, float]]
 """(terms, this owner's place, the round's state) -> row, root that the training ended in, loss. Runs in a thread."""
 
 
-async def take_part(
-    peers: Peers, blobs: Blobs, host: PeerId, identity: bytes, job: Callable[[Invitation], Digest], train: Train, wait: Callable[[], Awaitable[None]]
-) -> tuple[list[Round], Over]:
-    """An owner's part in all rounds of a federated job. `identity` is its node's Ed25519 seed; `job` gives the name that the job must have;
-    `wait` is called before the coordinator is asked again. Raises Refused when the coordinator breaks the protocol or the job is another one."""
-    done: list[Round] = []
-    while True:
-        body = await _ask(peers, host, FederatedTurn(terms=NO_ROUND, seen=0), wait)
-        if isinstance(body, Over):
-            return done, body
-        if not isinstance(body, Invitation):
-            raise Refused(f"{type(body).__name__} where an invitation is due")
-        name = digest(body.terms)
-        if done and name == digest(done[-1].terms):
-            await wait()
-            continue
-        if body.terms.job != job(body):
-            raise Refused("the coordinator's job is not the one of this training file")
-        done.append(await _round(peers, blobs, host, identity, body, train, wait))
+class Owner(NamedTuple):
+    """What an owner's node takes part with."""
 
+    peers: Peers
+    blobs: Blobs
+    host: PeerId
+    identity: bytes
+    """Its Ed25519 seed: that of its peer id."""
+    job: Callable[[Invitation], Digest]
+    """The name that the job must have."""
+    train: Train
+    wait: Callable[[], Awaitable[None]]
+    """Called before the coordinator is asked again."""
+    start: Tensors | None = None
+    """The job's initial state, to compute every round's sum and state again from what the owners signed for; None: the coordinator is believed."""
 
-async def _round(
-    peers: Peers, blobs: Blobs, host: PeerId, identity: bytes, first: Invitation, train: Train, wait: Callable[[], Awaitable[None]]
-) -> Round:
-    terms = first.terms
-    client = Client(terms, identity, secrets.token_bytes(32))
-    await blobs.fetch(first.state, MAX_STATE, (host,))
-    state = _read(await blobs.get(first.state))
-    if training.start_root(state, terms.round, first.steps) != terms.model:
-        raise Refused("the round's state is not the one that its terms name")
-    said, row, seen, loss = client.advert(), Cid(""), 0, float("nan")
-    while True:
-        turn = FederatedTurn(terms=client.name, seen=seen, said=encode(said), row=row)
-        body = await _ask(peers, host, turn, wait, client.name)
-        seen += 1
-        row = Cid("")
-        match body:
-            case Roster():
-                said = client.roster(body)
-            case Delivery():
-                client.delivery(body)
-                clear, trained, loss = await asyncio.to_thread(train, terms, client.owner, state)
-                said, masked = client.upload(clear, trained)
-                row = await blobs.put(masked.tobytes())
-            case Survivors():
-                said = client.survivors(body)
-            case Order():
-                said = client.order(body)
-            case Outcome():
-                return Round(terms, body, loss)
-            case _:
-                raise Refused(f"{type(body).__name__} in the middle of a round")
+    async def take_part(self) -> tuple[list[Round], Tensors]:
+        """All rounds: what was done, and the model. Raises Refused when the coordinator breaks the protocol, lies, or has another job."""
+        done: list[Round] = []
+        due: Digest | None = None
+        while True:
+            body = await self._ask(FederatedTurn(terms=NO_ROUND, seen=0))
+            if isinstance(body, Over):
+                state = await self._state(body.state)
+                with contextlib.suppress(Outage):  # it may be gone already: this only lets it go
+                    await self.peers.request(self.host, FederatedTurn(terms=NO_ROUND, seen=1), ASKING)
+                return done, state
+            if not isinstance(body, Invitation):
+                raise Refused(f"{type(body).__name__} where an invitation is due")
+            if done and digest(body.terms) == digest(done[-1].terms):
+                await self.wait()
+                continue
+            if body.terms.job != self.job(body):
+                raise Refused("the coordinator's job is not the one of this training file")
+            if due is not None and body.terms.model != due:
+                raise Refused("the round's state is not the one that follows from the last round's sum")
+            this, state = await self._round(body)
+            done.append(this)
+            due = await self._follow(body, this.outcome, state) if self.start is not None else None
 
+    async def _follow(self, body: Invitation, outcome: Outcome, state: Tensors) -> Digest | None:
+        """The root of the state that the next round must have."""
+        if not outcome.record or self.start is None:
+            return None
+        published = await published_at(self.blobs, self.host, outcome.record)
+        if published.record.terms != body.terms:
+            raise Refused("the record is of another round")
+        total = await summed(self.blobs, self.host, published)
+        mean = training.mean(body.terms, total, [owner for owner, _ in published.rows])
+        return training.start_root(training.apply(state, mean, self.start), body.terms.round + 1, body.steps)
 
-def _read(data: bytes) -> Tensors:
-    try:
-        return from_bytes(data, MAX_STATE + MAX_HEADER)
-    except BadTensors as error:
-        raise Refused(f"the round's state cannot be read: {error}") from None
-
-
-async def _ask(peers: Peers, host: PeerId, turn: FederatedTurn, wait: Callable[[], Awaitable[None]], round: Digest | None = None) -> AnyBody:
-    """Asks until there is something new; what was said is said once. An outage is waited out."""
-    while True:
+    async def _state(self, cid: Cid) -> Tensors:
+        await self.blobs.fetch(cid, MAX_STATE, (self.host,))
         try:
-            reply = await peers.request(host, turn, ASKING)
-        except Outage:
-            await wait()
-            continue
-        if isinstance(reply, Refusal) and not reply.retry_after:
-            raise Refused(f"the coordinator refuses: {reply.reason}")
-        if isinstance(reply, FederatedAnswer):
-            body: AnyBody = decode(reply.body, AnyBody, messages.MAX_MESSAGE)
-            if round is not None and isinstance(body, Invitation | Over):
-                return Outcome(terms=round, record=Cid(""), why="the coordinator has gone on without this owner")
-            return body
-        if isinstance(reply, Ack) and turn.said:
-            turn = FederatedTurn(terms=turn.terms, seen=turn.seen)
-        await wait()
+            return from_bytes(await self.blobs.get(cid), MAX_STATE + MAX_HEADER)
+        except BadTensors as error:
+            raise Refused(f"the state cannot be read: {error}") from None
+
+    async def _round(self, first: Invitation) -> tuple[Round, Tensors]:
+        terms, loss = first.terms, float("nan")
+        client = Client(terms, self.identity, secrets.token_bytes(32))
+        state = await self._state(first.state)
+        if training.start_root(state, terms.round, first.steps) != terms.model:
+            raise Refused("the round's state is not the one that its terms name")
+        said, row, seen = client.advert(), Cid(""), 0
+        while True:
+            body = await self._ask(FederatedTurn(terms=client.name, seen=seen, said=encode(said), row=row))
+            seen, row = seen + 1, Cid("")
+            match body:
+                case Roster():
+                    said = client.roster(body)
+                case Delivery():
+                    client.delivery(body)
+                    clear, trained, loss = await asyncio.to_thread(self.train, terms, client.owner, state)
+                    said, masked = client.upload(clear, trained)
+                    row = await self.blobs.put(masked.tobytes())
+                case Survivors():
+                    said = client.survivors(body)
+                case Order():
+                    said = client.order(body)
+                case Outcome():
+                    return Round(terms, body, loss), state
+                case Invitation() | Over():
+                    return Round(terms, Outcome(terms=client.name, record=Cid(""), why="the coordinator has gone on"), loss), state
+
+    async def _ask(self, turn: FederatedTurn) -> AnyBody:
+        """Asks until there is something new; what was said is said once. An outage is waited out."""
+        while True:
+            try:
+                reply = await self.peers.request(self.host, turn, ASKING)
+            except Outage:
+                await self.wait()
+                continue
+            if isinstance(reply, Refusal) and not reply.retry_after:
+                raise Refused(f"the coordinator refuses: {reply.reason}")
+            if isinstance(reply, FederatedAnswer):
+                body: AnyBody = decode(reply.body, AnyBody, messages.MAX_MESSAGE)
+                return body
+            if isinstance(reply, Ack) and turn.said:
+                turn = FederatedTurn(terms=turn.terms, seen=turn.seen)
+            await self.wait()
+
+
+async def published_at(blobs: Blobs, host: PeerId, cid: Cid) -> Published:
+    """Raises Refused for what is no record, Outage."""
+    await blobs.fetch(cid, messages.MAX_MESSAGE, (host,))
+    try:
+        return decode(await blobs.get(cid), Published, messages.MAX_MESSAGE)
+    except Malformed as error:
+        raise Refused(f"the record cannot be read: {error}") from None
+
+
+async def summed(blobs: Blobs, host: PeerId, published: Published) -> Row:
+    """A round's sum, computed from the rows that its owners signed for. Raises Refused, Outage."""
+    terms, where = published.record.terms, dict(published.rows)
+    rows: dict[int, Row] = {}
+    for owner, cid in where.items():
+        await blobs.fetch(cid, terms.length * terms.bits // 8, (host,))
+        rows[owner] = _row(await blobs.get(cid), terms)
+    try:
+        return record.check(published.record, rows.__getitem__)
+    except KeyError as error:
+        raise Refused(f"the row of owner {error} is nowhere") from None
 
 
 async def publish_state(blobs: Blobs, state: Tensors) -> Cid:
