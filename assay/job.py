@@ -123,7 +123,7 @@ class KeyHolders(Message, frozen=True, kw_only=True):
     """Nodes that share each key (assay.threshold): `threshold` of them release it together. The first is the job's key service on chain."""
 
     threshold: Annotated[int, msgspec.Meta(ge=1, le=MOST_HOLDERS)]
-    members: Annotated[tuple[KeyHolder, ...], msgspec.Meta(min_length=1, max_length=MOST_HOLDERS)]
+    members: tuple[KeyHolder, ...]
 
     def place(self, account: Address) -> int:
         """Counted from 1; 0 for who is none of them."""

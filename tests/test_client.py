@@ -182,7 +182,7 @@ def delivered(
         events.JobPosted(**at, job=JobId(1), client=client_account, terms=terms),
         events.Assigned(**at, segment=one, job=JobId(1), parent=SegmentId(0), provider=client_account, start=0, stop=stop, price=1, activate_by=9),
         events.Committed(
-            **at, segment=one, stop=stop, link_root=root, end_root=root, checkpoint=Cid(cid), key_id=key_id, key_envelope=b"", commitment=root,
+            **at, segment=one, stop=stop, link_root=root, end_root=root, checkpoint=Cid(cid), key_id=key_id, key_envelope=b"e" * 80, commitment=root,
             seed_block=1,
         ),
         *([events.JobCancelled(**at, job=JobId(1))] if cancelled else []),

@@ -18,8 +18,7 @@ from assay.chain import Commit, Offer, ReleaseKeys, SegmentState, Terms
 from assay.ids import Address, Digest, JobId, SegmentId
 
 BPS = 10_000
-MOST_WRAPPED = 256
-MOST_ENVELOPE = 2048
+MOST_WRAPPED, MOST_ENVELOPE = 256, 2048
 MOST_RELEASES = 64
 MOST_COUNTED = 65_535
 """Settled segments of a provider."""

@@ -210,13 +210,13 @@ class Documents:
         assert keys is not None
         assert last.key_id is not None
         assert last.checkpoint is not None
+        why = "fewer true shares of it were released than are needed"
         try:
             key = threshold.released(keys, last.key_envelope, wrapped, last.key_id)
         except ValueError as error:
-            check("delivery", False, f"the key of the last checkpoint that the key service released does not open: {error}")
-            return
+            key, why = None, str(error)
         if key is None:
-            check("delivery", False, "fewer true shares of the last checkpoint's key were released than are needed")
+            check("delivery", False, f"the key of the last checkpoint that the key service released does not open: {why}")
             return
         why = await self.library.fetch(last.checkpoint, MAX_STATE)
         if why:

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from msgspec import UNSET
 
 from assay.codec import decode
+from assay.economics import TOKEN
 from assay.hands import MAX_SPEC
+from assay.ids import ZERO_ADDRESS
 from assay.job import JobSpec
 from assay.papers.certificate import Envelope, accounts, fingerprint
-from assay.papers.statement import STATE_ROOT, Statement, Trained
+from assay.papers.statement import STATE_ROOT, Statement, Trained, timestamp
+from assay.publish.manifest import PRICED
 
 Rows = Sequence[tuple[str, str]]
 LIMITS = (
@@ -41,6 +44,15 @@ def facts(statement: Statement) -> Rows:
     if spec.origin is not UNSET:
         base = f"{spec.origin.name} ({spec.origin.licence}); root {spec.origin.root.hex()}"
         out.append(("Base model", f"{base}; tuned by {spec.origin.method}"))
+    for one in statement.internal.licences:
+        who = "anybody" if one.holder == ZERO_ADDRESS else one.holder
+        what = f"dataset {one.dataset} of {one.owner}, {one.records:,} records: its licence {one.licence} to {who}"
+        price = f"{one.price / TOKEN:g} tokens for {PRICED} records read, {one.paid / TOKEN:g} paid"
+        aim = f"for {', '.join(one.purposes) or 'any purpose'} until {timestamp(one.until)}; used for {one.purpose}"
+        out.append(("Licence", f"{what}, {aim}; {price}"))
+    versions = statement.predicate.run_details.builder.version
+    out.append(("Energy", "not measured: nothing that the network records of a training carries it"))
+    out.append(("Versions", ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))))
     if statement.internal.others:
         out.append(("Discarded", ", ".join(f"{count} {state.lower()}" for state, count in sorted(statement.internal.others.items()))))
     return out

@@ -16,17 +16,19 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
+from msgspec import UNSET
 
 from assay import draw
 from assay.audit.findings import Sheet
 from assay.chain import Offer
 from assay.codec import Malformed, decode, encode
 from assay.hands import MAX_SPEC
-from assay.ids import Address, Digest, SegmentId
-from assay.job import JobSpec, data_root
+from assay.ids import ZERO_ADDRESS, Address, Digest, SegmentId
+from assay.job import DatasetRef, JobSpec, data_root
 from assay.merkle import sha256
 from assay.papers import statement as papers
 from assay.papers.statement import STATE_ROOT, TENSOR_ROOT, Paper, Statement, Trained
+from assay.publish.manifest import PRICED, shards_root
 from assay.shard import check_dataset
 from assay.state import Array, state_root_of, tensor_roots
 
@@ -101,6 +103,7 @@ def verify(envelope: Envelope, statement: Statement, typed: Signers, signer: Cal
     for one in envelope.signatures:
         sheet.check("signatures", signer(text, one.sig) == one.keyid, f"the signature of {one.keyid} is not under this statement")
     _document(sheet, statement)
+    _licences(sheet, statement)
     _range(sheet, statement)
     for segment in statement.internal.segments:
         _offer(sheet, statement, segment, typed)
@@ -126,6 +129,38 @@ def _document(sheet: Sheet, statement: Statement) -> None:
     check("document", root == terms.dataset_root, "the data that the document describes has another root than the terms name")
     same = papers.dependencies(spec) == statement.predicate.build_definition.resolved_dependencies
     check("document", same, "what it lists as gone into the training is not what the job's document names")
+
+
+def _licences(sheet: Sheet, statement: Statement) -> None:
+    """The licences are for the datasets that the document names, and for what it is: a training for their purpose on their shards."""
+    try:
+        spec = decode(statement.internal.document, JobSpec, limit=MAX_SPEC)
+    except Malformed:
+        return
+    used, shown, check = () if spec.published is UNSET else spec.published, statement.internal.licences, sheet.check
+    if not used and not shown:
+        return
+    same = [one.dataset for one in used] == [one.dataset for one in shown]
+    if not check("licences", same, "it shows licences of other datasets than those that the job's document names"):
+        return
+    at = 0
+    for one, licence in zip(used, shown, strict=True):
+        shards = spec.dataset.shards[at : at + one.shards]
+        at += one.shards
+        part = DatasetRef(name=spec.dataset.name, fields=spec.dataset.fields, shards=shards)
+        right = bool(shards) and shards_root(part) == licence.root and part.records == licence.records
+        check("licences", right, f"the job's shards are not those of dataset {licence.dataset}")
+        told = f"the licence of dataset {licence.dataset}"
+        check("licences", licence.holder in (statement.external.client, ZERO_ADDRESS), f"{told} is not one that the job's client has")
+        check("licences", not licence.purposes or licence.purpose in licence.purposes, f"{told} is not for {licence.purpose}")
+        most = licence.price * _reads(statement, spec)
+        check("licences", licence.paid <= most, f"more was paid for dataset {licence.dataset} than it can have cost")
+
+
+def _reads(statement: Statement, spec: JobSpec) -> int:
+    """Records that the settled steps have read, over all datasets, in thousands and rounded up."""
+    steps = max((one.stop for one in statement.internal.segments), default=0)
+    return -(-steps * spec.micro_batches * spec.batch // PRICED)
 
 
 def _range(sheet: Sheet, statement: Statement) -> None:

@@ -6,7 +6,7 @@ provenance v1 (slsa.dev/spec/v1.0/provenance), so that tools for either read it:
     subject                 the state by its root, and every tensor of it by name where the maker could open it
     externalParameters      the job as its client posted it: chain, contract, number, terms
     internalParameters      the job's document as it was published, byte for byte, and the segments that led to the state: who offered, computed
-                            and voted, with their signatures, what was paid, and the transactions
+                            and voted, with their signatures, what was paid, and the transactions; the licences of the data of others
     resolvedDependencies    program, schedule, initial state, frozen tensors, base model and data, each by its root: never any content
 
 A digest named `assay-…` is a Merkle root of docs/protocol.md in hex. The statement follows from the chain and the document alone: two people
@@ -16,7 +16,8 @@ who make it of the same job get the same bytes.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 
 import msgspec
@@ -26,8 +27,10 @@ from assay.audit.auditor import Auditor
 from assay.audit.books import Seg
 from assay.audit.record import Entry
 from assay.chain import Offer, Terms
-from assay.ids import Address, Cid, Digest, JobId, SegmentId
+from assay.ids import Address, Cid, DatasetId, Digest, JobId, SegmentId
 from assay.job import JobSpec
+from assay.licensing import Licences
+from assay.publish.purposes import PURPOSES
 from assay.state import Array, dtype_name, tensor_roots
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -103,6 +106,31 @@ class Trained(Paper, frozen=True, kw_only=True):
     """Seconds since 1970, of the block."""
 
 
+class Licensed(Paper, frozen=True, kw_only=True):
+    """A dataset of others that the job rests on, and the licence that the contract found for it when the job was posted."""
+
+    dataset: DatasetId
+    owner: Address
+    manifest: Digest
+    root: Digest
+    """Over its shards: what the contract knows it by."""
+    records: int
+    licence: int
+    """Its number among those that its owner has granted to `holder`, from 1."""
+    holder: Address
+    """The client, or the zero address: anybody."""
+    purposes: tuple[str, ...]
+    """None: any."""
+    until: int
+    """Seconds since 1970."""
+    purpose: str
+    """Of the job."""
+    price: int
+    """For PRICED records read (assay.publish.manifest)."""
+    paid: int
+    """To its owners for what has settled, as far as that was collected."""
+
+
 class External(Paper, frozen=True, kw_only=True):
     chain_id: int
     contract: Address
@@ -115,6 +143,8 @@ class Internal(Paper, frozen=True, kw_only=True):
     document: bytes
     """The job's document (assay.job.JobSpec), whose digest the terms name."""
     segments: tuple[Trained, ...]
+    licences: tuple[Licensed, ...] = ()
+    """Of the datasets of others, in the order of the job's shards."""
     others: dict[str, int]
     """Segments of the job that did not lead here, by their state."""
 
@@ -183,19 +213,46 @@ def statement(auditor: Auditor, document: bytes, spec: JobSpec, state: Mapping[s
     record = auditor.record
     posted = next(e.event.time for e in record.entries if isinstance(e.event, chain.JobPosted) and e.event.job == auditor.job)
     external = External(chain_id=record.chain_id, contract=record.contract, job=auditor.job, client=book.client, terms=book.terms)
+    internal = Internal(document=document, segments=trained, licences=licences(record.entries, auditor.job), others=others)
     return Statement(
         subject=subjects(trained[-1], state),
         predicate=Provenance(
             build_definition=BuildDefinition(
-                external_parameters=external, internal_parameters=Internal(document=document, segments=trained, others=others),
-                resolved_dependencies=dependencies(spec),
+                external_parameters=external, internal_parameters=internal, resolved_dependencies=dependencies(spec),
             ),
             run_details=RunDetails(
-                builder=Builder(id=builder_id(external), version={"assay": version("assay")}),
+                builder=Builder(id=builder_id(external), version={"assay": version("assay"), "document": spec.format, "statement": BUILD}),
                 metadata=Metadata(invocation_id=f"job/{auditor.job}", started_on=timestamp(posted), finished_on=timestamp(trained[-1].settled)),
             ),
         ),
     )  # fmt: skip
+
+
+def licences(entries: Iterable[Entry], job: JobId) -> tuple[Licensed, ...]:
+    """Of a job's datasets, as the chain's events tell it: what held when the job was posted, and what has been paid since."""
+    known, numbers = Licences(), Counter[tuple[DatasetId, Address]]()
+    found: list[Licensed] = []
+    for entry in entries:
+        event = entry.event
+        known.feed([event])
+        if isinstance(event, chain.LicenceGranted):
+            numbers[event.dataset, event.who] += 1
+        if not isinstance(event, chain.JobLicensed) or event.job != job:
+            continue
+        for number, price in zip(event.datasets, event.prices, strict=True):
+            dataset, licence = known.datasets[number], known.licence(number, event.client, event.time)
+            if licence is None:
+                raise NoPapers(f"the chain's events show no licence of dataset {number} for the job's client")
+            found.append(Licensed(
+                dataset=number, owner=dataset.owner, manifest=dataset.manifest, root=dataset.root, records=dataset.records,
+                licence=numbers[number, licence.who], holder=licence.who, until=licence.until, purpose=PURPOSES[event.purpose], price=price,
+                purposes=tuple(name for i, name in enumerate(PURPOSES) if licence.purposes >> i & 1), paid=0,
+            ))  # fmt: skip
+    paid = Counter[DatasetId]()
+    for payment in known.paid:
+        if payment.job == job:
+            paid[payment.dataset] += payment.amount
+    return tuple(msgspec.structs.replace(one, paid=paid[one.dataset]) for one in found)
 
 
 def builder_id(external: External) -> str:
