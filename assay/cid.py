@@ -10,7 +10,6 @@ Sources: github.com/multiformats/cid, ipld.io/specs/codecs/dag-pb, specs.ipfs.te
 
 from __future__ import annotations
 
-import base64
 import functools
 import hashlib
 import io
@@ -32,6 +31,11 @@ MAX_SIZE = CHUNK * WIDTH**4
 """Bytes; the largest blob that is accepted (some 240 TB)."""
 
 _TEXT = re.compile(r"b[a-z2-7]{58}")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = [first + second for first in _LETTERS for second in _LETTERS]
+"""Two characters of base32 (RFC 4648) for each ten bits."""
+_DIGITS = str.maketrans(_LETTERS, "0123456789abcdefghijklmnopqrstuv")
+_LINK = re.compile(rb"\x12[\x00-\x7f]\x0a\x24(.{36})\x12\x00\x18([\x80-\xff]{0,8}[\x00-\x7f])", re.DOTALL)
 _HEADS = {RAW: b"\x01\x55\x12\x20", DAG_PB: b"\x01\x70\x12\x20"}
 _CODECS = {head: codec for codec, head in _HEADS.items()}
 
@@ -71,7 +75,8 @@ def from_bytes(raw: bytes) -> Cid:
     """The text form of a binary CID (36 bytes). Raises BadCid."""
     if len(raw) != 36 or raw[:4] not in _CODECS:
         raise BadCid(f"{raw[:40].hex()} is not a binary CIDv1 of a raw or dag-pb block with SHA-256")
-    return Cid("b" + base64.b32encode(raw).decode().rstrip("=").lower())
+    bits = int.from_bytes(raw) << 2  # 290 of them, five to a character
+    return Cid("b" + "".join([_PAIRS[bits >> at & 1023] for at in range(280, -1, -10)]))
 
 
 @functools.lru_cache(maxsize=1 << 13)
@@ -79,9 +84,12 @@ def to_bytes(cid: str) -> bytes:
     """The binary form (36 bytes). Raises BadCid, also for text that is another spelling of the same CID."""
     if not _TEXT.fullmatch(cid):
         raise BadCid(f"{cid[:80]!r} is not a CID: expected 59 characters such as bafkrei… or bafybei… (CIDv1, base32, SHA-256)")
-    raw = base64.b32decode(cid[1:].upper() + "======")
-    if from_bytes(raw) != cid:  # the last character has two bits to spare
+    bits = int(cid[1:].translate(_DIGITS), 32)
+    if bits & 3:  # the last character has two bits to spare
         raise BadCid(f"{cid!r} is not a CID: its last character is not canonical")
+    raw = (bits >> 2).to_bytes(36)
+    if raw[:4] not in _CODECS:
+        raise BadCid(f"{raw.hex()} is not a binary CIDv1 of a raw or dag-pb block with SHA-256")
     return raw
 
 
@@ -96,8 +104,13 @@ def is_raw(cid: Cid) -> bool:
     return parse(cid)[0] == RAW
 
 
+def of_digest(codec: int, digest: bytes) -> Cid:
+    """The CID of the block with this SHA-256 digest."""
+    return from_bytes(_HEADS[codec] + digest)
+
+
 def of_block(codec: int, block: bytes | bytearray | memoryview) -> Cid:
-    return from_bytes(_HEADS[codec] + hashlib.sha256(block).digest())
+    return of_digest(codec, hashlib.sha256(block).digest())
 
 
 def matches(cid: Cid, block: bytes | bytearray | memoryview) -> bool:
@@ -128,6 +141,7 @@ def children(place: Place) -> list[Place]:
 # ---- dag-pb --------------------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=64)
 def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 127:
@@ -143,11 +157,12 @@ def _field(tag: int, data: bytes) -> bytes:
 
 def encode_node(links: list[Link]) -> bytes:
     """The dag-pb block of a UnixFS file node (Links before Data, as dag-pb has it canonically)."""
-    out = bytearray()
+    parts: list[bytes] = []
     for link in links:
-        out += _field(0x12, _field(0x0A, to_bytes(link.cid)) + b"\x12\x00\x18" + _varint(link.tsize))
-    head = b"\x08\x02\x18" + _varint(sum(link.size for link in links)) + b"".join(b"\x20" + _varint(link.size) for link in links)
-    return bytes(out + _field(0x0A, head))
+        tsize = _varint(link.tsize)
+        parts += (b"\x12", _varint(41 + len(tsize)), b"\x0a\x24", to_bytes(link.cid), b"\x12\x00\x18", tsize)
+    head = b"\x08\x02\x18" + _varint(sum(link.size for link in links)) + b"".join([b"\x20" + _varint(link.size) for link in links])
+    return b"".join(parts) + _field(0x0A, head)
 
 
 class _Reader:
@@ -191,6 +206,38 @@ def decode_node(block: bytes, place: Place | None = None) -> list[Link]:
     """The children of a file node; with `place` None it is a root. Raises BadNode unless it is laid out as its size wants."""
     if len(block) > MAX_BLOCK:
         raise BadNode(f"it has {len(block)} bytes, over the limit of {MAX_BLOCK}")
+    return _as_expected(block, place) or _field_by_field(block, place)
+
+
+def _as_expected(block: bytes, place: Place | None) -> list[Link] | None:
+    """The children of a node that is as it should be, which is seen by making it anew; None when it is not."""
+    found: list[re.Match[bytes]] = []
+    at = 0
+    while (match := _LINK.match(block, at)) is not None and len(found) < WIDTH:
+        found.append(match)
+        at = match.end()
+    try:
+        reader = _Reader(block[at:])
+        reader.expect(0x0A)
+        head = _Reader(reader.take())
+        if head.data[:3] != b"\x08\x02\x18":
+            return None
+        head.at = 3
+        total = head.varint()
+        if total > MAX_SIZE:
+            return None
+        below = children(place or Place(height(total), total))
+        if len(below) != len(found):
+            return None
+        links = [Link(from_bytes(match[1]), child.size, _Reader(match[2]).varint()) for match, child in zip(found, below, strict=True)]
+        _check_layout(links, total, place)
+    except (BadCid, BadNode):
+        return None
+    return links if encode_node(links) == block else None
+
+
+def _field_by_field(block: bytes, place: Place | None) -> list[Link]:
+    """As `decode_node`: finds out what is wrong."""
     reader, named = _Reader(block), []
     while reader.peek() == 0x12:
         reader.expect(0x12)

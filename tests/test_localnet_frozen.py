@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from assay.adapters.ipfs_store import BlockStore
 from assay.cli.common import ENVIRONMENT, USAGE
 from assay.training import load_training
 from tests.test_localnet_net import assay, daemon, here, until
@@ -47,7 +48,7 @@ TRAINED = ("0.a", "0.b", "2.weight", "2.bias")
 
 def blobs(node: Path) -> dict[str, int]:
     """Blocks that a node's store holds: CID -> bytes. All blobs of this job are of one block."""
-    return {path.name: path.stat().st_size for path in (node / "blobs" / "blocks").rglob("*") if path.is_file()}
+    return dict(BlockStore(node / "blobs").stored())
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Leaves of a blob over streams from several gateways at once (the reader's side of assay.adapters.ipfs_stream).
 
-Each stream is a thread: it asks, receives, checks and stores one block after another, with requests ahead of it for a second of
+Each stream is a thread: it asks, receives, checks and stores a few blocks after a few others, with requests ahead of it for a second of
 its own speed. Streams take their work from one list (`Pull`), so a gateway gets as much of it as it is fast; a block that a gateway has
 sat on for `patience` seconds is asked of another as well, and the first good answer wins. A stream ends with the first wrong block. What
 no stream brought is left to the plain way (assay.adapters.ipfs_fetch), which also knows what to say when nobody has a block.
@@ -18,12 +18,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from assay import cid as cids
 from assay.adapters.ipfs_sources import Failed, Gateway, Lied, Sources
-from assay.adapters.ipfs_stream import AHEAD, LACKS, LENGTH, PATH, UPGRADE
+from assay.adapters.ipfs_stream import AHEAD, BATCH, HAS, LACKS, PATH, UPGRADE, Leaf, request
 from assay.cid import Place
 from assay.ids import Cid
 from assay.ports import StorageFull
@@ -48,11 +48,6 @@ class Store(Protocol):
     def read(self, cid: Cid) -> bytes | None: ...
 
     def write(self, cid: Cid, data: bytes | memoryview) -> None: ...
-
-
-class Leaf(NamedTuple):
-    cid: Cid
-    size: int
 
 
 class NoStreams(Exception):
@@ -153,8 +148,11 @@ class Stream:
         self._pull, self._store, self._timeout, self._connect = pull, store, timeout, connect
         self._wire: socket.socket | None = None
         self._cut = False
-        self._asked: deque[Leaf] = deque()
-        self._buffer = memoryview(bytearray(cids.CHUNK))
+        self._asked: deque[list[Leaf]] = deque()
+        """Requests that are not answered yet."""
+        self._ahead = 0
+        """Leaves in them."""
+        self._buffer = memoryview(b"")
 
     def cut(self) -> None:
         """Ends the stream at once."""
@@ -173,7 +171,7 @@ class Stream:
         except ValueError as error:  # a host name that is none
             raise NoStreams(f"{type(error).__name__}: {error}") from None
         with wire:
-            self._wire = wire
+            self._wire, self._buffer = wire, memoryview(bytearray(BATCH * cids.CHUNK))
             # the kernel waits for a whole block: one call, and no interpreter, for many packets
             wire.setblocking(True)
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(self._timeout), int(self._timeout % 1 * 1e6)))
@@ -186,7 +184,7 @@ class Stream:
                     raise
             finally:
                 self.seconds = time.monotonic() - started
-                self._pull.back(self._asked, self.url)
+                self._pull.back((leaf for leaves in self._asked for leaf in leaves), self.url)
 
     def _open(self) -> socket.socket:
         parts = urlsplit(self.url)
@@ -215,57 +213,65 @@ class Stream:
         window, lacks = FIRST_WINDOW, 0
         started, brought = time.monotonic(), 0
         while not self._pull.over and not self._cut:
-            fresh = [leaf for leaf in self._pull.take(self.url, window - len(self._asked)) if not self._here(leaf)]
-            if fresh:
-                self._asked.extend(fresh)
-                wire.sendall(b"".join(cids.to_bytes(leaf.cid) for leaf in fresh))
+            self._ask(wire, window)
             if not self._asked:
                 if not self._pull.wait(self.url):
                     return
                 started, brought = time.monotonic(), 0
                 continue
-            if self._receive(wire, self._asked[0]):
-                lacks = 0
-                brought += self._asked[0].size
-            else:
-                lacks += 1
-                self._pull.back([self._asked[0]], self.url, lacks=True)
-                if lacks > MAX_LACKS:
-                    self._asked.popleft()
-                    return
+            leaves = self._asked[0]
+            lacked = self._receive(wire, leaves)
+            lacks = lacks + len(lacked) if len(lacked) == len(leaves) else 0
+            brought += sum(leaf.size for leaf in leaves) - sum(leaf.size for leaf in lacked)
             self._asked.popleft()
+            self._ahead -= len(leaves)
+            if lacks > MAX_LACKS:
+                return
             rate = brought / max(time.monotonic() - started, 1e-6)
             window = max(LEAST_WINDOW, min(AHEAD, max(FIRST_WINDOW if brought < 4 * cids.CHUNK else 0, round(rate * AHEAD_SECONDS / cids.CHUNK))))
+
+    def _ask(self, wire: socket.socket, window: int) -> None:
+        """Fills the window with requests, each of a part of it only: a gateway that is slow is not asked for much at a time."""
+        each = max(1, min(BATCH, window // 4))
+        asked = bytearray()
+        while self._ahead + each <= window and (taken := self._pull.take(self.url, each)):
+            fresh = [leaf for leaf in taken if not self._here(leaf)]
+            if fresh:
+                self._asked.append(fresh)
+                self._ahead += len(fresh)
+                asked += request(fresh)
+        if asked:
+            wire.sendall(asked)
 
     def _here(self, leaf: Leaf) -> bool:
         """Whether the store has it already, of a fetch that was interrupted, say."""
         block = self._store.read(leaf.cid)
         if block is None:
             return False
-        self._check_size(leaf, len(block))
+        if len(block) != leaf.size:
+            raise cids.BadNode(f"leaf {leaf.cid} has {len(block)} bytes where its parent says {leaf.size}: whoever published the blob made it wrong")
         self._pull.stored(leaf)
         return True
 
-    def _receive(self, wire: socket.socket, leaf: Leaf) -> bool:
-        """The next block, checked and stored; False when the gateway lacks it."""
-        (size,) = LENGTH.unpack(self._exactly(wire, LENGTH.size))
-        if size == LACKS:
-            return False
-        if size > cids.CHUNK:
-            raise Lied(f"sent over {cids.CHUNK} bytes for {leaf.cid}")
-        block = self._exactly(wire, size)
-        if hashlib.sha256(block).digest() != cids.parse(leaf.cid)[1]:
-            raise Lied(f"answered other bytes than {leaf.cid} names")
-        self._check_size(leaf, size)
-        if self._pull.wanted(leaf):
-            self._store.write(leaf.cid, block)
-        self._pull.stored(leaf)
-        self.blocks += 1
-        return True
-
-    def _check_size(self, leaf: Leaf, size: int) -> None:
-        if size != leaf.size:
-            raise cids.BadNode(f"leaf {leaf.cid} has {size} bytes where its parent says {leaf.size}: whoever published the blob made it wrong")
+    def _receive(self, wire: socket.socket, leaves: list[Leaf]) -> list[Leaf]:
+        """The answer to a request, checked and stored block by block; returns what the gateway lacks."""
+        flags = bytes(self._exactly(wire, len(leaves)))
+        if flags.strip(bytes((HAS, LACKS))):
+            raise Lied("answered what is no answer")
+        there = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag == HAS]
+        data, at = self._exactly(wire, sum(leaf.size for leaf in there)), 0
+        for leaf in there:
+            block = data[at : at + leaf.size]
+            at += leaf.size
+            if hashlib.sha256(block).digest() != leaf.digest:
+                raise Lied(f"answered other bytes than {leaf.cid} names")
+            if self._pull.wanted(leaf):
+                self._store.write(leaf.cid, block)
+            self._pull.stored(leaf)
+            self.blocks += 1
+        lacked = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag == LACKS]
+        self._pull.back(lacked, self.url, lacks=True)
+        return lacked
 
     def _exactly(self, wire: socket.socket, size: int) -> memoryview:
         try:

@@ -14,12 +14,13 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import aiohttp
 
 from assay import cid as cids
 from assay.adapters.ipfs_bulk import Bulk
+from assay.adapters.ipfs_packs import Extent
 from assay.adapters.ipfs_sources import MAX_GATEWAYS, Failed, Gateway, Lacks, Lied, Sources
 from assay.cid import Place
 from assay.ids import Cid
@@ -40,8 +41,8 @@ class Blocks(Protocol):
 
     def read(self, cid: Cid) -> bytes | None: ...
 
-    def open(self, cid: Cid) -> BinaryIO | None:
-        """As `read`, for a block of which only the file is wanted; a store need not check again what it has checked before."""
+    def open(self, cid: Cid) -> Extent | None:
+        """As `read`, for a block of which only the place is wanted; a store need not check again what it has checked before."""
 
     def write(self, cid: Cid, data: bytes | memoryview) -> None: ...
 

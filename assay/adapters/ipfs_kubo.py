@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from assay import cid as cids
 from assay.adapters.ipfs import Locate
 from assay.adapters.ipfs_fetch import MAX_NODE, Fetcher, assemble, complete
+from assay.adapters.ipfs_packs import Extent
 from assay.adapters.ipfs_pins import Pins
 from assay.ids import Cid, PeerId
 from assay.ports import Outage, StorageFull
@@ -78,9 +79,9 @@ class KuboBlocks:
             return None
         return data if cids.matches(cid, data) else None
 
-    def open(self, cid: Cid) -> io.BytesIO | None:
+    def open(self, cid: Cid) -> Extent | None:
         data = self.read(cid)
-        return None if data is None else io.BytesIO(data)
+        return None if data is None else Extent(io.BytesIO(data), 0, len(data))
 
     def present(self, cid: Cid) -> bool:
         try:

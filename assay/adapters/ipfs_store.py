@@ -1,13 +1,14 @@
-"""The embedded block store: one file a block, named by its CID, in a folder of its own.
+"""The embedded block store, in a folder of its own: whole leaves in large files, and every other block in one named by its CID.
 
-    blocks/<last but one character of the CID>/<CID>     pins/<CID of a root>     tmp/
+    packs/ (assay.adapters.ipfs_packs)     blocks/<last but one character of the CID>/<CID>     pins/<CID of a root>     tmp/
 
-A block is written to `tmp` and renamed, so that it is there whole or not at all. What a node has promised to serve (`pin`) is on the
-disk when the call returns; what it has fetched need not be, since a torn block is found out: every read checks the hash, and a corrupt
-block is dropped, as if it had never come. (`open`, for sending a block on, checks what this process has not checked yet, or what has
-changed since: who receives it checks it again.) The modification time of a file is the time of its last use. When the quota is reached, or
-`evict` is called, the blocks that were used least recently go first; never those under a pin (which may end by itself:
-assay.adapters.ipfs_pins), nor those that something under way has written or read.
+Where holes cannot be made in files, whole leaves are as other blocks. A file of one block is written to `tmp` and renamed, so that it is
+there whole or not at all. What a node has promised to serve (`pin`) is on the disk when the call returns; what it has fetched need not be,
+since a torn block is found out: every read checks the hash, and a corrupt block is dropped, as if it had never come. (`open`, for sending a
+block on, checks what this process has not checked yet, or what has changed since: who receives it checks it again.) The modification time
+of a file of one block is the time of its last use. When the quota is reached, or `evict` is called, the blocks that were used least
+recently go first; never those under a pin (which may end by itself: assay.adapters.ipfs_pins), nor those that something under way has
+written or read.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from assay import cid as cids
+from assay.adapters.ipfs_packs import SLOT, Extent, Packs
 from assay.adapters.ipfs_pins import Pins, sync
 from assay.ids import Cid
 from assay.ports import StorageFull
 
 log = logging.getLogger("assay.blobs")
+
+T = TypeVar("T")
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 FLUSHERS = 8
@@ -43,7 +47,10 @@ class _Entry(NamedTuple):
     used: int
     """Time of last use, nanoseconds."""
     size: int
+    cid: str
+    """What the file of a stray is called, too."""
     path: str
+    """"" for a block in a pack."""
 
 
 class Usage(NamedTuple):
@@ -64,6 +71,7 @@ class BlockStore:
         self.folder, self.quota = folder, quota
         self._blocks, self._tmp = folder / "blocks", folder / "tmp"
         self._pins = Pins(folder / "pins")
+        self._packs = Packs(folder / "packs")
         for part in [self._tmp, *(self._blocks / letter for letter in "abcdefghijklmnopqrstuvwxyz234567")]:
             part.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._clean()
@@ -81,6 +89,17 @@ class BlockStore:
 
     def read(self, cid: Cid) -> bytes | None:
         """The block, checked against its CID; None when it is not here (or was corrupt and is dropped)."""
+        codec, digest = cids.parse(cid)
+        data = self._packs.read(digest) if codec == cids.RAW else None
+        if data is not None and cids.matches(cid, data):
+            self._packs.touch(digest, self._tick(), sound=True)
+            return data
+        if data is not None:
+            log.warning("block %s is corrupt on disk: dropped; it will be fetched again when it is needed", cid)
+            self._account(-self._packs.drop(digest))
+        return self._read_file(cid)
+
+    def _read_file(self, cid: Cid) -> bytes | None:
         path = self._path(cid)
         try:
             with open(path, "rb", buffering=0) as file:
@@ -98,42 +117,59 @@ class BlockStore:
         self._touch(path, cid, len(data))
         return data
 
-    def open(self, cid: Cid) -> BinaryIO | None:
-        """The file of the block, to be sent on; None when it is not here (or was corrupt and is dropped)."""
+    def open(self, cid: Cid) -> Extent | None:
+        """Where the block is, to be sent on; None when it is not here (or was corrupt and is dropped)."""
+        codec, digest = cids.parse(cid)
         path = self._path(cid)
         for _ in range(2):
-            try:
+            if codec == cids.RAW and (extent := self._packs.open(digest)) is not None:
+                self._packs.touch(digest, self._tick())
+                return extent
+            with contextlib.suppress(FileNotFoundError):
                 file = open(path, "rb", buffering=0)  # noqa: SIM115 (the caller closes it)
-            except FileNotFoundError:
-                return None
-            state = os.fstat(file.fileno())
-            if self._sound.get(cid) == (state.st_mtime_ns, state.st_size):
-                self._touch(path, cid, state.st_size)
-                return file
-            file.close()
+                state = os.fstat(file.fileno())
+                if self._sound.get(cid) == (state.st_mtime_ns, state.st_size):
+                    self._touch(path, cid, state.st_size)
+                    return Extent(file, 0, state.st_size)
+                file.close()
             if self.read(cid) is None:
                 return None
-        return io.BytesIO(data) if (data := self.read(cid)) is not None else None  # others touch it at the same time
+        return Extent(io.BytesIO(data), 0, len(data)) if (data := self.read(cid)) is not None else None  # others touch it at the same time
 
     def size(self, cid: Cid) -> int | None:
         """Bytes of the block, None when it is not here. (Not checked.)"""
+        codec, digest = cids.parse(cid)
+        if codec == cids.RAW and self._packs.has(digest):
+            return SLOT
         try:
             return os.stat(self._path(cid)).st_size
         except FileNotFoundError:
             return None
 
+    def stored(self) -> dict[Cid, int]:
+        """All blocks that are here, and the bytes of each. (Not checked.)"""
+        return {Cid(entry.cid): entry.size for entry in self._entries()}
+
     # ---- writing ---------------------------------------------------------------------------------------------------------
 
     def write(self, cid: Cid, data: bytes | memoryview) -> None:
         """Adds a block whose bytes the caller has checked. Raises StorageFull."""
+        codec, digest = cids.parse(cid)
+        packed = self._packs.works and codec == cids.RAW and len(data) == SLOT
         path = self._path(cid)
         with self._mutex, contextlib.suppress(FileNotFoundError):
-            if os.stat(path).st_size == len(data):
+            if packed:
+                if self._packs.touch(digest, self._tick()):
+                    return
+            elif os.stat(path).st_size == len(data):
                 self._touch(path, cid)
                 return
         self._reserve(len(data))
         try:
-            self._create(path, cid, data)
+            if not packed:
+                self._create(path, cid, data)
+            elif not self._with_room(len(data), lambda: self._packs.write(digest, data, self._tick())):
+                self._account(-len(data))  # another thread has brought it meanwhile
         except OSError as error:
             self._account(-len(data))
             if error.errno not in NO_SPACE:
@@ -142,15 +178,19 @@ class BlockStore:
                 errno.ENOSPC, f"the disk of {self.folder} is full and nothing more in the block store may be dropped: free some space on it"
             ) from None
 
+    def _with_room(self, size: int, write: Callable[[], T]) -> T:
+        """Tries again when the disk was full and something could be dropped."""
+        try:
+            return write()
+        except OSError as error:
+            if error.errno not in NO_SPACE or not self._evict(size, 15 * size):
+                raise
+            return write()
+
     def _create(self, path: str, cid: Cid, data: bytes | memoryview) -> None:
         temporary = f"{self._tmp}/{os.getpid()}-{self._next()}"
         try:
-            try:
-                now = self._put(temporary, data)
-            except OSError as error:
-                if error.errno not in NO_SPACE or not self._evict(len(data), 15 * len(data)):
-                    raise
-                now = self._put(temporary, data)
+            now = self._with_room(len(data), lambda: self._put(temporary, data))
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -171,7 +211,7 @@ class BlockStore:
 
     def flush(self, blocks: Iterable[Cid]) -> None:
         """Returns when these blocks are on the disk, not just in the machine's memory."""
-        paths = [Path(self._path(cid)) for cid in blocks]
+        paths = list(dict.fromkeys(Path(self._packs.path(cids.parse(cid)[1]) or self._path(cid)) for cid in blocks))
         if len(paths) == 1:
             sync(paths[0])
             sync(paths[0].parent)
@@ -211,6 +251,7 @@ class BlockStore:
         finally:
             with self._mutex:
                 del self._sessions[token]
+            self._packs.tell()
 
     def evict(self, to: int | None = None) -> int:
         """Drops what was used least recently, and may go, until at most `to` bytes are left (None: the quota); returns the bytes freed."""
@@ -220,7 +261,7 @@ class BlockStore:
 
     def usage(self) -> Usage:
         kept = self._pinned()
-        return Usage(self.used, sum(entry.size for entry in self._entries() if os.path.basename(entry.path) in kept), self.quota)
+        return Usage(self.used, sum(entry.size for entry in self._entries() if entry.cid in kept), self.quota)
 
     def _reserve(self, size: int) -> None:
         with self._mutex:
@@ -244,15 +285,20 @@ class BlockStore:
         for entry in sorted(self._entries()):
             if freed >= wanted + slack:
                 break
-            if os.path.basename(entry.path) not in kept:
-                freed += self._drop_unused(entry.path)
+            if entry.cid not in kept:
+                freed += self._drop_unused(entry)
         return freed
 
-    def _drop_unused(self, path: str) -> int:
+    def _drop_unused(self, entry: _Entry) -> int:
         with self._mutex:  # nobody takes it into use between the look and the removal
             oldest = min(self._sessions.values(), default=None)
+            if not entry.path:
+                digest = cids.parse(entry.cid)[1]
+                size = self._packs.drop(digest) if oldest is None or self._packs.used(digest) < oldest else 0
+                self._account(-size)
+                return size
             try:
-                return self._drop(path) if oldest is None or os.stat(path).st_mtime_ns < oldest else 0
+                return self._drop(entry.path) if oldest is None or os.stat(entry.path).st_mtime_ns < oldest else 0
             except FileNotFoundError:
                 return 0
 
@@ -270,11 +316,13 @@ class BlockStore:
         return kept
 
     def _entries(self) -> Iterator[_Entry]:
+        for used, digest in self._packs.entries():
+            yield _Entry(used, SLOT, cids.of_digest(cids.RAW, digest), "")
         for shard in os.scandir(self._blocks):
             for file in os.scandir(shard.path):
                 with contextlib.suppress(FileNotFoundError):
                     state = file.stat()
-                    yield _Entry(state.st_mtime_ns, state.st_size, file.path)
+                    yield _Entry(state.st_mtime_ns, state.st_size, file.name, file.path)
 
     # ---- files -----------------------------------------------------------------------------------------------------------
 

@@ -1,11 +1,15 @@
 """Streams of blocks: what a gateway speaks with other nodes of ours where speed matters, on the gateway's own port.
 
-A reader asks `GET /assay/blocks` with `Upgrade: assay-blocks/1`; the gateway answers 101, and the connection is the stream's from there:
+A reader asks `GET /assay/blocks` with `Upgrade: assay-blocks/2`; the gateway answers 101, and the connection is the stream's from there:
 
-    reader to gateway    binary CIDs of 36 bytes each, one after another, as many ahead of the answers as the reader likes
-    gateway to reader    for each, in this order: length u32, big-endian, and the block; LACKS instead of a length when it is not here
+    reader to gateway    count u8, from 1 to BATCH, and so many leaves: SHA-256 digest (32 bytes), size u32, big-endian;
+                         as many of these requests ahead of the answers as the reader likes
+    gateway to reader    for each request, in this order: one byte a leaf, HAS or LACKS, and then those that it has, one after another
 
-Neither authenticates nor encrypts: every block is checked against the CID that the reader asked for, and whatever is secret is sealed
+Sizes are the reader's, from the tree above the leaves: so it knows how many bytes come next and takes several blocks in one call, which a
+length before each block would not allow. A block of another size than was asked for is one that the gateway lacks.
+
+Neither authenticates nor encrypts: every block is checked against the digest that the reader asked for, and whatever is secret is sealed
 (assay.seal) before it becomes a blob. So the kernel can send straight from the file to the wire, which no secure channel in Python comes
 near (bench/transfer.py). A stream has a thread of its own, as each has on the reader's side; hashing and copying let go of the
 interpreter, so several streams use several cores. Streams are bounded in all and for each address, and one that is silent, slow to ask
@@ -14,6 +18,7 @@ or slow to read is closed; a reader without a stream has the plain gateway.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -23,29 +28,48 @@ import struct
 import threading
 import time
 from collections import Counter
-from typing import BinaryIO, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from assay import cid as cids
+from assay.adapters.ipfs_packs import Extent
 from assay.ids import Cid
 
 log = logging.getLogger("assay.blobs")
 
-UPGRADE = "assay-blocks/1"
+UPGRADE = "assay-blocks/2"
 PATH = "/assay/blocks"
-LENGTH = struct.Struct(">I")
-LACKS = 0xFFFFFFFF
-CID_SIZE = 36
+WANTED = struct.Struct(">32sI")
+"""A leaf in a request."""
+HAS, LACKS = 1, 2
+BATCH = 4
+"""Leaves of one request."""
 MAX_STREAMS, STREAMS_PER_HOST = 64, 16
 IDLE = 20.0
 """Seconds that a stream may wait for the next request."""
 REQUEST_WITHIN = 5.0
 """Seconds for the rest of a request that has begun."""
 AHEAD = 128
-"""Requests that are read at a time; more wait in the socket."""
+"""Leaves that a reader may have asked for and not yet got; a gateway reads so many at a time, and more wait in the socket."""
 
 
 class Source(Protocol):
-    def open(self, cid: Cid) -> BinaryIO | None: ...
+    def open(self, cid: Cid) -> Extent | None: ...
+
+
+class Leaf(NamedTuple):
+    """A raw block of a blob, and how many bytes it has."""
+
+    cid: Cid
+    size: int
+
+    @property
+    def digest(self) -> bytes:
+        return cids.parse(self.cid)[1]
+
+
+class BadRequest(ValueError):
+    """What no reader of ours asks."""
 
 
 class TooMany(Exception):
@@ -79,7 +103,7 @@ class Streams:
             with wire:
                 wire.setblocking(False)
                 self._answer(Wire(wire))
-        except (TimeoutError, cids.BadCid) as error:
+        except (TimeoutError, BadRequest) as error:
             log.warning("closed a stream of %s: it %s", host, error)
         except (OSError, EOFError) as error:
             log.debug("stream of %s: %s", host, error)
@@ -90,30 +114,54 @@ class Streams:
         pending = bytearray()
         while True:
             within = REQUEST_WITHIN if pending else IDLE
-            pending += wire.receive(CID_SIZE * AHEAD, within, "began a request and did not finish it" if pending else "asks for nothing")
-            whole = len(pending) - len(pending) % CID_SIZE
-            for at in range(0, whole, CID_SIZE):
-                try:
-                    cid = cids.from_bytes(bytes(pending[at : at + CID_SIZE]))
-                except cids.BadCid as error:
-                    raise cids.BadCid(f"asked for what is no block: {error}") from None
-                self._send(wire, cid)
-            del pending[:whole]
+            pending += wire.receive(WANTED.size * AHEAD, within, "began a request and did not finish it" if pending else "asks for nothing")
+            while (leaves := _request(pending)) is not None:
+                self._send(wire, leaves)
 
-    def _send(self, wire: Wire, cid: Cid) -> None:
-        file = self._blocks.open(cid)
-        if file is None:
-            return wire.send(LENGTH.pack(LACKS), time.monotonic() + self._read_within)
-        with file:
-            size = file.seek(0, io.SEEK_END)
-            if size > cids.MAX_BLOCK:
-                return wire.send(LENGTH.pack(LACKS), time.monotonic() + self._read_within)
+    def _send(self, wire: Wire, leaves: Sequence[Leaf]) -> None:
+        """Answers one request."""
+        with contextlib.ExitStack() as stack:
+            found = [self._open(leaf, stack) for leaf in leaves]
             until = time.monotonic() + self._read_within
-            wire.send(LENGTH.pack(size), until, more=size > 0)
-            if isinstance(file, io.BytesIO):
-                wire.send(file.getbuffer(), until)
-            else:
-                wire.send_file(file.fileno(), size, until)
+            wire.send(bytes(LACKS if extent is None else HAS for extent in found), until, more=any(extent is not None for extent in found))
+            for extent in found:
+                if extent is not None:
+                    wire.send_extent(extent, time.monotonic() + self._read_within)
+
+    def _open(self, leaf: Leaf, stack: contextlib.ExitStack) -> Extent | None:
+        extent = self._blocks.open(leaf.cid)
+        if extent is None:
+            return None
+        stack.callback(extent.file.close)
+        return extent if extent.size == leaf.size else None
+
+
+def _request(pending: bytearray) -> list[Leaf] | None:
+    """Takes the next request off what has come; None while it is not whole. Raises BadRequest."""
+    if not pending:
+        return None
+    count = pending[0]
+    if not 0 < count <= BATCH:
+        raise BadRequest(f"asked for {count} blocks in one request")
+    end = 1 + count * WANTED.size
+    if len(pending) < end:
+        return None
+    leaves = [Leaf(cids.of_digest(cids.RAW, digest), size) for digest, size in WANTED.iter_unpack(pending[1:end])]
+    if any(leaf.size > cids.CHUNK for leaf in leaves):
+        raise BadRequest(f"asked for a leaf of over {cids.CHUNK} bytes")
+    del pending[:end]
+    return leaves
+
+
+def request(leaves: Sequence[Leaf]) -> bytes:
+    """What a reader sends for these, in one or more requests."""
+    asked = bytearray()
+    for at in range(0, len(leaves), BATCH):
+        part = leaves[at : at + BATCH]
+        asked.append(len(part))
+        for leaf in part:
+            asked += WANTED.pack(leaf.digest, leaf.size)
+    return bytes(asked)
 
 
 class Wire:
@@ -142,11 +190,13 @@ class Wire:
             except BlockingIOError:
                 self._wait(until)
 
-    def send_file(self, file: int, size: int, until: float) -> None:
-        at = 0
-        while at < size:
+    def send_extent(self, extent: Extent, until: float) -> None:
+        if isinstance(extent.file, io.BytesIO):
+            return self.send(extent.file.getbuffer()[extent.at : extent.at + extent.size], until)
+        file, at, end = extent.file.fileno(), extent.at, extent.at + extent.size
+        while at < end:
             try:
-                sent = os.sendfile(self._wire.fileno(), file, at, size - at)
+                sent = os.sendfile(self._wire.fileno(), file, at, end - at)
             except BlockingIOError:
                 self._wait(until)
                 continue

@@ -9,14 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from assay import cid as cids
+from assay.adapters import ipfs_packs
 from assay.adapters.ipfs import LocalBlobs
 from assay.adapters.ipfs_gateway import BlockGateway
+from assay.adapters.ipfs_packs import HEAD
 from assay.adapters.ipfs_store import BlockStore
 from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
 from assay.ids import Cid, PeerId
@@ -34,7 +37,38 @@ def alone(folder: Path, quota: int | None = None) -> LocalBlobs:
 
 
 def files(folder: Path) -> dict[str, Path]:
+    """Of the blocks that have one each."""
     return {path.name: path for path in (folder / "blocks").rglob("*") if path.is_file()}
+
+
+def damaged(folder: Path, victim: Cid, damage: str) -> None:
+    """Spoils a block on the disk, behind the store's back: in a file of its own, or where it lies in a pack."""
+    found = files(folder).get(victim)
+    if found is None:
+        digest = cids.parse(victim)[1]
+        heads = {pack: pack.read_bytes()[:HEAD] for pack in (folder / "packs").iterdir()}
+        [(path, at)] = [(pack, HEAD + head.index(digest) // 32 * CHUNK) for pack, head in heads.items() if digest in head]
+        size = CHUNK
+    else:
+        path, at, size = found, 0, found.stat().st_size
+    match damage:
+        case "flip":
+            with path.open("r+b") as file:
+                file.seek(at)
+                first = file.read(1)[0]
+                file.seek(at)
+                file.write(bytes([first ^ 1]))
+        case "cut":
+            os.truncate(path, at + size - 1)
+        case "empty":
+            os.truncate(path, at)
+        case "gone":
+            path.unlink()
+
+
+def on_disk(folder: Path) -> int:
+    """Bytes that the packs take on the disk, without their holes."""
+    return sum(pack.stat().st_blocks * 512 for pack in (folder / "packs").iterdir())
 
 
 # ---- corruption ----------------------------------------------------------------------------------------------------------
@@ -57,20 +91,10 @@ def test_a_corrupt_block_is_dropped_and_fetched_again(tmp_path: Path, damage: st
             await node.fetch(root, len(blob))
             used = node.store.used
             victim = root if which == "root" else cids.walk(files(tmp_path / "b")[root].read_bytes())[1][0]
-            path = files(tmp_path / "b")[victim]
-            good = path.read_bytes()
-            match damage:
-                case "flip":
-                    path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
-                case "cut":
-                    path.write_bytes(good[:-1])
-                case "empty":
-                    path.write_bytes(b"")
-                case "gone":
-                    path.unlink()
+            damaged(tmp_path / "b", victim, damage)
             with pytest.raises(KeyError, match="not in the local store: fetch"):
                 await node.get(root)
-            assert victim not in files(tmp_path / "b")
+            assert victim not in node.store.stored()
             assert not await node.has(root)
             await node.fetch(root, len(blob))
             assert await node.get(root) == blob
@@ -100,11 +124,12 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
         store.write(name, blob)
     assert store.read(names[0]) == blobs[0]  # used again
     store.write(names[10], blobs[10])
-    left = set(files(tmp_path))
+    left = set(store.stored())
     assert names[0] in left
     assert names[1] not in left
     assert names[10] in left
-    assert store.used == sum(path.stat().st_size for path in files(tmp_path).values()) <= 10 * CHUNK
+    assert store.used == sum(store.stored().values()) <= 10 * CHUNK
+    assert on_disk(tmp_path) <= 11 * CHUNK
     assert BlockStore(tmp_path).used == store.used
 
 
@@ -154,7 +179,7 @@ def test_a_pin_with_an_end_holds_over_a_restart_and_lets_go_after_it(tmp_path: P
     assert again.lapse(99) == []
     assert again.lapse(100) == [names[0]]
     assert again.evict(0) == CHUNK
-    assert set(files(tmp_path)) == {names[1]}
+    assert set(again.stored()) == {names[1]}
     with pytest.raises(ValueError, match="cannot end at -1"):
         again.pin(names[1], until=-1)
 
@@ -167,7 +192,7 @@ def test_a_quota_may_be_set_anew(tmp_path: Path) -> None:
     assert store.evict() == 0  # no quota, nothing to do
     store.quota = 4 * CHUNK
     assert store.evict() == 2 * CHUNK
-    assert set(files(tmp_path)) == set(names[2:])
+    assert set(store.stored()) == set(names[2:])
     with store.session():
         assert store.read(names[2]) is not None
         assert store.evict(0) == 3 * CHUNK  # what is being used stays
@@ -265,6 +290,106 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     assert 8 <= int(kept.split()[1]) <= 13
 
 
+# ---- whole leaves in large files -------------------------------------------------------------------------------------------
+
+
+def test_many_leaves_take_few_files_and_give_their_room_back(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    names = [cids.of(data(CHUNK, seed)) for seed in range(24)]
+    for seed, name in enumerate(names):
+        store.write(name, data(CHUNK, seed))
+    assert (len(files(tmp_path)), len(list((tmp_path / "packs").iterdir()))) == (0, 1)
+    assert store.evict(20 * CHUNK) == 4 * CHUNK
+    assert on_disk(tmp_path) <= 21 * CHUNK
+    assert store.evict(0) == 20 * CHUNK
+    assert on_disk(tmp_path) <= CHUNK
+    store.write(names[0], data(CHUNK))  # the file that was emptied is still the one that is being filled
+    assert store.read(names[0]) == data(CHUNK)
+
+
+def test_a_pack_is_removed_when_nothing_is_left_in_it_and_nobody_fills_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ipfs_packs, "SLOTS", 2)
+    store = BlockStore(tmp_path)
+    names = [cids.of(data(CHUNK, seed)) for seed in range(5)]
+    for seed, name in enumerate(names):
+        store.write(name, data(CHUNK, seed))
+    assert len(list((tmp_path / "packs").iterdir())) == 3
+    other = BlockStore(tmp_path)
+    assert other.evict(0) == 5 * CHUNK
+    assert len(list((tmp_path / "packs").iterdir())) == 1  # `store` fills it
+    assert [store.read(name) for name in names] == [None] * 5
+    store.write(names[0], data(CHUNK))
+    with store.session():
+        pass
+    assert other.read(names[0]) == data(CHUNK)
+    assert BlockStore(tmp_path).read(names[0]) == data(CHUNK)
+
+
+def test_what_is_being_sent_is_not_taken_away(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    name = cids.of(data(CHUNK))
+    store.write(name, data(CHUNK))
+    other = BlockStore(tmp_path)  # as another process would
+    assert other.read(name) is not None
+    sent = other.open(name)
+    assert sent is not None
+    assert (store.evict(0), other.evict(0)) == (0, 0)
+    sent.file.seek(sent.at)
+    assert sent.file.read(sent.size) == data(CHUNK)
+    sent.file.close()
+    assert store.evict(0) == CHUNK
+    assert (store.open(name), other.open(name)) == (None, None)
+
+
+def test_a_pack_that_somebody_removed_is_missed_and_written_anew(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    names = [cids.of(data(CHUNK, seed)) for seed in range(2)]
+    store.write(names[0], data(CHUNK, 0))
+    [pack] = (tmp_path / "packs").iterdir()
+    pack.unlink()
+    assert store.open(names[0]) is None
+    for seed, name in enumerate(names):
+        store.write(name, data(CHUNK, seed))
+    assert [BlockStore(tmp_path).read(name) for name in names] == [data(CHUNK, 0), data(CHUNK, 1)]
+
+
+def test_threads_that_bring_the_same_blocks_keep_one_of_each(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    leaves = [data(CHUNK, seed) for seed in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda leaf: store.write(cids.of(leaf), leaf), leaves * 4))
+    assert store.used == sum(store.stored().values()) == 6 * CHUNK
+    assert on_disk(tmp_path) <= 7 * CHUNK
+    assert all(BlockStore(tmp_path).read(cids.of(leaf)) == leaf for leaf in leaves)
+
+
+def test_a_head_of_anything_does_no_harm(tmp_path: Path) -> None:
+    """A file that some program spoiled: its digests name blocks that are not there, and they are found out."""
+    store = BlockStore(tmp_path)
+    wanted = cids.of(data(CHUNK))
+    (tmp_path / "packs" / "0-0.pack").write_bytes(cids.parse(wanted)[1] + random.Random(3).randbytes(1000))
+    (tmp_path / "packs" / "stray").write_bytes(b"x")
+    again = BlockStore(tmp_path)
+    assert again.read(wanted) is None
+    assert wanted not in again.stored()
+    again.write(wanted, data(CHUNK))
+    assert again.read(wanted) == data(CHUNK) == BlockStore(tmp_path).read(wanted)
+    assert store.read(wanted) is not None
+
+
+def test_without_holes_in_files_every_block_has_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ipfs_packs, "_punches", lambda folder: False)
+        store = BlockStore(tmp_path)
+        name = cids.of(data(CHUNK))
+        store.write(name, data(CHUNK))
+        assert set(files(tmp_path)) == {name}
+        assert store.read(name) == data(CHUNK)
+    sent = BlockStore(tmp_path).open(name)  # nor are such files lost where there are holes
+    assert sent is not None
+    sent.file.close()
+
+
 # ---- crashes -------------------------------------------------------------------------------------------------------------
 
 
@@ -304,7 +429,7 @@ def test_a_kill_loses_nothing_that_was_put(tmp_path: Path, acks: int) -> None:
         assert not list((tmp_path / "tmp").iterdir())
         for name, path in files(tmp_path).items():  # whole or not at all
             assert cids.matches(Cid(name), path.read_bytes())
-        assert blobs.store.used == sum(path.stat().st_size for path in files(tmp_path).values())
+        assert blobs.store.used == sum(blobs.store.stored().values())
 
     asyncio.run(body())
 

@@ -1,0 +1,361 @@
+"""Whole leaves in large files: what a store does with nearly all of what is fetched, since a file for each block costs more than its hash.
+
+    packs/<pid>-<random>.pack      4096 bytes: SHA-256 digests of SLOTS blocks, zeros where there is none; then the blocks
+
+A block goes to the next slot of a file that its process is filling, its bytes first and then its digest, and no slot is used twice. Threads
+that write at the same time fill different files, since the kernel lets one of them into a file. A process appends to files of its own only,
+and reads all; it looks for those of others when a block is not found and the folder has changed. To drop a block is to take its digest away
+and its room back (a hole in the file), under an exclusive lock of the file (flock): whoever sends a block holds a shared one meanwhile, so
+that nobody takes away what another is sending. A file goes when nothing is left in it and nobody fills it, which is another lock (of its
+first byte). The bytes may be torn after a crash: whoever reads them checks their hash. Last use is kept in memory for each block, and on
+disk (as the modification time) for each file. Memory: about 300 bytes a block, 120 MB for 100 GB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import functools
+import logging
+import os
+import secrets
+import struct
+import sys
+import threading
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from assay import cid as cids
+
+log = logging.getLogger("assay.blobs")
+
+SLOTS = 128
+DIGEST = 32
+HEAD = SLOTS * DIGEST
+SLOT = cids.CHUNK
+NOTHING = bytes(DIGEST)
+PUNCH = 0x02 | 0x01
+"""FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE (Linux's fallocate(2))."""
+NOTE_EVERY = 60 * 10**9
+"""Nanoseconds of use after which a file's time is set anew."""
+
+
+class Extent(NamedTuple):
+    """Where the bytes of a block are, to be sent on. Whoever has it closes `file`."""
+
+    file: BinaryIO
+    at: int
+    size: int
+
+
+class _Pack:
+    def __init__(self, path: str, seen: int) -> None:
+        self.path, self.seen = path, seen
+        """`seen`: the time that the file bore when it was last looked at, or that was written to it, nanoseconds."""
+        self.used = array("q", [0]) * SLOTS
+        self.sound = bytearray(SLOTS)
+        """Whether this process has checked the block, or written it."""
+        self.digests: dict[int, bytes] = {}
+        self.handle = -1
+        """While this process fills it."""
+        self.next = 0
+
+
+class Packs:
+    """The packs in `folder`. Safe to use from several threads, and by several processes. Digests are those of the blocks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._mutex = threading.RLock()
+        self._packs: dict[str, _Pack] = {}
+        self._where: dict[bytes, tuple[_Pack, int]] = {}
+        self._idle: list[_Pack] = []
+        """Files that are being filled, and that no thread is writing to now."""
+        self._looked = 0
+        """Modification time of the folder when it was last looked through."""
+        self.works = _punches(folder)
+        if self.works:
+            self._look()
+            self._clean()
+
+    # ---- reading ---------------------------------------------------------------------------------------------------------
+
+    def has(self, digest: bytes) -> bool:
+        return self._find(digest) is not None
+
+    def read(self, digest: bytes) -> bytes | None:
+        """The bytes in the block's slot, which may be others than its own; None when it is not here."""
+        if (found := self._find(digest)) is None:
+            return None
+        pack, slot = found
+        try:
+            handle = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.pread(handle, SLOT, HEAD + slot * SLOT)
+            finally:
+                os.close(handle)
+        except FileNotFoundError:
+            self._lose(pack)
+            return None
+        except OSError as error:
+            log.warning("%s cannot be read (%s)", pack.path, error)
+            self._forget(pack, slot)
+            return None
+
+    def open(self, digest: bytes) -> Extent | None:
+        """Where a block is that was checked; None when it is not here, or not checked yet. It stays while the file is open."""
+        found = self._find(digest)
+        if found is None or not found[0].sound[found[1]]:
+            return None
+        pack, slot = found
+        try:
+            file = open(pack.path, "rb", buffering=0)  # noqa: SIM115 (the caller closes it)
+        except FileNotFoundError:
+            self._lose(pack)
+            return None
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if os.pread(file.fileno(), DIGEST, slot * DIGEST) == digest:
+                return Extent(file, HEAD + slot * SLOT, SLOT)
+            self._forget(pack, slot)
+        file.close()
+        return None
+
+    def touch(self, digest: bytes, now: int, sound: bool = False) -> bool:
+        """Notes the use of a block, and that its bytes were found right; whether it is here."""
+        with self._mutex:
+            if (found := self._where.get(digest)) is None:
+                return False
+            pack, slot = found
+            pack.used[slot] = now
+            if sound:
+                pack.sound[slot] = 1
+            if now - pack.seen > NOTE_EVERY:
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(pack.path, ns=(now, now))
+                pack.seen = now
+        return True
+
+    def entries(self) -> Iterator[tuple[int, bytes]]:
+        """(time of last use, digest) of all blocks that are known here."""
+        with self._mutex:
+            known = [(pack.used[slot], digest) for digest, (pack, slot) in self._where.items()]
+        yield from known
+
+    def used(self, digest: bytes) -> int:
+        """Time of last use, nanoseconds; 0 when it is not here."""
+        with self._mutex:
+            found = self._where.get(digest)
+            return found[0].used[found[1]] if found is not None else 0
+
+    def path(self, digest: bytes) -> str | None:
+        found = self._find(digest)
+        return found[0].path if found is not None else None
+
+    def _find(self, digest: bytes) -> tuple[_Pack, int] | None:
+        found = self._where.get(digest)
+        if found is None and self.works and self._changed() != self._looked:
+            self._look()
+            found = self._where.get(digest)
+        return found
+
+    # ---- writing ---------------------------------------------------------------------------------------------------------
+
+    def write(self, digest: bytes, data: bytes | memoryview, now: int) -> bool:
+        """Adds a block of SLOT bytes, used `now`; False when another thread was faster, and nothing was added. Raises OSError."""
+        with self._mutex:
+            pack = self._idle.pop() if self._idle else self._create()
+            slot, pack.next = pack.next, pack.next + 1
+        at, kept = 0, False
+        try:
+            while at < SLOT:
+                at += os.pwrite(pack.handle, data[at:] if at else data, HEAD + slot * SLOT + at)
+            with self._mutex:
+                if digest not in self._where:
+                    os.pwrite(pack.handle, digest, slot * DIGEST)
+                    pack.used[slot], pack.sound[slot] = now, 1
+                    self._know(pack, slot, digest)
+                    kept = True
+        finally:
+            try:
+                if not kept:
+                    _punch(pack.handle, slot)
+            finally:
+                self._put_back(pack)
+        return kept
+
+    def _create(self) -> _Pack:
+        """A file to fill, locked against removal."""
+        mine = self._changed() == self._looked
+        path = f"{self.folder}/{os.getpid()}-{secrets.token_hex(8)}.pack"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _lock_to_fill(handle)
+            os.ftruncate(handle, HEAD)
+        except BaseException:
+            os.close(handle)
+            raise
+        pack = self._packs[path] = _Pack(path, 0)
+        pack.handle = handle
+        if mine:
+            self._looked = self._changed()
+        return pack
+
+    def _put_back(self, pack: _Pack) -> None:
+        with self._mutex:
+            if pack.next < SLOTS:
+                self._idle.append(pack)
+            else:
+                os.close(pack.handle)
+                pack.handle = -1
+
+    def tell(self) -> None:
+        """Lets other processes know that there is something new: they look when they miss something."""
+        with self._mutex, contextlib.suppress(OSError):
+            mine = self._changed() == self._looked
+            os.utime(self.folder)
+            if mine:
+                self._looked = self._changed()
+
+    def drop(self, digest: bytes) -> int:
+        """Removes a block; returns the bytes that this frees: none while something of its file is being sent."""
+        with self._mutex:
+            found = self._where.get(digest)
+            if found is None:
+                return 0
+            pack, slot = found
+            try:
+                handle = os.open(pack.path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self._lose(pack)
+                return SLOT
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.pread(handle, DIGEST, slot * DIGEST) == digest:
+                    os.pwrite(handle, NOTHING, slot * DIGEST)
+                    _punch(handle, slot)
+                self._forget(pack, slot)
+                if not pack.digests:
+                    self._remove(pack, handle)
+            except BlockingIOError:
+                return 0
+            finally:
+                os.close(handle)
+        return SLOT
+
+    # ---- what is there ---------------------------------------------------------------------------------------------------
+
+    def _changed(self) -> int:
+        return os.stat(self.folder).st_mtime_ns
+
+    def _look(self) -> None:
+        """Reads the digests of files that are new, or were changed by others."""
+        with self._mutex:
+            self._looked = self._changed()
+            there = set()
+            for file in os.scandir(self.folder):
+                if not file.name.endswith(".pack"):
+                    continue
+                there.add(file.path)
+                with contextlib.suppress(FileNotFoundError):
+                    self._load(file.path, file.stat().st_mtime_ns)
+            for path in self._packs.keys() - there:
+                self._lose(self._packs[path])
+
+    def _load(self, path: str, time: int) -> None:
+        pack = self._packs.get(path)
+        if pack is not None and (pack.seen == time or pack.handle >= 0):
+            return
+        if pack is None:
+            pack = self._packs[path] = _Pack(path, time)
+        pack.seen = time
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+        for slot in range(len(head) // DIGEST):
+            digest = head[slot * DIGEST : (slot + 1) * DIGEST]
+            if slot in pack.digests and pack.digests[slot] != digest:
+                self._forget(pack, slot)
+            if digest != NOTHING and digest not in self._where:
+                pack.used[slot] = time
+                self._know(pack, slot, digest)
+
+    def _know(self, pack: _Pack, slot: int, digest: bytes) -> None:
+        self._where[digest] = (pack, slot)
+        pack.digests[slot] = digest
+
+    def _forget(self, pack: _Pack, slot: int) -> None:
+        with self._mutex:
+            digest = pack.digests.pop(slot, None)
+            if digest is not None and self._where.get(digest) == (pack, slot):
+                del self._where[digest]
+
+    def _lose(self, pack: _Pack) -> None:
+        """The file has gone."""
+        with self._mutex:
+            for slot in list(pack.digests):
+                self._forget(pack, slot)
+            self._packs.pop(pack.path, None)
+            pack.next = SLOTS  # whoever is writing to it writes no more
+            if pack in self._idle:
+                self._idle.remove(pack)
+                self._put_back(pack)
+
+    def _remove(self, pack: _Pack, handle: int) -> None:
+        """Removes a file in which nothing is left, unless somebody fills it."""
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            _lock_to_fill(handle)
+            if os.pread(handle, HEAD, 0).strip(b"\0"):
+                return  # there is something in it that is not known here
+            os.unlink(pack.path)
+            self._packs.pop(pack.path, None)
+
+    def _clean(self) -> None:
+        for pack in [pack for pack in self._packs.values() if not pack.digests]:
+            with contextlib.suppress(FileNotFoundError), open(pack.path, "r+b") as file:
+                self._remove(pack, file.fileno())
+
+
+def _lock_to_fill(handle: int) -> None:
+    """Raises BlockingIOError when somebody fills the file."""
+    fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack("@hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+
+
+def _punch(handle: int, slot: int) -> None:
+    """Gives the slot's room back to the disk. Raises OSError."""
+    _fallocate(handle, HEAD + slot * SLOT, SLOT)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _fallocate(handle: int, at: int, size: int) -> None:
+    if _libc().fallocate(ctypes.c_int(handle), ctypes.c_int(PUNCH), ctypes.c_int64(at), ctypes.c_int64(size)):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def _punches(folder: Path) -> bool:
+    """Whether holes can be made in files there, without which room in a pack could not be taken back."""
+    if sys.platform != "linux":
+        return False
+    probe = folder / f"probe-{secrets.token_hex(4)}"
+    try:
+        handle = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _fallocate(handle, 0, 4096)
+            return True
+        finally:
+            os.close(handle)
+            probe.unlink()
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+            log.info("%s: no holes in files here, so every block gets a file of its own", folder)
+            return False
+        raise
