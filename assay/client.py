@@ -24,14 +24,12 @@ from assay import merkle, parts, shard, threshold
 from assay.chain import (
     CallId,
     CancelJob,
-    Entrust,
     JobPosted,
     KeyReleased,
     Params,
     PostJob,
     PostLicensed,
     Registered,
-    SegmentState,
     Terms,
 )
 from assay.codec import digest, encode
@@ -195,23 +193,6 @@ class Wish(NamedTuple):
     """The contract through which the job is placed, where only `successors` may do it when the scheduler is silent; empty: anybody may."""
     successors: tuple[Address, ...] = ()
     """Providers, at most 64."""
-
-
-def reliable(ledger: Ledger, most: int = 64) -> tuple[Address, ...]:
-    """Providers of whom something has settled and nothing was refuted on this contract, who settled most first."""
-    good: dict[Address, int] = {}
-    refuted = {s.provider for s in ledger.segments.values() if s.state in (SegmentState.WITHHELD, SegmentState.REJECTED)}
-    for segment in ledger.segments.values():
-        if segment.state == SegmentState.SETTLED and segment.provider not in refuted:
-            good[segment.provider] = good.get(segment.provider, 0) + 1
-    return tuple(sorted(good, key=lambda who: (-good[who], who))[:most])
-
-
-async def entrust(chain: Chain, wish: Wish, spec_digest: Digest) -> None:
-    """Says who places the job that will be posted with this document: `wish.scheduler`, and for it, when a range has been open for the wished
-    takeover window, anybody with one of `wish.successors`. Raises Reverted, Outage."""
-    call = Entrust(spec_digest=spec_digest, scheduler=wish.scheduler, patience=wish.params.takeover_window, providers=wish.successors)
-    await chain.send(CallId(f"entrust:{spec_digest.hex()}"), call)
 
 
 def _wrap(keys: Keys, service: Service, chain: Chain) -> Callable[[bytes], bytes]:

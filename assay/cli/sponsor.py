@@ -32,7 +32,8 @@ from assay.chain import (
     WithdrawBounties,
 )
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, money
-from assay.cli.submit import key_service, party, read_all
+from assay.cli.parties import key_service, party
+from assay.cli.submit import read_all
 from assay.codec import Message, decode, digest, encode
 from assay.hands import MAX_SPEC
 from assay.ids import BountyId, JobId, SegmentId

@@ -25,23 +25,23 @@ from assay import client
 from assay.chain import AnyChainEvent, Params
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, money, show
 from assay.cli.folder import attend, give_order, running
+from assay.cli.parties import key_service, party
 from assay.cli.patience import through
 from assay.codec import decode
 from assay.hands import MAX_SPEC
-from assay.ids import Address, Cid, DatasetId, JobId, address
+from assay.ids import Cid, DatasetId, JobId
 from assay.job import JobSpec, Origin
 from assay.ports import Outage
 from assay.receipts import Ledger, receipt
 from assay.shard import BadRecords
 from assay.state import Tensors, state_root, to_bytes
+from assay.successors import entrust
 
 if TYPE_CHECKING:
     from assay.cli.sponsor import Wanted
 
 LIFETIME = 7 * 24 * 3600
 """Seconds after which anybody may end a job that is not done."""
-DISCOVERY = 90.0
-"""Seconds to wait for a scheduler or key service to be seen among peers."""
 COLLECTED = 5.0
 """Seconds to wait at the end for keys of checkpoints that were asked for."""
 CLOSING = 10.0
@@ -120,7 +120,7 @@ class Submission:
             except BadRecords as error:
                 raise Trouble("the training does not fit the data", str(error), code=FAILED) from None
             if wish.takeovers:
-                await client.entrust(node.chain, wish, terms.spec_digest)
+                await entrust(node.chain, terms.spec_digest, scheduler, wish.params.takeover_window, wish.successors)
             job = await client.post(node.chain, terms, spec, order.plan.others)
             size = sum(ref.size for ref in (spec.state, *spec.shared_blobs))
             self.note(
@@ -150,34 +150,6 @@ class Submission:
         self.note("done", text, job=job, final_state_root=root.hex(), before=before, after=after, out=str(order.out) if order.out else None)
         if after and not self.as_json:
             print(f"\nbefore: {before}\nafter: {after}")
-
-
-async def party(node: Any, role: str, named: str | None) -> Address:
-    """The account of a role: the one that was named, or the first that is seen among peers. Raises Trouble."""
-    if named is not None:
-        try:
-            return address(named)
-        except ValueError as error:
-            raise Trouble(f"the {role}'s account is malformed", str(error), code=USAGE) from None
-    deadline = time.monotonic() + DISCOVERY
-    while time.monotonic() < deadline:
-        for record in node.peers.records():
-            if record.role == role:
-                return Address(record.account)
-        await asyncio.sleep(0.25)
-    what = f"no {role} was seen among the peers within {DISCOVERY:g} s"
-    raise Trouble(what, "the bootstrap node knows none, or cannot be reached", f"assay {role} start, or name one: --{role} ACCOUNT", ENVIRONMENT)
-
-
-async def key_service(node: Any, named: str | None) -> client.Service:
-    """Of several accounts, with commas between them: key holders, of whom more than half release a key together. Raises Trouble."""
-    try:
-        if named is not None and "," in named:
-            accounts = [await party(node, "keyservice", one.strip()) for one in named.split(",")]
-            return await client.find_holders(node.chain, accounts, len(accounts) // 2 + 1)
-        return await client.find_service(node.chain, await party(node, "keyservice", named))
-    except LookupError as error:
-        raise Trouble("the key service cannot be used", str(error), "name another: --keyservice ACCOUNT", FAILED) from None
 
 
 def most_of(pays: tuple[str, ...]) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from assay import client
 from assay.cli.common import FAILED, USAGE, Trouble
 from assay.ids import address
+from assay.successors import reliable
 
 
 def successors(named: list[str] | None) -> tuple[str, ...] | None:
@@ -27,7 +27,7 @@ async def successors_of(node: Any, named: tuple[str, ...] | None) -> dict[str, A
     if not node.chain.takeovers:
         raise Trouble("this network has no contract for takeovers", "Takeovers is not deployed on it", "--takeover anybody", FAILED)
     try:
-        found = tuple(address(text) for text in named) or client.reliable(await read_all(node.chain, node.depth))
+        found = tuple(address(text) for text in named) or reliable(await read_all(node.chain, node.depth))
     except ValueError as error:
         raise Trouble("a provider's account is malformed", str(error), code=USAGE) from None
     if not found:
