@@ -109,8 +109,12 @@ class UsedDataset(Message, frozen=True, kw_only=True):
     shards: Annotated[int, msgspec.Meta(ge=1, lt=2**32)]
 
 
+FORMAT = "assay-job/1"
+"""Of the documents that this program reads. A document of other rules has another: who does not know them leaves the job alone."""
+
+
 class JobSpec(Message, frozen=True, kw_only=True):
-    format: str = "assay-job/1"
+    format: str = FORMAT
     name: str
     program: Cid
     program_root: Digest
