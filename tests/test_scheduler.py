@@ -48,6 +48,7 @@ from assay.runtime import (
     Done,
     Failed,
     Fault,
+    Fetch,
     Fetched,
     Gossip,
     Note,
@@ -466,6 +467,17 @@ def test_what_is_mirrored_is_kept_until_nobody_goes_on_from_it(bench: Bench) -> 
     assert released(bench.seen(Settled, segment=SegmentId(3), provider=W1, price=500)) == [b]
     assert bench.core.machine.state.jobs[1].pins == [c]
     assert released(bench.seen(JobClosed, job=JobId(1), refund=0)) == []
+    assert not bench.core.machine.state.pinned
+
+
+def test_what_two_jobs_share_goes_with_the_second(bench: Bench) -> None:
+    post(bench)
+    bench.seen(JobPosted, job=JobId(2), client=CLIENT, terms=terms())
+    for job in (1, 2):
+        bench.core.outstanding[f"mirror:{job}:{CID}"] = Fetch(key=f"mirror:{job}:{CID}", cid=CID, limit=1)
+        bench.feed(Fetched(key=f"mirror:{job}:{CID}"))
+    gone = [[e.task for e in bench.seen(JobClosed, job=JobId(job), refund=0) if isinstance(e, Do)] for job in (1, 2)]
+    assert gone == [[], [ReleaseBlobs(cids=(CID,))]]
 
 
 def test_the_hands_pin_and_let_go_and_end_what_is_over() -> None:

@@ -161,6 +161,8 @@ class State(msgspec.Struct):
     records: dict[str, Record] = msgspec.field(default_factory=dict)
     ratios: list[int] = msgspec.field(default_factory=list)
     """Percent of their job's pace that the last segments of all jobs took."""
+    pinned: dict[str, int] = msgspec.field(default_factory=dict)
+    """By blob: how many jobs keep it."""
     serial: int = 0
     closed: int = 0
     """Jobs that are over, of which nothing else is remembered."""

@@ -330,7 +330,8 @@ class SchedulerMachine(Placing, History, Mirror):
             return [Wake(key=f"takeover:{job.id}:{now}", at=max(due, now) + 1 + self.config.patience)]
         job.overdue = True
         note = Note(topic="takeover", text=f"job {job.id}: its scheduler is silent, this one goes on", data={"job": job.id})
-        return [note, self._fetch_spec(job), *self._seek(job, now)]
+        copies = [self._copy(job, s.checkpoint, self._near(s.provider)) for s in job.segments.values() if s.checkpoint and s.state not in FAILED]
+        return [note, self._fetch_spec(job), *copies, *self._seek(job, now)]
 
     def _on_failed(self, event: Failed, now: int) -> list[AnyEffect]:
         kind, _, rest = event.key.partition(":")
@@ -375,8 +376,7 @@ class SchedulerMachine(Placing, History, Mirror):
         self._forget_ranges(job)
         self.state.closed += 1
         last = job.segments[job.base].checkpoint if job.base in job.segments else None
-        over = self._let_go(job, [cid for cid in job.pins if cid != last])  # the client may still want that: its pin ends by itself
-        return [*over, *([Cancel(key=f"deadline:{job.id}")] if job.scheduler == self.config.account else [])]
+        return [*self._leave(job, last), *([Cancel(key=f"deadline:{job.id}")] if job.scheduler == self.config.account else [])]
 
     def _segment(self, segment: int) -> SegmentBook | None:
         job = self.state.job_of.get(segment)
