@@ -123,7 +123,7 @@ class KeyServiceMachine(Showing, Licensed):
         match event:
             case JobPosted(job=job, client=client, terms=terms) if terms.key_service == self.config.account:
                 facts = self.state.facts
-                self.state.jobs[job] = JobKeys(near=list(dict.fromkeys([*facts.peer(client), *facts.peer(terms.scheduler)])))
+                self.state.jobs[job] = JobKeys(near=list(dict.fromkeys([*facts.peer(client), *facts.peer(facts.jobs[job].scheduler)])))
                 self._fetch(job)
             case DatasetPublished() | JobLicensed():
                 self._dataset_event(event)
