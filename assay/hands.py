@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from assay import threshold
 from assay.codec import Malformed, decode
-from assay.job import JobSpec
+from assay.job import FORMAT, JobSpec
 from assay.merkle import sha256
 from assay.ports import Blobs, Keys, Outage
 from assay.runtime import Fault, TaskFailed
@@ -23,12 +23,14 @@ async def stored(blobs: Blobs, cid: str) -> bytes:
 
 
 async def load_job(blobs: Blobs, task: LoadJob) -> JobLoaded:
-    """Reads a job document. Raises TaskFailed (PEER) when it is malformed."""
+    """Reads a job document. Raises TaskFailed (PEER) when it is malformed, or of another format."""
     data = await stored(blobs, task.spec)
     try:
         spec = decode(data, JobSpec, limit=MAX_SPEC)
     except Malformed as error:
         raise TaskFailed(Fault.PEER, f"job {task.job}: its document is refused: {error}") from None
+    if spec.format != FORMAT:
+        raise TaskFailed(Fault.PEER, f"job {task.job}: its document has the format {spec.format[:40]!r}, this program reads {FORMAT}")
     return JobLoaded(job=task.job, spec=spec, spec_digest=sha256(data))
 
 

@@ -109,6 +109,8 @@ class UsedDataset(Message, frozen=True, kw_only=True):
     shards: Annotated[int, msgspec.Meta(ge=1, lt=2**32)]
 
 
+FORMAT = "assay-job/1"
+"""Of the documents that this program reads. A document of other rules has another: who does not know them leaves the job alone."""
 MOST_HOLDERS = 16
 
 
@@ -131,7 +133,7 @@ class KeyHolders(Message, frozen=True, kw_only=True):
 
 
 class JobSpec(Message, frozen=True, kw_only=True):
-    format: str = "assay-job/1"
+    format: str = FORMAT
     name: str
     program: Cid
     program_root: Digest

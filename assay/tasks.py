@@ -89,6 +89,23 @@ class OfferVerified(Outcome, frozen=True, kw_only=True):
     """Its provider's stake that is not reserved; -1: not known."""
 
 
+class KeepBlob(Task, frozen=True, kw_only=True):
+    """Scheduler: keeps what it has mirrored until this chain time; ends the pins whose time is over."""
+
+    cid: Cid
+    until: int
+
+
+class ReleaseBlobs(Task, frozen=True, kw_only=True):
+    """Scheduler: what it has mirrored may go when room is needed."""
+
+    cids: tuple[Cid, ...]
+
+
+class PinsSet(Outcome, frozen=True, kw_only=True):
+    pass
+
+
 class StoreKey(Task, frozen=True, kw_only=True):
     """Unwraps a key that was released to this node and keeps it. Fails when it is not the key that `key_id` names."""
 
@@ -444,13 +461,14 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 
 AnyTask = (
-    LoadJob | CheckProgram | SignOffer | VerifyOffer | StoreKey | GatherKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
+    LoadJob | CheckProgram | SignOffer | VerifyOffer | KeepBlob | ReleaseBlobs
+    | StoreKey | GatherKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
     | ShowNodes | VerifyVisit
     | DropSegment | LetGo
 )  # fmt: skip
 AnyOutcome = (
-    JobLoaded | ProgramChecked | Signed | OfferVerified | KeyStored | KeyGathered | KeysWrapped | SegmentRun | Stopping | UnitsServed
+    JobLoaded | ProgramChecked | Signed | OfferVerified | PinsSet | KeyStored | KeyGathered | KeysWrapped | SegmentRun | Stopping | UnitsServed
     | ReceiptVerified
     | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
 )  # fmt: skip

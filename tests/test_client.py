@@ -224,3 +224,15 @@ def test_a_wrong_key_is_the_key_services_fault(plan: client.Plan, scene: Scene) 
 def test_a_checkpoint_that_is_not_what_settled_is_its_providers_fault(plan: client.Plan, scene: Scene) -> None:
     with pytest.raises(ValueError, match="provider's fault"):
         fetched(delivered(plan, scene, claimed=Digest(bytes(32))), scene)
+
+
+def test_a_job_whose_successors_are_listed_names_the_contract_as_its_scheduler(plan: client.Plan, scene: Scene) -> None:
+    wish = scene.wish._replace(takeovers=scene.chain.takeovers, successors=(scene.service.account,))
+    _, terms = published(plan, scene._replace(wish=wish))
+    _, plainly = published(plan, scene)
+    assert (terms.scheduler, plainly.scheduler) == (scene.chain.takeovers, wish.scheduler)
+    assert (terms.params.takeover_window, plainly.params.takeover_window) == (7 * 86_400, Params().takeover_window)
+    asyncio.run(client.entrust(scene.chain, wish, terms.spec_digest))
+    (made,) = [e for e in scene.ledger.events() if isinstance(e, events.Entrusted)]
+    assert (made.client, made.scheduler, made.patience) == (scene.chain.account, wish.scheduler, Params().takeover_window)
+    assert made.providers == wish.successors

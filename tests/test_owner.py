@@ -23,6 +23,8 @@ from assay.cli.app import app
 from assay.cli.care import Rules, forbids, hours_of
 from assay.cli.common import USAGE, Trouble
 from assay.ids import Address, JobId, SegmentId
+from assay.ports import Outage
+from assay.prices import PriceBook, Sale
 from assay.receipts import Ledger, Payment, Segment
 
 ME, OTHER = Address("0x" + "a1" * 20), Address("0x" + "b2" * 20)
@@ -246,6 +248,26 @@ def test_init_makes_keys_once_looks_around_and_proposes_a_price(tmp_path: Path, 
     assert {finding["what"] for finding in found[0]["findings"]} >= {"sandbox", "data folder", "native engine"}
     said = CliRunner().invoke(app, ["worker", "init", "--data", str(tmp_path / "w"), "--per-hour", "3"])
     assert "bring 3 an hour" in said.output
+    assert "lately" not in said.output
+
+
+def test_init_tells_what_was_paid_lately_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read(where: Any) -> tuple[PriceBook, int]:
+        book = PriceBook()
+        for operations, prices in ((10**9, (7, 5, 6)), (10**12, (900,))):
+            book.sales.extend(
+                Sale(job=JobId(1), provider=ME, at=50, operations=operations, steps=1, price=price, waited=0, seconds=1) for price in prices
+            )
+        return book, 60
+
+    async def gone(where: Any) -> tuple[PriceBook, int]:
+        raise Outage("nobody answers")
+
+    monkeypatch.setattr("assay.cli.prices.read_book", read)
+    assert owner.paid_lately("http://here", ME) == 6000
+    assert owner.paid_lately(None, ME) is None
+    monkeypatch.setattr("assay.cli.prices.read_book", gone)
+    assert owner.paid_lately("http://here", ME) is None
 
 
 @pytest.mark.parametrize(("per_hour", "operations", "price"), [(1.0, 1e12 / 3600, 1_000_000), (2.0, 1e12, 556), (0.0, 1e9, 1)])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 
 import pytest
 
+from assay import cid
+from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
+from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_journal import MemoryJournal
 from assay.chain import (
     Activated,
@@ -18,6 +22,7 @@ from assay.chain import (
     Committed,
     Draw,
     JobCancelled,
+    JobClosed,
     JobPosted,
     Lapse,
     Lapsed,
@@ -43,6 +48,8 @@ from assay.runtime import (
     Done,
     Failed,
     Fault,
+    Fetch,
+    Fetched,
     Gossip,
     Note,
     Reply,
@@ -51,8 +58,9 @@ from assay.runtime import (
     Wake,
     Woke,
 )
-from assay.tasks import OfferVerified
+from assay.tasks import KeepBlob, OfferVerified, ReleaseBlobs
 from assay_scheduler.books import Config
+from assay_scheduler.hands import SchedulerHands
 from assay_scheduler.machine import SchedulerMachine
 
 ME, CLIENT, KEYS = (Address("0x" + c * 40) for c in "abc")
@@ -431,3 +439,59 @@ def test_when_a_segment_is_late_follows_from_how_far_others_strayed(bench: Bench
     (note,) = [e for e in bench.wake("slow:25") if isinstance(e, Note)]
     assert bench.now == since + 30 + 1
     assert "more than 150 %" in note.text
+
+
+def test_what_is_mirrored_is_kept_until_nobody_goes_on_from_it(bench: Bench) -> None:
+    """A checkpoint until a later one has settled, the last one after the job is closed, until the job's deadline and a window are over."""
+    a, b, c = (cid.of(letter) for letter in (b"a", b"b", b"c"))
+
+    def done(segment: int, checkpoint: Cid, parent: int, start: int) -> list[AnyEffect]:
+        assigned(bench, segment, parent=parent, start=start, stop=start + 10)
+        bench.seen(
+            Committed, segment=SegmentId(segment), stop=start + 10, link_root=DIGEST, end_root=DIGEST, checkpoint=checkpoint, key_id=DIGEST,
+            key_envelope=b"", commitment=DIGEST, seed_block=bench.block + 2,
+        )  # fmt: skip
+        return bench.feed(Fetched(key=f"mirror:1:{checkpoint}"))
+
+    def released(effects: list[AnyEffect]) -> list[Cid]:
+        return [name for e in effects if isinstance(e, Do) and isinstance(e.task, ReleaseBlobs) for name in e.task.cids]
+
+    posted = terms(params=Params(depth=9, takeover_window=60, challenge_window=70))
+    post(bench, params=posted.params)
+    (keep,) = [e.task for e in done(1, a, 0, 0) if isinstance(e, Do) and isinstance(e.task, KeepBlob)]
+    assert (keep.cid, keep.until) == (a, posted.deadline + 70)
+    done(2, b, 1, 10)
+    done(3, c, 2, 20)
+    assert released(bench.seen(Settled, segment=SegmentId(1), provider=W1, price=500)) == []
+    assert released(bench.seen(Settled, segment=SegmentId(2), provider=W1, price=500)) == [a]
+    assert released(bench.seen(Settled, segment=SegmentId(3), provider=W1, price=500)) == [b]
+    assert bench.core.machine.state.jobs[1].pins == [c]
+    assert released(bench.seen(JobClosed, job=JobId(1), refund=0)) == []
+    assert not bench.core.machine.state.pinned
+
+
+def test_what_two_jobs_share_goes_with_the_second(bench: Bench) -> None:
+    post(bench)
+    bench.seen(JobPosted, job=JobId(2), client=CLIENT, terms=terms())
+    for job in (1, 2):
+        bench.core.outstanding[f"mirror:{job}:{CID}"] = Fetch(key=f"mirror:{job}:{CID}", cid=CID, limit=1)
+        bench.feed(Fetched(key=f"mirror:{job}:{CID}"))
+    gone = [[e.task for e in bench.seen(JobClosed, job=JobId(job), refund=0) if isinstance(e, Do)] for job in (1, 2)]
+    assert gone == [[], [ReleaseBlobs(cids=(CID,))]]
+
+
+def test_the_hands_pin_and_let_go_and_end_what_is_over() -> None:
+    async def body() -> None:
+        ledger = MemoryLedger(start=1000)
+        blobs = MemoryBlobs(BlobNet(), PeerId("scheduler"))
+        hands = SchedulerHands(blobs, MemoryChain(ledger, "scheduler"))
+        await hands.perform(KeepBlob(cid=CID, until=1005), lambda _: None)
+        await hands.perform(KeepBlob(cid=cid.of(b"b"), until=2000), lambda _: None)
+        assert blobs._pins == {CID: 1005, cid.of(b"b"): 2000}
+        ledger.mine(100)
+        await hands.perform(KeepBlob(cid=cid.of(b"c"), until=2000), lambda _: None)
+        assert set(blobs._pins) == {cid.of(b"b"), cid.of(b"c")}
+        await hands.perform(ReleaseBlobs(cids=(cid.of(b"b"), CID)), lambda _: None)
+        assert set(blobs._pins) == {cid.of(b"c")}
+
+    asyncio.run(body())

@@ -3,16 +3,25 @@ they may take."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from assay import client
+from assay.adapters.memory_chain import MemoryChain, MemoryLedger
+from assay.adapters.memory_record import read_record
 from assay.adapters.memory_takeovers import TAKEOVERS
-from assay.chain import Assigned, Entrust, Terms
-from assay.ids import Address, Digest
+from assay.audit.auditor import Auditor
+from assay.chain import Assigned, Entrust, Entrusted, SegmentState, Terms
+from assay.cli.common import Trouble
+from assay.cli.successors import successors, successors_of
+from assay.ids import Address, Digest, JobId, SegmentId
 from assay.messages import JobAnnouncement
+from assay.receipts import Ledger, Segment
 from assay.sim import Options, World
 from assay.sim.cast import HONEST, SCHEDULER, WORKER, Part, Self, worker_config
 from assay.sim.report import report
@@ -141,3 +150,61 @@ def test_a_scheduler_that_takes_over_has_the_client_s_list_alone(
         assert any("WrongProviders" in text for text in refused)
     else:
         assert set(after) == {("scheduler-1", FRIEND)}
+
+
+def test_an_audit_finds_who_was_not_entitled_to_take_over() -> None:
+    """The chain says that the client entrusted others than it did: then a right takeover is a wrong one."""
+    world = Entrusting(OPTIONS, 3)
+    world.clock.after(10.0, lambda: world.nodes["scheduler-0"].kill(wipe=True))
+    finish(world)
+    (job,) = world.posted
+    record = read_record(MemoryChain(world.ledger, "auditor"), job)
+
+    def told(**changed: Any) -> list[str]:
+        entries = tuple(
+            entry._replace(event=msgspec.structs.replace(entry.event, **changed)) if isinstance(entry.event, Entrusted) else entry
+            for entry in record.entries
+        )
+        report = Auditor(record._replace(entries=entries), job).run()
+        return [f"{finding.check}: {finding.text}" for row in report.rows for finding in row.sheet.findings]
+
+    assert told() == []
+    nobody = told(providers=())
+    assert nobody
+    assert all(text.startswith("range: ") and "s after the range opened; entrusted was" in text for text in nobody)
+    assert told(patience=7 * 86_400) == nobody
+    assert len(told(scheduler=Address("0x" + "9" * 40), patience=7 * 86_400)) == len(assignments(world)) > len(nobody)
+
+
+def test_a_client_lists_who_has_settled_and_was_never_refuted() -> None:
+    ledger = Ledger()
+    ends = "1 SETTLED, 2 SETTLED, 2 SETTLED, 3 SETTLED, 3 WITHHELD, 4 LAPSED, 5 SETTLED, 5 LAPSED"
+    for number, (who, end) in enumerate((each.split() for each in ends.split(", ")), 1):
+        segment = Segment(SegmentId(number), JobId(1), SegmentId(0), Address("0x" + who * 40), 0, 1, 1)
+        segment.state = SegmentState[end]
+        ledger.segments[segment.number] = segment
+    assert client.reliable(ledger) == tuple(Address("0x" + who * 40) for who in "215")
+    assert client.reliable(ledger, 1) == (Address("0x" + "2" * 40),)
+
+
+TWO = ("0x" + "1" * 40, "0x" + "2" * 40)
+
+
+@pytest.mark.parametrize(("said", "meant"), [(None, None), (["anybody"], None), (["reliable"], ()), ([*TWO], TWO)])
+def test_what_a_client_may_say_of_takeovers(said: list[str] | None, meant: tuple[str, ...] | None) -> None:
+    assert successors(said) == meant
+
+
+def test_what_it_may_not_say() -> None:
+    with pytest.raises(Trouble, match="with anybody, with reliable providers, or with those that are named"):
+        successors(["reliable", "0x" + "1" * 40])
+
+    async def asked(*named: str, contract: str = TAKEOVERS) -> dict[str, Any]:
+        chain = MemoryChain(MemoryLedger(), "client")
+        chain.takeovers = Address(contract)
+        return await successors_of(SimpleNamespace(chain=chain, depth=0), named)
+
+    assert asyncio.run(asked("0x" + "1" * 40)) == {"takeovers": TAKEOVERS, "successors": ("0x" + "1" * 40,)}
+    for named, contract, why in (((), TAKEOVERS, "nobody can be listed"), (("0x1",), TAKEOVERS, "malformed"), ((), "", "no contract for takeovers")):
+        with pytest.raises(Trouble, match=why):
+            asyncio.run(asked(*named, contract=contract))

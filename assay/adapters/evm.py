@@ -43,6 +43,8 @@ Taking = chain.Deposit | chain.PostJob | chain.PostLicensed | chain.FundJob | ch
 """Calls that take tokens."""
 DECISION_GAS = 500_000
 """For what the estimate of a reveal does not know of: it may turn out to be the last one, which decides the round and pays all."""
+VERSION = "1"
+"""Of the contracts whose rules this program knows, as they say it themselves (EIP-5267)."""
 MANY_BLOCKS = 10_000
 """On a longer chain it is worth finding out where the contract was deployed."""
 
@@ -76,6 +78,10 @@ class EvmReader(TypedData):
             return evm_abi.decode_result(name, function, blob(answer))
 
         try:
+            version = (await ask("jobs", "eip712Domain"))[2]
+            if version != VERSION:
+                why = f"the contract at {contract} has version {version[:40]!r}, this program speaks {VERSION}"
+                raise NoContract(f"{why}: its jobs end under its own rules; use a release that knows them")
             for name in ("stakes", "token", "disputes"):
                 found[name] = Address((await ask("jobs", name)).lower())
             if found["disputes"] == ZERO_ADDRESS or not await ask("disputes", "disputable"):

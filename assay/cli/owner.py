@@ -11,7 +11,23 @@ from typing import Annotated, Any
 
 import typer
 
-from assay.cli.common import FAILED, TOKEN, USAGE, Bootstrap, Contract, Data, Json, Rpc, Trouble, money, read_config, run, settings, show
+from assay.cli.common import (
+    FAILED,
+    TOKEN,
+    USAGE,
+    Bootstrap,
+    Contract,
+    Data,
+    Json,
+    Rpc,
+    Trouble,
+    money,
+    read_config,
+    run,
+    settings,
+    show,
+    translate,
+)
 from assay.ids import Address
 from assay.receipts import Ledger
 
@@ -154,6 +170,22 @@ def price_per_tera(per_hour: float, operations: float) -> int:
     return max(1, round(per_hour * TOKEN / (operations * 3600 / 1e12)))
 
 
+def paid_lately(rpc: str | None, contract: str | None) -> int | None:
+    """The middle of what settled segments of the last 30 days cost for 10^12 operations; None where nothing is known."""
+    from assay.cli.prices import read_book
+
+    if not rpc or not contract:
+        return None
+    try:
+        book, now = run(read_book(settings(rpc, contract, None, None, "worker")))
+    except Exception as error:
+        if translate(error) is None:
+            raise
+        return None  # what is in the way has been told among the findings
+    rows = book.rows(now)
+    return round(max(rows, key=lambda row: row.sales).tera) if rows else None
+
+
 def init(
     rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False,
     per_hour: Annotated[float, typer.Option("--per-hour", min=0.0, metavar="TOKENS", help="What an hour of this machine shall bring.")] = 1.0,
@@ -177,12 +209,13 @@ def init(
     here, devices = hardware.machine(), hardware.gpus()
     operations = threads * speed()
     price = price_per_tera(per_hour, operations)
+    paid = paid_lately(rpc or known.get("rpc"), contract or known.get("contract"))
     bad = [finding for finding in found if finding.good is False]
     if json:
         show({
             "good": not bad, "account": keys.account, "data": str(folder), "findings": [finding._asdict() for finding in found],
             "cpu": here.cpu, "cores": here.cores, "memory": here.memory, "gpus": [gpu.text for gpu in devices],
-            "operations_per_second": round(operations), "price_per_tera": price,
+            "operations_per_second": round(operations), "price_per_tera": price, "paid_per_tera": paid,
         })  # fmt: skip
     else:
         print(f"account   {keys.account}\n          its keys lie in {folder / 'keys'}: keep a copy of them in a safe place")
@@ -191,6 +224,8 @@ def init(
             print(f"gpu {gpu.index}     {gpu.text}")
         print(f"speed     {operations / 1e9:.0f} G operations a second with {threads} thread{'s' * (threads > 1)} (a product of 1024 x 1024)")
         print(f"price     {money(price)} tokens for 10^12 operations bring {per_hour:g} an hour at that speed; real steps are slower")
+        if paid is not None:
+            print(f"lately    {money(paid)} was paid for 10^12 operations (assay prices); that would bring {per_hour * paid / price:.2g} an hour")
         tell(found)
         command = f"assay worker start --data {folder} --price 1 --price-per-tera {price} --threads {threads}"
         print(f"next      {'mend what is marked no' if bad else command}")

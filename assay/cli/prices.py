@@ -48,10 +48,10 @@ def prices(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("operations a step", "segments", "providers", "a step", "four in five", "10^12 operations", "a step takes", "newest")
+    table = Table("operations", "sold", "by", "a step", "four in five", "10^12", "takes", "newest")
     for row in book.rows(now):
         table.add_row(
-            f"{row.least:.0e} to {10 * row.least:.0e}", str(row.sales), str(row.providers), money(round(row.likely)),
+            f"from {row.least:.0e}", str(row.sales), str(row.providers), money(round(row.likely)),
             f"{money(round(row.low))} to {money(round(row.high))}", money(round(row.tera)), f"{row.seconds:.2f} s",
             time.strftime("%Y-%m-%d", time.gmtime(row.newest)),
         )  # fmt: skip

@@ -50,7 +50,7 @@ class Adopting:
         if job in self.state.jobs:
             return
         told = facts.jobs[job]
-        near = [*facts.peer(told.client), *facts.peer(told.terms.scheduler), *facts.peer(told.terms.key_service)]
+        near = [*facts.peer(told.client), *facts.peer(told.scheduler), *facts.peer(told.terms.key_service)]
         keys = self.state.jobs[job] = JobKeys(near=list(dict.fromkeys(near)), over=told.over)
         self._fetch(job)
         for seg in facts.of_job(job):

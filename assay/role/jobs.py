@@ -29,7 +29,7 @@ class Jobs(Base):
         facts = self.state.facts.jobs.get(job)
         if facts is None or job in self.state.jobs:
             return
-        peers = [*near, *self.state.facts.peer(facts.client), *self.state.facts.peer(facts.terms.scheduler)]
+        peers = [*near, *self.state.facts.peer(facts.client), *self.state.facts.peer(facts.scheduler)]
         entry = self.state.jobs[job] = JobEntry(near=list(dict.fromkeys(peers)))
         self._do(Fetch(key=f"spec:{job}", cid=facts.terms.spec, limit=SPEC_LIMIT, near=tuple(entry.near)))
 

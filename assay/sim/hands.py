@@ -35,6 +35,7 @@ from assay.tasks import (
     DropSegment,
     GatherKey,
     JobLoaded,
+    KeepBlob,
     KeyGathered,
     KeyStored,
     KeysWrapped,
@@ -44,8 +45,10 @@ from assay.tasks import (
     OfferVerified,
     OpenBoundary,
     OpeningsMade,
+    PinsSet,
     ProgramChecked,
     ReceiptVerified,
+    ReleaseBlobs,
     ReplayUnit,
     RunSegment,
     SayUnserved,
@@ -112,10 +115,12 @@ class Hands:
         self.account = chain.account
         self.store = Store()
         self.disk: dict[Any, Any] = {}
+        self.kept: dict[Cid, int] = {}
+        """Of a scheduler: what it has pinned, until when."""
 
     def wipe(self) -> None:
         """The disk is gone: blobs, work and keys, all but the identity."""
-        self.store, self.disk = Store(), {}
+        self.store, self.disk, self.kept = Store(), {}, {}
         self.keys._ring.clear()
 
     def perform(self, task: AnyTask) -> AnyOutcome:
@@ -155,6 +160,15 @@ class Hands:
             raise TaskFailed(Fault.PEER, f"the offer in the name of {task.offer.provider} was signed by {signer or 'nobody'}")
         view = self.chain.ledger.view(task.offer.provider)
         return OfferVerified(free=view.stake - view.reserved)
+
+    def keep_blob(self, task: KeepBlob) -> PinsSet:
+        self.kept[task.cid] = task.until
+        return PinsSet()
+
+    def release_blobs(self, task: ReleaseBlobs) -> PinsSet:
+        for name in task.cids:
+            self.kept.pop(name, None)
+        return PinsSet()
 
     def sign_receipt(self, task: SignReceipt) -> Signed:
         return Signed(signature=self.chain.sign_receipt(task.segment, task.round))

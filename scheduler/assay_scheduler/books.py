@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from assay.chain import FAILED, Entrusted, SegmentState, Terms
-from assay.ids import Address, JobId, PeerId, SegmentId
+from assay.ids import Address, Cid, JobId, PeerId, SegmentId
 from assay.messages import OfferMessage
 from assay_scheduler.placement import Bid, Record
 
@@ -54,6 +54,7 @@ class SegmentBook(msgspec.Struct):
     """When the current state is late (chain time)."""
     since: int = 0
     """When it was activated."""
+    checkpoint: Cid = Cid("")
 
 
 class Tip(NamedTuple):
@@ -89,6 +90,8 @@ class JobBook(msgspec.Struct):
     """Its last providers, and where what they committed last ends."""
     sizes: tuple[int, int, int] = (0, 0, 0)
     """Bytes of its sealed state, of all else that every provider needs, and of the frozen tensors among that; 0 while its document is not here."""
+    pins: list[Cid] = []
+    """Blobs of it that are kept here."""
     placed: str = ""
     """What was chosen last, and why."""
 
@@ -158,6 +161,8 @@ class State(msgspec.Struct):
     records: dict[str, Record] = msgspec.field(default_factory=dict)
     ratios: list[int] = msgspec.field(default_factory=list)
     """Percent of their job's pace that the last segments of all jobs took."""
+    pinned: dict[str, int] = msgspec.field(default_factory=dict)
+    """By blob: how many jobs keep it."""
     serial: int = 0
     closed: int = 0
     """Jobs that are over, of which nothing else is remembered."""

@@ -1,4 +1,5 @@
-"""What a scheduler does with its hands: read job documents, check who signed an offer, and examine what its provider has proven of its hardware.
+"""What a scheduler does with its hands: read job documents, check who signed an offer, examine what its provider has proven of its
+hardware, and keep what jobs need until nobody goes on from there any more.
 
 An offer does not wait for an examination: that goes on beside it, and counts for the next offer of the same provider.
 """
@@ -14,7 +15,7 @@ from assay.ids import Address, Digest
 from assay.messages import Hardware
 from assay.ports import Blobs, Chain, Outage, Peers, Stamps
 from assay.runtime import Fault, Note, TaskFailed
-from assay.tasks import AnyOutcome, AnyTask, LoadJob, OfferVerified, VerifyOffer
+from assay.tasks import AnyOutcome, AnyTask, KeepBlob, LoadJob, OfferVerified, PinsSet, ReleaseBlobs, VerifyOffer
 
 if TYPE_CHECKING:
     from assay.proving.claims import Proven
@@ -47,6 +48,14 @@ class SchedulerHands:
                 if proven is None:
                     return OfferVerified(free=free)
                 return OfferVerified(proven_at=proven.at, memory=proven.memory, rate=proven.rate, free=free)
+            case KeepBlob():
+                await self.blobs.pin(task.cid, task.until)
+                await self.blobs.lapse((await self.chain.head()).time)
+                return PinsSet()
+            case ReleaseBlobs():
+                for cid in task.cids:
+                    await self.blobs.unpin(cid)
+                return PinsSet()
             case _:
                 raise TaskFailed(Fault.OWN, f"a scheduler does not do {type(task).__name__}")
 

@@ -80,6 +80,7 @@ from assay.tasks import JobLoaded, LoadJob, OfferVerified
 from assay_scheduler.books import LIVE_UNCOMMITTED, Config, JobBook, SegmentBook, State, range_key
 from assay_scheduler.explaining import stand
 from assay_scheduler.history import History, fence
+from assay_scheduler.mirror import Mirror
 from assay_scheduler.placing import Placing
 
 ENDS = {
@@ -88,7 +89,7 @@ ENDS = {
 }  # fmt: skip
 
 
-class SchedulerMachine(Placing, History):
+class SchedulerMachine(Placing, History, Mirror):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = (Heartbeat,)
@@ -116,6 +117,8 @@ class SchedulerMachine(Placing, History):
             case Fetched(key=key) if key.startswith("spec:"):
                 found = self.state.jobs.get(int(key.split(":")[1]))
                 return [Do(key=f"load:{found.id}", task=LoadJob(job=found.id, spec=found.terms.spec))] if found is not None else []
+            case Fetched(key=key) if key.startswith("mirror:"):
+                return self._keep(key)
             case Failed():
                 return self._on_failed(event, now)
             case Sent() | _:
@@ -159,12 +162,11 @@ class SchedulerMachine(Placing, History):
                 book.state, book.since = SegmentState.ACTIVE, now
                 return [self._late(book, event.lease_until), *self._watch(job, book, self._mine(job)), *self._seek(job, now)]
             case Committed():
-                book.stop, book.state = event.stop, SegmentState.COMMITTED
+                book.stop, book.state, book.checkpoint = event.stop, SegmentState.COMMITTED, event.checkpoint
                 job.open_since, job.fruitless = now, 0
                 self._learn(job, book, now)
-                near = self._near(book.provider)
                 return [
-                    Fetch(key=f"mirror:{event.checkpoint}", cid=event.checkpoint, limit=self.config.blob_limit, near=near),
+                    self._copy(job, event.checkpoint, self._near(book.provider)),
                     Wake(key=f"draw:{book.id}:{event.seed_block}", block=event.seed_block + 1, at=now + self.config.patience),
                     *self._seek(job, now),
                 ]
@@ -224,7 +226,7 @@ class SchedulerMachine(Placing, History):
         near = self._near(job.client)
         job.sizes = (spec.state.size, sum(ref.size for ref in spec.shared_blobs), sum(ref.size for ref in spec.frozen_blobs))
         cids = [spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)]
-        return [Fetch(key=f"mirror:{cid}", cid=cid, limit=self.config.blob_limit, near=near) for cid in cids]
+        return [self._copy(job, cid, near) for cid in cids]
 
     def _on_assigned(self, event: Assigned, now: int) -> list[AnyEffect]:
         job = self.state.jobs[event.job]
@@ -246,8 +248,8 @@ class SchedulerMachine(Placing, History):
         book.state = SegmentState.SETTLED
         job.settled_to = book.stop
         self._judge(book, event)
-        self._forget_before(job, book)
-        effects: list[AnyEffect] = [self._note("settled", book, f"segment {book.id}: settled, {book.provider} is paid {book.price}")]
+        note = self._note("settled", book, f"segment {book.id}: settled, {book.provider} is paid {book.price}")
+        effects = [*self._forget_before(job, book), note]
         for child in job.segments.values():
             if child.parent == book.id and child.state == SegmentState.ATTESTED:
                 effects.append(self._settle(job, child, now))
@@ -329,7 +331,8 @@ class SchedulerMachine(Placing, History):
             return [Wake(key=f"takeover:{job.id}:{now}", at=due + 1 + self.config.patience)]
         job.overdue = True
         note = Note(topic="takeover", text=f"job {job.id}: its scheduler is silent, this one goes on", data={"job": job.id})
-        return [note, self._fetch_spec(job), *self._seek(job, now)]
+        copies = [self._copy(job, s.checkpoint, self._near(s.provider)) for s in job.segments.values() if s.checkpoint and s.state not in FAILED]
+        return [note, self._fetch_spec(job), *copies, *self._seek(job, now)]
 
     def _on_failed(self, event: Failed, now: int) -> list[AnyEffect]:
         kind, _, rest = event.key.partition(":")
@@ -359,19 +362,22 @@ class SchedulerMachine(Placing, History):
 
     # ---- small things ----------------------------------------------------------------------------------------------------
 
-    def _forget_before(self, job: JobBook, settled: SegmentBook) -> None:
+    def _forget_before(self, job: JobBook, settled: SegmentBook) -> list[AnyEffect]:
         """Settlement is in order: nothing builds on what ended before the segment that settles now."""
-        for old in [s for s in job.segments.values() if s.id < settled.id and (s.state == SegmentState.SETTLED or s.state in FAILED)]:
-            del job.segments[old.id], self.state.job_of[old.id]
+        old = [s for s in job.segments.values() if s.id < settled.id and (s.state == SegmentState.SETTLED or s.state in FAILED)]
+        for gone in old:
+            del job.segments[gone.id], self.state.job_of[gone.id]
             job.count += 1
         job.base = settled.id
+        return self._let_go(job, [gone.checkpoint for gone in old])
 
     def _on_closed(self, job: JobBook) -> list[AnyEffect]:
         for segment in job.segments:
             del self.state.job_of[segment]
         self._forget_ranges(job)
         self.state.closed += 1
-        return [Cancel(key=f"deadline:{job.id}")] if job.scheduler == self.config.account else []
+        last = job.segments[job.base].checkpoint if job.base in job.segments else None
+        return [*self._leave(job, last), *([Cancel(key=f"deadline:{job.id}")] if job.scheduler == self.config.account else [])]
 
     def _segment(self, segment: int) -> SegmentBook | None:
         job = self.state.job_of.get(segment)

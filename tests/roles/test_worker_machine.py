@@ -20,6 +20,7 @@ from assay.chain import (
     Credited,
     Decide,
     Draw,
+    Entrusted,
     FeeCharged,
     JobCancelled,
     JobClosed,
@@ -41,6 +42,7 @@ from assay.chain import (
     Withdrawn,
     Withheld,
 )
+from assay.facts import SegmentFacts
 from assay.hearing import ChunkProof
 from assay.ids import Address, JobId, PeerId, SegmentId
 from assay.messages import (
@@ -262,6 +264,35 @@ def test_a_stranger_may_schedule_when_the_jobs_scheduler_has_been_silent(bench: 
     hear(bench, scheduler=PEERS[OTHER])
     bench.load_job()
     assert isinstance(bench.task("sign:"), SignOffer)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_stranger_may_schedule_a_job_that_was_entrusted_if_this_node_is_listed(bench: Bench, listed: bool) -> None:
+    """The job's terms name the contract; the plan names the scheduler, whoever it may take, and how long it may be silent."""
+    terms = msgspec.structs.replace(TERMS, scheduler=Address("0x" + "9" * 40))
+    providers = (VERIFIERS[0], ME) if listed else (VERIFIERS[0],)
+    bench.seen(Entrusted, client=CLIENT, spec_digest=terms.spec_digest, scheduler=SCHEDULER, patience=30, providers=providers)
+    bench.posted(terms)
+    bench.now += 29
+    hear(bench, scheduler=PEERS[OTHER])
+    bench.load_job()
+    assert bench.idle("sign:")
+    assert any("may not assign it" in note.text for note in bench.said)
+    bench.now += 1
+    hear(bench, scheduler=PEERS[OTHER])
+    assert bench.idle("sign:") != listed
+
+
+def test_the_scheduler_that_was_entrusted_is_the_job_s_scheduler(bench: Bench) -> None:
+    terms = msgspec.structs.replace(TERMS, scheduler=Address("0x" + "9" * 40))
+    bench.posted(terms)
+    bench.seen(Entrusted, client=CLIENT, spec_digest=terms.spec_digest, scheduler=SCHEDULER, patience=30, providers=())
+    hear(bench)
+    bench.load_job()
+    assert isinstance(bench.task("sign:"), SignOffer)
+    machine = bench.core.machine
+    seg = SegmentFacts(SegmentId(9), JobId(1), SegmentId(0), ME, 5, 10, 1, 0)
+    assert machine._scheduler(seg) == [PEERS[SCHEDULER]]
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ class WorkerMachine(Offering, Ending):
         for live in self.state.offers:
             if (live.offer.job, live.offer.parent, live.offer.start) == (seg.job, seg.parent, seg.start):
                 return [live.announcement.scheduler]
-        return list(self.state.facts.peer(self.state.facts.jobs[seg.job].terms.scheduler))
+        return list(self.state.facts.peer(self.state.facts.jobs[seg.job].scheduler))
 
     def _assigned(self, seg: SegmentFacts) -> None:
         taken = len(self._busy()) + len(self._busy("queued"))
@@ -327,7 +327,7 @@ class WorkerMachine(Offering, Ending):
         if mine is None or mine.phase != "running":
             return Refusal(reason=f"segment {request.segment} is not being run here")
         job = self.state.facts.jobs[self.state.facts.segments[mine.segment].job]
-        if peer not in (*mine.scheduler, *self.state.facts.peer(job.terms.scheduler)):
+        if peer not in (*mine.scheduler, *self.state.facts.peer(job.scheduler)):
             return Refusal(reason="this peer does not schedule the segment")
         if mine.handed_over != mine.attempt:
             mine.handed_over = mine.attempt
