@@ -1,13 +1,14 @@
 # Measures a network of nodes, one process each, that know one address: every node publishes a record of its own (some 400 bytes), and reads
 # those of all others: seconds from the last node's start until all have read all, and memory of a node. Against: the same with hivemind's DHT
-# (1.1.12, PyPI, whose wheel brings its daemon p2pd), in the same run, the two in turns. Ours are signed records, passed on over links, and in a Kademlia
-# table; hivemind's are plain values in its Kademlia table, fetched by key. Memory: ours as resident size, hivemind's as proportional size of a
-# node's processes (it forks, and shares pages). Averaging is not compared: ours has none between peers.
+# (1.1.12, PyPI, whose wheel brings its daemon p2pd), in the same run, the two in turns. Ours are signed records, passed on over links, and in
+# a Kademlia table; hivemind's are plain values in its Kademlia table, fetched by key. Memory: ours as resident size, hivemind's as proportional
+# size of a node's processes (it forks, and shares pages). Averaging is not compared: ours has none between peers.
 """Run: python bench/dht.py [--quick] [--json]. hivemind is no dependency: pip install --target FOLDER hivemind, then PYTHONPATH=FOLDER."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -28,8 +29,7 @@ NODES, QUICK = 10, 5
 
 def node(name: int, nodes: int, bootstrap: str) -> None:
     """One process."""
-    import hivemind
-
+    hivemind: Any = importlib.import_module("hivemind")
     begun = time.time()
     dht = hivemind.DHT(start=True, host_maddrs=["/ip4/127.0.0.1/tcp/0"], initial_peers=[bootstrap] if bootstrap else [])
     print(json.dumps({"up": time.time(), "start": time.time() - begun, "address": str(dht.get_visible_maddrs()[0])}), flush=True)
