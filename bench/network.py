@@ -125,14 +125,20 @@ class Net:
 
 async def first_steps(net: Net, jobs: int) -> dict[str, Any]:
     """Small jobs, one after another."""
-    first, whole = [], []
+    first, whole, ways = [], [], []
     for _ in range(jobs):
         client, job, posted = await net.submit(SMALL, 4, 2, PARAMS)
-        _, _, mine = await net.assigned(job)
+        assigned, _, mine = await net.assigned(job)
         stepped, _, _ = await net.stepped(mine["segment"])
         first.append(round(stepped - posted, 2))
+        (running,) = net.heard.of("running", mine["segment"])[:1]
+        ways.append((assigned - posted, running - assigned, stepped - running))
         whole.append(round(await net.done(client) - posted, 2))
-    return {"jobs": jobs, "median": statistics.median(first), "all": first, "until_weights_median": statistics.median(whole)}
+    parts = [round(statistics.median(part), 2) for part in zip(*ways, strict=True)]
+    return {
+        "jobs": jobs, "median": statistics.median(first), "all": first, "until_weights_median": statistics.median(whole),
+        "until_assigned": parts[0], "then_until_running": parts[1], "then_until_its_first_step": parts[2],
+    }  # fmt: skip
 
 
 async def share(net: Net, steps: int, segments: int) -> dict[str, Any]:

@@ -314,6 +314,10 @@ class Sender:
         if first.nonce > count:
             if await self._count_now("pending") > count:  # another program's, on its way
                 return
+            fallen = self.journal.from_nonce(count)
+            if fallen[0].nonce == count:  # it was mined, in blocks that are no longer part of the chain
+                self._adopt(fallen)
+                return await self._broadcast(fallen)
             first = Entry(CallId(f"fill nonce {count} at {head.number}"), count, self.address, b"", 21_000)  # its holder was dropped
             first.attempts = [self._sign(first, *await self._fees_now())]
             self.journal.write([first])

@@ -7,6 +7,7 @@ What the last proof was is kept in `hardware.json` of the node's folder, and tol
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -64,8 +65,10 @@ class Prover:
     async def watch(self, every: float = LOOK_EVERY) -> None:
         """Until it is cancelled."""
         while True:
-            try:
+            block = None
+            with contextlib.suppress(Outage):  # the node itself tells that the chain does not answer
                 block = await self._due()
+            try:
                 if block is not None:
                     await self.prove(block)
             except Outage as error:

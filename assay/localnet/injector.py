@@ -51,6 +51,8 @@ class Injector:
         self._commands: dict[str, Sequence[str]] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._revived: dict[str, asyncio.Event] = {}
+        self._killed: set[int] = set()
+        """Processes that were killed, and whose end has not been seen yet."""
         self._over: set[asyncio.Task[None]] = set()
         self._chain_busy = asyncio.Lock()
 
@@ -74,8 +76,10 @@ class Injector:
             self.starts[name] = self.starts.get(name, 0) + 1
             on_start()
             code = await process.wait()
-            if name in self._revived:
-                await self._revived[name].wait()
+            if process.pid in self._killed:
+                self._killed.remove(process.pid)
+                if name in self._revived:  # else the fault is over already
+                    await self._revived[name].wait()
             elif code == 0:
                 return
             else:
@@ -118,6 +122,7 @@ class Injector:
             case Kind.KILL:
                 self._tell(fault.told())
                 self._revived[name] = asyncio.Event()
+                self._killed.add(self.pid(name))
                 self.processes.kill(name)
                 self._later(self._revive(fault))
             case Kind.PAUSE:

@@ -200,8 +200,15 @@ class Ordeal:
         try:
             while not breaking.done() or not number:
                 number += 1
-                await self._job(network, number, params)
-            await breaking  # raises what went wrong with it
+                job = asyncio.create_task(self._job(network, number, params))
+                try:
+                    await asyncio.wait({job, breaking}, return_when=asyncio.FIRST_COMPLETED)
+                    if breaking.done():
+                        breaking.result()  # raises what went wrong with it
+                    await job
+                finally:
+                    job.cancel()
+                    await asyncio.gather(job, return_exceptions=True)
         finally:
             for task in (breaking, looking):
                 task.cancel()

@@ -125,7 +125,8 @@ class Wires:
         hit = [cable for cable in self._cables if name in cable.ends]
         for cable in hit:
             for writer in cable.writers:
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+                if not writer.is_closing():
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
                 writer.transport.abort()
         return len(hit)
 

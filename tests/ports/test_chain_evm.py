@@ -155,6 +155,25 @@ def test_a_shallow_reorganisation_is_not_seen_and_what_it_dropped_comes_back(net
     run(network, tmp_path, body)
 
 
+def test_what_a_reorganisation_dropped_unseen_comes_back_before_the_next_call(network: Network, tmp_path: Path) -> None:
+    """Nothing was asked while the chain fell back: the next call's nonce is then beyond what the chain has counted."""
+
+    async def body(chain: EvmChain) -> None:
+        for i in range(3):
+            await chain.send(CallId(f"deposit {i}"), Deposit(amount=10**i))
+        rpc.call(network.url, "anvil_reorg", 2, [])
+        sending = asyncio.create_task(chain.send(CallId("deposit 3"), Deposit(amount=1000)))
+        for _ in range(40):
+            mine(network)
+            await asyncio.sleep(0.05)
+            if sending.done():
+                break
+        await sending
+        assert (await chain.view(chain.account)).stake == 1111
+
+    run(network, tmp_path, body)
+
+
 def test_empty_blocks_that_are_replaced_are_read_again(network: Network, tmp_path: Path) -> None:
     async def body(chain: EvmChain) -> None:
         await chain.send(CallId("one"), REGISTER)
