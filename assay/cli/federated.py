@@ -122,8 +122,10 @@ def round_(x: float) -> int:
 
 
 async def _host(
-    where: Settings, plan: Plan, owners: dict[bytes, int], steps: int, privacy: tuple[float, float, float], bits: int, times: tuple[float, bool], json: bool
-) -> Any:
+    where: Settings, plan: Plan, owners: dict[bytes, int], steps: int, privacy: tuple[float, float, float], bits: int,
+    times: tuple[float, bool], json: bool,
+) -> Any:  # fmt: skip
+    """`times`: how patient it is, and whether it stays."""
     from assay.federated import node, training
     from assay.federated import privacy as account
     from assay.federated.coordinator import Lost
