@@ -177,9 +177,9 @@ def together(net: Net, sites: Any, steps: int, local: int, out: Path) -> dict[st
     try:
         owners = tuple(Address(net.assay("federated", "id", "--data", site)["account"]) for site in SITES)
         tell(f"valuing the records: {2 ** len(SITES) - 1} trainings")
-        found = worth.value(plan, sites, owners)
+        found = worth.value(plan, [sites[name].shown for name in SITES], kept, owners)
         shares = dict(zip(SITES, found.worth.shares, strict=True))
-        print("\n".join(worth.told(found)))
+        print("\n".join(worth.told(found, SITES)))
         (out / "worth.json").write_bytes(encode(found.worth))
 
         tell("federated training: five owners and a coordinator, records stay where they are")
