@@ -101,7 +101,7 @@ def federated(net: Net, local_steps: int, tell: Tell) -> dict[str, Any]:
     shape = ("--local-steps", str(local_steps))
     ours = ("--data", "coordinator", "--out", "federated.safetensors", "--patience", "300", "--stay")
     host = net.start("federated", "host", TRAIN, *names, *shape, *ours)
-    joins = [net.start("federated", "join", TRAIN, *shape, "--data", site, site=site) for site in SITES]
+    joins = [net.start("federated", "join", TRAIN, *names, *shape, "--data", site, site=site) for site in SITES]
     rounds: list[dict[str, Any]] = []
     try:
         for line in said(host):
