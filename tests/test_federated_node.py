@@ -62,7 +62,7 @@ class World:
         for p in self.peers:
             await p.start(nothing, lambda *_: None)
 
-    def owner(self, i: int, dies: int | None = None, job: Digest = JOB) -> asyncio.Task:  # type: ignore[type-arg]
+    def owner(self, i: int, dies: int | None = None, job: Digest = JOB, among: tuple[bytes, ...] = ()) -> asyncio.Task:  # type: ignore[type-arg]
         work = plan(i)
 
         def train(t: Terms, place: int, state: Tensors) -> tuple[Row, Digest, float]:
@@ -72,7 +72,9 @@ class World:
             return training.update(t, place, state, run.state), run.root, run.losses[-1]
 
         at = self.at.peer
-        owner = node.Owner(self.peers[i], self.blobs[i], at, identity(i), lambda _: job, train, lambda: asyncio.sleep(0.001), initial_state())
+        owner = node.Owner(
+            self.peers[i], self.blobs[i], at, identity(i), lambda _: job, train, lambda: asyncio.sleep(0.001), initial_state(), frozenset(among)
+        )
         return asyncio.create_task(owner.take_part())
 
 
@@ -98,7 +100,7 @@ def test_a_job_over_peers_and_blobs_ends_where_it_ends_in_one_process() -> None:
     async def go() -> None:
         world = World(20)
         await world.start()
-        owners = [world.owner(i) for i in range(4)]
+        owners = [world.owner(i, among=invited(initial_state(), 0).owners) for i in range(4)]
         state, _ = await job(world, 4)
         for done, model in await asyncio.gather(*owners):
             assert [r.outcome.why for r in done] == ["", ""]
@@ -167,6 +169,8 @@ def test_an_owner_trains_no_other_job_and_a_stranger_is_told_nothing() -> None:
         holding = asyncio.create_task(world.host.hold(invitation, beacon))
         with pytest.raises(Refused, match="not the one of this training file"):
             await world.owner(0, job=Digest(bytes(32)))
+        with pytest.raises(Refused, match="are not those that this owner takes part with"):
+            await world.owner(0, among=invitation.terms.owners[:3])
         t = invitation.terms
         name = Client(t, identity(0), bytes(32)).name
         ask = world.host.on_request

