@@ -29,13 +29,14 @@ def test_two_of_three_key_holders_serve_a_job_while_the_first_sleeps(here: Path)
         for role in ("scheduler", "worker", "verifier"):
             up.enter_context(daemon(here, role))
         out = here / "weights.safetensors"
-        done = assay(here, *SUBMIT, "--keyservice", ",".join(accounts), "--watch", "--out", str(out))
-        assert done["final_state_root"] == assay(here, "run", "train.py", "--local")["final_state_root"]
-        assert out.exists()
-        (job,) = until(lambda: (jobs := assay(here, "job", "list")["jobs"])[0]["state"] == "done" and jobs)
+        assay(here, *SUBMIT, "--keyservice", ",".join(accounts))
+        (job,) = until(lambda: (jobs := assay(here, "job", "list")["jobs"])[0]["state"] == "done" and jobs, within=400)
         assert job["segments"] == {"SETTLED": 2}
+        fetched = assay(here, "job", "fetch", "1", "--out", str(out))
+        assert fetched["final_state_root"] == assay(here, "run", "train.py", "--local")["final_state_root"]
+        assert out.exists()
         for folder in folders[1:]:
-            status = until(lambda folder=folder: (s := assay(here, "keyservice", "status", "--data", str(folder)))["released"] >= 8 and s)
+            status = until(lambda folder=folder: (s := assay(here, "keyservice", "status", "--data", str(folder)))["released"] >= 7 and s)
             assert status["holds"] == [accounts[0]]
         audit = assay(here, "job", "audit", "1")
         assert audit["failed"] == 0, audit
