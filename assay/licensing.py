@@ -16,7 +16,10 @@ from typing import NamedTuple
 
 from assay.chain import (
     AnyChainEvent,
+    Assigned,
     DatasetPublished,
+    DisputeMoved,
+    DisputeSealed,
     JobLicensed,
     LicenceGranted,
     LicenceRevoked,
@@ -24,7 +27,8 @@ from assay.chain import (
     UsePaid,
     UseRefunded,
 )
-from assay.ids import ZERO_ADDRESS, Address, DatasetId, JobId
+from assay.dispute.moves import Phase
+from assay.ids import ZERO_ADDRESS, Address, DatasetId, DisputeId, JobId, SegmentId
 from assay.job import DatasetRef, Field, KeyHolders, ShardRef, UsedDataset
 from assay.publish.manifest import PRICED, Manifest
 from assay.shard import BadRecords
@@ -134,6 +138,39 @@ def reads(steps: int, each_step: int, records: int, of: int) -> int:
 
 def due(steps: int, each_step: int, records: int, of: int, price: int) -> int:
     return steps * each_step * records * price // (PRICED * of)
+
+
+class Showing(NamedTuple):
+    """A dispute in which a record of a job's data was to be opened on chain, in the clear."""
+
+    dispute: DisputeId
+    segment: SegmentId
+    job: JobId
+    challenger: Address
+    time: int
+
+
+def showings(events: Iterable[AnyChainEvent], dataset: DatasetId) -> list[Showing]:
+    """Of jobs that rest on the dataset, alone or with others. Whether the asserter then opened the record or let its time run out is in the
+    dispute's moves (assay.dispute.record)."""
+    jobs: set[JobId] = set()
+    segments: dict[SegmentId, JobId] = {}
+    sealed: dict[DisputeId, DisputeSealed] = {}
+    found: dict[DisputeId, Showing] = {}
+    for event in events:
+        match event:
+            case JobLicensed() if dataset in event.datasets:
+                jobs.add(event.job)
+            case Assigned() if event.job in jobs:
+                segments[event.segment] = event.job
+            case DisputeSealed() if event.segment in segments:
+                sealed[event.dispute] = event
+            case DisputeMoved(phase=Phase.RECORD, dispute=number) if number in sealed:
+                one = sealed[number]
+                found[number] = Showing(number, one.segment, segments[one.segment], one.challenger, event.time)
+            case _:
+                pass
+    return list(found.values())
 
 
 class Licences:

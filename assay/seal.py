@@ -174,13 +174,6 @@ class Reader:
         """Bytes of the plaintext."""
         return self._header.length
 
-    def _chunk_into(self, index: int, target: memoryview) -> None:
-        sealed = self._read_at(HEADER_SIZE + index * (CHUNK + TAG), len(target) + TAG)
-        try:
-            self._cipher.decrypt_into(_nonce(self._header, index), sealed, self._head, target)
-        except InvalidTag:
-            raise Corrupt(f"chunk {index} of {self._header.chunks} of the sealed file was changed, moved or cut off") from None
-
     def _chunk_size(self, index: int) -> int:
         return min(CHUNK, self.size - index * CHUNK)
 
@@ -191,11 +184,20 @@ class Reader:
         return self._fill(0, self._header.chunks - 1, target)
 
     def _fill(self, first: int, last: int, target: memoryview) -> int:
-        at = 0
-        for index in range(first, last + 1):
-            step = self._chunk_size(index)
-            self._chunk_into(index, target[at : at + step])
-            at += step
+        """Decrypts chunks [first, last]; the last of the file has a nonce and a size of its own, the others are alike."""
+        decrypt, head, read_at, prefix = self._cipher.decrypt_into, self._head, self._read_at, self._header.prefix
+        ends = last == self._header.chunks - 1
+        at, place, index = 0, HEADER_SIZE + first * (CHUNK + TAG), first
+        try:
+            for index in range(first, last + 1 - ends):
+                decrypt(prefix + index.to_bytes(4, "big") + b"\0", read_at(place, CHUNK + TAG), head, target[at : at + CHUNK])
+                at, place = at + CHUNK, place + CHUNK + TAG
+            if ends:
+                index, step = last, self._chunk_size(last)
+                decrypt(_nonce(self._header, last), read_at(place, step + TAG), head, target[at : at + step])
+                at += step
+        except InvalidTag:
+            raise Corrupt(f"chunk {index} of {self._header.chunks} of the sealed file was changed, moved or cut off") from None
         return at
 
     def read(self, offset: int = 0, length: int | None = None) -> bytes:

@@ -133,6 +133,18 @@ class KeyGathered(Outcome, frozen=True, kw_only=True):
     """Places of holders whose share was false."""
 
 
+class ReadManifest(Task, frozen=True, kw_only=True):
+    """Reads the manifest of a published dataset. Fails with PEER when it is not the one whose digest is on chain."""
+
+    cid: Cid
+    digest: Digest
+
+
+class ManifestRead(Outcome, frozen=True, kw_only=True):
+    shards: tuple[tuple[Cid, int], ...]
+    """With their sizes; empty: this node is none of its key holders."""
+
+
 class WrapKeys(Task, frozen=True, kw_only=True):
     """Key service: opens `envelopes` (key id, envelope, account that published it, root of the published dataset that it is of or nothing)
     and wraps each key, or this holder's share of it, to each recipient (account, encryption key). No recipients: only checks the envelopes."""
@@ -462,13 +474,13 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | KeepBlob | ReleaseBlobs
-    | StoreKey | GatherKey | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
+    | StoreKey | GatherKey | ReadManifest | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
     | ShowNodes | VerifyVisit
     | DropSegment | LetGo
 )  # fmt: skip
 AnyOutcome = (
-    JobLoaded | ProgramChecked | Signed | OfferVerified | PinsSet | KeyStored | KeyGathered | KeysWrapped | SegmentRun | Stopping | UnitsServed
-    | ReceiptVerified
+    JobLoaded | ProgramChecked | Signed | OfferVerified | PinsSet | KeyStored | KeyGathered | ManifestRead | KeysWrapped | SegmentRun | Stopping
+    | UnitsServed | ReceiptVerified
     | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
 )  # fmt: skip

@@ -44,5 +44,5 @@ def test_grant_revoke_and_revenue(data: Any, tmp_path: Path) -> None:
     assert "NoLicence" in data("revoke", "set", "--to", "anyone", code=4)["why"]
     told = data("revenue", "set", "--collect", "--withdraw")
     assert told == {"dataset": 1, "earned": 0, "share": 10_000, "withdrawn": 0, "left": 0, "jobs": {}}
-    assert data("readers", "set") == {"readers": []}
+    assert data("readers", "set") == {"readers": [], "disputes": []}
     assert "there is no dataset 'other'" in data("grant", "other", "--to", "anyone", code=1)["error"]

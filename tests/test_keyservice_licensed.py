@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from test_keyservice import CID, INITIAL, NODES, SERVICE, V1, W1, W2, ZERO, Bench, document
+from test_keyservice import CID, CLIENT, INITIAL, NODES, SERVICE, V1, V2, W1, W2, ZERO, Bench, document
 
 from assay.adapters.memory_keys import MemoryKeys
 from assay.chain import CancelJob, DatasetPublished, GrantLicence, JobClosed, JobLicensed, Lapsed, LicenceRevoked
@@ -179,3 +179,46 @@ def test_the_owners_calls_are_sent_by_its_node_and_nothing_else_is_an_order() ->
         (effect,) = bench.feed(Ordered(order=order))
         assert isinstance(effect, Note)
         assert "does not know the order" in effect.text
+
+
+# ---- what each could do with what it was given -----------------------------------------------------------------------------
+
+
+def test_what_a_drawn_verifier_can_leak_is_in_the_log_and_no_more() -> None:
+    """All that it ever has are the keys that were released to it by name, on chain; it has none of another dataset, of states, of later draws."""
+    bench = posted(job(CHEAP, (1, 2)), 1)
+    bench.assign(1)
+    checkpoint = bench.commit(1)
+    bench.draw(1, V1)
+    log = [release for _, call in bench.calls for release in call.releases]
+    opened = {release.key_id for release in log if opens(V1, release.wrapped)}
+    assert opened == {release.key_id for release in log if release.recipient == V1.account} == {sha256(key) for key in KEYS["cheap"]}
+    for key in (INITIAL, checkpoint, *KEYS["dear"]):
+        assert not isinstance(bench.ask(V1, 1, key), KeyGrant)
+    bench.settle(1)
+    bench.assign(2, W2, parent=1, start=10, stop=20)
+    bench.commit(2, W2, stop=20)
+    assert "neither the provider nor a drawn verifier" in bench.refusal(V1, 2, KEYS["cheap"][0])  # of the next segment another one is drawn
+
+
+def opens(node: MemoryKeys, wrapped: bytes) -> bool:
+    try:
+        return bool(node.unwrap(wrapped))
+    except ValueError:
+        return False
+
+
+def test_a_licence_that_is_revoked_in_mid_job_still_lets_what_was_assigned_be_checked_and_nothing_more_be_had() -> None:
+    """The contract assigns nothing after it (tests/ports/test_datasets.py), so no event entitles anybody to anything more."""
+    bench = posted(job(CHEAP, (1, 2)), 1)
+    bench.assign(1)
+    bench.chain(LicenceRevoked, dataset=DatasetId(1), who=Address("0x" + "00" * 20))
+    bench.commit(1)
+    bench.draw(1, V1)
+    assert bench.got(V1, 1) == KEYS["cheap"]
+    bench.settle(1)
+    calls = len(bench.calls)
+    for who in (V2, W2, RIVAL):
+        assert not isinstance(bench.ask(who, 1, KEYS["cheap"][1]), KeyGrant)
+    bench.chain(JobClosed, job=JobId(1), refund=0)
+    assert [release.key_id for _, call in bench.calls[calls:] for release in call.releases if release.recipient != CLIENT.account] == []

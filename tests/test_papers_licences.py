@@ -13,9 +13,10 @@ from test_papers import ME, OTHER, internal, made, sign, signer, statement, swap
 from assay import chain
 from assay.audit.record import Entry
 from assay.codec import decode, encode
-from assay.ids import ZERO_ADDRESS, Address, Cid, DatasetId, Digest, JobId
+from assay.dispute.moves import Phase
+from assay.ids import ZERO_ADDRESS, Address, Cid, DatasetId, Digest, DisputeId, JobId, SegmentId
 from assay.job import JobSpec, UsedDataset
-from assay.licensing import ENDLESS
+from assay.licensing import ENDLESS, Showing, showings
 from assay.merkle import sha256
 from assay.papers import card
 from assay.papers.certificate import seal, verify
@@ -115,3 +116,21 @@ def test_a_false_one_is_found(trained: Trained, licensed: Statement, bend: Bend,
     bent = bend(licensed.internal.licences[0])
     found = findings(trained, internal(licences=() if bent is None else (bent,))(licensed))
     assert any(text in said for said in found), found
+
+
+def test_an_owner_is_told_of_disputes_that_came_to_open_a_record() -> None:
+    def assigned(segment: int, job: int) -> tuple[type[Any], dict[str, Any]]:
+        fields = {"parent": SegmentId(0), "provider": OWNER, "start": 0, "stop": 1, "price": 1, "activate_by": 9}
+        return chain.Assigned, {"segment": SegmentId(segment), "job": JobId(job), **fields}
+
+    def disputed(dispute: int, segment: int, phase: Phase) -> list[tuple[type[Any], dict[str, Any]]]:
+        sealed = {"segment": SegmentId(segment), "challenger": CLIENT, "bond": 1, "open_by": 9, "allowance": 1}
+        moved = {"phase": phase, "asserting": True, "due": 9}
+        return [(chain.DisputeSealed, {"dispute": DisputeId(dispute), **sealed}), (chain.DisputeMoved, {"dispute": DisputeId(dispute), **moved})]
+
+    told = [one.event for one in entries(
+        published(1), granted(ZERO_ADDRESS, 10**6, 0), posted(1), assigned(1, 1), assigned(2, 2), *disputed(5, 1, Phase.RECORD),
+        *disputed(6, 1, Phase.ELEMENT), *disputed(7, 2, Phase.RECORD),
+    )]  # fmt: skip
+    assert showings(told, DatasetId(1)) == [Showing(DisputeId(5), SegmentId(1), JobId(1), CLIENT, 600)]
+    assert showings(told, DatasetId(2)) == []

@@ -133,15 +133,18 @@ async def _revenue(where: Settings, name: str, *, collect: bool, withdraw: bool,
 
 
 def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False) -> None:
-    """Who was given keys of a dataset, for which segment, and when: the chain's log of releases.
+    """Who was given keys of a dataset, for which segment, and when: the chain's log of releases; and disputes that came to open a record on chain.
 
     Example: [bold]assay data readers patients[/bold]
     """
+    from assay.licensing import showings
+
     where = settings(rpc, contract, None, data, "owner")
     _, made = run(find(where.data, name))
     own = {ref.sealed.key_id for ref in made.dataset.shards}
     rows: dict[tuple[int, str, str], list[Any]] = {}
-    for event in run(events(where)):
+    seen = run(events(where))
+    for event in seen:
         if isinstance(event, KeyReleased) and event.key_id in own:
             row = rows.setdefault((event.segment, event.recipient, event.by), [event.time, set()])
             row[1].add(event.key_id)
@@ -149,8 +152,10 @@ def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data =
         {"time": time, "segment": segment, "recipient": recipient, "by": by, "shards": len(keys), "of": len(own)}
         for (segment, recipient, by), (time, keys) in rows.items()
     ]  # fmt: skip
+    number = run(_number(where, name))
+    opened = showings(seen, number) if number is not None else []
     if json:
-        show({"readers": told})
+        show({"readers": told, "disputes": [one._asdict() for one in opened]})
         return
     from rich.console import Console
     from rich.table import Table
@@ -160,6 +165,9 @@ def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data =
         when = datetime.datetime.fromtimestamp(one["time"], datetime.UTC).isoformat(" ", "seconds")
         table.add_row(when, str(one["segment"]), f"{one['recipient']}\n{one['shards']} of {one['of']} shards", one["by"])
     Console(highlight=False, soft_wrap=True).print(table)
+    for case in opened:
+        what = f"segment {case.segment} of job {case.job}"
+        print(f"dispute {case.dispute} of {case.challenger} over {what} came to open a record in the clear, on chain")
 
 
 def _share(known: Licences, number: DatasetId, own: Address) -> tuple[int, int, int]:

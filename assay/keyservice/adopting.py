@@ -1,19 +1,23 @@
 """Jobs that this node keeps shares for, as one of several key holders (assay.threshold).
 
 The contract knows the first holder alone. The owner of another one tells its node, by an order, with which first holder it keeps shares (nobody
-can make it work, or pay for transactions, for strangers); it then reads the document of each of that one's jobs, of those that are running, too,
-and if the document names it, goes on as if it had known the job from its beginning. Each holder releases its shares after each event by itself,
-as a single key service releases whole keys, so that what was given out, and by whom, is on chain.
+can make it work, or pay for transactions, for strangers). It then reads the document of each of that one's jobs, of those that are running, too,
+and if the document names it, goes on as if it had known the job from its beginning. Each holder releases its shares after each event by
+itself, as a single key service releases whole keys, so that what was given out, and by whom, is on chain. Where the first holder is the owner of a
+dataset, the others fetch its ciphertext, too, and serve it: then nothing waits for the owner.
 """
 
 from __future__ import annotations
 
 from assay.chain import SegmentState
 from assay.facts import SegmentFacts
-from assay.ids import Address, JobId, SegmentId
+from assay.ids import Address, DatasetId, JobId, SegmentId
 from assay.keyservice.showing import wrap
-from assay.keyservice.state import Checkpoint, Config, Envelope, JobKeys, Kind, State
-from assay.runtime import AnyEffect, Do
+from assay.keyservice.state import Checkpoint, Config, Dataset, Envelope, JobKeys, Kind, State
+from assay.publish.manifest import MAX_MANIFEST
+from assay.role import SLACK
+from assay.runtime import AnyEffect, Do, Done, Failed, Fetch, Fetched, IllegalEvent, Result
+from assay.tasks import ManifestRead, ReadManifest
 
 
 class Adopting:
@@ -44,6 +48,33 @@ class Adopting:
         for job, told in self.state.facts.jobs.items():
             if told.terms.key_service == service and not told.over:
                 self._adopt(job)
+        for number, known in self.state.datasets.items():
+            self._mirror(number, known)
+
+    # ---- copies of what the owner has published ----------------------------------------------------------------------------
+
+    def _mirror(self, number: DatasetId, known: Dataset) -> None:
+        """Of an owner that is the first holder itself: it may sleep, its ciphertext is here, too."""
+        if known.owner == known.key_service and known.owner in self.state.holds:
+            near = self.state.facts.peer(known.owner)
+            self._do(Fetch(key=f"manifest:{number}", cid=known.manifest, limit=MAX_MANIFEST, near=near))
+
+    def _mirrored(self, rest: list[str], event: Result) -> None:
+        known = self.state.datasets[DatasetId(int(rest[0]))]
+        match event:
+            case Fetched() if len(rest) == 1:
+                self._do(Do(key=f"manifest:{rest[0]}", task=ReadManifest(cid=known.manifest, digest=known.digest)))
+            case Done(outcome=ManifestRead(shards=shards)):
+                for cid, size in shards:
+                    self._do(Fetch(key=f"manifest:{rest[0]}:{cid}", cid=cid, limit=size + SLACK, near=self.state.facts.peer(known.owner)))
+            case Fetched():
+                self._note("mirrored", f"dataset {rest[0]}: a copy of {rest[1]} is here", dataset=int(rest[0]), cid=rest[1])
+            case Failed(error=error):
+                self._note("error", f"dataset {rest[0]}: no copy of it could be made: {error}", dataset=int(rest[0]))
+            case _:
+                raise IllegalEvent(f"{type(event).__name__} of {event.key!r} has no place here")
+
+    # ---- jobs --------------------------------------------------------------------------------------------------------------
 
     def _adopt(self, job: JobId) -> None:
         facts = self.state.facts

@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 from assay import threshold
 from assay.chain import Release
-from assay.hands import load_job
+from assay.hands import load_job, stored
 from assay.ids import Address, Digest
+from assay.merkle import sha256
 from assay.ports import Blobs, Keys
-from assay.publish.manifest import info_of
+from assay.publish import manifest as manifests
+from assay.publish.manifest import Manifest, info_of
 from assay.runtime import Fault, Note, TaskFailed
-from assay.tasks import AnyOutcome, AnyTask, KeysWrapped, LoadJob, WrapKeys
+from assay.tasks import AnyOutcome, AnyTask, KeysWrapped, LoadJob, ManifestRead, ReadManifest, WrapKeys
 
 
 class KeyServiceHands:
@@ -25,10 +27,26 @@ class KeyServiceHands:
         match task:
             case LoadJob():
                 return await load_job(self._blobs, task)
+            case ReadManifest():
+                return await self._manifest(task)
             case WrapKeys():
                 return await asyncio.to_thread(wrap_keys, self._keys, task)
             case _:
                 raise TaskFailed(Fault.OWN, f"a key service does not do {type(task).__name__}")
+
+    async def _manifest(self, task: ReadManifest) -> ManifestRead:
+        made = _read(await stored(self._blobs, task.cid), task)
+        mine = made.key_holders is not None and made.key_holders.place(self._keys.account) > 0
+        return ManifestRead(shards=tuple((ref.sealed.cid, ref.sealed.size) for ref in made.dataset.shards) if mine else ())
+
+
+def _read(data: bytes, task: ReadManifest) -> Manifest:
+    if sha256(data) != task.digest:
+        raise TaskFailed(Fault.PEER, f"the manifest {task.cid} is not the one whose digest is on chain")
+    try:
+        return manifests.read(data)
+    except manifests.BadManifest as error:
+        raise TaskFailed(Fault.PEER, f"the manifest {task.cid} is refused: {error}") from None
 
 
 def wrap_keys(keys: Keys, task: WrapKeys) -> KeysWrapped:

@@ -17,7 +17,7 @@ from msgspec import UNSET
 from assay import merkle, shard, threshold
 from assay.chain import CollectUse, DatasetPublished, GrantLicence, JobLicensed, PublishDataset, RevokeLicence, WithdrawRevenue
 from assay.codec import decode
-from assay.ids import Address, JobId, address
+from assay.ids import Address, DatasetId, JobId, address
 from assay.job import DatasetRef, JobSpec, data_root, shard_items
 from assay.keyservice.showing import wrap
 from assay.keyservice.state import Config, Dataset, Envelope, JobStage, State
@@ -43,6 +43,9 @@ class Licensed:
         raise NotImplementedError
 
     def _refuse(self, job: JobId, reason: str) -> None:
+        raise NotImplementedError
+
+    def _mirror(self, number: DatasetId, known: Dataset) -> None:
         raise NotImplementedError
 
     def _hold(self, service: Address) -> None:
@@ -71,7 +74,9 @@ class Licensed:
     def _dataset_event(self, event: DatasetPublished | JobLicensed) -> None:
         match event:
             case DatasetPublished():
-                self.state.datasets[event.dataset] = Dataset(event.owner, event.root, event.key_service)
+                known = Dataset(event.owner, event.root, event.key_service, event.cid, event.manifest)
+                self.state.datasets[event.dataset] = known
+                self._mirror(event.dataset, known)
             case JobLicensed(job=job):
                 self.state.licensed[job] = event.datasets
                 if job in self.state.jobs and self.state.jobs[job].reason == UNLICENSED:  # its document was here before this event

@@ -324,6 +324,8 @@ class KeyServiceMachine(Adopting, Showing, Licensed):
             return self._job_result(kind, JobId(int(rest[0])), event)
         if kind == "show":
             return self._shown(SegmentId(int(rest[0])), event)
+        if kind == "manifest":
+            return self._mirrored(rest, event)
         if kind == "order":
             return self._order_result(event)
         if kind == "checkpoint":

@@ -9,7 +9,7 @@ import msgspec
 
 from assay.chain import Release
 from assay.facts import Facts
-from assay.ids import Address, DatasetId, Digest, JobId, PeerId, SegmentId
+from assay.ids import Address, Cid, DatasetId, Digest, JobId, PeerId, SegmentId
 
 SHOWN = 1 << 14
 """Checkpoint keys that are kept for clients, each some 250 bytes; a client's node asks for its own as soon as they settle."""
@@ -37,6 +37,9 @@ class Dataset(msgspec.Struct, frozen=True):
     owner: Address
     root: Digest
     key_service: Address
+    manifest: Cid
+    digest: Digest
+    """Of the manifest."""
 
 
 class JobStage(enum.StrEnum):

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from assay.facts import SegmentFacts
 from assay.ids import Address, Digest, SegmentId
 from assay.job import KeyHolders
 from assay.merkle import sha256
@@ -46,10 +45,12 @@ class Holding(Jobs):
         spec = self._job(seg.job) if seg is not None else None
         return spec.key_holders if spec is not None else None
 
-    def _keeps(self, seg: SegmentFacts, who: Address) -> bool:
-        """Whether it is the job's key service, or one of its key holders."""
-        holders = self._holders(seg.segment)
-        return who == self.state.facts.jobs[seg.job].terms.key_service if holders is None else holders.place(who) > 0
+    def _entitled(self, segment: SegmentId, grants: list[Address]) -> bool:
+        """Whether those who have released keys are the job's key service, or as many of its key holders as are needed."""
+        holders, seg = self._holders(segment), self.state.facts.segments[segment]
+        if holders is None:
+            return self.state.facts.jobs[seg.job].terms.key_service in grants
+        return len([who for who in grants if holders.place(who)]) >= holders.threshold
 
     def _shares(self, key: Digest) -> Shares:
         shares: Shares = self.state.shares.setdefault(key, Shares())

@@ -92,6 +92,10 @@ class Gathering(Role):
             duty.supplied = True
             self._maybe_ready(duty)
 
+    def _granted(self, duty: Duty) -> bool:
+        """Program, shards and keys are here, and were released for this draw."""
+        return duty.supplied and self._entitled(duty.segment, duty.grants)
+
     # ---- boundaries ------------------------------------------------------------------------------------------------------
 
     def _unit(self, rest: list[str]) -> tuple[Duty, UnitDuty, SegmentFacts] | None:

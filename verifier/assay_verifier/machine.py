@@ -143,8 +143,8 @@ class VerifierMachine(Challenging, Handing):
                 text = f"segment {seg.segment}: the draw came to nothing: {event.reason}"
                 self._note("redrawn", text, segment=seg.segment, reason=event.reason)
                 self._end(duty)
-            case KeyReleased(recipient=self.config.account, by=by) if self._keeps(seg, by):
-                duty.granted = True
+            case KeyReleased(recipient=self.config.account, by=by) if by not in duty.grants:
+                duty.grants.append(by)
                 self._maybe_ready(duty)
             case Served():
                 self._do(Wake(key=f"unsealed:{seg.segment}:{seg.round}", at=seg.seal_by + 1))
@@ -186,7 +186,7 @@ class VerifierMachine(Challenging, Handing):
 
     def _maybe_ready(self, duty: Duty) -> None:
         """All is there: a receipt, and to work."""
-        if duty.phase != "gathering" or not duty.supplied or not duty.granted or not all(unit.opened for unit in duty.units.values()):
+        if duty.phase != "gathering" or not self._granted(duty) or not all(unit.opened for unit in duty.units.values()):
             return
         duty.phase = "ready"
         seg = self.state.facts.segments[duty.segment]
@@ -231,7 +231,7 @@ class VerifierMachine(Challenging, Handing):
             return
         duty, seg = found
         served = all(unit.opened for unit in duty.units.values())
-        if duty.phase != "gathering" or served or not (duty.supplied and duty.granted) or seg.state != SegmentState.SERVED:
+        if duty.phase != "gathering" or served or not self._granted(duty) or seg.state != SegmentState.SERVED:
             return
         duty.phase, duty.unserved = "ready", True
         for unit in duty.units.values():

@@ -6,7 +6,7 @@ import msgspec
 
 from assay.chain import Reveal
 from assay.dispute.moves import Open
-from assay.ids import Digest, DisputeId, SegmentId
+from assay.ids import Address, Digest, DisputeId, SegmentId
 from assay.messages import Boundary
 from assay.role import RoleConfig, RoleState
 from assay.tasks import UnitReplayed
@@ -45,9 +45,9 @@ class Duty(msgspec.Struct):
     phase: str = "gathering"
     supplied: bool = False
     """Program, shards and their keys are here."""
-    granted: bool = False
-    """The key service has released keys to this node for this draw. It does so even when the keys are here from before: where it
-    does not, it has found something wrong (a checkpoint whose key nobody can open), and there is no receipt."""
+    grants: list[Address] = []
+    """Who has released keys to this node for this draw. The key service does so, and each key holder, even when the keys are here from before:
+    where it does not, it has found something wrong (a checkpoint whose key nobody can open), and there is no receipt."""
     unserved: bool = False
     """Its segment counts as served, and there is nothing here to check: it says no."""
     reveal: Reveal | None = None
