@@ -23,9 +23,10 @@ import trio
 
 from assay.adapters import peerbook
 from assay.adapters.peerbook import Peerbook
+from assay.adapters.rendezvous import fits, key_to_ask
 from assay.codec import MAX_MESSAGE, Malformed, decode, encode
 from assay.ids import PeerId
-from assay.messages import AnyGossip, AnyReply, AnyRequest, PeerRecord, Refusal, SignedRecord
+from assay.messages import AnyGossip, AnyReply, AnyRequest, Means, PeerRecord, Refusal, SignedRecord
 from assay.ports import Handler, Outage
 
 if TYPE_CHECKING:
@@ -132,6 +133,13 @@ class Libp2pPeers:
 
     def records(self) -> list[PeerRecord]:
         return self._book.fresh()
+
+    async def find(self, means: Means) -> list[PeerRecord]:
+        """Nodes that say they have at least these means: those that are known, and those that the network finds. Raises Outage."""
+        key = key_to_ask(self._book.chain_id, self._book.contract, means)
+        told: list[SignedRecord] = await self._call(lambda net: net.rendezvous.find(key, means))
+        known = {record.peer: record for record in self._book.fresh() if fits(record.means, means)}
+        return list({**known, **{signed.record.peer: signed.record for signed in told}}.values())
 
     # ---- the thread ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ How a node that knows only a bootstrap address finds the others, and is found:
   up. Every value there is a signed record again: the validator refuses forgeries and prefers the higher sequence.
 - The book is kept on disk: after a restart the node calls on those it knew, with or without a bootstrap node.
 
-Announcements are flooded over the same links (assay.adapters.rumours).
+Announcements are flooded over the same links (assay.adapters.rumours); who has what is found by assay.adapters.rendezvous.
 
 The library's traps: assay.adapters.libp2p_host.
 """
@@ -32,12 +32,13 @@ from multiaddr import Multiaddr
 from assay.adapters.libp2p_frames import Frame, Kind
 from assay.adapters.libp2p_host import make_host, make_table, open_stream, plain, probe, reachable, remote
 from assay.adapters.libp2p_link import MAX_SERVED, Link, LinkClosed
-from assay.adapters.peer_standing import MAX_LINKS, Candidate, Standing, choose, host_of, refusal, wanted
+from assay.adapters.libp2p_rendezvous import Rendezvous
+from assay.adapters.peer_standing import MAX_LINKS, RECORDS, REQUESTS, Candidate, Standing, choose, host_of, refusal, wanted
 from assay.adapters.peerbook import MAX_RECORD, Peerbook, parse
 from assay.adapters.rumours import Allowance, Rumours
 from assay.codec import Malformed, decode, encode
 from assay.ids import PeerId
-from assay.messages import RPC_PROTOCOL, AnyGossip, AnyRequest, Refusal, SignedRecord
+from assay.messages import RPC_PROTOCOL, AnyGossip, AnyQuest, AnyRequest, Enlist, Refusal, Seek, SignedRecord
 from assay.ports import Outage
 
 log = logging.getLogger("assay.peers")
@@ -46,10 +47,6 @@ RPC = TProtocol(RPC_PROTOCOL)
 MAX_SERVED_IN_ALL = 512
 INTRODUCED = 128
 """Records that two nodes tell each other when they meet."""
-RECORDS_BURST, RECORDS_PER_SECOND = 1024.0, 50.0
-"""What one peer may make this node verify (about 0.1 ms each)."""
-REQUESTS_BURST, REQUESTS_PER_SECOND = 1024.0, 100.0
-"""What one peer may ask; what is over it is refused, and to be asked again later."""
 RENEW = 600.0
 PUBLISH_AFTER = (2.0, 6.0)
 """Seconds until the record is put into the table: everybody may be starting at once."""
@@ -92,12 +89,13 @@ class Net:
         """After a failed dial: (length of the pause, its end)."""
         self._lookups: dict[PeerId, float] = {}
         self._serving = 0
-        self._records = Allowance(RECORDS_BURST, RECORDS_PER_SECOND)
-        self._requests = Allowance(REQUESTS_BURST, REQUESTS_PER_SECOND)
+        self._records = Allowance(*RECORDS)
+        self._requests = Allowance(*REQUESTS)
         self._standing = Standing()
         self._wanted = trio.Event()
         self._rng = random.Random(seed + random.randbytes(16))
         self._up: _Host | None = None
+        self.rendezvous = Rendezvous(book, self.request, self._rng)
 
     # ---- life ------------------------------------------------------------------------------------------------------------
 
@@ -156,6 +154,7 @@ class Net:
                 try:
                     with trio.move_on_after(30):
                         await self._up.dht.put_value(f"/assay/{own.record.peer}", encode(own))
+                    await self.rendezvous.enlist(own)
                 except Exception as error:
                     log.debug("publishing the record: %s", error)
                 await trio.sleep(RENEW * random.uniform(0.8, 1.2))
@@ -186,13 +185,15 @@ class Net:
         self._pass_on(Frame(Kind.GOSSIP, 0, self.rumours.say(message)), None)
 
     async def _serve(self, link: Link, number: int, body: bytes) -> None:
-        message: AnyRequest = decode(body, AnyRequest)
+        message: AnyRequest | AnyQuest = decode(body, AnyRequest | AnyQuest)
         allowed = self._requests.take(link.peer, trio.current_time())
         if not allowed or link.serving >= MAX_SERVED or self._serving >= MAX_SERVED_IN_ALL:
             if link.refused():
                 log.warning("%s asks for too much: some of its requests are refused", link.peer)
             link.put(Frame(Kind.REPLY, number, encode(Refusal(reason="too many requests at once", retry_after=1))))
             return
+        if isinstance(message, Enlist | Seek):
+            return link.put(Frame(Kind.REPLY, number, self.rendezvous.serve(link.peer, link.host, message)))
         link.serving += 1
         self._serving += 1
         token = trio.lowlevel.current_trio_token()
@@ -374,6 +375,7 @@ class Net:
         news = [signed for signed in records if self.book.add(signed)]
         for signed in news:
             self._pauses.pop(signed.record.peer, None)
+            self.rendezvous.board.know(signed)
         if news:
             self._spread(news, source)
             self._wanted.set()

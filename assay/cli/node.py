@@ -87,6 +87,7 @@ class Options:
 @contextlib.asynccontextmanager
 async def compose(role: str, where: Settings, options: Options, note: Callable[[Note], None] = lambda note: None) -> AsyncIterator[Ports]:
     """The node's ports; what has to be closed is closed on leaving. Raises Trouble and what the adapters raise."""
+    from assay.adapters import hardware
     from assay.adapters.journal import SqliteJournal
     from assay.adapters.libp2p import Libp2pPeers
 
@@ -114,10 +115,12 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         if options.announce:
             url = f"http://{f'[{options.announce}]' if ':' in options.announce else options.announce}:{url.rsplit(':', 1)[1]}"
 
+        has = await asyncio.to_thread(hardware.means) if role == "worker" else None
+
         def record(addresses: list[str]) -> PeerRecord:
             return PeerRecord(
                 peer=PeerId(""), account=keys.account, role=role, addresses=tuple(addresses), gateway=url, sequence=0,
-                chain_id=chain.chain_id, contract=chain.contract, hardware=told_in(where.data),
+                chain_id=chain.chain_id, contract=chain.contract, hardware=told_in(where.data), means=has,
             )  # fmt: skip
 
         listen = [f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/0" for host in hosts]

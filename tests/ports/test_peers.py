@@ -14,12 +14,12 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from assay.adapters import peerbook
+from assay.adapters import libp2p_rendezvous, peerbook
 from assay.adapters.libp2p import Libp2pPeers
 from assay.adapters.libp2p_frames import HEAD, Frame, Frames, Kind, pack
 from assay.adapters.memory_peers import MemoryPeers, Switchboard
@@ -34,6 +34,7 @@ from assay.messages import (
     Hardware,
     Heartbeat,
     JobAnnouncement,
+    Means,
     PeerRecord,
     Refusal,
     SignedGossip,
@@ -532,6 +533,33 @@ def test_a_peer_that_nobody_mentioned_is_looked_up_in_the_table(tmp_path: Path, 
             assert not knows(b, c)
             assert await b.peers.request(c.id, beat(1), 10) == Ack()
             assert knows(b, c)
+
+    run(main())
+
+
+def test_a_provider_is_found_by_what_it_has_where_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three nodes; two forget the third, which is listed at one of them: the other finds it there."""
+    monkeypatch.setattr(libp2p_rendezvous, "KEY_EVERY", 0.0)
+    has = Means(gpu=True, memory=1 << 30, bits=23)
+
+    async def main() -> None:
+        async with Libp2pNet(tmp_path) as net:
+            one, seeker = [await net.node(i) for i in (1, 2)]
+            tell = lambda addresses: msgspec.structs.replace(record_of(3)(addresses), means=has)  # noqa: E731
+            provider = Node(Libp2pPeers(seed_of(3), [], one.peers.addresses, tell, tmp_path / "3"))  # type: ignore[attr-defined]
+            net.nodes.append(await provider.start())
+            await until(lambda: knows(seeker, one, provider) and knows(one, seeker, provider) and knows(provider, one))
+            peers = [cast(Libp2pPeers, node.peers) for node in (one, seeker, provider)]
+            await peers[2]._call(lambda net: net.rendezvous.enlist(net._own))
+            board = cast(Any, peers[0]._net).rendezvous.board
+            assert list(board._listed) == [provider.id]
+            for board in [cast(Any, known._net).rendezvous.board for known in peers[:2]]:
+                board._near.pop(provider.id, None)
+            cast(Any, peers[1]._net).rendezvous.board._listed.clear()
+            for known in peers[:2]:
+                known._book._records.pop(provider.id)
+            assert [record.peer for record in await peers[1].find(has)] == [provider.id]
+            assert await peers[1].find(Means(gpu=True, memory=1 << 31, bits=23)) == []
 
     run(main())
 
