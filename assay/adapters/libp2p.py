@@ -42,7 +42,8 @@ STOP_WITHIN = 10.0
 class Libp2pPeers:
     """`seed`: 32 bytes of the identity. `listen`: multiaddrs, loopback and any port by default. `bootstrap`: multiaddrs that end
     in `/p2p/<peer id>`. `record(addresses)` says what the node tells of itself; peer, addresses and sequence are filled in here.
-    `folder` keeps the peers that are known and the port. `announce`: IP address or name that others reach the ports by, if another.
+    `folder` keeps the peers that are known and the port. `announce`: IP address or name that others reach the ports by, if another;
+    `relay` when nobody can, and others are to relay for it (assay.adapters.libp2p_relay). `relays`: whether it relays for such nodes.
     Raises ValueError for an address that is not one."""
 
     def __init__(
@@ -53,11 +54,12 @@ class Libp2pPeers:
         record: Callable[[list[str]], PeerRecord],
         folder: Path,
         announce: str = "",
+        relays: bool = False,
     ) -> None:
         self.peer = peerbook.peer_id(seed)
         self.addresses: list[str] = []
         """Once started: multiaddrs with `/p2p/`, what others are given as their bootstrap address."""
-        self._seed, self._record, self._announce = seed, record, announce
+        self._seed, self._record, self._announce, self._relays = seed, record, announce, relays
         self._listen = listen or [LISTEN]
         self._bootstrap = _by_peer(bootstrap, self.peer)
         self._ports = folder / "listen.json"
@@ -165,6 +167,7 @@ class Libp2pPeers:
             seed=self._seed,
             listen=self._remembered(),
             announce=self._announce,
+            serves=self._relays,
             bootstrap=self._bootstrap,
             book=self._book,
             describe=self._describe,

@@ -30,11 +30,12 @@ from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from assay.adapters.libp2p_frames import Frame, Kind
-from assay.adapters.libp2p_host import make_host, make_table, open_stream, plain, probe, reachable, remote
+from assay.adapters.libp2p_host import look_up, make_host, make_table, open_stream, plain, probe, publish, reachable, remote
 from assay.adapters.libp2p_link import MAX_SERVED, Link, LinkClosed
+from assay.adapters.libp2p_relay import BEHIND, Relays
 from assay.adapters.libp2p_rendezvous import Rendezvous
 from assay.adapters.peer_standing import MAX_LINKS, RECORDS, REQUESTS, Candidate, Standing, choose, host_of, refusal, wanted
-from assay.adapters.peerbook import MAX_RECORD, Peerbook, parse
+from assay.adapters.peerbook import MAX_RECORD, Peerbook
 from assay.adapters.rumours import Allowance, Rumours
 from assay.codec import Malformed, decode, encode
 from assay.ids import PeerId
@@ -51,16 +52,15 @@ RENEW = 600.0
 PUBLISH_AFTER = (2.0, 6.0)
 """Seconds until the record is put into the table: everybody may be starting at once."""
 FIRST_PAUSE, LAST_PAUSE = 0.25, 15.0
-LOOKUP_WITHIN, LOOKUP_AGAIN = 5.0, 5.0
-DIAL_WITHIN = 5.0
+LOOKUP_AGAIN, DIAL_WITHIN = 5.0, 5.0
 """Seconds for one address of a peer."""
 
 
 class _Host:
     """What is there while the host runs."""
 
-    def __init__(self, host: Any, dht: KadDHT, nursery: trio.Nursery) -> None:
-        self.host, self.dht, self.nursery = host, dht, nursery
+    def __init__(self, host: Any, dht: KadDHT, relays: Relays, nursery: trio.Nursery) -> None:
+        self.host, self.dht, self.relays, self.nursery = host, dht, relays, nursery
 
 
 class Net:
@@ -70,6 +70,7 @@ class Net:
         self, *, seed: bytes,
         listen: list[str],
         announce: str,
+        serves: bool,
         bootstrap: dict[PeerId, list[str]],
         book: Peerbook,
         describe: Callable[[list[str]], SignedRecord],
@@ -80,7 +81,7 @@ class Net:
         self.rumours = Rumours(seed, book.chain_id, book.contract, lambda: time.time_ns() // 1_000_000)
         self.listen = listen
         """Multiaddrs; port 0 becomes the port that was bound, so that a second run listens where the first did."""
-        self._seed, self._announce, self._bootstrap = seed, announce, bootstrap
+        self._seed, self._announce, self._serves, self._bootstrap = seed, announce, serves, bootstrap
         self._describe, self._on_request, self._on_gossip = describe, on_request, on_gossip
         self._own: SignedRecord | None = None
         self._links: dict[PeerId, list[Link]] = {}
@@ -91,8 +92,7 @@ class Net:
         self._serving = 0
         self._records = Allowance(*RECORDS)
         self._requests = Allowance(*REQUESTS)
-        self._standing = Standing()
-        self._wanted = trio.Event()
+        self._standing, self._wanted = Standing(), trio.Event()
         self._rng = random.Random(seed + random.randbytes(16))
         self._up: _Host | None = None
         self.rendezvous = Rendezvous(book, self.request, self._rng)
@@ -111,13 +111,16 @@ class Net:
             self.listen = sorted(bound, key=lambda address: wanted_order.get(address.rsplit("/", 1)[0], len(bound)))
             host.set_stream_handler(RPC, self._accept)
             dht = make_table(host)
-            async with background_trio_service(dht), trio.open_nursery() as nursery:
-                self._up = _Host(host, dht, nursery)
+            relays = Relays(host, self._serves)
+            async with background_trio_service(dht), relays.running(), trio.open_nursery() as nursery:
+                self._up = _Host(host, dht, relays, nursery)
                 self._renew()
                 started(self.addresses)
                 try:
                     nursery.start_soon(self._keep_neighbours)
                     nursery.start_soon(self._keep_published)
+                    if self._announce == BEHIND:
+                        nursery.start_soon(relays.keep, self._called, lambda: self._spread([self._renew()], None))
                     await self._keep_file()
                 finally:
                     self._up = None
@@ -125,6 +128,8 @@ class Net:
     @property
     def addresses(self) -> list[str]:
         """Where others reach this node, without `/p2p/`."""
+        if self._announce == BEHIND:
+            return self._up.relays.addresses if self._up is not None else []
         return [found for address in self.listen for found in reachable(address, self._announce)]
 
     def _renew(self) -> SignedRecord:
@@ -152,8 +157,7 @@ class Net:
             own = self._own or self._renew()
             if self._links:
                 try:
-                    with trio.move_on_after(30):
-                        await self._up.dht.put_value(f"/assay/{own.record.peer}", encode(own))
+                    await publish(self._up.dht, own)
                     await self.rendezvous.enlist(own)
                 except Exception as error:
                     log.debug("publishing the record: %s", error)
@@ -173,10 +177,9 @@ class Net:
 
     async def request(self, peer: PeerId, body: bytes) -> bytes:
         """The answer's bytes. Raises Outage. To be bounded by whoever calls it."""
-        try:
+        with contextlib.suppress(LinkClosed):
             return await (await self._link(peer)).request(body)
-        except LinkClosed:
-            return await (await self._link(peer)).request(body)
+        return await (await self._link(peer)).request(body)
 
     async def gossip(self, message: AnyGossip) -> None:
         """Passes an announcement of this node to all neighbours. Raises Outage."""
@@ -250,7 +253,7 @@ class Net:
         for address in addresses:
             try:
                 with trio.fail_after(DIAL_WITHIN):
-                    stream = await open_stream(up.host, peer, address, RPC)
+                    stream = await open_stream(up.host, up.relays, peer, address, RPC)
                 break
             except trio.TooSlowError:
                 troubles.append(f"{address}: no answer in {DIAL_WITHIN:g} s")
@@ -275,13 +278,7 @@ class Net:
         if len(self._lookups) > 1024:
             self._lookups = {other: until for other, until in self._lookups.items() if until > now}
         self._lookups[peer] = now + LOOKUP_AGAIN
-        try:
-            with trio.move_on_after(LOOKUP_WITHIN):
-                value = await up.dht.get_value(f"/assay/{peer}")
-                if value is not None:
-                    self._learn([parse(value)], None)
-        except Exception as error:
-            log.debug("looking %s up: %s", peer, plain(error))
+        self._learn(await look_up(up.dht, peer), None)
         return self._known_addresses(peer)
 
     async def _accept(self, stream: Any) -> None:
@@ -349,6 +346,10 @@ class Net:
             return known
         told = {peer: Candidate(peer, next(map(host_of, addresses), ""), True) for peer, addresses in self._bootstrap.items()}
         return [*told.values(), *(one for one in known if one.peer not in told)]
+
+    def _called(self) -> dict[PeerId, list[str]]:
+        """Where those are that this node has called."""
+        return {link.peer: self._known_addresses(link.peer) for links in self._links.values() for link in links if link.opened}
 
     def _may_call(self, peer: PeerId) -> bool:
         now = trio.current_time()

@@ -112,7 +112,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         hosts = options.listen.split(",")
         gateway, url = await open_gateway(blocks, hosts[0], where.data / "gateway-port")
         stack.push_async_callback(gateway.stop)
-        if options.announce:
+        if options.announce and options.announce != "relay":  # a gateway is not relayed
             url = f"http://{f'[{options.announce}]' if ':' in options.announce else options.announce}:{url.rsplit(':', 1)[1]}"
 
         has = await asyncio.to_thread(hardware.means) if role == "worker" else None
@@ -125,7 +125,9 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
 
         listen = [f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/0" for host in hosts]
         try:
-            peers = Libp2pPeers(keys.peer_seed, listen, list(where.bootstrap), record, where.data / "peers", options.announce or "")
+            peers = Libp2pPeers(
+                keys.peer_seed, listen, list(where.bootstrap), record, where.data / "peers", options.announce or "", relays=role == "bootstrap"
+            )
         except ValueError as error:
             raise Trouble("the bootstrap address cannot be used", str(error), "--bootstrap /ip4/HOST/tcp/PORT/p2p/PEER", 2) from None
         known.append(peers)
