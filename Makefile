@@ -8,9 +8,9 @@
 .DEFAULT_GOAL := demo
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup tools demo test test-all test-gpu lint contracts review clean distclean
+.PHONY: setup tools demo checked test test-all test-gpu lint contracts review clean distclean
 
 setup:
 	@VENV=$(VENV) tools/setup.sh
@@ -33,10 +33,14 @@ contracts: tools
 review: tools
 	$(BIN)/python contracts/review.py
 
-test: lint contracts
+# Linting and compiling side by side: each takes one core.
+checked: setup
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint contracts
+
+test: checked
 	$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
-test-all: lint contracts
+test-all: checked
 	cd contracts && FOUNDRY_PROFILE=slow ../.tools/bin/forge test --match-contract DisputeInvariants
 	$(PYTEST) $(ARGS)
 

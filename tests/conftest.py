@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import assay.adapters.evm  # noqa: F401  # first, because of the recursion limit that it sets
@@ -15,3 +17,15 @@ def needs_anvil() -> None:
         find_anvil()
     except FileNotFoundError as error:
         pytest.skip(str(error))
+
+
+FIRST = ("test_whole_way", "test_localnet_net", "test_cuda_route", "test_chain", "test_sim", "test_fuzz_decoders", "test_together", "test_trace")
+"""Files of a minute and more. Each is one worker's: what begins last should be short."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = Path(item.path).stem
+        return FIRST.index(name) if name in FIRST else len(FIRST)
+
+    items.sort(key=place)

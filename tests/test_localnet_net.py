@@ -115,8 +115,11 @@ def test_a_worker_proves_its_hardware_and_anybody_sees_it(here: Path) -> None:
         assert row["proven"]["rate"] > 0
 
 
-def test_a_training_is_bought_watched_and_fetched_by_typing_commands(here: Path) -> None:
-    assay(here, "net", "up")
+SUBMIT = ["submit", "train.py", "--budget", "20", "--yes", "--segment-steps", "2", "--fee", "0.05", "--params", "fast.toml"]
+
+
+def written(here: Path) -> None:
+    """A training, and parameters of a job that waits for nothing."""
     train = here / "train.py"
     train.write_text(
         """import numpy as np
@@ -130,12 +133,16 @@ training = assay.Training(model=nn.Linear(6, 3), loss=lambda model, batch: F.cro
     )
     params = here / "fast.toml"
     params.write_text("finality = 1\nseal_window = 60\nreveal_window = 60\nopen_window = 60\nchallenge_window = 1\nverifiers = 1\nquorum = 1\n")
+
+
+def test_a_training_is_bought_watched_and_fetched_by_typing_commands(here: Path) -> None:
+    assay(here, "net", "up")
+    written(here)
     local = assay(here, "run", "train.py", "--local")
     with daemon(here, "keyservice"), daemon(here, "scheduler"), daemon(here, "worker"), daemon(here, "verifier"):
         poor = assay(here, "submit", "train.py", "--budget", "0.5", "--yes", "--segment-steps", "2", code=FAILED)
         assert "does not cover" in poor["error"]
-        submit = ["submit", "train.py", "--budget", "20", "--yes", "--segment-steps", "2", "--fee", "0.05", "--params", "fast.toml"]
-        done = assay(here, *submit, "--watch", "--out", "first.safetensors")
+        done = assay(here, *SUBMIT, "--watch", "--out", "first.safetensors")
         assert done["final_state_root"] == local["final_state_root"]
         (job,) = assay(here, "job", "list")["jobs"]
         assert (job["state"], job["settled"], job["segments"]) == ("done", 4, {"SETTLED": 2})
@@ -162,17 +169,23 @@ training = assay.Training(model=nn.Linear(6, 3), loss=lambda model, batch: F.cro
         earned = until(lambda: (e := assay(here, "worker", "earnings")) and e["credits"] and e)
         assert sum(credit["amount"] for credit in earned["credits"]) == 4 * 100_000
 
-        posted = assay(here, *submit[:3], "300", *submit[4:], "--steps", "400")
+
+@pytest.mark.slow
+def test_a_job_is_cancelled_in_the_middle_and_what_settled_is_its_clients(here: Path) -> None:
+    assay(here, "net", "up")
+    written(here)
+    with daemon(here, "keyservice"), daemon(here, "scheduler"), daemon(here, "worker"), daemon(here, "verifier"):
+        posted = assay(here, *SUBMIT[:3], "300", *SUBMIT[4:], "--steps", "400")
         serving = psutil.Process(posted["pid"])  # it serves the job's data
         try:
-            until(lambda: assay(here, "job", "list")["jobs"][1]["settled"] >= 2)
-            assert assay(here, "job", "cancel", "2")["cancelled"] is True  # an order to the process that serves
-            until(lambda: assay(here, "job", "list")["jobs"][1]["state"] == "cancelled")
+            until(lambda: assay(here, "job", "list")["jobs"][0]["settled"] >= 2)
+            assert assay(here, "job", "cancel", "1")["cancelled"] is True  # an order to the process that serves
+            until(lambda: assay(here, "job", "list")["jobs"][0]["state"] == "cancelled")
             until(lambda: not serving.is_running() or serving.status() == psutil.STATUS_ZOMBIE)
         finally:
             with contextlib.suppress(psutil.NoSuchProcess):
                 serving.kill()
-        partly = assay(here, "job", "fetch", "2", "--out", "partly.safetensors")
+        partly = assay(here, "job", "fetch", "1", "--out", "partly.safetensors")
         assert 2 <= partly["steps"] < 400
         assert assay(here, "run", "train.py", "--local", "--steps", str(partly["steps"]))["final_state_root"] == partly["final_state_root"]
 

@@ -11,6 +11,7 @@ from typing import Any
 from assay.beats import settles
 from assay.chain import (
     MOST_CALLS,
+    TERMINAL,
     AnyCall,
     Batch,
     ClearBond,
@@ -68,9 +69,18 @@ class Calls(Base):
         parent = self.state.facts.segments.get(seg.parent)
         return parent is None or parent.state == SegmentState.SETTLED
 
+    def _company(self, seg: SegmentFacts, voting: bool) -> bool:
+        """Whether another segment of this node's is on its way, whose calls could share a transaction with this one's: with its seals and votes,
+        if `voting`, else with its settlement. What is alone waits for nobody."""
+        others = (other for other in self.state.facts.segments.values() if other.segment != seg.segment)
+        past = TERMINAL | {SegmentState.ATTESTED} if voting else TERMINAL
+        return any(other.provider == self.base.account and other.state not in past for other in others)
+
     def _settle_at(self, seg: SegmentFacts) -> int:
         """When a segment's settlement is due, with those of others."""
-        return settles(max(self._now, seg.settle_after + 1), self.state.facts.jobs[seg.job].terms.params.challenge_window)
+        first = max(self._now, seg.settle_after + 1)
+        window = self.state.facts.jobs[seg.job].terms.params.challenge_window
+        return settles(first, window) if self._company(seg, voting=False) else first
 
     def _ripe(self) -> list[Settle]:
         """Settlements that are possible now and have not been asked for, parents first."""

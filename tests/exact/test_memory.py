@@ -45,8 +45,7 @@ def scratch() -> int:
 def arrays() -> int:
     """Bytes of the elements of all NumPy arrays made since tracemalloc was started."""
     gc.collect()
-    domain = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
-    return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([domain]).traces)
+    return sum(trace.size for trace in tracemalloc.take_snapshot().traces if trace.domain == np.lib.tracemalloc_domain)
 
 
 def alone(measure: Callable[[], int], threads: int) -> int:
@@ -55,11 +54,13 @@ def alone(measure: Callable[[], int], threads: int) -> int:
     before = scratch()
 
     def run() -> None:
+        gc.freeze()  # so that a collection looks at what the run makes, and not at every object of the tests before it
         tracemalloc.start()
         try:
             found.append(measure() + scratch() - before)
         finally:
             tracemalloc.stop()
+            gc.unfreeze()
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -178,8 +178,17 @@ def test_what_may_be_settled_goes_with_it(bench: Bench) -> None:
     assert call.calls[-1] == Settle(segment=seg.segment)
 
 
+def test_what_has_no_company_waits_for_nothing(bench: Bench) -> None:
+    served(bench)
+    bench.assigned(2, provider=OTHER, parent=1, start=10, stop=20)
+    begun = bench.now
+    handed(bench, *VERIFIERS)
+    assert [waiting.at for waiting in bench.state.outbox] == [begun]
+
+
 def test_what_all_verifiers_have_handed_over_waits_less_than_they_do(bench: Bench) -> None:
     served(bench)
+    bench.assigned(2, parent=1, start=10, stop=20)
     begun = bench.now
     handed(bench, *VERIFIERS)
     (waiting,) = bench.state.outbox

@@ -1,8 +1,9 @@
 """Bringing the verifiers' seals and votes to the chain, all of a committee in one transaction: who wants to be paid pays for it.
 
     seal, vote   a drawn verifier hands it over -> checked (one bad one would spoil the call that carries all) -> kept
-    brought      when all have come, with the next beat of the clock (assay.beats), which other segments' calls share, settlements among
-                 them; or, of those that have come, when a share of the time is over since the last one; in the order of the draw
+    brought      when all have come: at once if no other segment of this provider's is on its way, else with the next beat of the clock
+                 (assay.beats), which the others' calls share, settlements among them. Or, of those that have come, when a share of the
+                 time is over since the last one; in the order of the draw
     alone        what is not on the chain by a greater share of the time its verifier sends itself (assay_verifier.handing)
 
 A provider that keeps a seal or a vote to itself wins nothing: it was worth what its own call would have been.
@@ -106,7 +107,7 @@ class Bringing(Serving):
         have: set[Address] = set(mine.seals if what == "seal" else mine.votes) | set(seg.sealed if what == "seal" else seg.revealed)
         latest = mine.waits.setdefault(what, self._now + (until - self._now) // PATIENCE)
         if have >= set(seg.verifiers):
-            return self._bring(what, mine, seg, beat(self._now, latest - self._now))
+            return self._bring(what, mine, seg, beat(self._now, latest - self._now) if self._company(seg, voting=True) else self._now)
         wait = min(self._now + (until - self._now) // SHARE, latest)
         self._do(Wake(key=f"gather:{what}:{seg.segment}:{seg.round}:{len(have)}", at=max(self._now + 1, wait)))
 
