@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from assay.adapters import peerbook, rendezvous
+from assay.adapters import hardware, peerbook, rendezvous
 from assay.adapters.peerbook import Peerbook
 from assay.adapters.rendezvous import (
     HOLDERS,
@@ -24,6 +24,8 @@ from assay.adapters.rendezvous import (
     nearest,
     place,
 )
+from assay.cli.common import Trouble
+from assay.cli.peers import wanted
 from assay.codec import Malformed
 from assay.ids import Address, Digest, PeerId
 from assay.messages import Found, Means, PeerRecord, Seek, SignedRecord
@@ -158,9 +160,9 @@ def test_what_fits_and_under_which_keys_it_stands() -> None:
     assert not fits(None, Means(gpu=False, memory=0, bits=0))
     assert not fits(BIG, Means(gpu=True, memory=24 * GIB + 1, bits=23))
     own = record(b"k" * 32, "/ip4/1.2.3.4/tcp/1", BIG, START).record
-    for wanted in (BIG, PLAIN, Means(gpu=True, memory=17 * GIB, bits=8), Means(gpu=False, memory=0, bits=0), Means(gpu=True, memory=1, bits=0)):
-        assert fits(own.means, wanted)
-        assert key_to_ask(CHAIN, CONTRACT, wanted) in keys_to_list(own)
+    for sought in (BIG, PLAIN, Means(gpu=True, memory=17 * GIB, bits=8), Means(gpu=False, memory=0, bits=0), Means(gpu=True, memory=1, bits=0)):
+        assert fits(own.means, sought)
+        assert key_to_ask(CHAIN, CONTRACT, sought) in keys_to_list(own)
     more = Means(gpu=False, memory=64 * GIB, bits=8)
     assert key_to_ask(CHAIN, CONTRACT, more) not in keys_to_list(own)
     assert key_to_ask(CHAIN + 1, CONTRACT, BIG) not in keys_to_list(own)
@@ -316,3 +318,41 @@ def test_a_search_ends_whatever_it_is_told() -> None:
     many = tuple(record(n.to_bytes(32), "/ip4/1.1.1.1/tcp/1", BIG, START) for n in range(1, TOLD + 2))
     crowd.answered(one.record.peer, Found(records=many, nearer=()))
     assert (crowd.over, crowd.found, crowd.holders()) == (True, {}, [])
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gpu", "memory", "precision", "means"),
+    [
+        (False, None, None, None),
+        (True, None, None, Means(gpu=True, memory=0, bits=0)),
+        (True, "24G", "exact", Means(gpu=True, memory=24 * GIB, bits=23)),
+        (False, "512MiB", "14", Means(gpu=False, memory=GIB // 2, bits=14)),
+        (False, "1000", None, Means(gpu=False, memory=1000, bits=0)),
+    ],
+)
+def test_what_is_wanted_as_it_is_typed(gpu: bool, memory: str | None, precision: str | None, means: Means | None) -> None:
+    assert wanted(gpu, memory, precision) == means
+
+
+@pytest.mark.parametrize(
+    ("memory", "precision"), [("24", "24"), ("24", "7"), ("24", "exactly"), ("24", "\u0661\u0664"), ("much", None), ("-1G", None), ("9" * 30, None)]
+)
+def test_what_cannot_be_read_is_said(memory: str, precision: str | None) -> None:
+    with pytest.raises(Trouble):
+        wanted(True, memory, precision)
+
+
+def test_a_machine_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "gpus", lambda: ())
+    assert hardware.means() == Means(gpu=False, memory=hardware.machine().memory, bits=23)
+    device = hardware.Gpu(
+        index=0, uuid="x", name="x", driver="1", capability=None, memory=80 * GIB, used=0, temperature=None, power=None, power_limit=None, busy=None,
+        ecc=None, mig=None, processes=(),
+    )  # fmt: skip
+    monkeypatch.setattr(hardware, "gpus", lambda: (device,))
+    assert hardware.means() == Means(gpu=True, memory=80 * GIB, bits=23)
+    monkeypatch.setenv("ASSAY_DEVICE", "cpu")
+    assert not hardware.means().gpu
