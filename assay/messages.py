@@ -26,6 +26,16 @@ class Hardware(Message, frozen=True, kw_only=True):
     opening: Cid
 
 
+class Means(Message, frozen=True, kw_only=True):
+    """What a node says it computes with, which nothing proves (Hardware does), and what somebody who looks for one wants at least."""
+
+    gpu: bool
+    memory: U63
+    """Bytes, of the device that it computes on."""
+    bits: U32
+    """b of the widest matrix products (assay.exact)."""
+
+
 class PeerRecord(Message, frozen=True, kw_only=True):
     """Where a node can be reached. Signed by the peer's identity key; a higher sequence replaces a lower one."""
 
@@ -40,6 +50,7 @@ class PeerRecord(Message, frozen=True, kw_only=True):
     chain_id: U63
     contract: Address
     hardware: Hardware | None = None
+    means: Means | None = None
 
 
 class SignedRecord(Message, frozen=True, kw_only=True):
@@ -221,6 +232,30 @@ AnyRequest = (
 )  # fmt: skip
 AnyReply = Boundary | KeyGrant | Nodes | FederatedAnswer | Refusal | Ack
 AnyGossip = JobAnnouncement
+
+
+class Enlist(Message, frozen=True, kw_only=True):
+    """A provider to a node near one of its keys, answered by Ack: to be told to those who look for what it has (assay.adapters.rendezvous)."""
+
+    record: SignedRecord
+
+
+class Seek(Message, frozen=True, kw_only=True):
+    """Anyone to a node near `key`, answered by Found. Without `means`: only who is nearer."""
+
+    key: Digest
+    means: Means | None = None
+
+
+class Found(Message, frozen=True, kw_only=True):
+    records: tuple[SignedRecord, ...]
+    """Of nodes with these means."""
+    nearer: tuple[SignedRecord, ...]
+    """Of those that the answering node knows nearest to the key."""
+
+
+AnyQuest = Enlist | Seek
+"""Requests that the network answers itself, whatever the node's role."""
 
 
 class SignedGossip(Message, frozen=True, kw_only=True):

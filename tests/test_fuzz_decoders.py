@@ -21,10 +21,11 @@ from assay.chain import AnyCall, AnyChainEvent, Offer, Params, Terms
 from assay.codec import Malformed, decode, encode
 from assay.ids import Address, Cid, PeerId
 from assay.job import JobSpec
-from assay.messages import AnyGossip, AnyReply, AnyRequest, PeerRecord, SignedGossip, SignedRecord
+from assay.messages import AnyGossip, AnyQuest, AnyReply, AnyRequest, Found, PeerRecord, SignedGossip, SignedRecord
 from assay.runtime import AnyEffect, AnyEvent
 
-FROM_OUTSIDE = [AnyRequest, AnyReply, AnyGossip, JobSpec, PeerRecord, SignedRecord, SignedGossip, Terms, Params, Offer, AnyCall, AnyChainEvent]
+FROM_OUTSIDE = [AnyRequest, AnyQuest, AnyReply, Found, AnyGossip, JobSpec, PeerRecord, SignedRecord, SignedGossip]
+FROM_OUTSIDE += [Terms, Params, Offer, AnyCall, AnyChainEvent]
 FROM_DISK = [AnyEvent, AnyEffect]
 KINDS = FROM_OUTSIDE + FROM_DISK
 settings.register_profile("assay", max_examples=60, deadline=None, derandomize=True, database=None)

@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from assay.messages import Means
+
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """One device, as NVML sees it now."""
@@ -122,6 +124,15 @@ def machine() -> Machine:
 
     found = psutil.virtual_memory()
     return Machine(cpu=_cpu(), cores=os.cpu_count() or 1, memory=found.total, available=found.available, load=os.getloadavg()[0])
+
+
+def means() -> Means:
+    """What an engine here computes with: the largest GPU, unless it is told to leave GPUs alone, else the processor."""
+    from assay.program import GEMM_BITS
+
+    found = () if os.environ.get("ASSAY_DEVICE") == "cpu" else gpus()
+    memory = max((gpu.memory for gpu in found), default=0) or machine().memory
+    return Means(gpu=bool(found), memory=memory, bits=GEMM_BITS[1])
 
 
 def _cpu() -> str:

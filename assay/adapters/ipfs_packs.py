@@ -24,6 +24,7 @@ import secrets
 import struct
 import sys
 import threading
+import weakref
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,7 @@ class Packs:
         self._where: dict[bytes, tuple[_Pack, int]] = {}
         self._idle: list[_Pack] = []
         """Files that are being filled, and that no thread is writing to now."""
+        weakref.finalize(self, _close, self._idle)
         self._looked = 0
         """Modification time of the folder when it was last looked through."""
         self.works = _punches(folder)
@@ -318,6 +320,11 @@ class Packs:
         for pack in [pack for pack in self._packs.values() if not pack.digests]:
             with contextlib.suppress(FileNotFoundError), open(pack.path, "r+b") as file:
                 self._remove(pack, file.fileno())
+
+
+def _close(packs: list[_Pack]) -> None:
+    while packs:
+        os.close(packs.pop().handle)
 
 
 def _lock_to_fill(handle: int) -> None:

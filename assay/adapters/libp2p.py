@@ -23,9 +23,10 @@ import trio
 
 from assay.adapters import peerbook
 from assay.adapters.peerbook import Peerbook
+from assay.adapters.rendezvous import fits, key_to_ask
 from assay.codec import MAX_MESSAGE, Malformed, decode, encode
 from assay.ids import PeerId
-from assay.messages import AnyGossip, AnyReply, AnyRequest, PeerRecord, Refusal, SignedRecord
+from assay.messages import AnyGossip, AnyReply, AnyRequest, Means, PeerRecord, Refusal, SignedRecord
 from assay.ports import Handler, Outage
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ STOP_WITHIN = 10.0
 class Libp2pPeers:
     """`seed`: 32 bytes of the identity. `listen`: multiaddrs, loopback and any port by default. `bootstrap`: multiaddrs that end
     in `/p2p/<peer id>`. `record(addresses)` says what the node tells of itself; peer, addresses and sequence are filled in here.
-    `folder` keeps the peers that are known and the port. `announce`: IP address or name that others reach the ports by, if another.
+    `folder` keeps the peers that are known and the port. `announce`: IP address or name that others reach the ports by, if another;
+    `relay` when nobody can, and others are to relay for it (assay.adapters.libp2p_relay). `relays`: whether it relays for such nodes.
     Raises ValueError for an address that is not one."""
 
     def __init__(
@@ -52,11 +54,12 @@ class Libp2pPeers:
         record: Callable[[list[str]], PeerRecord],
         folder: Path,
         announce: str = "",
+        relays: bool = False,
     ) -> None:
         self.peer = peerbook.peer_id(seed)
         self.addresses: list[str] = []
         """Once started: multiaddrs with `/p2p/`, what others are given as their bootstrap address."""
-        self._seed, self._record, self._announce = seed, record, announce
+        self._seed, self._record, self._announce, self._relays = seed, record, announce, relays
         self._listen = listen or [LISTEN]
         self._bootstrap = _by_peer(bootstrap, self.peer)
         self._ports = folder / "listen.json"
@@ -133,6 +136,13 @@ class Libp2pPeers:
     def records(self) -> list[PeerRecord]:
         return self._book.fresh()
 
+    async def find(self, means: Means) -> list[PeerRecord]:
+        """Nodes that say they have at least these means: those that are known, and those that the network finds. Raises Outage."""
+        key = key_to_ask(self._book.chain_id, self._book.contract, means)
+        told: list[SignedRecord] = await self._call(lambda net: net.rendezvous.find(key, means))
+        known = {record.peer: record for record in self._book.fresh() if fits(record.means, means)}
+        return list({**known, **{signed.record.peer: signed.record for signed in told}}.values())
+
     # ---- the thread ------------------------------------------------------------------------------------------------------
 
     def _run(self, started: asyncio.Future[None]) -> None:
@@ -157,6 +167,7 @@ class Libp2pPeers:
             seed=self._seed,
             listen=self._remembered(),
             announce=self._announce,
+            serves=self._relays,
             bootstrap=self._bootstrap,
             book=self._book,
             describe=self._describe,

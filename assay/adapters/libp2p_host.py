@@ -13,6 +13,7 @@ import socket
 from typing import Any
 
 import psutil
+import trio
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_noise_key_pair
@@ -28,8 +29,11 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
+from assay.adapters.libp2p_relay import CIRCUIT, Relays
 from assay.adapters.peerbook import parse
+from assay.codec import encode
 from assay.ids import PeerId
+from assay.messages import SignedRecord
 
 log = logging.getLogger("assay.peers")
 
@@ -38,6 +42,7 @@ logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs at ERROR what 
 
 UPGRADE_WITHIN = 10.0
 """Seconds that somebody who connects has to become a peer."""
+PUBLISH_WITHIN, LOOKUP_WITHIN = 30.0, 5.0
 
 
 class RecordValidator(Validator):
@@ -76,7 +81,24 @@ def make_table(host: Any) -> KadDHT:
     return KadDHT(host, DHTMode.SERVER, validator=validator, strict_validation=True, enable_providers=False)
 
 
-async def open_stream(host: Any, peer: PeerId, address: str, protocol: TProtocol) -> Any:
+async def publish(dht: KadDHT, own: SignedRecord) -> None:
+    """Puts a node's record into the table. Raises the library's errors."""
+    with trio.move_on_after(PUBLISH_WITHIN):
+        await dht.put_value(f"/assay/{own.record.peer}", encode(own))
+
+
+async def look_up(dht: KadDHT, peer: PeerId) -> list[SignedRecord]:
+    """The peer's record, if the table has it."""
+    try:
+        with trio.move_on_after(LOOKUP_WITHIN):
+            value = await dht.get_value(f"/assay/{peer}")
+            return [parse(value)] if value is not None else []
+    except Exception as error:
+        log.debug("looking %s up: %s", peer, plain(error))
+    return []
+
+
+async def open_stream(host: Any, relays: Relays, peer: PeerId, address: str, protocol: TProtocol) -> Any:
     """A stream to the peer, if it is at this address. Raises the library's errors."""
     target = ID.from_base58(peer)
     if peer not in {str(known) for known in host.get_connected_peers()}:
@@ -85,7 +107,10 @@ async def open_stream(host: Any, peer: PeerId, address: str, protocol: TProtocol
         except Exception as error:
             log.debug("nothing to forget of %s: %s", peer, error)
     host.get_network().unblock_peer(target)
-    await host.connect(PeerInfo(target, [Multiaddr(address)]))
+    if not address.endswith(CIRCUIT):
+        await host.connect(PeerInfo(target, [Multiaddr(address)]))
+    elif target not in host.get_connected_peers():
+        await relays.dial(peer, address)
     return await host.new_stream(target, [protocol])
 
 

@@ -9,7 +9,7 @@ How a node that knows only a bootstrap address finds the others, and is found:
   up. Every value there is a signed record again: the validator refuses forgeries and prefers the higher sequence.
 - The book is kept on disk: after a restart the node calls on those it knew, with or without a bootstrap node.
 
-Announcements are flooded over the same links (assay.adapters.rumours).
+Announcements are flooded over the same links (assay.adapters.rumours); who has what is found by assay.adapters.rendezvous.
 
 The library's traps: assay.adapters.libp2p_host.
 """
@@ -30,14 +30,16 @@ from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from assay.adapters.libp2p_frames import Frame, Kind
-from assay.adapters.libp2p_host import make_host, make_table, open_stream, plain, probe, reachable, remote
+from assay.adapters.libp2p_host import look_up, make_host, make_table, open_stream, plain, probe, publish, reachable, remote
 from assay.adapters.libp2p_link import MAX_SERVED, Link, LinkClosed
-from assay.adapters.peer_standing import MAX_LINKS, Candidate, Standing, choose, host_of, refusal, wanted
-from assay.adapters.peerbook import MAX_RECORD, Peerbook, parse
+from assay.adapters.libp2p_relay import BEHIND, Relays
+from assay.adapters.libp2p_rendezvous import Rendezvous
+from assay.adapters.peer_standing import MAX_LINKS, RECORDS, REQUESTS, Candidate, Standing, choose, host_of, refusal, wanted
+from assay.adapters.peerbook import MAX_RECORD, Peerbook
 from assay.adapters.rumours import Allowance, Rumours
 from assay.codec import Malformed, decode, encode
 from assay.ids import PeerId
-from assay.messages import RPC_PROTOCOL, AnyGossip, AnyRequest, Refusal, SignedRecord
+from assay.messages import RPC_PROTOCOL, AnyGossip, AnyQuest, AnyRequest, Enlist, Refusal, Seek, SignedRecord
 from assay.ports import Outage
 
 log = logging.getLogger("assay.peers")
@@ -46,24 +48,19 @@ RPC = TProtocol(RPC_PROTOCOL)
 MAX_SERVED_IN_ALL = 512
 INTRODUCED = 128
 """Records that two nodes tell each other when they meet."""
-RECORDS_BURST, RECORDS_PER_SECOND = 1024.0, 50.0
-"""What one peer may make this node verify (about 0.1 ms each)."""
-REQUESTS_BURST, REQUESTS_PER_SECOND = 1024.0, 100.0
-"""What one peer may ask; what is over it is refused, and to be asked again later."""
 RENEW = 600.0
 PUBLISH_AFTER = (2.0, 6.0)
 """Seconds until the record is put into the table: everybody may be starting at once."""
 FIRST_PAUSE, LAST_PAUSE = 0.25, 15.0
-LOOKUP_WITHIN, LOOKUP_AGAIN = 5.0, 5.0
-DIAL_WITHIN = 5.0
+LOOKUP_AGAIN, DIAL_WITHIN = 5.0, 5.0
 """Seconds for one address of a peer."""
 
 
 class _Host:
     """What is there while the host runs."""
 
-    def __init__(self, host: Any, dht: KadDHT, nursery: trio.Nursery) -> None:
-        self.host, self.dht, self.nursery = host, dht, nursery
+    def __init__(self, host: Any, dht: KadDHT, relays: Relays, nursery: trio.Nursery) -> None:
+        self.host, self.dht, self.relays, self.nursery = host, dht, relays, nursery
 
 
 class Net:
@@ -73,6 +70,7 @@ class Net:
         self, *, seed: bytes,
         listen: list[str],
         announce: str,
+        serves: bool,
         bootstrap: dict[PeerId, list[str]],
         book: Peerbook,
         describe: Callable[[list[str]], SignedRecord],
@@ -83,7 +81,7 @@ class Net:
         self.rumours = Rumours(seed, book.chain_id, book.contract, lambda: time.time_ns() // 1_000_000)
         self.listen = listen
         """Multiaddrs; port 0 becomes the port that was bound, so that a second run listens where the first did."""
-        self._seed, self._announce, self._bootstrap = seed, announce, bootstrap
+        self._seed, self._announce, self._serves, self._bootstrap = seed, announce, serves, bootstrap
         self._describe, self._on_request, self._on_gossip = describe, on_request, on_gossip
         self._own: SignedRecord | None = None
         self._links: dict[PeerId, list[Link]] = {}
@@ -92,12 +90,12 @@ class Net:
         """After a failed dial: (length of the pause, its end)."""
         self._lookups: dict[PeerId, float] = {}
         self._serving = 0
-        self._records = Allowance(RECORDS_BURST, RECORDS_PER_SECOND)
-        self._requests = Allowance(REQUESTS_BURST, REQUESTS_PER_SECOND)
-        self._standing = Standing()
-        self._wanted = trio.Event()
+        self._records = Allowance(*RECORDS)
+        self._requests = Allowance(*REQUESTS)
+        self._standing, self._wanted = Standing(), trio.Event()
         self._rng = random.Random(seed + random.randbytes(16))
         self._up: _Host | None = None
+        self.rendezvous = Rendezvous(book, self.request, self._rng)
 
     # ---- life ------------------------------------------------------------------------------------------------------------
 
@@ -113,13 +111,16 @@ class Net:
             self.listen = sorted(bound, key=lambda address: wanted_order.get(address.rsplit("/", 1)[0], len(bound)))
             host.set_stream_handler(RPC, self._accept)
             dht = make_table(host)
-            async with background_trio_service(dht), trio.open_nursery() as nursery:
-                self._up = _Host(host, dht, nursery)
+            relays = Relays(host, self._serves)
+            async with background_trio_service(dht), relays.running(), trio.open_nursery() as nursery:
+                self._up = _Host(host, dht, relays, nursery)
                 self._renew()
                 started(self.addresses)
                 try:
                     nursery.start_soon(self._keep_neighbours)
                     nursery.start_soon(self._keep_published)
+                    if self._announce == BEHIND:
+                        nursery.start_soon(relays.keep, self._called, lambda: self._spread([self._renew()], None))
                     await self._keep_file()
                 finally:
                     self._up = None
@@ -127,6 +128,8 @@ class Net:
     @property
     def addresses(self) -> list[str]:
         """Where others reach this node, without `/p2p/`."""
+        if self._announce == BEHIND:
+            return self._up.relays.addresses if self._up is not None else []
         return [found for address in self.listen for found in reachable(address, self._announce)]
 
     def _renew(self) -> SignedRecord:
@@ -154,8 +157,8 @@ class Net:
             own = self._own or self._renew()
             if self._links:
                 try:
-                    with trio.move_on_after(30):
-                        await self._up.dht.put_value(f"/assay/{own.record.peer}", encode(own))
+                    await publish(self._up.dht, own)
+                    await self.rendezvous.enlist(own)
                 except Exception as error:
                     log.debug("publishing the record: %s", error)
                 await trio.sleep(RENEW * random.uniform(0.8, 1.2))
@@ -174,10 +177,9 @@ class Net:
 
     async def request(self, peer: PeerId, body: bytes) -> bytes:
         """The answer's bytes. Raises Outage. To be bounded by whoever calls it."""
-        try:
+        with contextlib.suppress(LinkClosed):
             return await (await self._link(peer)).request(body)
-        except LinkClosed:
-            return await (await self._link(peer)).request(body)
+        return await (await self._link(peer)).request(body)
 
     async def gossip(self, message: AnyGossip) -> None:
         """Passes an announcement of this node to all neighbours. Raises Outage."""
@@ -186,13 +188,15 @@ class Net:
         self._pass_on(Frame(Kind.GOSSIP, 0, self.rumours.say(message)), None)
 
     async def _serve(self, link: Link, number: int, body: bytes) -> None:
-        message: AnyRequest = decode(body, AnyRequest)
+        message: AnyRequest | AnyQuest = decode(body, AnyRequest | AnyQuest)
         allowed = self._requests.take(link.peer, trio.current_time())
         if not allowed or link.serving >= MAX_SERVED or self._serving >= MAX_SERVED_IN_ALL:
             if link.refused():
                 log.warning("%s asks for too much: some of its requests are refused", link.peer)
             link.put(Frame(Kind.REPLY, number, encode(Refusal(reason="too many requests at once", retry_after=1))))
             return
+        if isinstance(message, Enlist | Seek):
+            return link.put(Frame(Kind.REPLY, number, self.rendezvous.serve(link.peer, link.host, message)))
         link.serving += 1
         self._serving += 1
         token = trio.lowlevel.current_trio_token()
@@ -249,7 +253,7 @@ class Net:
         for address in addresses:
             try:
                 with trio.fail_after(DIAL_WITHIN):
-                    stream = await open_stream(up.host, peer, address, RPC)
+                    stream = await open_stream(up.host, up.relays, peer, address, RPC)
                 break
             except trio.TooSlowError:
                 troubles.append(f"{address}: no answer in {DIAL_WITHIN:g} s")
@@ -274,13 +278,7 @@ class Net:
         if len(self._lookups) > 1024:
             self._lookups = {other: until for other, until in self._lookups.items() if until > now}
         self._lookups[peer] = now + LOOKUP_AGAIN
-        try:
-            with trio.move_on_after(LOOKUP_WITHIN):
-                value = await up.dht.get_value(f"/assay/{peer}")
-                if value is not None:
-                    self._learn([parse(value)], None)
-        except Exception as error:
-            log.debug("looking %s up: %s", peer, plain(error))
+        self._learn(await look_up(up.dht, peer), None)
         return self._known_addresses(peer)
 
     async def _accept(self, stream: Any) -> None:
@@ -349,6 +347,10 @@ class Net:
         told = {peer: Candidate(peer, next(map(host_of, addresses), ""), True) for peer, addresses in self._bootstrap.items()}
         return [*told.values(), *(one for one in known if one.peer not in told)]
 
+    def _called(self) -> dict[PeerId, list[str]]:
+        """Where those are that this node has called."""
+        return {link.peer: self._known_addresses(link.peer) for links in self._links.values() for link in links if link.opened}
+
     def _may_call(self, peer: PeerId) -> bool:
         now = trio.current_time()
         return peer not in self._links and self._pauses.get(peer, (0.0, 0.0))[1] <= now and not self._standing.barred(peer, "", now)
@@ -374,6 +376,7 @@ class Net:
         news = [signed for signed in records if self.book.add(signed)]
         for signed in news:
             self._pauses.pop(signed.record.peer, None)
+            self.rendezvous.board.know(signed)
         if news:
             self._spread(news, source)
             self._wanted.set()

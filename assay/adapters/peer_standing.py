@@ -36,6 +36,8 @@ HOST_FAULTS = 4
 FORGIVEN = 6 * 3600.0
 """Seconds without a fault after which the earlier ones do not count."""
 MAX_REMEMBERED = 4096
+RECORDS, REQUESTS = (1024.0, 50.0), (1024.0, 100.0)
+"""At once and a second: what one peer may make a node verify (about 0.1 ms each), and ask; what is over that is refused, to be asked again later."""
 
 
 @functools.lru_cache(maxsize=1 << 13)

@@ -90,6 +90,7 @@ class Options:
 @contextlib.asynccontextmanager
 async def compose(role: str, where: Settings, options: Options, note: Callable[[Note], None] = lambda note: None) -> AsyncIterator[Ports]:
     """The node's ports; what has to be closed is closed on leaving. Raises Trouble and what the adapters raise."""
+    from assay.adapters import hardware
     from assay.adapters.journal import SqliteJournal
     from assay.adapters.libp2p import Libp2pPeers
 
@@ -116,18 +117,22 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         hosts = options.listen.split(",")
         gateway, url = await open_gateway(blocks, hosts[0], where.data / "gateway-port")
         stack.push_async_callback(gateway.stop)
-        if options.announce:
+        if options.announce and options.announce != "relay":  # a gateway is not relayed
             url = f"http://{f'[{options.announce}]' if ':' in options.announce else options.announce}:{url.rsplit(':', 1)[1]}"
+
+        has = await asyncio.to_thread(hardware.means) if role == "worker" else None
 
         def record(addresses: list[str]) -> PeerRecord:
             return PeerRecord(
                 peer=PeerId(""), account=keys.account, role=role, addresses=tuple(addresses), gateway=url, sequence=0,
-                chain_id=chain.chain_id, contract=chain.contract, hardware=told_in(where.data),
+                chain_id=chain.chain_id, contract=chain.contract, hardware=told_in(where.data), means=has,
             )  # fmt: skip
 
         listen = [f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/0" for host in hosts]
         try:
-            peers = Libp2pPeers(keys.peer_seed, listen, list(where.bootstrap), record, where.data / "peers", options.announce or "")
+            peers = Libp2pPeers(
+                keys.peer_seed, listen, list(where.bootstrap), record, where.data / "peers", options.announce or "", relays=role == "bootstrap"
+            )
         except ValueError as error:
             raise Trouble("the bootstrap address cannot be used", str(error), "--bootstrap /ip4/HOST/tcp/PORT/p2p/PEER", 2) from None
         known.append(peers)

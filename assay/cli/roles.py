@@ -34,7 +34,8 @@ from assay.cli.fleet import Places, Ray, Rays, Through
 
 LISTEN = "Where peers and the gateway listen; 0.0.0.0 for the world, :: for IPv6. Several, with commas: peers on all, the gateway on the first."
 Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help=LISTEN)]
-Announce = Annotated[str | None, typer.Option("--announce", metavar="HOST", help="The address that others reach this node by, if another.")]
+ANNOUNCE = "The address that others reach this node by, if another; relay: nobody can call it, and bootstrap nodes relay for it."
+Announce = Annotated[str | None, typer.Option("--announce", metavar="HOST", help=ANNOUNCE)]
 Price = Annotated[int, typer.Option("--price", min=1, help="Asked for a step, in the token's smallest unit.")]
 Stake = Annotated[int | None, typer.Option("--stake", min=0, help="Stake to keep deposited, in the token's smallest unit.")]
 Confirmations = Annotated[

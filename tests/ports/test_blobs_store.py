@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import shutil
@@ -361,6 +362,23 @@ def test_threads_that_bring_the_same_blocks_keep_one_of_each(tmp_path: Path) -> 
     assert store.used == sum(store.stored().values()) == 6 * CHUNK
     assert on_disk(tmp_path) <= 7 * CHUNK
     assert all(BlockStore(tmp_path).read(cids.of(leaf)) == leaf for leaf in leaves)
+
+
+def test_a_store_that_nobody_uses_any_more_holds_no_file_open(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    store.write(cids.of(data(CHUNK)), data(CHUNK))
+    open_files = lambda: [link for link in map(_target, Path("/proc/self/fd").iterdir()) if link.startswith(str(tmp_path))]  # noqa: E731
+    assert len(open_files()) == 1
+    del store
+    gc.collect()
+    assert open_files() == []
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:  # of the listing itself
+        return ""
 
 
 def test_a_head_of_anything_does_no_harm(tmp_path: Path) -> None:

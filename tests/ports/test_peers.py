@@ -14,12 +14,14 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
+from libp2p.connection_types import ConnectionType
+from libp2p.peer.id import ID
 
-from assay.adapters import peerbook
+from assay.adapters import libp2p_rendezvous, peerbook
 from assay.adapters.libp2p import Libp2pPeers
 from assay.adapters.libp2p_frames import HEAD, Frame, Frames, Kind, pack
 from assay.adapters.memory_peers import MemoryPeers, Switchboard
@@ -34,6 +36,7 @@ from assay.messages import (
     Hardware,
     Heartbeat,
     JobAnnouncement,
+    Means,
     PeerRecord,
     Refusal,
     SignedGossip,
@@ -536,6 +539,33 @@ def test_a_peer_that_nobody_mentioned_is_looked_up_in_the_table(tmp_path: Path, 
     run(main())
 
 
+def test_a_provider_is_found_by_what_it_has_where_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three nodes; two forget the third, which is listed at one of them: the other finds it there."""
+    monkeypatch.setattr(libp2p_rendezvous, "KEY_EVERY", 0.0)
+    has = Means(gpu=True, memory=1 << 28, bits=23)
+
+    async def main() -> None:
+        async with Libp2pNet(tmp_path) as net:
+            one, seeker = [await net.node(i) for i in (1, 2)]
+            tell = lambda addresses: msgspec.structs.replace(record_of(3)(addresses), means=has)  # noqa: E731
+            provider = Node(Libp2pPeers(seed_of(3), [], one.peers.addresses, tell, tmp_path / "3"))  # type: ignore[attr-defined]
+            net.nodes.append(await provider.start())
+            await until(lambda: knows(seeker, one, provider) and knows(one, seeker, provider) and knows(provider, one))
+            peers = [cast(Libp2pPeers, node.peers) for node in (one, seeker, provider)]
+            await peers[2]._call(lambda net: net.rendezvous.enlist(net._own))
+            board = cast(Any, peers[0]._net).rendezvous.board
+            assert list(board._listed) == [provider.id]
+            for board in [cast(Any, known._net).rendezvous.board for known in peers[:2]]:
+                board._near.pop(provider.id, None)
+            cast(Any, peers[1]._net).rendezvous.board._listed.clear()
+            for known in peers[:2]:
+                known._book._records.pop(provider.id)
+            assert [record.peer for record in await peers[1].find(has)] == [provider.id]
+            assert await peers[1].find(Means(gpu=True, memory=1 << 29, bits=23)) == []
+
+    run(main())
+
+
 def test_frames_cut_anywhere_come_out_whole() -> None:
     frames = [Frame(Kind.REQUEST, 2**64 - 1, b"x" * 1000), Frame(Kind.PING, 0, b""), Frame(Kind.REPLY, 5, b"y")]
     data = b"".join(map(pack, frames))
@@ -627,5 +657,31 @@ def test_a_node_that_nobody_can_call_is_asked_over_the_links_that_it_opened(tmp_
             assert address.startswith("/ip4/192.0.2.1/tcp/")
             assert await inside.peers.request(a.id, beat(1), 10) == Ack()
             assert await a.peers.request(inside.id, beat(1), 10) == Ack()
+
+    run(main())
+
+
+def test_two_nodes_behind_routers_meet_at_a_relay(tmp_path: Path) -> None:
+    """Neither tells an address of its own, only one at the relay that it has called: a link between them can only be a circuit there."""
+
+    async def main() -> None:
+        async with Libp2pNet(tmp_path) as net:
+            relay = Node(Libp2pPeers(seed_of(1), [], [], record_of(1), tmp_path / "1", relays=True))
+            net.nodes.append(await relay.start())
+            known = relay.peers.addresses  # type: ignore[attr-defined]
+            pair = [Node(Libp2pPeers(seed_of(n), [], known, record_of(n), tmp_path / str(n), announce="relay")) for n in (2, 3)]
+            for node in pair:
+                net.nodes.append(await node.start())
+            one, other = pair
+            await until(lambda: all(knows(a, b) and all(r.addresses for r in a.peers.records()) for a, b in ((one, other), (other, one))))
+            (address,) = next(r for r in one.peers.records() if r.peer == other.id).addresses
+            assert address.endswith(f"/p2p/{relay.id}/p2p-circuit")
+            assert await one.peers.request(other.id, beat(1), 20) == Ack()
+            assert other.asked == [(one.id, beat(1))]
+            assert relay.asked == []  # it carries what it cannot read
+            host = cast(Any, one.peers)._net._up.host
+            kinds = [c.muxed_conn.get_connection_type() for c in host.get_network().get_connections(ID.from_base58(other.id))]
+            assert kinds
+            assert set(kinds) == {ConnectionType.RELAYED}
 
     run(main())
