@@ -27,7 +27,7 @@ from assay.ports import Outage
 from assay.proving import claims, held, products, work
 from assay.proving.benches import OnDevice, Processor
 from assay.proving.proof import BLOCKS, Answer, Bench, Claim, Opening, Proving, Refuted, check, drawn, seed_of
-from assay_scheduler.placement import Bid, rank
+from assay_scheduler.placement import Bid, Wanted, rank
 
 CLAIM = Claim(lanes=64, levels=16, side=128, products=6)
 SEED, SAMPLE = sha256(b"seed"), sha256(b"sample")
@@ -467,5 +467,6 @@ def bid(price: int, proven: bool, speed: int = 0) -> Bid:
 
 def test_of_equal_prices_the_proven_hardware_is_taken_and_before_the_price_where_that_is_preferred() -> None:
     cheap, dear, proven = bid(1, False), bid(2, False, speed=9), bid(2, True)
-    assert rank([dear, proven, cheap], {}, 10, 0) == [cheap, proven, dear]
-    assert rank([dear, proven, cheap], {}, 10, 0, prefers_proven=True) == [proven, cheap, dear]
+    for preferred, order in ((False, [cheap, proven, dear]), (True, [proven, cheap, dear])):
+        ranked, _ = rank([dear, proven, cheap], {}, Wanted(cap=10, now=0, prefers_proven=preferred))
+        assert [scored.bid for scored in ranked] == order
