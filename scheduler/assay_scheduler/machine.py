@@ -317,10 +317,9 @@ class SchedulerMachine(Placing):
     def _on_takeover(self, job: JobBook, now: int) -> list[AnyEffect]:
         if job.cancelled or job.settled_to == job.terms.steps:
             return []
-        window = job.terms.params.takeover_window
-        due, tip = job.open_since + window, job.tip()
-        if tip.live or tip.unsettled >= job.terms.params.depth:
-            due = now + window  # nothing can be placed now; to look again in every second would be most of what an idle scheduler does
+        tip = job.tip()
+        full = tip.live or tip.unsettled >= job.terms.params.depth  # nothing can be placed now: it is looked at again a window later
+        due = (now if full else job.open_since) + job.terms.params.takeover_window
         if now <= due:
             return [Wake(key=f"takeover:{job.id}:{now}", at=due + 1 + self.config.patience)]
         job.overdue = True
