@@ -47,8 +47,6 @@ BLOCK_TIME = 1.0
 CONFIRMATIONS = 8
 """Blocks: more than the chain node loses when it is killed."""
 UP_WITHIN, ENDS_WITHIN = 180.0, 1200.0
-LISTENS = 2
-"""Ports of a node: its peers', and its gateway's."""
 ANY = (Kind.KILL, Kind.PAUSE, Kind.CUT, Kind.HOLE, Kind.SLOW)
 Listener = Callable[[dict[str, Any]], None]
 
@@ -150,14 +148,11 @@ class Ordeal:
         tasks: set[asyncio.Task[None]] = set()
 
         async def watch() -> None:
-            for _ in range(300):
-                ports = listening(near)
-                for port in ports:
+            while True:  # a port that was still taken after a kill is not the one it had
+                for port in listening(near):
                     with contextlib.suppress(OSError):
                         await self.injector.wires.lay((far, port), (near, port), name)
-                if len(ports) >= LISTENS:
-                    return
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(1.0)
 
         def started() -> None:
             for task in tasks:

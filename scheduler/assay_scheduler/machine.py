@@ -324,9 +324,9 @@ class SchedulerMachine(Placing, History, Mirror):
     def _on_takeover(self, job: JobBook, now: int) -> list[AnyEffect]:
         if job.cancelled or job.settled_to == job.terms.steps:
             return []
-        due, tip = job.open_since + job.patience, job.tip()
-        if tip.live or tip.unsettled >= job.terms.params.depth:
-            due = now + job.patience  # nothing can be placed now; to look again in every second would be most of what an idle scheduler does
+        tip = job.tip()
+        full = tip.live or tip.unsettled >= job.terms.params.depth  # nothing can be placed now: it is looked at again a window later
+        due = (now if full else job.open_since) + job.patience
         if now <= due:
             return [Wake(key=f"takeover:{job.id}:{now}", at=due + 1 + self.config.patience)]
         job.overdue = True
