@@ -115,8 +115,8 @@ MOST_HOLDERS = 16
 class KeyHolder(Message, frozen=True, kw_only=True):
     account: Address
     peer: PeerId
-    encryption_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-    """X25519 public key."""
+    encryption_key: bytes
+    """X25519 public key, 32 bytes."""
 
 
 class KeyHolders(Message, frozen=True, kw_only=True):
