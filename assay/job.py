@@ -122,7 +122,7 @@ class KeyHolder(Message, frozen=True, kw_only=True):
 class KeyHolders(Message, frozen=True, kw_only=True):
     """Nodes that share each key (assay.threshold): `threshold` of them release it together. The first is the job's key service on chain."""
 
-    threshold: Annotated[int, msgspec.Meta(ge=1, le=MOST_HOLDERS)]
+    threshold: Annotated[int, msgspec.Meta(ge=1, lt=MOST_HOLDERS + 1)]
     members: tuple[KeyHolder, ...]
 
     def place(self, account: Address) -> int:
