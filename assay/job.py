@@ -117,14 +117,14 @@ MOST_HOLDERS = 16
 class KeyHolder(Message, frozen=True, kw_only=True):
     account: Address
     peer: PeerId
-    encryption_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-    """X25519 public key."""
+    encryption_key: bytes
+    """X25519 public key, 32 bytes."""
 
 
 class KeyHolders(Message, frozen=True, kw_only=True):
     """Nodes that share each key (assay.threshold): `threshold` of them release it together. The first is the job's key service on chain."""
 
-    threshold: Annotated[int, msgspec.Meta(ge=1, le=MOST_HOLDERS)]
+    threshold: Annotated[int, msgspec.Meta(ge=1, lt=MOST_HOLDERS + 1)]
     members: tuple[KeyHolder, ...]
 
     def place(self, account: Address) -> int:

@@ -225,6 +225,8 @@ def check(holders: KeyHolders, envelopes: Sequence[SealedRef]) -> None:
     accounts = [one.account for one in holders.members]
     if not 1 <= holders.threshold <= len(accounts) <= MOST_HOLDERS or len(set(accounts)) != len(accounts):
         raise BadEnvelope(f"{holders.threshold} of {len(accounts)} key holders: 1 to {MOST_HOLDERS} different ones are needed, and no more of them")
+    if any(len(one.encryption_key) != POINT for one in holders.members):
+        raise BadEnvelope(f"a key holder's encryption key has {POINT} bytes")
     for ref in envelopes:
         shared = read(ref.envelope)
         if (shared.threshold, len(shared.parts)) != (holders.threshold, len(accounts)):
