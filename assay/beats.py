@@ -15,12 +15,12 @@ SETTLING = 8
 
 
 def beat(now: int, most: int) -> int:
-    """When a call is made that may be made from `now` on and may wait `most` seconds: at the next multiple of the longest beat that is no longer
-    than that, at once where none is."""
+    """When a call is made that may be made from `now` on and may wait `most` seconds: at the first multiple after that of the longest beat that is no
+    longer than that, at once where none is. (Not on a multiple itself: what one beat has set going would be early for the next by a second.)"""
     each = LONGEST
     while each > max(most, BEAT):
         each //= 2
-    return -(-now // each) * each if each <= most else now
+    return (now // each + 1) * each if each <= most else now
 
 
 def settles(now: int, window: int) -> int:

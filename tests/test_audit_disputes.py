@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from audit_story import Sites, story
 from test_audit import FORGERIES, NOBODY, UNKNOWN, WRONG, Forge, both, drop, find, moved, put, say
+from test_takeover import entrusting, taken_over
 
 from assay import chain as C
 from assay.audit.auditor import Auditor
@@ -168,5 +169,7 @@ def test_every_place_that_can_say_no_has_said_it(records: dict[str, Record], mon
         audited(forge(records[which]))
     for forge, _, _ in [*FORGERIES.values(), *UNKNOWN.values()]:
         Auditor(forge(whole.record), whole.job).run()
+    _, record, job = taken_over()
+    Auditor(entrusting(record, providers=()), job).run()
     unseen = sites.unseen()
     assert not unseen, "\n".join(unseen)

@@ -26,6 +26,7 @@ from assay.ports import Reverted
 from assay.program import Program
 from assay.receipts import Ledger
 from assay.state import Tensors, from_bytes, state_root, to_bytes
+from assay.successors import entrust
 
 BUDGET = 50_000_000
 TRAIN = """
@@ -232,7 +233,7 @@ def test_a_job_whose_successors_are_listed_names_the_contract_as_its_scheduler(p
     _, plainly = published(plan, scene)
     assert (terms.scheduler, plainly.scheduler) == (scene.chain.takeovers, wish.scheduler)
     assert (terms.params.takeover_window, plainly.params.takeover_window) == (7 * 86_400, Params().takeover_window)
-    asyncio.run(client.entrust(scene.chain, wish, terms.spec_digest))
+    asyncio.run(entrust(scene.chain, terms.spec_digest, wish.scheduler, wish.params.takeover_window, wish.successors))
     (made,) = [e for e in scene.ledger.events() if isinstance(e, events.Entrusted)]
     assert (made.client, made.scheduler, made.patience) == (scene.chain.account, wish.scheduler, Params().takeover_window)
     assert made.providers == wish.successors

@@ -91,7 +91,8 @@ def down_when(happened: Callable[[LinkWorld, Any], bool]) -> LinkWorld:
     calm = over_a_vote()
     assert len(events(calm, DisputeSealed)) == 2
     world = over_a_vote(CrashAt("verifier-2", after(calm, "verifier-2", lambda note: happened(calm, note)), down=25))
-    assert [event.outcome for event in events(world, DisputePaid) if event.dispute == 1] == [Outcome.CONCEDED]
+    brought = {event.dispute for event in events(world, DisputeSealed) if world.name_of(event.challenger) == "verifier-1"}
+    assert [event.outcome for event in events(world, DisputePaid) if event.dispute in brought] == [Outcome.CONCEDED]
     assert gained(world, "verifier-0") == -(PARAMS.draw_bond // 2)
     assert gained(world, "verifier-2") == OPTIONS.fee
     assert gained(world, "worker-0") == PRICE

@@ -149,7 +149,7 @@ def test_reorganisations_change_nothing(seed: int) -> None:
     assert report(rough, True, 0.0).problems == []
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.7])
 def test_a_job_whose_scheduler_is_gone_for_good_is_finished_by_another(share: float) -> None:
     """Killed with its disk, at a share of its way; who takes over has the chain and the blobs."""
     options = Options(steps=8, workers=3, verifiers=5, schedulers=2)

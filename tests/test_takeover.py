@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from assay import client
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_record import read_record
 from assay.adapters.memory_takeovers import TAKEOVERS
 from assay.audit.auditor import Auditor
+from assay.audit.record import Record
 from assay.chain import Assigned, Entrust, Entrusted, SegmentState, Terms
 from assay.cli.common import Trouble
 from assay.cli.successors import successors, successors_of
@@ -25,6 +25,7 @@ from assay.receipts import Ledger, Segment
 from assay.sim import Options, World
 from assay.sim.cast import HONEST, SCHEDULER, WORKER, Part, Self, worker_config
 from assay.sim.report import report
+from assay.successors import reliable
 from assay_scheduler import placing
 from assay_scheduler.books import Config
 from assay_scheduler.machine import SchedulerMachine
@@ -152,20 +153,30 @@ def test_a_scheduler_that_takes_over_has_the_client_s_list_alone(
         assert set(after) == {("scheduler-1", FRIEND)}
 
 
-def test_an_audit_finds_who_was_not_entitled_to_take_over() -> None:
-    """The chain says that the client entrusted others than it did: then a right takeover is a wrong one."""
+def taken_over() -> tuple[World, Record, JobId]:
+    """A job whose scheduler falls silent, and what the chain says of it."""
     world = Entrusting(OPTIONS, 3)
     world.clock.after(10.0, lambda: world.nodes["scheduler-0"].kill(wipe=True))
     finish(world)
     (job,) = world.posted
-    record = read_record(MemoryChain(world.ledger, "auditor"), job)
+    return world, read_record(MemoryChain(world.ledger, "auditor"), job), job
+
+
+def entrusting(record: Record, **changed: Any) -> Record:
+    """The chain says that the client entrusted others than it did."""
+    entries = tuple(
+        entry._replace(event=msgspec.structs.replace(entry.event, **changed)) if isinstance(entry.event, Entrusted) else entry
+        for entry in record.entries
+    )
+    return record._replace(entries=entries)
+
+
+def test_an_audit_finds_who_was_not_entitled_to_take_over() -> None:
+    """A right takeover is a wrong one where the chain says that others were entrusted."""
+    world, record, job = taken_over()
 
     def told(**changed: Any) -> list[str]:
-        entries = tuple(
-            entry._replace(event=msgspec.structs.replace(entry.event, **changed)) if isinstance(entry.event, Entrusted) else entry
-            for entry in record.entries
-        )
-        report = Auditor(record._replace(entries=entries), job).run()
+        report = Auditor(entrusting(record, **changed), job).run()
         return [f"{finding.check}: {finding.text}" for row in report.rows for finding in row.sheet.findings]
 
     assert told() == []
@@ -183,8 +194,8 @@ def test_a_client_lists_who_has_settled_and_was_never_refuted() -> None:
         segment = Segment(SegmentId(number), JobId(1), SegmentId(0), Address("0x" + who * 40), 0, 1, 1)
         segment.state = SegmentState[end]
         ledger.segments[segment.number] = segment
-    assert client.reliable(ledger) == tuple(Address("0x" + who * 40) for who in "215")
-    assert client.reliable(ledger, 1) == (Address("0x" + "2" * 40),)
+    assert reliable(ledger) == tuple(Address("0x" + who * 40) for who in "215")
+    assert reliable(ledger, 1) == (Address("0x" + "2" * 40),)
 
 
 TWO = ("0x" + "1" * 40, "0x" + "2" * 40)

@@ -14,7 +14,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
@@ -24,7 +24,7 @@ from assay.adapters.memory_peers import Switchboard
 from assay.chain import AnyCall, CancelJob, Deposit, JobClosed, JobPosted, PostJob, Register, TakeSeat, Terms
 from assay.codec import digest, encode
 from assay.ids import Address, Cid, JobId, PeerId
-from assay.job import DatasetRef, Field, JobSpec, ShardRef, data_root
+from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef, data_root
 from assay.merkle import sha256
 from assay.messages import AnyGossip, AnyReply, AnyRequest, JobAnnouncement
 from assay.receipts import Ledger as Receipts
@@ -208,19 +208,22 @@ class World:
     def turn(self, role: str, number: int) -> SimNode:
         return self.of_role[role][0 if role == KEY_SERVICE and self.options.holders else number % len(self.of_role[role])]
 
+    def _sealed(self, number: int, what: str, body: Any) -> SealedRef:
+        return holding.sealed(self, number, what, body)
+
     def _publish(self, number: int) -> Terms:
         o, service = self.options, self.turn(KEY_SERVICE, number)
         toy = Toy(sha256(b"toy program", str(number).encode()), o.micro_batches, 4, 3)
         first = sha256(b"toy state", toy.program)
         schedule = sha256(b"toy schedule")
-        shard = holding.sealed(self, number, "shard", ToyState(step=0, state=sha256(b"toy data")))
+        shard = self._sealed(number, "shard", ToyState(step=0, state=sha256(b"toy data")))
         dataset = DatasetRef(
             name="toy", fields=(Field(name="x", dtype="u8", shape=(1,)),), shards=(ShardRef(sealed=shard, records=64, root=sha256(b"toy records")),)
         )  # fmt: skip
         spec = JobSpec(
             name=f"toy-{number}", program=self.store.put(encode_toy(toy)), program_root=toy.program, schedule=self.store.put(b"toy schedule"),
-            schedule_root=schedule, scalars=("lr",), state=holding.sealed(self, number, "state", ToyState(step=0, state=first)), state_root=first,
-            frozen=holding.sealed(self, number, "frozen", ToyState(step=0, state=sha256(b"toy frozen"))),
+            schedule_root=schedule, scalars=("lr",), state=self._sealed(number, "state", ToyState(step=0, state=first)), state_root=first,
+            frozen=self._sealed(number, "frozen", ToyState(step=0, state=sha256(b"toy frozen"))),
             dataset=dataset, order=sha256(b"toy order"), steps=o.steps, micro_batches=o.micro_batches, batch=8, segment_steps=o.segment_steps,
             key_service=service.account, key_service_peer=service.peer, key_service_key=service.hands.keys.encryption_key,
             holders=holding.group(self) or UNSET,

@@ -19,7 +19,7 @@ from assay.adapters import evm_abi
 from assay.adapters.evm import EvmChain
 from assay.adapters.memory_keys import MemoryKeys
 from assay.adapters.memory_peers import MemoryPeers
-from assay.chain import Attest, Attested, Batch, JobClosed, RevealAll, Sealed, Settle, Settled
+from assay.chain import Attest, Attested, Batch, JobClosed, RevealAll, Sealed, SegmentState, Settle, Settled
 from assay.daemon import Ports, enrol
 from assay.ids import Address, PeerId
 from assay.keyservice.daemon import key_service
@@ -147,6 +147,7 @@ def test_several_segments_share_their_transactions_and_cost_less_than_the_goal(t
                 await net.until(lambda: len(state.outbox) == SEGMENTS)
                 await net.pass_to(max(waiting.at for waiting in state.outbox))
                 await net.seen(kind, done * each)
+            await net.until(lambda: sum(seg.state == SegmentState.ATTESTED for seg in state.facts.segments.values()) == SEGMENTS)
             await net.pass_to(beats.settles(max(event.settle_after for event in await net.events(Attested)) + 1, WINDOW))
             await net.seen(Settled, done)
         await net.seen(JobClosed, 1)
