@@ -11,7 +11,7 @@ BEAT = 15
 LONGEST = 240
 """The longest one."""
 SETTLING = 8
-"""A settlement waits at most this part of the challenge window."""
+"""A call waits at most this part of the challenge window, which is what a job's end waits for in any case."""
 
 
 def beat(now: int, most: int) -> int:

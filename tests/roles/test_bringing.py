@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from assay import draw
-from assay.beats import beat
+from assay.beats import SETTLING, beat
 from assay.chain import Attest, Attested, Batch, Opening, Reveal, RevealAll, RevealsDue, Seal, Sealed, Settle, Spread
 from assay.ids import Address, SegmentId
 from assay.messages import Ack, Refusal, SealMessage, VoteMessage
@@ -192,5 +192,5 @@ def test_what_all_verifiers_have_handed_over_waits_less_than_they_do(bench: Benc
     begun = bench.now
     handed(bench, *VERIFIERS)
     (waiting,) = bench.state.outbox
-    assert waiting.at == beat(begun, PARAMS.seal_window // PATIENCE)
+    assert waiting.at == beat(begun, min(PARAMS.seal_window // PATIENCE, PARAMS.challenge_window // SETTLING))
     assert begun <= waiting.at < begun + PARAMS.seal_window // handing.SHARE

@@ -140,6 +140,7 @@ def test_several_segments_share_their_transactions_and_cost_less_than_the_goal(t
         provider = await net.up("worker", worker, deposit=STAKE, price_per_step=10)
         for i in range(4):
             await net.up(f"verifier{i}", verifier, role="verifier", deposit=STAKE, seat=True)
+        await net.pass_to(beats.beat(await net.head(), beats.LONGEST))  # so that no beat comes while the first four are trained
         await post(net, plan(2 * SEGMENTS))
         state: Any = provider.core.machine.state  # type: ignore[attr-defined]
         for done in (SEGMENTS, 2 * SEGMENTS):

@@ -11,7 +11,7 @@ A provider that keeps a seal or a vote to itself wins nothing: it was worth what
 
 from __future__ import annotations
 
-from assay.beats import beat
+from assay.beats import SETTLING, beat
 from assay.chain import MOST_CALLS, Attest, Batch, BatchedCall, Reveal, RevealAll, Seal, SegmentState
 from assay.facts import SegmentFacts
 from assay.ids import Address, PeerId, SegmentId
@@ -107,7 +107,9 @@ class Bringing(Serving):
         have: set[Address] = set(mine.seals if what == "seal" else mine.votes) | set(seg.sealed if what == "seal" else seg.revealed)
         latest = mine.waits.setdefault(what, self._now + (until - self._now) // PATIENCE)
         if have >= set(seg.verifiers):
-            return self._bring(what, mine, seg, beat(self._now, latest - self._now) if self._company(seg, voting=True) else self._now)
+            window = self.state.facts.jobs[seg.job].terms.params.challenge_window
+            most = min(latest - self._now, window // SETTLING)
+            return self._bring(what, mine, seg, beat(self._now, most) if self._company(seg, voting=True) else self._now)
         wait = min(self._now + (until - self._now) // SHARE, latest)
         self._do(Wake(key=f"gather:{what}:{seg.segment}:{seg.round}:{len(have)}", at=max(self._now + 1, wait)))
 
