@@ -19,7 +19,7 @@ from assay.chain import KeyReleased, SegmentState
 from assay.codec import Malformed, decode
 from assay.execute import schedule_root
 from assay.hands import MAX_SPEC
-from assay.ids import Cid, Digest, PeerId
+from assay.ids import Address, Cid, Digest, PeerId
 from assay.job import JobSpec, data_root
 from assay.merkle import sha256
 from assay.ports import Blobs, Keys, Outage
@@ -41,7 +41,7 @@ class Ring:
 
     def __init__(self, keys: Keys | None, releases: Iterable[KeyReleased]) -> None:
         self.keys = keys
-        self.account, self.encryption_key = (keys.account, keys.encryption_key) if keys else ("", b"")
+        self.account, self.encryption_key = (keys.account, keys.encryption_key) if keys else (Address(""), b"")
         self._ring: dict[Digest, bytes] = {}
         self._mine: dict[Digest, list[bytes]] = {}
         for release in releases:

@@ -84,7 +84,7 @@ async def check_step(
     auditor.run()
     seg = _covering(auditor, step)
     ring, library = Ring(keys, auditor.releases), Library(blobs, patience)
-    documents = Documents(auditor, library, Workshop(folder, blobs, ring, engine, threads), ring)  # type: ignore[arg-type]
+    documents = Documents(auditor, library, Workshop(folder, blobs, ring, engine, threads), ring)
     await documents.check()
     if documents.spec is None:
         raise CannotTell("; ".join(f.text for f in auditor.sheet.findings if f.check == "documents"))

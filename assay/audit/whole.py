@@ -23,7 +23,7 @@ async def look(record: Record, job: JobId, blobs: Blobs, keys: Keys | None, engi
     auditor = Auditor(record, job)
     auditor.run()
     ring, library = Ring(keys, auditor.releases), Library(blobs, patience)
-    shop = Workshop(folder, blobs, ring, engine)  # type: ignore[arg-type]  # a Ring is no Keys that wraps
+    shop = Workshop(folder, blobs, ring, engine)
     documents = Documents(auditor, library, shop, ring)
     await documents.check()
     await documents.delivery()

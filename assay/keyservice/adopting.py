@@ -12,24 +12,16 @@ from __future__ import annotations
 from assay.chain import SegmentState
 from assay.facts import SegmentFacts
 from assay.ids import Address, DatasetId, JobId, SegmentId
+from assay.keyservice.base import Base
 from assay.keyservice.showing import wrap
-from assay.keyservice.state import Checkpoint, Config, Dataset, Envelope, JobKeys, Kind, State
+from assay.keyservice.state import Checkpoint, Dataset, Envelope, JobKeys, Kind
 from assay.publish.manifest import MAX_MANIFEST
 from assay.role import SLACK
-from assay.runtime import AnyEffect, Do, Done, Failed, Fetch, Fetched, IllegalEvent, Result
+from assay.runtime import Do, Done, Failed, Fetch, Fetched, IllegalEvent, Result
 from assay.tasks import ManifestRead, ReadManifest
 
 
-class Adopting:
-    config: Config
-    state: State
-
-    def _note(self, topic: str, text: str, **data: str | int | bool) -> None:
-        raise NotImplementedError
-
-    def _do(self, effect: AnyEffect) -> None:
-        raise NotImplementedError
-
+class Adopting(Base):
     def _fetch(self, job: JobId) -> None:
         raise NotImplementedError
 

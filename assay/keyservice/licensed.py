@@ -17,11 +17,12 @@ from msgspec import UNSET
 from assay import merkle, shard, threshold
 from assay.chain import CollectUse, DatasetPublished, GrantLicence, JobLicensed, PublishDataset, RevokeLicence, WithdrawRevenue
 from assay.codec import decode
-from assay.ids import Address, DatasetId, JobId, address
+from assay.ids import JobId, address
 from assay.job import DatasetRef, JobSpec, data_root, shard_items
+from assay.keyservice.adopting import Adopting
 from assay.keyservice.showing import wrap
-from assay.keyservice.state import Config, Dataset, Envelope, JobStage, State
-from assay.runtime import AnyEffect, Do, Failed, IllegalEvent, Result, Send, Sent
+from assay.keyservice.state import Dataset, Envelope, JobStage
+from assay.runtime import Do, Failed, IllegalEvent, Result, Send, Sent
 from assay.tasks import JobLoaded, LoadJob
 
 OwnerCall = PublishDataset | GrantLicence | RevokeLicence | CollectUse | WithdrawRevenue
@@ -32,23 +33,8 @@ HOLD = "hold-"
 UNLICENSED = "its document names datasets of others, and the contract has found no licence of it"
 
 
-class Licensed:
-    config: Config
-    state: State
-
-    def _do(self, effect: AnyEffect) -> None:
-        raise NotImplementedError
-
-    def _note(self, topic: str, text: str, **data: str | int | bool) -> None:
-        raise NotImplementedError
-
+class Licensed(Adopting):
     def _refuse(self, job: JobId, reason: str) -> None:
-        raise NotImplementedError
-
-    def _mirror(self, number: DatasetId, known: Dataset) -> None:
-        raise NotImplementedError
-
-    def _hold(self, service: Address) -> None:
         raise NotImplementedError
 
     def _ordered(self, order: str) -> None:

@@ -42,11 +42,10 @@ from assay.chain import (
 from assay.codec import Message
 from assay.facts import SegmentFacts
 from assay.ids import Address, JobId, SegmentId
-from assay.keyservice.adopting import Adopting
 from assay.keyservice.answers import answer, bad_envelope
 from assay.keyservice.licensed import Licensed
 from assay.keyservice.showing import Showing, wrap
-from assay.keyservice.state import Config, Envelope, Grant, JobKeys, JobStage, Kind, State
+from assay.keyservice.state import Envelope, Grant, JobKeys, JobStage, Kind
 from assay.messages import KeyRequest, Refusal
 from assay.role import PAUSE, SPEC_LIMIT
 from assay.runtime import (
@@ -62,7 +61,6 @@ from assay.runtime import (
     Fetched,
     Heard,
     IllegalEvent,
-    Note,
     Ordered,
     Reply,
     Result,
@@ -78,16 +76,10 @@ BATCH = 64
 """Keys in one call: some 200 bytes of log each."""
 
 
-class KeyServiceMachine(Adopting, Showing, Licensed):
+class KeyServiceMachine(Licensed, Showing):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = (KeyRequest,)
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.state = State()
-        self._out: list[AnyEffect] = []
-        self._now = 0
 
     def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
         self._out, self._now = [], now
@@ -113,12 +105,6 @@ class KeyServiceMachine(Adopting, Showing, Licensed):
 
     def summary(self) -> dict[str, Any]:
         return self.state.summary()
-
-    def _do(self, effect: AnyEffect) -> None:
-        self._out.append(effect)
-
-    def _note(self, topic: str, text: str, **data: str | int | bool) -> None:
-        self._out.append(Note(topic=topic, text=text, data=data))
 
     # ---- the chain -------------------------------------------------------------------------------------------------------
 

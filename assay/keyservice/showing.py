@@ -6,20 +6,13 @@ from __future__ import annotations
 
 from assay.facts import SegmentFacts
 from assay.ids import Address, SegmentId
-from assay.keyservice.state import SHOWN, Envelope, State
-from assay.runtime import AnyEffect, Do, Done, Result
+from assay.keyservice.base import Base
+from assay.keyservice.state import SHOWN, Envelope
+from assay.runtime import Do, Done, Result
 from assay.tasks import KeysWrapped, WrapKeys
 
 
-class Showing:
-    state: State
-
-    def _do(self, effect: AnyEffect) -> None:
-        raise NotImplementedError
-
-    def _note(self, topic: str, text: str, **data: str | int | bool) -> None:
-        raise NotImplementedError
-
+class Showing(Base):
     def _show(self, seg: SegmentFacts) -> None:
         found, client = self.state.checkpoints.get(seg.segment), self.state.facts.jobs[seg.job].client
         if found is not None and found.checked and not found.bad and client in self.state.facts.people:

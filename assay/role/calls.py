@@ -78,8 +78,7 @@ class Calls(Base):
 
     def _settle_at(self, seg: SegmentFacts) -> int:
         """When a segment's settlement is due, with those of others."""
-        first = max(self._now, seg.settle_after + 1)
-        window = self.state.facts.jobs[seg.job].terms.params.challenge_window
+        first, window = max(self._now, seg.settle_after + 1), self.state.facts.jobs[seg.job].terms.params.challenge_window
         return settles(first, window) if self._company(seg, voting=False) else first
 
     def _ripe(self) -> list[Settle]:

@@ -26,7 +26,7 @@ from assay.keyservice.daemon import key_service
 from assay.localnet import rpc
 from assay.localnet.anvil import RULES, Anvil, deploy, faucet
 from assay.merkle import sha256
-from assay.messages import PeerRecord
+from assay.messages import AnyReply, AnyRequest, PeerRecord, SealMessage
 from assay_scheduler.daemon import scheduler
 from assay_verifier.daemon import verifier
 from assay_worker.daemon import worker
@@ -40,12 +40,24 @@ GOAL = 200_000
 """Gas of settling a segment with three verifiers: all transactions from the first seal to the money paid."""
 
 
+class Patient(MemoryPeers):
+    """Seals are handed over when `gate` is open."""
+
+    gate: asyncio.Event
+
+    async def request(self, peer: PeerId, message: AnyRequest, timeout: float) -> AnyReply:
+        if isinstance(message, SealMessage):
+            await self.gate.wait()
+        return await super().request(peer, message, timeout)
+
+
 class EvmNet(Net):
     """The network of tiny.Net on a chain of its own: anvil, whose clock goes as the machine's but for `pass_to`."""
 
     def __init__(self, folder: Path, anvil: Anvil) -> None:
         super().__init__(folder, beat=0.05)
         self.url, self.network = anvil.url, deploy(anvil.url, rules=RULES)
+        self.gate = asyncio.Event()
 
     async def open(self, name: str, role: str = "worker") -> None:
         signer = Account.from_key(sha256(str(self.folder).encode(), name.encode()))
@@ -59,7 +71,8 @@ class EvmNet(Net):
                 chain_id=chain.chain_id, contract=chain.contract,
             )  # fmt: skip
 
-        peers = MemoryPeers(self.board, keys.peer_seed, record)
+        peers = Patient(self.board, keys.peer_seed, record)
+        peers.gate = self.gate
         made = self.make_ports(name, role)
         self.ports[name] = dataclasses.replace(made, chain=chain, peers=peers, keys=keys, poll=self.beat)
 
@@ -91,7 +104,7 @@ class EvmNet(Net):
         return [event for event in await self.ports["client"].chain.events((-1, -1), 0) if isinstance(event, kind)]
 
     async def seen(self, kind: type[Any], count: int) -> None:
-        for _ in range(600):
+        for _ in range(1800):
             if len(await self.events(kind)) >= count:
                 return
             await asyncio.sleep(0.1)
@@ -125,8 +138,8 @@ def settlements(net: EvmNet) -> list[tuple[str, list[str], int]]:
 
 
 def test_several_segments_share_their_transactions_and_cost_less_than_the_goal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job of eight segments, of which four are unsettled at a time. They are trained and replayed within a beat of the chain's clock, which then
-    passes to its end. The second four are those of a network that runs: every word that they write was written before."""
+    """A job of eight segments, of which four are unsettled at a time. Their seals come when all four are trained, within a beat of the chain's clock,
+    which then passes to its end. The second four are those of a network that runs: every word that they write was written before."""
     monkeypatch.setattr(beats, "LONGEST", 240)
     monkeypatch.setattr(daemon, "ANSWER_WITHIN", 2.0)
 
@@ -144,10 +157,13 @@ def test_several_segments_share_their_transactions_and_cost_less_than_the_goal(t
         await post(net, plan(2 * SEGMENTS))
         state: Any = provider.core.machine.state  # type: ignore[attr-defined]
         for done in (SEGMENTS, 2 * SEGMENTS):
+            await net.until(lambda: sum(seg.state == SegmentState.SERVED for seg in state.facts.segments.values()) == SEGMENTS)
+            net.gate.set()
             for kind, each in ((Sealed, 3), (Attested, 1)):
                 await net.until(lambda: len(state.outbox) == SEGMENTS)
                 await net.pass_to(max(waiting.at for waiting in state.outbox))
                 await net.seen(kind, done * each)
+            net.gate.clear()
             await net.until(lambda: sum(seg.state == SegmentState.ATTESTED for seg in state.facts.segments.values()) == SEGMENTS)
             await net.pass_to(beats.settles(max(event.settle_after for event in await net.events(Attested)) + 1, WINDOW))
             await net.seen(Settled, done)

@@ -183,7 +183,7 @@ class Net:
                 task.cancel()
             await asyncio.gather(miner, *self.running.values(), return_exceptions=True)
 
-    async def until(self, happened: Callable[[], bool], seconds: float = 60) -> None:
+    async def until(self, happened: Callable[[], bool], seconds: float = 180) -> None:
         """Waits for something; a node that fell, or too long a wait, fails the test with what was said."""
         async with asyncio.timeout(seconds):
             while not happened():
