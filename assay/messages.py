@@ -98,6 +98,14 @@ class HandOver(Message, frozen=True, kw_only=True):
     segment: SegmentId
 
 
+class CopyRequest(Message, frozen=True, kw_only=True):
+    """Provider to who schedules its segment, before it commits, answered by Ack when the checkpoint is kept there: from then on the range does not
+    depend on the provider's disk alone. It commits without, too, when no answer comes (assay_worker.committing)."""
+
+    segment: SegmentId
+    checkpoint: Cid
+
+
 class BoundaryRequest(Message, frozen=True, kw_only=True):
     """Verifier to provider: the states on both sides of a drawn link."""
 
@@ -227,8 +235,8 @@ class Ack(Message, frozen=True, kw_only=True):
 
 
 AnyRequest = (
-    OfferMessage | Heartbeat | HandOver | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest | StepRequest
-    | TreeRequest | Visit | FederatedTurn
+    OfferMessage | Heartbeat | HandOver | CopyRequest | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest
+    | StepRequest | TreeRequest | Visit | FederatedTurn
 )  # fmt: skip
 AnyReply = Boundary | KeyGrant | Nodes | FederatedAnswer | Refusal | Ack
 AnyGossip = JobAnnouncement
