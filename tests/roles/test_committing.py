@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from test_worker_machine import INPUTS, PRICE, hear, outcome, running
 
 from assay.chain import Activated, Commit, Lapsed
 from assay.ids import SegmentId
@@ -15,7 +16,6 @@ from assay_worker.committing import LEASE_SHARE, LEAST_WAIT, SLOWEST
 from assay_worker.machine import WorkerMachine
 from assay_worker.state import WorkerConfig
 from bench import ME, OTHER, PARAMS, PEERS, SCHEDULER, Bench, digest, sealed
-from test_worker_machine import INPUTS, PRICE, hear, outcome, running
 
 
 @pytest.fixture
