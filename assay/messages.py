@@ -12,7 +12,7 @@ from assay.dispute.questions import Question
 from assay.dispute.served import Nodes, Wanted
 from assay.ids import U32, U63, Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 
-RPC_PROTOCOL = "/assay/rpc/1"
+RPC_PROTOCOL = "/assay/rpc/2"
 
 
 class Hardware(Message, frozen=True, kw_only=True):
