@@ -142,7 +142,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         if role in ENGINES:
             local = chain.chain_id == LOCAL_CHAIN
             shut = await asyncio.to_thread(find_sandbox, options.sandbox, options.disk, where.data, local)
-            engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack)
+            engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack, role == "worker")
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
         yield Ports(
             chain=chain, stamps=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth,
