@@ -174,7 +174,7 @@ def test_an_engine_does_not_outlive_a_killed_daemon(tmp_path: Path) -> None:
 
 
 def test_started_by_hand_it_says_what_it_is() -> None:
-    done = subprocess.run([sys.executable, "-m", "assay.work"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-m", "assay.work"], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 2
     assert "not by hand" in done.stderr
 
