@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from assay import energy
 from assay.chain import (
     FAILED,
     Activate,
@@ -367,7 +368,7 @@ class WorkerMachine(Offering, Ending):
     def _commit(self, segment: SegmentId, run: SegmentRun) -> Send:
         call = Commit(
             segment=segment, stop=run.stop, link_root=run.link_root, end_root=run.end_root, proof=run.proof,
-            checkpoint=run.checkpoint.cid, key_id=run.checkpoint.key_id, key_envelope=run.checkpoint.envelope,
+            checkpoint=run.checkpoint.cid, key_id=run.checkpoint.key_id, key_envelope=energy.join(run.checkpoint.envelope, run.energy),
         )  # fmt: skip
         return Send(key=f"commit:{segment}", call=call)
 
