@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -65,7 +66,7 @@ def slope(times: Sequence[float], values: Sequence[float]) -> float:
 def quarters(values: Sequence[float]) -> list[float]:
     """Medians of the four quarters of at least four values, in order."""
     ends = [round(len(values) * part / 4) for part in range(5)]
-    return [round(median(values[start:end]), 2) for start, end in zip(ends, ends[1:], strict=False)]
+    return [round(median(values[start:end]), 2) for start, end in pairwise(ends)]
 
 
 class Growth(NamedTuple):
@@ -86,8 +87,8 @@ class Growth(NamedTuple):
 
 
 LIMITS = {"resident_mb_an_hour": 8.0, "handles_an_hour": 4.0, "threads_an_hour": 2.0, "disk_mb_an_hour": 16.0}
-"""Of a node that idles and of one that works alike: a twentieth of the memory of a daemon, a tenth of its handles. On the disk SQLite's write-ahead logs
-alone come and go by 4 MB each."""
+"""Of a node that idles and of one that works alike: a twentieth of a daemon's memory, a tenth of its handles. On the disk SQLite's write-ahead
+logs alone come and go by 4 MB each."""
 
 
 def growth(samples: Sequence[Sample]) -> Growth | None:
