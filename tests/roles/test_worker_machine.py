@@ -147,6 +147,7 @@ def test_what_a_run_took_is_said_with_its_commitment(bench: Bench) -> None:
     took = Energy(gpu_meter="counter", gpu=7_000, cpu_meter="", cpu=0, steps=10)
     checkpoint = msgspec.structs.replace(outcome().checkpoint, envelope=b"e" * 80)
     bench.done("run:1", msgspec.structs.replace(outcome(), energy=took, checkpoint=checkpoint))
+    bench.answered("copy:1", Ack())
     call = bench.call("commit:1")
     assert isinstance(call, Commit)
     assert energy.part(call.key_envelope) == (checkpoint.envelope, took)
