@@ -54,14 +54,16 @@ async def open_engine(
     """The engine, closed with `stack`, and how many segments it runs at once. `must`: every place has to shut its engines in; `ready`: one
     process waits for work before there is any, where it is not a fleet. Raises Trouble."""
     from assay.adapters.engine_process import ProcessEngine
+    from assay.adapters.meters import Metered
 
-    home = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut)
-    fleet, root = options.ray, data / "work"
+    process = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut)
+    home, root = Metered(process), data / "work"
+    fleet = options.ray
     if fleet is None:
         stack.push_async_callback(home.close)
         if ready:
             root.mkdir(exist_ok=True, mode=0o700)
-            await home.keep_ready(root)
+            await process.keep_ready(root)
         return home, 1
     if importlib.util.find_spec("ray") is None:
         raise Trouble("the fleet cannot be used", "Ray is not installed", "pip install 'assay[fleet]'", 3)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from assay import energy
 from assay.chain import (
     Activate,
     Activated,
@@ -42,6 +43,7 @@ from assay.chain import (
     Withdrawn,
     Withheld,
 )
+from assay.energy import Energy
 from assay.facts import SegmentFacts
 from assay.hearing import ChunkProof
 from assay.ids import Address, JobId, PeerId, SegmentId
@@ -138,6 +140,17 @@ def outcome(stop: int = 10) -> SegmentRun:
         segment=SegmentId(1), stop=stop, link_root=LINK_ROOT, end_root=ENDS[-1], proof=(digest("p"),), checkpoint=sealed("checkpoint 1"),
         first_loss=1, last_loss=2, milliseconds=5000, computed=10,
     )  # fmt: skip
+
+
+def test_what_a_run_took_is_said_with_its_commitment(bench: Bench) -> None:
+    running(bench)
+    took = Energy(gpu_meter="counter", gpu=7_000, cpu_meter="", cpu=0, steps=10)
+    checkpoint = msgspec.structs.replace(outcome().checkpoint, envelope=b"e" * 80)
+    bench.done("run:1", msgspec.structs.replace(outcome(), energy=took, checkpoint=checkpoint))
+    bench.answered("copy:1", Ack())
+    call = bench.call("commit:1")
+    assert isinstance(call, Commit)
+    assert energy.part(call.key_envelope) == (checkpoint.envelope, took)
 
 
 def committed(bench: Bench) -> None:

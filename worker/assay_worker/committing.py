@@ -12,6 +12,7 @@ A node that comes up again when that time is over commits at once.
 
 from __future__ import annotations
 
+from assay import energy
 from assay.chain import Commit
 from assay.facts import COMMITTED_OR_BETTER, SegmentFacts
 from assay.ids import PeerId, SegmentId
@@ -98,7 +99,7 @@ class Committing(Role):
     def _commit(self, segment: SegmentId, run: SegmentRun) -> Send:
         call = Commit(
             segment=segment, stop=run.stop, link_root=run.link_root, end_root=run.end_root, proof=run.proof,
-            checkpoint=run.checkpoint.cid, key_id=run.checkpoint.key_id, key_envelope=run.checkpoint.envelope,
+            checkpoint=run.checkpoint.cid, key_id=run.checkpoint.key_id, key_envelope=energy.join(run.checkpoint.envelope, run.energy),
         )  # fmt: skip
         return Send(key=f"commit:{segment}", call=call)
 
