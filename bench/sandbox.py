@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from assay import client
 from assay.adapters.engine_process import ProcessEngine
@@ -51,9 +51,9 @@ def lay_out(root: Path, plan: client.Plan) -> JobFiles:
 
 
 def spent() -> float:
-    """Processor seconds of the children that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    """Processor seconds of all that this process has started and that lives."""
+    each = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return sum(times.user + times.system for times in each)
 
 
 async def seconds(sandbox: Sandbox | None, plan: client.Plan, steps: int) -> tuple[float, float, float]:
@@ -64,14 +64,13 @@ async def seconds(sandbox: Sandbox | None, plan: client.Plan, steps: int) -> tup
         task = RunLinks(job=files, segment="segment-1", start=0, stop=steps, parent_root=state_root(0, plan.state), keep=1 << 30)
         engine = ProcessEngine(sandbox=sandbox)
         try:
-            before, started = spent(), time.perf_counter()
+            started = time.perf_counter()
             await engine.run(CheckFile(folder="job-1", memory=1 << 34, flops=1 << 50), root, lambda _: None)
             first = time.perf_counter()
             await engine.run(task, root, lambda _: None)
-            done = time.perf_counter()
+            return first - started, time.perf_counter() - started, spent()
         finally:
             await engine.close()
-        return first - started, done - started, spent() - before
 
 
 def measure(steps: int, turns: int) -> dict[str, Any]:
