@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +28,7 @@ from assay.adapters.evm_disputes import DisputeReader
 from assay.adapters.evm_journal import SendJournal
 from assay.adapters.evm_reader import Reader
 from assay.adapters.evm_rpc import Refused, Rpc, RpcError, blob, number
-from assay.adapters.evm_sender import Sender
+from assay.adapters.evm_sender import LIMIT_VARIABLE, Sender, fee_limit
 from assay.adapters.evm_typed import TypedData
 from assay.adapters.refusals import refuse
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
@@ -223,7 +224,8 @@ class EvmChain(EvmReader):
 
     @classmethod
     async def open(cls, url: str, contract: Address, signer: LocalAccount, journal: Path) -> Self:  # type: ignore[override]
-        """Resumes what a former process left unmined. Raises Outage, NoContract, or evm_journal.WrongFolder."""
+        """Resumes what a former process left unmined. Raises Outage, NoContract, evm_journal.WrongFolder, or evm_sender.NoLimit."""
+        limit = fee_limit(os.environ.get(LIMIT_VARIABLE))
         rpc = Rpc(url)
         try:
             found = await cls._discover(rpc, contract)
@@ -232,7 +234,7 @@ class EvmChain(EvmReader):
         except BaseException:
             await rpc.close()
             raise
-        sender = Sender(rpc, signer, chain_id, book, {evm_abi.selector("jobs", call): DECISION_GAS for call in ("reveal", "batch")})
+        sender = Sender(rpc, signer, chain_id, book, {evm_abi.selector("jobs", call): DECISION_GAS for call in ("reveal", "batch")}, limit)
         opened = cls(rpc, chain_id, genesis, contracts, first_block, signer, sender)
         try:
             await sender.start()

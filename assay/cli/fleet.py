@@ -75,6 +75,7 @@ async def open_engine(
     begin = Begin(
         address=fleet.address, root=str(root), places=fleet.places, gpus=len(await asyncio.to_thread(hardware.gpus)), cores=os.cpu_count() or 1,
         threads=options.threads, sandbox=options.sandbox, must=must, disk=shut.disk if shut else options.disk or 1 << 40,
+        tested=not options.untested,
     )  # fmt: skip
     engine = FleetEngine(begin, home, shut, data / "fleet.log", tuple(shlex.split(fleet.through)))
     engine.on_news = lambda news: note(Note(topic=news.topic, text=news.text))
