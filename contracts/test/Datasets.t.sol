@@ -63,7 +63,12 @@ abstract contract Licensing is Network {
     function usesOf(uint64 id, uint8 purpose, uint128 most) internal view returns (bytes memory) {
         uint64[] memory ids = new uint64[](1);
         ids[0] = id;
-        return abi.encode(ids, head, purpose, most);
+        return abi.encode(ids, head, purpose, most, lists(1));
+    }
+
+    /// So many, all of them number 0.
+    function lists(uint256 count) internal pure returns (uint32[] memory) {
+        return new uint32[](count);
     }
 
     function postOn(bytes memory uses) internal returns (uint64) {
@@ -191,10 +196,10 @@ contract DatasetsTest is Licensing {
         granted(good, address(0), ENDLESS, 0);
         uint64[] memory ids = new uint64[](1);
         ids[0] = good;
-        refusedOn(abi.encode(ids, headOf(100, keccak256("others")), uint8(0), type(uint128).max), reason);
-        refusedOn(abi.encode(ids, new bytes(0), uint8(0), type(uint128).max), reason);
+        refusedOn(abi.encode(ids, headOf(100, keccak256("others")), uint8(0), type(uint128).max, lists(1)), reason);
+        refusedOn(abi.encode(ids, new bytes(0), uint8(0), type(uint128).max, lists(1)), reason);
         refusedOn(
-            abi.encode(new uint64[](0), head, uint8(0), type(uint128).max),
+            abi.encode(new uint64[](0), head, uint8(0), type(uint128).max, lists(0)),
             abi.encodeWithSelector(IDatasetsLog.BadLength.selector, "datasets", 0, 16)
         );
         keyService = address(0xCF);
@@ -209,7 +214,7 @@ contract DatasetsTest is Licensing {
         granted(two, address(0), ENDLESS, 0);
         uint64[] memory ids = new uint64[](2);
         (ids[0], ids[1]) = (one, two);
-        uint64 job = postOn(abi.encode(ids, head, uint8(0), type(uint128).max));
+        uint64 job = postOn(abi.encode(ids, head, uint8(0), type(uint128).max, lists(2)));
         settled(job, 0);
         datasets.collect(job, 1);
         uint256 reads = 4 * MICROS * BATCH;
