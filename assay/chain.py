@@ -558,7 +558,7 @@ class LicenceRevoked(ChainEvent, frozen=True, kw_only=True):
 
 
 class JobLicensed(ChainEvent, frozen=True, kw_only=True):
-    """The job rests on these datasets; `locked` is what it can owe them at most."""
+    """The job rests on these datasets; `locked` is what it can owe them at most, `lists` are the numbers of their lists of verifiers."""
 
     job: JobId
     client: Address
@@ -566,6 +566,15 @@ class JobLicensed(ChainEvent, frozen=True, kw_only=True):
     prices: tuple[int, ...]
     purpose: int
     locked: int
+    lists: tuple[int, ...]
+
+
+class VerifiersAdmitted(ChainEvent, frozen=True, kw_only=True):
+    """Who may be drawn to check jobs on the dataset that are posted from now on, in ascending order; nobody named: whoever has a seat."""
+
+    dataset: DatasetId
+    list: int
+    verifiers: tuple[Address, ...]
 
 
 class UsePaid(ChainEvent, frozen=True, kw_only=True):
@@ -646,7 +655,7 @@ AnyChainEvent = (
     | RevealsDue | Revealed | OpeningsDue | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | Pardoned
     | NoShow | Credited | Withdrawn
     | DisputeSealed | DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid | DisputeCredited | DisputeWithdrawn
-    | DatasetPublished | LicenceGranted | LicenceRevoked | JobLicensed | UsePaid | UseRefunded | RevenueWithdrawn
+    | DatasetPublished | LicenceGranted | LicenceRevoked | VerifiersAdmitted | JobLicensed | UsePaid | UseRefunded | RevenueWithdrawn
     | BountyOffered | BountyBegun | BountyShown | BountyPaid | BountyReturned | BountyWithdrawn | Entrusted
 )  # fmt: skip
 
@@ -881,6 +890,13 @@ class RevokeLicence(Call, frozen=True, kw_only=True):
     who: Address
 
 
+class AdmitVerifiers(Call, frozen=True, kw_only=True):
+    """In place of the dataset's list before, for jobs that are posted from now on. `verifiers` in ascending order; none: whoever has a seat."""
+
+    dataset: DatasetId
+    verifiers: tuple[Address, ...]
+
+
 class PostLicensed(Call, frozen=True, kw_only=True):
     """Approves the budget and what the data may cost, and posts a job on datasets of others. `uses`: assay.licensing.encode_uses."""
 
@@ -948,7 +964,7 @@ class WithdrawBounties(Call, frozen=True, kw_only=True):
 TakeoverCall = Entrust | AssignListed
 DisputeCall = SealDispute | PlayMove | PayDispute | ClearDisputed | WithdrawDisputes
 BountyCall = OfferBounty | BeginBounty | ShowBounty | CollectBounty | ReturnBounty | WithdrawBounties
-DatasetCall = PublishDataset | GrantLicence | RevokeLicence | PostLicensed | CollectUse | RefundUse | WithdrawRevenue
+DatasetCall = PublishDataset | GrantLicence | RevokeLicence | AdmitVerifiers | PostLicensed | CollectUse | RefundUse | WithdrawRevenue
 OneCall = (
     Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
     | Lapse | Commit | Draw | Redraw | ShowChunk | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide

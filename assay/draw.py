@@ -100,6 +100,15 @@ def slot(seed: Digest, attempt: int, seats: int) -> int:
     return int.from_bytes(sha256(b"\x22", seed, u32(attempt)), "big") % seats
 
 
+def listed(seed: Digest, verifiers: Sequence[Address]) -> list[Address]:
+    """The order in which a draw asks those whom a job's data admit (assay.licensing.Admissions): a shuffle by Fisher and Yates."""
+    order = list(verifiers)
+    for i in range(len(order)):
+        k = i + slot(seed, i, len(order) - i)
+        order[i], order[k] = order[k], order[i]
+    return order
+
+
 def attestation(
     chain_id: int, jobs: Address, segment: SegmentId, round: int, agrees: bool, trace_roots: Sequence[Digest], verifier: Address, salt: Digest
 ) -> Digest:

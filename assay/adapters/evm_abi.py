@@ -125,6 +125,7 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     ),
     chain.GrantLicence: ("datasets", "grant", lambda c: (c.dataset, c.who, c.price, c.uses, c.until, c.purposes)),
     chain.RevokeLicence: ("datasets", "revoke", lambda c: (c.dataset, c.who)),
+    chain.AdmitVerifiers: ("datasets", "admit", lambda c: (c.dataset, c.verifiers)),
     chain.PostLicensed: ("jobs", "postLicensed", lambda c: (c.terms, c.uses)),
     chain.CollectUse: ("datasets", "collect", lambda c: (c.job, c.most)),
     chain.RefundUse: ("datasets", "refund", lambda c: (c.job,)),

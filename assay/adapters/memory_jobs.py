@@ -37,8 +37,10 @@ class Jobs:
         self.nonces: set[tuple[Address, int]] = set()
         self.settled: dict[Address, int] = {}
         """Segments of a provider that have settled since it was pardoned last."""
-        self.need: Callable[[Context, JobId], None] = lambda ctx, job: None
-        """Refuses when a licence that the job rests on is over; Datasets sets it."""
+        self.need: Callable[[Context, JobId, Address], None] = lambda ctx, job, provider: None
+        """Refuses a provider when a licence that the job rests on is over, or too few may check it; Datasets sets it."""
+        self.admitted: Callable[[JobId], tuple[Address, ...] | None] = lambda job: None
+        """Who may be drawn for a job; None: whoever has a seat. Datasets sets it."""
 
     # ---- jobs
 
@@ -127,7 +129,7 @@ class Jobs:
         self._running(job)
         if ctx.time > job.terms.deadline:
             raise refuse("JobPastDeadline", job=offer.job, deadline=job.terms.deadline)
-        self.need(ctx, offer.job)
+        self.need(ctx, offer.job, offer.provider)
         if ctx.time > offer.expires:
             raise refuse("OfferExpired", expires=offer.expires, now_=ctx.time)
         if (offer.provider, offer.nonce) in self.nonces:

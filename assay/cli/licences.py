@@ -1,4 +1,4 @@
-"""`assay data grant|revoke|revenue|readers`: what the Datasets contract knows of an owner's datasets.
+"""`assay data grant|revoke|admit|revenue|readers`: what the Datasets contract knows of an owner's datasets.
 
 An owner's account sends from one process: when its key service runs on the folder, the call is left with it as an order.
 """
@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay.chain import AnyChainEvent, CallId, CollectUse, GrantLicence, KeyReleased, PublishDataset, RefundUse, RevokeLicence, WithdrawRevenue
+from assay.chain import (
+    AdmitVerifiers,
+    AnyChainEvent,
+    CallId,
+    CollectUse,
+    GrantLicence,
+    KeyReleased,
+    PublishDataset,
+    RefundUse,
+    RevokeLicence,
+    WithdrawRevenue,
+)
 from assay.cli.common import ENVIRONMENT, FAILED, TOKEN, USAGE, Contract, Data, Json, Rpc, Settings, Trouble, money, run, settings, show
 from assay.cli.data import Name, find
 from assay.codec import digest, encode
@@ -92,6 +103,38 @@ def revoke(name: Name, to: To, rpc: Rpc = None, contract: Contract = None, data:
         show({"dataset": number, "who": who, "revoked": True})
     else:
         print(f"dataset {number} ({name}): nothing more is assigned on the licence of {to}")
+
+
+def admit(
+    name: Name,
+    verifier: Annotated[list[str] | None, typer.Option("--verifier", metavar="ACCOUNT", help="One that may check; once for each.")] = None,
+    anyone: Annotated[bool, typer.Option("--anyone", help="Whoever has a seat, as before the first list.")] = False,
+    rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Says which verifiers may be drawn to check jobs on a dataset, and so be given its keys: for jobs that are posted from now on.
+
+    Example: [bold]assay data admit patients --verifier 0x… --verifier 0x… --verifier 0x…[/bold]
+    """
+    if anyone == bool(verifier):
+        raise Trouble("whom to admit is not understood", "it is either a list or everybody", "--verifier 0x… for each, or --anyone", USAGE)
+    where = settings(rpc, contract, None, data, "owner")
+    names = tuple(sorted({holder(one) for one in verifier or []}))
+    if ZERO_ADDRESS in names:
+        raise Trouble("a list names accounts", "`anyone` is none", "assay data admit NAME --anyone", USAGE)
+
+    async def work() -> DatasetId:
+        number = await registered(where, name)
+        await perform(where, AdmitVerifiers(dataset=number, verifiers=names))
+        return number
+
+    number = run(work())
+    if json:
+        show({"dataset": number, "verifiers": names})
+    elif names:
+        print(f"dataset {number} ({name}): jobs that are posted from now on are checked by {len(names)} accounts alone: {', '.join(names)}")
+        print("as many of them as a job draws need a seat, else it is not taken")
+    else:
+        print(f"dataset {number} ({name}): whoever has a seat may check jobs that are posted from now on")
 
 
 def revenue(
@@ -229,8 +272,9 @@ async def licences(where: Settings) -> Licences:
     return known
 
 
-async def quote(where: Settings, datasets: tuple[DatasetId, ...], steps: int, each_step: int) -> int:
-    """What a job of this folder's account would lock for its data. Raises Trouble when a dataset is not known, or not licensed to it."""
+async def quote(where: Settings, datasets: tuple[DatasetId, ...], steps: int, each_step: int) -> tuple[int, tuple[Address, ...] | None]:
+    """What a job of this folder's account would lock for its data, and who alone may check it (None: whoever has a seat). Raises Trouble when a
+    dataset is not known, or not licensed to it."""
     from assay.cli.folder import prepare
     from assay.cli.node import open_or_create
 
@@ -246,7 +290,7 @@ async def quote(where: Settings, datasets: tuple[DatasetId, ...], steps: int, ea
             raise Trouble(f"dataset {number} is not licensed to {keys.account}", f"its owner is {owner}", "ask the owner for a licence")
     cost = known.cost(datasets, keys.account, now, steps, each_step)
     assert cost is not None
-    return cost
+    return cost, known.admissions.common((number, known.admissions.present.get(number, 0)) for number in datasets)
 
 
 async def others_of(node: Any, datasets: tuple[DatasetId, ...], purpose: int, most: int) -> Others:
@@ -269,7 +313,7 @@ async def others_of(node: Any, datasets: tuple[DatasetId, ...], purpose: int, mo
     if len({(made.key_service, made.key_holders) for _, made in found}) > 1:
         why = f"they are {', '.join(sorted({made.key_service for _, made in found}))}, or their holders differ; a job has one, or one group"
         raise Trouble("the datasets name different key services", why, "use them in jobs of their own")
-    return Others(tuple(found), purpose, most)
+    return Others(tuple(found), purpose, most, tuple(known.admissions.present.get(number, 0) for number in datasets))
 
 
 async def _fetch_from_anyone(node: Any, cid: Cid) -> None:
@@ -367,7 +411,8 @@ async def perform(where: Settings, call: OwnerCall) -> None:
         lock.release()
 
 
-CAME = {PublishDataset: "DatasetPublished", GrantLicence: "LicenceGranted", RevokeLicence: "LicenceRevoked", CollectUse: "UsePaid",
+CAME = {PublishDataset: "DatasetPublished", GrantLicence: "LicenceGranted", RevokeLicence: "LicenceRevoked", AdmitVerifiers: "VerifiersAdmitted",
+        CollectUse: "UsePaid",
         WithdrawRevenue: "RevenueWithdrawn"}  # fmt: skip
 
 
