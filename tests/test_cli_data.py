@@ -22,7 +22,7 @@ def data(needs_anvil: None, tmp_path: Path) -> Any:
         network = deploy(anvil.url)
 
         def call(*words: str, code: int = 0) -> dict[str, Any]:
-            chain = ("--rpc", anvil.url, "--contract", network.jobs) if words[0] in ("grant", "revoke", "revenue", "readers") else ()
+            chain = ("--rpc", anvil.url, "--contract", network.jobs) if words[0] in ("grant", "revoke", "admit", "revenue", "readers") else ()
             done = CliRunner().invoke(app, ["data", *words, "--data", str(tmp_path / "own"), *chain, "--json"], catch_exceptions=False)
             assert done.exit_code == code, done.output
             return dict(json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1]))
@@ -42,6 +42,11 @@ def test_grant_revoke_and_revenue(data: Any, tmp_path: Path) -> None:
     assert "no purpose" in data("grant", "set", "--to", "anyone", "--purpose", "war", code=2)["why"]
     assert data("revoke", "set", "--to", "anyone") == {"dataset": 1, "who": "0x" + "00" * 20, "revoked": True}
     assert "NoLicence" in data("revoke", "set", "--to", "anyone", code=4)["why"]
+    other = "0x" + "0a" * 20
+    assert data("admit", "set", "--verifier", someone, "--verifier", other) == {"dataset": 1, "verifiers": [other, someone]}
+    assert data("admit", "set", code=2)["error"] == data("admit", "set", "--anyone", "--verifier", other, code=2)["error"]
+    assert "names accounts" in data("admit", "set", "--verifier", "anyone", code=2)["error"]
+    assert data("admit", "set", "--anyone") == {"dataset": 1, "verifiers": []}
     told = data("revenue", "set", "--collect", "--withdraw")
     assert told == {"dataset": 1, "earned": 0, "share": 10_000, "withdrawn": 0, "left": 0, "jobs": {}}
     assert data("readers", "set") == {"readers": [], "disputes": []}
