@@ -157,7 +157,7 @@ class Jobs:
         self._next(job, offer.parent).child = number
         by = ctx.time + p.activate_window
         self.segments[number] = Segment(
-            number, offer.job, offer.parent, offer.provider, offer.start, offer.stop, offer.price, bond > 0, fees, by
+            number, offer.job, offer.parent, offer.provider, offer.start, offer.stop, offer.price, bond > 0, fees, by, bond=bond,
         )
         ctx.emit(
             chain.Assigned, segment=number, job=offer.job, parent=offer.parent, provider=offer.provider, start=offer.start, stop=offer.stop,
