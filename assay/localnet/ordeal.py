@@ -129,7 +129,8 @@ class Ordeal:
             words += [*await self._arguments(network, name), "--listen", near, "--announce", far]
             self.injector.keep(name, words, self._lay(name, near, far))
         try:
-            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in self.up.values())), UP_WITHIN)
+            async with asyncio.timeout(UP_WITHIN):
+                await asyncio.gather(*(event.wait() for event in self.up.values()))
         except TimeoutError:
             missing = [name for name, event in self.up.items() if not event.is_set()]
             raise Trouble(f"{', '.join(missing)} did not come up", self.injector.processes.said(missing[0]), "look at the logs") from None
@@ -261,7 +262,8 @@ class Ordeal:
         self.injector.keep("client", watch)
         following = asyncio.create_task(self._follow(network, job, finished))
         try:
-            await asyncio.wait_for(finished.wait(), ENDS_WITHIN)
+            async with asyncio.timeout(ENDS_WITHIN):
+                await finished.wait()
         except TimeoutError:
             state = json.dumps(self.ledger.outcomes(JobId(job)))
             raise Trouble(f"job {job} was not done within {ENDS_WITHIN:g} s", state, "look at the logs") from None
