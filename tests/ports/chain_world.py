@@ -403,7 +403,7 @@ async def audited(world: World) -> None:
 HIDDEN = frozenset(
     {"block", "time", "index", "digest", "seed", "seed_block", "opening_block", "units", "commitment", "deadline", "activate_by", "lease_until",
      "serve_by", "seal_by", "reveal_by", "open_by", "settle_after", "until", "trace_roots", "due", "pay_after",
-     "at_block", "show_by", "place", "entry", "chunk"}
+     "at_block", "show_by", "ends_after", "place", "entry", "chunk"}
 )  # fmt: skip
 """Fields that follow from block hashes, clocks or the contract's address."""
 
