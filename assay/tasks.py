@@ -171,10 +171,13 @@ class TellKey(Task, frozen=True, kw_only=True):
     """Worker: the key of a checkpoint of its own, to be shown to everybody."""
 
     key_id: Digest
+    checkpoint: Cid
 
 
 class KeyTold(Outcome, frozen=True, kw_only=True):
     key: Digest
+    checkpoint: Digest
+    """assay.draw.checkpoint_digest."""
 
 
 class RunSegment(Task, frozen=True, kw_only=True):

@@ -24,21 +24,18 @@ from assay.chain import (
     RevokeLicence,
     WithdrawRevenue,
 )
-from assay.cli.common import ENVIRONMENT, FAILED, TOKEN, USAGE, Contract, Data, Json, Rpc, Settings, Trouble, money, run, settings, show
+from assay.cli.common import ENVIRONMENT, TOKEN, USAGE, Contract, Data, Json, Rpc, Settings, Trouble, money, run, settings, show
 from assay.cli.data import Name, find
-from assay.codec import digest, encode
+from assay.cli.ordering import POLL, account, events, perform
+from assay.codec import digest
 from assay.ids import ZERO_ADDRESS, Address, Cid, DatasetId, JobId, address
 from assay.ports import Outage
 
 if TYPE_CHECKING:
-    from assay.keyservice.licensed import OwnerCall
     from assay.licensing import Licences, Others
 
 To = Annotated[str, typer.Option("--to", metavar="ACCOUNT", help="Who may use it; `anyone` for everybody.")]
 DAY = 24 * 3600
-TAKEN_WITHIN = 60.0
-"""Seconds that a running node has to send an order."""
-POLL = 0.5
 SEEN_WITHIN = 90.0
 """Seconds to wait for a node that has a manifest."""
 MOST_SEGMENTS = 64
@@ -245,25 +242,6 @@ def holder(text: str) -> Address:
         raise Trouble("who may use it is not understood", str(error), "--to 0x…, or --to anyone", USAGE) from None
 
 
-def account(where: Settings) -> Address:
-    from assay.adapters.keys import open_keys
-
-    keys = open_keys(where.data)
-    keys.close()
-    return keys.account
-
-
-async def events(where: Settings) -> list[AnyChainEvent]:
-    """All of the contract up to its head."""
-    from assay.adapters.evm import EvmReader
-
-    reader = await EvmReader.open(where.rpc, where.contract)
-    try:
-        return await reader.events((-1, -1), 0)
-    finally:
-        await reader.close()
-
-
 async def licences(where: Settings) -> Licences:
     from assay.licensing import Licences
 
@@ -379,45 +357,3 @@ async def registered(where: Settings, name: str) -> DatasetId:
         owners=tuple(owner.account for owner in made.owners), shares=tuple(owner.share for owner in made.owners),
     ))  # fmt: skip
     return await on_chain(where, name)
-
-
-async def perform(where: Settings, call: OwnerCall) -> None:
-    """Has the call mined, by this process, or by the node that runs on the folder. Raises Trouble, Reverted, Outage."""
-    from assay.cli.folder import Lock, give_order, running
-    from assay.cli.funding import fund
-    from assay.cli.node import open_chain, open_or_create
-    from assay.keyservice.licensed import SEND
-
-    if await asyncio.to_thread(running, where.data):
-        before = len(await events(where))
-        await asyncio.to_thread(give_order, where.data, SEND + encode(call).hex())
-        deadline = time.monotonic() + TAKEN_WITHIN
-        while not any(_came_of(event, call) for event in (await events(where))[before:]):
-            if time.monotonic() > deadline:
-                what = f"the node on {where.data} has taken the call, and it is not on chain after {TAKEN_WITHIN:g} s"
-                raise Trouble(what, "the contract may have refused it", f"its log says more: {where.data / 'log.jsonl'}", FAILED)
-            await asyncio.sleep(POLL)
-        return
-    lock, keys = Lock(where.data), open_or_create(where.data)
-    try:
-        chain = await open_chain(where, keys)
-        try:
-            await fund(chain, where.rpc, 0, lambda note: print(note.text, flush=True))
-            await chain.send(CallId(f"owner:{time.time_ns()}"), call)
-        finally:
-            await chain.close()
-    finally:
-        keys.close()
-        lock.release()
-
-
-CAME = {PublishDataset: "DatasetPublished", GrantLicence: "LicenceGranted", RevokeLicence: "LicenceRevoked", AdmitVerifiers: "VerifiersAdmitted",
-        CollectUse: "UsePaid",
-        WithdrawRevenue: "RevenueWithdrawn"}  # fmt: skip
-
-
-def _came_of(event: AnyChainEvent, call: OwnerCall) -> bool:
-    """Whether the event is what such a call leaves: its kind, and all fields that both have."""
-    if type(event).__name__ != CAME[type(call)]:
-        return False
-    return all(getattr(event, name) == getattr(call, name) for name in call.__struct_fields__ if hasattr(event, name))

@@ -321,7 +321,7 @@ class KeyServiceMachine(Licensed, Showing, Vouching):
             return self._shown(SegmentId(int(rest[0])), event)
         if kind == "manifest":
             return self._mirrored(rest, event)
-        if kind in ("vouch", "contest", "take", "return"):
+        if kind in ("vouch", "contest", "take", "return", "ending"):
             return self._surety_result(kind, int(rest[0]), event)
         if kind == "order":
             return self._order_result(event)

@@ -107,6 +107,8 @@ class Surety(msgspec.Struct):
     vouched: set[JobId] = set()
     asked: set[JobId] = set()
     """For which a call has been sent."""
+    calls: int = 0
+    """Sent so far: one that is made again is another call."""
 
 
 class State(msgspec.Struct):

@@ -48,7 +48,7 @@ class Vouching(Base):
         surety = self.state.surety
         if isinstance(event, SuretyEnding):
             if event.job in surety.vouched:
-                self._do(Wake(key=f"return:{event.job}", at=event.ends_after + 1))
+                self._do(Wake(key=f"ending:{event.job}", at=event.ends_after + 1))
             return
         if event.keeper != self.config.account:
             return
@@ -67,8 +67,13 @@ class Vouching(Base):
             case SuretyReturned():
                 surety.free += event.amount
                 surety.vouched.discard(event.job)
+                surety.asked.discard(event.job)
         for job in self.state.jobs:
             self._vouch(job)
+
+    def _send(self, kind: str, number: int, call: VouchJob | ContestCheckpoint | ReturnSurety) -> None:
+        self.state.surety.calls += 1
+        self._do(Send(key=f"{kind}:{number}:{self.state.surety.calls}", call=call))
 
     def _vouch(self, job: JobId) -> None:
         """If it is ready, and what is free suffices for it beside those that are on their way."""
@@ -80,14 +85,14 @@ class Vouching(Base):
         if surety.free < surety.per_job * (waiting + 1) or terms.params.serve_window < surety.notice or not terms.params.redraws:
             return
         surety.asked.add(job)
-        self._do(Send(key=f"vouch:{job}", call=VouchJob(job=job)))
+        self._send("vouch", job, VouchJob(job=job))
 
     def _contest(self, segment: SegmentId) -> None:
         """The checkpoint's envelope does not open: said while it is heard."""
         seg = self.state.facts.segments[segment]
         open_ = seg.state in (SegmentState.COMMITTED, SegmentState.DRAWN) and seg.round == 0
         if seg.job in self.state.surety.vouched and open_:
-            self._do(Send(key=f"contest:{segment}", call=ContestCheckpoint(segment=segment)))
+            self._send("contest", segment, ContestCheckpoint(segment=segment))
 
     def _key_shown(self, event: CheckpointKeyShown) -> None:
         found = self.state.checkpoints.get(event.segment)
@@ -96,8 +101,8 @@ class Vouching(Base):
 
     def _surety_result(self, kind: str, number: int, event: Result | Woke) -> None:
         match event:
-            case Woke() if kind == "return":
-                self._do(Send(key=f"return:{number}", call=ReturnSurety(job=JobId(number))))
+            case Woke() if kind == "ending":
+                self._send("return", number, ReturnSurety(job=JobId(number)))
             case Done(outcome=KeysWrapped(releases=(release,))) if kind == "take":
                 self._taken(SegmentId(number), release.wrapped)
             case Sent():
@@ -123,4 +128,4 @@ class Vouching(Base):
     def _take_back(self, event: Any) -> None:
         """The job is closed."""
         if event.job in self.state.surety.vouched:
-            self._do(Send(key=f"return:{event.job}", call=ReturnSurety(job=event.job)))
+            self._send("return", event.job, ReturnSurety(job=event.job))

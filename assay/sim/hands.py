@@ -220,7 +220,7 @@ class Hands:
         return labour.take_key(self.keys, task)
 
     def tell_key(self, task: TellKey) -> KeyTold:
-        return KeyTold(key=Digest(self.keys.load(task.key_id)))
+        return KeyTold(key=Digest(self.keys.load(task.key_id)), checkpoint=draw.checkpoint_digest(task.checkpoint))
 
     def opened(self, blob: Cid) -> bytes:
         """Plaintext of a sealed blob. Raises TaskFailed (PEER) for a wrong key or content."""

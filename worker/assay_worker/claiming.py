@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from assay import draw
 from assay.chain import CheckpointContested, ClaimSurety, JobVouched, ShowCheckpointKey, SuretyPaid, SuretyReturned, Unpaid, Withheld
 from assay.facts import SegmentFacts
+from assay.ids import SegmentId
 from assay.runtime import Do, Failed, Result, Send
 from assay.tasks import KeyTold, TellKey
 from assay_worker.ending import Ending
@@ -29,7 +29,7 @@ class Claiming(Ending):
                 seg = self.state.facts.segments[event.segment]
                 text = f"segment {seg.segment}: the key service says that the envelope of its checkpoint does not open; the key is shown"
                 self._note("surety", text, segment=seg.segment)
-                self._do(Do(key=f"tell:{seg.segment}", task=TellKey(key_id=seg.key_id)))
+                self._do(Do(key=f"tell:{seg.segment}", task=TellKey(key_id=seg.key_id, checkpoint=seg.checkpoint)))
             case SuretyPaid() if event.provider == self.config.account:
                 text = f"segment {event.segment}: the key service has paid {event.amount} for the keys that it kept back"
                 self._note("surety", text, segment=event.segment, job=event.job, amount=event.amount)
@@ -43,12 +43,12 @@ class Claiming(Ending):
             self._do(Send(key=f"claim:{seg.segment}", call=ClaimSurety(segment=seg.segment)))
 
     def _on_tell(self, event: Result, rest: list[str]) -> None:
-        seg = self.state.facts.segments.get(int(rest[0]))  # type: ignore[call-overload]
+        seg = self.state.facts.segments.get(SegmentId(int(rest[0])))
         if isinstance(event, Failed):
             return self._note("error", f"segment {rest[0]}: its checkpoint's key cannot be shown: {event.error}")
         if seg is not None and seg.live:
-            key = self._outcome(event, KeyTold).key
-            call = ShowCheckpointKey(segment=seg.segment, checkpoint=draw.checkpoint_digest(seg.checkpoint), key=key)
+            told = self._outcome(event, KeyTold)
+            call = ShowCheckpointKey(segment=seg.segment, checkpoint=told.checkpoint, key=told.key)
             self._do(Send(key=f"tellkey:{seg.segment}", call=call))
 
     def _on_claimed(self, event: Result, rest: list[str]) -> None:

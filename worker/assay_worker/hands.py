@@ -94,7 +94,7 @@ class WorkerHands:
             case GatherKey():
                 return self.shop.gather_key(task)
             case TellKey():
-                return KeyTold(key=Digest(self.shop.key(task.key_id)))
+                return KeyTold(key=Digest(self.shop.key(task.key_id)), checkpoint=draw.checkpoint_digest(task.checkpoint))
             case RunSegment():
                 return await self._run(task, note)
             case StopSegment():
