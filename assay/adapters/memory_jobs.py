@@ -37,10 +37,9 @@ class Jobs:
         self.nonces: set[tuple[Address, int]] = set()
         self.settled: dict[Address, int] = {}
         """Segments of a provider that have settled since it was pardoned last."""
+        # Datasets sets both: what refuses a provider, and who may be drawn for a job (None: whoever has a seat).
         self.need: Callable[[Context, JobId, Address], None] = lambda ctx, job, provider: None
-        """Refuses a provider when a licence that the job rests on is over, or too few may check it; Datasets sets it."""
         self.admitted: Callable[[JobId], tuple[Address, ...] | None] = lambda job: None
-        """Who may be drawn for a job; None: whoever has a seat. Datasets sets it."""
 
     # ---- jobs
 
@@ -157,8 +156,7 @@ class Jobs:
         self._next(job, offer.parent).child = number
         by = ctx.time + p.activate_window
         self.segments[number] = Segment(
-            number, offer.job, offer.parent, offer.provider, offer.start, offer.stop, offer.price, bond > 0, fees, by, bond=bond,
-        )
+            number, offer.job, offer.parent, offer.provider, offer.start, offer.stop, offer.price, bond > 0, fees, by, bond=bond)
         ctx.emit(
             chain.Assigned, segment=number, job=offer.job, parent=offer.parent, provider=offer.provider, start=offer.start, stop=offer.stop,
             price=offer.price, activate_by=by,

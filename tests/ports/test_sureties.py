@@ -193,6 +193,17 @@ def anvil(needs_anvil: None) -> Iterator[Anvil]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+def test_in_memory(script: Script) -> None:
+    async def body() -> None:
+        world = MemoryWorld()
+        await script(world)
+        assert sum((await world.balances()).values()) == TOKENS * len(NAMES)
+
+    asyncio.run(body())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
 def test_both_chains_say_the_same(script: Script, anvil: Anvil, tmp_path: Path) -> None:
     async def body() -> None:
         found = []
