@@ -40,7 +40,7 @@ from assay.ports import AccountView, Outage, Reverted, Stamp
 sys.setrecursionlimit(1000)
 """Python's own. A library that web3 brings (py_ecc) raises it to 100,000, and then JSON that is nested deeply enough, which anybody can send,
 overflows the stack instead of being refused."""
-Taking = chain.Deposit | chain.PostJob | chain.PostLicensed | chain.FundJob | chain.SealDispute | chain.OfferBounty
+Taking = chain.Deposit | chain.PostJob | chain.PostLicensed | chain.FundJob | chain.SealDispute | chain.OfferBounty | chain.DepositSurety
 """Calls that take tokens."""
 DECISION_GAS = 500_000
 """For what the estimate of a reveal does not know of: it may turn out to be the last one, which decides the round and pays all."""
@@ -62,7 +62,7 @@ class EvmReader(TypedData):
         self.rpc = rpc
         self.genesis = genesis
         self.contracts = contracts
-        """By name: jobs, stakes, token; disputes, datasets, bounties and takeovers, if the network has them."""
+        """By name: jobs, stakes, token; disputes, datasets, bounties, takeovers and sureties, if the network has them."""
         self.disputes = contracts.get("disputes", Address(""))
         self.takeovers = contracts.get("takeovers", Address(""))
         named = {address: name for name, address in contracts.items() if name != "token"}
@@ -92,7 +92,7 @@ class EvmReader(TypedData):
         with contextlib.suppress(Refused, evm_abi.BadLog):  # stakes behind receipts know of no data sets
             if (datasets := Address((await ask("stakes", "datasets")).lower())) != ZERO_ADDRESS:
                 found["datasets"] = datasets
-        for name in ("bounties", "takeovers"):
+        for name in ("bounties", "takeovers", "sureties"):
             where = evm_create2.created(name, contract)
             if blob(await rpc.call("eth_getCode", where, "latest")):
                 found[name] = where
