@@ -31,7 +31,7 @@ FILES = {
     "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "escrow": "Escrow", "appeals": "Appeals", "stakes": "Stakes", "token": "TestToken",
     "disputes": "Disputes", "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
     "datasets": "Datasets",
-    "bounties": "Bounties", "receipts": "Receipts", "takeovers": "Takeovers",
+    "bounties": "Bounties", "receipts": "Receipts", "takeovers": "Takeovers", "federated": "Federated",
 }  # fmt: skip
 RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}
 """What Disputes calls otherwise than the vocabulary."""
