@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {FederatedTerms, Sum} from "../../src/types/FederatedTypes.sol";
+import {FederatedTerms, Piece, Sum} from "../../src/types/FederatedTypes.sol";
 import {Summed} from "./Summed.sol";
 
 /// Everything that anybody may do with federated jobs, in any order. What is refused changes nothing.
@@ -50,9 +50,11 @@ contract FederatedHandler is Summed {
     function challenge(uint256 x, uint256 y) external {
         uint64 id = _job(x);
         uint32 number = uint32(y % (federated.job(id).closed + 1));
+        bool bent = isWrong[id][number];
+        Piece memory total = totalPiece(64, 15, 3, bent ? 1 : 0, 3);
+        Piece[] memory rows = pieces(64, 15, 3);
         vm.prank(stranger);
-        Sum memory s = isWrong[id][number] ? wrong : right;
-        federated.challenge(id, all[id - 1], number, s, 3, totalPiece(64, 15, 3, isWrong[id][number] ? 1 : 0, 3), pieces(64, 15, 3));
+        federated.challenge(id, all[id - 1], number, bent ? wrong : right, 3, total, rows);
     }
 
     function strike(uint256 x, uint256 y, uint8 place) external {
