@@ -140,8 +140,10 @@ def test_an_owner_looks_the_money_up() -> None:
     stand = asyncio.run(MemoryMoney(ledger, OWNERS[0]).job(1))
     ours, name = terms(), digest(t)
 
-    def need(funded: Funded, stand: money.Stand = stand, name: Digest = name, ours: Any = ours, who: Address = OWNERS[0]) -> None:
-        money.need_funded(funded, stand, name, ours, who)
+    def need(
+        funded: Funded, stand: money.Stand = stand, name: Digest = name, ours: Any = ours, who: Address = OWNERS[0], least: int = 100_000
+    ) -> None:  # fmt: skip
+        money.need_funded(funded, stand, name, ours, 0, who, least)
 
     good = Funded(number=1, round=0, terms=t)
     need(good)
@@ -150,8 +152,10 @@ def test_an_owner_looks_the_money_up() -> None:
         ("other terms, or is over", {"stand": msgspec.structs.replace(stand, broken=True)}),
         ("another training", {"ours": msgspec.structs.replace(ours, job=sha256(b"another"))}),
         ("another training", {"ours": msgspec.structs.replace(ours, length=41)}),
-        ("at another round", {"funded": Funded(number=1, round=1, terms=t)}),
-        ("does not name", {"who": STRANGER}),
+        ("at another round", {"funded": Funded(number=1, round=2, terms=t)}),
+        ("at another round", {"stand": msgspec.structs.replace(stand, closed=1)}),
+        ("does not name", {"who": OWNERS[1]}),
+        ("pays .* 100000 a round, less than 100001", {"least": 100_001}),
     ):
         with pytest.raises(Refused, match=why):
             need(**({"funded": good} | changes))  # type: ignore[arg-type]
@@ -230,7 +234,23 @@ async def story(world: World) -> None:
         await host.challenge(number, t, 1, lie, wrong, money.piece(false, wrong), pieces)
     assert (await host.job(number)).broken
 
+    with pytest.raises(Reverted, match="IsOver"):
+        await world["owner 0"].object(number, t, 1, 0)
+    other = msgspec.structs.replace(t, job=sha256(b"another job"))
+    opaque = await host.post(other)
+    _, made, peeled = round_of(world.sign(opaque, 0))
+    said, signatures = money.sum_of(made, peeled)
+    await host.close(opaque, other, msgspec.structs.replace(said, total=sha256(b"a total that nobody can open")), signatures)
+    with pytest.raises(Reverted, match="NotCounted"):
+        await world["owner 0"].object(opaque, other, 0, 1)
+    for i in range(4):
+        assert not (await host.job(opaque)).broken
+        await world[f"owner {i}"].object(opaque, other, 0, i)
+    assert (await host.job(opaque)).broken
+
     await world.wait(t.window + 1)
+    await stranger.settle(opaque, other, 0)
+    await host.end(opaque, other)
     with pytest.raises(Reverted, match="NotSettled"):
         await host.end(number, t)
     for round in (0, 1):
@@ -242,11 +262,11 @@ async def story(world: World) -> None:
     def share(place: int) -> int:
         return t.pay * t.shares[place] // sum(t.shares)
 
-    due = [2 * share(i) for i in range(7)]
-    due[3], due[1] = share(3), share(1)  # silent in one round, struck in one
+    due = [3 * share(i) for i in range(7)]
+    due[3], due[1] = 2 * share(3), 2 * share(1)  # silent in one round, struck in one
     assert [await host.credit(who) for who in world.owners] == due
     assert await host.credit(stranger.account) == t.bond // 2
-    assert await host.credit(host.account) == 2 * t.pay - sum(due)
+    assert await host.credit(host.account) == 4 * t.pay - sum(due)
     for who in ("host", "stranger", *(f"owner {i}" for i in range(7))):
         await world[who].withdraw()
     assert await world.held() == 0
@@ -271,7 +291,7 @@ def memory() -> tuple[World, Federated]:
 def test_the_story_in_memory() -> None:
     world, ledger = memory()
     asyncio.run(story(world))
-    assert ledger.token.balance[BURN] == 250_001
+    assert ledger.token.balance[BURN] == 250_001 + 500_001
     assert sum(ledger.token.balance.values()) == 10**9
 
 
@@ -328,7 +348,7 @@ def test_the_story_on_a_chain(needs_anvil: None, tmp_path: Any) -> None:
         chains = []
         for i, name in enumerate(names):
             signer = Account.from_key(sha256(b"account", name.encode()))
-            give_now(network, Address(signer.address.lower()), 10**9)
+            give_now(url, network.jobs, Address(signer.address.lower()), 10**9)
             chains.append(await EvmChain.open(url, network.jobs, signer, tmp_path / f"{i}.sqlite"))
         moneys = {name: EvmMoney(chain) for name, chain in zip(names, chains, strict=True)}
         await moneys["host"].deploy()

@@ -5,7 +5,7 @@ Its address follows from its code and the token's (evm_create2), so nobody has t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from eth_account.messages import encode_typed_data
@@ -71,6 +71,9 @@ class EvmMoney:
     ) -> None:  # fmt: skip
         await self._send("challenge", number, terms, round, sum, index, total, tuple(rows))
 
+    async def object(self, number: int, terms: FederatedTerms, round: int, place: int) -> None:
+        await self._send("object", number, terms, round, place)
+
     async def strike(self, number: int, terms: FederatedTerms, round: int, place: int) -> None:
         await self._send("strike", number, terms, round, place)
 
@@ -87,6 +90,31 @@ class EvmMoney:
             await self.chain.sender.send(CallId(f"federated withdraw {head.number}"), self.contract, data)
         except Refused as error:
             raise Reverted(evm_abi.explain_revert(error.data, str(error))) from None
+
+    async def posted(self, number: int) -> FederatedTerms:
+        """The terms under which a job was posted. Raises KeyError, Outage."""
+        async for said in self._said("FederatedPosted", number):
+            return evm_abi.struct(FederatedTerms, said["terms"])
+        raise KeyError(number)
+
+    async def sum(self, number: int, round: int) -> Sum:
+        """What its host closed a round with. Raises KeyError, Outage."""
+        async for said in self._said("RoundClosed", number):
+            if said["round"] == round:
+                return evm_abi.struct(Sum, said["sum"])
+        raise KeyError(round)
+
+    async def paid(self, number: int) -> list[tuple[int, Address, int]]:
+        """(round, owner, amount), in order."""
+        return [(said["round"], Address(said["owner"].lower()), said["amount"]) async for said in self._said("OwnerPaid", number)]
+
+    async def _said(self, event: str, number: int) -> AsyncIterator[dict[str, Any]]:
+        span = {"fromBlock": hex(self.chain.reader.first_block), "toBlock": "latest"}
+        logs = await self.chain.rpc.call("eth_getLogs", {"address": self.contract, **span})
+        for log in logs if isinstance(logs, list) else ():
+            said = evm_abi.decode_event("federated", event, [blob(topic) for topic in log["topics"]], blob(log["data"]))
+            if said is not None and said["id"] == number:
+                yield said
 
     async def job(self, number: int) -> Stand:
         terms, host, until, closed, settled, broken, ended, held = await self.chain.read("federated", "job", number)

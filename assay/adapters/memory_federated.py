@@ -26,6 +26,7 @@ class Round:
     sum: Sum
     counted: frozenset[int]
     until: int
+    objected: set[int] = field(default_factory=set)
     struck: int | None = None
     settled: bool = False
 
@@ -146,10 +147,24 @@ class Federated:
         added = sum(_number(t, root, index, piece) for root, piece in zip(counted, rows, strict=True)) % (1 << t.bits)
         if added == _number(t, s.total, index, total):
             raise refuse("SumIsRight", index=index)
+        self._break(job, who, t.bond, t.bond // 2)
+
+    def _break(self, job: Job, who: Address, bond: int, reward: int) -> None:
         job.broken = True
-        job.held -= t.bond
-        self._credit(who, t.bond // 2)
-        self.token.move(FEDERATED, BURN, t.bond - t.bond // 2)
+        job.held -= bond
+        self._credit(who, reward)
+        self.token.move(FEDERATED, BURN, bond - reward)
+
+    def object(self, who: Address, number: int, t: FederatedTerms, round: int, place: int) -> None:
+        job = self._known(number, t)
+        found = self._open(job, round)
+        if job.broken:
+            raise refuse("IsOver", id=number)
+        if place >= len(t.owners) or t.owners[place] != who or place not in found.counted - found.objected:
+            raise refuse("NotCounted", place=place)
+        found.objected.add(place)
+        if 2 * len(found.objected) > len(found.counted):
+            self._break(job, who, t.bond, 0)
 
     def strike(self, who: Address, number: int, t: FederatedTerms, round: int, place: int) -> None:
         found = self._open(self._known(number, t), round)
@@ -234,6 +249,9 @@ class MemoryMoney:
         self, number: int, terms: FederatedTerms, round: int, sum: Sum, index: int, total: Piece, rows: Sequence[Piece]
     ) -> None:  # fmt: skip
         self.ledger.challenge(self.account, number, terms, round, sum, index, total, rows)
+
+    async def object(self, number: int, terms: FederatedTerms, round: int, place: int) -> None:
+        self.ledger.object(self.account, number, terms, round, place)
 
     async def strike(self, number: int, terms: FederatedTerms, round: int, place: int) -> None:
         self.ledger.strike(self.account, number, terms, round, place)

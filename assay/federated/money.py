@@ -101,6 +101,7 @@ class Money(Protocol):
     async def challenge(
         self, number: int, terms: FederatedTerms, round: int, sum: Sum, index: int, total: Piece, rows: Sequence[Piece]
     ) -> None: ...  # fmt: skip
+    async def object(self, number: int, terms: FederatedTerms, round: int, place: int) -> None: ...
     async def strike(self, number: int, terms: FederatedTerms, round: int, place: int) -> None: ...
     async def settle(self, number: int, terms: FederatedTerms, round: int) -> None: ...
     async def end(self, number: int, terms: FederatedTerms) -> None: ...
@@ -133,15 +134,18 @@ def shares_of(rule: int, weights: Sequence[int], owners: Sequence[Address], wort
     return worth.shares, digest(worth)
 
 
-def need_funded(funded: Funded, stand: Stand, name: Digest, terms: Terms, account: Address) -> None:
-    """That what an owner is told of the money is what the contract holds, and is for this job, this round and this owner. Raises Refused."""
+def need_funded(funded: Funded, stand: Stand, name: Digest, terms: Terms, place: int, account: Address, least: int = 0) -> None:
+    """That what an owner is told of the money is what the contract holds, and is for this job, this owner, a round to come, and at least so
+    much. Raises Refused."""
     t = funded.terms
     if stand.terms != name or stand.broken or stand.ended:
         raise Refused(f"job {funded.number} on the chain has other terms, or is over")
     if t.job != terms.job or (t.bits, t.length) != (terms.bits, terms.length) or len(t.owners) != len(terms.owners):
         raise Refused(f"job {funded.number} on the chain is for another training")
-    if funded.round != stand.closed or account not in t.owners:
-        raise Refused(f"job {funded.number} on the chain is at another round, or does not name {account}")
+    if not stand.closed <= funded.round < t.rounds or t.owners[place] != account:
+        raise Refused(f"job {funded.number} on the chain is at another round, or does not name {account} in its place")
+    if (share := t.pay * t.shares[place] // sum(t.shares)) < least:
+        raise Refused(f"job {funded.number} on the chain pays {account} {share} a round, less than {least}")
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------------

@@ -147,17 +147,32 @@ contract Federated is IFederated, EIP712, ReentrancyGuardTransient {
         if (keccak256(abi.encode(s)) != closed) revert BadSum(closed);
         _within("index", index, 0, t.length - 1);
         _needFalse(t, s, index, total, rows);
-        j.broken = true;
-        j.held -= t.bond;
-        _part(id, number, index, t.bond);
+        // Half of the bond is burnt, so that a host that challenges itself loses.
+        _break(id, number, index, t.bond, t.bond / 2);
     }
 
-    /// Half of the bond is burnt, so that a host that challenges itself loses.
-    function _part(uint64 id, uint32 number, uint64 index, uint128 bond) private {
-        uint128 reward = bond / 2;
+    function _break(uint64 id, uint32 number, uint64 index, uint128 bond, uint128 reward) private {
+        FederatedJob storage j = _jobs[id];
+        j.broken = true;
+        j.held -= bond;
         credit[msg.sender] += reward;
         emit RoundFalse(id, number, index, msg.sender, reward, bond - reward);
         _token.safeTransfer(BURN, bond - reward);
+    }
+
+    function object(uint64 id, FederatedTerms calldata t, uint32 number, uint8 place) external nonReentrant {
+        FederatedJob storage j = _known(id, t);
+        FederatedRound storage r = _open(id, j, number);
+        if (j.broken) revert IsOver(id);
+        bool mine = place < t.owners.length && t.owners[place] == msg.sender;
+        if (!mine || ((r.counted & ~r.objected) >> place) & 1 == 0) revert NotCounted(place);
+        r.objected |= uint64(1 << place);
+        emit OwnerObjected(id, number, place);
+        uint256 ahead = 0;
+        for (uint256 i = 0; i < t.owners.length; ++i) {
+            ahead += 2 * ((r.objected >> i) & 1) + 1 - ((r.counted >> i) & 1);
+        }
+        if (ahead > t.owners.length) _break(id, number, type(uint64).max, t.bond, 0);
     }
 
     function _needFalse(FederatedTerms calldata t, Sum calldata s, uint64 index, Piece calldata total, Piece[] calldata rows)

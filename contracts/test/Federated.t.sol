@@ -285,6 +285,48 @@ contract FederatedTest is Summed {
         federated.close(id, t, s, new bytes[](4));
     }
 
+    // ---- totals that nobody can open ------------------------------------------------------------------------------------------------
+
+    function objected(uint64 id, FederatedTerms memory t, uint8 place) internal {
+        vm.prank(owner(place));
+        federated.object(id, t, 0, place);
+    }
+
+    function test_more_than_half_of_who_is_counted_burn_the_bond_of_a_total_that_nobody_can_open() public {
+        FederatedTerms memory t = terms();
+        uint64 id = posted(t);
+        closed(id, t, summed(64, ALL, 7, 1));
+        refused(abi.encodeWithSelector(IFederated.NotCounted.selector, 1));
+        vm.prank(owner(0));
+        federated.object(id, t, 0, 1);
+        objected(id, t, 0);
+        refused(abi.encodeWithSelector(IFederated.NotCounted.selector, 0));
+        objected(id, t, 0);
+        objected(id, t, 2);
+        assertTrue(!federated.job(id).broken, "half of them are not enough");
+        objected(id, t, 3);
+        assertTrue(federated.job(id).broken, "three of four are");
+        assertEq(token.balanceOf(federated.BURN()), BOND, "burnt");
+        assertEq(federated.job(id).held, 2 * uint256(PAY), "locked");
+        refused(abi.encodeWithSelector(IFederated.IsOver.selector, id));
+        objected(id, t, 1);
+    }
+
+    function test_who_is_not_counted_does_not_object_and_two_of_three_do() public {
+        FederatedTerms memory t = terms();
+        uint64 id = posted(t);
+        closed(id, t, summed(64, 7, NONE, 0));
+        refused(abi.encodeWithSelector(IFederated.NotCounted.selector, 3));
+        objected(id, t, 3);
+        refused(abi.encodeWithSelector(IFederated.NotCounted.selector, 70));
+        vm.prank(owner(0));
+        federated.object(id, t, 0, 70);
+        objected(id, t, 1);
+        assertTrue(!federated.job(id).broken, "one of three is not enough");
+        objected(id, t, 0);
+        assertTrue(federated.job(id).broken, "two of three are");
+    }
+
     // ---- poisoned updates -------------------------------------------------------------------------------------------------------------
 
     function test_an_owner_that_is_struck_loses_its_share_of_that_round() public {

@@ -24,7 +24,7 @@ contract FederatedInvariantsTest is Fuzzed {
     }
 
     function targetSelectors() public view returns (FuzzSelector[] memory) {
-        bytes4[] memory drawn = new bytes4[](8);
+        bytes4[] memory drawn = new bytes4[](9);
         drawn[0] = FederatedHandler.post.selector;
         drawn[1] = FederatedHandler.close.selector;
         drawn[2] = FederatedHandler.challenge.selector;
@@ -33,6 +33,7 @@ contract FederatedInvariantsTest is Fuzzed {
         drawn[5] = FederatedHandler.end.selector;
         drawn[6] = FederatedHandler.withdraw.selector;
         drawn[7] = FederatedHandler.wait.selector;
+        drawn[8] = FederatedHandler.object.selector;
         return only(address(handler), drawn);
     }
 

@@ -8,6 +8,7 @@ interface IFederated {
     event FederatedPosted(uint64 indexed id, bytes32 indexed job, address indexed host, FederatedTerms terms);
     event RoundClosed(uint64 indexed id, uint32 round, Sum sum, uint64 until);
     event RoundFalse(uint64 indexed id, uint32 round, uint64 index, address challenger, uint128 reward, uint128 burnt);
+    event OwnerObjected(uint64 indexed id, uint32 round, uint8 place);
     event OwnerStruck(uint64 indexed id, uint32 round, uint8 place);
     event OwnerPaid(uint64 indexed id, uint32 round, address indexed owner, uint128 amount);
     event RoundSettled(uint64 indexed id, uint32 round, uint128 returned);
@@ -50,6 +51,9 @@ interface IFederated {
         Piece calldata total,
         Piece[] calldata rows
     ) external;
+    /// An owner that is counted, within the window: the total is false. When more than half of them say so, the bond is burnt, all of it; nobody
+    /// has anything of it. For a total whose numbers the host shows nobody, so that nobody can challenge it.
+    function object(uint64 id, FederatedTerms calldata terms, uint32 round, uint8 place) external;
     /// The auditor, within the window: the update that this owner showed is not one that the round's terms allow, or it showed none.
     function strike(uint64 id, FederatedTerms calldata terms, uint32 round, uint8 place) external;
     /// Anybody, after the window: credits the owners that were counted; what is left of the round's pay is the host's.

@@ -67,6 +67,8 @@ struct FederatedRound {
     bytes32 sum;
     /// A bit for each owner that is counted.
     uint64 counted;
+    /// A bit for each of them that says the total is false.
+    uint64 objected;
     uint40 until;
     /// Place of the owner that was struck, plus one.
     uint8 struck;

@@ -57,6 +57,12 @@ contract FederatedHandler is Summed {
         federated.challenge(id, all[id - 1], number, bent ? wrong : right, 3, total, rows);
     }
 
+    function object(uint256 x, uint256 y, uint8 place) external {
+        uint64 id = _job(x);
+        vm.prank(owner(place % 4));
+        federated.object(id, all[id - 1], uint32(y % (federated.job(id).closed + 1)), place % 4);
+    }
+
     function strike(uint256 x, uint256 y, uint8 place) external {
         uint64 id = _job(x);
         vm.prank(auditor);
