@@ -228,7 +228,7 @@ async def story(world: World) -> None:
     with pytest.raises(Reverted, match="BadSum"):
         await stranger.challenge(number, t, 1, said, wrong, money.piece(false, wrong), pieces)
     with pytest.raises(Reverted, match="BadLength"):
-        await stranger.challenge(number, t, 1, lie, wrong, money.piece(false, wrong), pieces[1:])
+        await stranger.challenge(number, t, 1, lie, wrong, money.piece(false, wrong), pieces[:-1])
     await stranger.challenge(number, t, 1, lie, wrong, money.piece(false, wrong), pieces)
     with pytest.raises(Reverted, match="IsOver"):
         await host.challenge(number, t, 1, lie, wrong, money.piece(false, wrong), pieces)
@@ -257,7 +257,7 @@ async def story(world: World) -> None:
         await stranger.settle(number, t, round)
     await host.end(number, t)
     with pytest.raises(Reverted, match="IsOver"):
-        await host.end(number, t)
+        await stranger.end(number, t)
 
     def share(place: int) -> int:
         return t.pay * t.shares[place] // sum(t.shares)
