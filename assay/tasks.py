@@ -90,6 +90,8 @@ class OfferVerified(Outcome, frozen=True, kw_only=True):
     """Operations a second that it has proven."""
     free: int = -1
     """Its provider's stake that is not reserved; -1: not known."""
+    workers: tuple[Address, ...] = ()
+    """All workers that are known to be there; empty: there are many, or that is not known."""
 
 
 class KeepBlob(Task, frozen=True, kw_only=True):
