@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
+from eth_account.messages import SignableMessage
 from eth_account.signers.local import LocalAccount
 
 from assay import chain
@@ -263,8 +264,8 @@ class EvmChain(EvmReader):
                 async with self._allowance:
                     if self.sender.journal.get(call_id) is None:
                         if isinstance(call, chain.PostLicensed):
-                            await self._approve(CallId(f"{call_id} data"), self._address("datasets"), decode_uses(call.uses).most)
-                        await self._approve(call_id, target, await self._taken(call))
+                            await self.approve(CallId(f"{call_id} data"), self._address("datasets"), decode_uses(call.uses).most)
+                        await self.approve(call_id, target, await self._taken(call))
                     return await self.sender.send(call_id, target, data)
             return await self.sender.send(call_id, target, data)
         except Refused as error:
@@ -292,7 +293,7 @@ class EvmChain(EvmReader):
         """What this account must lock to seal a dispute on a segment now. Raises Outage, or Reverted (no such segment, no disputes)."""
         return int(await self.read("disputes", "bondOf", segment, self.account))
 
-    async def _approve(self, call_id: CallId, spender: Address, amount: int) -> None:
+    async def approve(self, call_id: CallId, spender: Address, amount: int) -> None:
         """Sees to it that `spender` may take `amount`. An approval that another call has used up (after a crash) is given again."""
         data = evm_abi.encode("token", "approve", spender, amount)
         attempt = 0
@@ -302,11 +303,15 @@ class EvmChain(EvmReader):
 
     # ---- signatures
 
+    def sign_typed(self, message: SignableMessage) -> bytes:
+        """Typed data (EIP-712), signed by the account."""
+        return bytes(self._signer.sign_message(message).signature)
+
     def sign_offer(self, offer: Offer) -> bytes:
-        return bytes(self._signer.sign_message(self.offer_data(offer)).signature)
+        return self.sign_typed(self.offer_data(offer))
 
     def sign_receipt(self, segment: SegmentId, round: int) -> bytes:
-        return bytes(self._signer.sign_message(self.receipt_data(segment, round)).signature)
+        return self.sign_typed(self.receipt_data(segment, round))
 
     def sign_seal(self, segment: SegmentId, round: int, digest: Digest) -> bytes:
-        return bytes(self._signer.sign_message(self.seal_data(segment, round, digest)).signature)
+        return self.sign_typed(self.seal_data(segment, round, digest))
