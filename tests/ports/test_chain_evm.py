@@ -467,7 +467,7 @@ def test_a_sender_killed_again_and_again_sends_everything_once(network: Network,
 
 def test_an_approval_that_another_call_has_used_up_is_given_again(network: Network, tmp_path: Path) -> None:
     async def body(chain: EvmChain) -> None:
-        await chain._approve(CallId("late"), network.stakes, 5)  # then the power goes, and another deposit comes first
+        await chain.approve(CallId("late"), network.stakes, 5)  # then the power goes, and another deposit comes first
         await chain.send(CallId("early"), Deposit(amount=5))
         await chain.send(CallId("late"), Deposit(amount=5))
         assert (await chain.view(chain.account)).stake == 10
