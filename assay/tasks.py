@@ -15,7 +15,7 @@ from assay.dispute.served import Given, Nodes, Wanted
 from assay.hearing import ChunkProof
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef
-from assay.messages import Boundary
+from assay.messages import Boundary, Means
 
 
 class Task(Message, frozen=True, kw_only=True):
@@ -87,6 +87,17 @@ class OfferVerified(Outcome, frozen=True, kw_only=True):
     """Operations a second that it has proven."""
     free: int = -1
     """Its provider's stake that is not reserved; -1: not known."""
+
+
+class FindNodes(Task, frozen=True, kw_only=True):
+    """Scheduler: who may do a range on which nobody has offered."""
+
+    means: Means
+
+
+class NodesFound(Outcome, frozen=True, kw_only=True):
+    peers: tuple[PeerId, ...]
+    """In no order."""
 
 
 class KeepBlob(Task, frozen=True, kw_only=True):
@@ -473,14 +484,14 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 
 AnyTask = (
-    LoadJob | CheckProgram | SignOffer | VerifyOffer | KeepBlob | ReleaseBlobs
+    LoadJob | CheckProgram | SignOffer | VerifyOffer | FindNodes | KeepBlob | ReleaseBlobs
     | StoreKey | GatherKey | ReadManifest | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
     | ShowNodes | VerifyVisit
     | DropSegment | LetGo
 )  # fmt: skip
 AnyOutcome = (
-    JobLoaded | ProgramChecked | Signed | OfferVerified | PinsSet | KeyStored | KeyGathered | ManifestRead | KeysWrapped | SegmentRun | Stopping
-    | UnitsServed | ReceiptVerified
+    JobLoaded | ProgramChecked | Signed | OfferVerified | NodesFound | PinsSet | KeyStored | KeyGathered | ManifestRead | KeysWrapped | SegmentRun
+    | Stopping | UnitsServed | ReceiptVerified
     | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
 )  # fmt: skip
