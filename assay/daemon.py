@@ -244,7 +244,8 @@ class Node:
         self._asks[ask] = future
         self._inbox.put_nowait(Asked(ask=ask, peer=peer, message=message))
         try:
-            return await asyncio.wait_for(future, ANSWER_WITHIN)
+            async with asyncio.timeout(ANSWER_WITHIN):
+                return await future
         except TimeoutError:
             return Refusal(reason="no answer in time", retry_after=2)
         finally:

@@ -31,7 +31,7 @@ def funded(chain: MemoryChain, ledger: MemoryLedger, gift: int = 0) -> tuple[int
             ledger.mint(chain.account, gift)
 
     async def go() -> int:
-        return await asyncio.wait_for(funding.fund(chain, "unused", STAKE, note), 10)
+        return await asyncio.wait_for(funding.fund(chain, "unused", STAKE, note), 240)
 
     return asyncio.run(go()), said
 

@@ -111,8 +111,8 @@ class World:
         assert self.running is not None
         while True:
             getter = asyncio.ensure_future(self.notes.get())
-            done, _ = await asyncio.wait({getter, self.running[1]}, return_when=asyncio.FIRST_COMPLETED, timeout=20)
-            assert getter in done, "the daemon ended, or said nothing for 20 seconds"
+            done, _ = await asyncio.wait({getter, self.running[1]}, return_when=asyncio.FIRST_COMPLETED, timeout=240)
+            assert getter in done, "the daemon ended, or said nothing for 240 seconds"
             if getter.result().topic == topic:
                 return getter.result()
 
@@ -186,7 +186,7 @@ def run(tmp_path: Path) -> Callable[[Callable[[World], Awaitable[None]]], None]:
                     await world.do(name, Deposit(amount=10**7))
                 for name in ("v1", "v2", "v3"):
                     await world.do(name, TakeSeat())
-                await asyncio.wait_for(body(world), 60)
+                await asyncio.wait_for(body(world), 240)
             finally:
                 if world.running is not None:
                     await world.kill()

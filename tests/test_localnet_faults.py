@@ -93,7 +93,7 @@ def over_a_cable(scene: Callable[[Wires, asyncio.StreamReader, asyncio.StreamWri
             await scene(wires, reader, writer, port)
             writer.transport.abort()
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 240))
 
 
 @pytest.mark.parametrize("end", ["here", "there"])

@@ -59,7 +59,7 @@ def daemon(here: Path, role: str, *options: str, command: list[str] | None = Non
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
+            process.communicate(timeout=240)
 
 
 def until(look: Any, within: float = 60.0) -> Any:

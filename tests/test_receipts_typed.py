@@ -103,7 +103,7 @@ def test_a_bond_behind_a_false_receipt_is_lost_on_a_local_chain(here: Path) -> N
         command = [sys.executable, "-m", "assay.cli", "receipt", "defend", "--once", *mine]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as defending:
             found = typed("receipt", "dispute", "false.json", "--weights", "w.safetensors", "--chain", *where, "--data", "other")
-            said, wrong = defending.communicate(timeout=60)
+            said, wrong = defending.communicate(timeout=240)
         assert "conceded" in said, wrong
         assert found["outcome"] == "conceded"
         call(anvil.url, "evm_increaseTime", 5)

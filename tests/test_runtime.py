@@ -207,7 +207,7 @@ async def run(world: World, order: str, until: type[Result]) -> Result:
     running = asyncio.create_task(node.run())
     node.order(order)
     try:
-        done, _ = await asyncio.wait({found, running}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({found, running}, timeout=240, return_when=asyncio.FIRST_COMPLETED)
         assert found in done, "no result came"
         return found.result()
     finally:

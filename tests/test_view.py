@@ -344,7 +344,7 @@ def test_the_daemon_tells_of_a_newer_version_once_and_the_doctor_when_it_is_aske
         await site.start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}/simple/assay/"
         watching = asyncio.create_task(beside.watch_releases(url, lambda note: said.append(note.text), every=0))
-        await asyncio.wait_for(enough.wait(), 30)
+        await asyncio.wait_for(enough.wait(), 240)
         watching.cancel()
         monkeypatch.setattr(releases, "LIMIT", 10)
         answers.append(web.Response(body=page("assay-1.0.tar.gz")))

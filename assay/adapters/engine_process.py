@@ -127,7 +127,8 @@ class ProcessEngine:
             stdin.write(line)
             await stdin.drain()
             while True:
-                answer = await asyncio.wait_for(stdout.readuntil(b"\n"), self.patience)
+                async with asyncio.timeout(self.patience):
+                    answer = await stdout.readuntil(b"\n")
                 message: AnyEngineResult = decode(answer[:-1], AnyEngineResult, limit=MAX_LINE)
                 engine.heard = True
                 if not isinstance(message, StepDone):
@@ -139,7 +140,8 @@ class ProcessEngine:
             raise TaskFailed(Fault.OWN, f"the engine answered garbage and was ended: {error}") from None
         except (asyncio.IncompleteReadError, ConnectionError):
             with contextlib.suppress(TimeoutError):  # a signal sent to one that is just dying would hide what it died of
-                await asyncio.wait_for(engine.process.wait(), DYING)
+                async with asyncio.timeout(DYING):
+                    await engine.process.wait()
             await engine.kill()
             if engine.idle is not None and not engine.heard:
                 raise _DiedIdle from None

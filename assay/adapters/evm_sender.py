@@ -172,7 +172,8 @@ class Sender:
                 return
             if (self._pending or self._wishes) and not self._kick.is_set():
                 try:
-                    await asyncio.wait_for(self._kick.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._kick.wait()
                 except TimeoutError:
                     pause = min(2 * pause, POLL)
 

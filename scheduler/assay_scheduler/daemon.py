@@ -24,5 +24,5 @@ def scheduler(
         account=ports.chain.account, peer=ports.peers.peer, offer_window=offer_window, patience=patience, volunteer=volunteer,
         prefers_proven=prefers_proven, look_every=LOOK_EVERY if ports.finder is not None else 0,
     )  # fmt: skip
-    hands = SchedulerHands(ports.blobs, ports.chain, ports.peers if ports.stamps else None, ports.stamps, ports.finder)
+    hands = SchedulerHands(ports.blobs, ports.chain, ports.peers, ports.stamps, ports.finder)
     return Node(ports, SchedulerMachine(config), hands, on_note)

@@ -70,7 +70,7 @@ class Emulated(build.Library):
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
-        assert self._process.wait(timeout=60) == 0
+        assert self._process.wait(timeout=240) == 0
 
     def knows(self, buffers: Sequence[NDArray[Any]]) -> None:
         """These arrays may be what a tape works on."""

@@ -26,7 +26,7 @@ STANDARD, FLUSHING = 0x1F80, 0x9FC0
 def set_flags(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], None]:
     folder: Path = tmp_path_factory.mktemp("flags")
     (folder / "flags.c").write_text("void set(unsigned v) { __builtin_ia32_ldmxcsr(v); }")
-    subprocess.run([build.compiler(), "-shared", "-fPIC", "-o", str(folder / "flags.so"), str(folder / "flags.c")], check=True, timeout=60)
+    subprocess.run([build.compiler(), "-shared", "-fPIC", "-o", str(folder / "flags.so"), str(folder / "flags.c")], check=True, timeout=240)
     call = ctypes.CDLL(str(folder / "flags.so")).set
     call.argtypes, call.restype = [ctypes.c_uint], None
     return lambda flags: call(flags)

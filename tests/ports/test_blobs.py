@@ -82,7 +82,7 @@ def check(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Check], N
     def run(body: Check) -> None:
         async def whole() -> None:
             async with request.param(tmp_path) as nodes:
-                await asyncio.wait_for(body(nodes), 60)
+                await asyncio.wait_for(body(nodes), 240)
 
         asyncio.run(whole())
 

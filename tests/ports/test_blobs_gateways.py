@@ -67,7 +67,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Body], Non
             async with AsyncExitStack() as stack:
                 net = Net(tmp_path, stack)
                 assert await net.source.put(DATA) == ROOT
-                await asyncio.wait_for(body(net), 30)
+                await asyncio.wait_for(body(net), 240)
 
         asyncio.run(inside())
 

@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Callable[[Body], None]:
                 stack.push_async_callback(rpc.stop)
                 kubo = KuboBlobs(url, tmp_path / "pins-of-node", timeout=5, patience=5)
                 stack.push_async_callback(kubo.close)
-                await asyncio.wait_for(body(rpc, kubo), 30)
+                await asyncio.wait_for(body(rpc, kubo), 240)
 
         asyncio.run(inside())
 

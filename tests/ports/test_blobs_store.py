@@ -281,7 +281,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     if unshare is None or subprocess.run([unshare, "-Urm", "true"], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount in a namespace of their own (unshare -Urm)")
     done = subprocess.run(
-        [unshare, "-Urm", "sh", "-c", script, "sh", str(disk), sys.executable, FILLER], capture_output=True, text=True, timeout=60
+        [unshare, "-Urm", "sh", "-c", script, "sh", str(disk), sys.executable, FILLER], capture_output=True, text=True, timeout=240
     )
     if "mount:" in done.stderr:
         pytest.skip(f"no tmpfs may be mounted here: {done.stderr.strip()}")
@@ -472,7 +472,7 @@ def test_a_kill_loses_nothing_that_was_put(tmp_path: Path, acks: int) -> None:
         put += [line.strip() for line in child.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
     finally:
         child.kill()
-        child.wait(timeout=30)
+        child.wait(timeout=240)
         child.stdout.close()
 
     async def body() -> None:

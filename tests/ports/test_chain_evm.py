@@ -67,7 +67,7 @@ def run(network: Network, folder: Path, body: Callable[[EvmChain], Awaitable[Non
         finally:
             await chain.close()
 
-    asyncio.run(asyncio.wait_for(go(), 60))
+    asyncio.run(asyncio.wait_for(go(), 240))
 
 
 def mine(network: Network, blocks: int = 1) -> None:
@@ -77,7 +77,7 @@ def mine(network: Network, blocks: int = 1) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Lets other tasks run until `condition` holds."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(240):
         while not condition():  # noqa: ASYNC110 (the condition is in another process)
             await asyncio.sleep(0.005)
 
@@ -534,7 +534,7 @@ def test_requests_that_are_cancelled_do_not_block_the_next_ones(network: Network
                 for task in asked:
                     task.cancel()
                 await asyncio.gather(*asked, return_exceptions=True)
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(240):
                     assert (await connection.head()).number > 0
         finally:
             await connection.close()

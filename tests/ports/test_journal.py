@@ -124,7 +124,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, acks: int) -
         rest = child.stdout.read().splitlines(keepends=True)
     finally:
         child.kill()
-        child.wait(timeout=30)
+        child.wait(timeout=240)
         child.stdout.close()
     last = acks + sum(line.endswith(b"\n") for line in rest)
     journal = SqliteJournal(path)

@@ -164,7 +164,7 @@ def net(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 def run(work: Awaitable[None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             await work
 
     asyncio.run(bounded())

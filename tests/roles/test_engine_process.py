@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from tiny import lay_out, plan
 
-from assay.adapters.engine_process import InlineEngine, ProcessEngine
+from assay.adapters.engine_process import InlineEngine, ProcessEngine, _Process
 from assay.client import run_plan
+from assay.codec import encode
 from assay.engine import CheckFile, FileChecked, LinksRun, RunLinks, StepDone
 from assay.ports import Engine
 from assay.runtime import Fault, TaskFailed
@@ -172,6 +174,33 @@ def test_an_engine_does_not_outlive_a_killed_daemon(tmp_path: Path) -> None:
 
 
 def test_started_by_hand_it_says_what_it_is() -> None:
-    done = subprocess.run([sys.executable, "-m", "assay.work"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-m", "assay.work"], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 2
     assert "not by hand" in done.stderr
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_a_task_that_is_cancelled_just_as_a_step_is_told_ends_all_the_same(turns: int) -> None:
+    """Whatever the event loop is about to do: `turns` of it pass before."""
+
+    class Output:
+        async def readuntil(self, _: bytes) -> bytes:
+            await asyncio.sleep(0)
+            return encode(StepDone(step=0, loss=0)) + b"\n"
+
+    class Input:
+        write = staticmethod(quietly)
+
+        async def drain(self) -> None: ...
+
+    async def run() -> None:
+        process = SimpleNamespace(stdin=Input(), stdout=Output())
+        talk = asyncio.create_task(ProcessEngine()._talk(_Process(process), b"", quietly))  # type: ignore[arg-type]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        talk.cancel()
+        for _ in range(8):
+            await asyncio.sleep(0)
+        assert talk.cancelled()
+
+    asyncio.run(run())

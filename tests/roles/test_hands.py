@@ -388,7 +388,7 @@ def test_what_does_not_open_was_not_served(tmp_path: Path) -> None:
         _, boundary = await s.served(4)
         key = s.verifier.shop.key(boundary.key_id)
         good = await s.verifier.shop.blobs.get(boundary.cid)
-        for data in (b"", good[:-1], good[:70] + b"\0" + good[71:], seal.seal(b"no tensors", key), seal.seal(b"x", seal.new_key())):
+        for data in (b"", good[:-1], good[:70] + bytes((good[70] ^ 1,)) + good[71:], seal.seal(b"no tensors", key), seal.seal(b"x", seal.new_key())):
             bad = msgspec.structs.replace(boundary, cid=await s.verifier.shop.blobs.put(data))
             await fails(s.check(OpenBoundary(segment=ONE, round=0, unit=4, boundary=bad)), Fault.PEER, "what was served does not open")
 

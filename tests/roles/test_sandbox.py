@@ -55,7 +55,7 @@ def call(name, *arguments):
 {script}
 """
     done = subprocess.run(
-        shut.wrap([sys.executable, "-c", code], root), env=shut.environment(), capture_output=True, text=True, timeout=60, check=False
+        shut.wrap([sys.executable, "-c", code], root), env=shut.environment(), capture_output=True, text=True, timeout=240, check=False
     )
     return done.stdout + done.stderr
 
@@ -140,7 +140,7 @@ def test_it_keeps_what_it_compiles_below_its_own_folder(shut: Sandbox, tmp_path:
     )
     command = shut.command(tmp_path)
     command[command.index("-m") : command.index("-m") + 2] = ["-c", code]
-    done = subprocess.run(command, env=shut.environment(), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=shut.environment(), capture_output=True, text=True, timeout=240, check=False)
     assert done.stdout.split() == [str(tmp_path / "cache" / name) for name in ("assay_cache", "cupy_cache_dir")], done.stderr
 
 
@@ -175,7 +175,7 @@ def test_it_dies_with_the_daemon(shut: Sandbox, tmp_path: Path) -> None:
     daemon.stdout.close()
     import psutil
 
-    gone = not psutil.pid_exists(engine) or psutil.wait_procs([psutil.Process(engine)], timeout=20)[1] == []
+    gone = not psutil.pid_exists(engine) or psutil.wait_procs([psutil.Process(engine)], timeout=240)[1] == []
     assert gone
 
 

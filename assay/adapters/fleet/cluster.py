@@ -35,7 +35,8 @@ class RayHandle:
         import ray
 
         try:
-            return await asyncio.wait_for(getattr(self.actor, method).remote(*arguments), CALL)
+            async with asyncio.timeout(CALL):
+                return await getattr(self.actor, method).remote(*arguments)
         except (files.BadFile, OSError):
             raise  # what the place raised comes as a kind of itself
         except (ray.exceptions.RayError, TimeoutError) as error:
@@ -115,7 +116,8 @@ class RayCluster:
             .remote(begin.root if self.local else "", begin.threads, begin.sandbox, begin.disk if self.local else 0, max(1, node.places))
         )
         try:
-            await asyncio.wait_for(handle.actor.facts.remote(), START)
+            async with asyncio.timeout(START):
+                await handle.actor.facts.remote()
         except (ray.exceptions.RayError, TimeoutError) as error:
             self.kill(handle)
             raise PlaceLost(_first_line(error)) from None

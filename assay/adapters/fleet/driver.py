@@ -231,7 +231,8 @@ class Fleet:
             task.cancel()
         closing = [handle.call("close") for handle in self._handles.values()]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*closing, return_exceptions=True), CLOSE_WITHIN)
+            async with asyncio.timeout(CLOSE_WITHIN):
+                await asyncio.gather(*closing, return_exceptions=True)
 
     # ---- tasks -------------------------------------------------------------------------------------------------------------
 

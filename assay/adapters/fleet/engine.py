@@ -73,7 +73,8 @@ class FleetEngine:
         first: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.create_task(self._supervise(first))
         try:
-            self.places = await asyncio.wait_for(first, START_WITHIN)
+            async with asyncio.timeout(START_WITHIN):
+                self.places = await first
         except TimeoutError:
             await self.close()
             raise FleetTrouble(f"the fleet was not up after {START_WITHIN:.0f} seconds", f"look at {self._log}") from None
@@ -202,7 +203,8 @@ class FleetEngine:
         if process.stdin is not None:
             process.stdin.close()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), END_WITHIN)
+            async with asyncio.timeout(END_WITHIN):
+                await process.wait()
         with contextlib.suppress(ProcessLookupError, PermissionError):  # sudo is not ours to kill: it ends when its command's stdin has
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
