@@ -307,7 +307,8 @@ class Committed(ChainEvent, frozen=True, kw_only=True):
     checkpoint: Cid
     key_id: Digest
     key_envelope: bytes
-    """The checkpoint's key, wrapped to the key service with `info=assay.job.envelope_info(provider)`."""
+    """The checkpoint's key, wrapped to the key service with `info=assay.job.envelope_info(provider)`, and what its provider says of the energy
+    that it took (assay.energy)."""
     commitment: Digest
     seed_block: int
 

@@ -26,6 +26,7 @@ from assay.dispute.moves import AnyMove, Facts, Named, Open, Path, Shown, Side
 from assay.dispute.questions import Parted, Question, Told
 from assay.dispute.record import Record
 from assay.dispute.served import Given, Nodes, Wanted
+from assay.energy import Energy
 from assay.hearing import ChunkProof
 from assay.ids import U32, U63, Digest
 from assay.job import DatasetRef, Field
@@ -119,6 +120,8 @@ class LinksRun(EngineResult, frozen=True, kw_only=True):
     last_loss: U32
     computed: U63
     milliseconds: U63
+    energy: Energy | msgspec.UnsetType = msgspec.UNSET
+    """Put in by whoever watches the engine's devices (assay.adapters.meters)."""
     state: Annotated[str, msgspec.Meta(pattern=r"^state-[0-9]{1,20}\.safetensors$")]
     """Name of the end state's file: the daemon reads and publishes it, so it leads nowhere else."""
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from assay import draw
+from assay import draw, energy
 from assay.chain import (
     FAILED,
     TERMINAL,
@@ -292,7 +292,7 @@ class Facts(msgspec.Struct):
                 seg.price = seg.price * (event.stop - seg.start) // max(1, seg.stop - seg.start)
                 seg.state, seg.stop, seg.seed_block = SegmentState.COMMITTED, event.stop, event.seed_block
                 seg.link_root, seg.end_root, seg.checkpoint = event.link_root, event.end_root, event.checkpoint
-                seg.key_id, seg.key_envelope = event.key_id, event.key_envelope
+                seg.key_id, seg.key_envelope = event.key_id, energy.part(event.key_envelope)[0]
             case Drawn():
                 seg.state, seg.round, seg.units, seg.verifiers = SegmentState.DRAWN, event.round, event.units, event.verifiers
                 seg.serve_by, seg.asked_block = event.serve_by, 0

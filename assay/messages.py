@@ -12,7 +12,7 @@ from assay.dispute.questions import Question
 from assay.dispute.served import Nodes, Wanted
 from assay.ids import U32, U63, Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 
-RPC_PROTOCOL = "/assay/rpc/1"
+RPC_PROTOCOL = "/assay/rpc/2"
 
 
 class Hardware(Message, frozen=True, kw_only=True):
@@ -96,6 +96,14 @@ class HandOver(Message, frozen=True, kw_only=True):
     """Scheduler to provider: it is much slower than others were at this job. It commits what is done, is paid for that, and another goes on."""
 
     segment: SegmentId
+
+
+class CopyRequest(Message, frozen=True, kw_only=True):
+    """Provider to who schedules its segment, before it commits, answered by Ack when the checkpoint is kept there: from then on the range does not
+    depend on the provider's disk alone. It commits without, too, when no answer comes (assay_worker.committing)."""
+
+    segment: SegmentId
+    checkpoint: Cid
 
 
 class BoundaryRequest(Message, frozen=True, kw_only=True):
@@ -227,8 +235,8 @@ class Ack(Message, frozen=True, kw_only=True):
 
 
 AnyRequest = (
-    OfferMessage | Heartbeat | HandOver | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest | StepRequest
-    | TreeRequest | Visit | FederatedTurn
+    OfferMessage | Heartbeat | HandOver | CopyRequest | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest
+    | StepRequest | TreeRequest | Visit | FederatedTurn
 )  # fmt: skip
 AnyReply = Boundary | KeyGrant | Nodes | FederatedAnswer | Refusal | Ack
 AnyGossip = JobAnnouncement

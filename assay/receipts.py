@@ -10,8 +10,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from assay import chain
+from assay import chain, energy
 from assay.chain import AnyChainEvent, BountyTerms, SegmentState, Terms
+from assay.energy import Energy
 from assay.ids import Address, BountyId, Cid, Digest, JobId, SegmentId
 
 
@@ -53,6 +54,8 @@ class Segment(msgspec.Struct):
     checkpoint: Cid | None = None
     key_id: Digest | None = None
     key_envelope: bytes = b""
+    energy: Energy | msgspec.UnsetType = msgspec.UNSET
+    """That its provider says it took."""
     settle_after: int = 0
 
     @property
@@ -178,7 +181,8 @@ class Ledger:
                 if event.stop < segment.stop:
                     segment.price = segment.price * (event.stop - segment.start) // (segment.stop - segment.start)
                 segment.state, segment.stop, segment.end_root = SegmentState.COMMITTED, event.stop, event.end_root
-                segment.checkpoint, segment.key_id, segment.key_envelope = event.checkpoint, event.key_id, event.key_envelope
+                segment.checkpoint, segment.key_id = event.checkpoint, event.key_id
+                segment.key_envelope, segment.energy = energy.part(event.key_envelope)
             case chain.Drawn():
                 segment.state, segment.round, segment.units, segment.verifiers = SegmentState.DRAWN, event.round, event.units, event.verifiers
                 segment.verdicts = {}

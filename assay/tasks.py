@@ -7,11 +7,14 @@ harmless to repeat. One file because it is one flat list of declarations.
 
 from __future__ import annotations
 
+from msgspec import UNSET, UnsetType
+
 from assay.chain import Offer, Opening, Release, Reveal, Terms
 from assay.codec import Message
 from assay.dispute.moves import AnyMove, Open, Revealed, Shown, Side
 from assay.dispute.questions import Question
 from assay.dispute.served import Given, Nodes, Wanted
+from assay.energy import Energy
 from assay.hearing import ChunkProof
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef
@@ -87,6 +90,8 @@ class OfferVerified(Outcome, frozen=True, kw_only=True):
     """Operations a second that it has proven."""
     free: int = -1
     """Its provider's stake that is not reserved; -1: not known."""
+    workers: tuple[Address, ...] = ()
+    """All workers that are known to be there; empty: there are many, or that is not known."""
 
 
 class KeepBlob(Task, frozen=True, kw_only=True):
@@ -211,6 +216,8 @@ class SegmentRun(Outcome, frozen=True, kw_only=True):
     """Of computing what this run computed itself."""
     computed: int
     """Steps that this run computed itself, without those it found on disk."""
+    energy: Energy | UnsetType = UNSET
+    """What they took, where that was measured."""
 
 
 class StopSegment(Task, frozen=True, kw_only=True):

@@ -3,7 +3,9 @@
 # and, for root where there are network namespaces, a link of 1 Gbit/s. A library's encrypted and multiplexed stream beside them.
 # Against: a raw TCP copy in the same run, from a file to a file, by the kernel's sendfile and a loop of recv and write, unchecked; the same
 # with SHA-256 of what comes, which is what a copy must do that is not trusted; and into memory only, unchecked. The kinds take turns;
-# ratios are medians of those of each turn, since other work on the machine disturbs all.
+# ratios are medians of those of each turn, since other work on the machine disturbs all. And the bound that hashing sets: how fast one core does
+# SHA-256 here, one message at a time and two (what a fetch does), in the same run; what a fetch may then reach of the copy when the cores that
+# there are do nothing but its work: the copy's processor time and the hash, shared between them, at best (`of_bound` is the fetch beside that).
 # Goal: at least 80 % of what the raw TCP copy reaches.
 """Run: python bench/transfer.py [--quick] [--json] [--runs N]"""
 
@@ -16,6 +18,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import secrets
 import socket
 import statistics
@@ -30,6 +33,11 @@ from typing import Any
 
 from assay.adapters.ipfs import LocalBlobs
 from assay.adapters.ipfs_gateway import BlockGateway
+from assay.adapters.ipfs_hash import Hashes, one_by_one
+from assay.adapters.ipfs_hash import best as best_hashes
+from assay.adapters.ipfs_stream import BATCH
+from assay.cid import CHUNK
+from assay.exact.native.build import library
 from assay.ids import Cid
 
 HOST, FAR, NEAR = "127.0.0.1", "10.231.7.1", "10.231.7.2"
@@ -111,7 +119,7 @@ def library_host(host: str) -> str:
         trio.run(main)
 
     threading.Thread(target=run, daemon=True).start()
-    ready.wait(30)
+    ready.wait(300)
     return up[0]
 
 
@@ -172,6 +180,29 @@ def from_library(address: str) -> float:
     return float(trio.run(main))
 
 
+def hashing() -> dict[str, float]:
+    """MB of blocks of 256 KiB that one thread hashes in a second of its processor time: by hashlib, and as a fetch does it."""
+    library()  # what has it uses it
+    blocks, sizes = memoryview(bytearray(BATCH * CHUNK)), [CHUNK] * BATCH
+
+    def rate(hashes: Hashes) -> float:
+        best = 0.0
+        for _ in range(20):
+            started = time.thread_time()
+            for _ in range(8):
+                hashes(blocks, sizes)
+            best = max(best, 8 * len(blocks) / (time.thread_time() - started))
+        return round(best / 1e6, 1)
+
+    return {"hashlib_mb_per_s": rate(one_by_one), "pairs_mb_per_s": rate(best_hashes())}
+
+
+def processor() -> float:
+    """Seconds of processor time that this process has had."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
 def once(kind: str, where: dict[str, Any], host: str, root: Cid, size: int, folder: Path) -> float:
     """Seconds of one transfer."""
     if kind in ("copy", "checked", "memory"):
@@ -193,7 +224,7 @@ def other(folder: Path, host: str, inside: list[str]) -> Iterator[dict[str, Any]
         child.wait()
 
 
-def measure(size: int, runs: int, kinds: list[str], host: str, inside: list[str]) -> dict[str, Any]:
+def measure(size: int, runs: int, kinds: list[str], host: str, inside: list[str], speed: dict[str, float]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=PLACE) as name:
         folder = Path(name)
         data = os.urandom(size)
@@ -202,20 +233,32 @@ def measure(size: int, runs: int, kinds: list[str], host: str, inside: list[str]
         root = asyncio.run(LocalBlobs(folder / "source", lambda near: []).put(data))
         del data
         seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+        spent: dict[str, list[float]] = {kind: [] for kind in kinds}
         with other(folder / "source", host, inside) as where:
             for turn in range(runs + 1):
                 for kind in kinds:
                     place = folder / f"{kind}{turn}"
                     place.mkdir()
+                    used = processor()
                     took = once(kind, where, host, root, size, place)
                     if turn:  # the first warms up
+                        spent[kind].append(processor() - used)
                         seconds[kind].append(took)  # removed at the end only: ext4 is slow to make files where many have just gone
             library = from_library(where["library"])
     found: dict[str, Any] = {"bytes": size, **{f"{kind}_mb_per_s": round(size / statistics.median(seconds[kind]) / 1e6, 1) for kind in kinds}}
     for kind in kinds[1:]:
         ratios = [copy / took for copy, took in zip(seconds["copy"], seconds[kind], strict=True)]
         found[f"{kind}_to_copy"] = round(statistics.median(ratios), 3)
+    found["copy_cpu_ms"], found["streams_cpu_ms"] = (round(1e3 * statistics.median(spent[kind]), 1) for kind in ("copy", "streams"))
+    found |= bound(size, statistics.median(seconds["copy"]), statistics.median(spent["copy"]), speed["pairs_mb_per_s"])
+    found["streams_of_bound"] = round(found["streams_to_copy"] / found["bound"], 3)
     return {**found, "library_mb_per_s": round(library, 1)}
+
+
+def bound(size: int, copy: float, spent: float, speed: float) -> dict[str, float]:
+    """What share of the copy's speed a checked copy can have: it takes `spent` seconds of processor time as the copy does, and the hash at `speed`
+    MB/s, on all cores at best; the wire of a link is no faster for it."""
+    return {"bound": round(copy / max(copy, (spent + size / speed / 1e6) / (os.cpu_count() or 1)), 3)}
 
 
 @contextlib.contextmanager
@@ -252,14 +295,18 @@ def main() -> None:
         serve(args.serve, args.host)
         return
     runs = args.runs or (2 if args.quick else 5)
-    report: dict[str, Any] = {"bench": "transfer", "runs": runs, "cpus": os.cpu_count(), "machine": platform.machine(), "loopback": [], "link": None}
+    speed = hashing()
+    report: dict[str, Any] = {
+        "bench": "transfer", "runs": runs, "cpus": os.cpu_count(), "machine": platform.machine(), "sha256": speed, "loopback": [], "link": None
+    }  # fmt: skip
+    print(f"SHA-256 of one core: {speed['hashlib_mb_per_s']:.0f} MB/s, {speed['pairs_mb_per_s']:.0f} MB/s two messages at a time")
     for mib in (8,) if args.quick else (8, 64):
-        report["loopback"].append(measure(mib << 20, runs, list(KINDS), HOST, []))
+        report["loopback"].append(measure(mib << 20, runs, list(KINDS), HOST, [], speed))
         show(f"loopback, {mib} MiB", report["loopback"][-1])
     if not args.quick:
         try:
             with link() as inside:
-                report["link"] = {"rate": RATE, **measure(64 << 20, runs, list(KINDS), FAR, inside)}
+                report["link"] = {"rate": RATE, **measure(64 << 20, runs, list(KINDS), FAR, inside, speed)}
             show(f"link of {RATE}, 64 MiB", report["link"])
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"no link of {RATE} can be made here: {error}")
@@ -272,6 +319,7 @@ def show(what: str, found: dict[str, Any]) -> None:
     for kind, words in KINDS.items():
         ratio = found.get(f"{kind}_to_copy")
         print(f"  {words:24} {found[f'{kind}_mb_per_s']:8.0f} MB/s {'' if ratio is None else f'{ratio:8.2f} of the copy'}", flush=True)
+    print(f"  {'bound by hashing':24} {'':13} {found['bound']:8.2f} of the copy; streams reach {found['streams_of_bound']:.2f} of it")
     print(f"  {'library stream':24} {found['library_mb_per_s']:8.0f} MB/s")
 
 

@@ -11,7 +11,7 @@ from assay.chain import SegmentState
 from assay.ids import Address, JobId, SegmentId
 from assay.localnet.books import due, unpaid
 from assay.localnet.sockets import listening, owner
-from assay.localnet.usage import LEAST, Sample, disk, growth, sample, slope
+from assay.localnet.usage import LEAST, Sample, disk, growth, leaks, sample, slope
 from assay.receipts import Job, Ledger, Payment, Segment
 
 WORKER, VERIFIER, CLIENT = (Address("0x" + digit * 40) for digit in "123")
@@ -63,16 +63,29 @@ def test_a_slope_is_that_of_the_line_through_the_samples() -> None:
 
 
 def grown(start: float, pid: int, count: int, leak: int) -> list[Sample]:
-    return [Sample(start + 10.0 * i, pid, 100_000_000 + leak * i, 20, 0, 4096) for i in range(count)]
+    return [Sample(start + 10.0 * i, pid, 100_000_000 + leak * i, 20, 7, 0, 4096) for i in range(count)]
 
 
 def test_growth_is_that_of_the_process_that_lived_longest() -> None:
     found = growth([*grown(0, 1, 5, 50_000_000), *grown(50, 2, 40, 1_000_000), *grown(450, 3, 9, 0)])
     assert found is not None
-    assert (found.seconds, found.resident_mb, found.handles, found.handles_an_hour) == (390, 139, 20, 0)
+    assert (found.seconds, found.handles, found.handles_an_hour, found.threads) == (390, [20] * 4, 0, [7] * 4)
+    assert found.resident_mb == [104.5, 114.5, 124.5, 134.5]
     assert found.resident_mb_an_hour == pytest.approx(360)
     assert growth(grown(0, 1, LEAST, 0)) is None
     assert growth([]) is None
+
+
+def test_what_a_process_fills_once_is_no_leak_and_what_only_grows_is() -> None:
+    hour = [Sample(10.0 * i, 1, 150_000_000 + 100_000 * min(i, 100), 30, 7, 0, 4096) for i in range(360)]
+    found = growth(hour)
+    assert found is not None
+    assert leaks(found) == []
+    assert found.resident_mb[0] < found.resident_mb[3]
+    growing = growth([each._replace(resident=each.resident + 50_000 * i, handles=30 + i // 60) for i, each in enumerate(hour)])
+    assert growing is not None
+    assert [text.split()[0] for text in leaks(growing)] == ["resident_mb_an_hour", "handles_an_hour"]
+    assert leaks(growing._replace(seconds=600.0)) == []  # too young to tell
 
 
 def test_samples_are_of_real_processes_and_folders(tmp_path: Path) -> None:

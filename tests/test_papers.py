@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from test_audit import Forge, drop
+from test_audit import Forge, drop, say
 from test_audit_whole import Trained, trained  # noqa: F401  # the fixture
 from typer.testing import CliRunner
 
-from assay import chain, draw
+from assay import chain, draw, energy
 from assay.adapters.engine_process import InlineEngine
 from assay.adapters.evm_typed import TypedData
 from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
@@ -23,6 +23,7 @@ from assay.audit.findings import Sheet
 from assay.chain import Offer
 from assay.cli.app import app
 from assay.codec import Malformed, encode
+from assay.energy import Energy
 from assay.ids import Address, Digest, JobId, PeerId, SegmentId, address
 from assay.papers import card
 from assay.papers.certificate import Envelope, accounts, add, compare, read, seal, signed_text, to_bytes, verify
@@ -109,6 +110,34 @@ def test_a_stranger_certifies_the_state_by_its_root(trained: Trained, tmp_path: 
     assert [(one.check, one.ok) for one in compare(found, {}).findings] == [("weights", None)]
 
 
+def claims(steps: int, segment: int = 1) -> Forge:
+    """The provider says what a segment took."""
+    said = Energy(gpu_meter="counter", gpu=1_500_000, cpu_meter="", cpu=0, steps=steps)
+    return say(chain.Committed, segment, key_envelope=lambda envelope: energy.join(envelope, said))
+
+
+def test_energy_is_what_its_provider_says_and_is_told_as_that(trained: Trained, statement: Statement, tmp_path: Path) -> None:  # noqa: F811
+    assert "not measured: no provider said" in card.card(seal(statement, ME, sign(ME)), statement)
+    assert b"energy" not in encode(statement)  # as certificates were before there was any
+    found = made(trained, tmp_path, forge=claims(2))
+    sheet = checked(trained, found)
+    assert not sheet.findings
+    assert "energy" in sheet.held
+    assert [one.energy for one in found.internal.segments][1] is msgspec.UNSET
+    envelope = seal(found, ME, sign(ME))
+    assert read(to_bytes(envelope)) == (envelope, found)
+    told = card.card(envelope, found)
+    assert "1,500 J for 2 of 4 steps (GPUs (NVML) 1,500 J)" in told
+    assert "which nothing proves" in told
+    assert "| 1,500.0 |" in told
+
+
+def test_a_claim_for_more_steps_than_there_are_spoils_no_certificate(trained: Trained, tmp_path: Path) -> None:  # noqa: F811
+    found = made(trained, tmp_path, forge=claims(3))
+    assert not checked(trained, found).findings
+    assert all(one.energy is msgspec.UNSET for one in found.internal.segments)
+
+
 # ---- weights -------------------------------------------------------------------------------------------------------------
 
 
@@ -168,6 +197,9 @@ def details(**changes: Any) -> Bend:
 
 
 OTHER = Digest(b"\x07" * 32)
+MUCH = Energy(gpu_meter="counter", gpu=1, cpu_meter="", cpu=0, steps=3)
+
+
 def frame(**changes: Any) -> Bend:
     return lambda s: details(metadata=swap(s.predicate.run_details.metadata, **changes))(s)
 
@@ -193,6 +225,7 @@ BENT: dict[str, tuple[Bend, str, str]] = {
     "an offer of another job": (segment(lambda one: swap(one, offer=swap(one.offer, job=JobId(9)))), "offers", "for something else"),
     "an offer that nobody made": (segment(lambda one: swap(one, offer_signature=b"\x01" * 65)), "offers", "is not signed by"),
     "another provider": (segment(lambda one: swap(one, provider=ME, offer=swap(one.offer, provider=ME))), "offers", "is not signed by"),
+    "energy of more steps": (segment(lambda one: swap(one, energy=MUCH)), "energy", "claimed for 3"),
     "a turned vote": (vote(agrees=False), "votes", "is not the one that it signed"),
     "a vote for something else": (vote(trace_roots=(OTHER,)), "votes", "is not the one that it signed"),
     "a vote of who was not drawn": (vote(verifier=ME), "votes", "was not drawn"),

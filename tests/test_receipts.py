@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from itertools import count
 
+import msgspec
 import pytest
 
-from assay import chain
+from assay import chain, energy
 from assay.chain import AnyChainEvent, Params, SegmentState, Terms
+from assay.energy import Energy
+from assay.facts import Facts
 from assay.ids import Address, Cid, Digest, JobId, SegmentId
 from assay.receipts import Ledger, receipt
 
@@ -87,6 +90,18 @@ def test_a_liar_is_not_paid_and_what_builds_on_it_is_void(at: Events) -> None:
     assert told.endswith("replayed links 3, 11 and did not get the committed bits")
     assert receipt(ledger.segments[SECOND]) == "steps 8-16: the provider is not paid, since the segment 1 that it builds on is withheld"
     assert ledger.last_good(JOB) is None
+
+
+def test_what_a_segment_took_is_its_providers_word_beside_the_envelope(at: Events) -> None:
+    ledger, facts = Ledger(), Facts()
+    claim = Energy(gpu_meter="counter", gpu=9_000, cpu_meter="", cpu=0, steps=8)
+    for event in committed(at)[:4]:
+        if isinstance(event, chain.Committed):
+            event = msgspec.structs.replace(event, key_envelope=energy.join(b"e" * 80, claim))
+        ledger.apply(event)
+        facts.see(event)
+    assert (ledger.segments[FIRST].key_envelope, ledger.segments[FIRST].energy) == (b"e" * 80, claim)
+    assert facts.segments[FIRST].key_envelope == b"e" * 80
 
 
 @pytest.mark.parametrize(("activated", "why"), [(False, "it was never taken up"), (True, "its lease ran out with nothing committed")])

@@ -92,7 +92,9 @@ class Bench:
         self.now = max(self.now, wake.at if at is None else at)
         return self.feed(Woke(key=keys[0]))
 
-    def bid(self, who: Address, price: int, parent: int = 0, start: int = 0, stop: int = 10, peer: str | None = None) -> list[AnyEffect]:
+    def bid(
+        self, who: Address, price: int, parent: int = 0, start: int = 0, stop: int = 10, peer: str | None = None, workers: tuple[Address, ...] = ()
+    ) -> list[AnyEffect]:
         """An offer and its verification."""
         offer = Offer(
             provider=who, job=JobId(1), parent=SegmentId(parent), start=start, stop=stop, price=price, expires=self.now + 500, nonce=price
@@ -101,7 +103,7 @@ class Bench:
         effects = self.feed(Asked(ask=1, peer=PeerId(peer or f"peer-{who}"), message=message))
         for effect in effects:
             if isinstance(effect, Do):
-                return [*effects, *self.feed(Done(key=effect.key, outcome=OfferVerified()))]
+                return [*effects, *self.feed(Done(key=effect.key, outcome=OfferVerified(workers=workers)))]
         return effects
 
 
@@ -160,6 +162,32 @@ def test_announces_collects_and_takes_the_cheapest(bench: Bench) -> None:
     assert isinstance(replies(bench.bid(W1, 900))[0], Ack)
     bench.bid(W2, 800)
     (call,) = sent(bench.wake("choose"))
+    assert isinstance(call, Assign)
+    assert call.offer.provider == W2
+
+
+def test_when_all_who_are_known_and_have_no_work_have_offered_nobody_else_is_waited_for(bench: Bench) -> None:
+    bench.seen(JobPosted, job=JobId(2), client=CLIENT, terms=terms())
+    bench.seen(Assigned, segment=SegmentId(7), job=JobId(2), parent=SegmentId(0), provider=KEYS, start=0, stop=10, price=5, activate_by=900)
+    post(bench)
+    everybody = (W1, W2, KEYS)  # the third has a segment of another job
+    assert sent(bench.bid(W1, 900, workers=everybody)) == []
+    assert not bench.core.machine.state.pending
+    (call,) = sent(bench.bid(W2, 800, workers=everybody))
+    assert isinstance(call, Assign)
+    assert call.offer.provider == W2
+    assert not [key for key in bench.core.outstanding if key.startswith("choose:1:")]
+
+
+def test_an_offer_that_is_being_checked_is_waited_for(bench: Bench) -> None:
+    post(bench)
+    tasks = []
+    for who, price in ((W1, 900), (W2, 800)):
+        offer = Offer(provider=who, job=JobId(1), parent=SegmentId(0), start=0, stop=10, price=price, expires=900, nonce=price)
+        message = OfferMessage(offer=offer, signature=b"s", steps_per_second_milli=0)
+        tasks += [e.key for e in bench.feed(Asked(ask=1, peer=PeerId(f"peer-{who}"), message=message)) if isinstance(e, Do)]
+    assert sent(bench.feed(Done(key=tasks[0], outcome=OfferVerified(workers=(W1,))))) == []
+    (call,) = sent(bench.feed(Done(key=tasks[1], outcome=OfferVerified(workers=(W1,)))))
     assert isinstance(call, Assign)
     assert call.offer.provider == W2
 

@@ -9,7 +9,6 @@ no stream brought is left to the plain way (assay.adapters.ipfs_fetch), which al
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import socket
 import struct
@@ -22,6 +21,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from assay import cid as cids
+from assay.adapters.ipfs_hash import Hashes, best, one_by_one
 from assay.adapters.ipfs_sources import Failed, Gateway, Lied, Sources
 from assay.adapters.ipfs_stream import AHEAD, BATCH, HAS, LACKS, PATH, UPGRADE, Leaf, request
 from assay.cid import Place
@@ -47,7 +47,9 @@ MAX_LACKS = 32
 class Store(Protocol):
     def read(self, cid: Cid) -> bytes | None: ...
 
-    def write(self, cid: Cid, data: bytes | memoryview) -> None: ...
+    def among(self, digests: Sequence[bytes]) -> set[bytes]: ...
+
+    def write_leaves(self, leaves: Iterable[tuple[bytes, bytes | memoryview]]) -> None: ...
 
 
 class NoStreams(Exception):
@@ -107,12 +109,13 @@ class Pull:
     def wanted(self, leaf: Leaf) -> bool:
         return leaf in self.missing
 
-    def stored(self, leaf: Leaf) -> None:
+    def stored(self, leaves: Iterable[Leaf]) -> None:
         with self._ready:
-            self._asked.pop(leaf, None)
-            if leaf in self.missing:
-                self.missing.discard(leaf)
-                self.brought += leaf.size * self._times[leaf]
+            for leaf in leaves:
+                self._asked.pop(leaf, None)
+                if leaf in self.missing:
+                    self.missing.discard(leaf)
+                    self.brought += leaf.size * self._times[leaf]
             if not self.missing:
                 self._ready.notify_all()
 
@@ -153,6 +156,7 @@ class Stream:
         self._ahead = 0
         """Leaves in them."""
         self._buffer = memoryview(b"")
+        self._hashes: Hashes = one_by_one
 
     def cut(self) -> None:
         """Ends the stream at once."""
@@ -171,7 +175,7 @@ class Stream:
         except ValueError as error:  # a host name that is none
             raise NoStreams(f"{type(error).__name__}: {error}") from None
         with wire:
-            self._wire, self._buffer = wire, memoryview(bytearray(BATCH * cids.CHUNK))
+            self._wire, self._buffer, self._hashes = wire, memoryview(bytearray(BATCH * cids.CHUNK)), best()
             # the kernel waits for a whole block: one call, and no interpreter, for many packets
             wire.setblocking(True)
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(self._timeout), int(self._timeout % 1 * 1e6)))
@@ -197,13 +201,13 @@ class Stream:
                 f"GET {parts.path.rstrip('/')}{PATH} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n".encode()
             )
             head, until = b"", time.monotonic() + self._connect
-            while not head.endswith(b"\r\n\r\n"):
-                part = wire.recv(1)  # nothing that follows the head may be taken from the stream
+            while not head.endswith(b"\r\n\r\n"):  # nothing follows it: a gateway says nothing on a stream before it is asked
+                part = wire.recv(MAX_HEAD)
                 head += part
                 if not part or len(head) > MAX_HEAD or time.monotonic() > until:
                     raise NoStreams("no answer to the request for a stream")
-                if len(head) == 12 and head != b"HTTP/1.1 101":
-                    raise NoStreams(f"answered {head!r}")
+                if not b"HTTP/1.1 101".startswith(head[:12]):
+                    raise NoStreams(f"answered {head[:12]!r}")
             return wire
         except BaseException:
             wire.close()
@@ -235,7 +239,8 @@ class Stream:
         each = max(1, min(BATCH, window // 4))
         asked = bytearray()
         while self._ahead + each <= window and (taken := self._pull.take(self.url, each)):
-            fresh = [leaf for leaf in taken if not self._here(leaf)]
+            here = self._store.among([leaf.digest for leaf in taken])
+            fresh = [leaf for leaf in taken if leaf.digest not in here or not self._here(leaf)]
             if fresh:
                 self._asked.append(fresh)
                 self._ahead += len(fresh)
@@ -250,7 +255,7 @@ class Stream:
             return False
         if len(block) != leaf.size:
             raise cids.BadNode(f"leaf {leaf.cid} has {len(block)} bytes where its parent says {leaf.size}: whoever published the blob made it wrong")
-        self._pull.stored(leaf)
+        self._pull.stored([leaf])
         return True
 
     def _receive(self, wire: socket.socket, leaves: list[Leaf]) -> list[Leaf]:
@@ -259,16 +264,19 @@ class Stream:
         if flags.strip(bytes((HAS, LACKS))):
             raise Lied("answered what is no answer")
         there = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag == HAS]
-        data, at = self._exactly(wire, sum(leaf.size for leaf in there)), 0
-        for leaf in there:
-            block = data[at : at + leaf.size]
+        sizes = [leaf.size for leaf in there]
+        data, at = self._exactly(wire, sum(sizes)), 0
+        good: list[tuple[Leaf, memoryview]] = []
+        for leaf, digest in zip(there, self._hashes(data, sizes), strict=True):
+            if digest != leaf.digest:
+                break
+            good.append((leaf, data[at : at + leaf.size]))
             at += leaf.size
-            if hashlib.sha256(block).digest() != leaf.digest:
-                raise Lied(f"answered other bytes than {leaf.cid} names")
-            if self._pull.wanted(leaf):
-                self._store.write(leaf.cid, block)
-            self._pull.stored(leaf)
-            self.blocks += 1
+        self._store.write_leaves([(leaf.digest, block) for leaf, block in good if self._pull.wanted(leaf)])
+        self._pull.stored([leaf for leaf, _ in good])
+        self.blocks += len(good)
+        if len(good) < len(there):
+            raise Lied(f"answered other bytes than {there[len(good)].cid} names")
         lacked = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag == LACKS]
         self._pull.back(lacked, self.url, lacks=True)
         return lacked
@@ -298,7 +306,7 @@ class Bulk:
     async def bring(self, leaves: Sequence[tuple[Cid, Place]], sources: Sources, note: Callable[[int], None]) -> list[tuple[Cid, Place]]:
         """Brings what it can over streams; returns what is left. `note` hears how many bytes have come. Raises what the store raises,
         and BadNode when a leaf is not what the tree says."""
-        pull = Pull((Leaf(cid, place.size) for cid, place in leaves), self._patience)
+        pull = Pull((_leaf(cid, place) for cid, place in leaves), self._patience)
         running: dict[asyncio.Future[None], tuple[Stream, Gateway, float]] = {}
         starts: Counter[str] = Counter()
         told = 0
@@ -325,7 +333,7 @@ class Bulk:
             if isinstance(error := future.exception(), Lied):
                 gateway.failed(started, error)
         note(pull.brought - told)
-        return [(cid, place) for cid, place in leaves if Leaf(cid, place.size) in pull.missing]
+        return [(cid, place) for cid, place in leaves if _leaf(cid, place) in pull.missing]
 
     def _start(self, work: Callable[[], None]) -> asyncio.Future[None]:
         if self._threads is None:
@@ -361,6 +369,10 @@ class Bulk:
                 gateway.failed(started, Failed(f"{type(error).__name__}: {error}"))
             case error:
                 raise error
+
+
+def _leaf(cid: Cid, place: Place) -> Leaf:
+    return Leaf(cids.parse(cid)[1], place.size)
 
 
 async def _ended(running: Iterable[asyncio.Future[None]]) -> None:

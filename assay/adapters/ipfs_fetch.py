@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -41,10 +41,15 @@ class Blocks(Protocol):
 
     def read(self, cid: Cid) -> bytes | None: ...
 
-    def open(self, cid: Cid) -> Extent | None:
-        """As `read`, for a block of which only the place is wanted; a store need not check again what it has checked before."""
+    def open(self, digests: Sequence[bytes]) -> list[Extent | None]:
+        """As `read`, for leaves of which only the place is wanted; a store need not check again what it has checked before."""
 
     def write(self, cid: Cid, data: bytes | memoryview) -> None: ...
+
+    def write_leaves(self, leaves: Iterable[tuple[bytes, bytes | memoryview]]) -> None: ...
+
+    def among(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Those of these leaves that are here."""
 
     def session(self) -> AbstractContextManager[None]: ...
 

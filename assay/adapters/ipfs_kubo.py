@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -79,9 +79,12 @@ class KuboBlocks:
             return None
         return data if cids.matches(cid, data) else None
 
-    def open(self, cid: Cid) -> Extent | None:
-        data = self.read(cid)
-        return None if data is None else Extent(io.BytesIO(data), 0, len(data))
+    def open(self, digests: Sequence[bytes]) -> list[Extent | None]:
+        found = [self.read(cids.of_digest(cids.RAW, digest)) for digest in digests]
+        return [None if data is None else Extent(io.BytesIO(data), 0, len(data)) for data in found]
+
+    def among(self, digests: Sequence[bytes]) -> set[bytes]:
+        return {digest for digest in digests if self.present(cids.of_digest(cids.RAW, digest))}
 
     def present(self, cid: Cid) -> bool:
         try:
@@ -97,6 +100,10 @@ class KuboBlocks:
             named = client.block.put(io.BytesIO(data), opts={"cid-codec": codec, "mhtype": "sha2-256"})["Key"]
         if named != cid:
             raise Outage(f"the IPFS daemon at {self.url} stored {cid} as {named}: Kubo 0.12 or later is needed")
+
+    def write_leaves(self, leaves: Iterable[tuple[bytes, bytes | memoryview]]) -> None:
+        for digest, data in leaves:
+            self.write(cids.of_digest(cids.RAW, digest), data)
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:

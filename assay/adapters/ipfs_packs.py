@@ -26,7 +26,7 @@ import sys
 import threading
 import weakref
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -87,8 +87,11 @@ class Packs:
 
     # ---- reading ---------------------------------------------------------------------------------------------------------
 
-    def has(self, digest: bytes) -> bool:
-        return self._find(digest) is not None
+    def among(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Those of them that are here."""
+        if self.works and self._changed() != self._looked:
+            self._look()
+        return {digest for digest in digests if digest in self._where}
 
     def read(self, digest: bytes) -> bytes | None:
         """The bytes in the block's slot, which may be others than its own; None when it is not here."""
@@ -109,24 +112,40 @@ class Packs:
             self._forget(pack, slot)
             return None
 
-    def open(self, digest: bytes) -> Extent | None:
-        """Where a block is that was checked; None when it is not here, or not checked yet. It stays while the file is open."""
-        found = self._find(digest)
-        if found is None or not found[0].sound[found[1]]:
-            return None
-        pack, slot = found
+    def open(self, digests: Sequence[bytes]) -> list[Extent | None]:
+        """Where blocks are that were checked; None for others. They stay there while the files are open; those of one pack have one."""
+        files: dict[_Pack, tuple[BinaryIO, bytes] | None] = {}
+        extents: list[Extent | None] = [None] * len(digests)
+        for at, digest in enumerate(digests):
+            found = self._find(digest)
+            if found is None or not found[0].sound[found[1]]:
+                continue
+            pack, slot = found
+            opened = files[pack] = files[pack] if pack in files else self._open(pack)
+            if opened is None:
+                continue
+            if opened[1][slot * DIGEST : (slot + 1) * DIGEST] == digest:
+                extents[at] = Extent(opened[0], HEAD + slot * SLOT, SLOT)
+            else:
+                self._forget(pack, slot)
+        used = {extent.file for extent in extents if extent is not None}
+        for file in {opened[0] for opened in files.values() if opened is not None} - used:
+            file.close()
+        return extents
+
+    def _open(self, pack: _Pack) -> tuple[BinaryIO, bytes] | None:
+        """The file, locked against the removal of blocks, and its digests; None while something of it is being removed."""
         try:
             file = open(pack.path, "rb", buffering=0)  # noqa: SIM115 (the caller closes it)
         except FileNotFoundError:
             self._lose(pack)
             return None
-        with contextlib.suppress(BlockingIOError):
+        try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            if os.pread(file.fileno(), DIGEST, slot * DIGEST) == digest:
-                return Extent(file, HEAD + slot * SLOT, SLOT)
-            self._forget(pack, slot)
-        file.close()
-        return None
+        except BlockingIOError:
+            file.close()
+            return None
+        return file, os.pread(file.fileno(), HEAD, 0)
 
     def touch(self, digest: bytes, now: int, sound: bool = False) -> bool:
         """Notes the use of a block, and that its bytes were found right; whether it is here."""
@@ -168,28 +187,32 @@ class Packs:
 
     # ---- writing ---------------------------------------------------------------------------------------------------------
 
-    def write(self, digest: bytes, data: bytes | memoryview, now: int) -> bool:
-        """Adds a block of SLOT bytes, used `now`; False when another thread was faster, and nothing was added. Raises OSError."""
+    def write(self, blocks: Sequence[tuple[bytes, bytes | memoryview]], now: int) -> tuple[int, int]:
+        """Adds blocks of SLOT bytes with their digests, used `now`: as many of the first as fit into one file, in a row. Returns how many
+        that were, and how many of them were added: not those that another thread was faster with. Raises OSError: none was added."""
         with self._mutex:
             pack = self._idle.pop() if self._idle else self._create()
-            slot, pack.next = pack.next, pack.next + 1
-        at, kept = 0, False
+            slot, blocks = pack.next, blocks[: SLOTS - pack.next]
+            pack.next += len(blocks)
+        head = [NOTHING] * len(blocks)
         try:
-            while at < SLOT:
-                at += os.pwrite(pack.handle, data[at:] if at else data, HEAD + slot * SLOT + at)
+            _write(pack.handle, [data for _, data in blocks], HEAD + slot * SLOT)
             with self._mutex:
-                if digest not in self._where:
-                    os.pwrite(pack.handle, digest, slot * DIGEST)
-                    pack.used[slot], pack.sound[slot] = now, 1
-                    self._know(pack, slot, digest)
-                    kept = True
+                fresh = [NOTHING if digest in self._where else digest for digest, _ in blocks]
+                os.pwrite(pack.handle, b"".join(fresh), slot * DIGEST)
+                head = fresh
+                for at, digest in enumerate(head):
+                    if digest != NOTHING:
+                        pack.used[slot + at], pack.sound[slot + at] = now, 1
+                        self._know(pack, slot + at, digest)
         finally:
             try:
-                if not kept:
-                    _punch(pack.handle, slot)
+                for at, digest in enumerate(head):
+                    if digest == NOTHING:
+                        _punch(pack.handle, slot + at)
             finally:
                 self._put_back(pack)
-        return kept
+        return len(head), len(head) - head.count(NOTHING)
 
     def _create(self) -> _Pack:
         """A file to fill, locked against removal."""
@@ -325,6 +348,15 @@ class Packs:
 def _close(packs: list[_Pack]) -> None:
     while packs:
         os.close(packs.pop().handle)
+
+
+def _write(handle: int, parts: Sequence[bytes | memoryview], at: int) -> None:
+    """All of them, one after another, from `at` on. Raises OSError."""
+    at, size = at + (done := os.pwritev(handle, parts, at)), sum(map(len, parts))
+    rest = memoryview(b"".join(parts))[done:] if done < size else memoryview(b"")
+    while rest:  # the disk is nearly full: the call that cannot write anything says so
+        done = os.pwrite(handle, rest, at)
+        at, rest = at + done, rest[done:]
 
 
 def _lock_to_fill(handle: int) -> None:

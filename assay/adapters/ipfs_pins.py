@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from assay import cid as cids
@@ -19,6 +21,8 @@ log = logging.getLogger("assay.blobs")
 
 LONGEST = 20
 """Digits of a time."""
+AT_ONCE = 8
+"""Files that are brought to the disk at a time."""
 
 
 class Pins:
@@ -82,6 +86,19 @@ class Pins:
             log.warning("the pin of %s cannot be read (%s): it stays", root, error)
             return None
         return int(text) if text.isascii() and text.isdigit() and len(text) <= LONGEST else None
+
+
+def sync_all(paths: Iterable[Path]) -> None:
+    """Returns when these files, and what their folders say of them, are on the disk."""
+    files = list(dict.fromkeys(paths))
+    if len(files) == 1:
+        sync(files[0])
+        sync(files[0].parent)
+        return
+    # side by side, so that the file system commits its journal once for many of them: some ten times faster than in turn
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for part in (files, {path.parent for path in files}):
+            list(pool.map(sync, part))
 
 
 def sync(path: Path) -> None:

@@ -20,14 +20,15 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import psutil
+
 from assay import cid as cids
 from assay.adapters.ipfs_packs import SLOT, Extent, Packs
-from assay.adapters.ipfs_pins import Pins, sync
+from assay.adapters.ipfs_pins import Pins, sync_all
 from assay.ids import Cid
 from assay.ports import StorageFull
 
@@ -36,7 +37,6 @@ log = logging.getLogger("assay.blobs")
 T = TypeVar("T")
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-FLUSHERS = 8
 MAX_SOUND = 1 << 16
 """Blocks that are remembered as checked."""
 SLACK = 20
@@ -117,14 +117,20 @@ class BlockStore:
         self._touch(path, cid, len(data))
         return data
 
-    def open(self, cid: Cid) -> Extent | None:
-        """Where the block is, to be sent on; None when it is not here (or was corrupt and is dropped)."""
-        codec, digest = cids.parse(cid)
-        path = self._path(cid)
-        for _ in range(2):
-            if codec == cids.RAW and (extent := self._packs.open(digest)) is not None:
+    def open(self, digests: Sequence[bytes]) -> list[Extent | None]:
+        """Where the leaves with these digests are, to be sent on; None for one that is not here (or was corrupt and is dropped)."""
+        found = self._packs.open(digests)
+        for at, digest in enumerate(digests):
+            if found[at] is not None:
                 self._packs.touch(digest, self._tick())
-                return extent
+            else:
+                found[at] = self._open(cids.of_digest(cids.RAW, digest), digest)
+        return found
+
+    def _open(self, cid: Cid, digest: bytes) -> Extent | None:
+        """As `open`, of what is in no pack, or was not checked yet."""
+        path, data = self._path(cid), b""
+        for _ in range(2):
             with contextlib.suppress(FileNotFoundError):
                 file = open(path, "rb", buffering=0)  # noqa: SIM115 (the caller closes it)
                 state = os.fstat(file.fileno())
@@ -132,19 +138,27 @@ class BlockStore:
                     self._touch(path, cid, state.st_size)
                     return Extent(file, 0, state.st_size)
                 file.close()
-            if self.read(cid) is None:
+            if (found := self.read(cid)) is None:
                 return None
-        return Extent(io.BytesIO(data), 0, len(data)) if (data := self.read(cid)) is not None else None  # others touch it at the same time
+            data = found
+            if (extent := self._packs.open([digest])[0]) is not None:
+                return extent
+        return Extent(io.BytesIO(data), 0, len(data))  # others touch it at the same time
 
     def size(self, cid: Cid) -> int | None:
         """Bytes of the block, None when it is not here. (Not checked.)"""
         codec, digest = cids.parse(cid)
-        if codec == cids.RAW and self._packs.has(digest):
+        if codec == cids.RAW and self._packs.among([digest]):
             return SLOT
         try:
             return os.stat(self._path(cid)).st_size
         except FileNotFoundError:
             return None
+
+    def among(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Those of these leaves that are here. (Not checked.)"""
+        packed = self._packs.among(digests)
+        return {d for d in digests if d in packed or os.access(self._path(cids.of_digest(cids.RAW, d)), os.F_OK)}
 
     def stored(self) -> dict[Cid, int]:
         """All blocks that are here, and the bytes of each. (Not checked.)"""
@@ -155,23 +169,40 @@ class BlockStore:
     def write(self, cid: Cid, data: bytes | memoryview) -> None:
         """Adds a block whose bytes the caller has checked. Raises StorageFull."""
         codec, digest = cids.parse(cid)
-        packed = self._packs.works and codec == cids.RAW and len(data) == SLOT
+        if codec == cids.RAW:
+            self.write_leaves([(digest, data)])
+        else:
+            self._write_file(cid, data)
+
+    def write_leaves(self, leaves: Iterable[tuple[bytes, bytes | memoryview]]) -> None:
+        """Adds leaves with these digests, which the caller has checked, few calls for many. Raises StorageFull: some may have been added."""
+        packed: dict[bytes, bytes | memoryview] = {}
+        for digest, data in leaves:
+            if not self._packs.works or len(data) != SLOT:
+                self._write_file(cids.of_digest(cids.RAW, digest), data)
+            elif not self._packs.touch(digest, self._tick()):
+                packed[digest] = data
+        left = list(packed.items())
+        while left:
+            taken, kept = self._add(SLOT * len(left), lambda part=left: self._packs.write(part, self._tick()))  # type: ignore[misc]
+            self._account(SLOT * (kept - len(left)))  # room for the next round, and for what another thread has brought meanwhile
+            left = left[taken:]
+
+    def _write_file(self, cid: Cid, data: bytes | memoryview) -> None:
         path = self._path(cid)
         with self._mutex, contextlib.suppress(FileNotFoundError):
-            if packed:
-                if self._packs.touch(digest, self._tick()):
-                    return
-            elif os.stat(path).st_size == len(data):
+            if os.stat(path).st_size == len(data):
                 self._touch(path, cid)
                 return
-        self._reserve(len(data))
+        self._add(len(data), lambda: self._create(path, cid, data))
+
+    def _add(self, size: int, write: Callable[[], T]) -> T:
+        """Writes `size` bytes where there is room for them."""
+        self._reserve(size)
         try:
-            if not packed:
-                self._create(path, cid, data)
-            elif not self._with_room(len(data), lambda: self._packs.write(digest, data, self._tick())):
-                self._account(-len(data))  # another thread has brought it meanwhile
+            return self._with_room(size, write)
         except OSError as error:
-            self._account(-len(data))
+            self._account(-size)
             if error.errno not in NO_SPACE:
                 raise
             raise StorageFull(
@@ -190,7 +221,7 @@ class BlockStore:
     def _create(self, path: str, cid: Cid, data: bytes | memoryview) -> None:
         temporary = f"{self._tmp}/{os.getpid()}-{self._next()}"
         try:
-            now = self._with_room(len(data), lambda: self._put(temporary, data))
+            now = self._put(temporary, data)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -211,15 +242,7 @@ class BlockStore:
 
     def flush(self, blocks: Iterable[Cid]) -> None:
         """Returns when these blocks are on the disk, not just in the machine's memory."""
-        paths = list(dict.fromkeys(Path(self._packs.path(cids.parse(cid)[1]) or self._path(cid)) for cid in blocks))
-        if len(paths) == 1:
-            sync(paths[0])
-            sync(paths[0].parent)
-            return
-        # side by side, so that the file system commits its journal once for many of them: some ten times faster than in turn
-        with ThreadPoolExecutor(FLUSHERS) as pool:
-            for part in (paths, {path.parent for path in paths}):
-                list(pool.map(sync, part))
+        sync_all([Path(self._packs.path(cids.parse(cid)[1]) or self._path(cid)) for cid in blocks])
 
     # ---- pins ------------------------------------------------------------------------------------------------------------
 
@@ -370,15 +393,5 @@ class BlockStore:
         """Removes what a killed process left half-written."""
         for name in os.listdir(self._tmp):
             pid = name.split("-")[0]
-            if not pid.isdigit() or not _alive(int(pid)):
+            if not pid.isdigit() or not psutil.pid_exists(int(pid)):
                 (self._tmp / name).unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

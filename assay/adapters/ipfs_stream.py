@@ -18,7 +18,6 @@ or slow to read is closed; a reader without a stream has the plain gateway.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import os
@@ -28,7 +27,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from assay import cid as cids
@@ -54,18 +53,18 @@ AHEAD = 128
 
 
 class Source(Protocol):
-    def open(self, cid: Cid) -> Extent | None: ...
+    def open(self, digests: Sequence[bytes]) -> list[Extent | None]: ...
 
 
 class Leaf(NamedTuple):
-    """A raw block of a blob, and how many bytes it has."""
+    """A raw block of a blob by its SHA-256 digest, and how many bytes it has."""
 
-    cid: Cid
+    digest: bytes
     size: int
 
     @property
-    def digest(self) -> bytes:
-        return cids.parse(self.cid)[1]
+    def cid(self) -> Cid:
+        return cids.of_digest(cids.RAW, self.digest)
 
 
 class BadRequest(ValueError):
@@ -119,21 +118,31 @@ class Streams:
                 self._send(wire, leaves)
 
     def _send(self, wire: Wire, leaves: Sequence[Leaf]) -> None:
-        """Answers one request."""
-        with contextlib.ExitStack() as stack:
-            found = [self._open(leaf, stack) for leaf in leaves]
+        """Answers one request. Blocks that lie in a row go to the wire in one piece."""
+        opened = self._blocks.open([leaf.digest for leaf in leaves])
+        try:
+            found = [e if e is not None and e.size == leaf.size else None for e, leaf in zip(opened, leaves, strict=True)]
             until = time.monotonic() + self._read_within
             wire.send(bytes(LACKS if extent is None else HAS for extent in found), until, more=any(extent is not None for extent in found))
-            for extent in found:
+            for row in in_rows(found):
+                wire.send_extent(row, time.monotonic() + self._read_within * max(1, row.size / cids.CHUNK))
+        finally:
+            for extent in opened:
                 if extent is not None:
-                    wire.send_extent(extent, time.monotonic() + self._read_within)
+                    extent.file.close()
 
-    def _open(self, leaf: Leaf, stack: contextlib.ExitStack) -> Extent | None:
-        extent = self._blocks.open(leaf.cid)
+
+def in_rows(extents: Iterable[Extent | None]) -> list[Extent]:
+    """Those that there are, in this order; what follows upon the one before it in the same file is one with it."""
+    rows: list[Extent] = []
+    for extent in extents:
         if extent is None:
-            return None
-        stack.callback(extent.file.close)
-        return extent if extent.size == leaf.size else None
+            continue
+        if rows and rows[-1].file is extent.file and rows[-1].at + rows[-1].size == extent.at:
+            rows[-1] = rows[-1]._replace(size=rows[-1].size + extent.size)
+        else:
+            rows.append(extent)
+    return rows
 
 
 def _request(pending: bytearray) -> list[Leaf] | None:
@@ -146,7 +155,7 @@ def _request(pending: bytearray) -> list[Leaf] | None:
     end = 1 + count * WANTED.size
     if len(pending) < end:
         return None
-    leaves = [Leaf(cids.of_digest(cids.RAW, digest), size) for digest, size in WANTED.iter_unpack(pending[1:end])]
+    leaves = [Leaf(digest, size) for digest, size in WANTED.iter_unpack(pending[1:end])]
     if any(leaf.size > cids.CHUNK for leaf in leaves):
         raise BadRequest(f"asked for a leaf of over {cids.CHUNK} bytes")
     del pending[:end]

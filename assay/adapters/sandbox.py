@@ -86,7 +86,7 @@ def choose(wanted: str = "auto", disk: int = 1 << 40) -> Sandbox | None:
     if wanted == "off":
         return None
     memory = int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    native, failed = _native(), []
+    native, failed = native_library(), []
     for kind in ("bubblewrap", "kernel") if wanted == "auto" else (wanted,):
         sandbox = Sandbox(kind, memory, disk, native)
         if not (why := _fails(sandbox)):
@@ -95,7 +95,7 @@ def choose(wanted: str = "auto", disk: int = 1 << 40) -> Sandbox | None:
     raise NoSandbox("; ".join(failed))
 
 
-def _native() -> str:
+def native_library() -> str:
     """Path of the native library, compiled if need be; in a process of its own, so that the daemon stays small."""
     if os.environ.get("ASSAY_NATIVE") == "0":
         return ""

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from msgspec import UNSET, UnsetType
+
 from assay import draw
 from assay.audit.findings import Sheet
 from assay.chain import FAILED, AnyChainEvent, Entrusted, SegmentState, Terms
+from assay.energy import Energy
 from assay.ids import Address, Cid, Digest, JobId, SegmentId
 
 Payments = Counter[tuple[Address, int, str]]
@@ -101,6 +104,8 @@ class Seg:
     checkpoint: Cid | None = None
     key_id: Digest | None = None
     key_envelope: bytes = b""
+    energy: Energy | UnsetType = UNSET
+    """That its provider says it took."""
     paid: Payments = field(default_factory=Counter)
     """Credited since nothing was owed."""
     owed: Payments = field(default_factory=Counter)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from assay import chain, cid, draw, links, merkle
+from assay import chain, cid, draw, energy, links, merkle
 from assay.audit.books import Books, JobBook, Payments, Seg, told
 from assay.audit.findings import Sheet
 from assay.audit.record import Entry, Record
@@ -266,7 +266,8 @@ class Hand(Base):
         self.await_seed(seg, event, event.seed_block)
         seg.state, seg.open_since = SegmentState.COMMITTED, event.time
         seg.link_root, seg.end_root, seg.commitment = event.link_root, event.end_root, event.commitment
-        seg.checkpoint, seg.key_id, seg.key_envelope = event.checkpoint, event.key_id, event.key_envelope
+        seg.checkpoint, seg.key_id = event.checkpoint, event.key_id
+        seg.key_envelope, seg.energy = energy.part(event.key_envelope)
 
     def _commitment(self, event: chain.Committed, seg: Seg, job: JobBook) -> Digest | None:
         above = self.books.segs[seg.parent].commitment if seg.parent else job.terms.spec_digest

@@ -2,6 +2,8 @@
 
     hours        22-7: from ten at night to seven in the morning, by the machine's clock
     temperature  no GPU hotter than so many degrees; work goes on when all have cooled by COOLED degrees
+    power        no GPU that its driver lets take more watts than so many: the driver limits a GPU, which root has told it to, and this looks whether
+                 it does. Where a GPU does not tell its limit, what it takes now counts
     company      no other program computes on the GPU: the owner's game comes first
 
 When one of these forbids it, the worker is told to drain: it stops after the step it is in, commits what it has, which is paid, and offers
@@ -35,6 +37,7 @@ class Rules:
     hours: tuple[int, int] | None = None
     hottest: int | None = None
     alone: bool = False
+    watts: int | None = None
 
 
 class Node(Protocol):
@@ -76,6 +79,10 @@ def forbids(rules: Rules, hour: int, gpus: tuple[Gpu, ...], own: frozenset[int],
     for gpu in gpus:
         if rules.hottest is not None and gpu.temperature is not None and gpu.temperature > rules.hottest - (COOLED if paused else 0):
             return f"GPU {gpu.index} has {gpu.temperature} °C, and {rules.hottest} are allowed"
+        may = gpu.power_limit if gpu.power_limit is not None else gpu.power
+        if rules.watts is not None and may is not None and round(may) > rules.watts:
+            how = f"may take {may:.0f} W, and {rules.watts} are allowed: sudo nvidia-smi -i {gpu.index} -pl {rules.watts}"
+            return f"GPU {gpu.index} {how if gpu.power_limit is not None else f'takes {may:.0f} W, and {rules.watts} are allowed'}"
         others = [pid for pid in gpu.processes if pid not in own]
         if rules.alone and others and (gpu.busy or 0) >= BUSY:
             return f"GPU {gpu.index} is used by another program (process {others[0]})"

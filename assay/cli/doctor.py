@@ -47,6 +47,16 @@ def engine() -> Finding:
         return Finding("native engine", None, f"{error}; the NumPy engine gives the same bits", "python -m assay.exact.native.build")
 
 
+def arithmetic() -> Finding:
+    """Whether this machine has passed the conformance suite."""
+    from assay.adapters.sandbox import native_library
+    from assay.cli.tested import mark
+
+    if mark(native_library()).exists():
+        return Finding("arithmetic", True, "this processor and its GPUs' driver have passed the conformance suite")
+    return Finding("arithmetic", None, "not tested on this machine yet; a node tests it at its first start", "assay doctor --conformance (a minute)")
+
+
 def sandbox() -> Finding:
     """What engines are shut in."""
     from assay.adapters.sandbox import NoSandbox, choose
@@ -138,7 +148,7 @@ def bootstrap(multiaddr: str) -> Finding:
 
 def examine(url: str | None, address: str | None, peers: str | None, data: Path) -> list[Finding]:
     """All findings; what is not configured is not looked at."""
-    checks: list[Callable[[], Finding]] = [python, engine, sandbox, torch, gpu, anvil, lambda: folder(data)]
+    checks: list[Callable[[], Finding]] = [python, engine, arithmetic, sandbox, torch, gpu, anvil, lambda: folder(data)]
     if url:
         checks.append(lambda: chain(url))
         if address:
@@ -157,6 +167,8 @@ SHOWN = 5
 
 def conform(json: bool) -> None:
     """Runs the conformance suite on every route of this machine, and says what failed, where, what it means and what to do."""
+    from assay.adapters.sandbox import native_library
+    from assay.cli.tested import remember
     from assay.exact import conformance, examination, trainings
 
     if not json:
@@ -176,6 +188,8 @@ def conform(json: bool) -> None:
         if len(result.failed) > SHOWN:
             print(f"     and {len(result.failed) - SHOWN} more: all of them with --json")
     good = not any(result.failed for result in results)
+    if good:
+        remember(native_library())
     if json:
         show({"good": good, "routes": [{"route": str(r.route), "checks": r.checks, "seconds": r.seconds, "failed": [f._asdict() for f in r.failed]}
                                        for r in results]})  # fmt: skip

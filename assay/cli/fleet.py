@@ -53,8 +53,9 @@ async def open_engine(
 ) -> tuple[Engine, int]:
     """The engine, closed with `stack`, and how many segments it runs at once. `must`: every place has to shut its engines in. Raises Trouble."""
     from assay.adapters.engine_process import ProcessEngine
+    from assay.adapters.meters import Metered
 
-    home = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut)
+    home = Metered(ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut))
     fleet = options.ray
     if fleet is None:
         stack.push_async_callback(home.close)

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assay.cli import care
+from assay.cli import care, tested
 from assay.cli.beside import Account, printer, watch_releases
 from assay.cli.common import Settings, Trouble
 from assay.cli.fleet import Rays, open_engine
 from assay.cli.folder import Lock, attend, prepare
 from assay.cli.funding import LOCAL_CHAIN, bonds, fund
+from assay.cli.leaving import GRACE, GRACE_LOCAL, Leaving
 from assay.cli.patience import through
 from assay.cli.prover import EVERY, EVERY_LOCAL, Prover, told_in
 from assay.cli.store import open_blobs, open_gateway
@@ -85,6 +86,10 @@ class Options:
     """When a worker works; None: always."""
     ray: Rays | None = None
     """The fleet that it runs on; None: engines of this machine."""
+    grace: int | None = None
+    """Seconds that its end may take (assay.cli.leaving); None: by the chain."""
+    untested: bool = False
+    """Whether it may start though this machine has not passed the conformance suite; on the local network it always may."""
 
 
 @contextlib.asynccontextmanager
@@ -93,6 +98,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
     from assay.adapters import hardware
     from assay.adapters.journal import SqliteJournal
     from assay.adapters.libp2p import Libp2pPeers
+    from assay.adapters.sandbox import native_library
 
     prepare(where.data)
     async with contextlib.AsyncExitStack() as stack:
@@ -142,6 +148,8 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         if role in ENGINES:
             local = chain.chain_id == LOCAL_CHAIN
             shut = await asyncio.to_thread(find_sandbox, options.sandbox, options.disk, where.data, local)
+            if not local and not options.untested:
+                await tested.admit(shut.native if shut else await asyncio.to_thread(native_library), note)
             engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack)
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
         yield Ports(
@@ -233,14 +241,14 @@ def _prover(role: str, node: Node, ports: Ports, options: Options, note: Callabl
 
 
 async def serve(role: str, where: Settings, options: Options, *, as_json: bool) -> None:
-    """Runs a role's daemon until SIGTERM or SIGINT."""
+    """Runs a role's daemon until SIGTERM or SIGINT, and what it owes is handed over."""
     this = asyncio.current_task()
     assert this is not None
-    running: list[Node] = []
+    running: list[Leaving] = []
 
     def stop() -> None:
         if running:
-            running[0].stop()
+            running[0].asked()
         else:
             this.cancel()
 
@@ -248,11 +256,11 @@ async def serve(role: str, where: Settings, options: Options, *, as_json: bool) 
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop)
     with contextlib.suppress(asyncio.CancelledError):
-        while await _serve_until_reorganised(role, where, options, running, as_json):
+        while await _serve_until_reorganised(role, where, options, running, as_json) and not running[0].asked_to:
             running.clear()
 
 
-async def _serve_until_reorganised(role: str, where: Settings, options: Options, running: list[Node], as_json: bool) -> bool:
+async def _serve_until_reorganised(role: str, where: Settings, options: Options, running: list[Leaving], as_json: bool) -> bool:
     """Whether to begin again: events that the machine acted on are no longer part of the chain, so what it knows is set aside and
     learnt anew from the chain, as after the loss of a disk. Keys, blobs and the sender's memory stay."""
     prepare(where.data)
@@ -263,10 +271,12 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
         except Reverted as error:
             raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None
         node = build(role, ports, options, note)
-        running.append(node)
+        owner = care.Orders(node)
+        local = ports.chain.chain_id == LOCAL_CHAIN
+        grace = options.grace if options.grace is not None else GRACE_LOCAL if local else GRACE
+        running.append(Leaving(role, node.status, owner.order, node.stop, note, grace))
         note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
         gc.freeze()  # what is loaded now stays; the collector need not look at it again
-        owner = care.Orders(node)
         account, began = Account(ports.chain), int(time.time())
 
         def told() -> dict[str, Any]:
@@ -294,6 +304,7 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
             note(Note(topic="down", text=f"{role} {ports.keys.account} stops"))
             return False
         finally:
+            running[0].over()
             for watcher in watchers:
                 watcher.cancel()
     for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"):

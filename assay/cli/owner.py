@@ -28,6 +28,7 @@ from assay.cli.common import (
     show,
     translate,
 )
+from assay.cli.leaving import GRACE
 from assay.ids import Address
 from assay.receipts import Ledger
 
@@ -255,7 +256,7 @@ def unit(
     command = " ".join([*words, "--data", str(folder), *([options] if options else [])])
     drain = f"{program} worker drain --data {folder} --wait {patience}"
     path = "/etc/systemd/system/assay-worker.service"
-    print(UNIT.format(path=path, user=user, command=command, drain=drain, patience=patience + 60, data=folder), end="")
+    print(UNIT.format(path=path, user=user, command=command, drain=drain, patience=patience + GRACE + 60, data=folder), end="")
 
 
 # ---- staying ---------------------------------------------------------------------------------------------------------------

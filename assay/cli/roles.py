@@ -55,6 +55,11 @@ Metrics = Annotated[str, typer.Option("--metrics", metavar="HOST:PORT", help="An
 Hours = Annotated[str, typer.Option("--hours", metavar="22-7", help="Work only between these hours of the day.")]
 Hottest = Annotated[int | None, typer.Option("--max-temperature", metavar="CELSIUS", help="Pause when a GPU is hotter.")]
 Alone = Annotated[bool, typer.Option("--alone", help="Pause while another program uses the GPU.")]
+Watts = Annotated[int | None, typer.Option("--max-power", min=1, metavar="WATTS", help="Pause until the driver lets no GPU take more.")]
+GRACE = "Seconds that its end may take, to hand over what is under way; 0: none. Without it 5 on the local network, 120 elsewhere."
+Grace = Annotated[int | None, typer.Option("--grace", min=0, metavar="SECONDS", help=GRACE)]
+UNTESTED = "Start although this machine has not passed the conformance suite: what it computes otherwise is not paid, and loses the bond."
+Untested = Annotated[bool, typer.Option("--untested", help=UNTESTED)]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
 
 WHAT = {
@@ -126,14 +131,14 @@ def _common(app: typer.Typer, role: str) -> None:
             keep_days: KeepDays = 7, prove: Prove = 0,
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
             metrics: Metrics = "", releases: Releases = None, hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False,
-            json: Lines = False,
+            max_power: Watts = None, grace: Grace = None, untested: Untested = False, json: Lines = False,
         ) -> None:  # fmt: skip
             try:
-                rules = care.Rules(care.hours_of(hours), max_temperature, alone)
+                rules = care.Rules(care.hours_of(hours), max_temperature, alone, max_power)
             except ValueError as error:
                 raise Trouble("these hours cannot be kept", str(error), "--hours 22-7", 2) from None
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "keep_days": keep_days, "prove": prove}
-            engine |= {"ray": Rays.of(ray, ray_through, places)}
+            engine |= {"ray": Rays.of(ray, ray_through, places), "grace": grace, "untested": untested}
             options: dict[str, Any] = {"price": price, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
             options |= {"bounty_percent": bounty_percent, "releases": index_of(releases)}
             options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}
@@ -147,10 +152,10 @@ def _common(app: typer.Typer, role: str) -> None:
             announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1,
             ray: Ray = "", ray_through: Through = "", places: Places = 0,
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
-            metrics: Metrics = "", releases: Releases = None, json: Lines = False,
+            metrics: Metrics = "", releases: Releases = None, grace: Grace = None, untested: Untested = False, json: Lines = False,
         ) -> None:  # fmt: skip
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "metrics": metrics, "releases": index_of(releases)}
-            engine |= {"ray": Rays.of(ray, ray_through, places)}
+            engine |= {"ray": Rays.of(ray, ray_through, places), "grace": grace, "untested": untested}
             options = {"stake": stake or 0, "confirmations": confirmations, "ipfs": ipfs}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 

@@ -32,7 +32,7 @@ from assay.localnet.injector import CHAIN, Injector
 from assay.localnet.net import Network, address_of, bootstrap_command
 from assay.localnet.processes import Processes, die_with_parent
 from assay.localnet.sockets import listening
-from assay.localnet.usage import Sample, growth, sample
+from assay.localnet.usage import Sample, growth, leaks, sample
 from assay.localnet.wires import Wires
 from assay.ports import Outage, Reorganised
 from assay.receipts import Ledger
@@ -212,7 +212,7 @@ class Ordeal:
         await self.injector.heal()
 
     async def _look(self) -> None:
-        """What every process takes, again and again."""
+        """What every process takes, again and again; each look is a line of `usage.jsonl`."""
         began = time.monotonic()
         while True:
             for name in [*self.up, "bootstrap", CHAIN]:
@@ -221,6 +221,8 @@ class Ordeal:
                         found = await asyncio.to_thread(sample, time.monotonic() - began, self.injector.pid(name), self.base / name)
                         if found is not None:
                             self.samples.setdefault(name, []).append(found)
+                            with (self.base / "usage.jsonl").open("a") as log:
+                                log.write(json.dumps({"node": name, **found._asdict()}) + "\n")
             await asyncio.sleep(self.scale.look)
 
     async def _break(self) -> None:
@@ -312,8 +314,10 @@ class Ordeal:
             for payment in segment.payments:
                 if payment.amount < 0:
                     fees[payment.reason] += 1
+        grown = {name: found for name, each in sorted(self.samples.items()) if (found := growth(each)) is not None}
         return {
             "problems": wrong,
+            "leaks": {name: grew for name, found in grown.items() if (grew := leaks(found))},
             "faults": len(injector.done),
             "by_kind": dict(sorted(Counter(str(fault.kind) for fault in injector.done).items())),
             "by_target": dict(sorted(Counter(fault.target for fault in injector.done).items())),
@@ -323,6 +327,6 @@ class Ordeal:
             "starts": dict(sorted(injector.starts.items())),
             "ended_by_themselves": [ended._asdict() for ended in injector.ended],
             "final_state_root": expected,
-            "growth": {name: found._asdict() for name, each in sorted(self.samples.items()) if (found := growth(each)) is not None},
+            "growth": {name: found._asdict() for name, found in grown.items()},
             "notes": dict(sorted(self.notes.items())),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from assay.codec import decode
 from assay.economics import TOKEN
@@ -51,11 +51,24 @@ def facts(statement: Statement) -> Rows:
         aim = f"for {', '.join(one.purposes) or 'any purpose'} until {timestamp(one.until)}; used for {one.purpose}"
         out.append(("Licence", f"{what}, {aim}; {price}"))
     versions = statement.predicate.run_details.builder.version
-    out.append(("Energy", "not measured: nothing that the network records of a training carries it"))
+    out.append(("Energy", energy(segments)))
     out.append(("Versions", ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))))
     if statement.internal.others:
         out.append(("Discarded", ", ".join(f"{count} {state.lower()}" for state, count in sorted(statement.internal.others.items()))))
     return out
+
+
+def energy(segments: Sequence[Trained]) -> str:
+    """What providers say that they took, added up."""
+    said = [one.energy for one in segments if not isinstance(one.energy, UnsetType)]
+    if not said:
+        return "not measured: no provider said what its segments took"
+    steps, of = sum(one.steps for one in said), segments[-1].stop
+    parts = [f"{kind} {sum(mine) / 1000:,.0f} J" for kind, mine in (
+        ("GPUs (NVML)", [one.gpu for one in said if one.gpu_meter]), ("processors (RAPL)", [one.cpu for one in said if one.cpu_meter]),
+    ) if mine]  # fmt: skip
+    told = f"{sum(one.joules for one in said):,.0f} J for {steps} of {of} steps ({'; '.join(parts)})"
+    return f"{told}; each provider's own claim in its signed commitment, which nothing proves"
 
 
 def document(statement: Statement) -> JobSpec:
@@ -64,10 +77,11 @@ def document(statement: Statement) -> JobSpec:
 
 def segment_row(one: Trained) -> tuple[str, ...]:
     agreed = [vote.verifier for vote in one.votes if vote.agrees]
-    return (str(one.segment), f"{one.start}-{one.stop}", one.provider, ", ".join(agreed) or "nobody objected", ", ".join(map(str, one.links)))
+    took = "not measured" if isinstance(one.energy, UnsetType) else f"{one.energy.joules:,.1f}"
+    return (str(one.segment), f"{one.start}-{one.stop}", one.provider, ", ".join(agreed) or "nobody objected", ", ".join(map(str, one.links)), took)
 
 
-HEADS = ("segment", "steps", "trained by", "checked by", "links that were checked")
+HEADS = ("segment", "steps", "trained by", "checked by", "links that were checked", "joules, says who trained")
 
 
 def card(envelope: Envelope, statement: Statement) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from assay import draw
 from assay.audit.findings import Sheet
@@ -108,6 +108,7 @@ def verify(envelope: Envelope, statement: Statement, typed: Signers, signer: Cal
     for segment in statement.internal.segments:
         _offer(sheet, statement, segment, typed)
         _votes(sheet, statement, segment, typed)
+        _energy(sheet, segment)
     _subject(sheet, statement)
     return sheet
 
@@ -209,6 +210,13 @@ def _votes(sheet: Sheet, statement: Statement, one: Trained, typed: Signers) -> 
             groups[vote.trace_roots] = groups.get(vote.trace_roots, 0) + 1
     enough = max(groups.values(), default=0) >= external.terms.params.quorum
     check("votes", enough or None, f"segment {one.segment} settled without a quorum of {external.terms.params.quorum} equal votes in its last round")
+
+
+def _energy(sheet: Sheet, one: Trained) -> None:
+    """What a provider claims cannot be proven; that it claims it for more steps than there are is false."""
+    if not isinstance(one.energy, UnsetType):
+        steps, all_ = one.energy.steps, one.stop - one.start
+        sheet.check("energy", steps <= all_, f"segment {one.segment} has {all_} steps, and energy is claimed for {steps}")
 
 
 def _subject(sheet: Sheet, statement: Statement) -> None:

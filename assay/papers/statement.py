@@ -21,12 +21,14 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from assay import chain
 from assay.audit.auditor import Auditor
 from assay.audit.books import Seg
 from assay.audit.record import Entry
 from assay.chain import Offer, Terms
+from assay.energy import Energy
 from assay.ids import Address, Cid, DatasetId, Digest, JobId, SegmentId
 from assay.job import JobSpec
 from assay.licensing import Licences
@@ -104,6 +106,8 @@ class Trained(Paper, frozen=True, kw_only=True):
     """By event: assigned, committed, settled."""
     settled: int
     """Seconds since 1970, of the block."""
+    energy: Energy | UnsetType = UNSET
+    """What its provider says that it took, in the transaction in which it committed: its word, which nothing proves."""
 
 
 class Licensed(Paper, frozen=True, kw_only=True):
@@ -346,5 +350,11 @@ def _segment(seg: Seg, entries: list[Entry]) -> Trained:
         segment=seg.number, parent=seg.parent, start=seg.start, stop=seg.stop, provider=seg.provider, offer=offer, offer_signature=signature,
         end_root=seg.end_root, checkpoint=seg.checkpoint, links=seg.units,
         committees=tuple(one.verifiers for _, one in sorted(seg.rounds.items())), votes=votes, payments=tuple(payments),
-        transactions=transactions, settled=settled,
+        transactions=transactions, settled=settled, energy=_claimed(seg),
     )  # fmt: skip
+
+
+def _claimed(seg: Seg) -> Energy | UnsetType:
+    """What is claimed for more steps than there are is no claim: nobody can spoil a certificate with it."""
+    found = seg.energy
+    return UNSET if isinstance(found, UnsetType) or found.steps > seg.steps else found

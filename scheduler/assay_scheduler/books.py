@@ -55,6 +55,12 @@ class SegmentBook(msgspec.Struct):
     since: int = 0
     """When it was activated."""
     checkpoint: Cid = Cid("")
+    copy: Cid = Cid("")
+    """What its provider asks to be kept before it commits."""
+    copy_stage: str = ""
+    """fetching, pinning or kept; empty: there is none."""
+    copies: int = 0
+    """Different blobs that it has asked for."""
 
 
 class Tip(NamedTuple):
@@ -162,7 +168,9 @@ class State(msgspec.Struct):
     ratios: list[int] = msgspec.field(default_factory=list)
     """Percent of their job's pace that the last segments of all jobs took."""
     pinned: dict[str, int] = msgspec.field(default_factory=dict)
-    """By blob: how many jobs keep it."""
+    """By blob: how many jobs keep it, and how many segments before they are committed."""
+    held: dict[int, int] = msgspec.field(default_factory=dict)
+    """By segment: the request of its provider that is answered when the copy is here."""
     serial: int = 0
     closed: int = 0
     """Jobs that are over, of which nothing else is remembered."""

@@ -20,5 +20,5 @@ def scheduler(
         account=ports.chain.account, peer=ports.peers.peer, offer_window=offer_window, patience=patience, volunteer=volunteer,
         prefers_proven=prefers_proven,
     )  # fmt: skip
-    hands = SchedulerHands(ports.blobs, ports.chain, ports.peers if ports.stamps else None, ports.stamps)
+    hands = SchedulerHands(ports.blobs, ports.chain, ports.peers, ports.stamps)
     return Node(ports, SchedulerMachine(config), hands, on_note)

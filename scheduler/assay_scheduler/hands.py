@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from assay.hands import load_job
 from assay.ids import Address, Digest
-from assay.messages import Hardware
+from assay.messages import Hardware, PeerRecord
 from assay.ports import Blobs, Chain, Outage, Peers, Stamps
 from assay.runtime import Fault, Note, TaskFailed
 from assay.tasks import AnyOutcome, AnyTask, KeepBlob, LoadJob, OfferVerified, PinsSet, ReleaseBlobs, VerifyOffer
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 MAX_EXAMINED = 4096
 """Accounts whose examination is remembered."""
+MOST_KNOWN = 16
+"""Workers; in a larger network a range is worth the wait for more offers, and nobody lists them all."""
 AT_ONCE = 2
 """Examinations: each fetches a blob of some megabytes."""
 
 
 class SchedulerHands:
-    """Implements assay.daemon.Hands. Without `peers` and `stamps` no hardware is examined."""
+    """Implements assay.daemon.Hands. Without `peers` nobody is known to be there, and without `stamps` no hardware is examined."""
 
     def __init__(self, blobs: Blobs, chain: Chain, peers: Peers | None = None, stamps: Stamps | None = None) -> None:
         self.blobs, self.chain, self.peers, self.stamps = blobs, chain, peers, stamps
@@ -46,8 +48,8 @@ class SchedulerHands:
                 proven, view = self._proven(task.offer.provider, note), await self.chain.view(task.offer.provider)
                 free = view.stake - view.reserved
                 if proven is None:
-                    return OfferVerified(free=free)
-                return OfferVerified(proven_at=proven.at, memory=proven.memory, rate=proven.rate, free=free)
+                    return OfferVerified(free=free, workers=self._workers())
+                return OfferVerified(proven_at=proven.at, memory=proven.memory, rate=proven.rate, free=free, workers=self._workers())
             case KeepBlob():
                 await self.blobs.pin(task.cid, task.until)
                 await self.blobs.lapse((await self.chain.head()).time)
@@ -59,9 +61,16 @@ class SchedulerHands:
             case _:
                 raise TaskFailed(Fault.OWN, f"a scheduler does not do {type(task).__name__}")
 
+    def _records(self) -> list[PeerRecord]:
+        return self.peers.records() if self.peers is not None else []
+
+    def _workers(self) -> tuple[Address, ...]:
+        known = sorted({record.account for record in self._records() if record.role == "worker"})
+        return tuple(known) if len(known) <= MOST_KNOWN else ()
+
     def _proven(self, who: Address, note: Callable[[Note], None]) -> Proven | None:
         """Of its last proof; what has not been examined is examined now, for the next time."""
-        told = next((r.hardware for r in self.peers.records() if r.account == who and r.hardware), None) if self.peers is not None else None
+        told = next((r.hardware for r in self._records() if r.account == who and r.hardware), None) if self.stamps is not None else None
         if told is None:
             return None
         transaction, found = self._examined.get(who, (Digest(b""), None))

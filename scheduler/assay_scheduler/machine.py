@@ -10,7 +10,7 @@ A range of a job is open when its parent (a committed segment, or the job's star
 Everything a scheduler does after the assignment anyone may do: it calls `lapse`, `draw`, `redraw`, `close_reveals`, `decide`,
 `settle`, `void` and `close` a moment after the party that has more interest in them, so that a call is rarely paid for twice. All
 it knows comes from the chain and from offers; a job whose scheduler is gone is taken over by any other after `takeover_window`.
-It also mirrors what a job needs (sealed, so it learns nothing) and each committed checkpoint, so that no range depends on one disk.
+It also mirrors what a job needs (sealed, so it learns nothing) and each checkpoint, before it is committed, so that no range depends on one disk.
 
 How a range is placed is assay_scheduler.placing. Of a job no more is remembered than its unsettled segments and the last settled one, so
 that a segment costs the same however many there were before it.
@@ -56,7 +56,7 @@ from assay.chain import (
 from assay.codec import Message
 from assay.facts import keep_plan, plan_key
 from assay.ids import PeerId
-from assay.messages import Ack, HandOver, Heartbeat, OfferMessage, Refusal
+from assay.messages import Ack, CopyRequest, HandOver, Heartbeat, OfferMessage, Refusal
 from assay.runtime import (
     AnyEffect,
     AnyEvent,
@@ -67,12 +67,12 @@ from assay.runtime import (
     Do,
     Done,
     Failed,
-    Fetch,
     Fetched,
     Note,
     Reply,
     Send,
     Sent,
+    Started,
     Wake,
     Woke,
 )
@@ -106,8 +106,13 @@ class SchedulerMachine(Placing, History, Mirror):
                 return self._on_offer(ask, peer, message, now)
             case Asked(ask=ask, peer=peer, message=Heartbeat() as message):
                 return [Reply(ask=ask, message=Ack()), *self._on_heartbeat(peer, message)]
+            case Asked(ask=ask, peer=peer, message=CopyRequest() as message):
+                return self._on_copy_asked(ask, peer, message)
             case Asked(ask=ask):
-                return [Reply(ask=ask, message=Refusal(reason="this node is a scheduler: it takes offers and heartbeats"))]
+                return [Reply(ask=ask, message=Refusal(reason="this node is a scheduler: it takes offers, heartbeats and checkpoints"))]
+            case Started():
+                self.state.held = {}  # requests of another life
+                return []
             case Woke(key=key):
                 return self._on_wake(key, now)
             case Done(key=key, outcome=OfferVerified() as verified):
@@ -119,6 +124,10 @@ class SchedulerMachine(Placing, History, Mirror):
                 return [Do(key=f"load:{found.id}", task=LoadJob(job=found.id, spec=found.terms.spec))] if found is not None else []
             case Fetched(key=key) if key.startswith("mirror:"):
                 return self._keep(key)
+            case Fetched(key=key) if key.startswith("copy:"):
+                return self._pin_copy(key, now)
+            case Done(key=key) if key.startswith("hold:"):
+                return self._copy_kept(key)
             case Failed():
                 return self._on_failed(event, now)
             case Sent() | _:
@@ -166,7 +175,7 @@ class SchedulerMachine(Placing, History, Mirror):
                 job.open_since, job.fruitless = now, 0
                 self._learn(job, book, now)
                 return [
-                    self._copy(job, event.checkpoint, self._near(book.provider)),
+                    *self._on_checkpoint(job, book),
                     Wake(key=f"draw:{book.id}:{event.seed_block}", block=event.seed_block + 1, at=now + self.config.patience),
                     *self._seek(job, now),
                 ]
@@ -216,18 +225,6 @@ class SchedulerMachine(Placing, History, Mirror):
             *self._seek(job, now),
         ]
 
-    def _fetch_spec(self, job: JobBook) -> Fetch:
-        return Fetch(key=f"spec:{job.id}", cid=job.terms.spec, limit=8 << 20, near=self._near(job.client))
-
-    def _mirror(self, loaded: JobLoaded) -> list[AnyEffect]:
-        spec, job = loaded.spec, self.state.jobs.get(loaded.job)
-        if job is None:
-            return []
-        near = self._near(job.client)
-        job.sizes = (spec.state.size, sum(ref.size for ref in spec.shared_blobs), sum(ref.size for ref in spec.frozen_blobs))
-        cids = [spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)]
-        return [self._copy(job, cid, near) for cid in cids]
-
     def _on_assigned(self, event: Assigned, now: int) -> list[AnyEffect]:
         job = self.state.jobs[event.job]
         book = SegmentBook(
@@ -262,7 +259,7 @@ class SchedulerMachine(Placing, History, Mirror):
         job.fruitless += book.state in LIVE_UNCOMMITTED
         why = self._judge(book, event)
         book.state = ENDS[type(event)]
-        effects: list[AnyEffect] = [self._note("failed", book, f"segment {book.id}: {why}")]
+        effects = [*self._drop_copy(book), self._note("failed", book, f"segment {book.id}: {why}")]
         for child in job.segments.values():
             if child.parent == book.id and child.state not in FAILED:
                 effects.append(Send(key=f"void:{child.id}", call=VoidSegment(segment=child.id)))
@@ -331,7 +328,7 @@ class SchedulerMachine(Placing, History, Mirror):
             return [Wake(key=f"takeover:{job.id}:{now}", at=due + 1 + self.config.patience)]
         job.overdue = True
         note = Note(topic="takeover", text=f"job {job.id}: its scheduler is silent, this one goes on", data={"job": job.id})
-        copies = [self._copy(job, s.checkpoint, self._near(s.provider)) for s in job.segments.values() if s.checkpoint and s.state not in FAILED]
+        copies = [self._copy_checkpoint(job, s) for s in job.segments.values() if s.checkpoint and s.state not in FAILED]
         return [note, self._fetch_spec(job), *copies, *self._seek(job, now)]
 
     def _on_failed(self, event: Failed, now: int) -> list[AnyEffect]:
@@ -351,6 +348,8 @@ class SchedulerMachine(Placing, History, Mirror):
             book = self._segment(int(rest.split(":")[0]))
             wait = self.state.jobs[book.job].terms.params.serve_window if book is not None else 0
             return [Wake(key=f"draw:{rest}", at=now + wait + 1)] if book is not None and book.state == SegmentState.COMMITTED else []
+        if kind in ("copy", "hold"):
+            return self._copy_failed(event)
         if kind in ("mirror", "spec", "load"):
             return [Note(topic="mirror", text=f"could not mirror {rest}: {event.error}")]
         return []  # somebody else made the call first, or will

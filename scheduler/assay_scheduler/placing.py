@@ -3,7 +3,8 @@
     when      a range is announced so that offers are there when it opens, and not before: when its parent is about to be committed (as
               far as the job's earlier segments tell), or its oldest unsettled ancestor to settle, if there are as many as the policy allows.
               An offer that waits keeps its worker from other jobs
-    how long  until an offer has come and `offer_grace` is over; `offer_window` at most, then the range is announced once more
+    how long  until all workers that are known to be there, and have no segment, have offered; until an offer has come and `offer_grace` is
+              over; `offer_window` at most, then the range is announced once more
     whom      assay_scheduler.placement
 """
 
@@ -14,7 +15,20 @@ from assay.ids import Address, PeerId, SegmentId
 from assay.messages import Ack, JobAnnouncement, OfferMessage, Refusal
 from assay.runtime import AnyEffect, Cancel, Do, Gossip, Note, Reply, Send, Wake
 from assay.tasks import OfferVerified, VerifyOffer
-from assay_scheduler.books import LONGEST_PAUSE, MAX_BIDS, OPEN, OVER, PATIENT, PROVEN_FOR, RESTING, Config, JobBook, State, range_key
+from assay_scheduler.books import (
+    LIVE_UNCOMMITTED,
+    LONGEST_PAUSE,
+    MAX_BIDS,
+    OPEN,
+    OVER,
+    PATIENT,
+    PROVEN_FOR,
+    RESTING,
+    Config,
+    JobBook,
+    State,
+    range_key,
+)
 from assay_scheduler.placement import Bid, Wanted, rank
 
 
@@ -113,12 +127,22 @@ class Placing:
         proven = found.proven_at > 0 and now < found.proven_at + PROVEN_FOR
         bid = Bid(offer, message.signature, message.steps_per_second_milli, proven, found.memory, found.rate, found.free)
         self.state.bids[key] = [*bids, bid]
+        if self.state.soliciting[key] == OPEN and self._all_answered(key, found.workers):
+            self.state.soliciting[key] = OVER
+            return [Cancel(key=f"choose:{key}:{self.state.turns[key]}"), *self._seek(self.state.jobs[offer.job], now)]
         if self.state.soliciting[key] == OPEN and not bids:
             before, self.state.serial = self.state.turns[key], self.state.serial + 1
             self.state.turns[key] = self.state.serial
             sooner = Wake(key=f"choose:{key}:{self.state.serial}", at=now + self.config.offer_grace)
             return [Cancel(key=f"choose:{key}:{before}"), sooner]
         return self._seek(self.state.jobs[offer.job], now)
+
+    def _all_answered(self, key: str, workers: tuple[Address, ...]) -> bool:
+        """Whether nobody is waited for: more offers can only come from who has work, or is not known."""
+        if not workers or any(task.startswith(f"verify:{key}:") for task in self.state.pending):
+            return False
+        busy = {s.provider for job in self.state.jobs.values() for s in job.segments.values() if s.state in LIVE_UNCOMMITTED}
+        return busy.union(bid.offer.provider for bid in self.state.bids[key]).issuperset(workers)
 
     def _assign(self, job: JobBook, key: str, now: int) -> list[AnyEffect]:
         parent, start, stop = (int(part) for part in key.split(":")[1:])

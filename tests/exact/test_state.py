@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import struct
 
 import numpy as np
@@ -43,6 +44,18 @@ def test_native_sha256(level: str) -> None:
         for size in (0, 1, 55, 56, 63, 64, 65, 119, 120, 1000):
             data = bytes(range(256)) * 4
             assert native.sha256(data[:size]) == hashlib.sha256(data[:size]).digest()
+
+
+@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize("size", [1, 55, 56, 63, 64, 65, 119, 120, 4096])
+def test_native_sha256_of_messages_in_a_row(level: str, size: int) -> None:
+    data = random.Random(size).randbytes(5 * size)
+    messages = [data[at : at + size] for at in range(0, len(data), size)]
+    with on(Route(level, 1)):
+        native = library()
+        assert native is not None
+        for n in range(6):
+            assert native.sha256_row(memoryview(data)[: n * size], size) == b"".join(hashlib.sha256(m).digest() for m in messages[:n])
 
 
 def test_a_root_is_of_the_elements_not_of_their_layout() -> None:

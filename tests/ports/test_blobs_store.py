@@ -22,6 +22,7 @@ from assay.adapters.ipfs import LocalBlobs
 from assay.adapters.ipfs_gateway import BlockGateway
 from assay.adapters.ipfs_packs import HEAD
 from assay.adapters.ipfs_store import BlockStore
+from assay.adapters.ipfs_stream import in_rows
 from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
 from assay.ids import Cid, PeerId
 from assay.ports import StorageFull
@@ -308,6 +309,40 @@ def test_many_leaves_take_few_files_and_give_their_room_back(tmp_path: Path) -> 
     assert store.read(names[0]) == data(CHUNK)
 
 
+def test_leaves_that_come_together_lie_in_a_row_over_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ipfs_packs, "SLOTS", 4)
+    store = BlockStore(tmp_path)
+    leaves = [(cids.parse(cids.of(data(CHUNK, seed)))[1], data(CHUNK, seed)) for seed in range(7)]
+    small = (cids.parse(cids.of(b"small"))[1], b"small")
+    store.write_leaves(leaves[2:3])
+    store.write_leaves([*leaves[:6], leaves[0], small])  # one of them is there already, one comes twice
+    digests = [digest for digest, _ in [*leaves, small]]
+    assert store.among(digests) == {*digests} - {leaves[6][0]}
+    assert store.used == 6 * CHUNK + 5
+    assert (len(list((tmp_path / "packs").iterdir())), len(files(tmp_path))) == (2, 1)
+    again = BlockStore(tmp_path)
+    assert [again.read(cids.of(block)) for _, block in leaves] == [*(block for _, block in leaves[:6]), None]
+    opened = store.open(digests)
+    rows = in_rows(opened)
+    assert [(row.at, row.size) for row in rows] == [(HEAD + CHUNK, 2 * CHUNK), (HEAD, CHUNK), (HEAD + 3 * CHUNK, CHUNK), (HEAD, 2 * CHUNK), (0, 5)]
+    sent = b"".join(os.pread(row.file.fileno(), row.size, row.at) for row in rows)
+    assert sent == b"".join(block for _, block in leaves[:6]) + b"small"
+    for extent in opened:
+        if extent is not None:
+            extent.file.close()
+
+
+def test_leaves_for_which_there_is_no_room_are_not_there_and_take_none(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path, quota=3 * CHUNK)
+    leaves = [(cids.parse(cids.of(data(CHUNK, seed)))[1], data(CHUNK, seed)) for seed in range(4)]
+    with store.session():
+        with pytest.raises(StorageFull):
+            store.write_leaves(leaves)
+        assert (store.among([digest for digest, _ in leaves]), store.used) == (set(), 0)
+        store.write_leaves(leaves[:3])
+        assert store.used == 3 * CHUNK
+
+
 def test_a_pack_is_removed_when_nothing_is_left_in_it_and_nobody_fills_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ipfs_packs, "SLOTS", 2)
     store = BlockStore(tmp_path)
@@ -332,14 +367,14 @@ def test_what_is_being_sent_is_not_taken_away(tmp_path: Path) -> None:
     store.write(name, data(CHUNK))
     other = BlockStore(tmp_path)  # as another process would
     assert other.read(name) is not None
-    sent = other.open(name)
+    [sent] = other.open([cids.parse(name)[1]])
     assert sent is not None
     assert (store.evict(0), other.evict(0)) == (0, 0)
     sent.file.seek(sent.at)
     assert sent.file.read(sent.size) == data(CHUNK)
     sent.file.close()
     assert store.evict(0) == CHUNK
-    assert (store.open(name), other.open(name)) == (None, None)
+    assert (store.open([cids.parse(name)[1]]), other.open([cids.parse(name)[1]])) == ([None], [None])
 
 
 def test_a_pack_that_somebody_removed_is_missed_and_written_anew(tmp_path: Path) -> None:
@@ -348,7 +383,7 @@ def test_a_pack_that_somebody_removed_is_missed_and_written_anew(tmp_path: Path)
     store.write(names[0], data(CHUNK, 0))
     [pack] = (tmp_path / "packs").iterdir()
     pack.unlink()
-    assert store.open(names[0]) is None
+    assert store.open([cids.parse(names[0])[1]]) == [None]
     for seed, name in enumerate(names):
         store.write(name, data(CHUNK, seed))
     assert [BlockStore(tmp_path).read(name) for name in names] == [data(CHUNK, 0), data(CHUNK, 1)]
@@ -403,7 +438,7 @@ def test_without_holes_in_files_every_block_has_a_file(tmp_path: Path, monkeypat
         store.write(name, data(CHUNK))
         assert set(files(tmp_path)) == {name}
         assert store.read(name) == data(CHUNK)
-    sent = BlockStore(tmp_path).open(name)  # nor are such files lost where there are holes
+    [sent] = BlockStore(tmp_path).open([cids.parse(name)[1]])  # nor are such files lost where there are holes
     assert sent is not None
     sent.file.close()
 

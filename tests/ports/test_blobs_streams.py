@@ -17,10 +17,11 @@ import pytest
 
 from assay import cid as cids
 from assay import parts
-from assay.adapters import ipfs_bulk, ipfs_stream
+from assay.adapters import ipfs_bulk, ipfs_hash, ipfs_stream
 from assay.adapters.ipfs import LocalBlobs
 from assay.adapters.ipfs_gateway import BlockGateway
 from assay.adapters.ipfs_stream import HAS, LACKS, PATH, UPGRADE, WANTED, Leaf, Streams, Wire, request
+from assay.exact.native.build import library
 from assay.ids import Cid
 from assay.ports import Outage, StorageFull
 
@@ -164,6 +165,7 @@ class OnlyRoot:
     def __init__(self, node: LocalBlobs) -> None:
         self._store = node.store
         self.open, self.write, self.session = node.store.open, node.store.write, node.store.session
+        self.write_leaves, self.among = node.store.write_leaves, node.store.among
 
     def read(self, cid: Cid) -> bytes | None:
         return None if cids.is_raw(cid) else self._store.read(cid)
@@ -392,7 +394,7 @@ def test_what_is_no_request_closes_the_stream(
     def stranger(url: str) -> None:
         wire, head = connect(url)
         assert head.startswith(b"HTTP/1.1 101 ")
-        good = Leaf(min(LEAVES), cids.CHUNK)
+        good = Leaf(cids.parse(min(LEAVES))[1], cids.CHUNK)
         wire.sendall(request([good]) + wrong)
         got = ended(wire)
         assert hashlib.sha256(got[1:]).digest() == good.digest  # the good one before it was answered
@@ -426,7 +428,7 @@ def test_a_reader_that_does_not_read_is_closed(run: Callable[[Body], None], capl
 
         def stranger(url: str) -> None:
             wire, _ = connect(url)
-            wire.sendall(request([Leaf(cid, cids.CHUNK) for cid in sorted(LEAVES) * 3]))
+            wire.sendall(request([Leaf(cids.parse(cid)[1], cids.CHUNK) for cid in sorted(LEAVES) * 3]))
             while "did not read a block in time" not in caplog.text:
                 time.sleep(0.01)
 
@@ -481,13 +483,26 @@ def test_a_gateway_that_is_stopped_ends_its_streams(run: Callable[[Body], None])
     run(body)
 
 
+# ---- hashes ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [5], [64, 64, 64], [64, 64, 7], [1, 0, 0, 1, 1], [cids.CHUNK] * 4])
+def test_hashes_are_the_same_alone_and_in_pairs(sizes: list[int]) -> None:
+    library()  # compiled before it is asked for
+    ipfs_hash.best.cache_clear()
+    data = random.Random(1).randbytes(sum(sizes))
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    wanted = [hashlib.sha256(data[end - size : end]).digest() for end, size in zip(ends, sizes, strict=True)]
+    assert ipfs_hash.best()(memoryview(data), sizes) == ipfs_hash.one_by_one(memoryview(data), sizes) == wanted
+
+
 # ---- whom to ask for what --------------------------------------------------------------------------------------------------
 
 
 def test_a_block_that_is_late_is_asked_of_another_and_no_third(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(ipfs_bulk.time, "monotonic", lambda: now[0])
-    leaf = ipfs_bulk.Leaf(min(LEAVES), 5)
+    leaf = ipfs_bulk.Leaf(cids.parse(min(LEAVES))[1], 5)
     pull = ipfs_bulk.Pull([leaf, leaf], patience=2.0)
     assert pull.take("a", 8) == [leaf]
     assert pull.take("b", 8) == []
@@ -500,6 +515,6 @@ def test_a_block_that_is_late_is_asked_of_another_and_no_third(monkeypatch: pyte
     pull.back([leaf], "b", lacks=True)
     assert pull.take("b", 8) == []
     assert pull.take("c", 8) == [leaf]
-    pull.stored(leaf)
+    pull.stored([leaf])
     assert (pull.over, pull.brought) == (True, 10)
     assert not pull.wait("c")

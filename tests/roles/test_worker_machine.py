@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from assay import energy
 from assay.chain import (
     Activate,
     Activated,
@@ -48,6 +49,7 @@ from assay.chain import (
     Withdrawn,
     Withheld,
 )
+from assay.energy import Energy
 from assay.facts import SegmentFacts
 from assay.hearing import ChunkProof
 from assay.ids import Address, JobId, PeerId, SegmentId
@@ -166,9 +168,21 @@ def outcome(stop: int = 10) -> SegmentRun:
     )  # fmt: skip
 
 
+def test_what_a_run_took_is_said_with_its_commitment(bench: Bench) -> None:
+    running(bench)
+    took = Energy(gpu_meter="counter", gpu=7_000, cpu_meter="", cpu=0, steps=10)
+    checkpoint = msgspec.structs.replace(outcome().checkpoint, envelope=b"e" * 80)
+    bench.done("run:1", msgspec.structs.replace(outcome(), energy=took, checkpoint=checkpoint))
+    bench.answered("copy:1", Ack())
+    call = bench.call("commit:1")
+    assert isinstance(call, Commit)
+    assert energy.part(call.key_envelope) == (checkpoint.envelope, took)
+
+
 def committed(bench: Bench) -> None:
     running(bench)
     bench.done("run:1", outcome())
+    bench.answered("copy:1", Ack())
     bench.sent("commit:1")
     bench.committed()
 
@@ -504,6 +518,7 @@ def test_a_busy_or_draining_worker_makes_no_offer(bench: Bench) -> None:
     assert bench.idle("sign:")
     bench.feed(Ordered(order="drain"))
     bench.done("run:1", outcome())
+    bench.answered("copy:1", Ack())
     bench.sent("commit:1")
     bench.committed()
     assert "drained" in bench.topics()
@@ -528,6 +543,7 @@ def test_assigned_it_gathers_activates_runs_and_commits(bench: Bench) -> None:
     assert (task.start, task.stop, task.parent, task.parent_root) == (0, 10, SPEC.state, SPEC.state_root)
     assert task.scheduler == PEERS[SCHEDULER]
     bench.done("run:1", outcome())
+    bench.answered("copy:1", Ack())
     call = bench.call("commit:1")
     assert isinstance(call, Commit)
     assert (call.stop, call.link_root, call.checkpoint) == (10, LINK_ROOT, sealed("checkpoint 1").cid)
@@ -637,6 +653,7 @@ def test_before_the_lease_ends_the_run_is_stopped_and_the_prefix_committed(bench
     bench.woke("lease:1")
     assert bench.task("stop:1") == StopSegment(segment=SegmentId(1))
     bench.done("run:1", outcome(stop=4))
+    bench.answered("copy:1", Ack())
     call = bench.call("commit:1")
     assert isinstance(call, Commit)
     assert call.stop == 4
@@ -654,6 +671,7 @@ def test_its_scheduler_and_nobody_else_may_ask_it_to_hand_over(bench: Bench) -> 
     assert bench.asked(SCHEDULER, HandOver(segment=SegmentId(1))) == Ack()
     assert bench.task("stop:1") == StopSegment(segment=SegmentId(1))
     bench.done("run:1", outcome(stop=4))
+    bench.answered("copy:1", Ack())
     assert bench.call("commit:1").stop == 4
 
 
@@ -683,6 +701,7 @@ def test_data_that_is_not_what_was_committed_ends_the_run_at_once(bench: Bench) 
 def test_a_refused_commitment_is_given_up(bench: Bench) -> None:
     running(bench)
     bench.done("run:1", outcome())
+    bench.answered("copy:1", Ack())
     bench.failed("commit:1", Fault.OUTAGE)
     bench.woke("again:commit:1")
     bench.failed("commit:1", Fault.REFUSED, "the lease has ended")
@@ -1075,6 +1094,7 @@ def test_a_fleet_runs_several_segments_at_once_and_each_ends_for_itself(fleet: B
     fleet.failed("run:1", Fault.PEER)
     assert busy(fleet) == [2]
     fleet.done("run:2", msgspec.structs.replace(outcome(), segment=SegmentId(2)))
+    fleet.answered("copy:2", Ack())
     assert isinstance(fleet.call("commit:2"), Commit)
 
 

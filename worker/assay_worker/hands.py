@@ -182,7 +182,7 @@ class WorkerHands:
         outcome = SegmentRun(
             segment=task.segment, stop=run.stop, link_root=run.link_root, end_root=run.end_root, proof=run.proof,
             checkpoint=await self._checkpoint(task, spec, (folder / run.state).read_bytes()),
-            first_loss=run.first_loss, last_loss=run.last_loss, milliseconds=run.milliseconds, computed=run.computed,
+            first_loss=run.first_loss, last_loss=run.last_loss, milliseconds=run.milliseconds, computed=run.computed, energy=run.energy,
         )  # fmt: skip
         write_atomically(told, encode(outcome))
         return outcome

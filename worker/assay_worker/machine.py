@@ -7,8 +7,10 @@ ends. `phase` is this node's own part, the rest is the segment's state on chain 
     queued      assigned while all places are taken                           gathering, or lapsed
     gathering   parent's checkpoint, shards and their keys are fetched        activating
     activating  `activate` is sent                                            running
-    running     RunSegment; stopped after a step when the lease nears its     committing (the whole, or the prefix done so far)
+    running     RunSegment; stopped after a step when the lease nears its     copying (the whole, or the prefix done so far)
                 end or the owner drains the node
+    copying     another node is asked to keep the checkpoint, for a bounded   committing
+                time (assay_worker.committing)
     committing  `commit` is sent                                              committed (the chain says so)
     committed   draw -> ServeUnits -> boundaries to the verifiers who ask,    settled | withheld | unpaid | void | rejected
                 receipts, or a chunk on chain -> `served`; their seals and votes
@@ -31,7 +33,6 @@ from assay.chain import (
     Assigned,
     Attested,
     ChunkAsked,
-    Commit,
     Committed,
     Drawn,
     JobPosted,
@@ -50,12 +51,13 @@ from assay.role import SLACK
 from assay.runtime import AnyEvent, Asked, Cancel, Do, Failed, Fault, Heard, Ordered, Reply, Result, Send, Started, Wake, Woke
 from assay.tasks import RunSegment, SegmentRun, StopSegment
 from assay_worker.claiming import Claiming
+from assay_worker.committing import Committing
 from assay_worker.offers import Offering
 from assay_worker.state import BUSY, Mine, WorkerConfig, WorkerState
 from assay_worker.summary import pending, told
 
 
-class WorkerMachine(Offering, Claiming):
+class WorkerMachine(Offering, Committing, Claiming):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = (BoundaryRequest,)
@@ -68,6 +70,7 @@ class WorkerMachine(Offering, Claiming):
         self._kinds |= {
             "sign": self._on_sign, "offer": self._on_offer, "expire": self._on_expire, "queue": self._on_queue,
             "activate": self._on_activate, "run": self._on_run, "lease": self._on_lease, "stop": self._on_stop, "commit": self._on_commit,
+            "copy": self._on_copy,
             "units": self._on_units, "reserve": self._on_reserve, "receipt": self._on_receipt, "grace": self._on_grace,
             "serve": self._on_serve, "drop": self._on_drop, "seal": self._on_seal, "vote": self._on_vote, "gather": self._on_gather,
             "post": self._on_post, "posted": self._on_posted, "lay": self._on_laid, "show": self._on_shown, "visit": self._on_visit,
@@ -87,6 +90,7 @@ class WorkerMachine(Offering, Claiming):
             case Started():
                 self.state.draining = False
                 self._shows_forgotten()
+                self._copies_forgotten()
             case Ordered(order="drain"):
                 self.state.draining = True
                 for mine in self._busy("running"):
@@ -122,6 +126,9 @@ class WorkerMachine(Offering, Claiming):
     # ---- the chain -------------------------------------------------------------------------------------------------------
 
     def _chain(self, event: Any) -> None:
+        seg = self.state.facts.segments.get(getattr(event, "segment", SegmentId(0)))
+        if isinstance(event, Assigned) and event.provider == self.config.account and seg is not None:
+            self._assigned(seg)  # as long as the offer is known, and with it who has announced the range
         self._review_offers()
         self._earn(event)
         self._surety(event)
@@ -129,11 +136,8 @@ class WorkerMachine(Offering, Claiming):
             if any(a.job == event.job for a in self.state.heard):
                 self._want_job(event.job)
             return
-        seg = self.state.facts.segments.get(getattr(event, "segment", SegmentId(0)))
         if seg is None:
             return
-        if isinstance(event, Assigned) and event.provider == self.config.account:
-            self._assigned(seg)
         if seg.state in FAILED:
             self._void_children(seg)
         if isinstance(event, Settled):
@@ -214,7 +218,7 @@ class WorkerMachine(Offering, Claiming):
     # ---- gathering -------------------------------------------------------------------------------------------------------
 
     def _drained(self) -> None:
-        if self.state.draining and not self._busy("running", "committing"):
+        if self.state.draining and not self._busy("running", "copying", "committing"):
             self._note("drained", "nothing is being run; no more offers are made")
 
     def _begin(self, mine: Mine) -> None:
@@ -279,6 +283,7 @@ class WorkerMachine(Offering, Claiming):
         """This node's part of preparing or running a segment is over."""
         if mine.phase == "running":
             self._do(Cancel(key=f"run:{mine.segment}:{mine.attempt}"))
+        self._stop_asking(mine)
         held = mine.phase in BUSY
         if held:
             self._unneed(mine.segment)
@@ -360,24 +365,4 @@ class WorkerMachine(Offering, Claiming):
                 self._measured(run.computed * (m * entry.micro_flops + entry.update_flops), run.milliseconds)
         if run.stop <= seg.start:
             return self._lose(mine, "it was stopped before its first step was done")
-        mine.run, mine.phase = run, "committing"
-        self.state.published.add(seg.job)
-        text = f"segment {seg.segment}: done up to step {run.stop}; committing"
-        self._note("run", text, segment=seg.segment, stop=run.stop, first_loss=run.first_loss, last_loss=run.last_loss)
-        self._do(self._commit(mine.segment, run))
-
-    def _commit(self, segment: SegmentId, run: SegmentRun) -> Send:
-        call = Commit(
-            segment=segment, stop=run.stop, link_root=run.link_root, end_root=run.end_root, proof=run.proof,
-            checkpoint=run.checkpoint.cid, key_id=run.checkpoint.key_id, key_envelope=run.checkpoint.envelope,
-        )  # fmt: skip
-        return Send(key=f"commit:{segment}", call=call)
-
-    def _on_commit(self, event: Result, rest: list[str]) -> None:
-        mine = self.state.mine.get(SegmentId(int(rest[0])))
-        if mine is None or mine.phase != "committing" or not isinstance(event, Failed):
-            return  # Committed, when it is final, moves it on
-        if event.fault is Fault.OUTAGE and mine.run is not None:
-            self._later(self._commit(mine.segment, mine.run))
-        elif self.state.facts.segments[mine.segment].state not in COMMITTED_OR_BETTER:
-            self._lose(mine, f"the commitment was refused: {event.error}")
+        self._finish(mine, seg, run)

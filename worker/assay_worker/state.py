@@ -10,7 +10,7 @@ from assay.messages import Boundary, JobAnnouncement, StepRequest, TreeRequest
 from assay.role import RoleConfig, RoleState
 from assay.tasks import SegmentRun
 
-BUSY = ("gathering", "activating", "running", "committing")
+BUSY = ("gathering", "activating", "running", "copying", "committing")
 """Phases of a segment that takes a place."""
 RETENTION = 7 * 86_400
 
@@ -62,6 +62,10 @@ class Mine(msgspec.Struct):
     handed_over: int = 0
     """The attempt that was ended because the scheduler asked for it."""
     run: SegmentRun | None = None
+    copy_by: int = 0
+    """Until when it is waited for a copy of the checkpoint."""
+    asking: list[str] = []
+    """Keys of the requests for one that have no answer yet."""
     round: int = -1
     """The round of the draw that the rest is about."""
     boundaries: dict[str, Boundary] = {}

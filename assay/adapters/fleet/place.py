@@ -25,6 +25,7 @@ from assay.adapters.engine_process import ProcessEngine
 from assay.adapters.fleet import exposure, files
 from assay.adapters.fleet.messages import FileFacts, FleetTask, Listing, PlaceFacts, Wanted
 from assay.adapters.fleet.placing import AT_ONCE
+from assay.adapters.meters import Metered
 from assay.codec import Message, decode, encode
 from assay.engine import MAX_LINE, Failure
 from assay.runtime import Fault, TaskFailed
@@ -52,7 +53,7 @@ class Place:
         except sandbox.NoSandbox as error:
             shut, self._refused = None, str(error)
         self._shut = dataclasses.replace(shut, memory=shut.memory // neighbours) if shut else None
-        self.engine = ProcessEngine(processes=AT_ONCE, threads=threads, sandbox=self._shut)
+        self.engine = Metered(ProcessEngine(processes=AT_ONCE, threads=threads, sandbox=self._shut))
         self._digests = files.Digests(self.root)
         self._tasks: dict[int, asyncio.Task[None]] = {}
 

@@ -134,8 +134,8 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def build(name: str) -> Path:
-    """Path of the library for level `name`, compiled if it is not there yet. Raises NativeError."""
+def build(name: str, compiling: bool = True) -> Path:
+    """Path of the library for level `name`, compiled if it is not there yet and may be. Raises NativeError."""
     if sys.byteorder != "little":
         raise NativeError("the native code is for little-endian machines")
     here, cc, flags = Path(__file__).parent, compiler(), _flags(name)
@@ -147,6 +147,8 @@ def build(name: str) -> Path:
     target = folder / f"exact-{name}-{digest.hexdigest()[:24]}.so"
     if target.exists():
         return target
+    if not compiling:
+        raise NativeError("it has not been compiled yet")
     with _locked(folder / "lock"):
         if target.exists():
             return target
@@ -176,6 +178,9 @@ class Library:
         self._chunk_root.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_int]
         self._sha256.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p]
         self._sha256.restype = None
+        self._sha256_row = lib.assay_sha256_row
+        self._sha256_row.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_char_p]
+        self._sha256_row.restype = None
         self._record_root = lib.assay_record_root
         self._record_root.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_char_p]
         self._faults, self._inject = lib.assay_faults, lib.assay_inject
@@ -228,6 +233,13 @@ class Library:
             raise MemoryError("no memory to hash with")
         return hashes.raw[: n * 32], out.raw
 
+    def sha256_row(self, data: memoryview, size: int) -> bytes:
+        """The hashes, one after the other, of messages of `size` bytes that lie in a row, all of `data`."""
+        messages = np.frombuffer(data, np.uint8)
+        out = ctypes.create_string_buffer(messages.size // size * 32)
+        self._sha256_row(messages.ctypes.data, size, messages.size // size, out)
+        return out.raw
+
     def sha256(self, data: bytes) -> bytes:
         out = ctypes.create_string_buffer(32)
         self._sha256(data, len(data), out)
@@ -259,6 +271,19 @@ def library() -> Library | None:
         return _library(level(), _flags(level()))
     except NativeError as error:
         _notice(str(error))
+        return None
+
+
+def at_hand() -> Library | None:
+    """The library where it is compiled already and hashes with the processor's own instructions; what has no other use for it then
+    waits for no compiler."""
+    try:
+        name = level()
+        if os.environ.get("ASSAY_NATIVE") == "0" or name == "portable" or features().isdisjoint(SHA):
+            return None
+        build(name, compiling=False)
+        return _library(name, _flags(name))
+    except (NativeError, OSError):
         return None
 
 

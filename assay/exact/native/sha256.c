@@ -129,17 +129,34 @@ static void put(const uint32_t state[8], uint8_t out[32]) {
     for (int i = 0; i < 32; i++) out[i] = (uint8_t)(state[i / 4] >> (24 - i % 4 * 8));
 }
 
-void assay_sha256(const uint8_t *data, size_t size, uint8_t out[32]) {
-    uint32_t state[8];
-    uint8_t tail[128] = {0};
-    size_t whole = size / 64, rest = size % 64, blocks = rest < 56 ? 1 : 2;
-    memcpy(state, START, sizeof state);
-    compress(state, data, whole);
-    if (rest) memcpy(tail, data + whole * 64, rest);
-    tail[rest] = 0x80;
-    for (int i = 0; i < 8; i++) tail[blocks * 64 - 1 - i] = (uint8_t)((uint64_t)size * 8 >> 8 * i);
-    compress(state, tail, blocks);
-    put(state, out);
+/* The hashes of `lanes` messages of `size` bytes, one after another. */
+static inline __attribute__((always_inline)) void messages(const uint8_t *data, size_t size, uint8_t *out, const int lanes) {
+    uint32_t state[LANES][8];
+    uint8_t tail[LANES][128] = {{0}};
+    const uint8_t *at[LANES];
+    const size_t whole = size / 64, rest = size % 64, blocks = rest < 56 ? 1 : 2;
+    for (int l = 0; l < lanes; l++) {
+        memcpy(state[l], START, sizeof state[l]);
+        at[l] = data + l * size;
+    }
+    compress_lanes(state, at, whole, lanes);
+    for (int l = 0; l < lanes; l++) {
+        if (rest) memcpy(tail[l], at[l] + whole * 64, rest);
+        tail[l][rest] = 0x80;
+        for (int i = 0; i < 8; i++) tail[l][blocks * 64 - 1 - i] = (uint8_t)((uint64_t)size * 8 >> 8 * i);
+        at[l] = tail[l];
+    }
+    compress_lanes(state, at, blocks, lanes);
+    for (int l = 0; l < lanes; l++) put(state[l], out + 32 * l);
+}
+
+void assay_sha256(const uint8_t *data, size_t size, uint8_t out[32]) { messages(data, size, out, 1); }
+
+/* The hashes of `n` messages of `size` bytes each that lie in a row. */
+void assay_sha256_row(const uint8_t *data, size_t size, size_t n, uint8_t *out) {
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) messages(data + i * size, size, out + 32 * i, LANES);
+    for (; i < n; i++) messages(data + i * size, size, out + 32 * i, 1);
 }
 
 #define CHUNK 1024
