@@ -38,6 +38,7 @@ CONTRACTS = {
     "Receipts": "Receipts.sol",
     "Takeovers": "Takeovers.sol",
     "Sureties": "Sureties.sol",
+    "Federated": "Federated.sol",
 }
 WHOLE = {"Jobs": ("IJobs.sol", "IJobs"), "Disputes": ("IDisputes.sol", "IDisputeGame")}
 """Contracts that answer part of an interface through others: file and name of the interface."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import msgspec
 import numpy as np
 import pytest
 from test_federated import BEACON, identity, terms
@@ -12,15 +13,17 @@ from test_federated_training import STEPS, plan
 
 from assay.adapters import peerbook
 from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
+from assay.adapters.memory_federated import Federated, MemoryMoney
 from assay.adapters.memory_peers import MemoryPeers, Switchboard
 from assay.codec import decode, encode
-from assay.federated import node, record, training
+from assay.federated import money, node, record, training
 from assay.federated.client import Client
 from assay.federated.coordinator import Lost
 from assay.federated.messages import Record, Refused, Terms
+from assay.federated.money import FederatedTerms, Funded, Money
 from assay.federated.node import Host, Invitation, Outcome
 from assay.federated.ring import Row
-from assay.ids import ZERO_ADDRESS, Digest, PeerId
+from assay.ids import ZERO_ADDRESS, Address, Digest, PeerId
 from assay.messages import Ack, FederatedTurn, PeerRecord, Refusal, Visit
 from assay.state import Tensors, state_root
 from tests.exact.mlp import initial_state
@@ -62,7 +65,9 @@ class World:
         for p in self.peers:
             await p.start(nothing, lambda *_: None)
 
-    def owner(self, i: int, dies: int | None = None, job: Digest = JOB, among: tuple[bytes, ...] = ()) -> asyncio.Task:  # type: ignore[type-arg]
+    def owner(
+        self, i: int, dies: int | None = None, job: Digest = JOB, among: tuple[bytes, ...] = (), purse: Money | None = None, least: int = 0
+    ) -> asyncio.Task:  # type: ignore[type-arg]  # fmt: skip
         work = plan(i)
 
         def train(t: Terms, place: int, state: Tensors) -> tuple[Row, Digest, float]:
@@ -73,8 +78,9 @@ class World:
 
         at = self.at.peer
         owner = node.Owner(
-            self.peers[i], self.blobs[i], at, identity(i), lambda _: job, train, lambda: asyncio.sleep(0.001), initial_state(), frozenset(among)
-        )
+            self.peers[i], self.blobs[i], at, identity(i), lambda _: job, train, lambda: asyncio.sleep(0.001), initial_state(), purse, least,
+            frozenset(among),
+        )  # fmt: skip
         return asyncio.create_task(owner.take_part())
 
 
@@ -111,6 +117,73 @@ def test_a_job_over_peers_and_blobs_ends_where_it_ends_in_one_process() -> None:
             rows = [training.update(t, i, here, training.train(plan(i), here, round, STEPS, t.owners[i]).state) for i in range(4)]
             here = training.apply(here, training.mean(t, np.sum(rows, axis=0, dtype=np.int32), [0, 1, 2, 3]), initial_state())
         assert state_root(4, here) == state_root(4, state)
+
+    asyncio.run(go())
+
+
+def paying(owners: int = 4) -> tuple[Federated, FederatedTerms, list[Address]]:
+    """A ledger with a job of these rounds, and its owners' accounts."""
+    ledger, accounts = Federated(), [Address("0x" + f"{i:02x}" * 20) for i in range(1, owners + 1)]
+    ledger.token.mint(ZERO_ADDRESS, 10**9)
+    terms = FederatedTerms(
+        job=JOB, owners=tuple(accounts), shares=(1,) * owners, rule=money.EQUAL, rounds=ROUNDS, minimum=3, bits=32,
+        length=training.length(initial_state()), pay=400, bond=100, window=10, deadline=ledger.time + 1000,
+    )  # fmt: skip
+    ledger.post(ZERO_ADDRESS, terms)
+    return ledger, terms, accounts
+
+
+def test_owners_sign_for_rounds_that_are_paid_for_and_get_what_they_were_promised() -> None:
+    async def go() -> None:
+        world = World(120)
+        await world.start()
+        ledger, terms, accounts = paying()
+        purses = [MemoryMoney(ledger, who) for who in accounts]
+        owners = [world.owner(i, purse=purses[i], least=100) for i in range(4)]
+        host, state = MemoryMoney(ledger, ZERO_ADDRESS), initial_state()
+        for round in range(ROUNDS):
+            first = Invitation(
+                terms=invited(state, round), rounds=ROUNDS, steps=STEPS, state=await node.publish_state(world.store, state),
+                funded=Funded(number=1, round=round, terms=terms),
+            )  # fmt: skip
+            made, total = await world.host.hold(first, beacon)
+            rows = {i: np.frombuffer(await world.store.get(cid), np.int32) for i, cid in world.host.rows.items()}
+            said, signatures = money.sum_of(made, money.peeled(made, rows.__getitem__))
+            await host.close(1, terms, said, signatures)
+            state = training.apply(state, training.mean(made.terms, total, sorted(rows)), initial_state())
+        await world.host.end(await node.publish_state(world.store, state), 4)
+        await asyncio.gather(*owners)
+        ledger.time += 11
+        for round in range(ROUNDS):
+            await host.settle(1, terms, round)
+        assert [await one.credit(one.account) for one in purses] == [200] * 4
+
+    asyncio.run(go())
+
+
+def test_an_owner_takes_part_for_the_pay_that_it_wants_or_not_at_all() -> None:
+    async def go() -> None:
+        world = World(120)
+        await world.start()
+        ledger, terms, accounts = paying()
+        state = initial_state()
+        first = Invitation(terms=invited(state, 0), rounds=ROUNDS, steps=STEPS, state=await node.publish_state(world.store, state))
+        paid = msgspec.structs.replace(first, funded=Funded(number=1, round=0, terms=terms))
+        purse = MemoryMoney(ledger, accounts[0])
+        for invitation, changes, why in (
+            (first, {"purse": purse, "least": 1}, "nobody pays"),
+            (paid, {"purse": purse, "least": 101}, "100 a round, less than 101"),
+            (paid, {"purse": MemoryMoney(ledger, accounts[1])}, "does not name"),
+            (paid, {}, "has no account"),
+            (msgspec.structs.replace(paid, funded=Funded(number=2, round=0, terms=terms)), {"purse": purse}, "not on the chain"),
+        ):  # fmt: skip
+            holding = asyncio.create_task(world.host.hold(invitation, beacon))
+            await asyncio.sleep(0)
+            with pytest.raises(Refused, match=why):
+                await world.owner(0, **changes)  # type: ignore[arg-type]
+            holding.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await holding
 
     asyncio.run(go())
 

@@ -69,6 +69,7 @@ def test_five_hospitals_train_federated_and_pooled_and_are_paid_by_worth(needs_a
     assert found["shares"] == {"other": 2244, "SVI": 2096, "SVHC": 1670, "STMW": 1894, "SVHD": 2096}  # the same on every machine
     assert found["earned"] == 2 * 20 * 32 * 1000  # tokens for a thousand records, 20 steps of 32
     assert found["earned"] - 5 < sum(found["paid"].values()) <= found["earned"]
+    assert found["federated_paid"] == {site: 2 * (1_000_000 * share // 10_000) for site, share in found["shares"].items()}
     assert found["verdict"].startswith("✓")
     assert (found["rounds"], found["segments"]) == (2, 2)
     assert all(0.5 < found[way] < 1 for way in ("all", "federated", "pooled"))

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Any, Self
 
+from eth_account.messages import SignableMessage
 from eth_account.signers.local import LocalAccount
 
 from assay import chain
@@ -27,7 +29,7 @@ from assay.adapters.evm_disputes import DisputeReader
 from assay.adapters.evm_journal import SendJournal
 from assay.adapters.evm_reader import Reader
 from assay.adapters.evm_rpc import Refused, Rpc, RpcError, blob, number
-from assay.adapters.evm_sender import Sender
+from assay.adapters.evm_sender import LIMIT_VARIABLE, Sender, fee_limit
 from assay.adapters.evm_typed import TypedData
 from assay.adapters.refusals import refuse
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
@@ -223,7 +225,8 @@ class EvmChain(EvmReader):
 
     @classmethod
     async def open(cls, url: str, contract: Address, signer: LocalAccount, journal: Path) -> Self:  # type: ignore[override]
-        """Resumes what a former process left unmined. Raises Outage, NoContract, or evm_journal.WrongFolder."""
+        """Resumes what a former process left unmined. Raises Outage, NoContract, evm_journal.WrongFolder, or evm_sender.NoLimit."""
+        limit = fee_limit(os.environ.get(LIMIT_VARIABLE))
         rpc = Rpc(url)
         try:
             found = await cls._discover(rpc, contract)
@@ -232,7 +235,7 @@ class EvmChain(EvmReader):
         except BaseException:
             await rpc.close()
             raise
-        sender = Sender(rpc, signer, chain_id, book, {evm_abi.selector("jobs", call): DECISION_GAS for call in ("reveal", "batch")})
+        sender = Sender(rpc, signer, chain_id, book, {evm_abi.selector("jobs", call): DECISION_GAS for call in ("reveal", "batch")}, limit)
         opened = cls(rpc, chain_id, genesis, contracts, first_block, signer, sender)
         try:
             await sender.start()
@@ -261,8 +264,8 @@ class EvmChain(EvmReader):
                 async with self._allowance:
                     if self.sender.journal.get(call_id) is None:
                         if isinstance(call, chain.PostLicensed):
-                            await self._approve(CallId(f"{call_id} data"), self._address("datasets"), decode_uses(call.uses).most)
-                        await self._approve(call_id, target, await self._taken(call))
+                            await self.approve(CallId(f"{call_id} data"), self._address("datasets"), decode_uses(call.uses).most)
+                        await self.approve(call_id, target, await self._taken(call))
                     return await self.sender.send(call_id, target, data)
             return await self.sender.send(call_id, target, data)
         except Refused as error:
@@ -290,7 +293,7 @@ class EvmChain(EvmReader):
         """What this account must lock to seal a dispute on a segment now. Raises Outage, or Reverted (no such segment, no disputes)."""
         return int(await self.read("disputes", "bondOf", segment, self.account))
 
-    async def _approve(self, call_id: CallId, spender: Address, amount: int) -> None:
+    async def approve(self, call_id: CallId, spender: Address, amount: int) -> None:
         """Sees to it that `spender` may take `amount`. An approval that another call has used up (after a crash) is given again."""
         data = evm_abi.encode("token", "approve", spender, amount)
         attempt = 0
@@ -300,11 +303,15 @@ class EvmChain(EvmReader):
 
     # ---- signatures
 
+    def sign_typed(self, message: SignableMessage) -> bytes:
+        """Typed data (EIP-712), signed by the account."""
+        return bytes(self._signer.sign_message(message).signature)
+
     def sign_offer(self, offer: Offer) -> bytes:
-        return bytes(self._signer.sign_message(self.offer_data(offer)).signature)
+        return self.sign_typed(self.offer_data(offer))
 
     def sign_receipt(self, segment: SegmentId, round: int) -> bytes:
-        return bytes(self._signer.sign_message(self.receipt_data(segment, round)).signature)
+        return self.sign_typed(self.receipt_data(segment, round))
 
     def sign_seal(self, segment: SegmentId, round: int, digest: Digest) -> bytes:
-        return bytes(self._signer.sign_message(self.seal_data(segment, round, digest)).signature)
+        return self.sign_typed(self.seal_data(segment, round, digest))

@@ -13,7 +13,7 @@ import functools
 import json
 from collections.abc import Callable
 from importlib import resources
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from eth_abi import abi
 from eth_abi.exceptions import DecodingError, EncodingError
@@ -31,7 +31,7 @@ FILES = {
     "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "escrow": "Escrow", "appeals": "Appeals", "stakes": "Stakes", "token": "TestToken",
     "disputes": "Disputes", "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
     "datasets": "Datasets",
-    "bounties": "Bounties", "receipts": "Receipts", "takeovers": "Takeovers", "sureties": "Sureties",
+    "bounties": "Bounties", "receipts": "Receipts", "takeovers": "Takeovers", "sureties": "Sureties", "federated": "Federated",
 }  # fmt: skip
 RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}
 """What Disputes calls otherwise than the vocabulary."""
@@ -40,6 +40,7 @@ AWAITED = {"phase": 0, "asserting": 8, "due": 16}
 PHASES = (None, *Phase, None)
 """By number of contracts/src/types/DisputeTypes.sol: Stand. NONE and PAID are no phases of the game."""
 OUTCOMES = (None, Outcome.ASSERTER_WON, Outcome.ASSERTER_LOST, Outcome.CONCEDED, Outcome.VOID)
+T = TypeVar("T", bound=Message)
 ERROR_STRING, PANIC = bytes.fromhex("08c379a0"), bytes.fromhex("4e487b71")
 
 
@@ -313,6 +314,26 @@ def events() -> dict[bytes, _Event]:
     missing = set(kinds) - {kind.__name__ for kind in told}
     if missing:
         raise ImportError(f"the ABI has no event for {', '.join(sorted(missing))}")
+    return found
+
+
+def decode_event(contract: str, name: str, topics: list[bytes], data: bytes) -> dict[str, Any] | None:
+    """Arguments of an event of a contract by their Solidity names, structs as tuples; None for another event. Raises BadLog."""
+    (entry,) = [entry for entry in _entries(contract, "event") if entry["name"] == name]
+    if not topics or topics[0] != event_abi_to_log_topic(entry):  # type: ignore[arg-type]
+        return None
+    plain, indexed = ([item for item in entry["inputs"] if item["indexed"] is kind] for kind in (False, True))
+    try:
+        values = [*zip(plain, abi.decode(_types(plain), data), strict=True)]
+        values += [(item, abi.decode([item["type"]], topic)[0]) for item, topic in zip(indexed, topics[1:], strict=True)]
+    except (DecodingError, OverflowError, ValueError) as error:
+        raise BadLog(f"a log of {name} that does not decode: {error}") from None
+    return {item["name"]: value for item, value in values}
+
+
+def struct(kind: type[T], value: tuple[Any, ...]) -> T:
+    """A message from a Solidity struct with its fields."""
+    found: T = _converter(kind)(value)
     return found
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import UNSET
 
+from assay.cli import federated_pay as pays
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, group, run, settings, show
 from assay.cli.jobs import OUT_HELP, Seed, Threads, Train, plan_of
 from assay.ids import Cid, Digest, PeerId
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
     from assay.federated.messages import Terms
 
 app = group("Train on the data of several owners without any of it leaving them: only sums of their updates are seen, and everybody can check those.")
+
+app.command("show")(pays.show_job)
+app.command("settle")(pays.settle)
+app.command("strike")(pays.strike)
+app.command("withdraw")(pays.withdraw)
 
 ROLE = "coordinator"
 DISCOVERY = 60.0
@@ -56,7 +63,7 @@ def id_(data: Data = None, json: Json = False) -> None:
 @app.command()
 def host(
     train: Train,
-    owner: Annotated[list[str], typer.Option("--owner", metavar="ID[=WEIGHT]", help="Who takes part, and how often its update counts.")],
+    owner: Annotated[list[str], typer.Option("--owner", metavar="ID[=WEIGHT][@ACCOUNT]", help="Who takes part, with what weight, who is paid.")],
     local_steps: LocalSteps = 1,
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP)] = None,
     norm: Annotated[float, typer.Option("--norm", min=0, help="Longest update; longer ones are shortened by their owners. 0: any.")] = 0.0,
@@ -65,6 +72,13 @@ def host(
     bits: Annotated[int, typer.Option("--bits", help="Of a number on its way: 32 or 64.")] = 64,
     patience: Annotated[float, typer.Option("--patience", min=1, help="Seconds that a phase of a round waits for owners.")] = 120.0,
     stay: Annotated[bool, typer.Option("--stay", help="Go on serving records and rows when all is done, until it is stopped.")] = False,
+    pay: Annotated[str, typer.Option("--pay", metavar="TOKENS", help="For each round, to all owners; locked beforehand.")] = "",
+    bond: Annotated[str, typer.Option("--bond", metavar="TOKENS", help="Lost with a false sum; as much as a round's pay, if not said.")] = "",
+    by: Annotated[str, typer.Option("--by", help="How pay is parted: equal, records (by weight), or worth.")] = "records",
+    worth: Annotated[Path | None, typer.Option("--worth", metavar="FILE", help="The valuation that --by worth parts by.")] = None,
+    window: Annotated[int, typer.Option("--window", min=1, help="Seconds in which a sum can be challenged before owners are paid.")] = 3600,
+    days: Annotated[float, typer.Option("--days", min=0.01, help="After which what was not used goes back.")] = 7.0,
+    auditor: Annotated[str | None, typer.Option("--auditor", metavar="ACCOUNT", help="Who may strike one owner a round that it looked at.")] = None,
     seed: Seed = 0, rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Coordinates a federated training. The file's data are an example of the owners' records; nothing is trained here.
@@ -75,7 +89,8 @@ def host(
     where = settings(rpc, contract, bootstrap, data, ROLE)
     if plan.steps % local_steps:
         raise Trouble(f"{plan.steps} steps are no whole rounds of {local_steps}", "every round has as many", "--local-steps N", USAGE)
-    state = run(_host(where, plan, _weighted(owner), local_steps, (norm, noise, delta), bits, (patience, stay), json))
+    offer = pays.offer(owner, (pay, bond), by, worth, (window, days), auditor) if pay else None
+    state = run(_host(where, plan, _weighted(owner), local_steps, (norm, noise, delta), bits, (patience, stay), json, offer))
     if out is not None:
         from assay.cli.submit import write_weights
 
@@ -89,7 +104,7 @@ def _weighted(given: list[str]) -> dict[bytes, int]:
 
     found: dict[bytes, int] = {}
     for text in given:
-        name, _, weight = text.partition("=")
+        name, _, weight = text.partition("@")[0].partition("=")
         key = identity_of(PeerId(name))
         if len(key) != 32 or not (weight or "1").isdecimal() or key in found:
             raise Trouble(f"--owner {text} is not understood", "an id that `assay federated id` prints, once, and a whole number", code=USAGE)
@@ -123,7 +138,7 @@ def round_(x: float) -> int:
 
 async def _host(
     where: Settings, plan: Plan, owners: dict[bytes, int], steps: int, privacy: tuple[float, float, float], bits: int,
-    times: tuple[float, bool], json: bool,
+    times: tuple[float, bool], json: bool, offer: pays.Offer | None = None,
 ) -> Any:  # fmt: skip
     """`times`: how patient it is, and whether it stays."""
     from assay.federated import node, training
@@ -135,18 +150,28 @@ async def _host(
         await ports.peers.start(there.on_request, lambda *_: None)
         try:
             state, spent = plan.state, []
+            purse = None
+            if offer is not None:
+                first_terms = terms_of(plan, owners, 0, steps, state, privacy, bits)
+                purse = await pays.post(ports, offer, first_terms, plan.steps // steps)
+                _say(json, "posted", f"job {purse.number}: {pays.told(purse.terms)}", job=purse.number, contract=purse.money.contract)
             _say(json, "up", f"waiting for {len(owners)} owners at {ports.peers.peer}", peer=ports.peers.peer)
             for number in range(plan.steps // steps):
                 try:
                     terms = terms_of(plan, owners, number, steps, state, privacy, bits)
                 except ValueError as error:
                     raise Trouble("these owners make no round", str(error), code=USAGE) from None
-                first = node.Invitation(terms=terms, rounds=plan.steps // steps, steps=steps, state=await node.publish_state(ports.blobs, state))
+                first = node.Invitation(
+                    terms=terms, rounds=plan.steps // steps, steps=steps, state=await node.publish_state(ports.blobs, state),
+                    funded=purse.funded(number) if purse else UNSET,
+                )  # fmt: skip
                 try:
                     record, total = await there.hold(first, lambda: _beacon(ports))
                 except Lost as error:
                     raise Trouble(f"round {number} has no sum", str(error), "start again without those who are gone") from None
                 left = sorted(there.rows)
+                if purse is not None:
+                    await purse.close(ports, record, there.published)
                 state = training.apply(state, training.mean(terms, total, left), plan.state)
                 told: dict[str, Any] = {"round": number, "owners": left, "record": there.published, "root": record.total.hex()}
                 if terms.noise:
@@ -173,6 +198,7 @@ def join(
     local_steps: LocalSteps = 1,
     owner: Annotated[list[str] | None, typer.Option("--owner", metavar="ID", help="All who take part; else whoever the coordinator names.")] = None,
     host: Annotated[str | None, typer.Option("--host", metavar="ID", help="The coordinator; else found among peers.")] = None,
+    least: Annotated[str, typer.Option("--least", metavar="TOKENS", help="Take part only for so much a round, held by a contract.")] = "",
     trust: Annotated[bool, typer.Option("--trust", help="Believe the coordinator's sums instead of computing each again.")] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP)] = None,
     seed: Seed = 0, threads: Threads = 1,
@@ -184,14 +210,17 @@ def join(
     """
     plan, training = plan_of(train, None, seed)
     among = frozenset(_weighted(owner or []))
-    state = run(_join(settings(rpc, contract, bootstrap, data, "owner"), plan, local_steps, host, (trust, among), threads, json))
+    where, wanted = settings(rpc, contract, bootstrap, data, "owner"), pays.tokens("--least", least) if least else 0
+    state = run(_join(where, plan, local_steps, host, (trust, among), threads, json, wanted))
     if out is not None:
         from assay.cli.submit import write_weights
 
         write_weights(out, training, state)
 
 
-async def _join(where: Settings, plan: Plan, steps: int, host: str | None, trust: tuple[bool, frozenset[bytes]], threads: int, json: bool) -> Any:
+async def _join(
+    where: Settings, plan: Plan, steps: int, host: str | None, trust: tuple[bool, frozenset[bytes]], threads: int, json: bool, least: int = 0
+) -> Any:  # fmt: skip
     from assay.federated import node, privacy, ring, training
     from assay.federated.messages import Refused
     from assay.messages import Ack
@@ -211,7 +240,7 @@ async def _join(where: Settings, plan: Plan, steps: int, host: str | None, trust
             at = PeerId(host) if host else await _coordinator(ports.peers)
             owner = node.Owner(
                 ports.peers, ports.blobs, at, _seed(ports), lambda i: training.job_of(plan, i.rounds, i.steps), train,
-                lambda: asyncio.sleep(POLL), None if trust[0] else plan.state, trust[1],
+                lambda: asyncio.sleep(POLL), None if trust[0] else plan.state, pays.purse_of(ports), least, trust[1],
             )  # fmt: skip
             done, state = await owner.take_part()
         except (Refused, ring.BadUpdate) as error:
@@ -228,16 +257,17 @@ async def _join(where: Settings, plan: Plan, steps: int, host: str | None, trust
 @app.command()
 def check(
     record: Annotated[str, typer.Argument(metavar="CID", help="Of a round's record, as the coordinator tells it.")],
+    job: Annotated[int, typer.Option("--job", min=0, help="That pays for it: what its host put on the chain is compared.")] = 0,
     rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Computes a round's sum again from the masked rows that its owners signed, and compares. Nobody is believed.
 
     Example: [bold]assay federated check bafkrei…[/bold]
     """
-    run(_check(settings(rpc, contract, bootstrap, data, "stranger"), Cid(record), json))
+    run(_check(settings(rpc, contract, bootstrap, data, "stranger"), Cid(record), json, job))
 
 
-async def _check(where: Settings, cid: Cid, json: bool) -> None:
+async def _check(where: Settings, cid: Cid, json: bool, job: int = 0) -> None:
     import tempfile
 
     from assay.cli.audit import visit
@@ -249,11 +279,15 @@ async def _check(where: Settings, cid: Cid, json: bool) -> None:
             at = await _coordinator(peers)
             try:
                 published = await node.published_at(blobs, at, cid)
+                rows = await node.rows_of(blobs, at, published) if job else {}
                 await node.summed(blobs, at, published)
             except Refused as error:
                 raise Trouble("the record is false", str(error), code=FAILED) from None
     made = published.record
     owners = [owner for owner, _ in published.rows]
+    if job:
+        told = await pays.compare(where, job, made, rows)
+        _say(json, "compared", told.pop("text"), **told)
     text = f"round {made.terms.round}: the sum of owners {owners} is {made.total.hex()}: right"
     _say(json, "right", text, round=made.terms.round, owners=owners, total=made.total.hex(), length=made.terms.length)
 
@@ -270,7 +304,10 @@ async def _node(where: Settings, role: str) -> AsyncIterator[Ports]:
 
 
 def _seed(ports: Ports) -> bytes:
-    return bytes(ports.keys.peer_seed)  # type: ignore[attr-defined]
+    from assay.adapters.keys import NodeKeys
+
+    assert isinstance(ports.keys, NodeKeys)  # as `compose` opens them
+    return ports.keys.peer_seed
 
 
 async def _coordinator(peers: Any) -> PeerId:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Callable
 from typing import NoReturn
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -96,6 +98,7 @@ class Client:
         self._shares: dict[int, tuple[bytes, bytes]] = {}
         """What neighbours dealt to this owner: of their seed, of their mask key."""
         self._uploaded: Signed | None = None
+        self._sent: Row | None = None
         self._survivors: tuple[int, ...] = ()
         self._agreed: Digest | None = None
 
@@ -181,11 +184,11 @@ class Client:
             update=ring.hidden_root(row, self._salt),
             trained=trained,
         )
-        self._uploaded = sign(body, self._identity)
+        self._uploaded, self._sent = sign(body, self._identity), masked
         return self._uploaded, masked
 
-    def survivors(self, survivors: Survivors) -> Signed:
-        """Agrees to who survived. Raises Refused."""
+    def survivors(self, survivors: Survivors, pledge: Callable[[Digest], bytes] | None = None) -> Signed:
+        """Agrees to who survived. `pledge` signs this owner's row for those who pay for it. Raises Refused."""
         self._enter("survivors")
         if survivors.terms != self.name:
             self._refuse("survivors of another round")
@@ -196,7 +199,21 @@ class Client:
             if (owner in self._partners) != (self.owner in upload.partners) and owner != self.owner:
                 self._refuse(f"owner {owner} was told otherwise who its neighbours are")
         self._survivors, self._agreed = tuple(uploads), digest(survivors)
-        return sign(Agreement(terms=self.name, owner=self.owner, survivors=self._agreed), self._identity)
+        said = Agreement(terms=self.name, owner=self.owner, survivors=self._agreed)
+        if pledge is not None:
+            row = self._peeled(uploads[self.owner])
+            said = msgspec.structs.replace(said, row=row, pledge=pledge(row))
+        return sign(said, self._identity)
+
+    def _peeled(self, upload: Upload) -> Digest:
+        """Root of the row that was sent, less this owner's own mask and those that it shares with owners who are gone."""
+        assert self._sent is not None
+        row = self._sent.copy()
+        add_mask(row, derive(self._seed, self_use(self.name, self.owner)), -1)
+        for gone in (partner for partner in upload.partners if partner not in self._survivors):
+            key = agree(self._mask, self._adverts[gone].mask, pair_use(self.name, self.owner, gone))
+            add_mask(row, key, -1 if self.owner < gone else 1)
+        return ring.row_root(row)
 
     def order(self, order: Order) -> Signed:
         """Shows shares: of a survivor's seed, of the mask key of one that is gone, never both of one. Raises Refused."""

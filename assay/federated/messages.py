@@ -24,6 +24,7 @@ from typing import TypeVar
 import base58
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import UNSET, UnsetType
 
 from assay.codec import Message, digest
 from assay.federated.sharing import SIZE
@@ -34,6 +35,8 @@ MOST_BYTES = 1 << 33
 """Bytes of a row."""
 MAX_MESSAGE = 16 << 20
 """Bytes of a round's longest message, canonical: the survivors of 1,024 owners."""
+MOST_PLEDGE = 1024
+"""Bytes: a wallet that is a contract may sign with more than 65."""
 SEALED = 2 * SIZE + 16
 """Bytes of two shares under AES-GCM."""
 TAIL = 16
@@ -183,10 +186,21 @@ class Upload(FromOwner, frozen=True, kw_only=True):
 class Agreement(FromOwner, frozen=True, kw_only=True):
     survivors: Digest
     """Digest of `Survivors`."""
+    row: Digest | UnsetType = UNSET
+    """In a round that is paid for: root of the row that was sent, less the masks that will be shown (assay.federated.money)."""
+    pledge: bytes | UnsetType = UNSET
+    """The signature of the owner's account under that row."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _sized("the survivors' digest", self.survivors)
+        if isinstance(self.row, UnsetType) or isinstance(self.pledge, UnsetType):
+            if self.row is not self.pledge:
+                raise ValueError("a row without a signature, or a signature of nothing")
+            return
+        _sized("the row's root", self.row)
+        if not 1 <= len(self.pledge) <= MOST_PLEDGE:
+            raise ValueError(f"an account's signature has 1 to {MOST_PLEDGE} bytes, not {len(self.pledge)}")
 
 
 class Shown(Message, frozen=True, kw_only=True):

@@ -19,16 +19,18 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from assay.codec import Malformed, Message, decode, digest, encode
 from assay.federated import messages, record, ring, training
 from assay.federated.client import Client, OutOfTurn
 from assay.federated.coordinator import Coordinator, Phase
 from assay.federated.messages import Delivery, Order, Record, Refused, Roster, Signed, Survivors, Terms
+from assay.federated.money import Funded, Money, need_funded
 from assay.federated.ring import Row
 from assay.ids import U32, Cid, Digest, PeerId
 from assay.messages import Ack, AnyReply, AnyRequest, FederatedAnswer, FederatedTurn, Refusal
-from assay.ports import Blobs, Outage, Peers
+from assay.ports import Blobs, Outage, Peers, Reverted
 from assay.state import MAX_HEADER, BadTensors, Tensors, from_bytes, to_bytes
 
 log = logging.getLogger("assay.federated")
@@ -46,6 +48,8 @@ class Invitation(Message, frozen=True, kw_only=True):
     steps: int
     state: Cid
     """The round's state, a tensor file in the clear."""
+    funded: Funded | UnsetType = UNSET
+    """Where its pay is, if it is paid for."""
 
 
 class Outcome(Message, frozen=True, kw_only=True):
@@ -208,6 +212,10 @@ class Owner(NamedTuple):
     start: Tensors | None = None
     """The job's initial state, to compute every round's sum and state again from what the owners signed for; None: the coordinator is believed."""
 
+    purse: Money | None = None
+    """The contract that pays, for this owner's account."""
+    least: int = 0
+    """What it must pay this owner for a round; 0: rounds that nobody pays for are as welcome."""
     among: frozenset[bytes] = frozenset()
     """The identity keys of all owners that it takes part with, itself too; empty: whoever the coordinator names, who may all be its friends."""
 
@@ -255,9 +263,27 @@ class Owner(NamedTuple):
         except BadTensors as error:
             raise Refused(f"the state cannot be read: {error}") from None
 
+    async def _pledge(self, first: Invitation, place: int) -> Callable[[Digest], bytes] | None:
+        """Signs this owner's row for the contract that pays for it, which has been looked at. Raises Refused."""
+        funded, purse, terms = first.funded, self.purse, first.terms
+        if isinstance(funded, UnsetType) or purse is None:
+            if self.least and isinstance(funded, UnsetType):
+                raise Refused("this owner takes part for pay, and nobody pays")
+            if not isinstance(funded, UnsetType):
+                raise Refused("the round is paid for, and this owner has no account")
+            return None
+        try:
+            stand = await purse.job(funded.number)
+        except Reverted as error:
+            raise Refused(f"the job that would pay for this round is not on the chain: {error}") from None
+        need_funded(funded, stand, purse.name(funded.terms), terms, place, purse.account, self.least)
+        number, round, name = funded.number, funded.round, digest(terms)
+        return lambda row: purse.sign(number, round, name, place, row)
+
     async def _round(self, first: Invitation) -> tuple[Round, Tensors]:
         terms, loss = first.terms, float("nan")
         client = Client(terms, self.identity, secrets.token_bytes(32))
+        pledge = await self._pledge(first, client.owner)
         state = await self._state(first.state)
         if training.start_root(state, terms.round, first.steps) != terms.model:
             raise Refused("the round's state is not the one that its terms name")
@@ -274,7 +300,7 @@ class Owner(NamedTuple):
                     said, masked = client.upload(clear, trained)
                     row = await self.blobs.put(masked.tobytes())
                 case Survivors():
-                    said = client.survivors(body)
+                    said = client.survivors(body, pledge)
                 case Order():
                     said = client.order(body)
                 case Outcome():
@@ -311,15 +337,20 @@ async def published_at(blobs: Blobs, host: PeerId, cid: Cid) -> Published:
 
 async def summed(blobs: Blobs, host: PeerId, published: Published) -> Row:
     """A round's sum, computed from the rows that its owners signed for. Raises Refused, Outage."""
-    terms, where = published.record.terms, dict(published.rows)
-    rows: dict[int, Row] = {}
-    for owner, cid in where.items():
-        await blobs.fetch(cid, terms.length * terms.bits // 8, (host,))
-        rows[owner] = _row(await blobs.get(cid), terms)
+    rows = await rows_of(blobs, host, published)
     try:
         return record.check(published.record, rows.__getitem__)
     except KeyError as error:
         raise Refused(f"the row of owner {error} is nowhere") from None
+
+
+async def rows_of(blobs: Blobs, host: PeerId, published: Published) -> dict[int, Row]:
+    """The masked rows of a round, by owner. Raises Refused, Outage."""
+    terms, rows = published.record.terms, {}
+    for owner, cid in published.rows:
+        await blobs.fetch(cid, terms.length * terms.bits // 8, (host,))
+        rows[owner] = _row(await blobs.get(cid), terms)
+    return rows
 
 
 async def publish_state(blobs: Blobs, state: Tensors) -> Cid:

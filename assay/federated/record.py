@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -48,10 +48,16 @@ def unmask(
 ) -> None:
     """Takes off the sum of the survivors' rows, in place, their own masks and those that they shared with the ones who are missing."""
     for owner, upload in uploads.items():
-        add_mask(total, ring.derive(seeds[owner], self_use(name, owner)), -1)
-        for gone in (partner for partner in upload.partners if partner not in uploads):
-            key = agree(masks[gone], adverts[owner].mask, pair_use(name, owner, gone))
-            add_mask(total, key, -1 if owner < gone else 1)
+        peel(total, name, owner, adverts[owner], upload, uploads.keys(), seeds[owner], masks)
+
+
+def peel(
+    row: Row, name: Digest, owner: int, advert: Advert, upload: Upload, left: Collection[int], seed: bytes, masks: Mapping[int, bytes]
+) -> None:  # fmt: skip
+    """Takes off a row, or a sum that the row is in, in place, its owner's own mask and those shared with owners who are not `left`."""
+    add_mask(row, ring.derive(seed, self_use(name, owner)), -1)
+    for gone in (partner for partner in upload.partners if partner not in left):
+        add_mask(row, agree(masks[gone], advert.mask, pair_use(name, owner, gone)), -1 if owner < gone else 1)
 
 
 def check(record: Record, row: Callable[[int], Row]) -> Row:

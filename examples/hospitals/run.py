@@ -44,6 +44,8 @@ verifiers = 1
 quorum = 1
 """
 Tell = Callable[[str], None]
+PAY = "1"
+"""Tokens for a federated round."""
 PRICE = "2"
 """Tokens for a thousand records read."""
 
@@ -94,32 +96,43 @@ def said(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
     return (json.loads(line) for line in process.stdout if line.startswith("{"))
 
 
-def federated(net: Net, local_steps: int, tell: Tell) -> dict[str, Any]:
-    """Rounds over processes: only masked updates leave an owner; every owner computes each sum again, and a stranger one of them."""
-    owners = {site: net.assay("federated", "id", "--data", site)["id"] for site in SITES}
-    names = [word for peer in owners.values() for word in ("--owner", peer)]
+def federated(net: Net, local_steps: int, worth_file: Path, tell: Tell) -> dict[str, Any]:
+    """Rounds over processes: only masked updates leave an owner; every owner computes each sum again, and a stranger one of them. A contract
+    holds PAY for each round, and parts it by worth among the sites that signed for their rows."""
+    owners = {site: net.assay("federated", "id", "--data", site) for site in SITES}
+    names = [word for one in owners.values() for word in ("--owner", f"{one['id']}@{one['account']}")]
     shape = ("--local-steps", str(local_steps))
+    money = ("--pay", PAY, "--by", "worth", "--worth", str(worth_file), "--window", "5")
     ours = ("--data", "coordinator", "--out", "federated.safetensors", "--patience", "300", "--stay")
-    host = net.start("federated", "host", TRAIN, *names, *shape, *ours)
-    joins = [net.start("federated", "join", TRAIN, *names, *shape, "--data", site, site=site) for site in SITES]
+    host = net.start("federated", "host", TRAIN, *names, *shape, *money, *ours)
+    joins = [net.start("federated", "join", TRAIN, *names, *shape, "--least", "0.01", "--data", site, site=site) for site in SITES]
     rounds: list[dict[str, Any]] = []
     try:
         for line in said(host):
             if line["topic"] == "done":
                 break
+            if line["topic"] == "posted":
+                job = str(line["job"])
             if line["topic"] == "round":
                 rounds.append(line)
                 tell(f"round {line['round']}: the sum of {len(line['owners'])} owners")
         ends = [list(said(process))[-1:] for process in joins]
         if not rounds or any(not one or one[0].get("state_root") != line["state_root"] for one in ends):
             raise RuntimeError(f"the federated training failed: {line}, {ends}; logs in {net.folder}")
-        checked = net.assay("federated", "check", rounds[-1]["record"])
+        checked = net.assay("federated", "check", rounds[-1]["record"], "--job", job)
         assert checked["total"] == rounds[-1]["root"]
+        while not net.assay("federated", "settle", job, "--data", "coordinator-pays")["ended"]:
+            time.sleep(1)
+        shown = net.assay("federated", "show", job)
+        for site, one in owners.items():
+            taken = net.assay("federated", "withdraw", "--data", site)["withdrawn"]
+            assert taken == shown["paid"][one["account"]]
     finally:
         for process in joins:
             process.kill()
         end(host)
-    return {"rounds": len(rounds), "state_root": line["state_root"]}
+    paid = {site: shown["paid"][one["account"]] for site, one in owners.items()}
+    return {"rounds": len(rounds), "state_root": line["state_root"], "paid": paid}
 
 
 def pooled(net: Net, shares: dict[str, int], steps: int, tell: Tell) -> dict[str, Any]:
@@ -183,7 +196,7 @@ def together(net: Net, sites: Any, steps: int, local: int, out: Path) -> dict[st
         (out / "worth.json").write_bytes(encode(found.worth))
 
         tell("federated training: five owners and a coordinator, records stay where they are")
-        rounds = federated(net, local, tell)
+        rounds = federated(net, local, (out / "worth.json").resolve(), tell)
         federated_auc = worth.measure(state_of(net.folder / "federated.safetensors"), kept)
         tell(f"federated: AUC {federated_auc.auc:.3f}; each of {rounds['rounds']} sums computed again by every owner, the last by a stranger, too")
 
@@ -202,13 +215,16 @@ def together(net: Net, sites: Any, steps: int, local: int, out: Path) -> dict[st
     paid = {site: earned * share // 10_000 for site, share in shares.items()}
     for site, amount in paid.items():
         print(f"  {site:6} {amount / 1e6:10.6f}   {shares[site]:5} of 10,000 parts: its Shapley value in the AUC")
+    print(f"federated: {sum(rounds['paid'].values()) / 1e6:.6f} tokens for {rounds['rounds']} rounds were paid to, by the contract that held them,")
+    for site, amount in rounds["paid"].items():
+        print(f"  {site:6} {amount / 1e6:10.6f}   {shares[site]:5} of 10,000 parts")
     print(f"certificate: {out / 'papers.json'}, {bought['papers']['verdict']}; verified offline against the weights")
     alone = {site: found.aucs[frozenset({i})].auc for i, site in enumerate(SITES)}
     return {
         "alone": alone, "all": found.aucs[frozenset(range(len(SITES)))].auc, "federated": federated_auc.auc, "pooled": pooled_auc.auc,
         "shares": shares, "earned": earned, "paid": paid, "worth": digest(found.worth).hex(), "federated_root": rounds["state_root"],
         "pooled_root": bought["job"]["final_state_root"], "verdict": bought["papers"]["verdict"], "rounds": rounds["rounds"],
-        "segments": len(bought["segments"]),
+        "segments": len(bought["segments"]), "federated_paid": rounds["paid"],
     }  # fmt: skip
 
 

@@ -449,6 +449,14 @@ def test_one_offer_at_a_time(bench: Bench) -> None:
     assert isinstance(bench.task("sign:"), SignOffer)
 
 
+def test_what_is_announced_again_while_an_offer_stands_gets_none_when_it_is_another_s(bench: Bench) -> None:
+    offered(bench)
+    hear(bench)
+    bench.assigned(provider=OTHER)
+    assert (bench.state.offers, bench.state.heard) == ([], [])
+    assert bench.idle("sign:")
+
+
 def test_a_flood_of_announcements_pushes_out_nobody_elses(bench: Bench) -> None:
     hear(bench)  # waits for its job
     for job in range(1000, 1000 + 3 * MAX_HEARD):
