@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 from assay.chain import CallId, Deposit, Register, TakeSeat
 from assay.ids import PeerId
 from assay.messages import AnyGossip, AnyReply, AnyRequest, Refusal
-from assay.ports import Blobs, Chain, Engine, Journal, Keys, Outage, Peers, Reverted, Stamps
+from assay.ports import Blobs, Chain, Engine, Finder, Journal, Keys, Outage, Peers, Reverted, Stamps
 from assay.runtime import (
     Answered,
     AnyEffect,
@@ -75,6 +75,8 @@ class Ports:
     """The node's own data folder."""
     stamps: Stamps | None = None
     """The same chain, where it takes notes of accounts."""
+    finder: Finder | None = None
+    """The same peers, where they can look for others."""
     depth: int = 1
     """Blocks under the head from which an event counts as final."""
     poll: float = 0.25

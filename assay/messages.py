@@ -61,7 +61,8 @@ class SignedRecord(Message, frozen=True, kw_only=True):
 
 
 class JobAnnouncement(Message, frozen=True, kw_only=True):
-    """A scheduler looks for offers: for the range of `job` that starts where `parent` ends."""
+    """A scheduler looks for offers: for the range of `job` that starts where `parent` ends. Passed on by all; or a request, answered by Ack, to a
+    node that may not have heard of it."""
 
     job: JobId
     spec: Cid
@@ -236,7 +237,7 @@ class Ack(Message, frozen=True, kw_only=True):
 
 AnyRequest = (
     OfferMessage | Heartbeat | HandOver | CopyRequest | BoundaryRequest | ReceiptMessage | SealMessage | VoteMessage | KeyRequest | NodesRequest
-    | StepRequest | TreeRequest | Visit | FederatedTurn
+    | StepRequest | TreeRequest | Visit | FederatedTurn | JobAnnouncement
 )  # fmt: skip
 AnyReply = Boundary | KeyGrant | Nodes | FederatedAnswer | Refusal | Ack
 AnyGossip = JobAnnouncement

@@ -10,7 +10,7 @@ from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
 from assay.codec import Message
 from assay.dispute.record import Record, Rules
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
-from assay.messages import AnyGossip, AnyReply, AnyRequest, PeerRecord
+from assay.messages import AnyGossip, AnyReply, AnyRequest, Means, PeerRecord
 
 
 class Outage(Exception):
@@ -160,6 +160,11 @@ class Peers(Protocol):
 
     def records(self) -> list[PeerRecord]:
         """What is known of other nodes now; signatures checked."""
+
+
+class Finder(Protocol):
+    async def find(self, means: Means) -> list[PeerRecord]:
+        """Nodes that say they have at least these means: those that are known, and those that the network finds. Raises Outage."""
 
 
 class Clock(Protocol):

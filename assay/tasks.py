@@ -18,7 +18,7 @@ from assay.energy import Energy
 from assay.hearing import ChunkProof
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef
-from assay.messages import Boundary
+from assay.messages import Boundary, Means
 
 
 class Task(Message, frozen=True, kw_only=True):
@@ -92,6 +92,17 @@ class OfferVerified(Outcome, frozen=True, kw_only=True):
     """Its provider's stake that is not reserved; -1: not known."""
     workers: tuple[Address, ...] = ()
     """All workers that are known to be there; empty: there are many, or that is not known."""
+
+
+class FindNodes(Task, frozen=True, kw_only=True):
+    """Scheduler: who may do a range on which nobody has offered."""
+
+    means: Means
+
+
+class NodesFound(Outcome, frozen=True, kw_only=True):
+    peers: tuple[PeerId, ...]
+    """In no order."""
 
 
 class KeepBlob(Task, frozen=True, kw_only=True):
@@ -501,15 +512,15 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 
 AnyTask = (
-    LoadJob | CheckProgram | SignOffer | VerifyOffer | KeepBlob | ReleaseBlobs
+    LoadJob | CheckProgram | SignOffer | VerifyOffer | FindNodes | KeepBlob | ReleaseBlobs
     | StoreKey | GatherKey | ReadManifest | WrapKeys | TakeKey | TellKey | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
     | ShowNodes | VerifyVisit
     | DropSegment | LetGo
 )  # fmt: skip
 AnyOutcome = (
-    JobLoaded | ProgramChecked | Signed | OfferVerified | PinsSet | KeyStored | KeyGathered | ManifestRead | KeysWrapped | KeyTold | SegmentRun
-    | Stopping
+    JobLoaded | ProgramChecked | Signed | OfferVerified | NodesFound | PinsSet | KeyStored | KeyGathered | ManifestRead | KeysWrapped | KeyTold
+    | SegmentRun | Stopping
     | UnitsServed | ReceiptVerified
     | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
 )  # fmt: skip

@@ -36,7 +36,7 @@ from assay.chain import (
     Withheld,
 )
 from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
-from assay.messages import Ack, HandOver, Heartbeat, JobAnnouncement, OfferMessage, Refusal
+from assay.messages import Ack, HandOver, Heartbeat, JobAnnouncement, Means, OfferMessage, PeerRecord, Refusal
 from assay.runtime import (
     AnyEffect,
     AnyEvent,
@@ -55,11 +55,12 @@ from assay.runtime import (
     Reply,
     Send,
     Started,
+    TaskFailed,
     Wake,
     Woke,
 )
-from assay.tasks import KeepBlob, OfferVerified, ReleaseBlobs
-from assay_scheduler.books import Config
+from assay.tasks import FindNodes, KeepBlob, NodesFound, OfferVerified, ReleaseBlobs
+from assay_scheduler.books import MAX_TOLD, Config
 from assay_scheduler.hands import SchedulerHands
 from assay_scheduler.machine import SchedulerMachine
 
@@ -164,6 +165,58 @@ def test_announces_collects_and_takes_the_cheapest(bench: Bench) -> None:
     (call,) = sent(bench.wake("choose"))
     assert isinstance(call, Assign)
     assert call.offer.provider == W2
+
+
+def looks(effects: list[AnyEffect]) -> list[Do]:
+    return [effect for effect in effects if isinstance(effect, Do) and isinstance(effect.task, FindNodes)]
+
+
+def test_nodes_are_looked_for_and_told_directly_when_nobody_has_offered() -> None:
+    bench = Bench(Core(SchedulerMachine(Config(account=ME, peer=PeerId("me"), look_every=60)), MemoryJournal()))
+    bench.feed(Started())
+    bench.seen(Registered, who=W1, peer=PeerId(f"peer-{W1}"), encryption_key=b"k" * 32)
+    assert looks(post(bench)) == []
+    bench.core.machine.state.jobs[1].sizes = (5 << 20, 2 << 20, 1 << 20)
+    (look,) = looks(bench.wake("choose"))
+    assert look.task == FindNodes(means=Means(gpu=False, memory=8 << 20, bits=0))
+    told = bench.feed(Done(key=look.key, outcome=NodesFound(peers=(PeerId("me"), *(PeerId(f"n{i}") for i in range(40))))))
+    asks = [effect for effect in told if isinstance(effect, Ask)]
+    assert len({ask.peer for ask in asks}) == len(asks) == MAX_TOLD
+    assert PeerId("me") not in {ask.peer for ask in asks}
+    tells = [ask.message for ask in asks if isinstance(ask.message, JobAnnouncement)]
+    assert {(tell.start, tell.stop, tell.respond_by) for tell in tells} == {(0, 10, bench.now + 5)}
+    assert len(tells) == MAX_TOLD
+    assert [note.text for note in told if isinstance(note, Note)] == [
+        "job 1: no offer for steps 0-10 will do; 32 nodes that say they have the memory for it are told directly"
+    ]
+    assert all(looks(bench.wake("choose")) == [] for _ in range(5))  # not each time
+    bench.now += 60
+    (again,) = looks(bench.wake("choose"))
+    bench.bid(W1, 900)
+    assert bench.feed(Done(key=again.key, outcome=NodesFound(peers=(PeerId("n1"),)))) == []  # there are offers now
+    bench.feed(Failed(key=asks[0].key, fault=Fault.PEER, error="gone"))
+    (call,) = sent(bench.wake("choose"))
+    assert isinstance(call, Assign)
+
+
+def test_a_scheduler_that_cannot_look_does_not(bench: Bench) -> None:
+    post(bench)
+    assert looks(bench.wake("choose")) == []
+
+
+def test_the_hands_look_for_nodes_by_what_they_have() -> None:
+    class Known:
+        async def find(self, means: Means) -> list[PeerRecord]:
+            assert means.memory == 7
+            return [record]
+
+    record = PeerRecord(peer=PeerId("p"), account=W1, role="worker", addresses=(), gateway="", sequence=1, chain_id=1, contract=ME)
+    task = FindNodes(means=Means(gpu=False, memory=7, bits=0))
+    blobs, chain = MemoryBlobs(BlobNet(), PeerId("scheduler")), MemoryChain(MemoryLedger(start=1000), "scheduler")
+    found = asyncio.run(SchedulerHands(blobs, chain, finder=Known()).perform(task, lambda _: None))
+    assert found == NodesFound(peers=(PeerId("p"),))
+    with pytest.raises(TaskFailed):
+        asyncio.run(SchedulerHands(blobs, chain).perform(task, lambda _: None))
 
 
 def test_when_all_who_are_known_and_have_no_work_have_offered_nobody_else_is_waited_for(bench: Bench) -> None:

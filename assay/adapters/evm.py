@@ -244,6 +244,16 @@ class EvmChain(EvmReader):
             raise
         return opened
 
+    async def head(self) -> Block:
+        """The newest block; its sender hears of it."""
+        try:
+            found = await super().head()
+        except Outage:
+            self.sender.seen(None)
+            raise
+        self.sender.seen(found)
+        return found
+
     async def close(self) -> None:
         await self.sender.stop()
         self.sender.journal.close()

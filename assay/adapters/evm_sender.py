@@ -33,6 +33,8 @@ POLL = 0.25
 """Seconds between looks at what is pending; the first ones after a broadcast come sooner."""
 FIRST_POLL = 0.02
 BUMP_BLOCKS = 4
+RECHECK = 4
+"""Blocks after the last receipt at which it is looked whether all of it is still there."""
 FINAL_BLOCKS = 12
 HEADROOM = 1.25
 """Gas limit over the estimate: the state may move on before the call is mined."""
@@ -91,6 +93,12 @@ class Sender:
         self._kick = asyncio.Event()
         self._stale = True
         """The node may not have what the journal has: after a start, an outage or a reorganisation."""
+        self._last: Block | None = None
+        """The newest head that the owner has told of; `_away`: the chain did not answer since."""
+        self._away = self._look = False
+        """`_look`: whether something that is mined may have been taken back."""
+        self._mined_at = -1
+        """Head at which the newest receipt came, until it was looked at once more."""
         self._missing: dict[CallId, int] = {}
         """Nonce spent, no receipt: since which head block."""
         self._first = -1
@@ -119,6 +127,21 @@ class Sender:
             task = self._sends[call_id] = asyncio.create_task(self._send(call_id, target, data), name=f"send {call_id}")
             task.add_done_callback(lambda done: (self._sends.pop(call_id, None), done.cancelled() or done.exception()))
         return await asyncio.shield(task)
+
+    def seen(self, head: Block | None) -> None:
+        """What the owner sees of the chain as it follows it: a head, or None when it does not answer. A chain that was away, fell back, or is some
+        blocks on since the last receipt may have taken back what was mined: it is looked at, though nothing new is to be sent."""
+        if head is None:
+            self._away = True
+            return
+        before, self._last = self._last, head
+        fell = before is not None and (head.number < before.number or (head.number == before.number and head.hash != before.hash))
+        settled = 0 <= self._mined_at <= head.number - RECHECK
+        if self._away or fell or settled:
+            self._away, self._look, self._stale = False, True, True
+            if settled:
+                self._mined_at = -1
+            self._wake()
 
     # ---- one call
 
@@ -171,21 +194,21 @@ class Sender:
 
     async def _look_after(self) -> None:
         pause = FIRST_POLL
-        while self._wishes or self._pending:
+        while self._wishes or self._pending or self._look:
             self._kick.clear()
             try:
                 if self._stale:
                     again = self.journal.from_nonce(await self._count_now())
                     self._adopt(again)
                     await self._broadcast(again)
-                    self._stale = False
+                    self._stale = self._look = False
                 if self._wishes:
                     await self._broadcast(await self._admit())
                     pause = FIRST_POLL
                 await self._collect()
             except Outage as error:
                 self._fail(error)
-                self._stale, pause = True, POLL
+                self._stale, self._look, self._away, pause = True, False, True, POLL
             except Exception as error:  # a full disk, for one: nobody may wait for ever
                 self._fail(error)
                 return
@@ -298,6 +321,7 @@ class Sender:
                 raise Outage(f"the chain node gave no receipt: {answer}")
             if isinstance(answer, dict):
                 self._resolve(entry, answer)
+                self._mined_at = head.number
         missing = [entry for entry in line[:WINDOW] if entry.call_id in self._pending and entry.nonce < count]
         self._missing = {entry.call_id: self._missing.get(entry.call_id, head.number) for entry in missing}
         for entry in missing:

@@ -155,7 +155,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
         yield Ports(
             chain=chain, stamps=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth,
-            places=places,
+            places=places, finder=peers,
         )  # fmt: skip
 
 

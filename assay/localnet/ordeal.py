@@ -200,6 +200,7 @@ class Ordeal:
                 try:
                     await asyncio.wait({job, breaking}, return_when=asyncio.FIRST_COMPLETED)
                     if breaking.done():
+                        looking.cancel()  # what comes now is another load
                         breaking.result()  # raises what went wrong with it
                     await job
                 finally:

@@ -21,6 +21,8 @@ PROVEN_FOR = 2 * 86_400
 """Seconds for which a proof of hardware counts."""
 OPEN, RESTING, OVER = 1, 0, -1
 """Of a range (State.soliciting)."""
+MAX_TOLD = 32
+"""Nodes that are told directly of a range on which nobody offers."""
 MAX_BIDS = 256
 """Offers kept for one range; a flood of them is cut off."""
 
@@ -36,6 +38,8 @@ class Config(msgspec.Struct, frozen=True):
     """Seconds that the more interested party has to make a call before we make it."""
     prefers_proven: bool = False
     """Whether proven hardware comes before a lower price."""
+    look_every: int = 0
+    """Seconds after which nodes are looked for again for a job on which nobody offers; 0: this node cannot look."""
     volunteer: bool = True
     """Take over jobs whose scheduler is silent."""
     blob_limit: int = 1 << 32
@@ -96,6 +100,8 @@ class JobBook(msgspec.Struct):
     """Its last providers, and where what they committed last ends."""
     sizes: tuple[int, int, int] = (0, 0, 0)
     """Bytes of its sealed state, of all else that every provider needs, and of the frozen tensors among that; 0 while its document is not here."""
+    looked: int = 0
+    """When nodes were last looked for that may do it, since nobody had offered."""
     pins: list[Cid] = []
     """Blobs of it that are kept here."""
     placed: str = ""

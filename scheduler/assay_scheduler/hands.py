@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from assay.hands import load_job
 from assay.ids import Address, Digest
 from assay.messages import Hardware, PeerRecord
-from assay.ports import Blobs, Chain, Outage, Peers, Stamps
+from assay.ports import Blobs, Chain, Finder, Outage, Peers, Stamps
 from assay.runtime import Fault, Note, TaskFailed
-from assay.tasks import AnyOutcome, AnyTask, KeepBlob, LoadJob, OfferVerified, PinsSet, ReleaseBlobs, VerifyOffer
+from assay.tasks import AnyOutcome, AnyTask, FindNodes, KeepBlob, LoadJob, NodesFound, OfferVerified, PinsSet, ReleaseBlobs, VerifyOffer
 
 if TYPE_CHECKING:
     from assay.proving.claims import Proven
@@ -29,10 +29,13 @@ AT_ONCE = 2
 
 
 class SchedulerHands:
-    """Implements assay.daemon.Hands. Without `peers` nobody is known to be there, and without `stamps` no hardware is examined."""
+    """Implements assay.daemon.Hands. Without `peers` nobody is known to be there, without `stamps` no hardware is examined, and without
+    `finder` no nodes are looked for."""
 
-    def __init__(self, blobs: Blobs, chain: Chain, peers: Peers | None = None, stamps: Stamps | None = None) -> None:
-        self.blobs, self.chain, self.peers, self.stamps = blobs, chain, peers, stamps
+    def __init__(
+        self, blobs: Blobs, chain: Chain, peers: Peers | None = None, stamps: Stamps | None = None, finder: Finder | None = None
+    ) -> None:
+        self.blobs, self.chain, self.peers, self.stamps, self.finder = blobs, chain, peers, stamps, finder
         self._examined: dict[Address, tuple[Digest, Proven | None]] = {}
         """The last proof of an account that was examined, and what it shows; None when it proves nothing."""
         self._examining: dict[Address, asyncio.Task[None]] = {}
@@ -50,6 +53,9 @@ class SchedulerHands:
                 if proven is None:
                     return OfferVerified(free=free, workers=self._workers())
                 return OfferVerified(proven_at=proven.at, memory=proven.memory, rate=proven.rate, free=free, workers=self._workers())
+            case FindNodes() if self.finder is not None:
+                found = await self.finder.find(task.means)
+                return NodesFound(peers=tuple(record.peer for record in found))
             case KeepBlob():
                 await self.blobs.pin(task.cid, task.until)
                 await self.blobs.lapse((await self.chain.head()).time)

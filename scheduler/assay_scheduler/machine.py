@@ -76,7 +76,7 @@ from assay.runtime import (
     Wake,
     Woke,
 )
-from assay.tasks import JobLoaded, LoadJob, OfferVerified
+from assay.tasks import JobLoaded, LoadJob, NodesFound, OfferVerified
 from assay_scheduler.books import LIVE_UNCOMMITTED, Config, JobBook, SegmentBook, State, range_key
 from assay_scheduler.explaining import stand
 from assay_scheduler.history import History, fence
@@ -117,6 +117,8 @@ class SchedulerMachine(Placing, History, Mirror):
                 return self._on_wake(key, now)
             case Done(key=key, outcome=OfferVerified() as verified):
                 return self._on_verified(key, verified, now)
+            case Done(key=key, outcome=NodesFound() as found_nodes):
+                return self._on_found(key, found_nodes, now, seed)
             case Done(outcome=JobLoaded() as loaded):
                 return self._mirror(loaded)
             case Fetched(key=key) if key.startswith("spec:"):

@@ -5,20 +5,25 @@
               An offer that waits keeps its worker from other jobs
     how long  until all workers that are known to be there, and have no segment, have offered; until an offer has come and `offer_grace` is
               over; `offer_window` at most, then the range is announced once more
+              while nobody has offered, nodes that may not have heard of it are looked for by what they say they have, once in `look_every`
+              seconds, and told directly
     whom      assay_scheduler.placement
 """
 
 from __future__ import annotations
 
+import hashlib
+
 from assay.chain import Assign, AssignListed
 from assay.ids import Address, PeerId, SegmentId
-from assay.messages import Ack, JobAnnouncement, OfferMessage, Refusal
-from assay.runtime import AnyEffect, Cancel, Do, Gossip, Note, Reply, Send, Wake
-from assay.tasks import OfferVerified, VerifyOffer
+from assay.messages import Ack, JobAnnouncement, Means, OfferMessage, Refusal
+from assay.runtime import AnyEffect, Ask, Cancel, Do, Gossip, Note, Reply, Send, Wake
+from assay.tasks import FindNodes, NodesFound, OfferVerified, VerifyOffer
 from assay_scheduler.books import (
     LIVE_UNCOMMITTED,
     LONGEST_PAUSE,
     MAX_BIDS,
+    MAX_TOLD,
     OPEN,
     OVER,
     PATIENT,
@@ -84,19 +89,43 @@ class Placing:
         if range_ not in self.state.soliciting or (kind == "choose" and self.state.turns.get(range_) != int(serial)):
             return []
         self.state.soliciting[range_] = OVER
-        return self._seek(job, now)
+        again = self._seek(job, now)
+        unheard = kind == "choose" and self.state.soliciting.get(range_) == OPEN
+        return [*again, *self._look(job, range_, now)] if unheard else again
+
+    def _look(self, job: JobBook, key: str, now: int) -> list[AnyEffect]:
+        """For nodes with room for the job's tensors, since nobody has offered on this range."""
+        if not self.config.look_every or now < job.looked + self.config.look_every:
+            return []
+        job.looked, self.state.serial = now, self.state.serial + 1
+        means = Means(gpu=False, memory=sum(job.sizes), bits=0)
+        return [Do(key=f"look:{key}:{self.state.serial}", task=FindNodes(means=means))]
+
+    def _on_found(self, task: str, found: NodesFound, now: int, seed: bytes) -> list[AnyEffect]:
+        key = task.removeprefix("look:").rpartition(":")[0]
+        number, parent, start, stop = (int(part) for part in key.split(":"))
+        job = self.state.jobs.get(number)
+        if job is None or key not in self.state.soliciting or self.state.bids.get(key):  # placed meanwhile, or there are offers
+            return []
+        drawn = sorted(found.peers, key=lambda peer: hashlib.sha256(seed + peer.encode()).digest())
+        others = [peer for peer in drawn if peer != self.config.peer][:MAX_TOLD]
+        text = f"{number}: no offer for steps {start}-{stop} will do; {len(others)} nodes that say they have the memory for it are told directly"
+        tell = self._announcement(job, parent, start, stop, now)
+        return [self._about(job, "looked", text), *(Ask(key=f"tell:{key}:{peer}:{now}", peer=peer, message=tell) for peer in others)]
 
     def _announce(self, job: JobBook, parent: int, start: int, stop: int, now: int) -> list[AnyEffect]:
         key = range_key(job.id, parent, start, stop)
-        respond_by = now + self.config.offer_window
         self.state.soliciting[key] = OPEN
         self.state.serial += 1
         self.state.turns[key] = self.state.serial
-        announcement = JobAnnouncement(
+        announcement = self._announcement(job, parent, start, stop, now)
+        return [Gossip(message=announcement), Wake(key=f"choose:{key}:{self.state.serial}", at=announcement.respond_by)]
+
+    def _announcement(self, job: JobBook, parent: int, start: int, stop: int, now: int) -> JobAnnouncement:
+        return JobAnnouncement(
             job=job.id, spec=job.terms.spec, parent=SegmentId(parent), start=start, stop=stop,
-            price_cap=job.terms.price_cap * (stop - start), scheduler=self.config.peer, respond_by=respond_by,
+            price_cap=job.terms.price_cap * (stop - start), scheduler=self.config.peer, respond_by=now + self.config.offer_window,
         )  # fmt: skip
-        return [Gossip(message=announcement), Wake(key=f"choose:{key}:{self.state.serial}", at=respond_by)]
 
     def _on_offer(self, ask: int, peer: PeerId, message: OfferMessage, now: int) -> list[AnyEffect]:
         offer = message.offer

@@ -174,6 +174,29 @@ def test_what_a_reorganisation_dropped_unseen_comes_back_before_the_next_call(ne
     run(network, tmp_path, body)
 
 
+@pytest.mark.parametrize("how", ["it fell back", "it was away"])
+def test_what_a_chain_took_back_is_sent_again_though_nothing_new_is_asked(network: Network, tmp_path: Path, how: str) -> None:
+    """A node that waits for the event of its call makes no other."""
+
+    async def body(chain: EvmChain) -> None:
+        for i in range(3):
+            await chain.send(CallId(f"deposit {i}"), Deposit(amount=10**i))
+        await chain.head()
+        await until(lambda: not chain.sender._pending)
+        rpc.call(network.url, "anvil_reorg", 2, [])
+        if how == "it was away":
+            mine(network, 2)
+            chain.sender.seen(None)
+        assert (await chain.view(chain.account)).stake < 111
+        async with asyncio.timeout(240):
+            while (await chain.view(chain.account)).stake != 111:
+                await chain.head()
+                mine(network)
+                await asyncio.sleep(0.02)
+
+    run(network, tmp_path, body)
+
+
 def test_empty_blocks_that_are_replaced_are_read_again(network: Network, tmp_path: Path) -> None:
     async def body(chain: EvmChain) -> None:
         await chain.send(CallId("one"), REGISTER)

@@ -18,6 +18,7 @@ from assay.adapters.engine_process import InlineEngine, ProcessEngine
 from assay.adapters.fleet import engine as fleet_engine
 from assay.adapters.fleet.engine import FleetEngine, FleetTrouble
 from assay.adapters.fleet.messages import Begin, News
+from assay.adapters.meters import Metered
 from assay.cli.common import USAGE, Trouble
 from assay.cli.fleet import Rays, open_engine
 from assay.cli.node import Options
@@ -178,14 +179,15 @@ def test_a_cancelled_task_is_given_up_and_no_password_reaches_the_driver(tmp_pat
 def opened(folder: Path, rays: Rays | None) -> tuple[object, int]:
     async def run() -> tuple[object, int]:
         async with contextlib.AsyncExitStack() as stack:
-            return await open_engine(Options(ray=rays), folder, None, False, lambda note: None, stack)
+            return await open_engine(Options(ray=rays), folder, None, False, lambda note: None, stack, ready=False)
 
     return asyncio.run(run())
 
 
 def test_without_a_fleet_one_segment_is_run_at_once(tmp_path: Path) -> None:
     engine, places = opened(tmp_path, Rays.of("", "", 0))
-    assert isinstance(engine, ProcessEngine)
+    assert isinstance(engine, Metered)
+    assert isinstance(engine.engine, ProcessEngine)
     assert places == 1
 
 

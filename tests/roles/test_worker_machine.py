@@ -67,7 +67,7 @@ from assay.messages import (
     Refusal,
 )
 from assay.role.books import DAYS, ENTRIES
-from assay.runtime import Ask, Cancel, Fault, Heard, Ordered, Wake
+from assay.runtime import Ask, Asked, Cancel, Fault, Heard, Ordered, Reply, Wake
 from assay.tasks import (
     ChunkMade,
     Dropped,
@@ -223,6 +223,13 @@ def test_an_announced_range_is_offered_for_at_the_nodes_price(bench: Bench) -> N
     assert isinstance(ask.message, OfferMessage)
     bench.answered("offer:", Ack())
     assert bench.topics()[-1] == "offer"
+
+
+def test_an_announcement_that_is_sent_to_the_node_itself_is_taken_and_offered_for(bench: Bench) -> None:
+    bench.posted()
+    told = bench.feed(Asked(ask=1, peer=PEERS[SCHEDULER], message=announcement(bench)))
+    assert Reply(ask=1, message=Ack()) in told
+    assert [heard.job for heard in bench.state.heard] == [JobId(1)]
 
 
 def test_an_announcement_that_comes_before_its_job_waits_for_it(bench: Bench) -> None:

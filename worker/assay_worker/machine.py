@@ -102,6 +102,9 @@ class WorkerMachine(Offering, Committing, Claiming):
                 self._note("order", f"a worker does not know the order {order!r}; it knows drain, resume and withdraw")
             case Heard(message=JobAnnouncement() as announcement):
                 self._hear(announcement)
+            case Asked(ask=ask, message=JobAnnouncement() as announcement):
+                self._do(Reply(ask=ask, message=Ack()))
+                self._hear(announcement)
             case Asked(ask=ask, peer=peer, message=BoundaryRequest() as request):
                 self._do(Reply(ask=ask, message=self._boundary(peer, request)))
             case Asked(ask=ask, peer=peer, message=ReceiptMessage() as receipt):
