@@ -559,7 +559,7 @@ class LicenceRevoked(ChainEvent, frozen=True, kw_only=True):
 
 
 class JobLicensed(ChainEvent, frozen=True, kw_only=True):
-    """The job rests on these datasets; `locked` is what it can owe them at most."""
+    """The job rests on these datasets; `locked` is what it can owe them at most, `lists` are the numbers of their lists of verifiers."""
 
     job: JobId
     client: Address
@@ -567,6 +567,15 @@ class JobLicensed(ChainEvent, frozen=True, kw_only=True):
     prices: tuple[int, ...]
     purpose: int
     locked: int
+    lists: tuple[int, ...]
+
+
+class VerifiersAdmitted(ChainEvent, frozen=True, kw_only=True):
+    """Who may be drawn to check jobs on the dataset that are posted from now on, in ascending order; nobody named: whoever has a seat."""
+
+    dataset: DatasetId
+    list: int
+    verifiers: tuple[Address, ...]
 
 
 class UsePaid(ChainEvent, frozen=True, kw_only=True):
@@ -641,14 +650,80 @@ class BountyWithdrawn(ChainEvent, frozen=True, kw_only=True):
     amount: int
 
 
+class SuretyOffered(ChainEvent, frozen=True, kw_only=True):
+    """What a key service puts behind each job that it vouches for from now on."""
+
+    keeper: Address
+    per_job: int
+    each: int
+    """At most for one segment."""
+    notice: int
+    """Seconds that a job must give it to release keys to drawn verifiers."""
+
+
+class SuretyDeposited(ChainEvent, frozen=True, kw_only=True):
+    keeper: Address
+    amount: int
+
+
+class SuretyWithdrawn(ChainEvent, frozen=True, kw_only=True):
+    keeper: Address
+    amount: int
+
+
+class JobVouched(ChainEvent, frozen=True, kw_only=True):
+    """The job's key service says that it has all keys of its data, and pays for segments whose verifiers it keeps them from."""
+
+    job: JobId
+    keeper: Address
+    amount: int
+    each: int
+
+
+class CheckpointContested(ChainEvent, frozen=True, kw_only=True):
+    """The key service says that the envelope of the segment's checkpoint does not open."""
+
+    segment: SegmentId
+    keeper: Address
+
+
+class CheckpointKeyShown(ChainEvent, frozen=True, kw_only=True):
+    """The key of a contested checkpoint, for everybody."""
+
+    segment: SegmentId
+    key: Digest
+
+
+class SuretyPaid(ChainEvent, frozen=True, kw_only=True):
+    segment: SegmentId
+    job: JobId
+    provider: Address
+    amount: int
+
+
+class SuretyEnding(ChainEvent, frozen=True, kw_only=True):
+    """The job is closed: what is left behind it can go back after this time."""
+
+    job: JobId
+    ends_after: int
+
+
+class SuretyReturned(ChainEvent, frozen=True, kw_only=True):
+    job: JobId
+    keeper: Address
+    amount: int
+
+
 AnyChainEvent = (
     Registered | Deposited | Unbonding | StakeWithdrawn | SeatTaken | SeatLeft | FeeCharged | Slashed | JobPosted | JobFunded | JobCancelled
     | JobClosed | Assigned | Activated | Lapsed | Committed | Drawn | Redrawn | ChunkAsked | ChunkShown | KeyReleased | Served | Sealed
     | RevealsDue | Revealed | OpeningsDue | Opened | Attested | Withheld | Unpaid | Voided | Settled | Rejected | BondCleared | Pardoned
     | NoShow | Credited | Withdrawn
     | DisputeSealed | DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid | DisputeCredited | DisputeWithdrawn
-    | DatasetPublished | LicenceGranted | LicenceRevoked | JobLicensed | UsePaid | UseRefunded | RevenueWithdrawn
+    | DatasetPublished | LicenceGranted | LicenceRevoked | VerifiersAdmitted | JobLicensed | UsePaid | UseRefunded | RevenueWithdrawn
     | BountyOffered | BountyBegun | BountyShown | BountyPaid | BountyReturned | BountyWithdrawn | Entrusted
+    | SuretyOffered | SuretyDeposited | SuretyWithdrawn | JobVouched | CheckpointContested | CheckpointKeyShown | SuretyPaid | SuretyEnding
+    | SuretyReturned
 )  # fmt: skip
 
 
@@ -882,6 +957,13 @@ class RevokeLicence(Call, frozen=True, kw_only=True):
     who: Address
 
 
+class AdmitVerifiers(Call, frozen=True, kw_only=True):
+    """In place of the dataset's list before, for jobs that are posted from now on. `verifiers` in ascending order; none: whoever has a seat."""
+
+    dataset: DatasetId
+    verifiers: tuple[Address, ...]
+
+
 class PostLicensed(Call, frozen=True, kw_only=True):
     """Approves the budget and what the data may cost, and posts a job on datasets of others. `uses`: assay.licensing.encode_uses."""
 
@@ -946,14 +1028,70 @@ class WithdrawBounties(Call, frozen=True, kw_only=True):
     """Pulls what bounties have credited to the account."""
 
 
+class OfferSurety(Call, frozen=True, kw_only=True):
+    """See SuretyOffered."""
+
+    per_job: int
+    each: int
+    notice: int
+
+
+class DepositSurety(Call, frozen=True, kw_only=True):
+    """Approves the amount, and deposits it."""
+
+    amount: int
+
+
+class WithdrawSurety(Call, frozen=True, kw_only=True):
+    """Takes back what stands behind no job."""
+
+    amount: int
+
+
+class VouchJob(Call, frozen=True, kw_only=True):
+    """See JobVouched."""
+
+    job: JobId
+
+
+class ContestCheckpoint(Call, frozen=True, kw_only=True):
+    """See CheckpointContested: until half of the first round's window to serve is over."""
+
+    segment: SegmentId
+
+
+class ShowCheckpointKey(Call, frozen=True, kw_only=True):
+    """Answers an objection, before the last round is drawn. `checkpoint`: assay.draw.checkpoint_digest."""
+
+    segment: SegmentId
+    checkpoint: Digest
+    key: Digest
+
+
+class ClaimSurety(Call, frozen=True, kw_only=True):
+    """Has the provider of a segment paid whose verifiers' keys were withheld in its last round."""
+
+    segment: SegmentId
+
+
+class ReturnSurety(Call, frozen=True, kw_only=True):
+    """Gives back what is left behind a closed job: asked for with the first call, done with one a challenge window later."""
+
+    job: JobId
+
+
 TakeoverCall = Entrust | AssignListed
+SuretyCall = (
+    OfferSurety | DepositSurety | WithdrawSurety | VouchJob | ContestCheckpoint | ShowCheckpointKey | ClaimSurety | ReturnSurety
+)  # fmt: skip
 DisputeCall = SealDispute | PlayMove | PayDispute | ClearDisputed | WithdrawDisputes
 BountyCall = OfferBounty | BeginBounty | ShowBounty | CollectBounty | ReturnBounty | WithdrawBounties
-DatasetCall = PublishDataset | GrantLicence | RevokeLicence | PostLicensed | CollectUse | RefundUse | WithdrawRevenue
+DatasetCall = PublishDataset | GrantLicence | RevokeLicence | AdmitVerifiers | PostLicensed | CollectUse | RefundUse | WithdrawRevenue
 OneCall = (
     Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
     | Lapse | Commit | Draw | Redraw | ShowChunk | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide
     | Settle | VoidSegment | ClearBond | Withdraw | DisputeCall | BountyCall | DatasetCall | TakeoverCall
+    | SuretyCall
 )  # fmt: skip
 BatchedCall = (
     Lapse | Draw | Redraw | ShowChunk | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle

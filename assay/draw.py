@@ -65,8 +65,29 @@ def commitment(
     key_id: Digest,
 ) -> Digest:
     """Names all that a provider asserts; `parent` is the parent's commitment, or the job's spec digest. Raises cid.BadCid."""
+    return commitment_to(chain_id, jobs, job, parent, program_root, start, stop, link_root, checkpoint_digest(checkpoint), key_id)
+
+
+def checkpoint_digest(checkpoint: Cid) -> Digest:
+    """What a commitment holds of a checkpoint. Raises cid.BadCid."""
+    return sha256(cid.to_bytes(checkpoint))
+
+
+def commitment_to(
+    chain_id: int,
+    jobs: Address,
+    job: JobId,
+    parent: Digest,
+    program_root: Digest,
+    start: int,
+    stop: int,
+    link_root: Digest,
+    checkpoint: Digest,
+    key_id: Digest,
+) -> Digest:
+    """The same, of the checkpoint's digest."""
     head = (b"\x13", u256(chain_id), raw(jobs), u64(job), parent, program_root, u64(start), u64(stop))
-    return sha256(*head, link_root, sha256(cid.to_bytes(checkpoint)), key_id)
+    return sha256(*head, link_root, checkpoint, key_id)
 
 
 def seed(block_hash: Digest, segment: SegmentId, round: int) -> Digest:
@@ -98,6 +119,15 @@ def units(seed: Digest, terms: Terms, steps: int, round: int = 0) -> tuple[int, 
 def slot(seed: Digest, attempt: int, seats: int) -> int:
     """The place that try `attempt` looks at, of `seats` there were when the seed block was fixed."""
     return int.from_bytes(sha256(b"\x22", seed, u32(attempt)), "big") % seats
+
+
+def listed(seed: Digest, verifiers: Sequence[Address]) -> list[Address]:
+    """The order in which a draw asks those whom a job's data admit (assay.licensing.Admissions): a shuffle by Fisher and Yates."""
+    order = list(verifiers)
+    for i in range(len(order)):
+        k = i + slot(seed, i, len(order) - i)
+        order[i], order[k] = order[k], order[i]
+    return order
 
 
 def attestation(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from assay import threshold
+from assay.chain import Release
 from assay.codec import Malformed, decode
 from assay.job import FORMAT, JobSpec
 from assay.merkle import sha256
 from assay.ports import Blobs, Keys, Outage
+from assay.publish.manifest import info_of
 from assay.runtime import Fault, TaskFailed
-from assay.tasks import GatherKey, JobLoaded, KeyGathered, LoadJob
+from assay.tasks import GatherKey, JobLoaded, KeyGathered, KeysWrapped, LoadJob, TakeKey
 
 MAX_SPEC = 8 << 20
 """Bytes of a job document."""
@@ -43,3 +45,9 @@ def gather_key(keys: Keys, task: GatherKey) -> KeyGathered:
     if found.key is not None:
         keys.store(found.key)
     return KeyGathered(key_id=task.key_id, kept=found.key is not None, false=found.false)
+
+
+def take_key(keys: Keys, task: TakeKey) -> KeysWrapped:
+    """A key that is known to everybody, as if its publisher had wrapped it to this node."""
+    wrapped = keys.wrap(task.key, keys.encryption_key, info_of(task.publisher, b""))
+    return KeysWrapped(releases=(Release(recipient=keys.account, key_id=sha256(task.key), wrapped=wrapped),), bad=())

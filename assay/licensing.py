@@ -26,6 +26,7 @@ from assay.chain import (
     RevenueWithdrawn,
     UsePaid,
     UseRefunded,
+    VerifiersAdmitted,
 )
 from assay.dispute.moves import Phase
 from assay.ids import ZERO_ADDRESS, Address, DatasetId, DisputeId, JobId, SegmentId
@@ -53,6 +54,8 @@ class Uses(NamedTuple):
     """Place in assay.publish.purposes.PURPOSES."""
     most: int
     """That the client is ready to pay for them."""
+    lists: tuple[int, ...]
+    """The lists of verifiers that the client has seen; the contract takes no others."""
 
 
 class Others(NamedTuple):
@@ -61,6 +64,8 @@ class Others(NamedTuple):
     datasets: tuple[tuple[DatasetId, Manifest], ...]
     purpose: int
     most: int
+    lists: tuple[int, ...]
+    """Numbers of their lists of verifiers."""
 
     @property
     def key_service(self) -> Address:
@@ -76,7 +81,7 @@ class Others(NamedTuple):
         return tuple(UsedDataset(dataset=number, shards=len(manifest.dataset.shards)) for number, manifest in self.datasets)
 
     def uses(self, head: bytes) -> Uses:
-        return Uses(tuple(number for number, _ in self.datasets), head, self.purpose, self.most)
+        return Uses(tuple(number for number, _ in self.datasets), head, self.purpose, self.most, self.lists)
 
 
 def joined(fields: tuple[Field, ...], others: Others) -> DatasetRef:
@@ -95,21 +100,31 @@ def _word(value: int) -> bytes:
 
 
 def encode_uses(uses: Uses) -> bytes:
-    """abi.encode(uint64[] datasets, bytes head, uint8 purpose, uint128 most)."""
+    """abi.encode(uint64[] datasets, bytes head, uint8 purpose, uint128 most, uint32[] lists)."""
     ids = b"".join(map(_word, (len(uses.datasets), *uses.datasets)))
     head = _word(len(uses.head)) + uses.head + bytes(-len(uses.head) % _WORD)
-    return b"".join((_word(4 * _WORD), _word(4 * _WORD + len(ids)), _word(uses.purpose), _word(uses.most), ids, head))
+    lists = b"".join(map(_word, (len(uses.lists), *uses.lists)))
+    at = 5 * _WORD
+    return b"".join((
+        _word(at), _word(at + len(ids)), _word(uses.purpose), _word(uses.most), _word(at + len(ids) + len(head)), ids, head, lists
+    ))  # fmt: skip
 
 
 def decode_uses(data: bytes) -> Uses:
     """Raises BadUses for anything but what `encode_uses` writes."""
-    words = [int.from_bytes(data[at : at + _WORD], "big") for at in range(0, min(len(data), _WORD * (5 + MOST_DATASETS)), _WORD)]
-    count = words[4] if len(words) > 4 else MOST_DATASETS + 1
-    if count > MOST_DATASETS or len(words) < 5 + count:
-        raise BadUses(f"a job names at most {MOST_DATASETS} datasets")
-    at = _WORD * (5 + count)
-    length = int.from_bytes(data[at : at + _WORD], "big")
-    uses = Uses(tuple(DatasetId(word) for word in words[5 : 5 + count]), data[at + _WORD : at + _WORD + min(length, len(data))], words[2], words[3])
+
+    def words(at: int) -> tuple[int, ...]:
+        count = int.from_bytes(data[at : at + _WORD], "big")
+        if count > MOST_DATASETS:
+            raise BadUses(f"a job names at most {MOST_DATASETS} datasets")
+        return tuple(int.from_bytes(data[at + _WORD * i : at + _WORD * (i + 1)], "big") for i in range(1, count + 1))
+
+    datasets = words(5 * _WORD)
+    at = _WORD * (6 + len(datasets))
+    length = min(int.from_bytes(data[at : at + _WORD], "big"), len(data))
+    purpose, most = (int.from_bytes(data[_WORD * i : _WORD * (i + 1)], "big") for i in (2, 3))
+    lists = words(at + _WORD + length + -length % _WORD)
+    uses = Uses(tuple(map(DatasetId, datasets)), data[at + _WORD : at + _WORD + length], purpose, most, lists)
     if encode_uses(uses) != data:
         raise BadUses("what the job says of its datasets is not in its one form")
     return uses
@@ -173,6 +188,36 @@ def showings(events: Iterable[AnyChainEvent], dataset: DatasetId) -> list[Showin
     return list(found.values())
 
 
+class Admissions:
+    """Whom owners let check jobs on their datasets: a fold over the chain's events."""
+
+    def __init__(self) -> None:
+        self.lists: dict[tuple[DatasetId, int], tuple[Address, ...]] = {}
+        self.present: dict[DatasetId, int] = {}
+        """Numbers of the lists that hold for jobs posted from now on; a dataset without one has number 0, which admits all."""
+        self._jobs: dict[JobId, JobLicensed] = {}
+
+    def see(self, event: AnyChainEvent) -> None:
+        match event:
+            case VerifiersAdmitted():
+                self.lists[event.dataset, event.list] = event.verifiers
+                self.present[event.dataset] = event.list
+            case JobLicensed():
+                self._jobs[event.job] = event
+            case _:
+                pass
+
+    def common(self, named: Iterable[tuple[DatasetId, int]]) -> tuple[Address, ...] | None:
+        """Who is on all of these lists that have names, in ascending order; None where none has."""
+        lists = [set(names) for one in named if (names := self.lists.get(one))]
+        return tuple(sorted(set.intersection(*lists))) if lists else None
+
+    def of(self, job: JobId) -> tuple[Address, ...] | None:
+        """Who may be drawn for a job; None: whoever has a seat."""
+        found = self._jobs.get(job)
+        return None if found is None else self.common(zip(found.datasets, found.lists, strict=True))
+
+
 class Licences:
     """A fold over the chain's events."""
 
@@ -181,12 +226,14 @@ class Licences:
         self.licences: dict[tuple[DatasetId, Address], LicenceGranted] = {}
         """Those that have not been revoked; ZERO_ADDRESS stands for anybody."""
         self.jobs: dict[JobId, JobLicensed] = {}
+        self.admissions = Admissions()
         self.paid: list[UsePaid] = []
         self.withdrawn: dict[tuple[DatasetId, Address], int] = {}
         self.refunded: dict[JobId, int] = {}
 
     def feed(self, events: Iterable[AnyChainEvent]) -> None:
         for event in events:
+            self.admissions.see(event)
             match event:
                 case DatasetPublished():
                     self.datasets[event.dataset] = event

@@ -164,6 +164,27 @@ class KeysWrapped(Outcome, frozen=True, kw_only=True):
     """Envelopes that do not open, or open to another key than they name."""
 
 
+class TakeKey(Task, frozen=True, kw_only=True):
+    """Key service: wraps a checkpoint's key that was shown on chain to this node, as its `publisher` should have done; one release, to this
+    node."""
+
+    key: Digest
+    publisher: Address
+
+
+class TellKey(Task, frozen=True, kw_only=True):
+    """Worker: the key of a checkpoint of its own, to be shown to everybody."""
+
+    key_id: Digest
+    checkpoint: Cid
+
+
+class KeyTold(Outcome, frozen=True, kw_only=True):
+    key: Digest
+    checkpoint: Digest
+    """assay.draw.checkpoint_digest."""
+
+
 class RunSegment(Task, frozen=True, kw_only=True):
     """Executes steps [start, stop) from the state in `parent`, keeping what serving a drawn unit needs. Takes up from what an
     interrupted run of the same segment left on disk. Fails with PEER when the parent's state or the data is not what was committed."""
@@ -481,13 +502,14 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | KeepBlob | ReleaseBlobs
-    | StoreKey | GatherKey | ReadManifest | WrapKeys | RunSegment | StopSegment | ServeUnits | VerifyReceipt
+    | StoreKey | GatherKey | ReadManifest | WrapKeys | TakeKey | TellKey | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
     | ShowNodes | VerifyVisit
     | DropSegment | LetGo
 )  # fmt: skip
 AnyOutcome = (
-    JobLoaded | ProgramChecked | Signed | OfferVerified | PinsSet | KeyStored | KeyGathered | ManifestRead | KeysWrapped | SegmentRun | Stopping
+    JobLoaded | ProgramChecked | Signed | OfferVerified | PinsSet | KeyStored | KeyGathered | ManifestRead | KeysWrapped | KeyTold | SegmentRun
+    | Stopping
     | UnitsServed | ReceiptVerified
     | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
 )  # fmt: skip

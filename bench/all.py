@@ -34,7 +34,7 @@ def machine() -> dict[str, object]:
     }  # fmt: skip
 
 
-WHOLE = {"finetune": ["--seeds", "5"]}
+WHOLE = {"finetune": ["--seeds", "5"], "faults": ["--seconds", "3600", "--gap", "2.4"]}
 """What a bench is told when it need not be quick."""
 
 

@@ -37,6 +37,7 @@ CONTRACTS = {
     "Bounties": "Bounties.sol",
     "Receipts": "Receipts.sol",
     "Takeovers": "Takeovers.sol",
+    "Sureties": "Sureties.sol",
     "Federated": "Federated.sol",
 }
 WHOLE = {"Jobs": ("IJobs.sol", "IJobs"), "Disputes": ("IDisputes.sol", "IDisputeGame")}

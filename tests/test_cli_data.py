@@ -22,8 +22,11 @@ def data(needs_anvil: None, tmp_path: Path) -> Any:
         network = deploy(anvil.url)
 
         def call(*words: str, code: int = 0) -> dict[str, Any]:
-            chain = ("--rpc", anvil.url, "--contract", network.jobs) if words[0] in ("grant", "revoke", "revenue", "readers") else ()
-            done = CliRunner().invoke(app, ["data", *words, "--data", str(tmp_path / "own"), *chain, "--json"], catch_exceptions=False)
+            asks = ("grant", "revoke", "admit", "revenue", "readers", "keyservice")
+            chain = ("--rpc", anvil.url, "--contract", network.jobs) if words[0] in asks else ()
+            group = ["data"] if words[0] != "keyservice" else []
+            line = [*group, *words, "--data", str(tmp_path / "own"), *chain, "--json"]
+            done = CliRunner().invoke(app, line, catch_exceptions=False)
             assert done.exit_code == code, done.output
             return dict(json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1]))
 
@@ -42,6 +45,15 @@ def test_grant_revoke_and_revenue(data: Any, tmp_path: Path) -> None:
     assert "no purpose" in data("grant", "set", "--to", "anyone", "--purpose", "war", code=2)["why"]
     assert data("revoke", "set", "--to", "anyone") == {"dataset": 1, "who": "0x" + "00" * 20, "revoked": True}
     assert "NoLicence" in data("revoke", "set", "--to", "anyone", code=4)["why"]
+    other = "0x" + "0a" * 20
+    assert data("admit", "set", "--verifier", someone, "--verifier", other) == {"dataset": 1, "verifiers": [other, someone]}
+    assert data("admit", "set", code=2)["error"] == data("admit", "set", "--anyone", "--verifier", other, code=2)["error"]
+    assert "names accounts" in data("admit", "set", "--verifier", "anyone", code=2)["error"]
+    assert data("admit", "set", "--anyone") == {"dataset": 1, "verifiers": []}
+    put_up = data("keyservice", "surety", "--per-job", "50", "--each", "10", "--add", "120", "--take", "20")
+    assert put_up == {"per_job": 50_000_000, "each": 10_000_000, "notice": 600, "free": 100_000_000, "behind": {}, "paid": 0}
+    assert data("keyservice", "surety") == put_up
+    assert "not named" in data("keyservice", "surety", "--each", "10", code=2)["error"]
     told = data("revenue", "set", "--collect", "--withdraw")
     assert told == {"dataset": 1, "earned": 0, "share": 10_000, "withdrawn": 0, "left": 0, "jobs": {}}
     assert data("readers", "set") == {"readers": [], "disputes": []}

@@ -32,6 +32,7 @@ from assay.chain import (
     Settled,
     Terms,
 )
+from assay.hands import take_key
 from assay.ids import Address, Cid, Digest, JobId, PeerId, SegmentId
 from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef, envelope_info
 from assay.keyservice.hands import wrap_keys
@@ -59,7 +60,7 @@ from assay.runtime import (
     Wake,
     Woke,
 )
-from assay.tasks import JobLoaded, LoadJob, WrapKeys
+from assay.tasks import JobLoaded, LoadJob, TakeKey, WrapKeys
 
 SERVICE, CLIENT, W1, W2, V1, V2, V3 = (MemoryKeys(name.encode()) for name in ("service", "client", "w1", "w2", "v1", "v2", "v3"))
 NODES = (SERVICE, CLIENT, W1, W2, V1, V2, V3)
@@ -157,6 +158,8 @@ class Bench:
                 self.feed(Done(key=effect.key, outcome=JobLoaded(job=task.job, spec=self.spec, spec_digest=codec.digest(self.spec))))
             case Do(task=WrapKeys() as task):
                 self.feed(Done(key=effect.key, outcome=wrap_keys(SERVICE, task)))
+            case Do(task=TakeKey() as task):
+                self.feed(Done(key=effect.key, outcome=take_key(SERVICE, task)))
             case Send(call=ReleaseKeys() as call):
                 if effect.key not in [key for key, _ in self.calls]:  # the sender sends once for a key
                     self.calls.append((effect.key, call))

@@ -56,7 +56,10 @@ def posted(spec: JobSpec, *licensed: int, late: bool = False) -> Bench:
     bench.post(dataset_root=data_root(spec.dataset, spec.order, spec.batch))
     if licensed:
         numbers = tuple(map(DatasetId, licensed))
-        bench.chain(JobLicensed, job=JobId(1), client=Address("0x"), datasets=numbers, prices=(1,) * len(numbers), purpose=0, locked=1)
+        bench.chain(
+            JobLicensed, job=JobId(1), client=Address("0x"), datasets=numbers, prices=(1,) * len(numbers), purpose=0, locked=1,
+            lists=(0,) * len(numbers),
+        )  # fmt: skip
     bench.let("load")
     return bench
 
@@ -130,7 +133,7 @@ def test_a_document_whose_data_the_contract_does_not_name_is_refused() -> None:
     bench = Bench(spec)
     bench.register(*NODES)
     bench.post(dataset_root=sha256(b"other data"))
-    bench.chain(JobLicensed, job=JobId(1), client=Address("0x"), datasets=(DatasetId(1),), prices=(1,), purpose=0, locked=1)
+    bench.chain(JobLicensed, job=JobId(1), client=Address("0x"), datasets=(DatasetId(1),), prices=(1,), purpose=0, locked=1, lists=(0,))
     assert "not those that the contract names" in stage(bench)[1]
 
 
@@ -157,7 +160,7 @@ def test_a_rival_that_publishes_the_same_roots_gets_no_key_opened() -> None:
         key_service=SERVICE.account, owners=(RIVAL.account,), shares=(10_000,),
     )  # fmt: skip
     bench.post(dataset_root=data_root(spec.dataset, spec.order, spec.batch))
-    bench.chain(JobLicensed, job=JobId(1), client=Address("0x"), datasets=(DatasetId(3),), prices=(1,), purpose=0, locked=1)
+    bench.chain(JobLicensed, job=JobId(1), client=Address("0x"), datasets=(DatasetId(3),), prices=(1,), purpose=0, locked=1, lists=(0,))
     bench.let("load")
     bench.assign(1)
     assert "2 of its 3 key envelopes do not open" in stage(bench)[1]

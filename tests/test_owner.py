@@ -6,8 +6,10 @@ import asyncio
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,6 +87,23 @@ def test_a_card_is_told_with_what_it_hides_left_out() -> None:
     assert machine().cores >= 1
 
 
+def test_who_takes_how_much_of_a_card_is_told_where_the_driver_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml, asked = Nvml(), []
+    answers: list[Any] = [[SimpleNamespace(pid=7, smUtil=3), SimpleNamespace(pid=5, smUtil=80), SimpleNamespace(pid=7, smUtil=41)], 6, 3]
+
+    def utilisation(_: Any, since: int) -> Any:
+        asked.append(since)
+        if isinstance(found := answers.pop(0), int):
+            error = nvml.NVMLError()
+            error.value = found  # type: ignore[attr-defined]
+            raise error
+        return found
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetProcessUtilization", utilisation, raising=False)
+    assert [gpus(nvml)[0].shares for _ in range(3)] == [((5, 80), (7, 41)), (), None]
+    assert all(since > 10**15 for since in asked)  # microseconds since 1970: what was long ago does not count
+
+
 @pytest.mark.parametrize(
     ("text", "hours"), [("", None), ("22-7", (22, 7)), ("9-17", (9, 17)), ("0-24", (0, 24))]
 )  # fmt: skip
@@ -119,6 +138,9 @@ def test_what_is_no_span_of_hours_is_refused(text: str) -> None:
         (Rules(alone=True), 0, gpu(processes=(5, 7)), False, "process 7"),
         (Rules(alone=True), 0, gpu(processes=(5,)), False, ""),
         (Rules(alone=True), 0, gpu(processes=(5, 7), busy=9), False, ""),
+        (Rules(alone=True), 0, gpu(processes=(5, 7), busy=99, shares=((5, 97), (7, 2))), False, ""),  # 7 is the desktop
+        (Rules(alone=True), 0, gpu(processes=(5, 7), busy=99, shares=((5, 60), (7, 39))), False, "process 7"),
+        (Rules(alone=True), 0, gpu(processes=(5, 7), busy=99, shares=()), False, ""),
     ],
 )
 def test_when_a_worker_may_work(rules: Rules, hour: int, card: Gpu, paused: bool, why: str) -> None:
@@ -143,6 +165,18 @@ def test_it_pauses_and_goes_on_and_says_so() -> None:
     asyncio.run(run())
     assert orders == ["drain", "resume", "drain"]
     assert said[:2] == ["this worker pauses: it works from 22 to 7 o'clock", "this worker goes on"]
+
+
+def test_an_engine_is_known_by_its_command_whoever_has_started_it() -> None:
+    import psutil
+
+    with subprocess.Popen([sys.executable, "-c", "input()", care.ENGINE], stdin=subprocess.PIPE) as engine:
+        try:
+            assert care._engine(psutil, engine.pid)
+            assert not care._engine(psutil, os.getpid())
+        finally:
+            engine.kill()
+    assert not care._engine(psutil, engine.pid)
 
 
 def test_a_drain_by_hand_stands_until_the_owner_ends_it() -> None:

@@ -42,7 +42,8 @@ def granted(who: Address, until: int, purposes: int, price: int = 7) -> tuple[ty
 
 
 def posted(job: int) -> tuple[type[Any], dict[str, Any]]:
-    return chain.JobLicensed, {"job": JobId(job), "client": CLIENT, "datasets": (DatasetId(1),), "prices": (7,), "purpose": 3, "locked": 9}
+    terms = {"datasets": (DatasetId(1),), "prices": (7,), "purpose": 3, "locked": 9, "lists": (0,)}
+    return chain.JobLicensed, {"job": JobId(job), "client": CLIENT, **terms}
 
 
 PAID = (chain.UsePaid, {"job": JobId(2), "dataset": DatasetId(1), "segment": 4, "amount": 5})

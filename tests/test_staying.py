@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from assay.cli import leaving, tested
+from assay.adapters import tested
+from assay.adapters.fleet import exposure
+from assay.cli import doctor, leaving, node
 from assay.cli.common import Trouble
+from assay.cli.folder import Lock
 from assay.cli.leaving import Leaving, owed
 from assay.runtime import Note
 
@@ -99,6 +103,36 @@ def test_what_cannot_be_handed_over_in_time_is_named(monkeypatch: pytest.MonkeyP
     assert (quick.did, quick.said) == (["stop"], [])
 
 
+# ---- ports -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_that_a_node_had_and_another_program_has_now_is_named(tmp_path: Path) -> None:
+    assert doctor.ports(tmp_path).good is not False  # it has had none
+    (tmp_path / "peers").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for gateway, listen in ((str(port), "[]"), ("what?", f'["/ip4/127.0.0.1/tcp/{port}"]'), ("", '["/ip4/127.0.0.1/tcp/x"]'), ("", "{torn")):
+            (tmp_path / "gateway-port").write_text(gateway)
+            (tmp_path / "peers" / "listen.json").write_text(listen)
+            found = doctor.ports(tmp_path)
+            assert (found.good is False) == (str(port) in gateway + listen)
+            assert (str(port) in found.detail) == (found.good is False)
+        with Lock(tmp_path)._file:  # a node runs there: they are its own
+            (tmp_path / "gateway-port").write_text(str(port))
+            assert doctor.ports(tmp_path).good is not False
+
+
+@pytest.mark.parametrize(("addresses", "good"), [(["127.0.0.1", "192.168.1.5", "fe80::1%eth0"], None), (["10.0.0.1", "2a00:1450::1"], True)])
+def test_a_machine_that_nobody_can_call_says_what_its_router_must_do(
+    addresses: list[str], good: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exposure, "here", lambda: addresses)
+    found = doctor.ports(tmp_path)
+    assert found.good is good
+    assert ("2a00:1450::1" in found.detail) == (good is True)
+    assert ("forward" in found.next) == (good is None)
+
+
 # ---- arithmetic ------------------------------------------------------------------------------------------------------------
 
 
@@ -134,7 +168,7 @@ def test_a_machine_that_does_not_pass_does_not_work_and_is_tested_again(cache: P
     monkeypatch.setattr(tested, "suite", suite)
     for _ in range(2):
         with pytest.raises(Trouble, match="must not work") as caught:
-            asyncio.run(tested.admit("", lambda note: None))
+            asyncio.run(node._admit("", lambda note: None))
         assert "exp-17" in caught.value.why
         assert "--untested" in caught.value.next
     assert list(cache.iterdir()) == []

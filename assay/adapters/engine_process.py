@@ -1,8 +1,9 @@
-"""The engine in processes of its own: started when there is work, ended when there is none, killed with the daemon.
+"""The engine in processes of its own: started when there is work (or kept ready for it), ended when there is none, killed with the daemon.
 
 A run of a segment may take hours while a drawn link of an earlier one must be served in minutes, so up to `processes` engines run at
 once, each one task at a time. An engine that crashes, answers something else than it should, or says nothing for `patience` seconds is
-killed, and its task fails by this node's own fault; the next task gets a fresh one. In a sandbox (assay.adapters.sandbox) one is killed, too,
+killed, and its task fails by this node's own fault; the next task gets a fresh one. Who looks for work has one started before there is any: to load
+it takes longer than to check a small job's program, and others offer meanwhile. In a sandbox (assay.adapters.sandbox) one is killed, too,
 under which the work folder outgrows its quota. A cancelled task kills its engine, too: a
 computation cannot be interrupted otherwise. `InlineEngine` is the same without a process, for tests and small simulations.
 """
@@ -49,6 +50,8 @@ class _Process:
         self.process = process
         self.idle: asyncio.TimerHandle | None = None
         """Set when it has had a task before."""
+        self.waited = False
+        """Whether it has waited for its present task."""
         self.heard = False
         """Whether it has answered to its present task."""
         self.ended_for = ""
@@ -81,6 +84,8 @@ class ProcessEngine:
         self._slots = asyncio.Semaphore(processes)
         self._free: dict[Path, list[_Process]] = {}
         self._all: set[_Process] = set()
+        self._ready: set[Path] = set()
+        """Folders for which one is kept ready."""
         self._closed = False
 
     @property
@@ -143,7 +148,7 @@ class ProcessEngine:
                 async with asyncio.timeout(DYING):
                     await engine.process.wait()
             await engine.kill()
-            if engine.idle is not None and not engine.heard:
+            if engine.waited and not engine.heard:
                 raise _DiedIdle from None
             if engine.ended_for:
                 raise TaskFailed(Fault.OWN, engine.ended_for) from None
@@ -167,10 +172,22 @@ class ProcessEngine:
             engine = waiting.pop()
             if engine.idle is not None:
                 engine.idle.cancel()
-            engine.heard = False
+            engine.waited, engine.heard = True, False
             if engine.process.returncode is None:
                 return engine
             await self._end(engine)
+        return await self._begin(folder)
+
+    async def keep_ready(self, folder: Path) -> None:
+        """From now on an engine that has had no task yet waits for one when no other does."""
+        self._ready.add(folder)
+        await self._refill(folder)
+
+    async def _refill(self, folder: Path) -> None:
+        if folder in self._ready and not self._free.get(folder) and not self._closed:
+            self._free.setdefault(folder, []).append(await self._begin(folder))
+
+    async def _begin(self, folder: Path) -> _Process:
         environment = self._sandbox.environment() if self._sandbox else dict(os.environ)
         environment |= {name: str(self.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         command = self._sandbox.command(folder) if self._sandbox else [*self._command, str(folder), str(os.getpid())]
@@ -193,6 +210,7 @@ class ProcessEngine:
         if engine in waiting:
             waiting.remove(engine)
             await self._end(engine)
+            await self._refill(folder)
 
     async def _end(self, engine: _Process) -> None:
         self._all.discard(engine)

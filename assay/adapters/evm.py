@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +29,7 @@ from assay.adapters.evm_disputes import DisputeReader
 from assay.adapters.evm_journal import SendJournal
 from assay.adapters.evm_reader import Reader
 from assay.adapters.evm_rpc import Refused, Rpc, RpcError, blob, number
-from assay.adapters.evm_sender import Sender
+from assay.adapters.evm_sender import LIMIT_VARIABLE, Sender, fee_limit
 from assay.adapters.evm_typed import TypedData
 from assay.adapters.refusals import refuse
 from assay.chain import AnyCall, AnyChainEvent, Block, CallId, Offer
@@ -40,7 +41,7 @@ from assay.ports import AccountView, Outage, Reverted, Stamp
 sys.setrecursionlimit(1000)
 """Python's own. A library that web3 brings (py_ecc) raises it to 100,000, and then JSON that is nested deeply enough, which anybody can send,
 overflows the stack instead of being refused."""
-Taking = chain.Deposit | chain.PostJob | chain.PostLicensed | chain.FundJob | chain.SealDispute | chain.OfferBounty
+Taking = chain.Deposit | chain.PostJob | chain.PostLicensed | chain.FundJob | chain.SealDispute | chain.OfferBounty | chain.DepositSurety
 """Calls that take tokens."""
 DECISION_GAS = 500_000
 """For what the estimate of a reveal does not know of: it may turn out to be the last one, which decides the round and pays all."""
@@ -62,7 +63,7 @@ class EvmReader(TypedData):
         self.rpc = rpc
         self.genesis = genesis
         self.contracts = contracts
-        """By name: jobs, stakes, token; disputes, datasets, bounties and takeovers, if the network has them."""
+        """By name: jobs, stakes, token; disputes, datasets, bounties, takeovers and sureties, if the network has them."""
         self.disputes = contracts.get("disputes", Address(""))
         self.takeovers = contracts.get("takeovers", Address(""))
         named = {address: name for name, address in contracts.items() if name != "token"}
@@ -92,7 +93,7 @@ class EvmReader(TypedData):
         with contextlib.suppress(Refused, evm_abi.BadLog):  # stakes behind receipts know of no data sets
             if (datasets := Address((await ask("stakes", "datasets")).lower())) != ZERO_ADDRESS:
                 found["datasets"] = datasets
-        for name in ("bounties", "takeovers"):
+        for name in ("bounties", "takeovers", "sureties"):
             where = evm_create2.created(name, contract)
             if blob(await rpc.call("eth_getCode", where, "latest")):
                 found[name] = where
@@ -224,7 +225,8 @@ class EvmChain(EvmReader):
 
     @classmethod
     async def open(cls, url: str, contract: Address, signer: LocalAccount, journal: Path) -> Self:  # type: ignore[override]
-        """Resumes what a former process left unmined. Raises Outage, NoContract, or evm_journal.WrongFolder."""
+        """Resumes what a former process left unmined. Raises Outage, NoContract, evm_journal.WrongFolder, or evm_sender.NoLimit."""
+        limit = fee_limit(os.environ.get(LIMIT_VARIABLE))
         rpc = Rpc(url)
         try:
             found = await cls._discover(rpc, contract)
@@ -233,7 +235,7 @@ class EvmChain(EvmReader):
         except BaseException:
             await rpc.close()
             raise
-        sender = Sender(rpc, signer, chain_id, book, {evm_abi.selector("jobs", call): DECISION_GAS for call in ("reveal", "batch")})
+        sender = Sender(rpc, signer, chain_id, book, {evm_abi.selector("jobs", call): DECISION_GAS for call in ("reveal", "batch")}, limit)
         opened = cls(rpc, chain_id, genesis, contracts, first_block, signer, sender)
         try:
             await sender.start()

@@ -31,7 +31,7 @@ FILES = {
     "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "escrow": "Escrow", "appeals": "Appeals", "stakes": "Stakes", "token": "TestToken",
     "disputes": "Disputes", "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
     "datasets": "Datasets",
-    "bounties": "Bounties", "receipts": "Receipts", "takeovers": "Takeovers", "federated": "Federated",
+    "bounties": "Bounties", "receipts": "Receipts", "takeovers": "Takeovers", "sureties": "Sureties", "federated": "Federated",
 }  # fmt: skip
 RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}
 """What Disputes calls otherwise than the vocabulary."""
@@ -126,6 +126,7 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     ),
     chain.GrantLicence: ("datasets", "grant", lambda c: (c.dataset, c.who, c.price, c.uses, c.until, c.purposes)),
     chain.RevokeLicence: ("datasets", "revoke", lambda c: (c.dataset, c.who)),
+    chain.AdmitVerifiers: ("datasets", "admit", lambda c: (c.dataset, c.verifiers)),
     chain.PostLicensed: ("jobs", "postLicensed", lambda c: (c.terms, c.uses)),
     chain.CollectUse: ("datasets", "collect", lambda c: (c.job, c.most)),
     chain.RefundUse: ("datasets", "refund", lambda c: (c.job,)),
@@ -138,6 +139,14 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     chain.CollectBounty: ("bounties", "collect", lambda c: (c.bounty, c.segments)),
     chain.ReturnBounty: ("bounties", "giveBack", lambda c: (c.bounty,)),
     chain.WithdrawBounties: ("bounties", "withdraw", lambda c: ()),
+    chain.OfferSurety: ("sureties", "offer", lambda c: (c.per_job, c.each, c.notice)),
+    chain.DepositSurety: ("sureties", "deposit", lambda c: (c.amount,)),
+    chain.WithdrawSurety: ("sureties", "withdraw", lambda c: (c.amount,)),
+    chain.VouchJob: ("sureties", "vouch", lambda c: (c.job,)),
+    chain.ContestCheckpoint: ("sureties", "object", lambda c: (c.segment,)),
+    chain.ShowCheckpointKey: ("sureties", "show", lambda c: (c.segment, c.checkpoint, c.key)),
+    chain.ClaimSurety: ("sureties", "claim", lambda c: (c.segment,)),
+    chain.ReturnSurety: ("sureties", "giveBack", lambda c: (c.job,)),
 }
 
 
@@ -280,7 +289,7 @@ def events() -> dict[bytes, _Event]:
     """Decoders by topic 0. Raises ImportError when ABI and vocabulary do not fit together."""
     kinds = {kind.__name__: kind for kind in get_args(AnyChainEvent)}
     found: dict[bytes, _Event] = {}
-    for contract in ("jobs", "stakes", "disputes", "datasets", "bounties", "takeovers"):
+    for contract in ("jobs", "stakes", "disputes", "datasets", "bounties", "takeovers", "sureties"):
         renamed = RENAMED if contract == "disputes" else {}
         for entry in _entries(contract, "event"):
             kind = kinds.get(renamed.get(entry["name"], entry["name"]))

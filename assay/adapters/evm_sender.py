@@ -36,6 +36,10 @@ BUMP_BLOCKS = 4
 FINAL_BLOCKS = 12
 HEADROOM = 1.25
 """Gas limit over the estimate: the state may move on before the call is mined."""
+FEE_LIMIT = 10**17
+"""Wei that one call may cost at most. What gas costs, and how much of it a call needs, is known from the chain node alone: one that lies, or is not
+the owner's, could have an account's coin spent on fees."""
+LIMIT_VARIABLE = "ASSAY_FEE_LIMIT"
 SEARCH, SEARCH_STEP = 128, 8
 """Blocks that are looked through for who took a nonce, and how many in a request."""
 WINDOW = 100
@@ -43,6 +47,17 @@ WINDOW = 100
 FEES: list[tuple[str, list[object]]] = [("eth_getBlockByNumber", ["latest", False]), ("eth_maxPriorityFeePerGas", [])]
 HARMLESS = ("already known", "alreadyknown", "already imported", "nonce too low", "underpriced", "known transaction")
 """Answers to a broadcast that say that the nonce is taken care of."""
+
+
+class NoLimit(ValueError):
+    """What the environment names as the limit of fees is no number."""
+
+
+def fee_limit(text: str | None) -> int:
+    """Wei; FEE_LIMIT where nothing is named. Raises NoLimit."""
+    if text and not (text.isascii() and text.isdigit()):
+        raise NoLimit(f"{LIMIT_VARIABLE}={text}: a whole number of wei, at most so many a call")
+    return int(text) if text else FEE_LIMIT
 
 
 @dataclass(slots=True)
@@ -58,9 +73,13 @@ class Wish:
 class Sender:
     """`await send(call_id, to, data)` gives the block. `start()` resumes what a former process left; `stop()` ends the task."""
 
-    def __init__(self, rpc: Rpc, account: LocalAccount, chain_id: int, journal: SendJournal, spare: dict[bytes, int] | None = None) -> None:
+    def __init__(
+        self, rpc: Rpc, account: LocalAccount, chain_id: int, journal: SendJournal, spare: dict[bytes, int] | None = None, limit: int = FEE_LIMIT
+    ) -> None:
+        """`limit`: wei that one call may cost."""
         self.spare = spare or {}
         """Gas over estimate and headroom, by a call's first four bytes."""
+        self.limit = limit
         self.rpc, self.account, self.chain_id, self.journal = rpc, account, chain_id, journal
         self.address = Address(account.address.lower())
         self.broadcasts = 0
@@ -198,7 +217,17 @@ class Sender:
     async def _fees_now(self) -> tuple[int, int]:
         return self._fees(*await self.rpc.batch(FEES))
 
+    def _too_dear(self, gas: int, fee: int) -> Outage | None:
+        if gas * fee <= self.limit:
+            return None
+        asked, most = gas * fee / 10**18, self.limit / 10**18
+        next = f"use another node (--rpc), wait, or allow more ({LIMIT_VARIABLE}, in wei)"
+        return Outage(f"the chain node wants up to {asked:.4g} coins of gas for one call, over the limit of {most:.4g}: {next}")
+
     def _sign(self, entry: Entry, fee: int, tip: int) -> Attempt:
+        """Raises Outage for what would cost more than the limit."""
+        if error := self._too_dear(entry.gas, fee):
+            raise error
         signed = self.account.sign_transaction(
             {
                 "type": 2, "chainId": self.chain_id, "nonce": entry.nonce, "to": Web3.to_checksum_address(entry.target), "data": entry.data,
@@ -222,6 +251,10 @@ class Sender:
                     wish.receipt.set_exception(self._explained(needed) if isinstance(needed, RpcError) else needed)
                 continue
             limit = int(number(needed) * HEADROOM) + self.spare.get(wish.data[:4], 0)
+            if error := self._too_dear(limit, fee):
+                if not wish.receipt.done():
+                    wish.receipt.set_exception(error)
+                continue
             entry = Entry(wish.call_id, nonce + len(ready), wish.target, wish.data, limit)
             entry.attempts = [self._sign(entry, fee, tip)]
             ready.append(entry)
@@ -327,6 +360,8 @@ class Sender:
         elif head.number - self._bumped_at >= BUMP_BLOCKS:
             fee, tip = await self._fees_now()
             last = first.attempts[-1]
-            self.journal.add(first, self._sign(first, max(fee, last.fee * 5 // 4 + 1), max(tip, last.tip * 5 // 4 + 1)))
+            fee = max(fee, last.fee * 5 // 4 + 1)
+            if not self._too_dear(first.gas, fee):
+                self.journal.add(first, self._sign(first, fee, max(tip, last.tip * 5 // 4 + 1)))
             self._bumped_at = head.number
         await self._broadcast(line)

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from typing import Any
 import msgspec
 
 from assay.messages import Means
+
+RECENT = 5.0
+"""Seconds."""
+NOBODY = (0, 6)
+"""NVML_SUCCESS, NVML_ERROR_NOT_FOUND: how pynvml and the driver say that no process has taken any of a GPU's time."""
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +47,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     mig: bool | None
     processes: tuple[int, ...]
     """Process ids of those that compute or draw on it."""
+    shares: tuple[tuple[int, int], ...] | None = None
+    """(process id, per cent of the GPU's time that it has taken in the last RECENT seconds); None where the driver does not tell."""
 
     @property
     def text(self) -> str:
@@ -95,6 +103,17 @@ def gpus(nvml: Any = None) -> tuple[Gpu, ...]:
             nvml.nvmlShutdown()
 
 
+def _shares(nvml: Any, device: Any) -> tuple[tuple[int, int], ...] | None:
+    try:
+        samples = nvml.nvmlDeviceGetProcessUtilization(device, int((time.time() - RECENT) * 1e6))
+    except nvml.NVMLError as error:
+        return () if getattr(error, "value", None) in NOBODY else None
+    taken: dict[int, int] = {}
+    for sample in samples:
+        taken[sample.pid] = max(taken.get(sample.pid, 0), sample.smUtil)
+    return tuple(sorted(taken.items()))
+
+
 def _gpu(nvml: Any, index: int, driver: str) -> Gpu:
     device, error = nvml.nvmlDeviceGetHandleByIndex(index), nvml.NVMLError
     memory = nvml.nvmlDeviceGetMemoryInfo(device)
@@ -114,7 +133,7 @@ def _gpu(nvml: Any, index: int, driver: str) -> Gpu:
         temperature=_asked(lambda: nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU), error),
         power=None if power is None else power / 1000, power_limit=None if limit is None else limit / 1000,
         busy=None if busy is None else busy.gpu, ecc=None if ecc is None else bool(ecc[0]), mig=None if mig is None else bool(mig[0]),
-        processes=tuple(sorted(set(running))),
+        processes=tuple(sorted(set(running))), shares=_shares(nvml, device),
     )  # fmt: skip
 
 

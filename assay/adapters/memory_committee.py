@@ -62,8 +62,12 @@ class Committee(Hearings):
         )  # fmt: skip
 
     def _select(self, seg: Segment, seed: Digest) -> list[Address]:
-        """The verifiers of a round: 64 tries among those not drawn before in this segment, then 64 that allow them."""
+        """The verifiers of a round: 64 tries among those not drawn before in this segment, then 64 that allow them. Of a job whose data
+        admit some verifiers only: these in the seed's order, likewise."""
         job = self.jobs[seg.job]
+        admitted = self.admitted(seg.job)
+        if admitted is not None:
+            return self._select_listed(seg, draw.listed(seed, admitted))
         p = job.terms.params
         seats = self.stakes.seats_at(seg.seats_block)
         before = {check.verifier for checks in seg.rounds for check in checks}
@@ -77,6 +81,17 @@ class Committee(Hearings):
             if self.stakes.account(holder).free >= p.draw_bond:
                 drawn.append(holder)
         return drawn
+
+    def _select_listed(self, seg: Segment, order: list[Address]) -> list[Address]:
+        job = self.jobs[seg.job]
+        p = job.terms.params
+        before = {check.verifier for checks in seg.rounds for check in checks}
+        fresh = [who for who in order if who not in before]
+        able = [
+            who for who in (*fresh, *(who for who in order if who in before))
+            if who not in (seg.provider, job.client) and self.stakes.seated(who) and self.stakes.account(who).free >= p.draw_bond
+        ]  # fmt: skip
+        return able[: p.verifiers]
 
     # ---- receipts
 

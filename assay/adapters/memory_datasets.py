@@ -6,6 +6,7 @@ Money: for every job that is not refunded the contract holds `escrow`, for every
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from assay import chain
@@ -13,7 +14,7 @@ from assay.adapters.memory_jobs import Jobs
 from assay.adapters.memory_stakes import Context, Token, pseudo_address
 from assay.adapters.memory_terms import check_cid
 from assay.adapters.refusals import refuse
-from assay.chain import DatasetCall, GrantLicence, PublishDataset, SegmentState, Terms
+from assay.chain import AdmitVerifiers, DatasetCall, GrantLicence, PublishDataset, SegmentState, Terms
 from assay.ids import ZERO_ADDRESS, Address, DatasetId, JobId, SegmentId
 from assay.licensing import ENDLESS, MOST_DATASETS, BadUses, Uses, decode_uses, due, read_head, reads
 from assay.merkle import sha256
@@ -24,6 +25,7 @@ DATASETS = pseudo_address("datasets")
 MOST_RECORDS = (1 << 40) - 1
 MOST_TIME = (1 << 40) - 1
 MOST_COST = (1 << 96) - 1
+MOST_ADMITTED = 64
 
 
 @dataclass(slots=True)
@@ -44,6 +46,8 @@ class Dataset:
     published: PublishDataset
     owner: Address
     earned: int = 0
+    lists: list[tuple[Address, ...]] = field(default_factory=lambda: [()])
+    """Of verifiers, by number; the last one holds for jobs posted from now on, one without names admits all."""
     taken: dict[Address, int] = field(default_factory=dict)
 
 
@@ -53,6 +57,8 @@ class Part:
     price: int
     number: int
     epoch: int
+    list: int
+    """Of its verifiers."""
     holder: Address
     """Whose licence it is: the client's, or everybody's (the zero address)."""
 
@@ -73,7 +79,7 @@ class Use:
 class Datasets:
     def __init__(self, token: Token, jobs: Jobs) -> None:
         self.token, self.jobs = token, jobs
-        jobs.need = self.need
+        jobs.need, jobs.admitted = self.need, self.admitted
         self.datasets: dict[DatasetId, Dataset] = {}
         self.licences: dict[tuple[DatasetId, Address], Licence] = {}
         self.uses: dict[JobId, Use] = {}
@@ -86,6 +92,8 @@ class Datasets:
                 self.grant(ctx, who, call)
             case chain.RevokeLicence():
                 self.revoke(ctx, who, call.dataset, call.who)
+            case chain.AdmitVerifiers():
+                self.admit(ctx, who, call)
             case chain.PostLicensed():
                 self.post(ctx, who, call.terms, call.uses)
             case chain.CollectUse():
@@ -150,6 +158,17 @@ class Datasets:
         licence.epoch += 1
         ctx.emit(chain.LicenceRevoked, dataset=number, who=holder)
 
+    def admit(self, ctx: Context, who: Address, call: AdmitVerifiers) -> None:
+        self._need_owner(call.dataset, who)
+        if len(call.verifiers) > MOST_ADMITTED:
+            raise refuse("BadLength", name="verifiers", length=len(call.verifiers), most=MOST_ADMITTED)
+        for i, (before, verifier) in enumerate(itertools.pairwise((ZERO_ADDRESS, *call.verifiers))):
+            if verifier <= before:
+                raise refuse("BadList", index=i)
+        lists = self.datasets[call.dataset].lists
+        lists.append(call.verifiers)
+        ctx.emit(chain.VerifiersAdmitted, dataset=call.dataset, list=len(lists) - 1, verifiers=call.verifiers)
+
     def withdraw(self, ctx: Context, who: Address, number: DatasetId) -> None:
         amount = self.revenue(number, who)
         if not amount:
@@ -186,7 +205,7 @@ class Datasets:
         self.uses[number] = use
         ctx.emit(
             chain.JobLicensed, job=number, client=who, datasets=uses.datasets, prices=tuple(part.price for part in use.parts), purpose=uses.purpose,
-            locked=use.escrow,
+            locked=use.escrow, lists=uses.lists,
         )  # fmt: skip
         self.token.move(who, DATASETS, use.escrow)
 
@@ -194,6 +213,8 @@ class Datasets:
         """Refuses data that are not those that are named, and a missing licence; changes nothing."""
         if not 1 <= len(uses.datasets) <= MOST_DATASETS:
             raise refuse("BadLength", name="datasets", length=len(uses.datasets), most=MOST_DATASETS)
+        if len(uses.lists) != len(uses.datasets):
+            raise refuse("BadLength", name="lists", length=len(uses.lists), most=len(uses.datasets))
         try:
             head = read_head(uses.head)
         except BadUses:
@@ -208,33 +229,56 @@ class Datasets:
             raise refuse("OtherData", job=number)
         use = Use(who, uses.purpose, terms.micro_batches * head.batch, head.records, [])
         wanted: dict[tuple[DatasetId, Address], int] = {}
-        for dataset, _ in named:
+        for (dataset, _), seen in zip(named, uses.lists, strict=True):
             holder = who if self._licence(dataset, who).until >= ctx.time else ZERO_ADDRESS
             licence = self._licence(dataset, holder)
             if licence.until < ctx.time:
                 raise refuse("NoLicence", dataset=dataset, who=who)
             if not licence.permits(ctx.time, uses.purpose):
                 raise refuse("WrongPurpose", dataset=dataset, purpose=uses.purpose)
-            part = Part(dataset, licence.price, licence.number, licence.epoch, holder)
+            present = len(self.datasets[dataset].lists) - 1
+            part = Part(dataset, licence.price, licence.number, licence.epoch, present, holder)
             needed, left = self._reads(use, part, terms.steps), licence.left - wanted.get((dataset, holder), 0)
             if licence.left != ENDLESS and left < needed:
                 raise refuse("UsesExhausted", dataset=dataset, left=left, needed=needed)
+            if seen != present:
+                raise refuse("OtherList", dataset=dataset, list=present)
             wanted[dataset, holder] = wanted.get((dataset, holder), 0) + needed
             use.parts.append(part)
+        self._need_admitted(use, ZERO_ADDRESS, terms.params.verifiers)
         return use
+
+    # ---- verifiers
+
+    def admitted(self, job: JobId) -> tuple[Address, ...] | None:
+        use = self.uses.get(job)
+        return None if use is None else self._common(use)
+
+    def _common(self, use: Use) -> tuple[Address, ...] | None:
+        """Who is on the lists of all its datasets that have names; None where none has."""
+        lists = [names for part in use.parts if (names := self.datasets[part.dataset].lists[part.list])]
+        return tuple(sorted(set(lists[0]).intersection(*lists))) if lists else None
+
+    def _need_admitted(self, use: Use, provider: Address, needed: int) -> None:
+        names = self._common(use)
+        found = sum(who not in (use.client, provider) and self.jobs.stakes.seated(who) for who in names or ())
+        if names is not None and found < needed:
+            raise refuse("TooFewAdmitted", found=found, needed=needed)
 
     def _take(self, part: Part, change: int) -> None:
         licence = self._licence(part.dataset, part.holder)
         if licence.left != ENDLESS:
             licence.left += change
 
-    def need(self, ctx: Context, job: JobId) -> None:
-        """Refuses when a licence that the job rests on is over."""
+    def need(self, ctx: Context, job: JobId, provider: Address) -> None:
+        """Refuses when a licence that the job rests on is over, or too few have seats who may check it."""
         use = self.uses.get(job)
         for part in use.parts if use is not None else ():
             licence = self._licence(part.dataset, part.holder)
             if use is not None and (licence.epoch != part.epoch or not licence.permits(ctx.time, use.purpose)):
                 raise refuse("NoLicence", dataset=part.dataset, who=use.client)
+        if use is not None:
+            self._need_admitted(use, provider, self.jobs.jobs[job].terms.params.quorum)
 
     # ---- anybody
 

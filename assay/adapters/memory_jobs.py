@@ -37,8 +37,9 @@ class Jobs:
         self.nonces: set[tuple[Address, int]] = set()
         self.settled: dict[Address, int] = {}
         """Segments of a provider that have settled since it was pardoned last."""
-        self.need: Callable[[Context, JobId], None] = lambda ctx, job: None
-        """Refuses when a licence that the job rests on is over; Datasets sets it."""
+        # Datasets sets both: what refuses a provider, and who may be drawn for a job (None: whoever has a seat).
+        self.need: Callable[[Context, JobId, Address], None] = lambda ctx, job, provider: None
+        self.admitted: Callable[[JobId], tuple[Address, ...] | None] = lambda job: None
 
     # ---- jobs
 
@@ -127,7 +128,7 @@ class Jobs:
         self._running(job)
         if ctx.time > job.terms.deadline:
             raise refuse("JobPastDeadline", job=offer.job, deadline=job.terms.deadline)
-        self.need(ctx, offer.job)
+        self.need(ctx, offer.job, offer.provider)
         if ctx.time > offer.expires:
             raise refuse("OfferExpired", expires=offer.expires, now_=ctx.time)
         if (offer.provider, offer.nonce) in self.nonces:
@@ -155,8 +156,7 @@ class Jobs:
         self._next(job, offer.parent).child = number
         by = ctx.time + p.activate_window
         self.segments[number] = Segment(
-            number, offer.job, offer.parent, offer.provider, offer.start, offer.stop, offer.price, bond > 0, fees, by
-        )
+            number, offer.job, offer.parent, offer.provider, offer.start, offer.stop, offer.price, bond > 0, fees, by, bond=bond)
         ctx.emit(
             chain.Assigned, segment=number, job=offer.job, parent=offer.parent, provider=offer.provider, start=offer.start, stop=offer.stop,
             price=offer.price, activate_by=by,

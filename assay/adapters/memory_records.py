@@ -68,6 +68,8 @@ class Segment:
     phase: int = 0
     """Of SERVED: 1 seal, 2 reveal, 3 open; of DRAWN: 4 show (Phase in contracts/src/types)."""
     round: int = 0
+    bond: int = 0
+    """What was reserved when it was assigned."""
     keyed: bool = False
     """The key service has posted a key to the provider."""
     child: SegmentId = SegmentId(0)  # noqa: RUF009

@@ -135,6 +135,9 @@ class Stakes:
         if free < amount:
             raise refuse("InsufficientStake", who=who, free=free, needed=amount)
 
+    def seated(self, who: Address) -> bool:
+        return any(holder == who for holder, _ in self.seats.values())
+
     # ---- calls
 
     def register(self, ctx: Context, who: Address, encryption_key: bytes, peer: PeerId) -> None:

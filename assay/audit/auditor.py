@@ -50,6 +50,7 @@ class Auditor(Disputes):
             self.stakes.pass_to(event.block)
             self._see(entry, event)
             self.stakes.apply(event)
+            self.admissions.see(event)
             if isinstance(event, chain.Slashed) and event.segment in self.books.segs:
                 self._free(self.books.segs[event.segment])
         if self.job not in self.books.jobs:

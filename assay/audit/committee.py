@@ -50,9 +50,16 @@ class Committee(Hand):
         return draw.seed(found, seg.number, seg.round)
 
     def _select(self, seg: Seg, job: JobBook, seed: Digest) -> tuple[Address, ...]:
-        """The verifiers that a seed draws: 64 tries among those not drawn before in this segment, then 64 that allow them."""
-        seats = self.stakes.seats(seg.seats_block)
+        """The verifiers that a seed draws: 64 tries among those not drawn before in this segment, then 64 that allow them; of a job whose data
+        admit some verifiers only, these in the seed's order, likewise."""
         before = {who for round in seg.rounds.values() for who in round.verifiers}
+        admitted = self.admissions.of(seg.job)
+        if admitted is not None:
+            order = draw.listed(seed, admitted)
+            ranked = (*(who for who in order if who not in before), *(who for who in order if who in before))
+            able = (who for who in ranked if who not in (seg.provider, job.client) and self.stakes.seated(who))
+            return tuple(who for who in able if self.stakes.free(who) >= job.terms.params.draw_bond)[: job.terms.params.verifiers]
+        seats = self.stakes.seats(seg.seats_block)
         found: list[Address] = []
         for i in range((2 if seg.round else 1) * draw.TRIES if seats else 0):
             if len(found) == job.terms.params.verifiers:

@@ -16,6 +16,7 @@ from assay.audit.record import Entry, Record
 from assay.audit.stakes import StakeBook
 from assay.chain import AnyChainEvent, SegmentState
 from assay.ids import Address, Digest, DisputeId, JobId, SegmentId
+from assay.licensing import Admissions
 
 if TYPE_CHECKING:
     from assay.audit.disputes import Case
@@ -30,6 +31,7 @@ class Base:
     def __init__(self, record: Record, job: JobId) -> None:
         self.record, self.job = record, job
         self.books, self.stakes = Books(), StakeBook(record.seat_stake)
+        self.admissions = Admissions()
         self.cases: dict[DisputeId, Case] = {}
         self.plans: dict[tuple[Address, Digest], chain.Entrusted] = {}
         """By client and document."""

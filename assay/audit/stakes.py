@@ -37,6 +37,10 @@ class StakeBook:
         """Holders by slot at the end of a block that was wanted."""
         return self._seats[block]
 
+    def seated(self, who: Address) -> bool:
+        """Whether it holds a seat now."""
+        return any(holder == who for _, holder in self._slots)
+
     def free(self, who: Address) -> int:
         return self.stake[who] - self.reserved[who] - self.unbonding[who]
 

@@ -60,7 +60,7 @@ jobs.app.command()(audit.audit)
 jobs.app.command()(result.result)
 jobs.app.command()(certificate.certificate)
 app.add_typer(jobs.app, name="job")
-for command in (licences.grant, licences.revoke, licences.revenue, licences.readers):
+for command in (licences.grant, licences.revoke, licences.admit, licences.revenue, licences.readers):
     data.app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(certificate.app, name="certificate")

@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from assay.adapters.hardware import Gpu
 from assay.runtime import Note
@@ -26,6 +26,8 @@ LOOK_EVERY = 15.0
 """Seconds."""
 COOLED = 5
 """Degrees under the limit at which a machine that was too hot may work again."""
+ENGINE = "assay.cage"
+"""What an engine's command line names."""
 BUSY = 10
 """Per cent of a GPU's time from which another's program counts as using it."""
 
@@ -83,8 +85,11 @@ def forbids(rules: Rules, hour: int, gpus: tuple[Gpu, ...], own: frozenset[int],
         if rules.watts is not None and may is not None and round(may) > rules.watts:
             how = f"may take {may:.0f} W, and {rules.watts} are allowed: sudo nvidia-smi -i {gpu.index} -pl {rules.watts}"
             return f"GPU {gpu.index} {how if gpu.power_limit is not None else f'takes {may:.0f} W, and {rules.watts} are allowed'}"
-        others = [pid for pid in gpu.processes if pid not in own]
-        if rules.alone and others and (gpu.busy or 0) >= BUSY:
+        if gpu.shares is not None:  # a desktop holds the GPU all day, and takes next to nothing of it
+            others = [pid for pid, share in gpu.shares if pid not in own and share >= BUSY]
+        else:
+            others = [pid for pid in gpu.processes if pid not in own and (gpu.busy or 0) >= BUSY]
+        if rules.alone and others:
             return f"GPU {gpu.index} is used by another program (process {others[0]})"
     return ""
 
@@ -114,5 +119,15 @@ def look_here() -> tuple[int, tuple[Gpu, ...], frozenset[int]]:
 
     from assay.adapters.hardware import gpus
 
-    this = psutil.Process()
-    return time.localtime().tm_hour, gpus(), frozenset([this.pid, *(child.pid for child in this.children(recursive=True))])
+    this, found = psutil.Process(), gpus()
+    own = {this.pid, *(child.pid for child in this.children(recursive=True))}
+    own |= {pid for gpu in found for pid in gpu.processes if pid not in own and _engine(psutil, pid)}
+    return time.localtime().tm_hour, found, frozenset(own)
+
+
+def _engine(psutil: Any, pid: int) -> bool:
+    """Whether a process is an engine of this software: one of a fleet's place is no child of the daemon."""
+    try:
+        return ENGINE in psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return False

@@ -47,6 +47,7 @@ KNOWN = {
     ("assay.adapters.journal", "Unusable"): ("the node's journal cannot be used", ENVIRONMENT),
     ("assay.adapters.evm", "NoContract"): ("the contract is not there", ENVIRONMENT),
     ("assay.adapters.evm_journal", "WrongFolder"): ("this folder belongs to another network or account", USAGE),
+    ("assay.adapters.evm_sender", "NoLimit"): ("the limit of fees cannot be used", USAGE),
     ("assay.localnet.rpc", "RpcRefused"): ("the chain's node refused", ENVIRONMENT),
     ("assay.training", "TrainingError"): ("the training file cannot be used", FAILED),
 }

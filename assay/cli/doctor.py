@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import json
 import os
 import shutil
 import socket
@@ -14,6 +17,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from assay.cli.common import ENVIRONMENT, FAILED, Bootstrap, Contract, Data, Json, Rpc, Trouble, read_config, show
+from assay.cli.folder import running
 from assay.localnet import rpc
 from assay.ports import Outage
 
@@ -50,7 +54,7 @@ def engine() -> Finding:
 def arithmetic() -> Finding:
     """Whether this machine has passed the conformance suite."""
     from assay.adapters.sandbox import native_library
-    from assay.cli.tested import mark
+    from assay.adapters.tested import mark
 
     if mark(native_library()).exists():
         return Finding("arithmetic", True, "this processor and its GPUs' driver have passed the conformance suite")
@@ -115,6 +119,41 @@ def folder(path: Path) -> Finding:
     return Finding("data folder", free >= ROOM, f"{path}, {free / 2**30:.1f} GiB free", advice)
 
 
+def kept_ports(path: Path) -> list[tuple[str, int]]:
+    """Host and port that a node on this folder had last, of its gateway and of its peers; none before its first start."""
+    found = []
+    with contextlib.suppress(OSError, ValueError):
+        found.append(("", int((path / "gateway-port").read_text()[:6])))
+    with contextlib.suppress(OSError, ValueError, TypeError, IndexError):
+        for address in json.loads((path / "peers" / "listen.json").read_bytes()):
+            parts = str(address).split("/")
+            found.append((parts[2], int(parts[4])))
+    return found
+
+
+def ports(path: Path) -> Finding:
+    """Whether a node may listen, on the ports that it had last, and whether others can call a machine with these addresses."""
+    from assay.adapters.fleet.exposure import here
+
+    taken = []
+    for host, port in [] if (path / "lock").exists() and running(path) else kept_ports(path) or [("", 0)]:
+        kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            with socket.socket(kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+        except OSError as error:
+            taken.append(f"{port}: {error.strerror}")
+    if taken:
+        next = "end what holds it (ss -ltnp), or let your router forward the port that the node takes instead"
+        return Finding("ports", False, f"this node cannot listen on the port that it had, {'; '.join(taken)}", next)
+    public = [address for address in here() if ipaddress.ip_address(address.partition("%")[0]).is_global]
+    if public:
+        return Finding("ports", True, f"it may listen; this machine has {', '.join(public)}: --listen 0.0.0.0, and :: for IPv6")
+    forward = "forward two ports to this machine, then --listen 0.0.0.0 --announce HOST; or --announce relay (not for a worker)"
+    return Finding("ports", None, "it may listen; none of this machine's addresses is one that the world routes to", forward)
+
+
 def chain(url: str) -> Finding:
     try:
         number = int(str(rpc.call(url, "eth_chainId")), 16)
@@ -148,7 +187,7 @@ def bootstrap(multiaddr: str) -> Finding:
 
 def examine(url: str | None, address: str | None, peers: str | None, data: Path) -> list[Finding]:
     """All findings; what is not configured is not looked at."""
-    checks: list[Callable[[], Finding]] = [python, engine, arithmetic, sandbox, torch, gpu, anvil, lambda: folder(data)]
+    checks: list[Callable[[], Finding]] = [python, engine, arithmetic, sandbox, torch, gpu, anvil, lambda: folder(data), lambda: ports(data)]
     if url:
         checks.append(lambda: chain(url))
         if address:
@@ -168,7 +207,7 @@ SHOWN = 5
 def conform(json: bool) -> None:
     """Runs the conformance suite on every route of this machine, and says what failed, where, what it means and what to do."""
     from assay.adapters.sandbox import native_library
-    from assay.cli.tested import remember
+    from assay.adapters.tested import remember
     from assay.exact import conformance, examination, trainings
 
     if not json:

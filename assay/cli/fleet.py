@@ -49,16 +49,21 @@ class Rays:
 
 
 async def open_engine(
-    options: Options, data: Path, shut: Sandbox | None, must: bool, note: Callable[[Note], None], stack: AsyncExitStack
+    options: Options, data: Path, shut: Sandbox | None, must: bool, note: Callable[[Note], None], stack: AsyncExitStack, ready: bool
 ) -> tuple[Engine, int]:
-    """The engine, closed with `stack`, and how many segments it runs at once. `must`: every place has to shut its engines in. Raises Trouble."""
+    """The engine, closed with `stack`, and how many segments it runs at once. `must`: every place has to shut its engines in; `ready`: one
+    process waits for work before there is any, where it is not a fleet. Raises Trouble."""
     from assay.adapters.engine_process import ProcessEngine
     from assay.adapters.meters import Metered
 
-    home = Metered(ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut))
+    process = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut)
+    home, root = Metered(process), data / "work"
     fleet = options.ray
     if fleet is None:
         stack.push_async_callback(home.close)
+        if ready:
+            root.mkdir(exist_ok=True, mode=0o700)
+            await process.keep_ready(root)
         return home, 1
     if importlib.util.find_spec("ray") is None:
         raise Trouble("the fleet cannot be used", "Ray is not installed", "pip install 'assay[fleet]'", 3)
@@ -66,11 +71,11 @@ async def open_engine(
     from assay.adapters.fleet.engine import FleetEngine, FleetTrouble
     from assay.adapters.fleet.messages import Begin
 
-    root = data / "work"
     root.mkdir(exist_ok=True, mode=0o700)
     begin = Begin(
         address=fleet.address, root=str(root), places=fleet.places, gpus=len(await asyncio.to_thread(hardware.gpus)), cores=os.cpu_count() or 1,
         threads=options.threads, sandbox=options.sandbox, must=must, disk=shut.disk if shut else options.disk or 1 << 40,
+        tested=not options.untested,
     )  # fmt: skip
     engine = FleetEngine(begin, home, shut, data / "fleet.log", tuple(shlex.split(fleet.through)))
     engine.on_news = lambda news: note(Note(topic=news.topic, text=news.text))

@@ -193,11 +193,13 @@ def _data_cost(where: Settings, plan: Plan, datasets: list[int], json: bool) -> 
         return 0
     from assay.cli.licences import quote
 
-    cost = run_async(quote(where, tuple(map(DatasetId, datasets)), plan.steps, plan.program.micro_batches * plan.batch))
+    cost, verifiers = run_async(quote(where, tuple(map(DatasetId, datasets)), plan.steps, plan.program.micro_batches * plan.batch))
     if json:
-        show({"topic": "data", "datasets": datasets, "locked": cost})
+        show({"topic": "data", "datasets": datasets, "locked": cost, "verifiers": verifiers})
     else:
         print(f"  data       {money(cost)} more for datasets {', '.join(map(str, datasets))}, locked with Datasets; what is not used comes back")
+        if verifiers is not None:
+            print(f"             checked only by those whom their owners admit: {', '.join(verifiers) or 'nobody is on all of the lists'}")
     return cost
 
 

@@ -1,4 +1,4 @@
-"""`assay data grant|revoke|revenue|readers`: what the Datasets contract knows of an owner's datasets.
+"""`assay data grant|revoke|admit|revenue|readers`: what the Datasets contract knows of an owner's datasets.
 
 An owner's account sends from one process: when its key service runs on the folder, the call is left with it as an order.
 """
@@ -12,22 +12,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay.chain import AnyChainEvent, CallId, CollectUse, GrantLicence, KeyReleased, PublishDataset, RefundUse, RevokeLicence, WithdrawRevenue
-from assay.cli.common import ENVIRONMENT, FAILED, TOKEN, USAGE, Contract, Data, Json, Rpc, Settings, Trouble, money, run, settings, show
+from assay.chain import (
+    AdmitVerifiers,
+    AnyChainEvent,
+    CallId,
+    CollectUse,
+    GrantLicence,
+    KeyReleased,
+    PublishDataset,
+    RefundUse,
+    RevokeLicence,
+    WithdrawRevenue,
+)
+from assay.cli.common import ENVIRONMENT, TOKEN, USAGE, Contract, Data, Json, Rpc, Settings, Trouble, money, run, settings, show
 from assay.cli.data import Name, find
-from assay.codec import digest, encode
+from assay.cli.ordering import POLL, account, events, perform
+from assay.codec import digest
 from assay.ids import ZERO_ADDRESS, Address, Cid, DatasetId, JobId, address
 from assay.ports import Outage
 
 if TYPE_CHECKING:
-    from assay.keyservice.licensed import OwnerCall
     from assay.licensing import Licences, Others
 
 To = Annotated[str, typer.Option("--to", metavar="ACCOUNT", help="Who may use it; `anyone` for everybody.")]
 DAY = 24 * 3600
-TAKEN_WITHIN = 60.0
-"""Seconds that a running node has to send an order."""
-POLL = 0.5
 SEEN_WITHIN = 90.0
 """Seconds to wait for a node that has a manifest."""
 MOST_SEGMENTS = 64
@@ -92,6 +100,38 @@ def revoke(name: Name, to: To, rpc: Rpc = None, contract: Contract = None, data:
         show({"dataset": number, "who": who, "revoked": True})
     else:
         print(f"dataset {number} ({name}): nothing more is assigned on the licence of {to}")
+
+
+def admit(
+    name: Name,
+    verifier: Annotated[list[str] | None, typer.Option("--verifier", metavar="ACCOUNT", help="One that may check; once for each.")] = None,
+    anyone: Annotated[bool, typer.Option("--anyone", help="Whoever has a seat, as before the first list.")] = False,
+    rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Says which verifiers may be drawn to check jobs on a dataset, and so be given its keys: for jobs that are posted from now on.
+
+    Example: [bold]assay data admit patients --verifier 0x… --verifier 0x… --verifier 0x…[/bold]
+    """
+    if anyone == bool(verifier):
+        raise Trouble("whom to admit is not understood", "it is either a list or everybody", "--verifier 0x… for each, or --anyone", USAGE)
+    where = settings(rpc, contract, None, data, "owner")
+    names = tuple(sorted({holder(one) for one in verifier or []}))
+    if ZERO_ADDRESS in names:
+        raise Trouble("a list names accounts", "`anyone` is none", "assay data admit NAME --anyone", USAGE)
+
+    async def work() -> DatasetId:
+        number = await registered(where, name)
+        await perform(where, AdmitVerifiers(dataset=number, verifiers=names))
+        return number
+
+    number = run(work())
+    if json:
+        show({"dataset": number, "verifiers": names})
+    elif names:
+        print(f"dataset {number} ({name}): jobs that are posted from now on are checked by {len(names)} accounts alone: {', '.join(names)}")
+        print("as many of them as a job draws need a seat, else it is not taken")
+    else:
+        print(f"dataset {number} ({name}): whoever has a seat may check jobs that are posted from now on")
 
 
 def revenue(
@@ -202,25 +242,6 @@ def holder(text: str) -> Address:
         raise Trouble("who may use it is not understood", str(error), "--to 0x…, or --to anyone", USAGE) from None
 
 
-def account(where: Settings) -> Address:
-    from assay.adapters.keys import open_keys
-
-    keys = open_keys(where.data)
-    keys.close()
-    return keys.account
-
-
-async def events(where: Settings) -> list[AnyChainEvent]:
-    """All of the contract up to its head."""
-    from assay.adapters.evm import EvmReader
-
-    reader = await EvmReader.open(where.rpc, where.contract)
-    try:
-        return await reader.events((-1, -1), 0)
-    finally:
-        await reader.close()
-
-
 async def licences(where: Settings) -> Licences:
     from assay.licensing import Licences
 
@@ -229,8 +250,9 @@ async def licences(where: Settings) -> Licences:
     return known
 
 
-async def quote(where: Settings, datasets: tuple[DatasetId, ...], steps: int, each_step: int) -> int:
-    """What a job of this folder's account would lock for its data. Raises Trouble when a dataset is not known, or not licensed to it."""
+async def quote(where: Settings, datasets: tuple[DatasetId, ...], steps: int, each_step: int) -> tuple[int, tuple[Address, ...] | None]:
+    """What a job of this folder's account would lock for its data, and who alone may check it (None: whoever has a seat). Raises Trouble when a
+    dataset is not known, or not licensed to it."""
     from assay.cli.folder import prepare
     from assay.cli.node import open_or_create
 
@@ -246,7 +268,7 @@ async def quote(where: Settings, datasets: tuple[DatasetId, ...], steps: int, ea
             raise Trouble(f"dataset {number} is not licensed to {keys.account}", f"its owner is {owner}", "ask the owner for a licence")
     cost = known.cost(datasets, keys.account, now, steps, each_step)
     assert cost is not None
-    return cost
+    return cost, known.admissions.common((number, known.admissions.present.get(number, 0)) for number in datasets)
 
 
 async def others_of(node: Any, datasets: tuple[DatasetId, ...], purpose: int, most: int) -> Others:
@@ -269,7 +291,7 @@ async def others_of(node: Any, datasets: tuple[DatasetId, ...], purpose: int, mo
     if len({(made.key_service, made.key_holders) for _, made in found}) > 1:
         why = f"they are {', '.join(sorted({made.key_service for _, made in found}))}, or their holders differ; a job has one, or one group"
         raise Trouble("the datasets name different key services", why, "use them in jobs of their own")
-    return Others(tuple(found), purpose, most)
+    return Others(tuple(found), purpose, most, tuple(known.admissions.present.get(number, 0) for number in datasets))
 
 
 async def _fetch_from_anyone(node: Any, cid: Cid) -> None:
@@ -335,44 +357,3 @@ async def registered(where: Settings, name: str) -> DatasetId:
         owners=tuple(owner.account for owner in made.owners), shares=tuple(owner.share for owner in made.owners),
     ))  # fmt: skip
     return await on_chain(where, name)
-
-
-async def perform(where: Settings, call: OwnerCall) -> None:
-    """Has the call mined, by this process, or by the node that runs on the folder. Raises Trouble, Reverted, Outage."""
-    from assay.cli.folder import Lock, give_order, running
-    from assay.cli.funding import fund
-    from assay.cli.node import open_chain, open_or_create
-    from assay.keyservice.licensed import SEND
-
-    if await asyncio.to_thread(running, where.data):
-        before = len(await events(where))
-        await asyncio.to_thread(give_order, where.data, SEND + encode(call).hex())
-        deadline = time.monotonic() + TAKEN_WITHIN
-        while not any(_came_of(event, call) for event in (await events(where))[before:]):
-            if time.monotonic() > deadline:
-                what = f"the node on {where.data} has taken the call, and it is not on chain after {TAKEN_WITHIN:g} s"
-                raise Trouble(what, "the contract may have refused it", f"its log says more: {where.data / 'log.jsonl'}", FAILED)
-            await asyncio.sleep(POLL)
-        return
-    lock, keys = Lock(where.data), open_or_create(where.data)
-    try:
-        chain = await open_chain(where, keys)
-        try:
-            await fund(chain, where.rpc, 0, lambda note: print(note.text, flush=True))
-            await chain.send(CallId(f"owner:{time.time_ns()}"), call)
-        finally:
-            await chain.close()
-    finally:
-        keys.close()
-        lock.release()
-
-
-CAME = {PublishDataset: "DatasetPublished", GrantLicence: "LicenceGranted", RevokeLicence: "LicenceRevoked", CollectUse: "UsePaid",
-        WithdrawRevenue: "RevenueWithdrawn"}  # fmt: skip
-
-
-def _came_of(event: AnyChainEvent, call: OwnerCall) -> bool:
-    """Whether the event is what such a call leaves: its kind, and all fields that both have."""
-    if type(event).__name__ != CAME[type(call)]:
-        return False
-    return all(getattr(event, name) == getattr(call, name) for name in call.__struct_fields__ if hasattr(event, name))

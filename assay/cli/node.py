@@ -15,11 +15,11 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assay.cli import care, tested
+from assay.cli import care
 from assay.cli.beside import Account, printer, watch_releases
 from assay.cli.common import Settings, Trouble
 from assay.cli.fleet import Rays, open_engine
@@ -148,14 +148,26 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         if role in ENGINES:
             local = chain.chain_id == LOCAL_CHAIN
             shut = await asyncio.to_thread(find_sandbox, options.sandbox, options.disk, where.data, local)
-            if not local and not options.untested:
-                await tested.admit(shut.native if shut else await asyncio.to_thread(native_library), note)
-            engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack)
+            options = replace(options, untested=options.untested or local)
+            if not options.untested:
+                await _admit(shut.native if shut else await asyncio.to_thread(native_library), note)
+            engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack, role == "worker")
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
         yield Ports(
             chain=chain, stamps=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth,
             places=places,
         )  # fmt: skip
+
+
+async def _admit(library: str, note: Callable[[Note], None]) -> None:
+    """Raises Trouble when this machine's arithmetic is not to be trusted."""
+    from assay.adapters import tested
+
+    try:
+        await tested.admit(library, note)
+    except tested.NotPassed as error:
+        what, advice = "this machine must not work or verify: it has not passed the conformance suite", "assay doctor --conformance says where"
+        raise Trouble(what, str(error), f"{advice}; or take the risk: --untested", 3) from None
 
 
 def find_sandbox(kind: str, disk: int, folder: Path, local: bool) -> Sandbox | None:

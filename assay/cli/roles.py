@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from assay.cli import care, owner
+from assay.cli import care, owner, surety
 from assay.cli.common import (
     Bootstrap,
     Contract,
@@ -86,6 +86,8 @@ def apps() -> dict[str, typer.Typer]:
 
 
 def _holding(app: typer.Typer) -> None:
+    app.command("surety")(surety.surety)
+
     @app.command("hold")
     def hold(
         account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="The first of the key holders: whom jobs name their key service.")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from assay import hands as labour
 from assay import threshold
 from assay.chain import Release
 from assay.hands import load_job, stored
@@ -14,7 +15,7 @@ from assay.ports import Blobs, Keys
 from assay.publish import manifest as manifests
 from assay.publish.manifest import Manifest, info_of
 from assay.runtime import Fault, Note, TaskFailed
-from assay.tasks import AnyOutcome, AnyTask, KeysWrapped, LoadJob, ManifestRead, ReadManifest, WrapKeys
+from assay.tasks import AnyOutcome, AnyTask, KeysWrapped, LoadJob, ManifestRead, ReadManifest, TakeKey, WrapKeys
 
 
 class KeyServiceHands:
@@ -31,6 +32,8 @@ class KeyServiceHands:
                 return await self._manifest(task)
             case WrapKeys():
                 return await asyncio.to_thread(wrap_keys, self._keys, task)
+            case TakeKey():
+                return labour.take_key(self._keys, task)
             case _:
                 raise TaskFailed(Fault.OWN, f"a key service does not do {type(task).__name__}")
 

@@ -15,7 +15,19 @@ from typing import Any
 from msgspec import UNSET
 
 from assay import merkle, shard, threshold
-from assay.chain import CollectUse, DatasetPublished, GrantLicence, JobLicensed, PublishDataset, RevokeLicence, WithdrawRevenue
+from assay.chain import (
+    AdmitVerifiers,
+    CollectUse,
+    DatasetPublished,
+    DepositSurety,
+    GrantLicence,
+    JobLicensed,
+    OfferSurety,
+    PublishDataset,
+    RevokeLicence,
+    WithdrawRevenue,
+    WithdrawSurety,
+)
 from assay.codec import decode
 from assay.ids import JobId, address
 from assay.job import DatasetRef, JobSpec, data_root, shard_items
@@ -25,7 +37,9 @@ from assay.keyservice.state import Dataset, Envelope, JobStage
 from assay.runtime import Do, Failed, IllegalEvent, Result, Send, Sent
 from assay.tasks import JobLoaded, LoadJob
 
-OwnerCall = PublishDataset | GrantLicence | RevokeLicence | CollectUse | WithdrawRevenue
+OwnerCall = (
+    PublishDataset | GrantLicence | RevokeLicence | AdmitVerifiers | CollectUse | WithdrawRevenue | OfferSurety | DepositSurety | WithdrawSurety
+)  # fmt: skip
 SEND = "send-"
 """An order that sends a call: this, and its canonical form in hex."""
 HOLD = "hold-"

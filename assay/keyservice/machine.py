@@ -18,6 +18,7 @@ for the recipient's registered encryption key, and is dropped when its segment e
 nothing is released for its segment's draws (it ends unpaid: "keys withheld") nor for a segment that would start from it (whose
 provider then owes no late fee), so that a provider cannot be paid for a checkpoint that nobody can open.
 
+Behind the keys of a job it puts money, where its owner has deposited some (assay.keyservice.vouching).
 As one of several key holders it does the same with its share of each key, for whom its owner says (assay.keyservice.adopting).
 """
 
@@ -27,6 +28,7 @@ from typing import Any
 
 from assay.chain import (
     Assigned,
+    CheckpointKeyShown,
     Committed,
     DatasetPublished,
     Drawn,
@@ -46,6 +48,7 @@ from assay.keyservice.answers import answer, bad_envelope
 from assay.keyservice.licensed import Licensed
 from assay.keyservice.showing import Showing, wrap
 from assay.keyservice.state import Envelope, Grant, JobKeys, JobStage, Kind
+from assay.keyservice.vouching import SuretyEvent, Vouching
 from assay.messages import KeyRequest, Refusal
 from assay.role import PAUSE, SPEC_LIMIT
 from assay.runtime import (
@@ -76,7 +79,7 @@ BATCH = 64
 """Keys in one call: some 200 bytes of log each."""
 
 
-class KeyServiceMachine(Licensed, Showing):
+class KeyServiceMachine(Licensed, Showing, Vouching):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = (KeyRequest,)
@@ -114,6 +117,10 @@ class KeyServiceMachine(Licensed, Showing):
                 self._adopt(job)
             case DatasetPublished() | JobLicensed():
                 self._dataset_event(event)
+            case CheckpointKeyShown():
+                self._key_shown(event)
+            case _ if isinstance(event, SuretyEvent):
+                self._surety_event(event)
             case Registered(who=who):
                 for grant in [g for g in self.state.grants.values() if who in g.recipients]:
                     self._advance(grant)
@@ -122,6 +129,7 @@ class KeyServiceMachine(Licensed, Showing):
                 self._final(self.state.jobs[job].settled)
                 if isinstance(event, JobClosed):
                     self.state.jobs[job].shared = []  # nobody is entitled to them any more
+                    self._take_back(event)
             case _:
                 seg = self.state.facts.segments.get(getattr(event, "segment", SegmentId(0)))
                 if seg is not None and seg.job in self.state.jobs:
@@ -198,6 +206,7 @@ class KeyServiceMachine(Licensed, Showing):
                 f"(first: {outcome.bad[0].hex()[:16]}…): the client wrapped them to another key service or for another account",
             )
         keys.stage, keys.reason = JobStage.READY, ""
+        self._vouch(job)
         self._note("job", f"job {job}: all {1 + len(keys.shared)} keys are here", job=job, keys=1 + len(keys.shared))
         self._advance_all(job)
 
@@ -312,6 +321,8 @@ class KeyServiceMachine(Licensed, Showing):
             return self._shown(SegmentId(int(rest[0])), event)
         if kind == "manifest":
             return self._mirrored(rest, event)
+        if kind in ("vouch", "contest", "take", "return", "ending"):
+            return self._surety_result(kind, int(rest[0]), event)
         if kind == "order":
             return self._order_result(event)
         if kind == "checkpoint":
@@ -363,6 +374,7 @@ class KeyServiceMachine(Licensed, Showing):
                 if found.bad:
                     who = found.envelope.publisher
                     self._note("bad-envelope", f"segment {segment}: {bad_envelope(who)}", segment=segment, party=who, reason="bad key envelope")
+                    self._contest(segment)
                 self._advance_all(self.state.facts.segments[segment].job)
             case Failed(error=error):
                 self._note("error", f"segment {segment}: the envelope could not be checked: {error}; trying again", segment=segment)

@@ -97,6 +97,20 @@ class Checkpoint(msgspec.Struct):
     bad: bool = False
 
 
+class Surety(msgspec.Struct):
+    """What this account has put up (contract Sureties)."""
+
+    per_job: int = 0
+    notice: int = 0
+    """Seconds that a job must give it."""
+    free: int = 0
+    vouched: set[JobId] = set()
+    asked: set[JobId] = set()
+    """For which a call has been sent."""
+    calls: int = 0
+    """Sent so far: one that is made again is another call."""
+
+
 class State(msgspec.Struct):
     facts: Facts = msgspec.field(default_factory=Facts)
     jobs: dict[JobId, JobKeys] = {}
@@ -113,6 +127,7 @@ class State(msgspec.Struct):
     """Keys released so far."""
     holds: list[Address] = []
     """First key holders with whose jobs this node keeps shares."""
+    surety: Surety = msgspec.field(default_factory=Surety)
     orders: int = 0
     """Calls that the owner has given to send."""
 

@@ -70,6 +70,10 @@ class Network(Message, frozen=True, kw_only=True):
         return created("bounties", self.jobs)
 
     @property
+    def sureties(self) -> Address:
+        return created("sureties", self.jobs)
+
+    @property
     def takeovers(self) -> Address:
         return created("takeovers", self.jobs)
 
@@ -238,7 +242,7 @@ def _create(url: str, deployer: str, contract: str, *arguments: object) -> Addre
 
 
 def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND_DELAY, rules: Rules = RULES) -> Network:
-    """Deploys token, Stakes, Jobs, Disputes, which have no guardian, Datasets, Bounties and Takeovers. Raises Outage, rpc.RpcRefused."""
+    """Deploys token, Stakes, Jobs, Disputes, which have no guardian, Datasets, Bounties, Takeovers and Sureties. Raises Outage, rpc.RpcRefused."""
     deployer = rpc.call(url, "eth_accounts")[0]
     chain_id, head = int(rpc.call(url, "eth_chainId"), 16), int(rpc.call(url, "eth_blockNumber"), 16)
     token = _create(url, deployer, "token")
@@ -252,7 +256,7 @@ def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND
     for function, bound in (("bind", (jobs, disputes)), ("bindDatasets", (datasets,))):
         bind = "0x" + calldata("stakes", function, *bound).hex()
         _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "to": stakes, "data": bind}))
-    for name in ("bounties", "takeovers"):
+    for name in ("bounties", "takeovers", "sureties"):
         made = {"from": deployer, "to": DEPLOYER, "data": "0x" + deployment(name, jobs).hex(), "gas": DEPLOY_GAS}
         _mined(url, rpc.call(url, "eth_sendTransaction", made))
     return Network(url=url, chain_id=chain_id, jobs=jobs, stakes=stakes, token=token, disputes=disputes, datasets=datasets, deployed_in=head)
@@ -305,7 +309,7 @@ def balances(network: Network, accounts: list[Address]) -> dict[Address, int]:
     """Token balance of each of `accounts`, of the contracts and of the burn address."""
     burn = Address("0x000000000000000000000000000000000000dead")
     found = {}
-    for who in [*accounts, network.jobs, network.stakes, network.disputes, network.datasets, network.bounties, burn]:
+    for who in [*accounts, network.jobs, network.stakes, network.disputes, network.datasets, network.bounties, network.sureties, burn]:
         data = "0x" + calldata("token", "balanceOf", who).hex()
         found[who] = int(rpc.call(network.url, "eth_call", {"to": network.token, "data": data}, "latest"), 16)
     return found

@@ -39,6 +39,7 @@ from assay.tasks import (
     KeyGathered,
     KeyStored,
     KeysWrapped,
+    KeyTold,
     LoadJob,
     MakeChunk,
     MakeOpenings,
@@ -61,6 +62,8 @@ from assay.tasks import (
     Stopping,
     StopSegment,
     StoreKey,
+    TakeKey,
+    TellKey,
     UnitReplayed,
     UnitsServed,
     VerifyOffer,
@@ -212,6 +215,12 @@ class Hands:
             for who, encryption_key in task.recipients:
                 releases.append(Release(recipient=Address(who), key_id=key_id, wrapped=self.keys.wrap(key, encryption_key)))
         return KeysWrapped(releases=tuple(releases), bad=tuple(bad))
+
+    def take_key(self, task: TakeKey) -> KeysWrapped:
+        return labour.take_key(self.keys, task)
+
+    def tell_key(self, task: TellKey) -> KeyTold:
+        return KeyTold(key=Digest(self.keys.load(task.key_id)), checkpoint=draw.checkpoint_digest(task.checkpoint))
 
     def opened(self, blob: Cid) -> bytes:
         """Plaintext of a sealed blob. Raises TaskFailed (PEER) for a wrong key or content."""

@@ -7,6 +7,7 @@ import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {Dataset, IDatasets, JobUse, Licence, Part} from "./interfaces/IDatasets.sol";
 import {IJobs} from "./interfaces/IJobs.sol";
+import {IStakes} from "./interfaces/IStakes.sol";
 import {Job, Segment, SegmentState} from "./types/Types.sol";
 
 /// Datasets, licences and what owners earn (interfaces/IDatasets.sol). Jobs asks it when a job that names datasets is posted, and when a
@@ -23,6 +24,7 @@ contract Datasets is IDatasets, ReentrancyGuardTransient {
     uint256 private constant MOST_OWNERS = 32;
     uint256 private constant MOST_DATASETS = 16;
     uint256 private constant MOST_CID = 64;
+    uint256 private constant MOST_ADMITTED = 64;
     uint64 private constant ENDLESS = type(uint64).max;
     /// Places in what a data root is the hash of (assay/job.py: data_head).
     uint256 private constant HEAD_BATCH = 33;
@@ -32,6 +34,7 @@ contract Datasets is IDatasets, ReentrancyGuardTransient {
 
     IJobs private immutable _jobs;
     IERC20 private immutable _token;
+    IStakes private immutable _stakes;
 
     uint64 public datasetCount;
     mapping(uint64 id => Dataset) private _datasets;
@@ -39,10 +42,13 @@ contract Datasets is IDatasets, ReentrancyGuardTransient {
     mapping(uint64 job => JobUse) private _uses;
     /// What an owner has taken.
     mapping(uint64 id => mapping(address owner => uint128)) private _taken;
+    /// Lists are not changed, so a job keeps those that it was posted under.
+    mapping(uint64 id => mapping(uint32 list => address[])) private _admitted;
 
     constructor(address jobs_) {
         _jobs = IJobs(jobs_);
         _token = IERC20(_jobs.token());
+        _stakes = IStakes(_jobs.stakes());
     }
 
     // ---- owners --------------------------------------------------------------------------------------------------------------
@@ -100,6 +106,19 @@ contract Datasets is IDatasets, ReentrancyGuardTransient {
         emit LicenceRevoked(id, who);
     }
 
+    function admit(uint64 id, address[] calldata verifiers) external {
+        _needOwner(id);
+        if (verifiers.length > MOST_ADMITTED) revert BadLength("verifiers", verifiers.length, MOST_ADMITTED);
+        address last = address(0);
+        for (uint256 i = 0; i < verifiers.length; ++i) {
+            if (verifiers[i] <= last) revert BadList(i);
+            last = verifiers[i];
+        }
+        uint32 list = ++_datasets[id].list;
+        _admitted[id][list] = verifiers;
+        emit VerifiersAdmitted(id, list, verifiers);
+    }
+
     function _needOwner(uint64 id) private view {
         if (_dataset(id).owner != msg.sender) revert NotOwner(msg.sender, id);
     }
@@ -114,10 +133,12 @@ contract Datasets is IDatasets, ReentrancyGuardTransient {
 
     // ---- Jobs ----------------------------------------------------------------------------------------------------------------
 
-    function open(uint64 jobId, bytes calldata uses) external nonReentrant {
+    function open(uint64 jobId, bytes calldata uses) external nonReentrant returns (bool listed) {
         if (msg.sender != address(_jobs)) revert NotJobs(msg.sender);
-        (uint64[] memory ids, bytes memory head, uint8 purpose, uint128 most) = abi.decode(uses, (uint64[], bytes, uint8, uint128));
+        (uint64[] memory ids, bytes memory head, uint8 purpose, uint128 most, uint32[] memory lists) =
+            abi.decode(uses, (uint64[], bytes, uint8, uint128, uint32[]));
         if (ids.length == 0 || ids.length > MOST_DATASETS) revert BadLength("datasets", ids.length, MOST_DATASETS);
+        if (lists.length != ids.length) revert BadLength("lists", lists.length, ids.length);
         Job memory t = _jobs.job(jobId);
         JobUse storage u = _uses[jobId];
         (u.client, u.purpose) = (t.client, purpose);
@@ -125,11 +146,17 @@ contract Datasets is IDatasets, ReentrancyGuardTransient {
         uint64[] memory prices = new uint64[](ids.length);
         for (uint256 i = 0; i < ids.length; ++i) {
             prices[i] = _license(u, t, ids[i]);
+            if (_datasets[ids[i]].list != lists[i]) revert OtherList(ids[i], _datasets[ids[i]].list);
+            if (_admitted[ids[i]][lists[i]].length > 0) listed = true;
+        }
+        if (listed) {
+            u.listed = true;
+            _needAdmitted(jobId, t.client, address(0), t.params.verifiers);
         }
         uint256 cost = _due(u, t.steps);
         if (cost > most) revert DataOverMost(cost, most);
         u.escrow = uint128(cost);
-        emit JobLicensed(jobId, t.client, ids, prices, purpose, uint128(cost));
+        emit JobLicensed(jobId, t.client, ids, prices, purpose, uint128(cost), lists);
         uint256 before = _token.balanceOf(address(this));
         _token.safeTransferFrom(t.client, address(this), cost);
         uint256 received = _token.balanceOf(address(this)) - before;
@@ -171,7 +198,7 @@ contract Datasets is IDatasets, ReentrancyGuardTransient {
             if (l.left < needed) revert UsesExhausted(id, l.left, needed);
             l.left -= uint64(needed);
         }
-        u.parts.push(Part(id, l.price, l.number, l.epoch, own));
+        u.parts.push(Part(id, l.price, l.number, l.epoch, own, _datasets[id].list));
         return l.price;
     }
 
@@ -184,12 +211,51 @@ contract Datasets is IDatasets, ReentrancyGuardTransient {
         return _licences[part.dataset][part.own ? u.client : address(0)];
     }
 
-    function need(uint64 jobId) external view {
+    function need(uint64 jobId, address provider) external view {
         JobUse storage u = _use(jobId);
         Part[] memory parts = u.parts;
         for (uint256 i = 0; i < parts.length; ++i) {
             Licence storage l = _licenceOf(u, parts[i]);
             if (l.epoch != parts[i].epoch || !_permits(l, u.purpose)) revert NoLicence(parts[i].dataset, u.client);
+        }
+        if (u.listed) _needAdmitted(jobId, u.client, provider, _jobs.job(jobId).params.quorum);
+    }
+
+    // ---- verifiers -----------------------------------------------------------------------------------------------------------
+
+    /// So many who may be drawn for a job have seats. Who has one now may have left it when the draw comes: what follows then is Jobs' rule
+    /// for too few verifiers.
+    function _needAdmitted(uint64 jobId, address client, address provider, uint256 needed) private view {
+        address[] memory all = verifiersOf(jobId);
+        uint256 found = 0;
+        for (uint256 i = 0; i < all.length && found < needed; ++i) {
+            if (all[i] != client && all[i] != provider && _stakes.seated(all[i])) ++found;
+        }
+        if (found < needed) revert TooFewAdmitted(found, needed);
+    }
+
+    function verifiersOf(uint64 jobId) public view returns (address[] memory all) {
+        Part[] memory parts = _use(jobId).parts;
+        bool some = false;
+        for (uint256 i = 0; i < parts.length; ++i) {
+            address[] memory one = _admitted[parts[i].dataset][parts[i].list];
+            if (one.length == 0) continue;
+            if (some) _intersect(all, one);
+            else all = one;
+            some = true;
+        }
+    }
+
+    /// Leaves in `all` what is in `one`, too; both are in ascending order.
+    function _intersect(address[] memory all, address[] memory one) private pure {
+        uint256 kept = 0;
+        uint256 k = 0;
+        for (uint256 i = 0; i < all.length; ++i) {
+            while (k < one.length && one[k] < all[i]) ++k;
+            if (k < one.length && one[k] == all[i]) all[kept++] = all[i];
+        }
+        assembly ("memory-safe") {
+            mstore(all, kept)
         }
     }
 
@@ -293,6 +359,10 @@ contract Datasets is IDatasets, ReentrancyGuardTransient {
 
     function useOf(uint64 jobId) external view returns (JobUse memory) {
         return _use(jobId);
+    }
+
+    function admitted(uint64 id, uint32 list) external view returns (address[] memory) {
+        return _admitted[id][list];
     }
 
     function revenue(uint64 id, address owner) public view returns (uint128) {

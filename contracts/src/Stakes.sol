@@ -187,6 +187,10 @@ contract Stakes is IStakes, ReentrancyGuardTransient {
 
     // ---- views ---------------------------------------------------------------------------------------------------------------
 
+    function seated(address who) external view returns (bool) {
+        return _accounts[who].reserved > 0;
+    }
+
     function stakeOf(address who) external view returns (uint128) {
         return _accounts[who].stake;
     }

@@ -5,6 +5,7 @@ import {Datasets} from "../src/Datasets.sol";
 import {IDatasets, IDatasetsLog, JobUse, Licence} from "../src/interfaces/IDatasets.sol";
 import {IJobsLog} from "../src/interfaces/IJobs.sol";
 import {IStakes} from "../src/interfaces/IStakes.sol";
+import {Hashes} from "../src/libraries/Hashes.sol";
 import {Offer, SegmentState, Terms} from "../src/types/Types.sol";
 import {SkimmingToken} from "./Stakes.t.sol";
 import {Network} from "./utils/Network.sol";
@@ -63,7 +64,12 @@ abstract contract Licensing is Network {
     function usesOf(uint64 id, uint8 purpose, uint128 most) internal view returns (bytes memory) {
         uint64[] memory ids = new uint64[](1);
         ids[0] = id;
-        return abi.encode(ids, head, purpose, most);
+        return abi.encode(ids, head, purpose, most, lists(1));
+    }
+
+    /// So many, all of them number 0.
+    function lists(uint256 count) internal pure returns (uint32[] memory) {
+        return new uint32[](count);
     }
 
     function postOn(bytes memory uses) internal returns (uint64) {
@@ -191,10 +197,10 @@ contract DatasetsTest is Licensing {
         granted(good, address(0), ENDLESS, 0);
         uint64[] memory ids = new uint64[](1);
         ids[0] = good;
-        refusedOn(abi.encode(ids, headOf(100, keccak256("others")), uint8(0), type(uint128).max), reason);
-        refusedOn(abi.encode(ids, new bytes(0), uint8(0), type(uint128).max), reason);
+        refusedOn(abi.encode(ids, headOf(100, keccak256("others")), uint8(0), type(uint128).max, lists(1)), reason);
+        refusedOn(abi.encode(ids, new bytes(0), uint8(0), type(uint128).max, lists(1)), reason);
         refusedOn(
-            abi.encode(new uint64[](0), head, uint8(0), type(uint128).max),
+            abi.encode(new uint64[](0), head, uint8(0), type(uint128).max, lists(0)),
             abi.encodeWithSelector(IDatasetsLog.BadLength.selector, "datasets", 0, 16)
         );
         keyService = address(0xCF);
@@ -209,7 +215,7 @@ contract DatasetsTest is Licensing {
         granted(two, address(0), ENDLESS, 0);
         uint64[] memory ids = new uint64[](2);
         (ids[0], ids[1]) = (one, two);
-        uint64 job = postOn(abi.encode(ids, head, uint8(0), type(uint128).max));
+        uint64 job = postOn(abi.encode(ids, head, uint8(0), type(uint128).max, lists(2)));
         settled(job, 0);
         datasets.collect(job, 1);
         uint256 reads = 4 * MICROS * BATCH;
@@ -346,6 +352,251 @@ contract DatasetsTest is Licensing {
     }
 }
 
+/// Jobs on data whose owners say which verifiers may see them.
+contract AdmissionsTest is Licensing {
+    function namesOf(uint256 from, uint256 to) internal pure returns (address[] memory names) {
+        names = new address[](to - from);
+        for (uint256 i = from; i < to; ++i) {
+            names[i - from] = verifier(i);
+        }
+        return sorted(names);
+    }
+
+    function sorted(address[] memory names) internal pure returns (address[] memory) {
+        for (uint256 i = 0; i < names.length; ++i) {
+            for (uint256 k = i; k > 0 && names[k] < names[k - 1]; --k) {
+                (names[k], names[k - 1]) = (names[k - 1], names[k]);
+            }
+        }
+        return names;
+    }
+
+    function admit(uint64 id, address[] memory names) internal {
+        vm.prank(alice);
+        datasets.admit(id, names);
+    }
+
+    /// Of one dataset, under its list of this number.
+    function usesUnder(uint64 id, uint32 list) internal view returns (bytes memory) {
+        (uint64[] memory ids, uint32[] memory numbers) = (new uint64[](1), new uint32[](1));
+        (ids[0], numbers[0]) = (id, list);
+        return abi.encode(ids, head, uint8(0), type(uint128).max, numbers);
+    }
+
+    /// A job on data that admit verifiers `from` to `to`.
+    function jobFor(uint256 from, uint256 to) internal returns (uint64 id, uint64 job) {
+        id = published(100, ROOT);
+        granted(id, client, ENDLESS, 0);
+        admit(id, namesOf(from, to));
+        job = postOn(usesUnder(id, 1));
+    }
+
+    function isOn(address who, address[] memory names) internal pure returns (bool) {
+        for (uint256 i = 0; i < names.length; ++i) {
+            if (names[i] == who) return true;
+        }
+        return false;
+    }
+
+    function test_a_list_is_its_owners_in_ascending_order_and_bounded() public {
+        uint64 id = published(100, ROOT);
+        address[] memory names = namesOf(0, 3);
+        vm.prank(bob);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetsLog.NotOwner.selector, bob, id));
+        datasets.admit(id, names);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetsLog.NoSuchDataset.selector, 9));
+        datasets.admit(9, names);
+        (names[1], names[2]) = (names[2], names[1]);
+        vm.prank(alice);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetsLog.BadList.selector, 2));
+        datasets.admit(id, names);
+        names[2] = names[1];
+        vm.prank(alice);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetsLog.BadList.selector, 2));
+        datasets.admit(id, names);
+        vm.prank(alice);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetsLog.BadList.selector, 0));
+        datasets.admit(id, new address[](1));
+        vm.prank(alice);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetsLog.BadLength.selector, "verifiers", 65, 64));
+        datasets.admit(id, new address[](65));
+        names = namesOf(0, 3);
+        vm.expectEmit(true, true, true, true, address(datasets));
+        emit IDatasetsLog.VerifiersAdmitted(id, 1, names);
+        admit(id, names);
+        assertEq(datasets.admitted(id, 1).length, 3, "kept");
+        assertEq(datasets.dataset(id).list, 1, "the first list");
+    }
+
+    function test_a_job_is_taken_under_the_lists_that_its_client_has_seen_and_no_others() public {
+        uint64 id = published(100, ROOT);
+        granted(id, client, ENDLESS, 0);
+        admit(id, namesOf(0, 3));
+        refusedOn(usesOf(id, 0, type(uint128).max), abi.encodeWithSelector(IDatasetsLog.OtherList.selector, id, 1));
+        uint64[] memory ids = new uint64[](1);
+        ids[0] = id;
+        refusedOn(
+            abi.encode(ids, head, uint8(0), type(uint128).max, lists(2)),
+            abi.encodeWithSelector(IDatasetsLog.BadLength.selector, "lists", 2, 1)
+        );
+        uint64 job = postOn(usesUnder(id, 1));
+        assertEq(datasets.verifiersOf(job).length, 3, "its list");
+        admit(id, namesOf(3, 6));
+        assertTrue(isOn(verifier(0), datasets.verifiersOf(job)), "what was posted keeps its list");
+        refusedOn(usesUnder(id, 1), abi.encodeWithSelector(IDatasetsLog.OtherList.selector, id, 2));
+        admit(id, new address[](0));
+        assertEq(datasets.verifiersOf(postOn(usesUnder(id, 3))).length, 0, "without names all are admitted again");
+        vm.expectRevert(abi.encodeWithSelector(IDatasetsLog.NoUse.selector, 9));
+        datasets.verifiersOf(9);
+    }
+
+    /// Three of six are drawn at random without a list; with one of three it is always these, whoever else has how many seats.
+    function test_only_who_is_on_the_list_is_drawn() public {
+        (, uint64 job) = jobFor(1, 4);
+        address[] memory names = namesOf(1, 4);
+        token.mint(stranger, 5000e6);
+        enrol(stranger, 5000e6);
+        vm.startPrank(stranger);
+        for (uint256 i = 0; i < 40; ++i) {
+            stakes.takeSeat();
+        }
+        vm.stopPrank();
+        uint64 id = drawn(job, 0);
+        vm.snapshotGasLastCall("Datasets", "draw, of a list of three");
+        for (uint256 round = 0; round < 2; ++round) {
+            address[] memory who = committee(id);
+            assertEq(who.length, 3, "a whole committee");
+            for (uint256 i = 0; i < 3; ++i) {
+                assertTrue(isOn(who[i], names), "on the list");
+                assertEq(stakes.reservation(who[i], id), DRAW_BOND, "and bonded");
+            }
+            if (round == 1) break;
+            pass(jobs.segment(id).serveBy);
+            jobs.redraw(id); // nobody else is admitted: drawn again
+            mine(3);
+            jobs.draw(id);
+        }
+    }
+
+    function test_the_order_follows_from_the_seed_and_those_not_drawn_before_come_first() public {
+        (, uint64 job) = jobFor(0, 6);
+        uint64 id = drawn(job, 0);
+        address[] memory names = namesOf(0, 6);
+        bytes32 seed = Hashes.seed(hashOf(jobs.segment(id).seedBlock), id, 0);
+        for (uint256 i = 0; i < 6; ++i) {
+            uint256 k = i + Hashes.slot(seed, uint32(i), uint64(6 - i));
+            (names[i], names[k]) = (names[k], names[i]);
+        }
+        for (uint256 i = 0; i < 3; ++i) {
+            assertEq(committee(id)[i], names[i], "the seed's order");
+        }
+        pass(jobs.segment(id).serveBy);
+        jobs.redraw(id);
+        mine(3);
+        jobs.draw(id);
+        for (uint256 i = 3; i < 6; ++i) {
+            assertTrue(isOn(names[i], committee(id)), "the three who were not drawn before");
+        }
+    }
+
+    function test_provider_client_and_who_has_no_stake_are_passed_over() public {
+        vm.prank(provider);
+        stakes.takeSeat();
+        vm.startPrank(client);
+        stakes.deposit(500e6);
+        stakes.takeSeat();
+        vm.stopPrank();
+        uint64 dataset = published(100, ROOT);
+        granted(dataset, client, ENDLESS, 0);
+        address[] memory names = new address[](6);
+        (names[0], names[1]) = (provider, client);
+        for (uint256 i = 2; i < 6; ++i) {
+            names[i] = verifier(i - 2);
+        }
+        admit(dataset, sorted(names));
+        uint64 id = committed(postOn(usesUnder(dataset, 1)), 0);
+        vm.startPrank(verifier(2));
+        stakes.unbond(stakes.freeStake(verifier(2)));
+        vm.stopPrank();
+        mine(3);
+        jobs.draw(id);
+        assertEq(committee(id).length, 3, "verifiers 0, 1 and 3");
+        assertTrue(!isOn(provider, committee(id)) && !isOn(client, committee(id)) && !isOn(verifier(2), committee(id)), "who is not able");
+    }
+
+    function test_a_job_on_several_lists_draws_from_what_they_share() public {
+        (uint64 one, uint64 two) = (published(30, keccak256("a")), published(70, keccak256("b")));
+        granted(one, client, ENDLESS, 0);
+        granted(two, client, ENDLESS, 0);
+        admit(one, namesOf(0, 4));
+        admit(two, namesOf(2, 6));
+        (uint64[] memory ids, uint32[] memory numbers) = (new uint64[](2), lists(2));
+        (ids[0], ids[1], numbers[0], numbers[1]) = (one, two, 1, 1);
+        // verifiers 2 and 3 are on both, and three are drawn
+        refusedOn(
+            abi.encode(ids, head, uint8(0), type(uint128).max, numbers), abi.encodeWithSelector(IDatasetsLog.TooFewAdmitted.selector, 2, 3)
+        );
+        admit(two, namesOf(1, 6));
+        numbers[1] = 2;
+        uint64 job = postOn(abi.encode(ids, head, uint8(0), type(uint128).max, numbers));
+        address[] memory both = datasets.verifiersOf(job);
+        assertEq(both.length, 3, "verifiers 1, 2 and 3");
+        uint64 id = drawn(job, 0);
+        for (uint256 i = 0; i < 3; ++i) {
+            assertTrue(isOn(committee(id)[i], both) && isOn(committee(id)[i], namesOf(1, 4)), "on both");
+        }
+        admit(two, new address[](0));
+        numbers[1] = 3;
+        job = postOn(abi.encode(ids, head, uint8(0), type(uint128).max, numbers));
+        assertEq(datasets.verifiersOf(job).length, 4, "a dataset that admits all takes nobody away");
+    }
+
+    function unseat(address who) internal {
+        for (uint64 seat = 1; seat <= VERIFIERS; ++seat) {
+            if (stakes.seatHolder(seat) != who) continue;
+            vm.prank(who);
+            stakes.leaveSeat(seat);
+        }
+    }
+
+    /// Too few seats: no job is funded, no range assigned; a segment whose verifiers leave afterwards ends, and its money goes back.
+    function test_money_never_waits_for_verifiers_that_are_not_there() public {
+        (uint64 dataset, uint64 job) = jobFor(0, 3);
+        unseat(verifier(0));
+        assertTrue(!stakes.seated(verifier(0)), "gone");
+        refusedOn(usesUnder(dataset, 1), abi.encodeWithSelector(IDatasetsLog.TooFewAdmitted.selector, 2, 3));
+        uint64 id = committed(job, 0); // two are a quorum
+        unseat(verifier(1));
+        mine(3);
+        vm.expectRevert(abi.encodeWithSelector(IJobsLog.TooFewVerifiers.selector, 1, 2));
+        jobs.draw(id);
+        pass(jobs.segment(id).drawBy);
+        jobs.draw(id);
+        assertState(id, SegmentState.UNPAID);
+        assertEq(jobs.segment(id).bond, 0, "the provider's bond is free");
+        refusedAssignment(job, 0, abi.encodeWithSelector(IDatasetsLog.TooFewAdmitted.selector, 1, 2));
+        vm.prank(client);
+        jobs.cancel(job);
+        jobs.close(job);
+        datasets.refund(job);
+        assertEq(uint256(jobs.credit(client)), BUDGET, "all of it");
+    }
+
+    /// Who trains cannot check: a list of a quorum and the provider is too short.
+    function test_a_provider_that_the_list_would_need_is_not_assigned() public {
+        vm.prank(provider);
+        stakes.takeSeat();
+        uint64 dataset = published(100, ROOT);
+        granted(dataset, client, ENDLESS, 0);
+        address[] memory names = new address[](3);
+        (names[0], names[1], names[2]) = (verifier(0), verifier(1), provider);
+        admit(dataset, sorted(names));
+        uint64 job = postOn(usesUnder(dataset, 1));
+        unseat(verifier(1));
+        refusedAssignment(job, 0, abi.encodeWithSelector(IDatasetsLog.TooFewAdmitted.selector, 1, 2));
+    }
+}
+
 /// A job that reads more than a sum can hold.
 contract DatasetsSumTest is Licensing {
     uint32 private constant MANY = 1001;
@@ -447,7 +698,7 @@ contract DatasetsWalk is Licensing {
     }
 
     function permits() internal view returns (bool) {
-        try datasets.need(job) {
+        try datasets.need(job, provider) {
             return true;
         } catch {
             return false;

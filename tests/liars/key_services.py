@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from assay.chain import Drawn
+from assay.chain import Committed, ContestCheckpoint, Drawn
 from assay.keyservice.machine import KeyServiceMachine
 from assay.merkle import sha256
-from assay.runtime import AnyEffect, AnyEvent, ChainSeen
+from assay.runtime import AnyEffect, AnyEvent, ChainSeen, Send
 from assay.sim.cast import Part, Self, honest_hands, key_service_config
 from assay.sim.hands import Hands
 from assay.tasks import KeysWrapped, WrapKeys
@@ -29,6 +29,17 @@ class WithholdsFromVerifiers(KeyServiceMachine):
         return super().handle(event, now, seed)
 
 
+class Slanders(WithholdsFromVerifiers):
+    """Gives the drawn verifiers no keys, and says of each provider's checkpoint that its envelope does not open."""
+
+    def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
+        effects = super().handle(event, now, seed)
+        if isinstance(event, ChainSeen) and isinstance(event.event, Committed):
+            segment = event.event.segment
+            effects.append(Send(key=f"contest:{segment}", call=ContestCheckpoint(segment=segment)))
+        return effects
+
+
 class GivesWrongKeys(Hands):
     """Wraps other keys than those that were asked for."""
 
@@ -48,4 +59,5 @@ def _honest(me: Self) -> KeyServiceMachine:
 
 WITHHOLDS = Part(lambda me: Withholds(key_service_config(me)), honest_hands)
 WITHHOLDS_FROM_VERIFIERS = Part(lambda me: WithholdsFromVerifiers(key_service_config(me)), honest_hands)
+SLANDERS = Part(lambda me: Slanders(key_service_config(me)), honest_hands)
 GIVES_WRONG_KEYS = Part(_honest, lambda me: GivesWrongKeys(me.chain, me.keys, me.options))

@@ -27,6 +27,7 @@ from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_committee import visit_digest
 from assay.adapters.memory_datasets import DATASETS
 from assay.adapters.memory_disputes import DISPUTES
+from assay.adapters.memory_sureties import SURETIES
 from assay.audit.auditor import Auditor
 from assay.audit.record import Record
 from assay.chain import (
@@ -330,7 +331,7 @@ class MemoryWorld(World):
         ledger = self.ledger
         known = {
             ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", BOUNTIES: "bounties", DATASETS: "datasets",
-            ledger.burn_address: "burnt",
+            SURETIES: "sureties", ledger.burn_address: "burnt",
         }  # fmt: skip
         return {known.get(who) or self.name(who): amount for who, amount in self.ledger.balances().items()}
 
@@ -369,7 +370,8 @@ class EvmWorld(World):
     async def balances(self) -> dict[str, int]:
         n = self.network
         known = {
-            n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", n.bounties: "bounties", n.datasets: "datasets", BURN: "burnt",
+            n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", n.bounties: "bounties", n.datasets: "datasets", n.sureties: "sureties",
+            BURN: "burnt",
         }  # fmt: skip
         found = balances(n, [chain.account for chain in self.chains.values()])
         return {known.get(who) or self.name(who): amount for who, amount in found.items()}
@@ -401,7 +403,7 @@ async def audited(world: World) -> None:
 HIDDEN = frozenset(
     {"block", "time", "index", "digest", "seed", "seed_block", "opening_block", "units", "commitment", "deadline", "activate_by", "lease_until",
      "serve_by", "seal_by", "reveal_by", "open_by", "settle_after", "until", "trace_roots", "due", "pay_after",
-     "at_block", "show_by", "place", "entry", "chunk"}
+     "at_block", "show_by", "ends_after", "place", "entry", "chunk"}
 )  # fmt: skip
 """Fields that follow from block hashes, clocks or the contract's address."""
 

@@ -24,7 +24,7 @@ from assay.adapters import evm_abi, evm_rpc
 from assay.adapters.evm import EvmChain, EvmReader, NoContract
 from assay.adapters.evm_journal import Entry, SendJournal, WrongFolder
 from assay.adapters.evm_rpc import Rpc
-from assay.adapters.evm_sender import BUMP_BLOCKS, FINAL_BLOCKS, Sender
+from assay.adapters.evm_sender import BUMP_BLOCKS, FEE_LIMIT, FINAL_BLOCKS, NoLimit, Sender
 from assay.chain import CallId, Deposit, FundJob, Register, TakeSeat
 from assay.ids import Address, Digest, JobId, PeerId
 from assay.localnet import rpc
@@ -343,6 +343,27 @@ def test_without_gas_money_one_is_told_so(network: Network, tmp_path: Path) -> N
         await chain.send(CallId("one"), REGISTER)
 
     run(network, tmp_path, body, Account.from_key(sha256(b"poor", network.jobs.encode())))
+
+
+def test_a_chain_node_cannot_have_the_coin_spent_on_fees(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def base(fee: int) -> None:
+        rpc.call(network.url, "anvil_setNextBlockBaseFeePerGas", hex(fee))
+        mine(network)
+
+    async def body(chain: EvmChain) -> None:
+        base(10**13)
+        with pytest.raises(Outage, match=r"wants up to .* coins of gas for one call, over the limit of 0\.1"):
+            await chain.send(CallId("one"), REGISTER)
+        assert chain.sender.journal.get(CallId("one")) is None  # nothing was signed
+        base(10**9)
+        await chain.send(CallId("one"), REGISTER)
+        with pytest.raises(Outage, match="over the limit"):
+            chain.sender._sign(Entry(CallId("two"), 9, chain.account, b"", 21_000), FEE_LIMIT // 21_000 + 1, 1)
+
+    run(network, tmp_path, body)
+    monkeypatch.setenv("ASSAY_FEE_LIMIT", "0.1 coins")
+    with pytest.raises(NoLimit, match=r"0\.1 coins"):
+        run(network, tmp_path, body)
 
 
 # ---- crashes -------------------------------------------------------------------------------------------------------------

@@ -10,29 +10,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_world import NAMES, SPEC, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, told
+from chain_world import NAMES, SPEC, STAKE, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, audited, told
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay import merkle
 from assay.chain import (
+    AdmitVerifiers,
     CancelJob,
     CloseJob,
     CollectUse,
+    Deposit,
+    Draw,
     GrantLicence,
     JobLicensed,
+    LeaveSeat,
     PostLicensed,
     PublishDataset,
     Redraw,
     RefundUse,
+    Register,
     RevokeLicence,
+    SeatTaken,
+    TakeSeat,
     Terms,
     Unpaid,
     UsePaid,
     Withdraw,
     WithdrawRevenue,
 )
-from assay.ids import ZERO_ADDRESS, Cid, DatasetId, Digest, JobId
+from assay.ids import ZERO_ADDRESS, Address, Cid, DatasetId, Digest, JobId, PeerId
 from assay.job import DatasetRef, Field, SealedRef, ShardRef, data_head
 from assay.licensing import ENDLESS, BadUses, Licences, Uses, decode_uses, due, encode_uses, read_head
 from assay.localnet.anvil import Anvil
@@ -65,11 +72,14 @@ async def grant(world: World, number: DatasetId, who: str | None = "client", use
     await world.do("bob", GrantLicence(dataset=number, who=holder, price=PRICE, uses=uses, until=until, purposes=purposes))
 
 
-async def job_on(world: World, data: DatasetRef, numbers: tuple[int, ...], purpose: int = 0, most: int = MOST, **changes: Any) -> PostLicensed:
+async def job_on(
+    world: World, data: DatasetRef, numbers: tuple[int, ...], purpose: int = 0, most: int = MOST, lists: tuple[int, ...] | None = None, **changes: Any
+) -> PostLicensed:  # fmt: skip
     head = data_head(data, Digest(bytes(32)), BATCH)
+    lists = lists if lists is not None else (0,) * len(numbers)
     now = (await world.chains["client"].head()).time
     terms: Terms = world.terms(now, dataset_root=sha256(head), **changes)
-    return PostLicensed(terms=terms, uses=encode_uses(Uses(tuple(map(DatasetId, numbers)), head, purpose, most)))
+    return PostLicensed(terms=terms, uses=encode_uses(Uses(tuple(map(DatasetId, numbers)), head, purpose, most, lists)))
 
 
 def owed(steps: int, records: int = 10, of: int = 10) -> int:
@@ -198,9 +208,65 @@ async def who_keeps_the_keys_back_earns_nothing(world: World) -> None:
     assert (balances["client"], balances["datasets"]) == (had, 0)  # all of it came back
 
 
+async def only_admitted_verifiers_are_drawn(world: World) -> None:
+    """Others hold most of the seats, and are never drawn; the client gets what it has seen, or nothing."""
+    await world.populate()
+    one, two = dataset("one", 6), dataset("two", 4)
+    numbers = (await published(world, one), await published(world, two))
+    for number in numbers:
+        await grant(world, number, None)
+    listed = tuple(sorted(world[name] for name in ("vera", "vic", "alice", "client")))
+    assert await world.refused("stranger", AdmitVerifiers(dataset=numbers[0], verifiers=listed)) == "NotOwner"
+    assert await world.refused("bob", AdmitVerifiers(dataset=numbers[0], verifiers=listed[::-1])) == "BadList"
+    assert await world.refused("bob", AdmitVerifiers(dataset=numbers[0], verifiers=(ZERO_ADDRESS, *listed))) == "BadList"
+    many = tuple(Address(f"0x{i:040x}") for i in range(1, 66))
+    assert await world.refused("bob", AdmitVerifiers(dataset=numbers[0], verifiers=many)) == "BadLength"
+    await world.do("bob", AdmitVerifiers(dataset=numbers[0], verifiers=listed))
+    await world.do("bob", AdmitVerifiers(dataset=numbers[1], verifiers=tuple(sorted(world[name] for name in VERIFIERS))))
+    both = DatasetRef(name="both", fields=one.fields, shards=(*one.shards, *two.shards))
+    small = {"verifiers": 2, "quorum": 2, "redraws": 1}
+    assert await world.refused("client", await job_on(world, both, numbers, params=small)) == "OtherList"
+    assert await world.refused("client", await job_on(world, both, numbers, lists=(1,), params=small)) == "BadLength"
+    assert await world.refused("client", await job_on(world, both, numbers, lists=(1, 1))) == "TooFewAdmitted"  # three are drawn, two are admitted
+    await world.do("client", await job_on(world, both, numbers, lists=(1, 1), params=small))
+    job = JobId(1)
+    await world.do("bob", AdmitVerifiers(dataset=numbers[0], verifiers=()))  # what was posted keeps its list
+    for name in ("stranger", "bob", "scheduler", "keyservice"):
+        await world.do(name, Register(encryption_key=sha256(name.encode()), peer=PeerId(name)))
+        await world.do(name, Deposit(amount=STAKE))
+        await world.do(name, TakeSeat())
+    segment = await world.committed(job, 0, 0, 2)
+    for _ in range(2):  # drawn again from the same two, nobody else being admitted
+        drawn = await world.drawn(segment)
+        assert set(drawn.verifiers) == {world["vera"], world["vic"]}
+        if drawn.round == 0:
+            await world.later(WINDOW + 1)
+            await world.do("stranger", Redraw(segment=segment))
+    await world.served(segment, 1, ("vera", "vic"))
+    await world.vote(drawn, {"vera": YES, "vic": YES})
+    await world.mine(2)
+    for name in ("vera", "vic"):
+        await world.do("stranger", await world.openings(drawn, name, YES[1], (await world.last_posted()).terms))
+    await world.settled(segment)
+    seat = next(event.seat for event in await world.events() if isinstance(event, SeatTaken) and event.who == world["vic"])
+    await world.do("vic", LeaveSeat(seat=seat))
+    assert await world.refused("scheduler", await world.offer(job, segment, 2, 4)) == "TooFewAdmitted"
+    await world.do("vic", TakeSeat())
+    second = await world.committed(job, segment, 2, 4)
+    gone = next(event.seat for event in reversed(await world.events()) if isinstance(event, SeatTaken) and event.who == world["vic"])
+    await world.do("vic", LeaveSeat(seat=gone))
+    await world.mine(3)
+    assert await world.refused("stranger", Draw(segment=second)) == "TooFewVerifiers"
+    await world.later(WINDOW + 1)
+    await world.do("stranger", Draw(segment=second))
+    assert (await world.last(Unpaid)).reason == "too few verifiers"  # nobody's money waits for them
+    await audited(world)
+
+
 Script = Callable[[World], Awaitable[None]]
 SCRIPTS: list[Script] = [
     owners_are_paid_by_use, a_revoked_licence_stops_at_the_boundary, who_keeps_the_keys_back_earns_nothing, what_cannot_be_published_or_granted,
+    only_admitted_verifiers_are_drawn,
 ]  # fmt: skip
 
 
@@ -228,9 +294,9 @@ def test_both_chains_say_the_same(script: Script, anvil: Anvil, tmp_path: Path) 
 
 
 @settings(max_examples=50)
-@given(st.binary(max_size=400), st.integers(0, 3))
+@given(st.binary(max_size=400), st.integers(0, 5))
 def test_uses_are_read_in_one_form_only(noise: bytes, where: int) -> None:
-    uses = Uses((DatasetId(3), DatasetId(1)), b"h" * 81, 4, 77)
+    uses = Uses((DatasetId(3), DatasetId(1)), b"h" * 81, 4, 77, (0, 9))
     data = encode_uses(uses)
     assert decode_uses(data) == uses
     at = where * 32

@@ -127,6 +127,24 @@ def test_an_engine_is_used_again_and_ended_when_there_is_no_more_work(tmp_path: 
     asyncio.run(run())
 
 
+def test_one_that_is_kept_ready_takes_the_first_task_and_another_takes_its_place_when_it_has_gone(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with engine() as made:
+            lay_out(tmp_path, PLAN)
+            await made.keep_ready(tmp_path)
+            (first,) = psutil.Process().children()
+            assert isinstance(await made.run(check(), tmp_path, quietly), FileChecked)
+            assert psutil.Process().children() == [first]
+            await made._retire(tmp_path, made._free[tmp_path][0])  # its time is over
+            (second,) = psutil.Process().children()
+            assert second != first
+            second.kill()  # that it dies while it waits says nothing of the task
+            second.wait()
+            assert isinstance(await made.run(check(), tmp_path, quietly), FileChecked)
+
+    asyncio.run(run())
+
+
 def test_a_long_task_does_not_hold_up_a_short_one_and_a_cancelled_one_is_ended(tmp_path: Path) -> None:
     answer = '{"error":"short","fault":"own","type":"Failure"}'
     script = f"import sys\nfor line in sys.stdin:\n    if 'RunLinks' not in line: print({answer!r}, flush=True)"

@@ -23,7 +23,7 @@ from assay.adapters.engine_process import InlineEngine
 from assay.adapters.fleet import exposure, files
 from assay.adapters.fleet.driver import Fleet, NotUsable
 from assay.adapters.fleet.exposure import Listener, exposed
-from assay.adapters.fleet.messages import AnyNews, Begin, FileFacts, Listing, News, PlaceFacts, Told, Up
+from assay.adapters.fleet.messages import AnyNews, Begin, FileFacts, Listing, News, PlaceFacts, PlaceTested, Told, Up
 from assay.adapters.fleet.place import Place, version
 from assay.adapters.fleet.placing import MOVES, PlaceId, Placing
 from assay.client import Plan, run_plan
@@ -245,8 +245,10 @@ def play(tmp_path: Path, story: Callable[[World], Any], address: str = "10.0.0.1
         return FakeHandle(places[-1], deaths[len(places) - 1] if len(places) <= len(deaths) else None)
 
     async def run() -> None:
-        disk = changes.get("disk", 1 << 30)
-        begin = Begin(address=address, root=str(home), places=0, gpus=0, cores=2, threads=1, sandbox="off", must=False, disk=disk)
+        disk, tested = changes.get("disk", 1 << 30), changes.get("tested", False)
+        begin = Begin(
+            address=address, root=str(home), places=0, gpus=0, cores=2, threads=1, sandbox="off", must=False, disk=disk, tested=tested
+        )  # fmt: skip
         cluster, told = FakeCluster(["a", "b"], make), []  # type: ignore[var-annotated]
         fleet = Fleet(begin, cluster, told.append, version())  # type: ignore[arg-type]
         world = World(home, cluster, fleet, told, asyncio.create_task(fleet.run()))
@@ -404,6 +406,9 @@ class Facts:
     async def facts(self) -> bytes:
         return encode(self.said)
 
+    async def tested(self) -> bytes:
+        return encode(PlaceTested(why="case exp-17 (avx2, 1 thread): element [3]"))
+
     async def close(self) -> None:
         pass
 
@@ -411,6 +416,7 @@ class Facts:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
+        ({}, "tower has not passed the conformance suite: case exp-17"),
         ({"exposed": ("raylet listens on 8.8.4.4 port 9",)}, "Ray on tower takes orders from the world: raylet listens on 8.8.4.4 port 9"),
         ({"version": "assay 9, Python 9"}, "it has assay 9, Python 9, and this node"),
     ],
@@ -422,7 +428,7 @@ def test_no_fleet_of_exposed_or_other_machines(tmp_path: Path, changes: dict[str
         assert why in refused.value.why
         assert world.cluster.killed
 
-    play(tmp_path, story, make=lambda machine: Facts(**changes))
+    play(tmp_path, story, make=lambda machine: Facts(**changes), tested=True)
 
 
 def test_a_task_that_no_place_survives_fails_by_this_nodes_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

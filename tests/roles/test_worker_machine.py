@@ -14,7 +14,9 @@ from assay.chain import (
     Assigned,
     Attested,
     BondCleared,
+    CheckpointContested,
     ChunkAsked,
+    ClaimSurety,
     ClearBond,
     CloseReveals,
     Commit,
@@ -26,6 +28,7 @@ from assay.chain import (
     JobCancelled,
     JobClosed,
     JobPosted,
+    JobVouched,
     Lapsed,
     OpeningsDue,
     Redraw,
@@ -34,8 +37,11 @@ from assay.chain import (
     Serve,
     Settle,
     Settled,
+    ShowCheckpointKey,
     ShowChunk,
     Slashed,
+    SuretyPaid,
+    SuretyReturned,
     Unpaid,
     Voided,
     VoidSegment,
@@ -68,6 +74,7 @@ from assay.tasks import (
     DropSegment,
     JobLoaded,
     KeyStored,
+    KeyTold,
     LetGo,
     MakeChunk,
     ReceiptVerified,
@@ -83,7 +90,26 @@ from assay.tasks import (
 from assay_worker.machine import WorkerMachine
 from assay_worker.offers import MAX_HEARD
 from assay_worker.state import BUSY, WorkerConfig
-from bench import CHECKED, CLIENT, ENDS, LINK_ROOT, ME, OTHER, PARAMS, PEERS, SCHEDULER, SHARDS, SPEC, TERMS, VERIFIERS, Bench, cid, digest, sealed
+from bench import (
+    CHECKED,
+    CLIENT,
+    ENDS,
+    KEYS,
+    LINK_ROOT,
+    ME,
+    OTHER,
+    PARAMS,
+    PEERS,
+    SCHEDULER,
+    SHARDS,
+    SPEC,
+    TERMS,
+    VERIFIERS,
+    Bench,
+    cid,
+    digest,
+    sealed,
+)
 
 PRICE = 10
 INPUTS = [*(shard.sealed for shard in SHARDS), SPEC.state]
@@ -421,6 +447,14 @@ def test_one_offer_at_a_time(bench: Bench) -> None:
     bench.woke("expire:")
     hear(bench)
     assert isinstance(bench.task("sign:"), SignOffer)
+
+
+def test_what_is_announced_again_while_an_offer_stands_gets_none_when_it_is_another_s(bench: Bench) -> None:
+    offered(bench)
+    hear(bench)
+    bench.assigned(provider=OTHER)
+    assert (bench.state.offers, bench.state.heard) == ([], [])
+    assert bench.idle("sign:")
 
 
 def test_a_flood_of_announcements_pushes_out_nobody_elses(bench: Bench) -> None:
@@ -933,6 +967,52 @@ def test_unserved_and_unpaid_the_bond_is_cleared_when_it_may_be(bench: Bench, re
     assert bench.topics()[-1] == "unpaid"
     bench.woke("due:clear:1")
     assert bench.call("nudge:clear:1") == ClearBond(segment=SegmentId(1))
+
+
+def vouched(bench: Bench) -> None:
+    drawn(bench)
+    bench.seen(JobVouched, job=JobId(1), keeper=KEYS, amount=1000, each=100)
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_keys_that_were_withheld_are_claimed_from_who_has_vouched_for_them(bench: Bench, served: bool) -> None:
+    vouched(bench)
+    if served:
+        bench.served()
+        bench.seen(Redrawn, segment=SegmentId(1), round=1, reason="undecided", seed_block=3)
+        bench.seen(Withheld, segment=SegmentId(1), yes=0, no=1)  # of the first round; the second had no keys
+    else:
+        bench.seen(Unpaid, segment=SegmentId(1), reason="keys withheld")
+    assert bench.call("claim:1") == ClaimSurety(segment=SegmentId(1))
+    bench.sent("claim:1")
+    bench.seen(SuretyPaid, segment=SegmentId(1), job=JobId(1), provider=ME, amount=100)
+    assert bench.said[-1].topic == "surety"
+
+
+@pytest.mark.parametrize("reason", ["not served", "too few verifiers"])
+def test_nothing_is_claimed_for_other_failures_or_where_nobody_has_vouched(bench: Bench, reason: str) -> None:
+    vouched(bench)
+    bench.seen(SuretyReturned, job=JobId(2), keeper=KEYS, amount=5)
+    bench.seen(Unpaid, segment=SegmentId(1), reason=reason)
+    assert bench.idle("claim:")
+
+
+def test_noes_of_a_served_round_claim_nothing_and_neither_does_who_is_not_vouched_for(bench: Bench) -> None:
+    drawn(bench)
+    bench.served()
+    bench.seen(Withheld, segment=SegmentId(1), yes=0, no=3)
+    assert bench.idle("claim:")
+
+
+def test_a_contested_checkpoint_is_answered_with_its_key(bench: Bench) -> None:
+    vouched(bench)
+    bench.seen(CheckpointContested, segment=SegmentId(99), keeper=KEYS)
+    assert bench.idle("tell:")
+    bench.seen(CheckpointContested, segment=SegmentId(1), keeper=KEYS)
+    bench.done("tell:1", KeyTold(key=digest("the key"), checkpoint=digest("it")))
+    assert bench.call("tellkey:1") == ShowCheckpointKey(segment=SegmentId(1), checkpoint=digest("it"), key=digest("the key"))
+    bench.seen(Unpaid, segment=SegmentId(1), reason="keys withheld")
+    assert bench.call("claim:1") == ClaimSurety(segment=SegmentId(1))
 
 
 def test_credit_is_pulled_when_it_is_ordered_or_when_the_threshold_is_reached(bench: Bench) -> None:

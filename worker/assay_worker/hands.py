@@ -28,6 +28,7 @@ from assay.tasks import (
     Dropped,
     DropSegment,
     GatherKey,
+    KeyTold,
     LetGo,
     LoadJob,
     MakeChunk,
@@ -45,6 +46,7 @@ from assay.tasks import (
     Stopping,
     StopSegment,
     StoreKey,
+    TellKey,
     UnitsServed,
     VerifyReceipt,
     VerifySeal,
@@ -91,6 +93,8 @@ class WorkerHands:
                 return self.shop.store_key(task)
             case GatherKey():
                 return self.shop.gather_key(task)
+            case TellKey():
+                return KeyTold(key=Digest(self.shop.key(task.key_id)), checkpoint=draw.checkpoint_digest(task.checkpoint))
             case RunSegment():
                 return await self._run(task, note)
             case StopSegment():

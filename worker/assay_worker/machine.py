@@ -50,14 +50,14 @@ from assay.messages import Ack, BoundaryRequest, HandOver, JobAnnouncement, Rece
 from assay.role import SLACK
 from assay.runtime import AnyEvent, Asked, Cancel, Do, Failed, Fault, Heard, Ordered, Reply, Result, Send, Started, Wake, Woke
 from assay.tasks import RunSegment, SegmentRun, StopSegment
+from assay_worker.claiming import Claiming
 from assay_worker.committing import Committing
-from assay_worker.ending import Ending
 from assay_worker.offers import Offering
 from assay_worker.state import BUSY, Mine, WorkerConfig, WorkerState
 from assay_worker.summary import pending, told
 
 
-class WorkerMachine(Offering, Committing, Ending):
+class WorkerMachine(Offering, Committing, Claiming):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = (BoundaryRequest,)
@@ -75,7 +75,7 @@ class WorkerMachine(Offering, Committing, Ending):
             "serve": self._on_serve, "drop": self._on_drop, "seal": self._on_seal, "vote": self._on_vote, "gather": self._on_gather,
             "post": self._on_post, "posted": self._on_posted, "lay": self._on_laid, "show": self._on_shown, "visit": self._on_visit,
             "chunk": self._on_chunk, "open": self._on_open, "reopen": self._on_reopen,
-            "tidy": self._on_tidy, "tidied": self._on_tidied,
+            "tidy": self._on_tidy, "tidied": self._on_tidied, "tell": self._on_tell, "tellkey": self._on_told, "claim": self._on_claimed,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -131,6 +131,7 @@ class WorkerMachine(Offering, Committing, Ending):
             self._assigned(seg)  # as long as the offer is known, and with it who has announced the range
         self._review_offers()
         self._earn(event)
+        self._surety(event)
         if isinstance(event, JobPosted):
             if any(a.job == event.job for a in self.state.heard):
                 self._want_job(event.job)
@@ -211,6 +212,7 @@ class WorkerMachine(Offering, Committing, Ending):
                 if self._parent_settled(seg):
                     self._nudge("settle", seg, at=self._settle_at(seg))
             case _ if not seg.live:
+                self._claim(seg, event)
                 self._ended(mine, seg, event)
 
     # ---- gathering -------------------------------------------------------------------------------------------------------

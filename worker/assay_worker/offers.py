@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 
 from assay.chain import FAILED, Offer
-from assay.ids import JobId
+from assay.ids import JobId, SegmentId
 from assay.messages import Ack, JobAnnouncement, OfferMessage
 from assay.runtime import Answered, Ask, Do, Failed, Fault, Result, Wake, Woke
 from assay.tasks import Signed, SignOffer
@@ -109,7 +109,12 @@ class Offering(Earning):
             return "drop", ""
         if (seconds := self._seconds(terms.micro_batches * entry.micro_flops + entry.update_flops)) >= terms.params.lease_window:
             return "drop", f"one step takes about {seconds} s here, and the lease of a whole segment is {terms.params.lease_window} s"
-        return ("offer" if entry.stage == "ready" else "wait"), ""
+        if entry.stage != "ready":
+            return "wait", ""
+        return ("drop" if self._taken(a.job, a.parent, a.start) else "offer"), ""  # it may be said again while an offer for it stands
+
+    def _taken(self, job: JobId, parent: SegmentId, start: int) -> bool:
+        return any(s.parent == parent and s.start == start and s.live for s in self.state.facts.of_job(job))
 
     def _price_of_step(self, a: JobAnnouncement) -> int:
         """What this node asks for a step of the job; as long as its program is not known, at least what it will ask."""
@@ -193,7 +198,6 @@ class Offering(Earning):
         facts = self.state.facts
         for live in list(self.state.offers):
             offer, parent = live.offer, facts.segments.get(live.offer.parent)
-            taken = any(s.parent == offer.parent and s.start == offer.start and s.live for s in facts.of_job(offer.job))
             moved = parent is not None and (parent.state in FAILED or parent.stop != offer.start)
-            if taken or moved or facts.jobs[offer.job].over:
+            if self._taken(offer.job, offer.parent, offer.start) or moved or facts.jobs[offer.job].over:
                 self.state.offers.remove(live)

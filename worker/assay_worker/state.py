@@ -142,6 +142,8 @@ class WorkerState(RoleState):
     """Its requests."""
     published: set[JobId] = msgspec.field(default_factory=set)
     """Jobs of which checkpoints of this node are kept."""
+    vouched: set[JobId] = msgspec.field(default_factory=set)
+    """Jobs for whose keys their key service has put something up."""
     draining: bool = False
     bounties: dict[BountyId, Sought] = msgspec.field(default_factory=dict)
     bounty_credit: int = 0

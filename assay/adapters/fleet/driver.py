@@ -21,7 +21,22 @@ from typing import NamedTuple, Protocol
 
 from assay.adapters.fleet import exposure, files
 from assay.adapters.fleet.errands import Errand, Handle, PlaceLost
-from assay.adapters.fleet.messages import LOCAL, MAX_LINE, AnyNews, AnyOrder, Begin, FleetTask, GiveUp, News, Perform, PlaceFacts, Told, Unusable, Up
+from assay.adapters.fleet.messages import (
+    LOCAL,
+    MAX_LINE,
+    AnyNews,
+    AnyOrder,
+    Begin,
+    FleetTask,
+    GiveUp,
+    News,
+    Perform,
+    PlaceFacts,
+    PlaceTested,
+    Told,
+    Unusable,
+    Up,
+)
 from assay.adapters.fleet.placing import PlaceId, Placing
 from assay.codec import Malformed, decode, encode
 from assay.engine import Failure, RunLinks
@@ -150,6 +165,8 @@ class Fleet:
                 raise NotUsable(f"Ray on {facts.host} takes orders from the world: {'; '.join(facts.exposed)}", PRIVATE)
             if why := self._objection(facts):
                 raise PlaceLost(why)
+            if self.begin.tested and not self.local and (why := decode(await handle.call("tested"), PlaceTested).why):
+                raise PlaceLost(f"{facts.host} has not passed the conformance suite: {why}")
         except (PlaceLost, Malformed, OSError) as error:
             self._refused = f"{place}: {error}"
             self.tell(News(topic="place", text=f"no place of the fleet at {self._refused}"))

@@ -29,8 +29,8 @@ TMP = 1 << 30
 RAY_FOLDER = Path("/tmp/ray")
 """Where Ray's nodes of this machine keep their sockets."""
 RAY_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-START_WITHIN = 300.0
-"""Seconds until a driver must have places."""
+START_WITHIN = 900.0
+"""Seconds until a driver must have places: machines that have not done so before run the conformance suite."""
 DRIVERS = 4
 """Drivers that are tried for one task."""
 FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0

@@ -40,6 +40,8 @@ class Begin(Message, frozen=True, kw_only=True):
     """Whether a place that cannot shut its engines in is refused."""
     disk: U63
     """Bytes of the work folder."""
+    tested: bool = False
+    """Whether each other machine has to pass the conformance suite before it has a place."""
 
 
 class Perform(Message, frozen=True, kw_only=True):
@@ -101,6 +103,11 @@ class PlaceFacts(Message, frozen=True, kw_only=True):
     """Why there is no sandbox."""
     exposed: tuple[str, ...]
     """Where Ray of that machine can be reached from outside."""
+
+
+class PlaceTested(Message, frozen=True, kw_only=True):
+    why: str
+    """Why its machine has not passed the conformance suite; empty: it has."""
 
 
 class FileFacts(Message, frozen=True, kw_only=True):

@@ -20,10 +20,10 @@ from collections.abc import AsyncIterator
 from importlib import metadata
 from pathlib import Path
 
-from assay.adapters import sandbox
+from assay.adapters import sandbox, tested
 from assay.adapters.engine_process import ProcessEngine
 from assay.adapters.fleet import exposure, files
-from assay.adapters.fleet.messages import FileFacts, FleetTask, Listing, PlaceFacts, Wanted
+from assay.adapters.fleet.messages import FileFacts, FleetTask, Listing, PlaceFacts, PlaceTested, Wanted
 from assay.adapters.fleet.placing import AT_ONCE
 from assay.adapters.meters import Metered
 from assay.codec import Message, decode, encode
@@ -67,6 +67,14 @@ class Place:
                 exposed=tuple(exposure.exposed(listeners, exposure.here())),
             )
         )  # fmt: skip
+
+    async def tested(self) -> bytes:
+        """PlaceTested: runs the conformance suite, unless this machine has passed before."""
+        try:
+            await tested.admit(self._shut.native if self._shut else await asyncio.to_thread(sandbox.native_library), lambda note: None)
+        except tested.NotPassed as error:
+            return encode(PlaceTested(why=str(error)))
+        return encode(PlaceTested(why=""))
 
     # ---- files (a place of another machine) --------------------------------------------------------------------------------
 

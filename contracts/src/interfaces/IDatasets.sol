@@ -24,11 +24,15 @@ struct Part {
     uint32 number;
     uint32 epoch;
     bool own;
+    // Of its verifiers.
+    uint32 list;
 }
 
 struct Dataset {
     address owner;
     uint64 records;
+    // Number of its present list of verifiers; one without names, as number 0 is, admits all.
+    uint32 list;
     address keyService;
     // SHA-256 of the manifest's canonical form.
     bytes32 manifest;
@@ -53,6 +57,8 @@ struct JobUse {
     uint64 records;
     uint8 purpose;
     bool refunded;
+    // A dataset of it admits some verifiers only.
+    bool listed;
     // Held for what is not paid yet.
     uint128 escrow;
     Part[] parts;
@@ -75,7 +81,11 @@ interface IDatasetsLog {
         uint64 indexed dataset, address indexed who, uint64 price, uint64 uses, uint64 until, uint16 purposes
     );
     event LicenceRevoked(uint64 indexed dataset, address indexed who);
-    event JobLicensed(uint64 indexed job, address indexed client, uint64[] datasets, uint64[] prices, uint8 purpose, uint128 locked);
+    /// For jobs that are posted from now on; no names: all.
+    event VerifiersAdmitted(uint64 indexed dataset, uint32 list, address[] verifiers);
+    event JobLicensed(
+        uint64 indexed job, address indexed client, uint64[] datasets, uint64[] prices, uint8 purpose, uint128 locked, uint32[] lists
+    );
     event UsePaid(uint64 indexed job, uint64 indexed dataset, uint64 segment, uint128 amount);
     event UseRefunded(uint64 indexed job, uint128 amount);
     event RevenueWithdrawn(uint64 indexed dataset, address indexed owner, uint128 amount);
@@ -93,6 +103,9 @@ interface IDatasetsLog {
     error OtherData(uint64 job);
     error DataOverMost(uint256 cost, uint128 most);
     error NoUse(uint64 job);
+    error BadList(uint256 index);
+    error OtherList(uint64 dataset, uint32 list);
+    error TooFewAdmitted(uint256 found, uint256 needed);
     error AlreadyRefunded(uint64 job);
     error JobIsOpen(uint64 job);
     error NothingToCollect(uint64 job);
@@ -117,12 +130,16 @@ interface IDatasets is IDatasetsLog {
     /// Nothing more is assigned of a job that rests on it; what is assigned goes on.
     function revoke(uint64 dataset, address who) external;
     function withdraw(uint64 dataset) external;
+    /// Who may be drawn to check jobs on it that are posted from now on, in ascending order; none: whoever has a seat.
+    function admit(uint64 dataset, address[] calldata verifiers) external;
 
     // ---- Jobs
-    /// `uses`: abi.encode(uint64[] datasets, bytes head, uint8 purpose, uint128 most), `head` being what the job's data root is the hash of.
-    function open(uint64 job, bytes calldata uses) external;
-    /// Reverts when a licence that the job rests on is over.
-    function need(uint64 job) external view;
+    /// `uses`: abi.encode(uint64[] datasets, bytes head, uint8 purpose, uint128 most, uint32[] lists), `head` being what the job's data root is
+    /// the hash of and `lists` the lists of verifiers that the client has seen. Returns whether one of them has names.
+    function open(uint64 job, bytes calldata uses) external returns (bool listed);
+    /// Reverts when a licence that the job rests on is over, or when fewer verifiers than its quorum have seats who are on all of its lists
+    /// and are neither its client nor `provider`.
+    function need(uint64 job, address provider) external view;
 
     // ---- anybody
     /// Pays the owners for the segments that have settled since the last time, at most so many of them.
@@ -136,5 +153,8 @@ interface IDatasets is IDatasetsLog {
     function dataset(uint64 id) external view returns (Dataset memory);
     function licence(uint64 id, address who) external view returns (Licence memory);
     function useOf(uint64 job) external view returns (JobUse memory);
+    function admitted(uint64 id, uint32 list) external view returns (address[] memory);
+    /// Who is on the lists of all datasets of a job that have names, in ascending order.
+    function verifiersOf(uint64 job) external view returns (address[] memory);
     function revenue(uint64 id, address owner) external view returns (uint128);
 }

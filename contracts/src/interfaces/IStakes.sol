@@ -62,6 +62,8 @@ interface IStakes {
     function datasets() external view returns (address);
     function seatStake() external view returns (uint128);
     function unbondDelay() external view returns (uint64);
+    /// Whether it holds a seat now.
+    function seated(address who) external view returns (bool);
     function stakeOf(address who) external view returns (uint128);
     /// Segments, draws and seats.
     function reservedOf(address who) external view returns (uint128);

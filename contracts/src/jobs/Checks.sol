@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {IDatasets} from "../interfaces/IDatasets.sol";
 import {Hashes} from "../libraries/Hashes.sol";
 import {Phase, SegmentState} from "../types/Types.sol";
-import {JobRecord, SegmentRecord, Stage, Stages} from "./Records.sol";
+import {JobRecord, LISTED, SegmentRecord, Stage, Stages} from "./Records.sol";
 import {Base} from "./Base.sol";
 import {Hearings} from "./Hearings.sol";
 
@@ -23,7 +24,7 @@ contract Checks is Hearings {
         (bytes32 blockHash, uint64 seedBlock) = _reach(g.atBlock + j.finality);
         bytes32 seed = Hashes.seed(blockHash, segmentId, g.round);
 
-        address[] memory drawn = _select(segmentId, s, j, g, seed);
+        address[] memory drawn = j.licensed == LISTED ? _selectListed(segmentId, s, j, g, seed) : _select(segmentId, s, j, g, seed);
         if (drawn.length < j.quorum) {
             if (block.timestamp <= g.due) revert TooFewVerifiers(drawn.length, j.quorum);
             return _fail(segmentId, s, j, g, "too few verifiers", false);
@@ -77,6 +78,35 @@ contract Checks is Hearings {
             if (holder == provider || holder == client || _among(drawn, found, holder)) continue;
             if (i < TRIES && _drawnBefore(segmentId, g.round, holder)) continue;
             if (_stakes.freeStake(holder) < drawBond) continue;
+            drawn[found++] = holder;
+        }
+        assembly ("memory-safe") {
+            mstore(drawn, found)
+        }
+    }
+
+    /// Of a job whose data admit some verifiers only: these in an order that the seed gives, first those not drawn before in this segment,
+    /// then the others. Who has no seat, or no stake for the draw, when the draw is made is passed over: with that nobody brings another
+    /// account of its own nearer to the committee.
+    function _selectListed(uint64 segmentId, SegmentRecord storage s, JobRecord storage j, Stage memory g, bytes32 seed)
+        private
+        view
+        returns (address[] memory drawn)
+    {
+        address[] memory list = IDatasets(_stakes.datasets()).verifiersOf(s.job);
+        (uint256 wanted, uint128 drawBond) = (j.verifiers, j.drawBond);
+        drawn = new address[](wanted);
+        uint256 found = 0;
+        uint256 tries = g.round == 0 ? list.length : 2 * list.length;
+        for (uint256 i = 0; i < tries && found < wanted; ++i) {
+            if (i < list.length) {
+                uint256 k = i + Hashes.slot(seed, uint32(i), uint64(list.length - i));
+                (list[i], list[k]) = (list[k], list[i]);
+            }
+            address holder = list[i % list.length];
+            if (holder == s.provider || holder == j.client || _among(drawn, found, holder)) continue;
+            if (i < list.length && _drawnBefore(segmentId, g.round, holder)) continue;
+            if (!_stakes.seated(holder) || _stakes.freeStake(holder) < drawBond) continue;
             drawn[found++] = holder;
         }
         assembly ("memory-safe") {

@@ -8,7 +8,7 @@ import {Bounds} from "../libraries/Bounds.sol";
 import {IDatasets} from "../interfaces/IDatasets.sol";
 import {Check, Job, Params, Phase, Segment, SegmentState, Terms} from "../types/Types.sol";
 import {Base} from "./Base.sol";
-import {JobRecord, SegmentRecord, Stage, Stages} from "./Records.sol";
+import {JobRecord, LICENSED, LISTED, SegmentRecord, Stage, Stages} from "./Records.sol";
 
 /// A job's money: posted and added to, refunded when the job is over, pulled by whom it was credited to. And what readers are told.
 /// Code that Jobs runs by delegatecall (see Jobs.sol); by itself it holds nothing.
@@ -25,8 +25,8 @@ contract Escrow is Base {
         address datasets = _stakes.datasets();
         if (datasets == address(0)) revert NoDatasets();
         jobId = _post(terms);
-        _jobs[jobId].licensed = true;
-        IDatasets(datasets).open(jobId, uses);
+        _jobs[jobId].licensed = LICENSED;
+        if (IDatasets(datasets).open(jobId, uses)) _jobs[jobId].licensed = LISTED;
     }
 
     function _post(Terms calldata terms) private returns (uint64 jobId) {

@@ -25,8 +25,8 @@ struct JobRecord {
     uint8 verifiers;
     uint8 redraws;
     uint24 serveWindow;
-    // Its data are others' (Datasets).
-    bool licensed;
+    // Its data are others' (Datasets): LICENSED, or LISTED where these admit some verifiers only.
+    uint8 licensed;
     // What a committee needs.
     uint32 steps;
     uint24 sealWindow;
@@ -60,6 +60,10 @@ struct JobRecord {
     bytes32 datasetRoot;
     bytes32 scheduleRoot;
 }
+
+// What a job's data are to it: see JobRecord.licensed. 0: its own.
+uint8 constant LICENSED = 1;
+uint8 constant LISTED = 2;
 
 struct SegmentRecord {
     // A packed Stage.

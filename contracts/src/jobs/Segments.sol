@@ -32,7 +32,7 @@ contract Segments is Base {
         if (j.cancelled) revert JobIsCancelled(offer.job);
         if (j.completed) revert JobIsCompleted(offer.job);
         if (block.timestamp > j.deadline) revert JobPastDeadline(offer.job, j.deadline);
-        if (j.licensed) IDatasets(_stakes.datasets()).need(offer.job);
+        if (j.licensed > 0) IDatasets(_stakes.datasets()).need(offer.job, offer.provider);
         _takeOffer(offer, signature);
         segmentId = ++segmentCount;
         _takeRange(j, offer, segmentId);

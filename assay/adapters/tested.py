@@ -2,7 +2,7 @@
 
 A machine whose bits differ is paid nothing and loses bonds, so on a chain where something is at stake a worker or verifier is not started
 before it has passed. The suite runs in a process of its own (`assay doctor --conformance`, about a minute), and leaves a mark in the user's cache
-folder. A GPU is tested besides by whatever engine takes it (assay.exact.engines). A fleet's other machines are not seen from here.
+folder. A GPU is tested besides by whatever engine takes it (assay.exact.engines). Each place of a fleet sees to its own machine.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from pathlib import Path
 import assay
 from assay.adapters import hardware
 from assay.adapters.sandbox import python_path
-from assay.cli.common import ENVIRONMENT, Trouble
 from assay.ids import Digest
 from assay.runtime import Note
 
 COMMITTED = ("conformance.json", "trainings.json")
 """What is passed, in assay/_data."""
-ADVICE = "assay doctor --conformance says where; or take the risk: --untested"
+
+
+class NotPassed(Exception):
+    """This machine's bits are not the committed ones; the message says where."""
 
 
 def machine(library: str) -> Digest:
@@ -82,11 +84,11 @@ async def suite() -> str:
 
 
 async def admit(library: str, note: Callable[[Note], None]) -> None:
-    """Returns when this machine has passed, now or before. Raises Trouble when it does not."""
+    """Returns when this machine has passed, now or before. Raises NotPassed."""
     if await asyncio.to_thread(lambda: mark(library).exists()):
         return
     note(Note(topic="testing", text="the conformance suite is run on this machine, once for this processor, driver and version: about a minute"))
     if why := await suite():
-        raise Trouble("this machine must not work or verify: it has not passed the conformance suite", why, ADVICE, ENVIRONMENT)
+        raise NotPassed(why)
     await asyncio.to_thread(remember, library)
     note(Note(topic="tested", text="this machine gives the committed bits on every route"))
