@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from nacl import bindings as sodium
 
+from assay import shamir
 from assay.ids import Digest
 from assay.job import MOST_HOLDERS, JobSpec, KeyHolders, SealedRef
 from assay.ports import Keys
@@ -79,7 +80,7 @@ def _scalar(number: int) -> bytes:
 
 
 def _value(coefficients: Sequence[bytes], place: int) -> bytes:
-    """f(place), by Horner's rule."""
+    """f(place), by Horner's rule: what is secret is computed by sodium, in constant time (assay.shamir has the plain one)."""
     value = bytes(SCALAR)
     for coefficient in reversed(coefficients):
         value = sodium.crypto_core_ed25519_scalar_add(sodium.crypto_core_ed25519_scalar_mul(value, _scalar(place)), coefficient)
@@ -122,11 +123,7 @@ def combine(shared: Shared, shares: Mapping[int, bytes]) -> bytes:
     if len(places) < shared.threshold:
         raise ValueError(f"{len(places)} shares of a key that takes {shared.threshold}")
     secret = bytes(SCALAR)
-    for place in places:
-        weight = 1
-        for other in places:
-            if other != place:
-                weight = weight * other * pow(other - place, -1, _ORDER) % _ORDER
+    for place, weight in shamir.weights(places, _ORDER).items():
         secret = sodium.crypto_core_ed25519_scalar_add(secret, sodium.crypto_core_ed25519_scalar_mul(_scalar(weight), shares[place]))
     return _hidden(shared.mask, secret)
 

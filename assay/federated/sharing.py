@@ -9,6 +9,8 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 
+from assay import shamir
+
 PRIME = 2**256 + 297
 SIZE = 33
 """Bytes of a share."""
@@ -22,24 +24,11 @@ def split(secret: bytes, threshold: int, places: int, entropy: bytes) -> list[by
     coefficients += [
         int.from_bytes(hmac.digest(entropy, b"assay/share/1" + i.to_bytes(4, "big"), "sha512"), "big") % PRIME for i in range(1, threshold)
     ]
-    return [_value(coefficients, x).to_bytes(SIZE, "big") for x in range(1, places + 1)]
-
-
-def _value(coefficients: list[int], x: int) -> int:
-    out = 0
-    for c in reversed(coefficients):
-        out = (out * x + c) % PRIME
-    return out
+    return [shamir.value(coefficients, x, PRIME).to_bytes(SIZE, "big") for x in range(1, places + 1)]
 
 
 def join(shares: Mapping[int, bytes]) -> bytes | None:
     """The secret from exactly as many shares as its threshold, by place; None when they are no shares of a 32-byte secret."""
-    points = [(x, int.from_bytes(share, "big")) for x, share in sorted(shares.items())]
-    secret = 0
-    for x, y in points:
-        above, below = 1, 1
-        for other, _ in points:
-            if other != x:
-                above, below = above * other % PRIME, below * (other - x) % PRIME
-        secret = (secret + y * above * pow(below, -1, PRIME)) % PRIME
+    weight = shamir.weights(shares, PRIME)
+    secret = sum(int.from_bytes(share, "big") * weight[x] for x, share in shares.items()) % PRIME
     return secret.to_bytes(32, "big") if secret < 2**256 else None
