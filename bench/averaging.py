@@ -9,12 +9,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -120,7 +122,8 @@ def group(who: str, peers: int, numbers: int) -> dict[str, Any]:
 
     def start(name: int, where: str) -> dict[str, Any]:
         words = [sys.executable, __file__, "--node", who, str(name), str(peers), str(numbers), where]
-        children.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+        pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
+        children.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=quiet, text=True, start_new_session=True))
         return read(children[-1])
 
     def read(child: subprocess.Popen[str]) -> dict[str, Any]:
@@ -153,7 +156,8 @@ def group(who: str, peers: int, numbers: int) -> dict[str, Any]:
         moved = sent() - before
     finally:
         for child in children:
-            child.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # and what it has forked
             child.wait()
         listener.close()
     return {
