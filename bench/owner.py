@@ -57,7 +57,9 @@ class Daemon:
         after, memory = self.usage.cpu_times(), self.usage.memory_full_info()
         spent = after.user + after.system - before.user - before.system
         share = spent / (time.perf_counter() - began)
-        return {"core_percent": round(100 * share, 2), "uss_mb": round(memory.uss / 1e6, 1), "rss_mb": round(memory.rss / 1e6, 1)}
+        waiting = sum(child.memory_full_info().uss for child in self.usage.children(recursive=True))
+        found = {"uss_mb": memory.uss, "rss_mb": memory.rss, "engine_uss_mb": waiting}
+        return {"core_percent": round(100 * share, 2), **{name: round(size / 1e6, 1) for name, size in found.items()}}
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
