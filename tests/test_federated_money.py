@@ -300,7 +300,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a small minimum": ({"minimum": 4}, "minimum"), "half a word": ({"bits": 16}, "bits"), "no numbers": ({"length": 0}, "length"),
     "no pay": ({"pay": 0}, "pay"), "no bond": ({"bond": 0}, "bond"), "no window": ({"window": 0}, "window"),
     "a time that is over": ({"deadline": NOW - 1}, "deadline"), "fewer shares": ({"shares": (1, 1)}, "BadLength"),
-    "no shares": ({"shares": (0,) * 7}, "BadShares"), "unequal": ({"rule": EQUAL}, "BadShares"),
+    "no shares": ({"shares": (0,) * 7}, "BadShare"), "unequal": ({"rule": EQUAL}, "BadShare"),
     "worth without a valuation": ({"rule": WORTH}, "worth"), "records with one": ({"worth": sha256(b"w")}, "worth"),
 }  # fmt: skip
 

@@ -52,7 +52,7 @@ def _within(name: str, value: int, least: int, most: int) -> None:
 
 def _length(name: str, length: int, right: int) -> None:
     if length != right:
-        raise refuse("BadLength", name=name, length=length, right=right)
+        raise refuse("BadLength", name=name, length=length, most=right)
 
 
 class Federated:
@@ -79,9 +79,9 @@ class Federated:
         _length("shares", len(t.shares), owners)
         for place, share in enumerate(t.shares):
             if t.rule == EQUAL and share != 1:
-                raise refuse("BadShares", place=place)
+                raise refuse("BadShare", place=place)
         if not sum(t.shares):
-            raise refuse("BadShares", place=owners)
+            raise refuse("BadShare", place=owners)
         if (t.rule == WORTH) != (t.worth != ZEROS):
             raise refuse("BadTerm", name="worth", value=int.from_bytes(t.worth, "big"), least=0, most=0)
 
@@ -143,7 +143,7 @@ class Federated:
         _within("index", index, 0, t.length - 1)
         counted = [row for row in s.rows if row != ZEROS]
         if len(rows) != len(counted):
-            raise refuse("BadLength", name="pieces", length=len(rows), right=min(len(counted), len(rows) + 1))
+            raise refuse("BadLength", name="pieces", length=len(rows), most=min(len(counted), len(rows) + 1))
         added = sum(_number(t, root, index, piece) for root, piece in zip(counted, rows, strict=True)) % (1 << t.bits)
         if added == _number(t, s.total, index, total):
             raise refuse("SumIsRight", index=index)

@@ -74,6 +74,11 @@ class Network(Message, frozen=True, kw_only=True):
         return created("sureties", self.jobs)
 
     @property
+    def purses(self) -> tuple[Address, ...]:
+        """The contracts that hold tokens."""
+        return self.jobs, self.stakes, self.disputes, self.datasets, self.bounties, self.sureties
+
+    @property
     def takeovers(self) -> Address:
         return created("takeovers", self.jobs)
 
@@ -309,7 +314,7 @@ def balances(network: Network, accounts: list[Address]) -> dict[Address, int]:
     """Token balance of each of `accounts`, of the contracts and of the burn address."""
     burn = Address("0x000000000000000000000000000000000000dead")
     found = {}
-    for who in [*accounts, network.jobs, network.stakes, network.disputes, network.datasets, network.bounties, network.sureties, burn]:
+    for who in [*accounts, *network.purses, burn]:
         data = "0x" + calldata("token", "balanceOf", who).hex()
         found[who] = int(rpc.call(network.url, "eth_call", {"to": network.token, "data": data}, "latest"), 16)
     return found

@@ -87,7 +87,7 @@ class Network(msgspec.Struct):
         token, known = self.contracts.token, self.contracts
         logs: Any = rpc.call(self.rpc, "eth_getLogs", {"address": token, "topics": [TRANSFER], "fromBlock": "0x0", "toBlock": hex(block)})
         holders = {"0x" + topic[-40:] for log in logs for topic in log["topics"][1:3]} - {"0x" + "00" * 20}
-        contracts = {known.jobs, known.stakes, known.disputes, known.datasets, known.bounties, BURN}
+        contracts = {*known.purses, BURN}
 
         def read(contract: str, data: bytes) -> int:
             return int(str(rpc.call(self.rpc, "eth_call", {"to": contract, "data": "0x" + data.hex()}, hex(block))), 16)

@@ -69,10 +69,10 @@ contract Federated is IFederated, EIP712, ReentrancyGuardTransient {
         if (t.shares.length != owners) revert BadLength("shares", t.shares.length, owners);
         uint256 all = 0;
         for (uint256 i = 0; i < owners; ++i) {
-            if (t.rule == Rule.EQUAL && t.shares[i] != 1) revert BadShares(i);
+            if (t.rule == Rule.EQUAL && t.shares[i] != 1) revert BadShare(i);
             all += t.shares[i];
         }
-        if (all == 0) revert BadShares(owners);
+        if (all == 0) revert BadShare(owners);
         if ((t.rule == Rule.WORTH) != (t.worth != 0)) revert BadTerm("worth", uint256(t.worth), 0, 0);
     }
 

@@ -61,13 +61,13 @@ contract FederatedTest is Summed {
         (t = terms()).shares = new uint32[](3);
         refusedPost(t, abi.encodeWithSelector(IFederated.BadLength.selector, "shares", 3, 4));
         (t = terms()).shares = new uint32[](4);
-        refusedPost(t, abi.encodeWithSelector(IFederated.BadShares.selector, 4));
+        refusedPost(t, abi.encodeWithSelector(IFederated.BadShare.selector, 4));
         (t = terms()).worth = 0;
         refusedPost(t, bad("worth", 0, 0, 0));
         (t = terms()).rule = Rule.RECORDS;
         refusedPost(t, bad("worth", uint256(t.worth), 0, 0));
         (t.rule, t.worth) = (Rule.EQUAL, 0);
-        refusedPost(t, abi.encodeWithSelector(IFederated.BadShares.selector, 1));
+        refusedPost(t, abi.encodeWithSelector(IFederated.BadShare.selector, 1));
     }
 
     // ---- rounds that go well -------------------------------------------------------------------------------------------------------

@@ -17,14 +17,14 @@ interface IFederated {
 
     error NoSuchFederated(uint64 id);
     error BadTerm(string name, uint256 value, uint256 least, uint256 most);
-    error BadShares(uint256 place);
+    error BadShare(uint256 place);
     error BadTerms(bytes32 terms);
     error NotTheHost(address sender);
     error NotTheAuditor(address sender);
     error IsOver(uint64 id);
     error TooEarly(uint64 notBefore, uint64 now_);
     error TooLate(uint64 notAfter, uint64 now_);
-    error BadLength(string name, uint256 length, uint256 right);
+    error BadLength(string name, uint256 length, uint256 most);
     error TooFew(uint256 counted, uint256 least);
     error BadSignature(uint256 place);
     error NoSuchRound(uint32 round);
