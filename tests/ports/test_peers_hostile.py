@@ -50,7 +50,7 @@ class Stranger:
             self._host = new_host(key_pair=create_new_key_pair(seed_of(self._number)))
             async with self._host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
                 self._info = info_from_p2p_addr(Multiaddr(self._address))
-                with trio.fail_after(40):
+                with trio.fail_after(240):
                     await self._host.connect(self._info)
                     await script(self)
 
@@ -117,9 +117,12 @@ def test_a_flood_of_records_ends_the_link(tmp_path: Path, caplog: pytest.LogCapt
     records = pack(Frame(Kind.RECORDS, 0, encode([signed_by(5)] * 300)))
 
     async def flood(stranger: Stranger) -> None:
+        from libp2p.network.stream.exceptions import StreamError
+
         stream = await stranger.link()
-        for _ in range(6):
-            await stream.write(records)
+        with contextlib.suppress(StreamError):  # it may be closed before the last of them
+            for _ in range(6):
+                await stream.write(records)
         await closed(stream)
 
     async def main() -> None:
