@@ -151,7 +151,8 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
             options = replace(options, untested=options.untested or local)
             if not options.untested:
                 await _admit(shut.native if shut else await asyncio.to_thread(native_library), note)
-            engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack, role == "worker")
+            ready = role == "worker" and not local  # nodes of a local network share one machine's memory
+            engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack, ready)
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
         yield Ports(
             chain=chain, stamps=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth,
