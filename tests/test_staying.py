@@ -17,6 +17,7 @@ from assay.cli.common import Trouble
 from assay.cli.folder import Lock
 from assay.cli.leaving import Leaving, owed
 from assay.runtime import Note
+from assay_worker.state import BUSY
 
 
 def worker(*segments: tuple[int, str, str], **more: Any) -> dict[str, Any]:
@@ -79,14 +80,18 @@ def told(make: Callable[[], Daemon], signals: int = 1) -> Daemon:
 
 def test_a_worker_that_is_told_to_end_commits_and_serves_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leaving, "LOOK_EVERY", 0)
-    way = [("running", "active"), ("committing", "active"), ("committed", "drawn"), ("committed", "served")]
+    way = [("running", "active"), ("copying", "active"), ("committing", "active"), ("committed", "drawn"), ("committed", "served")]
     states = [worker((1, phase, state)) for phase, state in way]
     found = told(lambda: Daemon("worker", *states))
     assert found.did == ["drain", "stop"]
-    assert found.statuses == states[3:]  # not before the last one
+    assert found.statuses == states[4:]  # not before the last one
     ((topic, text),) = found.said
     assert topic == "leaving"
     assert "segment 1 is running" in text
+
+
+def test_no_phase_of_a_worker_is_forgotten() -> None:
+    assert set(leaving.UNFINISHED) == {"queued", *BUSY}
 
 
 def test_who_is_told_twice_ends_at_once() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import logging
 import os
@@ -184,7 +185,7 @@ class BlockStore:
                 packed[digest] = data
         left = list(packed.items())
         while left:
-            taken, kept = self._add(SLOT * len(left), lambda part=left: self._packs.write(part, self._tick()))  # type: ignore[misc]
+            taken, kept = self._add(SLOT * len(left), functools.partial(self._packs.write, left, self._tick()))
             self._account(SLOT * (kept - len(left)))  # room for the next round, and for what another thread has brought meanwhile
             left = left[taken:]
 

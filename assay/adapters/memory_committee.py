@@ -86,9 +86,8 @@ class Committee(Hearings):
         job = self.jobs[seg.job]
         p = job.terms.params
         before = {check.verifier for checks in seg.rounds for check in checks}
-        fresh = [who for who in order if who not in before]
         able = [
-            who for who in (*fresh, *(who for who in order if who in before))
+            who for who in sorted(order, key=lambda who: who in before)
             if who not in (seg.provider, job.client) and self.stakes.seated(who) and self.stakes.account(who).free >= p.draw_bond
         ]  # fmt: skip
         return able[: p.verifiers]

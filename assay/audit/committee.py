@@ -55,8 +55,7 @@ class Committee(Hand):
         before = {who for round in seg.rounds.values() for who in round.verifiers}
         admitted = self.admissions.of(seg.job)
         if admitted is not None:
-            order = draw.listed(seed, admitted)
-            ranked = (*(who for who in order if who not in before), *(who for who in order if who in before))
+            ranked = sorted(draw.listed(seed, admitted), key=lambda who: who in before)
             able = (who for who in ranked if who not in (seg.provider, job.client) and self.stakes.seated(who))
             return tuple(who for who in able if self.stakes.free(who) >= job.terms.params.draw_bond)[: job.terms.params.verifiers]
         seats = self.stakes.seats(seg.seats_block)

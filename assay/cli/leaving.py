@@ -22,6 +22,8 @@ from assay.runtime import Note
 GRACE, GRACE_LOCAL = 120, 5
 """Seconds; on the local network nothing is at stake."""
 LOOK_EVERY = 0.25
+UNFINISHED = ("queued", "gathering", "activating", "running", "copying", "committing")
+"""Phases of a worker's segment before it has committed."""
 UNSERVED = ("committed", "drawn")
 SIGNED = ("ready", "replayed", "sealed", "revealed")
 """Phases of a verifier's duty in which its silence costs it a fee."""
@@ -38,7 +40,7 @@ def owed(role: str, status: Mapping[str, Any]) -> list[str]:
     told = []
     for segment in entries(status, "segments"):
         phase, state = segment.get("phase"), segment.get("state")
-        if phase in ("queued", "gathering", "activating", "running", "committing"):
+        if phase in UNFINISHED:
             told.append(f"segment {whole(segment, 'segment')} is {phase}")
         elif phase == "committed" and state in UNSERVED:
             told.append(f"segment {whole(segment, 'segment')} is {state} and not served yet")

@@ -50,9 +50,8 @@ class SchedulerHands:
                     raise TaskFailed(Fault.PEER, f"the offer in the name of {task.offer.provider} was signed by {signer or 'nobody'}")
                 proven, view = self._proven(task.offer.provider, note), await self.chain.view(task.offer.provider)
                 free = view.stake - view.reserved
-                if proven is None:
-                    return OfferVerified(free=free, workers=self._workers())
-                return OfferVerified(proven_at=proven.at, memory=proven.memory, rate=proven.rate, free=free, workers=self._workers())
+                at, memory, rate = (proven.at, proven.memory, proven.rate) if proven is not None else (0, 0, 0)
+                return OfferVerified(proven_at=at, memory=memory, rate=rate, free=free, workers=self._workers())
             case FindNodes() if self.finder is not None:
                 found = await self.finder.find(task.means)
                 return NodesFound(peers=tuple(record.peer for record in found))

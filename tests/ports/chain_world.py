@@ -7,9 +7,10 @@ follows from block hashes and clocks.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -428,3 +429,24 @@ def _told(value: Any, names: Callable[[str], str]) -> Any:
     if isinstance(value, tuple):
         return [_told(item, names) for item in value]
     return names(value) if isinstance(value, str) else value
+
+
+Script = Callable[[World], Awaitable[None]]
+
+
+def say_the_same(script: Script, anvil: Anvil, folder: Path) -> None:
+    """The ledger in memory and the contracts tell the same of a story, and hold the same tokens at its end."""
+
+    async def body() -> None:
+        found = []
+        for world in (MemoryWorld(), await EvmWorld.open(anvil, folder)):
+            try:
+                await script(world)
+                balances = await world.balances()
+                assert sum(balances.values()) == TOKENS * len(NAMES)
+                found.append((await told(world), balances))
+            finally:
+                await world.close()
+        assert found[0] == found[1]
+
+    asyncio.run(body())

@@ -3,14 +3,13 @@ balances on both, and no token made or lost."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_world import NAMES, SPEC, STAKE, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, audited, told
+from chain_world import SPEC, STAKE, VERIFIERS, WINDOW, YES, Script, World, audited, say_the_same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -263,7 +262,6 @@ async def only_admitted_verifiers_are_drawn(world: World) -> None:
     await audited(world)
 
 
-Script = Callable[[World], Awaitable[None]]
 SCRIPTS: list[Script] = [
     owners_are_paid_by_use, a_revoked_licence_stops_at_the_boundary, who_keeps_the_keys_back_earns_nothing, what_cannot_be_published_or_granted,
     only_admitted_verifiers_are_drawn,
@@ -278,19 +276,7 @@ def anvil(needs_anvil: None) -> Iterator[Anvil]:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
 def test_both_chains_say_the_same(script: Script, anvil: Anvil, tmp_path: Path) -> None:
-    async def body() -> None:
-        found = []
-        for world in (MemoryWorld(), await EvmWorld.open(anvil, tmp_path)):
-            try:
-                await script(world)
-                balances = await world.balances()
-                assert sum(balances.values()) == TOKENS * len(NAMES)
-                found.append((await told(world), balances))
-            finally:
-                await world.close()
-        assert found[0] == found[1]
-
-    asyncio.run(body())
+    say_the_same(script, anvil, tmp_path)
 
 
 @settings(max_examples=50)

@@ -4,12 +4,12 @@ same events and the same balances on both, and no token made or lost."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from chain_world import NAMES, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, told
+from chain_world import NAMES, TOKENS, VERIFIERS, WINDOW, YES, MemoryWorld, Script, World, say_the_same
 
 from assay import cid, draw
 from assay.chain import (
@@ -179,7 +179,6 @@ async def a_surety_is_bounded_and_comes_back(world: World) -> None:
     assert (await world.balances())["sureties"] == 0
 
 
-Script = Callable[[World], Awaitable[None]]
 SCRIPTS: list[Script] = [
     withheld_keys_are_paid_for, nothing_is_paid_for_what_the_key_service_did_not_do, a_contested_checkpoint_is_paid_for_when_its_key_is_shown,
     a_surety_is_bounded_and_comes_back,
@@ -205,16 +204,4 @@ def test_in_memory(script: Script) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
 def test_both_chains_say_the_same(script: Script, anvil: Anvil, tmp_path: Path) -> None:
-    async def body() -> None:
-        found = []
-        for world in (MemoryWorld(), await EvmWorld.open(anvil, tmp_path)):
-            try:
-                await script(world)
-                balances = await world.balances()
-                assert sum(balances.values()) == TOKENS * len(NAMES)
-                found.append((await told(world), balances))
-            finally:
-                await world.close()
-        assert found[0] == found[1]
-
-    asyncio.run(body())
+    say_the_same(script, anvil, tmp_path)
