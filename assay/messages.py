@@ -15,6 +15,9 @@ from assay.ids import U32, U63, Address, Cid, Digest, DisputeId, JobId, PeerId, 
 RPC_PROTOCOL = "/assay/rpc/2"
 
 
+THROUGH = "libp2p:"
+
+
 class Hardware(Message, frozen=True, kw_only=True):
     """What a node says of its hardware, and where its last proof is (assay.proving)."""
 
@@ -45,7 +48,7 @@ class PeerRecord(Message, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     """libp2p multiaddresses."""
     gateway: str
-    """Base URL of its trustless gateway, e.g. `http://127.0.0.1:4801`."""
+    """Base URL of its trustless gateway, e.g. `http://127.0.0.1:4801`; THROUGH when that can be had through streams of libp2p only."""
     sequence: U63
     chain_id: U63
     contract: Address

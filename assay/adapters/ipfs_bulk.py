@@ -348,7 +348,7 @@ class Bulk:
             if g.url.startswith("http://") and g.rest_until <= now and g.no_streams_until <= now and starts[g.url] < PER_GATEWAY * sources.rounds
         ]  # fmt: skip
         able.sort(key=lambda g: (g.url in sources.lacking, g.seconds))
-        chosen = [g for turn in range(PER_GATEWAY) for g in able[:AT_ONCE] if busy.count(g.url) <= turn]
+        chosen = [g for turn in range(PER_GATEWAY) for g in able[:AT_ONCE] if busy.count(g.url) <= turn and not (g.narrow and turn)]
         return chosen[: AT_ONCE - len(busy)]
 
     def _account(

@@ -29,6 +29,10 @@ class Lied(Failed):
     """It answered something else."""
 
 
+class Narrow(str):
+    """The base URL of a gateway that is worth one stream at a time: what goes there shares one connection, however many streams there are."""
+
+
 class Gateway:
     """What is known of a gateway."""
 
@@ -43,6 +47,8 @@ class Gateway:
         self.trouble = ""
         self.no_streams_until = 0.0
         """It said that it has no stream for us."""
+        self.narrow = False
+        """Worth one stream of a fetch."""
 
     @property
     def cost(self) -> float:
@@ -94,8 +100,10 @@ class Sources:
     def refresh(self) -> bool:
         """Looks who is known now; whether somebody is new."""
         known = {gateway.url for gateway in self.gateways}
-        urls = list(dict.fromkeys(url for raw in self._locate() if (url := good_url(raw))))[:MAX_GATEWAYS]
-        fresh = [self._gateway(url) for url in urls if url not in known]
+        told = {url: isinstance(raw, Narrow) for raw in self._locate() if (url := good_url(raw))}
+        fresh = [self._gateway(url) for url in list(told)[:MAX_GATEWAYS] if url not in known]
+        for gateway in fresh:
+            gateway.narrow = told[gateway.url]
         self.gateways += fresh
         return bool(fresh)
 

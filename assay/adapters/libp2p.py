@@ -14,7 +14,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,12 @@ import msgspec
 import trio
 
 from assay.adapters import peerbook
+from assay.adapters.libp2p_tunnel import Tunnels
 from assay.adapters.peerbook import Peerbook
 from assay.adapters.rendezvous import fits, key_to_ask
 from assay.codec import MAX_MESSAGE, Malformed, decode, encode
 from assay.ids import PeerId
-from assay.messages import AnyGossip, AnyReply, AnyRequest, Means, PeerRecord, Refusal, SignedRecord
+from assay.messages import THROUGH, AnyGossip, AnyReply, AnyRequest, Means, PeerRecord, Refusal, SignedRecord
 from assay.ports import Handler, Outage
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ log = logging.getLogger("assay.peers")
 LISTEN = "/ip4/127.0.0.1/tcp/0"
 ANSWER_WITHIN = 60.0
 STOP_WITHIN = 10.0
+MOST_THROUGH = 8
 
 
 class Libp2pPeers:
@@ -44,6 +46,7 @@ class Libp2pPeers:
     in `/p2p/<peer id>`. `record(addresses)` says what the node tells of itself; peer, addresses and sequence are filled in here.
     `folder` keeps the peers that are known and the port. `announce`: IP address or name that others reach the ports by, if another;
     `relay` when nobody can, and others are to relay for it (assay.adapters.libp2p_relay). `relays`: whether it relays for such nodes.
+    `gateway`: host and port of the node's own gateway, if others are to have it through streams (assay.adapters.libp2p_tunnel).
     Raises ValueError for an address that is not one."""
 
     def __init__(
@@ -55,6 +58,7 @@ class Libp2pPeers:
         folder: Path,
         announce: str = "",
         relays: bool = False,
+        gateway: tuple[str, int] | None = None,
     ) -> None:
         self.peer = peerbook.peer_id(seed)
         self.addresses: list[str] = []
@@ -63,6 +67,7 @@ class Libp2pPeers:
         self._listen = listen or [LISTEN]
         self._bootstrap = _by_peer(bootstrap, self.peer)
         self._ports = folder / "listen.json"
+        self._tunnels = Tunnels(gateway)
         self._sequence = 0
         folder.mkdir(parents=True, exist_ok=True)
         kind = record([])
@@ -136,6 +141,16 @@ class Libp2pPeers:
     def records(self) -> list[PeerRecord]:
         return self._book.fresh()
 
+    def gateways(self, near: Sequence[PeerId] = ()) -> list[str]:
+        """Base URLs of gateways: those of the peers named, in this order, then all others that are known. Of others that are had through
+        streams only, MOST_THROUGH."""
+        told = {record.peer: record.gateway for record in self._book.fresh() if record.gateway}
+        wanted = [peer for peer in near if peer in told]
+        through = [peer for peer in told if told[peer] == THROUGH and peer not in wanted]
+        direct = [peer for peer in told if told[peer] != THROUGH and peer not in wanted]
+        urls = [self._tunnels.url(peer) if told[peer] == THROUGH else told[peer] for peer in (*wanted, *direct, *through[:MOST_THROUGH])]
+        return list(dict.fromkeys(url for url in urls if url is not None))
+
     async def find(self, means: Means) -> list[PeerRecord]:
         """Nodes that say they have at least these means: those that are known, and those that the network finds. Raises Outage."""
         key = key_to_ask(self._book.chain_id, self._book.contract, means)
@@ -170,6 +185,7 @@ class Libp2pPeers:
             serves=self._relays,
             bootstrap=self._bootstrap,
             book=self._book,
+            tunnels=self._tunnels,
             describe=self._describe,
             on_request=lambda peer, message, done: self._tell(self._on_request, peer, message, done),
             on_gossip=lambda peer, message: self._tell(self._gossip_handler, peer, message),

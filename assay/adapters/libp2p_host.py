@@ -40,6 +40,13 @@ log = logging.getLogger("assay.peers")
 logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs at ERROR what strangers do
 
 
+class Running:
+    """What is there while a node's host runs."""
+
+    def __init__(self, host: Any, dht: KadDHT, relays: Relays, nursery: trio.Nursery) -> None:
+        self.host, self.dht, self.relays, self.nursery = host, dht, relays, nursery
+
+
 UPGRADE_WITHIN = 10.0
 """Seconds that somebody who connects has to become a peer."""
 PUBLISH_WITHIN, LOOKUP_WITHIN = 30.0, 5.0

@@ -25,16 +25,17 @@ from typing import Any
 
 import trio
 from libp2p.custom_types import TProtocol
-from libp2p.kad_dht.kad_dht import KadDHT
+from libp2p.peer.id import ID
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from assay.adapters.libp2p_frames import Frame, Kind
-from assay.adapters.libp2p_host import look_up, make_host, make_table, open_stream, plain, probe, publish, reachable, remote
+from assay.adapters.libp2p_host import Running, look_up, make_host, make_table, open_stream, plain, probe, publish, reachable, remote
 from assay.adapters.libp2p_link import MAX_SERVED, Link, LinkClosed
 from assay.adapters.libp2p_relay import BEHIND, Relays
 from assay.adapters.libp2p_rendezvous import Rendezvous
-from assay.adapters.peer_standing import MAX_LINKS, RECORDS, REQUESTS, Candidate, Standing, choose, host_of, refusal, wanted
+from assay.adapters.libp2p_tunnel import PROTOCOL, Tunnels
+from assay.adapters.peer_standing import MAX_LINKS, RECORDS, REQUESTS, Candidate, Standing, candidate, choose, refusal, wanted
 from assay.adapters.peerbook import MAX_RECORD, Peerbook
 from assay.adapters.rumours import Allowance, Rumours
 from assay.codec import Malformed, decode, encode
@@ -56,13 +57,6 @@ LOOKUP_AGAIN, DIAL_WITHIN = 5.0, 5.0
 """Seconds for one address of a peer."""
 
 
-class _Host:
-    """What is there while the host runs."""
-
-    def __init__(self, host: Any, dht: KadDHT, relays: Relays, nursery: trio.Nursery) -> None:
-        self.host, self.dht, self.relays, self.nursery = host, dht, relays, nursery
-
-
 class Net:
     """Everything here runs in the trio thread. `await run(started)` until cancelled."""
 
@@ -73,6 +67,7 @@ class Net:
         serves: bool,
         bootstrap: dict[PeerId, list[str]],
         book: Peerbook,
+        tunnels: Tunnels,
         describe: Callable[[list[str]], SignedRecord],
         on_request: Callable[[PeerId, AnyRequest, Callable[[bytes], None]], None],
         on_gossip: Callable[[PeerId, AnyGossip], None],
@@ -82,7 +77,7 @@ class Net:
         self.listen = listen
         """Multiaddrs; port 0 becomes the port that was bound, so that a second run listens where the first did."""
         self._seed, self._announce, self._serves, self._bootstrap = seed, announce, serves, bootstrap
-        self._describe, self._on_request, self._on_gossip = describe, on_request, on_gossip
+        self._describe, self._on_request, self._on_gossip, self._tunnels = describe, on_request, on_gossip, tunnels
         self._own: SignedRecord | None = None
         self._links: dict[PeerId, list[Link]] = {}
         self._dialling: dict[PeerId, trio.Lock] = {}
@@ -94,7 +89,7 @@ class Net:
         self._requests = Allowance(*REQUESTS)
         self._standing, self._wanted = Standing(), trio.Event()
         self._rng = random.Random(seed + random.randbytes(16))
-        self._up: _Host | None = None
+        self._up: Running | None = None
         self.rendezvous = Rendezvous(book, self.request, self._rng)
 
     # ---- life ------------------------------------------------------------------------------------------------------------
@@ -110,15 +105,17 @@ class Net:
             bound = [str(address) for address in host.get_transport_addrs()]  # in the order in which they came up
             self.listen = sorted(bound, key=lambda address: wanted_order.get(address.rsplit("/", 1)[0], len(bound)))
             host.set_stream_handler(RPC, self._accept)
+            host.set_stream_handler(TProtocol(PROTOCOL), self._join)
             dht = make_table(host)
             relays = Relays(host, self._serves)
             async with background_trio_service(dht), relays.running(), trio.open_nursery() as nursery:
-                self._up = _Host(host, dht, relays, nursery)
+                self._up = Running(host, dht, relays, nursery)
                 self._renew()
                 started(self.addresses)
                 try:
                     nursery.start_soon(self._keep_neighbours)
                     nursery.start_soon(self._keep_published)
+                    nursery.start_soon(self._tunnels.run, self._reach)
                     if self._announce == BEHIND:
                         nursery.start_soon(relays.keep, self._called, lambda: self._spread([self._renew()], None))
                     await self._keep_file()
@@ -180,6 +177,15 @@ class Net:
         with contextlib.suppress(LinkClosed):
             return await (await self._link(peer)).request(body)
         return await (await self._link(peer)).request(body)
+
+    async def _reach(self, peer: PeerId, protocol: str) -> Any:
+        await self._link(peer)
+        assert self._up is not None
+        return await self._up.host.new_stream(ID.from_base58(peer), [TProtocol(protocol)])
+
+    async def _join(self, stream: Any) -> None:
+        barred = self._standing.barred(PeerId(str(stream.muxed_conn.peer_id)), remote(stream), trio.current_time())
+        await (stream.reset() if barred else self._tunnels.accept(stream))
 
     async def gossip(self, message: AnyGossip) -> None:
         """Passes an announcement of this node to all neighbours. Raises Outage."""
@@ -271,7 +277,7 @@ class Net:
         told = self._bootstrap.get(peer, [])
         return [*(record.addresses if record is not None else ()), *told]
 
-    async def _look_up(self, up: _Host, peer: PeerId) -> list[str]:
+    async def _look_up(self, up: Running, peer: PeerId) -> list[str]:
         now = trio.current_time()
         if now < self._lookups.get(peer, 0.0) or not self._links:
             return []
@@ -298,8 +304,7 @@ class Net:
         link = Link(peer, stream, self._serve, self._heard_records, self._heard_gossip, host=remote(stream), opened=opened)
         self._links.setdefault(peer, []).append(link)
         known = self.book.signed()
-        told = random.sample(known, min(INTRODUCED, len(known)))
-        link.put(Frame(Kind.RECORDS, 0, encode([self._own or self._renew(), *told])))
+        link.put(Frame(Kind.RECORDS, 0, encode([self._own or self._renew(), *random.sample(known, min(INTRODUCED, len(known)))])))
         for body in self.rumours.recent():
             link.put(Frame(Kind.GOSSIP, 0, body))
         return link
@@ -338,14 +343,12 @@ class Net:
 
     def _candidates(self, greeted: bool) -> list[Candidate]:
         """Everybody who could be called; bootstrap nodes when there is nobody else, or they have not been met."""
-        known = [
-            Candidate(record.peer, next(map(host_of, record.addresses), ""), self.book.is_proven(record.peer))
-            for record in (signed.record for signed in self.book.signed())
-        ]
+        records = [signed.record for signed in self.book.signed()]
+        known = [candidate(record.peer, record.addresses, self.book.is_proven(record.peer)) for record in records]
         if greeted and wanted(0, len(self._links)) == 0:
             return known
-        told = {peer: Candidate(peer, next(map(host_of, addresses), ""), True) for peer, addresses in self._bootstrap.items()}
-        return [*told.values(), *(one for one in known if one.peer not in told)]
+        told = [candidate(peer, addresses, True) for peer, addresses in self._bootstrap.items()]
+        return [*told, *(one for one in known if one.peer not in self._bootstrap)]
 
     def _called(self) -> dict[PeerId, list[str]]:
         """Where those are that this node has called."""
@@ -356,11 +359,8 @@ class Net:
         return peer not in self._links and self._pauses.get(peer, (0.0, 0.0))[1] <= now and not self._standing.barred(peer, "", now)
 
     async def _try_link(self, peer: PeerId) -> None:
-        try:
-            with trio.move_on_after(10):
-                await self._link(peer)
-        except Outage as error:
-            log.debug("%s", error)
+        with contextlib.suppress(Outage), trio.move_on_after(10):
+            await self._link(peer)
 
     # ---- records ---------------------------------------------------------------------------------------------------------
 

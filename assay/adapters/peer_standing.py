@@ -68,6 +68,10 @@ class Candidate(NamedTuple):
     """It has answered there before."""
 
 
+def candidate(peer: PeerId, addresses: Iterable[str], proven: bool) -> Candidate:
+    return Candidate(peer, next(map(host_of, addresses), ""), proven)
+
+
 def wanted(opened: int, links: int) -> int:
     """How many links a node should open now, of which it has opened `opened` of its `links` itself."""
     return max(OWN - opened, NEIGHBOURS - links, 0)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,15 +108,12 @@ async def visit(where: Settings, folder: Path) -> AsyncIterator[tuple[EvmReader,
         except ValueError as error:
             raise Trouble("the bootstrap address cannot be used", str(error), "--bootstrap /ip4/HOST/tcp/PORT/p2p/PEER", 2) from None
 
-        def locate(near: Sequence[PeerId]) -> list[str]:
-            return [record.gateway for record in peers.records() if record.gateway]
-
-        blobs = LocalBlobs(folder / "blobs", locate)
+        blobs = LocalBlobs(folder / "blobs", peers.gateways)
         stack.push_async_callback(blobs.close)
         await peers.start(refuse, lambda peer, message: None)
         stack.push_async_callback(peers.stop)
         waited = 0.0
-        while where.bootstrap and not locate(()) and waited < ACQUAINTANCE:
+        while where.bootstrap and not peers.gateways() and waited < ACQUAINTANCE:
             await asyncio.sleep(0.1)
             waited += 0.1
         yield reader, blobs, peers

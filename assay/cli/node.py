@@ -28,7 +28,7 @@ from assay.cli.funding import LOCAL_CHAIN, bonds, fund
 from assay.cli.leaving import GRACE, GRACE_LOCAL, Leaving
 from assay.cli.patience import through
 from assay.cli.prover import EVERY, EVERY_LOCAL, Prover, told_in
-from assay.cli.store import open_blobs, open_gateway
+from assay.cli.store import open_blobs, open_gateway, told_as
 from assay.daemon import Node, Ports, enrol
 from assay.ids import Address, PeerId
 from assay.messages import PeerRecord
@@ -113,9 +113,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         known: list[Libp2pPeers] = []
 
         def locate(near: Sequence[PeerId]) -> list[str]:
-            records = {record.peer: record.gateway for peers in known for record in peers.records() if record.gateway}
-            first = [records[peer] for peer in near if peer in records]
-            return first + [url for url in records.values() if url not in first]
+            return [url for peers in known for url in peers.gateways(near)]
 
         room = options.store if options.store or role in ENGINES else None
         blobs, blocks = open_blobs(where.data / "blobs", options.ipfs, locate, room)
@@ -123,8 +121,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         hosts = options.listen.split(",")
         gateway, url = await open_gateway(blocks, hosts[0], where.data / "gateway-port")
         stack.push_async_callback(gateway.stop)
-        if options.announce and options.announce != "relay":  # a gateway is not relayed
-            url = f"http://{f'[{options.announce}]' if ':' in options.announce else options.announce}:{url.rsplit(':', 1)[1]}"
+        url, inside = told_as(url, options.announce or "")
 
         has = await asyncio.to_thread(hardware.means) if role == "worker" else None
 
@@ -137,8 +134,9 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         listen = [f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/0" for host in hosts]
         try:
             peers = Libp2pPeers(
-                keys.peer_seed, listen, list(where.bootstrap), record, where.data / "peers", options.announce or "", relays=role == "bootstrap"
-            )
+                keys.peer_seed, listen, list(where.bootstrap), record, where.data / "peers", options.announce or "",
+                relays=role == "bootstrap", gateway=inside,
+            )  # fmt: skip
         except ValueError as error:
             raise Trouble("the bootstrap address cannot be used", str(error), "--bootstrap /ip4/HOST/tcp/PORT/p2p/PEER", 2) from None
         known.append(peers)

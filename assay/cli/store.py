@@ -8,9 +8,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from assay.cli.common import Trouble
 from assay.ids import PeerId
+from assay.messages import THROUGH
 
 if TYPE_CHECKING:
     from assay.adapters.ipfs import LocalBlobs
@@ -36,6 +38,16 @@ async def open_gateway(blocks: Blocks, host: str, kept: Path) -> tuple[BlockGate
     url = await gateway.start(host)
     await asyncio.to_thread(kept.write_text, url.rsplit(":", 1)[1])
     return gateway, url
+
+
+def told_as(url: str, announce: str) -> tuple[str, tuple[str, int] | None]:
+    """What others are told of the gateway that listens at `url`; and for a node that nobody can call (`relay`) host and port, by which the
+    node itself joins them to it."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or 80
+    if announce == "relay":
+        return THROUGH, ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
+    return f"http://{f'[{announce}]' if ':' in announce else announce}:{port}" if announce else url, None
 
 
 def open_blobs(
