@@ -357,6 +357,8 @@ class Bulk:
         """What a stream that has ended says of its gateway. Raises what was nobody's fault but the store's or the publisher's."""
         if stream.blocks:
             gateway.answered(stream.seconds / stream.blocks)
+        if stream.blocks > MAX_LACKS:
+            starts[gateway.url] -= 1  # it was worth its start: a relay cuts off whoever has had enough of it, and what is left comes over another
         match future.exception():
             case None:
                 starts[gateway.url] = PER_GATEWAY * sources.rounds  # it has nothing more for us

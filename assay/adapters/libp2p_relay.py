@@ -35,8 +35,8 @@ LIMITS = RelayLimits(duration=6 * 3600, data=256 << 20, max_circuit_conns=64, ma
 """What a relay gives: seconds and bytes of one circuit, circuits and nodes at once, seconds of a reservation."""
 AT_ONCE = 3
 """Relays that a node behind a router keeps."""
-AGAIN = 1200.0
-"""Seconds after which a reservation is made anew."""
+AGAIN, REFUSED_AGAIN = 1200.0, 30.0
+"""Seconds after which a reservation is made anew, and after which a peer that gave none is asked again."""
 RESERVE_WITHIN, LOOK_EVERY = 10.0, 2.0
 
 
@@ -47,6 +47,8 @@ class Relays:
         self._host = host
         self._protocol = CircuitV2Protocol(host, LIMITS, allow_hop=serves)
         self._transport = CircuitV2Transport(host, self._protocol, RelayConfig(roles=RelayRole.STOP, limits=LIMITS))
+        self._refused: dict[PeerId, float] = {}
+        """Who had no place for this node, and when it may be asked again."""
         self._until: dict[PeerId, tuple[str, float]] = {}
         """Relays that hold a place for this node: an address of each, and when it is to be asked again."""
 
@@ -67,12 +69,14 @@ class Relays:
             before, now = self.addresses, trio.current_time()
             self._until = {relay: kept for relay, kept in self._until.items() if relay in direct}
             due = [relay for relay, (_, again) in self._until.items() if again <= now]
-            fresh = [peer for peer, address in direct.items() if address and peer not in self._until]
+            self._refused = {peer: again for peer, again in self._refused.items() if again > now and peer in direct}
+            fresh = [peer for peer, address in direct.items() if address and peer not in self._until and peer not in self._refused]
             for peer in [*due, *fresh[: max(0, AT_ONCE - len(self._until))]]:
                 if await self._place(peer):
                     self._until[peer] = (direct[peer], now + AGAIN)
                 else:
                     self._until.pop(peer, None)
+                    self._refused[peer] = now + REFUSED_AGAIN
             if self.addresses != before:
                 changed()
             await trio.sleep(LOOK_EVERY)

@@ -33,7 +33,8 @@ MOST_WAYS = 64
 """Peers that have a port here at once; the one that was wanted least recently loses its."""
 MAX_TUNNELS, PER_PEER = 64, 16
 """Streams that are joined to this node's gateway, in all and for one peer; as many are opened to one peer, and more wait."""
-REACH_WITHIN, WRITE_WITHIN, IDLE, LEAVE_WITHIN = 15.0, 30.0, 60.0, 5.0
+REACH_WITHIN, AGAIN_AFTER, AGAIN_FOR = 10.0, 0.3, 2.0
+WRITE_WITHIN, IDLE, LEAVE_WITHIN = 30.0, 60.0, 5.0
 PART = 1 << 16
 
 Reach = Callable[[PeerId, str], Awaitable[Any]]
@@ -109,13 +110,17 @@ class Tunnels:
 
     async def _go(self, reach: Callable[[], Awaitable[Any]], turn: trio.Semaphore, wire: trio.SocketStream) -> None:
         async with wire, turn:
-            try:
-                with trio.fail_after(REACH_WITHIN):
-                    stream = await reach()
-            except Exception as error:  # Outage, or any of the library's
-                log.debug("no way to a gateway: %s: %s", type(error).__name__, error)
-                return
-            await join(wire, stream)
+            until = trio.current_time() + AGAIN_FOR
+            while True:
+                try:
+                    with trio.fail_after(REACH_WITHIN):
+                        stream = await reach()
+                    return await join(wire, stream)
+                except Exception as error:  # Outage, or any of the library's
+                    log.debug("no way to a gateway: %s: %s", type(error).__name__, error)
+                    if trio.current_time() > until:
+                        return
+                await trio.sleep(AGAIN_AFTER)  # a circuit that was cut off is not there again at once
 
     async def accept(self, stream: Any) -> None:
         """Somebody wants this node's gateway."""
