@@ -109,16 +109,28 @@ async def open_stream(host: Any, relays: Relays, peer: PeerId, address: str, pro
     """A stream to the peer, if it is at this address. Raises the library's errors."""
     target = ID.from_base58(peer)
     if peer not in {str(known) for known in host.get_connected_peers()}:
-        try:
-            host.get_peerstore().clear_addrs(target)
-        except Exception as error:
-            log.debug("nothing to forget of %s: %s", peer, error)
+        _forget(host, target)
     host.get_network().unblock_peer(target)
     if not address.endswith(CIRCUIT):
         await host.connect(PeerInfo(target, [Multiaddr(address)]))
     elif target not in host.get_connected_peers():
         await relays.dial(peer, address)
     return await host.new_stream(target, [protocol])
+
+
+async def another_stream(host: Any, peer: PeerId, protocol: TProtocol) -> Any:
+    """A stream to a peer that this node is connected with. Raises the library's errors, also when that connection has just ended: the library
+    would dial whatever addresses the peer has ever spoken of, which for one behind a router lead nowhere, slowly."""
+    target = ID.from_base58(peer)
+    _forget(host, target)
+    return await host.new_stream(target, [protocol])
+
+
+def _forget(host: Any, target: ID) -> None:
+    try:
+        host.get_peerstore().clear_addrs(target)
+    except Exception as error:
+        log.debug("nothing to forget of %s: %s", target, error)
 
 
 def plain(error: BaseException) -> str:

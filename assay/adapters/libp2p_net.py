@@ -25,12 +25,11 @@ from typing import Any
 
 import trio
 from libp2p.custom_types import TProtocol
-from libp2p.peer.id import ID
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from assay.adapters.libp2p_frames import Frame, Kind
-from assay.adapters.libp2p_host import Running, look_up, make_host, make_table, open_stream, plain, probe, publish, reachable, remote
+from assay.adapters.libp2p_host import Running, another_stream, look_up, make_host, make_table, open_stream, plain, probe, publish, reachable, remote
 from assay.adapters.libp2p_link import MAX_SERVED, Link, LinkClosed
 from assay.adapters.libp2p_relay import BEHIND, Relays
 from assay.adapters.libp2p_rendezvous import Rendezvous
@@ -181,7 +180,7 @@ class Net:
     async def _reach(self, peer: PeerId, protocol: str) -> Any:
         await self._link(peer)
         assert self._up is not None
-        return await self._up.host.new_stream(ID.from_base58(peer), [TProtocol(protocol)])
+        return await another_stream(self._up.host, peer, TProtocol(protocol))
 
     async def _join(self, stream: Any) -> None:
         barred = self._standing.barred(PeerId(str(stream.muxed_conn.peer_id)), remote(stream), trio.current_time())

@@ -2,8 +2,8 @@
 
 A node behind a router keeps reservations at a few relays (nodes of its network that offer it) and tells addresses that go through them:
 `/ip4/…/tcp/…/p2p/<relay>/p2p-circuit`. Who calls such an address asks the relay for a circuit; Noise and Yamux run from end to end over it, so the
-relay sees who speaks with whom and how much, and can cut it off, and nothing else. What a relay gives is bounded (`LIMITS`); blobs never
-go that way. Everything here runs in the trio thread.
+relay sees who speaks with whom and how much, and can cut it off, and nothing else. What a relay gives is bounded (`LIMITS`), which
+blobs (assay.adapters.libp2p_tunnel) find out when they are cut off. Everything here runs in the trio thread.
 
 Found by trying (0.8.1): reserving needs a stream that the caller opens; a dial comes back as a connection that the host has taken in already.
 """

@@ -171,13 +171,13 @@ async def join(wire: trio.SocketStream, stream: Any) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(guard, onward)
             nursery.start_soon(guard, back)
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_WITHIN):
-        try:
-            await stream.close()  # what was written still arrives; and then until the other side has closed, too
-            while await stream.read(PART):
+    try:
+        with trio.CancelScope(shield=True), trio.fail_after(LEAVE_WITHIN):
+            await stream.close()  # what was written still arrives
+        with trio.move_on_after(LEAVE_WITHIN):
+            while await stream.read(PART):  # until the other side has closed it, too
                 pass
-        except Exception as error:
-            log.debug("closing a stream: %s: %s", type(error).__name__, error)
-            return
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_WITHIN):
-        await stream.reset()
+        with trio.CancelScope(shield=True), trio.fail_after(LEAVE_WITHIN):
+            await stream.reset()
+    except Exception as error:
+        log.debug("closing a stream: %s: %s", type(error).__name__, error)

@@ -150,7 +150,7 @@ def ports(path: Path) -> Finding:
     public = [address for address in here() if ipaddress.ip_address(address.partition("%")[0]).is_global]
     if public:
         return Finding("ports", True, f"it may listen; this machine has {', '.join(public)}: --listen 0.0.0.0, and :: for IPv6")
-    forward = "forward two ports to this machine, then --listen 0.0.0.0 --announce HOST; or --announce relay (not for a worker)"
+    forward = "forward two ports to this machine, then --listen 0.0.0.0 --announce HOST; or --announce relay (slower)"
     return Finding("ports", None, "it may listen; none of this machine's addresses is one that the world routes to", forward)
 
 
