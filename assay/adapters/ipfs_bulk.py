@@ -35,7 +35,9 @@ MAX_HEAD = 4096
 FIRST_WINDOW, LEAST_WINDOW = 8, 2
 AHEAD_SECONDS = 1.0
 AT_ONCE, PER_GATEWAY = 6, 4
-"""Streams of one fetch, and those of them to one gateway."""
+"""Streams of one fetch, and those of them to one gateway, at most."""
+WORTH = 16
+"""Leaves that make another stream to the same gateway worth its thread and its start."""
 MAX_THREADS = 32
 NOTE_EVERY = 0.2
 ASK_AGAIN = 60.0
@@ -309,11 +311,11 @@ class Bulk:
         pull = Pull((_leaf(cid, place) for cid, place in leaves), self._patience)
         running: dict[asyncio.Future[None], tuple[Stream, Gateway, float]] = {}
         starts: Counter[str] = Counter()
-        told = 0
+        told, each = 0, max(1, min(PER_GATEWAY, len(leaves) // WORTH))
         try:
             while not pull.over:
                 now = time.monotonic()
-                for gateway in self._choose(sources, [gateway.url for _, gateway, _ in running.values()], starts):
+                for gateway in self._choose(sources, [gateway.url for _, gateway, _ in running.values()], starts, each):
                     starts[gateway.url] += 1
                     stream = Stream(gateway.url, pull, self._store, self._timeout, self._connect)
                     running[self._start(stream.run)] = (stream, gateway, now)
@@ -340,15 +342,15 @@ class Bulk:
             self._threads = ThreadPoolExecutor(MAX_THREADS, "bulk")
         return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _choose(self, sources: Sources, busy: list[str], starts: Counter[str]) -> list[Gateway]:
-        """Whom to open a stream to now: the best few, some of them twice."""
+    def _choose(self, sources: Sources, busy: list[str], starts: Counter[str], each: int) -> list[Gateway]:
+        """Whom to open a stream to now: the best few, some of them twice, none more often than `each`."""
         now = time.monotonic()
         able = [
             g for g in sources.gateways
             if g.url.startswith("http://") and g.rest_until <= now and g.no_streams_until <= now and starts[g.url] < PER_GATEWAY * sources.rounds
         ]  # fmt: skip
         able.sort(key=lambda g: (g.url in sources.lacking, g.seconds))
-        chosen = [g for turn in range(PER_GATEWAY) for g in able[:AT_ONCE] if busy.count(g.url) <= turn and not (g.narrow and turn)]
+        chosen = [g for turn in range(each) for g in able[:AT_ONCE] if busy.count(g.url) <= turn and not (g.narrow and turn)]
         return chosen[: AT_ONCE - len(busy)]
 
     def _account(
