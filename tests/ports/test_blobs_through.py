@@ -38,9 +38,7 @@ class Node:
         self.folder, self.behind = folder, behind
         self.blobs = LocalBlobs(folder / "blobs", lambda near: self.peers.gateways(near), timeout=60.0)
         self.gateway = BlockGateway(self.blobs.store)
-        self._make = lambda told, inside: Libp2pPeers(
-            number.to_bytes(32, "big"), [], list(bootstrap), told, folder / "peers", "relay" if behind else "", relays, inside
-        )
+        self._number, self._bootstrap, self._relays = number, list(bootstrap), relays
         self.peers: Libp2pPeers
 
     async def start(self) -> None:
@@ -54,7 +52,10 @@ class Node:
                 chain_id=7, contract=Address("0x" + "11" * 20),
             )  # fmt: skip
 
-        self.peers = self._make(record, (host, int(port)) if self.behind else None)
+        self.peers = Libp2pPeers(
+            self._number.to_bytes(32, "big"), [], self._bootstrap, record, self.folder / "peers", "relay" if self.behind else "", self._relays,
+            gateway=(host, int(port)) if self.behind else None,
+        )  # fmt: skip
         await self.peers.start(self._answer, lambda peer, message: None)
 
     async def _answer(self, peer: PeerId, message: AnyRequest) -> AnyReply:
