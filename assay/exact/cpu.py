@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from assay.exact import hashing, numpy_route, offload, recompute, reference
 from assay.exact.native.build import Library, library
 from assay.exact.plan import Plan
+from assay.exact.slices import SLICE, sliced
 from assay.exact.steps import NATIVE_OPERATORS
 from assay.exact.table import TensorType
 from assay.exact.tape import Tape, aligned, strided
@@ -104,13 +105,15 @@ def _alone(arrays: Sequence[Array]) -> list[bool]:
 class Cpu:
     """Runs the parts of one program (`micro`, `update`) with `threads` native threads. Safe to share between threads, one run at a time.
     With an `effort` (assay.exact.recompute) values of a micro-batch are made again rather than kept: less memory, the same bits.
+    Parts of a run that are large run by slices of about `slices` bytes (assay.exact.slices; None: as they are), those of a trace never.
     With a `window` only so many bytes of mapped inputs (assay.exact.offload) are in memory at a time."""
 
-    def __init__(self, program: Program, threads: int = 1, effort: int = 0, window: int = 0) -> None:
+    def __init__(self, program: Program, threads: int = 1, effort: int = 0, window: int = 0, slices: int | None = SLICE) -> None:
         self.threads, self.window = threads, window
         self._bits = program.gemm_bits
         written = {"micro": recompute.written(program.micro, effort), "update": recompute.written(program.update, 0)}
         self._parts = {name: again.part for name, again in written.items()}
+        self._sliced = {name: part if slices is None else sliced(part, slices, 2 * slices) for name, part in self._parts.items()}
         self._first = {name: again.first for name, again in written.items()}
         self._constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
         for name, part in self._parts.items():
@@ -133,7 +136,8 @@ class Cpu:
     def _planned(self, part: str, trace: bool, native: Library) -> Native:
         key = (part, trace)
         if key not in self._plans:
-            self._plans[key] = Native(self._parts[part], self._constants, self._bits, native, trace, 0 if trace else self.window)
+            written = self._parts if trace else self._sliced
+            self._plans[key] = Native(written[part], self._constants, self._bits, native, trace, 0 if trace else self.window)
         if self._plans[key].tape.arena > self._arena.nbytes:
             self._arena = aligned(0)  # gone before the larger one is made
             self._arena = aligned(self._plans[key].tape.arena)
@@ -142,7 +146,7 @@ class Cpu:
     def run(self, part: str, inputs: Inputs, spent: Collection[str] = ()) -> dict[str, Array]:
         """Outputs of a part by name, as arrays of their own. Inputs of the kinds `spent` (state, acc) are the caller's no more: an
         output may lie where the input of the same entry did, and nobody may read these inputs again, whatever comes of the run."""
-        p = self._parts[part]
+        p = self._sliced[part]
         arguments = self._arguments(p, inputs)
         if self._library is None:
             return numpy_route.run(p, arguments, self._bits)
