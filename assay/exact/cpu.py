@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from assay.exact import hashing, numpy_route, offload, recompute, reference
 from assay.exact.native.build import Library, library
 from assay.exact.plan import Plan
-from assay.exact.slices import SLICE, sliced
+from assay.exact.regions import SLICE
+from assay.exact.slices import sliced
 from assay.exact.steps import NATIVE_OPERATORS
 from assay.exact.table import TensorType
 from assay.exact.tape import Tape, aligned, strided
@@ -105,15 +106,15 @@ def _alone(arrays: Sequence[Array]) -> list[bool]:
 class Cpu:
     """Runs the parts of one program (`micro`, `update`) with `threads` native threads. Safe to share between threads, one run at a time.
     With an `effort` (assay.exact.recompute) values of a micro-batch are made again rather than kept: less memory, the same bits.
-    Parts of a run that are large run by slices of about `slices` bytes (assay.exact.slices; None: as they are), those of a trace never.
+    Parts of a run that are large run by slices of about `slices` bytes (assay.exact.slices; 0: as they are), those of a trace never.
     With a `window` only so many bytes of mapped inputs (assay.exact.offload) are in memory at a time."""
 
-    def __init__(self, program: Program, threads: int = 1, effort: int = 0, window: int = 0, slices: int | None = SLICE) -> None:
+    def __init__(self, program: Program, threads: int = 1, effort: int = 0, window: int = 0, slices: int = SLICE) -> None:
         self.threads, self.window = threads, window
         self._bits = program.gemm_bits
-        written = {"micro": recompute.written(program.micro, effort), "update": recompute.written(program.update, 0)}
+        written = {"micro": recompute.written(program.micro, effort, slices), "update": recompute.written(program.update, 0)}
         self._parts = {name: again.part for name, again in written.items()}
-        self._sliced = {name: part if slices is None else sliced(part, slices, 2 * slices) for name, part in self._parts.items()}
+        self._sliced = {name: sliced(part, slices) for name, part in self._parts.items()}
         self._first = {name: again.first for name, again in written.items()}
         self._constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
         for name, part in self._parts.items():

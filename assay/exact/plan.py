@@ -251,7 +251,7 @@ class Plan:
     def place(self, v: View, out: View) -> None:
         """Sees to it that the elements of `v` are at `out`, an empty place: they are made there, if they are a storage of their own."""
         alone = v.root in self._makers and v.root not in self.within and v.root not in self._wanted and whole_of(v, self._types[v.root].elements)
-        if alone and out.contiguous and not self.trace and out.root not in self._wanted:
+        if alone and out.contiguous and not self.trace:
             self.within[v.root] = out.root, out.offset * out.item
         else:
             self.steps.append(Step("copy", (v,), (out,)))
@@ -324,7 +324,7 @@ class Plan:
         last: dict[int, int] = {}
         for at, step in enumerate(self.steps):
             for v in step.writes:
-                first.setdefault(v.root, at)
+                first.setdefault(self._storage(v.root), at)
             last |= dict.fromkeys((v.root for v in step.reads), at)
         entries = {(i.kind, i.name): at for at, i in enumerate(self.part.inputs)}
         over: dict[int, int] = {}
