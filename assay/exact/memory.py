@@ -4,7 +4,8 @@
 inputs and results of the link that is run: states, accumulators, micro-batch and frozen tensors; the arena and constants of each plan;
 packed operands, tables and registers of the native threads (`assay_scratch`, whose sizes are read off the tape as the C code reads
 them); what hashing the stages takes. It makes the plans that a run would make, so it knows what fusion and the order of steps hold, and how the
-arena is cut up; `effort` is what the run makes again to save memory (assay.exact.recompute). It does not count the interpreter, its objects
+arena is cut up; `effort` is what the run makes again to save memory (assay.exact.recompute), `slices` the size of those by which a run goes
+(assay.exact.slices; a trace does not). It does not count the interpreter, its objects
 (programs, plans), nor the schedule and shards on disk, nor the values of a disputed link (assay.work).
 """
 
@@ -22,6 +23,8 @@ from assay.exact.native.build import Library, library
 from assay.exact.numpy_route import last_uses
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.recompute import EFFORTS, written
+from assay.exact.regions import SLICE
+from assay.exact.slices import sliced
 from assay.exact.table import OPS, Kind, TensorType
 from assay.exact.tape import Tape
 from assay.program import Part, Program, cost
@@ -68,20 +71,21 @@ def fitting(program: Program, threads: int, limit: int) -> Fit:
     return least
 
 
-def needed(program: Program, threads: int = 1, effort: int = 0) -> int:
-    """Bytes, at most, when `effort` says what is made again. Raises ProgramError where a part cannot be planned."""
+def needed(program: Program, threads: int = 1, effort: int = 0, slices: int = SLICE) -> int:
+    """Bytes, at most, when `effort` says what is made again, and `slices` how large slices are. Raises ProgramError where a part cannot be planned."""
     native = library()
-    parts = (written(program.micro, effort).part, program.update)
+    parts = (written(program.micro, effort, slices).part, program.update)
+    run = tuple(sliced(part, slices) for part in parts)
     held = [program.state, program.accumulator, program.batch, program.frozen]
     own = sum(_bytes(types.values()) for types in held) + sum(len(c.data) for c in program.constants)
     micro, update = (_bytes(part.type_of(o.value) for o in part.outputs) for part in (program.micro, program.update))
     # Results of a link, beside what it was given; not in place, an accumulator is kept for the next one, and so are its zeros.
     results = 2 * micro + update + sum(OBJECT * (CALL + len((*part.inputs, *part.outputs))) for part in (program.micro, program.update))
     if native is None:
-        return own + results + max(_in_numpy(part) for part in parts)
+        return own + results + max(_in_numpy(part) for part in (*parts, *run))
     constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
     bits, threads = program.gemm_bits, min(threads, MAX_THREADS)
-    return own + results + max(_planned(parts, constants, bits, trace, threads, native) for trace in (False, True))
+    return own + results + max(_planned(run, constants, bits, False, threads, native), _planned(parts, constants, bits, True, threads, native))
 
 
 def _bytes(types: Any) -> int:
