@@ -39,6 +39,7 @@ from assay.program import cost
 from assay.state import Tensors, acc_root
 from assay.trace import trace
 
+
 class Shape(NamedTuple):
     layers: int
     width: int

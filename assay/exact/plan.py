@@ -251,7 +251,7 @@ class Plan:
     def place(self, v: View, out: View) -> None:
         """Sees to it that the elements of `v` are at `out`, an empty place: they are made there, if they are a storage of their own."""
         alone = v.root in self._makers and v.root not in self.within and v.root not in self._wanted and whole_of(v, self._types[v.root].elements)
-        if alone and out.contiguous and not self.trace:
+        if alone and out.contiguous:
             self.within[v.root] = out.root, out.offset * out.item
         else:
             self.steps.append(Step("copy", (v,), (out,)))
@@ -296,7 +296,7 @@ class Plan:
                 last[self._storage(v.root)] = at
         if self.trace:
             for node, ready in enumerate(self.ready):
-                root = self.views[len(self.part.inputs) + node].root
+                root = self._storage(self.views[len(self.part.inputs) + node].root)
                 last[root] = max(last.get(root, 0), ready - 1)
         large, small = Arena(), Arena()
         places: dict[int, tuple[Arena, int]] = {}

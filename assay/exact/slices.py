@@ -7,16 +7,24 @@ elements after the other. What is used within the region alone is then only ever
 it is written slice by slice to where all of it lies (assay.exact.plan puts the pieces of a `concat` in place).
 
 This writes a part again, as assay.exact.recompute does: nobody else has to know of it, and the program, its roots and its traces stay as
-they are.
+they are. A trace hashes what a slice makes as the next piece of the whole (assay.exact.hashing.Chunks).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from assay.exact.regions import SLICE, Range, Region, box, order_of, regions, users_of
 from assay.exact.table import OPS, Attr, Kind, TensorType
 from assay.program import Node, Output, Part
+
+
+class Sliced(NamedTuple):
+    """A part with slices. `makers[i]`: the nodes that make node i's result, or, one after the other, its slices."""
+
+    part: Part
+    makers: tuple[tuple[int, ...], ...]
 
 
 class _Writer:
@@ -27,15 +35,20 @@ class _Writer:
         self.nodes: list[Node] = []
         self.number = {v: v for v in range(len(part.inputs))}
         """Of each value of the program in the new part."""
+        self.makers: list[tuple[int, ...]] = [()] * len(part.nodes)
 
     def put(self, node: Node) -> int:
         self.nodes.append(node)
         return len(self.part.inputs) + len(self.nodes) - 1
 
-    def copy(self, at: int) -> None:
+    def copied(self, at: int) -> int:
         node = self.part.nodes[at]
-        inputs = tuple(self.number[v] for v in node.inputs)
-        self.number[len(self.part.inputs) + at] = self.put(Node(op=node.op, inputs=inputs, attrs=node.attrs, type=node.type))
+        return self.put(Node(op=node.op, inputs=tuple(self.number[v] for v in node.inputs), attrs=node.attrs, type=node.type))
+
+    def copy(self, at: int) -> None:
+        first = len(self.part.inputs)
+        value = self.number[first + at] = self.copied(at)
+        self.makers[at] = (value - first,)
 
     def cut(self, value: int, t: TensorType, ranges: Sequence[Range]) -> int:
         """Ranges of a value's first dimensions; those of 1, which are broadcast, as they are."""
@@ -55,6 +68,7 @@ class _Writer:
             made: dict[int, int] = {}
             for at in nodes:
                 made[first + at] = self._slice(region, at, here, made)
+                self.makers[at] += (made[first + at] - first,)
             for v, list_of in pieces.items():
                 t = part.type_of(v)
                 shape = (here.stop - here.start, *t.shape[len(region.lead(t.shape) or ()) :])
@@ -72,7 +86,7 @@ class _Writer:
                 needed.add(v)
                 v = part.nodes[v - first].inputs[0]
         for v in sorted(needed):
-            self.copy(v - first)
+            self.number[v] = self.copied(v - first)
 
     def _slice(self, region: Region, at: int, here: Range, made: dict[int, int]) -> int:
         """A node for the elements `here` alone."""
@@ -97,13 +111,13 @@ class _Writer:
         return self.put(Node(op=node.op, inputs=tuple(inputs), attrs=attrs, type=TensorType(dtype=node.type.dtype, shape=shape)))
 
 
-def sliced(part: Part, most: int = SLICE) -> Part:
+def sliced(part: Part, most: int = SLICE) -> Sliced:
     """The part with its regions run slice by slice; the part itself where there are none."""
     found = regions(part, most)
     of = {at: unit for unit, (region, _) in enumerate(found) for at in region.nodes}
     order = order_of(part, of) if found else None
     if order is None:
-        return part
+        return Sliced(part, tuple((at,) for at in range(len(part.nodes))))
     users, out = users_of(part), _Writer(part)
     for at in order:
         if at in of:
@@ -111,4 +125,4 @@ def sliced(part: Part, most: int = SLICE) -> Part:
         else:
             out.copy(at)
     outputs = tuple(Output(kind=o.kind, name=o.name, value=out.number[o.value]) for o in part.outputs)
-    return Part(inputs=part.inputs, nodes=tuple(out.nodes), outputs=outputs)
+    return Sliced(Part(inputs=part.inputs, nodes=tuple(out.nodes), outputs=outputs), tuple(out.makers))

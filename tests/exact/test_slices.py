@@ -10,11 +10,14 @@ import pytest
 from assay.exact import reference, trainings
 from assay.exact.conformance import Writer, program
 from assay.exact.cpu import Cpu
+from assay.exact.hashing import Chunks, chunk_root, tensor_root
+from assay.exact.memory import needed
 from assay.exact.native.build import levels
 from assay.exact.plan import Plan
 from assay.exact.recompute import written
 from assay.exact.regions import Range, batch, box, cuts, regions
 from assay.exact.slices import sliced
+from assay.execute import Executor
 from assay.program import Part
 from tests.exact.support import Array, Route, floats, names, on, same
 
@@ -118,9 +121,10 @@ def test_random_regions(seed: int) -> None:
     named = {"batch": {f"x{i}": a for i, a in enumerate(inputs)}}
     for most, route in ((1, NATIVE), (5000, NATIVE), (2000, Route("numpy", 1))):
         with on(route):
-            got = Cpu(program(part, 14), route.threads, 0, 0, most).run("micro", named)
-        for o in part.outputs:
-            assert same(got[o.name], values[o.value]), most
+            cpu = Cpu(program(part, 14), route.threads, 0, 0, most)
+            got, (traced, roots) = cpu.run("micro", named), cpu.trace("micro", named)
+        assert all(same(got[o.name], values[o.value]) and same(traced[o.name], values[o.value]) for o in part.outputs), most
+        assert roots == [tensor_root(np.asarray(v)) for v in values[len(inputs) :]]
 
 
 def test_most_random_regions_are_cut() -> None:
@@ -144,10 +148,37 @@ def attention(texts: int, heads: int, length: int) -> Part:
 def test_what_is_used_within_a_region_alone_is_there_for_one_slice() -> None:
     part = attention(2, 4, 64)
     each = 4 * 64 * 64
-    whole, cut = (Plan(p, {}, 14) for p in (part, sliced(part, 2 * each)))
+    whole, cut = (Plan(p, {}, 14) for p in (part, sliced(part, 2 * each).part))
     assert whole.arena >= 2 * 8 * each
     assert cut.arena < 3 * each + 8 * 64 * 4 * 4 + 4096
     assert not [step for step in cut.steps if step.name == "copy"], "the pieces of a result are made in their places"
+
+
+@routes
+def test_a_root_of_pieces_is_that_of_the_whole(route: Route) -> None:
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 256, 200_000).astype(np.uint8)
+    with on(route):
+        for size in (1, 1023, 1024, 1025, 5000, 131072, 200_000):
+            for pieces in (1, 2, 3, 7):
+                chunks = Chunks(size)
+                cuts_of = np.sort(rng.integers(0, size + 1, pieces - 1)) if size % 2 else np.arange(1, pieces) * 1024
+                for piece in np.split(data[:size], cuts_of):
+                    chunks.add(piece, route.threads)
+                assert chunks.root() == chunk_root(data[:size])
+
+
+@pytest.mark.parametrize("effort", [0, 1])
+def test_a_traced_link_is_the_same_and_needs_less(effort: int) -> None:
+    training = trainings.load("bert")
+    p, state = training.program, trainings.initial(training.program)
+    traces = []
+    for most in (0, 1, 3000):
+        executor = Executor(p, training.schedule, p.micro_batches, 1, engine=Cpu(p, 1, effort, 0, most))
+        traces.append(executor.trace_micro(0, 0, state, executor.zero_acc(0, state), trainings.batch(p, 0, 0)))
+    assert traces[0].leaves == traces[1].leaves == traces[2].leaves
+    wide = program(attention(2, 8, 128), 14)
+    assert needed(wide, 1, 0, 1 << 17) < 0.6 * needed(wide, 1, 0, 0)
 
 
 @routes
@@ -169,9 +200,9 @@ def test_pieces_of_a_concat_lie_in_their_places(route: Route) -> None:
 
 def test_nothing_is_cut_where_it_is_not_worth_it() -> None:
     part = attention(2, 4, 64)
-    assert sliced(part, 0) is part
-    assert sliced(part) is part  # half a megabyte
-    assert sliced(attention(1, 1, 64), 1).nodes == attention(1, 1, 64).nodes  # one head
+    assert sliced(part, 0).part is part
+    assert sliced(part).part is part  # half a megabyte
+    assert sliced(attention(1, 1, 64), 1).part.nodes == attention(1, 1, 64).nodes  # one head
     mlp = trainings.load("mlp").program
-    assert sliced(mlp.micro, 1) is mlp.micro
-    assert sliced(mlp.update, 1) is mlp.update
+    assert sliced(mlp.micro, 1).part is mlp.micro
+    assert sliced(mlp.update, 1).part is mlp.update
