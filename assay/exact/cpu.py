@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from assay.exact import hashing, numpy_route, offload, recompute, reference
 from assay.exact.native.build import Library, library
 from assay.exact.plan import Plan
+from assay.exact.regions import SLICE
+from assay.exact.seen import Seen
+from assay.exact.slices import sliced
 from assay.exact.steps import NATIVE_OPERATORS
 from assay.exact.table import TensorType
 from assay.exact.tape import Tape, aligned, strided
@@ -104,13 +107,15 @@ def _alone(arrays: Sequence[Array]) -> list[bool]:
 class Cpu:
     """Runs the parts of one program (`micro`, `update`) with `threads` native threads. Safe to share between threads, one run at a time.
     With an `effort` (assay.exact.recompute) values of a micro-batch are made again rather than kept: less memory, the same bits.
+    Parts of a run that are large run by slices of about `slices` bytes (assay.exact.slices; 0: as they are), of a trace, too.
     With a `window` only so many bytes of mapped inputs (assay.exact.offload) are in memory at a time."""
 
-    def __init__(self, program: Program, threads: int = 1, effort: int = 0, window: int = 0) -> None:
+    def __init__(self, program: Program, threads: int = 1, effort: int = 0, window: int = 0, slices: int = SLICE) -> None:
         self.threads, self.window = threads, window
         self._bits = program.gemm_bits
-        written = {"micro": recompute.written(program.micro, effort), "update": recompute.written(program.update, 0)}
+        written = {"micro": recompute.written(program.micro, effort, slices), "update": recompute.written(program.update, 0)}
         self._parts = {name: again.part for name, again in written.items()}
+        self._sliced = {name: sliced(part, slices) for name, part in self._parts.items()}
         self._first = {name: again.first for name, again in written.items()}
         self._constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
         for name, part in self._parts.items():
@@ -133,7 +138,7 @@ class Cpu:
     def _planned(self, part: str, trace: bool, native: Library) -> Native:
         key = (part, trace)
         if key not in self._plans:
-            self._plans[key] = Native(self._parts[part], self._constants, self._bits, native, trace, 0 if trace else self.window)
+            self._plans[key] = Native(self._sliced[part].part, self._constants, self._bits, native, trace, 0 if trace else self.window)
         if self._plans[key].tape.arena > self._arena.nbytes:
             self._arena = aligned(0)  # gone before the larger one is made
             self._arena = aligned(self._plans[key].tape.arena)
@@ -142,7 +147,7 @@ class Cpu:
     def run(self, part: str, inputs: Inputs, spent: Collection[str] = ()) -> dict[str, Array]:
         """Outputs of a part by name, as arrays of their own. Inputs of the kinds `spent` (state, acc) are the caller's no more: an
         output may lie where the input of the same entry did, and nobody may read these inputs again, whatever comes of the run."""
-        p = self._parts[part]
+        p = self._sliced[part].part
         arguments = self._arguments(p, inputs)
         if self._library is None:
             return numpy_route.run(p, arguments, self._bits)
@@ -156,35 +161,31 @@ class Cpu:
         """The same outputs, and the tensor root of the result of every node of the program, in its order."""
         p, first = self._parts[part], self._first[part]
         arguments = self._arguments(p, inputs)
-        roots: list[Digest] = []
+        roots: dict[int, Digest] = {}
         if self._library is None:
 
             def see(node: int, result: Array) -> None:
                 if first[node]:
-                    roots.append(hashing.tensor_root(result))
+                    roots[node] = hashing.tensor_root(result)
 
-            return numpy_route.run(p, arguments, self._bits, see), roots
+            return numpy_route.run(p, arguments, self._bits, see), list(roots.values())
         with self._lock:
             native = self._planned(part, True, self._library)
             bases, buffers, outputs = native.bind(self._arena, arguments)
             done = 0
-            # A reshape has the bytes of its operand: what lies in one piece is hashed once, under its storage, place and size.
-            known: dict[tuple[int, int, int], Digest] = {}
-            for node, ready in enumerate(native.plan.ready):
+            seen = Seen(p, self.threads)
+            of = {made: (node, n) for node, makers in enumerate(self._sliced[part].makers) for n, made in enumerate(makers) if first[node]}
+            for at, ready in enumerate(native.plan.ready):
                 if ready > done:
                     self._library.run(native.tape.words, native.tape.marks[done], native.tape.marks[ready], bases, self.threads)
                     done = ready
-                if not first[node]:
-                    continue
-                v = native.plan.views[len(p.inputs) + node]
-                buffer, offset = native.tape.place(v.root)
-                result = strided(buffers[buffer], offset, v, reference.NUMPY[v.dtype])
-                key = (v.root, v.offset, v.elements)
-                if not v.contiguous:
-                    roots.append(hashing.tensor_root(result, self.threads))
-                    continue
-                if key not in known:
-                    known[key] = hashing.chunk_root(result, self.threads)
-                roots.append(hashing.headed(result, known[key]))
+                if at in of:
+                    node, piece = of[at]
+                    v = native.plan.views[len(p.inputs) + at]
+                    buffer, offset = native.tape.place(v.root)
+                    result = strided(buffers[buffer], offset, v, reference.NUMPY[v.dtype])
+                    last = piece == len(self._sliced[part].makers[node]) - 1
+                    if (root := seen.root(v, result) if last and not piece else seen.piece(node, piece, v, result)) is not None:
+                        roots[node] = root
             self._library.run(native.tape.words, native.tape.marks[done], len(native.tape.words), bases, self.threads)
-        return {o.name: array for o, array in zip(p.outputs, outputs, strict=True)}, roots
+        return {o.name: array for o, array in zip(p.outputs, outputs, strict=True)}, [roots[node] for node in sorted(roots)]

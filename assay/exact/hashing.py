@@ -48,6 +48,55 @@ def chunk_root(data: Array, threads: int = 1) -> Digest:
     return merkle.root_of([raw[i : i + CHUNK].ljust(CHUNK, b"\0") for i in range(0, len(raw), CHUNK)])
 
 
+class Chunks:
+    """The chunk root of `size` > 0 bytes that come a piece at a time: of what has been seen only a hash for each chunk is kept."""
+
+    def __init__(self, size: int) -> None:
+        self.row = np.empty((-(-size // CHUNK) + 1) * 32, np.uint8)
+        """Hashes of the chunks, and room for one more."""
+        self.done = 0
+        """Chunks whose hashes are there."""
+        self.left = size
+        """Bytes that are to come."""
+        self._carry = np.empty(0, np.uint8)
+
+    @property
+    def even(self) -> bool:
+        """Whether the next piece begins with a chunk."""
+        return not len(self._carry)
+
+    def add(self, data: Array, threads: int = 1) -> Array:
+        """Takes in a C-contiguous array; returns the new hashes."""
+        raw = data.reshape(-1).view(np.uint8)
+        self.left -= len(raw)
+        if len(self._carry):
+            raw = np.concatenate([self._carry, raw])
+        whole = len(raw) // CHUNK * CHUNK if self.left else len(raw)
+        self._carry = raw[whole:].copy()
+        row = self.row[32 * self.done : 32 * (self.done - (-whole // CHUNK))]
+        self.done += len(row) // 32
+        native = library()
+        if native is not None:
+            native.chunk_leaves(raw[:whole], self.done - len(row) // 32, row, threads)
+            return row
+        chunks = [raw[i : min(i + CHUNK, whole)].tobytes().ljust(CHUNK, b"\0") for i in range(0, whole, CHUNK)]
+        row[:] = np.frombuffer(b"".join(merkle.leaf(self.done - len(chunks) + i, c) for i, c in enumerate(chunks)), np.uint8)
+        return row
+
+    def repeat(self, hashes: Array, size: int) -> None:
+        """Takes in `size` bytes whose hashes, at this place, are known."""
+        self.row[32 * self.done : 32 * self.done + len(hashes)] = hashes
+        self.done += len(hashes) // 32
+        self.left -= size
+
+    def root(self) -> Digest:
+        """When all is there; once."""
+        native = library()
+        if native is not None:
+            return Digest(native.row_root(self.row))
+        return merkle.root([Digest(self.row[i : i + 32].tobytes()) for i in range(0, 32 * self.done, 32)])
+
+
 def headed(array: Array, chunks: bytes) -> Digest:
     """The tensor root of an array whose chunk root is known."""
     return headed_as(dtype_name(array), array.shape, chunks)

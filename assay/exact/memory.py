@@ -4,13 +4,15 @@
 inputs and results of the link that is run: states, accumulators, micro-batch and frozen tensors; the arena and constants of each plan;
 packed operands, tables and registers of the native threads (`assay_scratch`, whose sizes are read off the tape as the C code reads
 them); what hashing the stages takes. It makes the plans that a run would make, so it knows what fusion and the order of steps hold, and how the
-arena is cut up; `effort` is what the run makes again to save memory (assay.exact.recompute). It does not count the interpreter, its objects
+arena is cut up; `effort` is what the run makes again to save memory (assay.exact.recompute), `slices` the size of those by which a run goes
+(assay.exact.slices). It does not count the interpreter, its objects
 (programs, plans), nor the schedule and shards on disk, nor the values of a disputed link (assay.work).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from math import prod
 from typing import Any, NamedTuple
 
@@ -22,6 +24,8 @@ from assay.exact.native.build import Library, library
 from assay.exact.numpy_route import last_uses
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.recompute import EFFORTS, written
+from assay.exact.regions import SLICE
+from assay.exact.slices import Sliced, sliced
 from assay.exact.table import OPS, Kind, TensorType
 from assay.exact.tape import Tape
 from assay.program import Part, Program, cost
@@ -68,17 +72,19 @@ def fitting(program: Program, threads: int, limit: int) -> Fit:
     return least
 
 
-def needed(program: Program, threads: int = 1, effort: int = 0) -> int:
-    """Bytes, at most, when `effort` says what is made again. Raises ProgramError where a part cannot be planned."""
+def needed(program: Program, threads: int = 1, effort: int = 0, slices: int = SLICE) -> int:
+    """Bytes, at most, when `effort` says what is made again, and `slices` how large slices are. Raises ProgramError where a
+    part cannot be planned."""
     native = library()
-    parts = (written(program.micro, effort).part, program.update)
+    written_again = (written(program.micro, effort, slices).part, program.update)
+    parts = tuple(sliced(part, slices) for part in written_again)
     held = [program.state, program.accumulator, program.batch, program.frozen]
     own = sum(_bytes(types.values()) for types in held) + sum(len(c.data) for c in program.constants)
     micro, update = (_bytes(part.type_of(o.value) for o in part.outputs) for part in (program.micro, program.update))
     # Results of a link, beside what it was given; not in place, an accumulator is kept for the next one, and so are its zeros.
     results = 2 * micro + update + sum(OBJECT * (CALL + len((*part.inputs, *part.outputs))) for part in (program.micro, program.update))
     if native is None:
-        return own + results + max(_in_numpy(part) for part in parts)
+        return own + results + max(_in_numpy(part) for part in (*written_again, *(again.part for again in parts)))
     constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
     bits, threads = program.gemm_bits, min(threads, MAX_THREADS)
     return own + results + max(_planned(parts, constants, bits, trace, threads, native) for trace in (False, True))
@@ -88,26 +94,41 @@ def _bytes(types: Any) -> int:
     return sum(t.bytes for t in types)
 
 
-def _planned(parts: Sequence[Part], constants: Mapping[str, NDArray[Any]], bits: int, trace: bool, threads: int, native: Library) -> int:
+def _planned(parts: Sequence[Sliced], constants: Mapping[str, NDArray[Any]], bits: int, trace: bool, threads: int, native: Library) -> int:
     """Arena, constants, scratch and hashing of both parts' plans."""
     arena = kept = folding = hashing = 0
     own: Slots = {}
-    each: Slots = {}
-    for part in parts:
+    other: Slots = {}
+    for part, makers in parts:
         plan = Plan(part, constants, bits, trace)
         tape = Tape(plan, native)
         arena = max(arena, tape.arena + ALIGN)
         kept += tape.constants.nbytes + ALIGN + sum(array.nbytes for array in plan.constants) + tape.words.nbytes
         folding = max(folding, FOLDING * plan.folding)
-        _scratch(plan, tape, threads, native.tile, own, each)
+        _scratch(plan, tape, threads, native.tile, own, other)
         if trace:
-            hashing = max(hashing, *(_hashed(node.type, plan.views[len(part.inputs) + at].contiguous) for at, node in enumerate(part.nodes)), 0)
-    scratch = sum(map(_slot, own.values())) + (threads - 1) * sum(map(_slot, each.values()))
+            each = (_hashed(node.type, plan.views[len(part.inputs) + at].contiguous) for at, node in enumerate(part.nodes))
+            hashing = max(hashing, max(each, default=0) + _in_slices(part, makers))
+    scratch = sum(map(_slot, own.values())) + (threads - 1) * sum(map(_slot, other.values()))
     return kept + max(folding, arena + scratch + hashing)
 
 
 def _hashed(t: TensorType, contiguous: bool) -> int:
     return (0 if contiguous else t.bytes) + NODE * (t.bytes // CHUNK + 3)
+
+
+def _in_slices(part: Part, makers: Sequence[tuple[int, ...]]) -> int:
+    """Hashes of the chunks of what is made slice by slice, from the first to the last slice, and two forms of a slice more."""
+    change = [0] * (len(part.nodes) + 1)
+    piece = 0
+    for made in makers:
+        if len(made) > 1:
+            whole = sum(part.nodes[at].type.bytes for at in made)
+            held = OBJECT + NODE * (whole // CHUNK + 2 + len(made))
+            change[made[0]] += held
+            change[made[-1] + 1] -= held
+            piece = max(piece, *(part.nodes[at].type.bytes for at in made))
+    return 2 * piece + max(accumulate(change))
 
 
 def _slot(size: int) -> int:

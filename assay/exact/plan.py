@@ -69,6 +69,8 @@ class Plan:
         self.constants: list[Array] = []
         self.folded: dict[int, Folded] = {}
         """Values that only matrix products read, as these read them."""
+        self.within: dict[int, tuple[int, int]] = {}
+        """A root that lies in another one's storage -> (that root, byte offset)."""
         self.homes: dict[int, tuple[str, int]] = {}
         self.ready: list[int] = []
         """With `trace`: how many steps have run when node i's result is there."""
@@ -246,6 +248,28 @@ class Plan:
         self.steps.append(Step("copy", (v,), (out,)))
         return out
 
+    def place(self, v: View, out: View) -> None:
+        """Sees to it that the elements of `v` are at `out`, an empty place: they are made there, if they are a storage of their own."""
+        alone = v.root in self._makers and v.root not in self.within and v.root not in self._wanted and whole_of(v, self._types[v.root].elements)
+        if alone and out.contiguous:
+            self.within[v.root] = out.root, out.offset * out.item
+        else:
+            self.steps.append(Step("copy", (v,), (out,)))
+
+    def home(self, root: int) -> tuple[str, int, int]:
+        """(kind, index or byte offset, byte offset from there) of a root."""
+        at = 0
+        while root in self.within:
+            root, offset = self.within[root]
+            at += offset
+        return (*self.homes[root], at)
+
+    def _storage(self, root: int) -> int:
+        """The root in whose storage a root lies."""
+        while root in self.within:
+            root = self.within[root][0]
+        return root
+
     def step(self, name: str, reads: Sequence[View], write: View, *extra: int) -> None:
         if len(self.steps) >= MAX_STEPS:
             raise ProgramError(f"a part needs more than {MAX_STEPS} steps")
@@ -269,22 +293,22 @@ class Plan:
         last: dict[int, int] = {}
         for at, step in enumerate(self.steps):
             for v in (*step.reads, *step.writes):
-                last[v.root] = at
+                last[self._storage(v.root)] = at
         if self.trace:
             for node, ready in enumerate(self.ready):
-                root = self.views[len(self.part.inputs) + node].root
+                root = self._storage(self.views[len(self.part.inputs) + node].root)
                 last[root] = max(last.get(root, 0), ready - 1)
         large, small = Arena(), Arena()
         places: dict[int, tuple[Arena, int]] = {}
         dying: dict[int, list[tuple[Arena, int, int]]] = {}
         for at, step in enumerate(self.steps):
-            for v in step.writes:
-                if v.root not in self.homes and v.root not in places:
-                    size = (self._types[v.root].bytes + ALIGN - 1) // ALIGN * ALIGN
+            for root in (self._storage(v.root) for v in step.writes):
+                if root not in self.homes and root not in places:
+                    size = (self._types[root].bytes + ALIGN - 1) // ALIGN * ALIGN
                     arena = large if size > SMALL else small
                     offset = arena.take(size)
-                    places[v.root] = (arena, offset)
-                    dying.setdefault(last[v.root], []).append((arena, offset, size))
+                    places[root] = (arena, offset)
+                    dying.setdefault(last[root], []).append((arena, offset, size))
             for arena, offset, size in dying.get(at, ()):
                 arena.give(offset, size)
         self.homes |= {root: ("arena", offset + (large.end if arena is small else 0)) for root, (arena, offset) in places.items()}
@@ -300,7 +324,7 @@ class Plan:
         last: dict[int, int] = {}
         for at, step in enumerate(self.steps):
             for v in step.writes:
-                first.setdefault(v.root, at)
+                first.setdefault(self._storage(v.root), at)
             last |= dict.fromkeys((v.root for v in step.reads), at)
         entries = {(i.kind, i.name): at for at, i in enumerate(self.part.inputs)}
         over: dict[int, int] = {}

@@ -8,7 +8,8 @@ their roots and the trace of a check are those of the program as it is written.
 `effort` says how much is made again:
 
     0      nothing
-    1      what MAP and MOVE operators make of values that are kept anyway (as arXiv:2205.05198, "selective")
+    1      what MAP and MOVE operators make of values that are kept anyway, and the large values of what runs slice by slice
+           (assay.exact.slices), the scores and weights of attention (as arXiv:2205.05198, "selective")
     k > 1  the part before its fullest moment is cut into k blocks where the fewest bytes go from one into the next; these are kept, the
            values within all blocks but the last are made again (arXiv:1604.06174)
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from assay.exact.regions import SLICE, large
 from assay.exact.table import OPS, Kind
 from assay.exact.views import moved, whole
 from assay.program import Node, Output, Part
@@ -54,7 +56,7 @@ def turns(part: Part) -> list[int]:
 class _Lives:
     """When the values of a part are there, in turns; a view counts as what it is a view of."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, slices: int) -> None:
         self.part, self.turns = part, turns(part)
         first = len(part.inputs)
         self.fixed = [i.kind == "constant" for i in part.inputs]
@@ -75,12 +77,15 @@ class _Lives:
         self.free = [v for v in self.born if v >= first and not self.fixed[v] and v not in results]
         """Storages that come and go: no inputs, constants or results."""
         self.size = {v: part.type_of(v).bytes for v in self.free}
+        self.large = large(part, slices)
         self.last = {v: max(self.uses[v], default=self.born[v]) for v in self.free}
 
     def fullest(self) -> int:
-        """The turn at which the most bytes are held."""
+        """The turn at which the most bytes are held; what is there for one slice alone is not counted."""
         change = [0] * (len(self.part.nodes) + 1)
         for v in self.free:
+            if v - len(self.part.inputs) in self.large.passing:
+                continue
             change[self.born[v]] += self.size[v]
             change[self.last[v] + 1] -= self.size[v]
         held, most, found = 0, -1, 0
@@ -91,12 +96,12 @@ class _Lives:
         return found
 
 
-def written(part: Part, effort: int) -> Again:
-    """The part with what `effort` says made again."""
+def written(part: Part, effort: int, slices: int = SLICE) -> Again:
+    """The part with what `effort` says made again; `slices` is about how many bytes there are of a slice (assay.exact.slices)."""
     own = Again(part, (True,) * len(part.nodes))
     if effort == 0 or not part.nodes:
         return own
-    lives = _Lives(part)
+    lives = _Lives(part, slices)
     fullest = lives.fullest()
     crossing = sorted((v for v in lives.free if lives.born[v] <= fullest < lives.last[v]), key=lives.born.__getitem__)
     if effort == 1:
@@ -112,13 +117,14 @@ def _cheap(lives: _Lives, crossing: set[int]) -> tuple[set[int], set[int]]:
 
     A result is kept for it where that takes fewer bytes than all the values which it, with others like it, allows to be made again."""
     part, first = lives.part, len(lives.part.inputs)
+    cheap = [OPS[node.op].kind in CHEAP or at in lives.large.made for at, node in enumerate(part.nodes)]
     wants: list[frozenset[int]] = []
     """Results that would have to be kept for a value to be made again."""
     allowed: dict[frozenset[int], int] = {}
     for v, source in enumerate(lives.source):
         if v < first or lives.fixed[v]:
             wants.append(frozenset())
-        elif OPS[part.nodes[v - first].op].kind not in CHEAP:
+        elif not cheap[v - first]:
             wants.append(frozenset() if v in crossing else frozenset({v}))
         else:
             # Whatever depends on many results is as good as kept: the sets stay small.
@@ -130,7 +136,7 @@ def _cheap(lives: _Lives, crossing: set[int]) -> tuple[set[int], set[int]]:
     made: list[bool] = []
     dropped: set[int] = set()
     for v, source in enumerate(lives.source):
-        again = v >= first and OPS[part.nodes[v - first].op].kind in CHEAP and all(made[w] for w in part.nodes[v - first].inputs)
+        again = v >= first and cheap[v - first] and all(made[w] for w in part.nodes[v - first].inputs)
         if again and v in crossing:
             dropped.add(v)
         made.append(v < first or lives.fixed[v] or again or source in crossing or v in kept)

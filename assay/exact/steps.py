@@ -39,6 +39,8 @@ class Maker(Protocol):
 
     def packed(self, v: View) -> View: ...
 
+    def place(self, v: View, out: View) -> None: ...
+
 
 def kernel(node: Node, operands: Sequence[View]) -> str:
     """Name of the native kernel of a MAP node (map.c)."""
@@ -118,7 +120,7 @@ def _cumsum(p: Maker, node: Node, out: View, operands: list[View]) -> None:
 def _concat(p: Maker, node: Node, out: View, operands: list[View]) -> None:
     axis, at = integer(node.attrs, "axis"), 0
     for v in operands:
-        p.step("copy", [v], sliced(out, axis, at, at + v.shape[axis]))
+        p.place(v, sliced(out, axis, at, at + v.shape[axis]))
         at += v.shape[axis]
 
 

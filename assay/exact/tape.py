@@ -54,16 +54,16 @@ class Tape:
 
     def place(self, root: int) -> tuple[int, int]:
         """(buffer, byte offset) of a storage."""
-        home, where = self._plan.homes[root]
+        home, where, offset = self._plan.home(root)
         match home:
             case "arena":
-                return 0, where
+                return 0, where + offset
             case "constant":
-                return 1, self._offsets[where]
+                return 1, self._offsets[where] + offset
             case "input":
-                return 2 + where, 0
+                return 2 + where, offset
             case _:
-                return self._first_output + where, 0
+                return self._first_output + where, offset
 
     def _at(self, v: View) -> list[int]:
         buffer, offset = self.place(v.root)
@@ -130,7 +130,7 @@ class Tape:
         for at, i in enumerate(step.code):
             if i.result not in written:
                 continue
-            home, slot = self._plan.homes[i.result]
+            home, slot, _ = self._plan.home(i.result)
             entry = self._plan.over.get(slot) if home == "output" else None
             root = None if entry is None else self._plan.views[entry].root
             readers = [n for n, other in enumerate(step.code) if any(isinstance(v, View) and v.root == root for v in other.operands)]

@@ -93,7 +93,7 @@ class Tape:
 
     def place(self, v: View, bases: Mapping[str, Sequence[int]]) -> int:
         """Address of a view's first element; `bases` are the addresses of arena (one), inputs and outputs."""
-        home, where = self._plan.homes[v.root]
+        home, where, offset = self._plan.home(v.root)
         base = (
             self.constants.address + self._offsets[where]
             if home == "constant"
@@ -101,7 +101,7 @@ class Tape:
             if home == "arena"
             else bases[home][where]
         )
-        return base + v.offset * v.item
+        return base + offset + v.offset * v.item
 
     def bind(self, bases: Mapping[str, Sequence[int]], scratch: int) -> list[Launch]:
         """The launches of all steps, in order."""

@@ -178,6 +178,10 @@ class Library:
         self._chunk_root.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_int]
         self._sha256.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p]
         self._sha256.restype = None
+        self._chunk_leaves, self._row_root = lib.assay_chunk_leaves, lib.assay_row_root
+        self._chunk_leaves.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_int]
+        self._row_root.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+        self._chunk_leaves.restype = self._row_root.restype = None
         self._sha256_row = lib.assay_sha256_row
         self._sha256_row.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_char_p]
         self._sha256_row.restype = None
@@ -223,6 +227,16 @@ class Library:
         out = ctypes.create_string_buffer(32)
         if self._chunk_root(data.ctypes.data, data.nbytes, out, threads) != 0:
             raise MemoryError("no memory to hash with")
+        return out.raw
+
+    def chunk_leaves(self, data: NDArray[np.uint8], first: int, row: NDArray[np.uint8], threads: int = 1) -> None:
+        """Writes the hashes of the 1 KiB chunks of `data`, the first of which is chunk `first` of a tensor, to `row`, 32 bytes each."""
+        self._chunk_leaves(data.ctypes.data, data.nbytes, first, row.ctypes.data, threads)
+
+    def row_root(self, row: NDArray[np.uint8]) -> bytes:
+        """Merkle root over such hashes; behind the last one there is room for another, and they are written over."""
+        out = ctypes.create_string_buffer(32)
+        self._row_root(row.ctypes.data, row.nbytes // 32 - 1, out)
         return out.raw
 
     def record_root(self, key: bytes, rows: NDArray[np.uint8]) -> tuple[bytes, bytes]:

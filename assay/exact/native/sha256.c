@@ -212,15 +212,15 @@ static void climb(uint8_t *row, size_t n, uint8_t pad[64]) {
     }
 }
 
-typedef struct { const uint8_t *data; size_t size, n; uint8_t *row, *above; } tree;
+typedef struct { const uint8_t *data; size_t size, n; uint8_t *row, *above; uint64_t first; } tree;
 
 static void leaves_part(void *argument, int part, int parts) {
     tree *t = argument;
     word from, to;
     share((word)t->n, LANES, part, parts, &from, &to);
     size_t i = (size_t)from;
-    for (; i + LANES <= (size_t)to; i += LANES) leaves(i, t->data + i * CHUNK, t->size - i * CHUNK, t->row + 32 * i, LANES);
-    for (; i < (size_t)to; i++) leaves(i, t->data + i * CHUNK, t->size - i * CHUNK, t->row + 32 * i, 1);
+    for (; i + LANES <= (size_t)to; i += LANES) leaves(t->first + i, t->data + i * CHUNK, t->size - i * CHUNK, t->row + 32 * i, LANES);
+    for (; i < (size_t)to; i++) leaves(t->first + i, t->data + i * CHUNK, t->size - i * CHUNK, t->row + 32 * i, 1);
 }
 
 /* The first level of nodes, half of all there are, over an even number of leaves. */
@@ -240,7 +240,7 @@ int assay_chunk_root(const uint8_t *data, size_t size, uint8_t out[32], int thre
     if (n == 0) { assay_sha256(&empty, 1, out); return 0; }
     uint8_t pad[64], *row = malloc(n * 48 + 96), *all = row;
     if (!row) return -1;
-    tree t = {data, size, n, row, row + n * 32 + 32};
+    tree t = {data, size, n, row, row + n * 32 + 32, 0};
     if (n < 64) threads = 1;
     assay_parallel(threads, leaves_part, &t);
     assay_sha256(&pad_tag, 1, pad);
@@ -256,6 +256,22 @@ int assay_chunk_root(const uint8_t *data, size_t size, uint8_t out[32], int thre
     memcpy(out, row, 32);
     free(all);
     return 0;
+}
+
+/* Hashes of the chunks of `size` bytes, the first of which is chunk `first` of a tensor: 32 bytes each, to `out`. */
+void assay_chunk_leaves(const uint8_t *data, size_t size, uint64_t first, uint8_t *out, int threads) {
+    size_t n = (size + CHUNK - 1) / CHUNK;
+    tree t = {data, size, n, out, NULL, first};
+    assay_parallel(n < 64 ? 1 : threads, leaves_part, &t);
+}
+
+/* Merkle root over a row of n > 0 such hashes, which has room for one more and is written over. */
+void assay_row_root(uint8_t *row, size_t n, uint8_t out[32]) {
+    static const uint8_t pad_tag = 2;
+    uint8_t pad[64];
+    assay_sha256(&pad_tag, 1, pad);
+    climb(row, n, pad);
+    memcpy(out, row, 32);
 }
 
 /* What HMAC-SHA256 begins with under a key of 32 bytes: the state after the key's block, xored with `with`. */
