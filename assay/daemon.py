@@ -105,6 +105,12 @@ class Hands(Protocol):
 
 
 @runtime_checkable
+class Foreseeing(Protocol):
+    def foresee(self, event: AnyEvent) -> None:
+        """Hands may begin what an event will ask of them, before the machine has it. Nothing has to come of it."""
+
+
+@runtime_checkable
 class Summarised(Protocol):
     def summary(self) -> dict[str, Any]:
         """What `assay ROLE status` shows."""
@@ -134,6 +140,7 @@ class Node:
         self.now, self.head = 0, -1
         self.recent: deque[Note] = deque(maxlen=50)
         self._on_note = on_note
+        self._foresee = hands.foresee if isinstance(hands, Foreseeing) else None
         self._inbox: asyncio.Queue[AnyEvent] = asyncio.Queue()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asks: dict[int, asyncio.Future[AnyReply]] = {}
@@ -262,6 +269,8 @@ class Node:
             wake = self.core.outstanding.get(event.key)
             if not isinstance(wake, Wake) or self.now < wake.at or self.head < wake.block:  # set anew meanwhile
                 return
+        if self._foresee is not None:
+            self._foresee(event)
         for effect in self.core.step(event, self.now, os.urandom(32)):
             self._start(effect)
 

@@ -38,7 +38,6 @@ from assay.runtime import (
     Woke,
 )
 
-
 CALLS: dict[str, type[AnyCall]] = {
     "draw": Draw, "redraw": Redraw, "close": CloseReveals, "decide": Decide, "settle": Settle, "clear": ClearBond, "release": ClearDisputed,
     "void": VoidSegment,
