@@ -105,6 +105,12 @@ class Hands(Protocol):
 
 
 @runtime_checkable
+class Telling(Protocol):
+    async def news(self, seconds: float) -> None:
+        """A chain that can tell of new blocks: returns when there is one, and otherwise about when `seconds` are over."""
+
+
+@runtime_checkable
 class Foreseeing(Protocol):
     def foresee(self, event: AnyEvent) -> None:
         """Hands may begin what an event will ask of them, before the machine has it. Nothing has to come of it."""
@@ -213,6 +219,7 @@ class Node:
 
     async def _watch_chain(self) -> None:
         pauses, delivered, seen = _pauses(), self.core.cursor, b""
+        news = self.chain.news if isinstance(self.chain, Telling) else asyncio.sleep
         while True:
             try:
                 block = await self.chain.head()
@@ -227,7 +234,7 @@ class Node:
                     self._chain_down = False
                     self.note(Note(topic="chain", text="the chain answers again"))
                 pauses = _pauses()
-                await asyncio.sleep(self.poll)
+                await news(self.poll)
             except Outage as error:
                 self._down(error)
                 await asyncio.sleep(next(pauses))

@@ -155,10 +155,10 @@ async def fails(work: Coroutine[Any, Any, AnyOutcome], fault: Fault, why: str) -
 # ---- jobs and keys -------------------------------------------------------------------------------------------------------
 
 
-def test_the_news_of_a_job_has_an_engine_started(tmp_path: Path) -> None:
+def test_the_news_of_a_job_has_an_engine_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
-        s, expected = await stage(tmp_path), []
-        s.worker.shop.engine.expect = expected.append  # type: ignore[method-assign]
+        s, expected = await stage(tmp_path), list[Path]()
+        monkeypatch.setattr(s.worker.shop.engine, "expect", expected.append)
         said = JobAnnouncement(
             job=JobId(1), spec=s.cid, parent=SegmentId(0), start=0, stop=STEPS, price_cap=1, scheduler=PeerId("scheduler"), respond_by=9
         )
