@@ -56,7 +56,6 @@ class SimNode:
         self.make = machine
         self.life = 0
         self.up = False
-        self.notes: list[runtime.Note] = []
         self.now, self.head = 0, -1
         self._new_disk()
         self.pace = world.options.step_seconds
@@ -136,7 +135,6 @@ class SimNode:
                 self.sleep(effect)
             return
         if kind is runtime.Note:
-            self.notes.append(effect)
             self.world.noted(self, effect)
             return
         if kind is runtime.Cancel:
@@ -169,8 +167,8 @@ class SimNode:
 
     def finish(self, effect: Any, result: AnyEvent) -> None:
         """The effect has happened; the machine hears of it, unless it no longer wants to."""
-        if not isinstance(effect, runtime.Wake):
-            if not self.wanted(effect):
+        if type(effect) is not runtime.Wake:
+            if self._running.get(effect.key) is not effect:
                 return
             self.point("after", effect)
             del self._running[effect.key]
