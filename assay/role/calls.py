@@ -38,7 +38,7 @@ from assay.runtime import (
     Woke,
 )
 
-CALLS: dict[str, type[AnyCall]] = {
+CALLS: dict[str, type[Draw | Redraw | CloseReveals | Decide | Settle | ClearBond | ClearDisputed | VoidSegment]] = {
     "draw": Draw, "redraw": Redraw, "close": CloseReveals, "decide": Decide, "settle": Settle, "clear": ClearBond, "release": ClearDisputed,
     "void": VoidSegment,
 }  # fmt: skip

@@ -167,7 +167,7 @@ class SimNode:
 
     def finish(self, effect: Any, result: AnyEvent) -> None:
         """The effect has happened; the machine hears of it, unless it no longer wants to."""
-        if type(effect) is not runtime.Wake:
+        if not isinstance(effect, runtime.Wake):
             if self._running.get(effect.key) is not effect:
                 return
             self.point("after", effect)
