@@ -168,7 +168,7 @@ class SimNode:
     def finish(self, effect: Any, result: AnyEvent) -> None:
         """The effect has happened; the machine hears of it, unless it no longer wants to."""
         if not isinstance(effect, runtime.Wake):
-            if self._running.get(effect.key) is not effect:
+            if not self.wanted(effect):
                 return
             self.point("after", effect)
             del self._running[effect.key]
