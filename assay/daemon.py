@@ -105,6 +105,18 @@ class Hands(Protocol):
 
 
 @runtime_checkable
+class Telling(Protocol):
+    async def news(self, seconds: float) -> None:
+        """A chain that can tell of new blocks: returns when there is one, and otherwise about when `seconds` are over."""
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    def foresee(self, event: AnyEvent) -> None:
+        """Hands may begin what an event will ask of them, before the machine has it. Nothing has to come of it."""
+
+
+@runtime_checkable
 class Summarised(Protocol):
     def summary(self) -> dict[str, Any]:
         """What `assay ROLE status` shows."""
@@ -134,6 +146,7 @@ class Node:
         self.now, self.head = 0, -1
         self.recent: deque[Note] = deque(maxlen=50)
         self._on_note = on_note
+        self._foresee = hands.foresee if isinstance(hands, Foreseeing) else None
         self._inbox: asyncio.Queue[AnyEvent] = asyncio.Queue()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asks: dict[int, asyncio.Future[AnyReply]] = {}
@@ -206,6 +219,7 @@ class Node:
 
     async def _watch_chain(self) -> None:
         pauses, delivered, seen = _pauses(), self.core.cursor, b""
+        news = self.chain.news if isinstance(self.chain, Telling) else asyncio.sleep
         while True:
             try:
                 block = await self.chain.head()
@@ -220,7 +234,7 @@ class Node:
                     self._chain_down = False
                     self.note(Note(topic="chain", text="the chain answers again"))
                 pauses = _pauses()
-                await asyncio.sleep(self.poll)
+                await news(self.poll)
             except Outage as error:
                 self._down(error)
                 await asyncio.sleep(next(pauses))
@@ -262,6 +276,8 @@ class Node:
             wake = self.core.outstanding.get(event.key)
             if not isinstance(wake, Wake) or self.now < wake.at or self.head < wake.block:  # set anew meanwhile
                 return
+        if self._foresee is not None:
+            self._foresee(event)
         for effect in self.core.step(event, self.now, os.urandom(32)):
             self._start(effect)
 

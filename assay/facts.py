@@ -208,10 +208,22 @@ class Facts(msgspec.Struct):
     disputes: dict[DisputeId, DisputeFacts] = {}
     by_job: dict[JobId, list[SegmentId]] = {}
     """The known segments of each job, in the order in which they were assigned."""
+    by_provider: dict[Address, list[SegmentId]] = {}
+    """The same of each provider."""
     plans: dict[str, Entrusted] = {}
     """The last MOST_PLANS, by `plan_key`."""
     pinned: set[SegmentId] = set()
     """Segments whose files this node keeps for a dispute: they and their parents are not forgotten."""
+
+    def __post_init__(self) -> None:
+        """Facts that were kept before there was an index of providers."""
+        if self.segments and not self.by_provider:
+            for seg in self.segments.values():
+                self.by_provider.setdefault(seg.provider, []).append(seg.segment)
+
+    def of_provider(self, who: Address) -> list[SegmentFacts]:
+        """Its known segments, in the order in which they were assigned."""
+        return [self.segments[segment] for segment in self.by_provider.get(who, ())]
 
     def of_job(self, job: JobId) -> list[SegmentFacts]:
         """Its known segments, in the order in which they were assigned."""
@@ -254,6 +266,7 @@ class Facts(msgspec.Struct):
                     event.segment, event.job, event.parent, event.provider, event.start, event.stop, event.price, event.activate_by
                 )
                 self.by_job.setdefault(event.job, []).append(event.segment)
+                self.by_provider.setdefault(event.provider, []).append(event.segment)
                 self._touch(event.job, event.time)
             case DisputeSealed():
                 self.disputes[event.dispute] = DisputeFacts(event.dispute, event.segment, event.challenger, event.open_by)
@@ -351,7 +364,11 @@ class Facts(msgspec.Struct):
 
     def _drop(self, job: JobId, segments: set[SegmentId]) -> None:
         for segment in segments:
-            del self.segments[segment]
+            provider = self.segments.pop(segment).provider
+            left = self.by_provider[provider]
+            left.remove(segment)
+            if not left:
+                del self.by_provider[provider]
         self.by_job[job] = [segment for segment in self.by_job[job] if segment not in segments]
 
     def _window(self, seg: SegmentFacts) -> int:

@@ -19,10 +19,7 @@ from assay.ids import Digest
 
 def sha256(*parts: bytes) -> Digest:
     """SHA-256 of the concatenation."""
-    h = hashlib.sha256()
-    for part in parts:
-        h.update(part)
-    return Digest(h.digest())
+    return Digest(hashlib.sha256(parts[0] if len(parts) == 1 else b"".join(parts)).digest())
 
 
 PAD = sha256(b"\x02")
@@ -30,11 +27,11 @@ EMPTY = sha256(b"\x03")
 
 
 def leaf(index: int, data: bytes) -> Digest:
-    return sha256(b"\x00", index.to_bytes(8, "big"), data)
+    return Digest(hashlib.sha256(b"\x00" + index.to_bytes(8, "big") + data).digest())
 
 
 def node(left: bytes, right: bytes) -> Digest:
-    return sha256(b"\x01", left, right)
+    return Digest(hashlib.sha256(b"\x01" + left + right).digest())
 
 
 def depth(count: int) -> int:

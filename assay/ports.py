@@ -218,6 +218,9 @@ class Engine(Protocol):
 
     async def run(self, task: Message, folder: Path, progress: Callable[[Message], None]) -> Message: ...
 
+    def expect(self, folder: Path) -> None:
+        """There may be a task soon: what takes long to start may start now. Nothing has to come of it."""
+
     async def close(self) -> None: ...
 
 

@@ -265,8 +265,12 @@ class Core:
             self.outstanding.pop(event.key, None)
         if isinstance(event, ChainSeen):
             self.cursor = (event.event.block, event.event.index)
+        return self._fresh(self.machine.handle(event, now, seed))
+
+    def _fresh(self, effects: list[AnyEffect]) -> list[AnyEffect]:
+        """Those that are not under way yet; the durable ones are from now on."""
         fresh: list[AnyEffect] = []
-        for effect in self.machine.handle(event, now, seed):
+        for effect in effects:
             if isinstance(effect, Durable):
                 if effect.key in self.outstanding:  # already under way under this key
                     continue

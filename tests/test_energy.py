@@ -195,6 +195,9 @@ class Engine:
             raise self.result
         return self.result
 
+    def expect(self, folder: Path) -> None:
+        return
+
     async def close(self) -> None:
         return
 

@@ -104,6 +104,24 @@ def test_what_a_segment_took_is_its_providers_word_beside_the_envelope(at: Event
     assert facts.segments[FIRST].key_envelope == b"e" * 80
 
 
+def test_a_providers_segments_are_found_until_they_are_forgotten_also_in_facts_kept_before_there_was_an_index(at: Events) -> None:
+    facts, other = Facts(), Address("0x" + "7" * 40)
+    for event in [*committed(at), at(chain.Attested, segment=FIRST, settle_after=6000), at(chain.Settled, segment=FIRST, provider=WORKER, price=80)]:
+        facts.see(event)
+    for number, who in ((2, other), (3, WORKER)):
+        facts.see(
+            at(chain.Assigned, segment=SegmentId(number), job=JOB, parent=FIRST, provider=who, start=8, stop=16, price=80, activate_by=9000)
+        )
+    old = msgspec.to_builtins(facts)
+    del old["by_provider"]
+    for known in (facts, msgspec.convert(old, Facts), msgspec.json.decode(msgspec.json.encode(facts), type=Facts)):
+        assert [[seg.segment for seg in known.of_provider(who)] for who in (WORKER, other)] == [[FIRST, SegmentId(3)], [SegmentId(2)]]
+        known.see(at(chain.Voided, segment=SegmentId(2)))
+        known.see(at(chain.Settled, segment=SegmentId(3), provider=WORKER, price=80))
+        assert known.by_provider == {WORKER: [SegmentId(3)]}
+        assert list(known.segments) == known.by_job[JOB] == [SegmentId(3)]
+
+
 @pytest.mark.parametrize(("activated", "why"), [(False, "it was never taken up"), (True, "its lease ran out with nothing committed")])
 def test_a_lapse_says_what_was_late(at: Events, activated: bool, why: str) -> None:
     ledger = Ledger()

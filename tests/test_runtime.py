@@ -223,6 +223,16 @@ def test_an_outage_is_waited_out_and_a_revert_is_final() -> None:
     assert failed == Failed(key="draw", fault=Fault.REFUSED, error="too late")
 
 
+def test_hands_that_foresee_see_each_event_before_the_machine() -> None:
+    class Foreseeing(World):
+        def foresee(self, event: AnyEvent) -> None:
+            seen.append(event)
+
+    seen: list[AnyEvent] = []
+    done = asyncio.run(run(Foreseeing(perform=[Dropped()]), "work", Done))
+    assert seen == [Started(), Ordered(order="work"), done]
+
+
 def test_a_task_s_failure_names_whose_fault_it_was_and_a_bug_does_not_kill_the_daemon() -> None:
     assert asyncio.run(run(World(perform=[Dropped()]), "work", Done)) == Done(key="work", outcome=Dropped())
     peer = asyncio.run(run(World(perform=[TaskFailed(Fault.PEER, "bad state")]), "work", Failed))

@@ -3,7 +3,8 @@
 A run of a segment may take hours while a drawn link of an earlier one must be served in minutes, so up to `processes` engines run at
 once, each one task at a time. An engine that crashes, answers something else than it should, or says nothing for `patience` seconds is
 killed, and its task fails by this node's own fault; the next task gets a fresh one. Who looks for work has one started before there is any: to load
-it takes longer than to check a small job's program, and others offer meanwhile. In a sandbox (assay.adapters.sandbox) one is killed, too,
+it takes longer than to check a small job's program, and others offer meanwhile; where none is kept ready, the news of a job starts one
+(`expect`). In a sandbox (assay.adapters.sandbox) one is killed, too,
 under which the work folder outgrows its quota. A cancelled task kills its engine, too: a
 computation cannot be interrupted otherwise. `InlineEngine` is the same without a process, for tests and small simulations.
 """
@@ -84,6 +85,8 @@ class ProcessEngine:
         self._slots = asyncio.Semaphore(processes)
         self._free: dict[Path, list[_Process]] = {}
         self._all: set[_Process] = set()
+        self._expected: dict[Path, asyncio.Task[None]] = {}
+        """Starts of engines for which there is no task yet."""
         self._ready: set[Path] = set()
         """Folders for which one is kept ready."""
         self._closed = False
@@ -167,6 +170,8 @@ class ProcessEngine:
     async def _take(self, folder: Path) -> _Process:
         if self._closed:
             raise TaskFailed(Fault.OWN, "the engine is closed")
+        if folder in self._expected:
+            await asyncio.wait({self._expected[folder]})
         waiting = self._free.get(folder, [])
         while waiting:
             engine = waiting.pop()
@@ -177,6 +182,20 @@ class ProcessEngine:
                 return engine
             await self._end(engine)
         return await self._begin(folder)
+
+    def expect(self, folder: Path) -> None:
+        """Starts an engine where none is free. It is ended when no task has come after the time that an idle one is kept."""
+        if not self._closed and not self._free.get(folder) and folder not in self._expected:
+            self._expected[folder] = asyncio.get_running_loop().create_task(self._await_task(folder), name="engine")
+
+    async def _await_task(self, folder: Path) -> None:
+        try:
+            engine = await self._begin(folder)
+        except OSError:  # the task that needs one will say so
+            return
+        finally:
+            del self._expected[folder]
+        self._give_back(folder, engine, self._idle_after)
 
     async def keep_ready(self, folder: Path) -> None:
         """From now on an engine that has had no task yet waits for one when no other does."""
@@ -219,6 +238,8 @@ class ProcessEngine:
     async def close(self) -> None:
         """Ends all engines; tasks under way fail."""
         self._closed = True
+        if self._expected:
+            await asyncio.wait(self._expected.values())
         for engine in list(self._all):
             if engine.idle is not None:
                 engine.idle.cancel()
@@ -248,6 +269,9 @@ class InlineEngine:
         if isinstance(result, Failure):
             raise TaskFailed(result.fault, result.error)
         return result
+
+    def expect(self, folder: Path) -> None:
+        """Nothing takes long to start."""
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -27,6 +27,7 @@ from assay import chain
 from assay.adapters import evm_abi, evm_create2, evm_moves
 from assay.adapters.evm_disputes import DisputeReader
 from assay.adapters.evm_journal import SendJournal
+from assay.adapters.evm_news import News
 from assay.adapters.evm_reader import Reader
 from assay.adapters.evm_rpc import Refused, Rpc, RpcError, blob, number
 from assay.adapters.evm_sender import LIMIT_VARIABLE, Sender, fee_limit
@@ -68,6 +69,7 @@ class EvmReader(TypedData):
         self.takeovers = contracts.get("takeovers", Address(""))
         named = {address: name for name, address in contracts.items() if name != "token"}
         self.reader = Reader(rpc, named, first_block)
+        self._news = News(rpc.url)
         self._records = DisputeReader(self.reader, chain_id, self.disputes)
 
     @classmethod
@@ -110,10 +112,15 @@ class EvmReader(TypedData):
             raise
 
     async def close(self) -> None:
+        await self._news.close()
         await self.rpc.close()
 
     async def head(self) -> Block:
         return await self.rpc.head()
+
+    async def news(self, seconds: float) -> None:
+        """Implements assay.daemon.Telling."""
+        await self._news.wait(seconds)
 
     async def block_hash(self, number: int) -> Digest:
         return (await self.rpc.block(number)).hash

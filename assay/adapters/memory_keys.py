@@ -52,7 +52,7 @@ class MemoryKeys:
 
 def _mask(key: bytes, recipient: bytes, nonce: bytes) -> bytes:
     stream = hashlib.shake_256(recipient + nonce).digest(len(key))
-    return bytes(a ^ b for a, b in zip(key, stream, strict=True))
+    return (int.from_bytes(key, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(key), "big")
 
 
 def _tag(recipient: bytes, info: bytes, body: bytes) -> bytes:

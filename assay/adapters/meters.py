@@ -227,5 +227,8 @@ class Metered:
             last = over.is_set()
             await asyncio.to_thread(meters.look, time.monotonic())
 
+    def expect(self, folder: Path) -> None:
+        self.engine.expect(folder)
+
     async def close(self) -> None:
         await self.engine.close()

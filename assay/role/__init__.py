@@ -8,7 +8,7 @@ again (assay.role.base) are kept here, so that each role states only what is its
 
 from __future__ import annotations
 
-from assay.chain import Credited, DisputePaid, JobCancelled, JobClosed, KeyReleased, Withdrawn
+from assay.chain import AnyChainEvent, Credited, DisputePaid, JobCancelled, JobClosed, KeyReleased, Withdrawn
 from assay.codec import Message
 from assay.ids import JobId, SegmentId
 from assay.messages import NodesRequest
@@ -33,34 +33,43 @@ class Role(Disputes):
 
     def handle(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
         self._out, self._now, self._seed = [], now, seed
-        if isinstance(event, ChainSeen):
-            self.state.books.see(event.event, self.base.account, self.state.facts)
+        if isinstance(event, Result):
+            kind, *rest = event.key.split(":")
+            handler = self._kinds.get(kind)
+            if handler is None:
+                raise IllegalEvent(f"{type(event).__name__} of {event.key!r}: no effect of that kind is ever asked for")
+            handler(event, rest)
+        elif isinstance(event, ChainSeen):
+            self._chain_event(event.event)
+        else:
+            self._other_event(event)
+        self._settle_down()
+        return self._out
+
+    def _chain_event(self, seen: AnyChainEvent) -> None:
+        state = self.state
+        state.books.see(seen, self.base.account, state.facts)
+        if isinstance(seen, DISPUTE_EVENTS):
+            before = state.facts.disputes.get(seen.dispute) if isinstance(seen, DisputePaid) else None
+            state.facts.see(seen)
+            return self._about_dispute(seen, before)
+        state.facts.see(seen)
+        if isinstance(seen, KeyReleased):
+            self._released(seen)
+        elif isinstance(seen, Credited | Withdrawn):
+            self._money(seen)
+        self._chain(seen)
+        self._let_go(getattr(seen, "segment", SegmentId(0)))
+        job = self._job_of(seen)
+        if job is not None:
+            self._forget_job(job)
+
+    def _other_event(self, event: AnyEvent) -> None:
         match event:
-            case ChainSeen(event=seen) if isinstance(seen, DISPUTE_EVENTS):
-                before = self.state.facts.disputes.get(seen.dispute) if isinstance(seen, DisputePaid) else None
-                self.state.facts.see(seen)
-                self._about_dispute(seen, before)
-            case ChainSeen(event=seen):
-                self.state.facts.see(seen)
-                if isinstance(seen, KeyReleased):
-                    self._released(seen)
-                elif isinstance(seen, Credited | Withdrawn):
-                    self._money(seen)
-                self._chain(seen)
-                self._let_go(getattr(seen, "segment", SegmentId(0)))
-                job = self._job_of(seen)
-                if job is not None:
-                    self._forget_job(job)
             case Ordered(order="withdraw"):
                 self._pull()
                 self._pull_disputes()
                 self._pull_more()
-            case Result(key=key):
-                kind, *rest = key.split(":")
-                handler = self._kinds.get(kind)
-                if handler is None:
-                    raise IllegalEvent(f"{type(event).__name__} of {key!r}: no effect of that kind is ever asked for")
-                handler(event, rest)
             case Started():
                 self._asks_forgotten()
                 self._other(event)
@@ -68,5 +77,3 @@ class Role(Disputes):
                 self._nodes_asked(ask, peer, request)
             case _:
                 self._other(event)
-        self._settle_down()
-        return self._out

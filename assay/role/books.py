@@ -39,6 +39,7 @@ DAYS = 400
 ENTRIES = 64
 """That are kept."""
 ENDS = (Settled, Lapsed, Withheld, Unpaid, Voided, Rejected)
+BOOKED = frozenset({*ENDS, Credited, FeeCharged, Slashed, DisputeCredited, BountyPaid, DisputeSealed, Drawn, NoShow})
 
 
 class Day(msgspec.Struct):
@@ -70,6 +71,8 @@ class Books(msgspec.Struct):
 
     def see(self, event: AnyChainEvent, who: Address, facts: Facts) -> None:
         """Takes one event in, which is about `who` or not."""
+        if type(event) not in BOOKED:
+            return
         match event:
             case Credited() if event.who == who:
                 self._enter(event.time, event.segment, event.amount, event.reason)

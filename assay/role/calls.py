@@ -38,6 +38,13 @@ from assay.runtime import (
     Woke,
 )
 
+CALLS: dict[str, type[Draw | Redraw | CloseReveals | Decide | Settle | ClearBond | ClearDisputed | VoidSegment]] = {
+    "draw": Draw, "redraw": Redraw, "close": CloseReveals, "decide": Decide, "settle": Settle, "clear": ClearBond, "release": ClearDisputed,
+    "void": VoidSegment,
+}  # fmt: skip
+"""What each kind of nudge sends for its segment."""
+PAST_VOTES = TERMINAL | {SegmentState.ATTESTED}
+
 
 class Calls(Base):
     def __init__(self, config: RoleConfig) -> None:
@@ -52,18 +59,24 @@ class Calls(Base):
         """The call, or None when there is no point in it (any more)."""
         state, same, free = seg.state, seg.round == round, not self.state.facts.held(seg.segment)
         bond = free and not seg.bond_cleared
-        calls: dict[str, tuple[bool, AnyCall]] = {
-            "draw": (state == SegmentState.COMMITTED and same, Draw(segment=seg.segment)),
-            "redraw": (state == SegmentState.DRAWN and same and self._now > seg.serve_by, Redraw(segment=seg.segment)),
-            "close": (state == SegmentState.SERVED and same and not seg.opening_block, CloseReveals(segment=seg.segment)),
-            "decide": (state == SegmentState.SERVED and same and seg.opening_block > 0, Decide(segment=seg.segment)),
-            "settle": (state == SegmentState.ATTESTED and free and self._parent_settled(seg), Settle(segment=seg.segment)),
-            "clear": (state == SegmentState.UNPAID and bond, ClearBond(segment=seg.segment)),
-            "release": (state in (SegmentState.WITHHELD, SegmentState.REJECTED) and bond, ClearDisputed(segment=seg.segment)),
-            "void": (seg.live and free and self.state.facts.failed(seg.parent), VoidSegment(segment=seg.segment)),
-        }
-        wanted, call = calls[kind]
-        return call if wanted else None
+        match kind:
+            case "draw":
+                wanted = state == SegmentState.COMMITTED and same
+            case "redraw":
+                wanted = state == SegmentState.DRAWN and same and self._now > seg.serve_by
+            case "close":
+                wanted = state == SegmentState.SERVED and same and not seg.opening_block
+            case "decide":
+                wanted = state == SegmentState.SERVED and same and seg.opening_block > 0
+            case "settle":
+                wanted = state == SegmentState.ATTESTED and free and self._parent_settled(seg)
+            case "clear":
+                wanted = state == SegmentState.UNPAID and bond
+            case "release":
+                wanted = state in (SegmentState.WITHHELD, SegmentState.REJECTED) and bond
+            case _:  # void
+                wanted = seg.live and free and self.state.facts.failed(seg.parent)
+        return CALLS[kind](segment=seg.segment) if wanted else None
 
     def _parent_settled(self, seg: SegmentFacts) -> bool:
         parent = self.state.facts.segments.get(seg.parent)
@@ -72,9 +85,8 @@ class Calls(Base):
     def _company(self, seg: SegmentFacts, voting: bool) -> bool:
         """Whether another segment of this node's is on its way, whose calls could share a transaction with this one's: with its seals and votes,
         if `voting`, else with its settlement. What is alone waits for nobody."""
-        others = (other for other in self.state.facts.segments.values() if other.segment != seg.segment)
-        past = TERMINAL | {SegmentState.ATTESTED} if voting else TERMINAL
-        return any(other.provider == self.base.account and other.state not in past for other in others)
+        past = PAST_VOTES if voting else TERMINAL
+        return any(other.state not in past for other in self.state.facts.of_provider(self.base.account) if other.segment != seg.segment)
 
     def _settle_at(self, seg: SegmentFacts) -> int:
         """When a segment's settlement is due, with those of others."""
@@ -84,8 +96,8 @@ class Calls(Base):
     def _ripe(self) -> list[Settle]:
         """Settlements that are possible now and have not been asked for, parents first."""
         found: list[SegmentFacts] = []
-        for seg in sorted(self.state.facts.segments.values(), key=lambda seg: seg.segment):
-            attested = seg.state == SegmentState.ATTESTED and seg.provider == self.base.account and self._now > seg.settle_after
+        for seg in sorted(self.state.facts.of_provider(self.base.account), key=lambda seg: seg.segment):
+            attested = seg.state == SegmentState.ATTESTED and self._now > seg.settle_after
             after = self._parent_settled(seg) or any(other.segment == seg.parent for other in found)
             asked = self.state.settling.get(seg.segment, -PAUSE) + PAUSE > self._now
             if attested and after and not asked and not self.state.facts.held(seg.segment) and len(found) < MOST_CALLS // 2:

@@ -15,7 +15,7 @@ class Clock:
 
     def after(self, delay: float, action: Callable[[], None]) -> None:
         self._count += 1
-        heapq.heappush(self._queue, (self.now + max(delay, 0.0), self._count, action))
+        heapq.heappush(self._queue, (self.now + delay if delay > 0.0 else self.now, self._count, action))
 
     def run(self, until: Callable[[], bool], limit: float) -> bool:
         """Acts until `until()` or the time `limit`; whether `until()` came true."""

@@ -10,7 +10,7 @@ import re
 from functools import cache, lru_cache
 from typing import Any
 
-from assay import cid, draw, hearing, links, merkle, threshold, votes
+from assay import cid, draw, hearing, links, threshold, votes
 from assay import hands as labour
 from assay.adapters.memory_chain import MemoryChain
 from assay.adapters.memory_keys import MemoryKeys
@@ -91,6 +91,24 @@ def method_of(task: type) -> str:
 def read_spec(document: bytes) -> JobSpec:
     """Raises Malformed."""
     return decode(document, JobSpec)
+
+
+@lru_cache(maxsize=4096)
+def read_sealed(blob: bytes) -> Sealed:
+    """Raises Malformed."""
+    return decode(blob, Sealed)
+
+
+@lru_cache(maxsize=4096)
+def read_state(body: bytes) -> ToyState:
+    """Raises Malformed."""
+    return decode(body, ToyState)
+
+
+@lru_cache(maxsize=4096)
+def read_boundary(body: bytes) -> ToyBoundary:
+    """Raises Malformed."""
+    return decode(body, ToyBoundary)
 
 
 def seal(body: Message, key: bytes) -> bytes:
@@ -225,7 +243,7 @@ class Hands:
     def opened(self, blob: Cid) -> bytes:
         """Plaintext of a sealed blob. Raises TaskFailed (PEER) for a wrong key or content."""
         try:
-            sealed = decode(self.store.stored(blob), Sealed)
+            sealed = read_sealed(self.store.stored(blob))
             self.keys.load(sealed.key_id)
             return sealed.body
         except Malformed as error:
@@ -241,7 +259,7 @@ class Hands:
 
     def parent_state(self, parent: SealedRef, parent_root: Digest) -> Digest:
         try:
-            found = decode(self.opened(parent.cid), ToyState).state
+            found = read_state(self.opened(parent.cid)).state
         except Malformed as error:
             raise TaskFailed(Fault.PEER, f"the parent's checkpoint is refused: {error}") from None
         if found != parent_root:
@@ -305,7 +323,7 @@ class Hands:
 
     def boundary(self, blob: Cid) -> ToyBoundary:
         try:
-            return decode(self.opened(blob), ToyBoundary)
+            return read_boundary(self.opened(blob))
         except Malformed as error:
             raise TaskFailed(Fault.PEER, f"the boundary is refused: {error}") from None
 
@@ -332,11 +350,11 @@ class Hands:
             reason = "what was served is not what was committed"
         elif end != committed:
             reason = f"its replay ends in {end.hex()[:16]}, committed is {committed.hex()[:16]}"
-        return UnitReplayed(segment=task.segment, unit=task.unit, agrees=not reason, trace_root=merkle.root_of(trace), reason=reason)
+        return UnitReplayed(segment=task.segment, unit=task.unit, agrees=not reason, trace_root=root(trace), reason=reason)
 
     def say_unserved(self, task: SayUnserved) -> UnitReplayed:
         trace = self.disk["trace", task.segment, task.unit] = [Digest(bytes(32))] * task.leaves
-        return UnitReplayed(segment=task.segment, unit=task.unit, agrees=False, trace_root=merkle.root_of(trace), reason="it was not served")
+        return UnitReplayed(segment=task.segment, unit=task.unit, agrees=False, trace_root=root(trace), reason="it was not served")
 
     def opening_hash(self, block: int) -> Digest:
         """Raises Outage before the block is there."""
@@ -351,8 +369,7 @@ class Hands:
         for j in range(task.terms.params.openings):
             position, index = draw.opening(block_hash, task.segment, self.account, j, task.units, task.terms)
             trace = self.disk["trace", task.segment, task.units[position]]
-            leaves = [merkle.leaf(i, item) for i, item in enumerate(trace)]
-            openings.append(Opening(leaf=trace[index], proof=merkle.prove(leaves, index)))
+            openings.append(Opening(leaf=trace[index], proof=prove(trace, index)))
         return OpeningsMade(openings=tuple(openings))
 
     def drop_segment(self, task: DropSegment) -> Dropped:
@@ -365,5 +382,7 @@ def encode_toy(toy: Toy) -> bytes:
     return encode([toy.program, toy.micro_batches, toy.micro_leaves, toy.update_leaves])
 
 
+@lru_cache(maxsize=4096)
 def decode_toy(data: bytes) -> Toy:
+    """Raises Malformed."""
     return Toy(*decode(data, tuple[Digest, int, int, int]))

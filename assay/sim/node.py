@@ -8,6 +8,7 @@ What belongs to an earlier life (an answer, a finished task) finds a new `life` 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from assay import runtime
@@ -55,7 +56,6 @@ class SimNode:
         self.make = machine
         self.life = 0
         self.up = False
-        self.notes: list[runtime.Note] = []
         self.now, self.head = 0, -1
         self._new_disk()
         self.pace = world.options.step_seconds
@@ -98,8 +98,7 @@ class SimNode:
                 self.world.crashed(self)
 
     def later(self, delay: float, action: Callable[[], None]) -> None:
-        life = self.life
-        self.world.clock.after(delay, lambda: self.act(life, action))
+        self.world.clock.after(delay, partial(self.act, self.life, action))
 
     # ---- events in -------------------------------------------------------------------------------------------------------
 
@@ -128,32 +127,33 @@ class SimNode:
     # ---- effects out -----------------------------------------------------------------------------------------------------
 
     def start(self, effect: Any) -> None:
-        match effect:
-            case runtime.Note():
-                self.notes.append(effect)
-                self.world.noted(self, effect)
-                return
-            case runtime.Wake():
-                if self.now >= effect.at and self.head >= effect.block:
-                    self.later(0, lambda: self.finish(effect, runtime.Woke(key=effect.key)))
-                else:
-                    self.sleep(effect)
-                return
-            case runtime.Cancel():
-                self._running.pop(effect.key, None)
-                return
-        self.world.point(self, f"before {type(effect).__name__}")
-        match effect:
-            case runtime.Reply():
-                _, answer = self._asked.pop(effect.ask, (self.peer, _nobody))
-                answer(effect.message)
-            case runtime.Gossip():
-                self.world.gossip(self, effect.message)
-            case _:
-                self._running[effect.key] = effect
-                self.attempt(effect, 0, self.world.clock.now)
-                return
-        self.world.point(self, f"after {type(effect).__name__}")
+        kind = type(effect)
+        if kind is runtime.Wake:
+            if self.now >= effect.at and self.head >= effect.block:
+                self.later(0, partial(self.finish, effect, runtime.Woke(key=effect.key)))
+            else:
+                self.sleep(effect)
+            return
+        if kind is runtime.Note:
+            self.world.noted(self, effect)
+            return
+        if kind is runtime.Cancel:
+            self._running.pop(effect.key, None)
+            return
+        self.point("before", effect)
+        if kind is runtime.Reply:
+            _, answer = self._asked.pop(effect.ask, (self.peer, _nobody))
+            answer(effect.message)
+        elif kind is runtime.Gossip:
+            self.world.gossip(self, effect.message)
+        else:
+            self._running[effect.key] = effect
+            return self.attempt(effect, 0, self.world.clock.now)
+        self.point("after", effect)
+
+    def point(self, when: str, effect: Any) -> None:
+        """A place where the node may be killed. Raises Crashed when it is to be."""
+        self.world.point(self, f"{when} {type(effect).__name__}")
 
     def sleep(self, wake: runtime.Wake) -> None:
         """Until `deliver` finds it due."""
@@ -170,7 +170,7 @@ class SimNode:
         if not isinstance(effect, runtime.Wake):
             if not self.wanted(effect):
                 return
-            self.world.point(self, f"after {type(effect).__name__}")
+            self.point("after", effect)
             del self._running[effect.key]
         self.step(result)
 
@@ -183,15 +183,15 @@ class SimNode:
             self.later(pause, lambda: self.attempt(effect, tries + 1, since) if self.wanted(effect) else None)
 
     def attempt(self, effect: Any, tries: int, since: float) -> None:
-        match effect:
-            case runtime.Send():
-                self._send(effect)
-            case runtime.Ask():
-                self._ask(effect, tries, since)
-            case runtime.Fetch():
-                self._fetch(effect, tries, since)
-            case runtime.Do():
-                self._do(effect, tries, since)
+        kind = type(effect)
+        if kind is runtime.Do:
+            self._do(effect, tries, since)
+        elif kind is runtime.Fetch:
+            self._fetch(effect, tries, since)
+        elif kind is runtime.Ask:
+            self._ask(effect, tries, since)
+        else:
+            self._send(effect)
 
     def _send(self, effect: runtime.Send) -> None:
         def done(answer: int | Reverted) -> None:
@@ -237,7 +237,7 @@ class SimNode:
                 error = f"blob {effect.cid} has {len(data)} bytes, the limit is {effect.limit}"
                 return self.later(0.05, lambda: self.finish(effect, runtime.Failed(key=effect.key, fault=Fault.PEER, error=error)))
             self.hands.store[effect.cid] = data
-        self.later(0.05, lambda: self.finish(effect, runtime.Fetched(key=effect.key)))
+        self.later(0.05, partial(self.finish, effect, runtime.Fetched(key=effect.key)))
 
     def _do(self, effect: runtime.Do, tries: int, since: float) -> None:
         task = effect.task
@@ -251,11 +251,11 @@ class SimNode:
             outcome = self.hands.perform(task)
         except runtime.TaskFailed as error:
             failed = runtime.Failed(key=effect.key, fault=error.fault, error=error.error)
-            return self.later(TASK_SECONDS, lambda: self.finish(effect, failed))
+            return self.later(TASK_SECONDS, partial(self.finish, effect, failed))
         except Outage as error:
             text = str(error)
             return self.later(TASK_SECONDS, lambda: self.again(effect, tries, since, text))
-        self.later(TASK_SECONDS, lambda: self.finish(effect, runtime.Done(key=effect.key, outcome=outcome)))
+        self.later(TASK_SECONDS, partial(self.finish, effect, runtime.Done(key=effect.key, outcome=outcome)))
 
     def _train(self, effect: runtime.Do, task: RunSegment) -> None:
         """Takes `step_seconds` a step; steps done in an earlier life are on disk; a stop ends it after the step it is in."""

@@ -61,6 +61,8 @@ RETAINED = 900
 ENDS = (Settled, Lapsed, Withheld, Unpaid, Voided, Rejected)
 TO_BIDDERS = (Assigned, Committed, *ENDS)
 """What frees a worker's offer."""
+OF_NO_SEGMENT = frozenset({KeyReleased, Credited, Withdrawn, Registered, Entrusted, JobPosted, JobCancelled, JobClosed})
+"""Told otherwise than what is about a segment."""
 UNHEEDED = (Sealed, Opened, Revealed, NoShow, FeeCharged)
 """What no machine reacts to while there are no disputes."""
 
@@ -100,7 +102,7 @@ class Reader:
     def view(self) -> SharedFacts:
         """Facts for one machine."""
         f = self.facts
-        return SharedFacts(people=f.people, jobs=f.jobs, segments=f.segments, disputes=f.disputes, by_job=f.by_job)
+        return SharedFacts(people=f.people, jobs=f.jobs, segments=f.segments, disputes=f.disputes, by_job=f.by_job, by_provider=f.by_provider)
 
     def bid(self, job: JobId, node: SharedNode) -> None:
         """The node has heard an announcement."""
@@ -141,13 +143,13 @@ class Reader:
         if isinstance(event, UNHEEDED):
             return
         seen = ChainSeen(event=event)
-        told: dict[str, SharedNode] = {}
-        for node in self._who(event):
-            told[node.name] = node
-        for node in told.values():
+        for node in dict.fromkeys(self._who(event)):
             node.told(seen)
 
     def _who(self, event: ChainEvent) -> Iterable[SharedNode]:
+        if type(event) not in OF_NO_SEGMENT:
+            seg = self.facts.segments.get(getattr(event, "segment", SegmentId(0)))
+            return self._of_segment(event, seg) if seg is not None else ()
         match event:
             case KeyReleased(recipient=who) | Credited(who=who) | Withdrawn(who=who):
                 node = self.accounts.get(who)
@@ -161,8 +163,7 @@ class Reader:
             case JobClosed(job=job):
                 self._bidders.pop(job, None)
                 return [*self.schedulers, *self._service(job), *self._knowing.pop(job, {}).values()]
-        seg = self.facts.segments.get(getattr(event, "segment", SegmentId(0)))
-        return self._of_segment(event, seg) if seg is not None else []
+        return ()
 
     def _service(self, job: JobId) -> list[SharedNode]:
         node = self.accounts.get(self.facts.jobs[job].terms.key_service) if job in self.facts.jobs else None

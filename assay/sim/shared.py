@@ -6,6 +6,7 @@ simulations show at every place where a node can be killed; to write and keep te
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 
 
 class _Core(Core):
+    """Without a journal; what comes from the chain comes once (the reader sees to that)."""
+
     def step(self, event: AnyEvent, now: int, seed: bytes) -> list[AnyEffect]:
-        if isinstance(event, Result) and event.key not in self.outstanding:
+        if isinstance(event, Result) and self.outstanding.pop(event.key, None) is None:
             return []
-        return self._apply(event, now, seed)
+        return self._fresh(self.machine.handle(event, now, seed))
 
 
 class SharedNode(SimNode):
@@ -95,6 +98,14 @@ class SharedNode(SimNode):
         self.gone, self.kept = True, None
         self.hands.wipe()
 
+    def act(self, life: int, action: Callable[[], None]) -> None:
+        """Nobody is killed at a chosen place here."""
+        if self.life == life and self.up:
+            action()
+
+    def point(self, when: str, effect: Any) -> None:
+        pass
+
     # ---- events in -------------------------------------------------------------------------------------------------------
 
     def see_head(self) -> None:
@@ -105,17 +116,18 @@ class SharedNode(SimNode):
 
     def told(self, seen: ChainSeen) -> None:
         if self.up:
-            self.act(self.life, lambda: self.step(seen))
+            self.step(seen)
         elif self.kept is not None:
             self.missed.append(seen)
 
     def woken(self, wake: Wake) -> None:
         if self.up and self.core.outstanding.get(wake.key) is wake:
-            self.act(self.life, lambda: self.step(runtime.Woke(key=wake.key)))
+            self.step(runtime.Woke(key=wake.key))
 
     def step(self, event: AnyEvent) -> None:
-        self.see_head()
-        for effect in self.core.step(event, self.now, self.world.seed_of_step()):
+        reader = self.reader
+        self.now, self.head = reader.now, reader.head
+        for effect in self.core.step(event, reader.now, next(self.world.seeds)):
             self.start(effect)
 
     def hear(self, event: runtime.Heard) -> None:

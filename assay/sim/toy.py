@@ -11,7 +11,8 @@ What is missing is the training, which takes no part in what the protocol decide
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from assay import hearing, merkle
@@ -24,6 +25,8 @@ from assay.merkle import sha256
 NAME = b"w"
 KIND = struct.pack(">BBQ", 4, 1, 32)
 """u8 [32]."""
+KEPT = 4096
+"""Results of a pure function that are kept: several nodes ask for each within seconds."""
 
 
 class ToyState(Message, frozen=True, kw_only=True):
@@ -62,7 +65,7 @@ class Toy(NamedTuple):
 
     def end(self, step: int, m: int, state: Digest, acc: Digest) -> Digest:
         """End of micro-batch m of a step, or of its update when m is M."""
-        return hearing.end_root(m, step, self.micro_batches, 1, merkle.leaf(0, item_of(self.content(step, m, state, acc))))
+        return _end(self, step, m, state, acc)
 
     def content(self, step: int, m: int, state: Digest, acc: Digest) -> Digest:
         """What stands in that end's tensor."""
@@ -86,9 +89,24 @@ class Toy(NamedTuple):
 
     def trace(self, link: Link) -> list[bytes]:
         """The items of its trace: a head that binds what the link names, an output for each stage, the end."""
-        leaves = self.update_leaves if is_update(link.m, self.micro_batches) else self.micro_leaves
-        head = sha256(b"toy head", self.program, u64(link.step), u64(link.m), link.state, link.acc)
-        return [head, *(sha256(b"toy stage", head, u64(i)) for i in range(1, leaves - 1)), link.end]
+        return list(_trace(self, link))
+
+
+@lru_cache(maxsize=KEPT)
+def _end(toy: Toy, step: int, m: int, state: Digest, acc: Digest) -> Digest:
+    return hearing.end_root(m, step, toy.micro_batches, 1, merkle.leaf(0, item_of(toy.content(step, m, state, acc))))
+
+
+@lru_cache(maxsize=KEPT)
+def _trace(toy: Toy, link: Link) -> tuple[bytes, ...]:
+    leaves = toy.update_leaves if is_update(link.m, toy.micro_batches) else toy.micro_leaves
+    head = sha256(b"toy head", toy.program, u64(link.step), u64(link.m), link.state, link.acc)
+    return head, *(sha256(b"toy stage", head, u64(i)) for i in range(1, leaves - 1)), link.end
+
+
+@lru_cache(maxsize=KEPT)
+def _levels(items: tuple[bytes, ...]) -> list[list[Digest]]:
+    return merkle.levels([merkle.leaf(i, item) for i, item in enumerate(items)])
 
 
 def chunk_of(content: bytes) -> bytes:
@@ -109,9 +127,13 @@ def show(content: bytes, ends: list[Digest], place: int) -> ChunkProof:
     )  # fmt: skip
 
 
-def root(ends: list[Digest]) -> Digest:
-    return merkle.root_of(ends)
+def root(items: Sequence[bytes]) -> Digest:
+    """As merkle.root_of."""
+    return _levels(tuple(items))[-1][0] if items else merkle.EMPTY
 
 
-def prove(ends: list[Digest], index: int) -> tuple[Digest, ...]:
-    return merkle.prove([merkle.leaf(i, end) for i, end in enumerate(ends)], index)
+def prove(items: Sequence[bytes], index: int) -> tuple[Digest, ...]:
+    """As merkle.prove of the items' leaves. Raises IndexError."""
+    if not 0 <= index < len(items):
+        raise IndexError(f"leaf {index} of {len(items)}")
+    return tuple(row[index >> i ^ 1] for i, row in enumerate(_levels(tuple(items))[:-1]))

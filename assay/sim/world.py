@@ -12,7 +12,7 @@ import gc
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -95,7 +95,8 @@ class World:
         self._names: dict[Address, str] = {}
         self._near: dict[JobId, list[SimNode]] = {}
         self._left: dict[Address, float] = {}
-        self._seeds, self._seed_at = b"", 0
+        self.seeds = self._draw_seeds()
+        """32 bytes for each step of a large network's nodes."""
         self._crash, self._watch = crash, watch
         self._by_peer: dict[PeerId, SimNode] = {}
         self._seen = (-1, -1)
@@ -306,12 +307,12 @@ class World:
     def trains(self, task: RunSegment) -> None:
         self.figures.trains(task, self.clock.now)
 
-    def seed_of_step(self) -> bytes:
-        """32 bytes, drawn many at a time."""
-        if self._seed_at >= len(self._seeds):
-            self._seeds, self._seed_at = self.random.randbytes(1 << 15), 0
-        self._seed_at += 32
-        return self._seeds[self._seed_at - 32 : self._seed_at]
+    def _draw_seeds(self) -> Iterator[bytes]:
+        """Many at a time."""
+        while True:
+            drawn = self.random.randbytes(1 << 15)
+            for at in range(0, len(drawn), 32):
+                yield drawn[at : at + 32]
 
     def is_up(self, account: Address) -> bool:
         node = self.nodes.get(self.name_of(account))

@@ -145,6 +145,38 @@ def test_one_that_is_kept_ready_takes_the_first_task_and_another_takes_its_place
     asyncio.run(run())
 
 
+def test_one_that_is_expected_takes_the_task_that_comes_and_ends_when_none_does(tmp_path: Path) -> None:
+    async def run() -> None:
+        lay_out(tmp_path, PLAN)
+        async with engine() as made:
+            for _ in range(3):
+                made.expect(tmp_path)
+            assert isinstance(await made.run(check(), tmp_path, quietly), FileChecked)  # by the one that was starting
+            (child,) = psutil.Process().children()
+            made.expect(tmp_path)
+            assert psutil.Process().children() == [child]
+        async with engine(idle=0.05) as made:
+            made.expect(tmp_path)
+            await asyncio.wait({made._expected[tmp_path]})
+            await asyncio.to_thread(psutil.wait_procs, psutil.Process().children(), 240)
+            assert not psutil.Process().children()
+            made.expect(tmp_path)  # ended when all is closed meanwhile
+        made.expect(tmp_path)
+
+    asyncio.run(run())
+
+
+def test_one_that_cannot_be_started_is_not_missed(tmp_path: Path) -> None:
+    async def run() -> None:
+        made = ProcessEngine(command=(str(tmp_path / "nothing"),))
+        made.expect(tmp_path)
+        with pytest.raises(FileNotFoundError):
+            await made.run(check(), tmp_path, quietly)
+        await made.close()
+
+    asyncio.run(run())
+
+
 def test_a_long_task_does_not_hold_up_a_short_one_and_a_cancelled_one_is_ended(tmp_path: Path) -> None:
     answer = '{"error":"short","fault":"own","type":"Failure"}'
     script = f"import sys\nfor line in sys.stdin:\n    if 'RunLinks' not in line: print({answer!r}, flush=True)"

@@ -58,6 +58,9 @@ class HereFleet:
             raise TaskFailed(found.fault, found.error)
         return found
 
+    def expect(self, folder: Path) -> None:
+        self.home.expect(folder)
+
     async def close(self) -> None:
         self.driving.cancel()
         await self.fleet.close()

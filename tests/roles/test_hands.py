@@ -17,13 +17,13 @@ from assay.adapters.engine_process import InlineEngine
 from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_keys import MemoryKeys
-from assay.chain import CallId, Deposit, Offer, Terms
+from assay.chain import CallId, Deposit, JobPosted, Offer, Terms
 from assay.codec import decode, encode
 from assay.ids import Cid, Digest, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef, envelope_info
-from assay.messages import AnyReply, AnyRequest, Boundary, Heartbeat
+from assay.messages import AnyReply, AnyRequest, Boundary, Heartbeat, JobAnnouncement
 from assay.ports import Outage, StorageFull
-from assay.runtime import Fault, Note, TaskFailed
+from assay.runtime import ChainSeen, Fault, Heard, Note, Started, TaskFailed
 from assay.state import from_bytes, state_root, to_bytes
 from assay.tasks import (
     AnyOutcome,
@@ -153,6 +153,22 @@ async def fails(work: Coroutine[Any, Any, AnyOutcome], fault: Fault, why: str) -
 
 
 # ---- jobs and keys -------------------------------------------------------------------------------------------------------
+
+
+def test_the_news_of_a_job_has_an_engine_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        s, expected = await stage(tmp_path), list[Path]()
+        monkeypatch.setattr(s.worker.shop.engine, "expect", expected.append)
+        said = JobAnnouncement(
+            job=JobId(1), spec=s.cid, parent=SegmentId(0), start=0, stop=STEPS, price_cap=1, scheduler=PeerId("scheduler"), respond_by=9
+        )
+        posted = JobPosted(block=1, time=1, index=0, job=JobId(1), client=s.worker.chain.account, terms=s.terms)
+        later = msgspec.structs.replace(said, parent=ONE, start=STEPS, stop=2 * STEPS)  # the program is known by then
+        for event in (ChainSeen(event=posted), Heard(peer=PeerId("p"), message=said), Heard(peer=PeerId("p"), message=later), Started()):
+            s.worker.foresee(event)
+        assert expected == [tmp_path / "worker"] * 2
+
+    play(scene)
 
 
 def test_a_job_and_its_program_are_read_and_measured(tmp_path: Path) -> None:

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from assay import disputing, draw, threshold, votes
+from assay.chain import JobPosted
 from assay.codec import Malformed, Message, decode, encode
 from assay.engine import ChunkOpened, LinksOpened, LinksRun, OpenChunk, OpenLinks, OwnRun, RunLinks, ShowTree, StepDone, TreeShown
 from assay.ids import Address, Digest, PeerId
 from assay.job import JobSpec, SealedRef, envelope_info
 from assay.merkle import sha256
-from assay.messages import Boundary, Heartbeat
+from assay.messages import Boundary, Heartbeat, JobAnnouncement
 from assay.ports import Chain, Outage, Peers
-from assay.runtime import Fault, Note, TaskFailed
+from assay.runtime import AnyEvent, ChainSeen, Fault, Heard, Note, TaskFailed
 from assay.tasks import (
     AnyOutcome,
     AnyTask,
@@ -80,6 +81,12 @@ class WorkerHands:
             return await self._perform(task, note)
         except OSError as error:
             raise TaskFailed(Fault.OWN, f"file trouble: {error}; free some disk, or check the rights of {self.shop.root}") from None
+
+    def foresee(self, event: AnyEvent) -> None:
+        """A job that is new to the network: its program will be checked in the engine."""
+        match event:
+            case ChainSeen(event=JobPosted()) | Heard(message=JobAnnouncement(parent=0)):
+                self.shop.engine.expect(self.shop.root)
 
     async def _perform(self, task: AnyTask, note: Callable[[Note], None]) -> AnyOutcome:
         match task:

@@ -120,6 +120,8 @@ class WorkerMachine(Offering, Committing, Claiming):
 
     def _settle_down(self) -> None:
         """After every event: the next thing to do, if a place is free."""
+        if not self.state.heard and not self.state.mine:
+            return
         queued, free = self._busy("queued"), self.config.places - len(self._busy())
         for mine in queued[:free]:
             self._begin(mine)

@@ -100,6 +100,9 @@ class FleetEngine:
             raise TaskFailed(result.fault, result.error)
         return result
 
+    def expect(self, folder: Path) -> None:
+        self.home.expect(folder)
+
     async def close(self) -> None:
         """Ends the driver, and with it the places; tasks under way fail."""
         supervisor, self._supervisor = self._supervisor, None
