@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from assay.exact import engines, examination, trainings
+from assay.exact.cuda.parts import Parts
 from assay.exact.cuda.resident import Resident
 from assay.state import state_root_of
 
@@ -20,12 +22,12 @@ def resident(kind: str, family: str, steps: int) -> str | None:
     """What is wrong with a training that stays on the device."""
     opened, training = engines._open(kind), trainings.load(family)
     p, want = training.program, trainings.expected()[family]
-    device = Resident(p, opened.device, opened.kernels, opened.products)
+    device = Resident(Parts(p, opened.device, opened.kernels, opened.products))
     device.put(trainings.initial(p))
     for step in range(steps):
-        batches = [trainings.batch(p, step, m) for m in range(p.micro_batches)]
-        device.step(step, batches, {name: training.schedule[step, i] for i, name in enumerate(p.scalars)})
-        if step + 1 in trainings.CHECKED and state_root_of(step + 1, device.roots()).hex() != want[str(step + 1)]:
+        scalars = {name: training.schedule[step, i] for i, name in enumerate(p.scalars)}
+        _, roots = device.step(step, partial(trainings.batch, p, step), scalars)
+        if step + 1 in trainings.CHECKED and state_root_of(step + 1, roots).hex() != want[str(step + 1)]:
             return f"the state after {step + 1} steps is not the published one"
     return None
 

@@ -74,7 +74,7 @@ class Tape:
     """`arena` and `scratch` are what `bind` wants, in bytes; `marks[i]` is the number of launches before step i."""
 
     def __init__(self, plan: Plan, device: Device, kernels: maps.Kernels, products: Products | None = None) -> None:
-        self._plan, self._device, self._kernels, self._products = plan, device, kernels, products
+        self.plan, self._device, self._kernels, self._products = plan, device, kernels, products
         self._walks: dict[tuple[int, ...], int] = {}
         self._words: list[int] = []
         self.arena, self.scratch, self._scratch_at = plan.arena, 0, 0
@@ -93,7 +93,7 @@ class Tape:
 
     def place(self, v: View, bases: Mapping[str, Sequence[int]]) -> int:
         """Address of a view's first element; `bases` are the addresses of arena (one), inputs and outputs."""
-        home, where = self._plan.homes[v.root]
+        home, where = self.plan.homes[v.root]
         base = (
             self.constants.address + self._offsets[where]
             if home == "constant"
