@@ -50,8 +50,8 @@ class _Bound:
         self.inputs = [device.allocate(max(1, i.type.bytes)) for i in part.inputs]
         self.outputs = [device.allocate(max(1, part.type_of(o.value).bytes)) for o in part.outputs]
         self.bases = {"arena": [arena.address], "input": [b.address for b in self.inputs], "output": [b.address for b in self.outputs]}
-        self.launches: list[Launch] = tape.bind(self.bases, scratch.address)
         self.held = [arena, scratch]
+        self.launches: list[Launch] = tape.bind(self.bases, scratch.address, self.held)
         self.graph: Graph | None = None
         self.stages: list[_Stage] = []
         """With `trace`."""

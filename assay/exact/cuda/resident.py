@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import faults, reference
-from assay.exact.cuda.device import Buffer, Device, Graph
+from assay.exact.cuda.device import Buffer, Device, Graph, Launch
 from assay.exact.cuda.parts import Parts
 from assay.exact.cuda.trees import Trees, work_bytes
 from assay.exact.hashing import BadTensors, headed_as
@@ -103,6 +103,8 @@ class Resident:
         sizes = [[t.bytes for t in room.types.values()] for room in (self._state, self._acc)]
         self._hashes = self._device.allocate(max(1, *map(work_bytes, sizes)))
         self._trees = {room: self._trees_of(room) for room in (self._state, self._acc)}
+        self._held: list[Buffer] = []
+        self._launches = {name: self._bound(name) for name in parts.parts}
         self._graphs: dict[str, Graph] = {}
 
     def _beside_of(self, name: str) -> dict[str, TensorType]:
@@ -230,6 +232,9 @@ class Resident:
         return work
 
     def _run(self, name: str) -> list[Work]:
+        return [partial(self._device.launch, launch) for launch in self._launches[name]]
+
+    def _bound(self, name: str) -> list[Launch]:
         """A part, its results where they belong or beside that."""
         part, over, beside = self._parts.parts[name], self._over[name], self._beside[name]
         rooms = {
@@ -238,7 +243,7 @@ class Resident:
         inputs = [0 if i.kind == "constant" else rooms[i.kind].address(i.name) for i in part.inputs]
         outputs = [inputs[over[at]] if at in over else beside.address(o.name) for at, o in enumerate(part.outputs)]
         bases = {"arena": [self._arena.address], "input": inputs, "output": outputs}
-        return [partial(self._device.launch, launch) for launch in self._parts.tape(name).bind(bases, self._scratch.address)]
+        return self._parts.tape(name).bind(bases, self._scratch.address, self._held)
 
     def _take(self, name: str, into: _Room) -> list[Work]:
         """What lies beside takes its places."""

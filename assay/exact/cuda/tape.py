@@ -59,10 +59,15 @@ def magic(size: int) -> int:
     return ((1 << 32) * ((1 << shift) - size) // size + 1) | shift << 32
 
 
+def limited(n: int) -> None:
+    """Raises ProgramError for a step over too many elements."""
+    if n >= LIMIT:
+        raise ProgramError(f"a step over {n} elements: the CUDA route takes less than 2^31 at a time (use smaller micro-batches)")
+
+
 def walk_words(dims: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
     """A walk as walk.cuh reads it. Raises ProgramError when it is too long."""
-    if prod(dims) >= LIMIT:
-        raise ProgramError(f"a step over {prod(dims)} elements: the CUDA route takes less than 2^31 at a time (use smaller micro-batches)")
+    limited(prod(dims))
     sizes, (steps,) = merged(dims, strides)
     words = [len(sizes)]
     for n, step in zip(reversed(sizes), reversed(steps), strict=True):
@@ -71,16 +76,16 @@ def walk_words(dims: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
 
 
 class Tape:
-    """`arena` and `scratch` are what `bind` wants, in bytes; `marks[i]` is the number of launches before step i."""
+    """`arena` and `scratch` are what `bind` wants, in bytes; with `trace`, `marks[i]` is the number of launches before step i."""
 
     def __init__(self, plan: Plan, device: Device, kernels: maps.Kernels, products: Products | None = None) -> None:
         self.plan, self._device, self._kernels, self._products = plan, device, kernels, products
         self._walks: dict[tuple[int, ...], int] = {}
         self._words: list[int] = []
         self.arena, self.scratch, self._scratch_at = plan.arena, 0, 0
-        texts = [maps.text(step) if step.name == "map" else None for step in plan.steps]
-        kernels.compile([t for t in texts if t is not None])
-        self._makers = [self._map(step, t.name) if t is not None else self._other(step) for step, t in zip(plan.steps, texts, strict=True)]
+        batches = [([plan.steps[at] for at in batch], maps.text_of(plan, batch)) for batch in maps.together(plan)]
+        kernels.compile([text for _, text in batches if text is not None])
+        self._makers = [self._other(steps[0]) if text is None else self._maps(steps, text.name) for steps, text in batches]
         self._packers = {v: self._copy(v, v._replace(strides=c_strides(v.shape))) for v in plan.views if plan.trace and not v.contiguous}
         self._walk_buffer = device.allocate(8 * max(1, len(self._words)))
         device.upload(self._walk_buffer.address, np.array(self._words or [0], np.int64))
@@ -90,6 +95,7 @@ class Tape:
         for offset, array in zip(self._offsets, plan.constants, strict=False):
             device.upload(self.constants.address + offset, array.reshape(-1).view(np.uint8))
         self.marks: list[int] = []
+        self._held: list[Buffer] = []
 
     def place(self, v: View, bases: Mapping[str, Sequence[int]]) -> int:
         """Address of a view's first element; `bases` are the addresses of arena (one), inputs and outputs."""
@@ -103,9 +109,9 @@ class Tape:
         )
         return base + v.offset * v.item
 
-    def bind(self, bases: Mapping[str, Sequence[int]], scratch: int) -> list[Launch]:
-        """The launches of all steps, in order."""
-        self._scratch_at = scratch
+    def bind(self, bases: Mapping[str, Sequence[int]], scratch: int, held: list[Buffer]) -> list[Launch]:
+        """The launches of all steps, in order. What they need beside scratch memory is added to what the caller holds."""
+        self._scratch_at, self._held = scratch, held
         launches: list[Launch] = []
         self.marks = [0]
         for maker in self._makers:
@@ -130,6 +136,13 @@ class Tape:
     def _address(self, walk: int) -> int:
         return self._walk_buffer.address + 8 * walk
 
+    def _table(self, rows: Sequence[Sequence[int]]) -> int:
+        """Address of words that the caller of `bind` holds."""
+        words = np.array(rows, np.uint64)
+        self._held.append(self._device.allocate(words.nbytes))
+        self._device.upload(self._held[-1].address, words)
+        return self._held[-1].address
+
     def _need(self, scratch: int) -> None:
         self.scratch = max(self.scratch, scratch)
 
@@ -138,21 +151,30 @@ class Tape:
 
     def _each(self, kernel: str, n: int, *arguments: int) -> Launch:
         """A kernel over n elements, a thread for each of some."""
-        if n >= LIMIT:
-            raise ProgramError(f"a step over {n} elements: the CUDA route takes less than 2^31 at a time (use smaller micro-batches)")
+        limited(n)
         return Launch(self._kernels[kernel], self._grid(-(-n // THREADS)), (THREADS, 1, 1), (n, *arguments))
 
     # ---- steps
 
-    def _map(self, step: Step, kernel: str) -> Maker:
-        reads = [(v, self._walk(v.shape, v.strides) if maps.walks(v) else None) for v in step.reads]
-        n = step.writes[0].elements
+    def _maps(self, steps: Sequence[Step], kernel: str) -> Maker:
+        """One MAP step, or many of the same text."""
+        reads = [[(v, self._walk(v.shape, v.strides) if maps.walks(v) else None) for v in step.reads] for step in steps]
+        sizes = [step.writes[0].elements for step in steps]
+        blocks = list(accumulate((-(-n // maps.SHARE) for n in sizes), initial=0))
+        for n in (*sizes, blocks[-1]):
+            limited(n)
+
+        def arguments(which: int, at: Callable[[View], int]) -> list[int]:
+            out: list[int] = []
+            for v, walk in reads[which]:
+                out += [at(v)] if walk is None else [at(v), self._address(walk)]
+            return [*out, *map(at, steps[which].writes)]
 
         def make(at: Callable[[View], int]) -> list[Launch]:
-            arguments: list[int] = []
-            for v, walk in reads:
-                arguments += [at(v)] if walk is None else [at(v), self._address(walk)]
-            return [self._each(kernel, n, *arguments, *map(at, step.writes))]
+            if len(steps) == 1:
+                return [self._each(kernel, sizes[0], *arguments(0, at))]
+            rows = [[blocks[k], n, *arguments(k, at)] for k, n in enumerate(sizes)]
+            return [Launch(self._kernels[kernel], (blocks[-1], 1, 1), (THREADS, 1, 1), (len(steps), self._table(rows)))]
 
         return make
 
