@@ -34,6 +34,9 @@ SHORT, LONG = 1024, 4096
 CHUNK = 2048
 """Elements of a result that a block takes at least where blocks share it."""
 
+TURNED = 16
+"""Elements along both axes from which on a copy that turns them round goes through tiles."""
+
 Maker = Callable[[Callable[[View], int]], list[Launch]]
 """Address of a view's first element -> launches of a step."""
 
@@ -190,9 +193,7 @@ class Tape:
             case "sum" | "amax":
                 return self._reduction(step)
             case "cumsum":
-                outer, length, inner, bits = extra
-                kernel = "cumsum_f32" if out.dtype == "f32" else "cumsum_i64"
-                return lambda at: [self._each(kernel, outer * inner, length, inner, at(out), at(reads[0]), bits)]
+                return self._cumsum(step)
             case "scatter_add":
                 return self._scatter_add(step)
             case "take_rows":
@@ -213,8 +214,35 @@ class Tape:
 
     def _copy(self, source: View, out: View) -> Maker:
         dims, (to, of) = merged(out.shape, out.strides, source.strides)
+        limited(out.elements)
+        row, column = (next((a for a, n in enumerate(dims) if n >= TURNED and steps[a] == 1), -1) for steps in (of, to))
+        if row >= 0 and column >= 0 and of[column] != 1:
+            return self._turned(source, out, dims, to, of, row, column)
         walks = [self._walk(dims, strides) for strides in (to, of)]
         return lambda at: [self._each(f"copy_walks_{out.item}", out.elements, at(out), at(source), *map(self._address, walks))]
+
+    def _turned(self, source: View, out: View, dims: Sequence[int], to: Sequence[int], of: Sequence[int], row: int, column: int) -> Maker:
+        """A copy whose neighbours lie along `row` in the source and along `column` in the target, through tiles of 32 x 32."""
+        rest = [a for a in range(len(dims)) if a not in (row, column)]
+        outer, rows, columns = prod(dims[a] for a in rest), dims[row], dims[column]
+        walks = [self._walk([dims[a] for a in rest], [steps[a] for a in rest]) for steps in (to, of)]
+        grid, kernel = self._grid(outer * -(-rows // 32) * -(-columns // 32)), f"copy_tiles_{out.item}"
+
+        def make(at: Callable[[View], int]) -> list[Launch]:
+            arguments = (outer, rows, columns, at(out), at(source), to[row], of[column], *map(self._address, walks))
+            return [Launch(self._kernels[kernel], grid, (32, 8, 1), arguments)]
+
+        return make
+
+    def _cumsum(self, step: Step) -> Maker:
+        (out,), (x,), (outer, length, inner, bits) = step.writes, step.reads, step.extra
+        n, kernel = outer * inner, f"cumsum_{'f32' if out.dtype == 'f32' else 'i64'}"
+        limited(out.elements)
+        alike = inner >= 32 and n >= THREADS * self._device.description.processors  # neighbouring threads read side by side, and there are many
+        if length < THREADS or alike:
+            return lambda at: [self._each(kernel, n, length, inner, at(out), at(x), bits)]
+        grid = self._grid(n)
+        return lambda at: [Launch(self._kernels[f"{kernel}_by_block"], grid, (THREADS, 1, 1), (n, length, inner, at(out), at(x), bits))]
 
     def zeros(self, address: int, size: int) -> Launch:
         """Clears whole words of four bytes."""
@@ -272,15 +300,19 @@ class Tape:
     def _scatter_add(self, step: Step) -> Maker:
         (out,), (index, values) = step.writes, step.reads
         item, rows, n, width, bits = step.extra
-        self._need(8 * rows * width + 8)
+        slots, totals = 8, 8 + -(-rows // 2) * 8  # behind the top and the number of rows claimed
+        size = totals + 8 * min(n, rows) * width
+        self._need(size)
 
         def make(at: Callable[[View], int]) -> list[Launch]:
-            top, totals = self._scratch_at, self._scratch_at + 8
+            top = self._scratch_at
+            named = top + slots, at(index)
             return [
-                self.zeros(top, 8 * rows * width + 8),
+                self.zeros(top, size),
                 self._each("top_of_all", n * width, top, at(values)),
-                self._each("scatter_rows", n * width, totals, top, at(index), at(values), item, rows, width, bits),
-                self._each("end_of_rows", rows * width, at(out), totals, top, bits),
+                self._each("claim_rows", n, top + 4, *named, item, rows),
+                self._each("scatter_rows", n * width, top + totals, top, *named, at(values), item, rows, width, bits),
+                self._each("end_of_rows", rows * width, at(out), top + totals, top, top + slots, width, bits),
             ]
 
         return make
