@@ -47,7 +47,7 @@ test-all: checked
 PYTHON ?= $(BIN)/python
 test-gpu:
 	$(PYTHON) tests/gpu.py
-	$(PYTHON) bench/gpu.py
+	$(PYTHON) bench/gpu.py --seconds 200
 
 clean:
 	rm -rf .assay build dist contracts/out contracts/cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -123,6 +123,11 @@ class Executor:
         """A spent accumulator, for the next one: fresh memory costs a page fault each 4 KiB."""
 
     @property
+    def keeper(self) -> engines.Keeps | None:
+        """The engine, if it can keep a training away from this process's memory."""
+        return self._engine if isinstance(self._engine, engines.Keeps) else None
+
+    @property
     def steps(self) -> int:
         return int(self.schedule.shape[0])
 

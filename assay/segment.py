@@ -6,6 +6,10 @@
 A step is on disk when its record is. Its end state is written before its record, so that after a crash the newest record has its
 state; a torn record or a state that does not have the committed root is thrown away and computed again, to the same bits. States are
 kept at distances of a power of two steps that doubles when the budget is full: any link's inputs are at most one distance away.
+
+A state that stays on a device (assay.course) is written at such distances from the beginning on, since to copy and write it may take longer
+than to compute many steps: seldom enough that this takes a twentieth of the time, and always at the end. What a crash loses are the
+steps since then, whose records are thrown away.
 """
 
 from __future__ import annotations
@@ -16,33 +20,27 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from assay import links, merkle
+from assay.course import Batches, Course, StepRecord, course
 from assay.execute import Executor
 from assay.ids import Digest
-from assay.state import BadTensors, Tensors, acc_root, from_file, state_root, to_file
+from assay.state import BadTensors, Tensors, from_file, state_root, to_file
 
 STOP = "stop"
 """A file of this name in a segment's folder ends its run after the step it is in."""
 MAX_STATE = 1 << 34
 """Bytes of a state file."""
-
-Batches = Callable[[int, int], Tensors]
-"""(step, m) -> records of that micro-batch."""
+SHARE = 20
+"""How many times longer a device computes than it takes to write a state that stays there."""
+MOST_APART = 1 << 20
+"""Steps between states, at most."""
 
 
 class Corrupted(Exception):
     """What this machine computes now is not what it computed before: memory, disk or processor are at fault."""
-
-
-class StepRecord(NamedTuple):
-    ends: tuple[Digest, ...]
-    """acc(t,1) … acc(t,M), state(t+1)."""
-    loss: int
-    """Bits of the f32 mean loss."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -147,7 +145,7 @@ class Segment:
     def _thin(self) -> None:
         """Removes states until the budget is kept; the first, and the newest two, stay."""
         kept = self._kept()
-        newest = {self.done, self.done - 1}
+        newest = [step for step in kept if step <= self.done][-2:]
         between = [step for step in kept if step != self.start and step not in newest]
         if not between:
             return
@@ -163,36 +161,35 @@ class Segment:
 
     # ---- running ---------------------------------------------------------------------------------------------------------
 
-    def step(self, step: int, state: Tensors) -> tuple[Tensors, StepRecord]:
-        """One whole step from the state before it, which is spent."""
-        acc, ends = self.executor.zero_acc(step, state), []
-        for m in range(self.executor.micro_batches):
-            acc = self.executor.micro(step, m, state, acc, self.batches(step, m), spend=True)
-            ends.append(acc_root(step, m + 1, acc, self.executor.threads))
-        mean = np.float32(acc.get("loss", 0)) / np.float32(self.executor.micro_batches)
-        after = self.executor.update(step, state, acc, spend=True)
-        ends.append(state_root(step + 1, after, self.executor.threads))
-        return after, StepRecord(tuple(ends), int(np.float32(mean).view(np.uint32)))
-
-    def run(self, stop: int, on_step: Callable[[int, int], None]) -> int:
+    def run(self, stop: int, on_step: Callable[[int, int], None], clock: Callable[[], int] = time.monotonic_ns) -> int:
         """Goes on to `stop`, or to the end of the step in which the file `stop` appears. Returns how many steps were computed.
 
-        `on_step(step, loss bits)` is called when a step is on disk, also once for the last one that was found there.
+        `on_step(step, loss bits)` is called when a step's record is on disk, also once for the last one that was found there with its
+        state. The `clock` says how far apart the states of a training are written that stays on a device.
         """
         at, state = self._newest(self.done)
         del self.records[at - self.start :]
-        computed = 0
         if at > self.start:
             on_step(at - 1, self.records[-1].loss)
+        going = course(self.executor, at, state)
+        begun = written = at
+        distance, since = 1, clock()
         while at < stop and not (at > self.start and (self.folder / STOP).exists()):
-            state, record = self.step(at, state)
+            record = going.step(self.batches)
             at += 1
-            write_tensors(self.path(at), state)
+            if going.here or at == stop or (at - self.start) % distance == 0:
+                computed = clock()
+                write_tensors(self.path(at), going.state())
+                wrote = clock()
+                distance = _distance((computed - since) / (at - written), wrote - computed)
+                written, since = at, wrote
             self._append(record)
-            self._thin()
-            computed += 1
+            if written == at:
+                self._thin()
             on_step(at - 1, record.loss)
-        return computed
+        if at != written:
+            write_tensors(self.path(at), going.state())
+        return at - begun
 
     # ---- opening again ---------------------------------------------------------------------------------------------------
 
@@ -200,37 +197,41 @@ class Segment:
         """The inputs of links: `state.*` and, inside a step, `acc.*`. Raises Corrupted when the recorded ends do not come again."""
         for unit in sorted(set(units)):
             offset, m = links.place(unit, self.executor.micro_batches)
-            state = self._state(self.start + offset)
-            acc = self._acc(offset, m, state) if m else {}
-            out = {f"state.{name}": array for name, array in state.items()}
-            yield unit, out | {f"acc.{name}": array for name, array in acc.items()}
+            going = self._going(self.start + offset)
+            out = {f"state.{name}": array for name, array in going.state().items()}
+            yield unit, out | {f"acc.{name}": array for name, array in (self._acc(offset, m, going) if m else {}).items()}
 
     def end(self, place: int) -> Tensors:
         """What link `place` ended in: a state after an update, else an accumulator. Raises Corrupted."""
         offset, m = links.place(place, self.executor.micro_batches)
         if m == self.executor.micro_batches:
-            return self._state(self.start + offset + 1)
-        return self._acc(offset, m + 1, self._state(self.start + offset))
+            return self._going(self.start + offset + 1).state()
+        return self._acc(offset, m + 1, self._going(self.start + offset))
 
-    def _state(self, step: int) -> Tensors:
-        """The state before a step."""
+    def _going(self, step: int) -> Course:
+        """On from the state before a step."""
         at, state = self._newest(step)
+        going = course(self.executor, at, state)
         while at < step:
-            state, record = self.step(at, state)
-            if record.ends != self.records[at - self.start].ends:
+            if going.step(self.batches).ends != self.records[at - self.start].ends:
                 raise Corrupted(f"step {at} of the segment that starts at {self.start} does not come out as it did before")
             at += 1
-        return state
+        return going
 
-    def _acc(self, offset: int, m: int, state: Tensors) -> Tensors:
-        """The accumulator after `m` micro-batches, at least one, of the segment's step `offset`."""
-        step = self.start + offset
-        acc = self.executor.zero_acc(step, state)
-        for i in range(m):
-            acc = self.executor.micro(step, i, state, acc, self.batches(step, i), spend=True)
-        if acc_root(step, m, acc, self.executor.threads) != self.records[offset].ends[m - 1]:
-            raise Corrupted(f"the accumulator of step {step} after {m} micro-batches does not come out as it did before")
+    def _acc(self, offset: int, m: int, going: Course) -> Tensors:
+        """The accumulator after `m` micro-batches, at least one, of the segment's step `offset`, which is next."""
+        acc, root = going.accumulator(m, self.batches)
+        if root != self.records[offset].ends[m - 1]:
+            raise Corrupted(f"the accumulator of step {self.start + offset} after {m} micro-batches does not come out as it did before")
         return acc
+
+
+def _distance(step: float, write: float) -> int:
+    """Steps between states, a power of two, if a step takes `step` and a state `write` of the same unit."""
+    distance = 1
+    while distance < MOST_APART and distance * step < SHARE * write:
+        distance *= 2
+    return distance
 
 
 def now_ms() -> int:

@@ -66,9 +66,14 @@ def state_root(step: int, tensors: Mapping[str, Array], threads: int = 1) -> Dig
     return state_root_of(step, tensor_roots(tensors, threads))
 
 
+def acc_root_of(step: int, m: int, roots: Mapping[str, bytes]) -> Digest:
+    """Accumulator's root from the roots of its tensors."""
+    return merkle.sha256(struct.pack(">BQII", 0x12, step, m, len(roots)), entries_root(roots))
+
+
 def acc_root(step: int, m: int, tensors: Mapping[str, Array], threads: int = 1) -> Digest:
     """SHA256(0x12 ‖ step u64 ‖ m u32 ‖ count u32 ‖ merkle(entries)): the accumulator after `m` micro-batches of step `step`."""
-    return merkle.sha256(struct.pack(">BQII", 0x12, step, m, len(tensors)), entries_root(tensor_roots(tensors, threads)))
+    return acc_root_of(step, m, tensor_roots(tensors, threads))
 
 
 def frozen_root(tensors: Mapping[str, Array], threads: int = 1) -> Digest:
@@ -130,8 +135,8 @@ def ends(data: bytes) -> list[int]:
 
 
 __all__ = [
-    "DTYPES", "BadTensors", "Tensors", "acc_root", "batch_root", "dtype_name", "ends", "entries_root", "from_bytes", "from_file", "frozen_root",
-    "state_root", "state_root_of", "tensor_root", "tensor_roots", "to_bytes", "to_file", "weights",
+    "DTYPES", "BadTensors", "Tensors", "acc_root", "acc_root_of", "batch_root", "dtype_name", "ends", "entries_root", "from_bytes", "from_file",
+    "frozen_root", "state_root", "state_root_of", "tensor_root", "tensor_roots", "to_bytes", "to_file", "weights",
 ]  # fmt: skip
 
 

@@ -1,10 +1,11 @@
 # Measures exact training on this machine's first CUDA device against native bf16, both sides turn by turn in one run: a GEMM (b = 14, from floats
-# to floats, checksum included) against bf16 torch.matmul at 4096, 8192 and 16384; a step of GPTs of 124 million and 1 billion parameters
-# (one graph, state on the device) against torch.compile with bf16 autocast and fused AdamW; the memory of both; what hashing the state adds;
-# and whether the same steps give the CPU engine's bits. Goals on one H200: GEMM at most 2.0 times torch's time, then 1.5; a step at most 2
-# times native and at least 25 % of the bf16 rate, memory at most 1.3 times, hashing at most 1 % of a step.
+# to floats, checksum included) against bf16 torch.matmul at 4096, 8192 and 16384; a step of GPTs of 124 million and 1 billion parameters (state on
+# the device, every link's end hashed there, as a worker runs it) against torch.compile with bf16 autocast and fused AdamW; the memory of both; what
+# of a step hashing is; a worker's step against the same links with state and results brought each time; a transposition, prefix sums and an
+# embedding's gradient against torch's; and whether the same work gives the CPU engine's bits. Goals on one H200: GEMM at most 2.0 times
+# torch's time, then 1.5; a step at most 2 times native and at least 25 % of the bf16 rate, memory at most 1.3 times, hashing at most 1 % of a step.
 #
-#     python bench/gpu.py [--quick] [--json] [--fake]
+#     python bench/gpu.py [--quick] [--json] [--seconds 420] [--fake]
 #
 # Made for less than 8 minutes; needs torch, CuPy, NumPy and msgspec. Writes bench/results/gpu-DEVICE.json. Without a device it says so. --fake
 # runs the same host code with tiny sizes on the fake device (assay/exact/cuda/fake.py): it shows that the script works and measures nothing.
@@ -26,14 +27,18 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from assay import course
 from assay.exact import engines
 from assay.exact.cpu import Cpu
+from assay.exact.cuda.engine import Cuda
+from assay.exact.cuda.parts import Parts
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.resident import Resident
 from assay.exact.hashing import tensor_root
 from assay.exact.inputs import Writer, program
 from assay.exact.steps import Step
 from assay.exact.views import whole
+from assay.execute import Executor
 
 SHEET = {"H200": 989.4, "H100": 989.4, "A100": 312.0}
 """Dense bf16 TFLOP/s by NVIDIA's data sheets (SXM)."""
@@ -42,7 +47,7 @@ BUDGET = 420.0
 TURNS = 7
 
 
-def medians(ours: Callable[[], Any], theirs: Callable[[], Any] | None, wait: Callable[[], Any]) -> dict[str, float]:
+def medians(ours: Callable[[], Any], theirs: Callable[[], Any] | None, wait: Callable[[], Any], turns: int = TURNS) -> dict[str, float]:
     """Milliseconds of both, turn by turn, and the median of their ratios."""
 
     def timed(work: Callable[[], Any]) -> float:
@@ -55,7 +60,7 @@ def medians(ours: Callable[[], Any], theirs: Callable[[], Any] | None, wait: Cal
     for work in (ours, theirs) * 2:
         if work is not None:
             work()
-    pairs = [(timed(ours), timed(theirs) if theirs is not None else float("nan")) for _ in range(TURNS)]
+    pairs = [(timed(ours), timed(theirs) if theirs is not None else float("nan")) for _ in range(turns)]
     a, b = (statistics.median(times) for times in zip(*pairs, strict=True))
     return {"exact_ms": a, "native_ms": b, "ratio": statistics.median(x / y for x, y in pairs)} if theirs is not None else {"exact_ms": a}
 
@@ -115,6 +120,55 @@ def gemm(machine: Machine, n: int) -> dict[str, Any]:
     return {"n": n, **found, **rates, "equal_to_cpu": equal}
 
 
+def moved(machine: Machine) -> list[dict[str, Any]]:
+    """A matrix turned round, prefix sums along lines and the gradient of an embedding, each beside torch's, and whether they have the CPU's bits.
+    torch's sums are of f32 in some order; ours are exact."""
+    n, lines, length, rows, tokens, width = (40, 2, 600, 50, 30, 8) if machine.torch is None else (8192, 256, 1 << 17, 50304, 8192, 768)
+    random = np.random.default_rng(2)
+    matrix, long = (random.standard_normal(shape, np.float32) for shape in ((n, n - 3), (lines, length)))
+    index, values = random.integers(0, rows, tokens), random.standard_normal((tokens, width), np.float32)
+    native: list[Callable[[], Any] | None] = [None] * 3
+    if machine.torch is not None:
+        torch = machine.torch
+        a, b, i, v = (torch.from_numpy(array).cuda() for array in (matrix, long, index, values))
+        native = [
+            lambda: a.t().contiguous(), lambda: torch.cumsum(b, 1),
+            lambda: torch.zeros(rows, width, device="cuda").index_add_(0, i, v),
+        ]  # fmt: skip
+    out = []
+    writers = [
+        ("turned", [matrix], lambda w: w("permute", 0, axes=(1, 0))), ("cumsum", [long], lambda w: w("cumsum", 0, axis=1)),
+        ("scatter_add", [index, values], lambda w: w("scatter_add_rows", 0, 1, rows=rows)),
+    ]  # fmt: skip
+    for (what, inputs, write), theirs in zip(writers, native, strict=True):
+        w = Writer(*inputs)
+        p = program(w.part(write(w)), 14)
+        named = {"batch": {f"x{k}": array for k, array in enumerate(inputs)}}
+        cuda = Cuda(p, machine.device, machine.kernels, machine.products_of())
+        equal = cuda.run("micro", named)["y0"].tobytes() == Cpu(p, 2).run("micro", named)["y0"].tobytes()
+        graph = cuda._bound["micro", False].graph
+        assert graph is not None
+        out.append({"what": what, **medians(graph.replay, theirs, machine.wait), "equal_to_cpu": equal})
+    return out
+
+
+def linked(machine: Machine, name: str) -> dict[str, Any]:
+    """A worker's step with all ends of its links: the training stays on the device, beside links that bring state and results one by one; and
+    whether both commit the same."""
+    here = Gpt(machine, name)
+    del here.resident
+    program = here.traced.program
+    engine = Cuda(program, machine.device, machine.kernels, machine.products_of())
+    executor = Executor(program, here.traced.schedule, program.micro_batches, 16, engine=engine)
+    both = [make(executor, 0, {n: a.copy() for n, a in here.traced.state.items()}) for make in (course.course, course._Here)]
+    assert not both[0].here
+    made: list[list[Any]] = [[], []]
+    works = [lambda k=k: made[k].append(both[k].step(lambda step, m: here.batch)) for k in (0, 1)]
+    found = medians(works[0], works[1], machine.wait, 3)
+    names = {"exact_ms": "staying_ms", "native_ms": "one_by_one_ms", "ratio": "ratio"}
+    return {"model": name, **{names[key]: value for key, value in found.items()}, "equal": made[0] == made[1]}
+
+
 class Gpt:
     """One size's exact step; native torch beside it."""
 
@@ -133,15 +187,23 @@ class Gpt:
         order = record_indices(sha256(b"bench"), len(self.training.data), 0, 0, 1, self.size.batch)
         self.batch = self.training.data.read(order)
         self.traced = traced
-        self.resident = Resident(traced.program, machine.device, machine.kernels, machine.products_of())
+        self.resident = Resident(Parts(traced.program, machine.device, machine.kernels, machine.products_of()))
         self.resident.put(traced.state)
         self.steps = 0
 
     def exact(self) -> None:
         step = self.steps % len(self.traced.schedule)
-        scalars = {name: self.traced.schedule[step, i] for i, name in enumerate(self.traced.program.scalars)}
-        self.resident.step(step, [self.batch], scalars)
+        self.resident.step(step, lambda m: self.batch, self.scalars(step))
         self.steps += 1
+
+    def scalars(self, step: int) -> dict[str, Any]:
+        return {name: self.traced.schedule[step, i] for i, name in enumerate(self.traced.program.scalars)}
+
+    def hash(self) -> None:
+        """What a step hashes: the accumulator after each micro-batch, and the state."""
+        for _ in range(self.traced.program.micro_batches):
+            self.resident.accumulator_roots()
+        self.resident.roots()
 
     def measured(self) -> dict[str, Any]:
         machine, torch = self.machine, self.machine.torch
@@ -162,18 +224,18 @@ class Gpt:
         found = medians(self.exact, native, machine.wait)
         if torch is not None:
             memory = torch.cuda.max_memory_allocated()
-        hashing = medians(self.resident.roots, None, machine.wait)["exact_ms"]
+        hashing = medians(self.hash, None, machine.wait)["exact_ms"]
+        update = medians(lambda: self.resident.update(0, self.scalars(0)), None, machine.wait)["exact_ms"]
         return {
             "model": self.name, "parameters": self.parameters, "batch": self.size.batch, "context": self.size.context, **found,
             "exact_tflops": self.flops / found["exact_ms"] / 1e9, "hashing_ms": hashing, "hashing_share": hashing / found["exact_ms"],
+            "update_ms": update, "launches": {part: len(launches) for part, launches in self.resident._launches.items()},
             "exact_memory": self.resident.memory, "native_memory": memory,
         }  # fmt: skip
 
 
 def same_bits(machine: Machine, name: str, steps: int = 2) -> bool:
     """Whether some steps on the device and on the CPU end in the same state."""
-    from assay.execute import Executor
-
     here = Gpt(machine, name)
     for _ in range(steps):
         here.exact()
@@ -191,6 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="exact training on a CUDA device against native bf16")
     parser.add_argument("--quick", action="store_true", help="one GEMM and the smaller GPT")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
+    parser.add_argument("--seconds", type=float, default=BUDGET, help="after so many no further part is begun")
     parser.add_argument("--fake", action="store_true", help="tiny sizes on the fake device; figures mean nothing")
     options = parser.parse_args()
     reason = None if options.fake else engines.why_not()
@@ -204,23 +267,28 @@ def main() -> None:
     description = machine.device.description._asdict()
     print(", ".join(f"{key} {value}" for key, value in description.items()), flush=True)
     sheet = next((rate for key, rate in SHEET.items() if key in description["name"]), None)
-    result: dict[str, Any] = {"device": description, "sheet_bf16_tflops": sheet, "gemm": [], "step": [], "left_out": []}
+    result: dict[str, Any] = {"device": description, "sheet_bf16_tflops": sheet, "gemm": [], "moved": [], "step": [], "linked": [], "left_out": []}
     result["same_bits_as_cpu"] = same_bits(machine, "tiny")
     print(f"a small GPT has the CPU's bits: {result['same_bits_as_cpu']}", flush=True)
-    for n in (200,) if options.fake else (4096,) if options.quick else (4096, 8192, 16384):
-        found = gemm(machine, n)
-        result["gemm"].append(found)
-        print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items()), flush=True)
-    for name in ("tiny",) if options.fake else ("124M",) if options.quick else ("124M", "1B"):
-        gc.collect()
-        if time.perf_counter() - start > BUDGET:
-            result["left_out"].append(f"step of {name}: no time left")
-            continue
+    sizes = (200,) if options.fake else (4096,) if options.quick else (4096, 8192, 16384)
+    models = ("tiny",) if options.fake else ("124M",) if options.quick else ("124M", "1B")
+
+    def step(name: str) -> list[dict[str, Any]]:
         found = Gpt(machine, name).measured()
-        if sheet:
-            found["share_of_sheet"] = found["exact_tflops"] / sheet
-        result["step"].append(found)
-        print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items()), flush=True)
+        return [found | ({"share_of_sheet": found["exact_tflops"] / sheet} if sheet else {})]
+
+    parts: list[tuple[str, str, Callable[[], list[dict[str, Any]]]]] = [("gemm", str(n), lambda n=n: [gemm(machine, n)]) for n in sizes]
+    parts += [("step", name, lambda name=name: step(name)) for name in models]
+    parts[-1:-1] = [("moved", "all", lambda: moved(machine)), ("linked", models[0], lambda: [linked(machine, models[0])])]
+    for kind, which, work in parts:
+        gc.collect()
+        if time.perf_counter() - start > options.seconds:
+            result["left_out"].append(f"{kind} of {which}: no time left")
+            print(result["left_out"][-1], flush=True)
+            continue
+        for found in work():
+            result[kind].append(found)
+            print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items()), flush=True)
     result["seconds"] = time.perf_counter() - start
     if not options.fake:
         record = {"bench": "gpu", "quick": options.quick, "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "figures": result}

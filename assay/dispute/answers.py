@@ -13,6 +13,7 @@ import numpy as np
 
 from assay import links, merkle
 from assay.codec import decode
+from assay.course import Batches
 from assay.dispute import game, moves
 from assay.dispute.checks import IllegalMove
 from assay.dispute.moves import AnyMove, Facts, Moment, Open, Phase, Side, State
@@ -24,7 +25,7 @@ from assay.engine import MAX_BOUNDARY, AnswerDispute, DisputeAnswered, JobFiles,
 from assay.execute import Executor
 from assay.ids import Digest
 from assay.job import DatasetRef
-from assay.segment import Batches, Corrupted, Segment
+from assay.segment import Corrupted, Segment
 from assay.state import Tensors, from_bytes
 
 MAX_RECORD = 1 << 24

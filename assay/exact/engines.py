@@ -14,7 +14,7 @@ import os
 from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -24,6 +24,9 @@ from assay.exact.native.build import NativeError, cache_folder
 from assay.exact.plan import Plan
 from assay.ids import Digest
 from assay.program import Program, ProgramError
+
+if TYPE_CHECKING:
+    from assay.exact.cuda.resident import Resident
 
 log = logging.getLogger("assay.exact")
 VARIABLE = "ASSAY_DEVICE"
@@ -41,6 +44,15 @@ class Engine(Protocol):
     def run(self, part: str, inputs: Inputs, spent: Collection[str] = ()) -> dict[str, NDArray[Any]]: ...
 
     def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, NDArray[Any]], list[Digest]]: ...
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """An engine that can keep a training where it computes, away from this process's memory."""
+
+    def resident(self) -> Resident:
+        """Stays as long as somebody holds it. Raises MemoryError."""
+        ...
 
 
 class _Opened(NamedTuple):
@@ -100,8 +112,8 @@ def _open(kind: str) -> _Opened:
 
 def prepare(kind: str, programs: Sequence[Program]) -> None:
     """Compiles what the parts of many programs will want of a device in one go: each compilation by itself takes a second."""
-    from assay.exact.cuda.engine import constants_of
     from assay.exact.cuda.maps import texts
+    from assay.exact.cuda.parts import constants_of
 
     plans = [Plan(part, constants_of(p), p.gemm_bits, trace) for p in programs for part in (p.micro, p.update) for trace in (False, True)]
     _open(kind).kernels.compile(texts(plans))

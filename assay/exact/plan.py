@@ -91,6 +91,9 @@ class Plan:
         self.over: dict[int, int] = self._over()
         """Output -> the input of the same entry that it may be written over, if the caller gives that up."""
 
+    def bytes_of(self, root: int) -> int:
+        return self._types[root].bytes
+
     # ---- where
 
     def _root(self, t: TensorType) -> View:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 
-from assay.exact import reference, trainings
+from assay.exact import trainings
 from assay.exact.cuda import maps
 from assay.exact.cuda.device import source
+from assay.exact.cuda.parts import constants_of
 from assay.exact.plan import Plan
 from tests.exact import nvrtc
 
@@ -25,9 +25,8 @@ def maps_of(*families: str) -> str:
     texts = {}
     for family in families:
         p = trainings.load(family).program
-        constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in p.constants}
-        steps = [step for part in (p.micro, p.update) for step in Plan(part, constants, p.gemm_bits).steps]
-        texts |= {t.name: t.text for t in (maps.text(step) for step in steps if step.name == "map")}
+        texts |= {t.name: t.text for t in maps.texts([Plan(part, constants_of(p), p.gemm_bits) for part in (p.micro, p.update)])}
+    assert any(name.startswith("many_") for name in texts)
     return source("walk.cuh", "map.cuh") + "\n" + "\n".join(texts[name] for name in sorted(texts))
 
 

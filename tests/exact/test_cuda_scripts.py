@@ -45,3 +45,8 @@ def test_the_bench_runs_on_the_fake_device() -> None:
     assert found["same_bits_as_cpu"]
     assert all(made["equal_to_cpu"] for made in found["gemm"])
     assert found["step"][0]["hashing_ms"] > 0
+    assert [(made["what"], made["equal_to_cpu"]) for made in found["moved"]] == [("turned", True), ("cumsum", True), ("scatter_add", True)]
+    assert [made["equal"] for made in found["linked"]] == [True]
+    assert found["left_out"] == []
+    late = script("bench/gpu.py", "--fake", "--json", "--seconds", "0")
+    assert len(json.loads(late.stdout.splitlines()[-1])["left_out"]) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,12 +108,11 @@ def test_the_memory_of_a_program_on_a_device_is_known_before(family: str) -> Non
     for spare, fits in ((0, True), (-1, False)):
         made = fake.Fake(memory + spare)
         cuda = Cuda(p, made)
-        if fits:
-            cuda.prepare()
+        with contextlib.nullcontext() if fits else pytest.raises(MemoryError):
+            cuda.prepare(trace=True)
+            cuda.resident()
+            cuda.prepare(trace=False)
             assert trainings.roots(training, cuda.run, 1)[1].hex() == trainings.expected()[family]["1"]
-            continue
-        with pytest.raises(MemoryError):
-            cuda.prepare()
 
 
 @needs_fake

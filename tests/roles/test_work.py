@@ -27,6 +27,8 @@ from assay.engine import (
     RunLinks,
     StepDone,
 )
+from assay.exact import engines
+from assay.exact.cuda import fake
 from assay.ids import Digest, SegmentId
 from assay.runtime import Fault
 from assay.segment import write_atomically
@@ -115,6 +117,22 @@ def test_killed_after_any_step_it_goes_on_to_the_same_roots(tmp_path: Path, at: 
     again = run(tmp_path)
     assert again.computed == STEPS - at - 1
     assert msgspec.structs.replace(again, computed=0, milliseconds=0) == msgspec.structs.replace(whole, computed=0, milliseconds=0)
+
+
+@pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler for the fake device")
+def test_an_engine_whose_links_stay_on_a_device_commits_opens_and_replays_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, units = run(tmp_path / "here"), (0, 4, 5)
+    want = opened(tmp_path / "here", units)
+    monkeypatch.setenv(engines.VARIABLE, "fake")
+    there = run(tmp_path / "there")
+    assert msgspec.structs.replace(there, milliseconds=0) == msgspec.structs.replace(here, milliseconds=0)
+    assert opened(tmp_path / "there", units) == want
+    for name in (there.state, *(link.file for link in want.opened)):
+        assert (tmp_path / "there" / "segment-1" / name).read_bytes() == (tmp_path / "here" / "segment-1" / name).read_bytes()
+    found = replay(tmp_path / "there", replay_task(tmp_path / "there", 4))
+    assert found.agrees
+    monkeypatch.delenv(engines.VARIABLE)
+    assert replay(tmp_path / "there", replay_task(tmp_path / "there", 4)).trace_root == found.trace_root
 
 
 def truncate(path: Path, by: int) -> None:

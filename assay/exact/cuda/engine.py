@@ -16,37 +16,19 @@ from numpy.typing import NDArray
 from assay.exact import faults, hashing, reference
 from assay.exact.cpu import Inputs
 from assay.exact.cuda import tape as tapes
-from assay.exact.cuda.device import Buffer, Device, Graph, Launch
+from assay.exact.cuda.device import Device, Graph, Launch
 from assay.exact.cuda.maps import Kernels
-from assay.exact.cuda.product import Products
+from assay.exact.cuda.parts import Parts
+from assay.exact.cuda.resident import Resident
 from assay.exact.cuda.tape import Tape
 from assay.exact.cuda.trees import Trees, work_bytes
-from assay.exact.plan import ALIGN, Plan
-from assay.exact.steps import NATIVE_OPERATORS
+from assay.exact.plan import ALIGN
 from assay.exact.table import TensorType
 from assay.exact.views import View
 from assay.ids import Digest
-from assay.program import Part, Program, ProgramError
+from assay.program import Part, Program
 
 Array = NDArray[Any]
-
-
-def constants_of(program: Program) -> dict[str, Array]:
-    return {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
-
-
-def seen_by(device: Device, products: tapes.Products) -> Callable[[], int]:
-    """Asks, after all that was launched, how many checksums were wrong since it was asked last."""
-    total = 0
-
-    def new() -> int:
-        nonlocal total
-        count = np.empty(1, np.uint64)
-        device.download(products.faults.address, count)
-        before, total = total, int(count[0])
-        return total - before
-
-    return new
 
 
 class _Stage(NamedTuple):
@@ -60,15 +42,16 @@ class _Stage(NamedTuple):
 
 
 class _Bound:
-    """One part's plan on the device, with storages of its own but for the arena and the scratch memory."""
+    """One part's plan on the device, with storages of its own."""
 
-    def __init__(self, part: Part, plan: Plan, tape: Tape, device: Device, arena: Buffer, scratch: Buffer) -> None:
-        self.part, self.plan, self.tape = part, plan, tape
+    def __init__(self, part: Part, tape: Tape, device: Device) -> None:
+        self.part, self.plan, self.tape = part, tape.plan, tape
+        arena, scratch = (device.allocate(max(1, size)) for size in (tape.arena, tape.scratch))
         self.inputs = [device.allocate(max(1, i.type.bytes)) for i in part.inputs]
         self.outputs = [device.allocate(max(1, part.type_of(o.value).bytes)) for o in part.outputs]
         self.bases = {"arena": [arena.address], "input": [b.address for b in self.inputs], "output": [b.address for b in self.outputs]}
-        self.launches: list[Launch] = tape.bind(self.bases, scratch.address)
         self.held = [arena, scratch]
+        self.launches: list[Launch] = tape.bind(self.bases, scratch.address, self.held)
         self.graph: Graph | None = None
         self.stages: list[_Stage] = []
         """With `trace`."""
@@ -76,42 +59,34 @@ class _Bound:
 
 class Cuda:
     """Runs the parts of one program (`micro`, `update`) on a device. Safe to share between threads, one run at a time. Raises ProgramError for
-    an operator that this engine does not have or a step that is too large for it. Without `products`, int8 tensor cores make them, by tiles
-    of the usual sizes; products without checksums (plain.cu) are only for what `products` does not take."""
+    an operator that this engine does not have or a step that is too large for it. Which products: parts.py."""
 
     route = "cuda"
 
     def __init__(self, program: Program, device: Device, kernels: Kernels | None = None, products: tapes.Products | None = None) -> None:
-        self._device, self._bits = device, program.gemm_bits
-        self._kernels = kernels or Kernels(device)
-        self._products = products or Products(device)
-        self._faults = seen_by(device, self._products)
-        self._parts = {"micro": program.micro, "update": program.update}
-        self._constants = constants_of(program)
-        for name, part in self._parts.items():
-            for at, node in enumerate(part.nodes):
-                if node.op not in NATIVE_OPERATORS:
-                    raise ProgramError(f"{name} node {at}: this engine has no operator {node.op!r}")
+        self._device = device
+        self._parts = Parts(program, device, kernels, products)
         self._bound: dict[tuple[str, bool], _Bound] = {}
         self._lock = threading.Lock()
+
+    def resident(self) -> Resident:
+        """A training of the program that stays on the device as long as somebody holds it; it shares the plans. Not for two threads at a time.
+        Raises MemoryError."""
+        return Resident(self._parts)
 
     def _planned(self, name: str, trace: bool) -> _Bound:
         key = name, trace
         if key not in self._bound:
-            part = self._parts[name]
-            plan = Plan(part, self._constants, self._bits, trace)
-            tape = Tape(plan, self._device, self._kernels, self._products)
-            arena, scratch = (self._device.allocate(max(1, size)) for size in (tape.arena, tape.scratch))
-            self._bound[key] = _Bound(part, plan, tape, self._device, arena, scratch)
+            self._bound[key] = _Bound(self._parts.parts[name], self._parts.tape(name, trace), self._device)
         return self._bound[key]
 
-    def prepare(self) -> None:
-        """Plans everything and allocates its storages, instead of when each is run first."""
+    def prepare(self, trace: bool) -> None:
+        """Plans both parts and allocates their storages, instead of when each is run, or traced, first."""
         with self._lock:
-            for name in self._parts:
-                self._planned(name, False)
-                traced = self._planned(name, True)
-                traced.stages = traced.stages or self._stages(traced)
+            for name in self._parts.parts:
+                bound = self._planned(name, trace)
+                if trace:
+                    bound.stages = bound.stages or self._stages(bound)
 
     def _upload(self, bound: _Bound, inputs: Inputs) -> None:
         for i, buffer in zip(bound.part.inputs, bound.inputs, strict=True):
@@ -147,7 +122,7 @@ class Cuda:
         """Work that reads nothing that it writes, once more where a product failed its checksum. Raises HardwareFault if one does again."""
         for _ in range(2):
             work()
-            if not (found := self._faults()):
+            if not (found := self._parts.faults()):
                 return
             faults.seen(found)
         raise faults.HardwareFault
@@ -195,7 +170,7 @@ class Cuda:
                     launches += bound.tape.pack(v, address, to)
                     address, to = to, to + _aligned(v)
                 tensors.append((address, _bytes(v)))
-            stages.append(_Stage(ready, launches, Trees(self._device, self._kernels, tensors, shared)))
+            stages.append(_Stage(ready, launches, Trees(self._device, self._parts.kernels, tensors, shared)))
         return stages
 
     def _launch(self, bound: _Bound, start: int, stop: int) -> None:

@@ -267,7 +267,7 @@ class Products:
     def __init__(self, device: Device, way: Callable[[Size], Way | None] | None = None) -> None:
         """`way`: what was measured to be fastest (choice.py), where that is known."""
         self._device, self._way = device, way
-        self._held: list[Buffer] = []
+        self._tables: dict[bytes, Buffer] = {}
         self.faults = device.allocate(8)
         device.upload(self.faults.address, np.zeros(1, np.uint64))
 
@@ -356,9 +356,12 @@ class Products:
         return tuple(words)
 
     def _table(self, at: NDArray[np.int64]) -> int:
-        self._held.append(self._device.allocate(at.nbytes))
-        self._device.upload(self._held[-1].address, at)
-        return self._held[-1].address
+        """Address of a table, each of which lies there once."""
+        key = at.tobytes()
+        if key not in self._tables:
+            self._tables[key] = self._device.allocate(at.nbytes)
+            self._device.upload(self._tables[key].address, at)
+        return self._tables[key].address
 
 
 def _few(elements: int) -> int:

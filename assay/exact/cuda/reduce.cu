@@ -214,7 +214,47 @@ KERNEL cumsum_i64(i64 n, i64 length, i64 inner, u64 *y, const u64 *x, i64 bits) 
     }
 }
 
-/* ---- scatter-add of rows: one scale for all values, int64 atomics, one rounding ---- */
+/* The same by a block of 256 for each line: 256 elements at a time, and what came before them. */
+FN u64 prefix_of(u64 v, u64 *total) {
+    u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    for (u32 by = 1; by < WARP; by <<= 1) { u64 other = __shfl_up_sync(ALL_LANES, v, by); if (lane >= by) v += other; }
+    __shared__ u64 each[BLOCK / WARP];
+    __syncthreads();
+    if (lane == WARP - 1) each[warp] = v;
+    __syncthreads();
+    *total = 0;
+    for (u32 w = 0; w < BLOCK / WARP; w++) { if (w < warp) v += each[w]; *total += each[w]; }
+    return v;
+}
+KERNEL cumsum_f32_by_block(i64 n, i64 length, i64 inner, float *y, const float *x, i64 bits) {
+    for (u32 k = blockIdx.x; k < (u32)n; k += gridDim.x) {
+        i64 at = (i64)(k / (u32)inner) * length * inner + k % (u32)inner;
+        u32 top = 0;
+        for (i64 e = threadIdx.x; e < length; e += BLOCK) { u32 m = magnitude(x[at + e * inner]); top = m > top ? m : top; }
+        top = largest_of<BLOCK>(top);
+        int s = scale_of(top, bits);
+        u64 before = 0, total;
+        for (i64 first = 0; first < length; first += BLOCK, before += total) {
+            i64 e = first + threadIdx.x;
+            u64 sum = before + prefix_of(e < length ? (u64)fixed(x[at + e * inner], s) : 0, &total);
+            if (e < length) y[at + e * inner] = sum_of(top, sum, bits);
+        }
+    }
+}
+KERNEL cumsum_i64_by_block(i64 n, i64 length, i64 inner, u64 *y, const u64 *x, i64 bits) {
+    for (u32 k = blockIdx.x; k < (u32)n; k += gridDim.x) {
+        i64 at = (i64)(k / (u32)inner) * length * inner + k % (u32)inner;
+        u64 before = 0, total;
+        for (i64 first = 0; first < length; first += BLOCK, before += total) {
+            i64 e = first + threadIdx.x;
+            u64 sum = before + prefix_of(e < length ? x[at + e * inner] : 0, &total);
+            if (e < length) y[at + e * inner] = sum;
+        }
+    }
+}
+
+/* ---- scatter-add of rows: one scale for all values, int64 atomics, one rounding. Only rows that an index names have totals, in the order in
+ * which they are claimed, which shows in no bit: slots[row] is 1 + the place of its totals. Tops, claims, slots and totals start as zeros. ---- */
 
 KERNEL top_of_all(i64 n, u32 *top, const float *x) {
     u32 most = 0;
@@ -222,11 +262,22 @@ KERNEL top_of_all(i64 n, u32 *top, const float *x) {
     most = largest_of<BLOCK>(most);
     if (threadIdx.x == 0) atomicMax(top, most);
 }
-KERNEL scatter_rows(i64 n, u64 *totals, const u32 *top, const u8 *index, const float *x, i64 item, i64 rows, i64 width, i64 bits) {
+KERNEL claim_rows(i64 n, u32 *claimed, u32 *slots, const u8 *index, i64 item, i64 rows) {
+    FOR_EACH(i, n) {
+        u32 *slot = slots + inside(index, item, i, rows);
+        if (atomicCAS(slot, 0u, 0xffffffffu) == 0) *slot = 1 + atomicAdd(claimed, 1u);
+    }
+}
+KERNEL scatter_rows(i64 n, u64 *totals, const u32 *top, const u32 *slots, const u8 *index, const float *x, i64 item, i64 rows, i64 width, i64 bits) {
     int s = scale_of(*top, bits);
     FOR_EACH(i, n) {
         i64 q = fixed(x[i], s);
-        if (q) atomicAdd(totals + inside(index, item, i / (u32)width, rows) * width + i % (u32)width, (u64)q);
+        if (q) atomicAdd(totals + (i64)(slots[inside(index, item, i / (u32)width, rows)] - 1) * width + i % (u32)width, (u64)q);
     }
 }
-KERNEL end_of_rows(i64 n, float *y, const u64 *totals, const u32 *top, i64 bits) { FOR_EACH(i, n) y[i] = sum_of(*top, totals[i], bits); }
+KERNEL end_of_rows(i64 n, float *y, const u64 *totals, const u32 *top, const u32 *slots, i64 width, i64 bits) {
+    FOR_EACH(i, n) {
+        u32 slot = slots[i / (u32)width];
+        y[i] = sum_of(*top, slot ? totals[(i64)(slot - 1) * width + i % (u32)width] : 0, bits);
+    }
+}

@@ -1,12 +1,16 @@
-"""A training that stays on a CUDA device: state, accumulator and batches keep their places there, and a whole step is one graph.
+"""A training that stays on a CUDA device: state and accumulator keep their places there, and a link is one graph, its end's roots included.
 
 A step is what assay.execute says: the accumulator is cleared, M micro-batches are added to it, the update writes the next state, where
-the plan allows it over the one before (Plan.over). Only batches, counters, the schedule's row and, when asked for, roots cross to the host.
+the plan allows it over the one before (Plan.over). Only batches, counters, the schedule's row and roots cross to the host, and what is asked for.
+
+A product that fails its checksum costs no state. Micro-batches leave the state alone, so that the step's are made again from the first; an
+update that has products puts its results beside the state, and they take their places once the checksums are right. What fails
+again raises HardwareFault, and roots of a link are given away only when all its checksums were right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,22 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import faults, reference
-from assay.exact.cuda import tape
-from assay.exact.cuda.device import Buffer, Device, Graph
-from assay.exact.cuda.engine import constants_of, seen_by
-from assay.exact.cuda.maps import Kernels
-from assay.exact.cuda.product import Products
-from assay.exact.cuda.tape import Tape
+from assay.exact.cuda.device import Buffer, Device, Graph, Launch
+from assay.exact.cuda.parts import Parts
 from assay.exact.cuda.trees import Trees, work_bytes
-from assay.exact.hashing import headed_as
-from assay.exact.plan import Plan
+from assay.exact.hashing import BadTensors, headed_as
 from assay.exact.table import TensorType
 from assay.ids import Digest
-from assay.program import Part, Program
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
+Roots = dict[str, Digest]
+"""Tensor root of each entry."""
 ALIGN = 256
+PACKED = 1 << 20
+"""Bytes of a room up to which its tensors are uploaded as one piece."""
+Work = Callable[[], object]
 
 
 class _Room:
@@ -49,15 +52,29 @@ class _Room:
         return self.buffer.address + self.at[name]
 
     def put(self, tensors: Tensors) -> None:
-        for name, t in self.types.items():
-            array = np.asarray(tensors[name])
-            if array.shape != t.shape or array.dtype.newbyteorder("<") != reference.NUMPY[t.dtype]:
-                raise ValueError(f"{name!r} is {array.dtype}{list(array.shape)}, the program takes {t}")
-            self._device.upload(self.address(name), np.require(array, reference.NUMPY[t.dtype], "C"))
+        """Raises BadTensors."""
+        arrays = {name: self._fitting(name, tensors.get(name), t) for name, t in self.types.items()}
+        if self.size > PACKED:
+            for name, array in arrays.items():
+                self._device.upload(self.address(name), array)
+        elif self.size:
+            packed = np.zeros(self.size, np.uint8)
+            for name, array in arrays.items():
+                packed[self.at[name] : self.at[name] + array.nbytes] = array.reshape(-1).view(np.uint8)
+            self._device.upload(self.buffer.address, packed)
 
-    def get(self) -> dict[str, Array]:
+    @staticmethod
+    def _fitting(name: str, array: Array | None, t: TensorType) -> Array:
+        if array is None or array.shape != t.shape or array.dtype.newbyteorder("<") != reference.NUMPY[t.dtype]:
+            found = "not there" if array is None else f"{array.dtype}{list(array.shape)}"
+            raise BadTensors(f"{name!r} is {found}, the program takes {t}")
+        return np.require(array, reference.NUMPY[t.dtype], "C")
+
+    def get(self, names: Iterable[str] | None = None) -> dict[str, Array]:
+        """All of them, or some."""
         out = {}
-        for name, t in self.types.items():
+        for name in self.types if names is None else names:
+            t = self.types[name]
             out[name] = np.empty(t.shape, reference.NUMPY[t.dtype])
             self._device.download(self.address(name), out[name])
         return out
@@ -66,111 +83,169 @@ class _Room:
 class Resident:
     """One job's training on one device. Raises ProgramError where a part cannot be planned, MemoryError where it does not fit."""
 
-    def __init__(self, program: Program, device: Device, kernels: Kernels | None = None, products: tape.Products | None = None) -> None:
-        self.program, self._device = program, device
-        self._kernels = kernels or Kernels(device)
-        constants = constants_of(program)
-        products = products or Products(device)
-        self._faults = seen_by(device, products)
-        plans = {name: Plan(part, constants, program.gemm_bits) for name, part in self._parts().items()}
-        self._tapes = {name: Tape(plan, device, self._kernels, products) for name, plan in plans.items()}
-        self._plans = plans
-        self._state, self._frozen = _Room(device, program.state), _Room(device, program.frozen)
-        self._acc = _Room(device, program.accumulator)
-        counters = {"step": TensorType(dtype="i64", shape=()), "micro": TensorType(dtype="i64", shape=())}
-        self._batches = [_Room(device, program.batch) for _ in range(program.micro_batches)]
-        self._counters = [_Room(device, counters) for _ in range(program.micro_batches + 1)]
-        self._scalars = _Room(device, {name: TensorType(dtype="f32", shape=()) for name in program.scalars})
-        self._results = {name: _Room(device, self._beside(name)) for name in plans}
-        tapes = self._tapes.values()
-        self._arena = device.allocate(max(1, *(t.arena for t in tapes)))
-        self._scratch = device.allocate(max(1, *(t.scratch for t in tapes)))
-        self._step: Graph | None = None
-        self._lost = False
-        sizes = [t.bytes for t in program.state.values()]
-        tensors = [(self._state.address(name), t.bytes) for name, t in program.state.items()]
-        self._trees = Trees(device, self._kernels, tensors, device.allocate(max(1, work_bytes(sizes))))
+    def __init__(self, parts: Parts) -> None:
+        self._parts, self._device = parts, parts.device
+        self.program = p = parts.program
+        tapes = {name: parts.tape(name) for name in parts.parts}
+        multiplies = any(step.name == "matmul" for step in tapes["update"].plan.steps)
+        self._over: dict[str, Mapping[int, int]] = {"micro": tapes["micro"].plan.over, "update": {} if multiplies else tapes["update"].plan.over}
+        self._update_multiplies = multiplies
+        scalar, counter = TensorType(dtype="f32", shape=()), TensorType(dtype="i64", shape=())
 
-    def _parts(self) -> dict[str, Part]:
-        return {"micro": self.program.micro, "update": self.program.update}
+        def room(types: Mapping[str, TensorType]) -> _Room:
+            return _Room(self._device, types)
 
-    def _beside(self, name: str) -> dict[str, TensorType]:
-        """The results of a part that cannot lie over what they replace."""
-        part, over = self._parts()[name], self._plans[name].over
-        return {o.name: part.type_of(o.value) for at, o in enumerate(part.outputs) if at not in over}
+        self._state, self._acc, self._frozen, self._batch = room(p.state), room(p.accumulator), room(p.frozen), room(p.batch)
+        self._scalars, self._counters = room(dict.fromkeys(p.scalars, scalar)), room({"step": counter, "micro": counter})
+        self._beside = {name: room(self._beside_of(name)) for name in parts.parts}
+        self._arena = self._device.allocate(max(1, *(tape.arena for tape in tapes.values())))
+        self._scratch = self._device.allocate(max(1, *(tape.scratch for tape in tapes.values())))
+        sizes = [[t.bytes for t in room.types.values()] for room in (self._state, self._acc)]
+        self._hashes = self._device.allocate(max(1, *map(work_bytes, sizes)))
+        self._trees = {room: self._trees_of(room) for room in (self._state, self._acc)}
+        self._held: list[Buffer] = []
+        self._launches = {name: self._bound(name) for name in parts.parts}
+        self._graphs: dict[str, Graph] = {}
+
+    def _beside_of(self, name: str) -> dict[str, TensorType]:
+        """The results of a part that do not lie over what they replace."""
+        part = self._parts.parts[name]
+        return {o.name: part.type_of(o.value) for at, o in enumerate(part.outputs) if at not in self._over[name]}
+
+    def _trees_of(self, room: _Room) -> Trees | None:
+        tensors = [(room.address(name), t.bytes) for name, t in room.types.items()]
+        return Trees(self._device, self._parts.kernels, tensors, self._hashes) if tensors else None
 
     @property
     def memory(self) -> int:
         """Bytes of tensors, arena and scratch memory on the device."""
-        rooms = [self._state, self._frozen, self._acc, self._scalars, *self._batches, *self._counters, *self._results.values()]
-        return sum(room.size for room in rooms) + self._arena.size + self._scratch.size
+        rooms = [self._state, self._frozen, self._acc, self._scalars, self._batch, self._counters, *self._beside.values()]
+        return sum(room.size for room in rooms) + self._arena.size + self._scratch.size + self._hashes.size
+
+    # ---- what crosses ----------------------------------------------------------------------------------------------------
 
     def put(self, state: Tensors, frozen: Tensors | None = None) -> None:
-        """The state before the next step, and the tensors that no step changes."""
+        """The state before the next step, and the tensors that no step changes. Raises BadTensors."""
         self._state.put(state)
         self._frozen.put(frozen or {})
-        self._faults()
-        self._lost = False
+        self._parts.faults()  # those of others are theirs
 
     def state(self) -> dict[str, Array]:
-        """Raises HardwareFault."""
-        self._sound()
         return self._state.get()
 
-    def step(self, number: int, batches: Sequence[Tensors], scalars: Tensors) -> None:
-        """Trains one step. The device may still be at it when this returns."""
-        if len(batches) != self.program.micro_batches:
-            raise ValueError(f"a step has {self.program.micro_batches} micro-batches, not {len(batches)}")
-        self._scalars.put(scalars)
-        for room, batch in zip(self._batches, batches, strict=True):
-            room.put(batch)
-        for m, room in enumerate(self._counters):
-            values = {"step": number % (1 << 64), "micro": m}
-            room.put({name: np.array(value, np.uint64).view(np.int64) for name, value in values.items()})
-        if self._step is None:
-            work = self._work()  # all that it needs is on the device before anything is recorded
-            with self._device.record() as recording:
-                for do in work:
-                    do()
-            self._step = recording.graph
-        self._step.replay()
+    def accumulator(self, *names: str) -> dict[str, Array]:
+        """Those entries, or all."""
+        return self._acc.get(names or None)
 
-    def _sound(self) -> None:
-        """Raises HardwareFault where a product of a step has failed its checksum: the state, which is written in place, is lost, and nothing of it
-        may be committed. (An engine that keeps the state before a link computes the link anew: engine.py.)"""
-        if found := self._faults():
-            faults.seen(found)
-            self._lost = True
-        if self._lost:
-            raise faults.HardwareFault
+    def roots(self) -> Roots:
+        """Of the state."""
+        return self._rooted(self._state)
 
-    def roots(self) -> dict[str, Digest]:
-        """Tensor root of each entry of the state. Raises HardwareFault."""
-        self._sound()
-        for launch in self._trees.launches:
+    def accumulator_roots(self) -> Roots:
+        return self._rooted(self._acc)
+
+    def _rooted(self, room: _Room) -> Roots:
+        self._hash(room)
+        return self._read(room)
+
+    def _hash(self, room: _Room) -> None:
+        for launch in trees.launches if (trees := self._trees[room]) else ():
             self._device.launch(launch)
-        named = zip(self.program.state.items(), self._trees.roots(), strict=True)
-        return {name: headed_as(t.dtype, t.shape, chunks) for (name, t), chunks in named}
 
-    def _work(self) -> list[Callable[[], None]]:
-        """Everything that a step does on the device, in order."""
-        work: list[Callable[[], None]] = []
+    def _read(self, room: _Room) -> Roots:
+        """What was hashed last."""
+        chunks = trees.roots() if (trees := self._trees[room]) else []
+        return {name: headed_as(t.dtype, t.shape, root) for (name, t), root in zip(room.types.items(), chunks, strict=True)}
+
+    # ---- links -----------------------------------------------------------------------------------------------------------
+
+    def micros(self, number: int, count: int, batch: Callable[[int], Tensors], rooted: bool = True) -> list[Roots]:
+        """Begins step `number` and adds its first `count` micro-batches; the accumulator's roots after each, if asked for. Asked twice for a batch
+        where a product is made again. Raises BadTensors, HardwareFault."""
+        roots: list[Roots] = []
+
+        def all_of_them() -> None:
+            roots.clear()
+            for m in range(count):
+                self._batch.put(batch(m))
+                self._count(number, m)
+                self._replay(f"{'next' if m else 'first'}{' rooted' * rooted}", partial(self._micro, m == 0, rooted))
+                if rooted:
+                    roots.append(self._read(self._acc))
+
+        self._twice(all_of_them)
+        return roots
+
+    def update(self, number: int, scalars: Tensors) -> Roots:
+        """The state after step `number`, whose micro-batches are all in the accumulator: its roots. Raises HardwareFault."""
+        self._count(number, self.program.micro_batches)
+        self._scalars.put(scalars)
+        if self._update_multiplies:
+            self._twice(lambda: self._replay("update", lambda: self._run("update")))
+            self._replay("end", self._end)
+        else:
+            self._replay("update", lambda: [*self._run("update"), *self._end()])
+        return self._read(self._state)
+
+    def step(self, number: int, batch: Callable[[int], Tensors], scalars: Tensors) -> tuple[list[Roots], Roots]:
+        """A whole step: the accumulator's roots after each micro-batch, and the state's. Raises BadTensors, HardwareFault."""
+        return self.micros(number, self.program.micro_batches, batch), self.update(number, scalars)
+
+    def _count(self, number: int, m: int) -> None:
+        self._counters.put({"step": np.array(number % (1 << 64), np.uint64).view(np.int64), "micro": np.array(m, np.int64)})
+
+    def _twice(self, work: Callable[[], None]) -> None:
+        """Work that leaves alone what it begins with, once more where a product failed its checksum. Raises HardwareFault if one does again."""
+        for _ in range(2):
+            work()
+            if not (found := self._parts.faults()):
+                return
+            faults.seen(found)
+        raise faults.HardwareFault
+
+    def _replay(self, name: str, work: Callable[[], list[Work]]) -> None:
+        """Recorded when it is done first."""
+        if name not in self._graphs:
+            todo = work()  # all that it needs is on the device before anything is recorded
+            with self._device.record() as recording:
+                for do in todo:
+                    do()
+            self._graphs[name] = recording.graph
+        self._graphs[name].replay()
+
+    def _micro(self, first: bool, rooted: bool) -> list[Work]:
+        begins = self._begin() if first else []
+        ends: list[Work] = [partial(self._hash, self._acc)] if rooted else []
+        return [*begins, *self._run("micro"), *self._take("micro", self._acc), *ends]
+
+    def _end(self) -> list[Work]:
+        return [*self._take("update", self._state), partial(self._hash, self._state)]
+
+    def _begin(self) -> list[Work]:
+        """Clears the accumulator; an entry with the name of a state's entry starts as that."""
+        work: list[Work] = []
         if self._acc.size:
-            work.append(partial(self._device.launch, self._tapes["update"].zeros(self._acc.buffer.address, self._acc.size)))
+            work.append(partial(self._device.launch, self._parts.tape("update").zeros(self._acc.buffer.address, self._acc.size)))
         for name, t in self._acc.types.items():
             if name in self._state.types:
                 work.append(partial(self._device.copy, self._acc.address(name), self._state.address(name), t.bytes))
-        for m in range(self.program.micro_batches):
-            work += self._part("micro", m, self._acc)
-        return work + self._part("update", self.program.micro_batches, self._state)
+        return work
 
-    def _part(self, name: str, m: int, into: _Room) -> list[Callable[[], None]]:
-        part, plan, results = self._parts()[name], self._plans[name], self._results[name]
-        rooms = {"state": self._state, "acc": self._acc, "frozen": self._frozen, "scalar": self._scalars, "counter": self._counters[m]}
-        if name == "micro":
-            rooms["batch"] = self._batches[m]
+    def _run(self, name: str) -> list[Work]:
+        return [partial(self._device.launch, launch) for launch in self._launches[name]]
+
+    def _bound(self, name: str) -> list[Launch]:
+        """A part, its results where they belong or beside that."""
+        part, over, beside = self._parts.parts[name], self._over[name], self._beside[name]
+        rooms = {
+            "state": self._state, "acc": self._acc, "frozen": self._frozen, "scalar": self._scalars, "counter": self._counters, "batch": self._batch,
+        }  # fmt: skip
         inputs = [0 if i.kind == "constant" else rooms[i.kind].address(i.name) for i in part.inputs]
-        outputs = [inputs[plan.over[at]] if at in plan.over else results.address(o.name) for at, o in enumerate(part.outputs)]
+        outputs = [inputs[over[at]] if at in over else beside.address(o.name) for at, o in enumerate(part.outputs)]
         bases = {"arena": [self._arena.address], "input": inputs, "output": outputs}
-        work: list[Callable[[], None]] = [partial(self._device.launch, launch) for launch in self._tapes[name].bind(bases, self._scratch.address)]
-        return work + [partial(self._device.copy, into.address(r), results.address(r), t.bytes) for r, t in results.types.items()]
+        return self._parts.tape(name).bind(bases, self._scratch.address, self._held)
+
+    def _take(self, name: str, into: _Room) -> list[Work]:
+        """What lies beside takes its places."""
+        beside = self._beside[name]
+        return [partial(self._device.copy, into.address(o), beside.address(o), t.bytes) for o, t in beside.types.items()]

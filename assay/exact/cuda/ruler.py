@@ -1,7 +1,7 @@
 """The memory that a program takes on a device, known before it is there: the engine is made on a device that only counts.
 
-Everything that the engine allocates for a program is counted, for plain and for traced runs of both parts together, since it keeps them;
-what the driver, the compiled kernels and a memory pool take beside that is not.
+Everything that the engine allocates for a program is counted: for traced runs of both parts, which it keeps, and for a training that stays
+there or for plain runs, whichever takes more. What the driver, the compiled kernels and a memory pool take beside that is not.
 """
 
 from __future__ import annotations
@@ -86,5 +86,9 @@ def needed(program: Program, description: Description) -> int:
     """Bytes of the device's memory. Raises ProgramError for a program that the engine does not take."""
     ruler = Ruler(description)
     cuda = Cuda(program, ruler)
-    cuda.prepare()
-    return ruler.held
+    cuda.prepare(trace=True)
+    stays = cuda.resident()
+    staying = ruler.held
+    del stays  # links run one by one only where no training stays
+    cuda.prepare(trace=False)
+    return max(staying, ruler.held)

@@ -34,6 +34,9 @@ SHORT, LONG = 1024, 4096
 CHUNK = 2048
 """Elements of a result that a block takes at least where blocks share it."""
 
+TURNED = 16
+"""Elements along both axes from which on a copy that turns them round goes through tiles."""
+
 Maker = Callable[[Callable[[View], int]], list[Launch]]
 """Address of a view's first element -> launches of a step."""
 
@@ -59,10 +62,15 @@ def magic(size: int) -> int:
     return ((1 << 32) * ((1 << shift) - size) // size + 1) | shift << 32
 
 
+def limited(n: int) -> None:
+    """Raises ProgramError for a step over too many elements."""
+    if n >= LIMIT:
+        raise ProgramError(f"a step over {n} elements: the CUDA route takes less than 2^31 at a time (use smaller micro-batches)")
+
+
 def walk_words(dims: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
     """A walk as walk.cuh reads it. Raises ProgramError when it is too long."""
-    if prod(dims) >= LIMIT:
-        raise ProgramError(f"a step over {prod(dims)} elements: the CUDA route takes less than 2^31 at a time (use smaller micro-batches)")
+    limited(prod(dims))
     sizes, (steps,) = merged(dims, strides)
     words = [len(sizes)]
     for n, step in zip(reversed(sizes), reversed(steps), strict=True):
@@ -71,16 +79,16 @@ def walk_words(dims: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
 
 
 class Tape:
-    """`arena` and `scratch` are what `bind` wants, in bytes; `marks[i]` is the number of launches before step i."""
+    """`arena` and `scratch` are what `bind` wants, in bytes; with `trace`, `marks[i]` is the number of launches before step i."""
 
     def __init__(self, plan: Plan, device: Device, kernels: maps.Kernels, products: Products | None = None) -> None:
-        self._plan, self._device, self._kernels, self._products = plan, device, kernels, products
+        self.plan, self._device, self._kernels, self._products = plan, device, kernels, products
         self._walks: dict[tuple[int, ...], int] = {}
         self._words: list[int] = []
         self.arena, self.scratch, self._scratch_at = plan.arena, 0, 0
-        texts = [maps.text(step) if step.name == "map" else None for step in plan.steps]
-        kernels.compile([t for t in texts if t is not None])
-        self._makers = [self._map(step, t.name) if t is not None else self._other(step) for step, t in zip(plan.steps, texts, strict=True)]
+        batches = [([plan.steps[at] for at in batch], maps.text_of(plan, batch)) for batch in maps.together(plan)]
+        kernels.compile([text for _, text in batches if text is not None])
+        self._makers = [self._other(steps[0]) if text is None else self._maps(steps, text.name) for steps, text in batches]
         self._packers = {v: self._copy(v, v._replace(strides=c_strides(v.shape))) for v in plan.views if plan.trace and not v.contiguous}
         self._walk_buffer = device.allocate(8 * max(1, len(self._words)))
         device.upload(self._walk_buffer.address, np.array(self._words or [0], np.int64))
@@ -90,10 +98,11 @@ class Tape:
         for offset, array in zip(self._offsets, plan.constants, strict=False):
             device.upload(self.constants.address + offset, array.reshape(-1).view(np.uint8))
         self.marks: list[int] = []
+        self._held: list[Buffer] = []
 
     def place(self, v: View, bases: Mapping[str, Sequence[int]]) -> int:
         """Address of a view's first element; `bases` are the addresses of arena (one), inputs and outputs."""
-        home, where, offset = self._plan.home(v.root)
+        home, where, offset = self.plan.home(v.root)
         base = (
             self.constants.address + self._offsets[where]
             if home == "constant"
@@ -103,9 +112,9 @@ class Tape:
         )
         return base + offset + v.offset * v.item
 
-    def bind(self, bases: Mapping[str, Sequence[int]], scratch: int) -> list[Launch]:
-        """The launches of all steps, in order."""
-        self._scratch_at = scratch
+    def bind(self, bases: Mapping[str, Sequence[int]], scratch: int, held: list[Buffer]) -> list[Launch]:
+        """The launches of all steps, in order. What they need beside scratch memory is added to what the caller holds."""
+        self._scratch_at, self._held = scratch, held
         launches: list[Launch] = []
         self.marks = [0]
         for maker in self._makers:
@@ -130,6 +139,13 @@ class Tape:
     def _address(self, walk: int) -> int:
         return self._walk_buffer.address + 8 * walk
 
+    def _table(self, rows: Sequence[Sequence[int]]) -> int:
+        """Address of words that the caller of `bind` holds."""
+        words = np.array(rows, np.uint64)
+        self._held.append(self._device.allocate(words.nbytes))
+        self._device.upload(self._held[-1].address, words)
+        return self._held[-1].address
+
     def _need(self, scratch: int) -> None:
         self.scratch = max(self.scratch, scratch)
 
@@ -138,21 +154,30 @@ class Tape:
 
     def _each(self, kernel: str, n: int, *arguments: int) -> Launch:
         """A kernel over n elements, a thread for each of some."""
-        if n >= LIMIT:
-            raise ProgramError(f"a step over {n} elements: the CUDA route takes less than 2^31 at a time (use smaller micro-batches)")
+        limited(n)
         return Launch(self._kernels[kernel], self._grid(-(-n // THREADS)), (THREADS, 1, 1), (n, *arguments))
 
     # ---- steps
 
-    def _map(self, step: Step, kernel: str) -> Maker:
-        reads = [(v, self._walk(v.shape, v.strides) if maps.walks(v) else None) for v in step.reads]
-        n = step.writes[0].elements
+    def _maps(self, steps: Sequence[Step], kernel: str) -> Maker:
+        """One MAP step, or many of the same text."""
+        reads = [[(v, self._walk(v.shape, v.strides) if maps.walks(v) else None) for v in step.reads] for step in steps]
+        sizes = [step.writes[0].elements for step in steps]
+        blocks = list(accumulate((-(-n // maps.SHARE) for n in sizes), initial=0))
+        for n in (*sizes, blocks[-1]):
+            limited(n)
+
+        def arguments(which: int, at: Callable[[View], int]) -> list[int]:
+            out: list[int] = []
+            for v, walk in reads[which]:
+                out += [at(v)] if walk is None else [at(v), self._address(walk)]
+            return [*out, *map(at, steps[which].writes)]
 
         def make(at: Callable[[View], int]) -> list[Launch]:
-            arguments: list[int] = []
-            for v, walk in reads:
-                arguments += [at(v)] if walk is None else [at(v), self._address(walk)]
-            return [self._each(kernel, n, *arguments, *map(at, step.writes))]
+            if len(steps) == 1:
+                return [self._each(kernel, sizes[0], *arguments(0, at))]
+            rows = [[blocks[k], n, *arguments(k, at)] for k, n in enumerate(sizes)]
+            return [Launch(self._kernels[kernel], (blocks[-1], 1, 1), (THREADS, 1, 1), (len(steps), self._table(rows)))]
 
         return make
 
@@ -168,9 +193,7 @@ class Tape:
             case "sum" | "amax":
                 return self._reduction(step)
             case "cumsum":
-                outer, length, inner, bits = extra
-                kernel = "cumsum_f32" if out.dtype == "f32" else "cumsum_i64"
-                return lambda at: [self._each(kernel, outer * inner, length, inner, at(out), at(reads[0]), bits)]
+                return self._cumsum(step)
             case "scatter_add":
                 return self._scatter_add(step)
             case "take_rows":
@@ -191,8 +214,35 @@ class Tape:
 
     def _copy(self, source: View, out: View) -> Maker:
         dims, (to, of) = merged(out.shape, out.strides, source.strides)
+        limited(out.elements)
+        row, column = (next((a for a, n in enumerate(dims) if n >= TURNED and steps[a] == 1), -1) for steps in (of, to))
+        if row >= 0 and column >= 0 and of[column] != 1:
+            return self._turned(source, out, dims, to, of, row, column)
         walks = [self._walk(dims, strides) for strides in (to, of)]
         return lambda at: [self._each(f"copy_walks_{out.item}", out.elements, at(out), at(source), *map(self._address, walks))]
+
+    def _turned(self, source: View, out: View, dims: Sequence[int], to: Sequence[int], of: Sequence[int], row: int, column: int) -> Maker:
+        """A copy whose neighbours lie along `row` in the source and along `column` in the target, through tiles of 32 x 32."""
+        rest = [a for a in range(len(dims)) if a not in (row, column)]
+        outer, rows, columns = prod(dims[a] for a in rest), dims[row], dims[column]
+        walks = [self._walk([dims[a] for a in rest], [steps[a] for a in rest]) for steps in (to, of)]
+        grid, kernel = self._grid(outer * -(-rows // 32) * -(-columns // 32)), f"copy_tiles_{out.item}"
+
+        def make(at: Callable[[View], int]) -> list[Launch]:
+            arguments = (outer, rows, columns, at(out), at(source), to[row], of[column], *map(self._address, walks))
+            return [Launch(self._kernels[kernel], grid, (32, 8, 1), arguments)]
+
+        return make
+
+    def _cumsum(self, step: Step) -> Maker:
+        (out,), (x,), (outer, length, inner, bits) = step.writes, step.reads, step.extra
+        n, kernel = outer * inner, f"cumsum_{'f32' if out.dtype == 'f32' else 'i64'}"
+        limited(out.elements)
+        alike = inner >= 32 and n >= THREADS * self._device.description.processors  # neighbouring threads read side by side, and there are many
+        if length < THREADS or alike:
+            return lambda at: [self._each(kernel, n, length, inner, at(out), at(x), bits)]
+        grid = self._grid(n)
+        return lambda at: [Launch(self._kernels[f"{kernel}_by_block"], grid, (THREADS, 1, 1), (n, length, inner, at(out), at(x), bits))]
 
     def zeros(self, address: int, size: int) -> Launch:
         """Clears whole words of four bytes."""
@@ -250,15 +300,19 @@ class Tape:
     def _scatter_add(self, step: Step) -> Maker:
         (out,), (index, values) = step.writes, step.reads
         item, rows, n, width, bits = step.extra
-        self._need(8 * rows * width + 8)
+        slots, totals = 8, 8 + -(-rows // 2) * 8  # behind the top and the number of rows claimed
+        size = totals + 8 * min(n, rows) * width
+        self._need(size)
 
         def make(at: Callable[[View], int]) -> list[Launch]:
-            top, totals = self._scratch_at, self._scratch_at + 8
+            top = self._scratch_at
+            named = top + slots, at(index)
             return [
-                self.zeros(top, 8 * rows * width + 8),
+                self.zeros(top, size),
                 self._each("top_of_all", n * width, top, at(values)),
-                self._each("scatter_rows", n * width, totals, top, at(index), at(values), item, rows, width, bits),
-                self._each("end_of_rows", rows * width, at(out), totals, top, bits),
+                self._each("claim_rows", n, top + 4, *named, item, rows),
+                self._each("scatter_rows", n * width, top + totals, top, *named, at(values), item, rows, width, bits),
+                self._each("end_of_rows", rows * width, at(out), top + totals, top, top + slots, width, bits),
             ]
 
         return make
