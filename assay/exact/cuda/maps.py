@@ -139,9 +139,9 @@ _Place = tuple[str, int, int]
 
 
 def _place(plan: Plan, root: int) -> _Place:
-    home, where = plan.homes[root]
+    home, where, offset = plan.home(root)
     if home == "arena":
-        return home, where, where + plan.bytes_of(root)
+        return home, where + offset, where + offset + plan.bytes_of(root)
     if home == "output" and where in plan.over:
         home, where = "input", plan.over[where]
     return f"{home} {where}", 0, 1
