@@ -40,6 +40,7 @@ from assay.chain import (
     ReleaseKeys,
     SegmentState,
     Settled,
+    ShowingOwed,
 )
 from assay.codec import Message
 from assay.facts import SegmentFacts
@@ -119,6 +120,8 @@ class KeyServiceMachine(Licensed, Showing, Vouching):
                 self._dataset_event(event)
             case CheckpointKeyShown():
                 self._key_shown(event)
+            case ShowingOwed():
+                self._showing(event)
             case _ if isinstance(event, SuretyEvent):
                 self._surety_event(event)
             case Registered(who=who):
@@ -325,6 +328,8 @@ class KeyServiceMachine(Licensed, Showing, Vouching):
             return self._surety_result(kind, int(rest[0]), event)
         if kind == "order":
             return self._order_result(event)
+        if kind == "showing":
+            return self._showing_result(rest[0], event)
         if kind == "checkpoint":
             return self._checkpoint_result(SegmentId(int(rest[0])), event)
         if kind == "again" and isinstance(event, Woke):

@@ -28,6 +28,7 @@ from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_committee import visit_digest
 from assay.adapters.memory_datasets import DATASETS
 from assay.adapters.memory_disputes import DISPUTES
+from assay.adapters.memory_showings import SHOWINGS
 from assay.adapters.memory_sureties import SURETIES
 from assay.audit.auditor import Auditor
 from assay.audit.record import Record
@@ -332,7 +333,7 @@ class MemoryWorld(World):
         ledger = self.ledger
         known = {
             ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", BOUNTIES: "bounties", DATASETS: "datasets",
-            SURETIES: "sureties", ledger.burn_address: "burnt",
+            SURETIES: "sureties", SHOWINGS: "showings", ledger.burn_address: "burnt",
         }  # fmt: skip
         return {known.get(who) or self.name(who): amount for who, amount in self.ledger.balances().items()}
 
@@ -372,7 +373,7 @@ class EvmWorld(World):
         n = self.network
         known = {
             n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", n.bounties: "bounties", n.datasets: "datasets", n.sureties: "sureties",
-            BURN: "burnt",
+            n.showings: "showings", BURN: "burnt",
         }  # fmt: skip
         found = balances(n, [chain.account for chain in self.chains.values()])
         return {known.get(who) or self.name(who): amount for who, amount in found.items()}
