@@ -1035,8 +1035,8 @@ class PriceRecords(Call, frozen=True, kw_only=True):
 
 
 class ClaimShowing(Call, frozen=True, kw_only=True):
-    """Has the owners of records paid that a paid dispute has shown. `head`: what the job's data root is the hash of (assay.job.data_head); not looked at
-    for a job on one dataset."""
+    """Has the owners of records paid that a paid dispute has shown. `head`: what the job's data root is the hash of (assay.job.data_head); not
+    looked at for a job on one dataset."""
 
     dispute: DisputeId
     head: bytes

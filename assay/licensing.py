@@ -168,7 +168,7 @@ class Showing(NamedTuple):
     time: int
     first: int
     """Place at which training reads the first of them."""
-    count: int
+    records: int
     owed: int = 0
     """Set aside for their owners, of whichever dataset; 0 before the dispute is paid, and where nobody lost."""
     paid: bool = False

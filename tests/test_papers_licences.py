@@ -12,8 +12,8 @@ from test_papers import ME, OTHER, internal, made, sign, signer, statement, swap
 
 from assay import chain
 from assay.audit.record import Entry
-from assay.codec import decode, encode
 from assay.cli.licences import claims
+from assay.codec import decode, encode
 from assay.ids import ZERO_ADDRESS, Address, Cid, DatasetId, Digest, DisputeId, JobId, SegmentId
 from assay.job import JobSpec, UsedDataset
 from assay.licensing import ENDLESS, Showing, showings

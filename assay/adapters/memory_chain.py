@@ -24,8 +24,8 @@ from assay.adapters.memory_bounties import BOUNTIES, Bounties
 from assay.adapters.memory_committee import Committee, receipt_digest, seal_digest, visit_digest
 from assay.adapters.memory_datasets import DATASETS, Datasets
 from assay.adapters.memory_disputes import DISPUTES, Disputes
-from assay.adapters.memory_stakes import BURN, JOBS, STAKES, Context, Stakes, Token, pseudo_address
 from assay.adapters.memory_showings import SHOWINGS, Showings
+from assay.adapters.memory_stakes import BURN, JOBS, STAKES, Context, Stakes, Token, pseudo_address
 from assay.adapters.memory_sureties import SURETIES, Sureties
 from assay.adapters.memory_takeovers import TAKEOVERS, Takeovers
 from assay.adapters.refusals import refuse

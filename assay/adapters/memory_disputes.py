@@ -4,6 +4,7 @@ locks, slashes and lets go. Rules and refusals are those of contracts/src/Disput
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -207,7 +208,7 @@ class Disputes:
         d.moves.append(Played(move=move, block=ctx.number, time=ctx.time))
         if (shown := showing.noted(d.shown, before[0], move)) != d.shown:
             d.shown = shown
-            ctx.emit(chain.RecordsShown, dispute=d.number, first=shown.first, count=shown.count)
+            ctx.emit(chain.RecordsShown, dispute=d.number, first=shown.first, count=shown.records)
         if d.state.phase is Phase.RESOLVED:
             # Only who knows the link can be pardoned for it.
             asked = isinstance(move, moves.Concede) and before[0].phase is Phase.TRACED and d.target == 0
@@ -295,9 +296,9 @@ class Disputes:
             case Outcome.VOID:
                 to_asserter, to_challenger = d.taken, stake
         burnt = stake + d.taken - to_asserter - to_challenger
-        if d.shown.count and d.outcome in (Outcome.ASSERTER_WON, Outcome.ASSERTER_LOST):
+        if d.shown.records and d.outcome in (Outcome.ASSERTER_WON, Outcome.ASSERTER_LOST):
             won = d.outcome is Outcome.ASSERTER_WON
-            d.owed = min(self.asked(SegmentId(d.state.facts.segment), d.shown.count), burnt if won else d.taken // 4)
+            d.owed = min(self.asked(SegmentId(d.state.facts.segment), d.shown.records), burnt if won else d.taken // 4)
             burnt, to_challenger = (burnt - d.owed, to_challenger) if won else (burnt, to_challenger - d.owed)
         if d.owed:
             ctx.emit(chain.ShowingOwed, dispute=d.number, amount=d.owed)

@@ -94,7 +94,7 @@ class Showings:
     def _counts(self, job: JobId, parts: list[Part], shown: Shown, head: bytes) -> list[int]:
         """How many of the records that were shown are each dataset's."""
         if len(parts) == 1:
-            return [shown.count]
+            return [shown.records]
         try:
             data = decode_data(head)
         except Undecodable:
@@ -104,7 +104,7 @@ class Showings:
         ends, counts = [0], [0] * len(parts)
         for part in parts:
             ends.append(ends[-1] + self.datasets.datasets[part.dataset].published.records)
-        for place in range(shown.first, shown.first + shown.count):
+        for place in range(shown.first, shown.first + shown.records):
             record = permute(data.order, place // data.records, data.records, place % data.records)
             counts[sum(record >= end for end in ends[1:])] += 1
         return counts

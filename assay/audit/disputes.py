@@ -171,7 +171,8 @@ class Disputes(Ends):
             burnt, most = burnt - owners, burnt
         elif event.outcome is Outcome.ASSERTER_LOST:
             challenger, most = challenger - owners, taken // 4
-        check("money", owners <= (most if case.shown.count else 0), f"of dispute {event.dispute} {owners} are set aside for owners, at most {most} may be")
+        most = most if case.shown.records else 0
+        check("money", owners <= most, f"dispute {event.dispute} sets {owners} aside for owners, at most {most} may be")
         right = (asserter, challenger, burnt)
         said = (event.to_asserter, event.to_challenger, event.burnt)
         check("money", said == right, f"dispute {event.dispute} paid (asserter, challenger, burnt) {said}, the rules make it {right}")
@@ -190,14 +191,15 @@ class Disputes(Ends):
 
     def showing_owed(self, event: chain.ShowingOwed, case: Case) -> None:
         """Told before DisputePaid; the credit that follows is of the contract that pays the owners."""
-        case.seg.sheet.check("money", not case.showing and not case.paid, f"dispute {event.dispute} sets something aside for owners twice, or too late")
+        once = not case.showing and not case.paid
+        case.seg.sheet.check("money", once, f"dispute {event.dispute} sets something aside for owners twice, or too late")
         case.showing = event.amount
         self.of_owners = event.amount
 
     def dispute_credited(self, event: chain.DisputeCredited, case: Case) -> None:
         if self.of_owners:
             right, self.of_owners = event.amount == self.of_owners, 0
-            case.seg.sheet.check("money", right, f"dispute {event.dispute} credited {event.who} with {event.amount}, not what is set aside for owners")
+            case.seg.sheet.check("money", right, f"dispute {event.dispute} credited {event.amount}, which is not what is set aside for owners")
             return
         right = case.owed[event.who, event.amount] > 0
         case.seg.sheet.check("money", right, f"dispute {event.dispute} credited {event.who} with {event.amount}, which its outcome does not explain")
@@ -257,8 +259,8 @@ class Disputes(Ends):
                 why = "its deciding move was made by way of another contract, whose calldata do not show it"
                 check("dispute", None, f"dispute {case.number} cannot be played to its end: {why}")
                 continue
-            seen = f"dispute {case.number} has shown {case.shown.count} records from place {case.shown.first} on"
-            check("dispute", shown == case.shown, f"{seen}, its moves make it {shown.count} from {shown.first} on")
+            seen = f"dispute {case.number} has shown {case.shown.records} records from place {case.shown.first} on"
+            check("dispute", shown == case.shown, f"{seen}, its moves make it {shown.records} from {shown.first} on")
             found = VERDICTS[state.verdict]
             check("dispute", found is case.outcome, f"dispute {case.number} was decided as {case.outcome}; its moves make it {found}: {state.reason}")
 

@@ -164,9 +164,10 @@ async def _revenue(where: Settings, name: str, *, collect: bool, withdraw: bool,
         for claim in claims(seen, number):
             await perform(where, claim)
     known = await licences(where)
-    for amount, call in ((_left(known, number, own), WithdrawRevenue(dataset=number)), (_left_shown(known, number, own), WithdrawShowings(dataset=number))):
-        if withdraw and amount:
-            await perform(where, call)
+    if withdraw and _left(known, number, own):
+        await perform(where, WithdrawRevenue(dataset=number))
+    if withdraw and _left_shown(known, number, own):
+        await perform(where, WithdrawShowings(dataset=number))
     known = await licences(where)
     share, earned, taken = _share(known, number, own)
     jobs: dict[JobId, int] = {}
@@ -184,7 +185,8 @@ async def _revenue(where: Settings, name: str, *, collect: bool, withdraw: bool,
         print(f"  job {job:<6} {money(amount):>14}  client {known.jobs[job].client}")
     if shown:
         print(f"and {money(shown)} tokens for records that disputes have shown on chain; {money(left_shown)} to be had of them")
-    print(f"share of {own}: {share / 100:g} %, {money(taken)} withdrawn, {money(left)} to be had" + (": --withdraw" if left + left_shown and not withdraw else ""))
+    more = ": --withdraw" if left + left_shown and not withdraw else ""
+    print(f"share of {own}: {share / 100:g} %, {money(taken)} withdrawn, {money(left)} to be had{more}")
 
 
 def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False) -> None:
@@ -223,7 +225,7 @@ def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data =
     for case in opened:
         what = f"segment {case.segment} of job {case.job}"
         pay = f", for which {money(case.owed)} tokens are {'paid' if case.paid else 'set aside'}" if case.owed else ""
-        print(f"dispute {case.dispute} of {case.challenger} over {what} has shown bytes of {case.count} records in the clear, on chain{pay}")
+        print(f"dispute {case.dispute} of {case.challenger} over {what} has shown bytes of {case.records} records in the clear, on chain{pay}")
 
 
 def _share(known: Licences, number: DatasetId, own: Address) -> tuple[int, int, int]:
@@ -243,8 +245,8 @@ def _left_shown(known: Licences, number: DatasetId, own: Address) -> int:
 
 
 def claims(seen: list[AnyChainEvent], number: DatasetId) -> list[ClaimShowing]:
-    """Of paid disputes that have shown records of the dataset, and nobody has claimed for. A job on several datasets is its key service's to claim for, which
-    has the job's document."""
+    """Of paid disputes that have shown records of the dataset, and nobody has claimed for. A job on several datasets is its key service's to claim
+    for, which has the job's document."""
     from assay.licensing import Licences, showings
 
     known = Licences()

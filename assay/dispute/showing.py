@@ -21,14 +21,14 @@ MOST_SHOWN = 1024
 
 class Shown(NamedTuple):
     first: int = 0
-    count: int = 0
+    records: int = 0
 
     def joined(self, other: Shown) -> Shown:
         """From the first to the last of both."""
-        if not self.count or not other.count:
-            return self if self.count else other
+        if not self.records or not other.records:
+            return self if self.records else other
         first = min(self.first, other.first)
-        return Shown(first, min(max(self.first + self.count, other.first + other.count) - first, MOST_SHOWN))
+        return Shown(first, min(max(self.first + self.records, other.first + other.records) - first, MOST_SHOWN))
 
 
 def noted(shown: Shown, state: State, move: AnyMove) -> Shown:

@@ -89,8 +89,8 @@ class Licensed(Adopting):
                     self._do(Do(key=f"load:{job}", task=LoadJob(job=job, spec=self.state.facts.jobs[job].terms.spec)))
 
     def _showing(self, event: ShowingOwed) -> None:
-        """A dispute over data that this node keeps the keys of has shown records, and its loser's money for them is set aside: claimed for their owners,
-        whoever they are. Told while the dispute is known (assay.facts forgets it when it is paid)."""
+        """A dispute over data that this node keeps the keys of has shown records, and its loser's money for them is set aside: claimed for their
+        owners, whoever they are. Told while the dispute is known (assay.facts forgets it when it is paid)."""
         dispute = self.state.facts.disputes.get(event.dispute)
         seg = self.state.facts.segments.get(dispute.segment) if dispute is not None else None
         named = self.state.licensed.get(seg.job, ()) if seg is not None else ()

@@ -251,7 +251,8 @@ def _create(url: str, deployer: str, contract: str, *arguments: object) -> Addre
 
 
 def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND_DELAY, rules: Rules = RULES) -> Network:
-    """Deploys token, Stakes, Jobs, Disputes, which have no guardian, Datasets, Bounties, Takeovers, Sureties and Showings. Raises Outage, rpc.RpcRefused."""
+    """Deploys token, Stakes, Jobs, Disputes, which have no guardian, Datasets, Bounties, Takeovers, Sureties and Showings. Raises Outage,
+    rpc.RpcRefused."""
     deployer = rpc.call(url, "eth_accounts")[0]
     chain_id, head = int(rpc.call(url, "eth_chainId"), 16), int(rpc.call(url, "eth_blockNumber"), 16)
     token = _create(url, deployer, "token")

@@ -87,6 +87,7 @@ class World:
     """Abstract; made by MemoryWorld and EvmWorld."""
 
     chains: dict[str, Chain]
+    showings: Address
     ids: itertools.count[int]
     whole: int | None = None
     """Under the ends of a segment that begins at this step there are states and accumulators, and not only words."""
@@ -129,6 +130,8 @@ class World:
     def name(self, who: Address) -> str:
         if who == self.chains["client"].takeovers:
             return "takeovers"
+        if who == self.showings:
+            return "showings"
         return next((name for name, chain in self.chains.items() if chain.account == who), who)
 
     async def do(self, name: str, call: AnyCall) -> int:
@@ -317,6 +320,7 @@ class MemoryWorld(World):
     def __init__(self, rules: Rules | None = None) -> None:
         super().__init__()
         self.ledger = MemoryLedger(b"world", rules=rules)
+        self.showings = SHOWINGS
         for name in NAMES:
             self.ledger.account(name, TOKENS)
             self.chains[name] = MemoryChain(self.ledger, name)
@@ -349,7 +353,7 @@ class MemoryWorld(World):
 class EvmWorld(World):
     def __init__(self, anvil: Anvil, network: Network) -> None:
         super().__init__()
-        self.anvil, self.network = anvil, network
+        self.anvil, self.network, self.showings = anvil, network, network.showings
         self.signers: dict[str, LocalAccount] = {}
 
     @classmethod

@@ -1,5 +1,5 @@
-"""Records that a dispute shows are paid for, by its loser: one suite over the ledger in memory and over the contracts on anvil, with the same events and
-balances on both, and an audit that finds nothing."""
+"""Records that a dispute shows are paid for, by its loser: one suite over the ledger in memory and over the contracts on anvil, with the same
+events and balances on both, and an audit that finds nothing."""
 
 from __future__ import annotations
 
