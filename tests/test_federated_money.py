@@ -14,6 +14,8 @@ from test_federated import Play, summed, terms
 
 from assay.adapters.memory_federated import FEDERATED, Federated, MemoryMoney
 from assay.adapters.memory_stakes import BURN
+from assay.cli import federated_pay as pays
+from assay.cli.common import Trouble
 from assay.codec import digest
 from assay.federated import money, ring
 from assay.federated.coordinator import Phase
@@ -206,6 +208,11 @@ async def story(world: World) -> None:
         await stranger.challenge(number, t, 0, said, 7, money.piece(total, 7), right)
     with pytest.raises(Reverted, match="BadProof"):
         await stranger.challenge(number, t, 0, said, 7, money.piece(total + 1, 7), right)
+    assert money.fault(said, total, peeled) is None
+    told = await pays.challenged(stranger, number, t, said, total, peeled, 0)
+    assert told["right"] and "all 40 numbers of its total add up" in told["text"]  # noqa: PT018
+    with pytest.raises(Trouble, match="cannot be challenged from here"):
+        await pays.challenged(stranger, number, t, said, total + 1, peeled, 0)
     with pytest.raises(Reverted, match="NotTheAuditor"):
         await host.strike(number, t, 0, 1)
     with pytest.raises(Reverted, match="NotCounted"):
@@ -222,14 +229,20 @@ async def story(world: World) -> None:
     false[23] += 1
     lie = msgspec.structs.replace(said, total=ring.row_root(false))
     await host.close(number, t, lie, signatures)
-    wrong = money.first_wrong(false, list(peeled.values()))
+    with pytest.raises(Refused, match="not the numbers of the total"):
+        money.fault(said, false, peeled)
+    with pytest.raises(Refused, match="not those that the owners signed"):
+        money.fault(lie, false, {i: row for i, row in peeled.items() if i})
+    found = money.fault(lie, false, peeled)
+    assert found is not None
+    wrong, pieces = found.index, found.rows
     assert wrong == 23
-    pieces = [money.piece(row, wrong) for row in peeled.values()]
     with pytest.raises(Reverted, match="BadSum"):
         await stranger.challenge(number, t, 1, said, wrong, money.piece(false, wrong), pieces)
     with pytest.raises(Reverted, match="BadLength"):
         await stranger.challenge(number, t, 1, lie, wrong, money.piece(false, wrong), pieces[:-1])
-    await stranger.challenge(number, t, 1, lie, wrong, money.piece(false, wrong), pieces)
+    told = await pays.challenged(stranger, number, t, lie, false, peeled, 1)
+    assert (told["right"], told["number"], told["reward"]) == (False, 23, t.bond // 2)
     with pytest.raises(Reverted, match="IsOver"):
         await host.challenge(number, t, 1, lie, wrong, money.piece(false, wrong), pieces)
     assert (await host.job(number)).broken

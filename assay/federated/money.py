@@ -9,7 +9,7 @@ the root of its peeled row. One chunk of each row then shows on chain that a tot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from msgspec import UnsetType
@@ -189,6 +189,27 @@ def first_wrong(total: Row, rows: Sequence[Row]) -> int | None:
         ring.add_row(found, row)
     differ = np.flatnonzero(found != total)
     return int(differ[0]) if differ.size else None
+
+
+class Fault(NamedTuple):
+    """What shows on the chain that a total is false."""
+
+    index: int
+    total: Piece
+    rows: tuple[Piece, ...]
+    """Of the peeled rows that are counted, in the order of their owners."""
+
+
+def fault(said: Sum, total: Row, rows: dict[int, Row]) -> Fault | None:
+    """The first number in which a sum on the chain is not that of its peeled rows; None: all of them add up. Raises Refused for a total or rows that
+    are not those of the sum, with which nothing could be shown."""
+    if tuple(ring.row_root(rows[i]) if i in rows else ZEROS for i in range(len(said.rows))) != said.rows:
+        raise Refused("the rows are not those that the owners signed for")
+    if ring.row_root(total) != said.total:
+        raise Refused("these are not the numbers of the total on the chain")
+    order = sorted(rows)
+    index = first_wrong(total, [rows[i] for i in order])
+    return None if index is None else Fault(index, piece(total, index), tuple(piece(rows[i], index) for i in order))
 
 
 def piece(row: Row, index: int) -> Piece:
