@@ -308,6 +308,34 @@ def test_the_story_in_memory() -> None:
     assert sum(ledger.token.balance.values()) == 10**9
 
 
+def test_rows_that_do_not_fit_one_transaction_are_added_up_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(money, "MOST_CALLDATA", 96 * 7 + 4 * 1250)  # three pieces, and the total's
+
+    async def run() -> None:
+        world, ledger = memory()
+        host, stranger = world["host"], world["stranger"]
+        t = world.terms(await host.now())
+        number = await host.post(t)
+        _, made, peeled = round_of(world.sign(number, 0))
+        said, signatures = money.sum_of(made, peeled)
+        false = np.sum(list(peeled.values()), axis=0, dtype=np.int32)
+        false[39] -= 5
+        lie = msgspec.structs.replace(said, total=ring.row_root(false))
+        await host.close(number, t, lie, signatures)
+        found = money.fault(lie, false, peeled)
+        assert found is not None
+        assert [len(some) for some in money.parts(found, 7)] == [3, 3, 1]
+        with pytest.raises(Reverted, match="BadLength"):
+            await stranger.add(number, t, 0, lie, 39, [*found.rows, found.rows[0]])
+        with pytest.raises(Reverted, match="BadProof"):
+            await stranger.add(number, t, 0, lie, 39, found.rows[1:3])
+        told = await pays.challenged(stranger, number, t, lie, false, peeled, 0)
+        assert (told["number"], (await host.job(number)).broken) == (39, True)
+        assert ledger.credit[stranger.account] == t.bond // 2
+
+    asyncio.run(run())
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "two owners": ({"owners": OWNERS[:2], "shares": (1, 1)}, "owners"), "no rounds": ({"rounds": 0}, "rounds"),
     "a small minimum": ({"minimum": 4}, "minimum"), "half a word": ({"bits": 16}, "bits"), "no numbers": ({"length": 0}, "length"),

@@ -298,7 +298,10 @@ async def challenged(purse: Money, number: int, terms: FederatedTerms, said: Sum
         raise Trouble(f"round {round} of job {number} cannot be challenged from here", str(error), next, FAILED) from None
     if found is None:
         return {"text": f"round {round} of job {number}: all {total.size} numbers of its total add up", "job": number, "round": round, "right": True}
-    await purse.challenge(number, terms, round, said, found.index, found.total, found.rows)
+    *first, last = pay.parts(found, len(terms.owners))
+    for some in first:
+        await purse.add(number, terms, round, said, found.index, some)
+    await purse.challenge(number, terms, round, said, found.index, found.total, last)
     said_so = f"number {found.index} of round {round} of job {number} is not the sum of what its owners signed; that is on the chain now"
     return {
         "text": f"{said_so}, and {money(terms.bond // 2)} tokens are yours: assay federated withdraw", "job": number, "round": round, "right": False,

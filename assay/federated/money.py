@@ -24,8 +24,10 @@ from assay.federated.ring import Row
 from assay.ids import U32, U63, ZERO_ADDRESS, Address, Digest
 from assay.worth.report import Worth
 
-MOST_OWNERS = 64
-"""Of a job on the chain: its sums are proven with a chunk of each row in one transaction."""
+MOST_OWNERS = 256
+"""Of a job on the chain, which has a bit for each in a word."""
+MOST_CALLDATA = 100_000
+"""Bytes: nodes pass on no transaction of more than 128 KiB."""
 EQUAL, RECORDS, WORTH = range(3)
 RULES = ("equal", "records", "worth")
 ZEROS = Digest(bytes(32))
@@ -101,6 +103,7 @@ class Money(Protocol):
     async def challenge(
         self, number: int, terms: FederatedTerms, round: int, sum: Sum, index: int, total: Piece, rows: Sequence[Piece]
     ) -> None: ...  # fmt: skip
+    async def add(self, number: int, terms: FederatedTerms, round: int, sum: Sum, index: int, rows: Sequence[Piece]) -> None: ...
     async def object(self, number: int, terms: FederatedTerms, round: int, place: int) -> None: ...
     async def strike(self, number: int, terms: FederatedTerms, round: int, place: int) -> None: ...
     async def settle(self, number: int, terms: FederatedTerms, round: int) -> None: ...
@@ -210,6 +213,13 @@ def fault(said: Sum, total: Row, rows: dict[int, Row]) -> Fault | None:
     order = sorted(rows)
     index = first_wrong(total, [rows[i] for i in order])
     return None if index is None else Fault(index, piece(total, index), tuple(piece(rows[i], index) for i in order))
+
+
+def parts(found: Fault, owners: int) -> list[tuple[Piece, ...]]:
+    """The rows of a fault, so many at a time as a transaction holds; the last go with the challenge."""
+    each = 32 * (len(found.total.path) + 6) + CHUNK
+    many = max(1, (MOST_CALLDATA - 96 * owners) // each - 1)  # owner, share and root of each; and the total's piece
+    return [found.rows[i : i + many] for i in range(0, len(found.rows), many)]
 
 
 def piece(row: Row, index: int) -> Piece:

@@ -76,8 +76,10 @@ class Licensed(Adopting):
             case _:
                 raise IllegalEvent(f"{type(event).__name__} of {event.key!r} has no place here")
 
-    def _dataset_event(self, event: DatasetPublished | JobLicensed) -> None:
+    def _dataset_event(self, event: DatasetPublished | JobLicensed | ShowingOwed) -> None:
         match event:
+            case ShowingOwed():
+                self._showing(event)
             case DatasetPublished():
                 known = Dataset(event.owner, event.root, event.key_service, event.cid, event.manifest)
                 self.state.datasets[event.dataset] = known

@@ -116,12 +116,10 @@ class KeyServiceMachine(Licensed, Showing, Vouching):
         match event:
             case JobPosted(job=job, terms=terms) if terms.key_service in (self.config.account, *self.state.holds):
                 self._adopt(job)
-            case DatasetPublished() | JobLicensed():
+            case DatasetPublished() | JobLicensed() | ShowingOwed():
                 self._dataset_event(event)
             case CheckpointKeyShown():
                 self._key_shown(event)
-            case ShowingOwed():
-                self._showing(event)
             case _ if isinstance(event, SuretyEvent):
                 self._surety_event(event)
             case Registered(who=who):
