@@ -175,6 +175,11 @@ contract Descent is Court {
         (Game storage g, Turn t) = _game(id);
         if (t.stand() != Stand.RESOLVED) revert WrongTurn(id, t.stand(), t.asserting());
         if (block.timestamp <= _due(t)) revert Clock.TooEarly(_due(t), block.timestamp);
+        _payOut(id, g, t);
+    }
+
+    /// By the outcome, of which void is none: that is paid when it is found.
+    function _payOut(uint64 id, Game storage g, Turn t) internal {
         (uint128 bond, uint128 taken, Outcome outcome) = (_bondOf(t.doublings()), uint128(uint256(g.node)), t.outcome());
         if (outcome == Outcome.ASSERTER_WON) return _share(id, g, t, bond - bond / 2, 0, bond / 2);
         if (outcome == Outcome.CONCEDED) return _share(id, g, t, 0, bond, taken);
