@@ -235,7 +235,7 @@ async def story(world: World) -> None:
         money.fault(lie, false, {i: row for i, row in peeled.items() if i})
     found = money.fault(lie, false, peeled)
     assert found is not None
-    wrong, pieces = found.index, found.rows
+    wrong, pieces = found.number, found.rows
     assert wrong == 23
     with pytest.raises(Reverted, match="BadSum"):
         await stranger.challenge(number, t, 1, said, wrong, money.piece(false, wrong), pieces)

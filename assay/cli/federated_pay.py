@@ -300,12 +300,12 @@ async def challenged(purse: Money, number: int, terms: FederatedTerms, said: Sum
         return {"text": f"round {round} of job {number}: all {total.size} numbers of its total add up", "job": number, "round": round, "right": True}
     *first, last = pay.parts(found, len(terms.owners))
     for some in first:
-        await purse.add(number, terms, round, said, found.index, some)
-    await purse.challenge(number, terms, round, said, found.index, found.total, last)
-    said_so = f"number {found.index} of round {round} of job {number} is not the sum of what its owners signed; that is on the chain now"
+        await purse.add(number, terms, round, said, found.number, some)
+    await purse.challenge(number, terms, round, said, found.number, found.total, last)
+    said_so = f"number {found.number} of round {round} of job {number} is not the sum of what its owners signed; that is on the chain now"
     return {
         "text": f"{said_so}, and {money(terms.bond // 2)} tokens are yours: assay federated withdraw", "job": number, "round": round, "right": False,
-        "number": found.index, "reward": terms.bond // 2,
+        "number": found.number, "reward": terms.bond // 2,
     }  # fmt: skip
 
 

@@ -197,7 +197,7 @@ def first_wrong(total: Row, rows: Sequence[Row]) -> int | None:
 class Fault(NamedTuple):
     """What shows on the chain that a total is false."""
 
-    index: int
+    number: int
     total: Piece
     rows: tuple[Piece, ...]
     """Of the peeled rows that are counted, in the order of their owners."""
