@@ -514,6 +514,22 @@ class DisputePaid(ChainEvent, frozen=True, kw_only=True):
     burnt: int
 
 
+class RecordsShown(ChainEvent, frozen=True, kw_only=True):
+    """Bytes of `count` records of the job's data are on chain now, from that which training reads as number `first` on: of all that the dispute has
+    shown so far, from the first to the last."""
+
+    dispute: DisputeId
+    first: int
+    count: int
+
+
+class ShowingOwed(ChainEvent, frozen=True, kw_only=True):
+    """What the loser pays to the owners of these records; told before DisputePaid, in the same call."""
+
+    dispute: DisputeId
+    amount: int
+
+
 class DisputeCredited(ChainEvent, frozen=True, kw_only=True):
     who: Address
     dispute: DisputeId
@@ -584,6 +600,28 @@ class UsePaid(ChainEvent, frozen=True, kw_only=True):
     job: JobId
     dataset: DatasetId
     segment: SegmentId
+    amount: int
+
+
+class RecordPriced(ChainEvent, frozen=True, kw_only=True):
+    """What a record costs that a dispute shows, for jobs with a number above `after_job`."""
+
+    dataset: DatasetId
+    price: int
+    after_job: JobId
+
+
+class ShowingPaid(ChainEvent, frozen=True, kw_only=True):
+    """The owners of a dataset have earned this for records that a dispute has shown."""
+
+    dispute: DisputeId
+    dataset: DatasetId
+    amount: int
+
+
+class ShowingWithdrawn(ChainEvent, frozen=True, kw_only=True):
+    dataset: DatasetId
+    owner: Address
     amount: int
 
 
@@ -721,6 +759,7 @@ AnyChainEvent = (
     | NoShow | Credited | Withdrawn
     | DisputeSealed | DisputeOpened | DisputeMoved | DisputeResolved | DisputePaid | DisputeCredited | DisputeWithdrawn
     | DatasetPublished | LicenceGranted | LicenceRevoked | VerifiersAdmitted | JobLicensed | UsePaid | UseRefunded | RevenueWithdrawn
+    | RecordsShown | ShowingOwed | RecordPriced | ShowingPaid | ShowingWithdrawn
     | BountyOffered | BountyBegun | BountyShown | BountyPaid | BountyReturned | BountyWithdrawn | Entrusted
     | SuretyOffered | SuretyDeposited | SuretyWithdrawn | JobVouched | CheckpointContested | CheckpointKeyShown | SuretyPaid | SuretyEnding
     | SuretyReturned
@@ -988,6 +1027,25 @@ class WithdrawRevenue(Call, frozen=True, kw_only=True):
     dataset: DatasetId
 
 
+class PriceRecords(Call, frozen=True, kw_only=True):
+    """What a record costs that a dispute shows, for jobs that are posted from now on."""
+
+    dataset: DatasetId
+    price: int
+
+
+class ClaimShowing(Call, frozen=True, kw_only=True):
+    """Has the owners of records paid that a paid dispute has shown. `head`: what the job's data root is the hash of (assay.job.data_head); not
+    looked at for a job on one dataset."""
+
+    dispute: DisputeId
+    head: bytes
+
+
+class WithdrawShowings(Call, frozen=True, kw_only=True):
+    dataset: DatasetId
+
+
 class OfferBounty(Call, frozen=True, kw_only=True):
     """Approves what the last rung pays, and locks it."""
 
@@ -1087,11 +1145,12 @@ SuretyCall = (
 DisputeCall = SealDispute | PlayMove | PayDispute | ClearDisputed | WithdrawDisputes
 BountyCall = OfferBounty | BeginBounty | ShowBounty | CollectBounty | ReturnBounty | WithdrawBounties
 DatasetCall = PublishDataset | GrantLicence | RevokeLicence | AdmitVerifiers | PostLicensed | CollectUse | RefundUse | WithdrawRevenue
+ShowingCall = PriceRecords | ClaimShowing | WithdrawShowings
 OneCall = (
     Register | Deposit | TakeSeat | LeaveSeat | Unbond | WithdrawStake | PostJob | FundJob | CancelJob | CloseJob | Assign | Activate
     | Lapse | Commit | Draw | Redraw | ShowChunk | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide
     | Settle | VoidSegment | ClearBond | Withdraw | DisputeCall | BountyCall | DatasetCall | TakeoverCall
-    | SuretyCall
+    | SuretyCall | ShowingCall
 )  # fmt: skip
 BatchedCall = (
     Lapse | Draw | Redraw | ShowChunk | ReleaseKeys | Serve | Attest | RevealAll | Spread | CloseReveals | Disclose | Decide | Settle

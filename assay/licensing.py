@@ -18,17 +18,20 @@ from assay.chain import (
     AnyChainEvent,
     Assigned,
     DatasetPublished,
-    DisputeMoved,
     DisputeSealed,
     JobLicensed,
     LicenceGranted,
     LicenceRevoked,
+    RecordPriced,
+    RecordsShown,
     RevenueWithdrawn,
+    ShowingOwed,
+    ShowingPaid,
+    ShowingWithdrawn,
     UsePaid,
     UseRefunded,
     VerifiersAdmitted,
 )
-from assay.dispute.moves import Phase
 from assay.ids import ZERO_ADDRESS, Address, DatasetId, DisputeId, JobId, SegmentId
 from assay.job import DatasetRef, Field, KeyHolders, ShardRef, UsedDataset
 from assay.publish.manifest import PRICED, Manifest
@@ -156,18 +159,24 @@ def due(steps: int, each_step: int, records: int, of: int, price: int) -> int:
 
 
 class Showing(NamedTuple):
-    """A dispute in which a record of a job's data was to be opened on chain, in the clear."""
+    """A dispute that has put bytes of records of a job's data on chain, in the clear."""
 
     dispute: DisputeId
     segment: SegmentId
     job: JobId
     challenger: Address
     time: int
+    first: int
+    """Place at which training reads the first of them."""
+    records: int
+    owed: int = 0
+    """Set aside for their owners, of whichever dataset; 0 before the dispute is paid, and where nobody lost."""
+    paid: bool = False
+    """Owners have been credited with it."""
 
 
 def showings(events: Iterable[AnyChainEvent], dataset: DatasetId) -> list[Showing]:
-    """Of jobs that rest on the dataset, alone or with others. Whether the asserter then opened the record or let its time run out is in the
-    dispute's moves (assay.dispute.record)."""
+    """Of jobs that rest on the dataset, alone or with others, by the last word on each."""
     jobs: set[JobId] = set()
     segments: dict[SegmentId, JobId] = {}
     sealed: dict[DisputeId, DisputeSealed] = {}
@@ -180,9 +189,13 @@ def showings(events: Iterable[AnyChainEvent], dataset: DatasetId) -> list[Showin
                 segments[event.segment] = event.job
             case DisputeSealed() if event.segment in segments:
                 sealed[event.dispute] = event
-            case DisputeMoved(phase=Phase.RECORD, dispute=number) if number in sealed:
+            case RecordsShown(dispute=number) if number in sealed:
                 one = sealed[number]
-                found[number] = Showing(number, one.segment, segments[one.segment], one.challenger, event.time)
+                found[number] = Showing(number, one.segment, segments[one.segment], one.challenger, event.time, event.first, event.count)
+            case ShowingOwed(dispute=number) if number in found:
+                found[number] = found[number]._replace(owed=event.amount)
+            case ShowingPaid(dispute=number) if number in found:
+                found[number] = found[number]._replace(paid=True)
             case _:
                 pass
     return list(found.values())
@@ -230,6 +243,10 @@ class Licences:
         self.paid: list[UsePaid] = []
         self.withdrawn: dict[tuple[DatasetId, Address], int] = {}
         self.refunded: dict[JobId, int] = {}
+        self.record_prices: dict[DatasetId, int] = {}
+        """Of a record that a dispute shows, for jobs posted from now on; a dataset that is not named asks as much as for PRICED reads."""
+        self.shown: list[ShowingPaid] = []
+        self.shown_withdrawn: dict[tuple[DatasetId, Address], int] = {}
 
     def feed(self, events: Iterable[AnyChainEvent]) -> None:
         for event in events:
@@ -250,11 +267,22 @@ class Licences:
                     self.withdrawn[key] = self.withdrawn.get(key, 0) + event.amount
                 case UseRefunded():
                     self.refunded[event.job] = event.amount
+                case RecordPriced():
+                    self.record_prices[event.dataset] = event.price
+                case ShowingPaid():
+                    self.shown.append(event)
+                case ShowingWithdrawn():
+                    key = (event.dataset, event.owner)
+                    self.shown_withdrawn[key] = self.shown_withdrawn.get(key, 0) + event.amount
                 case _:
                     pass
 
     def earned(self, dataset: DatasetId) -> int:
         return sum(payment.amount for payment in self.paid if payment.dataset == dataset)
+
+    def earned_shown(self, dataset: DatasetId) -> int:
+        """For records that disputes have shown."""
+        return sum(payment.amount for payment in self.shown if payment.dataset == dataset)
 
     def licence(self, dataset: DatasetId, who: Address, now: int) -> LicenceGranted | None:
         """What `who` may do at chain time `now`: under a licence of its own, or else under everybody's."""

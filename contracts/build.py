@@ -38,6 +38,7 @@ CONTRACTS = {
     "Receipts": "Receipts.sol",
     "Takeovers": "Takeovers.sol",
     "Sureties": "Sureties.sol",
+    "Showings": "Showings.sol",
     "Federated": "Federated.sol",
 }
 WHOLE = {"Jobs": ("IJobs.sol", "IJobs"), "Disputes": ("IDisputes.sol", "IDisputeGame")}

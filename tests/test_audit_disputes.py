@@ -33,12 +33,14 @@ from test_disputes_on_chain import (
     an_honest_provider_is_paid,
     the_silent_lose,
 )
+from test_showings import a_liar_pays_and_no_less_is_burnt, who_disputes_in_vain_pays_for_what_had_to_be_shown
 
 DISPUTED = SegmentId(2)
 ONE = DisputeId(1)
 OTHERS = {
     "pardoned": a_pardon_costs_the_price_alone, "borne out": a_no_is_paid_when_a_dispute_bears_it_out, "kept": a_no_that_nobody_bears_out_is_not_paid,
 }  # fmt: skip
+SHOWN = {"shown": who_disputes_in_vain_pays_for_what_had_to_be_shown, "shown by a liar": a_liar_pays_and_no_less_is_burnt}
 SCRIPTS = {"liar": a_liar_is_slashed, "honest": an_honest_provider_is_paid, "conceded": a_concession_costs_half, "silent": the_silent_lose}
 
 
@@ -53,7 +55,7 @@ def recorded(script: Script) -> Record:
 
 @pytest.fixture(scope="module")
 def records() -> dict[str, Record]:
-    return {name: recorded(script) for name, script in (SCRIPTS | OTHERS).items()}
+    return {name: recorded(script) for name, script in (SCRIPTS | OTHERS | SHOWN).items()}
 
 
 def audited(record: Record) -> Report:
@@ -139,6 +141,12 @@ CASES: dict[str, tuple[str, Forge, str, bool | None]] = {
     "a fee that goes back in part": ("kept", say(C.Credited, SegmentId(1), amount=moved(-1)), "money", False),
     "moves that are not there": ("liar", lambda record: record._replace(disputes={}), "dispute", None),
     "a last move that is hidden": ("liar", played(-1), "dispute", None),
+    "more for owners than the loser can spare": ("shown by a liar", say(C.ShowingOwed, amount=moved(1)), "money", False),
+    "for owners of what was not shown": ("shown", drop(C.RecordsShown), "money", False),
+    "for owners, twice": ("shown", twice(C.ShowingOwed), "money", False),
+    "for owners, and not credited": ("shown", say(C.DisputeCredited, amount=moved(1)), "money", False),
+    "for owners, and not taken from anybody": ("shown", drop(C.ShowingOwed), "money", False),
+    "more records than it has shown": ("shown", say(C.RecordsShown, count=moved(1)), "dispute", False),
     "declared void": ("honest", say(C.DisputePaid, outcome=Outcome.VOID, to_asserter=0, to_challenger=RULES.bond, burnt=0), "dispute", None),
 }  # fmt: skip
 

@@ -14,6 +14,8 @@ from test_federated import Play, summed, terms
 
 from assay.adapters.memory_federated import FEDERATED, Federated, MemoryMoney
 from assay.adapters.memory_stakes import BURN
+from assay.cli import federated_pay as pays
+from assay.cli.common import Trouble
 from assay.codec import digest
 from assay.federated import money, ring
 from assay.federated.coordinator import Phase
@@ -206,6 +208,11 @@ async def story(world: World) -> None:
         await stranger.challenge(number, t, 0, said, 7, money.piece(total, 7), right)
     with pytest.raises(Reverted, match="BadProof"):
         await stranger.challenge(number, t, 0, said, 7, money.piece(total + 1, 7), right)
+    assert money.fault(said, total, peeled) is None
+    told = await pays.challenged(stranger, number, t, said, total, peeled, 0)
+    assert told["right"] and "all 40 numbers of its total add up" in told["text"]  # noqa: PT018
+    with pytest.raises(Trouble, match="cannot be challenged from here"):
+        await pays.challenged(stranger, number, t, said, total + 1, peeled, 0)
     with pytest.raises(Reverted, match="NotTheAuditor"):
         await host.strike(number, t, 0, 1)
     with pytest.raises(Reverted, match="NotCounted"):
@@ -222,14 +229,20 @@ async def story(world: World) -> None:
     false[23] += 1
     lie = msgspec.structs.replace(said, total=ring.row_root(false))
     await host.close(number, t, lie, signatures)
-    wrong = money.first_wrong(false, list(peeled.values()))
+    with pytest.raises(Refused, match="not the numbers of the total"):
+        money.fault(said, false, peeled)
+    with pytest.raises(Refused, match="not those that the owners signed"):
+        money.fault(lie, false, {i: row for i, row in peeled.items() if i})
+    found = money.fault(lie, false, peeled)
+    assert found is not None
+    wrong, pieces = found.number, found.rows
     assert wrong == 23
-    pieces = [money.piece(row, wrong) for row in peeled.values()]
     with pytest.raises(Reverted, match="BadSum"):
         await stranger.challenge(number, t, 1, said, wrong, money.piece(false, wrong), pieces)
     with pytest.raises(Reverted, match="BadLength"):
         await stranger.challenge(number, t, 1, lie, wrong, money.piece(false, wrong), pieces[:-1])
-    await stranger.challenge(number, t, 1, lie, wrong, money.piece(false, wrong), pieces)
+    told = await pays.challenged(stranger, number, t, lie, false, peeled, 1)
+    assert (told["right"], told["number"], told["reward"]) == (False, 23, t.bond // 2)
     with pytest.raises(Reverted, match="IsOver"):
         await host.challenge(number, t, 1, lie, wrong, money.piece(false, wrong), pieces)
     assert (await host.job(number)).broken
@@ -293,6 +306,34 @@ def test_the_story_in_memory() -> None:
     asyncio.run(story(world))
     assert ledger.token.balance[BURN] == 250_001 + 500_001
     assert sum(ledger.token.balance.values()) == 10**9
+
+
+def test_rows_that_do_not_fit_one_transaction_are_added_up_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(money, "MOST_CALLDATA", 96 * 7 + 4 * 1250)  # three pieces, and the total's
+
+    async def run() -> None:
+        world, ledger = memory()
+        host, stranger = world["host"], world["stranger"]
+        t = world.terms(await host.now())
+        number = await host.post(t)
+        _, made, peeled = round_of(world.sign(number, 0))
+        said, signatures = money.sum_of(made, peeled)
+        false = np.sum(list(peeled.values()), axis=0, dtype=np.int32)
+        false[39] -= 5
+        lie = msgspec.structs.replace(said, total=ring.row_root(false))
+        await host.close(number, t, lie, signatures)
+        found = money.fault(lie, false, peeled)
+        assert found is not None
+        assert [len(some) for some in money.parts(found, 7)] == [3, 3, 1]
+        with pytest.raises(Reverted, match="BadLength"):
+            await stranger.add(number, t, 0, lie, 39, [*found.rows, found.rows[0]])
+        with pytest.raises(Reverted, match="BadProof"):
+            await stranger.add(number, t, 0, lie, 39, found.rows[1:3])
+        told = await pays.challenged(stranger, number, t, lie, false, peeled, 0)
+        assert (told["number"], (await host.job(number)).broken) == (39, True)
+        assert ledger.credit[stranger.account] == t.bond // 2
+
+    asyncio.run(run())
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

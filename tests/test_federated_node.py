@@ -16,7 +16,7 @@ from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
 from assay.adapters.memory_federated import Federated, MemoryMoney
 from assay.adapters.memory_peers import MemoryPeers, Switchboard
 from assay.codec import decode, encode
-from assay.federated import money, node, record, training
+from assay.federated import money, node, record, ring, training
 from assay.federated.client import Client
 from assay.federated.coordinator import Lost
 from assay.federated.messages import Record, Refused, Terms
@@ -111,6 +111,11 @@ def test_a_job_over_peers_and_blobs_ends_where_it_ends_in_one_process() -> None:
         for done, model in await asyncio.gather(*owners):
             assert [r.outcome.why for r in done] == ["", ""]
             assert state_root(4, model) == state_root(4, state)
+        published = await node.published_at(world.blobs[0], world.at.peer, world.host.published)
+        total = await node.total_of(world.blobs[0], world.at.peer, published)
+        assert ring.row_root(total) == published.record.total  # so that somebody can show it where it is false
+        with pytest.raises(Refused, match="gives nobody the total's numbers"):
+            await node.total_of(world.blobs[0], world.at.peer, node.Published(record=published.record, rows=published.rows))
         here = initial_state()
         for round in range(ROUNDS):
             t = invited(here, round)

@@ -3,15 +3,29 @@ envelope or repeated request gets them out of the key service otherwise."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from test_keyservice import CID, CLIENT, INITIAL, NODES, SERVICE, V1, V2, W1, W2, ZERO, Bench, document
 
 from assay.adapters.memory_keys import MemoryKeys
-from assay.chain import CancelJob, DatasetPublished, GrantLicence, JobClosed, JobLicensed, Lapsed, LicenceRevoked
+from assay.chain import (
+    CancelJob,
+    ClaimShowing,
+    DatasetPublished,
+    DisputeSealed,
+    GrantLicence,
+    JobClosed,
+    JobLicensed,
+    Lapsed,
+    LicenceRevoked,
+    RecordsShown,
+    ShowingOwed,
+)
 from assay.codec import encode
-from assay.ids import Address, DatasetId, JobId, SegmentId
-from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef, UsedDataset, data_root
+from assay.ids import Address, DatasetId, DisputeId, JobId, SegmentId
+from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef, UsedDataset, data_head, data_root
 from assay.keyservice.licensed import SEND
 from assay.keyservice.state import JobStage
 from assay.merkle import sha256
@@ -225,3 +239,30 @@ def test_a_licence_that_is_revoked_in_mid_job_still_lets_what_was_assigned_be_ch
         assert not isinstance(bench.ask(who, 1, KEYS["cheap"][1]), KeyGrant)
     bench.chain(JobClosed, job=JobId(1), refund=0)
     assert [release.key_id for _, call in bench.calls[calls:] for release in call.releases if release.recipient != CLIENT.account] == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "licensed", "claims"),
+    [
+        (job(CHEAP, (1, 2)), (1,), [b""]),
+        (job(DatasetRef(name="both", fields=FIELDS, shards=(*DEAR.shards, *CHEAP.shards)), (2, 2), (1, 2)), (2, 1), ["head"]),
+        (job(CHEAP, (1, 2)), (), []),  # a job that is not licensed rests on nobody's data
+    ],
+)
+def test_what_is_set_aside_for_records_that_a_dispute_has_shown_is_claimed(spec: JobSpec, licensed: tuple[int, ...], claims: list[Any]) -> None:
+    bench = posted(spec, *licensed)
+    bench.held.add("showing")
+    bench.assign(1)
+    one = {"segment": SegmentId(1), "challenger": W2.account, "bond": 1, "open_by": 9, "allowance": 1}
+    bench.chain(DisputeSealed, dispute=DisputeId(4), **one)
+    bench.chain(RecordsShown, dispute=DisputeId(4), first=3, count=2)
+    bench.chain(ShowingOwed, dispute=DisputeId(9), amount=5)  # of no job that it knows
+    assert not bench.core.outstanding  # nothing is owed before somebody has lost
+    bench.chain(ShowingOwed, dispute=DisputeId(4), amount=5)
+    calls = [effect.call for effect in bench.core.outstanding.values() if isinstance(effect, Send)]
+    heads = [data_head(spec.dataset, spec.order, spec.batch) if head == "head" else head for head in claims]
+    assert calls == [ClaimShowing(dispute=DisputeId(4), head=head) for head in heads]
+    assert ("shown" in bench.topics()) is bool(claims)
+    for effect in list(bench.core.outstanding.values()):
+        bench.feed(Failed(key=effect.key, fault=Fault.REFUSED, error="AlreadyClaimed"))  # type: ignore[union-attr]
+    assert not bench.core.outstanding

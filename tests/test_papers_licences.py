@@ -12,8 +12,8 @@ from test_papers import ME, OTHER, internal, made, sign, signer, statement, swap
 
 from assay import chain
 from assay.audit.record import Entry
+from assay.cli.licences import claims
 from assay.codec import decode, encode
-from assay.dispute.moves import Phase
 from assay.ids import ZERO_ADDRESS, Address, Cid, DatasetId, Digest, DisputeId, JobId, SegmentId
 from assay.job import JobSpec, UsedDataset
 from assay.licensing import ENDLESS, Showing, showings
@@ -119,19 +119,29 @@ def test_a_false_one_is_found(trained: Trained, licensed: Statement, bend: Bend,
     assert any(text in said for said in found), found
 
 
-def test_an_owner_is_told_of_disputes_that_came_to_open_a_record() -> None:
+def test_an_owner_is_told_of_disputes_that_have_shown_records() -> None:
     def assigned(segment: int, job: int) -> tuple[type[Any], dict[str, Any]]:
         fields = {"parent": SegmentId(0), "provider": OWNER, "start": 0, "stop": 1, "price": 1, "activate_by": 9}
         return chain.Assigned, {"segment": SegmentId(segment), "job": JobId(job), **fields}
 
-    def disputed(dispute: int, segment: int, phase: Phase) -> list[tuple[type[Any], dict[str, Any]]]:
-        sealed = {"segment": SegmentId(segment), "challenger": CLIENT, "bond": 1, "open_by": 9, "allowance": 1}
-        moved = {"phase": phase, "asserting": True, "due": 9}
-        return [(chain.DisputeSealed, {"dispute": DisputeId(dispute), **sealed}), (chain.DisputeMoved, {"dispute": DisputeId(dispute), **moved})]
+    def disputed(dispute: int, segment: int) -> tuple[type[Any], dict[str, Any]]:
+        told = {"segment": SegmentId(segment), "challenger": CLIENT, "bond": 1, "open_by": 9, "allowance": 1}
+        return chain.DisputeSealed, {"dispute": DisputeId(dispute), **told}
+
+    def shown(dispute: int, first: int, count: int) -> tuple[type[Any], dict[str, Any]]:
+        return chain.RecordsShown, {"dispute": DisputeId(dispute), "first": first, "count": count}
 
     told = [one.event for one in entries(
-        published(1), granted(ZERO_ADDRESS, 10**6, 0), posted(1), assigned(1, 1), assigned(2, 2), *disputed(5, 1, Phase.RECORD),
-        *disputed(6, 1, Phase.ELEMENT), *disputed(7, 2, Phase.RECORD),
+        published(1), granted(ZERO_ADDRESS, 10**6, 0), posted(1), assigned(1, 1), assigned(2, 2), disputed(5, 1), disputed(6, 1), disputed(7, 2),
+        shown(5, 30, 2), shown(7, 1, 1), shown(5, 30, 4),
     )]  # fmt: skip
-    assert showings(told, DatasetId(1)) == [Showing(DisputeId(5), SegmentId(1), JobId(1), CLIENT, 600)]
+    one = Showing(DisputeId(5), SegmentId(1), JobId(1), CLIENT, 1000, 30, 4)
+    assert showings(told, DatasetId(1)) == [one]
     assert showings(told, DatasetId(2)) == []
+    assert claims(told, DatasetId(1)) == []
+    told += [e.event for e in entries((chain.ShowingOwed, {"dispute": DisputeId(5), "amount": 9}))]
+    assert showings(told, DatasetId(1)) == [one._replace(owed=9)]
+    assert claims(told, DatasetId(1)) == [chain.ClaimShowing(dispute=DisputeId(5), head=b"")]
+    told += [e.event for e in entries((chain.ShowingPaid, {"dispute": DisputeId(5), "dataset": DatasetId(1), "amount": 9}))]
+    assert showings(told, DatasetId(1)) == [one._replace(owed=9, paid=True)]
+    assert claims(told, DatasetId(1)) == []

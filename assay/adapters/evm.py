@@ -64,7 +64,7 @@ class EvmReader(TypedData):
         self.rpc = rpc
         self.genesis = genesis
         self.contracts = contracts
-        """By name: jobs, stakes, token; disputes, datasets, bounties, takeovers and sureties, if the network has them."""
+        """By name: jobs, stakes, token; disputes, datasets, bounties, takeovers, sureties and showings, if the network has them."""
         self.disputes = contracts.get("disputes", Address(""))
         self.takeovers = contracts.get("takeovers", Address(""))
         named = {address: name for name, address in contracts.items() if name != "token"}
@@ -95,7 +95,7 @@ class EvmReader(TypedData):
         with contextlib.suppress(Refused, evm_abi.BadLog):  # stakes behind receipts know of no data sets
             if (datasets := Address((await ask("stakes", "datasets")).lower())) != ZERO_ADDRESS:
                 found["datasets"] = datasets
-        for name in ("bounties", "takeovers", "sureties"):
+        for name in ("bounties", "takeovers", "sureties", "showings"):
             where = evm_create2.created(name, contract)
             if blob(await rpc.call("eth_getCode", where, "latest")):
                 found[name] = where

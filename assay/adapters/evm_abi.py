@@ -31,7 +31,8 @@ FILES = {
     "jobs": "Jobs", "segments": "Segments", "checks": "Checks", "escrow": "Escrow", "appeals": "Appeals", "stakes": "Stakes", "token": "TestToken",
     "disputes": "Disputes", "descent": "Descent", "verdict": "Verdict", "clear_leaf": "ClearLeaf", "table_leaf": "TableLeaf",
     "datasets": "Datasets",
-    "bounties": "Bounties", "receipts": "Receipts", "takeovers": "Takeovers", "sureties": "Sureties", "federated": "Federated",
+    "bounties": "Bounties", "receipts": "Receipts", "takeovers": "Takeovers", "sureties": "Sureties", "showings": "Showings",
+    "federated": "Federated",
 }  # fmt: skip
 RENAMED = {"Moved": "DisputeMoved", "id": "dispute", "stand": "phase"}
 """What Disputes calls otherwise than the vocabulary."""
@@ -147,6 +148,9 @@ _CALLS: dict[type[Message], tuple[str, str, Callable[[Any], tuple[object, ...]]]
     chain.ShowCheckpointKey: ("sureties", "show", lambda c: (c.segment, c.checkpoint, c.key)),
     chain.ClaimSurety: ("sureties", "claim", lambda c: (c.segment,)),
     chain.ReturnSurety: ("sureties", "giveBack", lambda c: (c.job,)),
+    chain.PriceRecords: ("showings", "setPrice", lambda c: (c.dataset, c.price)),
+    chain.ClaimShowing: ("showings", "claim", lambda c: (c.dispute, c.head)),
+    chain.WithdrawShowings: ("showings", "withdraw", lambda c: (c.dataset,)),
 }
 
 
@@ -289,7 +293,7 @@ def events() -> dict[bytes, _Event]:
     """Decoders by topic 0. Raises ImportError when ABI and vocabulary do not fit together."""
     kinds = {kind.__name__: kind for kind in get_args(AnyChainEvent)}
     found: dict[bytes, _Event] = {}
-    for contract in ("jobs", "stakes", "disputes", "datasets", "bounties", "takeovers", "sureties"):
+    for contract in ("jobs", "stakes", "disputes", "datasets", "bounties", "takeovers", "sureties", "showings"):
         renamed = RENAMED if contract == "disputes" else {}
         for entry in _entries(contract, "event"):
             kind = kinds.get(renamed.get(entry["name"], entry["name"]))

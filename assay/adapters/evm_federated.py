@@ -71,6 +71,9 @@ class EvmMoney:
     ) -> None:  # fmt: skip
         await self._send("challenge", number, terms, round, sum, index, total, tuple(rows))
 
+    async def add(self, number: int, terms: FederatedTerms, round: int, sum: Sum, index: int, rows: Sequence[Piece]) -> None:
+        await self._send("add", number, terms, round, sum, index, tuple(rows))
+
     async def object(self, number: int, terms: FederatedTerms, round: int, place: int) -> None:
         await self._send("object", number, terms, round, place)
 

@@ -24,6 +24,7 @@ from assay.adapters.memory_bounties import BOUNTIES, Bounties
 from assay.adapters.memory_committee import Committee, receipt_digest, seal_digest, visit_digest
 from assay.adapters.memory_datasets import DATASETS, Datasets
 from assay.adapters.memory_disputes import DISPUTES, Disputes
+from assay.adapters.memory_showings import SHOWINGS, Showings
 from assay.adapters.memory_stakes import BURN, JOBS, STAKES, Context, Stakes, Token, pseudo_address
 from assay.adapters.memory_sureties import SURETIES, Sureties
 from assay.adapters.memory_takeovers import TAKEOVERS, Takeovers
@@ -67,6 +68,7 @@ class MemoryLedger:
         self.bounties = Bounties(self.token, self.jobs)
         self.takeovers = Takeovers(self.jobs)
         self.sureties = Sureties(self.token, self.jobs, self.chain_id)
+        self.showings = Showings(self.token, self.jobs, self.datasets, self.disputes)
         self.receipts: dict[tuple[Address, CallId], int] = {}
         """Block in which an account's call was mined."""
         self.blocks = [Block(number=0, hash=self._hash(0), time=start)]
@@ -162,7 +164,7 @@ class MemoryLedger:
 
     def balances(self) -> dict[Address, int]:
         """Token balance of every account that ever held any, the contracts' and the burn address included."""
-        return {JOBS: 0, STAKES: 0, DISPUTES: 0, DATASETS: 0, BOUNTIES: 0, SURETIES: 0, BURN: 0} | self.token.balance
+        return {JOBS: 0, STAKES: 0, DISPUTES: 0, DATASETS: 0, BOUNTIES: 0, SURETIES: 0, SHOWINGS: 0, BURN: 0} | self.token.balance
 
     def view(self, who: Address) -> AccountView:
         account = self.stakes.account(who)
@@ -276,6 +278,8 @@ class MemoryLedger:
                 self.datasets.run(ctx, who, call)
             case _ if isinstance(call, chain.SuretyCall):
                 self.sureties.run(ctx, who, call)
+            case _ if isinstance(call, chain.ShowingCall):
+                self.showings.run(ctx, who, call)
             case chain.Batch():
                 self._run_batch(who, call)
             case _:

@@ -4,6 +4,7 @@ locks, slashes and lets go. Rules and refusals are those of contracts/src/Disput
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,11 +15,12 @@ from assay.adapters.memory_records import Check, Segment
 from assay.adapters.memory_stakes import BURN, STAKES, Context, Stakes, Token, pseudo_address
 from assay.adapters.refusals import refuse
 from assay.chain import Outcome, SegmentState
-from assay.dispute import game, moves
+from assay.dispute import game, moves, showing
 from assay.dispute.checks import IllegalMove
 from assay.dispute.moves import AnyMove, Moment, Phase, Revealed, Side, State, Verdict
 from assay.dispute.record import Disputed, Played, Record, Rules, facts_of
-from assay.ids import Address, DisputeId, SegmentId
+from assay.dispute.showing import Shown
+from assay.ids import ZERO_ADDRESS, Address, DisputeId, SegmentId
 
 DISPUTES = pseudo_address("disputes")
 OUTCOMES = {
@@ -43,6 +45,9 @@ class Dispute:
     outcome: Outcome | None = None
     pay_after: int = 0
     paid: bool = False
+    shown: Shown = Shown()  # noqa: RUF009
+    owed: int = 0
+    """Set aside for the owners of what was shown."""
 
 
 class Disputes:
@@ -52,6 +57,9 @@ class Disputes:
         self.token, self.stakes, self.jobs, self._rules = token, stakes, jobs, rules
         self.disputes: dict[DisputeId, Dispute] = {}
         self.credit: dict[Address, int] = {}
+        self.asked: Callable[[SegmentId, int], int] = lambda segment, count: 0
+        """The most that owners ask for so many records of a segment's job (memory_showings)."""
+        self.showings = ZERO_ADDRESS
 
     @property
     def rules(self) -> Rules:
@@ -198,6 +206,9 @@ class Disputes:
             d.state, d.asserter, d.target, d.round = before
             raise
         d.moves.append(Played(move=move, block=ctx.number, time=ctx.time))
+        if (shown := showing.noted(d.shown, before[0], move)) != d.shown:
+            d.shown = shown
+            ctx.emit(chain.RecordsShown, dispute=d.number, first=shown.first, count=shown.records)
         if d.state.phase is Phase.RESOLVED:
             # Only who knows the link can be pardoned for it.
             asked = isinstance(move, moves.Concede) and before[0].phase is Phase.TRACED and d.target == 0
@@ -285,14 +296,24 @@ class Disputes:
             case Outcome.VOID:
                 to_asserter, to_challenger = d.taken, stake
         burnt = stake + d.taken - to_asserter - to_challenger
+        if d.shown.records and d.outcome in (Outcome.ASSERTER_WON, Outcome.ASSERTER_LOST):
+            won = d.outcome is Outcome.ASSERTER_WON
+            d.owed = min(self.asked(SegmentId(d.state.facts.segment), d.shown.records), burnt if won else d.taken // 4)
+            burnt, to_challenger = (burnt - d.owed, to_challenger) if won else (burnt, to_challenger - d.owed)
+        if d.owed:
+            ctx.emit(chain.ShowingOwed, dispute=d.number, amount=d.owed)
+            self._credit(ctx, self.showings, d.number, d.owed)
         ctx.emit(chain.DisputePaid, dispute=d.number, outcome=d.outcome, to_asserter=to_asserter, to_challenger=to_challenger, burnt=burnt)
         for who, amount in ((d.asserter, to_asserter), (d.state.facts.challenger, to_challenger)):
             if amount:
-                self.credit[who] = self.credit.get(who, 0) + amount
-                ctx.emit(chain.DisputeCredited, who=who, dispute=d.number, amount=amount)
+                self._credit(ctx, who, d.number, amount)
         if waits:
             self._let_go(ctx, SegmentId(d.state.facts.segment), voided=d.outcome is Outcome.VOID and d.target == 0)
         self.token.move(DISPUTES, BURN, burnt)
+
+    def _credit(self, ctx: Context, who: Address, number: DisputeId, amount: int) -> None:
+        self.credit[who] = self.credit.get(who, 0) + amount
+        ctx.emit(chain.DisputeCredited, who=who, dispute=number, amount=amount)
 
     def clear(self, ctx: Context, number: SegmentId) -> None:
         seg = self.jobs.segment(number)

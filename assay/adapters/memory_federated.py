@@ -29,6 +29,8 @@ class Round:
     objected: set[int] = field(default_factory=set)
     struck: int | None = None
     settled: bool = False
+    added: dict[tuple[int, Address], tuple[int, int]] = field(default_factory=dict)
+    """By number and account: what it has added up, and of how many rows."""
 
 
 @dataclass(slots=True)
@@ -134,6 +136,19 @@ class Federated:
     def challenge(
         self, who: Address, number: int, t: FederatedTerms, round: int, s: Sum, index: int, total: Piece, rows: Sequence[Piece]
     ) -> None:  # fmt: skip
+        job, found = self._disputed(number, t, round, s, index)
+        added, done = self._add_up(who, t, found, index, rows)
+        if done != len(found.counted):
+            raise refuse("BadLength", name="pieces", length=done, most=len(found.counted))
+        if added == _number(t, s.total, index, total):
+            raise refuse("SumIsRight", index=index)
+        self._break(job, who, t.bond, t.bond // 2)
+
+    def add(self, who: Address, number: int, t: FederatedTerms, round: int, s: Sum, index: int, rows: Sequence[Piece]) -> None:
+        _, found = self._disputed(number, t, round, s, index)
+        found.added[index, who] = self._add_up(who, t, found, index, rows)
+
+    def _disputed(self, number: int, t: FederatedTerms, round: int, s: Sum, index: int) -> tuple[Job, Round]:
         job = self._known(number, t)
         found = self._open(job, round)
         if job.broken:
@@ -141,13 +156,18 @@ class Federated:
         if s != found.sum:
             raise refuse("BadSum", sum=digest(found.sum))
         _within("index", index, 0, t.length - 1)
-        counted = [row for row in s.rows if row != ZEROS]
-        if len(rows) != len(counted):
-            raise refuse("BadLength", name="pieces", length=len(rows), most=min(len(counted), len(rows) + 1))
-        added = sum(_number(t, root, index, piece) for root, piece in zip(counted, rows, strict=True)) % (1 << t.bits)
-        if added == _number(t, s.total, index, total):
-            raise refuse("SumIsRight", index=index)
-        self._break(job, who, t.bond, t.bond // 2)
+        return job, found
+
+    @staticmethod
+    def _add_up(who: Address, t: FederatedTerms, found: Round, index: int, rows: Sequence[Piece]) -> tuple[int, int]:
+        """The sum of these rows and of those that the account has added before, and of how many that is."""
+        added, done = found.added.get((index, who), (0, 0))
+        left = [row for row in found.sum.rows if row != ZEROS][done:]
+        if len(rows) > len(left):
+            raise refuse("BadLength", name="pieces", length=len(rows), most=len(left))
+        for root, piece in zip(left, rows, strict=False):
+            added += _number(t, root, index, piece)
+        return added % (1 << t.bits), done + len(rows)
 
     def _break(self, job: Job, who: Address, bond: int, reward: int) -> None:
         job.broken = True
@@ -249,6 +269,9 @@ class MemoryMoney:
         self, number: int, terms: FederatedTerms, round: int, sum: Sum, index: int, total: Piece, rows: Sequence[Piece]
     ) -> None:  # fmt: skip
         self.ledger.challenge(self.account, number, terms, round, sum, index, total, rows)
+
+    async def add(self, number: int, terms: FederatedTerms, round: int, sum: Sum, index: int, rows: Sequence[Piece]) -> None:
+        self.ledger.add(self.account, number, terms, round, sum, index, rows)
 
     async def object(self, number: int, terms: FederatedTerms, round: int, place: int) -> None:
         self.ledger.object(self.account, number, terms, round, place)

@@ -33,7 +33,7 @@ class Auditor(Disputes):
         }  # fmt: skip
         self._of_dispute: dict[type[chain.ChainEvent], Callable[[Any, Case], None]] = {
             chain.DisputeOpened: self.dispute_opened, chain.DisputeResolved: self.dispute_resolved, chain.DisputePaid: self.dispute_paid,
-            chain.DisputeCredited: self.dispute_credited,
+            chain.DisputeCredited: self.dispute_credited, chain.RecordsShown: self.records_shown, chain.ShowingOwed: self.showing_owed,
         }  # fmt: skip
         self.releases: list[chain.KeyReleased] = []
         """Of the audited job's segments."""
@@ -101,7 +101,10 @@ class Auditor(Disputes):
                 self.dispute_sealed(event, self.books.segs[event.segment])
             case chain.Slashed():
                 self.slashed(event, self.books.segs[event.segment])
-            case chain.DisputeOpened() | chain.DisputeResolved() | chain.DisputePaid() | chain.DisputeCredited():
+            case (
+                chain.DisputeOpened() | chain.DisputeResolved() | chain.DisputePaid() | chain.DisputeCredited() | chain.RecordsShown()
+                | chain.ShowingOwed()
+            ):  # fmt: skip
                 if event.dispute in self.cases:
                     self._of_dispute[type(event)](event, self.cases[event.dispute])
                 else:

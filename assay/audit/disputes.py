@@ -13,6 +13,7 @@ from assay.audit.record import Entry
 from assay.chain import Outcome, SegmentState
 from assay.dispute.moves import WALK_LINKS, Facts, Moment, Revealed, Verdict
 from assay.dispute.record import Disputed, facts_of
+from assay.dispute.showing import Shown
 from assay.ids import Address, DisputeId
 
 STANDING = (SegmentState.DRAWN, SegmentState.SERVED, SegmentState.ATTESTED)
@@ -44,10 +45,17 @@ class Case:
     paid: bool = False
     gone: bool = False
     """The vote that it was about has fallen, or ended with its segment, before it was opened: that gives the bond back."""
+    shown: Shown = Shown()  # noqa: RUF009
+    """Records of the job's data, as the contract has told it."""
+    showing: int = 0
+    """What their owners get of what the loser loses."""
     owed: Counter[tuple[Address, int]] = field(default_factory=Counter)
 
 
 class Disputes(Ends):
+    of_owners = 0
+    """Set aside for the owners of records by the event before."""
+
     # ---- beginning -------------------------------------------------------------------------------------------------------
 
     def dispute_sealed(self, event: chain.DisputeSealed, seg: Seg) -> None:
@@ -158,7 +166,14 @@ class Disputes(Ends):
             Outcome.ASSERTER_WON: (stake - stake // 2, 0), Outcome.ASSERTER_LOST: (0, stake + taken - taken // 2), Outcome.CONCEDED: (0, stake),
             Outcome.VOID: (taken, stake),
         }[event.outcome]  # fmt: skip
-        right = (asserter, challenger, stake + taken - asserter - challenger)
+        burnt, most, owners = stake + taken - asserter - challenger, 0, case.showing
+        if event.outcome is Outcome.ASSERTER_WON:
+            burnt, most = burnt - owners, burnt
+        elif event.outcome is Outcome.ASSERTER_LOST:
+            challenger, most = challenger - owners, taken // 4
+        most = most if case.shown.records else 0
+        check("money", owners <= most, f"dispute {event.dispute} sets {owners} aside for owners, at most {most} may be")
+        right = (asserter, challenger, burnt)
         said = (event.to_asserter, event.to_challenger, event.burnt)
         check("money", said == right, f"dispute {event.dispute} paid (asserter, challenger, burnt) {said}, the rules make it {right}")
         case.owed = Counter({(who, amount): 1 for who, amount in ((case.asserter, asserter), (case.challenger, challenger)) if amount})
@@ -171,7 +186,21 @@ class Disputes(Ends):
         if by_guardian and self.audited(seg):
             check("dispute", None, f"dispute {event.dispute} was declared void after it was decided: by the guardian, on grounds that no chain has")
 
+    def records_shown(self, event: chain.RecordsShown, case: Case) -> None:
+        case.shown = Shown(event.first, event.count)
+
+    def showing_owed(self, event: chain.ShowingOwed, case: Case) -> None:
+        """Told before DisputePaid; the credit that follows is of the contract that pays the owners."""
+        once = not case.showing and not case.paid
+        case.seg.sheet.check("money", once, f"dispute {event.dispute} sets something aside for owners twice, or too late")
+        case.showing = event.amount
+        self.of_owners = event.amount
+
     def dispute_credited(self, event: chain.DisputeCredited, case: Case) -> None:
+        if self.of_owners:
+            right, self.of_owners = event.amount == self.of_owners, 0
+            case.seg.sheet.check("money", right, f"dispute {event.dispute} credited {event.amount}, which is not what is set aside for owners")
+            return
         right = case.owed[event.who, event.amount] > 0
         case.seg.sheet.check("money", right, f"dispute {event.dispute} credited {event.who} with {event.amount}, which its outcome does not explain")
         case.owed[event.who, event.amount] -= right
@@ -205,7 +234,7 @@ class Disputes(Ends):
 
     def games(self) -> None:
         """Every dispute over the audited job, played again."""
-        from assay.dispute import game
+        from assay.dispute import game, showing
         from assay.dispute.checks import IllegalMove
 
         for case in self.cases.values():
@@ -215,10 +244,12 @@ class Disputes(Ends):
             if facts is None or record is None:
                 check("dispute", None, f"the moves of dispute {case.number} cannot be had")
                 continue
-            state = game.sealed(facts, record.digest, Moment(record.block, record.time))
+            state, shown = game.sealed(facts, record.digest, Moment(record.block, record.time)), Shown()
             try:
                 for played in record.moves:
+                    before = state
                     state = game.apply(state, played.move, Moment(played.block, played.time))
+                    shown = showing.noted(shown, before, played.move)
             except IllegalMove as error:
                 check("dispute", False, f"dispute {case.number} has a move that the game does not take: {error}")
                 continue
@@ -228,6 +259,8 @@ class Disputes(Ends):
                 why = "its deciding move was made by way of another contract, whose calldata do not show it"
                 check("dispute", None, f"dispute {case.number} cannot be played to its end: {why}")
                 continue
+            seen = f"dispute {case.number} has shown {case.shown.records} records from place {case.shown.first} on"
+            check("dispute", shown == case.shown, f"{seen}, its moves make it {shown.records} from {shown.first} on")
             found = VERDICTS[state.verdict]
             check("dispute", found is case.outcome, f"dispute {case.number} was decided as {case.outcome}; its moves make it {found}: {state.reason}")
 

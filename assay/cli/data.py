@@ -48,6 +48,7 @@ def publish(
     bad: Annotated[str, typer.Option("--bad", metavar="skip|refuse", help="What becomes of a dataset that has bad files.")] = "refuse",
     licence: Annotated[str, typer.Option("--licence", help="An SPDX identifier or a title, or a file with the text.")] = "all rights reserved",
     price: Annotated[float, typer.Option("--price", min=0, help="Tokens for 1000 records read in training.")] = 0.0,
+    leaf_price: Annotated[float | None, typer.Option("--leaf-price", min=0, help="Tokens for a record that a dispute shows; else --price.")] = None,
     purpose: Annotated[list[str] | None, typer.Option("--purpose", help="What it may be used for; may be given several times.")] = None,
     consent: Annotated[Path | None, typer.Option("--consent", metavar="FILE", help="What the people agreed to whom the data are about.")] = None,
     provenance: Annotated[Path | None, typer.Option("--provenance", metavar="FILE", help="Where the data come from.")] = None,
@@ -86,7 +87,7 @@ def publish(
             kind=chosen, classes=surveys.classes(root) if chosen == "images" and root.is_dir() else (), size=_size(size), channels=1 if grey else 3,
             context=context, columns=_listed(columns), label=label, categories=_categories(category or []), missing=missing,
         )  # fmt: skip
-        terms = _terms(licence, price, purpose or [], consent)
+        terms = _terms(licence, price, leaf_price, purpose or [], consent)
         from assay.cli.holders import of_accounts
 
         keepers = of_accounts(settings(rpc, contract, None, data, "owner"), holder, threshold) if holder else None
@@ -231,7 +232,9 @@ def _text(path: Path | None) -> str:
         raise Trouble(f"{path} is no UTF-8 text", code=USAGE) from None
 
 
-def _terms(licence: str, price: float, purposes: list[str], consent: Path | None) -> Any:
+def _terms(licence: str, price: float, leaf_price: float | None, purposes: list[str], consent: Path | None) -> Any:
+    from msgspec import UNSET
+
     from assay.publish.manifest import MAX_TEXT, Licence, purposes_mask
 
     try:
@@ -243,7 +246,8 @@ def _terms(licence: str, price: float, purposes: list[str], consent: Path | None
     said = _text(consent)
     if max(len(text), len(said)) > MAX_TEXT or not 1 <= len(named) <= 200:
         raise Trouble("licence or consent is too long", f"a text may have {MAX_TEXT} characters, a title 200", code=USAGE)
-    return Licence(name=named, text=text, purposes=tuple(dict.fromkeys(purposes)), consent=said, price=round(price * TOKEN))
+    shown = UNSET if leaf_price is None else round(leaf_price * TOKEN)
+    return Licence(name=named, text=text, purposes=tuple(dict.fromkeys(purposes)), consent=said, price=round(price * TOKEN), record_price=shown)
 
 
 def _owners(own: str, given: list[str]) -> tuple[Owner, ...]:
@@ -311,6 +315,7 @@ def show_(name: Name, data: Data = None, json: Json = False) -> None:
     for field in made.dataset.fields:
         print(f"  {field.name:<10} {field.dtype}{list(field.shape)}")
     print(f"licence   {terms.name}; {money(terms.price)} tokens for 1000 records read; for {', '.join(terms.purposes) or 'any purpose'}")
+    print(f"shown     {money(terms.shown)} tokens for a record that a dispute shows on chain, as far as its loser's money goes")
     for owner in made.owners:
         print(f"owner     {owner.account} {owner.share / 100:g} %")
     if (shared := made.key_holders) is None:

@@ -1,4 +1,4 @@
-"""`assay federated id|host|join|check`: owners train where their data lies; the coordinator sees sums."""
+"""`assay federated id|host|join|check|challenge`: owners train where their data lies; the coordinator sees sums."""
 
 from __future__ import annotations
 
@@ -290,6 +290,40 @@ async def _check(where: Settings, cid: Cid, json: bool, job: int = 0) -> None:
         _say(json, "compared", told.pop("text"), **told)
     text = f"round {made.terms.round}: the sum of owners {owners} is {made.total.hex()}: right"
     _say(json, "right", text, round=made.terms.round, owners=owners, total=made.total.hex(), length=made.terms.length)
+
+
+@app.command()
+def challenge(
+    record: Annotated[str, typer.Argument(metavar="CID", help="Of a round's record, as the coordinator tells it.")],
+    job: Annotated[int, typer.Option("--job", min=1, help="That pays for it.")],
+    total: Annotated[Path | None, typer.Option("--total", metavar="FILE", help="Its total's numbers, if the host does not give them: raw.")] = None,
+    rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Adds up the rows that a round's owners signed for. Where the total on the chain differs, one number shows it, for half of the host's bond.
+
+    Example: [bold]assay federated challenge bafkrei… --job 1[/bold]
+    """
+    run(_challenge(settings(rpc, contract, bootstrap, data, "stranger"), Cid(record), job, total.read_bytes() if total else None, json))
+
+
+async def _challenge(where: Settings, cid: Cid, job: int, given: bytes | None, json: bool) -> None:
+    import tempfile
+
+    from assay.cli.audit import visit
+    from assay.federated import node
+    from assay.federated.messages import Refused
+
+    with tempfile.TemporaryDirectory(prefix="assay-federated-") as base:
+        async with visit(where, Path(base)) as (_, blobs, peers):
+            at = await _coordinator(peers)
+            try:
+                published = await node.published_at(blobs, at, cid)
+                rows = await node.rows_of(blobs, at, published)
+                total = node.row_of(given, published.record.terms) if given else await node.total_of(blobs, at, published)
+            except Refused as error:
+                raise Trouble("the record is false", str(error), code=FAILED) from None
+    told = await pays.challenge_with(where, job, published.record, rows, total)
+    _say(json, "right" if told["right"] else "challenged", told.pop("text"), **told)
 
 
 # ---- what they share -------------------------------------------------------------------------------------------------------

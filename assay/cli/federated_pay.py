@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from assay.adapters.evm_federated import EvmMoney
     from assay.daemon import Ports
     from assay.federated.messages import Record, Terms
-    from assay.federated.money import FederatedTerms, Funded
+    from assay.federated.money import FederatedTerms, Funded, Money, Sum
     from assay.federated.ring import Row
 
 Job = Annotated[int, typer.Argument(metavar="JOB", min=1, help="Its number, as `assay federated host` says it.")]
@@ -283,6 +283,43 @@ async def compare(where: Settings, number: int, record: Record, rows: dict[int, 
             await purse.object(number, terms, round, terms.owners.index(purse.account))
         what = "another total" if roots == said.rows else "other rows"
         raise Trouble(f"round {round} of job {number} has {what} on the chain", "what its host put there is not what the record proves", code=FAILED)
+
+
+async def challenged(purse: Money, number: int, terms: FederatedTerms, said: Sum, total: Row, rows: dict[int, Row], round: int) -> dict[str, Any]:
+    """A round's total on the chain against the peeled rows that its owners signed for; the first number that is wrong is put on the chain, for half
+    of the bond. Raises Trouble when these are not the numbers of the chain's roots."""
+    from assay.federated import money as pay
+    from assay.federated.messages import Refused
+
+    try:
+        found = pay.fault(said, total, rows)
+    except Refused as error:
+        next = "its owners can: assay federated check CID --job JOB, with the folder of one that is counted"
+        raise Trouble(f"round {round} of job {number} cannot be challenged from here", str(error), next, FAILED) from None
+    if found is None:
+        return {"text": f"round {round} of job {number}: all {total.size} numbers of its total add up", "job": number, "round": round, "right": True}
+    *first, last = pay.parts(found, len(terms.owners))
+    for some in first:
+        await purse.add(number, terms, round, said, found.number, some)
+    await purse.challenge(number, terms, round, said, found.number, found.total, last)
+    said_so = f"number {found.number} of round {round} of job {number} is not the sum of what its owners signed; that is on the chain now"
+    return {
+        "text": f"{said_so}, and {money(terms.bond // 2)} tokens are yours: assay federated withdraw", "job": number, "round": round, "right": False,
+        "number": found.number, "reward": terms.bond // 2,
+    }  # fmt: skip
+
+
+async def challenge_with(where: Settings, number: int, record: Record, rows: dict[int, Row], total: Row) -> dict[str, Any]:
+    """The same for a folder's account, of a round that the contract knows. Raises Trouble."""
+    from assay.federated import money as pay
+
+    async with _purse(where) as purse:
+        terms, round = await _posted(purse, number), record.terms.round
+        try:
+            said = await purse.sum(number, round)
+        except KeyError:
+            raise Trouble(f"round {round} of job {number} is not on the chain", "its host has not closed it", code=FAILED) from None
+        return await challenged(purse, number, terms, said, total, pay.peeled(record, rows.__getitem__), round)
 
 
 def _tell(json: bool, text: str, data: dict[str, Any]) -> None:

@@ -16,13 +16,16 @@ from assay.chain import (
     AdmitVerifiers,
     AnyChainEvent,
     CallId,
+    ClaimShowing,
     CollectUse,
     GrantLicence,
     KeyReleased,
+    PriceRecords,
     PublishDataset,
     RefundUse,
     RevokeLicence,
     WithdrawRevenue,
+    WithdrawShowings,
 )
 from assay.cli.common import ENVIRONMENT, TOKEN, USAGE, Contract, Data, Json, Rpc, Settings, Trouble, money, run, settings, show
 from assay.cli.data import Name, find
@@ -54,6 +57,8 @@ def grant(
 
     Example: [bold]assay data grant patients --to 0x… --uses 5000000 --days 90[/bold]
     """
+    from msgspec import UNSET
+
     from assay.licensing import ENDLESS
     from assay.publish.manifest import purposes_mask
 
@@ -71,6 +76,8 @@ def grant(
         call = GrantLicence(
             dataset=number, who=who, price=asked, uses=ENDLESS if uses is None else uses, until=await _now(where) + round(days * DAY), purposes=mask
         )  # fmt: skip
+        if terms.record_price is not UNSET and (await licences(where)).record_prices.get(number) != terms.record_price:
+            await perform(where, PriceRecords(dataset=number, price=terms.record_price))
         await perform(where, call)
         return number
 
@@ -151,29 +158,39 @@ def revenue(
 async def _revenue(where: Settings, name: str, *, collect: bool, withdraw: bool, json: bool) -> None:
     number, own = await on_chain(where, name), account(where)
     if collect:
-        for job in due_jobs(await events(where), number):
+        seen = await events(where)
+        for job in due_jobs(seen, number):
             await perform(where, CollectUse(job=job, most=MOST_SEGMENTS))
-    share, earned, taken = _share(await licences(where), number, own)
-    if withdraw and earned * share // 10_000 > taken:
+        for claim in claims(seen, number):
+            await perform(where, claim)
+    known = await licences(where)
+    if withdraw and _left(known, number, own):
         await perform(where, WithdrawRevenue(dataset=number))
+    if withdraw and _left_shown(known, number, own):
+        await perform(where, WithdrawShowings(dataset=number))
     known = await licences(where)
     share, earned, taken = _share(known, number, own)
     jobs: dict[JobId, int] = {}
     for payment in known.paid:
         if payment.dataset == number:
             jobs[payment.job] = jobs.get(payment.job, 0) + payment.amount
-    left = earned * share // 10_000 - taken
+    left, shown, left_shown = _left(known, number, own), known.earned_shown(number), _left_shown(known, number, own)
     if json:
-        show({"dataset": number, "earned": earned, "share": share, "withdrawn": taken, "left": left, "jobs": jobs})
+        rows = {one.dispute: one.amount for one in known.shown if one.dataset == number}
+        told = {"dataset": number, "earned": earned, "share": share, "withdrawn": taken, "left": left, "jobs": jobs}
+        show({**told, "shown": {"earned": shown, "left": left_shown, "disputes": rows}})
         return
     print(f"dataset {number} ({name}) has earned {money(earned)} tokens")
     for job, amount in jobs.items():
         print(f"  job {job:<6} {money(amount):>14}  client {known.jobs[job].client}")
-    print(f"share of {own}: {share / 100:g} %, {money(taken)} withdrawn, {money(left)} to be had" + (": --withdraw" if left and not withdraw else ""))
+    if shown:
+        print(f"and {money(shown)} tokens for records that disputes have shown on chain; {money(left_shown)} to be had of them")
+    more = ": --withdraw" if left + left_shown and not withdraw else ""
+    print(f"share of {own}: {share / 100:g} %, {money(taken)} withdrawn, {money(left)} to be had{more}")
 
 
 def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False) -> None:
-    """Who was given keys of a dataset, for which segment, and when: the chain's log of releases; and disputes that came to open a record on chain.
+    """Who was given keys of a dataset, for which segment, and when: the chain's log of releases; and disputes that have shown records on chain.
 
     Example: [bold]assay data readers patients[/bold]
     """
@@ -207,13 +224,35 @@ def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data =
     Console(highlight=False, soft_wrap=True).print(table)
     for case in opened:
         what = f"segment {case.segment} of job {case.job}"
-        print(f"dispute {case.dispute} of {case.challenger} over {what} came to open a record in the clear, on chain")
+        pay = f", for which {money(case.owed)} tokens are {'paid' if case.paid else 'set aside'}" if case.owed else ""
+        print(f"dispute {case.dispute} of {case.challenger} over {what} has shown bytes of {case.records} records in the clear, on chain{pay}")
 
 
 def _share(known: Licences, number: DatasetId, own: Address) -> tuple[int, int, int]:
     published = known.datasets[number]
     share = dict(zip(published.owners, published.shares, strict=True)).get(own, 0)
     return share, known.earned(number), known.withdrawn.get((number, own), 0)
+
+
+def _left(known: Licences, number: DatasetId, own: Address) -> int:
+    share, earned, taken = _share(known, number, own)
+    return earned * share // 10_000 - taken
+
+
+def _left_shown(known: Licences, number: DatasetId, own: Address) -> int:
+    share, _, _ = _share(known, number, own)
+    return known.earned_shown(number) * share // 10_000 - known.shown_withdrawn.get((number, own), 0)
+
+
+def claims(seen: list[AnyChainEvent], number: DatasetId) -> list[ClaimShowing]:
+    """Of paid disputes that have shown records of the dataset, and nobody has claimed for. A job on several datasets is its key service's to claim
+    for, which has the job's document."""
+    from assay.licensing import Licences, showings
+
+    known = Licences()
+    known.feed(seen)
+    found = [one for one in showings(seen, number) if one.owed and not one.paid and len(known.jobs[one.job].datasets) == 1]
+    return [ClaimShowing(dispute=one.dispute, head=b"") for one in found]
 
 
 def due_jobs(seen: list[AnyChainEvent], number: DatasetId) -> list[Any]:

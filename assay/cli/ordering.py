@@ -11,13 +11,16 @@ from assay.chain import (
     AdmitVerifiers,
     AnyChainEvent,
     CallId,
+    ClaimShowing,
     CollectUse,
     DepositSurety,
     GrantLicence,
     OfferSurety,
+    PriceRecords,
     PublishDataset,
     RevokeLicence,
     WithdrawRevenue,
+    WithdrawShowings,
     WithdrawSurety,
 )
 from assay.cli.common import FAILED, Settings, Trouble
@@ -84,7 +87,8 @@ async def perform(where: Settings, call: OwnerCall) -> None:
 
 CAME = {PublishDataset: "DatasetPublished", GrantLicence: "LicenceGranted", RevokeLicence: "LicenceRevoked", AdmitVerifiers: "VerifiersAdmitted",
         CollectUse: "UsePaid", WithdrawRevenue: "RevenueWithdrawn", OfferSurety: "SuretyOffered", DepositSurety: "SuretyDeposited",
-        WithdrawSurety: "SuretyWithdrawn"}  # fmt: skip
+        WithdrawSurety: "SuretyWithdrawn", PriceRecords: "RecordPriced", ClaimShowing: "ShowingPaid",
+        WithdrawShowings: "ShowingWithdrawn"}  # fmt: skip
 
 
 def _came_of(event: AnyChainEvent, call: OwnerCall) -> bool:

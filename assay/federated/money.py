@@ -9,7 +9,7 @@ the root of its peeled row. One chunk of each row then shows on chain that a tot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from msgspec import UnsetType
@@ -24,8 +24,10 @@ from assay.federated.ring import Row
 from assay.ids import U32, U63, ZERO_ADDRESS, Address, Digest
 from assay.worth.report import Worth
 
-MOST_OWNERS = 64
-"""Of a job on the chain: its sums are proven with a chunk of each row in one transaction."""
+MOST_OWNERS = 256
+"""Of a job on the chain, which has a bit for each in a word."""
+MOST_CALLDATA = 100_000
+"""Bytes: nodes pass on no transaction of more than 128 KiB."""
 EQUAL, RECORDS, WORTH = range(3)
 RULES = ("equal", "records", "worth")
 ZEROS = Digest(bytes(32))
@@ -101,6 +103,7 @@ class Money(Protocol):
     async def challenge(
         self, number: int, terms: FederatedTerms, round: int, sum: Sum, index: int, total: Piece, rows: Sequence[Piece]
     ) -> None: ...  # fmt: skip
+    async def add(self, number: int, terms: FederatedTerms, round: int, sum: Sum, index: int, rows: Sequence[Piece]) -> None: ...
     async def object(self, number: int, terms: FederatedTerms, round: int, place: int) -> None: ...
     async def strike(self, number: int, terms: FederatedTerms, round: int, place: int) -> None: ...
     async def settle(self, number: int, terms: FederatedTerms, round: int) -> None: ...
@@ -189,6 +192,34 @@ def first_wrong(total: Row, rows: Sequence[Row]) -> int | None:
         ring.add_row(found, row)
     differ = np.flatnonzero(found != total)
     return int(differ[0]) if differ.size else None
+
+
+class Fault(NamedTuple):
+    """What shows on the chain that a total is false."""
+
+    number: int
+    total: Piece
+    rows: tuple[Piece, ...]
+    """Of the peeled rows that are counted, in the order of their owners."""
+
+
+def fault(said: Sum, total: Row, rows: dict[int, Row]) -> Fault | None:
+    """The first number in which a sum on the chain is not that of its peeled rows; None: all of them add up. Raises Refused for a total or rows that
+    are not those of the sum, with which nothing could be shown."""
+    if tuple(ring.row_root(rows[i]) if i in rows else ZEROS for i in range(len(said.rows))) != said.rows:
+        raise Refused("the rows are not those that the owners signed for")
+    if ring.row_root(total) != said.total:
+        raise Refused("these are not the numbers of the total on the chain")
+    order = sorted(rows)
+    index = first_wrong(total, [rows[i] for i in order])
+    return None if index is None else Fault(index, piece(total, index), tuple(piece(rows[i], index) for i in order))
+
+
+def parts(found: Fault, owners: int) -> list[tuple[Piece, ...]]:
+    """The rows of a fault, so many at a time as a transaction holds; the last go with the challenge."""
+    each = 32 * (len(found.total.path) + 6) + CHUNK
+    many = max(1, (MOST_CALLDATA - 96 * owners) // each - 1)  # owner, share and root of each; and the total's piece
+    return [found.rows[i : i + many] for i in range(0, len(found.rows), many)]
 
 
 def piece(row: Row, index: int) -> Piece:

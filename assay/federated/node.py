@@ -65,6 +65,8 @@ class Published(Message, frozen=True, kw_only=True):
 
     record: Record
     rows: tuple[tuple[U32, Cid], ...]
+    total: Cid | UnsetType = UNSET
+    """The sum's numbers: with these a false one is shown on the chain. A root there that nobody has the numbers of, its owners object to."""
 
 
 class Over(Message, frozen=True, kw_only=True):
@@ -108,7 +110,8 @@ class Host:
             self._ended[self._round.name] = Outcome(terms=self._round.name, record=Cid(""), why=str(error))
             raise
         assert self._round.record is not None
-        published = Published(record=self._round.record, rows=tuple((owner, cid) for owner, cid in sorted(self.rows.items())))
+        rows, total = tuple((owner, cid) for owner, cid in sorted(self.rows.items())), await self._blobs.put(self._round.total.tobytes())
+        published = Published(record=self._round.record, rows=rows, total=total)
         self.published = cid = await self._blobs.put(encode(published))
         self._ended[self._round.name] = Outcome(terms=self._round.name, record=cid)
         return self._round.record, self._round.total
@@ -170,14 +173,15 @@ class Host:
         row = None
         if message.row:
             await self._blobs.fetch(message.row, this.total.nbytes, (peer,))
-            row = _row(await self._blobs.get(message.row), this.terms)
+            row = row_of(await self._blobs.get(message.row), this.terms)
         this.take(signed, row)
         if message.row:
             self.rows[signed.body.owner] = message.row
         self._came.set()
 
 
-def _row(data: bytes, terms: Terms) -> Row:
+def row_of(data: bytes, terms: Terms) -> Row:
+    """The numbers of a row or a total. Raises Refused."""
     if len(data) != terms.length * terms.bits // 8:
         raise Refused(f"a row of {len(data)} bytes is none of this round's")
     return np.frombuffer(data, ring.SIGNED[terms.bits])
@@ -349,8 +353,17 @@ async def rows_of(blobs: Blobs, host: PeerId, published: Published) -> dict[int,
     terms, rows = published.record.terms, {}
     for owner, cid in published.rows:
         await blobs.fetch(cid, terms.length * terms.bits // 8, (host,))
-        rows[owner] = _row(await blobs.get(cid), terms)
+        rows[owner] = row_of(await blobs.get(cid), terms)
     return rows
+
+
+async def total_of(blobs: Blobs, host: PeerId, published: Published) -> Row:
+    """The sum's numbers as the host gives them, which is no proof that they are the sum. Raises Refused, Outage."""
+    terms = published.record.terms
+    if isinstance(published.total, UnsetType):
+        raise Refused("the host gives nobody the total's numbers")
+    await blobs.fetch(published.total, terms.length * terms.bits // 8, (host,))
+    return row_of(await blobs.get(published.total), terms)
 
 
 async def publish_state(blobs: Blobs, state: Tensors) -> Cid:

@@ -17,20 +17,24 @@ from msgspec import UNSET
 from assay import merkle, shard, threshold
 from assay.chain import (
     AdmitVerifiers,
+    ClaimShowing,
     CollectUse,
     DatasetPublished,
     DepositSurety,
     GrantLicence,
     JobLicensed,
     OfferSurety,
+    PriceRecords,
     PublishDataset,
     RevokeLicence,
+    ShowingOwed,
     WithdrawRevenue,
+    WithdrawShowings,
     WithdrawSurety,
 )
 from assay.codec import decode
 from assay.ids import JobId, address
-from assay.job import DatasetRef, JobSpec, data_root, shard_items
+from assay.job import DatasetRef, JobSpec, data_head, data_root, shard_items
 from assay.keyservice.adopting import Adopting
 from assay.keyservice.showing import wrap
 from assay.keyservice.state import Dataset, Envelope, JobStage
@@ -39,6 +43,7 @@ from assay.tasks import JobLoaded, LoadJob
 
 OwnerCall = (
     PublishDataset | GrantLicence | RevokeLicence | AdmitVerifiers | CollectUse | WithdrawRevenue | OfferSurety | DepositSurety | WithdrawSurety
+    | PriceRecords | ClaimShowing | WithdrawShowings
 )  # fmt: skip
 SEND = "send-"
 """An order that sends a call: this, and its canonical form in hex."""
@@ -71,8 +76,10 @@ class Licensed(Adopting):
             case _:
                 raise IllegalEvent(f"{type(event).__name__} of {event.key!r} has no place here")
 
-    def _dataset_event(self, event: DatasetPublished | JobLicensed) -> None:
+    def _dataset_event(self, event: DatasetPublished | JobLicensed | ShowingOwed) -> None:
         match event:
+            case ShowingOwed():
+                self._showing(event)
             case DatasetPublished():
                 known = Dataset(event.owner, event.root, event.key_service, event.cid, event.manifest)
                 self.state.datasets[event.dataset] = known
@@ -82,6 +89,29 @@ class Licensed(Adopting):
                 if job in self.state.jobs and self.state.jobs[job].reason == UNLICENSED:  # its document was here before this event
                     self.state.jobs[job].reason = ""
                     self._do(Do(key=f"load:{job}", task=LoadJob(job=job, spec=self.state.facts.jobs[job].terms.spec)))
+
+    def _showing(self, event: ShowingOwed) -> None:
+        """A dispute over data that this node keeps the keys of has shown records, and its loser's money for them is set aside: claimed for their
+        owners, whoever they are. Told while the dispute is known (assay.facts forgets it when it is paid)."""
+        dispute = self.state.facts.disputes.get(event.dispute)
+        seg = self.state.facts.segments.get(dispute.segment) if dispute is not None else None
+        named = self.state.licensed.get(seg.job, ()) if seg is not None else ()
+        if seg is None or not any(self.state.datasets[one].key_service == self.config.account for one in named if one in self.state.datasets):
+            return
+        text = f"dispute {event.dispute} has shown records of job {seg.job}'s data on chain; {event.amount} are set aside for their owners"
+        self._note("shown", text, dispute=event.dispute, job=seg.job, amount=event.amount)
+        head = self.state.heads.get(seg.job, b"")
+        if len(named) == 1 or head:
+            self._do(Send(key=f"showing:{event.dispute}", call=ClaimShowing(dispute=event.dispute, head=head)))
+
+    def _showing_result(self, dispute: str, event: Result) -> None:
+        match event:
+            case Sent():
+                pass
+            case Failed(error=error):  # its owner, or anybody, may have been first
+                self._note("shown", f"dispute {dispute}: the money for the records that it has shown was not claimed: {error}", reason=error)
+            case _:
+                raise IllegalEvent(f"{type(event).__name__} of {event.key!r} has no place here")
 
     def _loaded(self, job: JobId, loaded: JobLoaded) -> None:
         facts, keys, spec = self.state.facts.jobs[job], self.state.jobs[job], loaded.spec
@@ -101,6 +131,8 @@ class Licensed(Adopting):
             return self._refuse(job, f"{shards}: the client's fault")
         keys.initial = Envelope(spec.state.key_id, spec.state.envelope, facts.client)
         keys.shared = [*shards, *(Envelope(ref.key_id, ref.envelope, facts.client) for ref in spec.frozen_blobs)]
+        if spec.published is not UNSET and len(spec.published) > 1:
+            self.state.heads[job] = data_head(spec.dataset, spec.order, spec.batch)
         keys.stage = JobStage.CHECKING
         self._do(Do(key=f"envelopes:{job}", task=wrap([keys.initial, *keys.shared])))
 

@@ -40,6 +40,7 @@ from assay.chain import (
     ReleaseKeys,
     SegmentState,
     Settled,
+    ShowingOwed,
 )
 from assay.codec import Message
 from assay.facts import SegmentFacts
@@ -115,7 +116,7 @@ class KeyServiceMachine(Licensed, Showing, Vouching):
         match event:
             case JobPosted(job=job, terms=terms) if terms.key_service in (self.config.account, *self.state.holds):
                 self._adopt(job)
-            case DatasetPublished() | JobLicensed():
+            case DatasetPublished() | JobLicensed() | ShowingOwed():
                 self._dataset_event(event)
             case CheckpointKeyShown():
                 self._key_shown(event)
@@ -325,6 +326,8 @@ class KeyServiceMachine(Licensed, Showing, Vouching):
             return self._surety_result(kind, int(rest[0]), event)
         if kind == "order":
             return self._order_result(event)
+        if kind == "showing":
+            return self._showing_result(rest[0], event)
         if kind == "checkpoint":
             return self._checkpoint_result(SegmentId(int(rest[0])), event)
         if kind == "again" and isinstance(event, Woke):

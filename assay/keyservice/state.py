@@ -117,6 +117,8 @@ class State(msgspec.Struct):
     datasets: dict[DatasetId, Dataset] = {}
     licensed: dict[JobId, tuple[DatasetId, ...]] = {}
     """The datasets that the contract has found a job licensed for, when it was posted."""
+    heads: dict[JobId, bytes] = {}
+    """What the data root of a job on several datasets is the hash of: whose record each is follows from it."""
     grants: dict[str, Grant] = {}
     checkpoints: dict[SegmentId, Checkpoint] = {}
     shown: dict[SegmentId, Release] = {}

@@ -74,9 +74,13 @@ class Network(Message, frozen=True, kw_only=True):
         return created("sureties", self.jobs)
 
     @property
+    def showings(self) -> Address:
+        return created("showings", self.jobs)
+
+    @property
     def purses(self) -> tuple[Address, ...]:
         """The contracts that hold tokens."""
-        return self.jobs, self.stakes, self.disputes, self.datasets, self.bounties, self.sureties
+        return self.jobs, self.stakes, self.disputes, self.datasets, self.bounties, self.sureties, self.showings
 
     @property
     def takeovers(self) -> Address:
@@ -247,21 +251,22 @@ def _create(url: str, deployer: str, contract: str, *arguments: object) -> Addre
 
 
 def deploy(url: str, *, seat_stake: int = SEAT_STAKE, unbond_delay: int = UNBOND_DELAY, rules: Rules = RULES) -> Network:
-    """Deploys token, Stakes, Jobs, Disputes, which have no guardian, Datasets, Bounties, Takeovers and Sureties. Raises Outage, rpc.RpcRefused."""
+    """Deploys token, Stakes, Jobs, Disputes, which have no guardian, Datasets, Bounties, Takeovers, Sureties and Showings. Raises Outage,
+    rpc.RpcRefused."""
     deployer = rpc.call(url, "eth_accounts")[0]
     chain_id, head = int(rpc.call(url, "eth_chainId"), 16), int(rpc.call(url, "eth_blockNumber"), 16)
     token = _create(url, deployer, "token")
     stakes = _create(url, deployer, "stakes", token, seat_stake, unbond_delay)
     jobs = _create(url, deployer, "jobs", stakes, *(_create(url, deployer, part, stakes) for part in ("segments", "checks", "escrow", "appeals")))
     game = (*(getattr(rules, name) for name in rules.__struct_fields__), ZERO_ADDRESS)
-    descent = _create(url, deployer, "descent", jobs, game)
+    descent = _create(url, deployer, "descent", jobs, game, created("showings", jobs))
     leaves = (_create(url, deployer, "clear_leaf"), _create(url, deployer, "table_leaf"))
     disputes = _create(url, deployer, "disputes", jobs, game, descent, _create(url, deployer, "verdict", jobs, game, *leaves))
     datasets = _create(url, deployer, "datasets", jobs)
     for function, bound in (("bind", (jobs, disputes)), ("bindDatasets", (datasets,))):
         bind = "0x" + calldata("stakes", function, *bound).hex()
         _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "to": stakes, "data": bind}))
-    for name in ("bounties", "takeovers", "sureties"):
+    for name in ("bounties", "takeovers", "sureties", "showings"):
         made = {"from": deployer, "to": DEPLOYER, "data": "0x" + deployment(name, jobs).hex(), "gas": DEPLOY_GAS}
         _mined(url, rpc.call(url, "eth_sendTransaction", made))
     return Network(url=url, chain_id=chain_id, jobs=jobs, stakes=stakes, token=token, disputes=disputes, datasets=datasets, deployed_in=head)
@@ -274,7 +279,7 @@ def deploy_receipts(network: Network, *, unbond_delay: int = UNBOND_DELAY, rules
     receipts = _create(url, deployer, "receipts", network.token, unbond_delay)
     game = (rules.open_window, rules.grace, rules.budget, rules.payout_delay, rules.bond, 0, ZERO_ADDRESS)
     leaves = (_create(url, deployer, "clear_leaf"), _create(url, deployer, "table_leaf"))
-    parts = (_create(url, deployer, "descent", receipts, game), _create(url, deployer, "verdict", receipts, game, *leaves))
+    parts = (_create(url, deployer, "descent", receipts, game, ZERO_ADDRESS), _create(url, deployer, "verdict", receipts, game, *leaves))
     disputes = _create(url, deployer, "disputes", receipts, game, *parts)
     bind = "0x" + calldata("receipts", "bind", disputes).hex()
     _mined(url, rpc.call(url, "eth_sendTransaction", {"from": deployer, "to": receipts, "data": bind}))

@@ -58,6 +58,13 @@ class Licence(Message, frozen=True, kw_only=True):
     """What the people agreed to whom the data are about, and how they can take it back."""
     price: Amount = 0
     """Smallest units for PRICED records read."""
+    record_price: Amount | UnsetType = UNSET
+    """Of one record that a dispute shows in the clear; without it as much as for PRICED reads."""
+
+    @property
+    def shown(self) -> int:
+        """What such a record costs."""
+        return self.price if self.record_price is UNSET else self.record_price
 
 
 class Counts(Message, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {IDisputeGame, IDisputes} from "./interfaces/IDisputes.sol";
 import {Merkle} from "./libraries/Merkle.sol";
-import {Dispute, Game, Link, LinkFacts, Outcome, Rules, Stand, TraceMove} from "./types/DisputeTypes.sol";
+import {Dispute, Game, Link, LinkFacts, Outcome, Rules, Shown, Stand, TraceMove} from "./types/DisputeTypes.sol";
 import {Turn} from "./types/Turn.sol";
 import {Clock} from "./dispute/Clock.sol";
 import {Court} from "./dispute/Court.sol";
@@ -131,7 +131,7 @@ contract Disputes is Court, IDisputes {
     function _gone(uint64 id, Game storage g, Turn t) private {
         g.facts = 0;
         emit DisputeResolved(id, g.segment, Outcome.VOID, 0, block.timestamp);
-        _pay(id, g, t.withOutcome(Outcome.VOID), true);
+        _void(id, g, t, true);
     }
 
     // ---- walks, and the ranges of a fold: most moves, which is why they are here --------------------------------------------------
@@ -316,6 +316,10 @@ contract Disputes is Court, IDisputes {
         if (d.stand == Stand.SEALED) (d.asserter,,) = _jobs.linksOf(d.segment);
         if (d.stand == Stand.RESOLVED || d.stand == Stand.PAID) d.taken = uint128(uint256(d.node));
         if (d.stand == Stand.RANGE && d.asserting) (d.lo, d.hi, d.total) = Ranges.unpack(d.node);
+    }
+
+    function shownIn(uint64 id) external view returns (Shown memory) {
+        return _records[id];
     }
 
     function dueOf(uint64 id) external view returns (uint256) {

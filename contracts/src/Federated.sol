@@ -9,7 +9,7 @@ import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/Signa
 import {Openings} from "./dispute/Openings.sol";
 import {IFederated} from "./interfaces/IFederated.sol";
 import {Merkle} from "./libraries/Merkle.sol";
-import {FederatedJob, FederatedRound, FederatedTerms, Piece, Rule, Sum} from "./types/FederatedTypes.sol";
+import {Added, FederatedJob, FederatedRound, FederatedTerms, Piece, Rule, Sum} from "./types/FederatedTypes.sol";
 
 /// Money for federated rounds: owners are paid for the rounds in which their updates are counted, and a host whose sum is not the sum of what
 /// they signed loses its bond to whoever shows one number of it.
@@ -25,7 +25,8 @@ contract Federated is IFederated, EIP712, ReentrancyGuardTransient {
     bytes32 private constant ROW_TYPE = keccak256("Row(uint64 job,uint32 round,bytes32 terms,uint32 place,bytes32 row)");
     /// Where burnt bonds go (ERC-20s refuse the zero address).
     address public constant BURN = 0x000000000000000000000000000000000000dEaD;
-    uint256 private constant MOST_OWNERS = 64;
+    /// Bits of a word: who is counted.
+    uint256 private constant MOST_OWNERS = 256;
     uint32 private constant MOST_ROUNDS = 4096;
     uint32 private constant MOST_WINDOW = 90 days;
     uint8 private constant I32 = 2;
@@ -36,6 +37,7 @@ contract Federated is IFederated, EIP712, ReentrancyGuardTransient {
     uint64 public count;
     mapping(uint64 id => FederatedJob) private _jobs;
     mapping(uint64 id => mapping(uint32 number => FederatedRound)) private _rounds;
+    mapping(bytes32 challenge => Added) private _added;
     mapping(address who => uint128) public credit;
 
     constructor(address token_) EIP712("Assay federated", "1") {
@@ -106,7 +108,7 @@ contract Federated is IFederated, EIP712, ReentrancyGuardTransient {
     function _signed(uint64 id, FederatedTerms calldata t, uint32 number, Sum calldata s, bytes[] calldata signatures)
         private
         view
-        returns (uint64 counted)
+        returns (uint256 counted)
     {
         uint256 owners = t.owners.length;
         if (s.rows.length != owners) revert BadLength("rows", s.rows.length, owners);
@@ -116,7 +118,7 @@ contract Federated is IFederated, EIP712, ReentrancyGuardTransient {
             if (s.rows[i] == 0) continue;
             bytes32 digest = digestOf(id, number, s.terms, uint32(i), s.rows[i]);
             if (!SignatureChecker.isValidSignatureNowCalldata(t.owners[i], digest, signatures[i])) revert BadSignature(i);
-            counted |= uint64(1 << i);
+            counted |= 1 << i;
             ++many;
         }
         if (many < t.minimum) revert TooFew(many, t.minimum);
@@ -132,6 +134,26 @@ contract Federated is IFederated, EIP712, ReentrancyGuardTransient {
         if (block.timestamp > r.until) revert TooLate(r.until, uint64(block.timestamp));
     }
 
+    function add(uint64 id, FederatedTerms calldata t, uint32 number, Sum calldata s, uint64 index, Piece[] calldata rows) external {
+        _disputed(id, t, number, s, index);
+        Added storage a = _added[_challengeOf(id, number, index, msg.sender)];
+        (uint64 sum, uint256 done,) = _addUp(t, s, index, rows, a);
+        (a.sum, a.rows) = (sum, uint32(done));
+    }
+
+    /// A number of a round that can be challenged.
+    function _disputed(uint64 id, FederatedTerms calldata t, uint32 number, Sum calldata s, uint64 index) private view {
+        FederatedJob storage j = _known(id, t);
+        bytes32 closed = _open(id, j, number).sum;
+        if (j.broken) revert IsOver(id);
+        if (keccak256(abi.encode(s)) != closed) revert BadSum(closed);
+        _within("index", index, 0, t.length - 1);
+    }
+
+    function _challengeOf(uint64 id, uint32 number, uint64 index, address who) private pure returns (bytes32) {
+        return keccak256(abi.encode(id, number, index, who));
+    }
+
     function challenge(
         uint64 id,
         FederatedTerms calldata t,
@@ -141,12 +163,9 @@ contract Federated is IFederated, EIP712, ReentrancyGuardTransient {
         Piece calldata total,
         Piece[] calldata rows
     ) external nonReentrant {
-        FederatedJob storage j = _known(id, t);
-        bytes32 closed = _open(id, j, number).sum;
-        if (j.broken) revert IsOver(id);
-        if (keccak256(abi.encode(s)) != closed) revert BadSum(closed);
-        _within("index", index, 0, t.length - 1);
-        _needFalse(t, s, index, total, rows);
+        _disputed(id, t, number, s, index);
+        Added storage a = _added[_challengeOf(id, number, index, msg.sender)];
+        _needFalse(t, s, index, total, rows, a);
         // Half of the bond is burnt, so that a host that challenges itself loses.
         _break(id, number, index, t.bond, t.bond / 2);
     }
@@ -166,7 +185,7 @@ contract Federated is IFederated, EIP712, ReentrancyGuardTransient {
         if (j.broken) revert IsOver(id);
         bool mine = place < t.owners.length && t.owners[place] == msg.sender;
         if (!mine || ((r.counted & ~r.objected) >> place) & 1 == 0) revert NotCounted(place);
-        r.objected |= uint64(1 << place);
+        r.objected |= 1 << uint256(place);
         emit OwnerObjected(id, number, place);
         uint256 ahead = 0;
         for (uint256 i = 0; i < t.owners.length; ++i) {
@@ -175,22 +194,32 @@ contract Federated is IFederated, EIP712, ReentrancyGuardTransient {
         if (ahead > t.owners.length) _break(id, number, type(uint64).max, t.bond, 0);
     }
 
-    function _needFalse(FederatedTerms calldata t, Sum calldata s, uint64 index, Piece calldata total, Piece[] calldata rows)
+    function _needFalse(FederatedTerms calldata t, Sum calldata s, uint64 index, Piece calldata total, Piece[] calldata rows, Added storage a)
         private
         view
     {
+        (uint64 sum, uint256 done, uint256 all) = _addUp(t, s, index, rows, a);
+        if (done != all) revert BadLength("pieces", done, all);
+        if (sum == _number(t, s.total, index, total)) revert SumIsRight(index);
+    }
+
+    /// The sum of number `index` of the rows, with those that were added before; of how many rows that is, and how many there are.
+    function _addUp(FederatedTerms calldata t, Sum calldata s, uint64 index, Piece[] calldata rows, Added storage a)
+        private
+        view
+        returns (uint64 sum, uint256 done, uint256 all)
+    {
+        (sum, done) = (a.sum, a.rows);
         uint256 next = 0;
-        uint64 sum = 0;
         for (uint256 i = 0; i < s.rows.length; ++i) {
-            if (s.rows[i] == 0) continue;
-            if (next == rows.length) revert BadLength("pieces", rows.length, next + 1);
+            if (s.rows[i] == 0 || all++ < done || next == rows.length) continue;
             unchecked {
                 sum += _number(t, s.rows[i], index, rows[next++]);
+                ++done;
             }
         }
         if (next != rows.length) revert BadLength("pieces", rows.length, next);
         if (t.bits == 32) sum = uint32(sum);
-        if (sum == _number(t, s.total, index, total)) revert SumIsRight(index);
     }
 
     /// Number `index` of the row under a tensor root.
@@ -209,7 +238,7 @@ contract Federated is IFederated, EIP712, ReentrancyGuardTransient {
         if (msg.sender != t.auditor) revert NotTheAuditor(msg.sender);
         if (place >= t.owners.length || (r.counted >> place) & 1 == 0) revert NotCounted(place);
         if (r.struck != 0) revert IsStruck(r.struck - 1);
-        r.struck = place + 1;
+        r.struck = uint16(place) + 1;
         emit OwnerStruck(id, number, place);
     }
 
@@ -267,6 +296,10 @@ contract Federated is IFederated, EIP712, ReentrancyGuardTransient {
     function job(uint64 id) external view returns (FederatedJob memory j) {
         j = _jobs[id];
         if (j.host == address(0)) revert NoSuchFederated(id);
+    }
+
+    function added(uint64 id, uint32 number, uint64 index, address who) external view returns (Added memory) {
+        return _added[_challengeOf(id, number, index, who)];
     }
 
     function round(uint64 id, uint32 number) external view returns (FederatedRound memory) {

@@ -52,7 +52,7 @@ contract DisputeGasTest is Network {
 
     function deployDisputes() internal override returns (address) {
         Rules memory r = Rules(1000, 1000, 1000, 1000, 10e6, 0, address(0));
-        Descent descent = new Descent(address(jobs), r);
+        Descent descent = new Descent(address(jobs), r, address(0));
         leaf = new ClearLeaf();
         Verdict verdict = new Verdict(address(jobs), r, address(leaf), address(new TableLeaf()));
         game = IDisputeGame(address(new Disputes(address(jobs), r, address(descent), address(verdict))));

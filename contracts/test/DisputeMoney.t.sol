@@ -590,19 +590,19 @@ contract DisputeMoneyTest is Arena {
 
     function test_the_parts_belong_together() public {
         Rules memory r = rules();
-        Descent descent = new Descent(address(jobs), r);
+        Descent descent = new Descent(address(jobs), r, address(0));
         address clear_ = address(verdict.clearLeaf());
         refused(IDisputesLog.WrongModule.selector);
         new Verdict(address(jobs), r, clear_, clear_);
         r.grace += 1;
         refused(IDisputesLog.WrongModule.selector);
         new Disputes(address(jobs), r, address(descent), address(verdict));
-        Descent later = new Descent(address(jobs), r);
+        Descent later = new Descent(address(jobs), r, address(0));
         refused(IDisputesLog.WrongModule.selector);
         new Disputes(address(jobs), r, address(later), address(verdict));
         r.grace = 0;
         refused(IDisputesLog.BadRules.selector);
-        new Descent(address(jobs), r);
+        new Descent(address(jobs), r, address(0));
         assertTrue(game.disputable(), "disputable");
     }
 }

@@ -41,7 +41,7 @@ contract FederatedTest is Summed {
     function test_terms_that_make_no_job() public {
         FederatedTerms memory t = terms();
         (t.owners, t.shares) = (new address[](2), new uint32[](2));
-        refusedPost(t, bad("owners", 2, 3, 64));
+        refusedPost(t, bad("owners", 2, 3, 256));
         (t = terms()).rounds = 0;
         refusedPost(t, bad("rounds", 0, 1, 4096));
         (t = terms()).minimum = 2;

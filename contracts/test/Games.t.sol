@@ -129,7 +129,7 @@ contract GamesTest is Test {
         bytes32 root = vm.parseJsonBytes32(json, string.concat(key, ".trace_root"));
         if (n[14] == 1) told.tellVote(uint32(n[12]), uint64(n[13]), root);
         Rules memory r = Rules(uint32(n[6]), uint32(n[7]), uint32(n[8]), 1000, uint128(n[9]), 0, address(0));
-        address descent = address(new Descent(address(told), r));
+        address descent = address(new Descent(address(told), r, address(0)));
         address verdict = address(new Verdict(address(told), r, address(clearLeaf), address(tableLeaf)));
         game = IDisputeGame(address(new Disputes(address(told), r, descent, verdict)));
         seal(key, uint128(n[9]));
@@ -217,6 +217,9 @@ contract GamesTest is Test {
         assertEq(uint256(d.outcome), numbers(key, ".outcomes")[last], string.concat(name, ": outcome"));
         uint256[] memory result = numbers(key, ".result");
         assertEq(d.taken, result[1], string.concat(name, ": slashed"));
+        uint256[] memory records = numbers(key, ".records");
+        assertEq(game.shownIn(1).count, records[1], string.concat(name, ": records shown"));
+        if (records[1] > 0) assertEq(game.shownIn(1).first, records[0], string.concat(name, ": the first record shown"));
         if (d.stand == Stand.RESOLVED) {
             vm.warp(game.dueOf(1) + 1);
             game.pay(1);

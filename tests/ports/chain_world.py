@@ -28,6 +28,7 @@ from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_committee import visit_digest
 from assay.adapters.memory_datasets import DATASETS
 from assay.adapters.memory_disputes import DISPUTES
+from assay.adapters.memory_showings import SHOWINGS
 from assay.adapters.memory_sureties import SURETIES
 from assay.audit.auditor import Auditor
 from assay.audit.record import Record
@@ -86,6 +87,7 @@ class World:
     """Abstract; made by MemoryWorld and EvmWorld."""
 
     chains: dict[str, Chain]
+    showings: Address
     ids: itertools.count[int]
     whole: int | None = None
     """Under the ends of a segment that begins at this step there are states and accumulators, and not only words."""
@@ -128,6 +130,8 @@ class World:
     def name(self, who: Address) -> str:
         if who == self.chains["client"].takeovers:
             return "takeovers"
+        if who == self.showings:
+            return "showings"
         return next((name for name, chain in self.chains.items() if chain.account == who), who)
 
     async def do(self, name: str, call: AnyCall) -> int:
@@ -316,6 +320,7 @@ class MemoryWorld(World):
     def __init__(self, rules: Rules | None = None) -> None:
         super().__init__()
         self.ledger = MemoryLedger(b"world", rules=rules)
+        self.showings = SHOWINGS
         for name in NAMES:
             self.ledger.account(name, TOKENS)
             self.chains[name] = MemoryChain(self.ledger, name)
@@ -332,7 +337,7 @@ class MemoryWorld(World):
         ledger = self.ledger
         known = {
             ledger.contract: "jobs", ledger.stakes_address: "stakes", DISPUTES: "disputes", BOUNTIES: "bounties", DATASETS: "datasets",
-            SURETIES: "sureties", ledger.burn_address: "burnt",
+            SURETIES: "sureties", SHOWINGS: "showings", ledger.burn_address: "burnt",
         }  # fmt: skip
         return {known.get(who) or self.name(who): amount for who, amount in self.ledger.balances().items()}
 
@@ -348,7 +353,7 @@ class MemoryWorld(World):
 class EvmWorld(World):
     def __init__(self, anvil: Anvil, network: Network) -> None:
         super().__init__()
-        self.anvil, self.network = anvil, network
+        self.anvil, self.network, self.showings = anvil, network, network.showings
         self.signers: dict[str, LocalAccount] = {}
 
     @classmethod
@@ -372,7 +377,7 @@ class EvmWorld(World):
         n = self.network
         known = {
             n.jobs: "jobs", n.stakes: "stakes", n.disputes: "disputes", n.bounties: "bounties", n.datasets: "datasets", n.sureties: "sureties",
-            BURN: "burnt",
+            n.showings: "showings", BURN: "burnt",
         }  # fmt: skip
         found = balances(n, [chain.account for chain in self.chains.values()])
         return {known.get(who) or self.name(who): amount for who, amount in found.items()}

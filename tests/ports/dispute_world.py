@@ -65,7 +65,11 @@ class Stage:
     @classmethod
     async def set(cls, world: World, ends: Sequence[Digest]) -> Stage:
         await world.populate()
-        job = await world.post(**terms(), segment_steps=3)
+        return await cls.of(world, await world.post(**terms(), segment_steps=3), ends)
+
+    @classmethod
+    async def of(cls, world: World, job: JobId, ends: Sequence[Digest]) -> Stage:
+        """Of a job that is posted."""
         first = await world.assign(job, 0, 0, 3)
         await world.do("alice", Activate(segment=first))
         before = [sha256(b"before", bytes([i])) for i in range(cases.MICRO_BATCHES)]

@@ -101,6 +101,7 @@ def flat(game: dict[str, Any]) -> dict[str, Any]:
         "kinds": [m["kind"] for m in moves],
     }
     out["result"] = [OUTCOMES.index(game["result"]["outcome"]), *(game["result"][k] for k in ("slashed", "burnt", "challenger", "asserter"))]
+    out["records"] = game["records"]
     return out
 
 

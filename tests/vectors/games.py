@@ -11,6 +11,7 @@ of tests/dispute_cases.py, the parties honest or those of tests/liars/disputes.p
               moves[i]   kind, who, block and time (seconds since the seal), reverts (it changes nothing), the fields of the move,
                          and after it: stand, asserting, outcome; of a fold's range lo, hi, total
               result     outcome, and what is paid: slashed, burnt, challenger, asserter (bond 1001, challenger's bond 501)
+              records    the data's that were shown in the clear: place of the first, how many (assay/dispute/showing.py)
 
 Bytes are hex, numbers that may be beyond 2^53 or negative decimal strings.
 """
@@ -25,7 +26,7 @@ import msgspec
 import numpy as np
 
 from assay import merkle, stages
-from assay.dispute import game, moves
+from assay.dispute import game, moves, showing
 from assay.dispute.moves import WALK_LINKS, AnyMove, Facts, Moment, Phase, Revealed, Side, State, Verdict
 from assay.dispute.players import BEGIN, Asserter, Challenger, Player, play
 from assay.dispute.proofs import Link
@@ -71,6 +72,7 @@ class Writer:
 
     def __init__(self, name: str, told: Facts, digest: bytes, asserter: str) -> None:
         self.state = game.sealed(told, digest, BEGIN)  # type: ignore[arg-type]
+        self.records = showing.Shown()
         self.out: dict[str, Any] = {"name": name, "facts": plain(told) | {"asserter": asserter}, "moves": []}
 
     def add(self, move: AnyMove, at: Moment) -> None:
@@ -79,6 +81,8 @@ class Writer:
             self.state, reverts = game.apply(before, move, at), False
         except game.IllegalMove:
             reverts = True
+        if not reverts:
+            self.records = showing.noted(self.records, before, move)
         state = self.state
         entry = {"kind": type(move).__name__.lower(), "who": str(before.turn), "block": at.block, "time": at.time, "reverts": reverts}
         after = {
@@ -97,7 +101,8 @@ class Writer:
         shown = {"program": plain(state.head), "stage": plain(state.stage), "input": plain(state.record), "totals": plain(state.totals, "totals")}
         paid = game.payments(state)._asdict()
         result = {"outcome": OUTCOMES[state.verdict], "reason": state.reason} | paid
-        return self.out | {"link": {k: plain(v or bytes(32)) for k, v in link.items()} | numbers, **shown, "result": result}
+        records = {"records": list(self.records)}
+        return self.out | {"link": {k: plain(v or bytes(32)) for k, v in link.items()} | numbers, **shown, "result": result, **records}
 
 
 def spoilt(move: AnyMove, state: State) -> list[AnyMove]:
@@ -245,6 +250,8 @@ def games() -> list[dict[str, Any]]:
         truth("a true frozen tensor", MICRO, 11, {Phase.TRACE: 1 + at("add")}),
         lie("another frozen tensor", HonestInputs(UPDATE, buffer_rate=np.array(1, np.float32)), UPDATE),
         truth("true data", MICRO, 8, {Phase.TRACE: 0}),
+        truth("a true copy of the batch", MICRO, 14, {Phase.TRACE: 1 + at("cast")}, spoil=True),
+        truth("a true sum over the batch", MICRO, 15, {Phase.TRACE: 1 + at("sum", 3), Phase.PICK: 0}, leaps=True),
         truth("a true entry of the end", UPDATE, 9, {Phase.TRACE: last, Phase.ENTRIES: 6}, spoil=True),
         truth("a true entry that stays", UPDATE, 10, {Phase.TRACE: last, Phase.ENTRIES: 0}, leaps=True),
         written("a silent asserter", facts(ends()), no, Silent(yes, Phase.STAGE), doubt()),

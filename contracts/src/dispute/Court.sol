@@ -8,7 +8,7 @@ import {IDisputesLog} from "../interfaces/IDisputes.sol";
 import {IJobs} from "../interfaces/IJobs.sol";
 import {IStakes} from "../interfaces/IStakes.sol";
 import {Merkle} from "../libraries/Merkle.sol";
-import {Game, Link, Outcome, Rules, Stand} from "../types/DisputeTypes.sol";
+import {Game, Link, Outcome, Rules, Shown, Stand} from "../types/DisputeTypes.sol";
 import {Turn} from "../types/Turn.sol";
 import {Clock} from "./Clock.sol";
 import {Openings} from "./Openings.sol";
@@ -24,6 +24,8 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
 
     /// Where Stakes burns, too.
     address internal constant BURN = 0x000000000000000000000000000000000000dEaD;
+    /// As many as a chunk has bytes.
+    uint256 internal constant MOST_SHOWN = 1024;
 
     IJobs internal immutable _jobs;
     IStakes internal immutable _stakes;
@@ -39,6 +41,7 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
     uint64 public disputeCount;
     mapping(uint64 id => Game) internal _games;
     mapping(address who => uint128) public credit;
+    mapping(uint64 id => Shown) internal _records;
 
     constructor(address jobs_, Rules memory r) {
         if (r.openWindow == 0 || r.grace == 0 || r.bond == 0) revert BadRules();
@@ -161,6 +164,44 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
         return Openings.inChunk(chunk, element, width);
     }
 
+    /// Number of a link's micro-batch in the training.
+    function _microOf(Link calldata l) internal pure returns (uint256) {
+        return uint256(l.step) * l.micros + l.m;
+    }
+
+    /// A chunk of a field of batch `micro` has been shown, the one with `element`: notes whose bytes it holds. `kind`: of the field.
+    function _showField(uint64 id, uint256 micro, bytes memory kind, uint64 element) internal {
+        uint256 batch = _batchOf(kind);
+        _show(id, micro * batch, batch, ProgramView.elements(kind), ProgramView.width(kind), element);
+    }
+
+    /// Records of a batch, of the type of a field of it.
+    function _batchOf(bytes memory kind) internal pure returns (uint256) {
+        return kind.length > 2 ? ProgramView.number(kind, 2, 8) : 1;
+    }
+
+    /// `base`: place of the batch's first record; nothing here may revert, or who must show it could not.
+    function _show(uint64 id, uint256 base, uint256 batch, uint256 elements, uint256 width, uint256 element) internal {
+        if (batch == 0 || elements < batch) return;
+        uint256 each = elements / batch;
+        uint256 from = element * width / Openings.CHUNK * Openings.CHUNK / width;
+        uint256 end = from + Openings.CHUNK / width;
+        if (end > elements) end = elements;
+        uint256 first = base + from / each;
+        end = base + (end - 1) / each + 1;
+        Shown storage s = _records[id];
+        if (s.count > 0) {
+            (uint256 first_, uint256 end_) = (s.first, uint256(s.first) + s.count);
+            if (first_ <= first && end <= end_) return;
+            if (first_ < first) first = first_;
+            if (end_ > end) end = end_;
+        }
+        uint256 count = end - first;
+        if (count > MOST_SHOWN) count = MOST_SHOWN;
+        (s.first, s.count) = (uint64(first), uint32(count));
+        emit RecordsShown(id, uint64(first), uint32(count));
+    }
+
     function _isUpdate(Link calldata link) internal pure returns (bool) {
         return link.m == link.micros;
     }
@@ -191,20 +232,18 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
         if (taken > 0) _stakes.slash(asserter, segment, taken, 0);
         if (t.target() == 1) _jobs.voteResolved(segment, g.round, asserter, fell);
         if (fell) _jobs.disputeResolved(segment, t.target() == 0);
-        if (outcome == Outcome.VOID) _pay(id, g, t, true);
+        if (outcome == Outcome.VOID) _void(id, g, t, true);
     }
 
-    /// Credits and burns all that the dispute holds, by its outcome; lets the segment go if it still waits.
-    function _pay(uint64 id, Game storage g, Turn t, bool waits) internal {
-        (uint128 bond, uint128 taken, Outcome outcome) = (_bondOf(t.doublings()), uint128(uint256(g.node)), t.outcome());
+    /// Gives back all that the dispute holds; lets the segment go if it still waits.
+    function _void(uint64 id, Game storage g, Turn t, bool waits) internal {
+        _pay(id, g, t.withOutcome(Outcome.VOID), waits, uint128(uint256(g.node)), _bondOf(t.doublings()), 0);
+    }
+
+    /// Credits what each side gets; whoever calls sees to it that the rest is burnt, and set aside.
+    function _pay(uint64 id, Game storage g, Turn t, bool waits, uint128 toAsserter, uint128 toChallenger, uint128 burnt) internal {
+        Outcome outcome = t.outcome();
         g.turn = t.withStand(Stand.PAID);
-        uint128 toAsserter = 0;
-        uint128 toChallenger = 0;
-        if (outcome == Outcome.ASSERTER_WON) toAsserter = bond - bond / 2;
-        else if (outcome == Outcome.ASSERTER_LOST) toChallenger = bond + taken - taken / 2;
-        else if (outcome == Outcome.CONCEDED) toChallenger = bond;
-        else (toAsserter, toChallenger) = (taken, bond);
-        uint128 burnt = bond + taken - toAsserter - toChallenger;
         emit DisputePaid(id, outcome, toAsserter, toChallenger, burnt);
         _credit(g.asserter, id, toAsserter);
         _credit(g.challenger, id, toChallenger);
@@ -212,10 +251,9 @@ abstract contract Court is IDisputesLog, ReentrancyGuardTransient {
             if (outcome == Outcome.VOID && t.target() == 0) _jobs.disputeVoided(g.segment);
             else _jobs.disputeResolved(g.segment, false);
         }
-        if (burnt > 0) _token.safeTransfer(BURN, burnt);
     }
 
-    function _credit(address who, uint64 id, uint128 amount) private {
+    function _credit(address who, uint64 id, uint128 amount) internal {
         if (amount == 0) return;
         credit[who] += amount;
         emit DisputeCredited(who, id, amount);

@@ -3,9 +3,10 @@ pragma solidity ^0.8.28;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {IShowings} from "../interfaces/IShowings.sol";
 import {Merkle} from "../libraries/Merkle.sol";
 import {Segment, SegmentState} from "../types/Types.sol";
-import {Field, Game, GatherMove, Link, Outcome, Proof, Rules, Stand} from "../types/DisputeTypes.sol";
+import {Field, Game, GatherMove, Link, Outcome, Proof, Rules, Shown, Stand} from "../types/DisputeTypes.sol";
 import {Turn} from "../types/Turn.sol";
 import {Clock} from "./Clock.sol";
 import {Court} from "./Court.sol";
@@ -21,12 +22,20 @@ contract Descent is Court {
     using SafeERC20 for IERC20;
     using ProgramView for bytes;
 
-    constructor(address jobs_, Rules memory rules_) Court(jobs_, rules_) {}
+    address public immutable showings;
+
+    constructor(address jobs_, Rules memory rules_, address showings_) Court(jobs_, rules_) {
+        showings = showings_;
+    }
 
     /// The bytes of the chunk that was pointed at: a challenger sees only hashes until it has them.
     function chunk(uint64 id, bytes calldata data) external nonReentrant {
         (Game storage g, Turn t) = _turn(id, Stand.CHUNK, true);
         Openings.needChunk(g.node, t.index(), g.size, t.width(), data);
+        if (t.ofBatch()) {
+            Shown storage s = _records[id];
+            _show(id, s.first, s.batch, g.size, t.width(), uint256(t.index()) * Openings.CHUNK / t.width());
+        }
         g.node = Words.root(data);
         _next(id, g, t, Stand.NAME, false);
     }
@@ -121,7 +130,13 @@ contract Descent is Court {
         bytes32 leaf = Openings.entryLeaf(i.place, i.name, Openings.tensorRoot(i.kindOfTensor, chunks));
         if (i.place != t.index() || leaf != g.node) revert BadRoot("the batch's entry");
         g.facts = _facts(known, keccak256(field.record), 0);
+        _noteBatch(id, _microOf(link), uint32(_batchOf(i.kindOfTensor)));
         _enterTensor(id, g, t.withOfBatch(), i.kindOfTensor, chunks, children);
+    }
+
+    /// Which records the field is of: a chunk that is shown later comes without its link.
+    function _noteBatch(uint64 id, uint256 micro, uint32 records) private {
+        (_records[id].first, _records[id].batch) = (uint64(micro * records), records);
     }
 
     /// Opens the record that belongs at the element's place: the dispute is decided.
@@ -130,7 +145,9 @@ contract Descent is Court {
         _needFacts(g, _hash(m.link), keccak256(m.record), 0);
         uint64 place = t.index();
         uint64 claimed = _claimed(g, t, m.chunk);
-        uint64 found = Gather.value(m.link, ProgramView.input(m.record), place, m);
+        ProgramView.Input memory field = ProgramView.input(m.record);
+        uint64 found = Gather.value(m.link, field, place, m);
+        _showField(id, _microOf(m.link), field.kindOfTensor, place);
         _resolve(id, g, t, claimed == found ? Outcome.ASSERTER_WON : Outcome.ASSERTER_LOST);
     }
 
@@ -158,7 +175,39 @@ contract Descent is Court {
         (Game storage g, Turn t) = _game(id);
         if (t.stand() != Stand.RESOLVED) revert WrongTurn(id, t.stand(), t.asserting());
         if (block.timestamp <= _due(t)) revert Clock.TooEarly(_due(t), block.timestamp);
-        _pay(id, g, t, t.outcome() == Outcome.ASSERTER_WON);
+        _payOut(id, g, t);
+    }
+
+    /// By the outcome, of which void is none: that is paid when it is found.
+    function _payOut(uint64 id, Game storage g, Turn t) internal {
+        (uint128 bond, uint128 taken, Outcome outcome) = (_bondOf(t.doublings()), uint128(uint256(g.node)), t.outcome());
+        if (outcome == Outcome.ASSERTER_WON) return _share(id, g, t, bond - bond / 2, 0, bond / 2);
+        if (outcome == Outcome.CONCEDED) return _share(id, g, t, 0, bond, taken);
+        _share(id, g, t, 0, bond + taken - taken / 2, taken / 2);
+    }
+
+    /// What the loser has lost, less what the owners of records that were shown get of it: of the half that is burnt where the challenger has lost, of
+    /// the half that is the challenger's where the asserter has. That one's burnt half is never touched: an owner may be the asserter's friend.
+    function _share(uint64 id, Game storage g, Turn t, uint128 toAsserter, uint128 toChallenger, uint128 burnt) private {
+        bool won = t.outcome() == Outcome.ASSERTER_WON;
+        uint128 owed = _owed(id, g.segment, won ? burnt : uint128(uint256(g.node)) / 4);
+        if (won) burnt -= owed;
+        else toChallenger -= owed;
+        if (owed > 0) {
+            _records[id].owed = owed;
+            emit ShowingOwed(id, owed);
+            _credit(showings, id, owed);
+        }
+        _pay(id, g, t, won, toAsserter, toChallenger, burnt);
+        if (burnt > 0) _token.safeTransfer(BURN, burnt);
+    }
+
+    /// What the owners ask for, at most `most`.
+    function _owed(uint64 id, uint64 segment, uint128 most) private view returns (uint128) {
+        uint32 count = _records[id].count;
+        if (count == 0 || showings == address(0)) return 0;
+        uint128 asked = IShowings(showings).asked(segment, count);
+        return asked < most ? asked : most;
     }
 
     function declareVoid(uint64 id) external nonReentrant {
@@ -166,7 +215,7 @@ contract Descent is Court {
         if (msg.sender != _guardian) revert NotGuardian(msg.sender, _guardian);
         if (t.stand() != Stand.RESOLVED) revert WrongTurn(id, t.stand(), t.asserting());
         if (block.timestamp > _due(t)) revert Clock.TooLate(_due(t), block.timestamp);
-        _pay(id, g, t.withOutcome(Outcome.VOID), t.outcome() == Outcome.ASSERTER_WON);
+        _void(id, g, t, t.outcome() == Outcome.ASSERTER_WON);
     }
 
     function clear(uint64 segment) external nonReentrant {

@@ -3,7 +3,7 @@ pragma solidity ^0.8.28;
 
 import {ILeaf, Need, Rule} from "../interfaces/ILeaf.sol";
 import {Merkle} from "../libraries/Merkle.sol";
-import {Folded, Game, Outcome, Proof, Rules, Stand} from "../types/DisputeTypes.sol";
+import {Evidence, Folded, Game, Outcome, Proof, Rules, Stand} from "../types/DisputeTypes.sol";
 import {Turn} from "../types/Turn.sol";
 import {Court} from "./Court.sol";
 import {Openings} from "./Openings.sol";
@@ -37,7 +37,7 @@ contract Verdict is Court {
         (Game storage g, Turn t) = _turn(id, Stand.ELEMENT, true);
         _needFacts(g, _hash(p.link), keccak256(p.stage), 0);
         if (p.totals.length != 0) revert WrongFold(p.totals.length, 0);
-        _resolve(id, g, t, _output(g, t, p));
+        _resolve(id, g, t, _output(id, g, t, p));
     }
 
     /// The output from the totals of its folds, after `fold`: the dispute is decided.
@@ -45,17 +45,17 @@ contract Verdict is Court {
         (Game storage g, Turn t) = _turn(id, Stand.FINISH, true);
         _needFacts(g, _hash(p.link), keccak256(p.stage), keccak256(abi.encodePacked(p.totals)));
         _needInRange(p);
-        _resolve(id, g, t, _output(g, t, p));
+        _resolve(id, g, t, _output(id, g, t, p));
     }
 
     /// What the leaves say of an output.
-    function _output(Game storage g, Turn t, Proof calldata p) private view returns (Outcome) {
+    function _output(uint64 id, Game storage g, Turn t, Proof calldata p) private returns (Outcome) {
         uint256 folds = clearLeaf.folds(p.stage);
         if (folds != tableLeaf.folds(p.stage)) return Outcome.VOID;
         if (folds != p.totals.length) revert WrongFold(p.totals.length, folds);
         uint64 element = t.index();
         uint64 claimed = _claimed(g, t, p.chunk);
-        (bool same, uint64[] memory values) = _values(p, element, folds, 0);
+        (bool same, uint64[] memory values) = _values(id, p, element, folds, 0);
         if (!same) return Outcome.VOID;
         uint64 bits = clearLeaf.finish(p.stage, element, p.totals, values);
         if (bits != tableLeaf.finish(p.stage, element, p.totals, values)) return Outcome.VOID;
@@ -64,9 +64,8 @@ contract Verdict is Court {
 
     /// Values of all that the output (fold = number of folds) or an item needs; the evidence comes in the order of the needs. Nothing needs two
     /// elements of one operand, so that as many as the stage has operands are all.
-    function _values(Proof calldata p, uint64 element, uint256 fold_, uint64 index)
+    function _values(uint64 id, Proof calldata p, uint64 element, uint256 fold_, uint64 index)
         private
-        view
         returns (bool same, uint64[] memory values)
     {
         uint256 operands = uint16(bytes2(p.stage[1:3]));
@@ -81,12 +80,23 @@ contract Verdict is Court {
             }
             uint64[] memory more = new uint64[](wanted.length);
             for (uint256 i = 0; i < more.length; ++i) {
-                more[i] = i < values.length ? values[i] : Openings.value(p.link, part, p.stage, wanted[i], p.evidence[i]);
+                more[i] = i < values.length ? values[i] : _value(id, p, part, wanted[i], p.evidence[i]);
             }
             values = more;
         } while (values.length < operands);
         if (p.evidence.length != values.length) revert WrongEvidence(p.evidence.length, values.length);
         return (true, values);
+    }
+
+    /// One of them. A field of the batch is shown with it.
+    function _value(uint64 id, Proof calldata p, ProgramView.Part memory part, Need memory wanted, Evidence calldata e)
+        private
+        returns (uint64 bits)
+    {
+        bits = Openings.value(p.link, part, p.stage, wanted, e);
+        if (e.record.length == 0 || uint8(e.record[0]) != Openings.BATCH) return bits;
+        (uint32 number, bytes memory kind) = p.stage.operand(wanted.operand);
+        if (number < part.inputs) _showField(id, _microOf(p.link), kind, wanted.element);
     }
 
     function _equal(Need[] memory a, Need[] memory b) private pure returns (bool) {
@@ -188,15 +198,15 @@ contract Verdict is Court {
         _needInRange(p);
         (uint64 index, uint64 end, int64 total) = Ranges.unpack(g.node);
         if (end - index != 1) revert Ranges.WrongParts(end - index, 1);
-        (bool same, int256 found) = _item(p, t.index(), t.fold(), index);
+        (bool same, int256 found) = _item(id, p, t.index(), t.fold(), index);
         if (!same) return _resolve(id, g, t, Outcome.VOID);
         _resolve(id, g, t, found == total ? Outcome.ASSERTER_WON : Outcome.ASSERTER_LOST);
     }
 
     /// Whether the leaves are of one mind about an item, and the item.
-    function _item(Proof calldata p, uint64 element, uint256 fold_, uint64 index) private view returns (bool same, int256 found) {
+    function _item(uint64 id, Proof calldata p, uint64 element, uint256 fold_, uint64 index) private returns (bool same, int256 found) {
         uint64[] memory values;
-        (same, values) = _values(p, element, fold_, index);
+        (same, values) = _values(id, p, element, fold_, index);
         if (!same) return (false, 0);
         found = clearLeaf.item(p.stage, element, fold_, index, p.totals, values);
         same = found == tableLeaf.item(p.stage, element, fold_, index, p.totals, values);

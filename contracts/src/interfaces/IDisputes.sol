@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Dispute, Field, Folded, GatherMove, Link, Outcome, Proof, Rules, Stand, TraceMove} from "../types/DisputeTypes.sol";
+import {Dispute, Field, Folded, GatherMove, Link, Outcome, Proof, Rules, Shown, Stand, TraceMove} from "../types/DisputeTypes.sol";
 
 /// The contract that decides disputes. It is bound once, when the contracts are set up, and is the only one that may call
 /// IJobs.disputeOpened / voteDisputed / disputeResolved / disputeVoided / voteResolved, clear the bond of a WITHHELD or REJECTED
@@ -26,6 +26,11 @@ interface IDisputesLog {
     event Moved(uint64 indexed id, uint256 awaited);
     event DisputeResolved(uint64 indexed id, uint64 indexed segment, Outcome outcome, uint128 taken, uint256 payAfter);
     event DisputePaid(uint64 indexed id, Outcome outcome, uint128 toAsserter, uint128 toChallenger, uint128 burnt);
+    /// Bytes of these records of the job's data are on chain now, of all that the dispute has shown so far: `count` of them, from that which training
+    /// reads as number `first` on.
+    event RecordsShown(uint64 indexed id, uint64 first, uint32 count);
+    /// What the loser pays to their owners (contract Showings). DisputePaid, which follows, says what is left.
+    event ShowingOwed(uint64 indexed id, uint128 amount);
     event DisputeCredited(address indexed who, uint64 indexed id, uint128 amount);
     event DisputeWithdrawn(address indexed who, uint128 amount);
 
@@ -129,4 +134,8 @@ interface IDisputeGame is IDisputes, IDisputesLog {
     function rules() external view returns (Rules memory);
     function credit(address who) external view returns (uint128);
     function jobs() external view returns (address);
+    /// What of the job's data it has shown, and what is set aside for the owners since it was paid.
+    function shownIn(uint64 id) external view returns (Shown memory);
+    /// The contract that pays the owners; zero: none does.
+    function showings() external view returns (address);
 }

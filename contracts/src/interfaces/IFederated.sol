@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {FederatedJob, FederatedRound, FederatedTerms, Piece, Sum} from "../types/FederatedTypes.sol";
+import {Added, FederatedJob, FederatedRound, FederatedTerms, Piece, Sum} from "../types/FederatedTypes.sol";
 
 /// The money of federated jobs (docs/federated.md, "On the chain").
 interface IFederated {
@@ -41,7 +41,10 @@ interface IFederated {
     function post(FederatedTerms calldata terms) external returns (uint64 id);
     /// The host, for the next round: its sum, with the signature of every owner that is counted (EIP-712, digestOf).
     function close(uint64 id, FederatedTerms calldata terms, Sum calldata sum, bytes[] calldata signatures) external;
-    /// Anybody, within the window: number `index` of the total is not the sum of that of the rows. `rows` are of those who are counted.
+    /// Before a challenge whose pieces do not fit one transaction: adds up number `index` of the next rows of those who are counted.
+    function add(uint64 id, FederatedTerms calldata terms, uint32 round, Sum calldata sum, uint64 index, Piece[] calldata rows) external;
+    /// Anybody, within the window: number `index` of the total is not the sum of that of the rows. `rows` are of those who are counted, behind those
+    /// that the sender has added.
     function challenge(
         uint64 id,
         FederatedTerms calldata terms,
@@ -67,6 +70,8 @@ interface IFederated {
     function job(uint64 id) external view returns (FederatedJob memory);
     function round(uint64 id, uint32 number) external view returns (FederatedRound memory);
     function credit(address who) external view returns (uint128);
+    /// What an account has added up of a number.
+    function added(uint64 id, uint32 number, uint64 index, address who) external view returns (Added memory);
     /// What the owner at `place` signs: that this is its row of this round.
     function digestOf(uint64 id, uint32 number, bytes32 terms, uint32 place, bytes32 row) external view returns (bytes32);
 }

@@ -55,6 +55,18 @@ struct Rules {
     address guardian;
 }
 
+/// Records of the job's data that a dispute has shown in the clear, as places in the order in which training reads them (assay/sampling.py).
+struct Shown {
+    // Of the first; before any are shown, of the first of the batch.
+    uint64 first;
+    // From the first to the last that was shown.
+    uint32 count;
+    // Records of a batch, while its field is walked.
+    uint32 batch;
+    // Set aside for their owners when the dispute was paid.
+    uint128 owed;
+}
+
 /// A dispute as the contract keeps it, five words. What a later move can bring again is kept as its hash.
 struct Game {
     Turn turn;

@@ -66,11 +66,17 @@ struct FederatedJob {
 struct FederatedRound {
     bytes32 sum;
     /// A bit for each owner that is counted.
-    uint64 counted;
+    uint256 counted;
     /// A bit for each of them that says the total is false.
-    uint64 objected;
+    uint256 objected;
     uint40 until;
     /// Place of the owner that was struck, plus one.
-    uint8 struck;
+    uint16 struck;
     bool settled;
+}
+
+/// Rows that a challenger has shown so far, whose pieces do not fit one transaction.
+struct Added {
+    uint64 sum;
+    uint32 rows;
 }

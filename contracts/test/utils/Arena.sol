@@ -31,6 +31,8 @@ abstract contract Arena is Network {
     bytes32 internal constant SALT = bytes32(uint256(0x5A17));
 
     IDisputeGame internal game;
+    /// What pays the owners of records that a dispute shows; none here.
+    address internal showings;
     Verdict internal verdict;
     address internal guardian = address(0x6A);
     address internal challenger = address(0xCA);
@@ -64,11 +66,14 @@ abstract contract Arena is Network {
 
     function deployDisputes() internal virtual override returns (address) {
         Rules memory r = rules();
-        Descent descent = new Descent(address(jobs), r);
+        showings = deployShowings();
+        Descent descent = new Descent(address(jobs), r, showings);
         verdict = new Verdict(address(jobs), r, address(new MockLeaf()), address(new TwinLeaf()));
         game = IDisputeGame(address(new Disputes(address(jobs), r, address(descent), address(verdict))));
         return address(game);
     }
+
+    function deployShowings() internal virtual returns (address) {}
 
     function rules() internal view returns (Rules memory) {
         return Rules(OPEN_WINDOW, GRACE, BUDGET_TIME, PAYOUT, STAKED, PARDON_AFTER, guardian);
