@@ -353,6 +353,8 @@ def test_a_machine_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
         ecc=None, mig=None, processes=(),
     )  # fmt: skip
     monkeypatch.setattr(hardware, "gpus", lambda: (device,))
-    assert hardware.means() == Means(gpu=True, memory=80 * GIB, bits=23)
+    assert hardware.means() == Means(gpu=True, memory=72 * GIB, bits=23)
+    assert hardware.means("20G") == Means(gpu=True, memory=20 * GIB, bits=23)
+    assert hardware.means("50%") == Means(gpu=True, memory=40 * GIB, bits=23)
     monkeypatch.setenv("ASSAY_DEVICE", "cpu")
     assert not hardware.means().gpu

@@ -30,6 +30,7 @@ from assay.cli.patience import through
 from assay.cli.prover import EVERY, EVERY_LOCAL, Prover, told_in
 from assay.cli.store import open_blobs, open_gateway
 from assay.daemon import Node, Ports, enrol
+from assay.exact.cuda import budget
 from assay.ids import Address, PeerId
 from assay.messages import PeerRecord
 from assay.ports import AccountView, Reorganised, Reverted
@@ -69,7 +70,8 @@ class Options:
     """Command that starts an engine, if another than the honest one (the liars of the tests)."""
     sandbox: str = "auto"
     disk: int = 0
-    """How an engine is shut in (assay.adapters.sandbox.KINDS), and bytes of its work folder; 0: half of what is free."""
+    gpu_memory: str = budget.DEFAULT
+    """How engines are shut in (adapters.sandbox.KINDS), bytes of their folder (0: half of what is free), of a GPU (exact.cuda.budget)."""
     store: int = 0
     """Bytes of the blobs; 0: what is there and half of what is free, for who works or checks, else as many as the disk takes."""
     keep_days: int = 7
@@ -126,7 +128,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         if options.announce and options.announce != "relay":  # a gateway is not relayed
             url = f"http://{f'[{options.announce}]' if ':' in options.announce else options.announce}:{url.rsplit(':', 1)[1]}"
 
-        has = await asyncio.to_thread(hardware.means) if role == "worker" else None
+        has = await asyncio.to_thread(hardware.means, options.gpu_memory) if role == "worker" else None
 
         def record(addresses: list[str]) -> PeerRecord:
             return PeerRecord(
@@ -246,11 +248,10 @@ def _prover(role: str, node: Node, ports: Ports, options: Options, note: Callabl
         return None
     every = EVERY_LOCAL if ports.chain.chain_id == LOCAL_CHAIN else EVERY
 
-
     def idle() -> bool:
         return node.status().get("current_segment") is None
 
-    return Prover(ports.stamps, ports.blobs, ports.folder, options.prove, every, idle, note, renew=ports.peers.renew)
+    return Prover(ports.stamps, ports.blobs, ports.folder, options.prove, every, idle, note, renew=ports.peers.renew, gpu_memory=options.gpu_memory)
 
 
 async def serve(role: str, where: Settings, options: Options, *, as_json: bool) -> None:
