@@ -28,6 +28,7 @@ from assay.adapters.fleet.placing import AT_ONCE
 from assay.adapters.meters import Metered
 from assay.codec import Message, decode, encode
 from assay.engine import MAX_LINE, Failure
+from assay.exact.cuda.budget import DEFAULT
 from assay.runtime import Fault, TaskFailed
 
 PREFIX, LOCK = "assay-place-", "lock"
@@ -44,7 +45,7 @@ class Place:
     `disk`: bytes of the work folder; 0: a share of half of what is free. `gpu_memory`: what its engines may hold of its GPU, by their own limit
     alone: Ray's processes have numbers of their own."""
 
-    def __init__(self, home: str, threads: int, kind: str, disk: int, neighbours: int, gpu_memory: str) -> None:
+    def __init__(self, home: str, threads: int, kind: str, disk: int, neighbours: int, gpu_memory: str = DEFAULT) -> None:
         self._refused, self._lock = "", -1
         self.root = Path(home)
         if not home:
