@@ -445,7 +445,7 @@ def test_a_worker_whose_disk_is_lost_serves_what_it_committed_all_the_same(tmp_p
     together(tmp_path, play)
 
 
-@pytest.mark.parametrize("topic", ["running", "run", "copied", "drawn", "serving"])
+@pytest.mark.parametrize("topic", ["running", "run", "copied", "serving"])
 def test_a_worker_that_has_lost_its_blobs_and_not_its_journal_goes_on(tmp_path: Path, topic: str) -> None:
     """What others have is fetched again (the job's document and program, shards, states), what only it had is made again."""
     what = plan(4)
