@@ -122,7 +122,8 @@ def growth(samples: Sequence[Sample]) -> Growth | None:
 
     return Growth(
         round(life[-1].at - life[0].at, 1), *told(life, [each.resident / 1e6 for each in life]), *told(life, [float(each.handles) for each in life]),
-        quarters([float(each.sockets) for each in life]), *told(life, [float(each.threads) for each in life]), life[-1].children, *told(samples, [each.disk / 1e6 for each in samples]),
+        quarters([float(each.sockets) for each in life]), *told(life, [float(each.threads) for each in life]),
+        life[-1].children, *told(samples, [each.disk / 1e6 for each in samples]),
     )  # fmt: skip
 
 
