@@ -257,10 +257,10 @@ WHERE = ["--rpc", "http://127.0.0.1:8545", "--contract", "0x" + "aa" * 20, "--bo
 
 
 def test_a_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
-    said = CliRunner().invoke(app, ["worker", "unit", "--data", "/var/lib/assay/worker", *WHERE, "--options", "--hours 22-7"])
+    said = CliRunner().invoke(app, ["worker", "unit", "--data", "/var/lib/assay/worker", *WHERE, "--options", "--hours 22-7 --gpu-memory 60%"])
     assert said.exit_code == 0, said.output
     assert "worker drain --data /var/lib/assay/worker --wait 600" in said.output
-    assert "--data /var/lib/assay/worker --hours 22-7\n" in said.output
+    assert "--data /var/lib/assay/worker --hours 22-7 --gpu-memory 60%%\n" in said.output
     file = tmp_path / "assay-worker.service"
     file.write_text(said.output.replace("User=assay", "User=root"))
     if shutil.which("systemd-analyze"):

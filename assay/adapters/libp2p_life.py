@@ -67,7 +67,7 @@ async def hang_up(stream: Any) -> None:
     """Ends the connection below a stream, whether or not there is anybody to hear it. Never raises but for cancellation."""
     connection = stream.muxed_conn
     for end in (connection.close, connection.secured_conn.close):  # with a goodbye; without one where that cannot be written
-        with trio.move_on_after(WITHIN, shield=True) as scope:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + WITHIN) as scope:
             try:
                 await end()
             except Exception as error:

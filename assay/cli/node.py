@@ -70,8 +70,9 @@ class Options:
     """Command that starts an engine, if another than the honest one (the liars of the tests)."""
     sandbox: str = "auto"
     disk: int = 0
+    max_memory: int = 4 << 30
     gpu_memory: str = budget.DEFAULT
-    """How engines are shut in (adapters.sandbox.KINDS), bytes of their folder (0: half of what is free), of a GPU (exact.cuda.budget)."""
+    """How engines are shut in (adapters.sandbox.KINDS), bytes of their folder (0: half of what is free), of a job, of a GPU (exact.cuda.budget)."""
     store: int = 0
     """Bytes of the blobs; 0: what is there and half of what is free, for who works or checks, else as many as the disk takes."""
     keep_days: int = 7
@@ -128,7 +129,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         if options.announce and options.announce != "relay":  # a gateway is not relayed
             url = f"http://{f'[{options.announce}]' if ':' in options.announce else options.announce}:{url.rsplit(':', 1)[1]}"
 
-        has = await asyncio.to_thread(hardware.means, options.gpu_memory) if role == "worker" else None
+        has = await asyncio.to_thread(hardware.means, options.max_memory, options.gpu_memory) if role == "worker" else None
 
         def record(addresses: list[str]) -> PeerRecord:
             return PeerRecord(
@@ -222,13 +223,13 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
         case "worker":
             from assay_worker.daemon import worker
 
-            names = ("price_per_tera", "bounty_percent", "threads")
+            names = ("price_per_tera", "bounty_percent", "threads", "max_memory")
             return worker(ports, on_note, price_per_step=options.price, retention=options.keep_days * DAY,
                           **{name: getattr(options, name) for name in names})  # fmt: skip
         case "verifier":
             from assay_verifier.daemon import verifier
 
-            return verifier(ports, on_note, threads=options.threads)
+            return verifier(ports, on_note, threads=options.threads, max_memory=options.max_memory)
     raise ValueError(f"there is no role {role!r}")
 
 
@@ -286,8 +287,7 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
             raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None
         node = build(role, ports, options, note)
         owner = care.Orders(node)
-        local = ports.chain.chain_id == LOCAL_CHAIN
-        grace = options.grace if options.grace is not None else GRACE_LOCAL if local else GRACE
+        grace = options.grace if options.grace is not None else GRACE_LOCAL if ports.chain.chain_id == LOCAL_CHAIN else GRACE
         running.append(Leaving(role, node.status, owner.order, node.stop, note, grace))
         note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
         gc.freeze()  # what is loaded now stays; the collector need not look at it again

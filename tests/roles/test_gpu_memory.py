@@ -16,9 +16,10 @@ from tiny import lay_out, plan
 from typer.testing import CliRunner
 
 from assay import work
-from assay.adapters import engine_process, gpu_use
+from assay.adapters import engine_process, gpu_use, hardware
 from assay.adapters.engine_process import ProcessEngine
 from assay.adapters.gpu_use import CONTEXT, FIRST_NAMESPACE, GpuUse, Unseen, held
+from assay.cli import roles
 from assay.cli.roles import apps
 from assay.engine import CheckFile, Failure, FileChecked, LinksRun, RunLinks
 from assay.exact import engines
@@ -46,18 +47,26 @@ def test_an_owner_says_it_as_a_part_or_a_size(text: str, given: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "0%", "101%", "0.9", "-1G", "20 G", "1" * 40, "all"])
 def test_what_is_neither_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="of a GPU's memory"):
+    with pytest.raises(ValueError, match="of the memory"):
         bytes_of(text, 80 * GIB)
 
 
 @pytest.mark.parametrize("role", ["worker", "verifier"])
-def test_the_command_line_refuses_it_before_anything_is_started(role: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("option", "next"), [("--gpu-memory", "--gpu-memory 60%"), ("--memory", "--memory 16G")])
+def test_the_command_line_refuses_it_before_anything_is_started(role: str, option: str, next: str, tmp_path: Path) -> None:
     app = typer.Typer()
     app.add_typer(apps()[role], name=role)
-    done = CliRunner().invoke(app, [role, "start", "--gpu-memory", "0.9", "--data", str(tmp_path / "node")])
+    done = CliRunner().invoke(app, [role, "start", option, "0.9", "--data", str(tmp_path / "node")])
     assert done.exit_code != 0
-    assert "--gpu-memory 60%" in done.output
+    assert next in done.output
     assert not (tmp_path / "node").exists()
+
+
+def test_a_job_may_take_half_of_the_machine_unless_its_owner_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "machine", lambda: SimpleNamespace(memory=64 * GIB))
+    assert [roles.most(text) for text in ("", "16G", "25%", "1T")] == [32 * GIB, 16 * GIB, 16 * GIB, 64 * GIB]
+    monkeypatch.setattr(hardware, "machine", lambda: SimpleNamespace(memory=2 * GIB))
+    assert roles.most("") == 4 * GIB
 
 
 @needs_fake
@@ -264,7 +273,5 @@ def test_an_engine_is_told_its_limit(tmp_path: Path) -> None:
 
 
 def test_a_machine_without_a_gpu_has_nothing_to_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from assay.adapters import hardware
-
     monkeypatch.setattr(hardware, "gpus", lambda: ())
     assert gpu_use.watched("90%", lambda why: None) is None

@@ -324,7 +324,7 @@ class WorkerMachine(Offering, Committing, Claiming):
         if self.state.draining:
             self._stop(mine, "the owner drains this node")
 
-    def _again(self, mine: Mine) -> None:
+    def _run_again(self, mine: Mine) -> None:
         self._stop_asking(mine)
         self._run(mine)
 

@@ -29,7 +29,7 @@ class Serving(Role):
     def _gather(self, seg: SegmentFacts) -> None:
         raise NotImplementedError
 
-    def _again(self, mine: Mine) -> None:
+    def _run_again(self, mine: Mine) -> None:
         """Its run, whose outcome is on disk, is told once more."""
         raise NotImplementedError
 
@@ -101,7 +101,7 @@ class Serving(Role):
         text = f"segment {mine.segment}: {len(outcome.lost)} blobs that this node had published are gone, and nobody gives them: they are made again"
         self._note("missing", text, segment=mine.segment, blobs=len(outcome.lost))
         if mine.phase == "copying" and mine.run is not None and mine.run.checkpoint.cid in outcome.lost:
-            self._again(mine)
+            self._run_again(mine)
         found = self._serving(rest[0], rest[1])
         if found is not None and any(boundary.cid in outcome.lost for boundary in mine.boundaries.values()):
             mine.boundaries = {}

@@ -28,16 +28,16 @@ _LIMIT = re.compile(r"(\d{1,3})%|(\d{1,15})([KMGT]?)(?:iB|B)?")
 
 
 def bytes_of(text: str, total: int) -> int:
-    """`80%` of a device of `total` bytes, or `20G`, `20GiB`, `512M`, or bytes, and never more than there are. Raises ValueError."""
+    """`80%` of a memory of `total` bytes, or `20G`, `20GiB`, `512M`, or bytes, and never more than there are. Raises ValueError."""
     found = _LIMIT.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text[:40]!r} is neither a part of a GPU's memory, as 80%, nor a size, as 20G")
+        raise ValueError(f"{text[:40]!r} is neither a part of the memory, as 80%, nor a size, as 20G")
     if found[1] is not None:
         limit = total * int(found[1]) // 100
     else:
         limit = int(found[2]) << 10 * (" KMGT".index(found[3] or " "))
     if not limit or (found[1] is not None and int(found[1]) > 100):
-        raise ValueError(f"{text!r} of a GPU's memory cannot be given; more than nothing, and at most 100%")
+        raise ValueError(f"{text!r} of the memory cannot be given; more than nothing, and at most 100%")
     return min(limit, total)
 
 
