@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.cli import care
+from assay.cli.asking import priced
 from assay.cli.beside import Account, printer, watch_releases
 from assay.cli.common import Settings, Trouble
 from assay.cli.fleet import Rays, open_engine
@@ -56,10 +57,10 @@ class Options:
 
     listen: str = "127.0.0.1"
     announce: str | None = None
-    price: int = 100_000
+    price: int = 0
     price_per_tera: int = 0
     bounty_percent: int = 0
-    """Asked for a step, and for 10^12 operations of it on top, smallest units; what part of a job's bounties is taken off that."""
+    """Asked for a step (0: assay.cli.asking) and for 10^12 operations of it, smallest units; what part of a job's bounties is taken off that."""
     stake: int = 0
     threads: int = 1
     confirmations: int = 0
@@ -223,9 +224,8 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
         case "worker":
             from assay_worker.daemon import worker
 
-            names = ("price_per_tera", "bounty_percent", "threads", "max_memory")
-            return worker(ports, on_note, price_per_step=options.price, retention=options.keep_days * DAY,
-                          **{name: getattr(options, name) for name in names})  # fmt: skip
+            more = {name: getattr(options, name) for name in ("price_per_tera", "bounty_percent", "threads", "max_memory")}
+            return worker(ports, on_note, price_per_step=options.price, retention=options.keep_days * DAY, **more)
         case "verifier":
             from assay_verifier.daemon import verifier
 
@@ -285,7 +285,7 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
             await _enlist(role, where, options, ports, note)
         except Reverted as error:
             raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None
-        node = build(role, ports, options, note)
+        node = build(role, ports, await priced(role, options, where.data, ports.chain.chain_id == LOCAL_CHAIN, note), note)
         owner = care.Orders(node)
         grace = options.grace if options.grace is not None else GRACE_LOCAL if ports.chain.chain_id == LOCAL_CHAIN else GRACE
         running.append(Leaving(role, node.status, owner.order, node.stop, note, grace))

@@ -65,7 +65,8 @@ LISTEN = "Where peers and the gateway listen; 0.0.0.0 for the world, :: for IPv6
 Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help=LISTEN)]
 ANNOUNCE = "The address that others reach this node by, if another; relay: nobody can call it, and bootstrap nodes relay for it."
 Announce = Annotated[str | None, typer.Option("--announce", metavar="HOST", help=ANNOUNCE)]
-Price = Annotated[int, typer.Option("--price", min=1, help="Asked for a step, in the token's smallest unit.")]
+PRICE = "Asked for a step, in the token's smallest unit; without any price what this machine's speed is worth at a token an hour."
+Price = Annotated[int | None, typer.Option("--price", min=1, help=PRICE)]
 Stake = Annotated[int | None, typer.Option("--stake", min=0, help="Stake to keep deposited, in the token's smallest unit.")]
 Confirmations = Annotated[
     int, typer.Option("--confirmations", min=0, help="Blocks until an event counts as final; 0: 1 on the local chain, 12 elsewhere.")
@@ -159,7 +160,7 @@ def _common(app: typer.Typer, role: str) -> None:
 
         def start_worker(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
-            announce: Announce = None, price: Price = 100_000, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
+            announce: Announce = None, price: Price = None, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
             bounty_percent: Percent = 0, threads: Threads = 1, ray: Ray = "", ray_through: Through = "", places: Places = 0,
             keep_days: KeepDays = 7, prove: Prove = 0, memory: Memory = "", gpu_memory: GpuMemory = GPU_DEFAULT,
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
@@ -173,7 +174,7 @@ def _common(app: typer.Typer, role: str) -> None:
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "keep_days": keep_days, "prove": prove}
             engine |= {"ray": Rays.of(ray, ray_through, places), "grace": grace, "untested": untested}
             engine |= {"max_memory": most(memory), "gpu_memory": gpu_memory}
-            options: dict[str, Any] = {"price": price, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
+            options: dict[str, Any] = {"price": price or 0, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
             options |= {"bounty_percent": bounty_percent, "releases": index_of(releases)}
             options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
