@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import signal
@@ -51,6 +52,9 @@ from assay.engine import (
     StepDone,
     TreeShown,
 )
+from assay.exact import engines
+from assay.exact.cpu import Cpu
+from assay.exact.cuda.device import DeviceFull
 from assay.exact.memory import fitting
 from assay.execute import Executor
 from assay.ids import Digest
@@ -66,6 +70,7 @@ if TYPE_CHECKING:  # the dispute is loaded by whoever is in one: without it an e
     from assay.dispute.answers import FileParty, Inputs, OwnInputs
     from assay.dispute.proofs import Link
 
+log = logging.getLogger("assay.work")
 MAX_FROZEN = 1 << 34
 """Bytes of a file of frozen tensors."""
 ALONE_WITHIN = 60.0
@@ -86,43 +91,64 @@ class Engine:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._plans: dict[bytes, Executor] = {}
+        self._off_device = False
+        """The device had no room: links run on the processor."""
         self._links: dict[tuple[str, int], Link] = {}
         """The disputed link of the last move, with every value that it has."""
 
     def perform(self, task: AnyEngineTask, progress: Progress) -> AnyEngineResult:
         """Never raises: whatever goes wrong becomes a Failure that says whose fault it is."""
         try:
-            match task:
-                case CheckFile():
-                    return self._check(task)
-                case RunLinks():
-                    return self._run(task, progress)
-                case OpenLinks():
-                    return self._open(task)
-                case OpenChunk():
-                    return self._chunk(task)
-                case ReplayLink():
-                    began = now_ms()
-                    return msgspec.structs.replace(self._replay(task), milliseconds=now_ms() - began)
-                case AnswerDispute():
-                    return self._answer(task)
-                case ShowTree():
-                    from assay.dispute import parting
-
-                    inputs = self._own(task)
-                    return TreeShown(nodes=parting.show(task.question, inputs.ends, lambda: self._link(task, inputs, task.question.unit)))
-                case PartLink():
-                    return self._part(task)
+            return self._attempt(task, progress)
         except (BadTensors, ProgramError) as error:
             return Failure(fault=Fault.PEER, error=str(error))
         except Corrupted as error:
             return Failure(fault=Fault.OWN, error=f"{error}; check this machine's memory and disk")
+        except DeviceFull as error:
+            return Failure(fault=Fault.OWN, error=f"{error}; --gpu-memory gives more")
         except MemoryError:
             return Failure(fault=Fault.OWN, error="out of memory; give the node more, or lower its limit so that it refuses such jobs")
         except OSError as error:
             return Failure(fault=Fault.OWN, error=f"file trouble in {self.root}: {error}; free some disk, or check the folder's rights")
         except Exception as error:
             return Failure(fault=Fault.OWN, error=f"{type(error).__name__}: {error}")
+
+    def _attempt(self, task: AnyEngineTask, progress: Progress) -> AnyEngineResult:
+        """Where a device is full, again: without what other jobs hold of it, then, if it was not asked for by name, on the processor for as long
+        as this engine lives. A run goes on from the last step that is on disk."""
+        while True:
+            try:
+                return self._dispatch(task, progress)
+            except DeviceFull as error:
+                others = len(self._plans) > 1
+                if not others and (self._off_device or engines.chosen() != "auto"):
+                    raise
+                self._off_device = not others
+                log.warning("%s: %s", "once more without other jobs' plans" if others else "this engine goes on on the CPU", error)
+            self._plans.clear()
+
+    def _dispatch(self, task: AnyEngineTask, progress: Progress) -> AnyEngineResult:
+        match task:
+            case CheckFile():
+                return self._check(task)
+            case RunLinks():
+                return self._run(task, progress)
+            case OpenLinks():
+                return self._open(task)
+            case OpenChunk():
+                return self._chunk(task)
+            case ReplayLink():
+                began = now_ms()
+                return msgspec.structs.replace(self._replay(task), milliseconds=now_ms() - began)
+            case AnswerDispute():
+                return self._answer(task)
+            case ShowTree():
+                from assay.dispute import parting
+
+                inputs = self._own(task)
+                return TreeShown(nodes=parting.show(task.question, inputs.ends, lambda: self._link(task, inputs, task.question.unit)))
+            case PartLink():
+                return self._part(task)
 
     # ---- jobs ------------------------------------------------------------------------------------------------------------
 
@@ -131,6 +157,7 @@ class Engine:
         memory = fitting(program, task.threads, task.memory).bytes
         if memory > task.memory:
             raise ProgramError(f"it needs {memory} bytes of memory, with activations computed again as well; the limit here is {task.memory}")
+        engines.admit(program)
         micro, update = cost(program.micro), cost(program.update)
         return FileChecked(
             root=program_root(program), micro_flops=micro.flops, update_flops=update.flops,
@@ -158,7 +185,8 @@ class Engine:
                 self._plans.pop(next(iter(self._plans)))
             frozen = _read_frozen(folder / "frozen.safetensors") if new else {}
             effort = fitting(program, job.threads, job.memory).effort
-            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, effort)
+            engine = Cpu(program, job.threads, effort) if self._off_device else None
+            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, effort, engine)
         return self._plans[key]
 
     def _frozen(self) -> int:

@@ -5,8 +5,8 @@ once, each one task at a time. An engine that crashes, answers something else th
 killed, and its task fails by this node's own fault; the next task gets a fresh one. Who looks for work has one started before there is any: to load
 it takes longer than to check a small job's program, and others offer meanwhile; where none is kept ready, the news of a job starts one
 (`expect`). In a sandbox (assay.adapters.sandbox) one is killed, too,
-under which the work folder outgrows its quota. A cancelled task kills its engine, too: a
-computation cannot be interrupted otherwise. `InlineEngine` is the same without a process, for tests and small simulations.
+under which the work folder outgrows its quota, and anywhere one that holds more of a GPU than it may (assay.adapters.gpu_use). A cancelled task
+kills its engine, too: a computation cannot be interrupted otherwise. `InlineEngine` is the same without a process, for tests and small simulations.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assay.adapters.gpu_use import GpuUse, Unseen
 from assay.adapters.sandbox import Sandbox, bytes_below
 from assay.cage import NICE
 from assay.codec import Malformed, Message, decode, encode
 from assay.engine import MAX_LINE, AnswerDispute, AnyEngineResult, EngineTask, Failure, PartLink, ShowTree, StepDone
+from assay.exact.cuda import budget
 from assay.runtime import Fault, TaskFailed
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ LINGER = 600.0
 """Seconds that one is kept which has answered about the inside of a link: it holds that link, which takes a replay to make, for the next question."""
 PATIENCE = 3600.0
 LOOK_EVERY = 2.0
-"""Seconds between looks at the size of the work folder."""
+"""Seconds between looks at the size of the work folder, and at what engines hold of a GPU."""
+SHARED = "gpu-memory"
+"""Below the work folder: what its engines hold of a GPU (assay.exact.cuda.budget)."""
 DYING = 10.0
 """Seconds that an engine which has closed its output may take to end."""
 
@@ -53,6 +57,8 @@ class _Process:
         """Set when it has had a task before."""
         self.waited = False
         """Whether it has waited for its present task."""
+        self.used = False
+        """Whether it has had a task, and so has seen what came from others."""
         self.heard = False
         """Whether it has answered to its present task."""
         self.ended_for = ""
@@ -74,11 +80,12 @@ async def _outgrown(folder: Path, quota: int) -> str:
 
 class ProcessEngine:
     """Implements assay.ports.Engine. `command` starts an engine (tests give others); the root and this process's id are added to it.
-    `sandbox` shuts the engine in; a `command` of one's own is not shut in."""
+    `sandbox` shuts the engine in; a `command` of one's own is not shut in. `gpu_memory` is what its engines may hold of a GPU together, as its
+    owner says it (assay.exact.cuda.budget.bytes_of), and `gpu` how that is seen from outside."""
 
     def __init__(
         self, processes: int = 2, threads: int = 1, patience: float = PATIENCE, idle: float = IDLE, nice: int = NICE,
-        command: tuple[str, ...] = (), sandbox: Sandbox | None = None,
+        command: tuple[str, ...] = (), sandbox: Sandbox | None = None, gpu_memory: str = budget.DEFAULT, gpu: GpuUse | None = None,
     ) -> None:  # fmt: skip
         self.threads, self.patience, self._idle_after, self._nice = threads, patience, idle, nice
         self._command, self._sandbox = command or (sys.executable, "-m", "assay.work"), None if command else sandbox
@@ -89,6 +96,8 @@ class ProcessEngine:
         """Starts of engines for which there is no task yet."""
         self._ready: set[Path] = set()
         """Folders for which one is kept ready."""
+        self._gpu_memory, self._gpu = gpu_memory, gpu
+        self._looks: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -115,6 +124,9 @@ class ProcessEngine:
         if self._sandbox and (why := await _outgrown(folder, self._sandbox.disk)):  # what is done at once would not be met by a watch
             raise TaskFailed(Fault.OWN, why)
         engine = await self._take(folder)
+        engine.used = True
+        if self._gpu is not None and (self._looks is None or self._looks.done()):
+            self._looks = asyncio.create_task(self._watch_gpu(self._gpu))
         watch = asyncio.create_task(self._watch(engine, folder, self._sandbox.disk)) if self._sandbox else None
         try:
             result = await self._talk(engine, line, progress)
@@ -151,10 +163,10 @@ class ProcessEngine:
                 async with asyncio.timeout(DYING):
                     await engine.process.wait()
             await engine.kill()
-            if engine.waited and not engine.heard:
-                raise _DiedIdle from None
             if engine.ended_for:
                 raise TaskFailed(Fault.OWN, engine.ended_for) from None
+            if engine.waited and not engine.heard:
+                raise _DiedIdle from None
             code = engine.process.returncode
             how = f"signal {-code}" if code is not None and code < 0 else f"status {code}"
             raise TaskFailed(Fault.OWN, f"the engine ended in the middle of its task ({how}); the system may be short of memory") from None
@@ -164,6 +176,23 @@ class ProcessEngine:
             await asyncio.sleep(LOOK_EVERY)
         engine.ended_for = f"the engine was ended: {why}"
         await engine.kill()
+
+    async def _watch_gpu(self, gpu: GpuUse) -> None:
+        """As long as there is an engine that has had a task, whether or not it has one now."""
+        told: set[str] = set()
+        while engines := {engine.process.pid: engine for engine in self._all if engine.used and engine.process.returncode is None}:
+            try:
+                held = await asyncio.to_thread(gpu.held, engines.keys())
+                if (pid := gpu.over(held)) is not None:
+                    all_of_them = f", of {sum(held.values())} of all engines" if held[pid] < sum(held.values()) else ""
+                    what = f"it holds {held[pid]} bytes of the GPU{all_of_them}, and {gpu.limit} may be taken; --gpu-memory gives more"
+                    engines[pid].ended_for = f"the engine was ended: {what}"
+                    await engines[pid].kill()
+            except Unseen as error:
+                if str(error) not in told:
+                    told.add(str(error))
+                    gpu.unseen(str(error))
+            await asyncio.sleep(LOOK_EVERY)
 
     # ---- processes -------------------------------------------------------------------------------------------------------
 
@@ -208,6 +237,7 @@ class ProcessEngine:
 
     async def _begin(self, folder: Path) -> _Process:
         environment = self._sandbox.environment() if self._sandbox else dict(os.environ)
+        environment |= {budget.VARIABLE: self._gpu_memory, budget.LEDGER: str(folder / SHARED)}
         environment |= {name: str(self.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         command = self._sandbox.command(folder) if self._sandbox else [*self._command, str(folder), str(os.getpid())]
         process = await asyncio.create_subprocess_exec(
@@ -238,6 +268,8 @@ class ProcessEngine:
     async def close(self) -> None:
         """Ends all engines; tasks under way fail."""
         self._closed = True
+        if self._looks is not None:
+            self._looks.cancel()
         if self._expected:
             await asyncio.wait(self._expected.values())
         for engine in list(self._all):

@@ -53,10 +53,15 @@ async def open_engine(
 ) -> tuple[Engine, int]:
     """The engine, closed with `stack`, and how many segments it runs at once. `must`: every place has to shut its engines in; `ready`: one
     process waits for work before there is any, where it is not a fleet. Raises Trouble."""
+    from assay.adapters import gpu_use
     from assay.adapters.engine_process import ProcessEngine
     from assay.adapters.meters import Metered
 
-    process = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut)
+    def unseen(why: str) -> None:
+        note(Note(topic="gpu", text=f"what engines hold of the GPU is not seen from outside, and is bounded by their own limit alone: {why}"))
+
+    watched = None if options.ray else await asyncio.to_thread(gpu_use.watched, options.gpu_memory, unseen)
+    process = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut, gpu_memory=options.gpu_memory, gpu=watched)
     home, root = Metered(process), data / "work"
     fleet = options.ray
     if fleet is None:
@@ -75,7 +80,7 @@ async def open_engine(
     begin = Begin(
         address=fleet.address, root=str(root), places=fleet.places, gpus=len(await asyncio.to_thread(hardware.gpus)), cores=os.cpu_count() or 1,
         threads=options.threads, sandbox=options.sandbox, must=must, disk=shut.disk if shut else options.disk or 1 << 40,
-        tested=not options.untested,
+        tested=not options.untested, gpu_memory=options.gpu_memory,
     )  # fmt: skip
     engine = FleetEngine(begin, home, shut, data / "fleet.log", tuple(shlex.split(fleet.through)))
     engine.on_news = lambda news: note(Note(topic=news.topic, text=news.text))

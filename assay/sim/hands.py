@@ -33,6 +33,7 @@ from assay.tasks import (
     ChunkMade,
     Dropped,
     DropSegment,
+    FindPublished,
     GatherKey,
     JobLoaded,
     KeepBlob,
@@ -48,6 +49,7 @@ from assay.tasks import (
     OpeningsMade,
     PinsSet,
     ProgramChecked,
+    PublishedFound,
     ReceiptVerified,
     ReleaseBlobs,
     ReplayUnit,
@@ -371,6 +373,9 @@ class Hands:
             trace = self.disk["trace", task.segment, task.units[position]]
             openings.append(Opening(leaf=trace[index], proof=prove(trace, index)))
         return OpeningsMade(openings=tuple(openings))
+
+    def find_published(self, task: FindPublished) -> PublishedFound:
+        return PublishedFound(lost=tuple(name for name in task.cids if name not in self.store))
 
     def drop_segment(self, task: DropSegment) -> Dropped:
         for key in [key for key in self.disk if key[1] == task.segment]:
