@@ -129,8 +129,7 @@ class Segment:
 
     def load(self, step: int) -> Tensors:
         """The state before a step, checked against its committed root. Raises BadTensors, FileNotFoundError."""
-        store = self.executor.store
-        tensors = from_file(self.path(step), MAX_STATE, store.put if store else np.copy)
+        tensors = from_file(self.path(step), MAX_STATE, self.executor.kept)
         if (found := state_root(step, tensors, self.executor.threads)) != self.root_before(step):
             raise BadTensors(f"the state before step {step} is not the committed one: its root is {found.hex()[:16]}…")
         return tensors

@@ -54,15 +54,16 @@ from assay.engine import (
     TreeShown,
 )
 from assay.exact.memory import fitting
+from assay.exact.offload import Store
 from assay.execute import Executor
 from assay.ids import Digest
 from assay.job import Field
 from assay.program import Limits, Program, ProgramError, cost
 from assay.runtime import Fault
 from assay.sampling import record_indices
-from assay.segment import Corrupted, Segment, now_ms, write_atomically
+from assay.segment import Corrupted, Segment, now_ms, write_atomically, write_tensors
 from assay.stages import program_root
-from assay.state import BadTensors, Tensors, acc_root, from_bytes, state_root, tensor_root, to_bytes
+from assay.state import BadTensors, Tensors, acc_root, from_bytes, from_file, state_root, tensor_root
 
 MAX_FROZEN = 1 << 34
 """Bytes of a file of frozen tensors."""
@@ -123,13 +124,14 @@ class Engine:
 
     def _check(self, task: CheckFile) -> FileChecked:
         program = Program.load((self.root / task.folder / "program.json").read_bytes(), Limits(flops=task.flops))
-        memory = fitting(program, task.threads, task.memory).bytes
-        if memory > task.memory:
-            raise ProgramError(f"it needs {memory} bytes of memory, with activations computed again as well; the limit here is {task.memory}")
+        fit = fitting(program, task.threads, task.memory, task.disk)
+        if fit.bytes > task.memory:
+            helped = "with activations computed again and its state in files" if fit.disk else "with activations computed again"
+            raise ProgramError(f"it needs {fit.bytes} bytes of memory, {helped} as well; the limit here is {task.memory}")
         micro, update = cost(program.micro), cost(program.update)
         return FileChecked(
             root=program_root(program), micro_flops=micro.flops, update_flops=update.flops,
-            peak_memory=memory,
+            peak_memory=fit.bytes, on_disk=fit.disk,
             micro_leaves=program.micro_leaves, update_leaves=program.update_leaves, micro_batches=program.micro_batches, scalars=program.scalars,
             batch=tuple(Field(name=name, dtype=t.dtype, shape=t.shape) for name, t in program.batch.items()),
             frozen=_bytes(program), frozen_root=Digest(b"") if program.frozen_root is msgspec.UNSET else program.frozen_root,
@@ -152,8 +154,9 @@ class Engine:
             while self._plans and (len(self._plans) >= self.PLANS or (new and new + self._frozen() > self.FROZEN)):
                 self._plans.pop(next(iter(self._plans)))
             frozen = _read_frozen(folder / "frozen.safetensors") if new else {}
-            effort = fitting(program, job.threads, job.memory).effort
-            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, effort)
+            fit = fitting(program, job.threads, job.memory, job.disk)
+            store = Store(self.root, fit.window) if fit.window else None
+            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, fit.effort, store=store)
         return self._plans[key]
 
     def _frozen(self) -> int:
@@ -226,7 +229,7 @@ class Engine:
         opened = []
         for unit, tensors in segment.boundaries(task.units):
             name = f"boundary-{unit}.safetensors"
-            write_atomically(segment.folder / name, to_bytes(tensors))
+            write_tensors(segment.folder / name, tensors)
             places = links.named_ends(unit, task.job.micro_batches)
             proofs = tuple(merkle.prove(leaves, place) for place in places)
             opened.append(OpenedLink(unit=unit, file=name, ends=tuple(ends[place] for place in places), proofs=proofs))
@@ -244,7 +247,7 @@ class Engine:
     def _replay(self, task: ReplayLink) -> LinkReplayed:
         executor, folder = self._executor(task.job), self.root / task.segment
         boundary = folder / f"{'proven' if task.again else 'boundary'}-{task.unit}.safetensors"
-        served = from_bytes(boundary.read_bytes(), MAX_BOUNDARY)
+        served = from_file(boundary, MAX_BOUNDARY, executor.kept)
         state = {name.removeprefix("state."): array for name, array in served.items() if name.startswith("state.")}
         given = {name.removeprefix("acc."): array for name, array in served.items() if name.startswith("acc.")}
         wrong = ""

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assay.adapters.sandbox import Sandbox, bytes_below
+from assay.adapters.sandbox import Sandbox, bytes_below, unnamed_bytes
 from assay.cage import NICE
 from assay.codec import Malformed, Message, decode, encode
 from assay.engine import MAX_LINE, AnswerDispute, AnyEngineResult, EngineTask, Failure, PartLink, ShowTree, StepDone
@@ -65,9 +65,11 @@ class _Process:
         await self.process.wait()
 
 
-async def _outgrown(folder: Path, quota: int) -> str:
-    """What there is to say of a work folder that holds more bytes than it may; nothing when it does not."""
+async def _outgrown(folder: Path, quota: int, engine: int | None = None) -> str:
+    """What there is to say of a work folder that holds more bytes than it may, with the files there that have no name any more and are held
+    by process `engine`; nothing when it does not."""
     held = await asyncio.to_thread(bytes_below, folder)
+    held += await asyncio.to_thread(unnamed_bytes, folder, engine) if engine is not None else 0
     return f"the work folder holds {held} bytes, its quota is {quota}; --disk gives it more" if held > quota else ""
 
 
@@ -157,7 +159,7 @@ class ProcessEngine:
             raise TaskFailed(Fault.OWN, f"the engine ended in the middle of its task ({how}); the system may be short of memory") from None
 
     async def _watch(self, engine: _Process, folder: Path, quota: int) -> None:
-        while not (why := await _outgrown(folder, quota)):  # noqa: ASYNC110 (a disk tells nobody that it fills)
+        while not (why := await _outgrown(folder, quota, engine.process.pid)):  # noqa: ASYNC110 (a disk tells nobody that it fills)
             await asyncio.sleep(LOOK_EVERY)
         engine.ended_for = f"the engine was ended: {why}"
         await engine.kill()

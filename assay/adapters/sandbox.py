@@ -8,6 +8,7 @@ What an engine reads of this machine: assay.cage.readable. Its environment has w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -32,6 +33,8 @@ TMP = 64 << 20
 SHARE = 0.9
 """Of the machine's memory that an engine may have for itself."""
 PROBE_TIMEOUT = 30.0
+GONE = " (deleted)"
+"""What Linux puts behind the name of a file that has none any more (proc_pid_maps(5))."""
 
 
 class NoSandbox(RuntimeError):
@@ -131,3 +134,34 @@ def bytes_below(folder: Path) -> int:
             except OSError:
                 continue
     return total
+
+
+def unnamed_bytes(folder: Path, process: int) -> int:
+    """Of files below a folder that have no name any more (a state in files, assay.exact.offload) and are open or mapped in a process or
+    those that it has started. Linux tells; elsewhere 0."""
+    found: dict[int, int] = {}
+    todo = [process]
+    while todo:
+        home = Path(f"/proc/{todo.pop()}")
+        try:
+            todo += [int(child) for task in (home / "task").iterdir() for child in (task / "children").read_text().split()]
+            lines = (home / "maps").read_text().splitlines()
+            handles = list((home / "fd").iterdir())
+        except (OSError, ValueError):  # it has just ended
+            continue
+        mapped: dict[int, int] = {}
+        for line in lines:
+            if line.endswith(GONE) and _below(folder, (parts := line.split(maxsplit=5))[-1]):
+                first, last = (int(end, 16) for end in parts[0].split("-"))
+                mapped[int(parts[4])] = mapped.get(int(parts[4]), 0) + last - first
+        for handle in handles:
+            with contextlib.suppress(OSError):
+                if (name := os.readlink(handle)).endswith(GONE) and _below(folder, name):
+                    status = handle.stat()
+                    mapped[status.st_ino] = max(mapped.get(status.st_ino, 0), status.st_blocks * 512)
+        found = {file: max(found.get(file, 0), mapped.get(file, 0)) for file in found.keys() | mapped.keys()}
+    return sum(found.values())
+
+
+def _below(folder: Path, name: str) -> bool:
+    return name.startswith(f"{folder}/")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,9 @@ Ray = Annotated[
 ]
 Through = Annotated[str, typer.Option("--ray-through", metavar="COMMAND", help="Starts what speaks with Ray, where Ray has its network.")]
 Places = Annotated[int, typer.Option("--places", min=0, max=64, help="Segments at once with --ray; 0: one a GPU, or for --threads cores.")]
+OFFLOAD = "Whether states that do not fit in --memory may lie in files, within --disk."
+Memory = Annotated[int, typer.Option("--memory", min=1 << 20, metavar="BYTES", help="What a job may take of this machine's memory.")]
+Offload = Annotated[str, typer.Option("--offload", metavar="auto|never", help=OFFLOAD)]
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ class Rays:
         if not address and (through or places):
             raise Trouble("--places and --ray-through speak of a fleet", "there is none without --ray", "--ray local", 2)
         return cls(address, through, places) if address else None
+
+
+def memory_of(memory: int, offload: str) -> dict[str, Any]:
+    """Options of what a job may take. Raises Trouble."""
+    if offload not in ("auto", "never"):
+        raise Trouble(f"--offload {offload} is unknown", "states lie in files where memory is short, or never", "--offload auto", 2)
+    return {"memory": memory, "offload": offload}
 
 
 async def open_engine(

@@ -70,6 +70,9 @@ class Options:
     sandbox: str = "auto"
     disk: int = 0
     """How an engine is shut in (assay.adapters.sandbox.KINDS), and bytes of its work folder; 0: half of what is free."""
+    memory: int = 4 << 30
+    offload: str = "auto"
+    """Bytes of memory that a job may take, and whether its state may lie in files of the work folder where it does not fit (`never`: not)."""
     store: int = 0
     """Bytes of the blobs; 0: what is there and half of what is free, for who works or checks, else as many as the disk takes."""
     keep_days: int = 7
@@ -144,7 +147,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         known.append(peers)
         journal = SqliteJournal(where.data / "journal.sqlite")
         stack.callback(journal.close)
-        engine, places = None, 1
+        engine, places, disk = None, 1, 0
         if role in ENGINES:
             local = chain.chain_id == LOCAL_CHAIN
             shut = await asyncio.to_thread(find_sandbox, options.sandbox, options.disk, where.data, local)
@@ -152,11 +155,13 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
             if not options.untested:
                 await _admit(shut.native if shut else await asyncio.to_thread(native_library), note)
             ready = role == "worker" and not local  # nodes of a local network share one machine's memory
+            if options.offload == "auto" and options.ray is None:  # another machine's disk is its own
+                disk = shut.disk if shut else options.disk or shutil.disk_usage(where.data).free // 2
             engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack, ready)
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
         yield Ports(
             chain=chain, stamps=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth,
-            places=places, finder=peers,
+            places=places, finder=peers, disk=disk,
         )  # fmt: skip
 
 
@@ -221,12 +226,12 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
             from assay_worker.daemon import worker
 
             names = ("price_per_tera", "bounty_percent", "threads")
-            return worker(ports, on_note, price_per_step=options.price, retention=options.keep_days * DAY,
+            return worker(ports, on_note, price_per_step=options.price, retention=options.keep_days * DAY, max_memory=options.memory,
                           **{name: getattr(options, name) for name in names})  # fmt: skip
         case "verifier":
             from assay_verifier.daemon import verifier
 
-            return verifier(ports, on_note, threads=options.threads)
+            return verifier(ports, on_note, threads=options.threads, max_memory=options.memory)
     raise ValueError(f"there is no role {role!r}")
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from assay.exact.cpu import Cpu, Inputs
 from assay.exact.cuda.device import HERE, Description, Device, DeviceError
 from assay.exact.native.build import NativeError, cache_folder
+from assay.exact.offload import Store
 from assay.exact.plan import Plan
 from assay.ids import Digest
 from assay.program import Program, ProgramError
@@ -59,11 +60,11 @@ def chosen() -> str:
     return wanted
 
 
-def engine(program: Program, threads: int = 1, effort: int = 0, window: int = 0) -> Engine:
-    """What is made again to save memory (`effort`, assay.exact.recompute) and windows of mapped files (`window` bytes, assay.exact.offload)
+def engine(program: Program, threads: int = 1, effort: int = 0, store: Store | None = None) -> Engine:
+    """What is made again to save memory (`effort`, assay.exact.recompute) and what lies in mapped files (`store`, assay.exact.offload)
     are the processor's alone. Raises DeviceError where a device is asked for that cannot be used, ProgramError for a program that no
     engine here can run."""
-    wanted = "cpu" if effort or window else chosen()
+    wanted = "cpu" if effort or store else chosen()
     if wanted in ("cuda", "fake"):
         return _on(wanted, program)
     if wanted == "auto" and (found := device()) is not None:
@@ -75,7 +76,7 @@ def engine(program: Program, threads: int = 1, effort: int = 0, window: int = 0)
             log.warning("this program runs on the CPU: it would take %d of the %d bytes of %s", memory, found.memory, found.name)
         except (ProgramError, DeviceError, MemoryError) as error:
             log.warning("this program runs on the CPU: %s", error)
-    return Cpu(program, threads, effort, window)
+    return Cpu(program, threads, effort, store)
 
 
 def _on(kind: str, program: Program) -> Engine:
