@@ -12,16 +12,19 @@ import fcntl
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from assay import hearing, links, merkle
+from assay.cage.libc import die_with_parent
 from assay.codec import Malformed, decode, encode
 from assay.dispute import parting
 from assay.dispute.answers import FileParty, Inputs, OwnInputs, own_link
@@ -55,6 +58,7 @@ from assay.engine import (
 )
 from assay.exact.memory import fitting
 from assay.exact.offload import Store
+from assay.exact.ranks.exchanges import RankLost
 from assay.execute import Executor
 from assay.ids import Digest
 from assay.job import Field
@@ -64,6 +68,9 @@ from assay.sampling import record_indices
 from assay.segment import Corrupted, Segment, now_ms, write_atomically, write_tensors
 from assay.stages import program_root
 from assay.state import BadTensors, Tensors, acc_root, from_bytes, from_file, state_root, tensor_root
+
+if TYPE_CHECKING:
+    from assay.exact.ranks.team import Crew, Team
 
 MAX_FROZEN = 1 << 34
 """Bytes of a file of frozen tensors."""
@@ -81,8 +88,11 @@ class Engine:
     link: type[Link] = Link
     party: type[FileParty] = FileParty
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, crew: Crew | None = None, always: bool = False) -> None:
+        """Leads a `crew`, if it has one, where a program does not fit one device; `always`: also where it does."""
+        self.root, self._crew, self._always = root, crew, always
+        self.lost = False
+        """Whether one of its ranks is gone: nothing more can be asked of this engine."""
         self._plans: dict[bytes, Executor] = {}
         self._links: dict[tuple[str, int], Link] = {}
         """The disputed link of the last move, with every value that it has."""
@@ -113,6 +123,9 @@ class Engine:
             return Failure(fault=Fault.PEER, error=str(error))
         except Corrupted as error:
             return Failure(fault=Fault.OWN, error=f"{error}; check this machine's memory and disk")
+        except RankLost as error:
+            self.lost = True
+            return Failure(fault=Fault.OWN, error=f"a rank is lost, and this engine with it: {error}")
         except MemoryError:
             return Failure(fault=Fault.OWN, error="out of memory; give the node more, or lower its limit so that it refuses such jobs")
         except OSError as error:
@@ -156,8 +169,18 @@ class Engine:
             frozen = _read_frozen(folder / "frozen.safetensors") if new else {}
             fit = fitting(program, job.threads, job.memory, job.disk)
             store = Store(self.root, fit.window) if fit.window else None
-            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, fit.effort, store=store)
+            team = None if fit.effort or fit.window else self._team(program, job)
+            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, fit.effort, team, store)
         return self._plans[key]
+
+    def _team(self, program: Program, job: JobFiles) -> Team | None:
+        if self._crew is None:
+            return None
+        from assay.exact.ranks.choice import layout
+        from assay.exact.ranks.team import Team
+
+        found = layout(program, self._crew.size, self._always, job.threads, job.memory)
+        return None if found is None else Team(program, found, self._crew, job.threads)
 
     def _frozen(self) -> int:
         return sum(_bytes(executor.program) for executor in self._plans.values())
@@ -354,27 +377,25 @@ def _bytes(program: Program) -> int:
     return sum(t.bytes for t in program.frozen.values())
 
 
+def _crew(handles: list[str]) -> Crew:
+    from assay.exact.ranks.team import Crew
+
+    return Crew([socket.socket(fileno=int(handle)) for handle in handles])
+
+
 # ---- the process ---------------------------------------------------------------------------------------------------------
 
 
-def die_with_parent(parent: int) -> None:
-    """Asks Linux to kill this process when the one that started it ends; elsewhere the end of stdin does (prctl(2))."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it ended before we asked
-            os._exit(1)
-
-
 def main(arguments: list[str]) -> int:
-    """`python -m assay.work ROOT PARENT_PID`: serves tasks from stdin until it ends."""
-    if len(arguments) != 2 or not re.fullmatch(r"\d+", arguments[1]):
-        print("usage: python -m assay.work ROOT PARENT_PID (started by a worker or verifier, not by hand)", file=sys.stderr)
+    """`python -m assay.work ROOT PARENT_PID [RANKS]`: serves tasks from stdin until it ends. RANKS is `auto` or `always`, a colon and the numbers of
+    the sockets to the processes that it leads, with commas."""
+    ranks = re.fullmatch(r"(auto|always):(\d+(?:,\d+)*)", arguments[2]) if len(arguments) == 3 else None
+    if not re.fullmatch(r"\d+", "".join(arguments[1:2])) or (len(arguments) != 2 and ranks is None):
+        print("usage: python -m assay.work ROOT PARENT_PID [RANKS] (started by a worker or verifier, not by hand)", file=sys.stderr)
         return 2
     die_with_parent(int(arguments[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which ends this in order
-    engine = Engine(Path(arguments[0]))
+    engine = Engine(Path(arguments[0]), _crew(ranks[2].split(",")) if ranks else None, ranks is not None and ranks[1] == "always")
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     lines: list[bytes] = []
@@ -405,6 +426,8 @@ def main(arguments: list[str]) -> int:
         else:
             result = engine.perform(task, answer)
         answer(result)
+        if engine.lost:
+            return 1
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import assay
@@ -51,10 +51,21 @@ class Sandbox:
     native: str
     """The native library, found before, because an engine may start no compiler; empty for none."""
 
-    def command(self, root: Path) -> list[str]:
-        """Starts an engine for the work folder `root`."""
+    def command(self, root: Path, ranks: str = "") -> list[str]:
+        """Starts an engine for the work folder `root`; `ranks` says which sockets it has to those that it leads (assay.work)."""
+        return self.wrap([*self._cage(root), *([ranks] if ranks else [])], root)
+
+    def rank_command(self, root: Path, handle: int) -> list[str]:
+        """Starts a rank, which may write below `root`, at the socket that it inherits under this number."""
+        return self.wrap([*self._cage(root), f"rank:{handle}"], root)
+
+    def _cage(self, root: Path) -> list[str]:
         parent = os.getpid() if self.kind == "kernel" else 1
-        return self.wrap([sys.executable, "-m", "assay.cage", str(root), str(parent), str(self.memory), str(self.disk)], root)
+        return [sys.executable, "-m", "assay.cage", str(root), str(parent), str(self.memory), str(self.disk)]
+
+    def shared(self, ranks: int) -> tuple[Sandbox, Sandbox]:
+        """For an engine, and for each of the ranks that it leads: half of the memory is its, half theirs."""
+        return replace(self, memory=self.memory // 2), replace(self, memory=self.memory // (2 * ranks))
 
     def wrap(self, command: Sequence[str], root: Path, tmp: int = TMP) -> list[str]:
         """`command` in its namespaces, if it gets any, with `tmp` bytes of /tmp."""

@@ -37,6 +37,7 @@ from assay.receipts import Ledger
 from assay.runtime import Note
 
 if TYPE_CHECKING:
+    from assay.adapters.engine_process import Ranks
     from assay.adapters.evm import EvmChain
     from assay.adapters.keys import NodeKeys
     from assay.adapters.sandbox import Sandbox
@@ -89,6 +90,8 @@ class Options:
     """When a worker works; None: always."""
     ray: Rays | None = None
     """The fleet that it runs on; None: engines of this machine."""
+    ranks: Ranks | None = None
+    """The processes that run one segment together; None: one engine does."""
     grace: int | None = None
     """Seconds that its end may take (assay.cli.leaving); None: by the chain."""
     untested: bool = False

@@ -30,7 +30,7 @@ from assay.cli.common import (
     settings,
     show,
 )
-from assay.cli.fleet import Memory, Offload, Places, Ray, Rays, Through, memory_of
+from assay.cli.fleet import Count, Devices, Memory, Offload, Places, Ray, Rays, Split, Through, memory_of, ranks_of
 
 LISTEN = "Where peers and the gateway listen; 0.0.0.0 for the world, :: for IPv6. Several, with commas: peers on all, the gateway on the first."
 Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help=LISTEN)]
@@ -128,7 +128,7 @@ def _common(app: typer.Typer, role: str) -> None:
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, price: Price = 100_000, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
             bounty_percent: Percent = 0, threads: Threads = 1, ray: Ray = "", ray_through: Through = "", places: Places = 0,
-            memory: Memory = 4 << 30, offload: Offload = "auto",
+            memory: Memory = 4 << 30, offload: Offload = "auto", ranks: Count = 0, devices: Devices = "", split: Split = "auto",
             keep_days: KeepDays = 7, prove: Prove = 0,
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
             metrics: Metrics = "", releases: Releases = None, hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False,
@@ -140,6 +140,7 @@ def _common(app: typer.Typer, role: str) -> None:
                 raise Trouble("these hours cannot be kept", str(error), "--hours 22-7", 2) from None
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "keep_days": keep_days, "prove": prove}
             engine |= {"ray": Rays.of(ray, ray_through, places), "grace": grace, "untested": untested} | memory_of(memory, offload)
+            engine["ranks"] = ranks_of(ranks, devices, split, engine["ray"])  # type: ignore[arg-type]
             options: dict[str, Any] = {"price": price, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
             options |= {"bounty_percent": bounty_percent, "releases": index_of(releases)}
             options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}

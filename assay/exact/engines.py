@@ -79,6 +79,19 @@ def engine(program: Program, threads: int = 1, effort: int = 0, store: Store | N
     return Cpu(program, threads, effort, store)
 
 
+def opened() -> _Opened | None:
+    """The device that programs run on here; None: they run on the processor. Raises DeviceError where one is asked for that cannot be used."""
+    wanted = chosen()
+    if wanted in ("cuda", "fake"):
+        return _open(wanted)
+    return _open("cuda") if wanted == "auto" and device() is not None else None
+
+
+def room(of: _Opened) -> int:
+    """Bytes of a device's memory that a program may take."""
+    return int(SHARE * of.device.description.memory)
+
+
 def _on(kind: str, program: Program) -> Engine:
     from assay.exact.cuda.engine import Cuda
 

@@ -105,6 +105,15 @@ def needed(program: Program, threads: int = 1, effort: int = 0, window: int = 0)
     return own + results + max(_planned(parts, constants, bits, trace, threads, native, window) for trace in (False, True))
 
 
+def planned(parts: Sequence[Part], program: Program, threads: int = 1) -> int:
+    """Of parts of a program that are run one after the other: arena, constants and what native threads take; in NumPy, all that they take."""
+    native = library()
+    if native is None:
+        return max((_in_numpy(part) for part in parts), default=0)
+    constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
+    return _planned(parts, constants, program.gemm_bits, False, min(threads, MAX_THREADS), native, 0)
+
+
 def _bytes(types: Any) -> int:
     return sum(t.bytes for t in types)
 

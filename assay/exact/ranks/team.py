@@ -10,17 +10,20 @@ When a rank is lost, the link raises RankLost and gives nothing; the crew is ove
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.cage.libc import die_with_parent
 from assay.codec import decode
 from assay.exact import engines, reference
 from assay.exact.cpu import Inputs
@@ -99,7 +102,10 @@ class Team:
             raise RankLost("the ranks are gone")
         self._program, self._layout, self._threads, self.crew = program, layout, threads, crew
         self._forms = [{name: ranked(getattr(program, name), layout, rank, crew.size) for name in PARTS} for rank in range(crew.size)]
-        self._host = engines.engine(program, threads)
+
+    @cached_property
+    def _host(self) -> engines.Engine:
+        return engines.engine(self._program, self._threads)
 
     def __enter__(self) -> Team:
         return self
@@ -179,6 +185,8 @@ def serve(sock: socket.socket) -> None:
             if kind == SETUP:
                 rank = None  # gone before the next one is made
                 rank = _set_up(sock, msgspec.json.decode(head.tobytes(), type=Setup))
+                if rank is None:
+                    return
             elif rank is not None:
                 (which,) = head.tolist()
                 form = rank.parts[PARTS[which]]
@@ -189,9 +197,14 @@ def serve(sock: socket.socket) -> None:
         sock.close()
 
 
-def _set_up(sock: socket.socket, setup: Setup) -> Rank:
+def _set_up(sock: socket.socket, setup: Setup) -> Rank | None:
+    """None where it cannot be, which the host has been told then."""
     program = decode(receive(sock, MAX_BYTES)[1].tobytes(), Program, limit=MAX_BYTES)  # the host has checked it
-    return Rank(program, Layout(setup.batch, setup.state), SocketComm(sock, setup.rank, setup.size), setup.threads)
+    try:
+        return Rank(program, Layout(setup.batch, setup.state), SocketComm(sock, setup.rank, setup.size), setup.threads)
+    except Exception as error:
+        send(sock, FAULT, f"{type(error).__name__}: {error}".encode())
+        return None
 
 
 def _pieces(sock: socket.socket, form: Ranked, rank: int) -> list[Array]:
@@ -213,7 +226,11 @@ def _answer(sock: socket.socket, rank: Rank, part: str, form: Ranked, pieces: Se
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m assay.exact.ranks.team SOCKET`: a rank at a socket that it has inherited."""
+    """`python -m assay.exact.ranks.team SOCKET [PARENT_PID]`: a rank at a socket that it has inherited, to whoever leads it. It ends when that one
+    does, or who started it."""
+    if arguments[1:]:
+        die_with_parent(int(arguments[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     serve(socket.socket(fileno=int(arguments[0])))
     return 0
 
