@@ -78,6 +78,11 @@ class _Process:
         self.ended_for = ""
         """Why it was ended by this side in the middle of a task."""
 
+    @property
+    def whole(self) -> bool:
+        """Neither it nor a rank of it has ended, as far as is known."""
+        return all(process.returncode is None for process in (self.process, *self.ranks))
+
     async def kill(self) -> None:
         """With its group: a bubblewrap that is killed while it starts leaves a child behind that waits for it for ever."""
         for process in (self.process, *self.ranks):
@@ -201,7 +206,7 @@ class ProcessEngine:
             if engine.idle is not None:
                 engine.idle.cancel()
             engine.waited, engine.heard = True, False
-            if engine.process.returncode is None:
+            if engine.whole:
                 return engine
             await self._end(engine)
         return await self._begin(*kind)
