@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -9,15 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import psutil
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from assay.cli import common, folder
+from assay.cli import behind, common, folder
 from assay.cli.app import app
-from assay.cli.common import ENVIRONMENT, FAILED, REFUSED, USAGE, Trouble, money, settings, translate
+from assay.cli.common import ENVIRONMENT, FAILED, REFUSED, USAGE, Settings, Trouble, money, settings, translate
 from assay.codec import Malformed
-from assay.ids import Address
+from assay.ids import Address, JobId
 from assay.ports import Outage, Reverted
 
 CONTRACT = "0x" + "ab" * 20
@@ -189,6 +192,27 @@ asyncio.run(main())
     status = folder.read_status(tmp_path)
     assert status["running"] is False
     assert status["root"] == "6162"
+
+
+def test_what_a_command_leaves_behind_lets_go_of_the_folder_and_its_jobs_are_remembered(tmp_path: Path) -> None:
+    where = Settings(rpc="http://127.0.0.1:9", contract=Address("0x" + "1" * 40), bootstrap=(), data=tmp_path)
+    assert behind.take(where) == set()
+    number = behind.leave(where, {JobId(2), JobId(1)})
+    left = psutil.Process(number)
+    try:
+        assert left.cmdline()[left.cmdline().index("watch") :][1:3] == ["1", "2"]
+        assert behind.pid(tmp_path) == number
+        assert behind.take(where) == {1, 2}
+        assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.kill()
+    assert behind.take(where) == {1, 2}  # until a command leaves another, which a power loss can come before
+    assert behind.take(msgspec.structs.replace(where, contract=Address("0x" + "2" * 40))) == set()
+    assert behind.leave(where, set()) == 0
+    assert behind.take(where) == set()
+    (tmp_path / "behind.json").write_text("{}")
+    assert behind.take(where) == set()
 
 
 def test_no_order_for_a_node_that_does_not_run(tmp_path: Path) -> None:

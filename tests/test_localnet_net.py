@@ -176,8 +176,15 @@ def test_a_job_is_cancelled_in_the_middle_and_what_settled_is_its_clients(here: 
     written(here)
     with daemon(here, "keyservice"), daemon(here, "scheduler"), daemon(here, "worker"), daemon(here, "verifier"):
         posted = assay(here, *SUBMIT[:3], "300", *SUBMIT[4:], "--steps", "400")
-        serving = psutil.Process(posted["pid"])  # it serves the job's data
+        first = psutil.Process(posted["pid"])  # it serves the job's data
+        second = assay(here, *SUBMIT, "--steps", "4")
+        serving = psutil.Process(second["pid"])  # and this one both jobs'
         try:
+            assert not first.is_running() or first.status() == psutil.STATUS_ZOMBIE
+            assert second["job"] == 2
+            until(lambda: assay(here, "job", "list")["jobs"][1]["state"] == "done", within=240)
+            assert assay(here, "job", "fetch", "2", "--out", "second.safetensors")["steps"] == 4
+            serving = psutil.Process(json.loads((here / ".assay" / "client" / "behind.json").read_text())["process"]["pid"])  # job 1 alone
             until(lambda: assay(here, "job", "list")["jobs"][0]["settled"] >= 2)
             assert assay(here, "job", "cancel", "1")["cancelled"] is True  # an order to the process that serves
             until(lambda: assay(here, "job", "list")["jobs"][0]["state"] == "cancelled")

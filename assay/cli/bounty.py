@@ -95,8 +95,9 @@ def offer_(
 
 
 async def _offer(where: Settings, job: JobId, wanted: Wanted) -> tuple[BountyId, Any]:
+    from assay.cli.client_node import client_node
     from assay.cli.sponsor import offer
-    from assay.cli.submit import client_node, most_of
+    from assay.cli.submit import most_of
 
     async with client_node(where, most_of(wanted.pays)) as node:
         return await offer(node, where, job, wanted)
@@ -197,8 +198,9 @@ def evaluate_(
 async def _evaluate(
     where: Settings, number: BountyId, amounts: tuple[int, int, int], scheduler: str | None, given: Path | None, as_json: bool
 ) -> tuple[JobId, list[str]]:
+    from assay.cli.client_node import client_node
     from assay.cli.sponsor import begin, claim, known, post_evaluation, wish_for
-    from assay.cli.submit import client_node, follow_job, read_all, tell
+    from assay.cli.submit import follow_job, read_all, tell
 
     price, fee, budget = amounts
     async with client_node(where, budget) as node:
@@ -230,8 +232,9 @@ def claim_(
 
 
 async def _claim(where: Settings, number: BountyId, given: Path | None, result: Path | None, wait: bool) -> list[str]:
+    from assay.cli.client_node import client_node
     from assay.cli.sponsor import claim, known
-    from assay.cli.submit import client_node, read_all
+    from assay.cli.submit import read_all
 
     async with client_node(where) as node:
         done = await claim(node, number, given, result)

@@ -12,7 +12,7 @@ import typer
 from assay.cli.common import FAILED, TOKEN, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, group, money, settings, show
 from assay.cli.common import run as run_async
 from assay.cli.prices import tell_market
-from assay.ids import DatasetId
+from assay.ids import DatasetId, JobId
 from assay.policy import POLICIES, longest_segment, named, params_for
 from assay.publish.purposes import PURPOSES
 
@@ -332,23 +332,25 @@ def show_(job: Number, rpc: Rpc = None, contract: Contract = None, data: Data = 
 
 
 @app.command()
-def watch(job: Number, rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False) -> None:
-    """Shows what happens to a job until it is over, and serves its data from this folder meanwhile.
+def watch(
+    jobs: Annotated[list[int], typer.Argument(metavar="JOB...", help="Their numbers.")], rpc: Rpc = None, contract: Contract = None,
+    bootstrap: Bootstrap = None, data: Data = None, json: Json = False, left: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:  # fmt: skip
+    """Shows what happens to jobs until they are over, and serves their data from this folder meanwhile.
 
     Example: [bold]assay job watch 1[/bold]
     """
-    from assay.cli.submit import watch_job
+    from assay.cli.submit import watch_jobs
 
-    run_async(watch_job(settings(rpc, contract, bootstrap, data, "client"), job, as_json=json))
+    run_async(watch_jobs(settings(rpc, contract, bootstrap, data, "client"), jobs, is_behind=left, as_json=json))
 
 
 @app.command()
 def fetch(
     job: Number,
     out: Annotated[Path, typer.Option("--out", metavar="PATH", help=OUT_HELP)],
-    rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None,
+    rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False,
     whole: Annotated[bool, typer.Option("--state", help="The whole state (optimiser moments, too), not just the model's weights.")] = False,
-    json: Json = False,
 ) -> None:  # fmt: skip
     """Fetches and decrypts the weights of a job that has settled.
 
@@ -386,8 +388,6 @@ async def _ledger(rpc: str | None, contract: str | None, data: Path | None, need
 
 
 def _known(ledger: Ledger, job: int) -> Any:
-    from assay.ids import JobId
-
     if JobId(job) not in ledger.jobs:
         there = ", ".join(str(number) for number in ledger.jobs) or "none yet"
         raise Trouble(f"there is no job {job}", f"this contract has: {there}", "assay job list")

@@ -78,7 +78,8 @@ def _last(ledger: Ledger, job: JobId) -> Segment:
 
 async def _own(where: Settings, job: JobId) -> tuple[Ledger, Tensors]:
     from assay import client
-    from assay.cli.submit import client_node, read_all
+    from assay.cli.client_node import client_node
+    from assay.cli.submit import read_all
 
     async with client_node(where) as node:
         ledger = await read_all(node.chain, node.depth)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import subprocess
+import signal
 import sys
 import time
 import tomllib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,8 +21,10 @@ from msgspec import UNSET
 from assay import chain as events
 from assay import client
 from assay.chain import AnyChainEvent, Params
+from assay.cli import behind
+from assay.cli.client_node import client_node
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, money, show
-from assay.cli.folder import attend, give_order, running
+from assay.cli.folder import give_order, running
 from assay.cli.parties import key_service, party
 from assay.cli.patience import through
 from assay.codec import decode
@@ -98,7 +98,8 @@ class Submission:
     async def run(self) -> None:
         order = self.order
         most = most_of(order.bounty.pays) if order.bounty is not None else 0
-        async with client_node(self.where, order.budget + order.data_cost + most) as node:
+        left = set[JobId]()
+        async with client_node(self.where, order.budget + order.data_cost + most, left) as node:
             if order.datasets:
                 from assay.cli.licences import others_of
 
@@ -135,8 +136,12 @@ class Submission:
             if order.watch:
                 state = await follow_job(node, job, self.as_json)
                 self._deliver(job, state)
+            else:
+                left.add(job)
         if not order.watch:
-            serve_in_background(self.where, job, self.as_json)
+            pid, log = behind.pid(self.where.data), behind.log(self.where.data)
+            text = f"process {pid} serves its data in the background until it is over (log: {log}); then: assay job fetch {job} --out FILE"
+            self.note("serving", text, pid=pid, log=str(log), job=job)
 
     def _deliver(self, job: JobId, state: Tensors) -> None:
         from assay.trace import initial_output
@@ -178,38 +183,6 @@ def tell(as_json: bool, topic: str, text: str, **data: Any) -> None:
         print(text, flush=True)
 
 
-@contextlib.asynccontextmanager
-async def client_node(where: Settings, budget: int = 0) -> AsyncIterator[Any]:
-    """The client's ports, with peers and gateway up, `budget` in its account, registered on chain."""
-    from assay.cli.funding import fund
-    from assay.cli.node import Options, compose
-    from assay.daemon import enrol
-    from assay.messages import Refusal
-
-    async def refuse(peer: object, message: object) -> Refusal:
-        return Refusal(reason="this is a client; it answers no requests")
-
-    orders: set[asyncio.Task[None]] = set()
-
-    async with compose("client", where, Options(ipfs=os.environ.get("ASSAY_IPFS"))) as ports:
-
-        def order(text: str) -> None:
-            kind, _, number = text.partition("-")
-            if kind == "cancel":
-                orders.add(asyncio.create_task(client.cancel(ports.chain, JobId(int(number)))))
-
-        await ports.peers.start(refuse, lambda peer, message: None)
-        attending = asyncio.create_task(attend(where.data, lambda: {"role": "client", "pid": os.getpid(), "account": ports.keys.account}, order))
-        try:
-            await through(lambda: fund(ports.chain, where.rpc, budget, lambda note: _say(note.text)), _say)
-            await through(lambda: enrol(ports), _say)
-            yield ports
-        finally:
-            attending.cancel()
-            await asyncio.gather(attending, *orders, return_exceptions=True)
-            await ports.peers.stop()
-
-
 def told(event: AnyChainEvent, ledger: Ledger, job: JobId) -> tuple[str, str] | None:
     """Topic and sentence of what a person wants to hear of a job."""
     segment = ledger.segments.get(getattr(event, "segment", None))  # type: ignore[arg-type]
@@ -232,19 +205,19 @@ def told(event: AnyChainEvent, ledger: Ledger, job: JobId) -> tuple[str, str] | 
     return None
 
 
-async def follow_job(node: Any, job: JobId, as_json: bool) -> Tensors:
+async def follow_job(node: Any, job: JobId, as_json: bool, taking: asyncio.Lock | None = None) -> Tensors:
     """Shows what happens to a job until its weights are here, and collects the keys of its checkpoints. Raises Trouble when it ends
-    without them."""
+    without them. Those that follow several jobs share a lock: what came back is in one account."""
     collecting: list[asyncio.Task[bool]] = []
     try:
-        return await _follow(node, job, as_json, collecting)
+        return await _follow(node, job, as_json, collecting, taking or asyncio.Lock())
     finally:
         for task in collecting:
             task.cancel()
         await asyncio.gather(*collecting, return_exceptions=True)
 
 
-async def _follow(node: Any, job: JobId, as_json: bool, collecting: list[asyncio.Task[bool]]) -> Tensors:
+async def _follow(node: Any, job: JobId, as_json: bool, collecting: list[asyncio.Task[bool]], taking: asyncio.Lock) -> Tensors:
     async for ledger, fresh in client.follow(node.chain, asyncio.sleep, node.depth):
         for event in fresh:
             line = told(event, ledger, job)
@@ -263,10 +236,12 @@ async def _follow(node: Any, job: JobId, as_json: bool, collecting: list[asyncio
             if collecting:
                 await asyncio.wait(collecting, timeout=COLLECTED)
             state = await _fetch_patiently(node, ledger, job)
-            await _take_back(node, job, as_json)
+            async with taking:
+                await _take_back(node, job, as_json)
             return state
         if known.refund is not None or (known.cancelled and all(s.ended for s in ledger.of_job(job))):
-            await _take_back(node, job, as_json)
+            async with taking:
+                await _take_back(node, job, as_json)
             last = ledger.last_good(job)
             next = f"assay job fetch {job} --out FILE gives the weights of that step" if last else f"assay job show {job}"
             raise Trouble(f"job {job} was cancelled", f"{last.stop if last else 0} of {known.terms.steps} steps had settled", next)
@@ -320,32 +295,45 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def serve_in_background(where: Settings, job: JobId, as_json: bool) -> None:
-    """Leaves a process behind that serves the job's data until it is over, and says so."""
-    log = where.data / f"watch-{job}.log"
-    args = [sys.executable, "-m", "assay.cli", "job", "watch", str(job), "--rpc", where.rpc, "--contract", where.contract, "--data", str(where.data)]
-    args += ["--bootstrap", ",".join(where.bootstrap), "--json"]
-    with log.open("ab") as file:
-        process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, env=dict(os.environ))
-    text = f"process {process.pid} serves its data in the background until it is over (log: {log}); then: assay job fetch {job} --out FILE"
-    tell(as_json, "serving", text, pid=process.pid, log=str(log), job=job)
+async def watch_jobs(where: Settings, numbers: list[int], *, is_behind: bool, as_json: bool) -> None:
+    """`assay job watch`; `is_behind`: as the process that a command has left behind, which ends when it is told to. Raises Trouble of the first
+    job that has any."""
+    following = asyncio.create_task(_watch(where, [JobId(job) for job in numbers], is_behind=is_behind, as_json=as_json))
+    if not is_behind:
+        return await following
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, following.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
 
 
-async def watch_job(where: Settings, job: int, *, as_json: bool) -> None:
-    """`assay job watch`."""
-    async with client_node(where) as node:
-        if JobId(job) not in (await through(lambda: read_all(node.chain, 0), _say)).jobs:
-            raise Trouble(f"there is no job {job}", "this contract has not seen it", "assay job list")
-        state = await follow_job(node, JobId(job), as_json)
-        ledger = await _read_through(node)
-        root = state_root(ledger.jobs[JobId(job)].terms.steps, state)
-        text = f"job {job} is done; final state root {root.hex()}; its last checkpoint is in this folder: assay job fetch {job} --out FILE"
-        tell(as_json, "done", text, job=job, final_state_root=root.hex())
+async def _watch(where: Settings, jobs: list[JobId], *, is_behind: bool, as_json: bool) -> None:
+    left, taking = set[JobId](), asyncio.Lock()
+    async with client_node(where, 0, left, is_behind=is_behind) as node:
+        known = (await through(lambda: read_all(node.chain, 0), _say)).jobs
+        for job in jobs:
+            if job not in known:
+                raise Trouble(f"there is no job {job}", "this contract has not seen it", "assay job list")
+        ends = await asyncio.gather(*(_watch_one(node, job, as_json, taking) for job in jobs), return_exceptions=True)
+        left -= set(jobs)
+    if is_behind:
+        behind.over(where.data)
+    for end in ends:
+        if end is not None:
+            raise end
+
+
+async def _watch_one(node: Any, job: JobId, as_json: bool, taking: asyncio.Lock) -> None:
+    state = await follow_job(node, job, as_json, taking)
+    ledger = await _read_through(node)
+    root = state_root(ledger.jobs[job].terms.steps, state)
+    text = f"job {job} is done; final state root {root.hex()}; its last checkpoint is in this folder: assay job fetch {job} --out FILE"
+    tell(as_json, "done", text, job=job, final_state_root=root.hex())
 
 
 async def fetch_job(where: Settings, job: int, out: Path, *, whole: bool, as_json: bool) -> dict[str, Any]:
     """`assay job fetch`."""
-    async with client_node(where) as node:
+    left = set[JobId]()
+    async with client_node(where, 0, left) as node:
         ledger = await read_all(node.chain, node.depth)
         try:
             state = await client.fetch(ledger, JobId(job), node.chain, node.blobs, node.keys)
@@ -354,6 +342,7 @@ async def fetch_job(where: Settings, job: int, out: Path, *, whole: bool, as_jso
         except ValueError as error:
             raise Trouble(f"the weights of job {job} cannot be used", str(error), f"assay job show {job}") from None
         await _take_back(node, JobId(job), as_json)
+        left.discard(JobId(job))
         kept = state if whole else client.weights(state)
         origin = await _origin(node, ledger.jobs[JobId(job)].terms.spec)
         if origin is not None and origin.adapter and not whole and out.suffix != ".safetensors":

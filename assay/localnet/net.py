@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
 from assay.adapters import evm_abi
+from assay.cli import behind
 from assay.cli.common import ENVIRONMENT, Trouble
 from assay.cli.folder import prepare, running
+from assay.cli.left import Running
 from assay.dispute.record import Rules
 from assay.ids import Address
 from assay.localnet import anvil, rpc
@@ -33,21 +33,6 @@ UP_WITHIN = 30.0
 TRANSFER = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
 """Topic of Transfer(address,address,uint256), EIP-20."""
 BURN = Address("0x000000000000000000000000000000000000dead")
-
-
-class Running(msgspec.Struct):
-    """A process that was left running: the time of its start tells it from another that got its number later."""
-
-    pid: int
-    created: float
-
-    def process(self) -> psutil.Process | None:
-        try:
-            process = psutil.Process(self.pid)
-            alive = abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return None
-        return process if alive else None
 
 
 class Network(msgspec.Struct):
@@ -175,7 +160,7 @@ def start(base: Path, *, port: int, block_time: float) -> Network:
     folder = _state(base).absolute()
     prepare(folder)
     chain = _anvil(folder, port, block_time, os.setsid)
-    left = {"chain": _left(chain.pid)}
+    left = {"chain": Running.of(chain.pid)}
     try:
         contracts = anvil.load(folder, chain.url) or anvil.deploy_whole(chain.url)
         network = Network(rpc=chain.url, chain_id=contracts.chain_id, contract=contracts.jobs, bootstrap="", contracts=contracts)
@@ -184,11 +169,11 @@ def start(base: Path, *, port: int, block_time: float) -> Network:
         with log.open("ab") as out:
             command = bootstrap_command(network, base.absolute() / "bootstrap")
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-        left["bootstrap"] = _left(process.pid)
+        left["bootstrap"] = Running.of(process.pid)
         network.bootstrap = address_of(log, lambda: process.poll() is None)
     except BaseException:
         for each in left.values():
-            _end(each)
+            each.end()
         raise
     network.processes = left
     anvil.save(contracts, folder)  # the chain's own state is written by anvil, every second
@@ -204,27 +189,11 @@ def _toml(lines: dict[str, str]) -> str:
     return "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in lines.items())
 
 
-def _left(pid: int) -> Running:
-    return Running(pid, psutil.Process(pid).create_time())
-
-
-def _end(left: Running) -> bool:
-    process = left.process()
-    if process is None:
-        return False
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except psutil.TimeoutExpired:
-            process.kill()
-    return True
-
-
 def stop(base: Path) -> list[str]:
     """Ends what runs; returns the names of what did. The state stays."""
     network = load(base)
-    ended = [name for name, left in (network.processes if network else {}).items() if _end(left)]
+    ended = [name for name, left in (network.processes if network else {}).items() if left.end()]
+    ended += [path.parent.name for path in base.glob("*/behind.json") if behind.end(path.parent)]
     (base / "net.toml").unlink(missing_ok=True)
     return sorted(ended)
 
