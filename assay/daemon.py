@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 from assay.chain import CallId, Deposit, Register, TakeSeat
 from assay.ids import PeerId
 from assay.messages import AnyGossip, AnyReply, AnyRequest, Refusal
-from assay.ports import Blobs, Chain, Engine, Finder, Journal, Keys, Outage, Peers, Reverted, Stamps
+from assay.ports import Blobs, Chain, Engine, Finder, Journal, Keys, Missing, Outage, Peers, Reverted, Stamps
 from assay.runtime import (
     Answered,
     AnyEffect,
@@ -58,6 +58,8 @@ log = logging.getLogger("assay")
 MAX_ASKS = 256
 """Requests of peers that may wait for an answer at once; more are told to come back."""
 ANSWER_WITHIN = 15.0
+MISSING_FOR = 120.0
+"""Seconds for which a task that needs a blob which is gone is tried again."""
 FIRST_RETRY, LAST_RETRY = 0.2, 5.0
 
 
@@ -311,6 +313,9 @@ class Node:
                 result = Failed(key=effect.key, fault=error.fault, error=error.error)
                 break
             except Outage as error:
+                if isinstance(error, Missing) and give_up == float("inf"):  # of a task: whoever wants it must learn that it hangs on this
+                    give_up = time.monotonic() + MISSING_FOR
+                    self.note(Note(topic="missing", text=f"{error}; it is looked for again"))
                 if time.monotonic() + pause > give_up:
                     result = Failed(key=effect.key, fault=Fault.OUTAGE, error=str(error))
                     break

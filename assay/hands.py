@@ -5,23 +5,34 @@ from __future__ import annotations
 from assay import threshold
 from assay.chain import Release
 from assay.codec import Malformed, decode
+from assay.ids import Cid
 from assay.job import FORMAT, JobSpec
 from assay.merkle import sha256
-from assay.ports import Blobs, Keys, Outage
+from assay.ports import Blobs, Keys, Missing, Outage
 from assay.publish.manifest import info_of
 from assay.runtime import Fault, TaskFailed
 from assay.tasks import GatherKey, JobLoaded, KeyGathered, KeysWrapped, LoadJob, TakeKey
 
 MAX_SPEC = 8 << 20
 """Bytes of a job document."""
+MAX_BLOB = 2 << 30
+"""Bytes of a blob that is fetched once more. What it may have was held against its document when it was fetched first."""
 
 
-async def stored(blobs: Blobs, cid: str) -> bytes:
-    """A blob that was fetched before; Outage when it has been evicted since (the effect is then tried again)."""
+async def stored(blobs: Blobs, cid: Cid) -> bytes:
+    """A blob that was fetched or published before. One that is gone (it made room, or a disk was lost) is fetched again, from whoever has it.
+    Raises Missing (the effect is then tried again for a while)."""
     try:
-        return await blobs.get(cid)  # type: ignore[arg-type]
+        return await blobs.get(cid)
     except KeyError:
-        raise Outage(f"blob {cid} is not in the local store") from None
+        pass
+    try:
+        await blobs.fetch(cid, MAX_BLOB)
+        return await blobs.get(cid)
+    except (Outage, KeyError) as error:
+        raise Missing(f"blob {cid} was here and is gone, and nobody gives it: {error}") from None
+    except ValueError as error:
+        raise TaskFailed(Fault.PEER, str(error)) from None
 
 
 async def load_job(blobs: Blobs, task: LoadJob) -> JobLoaded:

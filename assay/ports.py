@@ -17,6 +17,10 @@ class Outage(Exception):
     """The outside did not answer; trying again later is right."""
 
 
+class Missing(Outage):
+    """A blob that was here is gone, and nobody is found who has it."""
+
+
 class Reverted(Exception):
     """The contract refused the call: trying the same again will not help. The message is the contract's reason."""
 

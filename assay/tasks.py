@@ -509,6 +509,17 @@ class LetGo(Task, frozen=True, kw_only=True):
     job: JobId
 
 
+class FindPublished(Task, frozen=True, kw_only=True):
+    """Is what this node has published still here, or elsewhere? What is elsewhere only is fetched."""
+
+    cids: tuple[Cid, ...]
+
+
+class PublishedFound(Outcome, frozen=True, kw_only=True):
+    lost: tuple[Cid, ...]
+    """What nobody has."""
+
+
 class Dropped(Outcome, frozen=True, kw_only=True):
     pass
 
@@ -518,11 +529,12 @@ AnyTask = (
     | StoreKey | GatherKey | ReadManifest | WrapKeys | TakeKey | TellKey | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
     | ShowNodes | VerifyVisit
-    | DropSegment | LetGo
+    | DropSegment | LetGo | FindPublished
 )  # fmt: skip
 AnyOutcome = (
     JobLoaded | ProgramChecked | Signed | OfferVerified | NodesFound | PinsSet | KeyStored | KeyGathered | ManifestRead | KeysWrapped | KeyTold
     | SegmentRun | Stopping
     | UnitsServed | ReceiptVerified
     | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
+    | PublishedFound
 )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import signal
@@ -56,6 +57,9 @@ from assay.engine import (
     StepDone,
     TreeShown,
 )
+from assay.exact import engines
+from assay.exact.cpu import Cpu
+from assay.exact.cuda.device import DeviceFull
 from assay.exact.memory import fitting
 from assay.exact.offload import Store
 from assay.exact.ranks.exchanges import RankLost
@@ -72,6 +76,7 @@ from assay.state import BadTensors, Tensors, acc_root, from_bytes, from_file, st
 if TYPE_CHECKING:
     from assay.exact.ranks.team import Crew, Team
 
+log = logging.getLogger("assay.work")
 MAX_FROZEN = 1 << 34
 """Bytes of a file of frozen tensors."""
 ALONE_WITHIN = 60.0
@@ -94,31 +99,15 @@ class Engine:
         self.lost = False
         """Whether one of its ranks is gone: nothing more can be asked of this engine."""
         self._plans: dict[bytes, Executor] = {}
+        self._off_device = False
+        """The device had no room: links run on the processor."""
         self._links: dict[tuple[str, int], Link] = {}
         """The disputed link of the last move, with every value that it has."""
 
     def perform(self, task: AnyEngineTask, progress: Progress) -> AnyEngineResult:
         """Never raises: whatever goes wrong becomes a Failure that says whose fault it is."""
         try:
-            match task:
-                case CheckFile():
-                    return self._check(task)
-                case RunLinks():
-                    return self._run(task, progress)
-                case OpenLinks():
-                    return self._open(task)
-                case OpenChunk():
-                    return self._chunk(task)
-                case ReplayLink():
-                    began = now_ms()
-                    return msgspec.structs.replace(self._replay(task), milliseconds=now_ms() - began)
-                case AnswerDispute():
-                    return self._answer(task)
-                case ShowTree():
-                    inputs = self._own(task)
-                    return TreeShown(nodes=parting.show(task.question, inputs.ends, lambda: self._link(task, inputs, task.question.unit)))
-                case PartLink():
-                    return self._part(task)
+            return self._attempt(task, progress)
         except (BadTensors, ProgramError) as error:
             return Failure(fault=Fault.PEER, error=str(error))
         except Corrupted as error:
@@ -126,12 +115,49 @@ class Engine:
         except RankLost as error:
             self.lost = True
             return Failure(fault=Fault.OWN, error=f"a rank is lost, and this engine with it: {error}")
+        except DeviceFull as error:
+            return Failure(fault=Fault.OWN, error=f"{error}; --gpu-memory gives more")
         except MemoryError:
             return Failure(fault=Fault.OWN, error="out of memory; give the node more, or lower its limit so that it refuses such jobs")
         except OSError as error:
             return Failure(fault=Fault.OWN, error=f"file trouble in {self.root}: {error}; free some disk, or check the folder's rights")
         except Exception as error:
             return Failure(fault=Fault.OWN, error=f"{type(error).__name__}: {error}")
+
+    def _attempt(self, task: AnyEngineTask, progress: Progress) -> AnyEngineResult:
+        """Where a device is full, again: without what other jobs hold of it, then, if it was not asked for by name, on the processor for as long
+        as this engine lives. A run goes on from the last step that is on disk."""
+        while True:
+            try:
+                return self._dispatch(task, progress)
+            except DeviceFull as error:
+                others = len(self._plans) > 1
+                if not others and (self._off_device or engines.chosen() != "auto"):
+                    raise
+                self._off_device = not others
+                log.warning("%s: %s", "once more without other jobs' plans" if others else "this engine goes on on the CPU", error)
+            self._plans.clear()
+
+    def _dispatch(self, task: AnyEngineTask, progress: Progress) -> AnyEngineResult:
+        match task:
+            case CheckFile():
+                return self._check(task)
+            case RunLinks():
+                return self._run(task, progress)
+            case OpenLinks():
+                return self._open(task)
+            case OpenChunk():
+                return self._chunk(task)
+            case ReplayLink():
+                began = now_ms()
+                return msgspec.structs.replace(self._replay(task), milliseconds=now_ms() - began)
+            case AnswerDispute():
+                return self._answer(task)
+            case ShowTree():
+                inputs = self._own(task)
+                return TreeShown(nodes=parting.show(task.question, inputs.ends, lambda: self._link(task, inputs, task.question.unit)))
+            case PartLink():
+                return self._part(task)
 
     # ---- jobs ------------------------------------------------------------------------------------------------------------
 
@@ -141,6 +167,7 @@ class Engine:
         if fit.bytes > task.memory:
             helped = "with activations computed again and its state in files" if fit.disk else "with activations computed again"
             raise ProgramError(f"it needs {fit.bytes} bytes of memory, {helped} as well; the limit here is {task.memory}")
+        engines.admit(program)
         micro, update = cost(program.micro), cost(program.update)
         return FileChecked(
             root=program_root(program), micro_flops=micro.flops, update_flops=update.flops,
@@ -170,7 +197,8 @@ class Engine:
             fit = fitting(program, job.threads, job.memory, job.disk)
             store = Store(self.root, fit.window) if fit.window else None
             team = None if fit.effort or fit.window else self._team(program, job)
-            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, fit.effort, team, store)
+            engine = Cpu(program, job.threads, fit.effort, store) if self._off_device and team is None else team
+            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, fit.effort, engine, store)
         return self._plans[key]
 
     def _team(self, program: Program, job: JobFiles) -> Team | None:

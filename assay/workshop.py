@@ -25,7 +25,7 @@ from assay.codec import Message, encode
 from assay.engine import CheckFile, FileChecked, JobFiles, KeptRecord
 from assay.ids import Cid, Digest, JobId, SegmentId
 from assay.job import JobSpec, SealedRef
-from assay.ports import Blobs, Engine, Keys
+from assay.ports import Blobs, Engine, Keys, Outage
 from assay.runtime import Fault, TaskFailed
 from assay.tasks import CheckProgram, GatherKey, JobLoaded, KeyGathered, KeyStored, LoadJob, ProgramChecked, StoreKey
 
@@ -189,6 +189,18 @@ class Workshop:
         await asyncio.to_thread(listed.unlink, True)
         return len(named)
 
+    async def find(self, cids: Iterable[Cid]) -> list[Cid]:
+        """Those of some blobs of this node that are gone, and that nobody gives back; what somebody gave is pinned again."""
+        lost = []
+        for cid in cids:
+            if not await self.blobs.has(cid):
+                try:
+                    await hands.stored(self.blobs, cid)
+                    await self.blobs.pin(cid)
+                except Outage:
+                    lost.append(cid)
+        return lost
+
     async def seal_state(self, state: bytes, parent: SealedRef, listed: Path) -> tuple[Cid, bytes]:
         """As `seal`, for a state's file: tensors that are as in `parent`, which is in the store with its key, stay the blocks that they are."""
         from assay import parts, seal
@@ -197,7 +209,7 @@ class Workshop:
         key = seal.new_key()
         self.keys.store(key)
         like: tuple[bytes, bytes] | None = None
-        with contextlib.suppress(TaskFailed):  # gone since the segment began: all is sealed anew
+        with contextlib.suppress(TaskFailed, Outage):  # gone since the segment began: all is sealed anew
             like = await hands.stored(self.blobs, parent.cid), self.key(parent.key_id)
         published = await self.blobs.put(await asyncio.to_thread(parts.seal_parts, state, parts.cuts(ends(state)), key, like))
         _list(listed, published)

@@ -20,14 +20,16 @@ from typer.testing import CliRunner
 
 from assay.adapters.hardware import Gpu, gpus, machine
 from assay.chain import SegmentState
-from assay.cli import care, metrics, owner
+from assay.cli import asking, care, metrics, owner
 from assay.cli.app import app
 from assay.cli.care import Rules, forbids, hours_of
 from assay.cli.common import USAGE, Trouble
+from assay.cli.node import Options
 from assay.ids import Address, JobId, SegmentId
 from assay.ports import Outage
 from assay.prices import PriceBook, Sale
 from assay.receipts import Ledger, Payment, Segment
+from assay.runtime import Note
 
 ME, OTHER = Address("0x" + "a1" * 20), Address("0x" + "b2" * 20)
 
@@ -257,10 +259,10 @@ WHERE = ["--rpc", "http://127.0.0.1:8545", "--contract", "0x" + "aa" * 20, "--bo
 
 
 def test_a_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
-    said = CliRunner().invoke(app, ["worker", "unit", "--data", "/var/lib/assay/worker", *WHERE, "--options", "--hours 22-7"])
+    said = CliRunner().invoke(app, ["worker", "unit", "--data", "/var/lib/assay/worker", *WHERE, "--options", "--hours 22-7 --gpu-memory 60%"])
     assert said.exit_code == 0, said.output
     assert "worker drain --data /var/lib/assay/worker --wait 600" in said.output
-    assert "--data /var/lib/assay/worker --hours 22-7\n" in said.output
+    assert "--data /var/lib/assay/worker --hours 22-7 --gpu-memory 60%%\n" in said.output
     file = tmp_path / "assay-worker.service"
     file.write_text(said.output.replace("User=assay", "User=root"))
     if shutil.which("systemd-analyze"):
@@ -273,6 +275,24 @@ def test_a_unit_takes_no_characters_that_mean_something_to_systemd(wrong: list[s
     said = CliRunner().invoke(app, ["worker", "unit", "--data", "/var/lib/assay", *WHERE, *wrong])
     assert said.exit_code == USAGE, said.output
     assert "a unit cannot be written" in said.output
+
+
+def test_a_worker_without_a_price_asks_what_its_speed_is_worth(tmp_path: Path) -> None:
+    told: list[Note] = []
+
+    def ask(local: bool = False, **named: int) -> tuple[int, int]:
+        found = asyncio.run(asking.priced("worker", Options(**named), tmp_path, local, told.append))  # type: ignore[arg-type]
+        return found.price, found.price_per_tera
+
+    assert ask(price=5) == (5, 0)
+    assert ask(price_per_tera=7) == (100_000, 7)
+    assert ask(local=True) == (100_000, 0)
+    assert asyncio.run(asking.measured(tmp_path, 2, (sys.executable, "-c", "raise SystemExit(1)"))) == 0
+    assert asyncio.run(asking.measured(tmp_path, 2, (sys.executable, "-c", "print(50_000_000_000)"))) == 100_000_000_000
+    assert not told
+    assert ask(threads=2) == (1, 2778)  # remembered; 360 times 10^12 operations an hour for 10^6 units
+    assert "100 G operations a second with 2 threads" in told[0].text
+    assert asyncio.run(asking.measured(tmp_path, 1, (sys.executable, "-c", "print('no number')"))) == 0
 
 
 def test_init_makes_keys_once_looks_around_and_proposes_a_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

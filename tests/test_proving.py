@@ -433,6 +433,9 @@ def test_what_was_proven_is_kept_told_and_replaces_what_was_before(tmp_path: Pat
             return CLAIM
 
     class Working:
+        def __init__(self, environment: dict[str, str]) -> None:
+            assert environment == {"ASSAY_GPU_MEMORY": "90%"}
+
         async def __aenter__(self) -> Any:
             return Near()
 

@@ -347,12 +347,15 @@ def test_what_cannot_be_read_is_said(memory: str, precision: str | None) -> None
 
 def test_a_machine_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "gpus", lambda: ())
-    assert hardware.means() == Means(gpu=False, memory=hardware.machine().memory, bits=23)
+    assert hardware.means(1 << 50) == Means(gpu=False, memory=hardware.machine().memory, bits=23)
+    assert hardware.means(1 << 20) == Means(gpu=False, memory=1 << 20, bits=23)
     device = hardware.Gpu(
         index=0, uuid="x", name="x", driver="1", capability=None, memory=80 * GIB, used=0, temperature=None, power=None, power_limit=None, busy=None,
         ecc=None, mig=None, processes=(),
     )  # fmt: skip
     monkeypatch.setattr(hardware, "gpus", lambda: (device,))
-    assert hardware.means() == Means(gpu=True, memory=80 * GIB, bits=23)
+    assert hardware.means(1 << 50) == Means(gpu=True, memory=72 * GIB, bits=23)
+    assert hardware.means(1 << 50, "20G") == Means(gpu=True, memory=20 * GIB, bits=23)
+    assert hardware.means(30 * GIB, "50%") == Means(gpu=True, memory=30 * GIB, bits=23)
     monkeypatch.setenv("ASSAY_DEVICE", "cpu")
-    assert not hardware.means().gpu
+    assert not hardware.means(1 << 50).gpu

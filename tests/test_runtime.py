@@ -8,13 +8,14 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from assay import daemon
 from assay.adapters.memory_journal import MemoryJournal
 from assay.chain import Activated, Block, Draw
 from assay.codec import Message, decode, encode
 from assay.daemon import Node, Ports
 from assay.ids import Digest, PeerId, SegmentId
 from assay.messages import Ack, AnyReply, Heartbeat, KeyRequest, Refusal
-from assay.ports import Outage, Reverted
+from assay.ports import Missing, Outage, Reverted
 from assay.runtime import (
     Answered,
     AnyEffect,
@@ -156,6 +157,7 @@ class World:
         self.script = script
         self.block = Block(number=1, hash=Digest(b"1" * 32), time=10)
         self.calls: list[str] = []
+        self.notes: list[Note] = []
         self.started = asyncio.Event()
 
     def _next(self, name: str) -> object:
@@ -203,7 +205,7 @@ async def run(world: World, order: str, until: type[Result]) -> Result:
     ports = Ports(
         chain=world, blobs=world, peers=world, keys=world, journal=MemoryJournal(), engine=None, folder=None, poll=0.01  # type: ignore[arg-type]
     )
-    node = Node(ports, Watch(ORDERS), world)
+    node = Node(ports, Watch(ORDERS), world, world.notes.append)
     running = asyncio.create_task(node.run())
     node.order(order)
     try:
@@ -221,6 +223,16 @@ def test_an_outage_is_waited_out_and_a_revert_is_final() -> None:
     assert world.calls == ["send"] * 3
     failed = asyncio.run(run(World(send=[Reverted("too late")]), "draw", Failed))
     assert failed == Failed(key="draw", fault=Fault.REFUSED, error="too late")
+
+
+def test_a_task_that_needs_a_blob_which_nobody_has_says_so_and_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blob that comes back in time is enough; what lasts becomes an outage, which its machine hears of."""
+    world = World(perform=[Missing("blob b is gone"), Missing("blob b is gone"), Dropped()])
+    assert asyncio.run(run(world, "work", Done)) == Done(key="work", outcome=Dropped())
+    assert [note.text for note in world.notes if note.topic == "missing"] == ["blob b is gone; it is looked for again"]
+    monkeypatch.setattr(daemon, "MISSING_FOR", 0.0)
+    failed = asyncio.run(run(World(perform=[Missing("blob b is gone")]), "work", Failed))
+    assert failed == Failed(key="work", fault=Fault.OUTAGE, error="blob b is gone")
 
 
 def test_a_task_s_failure_names_whose_fault_it_was_and_a_bug_does_not_kill_the_daemon() -> None:

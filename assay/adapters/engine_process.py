@@ -4,8 +4,8 @@ A run of a segment may take hours while a drawn link of an earlier one must be s
 once, each one task at a time. An engine that crashes, answers something else than it should, or says nothing for `patience` seconds is
 killed, and its task fails by this node's own fault; the next task gets a fresh one. Who looks for work has one started before there is any: to load
 it takes longer than to check a small job's program, and others offer meanwhile. In a sandbox (assay.adapters.sandbox) one is killed, too,
-under which the work folder outgrows its quota. A cancelled task kills its engine, too: a
-computation cannot be interrupted otherwise.
+under which the work folder outgrows its quota, and anywhere one that holds more of a GPU than it may (assay.adapters.gpu_use). A cancelled task
+kills its engine, too: a computation cannot be interrupted otherwise.
 
 With `Ranks` a segment is run by an engine that leads others (assay.exact.ranks): each a process of its own, shut in as the engine is, with a
 socket to it that both are given and nothing else to speak through, for an engine may start no process and make no socket. They live and die
@@ -27,10 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assay.adapters.gpu_use import GpuUse, Unseen
 from assay.adapters.sandbox import Sandbox, bytes_below, unnamed_bytes
 from assay.cage import NICE
 from assay.codec import Malformed, Message, decode, encode
 from assay.engine import MAX_LINE, AnswerDispute, AnyEngineResult, EngineTask, Failure, PartLink, RunLinks, ShowTree, StepDone
+from assay.exact.cuda import budget
 from assay.runtime import Fault, TaskFailed
 
 if TYPE_CHECKING:
@@ -42,7 +44,9 @@ LINGER = 600.0
 """Seconds that one is kept which has answered about the inside of a link: it holds that link, which takes a replay to make, for the next question."""
 PATIENCE = 3600.0
 LOOK_EVERY = 2.0
-"""Seconds between looks at the size of the work folder."""
+"""Seconds between looks at the size of the work folder, and at what engines hold of a GPU."""
+SHARED = "gpu-memory"
+"""Below the work folder: what its engines hold of a GPU (assay.exact.cuda.budget)."""
 RANKS = "ranks"
 """Below the work folder: the only place that ranks may write to; what they compile lies there."""
 DYING = 10.0
@@ -73,6 +77,8 @@ class _Process:
         """Set when it has had a task before."""
         self.waited = False
         """Whether it has waited for its present task."""
+        self.used = False
+        """Whether it has had a task, and so has seen what came from others."""
         self.heard = False
         """Whether it has answered to its present task."""
         self.ended_for = ""
@@ -102,11 +108,14 @@ async def _outgrown(folder: Path, quota: int, engine: int | None = None) -> str:
 
 class ProcessEngine:
     """Implements assay.ports.Engine. `command` starts an engine (tests give others); the root and this process's id are added to it.
-    `sandbox` shuts the engine in; a `command` of one's own is not shut in. With `ranks` segments are run by so many processes together."""
+    `sandbox` shuts the engine in; a `command` of one's own is not shut in. `gpu_memory` is what its engines may hold of a GPU together, as its
+    owner says it (assay.exact.cuda.budget.bytes_of), and `gpu` how that is seen from outside. With `ranks` segments are run by so many processes
+    together."""
 
     def __init__(
         self, processes: int = 2, threads: int = 1, patience: float = PATIENCE, idle: float = IDLE, nice: int = NICE,
-        command: tuple[str, ...] = (), sandbox: Sandbox | None = None, ranks: Ranks | None = None,
+        command: tuple[str, ...] = (), sandbox: Sandbox | None = None, gpu_memory: str = budget.DEFAULT, gpu: GpuUse | None = None,
+        ranks: Ranks | None = None,
     ) -> None:  # fmt: skip
         self.ranks = ranks
         self.threads, self.patience, self._idle_after, self._nice = threads, patience, idle, nice
@@ -117,6 +126,8 @@ class ProcessEngine:
         self._all: set[_Process] = set()
         self._ready: set[Path] = set()
         """Folders for which one is kept ready."""
+        self._gpu_memory, self._gpu = gpu_memory, gpu
+        self._looks: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -145,6 +156,9 @@ class ProcessEngine:
         if self._sandbox and (why := await _outgrown(folder, self._sandbox.disk)):  # what is done at once would not be met by a watch
             raise TaskFailed(Fault.OWN, why)
         engine = await self._take(kind)
+        engine.used = True
+        if self._gpu is not None and (self._looks is None or self._looks.done()):
+            self._looks = asyncio.create_task(self._watch_gpu(self._gpu))
         watch = asyncio.create_task(self._watch(engine, folder, self._sandbox.disk)) if self._sandbox else None
         try:
             result = await self._talk(engine, line, progress)
@@ -181,10 +195,10 @@ class ProcessEngine:
                 async with asyncio.timeout(DYING):
                     await engine.process.wait()
             await engine.kill()
-            if engine.waited and not engine.heard:
-                raise _DiedIdle from None
             if engine.ended_for:
                 raise TaskFailed(Fault.OWN, engine.ended_for) from None
+            if engine.waited and not engine.heard:
+                raise _DiedIdle from None
             code = engine.process.returncode
             how = f"signal {-code}" if code is not None and code < 0 else f"status {code}"
             raise TaskFailed(Fault.OWN, f"the engine ended in the middle of its task ({how}); the system may be short of memory") from None
@@ -194,6 +208,23 @@ class ProcessEngine:
             await asyncio.sleep(LOOK_EVERY)
         engine.ended_for = f"the engine was ended: {why}"
         await engine.kill()
+
+    async def _watch_gpu(self, gpu: GpuUse) -> None:
+        """As long as there is an engine that has had a task, whether or not it has one now."""
+        told: set[str] = set()
+        while engines := {engine.process.pid: engine for engine in self._all if engine.used and engine.process.returncode is None}:
+            try:
+                held = await asyncio.to_thread(gpu.held, engines.keys())
+                if (pid := gpu.over(held)) is not None:
+                    all_of_them = f", of {sum(held.values())} of all engines" if held[pid] < sum(held.values()) else ""
+                    what = f"it holds {held[pid]} bytes of the GPU{all_of_them}, and {gpu.limit} may be taken; --gpu-memory gives more"
+                    engines[pid].ended_for = f"the engine was ended: {what}"
+                    await engines[pid].kill()
+            except Unseen as error:
+                if str(error) not in told:
+                    told.add(str(error))
+                    gpu.unseen(str(error))
+            await asyncio.sleep(LOOK_EVERY)
 
     # ---- processes -------------------------------------------------------------------------------------------------------
 
@@ -225,7 +256,7 @@ class ProcessEngine:
             engine = await self._begin_with_ranks(folder)
         else:
             command = self._sandbox.command(folder) if self._sandbox else [*self._command, str(folder), str(os.getpid())]
-            engine = _Process(await self._spawn(command))
+            engine = _Process(await self._spawn(command, more=self._of_gpu(folder, SHARED)))
         self._all.add(engine)
         return engine
 
@@ -240,12 +271,13 @@ class ProcessEngine:
             for at, (_, theirs) in enumerate(pairs):
                 own = theirs.fileno()
                 command = shut[1].rank_command(home, own) if shut else [sys.executable, "-m", "assay.exact.ranks.team", str(own), parent]
-                more = {"CUDA_VISIBLE_DEVICES": devices[at]} if devices else {}
+                more = self._of_gpu(home, f"{SHARED}-{at}") | ({"CUDA_VISIBLE_DEVICES": devices[at]} if devices else {})
                 ranks.append(await self._spawn(command, (own,), more, speaks=False))
             handles = [mine.fileno() for mine, _ in pairs]
             told = f"{'always' if self.ranks.always else 'auto'}:{','.join(map(str, handles))}"
             command = shut[0].command(folder, told) if shut else [*self._command, str(folder), parent, told]
-            return _Process(await self._spawn(command, handles, {"CUDA_VISIBLE_DEVICES": devices[0]} if devices else {}), ranks)
+            more = self._of_gpu(folder, SHARED) | ({"CUDA_VISIBLE_DEVICES": devices[0]} if devices else {})
+            return _Process(await self._spawn(command, handles, more), ranks)
         except BaseException:
             for rank in ranks:
                 await asyncio.shield(_Process(rank).kill())
@@ -254,6 +286,10 @@ class ProcessEngine:
             for pair in pairs:
                 for sock in pair:
                     sock.close()
+
+    def _of_gpu(self, folder: Path, ledger: str) -> dict[str, str]:
+        """What a process is told of its share of a GPU; a rank has one of its own, and writes nowhere else than its folder."""
+        return {budget.VARIABLE: self._gpu_memory, budget.LEDGER: str(folder / ledger)}
 
     async def _spawn(
         self, command: Sequence[str], handles: Sequence[int] = (), more: Mapping[str, str] = {}, speaks: bool = True
@@ -287,6 +323,8 @@ class ProcessEngine:
     async def close(self) -> None:
         """Ends all engines; tasks under way fail."""
         self._closed = True
+        if self._looks is not None:
+            self._looks.cancel()
         for engine in list(self._all):
             if engine.idle is not None:
                 engine.idle.cancel()

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from assay.exact.cuda.budget import DEFAULT, bytes_of
 from assay.messages import Means
 
 RECENT = 5.0
@@ -145,13 +146,15 @@ def machine() -> Machine:
     return Machine(cpu=_cpu(), cores=os.cpu_count() or 1, memory=found.total, available=found.available, load=os.getloadavg()[0])
 
 
-def means() -> Means:
-    """What an engine here computes with: the largest GPU, unless it is told to leave GPUs alone, else the processor."""
+def means(most: int, gpu_memory: str = DEFAULT) -> Means:
+    """What an engine here computes with: what its owner gives of the largest GPU, unless it is told to leave GPUs alone, else the processor; and no
+    more than the `most` bytes that a job may take here, whatever runs it."""
     from assay.program import GEMM_BITS
 
     found = () if os.environ.get("ASSAY_DEVICE") == "cpu" else gpus()
-    memory = max((gpu.memory for gpu in found), default=0) or machine().memory
-    return Means(gpu=bool(found), memory=memory, bits=GEMM_BITS[1])
+    largest = max((gpu.memory for gpu in found), default=0)
+    memory = bytes_of(gpu_memory, largest) if largest else machine().memory
+    return Means(gpu=bool(found), memory=min(most, memory), bits=GEMM_BITS[1])
 
 
 def _cpu() -> str:

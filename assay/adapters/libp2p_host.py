@@ -1,7 +1,8 @@
 """What a node listens on and how its py-libp2p host and table are set up (assay.adapters.libp2p_net runs them).
 
 py-libp2p traps that are dealt with here (0.8.1): a default host accepts plaintext; the listener shares its port with whoever else
-wants it; connections are opened to everyone who is known; a failed dial is repeated by the library itself. Of its dialling: a peer that
+wants it; connections are opened to everyone who is known; a failed dial is repeated by the library itself; a connection whose other side is
+gone without a word is kept for ever (assay.adapters.libp2p_life). Of its dialling: a peer that
 failed once is not tried for a minute, addresses that were ever heard of are tried for ever (both are undone before each dial), and of
 several TCP addresses only the first is tried, so they are given to it one by one.
 """
@@ -29,6 +30,7 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
+from assay.adapters.libp2p_life import KeepAlive
 from assay.adapters.libp2p_relay import CIRCUIT, Relays
 from assay.adapters.peerbook import parse
 from assay.codec import encode
@@ -71,6 +73,7 @@ def make_host(seed: bytes, listen: list[Multiaddr], max_connections: int) -> Any
         ),
         disable_identify_address_discovery=True,
     )
+    host.get_network().register_notifee(KeepAlive())
     host.get_network().retry_config = RetryConfig(max_retries=0)  # type: ignore[attr-defined]
     return host
 

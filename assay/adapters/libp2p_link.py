@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from assay.adapters.libp2p_frames import Frame, Frames, Kind, pack
+from assay.adapters.libp2p_life import hang_up
 from assay.codec import Malformed
 from assay.ids import PeerId
 from assay.ports import Outage
@@ -59,6 +60,8 @@ class Link:
         self.closed = False
         self.fault = ""
         """What the other side did wrong, if the link was ended for that."""
+        self.silent = False
+        """Whether it was ended because the other side said nothing any more."""
         self.serving = 0
         """Requests of the other side that are being answered."""
         self._stream = stream
@@ -134,6 +137,8 @@ class Link:
                     await self._stream.reset()
                 except Exception as error:
                     log.debug("resetting the stream to %s: %s", self.peer, error)
+            if self.silent:
+                await hang_up(self._stream)
 
     async def _guard(self, part: Callable[[], Awaitable[None]]) -> None:
         """Whatever ends one part ends the link."""
@@ -189,6 +194,7 @@ class Link:
             await trio.sleep(PING_AFTER / 2)
             quiet = trio.current_time() - self._heard
             if quiet > SILENCE:
+                self.silent = True
                 return self.close()
             if quiet > PING_AFTER:
                 self.put(Frame(Kind.PING, 0, b""))

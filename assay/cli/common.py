@@ -17,6 +17,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -212,10 +213,19 @@ def index_of(named: str | None) -> str:
         raise Trouble("newer versions cannot be looked for there", str(error), "--releases https://HOST/simple/assay/", USAGE) from None
 
 
+THREADS = 8
+"""Of a daemon, for what would block it; asyncio takes up to 32, by the machine's cores."""
+
+
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs it to its end in an event loop of its own; Ctrl-C ends it with exit code 130."""
+    """Runs it to its end in an event loop of its own, with at most THREADS threads for what blocks; Ctrl-C ends it with exit code 130."""
+
+    async def bounded() -> T:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "labour"))
+        return await work
+
     try:
-        return asyncio.run(work)
+        return asyncio.run(bounded())
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -81,11 +81,33 @@ def gpu() -> Finding:
 
     found, reason = gpus(), engines.why_not()
     names = "; ".join(gpu.text for gpu in found)
+    if found:
+        names += f"; {gpu_memory(max(gpu.memory for gpu in found))}"
     if reason is None:
         return Finding("gpu", True, f"{names or 'a CUDA device'}; the exact engine can use it, once it has passed its test")
     if not found:
         return Finding("gpu", None, "none seen by NVML; the CPU engine gives the same bits")
     return Finding("gpu", None, f"{names}, not used: {reason}; the CPU engine gives the same bits", "pip install 'assay[gpu]'")
+
+
+def gpu_memory(total: int) -> str:
+    """What engines may take of `total` bytes, and whether that is held from outside, too."""
+    import pynvml
+
+    from assay.adapters import gpu_use
+    from assay.exact.cuda import budget
+
+    text = os.environ.get(budget.VARIABLE) or budget.DEFAULT
+    try:
+        limit = budget.bytes_of(text, total)
+    except ValueError as error:
+        return f"{budget.VARIABLE}: {error}"
+    given = f"engines may hold {limit / 2**30:.1f} GiB of it ({text}; --gpu-memory)"
+    try:
+        gpu_use.held(pynvml, ())
+    except gpu_use.Unseen as error:
+        return f"{given}, by their own limit alone, for what they hold is not seen from outside: {error}"
+    return f"{given}, and one that holds more is ended"
 
 
 def torch() -> Finding:

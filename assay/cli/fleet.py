@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,7 +29,6 @@ Ray = Annotated[
 Through = Annotated[str, typer.Option("--ray-through", metavar="COMMAND", help="Starts what speaks with Ray, where Ray has its network.")]
 Places = Annotated[int, typer.Option("--places", min=0, max=64, help="Segments at once with --ray; 0: one a GPU, or for --threads cores.")]
 OFFLOAD = "Whether states that do not fit in --memory may lie in files, within --disk."
-Memory = Annotated[int, typer.Option("--memory", min=1 << 20, metavar="BYTES", help="What a job may take of this machine's memory.")]
 Offload = Annotated[str, typer.Option("--offload", metavar="auto|never", help=OFFLOAD)]
 COUNT = "Processes that run a segment together: one for each of --devices, where a program does not fit one; without devices always."
 Count = Annotated[int, typer.Option("--ranks", min=0, max=64, help=COUNT)]
@@ -56,11 +55,11 @@ class Rays:
         return cls(address, through, places) if address else None
 
 
-def memory_of(memory: int, offload: str) -> dict[str, Any]:
-    """Options of what a job may take. Raises Trouble."""
+def offload_of(offload: str) -> str:
+    """From the command line. Raises Trouble."""
     if offload not in ("auto", "never"):
         raise Trouble(f"--offload {offload} is unknown", "states lie in files where memory is short, or never", "--offload auto", 2)
-    return {"memory": memory, "offload": offload}
+    return offload
 
 
 def ranks_of(count: int, devices: str, split: str, rays: Rays | None) -> Ranks | None:
@@ -91,10 +90,16 @@ async def open_engine(
 ) -> tuple[Engine, int]:
     """The engine, closed with `stack`, and how many segments it runs at once. `must`: every place has to shut its engines in; `ready`: one
     process waits for work before there is any, where it is not a fleet. Raises Trouble."""
+    from assay.adapters import gpu_use
     from assay.adapters.engine_process import ProcessEngine
     from assay.adapters.meters import Metered
 
-    process = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut, ranks=options.ranks)
+    def unseen(why: str) -> None:
+        note(Note(topic="gpu", text=f"what engines hold of the GPU is not seen from outside, and is bounded by their own limit alone: {why}"))
+
+    watched = None if options.ray else await asyncio.to_thread(gpu_use.watched, options.gpu_memory, unseen)
+    process = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut, gpu_memory=options.gpu_memory, gpu=watched,
+                            ranks=options.ranks)  # fmt: skip
     home, root = Metered(process), data / "work"
     fleet = options.ray
     if fleet is None:
@@ -113,7 +118,7 @@ async def open_engine(
     begin = Begin(
         address=fleet.address, root=str(root), places=fleet.places, gpus=len(await asyncio.to_thread(hardware.gpus)), cores=os.cpu_count() or 1,
         threads=options.threads, sandbox=options.sandbox, must=must, disk=shut.disk if shut else options.disk or 1 << 40,
-        tested=not options.untested,
+        tested=not options.untested, gpu_memory=options.gpu_memory,
     )  # fmt: skip
     engine = FleetEngine(begin, home, shut, data / "fleet.log", tuple(shlex.split(fleet.through)))
     engine.on_news = lambda news: note(Note(topic=news.topic, text=news.text))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.cli import care
+from assay.cli.asking import priced
 from assay.cli.beside import Account, printer, watch_releases
 from assay.cli.common import Settings, Trouble
 from assay.cli.fleet import Rays, open_engine
@@ -30,6 +31,7 @@ from assay.cli.patience import through
 from assay.cli.prover import EVERY, EVERY_LOCAL, Prover, told_in
 from assay.cli.store import open_blobs, open_gateway
 from assay.daemon import Node, Ports, enrol
+from assay.exact.cuda import budget
 from assay.ids import Address, PeerId
 from assay.messages import PeerRecord
 from assay.ports import AccountView, Reorganised, Reverted
@@ -56,10 +58,10 @@ class Options:
 
     listen: str = "127.0.0.1"
     announce: str | None = None
-    price: int = 100_000
+    price: int = 0
     price_per_tera: int = 0
     bounty_percent: int = 0
-    """Asked for a step, and for 10^12 operations of it on top, smallest units; what part of a job's bounties is taken off that."""
+    """Asked for a step (0: assay.cli.asking) and for 10^12 operations of it, smallest units; what part of a job's bounties is taken off that."""
     stake: int = 0
     threads: int = 1
     confirmations: int = 0
@@ -70,10 +72,11 @@ class Options:
     """Command that starts an engine, if another than the honest one (the liars of the tests)."""
     sandbox: str = "auto"
     disk: int = 0
-    """How an engine is shut in (assay.adapters.sandbox.KINDS), and bytes of its work folder; 0: half of what is free."""
-    memory: int = 4 << 30
+    max_memory: int = 4 << 30
+    gpu_memory: str = budget.DEFAULT
+    """How engines are shut in (adapters.sandbox.KINDS), bytes of their folder (0: half of what is free), of a job, of a GPU (exact.cuda.budget)."""
     offload: str = "auto"
-    """Bytes of memory that a job may take, and whether its state may lie in files of the work folder where it does not fit (`never`: not)."""
+    """Whether a job's state may lie in files of the work folder where it does not fit in `max_memory` (`never`: not)."""
     store: int = 0
     """Bytes of the blobs; 0: what is there and half of what is free, for who works or checks, else as many as the disk takes."""
     keep_days: int = 7
@@ -132,7 +135,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         if options.announce and options.announce != "relay":  # a gateway is not relayed
             url = f"http://{f'[{options.announce}]' if ':' in options.announce else options.announce}:{url.rsplit(':', 1)[1]}"
 
-        has = await asyncio.to_thread(hardware.means) if role == "worker" else None
+        has = await asyncio.to_thread(hardware.means, options.max_memory, options.gpu_memory) if role == "worker" else None
 
         def record(addresses: list[str]) -> PeerRecord:
             return PeerRecord(
@@ -228,13 +231,12 @@ def build(role: str, ports: Ports, options: Options, on_note: Callable[[Note], N
         case "worker":
             from assay_worker.daemon import worker
 
-            names = ("price_per_tera", "bounty_percent", "threads")
-            return worker(ports, on_note, price_per_step=options.price, retention=options.keep_days * DAY, max_memory=options.memory,
-                          **{name: getattr(options, name) for name in names})  # fmt: skip
+            more = {name: getattr(options, name) for name in ("price_per_tera", "bounty_percent", "threads", "max_memory")}
+            return worker(ports, on_note, price_per_step=options.price, retention=options.keep_days * DAY, **more)
         case "verifier":
             from assay_verifier.daemon import verifier
 
-            return verifier(ports, on_note, threads=options.threads, max_memory=options.memory)
+            return verifier(ports, on_note, threads=options.threads, max_memory=options.max_memory)
     raise ValueError(f"there is no role {role!r}")
 
 
@@ -254,11 +256,10 @@ def _prover(role: str, node: Node, ports: Ports, options: Options, note: Callabl
         return None
     every = EVERY_LOCAL if ports.chain.chain_id == LOCAL_CHAIN else EVERY
 
-
     def idle() -> bool:
         return node.status().get("current_segment") is None
 
-    return Prover(ports.stamps, ports.blobs, ports.folder, options.prove, every, idle, note, renew=ports.peers.renew)
+    return Prover(ports.stamps, ports.blobs, ports.folder, options.prove, every, idle, note, renew=ports.peers.renew, gpu_memory=options.gpu_memory)
 
 
 async def serve(role: str, where: Settings, options: Options, *, as_json: bool) -> None:
@@ -291,10 +292,9 @@ async def _serve_until_reorganised(role: str, where: Settings, options: Options,
             await _enlist(role, where, options, ports, note)
         except Reverted as error:
             raise Trouble(f"the {role} could not be enrolled", str(error), f"assay {role} earnings --data {where.data}", 4) from None
-        node = build(role, ports, options, note)
+        node = build(role, ports, await priced(role, options, where.data, ports.chain.chain_id == LOCAL_CHAIN, note), note)
         owner = care.Orders(node)
-        local = ports.chain.chain_id == LOCAL_CHAIN
-        grace = options.grace if options.grace is not None else GRACE_LOCAL if local else GRACE
+        grace = options.grace if options.grace is not None else GRACE_LOCAL if ports.chain.chain_id == LOCAL_CHAIN else GRACE
         running.append(Leaving(role, node.status, owner.order, node.stop, note, grace))
         note(Note(topic="up", text=f"{role} {ports.keys.account} is up", data={"account": ports.keys.account, "pid": os.getpid()}))
         gc.freeze()  # what is loaded now stays; the collector need not look at it again

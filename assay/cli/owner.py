@@ -248,12 +248,13 @@ def unit(
 
     where, folder = settings(rpc, contract, bootstrap, data, "worker"), folder_of(data, "worker")
     program = shutil.which("assay") or f"{sys.executable} -m assay.cli"
-    unsafe = [word for word in (where.rpc, str(where.contract), *where.bootstrap, str(folder), user, options) if any(c in word for c in "\n%\"'\\$;")]
+    told = (where.rpc, str(where.contract), *where.bootstrap, str(folder), user, options.replace("%", ""))
+    unsafe = [word for word in told if any(c in word for c in "\n%\"'\\$;")]
     if unsafe or " " in str(folder):
         why = f"{(unsafe or [str(folder)])[0]!r} has characters that systemd reads otherwise"
         raise Trouble("a unit cannot be written", why, "take other names", USAGE)
     words = [program, "worker start", "--rpc", where.rpc, "--contract", where.contract, *(w for b in where.bootstrap for w in ("--bootstrap", b))]
-    command = " ".join([*words, "--data", str(folder), *([options] if options else [])])
+    command = " ".join([*words, "--data", str(folder), *([options.replace("%", "%%")] if options else [])])
     drain = f"{program} worker drain --data {folder} --wait {patience}"
     path = "/etc/systemd/system/assay-worker.service"
     print(UNIT.format(path=path, user=user, command=command, drain=drain, patience=patience + GRACE + 60, data=folder), end="")

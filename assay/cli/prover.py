@@ -13,6 +13,7 @@ from pathlib import Path
 
 from assay.chain import Block
 from assay.codec import Malformed, decode, encode
+from assay.exact.cuda import budget
 from assay.ids import Digest
 from assay.messages import Hardware
 from assay.ports import Blobs, Outage, Stamps
@@ -46,12 +47,14 @@ def told_in(folder: Path) -> Hardware | None:
 
 
 class Prover:
-    """`memory`: bytes that are claimed, 0: none until asked. `idle` says whether the machine is free, `renew` tells others of a new proof."""
+    """`memory`: bytes that are claimed, 0: none until asked; of a GPU `gpu_memory` may be taken, as the owner says it. `idle` says whether the
+    machine is free, `renew` tells others of a new proof."""
 
     def __init__(
         self, chain: Stamps, blobs: Blobs, folder: Path, memory: int, every: int, idle: Callable[[], bool], note: Callable[[Note], None],
-        seconds: float = SECONDS, renew: Callable[[], Awaitable[None]] | None = None,
+        seconds: float = SECONDS, renew: Callable[[], Awaitable[None]] | None = None, gpu_memory: str = budget.DEFAULT,
     ) -> None:  # fmt: skip
+        self._environment = {budget.VARIABLE: gpu_memory}
         self._chain, self._blobs, self._folder, self._memory, self._every = chain, blobs, folder, memory, every
         self._idle, self._note, self._seconds, self._renew = idle, note, seconds, renew
         self._wanted = asyncio.Event()
@@ -96,7 +99,7 @@ class Prover:
     async def prove(self, block: Block) -> claims.Proven:
         """Proves, publishes, and checks what it has published as others will. Raises Failed, Refuted or Outage."""
         before = told_in(self._folder)
-        async with claims.working() as work:
+        async with claims.working(self._environment) as work:
             if self._claim is None:
                 self._claim = await work.measure(self._memory or DEFAULT, self._seconds)
                 block = await self._chain.head()  # measuring took its time

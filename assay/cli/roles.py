@@ -30,19 +30,53 @@ from assay.cli.common import (
     settings,
     show,
 )
-from assay.cli.fleet import Count, Devices, Memory, Offload, Places, Ray, Rays, Split, Through, memory_of, ranks_of
+from assay.cli.fleet import Count, Devices, Offload, Places, Ray, Rays, Split, Through, offload_of, ranks_of
+from assay.exact.cuda.budget import DEFAULT as GPU_DEFAULT
+from assay.exact.cuda.budget import bytes_of
 
+
+def _of_memory(text: str) -> str:
+    try:
+        most(text)
+    except ValueError as error:
+        raise Trouble("a job cannot be given so much memory", str(error), "--memory 16G", 2) from None
+    return text
+
+
+def most(text: str) -> int:
+    """Bytes that a job may take of this machine's memory. Raises ValueError."""
+    from assay.adapters.hardware import machine
+
+    total = machine().memory
+    return bytes_of(text, total) if text else max(LEAST, total // 2)
+
+
+def _of_a_gpu(text: str) -> str:
+    try:
+        bytes_of(text, 1 << 50)
+    except ValueError as error:
+        raise Trouble("so much of a GPU's memory cannot be given", str(error), "--gpu-memory 60%, or --gpu-memory 20G", 2) from None
+    return text
+
+
+LEAST = 4 << 30
+"""Bytes that a job may take in any case, unless the owner says less."""
 LISTEN = "Where peers and the gateway listen; 0.0.0.0 for the world, :: for IPv6. Several, with commas: peers on all, the gateway on the first."
 Listen = Annotated[str, typer.Option("--listen", metavar="HOST", help=LISTEN)]
 ANNOUNCE = "The address that others reach this node by, if another; relay: nobody can call it, and bootstrap nodes relay for it."
 Announce = Annotated[str | None, typer.Option("--announce", metavar="HOST", help=ANNOUNCE)]
-Price = Annotated[int, typer.Option("--price", min=1, help="Asked for a step, in the token's smallest unit.")]
+PRICE = "Asked for a step, in the token's smallest unit; without any price what this machine's speed is worth at a token an hour."
+Price = Annotated[int | None, typer.Option("--price", min=1, help=PRICE)]
 Stake = Annotated[int | None, typer.Option("--stake", min=0, help="Stake to keep deposited, in the token's smallest unit.")]
 Confirmations = Annotated[
     int, typer.Option("--confirmations", min=0, help="Blocks until an event counts as final; 0: 1 on the local chain, 12 elsewhere.")
 ]
 Shut = Annotated[str, typer.Option("--sandbox", metavar="auto|bubblewrap|kernel|off", help="How the engine is shut in.")]
 Disk = Annotated[int, typer.Option("--disk", min=0, help="Bytes that the engine's files may take; 0: half of what is free.")]
+MEMORY = "What a job may take of this machine's memory, as 16G or 60%; without it half, or 4G where that is more."
+Memory = Annotated[str, typer.Option("--memory", metavar="PERCENT|SIZE", help=MEMORY, callback=_of_memory)]
+GPU_SHARE = "What engines may hold of a GPU's memory, together: a part of it, as 60%, or a size, as 20G."
+GpuMemory = Annotated[str, typer.Option("--gpu-memory", envvar="ASSAY_GPU_MEMORY", metavar="PERCENT|SIZE", help=GPU_SHARE, callback=_of_a_gpu)]
 Store = Annotated[int, typer.Option("--store", min=0, help="Bytes that blobs may take; 0: what is there and half of what is free.")]
 KeepDays = Annotated[int, typer.Option("--keep-days", min=0, help="Days for which the checkpoints of finished jobs are kept in any case.")]
 PreferProven = Annotated[bool, typer.Option("--prefer-proven", help="Take workers with proven hardware before cheaper ones without.")]
@@ -126,10 +160,10 @@ def _common(app: typer.Typer, role: str) -> None:
 
         def start_worker(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
-            announce: Announce = None, price: Price = 100_000, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
+            announce: Announce = None, price: Price = None, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
             bounty_percent: Percent = 0, threads: Threads = 1, ray: Ray = "", ray_through: Through = "", places: Places = 0,
-            memory: Memory = 4 << 30, offload: Offload = "auto", ranks: Count = 0, devices: Devices = "", split: Split = "auto",
-            keep_days: KeepDays = 7, prove: Prove = 0,
+            keep_days: KeepDays = 7, prove: Prove = 0, memory: Memory = "", gpu_memory: GpuMemory = GPU_DEFAULT,
+            offload: Offload = "auto", ranks: Count = 0, devices: Devices = "", split: Split = "auto",
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
             metrics: Metrics = "", releases: Releases = None, hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False,
             max_power: Watts = None, grace: Grace = None, untested: Untested = False, json: Lines = False,
@@ -139,9 +173,10 @@ def _common(app: typer.Typer, role: str) -> None:
             except ValueError as error:
                 raise Trouble("these hours cannot be kept", str(error), "--hours 22-7", 2) from None
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "keep_days": keep_days, "prove": prove}
-            engine |= {"ray": Rays.of(ray, ray_through, places), "grace": grace, "untested": untested} | memory_of(memory, offload)
-            engine["ranks"] = ranks_of(ranks, devices, split, engine["ray"])  # type: ignore[arg-type]
-            options: dict[str, Any] = {"price": price, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
+            engine |= {"ray": Rays.of(ray, ray_through, places), "grace": grace, "untested": untested}
+            engine |= {"max_memory": most(memory), "gpu_memory": gpu_memory}
+            engine |= {"offload": offload_of(offload), "ranks": ranks_of(ranks, devices, split, Rays.of(ray, ray_through, places))}
+            options: dict[str, Any] = {"price": price or 0, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
             options |= {"bounty_percent": bounty_percent, "releases": index_of(releases)}
             options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
@@ -152,12 +187,14 @@ def _common(app: typer.Typer, role: str) -> None:
         def start_verifier(
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1,
-            ray: Ray = "", ray_through: Through = "", places: Places = 0, memory: Memory = 4 << 30, offload: Offload = "auto",
+            ray: Ray = "", ray_through: Through = "", places: Places = 0, memory: Memory = "", gpu_memory: GpuMemory = GPU_DEFAULT,
+            offload: Offload = "auto",
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
             metrics: Metrics = "", releases: Releases = None, grace: Grace = None, untested: Untested = False, json: Lines = False,
         ) -> None:  # fmt: skip
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "metrics": metrics, "releases": index_of(releases)}
-            engine |= {"ray": Rays.of(ray, ray_through, places), "grace": grace, "untested": untested} | memory_of(memory, offload)
+            engine |= {"ray": Rays.of(ray, ray_through, places), "grace": grace, "untested": untested}
+            engine |= {"max_memory": most(memory), "gpu_memory": gpu_memory, "offload": offload_of(offload)}
             options = {"stake": stake or 0, "confirmations": confirmations, "ipfs": ipfs}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 

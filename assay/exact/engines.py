@@ -2,7 +2,7 @@
 
 ASSAY_DEVICE = auto (the default) | cpu | cuda | fake. `auto` takes the first CUDA device once it has passed all cases of the conformance
 set; that is remembered for this device, driver and version of the kernels. `cuda` takes it untried: the examination does that. `fake` is
-the device of assay.exact.cuda.fake, for tests.
+the device of assay.exact.cuda.fake, for tests. Of the device's memory they take what the owner gives (assay.exact.cuda.budget).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 from assay.exact.cpu import Cpu, Inputs
+from assay.exact.cuda.budget import granted
 from assay.exact.cuda.device import HERE, Description, Device, DeviceError
 from assay.exact.native.build import NativeError, cache_folder
 from assay.exact.offload import Store
@@ -28,8 +29,6 @@ from assay.program import Program, ProgramError
 
 log = logging.getLogger("assay.exact")
 VARIABLE = "ASSAY_DEVICE"
-SHARE = 0.9
-"""Of a device's memory that a program may take."""
 CHOICES = ("auto", "cpu", "cuda", "fake")
 
 
@@ -71,9 +70,9 @@ def engine(program: Program, threads: int = 1, effort: int = 0, store: Store | N
         try:
             from assay.exact.cuda.ruler import needed
 
-            if (memory := needed(program, found)) <= SHARE * found.memory:
+            if (memory := needed(program, found)) <= (limit := _open("cuda").device.budget.limit):
                 return _on("cuda", program)
-            log.warning("this program runs on the CPU: it would take %d of the %d bytes of %s", memory, found.memory, found.name)
+            log.warning("this program runs on the CPU: it would take %d bytes of %s, of which %d may be taken", memory, found.name, limit)
         except (ProgramError, DeviceError, MemoryError) as error:
             log.warning("this program runs on the CPU: %s", error)
     return Cpu(program, threads, effort, store)
@@ -89,7 +88,18 @@ def opened() -> _Opened | None:
 
 def room(of: _Opened) -> int:
     """Bytes of a device's memory that a program may take."""
-    return int(SHARE * of.device.description.memory)
+    return of.device.budget.limit
+
+
+def admit(program: Program) -> None:
+    """Raises ProgramError for a program that takes more memory than may be had of a device that was asked for by name; with `auto` it runs on
+    the CPU."""
+    if (wanted := chosen()) in ("cuda", "fake"):
+        from assay.exact.cuda.ruler import needed
+
+        device = _open(wanted).device
+        if (memory := needed(program, device.description)) > device.budget.limit:
+            raise ProgramError(f"it needs {memory} bytes of the GPU's memory; the limit here is {device.budget.limit}")
 
 
 def _on(kind: str, program: Program) -> Engine:
@@ -108,7 +118,7 @@ def _open(kind: str) -> _Opened:
     from assay.exact.cuda.maps import Kernels
     from assay.exact.cuda.product import Products
 
-    opened: Device = Fake() if kind == "fake" else Gpu()
+    opened: Device = Fake(grant=granted) if kind == "fake" else Gpu(grant=granted)
     return _Opened(opened, Kernels(opened), Products(opened, None if kind == "fake" else Choices(opened).way))
 
 

@@ -8,6 +8,7 @@ the journal and the facts of a chain that grows, by so much a segment; so the li
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,8 @@ class Sample(NamedTuple):
     children: int
     disk: int
     """Bytes of all files in its folder."""
+    sockets: int = 0
+    """Of the handles."""
 
 
 def disk(folder: Path) -> int:
@@ -46,13 +49,23 @@ def disk(folder: Path) -> int:
     return found
 
 
+def sockets(pid: int) -> int:
+    """Of a process; connections come and go, where a file that is left open does not."""
+    found = 0
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(handle).startswith("socket:")
+    return found
+
+
 def sample(at: float, pid: int, folder: Path) -> Sample | None:
     """None when there is no such process."""
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            return Sample(at, pid, process.memory_info().rss, process.num_fds(), process.num_threads(), len(process.children()), disk(folder))
-    except psutil.Error:
+            taken = process.memory_info().rss, process.num_fds(), process.num_threads(), len(process.children())
+            return Sample(at, pid, *taken, disk(folder), sockets(pid))
+    except (psutil.Error, FileNotFoundError):
         return None
 
 
@@ -77,6 +90,8 @@ class Growth(NamedTuple):
     resident_mb_an_hour: float
     handles: list[float]
     handles_an_hour: float
+    sockets: list[float]
+    """Of the handles."""
     threads: list[float]
     threads_an_hour: float
     children: int
@@ -107,7 +122,8 @@ def growth(samples: Sequence[Sample]) -> Growth | None:
 
     return Growth(
         round(life[-1].at - life[0].at, 1), *told(life, [each.resident / 1e6 for each in life]), *told(life, [float(each.handles) for each in life]),
-        *told(life, [float(each.threads) for each in life]), life[-1].children, *told(samples, [each.disk / 1e6 for each in samples]),
+        quarters([float(each.sockets) for each in life]), *told(life, [float(each.threads) for each in life]),
+        life[-1].children, *told(samples, [each.disk / 1e6 for each in samples]),
     )  # fmt: skip
 
 

@@ -129,14 +129,15 @@ class OnDevice:
 def bench(threads: int = 1) -> Bench:
     """Of the device that the engine would take (ASSAY_DEVICE, assay.exact.engines)."""
     from assay.exact import engines
+    from assay.exact.cuda.budget import granted
 
     wanted = engines.chosen()
     if wanted == "fake":
         from assay.exact.cuda.fake import Fake
 
-        return OnDevice(Fake())
+        return OnDevice(Fake(grant=granted))
     if wanted == "cuda" or (wanted == "auto" and engines.device() is not None):
         from assay.exact.cuda.gpu import Gpu
 
-        return OnDevice(Gpu())
+        return OnDevice(Gpu(grant=granted))
     return Processor(threads)

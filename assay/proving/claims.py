@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,12 @@ class Work:
 
 
 @contextlib.asynccontextmanager
-async def working() -> AsyncIterator[Work]:
-    """Starts the process; ends it on leaving."""
+async def working(environment: Mapping[str, str] = {}) -> AsyncIterator[Work]:
+    """Starts the process, with this process's environment and `environment`; ends it on leaving."""
     command = [sys.executable, "-m", "assay.proving.work"]
-    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 20)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 20, env=dict(os.environ) | dict(environment)
+    )
     try:
         yield Work(process)
     finally:

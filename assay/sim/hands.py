@@ -33,6 +33,7 @@ from assay.tasks import (
     ChunkMade,
     Dropped,
     DropSegment,
+    FindPublished,
     GatherKey,
     JobLoaded,
     KeepBlob,
@@ -48,6 +49,7 @@ from assay.tasks import (
     OpeningsMade,
     PinsSet,
     ProgramChecked,
+    PublishedFound,
     ReceiptVerified,
     ReleaseBlobs,
     ReplayUnit,
@@ -354,6 +356,9 @@ class Hands:
             leaves = [merkle.leaf(i, item) for i, item in enumerate(trace)]
             openings.append(Opening(leaf=trace[index], proof=merkle.prove(leaves, index)))
         return OpeningsMade(openings=tuple(openings))
+
+    def find_published(self, task: FindPublished) -> PublishedFound:
+        return PublishedFound(lost=tuple(name for name in task.cids if name not in self.store))
 
     def drop_segment(self, task: DropSegment) -> Dropped:
         for key in [key for key in self.disk if key[1] == task.segment]:

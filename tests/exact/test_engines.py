@@ -10,8 +10,8 @@ import pytest
 
 from assay.exact import conformance, engines, examination, trainings
 from assay.exact.cpu import Cpu
+from assay.exact.cuda import budget, fake, maps
 from assay.exact.cuda import device as port
-from assay.exact.cuda import fake, maps
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.ruler import needed
 from assay.execute import Executor
@@ -92,9 +92,10 @@ def test_a_device_that_passes_is_taken_and_remembered(monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("machine")
 def test_a_program_that_is_too_large_for_the_device_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(engines, "_admitted", lambda found: True)
-    monkeypatch.setattr(engines, "SHARE", 1e-6)
+    monkeypatch.setenv(budget.VARIABLE, "4K")
     assert isinstance(engines.engine(mlp().program), Cpu)
     assert "it would take" in caplog.text
+    assert "of which 4096 may be taken" in caplog.text
 
 
 @needs_fake

@@ -22,7 +22,7 @@ from assay.codec import decode, encode
 from assay.ids import Cid, Digest, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef, envelope_info
 from assay.messages import AnyReply, AnyRequest, Boundary, Heartbeat
-from assay.ports import Outage, StorageFull
+from assay.ports import Missing, Outage, StorageFull
 from assay.runtime import Fault, Note, TaskFailed
 from assay.state import from_bytes, state_root, to_bytes
 from assay.tasks import (
@@ -150,6 +150,31 @@ async def fails(work: Coroutine[Any, Any, AnyOutcome], fault: Fault, why: str) -
     with pytest.raises(TaskFailed, match=why) as failed:
         await work
     assert failed.value.fault is fault
+
+
+def test_what_a_disk_has_lost_is_fetched_again_and_what_nobody_has_is_named(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        blobs = s.worker.shop.blobs
+        assert isinstance(blobs, MemoryBlobs)
+        blobs._blobs.clear()
+        assert isinstance(await s.work(CheckProgram(job=JobId(1), spec=s.cid, program=s.spec.program)), ProgramChecked)
+        run = await s.work(s.run_task())
+        assert isinstance(run, SegmentRun)
+        for shard in s.spec.dataset.shards:
+            assert await blobs.has(shard.sealed.cid)
+        blobs._blobs.clear()
+        again = await s.work(s.run_task())  # its checkpoint was nowhere else: it is made anew, of the same state
+        assert isinstance(again, SegmentRun)
+        assert again.end_root == run.end_root
+        assert await blobs.has(again.checkpoint.cid)
+        assert not await blobs.has(run.checkpoint.cid)
+        blobs._blobs.clear()
+        blobs._net.down |= set(blobs._net.nodes)
+        with pytest.raises(Missing, match="was here and is gone, and nobody gives it"):
+            await s.work(LoadJob(job=JobId(1), spec=s.cid))
+
+    play(scene)
 
 
 # ---- jobs and keys -------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from assay.chain import (
     JobClosed,
     Lapsed,
     NoShow,
+    Redrawn,
     Revealed,
     Sealed,
     SegmentState,
@@ -440,6 +441,35 @@ def test_a_worker_whose_disk_is_lost_serves_what_it_committed_all_the_same(tmp_p
         await net.up("worker0", worker, deposit=100_000, price_per_step=10)
         await net.until(lambda: ended(net, job))
         assert len(events(net, Committed)) == len(events(net, Settled)) == 1
+
+    together(tmp_path, play)
+
+
+@pytest.mark.parametrize("topic", ["running", "run", "copied", "serving"])
+def test_a_worker_that_has_lost_its_blobs_and_not_its_journal_goes_on(tmp_path: Path, topic: str) -> None:
+    """What others have is fetched again (the job's document and program, shards, states), what only it had is made again."""
+    what = plan(4)
+
+    async def play(net: Net) -> None:
+        await start(net, workers=1, verifiers=3)
+        killed: list[str] = []
+
+        def kill(name: str, note: Any) -> None:
+            if name == "worker0" and note.topic == topic and not killed:
+                killed.append(name)
+                net.kill(name)
+                net.lose_blobs(name)
+
+        net.watch = kill
+        job = await post(net, what, 2)
+        await net.until(lambda: bool(killed))
+        await net.up("worker0", worker, deposit=100_000, price_per_step=10)
+        await net.until(lambda: ended(net, job))
+        assert len(events(net, Assigned)) == len(events(net, Settled)) == 2
+        assert not events(net, Redrawn)
+        assert settled(net)[-1].end_root == run_plan(what).root
+        lost = [note for note in net.said("missing", "worker0") if "are made again" in note.text]
+        assert bool(lost) == (topic in ("run", "serving"))
 
     together(tmp_path, play)
 

@@ -160,6 +160,10 @@ class Net:
         keys = MemoryKeys(name.encode(), old.chain.account)
         self.ports[name] = dataclasses.replace(old, journal=MemoryJournal(), blobs=blobs, keys=keys, engine=InlineEngine())
 
+    def lose_blobs(self, name: str) -> None:
+        """Of a node that is down the blobs are gone, and nothing else."""
+        self.ports[name] = dataclasses.replace(self.ports[name], blobs=MemoryBlobs(self.blobs, self.ports[name].peers.peer), engine=InlineEngine())
+
     def said(self, topic: str, name: str = "") -> list[Note]:
         return [note for who, note in self.notes if note.topic == topic and name in ("", who)]
 

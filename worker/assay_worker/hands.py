@@ -1,7 +1,8 @@
 """The worker's hands: what its machine asks for, done with keys, blobs, the chain's signatures and the engine.
 
 What was sealed is never sealed twice for one run: the outcome of a finished run is on disk (`run.json`) before it is told, so that a
-crash between the two commits the same checkpoint. Heartbeats are sent beside the run and may be lost.
+crash between the two commits the same checkpoint; but one that this disk has lost, and nobody else has, is made again as long as it is not
+committed. Heartbeats are sent beside the run and may be lost.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from assay.tasks import (
     ChunkMade,
     Dropped,
     DropSegment,
+    FindPublished,
     GatherKey,
     KeyTold,
     LetGo,
@@ -35,6 +37,7 @@ from assay.tasks import (
     MakeMove,
     MoveMade,
     NodesShown,
+    PublishedFound,
     ReceiptVerified,
     RunSegment,
     SegmentRun,
@@ -127,6 +130,8 @@ class WorkerHands:
                 await self.shop.let_go(self.shop.folder(task.segment) / BOUNDARIES)
                 self.shop.drop(task.segment)
                 return Dropped()
+            case FindPublished():
+                return PublishedFound(lost=tuple(await self.shop.find(task.cids)))
             case LetGo():
                 count = await self.shop.let_go(self.shop.published(task.job))
                 text = f"job {task.job}: {count} checkpoints are kept no longer than there is room for them"
@@ -162,9 +167,12 @@ class WorkerHands:
         told = self.shop.folder(task.segment) / "run.json"
         if told.exists():
             try:
-                return decode(told.read_bytes(), SegmentRun)
+                kept = decode(told.read_bytes(), SegmentRun)
+                if not await self.shop.find([kept.checkpoint.cid]):
+                    return kept
             except Malformed:  # written by another version: the same bits come again
-                told.unlink()
+                pass
+            told.unlink()
         folder, spec = await self._prepare(task)
 
         def progress(done: Message) -> None:

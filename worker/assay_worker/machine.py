@@ -75,6 +75,7 @@ class WorkerMachine(Offering, Committing, Claiming):
             "serve": self._on_serve, "drop": self._on_drop, "seal": self._on_seal, "vote": self._on_vote, "gather": self._on_gather,
             "post": self._on_post, "posted": self._on_posted, "lay": self._on_laid, "show": self._on_shown, "visit": self._on_visit,
             "chunk": self._on_chunk, "open": self._on_open, "reopen": self._on_reopen,
+            "find": self._on_found,
             "tidy": self._on_tidy, "tidied": self._on_tidied, "tell": self._on_tell, "tellkey": self._on_told, "claim": self._on_claimed,
         }  # fmt: skip
 
@@ -90,6 +91,7 @@ class WorkerMachine(Offering, Committing, Claiming):
             case Started():
                 self.state.draining = False
                 self._shows_forgotten()
+                self._published_forgotten()
                 self._copies_forgotten()
             case Ordered(order="drain"):
                 self.state.draining = True
@@ -321,6 +323,10 @@ class WorkerMachine(Offering, Committing, Claiming):
         self._do(Do(key=f"run:{seg.segment}:{mine.attempt}", task=task))
         if self.state.draining:
             self._stop(mine, "the owner drains this node")
+
+    def _run_again(self, mine: Mine) -> None:
+        self._stop_asking(mine)
+        self._run(mine)
 
     def _on_lease(self, event: Woke, rest: list[str]) -> None:
         mine = self.state.mine.get(SegmentId(int(rest[0])))

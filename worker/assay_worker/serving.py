@@ -4,6 +4,7 @@
     receipt   -> its signature is checked (one bad one would spoil the call that carries all) -> counted
     quorum    -> a short grace for the others -> `served`
     asked     no quorum has signed, in any round: the chunk that a block names is shown on chain, once its block is there
+    found     after a start: what was published for it and is gone from this disk comes from whoever has it, or is made again
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from assay.ids import Address, PeerId, SegmentId
 from assay.messages import Ack, Boundary, BoundaryRequest, ReceiptMessage, Refusal
 from assay.role import PAUSE, Role
 from assay.runtime import Do, Failed, Result, Send, Wake, Woke
-from assay.tasks import ChunkMade, MakeChunk, ReceiptVerified, ServeUnits, UnitsServed, VerifyReceipt
+from assay.tasks import ChunkMade, FindPublished, MakeChunk, PublishedFound, ReceiptVerified, ServeUnits, UnitsServed, VerifyReceipt
 from assay_worker.state import Mine, WorkerConfig, WorkerState
 
 MAX_SIGNATURE = 256
@@ -26,6 +27,10 @@ class Serving(Role):
     config: WorkerConfig
 
     def _gather(self, seg: SegmentFacts) -> None:
+        raise NotImplementedError
+
+    def _run_again(self, mine: Mine) -> None:
+        """Its run, whose outcome is on disk, is told once more."""
         raise NotImplementedError
 
     def _drawn(self, mine: Mine, seg: SegmentFacts) -> None:
@@ -75,6 +80,32 @@ class Serving(Role):
         outcome: UnitsServed = self._outcome(event, UnitsServed)
         mine.boundaries = {f"{who}:{boundary.unit}": boundary for who, boundary in outcome.boundaries}
         self._note("serving", f"segment {seg.segment}: the drawn links are ready for the verifiers", segment=seg.segment)
+
+    def _published_forgotten(self) -> None:
+        """After a start: a disk may have lost blobs, and nothing else."""
+        for mine in self.state.mine.values():
+            seg = self.state.facts.segments[mine.segment]
+            wanted = [boundary.cid for boundary in mine.boundaries.values()] if seg.state == SegmentState.DRAWN else []
+            if mine.phase == "copying" and mine.run is not None:
+                wanted.append(mine.run.checkpoint.cid)
+            if wanted:
+                self._do(Do(key=f"find:{seg.segment}:{seg.round}", task=FindPublished(cids=tuple(dict.fromkeys(wanted)))))
+
+    def _on_found(self, event: Result, rest: list[str]) -> None:
+        mine = self.state.mine.get(SegmentId(int(rest[0])))
+        if mine is None or isinstance(event, Failed):
+            return
+        outcome: PublishedFound = self._outcome(event, PublishedFound)
+        if not outcome.lost:
+            return
+        text = f"segment {mine.segment}: {len(outcome.lost)} blobs that this node had published are gone, and nobody gives them: they are made again"
+        self._note("missing", text, segment=mine.segment, blobs=len(outcome.lost))
+        if mine.phase == "copying" and mine.run is not None and mine.run.checkpoint.cid in outcome.lost:
+            self._run_again(mine)
+        found = self._serving(rest[0], rest[1])
+        if found is not None and any(boundary.cid in outcome.lost for boundary in mine.boundaries.values()):
+            mine.boundaries = {}
+            self._serve_units(*found)
 
     def _on_reserve(self, event: Woke, rest: list[str]) -> None:
         found = self._serving(rest[0], rest[1])

@@ -113,7 +113,10 @@ class RayCluster:
         handle = RayHandle(
             ray.remote(Place)
             .options(**options)
-            .remote(begin.root if self.local else "", begin.threads, begin.sandbox, begin.disk if self.local else 0, max(1, node.places))
+            .remote(
+                begin.root if self.local else "", begin.threads, begin.sandbox, begin.disk if self.local else 0, max(1, node.places),
+                begin.gpu_memory,
+            )
         )
         try:
             async with asyncio.timeout(START):

@@ -11,6 +11,7 @@ import msgspec
 
 from assay.codec import Message
 from assay.engine import AnyEngineResult, OpenLinks, ReplayLink, RunLinks
+from assay.exact.cuda.budget import DEFAULT
 from assay.ids import U32, U63, Digest
 
 MAX_LINE = (1 << 24) + (1 << 16)
@@ -42,6 +43,8 @@ class Begin(Message, frozen=True, kw_only=True):
     """Bytes of the work folder."""
     tested: bool = False
     """Whether each other machine has to pass the conformance suite before it has a place."""
+    gpu_memory: Annotated[str, msgspec.Meta(max_length=32)] = DEFAULT
+    """What the engines of a place may hold of its GPU (assay.exact.cuda.budget.bytes_of)."""
 
 
 class Perform(Message, frozen=True, kw_only=True):

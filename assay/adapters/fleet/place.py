@@ -28,6 +28,7 @@ from assay.adapters.fleet.placing import AT_ONCE
 from assay.adapters.meters import Metered
 from assay.codec import Message, decode, encode
 from assay.engine import MAX_LINE, Failure
+from assay.exact.cuda.budget import DEFAULT
 from assay.runtime import Fault, TaskFailed
 
 PREFIX, LOCK = "assay-place-", "lock"
@@ -41,9 +42,10 @@ def version() -> str:
 
 class Place:
     """`home`: the daemon's work folder, on its own machine; else empty. `neighbours`: places of this machine, which share its memory and disk.
-    `disk`: bytes of the work folder; 0: a share of half of what is free."""
+    `disk`: bytes of the work folder; 0: a share of half of what is free. `gpu_memory`: what its engines may hold of its GPU, by their own limit
+    alone: Ray's processes have numbers of their own."""
 
-    def __init__(self, home: str, threads: int, kind: str, disk: int, neighbours: int) -> None:
+    def __init__(self, home: str, threads: int, kind: str, disk: int, neighbours: int, gpu_memory: str = DEFAULT) -> None:
         self._refused, self._lock = "", -1
         self.root = Path(home)
         if not home:
@@ -53,7 +55,7 @@ class Place:
         except sandbox.NoSandbox as error:
             shut, self._refused = None, str(error)
         self._shut = dataclasses.replace(shut, memory=shut.memory // neighbours) if shut else None
-        self.engine = Metered(ProcessEngine(processes=AT_ONCE, threads=threads, sandbox=self._shut))
+        self.engine = Metered(ProcessEngine(processes=AT_ONCE, threads=threads, sandbox=self._shut, gpu_memory=gpu_memory))
         self._digests = files.Digests(self.root)
         self._tasks: dict[int, asyncio.Task[None]] = {}
 

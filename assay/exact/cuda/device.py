@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
+from assay.exact.cuda.budget import Budget
+
 HERE = Path(__file__).parent
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
 """How every kernel is compiled: nothing is contracted, flushed or approximated."""
@@ -26,6 +28,17 @@ Dim3 = tuple[int, int, int]
 
 class DeviceError(RuntimeError):
     """The device, its driver or its compiler gave up; says why."""
+
+
+class DeviceFull(MemoryError):
+    """The device's memory does not do, or what may be had of it; says what is held and wanted."""
+
+
+def refused(wanted: int, held: int, room: int, limit: int) -> DeviceFull:
+    """An allocation of `wanted` bytes by a process that holds `held` and may hold `room`."""
+    others = limit - room
+    more = f", and other engines of this node {others}" if others else ""
+    return DeviceFull(f"{wanted} bytes of the GPU's memory are not given: {limit} may be taken, of which this engine holds {held}{more}")
 
 
 class Description(NamedTuple):
@@ -90,8 +103,13 @@ class Device(Protocol):
     @property
     def description(self) -> Description: ...
 
+    @property
+    def budget(self) -> Budget:
+        """What may be allocated."""
+        ...
+
     def allocate(self, size: int) -> Buffer:
-        """Raises MemoryError. The bytes are whatever they are."""
+        """Raises DeviceFull, when the budget does not allow it or the device has not so much. The bytes are whatever they are."""
         ...
 
     def upload(self, to: int, data: NDArray[Any]) -> None:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact.cuda.device import HERE, MAX_THREADS, Buffer, Description, DeviceError, Kernel, Launch
+from assay.exact.cuda.budget import Budget
+from assay.exact.cuda.device import HERE, MAX_THREADS, Buffer, Description, DeviceError, Kernel, Launch, refused
 from assay.exact.native.build import COMPILE_TIMEOUT, cache_folder
 
 FLAGS = (
@@ -133,24 +134,28 @@ class _Graph:
 
 
 class Fake:
-    """Raises DeviceError where there is no C++ compiler."""
+    """Raises DeviceError where there is no C++ compiler. `grant` says what may be allocated of so many bytes."""
 
-    def __init__(self, memory: int = MEMORY) -> None:
+    def __init__(self, memory: int = MEMORY, grant: Callable[[int], Budget] = Budget) -> None:
         cxx = compiler()
         if cxx is None:
             raise DeviceError("the fake device needs a C++ compiler (c++, g++ or clang++): apt install g++")
         self._cxx = cxx
         self.description = Description("fake device", _version(cxx), "cpu", memory, 1)
+        self.budget = grant(memory)
         self._modules: dict[str, _Module] = {}
         self._held: weakref.WeakSet[_Buffer] = weakref.WeakSet()
         self._recording: _Graph | None = None
         self.launches = 0
 
     def allocate(self, size: int) -> Buffer:
-        if sum(b.size for b in self._held) + size > self.description.memory:
-            raise MemoryError(f"the fake device has {self.description.memory} bytes")
-        buffer = _Buffer(size)
-        self._held.add(buffer)
+        with self.budget.turn() as room:
+            held = sum(b.size for b in self._held)
+            if held + size > room:
+                raise refused(size, held, room, self.budget.limit)
+            buffer = _Buffer(size)
+            self._held.add(buffer)
+            self.budget.note(held + size)
         return buffer
 
     def upload(self, to: int, data: NDArray[Any]) -> None:

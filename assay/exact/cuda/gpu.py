@@ -9,13 +9,14 @@ CuPy 14's documentation; docs/cuda.md says what of it has run on a GPU.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact.cuda.device import OPTIONS, Buffer, Description, DeviceError, Kernel, Launch
+from assay.exact.cuda.budget import Budget
+from assay.exact.cuda.device import OPTIONS, Buffer, Description, DeviceError, Kernel, Launch, refused
 
 WITH_ATTRIBUTE = 48 << 10
 """Bytes of dynamic shared memory above which a kernel must be told."""
@@ -101,9 +102,9 @@ def available() -> str | None:
 
 
 class Gpu:
-    """Device `index` of this machine. Raises DeviceError where it cannot be used."""
+    """Device `index` of this machine. `grant` says what may be allocated of so many bytes. Raises DeviceError where it cannot be used."""
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int = 0, grant: Callable[[int], Budget] = Budget) -> None:
         if reason := available():
             raise DeviceError(reason)
         import cupy
@@ -116,15 +117,22 @@ class Gpu:
         capability = f"sm_{properties['major']}{properties['minor']}"
         driver = str(cupy.cuda.runtime.driverGetVersion())
         self.description = Description(name, driver, capability, int(properties["totalGlobalMem"]), int(properties["multiProcessorCount"]))
+        self.budget = grant(self.description.memory)
+        self._pool = cupy.get_default_memory_pool()
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._modules: dict[str, _Module] = {}
 
     def allocate(self, size: int) -> Buffer:
-        try:
-            with self._stream:
-                return _Buffer(self._cupy.cuda.alloc(max(size, 1)), size)
-        except self._cupy.cuda.memory.OutOfMemoryError as error:
-            raise MemoryError(str(error)) from None
+        """By CuPy's pool, whose limit counts the blocks that it keeps, too: it gives those back to the driver before it refuses."""
+        with self.budget.turn() as room:
+            self._pool.set_limit(size=max(1, room))  # to the pool 0 is no limit
+            try:
+                with self._stream:
+                    return _Buffer(self._cupy.cuda.alloc(max(size, 1)), size)
+            except self._cupy.cuda.memory.OutOfMemoryError:
+                raise refused(size, self._pool.used_bytes(), room, self.budget.limit) from None
+            finally:
+                self.budget.note(self._pool.total_bytes())
 
     def upload(self, to: int, data: NDArray[Any]) -> None:
         array = np.require(data, requirements="C")

@@ -13,6 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from assay.exact.cuda.budget import Budget
 from assay.exact.cuda.device import Buffer, Description, Graph, Kernel, Launch, Module, Recording
 from assay.exact.cuda.engine import Cuda
 from assay.program import Program
@@ -41,7 +42,7 @@ class Ruler:
     ALIGN = 256
 
     def __init__(self, description: Description) -> None:
-        self.description = description
+        self.description, self.budget = description, Budget(description.memory)
         self._next = self.ALIGN
         self._held: weakref.WeakSet[_Nothing] = weakref.WeakSet()
 

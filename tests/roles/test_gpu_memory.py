@@ -1,0 +1,277 @@
+"""What a node takes of a GPU's memory: the owner's limit, kept by the engines together, and seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from tiny import lay_out, plan
+from typer.testing import CliRunner
+
+from assay import work
+from assay.adapters import engine_process, gpu_use, hardware
+from assay.adapters.engine_process import ProcessEngine
+from assay.adapters.gpu_use import CONTEXT, FIRST_NAMESPACE, GpuUse, Unseen, held
+from assay.cli import roles
+from assay.cli.roles import apps
+from assay.engine import CheckFile, Failure, FileChecked, LinksRun, RunLinks
+from assay.exact import engines
+from assay.exact.cuda import budget, fake
+from assay.exact.cuda.budget import Budget, bytes_of
+from assay.exact.cuda.device import DeviceFull
+from assay.exact.cuda.ruler import needed
+from assay.runtime import Fault, TaskFailed
+from assay.state import state_root
+
+GIB = 1 << 30
+needs_fake = pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler for the fake device")
+
+
+# ---- the limit -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [("90%", 72 * GIB), ("100%", 80 * GIB), ("20G", 20 * GIB), ("20GiB", 20 * GIB), ("512MB", GIB // 2), ("1000", 1000), ("1T", 80 * GIB)],
+)
+def test_an_owner_says_it_as_a_part_or_a_size(text: str, given: int) -> None:
+    assert bytes_of(text, 80 * GIB) == given
+
+
+@pytest.mark.parametrize("text", ["", "0", "0%", "101%", "0.9", "-1G", "20 G", "1" * 40, "all"])
+def test_what_is_neither_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="of the memory"):
+        bytes_of(text, 80 * GIB)
+
+
+@pytest.mark.parametrize("role", ["worker", "verifier"])
+@pytest.mark.parametrize(("option", "next"), [("--gpu-memory", "--gpu-memory 60%"), ("--memory", "--memory 16G")])
+def test_the_command_line_refuses_it_before_anything_is_started(role: str, option: str, next: str, tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.add_typer(apps()[role], name=role)
+    done = CliRunner().invoke(app, [role, "start", option, "0.9", "--data", str(tmp_path / "node")])
+    assert done.exit_code != 0
+    assert next in done.output
+    assert not (tmp_path / "node").exists()
+
+
+def test_a_job_may_take_half_of_the_machine_unless_its_owner_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "machine", lambda: SimpleNamespace(memory=64 * GIB))
+    assert [roles.most(text) for text in ("", "16G", "25%", "1T")] == [32 * GIB, 16 * GIB, 16 * GIB, 64 * GIB]
+    monkeypatch.setattr(hardware, "machine", lambda: SimpleNamespace(memory=2 * GIB))
+    assert roles.most("") == 4 * GIB
+
+
+@needs_fake
+def test_a_device_gives_no_more_than_its_budget() -> None:
+    device = fake.Fake(memory=10_000, grant=lambda total: Budget(bytes_of("50%", total)))
+    first = device.allocate(3_000)
+    with pytest.raises(DeviceFull, match=r"3000 bytes .* are not given: 5000 may be taken, of which this engine holds 3000"):
+        device.allocate(3_000)
+    del first
+    device.allocate(5_000)
+
+
+@needs_fake
+def test_engines_of_one_folder_share_it_and_the_dead_count_nothing(tmp_path: Path) -> None:
+    one, two = (fake.Fake(memory=10_000, grant=lambda total: Budget(6_000, tmp_path / "shared")) for _ in range(2))
+    kept = [one.allocate(4_000), two.allocate(1_500)]
+    with pytest.raises(DeviceFull, match="6000 may be taken, of which this engine holds 1500, and other engines of this node 4000"):
+        two.allocate(600)
+    os.close(one.budget._own)  # as when its process ends
+    kept.append(two.allocate(4_500))
+    assert [path.name for path in (tmp_path / "shared").glob("*.held")] == [two.budget._name]
+
+
+# ---- the engine ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A machine whose only CUDA device is the fake one, which has passed; the ledger of its engines."""
+    real = engines._open.__wrapped__
+    monkeypatch.setattr(engines, "why_not", lambda: None)
+    monkeypatch.setattr(engines, "_admitted", lambda found: True)
+    opened: list[Any] = []
+
+    def once(kind: str) -> Any:
+        if not opened:
+            opened.append(real("fake"))
+        return opened[0]
+
+    monkeypatch.setattr(engines, "_open", once)
+    monkeypatch.delenv(engines.VARIABLE, raising=False)
+    monkeypatch.setenv(budget.LEDGER, str(tmp_path / "ledger"))
+    engines.device.cache_clear()
+    yield tmp_path / "ledger"
+    engines.device.cache_clear()
+
+
+def links(root: Path) -> RunLinks:
+    made = plan(2)
+    return RunLinks(job=lay_out(root, made), segment="segment-1", start=0, stop=2, parent_root=state_root(0, made.state), keep=1 << 20)
+
+
+@needs_fake
+def test_a_run_for_which_the_device_has_no_room_goes_on_on_the_processor(
+    on_fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = plan(2).program
+    description = engines._open("cuda").device.description
+    monkeypatch.setenv(budget.VARIABLE, str(needed(program, description)))  # by its plan it fits
+    engines._open("cuda").device.budget.limit = needed(program, description)
+    (base,) = {on_fake / path.name for path in on_fake.iterdir()}
+    other = Budget(1 << 40, base)
+    with other.turn():
+        other.note(needed(program, description) - 1)
+    found = work.Engine(tmp_path / "work").perform(links(tmp_path / "work"), lambda done: None)
+    assert isinstance(found, LinksRun)
+    assert "this engine goes on on the CPU" in caplog.text
+    assert "other engines of this node" in caplog.text
+    monkeypatch.setenv(engines.VARIABLE, "cpu")
+    right = work.Engine(tmp_path / "cpu").perform(links(tmp_path / "cpu"), lambda done: None)
+    assert isinstance(right, LinksRun)
+    assert found.end_root == right.end_root
+
+
+@needs_fake
+def test_a_device_that_is_asked_for_by_name_refuses_what_does_not_fit(on_fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(engines.VARIABLE, "fake")
+    engine, task = work.Engine(tmp_path), links(tmp_path)
+    check = CheckFile(folder="job-1", memory=1 << 30, flops=1 << 40)
+    assert isinstance(engine.perform(check, lambda done: None), FileChecked)
+    engines._open("fake").device.budget.limit = 1 << 12
+    refused = engine.perform(check, lambda done: None)
+    assert isinstance(refused, Failure)
+    assert refused.fault is Fault.PEER
+    assert "bytes of the GPU's memory; the limit here is 4096" in refused.error
+    failed = engine.perform(task, lambda done: None)
+    assert isinstance(failed, Failure)
+    assert failed.fault is Fault.OWN
+    assert "4096 may be taken" in failed.error
+    assert failed.error.endswith("--gpu-memory gives more")
+
+
+# ---- from outside --------------------------------------------------------------------------------------------------------
+
+
+class Nvml:
+    """The part of pynvml that is used: what processes hold of each card."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *cards: dict[int, int | None], divided: bool = False, driver: bool = True) -> None:
+        self.cards, self.divided, self.driver, self.open = cards, divided, driver, 0
+
+    def nvmlInit(self) -> None:
+        if not self.driver:
+            raise self.NVMLError("no driver")
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.cards)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetMigMode(self, device: int) -> tuple[int, int]:
+        if not self.divided:
+            raise self.NVMLError("not supported")
+        return 1, 1
+
+    def nvmlDeviceGetComputeRunningProcesses(self, device: int) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in self.cards[device].items()]
+
+
+def bare() -> int:
+    return FIRST_NAMESPACE
+
+
+def test_what_an_engine_holds_is_added_up_over_cards_and_children() -> None:
+    parent = os.getppid()  # stands for the sandbox above an engine; this process for what runs in it
+    nvml = Nvml({os.getpid(): 5 * GIB, 1 << 22: 9 * GIB}, {os.getpid(): GIB})
+    assert held(nvml, (parent,), bare) == {parent: 6 * GIB}
+    assert nvml.open == 0
+
+
+@pytest.mark.parametrize(
+    ("nvml", "space", "why"),
+    [
+        (Nvml(driver=False), bare, "no driver"),
+        (Nvml({}, divided=True), bare, r"GPU 0 is divided \(MIG\)"),
+        (Nvml({os.getpid(): None}), bare, "the driver does not tell what a process holds of GPU 0"),
+        (Nvml({os.getpid(): GIB}), lambda: 4026532000, "in a container"),
+    ],
+)
+def test_where_it_cannot_be_seen_that_is_said(nvml: Nvml, space: Any, why: str) -> None:
+    with pytest.raises(Unseen, match=why):
+        held(nvml, (os.getpid(),), space)
+    assert nvml.open == 0
+
+
+def test_each_engine_has_room_for_its_context_and_who_holds_most_goes() -> None:
+    use = GpuUse(10 * GIB, lambda pids: {}, lambda why: None)
+    assert use.over({1: 10 * GIB + CONTEXT, 2: 0}) is None
+    assert use.over({1: 10 * GIB + CONTEXT + 1, 2: 0}) == 1
+    assert use.over({1: 6 * GIB, 2: 4 * GIB + 2 * CONTEXT}) is None
+    assert use.over({1: 5 * GIB, 2: 5 * GIB + 2 * CONTEXT + 1}) == 2
+
+
+SILENT = "import sys, time; sys.stdin.readline(); time.sleep(600)"
+
+
+def test_an_engine_that_takes_more_of_the_gpu_is_ended_and_the_node_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_process, "LOOK_EVERY", 0.01)
+    said: list[str] = []
+
+    async def run() -> None:
+        looks = 0
+
+        def seen(pids: Any) -> dict[int, int]:
+            nonlocal looks
+            looks += 1
+            if looks < 3:
+                raise Unseen("not now")
+            return dict.fromkeys(pids, 4 * GIB)
+
+        made = ProcessEngine(command=(sys.executable, "-c", SILENT), gpu=GpuUse(2 * GIB, seen, said.append))
+        try:
+            with pytest.raises(TaskFailed, match=r"the engine was ended: it holds 4294967296 bytes of the GPU, and 2147483648 may be taken; --gpu-"):
+                await made.run(CheckFile(folder="job-1", memory=1 << 30, flops=1 << 40), tmp_path, lambda _: None)
+            assert made.alive == 0
+        finally:
+            await made.close()
+
+    asyncio.run(run())
+    assert said == ["not now"]
+
+
+def test_an_engine_is_told_its_limit(tmp_path: Path) -> None:
+    tell = "import os, sys; sys.stdin.readline(); sys.stderr.flush(); open(sys.argv[1] + '/told', 'w').write(os.environ['ASSAY_GPU_MEMORY'])"
+
+    async def run() -> None:
+        made = ProcessEngine(command=(sys.executable, "-c", tell), gpu_memory="60%")
+        try:
+            with pytest.raises(TaskFailed, match="ended in the middle of its task"):
+                await made.run(CheckFile(folder="job-1", memory=1 << 30, flops=1 << 40), tmp_path, lambda _: None)
+        finally:
+            await made.close()
+
+    asyncio.run(run())
+    assert (tmp_path / "told").read_text() == "60%"
+
+
+def test_a_machine_without_a_gpu_has_nothing_to_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "gpus", lambda: ())
+    assert gpu_use.watched("90%", lambda why: None) is None
