@@ -85,6 +85,17 @@ def ranks_of(count: int, devices: str, split: str, rays: Rays | None) -> Ranks |
     return Ranks(count, named, split == "always" or not named)
 
 
+async def admit(library: str, note: Callable[[Note], None]) -> None:
+    """Raises Trouble when this machine's arithmetic is not to be trusted."""
+    from assay.adapters import tested
+
+    try:
+        await tested.admit(library, note)
+    except tested.NotPassed as error:
+        what, advice = "this machine must not work or verify: it has not passed the conformance suite", "assay doctor --conformance says where"
+        raise Trouble(what, str(error), f"{advice}; or take the risk: --untested", 3) from None
+
+
 async def open_engine(
     options: Options, data: Path, shut: Sandbox | None, must: bool, note: Callable[[Note], None], stack: AsyncExitStack, ready: bool
 ) -> tuple[Engine, int]:

@@ -23,7 +23,7 @@ from assay.cli import care
 from assay.cli.asking import priced
 from assay.cli.beside import Account, printer, watch_releases
 from assay.cli.common import Settings, Trouble
-from assay.cli.fleet import Rays, open_engine
+from assay.cli.fleet import Rays, admit, open_engine
 from assay.cli.folder import Lock, attend, prepare
 from assay.cli.funding import LOCAL_CHAIN, bonds, fund
 from assay.cli.leaving import GRACE, GRACE_LOCAL, Leaving
@@ -159,7 +159,7 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
             shut = await asyncio.to_thread(find_sandbox, options.sandbox, options.disk, where.data, local)
             options = replace(options, untested=options.untested or local)
             if not options.untested:
-                await _admit(shut.native if shut else await asyncio.to_thread(native_library), note)
+                await admit(shut.native if shut else await asyncio.to_thread(native_library), note)
             ready = role == "worker" and not local  # nodes of a local network share one machine's memory
             if options.offload == "auto" and options.ray is None:  # another machine's disk is its own
                 disk = shut.disk if shut else options.disk or shutil.disk_usage(where.data).free // 2
@@ -169,17 +169,6 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
             chain=chain, stamps=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth,
             places=places, finder=peers, disk=disk,
         )  # fmt: skip
-
-
-async def _admit(library: str, note: Callable[[Note], None]) -> None:
-    """Raises Trouble when this machine's arithmetic is not to be trusted."""
-    from assay.adapters import tested
-
-    try:
-        await tested.admit(library, note)
-    except tested.NotPassed as error:
-        what, advice = "this machine must not work or verify: it has not passed the conformance suite", "assay doctor --conformance says where"
-        raise Trouble(what, str(error), f"{advice}; or take the risk: --untested", 3) from None
 
 
 def find_sandbox(kind: str, disk: int, folder: Path, local: bool) -> Sandbox | None:
