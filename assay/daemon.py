@@ -84,6 +84,8 @@ class Ports:
     poll: float = 0.25
     places: int = 1
     """Segments that the engine runs at once."""
+    disk: int = 0
+    """Bytes of files that states may lie in where the engine's memory is short; 0: they stay in memory."""
 
 
 async def enrol(ports: Ports, *, deposit: int = 0, seat: bool = False) -> None:

@@ -62,6 +62,8 @@ class JobFiles(Message, frozen=True, kw_only=True):
     threads: U32 = 1
     memory: U63 = (1 << 63) - 1
     """Bytes that its links may take: what is made again to keep within them is found when its program is read."""
+    disk: U63 = 0
+    """Bytes of files that its state may lie in where memory is short (assay.exact.offload); 0: it stays in memory."""
 
 
 class CheckFile(EngineTask, frozen=True, kw_only=True):
@@ -72,6 +74,8 @@ class CheckFile(EngineTask, frozen=True, kw_only=True):
     flops: U63
     threads: U32 = 1
     """That it would run with."""
+    disk: U63 = 0
+    """As in JobFiles."""
 
 
 class FileChecked(EngineResult, frozen=True, kw_only=True):
@@ -79,6 +83,8 @@ class FileChecked(EngineResult, frozen=True, kw_only=True):
     micro_flops: int
     update_flops: int
     peak_memory: int
+    on_disk: int = 0
+    """Bytes of files that its state would lie in; 0: it would be in memory."""
     micro_leaves: int
     update_leaves: int
     micro_batches: int

@@ -117,10 +117,14 @@ class Executor:
         self.micro_batches = micro_batches
         self.threads, self.effort = threads, effort
         self.store = store
-        self._engine = engine or engines.engine(program, threads, effort, store.window if store else 0)
+        self._engine = engine or engines.engine(program, threads, effort, store)
         self._state, self._acc, self._batch = program.state, program.accumulator, program.batch
         self._spare: Tensors = {}
         """A spent accumulator, for the next one: fresh memory costs a page fault each 4 KiB."""
+
+    def kept(self, array: NDArray[Any]) -> NDArray[Any]:
+        """A copy of an array where this executor has its tensors: in memory, or in its store."""
+        return np.copy(array) if self.store is None else self.store.put(array)
 
     @property
     def keeper(self) -> engines.Keeps | None:

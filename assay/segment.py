@@ -21,8 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from assay import links, merkle
 from assay.course import Batches, Course, StepRecord, course
 from assay.execute import Executor
@@ -127,8 +125,7 @@ class Segment:
 
     def load(self, step: int) -> Tensors:
         """The state before a step, checked against its committed root. Raises BadTensors, FileNotFoundError."""
-        store = self.executor.store
-        tensors = from_file(self.path(step), MAX_STATE, store.put if store else np.copy)
+        tensors = from_file(self.path(step), MAX_STATE, self.executor.kept)
         if (found := state_root(step, tensors, self.executor.threads)) != self.root_before(step):
             raise BadTensors(f"the state before step {step} is not the committed one: its root is {found.hex()[:16]}…")
         return tensors

@@ -50,6 +50,8 @@ class ProgramChecked(Outcome, frozen=True, kw_only=True):
     peak_memory: int
     micro_leaves: int
     update_leaves: int
+    on_disk: int = 0
+    """Bytes of files that its state lies in here, because it does not fit in memory; 0: it does."""
     frozen_root: Digest = Digest(b"")
     """Empty when it reads no frozen tensors."""
 

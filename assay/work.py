@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ import msgspec
 import numpy as np
 
 from assay import hearing, links, merkle
+from assay.cage.libc import die_with_parent
 from assay.codec import Malformed, decode, encode
 from assay.engine import (
     MAX_BOUNDARY,
@@ -56,15 +58,20 @@ from assay.exact import engines
 from assay.exact.cpu import Cpu
 from assay.exact.cuda.device import DeviceFull
 from assay.exact.memory import fitting
+from assay.exact.offload import Store
+from assay.exact.ranks.exchanges import RankLost
 from assay.execute import Executor
 from assay.ids import Digest
 from assay.job import Field
 from assay.program import Limits, Program, ProgramError, cost
 from assay.runtime import Fault
 from assay.sampling import record_indices
-from assay.segment import Corrupted, Segment, now_ms, write_atomically
+from assay.segment import Corrupted, Segment, now_ms, write_atomically, write_tensors
 from assay.stages import program_root
-from assay.state import BadTensors, Tensors, acc_root, from_bytes, state_root, tensor_root, to_bytes
+from assay.state import BadTensors, Tensors, acc_root, from_bytes, from_file, state_root, tensor_root
+
+if TYPE_CHECKING:
+    from assay.exact.ranks.team import Crew, Team
 
 if TYPE_CHECKING:  # the dispute is loaded by whoever is in one: without it an engine starts in four fifths of the time, with 9 MB less
     from assay.dispute.answers import FileParty, Inputs, OwnInputs
@@ -88,8 +95,11 @@ class Engine:
     party: type[FileParty] | None = None
     """None: the honest ones."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, crew: Crew | None = None, always: bool = False) -> None:
+        """Leads a `crew`, if it has one, where a program does not fit one device; `always`: also where it does."""
+        self.root, self._crew, self._always = root, crew, always
+        self.lost = False
+        """Whether one of its ranks is gone: nothing more can be asked of this engine."""
         self._plans: dict[bytes, Executor] = {}
         self._off_device = False
         """The device had no room: links run on the processor."""
@@ -104,6 +114,9 @@ class Engine:
             return Failure(fault=Fault.PEER, error=str(error))
         except Corrupted as error:
             return Failure(fault=Fault.OWN, error=f"{error}; check this machine's memory and disk")
+        except RankLost as error:
+            self.lost = True
+            return Failure(fault=Fault.OWN, error=f"a rank is lost, and this engine with it: {error}")
         except DeviceFull as error:
             return Failure(fault=Fault.OWN, error=f"{error}; --gpu-memory gives more")
         except MemoryError:
@@ -154,14 +167,15 @@ class Engine:
 
     def _check(self, task: CheckFile) -> FileChecked:
         program = Program.load((self.root / task.folder / "program.json").read_bytes(), Limits(flops=task.flops))
-        memory = fitting(program, task.threads, task.memory).bytes
-        if memory > task.memory:
-            raise ProgramError(f"it needs {memory} bytes of memory, with activations computed again as well; the limit here is {task.memory}")
+        fit = fitting(program, task.threads, task.memory, task.disk)
+        if fit.bytes > task.memory:
+            helped = "with activations computed again and its state in files" if fit.disk else "with activations computed again"
+            raise ProgramError(f"it needs {fit.bytes} bytes of memory, {helped} as well; the limit here is {task.memory}")
         engines.admit(program)
         micro, update = cost(program.micro), cost(program.update)
         return FileChecked(
             root=program_root(program), micro_flops=micro.flops, update_flops=update.flops,
-            peak_memory=memory,
+            peak_memory=fit.bytes, on_disk=fit.disk,
             micro_leaves=program.micro_leaves, update_leaves=program.update_leaves, micro_batches=program.micro_batches, scalars=program.scalars,
             batch=tuple(Field(name=name, dtype=t.dtype, shape=t.shape) for name, t in program.batch.items()),
             frozen=_bytes(program), frozen_root=Digest(b"") if program.frozen_root is msgspec.UNSET else program.frozen_root,
@@ -184,10 +198,21 @@ class Engine:
             while self._plans and (len(self._plans) >= self.PLANS or (new and new + self._frozen() > self.FROZEN)):
                 self._plans.pop(next(iter(self._plans)))
             frozen = _read_frozen(folder / "frozen.safetensors") if new else {}
-            effort = fitting(program, job.threads, job.memory).effort
-            engine = Cpu(program, job.threads, effort) if self._off_device else None
-            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, effort, engine)
+            fit = fitting(program, job.threads, job.memory, job.disk)
+            store = Store(self.root, fit.window) if fit.window else None
+            team = None if fit.effort or fit.window else self._team(program, job)
+            engine = Cpu(program, job.threads, fit.effort, store) if self._off_device and team is None else team
+            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, fit.effort, engine, store)
         return self._plans[key]
+
+    def _team(self, program: Program, job: JobFiles) -> Team | None:
+        if self._crew is None:
+            return None
+        from assay.exact.ranks.choice import layout
+        from assay.exact.ranks.team import Team
+
+        found = layout(program, self._crew.size, self._always, job.threads, job.memory)
+        return None if found is None else Team(program, found, self._crew, job.threads)
 
     def _frozen(self) -> int:
         return sum(_bytes(executor.program) for executor in self._plans.values())
@@ -259,7 +284,7 @@ class Engine:
         opened = []
         for unit, tensors in segment.boundaries(task.units):
             name = f"boundary-{unit}.safetensors"
-            write_atomically(segment.folder / name, to_bytes(tensors))
+            write_tensors(segment.folder / name, tensors)
             places = links.named_ends(unit, task.job.micro_batches)
             proofs = tuple(merkle.prove(leaves, place) for place in places)
             opened.append(OpenedLink(unit=unit, file=name, ends=tuple(ends[place] for place in places), proofs=proofs))
@@ -279,7 +304,7 @@ class Engine:
     def _replay(self, task: ReplayLink) -> LinkReplayed:
         executor, folder = self._executor(task.job), self.root / task.segment
         boundary = folder / f"{'proven' if task.again else 'boundary'}-{task.unit}.safetensors"
-        served = from_bytes(boundary.read_bytes(), MAX_BOUNDARY)
+        served = from_file(boundary, MAX_BOUNDARY, executor.kept)
         state = {name.removeprefix("state."): array for name, array in served.items() if name.startswith("state.")}
         given = {name.removeprefix("acc."): array for name, array in served.items() if name.startswith("acc.")}
         wrong = ""
@@ -397,27 +422,25 @@ def _bytes(program: Program) -> int:
     return sum(t.bytes for t in program.frozen.values())
 
 
+def _crew(handles: list[str]) -> Crew:
+    from assay.exact.ranks.team import Crew
+
+    return Crew([socket.socket(fileno=int(handle)) for handle in handles])
+
+
 # ---- the process ---------------------------------------------------------------------------------------------------------
 
 
-def die_with_parent(parent: int) -> None:
-    """Asks Linux to kill this process when the one that started it ends; elsewhere the end of stdin does (prctl(2))."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it ended before we asked
-            os._exit(1)
-
-
 def main(arguments: list[str]) -> int:
-    """`python -m assay.work ROOT PARENT_PID`: serves tasks from stdin until it ends."""
-    if len(arguments) != 2 or not re.fullmatch(r"\d+", arguments[1]):
-        print("usage: python -m assay.work ROOT PARENT_PID (started by a worker or verifier, not by hand)", file=sys.stderr)
+    """`python -m assay.work ROOT PARENT_PID [RANKS]`: serves tasks from stdin until it ends. RANKS is `auto` or `always`, a colon and the numbers of
+    the sockets to the processes that it leads, with commas."""
+    ranks = re.fullmatch(r"(auto|always):(\d+(?:,\d+)*)", arguments[2]) if len(arguments) == 3 else None
+    if not re.fullmatch(r"\d+", "".join(arguments[1:2])) or (len(arguments) != 2 and ranks is None):
+        print("usage: python -m assay.work ROOT PARENT_PID [RANKS] (started by a worker or verifier, not by hand)", file=sys.stderr)
         return 2
     die_with_parent(int(arguments[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which ends this in order
-    engine = Engine(Path(arguments[0]))
+    engine = Engine(Path(arguments[0]), _crew(ranks[2].split(",")) if ranks else None, ranks is not None and ranks[1] == "always")
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     lines: list[bytes] = []
@@ -448,6 +471,8 @@ def main(arguments: list[str]) -> int:
         else:
             result = engine.perform(task, answer)
         answer(result)
+        if engine.lost:
+            return 1
 
 
 if __name__ == "__main__":

@@ -40,14 +40,16 @@ def quietly(_: Message) -> None:
 
 
 class Workshop:
-    """`root` is this node's alone (0700). `max_memory` in bytes, `max_flops` in operations of one link."""
+    """`root` is this node's alone (0700). `max_memory` in bytes, `max_flops` in operations of one link; `disk`: bytes of files that states may
+    lie in where memory is short, 0 for none."""
 
     def __init__(
-        self, root: Path, blobs: Blobs, keys: Keys, engine: Engine, threads: int = 1, max_memory: int = MAX_MEMORY, max_flops: int = MAX_FLOPS
-    ) -> None:
+        self, root: Path, blobs: Blobs, keys: Keys, engine: Engine, threads: int = 1, max_memory: int = MAX_MEMORY, max_flops: int = MAX_FLOPS,
+        disk: int = 0,
+    ) -> None:  # fmt: skip
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.root, self.blobs, self.keys, self.engine, self.threads = root, blobs, keys, engine, threads
-        self.max_memory, self.max_flops = max_memory, max_flops
+        self.max_memory, self.max_flops, self.disk = max_memory, max_flops, disk
         self._specs: dict[Cid, JobSpec] = {}
 
     # ---- jobs ------------------------------------------------------------------------------------------------------------
@@ -77,7 +79,7 @@ class Workshop:
         folder.mkdir(exist_ok=True)
         try:
             (folder / "program.json").write_bytes(await hands.stored(self.blobs, task.program))
-            check = CheckFile(folder=name, memory=self.max_memory, flops=self.max_flops, threads=self.threads)
+            check = CheckFile(folder=name, memory=self.max_memory, flops=self.max_flops, threads=self.threads, disk=self.disk)
             checked = await self.engine.run(check, self.root, quietly)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -87,7 +89,7 @@ class Workshop:
         return ProgramChecked(
             job=task.job, root=checked.root, micro_flops=checked.micro_flops, update_flops=checked.update_flops,
             peak_memory=checked.peak_memory, micro_leaves=checked.micro_leaves, update_leaves=checked.update_leaves,
-            frozen_root=checked.frozen_root,
+            frozen_root=checked.frozen_root, on_disk=checked.on_disk,
         )  # fmt: skip
 
     async def job_files(self, cid: Cid, spec: JobSpec) -> JobFiles:
@@ -103,7 +105,7 @@ class Workshop:
                 write_atomically(folder / "frozen.safetensors", await self.unsealed(ref, "the job's frozen tensors: "))
         return JobFiles(
             folder=name, program_root=spec.program_root, schedule_root=spec.schedule_root, scalars=len(spec.scalars),
-            micro_batches=spec.micro_batches, batch=spec.batch, order=spec.order, threads=self.threads, memory=self.max_memory,
+            micro_batches=spec.micro_batches, batch=spec.batch, order=spec.order, threads=self.threads, memory=self.max_memory, disk=self.disk,
             fields=tuple(field.name for field in spec.dataset.fields), shard_records=tuple(s.records for s in spec.dataset.shards),
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from assay.exact.ranks.places import BOTH, DATA, TENSOR
 from assay.exact.ranks.split import Ranked, ranked
-from assay.exact.ranks.team import Team
+from assay.exact.ranks.team import Team, crew
 from assay.execute import Executor
 from assay.state import Tensors, state_root
 from assay.trace import trace
@@ -59,7 +59,7 @@ def main() -> None:
     for size in (2,) if options.quick else (2, 4):
         for name, layout in LAYOUTS.items():
             form = ranked(program.micro, layout, 0, size)
-            with Team(program, layout, size) as team:
+            with Team(program, layout, crew(size)) as team:
                 several = Executor(program, traced.schedule, program.micro_batches, engine=team)
                 assert state_root(1, step(several, state, batches)) == root, "the bits differ"
                 times: list[tuple[float, float]] = []

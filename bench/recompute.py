@@ -103,7 +103,8 @@ class Run:
             )
         )
         self.program, self.state, self.batch = traced.program, traced.state, {"tokens": tokens[: shape.batch]}
-        self.executors = {way: Executor(traced.program, traced.schedule, 1, engine=Cpu(traced.program, 1, way.effort, 0, way.slices)) for way in ways}
+        engines = {way: Cpu(traced.program, 1, way.effort, slices=way.slices) for way in ways}
+        self.executors = {way: Executor(traced.program, traced.schedule, 1, engine=engine) for way, engine in engines.items()}
 
     def micro(self, way: Way) -> Tensors:
         executor = self.executors[way]
@@ -140,7 +141,7 @@ def measured(name: str, turns: int) -> list[dict[str, Any]]:
             "model": name,
             "effort": way.effort,
             "slices": bool(way.slices),
-            "needed_mib": needed(run.program, 1, way.effort, way.slices) / 2**20,
+            "needed_mib": needed(run.program, 1, way.effort, slices=way.slices) / 2**20,
             "grown_mib": seen / 2**20,
             "operations": cost(written(run.program.micro, way.effort, way.slices).part).flops / cost(run.program.micro).flops,
             "milliseconds": statistics.median(times[way]) * 1e3,

@@ -12,7 +12,7 @@ import pytest
 
 from assay.adapters import tested
 from assay.adapters.fleet import exposure
-from assay.cli import doctor, leaving, node
+from assay.cli import doctor, fleet, leaving
 from assay.cli.common import Trouble
 from assay.cli.folder import Lock
 from assay.cli.leaving import Leaving, owed
@@ -173,7 +173,7 @@ def test_a_machine_that_does_not_pass_does_not_work_and_is_tested_again(cache: P
     monkeypatch.setattr(tested, "suite", suite)
     for _ in range(2):
         with pytest.raises(Trouble, match="must not work") as caught:
-            asyncio.run(node._admit("", lambda note: None))
+            asyncio.run(fleet.admit("", lambda note: None))
         assert "exp-17" in caught.value.why
         assert "--untested" in caught.value.next
     assert list(cache.iterdir()) == []

@@ -6,7 +6,13 @@ killed, and its task fails by this node's own fault; the next task gets a fresh 
 it takes longer than to check a small job's program, and others offer meanwhile; where none is kept ready, the news of a job starts one
 (`expect`). In a sandbox (assay.adapters.sandbox) one is killed, too,
 under which the work folder outgrows its quota, and anywhere one that holds more of a GPU than it may (assay.adapters.gpu_use). A cancelled task
-kills its engine, too: a computation cannot be interrupted otherwise. `InlineEngine` is the same without a process, for tests and small simulations.
+kills its engine, too: a computation cannot be interrupted otherwise.
+
+With `Ranks` a segment is run by an engine that leads others (assay.exact.ranks): each a process of its own, shut in as the engine is, with a
+socket to it that both are given and nothing else to speak through, for an engine may start no process and make no socket. They live and die
+with the engine that leads them; when one of them is lost, that engine says so and ends.
+
+`InlineEngine` is the same without a process, for tests and small simulations.
 """
 
 from __future__ import annotations
@@ -15,16 +21,18 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assay.adapters.gpu_use import GpuUse, Unseen
-from assay.adapters.sandbox import Sandbox, bytes_below
+from assay.adapters.sandbox import Sandbox, bytes_below, unnamed_bytes
 from assay.cage import NICE
 from assay.codec import Malformed, Message, decode, encode
-from assay.engine import MAX_LINE, AnswerDispute, AnyEngineResult, EngineTask, Failure, PartLink, ShowTree, StepDone
+from assay.engine import MAX_LINE, AnswerDispute, AnyEngineResult, EngineTask, Failure, PartLink, RunLinks, ShowTree, StepDone
 from assay.exact.cuda import budget
 from assay.runtime import Fault, TaskFailed
 
@@ -40,8 +48,21 @@ LOOK_EVERY = 2.0
 """Seconds between looks at the size of the work folder, and at what engines hold of a GPU."""
 SHARED = "gpu-memory"
 """Below the work folder: what its engines hold of a GPU (assay.exact.cuda.budget)."""
+RANKS = "ranks"
+"""Below the work folder: the only place that ranks may write to; what they compile lies there."""
 DYING = 10.0
 """Seconds that an engine which has closed its output may take to end."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How many processes run one segment together."""
+
+    count: int
+    devices: tuple[str, ...] = ()
+    """The device of each (CUDA_VISIBLE_DEVICES); none: all have what the engine has."""
+    always: bool = False
+    """Also where the program fits one device."""
 
 
 class _DiedIdle(Exception):
@@ -51,8 +72,8 @@ class _DiedIdle(Exception):
 class _Process:
     """One engine. Used by one task at a time."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
+    def __init__(self, process: asyncio.subprocess.Process, ranks: Sequence[asyncio.subprocess.Process] = ()) -> None:
+        self.process, self.ranks = process, ranks
         self.idle: asyncio.TimerHandle | None = None
         """Set when it has had a task before."""
         self.waited = False
@@ -64,33 +85,45 @@ class _Process:
         self.ended_for = ""
         """Why it was ended by this side in the middle of a task."""
 
+    @property
+    def whole(self) -> bool:
+        """Neither it nor a rank of it has ended, as far as is known."""
+        return all(process.returncode is None for process in (self.process, *self.ranks))
+
     async def kill(self) -> None:
         """With its group: a bubblewrap that is killed while it starts leaves a child behind that waits for it for ever."""
-        if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-        await self.process.wait()
+        for process in (self.process, *self.ranks):
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
 
 
-async def _outgrown(folder: Path, quota: int) -> str:
-    """What there is to say of a work folder that holds more bytes than it may; nothing when it does not."""
+async def _outgrown(folder: Path, quota: int, engine: int | None = None) -> str:
+    """What there is to say of a work folder that holds more bytes than it may, with the files there that have no name any more and are held
+    by process `engine`; nothing when it does not."""
     held = await asyncio.to_thread(bytes_below, folder)
+    held += await asyncio.to_thread(unnamed_bytes, folder, engine) if engine is not None else 0
     return f"the work folder holds {held} bytes, its quota is {quota}; --disk gives it more" if held > quota else ""
 
 
 class ProcessEngine:
     """Implements assay.ports.Engine. `command` starts an engine (tests give others); the root and this process's id are added to it.
     `sandbox` shuts the engine in; a `command` of one's own is not shut in. `gpu_memory` is what its engines may hold of a GPU together, as its
-    owner says it (assay.exact.cuda.budget.bytes_of), and `gpu` how that is seen from outside."""
+    owner says it (assay.exact.cuda.budget.bytes_of), and `gpu` how that is seen from outside. With `ranks` segments are run by so many processes
+    together."""
 
     def __init__(
         self, processes: int = 2, threads: int = 1, patience: float = PATIENCE, idle: float = IDLE, nice: int = NICE,
         command: tuple[str, ...] = (), sandbox: Sandbox | None = None, gpu_memory: str = budget.DEFAULT, gpu: GpuUse | None = None,
+        ranks: Ranks | None = None,
     ) -> None:  # fmt: skip
+        self.ranks = ranks
         self.threads, self.patience, self._idle_after, self._nice = threads, patience, idle, nice
         self._command, self._sandbox = command or (sys.executable, "-m", "assay.work"), None if command else sandbox
         self._slots = asyncio.Semaphore(processes)
-        self._free: dict[Path, list[_Process]] = {}
+        self._free: dict[tuple[Path, bool], list[_Process]] = {}
+        """By work folder, and whether they lead ranks."""
         self._all: set[_Process] = set()
         self._expected: dict[Path, asyncio.Task[None]] = {}
         """Starts of engines for which there is no task yet."""
@@ -111,19 +144,21 @@ class ProcessEngine:
         if len(line) > MAX_LINE:
             raise TaskFailed(Fault.OWN, f"a task of {len(line)} bytes is over the engine's limit of {MAX_LINE}")
         idle = max(LINGER, self._idle_after) if isinstance(task, AnswerDispute | PartLink | ShowTree) else self._idle_after
+        kind = (folder, self.ranks is not None and isinstance(task, RunLinks))
         async with self._slots:
             try:
-                result = await self._attempt(line, folder, progress, idle)
+                result = await self._attempt(line, kind, progress, idle)
             except _DiedIdle:  # it was killed while it waited for work: that says nothing of this task
-                result = await self._attempt(line, folder, progress, idle)
+                result = await self._attempt(line, kind, progress, idle)
         if isinstance(result, Failure):
             raise TaskFailed(result.fault, result.error)
         return result
 
-    async def _attempt(self, line: bytes, folder: Path, progress: Callable[[Message], None], idle: float) -> AnyEngineResult:
+    async def _attempt(self, line: bytes, kind: tuple[Path, bool], progress: Callable[[Message], None], idle: float) -> AnyEngineResult:
+        folder, _ = kind
         if self._sandbox and (why := await _outgrown(folder, self._sandbox.disk)):  # what is done at once would not be met by a watch
             raise TaskFailed(Fault.OWN, why)
-        engine = await self._take(folder)
+        engine = await self._take(kind)
         engine.used = True
         if self._gpu is not None and (self._looks is None or self._looks.done()):
             self._looks = asyncio.create_task(self._watch_gpu(self._gpu))
@@ -136,7 +171,7 @@ class ProcessEngine:
         finally:
             if watch:
                 watch.cancel()
-        self._give_back(folder, engine, idle)
+        self._give_back(kind, engine, idle)
         return result
 
     async def _talk(self, engine: _Process, line: bytes, progress: Callable[[Message], None]) -> AnyEngineResult:
@@ -172,7 +207,7 @@ class ProcessEngine:
             raise TaskFailed(Fault.OWN, f"the engine ended in the middle of its task ({how}); the system may be short of memory") from None
 
     async def _watch(self, engine: _Process, folder: Path, quota: int) -> None:
-        while not (why := await _outgrown(folder, quota)):  # noqa: ASYNC110 (a disk tells nobody that it fills)
+        while not (why := await _outgrown(folder, quota, engine.process.pid)):  # noqa: ASYNC110 (a disk tells nobody that it fills)
             await asyncio.sleep(LOOK_EVERY)
         engine.ended_for = f"the engine was ended: {why}"
         await engine.kill()
@@ -196,25 +231,26 @@ class ProcessEngine:
 
     # ---- processes -------------------------------------------------------------------------------------------------------
 
-    async def _take(self, folder: Path) -> _Process:
+    async def _take(self, kind: tuple[Path, bool]) -> _Process:
         if self._closed:
             raise TaskFailed(Fault.OWN, "the engine is closed")
-        if folder in self._expected:
+        folder, leads = kind
+        if not leads and folder in self._expected:
             await asyncio.wait({self._expected[folder]})
-        waiting = self._free.get(folder, [])
+        waiting = self._free.get(kind, [])
         while waiting:
             engine = waiting.pop()
             if engine.idle is not None:
                 engine.idle.cancel()
             engine.waited, engine.heard = True, False
-            if engine.process.returncode is None:
+            if engine.whole:
                 return engine
             await self._end(engine)
-        return await self._begin(folder)
+        return await self._begin(*kind)
 
     def expect(self, folder: Path) -> None:
         """Starts an engine where none is free. It is ended when no task has come after the time that an idle one is kept."""
-        if not self._closed and not self._free.get(folder) and folder not in self._expected:
+        if not self._closed and not self._free.get((folder, False)) and folder not in self._expected:
             self._expected[folder] = asyncio.get_running_loop().create_task(self._await_task(folder), name="engine")
 
     async def _await_task(self, folder: Path) -> None:
@@ -224,7 +260,7 @@ class ProcessEngine:
             return
         finally:
             del self._expected[folder]
-        self._give_back(folder, engine, self._idle_after)
+        self._give_back((folder, False), engine, self._idle_after)
 
     async def keep_ready(self, folder: Path) -> None:
         """From now on an engine that has had no task yet waits for one when no other does."""
@@ -232,34 +268,73 @@ class ProcessEngine:
         await self._refill(folder)
 
     async def _refill(self, folder: Path) -> None:
-        if folder in self._ready and not self._free.get(folder) and not self._closed:
-            self._free.setdefault(folder, []).append(await self._begin(folder))
+        if folder in self._ready and not self._free.get((folder, False)) and not self._closed:
+            self._free.setdefault((folder, False), []).append(await self._begin(folder))
 
-    async def _begin(self, folder: Path) -> _Process:
-        environment = self._sandbox.environment() if self._sandbox else dict(os.environ)
-        environment |= {budget.VARIABLE: self._gpu_memory, budget.LEDGER: str(folder / SHARED)}
-        environment |= {name: str(self.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-        command = self._sandbox.command(folder) if self._sandbox else [*self._command, str(folder), str(os.getpid())]
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE, env=environment, process_group=0,
-        )  # fmt: skip
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, self._nice)
-        engine = _Process(process)
+    async def _begin(self, folder: Path, leads: bool = False) -> _Process:
+        if leads:
+            engine = await self._begin_with_ranks(folder)
+        else:
+            command = self._sandbox.command(folder) if self._sandbox else [*self._command, str(folder), str(os.getpid())]
+            engine = _Process(await self._spawn(command, more=self._of_gpu(folder, SHARED)))
         self._all.add(engine)
         return engine
 
-    def _give_back(self, folder: Path, engine: _Process, idle: float) -> None:
-        self._free.setdefault(folder, []).append(engine)
-        loop = asyncio.get_running_loop()
-        engine.idle = loop.call_later(idle, lambda: loop.create_task(self._retire(folder, engine)))
+    async def _begin_with_ranks(self, folder: Path) -> _Process:
+        assert self.ranks is not None
+        count, devices, parent = self.ranks.count, self.ranks.devices, str(os.getpid())
+        shut = self._sandbox.shared(count) if self._sandbox else None
+        (home := folder / RANKS).mkdir(exist_ok=True, mode=0o700)
+        pairs = [socket.socketpair() for _ in range(count)]
+        ranks: list[asyncio.subprocess.Process] = []
+        try:
+            for at, (_, theirs) in enumerate(pairs):
+                own = theirs.fileno()
+                command = shut[1].rank_command(home, own) if shut else [sys.executable, "-m", "assay.exact.ranks.team", str(own), parent]
+                more = self._of_gpu(home, f"{SHARED}-{at}") | ({"CUDA_VISIBLE_DEVICES": devices[at]} if devices else {})
+                ranks.append(await self._spawn(command, (own,), more, speaks=False))
+            handles = [mine.fileno() for mine, _ in pairs]
+            told = f"{'always' if self.ranks.always else 'auto'}:{','.join(map(str, handles))}"
+            command = shut[0].command(folder, told) if shut else [*self._command, str(folder), parent, told]
+            more = self._of_gpu(folder, SHARED) | ({"CUDA_VISIBLE_DEVICES": devices[0]} if devices else {})
+            return _Process(await self._spawn(command, handles, more), ranks)
+        except BaseException:
+            for rank in ranks:
+                await asyncio.shield(_Process(rank).kill())
+            raise
+        finally:
+            for pair in pairs:
+                for sock in pair:
+                    sock.close()
 
-    async def _retire(self, folder: Path, engine: _Process) -> None:
-        waiting = self._free.get(folder, [])
+    def _of_gpu(self, folder: Path, ledger: str) -> dict[str, str]:
+        """What a process is told of its share of a GPU; a rank has one of its own, and writes nowhere else than its folder."""
+        return {budget.VARIABLE: self._gpu_memory, budget.LEDGER: str(folder / ledger)}
+
+    async def _spawn(
+        self, command: Sequence[str], handles: Sequence[int] = (), more: Mapping[str, str] = {}, speaks: bool = True
+    ) -> asyncio.subprocess.Process:  # fmt: skip
+        environment = self._sandbox.environment() if self._sandbox else dict(os.environ)
+        environment |= {name: str(self.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")} | dict(more)
+        pipe = asyncio.subprocess.PIPE if speaks else asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=pipe, stdout=pipe, limit=MAX_LINE, env=environment, process_group=0, pass_fds=handles
+        )  # fmt: skip
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, self._nice)
+        return process
+
+    def _give_back(self, kind: tuple[Path, bool], engine: _Process, idle: float) -> None:
+        self._free.setdefault(kind, []).append(engine)
+        loop = asyncio.get_running_loop()
+        engine.idle = loop.call_later(idle, lambda: loop.create_task(self._retire(kind, engine)))
+
+    async def _retire(self, kind: tuple[Path, bool], engine: _Process) -> None:
+        waiting = self._free.get(kind, [])
         if engine in waiting:
             waiting.remove(engine)
             await self._end(engine)
-            await self._refill(folder)
+            await self._refill(kind[0])
 
     async def _end(self, engine: _Process) -> None:
         self._all.discard(engine)

@@ -8,13 +8,14 @@ What an engine reads of this machine: assay.cage.readable. Its environment has w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import assay
@@ -32,6 +33,8 @@ TMP = 64 << 20
 SHARE = 0.9
 """Of the machine's memory that an engine may have for itself."""
 PROBE_TIMEOUT = 30.0
+GONE = " (deleted)"
+"""What Linux puts behind the name of a file that has none any more (proc_pid_maps(5))."""
 
 
 class NoSandbox(RuntimeError):
@@ -48,10 +51,21 @@ class Sandbox:
     native: str
     """The native library, found before, because an engine may start no compiler; empty for none."""
 
-    def command(self, root: Path) -> list[str]:
-        """Starts an engine for the work folder `root`."""
+    def command(self, root: Path, ranks: str = "") -> list[str]:
+        """Starts an engine for the work folder `root`; `ranks` says which sockets it has to those that it leads (assay.work)."""
+        return self.wrap([*self._cage(root), *([ranks] if ranks else [])], root)
+
+    def rank_command(self, root: Path, handle: int) -> list[str]:
+        """Starts a rank, which may write below `root`, at the socket that it inherits under this number."""
+        return self.wrap([*self._cage(root), f"rank:{handle}"], root)
+
+    def _cage(self, root: Path) -> list[str]:
         parent = os.getpid() if self.kind == "kernel" else 1
-        return self.wrap([sys.executable, "-m", "assay.cage", str(root), str(parent), str(self.memory), str(self.disk)], root)
+        return [sys.executable, "-m", "assay.cage", str(root), str(parent), str(self.memory), str(self.disk)]
+
+    def shared(self, ranks: int) -> tuple[Sandbox, Sandbox]:
+        """For an engine, and for each of the ranks that it leads: half of the memory is its, half theirs."""
+        return replace(self, memory=self.memory // 2), replace(self, memory=self.memory // (2 * ranks))
 
     def wrap(self, command: Sequence[str], root: Path, tmp: int = TMP) -> list[str]:
         """`command` in its namespaces, if it gets any, with `tmp` bytes of /tmp."""
@@ -131,3 +145,34 @@ def bytes_below(folder: Path) -> int:
             except OSError:
                 continue
     return total
+
+
+def unnamed_bytes(folder: Path, process: int) -> int:
+    """Of files below a folder that have no name any more (a state in files, assay.exact.offload) and are open or mapped in a process or
+    those that it has started. Linux tells; elsewhere 0."""
+    found: dict[int, int] = {}
+    todo = [process]
+    while todo:
+        home = Path(f"/proc/{todo.pop()}")
+        try:
+            todo += [int(child) for task in (home / "task").iterdir() for child in (task / "children").read_text().split()]
+            lines = (home / "maps").read_text().splitlines()
+            handles = list((home / "fd").iterdir())
+        except (OSError, ValueError):  # it has just ended
+            continue
+        mapped: dict[int, int] = {}
+        for line in lines:
+            if line.endswith(GONE) and _below(folder, (parts := line.split(maxsplit=5))[-1]):
+                first, last = (int(end, 16) for end in parts[0].split("-"))
+                mapped[int(parts[4])] = mapped.get(int(parts[4]), 0) + last - first
+        for handle in handles:
+            with contextlib.suppress(OSError):
+                if (name := os.readlink(handle)).endswith(GONE) and _below(folder, name):
+                    status = handle.stat()
+                    mapped[status.st_ino] = max(mapped.get(status.st_ino, 0), status.st_blocks * 512)
+        found = {file: max(found.get(file, 0), mapped.get(file, 0)) for file in found.keys() | mapped.keys()}
+    return sum(found.values())
+
+
+def _below(folder: Path, name: str) -> bool:
+    return name.startswith(f"{folder}/")

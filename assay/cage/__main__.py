@@ -1,4 +1,5 @@
-"""`python -m assay.cage ROOT PARENT_PID MEMORY DISK`: the engine (assay.work) with everything taken away that it does not need.
+"""`python -m assay.cage ROOT PARENT_PID MEMORY DISK [RANKS]`: the engine (assay.work) with everything taken away that it does not need; with
+`rank:SOCKET` in the last place, one of the processes that it leads (assay.exact.ranks.team), from which the same is taken.
 
 `python -m assay.cage --check FOLDER` confines itself to a folder and says nothing when that worked."""
 
@@ -13,6 +14,7 @@ from assay.cage import confine, gpu_devices, step_back
 from assay.cage.libc import NotConfined
 
 REFUSED = 70
+RANK = "rank:"
 CACHES = ("ASSAY_CACHE", "CUPY_CACHE_DIR", "CUDA_CACHE_PATH")
 """Folders that an engine writes for its next start: below its own, the only one that it may write to."""
 
@@ -23,8 +25,8 @@ def main(arguments: list[str]) -> int:
         if len(arguments) == 2 and arguments[0] == "--check":
             confine(Path(arguments[1]), 1 << 40, 1 << 30)
             return 0
-        if len(arguments) != 4:
-            print("usage: python -m assay.cage ROOT PARENT_PID MEMORY DISK (started by a worker or verifier, not by hand)", file=sys.stderr)
+        if len(arguments) not in (4, 5):
+            print("usage: python -m assay.cage ROOT PARENT_PID MEMORY DISK [RANKS] (started by a worker or verifier, not by hand)", file=sys.stderr)
             return 2
         step_back()
         os.environ |= {name: str(Path(arguments[0]) / "cache" / name.lower()) for name in CACHES}
@@ -32,7 +34,9 @@ def main(arguments: list[str]) -> int:
     except NotConfined as error:
         print(error, file=sys.stderr)
         return REFUSED
-    return int(importlib.import_module("assay.work").main(arguments[:2]))
+    if arguments[4:] and arguments[4].startswith(RANK):
+        return int(importlib.import_module("assay.exact.ranks.team").main([arguments[4].removeprefix(RANK), arguments[1]]))
+    return int(importlib.import_module("assay.work").main([*arguments[:2], *arguments[4:]]))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from assay.ports import Engine
 from assay.runtime import Note
 
 if TYPE_CHECKING:
+    from assay.adapters.engine_process import Ranks
     from assay.adapters.sandbox import Sandbox
     from assay.cli.node import Options
 
@@ -27,6 +28,12 @@ Ray = Annotated[
 ]
 Through = Annotated[str, typer.Option("--ray-through", metavar="COMMAND", help="Starts what speaks with Ray, where Ray has its network.")]
 Places = Annotated[int, typer.Option("--places", min=0, max=64, help="Segments at once with --ray; 0: one a GPU, or for --threads cores.")]
+OFFLOAD = "Whether states that do not fit in --memory may lie in files, within --disk."
+Offload = Annotated[str, typer.Option("--offload", metavar="auto|never", help=OFFLOAD)]
+COUNT = "Processes that run a segment together: one for each of --devices, where a program does not fit one; without devices always."
+Count = Annotated[int, typer.Option("--ranks", min=0, max=64, help=COUNT)]
+Devices = Annotated[str, typer.Option("--devices", metavar="0,1|all", help="The GPUs of --ranks, in order; all: every one of this machine.")]
+Split = Annotated[str, typer.Option("--split", metavar="auto|always", help="Whether --ranks also run what fits one device.")]
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,47 @@ class Rays:
         return cls(address, through, places) if address else None
 
 
+def offload_of(offload: str) -> str:
+    """From the command line. Raises Trouble."""
+    if offload not in ("auto", "never"):
+        raise Trouble(f"--offload {offload} is unknown", "states lie in files where memory is short, or never", "--offload auto", 2)
+    return offload
+
+
+def ranks_of(count: int, devices: str, split: str, rays: Rays | None) -> Ranks | None:
+    """From the command line. Raises Trouble."""
+    from assay.adapters import hardware
+    from assay.adapters.engine_process import Ranks
+
+    what = "these ranks cannot be had"
+    if split not in ("auto", "always"):
+        raise Trouble(what, f"--split {split} is unknown", "--split auto", 2)
+    named = tuple(str(at) for at in range(len(hardware.gpus()))) if devices == "all" else tuple(filter(None, devices.split(",")))
+    if devices == "all" and not named:
+        raise Trouble(what, "no GPU was found here", "--ranks 2 without --devices runs them on the processor", 2)
+    if not all(name.isascii() and name.isdigit() for name in named) or len(set(named)) != len(named):
+        raise Trouble(what, f"--devices {devices} is no list of different numbers", "--devices 0,1", 2)
+    count = count or len(named)
+    if not count:
+        return None
+    if rays is not None:
+        raise Trouble(what, "a fleet's places have one device each", "leave --ray or --ranks away", 2)
+    if named and len(named) != count:
+        raise Trouble(what, f"{count} ranks are asked for on {len(named)} devices", f"--ranks {len(named)}", 2)
+    return Ranks(count, named, split == "always" or not named)
+
+
+async def admit(library: str, note: Callable[[Note], None]) -> None:
+    """Raises Trouble when this machine's arithmetic is not to be trusted."""
+    from assay.adapters import tested
+
+    try:
+        await tested.admit(library, note)
+    except tested.NotPassed as error:
+        what, advice = "this machine must not work or verify: it has not passed the conformance suite", "assay doctor --conformance says where"
+        raise Trouble(what, str(error), f"{advice}; or take the risk: --untested", 3) from None
+
+
 async def open_engine(
     options: Options, data: Path, shut: Sandbox | None, must: bool, note: Callable[[Note], None], stack: AsyncExitStack, ready: bool
 ) -> tuple[Engine, int]:
@@ -61,7 +109,8 @@ async def open_engine(
         note(Note(topic="gpu", text=f"what engines hold of the GPU is not seen from outside, and is bounded by their own limit alone: {why}"))
 
     watched = None if options.ray else await asyncio.to_thread(gpu_use.watched, options.gpu_memory, unseen)
-    process = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut, gpu_memory=options.gpu_memory, gpu=watched)
+    process = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut, gpu_memory=options.gpu_memory, gpu=watched,
+                            ranks=options.ranks)  # fmt: skip
     home, root = Metered(process), data / "work"
     fleet = options.ray
     if fleet is None:

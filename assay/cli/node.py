@@ -23,7 +23,7 @@ from assay.cli import care
 from assay.cli.asking import priced
 from assay.cli.beside import Account, printer, watch_releases
 from assay.cli.common import Settings, Trouble
-from assay.cli.fleet import Rays, open_engine
+from assay.cli.fleet import Rays, admit, open_engine
 from assay.cli.folder import Lock, attend, prepare
 from assay.cli.funding import LOCAL_CHAIN, bonds, fund
 from assay.cli.leaving import GRACE, GRACE_LOCAL, Leaving
@@ -39,6 +39,7 @@ from assay.receipts import Ledger
 from assay.runtime import Note
 
 if TYPE_CHECKING:
+    from assay.adapters.engine_process import Ranks
     from assay.adapters.evm import EvmChain
     from assay.adapters.keys import NodeKeys
     from assay.adapters.sandbox import Sandbox
@@ -74,6 +75,8 @@ class Options:
     max_memory: int = 4 << 30
     gpu_memory: str = budget.DEFAULT
     """How engines are shut in (adapters.sandbox.KINDS), bytes of their folder (0: half of what is free), of a job, of a GPU (exact.cuda.budget)."""
+    offload: str = "auto"
+    """Whether a job's state may lie in files of the work folder where it does not fit in `max_memory` (`never`: not)."""
     store: int = 0
     """Bytes of the blobs; 0: what is there and half of what is free, for who works or checks, else as many as the disk takes."""
     keep_days: int = 7
@@ -90,6 +93,8 @@ class Options:
     """When a worker works; None: always."""
     ray: Rays | None = None
     """The fleet that it runs on; None: engines of this machine."""
+    ranks: Ranks | None = None
+    """The processes that run one segment together; None: one engine does."""
     grace: int | None = None
     """Seconds that its end may take (assay.cli.leaving); None: by the chain."""
     untested: bool = False
@@ -146,31 +151,22 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
         known.append(peers)
         journal = SqliteJournal(where.data / "journal.sqlite")
         stack.callback(journal.close)
-        engine, places = None, 1
+        engine, places, disk = None, 1, 0
         if role in ENGINES:
             local = chain.chain_id == LOCAL_CHAIN
             shut = await asyncio.to_thread(find_sandbox, options.sandbox, options.disk, where.data, local)
             options = replace(options, untested=options.untested or local)
             if not options.untested:
-                await _admit(shut.native if shut else await asyncio.to_thread(native_library), note)
+                await admit(shut.native if shut else await asyncio.to_thread(native_library), note)
             ready = role == "worker" and not local  # nodes of a local network share one machine's memory
+            if options.offload == "auto" and options.ray is None:  # another machine's disk is its own
+                disk = shut.disk if shut else options.disk or shutil.disk_usage(where.data).free // 2
             engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack, ready)
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
         yield Ports(
             chain=chain, stamps=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth,
-            places=places, finder=peers,
+            places=places, finder=peers, disk=disk,
         )  # fmt: skip
-
-
-async def _admit(library: str, note: Callable[[Note], None]) -> None:
-    """Raises Trouble when this machine's arithmetic is not to be trusted."""
-    from assay.adapters import tested
-
-    try:
-        await tested.admit(library, note)
-    except tested.NotPassed as error:
-        what, advice = "this machine must not work or verify: it has not passed the conformance suite", "assay doctor --conformance says where"
-        raise Trouble(what, str(error), f"{advice}; or take the risk: --untested", 3) from None
 
 
 def find_sandbox(kind: str, disk: int, folder: Path, local: bool) -> Sandbox | None:

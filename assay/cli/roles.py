@@ -30,7 +30,7 @@ from assay.cli.common import (
     settings,
     show,
 )
-from assay.cli.fleet import Places, Ray, Rays, Through
+from assay.cli.fleet import Count, Devices, Offload, Places, Ray, Rays, Split, Through, offload_of, ranks_of
 from assay.exact.cuda.budget import DEFAULT as GPU_DEFAULT
 from assay.exact.cuda.budget import bytes_of
 
@@ -163,6 +163,7 @@ def _common(app: typer.Typer, role: str) -> None:
             announce: Announce = None, price: Price = None, price_per_tera: PerTera = 0, stake: Stake = LOCAL_STAKE["worker"],
             bounty_percent: Percent = 0, threads: Threads = 1, ray: Ray = "", ray_through: Through = "", places: Places = 0,
             keep_days: KeepDays = 7, prove: Prove = 0, memory: Memory = "", gpu_memory: GpuMemory = GPU_DEFAULT,
+            offload: Offload = "auto", ranks: Count = 0, devices: Devices = "", split: Split = "auto",
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
             metrics: Metrics = "", releases: Releases = None, hours: Hours = "", max_temperature: Hottest = None, alone: Alone = False,
             max_power: Watts = None, grace: Grace = None, untested: Untested = False, json: Lines = False,
@@ -174,6 +175,7 @@ def _common(app: typer.Typer, role: str) -> None:
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "keep_days": keep_days, "prove": prove}
             engine |= {"ray": Rays.of(ray, ray_through, places), "grace": grace, "untested": untested}
             engine |= {"max_memory": most(memory), "gpu_memory": gpu_memory}
+            engine |= {"offload": offload_of(offload), "ranks": ranks_of(ranks, devices, split, Rays.of(ray, ray_through, places))}
             options: dict[str, Any] = {"price": price or 0, "price_per_tera": price_per_tera, "stake": stake or 0, "metrics": metrics}
             options |= {"bounty_percent": bounty_percent, "releases": index_of(releases)}
             options |= {"confirmations": confirmations, "ipfs": ipfs, "rules": None if rules == care.Rules() else rules}
@@ -186,12 +188,13 @@ def _common(app: typer.Typer, role: str) -> None:
             rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, listen: Listen = "127.0.0.1",
             announce: Announce = None, stake: Stake = LOCAL_STAKE["verifier"], threads: Threads = 1,
             ray: Ray = "", ray_through: Through = "", places: Places = 0, memory: Memory = "", gpu_memory: GpuMemory = GPU_DEFAULT,
+            offload: Offload = "auto",
             confirmations: Confirmations = 0, ipfs: Ipfs = None, sandbox: Shut = "auto", disk: Disk = 0, store: Store = 0,
             metrics: Metrics = "", releases: Releases = None, grace: Grace = None, untested: Untested = False, json: Lines = False,
         ) -> None:  # fmt: skip
             engine = {"threads": threads, "sandbox": sandbox, "disk": disk, "store": store, "metrics": metrics, "releases": index_of(releases)}
             engine |= {"ray": Rays.of(ray, ray_through, places), "grace": grace, "untested": untested}
-            engine |= {"max_memory": most(memory), "gpu_memory": gpu_memory}
+            engine |= {"max_memory": most(memory), "gpu_memory": gpu_memory, "offload": offload_of(offload)}
             options = {"stake": stake or 0, "confirmations": confirmations, "ipfs": ipfs}
             serve(rpc, contract, bootstrap, data, json, listen=listen, announce=announce, **engine, **options)
 

@@ -37,11 +37,13 @@ class _Recycled:
     """Memory of results that nobody holds any more, for the next ones: fresh memory costs a page fault each 4 KiB, which for an
     update is ten times its arithmetic. What is handed out is a view, so the owner's reference count says whether it is still in use."""
 
-    def __init__(self, t: TensorType) -> None:
-        self._type = t
+    def __init__(self, t: TensorType, store: offload.Store | None = None) -> None:
+        self._type, self._store = t, store
         self._owners: list[Array] = []
 
     def take(self) -> Array:
+        if self._store is not None:
+            return self._store.zeros(self._type)
         for owner in self._owners:
             if sys.getrefcount(owner) == _IDLE:
                 return owner[...]
@@ -64,13 +66,15 @@ _IDLE = _idle_references()
 class Native:
     """One part's plan with its tape and buffers."""
 
-    def __init__(self, part: Part, constants: Mapping[str, Array], bits: int, native: Library, trace: bool, window: int = 0) -> None:
-        self.part, self.native, self.window = part, native, window
+    def __init__(
+        self, part: Part, constants: Mapping[str, Array], bits: int, native: Library, trace: bool, store: offload.Store | None = None
+    ) -> None:  # fmt: skip
+        self.part, self.native, self.window = part, native, store.window if store else 0
         self.plan = Plan(part, constants, bits, trace)
-        if window:
-            offload.cut(self.plan, window)
+        if store and not trace:  # a trace wants each step whole
+            offload.cut(self.plan, store.window)
         self.tape = Tape(self.plan, native)
-        self._results = [_Recycled(part.type_of(o.value)) for o in part.outputs]
+        self._results = [_Recycled(part.type_of(o.value), store) for o in part.outputs]
 
     def bind(
         self, arena: NDArray[np.uint8], arguments: list[Array], spent: Collection[str] = ()
@@ -84,11 +88,16 @@ class Native:
 
     def run(self, bases: NDArray[np.uint64], buffers: list[Array], threads: int) -> None:
         """All steps; mapped buffers a window at a time."""
-        mapped = [at for at, buffer in enumerate(buffers) if offload.mapping(buffer) is not None] if self.window else []
-        for part in offload.windows(self.plan, self.tape, mapped, self.window):
+        for part in self.windows(buffers):
             self.native.run(self.tape.words, self.tape.marks[part.start], self.tape.marks[part.stop], bases, threads)
             for buffer in part.touched:
                 offload.release(buffers[buffer])
+
+    def windows(self, buffers: list[Array]) -> list[offload.Window]:
+        mapped = [at for at, buffer in enumerate(buffers) if offload.mapping(buffer) is not None] if self.window else []
+        if not mapped:
+            return [offload.Window(0, len(self.plan.steps), ())]
+        return offload.windows(self.plan, self.tape, mapped, self.window)
 
 
 def _alone(arrays: Sequence[Array]) -> list[bool]:
@@ -108,10 +117,12 @@ class Cpu:
     """Runs the parts of one program (`micro`, `update`) with `threads` native threads. Safe to share between threads, one run at a time.
     With an `effort` (assay.exact.recompute) values of a micro-batch are made again rather than kept: less memory, the same bits.
     Parts of a run that are large run by slices of about `slices` bytes (assay.exact.slices; 0: as they are), of a trace, too.
-    With a `window` only so many bytes of mapped inputs (assay.exact.offload) are in memory at a time."""
+    With a `store` (assay.exact.offload) results are mapped files, and only its window of what is mapped is in memory at a time."""
 
-    def __init__(self, program: Program, threads: int = 1, effort: int = 0, window: int = 0, slices: int = SLICE) -> None:
-        self.threads, self.window = threads, window
+    def __init__(
+        self, program: Program, threads: int = 1, effort: int = 0, store: offload.Store | None = None, slices: int = SLICE
+    ) -> None:  # fmt: skip
+        self.threads, self._store = threads, store
         self._bits = program.gemm_bits
         written = {"micro": recompute.written(program.micro, effort, slices), "update": recompute.written(program.update, 0)}
         self._parts = {name: again.part for name, again in written.items()}
@@ -138,7 +149,7 @@ class Cpu:
     def _planned(self, part: str, trace: bool, native: Library) -> Native:
         key = (part, trace)
         if key not in self._plans:
-            self._plans[key] = Native(self._sliced[part].part, self._constants, self._bits, native, trace, 0 if trace else self.window)
+            self._plans[key] = Native(self._sliced[part].part, self._constants, self._bits, native, trace, self._store)
         if self._plans[key].tape.arena > self._arena.nbytes:
             self._arena = aligned(0)  # gone before the larger one is made
             self._arena = aligned(self._plans[key].tape.arena)
@@ -175,9 +186,13 @@ class Cpu:
             done = 0
             seen = Seen(p, self.threads)
             of = {made: (node, n) for node, makers in enumerate(self._sliced[part].makers) for n, made in enumerate(makers) if first[node]}
+            ends = {window.stop: window.touched for window in native.windows(buffers) if window.touched}
             for at, ready in enumerate(native.plan.ready):
                 if ready > done:
                     self._library.run(native.tape.words, native.tape.marks[done], native.tape.marks[ready], bases, self.threads)
+                    for end in range(done + 1, ready + 1):
+                        for buffer in ends.get(end, ()):
+                            offload.release(buffers[buffer])
                     done = ready
                 if at in of:
                     node, piece = of[at]

@@ -22,6 +22,7 @@ from assay.exact.cpu import Cpu, Inputs
 from assay.exact.cuda.budget import granted
 from assay.exact.cuda.device import HERE, Description, Device, DeviceError
 from assay.exact.native.build import NativeError, cache_folder
+from assay.exact.offload import Store
 from assay.exact.plan import Plan
 from assay.ids import Digest
 from assay.program import Program, ProgramError
@@ -70,11 +71,11 @@ def chosen() -> str:
     return wanted
 
 
-def engine(program: Program, threads: int = 1, effort: int = 0, window: int = 0) -> Engine:
-    """What is made again to save memory (`effort`, assay.exact.recompute) and windows of mapped files (`window` bytes, assay.exact.offload)
+def engine(program: Program, threads: int = 1, effort: int = 0, store: Store | None = None) -> Engine:
+    """What is made again to save memory (`effort`, assay.exact.recompute) and what lies in mapped files (`store`, assay.exact.offload)
     are the processor's alone. Raises DeviceError where a device is asked for that cannot be used, ProgramError for a program that no
     engine here can run."""
-    wanted = "cpu" if effort or window else chosen()
+    wanted = "cpu" if effort or store else chosen()
     if wanted in ("cuda", "fake"):
         return _on(wanted, program)
     if wanted == "auto" and (found := device()) is not None:
@@ -86,7 +87,20 @@ def engine(program: Program, threads: int = 1, effort: int = 0, window: int = 0)
             log.warning("this program runs on the CPU: it would take %d bytes of %s, of which %d may be taken", memory, found.name, limit)
         except (ProgramError, DeviceError, MemoryError) as error:
             log.warning("this program runs on the CPU: %s", error)
-    return Cpu(program, threads, effort, window)
+    return Cpu(program, threads, effort, store)
+
+
+def opened() -> _Opened | None:
+    """The device that programs run on here; None: they run on the processor. Raises DeviceError where one is asked for that cannot be used."""
+    wanted = chosen()
+    if wanted in ("cuda", "fake"):
+        return _open(wanted)
+    return _open("cuda") if wanted == "auto" and device() is not None else None
+
+
+def room(of: _Opened) -> int:
+    """Bytes of a device's memory that a program may take."""
+    return of.device.budget.limit
 
 
 def admit(program: Program) -> None:

@@ -5,8 +5,9 @@ inputs and results of the link that is run: states, accumulators, micro-batch an
 packed operands, tables and registers of the native threads (`assay_scratch`, whose sizes are read off the tape as the C code reads
 them); what hashing the stages takes. It makes the plans that a run would make, so it knows what fusion and the order of steps hold, and how the
 arena is cut up; `effort` is what the run makes again to save memory (assay.exact.recompute), `slices` the size of those by which a run goes
-(assay.exact.slices). It does not count the interpreter, its objects
-(programs, plans), nor the schedule and shards on disk, nor the values of a disputed link (assay.work).
+(assay.exact.slices). With a `window`, states, accumulators and results lie in files (assay.exact.offload): what is in memory of them counts,
+and the largest tensor, which is hashed whole. It does not count the interpreter, its objects (programs, plans), nor the schedule and shards on
+disk, nor the values of a disputed link (assay.work).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from assay.exact import reference
 from assay.exact.native.build import Library, library
 from assay.exact.numpy_route import last_uses
+from assay.exact.offload import WINDOW, cut, most_held
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.recompute import EFFORTS, written
 from assay.exact.regions import SLICE
@@ -51,57 +53,90 @@ Slots = dict[str, int]
 
 
 class Fit(NamedTuple):
-    """What is made again (assay.exact.recompute), and the bytes that a run then needs at most."""
+    """What is made again (assay.exact.recompute), the bytes of memory that a run then needs at most, and those of mapped files (assay.exact.offload)
+    and of the states that a segment writes, with the window that is in memory of them; none where the state is in memory."""
 
     effort: int
     bytes: int
+    disk: int = 0
+    window: int = 0
 
 
-def fitting(program: Program, threads: int, limit: int) -> Fit:
-    """How to run the program within `limit` bytes: as it is, or with as little arithmetic done twice as will do. Where nothing fits, what
-    needs least. Raises ProgramError where a part cannot be planned."""
+def fitting(program: Program, threads: int, limit: int, disk: int = 0) -> Fit:
+    """How to run the program within `limit` bytes: as it is, or with as little arithmetic done twice as will do, or with the state in files
+    that take at most `disk` bytes (0: never). Where nothing fits, what needs least. Raises ProgramError where a part cannot be planned."""
     least = Fit(0, needed(program, threads))
     if least.bytes <= limit:
         return least
     work = {effort: cost(written(program.micro, effort).part).flops for effort in EFFORTS[1:]}
-    for effort in sorted(work, key=work.__getitem__):
-        found = Fit(effort, needed(program, threads, effort))
+    efforts = sorted(work, key=work.__getitem__)
+    files, window = on_disk(program), max(PAGE, min(WINDOW, limit // 8))
+    ways = [(effort, 0, 0) for effort in efforts]
+    ways += [(effort, files, window) for effort in (0, *efforts)] if 0 < files <= disk and library() is not None else []
+    for effort, taken, shown in ways:
+        found = Fit(effort, needed(program, threads, effort, shown), taken, shown)
         if found.bytes <= limit:
             return found
         least = min(least, found, key=lambda fit: fit.bytes)
     return least
 
 
-def needed(program: Program, threads: int = 1, effort: int = 0, slices: int = SLICE) -> int:
-    """Bytes, at most, when `effort` says what is made again, and `slices` how large slices are. Raises ProgramError where a
-    part cannot be planned."""
+def on_disk(program: Program) -> int:
+    """Bytes of files of a training whose state is mapped: two states and accumulators that a link reads and makes, and three states that a
+    segment keeps (assay.segment)."""
+    return 5 * _bytes(program.state.values()) + 2 * _bytes(program.accumulator.values())
+
+
+def needed(program: Program, threads: int = 1, effort: int = 0, window: int = 0, slices: int = SLICE) -> int:
+    """Bytes, at most, when `effort` says what is made again, and `slices` how large slices are; with a `window`, of a state in files, on the
+    native route. Raises ProgramError where a part cannot be planned."""
     native = library()
     written_again = (written(program.micro, effort, slices).part, program.update)
     parts = tuple(sliced(part, slices) for part in written_again)
-    held = [program.state, program.accumulator, program.batch, program.frozen]
+    state = [program.state, program.accumulator]
+    held = [program.batch, program.frozen] if window else [*state, program.batch, program.frozen]
     own = sum(_bytes(types.values()) for types in held) + sum(len(c.data) for c in program.constants)
     micro, update = (_bytes(part.type_of(o.value) for o in part.outputs) for part in (program.micro, program.update))
     # Results of a link, beside what it was given; not in place, an accumulator is kept for the next one, and so are its zeros.
-    results = 2 * micro + update + sum(OBJECT * (CALL + len((*part.inputs, *part.outputs))) for part in (program.micro, program.update))
+    results = 0 if window else 2 * micro + update
+    results += sum(OBJECT * (CALL + len((*part.inputs, *part.outputs))) for part in (program.micro, program.update))
     if native is None:
         return own + results + max(_in_numpy(part) for part in (*written_again, *(again.part for again in parts)))
     constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
     bits, threads = program.gemm_bits, min(threads, MAX_THREADS)
-    return own + results + max(_planned(parts, constants, bits, trace, threads, native) for trace in (False, True))
+    if window:
+        largest = max((t.bytes for types in state for t in types.values()), default=0)
+        results += largest + NODE * (largest // CHUNK + 3)
+    return own + results + max(_planned(parts, constants, bits, trace, threads, native, window) for trace in (False, True))
+
+
+def planned(parts: Sequence[Part], program: Program, threads: int = 1) -> int:
+    """Of parts of a program that are run one after the other: arena, constants and what native threads take; in NumPy, all that they take."""
+    native = library()
+    if native is None:
+        return max((_in_numpy(part) for part in parts), default=0)
+    constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
+    return _planned([sliced(part, 0) for part in parts], constants, program.gemm_bits, False, min(threads, MAX_THREADS), native, 0)
 
 
 def _bytes(types: Any) -> int:
     return sum(t.bytes for t in types)
 
 
-def _planned(parts: Sequence[Sliced], constants: Mapping[str, NDArray[Any]], bits: int, trace: bool, threads: int, native: Library) -> int:
-    """Arena, constants, scratch and hashing of both parts' plans."""
-    arena = kept = folding = hashing = 0
+def _planned(
+    parts: Sequence[Sliced], constants: Mapping[str, NDArray[Any]], bits: int, trace: bool, threads: int, native: Library, window: int
+) -> int:  # fmt: skip
+    """Arena, constants, scratch and hashing of both parts' plans, and what is in memory of mapped files."""
+    arena = kept = folding = hashing = shown = 0
     own: Slots = {}
     other: Slots = {}
     for part, makers in parts:
         plan = Plan(part, constants, bits, trace)
+        if window and not trace:
+            cut(plan, window)
         tape = Tape(plan, native)
+        if window:
+            shown = max(shown, most_held(plan, tape, window))
         arena = max(arena, tape.arena + ALIGN)
         kept += tape.constants.nbytes + ALIGN + sum(array.nbytes for array in plan.constants) + tape.words.nbytes
         folding = max(folding, FOLDING * plan.folding)
@@ -110,7 +145,7 @@ def _planned(parts: Sequence[Sliced], constants: Mapping[str, NDArray[Any]], bit
             each = (_hashed(node.type, plan.views[len(part.inputs) + at].contiguous) for at, node in enumerate(part.nodes))
             hashing = max(hashing, max(each, default=0) + _in_slices(part, makers))
     scratch = sum(map(_slot, own.values())) + (threads - 1) * sum(map(_slot, other.values()))
-    return kept + max(folding, arena + scratch + hashing)
+    return kept + max(folding, arena + scratch + hashing) + shown
 
 
 def _hashed(t: TensorType, contiguous: bool) -> int:

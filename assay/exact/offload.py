@@ -10,8 +10,9 @@ matrix product reads of a single tensor is not cut. It is the same plan with the
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,14 +50,18 @@ def release(array: Array) -> None:
 
 
 class Store:
-    """The tensors of one training as unnamed files in `folder`, which are gone when they are not used any more. `window` is in bytes."""
+    """The tensors of one training as unnamed files in `folder`, which are gone when they are not used any more. `window` is in bytes. Raises
+    OSError where the disk has no room."""
 
     def __init__(self, folder: Path, window: int = WINDOW) -> None:
         self.folder, self.window = folder, window
 
     def zeros(self, t: TensorType) -> Array:
         with tempfile.TemporaryFile(dir=self.folder) as file:
-            file.truncate(max(t.bytes, 1))
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a signal when it is written
+                os.posix_fallocate(file.fileno(), 0, max(t.bytes, 1))
+            else:
+                file.truncate(max(t.bytes, 1))
             data = mmap.mmap(file.fileno(), max(t.bytes, 1))
         return np.frombuffer(data, NUMPY[t.dtype], t.elements).reshape(t.shape)
 
@@ -111,14 +116,28 @@ def _part(v: View, start: int, stop: int) -> View:
     return View(v.root, v.offset + start, (stop - start,), (1,), v.dtype)
 
 
+def _touched(step: Step, tape: Tape, mapped: Collection[int]) -> dict[tuple[int, int, int], int]:
+    """Bytes of what a step reads and writes of mapped buffers."""
+    here = {(tape.place(v.root)[0], v.offset, v.elements): v.elements * v.item for v in (*step.reads, *step.writes)}
+    return {key: size for key, size in here.items() if key[0] in mapped}
+
+
+def most_held(plan: Plan, tape: Tape, most: int) -> int:
+    """Bytes of inputs and outputs that a window of `most` bytes has in memory at most, if all but the micro-batch, frozen tensors and constants are
+    mapped."""
+    kinds = [i.kind for i in plan.part.inputs]
+    mapped = {at for at in range(2, tape.buffers) if at - 2 >= len(kinds) or kinds[at - 2] in ("state", "acc")}
+    each = [_touched(step, tape, mapped) for step in plan.steps]
+    return max((min(max(most, sum(here.values())), sum(sum(h.values()) for h in each)) for here in each), default=0)
+
+
 def windows(plan: Plan, tape: Tape, mapped: Sequence[int], most: int) -> list[Window]:
     """The steps of a tape in runs that touch at most `most` bytes of the buffers `mapped`, but for steps that touch more by themselves."""
     out: list[Window] = []
     start, held = 0, 0
     touched: set[int] = set()
     for at, step in enumerate(plan.steps):
-        here = {(tape.place(v.root)[0], v.offset, v.elements): v.elements * v.item for v in (*step.reads, *step.writes)}
-        here = {key: size for key, size in here.items() if key[0] in mapped}
+        here = _touched(step, tape, mapped)
         size = sum(here.values())
         if held and held + size > most:
             out.append(Window(start, at, tuple(sorted(touched))))

@@ -126,5 +126,6 @@ class Jobs(Base):
             return self._refuse(job, f"one link needs {max(found.micro_flops, found.update_flops)} operations; the limit is {self.base.max_flops}")
         entry.micro_flops, entry.update_flops = found.micro_flops, found.update_flops
         entry.stage = "ready"
-        self._note("job", f"job {job} ({entry.spec.name}) can be done here", job=job, name=entry.spec.name)
+        how = f", with its state in files of at most {found.on_disk} bytes" if found.on_disk else ""
+        self._note("job", f"job {job} ({entry.spec.name}) can be done here{how}", job=job, name=entry.spec.name, on_disk=found.on_disk)
         self._job_ready(job)

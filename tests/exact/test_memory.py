@@ -24,6 +24,7 @@ from assay.exact.cpu import Cpu
 from assay.exact.inputs import Case
 from assay.exact.memory import needed
 from assay.exact.native.build import levels, library
+from assay.exact.offload import Store
 from assay.exact.trainings import FAMILIES, batch, initial, load
 from assay.execute import Executor, Trace
 from assay.state import Tensors
@@ -89,11 +90,12 @@ def result_of(executor: Executor, mode: str, part: str, *link: Any) -> Tensors:
     return output
 
 
-def train(name: str, mode: str, threads: int, effort: int = 0) -> int:
+def train(name: str, mode: str, threads: int, effort: int = 0, store: Store | None = None) -> int:
     """The most that arrays took in the second step. (In the first one, plans are made.)"""
     training = load(name)
     p = training.program
-    executor, state = Executor(p, training.schedule, p.micro_batches, threads, effort=effort), initial(p)
+    executor = Executor(p, training.schedule, p.micro_batches, threads, effort=effort, store=store)
+    state = {name: executor.kept(array) for name, array in initial(p).items()}
     most = 0
     for step in range(2):
         acc = executor.zero_acc(step, state)
@@ -123,6 +125,17 @@ def test_nor_does_one_that_makes_values_again(effort: int, route: Route) -> None
     with on(route):
         need = needed(load("bert").program, route.threads, effort)
         taken = [alone(partial(train, "bert", mode, route.threads, effort), route.threads) for mode in ("in place", "kept", "traced")]
+    assert max(taken) <= need + OBJECTS
+
+
+@pytest.mark.skipif(library() is None, reason="windows are of the native route")
+@pytest.mark.parametrize("name", ["gpt", "batchnorm"])
+def test_nor_does_one_whose_state_is_in_files(name: str, tmp_path: Path) -> None:
+    window = 1 << 14
+    with on(FAST):
+        need = needed(load(name).program, 1, 0, window)
+        taken = [alone(partial(train, name, mode, 1, 0, Store(tmp_path, window)), 1) for mode in ("in place", "traced")]
+        assert need < needed(load(name).program)
     assert max(taken) <= need + OBJECTS
 
 

@@ -99,7 +99,7 @@ def test_an_update_has_a_window_of_its_tensors_in_memory(tmp_path: Path) -> None
         seen.append(resident(mapped))
         original(array)
 
-    cpu = Cpu(program, window=window)
+    cpu = Cpu(program, store=store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(offload, "release", watched)
         got = cpu.run("update", {"state": mapped}, ("state",))

@@ -17,7 +17,7 @@ from assay.exact.conformance import Case, Writer
 from assay.exact.ranks.exchanges import RankLost
 from assay.exact.ranks.places import BOTH, DATA, TENSOR, Layout, Split, even
 from assay.exact.ranks.split import ranked
-from assay.exact.ranks.team import Team
+from assay.exact.ranks.team import Team, crew
 from assay.exact.ranks.wire import DONE, GATHER, MAXIMUM, TOTAL, SocketComm, attend, receive, send
 from assay.exact.table import TensorType
 from assay.execute import Executor
@@ -31,7 +31,7 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 def reached(name: str, layout: Layout, size: int, steps: int) -> dict[str, str]:
     training = trainings.load(name)
-    with Team(training.program, layout, size, processes=False) as team:
+    with Team(training.program, layout, crew(size, processes=False)) as team:
         return {str(n): root.hex() for n, root in trainings.roots(training, team.run, steps).items()}
 
 
@@ -47,7 +47,7 @@ def test_every_case_of_the_conformance_set(ranks: int) -> None:
     """Inputs are cut along their first axis, unevenly by three; what is summed along it goes through the exchanges."""
     expected, exchanged = conformance.expected(), set()
     for case in conformance.cases():
-        with Team(conformance.program(case.part, case.gemm_bits), DATA, ranks, processes=False) as team:
+        with Team(conformance.program(case.part, case.gemm_bits), DATA, crew(ranks, processes=False)) as team:
             got = team.run("micro", {"batch": {f"x{i}": a for i, a in enumerate(case.inputs)}})
         assert conformance.digest_of(list(got.values())) == expected[case.name], case.name
         exchanged |= {e.op for stage in ranked(case.part, DATA, 0, ranks).stages for e in stage.exchanges}
@@ -66,7 +66,7 @@ def test_products_whose_summed_axis_is_cut(bits: int) -> None:
     case = Case("cut", w.part(w("matmul", w("permute", 0, axes=(1, 0)), 1)), (np.ascontiguousarray(a.T), b), bits)
     for ranks in (2, 4):
         assert [e.op for s in ranked(case.part, DATA, 0, ranks).stages for e in s.exchanges] == ["matmul"]
-        with Team(conformance.program(case.part, bits), DATA, ranks, processes=False) as team:
+        with Team(conformance.program(case.part, bits), DATA, crew(ranks, processes=False)) as team:
             (got,) = team.run("micro", {"batch": {"x0": case.inputs[0], "x1": b}}).values()
         assert got.tobytes() == numpy_route.matmul(a, b, bits).tobytes()
 
@@ -114,7 +114,7 @@ class Killing(Team):
     def run(self, part: str, inputs: object, spent: object = ()) -> Tensors:  # type: ignore[override]
         self.kill_at -= 1
         if self.kill_at == 0:
-            os.kill(self.processes[1], signal.SIGKILL)
+            os.kill(self.crew.processes[1], signal.SIGKILL)
         return super().run(part, inputs)  # type: ignore[arg-type]
 
 
@@ -128,16 +128,16 @@ def test_a_rank_that_dies_costs_a_step_and_no_bit(tmp_path: Path) -> None:
         executor = Executor(p, training.schedule, p.micro_batches, engine=team)
         return Segment(tmp_path, executor, lambda step, m: trainings.batch(p, step, m), 0, parent, 1 << 20)
 
-    with Killing(p, DATA, 2) as team:
+    with Killing(p, DATA, crew(2)) as team:
         team.kill_at = 2 * (p.micro_batches + 1) + 2  # in the third step
         begun = segment(team)
         with pytest.raises(RankLost):
             begun.run(10, lambda step, loss: None)
         with pytest.raises(RankLost, match="closed"):
             team.run("micro", {})
-        assert team.processes == []
+        assert team.crew.processes == []
     assert segment(team).done == 2  # what is on disk is whole steps
-    with Team(p, DATA, 2) as again:
+    with Team(p, DATA, crew(2)) as again:
         resumed = segment(again)
         resumed.run(10, lambda step, loss: None)
     roots = {str(n): resumed.root_before(n).hex() for n in (1, 2, 3, 10)}
@@ -149,7 +149,7 @@ def test_a_fault_of_one_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     training = trainings.load("mlp")
     state = trainings.initial(training.program)
     monkeypatch.setattr(numpy_route, "agrees", lambda *_: False)
-    with Team(training.program, DATA, 2, processes=False) as team:
+    with Team(training.program, DATA, crew(2, processes=False)) as team:
         executor = Executor(training.program, training.schedule, training.program.micro_batches, engine=team)
         with pytest.raises(RankLost, match=r"rank \d: HardwareFault"):
             executor.micro(0, 0, state, executor.zero_acc(0, state), trainings.batch(training.program, 0, 0))

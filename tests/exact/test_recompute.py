@@ -99,7 +99,7 @@ def test_a_deep_model_needs_a_fraction(route: Route) -> None:
 def test_no_more_arithmetic_is_done_twice_than_a_limit_asks_for() -> None:
     p = deep()
     plain = needed(p)
-    assert fitting(p, 1, plain) == (0, plain)
+    assert fitting(p, 1, plain) == (0, plain, 0, 0)
     works = []
     for limit in np.linspace(plain - 1, min(needed(p, 1, effort) for effort in EFFORTS), 5):
         fit = fitting(p, 1, int(limit))

@@ -61,7 +61,7 @@ def test_trainings_reach_the_published_states(name: str, size: int, effort: int)
         found = regions(written(micro, effort, most).part, most)
         assert len(found) >= (2 if most == 1 else 1), "cut are the way forwards and the way back"
         seen |= {r.stop - r.start for _, ranges in found for r in ranges}
-        engine = Cpu(training.program, 1, effort, 0, most)
+        engine = Cpu(training.program, 1, effort, slices=most)
         assert {str(n): root.hex() for n, root in trainings.roots(training, engine.run, 2).items()} == want
     assert len(seen) > 1
 
@@ -121,7 +121,7 @@ def test_random_regions(seed: int) -> None:
     named = {"batch": {f"x{i}": a for i, a in enumerate(inputs)}}
     for most, route in ((1, NATIVE), (5000, NATIVE), (2000, Route("numpy", 1))):
         with on(route):
-            cpu = Cpu(program(part, 14), route.threads, 0, 0, most)
+            cpu = Cpu(program(part, 14), route.threads, slices=most)
             got, (traced, roots) = cpu.run("micro", named), cpu.trace("micro", named)
         assert all(same(got[o.name], values[o.value]) and same(traced[o.name], values[o.value]) for o in part.outputs), most
         assert roots == [tensor_root(np.asarray(v)) for v in values[len(inputs) :]]
@@ -174,11 +174,11 @@ def test_a_traced_link_is_the_same_and_needs_less(effort: int) -> None:
     p, state = training.program, trainings.initial(training.program)
     traces = []
     for most in (0, 1, 3000):
-        executor = Executor(p, training.schedule, p.micro_batches, 1, engine=Cpu(p, 1, effort, 0, most))
+        executor = Executor(p, training.schedule, p.micro_batches, 1, engine=Cpu(p, 1, effort, slices=most))
         traces.append(executor.trace_micro(0, 0, state, executor.zero_acc(0, state), trainings.batch(p, 0, 0)))
     assert traces[0].leaves == traces[1].leaves == traces[2].leaves
     wide = program(attention(2, 8, 128), 14)
-    assert needed(wide, 1, 0, 1 << 17) < 0.6 * needed(wide, 1, 0, 0)
+    assert needed(wide, slices=1 << 17) < 0.6 * needed(wide, slices=0)
 
 
 @routes

@@ -135,7 +135,7 @@ def test_one_that_is_kept_ready_takes_the_first_task_and_another_takes_its_place
             (first,) = psutil.Process().children()
             assert isinstance(await made.run(check(), tmp_path, quietly), FileChecked)
             assert psutil.Process().children() == [first]
-            await made._retire(tmp_path, made._free[tmp_path][0])  # its time is over
+            await made._retire((tmp_path, False), made._free[tmp_path, False][0])  # its time is over
             (second,) = psutil.Process().children()
             assert second != first
             second.kill()  # that it dies while it waits says nothing of the task

@@ -48,10 +48,10 @@ def f32(*shape: int) -> TensorType:
 FROZEN: Tensors = {"buffer.shift": np.array([0.5, 0, -1], np.float32), "param.gain": np.array([1, 0.5, 2], np.float32)}
 
 
-def program(frozen: bool = False) -> Program:
-    """Least squares of x w against y; with `frozen`, of (x w) · gain + shift."""
+def program(frozen: bool = False, wide: int = 4) -> Program:
+    """Least squares of x w against y, x of `wide` numbers; with `frozen`, of (x w) · gain + shift."""
     b = Builder()
-    w, x, y = b.input("state", "param.w", f32(4, 3)), b.input("batch", "x", f32(BATCH, 4)), b.input("batch", "y", f32(BATCH, 3))
+    w, x, y = b.input("state", "param.w", f32(wide, 3)), b.input("batch", "x", f32(BATCH, wide)), b.input("batch", "y", f32(BATCH, 3))
     found = b.emit("matmul", x, w)
     if frozen:
         gain = b.input("frozen", "param.gain", f32(3))
@@ -71,14 +71,14 @@ def program(frozen: bool = False) -> Program:
     return Program(gemm_bits=14, micro_batches=MICRO_BATCHES, constants=(), frozen_root=root, micro=micro, update=update)
 
 
-def plan(steps: int, seed: int = 0, frozen: bool = False) -> client.Plan:
-    made, random = program(frozen), np.random.default_rng(seed)
+def plan(steps: int, seed: int = 0, frozen: bool = False, wide: int = 4) -> client.Plan:
+    made, random = program(frozen, wide), np.random.default_rng(seed)
     columns = AdamW(lr=0.1, clip=1.0).scalars([1.0] * steps)
     schedule = np.array([[columns[name][t] for name in made.scalars] for t in range(steps)], dtype=np.float32)
     state: Tensors = {name: np.zeros(t.shape, np.float32) for name, t in made.state.items()}
-    state["param.w"] = random.normal(size=(4, 3)).astype(np.float32)
-    x = random.normal(size=(RECORDS, 4)).astype(np.float32)
-    truth = random.normal(size=(4, 3)).astype(np.float32)
+    state["param.w"] = random.normal(size=(wide, 3)).astype(np.float32)
+    x = random.normal(size=(RECORDS, wide)).astype(np.float32)
+    truth = random.normal(size=(wide, 3)).astype(np.float32)
     records = {"x": x, "y": (x @ truth).astype(np.float32)}
     return client.Plan(
         name="tiny", program=made, schedule=schedule, state=state, records=records, dataset="made up", batch=BATCH, frozen=FROZEN if frozen else {}

@@ -21,5 +21,5 @@ def verifier(
         account=ports.chain.account, encryption_key=ports.keys.encryption_key, peer=ports.peers.peer,
         disputes=ports.chain.disputes, chain_id=ports.chain.chain_id, contract=ports.chain.contract, withdraw_at=withdraw_at, max_memory=max_memory,
     )  # fmt: skip
-    shop = Workshop(ports.folder / "work", ports.blobs, ports.keys, ports.engine, threads, max_memory)
+    shop = Workshop(ports.folder / "work", ports.blobs, ports.keys, ports.engine, threads, max_memory, disk=ports.disk)
     return Node(ports, VerifierMachine(config), VerifierHands(shop, ports.chain), on_note)

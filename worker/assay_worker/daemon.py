@@ -35,5 +35,5 @@ def worker(
         retention=retention,
         places=ports.places,
     )  # fmt: skip
-    shop = Workshop(ports.folder / "work", ports.blobs, ports.keys, ports.engine, threads, max_memory)
+    shop = Workshop(ports.folder / "work", ports.blobs, ports.keys, ports.engine, threads, max_memory, disk=ports.disk)
     return Node(ports, WorkerMachine(config), WorkerHands(shop, ports.chain, ports.peers, keep), on_note)

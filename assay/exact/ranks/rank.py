@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact import numpy_route, reference
+from assay.exact import engines, numpy_route, reference
 from assay.exact.cpu import Native
 from assay.exact.native.build import library
+from assay.exact.ranks.device import Stages
 from assay.exact.ranks.exchanges import Comm, perform
 from assay.exact.ranks.places import Layout
 from assay.exact.ranks.split import Ranked, ranked
@@ -20,19 +21,28 @@ from assay.program import Part, Program
 Array = NDArray[Any]
 
 
+def constants_of(program: Program) -> dict[str, Array]:
+    return {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
+
+
 class Rank:
-    """Runs the parts of a program on the pieces of rank `comm.rank`, with `threads` native threads."""
+    """Runs the parts of a program on the pieces of rank `comm.rank`: on the device of this process (assay.exact.engines), or with `threads`
+    native threads. Raises DeviceError, ProgramError, MemoryError where its device cannot run them."""
 
     def __init__(self, program: Program, layout: Layout, comm: Comm, threads: int = 1) -> None:
         self.comm, self.threads = comm, threads
         self._bits = program.gemm_bits
-        self._constants = {c.name: np.frombuffer(c.data, reference.NUMPY[c.type.dtype]).reshape(c.type.shape) for c in program.constants}
+        self._constants = constants_of(program)
         self.parts: Mapping[str, Ranked] = {
             name: ranked(part, layout, comm.rank, comm.size) for name, part in (("micro", program.micro), ("update", program.update))
         }
         self._library = library()
         self._plans: dict[int, Native] = {}
         self._arena = aligned(0)
+        self._stages: Stages | None = None
+        if (found := engines.opened()) is not None:
+            parts = [stage.part for form in self.parts.values() for stage in form.stages if stage.gives]
+            self._stages = Stages(found.device, found.kernels, found.products, parts, self._constants, self._bits)
 
     def run(self, part: str, pieces: Sequence[Array]) -> list[Array]:
         """This rank's pieces of a part's outputs, given those of its inputs (but constants), both in the part's order."""
@@ -52,6 +62,8 @@ class Rank:
     def _local(self, part: Part, taken: Sequence[Array]) -> list[Array]:
         arguments = [*taken, *(self._constants[i.name] for i in part.inputs if i.kind == "constant")]
         arguments = [np.require(a, a.dtype.newbyteorder("<"), ("C", "A")) for a in arguments]
+        if self._stages is not None:
+            return self._stages.run(part, arguments)
         if self._library is None:
             found = numpy_route.run(part, arguments, self._bits)
             return [found[o.name] for o in part.outputs]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from assay.exact.ranks.exchanges import RankLost
 
 Array = NDArray[Any]
-MAXIMUM, TOTAL, GATHER, DONE, RUN, FAULT = range(6)
+MAXIMUM, TOTAL, GATHER, DONE, RUN, FAULT, SETUP = range(7)
 _HEAD = struct.Struct("<BQ")
 MAX_FRAME = 1 << 36
 

@@ -1,0 +1,89 @@
+"""Whether ranks run a program, and how it is cut up then: what a node asks before it gives a segment to a crew.
+
+Ranks with a device each are for programs that one device does not hold, or for an owner who says so; ranks on processors share one memory,
+gain none, and are for an owner who says so alone. What the cut costs in memory is known before: on a device as the engine's is
+(assay.exact.cuda.ruler), in the host's by the bound below, which the pieces and the hub's frames make higher than one engine's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from assay.exact import engines, memory
+from assay.exact.cuda import ruler
+from assay.exact.cuda.device import Description
+from assay.exact.cuda.maps import Kernels
+from assay.exact.cuda.product import Products
+from assay.exact.ranks.device import Stages
+from assay.exact.ranks.places import BOTH, DATA, TENSOR, Layout
+from assay.exact.ranks.rank import constants_of
+from assay.exact.ranks.split import Ranked, Stage, ranked
+from assay.exact.table import TensorType
+from assay.program import Program, ProgramError
+
+log = logging.getLogger("assay.exact")
+ORDER = (DATA, TENSOR, BOTH)
+"""What is cut: micro-batches first, since that moves least where the state fits."""
+
+
+def layout(program: Program, size: int, always: bool, threads: int, limit: int) -> Layout | None:
+    """How `size` ranks would run a program within `limit` bytes of the host's memory; None where one engine is to run it."""
+    try:
+        opened = engines.opened()
+        device = None if opened is None else opened.device.description
+        room = 0 if opened is None else engines.room(opened)
+        if not always and (device is None or ruler.needed(program, device) <= room):
+            return None
+        for wanted in ORDER:
+            forms = [ranked(part, wanted, rank, size) for rank in range(size) for part in (program.micro, program.update)]
+            if not _cuts(forms) or in_host(program, forms, threads, device is not None) > limit:
+                continue
+            if device is None or all(on_device(program, wanted, rank, size, device) <= room for rank in range(size)):
+                return wanted
+    except (ProgramError, MemoryError) as error:
+        log.warning("ranks do not run this program: %s", error)
+        return None
+    log.warning("ranks do not run this program: it does not fit them however it is cut")
+    return None
+
+
+def _cuts(forms: Iterable[Ranked]) -> bool:
+    return any(place is not None for form in forms for _, place in form.inputs)
+
+
+def on_device(program: Program, wanted: Layout, rank: int, size: int, description: Description) -> int:
+    """Bytes of its device's memory that a rank takes, counted where they are allocated. Raises ProgramError."""
+    counting = ruler.Ruler(description)
+    parts = [stage.part for part in (program.micro, program.update) for stage in ranked(part, wanted, rank, size).stages if stage.gives]
+    held = Stages(counting, Kernels(counting), Products(counting), parts, constants_of(program), program.gemm_bits)
+    return counting.held if held else 0
+
+
+def in_host(program: Program, forms: Iterable[Ranked], threads: int, devices: bool) -> int:
+    """Bytes of memory, at most, of the process that leads and of all ranks: what one engine needs, with its traces; each rank's pieces, what its
+    stages hand on, their plans unless they are a device's, and its exchanges with the hub's frames."""
+    total = memory.needed(program, threads)
+    for form in forms:
+        total += sum((place.of(i.type, 0) if place else i.type).bytes for i, place in form.inputs)
+        total += sum(_stage(stage) for stage in form.stages) + max((_exchanged(stage) for stage in form.stages), default=0)
+        if not devices:
+            total += memory.planned([stage.part for stage in form.stages if stage.gives], program, threads)
+    return total
+
+
+def _bytes(types: Iterable[TensorType]) -> int:
+    return sum(t.bytes for t in types)
+
+
+def _stage(stage: Stage) -> int:
+    """What it hands on: its outputs, which are kept for its next run, with a copy in order of what it takes, and results of its exchanges."""
+    given = _bytes(i.type for i in stage.part.inputs)
+    return given + _bytes(stage.part.type_of(o.value) for o in stage.part.outputs) + _bytes(e.whole for e in stage.exchanges)
+
+
+def _exchanged(stage: Stage) -> int:
+    """Int64 and f64 in several forms of operands and results (assay.exact.memory.FOLDING), here and at the hub."""
+    made = {o.name: stage.part.type_of(o.value) for o in stage.part.outputs}
+    operands = _bytes(made[str(v)] for e in stage.exchanges for v in e.operands if str(v) in made)
+    return memory.FOLDING * (operands + 2 * _bytes(e.whole for e in stage.exchanges))
