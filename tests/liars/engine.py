@@ -47,10 +47,8 @@ def without_products(part: Part) -> Part:
 class IdleExecutor(Executor):
     """Claims to have multiplied."""
 
-    def __init__(
-        self, program: Any, schedule: Any, micro_batches: int, threads: int = 1, frozen: Any = None, effort: int = 0, **more: Any
-    ) -> None:  # fmt: skip
-        super().__init__(program, schedule, micro_batches, threads, frozen or {}, effort, **more)
+    def __init__(self, program: Any, schedule: Any, micro_batches: int, threads: int = 1, *rest: Any, **more: Any) -> None:
+        super().__init__(program, schedule, micro_batches, threads, *rest, **more)
         doctored = {name: getattr(program, name) for name in program.__struct_fields__} | {"micro": without_products(program.micro)}
         self._engine = Cpu(type(program)(**doctored), threads)
 

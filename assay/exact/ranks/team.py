@@ -31,7 +31,7 @@ from assay.exact.ranks.exchanges import RankLost
 from assay.exact.ranks.places import Layout, Place
 from assay.exact.ranks.rank import Rank
 from assay.exact.ranks.split import Ranked, ranked
-from assay.exact.ranks.wire import DONE, FAULT, RUN, SETUP, SocketComm, attend, receive, send
+from assay.exact.ranks.wire import DONE, FAULT, RUN, SETUP, SocketComm, attend, last_words, receive, send
 from assay.exact.table import TensorType
 from assay.ids import Digest
 from assay.program import MAX_BYTES, Program
@@ -136,9 +136,12 @@ class Team:
                     send(sock, RUN, piece(np.asarray(inputs[i.kind][i.name], reference.NUMPY[i.type.dtype]), place, rank))
             attend(self.crew.socks)
             return {o.name: self._joined(t, place) for o, t, place, _ in forms[0].outputs}
-        except RankLost:
+        except RankLost as error:
+            why = last_words(self.crew.socks)
             self.crew.close()
-            raise
+            if why is None:
+                raise
+            raise RankLost(why) from error
 
     def _joined(self, t: TensorType, place: Place) -> Array:
         """An output of all ranks; what is whole comes from the first."""

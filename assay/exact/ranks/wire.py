@@ -7,6 +7,7 @@ dies, breaks the protocol or is silent for longer than the socket's timeout is l
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from assay.exact.ranks.exchanges import RankLost
 Array = NDArray[Any]
 MAXIMUM, TOTAL, GATHER, DONE, RUN, FAULT, SETUP = range(7)
 _HEAD = struct.Struct("<BQ")
-MAX_FRAME = 1 << 36
+MAX_FRAME, MAX_REASON = 1 << 36, 1 << 16
 
 
 def send(sock: socket.socket, kind: int, data: bytes | memoryview | Array) -> None:
@@ -82,6 +83,19 @@ class SocketComm:
             out.append(data[at : at + size])
             at += size
         return out
+
+
+def last_words(socks: Sequence[socket.socket]) -> str | None:
+    """Why a rank gave up, where one has said so and nobody has read it: whoever writes to a rank that has ended finds out before it reads."""
+    for rank, sock in enumerate(socks):
+        try:
+            while select.select([sock], [], [], 0)[0]:
+                kind, data = receive(sock, MAX_REASON)
+                if kind == FAULT:
+                    return f"rank {rank}: {data.tobytes().decode(errors='replace')}"
+        except (RankLost, OSError, ValueError):  # nothing more of this one
+            continue
+    return None
 
 
 def attend(socks: Sequence[socket.socket]) -> None:
