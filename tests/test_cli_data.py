@@ -55,6 +55,7 @@ def test_grant_revoke_and_revenue(data: Any, tmp_path: Path) -> None:
     assert data("keyservice", "surety") == put_up
     assert "not named" in data("keyservice", "surety", "--each", "10", code=2)["error"]
     told = data("revenue", "set", "--collect", "--withdraw")
-    assert told == {"dataset": 1, "earned": 0, "share": 10_000, "withdrawn": 0, "left": 0, "jobs": {}}
+    shown = {"earned": 0, "left": 0, "disputes": {}}  # for records that disputes have shown
+    assert told == {"dataset": 1, "earned": 0, "share": 10_000, "withdrawn": 0, "left": 0, "jobs": {}, "shown": shown}
     assert data("readers", "set") == {"readers": [], "disputes": []}
     assert "there is no dataset 'other'" in data("grant", "other", "--to", "anyone", code=1)["error"]
