@@ -263,6 +263,14 @@ def withdraw(rpc: Rpc = None, contract: Contract = None, data: Data = None, json
     _tell(json, f"withdrawn: {money(amount)} tokens", {"withdrawn": amount})
 
 
+async def _said(purse: EvmMoney, number: int, round: int) -> Sum:
+    """What the host put on the chain of a round. Raises Trouble."""
+    try:
+        return await purse.sum(number, round)
+    except KeyError:
+        raise Trouble(f"round {round} of job {number} is not on the chain", "its host has not closed it", code=FAILED) from None
+
+
 async def compare(where: Settings, number: int, record: Record, rows: dict[int, Row]) -> dict[str, Any]:
     """A round's record, which is right, against what its host put on the chain. An owner that is counted objects to another total; nobody can
     open that to challenge it, but who has its numbers. Raises Trouble."""
@@ -271,10 +279,7 @@ async def compare(where: Settings, number: int, record: Record, rows: dict[int, 
 
     async with _purse(where) as purse:
         terms, round = await _posted(purse, number), record.terms.round
-        try:
-            said = await purse.sum(number, round)
-        except KeyError:
-            raise Trouble(f"round {round} of job {number} is not on the chain", "its host has not closed it", code=FAILED) from None
+        said = await _said(purse, number, round)
         peeled = pay.peeled(record, rows.__getitem__)
         roots = tuple(ring.row_root(peeled[i]) if i in peeled else pay.ZEROS for i in range(len(said.rows)))
         if roots == said.rows and said.total == record.total:
@@ -315,10 +320,7 @@ async def challenge_with(where: Settings, number: int, record: Record, rows: dic
 
     async with _purse(where) as purse:
         terms, round = await _posted(purse, number), record.terms.round
-        try:
-            said = await purse.sum(number, round)
-        except KeyError:
-            raise Trouble(f"round {round} of job {number} is not on the chain", "its host has not closed it", code=FAILED) from None
+        said = await _said(purse, number, round)
         return await challenged(purse, number, terms, said, total, pay.peeled(record, rows.__getitem__), round)
 
 

@@ -311,7 +311,7 @@ async def _watch(where: Settings, jobs: list[JobId], *, is_behind: bool, as_json
     async with client_node(where, 0, left, is_behind=is_behind) as node:
         known = (await through(lambda: read_all(node.chain, 0), _say)).jobs
         for job in jobs:
-            if job not in known:
+            if job not in known and not is_behind:  # one that was there before may come back
                 raise Trouble(f"there is no job {job}", "this contract has not seen it", "assay job list")
         ends = await asyncio.gather(*(_watch_one(node, job, as_json, taking) for job in jobs), return_exceptions=True)
         left -= set(jobs)

@@ -4,9 +4,10 @@ tests/dispute_cases.py. `stranger` challenges unless told otherwise; `alice` pro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
-from chain_world import World
+from chain_world import NAMES, TOKENS, Script, World, audited, told
 
 from assay import cid, merkle
 from assay.chain import (
@@ -138,3 +139,14 @@ class Stage:
 
 def opening(unit: int) -> moves.Open:
     return moves.Open(target=0, unit=unit, verifier=ZERO_ADDRESS, round=0, salt=cases.SALT)
+
+
+async def run(world: World, script: Script) -> tuple[list[Any], dict[str, int]]:
+    """Plays it to its end: no token is lost, and an audit finds nothing. What was told, and who has what."""
+    try:
+        await script(world)
+        assert sum((await world.balances()).values()) == TOKENS * len(NAMES)
+        await audited(world)
+        return await told(world), await world.balances()
+    finally:
+        await world.close()

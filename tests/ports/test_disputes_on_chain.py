@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_world import NAMES, NO, TOKENS, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World, audited, told
-from dispute_world import BOND, RULES, Stage, opening
+from chain_world import NO, VERIFIERS, WINDOW, YES, EvmWorld, MemoryWorld, World
+from dispute_world import BOND, RULES, Stage, opening, run
 from typer.testing import CliRunner
 
 from assay.adapters import evm_abi
@@ -246,16 +246,6 @@ DISPUTE_SCRIPTS: list[Script] = [
     a_no_is_paid_when_a_dispute_bears_it_out, a_no_that_nobody_bears_out_is_not_paid, a_vote_falls_before_a_second_challenger_opens,
     what_is_refused,
 ]  # fmt: skip
-
-
-async def run(world: World, script: Script) -> tuple[list[Any], dict[str, int]]:
-    try:
-        await script(world)
-        assert sum((await world.balances()).values()) == TOKENS * len(NAMES)
-        await audited(world)
-        return await told(world), await world.balances()
-    finally:
-        await world.close()
 
 
 @pytest.mark.parametrize("script", DISPUTE_SCRIPTS, ids=lambda script: script.__name__)

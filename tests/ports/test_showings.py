@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from chain_world import NAMES, SPEC, TOKENS, EvmWorld, MemoryWorld, Script, World, audited, told
-from dispute_world import BOND, RULES, Stage, opening, terms
+from chain_world import SPEC, EvmWorld, MemoryWorld, Script, World
+from dispute_world import BOND, RULES, Stage, opening, run, terms
 from test_datasets import FOREVER, MOST
 
 from assay.chain import (
@@ -158,16 +158,6 @@ SCRIPTS: list[Script] = [
     who_disputes_in_vain_pays_for_what_had_to_be_shown, a_liar_pays_and_no_less_is_burnt, of_several_datasets_each_owner_is_paid_for_its_own_records,
     records_that_nobody_licensed_cost_nothing,
 ]  # fmt: skip
-
-
-async def run(world: World, script: Script) -> tuple[list[Any], dict[str, int]]:
-    try:
-        await script(world)
-        assert sum((await world.balances()).values()) == TOKENS * len(NAMES)
-        await audited(world)
-        return await told(world), await world.balances()
-    finally:
-        await world.close()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
