@@ -112,17 +112,8 @@ class Workshop:
     # ---- keys ------------------------------------------------------------------------------------------------------------
 
     def store_key(self, task: StoreKey) -> KeyStored:
-        """Unwraps and keeps a key. Raises TaskFailed (PEER) when it is not the one it is said to be."""
-        from assay.merkle import sha256
-
-        try:
-            key = self.keys.unwrap(task.wrapped)
-        except ValueError as error:
-            raise TaskFailed(Fault.PEER, str(error)) from None
-        if sha256(key) != task.key_id:
-            raise TaskFailed(Fault.PEER, f"the wrapped key is another one than {task.key_id.hex()[:16]}…")
-        self.keys.store(key)
-        return KeyStored(key_id=task.key_id)
+        """Raises TaskFailed (PEER) when it is not the one it is said to be."""
+        return hands.store_key(self.keys, task)
 
     def gather_key(self, task: GatherKey) -> KeyGathered:
         """Raises TaskFailed (PEER) when the shares are true and the key is another one."""

@@ -14,14 +14,14 @@ from assay import cid, draw, hearing, links, threshold, votes
 from assay import hands as labour
 from assay.adapters.memory_chain import MemoryChain
 from assay.adapters.memory_keys import MemoryKeys
-from assay.chain import Opening, Release
+from assay.chain import Opening
 from assay.codec import Malformed, Message, decode, encode
-from assay.ids import Address, Cid, Digest
+from assay.ids import Cid, Digest
 from assay.job import JobSpec, SealedRef, envelope_info
+from assay.keyservice.hands import wrap_keys
 from assay.merkle import sha256
 from assay.messages import Boundary
 from assay.ports import Outage
-from assay.publish.manifest import info_of
 from assay.runtime import Fault, TaskFailed
 from assay.sim.options import Options
 from assay.sim.toy import Link, Toy, ToyBoundary, ToyState, prove, root, show
@@ -213,28 +213,13 @@ class Hands:
         return VoteVerified(verifier=task.vote.verifier, valid=valid)
 
     def store_key(self, task: StoreKey) -> KeyStored:
-        try:
-            key = self.keys.unwrap(task.wrapped)
-        except ValueError as error:
-            raise TaskFailed(Fault.PEER, str(error)) from None
-        if sha256(key) != task.key_id:
-            raise TaskFailed(Fault.PEER, "it opens to another key than it names")
-        return KeyStored(key_id=self.keys.store(key))
+        return labour.store_key(self.keys, task)
 
     def gather_key(self, task: GatherKey) -> KeyGathered:
         return labour.gather_key(self.keys, task)
 
     def wrap_keys(self, task: WrapKeys) -> KeysWrapped:
-        releases, bad = [], []
-        for key_id, envelope, sender, dataset in task.envelopes:
-            try:
-                key = threshold.open_own(self.keys, envelope, info_of(sender, dataset), key_id)
-            except ValueError:
-                bad.append(key_id)
-                continue
-            for who, encryption_key in task.recipients:
-                releases.append(Release(recipient=Address(who), key_id=key_id, wrapped=self.keys.wrap(key, encryption_key)))
-        return KeysWrapped(releases=tuple(releases), bad=tuple(bad))
+        return wrap_keys(self.keys, task)
 
     def take_key(self, task: TakeKey) -> KeysWrapped:
         return labour.take_key(self.keys, task)
