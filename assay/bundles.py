@@ -7,13 +7,13 @@ fit gets several bundles of one key id, which it keeps as one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import batched
 
 from assay import record_keys
 from assay.chain import MOST_WRAPPED, Release
 from assay.seal import KEY_SIZE, WRAPPED_SIZE
 
-MOST_TOGETHER = (MOST_WRAPPED - (WRAPPED_SIZE - KEY_SIZE) - record_keys.encoded_size(0)) // (record_keys.encoded_size(1) - record_keys.encoded_size(0))
+_HEAD = WRAPPED_SIZE - KEY_SIZE + record_keys.encoded_size(0)
+MOST_TOGETHER = (MOST_WRAPPED - _HEAD) // (record_keys.encoded_size(1) - record_keys.encoded_size(0))
 """Keys of records in one release: 226."""
 
 MOST_IN_CALL, MOST_CALL = 64, 3 * MOST_WRAPPED
@@ -23,7 +23,8 @@ MOST_IN_CALL, MOST_CALL = 64, 3 * MOST_WRAPPED
 def cut(key: bytes, records: Sequence[int]) -> list[bytes]:
     """The keys of some records, ascending, of the shard with this key, in as few bundles as may be."""
     every = record_keys.select(key, records).keys
-    return [record_keys.encode(record_keys.RecordKeys({index: every[index] for index in some})) for some in batched(records, MOST_TOGETHER)]
+    cuts = (records[at : at + MOST_TOGETHER] for at in range(0, len(records), MOST_TOGETHER))
+    return [record_keys.encode(record_keys.RecordKeys({index: every[index] for index in some})) for some in cuts]
 
 
 def calls(releases: Sequence[Release]) -> list[tuple[Release, ...]]:

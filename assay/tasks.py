@@ -562,8 +562,8 @@ AnyTask = (
     | DropSegment | LetGo | FindPublished
 )  # fmt: skip
 AnyOutcome = (
-    JobLoaded | ProgramChecked | Signed | OfferVerified | NodesFound | PinsSet | KeyStored | KeyGathered | RecordsChecked | ManifestRead | KeysWrapped | KeyTold
-    | SegmentRun | Stopping
+    JobLoaded | ProgramChecked | Signed | OfferVerified | NodesFound | PinsSet | KeyStored | KeyGathered | RecordsChecked | ManifestRead
+    | KeysWrapped | KeyTold | SegmentRun | Stopping
     | UnitsServed | ReceiptVerified
     | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
     | PublishedFound

@@ -20,14 +20,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from assay import hands
+from assay import bundles, hands, reads
 from assay.codec import Message, encode
 from assay.engine import CheckFile, FileChecked, JobFiles, KeptRecord
 from assay.ids import Cid, Digest, JobId, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.ports import Blobs, Engine, Keys, Outage
+from assay.record_keys import ShardKey
 from assay.runtime import Fault, TaskFailed
-from assay.tasks import CheckProgram, GatherKey, JobLoaded, KeyGathered, KeyStored, LoadJob, ProgramChecked, StoreKey
+from assay.tasks import (
+    CheckProgram,
+    CheckRecords,
+    GatherKey,
+    JobLoaded,
+    KeyGathered,
+    KeyStored,
+    LoadJob,
+    ProgramChecked,
+    RecordsChecked,
+    StoreKey,
+)
 
 MAX_MEMORY = 1 << 36
 MAX_FLOPS = 1 << 50
@@ -124,6 +136,42 @@ class Workshop:
             return self.keys.load(key_id)
         except KeyError:
             raise TaskFailed(Fault.OWN, f"key {key_id.hex()[:16]}… was here and is gone: is the data folder of this node whole?") from None
+
+    def shard_key(self, key_id: Digest) -> ShardKey:
+        """What is here to read a shard with: its key, or those of some of its records."""
+        try:
+            return self.keys.shard_key(key_id)
+        except KeyError:
+            raise TaskFailed(Fault.OWN, f"key {key_id.hex()[:16]}… was here and is gone: is the data folder of this node whole?") from None
+
+    async def check_records(self, task: CheckRecords) -> RecordsChecked:
+        """Raises TaskFailed (PEER) for a shard that is not what its owner says, whatever it is opened with."""
+        from assay import seal, shard
+
+        spec = await self.spec(task.spec)
+        missing, false, first = [], {}, 0
+        read = reads.records(reads.reading(spec), task.places)
+        for number, ref in enumerate(spec.dataset.shards):
+            key_id, wanted = ref.sealed.key_id, [first + index for index in read.get(number, ())]
+            first += ref.records
+            if not wanted:
+                continue
+            try:
+                lacks = bundles.lacks(self.keys.shard_key(key_id), read[number])
+            except KeyError:
+                lacks = len(wanted)
+            if lacks:
+                missing.append(key_id)
+                continue
+            blobs = {ref.sealed.cid: await hands.stored(self.blobs, ref.sealed.cid)}
+            records = shard.Records(spec.dataset, blobs.__getitem__, self.keys.shard_key)
+            try:
+                await asyncio.to_thread(records.read, wanted)
+            except seal.WrongKey as error:
+                false[key_id] = str(error)
+            except shard.BadShard as error:
+                raise TaskFailed(Fault.PEER, str(error)) from None
+        return RecordsChecked(missing=tuple(dict.fromkeys(missing)), false=tuple(false.items()))
 
     # ---- segments --------------------------------------------------------------------------------------------------------
 
@@ -269,7 +317,7 @@ class Workshop:
         blobs = {ref.cid: await hands.stored(self.blobs, ref.cid) for ref in refs}
 
         def read() -> None:
-            arrays = shard.Records(spec.dataset, blobs.__getitem__, self.key).read(indices)
+            arrays = shard.Records(spec.dataset, blobs.__getitem__, self.shard_key).read(indices)
             for at, field in enumerate(spec.dataset.fields):
                 _save(folder / f"batch-{unit}-{at}.npy", arrays[field.name])
 

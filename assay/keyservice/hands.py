@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from assay import hands as labour
 from assay import bundles, reads, threshold
+from assay import hands as labour
 from assay.chain import NOTHING, Release
 from assay.hands import load_job, stored
 from assay.ids import Address, Digest

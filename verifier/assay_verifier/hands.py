@@ -20,6 +20,7 @@ from assay.tasks import (
     AnyTask,
     BoundaryOpened,
     CheckProgram,
+    CheckRecords,
     Dropped,
     DropSegment,
     GatherKey,
@@ -61,6 +62,8 @@ class VerifierHands:
                 return await self.shop.check_program(task)
             case StoreKey():
                 return self.shop.store_key(task)
+            case CheckRecords():
+                return await self.shop.check_records(task)
             case GatherKey():
                 return self.shop.gather_key(task)
             case OpenBoundary():
