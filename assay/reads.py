@@ -14,8 +14,10 @@ from assay import links
 from assay.codec import Message
 from assay.ids import Digest
 from assay.job import JobSpec
-from assay.sampling import record_indices
+from assay.sampling import MAX_RECORDS, record_indices
 
+MAX_COUNT = 1 << 20
+"""Of micro-batches and of records in one, which machines count through."""
 MOST_READ = 1 << 14
 """Records that all draws of a segment together may read: a key of each goes on chain to each drawn verifier, at some 36 bytes of log."""
 
@@ -33,6 +35,20 @@ class Reading(Message, frozen=True, kw_only=True):
 def reading(spec: JobSpec) -> Reading:
     counts = tuple(shard.records for shard in spec.dataset.shards)
     return Reading(order=spec.order, batch=spec.batch, micro_batches=spec.micro_batches, counts=counts)
+
+
+def problem(spec: JobSpec) -> str:
+    """Why nobody can say which link reads which records; empty when it can be said."""
+    for name in ("micro_batches", "batch"):
+        if not 1 <= getattr(spec, name) <= MAX_COUNT:
+            return f"{name} is {getattr(spec, name)}, not in 1..{MAX_COUNT}"
+    if len(spec.order) != 32:
+        return f"the key of the order of examples has {len(spec.order)} bytes, not 32"
+    if not spec.dataset.shards or not all(shard.records for shard in spec.dataset.shards):
+        return f"dataset {spec.dataset.name!r} has no shards, or one without records"
+    if spec.dataset.records > MAX_RECORDS:
+        return f"dataset {spec.dataset.name!r} has {spec.dataset.records} records, over the limit of {MAX_RECORDS}"
+    return ""
 
 
 def places(units: Iterable[int], start: int, micro_batches: int) -> tuple[tuple[int, int], ...]:

@@ -43,8 +43,6 @@ from assay.tasks import (
 
 MAX_MEMORY = 1 << 36
 MAX_FLOPS = 1 << 50
-MAX_COUNT = 1 << 20
-"""Of micro-batches and of records in one, which machines count through."""
 
 
 def quietly(_: Message) -> None:
@@ -370,11 +368,8 @@ def check_spec(spec: JobSpec) -> None:
 
     for blob in (spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)):
         cid.parse(blob)
-    for name in ("micro_batches", "batch"):
-        if not 1 <= getattr(spec, name) <= MAX_COUNT:
-            raise ValueError(f"{name} is {getattr(spec, name)}, not in 1..{MAX_COUNT}")
-    if len(spec.order) != 32:
-        raise ValueError(f"the key of the order of examples has {len(spec.order)} bytes, not 32")
+    if problem := reads.problem(spec):
+        raise ValueError(problem)
     if len(spec.key_service_key) != 32:
         raise ValueError(f"the key service's encryption key has {len(spec.key_service_key)} bytes, not 32")
     threshold.check_document(spec)

@@ -232,7 +232,7 @@ def test_keys_reach_those_entitled_and_open_the_data(run: Callable[[Callable[[Wo
         service, wanted = world.peers["service"].peer, spec.dataset.shards[0].sealed.key_id
         answer = await world.peers["v1"].request(service, KeyRequest(segment=SegmentId(1), key_id=wanted), 10)
         assert isinstance(answer, KeyGrant)
-        assert world.keys["v1"].unwrap(answer.wrapped) == world.released("v1", 1)[wanted]
+        assert world.keys["v1"].unwrap(answer.wrapped[0]) == world.released("v1", 1)[wanted]
         refused = await world.peers["v1"].request(service, KeyRequest(segment=SegmentId(1), key_id=spec.state.key_id), 10)
         assert isinstance(refused, Refusal)
         assert "nothing entitles you" in refused.reason

@@ -41,7 +41,6 @@ from assay.keyservice.showing import wrap
 from assay.keyservice.state import Dataset, Envelope, JobStage
 from assay.runtime import Do, Failed, IllegalEvent, Result, Send, Sent
 from assay.tasks import JobLoaded, LoadJob
-from assay.workshop import check_spec
 
 OwnerCall = (
     PublishDataset | GrantLicence | RevokeLicence | AdmitVerifiers | CollectUse | WithdrawRevenue | OfferSurety | DepositSurety | WithdrawSurety
@@ -144,11 +143,8 @@ class Licensed(Adopting):
     @staticmethod
     def _unreadable(spec: JobSpec, terms: Terms) -> str:
         """Why drawn verifiers cannot be given the keys of the records that they read; empty when they can."""
-        try:
-            shard.check_dataset(spec.dataset)
-            check_spec(spec)
-        except ValueError as error:
-            return str(error)
+        if problem := reads.problem(spec):
+            return problem
         p = terms.params
         found = reads.most(reads.reading(spec), terms.segment_steps, p.links, p.redraws + 1)
         if found <= reads.MOST_READ:
@@ -171,6 +167,10 @@ class Licensed(Adopting):
             return [Envelope(ref.sealed.key_id, ref.sealed.envelope, facts.client) for ref in spec.dataset.shards]
         if tuple(used.dataset for used in spec.published) != self.state.licensed[job]:
             return "its document names other datasets than those that it is licensed for"
+        try:
+            shard.check_dataset(spec.dataset)
+        except shard.BadShard as error:
+            return str(error)
         if data_root(spec.dataset, spec.order, spec.batch) != facts.terms.dataset_root:
             return "the data of its document are not those that the contract names"
         if sum(used.shards for used in spec.published) != len(spec.dataset.shards):

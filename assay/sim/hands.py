@@ -10,7 +10,7 @@ import re
 from functools import cache, lru_cache
 from typing import Any
 
-from assay import cid, draw, hearing, links, threshold, votes
+from assay import bundles, cid, draw, hearing, links, reads, threshold, votes
 from assay import hands as labour
 from assay.adapters.memory_chain import MemoryChain
 from assay.adapters.memory_keys import MemoryKeys
@@ -22,14 +22,16 @@ from assay.keyservice.hands import wrap_keys
 from assay.merkle import sha256
 from assay.messages import Boundary
 from assay.ports import Outage
+from assay.record_keys import RecordKeys
 from assay.runtime import Fault, TaskFailed
 from assay.sim.options import Options
-from assay.sim.toy import Link, Toy, ToyBoundary, ToyState, prove, root, show
+from assay.sim.toy import Link, Toy, ToyBoundary, ToyShard, ToyState, prove, root, show
 from assay.tasks import (
     AnyOutcome,
     AnyTask,
     BoundaryOpened,
     CheckProgram,
+    CheckRecords,
     ChunkMade,
     Dropped,
     DropSegment,
@@ -51,6 +53,7 @@ from assay.tasks import (
     ProgramChecked,
     PublishedFound,
     ReceiptVerified,
+    RecordsChecked,
     ReleaseBlobs,
     ReplayUnit,
     RunSegment,
@@ -108,6 +111,12 @@ def read_state(body: bytes) -> ToyState:
 
 
 @lru_cache(maxsize=4096)
+def read_shard(body: bytes) -> ToyShard:
+    """Raises Malformed."""
+    return decode(body, ToyShard)
+
+
+@lru_cache(maxsize=4096)
 def read_boundary(body: bytes) -> ToyBoundary:
     """Raises Malformed."""
     return decode(body, ToyBoundary)
@@ -145,6 +154,7 @@ class Hands:
         """The disk is gone: blobs, work and keys, all but the identity."""
         self.store, self.disk, self.kept = Store(), {}, {}
         self.keys._ring.clear()
+        self.keys._records.clear()
 
     def perform(self, task: AnyTask) -> AnyOutcome:
         """Raises TaskFailed or Outage."""
@@ -214,6 +224,23 @@ class Hands:
 
     def store_key(self, task: StoreKey) -> KeyStored:
         return labour.store_key(self.keys, task)
+
+    def check_records(self, task: CheckRecords) -> RecordsChecked:
+        spec, missing, false = self.spec(task.spec), [], []
+        for number, wanted in reads.records(reads.reading(spec), task.places).items():
+            ref = spec.dataset.shards[number].sealed
+            try:
+                key = self.keys.shard_key(ref.key_id)
+            except KeyError:
+                missing.append(ref.key_id)
+                continue
+            if bundles.lacks(key, wanted):
+                missing.append(ref.key_id)
+            elif isinstance(key, RecordKeys):
+                leaves = read_shard(read_sealed(self.store.stored(ref.cid)).body).leaves
+                if wrong := [index for index in wanted if sha256(key.keys[index]) != leaves[index]]:
+                    false.append((ref.key_id, f"record {wrong[0]} does not open"))
+        return RecordsChecked(missing=tuple(missing), false=tuple(false))
 
     def gather_key(self, task: GatherKey) -> KeyGathered:
         return labour.gather_key(self.keys, task)
@@ -324,6 +351,10 @@ class Hands:
             self.opened(ref.cid)
         toy = self.toy(spec)
         step, m = toy.place(task.unit, task.start)
+        if m < toy.micro_batches:
+            seen = self.check_records(CheckRecords(segment=task.segment, spec=task.spec, places=((step, m),)))
+            if seen.missing or seen.false:
+                raise TaskFailed(Fault.PEER, f"link {task.unit} reads records that no key here opens")
         served = self.boundary(task.boundary.cid)
         ends = list(task.boundary.link_ends)
         committed = ends.pop()
