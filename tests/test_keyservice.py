@@ -440,7 +440,7 @@ def test_jobs_of_other_key_services_are_left_alone() -> None:
 
 
 def test_large_batches_are_cut_into_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assay.keyservice.machine.BATCH", 2)
+    monkeypatch.setattr(bundles, "MOST_IN_CALL", 2)
     bench = Bench()
     bench.register(*NODES)
     bench.post()

@@ -160,7 +160,8 @@ def test_what_was_assigned_before_a_revocation_goes_on() -> None:
     bench.commit(1)
     bench.chain(LicenceRevoked, dataset=DatasetId(1), who=Address("0x" + "00" * 20))
     bench.draw(1, V1)
-    assert bench.got(V1, 1) == KEYS["cheap"]
+    bench.keys = KEYS["cheap"]
+    assert bench.records(V1, 1) == bench.read(0)
     bench.settle(1)
     bench.chain(JobClosed, job=JobId(1), refund=0)
     assert bench.machine.state.jobs[JobId(1)].shared == []  # and nobody is entitled to them any more
@@ -242,7 +243,8 @@ def test_a_licence_that_is_revoked_in_mid_job_still_lets_what_was_assigned_be_ch
     bench.chain(LicenceRevoked, dataset=DatasetId(1), who=Address("0x" + "00" * 20))
     bench.commit(1)
     bench.draw(1, V1)
-    assert bench.got(V1, 1) == KEYS["cheap"]
+    bench.keys = KEYS["cheap"]
+    assert bench.records(V1, 1) == bench.read(0)
     bench.settle(1)
     calls = len(bench.calls)
     for who in (V2, W2, RIVAL):

@@ -214,8 +214,8 @@ def test_only_the_shards_that_the_drawn_links_read_are_needed() -> None:
         step, m = links.place(unit, 2)
         drawn_records = [] if m == 2 else record_indices(spec.order, 16, step, m, 2, 4)
         assert sorted(i + 3 * shard for shard, some in read(fresh, spec).items() for i in some) == sorted(set(drawn_records))
-        fresh.load_job(dataset=spec.dataset)
-        assert {key for key in fresh.core.outstanding if key.startswith("fetch:")} == {f"fetch:1:{shards[i].sealed.cid}" for i in read(fresh, spec)}
+        fresh.load_job()
+        assert {key for key in fresh.core.outstanding if key.startswith("fetch:")} == {f"fetch:1:{SHARDS[i].sealed.cid}" for i in read(fresh)}
     machine.check_restart()
 
 
