@@ -333,16 +333,14 @@ class Workshop:
         await asyncio.to_thread(self._write_record, folder / f"record-{number}.json", spec, index, local, sealed, key)
 
     @staticmethod
-    def _write_record(path: Path, spec: JobSpec, index: int, local: int, sealed: bytes, key: bytes) -> None:
-        from assay import merkle, shard
-        from assay.dispute.proofs import bytes_of
+    def _write_record(path: Path, spec: JobSpec, index: int, local: int, sealed: bytes, key: ShardKey) -> None:
+        from assay import seal, shard
 
-        fields = spec.dataset.fields
-        arrays = shard.read_shard(spec.dataset.shards[index], fields, sealed, key)
-        leaves = shard.record_leaves(fields, arrays, key)
-        data = b"".join(bytes_of(arrays[field.name][local]) for field in fields)
-        kept = KeptRecord(shard=index, salt=Digest(shard.salt(key, local)), data=data, path=merkle.prove(leaves, local))
-        write_atomically(path, encode(kept))
+        try:
+            shown = shard.prove(spec.dataset.shards[index], spec.dataset.fields, sealed, key, local)
+        except (shard.BadShard, seal.SealError) as error:
+            raise TaskFailed(Fault.PEER, str(error)) from None
+        write_atomically(path, encode(KeptRecord(shard=index, salt=shown.salt, data=shown.data, path=shown.path)))
 
 
 def _list(path: Path, cid: Cid) -> None:
