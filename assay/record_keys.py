@@ -23,7 +23,7 @@ from assay.ids import Digest
 
 KEY_SIZE = 32
 MOST_KEYS = 1 << 20
-"""Keys in a bundle: as many as a micro-batch may have records (assay.workshop.MAX_COUNT)."""
+"""Keys in a bundle: as many as a micro-batch may have records (assay.reads.MAX_COUNT)."""
 MAX_INDEX = (1 << 32) - 1
 
 _VERSION = 1

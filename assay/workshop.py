@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from assay import bundles, hands, reads
+from assay import hands, reads
 from assay.codec import Message, encode
 from assay.engine import CheckFile, FileChecked, JobFiles, KeptRecord
 from assay.ids import Cid, Digest, JobId, SegmentId
@@ -28,18 +28,7 @@ from assay.job import JobSpec, SealedRef
 from assay.ports import Blobs, Engine, Keys, Outage
 from assay.record_keys import ShardKey
 from assay.runtime import Fault, TaskFailed
-from assay.tasks import (
-    CheckProgram,
-    CheckRecords,
-    GatherKey,
-    JobLoaded,
-    KeyGathered,
-    KeyStored,
-    LoadJob,
-    ProgramChecked,
-    RecordsChecked,
-    StoreKey,
-)
+from assay.tasks import CheckProgram, GatherKey, JobLoaded, KeyGathered, KeyStored, LoadJob, ProgramChecked, StoreKey
 
 MAX_MEMORY = 1 << 36
 MAX_FLOPS = 1 << 50
@@ -141,35 +130,6 @@ class Workshop:
             return self.keys.shard_key(key_id)
         except KeyError:
             raise TaskFailed(Fault.OWN, f"key {key_id.hex()[:16]}… was here and is gone: is the data folder of this node whole?") from None
-
-    async def check_records(self, task: CheckRecords) -> RecordsChecked:
-        """Raises TaskFailed (PEER) for a shard that is not what its owner says, whatever it is opened with."""
-        from assay import seal, shard
-
-        spec = await self.spec(task.spec)
-        missing, false, first = [], {}, 0
-        read = reads.records(reads.reading(spec), task.places)
-        for number, ref in enumerate(spec.dataset.shards):
-            key_id, wanted = ref.sealed.key_id, [first + index for index in read.get(number, ())]
-            first += ref.records
-            if not wanted:
-                continue
-            try:
-                lacks = bundles.lacks(self.keys.shard_key(key_id), read[number])
-            except KeyError:
-                lacks = len(wanted)
-            if lacks:
-                missing.append(key_id)
-                continue
-            blobs = {ref.sealed.cid: await hands.stored(self.blobs, ref.sealed.cid)}
-            records = shard.Records(spec.dataset, blobs.__getitem__, self.keys.shard_key)
-            try:
-                await asyncio.to_thread(records.read, wanted)
-            except seal.WrongKey as error:
-                false[key_id] = str(error)
-            except shard.BadShard as error:
-                raise TaskFailed(Fault.PEER, str(error)) from None
-        return RecordsChecked(missing=tuple(dict.fromkeys(missing)), false=tuple(false.items()))
 
     # ---- segments --------------------------------------------------------------------------------------------------------
 
@@ -328,7 +288,7 @@ class Workshop:
         """One record of the dataset with its salt and its path under its shard's root: all that a dispute over it shows."""
         (index,) = await asyncio.to_thread(self._shards_of, spec, [number])
         ref = spec.dataset.shards[index]
-        sealed, key = await hands.stored(self.blobs, ref.sealed.cid), self.key(ref.sealed.key_id)
+        sealed, key = await hands.stored(self.blobs, ref.sealed.cid), self.shard_key(ref.sealed.key_id)
         local = number - sum(shard.records for shard in spec.dataset.shards[:index])
         await asyncio.to_thread(self._write_record, folder / f"record-{number}.json", spec, index, local, sealed, key)
 
