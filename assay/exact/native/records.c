@@ -113,30 +113,49 @@ static inline __attribute__((always_inline)) void xored(const vector x[16], int 
 #pragma GCC unroll 4
         for (int q = 0; q < 16 / WIDE; q++) *((loose *)out + q) = *((const loose *)in + q) ^ x[q * WIDE + l];
     } else {
-        uint8_t stream[64];
-        for (int q = 0; q < 16 / WIDE; q++) memcpy(stream + 4 * WIDE * q, x + q * WIDE + l, 4 * WIDE);
-        for (size_t i = 0; i < size; i++) out[i] = in[i] ^ stream[i];
+        uint8_t block[64];
+        memcpy(block, in, size);
+        for (int q = 0; q < 16 / WIDE; q++) *((loose *)block + q) ^= x[q * WIDE + l];
+        memcpy(out, block, size);
     }
 }
 
 static inline uint32_t little(const uint8_t *p) { return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24; }
 
-static void first_state(vector first[16], int lane, const uint8_t key[32], const uint8_t nonce[12], uint32_t counter) {
-    static const uint32_t sigma[4] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
-    for (int i = 0; i < 4; i++) first[i][lane] = sigma[i];
-    for (int i = 0; i < 8; i++) first[4 + i][lane] = little(key + 4 * i);
-    first[12][lane] = counter;
-    for (int i = 0; i < 3; i++) first[13 + i][lane] = little(nonce + 4 * i);
+typedef struct { uint8_t key[32], salt[32]; } secret;
+
+static const uint32_t SIGMA[4] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
+
+/* First states of WIDE blocks of one record. */
+static inline void of_one(vector first[16], const uint8_t key[32], const uint8_t nonce[12]) {
+    for (int i = 0; i < 4; i++) first[i] = (vector){0} + SIGMA[i];
+    for (int i = 0; i < 8; i++) first[4 + i] = (vector){0} + little(key + 4 * i);
+    for (int l = 0; l < WIDE; l++) first[12][l] = (uint32_t)l;
+    for (int i = 0; i < 3; i++) first[13 + i] = (vector){0} + little(nonce + 4 * i);
 }
 
-typedef struct { uint8_t key[32], salt[32]; } secret;
+/* Of block 0 of each of n <= WIDE records, whose leaves have 32 bytes; further lanes are the first one's. */
+static inline void of_many(vector first[16], const secret *secrets, const uint8_t *leaves, int n) {
+    vector x[16];
+    for (int l = 0; l < WIDE; l++) {
+        uint8_t row[64]; /* key and leaf: what block l would be, turned over, is word by word what the lanes begin with */
+        memcpy(row, secrets[l < n ? l : 0].key, 32);
+        memcpy(row + 32, leaves + 32 * (l < n ? l : 0), 32);
+        for (int q = 0; q < 16 / WIDE; q++) x[q * WIDE + l] = *((const loose *)row + q);
+    }
+    turned_over(x);
+    for (int i = 0; i < 4; i++) first[i] = (vector){0} + SIGMA[i];
+    memcpy(first + 4, x, 8 * sizeof(vector));
+    first[12] = (vector){0};
+    memcpy(first + 13, x + 8, 3 * sizeof(vector));
+}
 
 /* n <= WIDE records, each under its key and the first 12 bytes of its leaf, from block 0 on. */
 static void cipher(const secret *secrets, const uint8_t *leaves, const uint8_t *in, uint8_t *out, size_t width, int n) {
     const size_t blocks = (width + 63) / 64, calls = (blocks + WIDE - 1) / WIDE;
     vector first[16], x[16];
     if (blocks < calls * (size_t)n && blocks <= 16 * WIDE) {
-        for (int l = 0; l < WIDE; l++) first_state(first, l, secrets[l < n ? l : 0].key, leaves + 32 * (l < n ? l : 0), 0);
+        of_many(first, secrets, leaves, n);
         for (size_t at = 0; at < width; at += 64, first[12] += 1) {
             blocks_of(first, x);
             for (int l = 0; l < n; l++) xored(x, l, in + (size_t)l * width + at, out + (size_t)l * width + at, width - at);
@@ -144,7 +163,7 @@ static void cipher(const secret *secrets, const uint8_t *leaves, const uint8_t *
         return;
     }
     for (int r = 0; r < n; r++, in += width, out += width) {
-        for (int l = 0; l < WIDE; l++) first_state(first, l, secrets[r].key, leaves + 32 * r, (uint32_t)l);
+        of_one(first, secrets[r].key, leaves + 32 * r);
         size_t at = 0;
         for (; at + 64 * WIDE <= width; at += 64 * WIDE, first[12] += WIDE) {
             blocks_of(first, x);
