@@ -122,9 +122,18 @@ class Offer(Message, frozen=True, kw_only=True):
     nonce: int
 
 
+MOST_WRAPPED = 8192
+"""Bytes of one release: the keys of 226 records (assay.bundles), so that no event of the log is larger than a reader would expect."""
+
+
+NOTHING = Digest(bytes(32))
+"""In place of a key id."""
+
+
 class Release(Message, frozen=True, kw_only=True):
     recipient: Address
     key_id: Digest
+    """NOTHING, and nothing wrapped: the recipient is entitled, and needs no key for what was drawn."""
     wrapped: bytes
 
 

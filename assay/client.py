@@ -344,8 +344,8 @@ async def collect(
                 answer = await peers.request(peer, KeyRequest(segment=number, key_id=segment.key_id), timeout=10.0)
             except Outage:
                 answer = Refusal(reason="")
-            if isinstance(answer, KeyGrant):
-                given[place] = answer.wrapped
+            if isinstance(answer, KeyGrant) and answer.wrapped:
+                given[place] = answer.wrapped[-1]
         if given:
             try:
                 key = threshold.released(keys, segment.key_envelope, list(given.values()), segment.key_id)

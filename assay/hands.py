@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assay import threshold
+from assay import record_keys, threshold
 from assay.chain import Release
 from assay.codec import Malformed, decode
 from assay.ids import Cid
@@ -10,8 +10,9 @@ from assay.job import FORMAT, JobSpec
 from assay.merkle import sha256
 from assay.ports import Blobs, Keys, Missing, Outage
 from assay.publish.manifest import info_of
+from assay.record_keys import RecordKeys
 from assay.runtime import Fault, TaskFailed
-from assay.tasks import GatherKey, JobLoaded, KeyGathered, KeysWrapped, LoadJob, TakeKey
+from assay.tasks import GatherKey, JobLoaded, KeyGathered, KeyStored, KeysWrapped, LoadJob, StoreKey, TakeKey
 
 MAX_SPEC = 8 << 20
 """Bytes of a job document."""
@@ -45,6 +46,22 @@ async def load_job(blobs: Blobs, task: LoadJob) -> JobLoaded:
     if spec.format != FORMAT:
         raise TaskFailed(Fault.PEER, f"job {task.job}: its document has the format {spec.format[:40]!r}, this program reads {FORMAT}")
     return JobLoaded(job=task.job, spec=spec, spec_digest=sha256(data))
+
+
+def store_key(keys: Keys, task: StoreKey) -> KeyStored:
+    """Unwraps and keeps a key, or a bundle of record keys. Raises TaskFailed (PEER) when it is not the one it is said to be: of a bundle only
+    opening the records can tell (CheckRecords)."""
+    try:
+        found = record_keys.parse(keys.unwrap(task.wrapped))
+    except ValueError as error:
+        raise TaskFailed(Fault.PEER, str(error)) from None
+    if isinstance(found, RecordKeys):
+        keys.store_records(task.key_id, found)
+    elif sha256(found) != task.key_id:
+        raise TaskFailed(Fault.PEER, f"the wrapped key is another one than {task.key_id.hex()[:16]}…")
+    else:
+        keys.store(found)
+    return KeyStored(key_id=task.key_id, whole=not isinstance(found, RecordKeys))
 
 
 def gather_key(keys: Keys, task: GatherKey) -> KeyGathered:

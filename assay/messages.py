@@ -12,7 +12,7 @@ from assay.dispute.questions import Question
 from assay.dispute.served import Nodes, Wanted
 from assay.ids import U32, U63, Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 
-RPC_PROTOCOL = "/assay/rpc/2"
+RPC_PROTOCOL = "/assay/rpc/3"
 
 
 THROUGH = "libp2p:"
@@ -170,7 +170,8 @@ class KeyRequest(Message, frozen=True, kw_only=True):
 
 class KeyGrant(Message, frozen=True, kw_only=True):
     key_id: Digest
-    wrapped: bytes
+    wrapped: tuple[bytes, ...]
+    """What was released: one key or share of it, or the keys of some records in one or several bundles (assay.bundles)."""
 
 
 class NodesRequest(Message, frozen=True, kw_only=True):

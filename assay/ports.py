@@ -11,6 +11,7 @@ from assay.codec import Message
 from assay.dispute.record import Record, Rules
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.messages import AnyGossip, AnyReply, AnyRequest, Means, PeerRecord
+from assay.record_keys import RecordKeys, ShardKey
 
 
 class Outage(Exception):
@@ -194,6 +195,13 @@ class Keys(Protocol):
 
     def load(self, key_id: Digest) -> bytes:
         """Raises KeyError."""
+
+    def store_records(self, key_id: Digest, records: RecordKeys) -> None:
+        """Keeps the keys of some records of the shard whose key has this id, beside those of it that are here; later ones count. Encrypted at
+        rest."""
+
+    def shard_key(self, key_id: Digest) -> ShardKey:
+        """The shard's key if it is here, else those of its records that are. Raises KeyError."""
 
 
 class Row(Message, frozen=True, kw_only=True):

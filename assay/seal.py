@@ -108,7 +108,7 @@ def _nonce(header: Header, index: int) -> bytes:
     return header.prefix + index.to_bytes(4, "big") + bytes((index == header.chunks - 1,))
 
 
-def _zeros(size: int) -> io.BytesIO:
+def zeros(size: int) -> io.BytesIO:
     """A buffer to be filled in place: its `getvalue` then gives the bytes without a copy, which a large file would feel."""
     out = io.BytesIO()
     if size:
@@ -144,7 +144,7 @@ def seal_into(plaintext: bytes | bytearray | memoryview, key: bytes, target: mem
 
 def seal(plaintext: bytes | bytearray | memoryview, key: bytes, prefix: bytes | None = None) -> bytes:
     """The sealed file, as `seal_into` writes it."""
-    out = _zeros(sealed_size(memoryview(plaintext).nbytes))
+    out = zeros(sealed_size(memoryview(plaintext).nbytes))
     target = out.getbuffer()
     seal_into(plaintext, key, target, prefix)
     target.release()
@@ -208,7 +208,7 @@ class Reader:
         first, last = offset // CHUNK, max(offset // CHUNK, -(-(offset + length) // CHUNK) - 1)
         if first >= self._header.chunks:  # nothing, at the very end
             return b""
-        out = _zeros(sum(self._chunk_size(index) for index in range(first, last + 1)))
+        out = zeros(sum(self._chunk_size(index) for index in range(first, last + 1)))
         view = out.getbuffer()
         at, start = self._fill(first, last, view), offset - first * CHUNK
         if at != length:

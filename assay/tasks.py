@@ -19,6 +19,7 @@ from assay.hearing import ChunkProof
 from assay.ids import Address, Cid, Digest, DisputeId, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.messages import Boundary, Means
+from assay.reads import Reading
 
 
 class Task(Message, frozen=True, kw_only=True):
@@ -125,7 +126,8 @@ class PinsSet(Outcome, frozen=True, kw_only=True):
 
 
 class StoreKey(Task, frozen=True, kw_only=True):
-    """Unwraps a key that was released to this node and keeps it. Fails when it is not the key that `key_id` names."""
+    """Unwraps a key, or the keys of some records of the shard that `key_id` is of, and keeps them. Fails with PEER when it is another key, or
+    nothing that can be read."""
 
     key_id: Digest
     wrapped: bytes
@@ -133,6 +135,24 @@ class StoreKey(Task, frozen=True, kw_only=True):
 
 class KeyStored(Outcome, frozen=True, kw_only=True):
     key_id: Digest
+    whole: bool = True
+    """False: of some records."""
+
+
+class CheckRecords(Task, frozen=True, kw_only=True):
+    """Verifier: opens the records that a draw reads, of shards that are in the store, with the keys that are here."""
+
+    segment: SegmentId
+    spec: Cid
+    places: tuple[tuple[int, int], ...]
+    """(step, micro-batch) of the drawn links."""
+
+
+class RecordsChecked(Outcome, frozen=True, kw_only=True):
+    missing: tuple[Digest, ...]
+    """Ids of the shards' keys of whose records some cannot be opened yet."""
+    false: tuple[tuple[Digest, str], ...]
+    """Ids of those of whose records some do not open, and why."""
 
 
 class GatherKey(Task, frozen=True, kw_only=True):
@@ -163,12 +183,22 @@ class ManifestRead(Outcome, frozen=True, kw_only=True):
     """With their sizes; empty: this node is none of its key holders."""
 
 
+class DrawnKeys(Message, frozen=True, kw_only=True):
+    """The envelopes of a job's shards, in order, and which micro-batches (step, number) were drawn: of these the records' keys are released."""
+
+    shards: tuple[tuple[Digest, bytes, Address, bytes], ...]
+    reading: Reading
+    places: tuple[tuple[int, int], ...]
+
+
 class WrapKeys(Task, frozen=True, kw_only=True):
     """Key service: opens `envelopes` (key id, envelope, account that published it, root of the published dataset that it is of or nothing)
-    and wraps each key, or this holder's share of it, to each recipient (account, encryption key). No recipients: only checks the envelopes."""
+    and wraps each key, or this holder's share of it, to each recipient (account, encryption key). No recipients: only checks the envelopes.
+    With `drawn` also what the drawn links read of the shards; who needs nothing gets a release that says so."""
 
     envelopes: tuple[tuple[Digest, bytes, Address, bytes], ...]
     recipients: tuple[tuple[str, bytes], ...]
+    drawn: DrawnKeys | None = None
 
 
 class KeysWrapped(Outcome, frozen=True, kw_only=True):
@@ -526,14 +556,14 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | FindNodes | KeepBlob | ReleaseBlobs
-    | StoreKey | GatherKey | ReadManifest | WrapKeys | TakeKey | TellKey | RunSegment | StopSegment | ServeUnits | VerifyReceipt
+    | StoreKey | GatherKey | CheckRecords | ReadManifest | WrapKeys | TakeKey | TellKey | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
     | ShowNodes | VerifyVisit
     | DropSegment | LetGo | FindPublished
 )  # fmt: skip
 AnyOutcome = (
-    JobLoaded | ProgramChecked | Signed | OfferVerified | NodesFound | PinsSet | KeyStored | KeyGathered | ManifestRead | KeysWrapped | KeyTold
-    | SegmentRun | Stopping
+    JobLoaded | ProgramChecked | Signed | OfferVerified | NodesFound | PinsSet | KeyStored | KeyGathered | RecordsChecked | ManifestRead
+    | KeysWrapped | KeyTold | SegmentRun | Stopping
     | UnitsServed | ReceiptVerified
     | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
     | PublishedFound

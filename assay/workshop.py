@@ -20,19 +20,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from assay import hands
+from assay import hands, reads
 from assay.codec import Message, encode
 from assay.engine import CheckFile, FileChecked, JobFiles, KeptRecord
 from assay.ids import Cid, Digest, JobId, SegmentId
 from assay.job import JobSpec, SealedRef
 from assay.ports import Blobs, Engine, Keys, Outage
+from assay.record_keys import ShardKey
 from assay.runtime import Fault, TaskFailed
 from assay.tasks import CheckProgram, GatherKey, JobLoaded, KeyGathered, KeyStored, LoadJob, ProgramChecked, StoreKey
 
 MAX_MEMORY = 1 << 36
 MAX_FLOPS = 1 << 50
-MAX_COUNT = 1 << 20
-"""Of micro-batches and of records in one, which machines count through."""
 
 
 def quietly(_: Message) -> None:
@@ -112,17 +111,8 @@ class Workshop:
     # ---- keys ------------------------------------------------------------------------------------------------------------
 
     def store_key(self, task: StoreKey) -> KeyStored:
-        """Unwraps and keeps a key. Raises TaskFailed (PEER) when it is not the one it is said to be."""
-        from assay.merkle import sha256
-
-        try:
-            key = self.keys.unwrap(task.wrapped)
-        except ValueError as error:
-            raise TaskFailed(Fault.PEER, str(error)) from None
-        if sha256(key) != task.key_id:
-            raise TaskFailed(Fault.PEER, f"the wrapped key is another one than {task.key_id.hex()[:16]}…")
-        self.keys.store(key)
-        return KeyStored(key_id=task.key_id)
+        """Raises TaskFailed (PEER) when it is not the one it is said to be."""
+        return hands.store_key(self.keys, task)
 
     def gather_key(self, task: GatherKey) -> KeyGathered:
         """Raises TaskFailed (PEER) when the shares are true and the key is another one."""
@@ -131,6 +121,13 @@ class Workshop:
     def key(self, key_id: Digest) -> bytes:
         try:
             return self.keys.load(key_id)
+        except KeyError:
+            raise TaskFailed(Fault.OWN, f"key {key_id.hex()[:16]}… was here and is gone: is the data folder of this node whole?") from None
+
+    def shard_key(self, key_id: Digest) -> ShardKey:
+        """What is here to read a shard with: its key, or those of some of its records."""
+        try:
+            return self.keys.shard_key(key_id)
         except KeyError:
             raise TaskFailed(Fault.OWN, f"key {key_id.hex()[:16]}… was here and is gone: is the data folder of this node whole?") from None
 
@@ -278,7 +275,7 @@ class Workshop:
         blobs = {ref.cid: await hands.stored(self.blobs, ref.cid) for ref in refs}
 
         def read() -> None:
-            arrays = shard.Records(spec.dataset, blobs.__getitem__, self.key).read(indices)
+            arrays = shard.Records(spec.dataset, blobs.__getitem__, self.shard_key).read(indices)
             for at, field in enumerate(spec.dataset.fields):
                 _save(folder / f"batch-{unit}-{at}.npy", arrays[field.name])
 
@@ -291,21 +288,19 @@ class Workshop:
         """One record of the dataset with its salt and its path under its shard's root: all that a dispute over it shows."""
         (index,) = await asyncio.to_thread(self._shards_of, spec, [number])
         ref = spec.dataset.shards[index]
-        sealed, key = await hands.stored(self.blobs, ref.sealed.cid), self.key(ref.sealed.key_id)
+        sealed, key = await hands.stored(self.blobs, ref.sealed.cid), self.shard_key(ref.sealed.key_id)
         local = number - sum(shard.records for shard in spec.dataset.shards[:index])
         await asyncio.to_thread(self._write_record, folder / f"record-{number}.json", spec, index, local, sealed, key)
 
     @staticmethod
-    def _write_record(path: Path, spec: JobSpec, index: int, local: int, sealed: bytes, key: bytes) -> None:
-        from assay import merkle, shard
-        from assay.dispute.proofs import bytes_of
+    def _write_record(path: Path, spec: JobSpec, index: int, local: int, sealed: bytes, key: ShardKey) -> None:
+        from assay import seal, shard
 
-        fields = spec.dataset.fields
-        arrays = shard.read_shard(spec.dataset.shards[index], fields, sealed, key)
-        leaves = shard.record_leaves(fields, arrays, key)
-        data = b"".join(bytes_of(arrays[field.name][local]) for field in fields)
-        kept = KeptRecord(shard=index, salt=Digest(shard.salt(key, local)), data=data, path=merkle.prove(leaves, local))
-        write_atomically(path, encode(kept))
+        try:
+            shown = shard.prove(spec.dataset.shards[index], spec.dataset.fields, sealed, key, local)
+        except (shard.BadShard, seal.SealError) as error:
+            raise TaskFailed(Fault.PEER, str(error)) from None
+        write_atomically(path, encode(KeptRecord(shard=index, salt=shown.salt, data=shown.data, path=shown.path)))
 
 
 def _list(path: Path, cid: Cid) -> None:
@@ -331,11 +326,8 @@ def check_spec(spec: JobSpec) -> None:
 
     for blob in (spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)):
         cid.parse(blob)
-    for name in ("micro_batches", "batch"):
-        if not 1 <= getattr(spec, name) <= MAX_COUNT:
-            raise ValueError(f"{name} is {getattr(spec, name)}, not in 1..{MAX_COUNT}")
-    if len(spec.order) != 32:
-        raise ValueError(f"the key of the order of examples has {len(spec.order)} bytes, not 32")
+    if problem := reads.problem(spec):
+        raise ValueError(problem)
     if len(spec.key_service_key) != 32:
         raise ValueError(f"the key service's encryption key has {len(spec.key_service_key)} bytes, not 32")
     threshold.check_document(spec)

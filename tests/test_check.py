@@ -161,7 +161,7 @@ class Service:
         self.asked += 1
         if self.asked == 1:
             raise Outage("away")
-        return Refusal(reason="soon") if self.asked == 2 else KeyGrant(key_id=message.key_id, wrapped=self.wrapped)
+        return Refusal(reason="soon") if self.asked == 2 else KeyGrant(key_id=message.key_id, wrapped=(self.wrapped,))
 
 
 async def no_sleep(seconds: float) -> None: ...

@@ -6,14 +6,17 @@ One file because all of it drives one machine with one bench.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 
-from assay import codec
+from assay import bundles, codec, record_keys
 from assay.adapters.memory_journal import MemoryJournal
 from assay.adapters.memory_keys import MemoryKeys
 from assay.chain import (
+    MOST_WRAPPED,
+    NOTHING,
     Activated,
     Assigned,
     Block,
@@ -27,6 +30,7 @@ from assay.chain import (
     Params,
     Redrawn,
     Registered,
+    Release,
     ReleaseKeys,
     Served,
     Settled,
@@ -60,6 +64,7 @@ from assay.runtime import (
     Wake,
     Woke,
 )
+from assay.sampling import record_indices
 from assay.tasks import JobLoaded, LoadJob, TakeKey, WrapKeys
 
 SERVICE, CLIENT, W1, W2, V1, V2, V3 = (MemoryKeys(name.encode()) for name in ("service", "client", "w1", "w2", "v1", "v2", "v3"))
@@ -67,6 +72,8 @@ NODES = (SERVICE, CLIENT, W1, W2, V1, V2, V3)
 CID = Cid("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku")
 ZERO = Digest(bytes(32))
 SHARDS = [bytes([i]) * 32 for i in (1, 2)]
+RECORDS = 4
+"""In each shard."""
 INITIAL = b"i" * 32
 ME = Config(SERVICE.account, SERVICE.encryption_key, PeerId("peer-service"))
 
@@ -77,15 +84,15 @@ def peer(node: MemoryKeys) -> PeerId:
 
 def sealed(key: bytes, envelope: bytes | None = None) -> SealedRef:
     made = CLIENT.wrap(key, SERVICE.encryption_key, envelope_info(CLIENT.account))
-    return SealedRef(cid=CID, size=100, key_id=sha256(key), envelope=made if envelope is None else envelope)
+    return SealedRef(cid=CID, size=64 + RECORDS * 36, key_id=sha256(key), envelope=made if envelope is None else envelope)
 
 
 def document(**changes: object) -> JobSpec:
-    shards = tuple(ShardRef(sealed=sealed(key), records=1, root=ZERO) for key in SHARDS)
+    shards = tuple(ShardRef(sealed=sealed(key), records=RECORDS, root=ZERO) for key in SHARDS)
     fields: dict[str, object] = {
         "name": "job", "program": CID, "program_root": ZERO, "schedule": CID, "schedule_root": ZERO, "scalars": (), "state": sealed(INITIAL),
         "state_root": ZERO, "dataset": DatasetRef(name="d", fields=(Field(name="x", dtype="f32", shape=()),), shards=shards), "order": ZERO,
-        "steps": 30, "micro_batches": 1, "batch": 1, "segment_steps": 10, "key_service": SERVICE.account,
+        "steps": 30, "micro_batches": 1, "batch": 3, "segment_steps": 10, "key_service": SERVICE.account,
         "key_service_peer": PeerId("peer-service"), "key_service_key": SERVICE.encryption_key,
     }  # fmt: skip
     return JobSpec(**{**fields, **changes})  # type: ignore[arg-type]
@@ -110,6 +117,7 @@ class Bench:
     def __init__(self, spec: JobSpec | None = None, held: tuple[str, ...] = (), crash_after: int | None = None) -> None:
         """`crash_after`: the process is killed after it has done its n-th effect and before it has noted the result; it starts again."""
         self.spec, self.held, self.crash_after, self.effects = spec or document(), set(held), crash_after, 0
+        self.keys = SHARDS
         self.journal = MemoryJournal()
         self.core = Core(KeyServiceMachine(ME), self.journal)
         self.block = Block(number=1, hash=ZERO, time=1000)
@@ -200,9 +208,9 @@ class Bench:
         )  # fmt: skip
         return key
 
-    def draw(self, segment: int, *verifiers: MemoryKeys, round: int = 0) -> None:
+    def draw(self, segment: int, *verifiers: MemoryKeys, round: int = 0, units: tuple[int, ...] = (0,)) -> None:
         self.chain(
-            Drawn, segment=SegmentId(segment), round=round, seed=ZERO, units=(0,), verifiers=tuple(v.account for v in verifiers), serve_by=10**6
+            Drawn, segment=SegmentId(segment), round=round, seed=ZERO, units=units, verifiers=tuple(v.account for v in verifiers), serve_by=10**6
         )
 
     def settle(self, segment: int, by: MemoryKeys = W1) -> None:
@@ -211,6 +219,24 @@ class Bench:
     def got(self, node: MemoryKeys, segment: int) -> list[bytes]:
         """The keys that a node can open of what was released for a segment."""
         return [node.unwrap(r.wrapped) for _, call in self.calls if call.segment == segment for r in call.releases if r.recipient == node.account]
+
+    def records(self, node: MemoryKeys, segment: int) -> dict[tuple[int, int], bytes]:
+        """What a node can read of the shards by what was released for a segment: (shard, place in it) and the record's key."""
+        found: dict[tuple[int, int], bytes] = {}
+        names = {sha256(key): number for number, key in enumerate(self.keys)}
+        for release in [r for _, call in self.calls if call.segment == segment for r in call.releases if r.recipient == node.account]:
+            if release.key_id in names:
+                what, shard = record_keys.parse(node.unwrap(release.wrapped)), names[release.key_id]
+                opened = enumerate(record_keys.derive_all(what, RECORDS)) if isinstance(what, bytes) else what.keys.items()
+                found |= {(shard, index): key for index, key in opened}
+        return found
+
+    def read(self, *units: int, start: int = 0) -> dict[tuple[int, int], bytes]:
+        """What links of a segment that begins with step `start` read, so that a drawn verifier may: by the definition of the order of records."""
+        spec = self.spec
+        drawn = [i for unit in units if unit % 2 == 0 for i in record_indices(spec.order, RECORDS * len(self.keys), start + unit // 2, 0, 1, 3)]
+        places = [divmod(index, RECORDS) for index in drawn]
+        return {(shard, index): record_keys.derive(self.keys[shard], index) for shard, index in places}
 
     def ask(self, who: MemoryKeys, segment: int, key: bytes) -> KeyGrant | Refusal:
         effects = self.feed(Asked(ask=7, peer=peer(who), message=KeyRequest(segment=SegmentId(segment), key_id=sha256(key))))
@@ -253,18 +279,91 @@ def test_the_next_provider_gets_the_parents_checkpoint(bench: Bench) -> None:
     assert bench.got(W2, 2) == [*SHARDS, key]
 
 
-def test_drawn_verifiers_get_shards_and_no_state(bench: Bench) -> None:
+def test_drawn_verifiers_get_the_keys_of_the_records_of_the_drawn_links_and_no_other_and_no_state(bench: Bench) -> None:
     bench.assign(1)
-    bench.commit(1)
+    key = bench.commit(1)
     before = len(bench.calls)
     bench.draw(1, V1, V2)
     assert len(bench.calls) == before + 1
+    wanted = bench.read(0)
+    assert 0 < len(wanted) <= 3  # of eight records
     for verifier in (V1, V2):
-        assert bench.got(verifier, 1) == SHARDS
+        assert bench.records(verifier, 1) == wanted
+        assert not {*SHARDS, INITIAL, key} & set(bench.got(verifier, 1))
     assert not bench.got(V3, 1)
     bench.chain(Redrawn, segment=SegmentId(1), round=1, reason="not served", seed_block=0)
-    bench.draw(1, V3, round=1)
-    assert bench.got(V3, 1) == SHARDS
+    bench.draw(1, V3, round=1, units=(0, 4))  # what the rounds before have drawn is checked again
+    assert bench.records(V3, 1) == bench.read(0, 4)
+    assert bench.records(V1, 1) == wanted
+
+
+def test_from_what_is_released_no_other_records_key_can_be_derived(bench: Bench) -> None:
+    """A bundle holds outputs of HKDF under different labels, and nothing of what they are derived from."""
+    bench.assign(1)
+    bench.commit(1)
+    bench.draw(1, V1)
+    held = bench.records(V1, 1)
+    others = {record_keys.derive(key, index) for shard, key in enumerate(SHARDS) for index in range(RECORDS) if (shard, index) not in held}
+    seen = b"".join(V1.unwrap(r.wrapped) for _, call in bench.calls for r in call.releases if r.recipient == V1.account)
+    secrets = {*SHARDS, *(record_keys.extract(key) for key in SHARDS), *others}
+    assert not [secret for secret in secrets if secret in seen]
+    assert not others & {record_keys.derive(key, index) for key in held.values() for index in range(RECORDS)}
+
+
+def test_an_update_reads_no_records_and_is_released_nothing_but_the_word_that_nothing_is_due(bench: Bench) -> None:
+    bench.assign(1)
+    bench.commit(1)
+    bench.draw(1, V1, V2, units=(1,))
+    call = bench.calls[-1][1]
+    assert call.releases == tuple(Release(recipient=one.account, key_id=NOTHING, wrapped=b"") for one in (V1, V2))
+    assert "nothing entitles you" in bench.refusal(V1, 1, SHARDS[0])
+
+
+def test_who_is_to_read_all_of_a_shard_is_given_its_key(bench: Bench) -> None:
+    bench.assign(1)
+    bench.commit(1)
+    bench.draw(1, V1, units=tuple(range(0, 20, 2)))
+    assert bench.got(V1, 1) == SHARDS  # which says no more than the keys of all its records, and is shorter
+
+
+def test_many_records_go_in_several_bundles_and_calls_none_of_which_is_too_large() -> None:
+    shards = tuple(ShardRef(sealed=sealed(key), records=5000, root=ZERO) for key in SHARDS)
+    bench = Bench(document(dataset=DatasetRef(name="d", fields=document().dataset.fields, shards=shards), batch=1000))
+    bench.register(*NODES)
+    bench.post()
+    bench.assign(1)
+    bench.commit(1)
+    bench.draw(1, V1, V2)
+    calls = [call for _, call in bench.calls[1:]]
+    assert len(calls) > 1
+    assert all(len(r.wrapped) <= MOST_WRAPPED for call in calls for r in call.releases)
+    assert all(sum(len(r.wrapped) for r in call.releases) <= bundles.MOST_CALL and len(call.releases) <= 64 for call in calls)
+    wanted = {divmod(i, 5000) for i in record_indices(ZERO, 10_000, 0, 0, 1, 1000)}
+    assert set(bench.records(V1, 1)) == wanted == set(bench.records(V2, 1))
+    for number, key in enumerate(SHARDS):  # and all of them are given to who asks
+        answer = bench.ask(V1, 1, key)
+        assert isinstance(answer, KeyGrant)
+        assert len(answer.wrapped) > 1
+        told = [record_keys.decode(V1.unwrap(one)).keys for one in answer.wrapped]
+        assert {(number, index) for some in told for index in some} == {place for place in wanted if place[0] == number}
+
+
+@pytest.mark.parametrize(
+    ("spec", "changes", "why"),
+    [
+        ({"batch": 1 << 15}, {}, "read up to 30000 records, and a key service releases the keys of 16384"),
+        ({}, {"params": Params(links=0), "segment_steps": 6000}, "read up to 18000 records"),
+        ({"batch": 0}, {}, "batch is 0"),
+    ],
+)
+def test_a_job_whose_draws_would_fill_the_chain_is_refused(spec: dict[str, int], changes: dict[str, Any], why: str) -> None:
+    shards = tuple(ShardRef(sealed=sealed(key), records=15_000, root=ZERO) for key in SHARDS)
+    bench = Bench(document(dataset=DatasetRef(name="d", fields=document().dataset.fields, shards=shards), **spec))
+    bench.register(*NODES)
+    bench.post(**changes)
+    bench.assign(1)
+    assert not bench.calls
+    assert why in bench.refusal(W1, 1, SHARDS[0])
 
 
 def test_the_client_gets_the_last_checkpoint_when_all_has_settled(bench: Bench) -> None:
@@ -287,7 +386,7 @@ def test_the_client_may_ask_for_every_checkpoint_that_settled_and_nobody_else_ma
     for segment, key in keys.items():  # the facts of the first are forgotten, its key is not
         grant = bench.ask(CLIENT, segment, key)
         assert isinstance(grant, KeyGrant)
-        assert CLIENT.unwrap(grant.wrapped) == key
+        assert CLIENT.unwrap(grant.wrapped[0]) == key
         assert bench.got(CLIENT, segment) == []  # nothing of it is on chain
         for other in (V1, W2):
             assert isinstance(bench.ask(other, segment, key), Refusal)
@@ -341,7 +440,7 @@ def test_jobs_of_other_key_services_are_left_alone() -> None:
 
 
 def test_large_batches_are_cut_into_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assay.keyservice.machine.BATCH", 2)
+    monkeypatch.setattr(bundles, "MOST_IN_CALL", 2)
     bench = Bench()
     bench.register(*NODES)
     bench.post()
@@ -409,10 +508,10 @@ def test_a_recipient_without_a_registered_key_does_not_hold_up_the_others() -> N
     bench.assign(1)
     bench.commit(1)
     bench.draw(1, V1, V2)
-    assert bench.got(V1, 1) == SHARDS
+    assert bench.records(V1, 1) == bench.read(0)
     assert not bench.got(V2, 1)
     bench.register(V2)
-    assert bench.got(V2, 1) == SHARDS
+    assert bench.records(V2, 1) == bench.read(0)
 
 
 def test_a_checkpoint_whose_envelope_is_being_checked_is_waited_for(bench: Bench) -> None:
@@ -424,7 +523,7 @@ def test_a_checkpoint_whose_envelope_is_being_checked_is_waited_for(bench: Bench
     bench.assign(2, W2, parent=1, start=10, stop=20)
     assert len(bench.calls) == before
     bench.let("checkpoint")
-    assert bench.got(V1, 1) == SHARDS
+    assert bench.records(V1, 1) == bench.read(0)
     assert bench.got(W2, 2) == [*SHARDS, key]
 
 
@@ -436,7 +535,8 @@ def test_provider_and_verifiers_get_the_frozen_tensors_with_the_shards() -> None
     assert bench.got(W1, 1) == [*SHARDS, FROZEN, INITIAL]
     key = bench.commit(1)
     bench.draw(1, V1)
-    assert bench.got(V1, 1) == [*SHARDS, FROZEN]
+    assert FROZEN in bench.got(V1, 1)
+    assert bench.records(V1, 1) == bench.read(0)
     bench.assign(2, W2, parent=1, start=10, stop=20)
     assert bench.got(W2, 2) == [*SHARDS, FROZEN, key]
 
@@ -450,7 +550,7 @@ def test_a_node_that_lost_its_key_gets_what_is_still_due(bench: Bench) -> None:
     assert [fresh.unwrap(r.wrapped) for r in released] == [*SHARDS, INITIAL]
     answer = bench.ask(fresh, 1, INITIAL)
     assert isinstance(answer, KeyGrant)
-    assert fresh.unwrap(answer.wrapped) == INITIAL
+    assert fresh.unwrap(answer.wrapped[0]) == INITIAL
 
 
 # ---- what is wrong, and whose fault --------------------------------------------------------------------------------------
@@ -539,7 +639,7 @@ def test_a_recipient_whose_registered_key_is_none_gets_nothing() -> None:
     bench.assign(1)
     bench.commit(1)
     bench.draw(1, V1, V2)
-    assert bench.got(V1, 1) == SHARDS
+    assert bench.records(V1, 1) == bench.read(0)
     bench.assign(2, V2, start=0)
     assert "the encryption key that was registered is none" in bench.notes[-1].text
     assert bench.machine.summary()["waiting"] == []
@@ -593,7 +693,7 @@ def test_what_the_contract_does_not_take_is_given_to_whoever_asks(bench: Bench) 
     assert "the contract did not take the keys: no such segment" in bench.notes[-1].text
     answer = bench.ask(W1, 1, SHARDS[1])
     assert isinstance(answer, KeyGrant)
-    assert W1.unwrap(answer.wrapped) == SHARDS[1]
+    assert W1.unwrap(answer.wrapped[0]) == SHARDS[1]
 
 
 # ---- requests ------------------------------------------------------------------------------------------------------------
@@ -605,7 +705,7 @@ def test_a_request_is_answered_with_what_is_on_chain(bench: Bench) -> None:
     for key in (*SHARDS, INITIAL):
         answer = bench.ask(W1, 1, key)
         assert isinstance(answer, KeyGrant)
-        assert answer.wrapped == on_chain[sha256(key)]
+        assert answer.wrapped == (on_chain[sha256(key)],)
 
 
 def test_requests_that_are_not_granted_say_why(bench: Bench) -> None:

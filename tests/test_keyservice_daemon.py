@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from assay import cid, codec, merkle, seal, shard
+from assay import cid, codec, merkle, reads, record_keys, seal, shard
 from assay.adapters.journal import SqliteJournal
 from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
@@ -26,6 +26,7 @@ from assay.chain import (
     Commit,
     Deposit,
     Draw,
+    Drawn,
     KeyReleased,
     Offer,
     Params,
@@ -224,15 +225,23 @@ def test_keys_reach_those_entitled_and_open_the_data(run: Callable[[Callable[[Wo
         assert not world.released("v1", 1)
         await world.start()
         await world.note("released")
-        shard_keys = {ref.sealed.key_id for ref in spec.dataset.shards}
+        (drawn,) = [e for e in world.ledger.events((-1, -1), 0) if isinstance(e, Drawn)]
+        what = reads.reading(spec)
+        read_by = reads.records(what, reads.places(drawn.units, 0, spec.micro_batches))
+        ids = [ref.sealed.key_id for ref in spec.dataset.shards]
+        some = reads.by_key(ids, what, read_by)
+        assert some  # of one shard at least they read a part only
         for verifier in ("v1", "v2", "v3"):
-            assert set(world.released(verifier, 1)) == shard_keys
+            given = {key_id: record_keys.parse(told) for key_id, told in world.released(verifier, 1).items()}
+            assert set(given) == {ids[number] for number in read_by}
+            for key_id, read_of in some.items():
+                assert given[key_id] == record_keys.select(keys[key_id], read_of)
 
         # whoever asks is told: the same bytes as on chain, or why not
-        service, wanted = world.peers["service"].peer, spec.dataset.shards[0].sealed.key_id
+        service, wanted = world.peers["service"].peer, next(iter(some))
         answer = await world.peers["v1"].request(service, KeyRequest(segment=SegmentId(1), key_id=wanted), 10)
         assert isinstance(answer, KeyGrant)
-        assert world.keys["v1"].unwrap(answer.wrapped) == world.released("v1", 1)[wanted]
+        assert world.keys["v1"].unwrap(answer.wrapped[0]) == world.released("v1", 1)[wanted]
         refused = await world.peers["v1"].request(service, KeyRequest(segment=SegmentId(1), key_id=spec.state.key_id), 10)
         assert isinstance(refused, Refusal)
         assert "nothing entitles you" in refused.reason
@@ -242,7 +251,7 @@ def test_keys_reach_those_entitled_and_open_the_data(run: Callable[[Callable[[Wo
 
         # each was released once, over the crash
         events = [e for e in world.ledger.events((-1, -1), 0) if isinstance(e, KeyReleased)]
-        assert len(events) == len({(e.recipient, e.key_id) for e in events}) == 3 + 3 * 2
+        assert len(events) == len({(e.recipient, e.key_id) for e in events}) == 3 + 3 * len(read_by)
 
     run(body)
 

@@ -167,7 +167,7 @@ def test_a_document_whose_keys_are_not_for_its_holders_is_refused(bend: dict[str
 def manifest(holders: KeyHolders = GROUP) -> Manifest:
     refs = [threshold.seal_to(FIRST, key, b"", holders, b"") for key in SHARDS]
     shards = tuple(
-        ShardRef(sealed=SealedRef(cid=CID, size=100 + i, key_id=sha256(key), envelope=ref), records=1, root=ZERO)
+        ShardRef(sealed=SealedRef(cid=CID, size=64 + 36 * (i + 1), key_id=sha256(key), envelope=ref), records=i + 1, root=ZERO)
         for i, (key, ref) in enumerate(zip(SHARDS, refs, strict=True))
     )
     first = holders.members[0]
@@ -221,7 +221,7 @@ def test_a_manifest_is_read_as_the_chain_names_it() -> None:
     def read(me: MemoryKeys, digest: Digest) -> Any:
         return asyncio.run(KeyServiceHands(blobs, me).perform(ReadManifest(cid=cid, digest=digest), lambda note: None))
 
-    assert read(SECOND, sha256(data)) == ManifestRead(shards=((CID, 100), (CID, 101)))
+    assert read(SECOND, sha256(data)) == ManifestRead(shards=((CID, 100), (CID, 136)))
     assert read(V1, sha256(data)) == ManifestRead(shards=())
     with pytest.raises(TaskFailed, match="not the one whose digest"):
         read(SECOND, sha256(b"another"))

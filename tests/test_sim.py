@@ -285,7 +285,17 @@ def test_a_key_service_that_gives_wrong_keys_gets_no_segment_run() -> None:
     found = play(Options(deadline=900), cast={"keyservice": key_services.GIVES_WRONG_KEYS})
     assert set(found.report.outcomes) == {"lapsed"}
     told = [note.text for _, name, note in found.world.log if name.startswith("worker") and note.topic == "key"]
-    assert any("it opens to another key than it names" in text for text in told)
+    assert any("the wrapped key is another one than" in text for text in told)
+
+
+def test_a_key_service_that_gives_verifiers_false_keys_of_records_is_named_and_gets_no_receipt() -> None:
+    """The bundles open, and what is in them opens no record: found before anybody says that it has what it needs."""
+    found = play(Options(deadline=900), cast={"keyservice": key_services.GIVES_FALSE_RECORDS})
+    named = [note for _, name, note in found.world.log if name.startswith("verifier") and note.topic == "false-keys"]
+    assert named
+    assert {note.data["party"] for note in named} == {found.world.nodes["keyservice-0"].account}
+    assert not told_by(found, "verifier", "receipt")
+    assert not told_by(found, "verifier", "replayed")
 
 
 HELD = msgspec.structs.replace(SMALL, key_services=3, holders=2)

@@ -3,7 +3,8 @@
     account.json    the account's private key: an Ethereum keyfile (Web3 Secret Storage v3, PBKDF2), which wallets can import
     password        what opens it, when nobody gave a password: 256 random bits, so that a daemon starts unattended
     node.sealed     X25519 key, libp2p identity seed and the ring's master key, under a key that follows from the account's
-    ring.db         symmetric keys of shards and checkpoints by their id, each AES-256-GCM under the master key
+    ring.db         symmetric keys of shards and checkpoints by their id, and keys of single records by their shard's, each AES-256-GCM under
+                    the master key
 
 A random password needs no stretching, so a daemon starts in milliseconds; a person's own password is stretched (PBKDF2-HMAC-SHA256,
 SLOW_ITERATIONS). Nothing secret is ever part of a repr, a log line or an error.
@@ -25,9 +26,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from assay import seal
+from assay import record_keys, seal
 from assay.adapters.journal import explained, open_database
 from assay.ids import Address, Digest, address
+from assay.record_keys import RecordKeys, ShardKey
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -37,7 +39,12 @@ SLOW_ITERATIONS = 300_000
 """PBKDF2 rounds under a generated password, and under a person's."""
 PASSWORD_VARIABLE = "ASSAY_PASSWORD"
 
-_RING = "create table if not exists ring (id blob primary key, sealed blob not null) without rowid"
+_RING = """
+create table if not exists ring (id blob primary key, sealed blob not null) without rowid;
+create table if not exists records (id blob primary key, sealed blob not null) without rowid;
+"""
+_RECORDS_OF = b"records of "
+"""Before the key id, in what the master key binds a bundle to."""
 
 
 class KeyTrouble(Exception):
@@ -146,6 +153,32 @@ class NodeKeys:
             return self._master.decrypt(row[0][:12], row[0][12:], key_id)
         except InvalidTag:
             raise KeyError(f"key {key_id.hex()[:16]}… in {self._home / 'ring.db'} is damaged: put back a copy of the folder") from None
+
+    def store_records(self, key_id: Digest, records: RecordKeys) -> None:
+        with self._mutex, explained(self._home / "ring.db"):
+            known, nonce = self._records(key_id), os.urandom(12)
+            made = record_keys.encode(records if known is None else known | records)
+            sealed = nonce + self._master.encrypt(nonce, made, _RECORDS_OF + key_id)
+            self._ring.execute("insert or replace into records values (?, ?)", (key_id, sealed))
+
+    def shard_key(self, key_id: Digest) -> ShardKey:
+        try:
+            return self.load(key_id)
+        except KeyError:
+            with self._mutex, explained(self._home / "ring.db"):
+                known = self._records(key_id)
+            if known is None:
+                raise
+            return known
+
+    def _records(self, key_id: Digest) -> RecordKeys | None:
+        row = self._ring.execute("select sealed from records where id = ?", (key_id,)).fetchone()
+        if row is None:
+            return None
+        try:
+            return record_keys.decode(self._master.decrypt(row[0][:12], row[0][12:], _RECORDS_OF + key_id))
+        except InvalidTag:
+            raise KeyError(f"the records' keys {key_id.hex()[:16]}… in {self._home / 'ring.db'} are damaged: put back a copy of the folder") from None
 
     def close(self) -> None:
         with self._mutex:

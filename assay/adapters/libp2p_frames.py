@@ -1,4 +1,4 @@
-"""The framing of /assay/rpc/2: what two peers write to each other on one long-lived stream.
+"""The framing of /assay/rpc/3: what two peers write to each other on one long-lived stream.
 
     frame = length u32 (of what follows) || kind u8 || id u64 || body
 

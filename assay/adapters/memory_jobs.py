@@ -14,11 +14,11 @@ from assay.adapters.memory_records import Check, Job, Segment
 from assay.adapters.memory_stakes import JOBS, Context, Stakes, Token
 from assay.adapters.memory_terms import check_cid, check_terms
 from assay.adapters.refusals import refuse
-from assay.chain import Commit, Offer, ReleaseKeys, SegmentState, Terms
+from assay.chain import MOST_WRAPPED, Commit, Offer, ReleaseKeys, SegmentState, Terms
 from assay.ids import Address, Digest, JobId, SegmentId
 
 BPS = 10_000
-MOST_WRAPPED, MOST_ENVELOPE = 256, 2048
+MOST_ENVELOPE = 2048
 MOST_RELEASES = 64
 MOST_COUNTED = 65_535
 """Settled segments of a provider."""

@@ -11,6 +11,7 @@ import hmac
 
 from assay.ids import Address, Digest
 from assay.merkle import sha256
+from assay.record_keys import RecordKeys, ShardKey
 
 
 class MemoryKeys:
@@ -22,6 +23,7 @@ class MemoryKeys:
         self.encryption_key: bytes = sha256(b"encryption", seed)
         self.peer_seed: bytes = sha256(b"peer", seed)
         self._ring: dict[Digest, bytes] = {}
+        self._records: dict[Digest, RecordKeys] = {}
         self._wrapped = 0
 
     def __repr__(self) -> str:
@@ -48,6 +50,13 @@ class MemoryKeys:
 
     def load(self, key_id: Digest) -> bytes:
         return self._ring[key_id]
+
+    def store_records(self, key_id: Digest, records: RecordKeys) -> None:
+        known = self._records.get(key_id)
+        self._records[key_id] = records if known is None else known | records
+
+    def shard_key(self, key_id: Digest) -> ShardKey:
+        return self._ring[key_id] if key_id in self._ring else self._records[key_id]
 
 
 def _mask(key: bytes, recipient: bytes, nonce: bytes) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import numpy as np
 
-from assay import seal, shard, threshold
+from assay import bundles, seal, shard, threshold
 from assay.audit.auditor import Auditor
 from assay.audit.books import Seg
 from assay.chain import KeyReleased, SegmentState
@@ -23,6 +23,7 @@ from assay.ids import Address, Cid, Digest, PeerId
 from assay.job import JobSpec, data_root
 from assay.merkle import sha256
 from assay.ports import Blobs, Keys, Outage
+from assay.record_keys import RecordKeys, ShardKey
 from assay.runtime import TaskFailed
 from assay.state import BadTensors, Tensors, from_bytes, state_root
 from assay.tasks import CheckProgram
@@ -48,7 +49,9 @@ class Ring:
             if keys is not None and release.recipient == keys.account:
                 self._mine.setdefault(release.key_id, []).append(release.wrapped)
                 with contextlib.suppress(ValueError):  # what was released does not open: the key is not had
-                    self.store(keys.unwrap(release.wrapped))
+                    found = keys.unwrap(release.wrapped)
+                    if not bundles.is_bundle(release.wrapped):  # what tells whether those are true is done by the node that was drawn
+                        self.store(found)
 
     def gather(self, key_id: Digest, envelope: bytes) -> None:
         """Makes a key of the shares that its holders released, if it was shared."""
@@ -73,7 +76,16 @@ class Ring:
             return self._ring[key_id]
         return self.keys.load(key_id)
 
+    def store_records(self, key_id: Digest, records: RecordKeys) -> None:
+        raise PermissionError("an audit keeps no records' keys")
+
+    def shard_key(self, key_id: Digest) -> ShardKey:
+        if key_id in self._ring or self.keys is None:
+            return self._ring[key_id]
+        return self.keys.shard_key(key_id)
+
     def has(self, key_id: Digest) -> bool:
+        """The key itself: those of some records do not count."""
         try:
             self.load(key_id)
         except KeyError:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from assay import merkle, shard, stages
+from assay import merkle, record_keys, shard, stages
 from assay.dispute import checks
 from assay.dispute.checks import CHUNK
 from assay.dispute.leaf import Need
@@ -96,7 +96,8 @@ class PartTrees(NamedTuple):
 
 
 class Data:
-    """The records of a job: `shard_of(i)` gives the arrays and the data key of shard i."""
+    """The records of a job: `shard_of(i)` gives the arrays and the data key of shard i. A party that has the keys of its unit's records alone
+    plays with records that were proven one by one (assay.dispute.answers.KeptData, assay.shard.prove)."""
 
     def __init__(self, dataset: DatasetRef, order: Digest, batch: int, shard_of: Callable[[int], tuple[Tensors, bytes]]) -> None:
         self.dataset, self.order, self.batch = dataset, order, batch
@@ -112,7 +113,7 @@ class Data:
         fields = self.dataset.fields
         local = number - struct.unpack(">Q", self.items[at][:8])[0]
         data = b"".join(bytes_of(arrays[field.name][local]) for field in fields)
-        return at, Digest(shard.salt(key, local)), data, Tree(shard.record_leaves(fields, arrays, key)).path(local)
+        return at, record_keys.salt(record_keys.derive(key, local)), data, Tree(shard.record_leaves(fields, arrays, key)).path(local)
 
 
 class Job:

@@ -13,7 +13,7 @@ SOON = 3
 def answer(state: State, peer: PeerId, request: KeyRequest) -> KeyGrant | Refusal:
     shown = state.shown.get(request.segment)
     if shown is not None and shown.key_id == request.key_id and state.facts.account(peer, (shown.recipient,)) is not None:
-        return KeyGrant(key_id=shown.key_id, wrapped=shown.wrapped)
+        return KeyGrant(key_id=shown.key_id, wrapped=(shown.wrapped,))
     seg = state.facts.segments.get(request.segment)
     if seg is None:
         return Refusal(reason=f"segment {request.segment} is not known here, or not final yet", retry_after=SOON)
@@ -22,9 +22,9 @@ def answer(state: State, peer: PeerId, request: KeyRequest) -> KeyGrant | Refusa
     who = state.facts.account(peer, (seg.provider, *seg.verifiers, state.facts.jobs[seg.job].client))
     if who is None:
         return Refusal(reason=f"you are neither the provider nor a drawn verifier of segment {seg.segment}, nor the job's client")
-    for release in state.released.get(seg.segment, []):
-        if (release.recipient, release.key_id) == (who, request.key_id):
-            return KeyGrant(key_id=release.key_id, wrapped=release.wrapped)
+    mine = [r.wrapped for r in state.released.get(seg.segment, []) if (r.recipient, r.key_id) == (who, request.key_id)]
+    if mine:
+        return KeyGrant(key_id=request.key_id, wrapped=tuple(mine))
     keys = state.jobs[seg.job]
     if keys.stage is JobStage.REFUSED:
         return Refusal(reason=f"job {seg.job} is refused: {keys.reason}")

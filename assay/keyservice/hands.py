@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from assay import bundles, reads, threshold
 from assay import hands as labour
-from assay import threshold
-from assay.chain import Release
+from assay.chain import NOTHING, Release
 from assay.hands import load_job, stored
 from assay.ids import Address, Digest
 from assay.merkle import sha256
@@ -15,7 +15,8 @@ from assay.ports import Blobs, Keys
 from assay.publish import manifest as manifests
 from assay.publish.manifest import Manifest, info_of
 from assay.runtime import Fault, Note, TaskFailed
-from assay.tasks import AnyOutcome, AnyTask, KeysWrapped, LoadJob, ManifestRead, ReadManifest, TakeKey, WrapKeys
+from assay.seal import WRAPPED_SIZE
+from assay.tasks import AnyOutcome, AnyTask, DrawnKeys, KeysWrapped, LoadJob, ManifestRead, ReadManifest, TakeKey, WrapKeys
 
 
 class KeyServiceHands:
@@ -54,18 +55,46 @@ def _read(data: bytes, task: ReadManifest) -> Manifest:
 
 def wrap_keys(keys: Keys, task: WrapKeys) -> KeysWrapped:
     """Keys pass through memory here and are not kept. A recipient whose registered key is none gets nothing, and the others do."""
-    releases: list[Release] = []
-    bad: list[Digest] = []
+    work = _Wrapping(keys, task.recipients)
     for key_id, envelope, publisher, root in task.envelopes:
+        if (key := work.opened(key_id, envelope, publisher, root)) is not None:
+            work.give(key_id, key)
+    if task.drawn is not None:
+        work.give_records(task.drawn)
+        if not work.releases and not work.bad:
+            work.releases = [Release(recipient=Address(who), key_id=NOTHING, wrapped=b"") for who, _ in task.recipients]
+    return KeysWrapped(releases=tuple(work.releases), bad=tuple(work.bad))
+
+
+class _Wrapping:
+    def __init__(self, keys: Keys, recipients: tuple[tuple[str, bytes], ...]) -> None:
+        self.keys, self.recipients = keys, recipients
+        self.releases: list[Release] = []
+        self.bad: list[Digest] = []
+
+    def opened(self, key_id: Digest, envelope: bytes, publisher: Address, root: bytes) -> bytes | None:
+        """The key in an envelope, or this holder's share of it."""
         try:
-            key = threshold.open_own(keys, envelope, info_of(publisher, root), key_id)
+            return threshold.open_own(self.keys, envelope, info_of(publisher, root), key_id)
         except ValueError:
-            bad.append(key_id)
-            continue
-        for who, encryption_key in task.recipients:
+            self.bad.append(key_id)
+            return None
+
+    def give(self, key_id: Digest, what: bytes) -> None:
+        for who, encryption_key in self.recipients:
             try:
-                wrapped = keys.wrap(key, encryption_key)
+                wrapped = self.keys.wrap(what, encryption_key)
             except ValueError:
                 continue
-            releases.append(Release(recipient=Address(who), key_id=key_id, wrapped=wrapped))
-    return KeysWrapped(releases=tuple(releases), bad=tuple(bad))
+            self.releases.append(Release(recipient=Address(who), key_id=key_id, wrapped=wrapped))
+
+    def give_records(self, drawn: DrawnKeys) -> None:
+        """Of each shard that drawn links read from the keys of the records that they read; its own where they read all of it."""
+        read = reads.records(drawn.reading, drawn.places)
+        some = reads.by_key([shard[0] for shard in drawn.shards], drawn.reading, read)
+        for key_id, envelope, publisher, root in dict.fromkeys(drawn.shards[number] for number in read):
+            key = self.opened(key_id, envelope, publisher, root)
+            if key is not None:
+                shared = len(envelope) != WRAPPED_SIZE  # a share has no records: the whole of it
+                for one in bundles.cut(key, some[key_id]) if key_id in some and not shared else (key,):
+                    self.give(key_id, one)

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from assay import merkle, shard, threshold
+from assay import merkle, reads, shard, threshold
 from assay.chain import (
     AdmitVerifiers,
     ClaimShowing,
@@ -28,6 +28,7 @@ from assay.chain import (
     PublishDataset,
     RevokeLicence,
     ShowingOwed,
+    Terms,
     WithdrawRevenue,
     WithdrawShowings,
     WithdrawSurety,
@@ -126,15 +127,32 @@ class Licensed(Adopting):
         if spec.published is not UNSET and job not in self.state.licensed:
             keys.reason = UNLICENSED
             return self._note("waiting", f"job {job}: {UNLICENSED}", job=job)
+        if problem := self._unreadable(spec, facts.terms):
+            return self._refuse(job, f"{problem}: the client's fault")
         shards = self._shards(job, spec)
         if isinstance(shards, str):
             return self._refuse(job, f"{shards}: the client's fault")
         keys.initial = Envelope(spec.state.key_id, spec.state.envelope, facts.client)
-        keys.shared = [*shards, *(Envelope(ref.key_id, ref.envelope, facts.client) for ref in spec.frozen_blobs)]
+        keys.shards, keys.reading = shards, reads.reading(spec)
+        keys.frozen = [Envelope(ref.key_id, ref.envelope, facts.client) for ref in spec.frozen_blobs]
         if spec.published is not UNSET and len(spec.published) > 1:
             self.state.heads[job] = data_head(spec.dataset, spec.order, spec.batch)
         keys.stage = JobStage.CHECKING
         self._do(Do(key=f"envelopes:{job}", task=wrap([keys.initial, *keys.shared])))
+
+    @staticmethod
+    def _unreadable(spec: JobSpec, terms: Terms) -> str:
+        """Why drawn verifiers cannot be given the keys of the records that they read; empty when they can."""
+        if problem := reads.problem(spec):
+            return problem
+        p = terms.params
+        found = reads.most(reads.reading(spec), terms.segment_steps, p.links, p.redraws + 1)
+        if found <= reads.MOST_READ:
+            return ""
+        return (
+            f"the links that are drawn of a segment read up to {found} records, and a key service releases the keys of {reads.MOST_READ}: "
+            "take smaller micro-batches, or draw fewer links"
+        )
 
     def _is_for(self, spec: JobSpec) -> bool:
         """Whether its keys are wrapped to this node, or shared with it."""

@@ -8,7 +8,8 @@
 
     event (final)                        recipients             keys
     Assigned                             the provider           all shards, the frozen tensors; the parent's checkpoint, or the initial state
-    Drawn, each round                    the drawn verifiers    all shards, the frozen tensors
+    Drawn, each round                    the drawn verifiers    of the records that the drawn links read (assay.reads), the frozen tensors;
+                                                                where that is nothing, a release that says so
     Settled with stop = steps            the client             the checkpoint
     JobCancelled, JobClosed              the client             the checkpoint of the last segment that settled
     Settled, on request and off chain    the client             the checkpoint
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from assay import bundles
 from assay.chain import (
     Assigned,
     CheckpointKeyShown,
@@ -47,7 +49,7 @@ from assay.facts import SegmentFacts
 from assay.ids import Address, JobId, SegmentId
 from assay.keyservice.answers import answer, bad_envelope
 from assay.keyservice.licensed import Licensed
-from assay.keyservice.showing import Showing, wrap
+from assay.keyservice.showing import Showing, drawn_keys, wrap
 from assay.keyservice.state import Envelope, Grant, JobKeys, JobStage, Kind
 from assay.keyservice.vouching import SuretyEvent, Vouching
 from assay.messages import KeyRequest, Refusal
@@ -75,9 +77,6 @@ from assay.runtime import (
     Woke,
 )
 from assay.tasks import JobLoaded, KeysWrapped, LoadJob
-
-BATCH = 64
-"""Keys in one call: some 200 bytes of log each."""
 
 
 class KeyServiceMachine(Licensed, Showing, Vouching):
@@ -129,7 +128,7 @@ class KeyServiceMachine(Licensed, Showing, Vouching):
                 self.state.jobs[job].over = True
                 self._final(self.state.jobs[job].settled)
                 if isinstance(event, JobClosed):
-                    self.state.jobs[job].shared = []  # nobody is entitled to them any more
+                    self.state.jobs[job].shards, self.state.jobs[job].frozen = [], []  # nobody is entitled to them any more
                     self._take_back(event)
             case _:
                 seg = self.state.facts.segments.get(getattr(event, "segment", SegmentId(0)))
@@ -244,7 +243,8 @@ class KeyServiceMachine(Licensed, Showing, Vouching):
             grant.reason = f"{', '.join(unknown)} has not registered an encryption key: `assay keys show`, then start the node once"
             return
         grant.stage, grant.reason = "wrapping", ""
-        self._do(Do(key=f"wrap:{grant.name}", task=wrap(wanted, known)))
+        drawn = drawn_keys(keys, seg) if grant.kind is Kind.DRAWN else None
+        self._do(Do(key=f"wrap:{grant.name}", task=wrap(wanted, known, drawn)))
 
     def _advance_all(self, job: JobId) -> None:
         for grant in list(self.state.grants.values()):
@@ -266,7 +266,7 @@ class KeyServiceMachine(Licensed, Showing, Vouching):
         return ""
 
     def _wanted(self, grant: Grant, seg: SegmentFacts, keys: JobKeys) -> list[Envelope] | None:
-        """The keys of a grant; None while the check of a checkpoint's envelope is still out."""
+        """The keys of a grant, without those of drawn records; None while the check of a checkpoint's envelope is still out."""
         needed = seg.parent if grant.kind is Kind.ASSIGNED else seg.segment
         if not needed:
             return [*keys.shared, keys.initial] if keys.initial is not None else None
@@ -277,7 +277,7 @@ class KeyServiceMachine(Licensed, Showing, Vouching):
             case Kind.ASSIGNED:
                 return [*keys.shared, found.envelope]
             case Kind.DRAWN:
-                return keys.shared
+                return keys.frozen
             case Kind.FINAL:
                 return [found.envelope]
 
@@ -295,9 +295,8 @@ class KeyServiceMachine(Licensed, Showing, Vouching):
         fresh = {(release.recipient, release.key_id) for release in outcome.releases}
         kept = [r for r in self.state.released.get(grant.segment, []) if (r.recipient, r.key_id) not in fresh]
         self.state.released[grant.segment] = [*kept, *outcome.releases]
-        for at in range(0, len(outcome.releases), BATCH):
-            call = ReleaseKeys(segment=grant.segment, releases=outcome.releases[at : at + BATCH])
-            self._do(Send(key=f"release:{grant.name}:{at // BATCH}", call=call))
+        for at, releases in enumerate(bundles.calls(outcome.releases)):
+            self._do(Send(key=f"release:{grant.name}:{at}", call=ReleaseKeys(segment=grant.segment, releases=releases)))
             grant.sending += 1
 
     def _mined(self, grant: Grant) -> None:

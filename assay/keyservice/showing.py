@@ -4,12 +4,13 @@ of its job from the state before it. The key is wrapped when the segment settles
 
 from __future__ import annotations
 
+from assay import reads
 from assay.facts import SegmentFacts
-from assay.ids import Address, SegmentId
+from assay.ids import Address, Digest, SegmentId
 from assay.keyservice.base import Base
-from assay.keyservice.state import SHOWN, Envelope
+from assay.keyservice.state import SHOWN, Envelope, JobKeys
 from assay.runtime import Do, Done, Result
-from assay.tasks import KeysWrapped, WrapKeys
+from assay.tasks import DrawnKeys, KeysWrapped, WrapKeys
 
 
 class Showing(Base):
@@ -29,7 +30,17 @@ class Showing(Base):
                 self._note("error", f"segment {segment}: its checkpoint's key could not be wrapped for the client", segment=segment)
 
 
-def wrap(envelopes: list[Envelope], recipients: list[tuple[Address, bytes]] | None = None) -> WrapKeys:
-    named = dict.fromkeys((envelope.key_id, envelope.wrapped, envelope.publisher, envelope.root) for envelope in envelopes)
-    return WrapKeys(envelopes=tuple(named), recipients=tuple(recipients or ()))
+def wrap(envelopes: list[Envelope], recipients: list[tuple[Address, bytes]] | None = None, drawn: DrawnKeys | None = None) -> WrapKeys:
+    return WrapKeys(envelopes=tuple(dict.fromkeys(_told(envelopes))), recipients=tuple(recipients or ()), drawn=drawn)
+
+
+def drawn_keys(keys: JobKeys, seg: SegmentFacts) -> DrawnKeys:
+    """What the links that were drawn of a segment in all its rounds read. The job's document has been read."""
+    assert keys.reading is not None
+    where = reads.places(seg.units, seg.start, keys.reading.micro_batches)
+    return DrawnKeys(shards=tuple(_told(keys.shards)), reading=keys.reading, places=where)
+
+
+def _told(envelopes: list[Envelope]) -> list[tuple[Digest, bytes, Address, bytes]]:
+    return [(envelope.key_id, envelope.wrapped, envelope.publisher, envelope.root) for envelope in envelopes]
 

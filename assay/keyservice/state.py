@@ -10,6 +10,7 @@ import msgspec
 from assay.chain import Release
 from assay.facts import Facts
 from assay.ids import Address, Cid, DatasetId, Digest, JobId, PeerId, SegmentId
+from assay.reads import Reading
 
 SHOWN = 1 << 14
 """Checkpoint keys that are kept for clients, each some 250 bytes; a client's node asks for its own as soon as they settle."""
@@ -57,13 +58,22 @@ class JobKeys(msgspec.Struct):
     stage: JobStage = JobStage.FETCHING
     reason: str = ""
     """Why it is refused, or what it waits for."""
-    shared: list[Envelope] = []
-    """Of shards and frozen tensors: what provider and verifiers get alike."""
+    shards: list[Envelope] = []
+    """In the order of the document: what a provider gets, and drawn verifiers of the records that the drawn links read."""
+    frozen: list[Envelope] = []
+    """Of the frozen tensors: what provider and verifiers get alike."""
+    reading: Reading | None = None
+    """Which link reads which records."""
     initial: Envelope | None = None
     settled: SegmentId = SegmentId(0)
     """The last segment that settled; its checkpoint is what the job has come to."""
     over: bool = False
     """Cancelled or closed."""
+
+    @property
+    def shared(self) -> list[Envelope]:
+        """All but the initial state."""
+        return [*self.shards, *self.frozen]
 
 
 class Kind(enum.StrEnum):

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
-from assay import merkle, seal, shard, state, threshold
+from assay import merkle, seal, sealed_records, shard, threshold
 from assay.codec import Malformed, Message, decode, digest, encode
 from assay.ids import U63, Address, Cid, Digest, PeerId
 from assay.job import DatasetRef, KeyHolders, SealedRef, ShardRef, record_bytes
@@ -62,7 +62,7 @@ class SealedShard(Message, frozen=True, kw_only=True):
     """A shard that this folder has sealed; no envelope: it belongs to a manifest."""
 
     content: Digest
-    """SHA-256 of the plaintext."""
+    """assay.shard.content."""
     cid: Cid
     size: U63
     key_id: Digest
@@ -153,12 +153,14 @@ async def publish(
     """Seals what the survey found and stores it, the manifest last. `folder` is the owner's. Raises NoDataset, StorageFull."""
     if not NAME.fullmatch(wish.name):
         raise NoDataset(f"{wish.name!r} is no name for a dataset: small letters, digits, '.', '_' and '-', at most 64")
-    each = sum(record_bytes(field) for field in found.fields)
-    if each > shard.MAX_SHARD:
-        raise NoDataset(f"a record of {each} bytes is over the limit of {shard.MAX_SHARD}")
+    try:
+        most = min(wish.shard_records, shard.most_records(found.fields))
+    except shard.BadRecords as error:
+        raise NoDataset(str(error)) from None
+    width = sum(record_bytes(field) for field in found.fields) + sealed_records.LEAF
     index = Index(folder / "sealed.jsonl")
     try:
-        shards = await _seal_all(found, wish, max(1, min(wish.shard_records, SHARD_BYTES // max(each, 1))), index, blobs, keys, progress)
+        shards = await _seal_all(found, wish, max(1, min(most, SHARD_BYTES // width)), index, blobs, keys, progress)
     finally:
         index.close()
     bare = DatasetRef(name=wish.name, fields=found.fields, shards=tuple(_reference(each, b"") for each in shards))
@@ -191,23 +193,20 @@ async def _seal_all(
     shards: list[SealedShard] = []
     fresh_ones: set[Digest] = set()
     records = size = 0
+    width = sum(record_bytes(field) for field in found.fields)
     for part in pieces(found, each):
-        plaintext = state.to_bytes(part)
-        content = merkle.sha256(plaintext)
+        content = shard.content(found.fields, part)
         sealed = None if wish.rotate and content not in fresh_ones else index.shards.get(content)
         if sealed is None or not await blobs.has(sealed.cid) or not _held(keys, sealed.key_id):
             key = seal.new_key()
             keys.store(key)  # before anything lies anywhere that it opens
-            blob = seal.seal(plaintext, key)
-            cid = await blobs.put(blob)
-            sealed = SealedShard(
-                content=content, cid=cid, size=len(blob), key_id=seal.key_id(key), records=len(part[found.fields[0].name]),
-                root=shard.record_root(found.fields, part, key),
-            )  # fmt: skip
+            blob, root = shard.seal_shard(found.fields, part, key)
+            cid, count = await blobs.put(blob), len(part[found.fields[0].name])
+            sealed = SealedShard(content=content, cid=cid, size=len(blob), key_id=seal.key_id(key), records=count, root=root)
             index.keep(sealed)
             fresh_ones.add(content)
         shards.append(sealed)
-        records, size = records + sealed.records, size + len(plaintext)
+        records, size = records + sealed.records, size + sealed.records * width
         progress(Progress(records, found.records, len(shards), len(fresh_ones), size))
     return shards
 

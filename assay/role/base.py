@@ -68,6 +68,12 @@ class JobEntry(msgspec.Struct):
 class Needs(msgspec.Struct):
     cids: list[Cid]
     keys: list[Digest]
+    records: list[Digest] = []
+    """Of `keys` those of shards of which some records are to be read, and no more: their keys are enough."""
+    places: tuple[tuple[int, int], ...] = ()
+    """(step, micro-batch) of what is to be read."""
+    checks: int = 0
+    """How often it was looked whether they are here."""
 
 
 class Shares(msgspec.Struct):

@@ -2,18 +2,24 @@
 
 A key comes with the chain's event KeyReleased; one that does not come, or that is wrong, is asked for at the job's key service.
 
+A drawn verifier needs the keys of the records that the drawn links read, and is given no others: a bundle of them comes in the place of a shard's
+key, from the job's key service alone, since nothing but the records tells whether it is right. So they are opened as soon as shards and keys are
+here, and nothing goes on before they open: another's fault is found before this node says that it has what it needs.
+
 Where keys are shared (assay.threshold), each holder's event or answer brings its share. As many holders as are needed are asked at once, each
 node beginning with another of them; whoever does not answer, or answers falsely, is made up for by the next, and named.
 """
 
 from __future__ import annotations
 
-from assay.chain import (
-    KeyReleased,
-)
+from collections.abc import Collection
+
+from assay import bundles
+from assay.chain import NOTHING, KeyReleased
 from assay.facts import SegmentFacts
-from assay.ids import Cid, Digest, SegmentId
+from assay.ids import Address, Cid, Digest, SegmentId
 from assay.job import JobSpec, SealedRef
+from assay.merkle import sha256
 from assay.messages import KeyGrant, KeyRequest
 from assay.role.base import SLACK, Needs, RoleConfig
 from assay.role.holding import Holding
@@ -29,13 +35,13 @@ from assay.runtime import (
     Wake,
     Woke,
 )
-from assay.tasks import StoreKey
+from assay.tasks import CheckRecords, KeyStored, RecordsChecked, StoreKey
 
 
 class Supply(Holding):
     def __init__(self, config: RoleConfig) -> None:
         super().__init__(config)
-        self._kinds |= {"fetch": self._on_fetch, "key": self._on_key, "nag": self._on_nag, "ask": self._on_ask}
+        self._kinds |= {"fetch": self._on_fetch, "key": self._on_key, "nag": self._on_nag, "ask": self._on_ask, "records": self._on_records}
 
     def _shards(self, spec: JobSpec) -> list[tuple[SealedRef, int]]:
         """All shards of a job and the most bytes each may have."""
@@ -55,8 +61,11 @@ class Supply(Holding):
             return None
         return SealedRef(cid=parent.checkpoint, size=0, key_id=parent.key_id, envelope=parent.key_envelope), parent.end_root
 
-    def _need(self, seg: SegmentFacts, blobs: list[tuple[SealedRef, int]]) -> None:
-        """Fetches blobs with their sizes' bounds and waits for their keys; `_supplied` when there is nothing to wait for."""
+    def _need(
+        self, seg: SegmentFacts, blobs: list[tuple[SealedRef, int]], records: Collection[Digest] = (), places: tuple[tuple[int, int], ...] = ()
+    ) -> None:
+        """Fetches blobs with their sizes' bounds and waits for their keys; `_supplied` when there is nothing to wait for. Of the shards with the
+        keys `records` only what `places` read is needed."""
         facts, entry = self.state.facts, self.state.jobs[seg.job]
         parent = facts.segments.get(seg.parent)
         peers = [*(facts.peer(parent.provider) if parent else ()), *facts.peer(seg.provider), *entry.near]
@@ -65,7 +74,7 @@ class Supply(Holding):
         near = tuple(dict.fromkeys(peer for peer in peers if peer != self.base.peer))
         cids = dict.fromkeys(ref.cid for ref, _ in blobs)
         keys = [key for key in dict.fromkeys(ref.key_id for ref, _ in blobs) if key not in self.state.keys]
-        self.state.needs[seg.segment] = Needs(list(cids), keys)
+        self.state.needs[seg.segment] = Needs(list(cids), keys, [key for key in keys if key in records], places)
         bounds = {ref.cid: bound for ref, bound in blobs}
         for cid in cids:
             self._do(Fetch(key=f"fetch:{seg.segment}:{cid}", cid=cid, limit=bounds[cid], near=near))
@@ -101,6 +110,7 @@ class Supply(Holding):
                 self._later(self._refetch(segment, cid))
             return
         needs.cids.remove(cid)
+        self._look(segment)
         self._check_supplied(segment)
 
     def _refetch(self, segment: SegmentId, cid: Cid) -> Fetch:
@@ -113,11 +123,13 @@ class Supply(Holding):
         return [segment for segment, needs in self.state.needs.items() if key in needs.keys]
 
     def _released(self, event: KeyReleased) -> None:
-        if event.recipient != self.base.account or event.key_id in self.state.keys or not self._wants_key(event):
+        known = event.key_id == NOTHING or event.key_id in self.state.keys
+        if event.recipient != self.base.account or known or not self._wants_key(event):
             return
         holders = self._holders(event.segment)
         if holders is None:
-            self._store(event.segment, event.key_id, event.wrapped)
+            if not bundles.is_bundle(event.wrapped) or event.by == self._service(event.segment):
+                self._store(event.segment, event.key_id, event.wrapped)
         elif place := holders.place(event.by):
             self._take_share(event.segment, event.key_id, place, event.wrapped)
 
@@ -126,8 +138,41 @@ class Supply(Holding):
         seg = self.state.facts.segments.get(event.segment)
         return seg is not None and (seg.provider == self.base.account or self.base.account in seg.verifiers)
 
+    def _service(self, segment: SegmentId) -> Address:
+        facts = self.state.facts
+        service: Address = facts.jobs[facts.segments[segment].job].terms.key_service
+        return service
+
     def _store(self, segment: SegmentId, key: Digest, wrapped: bytes) -> None:
-        self._do(Do(key=f"key:{segment}:{key.hex()}", task=StoreKey(key_id=key, wrapped=wrapped)))
+        which = f":{sha256(wrapped)[:8].hex()}" if bundles.is_bundle(wrapped) else ""
+        self._do(Do(key=f"key:{segment}:{key.hex()}{which}", task=StoreKey(key_id=key, wrapped=wrapped)))
+
+    def _look(self, segment: SegmentId) -> None:
+        """Are the keys of the records that are needed here, and true? When all shards are."""
+        needs = self.state.needs.get(segment)
+        seg = self.state.facts.segments.get(segment)
+        if needs is None or seg is None or needs.cids or not any(key in needs.keys for key in needs.records):
+            return
+        needs.checks += 1
+        spec = self.state.facts.jobs[seg.job].terms.spec
+        self._do(Do(key=f"records:{segment}:{needs.checks}", task=CheckRecords(segment=segment, spec=spec, places=needs.places)))
+
+    def _on_records(self, event: Result, rest: list[str]) -> None:
+        segment = SegmentId(int(rest[0]))
+        needs = self.state.needs.get(segment)
+        if needs is None or needs.checks != int(rest[1]):
+            return
+        if isinstance(event, Failed):
+            return self._note("key", f"segment {segment}: the records to be checked cannot be opened: {event.error}", segment=segment)
+        found: RecordsChecked = self._outcome(event, RecordsChecked)
+        false = dict(found.false)
+        for key in needs.records:
+            if key in false:
+                text = f"segment {segment}: records cannot be opened with the keys that were released of {key.hex()[:16]}…: {false[key]}"
+                self._note("false-keys", text, segment=segment, key=key.hex(), party=self._service(segment), reason=false[key])
+            elif key in needs.keys and key not in found.missing:
+                needs.keys.remove(key)
+        self._check_supplied(segment)
 
     def _on_key(self, event: Result, rest: list[str]) -> None:
         segment, key = SegmentId(int(rest[0])), Digest(bytes.fromhex(rest[1]))
@@ -136,7 +181,10 @@ class Supply(Holding):
             if self._waits_for(key):
                 self._ask_key(segment, key)
             return
-        self._kept(key)
+        if self._outcome(event, KeyStored).whole:
+            return self._kept(key)
+        for waiting in self._waits_for(key):
+            self._look(waiting)
 
     def _kept(self, key: Digest) -> None:
         self.state.keys.add(key)
@@ -159,7 +207,12 @@ class Supply(Holding):
             return
         place = int(rest[2]) if len(rest) > 2 else 0
         if isinstance(event, Answered) and isinstance(event.message, KeyGrant) and event.message.key_id == key:
-            return self._take_share(segment, key, place, event.message.wrapped) if place else self._store(segment, key, event.message.wrapped)
+            for wrapped in event.message.wrapped:
+                if place:
+                    self._take_share(segment, key, place, wrapped)
+                else:
+                    self._store(segment, key, wrapped)
+            return
         why = event.error if isinstance(event, Failed) else "it answered something else"
         if place:
             return self._unanswered(segment, key, place, why)

@@ -10,26 +10,28 @@ import re
 from functools import cache, lru_cache
 from typing import Any
 
-from assay import cid, draw, hearing, links, threshold, votes
+from assay import bundles, cid, draw, hearing, links, reads, threshold, votes
 from assay import hands as labour
 from assay.adapters.memory_chain import MemoryChain
 from assay.adapters.memory_keys import MemoryKeys
-from assay.chain import Opening, Release
+from assay.chain import Opening
 from assay.codec import Malformed, Message, decode, encode
-from assay.ids import Address, Cid, Digest
+from assay.ids import Cid, Digest
 from assay.job import JobSpec, SealedRef, envelope_info
+from assay.keyservice.hands import wrap_keys
 from assay.merkle import sha256
 from assay.messages import Boundary
 from assay.ports import Outage
-from assay.publish.manifest import info_of
+from assay.record_keys import RecordKeys
 from assay.runtime import Fault, TaskFailed
 from assay.sim.options import Options
-from assay.sim.toy import Link, Toy, ToyBoundary, ToyState, prove, root, show
+from assay.sim.toy import Link, Toy, ToyBoundary, ToyShard, ToyState, prove, root, show
 from assay.tasks import (
     AnyOutcome,
     AnyTask,
     BoundaryOpened,
     CheckProgram,
+    CheckRecords,
     ChunkMade,
     Dropped,
     DropSegment,
@@ -51,6 +53,7 @@ from assay.tasks import (
     ProgramChecked,
     PublishedFound,
     ReceiptVerified,
+    RecordsChecked,
     ReleaseBlobs,
     ReplayUnit,
     RunSegment,
@@ -108,6 +111,12 @@ def read_state(body: bytes) -> ToyState:
 
 
 @lru_cache(maxsize=4096)
+def read_shard(body: bytes) -> ToyShard:
+    """Raises Malformed."""
+    return decode(body, ToyShard)
+
+
+@lru_cache(maxsize=4096)
 def read_boundary(body: bytes) -> ToyBoundary:
     """Raises Malformed."""
     return decode(body, ToyBoundary)
@@ -145,6 +154,7 @@ class Hands:
         """The disk is gone: blobs, work and keys, all but the identity."""
         self.store, self.disk, self.kept = Store(), {}, {}
         self.keys._ring.clear()
+        self.keys._records.clear()
 
     def perform(self, task: AnyTask) -> AnyOutcome:
         """Raises TaskFailed or Outage."""
@@ -213,28 +223,30 @@ class Hands:
         return VoteVerified(verifier=task.vote.verifier, valid=valid)
 
     def store_key(self, task: StoreKey) -> KeyStored:
-        try:
-            key = self.keys.unwrap(task.wrapped)
-        except ValueError as error:
-            raise TaskFailed(Fault.PEER, str(error)) from None
-        if sha256(key) != task.key_id:
-            raise TaskFailed(Fault.PEER, "it opens to another key than it names")
-        return KeyStored(key_id=self.keys.store(key))
+        return labour.store_key(self.keys, task)
+
+    def check_records(self, task: CheckRecords) -> RecordsChecked:
+        spec, missing, false = self.spec(task.spec), [], []
+        for number, wanted in reads.records(reads.reading(spec), task.places).items():
+            ref = spec.dataset.shards[number].sealed
+            try:
+                key = self.keys.shard_key(ref.key_id)
+            except KeyError:
+                missing.append(ref.key_id)
+                continue
+            if bundles.lacks(key, wanted):
+                missing.append(ref.key_id)
+            elif isinstance(key, RecordKeys):
+                leaves = read_shard(read_sealed(self.store.stored(ref.cid)).body).leaves
+                if wrong := [index for index in wanted if sha256(key.keys[index]) != leaves[index]]:
+                    false.append((ref.key_id, f"record {wrong[0]} does not open"))
+        return RecordsChecked(missing=tuple(missing), false=tuple(false))
 
     def gather_key(self, task: GatherKey) -> KeyGathered:
         return labour.gather_key(self.keys, task)
 
     def wrap_keys(self, task: WrapKeys) -> KeysWrapped:
-        releases, bad = [], []
-        for key_id, envelope, sender, dataset in task.envelopes:
-            try:
-                key = threshold.open_own(self.keys, envelope, info_of(sender, dataset), key_id)
-            except ValueError:
-                bad.append(key_id)
-                continue
-            for who, encryption_key in task.recipients:
-                releases.append(Release(recipient=Address(who), key_id=key_id, wrapped=self.keys.wrap(key, encryption_key)))
-        return KeysWrapped(releases=tuple(releases), bad=tuple(bad))
+        return wrap_keys(self.keys, task)
 
     def take_key(self, task: TakeKey) -> KeysWrapped:
         return labour.take_key(self.keys, task)
@@ -339,6 +351,10 @@ class Hands:
             self.opened(ref.cid)
         toy = self.toy(spec)
         step, m = toy.place(task.unit, task.start)
+        if m < toy.micro_batches:
+            seen = self.check_records(CheckRecords(segment=task.segment, spec=task.spec, places=((step, m),)))
+            if seen.missing or seen.false:
+                raise TaskFailed(Fault.PEER, f"link {task.unit} reads records that no key here opens")
         served = self.boundary(task.boundary.cid)
         ends = list(task.boundary.link_ends)
         committed = ends.pop()

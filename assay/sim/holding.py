@@ -46,10 +46,13 @@ def _order(world: World, node: SimNode, first: Address, tries: int) -> None:
         world.clock.after(1.0, partial(_order, world, node, first, tries - 1))
 
 
+def key_of(world: World, number: int, what: str) -> bytes:
+    return sha256(b"client key", str(world.seed).encode(), str(number).encode(), what.encode())
+
+
 def sealed(world: World, number: int, what: str, body: Any) -> SealedRef:
     """A blob of the client's, in its store, with its key for whoever keeps it."""
-    service = world.turn(KEY_SERVICE, number).hands.keys
-    key = sha256(b"client key", str(world.seed).encode(), str(number).encode(), what.encode())
+    service, key = world.turn(KEY_SERVICE, number).hands.keys, key_of(world, number, what)
     blob = seal(body, key)
     envelope = threshold.seal_to(world.client_keys, key, service.encryption_key, group(world), envelope_info(world.client))
     return SealedRef(cid=world.store.put(blob), size=len(blob), key_id=sha256(key), envelope=envelope)

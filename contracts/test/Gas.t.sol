@@ -2,7 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {IJobs} from "../src/interfaces/IJobs.sol";
-import {Reveal, SealedVote, SegmentState, Terms} from "../src/types/Types.sol";
+import {KeyRelease, Reveal, SealedVote, SegmentState, Terms} from "../src/types/Types.sol";
 import {Network} from "./utils/Network.sol";
 
 /// Gas of every call on the way of one segment, each as a transaction of its own, calldata included: written to
@@ -234,5 +234,34 @@ contract GasOfSeveralTest is GasTest {
     function test_gas_of_eight() public {
         job = post();
         several(8);
+    }
+
+    /// To each of three verifiers the keys of so many records of one shard, wrapped together (assay/bundles.py): 36 bytes each and 53 more.
+    function test_gas_of_keys_by_record() public {
+        job = post();
+        uint64 id = drawn(job, 0);
+        releaseRecords(id, 1);
+        uint256[4] memory counts = [uint256(1), 8, 64, 226];
+        for (uint256 i = 0; i < counts.length; ++i) {
+            string memory what = string.concat("release to 3, keys of ", vm.toString(counts[i]), counts[i] == 1 ? " record" : " records");
+            bytes memory data = releaseRecords(id, counts[i]);
+            took(what);
+            floor(what, data);
+        }
+    }
+
+    function releaseRecords(uint64 id, uint256 count) private returns (bytes memory) {
+        address[] memory who = committee(id);
+        KeyRelease[] memory releases = new KeyRelease[](who.length);
+        for (uint256 i = 0; i < who.length; ++i) {
+            bytes memory wrapped = new bytes(53 + 36 * count);
+            for (uint256 k = 0; k < wrapped.length; ++k) {
+                wrapped[k] = 0x5a;
+            }
+            releases[i] = KeyRelease(who[i], keccak256("key"), wrapped);
+        }
+        vm.prank(keyService);
+        jobs.release(id, releases);
+        return abi.encodeCall(IJobs.release, (id, releases));
     }
 }

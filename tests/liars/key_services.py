@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from assay.bundles import is_bundle
 from assay.chain import Committed, ContestCheckpoint, Drawn
 from assay.keyservice.machine import KeyServiceMachine
 from assay.merkle import sha256
+from assay.record_keys import RecordKeys, encode
 from assay.runtime import AnyEffect, AnyEvent, ChainSeen, Send
 from assay.sim.cast import Part, Self, honest_hands, key_service_config
 from assay.sim.hands import Hands
@@ -53,6 +55,21 @@ class GivesWrongKeys(Hands):
         return KeysWrapped(releases=tuple(wrong), bad=right.bad)
 
 
+class GivesFalseRecords(Hands):
+    """Gives drawn verifiers keys of the records that they are to read, as many and in the form that is due, and none of them true."""
+
+    def wrap_keys(self, task: WrapKeys) -> KeysWrapped:
+        right, people = super().wrap_keys(task), dict(task.recipients)
+        if task.drawn is None:
+            return right
+        false = []
+        for release in right.releases:
+            bundle = RecordKeys({index: sha256(b"false", index.to_bytes(4, "big")) for index in range(64)})
+            wrapped = self.keys.wrap(encode(bundle), people[release.recipient]) if is_bundle(release.wrapped) else release.wrapped
+            false.append(msgspec.structs.replace(release, wrapped=wrapped if release.wrapped else b""))
+        return KeysWrapped(releases=tuple(false), bad=right.bad)
+
+
 def _honest(me: Self) -> KeyServiceMachine:
     return KeyServiceMachine(key_service_config(me))
 
@@ -60,4 +77,5 @@ def _honest(me: Self) -> KeyServiceMachine:
 WITHHOLDS = Part(lambda me: Withholds(key_service_config(me)), honest_hands)
 WITHHOLDS_FROM_VERIFIERS = Part(lambda me: WithholdsFromVerifiers(key_service_config(me)), honest_hands)
 SLANDERS = Part(lambda me: Slanders(key_service_config(me)), honest_hands)
+GIVES_FALSE_RECORDS = Part(_honest, lambda me: GivesFalseRecords(me.chain, me.keys, me.options))
 GIVES_WRONG_KEYS = Part(_honest, lambda me: GivesWrongKeys(me.chain, me.keys, me.options))

@@ -407,6 +407,27 @@ async def unpaid(world: World) -> None:
         assert (await world.chains[name].view(world[name])).reserved == 1_000_000  # the seat
 
 
+async def keys_by_record(world: World) -> None:
+    """Bundles of record keys up to the bound, and the word that nothing is due, are releases like any other: who had one had its keys."""
+    await world.populate()
+    job = await world.post()
+    segment = await world.committed(job, 0, 0, 2)
+    for round in (0, 1):
+        await world.drawn(segment)
+        large = chain.Release(recipient=world["vera"], key_id=sha256(b"key"), wrapped=b"r" * chain.MOST_WRAPPED)
+        nothing = chain.Release(recipient=world["vic"], key_id=chain.NOTHING, wrapped=b"")
+        beyond = msgspec.structs.replace(large, wrapped=b"r" * (chain.MOST_WRAPPED + 1))
+        assert await world.refused("keyservice", chain.ReleaseKeys(segment=segment, releases=(nothing, beyond))) == "BadLength"
+        await world.do("keyservice", chain.ReleaseKeys(segment=segment, releases=(large, large, nothing)))
+        released = [event for event in await world.events() if isinstance(event, chain.KeyReleased)]
+        assert [(event.recipient, len(event.wrapped)) for event in released[3 * round :]] == [
+            (world["vera"], chain.MOST_WRAPPED), (world["vera"], chain.MOST_WRAPPED), (world["vic"], 0)
+        ]  # fmt: skip
+        await world.later(WINDOW + 1)
+        await world.do("stranger", Redraw(segment=segment))
+    assert isinstance((await world.events())[-1], chain.ChunkAsked)  # and not unpaid, as where keys were withheld
+
+
 async def denied(world: World, redraws: int = 1) -> None:
     """Two of three verifiers say in every round that they were not served. Their provider shows the chunk that it is asked for: the round counts
     as served, the third one's yes is not outvoted, who said nothing and had its key is a no-show."""

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from assay import seal
+from assay import record_keys, seal
 from assay.adapters import keys as real
 from assay.adapters.memory_keys import MemoryKeys
 from assay.ids import Address, Digest, address
 from assay.job import envelope_info
 from assay.ports import Keys
+from assay.record_keys import RecordKeys
 
 KEY = bytes(range(32))
 
@@ -63,6 +64,23 @@ def test_ring(pair: tuple[Keys, Keys]) -> None:
         one.load(Digest(bytes(32)))
 
 
+def test_keys_of_records_are_kept_beside_each_other_and_a_shards_own_key_is_worth_more(pair: tuple[Keys, Keys]) -> None:
+    one, two = pair
+    key_id = seal.key_id(KEY)
+    one.store_records(key_id, record_keys.select(KEY, (5, 1)))
+    one.store_records(key_id, RecordKeys({5: b"5" * 32, 7: b"7" * 32}))
+    assert one.shard_key(key_id) == RecordKeys({1: record_keys.derive(KEY, 1), 5: b"5" * 32, 7: b"7" * 32})
+    for missing in (lambda: one.load(key_id), lambda: two.shard_key(key_id), lambda: one.shard_key(Digest(bytes(32)))):
+        with pytest.raises(KeyError):
+            missing()
+    one.store(KEY)
+    assert one.shard_key(key_id) == KEY
+    bundle = record_keys.encode(record_keys.select(KEY, range(100)))
+    wrapped = one.wrap(bundle, two.encryption_key)
+    assert len(wrapped) == len(bundle) + 48
+    assert two.unwrap(wrapped) == bundle
+
+
 def test_accounts_are_well_formed_and_differ(pair: tuple[Keys, Keys]) -> None:
     one, two = pair
     assert address(one.account) == one.account != two.account
@@ -82,12 +100,14 @@ def test_simulated_keys_follow_from_their_seed() -> None:
 def test_the_same_node_comes_back(tmp_path: Path) -> None:
     made = real.create(tmp_path)
     key_id = made.store(KEY)
+    made.store_records(Digest(bytes(32)), record_keys.select(KEY, (1, 2)))
     wrapped = made.wrap(KEY, made.encryption_key)
     made.close()
     back = real.open_keys(tmp_path)
     assert (back.account, back.encryption_key, back.peer_seed) == (made.account, made.encryption_key, made.peer_seed)
     assert back.signer.address.lower() == back.account
     assert back.load(key_id) == KEY
+    assert back.shard_key(Digest(bytes(32))) == record_keys.select(KEY, (1, 2))
     assert back.unwrap(wrapped) == KEY
     assert len(back.peer_seed) == 32
     assert len({back.peer_seed, back.encryption_key, bytes(back.signer.key)}) == 3
@@ -96,10 +116,11 @@ def test_the_same_node_comes_back(tmp_path: Path) -> None:
 def test_files_are_private_and_hold_no_secret_in_the_clear(tmp_path: Path) -> None:
     keys = real.create(tmp_path)
     keys.store(KEY)
+    keys.store_records(Digest(bytes(32)), record_keys.select(KEY, (1, 2)))
     home = tmp_path / "keys"
     assert home.stat().st_mode & 0o777 == 0o700
     assert {f.name: f.stat().st_mode & 0o777 for f in home.iterdir()} == dict.fromkeys((f.name for f in home.iterdir()), 0o600)
-    hidden = [KEY, bytes(keys.signer.key), keys.signer.key.hex().encode(), keys.peer_seed, keys._private]
+    hidden = [KEY, record_keys.derive(KEY, 1), bytes(keys.signer.key), keys.signer.key.hex().encode(), keys.peer_seed, keys._private]
     for file in home.iterdir():
         assert not any(secret in file.read_bytes() for secret in hidden), file.name
 

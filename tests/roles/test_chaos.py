@@ -155,7 +155,7 @@ def reply(message: Any, good: bool) -> Any:
     if isinstance(message, NodesRequest):
         return NODES
     return boundary(message.segment, message.unit) if isinstance(message, BoundaryRequest) else (
-        KeyGrant(key_id=message.key_id, wrapped=b"w") if hasattr(message, "key_id") else Ack()
+        KeyGrant(key_id=message.key_id, wrapped=(b"w",)) if hasattr(message, "key_id") else Ack()
     )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def test_it_commits_without_a_copy_and_says_so(bench: Bench, fault: Fault, why: 
 def test_an_answer_that_is_no_word_about_it_is_none(bench: Bench) -> None:
     running(bench)
     bench.done("run:1", outcome())
-    bench.answered("copy:1", KeyGrant(key_id=digest("key"), wrapped=b"w"))
+    bench.answered("copy:1", KeyGrant(key_id=digest("key"), wrapped=(b"w",)))
     assert alone(bench) == "it answered something else"
 
 

@@ -17,7 +17,7 @@ from tiny import LONG, PARAMS, Net, plan, post
 
 from assay import daemon, merkle
 from assay.adapters.engine_process import InlineEngine
-from assay.chain import Attested, BondCleared, DisputeOpened, DisputePaid, DisputeResolved, DisputeWithdrawn, Outcome
+from assay.chain import Attested, BondCleared, DisputeOpened, DisputePaid, DisputeResolved, DisputeWithdrawn, KeyReleased, Outcome
 from assay.client import run_plan
 from assay.dispute import moves, served
 from assay.dispute.record import Rules
@@ -27,6 +27,7 @@ from assay.engine import LinkReplayed
 from assay.execute import Executor
 from assay.keyservice.daemon import key_service
 from assay.ports import Outage
+from assay.record_keys import RecordKeys
 from assay.state import acc_root
 from assay.tasks import MakeMove, ServeNodes
 from assay.work import Engine
@@ -338,6 +339,53 @@ def test_verifiers_defend_their_traces_and_who_made_one_up_concedes(tmp_path: Pa
         assert len(outcomes) == 3
         assert worth(net, "liar") == 1_000_000 - PARAMS.draw_bond // 2 - 2 * RULES.bond
         assert len(settled(net)) == 1
+
+    together(tmp_path, play)
+
+
+def doubts_votes_over_the_data(hands: Any) -> None:
+    """Reveals a trace of its own, and doubts the records that others' traces begin with."""
+    makes_up_traces(hands)
+    perform = hands.perform
+
+    async def doubt(task: Any, note: Any) -> Any:
+        made = await perform(task, note)
+        if not isinstance(task, MakeMove) or task.opening is None or not made.why.startswith("in "):
+            return made
+        (link,) = hands.shop.engine._engines[hands.shop.root]._links.values()
+        record = hands.chain.ledger.disputes.record(task.dispute)
+        state = hands.chain.ledger.disputes.disputes[task.dispute].state
+        doubter = Doubter(lambda _: link, Tree([merkle.PAD]), task.opening, 1, {moves.Phase.TRACE: 0})
+        return msgspec.structs.replace(made, move=doubter.move(state, record.moves[-1].move), why="")
+
+    hands.perform = doubt
+
+
+def test_a_verifier_defends_its_batch_with_the_keys_of_its_own_records_alone(tmp_path: Path) -> None:
+    async def play(net: Net) -> None:
+        await verifiers(net, 2)
+        await net.up("worker0", worker, deposit=100_000, price_per_step=10)
+        await net.up("liar", with_hands(verifier, doubts_votes_over_the_data), role="verifier", deposit=100_000, seat=True)
+        await post(net, plan(1), 1, params=msgspec.structs.replace(DISPUTED, links=16, challenge_window=1000))
+        await net.until(lambda: bool(played(net, moves.Gather)))
+        honest = {net.ports[f"verifier{i}"].chain.account for i in range(2)}
+        made = {d: net.ledger.disputes.record(d).moves for d in net.ledger.disputes.disputes}
+        shown = [d for d, told in made.items() if any(isinstance(p.move, moves.Gather) for p in told)]
+        asserters = {e.dispute: e.asserter for e in events(net, DisputeOpened)}
+        assert {asserters[d] for d in shown} <= honest
+        await net.until(lambda: any(e.dispute in shown for e in events(net, DisputeResolved)))
+        outcomes = {e.dispute: e.outcome for e in events(net, DisputeResolved)}
+        assert {outcomes[d] for d in shown if d in outcomes} == {Outcome.ASSERTER_WON}
+        for name in ("verifier0", "verifier1"):
+            keys = net.ports[name].keys
+            given = [e for e in events(net, KeyReleased) if e.recipient == keys.account]
+            assert given
+            for release in given:
+                held = keys.shard_key(release.key_id)
+                assert isinstance(held, RecordKeys)
+                assert len(held.keys) <= 8  # two micro-batches of four, of forty records
+                with pytest.raises(KeyError):
+                    keys.load(release.key_id)
 
     together(tmp_path, play)
 

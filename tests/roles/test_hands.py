@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from tiny import PARAMS, plan
 
-from assay import client, links, merkle, seal
+from assay import client, links, merkle, reads, seal
 from assay.adapters.engine_process import InlineEngine
 from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_keys import MemoryKeys
-from assay.chain import CallId, Deposit, JobPosted, Offer, Terms
+from assay.chain import NOTHING, CallId, Deposit, JobPosted, Offer, Release, Terms
 from assay.codec import decode, encode
 from assay.ids import Cid, Digest, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef, envelope_info
+from assay.keyservice.hands import wrap_keys
 from assay.messages import AnyReply, AnyRequest, Boundary, Heartbeat, JobAnnouncement
 from assay.ports import Missing, Outage, StorageFull
 from assay.runtime import ChainSeen, Fault, Heard, Note, Started, TaskFailed
@@ -28,6 +29,7 @@ from assay.state import from_bytes, state_root, to_bytes
 from assay.tasks import (
     AnyOutcome,
     CheckProgram,
+    DrawnKeys,
     DropSegment,
     LetGo,
     LoadJob,
@@ -69,7 +71,7 @@ class Silent:
 
 
 class Stage(NamedTuple):
-    """A client's job, published, on the disks of a worker and a verifier who have the keys to it."""
+    """A client's job, published, on the disks of a worker who has the keys to it, and of a verifier who has those to its frozen tensors."""
 
     ledger: MemoryLedger
     service: MemoryKeys
@@ -101,6 +103,20 @@ class Stage(NamedTuple):
             units=units, recipients=((who.account, who.encryption_key), (who.account, b"no key")),
         )  # fmt: skip
 
+    def released(self, *units: int) -> list[Release]:
+        """What the key service releases to the verifier when these links were drawn of the segment."""
+        who, spec = self.verifier.shop.keys, self.spec
+        told = tuple((ref.sealed.key_id, ref.sealed.envelope, self.terms.scheduler, b"") for ref in spec.dataset.shards)
+        drawn = DrawnKeys(shards=told, reading=reads.reading(spec), places=reads.places(units, 0, spec.micro_batches))
+        task = WrapKeys(envelopes=(), recipients=((who.account, who.encryption_key),), drawn=drawn)
+        return list(wrap_keys(self.service, task).releases)
+
+    async def entitle(self, *units: int) -> None:
+        """The verifier has what was released for its draw."""
+        for release in self.released(*units):
+            if release.key_id != NOTHING:
+                await self.check(StoreKey(key_id=release.key_id, wrapped=release.wrapped))
+
     async def served(self, unit: int) -> tuple[SegmentRun, Boundary]:
         """A link that the worker ran and served, with its blob at the verifier."""
         run = await self.work(self.run_task())
@@ -109,6 +125,7 @@ class Stage(NamedTuple):
         ((_, boundary),) = done.boundaries  # the recipient without a key is left out
         await self.verifier.shop.blobs.put(await self.worker.shop.blobs.get(boundary.cid))
         await self.check(StoreKey(key_id=boundary.key_id, wrapped=boundary.wrapped))
+        await self.entitle(unit)
         return run, boundary
 
     def replay_task(self, run: SegmentRun, boundary: Boundary) -> ReplayUnit:
@@ -134,7 +151,7 @@ async def stage(tmp_path: Path, what: client.Plan = PLAN, change: Callable[[JobS
     for name in ("worker", "verifier"):
         for blob in (cid, spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)):
             await blobs[name].fetch(blob, 1 << 30)
-        for ref in (spec.state, *spec.shared_blobs):
+        for ref in (spec.state, *spec.shared_blobs) if name == "worker" else spec.frozen_blobs:
             keys[name].store(keys["client"].load(ref.key_id))
     peers, engine = Silent(), InlineEngine()
     worker = WorkerHands(Workshop(tmp_path / "worker", blobs["worker"], keys["worker"], engine), chains["worker"], peers)  # type: ignore[arg-type]

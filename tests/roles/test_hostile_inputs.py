@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tiny import lay_out, plan
 
-from assay import seal, shard
+from assay import record_keys, seal, shard
 from assay.adapters import sandbox
 from assay.adapters.engine_process import ProcessEngine
 from assay.adapters.sandbox import NoSandbox, Sandbox
@@ -193,12 +193,13 @@ def test_a_hostile_checkpoint_is_refused_by_who_starts_from_it_and_by_who_checks
 def test_a_hostile_shard_is_its_owners_fault(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     key, records = seal.new_key(), {"x": np.zeros((4, 3), np.float32)}
-    dataset, _ = shard.seal_dataset("dots", records, lambda _: b"", new_key=lambda: key)
-    (ref,) = dataset.shards
+    dataset, (blob,) = shard.seal_dataset("dots", records, lambda _: b"", new_key=lambda: key)
+    (ref,), few = dataset.shards, record_keys.select(key, [0])
     for name, data in tensor_files(mark).items():
-        with pytest.raises(shard.BadShard):
-            shard.read_shard(ref, dataset.fields, seal.seal(data, key), key)
-        for cut in (0, 10, 60):
+        room = blob[:64] + (data + bytes(len(blob)))[: len(blob) - 64]
+        for hostile in (data, room, blob[:64] + data, seal.seal(data, key), *(blob[:cut] for cut in (0, 10, 60, 100))):
+            with pytest.raises((shard.BadShard, seal.WrongKey)):
+                shard.read_records(ref, dataset.fields, hostile, few, [0])
             with pytest.raises(shard.BadShard):
-                shard.read_shard(ref, dataset.fields, seal.seal(data, key)[:cut], key)
+                shard.read_shard(ref, dataset.fields, hostile, key)
         assert not mark.exists(), name

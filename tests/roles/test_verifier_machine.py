@@ -10,13 +10,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from assay import draw, links, merkle
+from assay import draw, links, merkle, reads
 from assay.chain import (
+    NOTHING,
     Attest,
     Batch,
     ChunkAsked,
     ChunkShown,
     Credited,
+    KeyReleased,
     Opened,
     Opening,
     OpeningsDue,
@@ -32,17 +34,19 @@ from assay.chain import (
     Withheld,
 )
 from assay.ids import Address, Digest, JobId, SegmentId
-from assay.job import ShardRef
-from assay.messages import Ack, Boundary, BoundaryRequest, ReceiptMessage, Refusal, SealMessage, VoteMessage
+from assay.job import JobSpec, SealedRef, ShardRef
+from assay.messages import Ack, Boundary, BoundaryRequest, KeyGrant, ReceiptMessage, Refusal, SealMessage, VoteMessage
 from assay.runtime import Fault, Ordered
 from assay.sampling import record_indices
 from assay.tasks import (
     BoundaryOpened,
+    CheckRecords,
     DropSegment,
     KeyStored,
     MakeOpenings,
     OpenBoundary,
     OpeningsMade,
+    RecordsChecked,
     ReplayUnit,
     SayUnserved,
     Signed,
@@ -51,10 +55,9 @@ from assay.tasks import (
     StoreKey,
     UnitReplayed,
 )
-from assay_verifier.gathering import shards_of
 from assay_verifier.machine import VerifierMachine
 from assay_verifier.state import VerifierConfig
-from bench import ENDS, LEAVES, LINK_ROOT, ME, OTHER, PARAMS, PEERS, SHARDS, SPEC, TERMS, VERIFIERS, Bench, cid, digest
+from bench import ENDS, KEYS, LEAVES, LINK_ROOT, ME, OTHER, PARAMS, PEERS, SHARDS, SPEC, TERMS, VERIFIERS, Bench, cid, digest
 from bench import sealed as sealed_blob
 
 UNITS = (7, 9, 7)
@@ -96,8 +99,14 @@ def get_boundary(bench: Bench, unit: int) -> None:
     bench.done(f"bopen:1:0:{unit}", BoundaryOpened(segment=SegmentId(1), unit=unit))
 
 
+def read(bench: Bench, spec: JobSpec = SPEC) -> dict[int, tuple[int, ...]]:
+    """What the drawn links of the segment read, by shard."""
+    seg = bench.state.facts.segments[1]
+    return reads.records(reads.reading(spec), reads.places(seg.units, seg.start, spec.micro_batches))
+
+
 def supply(bench: Bench) -> None:
-    bench.supply([shard.sealed for at, shard in enumerate(SHARDS) if at in shards_of(SPEC, bench.state.facts.segments[1])])
+    bench.supply([shard.sealed for at, shard in enumerate(SHARDS) if at in read(bench)])
 
 
 def ready(bench: Bench) -> None:
@@ -202,11 +211,79 @@ def test_only_the_shards_that_the_drawn_links_read_are_needed() -> None:
     machine = Bench.of(VerifierMachine(CONFIG))
     for unit in range(30):
         drawn(fresh := Bench.of(VerifierMachine(CONFIG)), units=(unit,))
-        seg = fresh.state.facts.segments[1]
         step, m = links.place(unit, 2)
-        wanted = set() if m == 2 else {int(i >= 3) for i in record_indices(spec.order, 16, step, m, 2, 4)}
-        assert shards_of(spec, seg) == wanted
+        drawn_records = [] if m == 2 else record_indices(spec.order, 16, step, m, 2, 4)
+        assert sorted(i + 3 * shard for shard, some in read(fresh, spec).items() for i in some) == sorted(set(drawn_records))
+        fresh.load_job()
+        assert {key for key in fresh.core.outstanding if key.startswith("fetch:")} == {f"fetch:1:{SHARDS[i].sealed.cid}" for i in read(fresh)}
     machine.check_restart()
+
+
+def by_records(bench: Bench) -> list[SealedRef]:
+    """All but the records' keys is here. The shards that the drawn links read from."""
+    drawn(bench)
+    bench.load_job()
+    refs = [SHARDS[at].sealed for at in read(bench)]
+    for ref in refs:
+        bench.fetched(f"fetch:1:{ref.cid}")
+    for unit in sorted(set(UNITS)):
+        get_boundary(bench, unit)
+    return refs
+
+
+def bundle(bench: Bench, ref: SealedRef, wrapped: bytes = b"w" * 89, by: Address = KEYS) -> None:
+    """Keys of some of its records are released, and can be read."""
+    bench.seen(KeyReleased, segment=SegmentId(1), recipient=ME, key_id=ref.key_id, wrapped=wrapped, by=by)
+    if not bench.idle(f"key:1:{ref.key_id.hex()}"):
+        bench.done(f"key:1:{ref.key_id.hex()}", KeyStored(key_id=ref.key_id, whole=False))
+
+
+def looked(bench: Bench, missing: tuple[Digest, ...] = (), false: tuple[tuple[Digest, str], ...] = ()) -> None:
+    task = bench.task(f"records:1:{bench.state.needs[1].checks}")
+    assert task == CheckRecords(segment=SegmentId(1), spec=cid("spec"), places=((2, 1), (3, 0)))
+    bench.done(f"records:1:{bench.state.needs[1].checks}", RecordsChecked(missing=missing, false=false))
+
+
+def test_with_the_keys_of_its_records_alone_it_replays_once_they_have_opened(bench: Bench) -> None:
+    one, two = by_records(bench)
+    looked(bench, missing=(one.key_id, two.key_id))  # which an earlier draw might have left here
+    bundle(bench, one)
+    assert bench.idle("sign:")
+    looked(bench, missing=(two.key_id,))
+    bundle(bench, two, b"first" * 20)
+    looked(bench, missing=(two.key_id,))  # those of some more come in another bundle
+    bundle(bench, two, b"second" * 20)
+    assert bench.idle("replay:")
+    looked(bench)
+    assert isinstance(bench.task("sign:1"), SignReceipt)
+    assert isinstance(bench.task("replay:1:0:7"), ReplayUnit)
+    assert not bench.state.keys & {one.key_id, two.key_id}  # the next draw reads other records
+
+
+def test_records_that_do_not_open_are_told_and_asked_for_again_and_there_is_no_receipt(bench: Bench) -> None:
+    one, two = by_records(bench)
+    bundle(bench, one)
+    bundle(bench, two)
+    looked(bench, false=((two.key_id, "record 3 does not open"),))
+    told = next(note for note in bench.said if note.topic == "false-keys")
+    assert (told.data["party"], told.data["key"]) == (KEYS, two.key_id.hex())
+    assert bench.idle("sign:")
+    bench.woke("nag:1")
+    bench.answered(f"ask:1:{two.key_id.hex()}", KeyGrant(key_id=two.key_id, wrapped=(b"right" * 20, b"more" * 25)))
+    for _ in range(2):
+        key = next(key for key in bench.core.outstanding if key.startswith(f"key:1:{two.key_id.hex()}"))
+        bench.done(key, KeyStored(key_id=two.key_id, whole=False))
+    looked(bench)
+    assert isinstance(bench.task("sign:1"), SignReceipt)
+
+
+def test_a_strangers_bundle_is_not_even_opened(bench: Bench) -> None:
+    """Nothing but the records tells whether it is right, so it might stand in the way of the true one."""
+    one, _ = by_records(bench)
+    bundle(bench, one, by=OTHER)
+    assert bench.idle("key:1:")
+    bench.seen(KeyReleased, segment=SegmentId(1), recipient=ME, key_id=one.key_id, wrapped=b"w" * 80, by=OTHER)
+    assert isinstance(bench.task("key:1:"), StoreKey)  # a whole key says itself whether it is the right one
 
 
 def test_frozen_tensors_are_needed_whichever_link_is_drawn(bench: Bench) -> None:
@@ -225,7 +302,8 @@ def test_an_update_needs_no_data_at_all(bench: Bench) -> None:
     assert bench.idle("fetch:")
     get_boundary(bench, 5)
     assert bench.idle("replay:")  # the key service has not said that all is well with the checkpoint's key
-    bench.released(SHARDS[0].sealed)
+    bench.seen(KeyReleased, segment=SegmentId(1), recipient=ME, key_id=NOTHING, wrapped=b"", by=KEYS)
+    assert bench.idle("key:")
     assert isinstance(bench.task("replay:1:0:5"), ReplayUnit)
     assert bench.task("replay:1:0:5").leaves == TERMS.update_leaves
 

@@ -601,7 +601,7 @@ def test_a_key_that_does_not_come_is_asked_for(bench: Bench) -> None:
     bench.failed("ask:1", Fault.REFUSED, "the job is refused")
     assert "the job is refused" in bench.said[-1].text
     bench.woke("nag:1")
-    bench.answered("ask:1", KeyGrant(key_id=INPUTS[0].key_id, wrapped=b"w"))
+    bench.answered("ask:1", KeyGrant(key_id=INPUTS[0].key_id, wrapped=(b"w",)))
     bench.done("key:1", KeyStored(key_id=INPUTS[0].key_id))
     assert bench.call("activate:1") == Activate(segment=SegmentId(1))
 

@@ -6,18 +6,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from itertools import accumulate
+from collections.abc import Collection
 
-from assay import draw, links, merkle
+from assay import draw, links, merkle, reads
 from assay.chain import SegmentState
 from assay.facts import SegmentFacts
-from assay.ids import JobId, SegmentId
+from assay.ids import Digest, JobId, SegmentId
 from assay.job import JobSpec
 from assay.messages import Boundary, BoundaryRequest
 from assay.role import SLACK, Role
 from assay.runtime import Answered, Ask, Do, Failed, Fetch, Result, Wake, Woke
-from assay.sampling import record_indices
 from assay.tasks import BoundaryOpened, KeyStored, OpenBoundary, StoreKey
 from assay_verifier.state import Duty, UnitDuty, VerifierConfig, VerifierState
 
@@ -25,18 +23,6 @@ ASK_AGAIN = 5
 """Seconds before a provider is asked again for a boundary that was not usable."""
 MAX_PATH = 64
 """Siblings of a Merkle path."""
-
-
-def shards_of(spec: JobSpec, seg: SegmentFacts) -> set[int]:
-    """Numbers of the shards that hold the records of the drawn micro-batches: the others are not needed, nor their keys."""
-    ends = list(accumulate(shard.records for shard in spec.dataset.shards))
-    touched: set[int] = set()
-    for unit in set(seg.units):
-        offset, m = links.place(unit, spec.micro_batches)
-        if m < spec.micro_batches:
-            drawn = record_indices(spec.order, ends[-1], seg.start + offset, m, spec.micro_batches, spec.batch)
-            touched |= {bisect_right(ends, index) for index in drawn}
-    return touched
 
 
 class Gathering(Role):
@@ -71,9 +57,16 @@ class Gathering(Role):
             work = sum(entry.update_flops if draw.is_update(unit, spec.micro_batches) else entry.micro_flops for unit in set(seg.units))
             if (seconds := self._seconds(work)) >= window:
                 return self._fail(self.state.duties[seg.segment], f"the replay takes about {seconds} s here, and there are {window} s to seal")
-            touched = shards_of(spec, seg)
-            self._need(seg, [*(blob for at, blob in enumerate(self._shards(spec)) if at in touched), *self._frozen(spec)])
+            where = reads.places(seg.units, seg.start, spec.micro_batches)
+            read = reads.records(reads.reading(spec), where)  # of the other shards nothing is needed
+            shards = [blob for at, blob in enumerate(self._shards(spec)) if at in read]
+            self._need(seg, [*shards, *self._frozen(spec)], self._by_record(spec, read), where)
             self._check_supplied(seg.segment)
+
+    def _by_record(self, spec: JobSpec, read: dict[int, tuple[int, ...]]) -> Collection[Digest]:
+        """Ids of the keys that this node is not given, but those of records that they are of."""
+        keys = [shard.sealed.key_id for shard in spec.dataset.shards]
+        return reads.by_key(keys, reads.reading(spec), read) if spec.key_holders is None else ()
 
     def _job_ready(self, job: JobId) -> None:
         for duty in list(self.state.duties.values()):

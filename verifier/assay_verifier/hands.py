@@ -9,17 +9,20 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from assay import disputing, draw, hands, links, merkle
+from assay import bundles, disputing, draw, hands, links, merkle, reads
 from assay.chain import Opening
 from assay.engine import MAX_BOUNDARY, LinkReplayed, ReplayLink
 from assay.ids import Digest
+from assay.job import Field, ShardRef
 from assay.ports import Chain, Outage
+from assay.record_keys import RecordKeys, ShardKey
 from assay.runtime import Fault, Note, TaskFailed
 from assay.tasks import (
     AnyOutcome,
     AnyTask,
     BoundaryOpened,
     CheckProgram,
+    CheckRecords,
     Dropped,
     DropSegment,
     GatherKey,
@@ -28,6 +31,7 @@ from assay.tasks import (
     MakeOpenings,
     OpenBoundary,
     OpeningsMade,
+    RecordsChecked,
     ReplayUnit,
     SayUnserved,
     ServeNodes,
@@ -61,6 +65,8 @@ class VerifierHands:
                 return await self.shop.check_program(task)
             case StoreKey():
                 return self.shop.store_key(task)
+            case CheckRecords():
+                return await self._check_records(task)
             case GatherKey():
                 return self.shop.gather_key(task)
             case OpenBoundary():
@@ -85,6 +91,32 @@ class VerifierHands:
                 return Dropped()
             case _:
                 raise TaskFailed(Fault.OWN, f"a verifier does not do {type(task).__name__}")
+
+    async def _check_records(self, task: CheckRecords) -> RecordsChecked:
+        """Raises TaskFailed (PEER) for a shard that is not what its owner says, whatever it is opened with."""
+        from assay import seal, shard
+
+        spec = await self.shop.spec(task.spec)
+        missing: list[Digest] = []
+        false: dict[Digest, str] = {}
+        for number, wanted in reads.records(reads.reading(spec), task.places).items():
+            ref = spec.dataset.shards[number]
+            try:
+                key = self.shop.keys.shard_key(ref.sealed.key_id)
+            except KeyError:
+                missing.append(ref.sealed.key_id)
+                continue
+            if bundles.lacks(key, wanted):
+                missing.append(ref.sealed.key_id)
+                continue
+            sealed = await hands.stored(self.shop.blobs, ref.sealed.cid)
+            try:
+                await asyncio.to_thread(_read, ref, spec.dataset.fields, sealed, key, wanted)
+            except seal.WrongKey as error:
+                false[ref.sealed.key_id] = str(error)
+            except shard.BadShard as error:
+                raise TaskFailed(Fault.PEER, str(error)) from None
+        return RecordsChecked(missing=tuple(dict.fromkeys(missing)), false=tuple(false.items()))
 
     async def _open_boundary(self, task: OpenBoundary) -> BoundaryOpened:
         from assay import seal, state
@@ -157,3 +189,13 @@ class VerifierHands:
         leaves = [Digest(data[at : at + 32]) for at in range(0, len(data), 32)]
         proof = merkle.prove([merkle.leaf(i, content) for i, content in enumerate(leaves)], leaf)
         return Opening(leaf=leaves[leaf], proof=proof)
+
+
+def _read(ref: ShardRef, fields: tuple[Field, ...], sealed: bytes, key: ShardKey, wanted: tuple[int, ...]) -> None:
+    """Opens what is to be checked of a shard. Raises shard.BadShard, seal.WrongKey."""
+    from assay import shard
+
+    if isinstance(key, RecordKeys):
+        shard.read_records(ref, fields, sealed, key, wanted)
+    else:
+        shard.read_shard(ref, fields, sealed, key)

@@ -54,6 +54,14 @@ void assay_parallel(int threads, void (*fn)(void *, int, int), void *argument);
 void *assay_scratch(int slot, size_t size);
 enum { SCRATCH_REGISTERS, SCRATCH_A, SCRATCH_B, SCRATCH_SIDE, SCRATCH_TABLES, SCRATCH_SUM, SCRATCH_CHECK, SCRATCH_SLOTS };
 
+/* sha256.c: what every hash begins with, and `count` blocks of 64 bytes more for one message or for ASSAY_HASHES of them. */
+#define ASSAY_HASHES 2
+extern const uint32_t assay_sha256_start[8];
+void assay_sha256_blocks(uint32_t (*state)[8], const uint8_t *const *blocks, size_t count, int lanes);
+void assay_sha256(const uint8_t *data, size_t size, uint8_t out[32]);
+/* Merkle root over a row of n > 0 leaf hashes, which has room for one more and is written over. */
+void assay_row_root(uint8_t *row, size_t n, uint8_t out[32]);
+
 /* The part i of n of 0..total, cut at multiples of `unit`. */
 static inline void share(word total, word unit, int i, int n, word *from, word *to) {
     word units = (total + unit - 1) / unit;

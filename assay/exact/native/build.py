@@ -35,7 +35,7 @@ from assay.exact import faults
 
 log = logging.getLogger("assay.exact")
 
-SOURCES = ("tape.c", "map.c", "reduce.c", "gemm.c", "pack.c", "sha256.c", "pool.c")
+SOURCES = ("tape.c", "map.c", "reduce.c", "gemm.c", "pack.c", "sha256.c", "records.c", "pool.c")
 HEADERS = ("assay.h", "gemm.h", "neon.h")
 FLAGS = (
     "-std=c11", "-O3", "-fPIC", "-shared", "-D_GNU_SOURCE",
@@ -185,8 +185,12 @@ class Library:
         self._sha256_row = lib.assay_sha256_row
         self._sha256_row.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_char_p]
         self._sha256_row.restype = None
-        self._record_root = lib.assay_record_root
-        self._record_root.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_char_p]
+        self._records, self._chacha20 = lib.assay_records, lib.assay_chacha20
+        self._records.argtypes = [
+            ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p,
+        ]  # fmt: skip
+        self._chacha20.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+        self._chacha20.restype = None
         self._faults, self._inject = lib.assay_faults, lib.assay_inject
         self._faults.restype = ctypes.c_int64
         self._inject.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int, ctypes.c_int]
@@ -239,13 +243,23 @@ class Library:
         self._row_root(row.ctypes.data, row.nbytes // 32 - 1, out)
         return out.raw
 
-    def record_root(self, key: bytes, rows: NDArray[np.uint8]) -> tuple[bytes, bytes]:
-        """Of salted records `[n, bytes]`, C-contiguous: their leaf hashes, one after the other, and the root over them. `key` has 32 bytes."""
+    def records(
+        self, prk: bytes, rows: NDArray[np.uint8], out: NDArray[np.uint8] | None = None, listed: bytes | None = None
+    ) -> tuple[bytes, bytes]:  # fmt: skip
+        """Of records `[n, bytes]`, C-contiguous: their leaf hashes, one after the other, and the root over them. `out` has room for as many bytes:
+        the sealed records, or with `listed`, the leaf hashes that came with sealed `rows`, the opened ones. `prk` has 32 bytes."""
         n, width = rows.shape
-        hashes, out = ctypes.create_string_buffer(max(n, 1) * 32), ctypes.create_string_buffer(32)
-        if self._record_root(key, rows.ctypes.data, n, width, hashes, out) != 0:
+        fits = len(prk) == 32 and (out is None or out.nbytes == rows.nbytes) and (listed is None or (out is not None and len(listed) == 32 * n))
+        if not fits:
+            raise ValueError(f"{n} records of {width} bytes do not fit what comes with them")
+        leaves, root = ctypes.create_string_buffer(max(n, 1) * 32), ctypes.create_string_buffer(32)
+        if self._records(prk, rows.ctypes.data, None if out is None else out.ctypes.data, n, width, listed, leaves, root) != 0:
             raise MemoryError("no memory to hash with")
-        return hashes.raw[: n * 32], out.raw
+        return leaves.raw[: n * 32], root.raw
+
+    def chacha20(self, key: bytes, nonce: bytes, data: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        """ChaCha20 (RFC 8439) from block 0 on, alone, for tests and benches: `key` of 32 and `nonce` of 12 bytes, arrays of one size."""
+        self._chacha20(key, nonce, data.ctypes.data, out.ctypes.data, data.nbytes)
 
     def sha256_row(self, data: memoryview, size: int) -> bytes:
         """The hashes, one after the other, of messages of `size` bytes that lie in a row, all of `data`."""

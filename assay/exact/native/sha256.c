@@ -7,7 +7,7 @@
 #include <arm_neon.h>
 #endif
 
-static const uint32_t START[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+const uint32_t assay_sha256_start[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
 static const uint32_t ROUND[64] __attribute__((aligned(64))) = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
     0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa,
@@ -17,7 +17,7 @@ static const uint32_t ROUND[64] __attribute__((aligned(64))) = {
     0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
 /* LANES independent messages of equally many blocks at once: the SHA instructions take some cycles each, and two chains hide that. */
-#define LANES 2
+#define LANES ASSAY_HASHES
 #define EACH_LANE _Pragma("GCC unroll 2") for (int l = 0; l < lanes; l++)
 
 #if defined(__SHA__)
@@ -123,7 +123,10 @@ static inline __attribute__((always_inline)) void compress_lanes(uint32_t (*stat
 }
 #endif
 
-static void compress(uint32_t state[8], const uint8_t *block, size_t count) { compress_lanes((uint32_t (*)[8])state, &block, count, 1); }
+void assay_sha256_blocks(uint32_t (*state)[8], const uint8_t *const *blocks, size_t count, int lanes) {
+    if (lanes == LANES) compress_lanes(state, blocks, count, LANES);
+    else compress_lanes(state, blocks, count, 1);
+}
 
 static void put(const uint32_t state[8], uint8_t out[32]) {
     for (int i = 0; i < 32; i++) out[i] = (uint8_t)(state[i / 4] >> (24 - i % 4 * 8));
@@ -136,7 +139,7 @@ static inline __attribute__((always_inline)) void messages(const uint8_t *data, 
     const uint8_t *at[LANES];
     const size_t whole = size / 64, rest = size % 64, blocks = rest < 56 ? 1 : 2;
     for (int l = 0; l < lanes; l++) {
-        memcpy(state[l], START, sizeof state[l]);
+        memcpy(state[l], assay_sha256_start, sizeof state[l]);
         at[l] = data + l * size;
     }
     compress_lanes(state, at, whole, lanes);
@@ -175,7 +178,7 @@ static inline __attribute__((always_inline)) void leaves(uint64_t index, const u
         block[l][9 + CHUNK] = 0x80;
         block[l][sizeof block[l] - 2] = (9 + CHUNK) * 8 >> 8;
         block[l][sizeof block[l] - 1] = (uint8_t)((9 + CHUNK) * 8);
-        memcpy(state[l], START, sizeof state[l]);
+        memcpy(state[l], assay_sha256_start, sizeof state[l]);
         at[l] = block[l];
     }
     compress_lanes(state, at, 17, lanes);
@@ -193,7 +196,7 @@ static inline __attribute__((always_inline)) void nodes(const uint8_t *pairs, ui
         block[l][65] = 0x80;
         block[l][126] = 65 * 8 >> 8;
         block[l][127] = (uint8_t)(65 * 8);
-        memcpy(state[l], START, sizeof state[l]);
+        memcpy(state[l], assay_sha256_start, sizeof state[l]);
         at[l] = block[l];
     }
     compress_lanes(state, at, 2, lanes);
@@ -272,87 +275,4 @@ void assay_row_root(uint8_t *row, size_t n, uint8_t out[32]) {
     assay_sha256(&pad_tag, 1, pad);
     climb(row, n, pad);
     memcpy(out, row, 32);
-}
-
-/* What HMAC-SHA256 begins with under a key of 32 bytes: the state after the key's block, xored with `with`. */
-static void keyed(const uint8_t key[32], uint8_t with, uint32_t state[8]) {
-    uint8_t block[64];
-    for (int i = 0; i < 64; i++) block[i] = (i < 32 ? key[i] : 0) ^ with;
-    memcpy(state, START, 32);
-    compress(state, block, 1);
-}
-
-static void ended(uint8_t *block, size_t blocks, size_t size) {
-    block[size] = 0x80;
-    memset(block + size + 1, 0, blocks * 64 - size - 1);
-}
-
-static void length(uint8_t *block, size_t blocks, uint64_t bits) {
-    for (int i = 0; i < 8; i++) block[blocks * 64 - 1 - i] = (uint8_t)(bits >> 8 * i);
-}
-
-#define SALT_LABEL "assay/record-salt/1"
-
-/* SHA256(0x00 | index u64 | salt | record) of `lanes` records of `width` bytes from `index` on, the salt being
-   HMAC(key, label | index u64 | 0x01); `block` has room for `blocks` blocks a lane, which end in the padding already. */
-static inline __attribute__((always_inline)) void records(
-    const uint32_t keys[2][8], uint64_t index, const uint8_t *rows, size_t width, uint8_t *const *block, size_t blocks, uint8_t *out, const int lanes) {
-    uint8_t small[LANES][64];
-    uint32_t state[LANES][8];
-    const uint8_t *at[LANES];
-    for (int l = 0; l < lanes; l++) {
-        uint8_t *place = block[l] + 1;
-        for (int i = 0; i < 8; i++) place[i] = (uint8_t)((index + (uint64_t)l) >> (56 - 8 * i));
-        memcpy(small[l], SALT_LABEL, 19);
-        memcpy(small[l] + 19, place, 8);
-        small[l][27] = 1;
-        ended(small[l], 1, 28);
-        length(small[l], 1, (64 + 28) * 8);
-        memcpy(state[l], keys[0], 32);
-        at[l] = small[l];
-    }
-    compress_lanes(state, at, 1, lanes);
-    for (int l = 0; l < lanes; l++) {
-        put(state[l], small[l]);
-        ended(small[l], 1, 32);
-        length(small[l], 1, (64 + 32) * 8);
-        memcpy(state[l], keys[1], 32);
-    }
-    compress_lanes(state, at, 1, lanes);
-    for (int l = 0; l < lanes; l++) {
-        put(state[l], block[l] + 9);
-        memcpy(block[l] + 41, rows + (size_t)l * width, width);
-        memcpy(state[l], START, 32);
-        at[l] = block[l];
-    }
-    compress_lanes(state, at, blocks, lanes);
-    for (int l = 0; l < lanes; l++) put(state[l], out + 32 * l);
-}
-
-/* Leaf hashes of `n` salted records of `width` bytes that lie one after the other (assay/shard.py), and the Merkle root over them. `hashes` has
-   room for n * 32 bytes. -1: out of memory. */
-int assay_record_root(const uint8_t key[32], const uint8_t *rows, size_t n, size_t width, uint8_t *hashes, uint8_t out[32]) {
-    static const uint8_t pad_tag = 2, empty = 3;
-    if (n == 0) { assay_sha256(&empty, 1, out); return 0; }
-    const size_t size = 41 + width, blocks = (size + 9 + 63) / 64;
-    uint8_t pad[64], *row = malloc((n + 1) * 32), *buffer = calloc(LANES * blocks, 64), *block[LANES];
-    uint32_t keys[2][8];
-    if (!row || !buffer) { free(row); free(buffer); return -1; }
-    keyed(key, 0x36, keys[0]);
-    keyed(key, 0x5c, keys[1]);
-    for (int l = 0; l < LANES; l++) {
-        block[l] = buffer + (size_t)l * blocks * 64;
-        block[l][size] = 0x80;
-        length(block[l], blocks, (uint64_t)size * 8);
-    }
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES) records(keys, i, rows + i * width, width, block, blocks, hashes + 32 * i, LANES);
-    for (; i < n; i++) records(keys, i, rows + i * width, width, block, blocks, hashes + 32 * i, 1);
-    memcpy(row, hashes, n * 32);
-    assay_sha256(&pad_tag, 1, pad);
-    climb(row, n, pad);
-    memcpy(out, row, 32);
-    free(row);
-    free(buffer);
-    return 0;
 }

@@ -18,7 +18,8 @@ contract Segments is Base {
     bytes32 private constant OFFER_TYPE = keccak256(
         "Offer(address provider,uint64 job,uint64 parent,uint64 start,uint64 stop,uint128 price,uint64 expires,uint256 nonce)"
     );
-    uint256 private constant MOST_WRAPPED = 256;
+    /// The keys of 226 records, wrapped together (assay/bundles.py). More go in several releases, so that no event is larger than this.
+    uint256 private constant MOST_WRAPPED = 8192;
     /// A key that 16 holders share: assay/threshold.py.
     uint256 private constant MOST_ENVELOPE = 2048;
     uint256 private constant MOST_RELEASES = 64;

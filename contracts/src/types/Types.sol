@@ -90,7 +90,7 @@ struct Offer {
     uint256 nonce;
 }
 
-/// A key, wrapped to its recipient's registered encryption key.
+/// A key, or the keys of some records of a shard, wrapped to its recipient's registered encryption key.
 struct KeyRelease {
     address recipient;
     bytes32 keyId;
