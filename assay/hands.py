@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from assay import record_keys, threshold
 from assay.chain import Release
 from assay.codec import Malformed, decode
@@ -79,3 +82,15 @@ def take_key(keys: Keys, task: TakeKey) -> KeysWrapped:
     """A key that is known to everybody, as if its publisher had wrapped it to this node."""
     wrapped = keys.wrap(task.key, keys.encryption_key, info_of(task.publisher, b""))
     return KeysWrapped(releases=(Release(recipient=keys.account, key_id=sha256(task.key), wrapped=wrapped),), bad=())
+
+
+def bytes_below(folder: Path) -> int:
+    """Of all files below a folder; a file that goes away meanwhile counts nothing."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(where, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total

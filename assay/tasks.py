@@ -243,6 +243,22 @@ class RunSegment(Task, frozen=True, kw_only=True):
     """Gets the heartbeats."""
 
 
+class PrepareSegment(Task, frozen=True, kw_only=True):
+    """Lays out what a run of steps [start, stop) reads, while another segment computes; RunSegment then finds it. Fails with OWN when the disk
+    has no room for it beside what runs."""
+
+    segment: SegmentId
+    job: JobId
+    spec: Cid
+    start: int
+    stop: int
+    parent: SealedRef
+
+
+class SegmentPrepared(Outcome, frozen=True, kw_only=True):
+    segment: SegmentId
+
+
 class SegmentRun(Outcome, frozen=True, kw_only=True):
     segment: SegmentId
     stop: int
@@ -556,14 +572,15 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | FindNodes | KeepBlob | ReleaseBlobs
-    | StoreKey | GatherKey | CheckRecords | ReadManifest | WrapKeys | TakeKey | TellKey | RunSegment | StopSegment | ServeUnits | VerifyReceipt
+    | StoreKey | GatherKey | CheckRecords | ReadManifest | WrapKeys | TakeKey | TellKey | PrepareSegment | RunSegment | StopSegment | ServeUnits
+    | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
     | ShowNodes | VerifyVisit
     | DropSegment | LetGo | FindPublished
 )  # fmt: skip
 AnyOutcome = (
     JobLoaded | ProgramChecked | Signed | OfferVerified | NodesFound | PinsSet | KeyStored | KeyGathered | RecordsChecked | ManifestRead
-    | KeysWrapped | KeyTold | SegmentRun | Stopping
+    | KeysWrapped | KeyTold | SegmentPrepared | SegmentRun | Stopping
     | UnitsServed | ReceiptVerified
     | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
     | PublishedFound

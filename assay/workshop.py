@@ -212,6 +212,15 @@ class Workshop:
         _list(listed, published)
         return published, key
 
+    async def check_room(self, spec: JobSpec) -> None:
+        """Raises TaskFailed (OWN) where the files of one more segment of a job might come to more than half of what this folder may hold: the
+        rest is for what computes, whose engine is ended when the folder outgrows that."""
+        need = sum(blob.size for blob in (spec.state, *spec.shared_blobs))
+        held, free = await asyncio.to_thread(hands.bytes_below, self.root), shutil.disk_usage(self.root).free
+        most = self.disk or held + free
+        if 2 * (held + need) > most or 2 * need > free:
+            raise TaskFailed(Fault.OWN, f"its files take up to {need} bytes beside {held}, and half of {most} may be taken for what waits")
+
     async def put_parent(self, folder: Path, step: int, parent: SealedRef) -> None:
         """The state that a segment starts from."""
         path = folder / f"state-{step}.safetensors"

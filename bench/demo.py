@@ -40,6 +40,8 @@ def kind(words: list[str], base: str) -> str | None:
     where = next((word[len(base) + 1 :].split("/")[0].split("-")[0] for word in words if word.startswith(base + "/")), "")
     if "assay.work" in line or "liars.engine" in line:
         return f"engine of {where}"
+    if "assay.template" in line:
+        return "engines"  # and what they are forked from
     if "--data" in words:
         return where
     if "anvil" in line:

@@ -23,3 +23,18 @@ def run(program: str) -> str:
 
 def test_bls_is_loaded_when_it_is_used() -> None:
     assert run(PROGRAM) == run(PLAIN)
+
+
+CLIENT = """
+import assay.adapters, sys
+from libp2p.security.tls.autotls import acme
+assert "pygments" not in sys.modules, "it was loaded with libp2p"
+print(acme.httpx.AsyncClient.__name__, acme.httpx.codes.OK)
+import httpx
+import httpx._models
+assert httpx is not acme.httpx and httpx.AsyncClient is acme.httpx.AsyncClient
+"""
+
+
+def test_the_http_client_of_libp2p_is_loaded_when_it_is_used() -> None:
+    assert run(CLIENT) == "AsyncClient 200\n"

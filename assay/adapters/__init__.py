@@ -2,6 +2,9 @@
 
 eth_keyfile imports py_ecc's BLS12-381 for EIP-2335 keystores, of which there are none here; its tables are computed when it is
 imported, which would be a fourth of every node's start. So it is imported when something of it is used.
+
+libp2p imports httpx, with rich and pygments behind it, to ask a certificate authority for names that nodes here do not have: five megabytes of
+every node. It is imported when it is used, too.
 """
 
 from __future__ import annotations
@@ -40,3 +43,17 @@ class _LaterModule(ModuleType):
 LATER = ("py_ecc.bls", "py_ecc.bls12_381")
 for _name in LATER:
     sys.modules.setdefault(_name, _LaterModule(_name))
+
+
+class _WhenUsed(ModuleType):
+    """Stands for a module until an attribute of it is wanted, and for whoever has imported it before that, afterwards."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name not in ("__path__", "__version__"):  # who only looks what lies where wants nothing of it
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+sys.modules.setdefault("httpx", _WhenUsed("httpx"))

@@ -12,6 +12,8 @@ With `Ranks` a segment is run by an engine that leads others (assay.exact.ranks)
 socket to it that both are given and nothing else to speak through, for an engine may start no process and make no socket. They live and die
 with the engine that leads them; when one of them is lost, that engine says so and ends.
 
+With a `template` (assay.template) engines that lead no others are forked from that, where it is there.
+
 `InlineEngine` is the same without a process, for tests and small simulations.
 """
 
@@ -29,14 +31,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assay.adapters.gpu_use import GpuUse, Unseen
-from assay.adapters.sandbox import Sandbox, bytes_below, unnamed_bytes
+from assay.adapters.sandbox import Sandbox, unnamed_bytes
 from assay.cage import NICE
 from assay.codec import Malformed, Message, decode, encode
 from assay.engine import MAX_LINE, AnswerDispute, AnyEngineResult, EngineTask, Failure, PartLink, RunLinks, ShowTree, StepDone
 from assay.exact.cuda import budget
+from assay.hands import bytes_below
 from assay.runtime import Fault, TaskFailed
 
 if TYPE_CHECKING:
+    from assay.adapters.engine_template import Forked
     from assay.work import Engine as Inline
 
 IDLE = 15.0
@@ -72,7 +76,7 @@ class _DiedIdle(Exception):
 class _Process:
     """One engine. Used by one task at a time."""
 
-    def __init__(self, process: asyncio.subprocess.Process, ranks: Sequence[asyncio.subprocess.Process] = ()) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | Forked, ranks: Sequence[asyncio.subprocess.Process] = ()) -> None:
         self.process, self.ranks = process, ranks
         self.idle: asyncio.TimerHandle | None = None
         """Set when it has had a task before."""
@@ -116,9 +120,9 @@ class ProcessEngine:
     def __init__(
         self, processes: int = 2, threads: int = 1, patience: float = PATIENCE, idle: float = IDLE, nice: int = NICE,
         command: tuple[str, ...] = (), sandbox: Sandbox | None = None, gpu_memory: str = budget.DEFAULT, gpu: GpuUse | None = None,
-        ranks: Ranks | None = None,
+        ranks: Ranks | None = None, template: Path | None = None,
     ) -> None:  # fmt: skip
-        self.ranks = ranks
+        self.ranks, self._template = ranks, None if command else template
         self.threads, self.patience, self._idle_after, self._nice = threads, patience, idle, nice
         self._command, self._sandbox = command or (sys.executable, "-m", "assay.work"), None if command else sandbox
         self._slots = asyncio.Semaphore(processes)
@@ -274,11 +278,22 @@ class ProcessEngine:
     async def _begin(self, folder: Path, leads: bool = False) -> _Process:
         if leads:
             engine = await self._begin_with_ranks(folder)
+        elif self._template is not None and (forked := await self._forked(self._template, folder)) is not None:
+            engine = _Process(forked)
         else:
             command = self._sandbox.command(folder) if self._sandbox else [*self._command, str(folder), str(os.getpid())]
             engine = _Process(await self._spawn(command, more=self._of_gpu(folder, SHARED)))
         self._all.add(engine)
         return engine
+
+    async def _forked(self, template: Path, folder: Path) -> Forked | None:
+        from assay.adapters.engine_template import fork
+
+        limits = {"memory": self._sandbox.memory, "disk": self._sandbox.disk} if self._sandbox else {}
+        forked = await fork(template, folder, self._environment(self._of_gpu(folder, SHARED)), **limits)
+        if forked is not None:
+            self._step_back(forked.pid)
+        return forked
 
     async def _begin_with_ranks(self, folder: Path) -> _Process:
         assert self.ranks is not None
@@ -314,15 +329,20 @@ class ProcessEngine:
     async def _spawn(
         self, command: Sequence[str], handles: Sequence[int] = (), more: Mapping[str, str] = {}, speaks: bool = True
     ) -> asyncio.subprocess.Process:  # fmt: skip
-        environment = self._sandbox.environment() if self._sandbox else dict(os.environ)
-        environment |= {name: str(self.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")} | dict(more)
         pipe = asyncio.subprocess.PIPE if speaks else asyncio.subprocess.DEVNULL
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, limit=MAX_LINE, env=environment, process_group=0, pass_fds=handles
+            *command, stdin=pipe, stdout=pipe, limit=MAX_LINE, env=self._environment(more), process_group=0, pass_fds=handles
         )  # fmt: skip
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, self._nice)
+        self._step_back(process.pid)
         return process
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        environment = self._sandbox.environment() if self._sandbox else dict(os.environ)
+        return environment | {name: str(self.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")} | dict(more)
+
+    def _step_back(self, pid: int) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, pid, self._nice)
 
     def _give_back(self, kind: tuple[Path, bool], engine: _Process, idle: float) -> None:
         self._free.setdefault(kind, []).append(engine)

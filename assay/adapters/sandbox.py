@@ -135,18 +135,6 @@ def _fails(sandbox: Sandbox) -> str:
     return "" if done.returncode == 0 else said
 
 
-def bytes_below(folder: Path) -> int:
-    """Of all files below a folder; a file that goes away meanwhile counts nothing."""
-    total = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(where, name)).st_blocks * 512
-            except OSError:
-                continue
-    return total
-
-
 def unnamed_bytes(folder: Path, process: int) -> int:
     """Of files below a folder that have no name any more (a state in files, assay.exact.offload) and are open or mapped in a process or
     those that it has started. Linux tells; elsewhere 0."""

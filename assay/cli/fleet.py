@@ -97,10 +97,11 @@ async def admit(library: str, note: Callable[[Note], None]) -> None:
 
 
 async def open_engine(
-    options: Options, data: Path, shut: Sandbox | None, must: bool, note: Callable[[Note], None], stack: AsyncExitStack, ready: bool
+    options: Options, data: Path, shut: Sandbox | None, must: bool, note: Callable[[Note], None], stack: AsyncExitStack, ready: bool,
+    template: Path | None,
 ) -> tuple[Engine, int]:
     """The engine, closed with `stack`, and how many segments it runs at once. `must`: every place has to shut its engines in; `ready`: one
-    process waits for work before there is any, where it is not a fleet. Raises Trouble."""
+    process waits for work before there is any, where it is not a fleet; `template`: what engines may be forked from. Raises Trouble."""
     from assay.adapters import gpu_use
     from assay.adapters.engine_process import ProcessEngine
     from assay.adapters.meters import Metered
@@ -110,7 +111,7 @@ async def open_engine(
 
     watched = None if options.ray else await asyncio.to_thread(gpu_use.watched, options.gpu_memory, unseen)
     process = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut, gpu_memory=options.gpu_memory, gpu=watched,
-                            ranks=options.ranks)  # fmt: skip
+                            ranks=options.ranks, template=template)  # fmt: skip
     home, root = Metered(process), data / "work"
     fleet = options.ray
     if fleet is None:

@@ -22,7 +22,7 @@ from assay.runtime import Note
 GRACE, GRACE_LOCAL = 120, 5
 """Seconds; on the local network nothing is at stake."""
 LOOK_EVERY = 0.25
-UNFINISHED = ("queued", "gathering", "activating", "running", "copying", "committing")
+UNFINISHED = ("queued", "gathering", "ready", "running", "copying", "committing")
 """Phases of a worker's segment before it has committed."""
 UNSERVED = ("committed", "drawn")
 SIGNED = ("ready", "replayed", "sealed", "revealed")

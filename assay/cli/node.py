@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assay import template
 from assay.cli import care
 from assay.cli.asking import priced
 from assay.cli.beside import Account, printer, watch_releases
@@ -161,7 +162,8 @@ async def compose(role: str, where: Settings, options: Options, note: Callable[[
             ready = role == "worker" and not local  # nodes of a local network share one machine's memory
             if options.offload == "auto" and options.ray is None:  # another machine's disk is its own
                 disk = shut.disk if shut else options.disk or shutil.disk_usage(where.data).free // 2
-            engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack, ready)
+            forks = where.data.parent / template.NAME if local and (shut is None or shut.kind == "kernel") else None
+            engine, places = await open_engine(options, where.data, shut, not local and options.sandbox != "off", note, stack, ready, forks)
         depth = options.confirmations or (1 if chain.chain_id == LOCAL_CHAIN else CONFIRMATIONS)
         yield Ports(
             chain=chain, stamps=chain, blobs=blobs, peers=peers, keys=keys, journal=journal, engine=engine, folder=where.data, depth=depth,

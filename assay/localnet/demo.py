@@ -39,7 +39,7 @@ from assay.dispute.record import Rules
 from assay.ids import Address, DisputeId, JobId, SegmentId
 from assay.localnet.display import Display
 from assay.localnet.memory import Peak
-from assay.localnet.net import Network, launch
+from assay.localnet.net import ONE_THREAD, Network, launch
 from assay.localnet.processes import Processes
 from assay.ports import Outage
 from assay.receipts import Segment, receipt
@@ -361,7 +361,7 @@ class Demo:
 
 def environment() -> dict[str, str]:
     """One thread a process for what NumPy and torch would otherwise spread over all cores."""
-    return {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_paths())}
+    return ONE_THREAD | {"PYTHONPATH": os.pathsep.join(_paths())}
 
 
 def _paths() -> list[str]:

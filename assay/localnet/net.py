@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from assay import template
 from assay.adapters import evm_abi
 from assay.cli import behind
 from assay.cli.common import ENVIRONMENT, Trouble
@@ -32,6 +33,8 @@ from assay.ports import Outage
 UP_WITHIN = 30.0
 TRANSFER = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
 """Topic of Transfer(address,address,uint256), EIP-20."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""As engines have it, unless their owner says otherwise."""
 BURN = Address("0x000000000000000000000000000000000000dead")
 
 
@@ -102,6 +105,8 @@ async def launch(processes: Processes, base: Path, *, block_time: float = 1.0, r
         contracts = await asyncio.to_thread(lambda: anvil.deploy(chain.url, rules=rules))
         network = Network(rpc=chain.url, chain_id=contracts.chain_id, contract=contracts.jobs, bootstrap="", contracts=contracts)
         process = await processes.start("bootstrap", bootstrap_command(network, base / "bootstrap"))
+        if sys.platform == "linux":
+            await processes.start(template.NAME, engines_command(base), ONE_THREAD)
         network.bootstrap = await asyncio.to_thread(address_of, base / "logs" / "bootstrap.out", lambda: process.returncode is None)
         yield network
     finally:
@@ -118,6 +123,11 @@ def _anvil(folder: Path | None, port: int, block_time: float, prepare: Callable[
 def bootstrap_command(network: Network, data: Path) -> list[str]:
     base = [sys.executable, "-m", "assay.cli", "net", "bootstrap", "--json"]
     return [*base, "--rpc", network.rpc, "--contract", network.contract, "--data", str(data)]
+
+
+def engines_command(base: Path) -> list[str]:
+    """What engines are forked from of the nodes whose folders lie in `base`."""
+    return [sys.executable, "-m", "assay.template", str(base.absolute() / template.NAME)]
 
 
 def address_of(log: Path, alive: Callable[[], bool]) -> str:
@@ -169,7 +179,12 @@ def start(base: Path, *, port: int, block_time: float) -> Network:
         with log.open("ab") as out:
             command = bootstrap_command(network, base.absolute() / "bootstrap")
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-        left["bootstrap"] = Running.of(process.pid)
+            left["bootstrap"] = Running.of(process.pid)
+        if sys.platform == "linux":
+            with (folder / "engines.out").open("wb") as out:
+                command, surroundings = engines_command(base), os.environ | ONE_THREAD
+                process = subprocess.Popen(command, env=surroundings, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+            left[template.NAME] = Running.of(process.pid)
         network.bootstrap = address_of(log, lambda: process.poll() is None)
     except BaseException:
         for each in left.values():

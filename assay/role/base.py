@@ -63,6 +63,8 @@ class JobEntry(msgspec.Struct):
     micro_flops: int = 0
     update_flops: int = 0
     """Operations of a micro-batch and of an update."""
+    peak_memory: int = 0
+    """Bytes that a run takes."""
 
 
 class Needs(msgspec.Struct):

@@ -124,7 +124,7 @@ class Jobs(Base):
             return self._refuse(job, f"it needs {found.peak_memory} bytes of memory; this node gives {self.base.max_memory}")
         if max(found.micro_flops, found.update_flops) > self.base.max_flops:
             return self._refuse(job, f"one link needs {max(found.micro_flops, found.update_flops)} operations; the limit is {self.base.max_flops}")
-        entry.micro_flops, entry.update_flops = found.micro_flops, found.update_flops
+        entry.micro_flops, entry.update_flops, entry.peak_memory = found.micro_flops, found.update_flops, found.peak_memory
         entry.stage = "ready"
         how = f", with its state in files of at most {found.on_disk} bytes" if found.on_disk else ""
         self._note("job", f"job {job} ({entry.spec.name}) can be done here{how}", job=job, name=entry.spec.name, on_disk=found.on_disk)

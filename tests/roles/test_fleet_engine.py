@@ -179,7 +179,7 @@ def test_a_cancelled_task_is_given_up_and_no_password_reaches_the_driver(tmp_pat
 def opened(folder: Path, rays: Rays | None) -> tuple[object, int]:
     async def run() -> tuple[object, int]:
         async with contextlib.AsyncExitStack() as stack:
-            return await open_engine(Options(ray=rays), folder, None, False, lambda note: None, stack, ready=False)
+            return await open_engine(Options(ray=rays), folder, None, False, lambda note: None, stack, ready=False, template=None)
 
     return asyncio.run(run())
 

@@ -19,6 +19,7 @@ from assay.adapters.memory_chain import MemoryChain, MemoryLedger
 from assay.adapters.memory_keys import MemoryKeys
 from assay.chain import NOTHING, CallId, Deposit, JobPosted, Offer, Release, Terms
 from assay.codec import decode, encode
+from assay.hands import bytes_below
 from assay.ids import Cid, Digest, JobId, PeerId, SegmentId
 from assay.job import JobSpec, SealedRef, envelope_info
 from assay.keyservice.hands import wrap_keys
@@ -36,9 +37,11 @@ from assay.tasks import (
     MakeOpenings,
     OpenBoundary,
     OpeningsMade,
+    PrepareSegment,
     ProgramChecked,
     ReplayUnit,
     RunSegment,
+    SegmentPrepared,
     SegmentRun,
     ServeUnits,
     SignOffer,
@@ -209,6 +212,47 @@ def test_the_news_of_a_job_has_an_engine_started(tmp_path: Path, monkeypatch: py
         for event in (ChainSeen(event=posted), Heard(peer=PeerId("p"), message=said), Heard(peer=PeerId("p"), message=later), Started()):
             s.worker.foresee(event)
         assert expected == [tmp_path / "worker"] * 2
+
+    play(scene)
+
+
+def prepare_task(run: RunSegment) -> PrepareSegment:
+    return PrepareSegment(segment=run.segment, job=run.job, spec=run.spec, start=run.start, stop=run.stop, parent=run.parent)
+
+
+def test_what_is_laid_out_beforehand_is_what_the_run_reads(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        done = await s.work(prepare_task(s.run_task()))
+        assert done == SegmentPrepared(segment=ONE)
+        laid = sorted(path.relative_to(s.worker.shop.root) for path in s.worker.shop.root.rglob("*") if path.is_file())
+        assert {path.name for path in laid} >= {"state-0.safetensors", "records-0-0.npy", "program.json", "schedule.bin"}
+        blobs = s.worker.shop.blobs
+        assert isinstance(blobs, MemoryBlobs)
+        kept, before = dict(blobs._blobs), (await s.work(s.run_task(segment=SegmentId(2)))).end_root
+        blobs._blobs.clear()
+        blobs._net.down |= set(blobs._net.nodes)  # nothing is fetched any more: it finds what lies there
+        blobs._blobs[s.cid] = kept[s.cid]
+        run = await s.work(s.run_task())
+        assert run.end_root == before
+        assert await s.work(prepare_task(s.run_task())) == done  # after a crash, once more: harmless
+
+    play(scene)
+
+
+def test_nothing_is_laid_out_where_the_disk_is_for_who_computes(tmp_path: Path) -> None:
+    async def scene() -> None:
+        s = await stage(tmp_path)
+        shop = s.worker.shop
+        need = sum(blob.size for blob in (s.spec.state, *s.spec.shared_blobs))
+        held = bytes_below(shop.root)
+        shop.disk = 2 * (held + need) - 1
+        await fails(s.work(prepare_task(s.run_task())), Fault.OWN, f"its files take up to {need} bytes")
+        assert not shop.folder(ONE).exists()
+        shop.disk += 1
+        assert await s.work(prepare_task(s.run_task())) == SegmentPrepared(segment=ONE)
+        await s.work(DropSegment(segment=ONE))
+        assert not shop.folder(ONE).exists()
 
     play(scene)
 

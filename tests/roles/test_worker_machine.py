@@ -529,9 +529,12 @@ def test_a_child_range_is_offered_for_while_its_parent_runs_and_dropped_when_tha
 
 def test_a_busy_or_draining_worker_makes_no_offer(bench: Bench) -> None:
     running(bench)
-    hear(bench, parent=SegmentId(1), start=10, stop=20)
+    bench.assigned(segment=2, provider=OTHER)
+    hear(bench, parent=SegmentId(2), start=10, stop=20)
     assert bench.idle("sign:")
     bench.feed(Ordered(order="drain"))
+    hear(bench, parent=SegmentId(1), start=10, stop=20)
+    assert bench.idle("sign:")
     bench.done("run:1", outcome())
     bench.answered("copy:1", Ack())
     bench.sent("commit:1")
@@ -584,10 +587,12 @@ def test_a_later_segment_starts_from_its_parents_checkpoint(bench: Bench) -> Non
 
 def test_keys_it_has_are_not_waited_for_again(bench: Bench) -> None:
     committed(bench)
-    bench.assigned(segment=2, parent=1, start=10, stop=20)
-    for ref in (*(shard.sealed for shard in SHARDS), sealed("checkpoint 1")):
-        bench.fetched(f"fetch:2:{ref.cid}")
-    assert bench.state.needs[2].keys == [digest("key of checkpoint 1")]
+    bench.assigned(segment=2, provider=OTHER, parent=1, start=10, stop=20)
+    bench.committed(segment=2, stop=20)
+    bench.assigned(segment=3, parent=2, start=20, stop=30)
+    for ref in (*(shard.sealed for shard in SHARDS), sealed("checkpoint 2")):
+        bench.fetched(f"fetch:3:{ref.cid}")
+    assert bench.state.needs[3].keys == [digest("key of checkpoint 2")]
 
 
 def test_a_key_that_does_not_come_is_asked_for(bench: Bench) -> None:
@@ -633,18 +638,6 @@ def test_what_comes_too_late_is_not_activated(bench: Bench) -> None:
     assert not busy(bench)
     bench.seen(Lapsed, segment=SegmentId(1), fee=5)
     assert bench.task("drop:1") == DropSegment(segment=SegmentId(1))
-
-
-def test_an_assignment_while_busy_waits_its_turn_or_is_let_go(bench: Bench) -> None:
-    running(bench)
-    bench.assigned(segment=2, parent=0)
-    assert bench.state.mine[2].phase == "queued"
-    bench.done("run:1", outcome())
-    bench.committed()
-    assert bench.state.mine[2].phase == "gathering"
-    bench.assigned(segment=3, parent=0)
-    bench.woke("queue:3")
-    assert bench.state.mine[3].phase == "lost"
 
 
 def test_a_refused_activation_is_given_up_and_an_outage_is_not(bench: Bench) -> None:
@@ -1116,11 +1109,15 @@ def test_a_fleet_runs_several_segments_at_once_and_each_ends_for_itself(fleet: B
 def test_what_is_assigned_beyond_the_places_waits_for_one(fleet: Bench) -> None:
     for segment in (1, 2, 3):
         taken(fleet, segment, segment)
-    assert busy(fleet) == [1, 2]
     for segment in (1, 2):
         under_way(fleet, segment)
+    for ref in INPUTS:
+        fleet.fetched(f"fetch:3:{ref.cid}")
+    assert fleet.idle("run:3")
+    fleet.failed("prepare:3", Fault.OWN)
     fleet.failed("run:1", Fault.PEER)
     assert busy(fleet) == [2, 3]
+    assert isinstance(fleet.task("run:3"), RunSegment)
 
 
 def test_a_drained_fleet_stops_all_its_runs_and_is_drained_when_the_last_has_ended(fleet: Bench) -> None:

@@ -3,9 +3,10 @@
     copying     the job's scheduler, and who has announced the range if that is another, are asked to copy the checkpoint (CopyRequest)
                 one has it -> committing
                 none can, or none has answered for as long as it is waited -> committing, and a note says so
-    committing  `commit` is sent
+    committing  `commit` is sent, once `activate` is on the chain
 
-Without that a disk that fails in the seconds between the commitment and the scheduler's copy would leave the job at a state that nobody has.
+Nothing of this takes a place: the next segment computes meanwhile. Without the copy a disk that fails in the seconds between the commitment and
+the scheduler's would leave the job at a state that nobody has.
 The wait is bounded by what is left of the lease and by the size: a scheduler that is away, or holds everybody up, costs time and nothing else.
 A node that comes up again when that time is over commits at once.
 """
@@ -40,6 +41,7 @@ class Committing(Role):
         """The run is done up to a step that can be committed."""
         mine.run = run
         self.state.published.add(seg.job)
+        self.state.keys.add(run.checkpoint.key_id)  # it has sealed it itself; the range behind it needs nobody for that
         text = f"segment {seg.segment}: done up to step {run.stop}; its checkpoint is copied"
         self._note("run", text, segment=seg.segment, stop=run.stop, first_loss=run.first_loss, last_loss=run.last_loss)
         wait = self._patience(seg, run)
@@ -89,7 +91,14 @@ class Committing(Role):
     def _commit_now(self, mine: Mine, run: SegmentRun) -> None:
         self._stop_asking(mine)
         mine.phase = "committing"
-        self._do(self._commit(mine.segment, run))
+        if mine.active:  # the contract takes no commitment of what it does not know to be begun
+            self._do(self._commit(mine.segment, run))
+
+    def _begun(self, mine: Mine) -> None:
+        """Its activation is on the chain."""
+        held, mine.active = not mine.active, True
+        if held and mine.phase == "committing" and mine.run is not None:
+            self._do(self._commit(mine.segment, mine.run))
 
     def _stop_asking(self, mine: Mine) -> None:
         for key in mine.asking:

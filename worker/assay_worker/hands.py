@@ -38,9 +38,11 @@ from assay.tasks import (
     MakeMove,
     MoveMade,
     NodesShown,
+    PrepareSegment,
     PublishedFound,
     ReceiptVerified,
     RunSegment,
+    SegmentPrepared,
     SegmentRun,
     ServeNodes,
     ServeUnits,
@@ -105,6 +107,8 @@ class WorkerHands:
                 return self.shop.gather_key(task)
             case TellKey():
                 return KeyTold(key=Digest(self.shop.key(task.key_id)), checkpoint=draw.checkpoint_digest(task.checkpoint))
+            case PrepareSegment():
+                return await self._lay_out(task)
             case RunSegment():
                 return await self._run(task, note)
             case StopSegment():
@@ -162,13 +166,20 @@ class WorkerHands:
 
     # ---- running ---------------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, task: RunSegment | ServeUnits | MakeChunk | MakeMove) -> tuple[Path, JobSpec]:
+    async def _prepare(self, task: PrepareSegment | RunSegment | ServeUnits | MakeChunk | MakeMove) -> tuple[Path, JobSpec]:
         """All that the engine needs for a segment is in its folder."""
         spec = await self.shop.spec(task.spec)
         folder = self.shop.open_folder(task.segment, task.spec)
         await self.shop.put_parent(folder, task.start, task.parent)
         await self.shop.put_records(folder, spec, range(task.start, task.stop))
         return folder, spec
+
+    async def _lay_out(self, task: PrepareSegment) -> SegmentPrepared:
+        spec = await self.shop.spec(task.spec)
+        await self.shop.check_room(spec)
+        await self._prepare(task)
+        await self.shop.job_files(task.spec, spec)
+        return SegmentPrepared(segment=task.segment)
 
     async def _run(self, task: RunSegment, note: Callable[[Note], None]) -> SegmentRun:
         told = self.shop.folder(task.segment) / "run.json"

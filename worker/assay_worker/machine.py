@@ -1,13 +1,12 @@
 """The worker's logic: offers for open ranges, runs what is assigned to it, commits, serves the drawn units, is paid.
 
-As many ranges are offered for or run at once as the node has places (one, without a fleet); what is committed lives on beside them until it
-ends. `phase` is this node's own part, the rest is the segment's state on chain (assay.facts):
+As many ranges are run at once as the node has places (one, without a fleet); what is run to its end is copied, committed and lives on beside
+them until it ends. `phase` is this node's own part, the rest is the segment's state on chain (assay.facts):
 
     phase       what happens                                                  ends with
-    queued      assigned while all places are taken                           gathering, or lapsed
-    gathering   parent's checkpoint, shards and their keys are fetched        activating
-    activating  `activate` is sent                                            running
-    running     RunSegment; stopped after a step when the lease nears its     copying (the whole, or the prefix done so far)
+    gathering   parent's checkpoint, shards and their keys are fetched        ready
+    ready       a place is waited for (assay_worker.preparing)                running, or lapsed
+    running     RunSegment, and `activate` beside it; stopped after a step when the lease nears its     copying (the whole, or the prefix done so far)
                 end or the owner drains the node
     copying     another node is asked to keep the checkpoint, for a bounded   committing
                 time (assay_worker.committing)
@@ -17,7 +16,7 @@ ends. `phase` is this node's own part, the rest is the segment's state on chain 
                 in one transaction each; then every call that is due
     lost        too late, or it cannot be done: the reason is noted           lapsed (anyone calls it)
 
-An offer is made only when a place is free for what it may bring; it dies when it expires, when its range goes to
+An offer is made only when a place is free, or will be, for what it may bring; it dies when it expires, when its range goes to
 somebody else, when its parent ends elsewhere than it says, or when the scheduler refuses it. Announcements, receipts and the
 owner's orders are journaled; requests for boundaries are answered from the state and leave no trace in it.
 """
@@ -28,7 +27,6 @@ from typing import Any
 
 from assay.chain import (
     FAILED,
-    Activate,
     Activated,
     Assigned,
     Attested,
@@ -44,20 +42,19 @@ from assay.chain import (
     Settled,
 )
 from assay.codec import Message
-from assay.facts import COMMITTED_OR_BETTER, SegmentFacts
-from assay.ids import JobId, PeerId, SegmentId
+from assay.facts import SegmentFacts
+from assay.ids import PeerId, SegmentId
 from assay.messages import Ack, BoundaryRequest, HandOver, JobAnnouncement, ReceiptMessage, Refusal, SealMessage, VoteMessage
-from assay.role import SLACK
-from assay.runtime import AnyEvent, Asked, Cancel, Do, Failed, Fault, Heard, Ordered, Reply, Result, Send, Started, Wake, Woke
+from assay.runtime import AnyEvent, Asked, Cancel, Do, Failed, Fault, Heard, Ordered, Reply, Result, Started, Wake, Woke
 from assay.tasks import RunSegment, SegmentRun, StopSegment
 from assay_worker.claiming import Claiming
 from assay_worker.committing import Committing
-from assay_worker.offers import Offering
-from assay_worker.state import BUSY, Mine, WorkerConfig, WorkerState
+from assay_worker.preparing import Preparing
+from assay_worker.state import BUSY, WAITING, Mine, WorkerConfig, WorkerState
 from assay_worker.summary import pending, told
 
 
-class WorkerMachine(Offering, Committing, Claiming):
+class WorkerMachine(Preparing, Committing, Claiming):
     """See the module's comment. `handle` is pure."""
 
     SOFT: tuple[type[Message], ...] = (BoundaryRequest,)
@@ -68,7 +65,7 @@ class WorkerMachine(Offering, Committing, Claiming):
         self.config = config
         self.state = WorkerState()
         self._kinds |= {
-            "sign": self._on_sign, "offer": self._on_offer, "expire": self._on_expire, "queue": self._on_queue,
+            "sign": self._on_sign, "offer": self._on_offer, "expire": self._on_expire, "queue": self._on_queue, "prepare": self._on_prepare,
             "activate": self._on_activate, "run": self._on_run, "lease": self._on_lease, "stop": self._on_stop, "commit": self._on_commit,
             "copy": self._on_copy,
             "units": self._on_units, "reserve": self._on_reserve, "receipt": self._on_receipt, "grace": self._on_grace,
@@ -120,16 +117,6 @@ class WorkerMachine(Offering, Committing, Claiming):
             case Asked():
                 self._asked_to_show(event)
 
-    def _settle_down(self) -> None:
-        """After every event: the next thing to do, if a place is free."""
-        if not self.state.heard and not self.state.mine:
-            return
-        queued, free = self._busy("queued"), self.config.places - len(self._busy())
-        for mine in queued[:free]:
-            self._begin(mine)
-        if len(queued) + len(self.state.offers) < free and not self.state.draining:
-            self._consider()
-
     # ---- the chain -------------------------------------------------------------------------------------------------------
 
     def _chain(self, event: Any) -> None:
@@ -174,7 +161,7 @@ class WorkerMachine(Offering, Committing, Claiming):
         return list(self.state.facts.peer(self.state.facts.jobs[seg.job].scheduler))
 
     def _assigned(self, seg: SegmentFacts) -> None:
-        taken = len(self._busy()) + len(self._busy("queued"))
+        taken = len(self._busy("running", *WAITING))
         mine = self.state.mine[seg.segment] = Mine(seg.segment, self._scheduler(seg))
         text = f"segment {seg.segment}: steps {seg.start}-{seg.stop} of job {seg.job} are this node's, for {seg.price}"
         self._note("assigned", text, segment=seg.segment, job=seg.job, start=seg.start, stop=seg.stop, price=seg.price)
@@ -182,19 +169,16 @@ class WorkerMachine(Offering, Committing, Claiming):
         if taken >= self.config.places:
             self._do(Wake(key=f"queue:{mine.segment}", at=seg.activate_by + 1))
 
-    def _on_queue(self, event: Woke, rest: list[str]) -> None:
-        mine = self.state.mine.get(SegmentId(int(rest[0])))
-        if mine is not None and mine.phase == "queued":
-            self._lose(mine, "it came while all places were taken, and its time to begin is over")
-
     def _advance(self, mine: Mine, seg: SegmentFacts, event: Any) -> None:
         match event:
             case Activated():
                 margin = min(self.config.commit_margin, max(1, (seg.lease_until - event.time) // 4))
                 self._do(Wake(key=f"lease:{seg.segment}", at=seg.lease_until - margin))
-                free = len(self._busy()) < self.config.places
-                if mine.phase == "lost" and self._now < seg.lease_until and free and mine.attempt == 0:
+                free = len(self._busy("running")) < self.config.places
+                if mine.phase == "lost" and self._now < seg.lease_until and free and not mine.active:
                     mine.phase = "queued"  # a new disk: the chain tells of an activation that this journal does not know
+                elif mine.phase in ("running", "copying", "committing"):
+                    self._begun(mine)
             case Committed():
                 self._free(mine, "committed")
                 text = f"segment {seg.segment}: committed up to step {seg.stop}"
@@ -222,65 +206,11 @@ class WorkerMachine(Offering, Committing, Claiming):
                 self._claim(seg, event)
                 self._ended(mine, seg, event)
 
-    # ---- gathering -------------------------------------------------------------------------------------------------------
+    # ---- losing ----------------------------------------------------------------------------------------------------------
 
     def _drained(self) -> None:
         if self.state.draining and not self._busy("running", "copying", "committing"):
             self._note("drained", "nothing is being run; no more offers are made")
-
-    def _begin(self, mine: Mine) -> None:
-        seg = self.state.facts.segments[mine.segment]
-        if seg.state == SegmentState.ASSIGNED and self._now > seg.activate_by:
-            return self._lose(mine, "the time to begin is over")
-        mine.phase = "gathering"
-        entry = self.state.jobs.get(seg.job)
-        if entry is not None and entry.stage == "refused":
-            return self._lose(mine, entry.reason)
-        if self._job(seg.job) is not None:
-            self._gather(seg)
-
-    def _gather(self, seg: SegmentFacts) -> None:
-        from assay import parts
-
-        spec, parent = self._job(seg.job), self._parent(seg)
-        if spec is None or parent is None:
-            return
-        self._need(seg, [*self._shards(spec), *self._frozen(spec), (parent[0], parts.largest(spec.state.size) + SLACK)])
-        self._check_supplied(seg.segment)
-
-    def _job_ready(self, job: JobId) -> None:
-        for d in self.state.facts.disputes.values():
-            play, seg = self.state.plays.get(d.dispute), self.state.facts.segments.get(d.segment)
-            if play is not None and seg is not None and seg.job == job and not play.equipped:
-                self._turn(d)
-        for mine in self.state.mine.values():
-            seg = self.state.facts.segments[mine.segment]
-            wanted = mine.phase == "gathering" or (seg.state == SegmentState.DRAWN and mine.run is None)
-            if seg.job == job and wanted and mine.segment not in self.state.needs:
-                self._gather(seg)
-
-    def _job_refused(self, job: JobId, reason: str) -> None:
-        for mine in self._busy("gathering"):
-            if self.state.facts.segments[mine.segment].job == job:
-                self._lose(mine, reason)
-
-    def _supplied(self, segment: SegmentId) -> None:
-        mine, seg = self.state.mine.get(segment), self.state.facts.segments[segment]
-        self._equip(seg)
-        if mine is None:
-            return
-        if seg.state in COMMITTED_OR_BETTER:
-            self._serve_units(mine, seg)
-            return self._open_chunk(mine, seg)
-        if mine.phase != "gathering":
-            return
-        if seg.state == SegmentState.ACTIVE:
-            return self._run(mine)
-        if self._now > seg.activate_by:
-            return self._lose(mine, "what it needs came too late to begin")
-        mine.phase = "activating"
-        self._note("ready", f"segment {segment}: state, shards and keys are here", segment=segment)
-        self._do(Send(key=f"activate:{segment}", call=Activate(segment=segment)))
 
     def _lose(self, mine: Mine, reason: str) -> None:
         self._note("lost", f"segment {mine.segment} is given up: {reason}", segment=mine.segment, reason=reason)
@@ -290,6 +220,9 @@ class WorkerMachine(Offering, Committing, Claiming):
         """This node's part of preparing or running a segment is over."""
         if mine.phase == "running":
             self._do(Cancel(key=f"run:{mine.segment}:{mine.attempt}"))
+        if mine.preparing:
+            self._do(Cancel(key=f"prepare:{mine.segment}"))
+            mine.preparing = False
         self._stop_asking(mine)
         held = mine.phase in BUSY
         if held:
@@ -299,17 +232,6 @@ class WorkerMachine(Offering, Committing, Claiming):
             self._drained()
 
     # ---- running ---------------------------------------------------------------------------------------------------------
-
-    def _on_activate(self, event: Result, rest: list[str]) -> None:
-        mine = self.state.mine.get(SegmentId(int(rest[0])))
-        if mine is None or mine.phase != "activating":
-            return
-        if isinstance(event, Failed):
-            if event.fault is Fault.OUTAGE:
-                return self._later(Send(key=event.key, call=Activate(segment=mine.segment)))
-            if self.state.facts.segments[mine.segment].state != SegmentState.ACTIVE:
-                return self._lose(mine, f"it could not be activated: {event.error}")
-        self._run(mine)
 
     def _run(self, mine: Mine) -> None:
         seg = self.state.facts.segments[mine.segment]

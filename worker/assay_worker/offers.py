@@ -2,7 +2,8 @@
 
     heard      an announcement that may still become an offer (its job is loaded meanwhile)
     live       signed, sent, standing until it expires, its range goes to somebody else, its parent ends elsewhere than the offer says,
-               or the scheduler refuses it; no more of them than there are places for what they may bring
+               or the scheduler refuses it; no more of them than there are places for what they may bring. The range behind one that
+               computes here needs none: it opens when that one is committed, and not before
     cheap      a job that pays less than this node asks is not looked at again for a minute, then for two, up to an hour
 """
 
@@ -16,7 +17,7 @@ from assay.messages import Ack, JobAnnouncement, OfferMessage
 from assay.runtime import Answered, Ask, Do, Failed, Fault, Result, Wake, Woke
 from assay.tasks import Signed, SignOffer
 from assay_worker.earning import Earning
-from assay_worker.state import BUSY, Cheap, LiveOffer, Mine, WorkerConfig, WorkerState
+from assay_worker.state import BUSY, WAITING, Cheap, LiveOffer, Mine, WorkerConfig, WorkerState
 
 MAX_WAIT = 600
 """Seconds that an announcement may ask for answers; what asks for longer is not answered."""
@@ -33,7 +34,7 @@ class Offering(Earning):
     config: WorkerConfig
 
     def _busy(self, *phases: str) -> list[Mine]:
-        """Segments in these phases; by default, those that take a place."""
+        """Segments in these phases; by default, those that are being worked on."""
         return [mine for mine in self.state.mine.values() if mine.phase in (phases or BUSY)]
 
     def _hear(self, announcement: JobAnnouncement) -> None:
@@ -62,9 +63,20 @@ class Offering(Earning):
         text = f"no offer for job {job}: the cap of {cap} a step is below this node's price of {asked}; it is left alone for {pause} s"
         self._note("declined", text, job=job, asked=asked, cap=cap)
 
-    def _consider(self) -> None:
+    def _computes(self, segment: SegmentId) -> bool:
+        mine = self.state.mine.get(segment)
+        return mine is not None and mine.phase == "running"
+
+    def _room(self) -> int:
+        """Places for which nothing is there, and nothing offered."""
+        offered = [live for live in self.state.offers if not self._computes(live.offer.parent)]
+        return self.config.places - len(self._busy("running", *WAITING)) - len(offered)
+
+    def _consider(self, room: int) -> None:
         """Makes the first offer that can be made; forgets announcements that never can be."""
         for announcement in list(self.state.heard):
+            if room <= 0 and not self._computes(announcement.parent):
+                continue
             verdict, why = self._judge(announcement)
             if verdict == "wait":
                 continue

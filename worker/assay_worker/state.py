@@ -10,8 +10,10 @@ from assay.messages import Boundary, JobAnnouncement, StepRequest, TreeRequest
 from assay.role import RoleConfig, RoleState
 from assay.tasks import SegmentRun
 
-BUSY = ("gathering", "activating", "running", "copying", "committing")
-"""Phases of a segment that takes a place."""
+BUSY = ("gathering", "ready", "running", "copying", "committing")
+"""Phases of a segment that is being worked on."""
+WAITING = ("queued", "gathering", "ready")
+"""That will take a place; `running` takes one."""
 RETENTION = 7 * 86_400
 
 
@@ -31,7 +33,7 @@ class WorkerConfig(RoleConfig, frozen=True, kw_only=True):
     retention: int = RETENTION
     """Seconds for which the checkpoints of a finished job are kept, whatever room they take."""
     places: int = 1
-    """Segments that are offered for, gathered for and run at once, at most."""
+    """Segments that are run at once, at most."""
     attempts: int = 3
     """Runs of a segment that fail by this node's own fault before it is given up."""
 
@@ -59,6 +61,10 @@ class Mine(msgspec.Struct):
     """Who gets the heartbeats (none or one)."""
     phase: str = "queued"
     attempt: int = 0
+    preparing: bool = False
+    """Its files are being laid out."""
+    active: bool = False
+    """Its activation is on the chain."""
     handed_over: int = 0
     """The attempt that was ended because the scheduler asked for it."""
     run: SegmentRun | None = None
