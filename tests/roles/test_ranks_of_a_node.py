@@ -233,14 +233,11 @@ def test_ranks_end_with_the_daemon(tmp_path: Path) -> None:
     )
     shut_in("kernel")
     home = str(Path(__file__).parent)
-    daemon = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), home], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert daemon.stdout is not None
-    assert daemon.stdin is not None
-    pids = [int(pid) for pid in daemon.stdout.readline().split()]
-    assert len(pids) == 3
-    waiting = [psutil.Process(pid) for pid in pids]
-    daemon.send_signal(signal.SIGKILL)
-    daemon.wait()
-    daemon.stdin.close()
-    daemon.stdout.close()
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path), home], stdin=pipe, stdout=pipe, text=True) as daemon:
+        assert daemon.stdout is not None
+        pids = [int(pid) for pid in daemon.stdout.readline().split()]
+        assert len(pids) == 3
+        waiting = [psutil.Process(pid) for pid in pids]
+        daemon.send_signal(signal.SIGKILL)
     gone(waiting)
