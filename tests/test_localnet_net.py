@@ -37,7 +37,7 @@ def here(tmp_path: Path) -> Iterator[Path]:
 def assay(here: Path, *words: str, code: int = 0) -> dict[str, Any]:
     """The JSON object that a command ends with."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("ASSAY_R") and name not in ("ASSAY_CONTRACT", "ASSAY_DATA")}
-    done = subprocess.run([*ASSAY, *words, "--json"], cwd=here, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*ASSAY, *words, "--json"], cwd=here, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -62,7 +62,7 @@ def daemon(here: Path, role: str, *options: str, command: list[str] | None = Non
             process.communicate(timeout=240)
 
 
-def until(look: Any, within: float = 60.0) -> Any:
+def until(look: Any, within: float = 240.0) -> Any:
     """The first result of `look` that is true."""
     deadline = time.monotonic() + within
     while not (found := look()):
@@ -251,6 +251,6 @@ def test_a_daemon_keeps_its_blobs_in_an_ipfs_daemon_that_is_named(here: Path, tm
 
 
 def _is_http(address: Any) -> bool:
-    with socket.create_connection(("127.0.0.1", address.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", address.port), timeout=240) as connection:
         connection.sendall(b"GET /assay/status HTTP/1.0\r\n\r\n")
         return connection.recv(5) == b"HTTP/"

@@ -38,7 +38,7 @@ def gone(pid: int) -> bool:
     """Whether a process has ended (a zombie has)."""
     try:
         process = psutil.Process(pid)
-        process.wait(10)
+        process.wait(240)
     except psutil.NoSuchProcess:
         return True
     except psutil.TimeoutExpired:

@@ -223,7 +223,7 @@ def test_they_are_served_over_http_until_the_daemon_ends(tmp_path: Path) -> None
             metrics.serve(f"127.0.0.1:{port}", tmp_path)
     end = metrics.serve(f"127.0.0.1:{port}", tmp_path)
     try:
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=240).read().decode()
     finally:
         end()
     assert "assay_chain_head 99.0" in text

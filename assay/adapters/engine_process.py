@@ -51,7 +51,7 @@ PATIENCE = 3600.0
 LOOK_EVERY = 2.0
 """Seconds between looks at the size of the work folder, and at what engines hold of a GPU."""
 SHARED = "gpu-memory"
-"""Below the work folder: what its engines hold of a GPU (assay.exact.cuda.budget)."""
+"""Below the work folder, or that of its ranks: what engines and ranks hold of a GPU (assay.exact.cuda.budget)."""
 RANKS = "ranks"
 """Below the work folder: the only place that ranks may write to; what they compile lies there."""
 DYING = 10.0
@@ -64,7 +64,7 @@ class Ranks:
 
     count: int
     devices: tuple[str, ...] = ()
-    """The device of each (CUDA_VISIBLE_DEVICES); none: all have what the engine has."""
+    """The device of each (CUDA_VISIBLE_DEVICES), and the first for whatever runs alone; none: all have what the engine has."""
     always: bool = False
     """Also where the program fits one device."""
 
@@ -93,6 +93,11 @@ class _Process:
     def whole(self) -> bool:
         """Neither it nor a rank of it has ended, as far as is known."""
         return all(process.returncode is None for process in (self.process, *self.ranks))
+
+    @property
+    def pids(self) -> list[int]:
+        """Of it and its ranks."""
+        return [process.pid for process in (self.process, *self.ranks)]
 
     async def kill(self) -> None:
         """With its group: a bubblewrap that is killed while it starts leaves a child behind that waits for it for ever."""
@@ -220,12 +225,12 @@ class ProcessEngine:
         """As long as there is an engine that has had a task, whether or not it has one now."""
         told: set[str] = set()
         while engines := {engine.process.pid: engine for engine in self._all if engine.used and engine.process.returncode is None}:
+            places = {pid: engine.pids for pid, engine in engines.items()}
             try:
-                held = await asyncio.to_thread(gpu.held, engines.keys())
-                if (pid := gpu.over(held)) is not None:
-                    all_of_them = f", of {sum(held.values())} of all engines" if held[pid] < sum(held.values()) else ""
-                    what = f"it holds {held[pid]} bytes of the GPU{all_of_them}, and {gpu.limit} may be taken; --gpu-memory gives more"
-                    engines[pid].ended_for = f"the engine was ended: {what}"
+                held = await asyncio.to_thread(gpu.held, [pid for pids in places.values() for pid in pids])
+                if (found := gpu.over(held, places)) is not None:
+                    pid, why = found
+                    engines[pid].ended_for = f"the engine was ended: {why}"
                     await engines[pid].kill()
             except Unseen as error:
                 if str(error) not in told:
@@ -282,7 +287,7 @@ class ProcessEngine:
             engine = _Process(forked)
         else:
             command = self._sandbox.command(folder) if self._sandbox else [*self._command, str(folder), str(os.getpid())]
-            engine = _Process(await self._spawn(command, more=self._of_gpu(folder, SHARED)))
+            engine = _Process(await self._spawn(command, more=self._of_gpu(folder)))
         self._all.add(engine)
         return engine
 
@@ -297,7 +302,7 @@ class ProcessEngine:
 
     async def _begin_with_ranks(self, folder: Path) -> _Process:
         assert self.ranks is not None
-        count, devices, parent = self.ranks.count, self.ranks.devices, str(os.getpid())
+        count, parent = self.ranks.count, str(os.getpid())
         shut = self._sandbox.shared(count) if self._sandbox else None
         (home := folder / RANKS).mkdir(exist_ok=True, mode=0o700)
         pairs = [socket.socketpair() for _ in range(count)]
@@ -306,13 +311,11 @@ class ProcessEngine:
             for at, (_, theirs) in enumerate(pairs):
                 own = theirs.fileno()
                 command = shut[1].rank_command(home, own) if shut else [sys.executable, "-m", "assay.exact.ranks.team", str(own), parent]
-                more = self._of_gpu(home, f"{SHARED}-{at}") | ({"CUDA_VISIBLE_DEVICES": devices[at]} if devices else {})
-                ranks.append(await self._spawn(command, (own,), more, speaks=False))
+                ranks.append(await self._spawn(command, (own,), self._of_gpu(folder, at), speaks=False))
             handles = [mine.fileno() for mine, _ in pairs]
             told = f"{'always' if self.ranks.always else 'auto'}:{','.join(map(str, handles))}"
             command = shut[0].command(folder, told) if shut else [*self._command, str(folder), parent, told]
-            more = self._of_gpu(folder, SHARED) | ({"CUDA_VISIBLE_DEVICES": devices[0]} if devices else {})
-            return _Process(await self._spawn(command, handles, more), ranks)
+            return _Process(await self._spawn(command, handles, self._of_gpu(folder)), ranks)
         except BaseException:
             for rank in ranks:
                 await asyncio.shield(_Process(rank).kill())
@@ -322,9 +325,12 @@ class ProcessEngine:
                 for sock in pair:
                     sock.close()
 
-    def _of_gpu(self, folder: Path, ledger: str) -> dict[str, str]:
-        """What a process is told of its share of a GPU; a rank has one of its own, and writes nowhere else than its folder."""
-        return {budget.VARIABLE: self._gpu_memory, budget.LEDGER: str(folder / ledger)}
+    def _of_gpu(self, folder: Path, rank: int = 0) -> dict[str, str]:
+        """What a rank, or an engine, is told of the GPU that it uses. All that use one have its memory together; so their ledger lies where
+        ranks may write, too."""
+        home = folder / RANKS if self.ranks else folder
+        told = {budget.VARIABLE: self._gpu_memory, budget.LEDGER: str(home / SHARED)}
+        return told | ({"CUDA_VISIBLE_DEVICES": self.ranks.devices[rank]} if self.ranks and self.ranks.devices else {})
 
     async def _spawn(
         self, command: Sequence[str], handles: Sequence[int] = (), more: Mapping[str, str] = {}, speaks: bool = True

@@ -109,7 +109,8 @@ async def open_engine(
     def unseen(why: str) -> None:
         note(Note(topic="gpu", text=f"what engines hold of the GPU is not seen from outside, and is bounded by their own limit alone: {why}"))
 
-    watched = None if options.ray else await asyncio.to_thread(gpu_use.watched, options.gpu_memory, unseen)
+    used = max(1, len(options.ranks.devices)) if options.ranks else 1
+    watched = None if options.ray else await asyncio.to_thread(gpu_use.watched, options.gpu_memory, used, unseen)
     process = ProcessEngine(threads=options.threads, command=options.engine, sandbox=shut, gpu_memory=options.gpu_memory, gpu=watched,
                             ranks=options.ranks, template=template)  # fmt: skip
     home, root = Metered(process), data / "work"

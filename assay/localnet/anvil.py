@@ -46,7 +46,8 @@ RULES = Rules(open_window=600, grace=300, budget=3600, payout_delay=600, bond=1_
 OLD_STATES = 32
 """States of old blocks that anvil may write to its cache, some megabytes each; it has 500 in memory. Left alone it writes one a block to the
 user's home, and leaves them there when it is killed."""
-STARTS_WITHIN = 20.0
+STARTS_WITHIN = 120.0
+"""Seconds, also for each transaction of the deployment, on a machine that has much else to do; one that ends is noticed at once."""
 ROOT = Path(__file__).resolve().parents[2]
 
 

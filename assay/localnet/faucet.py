@@ -21,7 +21,7 @@ TOKEN = "0xfc0c546a"
 """Selector of token(), on the Jobs contract."""
 MINT = "0x40c10f19"
 """Selector of mint(address,uint256)."""
-MINED_WITHIN = 20.0
+MINED_WITHIN = 120.0
 TRIES = 40
 
 

@@ -29,7 +29,7 @@ from assay.localnet.books import problems
 from assay.localnet.demo import environment
 from assay.localnet.faults import Kind, faults
 from assay.localnet.injector import CHAIN, Injector
-from assay.localnet.net import Network, address_of, bootstrap_command
+from assay.localnet.net import UP_WITHIN, Network, address_of, bootstrap_command
 from assay.localnet.processes import Processes, die_with_parent
 from assay.localnet.sockets import listening
 from assay.localnet.usage import Sample, growth, leaks, sample
@@ -46,7 +46,7 @@ not money. Of three verifiers that are drawn two are enough, so that one that is
 BLOCK_TIME = 1.0
 CONFIRMATIONS = 8
 """Blocks: more than the chain node loses when it is killed."""
-UP_WITHIN, ENDS_WITHIN = 180.0, 1200.0
+ENDS_WITHIN = 1200.0
 ANY = (Kind.KILL, Kind.PAUSE, Kind.CUT, Kind.HOLE, Kind.SLOW)
 Listener = Callable[[dict[str, Any]], None]
 

@@ -106,7 +106,7 @@ def test_a_flood_of_requests_is_refused_beyond_the_bound_and_others_are_served(t
             a, b = [await net.node(i) for i in (1, 2)]
             await until(lambda: knows(b, a))
             with caplog.at_level(logging.WARNING, "assay.peers"):
-                await asyncio.gather(Stranger(a).run(flood), b.peers.request(a.id, beat(1), 20))
+                await asyncio.gather(Stranger(a).run(flood), b.peers.request(a.id, beat(1), 240))
             assert 1 <= len(a.asked) <= 1024 + 1 + 100 * 40
             assert "asks for too much" in caplog.text
 
@@ -152,7 +152,7 @@ def test_a_peer_that_does_not_read_is_left(tmp_path: Path, caplog: pytest.LogCap
                 await Stranger(a).run(deaf)
             b = await net.node(2)
             await until(lambda: knows(b, a))
-            assert await b.peers.request(a.id, beat(1), 10) == Ack()
+            assert await b.peers.request(a.id, beat(1), 240) == Ack()
 
     run(main())
 
@@ -162,7 +162,7 @@ def test_connections_that_never_become_one_are_closed(tmp_path: Path, monkeypatc
     monkeypatch.setattr(libp2p_host, "UPGRADE_WITHIN", 0.5)
 
     def hold(port: int) -> None:
-        held = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(30)]
+        held = [socket.create_connection(("127.0.0.1", port), timeout=240) for _ in range(30)]
         for wire in held:
             wire.sendall(said)
         for wire in held:
@@ -179,7 +179,7 @@ def test_connections_that_never_become_one_are_closed(tmp_path: Path, monkeypatc
             holding = asyncio.create_task(asyncio.to_thread(hold, int(a.peers.addresses[0].split("/")[4])))  # type: ignore[attr-defined]
             b = await net.node(2)
             await until(lambda: knows(b, a))
-            assert await b.peers.request(a.id, beat(1), 10) == Ack()
+            assert await b.peers.request(a.id, beat(1), 240) == Ack()
             await holding
 
     run(main())
@@ -249,7 +249,7 @@ def test_a_node_surrounded_by_strangers_still_calls_whom_it_knows(tmp_path: Path
             record = b.peers._net._own  # type: ignore[attr-defined]
             await net.write(a, pack(Frame(Kind.RECORDS, 0, encode([record]))) + b"\xff" * 64)
             await until(lambda: any(link.opened for link in links.get(b.id, [])))
-            assert await a.peers.request(b.id, beat(1), 10) == Ack()
+            assert await a.peers.request(b.id, beat(1), 240) == Ack()
         finally:
             done.set()
             await asyncio.gather(*swarm)

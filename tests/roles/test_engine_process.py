@@ -217,7 +217,7 @@ def test_an_engine_does_not_outlive_a_killed_daemon(tmp_path: Path) -> None:
             child = psutil.Process(int(daemon.stdout.readline()))
             os.kill(daemon.pid, signal.SIGKILL)
             with contextlib.suppress(psutil.NoSuchProcess):
-                child.wait(20)
+                child.wait(240)
             assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
         finally:
             daemon.kill()

@@ -129,17 +129,13 @@ def test_files_without_a_name_count_against_the_quota(tmp_path: Path) -> None:
     )
     outer = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
     command = [sys.executable, "-c", outer, hold, str(work), str(elsewhere)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    assert list(work.iterdir()) == []
-    assert unnamed_bytes(work, process.pid) == 2 * size
-    assert asyncio.run(_outgrown(work, 2 * size, process.pid)) == ""
-    assert f"holds {2 * size} bytes, its quota is {2 * size - 1}" in asyncio.run(_outgrown(work, 2 * size - 1, process.pid))
-    process.stdin.close()
-    process.wait()
-    process.stdout.close()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # ends with its input
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert list(work.iterdir()) == []
+        assert unnamed_bytes(work, process.pid) == 2 * size
+        assert asyncio.run(_outgrown(work, 2 * size, process.pid)) == ""
+        assert f"holds {2 * size} bytes, its quota is {2 * size - 1}" in asyncio.run(_outgrown(work, 2 * size - 1, process.pid))
     assert unnamed_bytes(work, process.pid) == 0
     assert unnamed_bytes(work, os.getpid()) == 0
 
@@ -187,13 +183,8 @@ def test_files_without_a_name_are_seen_through_the_sandbox(kind: str, tmp_path: 
         "f = tempfile.TemporaryFile(dir=root); f.write(bytes(1 << 20)); f.flush(); m = mmap.mmap(f.fileno(), 1 << 20); f.close()\n"
         "print('held', flush=True); sys.stdin.readline()"
     )
-    process = subprocess.Popen(
-        shut.wrap([sys.executable, "-c", code], tmp_path), env=shut.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    assert unnamed_bytes(tmp_path, process.pid) == 1 << 20
-    process.stdin.close()
-    process.wait()
-    process.stdout.close()
+    command = shut.wrap([sys.executable, "-c", code], tmp_path)
+    with subprocess.Popen(command, env=shut.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert unnamed_bytes(tmp_path, process.pid) == 1 << 20

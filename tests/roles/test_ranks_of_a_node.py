@@ -18,11 +18,13 @@ import pytest
 from tiny import lay_out, plan
 
 from assay.adapters import sandbox
-from assay.adapters.engine_process import RANKS, ProcessEngine, Ranks
+from assay.adapters.engine_process import RANKS, SHARED, ProcessEngine, Ranks
 from assay.adapters.sandbox import NoSandbox, Sandbox
 from assay.client import run_plan
 from assay.engine import CheckFile, FileChecked, LinksRun, RunLinks, StepDone
 from assay.exact.cuda import fake
+from assay.exact.ranks.choice import on_device
+from assay.exact.ranks.places import DATA
 from assay.runtime import Fault, TaskFailed
 from assay.state import state_root
 
@@ -43,9 +45,9 @@ def task(root: Path) -> RunLinks:
     return RunLinks(job=lay_out(root, PLAN), segment="segment-1", start=0, stop=STEPS, parent_root=state_root(0, PLAN.state), keep=1 << 20)
 
 
-def together(kind: str, play: Callable[[ProcessEngine], Coroutine[Any, Any, None]], **more: Any) -> None:
+def together(kind: str, play: Callable[[ProcessEngine], Coroutine[Any, Any, None]], devices: tuple[str, ...] = (), gpu_memory: str = "90%") -> None:
     async def run() -> None:
-        made = ProcessEngine(sandbox=shut_in(kind), ranks=Ranks(2, **{"always": True} | more))
+        made = ProcessEngine(sandbox=shut_in(kind), ranks=Ranks(2, devices, always=True), gpu_memory=gpu_memory)
         try:
             await play(made)
         finally:
@@ -141,8 +143,26 @@ def test_each_rank_with_a_device_of_its_own_gives_the_same_roots(tmp_path: Path,
         assert isinstance(done, LinksRun)
         assert done.end_root == run_plan(PLAN).root
         assert devices == ["0", "3"]
+        checked = await engine.run(CheckFile(folder="job-1", memory=1 << 30, flops=1 << 40), tmp_path, lambda _: None)
+        assert isinstance(checked, FileChecked)
+        (alone,) = [psutil.Process(made.process.pid) for made in engine._all if not made.ranks]
+        assert alone.environ()["CUDA_VISIBLE_DEVICES"] == "0"
+        assert len(list((tmp_path / RANKS / SHARED).iterdir())) == 2  # a ledger for each device
 
     together("off", play, devices=("0", "3"))
+
+
+@pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler")
+def test_ranks_on_one_device_hold_no_more_of_it_together_than_one_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSAY_DEVICE", "fake")
+    needs = [on_device(PLAN.program, DATA, rank, 2, fake.Fake().description) for rank in range(2)]
+
+    async def play(engine: ProcessEngine) -> None:
+        with pytest.raises(TaskFailed, match=rf"a rank is lost.* {limit} may be taken, of which .* holds \d+, and other engines of this node"):
+            await engine.run(task(tmp_path), tmp_path, lambda _: None)
+
+    limit = max(needs) + min(needs) // 2  # by its plan each of them fits
+    together("off", play, gpu_memory=str(limit))
 
 
 ATTEMPTS = {
@@ -213,14 +233,11 @@ def test_ranks_end_with_the_daemon(tmp_path: Path) -> None:
     )
     shut_in("kernel")
     home = str(Path(__file__).parent)
-    daemon = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), home], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert daemon.stdout is not None
-    assert daemon.stdin is not None
-    pids = [int(pid) for pid in daemon.stdout.readline().split()]
-    assert len(pids) == 3
-    waiting = [psutil.Process(pid) for pid in pids]
-    daemon.send_signal(signal.SIGKILL)
-    daemon.wait()
-    daemon.stdin.close()
-    daemon.stdout.close()
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path), home], stdin=pipe, stdout=pipe, text=True) as daemon:
+        assert daemon.stdout is not None
+        pids = [int(pid) for pid in daemon.stdout.readline().split()]
+        assert len(pids) == 3
+        waiting = [psutil.Process(pid) for pid in pids]
+        daemon.send_signal(signal.SIGKILL)
     gone(waiting)

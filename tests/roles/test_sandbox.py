@@ -161,18 +161,17 @@ def test_an_engine_that_is_shut_in_computes_the_same(shut: Sandbox, tmp_path: Pa
 def test_it_dies_with_the_daemon(shut: Sandbox, tmp_path: Path) -> None:
     """The daemon's place is taken by a process that starts an engine and is killed."""
     code = (
-        "import sys, subprocess, time; from pathlib import Path; from assay.adapters.sandbox import Sandbox\n"
+        "import sys, subprocess; from pathlib import Path; from assay.adapters.sandbox import Sandbox\n"
         f"shut = Sandbox({shut.kind!r}, {shut.memory}, {shut.disk}, {shut.native!r}); root = Path({str(tmp_path)!r})\n"
         "engine = subprocess.Popen(shut.command(root), env=shut.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
-        "engine.stdin.write(b'{}\\n'); engine.stdin.flush(); engine.stdout.readline(); print(engine.pid, flush=True); time.sleep(60)"
+        "engine.stdin.write(b'{}\\n'); engine.stdin.flush(); engine.stdout.readline(); print(engine.pid, flush=True); sys.stdin.readline()"
     )
-    daemon = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | shut.environment())
-    assert daemon.stdout is not None
-    engine = int(daemon.stdout.readline())
-    os.kill(engine, 0)
-    daemon.send_signal(signal.SIGKILL)
-    daemon.wait()
-    daemon.stdout.close()
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True, env=os.environ | shut.environment()) as daemon:
+        assert daemon.stdout is not None
+        engine = int(daemon.stdout.readline())
+        os.kill(engine, 0)
+        daemon.send_signal(signal.SIGKILL)
     import psutil
 
     gone = not psutil.pid_exists(engine) or psutil.wait_procs([psutil.Process(engine)], timeout=240)[1] == []
