@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 log = logging.getLogger("assay.exact")
 _lock = threading.Lock()
@@ -31,6 +32,17 @@ def seen(new: int) -> None:
         _count += new
         total = _count
     log.warning("a matrix product failed its checksum and was computed anew: hardware fault %d of this process", total)
+
+
+def twice(work: Callable[[], None], found: Callable[[], int]) -> None:
+    """Work that leaves alone what it begins with, once more where a product failed its checksum: `found` says how many have since it was asked
+    last. Raises HardwareFault if one does again."""
+    for _ in range(2):
+        work()
+        if not (new := found()):
+            return
+        seen(new)
+    raise HardwareFault
 
 
 def count() -> int:

@@ -7,7 +7,7 @@ scratch) are allocated once, so that its graph can be replayed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,17 +115,8 @@ class Cuda:
                     for launch in bound.launches:
                         self._device.launch(launch)
                 bound.graph = recording.graph
-            self._twice(bound.graph.replay)
+            faults.twice(bound.graph.replay, self._parts.faults)
             return self._results(bound)
-
-    def _twice(self, work: Callable[[], None]) -> None:
-        """Work that reads nothing that it writes, once more where a product failed its checksum. Raises HardwareFault if one does again."""
-        for _ in range(2):
-            work()
-            if not (found := self._parts.faults()):
-                return
-            faults.seen(found)
-        raise faults.HardwareFault
 
     def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, Array], list[Digest]]:
         """The same outputs, and the tensor root of every node's result, in program order."""
@@ -144,7 +135,7 @@ class Cuda:
                     done = stage.ready
                 self._launch(bound, done, len(bound.plan.steps))
 
-            self._twice(all_stages)
+            faults.twice(all_stages, self._parts.faults)
             chunks = [chunk for stage in bound.stages for chunk in stage.trees.roots()]
             types = (node.type for node in bound.part.nodes)
             return self._results(bound), [hashing.headed_as(t.dtype, t.shape, chunk) for t, chunk in zip(types, chunks, strict=True)]

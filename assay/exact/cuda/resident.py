@@ -173,7 +173,7 @@ class Resident:
                 if rooted:
                     roots.append(self._read(self._acc))
 
-        self._twice(all_of_them)
+        faults.twice(all_of_them, self._parts.faults)
         return roots
 
     def update(self, number: int, scalars: Tensors) -> Roots:
@@ -181,7 +181,7 @@ class Resident:
         self._count(number, self.program.micro_batches)
         self._scalars.put(scalars)
         if self._update_multiplies:
-            self._twice(lambda: self._replay("update", lambda: self._run("update")))
+            faults.twice(lambda: self._replay("update", lambda: self._run("update")), self._parts.faults)
             self._replay("end", self._end)
         else:
             self._replay("update", lambda: [*self._run("update"), *self._end()])
@@ -193,15 +193,6 @@ class Resident:
 
     def _count(self, number: int, m: int) -> None:
         self._counters.put({"step": np.array(number % (1 << 64), np.uint64).view(np.int64), "micro": np.array(m, np.int64)})
-
-    def _twice(self, work: Callable[[], None]) -> None:
-        """Work that leaves alone what it begins with, once more where a product failed its checksum. Raises HardwareFault if one does again."""
-        for _ in range(2):
-            work()
-            if not (found := self._parts.faults()):
-                return
-            faults.seen(found)
-        raise faults.HardwareFault
 
     def _replay(self, name: str, work: Callable[[], list[Work]]) -> None:
         """Recorded when it is done first."""

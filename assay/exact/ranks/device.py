@@ -51,14 +51,12 @@ class Stages:
         inputs, outputs, launches = self._placed[id(part)]
         for address, array in zip(inputs, arguments, strict=False):
             self._device.upload(address, array)
-        for _ in range(2):
+
+        def all_of_them() -> None:
             for launch in launches:
                 self._device.launch(launch)
-            if not (found := self._faults()):
-                break
-            faults.seen(found)
-        else:
-            raise faults.HardwareFault
+
+        faults.twice(all_of_them, self._faults)
         results = []
         for address, t in zip(outputs, _outputs(part), strict=True):
             results.append(np.empty(t.shape, reference.NUMPY[t.dtype]))
