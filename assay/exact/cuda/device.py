@@ -51,6 +51,8 @@ class Description(NamedTuple):
     """Bytes."""
     processors: int
     """Streaming multiprocessors."""
+    cache: int
+    """Bytes of the level-2 cache."""
 
 
 class Buffer(Protocol):

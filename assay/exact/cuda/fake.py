@@ -35,6 +35,8 @@ ALIGN, GUARD = 256, 256
 GARBAGE = 0xA5
 MEMORY = 4 << 30
 """Bytes that the device says it has."""
+CACHE = 4 << 20
+"""Bytes of the level-2 cache that it says it has."""
 _KERNEL = re.compile(r"^\s*(?:KERNEL|extern \"C\" __global__ void)\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(", re.MULTILINE)
 
 
@@ -141,7 +143,7 @@ class Fake:
         if cxx is None:
             raise DeviceError("the fake device needs a C++ compiler (c++, g++ or clang++): apt install g++")
         self._cxx = cxx
-        self.description = Description("fake device", _version(cxx), "cpu", memory, 1)
+        self.description = Description("fake device", _version(cxx), "cpu", memory, 1, CACHE)
         self.budget = grant(memory)
         self._modules: dict[str, _Module] = {}
         self._held: weakref.WeakSet[_Buffer] = weakref.WeakSet()

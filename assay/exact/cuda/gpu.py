@@ -116,7 +116,8 @@ class Gpu:
         name = properties["name"].decode()
         capability = f"sm_{properties['major']}{properties['minor']}"
         driver = str(cupy.cuda.runtime.driverGetVersion())
-        self.description = Description(name, driver, capability, int(properties["totalGlobalMem"]), int(properties["multiProcessorCount"]))
+        sizes = (int(properties[key]) for key in ("totalGlobalMem", "multiProcessorCount", "l2CacheSize"))
+        self.description = Description(name, driver, capability, *sizes)
         self.budget = grant(self.description.memory)
         self._pool = cupy.get_default_memory_pool()
         self._stream = cupy.cuda.Stream(non_blocking=True)
