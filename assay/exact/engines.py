@@ -56,7 +56,9 @@ class Keeps(Protocol):
         ...
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
+    """A device and what goes with it."""
+
     device: Device
     kernels: Any
     """maps.Kernels, of the device."""
@@ -73,10 +75,10 @@ def chosen() -> str:
 
 
 def engine(program: Program, threads: int = 1, effort: int = 0, store: Store | None = None) -> Engine:
-    """What is made again to save this machine's memory (`effort`, assay.exact.recompute) and what lies in mapped files (`store`,
-    assay.exact.offload) are the processor's alone; what is made again to save a device's is found here. Raises DeviceError where a device is
-    asked for that cannot be used, ProgramError for a program that no engine here can run."""
-    wanted = "cpu" if effort or store else chosen()
+    """What is made again to save this machine's memory (`effort`, assay.exact.recompute) is the processor's alone; a device finds what saves its
+    own, and takes none of this machine's for activations. What lies in mapped files (`store`, assay.exact.offload) is computed by the
+    processor. Raises DeviceError where a device is asked for that cannot be used, ProgramError for a program that no engine here can run."""
+    wanted = "cpu" if store else chosen()
     if wanted in ("cuda", "fake"):
         return _on(wanted, program, _fit(wanted, program))
     if wanted == "auto" and (found := device()) is not None:
@@ -89,7 +91,7 @@ def engine(program: Program, threads: int = 1, effort: int = 0, store: Store | N
     return Cpu(program, threads, effort, store)
 
 
-def opened() -> _Opened | None:
+def opened() -> Opened | None:
     """The device that programs run on here; None: they run on the processor. Raises DeviceError where one is asked for that cannot be used."""
     wanted = chosen()
     if wanted in ("cuda", "fake"):
@@ -97,7 +99,7 @@ def opened() -> _Opened | None:
     return _open("cuda") if wanted == "auto" and device() is not None else None
 
 
-def room(of: _Opened) -> int:
+def room(of: Opened) -> int:
     """Bytes of a device's memory that a program may take."""
     return of.device.budget.limit
 
@@ -126,7 +128,7 @@ def _on(kind: str, program: Program, fit: Fit) -> Engine:
 
 
 @cache
-def _open(kind: str) -> _Opened:
+def _open(kind: str) -> Opened:
     """The device of this process, with its compiled kernels."""
     from assay.exact.cuda.choice import Choices
     from assay.exact.cuda.fake import Fake
@@ -135,7 +137,7 @@ def _open(kind: str) -> _Opened:
     from assay.exact.cuda.product import Products
 
     opened: Device = Fake(grant=granted) if kind == "fake" else Gpu(grant=granted)
-    return _Opened(opened, Kernels(opened), Products(opened, None if kind == "fake" else Choices(opened).way))
+    return Opened(opened, Kernels(opened), Products(opened, None if kind == "fake" else Choices(opened).way))
 
 
 def prepare(kind: str, programs: Sequence[Program]) -> None:

@@ -22,7 +22,7 @@ from assay.exact.recompute import EFFORTS
 from assay.exact.slices import Sliced, sliced
 from assay.program import Part
 from assay.state import state_root_of
-from tests.exact.support import same
+from tests.exact.support import first_inputs, same
 from tests.exact.test_slices import attention, random_region
 
 pytestmark = pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler for the fake device")
@@ -80,17 +80,6 @@ def test_a_training_reaches_the_published_states_by_slices(family: str) -> None:
         _, roots = stays.step(step, partial(trainings.batch, p, step), scalars)
         if str(step + 1) in want:
             assert state_root_of(step + 1, roots).hex() == want[str(step + 1)]
-
-
-def first_inputs(family: str) -> dict[str, dict[str, np.ndarray]]:
-    """Of the first micro-batch."""
-    training = trainings.load(family)
-    p = training.program
-    return {
-        "state": trainings.initial(p), "acc": {n: np.zeros(t.shape, reference.NUMPY[t.dtype]) for n, t in p.accumulator.items()}, "frozen": {},
-        "batch": trainings.batch(p, 0, 0), "scalar": dict(zip(p.scalars, training.schedule[0], strict=True)),
-        "counter": {"step": np.array(0, np.int64), "micro": np.array(0, np.int64)},
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("family", sorted(SIZES))

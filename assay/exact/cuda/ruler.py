@@ -11,13 +11,15 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.cuda.budget import Budget
-from assay.exact.cuda.device import Buffer, Description, Graph, Kernel, Launch, Module, Recording
+from assay.exact.cuda.device import Buffer, Description, Graph, Kernel, Launch, Module, Recording, Shared
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.parts import slice_bytes
 from assay.exact.recompute import EFFORTS, written
+from assay.exact.regions import SLICE
 from assay.program import Program, cost
 
 
@@ -25,7 +27,7 @@ class _Nothing:
     """A buffer without bytes, a kernel, a module, a recording and a graph that do nothing."""
 
     def __init__(self, address: int = 0, size: int = 0, name: str = "") -> None:
-        self.address, self.size, self.name = address, size, name
+        self.address, self.size, self.name, self.handle = address, size, name, b""
 
     def kernel(self, name: str) -> Kernel:
         return _Nothing(name=name)
@@ -58,6 +60,17 @@ class Ruler:
         self._next += -(-size // self.ALIGN) * self.ALIGN
         self._held.add(buffer)
         return buffer
+
+    def share(self, size: int) -> Shared:
+        buffer = self.allocate(size)
+        assert isinstance(buffer, _Nothing)
+        return buffer
+
+    def peer(self, handle: bytes, size: int) -> Buffer:
+        return _Nothing(self._next, size)
+
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        return np.empty(0, np.uint8)
 
     def upload(self, to: int, data: NDArray[Any]) -> None:
         pass
@@ -95,18 +108,19 @@ class Fit(NamedTuple):
 
 
 def fitting(program: Program, description: Description, limit: int) -> Fit:
-    """How to run the program within `limit` bytes: as it is, with the fewest launches; by slices; or by slices with as little arithmetic done
-    twice as will do. Where nothing fits, what needs least. Raises ProgramError for a program that the engine does not take."""
+    """How to run the program within `limit` bytes: as it is, with the fewest launches; by slices; by slices with as little arithmetic done twice
+    as will do; or all of this with slices that are no larger than the cache. Where nothing fits, what needs least. Raises ProgramError for a
+    program that the engine does not take."""
     least = Fit(0, 0, needed(program, description))
     if least.bytes <= limit:
         return least
-    slices = slice_bytes(description)
-    work = {effort: cost(written(program.micro, effort, slices).part).flops for effort in EFFORTS[1:]}
-    for effort in (0, *sorted(work, key=work.__getitem__)):
-        found = Fit(effort, slices, needed(program, description, effort, slices))
-        if found.bytes <= limit:
-            return found
-        least = min(least, found, key=lambda fit: fit.bytes)
+    for slices in dict.fromkeys((slice_bytes(description), max(SLICE, description.cache))):
+        work = {effort: cost(written(program.micro, effort, slices).part).flops for effort in EFFORTS[1:]}
+        for effort in (0, *sorted(work, key=work.__getitem__)):
+            found = Fit(effort, slices, needed(program, description, effort, slices))
+            if found.bytes <= limit:
+                return found
+            least = min(least, found, key=lambda fit: fit.bytes)
     return least
 
 
