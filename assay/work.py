@@ -57,7 +57,7 @@ from assay.engine import (
 from assay.exact import engines
 from assay.exact.cpu import Cpu
 from assay.exact.cuda.device import DeviceFull
-from assay.exact.memory import fitting
+from assay.exact.memory import Fit, fitting
 from assay.exact.offload import Store
 from assay.exact.ranks.exchanges import RankLost
 from assay.execute import Executor
@@ -200,19 +200,22 @@ class Engine:
             frozen = _read_frozen(folder / "frozen.safetensors") if new else {}
             fit = fitting(program, job.threads, job.memory, job.disk)
             store = Store(self.root, fit.window) if fit.window else None
-            team = None if fit.effort or fit.window else self._team(program, job)
+            team = self._team(program, job, fit)
             engine = Cpu(program, job.threads, fit.effort, store) if self._off_device and team is None else team
             self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, fit.effort, engine, store)
         return self._plans[key]
 
-    def _team(self, program: Program, job: JobFiles) -> Team | None:
+    def _team(self, program: Program, job: JobFiles, fit: Fit) -> Team | None:
         if self._crew is None:
             return None
-        from assay.exact.ranks.choice import layout
+        if fit.window:
+            log.warning("ranks do not run this program: its state has to lie in files here, and ranks would hold it in memory (give more --memory)")
+            return None
+        from assay.exact.ranks.choice import cut
         from assay.exact.ranks.team import Team
 
-        found = layout(program, self._crew.size, self._always, job.threads, job.memory)
-        return None if found is None else Team(program, found, self._crew, job.threads)
+        found = cut(program, self._crew.size, self._always, job.threads, job.memory, fit.effort)
+        return None if found is None else Team(program, found.layout, self._crew, job.threads, found.effort)
 
     def _frozen(self) -> int:
         return sum(_bytes(executor.program) for executor in self._plans.values())

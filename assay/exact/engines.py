@@ -29,6 +29,7 @@ from assay.program import Program, ProgramError
 
 if TYPE_CHECKING:
     from assay.exact.cuda.resident import Resident
+    from assay.exact.cuda.ruler import Fit
 
 log = logging.getLogger("assay.exact")
 VARIABLE = "ASSAY_DEVICE"
@@ -55,7 +56,9 @@ class Keeps(Protocol):
         ...
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
+    """A device and what goes with it."""
+
     device: Device
     kernels: Any
     """maps.Kernels, of the device."""
@@ -72,25 +75,23 @@ def chosen() -> str:
 
 
 def engine(program: Program, threads: int = 1, effort: int = 0, store: Store | None = None) -> Engine:
-    """What is made again to save memory (`effort`, assay.exact.recompute) and what lies in mapped files (`store`, assay.exact.offload)
-    are the processor's alone. Raises DeviceError where a device is asked for that cannot be used, ProgramError for a program that no
-    engine here can run."""
-    wanted = "cpu" if effort or store else chosen()
+    """What is made again to save this machine's memory (`effort`, assay.exact.recompute) is the processor's alone; a device finds what saves its
+    own, and takes none of this machine's for activations. What lies in mapped files (`store`, assay.exact.offload) is computed by the
+    processor. Raises DeviceError where a device is asked for that cannot be used, ProgramError for a program that no engine here can run."""
+    wanted = "cpu" if store else chosen()
     if wanted in ("cuda", "fake"):
-        return _on(wanted, program)
+        return _on(wanted, program, _fit(wanted, program))
     if wanted == "auto" and (found := device()) is not None:
         try:
-            from assay.exact.cuda.ruler import needed
-
-            if (memory := needed(program, found)) <= (limit := _open("cuda").device.budget.limit):
-                return _on("cuda", program)
-            log.warning("this program runs on the CPU: it would take %d bytes of %s, of which %d may be taken", memory, found.name, limit)
+            if (fit := _fit("cuda", program)).bytes <= (limit := _open("cuda").device.budget.limit):
+                return _on("cuda", program, fit)
+            log.warning("this program runs on the CPU: it would take %d bytes of %s, of which %d may be taken", fit.bytes, found.name, limit)
         except (ProgramError, DeviceError, MemoryError) as error:
             log.warning("this program runs on the CPU: %s", error)
     return Cpu(program, threads, effort, store)
 
 
-def opened() -> _Opened | None:
+def opened() -> Opened | None:
     """The device that programs run on here; None: they run on the processor. Raises DeviceError where one is asked for that cannot be used."""
     wanted = chosen()
     if wanted in ("cuda", "fake"):
@@ -98,7 +99,7 @@ def opened() -> _Opened | None:
     return _open("cuda") if wanted == "auto" and device() is not None else None
 
 
-def room(of: _Opened) -> int:
+def room(of: Opened) -> int:
     """Bytes of a device's memory that a program may take."""
     return of.device.budget.limit
 
@@ -107,22 +108,27 @@ def admit(program: Program) -> None:
     """Raises ProgramError for a program that takes more memory than may be had of a device that was asked for by name; with `auto` it runs on
     the CPU."""
     if (wanted := chosen()) in ("cuda", "fake"):
-        from assay.exact.cuda.ruler import needed
-
-        device = _open(wanted).device
-        if (memory := needed(program, device.description)) > device.budget.limit:
-            raise ProgramError(f"it needs {memory} bytes of the GPU's memory; the limit here is {device.budget.limit}")
+        limit = _open(wanted).device.budget.limit
+        if (memory := _fit(wanted, program).bytes) > limit:
+            raise ProgramError(f"it needs {memory} bytes of the GPU's memory, with activations computed again as well; the limit here is {limit}")
 
 
-def _on(kind: str, program: Program) -> Engine:
+def _fit(kind: str, program: Program) -> Fit:
+    from assay.exact.cuda.ruler import fitting
+
+    device = _open(kind).device
+    return fitting(program, device.description, device.budget.limit)
+
+
+def _on(kind: str, program: Program, fit: Fit) -> Engine:
     from assay.exact.cuda.engine import Cuda
 
     opened = _open(kind)
-    return Cuda(program, opened.device, opened.kernels, opened.products)
+    return Cuda(program, opened.device, opened.kernels, opened.products, fit.slices, fit.effort)
 
 
 @cache
-def _open(kind: str) -> _Opened:
+def _open(kind: str) -> Opened:
     """The device of this process, with its compiled kernels."""
     from assay.exact.cuda.choice import Choices
     from assay.exact.cuda.fake import Fake
@@ -131,7 +137,7 @@ def _open(kind: str) -> _Opened:
     from assay.exact.cuda.product import Products
 
     opened: Device = Fake(grant=granted) if kind == "fake" else Gpu(grant=granted)
-    return _Opened(opened, Kernels(opened), Products(opened, None if kind == "fake" else Choices(opened).way))
+    return Opened(opened, Kernels(opened), Products(opened, None if kind == "fake" else Choices(opened).way))
 
 
 def prepare(kind: str, programs: Sequence[Program]) -> None:

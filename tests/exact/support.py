@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact import reference
+from assay.exact import reference, trainings
 from assay.exact.conformance import SPECIAL, program
 from assay.exact.cpu import Cpu
 from assay.exact.native.build import levels
@@ -93,3 +93,14 @@ def floats(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> Array
         case _:
             raise ValueError(kind)
     return x.astype(np.float32).reshape(shape)
+
+
+def first_inputs(family: str) -> dict[str, dict[str, Array]]:
+    """Of the first micro-batch."""
+    training = trainings.load(family)
+    p = training.program
+    return {
+        "state": trainings.initial(p), "acc": {n: np.zeros(t.shape, reference.NUMPY[t.dtype]) for n, t in p.accumulator.items()}, "frozen": {},
+        "batch": trainings.batch(p, 0, 0), "scalar": dict(zip(p.scalars, training.schedule[0], strict=True)),
+        "counter": {"step": np.array(0, np.int64), "micro": np.array(0, np.int64)},
+    }  # fmt: skip

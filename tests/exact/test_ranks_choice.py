@@ -18,7 +18,7 @@ from assay.exact.native.build import library
 from assay.exact.ranks import choice
 from assay.exact.ranks.exchanges import RankLost
 from assay.exact.ranks.places import BOTH, DATA, TENSOR, Layout
-from assay.exact.ranks.split import ranked
+from assay.exact.ranks.split import Cut, forms
 from assay.exact.ranks.team import Team, crew
 from assay.execute import Executor
 from assay.program import Program
@@ -31,22 +31,32 @@ def gpt() -> Program:
     return trainings.load("gpt").program
 
 
-def bound(program: Program, layout: Layout, size: int) -> int:
-    forms = [ranked(part, layout, rank, size) for rank in range(size) for part in (program.micro, program.update)]
-    return choice.in_host(program, forms, 1, False)
+def bound(program: Program, layout: Layout, size: int, effort: int = 0) -> int:
+    every = [forms(program, Cut(layout, effort), rank, size) for rank in range(size)]
+    return choice.in_host(program, every, effort, 1, False)
+
+
+def laid(program: Program, size: int, always: bool, threads: int, limit: int) -> Layout | None:
+    """Without values that are made again."""
+    found = choice.cut(program, size, always, threads, limit)
+    return found.layout if found is not None and not found.effort else None
+
+
+def on_device(program: Program, layout: Layout, rank: int, size: int, effort: int = 0) -> int:
+    return choice.on_device(program, forms(program, Cut(layout, effort), rank, size), rank, size, fake.Fake().description)
 
 
 def test_on_processors_ranks_are_for_who_asks_for_them_and_within_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(engines.VARIABLE, "cpu")
     program = gpt()
-    assert choice.layout(program, 2, False, 1, LARGE) is None
-    assert choice.layout(program, 2, True, 1, LARGE) == DATA
+    assert laid(program, 2, False, 1, LARGE) is None
+    assert laid(program, 2, True, 1, LARGE) == DATA
     least = min(bound(program, layout, 2) for layout in (DATA, TENSOR, BOTH))
     assert least > memory.needed(program)  # they share one memory
-    assert bound(program, choice.layout(program, 2, True, 1, least) or DATA, 2) == least
-    assert choice.layout(program, 2, True, 1, least - 1) is None
+    assert bound(program, laid(program, 2, True, 1, least) or DATA, 2) == least
+    assert laid(program, 2, True, 1, least - 1) is None
     rows = program.batch["tokens" if "tokens" in program.batch else next(iter(program.batch))].shape[0]
-    assert choice.layout(program, rows + 1, True, 1, LARGE) != DATA  # there are fewer records than ranks
+    assert laid(program, rows + 1, True, 1, LARGE) != DATA  # there are fewer records than ranks
 
 
 @needs_fake
@@ -54,18 +64,19 @@ def test_on_devices_they_run_what_one_does_not_hold(monkeypatch: pytest.MonkeyPa
     program, description = gpt(), fake.Fake().description
     monkeypatch.setenv(engines.VARIABLE, "fake")
     whole = ruler.needed(program, description)
-    each = {layout: max(choice.on_device(program, layout, rank, 2, description) for rank in (0, 1)) for layout in choice.ORDER}
+    each = {layout: max(on_device(program, layout, rank, 2) for rank in (0, 1)) for layout in choice.ORDER}
     assert max(each.values()) < whole / 2  # a stage at a time
     room = whole
     monkeypatch.setattr(engines, "room", lambda opened: room)
-    assert choice.layout(program, 2, False, 1, LARGE) is None
-    assert choice.layout(program, 2, True, 1, LARGE) == DATA
+    monkeypatch.setattr(ruler, "fitting", lambda *_: ruler.Fit(0, 0, whole))  # as if nothing could be made again on one
+    assert laid(program, 2, False, 1, LARGE) is None
+    assert laid(program, 2, True, 1, LARGE) == DATA
     room = whole - 1
-    assert choice.layout(program, 2, False, 1, LARGE) == DATA
+    assert laid(program, 2, False, 1, LARGE) == DATA
     room = each[DATA] - 1
-    assert choice.layout(program, 2, False, 1, LARGE) == BOTH  # (tensors alone take more than records alone here)
+    assert laid(program, 2, False, 1, LARGE) == BOTH  # (tensors alone take more than records alone here)
     room = min(each.values()) - 1
-    assert choice.layout(program, 2, False, 1, LARGE) is None
+    assert laid(program, 2, False, 1, LARGE) is None
 
 
 @pytest.mark.skipif(library() is None, reason="plans are of the native route")

@@ -20,7 +20,8 @@ import msgspec
 
 from assay.exact.cuda import probe
 from assay.exact.cuda.device import Description, Device, source
-from assay.exact.cuda.product import Axis, Operand, Product, Products, Size, Way, digits, tiles
+from assay.exact.cuda.operands import Axis, Operand
+from assay.exact.cuda.product import Product, Products, Size, Way, digits, tiles
 from assay.exact.native.build import cache_folder
 
 log = logging.getLogger("assay.exact")

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.cuda.budget import Budget
@@ -51,6 +52,8 @@ class Description(NamedTuple):
     """Bytes."""
     processors: int
     """Streaming multiprocessors."""
+    cache: int
+    """Bytes of the level-2 cache."""
 
 
 class Buffer(Protocol):
@@ -61,6 +64,15 @@ class Buffer(Protocol):
 
     @property
     def size(self) -> int: ...
+
+
+class Shared(Buffer, Protocol):
+    """Bytes of the device that the devices of other ranks may be given to read."""
+
+    @property
+    def handle(self) -> bytes:
+        """What `Device.peer` finds them by, for other processes of this machine; empty: nobody can."""
+        ...
 
 
 class Kernel(Protocol):
@@ -112,6 +124,19 @@ class Device(Protocol):
         """Raises DeviceFull, when the budget does not allow it or the device has not so much. The bytes are whatever they are."""
         ...
 
+    def share(self, size: int) -> Shared:
+        """As `allocate`, of memory that others may read."""
+        ...
+
+    def peer(self, handle: bytes, size: int) -> Buffer:
+        """Another rank's shared memory of so many bytes, from which may be copied as long as both hold it. Raises DeviceError where the driver does
+        not allow it."""
+        ...
+
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        """Page-locked memory of the host, by which uploads and downloads are fastest."""
+        ...
+
     def upload(self, to: int, data: NDArray[Any]) -> None:
         """Copies a C-contiguous array to an address."""
         ...
@@ -121,7 +146,7 @@ class Device(Protocol):
         ...
 
     def copy(self, to: int, of: int, size: int) -> None:
-        """Copies bytes within the device; the two ranges do not overlap."""
+        """Copies bytes within the device, or from a peer's; the two ranges do not overlap."""
         ...
 
     def load(self, source: str) -> Module:

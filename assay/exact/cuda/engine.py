@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact import faults, hashing, reference
+from assay.exact import faults, reference
 from assay.exact.cpu import Inputs
 from assay.exact.cuda import tape as tapes
 from assay.exact.cuda.device import Device, Graph, Launch
@@ -21,24 +21,12 @@ from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import Parts
 from assay.exact.cuda.resident import Resident
 from assay.exact.cuda.tape import Tape
-from assay.exact.cuda.trees import Trees, work_bytes
-from assay.exact.plan import ALIGN
+from assay.exact.cuda.traced import Traced
 from assay.exact.table import TensorType
-from assay.exact.views import View
 from assay.ids import Digest
 from assay.program import Part, Program
 
 Array = NDArray[Any]
-
-
-class _Stage(NamedTuple):
-    """Results that are there after the same step."""
-
-    ready: int
-    """Steps that have run then."""
-    pack: list[Launch]
-    """Copies in C order of those that are not."""
-    trees: Trees
 
 
 class _Bound:
@@ -53,19 +41,21 @@ class _Bound:
         self.held = [arena, scratch]
         self.launches: list[Launch] = tape.bind(self.bases, scratch.address, self.held)
         self.graph: Graph | None = None
-        self.stages: list[_Stage] = []
-        """With `trace`."""
+        self.traced: Traced | None = None
 
 
 class Cuda:
     """Runs the parts of one program (`micro`, `update`) on a device. Safe to share between threads, one run at a time. Raises ProgramError for
-    an operator that this engine does not have or a step that is too large for it. Which products: parts.py."""
+    an operator that this engine does not have or a step that is too large for it. Which products and slices, and what `effort` is: parts.py."""
 
     route = "cuda"
 
-    def __init__(self, program: Program, device: Device, kernels: Kernels | None = None, products: tapes.Products | None = None) -> None:
+    def __init__(
+        self, program: Program, device: Device, kernels: Kernels | None = None, products: tapes.Products | None = None, slices: int = 0,
+        effort: int = 0,
+    ) -> None:  # fmt: skip
         self._device = device
-        self._parts = Parts(program, device, kernels, products)
+        self._parts = Parts(program, device, kernels, products, slices, effort)
         self._bound: dict[tuple[str, bool], _Bound] = {}
         self._lock = threading.Lock()
 
@@ -86,7 +76,7 @@ class Cuda:
             for name in self._parts.parts:
                 bound = self._planned(name, trace)
                 if trace:
-                    bound.stages = bound.stages or self._stages(bound)
+                    self._traced(name, bound)
 
     def _upload(self, bound: _Bound, inputs: Inputs) -> None:
         for i, buffer in zip(bound.part.inputs, bound.inputs, strict=True):
@@ -123,56 +113,28 @@ class Cuda:
         with self._lock:
             bound = self._planned(part, True)
             self._upload(bound, inputs)
-            if not bound.stages:
-                bound.stages = self._stages(bound)
+            traced = self._traced(part, bound)
 
             def all_stages() -> None:
                 done = 0
-                for stage in bound.stages:
-                    self._launch(bound, done, stage.ready)
-                    for launch in (*stage.pack, *stage.trees.launches):
-                        self._device.launch(launch)
-                    done = stage.ready
+                for ready, hashing in traced.stages:
+                    self._launch(bound, done, ready)
+                    for do in hashing:
+                        do()
+                    done = ready
                 self._launch(bound, done, len(bound.plan.steps))
 
             faults.twice(all_stages, self._parts.faults)
-            chunks = [chunk for stage in bound.stages for chunk in stage.trees.roots()]
-            types = (node.type for node in bound.part.nodes)
-            return self._results(bound), [hashing.headed_as(t.dtype, t.shape, chunk) for t, chunk in zip(types, chunks, strict=True)]
+            return self._results(bound), traced.roots()
 
-    def _stages(self, bound: _Bound) -> list[_Stage]:
-        """The results of all nodes, in the order of their steps."""
-        first = len(bound.part.inputs)
-        after: dict[int, list[View]] = {}
-        for at, ready in enumerate(bound.plan.ready):
-            after.setdefault(ready, []).append(bound.plan.views[first + at])
-        strewn = [sum(_aligned(v) for v in views if not v.contiguous) for views in after.values()]
-        packed = self._device.allocate(max(strewn, default=0) + 1)
-        shared = self._device.allocate(max((work_bytes([_bytes(v) for v in views]) for views in after.values()), default=0) + 1)
-        bound.held.append(packed)
-        stages = []
-        for ready, views in after.items():
-            launches: list[Launch] = []
-            tensors = []
-            to = packed.address
-            for v in views:
-                address = bound.tape.place(v, bound.bases)
-                if not v.contiguous:
-                    launches += bound.tape.pack(v, address, to)
-                    address, to = to, to + _aligned(v)
-                tensors.append((address, _bytes(v)))
-            stages.append(_Stage(ready, launches, Trees(self._device, self._parts.kernels, tensors, shared)))
-        return stages
+    def _traced(self, name: str, bound: _Bound) -> Traced:
+        if bound.traced is None:
+            parts = self._parts
+            part = getattr(parts.program, name)
+            bound.traced = Traced(part, parts.traced[name], bound.tape, bound.bases, self._device, parts.kernels)
+        return bound.traced
 
     def _launch(self, bound: _Bound, start: int, stop: int) -> None:
         """Steps start..stop-1."""
         for launch in bound.launches[bound.tape.marks[start] : bound.tape.marks[max(start, stop)]]:
             self._device.launch(launch)
-
-
-def _bytes(v: View) -> int:
-    return v.elements * v.item
-
-
-def _aligned(v: View) -> int:
-    return -(-_bytes(v) // ALIGN) * ALIGN

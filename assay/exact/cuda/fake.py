@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import mmap
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -24,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.cuda.budget import Budget
-from assay.exact.cuda.device import HERE, MAX_THREADS, Buffer, Description, DeviceError, Kernel, Launch, refused
+from assay.exact.cuda.device import HERE, MAX_THREADS, Buffer, Description, DeviceError, Kernel, Launch, Shared, refused
 from assay.exact.native.build import COMPILE_TIMEOUT, cache_folder
 
 FLAGS = (
@@ -35,6 +37,10 @@ ALIGN, GUARD = 256, 256
 GARBAGE = 0xA5
 MEMORY = 4 << 30
 """Bytes that the device says it has."""
+CACHE = 4 << 20
+"""Bytes of the level-2 cache that it says it has."""
+_one = threading.Lock()
+"""A kernel's source has globals: where several devices are in one process, one grid runs at a time."""
 _KERNEL = re.compile(r"^\s*(?:KERNEL|extern \"C\" __global__ void)\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(", re.MULTILINE)
 
 
@@ -79,6 +85,19 @@ class _Buffer:
 
     def intact(self) -> bool:
         return bool((self._raw[:GUARD] == GARBAGE).all() and (self._raw[GUARD + self.size :] == GARBAGE).all())
+
+
+class _Window:
+    """Bytes that other processes find by the path of a file, which goes with whoever made it."""
+
+    def __init__(self, path: str, size: int) -> None:
+        self.handle, self.size = path.encode(), size
+        with open(path, "r+b") as file:
+            self._map = mmap.mmap(file.fileno(), max(size, 1))
+        self.address = ctypes.addressof(ctypes.c_uint8.from_buffer(self._map))
+
+    def intact(self) -> bool:
+        return True
 
 
 class _Kernel:
@@ -134,17 +153,20 @@ class _Graph:
 
 
 class Fake:
-    """Raises DeviceError where there is no C++ compiler. `grant` says what may be allocated of so many bytes."""
+    """Raises DeviceError where there is no C++ compiler. `grant` says what may be allocated of so many bytes; without `peers` it opens no other's
+    memory."""
 
-    def __init__(self, memory: int = MEMORY, grant: Callable[[int], Budget] = Budget) -> None:
+    def __init__(self, memory: int = MEMORY, grant: Callable[[int], Budget] = Budget, peers: bool = True) -> None:
         cxx = compiler()
         if cxx is None:
             raise DeviceError("the fake device needs a C++ compiler (c++, g++ or clang++): apt install g++")
         self._cxx = cxx
-        self.description = Description("fake device", _version(cxx), "cpu", memory, 1)
+        self.description = Description("fake device", _version(cxx), "cpu", memory, 1, CACHE)
         self.budget = grant(memory)
         self._modules: dict[str, _Module] = {}
-        self._held: weakref.WeakSet[_Buffer] = weakref.WeakSet()
+        self._held: weakref.WeakSet[_Buffer | _Window] = weakref.WeakSet()
+        self._other: weakref.WeakSet[_Window] = weakref.WeakSet()
+        self._peers = peers
         self._recording: _Graph | None = None
         self.launches = 0
 
@@ -157,6 +179,31 @@ class Fake:
             self._held.add(buffer)
             self.budget.note(held + size)
         return buffer
+
+    def share(self, size: int) -> Shared:
+        with self.budget.turn() as room:
+            held = sum(b.size for b in self._held)
+            if held + size > room:
+                raise refused(size, held, room, self.budget.limit)
+            number, path = tempfile.mkstemp(prefix="assay-fake-")
+            os.truncate(number, max(size, 1))
+            os.close(number)
+            window = _Window(path, size)
+            weakref.finalize(window, Path(path).unlink, missing_ok=True)
+            self._held.add(window)
+            self.budget.note(held + size)
+        return window
+
+    def peer(self, handle: bytes, size: int) -> Buffer:
+        path = Path(os.fsdecode(handle))
+        if not self._peers or not path.is_file() or path.stat().st_size != max(size, 1):
+            raise DeviceError("another rank's memory cannot be opened")
+        window = _Window(str(path), size)
+        self._other.add(window)
+        return window
+
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        return np.empty(size, np.uint8)
 
     def upload(self, to: int, data: NDArray[Any]) -> None:
         self._not_recorded()
@@ -199,7 +246,9 @@ class Fake:
 
         def run() -> None:
             self.launches += 1
-            if message := kernel.run(words, sizes, threads, shared):
+            with _one:
+                message = kernel.run(words, sizes, threads, shared)
+            if message:
                 raise DeviceError(f"{kernel.name}: {message.decode()}")
 
         self._do(run)
@@ -230,6 +279,6 @@ class Fake:
 
     def _inside(self, address: int, size: int) -> int:
         """The address, if one buffer holds all the bytes."""
-        if size and not any(b.address <= address and address + size <= b.address + b.size for b in self._held):
+        if size and not any(b.address <= address and address + size <= b.address + b.size for b in (*self._held, *self._other)):
             raise DeviceError(f"{size} bytes at {address:#x} are in no buffer")
         return address

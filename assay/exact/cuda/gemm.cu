@@ -111,6 +111,7 @@ KERNEL __launch_bounds__(THREADS) gemm(const i8 *a, const i8 *b, const u32 *top_
     i64 height = tiles_m - band * RASTER < RASTER ? tiles_m - band * RASTER : RASTER, within = tile - band * RASTER * tiles_n;
     i64 row = (band * RASTER + within % height) * TM, column = within / height * TN;
     i64 from = blockIdx.y * run, to = from + run < steps ? from + run : steps, plane_a = blocks * padded_a * ROW, plane_b = blocks * padded_b * ROW;
+    if (from >= to) return; /* a part without work, which says that sums go through memory */
     int of_m = WARP / WARPS_N * WM, of_n = WARP % WARPS_N * WN;
     i32 sums[SUMS][MI][NI][4];
     #pragma unroll

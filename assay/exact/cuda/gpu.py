@@ -9,6 +9,7 @@ CuPy 14's documentation; docs/cuda.md says what of it has run on a GPU.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.cuda.budget import Budget
-from assay.exact.cuda.device import OPTIONS, Buffer, Description, DeviceError, Kernel, Launch, refused
+from assay.exact.cuda.device import OPTIONS, Buffer, Description, DeviceError, Kernel, Launch, Shared, refused
 
 WITH_ATTRIBUTE = 48 << 10
 """Bytes of dynamic shared memory above which a kernel must be told."""
@@ -26,6 +27,25 @@ class _Buffer:
     def __init__(self, memory: Any, size: int) -> None:
         self._memory, self.size = memory, size
         self.address = int(memory.ptr)
+
+
+class _Shared:
+    """Memory of its own from the driver, not from the pool: a handle stands for a whole allocation."""
+
+    def __init__(self, gpu: Gpu, address: int, size: int) -> None:
+        self.address, self.size = address, size
+        runtime = gpu._cupy.cuda.runtime
+        try:
+            self.handle = bytes(runtime.ipcGetMemHandle(address))
+        except runtime.CUDARuntimeError:
+            self.handle = b""
+        weakref.finalize(self, gpu._let_go, runtime.free, address, size)
+
+
+class _Peer:
+    def __init__(self, gpu: Gpu, address: int, size: int) -> None:
+        self.address, self.size = address, size
+        weakref.finalize(self, gpu._let_go, gpu._cupy.cuda.runtime.ipcCloseMemHandle, address, 0)
 
 
 class _Kernel:
@@ -116,23 +136,59 @@ class Gpu:
         name = properties["name"].decode()
         capability = f"sm_{properties['major']}{properties['minor']}"
         driver = str(cupy.cuda.runtime.driverGetVersion())
-        self.description = Description(name, driver, capability, int(properties["totalGlobalMem"]), int(properties["multiProcessorCount"]))
+        sizes = (int(properties[key]) for key in ("totalGlobalMem", "multiProcessorCount", "l2CacheSize"))
+        self.description = Description(name, driver, capability, *sizes)
         self.budget = grant(self.description.memory)
         self._pool = cupy.get_default_memory_pool()
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._modules: dict[str, _Module] = {}
+        self._apart = 0
+        """Bytes that are not the pool's."""
 
     def allocate(self, size: int) -> Buffer:
         """By CuPy's pool, whose limit counts the blocks that it keeps, too: it gives those back to the driver before it refuses."""
         with self.budget.turn() as room:
-            self._pool.set_limit(size=max(1, room))  # to the pool 0 is no limit
+            self._pool.set_limit(size=max(1, room - self._apart))  # to the pool 0 is no limit
             try:
                 with self._stream:
                     return _Buffer(self._cupy.cuda.alloc(max(size, 1)), size)
             except self._cupy.cuda.memory.OutOfMemoryError:
-                raise refused(size, self._pool.used_bytes(), room, self.budget.limit) from None
+                raise refused(size, self._pool.used_bytes() + self._apart, room, self.budget.limit) from None
             finally:
-                self.budget.note(self._pool.total_bytes())
+                self.budget.note(self._pool.total_bytes() + self._apart)
+
+    def share(self, size: int) -> Shared:
+        runtime = self._cupy.cuda.runtime
+        with self.budget.turn() as room:
+            self._pool.free_all_blocks()
+            try:
+                if self._pool.total_bytes() + self._apart + size > room:
+                    raise refused(size, self._pool.used_bytes() + self._apart, room, self.budget.limit)
+                address = int(runtime.malloc(max(size, 1)))
+                self._apart += size
+            except runtime.CUDARuntimeError:
+                raise refused(size, self._pool.used_bytes() + self._apart, room, self.budget.limit) from None
+            finally:
+                self.budget.note(self._pool.total_bytes() + self._apart)
+        return _Shared(self, address, size)
+
+    def peer(self, handle: bytes, size: int) -> Buffer:
+        """By CUDA's handles between processes, which also let one device read another's memory (cudaIpcMemLazyEnablePeerAccess)."""
+        runtime = self._cupy.cuda.runtime
+        if not handle:
+            raise DeviceError("the memory has no handle")
+        try:
+            return _Peer(self, int(runtime.ipcOpenMemHandle(handle)), size)
+        except (runtime.CUDARuntimeError, ValueError) as error:
+            raise DeviceError(f"another rank's memory cannot be opened: {error}") from None
+
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        return np.frombuffer(self._cupy.cuda.alloc_pinned_memory(max(size, 1)), np.uint8, size)
+
+    def _let_go(self, call: Callable[[int], None], address: int, size: int) -> None:
+        self._apart -= size
+        with contextlib.suppress(self._cupy.cuda.runtime.CUDARuntimeError):  # the device may be gone already
+            call(address)
 
     def upload(self, to: int, data: NDArray[Any]) -> None:
         array = np.require(data, requirements="C")

@@ -154,7 +154,7 @@ def _meet(some: set[_Place], others: set[_Place]) -> bool:
 class Kernels:
     """What a device has compiled: the kernels of this folder's files, and those of MAP steps, each once."""
 
-    FILES = ("walk.cuh", "map.cuh", "move.cu", "reduce.cu", "plain.cu", "sha256.cu")
+    FILES = ("walk.cuh", "map.cuh", "move.cu", "reduce.cu", "exchange.cu", "plain.cu", "sha256.cu")
 
     def __init__(self, device: Device) -> None:
         self._device = device

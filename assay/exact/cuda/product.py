@@ -7,19 +7,17 @@ at anything, so that it can be recorded; the number of wrong checksums is added 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache
-from itertools import pairwise
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.cuda.device import Buffer, Description, Device, Launch, source
+from assay.exact.cuda.operands import Operand, operands
 from assay.exact.steps import Step
-from assay.exact.views import View, merged
+from assay.exact.views import View
 
 ROW, LANES, STRETCH, TALL, CHECK_LANES = 128, 64, 512, 64, 64
 """As in digits.cuh, pack.cu and gemm.cu."""
@@ -140,77 +138,6 @@ def fitting(how: Digits, products: int, m: int, n: int, description: Description
     return min(tiles(how, description.arch), key=cost)
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """Places of an axis in memory, in elements: dimension by dimension."""
-
-    dims: tuple[int, ...]
-    steps: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        return prod(self.dims)
-
-    @property
-    def even(self) -> int | None:
-        """The step, if neighbours are everywhere as far apart."""
-        left = [(d, s) for d, s in zip(self.dims, self.steps, strict=True) if d > 1]
-        if not left:
-            return 0
-        together = all(outer == d * inner for (_, outer), (d, inner) in pairwise(left))
-        return left[-1][1] if together else None
-
-    def offsets(self) -> NDArray[np.int64]:
-        at = np.zeros(1, np.int64)
-        for d, s in zip(self.dims, self.steps, strict=True):
-            at = (at[:, None] + np.arange(d, dtype=np.int64) * s).reshape(-1)
-        return at
-
-
-class Operand(NamedTuple):
-    """Where the products of a batch, the lanes (rows of A, columns of B) and the elements of a lane lie, from the first on."""
-
-    batch: Axis
-    lanes: Axis
-    k: Axis
-
-    @property
-    def shared(self) -> bool:
-        """Whether all products of the batch have the same."""
-        return all(s == 0 for d, s in zip(self.batch.dims, self.batch.steps, strict=True) if d > 1)
-
-    @property
-    def products(self) -> int:
-        return 1 if self.shared else self.batch.size
-
-    @property
-    def turned(self) -> bool:
-        """Whether neighbouring lanes, and not neighbouring elements, are neighbours in memory."""
-        return self.lanes.even == 1 and self.k.even != 1
-
-
-def operands(step: Step) -> tuple[Operand, Operand]:
-    """Of a `matmul` step, read as assay.exact.tape does."""
-    (a, b), (_, rows, inner_a, inner_b, columns) = step.reads, step.extra
-    at, bt = len(a.shape) - rows - inner_a, len(b.shape) - inner_b - columns
-    batch, (steps_a, steps_b) = merged(a.shape[:at], a.strides[:at], b.strides[:bt])
-    m, row = a.shape[at : at + rows], a.strides[at : at + rows]
-    if (steps_b[0] == 0 and len(batch) == 1) or batch == [1]:
-        # One second operand for all: the batch is just more rows.
-        m, row, batch, steps_a, steps_b = (*batch, *m), (*steps_a, *row), [1], [0], [0]
-
-    def axis(v: View, start: int, stop: int) -> Axis:
-        return _axis(v.shape[start:stop], v.strides[start:stop])
-
-    first = Operand(_axis(batch, steps_a), _axis(m, row), axis(a, at + rows, len(a.shape)))
-    return first, Operand(_axis(batch, steps_b), axis(b, bt + inner_b, len(b.shape)), axis(b, bt, bt + inner_b))
-
-
-def _axis(dims: Sequence[int], steps: Sequence[int]) -> Axis:
-    sizes, (strides,) = merged(dims, steps)
-    return Axis(tuple(sizes), tuple(strides))
-
-
 class Product:
     """C[batch, m, n] in C order = A[batch, m, k] B[batch, k, n] with operands of `bits` bits, at whatever places A and B have.
 
@@ -260,6 +187,18 @@ class Product:
             self.scratch += -(-size // ALIGN) * ALIGN
 
 
+Pair = tuple[Launch, Launch]
+
+
+class Shared(NamedTuple):
+    """A product of which several ranks have a part of k each. Between the three, the scales (`top_a`, `top_b` in the scratch memory) become the
+    largest of all ranks', then the sums those of all. The second may be launched again where its checksum was wrong, over sums of zero."""
+
+    scales: list[Launch]
+    sums: list[Launch]
+    rounding: list[Launch]
+
+
 class Products:
     """The matrix products of one engine. Holds what their launches need beside scratch memory: tables of places, and the counter `faults` (u64)
     of columns whose checksum was wrong, which nobody but the engine sets back."""
@@ -296,20 +235,37 @@ class Products:
         return [*self.packing(p, a, b, scratch), *self.multiplying(p, out, scratch)]
 
     def packing(self, p: Product, a: int, b: int, scratch: int) -> list[Launch]:
+        first, *both = self._packing(p, a, b, scratch)
+        return [first, *(launch for pair in both for launch in pair)]
+
+    def _packing(self, p: Product, a: int, b: int, scratch: int) -> tuple[Launch, Pair, Pair]:
+        """What clears the sums; scales and packing of A, and of B."""
         kernel = self._device.load(around(p.digits, p.tile is None)).kernel
         at = {name: scratch + offset for name, offset in p.places.items()}
         words = p.places["sums"] // 4
-        out = [Launch(kernel("clear"), (_few(words), 1, 1), BLOCK, (scratch, words))]
+        out = []
         for x, side, padded, of, sums in ((a, p.a, p.padded_a, "a", (at["across"], 0)), (b, p.b, p.padded_b, "b", (0, at["along"]))):
             common = (x, *self._places(side), side.lanes.size, side.k.size, int(side.turned), at[f"top_{of}"])
             grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
-            out.append(Launch(kernel("tops"), (grid, 1, 1), BLOCK, common))
+            tops = Launch(kernel("tops"), (grid, 1, 1), BLOCK, common)
             grid = side.products * padded // LANES * p.blocks
-            out.append(Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, p.bits, padded, at[f"packed_{of}"], *sums)))
-        return out
+            out.append((tops, Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, p.bits, padded, at[f"packed_{of}"], *sums))))
+        return Launch(kernel("clear"), (_few(words), 1, 1), BLOCK, (scratch, words)), out[0], out[1]
+
+    def shared(self, p: Product, out: int, a: int, b: int, scratch: int, totals: int) -> Shared:
+        """A product in tiles whose k is one rank's alone, its sums at `totals` (u64, like C), which are zero before."""
+        clear, (tops_a, pack_a), (tops_b, pack_b) = self._packing(p, a, b, scratch)
+        start = scratch + p.places["along"]
+        again = clear._replace(arguments=(start, (p.places["sums"] - p.places["along"]) // 4))
+        gemm, finish, *check = self._multiplying(p, out, scratch, totals, max(2, p.parts))
+        return Shared([clear, tops_a, tops_b], [again, pack_a, pack_b, gemm, finish, *check], [finish])
 
     def multiplying(self, p: Product, out: int, scratch: int) -> list[Launch]:
         """From packed operands on, with the checksum."""
+        return self._multiplying(p, out, scratch, scratch + p.places["totals"], p.parts)
+
+    def _multiplying(self, p: Product, out: int, scratch: int, totals: int, parts: int) -> list[Launch]:
+        """`parts` blocks for each tile, those beyond `p.parts` without work; more than one leave sums at `totals`."""
         kernel = self._device.load(around(p.digits, p.tile is None)).kernel
         at = {name: scratch + offset for name, offset in p.places.items()}
         padded_a, padded = p.padded_a, p.padded_b
@@ -321,11 +277,11 @@ class Products:
             made += self._by_library(p, at)
             made.append(Launch(kernel("combine"), rounding, BLOCK, (at["sums"], p.products, padded_a, *scales, padded, out, at["columns"])))
         else:
-            arguments = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, at["totals"], at["columns"])
+            arguments = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, totals, at["columns"])
             gemm = self._device.load(multiplication(p.digits, p.tile)).kernel("gemm")
-            made.append(Launch(gemm, (p.tiles, p.parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits.planes)))
-        if p.parts > 1:
-            made.append(Launch(kernel("finish"), rounding, BLOCK, (at["totals"], *scales, padded, out, at["columns"])))
+            made.append(Launch(gemm, (p.tiles, parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits.planes)))
+        if parts > 1:
+            made.append(Launch(kernel("finish"), rounding, BLOCK, (totals, *scales, padded, out, at["columns"])))
         run = p.digits.run // ROW
         size = (p.products * padded // CHECK_LANES, -(-p.blocks // run), 1)
         made.append(Launch(kernel("expected"), size, BLOCK, (at["across"], at["packed_b"], step_a, step_b, p.blocks, padded, run, at["wanted"])))

@@ -9,21 +9,25 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.cuda.budget import Budget
-from assay.exact.cuda.device import Buffer, Description, Graph, Kernel, Launch, Module, Recording
+from assay.exact.cuda.device import Buffer, Description, Graph, Kernel, Launch, Module, Recording, Shared
 from assay.exact.cuda.engine import Cuda
-from assay.program import Program
+from assay.exact.cuda.parts import slice_bytes
+from assay.exact.recompute import EFFORTS, written
+from assay.exact.regions import SLICE
+from assay.program import Program, cost
 
 
 class _Nothing:
     """A buffer without bytes, a kernel, a module, a recording and a graph that do nothing."""
 
     def __init__(self, address: int = 0, size: int = 0, name: str = "") -> None:
-        self.address, self.size, self.name = address, size, name
+        self.address, self.size, self.name, self.handle = address, size, name, b""
 
     def kernel(self, name: str) -> Kernel:
         return _Nothing(name=name)
@@ -57,6 +61,17 @@ class Ruler:
         self._held.add(buffer)
         return buffer
 
+    def share(self, size: int) -> Shared:
+        buffer = self.allocate(size)
+        assert isinstance(buffer, _Nothing)
+        return buffer
+
+    def peer(self, handle: bytes, size: int) -> Buffer:
+        return _Nothing(self._next, size)
+
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        return np.empty(0, np.uint8)
+
     def upload(self, to: int, data: NDArray[Any]) -> None:
         pass
 
@@ -83,10 +98,36 @@ class Ruler:
         pass
 
 
-def needed(program: Program, description: Description) -> int:
+class Fit(NamedTuple):
+    """What is made again (assay.exact.recompute), about how many bytes a slice has (assay.exact.slices; 0: no slices), and the bytes of the
+    device's memory that are needed then."""
+
+    effort: int
+    slices: int
+    bytes: int
+
+
+def fitting(program: Program, description: Description, limit: int) -> Fit:
+    """How to run the program within `limit` bytes: as it is, with the fewest launches; by slices; by slices with as little arithmetic done twice
+    as will do; or all of this with slices that are no larger than the cache. Where nothing fits, what needs least. Raises ProgramError for a
+    program that the engine does not take."""
+    least = Fit(0, 0, needed(program, description))
+    if least.bytes <= limit:
+        return least
+    for slices in dict.fromkeys((slice_bytes(description), max(SLICE, description.cache))):
+        work = {effort: cost(written(program.micro, effort, slices).part).flops for effort in EFFORTS[1:]}
+        for effort in (0, *sorted(work, key=work.__getitem__)):
+            found = Fit(effort, slices, needed(program, description, effort, slices))
+            if found.bytes <= limit:
+                return found
+            least = min(least, found, key=lambda fit: fit.bytes)
+    return least
+
+
+def needed(program: Program, description: Description, effort: int = 0, slices: int = 0) -> int:
     """Bytes of the device's memory. Raises ProgramError for a program that the engine does not take."""
     ruler = Ruler(description)
-    cuda = Cuda(program, ruler)
+    cuda = Cuda(program, ruler, slices=slices, effort=effort)
     cuda.prepare(trace=True)
     stays = cuda.resident()
     staying = ruler.held

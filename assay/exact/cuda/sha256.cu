@@ -36,8 +36,8 @@ FN u32 four_bytes(const u8 *data, u64 at, u64 size) {
     return x;
 }
 
-/* SHA256(0x00 | index | chunk): nine bytes in front, so each word of the message has three bytes of one word of the data and one of that before. */
-FN void leaf_of(const u8 *data, u64 size, u64 index, u32 *out) {
+/* Chunk `chunk` of the data, as leaf `index`: SHA256(0x00 | index | chunk): nine bytes in front, so each word of the message has three bytes of one word of the data and one of that before. */
+FN void leaf_of(const u8 *data, u64 size, u64 chunk, u64 index, u32 *out) {
     u32 w[16], h[8], before = (u32)(index & 255) << 24; /* its last byte comes first */
     for (int i = 0; i < 8; i++) h[i] = SHA_START[i];
     for (int block = 0; block < 17; block++) {
@@ -47,7 +47,7 @@ FN void leaf_of(const u8 *data, u64 size, u64 index, u32 *out) {
             if (at == -2) w[i] = (u32)(index >> 40) & 0xffffffu;
             else if (at == -1) w[i] = (u32)(index >> 8);
             else {
-                u32 here = at < 256 ? four_bytes(data, index * 1024 + 4 * (u64)at, size) : (at == 256 ? 0x80u : 0u);
+                u32 here = at < 256 ? four_bytes(data, chunk * 1024 + 4 * (u64)at, size) : (at == 256 ? 0x80u : 0u);
                 w[i] = __byte_perm(before, here, 0x3456);
                 before = here;
             }
@@ -86,11 +86,12 @@ FN const u64 *row_of(const u64 *table, i64 rows, i64 wide, u64 i) {
     return table + low * wide;
 }
 
-/* Rows: first leaf, address, bytes, address of the row of hashes. */
+/* Rows: first leaf, address, bytes, address of the row of hashes, number of the first leaf in its tree. */
 KERNEL merkle_leaves(i64 leaves, const u64 *table, i64 tensors) {
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)leaves; i += (u64)gridDim.x * blockDim.x) {
-        const u64 *t = row_of(table, tensors, 4, i);
-        leaf_of((const u8 *)t[1], t[2], i - t[0], (u32 *)t[3] + (i - t[0]) * 8);
+        const u64 *t = row_of(table, tensors, 5, i);
+        u64 at = i - t[0];
+        leaf_of((const u8 *)t[1], t[2], at, t[4] + at, (u32 *)t[3] + at * 8);
     }
 }
 

@@ -8,7 +8,7 @@ gain none, and are for an owner who says so alone. What the cut costs in memory 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from assay.exact import engines, memory
 from assay.exact.cuda import ruler
@@ -16,60 +16,68 @@ from assay.exact.cuda.device import Description
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.product import Products
 from assay.exact.ranks.device import Stages
-from assay.exact.ranks.places import BOTH, DATA, TENSOR, Layout
+from assay.exact.ranks.places import BOTH, DATA, TENSOR
 from assay.exact.ranks.rank import constants_of
-from assay.exact.ranks.split import Ranked, Stage, ranked
+from assay.exact.ranks.split import Cut, Ranked, Stage, forms
+from assay.exact.ranks.wire import SocketComm
 from assay.exact.table import TensorType
 from assay.program import Program, ProgramError
 
 log = logging.getLogger("assay.exact")
+AGAIN = (0, 1, 2, 4, 8)
+"""Of the efforts (assay.exact.recompute) those that are tried: each is planned for every layout."""
 ORDER = (DATA, TENSOR, BOTH)
 """What is cut: micro-batches first, since that moves least where the state fits."""
 
 
-def layout(program: Program, size: int, always: bool, threads: int, limit: int) -> Layout | None:
-    """How `size` ranks would run a program within `limit` bytes of the host's memory; None where one engine is to run it."""
+def cut(program: Program, size: int, always: bool, threads: int, limit: int, effort: int = 0) -> Cut | None:
+    """How `size` ranks would run a program within `limit` bytes of the host's memory, of which one engine would need `effort` (what is made again) at
+    least; None where one engine is to run it. What ranks make again is the least that fits, too."""
     try:
         opened = engines.opened()
         device = None if opened is None else opened.device.description
         room = 0 if opened is None else engines.room(opened)
-        if not always and (device is None or ruler.needed(program, device) <= room):
+        if not always and (device is None or ruler.fitting(program, device, room).bytes <= room):
             return None
-        for wanted in ORDER:
-            forms = [ranked(part, wanted, rank, size) for rank in range(size) for part in (program.micro, program.update)]
-            if not _cuts(forms) or in_host(program, forms, threads, device is not None) > limit:
+        for found in (Cut(wanted, again) for again in sorted({effort, *(e for e in AGAIN if e > effort)}) for wanted in ORDER):
+            every = [forms(program, found, rank, size) for rank in range(size)]
+            cuts = any(place is not None for own in every for form in own.values() for _, place in form.inputs)
+            if not cuts or in_host(program, every, found.effort, threads, device is not None) > limit:
                 continue
-            if device is None or all(on_device(program, wanted, rank, size, device) <= room for rank in range(size)):
-                return wanted
+            if device is None or all(on_device(program, own, rank, size, device) <= room for rank, own in enumerate(every)):
+                return found
     except (ProgramError, MemoryError) as error:
         log.warning("ranks do not run this program: %s", error)
         return None
-    log.warning("ranks do not run this program: it does not fit them however it is cut")
+    log.warning("ranks do not run this program: it does not fit them however it is cut, with activations computed again as well")
     return None
 
 
-def _cuts(forms: Iterable[Ranked]) -> bool:
-    return any(place is not None for form in forms for _, place in form.inputs)
-
-
-def on_device(program: Program, wanted: Layout, rank: int, size: int, description: Description) -> int:
-    """Bytes of its device's memory that a rank takes, counted where they are allocated. Raises ProgramError."""
+def on_device(program: Program, own: Mapping[str, Ranked], rank: int, size: int, description: Description) -> int:
+    """Bytes of its device's memory that rank `rank` of `size` takes, counted where they are allocated. Raises ProgramError."""
     counting = ruler.Ruler(description)
-    parts = [stage.part for part in (program.micro, program.update) for stage in ranked(part, wanted, rank, size).stages if stage.gives]
-    held = Stages(counting, Kernels(counting), Products(counting), parts, constants_of(program), program.gemm_bits)
+    silent = _Silent(rank, size)
+    held = Stages(counting, Kernels(counting), Products(counting), list(own.values()), constants_of(program), program.gemm_bits, silent)
     return counting.held if held else 0
 
 
-def in_host(program: Program, forms: Iterable[Ranked], threads: int, devices: bool) -> int:
-    """Bytes of memory, at most, of the process that leads and of all ranks: what one engine needs, with its traces; each rank's pieces, what its
-    stages hand on, their plans unless they are a device's, and its exchanges with the hub's frames."""
-    total = memory.needed(program, threads)
-    for form in forms:
+def in_host(program: Program, every: Sequence[Mapping[str, Ranked]], effort: int, threads: int, devices: bool) -> int:
+    """Bytes of memory, at most, of the process that leads and of all ranks: what one engine needs with that `effort`, with its traces; each
+    rank's pieces, what its stages hand on, their plans unless they are a device's, and its exchanges with the hub's frames."""
+    total = memory.needed(program, threads, effort)
+    for form in (form for own in every for form in own.values()):
         total += sum((place.of(i.type, 0) if place else i.type).bytes for i, place in form.inputs)
         total += sum(_stage(stage) for stage in form.stages) + max((_exchanged(stage) for stage in form.stages), default=0)
         if not devices:
             total += memory.planned([stage.part for stage in form.stages if stage.gives], program, threads)
     return total
+
+
+class _Silent(SocketComm):
+    """Of a rank that is only counted."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
 
 
 def _bytes(types: Iterable[TensorType]) -> int:

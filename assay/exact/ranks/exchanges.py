@@ -26,7 +26,7 @@ INFINITE = 255
 
 
 class Comm(Protocol):
-    """Between the ranks of one program. All call the same methods in the same order with arrays of the same shapes (but for `gather`). Raises
+    """Between the ranks of one program. All call the same methods in the same order with arrays of the same shapes (but for bytes). Raises
     RankLost when one of them is gone."""
 
     rank: int
@@ -42,6 +42,10 @@ class Comm(Protocol):
 
     def gather(self, piece: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         """Every rank's bytes, in the order of ranks."""
+        ...
+
+    def deal(self, pieces: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        """Bytes for each rank; what each rank has for this one, in the order of ranks."""
         ...
 
 
@@ -100,14 +104,24 @@ def _joined(gathers: Sequence[Exchange], everyones: Sequence[NDArray[np.uint8]])
     out = []
     at = [0] * len(everyones)
     for e in gathers:
-        assert e.split is not None
-        pieces = []
-        for rank, data in enumerate(everyones):
-            t = e.split.of(e.whole, rank)
-            pieces.append(data[at[rank] : at[rank] + t.bytes].view(reference.NUMPY[t.dtype]).reshape(t.shape))
-            at[rank] += t.bytes
-        out.append(np.concatenate(pieces, axis=e.split.axis))
+        sizes = sizes_of(e, len(everyones))
+        out.append(joined(e, [data[start : start + size] for data, start, size in zip(everyones, at, sizes, strict=True)]))
+        at = [start + size for start, size in zip(at, sizes, strict=True)]
     return out
+
+
+def sizes_of(gather: Exchange, ranks: int) -> list[int]:
+    """Bytes of each rank's piece."""
+    assert gather.split is not None
+    return [gather.split.of(gather.whole, rank).bytes for rank in range(ranks)]
+
+
+def joined(gather: Exchange, pieces: Sequence[NDArray[np.uint8]]) -> Array:
+    """The whole, of every rank's bytes."""
+    assert gather.split is not None
+    types = [gather.split.of(gather.whole, rank) for rank in range(len(pieces))]
+    arrays = [piece.view(reference.NUMPY[t.dtype]).reshape(t.shape) for piece, t in zip(pieces, types, strict=True)]
+    return np.concatenate(arrays, axis=gather.split.axis)
 
 
 def _begun(e: Exchange, args: Sequence[Array], bits: int) -> _Sum:

@@ -30,7 +30,7 @@ from assay.exact.cpu import Inputs
 from assay.exact.ranks.exchanges import RankLost
 from assay.exact.ranks.places import Layout, Place
 from assay.exact.ranks.rank import Rank
-from assay.exact.ranks.split import Ranked, ranked
+from assay.exact.ranks.split import Cut, Ranked, forms
 from assay.exact.ranks.wire import DONE, FAULT, RUN, SETUP, SocketComm, attend, last_words, receive, send
 from assay.exact.table import TensorType
 from assay.ids import Digest
@@ -50,6 +50,7 @@ class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     batch: bool
     state: bool
     threads: int
+    effort: int
 
 
 class Crew:
@@ -94,18 +95,18 @@ def crew(size: int, threads: int = 1, processes: bool = True, patience: float = 
 
 
 class Team:
-    """A crew at work on one program, cut up by `layout`, with `threads` native threads for each rank. Closes the crew with itself. Raises
-    RankLost where the crew is closed."""
+    """A crew at work on one program, cut up by `layout`, with `threads` native threads for each rank; `effort` is what they make again, and so do
+    traces here (assay.exact.recompute). Closes the crew with itself. Raises RankLost where the crew is closed."""
 
-    def __init__(self, program: Program, layout: Layout, crew: Crew, threads: int = 1) -> None:
+    def __init__(self, program: Program, layout: Layout, crew: Crew, threads: int = 1, effort: int = 0) -> None:
         if not crew.size:
             raise RankLost("the ranks are gone")
-        self._program, self._layout, self._threads, self.crew = program, layout, threads, crew
-        self._forms = [{name: ranked(getattr(program, name), layout, rank, crew.size) for name in PARTS} for rank in range(crew.size)]
+        self._program, self._cut, self._threads, self.crew = program, Cut(layout, effort), threads, crew
+        self._forms = [forms(program, self._cut, rank, crew.size) for rank in range(crew.size)]
 
     @cached_property
     def _host(self) -> engines.Engine:
-        return engines.engine(self._program, self._threads)
+        return engines.engine(self._program, self._threads, self._cut.effort)
 
     def __enter__(self) -> Team:
         return self
@@ -118,24 +119,24 @@ class Team:
             raise RankLost("the crew is closed")
         if self.crew.team is self:
             return
-        text, layout = self._program.dump(), self._layout
+        text, (layout, effort) = self._program.dump(), self._cut
         for rank, sock in enumerate(self.crew.socks):
-            setup = Setup(rank=rank, size=self.crew.size, batch=layout.batch, state=layout.state, threads=self._threads)
+            setup = Setup(rank=rank, size=self.crew.size, batch=layout.batch, state=layout.state, threads=self._threads, effort=effort)
             send(sock, SETUP, msgspec.json.encode(setup))
             send(sock, SETUP, text)
         self.crew.team = self
 
     def run(self, part: str, inputs: Inputs, spent: Collection[str] = ()) -> dict[str, Array]:
         """As assay.exact.cpu.Cpu.run, on all ranks; nothing is written over inputs. Raises RankLost, after which the crew is closed."""
-        forms = [parts[part] for parts in self._forms]
+        every = [parts[part] for parts in self._forms]
         try:
             self._set_up()
-            for rank, (sock, form) in enumerate(zip(self.crew.socks, forms, strict=True)):
+            for rank, (sock, form) in enumerate(zip(self.crew.socks, every, strict=True)):
                 send(sock, RUN, bytes([PARTS.index(part)]))
                 for i, place in form.inputs:
                     send(sock, RUN, piece(np.asarray(inputs[i.kind][i.name], reference.NUMPY[i.type.dtype]), place, rank))
             attend(self.crew.socks)
-            return {o.name: self._joined(t, place) for o, t, place, _ in forms[0].outputs}
+            return {o.name: self._joined(t, place) for o, t, place, _ in every[0].outputs}
         except RankLost as error:
             why = last_words(self.crew.socks)
             self.crew.close()
@@ -204,7 +205,8 @@ def _set_up(sock: socket.socket, setup: Setup) -> Rank | None:
     """None where it cannot be, which the host has been told then."""
     program = decode(receive(sock, MAX_BYTES)[1].tobytes(), Program, limit=MAX_BYTES)  # the host has checked it
     try:
-        return Rank(program, Layout(setup.batch, setup.state), SocketComm(sock, setup.rank, setup.size), setup.threads)
+        comm = SocketComm(sock, setup.rank, setup.size)
+        return Rank(program, Layout(setup.batch, setup.state), comm, setup.threads, effort=setup.effort)
     except Exception as error:
         send(sock, FAULT, f"{type(error).__name__}: {error}".encode())
         return None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from assay.exact.ranks.exchanges import RankLost
 
 Array = NDArray[Any]
-MAXIMUM, TOTAL, GATHER, DONE, RUN, FAULT, SETUP = range(7)
+MAXIMUM, TOTAL, GATHER, DEAL, DONE, RUN, FAULT, SETUP = range(8)
 _HEAD = struct.Struct("<BQ")
 MAX_FRAME, MAX_REASON = 1 << 36, 1 << 16
 
@@ -76,13 +76,27 @@ class SocketComm:
         return self._meet(TOTAL, values).view("<i8").reshape(values.shape)
 
     def gather(self, piece: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        data = self._meet(GATHER, piece)
-        sizes = data[: 8 * self.size].view("<u8").tolist()
-        out, at = [], 8 * self.size
-        for size in sizes:
-            out.append(data[at : at + size])
-            at += size
-        return out
+        return _pieces(self._meet(GATHER, piece), self.size)
+
+    def deal(self, pieces: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        return _pieces(self._meet(DEAL, _together(pieces)), self.size)
+
+
+def _together(pieces: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Their sizes (u64 each), then all of them."""
+    return np.concatenate([np.array([len(piece) for piece in pieces], "<u8").view(np.uint8), *pieces])
+
+
+def _pieces(data: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
+    """Raises RankLost where they are not `count` pieces."""
+    sizes = data[: 8 * count].view("<u8").tolist() if len(data) >= 8 * count else []
+    if len(sizes) != count or 8 * count + sum(sizes) != len(data):
+        raise RankLost("the ranks do not do the same")
+    out, at = [], 8 * count
+    for size in sizes:
+        out.append(data[at : at + size])
+        at += size
+    return out
 
 
 def last_words(socks: Sequence[socket.socket]) -> str | None:
@@ -119,8 +133,12 @@ def attend(socks: Sequence[socket.socket]) -> None:
             case _ if kind == TOTAL:
                 answer = np.add.reduce([data.view("<i8") for _, data in frames])
             case _ if kind == GATHER:
-                sizes = np.array([len(data) for _, data in frames], "<u8").view(np.uint8)
-                answer = np.concatenate([sizes, *(data for _, data in frames)])
+                answer = _together([data for _, data in frames])
+            case _ if kind == DEAL:
+                dealt = [_pieces(data, len(socks)) for _, data in frames]
+                for rank, sock in enumerate(socks):
+                    send(sock, kind, _together([pieces[rank] for pieces in dealt]))
+                continue
             case _:
                 raise RankLost(f"a rank sends a frame of kind {kind}")
         for sock in socks:
