@@ -46,17 +46,6 @@ def twice(work: Callable[[], None], found: Callable[[], int]) -> None:
     raise HardwareFault
 
 
-def twice(work: Callable[[], None], found: Callable[[], int]) -> None:
-    """Work that leaves alone what it begins with, once more where a product failed its checksum: `found` says how many have since it was asked
-    last. Raises HardwareFault if one does again."""
-    for _ in range(2):
-        work()
-        if not (new := found()):
-            return
-        seen(new)
-    raise HardwareFault
-
-
 def count() -> int:
     """Products of this process that failed their checksum."""
     return _count
