@@ -45,6 +45,11 @@ def is_bundle(wrapped: bytes) -> bool:
     return len(wrapped) != WRAPPED_SIZE
 
 
+def count(wrapped: bytes) -> int:
+    """Of how many records the keys were wrapped together; of nothing 0."""
+    return max(0, (len(wrapped) - _HEAD) // (record_keys.encoded_size(1) - record_keys.encoded_size(0)))
+
+
 def lacks(key: record_keys.ShardKey, records: Iterable[int]) -> int:
     """How many of these records it does not open."""
     return len(set(records) - key.keys.keys()) if isinstance(key, record_keys.RecordKeys) else 0

@@ -11,15 +11,17 @@ and what a segment brings is the difference of `due` over it, so that sums do no
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
+from assay import bundles
 from assay.chain import (
     AnyChainEvent,
     Assigned,
     DatasetPublished,
     DisputeSealed,
     JobLicensed,
+    KeyReleased,
     LicenceGranted,
     LicenceRevoked,
     RecordPriced,
@@ -32,7 +34,7 @@ from assay.chain import (
     UseRefunded,
     VerifiersAdmitted,
 )
-from assay.ids import ZERO_ADDRESS, Address, DatasetId, DisputeId, JobId, SegmentId
+from assay.ids import ZERO_ADDRESS, Address, DatasetId, Digest, DisputeId, JobId, SegmentId
 from assay.job import DatasetRef, Field, KeyHolders, ShardRef, UsedDataset
 from assay.publish.manifest import PRICED, Manifest
 from assay.shard import BadRecords
@@ -299,3 +301,19 @@ class Licences:
         if any(licence is None for licence in found):
             return None
         return sum(due(steps, each_step, count, sum(records), one.price) for count, one in zip(records, found, strict=True) if one is not None)
+
+
+def given(seen: Iterable[object], own: Collection[Digest]) -> list[dict[str, Any]]:
+    """Who was released what of the shards with the keys `own`, by segment: whole shards, and records (those of two rounds count twice)."""
+    rows: dict[tuple[int, str, str], tuple[int, set[Digest], list[int]]] = {}
+    for event in seen:
+        if isinstance(event, KeyReleased) and event.key_id in own:
+            _, whole, records = rows.setdefault((event.segment, event.recipient, event.by), (event.time, set(), []))
+            if bundles.is_bundle(event.wrapped):
+                records.append(bundles.count(event.wrapped))
+            else:
+                whole.add(event.key_id)
+    return [
+        {"time": time, "segment": segment, "recipient": recipient, "by": by, "shards": len(whole), "of": len(own), "records": sum(records)}
+        for (segment, recipient, by), (time, whole, records) in rows.items()
+    ]  # fmt: skip

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from assay import record_keys
+from assay.chain import NOTHING, KeyReleased
 from assay.cli.app import app
+from assay.ids import Address, Digest, SegmentId
+from assay.licensing import given
 from assay.localnet.anvil import Anvil, deploy
+from assay.merkle import sha256
 from assay.publish.purposes import PURPOSES
 
 
@@ -59,3 +64,21 @@ def test_grant_revoke_and_revenue(data: Any, tmp_path: Path) -> None:
     assert told == {"dataset": 1, "earned": 0, "share": 10_000, "withdrawn": 0, "left": 0, "jobs": {}, "shown": shown}
     assert data("readers", "set") == {"readers": [], "disputes": []}
     assert "there is no dataset 'other'" in data("grant", "other", "--to", "anyone", code=1)["error"]
+
+
+def test_readers_tell_whole_shards_from_records() -> None:
+    giver, who, verifier = (Address("0x" + c * 40) for c in "123")
+    one, two = sha256(b"one"), sha256(b"two")
+
+    def released(to: Address, key_id: Digest, size: int, segment: int = 1) -> KeyReleased:
+        return KeyReleased(block=5, time=7, index=0, segment=SegmentId(segment), recipient=to, key_id=key_id, wrapped=bytes(size), by=giver)
+
+    bundle = len(record_keys.encode(record_keys.select(b"k" * 32, range(9)))) + 48
+    seen = [
+        released(who, one, 80), released(who, two, 80), released(verifier, one, bundle), released(verifier, two, bundle - 36),
+        released(verifier, sha256(b"another dataset's"), 80), released(verifier, NOTHING, 0, 2),
+    ]  # fmt: skip
+    base = {"time": 7, "segment": 1, "by": giver, "of": 2}
+    assert given(seen, {one, two}) == [
+        base | {"recipient": who, "shards": 2, "records": 0}, base | {"recipient": verifier, "shards": 0, "records": 17}
+    ]  # fmt: skip

@@ -19,7 +19,6 @@ from assay.chain import (
     ClaimShowing,
     CollectUse,
     GrantLicence,
-    KeyReleased,
     PriceRecords,
     PublishDataset,
     RefundUse,
@@ -194,21 +193,12 @@ def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data =
 
     Example: [bold]assay data readers patients[/bold]
     """
-    from assay.licensing import showings
+    from assay.licensing import given, showings
 
     where = settings(rpc, contract, None, data, "owner")
     _, made = run(find(where.data, name))
-    own = {ref.sealed.key_id for ref in made.dataset.shards}
-    rows: dict[tuple[int, str, str], list[Any]] = {}
     seen = run(events(where))
-    for event in seen:
-        if isinstance(event, KeyReleased) and event.key_id in own:
-            row = rows.setdefault((event.segment, event.recipient, event.by), [event.time, set()])
-            row[1].add(event.key_id)
-    told: list[dict[str, Any]] = [
-        {"time": time, "segment": segment, "recipient": recipient, "by": by, "shards": len(keys), "of": len(own)}
-        for (segment, recipient, by), (time, keys) in rows.items()
-    ]  # fmt: skip
+    told = given(seen, {ref.sealed.key_id for ref in made.dataset.shards})
     number = run(_number(where, name))
     opened = showings(seen, number) if number is not None else []
     if json:
@@ -220,7 +210,9 @@ def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data =
     table = Table("time", "segment", "was given", "by")
     for one in told:
         when = datetime.datetime.fromtimestamp(one["time"], datetime.UTC).isoformat(" ", "seconds")
-        table.add_row(when, str(one["segment"]), f"{one['recipient']}\n{one['shards']} of {one['of']} shards", one["by"])
+        shards = f"{one['shards']} of {one['of']} shards" if one["shards"] or not one["records"] else ""
+        some = f"{one['records']} records" if one["records"] else ""
+        table.add_row(when, str(one["segment"]), f"{one['recipient']}\n{', '.join(filter(None, (shards, some)))}", one["by"])
     Console(highlight=False, soft_wrap=True).print(table)
     for case in opened:
         what = f"segment {case.segment} of job {case.job}"

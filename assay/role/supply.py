@@ -155,13 +155,13 @@ class Supply(Holding):
             return
         needs.checks += 1
         spec = self.state.facts.jobs[seg.job].terms.spec
-        self._do(Do(key=f"records:{segment}:{needs.checks}", task=CheckRecords(segment=segment, spec=spec, places=needs.places)))
+        self._do(Do(key=f"records:{segment}:{seg.round}:{needs.checks}", task=CheckRecords(segment=segment, spec=spec, places=needs.places)))
 
     def _on_records(self, event: Result, rest: list[str]) -> None:
         segment = SegmentId(int(rest[0]))
-        needs = self.state.needs.get(segment)
-        if needs is None or needs.checks != int(rest[1]):
-            return
+        needs, seg = self.state.needs.get(segment), self.state.facts.segments.get(segment)
+        if needs is None or seg is None or rest[1:] != [str(seg.round), str(needs.checks)]:
+            return  # of an earlier draw, which read less, or before more keys came
         if isinstance(event, Failed):
             return self._note("key", f"segment {segment}: the records to be checked cannot be opened: {event.error}", segment=segment)
         found: RecordsChecked = self._outcome(event, RecordsChecked)

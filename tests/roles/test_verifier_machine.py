@@ -239,9 +239,9 @@ def bundle(bench: Bench, ref: SealedRef, wrapped: bytes = b"w" * 89, by: Address
 
 
 def looked(bench: Bench, missing: tuple[Digest, ...] = (), false: tuple[tuple[Digest, str], ...] = ()) -> None:
-    task = bench.task(f"records:1:{bench.state.needs[1].checks}")
+    task = bench.task(f"records:1:0:{bench.state.needs[1].checks}")
     assert task == CheckRecords(segment=SegmentId(1), spec=cid("spec"), places=((2, 1), (3, 0)))
-    bench.done(f"records:1:{bench.state.needs[1].checks}", RecordsChecked(missing=missing, false=false))
+    bench.done(f"records:1:0:{bench.state.needs[1].checks}", RecordsChecked(missing=missing, false=false))
 
 
 def test_with_the_keys_of_its_records_alone_it_replays_once_they_have_opened(bench: Bench) -> None:
@@ -258,6 +258,22 @@ def test_with_the_keys_of_its_records_alone_it_replays_once_they_have_opened(ben
     assert isinstance(bench.task("sign:1"), SignReceipt)
     assert isinstance(bench.task("replay:1:0:7"), ReplayUnit)
     assert not bench.state.keys & {one.key_id, two.key_id}  # the next draw reads other records
+
+
+def test_what_was_looked_for_in_an_earlier_draw_says_nothing_of_this_one(bench: Bench) -> None:
+    """A later round reads more: an answer about the earlier one's records is not taken for one about all."""
+    one, two = by_records(bench)
+    bundle(bench, one)
+    bundle(bench, two)
+    bench.seen(Redrawn, segment=SegmentId(1), round=1, reason="not served", seed_block=bench.block + 2)
+    bench.drawn(units=(*UNITS, 0), verifiers=DRAWN, round=1)
+    late = max(key for key in bench.core.outstanding if key.startswith("records:1:0:"))
+    bench.done(late, RecordsChecked(missing=(), false=()))
+    assert set(bench.state.needs[1].records) == set(bench.state.needs[1].keys) != set()
+    for ref in (shard.sealed for shard in SHARDS):
+        if not bench.idle(f"fetch:1:{ref.cid}"):
+            bench.fetched(f"fetch:1:{ref.cid}")
+    assert bench.task("records:1:1:1").places == ((0, 0), (2, 1), (3, 0))
 
 
 def test_records_that_do_not_open_are_told_and_asked_for_again_and_there_is_no_receipt(bench: Bench) -> None:
