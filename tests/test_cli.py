@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from assay.cli import behind, common, folder
 from assay.cli.app import app
 from assay.cli.common import ENVIRONMENT, FAILED, REFUSED, USAGE, Settings, Trouble, money, settings, translate
+from assay.cli.submit import fits
 from assay.codec import Malformed
 from assay.ids import Address, JobId
 from assay.ports import Outage, Reverted
@@ -107,6 +109,53 @@ def test_a_chain_that_does_not_answer_is_the_environment(tmp_path: Path) -> None
     found = json.loads(said.stdout.splitlines()[-1])
     assert said.exit_code == ENVIRONMENT
     assert [finding["good"] for finding in found["findings"] if finding["what"] == "chain"] == [False]
+
+
+# ---- where the result goes is looked at before anything long or dear begins -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "train.py", "--local"], ["submit", "train.py", "--budget", "1", "--watch"], ["job", "fetch", "1"], ["job", "result", "1"],
+        ["job", "certificate", "1"], ["certificate", "card", "papers.json"], ["federated", "host", "train.py", "--owner", "a"],
+        ["federated", "join", "train.py"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)  # fmt: skip
+def test_a_folder_that_is_not_there_is_told_at_once(words: list[str]) -> None:
+    said = runner.invoke(app, [*words, "--out", "nowhere/model.safetensors", "--json"])
+    assert said.exit_code == USAGE
+    assert json.loads(said.stdout.splitlines()[-1])["next"] == "mkdir -p nowhere"
+
+
+@pytest.mark.parametrize("option", ["--receipt", "--weights", "--trace"])
+def test_neither_is_an_answer_computed_that_cannot_be_kept(option: str) -> None:
+    said = runner.invoke(app, ["infer", "model.py", "a question", option, "nowhere/file"])
+    assert said.exit_code == USAGE
+    assert "there is no folder nowhere" in said.output
+
+
+def test_a_folder_is_not_overwritten_with_a_file_nor_a_file_with_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "kept").write_text("mine")
+    whole, tuned = SimpleNamespace(origin=None), SimpleNamespace(origin=object())
+    for out, training in (("folder", whole), ("kept", tuned)):
+        with pytest.raises(Trouble, match=f"cannot be written to {out}") as told:
+            fits(Path(out), training)
+        assert told.value.code == USAGE
+    for out, training in (("folder", tuned), ("kept", whole), ("new", tuned), ("new", whole)):
+        fits(Path(out), training)
+    (tmp_path / "model.safetensors").mkdir()
+    assert runner.invoke(app, ["run", "train.py", "--local", "--out", "model.safetensors"]).exit_code == USAGE
+
+
+def test_weights_are_not_asked_for_where_nobody_waits_for_them() -> None:
+    common.LOCAL_CONFIG.parent.mkdir()
+    common.LOCAL_CONFIG.write_text(f'rpc = "http://127.0.0.1:9"\ncontract = "{CONTRACT}"\n')
+    said = runner.invoke(app, ["submit", "train.py", "--budget", "1", "--out", "model.safetensors"])
+    assert said.exit_code == USAGE
+    assert "add --watch" in said.output
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------------

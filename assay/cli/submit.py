@@ -165,9 +165,23 @@ def most_of(pays: tuple[str, ...]) -> int:
         raise Trouble("a bounty says what it pays for", "--pay is not there, or is not understood", "--pay 75%:10", USAGE) from None
 
 
+def _one_file(out: Path, training: Any) -> bool:
+    return training.origin is None or out.suffix == ".safetensors"
+
+
+def fits(out: Path | None, training: Any) -> None:
+    """Before anything long or dear begins: raises Trouble where a folder is in the way of a file, or a file in that of a folder."""
+    if out is None or not out.exists() or out.is_dir() != _one_file(out, training):
+        return
+    what = f"the weights cannot be written to {out}"
+    if out.is_dir():
+        raise Trouble(what, "it is a folder", "name a file: --out FILE.safetensors", USAGE)
+    raise Trouble(what, "it is a file", "name a folder, or FILE.safetensors for the bare tensors", USAGE)
+
+
 def write_weights(out: Path, training: Any, state: Tensors) -> None:
     """The weights of a state: FILE.safetensors under the model's names, or, of a fine-tune, a folder that its library loads."""
-    if training.origin is None or out.suffix == ".safetensors":
+    if _one_file(out, training):
         out.write_bytes(to_bytes(client.weights(state)))
         return
     from assay.finetune.files import write_tuned
