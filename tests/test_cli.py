@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,16 @@ import msgspec
 import psutil
 import pytest
 import typer
+from rich.console import Console
+from rich.table import Table
 from typer.testing import CliRunner
 
 from assay.cli import behind, common, folder
 from assay.cli.app import app
 from assay.cli.common import ENVIRONMENT, FAILED, REFUSED, USAGE, Settings, Trouble, money, settings, translate
-from assay.cli.submit import fits
+from assay.cli.roles import _said
+from assay.cli.submit import fits, read_params
+from assay.cli.tables import put
 from assay.codec import Malformed
 from assay.ids import Address, JobId
 from assay.ports import Outage, Reverted
@@ -281,3 +286,54 @@ def test_keys_are_made_once_and_never_shown(tmp_path: Path) -> None:
     assert again.exit_code == ENVIRONMENT
     assert "already" in again.output
     assert Address(json.loads(made.stdout)["account"]) == json.loads(made.stdout)["account"].lower()
+
+
+# ---- what is bought --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_windows_changes_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "windows.toml"
+    file.write_text("challenge_window = 30\n")
+    assert read_params(file) == msgspec.structs.replace(read_params(None), challenge_window=30)
+    assert read_params(None).bond_base > 0
+    assert (read_params(None).links, read_params(file, "every-step").links) == (2, 0)
+    file.write_text("links = 5\nbond_base = 0\n")
+    assert (read_params(file, "every-step").links, read_params(file).bond_base) == (5, 0)
+    file.write_text("chalenge_window = 30\n")
+    with pytest.raises(Trouble, match="cannot be used") as told:
+        read_params(file)
+    assert "challenge_window" in told.value.next
+
+
+def test_a_licence_that_is_not_there_is_no_title(tmp_path: Path) -> None:
+    (tmp_path / "set.csv").write_text("x\n1\n")
+    said = runner.invoke(app, ["data", "publish", "set.csv", "--licence", "LICENCE.txt", "--data", "own"])
+    assert said.exit_code == USAGE
+    assert "there is no LICENCE.txt" in said.output
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_nothing_in_a_table_is_cut_off(terminal: bool) -> None:
+    table = Table("account", "why", title="whose")
+    table.add_row("0x" + "0123456789abcdef" * 3, "a reason that is said at some length")
+    out = StringIO()
+    put(table, Console(file=out, width=40, force_terminal=terminal, color_system=None))
+    said = out.getvalue()
+    assert "…" not in said
+    if terminal:
+        assert max(map(len, said.splitlines())) <= 40
+        cells = [line.split("│")[1].strip() for line in said.splitlines() if line.startswith("│")]
+        assert "".join(cells) == "0x" + "0123456789abcdef" * 3
+    else:
+        assert "0x" + "0123456789abcdef" * 3 + " │ a reason that is said at some length" in said
+
+
+def test_a_status_is_told_in_tokens_and_in_the_time_here() -> None:
+    balance = {"tokens": 0, "stake": 400_000_000, "reserved": 1_500_000, "native": 10**18}
+    assert _said("balance", balance) == "tokens 0.00, stake 400.00, reserved 1.50, gas 1.0000 of the chain's coin"
+    assert _said("credit", 6_400_000) == "6.40"
+    assert _said("since", 1_795_388_566).startswith("2026-11-2")
+    assert _said("head", 699) == "699"

@@ -46,20 +46,18 @@ def wanted_of(
     file: Path, pays: list[str], metric: str, at_most: bool, window: str, policy: str | None, params: Path | None, keyservice: str | None, seed: int
 ) -> Wanted:
     """What is asked for on the command line. Raises Trouble, TrainingError."""
-    from assay.chain import Params
     from assay.cli.jobs import SEGMENT_STEPS
     from assay.cli.sponsor import Wanted
     from assay.cli.submit import read_params
-    from assay.economics import GAS_PRICE, bond_base
     from assay.policy import longest_segment, params_for
     from assay.training import Evaluation, load_training
 
     evaluation = load_training(file, seed)
     if not isinstance(evaluation, Evaluation):
         raise Trouble(f"{file} is not an evaluation", "a bounty is paid by what an assay.Evaluation measures", "docs/model-developer.md", USAGE)
-    given = Params(bond_base=bond_base(GAS_PRICE)) if params is None else read_params(params)
+    given = read_params(params, POLICY)
     try:
-        checked = params_for(policy or POLICY, given) if policy is not None or params is None else given
+        checked = given if policy is None else params_for(policy, given)
     except ValueError as error:
         raise Trouble("the evaluation cannot be checked like that", str(error), code=USAGE) from None
     longest = longest_segment(checked, 1) or SEGMENT_STEPS

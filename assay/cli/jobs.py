@@ -12,6 +12,7 @@ import typer
 from assay.cli.common import FAILED, TOKEN, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, group, money, settings, show, writable
 from assay.cli.common import run as run_async
 from assay.cli.prices import tell_market
+from assay.cli.tables import put
 from assay.ids import DatasetId, JobId
 from assay.policy import POLICIES, longest_segment, named, params_for
 from assay.publish.purposes import PURPOSES
@@ -40,7 +41,7 @@ TAKEOVER_HELP = "With whom others may go on when the scheduler is silent: anybod
 BOUNTY_HELP = "Pay more for a better result: a file that ends in `training = assay.Evaluation(...)`, and --pay."
 OUT_HELP = "Where to write the weights: FILE.safetensors, or of a fine-tune a folder that PEFT or transformers loads."
 DATASET_HELP = "A published dataset of others, or several: the records of TRAIN.py are then an example of theirs, and stay here."
-PARAMS_FILE_HELP = "TOML with windows and checking policy (see assay.chain.Params), instead of the network's defaults."
+PARAMS_FILE_HELP = "TOML with other windows or another way of checking than the usual ones (docs/model-developer.md)."
 
 
 def plan_of(train: Path, steps: int | None, seed: int) -> tuple[Plan, Any]:
@@ -151,15 +152,12 @@ def submit(
     aims = _purpose(purpose)
     started = time.monotonic()
     plan, training = plan_of(train, steps, seed)
-    from assay.chain import Params
     from assay.cli.submit import Order, Submission, fits, most_of, read_params
     from assay.cli.successors import successors
     from assay.client import estimate
-    from assay.economics import GAS_PRICE, bond_base
 
     fits(out, training)
-    given = read_params(params) if params is not None else Params(bond_base=bond_base(GAS_PRICE))
-    terms = _terms(policy, given, links, verifiers, quorum)
+    terms = _terms(policy, read_params(params), links, verifiers, quorum)
     case = _case(plan, terms, segment_steps, price, fee)
     price_cap, fee_units = round(price * TOKEN), math.ceil(case.verifier_fee * TOKEN)
     segment_steps = case.steps
@@ -289,7 +287,7 @@ def list_(
     for row in rows:
         segments = ", ".join(f"{count} {state.lower()}" for state, count in row["segments"].items())
         table.add_row(str(row["job"]), row["state"], f"{row['settled']} of {row['steps']}", segments, money(row["locked"]), row["client"])
-    _screen().print(table)
+    put(table)
 
 
 def _state(ledger: Ledger, number: Any) -> str:

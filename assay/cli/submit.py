@@ -74,12 +74,16 @@ class Order(NamedTuple):
     """With whom alone others may go on when the scheduler is silent; none named: the reliable ones; None: anybody."""
 
 
-def read_params(path: Path | None) -> Params:
-    """The checking policy and windows of a job; raises Trouble for what the contract has no name for."""
+def read_params(path: Path | None, policy: str = "spot") -> Params:
+    """Windows and checking of a job: a policy's, but for what the file says. Raises Trouble for what the contract has no name for."""
+    from assay.economics import GAS_PRICE, bond_base
+    from assay.policy import params_for
+
+    usual = params_for(policy, Params(bond_base=bond_base(GAS_PRICE)))
     if path is None:
-        return Params()
+        return usual
     try:
-        return msgspec.convert({"type": "Params", **tomllib.loads(path.read_text())}, Params)
+        return msgspec.convert({**msgspec.to_builtins(usual), **tomllib.loads(path.read_text())}, Params)
     except FileNotFoundError:
         raise Trouble(f"there is no {path}", "--params names it", code=USAGE) from None
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
