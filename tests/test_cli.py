@@ -59,6 +59,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
     assert said.exit_code == 0, said.output
     if not hasattr(ALL[path], "commands"):
         assert "Example: " + ("assay " + " ".join(path))[:30] in " ".join(said.output.split())
+        assert [each.name for each in ALL[path].params if not each.help and not getattr(each, "hidden", False)] == []
 
 
 def test_the_commands_that_were_promised_are_there() -> None:
