@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import subprocess
@@ -24,7 +25,7 @@ from assay.cli import behind, common, folder
 from assay.cli.app import app
 from assay.cli.common import ENVIRONMENT, FAILED, REFUSED, USAGE, Settings, Trouble, money, settings, translate
 from assay.cli.roles import _said
-from assay.cli.submit import fits, read_params
+from assay.cli.submit import fits, goes_on, read_params
 from assay.cli.tables import put
 from assay.codec import Malformed
 from assay.ids import Address, JobId
@@ -311,6 +312,15 @@ def test_a_licence_that_is_not_there_is_no_title(tmp_path: Path) -> None:
     said = runner.invoke(app, ["data", "publish", "set.csv", "--licence", "LICENCE.txt", "--data", "own"])
     assert said.exit_code == USAGE
     assert "there is no LICENCE.txt" in said.output
+
+
+def test_whoever_stops_watching_is_told_what_becomes_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(asyncio.CancelledError), goes_on(JobId(3)):
+        raise asyncio.CancelledError
+    assert "assay job watch 3" in capsys.readouterr().err
+    with goes_on(JobId(3)):
+        pass
+    assert not capsys.readouterr().err
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -138,7 +139,8 @@ class Submission:
                 number, about = await offer(node, self.where, job, order.bounty)
                 self.note("bounty", f"bounty {number}: {money(about.amount)} locked", bounty=number, amount=about.amount)
             if order.watch:
-                state = await follow_job(node, job, self.as_json)
+                with goes_on(job):
+                    state = await follow_job(node, job, self.as_json)
                 self._deliver(job, state)
             else:
                 left.add(job)
@@ -221,6 +223,16 @@ def told(event: AnyChainEvent, ledger: Ledger, job: JobId) -> tuple[str, str] | 
         case events.Settled() | events.Lapsed() | events.Withheld() | events.Unpaid() | events.Voided() | events.Rejected():
             return type(event).__name__.lower(), f"segment {segment.number}, {receipt(segment)}"
     return None
+
+
+@contextlib.contextmanager
+def goes_on(job: JobId) -> Iterator[None]:
+    """Tells whoever stops watching (Ctrl-C) what becomes of the job, which nobody has ended."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        _say(f"job {job} goes on, and its data are not served from here now: assay job watch {job} does both again, assay job cancel {job} ends it")
+        raise
 
 
 async def follow_job(node: Any, job: JobId, as_json: bool, taking: asyncio.Lock | None = None) -> Tensors:
