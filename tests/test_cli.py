@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import psutil
 import pytest
 import typer
+from rich.console import Console
+from rich.table import Table
 from typer.testing import CliRunner
 
 from assay.cli import behind, common, folder
 from assay.cli.app import app
 from assay.cli.common import ENVIRONMENT, FAILED, REFUSED, USAGE, Settings, Trouble, money, settings, translate
+from assay.cli.roles import _said
+from assay.cli.submit import fits, goes_on, read_params
+from assay.cli.tables import put
 from assay.codec import Malformed
 from assay.ids import Address, JobId
 from assay.ports import Outage, Reverted
@@ -52,6 +60,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
     assert said.exit_code == 0, said.output
     if not hasattr(ALL[path], "commands"):
         assert "Example: " + ("assay " + " ".join(path))[:30] in " ".join(said.output.split())
+        assert [each.name for each in ALL[path].params if not each.help and not getattr(each, "hidden", False)] == []
 
 
 def test_the_commands_that_were_promised_are_there() -> None:
@@ -107,6 +116,53 @@ def test_a_chain_that_does_not_answer_is_the_environment(tmp_path: Path) -> None
     found = json.loads(said.stdout.splitlines()[-1])
     assert said.exit_code == ENVIRONMENT
     assert [finding["good"] for finding in found["findings"] if finding["what"] == "chain"] == [False]
+
+
+# ---- where the result goes is looked at before anything long or dear begins -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "train.py", "--local"], ["submit", "train.py", "--budget", "1", "--watch"], ["job", "fetch", "1"], ["job", "result", "1"],
+        ["job", "certificate", "1"], ["certificate", "card", "papers.json"], ["federated", "host", "train.py", "--owner", "a"],
+        ["federated", "join", "train.py"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)  # fmt: skip
+def test_a_folder_that_is_not_there_is_told_at_once(words: list[str]) -> None:
+    said = runner.invoke(app, [*words, "--out", "nowhere/model.safetensors", "--json"])
+    assert said.exit_code == USAGE
+    assert json.loads(said.stdout.splitlines()[-1])["next"] == "mkdir -p nowhere"
+
+
+@pytest.mark.parametrize("option", ["--receipt", "--weights", "--trace"])
+def test_neither_is_an_answer_computed_that_cannot_be_kept(option: str) -> None:
+    said = runner.invoke(app, ["infer", "model.py", "a question", option, "nowhere/file"])
+    assert said.exit_code == USAGE
+    assert "there is no folder nowhere" in said.output
+
+
+def test_a_folder_is_not_overwritten_with_a_file_nor_a_file_with_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "kept").write_text("mine")
+    whole, tuned = SimpleNamespace(origin=None), SimpleNamespace(origin=object())
+    for out, training in (("folder", whole), ("kept", tuned)):
+        with pytest.raises(Trouble, match=f"cannot be written to {out}") as told:
+            fits(Path(out), training)
+        assert told.value.code == USAGE
+    for out, training in (("folder", tuned), ("kept", whole), ("new", tuned), ("new", whole)):
+        fits(Path(out), training)
+    (tmp_path / "model.safetensors").mkdir()
+    assert runner.invoke(app, ["run", "train.py", "--local", "--out", "model.safetensors"]).exit_code == USAGE
+
+
+def test_weights_are_not_asked_for_where_nobody_waits_for_them() -> None:
+    common.LOCAL_CONFIG.parent.mkdir()
+    common.LOCAL_CONFIG.write_text(f'rpc = "http://127.0.0.1:9"\ncontract = "{CONTRACT}"\n')
+    said = runner.invoke(app, ["submit", "train.py", "--budget", "1", "--out", "model.safetensors"])
+    assert said.exit_code == USAGE
+    assert "add --watch" in said.output
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------------
@@ -232,3 +288,63 @@ def test_keys_are_made_once_and_never_shown(tmp_path: Path) -> None:
     assert again.exit_code == ENVIRONMENT
     assert "already" in again.output
     assert Address(json.loads(made.stdout)["account"]) == json.loads(made.stdout)["account"].lower()
+
+
+# ---- what is bought --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_windows_changes_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "windows.toml"
+    file.write_text("challenge_window = 30\n")
+    assert read_params(file) == msgspec.structs.replace(read_params(None), challenge_window=30)
+    assert read_params(None).bond_base > 0
+    assert (read_params(None).links, read_params(file, "every-step").links) == (2, 0)
+    file.write_text("links = 5\nbond_base = 0\n")
+    assert (read_params(file, "every-step").links, read_params(file).bond_base) == (5, 0)
+    file.write_text("chalenge_window = 30\n")
+    with pytest.raises(Trouble, match="cannot be used") as told:
+        read_params(file)
+    assert "challenge_window" in told.value.next
+
+
+def test_a_licence_that_is_not_there_is_no_title(tmp_path: Path) -> None:
+    (tmp_path / "set.csv").write_text("x\n1\n")
+    said = runner.invoke(app, ["data", "publish", "set.csv", "--licence", "LICENCE.txt", "--data", "own"])
+    assert said.exit_code == USAGE
+    assert "there is no LICENCE.txt" in said.output
+
+
+def test_whoever_stops_watching_is_told_what_becomes_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(asyncio.CancelledError), goes_on(JobId(3)):
+        raise asyncio.CancelledError
+    assert "assay job watch 3" in capsys.readouterr().err
+    with goes_on(JobId(3)):
+        pass
+    assert not capsys.readouterr().err
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_nothing_in_a_table_is_cut_off(terminal: bool) -> None:
+    table = Table("account", "why", title="whose")
+    table.add_row("0x" + "0123456789abcdef" * 3, "a reason that is said at some length")
+    out = StringIO()
+    put(table, Console(file=out, width=40, force_terminal=terminal, color_system=None))
+    said = out.getvalue()
+    assert "…" not in said
+    if terminal:
+        assert max(map(len, said.splitlines())) <= 40
+        cells = [line.split("│")[1].strip() for line in said.splitlines() if line.startswith("│")]
+        assert "".join(cells) == "0x" + "0123456789abcdef" * 3
+    else:
+        assert "0x" + "0123456789abcdef" * 3 + " │ a reason that is said at some length" in said
+
+
+def test_a_status_is_told_in_tokens_and_in_the_time_here() -> None:
+    balance = {"tokens": 0, "stake": 400_000_000, "reserved": 1_500_000, "native": 10**18}
+    assert _said("balance", balance) == "tokens 0.00, stake 400.00, reserved 1.50, gas 1.0000 of the chain's coin"
+    assert _said("credit", 6_400_000) == "6.40"
+    assert _said("since", 1_795_388_566).startswith("2026-11-2")
+    assert _said("head", 699) == "699"

@@ -4,6 +4,7 @@ commands that they tell people to type exist.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,33 @@ def test_tests_that_are_named_exist(page: Path) -> None:
     quoted = re.findall(r'"([^"|\n]+)"', text.partition("## Who has played them")[2].partition("Known and open")[0])
     written = (ROOT / "tests" / "vectors" / "games.py").read_text() + (ROOT / "tests" / "liars" / "links.py").read_text()
     assert not [name for name in quoted if f'"{name}"' not in written and name != "Games" and name != "sim"]
+
+
+LIGHT = ("train.py", "examples/digits.py", "examples/cnn.py", "examples/shakespeare.py")
+"""Training files that need nothing but what set-up brings; `train.py` is the one that the pages show."""
+
+
+def bought() -> dict[tuple[str, int | None], dict[str, float]]:
+    """What `assay submit` is shown with: file and steps, and by page the budget."""
+    found: dict[tuple[str, int | None], dict[str, float]] = {}
+    for page in [*PAGES, *sorted((ROOT / "examples").glob("*.py"))]:
+        for line in re.findall(r"assay submit [^\n`#]+", page.read_text()):
+            file, budget, steps = line.split()[2], re.search(r"--budget (\S+)", line), re.search(r"--steps (\d+)", line)
+            if file in LIGHT and budget:
+                found.setdefault((file, int(steps[1]) if steps else None), {})[page.name] = float(budget[1])
+    return found
+
+
+def test_budgets_that_are_shown_are_enough(tmp_path: Path) -> None:
+    from assay.cli.jobs import _case, plan_of
+    from assay.cli.submit import read_params
+
+    shown = bought()
+    assert {file for file, _ in shown} == set(LIGHT)
+    (tmp_path / "train.py").write_text(blocks(ROOT / "README.md", "python")[0])
+    for (file, steps), budgets in shown.items():
+        plan, _ = plan_of(tmp_path / file if file == "train.py" else ROOT / file, steps, 0)
+        case = _case(plan, read_params(None), None, 0.5, None)  # as submit reckons without options
+        rounds = math.ceil(plan.steps / case.steps) * (1 + case.params.redraws)
+        needed = 0.5 * plan.steps + rounds * case.params.verifiers * case.verifier_fee
+        assert min(budgets.values()) >= needed, (file, steps, budgets)

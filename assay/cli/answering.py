@@ -29,7 +29,7 @@ LOOK = 0.5
 Receipts = Annotated[str | None, typer.Option("--receipts", envvar="ASSAY_RECEIPTS", metavar="ADDRESS", help="The Receipts contract.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The signed receipt.")]
 Weights = Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="The weights that it names; else from the cache.")]
-Amount = Annotated[float, typer.Argument(metavar="TOKENS", min=0)]
+Amount = Annotated[float, typer.Argument(metavar="TOKENS", min=0, help="How many.")]
 
 
 def where_of(rpc: str | None, receipts: str | None, data: Path | None) -> Settings:

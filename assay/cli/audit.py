@@ -19,6 +19,7 @@ import typer
 from assay.cli.common import Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, settings, show
 from assay.cli.common import run as run_async
 from assay.cli.folder import bases
+from assay.cli.tables import put
 from assay.ids import ZERO_ADDRESS, JobId, PeerId
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def tell(report: Report) -> None:
         table.add_row(str(row.segment), f"{row.start}-{row.stop}", row.state.lower(), *(Text(mark, SAID[mark]) for mark in marks))
     screen = Console(highlight=False, soft_wrap=True)
     screen.print(f"job {report.job} of {report.client}, up to block {report.block}")
-    screen.print(table)
+    put(table, screen)
     whole = dict.fromkeys([*report.sheet.held, *(finding.check for finding in report.sheet.findings)])
     screen.print(Text.assemble("the job:", *((f"  {name} {(mark := report.sheet.mark(name))}", SAID[mark]) for name in whole)))
     for name, sheet in (("the job", report.sheet), *((f"segment {row.segment}", row.sheet) for row in report.rows)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,20 +47,18 @@ def wanted_of(
     file: Path, pays: list[str], metric: str, at_most: bool, window: str, policy: str | None, params: Path | None, keyservice: str | None, seed: int
 ) -> Wanted:
     """What is asked for on the command line. Raises Trouble, TrainingError."""
-    from assay.chain import Params
     from assay.cli.jobs import SEGMENT_STEPS
     from assay.cli.sponsor import Wanted
     from assay.cli.submit import read_params
-    from assay.economics import GAS_PRICE, bond_base
     from assay.policy import longest_segment, params_for
     from assay.training import Evaluation, load_training
 
     evaluation = load_training(file, seed)
     if not isinstance(evaluation, Evaluation):
         raise Trouble(f"{file} is not an evaluation", "a bounty is paid by what an assay.Evaluation measures", "docs/model-developer.md", USAGE)
-    given = Params(bond_base=bond_base(GAS_PRICE)) if params is None else read_params(params)
+    given = read_params(params, POLICY)
     try:
-        checked = params_for(policy or POLICY, given) if policy is not None or params is None else given
+        checked = given if policy is None else params_for(policy, given)
     except ValueError as error:
         raise Trouble("the evaluation cannot be checked like that", str(error), code=USAGE) from None
     longest = longest_segment(checked, 1) or SEGMENT_STEPS
@@ -76,7 +75,7 @@ def offer_(
     keyservice: Annotated[str | None, typer.Option("--keyservice", metavar="ACCOUNT", help="Else found among peers.")] = None,
     rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the money is locked.")] = False,
-    seed: Annotated[int, typer.Option("--seed")] = 0, json: Json = False,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the evaluation's file.")] = 0, json: Json = False,
 ) -> None:  # fmt: skip
     """Locks a bounty for a training, and seals the records that it will be measured on.
 
@@ -240,9 +239,20 @@ async def _claim(where: Settings, number: BountyId, given: Path | None, result: 
         done = await claim(node, number, given, result)
         if not wait:
             return done
-        while known(await read_all(node.chain, 0), number).earned((await node.chain.head()).time) is None:  # noqa: ASYNC110 (the chain's time)
+        told: set[int | None] = set()
+        while (b := known(await read_all(node.chain, 0), number)).earned(now := (await node.chain.head()).time) is None:
+            if b.until not in told:
+                told.add(b.until)
+                print(f"waiting {awaited(b, now)}", file=sys.stderr, flush=True)
             await asyncio.sleep(LOOK)
         return done + await claim(node, number, given, result)
+
+
+def awaited(b: Bounty, now: int) -> str:
+    """What a bounty that is open waits for."""
+    if b.until is None:
+        return f"until the training, job {b.terms.job}, is over"
+    return f"until the window is over, in {b.until - now} s; a later `assay bounty claim {b.number}` does the same"
 
 
 def _tell(number: int, done: list[str], as_json: bool, **more: Any) -> None:

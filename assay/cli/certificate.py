@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay.cli.common import FAILED, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, group, settings, show
+from assay.cli.common import FAILED, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, group, settings, show, writable
 from assay.cli.common import run as run_async
 from assay.cli.folder import client_folder
 from assay.ids import JobId
@@ -27,7 +27,7 @@ MARKS = {True: "✓", False: "✗", None: "?"}
 
 def certificate(
     job: Annotated[int, typer.Argument(metavar="JOB", help="The job's number on this contract.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the certificate.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the certificate.", callback=writable)],
     rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Audits a job and certifies it, signed with the account in --data: the client's own lists every tensor of the weights, too.
@@ -167,7 +167,7 @@ def sign(file: File, data: Data = None, json: Json = False) -> None:
 @app.command()
 def card(
     file: File,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="CARD.md for Markdown, CARD.html for a page to print.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="CARD.md for Markdown, CARD.html for a page to print.", callback=writable)],
     json: Json = False,
 ) -> None:
     """Writes a model card, or a page to print, from a certificate.

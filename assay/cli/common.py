@@ -115,8 +115,21 @@ def _remember_json(ctx: typer.Context, value: bool) -> bool:
     return value
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.", callback=_remember_json)]
-Lines = Annotated[bool, typer.Option("--json", help="Print the log as JSON lines.", callback=_remember_json)]
+def writable(out: Path | None) -> Path | None:
+    """Of an option that names what is written in the end: whether it can be, before anything long or dear begins. Raises Trouble."""
+    if out is None:
+        return None
+    if not out.parent.is_dir():
+        raise Trouble(f"{out} cannot be written", f"there is no folder {out.parent}", f"mkdir -p {out.parent}", USAGE)
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise Trouble(f"{out} cannot be written", "it is not yours to write", "name another place", USAGE)
+    if out.is_dir() and out.suffix:
+        raise Trouble(f"{out} cannot be written", "it is a folder", "name another file", USAGE)
+    return out
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.", callback=_remember_json, is_eager=True)]
+Lines = Annotated[bool, typer.Option("--json", help="Print the log as JSON lines.", callback=_remember_json, is_eager=True)]
 Rpc = Annotated[str | None, typer.Option("--rpc", envvar="ASSAY_RPC", metavar="URL", help="JSON-RPC of the chain.")]
 Contract = Annotated[str | None, typer.Option("--contract", envvar="ASSAY_CONTRACT", metavar="ADDRESS", help="The Jobs contract.")]
 Bootstrap = Annotated[

@@ -25,6 +25,7 @@ from assay.cli.common import (
     settings,
     show,
 )
+from assay.cli.tables import put
 
 if TYPE_CHECKING:
     from assay.publish.manifest import Manifest, Owner
@@ -232,6 +233,10 @@ def _text(path: Path | None) -> str:
         raise Trouble(f"{path} is no UTF-8 text", code=USAGE) from None
 
 
+TEXTS = (".txt", ".md", ".rst", ".html", ".pdf")
+"""Endings that no licence's identifier has."""
+
+
 def _terms(licence: str, price: float, leaf_price: float | None, purposes: list[str], consent: Path | None) -> Any:
     from msgspec import UNSET
 
@@ -242,6 +247,8 @@ def _terms(licence: str, price: float, leaf_price: float | None, purposes: list[
     except ValueError as error:
         raise Trouble("that purpose is not known", str(error), code=USAGE) from None
     file = Path(licence)
+    if file.suffix in TEXTS and not file.is_file():
+        raise Trouble(f"there is no {file}", "--licence names a file with the text", "write it, or name the licence by its identifier", USAGE)
     named, text = (file.name, _text(file)) if file.is_file() else (licence, "")
     said = _text(consent)
     if max(len(text), len(said)) > MAX_TEXT or not 1 <= len(named) <= 200:
@@ -277,7 +284,6 @@ def list_(data: Data = None, json: Json = False) -> None:
 
     Example: [bold]assay data list[/bold]
     """
-    from rich.console import Console
     from rich.table import Table
 
     rows: list[dict[str, Any]] = []
@@ -294,7 +300,7 @@ def list_(data: Data = None, json: Json = False) -> None:
     for row in rows:
         purposes = ", ".join(row["purposes"]) or "any"
         table.add_row(row["name"], str(row["records"]), str(row["shards"]), row["licence"], purposes, money(row["price"]), row["manifest"])
-    Console(highlight=False, soft_wrap=True).print(table)
+    put(table)
 
 
 @app.command("show")

@@ -10,6 +10,7 @@ import typer
 
 from assay import economics
 from assay.cli.common import USAGE, Json, Trouble, show
+from assay.cli.tables import put
 from assay.economics import Case
 from assay.policy import EVERY, POLICIES, longest_segment, params_for
 
@@ -175,6 +176,6 @@ def economy(
         drawn = Drawn(*table.header, title=table.title, title_justify="left")
         for row in table.rows:
             drawn.add_row(*(cell.replace("`", "").replace("**", "") for cell in row))
-        screen.print(drawn)
+        put(drawn, screen)
     for who, earned in economics.honest(case).items():
         screen.print(f"an honest {who} earns {signed(earned)} tokens a segment")

@@ -15,7 +15,7 @@ import typer
 from msgspec import UNSET
 
 from assay.cli import federated_pay as pays
-from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, group, run, settings, show
+from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, group, run, settings, show, writable
 from assay.cli.jobs import OUT_HELP, Seed, Threads, Train, plan_of
 from assay.ids import Cid, Digest, PeerId
 from assay.ports import Outage
@@ -65,7 +65,7 @@ def host(
     train: Train,
     owner: Annotated[list[str], typer.Option("--owner", metavar="ID[=WEIGHT][@ACCOUNT]", help="Who takes part, with what weight, who is paid.")],
     local_steps: LocalSteps = 1,
-    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP)] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP, callback=writable)] = None,
     norm: Annotated[float, typer.Option("--norm", min=0, help="Longest update; longer ones are shortened by their owners. 0: any.")] = 0.0,
     noise: Annotated[float, typer.Option("--noise", min=0, help="Each owner adds Gaussian noise of so many norms: differential privacy.")] = 0.0,
     delta: Annotated[float, typer.Option("--delta", min=1e-15, max=0.1, help="Of the privacy that noise gives.")] = 1e-6,
@@ -85,15 +85,16 @@ def host(
 
     Example: [bold]assay federated host train.py --owner 12D3KooW… --owner 12D3KooW…=3 --owner 12D3KooW… --local-steps 8[/bold]
     """
-    plan, training = plan_of(train, None, seed)
+    from assay.cli.submit import fits, write_weights
+
     where = settings(rpc, contract, bootstrap, data, ROLE)
+    plan, training = plan_of(train, None, seed)
+    fits(out, training)
     if plan.steps % local_steps:
         raise Trouble(f"{plan.steps} steps are no whole rounds of {local_steps}", "every round has as many", "--local-steps N", USAGE)
     offer = pays.offer(owner, (pay, bond), by, worth, (window, days), auditor) if pay else None
     state = run(_host(where, plan, _weighted(owner), local_steps, (norm, noise, delta), bits, (patience, stay), json, offer))
     if out is not None:
-        from assay.cli.submit import write_weights
-
         write_weights(out, training, state)
         if not json:
             print(f"weights written to {out}")
@@ -200,7 +201,7 @@ def join(
     host: Annotated[str | None, typer.Option("--host", metavar="ID", help="The coordinator; else found among peers.")] = None,
     least: Annotated[str, typer.Option("--least", metavar="TOKENS", help="Take part only for so much a round, held by a contract.")] = "",
     trust: Annotated[bool, typer.Option("--trust", help="Believe the coordinator's sums instead of computing each again.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP)] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP, callback=writable)] = None,
     seed: Seed = 0, threads: Threads = 1,
     rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False,
 ) -> None:  # fmt: skip
@@ -208,13 +209,14 @@ def join(
 
     Example: [bold]assay federated join train.py --local-steps 8[/bold]
     """
-    plan, training = plan_of(train, None, seed)
+    from assay.cli.submit import fits, write_weights
+
     among = frozenset(_weighted(owner or []))
     where, wanted = settings(rpc, contract, bootstrap, data, "owner"), pays.tokens("--least", least) if least else 0
+    plan, training = plan_of(train, None, seed)
+    fits(out, training)
     state = run(_join(where, plan, local_steps, host, (trust, among), threads, json, wanted))
     if out is not None:
-        from assay.cli.submit import write_weights
-
         write_weights(out, training, state)
 
 

@@ -231,7 +231,8 @@ def settle(job: Job, rpc: Rpc = None, contract: Contract = None, data: Data = No
 
 
 def strike(
-    job: Job, round: Annotated[int, typer.Argument(metavar="ROUND", min=0)], place: Annotated[int, typer.Argument(metavar="OWNER", min=0)],
+    job: Job, round: Annotated[int, typer.Argument(metavar="ROUND", min=0, help="From 0.")],
+    place: Annotated[int, typer.Argument(metavar="OWNER", min=0, help="Its place among the job's owners, from 0 (assay federated show).")],
     rpc: Rpc = None, contract: Contract = None, data: Data = None, json: Json = False,
 ) -> None:  # fmt: skip
     """The auditor: this owner showed no update that the terms allow. It is not paid for this round.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import UNSET, UnsetType
 
-from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Data, Json, Rpc, Trouble, group, show
+from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Data, Json, Rpc, Trouble, group, show, writable
 from assay.cli.common import run as run_async
 from assay.cli.folder import bases, client_folder
 
@@ -27,9 +27,13 @@ THREADS = os.cpu_count() or 1
 def infer(
     model: Annotated[Path, typer.Argument(metavar="MODEL.py", help="A Python file that ends in `inference = assay.Inference(...)`.")],
     text: Annotated[str, typer.Argument(metavar="INPUT", help="What the model is asked; the file encodes it.")],
-    receipt: Annotated[Path | None, typer.Option("--receipt", metavar="FILE", help="Where to write the signed receipt.")] = None,
-    weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="Where to write the weights that it names.")] = None,
-    trace: Annotated[Path | None, typer.Option("--trace", metavar="FILE", help="Where to write all values of the run, to be served.")] = None,
+    receipt: Annotated[Path | None, typer.Option("--receipt", metavar="FILE", help="Where to write the signed receipt.", callback=writable)] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="Where to write the weights that it names.", callback=writable)
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE", help="Where to write all values of the run, to be served.", callback=writable)
+    ] = None,
     bond: Annotated[float, typer.Option("--bond", min=0, metavar="TOKENS", help="Of the stake, what is lost if the receipt is false.")] = 0,
     lasting: Annotated[str, typer.Option("--for", metavar="TIME", help="How long the bond stands behind it: 90m, 36h, 7d.")] = "1h",
     rpc: Rpc = None,

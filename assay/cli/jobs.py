@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay.cli.common import FAILED, TOKEN, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, group, money, settings, show
+from assay.cli.common import FAILED, TOKEN, USAGE, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, group, money, settings, show, writable
 from assay.cli.common import run as run_async
 from assay.cli.prices import tell_market
+from assay.cli.tables import put
 from assay.ids import DatasetId, JobId
 from assay.policy import POLICIES, longest_segment, named, params_for
 from assay.publish.purposes import PURPOSES
@@ -40,7 +41,7 @@ TAKEOVER_HELP = "With whom others may go on when the scheduler is silent: anybod
 BOUNTY_HELP = "Pay more for a better result: a file that ends in `training = assay.Evaluation(...)`, and --pay."
 OUT_HELP = "Where to write the weights: FILE.safetensors, or of a fine-tune a folder that PEFT or transformers loads."
 DATASET_HELP = "A published dataset of others, or several: the records of TRAIN.py are then an example of theirs, and stay here."
-PARAMS_FILE_HELP = "TOML with windows and checking policy (see assay.chain.Params), instead of the network's defaults."
+PARAMS_FILE_HELP = "TOML with other windows or another way of checking than the usual ones (docs/model-developer.md)."
 
 
 def plan_of(train: Path, steps: int | None, seed: int) -> tuple[Plan, Any]:
@@ -63,7 +64,7 @@ def run(
     train: Train,
     local: Annotated[bool, typer.Option("--local", help="In this process, with no network and no money.")] = False,
     steps: Steps = None, seed: Seed = 0, threads: Threads = 1,
-    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP)] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP, callback=writable)] = None,
     sample: Annotated[bool, typer.Option("--sample/--no-sample", help="Show what the model says before and after, if the file can.")] = True,
     json: Json = False,
 ) -> None:  # fmt: skip
@@ -75,12 +76,13 @@ def run(
         instead = f"assay run {train} --local, or assay submit {train} --budget N"
         raise Trouble("where should it run?", "a run on the network costs money", instead, USAGE)
     plan, training = plan_of(train, steps, seed)
-    from assay.cli.submit import write_weights
+    from assay.cli.submit import fits, write_weights
     from assay.client import run_plan
     from assay.evaluation import is_result, of_state
     from assay.local import Step
     from assay.trace import initial_output
 
+    fits(out, training)
     before = initial_output(training, plan.state) if sample else None
     if before and not json:
         print(f"before: {before}\n")
@@ -131,13 +133,13 @@ def submit(
     dataset: Annotated[list[int] | None, typer.Option("--dataset", metavar="NUMBER", min=1, help=DATASET_HELP)] = None,
     purpose: Annotated[str, typer.Option("--purpose", help="What for, where the data are others': " + ", ".join(PURPOSES))] = PURPOSES[0],
     watch: Annotated[bool, typer.Option("--watch", help="Stay, serve the data, show the progress, and fetch the weights.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP)] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help=OUT_HELP, callback=writable)] = None,
     bounty: Annotated[Path | None, typer.Option("--bounty", metavar="EVALUATE.py", help=BOUNTY_HELP)] = None,
     pay: Annotated[list[str] | None, typer.Option("--pay", metavar="LEVEL:TOKENS", help="Of the bounty, as in assay bounty offer.")] = None,
     metric: Annotated[str, typer.Option("--metric", metavar="NAME", help="Of the bounty: the number that decides.")] = "right",
     at_most: Annotated[bool, typer.Option("--at-most", help="Of the bounty: less is better.")] = False,
     window: Annotated[str, typer.Option("--window", metavar="TIME", help="Of the bounty: how long after the training a result counts.")] = "7d",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the money is locked.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the money is locked; with --json nothing is asked.")] = False,
     seed: Seed = 0, json: Json = False,
 ) -> None:  # fmt: skip
     """Buys a training: seals the data, says what it will cost and take, locks the money, and watches.
@@ -145,16 +147,17 @@ def submit(
     Example: [bold]assay submit train.py --budget 100 --steps 64 --policy spot --watch[/bold]
     """
     where = settings(rpc, contract, bootstrap, data, "client")
+    if out is not None and not watch:
+        raise Trouble("there are no weights to write yet", "--out is for what comes back in the end", "add --watch; or later: assay job fetch", USAGE)
+    aims = _purpose(purpose)
     started = time.monotonic()
     plan, training = plan_of(train, steps, seed)
-    from assay.chain import Params
-    from assay.cli.submit import Order, Submission, read_params
+    from assay.cli.submit import Order, Submission, fits, most_of, read_params
     from assay.cli.successors import successors
     from assay.client import estimate
-    from assay.economics import GAS_PRICE, bond_base
 
-    given = read_params(params) if params is not None else Params(bond_base=bond_base(GAS_PRICE))
-    terms = _terms(policy, given, links, verifiers, quorum)
+    fits(out, training)
+    terms = _terms(policy, read_params(params), links, verifiers, quorum)
     case = _case(plan, terms, segment_steps, price, fee)
     price_cap, fee_units = round(price * TOKEN), math.ceil(case.verifier_fee * TOKEN)
     segment_steps = case.steps
@@ -166,16 +169,17 @@ def submit(
     if guess.total > limit:
         what = f"the budget of {money(limit)} does not cover {money(guess.total)}"
         raise Trouble(what, "the contract locks the cap of every segment and the fees of redraws", f"--budget {money(guess.total)}", FAILED)
-    if not yes and not json and not typer.confirm(f"Lock {money(limit)} in the contract? What is not used comes back", default=True):
-        raise typer.Exit(1)
     wanted = None
     if bounty is not None:
         from assay.cli.bounty import wanted_of
 
         wanted = wanted_of(bounty, pay or [], metric, at_most, window, None, params, keyservice, seed)
+    locked = limit + data_cost + (most_of(wanted.pays) if wanted is not None else 0)
+    if not yes and not json and not typer.confirm(f"Lock {money(locked)} in the contract? What is not used comes back", default=True):
+        raise typer.Exit(1)
     order = Order(
         plan=plan, training=training, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, budget=limit, scheduler=scheduler,
-        keyservice=keyservice, params=terms, watch=watch, out=out, datasets=tuple(map(DatasetId, dataset or [])), purpose=_purpose(purpose),
+        keyservice=keyservice, params=terms, watch=watch, out=out, datasets=tuple(map(DatasetId, dataset or [])), purpose=aims,
         data_cost=data_cost, bounty=wanted, successors=successors(takeover),
     )  # fmt: skip
     run_async(Submission(where, order, as_json=json).run())
@@ -283,7 +287,7 @@ def list_(
     for row in rows:
         segments = ", ".join(f"{count} {state.lower()}" for state, count in row["segments"].items())
         table.add_row(str(row["job"]), row["state"], f"{row['settled']} of {row['steps']}", segments, money(row["locked"]), row["client"])
-    _screen().print(table)
+    put(table)
 
 
 def _state(ledger: Ledger, number: Any) -> str:
@@ -348,7 +352,7 @@ def watch(
 @app.command()
 def fetch(
     job: Number,
-    out: Annotated[Path, typer.Option("--out", metavar="PATH", help=OUT_HELP)],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help=OUT_HELP, callback=writable)],
     rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False,
     whole: Annotated[bool, typer.Option("--state", help="The whole state (optimiser moments, too), not just the model's weights.")] = False,
 ) -> None:  # fmt: skip

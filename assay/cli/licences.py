@@ -29,6 +29,7 @@ from assay.chain import (
 from assay.cli.common import ENVIRONMENT, TOKEN, USAGE, Contract, Data, Json, Rpc, Settings, Trouble, money, run, settings, show
 from assay.cli.data import Name, find
 from assay.cli.ordering import POLL, account, events, perform
+from assay.cli.tables import put
 from assay.codec import digest
 from assay.ids import ZERO_ADDRESS, Address, Cid, DatasetId, JobId, address
 from assay.ports import Outage
@@ -204,7 +205,6 @@ def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data =
     if json:
         show({"readers": told, "disputes": [one._asdict() for one in opened]})
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("time", "segment", "was given", "by")
@@ -213,7 +213,7 @@ def readers(name: Name, rpc: Rpc = None, contract: Contract = None, data: Data =
         shards = f"{one['shards']} of {one['of']} shards" if one["shards"] or not one["records"] else ""
         some = f"{one['records']} records" if one["records"] else ""
         table.add_row(when, str(one["segment"]), f"{one['recipient']}\n{', '.join(filter(None, (shards, some)))}", one["by"])
-    Console(highlight=False, soft_wrap=True).print(table)
+    put(table)
     for case in opened:
         what = f"segment {case.segment} of job {case.job}"
         pay = f", for which {money(case.owed)} tokens are {'paid' if case.paid else 'set aside'}" if case.owed else ""

@@ -29,6 +29,7 @@ from assay.cli.common import (
     translate,
 )
 from assay.cli.leaving import GRACE
+from assay.cli.tables import put
 from assay.ids import Address
 from assay.receipts import Ledger
 
@@ -105,13 +106,12 @@ def receipts_for(app: typer.Typer, role: str) -> None:
         elif as_csv:
             sys.stdout.write(as_table(rows))
         else:
-            from rich.console import Console
             from rich.table import Table
 
             table = Table("segment", "job", "steps", "state", "paid", "why")
             for row in rows:
                 table.add_row(*(str(row[key]) for key in ("segment", "job", "steps", "state")), money(row["paid"]), row["why"])
-            Console(highlight=False).print(table)
+            put(table)
 
 
 def rows_of(account: Address, ledger: Ledger) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import typer
 
 from assay.cli.common import Bootstrap, Contract, Data, Json, Rpc, Trouble, run, settings, show
 from assay.cli.common import Settings as Where
+from assay.cli.tables import put
 from assay.cli.view.picture import clock, plain
 
 if TYPE_CHECKING:
@@ -100,7 +101,6 @@ def peers(
     if json:
         show({"peers": rows})
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -116,4 +116,4 @@ def peers(
             proven = f"{found['memory'] / 2**30:.2f} GiB, {found['rate'] / 1e9:.1f} G operations/s"
             when = f"{clock(found['at'])} for block {found['block']}"
         table.add_row(*(Text(plain(cell)) for cell in (row["role"], row["account"], has, claimed, proven, when)))
-    Console(highlight=False).print(table)
+    put(table)

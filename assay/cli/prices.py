@@ -9,6 +9,7 @@ import typer
 
 from assay.cli.common import TOKEN, Contract, Json, Rpc, Settings, money, settings, show
 from assay.cli.common import run as run_async
+from assay.cli.tables import put
 from assay.ports import Outage
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ def prices(
         rows: list[dict[str, Any]] = [row._asdict() for row in book.rows(now)]
         show({"sizes": rows, "estimate": None if guess is None else msgspec.structs.asdict(guess)})
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("operations", "sold", "by", "a step", "four in five", "10^12", "takes", "newest")
@@ -55,7 +55,10 @@ def prices(
             f"{money(round(row.low))} to {money(round(row.high))}", money(round(row.tera)), f"{row.seconds:.2f} s",
             time.strftime("%Y-%m-%d", time.gmtime(row.newest)),
         )  # fmt: skip
-    Console(highlight=False, soft_wrap=True).print(table if table.rows else "nothing has settled here in 30 days")
+    if table.rows:
+        put(table)
+    else:
+        print("nothing has settled here in 30 days")
     if operations is not None:
         print(told(guess, round(operations)))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay.cli.common import FAILED, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, settings, show
+from assay.cli.common import FAILED, Bootstrap, Contract, Data, Json, Rpc, Settings, Trouble, settings, show, writable
 from assay.cli.common import run as run_async
 from assay.ids import JobId
 
@@ -27,7 +27,7 @@ MAX_RESULT = 1 << 24
 def result(
     job: Annotated[int, typer.Argument(metavar="JOB", help="The job's number on this contract.")],
     state: Annotated[Path | None, typer.Option("--state", metavar="FILE", help="A result that its client gave you.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write the result, to be given to others.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write the result, for others.", callback=writable)] = None,
     rpc: Rpc = None, contract: Contract = None, bootstrap: Bootstrap = None, data: Data = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Tells what an evaluation measured, held against what settled on chain.

@@ -6,6 +6,7 @@ has defaults that suit a first day.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ from assay.cli.common import (
     show,
 )
 from assay.cli.fleet import Count, Devices, Offload, Places, Ray, Rays, Split, Through, offload_of, ranks_of
+from assay.cli.tables import put
 from assay.exact.cuda.budget import DEFAULT as GPU_DEFAULT
 from assay.exact.cuda.budget import bytes_of
 
@@ -237,11 +239,27 @@ def _common(app: typer.Typer, role: str) -> None:
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for key, value in found.items():
             if key not in ("recent", "working_on", "days", "receipts"):
-                table.add_row(key.replace("_", " "), str(value))
+                table.add_row(key.replace("_", " "), _said(key, value))
         table.add_row("working on", ", ".join(found.get("working_on", [])) or "nothing")
-        screen.print(table)
+        put(table, screen)
         for note in found.get("recent", [])[-10:]:
             screen.print(f"  {note.get('topic', '')}: {note.get('text', '')}", markup=False)
+
+
+AMOUNTS = {"credit", "dispute_credit", "bounty_credit", "pending"}
+TIMES = {"since", "chain_time"}
+
+
+def _said(key: str, value: Any) -> str:
+    """A line of the status for a person: tokens, and the time here, where the file has smallest units and seconds."""
+    if key in AMOUNTS and isinstance(value, int):
+        return money(value)
+    if key in TIMES and isinstance(value, int | float):
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+    if key == "balance" and isinstance(value, dict):
+        held = ", ".join(f"{name} {money(value[name])}" for name in ("tokens", "stake", "reserved") if name in value)
+        return held + f", gas {value.get('native', 0) / 1e18:.4f} of the chain's coin"
+    return str(value)
 
 
 def _money(app: typer.Typer, role: str) -> None:
@@ -261,7 +279,7 @@ def _money(app: typer.Typer, role: str) -> None:
         for row in found["credits"]:
             table.add_row(str(row["segment"]), money(row["amount"]), row["reason"])
         screen = Console(highlight=False)
-        screen.print(table)
+        put(table, screen)
         view = found["account"]
         screen.print(f"in the account {money(view['tokens'])}, staked {money(view['stake'])} (reserved {money(view['reserved'])}), ", end="")
         screen.print(f"to be withdrawn {money(view['credit'] + view['bounty_credit'])}")

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,12 +75,16 @@ class Order(NamedTuple):
     """With whom alone others may go on when the scheduler is silent; none named: the reliable ones; None: anybody."""
 
 
-def read_params(path: Path | None) -> Params:
-    """The checking policy and windows of a job; raises Trouble for what the contract has no name for."""
+def read_params(path: Path | None, policy: str = "spot") -> Params:
+    """Windows and checking of a job: a policy's, but for what the file says. Raises Trouble for what the contract has no name for."""
+    from assay.economics import GAS_PRICE, bond_base
+    from assay.policy import params_for
+
+    usual = params_for(policy, Params(bond_base=bond_base(GAS_PRICE)))
     if path is None:
-        return Params()
+        return usual
     try:
-        return msgspec.convert({"type": "Params", **tomllib.loads(path.read_text())}, Params)
+        return msgspec.convert({**msgspec.to_builtins(usual), **tomllib.loads(path.read_text())}, Params)
     except FileNotFoundError:
         raise Trouble(f"there is no {path}", "--params names it", code=USAGE) from None
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
@@ -134,7 +139,8 @@ class Submission:
                 number, about = await offer(node, self.where, job, order.bounty)
                 self.note("bounty", f"bounty {number}: {money(about.amount)} locked", bounty=number, amount=about.amount)
             if order.watch:
-                state = await follow_job(node, job, self.as_json)
+                with goes_on(job):
+                    state = await follow_job(node, job, self.as_json)
                 self._deliver(job, state)
             else:
                 left.add(job)
@@ -165,9 +171,23 @@ def most_of(pays: tuple[str, ...]) -> int:
         raise Trouble("a bounty says what it pays for", "--pay is not there, or is not understood", "--pay 75%:10", USAGE) from None
 
 
+def _one_file(out: Path, training: Any) -> bool:
+    return training.origin is None or out.suffix == ".safetensors"
+
+
+def fits(out: Path | None, training: Any) -> None:
+    """Before anything long or dear begins: raises Trouble where a folder is in the way of a file, or a file in that of a folder."""
+    if out is None or not out.exists() or out.is_dir() != _one_file(out, training):
+        return
+    what = f"the weights cannot be written to {out}"
+    if out.is_dir():
+        raise Trouble(what, "it is a folder", "name a file: --out FILE.safetensors", USAGE)
+    raise Trouble(what, "it is a file", "name a folder, or FILE.safetensors for the bare tensors", USAGE)
+
+
 def write_weights(out: Path, training: Any, state: Tensors) -> None:
     """The weights of a state: FILE.safetensors under the model's names, or, of a fine-tune, a folder that its library loads."""
-    if training.origin is None or out.suffix == ".safetensors":
+    if _one_file(out, training):
         out.write_bytes(to_bytes(client.weights(state)))
         return
     from assay.finetune.files import write_tuned
@@ -203,6 +223,16 @@ def told(event: AnyChainEvent, ledger: Ledger, job: JobId) -> tuple[str, str] | 
         case events.Settled() | events.Lapsed() | events.Withheld() | events.Unpaid() | events.Voided() | events.Rejected():
             return type(event).__name__.lower(), f"segment {segment.number}, {receipt(segment)}"
     return None
+
+
+@contextlib.contextmanager
+def goes_on(job: JobId) -> Iterator[None]:
+    """Tells whoever stops watching (Ctrl-C) what becomes of the job, which nobody has ended."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        _say(f"job {job} goes on, and its data are not served from here now: assay job watch {job} does both again, assay job cancel {job} ends it")
+        raise
 
 
 async def follow_job(node: Any, job: JobId, as_json: bool, taking: asyncio.Lock | None = None) -> Tensors:

@@ -132,7 +132,7 @@ def engines_command(base: Path) -> list[str]:
 
 
 def address_of(log: Path, alive: Callable[[], bool]) -> str:
-    """The address that a bootstrap node prints when it is up."""
+    """The address that a bootstrap node prints when it is up. Raises Trouble."""
     deadline = time.monotonic() + UP_WITHIN
     while time.monotonic() < deadline and alive():
         with contextlib.suppress(OSError, ValueError):
@@ -141,8 +141,10 @@ def address_of(log: Path, alive: Callable[[], bool]) -> str:
                 if isinstance(note, dict) and note.get("topic") == "up":
                     return str(note["address"])
         time.sleep(0.05)
-    why = f"it said nothing within {UP_WITHIN:g} s" if alive() else "it ended"
-    raise Trouble("the bootstrap node did not come up", f"{why}; {log} tells more", "assay doctor", ENVIRONMENT)
+    what = "the bootstrap node did not come up"
+    if alive():
+        raise Trouble(what, f"it said nothing within {UP_WITHIN:g} s; is this machine busy?", "the same once more, or assay doctor", ENVIRONMENT)
+    raise Trouble(what, f"it ended; {log} tells why", "assay doctor", ENVIRONMENT)
 
 
 # ---- one that is left running ------------------------------------------------------------------------------------------------

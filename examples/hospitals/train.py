@@ -3,7 +3,7 @@ example of one batch that stands for the sealed records of others.
 
 SITE=SVHC assay run examples/hospitals/train.py --local
 SITE=SVHC assay federated join examples/hospitals/train.py --local-steps 10
-assay submit examples/hospitals/train.py --dataset 1 --budget 40 --watch
+assay submit examples/hospitals/train.py --dataset 1 --budget 200 --watch
 """
 
 import os
