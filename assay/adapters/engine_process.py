@@ -31,12 +31,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assay.adapters.gpu_use import GpuUse, Unseen
-from assay.adapters.sandbox import Sandbox, unnamed_bytes
+from assay.adapters.sandbox import Sandbox, outgrown
 from assay.cage import NICE
 from assay.codec import Malformed, Message, decode, encode
 from assay.engine import MAX_LINE, AnswerDispute, AnyEngineResult, EngineTask, Failure, PartLink, RunLinks, ShowTree, StepDone
 from assay.exact.cuda import budget
-from assay.hands import bytes_below
 from assay.runtime import Fault, TaskFailed
 
 if TYPE_CHECKING:
@@ -108,14 +107,6 @@ class _Process:
             await process.wait()
 
 
-async def _outgrown(folder: Path, quota: int, engine: int | None = None) -> str:
-    """What there is to say of a work folder that holds more bytes than it may, with the files there that have no name any more and are held
-    by process `engine`; nothing when it does not."""
-    held = await asyncio.to_thread(bytes_below, folder)
-    held += await asyncio.to_thread(unnamed_bytes, folder, engine) if engine is not None else 0
-    return f"the work folder holds {held} bytes, its quota is {quota}; --disk gives it more" if held > quota else ""
-
-
 class ProcessEngine:
     """Implements assay.ports.Engine. `command` starts an engine (tests give others); the root and this process's id are added to it.
     `sandbox` shuts the engine in; a `command` of one's own is not shut in. `gpu_memory` is what its engines may hold of a GPU together, as its
@@ -165,7 +156,7 @@ class ProcessEngine:
 
     async def _attempt(self, line: bytes, kind: tuple[Path, bool], progress: Callable[[Message], None], idle: float) -> AnyEngineResult:
         folder, _ = kind
-        if self._sandbox and (why := await _outgrown(folder, self._sandbox.disk)):  # what is done at once would not be met by a watch
+        if self._sandbox and (why := await outgrown(folder, self._sandbox.disk)):  # what is done at once would not be met by a watch
             raise TaskFailed(Fault.OWN, why)
         engine = await self._take(kind)
         engine.used = True
@@ -216,7 +207,7 @@ class ProcessEngine:
             raise TaskFailed(Fault.OWN, f"the engine ended in the middle of its task ({how}); the system may be short of memory") from None
 
     async def _watch(self, engine: _Process, folder: Path, quota: int) -> None:
-        while not (why := await _outgrown(folder, quota, engine.process.pid)):  # noqa: ASYNC110 (a disk tells nobody that it fills)
+        while not (why := await outgrown(folder, quota, engine.process.pid)):  # noqa: ASYNC110 (a disk tells nobody that it fills)
             await asyncio.sleep(LOOK_EVERY)
         engine.ended_for = f"the engine was ended: {why}"
         await engine.kill()

@@ -8,6 +8,7 @@ What an engine reads of this machine: assay.cage.readable. Its environment has w
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import assay
 from assay.cage import gpu_devices, readable
+from assay.hands import bytes_below
 
 KINDS = ("auto", "bubblewrap", "kernel", "off")
 KEPT = (
@@ -133,6 +135,14 @@ def _fails(sandbox: Sandbox) -> str:
             return str(error)
     said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
     return "" if done.returncode == 0 else said
+
+
+async def outgrown(folder: Path, quota: int, engine: int | None = None) -> str:
+    """What there is to say of a work folder that holds more bytes than it may, with the files there that have no name any more and are held
+    by process `engine`; nothing when it does not."""
+    held = await asyncio.to_thread(bytes_below, folder)
+    held += await asyncio.to_thread(unnamed_bytes, folder, engine) if engine is not None else 0
+    return f"the work folder holds {held} bytes, its quota is {quota}; --disk gives it more" if held > quota else ""
 
 
 def unnamed_bytes(folder: Path, process: int) -> int:

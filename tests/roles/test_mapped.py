@@ -16,8 +16,8 @@ from tiny import MICRO_BATCHES, lay_out
 
 from assay import links
 from assay.adapters import sandbox
-from assay.adapters.engine_process import ProcessEngine, _outgrown
-from assay.adapters.sandbox import NoSandbox, unnamed_bytes
+from assay.adapters.engine_process import ProcessEngine
+from assay.adapters.sandbox import NoSandbox, outgrown, unnamed_bytes
 from assay.client import Plan, run_plan
 from assay.engine import CheckFile, Failure, FileChecked, LinkReplayed, LinksOpened, LinksRun, OpenLinks, ReplayLink, RunLinks
 from assay.exact.memory import fitting, needed, on_disk
@@ -134,8 +134,8 @@ def test_files_without_a_name_count_against_the_quota(tmp_path: Path) -> None:
         assert process.stdout.readline() == "held\n"
         assert list(work.iterdir()) == []
         assert unnamed_bytes(work, process.pid) == 2 * size
-        assert asyncio.run(_outgrown(work, 2 * size, process.pid)) == ""
-        assert f"holds {2 * size} bytes, its quota is {2 * size - 1}" in asyncio.run(_outgrown(work, 2 * size - 1, process.pid))
+        assert asyncio.run(outgrown(work, 2 * size, process.pid)) == ""
+        assert f"holds {2 * size} bytes, its quota is {2 * size - 1}" in asyncio.run(outgrown(work, 2 * size - 1, process.pid))
     assert unnamed_bytes(work, process.pid) == 0
     assert unnamed_bytes(work, os.getpid()) == 0
 
