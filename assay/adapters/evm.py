@@ -130,13 +130,20 @@ class EvmReader(TypedData):
 
     async def stamped(self, transaction: Digest) -> Stamp:
         """Raises Outage, or KeyError when there is no such transaction, or one that is not a note to oneself."""
-        found = await self.rpc.call("eth_getTransactionByHash", "0x" + transaction.hex())
-        if not isinstance(found, dict) or found.get("blockNumber") is None or str(found.get("hash")) != "0x" + transaction.hex():
+        name = "0x" + transaction.hex()
+        found = await self.rpc.call("eth_getTransactionByHash", name)
+        if not isinstance(found, dict) or str(found.get("hash")) != name:
+            raise KeyError(transaction.hex())
+        place = found.get("blockNumber")
+        if place is None:  # anvil shows what it has just mined as waiting for a moment; the receipt is there with the block
+            receipt = await self.rpc.call("eth_getTransactionReceipt", name)
+            place = receipt.get("blockNumber") if isinstance(receipt, dict) else None
+        if place is None:
             raise KeyError(transaction.hex())
         sender = str(found.get("from")).lower()
         if sender != str(found.get("to")).lower():
             raise KeyError(transaction.hex())
-        return Stamp(sender=Address(sender), data=blob(found.get("input")), block=await self.rpc.block(number(found["blockNumber"])))
+        return Stamp(sender=Address(sender), data=blob(found.get("input")), block=await self.rpc.block(number(place)))
 
     async def events(self, after: tuple[int, int], depth: int) -> list[AnyChainEvent]:
         return await self.reader.events(after, depth)

@@ -487,7 +487,7 @@ def test_a_journal_serves_one_network_one_account_and_one_process(network: Netwo
             asyncio.run(EvmChain.open(network.url, contract, key, tmp_path / "sender.sqlite"))
 
 
-def test_a_stamp_says_who_put_what_on_the_chain_and_when(network: Network, tmp_path: Path) -> None:
+def test_a_stamp_says_who_put_what_on_the_chain_and_when(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(chain: EvmChain) -> None:
         before = await chain.head()
         transaction = await chain.stamp(CallId("note"), b"some bytes")
@@ -498,6 +498,21 @@ def test_a_stamp_says_who_put_what_on_the_chain_and_when(network: Network, tmp_p
         assert stamp.block.number > before.number
         with pytest.raises(KeyError):
             await chain.stamped(Digest(bytes(32)))
+        call, mined = chain.rpc.call, True
+
+        async def waiting(method: str, *parameters: object) -> Any:
+            """As anvil answers when it has the block and has not yet taken the transaction out of its pool; or never mines it."""
+            found = await call(method, *parameters)
+            if method == "eth_getTransactionReceipt":
+                return found if mined else None
+            return found | {"blockNumber": None} if method == "eth_getTransactionByHash" else found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(chain.rpc, "call", waiting)
+            assert await chain.stamped(transaction) == stamp
+            mined = False
+            with pytest.raises(KeyError):
+                await chain.stamped(transaction)
         await chain.send(CallId("register"), Register(encryption_key=b"k" * 32, peer=PeerId("p")))
         entry = chain.sender.journal.get(CallId("register"))
         assert entry is not None
