@@ -9,19 +9,23 @@ no stream brought is left to the plain way (assay.adapters.ipfs_fetch), which al
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import socket
 import struct
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from assay import cid as cids
 from assay.adapters.ipfs_hash import Hashes, best, one_by_one
+from assay.adapters.ipfs_intake import Intake, Pipe
+from assay.adapters.ipfs_packs import NOTHING
+from assay.adapters.ipfs_pull import LEAST_WINDOW, Pull
 from assay.adapters.ipfs_sources import Failed, Gateway, Lied, Sources
 from assay.adapters.ipfs_stream import AHEAD, BATCH, HAS, LACKS, PATH, UPGRADE, Leaf, request
 from assay.cid import Place
@@ -32,11 +36,13 @@ log = logging.getLogger("assay.blobs")
 
 MAX_HEAD = 4096
 """Bytes of an answer to the request for a stream."""
-FIRST_WINDOW, LEAST_WINDOW = 8, 2
+FIRST_WINDOW = 8
 AHEAD_SECONDS = 1.0
 AT_ONCE, PER_GATEWAY = 6, 4
 """Streams of one fetch, and those of them to one gateway, at most."""
-WORTH = 16
+IN_MEMORY = 4
+"""Blocks that are received into memory at a time: more of them leave the cache before they are hashed and written."""
+WORTH = 64
 """Leaves that make another stream to the same gateway worth its thread and its start."""
 MAX_THREADS = 32
 NOTE_EVERY = 0.2
@@ -53,94 +59,11 @@ class Store(Protocol):
 
     def write_leaves(self, leaves: Iterable[tuple[bytes, bytes | memoryview]]) -> None: ...
 
+    def intake(self, most: int) -> AbstractContextManager[Intake | None]: ...
+
 
 class NoStreams(Exception):
     """The gateway does not do this, or not now."""
-
-
-class Pull:
-    """The leaves that are to be brought, and who was asked for what. Safe to use from several threads."""
-
-    def __init__(self, leaves: Iterable[Leaf], patience: float) -> None:
-        self._patience = patience
-        self._times = Counter(leaves)
-        """How often each stands in the blob."""
-        self._todo = deque(self._times)
-        self._asked: dict[Leaf, tuple[float, set[str]]] = {}
-        """Under way: when it was asked for last, and of whom."""
-        self._lacked: dict[Leaf, set[str]] = {}
-        self._ready = threading.Condition()
-        self.brought = 0
-        """Bytes of the blob."""
-        self.missing = set(self._times)
-        self.trouble: Exception | None = None
-        """What ended it all: the store is full."""
-
-    @property
-    def over(self) -> bool:
-        return not self.missing or self.trouble is not None
-
-    def take(self, url: str, most: int) -> list[Leaf]:
-        """Up to `most` leaves that this gateway is to be asked for now."""
-        taken: list[Leaf] = []
-        with self._ready:
-            if self.over:
-                return taken
-            skipped: list[Leaf] = []
-            while self._todo and len(taken) < most:
-                leaf = self._todo.popleft()
-                (skipped if url in self._lacked.get(leaf, ()) else taken).append(leaf)
-            self._todo.extendleft(reversed(skipped))
-            now = time.monotonic()
-            if not self._todo and not taken:
-                late = (leaf for leaf, (asked, whom) in self._asked.items() if now - asked > self._patience and url not in whom)
-                taken = [leaf for leaf in late if url not in self._lacked.get(leaf, ())][: min(most, LEAST_WINDOW)]
-            for leaf in taken:
-                _, whom = self._asked.get(leaf, (0.0, set()))
-                self._asked[leaf] = (now, whom | {url})
-        return taken
-
-    def wait(self, url: str) -> bool:
-        """Until there may be something to take; False when there will be nothing more for this gateway."""
-        with self._ready:
-            if self.over or all(url in self._lacked.get(leaf, ()) for leaf in self.missing):
-                return False
-            self._ready.wait(self._patience / 4)
-            return not self.over
-
-    def wanted(self, leaf: Leaf) -> bool:
-        return leaf in self.missing
-
-    def stored(self, leaves: Iterable[Leaf]) -> None:
-        with self._ready:
-            for leaf in leaves:
-                self._asked.pop(leaf, None)
-                if leaf in self.missing:
-                    self.missing.discard(leaf)
-                    self.brought += leaf.size * self._times[leaf]
-            if not self.missing:
-                self._ready.notify_all()
-
-    def back(self, leaves: Iterable[Leaf], url: str, lacks: bool = False) -> None:
-        """This gateway did not give these."""
-        with self._ready:
-            for leaf in leaves:
-                if lacks:
-                    self._lacked.setdefault(leaf, set()).add(url)
-                asked, whom = self._asked.get(leaf, (0.0, set()))
-                whom = whom - {url}
-                if whom:
-                    self._asked[leaf] = (asked, whom)
-                elif leaf in self.missing:
-                    self._asked.pop(leaf, None)
-                    self._todo.append(leaf)
-            self._ready.notify_all()
-
-    def end(self, trouble: Exception | None = None) -> None:
-        """Nothing more is to be brought."""
-        with self._ready:
-            self.trouble = self.trouble or trouble or NoStreams("it was ended")
-            self._ready.notify_all()
 
 
 class Stream:
@@ -158,6 +81,7 @@ class Stream:
         self._ahead = 0
         """Leaves in them."""
         self._buffer = memoryview(b"")
+        self._pipe: Pipe | None = None
         self._hashes: Hashes = one_by_one
 
     def cut(self) -> None:
@@ -177,7 +101,7 @@ class Stream:
         except ValueError as error:  # a host name that is none
             raise NoStreams(f"{type(error).__name__}: {error}") from None
         with wire:
-            self._wire, self._buffer, self._hashes = wire, memoryview(bytearray(BATCH * cids.CHUNK)), best()
+            self._wire, self._hashes = wire, best()
             # the kernel waits for a whole block: one call, and no interpreter, for many packets
             wire.setblocking(True)
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(self._timeout), int(self._timeout % 1 * 1e6)))
@@ -190,6 +114,8 @@ class Stream:
                     raise
             finally:
                 self.seconds = time.monotonic() - started
+                if self._pipe is not None:
+                    self._pipe.close()
                 self._pull.back((leaf for leaves in self._asked for leaf in leaves), self.url)
 
     def _open(self) -> socket.socket:
@@ -266,24 +192,55 @@ class Stream:
         if flags.strip(bytes((HAS, LACKS))):
             raise Lied("answered what is no answer")
         there = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag == HAS]
-        sizes = [leaf.size for leaf in there]
-        data, at = self._exactly(wire, sum(sizes)), 0
-        good: list[tuple[Leaf, memoryview]] = []
-        for leaf, digest in zip(there, self._hashes(data, sizes), strict=True):
-            if digest != leaf.digest:
-                break
-            good.append((leaf, data[at : at + leaf.size]))
-            at += leaf.size
-        self._store.write_leaves([(leaf.digest, block) for leaf, block in good if self._pull.wanted(leaf)])
-        self._pull.stored([leaf for leaf, _ in good])
-        self.blocks += len(good)
-        if len(good) < len(there):
-            raise Lied(f"answered other bytes than {there[len(good)].cid} names")
+        while there:
+            count = self._directly(wire, there) or self._through_memory(wire, there)
+            there = there[count:]
         lacked = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag == LACKS]
         self._pull.back(lacked, self.url, lacks=True)
         return lacked
 
+    def _directly(self, wire: socket.socket, leaves: list[Leaf]) -> int:
+        """Takes whole leaves at the head of these into the store without receiving them in memory; how many. 0 where that cannot be done."""
+        sizes = list(itertools.takewhile(cids.CHUNK.__eq__, [leaf.size for leaf in leaves]))
+        if not sizes:
+            return 0
+        with self._store.intake(len(sizes)) as intake:
+            if intake is None:
+                return 0
+            self._pipe = self._pipe or Pipe()
+            intake.bring(wire, self._pipe, self._timeout)
+            with intake.view() as data:
+                digests = self._hashes(data, sizes[: intake.count])
+            good = _agreeing(leaves, digests)
+            intake.keep([leaf.digest if self._pull.wanted(leaf) else NOTHING for leaf in good])
+            self._have(good, leaves[: intake.count])
+            return intake.count
+
+    def _through_memory(self, wire: socket.socket, leaves: list[Leaf]) -> int:
+        """Takes the first of these, up to IN_MEMORY; how many that were."""
+        leaves, at = leaves[:IN_MEMORY], 0
+        sizes = [leaf.size for leaf in leaves]
+        data = self._exactly(wire, sum(sizes))
+        good = _agreeing(leaves, self._hashes(data, sizes))
+        wanted = []
+        for leaf in good:
+            if self._pull.wanted(leaf):
+                wanted.append((leaf.digest, data[at : at + leaf.size]))
+            at += leaf.size
+        self._store.write_leaves(wanted)
+        self._have(good, leaves)
+        return len(leaves)
+
+    def _have(self, good: list[Leaf], came: list[Leaf]) -> None:
+        """These were stored, of those that came. Raises Lied."""
+        self._pull.stored(good)
+        self.blocks += len(good)
+        if len(good) < len(came):
+            raise Lied(f"answered other bytes than {came[len(good)].cid} names")
+
     def _exactly(self, wire: socket.socket, size: int) -> memoryview:
+        if len(self._buffer) < size:
+            self._buffer = memoryview(bytearray(size))
         try:
             got = wire.recv_into(self._buffer, size, socket.MSG_WAITALL) if size else 0
         except BlockingIOError:
@@ -291,6 +248,11 @@ class Stream:
         if got < size:
             raise Failed("the stream ended, or stood still, in the middle of a block")
         return self._buffer[:size]
+
+
+def _agreeing(leaves: list[Leaf], digests: list[bytes]) -> list[Leaf]:
+    """The leaves up to the first of which the bytes are wrong."""
+    return [leaf for leaf, _ in itertools.takewhile(lambda both: both[0].digest == both[1], zip(leaves, digests))]  # noqa: B905 (fewer digests may have come)
 
 
 class Bulk:

@@ -20,6 +20,7 @@ import aiohttp
 
 from assay import cid as cids
 from assay.adapters.ipfs_bulk import Bulk
+from assay.adapters.ipfs_intake import Intake
 from assay.adapters.ipfs_packs import Extent
 from assay.adapters.ipfs_sources import MAX_GATEWAYS, Failed, Gateway, Lacks, Lied, Sources
 from assay.cid import Place
@@ -47,6 +48,9 @@ class Blocks(Protocol):
     def write(self, cid: Cid, data: bytes | memoryview) -> None: ...
 
     def write_leaves(self, leaves: Iterable[tuple[bytes, bytes | memoryview]]) -> None: ...
+
+    def intake(self, most: int) -> AbstractContextManager[Intake | None]:
+        """Room for leaves that the kernel brings; None where it cannot."""
 
     def among(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those of these leaves that are here."""

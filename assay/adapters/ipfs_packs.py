@@ -14,15 +14,11 @@ disk (as the modification time) for each file. Memory: about 300 bytes a block, 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import fcntl
-import functools
 import logging
 import os
 import secrets
 import struct
-import sys
 import threading
 import weakref
 from array import array
@@ -31,6 +27,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from assay import cid as cids
+from assay.adapters.ipfs_holes import possible, punch
 
 log = logging.getLogger("assay.blobs")
 
@@ -39,8 +36,6 @@ DIGEST = 32
 HEAD = SLOTS * DIGEST
 SLOT = cids.CHUNK
 NOTHING = bytes(DIGEST)
-PUNCH = 0x02 | 0x01
-"""FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE (Linux's fallocate(2))."""
 NOTE_EVERY = 60 * 10**9
 """Nanoseconds of use after which a file's time is set anew."""
 
@@ -66,6 +61,16 @@ class _Pack:
         self.next = 0
 
 
+class Room:
+    """Slots of a file that one thread writes to."""
+
+    def __init__(self, pack: _Pack, slot: int, count: int) -> None:
+        self.pack, self.slot, self.count = pack, slot, count
+        self.kept: set[int] = set()
+        self.handle, self.at = pack.handle, HEAD + slot * SLOT
+        """The file, and where in it the first slot is."""
+
+
 class Packs:
     """The packs in `folder`. Safe to use from several threads, and by several processes. Digests are those of the blocks."""
 
@@ -80,7 +85,7 @@ class Packs:
         weakref.finalize(self, _close, self._idle)
         self._looked = 0
         """Modification time of the folder when it was last looked through."""
-        self.works = _punches(folder)
+        self.works = possible(folder)
         if self.works:
             self._look()
             self._clean()
@@ -190,29 +195,41 @@ class Packs:
     def write(self, blocks: Sequence[tuple[bytes, bytes | memoryview]], now: int) -> tuple[int, int]:
         """Adds blocks of SLOT bytes with their digests, used `now`: as many of the first as fit into one file, in a row. Returns how many
         that were, and how many of them were added: not those that another thread was faster with. Raises OSError: none was added."""
+        with self.room(len(blocks)) as room:
+            blocks = blocks[: room.count]
+            _write(room.handle, [data for _, data in blocks], room.at)
+            return room.count, self.keep(room, [digest for digest, _ in blocks], now)
+
+    @contextlib.contextmanager
+    def room(self, most: int) -> Iterator[Room]:
+        """Slots in a row, `most` of them or as many as are left in a file, for bytes that the caller brings. Those that are not kept until the end
+        of the block are given back."""
         with self._mutex:
             pack = self._idle.pop() if self._idle else self._create()
-            slot, blocks = pack.next, blocks[: SLOTS - pack.next]
-            pack.next += len(blocks)
-        head = [NOTHING] * len(blocks)
+            room = Room(pack, pack.next, min(most, SLOTS - pack.next))
+            pack.next += room.count
         try:
-            _write(pack.handle, [data for _, data in blocks], HEAD + slot * SLOT)
-            with self._mutex:
-                fresh = [NOTHING if digest in self._where else digest for digest, _ in blocks]
-                os.pwrite(pack.handle, b"".join(fresh), slot * DIGEST)
-                head = fresh
-                for at, digest in enumerate(head):
-                    if digest != NOTHING:
-                        pack.used[slot + at], pack.sound[slot + at] = now, 1
-                        self._know(pack, slot + at, digest)
+            yield room
         finally:
             try:
-                for at, digest in enumerate(head):
-                    if digest == NOTHING:
-                        _punch(pack.handle, slot + at)
+                for slot in range(room.slot, room.slot + room.count):
+                    if slot not in room.kept:
+                        _punch(pack.handle, slot)
             finally:
                 self._put_back(pack)
-        return len(head), len(head) - head.count(NOTHING)
+
+    def keep(self, room: Room, digests: Sequence[bytes], now: int) -> int:
+        """The bytes in the first slots are the blocks with these digests, which the caller has checked (NOTHING: none that is wanted). Returns how
+        many were added."""
+        with self._mutex:
+            fresh = [NOTHING if self.touch(digest, now) else digest for digest in digests]
+            os.pwrite(room.handle, b"".join(fresh), room.slot * DIGEST)
+            for slot, digest in enumerate(fresh, room.slot):
+                if digest != NOTHING:
+                    room.pack.used[slot], room.pack.sound[slot] = now, 1
+                    self._know(room.pack, slot, digest)
+                    room.kept.add(slot)
+        return len(room.kept)
 
     def _create(self) -> _Pack:
         """A file to fill, locked against removal."""
@@ -366,35 +383,4 @@ def _lock_to_fill(handle: int) -> None:
 
 def _punch(handle: int, slot: int) -> None:
     """Gives the slot's room back to the disk. Raises OSError."""
-    _fallocate(handle, HEAD + slot * SLOT, SLOT)
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _fallocate(handle: int, at: int, size: int) -> None:
-    if _libc().fallocate(ctypes.c_int(handle), ctypes.c_int(PUNCH), ctypes.c_int64(at), ctypes.c_int64(size)):
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-
-
-def _punches(folder: Path) -> bool:
-    """Whether holes can be made in files there, without which room in a pack could not be taken back."""
-    if sys.platform != "linux":
-        return False
-    probe = folder / f"probe-{secrets.token_hex(4)}"
-    try:
-        handle = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            _fallocate(handle, 0, 4096)
-            return True
-        finally:
-            os.close(handle)
-            probe.unlink()
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
-            log.info("%s: no holes in files here, so every block gets a file of its own", folder)
-            return False
-        raise
+    punch(handle, HEAD + slot * SLOT, SLOT)

@@ -7,10 +7,11 @@ A pin that is over goes when somebody says what time it is (`lapse`): the chain'
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,6 +52,20 @@ class Pins:
     def remove(self, root: Cid) -> None:
         cids.parse(root)
         (self.folder / root).unlink(missing_ok=True)
+
+    def blocks(self, path: Callable[[Cid], str]) -> set[Cid]:
+        """All blocks of the pinned blobs, as far as their nodes are here; `path` says in which file a node is."""
+        kept: set[Cid] = set()
+        todo: list[tuple[Cid, cids.Place | None]] = [(root, None) for root in self.all()]
+        while todo:
+            cid, place = todo.pop()
+            if cid in kept:
+                continue
+            kept.add(cid)
+            with contextlib.suppress(FileNotFoundError, cids.BadNode, cids.BadCid):  # a stray file among the pins pins nothing
+                if not cids.is_raw(cid):
+                    todo += cids.walk(Path(path(cid)).read_bytes(), place)
+        return kept
 
     def lapse(self, now: int) -> list[Cid]:
         """Ends the pins whose time is over; returns them."""

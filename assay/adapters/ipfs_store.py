@@ -28,6 +28,7 @@ from typing import NamedTuple, TypeVar
 import psutil
 
 from assay import cid as cids
+from assay.adapters.ipfs_intake import Intake, possible
 from assay.adapters.ipfs_packs import SLOT, Extent, Packs
 from assay.adapters.ipfs_pins import Pins, sync_all
 from assay.ids import Cid
@@ -48,10 +49,8 @@ class _Entry(NamedTuple):
     used: int
     """Time of last use, nanoseconds."""
     size: int
-    cid: str
-    """What the file of a stray is called, too."""
-    path: str
-    """"" for a block in a pack."""
+    cid: str  # or what the file of a stray is called
+    path: str  # "" for a block in a pack
 
 
 class Usage(NamedTuple):
@@ -75,6 +74,7 @@ class BlockStore:
         self._packs = Packs(folder / "packs")
         for part in [self._tmp, *(self._blocks / letter for letter in "abcdefghijklmnopqrstuvwxyz234567")]:
             part.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._direct = self._packs.works and possible(self._tmp)
         self._clean()
         self._mutex = threading.RLock()
         self._now = 0
@@ -197,27 +197,42 @@ class BlockStore:
                 return
         self._add(len(data), lambda: self._create(path, cid, data))
 
+    @contextlib.contextmanager
+    def intake(self, most: int) -> Iterator[Intake | None]:
+        """Room for up to `most` whole leaves that the kernel is to bring; None where it cannot. Raises StorageFull."""
+        if not self._direct:
+            yield None
+            return
+        with contextlib.ExitStack() as stack:
+            room = self._with_room(SLOT * most, lambda: stack.enter_context(self._packs.room(most)))
+            self._reserve(SLOT * room.count)
+            try:
+                yield Intake(room, self._with_room, functools.partial(self._packs.keep, room, now=self._tick()))
+            finally:
+                self._account(SLOT * (len(room.kept) - room.count))
+
     def _add(self, size: int, write: Callable[[], T]) -> T:
         """Writes `size` bytes where there is room for them."""
         self._reserve(size)
         try:
             return self._with_room(size, write)
-        except OSError as error:
+        except OSError:
             self._account(-size)
-            if error.errno not in NO_SPACE:
-                raise
-            raise StorageFull(
-                errno.ENOSPC, f"the disk of {self.folder} is full and nothing more in the block store may be dropped: free some space on it"
-            ) from None
+            raise
 
     def _with_room(self, size: int, write: Callable[[], T]) -> T:
-        """Tries again when the disk was full and something could be dropped."""
-        try:
-            return write()
-        except OSError as error:
-            if error.errno not in NO_SPACE or not self._evict(size, 15 * size):
-                raise
-            return write()
+        """Tries again when the disk was full and something could be dropped. Raises StorageFull."""
+        dropped = 0
+        while True:
+            try:
+                return write()
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+            if dropped or not (dropped := self._evict(size, 15 * size)):
+                raise StorageFull(
+                    errno.ENOSPC, f"the disk of {self.folder} is full and nothing more in the block store may be dropped: free some space on it"
+                )
 
     def _create(self, path: str, cid: Cid, data: bytes | memoryview) -> None:
         temporary = f"{self._tmp}/{os.getpid()}-{self._next()}"
@@ -284,7 +299,7 @@ class BlockStore:
             return self._evict(self.used - most, 0) if most is not None and self.used > most else 0
 
     def usage(self) -> Usage:
-        kept = self._pinned()
+        kept = self._pins.blocks(self._path)
         return Usage(self.used, sum(entry.size for entry in self._entries() if entry.cid in kept), self.quota)
 
     def _reserve(self, size: int) -> None:
@@ -305,7 +320,7 @@ class BlockStore:
 
     def _evict(self, wanted: int, slack: int) -> int:
         """Drops what was used least recently until `wanted + slack` bytes are free, or all that may go; returns how many are."""
-        kept, freed = self._pinned(), 0
+        kept, freed = self._pins.blocks(self._path), 0
         for entry in sorted(self._entries()):
             if freed >= wanted + slack:
                 break
@@ -325,19 +340,6 @@ class BlockStore:
                 return self._drop(entry.path) if oldest is None or os.stat(entry.path).st_mtime_ns < oldest else 0
             except FileNotFoundError:
                 return 0
-
-    def _pinned(self) -> set[Cid]:
-        kept: set[Cid] = set()
-        todo: list[tuple[Cid, cids.Place | None]] = [(root, None) for root in self.pins()]
-        while todo:
-            cid, place = todo.pop()
-            if cid in kept:
-                continue
-            kept.add(cid)
-            with contextlib.suppress(FileNotFoundError, cids.BadNode, cids.BadCid):  # a stray file among the pins pins nothing
-                if not cids.is_raw(cid):
-                    todo += cids.walk(Path(self._path(cid)).read_bytes(), place)
-        return kept
 
     def _entries(self) -> Iterator[_Entry]:
         for used, digest in self._packs.entries():

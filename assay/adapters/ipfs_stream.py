@@ -1,13 +1,14 @@
 """Streams of blocks: what a gateway speaks with other nodes of ours where speed matters, on the gateway's own port.
 
-A reader asks `GET /assay/blocks` with `Upgrade: assay-blocks/2`; the gateway answers 101, and the connection is the stream's from there:
+A reader asks `GET /assay/blocks` with `Upgrade: assay-blocks/3`; the gateway answers 101, and the connection is the stream's from there:
 
     reader to gateway    count u8, from 1 to BATCH, and so many leaves: SHA-256 digest (32 bytes), size u32, big-endian;
                          as many of these requests ahead of the answers as the reader likes
     gateway to reader    for each request, in this order: one byte a leaf, HAS or LACKS, and then those that it has, one after another
 
-Sizes are the reader's, from the tree above the leaves: so it knows how many bytes come next and takes several blocks in one call, which a
-length before each block would not allow. A block of another size than was asked for is one that the gateway lacks.
+Sizes are the reader's, from the tree above the leaves: so it knows how many bytes come next and lets the kernel bring several blocks in a few
+calls (assay.adapters.ipfs_intake), which a length before each block would not allow. A block of another size than was asked for is one that
+the gateway lacks.
 
 Neither authenticates nor encrypts: every block is checked against the digest that the reader asked for, and whatever is secret is sealed
 (assay.seal) before it becomes a blob. So the kernel can send straight from the file to the wire, which no secure channel in Python comes
@@ -36,12 +37,12 @@ from assay.ids import Cid
 
 log = logging.getLogger("assay.blobs")
 
-UPGRADE = "assay-blocks/2"
+UPGRADE = "assay-blocks/3"
 PATH = "/assay/blocks"
 WANTED = struct.Struct(">32sI")
 """A leaf in a request."""
 HAS, LACKS = 1, 2
-BATCH = 4
+BATCH = 16
 """Leaves of one request."""
 MAX_STREAMS, STREAMS_PER_HOST = 64, 16
 IDLE = 20.0

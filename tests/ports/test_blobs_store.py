@@ -432,7 +432,7 @@ def test_a_head_of_anything_does_no_harm(tmp_path: Path) -> None:
 
 def test_without_holes_in_files_every_block_has_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(ipfs_packs, "_punches", lambda folder: False)
+        patch.setattr(ipfs_packs, "possible", lambda folder: False)
         store = BlockStore(tmp_path)
         name = cids.of(data(CHUNK))
         store.write(name, data(CHUNK))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import random
 import socket
 import threading
@@ -17,9 +18,10 @@ import pytest
 
 from assay import cid as cids
 from assay import parts
-from assay.adapters import ipfs_bulk, ipfs_hash, ipfs_stream
+from assay.adapters import ipfs_hash, ipfs_intake, ipfs_packs, ipfs_pull, ipfs_stream
 from assay.adapters.ipfs import LocalBlobs
 from assay.adapters.ipfs_gateway import BlockGateway
+from assay.adapters.ipfs_sources import Failed
 from assay.adapters.ipfs_stream import HAS, LACKS, PATH, UPGRADE, WANTED, Leaf, Streams, Wire, request
 from assay.exact.native.build import library
 from assay.ids import Cid
@@ -165,7 +167,7 @@ class OnlyRoot:
     def __init__(self, node: LocalBlobs) -> None:
         self._store = node.store
         self.open, self.write, self.session = node.store.open, node.store.write, node.store.session
-        self.write_leaves, self.among = node.store.write_leaves, node.store.among
+        self.write_leaves, self.among, self.intake = node.store.write_leaves, node.store.among, node.store.intake
 
     def read(self, cid: Cid) -> bytes | None:
         return None if cids.is_raw(cid) else self._store.read(cid)
@@ -231,6 +233,72 @@ def test_a_liar_on_a_stream_is_named_and_left_alone(run: Callable[[Body], None],
         assert set(kept) == set(net.wanting.store.stored())  # none was dropped for being wrong
 
     run(body)
+
+
+@pytest.mark.parametrize("kind", [Counting, Flipping, Cutting])
+def test_where_the_kernel_does_not_bring_leaves_they_come_through_memory(
+    run: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch, kind: Callable[[LocalBlobs], Counting]
+) -> None:
+    async def body(net: Net) -> None:
+        net.wanting.store._direct = False
+        monkeypatch.setattr(ipfs_intake.Intake, "bring", None)
+        await net.serve(kind)
+        await net.serve(Counting)
+        await net.fetch()
+
+    run(body)
+
+
+def test_what_came_wrong_takes_no_room(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        net.wanting.store._direct = ipfs_intake.possible(net.wanting.store.folder)
+        await net.serve(Flipping)
+        with pytest.raises(Outage):
+            await net.fetch()
+        store = net.wanting.store
+        assert store.used == sum(store.stored().values())
+        packs = list((store.folder / "packs").iterdir())
+        assert sum(512 * os.stat(pack).st_blocks for pack in packs) <= store.used + len(packs) * ipfs_packs.HEAD
+
+    run(body)
+
+
+@pytest.mark.parametrize("end", ["in the middle", "after a block of other bytes"])
+def test_a_leaf_that_drips_in_is_taken_and_a_broken_one_is_not(tmp_path: Path, end: str) -> None:
+    store = LocalBlobs(tmp_path, lambda near: []).store
+    if not store._direct:
+        pytest.skip("the kernel brings no leaves here")
+    near, far = socket.socketpair()
+    blocks = [DATA[at * cids.CHUNK : (at + 1) * cids.CHUNK] for at in range(3)]
+    digests = [hashlib.sha256(block).digest() for block in blocks]
+    whole = b"".join(blocks)
+
+    def drip() -> None:
+        with far:
+            for at in range(300):
+                far.sendall(whole[at : at + 1])
+            far.sendall(whole[300:] if end != "in the middle" else whole[300 : 2 * cids.CHUNK])
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    near.settimeout(None)
+    pipe = ipfs_intake.Pipe()
+    try:
+        with near, store.intake(3) as intake:
+            assert intake is not None
+            if end == "in the middle":
+                with pytest.raises(Failed, match="in the middle of a block"):
+                    intake.bring(near, pipe, 20)
+            else:
+                intake.bring(near, pipe, 20)
+                with intake.view() as data:
+                    assert data == whole
+                intake.keep([digests[0], ipfs_packs.NOTHING])
+    finally:
+        thread.join()
+        pipe.close()
+    assert store.among(digests) == ({digests[0]} if end != "in the middle" else set())
+    assert store.used == cids.CHUNK * len(store.among(digests))
 
 
 def test_who_lacks_blocks_gives_those_that_it_has(run: Callable[[Body], None]) -> None:
@@ -501,9 +569,9 @@ def test_hashes_are_the_same_alone_and_in_pairs(sizes: list[int]) -> None:
 
 def test_a_block_that_is_late_is_asked_of_another_and_no_third(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(ipfs_bulk.time, "monotonic", lambda: now[0])
-    leaf = ipfs_bulk.Leaf(cids.parse(min(LEAVES))[1], 5)
-    pull = ipfs_bulk.Pull([leaf, leaf], patience=2.0)
+    monkeypatch.setattr(ipfs_pull.time, "monotonic", lambda: now[0])
+    leaf = Leaf(cids.parse(min(LEAVES))[1], 5)
+    pull = ipfs_pull.Pull([leaf, leaf], patience=2.0)
     assert pull.take("a", 8) == [leaf]
     assert pull.take("b", 8) == []
     now[0] += 2.1
