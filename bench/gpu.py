@@ -1,9 +1,11 @@
 # Measures exact training on this machine's first CUDA device against native bf16, both sides turn by turn in one run: a GEMM (b = 14, from floats
 # to floats, checksum included) against bf16 torch.matmul at 4096, 8192 and 16384; a step of GPTs of 124 million and 1 billion parameters (state on
 # the device, every link's end hashed there, as a worker runs it) against torch.compile with bf16 autocast and fused AdamW; the memory of both; what
-# of a step hashing is; a worker's step against the same links with state and results brought each time; a transposition, prefix sums and an
-# embedding's gradient against torch's; and whether the same work gives the CPU engine's bits. Goals on one H200: GEMM at most 2.0 times
-# torch's time, then 1.5; a step at most 2 times native and at least 25 % of the bf16 rate, memory at most 1.3 times, hashing at most 1 % of a step.
+# of a step hashing is; a step of the smaller GPT with attention by slices, and with values made again, in time and memory against the step as it
+# is; a micro-batch by two ranks on this device, whose sums their devices make; a worker's step against the same links with state and results
+# brought each time; a transposition, prefix sums and an embedding's gradient against torch's; and whether the same work gives the CPU engine's
+# bits. Goals on one H200: GEMM at most 2.0 times torch's time, then 1.5; a step at most 2 times native and at least 25 % of the bf16 rate, memory
+# at most 1.3 times, hashing at most 1 % of a step.
 #
 #     python bench/gpu.py [--quick] [--json] [--seconds 420] [--fake]
 #
@@ -15,6 +17,7 @@ import argparse
 import datetime
 import gc
 import json
+import os
 import re
 import statistics
 import sys
@@ -36,6 +39,9 @@ from assay.exact.cuda.product import Products
 from assay.exact.cuda.resident import Resident
 from assay.exact.hashing import tensor_root
 from assay.exact.inputs import Writer, program
+from assay.exact.ranks.places import DATA, TENSOR
+from assay.exact.ranks.team import Team, crew
+from assay.exact.reference import NUMPY
 from assay.exact.steps import Step
 from assay.exact.views import whole
 from assay.execute import Executor
@@ -169,6 +175,50 @@ def linked(machine: Machine, name: str) -> dict[str, Any]:
     return {"model": name, **{names[key]: value for key, value in found.items()}, "equal": made[0] == made[1]}
 
 
+def by_slices(machine: Machine, name: str) -> list[dict[str, Any]]:
+    """A step as it is, by slices of two sizes, and by slices with values made again: time, memory, launches, and whether all end in one state."""
+    here = Gpt(machine, name)
+    p, description = here.traced.program, machine.device.description
+    del here.resident
+    small, large = (2000, 4000) if machine.torch is None else (description.cache, 4 * description.cache)
+    out: list[dict[str, Any]] = []
+    first: Any = None
+    for slices, effort in ((0, 0), (small, 0), (large, 0), (small, 1)):
+        gc.collect()
+        here.resident = Resident(Parts(p, machine.device, machine.kernels, machine.products_of(), slices, effort))
+        here.resident.put(here.traced.state)
+        here.steps = 0
+        here.exact()
+        roots = here.resident.roots()
+        first = first or roots
+        found = medians(here.exact, None, machine.wait, 3)
+        launches = len(here.resident._launches["micro"])
+        out.append({"slices": slices, "effort": effort, **found, "memory": here.resident.memory, "launches": launches, "equal": roots == first})
+        del here.resident
+    return out
+
+
+def ranks(machine: Machine, name: str) -> list[dict[str, Any]]:
+    """A micro-batch by two processes on this one device, cut by records and by tensors: what their exchanges cost besides, and whether they give
+    the CPU's bits. (Of several devices it says nothing.)"""
+    here = Gpt(machine, name)
+    del here.resident
+    p, state = here.traced.program, here.traced.state
+    acc = {n: np.zeros(t.shape, NUMPY[t.dtype]) for n, t in p.accumulator.items()}
+    counters = {"step": np.array(0, np.int64), "micro": np.array(0, np.int64)}
+    inputs = {"state": state, "acc": acc, "frozen": {}, "batch": here.batch, "scalar": here.scalars(0), "counter": counters}
+    want = Cpu(p, 2).run("micro", inputs)
+    os.environ[engines.VARIABLE] = "fake" if machine.torch is None else "cuda"
+    out = []
+    for what, layout in (("records", DATA), ("tensors", TENSOR)):
+        with Team(p, layout, crew(2)) as team:
+            got = team.run("micro", inputs)
+            found = medians(lambda: team.run("micro", inputs), None, machine.wait, 3)
+        equal = all(got[n].tobytes() == array.tobytes() for n, array in want.items())
+        out.append({"cut": what, "ranks": 2, **found, "equal_to_cpu": equal})
+    return out
+
+
 class Gpt:
     """One size's exact step; native torch beside it."""
 
@@ -267,7 +317,8 @@ def main() -> None:
     description = machine.device.description._asdict()
     print(", ".join(f"{key} {value}" for key, value in description.items()), flush=True)
     sheet = next((rate for key, rate in SHEET.items() if key in description["name"]), None)
-    result: dict[str, Any] = {"device": description, "sheet_bf16_tflops": sheet, "gemm": [], "moved": [], "step": [], "linked": [], "left_out": []}
+    result: dict[str, Any] = {"device": description, "sheet_bf16_tflops": sheet}
+    result |= {kind: [] for kind in ("gemm", "moved", "step", "linked", "sliced", "ranks", "left_out")}
     result["same_bits_as_cpu"] = same_bits(machine, "tiny")
     print(f"a small GPT has the CPU's bits: {result['same_bits_as_cpu']}", flush=True)
     sizes = (200,) if options.fake else (4096,) if options.quick else (4096, 8192, 16384)
@@ -279,7 +330,10 @@ def main() -> None:
 
     parts: list[tuple[str, str, Callable[[], list[dict[str, Any]]]]] = [("gemm", str(n), lambda n=n: [gemm(machine, n)]) for n in sizes]
     parts += [("step", name, lambda name=name: step(name)) for name in models]
-    parts[-1:-1] = [("moved", "all", lambda: moved(machine)), ("linked", models[0], lambda: [linked(machine, models[0])])]
+    parts[-1:-1] = [
+        ("moved", "all", lambda: moved(machine)), ("linked", models[0], lambda: [linked(machine, models[0])]),
+        ("sliced", models[0], lambda: by_slices(machine, models[0])), ("ranks", "tiny", lambda: ranks(machine, "tiny")),
+    ]  # fmt: skip
     for kind, which, work in parts:
         gc.collect()
         if time.perf_counter() - start > options.seconds:

@@ -2,7 +2,7 @@
 # (assay.exact.cuda.ruler: the engine's own allocations, counted; nothing runs and no device is needed): the bytes of a training that stays
 # there, of which arena and scratch, the bytes with a trace beside it, the launches of a micro-batch and the kernels that they share. For the sizes of
 # an H200 (132 processors, 50 MB of level-2 cache) and contexts of 1024 and 4096 characters, 8192 a micro-batch. It is no figure of speed.
-# Goal: no S x S of all heads at a time where values are made again; no launch shorter than the device's caches allow.
+# Goal: no S x S of all heads at a time where values are made again.
 #
 #     python bench/planned.py [--quick] [--json]
 from __future__ import annotations

@@ -47,6 +47,9 @@ def test_the_bench_runs_on_the_fake_device() -> None:
     assert found["step"][0]["hashing_ms"] > 0
     assert [(made["what"], made["equal_to_cpu"]) for made in found["moved"]] == [("turned", True), ("cumsum", True), ("scatter_add", True)]
     assert [made["equal"] for made in found["linked"]] == [True]
+    assert len({row["memory"] for row in found["sliced"]}) > 2
+    assert all(row["equal"] for row in found["sliced"])
+    assert [(row["cut"], row["equal_to_cpu"]) for row in found["ranks"]] == [("records", True), ("tensors", True)]
     assert found["left_out"] == []
     late = script("bench/gpu.py", "--fake", "--json", "--seconds", "0")
-    assert len(json.loads(late.stdout.splitlines()[-1])["left_out"]) == 4
+    assert len(json.loads(late.stdout.splitlines()[-1])["left_out"]) == 6
