@@ -286,7 +286,7 @@ class ProcessEngine:
         from assay.adapters.engine_template import fork
 
         limits = {"memory": self._sandbox.memory, "disk": self._sandbox.disk} if self._sandbox else {}
-        forked = await fork(template, folder, self._environment(self._of_gpu(folder, SHARED)), **limits)
+        forked = await fork(template, folder, self._environment(self._of_gpu(folder)), **limits)
         if forked is not None:
             self._step_back(forked.pid)
         return forked
