@@ -218,7 +218,8 @@ class World:
         toy = Toy(sha256(b"toy program", str(number).encode()), o.micro_batches, 4, 3)
         first = sha256(b"toy state", toy.program)
         schedule = sha256(b"toy schedule")
-        only = ShardRef(sealed=self._sealed(number, "shard", made(holding.key_of(self, number, "shard"))), records=RECORDS, root=sha256(b"toy records"))
+        sealed = self._sealed(number, "shard", made(holding.key_of(self, number, "shard")))
+        only = ShardRef(sealed=sealed, records=RECORDS, root=sha256(b"toy records"))
         dataset = DatasetRef(name="toy", fields=(Field(name="x", dtype="u8", shape=(1,)),), shards=(only,))
         spec = JobSpec(
             name=f"toy-{number}", program=self.store.put(encode_toy(toy)), program_root=toy.program, schedule=self.store.put(b"toy schedule"),
