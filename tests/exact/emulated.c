@@ -13,10 +13,11 @@ extern const char assay_kernels[], assay_steps[];
 int assay_run(const word *tape, word count, char **base, int threads);
 int assay_chunk_root(const uint8_t *data, size_t size, uint8_t *out, int threads);
 void assay_sha256(const uint8_t *data, size_t size, uint8_t *out);
+int assay_records(const uint8_t *prk, const uint8_t *in, uint8_t *out, size_t n, size_t width, const uint8_t *listed, uint8_t *leaves, uint8_t *root);
 word assay_faults(void);
 void assay_inject(int where, word index, int bit, int times);
 
-enum { RUN, CHUNK_ROOT, SHA256, FAULTS, INJECT };
+enum { RUN, CHUNK_ROOT, SHA256, FAULTS, INJECT, RECORDS };
 enum { HOSTILE = 1 << 25 | 1 << 24 | 1 << 22 }; /* FPCR: NaNs lose their payloads, subnormals are flushed, everything is rounded up */
 
 static uint64_t flags(void) { uint64_t now; __asm__ volatile("mrs %0, fpcr" : "=r"(now)); return now; }
@@ -41,6 +42,10 @@ int main(int count, char **arguments) {
         else if (w[0] == SHA256) assay_sha256((const uint8_t *)at + w[3], (size_t)w[4], (uint8_t *)at + w[5]);
         else if (w[0] == FAULTS) w[1] = assay_faults();
         else if (w[0] == INJECT) assay_inject((int)w[3], w[4], (int)w[5], (int)w[6]);
+        else if (w[0] == RECORDS) { /* prk, in, out or 0, how many, bytes of one, listed or 0, leaves, root */
+            uint8_t *u = (uint8_t *)at;
+            w[1] = assay_records(u + w[3], u + w[4], w[5] ? u + w[5] : NULL, (size_t)w[6], (size_t)w[7], w[8] ? u + w[8] : NULL, u + w[9], u + w[10]);
+        }
         w[2] = flags() == HOSTILE;
         if (write(1, &byte, 1) != 1) return 1;
     }

@@ -21,7 +21,7 @@ COMPILER, EMULATORS = "aarch64-linux-gnu-gcc", ("qemu-aarch64-static", "qemu-aar
 CLANG = ("clang", "--target=aarch64-linux-gnu")
 """Another compiler, with the libraries of the first."""
 PACKAGES = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static"
-RUN, CHUNK_ROOT, SHA256, FAULTS, INJECT = range(5)
+RUN, CHUNK_ROOT, SHA256, FAULTS, INJECT, RECORDS = range(6)
 SHARED = 1 << 28
 """Bytes of the file, which is sparse."""
 HEAD = 4096
@@ -62,6 +62,7 @@ class Emulated(build.Library):
         kernels, steps = (self._line() for _ in range(2))
         self.kernels, self.steps = ({name: code for code, name in enumerate(line.split())} for line in (kernels, steps))
         self._run, self._chunk_root, self._sha256 = self._far_run, self._far_root, self._far_sha256
+        self._records = self._far_records
         self._faults = lambda: self._call(FAULTS)
         self._inject = lambda *arguments: self._call(INJECT, *arguments)
 
@@ -126,6 +127,18 @@ class Emulated(build.Library):
         free = self._put(data, HEAD)
         self._call(SHA256, HEAD, size, free)
         out[:32] = self._shared[free : free + 32]
+
+    def _far_records(self, prk: bytes, rows: int, out: int | None, n: int, width: int, listed: bytes | None, leaves: Any, root: Any) -> int:
+        size = n * width
+        places = [HEAD, self._put(prk, HEAD)]
+        for data in (ctypes.string_at(rows, size), bytes(size), listed or b"", bytes(32 * n)):
+            places.append(self._put(data, places[-1]))
+        key, given, made, told, hashes, end = places
+        failed = self._call(RECORDS, key, given, 0 if out is None else made, n, width, 0 if listed is None else told, hashes, end)
+        if out is not None:
+            ctypes.memmove(out, self._shared[made : made + size], size)
+        leaves[: 32 * n], root[:32] = self._shared[hashes : hashes + 32 * n], self._shared[end : end + 32]
+        return failed
 
 
 def naming(library: Emulated) -> Callable[..., Any]:

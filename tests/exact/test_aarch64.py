@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from assay import sealed_records
 from assay.exact import conformance, cpu, examination, faults, hashing, trainings
 from assay.exact.examination import Route
 from assay.exact.native import build
@@ -82,6 +83,20 @@ def test_every_flip_is_caught(place: str, k: int, bits: int, programs: dict[str,
         library.inject(PLACES[place], int(rng.integers(1 << 20)), turn if place == "sum" else turn % 32, 1)
         assert product.run(), "a flipped bit reached the result"
         assert faults.count() == before + 1, f"turn {turn}: nobody noticed"
+
+
+@pytest.mark.parametrize("level", ["portable", "neon"])
+def test_sealed_records(level: str, programs: dict[str, Path], use: Callable[[Path], emulated.Emulated], monkeypatch: pytest.MonkeyPatch) -> None:
+    library = use(programs[level])
+    for count, width in [(1, 1), (5, 23), (9, 64), (6, 65), (7, 300), (2, 4096)]:
+        rows, made = np.random.default_rng(count).integers(0, 256, (count, width), np.uint8), []
+        for native in (library, None):
+            monkeypatch.setattr(sealed_records, "library", lambda native=native: native)
+            made.append(sealed_records.seal_records(rows, bytes(range(32))))
+        assert made[0] == made[1]
+        monkeypatch.setattr(sealed_records, "library", lambda: library)
+        opened = sealed_records.Reader(made[1][0]).open(bytes(range(32)))
+        assert (opened.rows.tobytes(), opened.root, opened.listed) == (rows.tobytes(), made[1][1], True)
 
 
 CHANGES = {
