@@ -23,8 +23,8 @@ class ToyShard(Message, frozen=True, kw_only=True):
     """SHA-256 of each record's key. Anybody may see them, as the leaf hashes of a shard in earnest."""
 
 
-def made(key: bytes) -> ToyShard:
-    return ToyShard(leaves=tuple(sha256(one) for one in derive_all(key, RECORDS)))
+def made(key: bytes, count: int = RECORDS) -> ToyShard:
+    return ToyShard(leaves=tuple(sha256(one) for one in derive_all(key, count)))
 
 
 @lru_cache(maxsize=4096)
