@@ -30,7 +30,9 @@ from assay.messages import Boundary
 from assay.sim import Options, World
 from assay.sim.cast import KEY_SERVICE, SCHEDULER
 from assay.sim.hands import Hands, seal
+from assay.sim.holding import key_of
 from assay.sim.node import SimNode
+from assay.sim.records import made
 from assay.state import Tensors, acc_root, from_bytes, state_root, to_bytes
 from assay.tasks import (
     CheckProgram,
@@ -265,6 +267,7 @@ class LinkWorld(World):
     def _dataset(self, number: int) -> Any:
         dataset = cases.data().dataset
         shards = tuple(
-            msgspec.structs.replace(s, sealed=self._sealed(number, f"shard {i}", Body(tensors=b""))) for i, s in enumerate(dataset.shards)
+            msgspec.structs.replace(s, sealed=self._sealed(number, f"shard {i}", made(key_of(self, number, f"shard {i}"), s.records)))
+            for i, s in enumerate(dataset.shards)
         )
         return msgspec.structs.replace(dataset, shards=shards)

@@ -10,7 +10,7 @@ import re
 from functools import cache, lru_cache
 from typing import Any
 
-from assay import bundles, cid, draw, hearing, links, reads, threshold, votes
+from assay import cid, draw, hearing, links, threshold, votes
 from assay import hands as labour
 from assay.adapters.memory_chain import MemoryChain
 from assay.adapters.memory_keys import MemoryKeys
@@ -22,10 +22,10 @@ from assay.keyservice.hands import wrap_keys
 from assay.merkle import sha256
 from assay.messages import Boundary
 from assay.ports import Outage
-from assay.record_keys import RecordKeys
 from assay.runtime import Fault, TaskFailed
 from assay.sim.options import Options
-from assay.sim.toy import Link, Toy, ToyBoundary, ToyShard, ToyState, prove, root, show
+from assay.sim.records import looked
+from assay.sim.toy import Link, Toy, ToyBoundary, ToyState, prove, root, show
 from assay.tasks import (
     AnyOutcome,
     AnyTask,
@@ -108,12 +108,6 @@ def read_sealed(blob: bytes) -> Sealed:
 def read_state(body: bytes) -> ToyState:
     """Raises Malformed."""
     return decode(body, ToyState)
-
-
-@lru_cache(maxsize=4096)
-def read_shard(body: bytes) -> ToyShard:
-    """Raises Malformed."""
-    return decode(body, ToyShard)
 
 
 @lru_cache(maxsize=4096)
@@ -226,21 +220,7 @@ class Hands:
         return labour.store_key(self.keys, task)
 
     def check_records(self, task: CheckRecords) -> RecordsChecked:
-        spec, missing, false = self.spec(task.spec), [], []
-        for number, wanted in reads.records(reads.reading(spec), task.places).items():
-            ref = spec.dataset.shards[number].sealed
-            try:
-                key = self.keys.shard_key(ref.key_id)
-            except KeyError:
-                missing.append(ref.key_id)
-                continue
-            if bundles.lacks(key, wanted):
-                missing.append(ref.key_id)
-            elif isinstance(key, RecordKeys):
-                leaves = read_shard(read_sealed(self.store.stored(ref.cid)).body).leaves
-                if wrong := [index for index in wanted if sha256(key.keys[index]) != leaves[index]]:
-                    false.append((ref.key_id, f"record {wrong[0]} does not open"))
-        return RecordsChecked(missing=tuple(missing), false=tuple(false))
+        return looked(self.spec(task.spec), task.places, self.keys, lambda cid: read_sealed(self.store.stored(cid)).body)
 
     def gather_key(self, task: GatherKey) -> KeyGathered:
         return labour.gather_key(self.keys, task)

@@ -36,13 +36,6 @@ class ToyState(Message, frozen=True, kw_only=True):
     state: Digest
 
 
-class ToyShard(Message, frozen=True, kw_only=True):
-    """A shard: records without content, each known by its key."""
-
-    leaves: tuple[Digest, ...]
-    """SHA-256 of each record's key. Anybody may see them, as the leaf hashes of a shard in earnest."""
-
-
 class ToyBoundary(Message, frozen=True, kw_only=True):
     """Plaintext of a boundary: what a link starts from."""
 

@@ -28,7 +28,6 @@ from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef, data_root
 from assay.merkle import sha256
 from assay.messages import AnyGossip, AnyReply, AnyRequest, JobAnnouncement
 from assay.receipts import Ledger as Receipts
-from assay.record_keys import derive_all
 from assay.runtime import Heard, Note
 from assay.sim import holding
 from assay.sim.blockchain import Blockchain
@@ -41,16 +40,15 @@ from assay.sim.liars import INVENTS_EVERYTHING
 from assay.sim.node import Crashed, SimNode
 from assay.sim.options import Options
 from assay.sim.reader import Reader
+from assay.sim.records import RECORDS, made
 from assay.sim.shared import SharedNode
-from assay.sim.toy import Toy, ToyShard, ToyState
+from assay.sim.toy import Toy, ToyState
 from assay.sim.troubles import Troubles
 from assay.tasks import RunSegment
 
 Watch = Callable[[SimNode, Note], None]
 
 
-RECORDS = 64
-"""Of a job's only shard."""
 KEPT_NOTES = 20_000
 """Of a large network, the last."""
 FORGET_EVERY = 64
@@ -220,12 +218,9 @@ class World:
         toy = Toy(sha256(b"toy program", str(number).encode()), o.micro_batches, 4, 3)
         first = sha256(b"toy state", toy.program)
         schedule = sha256(b"toy schedule")
-        leaves = tuple(sha256(key) for key in derive_all(holding.key_of(self, number, "shard"), RECORDS))
-        shard = self._sealed(number, "shard", ToyShard(leaves=leaves))
-        dataset = DatasetRef(
-            name="toy", fields=(Field(name="x", dtype="u8", shape=(1,)),),
-            shards=(ShardRef(sealed=shard, records=RECORDS, root=sha256(b"toy records")),),
-        )  # fmt: skip
+        sealed = self._sealed(number, "shard", made(holding.key_of(self, number, "shard")))
+        only = ShardRef(sealed=sealed, records=RECORDS, root=sha256(b"toy records"))
+        dataset = DatasetRef(name="toy", fields=(Field(name="x", dtype="u8", shape=(1,)),), shards=(only,))
         spec = JobSpec(
             name=f"toy-{number}", program=self.store.put(encode_toy(toy)), program_root=toy.program, schedule=self.store.put(b"toy schedule"),
             schedule_root=schedule, scalars=("lr",), state=self._sealed(number, "state", ToyState(step=0, state=first)), state_root=first,
