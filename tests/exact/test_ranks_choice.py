@@ -18,8 +18,9 @@ from assay.exact.native.build import library
 from assay.exact.ranks import choice
 from assay.exact.ranks.exchanges import RankLost
 from assay.exact.ranks.places import BOTH, DATA, TENSOR, Layout
-from assay.exact.ranks.split import Cut, forms
+from assay.exact.ranks.split import forms
 from assay.exact.ranks.team import Team, crew
+from assay.exact.recompute import EFFORTS
 from assay.execute import Executor
 from assay.program import Program
 
@@ -32,8 +33,8 @@ def gpt() -> Program:
 
 
 def bound(program: Program, layout: Layout, size: int, effort: int = 0) -> int:
-    every = [forms(program, Cut(layout, effort), rank, size) for rank in range(size)]
-    return choice.in_host(program, every, effort, 1, False)
+    every = [forms(program, layout, rank, size) for rank in range(size)]
+    return choice.of_ranks(program, every, 1, False) + memory.needed(program, 1, effort)
 
 
 def laid(program: Program, size: int, always: bool, threads: int, limit: int) -> Layout | None:
@@ -42,8 +43,8 @@ def laid(program: Program, size: int, always: bool, threads: int, limit: int) ->
     return found.layout if found is not None and not found.effort else None
 
 
-def on_device(program: Program, layout: Layout, rank: int, size: int, effort: int = 0) -> int:
-    return choice.on_device(program, forms(program, Cut(layout, effort), rank, size), rank, size, fake.Fake().description)
+def on_device(program: Program, layout: Layout, rank: int, size: int) -> int:
+    return choice.on_device(program, forms(program, layout, rank, size), rank, size, fake.Fake().description)
 
 
 def test_on_processors_ranks_are_for_who_asks_for_them_and_within_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +56,12 @@ def test_on_processors_ranks_are_for_who_asks_for_them_and_within_the_memory(mon
     assert least > memory.needed(program)  # they share one memory
     assert bound(program, laid(program, 2, True, 1, least) or DATA, 2) == least
     assert laid(program, 2, True, 1, least - 1) is None
+    again = min(bound(program, DATA, 2, effort) for effort in EFFORTS)
+    assert again < bound(program, DATA, 2)
+    found = choice.cut(program, 2, True, 1, again)  # where the engine that leads makes values of its traces again
+    assert found is not None
+    assert found.effort > 0
+    assert bound(program, found.layout, 2, found.effort) <= again
     rows = program.batch["tokens" if "tokens" in program.batch else next(iter(program.batch))].shape[0]
     assert laid(program, rows + 1, True, 1, LARGE) != DATA  # there are fewer records than ranks
 

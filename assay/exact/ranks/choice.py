@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from assay.exact import engines, memory
 from assay.exact.cuda import ruler
@@ -16,40 +17,49 @@ from assay.exact.cuda.device import Description
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.product import Products
 from assay.exact.ranks.device import Stages
-from assay.exact.ranks.places import BOTH, DATA, TENSOR
+from assay.exact.ranks.places import BOTH, DATA, TENSOR, Layout
 from assay.exact.ranks.rank import constants_of
-from assay.exact.ranks.split import Cut, Ranked, Stage, forms
+from assay.exact.ranks.split import Ranked, Stage, forms
 from assay.exact.ranks.wire import SocketComm
+from assay.exact.recompute import EFFORTS
 from assay.exact.table import TensorType
 from assay.program import Program, ProgramError
 
 log = logging.getLogger("assay.exact")
-AGAIN = (0, 1, 2, 4, 8)
-"""Of the efforts (assay.exact.recompute) those that are tried: each is planned for every layout."""
 ORDER = (DATA, TENSOR, BOTH)
 """What is cut: micro-batches first, since that moves least where the state fits."""
 
 
+class Cut(NamedTuple):
+    """How ranks run a program, and what traces of it, which the process that leads them makes, make again (assay.exact.recompute)."""
+
+    layout: Layout
+    effort: int
+
+
 def cut(program: Program, size: int, always: bool, threads: int, limit: int, effort: int = 0) -> Cut | None:
     """How `size` ranks would run a program within `limit` bytes of the host's memory, of which one engine would need `effort` (what is made again) at
-    least; None where one engine is to run it. What ranks make again is the least that fits, too."""
+    least; None where one engine is to run it."""
     try:
         opened = engines.opened()
         device = None if opened is None else opened.device.description
         room = 0 if opened is None else engines.room(opened)
         if not always and (device is None or ruler.fitting(program, device, room).bytes <= room):
             return None
-        for found in (Cut(wanted, again) for again in sorted({effort, *(e for e in AGAIN if e > effort)}) for wanted in ORDER):
-            every = [forms(program, found, rank, size) for rank in range(size)]
+        beside: dict[Layout, int] = {}
+        for wanted in ORDER:
+            every = [forms(program, wanted, rank, size) for rank in range(size)]
             cuts = any(place is not None for own in every for form in own.values() for _, place in form.inputs)
-            if not cuts or in_host(program, every, found.effort, threads, device is not None) > limit:
-                continue
-            if device is None or all(on_device(program, own, rank, size, device) <= room for rank, own in enumerate(every)):
-                return found
+            if cuts and (device is None or all(on_device(program, own, rank, size, device) <= room for rank, own in enumerate(every))):
+                beside[wanted] = of_ranks(program, every, threads, device is not None)
+        for again in (e for e in EFFORTS if e >= effort and beside and min(beside.values()) < limit):
+            needed = memory.needed(program, threads, again)
+            if (found := next((wanted for wanted, bytes_ in beside.items() if bytes_ + needed <= limit), None)) is not None:
+                return Cut(found, again)
     except (ProgramError, MemoryError) as error:
         log.warning("ranks do not run this program: %s", error)
         return None
-    log.warning("ranks do not run this program: it does not fit them however it is cut, with activations computed again as well")
+    log.warning("ranks do not run this program: it does not fit them however it is cut")
     return None
 
 
@@ -61,10 +71,10 @@ def on_device(program: Program, own: Mapping[str, Ranked], rank: int, size: int,
     return counting.held if held else 0
 
 
-def in_host(program: Program, every: Sequence[Mapping[str, Ranked]], effort: int, threads: int, devices: bool) -> int:
-    """Bytes of memory, at most, of the process that leads and of all ranks: what one engine needs with that `effort`, with its traces; each
-    rank's pieces, what its stages hand on, their plans unless they are a device's, and its exchanges with the hub's frames."""
-    total = memory.needed(program, threads, effort)
+def of_ranks(program: Program, every: Sequence[Mapping[str, Ranked]], threads: int, devices: bool) -> int:
+    """Bytes of the host's memory, at most, beside what one engine needs with its traces: each rank's pieces, what its stages hand on, their plans
+    unless they are a device's, and its exchanges with the hub's frames."""
+    total = 0
     for form in (form for own in every for form in own.values()):
         total += sum((place.of(i.type, 0) if place else i.type).bytes for i, place in form.inputs)
         total += sum(_stage(stage) for stage in form.stages) + max((_exchanged(stage) for stage in form.stages), default=0)

@@ -14,7 +14,7 @@ from assay.exact.native.build import library
 from assay.exact.ranks.device import Stages
 from assay.exact.ranks.exchanges import Comm, perform
 from assay.exact.ranks.places import Layout
-from assay.exact.ranks.split import Cut, Ranked, Stage, forms
+from assay.exact.ranks.split import Ranked, Stage, forms
 from assay.exact.tape import aligned
 from assay.program import Program
 
@@ -29,13 +29,11 @@ class Rank:
     """Runs the parts of a program on the pieces of rank `comm.rank`: on the device of this process (assay.exact.engines), or with `threads`
     native threads. Raises DeviceError, ProgramError, MemoryError where its device cannot run them. `on`: another device than that."""
 
-    def __init__(
-        self, program: Program, layout: Layout, comm: Comm, threads: int = 1, on: engines.Opened | None = None, effort: int = 0
-    ) -> None:  # fmt: skip
+    def __init__(self, program: Program, layout: Layout, comm: Comm, threads: int = 1, on: engines.Opened | None = None) -> None:
         self.comm, self.threads = comm, threads
         self._bits = program.gemm_bits
         self._constants = constants_of(program)
-        self.parts: Mapping[str, Ranked] = forms(program, Cut(layout, effort), comm.rank, comm.size)
+        self.parts: Mapping[str, Ranked] = forms(program, layout, comm.rank, comm.size)
         self._library = library()
         self._plans: dict[int, Native] = {}
         self._arena = aligned(0)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from assay.exact.ranks.exchanges import Exchange
 from assay.exact.ranks.places import Layout, Place, rule
-from assay.exact.recompute import written
 from assay.exact.table import Attr, TensorType, infer
 from assay.exact.views import ints
 from assay.program import Input, Node, Output, Part, Program
@@ -20,13 +19,6 @@ from assay.program import Input, Node, Output, Part, Program
 BUCKET = 32 << 20
 """Bytes of operands of exchanges that may wait for others, so that they go together."""
 VIEWS = ("reshape", "permute", "expand", "slice", "reverse", "windows")
-
-
-class Cut(NamedTuple):
-    """How ranks run a program: how it is cut up, and the effort by which values of a micro-batch are made again."""
-
-    layout: Layout
-    effort: int = 0
 
 
 class Stage(NamedTuple):
@@ -63,10 +55,9 @@ def ranked(part: Part, layout: Layout, rank: int, ranks: int) -> Ranked:
     return _Writer(part, layout, rank, ranks).result()
 
 
-def forms(program: Program, cut: Cut, rank: int, ranks: int) -> dict[str, Ranked]:
-    """Of both parts, with what is made again (assay.exact.recompute): values that no stage hands on to the way back."""
-    parts = {"micro": written(program.micro, cut.effort, 0).part, "update": program.update}
-    return {name: ranked(part, cut.layout, rank, ranks) for name, part in parts.items()}
+def forms(program: Program, layout: Layout, rank: int, ranks: int) -> dict[str, Ranked]:
+    """Of both parts."""
+    return {name: ranked(part, layout, rank, ranks) for name, part in (("micro", program.micro), ("update", program.update))}
 
 
 class _Writer:

@@ -30,7 +30,7 @@ from assay.exact.cpu import Inputs
 from assay.exact.ranks.exchanges import RankLost
 from assay.exact.ranks.places import Layout, Place
 from assay.exact.ranks.rank import Rank
-from assay.exact.ranks.split import Cut, Ranked, forms
+from assay.exact.ranks.split import Ranked, forms
 from assay.exact.ranks.wire import DONE, FAULT, RUN, SETUP, SocketComm, attend, last_words, receive, send
 from assay.exact.table import TensorType
 from assay.ids import Digest
@@ -50,7 +50,6 @@ class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     batch: bool
     state: bool
     threads: int
-    effort: int
 
 
 class Crew:
@@ -95,18 +94,18 @@ def crew(size: int, threads: int = 1, processes: bool = True, patience: float = 
 
 
 class Team:
-    """A crew at work on one program, cut up by `layout`, with `threads` native threads for each rank; `effort` is what they make again, and so do
-    traces here (assay.exact.recompute). Closes the crew with itself. Raises RankLost where the crew is closed."""
+    """A crew at work on one program, cut up by `layout`, with `threads` native threads for each rank; `effort` is what traces, which
+    are made here, make again (assay.exact.recompute). Closes the crew with itself. Raises RankLost where the crew is closed."""
 
     def __init__(self, program: Program, layout: Layout, crew: Crew, threads: int = 1, effort: int = 0) -> None:
         if not crew.size:
             raise RankLost("the ranks are gone")
-        self._program, self._cut, self._threads, self.crew = program, Cut(layout, effort), threads, crew
-        self._forms = [forms(program, self._cut, rank, crew.size) for rank in range(crew.size)]
+        self._program, self._layout, self._threads, self._effort, self.crew = program, layout, threads, effort, crew
+        self._forms = [forms(program, layout, rank, crew.size) for rank in range(crew.size)]
 
     @cached_property
     def _host(self) -> engines.Engine:
-        return engines.engine(self._program, self._threads, self._cut.effort)
+        return engines.engine(self._program, self._threads, self._effort)
 
     def __enter__(self) -> Team:
         return self
@@ -119,9 +118,9 @@ class Team:
             raise RankLost("the crew is closed")
         if self.crew.team is self:
             return
-        text, (layout, effort) = self._program.dump(), self._cut
+        text, layout = self._program.dump(), self._layout
         for rank, sock in enumerate(self.crew.socks):
-            setup = Setup(rank=rank, size=self.crew.size, batch=layout.batch, state=layout.state, threads=self._threads, effort=effort)
+            setup = Setup(rank=rank, size=self.crew.size, batch=layout.batch, state=layout.state, threads=self._threads)
             send(sock, SETUP, msgspec.json.encode(setup))
             send(sock, SETUP, text)
         self.crew.team = self
@@ -205,8 +204,7 @@ def _set_up(sock: socket.socket, setup: Setup) -> Rank | None:
     """None where it cannot be, which the host has been told then."""
     program = decode(receive(sock, MAX_BYTES)[1].tobytes(), Program, limit=MAX_BYTES)  # the host has checked it
     try:
-        comm = SocketComm(sock, setup.rank, setup.size)
-        return Rank(program, Layout(setup.batch, setup.state), comm, setup.threads, effort=setup.effort)
+        return Rank(program, Layout(setup.batch, setup.state), SocketComm(sock, setup.rank, setup.size), setup.threads)
     except Exception as error:
         send(sock, FAULT, f"{type(error).__name__}: {error}".encode())
         return None
