@@ -30,7 +30,7 @@ def test_two_of_three_key_holders_serve_a_job_while_the_first_sleeps(here: Path)
             up.enter_context(daemon(here, role))
         out = here / "weights.safetensors"
         assay(here, *SUBMIT, "--keyservice", ",".join(accounts))
-        (job,) = until(lambda: (jobs := assay(here, "job", "list")["jobs"])[0]["state"] == "done" and jobs, within=400)
+        (job,) = until(lambda: (jobs := assay(here, "job", "list")["jobs"])[0]["state"] == "done" and jobs)
         assert job["segments"] == {"SETTLED": 2}
         fetched = assay(here, "job", "fetch", "1", "--out", str(out))
         assert fetched["final_state_root"] == assay(here, "run", "train.py", "--local")["final_state_root"]

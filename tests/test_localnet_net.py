@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from assay.cli.common import ENVIRONMENT, FAILED
 from assay.localnet import rpc
 
 ASSAY = [sys.executable, "-m", "assay.cli"]
+PATIENCE = 900.0
+"""Seconds after which what was waited for has not happened. Nothing is measured by it: a command takes half a minute on a machine that is busy."""
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def here(tmp_path: Path) -> Iterator[Path]:
 def assay(here: Path, *words: str, code: int = 0) -> dict[str, Any]:
     """The JSON object that a command ends with."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("ASSAY_R") and name not in ("ASSAY_CONTRACT", "ASSAY_DATA")}
-    done = subprocess.run([*ASSAY, *words, "--json"], cwd=here, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([*ASSAY, *words, "--json"], cwd=here, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -48,21 +52,30 @@ def assay(here: Path, *words: str, code: int = 0) -> dict[str, Any]:
 def daemon(here: Path, role: str, *options: str, command: list[str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """A daemon of this role (or what `command` starts) that is up; stopped as its owner would."""
     words = command or [*ASSAY, role, "start", "--json", *options]
-    with subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        ThreadPoolExecutor(1) as reading,
+    ):
+        assert process.stdout is not None
         try:
-            assert process.stdout is not None
             for line in process.stdout:
                 if json.loads(line)["topic"] == "up":
                     break
             else:
-                raise AssertionError(process.stderr.read() if process.stderr else "")
+                errors.seek(0)
+                raise AssertionError(errors.read())
+            reading.submit(process.stdout.read)  # a daemon whose notes nobody reads would stand still at the pipe's 64 KiB
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=240)
+            try:
+                process.wait(PATIENCE)
+            finally:
+                process.kill()  # or what reads from it would not end
 
 
-def until(look: Any, within: float = 240.0) -> Any:
+def until(look: Any, within: float = PATIENCE) -> Any:
     """The first result of `look` that is true."""
     deadline = time.monotonic() + within
     while not (found := look()):
@@ -182,7 +195,7 @@ def test_a_job_is_cancelled_in_the_middle_and_what_settled_is_its_clients(here: 
         try:
             assert not first.is_running() or first.status() == psutil.STATUS_ZOMBIE
             assert second["job"] == 2
-            until(lambda: assay(here, "job", "list")["jobs"][1]["state"] == "done", within=240)
+            until(lambda: assay(here, "job", "list")["jobs"][1]["state"] == "done")
             assert assay(here, "job", "fetch", "2", "--out", "second.safetensors")["steps"] == 4
             serving = psutil.Process(json.loads((here / ".assay" / "client" / "behind.json").read_text())["process"]["pid"])  # job 1 alone
             until(lambda: assay(here, "job", "list")["jobs"][0]["settled"] >= 2)
