@@ -97,10 +97,14 @@ def seal_records(rows: Rows, key: bytes) -> tuple[bytes, Digest]:
     return out.getvalue(), root
 
 
-def leaves_of(rows: Rows, key: bytes) -> tuple[list[Digest], Digest]:
-    """The leaf hashes of records, and the root over them."""
-    leaves, root = _sealed(record_keys.extract(key), rows, None)
-    return _cut(leaves), root
+def leaves_of(rows: Rows, key: bytes) -> list[Digest]:
+    """The leaf hashes of records."""
+    return _cut(_sealed(record_keys.extract(key), rows, None)[0])
+
+
+def root_of(rows: Rows, key: bytes) -> Digest:
+    """The root over them."""
+    return _sealed(record_keys.extract(key), rows, None)[1]
 
 
 def _sealed(prk: bytes, rows: Rows, target: memoryview | None) -> tuple[bytes, Digest]:

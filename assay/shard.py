@@ -69,12 +69,12 @@ def _arrays(fields: Sequence[Field], rows: Rows, where: str) -> Tensors:
 
 def record_leaves(fields: Sequence[Field], arrays: Mapping[str, Array], key: bytes) -> list[Digest]:
     """Leaf hashes of a shard's records, in order."""
-    return sealed_records.leaves_of(_rows(fields, arrays), key)[0]
+    return sealed_records.leaves_of(_rows(fields, arrays), key)
 
 
 def record_root(fields: Sequence[Field], arrays: Mapping[str, Array], key: bytes) -> Digest:
     """Root over `record_leaves`."""
-    return sealed_records.leaves_of(_rows(fields, arrays), key)[1]
+    return sealed_records.root_of(_rows(fields, arrays), key)
 
 
 def content(fields: Sequence[Field], arrays: Mapping[str, Array]) -> Digest:

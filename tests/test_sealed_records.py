@@ -81,7 +81,7 @@ def test_native_and_python_make_and_open_the_same_bytes(monkeypatch: pytest.Monk
         blob, made = sealed_records.seal_records(data, KEY)
         assert (blob, made) == (expected, root)
         assert len(blob) == sealed_records.sealed_size(count, width)
-        assert sealed_records.leaves_of(data, KEY) == (Reader(blob).leaves, root)
+        assert (sealed_records.leaves_of(data, KEY), sealed_records.root_of(data, KEY)) == (Reader(blob).leaves, root)
         opened = Reader(blob).open(KEY)
         assert np.array_equal(opened.rows, data)
         assert (opened.root, opened.listed) == (root, True)
