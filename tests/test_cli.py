@@ -24,8 +24,9 @@ from typer.testing import CliRunner
 from assay.cli import behind, common, folder
 from assay.cli.app import app
 from assay.cli.common import ENVIRONMENT, FAILED, REFUSED, USAGE, Settings, Trouble, money, settings, translate
+from assay.cli.patience import goes_on
 from assay.cli.roles import _said
-from assay.cli.submit import fits, goes_on, read_params
+from assay.cli.submit import fits, read_params
 from assay.cli.tables import put
 from assay.codec import Malformed
 from assay.ids import Address, JobId

@@ -152,6 +152,7 @@ def submit(
     aims = _purpose(purpose)
     started = time.monotonic()
     plan, training = plan_of(train, steps, seed)
+    from assay.cli.bounty import wanted_of
     from assay.cli.submit import Order, Submission, fits, most_of, read_params
     from assay.cli.successors import successors
     from assay.client import estimate
@@ -159,8 +160,7 @@ def submit(
     fits(out, training)
     terms = _terms(policy, read_params(params), links, verifiers, quorum)
     case = _case(plan, terms, segment_steps, price, fee)
-    price_cap, fee_units = round(price * TOKEN), math.ceil(case.verifier_fee * TOKEN)
-    segment_steps = case.steps
+    price_cap, fee_units, segment_steps = round(price * TOKEN), math.ceil(case.verifier_fee * TOKEN), case.steps
     guess = estimate(plan, segment_steps=segment_steps, price_cap=price_cap, fee=fee_units, params=terms)
     _tell_estimate(plan, guess, case, time.monotonic() - started, json)
     tell_market(where, case.operations, plan.steps, guess.segments, price_cap, json)
@@ -169,11 +169,7 @@ def submit(
     if guess.total > limit:
         what = f"the budget of {money(limit)} does not cover {money(guess.total)}"
         raise Trouble(what, "the contract locks the cap of every segment and the fees of redraws", f"--budget {money(guess.total)}", FAILED)
-    wanted = None
-    if bounty is not None:
-        from assay.cli.bounty import wanted_of
-
-        wanted = wanted_of(bounty, pay or [], metric, at_most, window, None, params, keyservice, seed)
+    wanted = None if bounty is None else wanted_of(bounty, pay or [], metric, at_most, window, None, params, keyservice, seed)
     locked = limit + data_cost + (most_of(wanted.pays) if wanted is not None else 0)
     if not yes and not json and not typer.confirm(f"Lock {money(locked)} in the contract? What is not used comes back", default=True):
         raise typer.Exit(1)

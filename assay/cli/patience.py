@@ -1,11 +1,14 @@
-"""Waiting out a chain that answered a moment ago and does not now: the node behind it is starting again, or a cable is out."""
+"""Waiting out a chain that answered a moment ago and does not now (the node behind it starts again, or a cable is out), and giving up waiting."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
+from assay.ids import JobId
 from assay.ports import Outage
 
 AGAIN = 2.0
@@ -24,3 +27,14 @@ async def through(call: Callable[[], Awaitable[T]], tell: Callable[[str], None],
                 tell(f"the chain does not answer ({error}); waiting for it")
             told = True
             await asyncio.sleep(again)
+
+
+@contextlib.contextmanager
+def goes_on(job: JobId) -> Iterator[None]:
+    """Tells whoever stops watching (Ctrl-C) what becomes of the job, which nobody has ended."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        text = f"job {job} goes on, and its data are not served from here now: assay job watch {job} does both again, assay job cancel {job} ends it"
+        print(text, file=sys.stderr, flush=True)
+        raise

@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +26,7 @@ from assay.cli.client_node import client_node
 from assay.cli.common import ENVIRONMENT, FAILED, USAGE, Settings, Trouble, money, show
 from assay.cli.folder import give_order, running
 from assay.cli.parties import key_service, party
-from assay.cli.patience import through
+from assay.cli.patience import goes_on, through
 from assay.codec import decode
 from assay.hands import MAX_SPEC
 from assay.ids import Cid, DatasetId, JobId
@@ -223,16 +222,6 @@ def told(event: AnyChainEvent, ledger: Ledger, job: JobId) -> tuple[str, str] | 
         case events.Settled() | events.Lapsed() | events.Withheld() | events.Unpaid() | events.Voided() | events.Rejected():
             return type(event).__name__.lower(), f"segment {segment.number}, {receipt(segment)}"
     return None
-
-
-@contextlib.contextmanager
-def goes_on(job: JobId) -> Iterator[None]:
-    """Tells whoever stops watching (Ctrl-C) what becomes of the job, which nobody has ended."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        _say(f"job {job} goes on, and its data are not served from here now: assay job watch {job} does both again, assay job cancel {job} ends it")
-        raise
 
 
 async def follow_job(node: Any, job: JobId, as_json: bool, taking: asyncio.Lock | None = None) -> Tensors:
