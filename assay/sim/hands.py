@@ -366,7 +366,9 @@ class Hands:
         openings = []
         for j in range(task.terms.params.openings):
             position, index = draw.opening(block_hash, task.segment, self.account, j, task.units, task.terms)
-            trace = self.disk["trace", task.segment, task.units[position]]
+            trace = self.disk.get(("trace", task.segment, task.units[position]))
+            if trace is None:  # the round ended while the block was waited for
+                raise TaskFailed(Fault.OWN, f"what was replayed of segment {task.segment} is not kept any more")
             openings.append(Opening(leaf=trace[index], proof=prove(trace, index)))
         return OpeningsMade(openings=tuple(openings))
 
