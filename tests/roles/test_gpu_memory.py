@@ -152,7 +152,8 @@ def test_a_device_that_is_asked_for_by_name_refuses_what_does_not_fit(on_fake: P
     refused = engine.perform(check, lambda done: None)
     assert isinstance(refused, Failure)
     assert refused.fault is Fault.PEER
-    assert "bytes of the GPU's memory; the limit here is 4096" in refused.error
+    assert "bytes of the GPU's memory" in refused.error
+    assert "the limit here is 4096" in refused.error
     failed = engine.perform(task, lambda done: None)
     assert isinstance(failed, Failure)
     assert failed.fault is Fault.OWN
