@@ -4,9 +4,8 @@ A run of a segment may take hours while a drawn link of an earlier one must be s
 once, each one task at a time. An engine that crashes, answers something else than it should, or says nothing for `patience` seconds is
 killed, and its task fails by this node's own fault; the next task gets a fresh one. Who looks for work has one started before there is any: to load
 it takes longer than to check a small job's program, and others offer meanwhile; where none is kept ready, the news of a job starts one
-(`expect`). In a sandbox (assay.adapters.sandbox) one is killed, too,
-under which the work folder outgrows its quota, and anywhere one that holds more of a GPU than it may (assay.adapters.gpu_use). A cancelled task
-kills its engine, too: a computation cannot be interrupted otherwise.
+(`expect`). In a sandbox (assay.adapters.sandbox) one is killed, too, under which the work folder outgrows its quota, and anywhere one that holds
+more of a GPU than it may (assay.adapters.gpu_use). A cancelled task kills its engine: a computation cannot be interrupted otherwise.
 
 With `Ranks` a segment is run by an engine that leads others (assay.exact.ranks): each a process of its own, shut in as the engine is, with a
 socket to it that both are given and nothing else to speak through, for an engine may start no process and make no socket. They live and die
