@@ -1,4 +1,5 @@
-"""What is given of a shard's keys to one who may read some of its records: bundles of record keys that fit one release on chain each.
+"""What is given of a shard's keys to one who may read some of its records: bundles of record keys (of key holders: parts of them, assay.partials)
+that fit one release on chain each.
 
 A release's bytes are wrapped to one recipient and logged, so that they are bounded (assay.chain.MOST_WRAPPED); who may read more records than
 fit gets several bundles of one key id, which it keeps as one.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from assay import record_keys
+from assay import partials, record_keys
 from assay.chain import MOST_WRAPPED, Release
 from assay.seal import KEY_SIZE, WRAPPED_SIZE
 
@@ -41,13 +42,17 @@ def calls(releases: Sequence[Release]) -> list[tuple[Release, ...]]:
 
 
 def is_bundle(wrapped: bytes) -> bool:
-    """Whether what was wrapped is the keys of some records, and no whole key or share of one."""
+    """Whether what was wrapped is the keys of some records, or parts of them, and no whole key or share of one."""
     return len(wrapped) != WRAPPED_SIZE
 
 
 def count(wrapped: bytes) -> int:
-    """Of how many records the keys were wrapped together; of nothing 0."""
-    return max(0, (len(wrapped) - _HEAD) // (record_keys.encoded_size(1) - record_keys.encoded_size(0)))
+    """Of how many records the keys, or a key holder's parts of them, were wrapped together; of nothing 0."""
+    for size in (record_keys.encoded_size, partials.encoded_size):
+        found, rest = divmod(len(wrapped) - (WRAPPED_SIZE - KEY_SIZE) - size(0), size(1) - size(0))
+        if found > 0 and not rest:
+            return found
+    return 0
 
 
 def lacks(key: record_keys.ShardKey, records: Iterable[int]) -> int:

@@ -9,6 +9,7 @@ run in one process (`run_plan`) ends in the same state root.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import time
@@ -35,7 +36,7 @@ from assay.chain import (
 from assay.codec import digest, encode
 from assay.execute import check_tensors, schedule_root
 from assay.ids import Address, Digest, JobId, PeerId, SegmentId
-from assay.job import DatasetRef, JobSpec, KeyHolder, KeyHolders, Origin, SealedRef, data_head, data_root
+from assay.job import DatasetRef, JobSpec, KeyHolder, KeyHolders, Origin, SealedRef, data_head, data_root, envelope_info
 from assay.licensing import Others, encode_uses, joined
 from assay.local import LocalRun, Step, run_local
 from assay.messages import KeyGrant, KeyRequest, Refusal
@@ -210,8 +211,15 @@ async def seal_records(plan: Plan, service: Service, chain: Chain, blobs: Blobs,
     """Seals and stores the plan's records; those of others are sealed and stored already."""
     if plan.others is not None:
         return joined(shard.fields_of(plan.records), plan.others)
-    dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, _wrap(keys, service, chain))
-    for blob in sealed:
+
+    def keep(key: bytes) -> bytes:
+        keys.store(key)
+        return b""  # its envelope follows
+
+    dataset, sealed = shard.seal_dataset(plan.dataset, plan.records, keep)
+    info = envelope_info(chain.account)
+    dataset, masks = await asyncio.to_thread(threshold.seal_shards, keys, dataset, service.encryption_key, service.holders, info)
+    for blob in (*sealed, *masks):
         await blobs.put(blob)
     return dataset
 

@@ -5,17 +5,28 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from assay import record_keys, threshold
+from assay import reads, record_keys, threshold
 from assay.chain import Release
 from assay.codec import Malformed, decode
 from assay.ids import Cid
-from assay.job import FORMAT, JobSpec
+from assay.job import FORMAT, JobSpec, ShardRef
 from assay.merkle import sha256
 from assay.ports import Blobs, Keys, Missing, Outage
 from assay.publish.manifest import info_of
 from assay.record_keys import RecordKeys
 from assay.runtime import Fault, TaskFailed
-from assay.tasks import GatherKey, JobLoaded, KeyGathered, KeyStored, KeysWrapped, LoadJob, StoreKey, TakeKey
+from assay.tasks import (
+    GatherKey,
+    GatherRecords,
+    JobLoaded,
+    KeyGathered,
+    KeyStored,
+    KeysWrapped,
+    LoadJob,
+    RecordsGathered,
+    StoreKey,
+    TakeKey,
+)
 
 MAX_SPEC = 8 << 20
 """Bytes of a job document."""
@@ -76,6 +87,26 @@ def gather_key(keys: Keys, task: GatherKey) -> KeyGathered:
     if found.key is not None:
         keys.store(found.key)
     return KeyGathered(key_id=task.key_id, kept=found.key is not None, false=found.false)
+
+
+def shared_shard(spec: JobSpec, task: GatherRecords) -> tuple[ShardRef, tuple[int, ...]]:
+    """The shard that a task is about, and the records of it that are read. Raises TaskFailed (OWN) when none are."""
+    what, keys = reads.reading(spec), [shard.sealed.key_id for shard in spec.dataset.shards]
+    wanted = reads.by_key(keys, what, reads.records(what, task.places)).get(task.key_id)
+    if wanted is None:
+        raise TaskFailed(Fault.OWN, f"no single records are read of a shard with key {task.key_id.hex()[:16]}…")
+    return spec.dataset.shards[keys.index(task.key_id)], wanted
+
+
+def gather_records(keys: Keys, shard: ShardRef, wanted: tuple[int, ...], masks: bytes, task: GatherRecords) -> RecordsGathered:
+    """`masks` is the blob that the shard's envelope names. Raises TaskFailed (PEER) when it is none for these records."""
+    try:
+        found = threshold.gather_records(keys, shard.sealed.envelope, task.key_id, masks, wanted, dict(task.answers))
+    except threshold.BadEnvelope as error:
+        raise TaskFailed(Fault.PEER, f"{error}: the fault of who dealt the keys") from None
+    if found.keys is not None:
+        keys.store_records(task.key_id, found.keys)
+    return RecordsGathered(key_id=task.key_id, kept=found.keys is not None, false=found.false, short=found.short)
 
 
 def take_key(keys: Keys, task: TakeKey) -> KeysWrapped:

@@ -171,6 +171,26 @@ class KeyGathered(Outcome, frozen=True, kw_only=True):
     """Places of holders whose share was false."""
 
 
+class GatherRecords(Task, frozen=True, kw_only=True):
+    """Verifier: makes the keys of the records that a draw reads of the shard with this key, of what its key holders wrapped to this node, by their
+    places, and keeps them. Fails with PEER when the masks of the shard are none for its records."""
+
+    spec: Cid
+    places: tuple[tuple[int, int], ...]
+    """(step, micro-batch) of the drawn links."""
+    key_id: Digest
+    answers: tuple[tuple[int, tuple[bytes, ...]], ...]
+
+
+class RecordsGathered(Outcome, frozen=True, kw_only=True):
+    key_id: Digest
+    kept: bool
+    false: tuple[int, ...]
+    """Places of holders that answered falsely."""
+    short: tuple[int, ...]
+    """Of those whose answers lack a record that is read."""
+
+
 class ReadManifest(Task, frozen=True, kw_only=True):
     """Reads the manifest of a published dataset. Fails with PEER when it is not the one whose digest is on chain."""
 
@@ -572,15 +592,15 @@ class Dropped(Outcome, frozen=True, kw_only=True):
 
 AnyTask = (
     LoadJob | CheckProgram | SignOffer | VerifyOffer | FindNodes | KeepBlob | ReleaseBlobs
-    | StoreKey | GatherKey | CheckRecords | ReadManifest | WrapKeys | TakeKey | TellKey | PrepareSegment | RunSegment | StopSegment | ServeUnits
-    | VerifyReceipt
+    | StoreKey | GatherKey | GatherRecords | CheckRecords | ReadManifest | WrapKeys | TakeKey | TellKey | PrepareSegment
+    | RunSegment | StopSegment | ServeUnits | VerifyReceipt
     | SignSeal | VerifySeal | VerifyVote | OpenBoundary | SignReceipt | ReplayUnit | SayUnserved | MakeOpenings | MakeChunk | MakeMove | ServeNodes
     | ShowNodes | VerifyVisit
     | DropSegment | LetGo | FindPublished
 )  # fmt: skip
 AnyOutcome = (
-    JobLoaded | ProgramChecked | Signed | OfferVerified | NodesFound | PinsSet | KeyStored | KeyGathered | RecordsChecked | ManifestRead
-    | KeysWrapped | KeyTold | SegmentPrepared | SegmentRun | Stopping
+    JobLoaded | ProgramChecked | Signed | OfferVerified | NodesFound | PinsSet | KeyStored | KeyGathered | RecordsGathered | RecordsChecked
+    | ManifestRead | KeysWrapped | KeyTold | SegmentPrepared | SegmentRun | Stopping
     | UnitsServed | ReceiptVerified
     | VoteVerified | BoundaryOpened | UnitReplayed | OpeningsMade | ChunkMade | MoveMade | NodesServed | NodesShown | VisitVerified | Dropped
     | PublishedFound

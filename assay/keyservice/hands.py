@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from assay import bundles, reads, threshold
+from assay import bundles, partials, reads, threshold
 from assay import hands as labour
 from assay.chain import NOTHING, Release
 from assay.hands import load_job, stored
@@ -41,7 +41,10 @@ class KeyServiceHands:
     async def _manifest(self, task: ReadManifest) -> ManifestRead:
         made = _read(await stored(self._blobs, task.cid), task)
         mine = made.key_holders is not None and made.key_holders.place(self._keys.account) > 0
-        return ManifestRead(shards=tuple((ref.sealed.cid, ref.sealed.size) for ref in made.dataset.shards) if mine else ())
+        if not mine:
+            return ManifestRead(shards=())
+        shards = [(ref.sealed.cid, ref.sealed.size) for ref in made.dataset.shards]
+        return ManifestRead(shards=(*shards, *threshold.masks_refs(made.dataset.shards).items()))
 
 
 def _read(data: bytes, task: ReadManifest) -> Manifest:
@@ -89,12 +92,19 @@ class _Wrapping:
             self.releases.append(Release(recipient=Address(who), key_id=key_id, wrapped=wrapped))
 
     def give_records(self, drawn: DrawnKeys) -> None:
-        """Of each shard that drawn links read from the keys of the records that they read; its own where they read all of it."""
+        """Of each shard that drawn links read from the keys of the records that they read, or this holder's parts of them; its own key, or the
+        share of it, where they read all of it."""
         read = reads.records(drawn.reading, drawn.places)
         some = reads.by_key([shard[0] for shard in drawn.shards], drawn.reading, read)
         for key_id, envelope, publisher, root in dict.fromkeys(drawn.shards[number] for number in read):
             key = self.opened(key_id, envelope, publisher, root)
-            if key is not None:
-                shared = len(envelope) != WRAPPED_SIZE  # a share has no records: the whole of it
-                for one in bundles.cut(key, some[key_id]) if key_id in some and not shared else (key,):
-                    self.give(key_id, one)
+            if key is None:
+                continue
+            if key_id not in some:
+                made = [key]
+            elif len(envelope) == WRAPPED_SIZE:
+                made = bundles.cut(key, some[key_id])
+            else:
+                made = partials.cut(key, threshold.read(envelope).context, key_id, some[key_id])
+            for one in made:
+                self.give(key_id, one)

@@ -139,7 +139,7 @@ def check(manifest: Manifest) -> None:
         shard.check_dataset(manifest.dataset)
         purposes_mask(manifest.licence.purposes)
         if manifest.key_holders is not None:
-            threshold.check(manifest.key_holders, [ref.sealed for ref in manifest.dataset.shards])
+            threshold.check(manifest.key_holders, (), manifest.dataset)
         accounts = [address(owner.account) for owner in manifest.owners]
     except ValueError as error:
         raise BadManifest(str(error)) from None

@@ -9,6 +9,7 @@ Before the manifest's record is renamed into place there is no dataset: what was
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import os
@@ -163,13 +164,15 @@ async def publish(
         shards = await _seal_all(found, wish, max(1, min(most, SHARD_BYTES // width)), index, blobs, keys, progress)
     finally:
         index.close()
-    bare = DatasetRef(name=wish.name, fields=found.fields, shards=tuple(_reference(each, b"") for each in shards))
+    bare = DatasetRef(name=wish.name, fields=found.fields, shards=tuple(_reference(each) for each in shards))
     info = manifests.dataset_info(keys.account, manifests.shards_root(bare))
-    wrapped = {one.key_id: threshold.seal_to(keys, keys.load(one.key_id), service.encryption_key, service.holders, info) for one in shards}
+    dataset, masks = await asyncio.to_thread(threshold.seal_shards, keys, bare, service.encryption_key, service.holders, info)
+    for blob in masks:
+        await blobs.put(blob)
     salt = os.urandom(32)
     made = Manifest(
-        dataset=msgspec.structs.replace(bare, shards=tuple(_reference(one, wrapped[one.key_id]) for one in shards)), kind=found.how.kind,
-        labels=found.how.classes, columns=found.columns, owners=wish.owners, licence=wish.licence, provenance=wish.provenance,
+        dataset=dataset, kind=found.how.kind, labels=found.how.classes, columns=found.columns, owners=wish.owners,
+        licence=wish.licence, provenance=wish.provenance,
         counts=Counts(used=len(found.good), skipped=len(found.bad), duplicates=len(found.duplicates)), sources=sources_root(salt, found.good),
         key_service=service.account, key_service_peer=service.peer, key_service_key=service.encryption_key,
         holders=UNSET if service.holders is None else service.holders,
@@ -218,8 +221,9 @@ def _held(keys: Keys, key_id: Digest) -> bool:
         return False
 
 
-def _reference(sealed: SealedShard, envelope: bytes) -> ShardRef:
-    ref = SealedRef(cid=sealed.cid, size=sealed.size, key_id=sealed.key_id, envelope=envelope)
+def _reference(sealed: SealedShard) -> ShardRef:
+    """Without its envelope."""
+    ref = SealedRef(cid=sealed.cid, size=sealed.size, key_id=sealed.key_id, envelope=b"")
     return ShardRef(sealed=ref, records=sealed.records, root=sealed.root)
 
 

@@ -70,8 +70,8 @@ class JobEntry(msgspec.Struct):
 class Needs(msgspec.Struct):
     cids: list[Cid]
     keys: list[Digest]
-    records: list[Digest] = []
-    """Of `keys` those of shards of which some records are to be read, and no more: their keys are enough."""
+    records: dict[Digest, int] = {}
+    """Of `keys` those of shards of which some records are to be read, and no more: their keys are enough. And how many these are."""
     places: tuple[tuple[int, int], ...] = ()
     """(step, micro-batch) of what is to be read."""
     checks: int = 0
@@ -81,12 +81,15 @@ class Needs(msgspec.Struct):
 class Shares(msgspec.Struct):
     """Of one key that several holders share, by their places (assay.role.holding)."""
 
-    have: dict[int, bytes] = {}
+    have: dict[int, list[bytes]] = {}
+    """What they have given: a share, or the parts of some records in one or several answers."""
     false: list[int] = []
     asked: list[int] = []
     silent: list[int] = []
     """Of those that were asked: who has not answered."""
     gathering: bool = False
+    kept: bool = False
+    """Keys of records were made of it; whether they are true is looked at when all shards are here."""
 
 
 class Play(msgspec.Struct):
@@ -123,7 +126,8 @@ class RoleState(msgspec.Struct):
     needs: dict[SegmentId, Needs] = {}
     keys: set[Digest] = set()
     """Ids of the symmetric keys this node has stored."""
-    shares: dict[Digest, Shares] = {}
+    shares: dict[str, Shares] = {}
+    """By the key, in hex; of a key of which a segment wants the records alone, by `segment/key`."""
     again: dict[str, AnyEffect] = {}
     credit: int = 0
     dispute_credit: int = 0

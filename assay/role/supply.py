@@ -6,13 +6,15 @@ A drawn verifier needs the keys of the records that the drawn links read, and is
 key, from the job's key service alone, since nothing but the records tells whether it is right. So they are opened as soon as shards and keys are
 here, and nothing goes on before they open: another's fault is found before this node says that it has what it needs.
 
-Where keys are shared (assay.threshold), each holder's event or answer brings its share. As many holders as are needed are asked at once, each
-node beginning with another of them; whoever does not answer, or answers falsely, is made up for by the next, and named.
+Where keys are shared (assay.threshold), each holder's event or answer brings its share, or its parts of the records that are read. As many holders
+as are needed are asked at once, each node beginning with another of them; whoever does not answer, or answers falsely, is made up for by the
+next, and named. Parts are proven (assay.partials): records that do not open with the keys that they make are the fault of who dealt the keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from assay import bundles
 from assay.chain import NOTHING, KeyReleased
@@ -62,20 +64,22 @@ class Supply(Holding):
         return SealedRef(cid=parent.checkpoint, size=0, key_id=parent.key_id, envelope=parent.key_envelope), parent.end_root
 
     def _need(
-        self, seg: SegmentFacts, blobs: list[tuple[SealedRef, int]], records: Collection[Digest] = (), places: tuple[tuple[int, int], ...] = ()
+        self, seg: SegmentFacts, blobs: list[tuple[SealedRef, int]], records: Mapping[Digest, int] = MappingProxyType({}),
+        places: tuple[tuple[int, int], ...] = (), masks: Mapping[Cid, int] = MappingProxyType({}),
     ) -> None:
         """Fetches blobs with their sizes' bounds and waits for their keys; `_supplied` when there is nothing to wait for. Of the shards with the
-        keys `records` only what `places` read is needed."""
+        keys `records` only what `places` read is needed, which is so many of their records. `masks` are blobs in the clear, with their sizes."""
         facts, entry = self.state.facts, self.state.jobs[seg.job]
         parent = facts.segments.get(seg.parent)
         peers = [*(facts.peer(parent.provider) if parent else ()), *facts.peer(seg.provider), *entry.near]
         if entry.spec is not None:
             peers.append(entry.spec.key_service_peer)
         near = tuple(dict.fromkeys(peer for peer in peers if peer != self.base.peer))
-        cids = dict.fromkeys(ref.cid for ref, _ in blobs)
+        cids = dict.fromkeys([*(ref.cid for ref, _ in blobs), *masks])
         keys = [key for key in dict.fromkeys(ref.key_id for ref, _ in blobs) if key not in self.state.keys]
-        self.state.needs[seg.segment] = Needs(list(cids), keys, [key for key in keys if key in records], places)
-        bounds = {ref.cid: bound for ref, bound in blobs}
+        self._drop_records(seg.segment)
+        self.state.needs[seg.segment] = Needs(list(cids), keys, {key: records[key] for key in keys if key in records}, places)
+        bounds = {**{ref.cid: bound for ref, bound in blobs}, **masks}
         for cid in cids:
             self._do(Fetch(key=f"fetch:{seg.segment}:{cid}", cid=cid, limit=bounds[cid], near=near))
         if keys and entry.spec is not None and entry.spec.key_holders is not None:
@@ -85,17 +89,19 @@ class Supply(Holding):
             self._do(Wake(key=f"nag:{seg.segment}", at=self._now + self.base.key_patience))
 
     def _unneed(self, segment: SegmentId) -> None:
+        self._drop_records(segment)
         needs = self.state.needs.pop(segment, None)
         if needs is not None:
             for cid in needs.cids:
                 self._do(Cancel(key=f"fetch:{segment}:{cid}"))
             for key in [key for key in needs.keys if not self._waits_for(key)]:
-                self.state.shares.pop(key, None)
+                self.state.shares.pop(key.hex(), None)
         self._drop_again(segment)
 
     def _check_supplied(self, segment: SegmentId) -> None:
         needs = self.state.needs.get(segment)
         if needs is not None and not needs.cids and not needs.keys:
+            self._drop_records(segment)
             del self.state.needs[segment]
             self._supplied(segment)
 
@@ -110,6 +116,7 @@ class Supply(Holding):
                 self._later(self._refetch(segment, cid))
             return
         needs.cids.remove(cid)
+        self._join_records(segment)
         self._look(segment)
         self._check_supplied(segment)
 
@@ -168,8 +175,11 @@ class Supply(Holding):
         false = dict(found.false)
         for key in needs.records:
             if key in false:
-                text = f"segment {segment}: records cannot be opened with the keys that were released of {key.hex()[:16]}…: {false[key]}"
-                self._note("false-keys", text, segment=segment, key=key.hex(), party=self._service(segment), reason=false[key])
+                shared = self._holders(segment) is not None
+                whose = "made of its key holders' parts, which are true: the fault of who dealt its keys" if shared else "released"
+                text = f"segment {segment}: records cannot be opened with the keys of {key.hex()[:16]}… that were {whose}: {false[key]}"
+                party = self.state.facts.jobs[seg.job].client if shared else self._service(segment)
+                self._note("false-keys", text, segment=segment, key=key.hex(), party=party, reason=false[key])
             elif key in needs.keys and key not in found.missing:
                 needs.keys.remove(key)
         self._check_supplied(segment)
@@ -197,6 +207,7 @@ class Supply(Holding):
         spec = self._job(seg.job) if seg is not None else None
         if spec is not None and spec.key_holders is not None:
             self._ask_holders(segment, key, spec.key_holders, again=True)
+            self._join_records(segment)
         elif spec is not None:
             message = KeyRequest(segment=segment, key_id=key)
             self._do(Ask(key=f"ask:{segment}:{key.hex()}", peer=spec.key_service_peer, message=message, patience=self.base.key_patience))
@@ -212,6 +223,8 @@ class Supply(Holding):
                     self._take_share(segment, key, place, wrapped)
                 else:
                     self._store(segment, key, wrapped)
+            if place and place not in (*self._given(segment, key), *self._shares(segment, key).false):
+                self._unanswered(segment, key, place, "what it gives is not what is due")
             return
         why = event.error if isinstance(event, Failed) else "it answered something else"
         if place:

@@ -37,6 +37,7 @@ from assay.tasks import (
     DropSegment,
     FindPublished,
     GatherKey,
+    GatherRecords,
     JobLoaded,
     KeepBlob,
     KeyGathered,
@@ -54,6 +55,7 @@ from assay.tasks import (
     PublishedFound,
     ReceiptVerified,
     RecordsChecked,
+    RecordsGathered,
     ReleaseBlobs,
     ReplayUnit,
     RunSegment,
@@ -224,6 +226,11 @@ class Hands:
 
     def gather_key(self, task: GatherKey) -> KeyGathered:
         return labour.gather_key(self.keys, task)
+
+    def gather_records(self, task: GatherRecords) -> RecordsGathered:
+        ref, wanted = labour.shared_shard(self.spec(task.spec), task)
+        masks = self.store.stored(threshold.masks_ref(ref.sealed.envelope, ref.records)[0])
+        return labour.gather_records(self.keys, ref, wanted, masks, task)
 
     def wrap_keys(self, task: WrapKeys) -> KeysWrapped:
         return wrap_keys(self.keys, task)

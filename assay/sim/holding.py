@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from assay import threshold
 from assay.ids import Address
-from assay.job import KeyHolder, KeyHolders, SealedRef, envelope_info
+from assay.job import DatasetRef, Field, KeyHolder, KeyHolders, SealedRef, ShardRef, envelope_info
 from assay.keyservice.licensed import HOLD
 from assay.merkle import sha256
 from assay.runtime import Ordered
 from assay.sim.cast import KEY_SERVICE
 from assay.sim.hands import seal
+from assay.sim.records import RECORDS, made
 
 if TYPE_CHECKING:
     from assay.sim.node import SimNode
@@ -56,3 +57,17 @@ def sealed(world: World, number: int, what: str, body: Any) -> SealedRef:
     blob = seal(body, key)
     envelope = threshold.seal_to(world.client_keys, key, service.encryption_key, group(world), envelope_info(world.client))
     return SealedRef(cid=world.store.put(blob), size=len(blob), key_id=sha256(key), envelope=envelope)
+
+
+def dataset(world: World, number: int) -> DatasetRef:
+    """A job's only shard, in the client's store, with the masks of its records where there are key holders."""
+    service, key = world.turn(KEY_SERVICE, number).hands.keys, key_of(world, number, "shard")
+    world.client_keys.store(key)
+    blob = seal(made(key), key)
+    ref = SealedRef(cid=world.store.put(blob), size=len(blob), key_id=sha256(key), envelope=b"")
+    only = ShardRef(sealed=ref, records=RECORDS, root=sha256(b"toy records"))
+    bare = DatasetRef(name="toy", fields=(Field(name="x", dtype="u8", shape=(1,)),), shards=(only,))
+    whole, masks = threshold.seal_shards(world.client_keys, bare, service.encryption_key, group(world), envelope_info(world.client))
+    for one in masks:
+        world.store.put(one)
+    return whole

@@ -24,7 +24,7 @@ from assay.adapters.memory_peers import Switchboard
 from assay.chain import AnyCall, CancelJob, Deposit, JobClosed, JobPosted, PostJob, Register, TakeSeat, Terms
 from assay.codec import digest, encode
 from assay.ids import Address, Cid, JobId, PeerId
-from assay.job import DatasetRef, Field, JobSpec, SealedRef, ShardRef, data_root
+from assay.job import JobSpec, SealedRef, data_root
 from assay.merkle import sha256
 from assay.messages import AnyGossip, AnyReply, AnyRequest, JobAnnouncement
 from assay.receipts import Ledger as Receipts
@@ -40,7 +40,6 @@ from assay.sim.liars import INVENTS_EVERYTHING
 from assay.sim.node import Crashed, SimNode
 from assay.sim.options import Options
 from assay.sim.reader import Reader
-from assay.sim.records import RECORDS, made
 from assay.sim.shared import SharedNode
 from assay.sim.toy import Toy, ToyState
 from assay.sim.troubles import Troubles
@@ -218,9 +217,7 @@ class World:
         toy = Toy(sha256(b"toy program", str(number).encode()), o.micro_batches, 4, 3)
         first = sha256(b"toy state", toy.program)
         schedule = sha256(b"toy schedule")
-        sealed = self._sealed(number, "shard", made(holding.key_of(self, number, "shard")))
-        only = ShardRef(sealed=sealed, records=RECORDS, root=sha256(b"toy records"))
-        dataset = DatasetRef(name="toy", fields=(Field(name="x", dtype="u8", shape=(1,)),), shards=(only,))
+        dataset = holding.dataset(self, number)
         spec = JobSpec(
             name=f"toy-{number}", program=self.store.put(encode_toy(toy)), program_root=toy.program, schedule=self.store.put(b"toy schedule"),
             schedule_root=schedule, scalars=("lr",), state=self._sealed(number, "state", ToyState(step=0, state=first)), state_root=first,

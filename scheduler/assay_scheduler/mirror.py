@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from assay import threshold
 from assay.chain import SegmentState
 from assay.ids import Address, Cid, JobId, PeerId
 from assay.messages import Ack, CopyRequest, Refusal
@@ -59,6 +60,7 @@ class Mirror:
         near = self._near(job.client)
         job.sizes = (spec.state.size, sum(ref.size for ref in spec.shared_blobs), sum(ref.size for ref in spec.frozen_blobs))
         cids = [spec.program, spec.schedule, spec.state.cid, *(ref.cid for ref in spec.shared_blobs)]
+        cids += threshold.masks_refs(spec.dataset.shards)
         return [self._copy(job, cid, near, self.config.blob_limit) for cid in cids]
 
     # ---- before a commitment ---------------------------------------------------------------------------------------------

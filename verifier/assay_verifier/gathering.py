@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-from assay import draw, links, merkle, reads
+from assay import draw, links, merkle, reads, threshold
 from assay.chain import SegmentState
 from assay.facts import SegmentFacts
 from assay.ids import Digest, JobId, SegmentId
@@ -60,13 +58,15 @@ class Gathering(Role):
             where = reads.places(seg.units, seg.start, spec.micro_batches)
             read = reads.records(reads.reading(spec), where)  # of the other shards nothing is needed
             shards = [blob for at, blob in enumerate(self._shards(spec)) if at in read]
-            self._need(seg, [*shards, *self._frozen(spec)], self._by_record(spec, read), where)
+            records = {key: len(some) for key, some in self._by_record(spec, read).items()}
+            masks = threshold.masks_refs(spec.dataset.shards[at] for at in read if spec.dataset.shards[at].sealed.key_id in records)
+            self._need(seg, [*shards, *self._frozen(spec)], records, where, masks)
             self._check_supplied(seg.segment)
 
-    def _by_record(self, spec: JobSpec, read: dict[int, tuple[int, ...]]) -> Collection[Digest]:
-        """Ids of the keys that this node is not given, but those of records that they are of."""
-        keys = [shard.sealed.key_id for shard in spec.dataset.shards]
-        return reads.by_key(keys, reads.reading(spec), read) if spec.key_holders is None else ()
+    @staticmethod
+    def _by_record(spec: JobSpec, read: dict[int, tuple[int, ...]]) -> dict[Digest, tuple[int, ...]]:
+        """By the ids of the keys that this node is not given: the records whose keys it is given."""
+        return reads.by_key([shard.sealed.key_id for shard in spec.dataset.shards], reads.reading(spec), read)
 
     def _job_ready(self, job: JobId) -> None:
         for duty in list(self.state.duties.values()):

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from assay import bundles, disputing, draw, hands, links, merkle, reads
+from assay import bundles, disputing, draw, hands, links, merkle, reads, threshold
 from assay.chain import Opening
 from assay.engine import MAX_BOUNDARY, LinkReplayed, ReplayLink
 from assay.ids import Digest
@@ -26,12 +26,14 @@ from assay.tasks import (
     Dropped,
     DropSegment,
     GatherKey,
+    GatherRecords,
     LoadJob,
     MakeMove,
     MakeOpenings,
     OpenBoundary,
     OpeningsMade,
     RecordsChecked,
+    RecordsGathered,
     ReplayUnit,
     SayUnserved,
     ServeNodes,
@@ -69,6 +71,8 @@ class VerifierHands:
                 return await self._check_records(task)
             case GatherKey():
                 return self.shop.gather_key(task)
+            case GatherRecords():
+                return await self._gather_records(task)
             case OpenBoundary():
                 return await self._open_boundary(task)
             case SignReceipt():
@@ -91,6 +95,12 @@ class VerifierHands:
                 return Dropped()
             case _:
                 raise TaskFailed(Fault.OWN, f"a verifier does not do {type(task).__name__}")
+
+    async def _gather_records(self, task: GatherRecords) -> RecordsGathered:
+        """Raises TaskFailed (PEER) for masks that are none."""
+        ref, wanted = hands.shared_shard(await self.shop.spec(task.spec), task)
+        masks = await hands.stored(self.shop.blobs, threshold.masks_ref(ref.sealed.envelope, ref.records)[0])
+        return await asyncio.to_thread(hands.gather_records, self.shop.keys, ref, wanted, masks, task)
 
     async def _check_records(self, task: CheckRecords) -> RecordsChecked:
         """Raises TaskFailed (PEER) for a shard that is not what its owner says, whatever it is opened with."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay import parts
+from assay import parts, threshold
 from assay.chain import Activate, SegmentState
 from assay.facts import COMMITTED_OR_BETTER, SegmentFacts
 from assay.ids import JobId, SegmentId
@@ -77,7 +77,8 @@ class Preparing(Offering):
         spec, parent = self._job(seg.job), self._parent(seg)
         if spec is None or parent is None:
             return
-        self._need(seg, [*self._shards(spec), *self._frozen(spec), (parent[0], parts.largest(spec.state.size) + SLACK)])
+        blobs = [*self._shards(spec), *self._frozen(spec), (parent[0], parts.largest(spec.state.size) + SLACK)]
+        self._need(seg, blobs, masks=threshold.masks_refs(spec.dataset.shards))  # drawn verifiers fetch them here, too
         self._check_supplied(seg.segment)
 
     def _job_ready(self, job: JobId) -> None:
