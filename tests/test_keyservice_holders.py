@@ -8,13 +8,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_keyservice import CID, CLIENT, INITIAL, SHARDS, V1, W1, ZERO, document, peer, terms
+from test_keyservice import CID, CLIENT, INITIAL, RECORDS, SHARDS, V1, W1, ZERO, document, peer, terms
 
-from assay import codec, threshold
+from assay import cid as cids
+from assay import codec, partials, reads, record_keys, threshold
 from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
 from assay.adapters.memory_keys import MemoryKeys
 from assay.chain import Assigned, Committed, DatasetPublished, Drawn, JobPosted, Registered, ReleaseKeys, Settled
-from assay.hands import gather_key
+from assay.hands import gather_key, gather_records, shared_shard
 from assay.ids import Address, Cid, DatasetId, Digest, JobId, PeerId, SegmentId
 from assay.job import DatasetRef, Field, JobSpec, KeyHolder, KeyHolders, SealedRef, ShardRef, envelope_info
 from assay.keyservice.hands import KeyServiceHands, wrap_keys
@@ -24,7 +25,7 @@ from assay.keyservice.state import Config, JobStage
 from assay.merkle import sha256
 from assay.publish.manifest import Counts, Licence, Manifest, Owner
 from assay.runtime import AnyEffect, AnyEvent, ChainSeen, Do, Done, Failed, Fault, Fetch, Fetched, Note, Ordered, Send, Sent, TaskFailed
-from assay.tasks import GatherKey, JobLoaded, LoadJob, ManifestRead, ReadManifest, WrapKeys
+from assay.tasks import GatherKey, GatherRecords, JobLoaded, LoadJob, ManifestRead, ReadManifest, WrapKeys
 
 FIRST, SECOND, THIRD = (MemoryKeys(name) for name in (b"first", b"second", b"third"))
 GROUP = KeyHolders(
@@ -32,20 +33,36 @@ GROUP = KeyHolders(
 )
 
 
+PLACES = ((0, 0),)
+"""What the drawn link of the story reads."""
+
+
 def shared(key: bytes, by: MemoryKeys = CLIENT) -> SealedRef:
     envelope = threshold.seal_to(by, key, b"", GROUP, envelope_info(by.account))
     return SealedRef(cid=CID, size=100, key_id=sha256(key), envelope=envelope)
 
 
+def dealt(by: MemoryKeys, records: int, info: bytes, holders: KeyHolders = GROUP) -> DatasetRef:
+    """SHARDS of so many records, their keys with the holders; the masks are in MASKS."""
+    for key in SHARDS:
+        by.store(key)
+    refs = (SealedRef(cid=CID, size=64 + 36 * records, key_id=sha256(key), envelope=b"") for key in SHARDS)
+    shards = tuple(ShardRef(sealed=ref, records=records, root=ZERO) for ref in refs)
+    data = DatasetRef(name="d", fields=(Field(name="x", dtype="f32", shape=()),), shards=shards)
+    made, masks = threshold.seal_shards(by, data, b"", holders, info)
+    MASKS.update((cids.of(one), one) for one in masks)
+    return made
+
+
 def job() -> JobSpec:
-    data = DatasetRef(
-        name="d", fields=(Field(name="x", dtype="f32", shape=()),),
-        shards=tuple(ShardRef(sealed=shared(key), records=1, root=ZERO) for key in SHARDS),
-    )  # fmt: skip
     return document(
-        dataset=data, state=shared(INITIAL), holders=GROUP, key_service=FIRST.account, key_service_peer=peer(FIRST),
+        dataset=dealt(CLIENT, RECORDS, envelope_info(CLIENT.account)), state=shared(INITIAL), holders=GROUP,
+        key_service=FIRST.account, key_service_peer=peer(FIRST),
         key_service_key=FIRST.encryption_key,
     )  # fmt: skip
+
+
+MASKS: dict[Cid, bytes] = {}
 
 
 class Holder:
@@ -106,15 +123,31 @@ def test_two_holders_give_what_one_does_not() -> None:
     for holder in (second, third):
         holder.order()
         holder.story()
-    for to, keys in ((W1, [*SHARDS, INITIAL]), (V1, SHARDS)):
-        for key in keys:
-            ref = next(ref for ref in (spec.state, *spec.shared_blobs) if ref.key_id == sha256(key))
-            (two,), (three,) = second.given(to, key), third.given(to, key)
-            task = GatherKey(key_id=ref.key_id, envelope=ref.envelope, shares=((2, two), (3, three)))
-            assert gather_key(to, task).kept
-            assert to.load(ref.key_id) == key
-            assert not gather_key(to, msgspec.structs.replace(task, shares=((2, two),))).kept
-            assert key not in {to.unwrap(two), to.unwrap(three)}
+    for key in [*SHARDS, INITIAL]:
+        ref = next(ref for ref in (spec.state, *spec.shared_blobs) if ref.key_id == sha256(key))
+        (two,), (three,) = second.given(W1, key), third.given(W1, key)
+        task = GatherKey(key_id=ref.key_id, envelope=ref.envelope, shares=((2, two), (3, three)))
+        assert gather_key(W1, task).kept
+        assert W1.load(ref.key_id) == key
+        assert not gather_key(W1, msgspec.structs.replace(task, shares=((2, two),))).kept
+        assert key not in {W1.unwrap(two), W1.unwrap(three)}
+    read = reads.records(reads.reading(spec), PLACES)
+    assert 0 < sum(len(some) for some in read.values()) < len(SHARDS) * RECORDS
+    for number, key in enumerate(SHARDS):
+        two_, three_ = tuple(second.given(V1, key)), tuple(third.given(V1, key))
+        if number not in read:
+            assert two_ == three_ == ()
+            continue
+        gather = GatherRecords(spec=CID, places=PLACES, key_id=sha256(key), answers=((2, two_), (3, three_)))
+        shard, wanted = shared_shard(spec, gather)
+        masks = MASKS[threshold.masks_ref(shard.sealed.envelope, shard.records)[0]]
+        assert not gather_records(V1, shard, wanted, masks, msgspec.structs.replace(gather, answers=((2, two_),))).kept
+        assert gather_records(V1, shard, wanted, masks, gather).kept
+        assert V1.shard_key(sha256(key)) == record_keys.select(key, read[number])  # of the records that the drawn link reads, and no others
+        for one in (*two_, *three_):
+            assert set(partials.read(V1.unwrap(one)).parts) == set(read[number])
+        with pytest.raises(KeyError):
+            V1.load(sha256(key))
     assert not second.given(V1, INITIAL)  # a verifier is given states by the provider
     holder = third
     holder.chain(Settled, segment=SegmentId(1), provider=W1.account, price=1)
@@ -165,14 +198,9 @@ def test_a_document_whose_keys_are_not_for_its_holders_is_refused(bend: dict[str
 
 
 def manifest(holders: KeyHolders = GROUP) -> Manifest:
-    refs = [threshold.seal_to(FIRST, key, b"", holders, b"") for key in SHARDS]
-    shards = tuple(
-        ShardRef(sealed=SealedRef(cid=CID, size=64 + 36 * (i + 1), key_id=sha256(key), envelope=ref), records=i + 1, root=ZERO)
-        for i, (key, ref) in enumerate(zip(SHARDS, refs, strict=True))
-    )
     first = holders.members[0]
     return Manifest(
-        dataset=DatasetRef(name="d", fields=(Field(name="x", dtype="f32", shape=()),), shards=shards), kind="tensors", licence=Licence(name="MIT"),
+        dataset=dealt(FIRST, RECORDS, b"", holders), kind="tensors", licence=Licence(name="MIT"),
         owners=(Owner(account=FIRST.account, share=10_000),), counts=Counts(used=1, skipped=0, duplicates=0), sources=ZERO,
         key_service=first.account, key_service_peer=first.peer, key_service_key=first.encryption_key, holders=holders,
     )  # fmt: skip
@@ -215,13 +243,15 @@ def test_strangers_data_are_not_copied_though_they_name_the_same_holders() -> No
 
 def test_a_manifest_is_read_as_the_chain_names_it() -> None:
     blobs = MemoryBlobs(BlobNet(), PeerId("p"))
-    data = codec.encode(manifest())
+    made = manifest()
+    data = codec.encode(made)
     cid = asyncio.run(blobs.put(data))
 
     def read(me: MemoryKeys, digest: Digest) -> Any:
         return asyncio.run(KeyServiceHands(blobs, me).perform(ReadManifest(cid=cid, digest=digest), lambda note: None))
 
-    assert read(SECOND, sha256(data)) == ManifestRead(shards=((CID, 100), (CID, 136)))
+    masks = [threshold.masks_ref(shard.sealed.envelope, RECORDS) for shard in made.dataset.shards]
+    assert read(SECOND, sha256(data)) == ManifestRead(shards=((CID, 64 + 36 * RECORDS), (CID, 64 + 36 * RECORDS), *masks))
     assert read(V1, sha256(data)) == ManifestRead(shards=())
     with pytest.raises(TaskFailed, match="not the one whose digest"):
         read(SECOND, sha256(b"another"))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
+from assay import reads
 from assay.chain import SegmentState
 from assay.ids import Digest
 from assay.receipts import receipt
@@ -22,6 +23,7 @@ from assay.sim import CrashAt, Options, Report, World, run, summary
 from assay.sim.cast import Part, load
 from assay.sim.liars import INVENTS_EVERYTHING
 from assay.sim.options import FAST
+from assay.sim.records import RECORDS
 from assay.sim.report import report
 from tests.audited import check_audit
 from tests.liars import clients, key_services, verifiers, workers
@@ -327,6 +329,26 @@ def test_a_key_holder_that_gives_false_shares_is_named_and_made_up_for(liar: str
     named = told_by(found, "worker", "false-share") + told_by(found, "verifier", "false-share")
     assert named
     assert all(found.world.nodes[liar].account in text for text in named)
+
+
+def test_with_key_holders_too_a_drawn_verifier_ends_with_the_keys_of_its_records_alone() -> None:
+    found = play(HELD)
+    assert set(found.report.outcomes) == {"settled"}
+    seen = 0
+    for node in found.world.of_role["verifier"]:
+        facts, keys = node.core.machine.state.facts, node.hands.keys
+        for key_id, held in keys._records.items():
+            seen += 1
+            assert key_id not in keys._ring  # the shard's key is not here
+            assert 0 < len(held.keys) < RECORDS
+            due: set[int] = set()
+            for seg in found.world.receipts.segments.values():
+                spec = node.hands.spec(facts.jobs[seg.job].terms.spec) if seg.job in facts.jobs else None
+                if spec is not None and spec.dataset.shards[0].sealed.key_id == key_id and node.account in seg.verifiers:
+                    where = reads.places(seg.units, seg.start, spec.micro_batches)
+                    due |= {index for some in reads.records(reads.reading(spec), where).values() for index in some}
+            assert set(held.keys) <= due
+    assert seen
 
 
 # ---- killed anywhere -----------------------------------------------------------------------------------------------------

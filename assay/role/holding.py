@@ -96,7 +96,7 @@ class Holding(Jobs):
         first = sha256(self.base.account.encode(), key)[0] % count
         ring = [(first + i) % count + 1 for i in range(count)]
         free = [place for place in ring if place not in given and place not in shares.false and place not in shares.asked]
-        waiting = len([place for place in shares.asked if place not in given and place not in shares.silent])
+        waiting = len([place for place in shares.asked if place not in (*given, *shares.silent, *shares.false)])
         for place in free[: max(0, holders.threshold - len(given) - waiting)]:
             shares.asked.append(place)
             message = KeyRequest(segment=segment, key_id=key)
