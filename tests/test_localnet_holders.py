@@ -1,16 +1,27 @@
 """Keys that three nodes share, each a process of its own: with any two of them up a job is trained, checked, settled, delivered and audited, also
-without the first, whom alone the contract knows."""
+without the first, whom alone the contract knows. Who is drawn ends with the keys of its records."""
 
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
 
+from assay import record_keys
 from tests.test_localnet_net import SUBMIT, assay, daemon, here, until, written
 
 __all__ = ["here"]
+
+
+def ring(folder: Path) -> tuple[set[bytes], dict[bytes, int]]:
+    """Of a node's keys: ids of those that are whole; and of those of single records, how many there are, by the shard's."""
+    around = 12 + 16  # nonce and tag
+    each = record_keys.encoded_size(1) - record_keys.encoded_size(0)
+    with contextlib.closing(sqlite3.connect(next(folder.rglob("ring.db")))) as db:
+        whole = {row[0] for row in db.execute("select id from ring")}
+        return whole, {row[0]: (len(row[1]) - around - record_keys.encoded_size(0)) // each for row in db.execute("select id, sealed from records")}
 
 
 @pytest.mark.slow
@@ -38,5 +49,9 @@ def test_two_of_three_key_holders_serve_a_job_while_the_first_sleeps(here: Path)
         for folder in folders[1:]:
             status = until(lambda folder=folder: (s := assay(here, "keyservice", "status", "--data", str(folder)))["released"] >= 7 and s)
             assert status["holds"] == [accounts[0]]
+        shards, records = ring(here / ".assay" / "verifier")
+        assert records  # of the shards that its links read from, and no shard's key
+        assert not records.keys() & shards
+        assert all(0 < count < 64 for count in records.values())
         audit = assay(here, "job", "audit", "1")
         assert audit["failed"] == 0, audit
