@@ -20,10 +20,10 @@ from assay.adapters.engine_process import InlineEngine
 from assay.chain import Attested, BondCleared, DisputeOpened, DisputePaid, DisputeResolved, DisputeWithdrawn, KeyReleased, Outcome
 from assay.client import run_plan
 from assay.dispute import moves, served
-from assay.dispute.record import Rules
+from assay.dispute.record import Rules, state_of
 from assay.dispute.served import Nodes
 from assay.dispute.tree import Tree
-from assay.engine import LinkReplayed
+from assay.engine import AnswerDispute, LinkReplayed
 from assay.execute import Executor
 from assay.keyservice.daemon import key_service
 from assay.ports import Outage
@@ -346,19 +346,24 @@ def test_verifiers_defend_their_traces_and_who_made_one_up_concedes(tmp_path: Pa
 def doubts_votes_over_the_data(hands: Any) -> None:
     """Reveals traces of its own of the micro-batches, and doubts the records that others' traces begin with."""
     makes_up_traces(hands, {0, 1})
-    perform = hands.perform
+    perform, run = hands.perform, hands.shop.engine.run
+    asked: dict[Any, AnswerDispute] = {}
+
+    async def remember(task: Any, folder: Any, progress: Any) -> Any:
+        if isinstance(task, AnswerDispute):
+            asked[task.record.dispute] = task
+        return await run(task, folder, progress)
 
     async def doubt(task: Any, note: Any) -> Any:
         made = await perform(task, note)
         if not isinstance(task, MakeMove) or task.opening is None or not made.why.startswith("in "):
             return made
         (link,) = hands.shop.engine._engines[hands.shop.root]._links.values()
-        record = hands.chain.ledger.disputes.record(task.dispute)
-        state = hands.chain.ledger.disputes.disputes[task.dispute].state
+        record, facts = asked[task.dispute].record, asked[task.dispute].facts
         doubter = Doubter(lambda _: link, Tree([merkle.PAD]), task.opening, 1, {moves.Phase.TRACE: 0})
-        return msgspec.structs.replace(made, move=doubter.move(state, record.moves[-1].move), why="")
+        return msgspec.structs.replace(made, move=doubter.move(state_of(record, facts), record.moves[-1].move), why="")
 
-    hands.perform = doubt
+    hands.perform, hands.shop.engine.run = doubt, remember
 
 
 def test_a_verifier_defends_its_batch_with_the_keys_of_its_own_records_alone(tmp_path: Path) -> None:
