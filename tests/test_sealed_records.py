@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from assay import merkle, record_keys, seal, sealed_records
 from assay.exact.native.build import library
+from assay.ids import Digest
 from assay.record_keys import RecordKeys
 from assay.sealed_records import HEADER_SIZE, LEAF, Reader, WrongRecord
 
@@ -75,7 +76,7 @@ SIZES = [
 def test_native_and_python_make_and_open_the_same_bytes(monkeypatch: pytest.MonkeyPatch, count: int, width: int) -> None:
     data = rows(count, width, count)
     expected = by_the_rule(data, KEY)
-    root = merkle.root([expected[at : at + LEAF] for at in range(HEADER_SIZE + count * width, len(expected), LEAF)])  # type: ignore[misc]
+    root = merkle.root([Digest(expected[at : at + LEAF]) for at in range(HEADER_SIZE + count * width, len(expected), LEAF)])
 
     def both() -> None:
         blob, made = sealed_records.seal_records(data, KEY)

@@ -199,6 +199,7 @@ class Holding(Jobs):
                 self._false(segment, key, shares, found.false)
                 for place in found.short:
                     shares.have.pop(place, None)
+                    shares.silent.append(place)
                 if found.kept:
                     shares.kept = True
                     return self._look(segment)

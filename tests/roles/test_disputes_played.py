@@ -264,26 +264,39 @@ def test_a_provider_whose_hardware_failed_concedes_and_keeps_half(tmp_path: Path
     together(tmp_path, play)
 
 
+def points_at_the_data(hands: Any, only_votes: bool = False) -> None:
+    """Each of its moves doubts the records that the disputed trace begins with; in disputes over votes alone, or in all."""
+    perform, run = hands.perform, hands.shop.engine.run
+    asked: dict[Any, AnswerDispute] = {}
+
+    async def remember(task: Any, folder: Any, progress: Any) -> Any:
+        if isinstance(task, AnswerDispute):
+            asked[task.record.dispute] = task
+        return await run(task, folder, progress)
+
+    async def doubt(task: Any, note: Any) -> Any:
+        made = await perform(task, note)
+        if not isinstance(task, MakeMove) or not made.why.startswith("in ") or (only_votes and task.opening is None):
+            return made
+        (link,) = hands.shop.engine._engines[hands.shop.root]._links.values()
+        record, facts = asked[task.dispute].record, asked[task.dispute].facts
+        doubter = Doubter(lambda _: link, Tree([merkle.PAD]), task.opening, 1, {moves.Phase.TRACE: 0})
+        return msgspec.structs.replace(made, move=doubter.move(state_of(record, facts), record.moves[-1].move), why="")
+
+    hands.perform, hands.shop.engine.run = doubt, remember
+
+
 def doubts_the_data(hands: Any) -> None:
     """Refutes a micro-batch, and then doubts the records that it was run on."""
-    run, perform = hands.shop.engine.run, hands.perform
+    run = hands.shop.engine.run
 
     async def lie(task: Any, folder: Any, progress: Any) -> Any:
         found = await run(task, folder, progress)
         wrong = isinstance(found, LinkReplayed) and task.m < task.job.micro_batches
         return msgspec.structs.replace(found, agrees=False, reason="I say so") if wrong else found
 
-    async def doubt(task: Any, note: Any) -> Any:
-        made = await perform(task, note)
-        if not isinstance(task, MakeMove) or not made.why.startswith("in "):
-            return made
-        (link,) = hands.shop.engine._engines[hands.shop.root]._links.values()
-        record = hands.chain.ledger.disputes.record(task.dispute)
-        state = hands.chain.ledger.disputes.disputes[task.dispute].state
-        doubter = Doubter(lambda _: link, Tree([merkle.PAD]), task.opening, 1, {moves.Phase.TRACE: 0})
-        return msgspec.structs.replace(made, move=doubter.move(state, record.moves[-1].move), why="")
-
-    hands.shop.engine.run, hands.perform = lie, doubt
+    hands.shop.engine.run = lie
+    points_at_the_data(hands)
 
 
 def test_a_provider_shows_the_record_that_an_element_of_its_batch_is_from(tmp_path: Path) -> None:
@@ -346,24 +359,7 @@ def test_verifiers_defend_their_traces_and_who_made_one_up_concedes(tmp_path: Pa
 def doubts_votes_over_the_data(hands: Any) -> None:
     """Reveals traces of its own of the micro-batches, and doubts the records that others' traces begin with."""
     makes_up_traces(hands, {0, 1})
-    perform, run = hands.perform, hands.shop.engine.run
-    asked: dict[Any, AnswerDispute] = {}
-
-    async def remember(task: Any, folder: Any, progress: Any) -> Any:
-        if isinstance(task, AnswerDispute):
-            asked[task.record.dispute] = task
-        return await run(task, folder, progress)
-
-    async def doubt(task: Any, note: Any) -> Any:
-        made = await perform(task, note)
-        if not isinstance(task, MakeMove) or task.opening is None or not made.why.startswith("in "):
-            return made
-        (link,) = hands.shop.engine._engines[hands.shop.root]._links.values()
-        record, facts = asked[task.dispute].record, asked[task.dispute].facts
-        doubter = Doubter(lambda _: link, Tree([merkle.PAD]), task.opening, 1, {moves.Phase.TRACE: 0})
-        return msgspec.structs.replace(made, move=doubter.move(state_of(record, facts), record.moves[-1].move), why="")
-
-    hands.perform, hands.shop.engine.run = doubt, remember
+    points_at_the_data(hands, only_votes=True)
 
 
 def test_a_verifier_defends_its_batch_with_the_keys_of_its_own_records_alone(tmp_path: Path) -> None:

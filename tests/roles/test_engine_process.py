@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -39,9 +41,9 @@ def check() -> CheckFile:
 
 
 @contextlib.asynccontextmanager
-async def engine(script: str | None = None, **more: float):  # type: ignore[no-untyped-def]
+async def engine(script: str | None = None, **more: Any) -> AsyncIterator[ProcessEngine]:
     """An engine process; with `script`, Python code in the place of the engine."""
-    made = ProcessEngine(command=(sys.executable, "-c", script) if script else (), **more)  # type: ignore[arg-type]
+    made = ProcessEngine(command=(sys.executable, "-c", script) if script else (), **more)
     try:
         yield made
     finally:

@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -83,8 +84,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ps
 
 
 @contextlib.asynccontextmanager
-async def engine(path: Path, **more: object):  # type: ignore[no-untyped-def]
-    made = ProcessEngine(template=path, **more)  # type: ignore[arg-type]
+async def engine(path: Path, **more: Any) -> AsyncIterator[ProcessEngine]:
+    made = ProcessEngine(template=path, **more)
     try:
         yield made
     finally:

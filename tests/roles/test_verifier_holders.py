@@ -132,6 +132,20 @@ def test_a_holder_that_answers_falsely_is_named_and_the_next_one_asked(bench: Be
     assert [place for place, _ in bench.task(gathering()).answers] == sorted([one, three])
 
 
+def test_a_holder_whose_answers_lack_a_record_is_not_named_and_the_next_one_asked(bench: Bench) -> None:
+    """As many parts as are due, of other records: it may have seen an earlier draw."""
+    masks(bench)
+    one, two = asked(bench)
+    given(bench, one, parts(mark=b"a"))
+    bench.answered(f"ask:1:{FIRST.key_id.hex()}:{two}", KeyGrant(key_id=FIRST.key_id, wrapped=(parts(mark=b"b"),)))
+    gathered(bench, kept=False, short=(two,))
+    assert "false-share" not in bench.topics()
+    three = ({1, 2, 3} - {one, two}).pop()
+    assert three in asked(bench)
+    given(bench, two, parts(mark=b"d"))  # what it gives later counts
+    assert [place for place, _ in bench.task(gathering()).answers] == sorted([one, two])
+
+
 def test_what_is_not_due_is_left_alone_and_the_next_holder_asked(bench: Bench) -> None:
     masks(bench)
     one, two = asked(bench)
