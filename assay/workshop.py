@@ -225,7 +225,7 @@ class Workshop:
         """The state that a segment starts from."""
         path = folder / f"state-{step}.safetensors"
         if not path.exists():
-            write_atomically(path, await self.unsealed(parent))
+            await asyncio.to_thread(write_atomically, path, await self.unsealed(parent))
 
     async def put_records(self, folder: Path, spec: JobSpec, steps: range) -> None:
         """The shards that steps read, one array a field; taken from another segment of the job where they are already."""
@@ -238,12 +238,22 @@ class Workshop:
             await asyncio.to_thread(self._write_shard, folder, spec, index, sealed, key)
 
     async def shards_for(self, spec: JobSpec, steps: range) -> list[int]:
-        """Numbers of the shards that steps read."""
-        from assay.sampling import record_indices
+        """Numbers of the shards that steps (a range without gaps) read."""
+        return await asyncio.to_thread(self._shards_read, spec, steps)
 
-        micro = range(spec.micro_batches)
-        indices = (record_indices(spec.order, spec.dataset.records, t, m, spec.micro_batches, spec.batch) for t in steps for m in micro)
-        return await asyncio.to_thread(self._shards_of, spec, {i for batch in indices for i in batch})
+    @staticmethod
+    def _shards_read(spec: JobSpec, steps: range) -> list[int]:
+        import numpy as np
+
+        from assay.sampling import walk
+
+        ends, each = np.cumsum([shard.records for shard in spec.dataset.shards]), spec.micro_batches * spec.batch
+        read = np.zeros(len(ends), dtype=bool)
+        for indices in walk(spec.order, spec.dataset.records, steps.start * each, len(steps) * each):
+            read[np.searchsorted(ends, indices, side="right")] = True
+            if read.all():  # mostly soon: a segment reads all over the dataset
+                break
+        return [int(i) for i in np.flatnonzero(read)]
 
     def _linked(self, folder: Path, names: list[str]) -> bool:
         job = (folder / "job").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from tiny import PARAMS, plan
 
-from assay import client, links, merkle, reads, seal
+from assay import client, links, merkle, reads, sampling, seal
 from assay.adapters.engine_process import InlineEngine
 from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
@@ -370,6 +371,28 @@ def test_a_later_segment_shares_the_records_on_disk(tmp_path: Path) -> None:
         await s.work(LetGo(job=JobId(1)))
         assert not list((tmp_path / "worker").iterdir())
         await s.work(DropSegment(segment=SegmentId(2)))  # again does no harm
+
+    play(scene)
+
+
+def test_the_shards_of_some_steps_are_found_without_holding_up_the_daemon(tmp_path: Path) -> None:
+    """Forty shards of one record each, so that few steps read some of them and many all; the way there is not walked on the event loop."""
+
+    async def scene() -> None:
+        told = await stage(tmp_path)
+        one = msgspec.structs.replace(told.spec.dataset.shards[0], records=1)
+        many = msgspec.structs.replace(told.spec, dataset=msgspec.structs.replace(told.spec.dataset, shards=(one,) * 40))
+        threads = []
+        walk = sampling.walk
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sampling, "walk", lambda *way: (threads.append(threading.current_thread()), walk(*way))[1])
+            for steps in (range(1), range(1, 3), range(7, 9), range(50)):
+                places = [(t, m) for t in steps for m in range(many.micro_batches)]
+                wanted = {i for t, m in places for i in sampling.record_indices(many.order, 40, t, m, many.micro_batches, many.batch)}
+                threads.clear()
+                assert await told.worker.shop.shards_for(many, steps) == sorted(wanted)
+                assert len(threads) == 1
+                assert threads[0] is not threading.main_thread()
 
     play(scene)
 
