@@ -143,16 +143,21 @@ class Workshop:
         (folder / "job").write_text(f"job-{spec}")
         return folder
 
-    def drop(self, segment: SegmentId) -> None:
-        """Removes a segment's folder, and its job's when no other segment needs that."""
-        folder = self.folder(segment)
-        job = (folder / "job").read_text() if (folder / "job").exists() else ""
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.exists():
-            raise TaskFailed(Fault.OWN, f"{folder} cannot be removed; it holds decrypted data: remove it by hand")
+    async def drop(self, segment: SegmentId) -> None:
+        """Removes a segment's folder, and its job's when no other segment needs that. To remove its states takes a second or more, and is not done
+        on the event loop: the folder gets another name first, so that nobody meets half of it."""
+        folder, gone = self.folder(segment), self.root / f"gone-{segment}"
+        job = next((path.read_text() for path in (folder / "job", gone / "job") if path.exists()), "")
+        await asyncio.to_thread(shutil.rmtree, gone, True)  # of a removal that was cut off
+        with contextlib.suppress(OSError):
+            folder.rename(gone)
         others = {path.read_text() for path in self.root.glob("segment-*/job")}
         if job.startswith("job-") and job not in others:
             shutil.rmtree(self.root / job, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, gone, True)
+        for left in (folder, gone):
+            if left.exists():
+                raise TaskFailed(Fault.OWN, f"{left} cannot be removed; it holds decrypted data: remove it by hand")
 
     async def unsealed(self, ref: SealedRef, what: str = "") -> bytes:
         """The plaintext of a sealed blob that is in the store, with a key that is. Raises TaskFailed, which begins with `what`."""
