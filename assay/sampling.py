@@ -87,7 +87,7 @@ class _Epoch:
         if self._known is None:
             return np.array([self._hashed(r, x) for x in right.tolist()], dtype=np.int64)
         known = self._known[r]
-        found = known[right]
+        found: NDArray[np.int32] = known[right]
         if (found < 0).any():
             for x in np.unique(right[found < 0]).tolist():
                 known[x] = self._hashed(r, x)

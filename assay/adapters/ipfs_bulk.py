@@ -153,8 +153,14 @@ class Bulk:
 
 def _give_up(stream: Stream, future: asyncio.Future[bytes]) -> None:
     """Of a root that is not waited for: nothing waits for the thread either, which stores nothing."""
+
+    def over(done: asyncio.Future[bytes]) -> None:
+        stream.close()
+        if not done.cancelled():
+            done.exception()  # nobody asks for it
+
     stream.cut()
-    future.add_done_callback(lambda done: (stream.close(), done.cancelled() or done.exception()))
+    future.add_done_callback(over)
 
 
 def _leaf(cid: Cid, place: Place) -> Leaf:
