@@ -143,16 +143,21 @@ class Workshop:
         (folder / "job").write_text(f"job-{spec}")
         return folder
 
-    def drop(self, segment: SegmentId) -> None:
-        """Removes a segment's folder, and its job's when no other segment needs that."""
-        folder = self.folder(segment)
-        job = (folder / "job").read_text() if (folder / "job").exists() else ""
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.exists():
-            raise TaskFailed(Fault.OWN, f"{folder} cannot be removed; it holds decrypted data: remove it by hand")
+    async def drop(self, segment: SegmentId) -> None:
+        """Removes a segment's folder, and its job's when no other segment needs that. To remove its states takes a second or more, and is not done
+        on the event loop: the folder gets another name first, so that nobody meets half of it."""
+        folder, gone = self.folder(segment), self.root / f"gone-{segment}"
+        job = next((path.read_text() for path in (folder / "job", gone / "job") if path.exists()), "")
+        await asyncio.to_thread(shutil.rmtree, gone, True)  # of a removal that was cut off
+        with contextlib.suppress(OSError):
+            folder.rename(gone)
         others = {path.read_text() for path in self.root.glob("segment-*/job")}
         if job.startswith("job-") and job not in others:
             shutil.rmtree(self.root / job, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, gone, True)
+        for left in (folder, gone):
+            if left.exists():
+                raise TaskFailed(Fault.OWN, f"{left} cannot be removed; it holds decrypted data: remove it by hand")
 
     async def unsealed(self, ref: SealedRef, what: str = "") -> bytes:
         """The plaintext of a sealed blob that is in the store, with a key that is. Raises TaskFailed, which begins with `what`."""
@@ -225,7 +230,7 @@ class Workshop:
         """The state that a segment starts from."""
         path = folder / f"state-{step}.safetensors"
         if not path.exists():
-            write_atomically(path, await self.unsealed(parent))
+            await asyncio.to_thread(write_atomically, path, await self.unsealed(parent))
 
     async def put_records(self, folder: Path, spec: JobSpec, steps: range) -> None:
         """The shards that steps read, one array a field; taken from another segment of the job where they are already."""
@@ -238,12 +243,22 @@ class Workshop:
             await asyncio.to_thread(self._write_shard, folder, spec, index, sealed, key)
 
     async def shards_for(self, spec: JobSpec, steps: range) -> list[int]:
-        """Numbers of the shards that steps read."""
-        from assay.sampling import record_indices
+        """Numbers of the shards that steps (a range without gaps) read."""
+        return await asyncio.to_thread(self._shards_read, spec, steps)
 
-        micro = range(spec.micro_batches)
-        indices = (record_indices(spec.order, spec.dataset.records, t, m, spec.micro_batches, spec.batch) for t in steps for m in micro)
-        return await asyncio.to_thread(self._shards_of, spec, {i for batch in indices for i in batch})
+    @staticmethod
+    def _shards_read(spec: JobSpec, steps: range) -> list[int]:
+        import numpy as np
+
+        from assay.sampling import walk
+
+        ends, each = np.cumsum([shard.records for shard in spec.dataset.shards]), spec.micro_batches * spec.batch
+        read = np.zeros(len(ends), dtype=bool)
+        for indices in walk(spec.order, spec.dataset.records, steps.start * each, len(steps) * each):
+            read[np.searchsorted(ends, indices, side="right")] = True
+            if read.all():  # mostly soon: a segment reads all over the dataset
+                break
+        return [int(i) for i in np.flatnonzero(read)]
 
     def _linked(self, folder: Path, names: list[str]) -> bool:
         job = (folder / "job").read_text()

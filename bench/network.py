@@ -1,8 +1,9 @@
 # Measures a small network of real processes on this machine (chain with blocks of 0.25 s, key service, scheduler, three workers, four
 # verifiers), undisturbed: seconds from a posted job to the first step of its first provider; the part of the providers' time, between an
-# assignment and its commitment, in which their engines train; and, when a worker is killed for good in the middle of a segment, seconds until
-# its range is another one's. Goals: first step in under 2 s in the median; a useful share of 95 % (with segments of minutes: what is not
-# useful is told in seconds a segment, too); reassigned within one lease.
+# assignment and its commitment, in which their engines train, with what each segment's time went to and what every process took of the
+# processors meanwhile; and, when a worker is killed for good in the middle of a segment, seconds until its range is another one's. Goals:
+# first step in under 2 s in the median; a useful share of 95 % (with segments of minutes: what is not useful is told in seconds a segment,
+# too); reassigned within one lease.
 """Run: python bench/network.py [--quick] [--json]"""
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
@@ -150,26 +151,66 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
+PHASES = {
+    "gathered": ("assigned", "ready"), "waited": ("ready", "running"), "began": ("running", "first"), "stepped": ("first", "last"),
+    "sealed": ("last", "run"), "copied": ("run", "copied"), "committed": ("copied", "committed"),
+}  # fmt: skip
+"""Of a segment, from one moment to another: documents, shards, keys and the parent's checkpoint come; a place is waited for; what came is
+opened and the engine makes its first step; all others; the end state is sealed and published; another node copies it; the block that carries
+the commitment is final at the worker."""
+
+
+def moments(heard: Heard, segment: int) -> dict[str, float] | None:
+    """When what was heard of a segment; None for one that was not both begun and committed."""
+    found = {topic: heard.of(topic, segment) for topic in ("assigned", "ready", "running", "step", "run", "copied", "alone", "committed")}
+    if not all(found[topic] for topic in ("assigned", "ready", "running", "step", "run", "committed")):
+        return None
+    return {
+        "assigned": found["assigned"][0], "ready": found["ready"][0], "running": found["running"][0], "first": found["step"][0],
+        "last": found["step"][-1], "run": found["run"][-1], "copied": (found["copied"] or found["alone"])[-1], "committed": found["committed"][-1],
+    }  # fmt: skip
+
+
+def processor_seconds(processes: Processes) -> dict[str, float]:
+    """What each process has had of the processors, without those that it started (Linux: proc_pid_stat(5), fields 14 and 15)."""
+    found = {}
+    for name, process in processes.running.items():
+        try:
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended, or this is no Linux
+            continue
+        found[name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
 async def useful(net: Net, steps: int, segments: int) -> dict[str, Any]:
     """One job, one segment after another; what a segment takes beside its training."""
+    before, began = processor_seconds(net.processes), time.monotonic()
     client, job, _ = await net.submit(LONG, steps * segments, steps, PARAMS)
     await net.done(client)
+    took, spent = time.monotonic() - began, processor_seconds(net.processes)
     said = [(who, note) for _, who, note in net.heard.notes if who.startswith("worker") and note.get("topic") == "assigned"]
     providers = {note["segment"]: who for who, note in said if note["job"] == job}
-    training, before, after = [], [], []
+    training, rows = 0.0, []
     taken: dict[str, list[tuple[float, float]]] = {}
     for number, who in sorted(providers.items()):
-        assigned, running, run, committed = (net.heard.of(topic, number) for topic in ("assigned", "running", "run", "committed"))
-        if not (assigned and running and run and committed):
+        at = moments(net.heard, number)
+        if at is None:
             continue
-        training.append(run[-1] - running[0])
-        taken.setdefault(who, []).append((assigned[0], committed[-1]))
-        before.append(running[0] - assigned[0])
-        after.append(committed[-1] - run[-1])
-    share = sum(training) / sum(covered(spans) for spans in taken.values())
+        trained = at["run"] - at["running"]
+        training += trained
+        spans = taken.setdefault(who, [])
+        counted = -covered(spans)
+        spans.append((at["assigned"], at["committed"]))
+        counted += covered(spans)
+        phases = {phase: round(at[until] - at[since], 2) for phase, (since, until) in PHASES.items()}
+        rows.append({"segment": number, "by": who, "lost": round(counted - trained, 2), "training": round(trained, 2), **phases})
+    share = training / sum(covered(spans) for spans in taken.values())
+    medians = {part: round(statistics.median(row[part] for row in rows), 2) for part in ("training", *PHASES)}
+    busy = {name: round(spent[name] - before.get(name, 0.0), 1) for name in spent}
     return {
-        "segments": len(training), "share": round(share, 4), "segment_training_seconds": round(statistics.median(training), 2),
-        "seconds_before_training": round(statistics.median(before), 2), "seconds_after_training": round(statistics.median(after), 2),
+        "segments": len(rows), "share": round(share, 4), "medians": medians, "rows": sorted(rows, key=lambda row: -row["lost"]),
+        "seconds": round(took, 1), "processor_seconds_without_engines": dict(sorted(busy.items(), key=lambda item: -item[1])),
     }  # fmt: skip
 
 
@@ -198,6 +239,16 @@ async def measure(quick: bool) -> dict[str, Any]:
     return found
 
 
+def tell(found: dict[str, Any], out: TextIO) -> None:
+    """A line each, and below them a line for each segment, the worst one first."""
+    for key, value in found.items():
+        if isinstance(value, dict):
+            value = {name: part for name, part in value.items() if name != "rows"}
+        print(f"{key:14} {value}", file=out)
+    for row in found["useful"]["rows"]:
+        print(" ".join(f"{name} {value}" for name, value in row.items()), file=out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
@@ -205,8 +256,7 @@ def main() -> None:
     args = parser.parse_args()
     load = os.getloadavg()[0]
     found = {"load_before": round(load, 2), "cores": os.cpu_count(), **asyncio.run(measure(args.quick))}
-    for key, value in found.items():
-        print(f"{key:14} {value}", file=sys.stderr if args.json else sys.stdout)
+    tell(found, sys.stderr if args.json else sys.stdout)
     if args.json:
         print(json.dumps(found))
 

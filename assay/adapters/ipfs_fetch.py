@@ -97,26 +97,42 @@ class Fetcher:
         """Brings the blob into `blocks`. Raises Outage, ValueError (too large, or no blob of ours), StorageFull."""
         sources = Sources(self.gateway, locate, self.rounds)
         with self.blocks.session():
-            first = await self._block(root, cids.CHUNK if cids.is_raw(root) else MAX_NODE, sources)
-            if cids.is_raw(root):
-                level, total = [], len(first)
-            else:
-                level = cids.walk(first)
-                total = sum(place.size for _, place in level)
-            if total > limit:
-                raise ValueError(f"blob {root} has {total} bytes, over the limit of {limit}")
-            done = 0 if level else total
+            try:
+                await self._fetch(root, limit, sources, progress)
+            finally:
+                if sources.begun is not None:
+                    sources.begun[0].close()
 
-            def note(more: int) -> None:
-                nonlocal done
-                done += more
-                if progress is not None:
-                    progress(Progress(root, done, total))
+    async def _fetch(self, root: Cid, limit: int, sources: Sources, progress: Callable[[Progress], None] | None) -> None:
+        first = await self._root(root, limit, sources)
+        if cids.is_raw(root):
+            level, total = [], len(first)
+        else:
+            level = cids.walk(first)
+            total = sum(place.size for _, place in level)
+        if total > limit:
+            raise ValueError(f"blob {root} has {total} bytes, over the limit of {limit}")
+        done = 0 if level else total
 
-            if level:
-                await self._below(level, sources, note)
-            else:
-                note(0)
+        def note(more: int) -> None:
+            nonlocal done
+            done += more
+            if progress is not None:
+                progress(Progress(root, done, total))
+
+        if level:
+            await self._below(level, sources, note)
+        else:
+            note(0)
+
+    async def _root(self, root: Cid, limit: int, sources: Sources) -> bytes:
+        """The root: over a stream where the blob may be worth one, so that its leaves find that open."""
+        data = await asyncio.to_thread(self.blocks.read, root)
+        if data is None and limit >= STREAMED * cids.CHUNK and not cids.is_raw(root):
+            data = await self._bulk.begin(root, MAX_NODE, sources)
+            if data is not None:
+                await _to_the_end(asyncio.to_thread(self.blocks.write, root, data))
+        return data if data is not None else await self._from_anyone(root, cids.CHUNK if cids.is_raw(root) else MAX_NODE, sources)
 
     async def _below(self, level: list[tuple[Cid, Place]], sources: Sources, note: Callable[[int], None]) -> None:
         """Brings what is below these nodes of one height; the leaves of WIDTH^2 chunks at a time, so that a long list is not held."""

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from assay.adapters.ipfs_reader import Stream
 
 MAX_GATEWAYS = 256
 MAX_URL = 512
@@ -95,6 +99,8 @@ class Sources:
         self.gateways: list[Gateway] = []
         self.lacking: set[str] = set()
         """URLs of those that have lacked a block: asked last."""
+        self.begun: tuple[Stream, Gateway] | None = None
+        """A stream that brought the root and waits for leaves to bring."""
         self.refresh()
 
     def refresh(self) -> bool:

@@ -1,12 +1,14 @@
 """Streams of blocks: what a gateway speaks with other nodes of ours where speed matters, on the gateway's own port.
 
-A reader asks `GET /assay/blocks` with `Upgrade: assay-blocks/3`; the gateway answers 101, and the connection is the stream's from there:
+A reader asks `GET /assay/blocks` with `Upgrade: assay-blocks/4`; the gateway answers 101, and the connection is the stream's from there:
 
     reader to gateway    count u8, from 1 to BATCH, and so many leaves: SHA-256 digest (32 bytes), size u32, big-endian;
+                         or count 0 and the SHA-256 digest of one node (a dag-pb block, the root of a tree);
                          as many of these requests ahead of the answers as the reader likes
-    gateway to reader    for each request, in this order: one byte a leaf, HAS or LACKS, and then those that it has, one after another
+    gateway to reader    for each request, in this order: one byte a leaf, HAS or LACKS, and then those that it has, one after another;
+                         for a node LACKS, or HAS, its size u32 and its bytes
 
-Sizes are the reader's, from the tree above the leaves: so it knows how many bytes come next and lets the kernel bring several blocks in a few
+The sizes of leaves are the reader's, from the tree above them: so it knows how many bytes come next and lets the kernel bring several blocks in a few
 calls (assay.adapters.ipfs_intake), which a length before each block would not allow. A block of another size than was asked for is one that
 the gateway lacks.
 
@@ -37,11 +39,14 @@ from assay.ids import Cid
 
 log = logging.getLogger("assay.blobs")
 
-UPGRADE = "assay-blocks/3"
+UPGRADE = "assay-blocks/4"
 PATH = "/assay/blocks"
 WANTED = struct.Struct(">32sI")
 """A leaf in a request."""
 HAS, LACKS = 1, 2
+NODE = struct.Struct(">BI")
+"""HAS, and the size of a node."""
+DIGEST = 32
 BATCH = 16
 """Leaves of one request."""
 MAX_STREAMS, STREAMS_PER_HOST = 64, 16
@@ -55,6 +60,8 @@ AHEAD = 128
 
 class Source(Protocol):
     def open(self, digests: Sequence[bytes]) -> list[Extent | None]: ...
+
+    def read(self, cid: Cid) -> bytes | None: ...
 
 
 class Leaf(NamedTuple):
@@ -115,8 +122,16 @@ class Streams:
         while True:
             within = REQUEST_WITHIN if pending else IDLE
             pending += wire.receive(WANTED.size * AHEAD, within, "began a request and did not finish it" if pending else "asks for nothing")
-            while (leaves := _request(pending)) is not None:
-                self._send(wire, leaves)
+            while (asked := _request(pending)) is not None:
+                if isinstance(asked, bytes):
+                    self._send_node(wire, asked)
+                else:
+                    self._send(wire, asked)
+
+    def _send_node(self, wire: Wire, digest: bytes) -> None:
+        data = self._blocks.read(cids.of_digest(cids.DAG_PB, digest))
+        answer = bytes((LACKS,)) if data is None or len(data) > cids.MAX_BLOCK else NODE.pack(HAS, len(data)) + data
+        wire.send(answer, time.monotonic() + self._read_within)
 
     def _send(self, wire: Wire, leaves: Sequence[Leaf]) -> None:
         """Answers one request. Blocks that lie in a row go to the wire in one piece."""
@@ -146,13 +161,19 @@ def in_rows(extents: Iterable[Extent | None]) -> list[Extent]:
     return rows
 
 
-def _request(pending: bytearray) -> list[Leaf] | None:
-    """Takes the next request off what has come; None while it is not whole. Raises BadRequest."""
+def _request(pending: bytearray) -> list[Leaf] | bytes | None:
+    """Takes the next request off what has come: leaves, or a node's digest; None while it is not whole. Raises BadRequest."""
     if not pending:
         return None
     count = pending[0]
-    if not 0 < count <= BATCH:
+    if count > BATCH:
         raise BadRequest(f"asked for {count} blocks in one request")
+    if not count:
+        if len(pending) <= DIGEST:
+            return None
+        digest = bytes(pending[1 : 1 + DIGEST])
+        del pending[: 1 + DIGEST]
+        return digest
     end = 1 + count * WANTED.size
     if len(pending) < end:
         return None
@@ -172,6 +193,11 @@ def request(leaves: Sequence[Leaf]) -> bytes:
         for leaf in part:
             asked += WANTED.pack(leaf.digest, leaf.size)
     return bytes(asked)
+
+
+def request_node(digest: bytes) -> bytes:
+    """What a reader sends for a node."""
+    return b"\0" + digest
 
 
 class Wire:

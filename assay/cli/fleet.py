@@ -70,11 +70,18 @@ def ranks_of(count: int, devices: str, split: str, rays: Rays | None) -> Ranks |
     what = "these ranks cannot be had"
     if split not in ("auto", "always"):
         raise Trouble(what, f"--split {split} is unknown", "--split auto", 2)
-    named = tuple(str(at) for at in range(len(hardware.gpus()))) if devices == "all" else tuple(filter(None, devices.split(",")))
-    if devices == "all" and not named:
-        raise Trouble(what, "no GPU was found here", "--ranks 2 without --devices runs them on the processor", 2)
+    found = hardware.gpus() if devices else ()
+    named = tuple(str(at) for at in range(len(found))) if devices == "all" else tuple(filter(None, devices.split(",")))
     if not all(name.isascii() and name.isdigit() for name in named) or len(set(named)) != len(named):
         raise Trouble(what, f"--devices {devices} is no list of different numbers", "--devices 0,1", 2)
+    lack = "the GPUs of --devices are not here"
+    if devices and not found:
+        why = f"--devices {devices} names GPUs, and the driver shows none on this machine"
+        raise Trouble(lack, why, "nvidia-smi says what the driver sees; --ranks 2 without --devices runs them on the processor", 2)
+    if absent := [name for name in named if int(name) >= len(found)]:
+        here = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in found)
+        why = f"there is no GPU {', '.join(absent)} on this machine; the driver shows {here}"
+        raise Trouble(lack, why, "--devices all" if len(found) > 1 else "leave --devices away: one GPU needs no ranks", 2)
     count = count or len(named)
     if not count:
         return None

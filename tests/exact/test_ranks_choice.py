@@ -9,6 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from assay.adapters import hardware
 from assay.adapters.engine_process import Ranks
 from assay.cli.common import Trouble
 from assay.cli.fleet import Rays, ranks_of
@@ -173,7 +174,34 @@ def zeros() -> dict[str, dict[str, np.ndarray]]:  # type: ignore[type-arg]
     return given
 
 
-def test_what_the_owner_says_of_ranks() -> None:
+def has_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    told = {"uuid": "GPU-0", "driver": "1", "capability": None, "memory": 1, "used": 0, "temperature": None, "power": None, "power_limit": None,
+            "busy": None, "ecc": None, "mig": None, "processes": ()}  # fmt: skip
+    found = tuple(hardware.Gpu(index=at, name=f"Card {at}", **told) for at in range(count))  # type: ignore[arg-type]
+    monkeypatch.setattr(hardware, "gpus", lambda: found)
+
+
+@pytest.mark.parametrize(
+    ("here", "devices", "why", "advice"),
+    [
+        (0, "0,1", "--devices 0,1 names GPUs, and the driver shows none on this machine", "--ranks 2 without --devices runs them on the processor"),
+        (0, "all", "--devices all names GPUs, and the driver shows none", "nvidia-smi says what the driver sees"),
+        (1, "0,1", "there is no GPU 1 on this machine; the driver shows 0 (Card 0)", "leave --devices away"),
+        (2, "1,2,7", "there is no GPU 2, 7 on this machine; the driver shows 0 (Card 0), 1 (Card 1)", "--devices all"),
+    ],
+)
+def test_gpus_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, here: int, devices: str, why: str, advice: str) -> None:
+    has_gpus(monkeypatch, here)
+    with pytest.raises(Trouble) as refused:
+        ranks_of(0, devices, "auto", None)
+    assert why in refused.value.why
+    assert advice in refused.value.next
+    assert refused.value.code == 2
+
+
+def test_what_the_owner_says_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_gpus(monkeypatch, 3)
+    assert ranks_of(0, "all", "auto", None) == Ranks(3, ("0", "1", "2"), False)
     assert ranks_of(0, "", "auto", None) is None
     assert ranks_of(2, "", "auto", None) == Ranks(2, (), True)
     assert ranks_of(0, "0,2", "auto", None) == Ranks(2, ("0", "2"), False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from functools import lru_cache
 
 import pytest
 
+from assay import sampling
 from assay.ids import Digest
-from assay.sampling import permute, record_indices
+from assay.sampling import permute, record_indices, walk
 
 KEY = Digest(hashlib.sha256(b"order").digest())
 
@@ -39,6 +41,30 @@ def test_a_job_walks_through_every_record_once_an_epoch() -> None:
     assert record_indices(KEY, 20, 2, 0, 2, 5) == seen[20:25]
 
 
+@pytest.mark.parametrize("records", [1, 2, 3, 17, 512, 60_000, 1 << 32, (1 << 32) + 1, 1 << 62])
+def test_many_places_at_once_are_what_the_formula_says_of_each(records: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the ends of epochs and of parts, with F in a table and, above 2^32 records, without."""
+    monkeypatch.setattr(sampling, "AT_ONCE", 40)
+    for first in (0, 5, 3 * records - 50 if records > 50 else 7 * records):
+        parts = list(walk(KEY, records, first, 100))
+        assert all(len(part) <= 40 for part in parts)
+        assert [i for part in parts for i in part.tolist()] == [permute(KEY, p // records, records, p % records) for p in range(first, first + 100)]
+
+
+def test_a_whole_segment_takes_few_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs of 10^5 records: less than one hash for 25 places, where the formula has some eight for each."""
+    hashed = []
+
+    class Counted(sampling._Epoch):
+        def _hashed(self, r: int, x: int) -> int:
+            hashed.append((r, x))
+            return super()._hashed(r, x)
+
+    monkeypatch.setattr(sampling, "_epoch", lru_cache(2)(Counted))
+    assert sum(len(part) for part in walk(KEY, 100_000, 0, 200_000)) == 200_000
+    assert 0 < len(hashed) <= 2 * sampling.ROUNDS << 9
+
+
 def test_keys_and_large_sets() -> None:
     other = Digest(bytes(32))
     assert [permute(KEY, 0, 10**9, p) for p in range(5)] != [permute(other, 0, 10**9, p) for p in range(5)]
@@ -49,5 +75,8 @@ def test_places_outside_are_refused() -> None:
     for records, place in ((0, 0), (5, 5), (5, -1), (1 << 63, 0)):
         with pytest.raises(ValueError, match="place"):
             permute(KEY, 0, records, place)
+    for records, first in ((0, 0), (5, -1), (1 << 63, 0)):
+        with pytest.raises(ValueError, match="place"):
+            list(walk(KEY, records, first, 1))
     with pytest.raises(ValueError, match="micro-batch"):
         record_indices(KEY, 20, 0, 2, 2, 4)

@@ -360,7 +360,7 @@ def test_too_many_readers_are_told_to_come_back(run: Callable[[Body], None], mon
     monkeypatch.setattr(ipfs_gateway, "MAX_READERS", 0)
 
     async def body(net: Net) -> None:
-        await net.serve(BlockGateway(net.store))
+        await net.serve(BlockGateway(net.store, streams=0))
         with pytest.raises(Outage, match="HTTP 503"):
             await net.fetch()
 

@@ -22,7 +22,7 @@ from assay.adapters import ipfs_hash, ipfs_intake, ipfs_packs, ipfs_pull, ipfs_s
 from assay.adapters.ipfs import LocalBlobs
 from assay.adapters.ipfs_gateway import BlockGateway
 from assay.adapters.ipfs_sources import Failed
-from assay.adapters.ipfs_stream import HAS, LACKS, PATH, UPGRADE, WANTED, Leaf, Streams, Wire, request
+from assay.adapters.ipfs_stream import HAS, LACKS, NODE, PATH, UPGRADE, WANTED, Leaf, Streams, Wire, request
 from assay.exact.native.build import library
 from assay.ids import Cid
 from assay.ports import Outage, StorageFull
@@ -38,6 +38,7 @@ class Counting(Streams):
     def __init__(self, node: LocalBlobs) -> None:
         super().__init__(node.store)
         self.asked: list[Cid] = []
+        self.opened = 0
 
     def _send(self, wire: Wire, leaves: Sequence[Leaf]) -> None:
         with self._mutex:
@@ -48,6 +49,10 @@ class Counting(Streams):
     def answer(self, wire: Wire, leaves: Sequence[Leaf], turn: int) -> None:
         """`turn`: how many leaves it was asked for, with these."""
         super()._send(wire, leaves)
+
+    def enter(self, host: str) -> None:
+        self.opened += 1
+        super().enter(host)
 
     def bodies(self, leaves: Sequence[Leaf]) -> bytes:
         found = [self._blocks.read(leaf.cid) for leaf in leaves]  # type: ignore[attr-defined]
@@ -144,17 +149,23 @@ class Net:
         self.wanting = LocalBlobs(folder / "wanting", lambda near: self.urls, patience=0.1, timeout=2.0)
         stack.push_async_callback(self.wanting.close)
 
-    async def serve(self, kind: Callable[[LocalBlobs], Counting], plain: bool = False) -> Counting:
-        """A gateway with these streams; without `plain` it answers no requests for single blocks of a blob but its root."""
+    async def serve(
+        self, kind: Callable[[LocalBlobs], Counting], plain: bool = False, blocks: Callable[[LocalBlobs], OnlyRoot] | None = None
+    ) -> Counting:
+        """A gateway with these streams; without `plain` it answers no requests for single blocks of a blob but its root, or what `blocks` say."""
         streams = kind(self.source)
-        blocks = self.source.store if plain else OnlyRoot(self.source)
-        gateway = BlockGateway(blocks)
+        shown = self.source.store if plain else (blocks or OnlyRoot)(self.source)
+        gateway = BlockGateway(shown)
         gateway._streams = streams
         self.urls.append(await gateway.start())
         self._stack.push_async_callback(gateway.stop)
         if isinstance(streams, Holding):
             self._stack.callback(streams.hold.set)
         return streams
+
+    def be_patient(self) -> None:
+        """For the first answer: on a busy machine it may take long."""
+        self.wanting._fetcher._bulk._patience = self.wanting._fetcher._bulk._timeout = 30
 
     async def fetch(self) -> None:
         await self.wanting.fetch(ROOT, len(DATA))
@@ -171,6 +182,25 @@ class OnlyRoot:
 
     def read(self, cid: Cid) -> bytes | None:
         return None if cids.is_raw(cid) else self._store.read(cid)
+
+
+class NoPlainBlock(OnlyRoot):
+    """Blocks of which the plain gateway shows none."""
+
+    def read(self, cid: Cid) -> bytes | None:
+        return None
+
+
+class Rooted(Counting):
+    """Answers otherwise than it should when it is asked for a root."""
+
+    def __init__(self, node: LocalBlobs, says: Callable[[bytes], bytes]) -> None:
+        super().__init__(node)
+        self._says, self._root = says, node.store.read(ROOT) or b""
+
+    def _send_node(self, wire: Wire, digest: bytes) -> None:
+        assert digest == cids.parse(ROOT)[1]
+        wire.send(self._says(self._root), time.monotonic() + 5)
 
 
 Body = Callable[[Net], Awaitable[None]]
@@ -192,13 +222,84 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Body], Non
 
 def test_every_leaf_is_sent_once_and_several_gateways_share_them(run: Callable[[Body], None]) -> None:
     async def body(net: Net) -> None:
-        net.wanting._fetcher._bulk._patience = net.wanting._fetcher._bulk._timeout = 30
+        net.be_patient()
         who: set[Counting] = set()
         all_asked = threading.Event()
         served = [await net.serve(lambda node: Waiting(node, who, all_asked)) for _ in range(3)]
         await net.fetch()
         assert sorted(cid for one in served for cid in one.asked) == sorted(LEAVES)
         assert all(one.asked for one in served)
+
+    run(body)
+
+
+def test_the_root_comes_over_the_stream_that_then_brings_the_leaves(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        net.be_patient()
+        served = await net.serve(Counting, blocks=NoPlainBlock)
+        await net.fetch()
+        assert served.opened == 1
+        assert sorted(served.asked) == sorted(LEAVES)
+
+    run(body)
+
+
+def test_a_root_of_a_blob_that_is_too_large_leaves_no_stream_open(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        net.be_patient()
+        served = await net.serve(Counting, blocks=NoPlainBlock)
+        with pytest.raises(ValueError, match="over the limit"):
+            await net.wanting.fetch(ROOT, len(DATA) - 1)
+        assert served.opened == 1
+        while served._hosts:  # noqa: ASYNC110 (its thread hears of it in its own time)
+            await asyncio.sleep(0.01)
+
+    run(body)
+
+
+def test_a_blob_that_is_little_is_worth_no_stream(run: Callable[[Body], None]) -> None:
+    async def body(net: Net) -> None:
+        served = await net.serve(Counting, plain=True)
+        little = DATA[: 2 * cids.CHUNK]
+        root = await net.source.put(little)
+        await net.wanting.fetch(root, len(little))
+        assert await net.wanting.get(root) == little
+        assert served.opened == 0
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [lambda root: bytes([LACKS]), lambda root: b"", lambda root: NODE.pack(HAS, len(root)) + root[:-1]],
+    ids=["lacks it", "is silent", "stops in its middle"],
+)
+def test_a_root_that_a_stream_does_not_bring_comes_the_plain_way(run: Callable[[Body], None], says: Callable[[bytes], bytes]) -> None:
+    async def body(net: Net) -> None:
+        await net.serve(lambda node: Rooted(node, says))
+        await net.fetch()
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        (lambda root: NODE.pack(HAS, len(root)) + root[:-1] + bytes([root[-1] ^ 1]), "answered other bytes than"),
+        (lambda root: NODE.pack(HAS, 1 << 31), "sent over"),
+        (lambda root: b"\x07", "answered what is no answer"),
+    ],
+)
+def test_who_lies_about_a_root_is_named_and_left_alone(run: Callable[[Body], None], says: Callable[[bytes], bytes], words: str) -> None:
+    async def body(net: Net) -> None:
+        net.be_patient()
+        liar = await net.serve(lambda node: Rooted(node, says), blocks=NoPlainBlock)
+        for _ in range(2):
+            with pytest.raises(Outage, match=f"{net.urls[0]}: {words}"):
+                await net.fetch()
+        assert liar.opened == 1
+        await net.serve(Counting)
+        await net.fetch()
 
     run(body)
 
@@ -454,7 +555,7 @@ def hostile(run: Callable[[Body], None], stranger: Callable[[str], None]) -> Non
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [(b"\x00", "asked for 0 blocks"), (b"\xff" * 99, "asked for 255 blocks"), (b"\x01" + WANTED.pack(bytes(32), cids.CHUNK + 1), "a leaf of over")],
+    [(b"\x11", "asked for 17 blocks"), (b"\xff" * 99, "asked for 255 blocks"), (b"\x01" + WANTED.pack(bytes(32), cids.CHUNK + 1), "a leaf of over")],
 )
 def test_what_is_no_request_closes_the_stream(
     run: Callable[[Body], None], caplog: pytest.LogCaptureFixture, wrong: bytes, words: str

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from tiny import PARAMS, plan
 
-from assay import client, links, merkle, reads, seal
+from assay import client, links, merkle, reads, sampling, seal
 from assay.adapters.engine_process import InlineEngine
 from assay.adapters.memory_blobs import BlobNet, MemoryBlobs
 from assay.adapters.memory_chain import MemoryChain, MemoryLedger
@@ -372,6 +374,54 @@ def test_a_later_segment_shares_the_records_on_disk(tmp_path: Path) -> None:
         await s.work(DropSegment(segment=SegmentId(2)))  # again does no harm
 
     play(scene)
+
+
+def test_the_shards_of_some_steps_are_found_without_holding_up_the_daemon(tmp_path: Path) -> None:
+    """Forty shards of one record each, so that few steps read some of them and many all; the way there is not walked on the event loop."""
+
+    async def scene() -> None:
+        told = await stage(tmp_path)
+        one = msgspec.structs.replace(told.spec.dataset.shards[0], records=1)
+        many = msgspec.structs.replace(told.spec, dataset=msgspec.structs.replace(told.spec.dataset, shards=(one,) * 40))
+        threads = []
+        walk = sampling.walk
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sampling, "walk", lambda *way: (threads.append(_aside()), walk(*way))[1])
+            for steps in (range(1), range(1, 3), range(7, 9), range(50)):
+                places = [(t, m) for t in steps for m in range(many.micro_batches)]
+                wanted = {i for t, m in places for i in sampling.record_indices(many.order, 40, t, m, many.micro_batches, many.batch)}
+                threads.clear()
+                assert await told.worker.shop.shards_for(many, steps) == sorted(wanted)
+                assert threads == [True]
+
+    play(scene)
+
+
+def test_a_segment_is_removed_beside_the_event_loop_and_a_removal_that_was_cut_off_is_finished(tmp_path: Path) -> None:
+    async def scene() -> None:
+        told = await stage(tmp_path)
+        await told.work(told.run_task())
+        root, threads = told.worker.shop.root, []
+        (root / "segment-1").rename(root / "gone-1")  # as far as it had come when the power went
+        remove = shutil.rmtree
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shutil, "rmtree", lambda path, *rest, **more: (threads.append((Path(path).name, _aside())), remove(path, *rest, **more))[1])
+            await told.work(DropSegment(segment=ONE))
+            assert not list(root.glob("[gjs]*-*")), "neither the segment nor its job is left"
+            assert ("gone-1", True) in threads
+            await told.work(told.run_task())
+            threads.clear()
+            await told.work(DropSegment(segment=ONE))
+            assert not list(root.glob("[gjs]*-*"))
+            assert ("gone-1", True) in threads
+            assert "segment-1" not in dict(threads)
+
+    play(scene)
+
+
+def _aside() -> bool:
+    """Whether this is not the event loop's thread."""
+    return threading.current_thread() is not threading.main_thread()
 
 
 def test_what_was_published_is_promised_until_its_segment_or_job_is_let_go(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class VerifierHands:
                 folder = self.shop.open_folder(task.place.segment, task.place.spec)
                 return await disputing.serve_nodes(self.shop, self.chain, task, folder, None)
             case DropSegment():
-                self.shop.drop(task.segment)
+                await self.shop.drop(task.segment)
                 return Dropped()
             case _:
                 raise TaskFailed(Fault.OWN, f"a verifier does not do {type(task).__name__}")

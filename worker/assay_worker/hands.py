@@ -139,7 +139,7 @@ class WorkerHands:
                 return await self._show(task)
             case DropSegment():
                 await self.shop.let_go(self.shop.folder(task.segment) / BOUNDARIES)
-                self.shop.drop(task.segment)
+                await self.shop.drop(task.segment)
                 return Dropped()
             case FindPublished():
                 return PublishedFound(lost=tuple(await self.shop.find(task.cids)))
