@@ -15,7 +15,8 @@ from assay.exact.cases_of_products import MOST, WIDTHS
 from assay.exact.cuda import fake
 from assay.exact.cuda.device import Buffer, Launch
 from assay.exact.cuda.operands import Axis, Operand
-from assay.exact.cuda.product import BF16_TILES, TILES, Product, Products, Tile, Way, digits
+from assay.exact.cuda.product import Product, Products
+from assay.exact.cuda.tiles import BF16_TILES, TILES, Tile, Way, digits
 from assay.exact.inputs import Array, floats
 from tests.exact.support import same
 
