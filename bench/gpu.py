@@ -1,11 +1,11 @@
 # Measures exact training on this machine's first CUDA device against native bf16, both sides turn by turn in one run: a GEMM (b = 14, from floats
 # to floats, checksum included; every way of multiplying beside the chosen one) against bf16 torch.matmul at 4096, 8192 and 16384; a step of GPTs of
 # 124 million and 1 billion parameters (state on the device, every link's end hashed there, as a worker runs it) against torch.compile with bf16
-# autocast and fused AdamW; the memory of both; what of a step hashing is; a step of the smaller GPT with attention by slices, and with values made again, in time and memory against the step as it
-# is; a micro-batch by two ranks on this device, whose sums their devices make; a worker's step against the same links with state and results
-# brought each time; a transposition, prefix sums and an embedding's gradient against torch's; and whether the same work gives the CPU engine's
-# bits. Goals on one H200: GEMM at most 2.0 times torch's time, then 1.5; a step at most 2 times native and at least 25 % of the bf16 rate, memory
-# at most 1.3 times, hashing at most 1 % of a step.
+# autocast and fused AdamW; the memory of both; what of a step hashing is; a step of the smaller GPT with attention by slices, and with values made
+# again, in time and memory against the step as it is; a micro-batch by two ranks on this device, whose sums their devices make; a worker's step
+# against the same links with state and results brought each time; a transposition, prefix sums and an embedding's gradient against torch's; and
+# whether the same work gives the CPU engine's bits. Goals on one H200: GEMM at most 2.0 times torch's time, then 1.5; a step at most 2 times native
+# and at least 25 % of the bf16 rate, memory at most 1.3 times, hashing at most 1 % of a step.
 #
 #     python bench/gpu.py [--quick] [--json] [--seconds 420] [--fake]
 #

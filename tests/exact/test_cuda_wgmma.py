@@ -74,15 +74,14 @@ CHANGES = {
     "a neighbour that is not told": (", sharer);", ", rank);"),
     "the parity of a phase": ("barrier_wait(emptied + slot * 8, phase ^ 1, lost)", "barrier_wait(emptied + slot * 8, phase, lost)"),
     "bytes that are expected": ("barrier_expect(filled + slot * 8, SLOT)", "barrier_expect(filled + slot * 8, SLOT - 16)"),
-    "blocks that a copy goes to": ("((1u << CN) - 1) << of_m * CN, same_column = 0", "((1u << CN) - 1) << of_m * CN, same_column = 1u << of_n"),
-    "which part of B a block fetches": ("(tile->column + of_m * (TN / CM))", "(tile->column)"),
+    "blocks that a copy goes to": ("((1u << CN) - 1) << of_m * CN", "((1u << CN) - 1) << of_m"),
+    "which part of B a block fetches": ("tile->column + of_m * (TN / CM)", "tile->column"),
     "sums that are read before they are made": ("        group_wait<0>();\n", ""),
     "the ring as room while others multiply": ("        consumers_meet<GROUPS * 128>();", ""),
     "a fence": ("                group_begin();\n", ""),
     "a barrier's arrivals": ("4 * GROUPS * SHARERS", "4 * GROUPS * SHARERS + 1"),
     "one product too few": ("for (int k = 0; k < ROW / 32; k++)", "for (int k = 0; k < ROW / 32 - 1; k++)"),
     "the scale": ("e + 1023 - 125 - bits", "e + 1023 - 126 - bits"),
-    "the one NaN": ("x == x ? x : __uint_as_float(NAN_BITS)", "x"),
     "rows of a neighbour's columns": ("[product * padded_b + y + e], column_sums[e]", "[product * padded_b + y], column_sums[e]"),
 }
 

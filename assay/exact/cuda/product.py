@@ -23,7 +23,7 @@ from assay.exact.views import View
 STRETCH, TALL, CHECK_LANES = 512, 64, 64
 """As in pack.cu and check.cu."""
 MOST_ROWS = 1 << 23
-"""Rows that share a checksum (CHECK_DIGITS in gemm.cu)."""
+"""Rows that share a checksum (CHECK_DIGITS in check.cu)."""
 THREADS = 256
 BLOCK = (THREADS, 1, 1)
 LEAST_PART = 1024
