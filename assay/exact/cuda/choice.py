@@ -24,7 +24,7 @@ from assay.exact.cuda import probe, trial
 from assay.exact.cuda.device import Description, Device, Graph, source
 from assay.exact.cuda.operands import Axis, Operand
 from assay.exact.cuda.product import Product, Products, around, multiplication
-from assay.exact.cuda.tiles import Size, Way, digits, groups, tiles
+from assay.exact.cuda.tiles import Digits, Group, Size, Tile, Way, digits, groups, tiles
 from assay.exact.native.build import cache_folder
 
 log = logging.getLogger("assay.exact")
@@ -88,7 +88,8 @@ class Choices:
             return
         self._prepared.add(bits)
         how, half, arch = digits(bits), digits(bits, True), self._device.description.arch
-        cut = [(how, tile) for tile in (*groups(how, arch), *tiles(how, arch))]
+        cut: list[tuple[Digits, Tile | Group]] = [(how, group) for group in groups(how, arch)]
+        cut += [(how, tile) for tile in tiles(how, arch)]
         cut += [(half, tile) for tile in tiles(half, arch) if self._known.get(EXACT) != "no"]
         texts = [(multiplication(one, tile), tile.arch) for one, tile in cut]
         self._device.prepare([*texts, (around(how, False), ""), (around(how, True), ""), (around(half, False), "")])

@@ -12,7 +12,7 @@
 #include "shim_hopper.h"
 #else
 #define CLUSTERED(blocks) __cluster_dims__(blocks, 1, 1)
-#define GIVE_UP (1u << 21) /* tries, each of which the hardware suspends for a while; a wait takes microseconds */
+#define GIVE_UP (1u << 18) /* tries, each of which the hardware suspends for a while; a wait takes microseconds */
 
 __device__ __forceinline__ u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 

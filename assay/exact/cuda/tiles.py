@@ -71,7 +71,14 @@ class Tile(NamedTuple):
         """Bytes of shared memory."""
         return self.stages * how.planes * (self.tm + self.tn) * self.kw
 
-    arch, files = "", ("digits.cuh", "tensor.cuh", "gemm.cu")
+    @property
+    def arch(self) -> str:
+        """For what exactly it has to be compiled."""
+        return ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return ("digits.cuh", "tensor.cuh", "gemm.cu")
 
     def defined(self) -> str:
         return "".join(f"#define {name.upper()} {value}\n" for name, value in self._asdict().items())
@@ -109,7 +116,13 @@ class Group(NamedTuple):
         """With what may be lost in front of the ring, two barriers for each slot, and the tile's place."""
         return 1024 + self.slots * (how.held * (self.tm + self.tn) * ROW + 16) + 32
 
-    arch, files = "sm_90a", ("digits.cuh", "hopper.cuh", "wgmma.cu")
+    @property
+    def arch(self) -> str:
+        return "sm_90a"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return ("digits.cuh", "hopper.cuh", "wgmma.cu")
 
     def defined(self) -> str:
         """With the operands of an instruction that has tn / 2 registers."""
