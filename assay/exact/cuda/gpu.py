@@ -221,11 +221,9 @@ class Gpu:
     def load(self, source: str, arch: str = "") -> _Module:
         if source not in self._modules:
             try:
-                module = self._cupy.RawModule(path=str(self._cubin(source, arch))) if arch else self._compiled(source)
+                module = self._exactly(source, arch) if arch else self._compiled(source)
             except self._cupy.cuda.compiler.CompileException as error:
                 raise DeviceError(_first(str(error))) from None
-            except self._cupy.cuda.driver.CUDADriverError as error:
-                raise DeviceError(f"the driver refuses a kernel: {error}") from None
             self._modules[source] = _Module(module)
         return self._modules[source]
 
@@ -233,6 +231,15 @@ class Gpu:
         module = self._cupy.RawModule(code=source, options=OPTIONS, backend="nvrtc")
         module.compile()
         return module
+
+    def _exactly(self, source: str, arch: str) -> Any:
+        """A kernel that the device can do without: whatever is the matter with it, it is no more than a DeviceError."""
+        try:
+            return self._cupy.RawModule(path=str(self._cubin(source, arch)))
+        except DeviceError:
+            raise
+        except Exception as error:
+            raise DeviceError(f"no machine code for {arch}: {error}") from None
 
     def _cubin(self, source: str, arch: str) -> Path:
         """A file of machine code: CuPy's own compilation knows no architecture but the device's, without its `a`."""
@@ -262,7 +269,7 @@ class Gpu:
 
         def one(text: tuple[str, str]) -> None:
             self._device.use()  # CuPy's current device is a thread's own
-            with contextlib.suppress(DeviceError):
+            with contextlib.suppress(Exception):
                 self.load(*text)
 
         missing = [text for text in dict.fromkeys(texts) if text[0] not in self._modules]
