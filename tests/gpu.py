@@ -74,6 +74,7 @@ def main() -> int:
         bad += len(failed)
         print(f"{'no' if failed else 'ok'} {what} ({time.perf_counter() - began:.1f} s)", *failed[:5], sep="\n   ", flush=True)
 
+    start = time.perf_counter()
     untried = 0
     if not fake:
         try:
@@ -83,7 +84,7 @@ def main() -> int:
         if untried:
             print("no wgmma in every way that there is: see above. Products are made without what failed", flush=True)
 
-    start = began = time.perf_counter()
+    began = time.perf_counter()
     report("all operators", [f"{f.what}: {f.where}" for f in examination.operators(route)], began)
     left = []
     for count in (FEW, steps) if steps > FEW else (steps,):
