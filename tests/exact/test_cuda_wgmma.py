@@ -175,9 +175,12 @@ def test_a_trial_that_took_the_process_with_it_is_not_begun_again(folder: Path, 
         raise Gone
 
     monkeypatch.setattr(trial, "right", end)
+    before = Choices(Hopper())
     with pytest.raises(Gone):
         Choices(Hopper()).ways(SIZE)
-    assert wgmma(Choices(Hopper())) == []
+    for choices in (before, Choices(Hopper())):
+        assert wgmma(choices) == []
+        assert wgmma(choices) == []
 
 
 def test_a_trial_without_memory_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,8 @@ class Choices:
         self._file = path(device.description)
         self._known = _read(self._file)
         self._prepared: set[int] = set()
+        self._left: set[str] = set()
+        """Ways whose trial another process began."""
 
     def ways(self, size: Size) -> list[Way]:
         """All that this device has for a size."""
@@ -97,9 +99,14 @@ class Choices:
     def admitted(self, way: Way, bits: int) -> bool:
         """Whether a way passed its trial, which is made once for a device and driver."""
         what = f"{way} at b={bits}"
+        if what in self._left:
+            return False
+        if what not in self._known:  # another process may have tried it meanwhile
+            self._known = {**_read(self._file), **self._known}
         if (said := self._known.get(what)) not in (RIGHT, WRONG):
             if said == TRIED:
-                log.warning("products are not made by %s: an earlier process was ended by its trial, or is at it", what)
+                log.warning("products are not made by %s: another process was ended by its trial, or is at it", what)
+                self._left.add(what)
                 return False
             self._keep(what, TRIED)
             try:
