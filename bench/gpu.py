@@ -1,16 +1,16 @@
 # Measures exact training on this machine's first CUDA device against native bf16, both sides turn by turn in one run: a GEMM (b = 14, from floats
-# to floats, checksum included) against bf16 torch.matmul at 4096, 8192 and 16384; a step of GPTs of 124 million and 1 billion parameters (state on
-# the device, every link's end hashed there, as a worker runs it) against torch.compile with bf16 autocast and fused AdamW; the memory of both; what
-# of a step hashing is; a step of the smaller GPT with attention by slices, and with values made again, in time and memory against the step as it
-# is; a micro-batch by two ranks on this device, whose sums their devices make; a worker's step against the same links with state and results
-# brought each time; a transposition, prefix sums and an embedding's gradient against torch's; and whether the same work gives the CPU engine's
-# bits. Goals on one H200: GEMM at most 2.0 times torch's time, then 1.5; a step at most 2 times native and at least 25 % of the bf16 rate, memory
-# at most 1.3 times, hashing at most 1 % of a step.
+# to floats, checksum included; every way of multiplying beside the chosen one) against bf16 torch.matmul at 4096, 8192 and 16384; a step of GPTs of
+# 124 million and 1 billion parameters (state on the device, every link's end hashed there, as a worker runs it) against torch.compile with bf16
+# autocast and fused AdamW; the memory of both; what of a step hashing is; a step of the smaller GPT with attention by slices, and with values made
+# again, in time and memory against the step as it is; a micro-batch by two ranks on this device, whose sums their devices make; a worker's step
+# against the same links with state and results brought each time; a transposition, prefix sums and an embedding's gradient against torch's; and
+# whether the same work gives the CPU engine's bits. Goals on one H200: GEMM at most 2.0 times torch's time, then 1.5; a step at most 2 times native
+# and at least 25 % of the bf16 rate, memory at most 1.3 times, hashing at most 1 % of a step.
 #
 #     python bench/gpu.py [--quick] [--json] [--seconds 420] [--fake]
 #
 # Made for less than 8 minutes; needs torch, CuPy, NumPy and msgspec. Writes bench/results/gpu-DEVICE.json. Without a device it says so. --fake
-# runs the same host code with tiny sizes on the fake device (assay/exact/cuda/fake.py): it shows that the script works and measures nothing.
+# runs the same host code once, with tiny sizes, on the fake device (assay/exact/cuda/fake.py): it shows that the script works and measures nothing.
 from __future__ import annotations
 
 import argparse
@@ -23,6 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from assay import course
 from assay.exact import engines
 from assay.exact.cpu import Cpu
+from assay.exact.cuda.choice import Choices
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.parts import Parts
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.resident import Resident
+from assay.exact.cuda.tiles import Size
 from assay.exact.hashing import tensor_root
 from assay.exact.inputs import Writer, program
 from assay.exact.ranks.places import DATA, TENSOR
@@ -53,30 +56,13 @@ BUDGET = 420.0
 TURNS = 7
 
 
-def medians(ours: Callable[[], Any], theirs: Callable[[], Any] | None, wait: Callable[[], Any], turns: int = TURNS) -> dict[str, float]:
-    """Milliseconds of both, turn by turn, and the median of their ratios."""
-
-    def timed(work: Callable[[], Any]) -> float:
-        wait()
-        start = time.perf_counter()
-        work()
-        wait()
-        return (time.perf_counter() - start) * 1e3
-
-    for work in (ours, theirs) * 2:
-        if work is not None:
-            work()
-    pairs = [(timed(ours), timed(theirs) if theirs is not None else float("nan")) for _ in range(turns)]
-    a, b = (statistics.median(times) for times in zip(*pairs, strict=True))
-    return {"exact_ms": a, "native_ms": b, "ratio": statistics.median(x / y for x, y in pairs)} if theirs is not None else {"exact_ms": a}
-
-
 class Machine:
     """The device, and torch on it unless it is the fake one."""
 
     def __init__(self, fake: bool) -> None:
         opened = engines._open("fake" if fake else "cuda")
         self.device, self.kernels, self.products = opened.device, opened.kernels, opened.products
+        self.choices = None if fake else Choices(opened.device)
         self.torch: Any = None
         if not fake:
             import torch
@@ -93,8 +79,28 @@ class Machine:
         return Products(self.device, self.products._way)
 
 
+def medians(ours: Callable[[], Any], theirs: Callable[[], Any] | None, machine: Machine, turns: int = TURNS) -> dict[str, float]:
+    """Milliseconds of both, turn by turn, and the median of their ratios. On the fake device each runs once."""
+
+    def timed(work: Callable[[], Any]) -> float:
+        machine.wait()
+        start = time.perf_counter()
+        work()
+        machine.wait()
+        return (time.perf_counter() - start) * 1e3
+
+    fake = machine.torch is None
+    for work in () if fake else (ours, theirs) * 2:
+        if work is not None:
+            work()
+    pairs = [(timed(ours), timed(theirs) if theirs is not None else float("nan")) for _ in range(1 if fake else turns)]
+    a, b = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return {"exact_ms": a, "native_ms": b, "ratio": statistics.median(x / y for x, y in pairs)} if theirs is not None else {"exact_ms": a}
+
+
 def gemm(machine: Machine, n: int) -> dict[str, Any]:
-    """n x n x n at b = 14: both times, the exact one's TFLOP/s, and whether a corner has the CPU's bits."""
+    """n x n x n at b = 14: both times, the exact one's TFLOP/s, whether a corner has the CPU's bits, and the time of every way of multiplying (of a
+    slow one that of a single run)."""
     device, products = machine.device, machine.products_of()
     shape = (n, n)
     a, b, c = (whole(root, shape, "f32") for root in range(3))
@@ -115,7 +121,9 @@ def gemm(machine: Machine, n: int) -> dict[str, Any]:
         torch = machine.torch
         p, q = (torch.from_numpy(array).cuda().bfloat16() for array in (x, y))
         native = lambda: torch.matmul(p, q)  # noqa: E731
-    found = medians(exact, native, machine.wait)
+    product = products.product(step)
+    assert product is not None
+    found = medians(exact, native, machine)
     out = np.empty(shape, np.float32)
     device.download(held[2].address, out)
     corner = min(n, 64)
@@ -123,7 +131,8 @@ def gemm(machine: Machine, n: int) -> dict[str, Any]:
     want = Cpu(program(w.part(w("matmul", 0, 1)), 14)).run("micro", {"batch": {"x0": x[:corner], "x1": np.ascontiguousarray(y[:, :corner])}})["y0"]
     equal = out[:corner, :corner].tobytes() == want.tobytes()
     rates = {name.replace("_ms", "_tflops"): 2 * n**3 / ms / 1e9 for name, ms in found.items() if name.endswith("_ms")}
-    return {"n": n, **found, **rates, "equal_to_cpu": equal}
+    ways = {} if machine.choices is None else {way: seconds * 1e3 for way, seconds in machine.choices.measured(Size(14, 1, n, n, n)).items()}
+    return {"n": n, **found, **rates, "equal_to_cpu": equal, "chosen": str(product.way), "ways_ms": ways}
 
 
 def moved(machine: Machine) -> list[dict[str, Any]]:
@@ -154,7 +163,7 @@ def moved(machine: Machine) -> list[dict[str, Any]]:
         equal = cuda.run("micro", named)["y0"].tobytes() == Cpu(p, 2).run("micro", named)["y0"].tobytes()
         graph = cuda._bound["micro", False].graph
         assert graph is not None
-        out.append({"what": what, **medians(graph.replay, theirs, machine.wait), "equal_to_cpu": equal})
+        out.append({"what": what, **medians(graph.replay, theirs, machine), "equal_to_cpu": equal})
     return out
 
 
@@ -170,7 +179,7 @@ def linked(machine: Machine, name: str) -> dict[str, Any]:
     assert not both[0].here
     made: list[list[Any]] = [[], []]
     works = [lambda k=k: made[k].append(both[k].step(lambda step, m: here.batch)) for k in (0, 1)]
-    found = medians(works[0], works[1], machine.wait, 3)
+    found = medians(works[0], works[1], machine, 3)
     names = {"exact_ms": "staying_ms", "native_ms": "one_by_one_ms", "ratio": "ratio"}
     return {"model": name, **{names[key]: value for key, value in found.items()}, "equal": made[0] == made[1]}
 
@@ -191,7 +200,7 @@ def by_slices(machine: Machine, name: str) -> list[dict[str, Any]]:
         here.exact()
         roots = here.resident.roots()
         first = first or roots
-        found = medians(here.exact, None, machine.wait, 3)
+        found = medians(here.exact, None, machine, 3)
         launches = len(here.resident._launches["micro"])
         out.append({"slices": slices, "effort": effort, **found, "memory": here.resident.memory, "launches": launches, "equal": roots == first})
         del here.resident
@@ -213,27 +222,36 @@ def ranks(machine: Machine, name: str) -> list[dict[str, Any]]:
     for what, layout in (("records", DATA), ("tensors", TENSOR)):
         with Team(p, layout, crew(2)) as team:
             got = team.run("micro", inputs)
-            found = medians(lambda: team.run("micro", inputs), None, machine.wait, 3)
+            found = medians(lambda: team.run("micro", inputs), None, machine, 3)
         equal = all(got[n].tobytes() == array.tobytes() for n, array in want.items())
         out.append({"cut": what, "ranks": 2, **found, "equal_to_cpu": equal})
     return out
+
+
+@lru_cache(maxsize=1)
+def traced_of(name: str) -> tuple[Any, Any]:
+    """A model's training and its trace, which several parts want one after the other."""
+    from gpu_models import training
+
+    from assay.trace import trace
+
+    found = training(name)
+    return found, trace(found)
 
 
 class Gpt:
     """One size's exact step; native torch beside it."""
 
     def __init__(self, machine: Machine, name: str) -> None:
-        from gpu_models import SIZES, flops, training
+        from gpu_models import SIZES, flops
 
         from assay.merkle import sha256
         from assay.sampling import record_indices
-        from assay.trace import trace
 
         self.machine, self.name, self.size = machine, name, SIZES[name]
-        self.training = training(name)
+        self.training, traced = traced_of(name)
         self.flops = flops(self.training.model, self.size)
         self.parameters = sum(p.numel() for p in self.training.model.parameters())
-        traced = trace(self.training)
         order = record_indices(sha256(b"bench"), len(self.training.data), 0, 0, 1, self.size.batch)
         self.batch = self.training.data.read(order)
         self.traced = traced
@@ -271,11 +289,11 @@ class Gpt:
                 value.backward()
                 optimizer.step()
 
-        found = medians(self.exact, native, machine.wait)
+        found = medians(self.exact, native, machine)
         if torch is not None:
             memory = torch.cuda.max_memory_allocated()
-        hashing = medians(self.hash, None, machine.wait)["exact_ms"]
-        update = medians(lambda: self.resident.update(0, self.scalars(0)), None, machine.wait)["exact_ms"]
+        hashing = medians(self.hash, None, machine)["exact_ms"]
+        update = medians(lambda: self.resident.update(0, self.scalars(0)), None, machine)["exact_ms"]
         return {
             "model": self.name, "parameters": self.parameters, "batch": self.size.batch, "context": self.size.context, **found,
             "exact_tflops": self.flops / found["exact_ms"] / 1e9, "hashing_ms": hashing, "hashing_share": hashing / found["exact_ms"],

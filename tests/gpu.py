@@ -1,11 +1,13 @@
 """What only a GPU can show (`make test-gpu`): on this machine's first CUDA device every conformance case, fused and stage by stage, and 100 steps
 of every family, once with the state on the host and once with it on the device, reach the published digests: FEW steps of all of them, then all
 steps as long as there is time, and what there was no time for is named. Needs NumPy, CuPy and msgspec; no pytest. On the fake device, with a
-few steps: `python tests/gpu.py --fake`.
+few steps: `python tests/gpu.py --fake`. First of all, in a process of its own, the trials of ways of multiplying that no chip has run yet
+(assay/exact/cuda/trial.py): one that loses the device is then not tried again.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from functools import partial
@@ -14,13 +16,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from assay.exact import engines, examination, trainings
+from assay.exact.cuda.choice import Choices
 from assay.exact.cuda.parts import Parts
 from assay.exact.cuda.resident import Resident
+from assay.exact.cuda.tiles import Way, digits, groups
 from assay.state import state_root_of
 
 SLICES = {"gpt": 3000, "vit": 800, "bert": 3000, "llama": 5000}
 """Bytes of slices that cut these families' attention."""
 FEW = 3
+TRIALS = "--trials"
+TRIAL_SECONDS = 60.0
 SECONDS = 180.0
 """After which no training of all steps is begun."""
 
@@ -39,7 +45,21 @@ def resident(kind: str, family: str, steps: int, slices: int = 0) -> str | None:
     return None
 
 
+def trials() -> int:
+    """How many of the ways that need a trial are not used on this device."""
+    device = engines._open(examination.CUDA).device
+    choices, bad = Choices(device), 0
+    for bits in (14, 8, 15, 23):
+        for way in map(Way, groups(digits(bits), device.description.arch)):
+            began, good = time.perf_counter(), choices.admitted(way, bits)
+            bad += not good
+            print(f"{'ok' if good else 'no'} {way} at b = {bits} ({time.perf_counter() - began:.1f} s)", flush=True)
+    return bad
+
+
 def main() -> int:
+    if TRIALS in sys.argv[1:]:
+        return int(trials() > 0)
     fake = "--fake" in sys.argv[1:]
     kind, steps = (examination.FAKE, 2) if fake else (examination.CUDA, trainings.STEPS)
     if not fake and (reason := engines.why_not()):
@@ -54,7 +74,17 @@ def main() -> int:
         bad += len(failed)
         print(f"{'no' if failed else 'ok'} {what} ({time.perf_counter() - began:.1f} s)", *failed[:5], sep="\n   ", flush=True)
 
-    start = began = time.perf_counter()
+    start = time.perf_counter()
+    untried = 0
+    if not fake:
+        try:
+            untried = subprocess.run([sys.executable, __file__, TRIALS], timeout=TRIAL_SECONDS).returncode
+        except subprocess.TimeoutExpired:
+            untried = 1
+        if untried:
+            print("no wgmma in every way that there is: see above. Products are made without what failed", flush=True)
+
+    began = time.perf_counter()
     report("all operators", [f"{f.what}: {f.where}" for f in examination.operators(route)], began)
     left = []
     for count in (FEW, steps) if steps > FEW else (steps,):
@@ -74,7 +104,7 @@ def main() -> int:
     if left:
         print("no time was left for", "; ".join(left))
     print(f"all {'that was tested' if left else 'of it'} has the published bits" if not bad else f"{bad} are wrong: this device must not work")
-    return int(bad > 0)
+    return int(bad > 0 or untried != 0)
 
 
 if __name__ == "__main__":

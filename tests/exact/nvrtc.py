@@ -29,11 +29,17 @@ def library() -> ctypes.CDLL | None:
 
 def compiled(text: str, arch: str) -> tuple[str, bytes]:
     """(PTX, cubin) of CUDA C++ for `sm_90`, .... Raises ValueError with the compiler's log."""
+    ptx, cubin, _ = reported(text, arch)
+    return ptx, cubin
+
+
+def reported(text: str, arch: str, *more: str) -> tuple[str, bytes, str]:
+    """With more options, and with the log, which has what the assembler says."""
     nvrtc = library()
     assert nvrtc is not None
     program = ctypes.c_void_p()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None) == 0
-    options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={arch}")]
+    options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={arch}", *more)]
     failed = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
 
     def get(what: str) -> bytes:
@@ -46,7 +52,7 @@ def compiled(text: str, arch: str) -> tuple[str, bytes]:
     log = get("ProgramLog").decode(errors="replace")
     if failed:
         raise ValueError(log)
-    result = get("PTX").rstrip(b"\0").decode(), get("CUBIN")
+    result = get("PTX").rstrip(b"\0").decode(), get("CUBIN"), log
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return result
 

@@ -12,7 +12,8 @@ from assay.exact.conformance import Writer, program
 from assay.exact.cuda import fake, probe
 from assay.exact.cuda.choice import EXACT, Choices, path
 from assay.exact.cuda.engine import Cuda
-from assay.exact.cuda.product import Products, Size, Way
+from assay.exact.cuda.product import Products
+from assay.exact.cuda.tiles import Size, Way
 from assay.exact.inputs import floats
 from tests.exact.support import same
 
@@ -49,7 +50,7 @@ def test_the_fastest_is_taken_and_kept(device: fake.Fake, at: int) -> None:
     assert Way(None) in ways
     assert any(way.bf16 for way in ways)
     at %= len(ways)
-    now = itertools.accumulate(x for i in range(len(ways)) for x in (1, 2 if i == at else 3))
+    now = itertools.accumulate(x for i in range(len(ways)) for x in (1, 2 if i == at else 3) * 2)
     assert Choices(device, lambda: next(now)).way(SIZE) == ways[at]
     assert Choices(device, lambda: 1 // 0).way(SIZE) == ways[at], "read from the file"
 

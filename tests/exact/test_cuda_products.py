@@ -15,7 +15,8 @@ from assay.exact.cases_of_products import MOST, WIDTHS
 from assay.exact.cuda import fake
 from assay.exact.cuda.device import Buffer, Launch
 from assay.exact.cuda.operands import Axis, Operand
-from assay.exact.cuda.product import BF16_TILES, TILES, Product, Products, Tile, Way, digits
+from assay.exact.cuda.product import Product, Products
+from assay.exact.cuda.tiles import BF16_TILES, TILES, Group, Tile, Way, digits
 from assay.exact.inputs import Array, floats
 from tests.exact.support import same
 
@@ -55,7 +56,7 @@ class Single:
     """One product of ordinary operands; `strike` flips a bit between packing and multiplying, or in between."""
 
     def __init__(
-        self, device: fake.Fake, m: int, k: int, n: int, bits: int, tile: Tile | None, parts: int | None = None, kind: str = "even",
+        self, device: fake.Fake, m: int, k: int, n: int, bits: int, tile: Tile | Group | None, parts: int | None = None, kind: str = "even",
         bf16: bool = False,
     ) -> None:  # fmt: skip
         self.device, self.products = device, Products(device)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from assay.exact.cuda.device import source
-from assay.exact.cuda.product import Digits, Tile, around, digits, multiplication, tiles
+from assay.exact.cuda.product import around, multiplication
+from assay.exact.cuda.tiles import Digits, Group, Tile, digits, groups, tiles
 from tests.exact import nvrtc
 
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC (nvidia-cuda-nvrtc-cu12) is not installed")
@@ -47,6 +48,32 @@ def test_the_largest_tiles(how: Digits, arch: str, tile: Tile) -> None:
     assert MMA[how.bf16] in ptx
     assert "ldmatrix.sync.aligned.m8n8.x4.shared.b16" in ptx
     assert "cp.async.cg.shared.global" in ptx
+
+
+@pytest.mark.parametrize(("bits", "group"), [(bits, group) for bits in WIDTHS for group in groups(digits(bits), "sm_90")], ids=str)
+def test_wgmma_has_registers_enough_and_is_not_made_one_by_one(bits: int, group: Group) -> None:
+    """What the assembler says: nothing goes to local memory, wgmma is not serialised (C7510 to C7515), setmaxnreg not ignored (C7508)."""
+    ptx, cubin, log = nvrtc.reported(multiplication(digits(bits), group), "sm_90a", "--ptxas-options=-v")
+    assert cubin.startswith(b"\x7fELF")
+    assert nvrtc.forbidden(ptx) == []
+    assert ".local" not in ptx
+    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log
+    assert "(C7" not in log
+    assert f"wgmma.mma_async.sync.aligned.m64n{group.tn}k32.s32.s8.s8" in ptx
+    assert "setmaxnreg.inc.sync.aligned.u32 232" in ptx
+    assert ("multicast::cluster" in ptx) == (group.cm * group.cn > 1)
+
+
+def test_the_assembler_would_say_so() -> None:
+    text = multiplication(digits(14), groups(digits(14), "sm_90")[0])
+    for old, new, said in (
+        ("                group_wait<1>();", "                group_wait<1>();\n                sums[turn][0] ^= 1;", "(C75"),
+        ("registers_more<232>", "registers_more<200>", "spill"),
+    ):
+        assert old in text
+        log = nvrtc.reported(text.replace(old, new), "sm_90a", "--ptxas-options=-v")[2]
+        assert said in log
+        assert said != "spill" or " 0 bytes spill stores" not in log
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 
 from assay.exact.cuda import fake
 from assay.exact.cuda.device import DeviceError
-from assay.exact.cuda.product import BF16_TILES, TILES, Tile, digits
+from assay.exact.cuda.tiles import BF16_TILES, TILES, Tile, digits
 from tests.exact.test_cuda_products import Single
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler")]
@@ -25,7 +25,7 @@ CHANGES = {
     "the order of tiles": ("(band * RASTER + within % height)", "(within % height)"),
     "a lost last stage": ("from + run < steps ? from + run : steps", "from + run < steps ? from + run : steps - 1"),
     "a digit's sign": ("((q + 64) & 127) - 64", "(q & 127)"),
-    "a digit's weight": ("(hh << 14)", "(hh << 13)"),
+    "a digit's weight": ("(i64)s[0] * (1 << 14)", "(i64)s[0] * (1 << 13)"),
     "the clamp": ("max(min(q, most), -most)", "max(min(q, most + 1), -most)"),
     "the scale's exponent": ("2 * (bits_of_q + 125)", "2 * (bits_of_q + 125) + 1"),
     "results that are subnormal": ("if (bits && e >= 1 && e < 255)", "if (bits)"),
@@ -40,7 +40,7 @@ class Changed(fake.Fake):
         super().__init__()
         self.old, self.new, self.found = old, new, False
 
-    def load(self, source: str) -> fake._Module:
+    def load(self, source: str, arch: str = "") -> fake._Module:
         self.found |= self.old in source
         return super().load(source.replace(self.old, self.new))
 

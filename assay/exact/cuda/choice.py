@@ -1,7 +1,9 @@
 """Which way of multiplying is fastest on this device, for each size: measured when a size is met first, and kept in a file.
 
-The ways are tiles of int8, the device's library, and, where the chip's accumulators are exact (probe.py), tiles of bf16. All give the same
-bits, so a wrong choice costs time and nothing else. The file lies in the user's cache folder, one for each device, driver and source.
+The ways are tiles of int8, of wgmma where the chip has it and a trial of it gave the right bits (trial.py), the device's library, and, where the
+chip's accumulators are exact (probe.py), tiles of bf16. All give the same bits, so a wrong choice costs time and nothing else. The file lies in the
+user's cache folder, one for each device, driver and source. That a trial begins is written there first: one that takes the process or the device with
+it is not begun again.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from pathlib import Path
 
 import msgspec
 
-from assay.exact.cuda import probe
-from assay.exact.cuda.device import Description, Device, source
+from assay.exact.cuda import probe, trial
+from assay.exact.cuda.device import Description, Device, Graph, source
 from assay.exact.cuda.operands import Axis, Operand
-from assay.exact.cuda.product import Product, Products, Size, Way, digits, tiles
+from assay.exact.cuda.product import Product, Products, around, multiplication
+from assay.exact.cuda.tiles import Digits, Group, Size, Tile, Way, digits, groups, tiles
 from assay.exact.native.build import cache_folder
 
 log = logging.getLogger("assay.exact")
@@ -30,11 +33,15 @@ RUNS = 5
 LARGEST = 1 << 20
 """Bytes of the file."""
 EXACT = "bf16 accumulators are exact"
+RIGHT, WRONG, TRIED, LATER = "right", "wrong", "tried", "later"
+"""What the file says of a trial."""
+SLOW = 2
+"""Times the best way's first run, beyond which a way is not measured any more."""
 
 
 @cache
 def _sources() -> str:
-    names = ("digits.cuh", "tensor.cuh", "pack.cu", "gemm.cu", "check.cu", "probe.cu")
+    names = ("digits.cuh", "tensor.cuh", "hopper.cuh", "pack.cu", "gemm.cu", "wgmma.cu", "check.cu", "probe.cu")
     return hashlib.sha256(source(*names).encode()).hexdigest()
 
 
@@ -61,17 +68,60 @@ class Choices:
         self._device, self._clock = device, clock
         self._file = path(device.description)
         self._known = _read(self._file)
+        self._prepared: set[int] = set()
+        self._left: set[str] = set()
+        """Ways whose trial another process began."""
 
     def ways(self, size: Size) -> list[Way]:
         """All that this device has for a size."""
-        arch = self._device.description.arch
-        out = [Way(tile) for tile in tiles(digits(size.bits), arch)]
-        how = digits(size.bits)
+        arch, how = self._device.description.arch, digits(size.bits)
+        self._prepare(size.bits)
+        out = [Way(group) for group in groups(how, arch) if self.admitted(Way(group), size.bits)]
+        out += [Way(tile) for tile in tiles(how, arch)]
         if how.planes == how.sums and size.k <= how.run and self._device.library() is not None:
             out.append(Way(None))
         if self.bf16():
             out += [Way(tile, True) for tile in tiles(digits(size.bits, True), arch)]
         return out
+
+    def _prepare(self, bits: int) -> None:
+        """Compiles at once what the first measurement at these bits will want."""
+        if bits in self._prepared:
+            return
+        self._prepared.add(bits)
+        how, half, arch = digits(bits), digits(bits, True), self._device.description.arch
+        cut: list[tuple[Digits, Tile | Group]] = [(how, group) for group in groups(how, arch)]
+        cut += [(how, tile) for tile in tiles(how, arch)]
+        cut += [(half, tile) for tile in tiles(half, arch) if self._known.get(EXACT) != "no"]
+        texts = [(multiplication(one, tile), tile.arch) for one, tile in cut]
+        self._device.prepare([*texts, (around(how, False), ""), (around(how, True), ""), (around(half, False), "")])
+
+    def admitted(self, way: Way, bits: int) -> bool:
+        """Whether a way passed its trial, which is made once for a device and driver."""
+        what = f"{way} at b={bits}"
+        if what in self._left:
+            return False
+        if what not in self._known:  # another process may have tried it meanwhile
+            self._known = {**_read(self._file), **self._known}
+        if (said := self._known.get(what)) not in (RIGHT, WRONG):
+            if said == TRIED:
+                log.warning("products are not made by %s: another process was ended by its trial, or is at it", what)
+                self._left.add(what)
+                return False
+            self._keep(what, TRIED)
+            try:
+                good = trial.right(self._device, way, bits)
+                if not good:
+                    log.error("products are not made by %s: it gives wrong bits on %s", what, self._device.description.name)
+            except MemoryError as error:
+                log.info("products are not made by %s yet: %s", what, error)
+                self._keep(what, LATER)
+                return False
+            except RuntimeError as error:
+                good = False
+                log.error("products are not made by %s: %s", what, error)
+            self._keep(what, RIGHT if good else WRONG)
+        return self._known[what] == RIGHT
 
     def bf16(self) -> bool:
         """Whether the chip's accumulators passed the probe; asked once for a device and driver."""
@@ -83,19 +133,27 @@ class Choices:
         """The fastest, or None where none could be measured."""
         ways = {str(way): way for way in self.ways(size)}
         if self._known.get(str(size)) not in ways:
-            taken: dict[str, float] = {}
-            for name, way in ways.items():
-                try:
-                    taken[name] = self._measured(size, way)
-                except (MemoryError, RuntimeError) as error:
-                    log.info("products %s are not made by %s: %s", size, name, error)
+            taken = self.measured(size)
             if not taken:
                 return None
             self._keep(str(size), min(taken, key=taken.__getitem__))
         return ways[self._known[str(size)]]
 
-    def _measured(self, size: Size, way: Way) -> float:
-        """Seconds of a product from floats to floats, its checksum included."""
+    def measured(self, size: Size) -> dict[str, float]:
+        """Seconds that each way takes, of those that can be measured."""
+        taken: dict[str, float] = {}
+        best = float("inf")
+        for way in self.ways(size):
+            try:
+                first, taken[str(way)] = self._measured(size, way, best)
+                best = min(best, first)
+            except (MemoryError, RuntimeError) as error:
+                log.info("products %s are not made by %s: %s", size, way, error)
+        return taken
+
+    def _measured(self, size: Size, way: Way, best: float) -> tuple[float, float]:
+        """Seconds of a product from floats to floats, its checksum included: the first, and one of RUNS, which are not made where the first is much
+        slower than the best."""
         device = self._device
         batch = Axis((size.products,), (size.m * size.k,)), Axis((size.products,), (size.k * size.n,))
         a = Operand(batch[0], Axis((size.m,), (size.k,)), Axis((size.k,), (1,)))
@@ -112,10 +170,14 @@ class Choices:
         with device.record() as recording:
             for launch in launches:
                 device.launch(launch)
+        first = self._seconds(recording.graph, 1)
+        return first, first if first > SLOW * best else self._seconds(recording.graph, RUNS) / RUNS
+
+    def _seconds(self, graph: Graph, runs: int) -> float:
         start = self._clock()
-        for _ in range(RUNS):
-            recording.graph.replay()
-        device.wait()
+        for _ in range(runs):
+            graph.replay()
+        self._device.wait()
         return self._clock() - start
 
     def _keep(self, what: str, chosen: str) -> None:

@@ -15,19 +15,6 @@ typedef unsigned long long u64;
 #define ASSAY_SHARED(T, name) \
     extern __shared__ __align__(128) u8 assay_shared[]; \
     T *name = reinterpret_cast<T *>(assay_shared)
-
-/* d = a b + c (PTX ISA, "Matrix Fragments for mma.m16n8k32"; shim.h spells the layout out) */
-__device__ __forceinline__ void assay_mma_s8(int *d, const unsigned *a, const unsigned *b, const int *c) {
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
-                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
-}
-__device__ __forceinline__ void assay_copy_async(void *shared, const void *global) {
-    unsigned to = (unsigned)__cvta_generic_to_shared(shared);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
-}
-__device__ __forceinline__ void assay_commit_async() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int LEFT> __device__ __forceinline__ void assay_wait_async() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 #endif
 
 /* The exponent field of the largest magnitude, of bits that have no sign. */

@@ -8,6 +8,7 @@ Memory is named by address; what `allocate` gives is freed when nobody holds it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -149,8 +150,13 @@ class Device(Protocol):
         """Copies bytes within the device, or from a peer's; the two ranges do not overlap."""
         ...
 
-    def load(self, source: str) -> Module:
-        """Compiles CUDA C++ text, or takes it from the cache. Raises DeviceError with the compiler's first message."""
+    def load(self, source: str, arch: str = "") -> Module:
+        """Compiles CUDA C++ text, or takes it from the cache. `arch`: for what exactly (`sm_90a`), where the device's own name does not do. Raises
+        DeviceError with the compiler's first message."""
+        ...
+
+    def prepare(self, texts: Sequence[tuple[str, str]]) -> None:
+        """Compiles several texts, each with what `load` takes as `arch`, at once; what is wrong with one is said when it is loaded."""
         ...
 
     def library(self) -> Kernel | None:

@@ -43,8 +43,8 @@ __device__ __forceinline__ void digits_of(i32 q, i32 d[PLANES]) {
 /* Sum of products of q from the sums of products of digits, modulo 2^64 (none overflows: a program with wider ones is refused). */
 __device__ __forceinline__ i64 recombined(const i32 s[SUMS]) {
 #if KARATSUBA
-    u64 hh = (u64)(i64)s[0], ll = (u64)(i64)s[1], xx = (u64)(i64)s[2];
-    return (i64)((hh << 14) + ((xx - hh - ll) << 7) + ll);
+    i32 middle = (i32)((u32)s[2] - (u32)s[0] - (u32)s[1]); /* sums of h l + l h, at most 2^13 a term: within an int32 */
+    return (i64)s[0] * (1 << 14) + (i64)middle * (1 << 7) + s[1];
 #else
     u64 total = 0;
     for (int i = 0; i < SUMS; i++) total = (total << 8) + (u64)(i64)s[i];

@@ -33,6 +33,7 @@ FLAGS = (
     "-std=c++17", "-O1", "-fPIC", "-shared", "-D_GNU_SOURCE", "-fwrapv", "-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=off",
     "-Wno-unused-function",
 )  # fmt: skip
+SHIMS = ("shim.h", "shim_hopper.h")
 ALIGN, GUARD = 256, 256
 GARBAGE = 0xA5
 MEMORY = 4 << 30
@@ -41,7 +42,8 @@ CACHE = 4 << 20
 """Bytes of the level-2 cache that it says it has."""
 _one = threading.Lock()
 """A kernel's source has globals: where several devices are in one process, one grid runs at a time."""
-_KERNEL = re.compile(r"^\s*(?:KERNEL|extern \"C\" __global__ void)\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(", re.MULTILINE)
+_KERNEL = re.compile(r"^\s*(?:KERNEL|extern \"C\" __global__ void)\s+(?:(?:CLUSTERED|__launch_bounds__)\([^)]*\)\s*)*(\w+)\s*\(", re.MULTILINE)
+WITHOUT_CLUSTERS = "\n#ifndef CLUSTER\n#define CLUSTER 1\n#endif\n"
 
 
 def compiler() -> str | None:
@@ -60,7 +62,8 @@ def _version(cxx: str) -> str:
 def _build(cxx: str, text: str) -> Path:
     """Path of the shared library of a translation unit, compiled if it is not in the cache."""
     flags = (*FLAGS, f"-I{HERE}")
-    digest = hashlib.sha256("\0".join([cxx, _version(cxx), *flags, (HERE / "shim.h").read_text(), text]).encode()).hexdigest()
+    shims = [(HERE / name).read_text() for name in SHIMS]
+    digest = hashlib.sha256("\0".join([cxx, _version(cxx), *flags, *shims, text]).encode()).hexdigest()
     folder = cache_folder()
     target = folder / f"fake-{digest[:24]}.so"
     if target.exists():
@@ -221,12 +224,16 @@ class Fake:
             raise DeviceError("a copy onto itself")
         self._do(lambda: ctypes.memmove(a, b, size))
 
-    def load(self, source: str) -> _Module:
+    def load(self, source: str, arch: str = "") -> _Module:
         if source not in self._modules:
             names = list(dict.fromkeys(_KERNEL.findall(source)))
-            text = '#include "shim.h"\n#line 1 "kernels.cu"\n' + source + "\n" + "\n".join(f"SHIM_KERNEL({name})" for name in names) + "\n"
+            ends = "\n".join(f"SHIM_KERNEL({name})" for name in names)
+            text = f'#include "shim.h"\n#line 1 "kernels.cu"\n{source}{WITHOUT_CLUSTERS}{ends}\n'
             self._modules[source] = _Module(_build(self._cxx, text), names)
         return self._modules[source]
+
+    def prepare(self, texts: Sequence[tuple[str, str]]) -> None:
+        """They are compiled when they are loaded."""
 
     def library(self) -> Kernel | None:
         return _Library()

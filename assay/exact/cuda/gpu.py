@@ -9,8 +9,13 @@ CuPy 14's documentation; docs/cuda.md says what of it has run on a GPU.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +23,15 @@ from numpy.typing import NDArray
 
 from assay.exact.cuda.budget import Budget
 from assay.exact.cuda.device import OPTIONS, Buffer, Description, DeviceError, Kernel, Launch, Shared, refused
+from assay.exact.native.build import cache_folder
 
 WITH_ATTRIBUTE = 48 << 10
 """Bytes of dynamic shared memory above which a kernel must be told."""
+
+
+def _first(log: str) -> str:
+    """What NVRTC says first."""
+    return f"NVRTC failed: {next((line for line in log.splitlines() if 'error' in line), log)}"
 
 
 class _Buffer:
@@ -207,16 +218,64 @@ class Gpu:
         runtime = self._cupy.cuda.runtime
         runtime.memcpyAsync(to, of, size, runtime.memcpyDeviceToDevice, self._stream.ptr)
 
-    def load(self, source: str) -> _Module:
+    def load(self, source: str, arch: str = "") -> _Module:
         if source not in self._modules:
             try:
-                module = self._cupy.RawModule(code=source, options=OPTIONS, backend="nvrtc")
-                module.compile()
+                module = self._exactly(source, arch) if arch else self._compiled(source)
             except self._cupy.cuda.compiler.CompileException as error:
-                first = next((line for line in str(error).splitlines() if "error" in line), str(error))
-                raise DeviceError(f"NVRTC failed: {first}") from None
+                raise DeviceError(_first(str(error))) from None
             self._modules[source] = _Module(module)
         return self._modules[source]
+
+    def _compiled(self, source: str) -> Any:
+        module = self._cupy.RawModule(code=source, options=OPTIONS, backend="nvrtc")
+        module.compile()
+        return module
+
+    def _exactly(self, source: str, arch: str) -> Any:
+        """A kernel that the device can do without: whatever is the matter with it, it is no more than a DeviceError."""
+        try:
+            return self._cupy.RawModule(path=str(self._cubin(source, arch)))
+        except DeviceError:
+            raise
+        except Exception as error:
+            raise DeviceError(f"no machine code for {arch}: {error}") from None
+
+    def _cubin(self, source: str, arch: str) -> Path:
+        """A file of machine code: CuPy's own compilation knows no architecture but the device's, without its `a`."""
+        nvrtc = self._cupy.cuda.nvrtc
+        options = (*OPTIONS, f"--gpu-architecture={arch}")
+        words = "\0".join([*options, str(nvrtc.getVersion()), source])
+        folder = cache_folder()
+        target = folder / f"cuda-{hashlib.sha256(words.encode()).hexdigest()[:24]}.cubin"
+        if target.exists():
+            return target
+        program = nvrtc.createProgram(source, "kernels.cu", (), ())
+        try:
+            nvrtc.compileProgram(program, options)
+            code = nvrtc.getCUBIN(program)
+        except nvrtc.NVRTCError:
+            raise DeviceError(_first(nvrtc.getProgramLog(program))) from None
+        finally:
+            nvrtc.destroyProgram(program)
+        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".cubin")
+        with os.fdopen(handle, "wb") as file:
+            file.write(code)
+        os.replace(temporary, target)
+        return target
+
+    def prepare(self, texts: Sequence[tuple[str, str]]) -> None:
+        """NVRTC compiles on several threads at once."""
+
+        def one(text: tuple[str, str]) -> None:
+            self._device.use()  # CuPy's current device is a thread's own
+            with contextlib.suppress(Exception):
+                self.load(*text)
+
+        missing = [text for text in dict.fromkeys(texts) if text[0] not in self._modules]
+        if missing:
+            with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
+                list(pool.map(one, missing))
 
     def library(self) -> Kernel | None:
         return _Library(self._device, self._stream)

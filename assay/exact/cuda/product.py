@@ -1,7 +1,7 @@
-"""Matrix products of a CUDA device: what is launched for one, where its workspace lies, and which tiles it is cut into.
+"""Matrix products of a CUDA device: what is launched for one, and where its workspace lies. How it is cut up: tiles.py.
 
 One product (or a batch of them) is: scales of rows and columns, packing of both operands into int8 digits, the multiplication with its
-recombination and rounding, and the checksum of every column (pack.cu, gemm.cu, digits.cuh). All of it is asked for without the host looking
+recombination and rounding, and the checksum of every column (pack.cu; gemm.cu or wgmma.cu; check.cu). All of it is asked for without the host looking
 at anything, so that it can be recorded; the number of wrong checksums is added to a counter of the caller's.
 """
 
@@ -14,128 +14,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact.cuda.device import Buffer, Description, Device, Launch, source
+from assay.exact.cuda.device import Buffer, Device, Launch, source
 from assay.exact.cuda.operands import Operand, operands
+from assay.exact.cuda.tiles import LANES, ROW, Digits, Group, Size, Tile, Way, digits, fitting
 from assay.exact.steps import Step
 from assay.exact.views import View
 
-ROW, LANES, STRETCH, TALL, CHECK_LANES = 128, 64, 512, 64, 64
-"""As in digits.cuh, pack.cu and gemm.cu."""
+STRETCH, TALL, CHECK_LANES = 512, 64, 64
+"""As in pack.cu and check.cu."""
 MOST_ROWS = 1 << 23
-"""Rows that share a checksum (CHECK_DIGITS in gemm.cu)."""
+"""Rows that share a checksum (CHECK_DIGITS in check.cu)."""
 THREADS = 256
 BLOCK = (THREADS, 1, 1)
 LEAST_PART = 1024
 """Elements of k below which a part of a split product is not worth its sums' way through memory."""
 ALIGN = 256
-
-
-class Digits(NamedTuple):
-    """How digits.cuh writes operands of some bits."""
-
-    planes: int
-    karatsuba: bool
-    run: int
-    """Elements of k that one int32 takes."""
-    bf16: bool = False
-    """Whether they are numbers of bf16, not int8."""
-
-    @property
-    def item(self) -> int:
-        """Bytes of a digit."""
-        return 2 if self.bf16 else 1
-
-    @property
-    def sums(self) -> int:
-        return 3 if self.karatsuba else 2 * self.planes - 1
-
-
-def digits(bits: int, bf16: bool = False) -> Digits:
-    if bits <= 8:
-        return Digits(1, False, 1 << 17, bf16)
-    if bits <= 14:
-        return Digits(3, True, 1 << 17, bf16)
-    return Digits(2, False, 1 << 16, bf16) if bits == 15 else Digits(3, False, 1 << 15, bf16)
-
-
-class Tile(NamedTuple):
-    """What a block of threads makes (tm x tn elements), what a warp of it does (wm x wn), bytes of k in a stage (64 or 128), stages."""
-
-    tm: int
-    tn: int
-    wm: int
-    wn: int
-    kw: int
-    stages: int
-
-    @property
-    def threads(self) -> int:
-        return self.tm // self.wm * (self.tn // self.wn) * 32
-
-    def shared(self, planes: int) -> int:
-        """Bytes of shared memory."""
-        return self.stages * planes * (self.tm + self.tn) * self.kw
-
-
-class Way(NamedTuple):
-    """How to multiply; without a tile by the library."""
-
-    tile: Tile | None
-    bf16: bool = False
-
-    def __str__(self) -> str:
-        return "library" if self.tile is None else f"{'bf16' if self.bf16 else 'int8'} {'x'.join(map(str, self.tile))}"
-
-
-class Size(NamedTuple):
-    bits: int
-    products: int
-    m: int
-    n: int
-    k: int
-
-    def __str__(self) -> str:
-        return f"b={self.bits} {self.products}x{self.m}x{self.n}x{self.k}"
-
-
-TILES: dict[int, tuple[Tile, ...]] = {
-    1: (
-        Tile(128, 128, 64, 64, 128, 3), Tile(128, 64, 64, 32, 128, 3), Tile(64, 64, 32, 32, 128, 4), Tile(32, 32, 16, 16, 128, 4),
-        Tile(16, 16, 16, 16, 128, 4),
-    ),
-    3: (
-        Tile(128, 128, 64, 32, 64, 4), Tile(128, 128, 64, 32, 64, 3), Tile(128, 128, 64, 32, 64, 2), Tile(128, 64, 64, 32, 64, 2),
-        Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4), Tile(16, 16, 16, 16, 64, 4),
-    ),
-    5: (Tile(128, 64, 32, 32, 64, 3), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4), Tile(16, 16, 16, 16, 64, 4)),
-}  # fmt: skip
-"""Number of sums -> tiles to choose from, large ones first: accumulators are at most 192 registers a thread."""
-BF16_TILES: dict[int, tuple[Tile, ...]] = {
-    1: (Tile(128, 128, 64, 32, 64, 3), Tile(128, 64, 64, 32, 64, 3), Tile(64, 64, 32, 32, 64, 4), Tile(32, 32, 16, 16, 64, 4)),
-    3: (Tile(128, 64, 32, 32, 64, 2), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
-    5: (Tile(64, 64, 32, 16, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
-}
-"""The same for bf16, whose sums are kept twice: in f32, and in int32."""
-SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_87": 163 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120": 99 << 10}
-"""Bytes of shared memory that a block may have (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")."""
-LEAST_SHARED = 99 << 10
-
-
-def tiles(how: Digits, arch: str) -> list[Tile]:
-    """Those that fit the device."""
-    room = SHARED.get(arch, LEAST_SHARED)
-    return [t for t in (BF16_TILES if how.bf16 else TILES)[how.sums] if t.shared(how.planes) <= room]
-
-
-def fitting(how: Digits, products: int, m: int, n: int, description: Description) -> Tile:
-    """The tile to take where nothing was measured: little of it beyond the edges, all processors busy, and large, since a tile reads
-    1/tm + 1/tn as much as it multiplies."""
-
-    def cost(t: Tile) -> float:
-        waves = -(-products * -(-m // t.tm) * -(-n // t.tn) // description.processors)
-        return waves * t.tm * t.tn * (1 + 32 / t.tm + 32 / t.tn)
-
-    return min(tiles(how, description.arch), key=cost)
 
 
 class Product:
@@ -151,18 +44,18 @@ class Product:
             raise ValueError("the operands' axes do not fit each other")
         if a.lanes.size > MOST_ROWS:
             raise ValueError(f"{a.lanes.size} rows: at most {MOST_ROWS} share a checksum")
-        self.bits, self.a, self.b, self.tile = bits, a, b, way.tile
+        self.bits, self.a, self.b, self.way, self.tile = bits, a, b, way, way.tile
         self.digits, tile = digits(bits, way.bf16), way.tile
         self.products, self.m, self.n, self.k = a.batch.size, a.lanes.size, b.lanes.size, a.k.size
         self.blocks = -(-self.k // ROW)
         planes, sums = self.digits.planes, self.digits.sums
-        pad = LANES if tile is not None and max(tile.tm, tile.tn) <= LANES else 2 * LANES
-        self.padded_a, self.padded_b = -(-self.m // pad) * pad, -(-self.n // pad) * pad
+        of_a, of_b = tile.lanes if tile is not None else (2 * LANES, 2 * LANES)
+        self.padded_a, self.padded_b = -(-self.m // of_a) * of_a, -(-self.n // of_b) * of_b
         """Rows and columns with those that fill up the last tile, and what pack takes at once."""
         self.tiles = self.parts = self.run = 1
         """Tiles; blocks that share one's k; stages of each."""
         if tile is not None:
-            self.tiles = self.products * -(-self.m // tile.tm) * -(-self.n // tile.tn)
+            self.tiles = self.products * tile.blocks(self.m, self.n)
             item = self.digits.item
             steps = -(-self.k * item // tile.kw)
             wanted = parts or max(1, min(2 * processors // self.tiles, self.k // LEAST_PART))
@@ -278,8 +171,8 @@ class Products:
             made.append(Launch(kernel("combine"), rounding, BLOCK, (at["sums"], p.products, padded_a, *scales, padded, out, at["columns"])))
         else:
             arguments = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, totals, at["columns"])
-            gemm = self._device.load(multiplication(p.digits, p.tile)).kernel("gemm")
-            made.append(Launch(gemm, (p.tiles, parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits.planes)))
+            gemm = self._device.load(multiplication(p.digits, p.tile), p.tile.arch).kernel("gemm")
+            made.append(Launch(gemm, (p.tiles, parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits)))
         if parts > 1:
             made.append(Launch(kernel("finish"), rounding, BLOCK, (totals, *scales, padded, out, at["columns"])))
         run = p.digits.run // ROW
@@ -336,7 +229,6 @@ def around(how: Digits, plain: bool) -> str:
 
 
 @cache
-def multiplication(how: Digits, tile: Tile) -> str:
+def multiplication(how: Digits, tile: Tile | Group) -> str:
     """CUDA C++ of the multiplication in tiles."""
-    sizes = "".join(f"#define {name.upper()} {value}\n" for name, value in tile._asdict().items())
-    return _defined(how, False) + sizes + source("digits.cuh", "tensor.cuh", "gemm.cu")
+    return _defined(how, False) + tile.defined() + source(*tile.files)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,8 +81,11 @@ class Ruler:
     def copy(self, to: int, of: int, size: int) -> None:
         pass
 
-    def load(self, source: str) -> Module:
+    def load(self, source: str, arch: str = "") -> Module:
         return _Nothing()
+
+    def prepare(self, texts: Sequence[tuple[str, str]]) -> None:
+        pass
 
     def library(self) -> Kernel | None:
         return None

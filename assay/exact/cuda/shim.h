@@ -1,8 +1,8 @@
 /* CUDA C++ on a CPU, for the fake device (fake.py): enough of the language for the kernels of this folder, so that the same source runs
  * without a GPU. Every thread of a block is a fibre with a stack of its own; a fibre runs until it waits at a barrier, and blocks run one
- * after the other, so a run is deterministic. A barrier that some thread of the block (or lane of the mask) never reaches is an error, as
- * it is undefined on a GPU. Warp operations follow the CUDA C++ Programming Guide (warp shuffle, vote, reduce functions), matrix fragments
- * the PTX ISA, "Matrix Fragments for mma.m16n8k32".
+ * after the other (those of a cluster together), so a run is deterministic. A barrier that some thread of the block (or lane of the mask) never reaches is an error, as
+ * it is undefined on a GPU. Warp operations follow the CUDA C++ Programming Guide (warp shuffle, vote, reduce functions). Tensor cores: tensor.cuh
+ * and shim_hopper.h.
  *
  * What it does not show: races between blocks or warps that a barrier should have prevented, speed, and what a compiler for GPUs makes of the source.
  */
@@ -57,13 +57,13 @@ static const int warpSize = 32;
 
 namespace shim {
 
-const unsigned MAX_THREADS = 1024, MASKS = 8, SLOT = 64;
-const size_t STACK = 256 << 10;
+const unsigned MAX_THREADS = 1024, MAX_CLUSTER = 4, FIBRES = 2048, MASKS = 8, PLACE = 64;
+const size_t STACK = 256 << 10, SHARED = 256 << 10;
 
 struct barrier { unsigned mask, arrived, generation; };
 struct warp_state {
     barrier at[MASKS];
-    __align__(16) unsigned char slot[MASKS][2][32][SLOT];
+    __align__(16) unsigned char slot[MASKS][2][32][PLACE];
 };
 struct fibre {
     void *context, *stack;
@@ -73,13 +73,22 @@ struct fibre {
     unsigned seen;
 };
 
-static fibre fibres[MAX_THREADS];
-static warp_state warps[MAX_THREADS / 32];
-static void *stacks[MAX_THREADS];
-static unsigned free_stacks, made_stacks, threads, current, arrived, generation, votes[3];
+struct block_state { unsigned arrived, generation, votes[3], result[3][2]; };
+
+static fibre fibres[FIBRES];
+static warp_state warps[FIBRES / 32];
+static block_state states[MAX_CLUSTER];
+static void *stacks[FIBRES];
+static unsigned free_stacks, threads, together, current; /* together: threads of all blocks that run at once */
 static const char *error;
 static void (*body)(const uint64_t *);
 static const uint64_t *arguments;
+static void (*begin)(), (*end)();
+static bool (*late)(); /* makes something happen that nothing but waiting brings about; false when nothing is left */
+static __align__(1024) unsigned char dynamic[MAX_CLUSTER][SHARED + 1024]; /* shared memory of each block */
+static size_t asked; /* bytes of it */
+
+static inline unsigned own_block() { return current / threads; }
 
 #if defined(__x86_64__)
 extern "C" void shim_switch(void **save, void *to) __attribute__((visibility("hidden")));
@@ -100,7 +109,7 @@ static void start(fibre *f) {
 static inline void leave() { shim_switch(&fibres[current].context, scheduler); }
 static inline void resume(fibre *f) { shim_switch(&scheduler, f->context); }
 #else
-static ucontext_t scheduler, contexts[MAX_THREADS];
+static ucontext_t scheduler, contexts[FIBRES];
 static void entry();
 static void start(fibre *f) {
     ucontext_t *c = &contexts[f - fibres];
@@ -146,14 +155,14 @@ static inline int find(unsigned mask) {
 }
 
 static inline void meet(barrier *b, unsigned mask) {
-    unsigned lanes = threads - current / 32 * 32, there = lanes < 32 ? mask & ((1u << lanes) - 1) : mask;
+    unsigned lanes = together - current / 32 * 32, there = lanes < 32 ? mask & ((1u << lanes) - 1) : mask;
     b->arrived |= 1u << (current % 32);
     if (b->arrived == there) { b->arrived = 0; b->generation++; } else wait_for(&b->generation, b->generation);
 }
 
 /* Gives every lane of the mask what each one brought; `all` has 32 places. Valid until the lane's next such operation. */
-template <class T> static inline const unsigned char (*exchange(unsigned mask, const T &mine))[SLOT] {
-    static_assert(sizeof(T) <= SLOT, "larger than a lane's slot");
+template <class T> static inline const unsigned char (*exchange(unsigned mask, const T &mine))[PLACE] {
+    static_assert(sizeof(T) <= PLACE, "larger than a lane's slot");
     int i = find(mask);
     if (i < 0) return warps[0].slot[0][0];
     warp_state *w = &warps[current / 32];
@@ -162,35 +171,37 @@ template <class T> static inline const unsigned char (*exchange(unsigned mask, c
     meet(&w->at[i], mask);
     return w->slot[i][turn];
 }
-template <class T> static inline T of_lane(const unsigned char (*all)[SLOT], unsigned lane) { T x; memcpy(&x, all[lane], sizeof x); return x; }
+template <class T> static inline T of_lane(const unsigned char (*all)[PLACE], unsigned lane) { T x; memcpy(&x, all[lane], sizeof x); return x; }
 
 static inline unsigned gather_votes(int predicate, int what) {
-    static unsigned result[3][2];
-    unsigned turn = generation & 1;
-    votes[what] += predicate != 0;
-    unsigned seen = generation;
-    if (++arrived == threads) {
-        result[what][turn] = votes[what];
-        votes[what] = arrived = 0;
-        generation++;
-    } else wait_for(&generation, seen);
-    return result[what][turn];
+    block_state *b = &states[own_block()];
+    unsigned turn = b->generation & 1;
+    b->votes[what] += predicate != 0;
+    unsigned seen = b->generation;
+    if (++b->arrived == threads) {
+        b->result[what][turn] = b->votes[what];
+        b->votes[what] = b->arrived = 0;
+        b->generation++;
+    } else wait_for(&b->generation, seen);
+    return b->result[what][turn];
 }
 
 static bool ready(const fibre *f) { return !f->done && (!f->generation || *f->generation != f->seen); }
 
-static void run_block() {
-    arrived = generation = 0;
-    memset(votes, 0, sizeof votes);
-    for (unsigned w = 0; w <= (threads - 1) / 32; w++) memset(warps[w].at, 0, sizeof warps[w].at);
-    for (unsigned t = 0; t < threads; t++) {
-        unsigned x = t % blockDim.x, rest = t / blockDim.x;
+/* The blocks of a cluster, the first of which is blockIdx. */
+static void run_blocks() {
+    uint3 first = blockIdx;
+    memset(states, 0, sizeof states);
+    for (unsigned w = 0; w <= (together - 1) / 32; w++) memset(warps[w].at, 0, sizeof warps[w].at);
+    for (unsigned t = 0; t < together; t++) {
+        unsigned x = t % threads % blockDim.x, rest = t % threads / blockDim.x;
         fibres[t] = {NULL, NULL, {x, rest % blockDim.y, rest / blockDim.y}, false, NULL, 0};
     }
-    for (unsigned left = threads; left;) {
+    if (begin) begin();
+    for (unsigned left = together; left;) {
         unsigned before = left;
         bool moved = false;
-        for (unsigned t = 0; t < threads && !error; t++) {
+        for (unsigned t = 0; t < together && !error; t++) {
             fibre *f = &fibres[t];
             if (!ready(f)) continue;
             if (!f->stack) {
@@ -204,23 +215,24 @@ static void run_block() {
             }
             current = t;
             threadIdx = f->index;
+            blockIdx = {first.x + t / threads, first.y, first.z};
             f->generation = NULL;
             resume(f);
             moved = true;
             if (f->done) { stacks[free_stacks++] = f->stack; left--; }
         }
+        if (!error && !moved && before == left && late && late()) continue;
         if (error || (!moved && before == left)) {
             if (!error) error = "a barrier that some thread of its block, or lane of its mask, never reaches";
-            for (unsigned t = 0; t < threads; t++) if (fibres[t].stack && !fibres[t].done) stacks[free_stacks++] = fibres[t].stack;
+            for (unsigned t = 0; t < together; t++) if (fibres[t].stack && !fibres[t].done) stacks[free_stacks++] = fibres[t].stack;
             return;
         }
     }
+    if (end) end();
 }
 
-static __align__(128) unsigned char dynamic[(256 << 10) + 64];
-
 /* Runs all blocks of a grid; NULL, or what went wrong. */
-static const char *run(void (*kernel)(const uint64_t *), const uint64_t *args, const uint32_t *grid, const uint32_t *block, size_t shared) {
+static const char *run(void (*kernel)(const uint64_t *), const uint64_t *args, const uint32_t *grid, const uint32_t *block, size_t shared, unsigned cluster) {
     const unsigned char garbage = 0xa5;
     error = NULL;
     gridDim = {grid[0], grid[1], grid[2]};
@@ -228,18 +240,21 @@ static const char *run(void (*kernel)(const uint64_t *), const uint64_t *args, c
     threads = block[0] * block[1] * block[2];
     if (!threads || threads > MAX_THREADS) return "a block has 1 to 1024 threads";
     if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535 || grid[0] > 0x7fffffffu) return "a grid has 1 to 2^31 - 1, 65535, 65535 blocks";
-    if (shared > sizeof dynamic - 64) return "more dynamic shared memory than any device has";
+    if (shared > SHARED) return "more dynamic shared memory than any device has";
+    if (cluster > MAX_CLUSTER || grid[0] % cluster || cluster * threads > FIBRES || (cluster > 1 && threads % 32)) return "blocks that make no clusters";
+    together = threads * cluster;
+    asked = shared;
     body = kernel;
     arguments = args;
 #if defined(__x86_64__)
     unsigned was = _mm_getcsr();
     _mm_setcsr(0x1f80);
 #endif
-    for (uint64_t b = 0, n = (uint64_t)grid[0] * grid[1] * grid[2]; b < n && !error; b++) {
+    for (uint64_t b = 0, n = (uint64_t)grid[0] * grid[1] * grid[2]; b < n && !error; b += cluster) {
         blockIdx = {(unsigned)(b % grid[0]), (unsigned)(b / grid[0] % grid[1]), (unsigned)(b / grid[0] / grid[1])};
-        memset(dynamic, garbage, shared + 64);
-        run_block();
-        for (int i = 0; i < 64; i++) if (dynamic[shared + i] != garbage) error = "a write behind the dynamic shared memory";
+        for (unsigned i = 0; i < cluster; i++) memset(dynamic[i], garbage, shared + 64);
+        run_blocks();
+        for (unsigned i = 0; i < cluster * 64; i++) if (dynamic[i / 64][shared + i % 64] != garbage) error = "a write behind the dynamic shared memory";
     }
 #if defined(__x86_64__)
     _mm_setcsr(was);
@@ -254,13 +269,13 @@ template <class... A> static constexpr unsigned count(void (*)(A...)) { return s
 
 } /* namespace shim */
 
-/* fake.py appends one of these for each kernel. */
+/* fake.py appends one of these for each kernel, after CLUSTER (blocks) is defined. */
 #define SHIM_KERNEL(name) \
     extern "C" unsigned shim_count_##name() { return shim::count(name); } \
     extern "C" const char *shim_run_##name(const uint64_t *args, const uint32_t *grid, const uint32_t *block, size_t shared) { \
-        return shim::run([](const uint64_t *a) { shim::call(name, a); }, args, grid, block, shared); }
+        return shim::run([](const uint64_t *a) { shim::call(name, a); }, args, grid, block, shared, CLUSTER); }
 
-#define ASSAY_SHARED(T, name) T *name = reinterpret_cast<T *>(shim::dynamic)
+#define ASSAY_SHARED(T, name) T *name = reinterpret_cast<T *>(shim::dynamic[shim::own_block()])
 
 /* ---- barriers, votes, shuffles ---- */
 
@@ -295,7 +310,7 @@ template <class T> static inline T __shfl_up_sync(unsigned mask, T x, unsigned b
 static inline unsigned __ballot_sync(unsigned mask, int p) {
     auto all = shim::exchange(mask, (int)(p != 0));
     unsigned bits = 0;
-    for (unsigned l = 0; l < 32; l++) if (mask >> l & 1 && shim::current / 32 * 32 + l < shim::threads) bits |= (unsigned)shim::of_lane<int>(all, l) << l;
+    for (unsigned l = 0; l < 32; l++) if (mask >> l & 1 && shim::current / 32 * 32 + l < shim::together) bits |= (unsigned)shim::of_lane<int>(all, l) << l;
     return bits;
 }
 static inline int __any_sync(unsigned mask, int p) { return __ballot_sync(mask, p) != 0; }
@@ -305,7 +320,7 @@ static inline int __all_sync(unsigned mask, int p) { return __ballot_sync(mask, 
         auto all = shim::exchange(mask, x); \
         bool first = true; \
         T a = 0; \
-        for (unsigned l = 0; l < 32; l++) if (mask >> l & 1 && shim::current / 32 * 32 + l < shim::threads) { T b = shim::of_lane<T>(all, l); a = first ? b : (e); first = false; } \
+        for (unsigned l = 0; l < 32; l++) if (mask >> l & 1 && shim::current / 32 * 32 + l < shim::together) { T b = shim::of_lane<T>(all, l); a = first ? b : (e); first = false; } \
         return a; }
 SHIM_REDUCE(__reduce_add_sync, unsigned, a + b)
 SHIM_REDUCE(__reduce_max_sync, unsigned, a > b ? a : b)
@@ -382,32 +397,5 @@ SHIM_MINMAX(int)
 SHIM_MINMAX(unsigned)
 SHIM_MINMAX(long long)
 SHIM_MINMAX(unsigned long long)
-
-/* ---- tensor cores ---- */
-
-/* mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32: d = a b + c, sums modulo 2^32. With group = lane / 4 and member = lane % 4: byte i of a
- * (4 registers of 4) is A[group + 8 (i / 4 % 2)][4 member + i % 4 + 16 (i / 8)], byte i of b is B[4 member + i % 4 + 16 (i / 4)][group],
- * and c[i] is C[group + 8 (i / 2)][2 member + i % 2]. */
-static inline void assay_mma_s8(int *d, const unsigned *a, const unsigned *b, const int *c) {
-    struct fragment { unsigned a[4], b[2]; } own = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
-    auto all = shim::exchange(0xffffffffu, own);
-    unsigned lane = shim::current % 32;
-    int out[4];
-    for (unsigned i = 0; i < 4; i++) {
-        unsigned row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2, sum = (unsigned)c[i];
-        for (unsigned k = 0; k < 32; k++) {
-            fragment of_a = shim::of_lane<fragment>(all, row % 8 * 4 + k % 16 / 4), of_b = shim::of_lane<fragment>(all, column * 4 + k % 16 / 4);
-            int x = (int8_t)(of_a.a[row / 8 + 2 * (k / 16)] >> (8 * (k % 4))), y = (int8_t)(of_b.b[k / 16] >> (8 * (k % 4)));
-            sum += (unsigned)(x * y);
-        }
-        out[i] = (int)sum;
-    }
-    for (int i = 0; i < 4; i++) d[i] = out[i];
-}
-
-/* Copies 16 bytes from global to shared memory; done at the latest when the thread has waited (cp.async). */
-static inline void assay_copy_async(void *shared, const void *global) { memcpy(__builtin_assume_aligned(shared, 16), __builtin_assume_aligned(global, 16), 16); }
-static inline void assay_commit_async() {}
-template <int LEFT> static inline void assay_wait_async() {}
 
 #endif

@@ -21,8 +21,9 @@ from assay.exact import reference
 from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.operands import Axis, Operand
-from assay.exact.cuda.product import MOST_ROWS, Product, Products, Way, digits, fitting
+from assay.exact.cuda.product import MOST_ROWS, Product, Products
 from assay.exact.cuda.tape import CHUNK, MOST, THREADS, WAVES, limited, walk_words
+from assay.exact.cuda.tiles import Way, digits, fitting
 from assay.exact.ranks.exchanges import Exchange, sizes_of
 from assay.exact.table import TensorType
 from assay.exact.views import c_strides

@@ -1,0 +1,213 @@
+"""The ways of multiplying on a CUDA device: digits of operands, and the tiles that blocks of threads make."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from assay.exact.cuda.device import Description
+
+ROW, LANES = 128, 64
+"""As in digits.cuh and pack.cu."""
+
+
+class Digits(NamedTuple):
+    """How digits.cuh writes operands of some bits."""
+
+    planes: int
+    karatsuba: bool
+    run: int
+    """Elements of k that one int32 takes."""
+    bf16: bool = False
+    """Whether they are numbers of bf16, not int8."""
+
+    @property
+    def item(self) -> int:
+        """Bytes of a digit."""
+        return 2 if self.bf16 else 1
+
+    @property
+    def sums(self) -> int:
+        return 3 if self.karatsuba else 2 * self.planes - 1
+
+    @property
+    def held(self) -> int:
+        """Planes of which each is multiplied with each."""
+        return 1 if self.karatsuba else self.planes
+
+
+def digits(bits: int, bf16: bool = False) -> Digits:
+    if bits <= 8:
+        return Digits(1, False, 1 << 17, bf16)
+    if bits <= 14:
+        return Digits(3, True, 1 << 17, bf16)
+    return Digits(2, False, 1 << 16, bf16) if bits == 15 else Digits(3, False, 1 << 15, bf16)
+
+
+class Tile(NamedTuple):
+    """What a block of threads makes (tm x tn elements), what a warp of it does (wm x wn), bytes of k in a stage (64 or 128), stages."""
+
+    tm: int
+    tn: int
+    wm: int
+    wn: int
+    kw: int
+    stages: int
+
+    @property
+    def threads(self) -> int:
+        return self.tm // self.wm * (self.tn // self.wn) * 32
+
+    @property
+    def lanes(self) -> tuple[int, int]:
+        """Multiples to which rows and columns are padded."""
+        pad = LANES if max(self.tm, self.tn) <= LANES else 2 * LANES
+        return pad, pad
+
+    def blocks(self, m: int, n: int) -> int:
+        """Blocks of threads of a product."""
+        return -(-m // self.tm) * -(-n // self.tn)
+
+    def shared(self, how: Digits) -> int:
+        """Bytes of shared memory."""
+        return self.stages * how.planes * (self.tm + self.tn) * self.kw
+
+    @property
+    def arch(self) -> str:
+        """For what exactly it has to be compiled."""
+        return ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return ("digits.cuh", "tensor.cuh", "gemm.cu")
+
+    def defined(self) -> str:
+        return "".join(f"#define {name.upper()} {value}\n" for name, value in self._asdict().items())
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self))
+
+
+class Group(NamedTuple):
+    """A tile of wgmma.cu: what a block makes, slots of its ring, tiles of a cluster (cm x cn)."""
+
+    tm: int
+    tn: int
+    slots: int
+    cm: int
+    cn: int
+
+    @property
+    def kw(self) -> int:
+        """Bytes of k that `run` counts in."""
+        return ROW
+
+    @property
+    def threads(self) -> int:
+        return 128 * (self.tm // 64 + 1)
+
+    @property
+    def lanes(self) -> tuple[int, int]:
+        return self.tm * self.cm, self.tn * self.cn
+
+    def blocks(self, m: int, n: int) -> int:
+        return -(-m // (self.tm * self.cm)) * -(-n // (self.tn * self.cn)) * self.cm * self.cn
+
+    def shared(self, how: Digits) -> int:
+        """With what may be lost in front of the ring, two barriers for each slot, and the tile's place."""
+        return 1024 + self.slots * (how.held * (self.tm + self.tn) * ROW + 16) + 32
+
+    @property
+    def arch(self) -> str:
+        return "sm_90a"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return ("digits.cuh", "hopper.cuh", "wgmma.cu")
+
+    def defined(self) -> str:
+        """With the operands of an instruction that has tn / 2 registers."""
+        count = self.tn // 2
+        places = ", ".join(f"%{i}" for i in range(count))
+        operands_ = ", ".join(f'"+r"(d[{i}])' for i in range(count))
+        text = "".join(f"#define {name.upper()} {value}\n" for name, value in self._asdict().items())
+        return f'{text}#define D_PLACES "{places}"\n#define D_OPERANDS {operands_}\n#define DESCRIPTORS "%{count}, %{count + 1}"\n'
+
+    def __str__(self) -> str:
+        return "wgmma " + "x".join(map(str, self))
+
+
+class Way(NamedTuple):
+    """How to multiply; without a tile by the library."""
+
+    tile: Tile | Group | None
+    bf16: bool = False
+
+    def __str__(self) -> str:
+        return "library" if self.tile is None else f"{'bf16' if self.bf16 else 'int8'} {self.tile}"
+
+
+class Size(NamedTuple):
+    bits: int
+    products: int
+    m: int
+    n: int
+    k: int
+
+    def __str__(self) -> str:
+        return f"b={self.bits} {self.products}x{self.m}x{self.n}x{self.k}"
+
+
+TILES: dict[int, tuple[Tile, ...]] = {
+    1: (
+        Tile(128, 128, 64, 64, 128, 3), Tile(128, 64, 64, 32, 128, 3), Tile(64, 64, 32, 32, 128, 4), Tile(32, 32, 16, 16, 128, 4),
+        Tile(16, 16, 16, 16, 128, 4),
+    ),
+    3: (
+        Tile(128, 128, 64, 32, 64, 4), Tile(128, 128, 64, 32, 64, 3), Tile(128, 128, 64, 32, 64, 2), Tile(128, 64, 64, 32, 64, 2),
+        Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4), Tile(16, 16, 16, 16, 64, 4),
+    ),
+    5: (Tile(128, 64, 32, 32, 64, 3), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4), Tile(16, 16, 16, 16, 64, 4)),
+}  # fmt: skip
+"""Number of sums -> tiles to choose from, large ones first: accumulators are at most 192 registers a thread."""
+BF16_TILES: dict[int, tuple[Tile, ...]] = {
+    1: (Tile(128, 128, 64, 32, 64, 3), Tile(128, 64, 64, 32, 64, 3), Tile(64, 64, 32, 32, 64, 4), Tile(32, 32, 16, 16, 64, 4)),
+    3: (Tile(128, 64, 32, 32, 64, 2), Tile(64, 64, 32, 32, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
+    5: (Tile(64, 64, 32, 16, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
+}
+"""The same for bf16, whose sums are kept twice: in f32, and in int32."""
+SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_87": 163 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120": 99 << 10}
+"""Bytes of shared memory that a block may have (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")."""
+LEAST_SHARED = 99 << 10
+
+
+def tiles(how: Digits, arch: str) -> list[Tile]:
+    """Those that fit the device."""
+    room = SHARED.get(arch, LEAST_SHARED)
+    return [t for t in (BF16_TILES if how.bf16 else TILES)[how.sums] if t.shared(how) <= room]
+
+
+WIDE = {1: 256, 3: 128, 5: 64}
+"""Number of sums -> columns of a Group's tile: sums of 64 rows take at most 192 of a thread's 232 registers."""
+CLUSTERS = {True: ((2, 1), (2, 2), (1, 1)), False: ((2, 1),)}
+"""With Karatsuba's planes, or without."""
+
+
+def groups(how: Digits, arch: str) -> list[Group]:
+    """The tiles of wgmma, for the one architecture that has it; with as many slots as fit."""
+    if arch != "sm_90" or how.bf16:
+        return []
+    tn = WIDE[how.sums]
+    one = Group(128, tn, 1, 1, 1).shared(how) - Group(128, tn, 0, 1, 1).shared(how)
+    slots = (SHARED[arch] - Group(128, tn, 0, 1, 1).shared(how)) // one
+    return [Group(128, tn, slots, cm, cn) for cm, cn in CLUSTERS[how.karatsuba]]
+
+
+def fitting(how: Digits, products: int, m: int, n: int, description: Description) -> Tile:
+    """The tile to take where nothing was measured: little of it beyond the edges, all processors busy, and large, since a tile reads
+    1/tm + 1/tn as much as it multiplies."""
+
+    def cost(t: Tile) -> float:
+        waves = -(-products * -(-m // t.tm) * -(-n // t.tn) // description.processors)
+        return waves * t.tm * t.tn * (1 + 32 / t.tm + 32 / t.tn)
+
+    return min(tiles(how, description.arch), key=cost)
