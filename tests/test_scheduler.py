@@ -367,6 +367,9 @@ def test_draws_when_the_provider_does_not(bench: Bench) -> None:
     post(bench)
     assigned(bench, 1)
     committed(bench, 1, 10)
+    (later,) = bench.wake("drawable:1")
+    assert isinstance(later, Wake)
+    assert later.at == bench.now + 3  # the provider's own draw is on its way
     assert [Draw(segment=SegmentId(1))] == sent(bench.wake("draw:1"))
 
 
@@ -378,6 +381,16 @@ def test_closes_a_finished_job_and_a_cancelled_one(bench: Bench) -> None:
     other = Bench(Core(SchedulerMachine(Config(account=ME, peer=PeerId("me"))), MemoryJournal()))
     other.seen(JobPosted, job=JobId(1), client=CLIENT, terms=terms())
     assert sent(other.seen(JobCancelled, job=JobId(1))) == [CloseJob(job=JobId(1))]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_leaves_the_closing_of_a_job_to_its_scheduler_for_a_moment(closed: bool) -> None:
+    other = Bench(Core(SchedulerMachine(Config(account=W2, peer=PeerId("other"))), MemoryJournal()))
+    other.seen(JobPosted, job=JobId(1), client=CLIENT, terms=terms())
+    assert sent(other.seen(JobCancelled, job=JobId(1))) == []
+    if closed:
+        other.seen(JobClosed, job=JobId(1), refund=0)
+    assert sent(other.wake("close:1")) == ([] if closed else [CloseJob(job=JobId(1))])
 
 
 def test_a_job_that_fails_again_and_again_rests_longer_each_time(bench: Bench) -> None:
