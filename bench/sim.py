@@ -103,8 +103,8 @@ def whole(options: Options, seed: int = 1) -> dict[str, Any]:
         samples.append((world.events, time.process_time() - begun))
         world.clock.after(SAMPLED, sample)
         if len(samples) % 10 == 0:
-            told = f"{world.clock.now:.0f} s of the network's time: {len(world.receipts.segments)} segments, {samples[-1][1]:.0f} s of CPU, {peak()} MB"
-            print(told, file=sys.stderr, flush=True)
+            cost = f"{len(world.receipts.segments)} segments, {samples[-1][1]:.0f} s of CPU, {peak()} MB"
+            print(f"{world.clock.now:.0f} s of the network's time: {cost}", file=sys.stderr, flush=True)
 
     sample()
     finished = world.run()
