@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from assay import draw, links, merkle, reads
 from assay.chain import SegmentState
@@ -63,7 +63,7 @@ class Gathering(Role):
             self._need(seg, [*shards, *self._frozen(spec)], self._by_record(spec, read), where)
             self._check_supplied(seg.segment)
 
-    def _by_record(self, spec: JobSpec, read: dict[int, tuple[int, ...]]) -> Collection[Digest]:
+    def _by_record(self, spec: JobSpec, read: Mapping[int, tuple[int, ...]]) -> Collection[Digest]:
         """Ids of the keys that this node is not given, but those of records that they are of."""
         keys = [shard.sealed.key_id for shard in spec.dataset.shards]
         return reads.by_key(keys, reads.reading(spec), read) if spec.key_holders is None else ()
