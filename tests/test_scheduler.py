@@ -428,6 +428,21 @@ def test_leaves_a_job_alone_that_its_scheduler_serves(bench: Bench) -> None:
     assert not announced(bench.wake("takeover"))
 
 
+def test_does_not_take_over_a_job_whose_last_segment_is_being_checked(bench: Bench) -> None:
+    post(bench, scheduler=CLIENT, steps=10)
+    assigned(bench, 1)
+    committed(bench, 1, 10)
+    for _ in range(3):
+        assert all(isinstance(effect, Wake) for effect in bench.wake("takeover"))
+    assert not bench.core.machine.state.jobs[1].overdue
+    bench.seen(Withheld, segment=SegmentId(1), yes=0, no=3)  # now there is something to place, and the window begins
+    bench.wake("takeover", at=bench.now)
+    assert not bench.core.machine.state.jobs[1].overdue
+    while not bench.core.machine.state.jobs[1].overdue:
+        effects = bench.wake("takeover")
+    assert announced(effects)
+
+
 def test_a_restart_remembers_everything_and_wants_the_same(bench: Bench) -> None:
     post(bench)
     bench.bid(W1, 900)

@@ -325,7 +325,7 @@ class SchedulerMachine(Placing, History, Mirror):
         if job.cancelled or job.settled_to == job.terms.steps:
             return []
         tip = job.tip()
-        full = tip.live or tip.unsettled >= job.terms.params.depth  # nothing can be placed now: it is looked at again a window later
+        full = tip.live or tip.unsettled >= job.terms.params.depth or tip.start >= job.terms.steps  # nothing to place now: a window later, then
         due = (now if full else job.open_since) + job.patience
         if now <= due:
             return [Wake(key=f"takeover:{job.id}:{now}", at=due + 1 + self.config.patience)]
