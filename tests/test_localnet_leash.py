@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from tests.test_localnet_net import ASSAY, assay, here, until
 
 __all__ = ["here"]
