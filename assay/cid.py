@@ -306,32 +306,34 @@ def blocks(source: bytes | BinaryIO) -> Iterator[Block]:
     levels: list[list[Link]] = [[]]
     """The links of the node that is open at each height; a full one is closed only when something follows: it may be the root."""
 
-    def add(level: int, link: Link) -> Iterator[Block]:
-        if len(levels[level]) == WIDTH:
-            yield from close(level)
-        levels[level].append(link)
-
-    def close(level: int) -> Iterator[Block]:
-        links, levels[level] = levels[level], []
-        data = encode_node(links)
-        block = Block(of_block(DAG_PB, data), data)
-        yield block
-        if level + 1 == len(levels):
-            levels.append([])
-        yield from add(level + 1, Link(block.cid, sum(link.size for link in links), len(data) + sum(link.tsize for link in links)))
-
     chunk = file.read(CHUNK)
     while True:
         leaf = Block(of_block(RAW, chunk), chunk)
         yield leaf
-        yield from add(0, Link(leaf.cid, len(chunk), len(chunk)))
+        yield from _add(levels, 0, Link(leaf.cid, len(chunk), len(chunk)))
         chunk = file.read(CHUNK) if len(chunk) == CHUNK else b""
         if not chunk:
             break
     level = 0
     while level + 1 < len(levels) or len(levels[level]) > 1:
-        yield from close(level)
+        yield from _close(levels, level)
         level += 1
+
+
+def _add(levels: list[list[Link]], level: int, link: Link) -> Iterator[Block]:
+    if len(levels[level]) == WIDTH:
+        yield from _close(levels, level)
+    levels[level].append(link)
+
+
+def _close(levels: list[list[Link]], level: int) -> Iterator[Block]:
+    links, levels[level] = levels[level], []
+    data = encode_node(links)
+    block = Block(of_block(DAG_PB, data), data)
+    yield block
+    if level + 1 == len(levels):
+        levels.append([])
+    yield from _add(levels, level + 1, Link(block.cid, sum(link.size for link in links), len(data) + sum(link.tsize for link in links)))
 
 
 def of(source: bytes | BinaryIO) -> Cid:

@@ -7,8 +7,10 @@ update reads none. Key service, key holders and verifiers compute them alike, ea
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import accumulate
+from types import MappingProxyType
 
 from assay import links
 from assay.codec import Message
@@ -20,6 +22,8 @@ MAX_COUNT = 1 << 20
 """Of micro-batches and of records in one, which machines count through."""
 MOST_READ = 1 << 14
 """Records that all draws of a segment together may read: a key of each goes on chain to each drawn verifier, at some 36 bytes of log."""
+REMEMBERED, SHORT = 1024, 1024
+"""Answers, and the most records in one of them: a node asks for the same micro-batches several times while it checks a segment."""
 
 
 class Reading(Message, frozen=True, kw_only=True):
@@ -57,18 +61,26 @@ def places(units: Iterable[int], start: int, micro_batches: int) -> tuple[tuple[
     return tuple((start + offset, m) for offset, m in sorted(found) if m < micro_batches)
 
 
-def records(what: Reading, where: Iterable[tuple[int, int]]) -> dict[int, tuple[int, ...]]:
+def records(what: Reading, where: Iterable[tuple[int, int]]) -> Mapping[int, tuple[int, ...]]:
     """By the number of each shard that micro-batches (step, m) read from: the places in it of the records that they read, ascending."""
+    some = tuple(where)
+    return (_short if len(some) * what.batch <= SHORT else _records)(what, some)
+
+
+def _records(what: Reading, where: tuple[tuple[int, int], ...]) -> Mapping[int, tuple[int, ...]]:
     ends = list(accumulate(what.counts))
     found: dict[int, set[int]] = {}
     for step, m in where:
         for index in record_indices(what.order, ends[-1], step, m, what.micro_batches, what.batch):
             shard = bisect_right(ends, index)
             found.setdefault(shard, set()).add(index - (ends[shard] - what.counts[shard]))
-    return {shard: tuple(sorted(found[shard])) for shard in sorted(found)}
+    return MappingProxyType({shard: tuple(sorted(found[shard])) for shard in sorted(found)})
 
 
-def by_key(keys: Iterable[Digest], what: Reading, found: dict[int, tuple[int, ...]]) -> dict[Digest, tuple[int, ...]]:
+_short = lru_cache(maxsize=REMEMBERED)(_records)
+
+
+def by_key(keys: Iterable[Digest], what: Reading, found: Mapping[int, tuple[int, ...]]) -> dict[Digest, tuple[int, ...]]:
     """The same by the key ids of the shards, all of them in order. A dataset that a job names twice has the same keys twice. A key of which
     all records are read is not here: it is given as it is, which says no more and is shorter."""
     named = list(keys)

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ SEGMENTS = 50
 """Of each job in `flat`; so few jobs that five workers are enough for them."""
 JOB = 25
 """Segments of a job in `large`."""
+SAMPLED = 100.0
+"""Seconds of the network's time after which it is looked again what a run has cost so far."""
 
 
 class Timed(SchedulerMachine):
@@ -80,10 +83,32 @@ def best(sizes: tuple[int, ...], jobs: int, rounds: int) -> list[dict[str, float
     return [min(of_size, key=lambda row: row["microseconds_per_segment"]) for of_size in zip(*found, strict=True)]
 
 
+def peak() -> int:
+    """MB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def by_quarter(samples: list[tuple[int, float]]) -> list[float]:
+    """Microseconds of CPU for an event on chain, over each quarter of a run's events; `samples`: events and seconds of CPU so far."""
+    ends = [min(samples, key=lambda sample: abs(sample[0] - samples[-1][0] * i / 4)) for i in range(5)]
+    return [round(1e6 * (later[1] - sooner[1]) / max(1, later[0] - sooner[0]), 1) for sooner, later in pairwise(ends)]
+
+
 def whole(options: Options, seed: int = 1) -> dict[str, Any]:
     begun, wall = time.process_time(), time.perf_counter()
     world = World(options, seed)
+    samples: list[tuple[int, float]] = []
+
+    def sample() -> None:
+        samples.append((world.events, time.process_time() - begun))
+        world.clock.after(SAMPLED, sample)
+        if len(samples) % 10 == 0:
+            cost = f"{len(world.receipts.segments)} segments, {samples[-1][1]:.0f} s of CPU, {peak()} MB"
+            print(f"{world.clock.now:.0f} s of the network's time: {cost}", file=sys.stderr, flush=True)
+
+    sample()
     finished = world.run()
+    samples.append((world.events, time.process_time() - begun))
     cpu, wall = time.process_time() - begun, time.perf_counter() - wall
     found = report(world, finished, wall)
     assert finished, found.problems
@@ -92,7 +117,7 @@ def whole(options: Options, seed: int = 1) -> dict[str, Any]:
     return {
         "nodes": len(world.nodes), "segments": segments, "outcomes": found.outcomes, "cpu_seconds": round(cpu, 1), "wall_seconds": round(wall, 1),
         "cpu_ms_per_segment": round(1000 * cpu / segments, 2), "chain_events": found.events, "virtual_seconds": round(found.virtual_seconds),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024), "money_counted": world.invariants.checked,
+        "cpu_us_per_event_by_quarter": by_quarter(samples), "peak_memory_mb": peak(), "money_counted": world.invariants.checked,
         **found.figures,
     }  # fmt: skip
 

@@ -49,6 +49,17 @@ def test_an_update_reads_nothing() -> None:
     assert reads.records(reading((5, 5)), ()) == {}
 
 
+def test_short_answers_are_remembered_and_long_ones_are_not() -> None:
+    """What a stranger's job makes long may not fill the memory."""
+    reads._short.cache_clear()
+    places = reads.places((0, 1), 0, 2)
+    for batch in (reads.SHORT // len(places), reads.SHORT):
+        first, again = (reads.records(reading((5, 5), batch=batch), places) for _ in range(2))
+        assert first == again
+        assert (first is again) == (batch < reads.SHORT)
+    assert reads._short.cache_info().currsize == 1
+
+
 def test_by_key_leaves_out_what_is_read_whole_and_joins_shards_under_one_key() -> None:
     what = reading((4, 4, 4))
     assert reads.by_key(KEYS, what, {0: (0, 1, 2, 3), 2: (1, 3)}) == {KEYS[2]: (1, 3)}

@@ -367,6 +367,9 @@ def test_draws_when_the_provider_does_not(bench: Bench) -> None:
     post(bench)
     assigned(bench, 1)
     committed(bench, 1, 10)
+    (later,) = bench.wake("drawable:1")
+    assert isinstance(later, Wake)
+    assert later.at == bench.now + 3  # the provider's own draw is on its way
     assert [Draw(segment=SegmentId(1))] == sent(bench.wake("draw:1"))
 
 
@@ -378,6 +381,16 @@ def test_closes_a_finished_job_and_a_cancelled_one(bench: Bench) -> None:
     other = Bench(Core(SchedulerMachine(Config(account=ME, peer=PeerId("me"))), MemoryJournal()))
     other.seen(JobPosted, job=JobId(1), client=CLIENT, terms=terms())
     assert sent(other.seen(JobCancelled, job=JobId(1))) == [CloseJob(job=JobId(1))]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_leaves_the_closing_of_a_job_to_its_scheduler_for_a_moment(closed: bool) -> None:
+    other = Bench(Core(SchedulerMachine(Config(account=W2, peer=PeerId("other"))), MemoryJournal()))
+    other.seen(JobPosted, job=JobId(1), client=CLIENT, terms=terms())
+    assert sent(other.seen(JobCancelled, job=JobId(1))) == []
+    if closed:
+        other.seen(JobClosed, job=JobId(1), refund=0)
+    assert sent(other.wake("close:1")) == ([] if closed else [CloseJob(job=JobId(1))])
 
 
 def test_a_job_that_fails_again_and_again_rests_longer_each_time(bench: Bench) -> None:
@@ -413,6 +426,21 @@ def test_leaves_a_job_alone_that_its_scheduler_serves(bench: Bench) -> None:
     post(bench, scheduler=CLIENT)
     assigned(bench, 1)
     assert not announced(bench.wake("takeover"))
+
+
+def test_does_not_take_over_a_job_whose_last_segment_is_being_checked(bench: Bench) -> None:
+    post(bench, scheduler=CLIENT, steps=10)
+    assigned(bench, 1)
+    committed(bench, 1, 10)
+    for _ in range(3):
+        assert all(isinstance(effect, Wake) for effect in bench.wake("takeover"))
+    assert not bench.core.machine.state.jobs[1].overdue
+    bench.seen(Withheld, segment=SegmentId(1), yes=0, no=3)  # now there is something to place, and the window begins
+    bench.wake("takeover", at=bench.now)
+    assert not bench.core.machine.state.jobs[1].overdue
+    while not bench.core.machine.state.jobs[1].overdue:
+        effects = bench.wake("takeover")
+    assert announced(effects)
 
 
 def test_a_restart_remembers_everything_and_wants_the_same(bench: Bench) -> None:

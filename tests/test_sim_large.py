@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import time
@@ -102,6 +103,17 @@ def test_what_a_reader_keeps_does_not_grow_with_the_segments_that_are_over() -> 
         state = node.core.machine.state
         assert (state.jobs, state.job_of, state.bids, state.soliciting, state.turns) == ({}, {}, {}, {}, {})
         assert state.closed == 4
+
+
+def test_a_large_run_leaves_nothing_behind_that_only_the_collector_would_find() -> None:
+    """It is off during such a run (`World.run`)."""
+    world = World(msgspec.structs.replace(LARGE, jobs=4, loss=0.02), 1)
+    found: list[int] = []
+    for at in (20.0, 500.0):
+        world.clock.after(at, lambda: found.append(gc.collect()))
+    assert world.run(until=lambda: len(found) == 2)
+    assert len(world.receipts.segments) >= 20
+    assert found[1] < 10
 
 
 # ---- rules -------------------------------------------------------------------------------------------------------------------

@@ -294,7 +294,7 @@ class MemoryLedger:
                 self._run(who, call)
                 taken += 1
             except Reverted as error:
-                refusal = error
+                refusal = error.with_traceback(None)  # whose frames would name it
         if not taken:
             raise refusal
 

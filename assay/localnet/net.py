@@ -12,9 +12,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -27,6 +27,7 @@ from assay.cli.left import Running
 from assay.dispute.record import Rules
 from assay.ids import Address
 from assay.localnet import anvil, rpc
+from assay.localnet.leash import Leash
 from assay.localnet.processes import Processes, die_with_parent
 from assay.ports import Outage
 
@@ -173,7 +174,23 @@ def start(base: Path, *, port: int, block_time: float) -> Network:
     stop(base)
     folder = _state(base).absolute()
     prepare(folder)
-    chain = _anvil(folder, port, block_time, os.setsid)
+    with Leash() as leash:
+        network, contracts, left = _begin(base, port, block_time, leash)
+        network.processes = left
+        anvil.save(contracts, folder)  # the chain's own state is written by anvil, every second
+        (folder / "network.json").write_bytes(msgspec.json.encode(network))
+        leash.let_go()
+    lines = {"rpc": network.rpc, "contract": network.contract, "bootstrap": network.bootstrap, "data": str(base.absolute())}
+    if contracts.receipts:
+        lines["receipts"] = contracts.receipts
+    (base / "net.toml").write_text("# Written by `assay net up`: what commands in this folder take for granted.\n" + _toml(lines))
+    return network
+
+
+def _begin(base: Path, port: int, block_time: float, leash: Leash) -> tuple[Network, anvil.Network, dict[str, Running]]:
+    """Starts all of it. Raises Trouble, Outage; then nothing of it is left."""
+    folder = _state(base).absolute()
+    chain = _anvil(folder, port, block_time, leash.hold)
     left = {"chain": Running.of(chain.pid)}
     try:
         contracts = anvil.load(folder, chain.url) or anvil.deploy_whole(chain.url)
@@ -181,27 +198,23 @@ def start(base: Path, *, port: int, block_time: float) -> Network:
         log = folder / "bootstrap.out"
         log.unlink(missing_ok=True)
         with log.open("ab") as out:
-            command = bootstrap_command(network, base.absolute() / "bootstrap")
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-            left["bootstrap"] = Running.of(process.pid)
+            process = _left_running(bootstrap_command(network, base.absolute() / "bootstrap"), out, leash)
+        left["bootstrap"] = Running.of(process.pid)
         if sys.platform == "linux":
             with (folder / "engines.out").open("wb") as out:
-                command, surroundings = engines_command(base), os.environ | ONE_THREAD
-                process = subprocess.Popen(command, env=surroundings, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-            left[template.NAME] = Running.of(process.pid)
+                left[template.NAME] = Running.of(_left_running(engines_command(base), out, leash, ONE_THREAD).pid)
         network.bootstrap = address_of(log, lambda: process.poll() is None)
     except BaseException:
         for each in left.values():
             each.end()
         raise
-    network.processes = left
-    anvil.save(contracts, folder)  # the chain's own state is written by anvil, every second
-    (folder / "network.json").write_bytes(msgspec.json.encode(network))
-    lines = {"rpc": network.rpc, "contract": network.contract, "bootstrap": network.bootstrap, "data": str(base.absolute())}
-    if contracts.receipts:
-        lines["receipts"] = contracts.receipts
-    (base / "net.toml").write_text("# Written by `assay net up`: what commands in this folder take for granted.\n" + _toml(lines))
-    return network
+    return network, contracts, left
+
+
+def _left_running(command: list[str], out: IO[bytes], leash: Leash, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, stdout=out, stderr=out, preexec_fn=leash.hold
+    )  # fmt: skip
 
 
 def _toml(lines: dict[str, str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from assay.chain import Lapsed, Rejected, SegmentState, Settled, Unpaid, Withheld
 from assay.runtime import Wake
-from assay_scheduler.books import Config, JobBook, SegmentBook, State
+from assay_scheduler.books import LIVE_UNCOMMITTED, Config, JobBook, SegmentBook, State
 from assay_scheduler.placement import Record
 
 PACES = 8
@@ -99,3 +99,9 @@ class History:
         """A deadline of its own for a segment that begins, where the history gives one that is earlier than the lease's."""
         due = book.since + self._allowed(book) * job.pace * (book.stop - book.start) // 100_000
         return [Wake(key=f"slow:{book.id}", at=due + 1)] if mine and len(job.paces) >= ENOUGH_PACES and due < book.due else []
+
+    def _late(self, book: SegmentBook, due: int) -> Wake:
+        """What its state on chain allows."""
+        book.due = due
+        grace = 0 if book.state in LIVE_UNCOMMITTED else self.config.patience
+        return Wake(key=f"late:{book.id}:{int(book.state)}:{due}", at=due + 1 + grace)

@@ -158,7 +158,7 @@ class SchedulerMachine(Placing, History, Mirror):
                 return self._on_posted(event, now)
             case JobCancelled():
                 self.state.jobs[event.job].cancelled = True
-                return self._close_if_over(self.state.jobs[event.job])
+                return self._close_if_over(self.state.jobs[event.job], now)
             case JobClosed():
                 return self._on_closed(self.state.jobs.pop(event.job))
             case Assigned():
@@ -178,12 +178,12 @@ class SchedulerMachine(Placing, History, Mirror):
                 self._learn(job, book, now)
                 return [
                     *self._on_checkpoint(job, book),
-                    Wake(key=f"draw:{book.id}:{event.seed_block}", block=event.seed_block + 1, at=now + self.config.patience),
+                    Wake(key=f"drawable:{book.id}:{event.seed_block}", block=event.seed_block + 1),
                     *self._seek(job, now),
                 ]
             case Redrawn():
                 book.state = SegmentState.COMMITTED
-                return [Wake(key=f"draw:{book.id}:{event.seed_block}", block=event.seed_block + 1, at=now + self.config.patience)]
+                return [Wake(key=f"drawable:{book.id}:{event.seed_block}", block=event.seed_block + 1)]
             case Drawn():
                 book.state = SegmentState.DRAWN
                 return [self._late(book, event.serve_by)]
@@ -253,8 +253,8 @@ class SchedulerMachine(Placing, History, Mirror):
             if child.parent == book.id and child.state == SegmentState.ATTESTED:
                 effects.append(self._settle(job, child, now))
         if book.stop == job.terms.steps:
-            return [*effects, Send(key=f"close:{job.id}", call=CloseJob(job=job.id))]
-        return [*effects, *self._seek(job, now), *self._close_if_over(job)]
+            return [*effects, self._close(job, now)]
+        return [*effects, *self._seek(job, now), *self._close_if_over(job, now)]
 
     def _on_failed_segment(self, job: JobBook, book: SegmentBook, event: Lapsed | Withheld | Unpaid | Voided | Rejected, now: int) -> list[AnyEffect]:
         job.open_since = now
@@ -265,7 +265,7 @@ class SchedulerMachine(Placing, History, Mirror):
         for child in job.segments.values():
             if child.parent == book.id and child.state not in FAILED:
                 effects.append(Send(key=f"void:{child.id}", call=VoidSegment(segment=child.id)))
-        return [*effects, *self._seek(job, now), *self._close_if_over(job)]
+        return [*effects, *self._seek(job, now), *self._close_if_over(job, now)]
 
     # ---- time and failure ------------------------------------------------------------------------------------------------
 
@@ -273,12 +273,9 @@ class SchedulerMachine(Placing, History, Mirror):
         kind, _, rest = key.partition(":")
         if kind in ("choose", "rested", "open"):
             return self._on_turn(kind, rest, now)
-        if kind == "deadline":
-            job = self.state.jobs.get(int(rest))
-            return [] if job is None or job.cancelled else [Send(key=f"cancel:{rest}", call=CancelJob(job=job.id))]
-        if kind == "takeover":
+        if kind in ("deadline", "takeover", "close"):
             job = self.state.jobs.get(int(rest.split(":")[0]))
-            return self._on_takeover(job, now) if job is not None else []
+            return self._on_job_wake(kind, key, job, now) if job is not None else []
         book = self._segment(int(rest.split(":")[0]))
         if book is None:
             return []
@@ -289,6 +286,8 @@ class SchedulerMachine(Placing, History, Mirror):
             text = f"segment {book.id}: {book.provider} takes more than {percent} % of the time that others took; it is asked to hand over"
             ask = [Ask(key=f"handover:{book.id}", peer=peer, message=HandOver(segment=book.id)) for peer in self._near(book.provider)]
             return [self._note("straggler", book, text), *ask]
+        if kind == "drawable" and book.state == SegmentState.COMMITTED:
+            return [Wake(key=f"draw:{rest}", at=now + self.config.patience)]
         if kind == "draw" and book.state == SegmentState.COMMITTED:
             return [Send(key=f"call-draw:{rest}", call=Draw(segment=book.id))]
         if kind == "decide" and book.state == SegmentState.SERVED:
@@ -299,15 +298,17 @@ class SchedulerMachine(Placing, History, Mirror):
                 return [Send(key=f"call-settle:{book.id}", call=Settle(segment=book.id))]
         return []
 
+    def _on_job_wake(self, kind: str, key: str, job: JobBook, now: int) -> list[AnyEffect]:
+        if kind == "takeover":
+            return self._on_takeover(job, now)
+        if kind == "close":
+            return [Send(key=key, call=CloseJob(job=job.id))]
+        return [] if job.cancelled else [Send(key=f"cancel:{job.id}", call=CancelJob(job=job.id))]
+
     def _settle(self, job: JobBook, book: SegmentBook, now: int) -> Wake:
         """For a provider that does not do it with its others."""
         at = settles_for(max(now, book.due) + 1, job.terms.params.challenge_window)
         return Wake(key=f"settle:{book.id}", at=at + self.config.patience)
-
-    def _late(self, book: SegmentBook, due: int) -> Wake:
-        book.due = due
-        grace = 0 if book.state in LIVE_UNCOMMITTED else self.config.patience
-        return Wake(key=f"late:{book.id}:{int(book.state)}:{due}", at=due + 1 + grace)
 
     def _on_late(self, book: SegmentBook, now: int) -> list[AnyEffect]:
         if now <= book.due:
@@ -324,7 +325,7 @@ class SchedulerMachine(Placing, History, Mirror):
         if job.cancelled or job.settled_to == job.terms.steps:
             return []
         tip = job.tip()
-        full = tip.live or tip.unsettled >= job.terms.params.depth  # nothing can be placed now: it is looked at again a window later
+        full = tip.live or tip.unsettled >= job.terms.params.depth or tip.start >= job.terms.steps  # nothing to place now: a window later, then
         due = (now if full else job.open_since) + job.patience
         if now <= due:
             return [Wake(key=f"takeover:{job.id}:{now}", at=due + 1 + self.config.patience)]
@@ -356,10 +357,14 @@ class SchedulerMachine(Placing, History, Mirror):
             return [Note(topic="mirror", text=f"could not mirror {rest}: {event.error}")]
         return []  # somebody else made the call first, or will
 
-    def _close_if_over(self, job: JobBook) -> list[AnyEffect]:
+    def _close_if_over(self, job: JobBook, now: int) -> list[AnyEffect]:
         """A cancelled job is closed when nothing of it is live."""
-        over = job.cancelled and not job.busy()
-        return [Send(key=f"close:{job.id}", call=CloseJob(job=job.id))] if over else []
+        return [self._close(job, now)] if job.cancelled and not job.busy() else []
+
+    def _close(self, job: JobBook, now: int) -> Send | Wake:
+        """At once by who schedules it; any other leaves it the time to."""
+        key = f"close:{job.id}"
+        return Send(key=key, call=CloseJob(job=job.id)) if self._mine(job) else Wake(key=key, at=now + self.config.patience)
 
     # ---- small things ----------------------------------------------------------------------------------------------------
 

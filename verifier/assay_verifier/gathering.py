@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from assay import draw, links, merkle, reads, threshold
 from assay.chain import SegmentState
 from assay.facts import SegmentFacts
@@ -64,7 +66,7 @@ class Gathering(Role):
             self._check_supplied(seg.segment)
 
     @staticmethod
-    def _by_record(spec: JobSpec, read: dict[int, tuple[int, ...]]) -> dict[Digest, tuple[int, ...]]:
+    def _by_record(spec: JobSpec, read: Mapping[int, tuple[int, ...]]) -> dict[Digest, tuple[int, ...]]:
         """By the ids of the keys that this node is not given: the records whose keys it is given."""
         return reads.by_key([shard.sealed.key_id for shard in spec.dataset.shards], reads.reading(spec), read)
 

@@ -45,14 +45,13 @@ class Preparing(Offering):
 
     def _settle_down(self) -> None:
         """The next thing to do."""
-        if not self.state.heard and not self.state.mine:
-            return
-        for mine in self._busy("queued"):
-            self._begin(mine)
-        for mine in self._busy("ready"):
-            if len(self._busy("running")) < self.config.places and not mine.preparing:
-                self._start(mine)
-        if not self.state.draining:
+        if self.state.mine:
+            for mine in self._busy("queued"):
+                self._begin(mine)
+            for mine in self._busy("ready"):
+                if len(self._busy("running")) < self.config.places and not mine.preparing:
+                    self._start(mine)
+        if self.state.heard and not self.state.draining:
             self._consider(self._room())
 
     # ---- gathering -------------------------------------------------------------------------------------------------------
