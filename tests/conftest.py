@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import assay.adapters.evm  # noqa: F401  # first, because of the recursion limit that it sets
-from assay.localnet.anvil import find_anvil
+from assay.localnet.anvil import Anvil, find_anvil
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,13 @@ def needs_anvil() -> None:
         find_anvil()
     except FileNotFoundError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def anvil(needs_anvil: None) -> Iterator[Anvil]:
+    """A chain of the test's own, which mines each transaction at once. Not shared: each block costs anvil more the more was ever deployed."""
+    with Anvil(block_time=None) as running:
+        yield running
 
 
 FIRST = ("test_whole_way", "test_localnet_net", "test_cuda_route", "test_chain", "test_sim", "test_fuzz_decoders", "test_together", "test_trace")

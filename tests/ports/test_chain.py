@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,6 @@ from assay.ports import Outage
 
 Script = Callable[[World], Awaitable[None]]
 PRICE, FEE, DRAW_BOND = 1_000_001, 10_000, 1_000_000
-
-
-@pytest.fixture(scope="module")
-def anvil(needs_anvil: None) -> Iterator[Anvil]:
-    with Anvil(block_time=None) as running:
-        yield running
 
 
 async def conserved(world: World) -> None:

@@ -1,7 +1,4 @@
-"""What only a real chain does to the EVM adapter: restarts, reorganisations, full mempools, other programs with the same key, crashes.
-
-One file because all of it runs over one network that is deployed once.
-"""
+"""What only a real chain does to the EVM adapter: restarts, reorganisations, full mempools, other programs with the same key, crashes."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +36,9 @@ TOKENS = 1_000_000_000
 pytestmark = pytest.mark.usefixtures("needs_anvil")
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Anvil]:
-    with Anvil(block_time=None) as running:
-        yield running
-
-
 @pytest.fixture
-def network(shared: Anvil) -> Iterator[Network]:
-    """Contracts of the test's own on the shared anvil, which mines each transaction at once."""
-    rpc.call(shared.url, "evm_setAutomine", True)
-    yield deploy(shared.url)
-    rpc.call(shared.url, "evm_setAutomine", True)
+def network(anvil: Anvil) -> Network:
+    return deploy(anvil.url)
 
 
 def signer_for(network: Network, name: str, tokens: int = TOKENS) -> LocalAccount:

@@ -4,7 +4,6 @@ balances on both, and no token made or lost."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -266,12 +265,6 @@ SCRIPTS: list[Script] = [
     owners_are_paid_by_use, a_revoked_licence_stops_at_the_boundary, who_keeps_the_keys_back_earns_nothing, what_cannot_be_published_or_granted,
     only_admitted_verifiers_are_drawn,
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def anvil(needs_anvil: None) -> Iterator[Anvil]:
-    with Anvil(block_time=None) as running:
-        yield running
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)

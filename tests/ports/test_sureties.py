@@ -4,7 +4,6 @@ same events and the same balances on both, and no token made or lost."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -183,12 +182,6 @@ SCRIPTS: list[Script] = [
     withheld_keys_are_paid_for, nothing_is_paid_for_what_the_key_service_did_not_do, a_contested_checkpoint_is_paid_for_when_its_key_is_shown,
     a_surety_is_bounded_and_comes_back,
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def anvil(needs_anvil: None) -> Iterator[Anvil]:
-    with Anvil(block_time=None) as running:
-        yield running
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
