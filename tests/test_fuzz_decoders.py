@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -36,8 +37,9 @@ number = st.integers(min_value=0, max_value=2**63 - 1)
 digest = st.binary(min_size=32, max_size=32)
 
 
+@cache
 def values(kind: Any) -> st.SearchStrategy[Any]:
-    """Values of a message type, made from its annotations: every field within its bounds."""
+    """Values of a message type, made from its annotations: every field within its bounds. Made once: that takes longer than any example."""
     return _values(msgspec.inspect.type_info(kind))
 
 
