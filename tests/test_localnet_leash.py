@@ -21,7 +21,7 @@ import subprocess, sys
 from assay.localnet.leash import Leash
 
 with Leash() as leash:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], stdout=subprocess.DEVNULL, preexec_fn=leash.hold)
+    child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], stdout=subprocess.DEVNULL, preexec_fn=leash.hold)
     print(child.pid, flush=True)
     word = sys.stdin.readline().strip()
     if word == "go":
@@ -80,8 +80,8 @@ def test_what_is_let_go_outlives_the_command(command: subprocess.Popen[str]) -> 
 def test_a_guard_ends_what_does_not_end_by_itself(stubborn: bool) -> None:
     from assay.localnet.leash import end
 
-    what = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); " if stubborn else "import time; "
-    words = [sys.executable, "-c", what + "print('up', flush=True); time.sleep(3600)"]
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); " if stubborn else ""
+    words = [sys.executable, "-c", f"import signal; {deaf}print('up', flush=True); signal.pause()"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None
         process.stdout.readline()

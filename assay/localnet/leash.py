@@ -49,7 +49,7 @@ def end(leaders: Sequence[int], within: float = END_WITHIN) -> None:
     _signal(leaders, signal.SIGTERM)
     deadline = time.monotonic() + within
     while any(map(_lives, leaders)) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.05)  # they are nobody's children that could be waited for
     _signal(leaders, signal.SIGKILL)
 
 

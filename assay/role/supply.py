@@ -214,7 +214,8 @@ class Supply(Holding):
 
     def _on_ask(self, event: Result, rest: list[str]) -> None:
         segment, key = SegmentId(int(rest[0])), Digest(bytes.fromhex(rest[1]))
-        if not self._waits_for(key):
+        waiting = self._waits_for(key)
+        if not waiting:
             return
         place = int(rest[2]) if len(rest) > 2 else 0
         if isinstance(event, Answered) and isinstance(event.message, KeyGrant) and event.message.key_id == key:
@@ -223,7 +224,7 @@ class Supply(Holding):
                     self._take_share(segment, key, place, wrapped)
                 else:
                     self._store(segment, key, wrapped)
-            if place and place not in (*self._given(segment, key), *self._shares(segment, key).false):
+            if place and segment in waiting and place not in (*self._given(segment, key), *self._shares(segment, key).false):
                 self._unanswered(segment, key, place, "what it gives is not what is due")
             return
         why = event.error if isinstance(event, Failed) else "it answered something else"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,9 +176,11 @@ def zeros() -> dict[str, dict[str, np.ndarray]]:  # type: ignore[type-arg]
 
 
 def has_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    told = {"uuid": "GPU-0", "driver": "1", "capability": None, "memory": 1, "used": 0, "temperature": None, "power": None, "power_limit": None,
-            "busy": None, "ecc": None, "mig": None, "processes": ()}  # fmt: skip
-    found = tuple(hardware.Gpu(index=at, name=f"Card {at}", **told) for at in range(count))  # type: ignore[arg-type]
+    told: dict[str, Any] = {
+        "uuid": "GPU-0", "driver": "1", "capability": None, "memory": 1, "used": 0, "temperature": None, "power": None, "power_limit": None,
+        "busy": None, "ecc": None, "mig": None, "processes": (),
+    }  # fmt: skip
+    found = tuple(hardware.Gpu(index=at, name=f"Card {at}", **told) for at in range(count))
     monkeypatch.setattr(hardware, "gpus", lambda: found)
 
 

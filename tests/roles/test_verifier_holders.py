@@ -46,15 +46,21 @@ def parts(count: int = len(WANTED), mark: bytes = b"p") -> bytes:
     return mark * (48 + partials.encoded_size(count))
 
 
-@pytest.fixture
-def bench() -> Any:
-    """A verifier that is drawn, has the job's document and all shards but the masks."""
+def drawn() -> Bench:
+    """A verifier that is drawn, and has the job's document."""
     made = Bench.of(VerifierMachine(CONFIG))
     made.posted()
     made.assigned(provider=OTHER)
     made.committed()
     made.drawn(units=(UNIT,), verifiers=(ME, VERIFIERS[0], OTHER))
     made.load_job(holders=GROUP, dataset=JOB.dataset)
+    return made
+
+
+@pytest.fixture
+def bench() -> Any:
+    """It has all shards, too, and not the masks."""
+    made = drawn()
     for at in READ:
         made.fetched(f"fetch:1:{JOB.dataset.shards[at].sealed.cid}")
     yield made
@@ -209,12 +215,7 @@ def test_masks_that_are_none_are_said_and_nothing_goes_on(bench: Bench) -> None:
 
 def test_a_whole_key_that_comes_for_another_segment_is_enough() -> None:
     """This node computes a segment of the same job, and has the shard's key by that: what was gathered of records is forgotten."""
-    made = Bench.of(VerifierMachine(CONFIG))
-    made.posted()
-    made.assigned(provider=OTHER)
-    made.committed()
-    made.drawn(units=(UNIT,), verifiers=(ME, VERIFIERS[0], OTHER))
-    made.load_job(holders=GROUP, dataset=JOB.dataset)
+    made = drawn()
     given(made, 1, parts())
     machine = made.core.machine
     machine._kept(FIRST.key_id)
@@ -239,3 +240,14 @@ def test_a_shard_that_is_read_whole_comes_as_shares() -> None:
     made.done(f"shares:1:{FIRST.key_id.hex()}", KeyGathered(key_id=FIRST.key_id, kept=True, false=()))
     assert FIRST.key_id in made.state.keys
     made.check_restart()
+
+
+def test_a_late_answer_for_a_segment_that_wants_nothing_any_more_is_nobodys_fault() -> None:
+    """Another segment wants records of the same shard meanwhile."""
+    made = drawn()
+    one, _ = asked(made)
+    made.state.needs[SegmentId(2)] = made.state.needs.pop(SegmentId(1))
+    said, waiting = len(made.said), set(made.core.outstanding)
+    made.answered(f"ask:1:{FIRST.key_id.hex()}:{one}", KeyGrant(key_id=FIRST.key_id, wrapped=(parts(),)))
+    assert len(made.said) == said
+    assert set(made.core.outstanding) < waiting
