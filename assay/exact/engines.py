@@ -150,7 +150,7 @@ def prepare(kind: str, programs: Sequence[Program]) -> None:
 
 
 def why_not() -> str | None:
-    """None where there is a CUDA device; otherwise what is missing. Quick where CuPy is not installed."""
+    """None where there is a CUDA device; otherwise what is missing. Quick where CuPy is not installed, or no driver."""
     if find_spec("cupy") is None:
         return "CuPy is not installed: pip install 'assay[gpu]'"
     from assay.exact.cuda import gpu

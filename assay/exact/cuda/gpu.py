@@ -9,12 +9,15 @@ CuPy 14's documentation; docs/cuda.md says what of it has run on a GPU.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
+import logging
 import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from assay.exact.cuda.budget import Budget
 from assay.exact.cuda.device import OPTIONS, Buffer, Description, DeviceError, Kernel, Launch, Shared, refused
 from assay.exact.native.build import cache_folder
 
+log = logging.getLogger("assay.exact")
 WITH_ATTRIBUTE = 48 << 10
 """Bytes of dynamic shared memory above which a kernel must be told."""
 
@@ -66,30 +70,43 @@ class _Kernel:
 
 
 class _Library:
-    """cuBLAS's product of int8 matrices (cublasGemmEx; which of cuBLASLt's kernels is taken is its choice)."""
+    """cuBLAS's product of int8 matrices (cublasGemmEx; which of its kernels is taken is its choice). Called by itself: CuPy gives the handle a
+    stream of its own choosing, and refuses to record. Raises DeviceError where cuBLAS is not installed."""
 
     name = "library"
-    R_8I, R_32I, COMPUTE_32I, DEFAULT, PLAIN, TRANSPOSED, HOST = 3, 10, 72, -1, 0, 1, 0
-    """Of library_types.h and cublas_api.h."""
+    R_8I, R_32I, COMPUTE_32I, DEFAULT, PLAIN, TRANSPOSED = 3, 10, 72, -1, 0, 1
+    """Of library_types.h and cublas_api.h. Scales lie on the host (CUBLAS_POINTER_MODE_HOST) unless a handle is told otherwise."""
+    WORKSPACE = 32 << 20
+    """Bytes that its documentation names for Hopper. Without memory of ours it would allocate within a recording."""
 
-    def __init__(self, device: Any, stream: Any) -> None:
-        from cupy_backends.cuda.libs import cublas
+    def __init__(self, gpu: Gpu) -> None:
+        from cuda import pathfinder
 
-        self._cublas, self._handle, self._stream = cublas, device.cublas_handle, stream
-        self._one, self._zero = np.ones(1, np.int32), np.zeros(1, np.int32)
+        try:
+            found = pathfinder.load_nvidia_dynamic_lib("cublas").abs_path
+        except pathfinder.DynamicLibNotFoundError as error:
+            raise DeviceError(f"cuBLAS is not installed: {error}") from None
+        self._cublas = ctypes.CDLL(found or "libcublas.so.12")
+        self._workspace = gpu.allocate(self.WORKSPACE)
+        self._one, self._zero = ctypes.c_int32(1), ctypes.c_int32(0)
+        handle, size = ctypes.c_void_p(), ctypes.c_size_t(self.WORKSPACE)
+        self._call("cublasCreate_v2", ctypes.byref(handle))
+        self._handle = handle
+        self._call("cublasSetStream_v2", handle, ctypes.c_void_p(gpu._stream.ptr))
+        self._call("cublasSetWorkspace_v2", handle, ctypes.c_void_p(self._workspace.address), size)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        if status := getattr(self._cublas, name)(*arguments):
+            raise DeviceError(f"{name} gives status {status} (cublasStatus_t)")
 
     def run(self, a: int, b: int, c: int, m: int, n: int, k: int) -> None:
         """cuBLAS has matrices by columns: its n x m result is ours by rows, and both operands have k as their contiguous axis, as its int8
         kernels want."""
-        try:
-            self._cublas.setStream(self._handle, self._stream.ptr)
-            self._cublas.setPointerMode(self._handle, self.HOST)
-            self._cublas.gemmEx(
-                self._handle, self.TRANSPOSED, self.PLAIN, n, m, k, self._one.ctypes.data, b, self.R_8I, k, a, self.R_8I, k, self._zero.ctypes.data,
-                c, self.R_32I, n, self.COMPUTE_32I, self.DEFAULT,
-            )  # fmt: skip
-        except self._cublas.CUBLASError as error:
-            raise DeviceError(f"cuBLAS: {error}") from None
+        place = ctypes.c_void_p
+        self._call(
+            "cublasGemmEx", self._handle, self.TRANSPOSED, self.PLAIN, n, m, k, ctypes.byref(self._one), place(b), self.R_8I, k, place(a), self.R_8I,
+            k, ctypes.byref(self._zero), place(c), self.R_32I, n, self.COMPUTE_32I, self.DEFAULT,
+        )  # fmt: skip
 
 
 class _Module:
@@ -120,7 +137,11 @@ class _Graph:
 
 
 def available() -> str | None:
-    """None where a CUDA device can be used; otherwise why not."""
+    """None where a CUDA device can be used; otherwise why not. CuPy, which takes a second to import, is left alone where there is no driver."""
+    try:
+        ctypes.CDLL("libcuda.so.1" if os.name == "posix" else "nvcuda.dll")
+    except OSError as error:
+        return f"no NVIDIA driver ({error})"
     try:
         import cupy
     except ImportError as error:
@@ -278,7 +299,15 @@ class Gpu:
                 list(pool.map(one, missing))
 
     def library(self) -> Kernel | None:
-        return _Library(self._device, self._stream)
+        return self._cublas
+
+    @cached_property
+    def _cublas(self) -> _Library | None:
+        try:
+            return _Library(self)
+        except (DeviceError, OSError, MemoryError) as error:
+            log.info("products are not made by cuBLAS: %s", error)
+            return None
 
     def launch(self, launch: Launch) -> None:
         kernel, grid, block, arguments, shared = launch
