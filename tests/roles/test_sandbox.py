@@ -135,13 +135,16 @@ def test_a_device_is_used_by_whom_it_is_given(given: bool, tmp_path: Path) -> No
 def test_it_keeps_what_it_compiles_below_its_own_folder(shut: Sandbox, tmp_path: Path) -> None:
     code = (
         "import os, sys, runpy; sys.argv = ['cage', *sys.argv[1:]]\n"
-        "import assay.work; assay.work.main = lambda _: print('\\n'.join(os.environ[n] for n in ('ASSAY_CACHE', 'CUPY_CACHE_DIR'))) or 0\n"
+        "import assay.work, tempfile\n"
+        "assay.work.main = lambda _: print(*(os.environ[n] for n in ('ASSAY_CACHE', 'CUPY_CACHE_DIR')), tempfile.mkdtemp(prefix='x')) or 0\n"
         "runpy.run_module('assay.cage', run_name='__main__')"
     )
     command = shut.command(tmp_path)
     command[command.index("-m") : command.index("-m") + 2] = ["-c", code]
     done = subprocess.run(command, env=shut.environment(), capture_output=True, text=True, timeout=240, check=False)
-    assert done.stdout.split() == [str(tmp_path / "cache" / name) for name in ("assay_cache", "cupy_cache_dir")], done.stderr
+    *caches, temporary = done.stdout.split()
+    assert caches == [str(tmp_path / "cache" / name) for name in ("assay_cache", "cupy_cache_dir")], done.stderr
+    assert Path(temporary).parent == tmp_path / "tmp"
 
 
 def test_an_engine_that_is_shut_in_computes_the_same(shut: Sandbox, tmp_path: Path) -> None:

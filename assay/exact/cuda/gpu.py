@@ -1,7 +1,6 @@
 """A real CUDA device, through CuPy: its compiler (NVRTC), its memory pool, one stream, and graphs captured from that stream.
 
-CuPy keeps compiled kernels on disk (CUPY_CACHE_DIR, else ~/.cupy/kernel_cache), by their text, options and architecture. Written against
-CuPy 14's documentation; docs/cuda.md says what of it has run on a GPU.
+Compiled kernels are kept in the user's cache folder, by their text, options and architecture. docs/cuda.md says what of it has run on a GPU.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -241,45 +240,40 @@ class Gpu:
 
     def load(self, source: str, arch: str = "") -> _Module:
         if source not in self._modules:
+            path = self._compiled(source, arch or self._arch)
             try:
-                module = self._exactly(source, arch) if arch else self._compiled(source)
-            except self._cupy.cuda.compiler.CompileException as error:
-                raise DeviceError(_first(str(error))) from None
-            self._modules[source] = _Module(module)
+                module = self._cupy.RawModule(path=str(path))
+                module.compile()  # loads it now
+                self._modules[source] = _Module(module)
+            except Exception as error:
+                raise DeviceError(f"the driver does not load what was compiled for {arch or self._arch}: {error}") from None
         return self._modules[source]
 
-    def _compiled(self, source: str) -> Any:
-        module = self._cupy.RawModule(code=source, options=OPTIONS, backend="nvrtc")
-        module.compile()
-        return module
+    @cached_property
+    def _arch(self) -> str:
+        """What is compiled for: this device (sm_90: machine code), or the newest that NVRTC knows (compute_90: the driver makes it machine code)."""
+        own, known = int(self.description.arch.removeprefix("sm_")), self._cupy.cuda.nvrtc.getSupportedArchs()
+        return f"sm_{own}" if own in known else f"compute_{max((arch for arch in known if arch < own), default=own)}"
 
-    def _exactly(self, source: str, arch: str) -> Any:
-        """A kernel that the device can do without: whatever is the matter with it, it is no more than a DeviceError."""
-        try:
-            return self._cupy.RawModule(path=str(self._cubin(source, arch)))
-        except DeviceError:
-            raise
-        except Exception as error:
-            raise DeviceError(f"no machine code for {arch}: {error}") from None
-
-    def _cubin(self, source: str, arch: str) -> Path:
-        """A file of machine code: CuPy's own compilation knows no architecture but the device's, without its `a`."""
+    def _compiled(self, source: str, arch: str) -> Path:
+        """A file of machine code or PTX. (CuPy's own way looks for headers by starting a process, which an engine that is shut in may not, and knows
+        no architecture with an `a`.)"""
         nvrtc = self._cupy.cuda.nvrtc
         options = (*OPTIONS, f"--gpu-architecture={arch}")
         words = "\0".join([*options, str(nvrtc.getVersion()), source])
         folder = cache_folder()
-        target = folder / f"cuda-{hashlib.sha256(words.encode()).hexdigest()[:24]}.cubin"
+        target = folder / f"cuda-{hashlib.sha256(words.encode()).hexdigest()[:24]}.{'ptx' if arch.startswith('compute') else 'cubin'}"
         if target.exists():
             return target
         program = nvrtc.createProgram(source, "kernels.cu", (), ())
         try:
             nvrtc.compileProgram(program, options)
-            code = nvrtc.getCUBIN(program)
+            code = nvrtc.getPTX(program) if target.suffix == ".ptx" else nvrtc.getCUBIN(program)
         except nvrtc.NVRTCError:
             raise DeviceError(_first(nvrtc.getProgramLog(program))) from None
         finally:
             nvrtc.destroyProgram(program)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".cubin")
+        handle, temporary = tempfile.mkstemp(dir=folder, suffix=target.suffix)
         with os.fdopen(handle, "wb") as file:
             file.write(code)
         os.replace(temporary, target)

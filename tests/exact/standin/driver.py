@@ -240,14 +240,6 @@ class Driver:
     def cuCtxGetDevice(self, device: Any) -> None:
         device[0] = 0
 
-    def cuModuleLoadData(self, module: Any, image: int) -> None:
-        """The image is an ELF file, whose end its own header says."""
-        header = ctypes.string_at(image, 64)
-        sections, each, count = (unpack_from(f, header, at)[0] for f, at in (("<Q", 40), ("<H", 58), ("<H", 60)))
-        if not header.startswith(b"\x7fELF"):
-            raise Refused(200, "no machine code")
-        module[0] = self._named(self._modules, (ctypes.string_at(image, sections + each * count), self.texts.source))
-
     def cuModuleLoad(self, module: Any, path: bytes) -> None:
         module[0] = self._named(self._modules, (Path(path.decode()).read_bytes(), self.texts.source))
 
@@ -256,7 +248,7 @@ class Driver:
 
     def cuModuleGetFunction(self, function: Any, module: int, name: bytes) -> None:
         code, source = self._modules[module]
-        if b"\0.text." + name + b"\0" not in code:
+        if not any(mark in code for mark in (b"\0.text." + name + b"\0", b".entry " + name + b"(")):  # machine code, PTX
             raise Refused(500, f"no {name.decode()} in this module")
         kernel = self._device.load(source).kernel(name.decode())
         assert isinstance(kernel, fake._Kernel)

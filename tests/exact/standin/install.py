@@ -59,7 +59,7 @@ RUNTIME: dict[str, tuple[Any, ...]] = {
     "cudaIpcOpenMemHandle": (Sizes, Handle, c_uint), "cudaIpcCloseMemHandle": (c_void_p,),
 }  # fmt: skip
 DRIVER: dict[str, tuple[Any, ...]] = {
-    "cuCtxGetCurrent": (Sizes,), "cuCtxGetDevice": (Ints,), "cuModuleLoadData": (Sizes, c_void_p), "cuModuleLoad": (Sizes, ctypes.c_char_p),
+    "cuCtxGetCurrent": (Sizes,), "cuCtxGetDevice": (Ints,), "cuModuleLoad": (Sizes, ctypes.c_char_p),
     "cuModuleUnload": (c_void_p,), "cuModuleGetFunction": (Sizes, c_void_p, ctypes.c_char_p), "cuFuncSetAttribute": (c_void_p, c_int, c_int),
     "cuFuncGetAttribute": (Ints, c_int, c_void_p), "cuLaunchKernel": (c_void_p, *[c_uint] * 7, c_void_p, ctypes.POINTER(c_void_p), c_void_p),
 }  # fmt: skip

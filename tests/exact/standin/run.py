@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from assay.cage import confine
 from assay.exact import examination, reference, trainings
 from assay.exact.cpu import Cpu
 from assay.exact.cuda import choice, trial
@@ -89,6 +90,24 @@ def faults(driver: Driver) -> None:
 def raises(kind: type[Exception], words: str, work: Callable[[], object]) -> None:
     with pytest.raises(kind, match=re.escape(words)):
         work()
+
+
+def newer(driver: Driver) -> None:
+    """A device that NVRTC does not know yet gets PTX."""
+    gpu, x = Gpu(), np.ones(8, np.float32)
+    buffer = gpu.allocate(x.nbytes)
+    gpu.upload(buffer.address, x)
+    gpu.launch(Launch(gpu.load(source() + TWICE).kernel("twice"), (1, 1, 1), (32, 1, 1), (buffer.address, 8)))
+    gpu.download(buffer.address, x)
+    assert set(x) == {2.0}
+    assert gpu._arch.startswith("compute_")
+
+
+def shut(driver: Driver, root: str) -> None:
+    """Two steps that stay on the device, where an engine is shut in: no process can be started, and nothing written but below `root`."""
+    choice.Choices.way = lambda self, size: None  # type: ignore[method-assign]
+    confine(Path(root), 8 << 30, 1 << 30)
+    assert script.resident(examination.CUDA, "mlp", 2) is None
 
 
 def pool(driver: Driver) -> None:
@@ -171,7 +190,6 @@ def hopper(driver: Driver) -> None:
     for tile in (first, next(iter(tiles(how, "sm_90")))):
         assert multiplied(gpu, a, b, Way(tile)).tobytes() == want.tobytes(), str(tile)
     assert isinstance(first, Group)
-    assert driver.calls["cuModuleLoad"] == 1
     trial.LARGE = ()
     ways = choice.Choices(gpu)
     assert ways.admitted(Way(first), 14)
@@ -197,7 +215,7 @@ def multiplied(gpu: Gpu, a: np.ndarray, b: np.ndarray, way: Way) -> np.ndarray: 
 def trained(driver: Driver, family: str) -> None:
     """Two steps from the host's state, and two that stay on the device, in graphs."""
     choice.Choices.way = lambda self, size: None  # type: ignore[method-assign]
-    assert examination.trained(examination.Route(examination.CUDA, 1), family, 2) == []
+    assert [str(failed) for failed in examination.trained(examination.Route(examination.CUDA, 1), family, 2)] == []
     assert script.resident(examination.CUDA, family, 2, script.SLICES.get(family, 0)) is None
     assert driver.calls["cudaGraphLaunch"] > 0
 
@@ -226,7 +244,7 @@ def ranks(driver: Driver, alone: str = "") -> None:
 
 
 def main(what: str, *words: str) -> int:
-    driver = Driver(capability=90 if what == "hopper" else 80, cublas=what != "without")
+    driver = Driver(capability={"hopper": 90, "newer": 199}.get(what, 80), cublas=what != "without")
     put_in(driver)
     globals()[what](driver, *words)
     print(json.dumps({"calls": driver.calls, "refusals": driver.refusals}))
