@@ -72,8 +72,8 @@ def together(size: int, work: Callable[[SocketComm], Any]) -> list[Any]:
     return found
 
 
-def opened(peers: bool, texts: Sequence[maps.MapText] = ()) -> engines.Opened:
-    device = fake.Fake(peers=peers)
+def opened(peers: bool, texts: Sequence[maps.MapText] = (), device: fake.Fake | None = None) -> engines.Opened:
+    device = device or fake.Fake(peers=peers)
     kernels = Kernels(device)
     kernels.compile(list(texts))
     return engines.Opened(device, kernels, Products(device))
@@ -253,6 +253,41 @@ def test_cases_whose_summed_axis_is_cut(size: int, peers: bool) -> None:
             assert got.tobytes() == np.asarray(values[o.value]).tobytes(), (case.name, o.name)
             assert place or len({p.tobytes() for p in pieces}) == 1
     assert exchanged == {"gather", "sum", "amax", "matmul", "scatter_add_rows"}
+
+
+class Counting(fake.Fake):
+    """Counts what crosses, in bytes."""
+
+    up = down = 0
+
+    def upload(self, to: int, data: Array) -> None:
+        self.up += data.nbytes
+        super().upload(to, data)
+
+    def download(self, of: int, into: Array) -> None:
+        self.down += into.nbytes
+        super().download(of, into)
+
+
+@pytest.mark.parametrize("layout", [DATA, TENSOR, BOTH], ids=["data", "tensor", "both"])
+def test_what_crosses_in_a_link_by_itself_is_what_it_takes_and_gives(layout: Layout) -> None:
+    """Beside eight bytes of each digest that ranks compare, and of each look at the count of wrong checksums."""
+    program, inputs = trainings.load("mlp").program, first_inputs("mlp")
+    compiled = texts(program, layout, 2)
+
+    def work(comm: SocketComm) -> tuple[int, int, int]:
+        device = Counting()
+        rank = Rank(program, layout, comm, on=opened(True, compiled, device))
+        form = rank.parts["micro"]
+        given = [piece(np.asarray(inputs[i.kind][i.name]), place, comm.rank) for i, place in form.inputs]
+        device.up = device.down = 0
+        made = rank.run("micro", given)
+        assert device.up == sum(a.nbytes for a in given)
+        looks = sum(4 * len(stage.exchanges) + 2 for stage in form.stages)
+        return device.down, sum(a.nbytes for a in made), looks
+
+    for down, given, looks in together(2, work):
+        assert given < down <= given + 8 * looks
 
 
 @pytest.mark.parametrize(("name", "layout", "peers"), [("mlp", DATA, True), ("gpt", BOTH, False), ("gpt", TENSOR, True)])
