@@ -20,10 +20,13 @@ from assay.exact.cuda.device import Buffer, Device, Graph, Launch
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.tape import THREADS, WAVES, Tape
+from assay.exact.cuda.trees import pads_on
 from assay.exact.plan import Plan
 from assay.exact.ranks.between import Between
 from assay.exact.ranks.exchanges import Comm, sizes_of
 from assay.exact.ranks.lives import Lives, Pool, aligned
+from assay.exact.ranks.places import Place
+from assay.exact.ranks.roots import OnDevice, room_for, stretch
 from assay.exact.ranks.split import Entry, Ranked, Stage, entries
 from assay.exact.ranks.sums import Sums
 from assay.exact.table import TensorType
@@ -68,6 +71,7 @@ class Stages:
         begins = _Line(on.device, self._faults)
         begins.add(self._beginning())
         self._begins = begins.done()
+        self._trees, self._hashing = self._rooted(every)
         self._held = planned
         self._faults()
 
@@ -84,6 +88,26 @@ class Stages:
         zeros = partial(self._device.launch, Launch(self._on.kernels["fill_4"], grid, (THREADS, 1, 1), (n, room.buffer.address, 0)))
         copies = [(e, ("state", e[1])) for e in room.types if ("state", e[1]) in self.types]
         return [zeros, *(partial(self._device.copy, self._address(to), self._address(of), self.types[to].bytes) for to, of in copies)]
+
+    def _rooted(self, every: Mapping[Entry, tuple[TensorType, Place]]) -> tuple[dict[str, OnDevice], dict[str, list[Work]]]:
+        """What hashes state and accumulator, by kind."""
+        on = self._on
+        kinds: list[str] = [kind for kind in ("acc", "state") if kind in self._rooms]
+        own = {kind: [(self._address(e), stretch(*every[e], on.comm.rank)) for e in self._rooms[kind].types] for kind in kinds}
+        room = on.device.allocate(max([1, *(room_for([piece for _, piece in pieces]) for pieces in own.values())]))
+        pads = pads_on(on.device)
+        trees = {kind: OnDevice(on.device, on.kernels, pieces, room, pads) for kind, pieces in own.items()}
+        hashing = {}
+        for kind, made in trees.items():
+            line = _Line(on.device, self._faults)
+            line.add(made.works)
+            hashing[kind] = line.done()
+        return trees, hashing
+
+    def roots(self, kind: str) -> bytes:
+        for do in self._hashing[kind]:
+            do()
+        return self._trees[kind].data()
 
     def put(self, entry: Entry, piece: Array) -> None:
         self._device.upload(self._address(entry), np.require(piece, reference.NUMPY[self.types[entry].dtype], "C"))

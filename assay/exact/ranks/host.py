@@ -13,6 +13,7 @@ from assay.exact.cpu import Native
 from assay.exact.native.build import library
 from assay.exact.ranks.exchanges import Comm, perform
 from assay.exact.ranks.places import Place
+from assay.exact.ranks.roots import by_host, stretch
 from assay.exact.ranks.split import Entry, Ranked, Stage
 from assay.exact.table import TensorType
 from assay.exact.tape import aligned
@@ -29,6 +30,7 @@ class Host:
     ) -> None:  # fmt: skip
         self._forms, self._constants, self._bits, self._comm, self._threads = forms, constants, bits, comm, threads
         self._types = {entry: place.of(t, comm.rank) if place else t for entry, (t, place) in every.items()}
+        self._stretches = {entry: stretch(t, place, comm.rank) for entry, (t, place) in every.items() if entry[0] in ("acc", "state")}
         self._library = library()
         self._plans: dict[int, Native] = {}
         self._arena = aligned(0)
@@ -47,6 +49,9 @@ class Host:
         for kind, name in (entry for entry in self._types if entry[0] == "acc"):
             t, same = self._types[kind, name], self._kept.get(("state", name))
             self._kept[kind, name] = np.zeros(t.shape, reference.NUMPY[t.dtype]) if same is None else same.copy()
+
+    def roots(self, kind: str) -> bytes:
+        return b"".join(by_host(self._kept[entry], own, self._threads) for entry, own in self._stretches.items() if entry[0] == kind)
 
     def run(self, part: str) -> None:
         form = self._forms[part]

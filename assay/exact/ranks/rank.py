@@ -40,6 +40,10 @@ class Kept(Protocol):
         """A link, on what is here: its results take the places of what they replace. Raises HardwareFault, RankLost."""
         ...
 
+    def roots(self, kind: str) -> bytes:
+        """Of `acc` or `state`: what this rank gives of each entry's root (assay.exact.ranks.roots), in the order of their names."""
+        ...
+
     def forget(self) -> None:
         """What is here is not wanted any more."""
         ...
