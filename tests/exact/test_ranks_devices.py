@@ -18,7 +18,8 @@ from assay.exact.cpu import Cpu
 from assay.exact.cuda import fake, maps
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
-from assay.exact.cuda.product import Products
+from assay.exact.cuda.product import Products, Shared
+from assay.exact.cuda.tiles import BF16_TILES, Size, Way
 from assay.exact.plan import Plan
 from assay.exact.ranks.between import Between
 from assay.exact.ranks.places import BOTH, DATA, TENSOR, Layout
@@ -28,6 +29,8 @@ from assay.exact.ranks.team import piece
 from assay.exact.ranks.wire import DONE, SocketComm, attend, send
 from assay.program import Program
 from tests.exact.support import first_inputs
+from tests.exact.test_cuda_route import Flipping as Struck
+from tests.exact.test_cuda_wgmma import FEW
 
 pytestmark = pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler")
 SMALL = 256
@@ -253,6 +256,67 @@ def test_cases_whose_summed_axis_is_cut(size: int, peers: bool) -> None:
             assert got.tobytes() == np.asarray(values[o.value]).tobytes(), (case.name, o.name)
             assert place or len({p.tobytes() for p in pieces}) == 1
     assert exchanged == {"gather", "sum", "amax", "matmul", "scatter_add_rows"}
+
+
+@pytest.mark.parametrize(("bits", "way"), [(14, Way(FEW[0])), (23, Way(FEW[1])), (8, Way(BF16_TILES[1][-1], True)), (14, Way(None))], ids=str)
+def test_shared_products_by_ways_that_were_measured(bits: int, way: Way) -> None:
+    """Groups of wgmma, tiles of bf16; and by tiles where the library would be the fastest, which cannot leave sums to be added."""
+    (case,) = [case for case in special() if case.gemm_bits == bits]
+    program, asked = conformance.program(case.part, bits), []
+    compiled = texts(program, DATA, 2)
+
+    def fastest(size: Size, shared: bool = False) -> Way | None:
+        asked.append((size, shared))
+        return way if shared else None
+
+    def work(comm: SocketComm) -> list[Array]:
+        on = opened(True, compiled)
+        rank = Rank(program, DATA, comm, on=on._replace(products=Products(on.device, fastest)))
+        form = rank.parts["micro"]
+        return rank.run("micro", [piece(case.inputs[int(i.name[1:])], place, comm.rank) for i, place in form.inputs])
+
+    values = reference.evaluate(case.part, case.inputs, bits)
+    outputs = ranked(case.part, DATA, 0, 2).outputs
+    for made in together(2, work):
+        assert all(got.tobytes() == np.asarray(values[o.value]).tobytes() for got, (o, *_) in zip(made, outputs, strict=True))
+    assert {size.k for size, shared in asked if shared} == {3, 4}  # of seven
+
+
+class Striking(Struck):
+    """Of what ranks share, too."""
+
+    def shared(self, *arguments: Any) -> Shared:
+        made = super().shared(*arguments)
+        return made._replace(sums=[*made.sums, self._strike])
+
+
+@pytest.mark.parametrize("layout", [DATA, TENSOR, BOTH], ids=["data", "tensor", "both"])
+def test_a_wrong_checksum_of_one_rank_is_made_again_and_the_second_ends_it(layout: Layout) -> None:
+    """In its stages, recorded or not, and in what is shared: the others wait for it, and none of them sees a wrong bit."""
+    program, inputs = trainings.load("mlp").program, first_inputs("mlp")
+    compiled, want = texts(program, layout, 2), Cpu(program).run("micro", inputs)
+
+    def run(times: int) -> list[list[Array]]:
+        def work(comm: SocketComm) -> list[Array]:
+            on = opened(True, compiled)
+            products = Striking(on.device, on.kernels, 0)
+            rank = Rank(program, layout, comm, on=on._replace(products=products))
+            given = [piece(np.asarray(inputs[i.kind][i.name]), place, comm.rank) for i, place in rank.parts["micro"].inputs]
+            for n in (0, times if comm.rank else 0):
+                on.device.upload(products._left.address, np.array([n], np.uint64))
+                made = rank.run("micro", given)
+            return made
+
+        return together(2, work)
+
+    with counted() as found:
+        ranks = run(1)
+        assert found() == 1
+    for at, (o, _, place, _) in enumerate(ranked(program.micro, layout, 0, 2).outputs):
+        pieces = [one[at] for one in ranks]
+        assert (np.concatenate(pieces, axis=place.axis) if place else pieces[1]).tobytes() == want[o.name].tobytes(), o.name
+    with pytest.raises(faults.HardwareFault):
+        run(1000)
 
 
 class Counting(fake.Fake):

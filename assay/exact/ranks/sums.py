@@ -23,7 +23,6 @@ from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.operands import Axis, Operand
 from assay.exact.cuda.product import MOST_ROWS, Product, Products
 from assay.exact.cuda.tape import CHUNK, MOST, THREADS, WAVES, limited, walk_words
-from assay.exact.cuda.tiles import Way, digits, fitting
 from assay.exact.ranks.exchanges import Exchange, sizes_of
 from assay.exact.table import TensorType
 from assay.exact.views import c_strides
@@ -108,15 +107,14 @@ class Sums:
         return joins
 
     def _multiplied(self, at: int) -> Product:
-        (a, b), description = self.types[at], self._device.description
+        a, b = self.types[at]
         *lead, m, k = a.shape
         n, batch = b.shape[-1], prod(lead)
         if m > MOST_ROWS:
             raise ProgramError(f"a product of {m} rows whose sums are shared by ranks: at most {MOST_ROWS} on a device")
         first = Operand(Axis((batch,), (m * k,)), Axis((m,), (k,)), Axis((k,), (1,)))
         second = Operand(Axis((batch,), (k * n,)), Axis((n,), (1,)), Axis((k,), (n,)))
-        way = Way(fitting(digits(self._bits), batch, m, n, description))
-        return Product(self._bits, first, second, way, description.processors)
+        return self._products.part(self._bits, first, second)
 
     def _tops(self, at: int) -> int:
         e = self.exchanges[at]
