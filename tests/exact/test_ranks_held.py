@@ -15,6 +15,7 @@ from assay.exact import engines, trainings
 from assay.exact.cpu import Cpu
 from assay.exact.cuda import fake
 from assay.exact.hashing import BadTensors
+from assay.exact.ranks.choice import on_device
 from assay.exact.ranks.device import Stages
 from assay.exact.ranks.exchanges import RankLost
 from assay.exact.ranks.host import Host
@@ -114,11 +115,13 @@ def test_what_crosses_to_devices_is_batches_and_what_roots_are_made_of(layout: L
         batch = {place for _, place in kinds["batch"]}
         counters, scalars = (sum(t.bytes for t, _ in kinds.get(kind, ())) for kind in ("counter", "scalar"))
         looks = sum((m if part == "micro" else 1) * (4 * len(s.exchanges) + 2) for part in ("micro", "update") for s in team._forms[0][part].stages)
-        for rank, device in enumerate(made.values()):
+        roots = {kind: max(sum(stretch(t, place, rank).size for t, place in kinds[kind]) for rank in (0, 1)) for kind in ("acc", "state")}
+        planned = max(on_device(program, team._forms[rank], rank, 2, fake.Fake().description) for rank in (0, 1))
+        loss = program.accumulator["loss"].bytes
+        for device in made.values():
             assert device.up == m * (brought // (2 if batch != {None} else 1) + counters) + counters + scalars
-            roots = {kind: sum(stretch(t, place, rank).size for t, place in kinds[kind]) for kind in ("acc", "state")}
-            loss = 4 if program.accumulator["loss"] else 0
-            assert device.down <= m * max(roots["acc"], 1) + roots["state"] + loss + 8 * looks
+            assert device.down <= m * roots["acc"] + roots["state"] + loss + 8 * looks
+            assert sum(buffer.size for buffer in device._held) <= planned
 
 
 @layouts

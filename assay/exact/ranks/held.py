@@ -109,9 +109,9 @@ class Held:
         return roots if rooted else []
 
     def update(self, number: int, scalars: Tensors) -> Roots:
-        """The state after step `number`, whose micro-batches are all in the accumulator: its roots."""
+        """The state after step `number`, whose micro-batches are all in the accumulator: its roots. Raises BadTensors."""
         self._there()
-        given = {"scalar": scalars, "counter": _counters(number, self._team.micro_batches)}
+        given = {"scalar": self._fitting("scalar", scalars), "counter": _counters(number, self._team.micro_batches)}
         return self._ask(Ask(kinds=("scalar", "counter"), part="update", roots="state"), given, lambda: self._team.rooted("state"))
 
 

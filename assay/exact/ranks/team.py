@@ -181,8 +181,7 @@ class Team:
         taken = [(i.kind, i.name) for i, _ in form.inputs]
         if self.crew.size:
             self.crew.free()
-        (shown,) = self.ask(Ask(part=part, alone=True), taken, inputs, lambda: [self.shown([(o.kind, o.name) for o, *_ in form.outputs])])
-        return shown
+        return self.ask(Ask(part=part, alone=True), taken, inputs, lambda: self.shown([(o.kind, o.name) for o, *_ in form.outputs]))
 
     def ask(self, ask: Ask, taken: Sequence[Entry], given: Inputs, answer: Callable[[], T]) -> T:
         """What `answer` reads when all ranks have done it. Raises RankLost, after which the crew is closed."""
