@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -22,6 +23,7 @@ from assay.exact.cuda.product import Products, Shared
 from assay.exact.cuda.tiles import BF16_TILES, Size, Way
 from assay.exact.plan import Plan
 from assay.exact.ranks.between import Between
+from assay.exact.ranks.lives import Pool
 from assay.exact.ranks.places import BOTH, DATA, TENSOR, Layout
 from assay.exact.ranks.rank import Rank
 from assay.exact.ranks.split import ranked
@@ -317,6 +319,59 @@ def test_a_wrong_checksum_of_one_rank_is_made_again_and_the_second_ends_it(layou
         assert (np.concatenate(pieces, axis=place.axis) if place else pieces[1]).tobytes() == want[o.name].tobytes(), o.name
     with pytest.raises(faults.HardwareFault):
         run(1000)
+
+
+@pytest.mark.parametrize("layout", [DATA, TENSOR], ids=["whole", "cut"])
+def test_entries_that_become_each_other_and_read_each_other_late(layout: Layout) -> None:
+    """Results take the places of what they replace, on the device, when nothing reads that any more: three links in a row."""
+    rng = np.random.default_rng(8)
+    values = [rng.standard_normal((4, 6)).astype(np.float32) for _ in range(8)]
+    w = Writer(*values)
+    a, b, c, d, e, f, g, h = range(8)
+    early = w("mul", g, g)  # long before g itself is read for the last time
+    total = w("expand", w("sum", a, axes=(0,), keepdim=True), shape=(4, 6))
+    product = w("matmul", w("matmul", a, w("permute", b, axes=(1, 0))), c)
+    outputs = [b, a, w("add", c, total), product, d, w("mul", f, w("add", product, e)), early, w("add", h, w("add", g, total))]
+    part = w.part(*outputs)
+    part = msgspec.structs.replace(
+        part, inputs=tuple(msgspec.structs.replace(i, kind="acc", name=f"y{at}") for at, i in enumerate(part.inputs)),
+    )  # fmt: skip
+    program = conformance.program(part, 14)
+    compiled = texts(program, layout, 2)
+
+    def work(comm: SocketComm) -> list[Array]:
+        rank = Rank(program, layout, comm, on=opened(True, compiled))
+        for (i, place), array in zip(rank.parts["micro"].inputs, values, strict=True):
+            rank.kept.put((i.kind, i.name), piece(array, place, comm.rank))
+        for _ in range(3):
+            rank.kept.run("micro")
+        return [rank.kept.get(("acc", f"y{at}")) for at in range(8)]
+
+    want: list[Array] = list(values)
+    for _ in range(3):
+        made = reference.evaluate(part, want, 14)
+        want = [np.ascontiguousarray(made[v]) for v in outputs]
+    ranks = together(2, work)
+    for at, whole in enumerate(want):
+        pieces = [one[at] for one in ranks]
+        assert (np.concatenate(pieces) if layout.state else pieces[1]).tobytes() == whole.tobytes(), at
+
+
+def test_what_is_wanted_at_the_same_time_lies_apart() -> None:
+    rng = np.random.default_rng(2)
+    pool, spans = Pool(), []
+    for _ in range(300):
+        first = int(rng.integers(0, 40))
+        spans.append((first, first + int(rng.integers(0, 9)), int(rng.integers(0, 5000))))
+        assert pool.add(*spans[-1]) == len(spans) - 1
+    places, size = pool.placed()
+    for at, (first, last, bytes_) in enumerate(spans):
+        assert places[at] % 256 == 0
+        assert places[at] + bytes_ <= size
+        for other, (begin, end, much) in enumerate(spans[:at]):
+            apart = places[at] + bytes_ <= places[other] or places[other] + much <= places[at]
+            assert apart or last < begin or end < first
+    assert size < sum(bytes_ for *_, bytes_ in spans) / 4
 
 
 class Counting(fake.Fake):
