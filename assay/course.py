@@ -1,23 +1,21 @@
 """Steps in a row from one state, with the roots of all their links' ends: what a segment is made of.
 
 On a processor a link works on this process's arrays and its end is hashed there. An engine that keeps a training on a device
-(assay.exact.cuda.resident) hashes it there, too: the state crosses once at the beginning and then when it is asked for. The roots are the same.
+(assay.exact.cuda.resident), or with ranks (assay.exact.ranks.held), hashes it there, too: the state crosses once at the beginning and then when it
+is asked for. The roots are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from assay.exact.engines import Keeps
+from assay.exact.engines import Keeps, Stays
 from assay.execute import Executor, check_tensors
 from assay.ids import Digest
 from assay.state import Tensors, acc_root, acc_root_of, state_root, state_root_of
-
-if TYPE_CHECKING:
-    from assay.exact.cuda.resident import Resident
 
 Batches = Callable[[int, int], Tensors]
 """(step, m) -> records of that micro-batch."""
@@ -102,9 +100,9 @@ class _There:
         self._executor, self._keeper, self._step = executor, keeper, step
         self._given: Tensors | None = state
         """Until the first link, which brings it there."""
-        self._kept: Resident | None = None
+        self._kept: Stays | None = None
 
-    def _resident(self) -> Resident:
+    def _resident(self) -> Stays:
         if self._kept is None:
             assert self._given is not None
             self._kept = self._keeper.resident()

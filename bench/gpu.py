@@ -23,7 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -208,8 +208,8 @@ def by_slices(machine: Machine, name: str) -> list[dict[str, Any]]:
 
 
 def ranks(machine: Machine, name: str) -> list[dict[str, Any]]:
-    """A micro-batch by two processes on this one device, cut by records and by tensors: what their exchanges cost besides, and whether they give
-    the CPU's bits. (Of several devices it says nothing.)"""
+    """A micro-batch of a training that stays with two processes on this one device, cut by records and by tensors: what their exchanges cost besides,
+    and whether they give the CPU's bits. (Of several devices it says nothing.)"""
     here = Gpt(machine, name)
     del here.resident
     p, state = here.traced.program, here.traced.state
@@ -221,8 +221,11 @@ def ranks(machine: Machine, name: str) -> list[dict[str, Any]]:
     out = []
     for what, layout in (("records", DATA), ("tensors", TENSOR)):
         with Team(p, layout, crew(2)) as team:
-            got = team.run("micro", inputs)
-            found = medians(lambda: team.run("micro", inputs), None, machine, 3)
+            held = team.resident()
+            held.put(state)
+            held.micros(0, 1, lambda m: here.batch)
+            got = held.accumulator()
+            found = medians(partial(held.micros, 0, 1, lambda m: here.batch), None, machine, 3)
         equal = all(got[n].tobytes() == array.tobytes() for n, array in want.items())
         out.append({"cut": what, "ranks": 2, **found, "equal_to_cpu": equal})
     return out

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -28,7 +28,6 @@ from assay.ids import Digest
 from assay.program import Program, ProgramError
 
 if TYPE_CHECKING:
-    from assay.exact.cuda.resident import Resident
     from assay.exact.cuda.ruler import Fit
 
 log = logging.getLogger("assay.exact")
@@ -47,11 +46,33 @@ class Engine(Protocol):
     def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, NDArray[Any]], list[Digest]]: ...
 
 
+class Stays(Protocol):
+    """A training that stays where an engine computes: on a device (assay.exact.cuda.resident), or with ranks (assay.exact.ranks.held)."""
+
+    def put(self, state: Mapping[str, NDArray[Any]], frozen: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """The state before the next step, and the tensors that no step changes. Raises BadTensors."""
+        ...
+
+    def state(self) -> dict[str, NDArray[Any]]: ...
+
+    def accumulator(self, *names: str) -> dict[str, NDArray[Any]]:
+        """Those entries, or all."""
+        ...
+
+    def micros(self, number: int, count: int, batch: Callable[[int], Mapping[str, NDArray[Any]]], rooted: bool = True) -> list[dict[str, Digest]]:
+        """Begins step `number` and adds its first `count` micro-batches; the tensor roots of the accumulator after each, if asked for."""
+        ...
+
+    def update(self, number: int, scalars: Mapping[str, NDArray[Any]]) -> dict[str, Digest]:
+        """The state after step `number`, whose micro-batches are all in the accumulator: its tensor roots."""
+        ...
+
+
 @runtime_checkable
 class Keeps(Protocol):
     """An engine that can keep a training where it computes, away from this process's memory."""
 
-    def resident(self) -> Resident:
+    def resident(self) -> Stays:
         """Stays as long as somebody holds it. Raises MemoryError."""
         ...
 

@@ -55,6 +55,21 @@ def test_the_fastest_is_taken_and_kept(device: fake.Fake, at: int) -> None:
     assert Choices(device, lambda: 1 // 0).way(SIZE) == ways[at], "read from the file"
 
 
+def test_products_that_ranks_share_are_measured_by_themselves_and_made_in_tiles(device: fake.Fake) -> None:
+    path(device.description).write_text(f'{{"{EXACT}": "no"}}')
+    ways = Choices(device).ways(SIZE)
+    tiled = [way for way in ways if way.tile is not None]
+    assert len(tiled) == len(ways) - 1
+    order = [*ways[-1:], *ways[:-1]] if ways[-1].tile is None else ways
+    now = itertools.accumulate(x for i in range(len(ways)) for x in (1, 2 if ways[i] is order[0] else 3) * 2)
+    assert Choices(device, lambda: next(now)).way(SIZE).tile is None  # type: ignore[union-attr]
+    now = itertools.accumulate(x for i in range(len(tiled)) for x in (1, 2 if i == 1 else 3) * 2)
+    assert Choices(device, lambda: next(now)).way(SIZE, True) == tiled[1]
+    kept = Choices(device, lambda: 1 // 0)
+    assert kept.way(SIZE, True) == tiled[1]
+    assert kept.way(SIZE) == order[0]
+
+
 def test_no_bf16_where_sums_are_not_exact(device: fake.Fake) -> None:
     path(device.description).write_text(f'{{"{EXACT}": "no"}}')
     assert not any(way.bf16 for way in Choices(device).ways(SIZE))

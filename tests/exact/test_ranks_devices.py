@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,9 +19,11 @@ from assay.exact.cpu import Cpu
 from assay.exact.cuda import fake, maps
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
-from assay.exact.cuda.product import Products
+from assay.exact.cuda.product import Products, Shared
+from assay.exact.cuda.tiles import BF16_TILES, Size, Way
 from assay.exact.plan import Plan
 from assay.exact.ranks.between import Between
+from assay.exact.ranks.lives import Pool
 from assay.exact.ranks.places import BOTH, DATA, TENSOR, Layout
 from assay.exact.ranks.rank import Rank
 from assay.exact.ranks.split import ranked
@@ -28,6 +31,8 @@ from assay.exact.ranks.team import piece
 from assay.exact.ranks.wire import DONE, SocketComm, attend, send
 from assay.program import Program
 from tests.exact.support import first_inputs
+from tests.exact.test_cuda_route import Flipping as Struck
+from tests.exact.test_cuda_wgmma import FEW
 
 pytestmark = pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler")
 SMALL = 256
@@ -72,8 +77,8 @@ def together(size: int, work: Callable[[SocketComm], Any]) -> list[Any]:
     return found
 
 
-def opened(peers: bool, texts: Sequence[maps.MapText] = ()) -> engines.Opened:
-    device = fake.Fake(peers=peers)
+def opened(peers: bool, texts: Sequence[maps.MapText] = (), device: fake.Fake | None = None) -> engines.Opened:
+    device = device or fake.Fake(peers=peers)
     kernels = Kernels(device)
     kernels.compile(list(texts))
     return engines.Opened(device, kernels, Products(device))
@@ -253,6 +258,155 @@ def test_cases_whose_summed_axis_is_cut(size: int, peers: bool) -> None:
             assert got.tobytes() == np.asarray(values[o.value]).tobytes(), (case.name, o.name)
             assert place or len({p.tobytes() for p in pieces}) == 1
     assert exchanged == {"gather", "sum", "amax", "matmul", "scatter_add_rows"}
+
+
+@pytest.mark.parametrize(("bits", "way"), [(14, Way(FEW[0])), (23, Way(FEW[1])), (8, Way(BF16_TILES[1][-1], True)), (14, Way(None))], ids=str)
+def test_shared_products_by_ways_that_were_measured(bits: int, way: Way) -> None:
+    """Groups of wgmma, tiles of bf16; and by tiles where the library would be the fastest, which cannot leave sums to be added."""
+    (case,) = [case for case in special() if case.gemm_bits == bits]
+    program, asked = conformance.program(case.part, bits), []
+    compiled = texts(program, DATA, 2)
+
+    def fastest(size: Size, shared: bool = False) -> Way | None:
+        asked.append((size, shared))
+        return way if shared else None
+
+    def work(comm: SocketComm) -> list[Array]:
+        on = opened(True, compiled)
+        rank = Rank(program, DATA, comm, on=on._replace(products=Products(on.device, fastest)))
+        form = rank.parts["micro"]
+        return rank.run("micro", [piece(case.inputs[int(i.name[1:])], place, comm.rank) for i, place in form.inputs])
+
+    values = reference.evaluate(case.part, case.inputs, bits)
+    outputs = ranked(case.part, DATA, 0, 2).outputs
+    for made in together(2, work):
+        assert all(got.tobytes() == np.asarray(values[o.value]).tobytes() for got, (o, *_) in zip(made, outputs, strict=True))
+    assert {size.k for size, shared in asked if shared} == {3, 4}  # of seven
+
+
+class Striking(Struck):
+    """Of what ranks share, too."""
+
+    def shared(self, *arguments: Any) -> Shared:
+        made = super().shared(*arguments)
+        return made._replace(sums=[*made.sums, self._strike])
+
+
+@pytest.mark.parametrize("layout", [DATA, TENSOR, BOTH], ids=["data", "tensor", "both"])
+def test_a_wrong_checksum_of_one_rank_is_made_again_and_the_second_ends_it(layout: Layout) -> None:
+    """In its stages, recorded or not, and in what is shared: the others wait for it, and none of them sees a wrong bit."""
+    program, inputs = trainings.load("mlp").program, first_inputs("mlp")
+    compiled, want = texts(program, layout, 2), Cpu(program).run("micro", inputs)
+
+    def run(times: int) -> list[list[Array]]:
+        def work(comm: SocketComm) -> list[Array]:
+            on = opened(True, compiled)
+            products = Striking(on.device, on.kernels, 0)
+            rank = Rank(program, layout, comm, on=on._replace(products=products))
+            given = [piece(np.asarray(inputs[i.kind][i.name]), place, comm.rank) for i, place in rank.parts["micro"].inputs]
+            for n in (0, times if comm.rank else 0):
+                on.device.upload(products._left.address, np.array([n], np.uint64))
+                made = rank.run("micro", given)
+            return made
+
+        return together(2, work)
+
+    with counted() as found:
+        ranks = run(1)
+        assert found() == 1
+    for at, (o, _, place, _) in enumerate(ranked(program.micro, layout, 0, 2).outputs):
+        pieces = [one[at] for one in ranks]
+        assert (np.concatenate(pieces, axis=place.axis) if place else pieces[1]).tobytes() == want[o.name].tobytes(), o.name
+    with pytest.raises(faults.HardwareFault):
+        run(1000)
+
+
+@pytest.mark.parametrize("layout", [DATA, TENSOR], ids=["whole", "cut"])
+def test_entries_that_become_each_other_and_read_each_other_late(layout: Layout) -> None:
+    """Results take the places of what they replace, on the device, when nothing reads that any more: three links in a row."""
+    rng = np.random.default_rng(8)
+    values = [rng.standard_normal((4, 6)).astype(np.float32) for _ in range(8)]
+    w = Writer(*values)
+    a, b, c, d, e, f, g, h = range(8)
+    early = w("mul", g, g)  # long before g itself is read for the last time
+    total = w("expand", w("sum", a, axes=(0,), keepdim=True), shape=(4, 6))
+    product = w("matmul", w("matmul", a, w("permute", b, axes=(1, 0))), c)
+    outputs = [b, a, w("add", c, total), product, d, w("mul", f, w("add", product, e)), early, w("add", h, w("add", g, total))]
+    part = w.part(*outputs)
+    part = msgspec.structs.replace(
+        part, inputs=tuple(msgspec.structs.replace(i, kind="acc", name=f"y{at}") for at, i in enumerate(part.inputs)),
+    )  # fmt: skip
+    program = conformance.program(part, 14)
+    compiled = texts(program, layout, 2)
+
+    def work(comm: SocketComm) -> list[Array]:
+        rank = Rank(program, layout, comm, on=opened(True, compiled))
+        for (i, place), array in zip(rank.parts["micro"].inputs, values, strict=True):
+            rank.kept.put((i.kind, i.name), piece(array, place, comm.rank))
+        for _ in range(3):
+            rank.kept.run("micro")
+        return [rank.kept.get(("acc", f"y{at}")) for at in range(8)]
+
+    want: list[Array] = list(values)
+    for _ in range(3):
+        made = reference.evaluate(part, want, 14)
+        want = [np.ascontiguousarray(made[v]) for v in outputs]
+    ranks = together(2, work)
+    for at, whole in enumerate(want):
+        pieces = [one[at] for one in ranks]
+        assert (np.concatenate(pieces) if layout.state else pieces[1]).tobytes() == whole.tobytes(), at
+
+
+def test_what_is_wanted_at_the_same_time_lies_apart() -> None:
+    rng = np.random.default_rng(2)
+    pool, spans = Pool(), []
+    for _ in range(300):
+        first = int(rng.integers(0, 40))
+        spans.append((first, first + int(rng.integers(0, 9)), int(rng.integers(0, 5000))))
+        assert pool.add(*spans[-1]) == len(spans) - 1
+    places, size = pool.placed()
+    for at, (first, last, bytes_) in enumerate(spans):
+        assert places[at] % 256 == 0
+        assert places[at] + bytes_ <= size
+        for other, (begin, end, much) in enumerate(spans[:at]):
+            apart = places[at] + bytes_ <= places[other] or places[other] + much <= places[at]
+            assert apart or last < begin or end < first
+    assert size < sum(bytes_ for *_, bytes_ in spans) / 4
+
+
+class Counting(fake.Fake):
+    """Counts what crosses, in bytes."""
+
+    up = down = 0
+
+    def upload(self, to: int, data: Array) -> None:
+        self.up += data.nbytes
+        super().upload(to, data)
+
+    def download(self, of: int, into: Array) -> None:
+        self.down += into.nbytes
+        super().download(of, into)
+
+
+@pytest.mark.parametrize("layout", [DATA, TENSOR, BOTH], ids=["data", "tensor", "both"])
+def test_what_crosses_in_a_link_by_itself_is_what_it_takes_and_gives(layout: Layout) -> None:
+    """Beside eight bytes of each digest that ranks compare, and of each look at the count of wrong checksums."""
+    program, inputs = trainings.load("mlp").program, first_inputs("mlp")
+    compiled = texts(program, layout, 2)
+
+    def work(comm: SocketComm) -> tuple[int, int, int]:
+        device = Counting()
+        rank = Rank(program, layout, comm, on=opened(True, compiled, device))
+        form = rank.parts["micro"]
+        given = [piece(np.asarray(inputs[i.kind][i.name]), place, comm.rank) for i, place in form.inputs]
+        device.up = device.down = 0
+        made = rank.run("micro", given)
+        assert device.up == sum(a.nbytes for a in given)
+        looks = sum(4 * len(stage.exchanges) + 2 for stage in form.stages)
+        return device.down, sum(a.nbytes for a in made), looks
+
+    for down, given, looks in together(2, work):
+        assert given < down <= given + 8 * looks
 
 
 @pytest.mark.parametrize(("name", "layout", "peers"), [("mlp", DATA, True), ("gpt", BOTH, False), ("gpt", TENSOR, True)])

@@ -25,6 +25,7 @@ from assay.engine import CheckFile, FileChecked, LinksRun, RunLinks, StepDone
 from assay.exact.cuda import fake
 from assay.exact.ranks.choice import on_device
 from assay.exact.ranks.places import DATA
+from assay.exact.ranks.split import forms
 from assay.runtime import Fault, TaskFailed
 from assay.state import state_root
 
@@ -155,7 +156,7 @@ def test_each_rank_with_a_device_of_its_own_gives_the_same_roots(tmp_path: Path,
 @pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler")
 def test_ranks_on_one_device_hold_no_more_of_it_together_than_one_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASSAY_DEVICE", "fake")
-    needs = [on_device(PLAN.program, DATA, rank, 2, fake.Fake().description) for rank in range(2)]
+    needs = [on_device(PLAN.program, forms(PLAN.program, DATA, rank, 2), rank, 2, fake.Fake().description) for rank in range(2)]
 
     async def play(engine: ProcessEngine) -> None:
         with pytest.raises(TaskFailed, match=rf"a rank is lost.* {limit} may be taken, of which .* holds \d+, and other engines of this node"):

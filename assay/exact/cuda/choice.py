@@ -129,31 +129,32 @@ class Choices:
             self._keep(EXACT, "yes" if probe.exact(self._device) else "no")
         return self._known[EXACT] == "yes"
 
-    def way(self, size: Size) -> Way | None:
-        """The fastest, or None where none could be measured."""
-        ways = {str(way): way for way in self.ways(size)}
-        if self._known.get(str(size)) not in ways:
-            taken = self.measured(size)
+    def way(self, size: Size, shared: bool = False) -> Way | None:
+        """The fastest, or None where none could be measured. `shared`: of products whose k is one rank's part, which are made in tiles
+        (Products.shared); these are measured by themselves."""
+        ways, what = {str(way): way for way in self.ways(size) if way.tile is not None or not shared}, f"{size}{' shared' * shared}"
+        if self._known.get(what) not in ways:
+            taken = self.measured(size, shared)
             if not taken:
                 return None
-            self._keep(str(size), min(taken, key=taken.__getitem__))
-        return ways[self._known[str(size)]]
+            self._keep(what, min(taken, key=taken.__getitem__))
+        return ways[self._known[what]]
 
-    def measured(self, size: Size) -> dict[str, float]:
+    def measured(self, size: Size, shared: bool = False) -> dict[str, float]:
         """Seconds that each way takes, of those that can be measured."""
         taken: dict[str, float] = {}
         best = float("inf")
-        for way in self.ways(size):
+        for way in (way for way in self.ways(size) if way.tile is not None or not shared):
             try:
-                first, taken[str(way)] = self._measured(size, way, best)
+                first, taken[str(way)] = self._measured(size, way, best, shared)
                 best = min(best, first)
             except (MemoryError, RuntimeError) as error:
                 log.info("products %s are not made by %s: %s", size, way, error)
         return taken
 
-    def _measured(self, size: Size, way: Way, best: float) -> tuple[float, float]:
-        """Seconds of a product from floats to floats, its checksum included: the first, and one of RUNS, which are not made where the first is much
-        slower than the best."""
+    def _measured(self, size: Size, way: Way, best: float, shared: bool) -> tuple[float, float]:
+        """Seconds of a product from floats to floats, its checksum included (of a shared one, without what ranks exchange): the first, and one of
+        RUNS, which are not made where the first is much slower than the best."""
         device = self._device
         batch = Axis((size.products,), (size.m * size.k,)), Axis((size.products,), (size.k * size.n,))
         a = Operand(batch[0], Axis((size.m,), (size.k,)), Axis((size.k,), (1,)))
@@ -163,7 +164,11 @@ class Choices:
         sizes = (4 * size.products * size.m * size.n, 4 * size.products * size.m * size.k, 4 * size.products * size.k * size.n, product.scratch)
         buffers = [device.allocate(bytes_) for bytes_ in sizes]
         out, x, y, scratch = (buffer.address for buffer in buffers)
-        launches = products.launches(product, out, x, y, scratch)
+        if shared:
+            buffers.append(device.allocate(2 * sizes[0]))
+            launches = [launch for each in products.shared(product, out, x, y, scratch, buffers[-1].address) for launch in each]
+        else:
+            launches = products.launches(product, out, x, y, scratch)
         for launch in launches:  # once as they are: a library may want memory, which a recording does not allow
             device.launch(launch)
         device.wait()

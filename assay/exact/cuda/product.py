@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.exact.cuda.device import Buffer, Device, Launch, source
+from assay.exact.cuda.device import Buffer, Description, Device, Launch, source
 from assay.exact.cuda.operands import Operand, operands
 from assay.exact.cuda.tiles import LANES, ROW, Digits, Group, Size, Tile, Way, digits, fitting
 from assay.exact.steps import Step
@@ -96,8 +96,9 @@ class Products:
     """The matrix products of one engine. Holds what their launches need beside scratch memory: tables of places, and the counter `faults` (u64)
     of columns whose checksum was wrong, which nobody but the engine sets back."""
 
-    def __init__(self, device: Device, way: Callable[[Size], Way | None] | None = None) -> None:
-        """`way`: what was measured to be fastest (choice.py), where that is known."""
+    def __init__(self, device: Device, way: Callable[..., Way | None] | None = None) -> None:
+        """`way`: what was measured to be fastest for a Size (choice.py), where that is known; with a second argument True, of products that are
+        `shared`."""
         self._device, self._way = device, way
         self._tables: dict[bytes, Buffer] = {}
         self.faults = device.allocate(8)
@@ -108,9 +109,14 @@ class Products:
         (a, b), description, bits = operands(step), self._device.description, step.extra[0]
         if a.lanes.size > MOST_ROWS:
             return None
-        size = Size(bits, a.batch.size, a.lanes.size, b.lanes.size, a.k.size)
-        way = self._way(size) if self._way is not None else None
-        return Product(bits, a, b, way or Way(fitting(digits(bits), size.products, size.m, size.n, description)), description.processors)
+        way = self._way(_size(bits, a, b)) if self._way is not None else None
+        return Product(bits, a, b, way or _unmeasured(bits, a, b, description), description.processors)
+
+    def part(self, bits: int, a: Operand, b: Operand) -> Product:
+        """How a product is computed of which this device has a part of k, the others of all ranks theirs: in tiles, whose sums can be added. Raises
+        ValueError for too many rows."""
+        way, description = self._way(_size(bits, a, b), True) if self._way is not None else None, self._device.description
+        return Product(bits, a, b, way if way and way.tile is not None else _unmeasured(bits, a, b, description), description.processors)
 
     def scratch(self, step: Step) -> int | None:
         """Bytes that `prepare` wants for a step, at a multiple of 256; None for a step that is none of these products."""
@@ -211,6 +217,14 @@ class Products:
             self._tables[key] = self._device.allocate(at.nbytes)
             self._device.upload(self._tables[key].address, at)
         return self._tables[key].address
+
+
+def _size(bits: int, a: Operand, b: Operand) -> Size:
+    return Size(bits, a.batch.size, a.lanes.size, b.lanes.size, a.k.size)
+
+
+def _unmeasured(bits: int, a: Operand, b: Operand, description: Description) -> Way:
+    return Way(fitting(digits(bits), a.batch.size, a.lanes.size, b.lanes.size, description))
 
 
 def _few(elements: int) -> int:

@@ -16,7 +16,7 @@ from assay.exact.cuda import ruler
 from assay.exact.cuda.device import Description
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.product import Products
-from assay.exact.ranks.device import Stages
+from assay.exact.ranks.device import On, Stages
 from assay.exact.ranks.places import BOTH, DATA, TENSOR, Layout
 from assay.exact.ranks.rank import constants_of
 from assay.exact.ranks.split import Ranked, Stage, forms
@@ -66,19 +66,20 @@ def cut(program: Program, size: int, always: bool, threads: int, limit: int, eff
 def on_device(program: Program, own: Mapping[str, Ranked], rank: int, size: int, description: Description) -> int:
     """Bytes of its device's memory that rank `rank` of `size` takes, counted where they are allocated. Raises ProgramError."""
     counting = ruler.Ruler(description)
-    silent = _Silent(rank, size)
-    held = Stages(counting, Kernels(counting), Products(counting), list(own.values()), constants_of(program), program.gemm_bits, silent)
+    on = On(counting, Kernels(counting), Products(counting), constants_of(program), program.gemm_bits, _Silent(rank, size))
+    held = Stages(on, own)
     return counting.held if held else 0
 
 
 def of_ranks(program: Program, every: Sequence[Mapping[str, Ranked]], threads: int, devices: bool) -> int:
-    """Bytes of the host's memory, at most, beside what one engine needs with its traces: each rank's pieces, what its stages hand on, their plans
-    unless they are a device's, and its exchanges with the hub's frames."""
+    """Bytes of the host's memory, at most, beside what one engine needs with its traces: each rank's pieces, its exchanges with the hub's frames,
+    and unless it has a device, where these stay, what its stages hand on and their plans."""
     total = 0
     for form in (form for own in every for form in own.values()):
         total += sum((place.of(i.type, 0) if place else i.type).bytes for i, place in form.inputs)
-        total += sum(_stage(stage) for stage in form.stages) + max((_exchanged(stage) for stage in form.stages), default=0)
+        total += max((_exchanged(stage) for stage in form.stages), default=0)
         if not devices:
+            total += sum(_stage(stage) for stage in form.stages)
             total += memory.planned([stage.part for stage in form.stages if stage.gives], program, threads)
     return total
 

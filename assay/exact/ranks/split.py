@@ -22,7 +22,7 @@ VIEWS = ("reshape", "permute", "expand", "slice", "reverse", "windows")
 
 
 class Stage(NamedTuple):
-    """`part` takes the values `takes` (inputs of kind `batch`, named by their numbers; constants have their own names) and gives `gives`."""
+    """`part` takes the values `takes` (inputs of kind `state`, named by their numbers; constants have their own names) and gives `gives`."""
 
     part: Part
     takes: tuple[int, ...]
@@ -40,6 +40,17 @@ class Ranked(NamedTuple):
     """Of the part as it is written, without constants: how each is cut."""
     outputs: tuple[tuple[Output, TensorType, Place, int], ...]
     """Output, its whole type, how it is cut, and the value that holds this rank's piece."""
+
+
+Entry = tuple[str, str]
+"""Kind and name of an input or output."""
+
+
+def entries(parts: Iterable[Ranked]) -> dict[Entry, tuple[TensorType, Place]]:
+    """All inputs and outputs of parts, by kind: their whole types, and how they are cut."""
+    found = {(i.kind, i.name): (i.type, place) for form in parts for i, place in form.inputs}
+    found |= {(o.kind, o.name): (t, place) for form in parts for o, t, place, _ in form.outputs}
+    return {entry: found[entry] for entry in sorted(found)}
 
 
 class _Local(NamedTuple):
@@ -230,7 +241,7 @@ class _Writer:
         takes = [v for v in order if v not in own and not self._again(v)]
         nodes = [v for v in order if self.locals[v].node and (v in own or self._again(v))]
         number = {v: at for at, v in enumerate([*takes, *constants, *nodes])}
-        inputs = [Input(kind="batch", name=str(v), type=self.locals[v].type) for v in takes]
+        inputs = [Input(kind="state", name=str(v), type=self.locals[v].type) for v in takes]
         inputs += [i for v in constants if (i := self.locals[v].constant)]
         written = []
         for v in nodes:

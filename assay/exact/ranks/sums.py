@@ -4,12 +4,12 @@ common scale, and one rounding, as the host's (assay.exact.ranks.exchanges) and 
 
     tops      u32: magnitudes, or (of `amax`) ranks of the elements; those of all exchanges of a stage side by side, for one exchange of maxima
     totals    u64: sums, for one exchange of these
-    results   rounded; of a gather, all ranks' pieces
+    results   rounded; of a gather, all ranks' pieces put together
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from math import prod
@@ -23,13 +23,11 @@ from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.operands import Axis, Operand
 from assay.exact.cuda.product import MOST_ROWS, Product, Products
 from assay.exact.cuda.tape import CHUNK, MOST, THREADS, WAVES, limited, walk_words
-from assay.exact.cuda.tiles import Way, digits, fitting
 from assay.exact.ranks.exchanges import Exchange, sizes_of
 from assay.exact.table import TensorType
 from assay.exact.views import c_strides
 from assay.program import ProgramError
 
-ALIGN = 256
 Work = Callable[[], object]
 
 
@@ -44,7 +42,8 @@ class Launches(NamedTuple):
 
 class Sums:
     """The exchanges of a stage on a rank's device; `types` are those of their operands here. `tops` and `totals` are how many words there are,
-    `results` where each result begins, with the end, `scratch` bytes. Raises ProgramError for a product with too many rows."""
+    `landing[at]` the bytes in which the pieces of gather `at` arrive side by side where that is not their result yet, `scratch` bytes. Raises
+    ProgramError for a product with too many rows."""
 
     def __init__(
         self, device: Device, kernels: Kernels, products: Products, exchanges: Sequence[Exchange], types: Sequence[Sequence[TensorType]], bits: int,
@@ -58,7 +57,8 @@ class Sums:
         self._top_at = list(accumulate(map(self._tops, range(len(self.exchanges))), initial=0))
         self._total_at = list(accumulate(map(self._totals, self.exchanges), initial=0))
         self.tops, self.totals = self._top_at[-1], self._total_at[-1]
-        self.results = list(accumulate((_aligned(_result(e, ranks)) for e in self.exchanges), initial=0))
+        self._joins = {at: self._joined(e, ranks) for at, e in enumerate(exchanges) if e.op == "gather"}
+        self.landing = {at: self.exchanges[at].whole.bytes for at, joins in self._joins.items() if joins}
         self._scratch_at = dict(zip(self._product, accumulate((p.scratch for p in self._product.values()), initial=0), strict=False))
         self.scratch = sum(p.scratch for p in self._product.values())
         pieces = [sum(sizes_of(e, ranks)) for e in exchanges if e.op == "gather"]
@@ -90,16 +90,31 @@ class Sums:
         chunk = -(-length // parts)
         return _Line(n, length, chunk, (blocks, -(-length // chunk), 1), (THREADS, 1, 1) if lines else (32, 8, 1), walks[0], walks[1])
 
+    def _joined(self, e: Exchange, ranks: int) -> list[_Join]:
+        """How the pieces of a gather, side by side, become its result; none where they are that."""
+        assert e.split is not None
+        axis, cuts, shape = e.split.axis, e.split.cuts, e.whole.shape
+        outer, inner = prod(shape[:axis]), prod(shape[axis + 1 :])
+        if outer == 1:
+            return []
+        joins = []
+        for q in range(ranks):
+            along = (cuts[q + 1] - cuts[q]) * inner
+            joins.append(_Join(outer * along, outer * cuts[q] * inner, cuts[q] * inner, len(self._words)))
+            self._words += walk_words((outer, along), (shape[axis] * inner, 1))
+            joins[-1] = joins[-1]._replace(of=len(self._words))
+            self._words += walk_words((outer, along), (along, 1))
+        return joins
+
     def _multiplied(self, at: int) -> Product:
-        (a, b), description = self.types[at], self._device.description
+        a, b = self.types[at]
         *lead, m, k = a.shape
         n, batch = b.shape[-1], prod(lead)
         if m > MOST_ROWS:
             raise ProgramError(f"a product of {m} rows whose sums are shared by ranks: at most {MOST_ROWS} on a device")
         first = Operand(Axis((batch,), (m * k,)), Axis((m,), (k,)), Axis((k,), (1,)))
         second = Operand(Axis((batch,), (k * n,)), Axis((n,), (1,)), Axis((k,), (n,)))
-        way = Way(fitting(digits(self._bits), batch, m, n, description))
-        return Product(self._bits, first, second, way, description.processors)
+        return self._products.part(self._bits, first, second)
 
     def _tops(self, at: int) -> int:
         e = self.exchanges[at]
@@ -123,22 +138,31 @@ class Sums:
 
     # ---- what is done ----------------------------------------------------------------------------------------------------
 
-    def bind(self, operands: Sequence[Sequence[int]], tops: int, totals: int, results: int, scratch: int) -> Launches:
-        """With the addresses of each exchange's operands, of `tops`, `totals` and `results`, and of scratch memory."""
+    def bind(
+        self, operands: Sequence[Sequence[int]], results: Sequence[int], landing: Mapping[int, int], tops: int, totals: int, scratch: int
+    ) -> Launches:  # fmt: skip
+        """With the addresses of each exchange's operands and of its result, of where gathers land, of `tops` and `totals`, and of scratch memory."""
         out = Launches([], [], [])
         if self.tops:
             out.tops.append(self._each("fill_4", self.tops, tops, 0))
         if self.totals:
             out.sums.append(self._each("fill_4", 2 * self.totals, totals, 0))
         for at, e in enumerate(self.exchanges):
-            own = _Own(operands[at], tops + 4 * self._top_at[at], totals + 8 * self._total_at[at], results + self.results[at])
+            own = _Own(operands[at], tops + 4 * self._top_at[at], totals + 8 * self._total_at[at], results[at])
             if e.op == "matmul":
                 self._multiply(at, own, scratch + self._scratch_at[at], out)
             elif e.op == "scatter_add_rows":
                 self._scatter(at, own, out)
-            elif e.op != "gather":
+            elif e.op == "gather":
+                out.results.extend(self._join(join, e, own.result, landing[at]) for join in self._joins[at])
+            else:
                 self._reduce(at, own, out)
         return out
+
+    def _join(self, join: _Join, e: Exchange, result: int, landed: int) -> Work:
+        item = e.whole.bytes // e.whole.elements
+        walks = [self._walks.address + 8 * walk for walk in (join.to, join.of)]
+        return self._each(f"copy_walks_{item}", join.n, result + item * join.into, landed + item * join.first, *walks)
 
     def _launched(self, *launches: Launch) -> list[Work]:
         return [partial(self._device.launch, launch) for launch in launches]
@@ -204,6 +228,16 @@ class _Line(NamedTuple):
     along: int
 
 
+class _Join(NamedTuple):
+    """Of a rank's piece: elements, the first one's place among all that have landed, and in the result; first words of the walks over both."""
+
+    n: int
+    first: int
+    into: int
+    to: int
+    of: int = 0
+
+
 class _Own(NamedTuple):
     """Addresses."""
 
@@ -211,11 +245,3 @@ class _Own(NamedTuple):
     tops: int
     totals: int
     result: int
-
-
-def _result(e: Exchange, ranks: int) -> int:
-    return sum(sizes_of(e, ranks)) if e.op == "gather" else e.whole.bytes
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGN) * ALIGN

@@ -1,7 +1,8 @@
 """The ranks of one program, each a process (or, for tests and small models, a thread) at the other end of a socket.
 
-    host   tensors whole: state, accumulator, records; cuts them, joins what comes back, commits
-    rank   its pieces of one link, while it runs: a fraction of the activations, and of the matrices where the state is cut
+    host   tensors whole: records, and the state where it begins and is written; cuts them, joins what comes back, commits
+    rank   its pieces: a fraction of the activations, and of the matrices where the state is cut; of a training that stays (assay.exact.ranks.held)
+           state and accumulator from link to link, else those of one link, while it runs
 
 A team stands where an engine does (assay.execute). Traces are made on the host alone: a check is of one link, and has the same bits anyway.
 When a rank is lost, the link raises RankLost and gives nothing; the crew is over, and a new one starts from the last state on disk.
@@ -15,9 +16,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Sequence
+import weakref
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -30,16 +32,22 @@ from assay.exact.cpu import Inputs
 from assay.exact.ranks.exchanges import RankLost
 from assay.exact.ranks.places import Layout, Place
 from assay.exact.ranks.rank import Rank
-from assay.exact.ranks.split import Ranked, forms
+from assay.exact.ranks.roots import joined, stretch
+from assay.exact.ranks.split import Entry, entries, forms
 from assay.exact.ranks.wire import DONE, FAULT, RUN, SETUP, SocketComm, attend, last_words, receive, send
 from assay.exact.table import TensorType
 from assay.ids import Digest
 from assay.program import MAX_BYTES, Program
 
+if TYPE_CHECKING:
+    from assay.exact.ranks.held import Held
+
 Array = NDArray[Any]
-PARTS = ("micro", "update")
+T = TypeVar("T")
 PATIENCE = 600.0
 """Seconds that a rank may be silent."""
+MAX_ASK = 1 << 24
+"""Bytes of what a rank is asked, names of tensors included."""
 
 
 class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -52,6 +60,31 @@ class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     threads: int
 
 
+class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a rank is to do, in this order; its pieces of the tensors that it is given follow, a frame each."""
+
+    kinds: tuple[str, ...] = ()
+    """It is given all entries of these kinds."""
+    begin: bool = False
+    """An empty accumulator."""
+    part: str = ""
+    """Runs a part; `alone`: of all that the part takes, which comes with this, and is answered by what it gives."""
+    alone: bool = False
+    roots: str = ""
+    """Answers with what it has of the roots of this kind's entries, in one frame."""
+    show: str = ""
+    """Answers with its pieces of this kind's entries; of `names`, if there are any."""
+    names: tuple[str, ...] = ()
+
+
+class Guest(Protocol):
+    """A training that the ranks hold."""
+
+    def leave(self) -> None:
+        """They are wanted for something else."""
+        ...
+
+
 class Crew:
     """Ranks that run programs one after the other: sockets to them, and the processes or threads that were started here. To be closed."""
 
@@ -61,6 +94,8 @@ class Crew:
         self.socks, self._children = list(socks), list(children)
         self.team: Team | None = None
         """Whose program they are set up for."""
+        self.guest: weakref.ref[Guest] | None = None
+        """Whose training they hold."""
         for sock in self.socks:
             sock.settimeout(patience)
 
@@ -84,7 +119,13 @@ class Crew:
             else:
                 child.kill()
                 child.wait()
-        self.socks, self._children, self.team = [], [], None
+        self.socks, self._children, self.team, self.guest = [], [], None, None
+
+    def free(self) -> None:
+        """Whose training they hold takes it away."""
+        guest, self.guest = self.guest, None
+        if guest is not None and (held := guest()) is not None:
+            held.leave()
 
 
 def crew(size: int, threads: int = 1, processes: bool = True, patience: float = PATIENCE) -> Crew:
@@ -102,6 +143,8 @@ class Team:
             raise RankLost("the ranks are gone")
         self._program, self._layout, self._threads, self._effort, self.crew = program, layout, threads, effort, crew
         self._forms = [forms(program, layout, rank, crew.size) for rank in range(crew.size)]
+        self.entries = entries(self._forms[0].values())
+        self.micro_batches = program.micro_batches
 
     @cached_property
     def _host(self) -> engines.Engine:
@@ -118,6 +161,7 @@ class Team:
             raise RankLost("the crew is closed")
         if self.crew.team is self:
             return
+        self.crew.free()
         text, layout = self._program.dump(), self._layout
         for rank, sock in enumerate(self.crew.socks):
             setup = Setup(rank=rank, size=self.crew.size, batch=layout.batch, state=layout.state, threads=self._threads)
@@ -125,17 +169,31 @@ class Team:
             send(sock, SETUP, text)
         self.crew.team = self
 
+    def resident(self) -> Held:
+        """A training of the program that stays with the ranks as long as somebody holds it. Not for two threads at a time."""
+        from assay.exact.ranks.held import Held
+
+        return Held(self)
+
     def run(self, part: str, inputs: Inputs, spent: Collection[str] = ()) -> dict[str, Array]:
         """As assay.exact.cpu.Cpu.run, on all ranks; nothing is written over inputs. Raises RankLost, after which the crew is closed."""
-        every = [parts[part] for parts in self._forms]
+        form = self._forms[0][part]
+        taken = [(i.kind, i.name) for i, _ in form.inputs]
+        if self.crew.size:
+            self.crew.free()
+        return self.ask(Ask(part=part, alone=True), taken, inputs, lambda: self.shown([(o.kind, o.name) for o, *_ in form.outputs]))
+
+    def ask(self, ask: Ask, taken: Sequence[Entry], given: Inputs, answer: Callable[[], T]) -> T:
+        """What `answer` reads when all ranks have done it. Raises RankLost, after which the crew is closed."""
         try:
             self._set_up()
-            for rank, (sock, form) in enumerate(zip(self.crew.socks, every, strict=True)):
-                send(sock, RUN, bytes([PARTS.index(part)]))
-                for i, place in form.inputs:
-                    send(sock, RUN, piece(np.asarray(inputs[i.kind][i.name], reference.NUMPY[i.type.dtype]), place, rank))
+            for rank, sock in enumerate(self.crew.socks):
+                send(sock, RUN, msgspec.json.encode(ask))
+                for kind, name in taken:
+                    t, place = self.entries[kind, name]
+                    send(sock, RUN, piece(np.asarray(given[kind][name], reference.NUMPY[t.dtype]), place, rank))
             attend(self.crew.socks)
-            return {o.name: self._joined(t, place) for o, t, place, _ in every[0].outputs}
+            return answer()
         except RankLost as error:
             why = last_words(self.crew.socks)
             self.crew.close()
@@ -143,11 +201,34 @@ class Team:
                 raise
             raise RankLost(why) from error
 
+    def shown(self, wanted: Sequence[Entry]) -> dict[str, Array]:
+        """Entries by name; what is whole comes from the first rank."""
+        return {entry[1]: self._joined(*self.entries[entry]) for entry in wanted}
+
     def _joined(self, t: TensorType, place: Place) -> Array:
-        """An output of all ranks; what is whole comes from the first."""
         socks = self.crew.socks if place else self.crew.socks[:1]
         pieces = [take(sock, place.of(t, rank) if place else t) for rank, sock in enumerate(socks)]
         return np.concatenate(pieces, axis=place.axis) if place else pieces[0]
+
+    def rooted(self, kind: str) -> dict[str, Digest]:
+        """The tensor roots of a kind's entries."""
+        own = {name: (t, place) for (k, name), (t, place) in self.entries.items() if k == kind}
+        lies = {name: [stretch(t, place, rank) for rank in range(self.crew.size)] for name, (t, place) in own.items()}
+        given = []
+        for rank, sock in enumerate(self.crew.socks):
+            size = sum(each[rank].size for each in lies.values())
+            data = receive(sock, size)[1].tobytes()
+            if len(data) != size:
+                raise RankLost(f"{len(data)} bytes came where the roots of a rank's pieces take {size}")
+            given.append(data)
+        roots, at = {}, [0] * len(given)
+        for name, (t, place) in own.items():
+            told = [data[start : start + one.size] for data, start, one in zip(given, at, lies[name], strict=True)]
+            at = [start + one.size for start, one in zip(at, lies[name], strict=True)]
+            if place is None and len(set(told)) > 1:
+                raise RankLost(f"the ranks have different bits of {name!r}, of which each has all: a processor, a GPU or memory here is faulty")
+            roots[name] = joined(t, list(zip(lies[name], told, strict=True))[: None if place else 1])
+        return roots
 
     def trace(self, part: str, inputs: Inputs) -> tuple[dict[str, Array], list[Digest]]:
         return self._host.trace(part, inputs)
@@ -184,16 +265,14 @@ def serve(sock: socket.socket) -> None:
     rank: Rank | None = None
     try:
         while True:
-            kind, head = receive(sock, 1 << 12)
+            kind, head = receive(sock, MAX_ASK)
             if kind == SETUP:
                 rank = None  # gone before the next one is made
                 rank = _set_up(sock, msgspec.json.decode(head.tobytes(), type=Setup))
                 if rank is None:
                     return
             elif rank is not None:
-                (which,) = head.tolist()
-                form = rank.parts[PARTS[which]]
-                _answer(sock, rank, PARTS[which], form, _pieces(sock, form, rank.comm.rank))
+                _answer(sock, rank, msgspec.json.decode(head.tobytes(), type=Ask))
     except RankLost:
         pass  # the host has gone, or gives up
     finally:
@@ -210,22 +289,33 @@ def _set_up(sock: socket.socket, setup: Setup) -> Rank | None:
         return None
 
 
-def _pieces(sock: socket.socket, form: Ranked, rank: int) -> list[Array]:
-    return [take(sock, place.of(i.type, rank) if place else i.type) for i, place in form.inputs]
-
-
-def _answer(sock: socket.socket, rank: Rank, part: str, form: Ranked, pieces: Sequence[Array]) -> None:
+def _answer(sock: socket.socket, rank: Rank, ask: Ask) -> None:
+    kept, own = rank.kept, rank.comm.rank
+    shown = [entry for entry in rank.entries if entry[0] == ask.show and (not ask.names or entry[1] in ask.names)]
     try:
-        results = rank.run(part, pieces)
+        taken = [entry for entry in rank.entries if entry[0] in ask.kinds]
+        if ask.alone:
+            form = rank.parts[ask.part]
+            taken, shown = [(i.kind, i.name) for i, _ in form.inputs], [(o.kind, o.name) for o, *_ in form.outputs]
+        for entry in taken:
+            t, place = rank.entries[entry]
+            kept.put(entry, take(sock, place.of(t, own) if place else t))
+        if ask.begin:
+            kept.begin()
+        if ask.part:
+            kept.run(ask.part)
+        answers: list[bytes | Array] = [kept.roots(ask.roots)] if ask.roots else []
+        answers += [kept.get(entry) for entry in shown if own == 0 or rank.entries[entry][1] is not None]
+        if ask.alone:
+            kept.forget()
     except RankLost:
         raise
     except Exception as error:
         send(sock, FAULT, f"{type(error).__name__}: {error}".encode())
         return
     send(sock, DONE, b"")
-    for (*_, place, _local), result in zip(form.outputs, results, strict=True):
-        if place is not None or rank.comm.rank == 0:
-            send(sock, DONE, result)
+    for one in answers:
+        send(sock, DONE, one)
 
 
 def main(arguments: list[str]) -> int:
