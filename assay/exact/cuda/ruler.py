@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.cuda.budget import Budget
-from assay.exact.cuda.device import Buffer, Description, Graph, Kernel, Launch, Module, Recording, Shared
+from assay.exact.cuda.device import Buffer, Description, Graph, Kernel, Lane, Launch, Mark, Module, Recording, Shared
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.parts import slice_bytes
 from assay.exact.recompute import EFFORTS, written
@@ -24,7 +24,7 @@ from assay.program import Program, cost
 
 
 class _Nothing:
-    """A buffer without bytes, a kernel, a module, a recording and a graph that do nothing."""
+    """A buffer without bytes, a kernel, a module, a recording, a graph, a lane and a mark that do nothing."""
 
     def __init__(self, address: int = 0, size: int = 0, name: str = "") -> None:
         self.address, self.size, self.name, self.handle = address, size, name, b""
@@ -37,6 +37,21 @@ class _Nothing:
         return self
 
     def replay(self) -> None:
+        pass
+
+    def after(self, mark: Mark) -> None:
+        pass
+
+    def upload(self, to: int, data: NDArray[Any]) -> None:
+        pass
+
+    def download(self, of: int, into: NDArray[Any]) -> None:
+        pass
+
+    def mark(self) -> Mark:
+        return self
+
+    def wait(self) -> None:
         pass
 
 
@@ -77,6 +92,15 @@ class Ruler:
 
     def download(self, of: int, into: NDArray[Any]) -> None:
         into.fill(0)
+
+    def lane(self) -> Lane:
+        return _Nothing()
+
+    def mark(self) -> Mark:
+        return _Nothing()
+
+    def after(self, mark: Mark) -> None:
+        pass
 
     def copy(self, to: int, of: int, size: int) -> None:
         pass
