@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from assay.exact.table import OPS, Kind, TensorType
-from assay.program import Input, Output, Part, Program
+from assay.program import Input, Node, Output, Part, Program
 
 ALIGN = 256
 """Bytes to a multiple of which an entry is rounded up."""
@@ -87,7 +87,8 @@ class _Sets:
 
 
 def divided(part: Part, apart: Sequence[str], most: int) -> Division:
-    """An update whose entries `apart`, of those that are movable, are in groups of at most `most` bytes, or of what has to be there at the same time."""
+    """An update whose entries `apart`, of those that are movable, are in groups of at most `most` bytes, or of what has to be there at the same
+    time."""
     sets = _Sets(part, apart)
     types = {i.name: i.type for i in part.inputs if i.kind == "state"} | {o.name: part.type_of(o.value) for o in part.outputs}
     members: dict[str, list[str]] = {}
@@ -156,11 +157,11 @@ def _taken(part: Part, outputs: Sequence[Output], homes: Sequence[str], head: bo
     inputs = [at for at in range(first) if at in needed]
     numbers = {at: n for n, at in enumerate([*inputs, *sorted(given)])}
     entries = [part.inputs[at] for at in inputs] + [Input(kind="batch", name=str(at), type=part.type_of(at)) for at in sorted(given)]
-    nodes = []
+    nodes: list[Node] = []
     for at in range(first, first + len(part.nodes)):
         if at in needed and at not in given:
             numbers[at] = len(entries) + len(nodes)
             node = part.nodes[at - first]
-            nodes.append(type(node)(op=node.op, inputs=tuple(numbers[v] for v in node.inputs), attrs=node.attrs, type=node.type))
+            nodes.append(Node(op=node.op, inputs=tuple(numbers[v] for v in node.inputs), attrs=node.attrs, type=node.type))
     made = tuple(Output(kind=o.kind, name=o.name, value=numbers[o.value]) for o in outputs)
     return Part(inputs=tuple(entries), nodes=tuple(nodes), outputs=made), given

@@ -1,8 +1,8 @@
 """The part of a training's state that lies on the host, and the update that goes through it: group after group is brought, changed, hashed and
 taken back (assay.exact.division), in two windows, so that transfers go on while the device computes.
 
-The state on the host in the middle of an update is half of one step and half of the next. It is nobody's state then: if an update ends in an error, whoever
-holds this refuses all but `put`. What is given out are copies.
+The state on the host in the middle of an update is half of one step and half of the next. It is nobody's state then: if an update ends in an
+error, whoever holds this refuses all but `put`. What is given out are copies.
 """
 
 from __future__ import annotations
@@ -59,28 +59,16 @@ class Away:
     def __init__(self, parts: Parts, apart: Apart, own: Room) -> None:
         self._device, self._kernels, self._own = parts.device, parts.kernels, own
         self.types = {name: parts.program.state[name] for name in apart.names}
-        division = divided(parts.parts["update"], apart.names, apart.window)
-        constants, bits = constants_of(parts.program), parts.program.gemm_bits
-
-        def tape(plan: Plan) -> Tape:
-            return Tape(plan, parts.device, parts.kernels, parts.products)
-
-        head = tape(Plan(division.head, constants, bits))
-        self.multiplies = any(step.name == "matmul" for step in head.plan.steps)
+        self._steps = parts.once((apart.names, apart.window), lambda: _planned(parts, apart, self.types))
+        head = self._steps[0].tape.plan
+        self.multiplies = any(step.name == "matmul" for step in head.steps)
         """Whether the head, before which nothing of the state is changed, has products that may have to be made again."""
-        self._steps = [_Step(division.head, head, None, frozenset(own.types) if self.multiplies else frozenset(division.later(-1)))]
-        at = 0
-        for k, group in enumerate(division.groups):
-            plan, keeps = Plan(group.part, constants, bits), frozenset(division.later(k))
-            for spans, plan in _pieces(plan, group.entries, self.types, apart.window):
-                size = spans[-1].at + aligned(spans[-1].stop - spans[-1].start)
-                self._steps.append(_Step(group.part, tape(plan), Run(spans, at, size), keeps))
-                at += size
         self._runs = [step.run for step in self._steps if step.run is not None]
         self.shelf = Shelf(parts.device, self.types, self._runs, apart.store)
         window = max(run.size for run in self._runs)
         self._windows = [self._device.allocate(window) for _ in range(min(2, len(self._runs)))]
-        self._between = Room(self._device, division.between)
+        between = {o.name: self._steps[0].part.type_of(o.value) for o in self._steps[0].part.outputs if o.kind == "acc"}
+        self._between = Room(self._device, between)
         self._up, self._down = self._device.lane(), self._device.lane()
         self.arena, self.scratch = (max(getattr(step.tape, what) for step in self._steps) for what in ("arena", "scratch"))
         self._beside = Room(self._device, {name: parts.program.state[name] for step in self._steps for name in self._set_aside(step)})
@@ -163,8 +151,8 @@ class Away:
     # ---- an update ---------------------------------------------------------------------------------------------------------
 
     def update(self, recorded: Callable[[list[Work]], Graph], begins: Callable[[Callable[[], None]], None]) -> None:
-        """`recorded` makes a graph; `begins` does the head, before which nothing of the state is written over if it multiplies, and with which nothing
-        is. What takes its place when all is done is `end`'s."""
+        """`recorded` makes a graph; `begins` does the head, which if it multiplies writes over nothing of the state. What takes its place when all is
+        done is `end`'s. Raises DeviceError, HardwareFault."""
         if not self._graphs:
             self._graphs = [recorded(todo) for todo in self._todo]
         self._ups: list[Mark] = []
@@ -215,6 +203,27 @@ class Away:
             for name, root in zip(names, trees.roots(), strict=True):
                 found[name] = headed_as(self.types[name].dtype, self.types[name].shape, root)
         return found
+
+
+def _planned(parts: Parts, apart: Apart, types: Mapping[str, TensorType]) -> list[_Step]:
+    """The head, then what is done with each run."""
+    division = divided(parts.parts["update"], apart.names, apart.window)
+    constants, bits = constants_of(parts.program), parts.program.gemm_bits
+
+    def tape(plan: Plan) -> Tape:
+        return Tape(plan, parts.device, parts.kernels, parts.products)
+
+    head = tape(Plan(division.head, constants, bits))
+    again = any(step.name == "matmul" for step in head.plan.steps)
+    out = [_Step(division.head, head, None, frozenset(parts.program.state if again else division.later(-1)))]
+    at = 0
+    for k, group in enumerate(division.groups):
+        keeps = frozenset(division.later(k))
+        for spans, plan in _pieces(Plan(group.part, constants, bits), group.entries, types, apart.window):
+            size = spans[-1].at + aligned(spans[-1].stop - spans[-1].start)
+            out.append(_Step(group.part, tape(plan), Run(spans, at, size), keeps))
+            at += size
+    return out
 
 
 def _address(room: Room, name: str, there: Mapping[str, int]) -> int:

@@ -218,7 +218,7 @@ class Fake:
     def mark(self) -> Mark:
         return self._queue.mark()
 
-    def after(self, mark: Mark) -> None:
+    def after(self, mark: Any) -> None:
         self._not_recorded()
         self._queue.ask(mark.wait)
 

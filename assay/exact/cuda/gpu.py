@@ -125,7 +125,7 @@ class _Lane:
     def __init__(self, gpu: Gpu) -> None:
         self._gpu, self._stream = gpu, gpu._cupy.cuda.Stream(non_blocking=True)
 
-    def after(self, mark: _Mark) -> None:
+    def after(self, mark: Any) -> None:
         self._stream.wait_event(mark.event)
 
     def upload(self, to: int, data: NDArray[np.uint8]) -> None:
@@ -238,7 +238,7 @@ class Gpu:
     def mark(self) -> _Mark:
         return _Mark(self, self._stream)
 
-    def after(self, mark: _Mark) -> None:
+    def after(self, mark: Any) -> None:
         self._stream.wait_event(mark.event)
 
     def _let_go(self, call: Callable[[int], None], address: int, size: int) -> None:

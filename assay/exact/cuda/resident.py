@@ -7,24 +7,23 @@ A product that fails its checksum costs no state. Micro-batches leave the state 
 update that has products puts its results beside the state, and they take their places once the checksums are right. What fails
 again raises HardwareFault, and roots of a link are given away only when all its checksums were right.
 
-Where the device has no room for all of the state, entries that micro-batches do not read lie on the host, and the update goes through them (away.py). An
-update that ends in any error after it began to write over the state leaves nothing that could be gone on with: all but `put` is refused then.
+Where the device has no room for all of the state, entries that micro-batches do not read lie on the host, and the update goes through them
+(away.py). An update that ends in any error after it began to write over the state leaves nothing that could be gone on with: all but `put` is
+refused then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from assay.exact import faults
 from assay.exact.cuda.away import Apart, Away
-from assay.exact.cuda.device import Buffer, Device, DeviceError, Graph, Launch
+from assay.exact.cuda.device import Buffer, DeviceError, Graph, Launch
 from assay.exact.cuda.parts import Parts
-from assay.exact.cuda.rooms import Array, Room, Tensors, fresh
+from assay.exact.cuda.rooms import Array, Room, Tensors, fitting, fresh
 from assay.exact.cuda.tape import Tape
 from assay.exact.cuda.trees import Trees, work_bytes
 from assay.exact.hashing import headed_as
@@ -56,7 +55,8 @@ class Resident:
         update = tapes["update"].plan.steps if "update" in tapes else ()
         self._multiplies = self._away.multiplies if self._away else any(step.name == "matmul" for step in update)
         """Whether an update begins with what may have to be made again."""
-        self._over: dict[str, Mapping[int, int]] = {name: tape.plan.over for name, tape in tapes.items()} | ({"update": {}} if self._multiplies else {})
+        beside = ("update",) if self._multiplies else ()
+        self._over: dict[str, Mapping[int, int]] = {name: {} if name in beside else tape.plan.over for name, tape in tapes.items()}
         scalar, counter = TensorType(dtype="f32", shape=()), TensorType(dtype="i64", shape=())
         self._acc, self._frozen, self._batch = room(p.accumulator), room(p.frozen), room(p.batch)
         self._scalars, self._counters = room(dict.fromkeys(p.scalars, scalar)), room({"step": counter, "micro": counter})
@@ -111,6 +111,8 @@ class Resident:
 
     def put(self, state: Tensors, frozen: Tensors | None = None) -> None:
         """The state before the next step, and the tensors that no step changes. Raises BadTensors."""
+        for name, t in self.program.state.items():
+            fitting(name, state.get(name), t)  # before anything is written over
         self._torn = True
         self._state.put(state)
         if self._away:

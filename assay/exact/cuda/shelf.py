@@ -51,32 +51,32 @@ class Shelf:
         self.staged = store is not None
         self._host: Bytes = store.zeros(TensorType(dtype="u8", shape=(self.size,))) if store else device.pinned(self.size)
         most = max(run.size for run in runs)
-        self._pieces = [device.pinned(most) for _ in range(4)] if store else []
-        self.bytes = 4 * most if store else self.size
+        self._pieces = [device.pinned(most) for _ in range(2 * min(2, len(runs)))] if store else []
+        self.bytes = 2 * min(2, len(runs)) * most if store else self.size
         """Of this machine's memory."""
 
     # ---- one run after the other -------------------------------------------------------------------------------------------
 
     def given(self, at: int) -> Bytes:
         """Run `at`, to be uploaded; in a file, nothing of run `at - 2` is being uploaded any more."""
-        run, place = self._runs[at], self._place(at, 0)
+        run, place = self._runs[at], self._place(at, False)
         if self.staged:
             _copy(place, self._host[run.at : run.at + run.size], self._host)
         return place
 
     def wanted(self, at: int) -> Bytes:
         """Where run `at` is to be downloaded; in a file, run `at - 2` was settled."""
-        return self._place(at, 2)
+        return self._place(at, True)
 
     def settle(self, at: int) -> None:
         """Run `at` has come back."""
         if self.staged:
             run = self._runs[at]
-            _copy(self._host[run.at : run.at + run.size], self._place(at, 2), self._host)
+            _copy(self._host[run.at : run.at + run.size], self._place(at, True), self._host)
 
-    def _place(self, at: int, first: int) -> Bytes:
+    def _place(self, at: int, back: bool) -> Bytes:
         run = self._runs[at]
-        return self._pieces[first + at % 2][: run.size] if self.staged else self._host[run.at : run.at + run.size]
+        return self._pieces[at % 2 + len(self._pieces) // 2 * back][: run.size] if self.staged else self._host[run.at : run.at + run.size]
 
     # ---- whole tensors -----------------------------------------------------------------------------------------------------
 
