@@ -71,6 +71,13 @@ def main() -> None:
     from assay.trace import trace
 
     result: dict[str, Any] = {"device": H200._asdict(), "model": "124M", "rows": []}
+    result["offloaded"] = []
+    for model in ("124M",) if options.quick else ("124M", "1B"):
+        program = trace(gpu_models.training(model)).program
+        for where in ("device", "memory", "files"):
+            row = {"model": model, **offloaded(program, where)}
+            result["offloaded"].append(row)
+            print(", ".join(f"{key} {value / 1e9:.2f} GB" if key.endswith("bytes") else f"{key} {value}" for key, value in row.items()), flush=True)
     by = slice_bytes(H200)
     for context, texts in list(CONTEXTS.items())[: 1 if options.quick else None]:
         gpu_models.SIZES["planned"] = gpu_models.SIZES["124M"]._replace(context=context, batch=texts)
@@ -78,13 +85,6 @@ def main() -> None:
         for slices, effort in ((0, 0), (by, 0), (0, 1), (by, 1), (by, 2), (by, 8)):
             row = {"context": context, "texts": texts, **planned(program, slices, effort, not options.quick)}
             result["rows"].append(row)
-            print(", ".join(f"{key} {value / 1e9:.2f} GB" if key.endswith("bytes") else f"{key} {value}" for key, value in row.items()), flush=True)
-    result["offloaded"] = []
-    for model in ("124M",) if options.quick else ("124M", "1B"):
-        program = trace(gpu_models.training(model)).program
-        for where in ("device", "memory", "files"):
-            row = {"model": model, **offloaded(program, where)}
-            result["offloaded"].append(row)
             print(", ".join(f"{key} {value / 1e9:.2f} GB" if key.endswith("bytes") else f"{key} {value}" for key, value in row.items()), flush=True)
     if options.json:
         print(json.dumps(result))
