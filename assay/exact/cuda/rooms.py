@@ -53,6 +53,7 @@ class Room:
         if self.size > PACKED:
             for name, array in arrays.items():
                 self._device.upload(self.address(name), array)
+                release(array)
         elif self.size:
             packed = np.zeros(self.size, np.uint8)
             for name, array in arrays.items():

@@ -85,7 +85,7 @@ class Shelf:
         for name, t in self._types.items():
             flat = fitting(name, tensors.get(name), t).reshape(-1).view(np.uint8)
             for place, start, stop in self._spans(name):
-                _copy(place, flat[start:stop], self._host)
+                _copy(place, flat[start:stop], self._host, flat)
 
     def get(self, name: str, empty: Callable[[TensorType], Array]) -> Array:
         """A copy of one of them, in an array that `empty` gives."""
