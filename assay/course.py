@@ -107,6 +107,7 @@ class _There:
             assert self._given is not None
             self._kept = self._keeper.resident()
             self._kept.put(self._given, self._executor.frozen)
+            self._given.clear()  # whoever gave it may still have the dict
             self._given = None
         return self._kept
 

@@ -88,8 +88,8 @@ class Executor:
     `threads` is the number of native threads; `frozen` are the tensors that no step changes, checked here, once, against the root that
     the program names; `effort` is what is made again to save memory (assay.exact.recompute); `engine` computes in place of this
     processor's, for instance several ranks (assay.exact.ranks.team); in a `store` (assay.exact.offload) lie the accumulator, and what
-    links give that spend what they take. Raises BadTensors when a tensor is not what the program takes, ValueError for a step outside
-    the schedule or a micro-batch outside the step.
+    links give that spend what they take; `memory` bytes of this machine's are a device's training to use. Raises BadTensors when a tensor is
+    not what the program takes, ValueError for a step outside the schedule or a micro-batch outside the step.
 
     Who owns what: arguments are only read, and results share no memory with them (but for entries that no step changes), unless the
     caller says `spend=True`. Then it gives up the accumulator (in `update` the state, too): the result may lie where they did, so that a
@@ -99,7 +99,7 @@ class Executor:
 
     def __init__(
         self, program: Program, schedule: NDArray[np.float32], micro_batches: int, threads: int = 1, frozen: Mapping[str, NDArray[Any]] = {},
-        effort: int = 0, engine: Runs | None = None, store: Store | None = None,
+        effort: int = 0, engine: Runs | None = None, store: Store | None = None, memory: int = engines.UNLIMITED,
     ) -> None:  # fmt: skip
         if schedule.ndim != 2 or schedule.dtype != np.float32 or schedule.shape[1] != len(program.scalars):
             names = ", ".join(program.scalars)
@@ -117,7 +117,7 @@ class Executor:
         self.micro_batches = micro_batches
         self.threads, self.effort = threads, effort
         self.store = store
-        self._engine = engine or engines.engine(program, threads, effort, store)
+        self._engine = engine or engines.engine(program, threads, effort, store, memory)
         self._state, self._acc, self._batch = program.state, program.accumulator, program.batch
         self._spare: Tensors = {}
         """A spent accumulator, for the next one: fresh memory costs a page fault each 4 KiB."""

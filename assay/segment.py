@@ -197,6 +197,7 @@ class Segment:
             going = self._going(self.start + offset)
             out = {f"state.{name}": array for name, array in going.state().items()}
             yield unit, out | {f"acc.{name}": array for name, array in (self._acc(offset, m, going) if m else {}).items()}
+            del going  # and what it holds of a device, before there is another one
 
     def end(self, place: int) -> Tensors:
         """What link `place` ended in: a state after an update, else an accumulator. Raises Corrupted."""

@@ -171,7 +171,7 @@ class Engine:
         if fit.bytes > task.memory:
             helped = "with activations computed again and its state in files" if fit.disk else "with activations computed again"
             raise ProgramError(f"it needs {fit.bytes} bytes of memory, {helped} as well; the limit here is {task.memory}")
-        engines.admit(program)
+        engines.admit(program, task.memory, Store(self.root, fit.window) if fit.window else None)
         micro, update = cost(program.micro), cost(program.update)
         return FileChecked(
             root=program_root(program), micro_flops=micro.flops, update_flops=update.flops,
@@ -202,7 +202,7 @@ class Engine:
             store = Store(self.root, fit.window) if fit.window else None
             team = self._team(program, job, fit)
             engine = Cpu(program, job.threads, fit.effort, store) if self._off_device and team is None else team
-            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, fit.effort, engine, store)
+            self._plans[key] = self.executor(program, schedule, job.micro_batches, job.threads, frozen, fit.effort, engine, store, job.memory)
         return self._plans[key]
 
     def _team(self, program: Program, job: JobFiles, fit: Fit) -> Team | None:
@@ -357,7 +357,6 @@ class Engine:
         with np.errstate(all="ignore"):
             party = (self.party or FileParty)(task, executor, folder, inputs, self.link or Link, self._links)
             return party.serve(task.asked) if task.asked is not None else party.answer()
-
 
     # ---- showing, and what was shown -------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """What only a GPU can show (`make test-gpu`): on this machine's first CUDA device every conformance case, fused and stage by stage, and 100 steps
-of every family, once with the state on the host and once with it on the device, reach the published digests: FEW steps of all of them, then all
-steps as long as there is time, and what there was no time for is named. Needs NumPy, CuPy and msgspec; no pytest. On the fake device, with a
-few steps: `python tests/gpu.py --fake`. First of all, in a process of its own, the trials of ways of multiplying that no chip has run yet
-(assay/exact/cuda/trial.py): one that loses the device is then not tried again.
+of every family, once with the state on the host and once with it on the device, reach the published digests: FEW steps of all of them (also with
+moments on the host, and by slices), then all steps as long as there is time, and what there was no time for is named. Needs NumPy, CuPy and
+msgspec; no pytest. On the fake device, with a few steps: `python tests/gpu.py --fake`. First of all, in a process of its own, the trials of ways of
+multiplying that no chip has run yet (assay/exact/cuda/trial.py): one that loses the device is then not tried again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from assay.exact import engines, examination, trainings
+from assay.exact.cuda.away import Apart
 from assay.exact.cuda.choice import Choices
 from assay.exact.cuda.parts import Parts
 from assay.exact.cuda.resident import Resident
 from assay.exact.cuda.tiles import Way, digits, groups
+from assay.exact.division import movable
 from assay.state import state_root_of
 
 SLICES = {"gpt": 3000, "vit": 800, "bert": 3000, "llama": 5000}
@@ -31,11 +33,12 @@ SECONDS = 180.0
 """After which no training of all steps is begun."""
 
 
-def resident(kind: str, family: str, steps: int, slices: int = 0) -> str | None:
-    """What is wrong with a training that stays on the device; with `slices`, attention runs by these, its values made again."""
+def resident(kind: str, family: str, steps: int, slices: int = 0, away: bool = False) -> str | None:
+    """What is wrong with a training that stays on the device; with `slices`, attention runs by these, its values made again; with `away`, what may be
+    of its state lies on the host."""
     opened, training = engines._open(kind), trainings.load(family)
     p, want = training.program, trainings.expected()[family]
-    device = Resident(Parts(p, opened.device, opened.kernels, opened.products, slices, int(slices > 0)))
+    device = Resident(Parts(p, opened.device, opened.kernels, opened.products, slices, int(slices > 0)), Apart(movable(p), 2000) if away else None)
     device.put(trainings.initial(p))
     for step in range(steps):
         scalars = {name: training.schedule[step, i] for i, name in enumerate(p.scalars)}
@@ -97,6 +100,10 @@ def main() -> int:
             began = time.perf_counter()
             found = resident(kind, family, count)
             report(f"{family}, {count} steps on the device", [found] if found else [], began)
+            if count == min(FEW, steps):
+                began = time.perf_counter()
+                found = resident(kind, family, count, away=True)
+                report(f"{family}, {count} steps with moments on the host", [found] if found else [], began)
             if family in SLICES and count == min(FEW, steps):
                 began = time.perf_counter()
                 found = resident(kind, family, count, SLICES[family])

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("assay.exact")
 VARIABLE = "ASSAY_DEVICE"
 CHOICES = ("auto", "cpu", "cuda", "fake")
+UNLIMITED = 1 << 62
+"""Bytes."""
 
 
 class Engine(Protocol):
@@ -95,18 +97,22 @@ def chosen() -> str:
     return wanted
 
 
-def engine(program: Program, threads: int = 1, effort: int = 0, store: Store | None = None) -> Engine:
+def engine(program: Program, threads: int = 1, effort: int = 0, store: Store | None = None, memory: int = UNLIMITED) -> Engine:
     """What is made again to save this machine's memory (`effort`, assay.exact.recompute) is the processor's alone; a device finds what saves its
-    own, and takes none of this machine's for activations. What lies in mapped files (`store`, assay.exact.offload) is computed by the
-    processor. Raises DeviceError where a device is asked for that cannot be used, ProgramError for a program that no engine here can run."""
-    wanted = "cpu" if store else chosen()
-    if wanted in ("cuda", "fake"):
-        return _on(wanted, program, _fit(wanted, program))
-    if wanted == "auto" and (found := device()) is not None:
+    own, and takes none of this machine's for activations. Where a device has no room for a state, part of it lies here, within `memory` bytes, or,
+    like what links give, in mapped files (`store`, assay.exact.offload). Raises DeviceError where a device is asked for that cannot be used,
+    ProgramError for a program that no engine here can run."""
+    wanted = chosen()
+    if wanted in ("cuda", "fake") and store is None:
+        return _on(wanted, program, _fit(wanted, program, memory, store), threads, effort, store)
+    kind = "cuda" if wanted == "auto" and device() is not None else wanted
+    if kind not in ("auto", "cpu"):
         try:
-            if (fit := _fit("cuda", program)).bytes <= (limit := _open("cuda").device.budget.limit):
-                return _on("cuda", program, fit)
-            log.warning("this program runs on the CPU: it would take %d bytes of %s, of which %d may be taken", fit.bytes, found.name, limit)
+            limit = room(opened := _open(kind))
+            if (fit := _fit(kind, program, memory, store)).bytes <= limit:
+                return _on(kind, program, fit, threads, effort, store)
+            name = opened.device.description.name
+            log.warning("this program runs on the CPU: it would take %d bytes of %s, of which %d may be taken", fit.bytes, name, limit)
         except (ProgramError, DeviceError, MemoryError) as error:
             log.warning("this program runs on the CPU: %s", error)
     return Cpu(program, threads, effort, store)
@@ -125,27 +131,36 @@ def room(of: Opened) -> int:
     return of.device.budget.limit
 
 
-def admit(program: Program) -> None:
+def admit(program: Program, memory: int = UNLIMITED, store: Store | None = None) -> None:
     """Raises ProgramError for a program that takes more memory than may be had of a device that was asked for by name; with `auto` it runs on
     the CPU."""
     if (wanted := chosen()) in ("cuda", "fake"):
-        limit = _open(wanted).device.budget.limit
-        if (memory := _fit(wanted, program).bytes) > limit:
-            raise ProgramError(f"it needs {memory} bytes of the GPU's memory, with activations computed again as well; the limit here is {limit}")
+        limit = room(_open(wanted))
+        if (needs := _fit(wanted, program, memory, store).bytes) > limit:
+            helped = "with activations computed again and what can be of its state on the host as well"
+            raise ProgramError(f"it needs {needs} bytes of the GPU's memory, {helped}; the limit here is {limit}")
 
 
-def _fit(kind: str, program: Program) -> Fit:
-    from assay.exact.cuda.ruler import fitting
+def _fit(kind: str, program: Program, memory: int, store: Store | None) -> Fit:
+    from assay.exact.cuda.ruler import Host, fitting
 
     device = _open(kind).device
-    return fitting(program, device.description, device.budget.limit)
+    return fitting(program, device.description, device.budget.limit, Host(memory, store))
 
 
-def _on(kind: str, program: Program, fit: Fit) -> Engine:
+def _on(kind: str, program: Program, fit: Fit, threads: int, effort: int, store: Store | None) -> Engine:
     from assay.exact.cuda.engine import Cuda
+    from assay.exact.cuda.parts import Parts
+    from assay.exact.cuda.ruler import Host
+    from assay.exact.cuda.staying import Staying
 
     opened = _open(kind)
-    return Cuda(program, opened.device, opened.kernels, opened.products, fit.slices, fit.effort)
+    if not fit.staying:
+        return Cuda(program, opened.device, opened.kernels, opened.products, fit.slices, fit.effort)
+    parts = Parts(program, opened.device, opened.kernels, opened.products, fit.slices, fit.effort)
+    apart = Host(UNLIMITED, store).apart(program) if fit.host else None
+    log.info("trainings of this program stay on the device, with %d bytes of the state on the host; links one by one run on the CPU", fit.host)
+    return Staying(parts, lambda: Cpu(program, threads, effort, store), apart, store)
 
 
 @cache

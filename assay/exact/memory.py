@@ -110,6 +110,15 @@ def needed(program: Program, threads: int = 1, effort: int = 0, window: int = 0,
     return own + results + max(_planned(parts, constants, bits, trace, threads, native, window) for trace in (False, True))
 
 
+def beside_device(program: Program, kept: int, files: bool) -> int:
+    """Bytes of this machine's memory, at most, while a training stays on a device that has `kept` bytes of its own here (page-locked memory): with
+    a state on its way in or out, or what a link begins with, whole, unless these lie in files; of these one tensor."""
+    types = [program.state, program.accumulator]
+    passing = max((t.bytes for each in types for t in each.values()), default=0) if files else sum(_bytes(each.values()) for each in types)
+    own = sum(_bytes(each.values()) for each in (program.batch, program.frozen))
+    return kept + own + passing + OBJECT * sum(len(each) for each in types)
+
+
 def planned(parts: Sequence[Part], program: Program, threads: int = 1) -> int:
     """Of parts of a program that are run one after the other: arena, constants and what native threads take; in NumPy, all that they take."""
     native = library()

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.hashing import dtype_name
-from assay.exact.plan import Plan
+from assay.exact.plan import Plan, whole_of
 from assay.exact.reference import NUMPY
 from assay.exact.steps import Instruction, Step
 from assay.exact.table import TensorType
@@ -99,16 +99,34 @@ def _pieces(step: Step, most: int) -> list[Step]:
     size = max(1, most // each)
     if n <= size or not all(v.single or (v.contiguous and v.elements == n) for v in step.reads):
         return [step]
-    out = []
-    for start in range(0, n, size):
-        stop = min(n, start + size)
-        part: Mapping[View, View] = {v: v if v.single else _part(v, start, stop) for v in step.reads}
-        code = tuple(
-            Instruction(i.kernel, i.result, i.dtype, tuple(part[o] if isinstance(o, View) else o for o in i.operands)) for i in step.code
-        )
-        reads = tuple(dict.fromkeys(part[v] for v in step.reads))
-        out.append(Step(step.name, reads, tuple(_part(v, start, stop) for v in step.writes), code, step.extra))
-    return out
+    return [piece(step, start, min(n, start + size)) for start in range(0, n, size)]
+
+
+def piece(step: Step, start: int, stop: int) -> Step:
+    """Elements [start, stop) of a MAP step whose operands lie in order."""
+    part: Mapping[View, View] = {v: v if v.single else _part(v, start, stop) for v in step.reads}
+    code = tuple(Instruction(i.kernel, i.result, i.dtype, tuple(part[o] if isinstance(o, View) else o for o in i.operands)) for i in step.code)
+    reads = tuple(dict.fromkeys(part[v] for v in step.reads))
+    return Step(step.name, reads, tuple(_part(v, start, stop) for v in step.writes), code, step.extra)
+
+
+def evenly(plan: Plan, apart: Collection[str]) -> int:
+    """How many elements all steps of a part are over, if they may be run for some of these after the others: MAP steps that read what is written,
+    and the entries `apart`, element by element. 0 if they may not."""
+    n = plan.steps[0].writes[0].elements if plan.steps else 0
+    entries = {plan.views[at].root for at, i in enumerate(plan.part.inputs) if i.kind == "state" and (i.name in apart or at in plan.over.values())}
+    made = {v.root for step in plan.steps for v in step.writes}
+    for step in plan.steps:
+        if step.name != "map" or step.writes[0].elements != n:
+            return 0
+        for v in step.reads:
+            if not (whole_of(v, n) if v.root in entries | made else v.single or (v.contiguous and v.elements == n)):
+                return 0
+    sizes = {i.type.elements for i in plan.part.inputs if i.kind == "state" and i.name in apart}
+    sizes |= {plan.part.type_of(o.value).elements for o in plan.part.outputs if o.name in apart}
+    replaced = {i.name for i in plan.part.inputs if i.kind == "state" and i.name in apart}
+    beside = [o for at, o in enumerate(plan.part.outputs) if o.name in replaced and at not in plan.over]
+    return n if sizes <= {n} and not beside else 0
 
 
 def _part(v: View, start: int, stop: int) -> View:

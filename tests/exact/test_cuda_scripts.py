@@ -49,7 +49,9 @@ def test_the_bench_runs_on_the_fake_device() -> None:
     assert [made["equal"] for made in found["linked"]] == [True]
     assert len({row["memory"] for row in found["sliced"]}) > 2
     assert all(row["equal"] for row in found["sliced"])
+    assert [(row["moments"], row["equal"]) for row in found["away"]] == [("memory", True), ("file", True)]
+    assert all(row["apart_memory"] < row["whole_memory"] and row["crossing"] > 0 for row in found["away"])
     assert [(row["cut"], row["equal_to_cpu"]) for row in found["ranks"]] == [("records", True), ("tensors", True)]
     assert found["left_out"] == []
     late = script("bench/gpu.py", "--fake", "--json", "--seconds", "0")
-    assert len(json.loads(late.stdout.splitlines()[-1])["left_out"]) == 6
+    assert len(json.loads(late.stdout.splitlines()[-1])["left_out"]) == 7

@@ -102,8 +102,8 @@ def test_slices_are_taken_where_memory_is_short_and_less_of_it_is_planned_then()
     square, p = 8 * 4 * 512 * 512 * 4, program(part, 14)
     whole, by_slices = needed(p, of), needed(p, of, 0, 8 << 20)
     assert whole - by_slices > 2 * square - 2 * (8 << 20)
-    assert fitting(p, of, whole) == (0, 0, whole), "as it is, where that fits"
-    assert fitting(p, of, whole - 1) == (0, 8 << 20, by_slices)
+    assert fitting(p, of, whole) == (0, 0, whole, 0, False), "as it is, where that fits"
+    assert fitting(p, of, whole - 1) == (0, 8 << 20, by_slices, 0, False)
     least = fitting(p, of, 1)
     assert 1 < least.bytes <= by_slices
 

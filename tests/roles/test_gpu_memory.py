@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 import typer
@@ -22,12 +24,16 @@ from assay.adapters.engine_process import RANKS, ProcessEngine, Ranks
 from assay.adapters.gpu_use import CONTEXT, FIRST_NAMESPACE, GpuUse, Held, Unseen, held
 from assay.cli import roles
 from assay.cli.roles import apps
-from assay.engine import CheckFile, Failure, FileChecked, LinksRun, RunLinks
-from assay.exact import engines
+from assay.engine import CheckFile, Failure, FileChecked, LinksOpened, LinksRun, OpenLinks, RunLinks
+from assay.exact import engines, memory
+from assay.exact.cpu import Cpu
 from assay.exact.cuda import budget, fake
+from assay.exact.cuda import staying as stays
 from assay.exact.cuda.budget import Budget, bytes_of
 from assay.exact.cuda.device import DeviceFull
-from assay.exact.cuda.ruler import needed
+from assay.exact.cuda.ruler import Host, Staying, fitting, needed
+from assay.exact.native.build import library
+from assay.exact.offload import Store
 from assay.runtime import Fault, TaskFailed
 from assay.state import state_root
 
@@ -140,6 +146,62 @@ def test_a_run_for_which_the_device_has_no_room_goes_on_on_the_processor(
     right = work.Engine(tmp_path / "cpu").perform(links(tmp_path / "cpu"), lambda done: None)
     assert isinstance(right, LinksRun)
     assert found.end_root == right.end_root
+
+
+class Killed(BaseException):
+    """As sudden as a signal."""
+
+
+@needs_fake
+@pytest.mark.parametrize("files", [False, True])
+def test_a_state_that_does_not_fit_lies_on_the_host_and_a_killed_run_goes_on(
+    files: bool, on_fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the host's memory, or, where a job's limit is too small for it, in files: the processor's records, states and opened links."""
+    if files and library() is None:
+        pytest.skip("mapped state is of the native route")
+    caplog.set_level("INFO", "assay.exact")
+    what = plan(2, wide=1 << 12)
+    program, description = what.program, engines._open("cuda").device.description
+    limit, disk = (memory.fitting(program, 1, 0).bytes - 1, 1 << 40) if files else (1 << 40, 0)
+    fit = memory.fitting(program, 1, limit, disk)
+    assert (fit.window > 0) == files
+    host = Host(limit, Store(tmp_path, fit.window) if files else None)
+    engines._open("cuda").device.budget.limit = Staying(program, description, 0, 0, host.apart(program)).bytes
+    assert fitting(program, description, Staying(program, description).bytes - 1, host).host > 0
+
+    def performed(root: Path, kill: bool = False) -> LinksRun:
+        job = msgspec.structs.replace(lay_out(root, what), memory=limit, disk=disk)
+        run = RunLinks(job=job, segment="segment-1", start=0, stop=2, parent_root=state_root(0, what.state), keep=1 << 30)
+        engine = work.Engine(root)
+        assert isinstance(engine.perform(CheckFile(folder="job-1", memory=limit, flops=1 << 40, disk=disk), lambda done: None), FileChecked)
+
+        def progress(done: Any) -> None:
+            if kill and done.step == 0:
+                raise Killed
+
+        if kill:
+            with pytest.raises(Killed):
+                engine.perform(run, progress)
+            del engine  # as its process would be gone, and what it held of the device
+            gc.collect()
+            return performed(root)
+        found = engine.perform(run, progress)
+        assert isinstance(found, LinksRun), found
+        units = OpenLinks(job=job, segment="segment-1", start=0, stop=2, parent_root=run.parent_root, keep=1 << 30, units=(1, 2, 4))
+        opened = engine.perform(units, lambda done: None)
+        assert isinstance(opened, LinksOpened), opened
+        assert isinstance(engine._executor(job)._engine, Cpu if root.name == "cpu" else stays.Staying)
+        return found
+
+    there = performed(tmp_path / "there", kill=True)
+    assert "bytes of the state on the host" in caplog.text
+    assert "goes on on the CPU" not in caplog.text
+    monkeypatch.setenv(engines.VARIABLE, "cpu")
+    here = performed(tmp_path / "cpu")
+    assert (there.link_root, there.end_root, there.proof) == (here.link_root, here.end_root, here.proof)
+    for name in ("steps.bin", there.state, "boundary-1.safetensors", "boundary-2.safetensors", "boundary-4.safetensors"):
+        assert (tmp_path / "there" / "segment-1" / name).read_bytes() == (tmp_path / "cpu" / "segment-1" / name).read_bytes()
 
 
 @needs_fake

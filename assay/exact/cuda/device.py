@@ -112,6 +112,29 @@ class Recording(Protocol):
         ...
 
 
+class Mark(Protocol):
+    """All that was asked for before it, of the device or of a lane."""
+
+    def wait(self) -> None:
+        """Until that is done. Raises DeviceError."""
+        ...
+
+
+class Lane(Protocol):
+    """Copies between page-locked memory of the host and the device, in their order, beside what the device does meanwhile. An array is the lane's
+    until a mark behind it has been waited for."""
+
+    def after(self, mark: Mark) -> None:
+        """What is asked of the lane from now on waits for that."""
+        ...
+
+    def upload(self, to: int, data: NDArray[np.uint8]) -> None: ...
+
+    def download(self, of: int, into: NDArray[np.uint8]) -> None: ...
+
+    def mark(self) -> Mark: ...
+
+
 class Device(Protocol):
     @property
     def description(self) -> Description: ...
@@ -144,6 +167,16 @@ class Device(Protocol):
 
     def download(self, of: int, into: NDArray[Any]) -> None:
         """Fills a C-contiguous array from an address, after all that was asked for before."""
+        ...
+
+    def lane(self) -> Lane: ...
+
+    def mark(self) -> Mark:
+        """Of what the device, and no lane, was asked for."""
+        ...
+
+    def after(self, mark: Mark) -> None:
+        """What the device is asked for from now on waits for that."""
         ...
 
     def copy(self, to: int, of: int, size: int) -> None:

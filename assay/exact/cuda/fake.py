@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from assay.exact.cuda.budget import Budget
 from assay.exact.cuda.device import HERE, MAX_THREADS, Buffer, Description, DeviceError, Kernel, Launch, Shared, refused
+from assay.exact.cuda.fake_lanes import EARLY, LATE, Lane, Mark, Queue
 from assay.exact.native.build import COMPILE_TIMEOUT, cache_folder
 
 FLAGS = (
@@ -143,8 +144,9 @@ class _Module:
 class _Graph:
     """A recording, and what was recorded."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: Queue) -> None:
         self.work: list[Any] = []
+        self._queue = queue
 
     @property
     def graph(self) -> _Graph:
@@ -152,14 +154,14 @@ class _Graph:
 
     def replay(self) -> None:
         for call in self.work:
-            call()
+            self._queue.ask(call)
 
 
 class Fake:
     """Raises DeviceError where there is no C++ compiler. `grant` says what may be allocated of so many bytes; without `peers` it opens no other's
-    memory."""
+    memory; `copies` says when lanes do theirs (fake_lanes.py)."""
 
-    def __init__(self, memory: int = MEMORY, grant: Callable[[int], Budget] = Budget, peers: bool = True) -> None:
+    def __init__(self, memory: int = MEMORY, grant: Callable[[int], Budget] = Budget, peers: bool = True, copies: str = LATE) -> None:
         cxx = compiler()
         if cxx is None:
             raise DeviceError("the fake device needs a C++ compiler (c++, g++ or clang++): apt install g++")
@@ -171,6 +173,8 @@ class Fake:
         self._other: weakref.WeakSet[_Window] = weakref.WeakSet()
         self._peers = peers
         self._recording: _Graph | None = None
+        self._early = copies == EARLY
+        self._queue = Queue(eager=not self._early)
         self.launches = 0
 
     def allocate(self, size: int) -> Buffer:
@@ -208,8 +212,19 @@ class Fake:
     def pinned(self, size: int) -> NDArray[np.uint8]:
         return np.empty(size, np.uint8)
 
+    def lane(self) -> Lane:
+        return Lane(self, self._early)
+
+    def mark(self) -> Mark:
+        return self._queue.mark()
+
+    def after(self, mark: Any) -> None:
+        self._not_recorded()
+        self._queue.ask(mark.wait)
+
     def upload(self, to: int, data: NDArray[Any]) -> None:
         self._not_recorded()
+        self.mark().wait()
         ctypes.memmove(self._inside(to, data.nbytes), np.require(data, requirements="C").ctypes.data, data.nbytes)
 
     def download(self, of: int, into: NDArray[Any]) -> None:
@@ -263,7 +278,7 @@ class Fake:
     @contextlib.contextmanager
     def record(self) -> Iterator[_Graph]:
         self._not_recorded()
-        self._recording = _Graph()
+        self._recording = _Graph(self._queue)
         try:
             yield self._recording
         finally:
@@ -271,6 +286,7 @@ class Fake:
 
     def wait(self) -> None:
         self._not_recorded()
+        self.mark().wait()
         if broken := [b.size for b in self._held if not b.intact()]:
             raise DeviceError(f"a write outside a buffer of {broken[0]} bytes")
 
@@ -278,7 +294,7 @@ class Fake:
         if self._recording is not None:
             self._recording.work.append(work)
         else:
-            work()
+            self._queue.ask(work)
 
     def _not_recorded(self) -> None:
         if self._recording is not None:

@@ -122,6 +122,40 @@ class _Module:
         return self._kernels[name]
 
 
+class _Mark:
+    def __init__(self, gpu: Gpu, stream: Any) -> None:
+        self._gpu = gpu
+        self.event = gpu._cupy.cuda.Event(disable_timing=True)
+        self.event.record(stream)
+
+    def wait(self) -> None:
+        try:
+            self.event.synchronize()
+        except self._gpu._cupy.cuda.runtime.CUDARuntimeError as error:
+            raise DeviceError(str(error)) from None
+
+
+class _Lane:
+    """A stream of its own."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu, self._stream = gpu, gpu._cupy.cuda.Stream(non_blocking=True)
+
+    def after(self, mark: Any) -> None:
+        self._stream.wait_event(mark.event)
+
+    def upload(self, to: int, data: NDArray[np.uint8]) -> None:
+        runtime = self._gpu._cupy.cuda.runtime
+        runtime.memcpyAsync(to, data.ctypes.data, data.nbytes, runtime.memcpyHostToDevice, self._stream.ptr)
+
+    def download(self, of: int, into: NDArray[np.uint8]) -> None:
+        runtime = self._gpu._cupy.cuda.runtime
+        runtime.memcpyAsync(into.ctypes.data, of, into.nbytes, runtime.memcpyDeviceToHost, self._stream.ptr)
+
+    def mark(self) -> _Mark:
+        return _Mark(self._gpu, self._stream)
+
+
 class _Graph:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -214,7 +248,18 @@ class Gpu:
             raise DeviceError(f"another rank's memory cannot be opened: {error}") from None
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
-        return np.frombuffer(self._cupy.cuda.alloc_pinned_memory(max(size, 1)), np.uint8, size)
+        """Not from CuPy's pool, which never gives back what it has locked."""
+        cuda = self._cupy.cuda
+        return np.frombuffer(cuda.PinnedMemoryPointer(cuda.PinnedMemory(max(size, 1)), 0), np.uint8, size)
+
+    def lane(self) -> _Lane:
+        return _Lane(self)
+
+    def mark(self) -> _Mark:
+        return _Mark(self, self._stream)
+
+    def after(self, mark: Any) -> None:
+        self._stream.wait_event(mark.event)
 
     def _let_go(self, call: Callable[[int], None], address: int, size: int) -> None:
         self._apart -= size

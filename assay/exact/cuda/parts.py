@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from itertools import compress
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from assay.exact.slices import Sliced, sliced
 from assay.exact.steps import NATIVE_OPERATORS
 from assay.program import Program, ProgramError
 
+T = TypeVar("T")
 PART = 256
 """Slices of a region's values that would fill a device's memory."""
 
@@ -55,6 +58,7 @@ class Parts:
         """With what makes each node of the program first."""
         self._constants = constants_of(program)
         self._tapes: dict[tuple[str, bool], Tape] = {}
+        self._shared: dict[Hashable, object] = {}
         self._wrong = 0
         self.faults()
         for name, part in own.items():
@@ -69,6 +73,12 @@ class Parts:
             plan = Plan(self.parts[name], self._constants, self.program.gemm_bits, trace)
             self._tapes[key] = Tape(plan, self.device, self.kernels, self.products)
         return self._tapes[key]
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is made when it is first wanted, and shared."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return cast(T, self._shared[key])
 
     def faults(self) -> int:
         """After all that was launched, how many checksums were wrong since it was asked last."""

@@ -6,113 +6,81 @@ the plan allows it over the one before (Plan.over). Only batches, counters, the 
 A product that fails its checksum costs no state. Micro-batches leave the state alone, so that the step's are made again from the first; an
 update that has products puts its results beside the state, and they take their places once the checksums are right. What fails
 again raises HardwareFault, and roots of a link are given away only when all its checksums were right.
+
+Where the device has no room for all of the state, entries that micro-batches do not read lie on the host, and the update goes through them
+(away.py). An update that ends in any error after it began to write over the state leaves nothing that could be gone on with: all but `put` is
+refused then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from assay.exact import faults, reference
-from assay.exact.cuda.device import Buffer, Device, Graph, Launch
+from assay.exact import faults
+from assay.exact.cuda.away import Apart, Away
+from assay.exact.cuda.device import Buffer, DeviceError, Graph, Launch
 from assay.exact.cuda.parts import Parts
+from assay.exact.cuda.rooms import Array, Room, Tensors, fitting, fresh
+from assay.exact.cuda.tape import Tape
 from assay.exact.cuda.trees import Trees, work_bytes
-from assay.exact.hashing import BadTensors, headed_as
+from assay.exact.hashing import headed_as
+from assay.exact.offload import Store
 from assay.exact.table import TensorType
 from assay.ids import Digest
 
-Array = NDArray[Any]
-Tensors = Mapping[str, Array]
 Roots = dict[str, Digest]
 """Tensor root of each entry."""
-ALIGN = 256
-PACKED = 1 << 20
-"""Bytes of a room up to which its tensors are uploaded as one piece."""
 Work = Callable[[], object]
 
 
-class _Room:
-    """Tensors side by side in one buffer."""
-
-    def __init__(self, device: Device, types: Mapping[str, TensorType]) -> None:
-        self._device, self.types = device, dict(types)
-        self.at: dict[str, int] = {}
-        end = 0
-        for name, t in self.types.items():
-            self.at[name] = end
-            end += -(-t.bytes // ALIGN) * ALIGN
-        self.size = end
-        self.buffer: Buffer = device.allocate(max(1, end))
-
-    def address(self, name: str) -> int:
-        return self.buffer.address + self.at[name]
-
-    def put(self, tensors: Tensors) -> None:
-        """Raises BadTensors."""
-        arrays = {name: self._fitting(name, tensors.get(name), t) for name, t in self.types.items()}
-        if self.size > PACKED:
-            for name, array in arrays.items():
-                self._device.upload(self.address(name), array)
-        elif self.size:
-            packed = np.zeros(self.size, np.uint8)
-            for name, array in arrays.items():
-                packed[self.at[name] : self.at[name] + array.nbytes] = array.reshape(-1).view(np.uint8)
-            self._device.upload(self.buffer.address, packed)
-
-    @staticmethod
-    def _fitting(name: str, array: Array | None, t: TensorType) -> Array:
-        if array is None or array.shape != t.shape or array.dtype.newbyteorder("<") != reference.NUMPY[t.dtype]:
-            found = "not there" if array is None else f"{array.dtype}{list(array.shape)}"
-            raise BadTensors(f"{name!r} is {found}, the program takes {t}")
-        return np.require(array, reference.NUMPY[t.dtype], "C")
-
-    def get(self, names: Iterable[str] | None = None) -> dict[str, Array]:
-        """All of them, or some."""
-        out = {}
-        for name in self.types if names is None else names:
-            t = self.types[name]
-            out[name] = np.empty(t.shape, reference.NUMPY[t.dtype])
-            self._device.download(self.address(name), out[name])
-        return out
-
-
 class Resident:
-    """One job's training on one device. Raises ProgramError where a part cannot be planned, MemoryError where it does not fit."""
+    """One job's training on one device; entries `apart` of the state on the host. What it gives of its state lies in the `store`, if there is one.
+    Raises ProgramError where a part cannot be planned, MemoryError where it does not fit, OSError where a store has no room."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, apart: Apart | None = None, store: Store | None = None) -> None:
         self._parts, self._device = parts, parts.device
         self.program = p = parts.program
-        tapes = {name: parts.tape(name) for name in parts.parts}
-        multiplies = any(step.name == "matmul" for step in tapes["update"].plan.steps)
-        self._over: dict[str, Mapping[int, int]] = {"micro": tapes["micro"].plan.over, "update": {} if multiplies else tapes["update"].plan.over}
-        self._update_multiplies = multiplies
+        self._empty = store.zeros if store else fresh
+        names = apart.names if apart else ()
+
+        def room(types: Mapping[str, TensorType]) -> Room:
+            return Room(self._device, types)
+
+        self._state = room({name: t for name, t in p.state.items() if name not in names})
+        self._away = Away(parts, apart, self._state) if apart else None
+        tapes = {name: parts.tape(name) for name in (("micro",) if apart else parts.parts)}
+        update = tapes["update"].plan.steps if "update" in tapes else ()
+        self._multiplies = self._away.multiplies if self._away else any(step.name == "matmul" for step in update)
+        """Whether an update begins with what may have to be made again."""
+        beside = ("update",) if self._multiplies else ()
+        self._over: dict[str, Mapping[int, int]] = {name: {} if name in beside else tape.plan.over for name, tape in tapes.items()}
         scalar, counter = TensorType(dtype="f32", shape=()), TensorType(dtype="i64", shape=())
-
-        def room(types: Mapping[str, TensorType]) -> _Room:
-            return _Room(self._device, types)
-
-        self._state, self._acc, self._frozen, self._batch = room(p.state), room(p.accumulator), room(p.frozen), room(p.batch)
+        self._acc, self._frozen, self._batch = room(p.accumulator), room(p.frozen), room(p.batch)
         self._scalars, self._counters = room(dict.fromkeys(p.scalars, scalar)), room({"step": counter, "micro": counter})
-        self._beside = {name: room(self._beside_of(name)) for name in parts.parts}
-        self._arena = self._device.allocate(max(1, *(tape.arena for tape in tapes.values())))
-        self._scratch = self._device.allocate(max(1, *(tape.scratch for tape in tapes.values())))
+        self._beside = {name: room(self._beside_of(name)) for name in tapes}
+        runs: list[Tape | Away] = [*tapes.values(), *([self._away] if self._away else [])]
+        self._arena = self._device.allocate(max(1, *(of.arena for of in runs)))
+        self._scratch = self._device.allocate(max(1, *(of.scratch for of in runs)))
         sizes = [[t.bytes for t in room.types.values()] for room in (self._state, self._acc)]
-        self._hashes = self._device.allocate(max(1, *map(work_bytes, sizes)))
+        self._hashes = self._device.allocate(max(1, *map(work_bytes, sizes), self._away.hashing if self._away else 0))
         self._trees = {room: self._trees_of(room) for room in (self._state, self._acc)}
         self._held: list[Buffer] = []
-        self._launches = {name: self._bound(name) for name in parts.parts}
+        self._launches = {name: self._bound(name) for name in tapes}
+        if self._away:
+            rooms = {"acc": self._acc, "frozen": self._frozen, "scalar": self._scalars, "counter": self._counters}
+            self._away.bind(rooms, self._arena.address, self._scratch.address, self._hashes)
         self._graphs: dict[str, Graph] = {}
+        self._torn = False
 
     def _beside_of(self, name: str) -> dict[str, TensorType]:
         """The results of a part that do not lie over what they replace."""
         part = self._parts.parts[name]
         return {o.name: part.type_of(o.value) for at, o in enumerate(part.outputs) if at not in self._over[name]}
 
-    def _trees_of(self, room: _Room) -> Trees | None:
+    def _trees_of(self, room: Room) -> Trees | None:
         tensors = [(room.address(name), t.bytes) for name, t in room.types.items()]
         return Trees(self._device, self._parts.kernels, tensors, self._hashes) if tensors else None
 
@@ -120,39 +88,72 @@ class Resident:
     def memory(self) -> int:
         """Bytes of tensors, arena and scratch memory on the device."""
         rooms = [self._state, self._frozen, self._acc, self._scalars, self._batch, self._counters, *self._beside.values()]
-        return sum(room.size for room in rooms) + self._arena.size + self._scratch.size + self._hashes.size
+        away = self._away.memory if self._away else 0
+        return sum(room.size for room in rooms) + self._arena.size + self._scratch.size + self._hashes.size + away
+
+    @property
+    def host(self) -> int:
+        """Bytes of this machine's memory that the state takes."""
+        return self._away.shelf.bytes if self._away else 0
+
+    @property
+    def crossing(self) -> int:
+        """Bytes of the state that go to the device in a step, and as many that come back."""
+        return self._away.shelf.size if self._away else 0
+
+    @property
+    def launches(self) -> dict[str, int]:
+        """Of each part, without the roots of what stays on the device."""
+        own = {name: len(launches) for name, launches in self._launches.items()}
+        return own | ({"update": self._away.launches} if self._away else {})
 
     # ---- what crosses ----------------------------------------------------------------------------------------------------
 
     def put(self, state: Tensors, frozen: Tensors | None = None) -> None:
         """The state before the next step, and the tensors that no step changes. Raises BadTensors."""
+        for name, t in self.program.state.items():
+            fitting(name, state.get(name), t)  # before anything is written over
+        self._torn = True
         self._state.put(state)
+        if self._away:
+            self._away.shelf.put(state)
         self._frozen.put(frozen or {})
         self._parts.faults()  # those of others are theirs
+        self._torn = False
+
+    def _whole(self) -> None:
+        if self._torn:
+            raise DeviceError("an update of this training broke off: its state is half of one step and half of the next, and has to be put anew")
 
     def state(self) -> dict[str, Array]:
-        return self._state.get()
+        self._whole()
+        found = self._state.get(None, self._empty)
+        if self._away:
+            found |= {name: self._away.shelf.get(name, self._empty) for name in self._away.types}
+        return {name: found[name] for name in self.program.state}
 
     def accumulator(self, *names: str) -> dict[str, Array]:
         """Those entries, or all."""
-        return self._acc.get(names or None)
+        return self._acc.get(names or None, self._empty)
 
     def roots(self) -> Roots:
-        """Of the state."""
-        return self._rooted(self._state)
+        """Of the state. (Of entries on the host they are made there.)"""
+        self._whole()
+        found = self._rooted(self._state)
+        return found | {name: self._away.shelf.root(name) for name in self._away.types} if self._away else found
 
     def accumulator_roots(self) -> Roots:
         return self._rooted(self._acc)
 
-    def _rooted(self, room: _Room) -> Roots:
+    def _rooted(self, room: Room) -> Roots:
         self._hash(room)
         return self._read(room)
 
-    def _hash(self, room: _Room) -> None:
+    def _hash(self, room: Room) -> None:
         for launch in trees.launches if (trees := self._trees[room]) else ():
             self._device.launch(launch)
 
-    def _read(self, room: _Room) -> Roots:
+    def _read(self, room: Room) -> Roots:
         """What was hashed last."""
         chunks = trees.roots() if (trees := self._trees[room]) else []
         return {name: headed_as(t.dtype, t.shape, root) for (name, t), root in zip(room.types.items(), chunks, strict=True)}
@@ -163,6 +164,7 @@ class Resident:
         """Begins step `number` and adds its first `count` micro-batches; the accumulator's roots after each, if asked for. Asked twice for a batch
         where a product is made again. Raises BadTensors, HardwareFault."""
         roots: list[Roots] = []
+        self._whole()
 
         def all_of_them() -> None:
             roots.clear()
@@ -178,14 +180,28 @@ class Resident:
 
     def update(self, number: int, scalars: Tensors) -> Roots:
         """The state after step `number`, whose micro-batches are all in the accumulator: its roots. Raises HardwareFault."""
+        self._whole()
         self._count(number, self.program.micro_batches)
         self._scalars.put(scalars)
-        if self._update_multiplies:
-            faults.twice(lambda: self._replay("update", lambda: self._run("update")), self._parts.faults)
+        if self._away:
+            self._away.update(self._recorded, self._begins)
+            self._replay("end", lambda: [*self._away.end(), *self._end()] if self._away else [])
+        elif self._multiplies:
+            self._begins(lambda: self._replay("update", lambda: self._run("update")))
             self._replay("end", self._end)
         else:
-            self._replay("update", lambda: [*self._run("update"), *self._end()])
-        return self._read(self._state)
+            self._begins(lambda: self._replay("update", lambda: [*self._run("update"), *self._end()]))
+        found = self._read(self._state) | (self._away.roots() if self._away else {})
+        self._torn = False
+        return {name: found[name] for name in self.program.state}
+
+    def _begins(self, work: Callable[[], None]) -> None:
+        """The first part of an update, twice where it may be; after it, or with it, the state is written over."""
+        if self._multiplies:
+            faults.twice(work, self._parts.faults)
+        self._torn = True
+        if not self._multiplies:
+            work()
 
     def step(self, number: int, batch: Callable[[int], Tensors], scalars: Tensors) -> tuple[list[Roots], Roots]:
         """A whole step: the accumulator's roots after each micro-batch, and the state's. Raises BadTensors, HardwareFault."""
@@ -197,12 +213,15 @@ class Resident:
     def _replay(self, name: str, work: Callable[[], list[Work]]) -> None:
         """Recorded when it is done first."""
         if name not in self._graphs:
-            todo = work()  # all that it needs is on the device before anything is recorded
-            with self._device.record() as recording:
-                for do in todo:
-                    do()
-            self._graphs[name] = recording.graph
+            self._graphs[name] = self._recorded(work())
         self._graphs[name].replay()
+
+    def _recorded(self, todo: Iterable[Work]) -> Graph:
+        """All that it needs is on the device before."""
+        with self._device.record() as recording:
+            for do in todo:
+                do()
+        return recording.graph
 
     def _micro(self, first: bool, rooted: bool) -> list[Work]:
         begins = self._begin() if first else []
@@ -210,13 +229,13 @@ class Resident:
         return [*begins, *self._run("micro"), *self._take("micro", self._acc), *ends]
 
     def _end(self) -> list[Work]:
-        return [*self._take("update", self._state), partial(self._hash, self._state)]
+        return [*(self._take("update", self._state) if "update" in self._beside else []), partial(self._hash, self._state)]
 
     def _begin(self) -> list[Work]:
         """Clears the accumulator; an entry with the name of a state's entry starts as that."""
         work: list[Work] = []
         if self._acc.size:
-            work.append(partial(self._device.launch, self._parts.tape("update").zeros(self._acc.buffer.address, self._acc.size)))
+            work.append(partial(self._device.launch, self._parts.tape("micro").zeros(self._acc.buffer.address, self._acc.size)))
         for name, t in self._acc.types.items():
             if name in self._state.types:
                 work.append(partial(self._device.copy, self._acc.address(name), self._state.address(name), t.bytes))
@@ -236,7 +255,7 @@ class Resident:
         bases = {"arena": [self._arena.address], "input": inputs, "output": outputs}
         return self._parts.tape(name).bind(bases, self._scratch.address, self._held)
 
-    def _take(self, name: str, into: _Room) -> list[Work]:
+    def _take(self, name: str, into: Room) -> list[Work]:
         """What lies beside takes its places."""
         beside = self._beside[name]
         return [partial(self._device.copy, into.address(o), beside.address(o), t.bytes) for o, t in beside.types.items()]

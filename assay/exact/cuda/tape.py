@@ -120,6 +120,7 @@ class Tape:
         for maker in self._makers:
             launches += maker(lambda v: self.place(v, bases))
             self.marks.append(len(launches))
+        self._held = []  # they are the caller's
         return launches
 
     def pack(self, v: View, of: int, to: int) -> list[Launch]:
