@@ -1,5 +1,5 @@
-"""Products in digits of bf16 and fp8, on the fake device: as far as a chip's accumulators are exact they give the reference's bits, and no farther are
-they used. Accumulators of any width are emulated (`accumulated` in tensor.cuh). What a compiler makes of them: test_cuda_products_compile.py."""
+"""Products in digits of bf16 and fp8, on the fake device: as far as a chip's accumulators are exact they give the reference's bits, and no farther
+are they used. Accumulators of any width are emulated (`accumulated` in tensor.cuh). What a compiler makes of them: test_cuda_products_compile.py."""
 
 from __future__ import annotations
 
@@ -174,8 +174,8 @@ def long(c: Case) -> bool:
 def test_a_case_reaches_the_published_digest_by_fp8(name: str) -> None:
     """On a chip with accumulators of 14 bits."""
     c = CASES[name]
-    cuda = by_fp8(c, Chip(HOPPER), HOPPER)
-    assert conformance.digest_of(list(cuda.run("micro", {"batch": {f"x{i}": a for i, a in enumerate(c.inputs)}}).values())) == conformance.expected()[name]
+    made = by_fp8(c, Chip(HOPPER), HOPPER).run("micro", {"batch": {f"x{i}": a for i, a in enumerate(c.inputs)}})
+    assert conformance.digest_of(list(made.values())) == conformance.expected()[name]
 
 
 def test_a_chip_that_lies_to_the_probe_ends_the_task() -> None:

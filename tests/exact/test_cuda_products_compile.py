@@ -18,15 +18,16 @@ MMA: dict[Kind, str] = {
 }
 FP8 = ("sm_89", "sm_90", "sm_100", "sm_120")
 ALL = [
-    (how, arch, tile)
-    for how in (digits(bits, kind) for bits in WIDTHS for kind in MMA)
-    for arch in nvrtc.ARCHITECTURES
-    for tile in tiles(how, arch)
+    (how, arch, tile) for how in (digits(bits, kind) for bits in WIDTHS for kind in MMA) for arch in nvrtc.ARCHITECTURES for tile in tiles(how, arch)
 ]
 ALL += [(how, "sm_120", tile) for bits in (*WIDTHS, 10, 20) for how in (digits(bits, "fp8", 14),) for tile in tiles(how, "sm_120")]
 FEW = [(how, arch, tiles(how, arch)[0]) for bits, arch in zip(WIDTHS, nvrtc.ARCHITECTURES, strict=True) for how in (digits(bits),)]
 FEW.append((digits(14, "bf16"), "sm_90", tiles(digits(14, "bf16"), "sm_90")[0]))
-FEW += [(how, arch, tiles(how, arch)[0]) for arch, how in zip(FP8, (digits(b, "fp8", h) for b, h in ((8, 14), (14, 14), (14, 22), (23, 14))), strict=True)]
+FEW += [
+    (how, arch, tiles(how, arch)[0])
+    for arch, bits, holds in zip(FP8, (8, 14, 14, 23), (14, 14, 22, 14), strict=True)
+    for how in (digits(bits, "fp8", holds),)
+]
 
 
 def compiles(text: str, arch: str) -> str:

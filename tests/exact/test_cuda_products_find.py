@@ -88,7 +88,7 @@ CHANGES_OF_FP8 = {
     "a run that forgets how many products share a sum": ("FP8 ? PLANES * PAIR", "FP8 ? PAIR / 4"),
     "no room made within a stage": ("if (count[s]++ == EACH)", "if (count[s]++ < 0)"),
     "a count that is not set back": ("count[s] = 1;", ""),
-    "sums that are left in floats": ("for (int s = 0; s < SUMS; s++) fold(sums[s], partials[s]);", "for (int s = 1; s < SUMS; s++) fold(sums[s], partials[s]);"),
+    "sums that are left in floats": ("s < SUMS; s++) fold(", "s < SUMS - 1; s++) fold("),
     "floats that are not emptied": ("        one = 0.0f;", ""),
     "what makes a float an integer": ("- 0x4b400000u);\n        one", "- 0x4b000000u);\n        one"),
     "a code's exponent": ("- (120u << 3)", "- (121u << 3)"),

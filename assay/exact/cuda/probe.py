@@ -1,10 +1,10 @@
 """How far a chip's bf16 and fp8 tensor cores sum whole numbers exactly: asked of the chip, not of a table of names.
 
 Nobody publishes how wide the adders of tensor cores are, nor whether they round or cut; some keep fewer bits than f32 has (some 14 with fp8 on
-Hopper, by what others report). Here sums are made whose terms differ as much as they may, for one power of two after the other: each partial sum of any
-order is within it, and all must come out exact. A finite test proves nothing about the sums it did not make: it admits the route and says how long a
-run of k an accumulator may take, the conformance suite decides about it, and the checksum of every product (check.cu), which is made of integers
-alone, catches what both missed.
+Hopper, by what others report). Here sums are made whose terms differ as much as they may, for one power of two after the other: each partial sum of
+any order is within it, and all must come out exact. A finite test proves nothing about the sums it did not make: it admits the route and says how
+long a run of k an accumulator may take, the conformance suite decides about it, and the checksum of every product (check.cu), which is made of
+integers alone, catches what both missed.
 """
 
 from __future__ import annotations
