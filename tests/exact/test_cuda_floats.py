@@ -47,11 +47,19 @@ def small(bits: int, kind: Floating) -> Tile:
     return (FP8_TILES if kind == "fp8" else BF16_TILES)[digits(bits, kind).sums][-1]
 
 
-def long_and_odd(m: int, k: int, n: int, bits: int) -> tuple[Array, Array]:
-    """Products of fp8's digits as large as they can be and of one sign, of which sums need every bit; column 1 of the other sign."""
-    low = digits(bits, "fp8").planes - 1
-    q = 119 if bits == 8 else 2 ** (bits - 1) - 15 * sum(32**z for z in range(low))  # its first digit is a power of two, then -15 each
-    a, b = np.full((m, k), q / 2 ** (bits - 1), np.float32), np.full((k, n), q / 2 ** (bits - 1), np.float32)
+def large_and_odd(m: int, k: int, n: int, bits: int) -> tuple[Array, Array]:
+    """Operands all of whose digits of fp8 are large and, but for a first one of 1 or 4, odd and of one sign, so that sums grow fast and need every
+    bit; column 1 of the other sign."""
+    rng, low = np.random.default_rng(bits), digits(bits, "fp8").planes - 1
+    base, low = (16, 1) if bits == 8 else (32, low)
+    first = 2 ** (bits - 1) // base**low
+
+    def drawn(*shape: int) -> Array:
+        rest = sum(base**z * (base // 2 - rng.choice([1, 3, 5], shape)) for z in range(low))
+        q = first * base**low - rest if first < 8 else (first - rng.choice([1, 3], shape)) * base**low + rest
+        return (q / 2 ** (bits - 1)).astype(np.float32)
+
+    a, b = drawn(m, k), drawn(k, n)
     b[:, 1] *= -1
     return a, b
 
@@ -59,7 +67,7 @@ def long_and_odd(m: int, k: int, n: int, bits: int) -> tuple[Array, Array]:
 class Long(Single):
     def __init__(self, device: fake.Fake, k: int, bits: int, holds: int, tile: Tile) -> None:
         super().__init__(device, 3, k, 3, bits, tile, 1, "maximal", "fp8", holds)
-        self.again(*long_and_odd(3, k, 3, bits))
+        self.again(*large_and_odd(3, k, 3, bits))
 
 
 # ---- what a chip is asked ------------------------------------------------------------------------------------------------
@@ -183,7 +191,7 @@ def test_a_chip_that_lies_to_the_probe_ends_the_task() -> None:
     liar = Chip(24, HOPPER, only="gemm")
     held = probe.holds(liar, "fp8")
     assert held == MOST_HELD
-    a, b = long_and_odd(5, 1025, 6, 14)
+    a, b = large_and_odd(5, 1025, 6, 14)
     made = case("a long product", [a, b], lambda w: [w("matmul", 0, 1)], 14)
     with pytest.raises(HardwareFault):
         by_fp8(made, liar, held).run("micro", {"batch": {"x0": a, "x1": b}})

@@ -67,12 +67,13 @@ def test_a_change_is_found(change: str) -> None:
     assert wrong(Changed(*CHANGES[change]), TILES[3][-2])
 
 
-def test_an_int32_that_is_widened_too_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_int32_that_is_widened_too_late_is_found() -> None:
     device = Changed("KERNEL", "KERNEL")
     small = TILES[3][-2]
-    single = Single(device, 2, 144000, 2, 14, small, 1, "maximal")
-    assert single.product.parts == 2
-    single.product.run, single.product.parts = 144000 // small.kw, 1
+    k = 272000  # where hl + lh overflow; that their sum with hh and ll does, before, changes nothing modulo 2^32
+    single = Single(device, 2, k, 2, 14, small, 1, "maximal")
+    assert single.product.parts == 3
+    single.product.run, single.product.parts = k // small.kw, 1
     assert single.run()[0] is False
 
 
@@ -109,7 +110,7 @@ def test_a_change_of_fp8_is_found(change: str) -> None:
         tile = FP8_TILES[digits(14, "fp8").sums][-1]
         try:
             random = Single(device, 40, 333, 37, 14, tile, 1, "even", "fp8", accumulator).run()
-            found |= random != (True, 0) or Long(device, 1025, 14, accumulator, tile).run() != (True, 0)
+            found |= random != (True, 0) or Long(device, 1025, 15, accumulator, tile).run() != (True, 0)
         except DeviceError:
             found = True
         there |= device.found

@@ -1,9 +1,9 @@
 """Which way of multiplying is fastest on this device, for each size: measured when a size is met first, and kept in a file.
 
 The ways are tiles of int8, of wgmma where the chip has it and a trial of it gave the right bits (trial.py), the device's library, and, as far as the
-chip's accumulators are exact (probe.py), tiles of bf16 and fp8. All give the same bits, so a wrong choice costs time and nothing else. The file lies in
-the user's cache folder, one for each device, driver and source. That a trial begins is written there first: one that takes the process or the device
-with it is not begun again.
+chip's accumulators are exact (probe.py), tiles of bf16 and fp8. All give the same bits, so a wrong choice costs time and nothing else. The file
+lies in the user's cache folder, one for each device, driver and source. That a trial begins is written there first: one that takes the process or
+the device with it is not begun again.
 """
 
 from __future__ import annotations
