@@ -140,6 +140,10 @@ class Choices:
             self._keep(EXACT[kind], str(found))
         return answers[self._known[EXACT[kind]]]
 
+    def refuse(self, kind: Floating) -> None:
+        """No more products in such digits on this device and driver: they gave wrong bits."""
+        self._keep(EXACT[kind], "0")
+
     def way(self, size: Size) -> Way | None:
         """The fastest, or None where none could be measured."""
         ways = {str(way): way for way in self.ways(size)}
