@@ -1,12 +1,12 @@
 # Measures exact training on this machine's first CUDA device against native bf16, both sides turn by turn in one run: a GEMM (b = 14, from floats
-# to floats, checksum included; every way of multiplying beside the chosen one) against bf16 torch.matmul at 4096, 8192 and 16384; a step of GPTs of
-# 124 million and 1 billion parameters (state on the device, every link's end hashed there, as a worker runs it) against torch.compile with bf16
-# autocast and fused AdamW; the memory of both; what of a step hashing is; a step of the smaller GPT with attention by slices, and with values made
-# again, in time and memory against the step as it is, and with the optimiser's moments on the host, in its memory and in a file; a micro-batch by
-# two ranks on this device, whose sums their devices make; a worker's step against the same links with state and results brought each time; a
-# transposition, prefix sums and an embedding's gradient against torch's; and whether the same work gives the CPU engine's bits. Goals on one H200:
-# GEMM at most 2.0 times torch's time, then 1.5; a step at most 2 times native and at least 25 % of the bf16 rate, memory at most 1.3 times, hashing
-# at most 1 % of a step.
+# to floats, checksum included; every way of multiplying beside the chosen one) against bf16 torch.matmul at 4096, 8192 and 16384; every way at 8,
+# 16 and 23 bits, and how far the chip's bf16 and fp8 accumulators are exact; a step of GPTs of 124 million and 1 billion parameters (state on the
+# device, every link's end hashed there, as a worker runs it) against torch.compile with bf16 autocast and fused AdamW; the memory of both; what of
+# a step hashing is; a step of the smaller GPT with attention by slices, and with values made again, in time and memory against the step as it is,
+# and with the optimiser's moments on the host, in its memory and in a file; a micro-batch by two ranks on this device, whose sums their devices
+# make; a worker's step against the same links with state and results brought each time; a transposition, prefix sums and an embedding's gradient
+# against torch's; and whether the same work gives the CPU engine's bits. Goals on one H200: GEMM at most 2.0 times torch's time, then 1.5; a step
+# at most 2 times native and at least 25 % of the bf16 rate, memory at most 1.3 times, hashing at most 1 % of a step.
 #
 #     python bench/gpu.py [--quick] [--json] [--seconds 420] [--fake]
 #
@@ -42,7 +42,7 @@ from assay.exact.cuda.parts import Parts
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.resident import Resident
 from assay.exact.cuda.ruler import Host
-from assay.exact.cuda.tiles import Size
+from assay.exact.cuda.tiles import FLOATING, Size
 from assay.exact.hashing import tensor_root
 from assay.exact.inputs import Writer, program
 from assay.exact.offload import Store
@@ -137,6 +137,13 @@ def gemm(machine: Machine, n: int) -> dict[str, Any]:
     rates = {name.replace("_ms", "_tflops"): 2 * n**3 / ms / 1e9 for name, ms in found.items() if name.endswith("_ms")}
     ways = {} if machine.choices is None else {way: seconds * 1e3 for way, seconds in machine.choices.measured(Size(14, 1, n, n, n)).items()}
     return {"n": n, **found, **rates, "equal_to_cpu": equal, "chosen": str(product.way), "ways_ms": ways}
+
+
+def ways(machine: Machine, bits: int, n: int) -> dict[str, Any]:
+    """Milliseconds of every way of multiplying at a width, and the power of two up to which bf16's and fp8's accumulators are exact (0: not used)."""
+    choices = machine.choices or Choices(machine.device)
+    taken = choices.measured(Size(bits, 1, n, n, n))
+    return {"bits": bits, "n": n, "exact_to": {kind: choices.holds(kind) for kind in FLOATING}, "ways_ms": {way: s * 1e3 for way, s in taken.items()}}
 
 
 def moved(machine: Machine) -> list[dict[str, Any]]:
@@ -369,10 +376,11 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in description.items()), flush=True)
     sheet = next((rate for key, rate in SHEET.items() if key in description["name"]), None)
     result: dict[str, Any] = {"device": description, "sheet_bf16_tflops": sheet}
-    result |= {kind: [] for kind in ("gemm", "moved", "step", "linked", "sliced", "away", "ranks", "left_out")}
+    result |= {kind: [] for kind in ("gemm", "ways", "moved", "step", "linked", "sliced", "away", "ranks", "left_out")}
     result["same_bits_as_cpu"] = same_bits(machine, "tiny")
     print(f"a small GPT has the CPU's bits: {result['same_bits_as_cpu']}", flush=True)
     sizes = (200,) if options.fake else (4096,) if options.quick else (4096, 8192, 16384)
+    widths = (16,) if options.fake or options.quick else (8, 16, 23)
     models = ("tiny",) if options.fake else ("124M",) if options.quick else ("124M", "1B")
 
     def step(name: str) -> list[dict[str, Any]]:
@@ -385,6 +393,7 @@ def main() -> None:
         ("moved", "all", lambda: moved(machine)), ("linked", models[0], lambda: [linked(machine, models[0])]),
         ("sliced", models[0], lambda: by_slices(machine, models[0])), ("away", models[0], lambda: away(machine, models[0])),
         ("ranks", "tiny", lambda: ranks(machine, "tiny")),
+        *(("ways", f"b = {bits}", lambda bits=bits: [ways(machine, bits, 40 if options.fake else sizes[0])]) for bits in widths),
     ]  # fmt: skip
     for kind, which, work in parts:
         gc.collect()

@@ -16,11 +16,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from assay.exact import engines, examination, trainings
+from assay.exact.cuda import trial
 from assay.exact.cuda.away import Apart
 from assay.exact.cuda.choice import Choices
 from assay.exact.cuda.parts import Parts
 from assay.exact.cuda.resident import Resident
-from assay.exact.cuda.tiles import Way, digits, groups
+from assay.exact.cuda.tiles import FLOATING, Size, Way, digits, groups
 from assay.exact.division import movable
 from assay.state import state_root_of
 
@@ -49,14 +50,24 @@ def resident(kind: str, family: str, steps: int, slices: int = 0, away: bool = F
 
 
 def trials() -> int:
-    """How many of the ways that need a trial are not used on this device."""
+    """How many of the ways that need a trial are not used on this device; of bf16 and fp8 the largest tile of each width, if the probe admits any."""
     device = engines._open(examination.CUDA).device
     choices, bad = Choices(device), 0
+    for kind in FLOATING:
+        print(f"ok {kind}: sums are exact up to 2^{held}" if (held := choices.holds(kind)) else f"ok {kind} is not used", flush=True)
     for bits in (14, 8, 15, 23):
         for way in map(Way, groups(digits(bits), device.description.arch)):
             began, good = time.perf_counter(), choices.admitted(way, bits)
             bad += not good
             print(f"{'ok' if good else 'no'} {way} at b = {bits} ({time.perf_counter() - began:.1f} s)", flush=True)
+        ways = choices.ways(Size(bits, 1, 300, 300, 300))
+        for kind in FLOATING:
+            for way in [way for way in ways if way.kind == kind][:1]:
+                began, good = time.perf_counter(), trial.right(device, way, bits)
+                if not good:
+                    choices.refuse(kind)
+                    bad += 1
+                print(f"{'ok' if good else 'no'} {way} at b = {bits} ({time.perf_counter() - began:.1f} s)", flush=True)
     return bad
 
 
@@ -85,7 +96,7 @@ def main() -> int:
         except subprocess.TimeoutExpired:
             untried = 1
         if untried:
-            print("no wgmma in every way that there is: see above. Products are made without what failed", flush=True)
+            print("not every way of multiplying is right: see above. Products are made without what failed", flush=True)
 
     began = time.perf_counter()
     report("all operators", [f"{f.what}: {f.where}" for f in examination.operators(route)], began)

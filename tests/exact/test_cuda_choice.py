@@ -1,15 +1,17 @@
-"""Which way of multiplying is taken: the fastest that was measured, kept in a file that is read with suspicion; bf16 only where it is exact."""
+"""Which way of multiplying is taken: the fastest that was measured, kept in a file that is read with suspicion. What chips are
+asked about bf16 and fp8: test_cuda_floats.py."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
 
 from assay.exact import reference
 from assay.exact.conformance import Writer, program
-from assay.exact.cuda import fake, probe
+from assay.exact.cuda import fake
 from assay.exact.cuda.choice import EXACT, Choices, path
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.product import Products
@@ -19,6 +21,7 @@ from tests.exact.support import same
 
 pytestmark = pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler")
 SIZE = Size(14, 1, 20, 20, 40)
+HELD = json.dumps({EXACT["bf16"]: "22", EXACT["fp8"]: "14"})
 
 
 @pytest.fixture
@@ -28,27 +31,12 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> fake.Fake:
     return fake.Fake()
 
 
-@pytest.mark.parametrize("bits", [23, 22, 20, 14, 13])
-def test_a_narrower_accumulator_is_found(device: fake.Fake, bits: int) -> None:
-    assert not probe.exact(device, f"#define ACCUMULATOR {bits}\n")
-
-
-def test_an_accumulator_as_wide_as_f32_passes(device: fake.Fake) -> None:
-    assert probe.exact(device)
-
-
-def test_the_probe_stays_within_what_f32_holds() -> None:
-    for a, b, c in probe.questions():
-        assert (abs(c) + (abs(a) @ abs(b)).sum(axis=0)).max() <= probe.LIMIT
-        assert max(abs(a).max(), abs(b).max()) <= 256
-
-
 @pytest.mark.parametrize("at", [0, 3, -1])
 def test_the_fastest_is_taken_and_kept(device: fake.Fake, at: int) -> None:
-    path(device.description).write_text(f'{{"{EXACT}": "yes"}}')
+    path(device.description).write_text(HELD)
     ways = Choices(device).ways(SIZE)
     assert Way(None) in ways
-    assert any(way.bf16 for way in ways)
+    assert {way.kind for way in ways} == {"int8", "bf16", "fp8"}
     at %= len(ways)
     now = itertools.accumulate(x for i in range(len(ways)) for x in (1, 2 if i == at else 3) * 2)
     assert Choices(device, lambda: next(now)).way(SIZE) == ways[at]
@@ -56,7 +44,7 @@ def test_the_fastest_is_taken_and_kept(device: fake.Fake, at: int) -> None:
 
 
 def test_products_that_ranks_share_are_measured_by_themselves_and_made_in_tiles(device: fake.Fake) -> None:
-    path(device.description).write_text(f'{{"{EXACT}": "no"}}')
+    path(device.description).write_text(json.dumps(dict.fromkeys(EXACT.values(), "0")))
     ways = Choices(device).ways(SIZE)
     tiled = [way for way in ways if way.tile is not None]
     assert len(tiled) == len(ways) - 1
@@ -70,9 +58,9 @@ def test_products_that_ranks_share_are_measured_by_themselves_and_made_in_tiles(
     assert kept.way(SIZE) == order[0]
 
 
-def test_no_bf16_where_sums_are_not_exact(device: fake.Fake) -> None:
-    path(device.description).write_text(f'{{"{EXACT}": "no"}}')
-    assert not any(way.bf16 for way in Choices(device).ways(SIZE))
+def test_no_floats_where_sums_are_not_exact(device: fake.Fake) -> None:
+    path(device.description).write_text(json.dumps(dict.fromkeys(EXACT.values(), "0")))
+    assert {way.kind for way in Choices(device).ways(SIZE)} == {"int8"}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"b=14 1x20x20x40": 3}', "[" * 100000, '{"b=14 1x20x20x40": "int8 9x9x9x9x9x9"}', "x" * (1 << 21)])
@@ -83,7 +71,7 @@ def test_a_file_that_says_nonsense_is_as_none(device: fake.Fake, text: str) -> N
 
 
 def test_every_way_gives_the_engine_the_same_bits(device: fake.Fake) -> None:
-    path(device.description).write_text(f'{{"{EXACT}": "yes"}}')
+    path(device.description).write_text(HELD)
     a, b = floats(3, (2, 20, 40), "even"), floats(4, (2, 40, 20), "wide")
     w = Writer(a, b)
     part = w.part(w("matmul", 0, 1))

@@ -2,7 +2,7 @@
 
 Fragments of mma.sync and ldmatrix are laid out as the PTX ISA says (tensor.cuh), so that a wrong lane mapping fails here; cp.async is as late
 as it may be. The conformance set's products, through the engine: test_cuda_route.py. What a compiler for GPUs makes of the source:
-test_cuda_products_compile.py.
+test_cuda_products_compile.py. Digits of bf16 and fp8: test_cuda_floats.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from assay.exact.cuda import fake
 from assay.exact.cuda.device import Buffer, Launch
 from assay.exact.cuda.operands import Axis, Operand
 from assay.exact.cuda.product import Product, Products
-from assay.exact.cuda.tiles import BF16_TILES, TILES, Group, Tile, Way, digits
+from assay.exact.cuda.tiles import MOST_HELD, TILES, Group, Kind, Tile, Way, digits
 from assay.exact.inputs import Array, floats
 from tests.exact.support import same
 
@@ -57,7 +57,7 @@ class Single:
 
     def __init__(
         self, device: fake.Fake, m: int, k: int, n: int, bits: int, tile: Tile | Group | None, parts: int | None = None, kind: str = "even",
-        bf16: bool = False,
+        dtype: Kind = "int8", holds: int = MOST_HELD,
     ) -> None:  # fmt: skip
         self.device, self.products = device, Products(device)
         self.a, self.b = floats(bits + 1, (m, k), "even"), floats(bits + 2, (k, n), "even")
@@ -68,8 +68,14 @@ class Single:
         self.want = reference.matmul(self.a, self.b, bits)
         a = Operand(ONE, Axis((m,), (k,)), Axis((k,), (1,)))
         b = Operand(ONE, Axis((n,), (1,)), Axis((k,), (n,)))
-        self.product = Product(bits, a, b, Way(tile, bf16), 1, parts)
+        self.product = Product(bits, a, b, Way(tile, dtype, holds), 1, parts)
         self.buffers = [uploaded(device, self.a), uploaded(device, self.b), device.allocate(4 * m * n), device.allocate(self.product.scratch)]
+
+    def again(self, a: Array, b: Array) -> None:
+        """With other numbers."""
+        self.a, self.b, self.want = a, b, reference.matmul(a, b, self.product.bits)
+        for buffer, x in zip(self.buffers, (a, b), strict=False):
+            self.device.upload(buffer.address, x)
 
     def launches(self) -> tuple[list[Launch], list[Launch]]:
         a, b, c, scratch = (buffer.address for buffer in self.buffers)
@@ -107,19 +113,6 @@ def test_sums_of_digits_are_widened_in_time(device: fake.Fake, bits: int) -> Non
     single = Single(device, 2, k, 2, bits, TILES[how.sums][-1], kind="maximal")
     assert single.product.parts == 2
     assert single.run() == (True, 0)
-
-
-@pytest.mark.parametrize("bits", WIDTHS)
-def test_digits_of_bf16_give_the_same(device: fake.Fake, bits: int) -> None:
-    for tile in BF16_TILES[digits(bits).sums][1:]:
-        assert Single(device, 70, 333, 69, bits, tile, 2, bf16=True).run() == (True, 0)
-    tile = BF16_TILES[digits(bits).sums][-1]
-    for k in (31, 32, 33, 511, 512, 513, 1023, 1024, 1025, 3000):
-        single = Single(device, 3, k, 3, bits, tile, 1, "maximal", True)
-        assert single.run() == (True, 0), f"{k} maximal products"
-    right, wrong = single.run(("packed_b", 32, 4))
-    assert not right
-    assert wrong
 
 
 @pytest.mark.parametrize("bits", [8, 14])

@@ -6,20 +6,28 @@ import pytest
 
 from assay.exact.cuda.device import source
 from assay.exact.cuda.product import around, multiplication
-from assay.exact.cuda.tiles import Digits, Group, Tile, digits, groups, tiles
+from assay.exact.cuda.tiles import Digits, Group, Kind, Tile, digits, groups, tiles
 from tests.exact import nvrtc
 
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC (nvidia-cuda-nvrtc-cu12) is not installed")
 WIDTHS = (8, 14, 15, 23)
-MMA = {False: "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32", True: "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"}
+MMA: dict[Kind, str] = {
+    "int8": "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32",
+    "bf16": "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
+    "fp8": "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32",
+}
+FP8 = ("sm_89", "sm_90", "sm_100", "sm_120")
 ALL = [
-    (how, arch, tile)
-    for how in (digits(bits, bf16) for bits in WIDTHS for bf16 in (False, True))
-    for arch in nvrtc.ARCHITECTURES
-    for tile in tiles(how, arch)
+    (how, arch, tile) for how in (digits(bits, kind) for bits in WIDTHS for kind in MMA) for arch in nvrtc.ARCHITECTURES for tile in tiles(how, arch)
 ]
+ALL += [(how, "sm_120", tile) for bits in (*WIDTHS, 10, 20) for how in (digits(bits, "fp8", 14),) for tile in tiles(how, "sm_120")]
 FEW = [(how, arch, tiles(how, arch)[0]) for bits, arch in zip(WIDTHS, nvrtc.ARCHITECTURES, strict=True) for how in (digits(bits),)]
-FEW.append((digits(14, True), "sm_90", tiles(digits(14, True), "sm_90")[0]))
+FEW.append((digits(14, "bf16"), "sm_90", tiles(digits(14, "bf16"), "sm_90")[0]))
+FEW += [
+    (how, arch, tiles(how, arch)[0])
+    for arch, bits, holds in zip(FP8, (8, 14, 14, 23), (14, 14, 22, 14), strict=True)
+    for how in (digits(bits, "fp8", holds),)
+]
 
 
 def compiles(text: str, arch: str) -> str:
@@ -31,21 +39,40 @@ def compiles(text: str, arch: str) -> str:
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
-@pytest.mark.parametrize("bf16", [False, True])
-def test_what_is_around_a_multiplication(bits: int, bf16: bool) -> None:
-    for arch, plain in (("sm_80", False), ("sm_90", not bf16)):
-        compiles(around(digits(bits, bf16), plain), arch)
+@pytest.mark.parametrize("kind", MMA)
+def test_what_is_around_a_multiplication(bits: int, kind: Kind) -> None:
+    for arch, plain in (("sm_80", False), ("sm_90", kind == "int8")):
+        compiles(around(digits(bits, kind), plain), arch)
 
 
 @pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
 def test_the_probe(arch: str) -> None:
-    assert MMA[True] in compiles(source("tensor.cuh", "probe.cu"), arch)
+    assert MMA["bf16"] in compiles(source("tensor.cuh", "probe.cu"), arch)
+
+
+@pytest.mark.parametrize("arch", FP8)
+def test_the_probe_of_fp8(arch: str) -> None:
+    assert MMA["fp8"] in compiles("#define FP8 1\n" + source("tensor.cuh", "probe.cu"), arch)
+
+
+def test_fp8_is_asked_of_no_architecture_that_lacks_it() -> None:
+    assert [arch for arch in nvrtc.ARCHITECTURES if tiles(digits(14, "fp8"), arch)] == ["sm_89", "sm_90"]
+    with pytest.raises(ValueError, match="sm_89"):
+        compiles("#define FP8 1\n" + source("tensor.cuh", "probe.cu"), "sm_86")
+
+
+@pytest.mark.parametrize("holds", [14, 22])
+@pytest.mark.parametrize("bits", [8, 14])
+def test_fp8_has_registers_enough(bits: int, holds: int) -> None:
+    how = digits(bits, "fp8", holds)
+    log = nvrtc.reported(multiplication(how, tiles(how, "sm_90")[0]), "sm_90", "--ptxas-options=-v")[2]
+    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log
 
 
 @pytest.mark.parametrize(("how", "arch", "tile"), FEW)
 def test_the_largest_tiles(how: Digits, arch: str, tile: Tile) -> None:
     ptx = compiles(multiplication(how, tile), arch)
-    assert MMA[how.bf16] in ptx
+    assert MMA[how.kind] in ptx
     assert "ldmatrix.sync.aligned.m8n8.x4.shared.b16" in ptx
     assert "cp.async.cg.shared.global" in ptx
 
@@ -79,4 +106,4 @@ def test_the_assembler_would_say_so() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "arch", "tile"), [one for one in ALL if one not in FEW])
 def test_every_other_tile(how: Digits, arch: str, tile: Tile) -> None:
-    assert MMA[how.bf16] in compiles(multiplication(how, tile), arch)
+    assert MMA[how.kind] in compiles(multiplication(how, tile), arch)

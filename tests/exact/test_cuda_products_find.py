@@ -6,7 +6,8 @@ import pytest
 
 from assay.exact.cuda import fake
 from assay.exact.cuda.device import DeviceError
-from assay.exact.cuda.tiles import BF16_TILES, TILES, Tile, digits
+from assay.exact.cuda.tiles import BF16_TILES, FP8_TILES, TILES, Kind, Tile, digits
+from tests.exact.test_cuda_floats import Long
 from tests.exact.test_cuda_products import Single
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler")]
@@ -24,8 +25,8 @@ CHANGES = {
     "a barrier": ("__syncthreads(); /* the stage", "/* the stage"),
     "the order of tiles": ("(band * RASTER + within % height)", "(within % height)"),
     "a lost last stage": ("from + run < steps ? from + run : steps", "from + run < steps ? from + run : steps - 1"),
-    "a digit's sign": ("((q + 64) & 127) - 64", "(q & 127)"),
-    "a digit's weight": ("(i64)s[0] * (1 << 14)", "(i64)s[0] * (1 << 13)"),
+    "a digit's sign": ("d[1] = ((q + HALF) & (2 * HALF - 1)) - HALF", "d[1] = q & (2 * HALF - 1)"),
+    "a digit's weight": ("(i64)s[0] * (1 << 2 * BASE)", "(i64)s[0] * (1 << 13)"),
     "the clamp": ("max(min(q, most), -most)", "max(min(q, most + 1), -most)"),
     "the scale's exponent": ("2 * (bits_of_q + 125)", "2 * (bits_of_q + 125) + 1"),
     "results that are subnormal": ("if (bits && e >= 1 && e < 255)", "if (bits)"),
@@ -36,21 +37,21 @@ CHANGES = {
 class Changed(fake.Fake):
     """A device whose kernels have one piece of text replaced."""
 
-    def __init__(self, old: str, new: str) -> None:
+    def __init__(self, old: str, new: str, defined: str = "") -> None:
         super().__init__()
-        self.old, self.new, self.found = old, new, False
+        self.old, self.new, self.defined, self.found = old, new, defined, False
 
     def load(self, source: str, arch: str = "") -> fake._Module:
         self.found |= self.old in source
-        return super().load(source.replace(self.old, self.new))
+        return super().load(self.defined + source.replace(self.old, self.new))
 
 
-def wrong(device: Changed, tile: Tile, *, bf16: bool = False, kinds: tuple[str, ...] = ("even", "maximal", "tiny", "wide"), k: int = 333) -> bool:
+def wrong(device: Changed, tile: Tile, *, dtype: Kind = "int8", kinds: tuple[str, ...] = ("even", "maximal", "tiny", "wide"), k: int = 333) -> bool:
     """Whether any product is not right, or says so itself."""
     found = False
     for kind in kinds:
         try:
-            found |= Single(device, 300, k, 40, 14, tile, 1, kind, bf16).run() != (True, 0)
+            found |= Single(device, 300, k, 40, 14, tile, 1, kind, dtype).run() != (True, 0)
         except DeviceError:
             found = True
     assert device.found, "there is no such text"
@@ -66,15 +67,52 @@ def test_a_change_is_found(change: str) -> None:
     assert wrong(Changed(*CHANGES[change]), TILES[3][-2])
 
 
-def test_an_int32_that_is_widened_too_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_int32_that_is_widened_too_late_is_found() -> None:
     device = Changed("KERNEL", "KERNEL")
     small = TILES[3][-2]
-    single = Single(device, 2, 144000, 2, 14, small, 1, "maximal")
-    assert single.product.parts == 2
-    single.product.run, single.product.parts = 144000 // small.kw, 1
+    k = 272000  # where hl + lh overflow; that their sum with hh and ll does, before, changes nothing modulo 2^32
+    single = Single(device, 2, k, 2, 14, small, 1, "maximal")
+    assert single.product.parts == 3
+    single.product.run, single.product.parts = k // small.kw, 1
     assert single.run()[0] is False
 
 
 def test_an_f32_that_is_emptied_too_late_is_found() -> None:
-    device = Changed("(EXACT * ITEM / KW)", "(4 * EXACT * ITEM / KW)")
-    assert wrong(device, BF16_TILES[digits(14).sums][-1], bf16=True, kinds=("maximal",), k=4099)
+    device = Changed("/ TERM / (KW / ITEM))", "/ TERM / (KW / ITEM) * 16)")
+    assert wrong(device, BF16_TILES[digits(14).sums][-1], dtype="bf16", kinds=("maximal",), k=4099)
+
+
+CHANGES_OF_FP8 = {
+    "a base whose digits e4m3 cannot hold": ("KARATSUBA ? 4 : 5", "KARATSUBA ? 4 : 6"),
+    "a smaller base": ("KARATSUBA ? 4 : 5", "KARATSUBA ? 4 : 4"),
+    "a run that is too long": ("#define EACH ((1 << HOLDS) /", "#define EACH ((4 << HOLDS) /"),
+    "a run that forgets how many products share a sum": ("FP8 ? PLANES * PAIR", "FP8 ? PAIR / 4"),
+    "no room made within a stage": ("if (count[s]++ == EACH)", "if (count[s]++ < 0)"),
+    "a count that is not set back": ("count[s] = 1;", ""),
+    "sums that are left in floats": ("s < SUMS; s++) fold(", "s < SUMS - 1; s++) fold("),
+    "floats that are not emptied": ("        one = 0.0f;", ""),
+    "what makes a float an integer": ("- 0x4b400000u);\n        one", "- 0x4b000000u);\n        one"),
+    "a code's exponent": ("- (120u << 3)", "- (121u << 3)"),
+    "a code's fraction": ("(one >> 20 & 2047u)", "(one >> 20 & 2046u)"),
+    "a code's sign": ("(one >> 24 & 128u)", "0u"),
+    "a decoded fraction": ("8 + (size & 7)", "8 + (size & 6)"),
+    "a decoded sign": ("one >> 7 ? -d : d", "d"),
+    "too few digits of a checksum": ("(BASE * PLANES + 23) / 8 + 1)", "(BASE * PLANES + 23) / 8 - 3)"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_FP8)
+def test_a_change_of_fp8_is_found(change: str) -> None:
+    """With accumulators of 14 bits, whose sums are emptied within a stage, and of 17, where they outlast some."""
+    found, there = False, False
+    for accumulator in (14, 17):
+        device = Changed(*CHANGES_OF_FP8[change], defined=f"#define ACCUMULATOR {accumulator}\n")
+        tile = FP8_TILES[digits(14, "fp8").sums][-1]
+        try:
+            random = Single(device, 40, 333, 37, 14, tile, 1, "even", "fp8", accumulator).run()
+            found |= random != (True, 0) or Long(device, 1025, 15, accumulator, tile).run() != (True, 0)
+        except DeviceError:
+            found = True
+        there |= device.found
+    assert there, "there is no such text"
+    assert found

@@ -52,6 +52,8 @@ def test_the_bench_runs_on_the_fake_device() -> None:
     assert [(row["moments"], row["equal"]) for row in found["away"]] == [("memory", True), ("file", True)]
     assert all(row["apart_memory"] < row["whole_memory"] and row["crossing"] > 0 for row in found["away"])
     assert [(row["cut"], row["equal_to_cpu"]) for row in found["ranks"]] == [("records", True), ("tensors", True)]
+    assert [set(row["exact_to"].values()) for row in found["ways"]] == [{22}]
+    assert {way.split()[0] for way in found["ways"][0]["ways_ms"]} == {"int8", "bf16", "fp8"}
     assert found["left_out"] == []
     late = script("bench/gpu.py", "--fake", "--json", "--seconds", "0")
     assert len(json.loads(late.stdout.splitlines()[-1])["left_out"]) == 7

@@ -55,7 +55,7 @@ KERNEL combine(const i32 *sums, i64 products, i64 padded_a, const u32 *top_a, co
 }
 
 /* Signed digits of base 2^8 of s_k + 1, enough for 2^23 rows. */
-#define CHECK_DIGITS (KARATSUBA ? 4 : PLANES + 3)
+#define CHECK_DIGITS (KARATSUBA ? 4 : (BASE * PLANES + 23) / 8 + 1)
 #define CHECK_LANES 64
 
 /* wanted[product][lane] += sum over a part of k (blockIdx.y: `run` blocks of 128) of (s_k + 1) qb_k. A block of 8 warps takes 64 lanes. */

@@ -1,9 +1,9 @@
 """Which way of multiplying is fastest on this device, for each size: measured when a size is met first, and kept in a file.
 
-The ways are tiles of int8, of wgmma where the chip has it and a trial of it gave the right bits (trial.py), the device's library, and, where the
-chip's accumulators are exact (probe.py), tiles of bf16. All give the same bits, so a wrong choice costs time and nothing else. The file lies in the
-user's cache folder, one for each device, driver and source. That a trial begins is written there first: one that takes the process or the device with
-it is not begun again.
+The ways are tiles of int8, of wgmma where the chip has it and a trial of it gave the right bits (trial.py), the device's library, and, as far as the
+chip's accumulators are exact (probe.py), tiles of bf16 and fp8. All give the same bits, so a wrong choice costs time and nothing else. The file
+lies in the user's cache folder, one for each device, driver and source. That a trial begins is written there first: one that takes the process or
+the device with it is not begun again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from assay.exact.cuda import probe, trial
 from assay.exact.cuda.device import Description, Device, Graph, source
 from assay.exact.cuda.operands import Axis, Operand
 from assay.exact.cuda.product import Product, Products, around, multiplication
-from assay.exact.cuda.tiles import Digits, Group, Size, Tile, Way, digits, groups, tiles
+from assay.exact.cuda.tiles import FLOATING, MOST_HELD, Digits, Floating, Group, Size, Tile, Way, digits, groups, takes, tiles
 from assay.exact.native.build import cache_folder
 
 log = logging.getLogger("assay.exact")
@@ -32,7 +32,8 @@ log = logging.getLogger("assay.exact")
 RUNS = 5
 LARGEST = 1 << 20
 """Bytes of the file."""
-EXACT = "bf16 accumulators are exact"
+EXACT: dict[Floating, str] = {kind: f"{kind} accumulators are exact up to two to the power of" for kind in FLOATING}
+"""Under what the file keeps the probe's answers."""
 RIGHT, WRONG, TRIED, LATER = "right", "wrong", "tried", "later"
 """What the file says of a trial."""
 SLOW = 2
@@ -80,8 +81,9 @@ class Choices:
         out += [Way(tile) for tile in tiles(how, arch)]
         if how.planes == how.sums and size.k <= how.run and self._device.library() is not None:
             out.append(Way(None))
-        if self.bf16():
-            out += [Way(tile, True) for tile in tiles(digits(size.bits, True), arch)]
+        for kind in FLOATING:
+            if held := self.holds(kind):
+                out += [Way(tile, kind, held) for tile in tiles(digits(size.bits, kind, held), arch)]
         return out
 
     def _prepare(self, bits: int) -> None:
@@ -89,12 +91,13 @@ class Choices:
         if bits in self._prepared:
             return
         self._prepared.add(bits)
-        how, half, arch = digits(bits), digits(bits, True), self._device.description.arch
+        how, arch = digits(bits), self._device.description.arch
+        floating = [digits(bits, kind, held) for kind in FLOATING if (held := self.holds(kind))]
         cut: list[tuple[Digits, Tile | Group]] = [(how, group) for group in groups(how, arch)]
         cut += [(how, tile) for tile in tiles(how, arch)]
-        cut += [(half, tile) for tile in tiles(half, arch) if self._known.get(EXACT) != "no"]
+        cut += [(other, tile) for other in floating for tile in tiles(other, arch)]
         texts = [(multiplication(one, tile), tile.arch) for one, tile in cut]
-        self._device.prepare([*texts, (around(how, False), ""), (around(how, True), ""), (around(half, False), "")])
+        self._device.prepare([*texts, (around(how, False), ""), (around(how, True), ""), *((around(other, False), "") for other in floating)])
 
     def admitted(self, way: Way, bits: int) -> bool:
         """Whether a way passed its trial, which is made once for a device and driver."""
@@ -123,11 +126,23 @@ class Choices:
             self._keep(what, RIGHT if good else WRONG)
         return self._known[what] == RIGHT
 
-    def bf16(self) -> bool:
-        """Whether the chip's accumulators passed the probe; asked once for a device and driver."""
-        if self._known.get(EXACT) not in ("yes", "no"):
-            self._keep(EXACT, "yes" if probe.exact(self._device) else "no")
-        return self._known[EXACT] == "yes"
+    def holds(self, kind: Floating) -> int:
+        """The power of two up to which the chip's accumulators passed the probe, 0 for none; asked once for a device and driver."""
+        if not takes(self._device.description.arch, kind):
+            return 0
+        answers: dict[str, int] = {str(power): power for power in (0, *range(probe.FORMATS[kind].least, MOST_HELD + 1))}
+        if self._known.get(EXACT[kind]) not in answers:
+            try:
+                found = probe.holds(self._device, kind)
+            except RuntimeError as error:
+                found = 0
+                log.error("products are not made in %s: %s", kind, error)
+            self._keep(EXACT[kind], str(found))
+        return answers[self._known[EXACT[kind]]]
+
+    def refuse(self, kind: Floating) -> None:
+        """No more products in such digits on this device and driver: they gave wrong bits."""
+        self._keep(EXACT[kind], "0")
 
     def way(self, size: Size, shared: bool = False) -> Way | None:
         """The fastest, or None where none could be measured. `shared`: of products whose k is one rank's part, which are made in tiles

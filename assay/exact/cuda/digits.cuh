@@ -12,29 +12,37 @@
  *
  * A sum is kept in an int32 for as many elements of k as product.py says (2^17, 2^17, 2^16, 2^15: no int32 overflows), then in an int64.
  *
- * On chips whose int8 is weak digits are bf16, which holds every whole number up to 256, and are summed in f32: exact for EXACT elements of k, as
- * long as all partial sums stay within 2^24 and the accumulator is as good as f32's format (probe.py asks the chip); then in an int32.
+ * On chips whose int8 is weak digits are bf16, which holds every whole number up to 256, or fp8 (e4m3), which holds those up to 16:
  *
- * PLANES, and KARATSUBA, PLAIN and BF16 (0 or 1), are given.
+ * fp8, b <= 8   base 2^4, planes h, l and x = h + l as above: |h| = 8 only where |q| >= 120, where l has the other sign, so |x| <= 15.
+ * fp8, b <= 10, 15, 20, 25   base 2^5 in 2, 3, 4, 5 planes, |d| <= 16; as many products as pairs of planes, in sums by weight.
+ *
+ * Both are summed in f32, whose exactness is the chip's: up to 2^HOLDS, by what probe.py found. TERM is the most that one element of k adds to a
+ * sum, and PAIR the most that a product of two digits is.
+ *
+ * PLANES, and KARATSUBA, PLAIN, BF16 and FP8 (0 or 1), are given.
  */
 
 typedef signed char i8;
 
 #define ITEM (BF16 ? 2 : 1) /* bytes of a digit */
-#define EXACT (PLANES == 3 && !KARATSUBA ? 512 : 1024) /* 2^24 / 2^15; 2^24 / 2^14 */
+#define BASE (FP8 ? (KARATSUBA ? 4 : 5) : KARATSUBA ? 7 : 8)
+#define HALF (1 << (BASE - 1))
+#define PAIR (FP8 ? 1 << 8 : 1 << 14)
+#define TERM (KARATSUBA ? PAIR : FP8 ? PLANES * PAIR : PLANES == 3 ? 1 << 15 : 1 << 14)
 #define SUMS (KARATSUBA ? 3 : 2 * PLANES - 1)
 #define ROW 128 /* bytes that lie together; elements of k that are packed together, and to multiples of which k is padded */
 
 /* The planes of q, the highest digit first (Karatsuba's x last). */
 __device__ __forceinline__ void digits_of(i32 q, i32 d[PLANES]) {
 #if KARATSUBA
-    d[1] = ((q + 64) & 127) - 64;
-    d[0] = (q - d[1]) >> 7;
+    d[1] = ((q + HALF) & (2 * HALF - 1)) - HALF;
+    d[0] = (q - d[1]) >> BASE;
     d[2] = d[0] + d[1];
 #else
     for (int z = PLANES - 1; z > 0; z--) {
-        d[z] = ((q + 128) & 255) - 128;
-        q = (q - d[z]) >> 8;
+        d[z] = ((q + HALF) & (2 * HALF - 1)) - HALF;
+        q = (q - d[z]) >> BASE;
     }
     d[0] = q;
 #endif
@@ -44,10 +52,10 @@ __device__ __forceinline__ void digits_of(i32 q, i32 d[PLANES]) {
 __device__ __forceinline__ i64 recombined(const i32 s[SUMS]) {
 #if KARATSUBA
     i32 middle = (i32)((u32)s[2] - (u32)s[0] - (u32)s[1]); /* sums of h l + l h, at most 2^13 a term: within an int32 */
-    return (i64)s[0] * (1 << 14) + (i64)middle * (1 << 7) + s[1];
+    return (i64)s[0] * (1 << 2 * BASE) + (i64)middle * (1 << BASE) + s[1];
 #else
     u64 total = 0;
-    for (int i = 0; i < SUMS; i++) total = (total << 8) + (u64)(i64)s[i];
+    for (int i = 0; i < SUMS; i++) total = (total << BASE) + (u64)(i64)s[i];
     return (i64)total;
 #endif
 }
@@ -55,9 +63,9 @@ __device__ __forceinline__ i64 recombined(const i32 s[SUMS]) {
 /* What plane z of an operand counts for in a checksum (check.cu): that of its own product with Karatsuba, else its digit's. */
 __device__ __forceinline__ i64 weight(int z) {
 #if KARATSUBA
-    return z == 0 ? (1 << 14) - (1 << 7) : z == 1 ? 1 - (1 << 7) : 1 << 7;
+    return z == 0 ? (1 << 2 * BASE) - (1 << BASE) : z == 1 ? 1 - (1 << BASE) : 1 << BASE;
 #else
-    return (i64)1 << 8 * (PLANES - 1 - z);
+    return (i64)1 << BASE * (PLANES - 1 - z);
 #endif
 }
 
@@ -76,7 +84,8 @@ __device__ __forceinline__ i64 spot(i64 product, int z, i64 blocks, i64 block, i
 #endif
 }
 
-/* Four digits as they lie in a packed operand, from and to four bytes. bf16 is the upper half of f32. */
+/* Four digits as they lie in a packed operand, from and to four bytes. bf16 is the upper half of f32; e4m3 (OCP 8-bit Floating Point, 5.1) has
+ * f32's sign, its exponent less 120 (in four bits), and three bits of its fraction. */
 #if BF16
 typedef u64 four_digits;
 __device__ __forceinline__ four_digits widened(u32 bytes) {
@@ -89,6 +98,27 @@ __device__ __forceinline__ u32 narrowed(four_digits four) {
     u32 bytes = 0;
 #pragma unroll
     for (int i = 0; i < 4; i++) bytes |= ((u32)__float2int_rz(__uint_as_float((u32)(four >> 16 * i & 0xffffu) << 16)) & 255u) << 8 * i;
+    return bytes;
+}
+#elif FP8
+typedef u32 four_digits;
+__device__ __forceinline__ u32 widened(u32 bytes) {
+    u32 four = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        u32 one = __float_as_uint(__int2float_rn((i32)(i8)(bytes >> 8 * i)));
+        four |= (one ? (one >> 24 & 128u) | ((one >> 20 & 2047u) - (120u << 3)) : 0u) << 8 * i;
+    }
+    return four;
+}
+__device__ __forceinline__ u32 narrowed(u32 four) {
+    u32 bytes = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        u32 one = four >> 8 * i & 255u, size = one & 127u; /* a fraction, which no digit has, is cut off */
+        i32 d = size < 8 ? 0 : (i32)((8 + (size & 7)) << (size >> 3) >> 10);
+        bytes |= ((u32)(one >> 7 ? -d : d) & 255u) << 8 * i;
+    }
     return bytes;
 }
 #else

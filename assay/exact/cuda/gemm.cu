@@ -1,9 +1,11 @@
-/* Exact matrix products on tensor cores: int8 (or bf16) digits, int32 sums in registers, recombined and rounded once where they are.
+/* Exact matrix products on tensor cores: int8 (or bf16 or fp8) digits, int32 sums in registers, recombined and rounded once where they are.
  *
  * A block of threads makes TM x TN elements of C from packed operands (pack.cu), a warp WM x WN of them. KW bytes of k of all planes
  * are one stage; STAGES of them are on their way or in use (cp.async). All sums of a tile stay in registers until its last k: they
  * travel through memory once, as C. Where one block would sum over more elements of k than an int32 takes, or too few blocks would be
  * busy, k is split: parts add their int64 totals up in memory, in any order, and `finish` rounds them.
+ *
+ * The sums of bf16 and fp8 are an f32 first, which is emptied into the int32 before its products of digits could pass 2^HOLDS.
  *
  * The checksum of every column: check.cu.
  */
@@ -57,11 +59,31 @@ __device__ __forceinline__ void load_b(u32 b[NI][2], const char *plane, int row,
     }
 }
 
-#if BF16
-typedef float partial; /* whole numbers up to 2^24 */
-#define mma mma_bf16
-#define FOLD (EXACT * ITEM / KW) /* stages whose sums a partial holds */
+#if BF16 || FP8
+#define IN_FLOATS 1
+typedef float partial; /* whole numbers up to 2^HOLDS, at most 2^22 */
+#if FP8
+#define mma mma_e4m3
 #else
+#define mma mma_bf16
+#endif
+#define FOLD ((1 << HOLDS) / TERM / (KW / ITEM)) /* stages whose sums a partial holds; 0 where that is less than one, */
+#define EACH ((1 << HOLDS) / (PAIR * (32 / ITEM))) /* and then instructions */
+#if EACH < 1 || HOLDS > 22
+#error "what HOLDS says is not what a partial takes"
+#endif
+
+/* Adds up what whole numbers of at most 2^22 in f32 are: their last bits once 1.5 * 2^23 is added. */
+__device__ __forceinline__ void fold(i32 (*sums)[NI][4], partial (*partials)[NI][4]) {
+    #pragma unroll
+    for (int i = 0; i < MI * NI * 4; i++) {
+        float &one = partials[i / (NI * 4)][i / 4 % NI][i % 4];
+        sums[i / (NI * 4)][i / 4 % NI][i % 4] += (i32)(__float_as_uint(__fadd_rn(one, 12582912.0f)) - 0x4b400000u);
+        one = 0.0f;
+    }
+}
+#else
+#define IN_FLOATS 0
 typedef i32 partial;
 #define mma mma_s8
 #endif
@@ -74,8 +96,20 @@ __device__ __forceinline__ void multiply(partial (*sums)[NI][4], u32 a[MI][4], u
     }
 }
 
-/* The stage's products of digits, into their sums. */
-__device__ __forceinline__ void multiply_stage(partial (*sums)[MI][NI][4], const char *stage, int row, int column) {
+/* Empties a partial that has as many instructions' products as it holds. count[s]: how many; known when this is compiled. */
+#if IN_FLOATS && FOLD == 0
+#define MAKE_ROOM(s) if (count[s]++ == EACH) { fold(sums[s], partials[s]); count[s] = 1; }
+#else
+#define MAKE_ROOM(s)
+#endif
+
+/* The stage's products of digits, into `partials` (which with int8 are the sums). */
+__device__ __forceinline__ void multiply_stage(i32 (*sums)[MI][NI][4], partial (*partials)[MI][NI][4], const char *stage, int row, int column) {
+#if IN_FLOATS && FOLD == 0
+    int count[SUMS];
+    #pragma unroll
+    for (int s = 0; s < SUMS; s++) count[s] = 0;
+#endif
     #pragma unroll
     for (int k = 0; k < KW / 32; k++) {
         u32 a[MI][4];
@@ -85,7 +119,8 @@ __device__ __forceinline__ void multiply_stage(partial (*sums)[MI][NI][4], const
         for (int z = 0; z < PLANES; z++) {
             load_a(a, stage + z * (TM + TN) * KW, row, k);
             load_b(b, stage + z * (TM + TN) * KW, TM + column, k);
-            multiply(sums[z], a, b);
+            MAKE_ROOM(z)
+            multiply(partials[z], a, b);
         }
 #else
         u32 b[PLANES][NI][2];
@@ -95,7 +130,10 @@ __device__ __forceinline__ void multiply_stage(partial (*sums)[MI][NI][4], const
         for (int z = 0; z < PLANES; z++) {
             load_a(a, stage + z * (TM + TN) * KW, row, k);
             #pragma unroll
-            for (int y = 0; y < PLANES; y++) multiply(sums[z + y], a, b[y]);
+            for (int y = 0; y < PLANES; y++) {
+                MAKE_ROOM(z + y)
+                multiply(partials[z + y], a, b[y]);
+            }
         }
 #endif
     }
@@ -119,7 +157,7 @@ KERNEL __launch_bounds__(THREADS) gemm(const i8 *a, const i8 *b, const u32 *top_
         #pragma unroll
         for (int i = 0; i < MI * NI * 4; i++) sums[s][i / (NI * 4)][i / 4 % NI][i % 4] = 0;
     }
-#if BF16
+#if IN_FLOATS
     partial partials[SUMS][MI][NI][4];
 #pragma unroll
     for (int s = 0; s < SUMS; s++) {
@@ -142,18 +180,14 @@ KERNEL __launch_bounds__(THREADS) gemm(const i8 *a, const i8 *b, const u32 *top_
         int next = stage == 0 ? STAGES - 1 : stage - 1;
         if (step + STAGES - 1 < to) fetch(stages + next * STAGE, a, b, plane_a, plane_b, padded_a, padded_b, step + STAGES - 1);
         async_commit();
-        multiply_stage(partials, stages + stage * STAGE, of_m, of_n);
-#if BF16
-        if ((step - from) % FOLD == FOLD - 1 || step + 1 == to) {
+        multiply_stage(sums, partials, stages + stage * STAGE, of_m, of_n);
+#if IN_FLOATS
+#if FOLD > 0
+        if ((int)(step - from) % FOLD == FOLD - 1 || step + 1 == to)
+#endif
+        {
 #pragma unroll
-            for (int s = 0; s < SUMS; s++) {
-#pragma unroll
-                for (int i = 0; i < MI * NI * 4; i++) {
-                    float &one = partials[s][i / (NI * 4)][i / 4 % NI][i % 4];
-                    sums[s][i / (NI * 4)][i / 4 % NI][i % 4] += __float2int_rz(one);
-                    one = 0.0f;
-                }
-            }
+            for (int s = 0; s < SUMS; s++) fold(sums[s], partials[s]);
         }
 #endif
         stage = stage == STAGES - 1 ? 0 : stage + 1;

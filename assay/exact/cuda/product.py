@@ -1,6 +1,6 @@
 """Matrix products of a CUDA device: what is launched for one, and where its workspace lies. How it is cut up: tiles.py.
 
-One product (or a batch of them) is: scales of rows and columns, packing of both operands into int8 digits, the multiplication with its
+One product (or a batch of them) is: scales of rows and columns, packing of both operands into digits, the multiplication with its
 recombination and rounding, and the checksum of every column (pack.cu; gemm.cu or wgmma.cu; check.cu). All of it is asked for without the host looking
 at anything, so that it can be recorded; the number of wrong checksums is added to a counter of the caller's.
 """
@@ -45,7 +45,7 @@ class Product:
         if a.lanes.size > MOST_ROWS:
             raise ValueError(f"{a.lanes.size} rows: at most {MOST_ROWS} share a checksum")
         self.bits, self.a, self.b, self.way, self.tile = bits, a, b, way, way.tile
-        self.digits, tile = digits(bits, way.bf16), way.tile
+        self.digits, tile = way.digits(bits), way.tile
         self.products, self.m, self.n, self.k = a.batch.size, a.lanes.size, b.lanes.size, a.k.size
         self.blocks = -(-self.k // ROW)
         planes, sums = self.digits.planes, self.digits.sums
@@ -233,7 +233,8 @@ def _few(elements: int) -> int:
 
 
 def _defined(how: Digits, plain: bool) -> str:
-    return f"#define PLANES {how.planes}\n#define KARATSUBA {int(how.karatsuba)}\n#define PLAIN {int(plain)}\n#define BF16 {int(how.bf16)}\n"
+    names = {"PLANES": how.planes, "KARATSUBA": how.karatsuba, "PLAIN": plain, "BF16": how.kind == "bf16", "FP8": how.kind == "fp8"}
+    return "".join(f"#define {name} {int(value)}\n" for name, value in names.items())
 
 
 @cache
@@ -245,4 +246,4 @@ def around(how: Digits, plain: bool) -> str:
 @cache
 def multiplication(how: Digits, tile: Tile | Group) -> str:
     """CUDA C++ of the multiplication in tiles."""
-    return _defined(how, False) + tile.defined() + source(*tile.files)
+    return _defined(how, False) + f"#define HOLDS {how.holds}\n" + tile.defined() + source(*tile.files)

@@ -29,6 +29,14 @@ __device__ __forceinline__ void mma_bf16(float c[4], const u32 a[4], const u32 b
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+#if FP8
+/* c += a . b for 16 x 32 times 32 x 8 numbers of e4m3 (PTX ISA 8.4, sm_89 and later). */
+__device__ __forceinline__ void mma_e4m3(float c[4], const u32 a[4], const u32 b[2]) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
 /* 16 bytes from global to shared memory, past L1; there after async_wait. */
 __device__ __forceinline__ void async_copy(void *to, const void *from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" : : "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)) : "memory");
@@ -59,13 +67,26 @@ static void mma_s8(i32 c[4], const u32 a[4], const u32 b[2]) {
     }
 }
 
-/* The accumulator of an emulated tensor core: the sum of 16 products and c is exact, then cut to so many bits, unless a test says that what is
- * that much smaller than the largest of them is cut off before they are added. */
+/* The accumulator of an emulated tensor core: the sum of all products and c is exact, then cut to so many bits. A test may say that it is
+ * narrower; then what is that much smaller than the largest of them is cut off before they are added. */
 #ifndef ACCUMULATOR
 #define ACCUMULATOR 24
 #endif
+#ifndef ACCUMULATOR_FP8
+#define ACCUMULATOR_FP8 ACCUMULATOR
+#endif
 
-static double cut(double x, int exponent) { return ldexp(trunc(ldexp(x, ACCUMULATOR - exponent)), exponent - ACCUMULATOR); }
+template <int COUNT> static float accumulated(const double (&terms)[COUNT], int bits) {
+    double largest = 0, sum = 0;
+    int e;
+    for (double t : terms) largest = fabs(t) > largest ? fabs(t) : largest;
+    frexp(largest, &e);
+    double many = ldexp(1, bits - e);
+    for (double t : terms) sum += bits < 24 ? (double)(long long)(t * many) / many : t;
+    frexp(sum, &e);
+    many = ldexp(1, bits - e);
+    return (float)((double)(long long)(sum * many) / many);
+}
 
 static void mma_bf16(float c[4], const u32 a[4], const u32 b[2]) {
     struct fragment { u32 a[4], b[2]; } mine;
@@ -73,8 +94,8 @@ static void mma_bf16(float c[4], const u32 a[4], const u32 b[2]) {
     memcpy(mine.b, b, sizeof mine.b);
     auto all = shim::exchange(ALL_LANES, mine);
     for (int i = 0; i < 4; i++) { /* lane = 4 group + member. C as above; k = 2 member, + 1, and 8 more in A's registers 2 and 3 and B's 1 */
-        int row = i / 2, column = LANE % 4 * 2 + i % 2, largest = -200, e;
-        double terms[17] = {c[i]}, sum = 0;
+        int row = i / 2, column = LANE % 4 * 2 + i % 2;
+        double terms[17] = {c[i]};
         for (int member = 0; member < 4; member++) {
             fragment of_a = shim::of_lane<fragment>(all, LANE / 4 * 4 + member), of_b = shim::of_lane<fragment>(all, column * 4 + member);
             for (int k = 0; k < 4; k++) {
@@ -82,10 +103,33 @@ static void mma_bf16(float c[4], const u32 a[4], const u32 b[2]) {
                 terms[1 + 4 * member + k] = (double)__uint_as_float(x << 16) * __uint_as_float(y << 16);
             }
         }
-        for (double t : terms) if (t != 0) { frexp(t, &e); largest = e > largest ? e : largest; }
-        for (double t : terms) sum += ACCUMULATOR < 24 ? cut(t, largest) : t;
-        frexp(sum, &e);
-        c[i] = (float)cut(sum, e);
+        c[i] = accumulated(terms, ACCUMULATOR);
+    }
+}
+
+/* Sign, four bits of exponent (bias 7), three of fraction; no infinities; all ones is NaN. */
+static double of_e4m3(u32 byte) {
+    int e = (int)(byte >> 3 & 15), m = (int)(byte & 7);
+    double size = e == 15 && m == 7 ? (double)NAN : e ? ldexp(8 + m, e - 10) : ldexp(m, -9);
+    return byte & 128 ? -size : size;
+}
+
+static void mma_e4m3(float c[4], const u32 a[4], const u32 b[2]) {
+    struct fragment { u32 a[4], b[2]; } mine;
+    static double value[256];
+    if (!value[1]) for (u32 i = 0; i < 256; i++) value[i] = of_e4m3(i);
+    memcpy(mine.a, a, sizeof mine.a);
+    memcpy(mine.b, b, sizeof mine.b);
+    auto all = shim::exchange(ALL_LANES, mine);
+    for (int i = 0; i < 4; i++) { /* laid out as for mma_s8 */
+        int row = i / 2, column = LANE % 4 * 2 + i % 2;
+        double terms[33] = {c[i]};
+        for (int member = 0; member < 4; member++) {
+            fragment of_a = shim::of_lane<fragment>(all, LANE / 4 * 4 + member), of_b = shim::of_lane<fragment>(all, column * 4 + member);
+            for (int k = 0; k < 8; k++)
+                terms[1 + 8 * member + k] = value[of_a.a[row + k / 4 * 2] >> 8 * (k % 4) & 255] * value[of_b.b[k / 4] >> 8 * (k % 4) & 255];
+        }
+        c[i] = accumulated(terms, ACCUMULATOR_FP8);
     }
 }
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from assay.exact.cuda.device import Description
 
 ROW, LANES = 128, 64
 """As in digits.cuh and pack.cu."""
+Kind = Literal["int8", "bf16", "fp8"]
+"""What digits are numbers of; fp8 is e4m3."""
+Floating = Literal["bf16", "fp8"]
+FLOATING: tuple[Floating, ...] = ("bf16", "fp8")
+"""Those that are summed in f32 first, as far as the chip does that exactly."""
+MOST_HELD = 22
+"""The largest power of two up to which such a sum may go (`fold` in gemm.cu)."""
 
 
 class Digits(NamedTuple):
@@ -17,13 +24,14 @@ class Digits(NamedTuple):
     karatsuba: bool
     run: int
     """Elements of k that one int32 takes."""
-    bf16: bool = False
-    """Whether they are numbers of bf16, not int8."""
+    kind: Kind = "int8"
+    holds: int = 0
+    """Floating: sums of magnitudes are exact up to 2^holds."""
 
     @property
     def item(self) -> int:
         """Bytes of a digit."""
-        return 2 if self.bf16 else 1
+        return 2 if self.kind == "bf16" else 1
 
     @property
     def sums(self) -> int:
@@ -35,12 +43,15 @@ class Digits(NamedTuple):
         return 1 if self.karatsuba else self.planes
 
 
-def digits(bits: int, bf16: bool = False) -> Digits:
+def digits(bits: int, kind: Kind = "int8", holds: int = MOST_HELD) -> Digits:
+    held = 0 if kind == "int8" else holds
+    if kind == "fp8":
+        return Digits(3, True, 1 << 17, kind, held) if bits <= 8 else Digits(-(-bits // 5), False, 1 << 17, kind, held)
     if bits <= 8:
-        return Digits(1, False, 1 << 17, bf16)
+        return Digits(1, False, 1 << 17, kind, held)
     if bits <= 14:
-        return Digits(3, True, 1 << 17, bf16)
-    return Digits(2, False, 1 << 16, bf16) if bits == 15 else Digits(3, False, 1 << 15, bf16)
+        return Digits(3, True, 1 << 17, kind, held)
+    return Digits(2, False, 1 << 16, kind, held) if bits == 15 else Digits(3, False, 1 << 15, kind, held)
 
 
 class Tile(NamedTuple):
@@ -140,10 +151,15 @@ class Way(NamedTuple):
     """How to multiply; without a tile by the library."""
 
     tile: Tile | Group | None
-    bf16: bool = False
+    kind: Kind = "int8"
+    holds: int = MOST_HELD
+    """As in Digits."""
+
+    def digits(self, bits: int) -> Digits:
+        return digits(bits, self.kind, self.holds)
 
     def __str__(self) -> str:
-        return "library" if self.tile is None else f"{'bf16' if self.bf16 else 'int8'} {self.tile}"
+        return "library" if self.tile is None else f"{self.kind} {self.tile}"
 
 
 class Size(NamedTuple):
@@ -175,15 +191,32 @@ BF16_TILES: dict[int, tuple[Tile, ...]] = {
     5: (Tile(64, 64, 32, 16, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
 }
 """The same for bf16, whose sums are kept twice: in f32, and in int32."""
+FP8_TILES: dict[int, tuple[Tile, ...]] = {
+    3: (Tile(64, 64, 32, 16, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
+    5: (Tile(64, 64, 32, 16, 64, 3), Tile(32, 32, 16, 16, 64, 4)),
+    7: (Tile(64, 32, 16, 16, 64, 3), Tile(32, 32, 16, 16, 64, 3)),
+    9: (Tile(64, 32, 16, 16, 64, 3), Tile(32, 32, 16, 16, 64, 3)),
+}
+"""The same for fp8. Those of 7 and 9 sums have more than 255 registers a thread: up to 240 bytes go to local memory, by NVRTC's assembler."""
+ALL_TILES: dict[Kind, dict[int, tuple[Tile, ...]]] = {"int8": TILES, "bf16": BF16_TILES, "fp8": FP8_TILES}
 SHARED = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_87": 163 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120": 99 << 10}
 """Bytes of shared memory that a block may have (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")."""
 LEAST_SHARED = 99 << 10
+BEFORE_FP8 = ("sm_80", "sm_86", "sm_87")
+"""Architectures whose tensor cores take no e4m3 (PTX ISA, "mma": sm_89 and later)."""
+
+
+def takes(arch: str, kind: Kind) -> bool:
+    """Whether the tensor cores multiply such numbers at all."""
+    return kind != "fp8" or arch not in BEFORE_FP8
 
 
 def tiles(how: Digits, arch: str) -> list[Tile]:
     """Those that fit the device."""
+    if not takes(arch, how.kind):
+        return []
     room = SHARED.get(arch, LEAST_SHARED)
-    return [t for t in (BF16_TILES if how.bf16 else TILES)[how.sums] if t.shared(how) <= room]
+    return [t for t in ALL_TILES[how.kind][how.sums] if t.shared(how) <= room]
 
 
 WIDE = {1: 256, 3: 128, 5: 64}
@@ -194,7 +227,7 @@ CLUSTERS = {True: ((2, 1), (2, 2), (1, 1)), False: ((2, 1),)}
 
 def groups(how: Digits, arch: str) -> list[Group]:
     """The tiles of wgmma, for the one architecture that has it; with as many slots as fit."""
-    if arch != "sm_90" or how.bf16:
+    if arch != "sm_90" or how.kind != "int8":
         return []
     tn = WIDE[how.sums]
     one = Group(128, tn, 1, 1, 1).shared(how) - Group(128, tn, 0, 1, 1).shared(how)
