@@ -24,7 +24,7 @@ from assay.exact.cuda import probe, trial
 from assay.exact.cuda.device import Description, Device, Graph, source
 from assay.exact.cuda.operands import Axis, Operand
 from assay.exact.cuda.product import Product, Products, around, multiplication
-from assay.exact.cuda.tiles import Digits, Group, Size, Tile, Way, digits, groups, tiles
+from assay.exact.cuda.tiles import PLAIN, Digits, Group, Size, Tile, Way, digits, groups, tiles
 from assay.exact.native.build import cache_folder
 
 log = logging.getLogger("assay.exact")
@@ -41,7 +41,7 @@ SLOW = 2
 
 @cache
 def _sources() -> str:
-    names = ("digits.cuh", "tensor.cuh", "hopper.cuh", "pack.cu", "gemm.cu", "wgmma.cu", "check.cu", "probe.cu")
+    names = ("digits.cuh", "tensor.cuh", "hopper.cuh", "pack.cu", "gemm.cu", "tiles.cuh", "wgmma.cu", "persistent.cu", "check.cu", "probe.cu")
     return hashlib.sha256(source(*names).encode()).hexdigest()
 
 
@@ -94,7 +94,8 @@ class Choices:
         cut += [(how, tile) for tile in tiles(how, arch)]
         cut += [(half, tile) for tile in tiles(half, arch) if self._known.get(EXACT) != "no"]
         texts = [(multiplication(one, tile), tile.arch) for one, tile in cut]
-        self._device.prepare([*texts, (around(how, False), ""), (around(how, True), ""), (around(half, False), "")])
+        layouts = {(how, PLAIN), *((one, tile.layout) for one, tile in cut)}
+        self._device.prepare([*texts, *((around(*one), "") for one in sorted(layouts))])
 
     def admitted(self, way: Way, bits: int) -> bool:
         """Whether a way passed its trial, which is made once for a device and driver."""

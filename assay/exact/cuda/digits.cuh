@@ -15,7 +15,7 @@
  * On chips whose int8 is weak digits are bf16, which holds every whole number up to 256, and are summed in f32: exact for EXACT elements of k, as
  * long as all partial sums stay within 2^24 and the accumulator is as good as f32's format (probe.py asks the chip); then in an int32.
  *
- * PLANES, and KARATSUBA, PLAIN and BF16 (0 or 1), are given.
+ * PLANES, KARATSUBA, PLAIN and BF16 (0 or 1), and WIDTH (128 or 64: bytes of k that lie together in a packed operand), are given.
  */
 
 typedef signed char i8;
@@ -23,7 +23,7 @@ typedef signed char i8;
 #define ITEM (BF16 ? 2 : 1) /* bytes of a digit */
 #define EXACT (PLANES == 3 && !KARATSUBA ? 512 : 1024) /* 2^24 / 2^15; 2^24 / 2^14 */
 #define SUMS (KARATSUBA ? 3 : 2 * PLANES - 1)
-#define ROW 128 /* bytes that lie together; elements of k that are packed together, and to multiples of which k is padded */
+#define ROW 128 /* elements of k that are packed together, and to multiples of which k is padded */
 
 /* The planes of q, the highest digit first (Karatsuba's x last). */
 __device__ __forceinline__ void digits_of(i32 q, i32 d[PLANES]) {
@@ -61,18 +61,23 @@ __device__ __forceinline__ i64 weight(int z) {
 #endif
 }
 
-/* Where byte k of a lane's row of 128 lies: chunks of 16 are exchanged by the lane's place among 8, so that 8 lanes' equal chunks lie in
- * different banks of shared memory (the layout "128-byte swizzle" of PTX's wgmma). */
+/* Where byte k of a lane's row of WIDTH bytes lies: chunks of 16 are exchanged by the lane's place among 8, so that 8 lanes' equal chunks lie in
+ * different banks of shared memory (the layouts "128-byte swizzle" and "64-byte swizzle" of PTX's wgmma). */
+#if WIDTH == 128
 #define SWIZZLED(lane, k) (((((k) >> 4) ^ ((int)(lane) & 7)) << 4) | ((k) & 15))
+#else
+#define SWIZZLED(lane, k) (((((k) >> 4) ^ ((int)(lane) >> 1 & 3)) << 4) | ((k) & 15))
+#endif
 
-/* Where element k of a block of 128 lies in the packed operand. PLAIN: [product][plane][padded lanes][blocks * 128], as libraries want it. Else
- * [product][plane][rows of 128 bytes][padded lanes][128], swizzled: what a block of threads multiplies lies in one piece, ready for shared memory. */
-__device__ __forceinline__ i64 spot(i64 product, int z, i64 blocks, i64 block, i64 padded, i64 lane, int k) {
+/* Where element k of a block of 128 lies in an operand that is packed in `planes` planes. PLAIN: [product][plane][padded lanes][blocks * 128], as libraries
+ * want it. Else [product][plane][rows of WIDTH bytes][padded lanes][WIDTH], swizzled: what a block of threads multiplies lies in one piece, ready for
+ * shared memory. */
+__device__ __forceinline__ i64 spot(i64 product, int planes, int z, i64 blocks, i64 block, i64 padded, i64 lane, int k) {
 #if PLAIN
-    return (((product * PLANES + z) * padded + lane) * blocks + block) * ROW + k;
+    return (((product * planes + z) * padded + lane) * blocks + block) * ROW + k;
 #else
     int byte = k * ITEM;
-    return (((product * PLANES + z) * blocks * ITEM + block * ITEM + byte / ROW) * padded + lane) * ROW + SWIZZLED(lane, byte % ROW);
+    return (((product * planes + z) * blocks + block) * (ROW * ITEM / WIDTH) + byte / WIDTH) * padded * WIDTH + lane * WIDTH + SWIZZLED(lane, byte % WIDTH);
 #endif
 }
 

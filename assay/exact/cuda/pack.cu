@@ -66,9 +66,9 @@ __device__ __forceinline__ i32 quantised(float x, float one, float two, i32 most
     return max(min(q, most), -most);
 }
 
-/* A block of 32 x 8 threads packs LANES lanes of 128 k. */
+/* A block of 32 x 8 threads packs LANES lanes of 128 k. Of the planes only the first `planes` are written; all of them are summed. */
 KERNEL pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes,
-            i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, u64 *across, u64 *along) {
+            i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, i64 planes, u64 *across, u64 *along) {
     __shared__ float tile[32][ROW + 1];
     __shared__ i32 part[8][ROW];
     i64 blocks = (k + ROW - 1) / ROW, groups = padded / LANES, block = blockIdx.x % blocks, rest = blockIdx.x / blocks;
@@ -111,7 +111,7 @@ KERNEL pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_st
             }
             i64 sum = 0;
             for (int z = 0; z < PLANES; z++) {
-                *(four_digits *)(packed + spot(product, z, blocks, block, padded, lane, 4 * tx)) = widened(words[z]);
+                if (z < planes) *(four_digits *)(packed + spot(product, (int)planes, z, blocks, block, padded, lane, 4 * tx)) = widened(words[z]);
                 sum += weight(z) * sums[z];
             }
             if (along) {
