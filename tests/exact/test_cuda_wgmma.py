@@ -175,8 +175,9 @@ OF_STAYING = {
     "sums of the tile before": ("sums[s][i] = 0;", "if (t == cluster) sums[s][i] = 0;"),
     "sums that are read before they are made": (DONE, ""),
     "who begins later waits for ever": ("ahead_goes<GROUPS * 128>(), ", ""),
-    "rows of D": ("at + h * 8 * (i64)n + y", "at + h * (i64)n + y"),
+    "rows of D": ("at + h * 8 * n + y", "at + h * n + y"),
     "sums of columns over rows": ("for (int half = 4; half; half /= 2)", "for (int half = 4; half > 1; half /= 2)"),
+    "an edge that is taken for none": ("bool inside = place->row + TM <= m", "bool inside = place->row < m"),
     "places of sums of columns": ("LANE / 16 * 2 + LANE / 8 % 2", "LANE / 8 % 2 * 2 + LANE / 16"),
     "the scale": CHANGES["the scale"],
 }

@@ -25,20 +25,22 @@ typedef signed char i8;
 #define SUMS (KARATSUBA ? 3 : 2 * PLANES - 1)
 #define ROW 128 /* elements of k that are packed together, and to multiples of which k is padded */
 
-/* The planes of q, the highest digit first (Karatsuba's x last). */
-__device__ __forceinline__ void digits_of(i32 q, i32 d[PLANES]) {
+/* The digits of q, the highest one first; with Karatsuba, h and l alone. */
+__device__ __forceinline__ void digits_of(i32 q, i32 *d) {
 #if KARATSUBA
     d[1] = ((q + 64) & 127) - 64;
-    d[0] = (q - d[1]) >> 7;
-    d[2] = d[0] + d[1];
+    d[0] = (q + 64) >> 7;
 #else
     for (int z = PLANES - 1; z > 0; z--) {
         d[z] = ((q + 128) & 255) - 128;
-        q = (q - d[z]) >> 8;
+        q = (q + 128) >> 8;
     }
     d[0] = q;
 #endif
 }
+
+/* Four sums of bytes: nothing is carried from one to the next. x = h + l fits a byte. */
+__device__ __forceinline__ u32 added(u32 h, u32 l) { return ((h & 0x7f7f7f7fu) + (l & 0x7f7f7f7fu)) ^ ((h ^ l) & 0x80808080u); }
 
 /* Sum of products of q from the sums of products of digits, modulo 2^64 (none overflows: a program with wider ones is refused). */
 __device__ __forceinline__ i64 recombined(const i32 s[SUMS]) {

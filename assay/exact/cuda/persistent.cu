@@ -19,9 +19,6 @@
 #define SLOT (PACKED_A * PLANE_A + PLANES * PLANE_B)
 #define PLACES (SLOTS / TURNS + 2) /* tiles, of at least TURNS slots each, that are multiplied or fetched at a time */
 
-/* Four sums of bytes: nothing is carried from one to the next. h + l fits one. */
-__device__ __forceinline__ u32 added(u32 h, u32 l) { return ((h & 0x7f7f7f7fu) + (l & 0x7f7f7f7fu)) ^ ((h ^ l) & 0x80808080u); }
-
 /* A product by a fragment of A. Afterwards at most two are under way. */
 __device__ __forceinline__ void multiply_by(i32 sums[TN / 2], const u32 a[4], u32 b) {
     group_begin();
@@ -61,14 +58,18 @@ __device__ __forceinline__ u64 summed_by_rows(u64 values[8]) {
     return values[0];
 }
 
-/* What a thread has of a tile, from `row` and `column` on: rounded or added to totals, and summed by columns. */
-__device__ __forceinline__ void round_tile(i32 (*sums)[TN / 2], const u32 *top_a, const u32 *top_b, int bits, int row, int column, int m, int n, i64 product,
-                                           float *c, u64 *totals, u64 *columns) {
-    bool split = gridDim.y > 1, pairs = n % 2 == 0 && (u64)c % 8 == 0;
+/* What a thread has of a tile, from `row` and `column` on: rounded or added to totals, and summed by columns. `inside`: there is no edge in it, C's pairs
+ * lie at multiples of 8 bytes, and nothing goes to totals. */
+__device__ __forceinline__ void round_tile(i32 (*sums)[TN / 2], const u32 *top_a, const u32 *top_b, i64 bits_, i64 step_a, i64 step_b, i64 m, i64 n, i64 padded_b,
+                                           float *c, u64 *totals, u64 *columns, int product, int row, int column, bool inside) {
+    bool split = gridDim.y > 1;
+    int bits = (int)bits_;
     double scale_a[2];
     #pragma unroll
-    for (int h = 0; h < 2; h++) scale_a[h] = scale_of(row + h * 8 < m ? top_a[row + h * 8] : 0u, bits);
+    for (int h = 0; h < 2; h++) scale_a[h] = scale_of(row + h * 8 < m ? top_a[product * step_a * m + row + h * 8] : 0u, bits);
     i64 at = (product * m + row) * n + column;
+    top_b += product * step_b * n;
+    columns += product * padded_b + column;
     #pragma unroll
     for (int part = 0; part < TN / 32; part++) {
         u64 column_sums[8];
@@ -77,10 +78,8 @@ __device__ __forceinline__ void round_tile(i32 (*sums)[TN / 2], const u32 *top_a
             int y = part * 32 + j * 8;
             double scale_b[2];
             #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                scale_b[e] = scale_of(column + y + e < n ? top_b[column + y + e] : 0u, bits);
-                column_sums[j * 2 + e] = 0;
-            }
+            for (int e = 0; e < 2; e++) scale_b[e] = scale_of(column + y + e < n ? top_b[column + y + e] : 0u, bits);
+            column_sums[j * 2] = column_sums[j * 2 + 1] = 0;
             #pragma unroll
             for (int h = 0; h < 2; h++) {
                 i64 total[2];
@@ -96,23 +95,21 @@ __device__ __forceinline__ void round_tile(i32 (*sums)[TN / 2], const u32 *top_a
                     total[e] = recombined(s);
                     column_sums[j * 2 + e] += (u64)total[e];
                 }
-                if (row + h * 8 >= m || column + y >= n) continue;
-                i64 place = at + h * 8 * (i64)n + y;
-                if (split) {
-                    atomicAdd(&totals[place], (u64)total[0]);
-                    if (column + y + 1 < n) atomicAdd(&totals[place + 1], (u64)total[1]);
-                    continue;
-                }
+                i64 place = at + h * 8 * n + y;
                 float2 out = {rounded(total[0], scale_a[h], scale_b[0]), rounded(total[1], scale_a[h], scale_b[1])};
-                if (pairs) *(float2 *)(c + place) = out;
-                else {
-                    c[place] = out.x;
-                    if (column + y + 1 < n) c[place + 1] = out.y;
+                if (inside) *(float2 *)(c + place) = out;
+                else if (row + h * 8 < m) {
+                    #pragma unroll
+                    for (int e = 0; e < 2; e++) {
+                        if (column + y + e >= n) continue;
+                        if (split) atomicAdd(&totals[place + e], (u64)total[e]);
+                        else c[place + e] = e ? out.y : out.x;
+                    }
                 }
             }
         }
         u64 sum = summed_by_rows(column_sums);
-        if (!split) atomicAdd(&columns[column + part * 32 + (LANE / 16 * 2 + LANE / 8 % 2) * 8 + LANE / 4 % 2], sum);
+        if (!split) atomicAdd(&columns[part * 32 + (LANE / 16 * 2 + LANE / 8 % 2) * 8 + LANE / 4 % 2], sum);
     }
 }
 
@@ -188,11 +185,11 @@ KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const 
             group_wait<0>();
             volatile tile_place *place = places + number++ % PLACES;
             int row = place->row + (WARP - 4) * 16 + LANE / 4, column = place->column + LANE % 4 * 2;
-            i64 product = place->product;
+            int product = place->product;
+            bool inside = place->row + TM <= m && place->column + TN <= n && n % 2 == 0 && (u64)c % 8 == 0 && gridDim.y == 1;
             __syncwarp();
             if (LANE < SHARERS) barrier_arrive(before, sharer);
-            round_tile(sums, top_a + product * step_a * m, top_b + product * step_b * n, (int)bits, row, column, (int)m, (int)n, product, c, totals,
-                       columns + product * padded_b);
+            round_tile(sums, top_a, top_b, bits, step_a, step_b, m, n, padded_b, c, totals, columns, product, row, column, inside);
         }
         cluster_meet();
     }

@@ -1,8 +1,8 @@
 """Matrix products of a CUDA device: what is launched for one, and where its workspace lies. How it is cut up: tiles.py.
 
 One product (or a batch of them) is: scales of rows and columns, packing of both operands into int8 digits, the multiplication with its
-recombination and rounding, and the checksum of every column (pack.cu; gemm.cu or wgmma.cu; check.cu). All of it is asked for without the host looking
-at anything, so that it can be recorded; the number of wrong checksums is added to a counter of the caller's.
+recombination and rounding, and the checksum of every column (pack.cu; gemm.cu, wgmma.cu or persistent.cu; check.cu). All of it is asked for without
+the host looking at anything, so that it can be recorded; the number of wrong checksums is added to a counter of the caller's.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ __device__ __forceinline__ u32 column_of(int of_n) {
 
 /* 2^(e - bits - 125) for a lane of the largest magnitude `top`, or NaN: what its integers are multiplied by. */
 __device__ __forceinline__ double scale_of(u32 top, int bits) {
-    u64 e = field_of(top);
-    return __longlong_as_double((i64)(e == 255 ? 0x7ff8000000000000ull : (e + 1023 - 125 - bits) << 52));
+    u32 e = field_of(top), upper = e == 255 ? 0x7ff80000u : (e + 1023 - 125 - bits) << 20;
+    return __longlong_as_double((i64)((u64)upper << 32));
 }
 
 /* As element() of digits.cuh where |total| < 2^53, by two exact products and one rounding. This chip has f64 at half the rate of f32. */
