@@ -177,7 +177,6 @@ OF_STAYING = {
     "who begins later waits for ever": ("ahead_goes<GROUPS * 128>(), ", ""),
     "rows of D": ("at + h * 8 * n + y", "at + h * n + y"),
     "sums of columns over rows": ("for (int half = 4; half; half /= 2)", "for (int half = 4; half > 1; half /= 2)"),
-    "an edge that is taken for none": ("bool inside = place->row + TM <= m", "bool inside = place->row < m"),
     "places of sums of columns": ("LANE / 16 * 2 + LANE / 8 % 2", "LANE / 8 % 2 * 2 + LANE / 16"),
     "the scale": CHANGES["the scale"],
 }
