@@ -57,7 +57,7 @@ class Single:
 
     def __init__(
         self, device: fake.Fake, m: int, k: int, n: int, bits: int, tile: Tile | Group | None, parts: int | None = None, kind: str = "even",
-        dtype: Kind = "int8", holds: int = MOST_HELD,
+        dtype: Kind = "int8", holds: int = MOST_HELD, processors: int = 1,
     ) -> None:  # fmt: skip
         self.device, self.products = device, Products(device)
         self.a, self.b = floats(bits + 1, (m, k), "even"), floats(bits + 2, (k, n), "even")
@@ -68,7 +68,7 @@ class Single:
         self.want = reference.matmul(self.a, self.b, bits)
         a = Operand(ONE, Axis((m,), (k,)), Axis((k,), (1,)))
         b = Operand(ONE, Axis((n,), (1,)), Axis((k,), (n,)))
-        self.product = Product(bits, a, b, Way(tile, dtype, holds), 1, parts)
+        self.product = Product(bits, a, b, Way(tile, dtype, holds), processors, parts)
         self.buffers = [uploaded(device, self.a), uploaded(device, self.b), device.allocate(4 * m * n), device.allocate(self.product.scratch)]
 
     def again(self, a: Array, b: Array) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from assay.exact.cuda.device import source
 from assay.exact.cuda.product import around, multiplication
-from assay.exact.cuda.tiles import Digits, Group, Kind, Tile, digits, groups, tiles
+from assay.exact.cuda.tiles import NARROW, PLAIN, ROWS, Digits, Group, Kind, Tile, digits, groups, tiles
 from tests.exact import nvrtc
 
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC (nvidia-cuda-nvrtc-cu12) is not installed")
@@ -41,8 +41,11 @@ def compiles(text: str, arch: str) -> str:
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("kind", MMA)
 def test_what_is_around_a_multiplication(bits: int, kind: Kind) -> None:
-    for arch, plain in (("sm_80", False), ("sm_90", kind == "int8")):
-        compiles(around(digits(bits, kind), plain), arch)
+    layouts = [("sm_80", ROWS), ("sm_90", PLAIN if kind == "int8" else ROWS)]
+    if bits == 14 and kind == "int8":
+        layouts.append(("sm_90", NARROW))
+    for arch, layout in layouts:
+        compiles(around(digits(bits, kind), layout), arch)
 
 
 @pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
@@ -89,14 +92,18 @@ def test_wgmma_has_registers_enough_and_is_not_made_one_by_one(bits: int, group:
     assert f"wgmma.mma_async.sync.aligned.m64n{group.tn}k32.s32.s8.s8" in ptx
     assert "setmaxnreg.inc.sync.aligned.u32 232" in ptx
     assert ("multicast::cluster" in ptx) == (group.cm * group.cn > 1)
+    assert ("ldmatrix.sync.aligned.m8n8.x4.shared.b16" in ptx) == group.persistent
 
 
 def test_the_assembler_would_say_so() -> None:
-    text = multiplication(digits(14), groups(digits(14), "sm_90")[0])
-    for old, new, said in (
-        ("                group_wait<1>();", "                group_wait<1>();\n                sums[turn][0] ^= 1;", "(C75"),
-        ("registers_more<232>", "registers_more<200>", "spill"),
+    once, stays = (next(g for g in groups(digits(14), "sm_90") if g.persistent == persistent) for persistent in (False, True))
+    for group, old, new, said in (
+        (once, "                group_wait<1>();", "                group_wait<1>();\n                sums[turn][0] ^= 1;", "(C75"),
+        (once, "registers_more<232>", "registers_more<200>", "spill"),
+        (stays, "    group_wait<2>();", "    group_wait<2>();\n    sums[0] ^= 1;", "(C75"),
+        (stays, "registers_less<40>", "registers_less<24>", "spill"),
     ):
+        text = multiplication(digits(14), group)
         assert old in text
         log = nvrtc.reported(text.replace(old, new), "sm_90a", "--ptxas-options=-v")[2]
         assert said in log

@@ -88,7 +88,7 @@ KERNEL expected(const u64 *across, const i8 *b, i64 step_a, i64 step_b, i64 bloc
             __syncthreads();
             #pragma unroll
             for (int i = 0; i < 8; i++) {
-                u32 four = narrowed(*(const four_digits *)(b + spot(product * step_b, z, blocks, block, padded_b, lane + i, tx * 4)));
+                u32 four = narrowed(*(const four_digits *)(b + spot(product * step_b, PLANES, z, blocks, block, padded_b, lane + i, tx * 4)));
                 #pragma unroll
                 for (int d = 0; d < CHECK_DIGITS; d++) parts[i][d] = __dp4a((int)four, (int)words[d][tx], parts[i][d]);
             }

@@ -24,7 +24,7 @@ from assay.exact.cuda import probe, trial
 from assay.exact.cuda.device import Description, Device, Graph, source
 from assay.exact.cuda.operands import Axis, Operand
 from assay.exact.cuda.product import Product, Products, around, multiplication
-from assay.exact.cuda.tiles import FLOATING, MOST_HELD, Digits, Floating, Group, Size, Tile, Way, digits, groups, takes, tiles
+from assay.exact.cuda.tiles import FLOATING, MOST_HELD, PLAIN, Digits, Floating, Group, Size, Tile, Way, digits, groups, takes, tiles
 from assay.exact.native.build import cache_folder
 
 log = logging.getLogger("assay.exact")
@@ -42,7 +42,7 @@ SLOW = 2
 
 @cache
 def _sources() -> str:
-    names = ("digits.cuh", "tensor.cuh", "hopper.cuh", "pack.cu", "gemm.cu", "wgmma.cu", "check.cu", "probe.cu")
+    names = ("digits.cuh", "tensor.cuh", "hopper.cuh", "pack.cu", "gemm.cu", "tiles.cuh", "wgmma.cu", "persistent.cu", "check.cu", "probe.cu")
     return hashlib.sha256(source(*names).encode()).hexdigest()
 
 
@@ -97,7 +97,8 @@ class Choices:
         cut += [(how, tile) for tile in tiles(how, arch)]
         cut += [(other, tile) for other in floating for tile in tiles(other, arch)]
         texts = [(multiplication(one, tile), tile.arch) for one, tile in cut]
-        self._device.prepare([*texts, (around(how, False), ""), (around(how, True), ""), *((around(other, False), "") for other in floating)])
+        layouts = {(how, PLAIN), *((one, tile.layout) for one, tile in cut)}
+        self._device.prepare([*texts, *((around(*one), "") for one in sorted(layouts))])
 
     def admitted(self, way: Way, bits: int) -> bool:
         """Whether a way passed its trial, which is made once for a device and driver."""

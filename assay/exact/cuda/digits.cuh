@@ -20,7 +20,7 @@
  * Both are summed in f32, whose exactness is the chip's: up to 2^HOLDS, by what probe.py found. TERM is the most that one element of k adds to a
  * sum, and PAIR the most that a product of two digits is.
  *
- * PLANES, and KARATSUBA, PLAIN, BF16 and FP8 (0 or 1), are given.
+ * PLANES, KARATSUBA, PLAIN, BF16 and FP8 (0 or 1), and WIDTH (128 or 64: bytes of k that lie together in a packed operand), are given.
  */
 
 typedef signed char i8;
@@ -31,22 +31,24 @@ typedef signed char i8;
 #define PAIR (FP8 ? 1 << 8 : 1 << 14)
 #define TERM (KARATSUBA ? PAIR : FP8 ? PLANES * PAIR : PLANES == 3 ? 1 << 15 : 1 << 14)
 #define SUMS (KARATSUBA ? 3 : 2 * PLANES - 1)
-#define ROW 128 /* bytes that lie together; elements of k that are packed together, and to multiples of which k is padded */
+#define ROW 128 /* elements of k that are packed together, and to multiples of which k is padded */
 
-/* The planes of q, the highest digit first (Karatsuba's x last). */
-__device__ __forceinline__ void digits_of(i32 q, i32 d[PLANES]) {
+/* The digits of q, the highest one first; with Karatsuba, h and l alone. */
+__device__ __forceinline__ void digits_of(i32 q, i32 *d) {
 #if KARATSUBA
     d[1] = ((q + HALF) & (2 * HALF - 1)) - HALF;
-    d[0] = (q - d[1]) >> BASE;
-    d[2] = d[0] + d[1];
+    d[0] = (q + HALF) >> BASE;
 #else
     for (int z = PLANES - 1; z > 0; z--) {
         d[z] = ((q + HALF) & (2 * HALF - 1)) - HALF;
-        q = (q - d[z]) >> BASE;
+        q = (q + HALF) >> BASE;
     }
     d[0] = q;
 #endif
 }
+
+/* Four sums of bytes: nothing is carried from one to the next. x = h + l fits a byte. */
+__device__ __forceinline__ u32 added(u32 h, u32 l) { return ((h & 0x7f7f7f7fu) + (l & 0x7f7f7f7fu)) ^ ((h ^ l) & 0x80808080u); }
 
 /* Sum of products of q from the sums of products of digits, modulo 2^64 (none overflows: a program with wider ones is refused). */
 __device__ __forceinline__ i64 recombined(const i32 s[SUMS]) {
@@ -69,18 +71,23 @@ __device__ __forceinline__ i64 weight(int z) {
 #endif
 }
 
-/* Where byte k of a lane's row of 128 lies: chunks of 16 are exchanged by the lane's place among 8, so that 8 lanes' equal chunks lie in
- * different banks of shared memory (the layout "128-byte swizzle" of PTX's wgmma). */
+/* Where byte k of a lane's row of WIDTH bytes lies: chunks of 16 are exchanged by the lane's place among 8, so that 8 lanes' equal chunks lie in
+ * different banks of shared memory (the layouts "128-byte swizzle" and "64-byte swizzle" of PTX's wgmma). */
+#if WIDTH == 128
 #define SWIZZLED(lane, k) (((((k) >> 4) ^ ((int)(lane) & 7)) << 4) | ((k) & 15))
+#else
+#define SWIZZLED(lane, k) (((((k) >> 4) ^ ((int)(lane) >> 1 & 3)) << 4) | ((k) & 15))
+#endif
 
-/* Where element k of a block of 128 lies in the packed operand. PLAIN: [product][plane][padded lanes][blocks * 128], as libraries want it. Else
- * [product][plane][rows of 128 bytes][padded lanes][128], swizzled: what a block of threads multiplies lies in one piece, ready for shared memory. */
-__device__ __forceinline__ i64 spot(i64 product, int z, i64 blocks, i64 block, i64 padded, i64 lane, int k) {
+/* Where element k of a block of 128 lies in an operand that is packed in `planes` planes. PLAIN: [product][plane][padded lanes][blocks * 128], as libraries
+ * want it. Else [product][plane][rows of WIDTH bytes][padded lanes][WIDTH], swizzled: what a block of threads multiplies lies in one piece, ready for
+ * shared memory. */
+__device__ __forceinline__ i64 spot(i64 product, int planes, int z, i64 blocks, i64 block, i64 padded, i64 lane, int k) {
 #if PLAIN
-    return (((product * PLANES + z) * padded + lane) * blocks + block) * ROW + k;
+    return (((product * planes + z) * padded + lane) * blocks + block) * ROW + k;
 #else
     int byte = k * ITEM;
-    return (((product * PLANES + z) * blocks * ITEM + block * ITEM + byte / ROW) * padded + lane) * ROW + SWIZZLED(lane, byte % ROW);
+    return (((product * planes + z) * blocks + block) * (ROW * ITEM / WIDTH) + byte / WIDTH) * padded * WIDTH + lane * WIDTH + SWIZZLED(lane, byte % WIDTH);
 #endif
 }
 

@@ -30,6 +30,9 @@ __device__ __forceinline__ void cluster_meet() {
 
 /* THREADS of a block meet, always the same ones. */
 template <int THREADS> __device__ __forceinline__ void consumers_meet() { asm volatile("bar.sync 1, %0;" : : "n"(THREADS) : "memory"); }
+/* Some threads go on; the others wait until these have come here. THREADS: both together. */
+template <int THREADS> __device__ __forceinline__ void ahead_goes() { asm volatile("bar.arrive 2, %0;" : : "n"(THREADS) : "memory"); }
+template <int THREADS> __device__ __forceinline__ void ahead_waited() { asm volatile("bar.sync 2, %0;" : : "n"(THREADS) : "memory"); }
 
 /* ---- barriers ---- */
 
@@ -73,6 +76,12 @@ template <bool SEVERAL> __device__ __forceinline__ void bulk_copy(u32 to, const 
 /* What is made of x is made after this place. */
 __device__ __forceinline__ void not_before(i32 &x) { asm volatile("" : "+r"(x) : : "memory"); }
 
+/* Four 8 x 16-byte matrices of shared memory; lane i names the row i % 8 of matrix i / 8. r[j]: bytes 4 * (lane % 4) .. + 3 of row lane / 4 of matrix j.
+ * Where matrices are rows 0-7 and 8-15 of bytes 0-15, then of bytes 16-31, that is the fragment of A of a warp (16 of the 64 rows). */
+__device__ __forceinline__ void fragment_load(u32 r[4], u32 row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row) : "memory");
+}
+
 template <int REGISTERS> __device__ __forceinline__ void registers_more() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" : : "n"(REGISTERS)); }
 template <int REGISTERS> __device__ __forceinline__ void registers_less() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" : : "n"(REGISTERS)); }
 /* Before the first product of a group. */
@@ -85,9 +94,19 @@ template <int LEFT> __device__ __forceinline__ void group_wait() { asm volatile(
 #define WGMMA_TEXT(n) WGMMA_TEXT_(n)
 #define WGMMA_TEXT_(n) "wgmma.mma_async.sync.aligned.m64n" #n "k32.s32.s8.s8 {" D_PLACES "}, " DESCRIPTORS ", 1;"
 __device__ __forceinline__ void group_multiply(i32 d[TN / 2], u64 a, u64 b) { asm volatile(WGMMA_TEXT(TN) : D_OPERANDS : "l"(a), "l"(b)); }
+
+/* With A from registers, which stay as they are until a wait that covers this product. Lane 4 g + t of warp w: a[0] and a[1] are bytes 4 t .. + 3 of k
+ * of rows 16 w + g and 16 w + g + 8; a[2] and a[3] the same of k + 16. FRAGMENT: its places, written like DESCRIPTORS. */
+#define WGMMA_FRAGMENT_TEXT(n) WGMMA_FRAGMENT_TEXT_(n)
+#define WGMMA_FRAGMENT_TEXT_(n) "wgmma.mma_async.sync.aligned.m64n" #n "k32.s32.s8.s8 {" D_PLACES "}, " FRAGMENT ", 1;"
+__device__ __forceinline__ void group_multiply(i32 d[TN / 2], const u32 a[4], u64 b) {
+    asm volatile(WGMMA_FRAGMENT_TEXT(TN) : D_OPERANDS : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
 #endif
 
-/* Names a matrix in shared memory whose rows are 128 bytes of k that lie together, swizzled, from `at` on, which is a multiple of 32 within a row
- * of a place that is a multiple of 1024. Bits 0-13: address / 16. 16-29: not used in this layout. 32-45: bytes from 8 rows to the next 8, / 16.
- * 62-63: 1, the 128-byte swizzle. */
-__device__ __forceinline__ u64 matrix_at(u32 at) { return (u64)((at & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62; }
+/* Names a matrix in shared memory whose rows are WIDTH bytes of k (128 or 64) that lie together, swizzled, from `at` on, which is a multiple of 32 within
+ * a row of a place that is a multiple of 8 rows. Bits 0-13: address / 16. 16-29: not used in these layouts. 32-45: bytes from 8 rows to the next 8, / 16.
+ * 62-63: the swizzle, 1 of 128 bytes, 2 of 64. */
+__device__ __forceinline__ u64 matrix_at(u32 at) {
+    return (u64)((at & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(8 * WIDTH >> 4) << 32 | (u64)(WIDTH == 128 ? 1 : 2) << 62;
+}

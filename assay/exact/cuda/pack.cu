@@ -66,60 +66,87 @@ __device__ __forceinline__ i32 quantised(float x, float one, float two, i32 most
     return max(min(q, most), -most);
 }
 
-/* A block of 32 x 8 threads packs LANES lanes of 128 k. */
-KERNEL pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes,
-            i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, u64 *across, u64 *along) {
-    __shared__ float tile[32][ROW + 1];
+/* The low bytes of four numbers, the first one's lowest. */
+__device__ __forceinline__ u32 low_bytes(const i32 x[4]) {
+    return __byte_perm(__byte_perm((u32)x[0], (u32)x[1], 0x0040), __byte_perm((u32)x[2], (u32)x[3], 0x0040), 0x5410);
+}
+
+#define OWN (KARATSUBA ? 2 : PLANES) /* planes that are no sum of others */
+
+/* A block of 32 x 8 threads packs LANES lanes of 128 k. Of the planes only the first `planes` are written; all of them are summed. Blocks begin with the
+ * lanes that tops read last, which L2 may still hold. */
+KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes,
+            i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, i64 planes, u64 *across, u64 *along) {
+    __shared__ __align__(16) float tile[32][ROW + 4]; /* element i of lane l at i ^ l / 8, so that lanes' equal elements lie in different banks */
     __shared__ i32 part[8][ROW];
-    i64 blocks = (k + ROW - 1) / ROW, groups = padded / LANES, block = blockIdx.x % blocks, rest = blockIdx.x / blocks;
+    i64 blocks = (k + ROW - 1) / ROW, groups = padded / LANES, item = (i64)gridDim.x - 1 - blockIdx.x, block = item % blocks, rest = item / blocks;
     i64 group = rest % groups, product = rest / groups;
     int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
     i32 most = (1 << (bits - 1)) - 1, totals[PLANES][4];
     for (int z = 0; z < PLANES; z++) for (int i = 0; i < 4; i++) totals[z][i] = 0;
     x += batch_at[product];
     for (i64 first = group * LANES; first < (group + 1) * LANES; first += 32) {
-        __syncthreads();
-        if (turned) {
+        if (turned) { /* neighbouring lanes are neighbours in memory */
             const float *mine = x + place(lane_at, lane_step, first + tx < lanes ? first + tx : 0);
+            __syncthreads();
             for (int i = ty; i < ROW; i += 8) {
                 i64 at = block * ROW + i;
-                tile[tx][i] = at < k && first + tx < lanes ? mine[place(k_at, k_step, at)] : 0.0f;
+                tile[tx][i ^ tx / 8] = at < k && first + tx < lanes ? mine[place(k_at, k_step, at)] : 0.0f;
             }
-        } else for (int l = ty; l < 32; l += 8) {
-            const float *mine = x + place(lane_at, lane_step, first + l < lanes ? first + l : 0);
-            for (int i = tx; i < ROW; i += 32) {
-                i64 at = block * ROW + i;
-                tile[l][i] = at < k && first + l < lanes ? mine[place(k_at, k_step, at)] : 0.0f;
-            }
+            __syncthreads();
         }
-        __syncthreads();
-        for (int l = ty; l < 32; l += 8) {
-            i64 lane = first + l;
-            float one, two;
+        #pragma unroll
+        for (int turn = 0; turn < 4; turn++) {
+            i64 lane = first + ty + 8 * turn, at = block * ROW + 4 * tx;
+            float one, two, four[4];
+            i32 d[OWN][4], sums[PLANES];
             u32 words[PLANES];
-            i32 sums[PLANES];
             factors_of(lane < lanes ? top[product * lanes + lane] : 0u, (int)bits, &one, &two);
-            for (int z = 0; z < PLANES; z++) { words[z] = 0; sums[z] = 0; }
-            for (int i = 0; i < 4; i++) {
-                i32 d[PLANES];
-                digits_of(quantised(tile[l][4 * tx + i], one, two, most), d);
-                for (int z = 0; z < PLANES; z++) {
-                    words[z] |= ((u32)d[z] & 255u) << 8 * i;
-                    totals[z][i] += d[z];
-                    sums[z] += d[z];
+            if (turned) {
+                float4 held = *(const float4 *)&tile[ty + 8 * turn][4 * tx];
+                four[turn] = held.x, four[1 ^ turn] = held.y, four[2 ^ turn] = held.z, four[3 ^ turn] = held.w;
+            } else {
+                const float *mine = x + place(lane_at, lane_step, lane < lanes ? lane : 0);
+                if (!k_at && k_step == 1 && lane < lanes && at + 4 <= k && (u64)(mine + at) % 16 == 0) {
+                    float4 held = *(const float4 *)(mine + at);
+                    four[0] = held.x, four[1] = held.y, four[2] = held.z, four[3] = held.w;
+                } else {
+                    #pragma unroll
+                    for (int i = 0; i < 4; i++) four[i] = at + i < k && lane < lanes ? mine[place(k_at, k_step, at + i)] : 0.0f;
                 }
             }
-            i64 sum = 0;
+            #pragma unroll
+            for (int i = 0; i < 4; i++) {
+                i32 own[OWN];
+                digits_of(quantised(four[i], one, two, most), own);
+                #pragma unroll
+                for (int z = 0; z < OWN; z++) d[z][i] = own[z], totals[z][i] += own[z];
+            }
+            i32 sum = 0; /* of 128 elements, less than 2^29 in all */
+            i8 *to = packed + spot(product, (int)planes, 0, blocks, block, padded, lane, 4 * tx);
+            #pragma unroll
+            for (int z = 0; z < OWN; z++) {
+                words[z] = low_bytes(d[z]);
+                sums[z] = __dp4a((int)words[z], 0x01010101, 0);
+            }
+#if KARATSUBA
+            words[2] = added(words[0], words[1]);
+            sums[2] = sums[0] + sums[1];
+#endif
+            #pragma unroll
             for (int z = 0; z < PLANES; z++) {
-                *(four_digits *)(packed + spot(product, z, blocks, block, padded, lane, 4 * tx)) = widened(words[z]);
-                sum += weight(z) * sums[z];
+                if (z < planes) *(four_digits *)(to + z * blocks * padded * ROW * ITEM) = widened(words[z]);
+                sum += (i32)weight(z) * sums[z];
             }
             if (along) {
-                for (int step = 16; step; step /= 2) sum += (i64)__shfl_xor_sync(ALL_LANES, (u64)sum, step);
-                if (tx == 0) atomicAdd(&along[product * padded + lane], (u64)sum);
+                sum = (i32)__reduce_add_sync(ALL_LANES, (u32)sum);
+                if (tx == 0) atomicAdd(&along[product * padded + lane], (u64)(i64)sum);
             }
         }
     }
+#if KARATSUBA
+    for (int i = 0; i < 4; i++) totals[2][i] = totals[0][i] + totals[1][i];
+#endif
     if (across) for (int z = 0; z < PLANES; z++) {
         for (int i = 0; i < 4; i++) part[ty][4 * tx + i] = totals[z][i];
         __syncthreads();

@@ -1,8 +1,8 @@
 """Matrix products of a CUDA device: what is launched for one, and where its workspace lies. How it is cut up: tiles.py.
 
 One product (or a batch of them) is: scales of rows and columns, packing of both operands into digits, the multiplication with its
-recombination and rounding, and the checksum of every column (pack.cu; gemm.cu or wgmma.cu; check.cu). All of it is asked for without the host looking
-at anything, so that it can be recorded; the number of wrong checksums is added to a counter of the caller's.
+recombination and rounding, and the checksum of every column (pack.cu; gemm.cu, wgmma.cu or persistent.cu; check.cu). All of it is asked for without
+the host looking at anything, so that it can be recorded; the number of wrong checksums is added to a counter of the caller's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from assay.exact.cuda.device import Buffer, Description, Device, Launch, source
 from assay.exact.cuda.operands import Operand, operands
-from assay.exact.cuda.tiles import LANES, ROW, Digits, Group, Size, Tile, Way, digits, fitting
+from assay.exact.cuda.tiles import LANES, ROW, Digits, Group, Layout, Size, Tile, Way, digits, fitting
 from assay.exact.steps import Step
 from assay.exact.views import View
 
@@ -49,6 +49,8 @@ class Product:
         self.products, self.m, self.n, self.k = a.batch.size, a.lanes.size, b.lanes.size, a.k.size
         self.blocks = -(-self.k // ROW)
         planes, sums = self.digits.planes, self.digits.sums
+        self.planes = planes - (self.digits.karatsuba and not way.layout.summed), planes
+        """Of A and of B, in memory."""
         of_a, of_b = tile.lanes if tile is not None else (2 * LANES, 2 * LANES)
         self.padded_a, self.padded_b = -(-self.m // of_a) * of_a, -(-self.n // of_b) * of_b
         """Rows and columns with those that fill up the last tile, and what pack takes at once."""
@@ -61,6 +63,8 @@ class Product:
             wanted = parts or max(1, min(2 * processors // self.tiles, self.k // LEAST_PART))
             self.run = min(-(-steps // min(wanted, steps)), self.digits.run * item // tile.kw)
             self.parts = -(-steps // self.run)
+            self.grid = tile.grid(self.tiles, processors)
+            """Blocks of a part."""
         elif planes != sums or self.k > self.digits.run:
             raise ValueError("the library adds up neither several products nor more of k than an int32 takes")
         sizes = {
@@ -69,8 +73,8 @@ class Product:
             "columns": 8 * self.products * self.padded_b, "wanted": 8 * self.products * self.padded_b,
             "totals": 8 * self.products * self.m * self.n if self.parts > 1 else 0,
             "sums": 4 * sums * self.products * self.padded_a * self.padded_b if tile is None else 0,
-            "packed_a": a.products * planes * self.blocks * self.padded_a * ROW * self.digits.item,
-            "packed_b": b.products * planes * self.blocks * self.padded_b * ROW * self.digits.item,
+            "packed_a": a.products * self.planes[0] * self.blocks * self.padded_a * ROW * self.digits.item,
+            "packed_b": b.products * self.planes[1] * self.blocks * self.padded_b * ROW * self.digits.item,
         }  # fmt: skip
         self.places: dict[str, int] = {}
         """What lies where in the scratch memory."""
@@ -139,11 +143,12 @@ class Products:
 
     def _packing(self, p: Product, a: int, b: int, scratch: int) -> tuple[Launch, Pair, Pair]:
         """What clears the sums; scales and packing of A, and of B."""
-        kernel = self._device.load(around(p.digits, p.tile is None)).kernel
+        kernel = self._device.load(around(p.digits, p.way.layout)).kernel
         at = {name: scratch + offset for name, offset in p.places.items()}
         words = p.places["sums"] // 4
         out = []
-        for x, side, padded, of, sums in ((a, p.a, p.padded_a, "a", (at["across"], 0)), (b, p.b, p.padded_b, "b", (0, at["along"]))):
+        sums_a, sums_b = (p.planes[0], at["across"], 0), (p.planes[1], 0, at["along"])
+        for x, side, padded, of, sums in ((a, p.a, p.padded_a, "a", sums_a), (b, p.b, p.padded_b, "b", sums_b)):
             common = (x, *self._places(side), side.lanes.size, side.k.size, int(side.turned), at[f"top_{of}"])
             grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
             tops = Launch(kernel("tops"), (grid, 1, 1), BLOCK, common)
@@ -165,7 +170,7 @@ class Products:
 
     def _multiplying(self, p: Product, out: int, scratch: int, totals: int, parts: int) -> list[Launch]:
         """`parts` blocks for each tile, those beyond `p.parts` without work; more than one leave sums at `totals`."""
-        kernel = self._device.load(around(p.digits, p.tile is None)).kernel
+        kernel = self._device.load(around(p.digits, p.way.layout)).kernel
         at = {name: scratch + offset for name, offset in p.places.items()}
         padded_a, padded = p.padded_a, p.padded_b
         step_a, step_b = int(not p.a.shared), int(not p.b.shared)
@@ -176,9 +181,11 @@ class Products:
             made += self._by_library(p, at)
             made.append(Launch(kernel("combine"), rounding, BLOCK, (at["sums"], p.products, padded_a, *scales, padded, out, at["columns"])))
         else:
-            arguments = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, totals, at["columns"])
+            arguments: tuple[int, ...] = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, totals, at["columns"])
+            if isinstance(p.tile, Group) and p.tile.persistent:
+                arguments += (p.tiles // (p.tile.cm * p.tile.cn),)
             gemm = self._device.load(multiplication(p.digits, p.tile), p.tile.arch).kernel("gemm")
-            made.append(Launch(gemm, (p.tiles, parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits)))
+            made.append(Launch(gemm, (p.grid, parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits)))
         if parts > 1:
             made.append(Launch(kernel("finish"), rounding, BLOCK, (totals, *scales, padded, out, at["columns"])))
         run = p.digits.run // ROW
@@ -232,18 +239,21 @@ def _few(elements: int) -> int:
     return max(1, min(1024, -(-elements // THREADS)))
 
 
-def _defined(how: Digits, plain: bool) -> str:
-    names = {"PLANES": how.planes, "KARATSUBA": how.karatsuba, "PLAIN": plain, "BF16": how.kind == "bf16", "FP8": how.kind == "fp8"}
-    return "".join(f"#define {name} {int(value)}\n" for name, value in names.items())
+def _defined(how: Digits, layout: Layout) -> str:
+    plain, width, _ = layout
+    given = {
+        "PLANES": how.planes, "KARATSUBA": how.karatsuba, "PLAIN": plain, "BF16": how.kind == "bf16", "FP8": how.kind == "fp8", "WIDTH": width,
+    }  # fmt: skip
+    return "".join(f"#define {name} {int(value)}\n" for name, value in given.items())
 
 
 @cache
-def around(how: Digits, plain: bool) -> str:
-    """CUDA C++ of what comes before and after a multiplication; `plain`: of the library's."""
-    return _defined(how, plain) + source("digits.cuh", "pack.cu", "check.cu")
+def around(how: Digits, layout: Layout) -> str:
+    """CUDA C++ of what comes before and after a multiplication."""
+    return _defined(how, layout) + source("digits.cuh", "pack.cu", "check.cu")
 
 
 @cache
 def multiplication(how: Digits, tile: Tile | Group) -> str:
     """CUDA C++ of the multiplication in tiles."""
-    return _defined(how, False) + f"#define HOLDS {how.holds}\n" + tile.defined() + source(*tile.files)
+    return _defined(how, tile.layout) + f"#define HOLDS {how.holds}\n" + tile.defined() + source(*tile.files)

@@ -2,8 +2,8 @@
  *
  * A bulk copy fills its targets with garbage at once and brings their bytes only when every thread waits for something; of the copies that are under way
  * any may be next, and each block of a cluster gets its own at another time. Products of a warpgroup are made when they are waited for, from
- * what then lies in shared memory. So a slot that is read before its barrier says so, filled again before all have read it, or a sum that is
- * read before its wait, gives wrong numbers; and what never comes ends as a barrier that is never reached. Addresses, descriptors, swizzle and the layout of
+ * what then lies in shared memory, and in the registers that were given. So a slot that is read before its barrier says so, filled again before all have
+ * read it, a fragment that is written again before its wait, or a sum that is read before, gives wrong numbers; and what never comes ends as a barrier that is never reached. Addresses, descriptors, swizzle and the layout of
  * sums are decoded as the PTX ISA has them; shared memory begins at an address that is no multiple of what the swizzle asks for.
  */
 #define CLUSTERED(blocks)
@@ -16,11 +16,12 @@ const uint64_t MADE = 0x6d62617272696572ull;
 
 struct counted { unsigned at, phase; int expected, pending; long bytes; }; /* a barrier */
 struct copy { unsigned to, bytes, barrier, block; const void *from; };
-struct pending_product { int *d; uint64_t a, b; unsigned group; };
+struct pending_product { int *d; const unsigned *fragment; uint64_t a, b; unsigned group; }; /* A from registers where there is a fragment */
+struct fragment_of_a { unsigned r[4]; };
 struct own_products { pending_product all[128]; unsigned count, open; bool fenced; };
 
 static counted counters[MAX_CLUSTER][64];
-static unsigned made[MAX_CLUSTER], meeting, met, partly[MAX_CLUSTER], parts[MAX_CLUSTER];
+static unsigned made[MAX_CLUSTER], meeting, met, partly[MAX_CLUSTER], parts[MAX_CLUSTER], gone[MAX_CLUSTER], going[MAX_CLUSTER];
 static copy copies[1024];
 static unsigned copying, dice;
 static own_products queued[FIBRES];
@@ -59,6 +60,8 @@ static void begin_hopper() {
     memset(made, 0, sizeof made);
     memset(partly, 0, sizeof partly);
     memset(parts, 0, sizeof parts);
+    memset(gone, 0, sizeof gone);
+    memset(going, 0, sizeof going);
     memset(queued, 0, sizeof queued);
 }
 static void end_hopper() {
@@ -67,12 +70,13 @@ static void end_hopper() {
 }
 static struct hooked { hooked() { begin = begin_hopper, end = end_hopper, late = bring; } } hook;
 
-/* Where byte k of a row lies: by the descriptor's start and distance of 8 rows, then bits 4-6 of the address exchanged by its bits 7-9. */
+/* Where byte k of a row lies: by the descriptor's start and distance of 8 rows, then bits 4-6 of the address exchanged by its bits 7-9 (rows of 128 bytes),
+ * or bits 4-5 by its bits 7-8 (rows of 64). */
 static const unsigned char *of_matrix(uint64_t descriptor, unsigned row, unsigned k) {
-    unsigned start = (unsigned)(descriptor & 0x3fff) << 4, eight = (unsigned)(descriptor >> 32 & 0x3fff) << 4;
-    if (descriptor >> 62 != 1 || descriptor >> 49 & 7) fail("a matrix descriptor without the 128-byte swizzle, or with an offset of its base");
-    unsigned at = start + row / 8 * eight + row % 8 * 128 + k;
-    return place_of(own_block(), at ^ (at >> 7 & 7) << 4, 16);
+    unsigned start = (unsigned)(descriptor & 0x3fff) << 4, eight = (unsigned)(descriptor >> 32 & 0x3fff) << 4, kind = (unsigned)(descriptor >> 62);
+    if ((kind != 1 && kind != 2) || descriptor >> 49 & 7) fail("a matrix descriptor without a swizzle of 128 or 64 bytes, or with an offset of its base");
+    unsigned at = start + row / 8 * eight + row % 8 * (kind == 1 ? 128 : 64) + k;
+    return place_of(own_block(), at ^ (at >> 7 & (kind == 1 ? 7 : 3)) << 4, 16);
 }
 
 __attribute__((optimize("O3"))) static int dot(const signed char *a, const signed char *b) {
@@ -81,11 +85,20 @@ __attribute__((optimize("O3"))) static int dot(const signed char *a, const signe
     return sum;
 }
 
-/* A thread's part of 64 x columns x 32: D's register 4 j + 2 h + e is row 16 (warp % 4) + lane / 4 + 8 h, column 8 j + 2 (lane % 4) + e. */
+/* A thread's part of 64 x columns x 32: D's register 4 j + 2 h + e is row 16 (warp % 4) + lane / 4 + 8 h, column 8 j + 2 (lane % 4) + e. A's register
+ * 2 u + h of lane 4 g + t is bytes 16 u + 4 t .. + 3 of row 16 (warp % 4) + g + 8 h. */
 static void multiply(const pending_product &p, int columns) {
     unsigned lane = current % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
     signed char a[2][32], b[32];
-    for (unsigned i = 0; i < 4; i++) memcpy(a[i / 2] + i % 2 * 16, of_matrix(p.a, row + i / 2 * 8, i % 2 * 16), 16);
+    if (p.fragment) {
+        fragment_of_a mine;
+        memcpy(mine.r, p.fragment, sizeof mine.r);
+        auto all = exchange(0xffffffffu, mine);
+        for (unsigned i = 0; i < 16; i++) {
+            fragment_of_a other = of_lane<fragment_of_a>(all, lane / 4 * 4 + i % 4);
+            memcpy(a[i / 4 % 2] + i / 8 * 16 + i % 4 * 4, &other.r[i / 4], 4);
+        }
+    } else for (unsigned i = 0; i < 4; i++) memcpy(a[i / 2] + i % 2 * 16, of_matrix(p.a, row + i / 2 * 8, i % 2 * 16), 16);
     for (int j = 0; j < columns / 4; j++) {
         unsigned column = (unsigned)j / 2 * 8 + lane % 4 * 2 + j % 2;
         for (unsigned i = 0; i < 2; i++) memcpy(b + i * 16, of_matrix(p.b, column, i * 16), 16);
@@ -107,6 +120,12 @@ static void shim_meet(unsigned *arrived, unsigned *generation, unsigned all) {
 }
 static void cluster_meet() { shim_meet(&shim::met, &shim::meeting, shim::together); }
 template <int THREADS_> static void consumers_meet() { shim_meet(&shim::partly[shim::own_block()], &shim::parts[shim::own_block()], THREADS_); }
+
+template <int THREADS_> static void ahead_goes() {
+    unsigned block = shim::own_block();
+    if (++shim::gone[block] == THREADS_) shim::gone[block] = 0, shim::going[block]++;
+}
+template <int THREADS_> static void ahead_waited() { shim_meet(&shim::gone[shim::own_block()], &shim::going[shim::own_block()], THREADS_); }
 
 static void barrier_init(u32 at, u32 arrivals) {
     unsigned block = shim::own_block();
@@ -147,18 +166,25 @@ template <bool SEVERAL> static void bulk_copy(u32 to, const void *from, u32 byte
 template <int REGISTERS> static void registers_more() {}
 template <int REGISTERS> static void registers_less() {}
 static void not_before(i32 &) {}
+static void fragment_load(u32 r[4], u32 row) {
+    if (row % 16) shim::fail("a row of a fragment at an address that is no multiple of 16");
+    auto all = shim::exchange(ALL_LANES, (const unsigned char *)shim::place_of(shim::own_block(), row, 16));
+    for (int j = 0; j < 4; j++) memcpy(&r[j], shim::of_lane<const unsigned char *>(all, 8 * j + LANE / 4) + 4 * (LANE % 4), 4);
+}
 static void group_begin() { shim::queued[shim::current].fenced = true; }
 static void group_end() {
     shim::own_products &mine = shim::queued[shim::current];
     mine.open++;
     mine.fenced = false;
 }
-static void group_multiply(i32 d[TN / 2], u64 a, u64 b) {
+static void shim_multiply(i32 d[TN / 2], const u32 *fragment, u64 a, u64 b) {
     shim::own_products &mine = shim::queued[shim::current];
     if (!mine.fenced) shim::fail("a warpgroup's product without a fence before its group");
     if (mine.count == 128) { shim::fail("more products under way than the emulation holds"); return; }
-    mine.all[mine.count++] = {d, a, b, mine.open};
+    mine.all[mine.count++] = {d, fragment, a, b, mine.open};
 }
+static void group_multiply(i32 d[TN / 2], u64 a, u64 b) { shim_multiply(d, 0, a, b); }
+static void group_multiply(i32 d[TN / 2], const u32 a[4], u64 b) { shim_multiply(d, a, 0, b); }
 template <int LEFT> static void group_wait() {
     shim::own_products &mine = shim::queued[shim::current];
     unsigned n = 0;

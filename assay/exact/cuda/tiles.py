@@ -54,6 +54,20 @@ def digits(bits: int, kind: Kind = "int8", holds: int = MOST_HELD) -> Digits:
     return Digits(2, False, 1 << 16, kind, held) if bits == 15 else Digits(3, False, 1 << 15, kind, held)
 
 
+class Layout(NamedTuple):
+    """How packed operands lie in memory (digits.cuh)."""
+
+    plain: bool = False
+    """As libraries want them."""
+    width: int = ROW
+    """Bytes of k that lie together."""
+    summed: bool = True
+    """Whether the plane of A that is the sum of the others (Karatsuba's) lies there, too."""
+
+
+ROWS, NARROW, PLAIN = Layout(), Layout(width=ROW // 2, summed=False), Layout(plain=True)
+
+
 class Tile(NamedTuple):
     """What a block of threads makes (tm x tn elements), what a warp of it does (wm x wn), bytes of k in a stage (64 or 128), stages."""
 
@@ -83,6 +97,14 @@ class Tile(NamedTuple):
         return self.stages * how.planes * (self.tm + self.tn) * self.kw
 
     @property
+    def layout(self) -> Layout:
+        return ROWS
+
+    def grid(self, tiles: int, processors: int) -> int:
+        """Blocks that are launched for so many tiles."""
+        return tiles
+
+    @property
     def arch(self) -> str:
         """For what exactly it has to be compiled."""
         return ""
@@ -99,13 +121,14 @@ class Tile(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A tile of wgmma.cu: what a block makes, slots of its ring, tiles of a cluster (cm x cn)."""
+    """A tile of wgmma.cu: what a block makes, slots of its ring, tiles of a cluster (cm x cn). Or of persistent.cu, whose blocks make several."""
 
     tm: int
     tn: int
     slots: int
     cm: int
     cn: int
+    persistent: bool = False
 
     @property
     def kw(self) -> int:
@@ -123,8 +146,23 @@ class Group(NamedTuple):
     def blocks(self, m: int, n: int) -> int:
         return -(-m // (self.tm * self.cm)) * -(-n // (self.tn * self.cn)) * self.cm * self.cn
 
+    @property
+    def layout(self) -> Layout:
+        return NARROW if self.persistent else ROWS
+
+    def grid(self, tiles: int, processors: int) -> int:
+        """Blocks that are launched for so many tiles: with blocks that stay, as many as run at a time. Larger clusters do not fill a chip evenly, so
+        they make a few tiles each, and the hardware gives out what is left."""
+        size = self.cm * self.cn
+        if not self.persistent:
+            return tiles
+        at_once = processors // size if size <= 2 else -(-tiles // size // STAY)
+        return min(max(1, at_once), tiles // size) * size
+
     def shared(self, how: Digits) -> int:
-        """With what may be lost in front of the ring, two barriers for each slot, and the tile's place."""
+        """With what may be lost in front of the ring, two barriers for each slot, and the tile's place (of several, where blocks stay)."""
+        if self.persistent:
+            return 1024 + self.slots * ((2 * self.tm + how.planes * self.tn) * ROW // 2 + 16 + 6) + 24
         return 1024 + self.slots * (how.held * (self.tm + self.tn) * ROW + 16) + 32
 
     @property
@@ -133,18 +171,19 @@ class Group(NamedTuple):
 
     @property
     def files(self) -> tuple[str, ...]:
-        return ("digits.cuh", "hopper.cuh", "wgmma.cu")
+        return ("digits.cuh", "hopper.cuh", "tiles.cuh", "persistent.cu" if self.persistent else "wgmma.cu")
 
     def defined(self) -> str:
         """With the operands of an instruction that has tn / 2 registers."""
         count = self.tn // 2
         places = ", ".join(f"%{i}" for i in range(count))
         operands_ = ", ".join(f'"+r"(d[{i}])' for i in range(count))
-        text = "".join(f"#define {name.upper()} {value}\n" for name, value in self._asdict().items())
-        return f'{text}#define D_PLACES "{places}"\n#define D_OPERANDS {operands_}\n#define DESCRIPTORS "%{count}, %{count + 1}"\n'
+        text = "".join(f"#define {name.upper()} {int(value)}\n" for name, value in self._asdict().items())
+        text += f'#define D_PLACES "{places}"\n#define D_OPERANDS {operands_}\n#define DESCRIPTORS "%{count}, %{count + 1}"\n'
+        return f'{text}#define FRAGMENT "{{%{count}, %{count + 1}, %{count + 2}, %{count + 3}}}, %{count + 4}"\n'
 
     def __str__(self) -> str:
-        return "wgmma " + "x".join(map(str, self))
+        return ("persistent " if self.persistent else "wgmma ") + "x".join(map(str, self[:5]))
 
 
 class Way(NamedTuple):
@@ -157,6 +196,10 @@ class Way(NamedTuple):
 
     def digits(self, bits: int) -> Digits:
         return digits(bits, self.kind, self.holds)
+
+    @property
+    def layout(self) -> Layout:
+        return PLAIN if self.tile is None else self.tile.layout
 
     def __str__(self) -> str:
         return "library" if self.tile is None else f"{self.kind} {self.tile}"
@@ -223,6 +266,10 @@ WIDE = {1: 256, 3: 128, 5: 64}
 """Number of sums -> columns of a Group's tile: sums of 64 rows take at most 192 of a thread's 232 registers."""
 CLUSTERS = {True: ((2, 1), (2, 2), (1, 1)), False: ((2, 1),)}
 """With Karatsuba's planes, or without."""
+STAYING = ((2, 1), (2, 2))
+"""Clusters of persistent.cu, which has Karatsuba's planes alone."""
+STAY = 4
+"""Tiles that a larger cluster makes."""
 
 
 def groups(how: Digits, arch: str) -> list[Group]:
@@ -230,9 +277,14 @@ def groups(how: Digits, arch: str) -> list[Group]:
     if arch != "sm_90" or how.kind != "int8":
         return []
     tn = WIDE[how.sums]
-    one = Group(128, tn, 1, 1, 1).shared(how) - Group(128, tn, 0, 1, 1).shared(how)
-    slots = (SHARED[arch] - Group(128, tn, 0, 1, 1).shared(how)) // one
-    return [Group(128, tn, slots, cm, cn) for cm, cn in CLUSTERS[how.karatsuba]]
+    out = [Group(128, tn, 0, cm, cn) for cm, cn in CLUSTERS[how.karatsuba]]
+    out += [Group(128, tn, 0, cm, cn, True) for cm, cn in STAYING if how.karatsuba]
+    return [_filled(group, how, SHARED[arch]) for group in out]
+
+
+def _filled(group: Group, how: Digits, room: int) -> Group:
+    none = group.shared(how)
+    return group._replace(slots=(room - none) // (group._replace(slots=1).shared(how) - none))
 
 
 def fitting(how: Digits, products: int, m: int, n: int, description: Description) -> Tile:

@@ -1,23 +1,17 @@
 /* gemm.cu's product for compute capability 9.0, whose int8 tensor cores reach their full rate by wgmma alone. The same operands, arguments and results.
  *
- * A block makes TM x TN elements of C: one warpgroup (four warps) fetches, TM / 64 others multiply, 64 rows each, with all sums in their registers. Shared
+ * A block makes a tile of C (tiles.cuh) with all sums in registers. Shared
  * memory is a ring of slots; a slot is 128 elements of k of one plane of both operands (of all planes where each is multiplied with each). pack.cu has
- * laid that out as wgmma wants it, in one piece for each operand, so a slot is filled by plain bulk copies, without tensor maps. Blocks of a
- * cluster are CM x CN tiles; those that need the same rows of A or of B fetch a part each, for all of them.
+ * laid that out as wgmma wants it, in one piece for each operand, so a slot is filled by plain bulk copies, without tensor maps.
  *
  * `filled[slot]` ends a phase when the slot's bytes are there; `emptied[slot]` when every warp, of every block that this block's copies go to, has multiplied it.
  */
-#define GROUPS (TM / 64)
-#define THREADS (128 * (GROUPS + 1))
-#define CLUSTER (CM * CN)
 #define HELD (KARATSUBA ? 1 : PLANES) /* planes of a slot */
 #define TURNS (PLANES / HELD)         /* slots of 128 elements of k */
 #define PLANE_A (TM * ROW)
 #define PLANE_B (TN * ROW)
 #define SLOT (HELD * (PLANE_A + PLANE_B))
-#define SHARERS (CM + CN - 1) /* blocks whose copies fill a slot, which are those that its copies go to */
 #define STRIDE (64 + 8)       /* int64 from row to row of staged totals: neighbouring rows begin in different banks */
-#define RASTER 8              /* rows of tiles that are made together, so that what they read stays in L2 */
 #define WHOLE (PLANES < 3 || KARATSUBA) /* whether f64 holds every total: b <= 15, where |total| < 2^(17 + 28) */
 
 /* What a warpgroup adds up of a slot. */
@@ -32,29 +26,12 @@ __device__ __forceinline__ void multiply_slot(i32 (*sums)[TN / 2], u32 a, u32 b)
     }
 }
 
-/* 2^(e - bits - 125) for a lane of the largest magnitude `top`, or NaN: what its integers are multiplied by. */
-__device__ __forceinline__ double scale_of(u32 top, int bits) {
-    u64 e = field_of(top);
-    return __longlong_as_double((i64)(e == 255 ? 0x7ff8000000000000ull : (e + 1023 - 125 - bits) << 52));
-}
-
-/* As element() of digits.cuh; where f64 holds the total, by two exact products and one rounding. This chip has f64 at half the rate of f32. */
-__device__ __forceinline__ float rounded(i64 total, u32 top_a, u32 top_b, int bits) {
+__device__ __forceinline__ float element_of(i64 total, u32 top_a, u32 top_b, int bits) {
 #if WHOLE
-    float x = __double2float_rn(__dmul_rn(__dmul_rn(__ll2double_rn(total), scale_of(top_a, bits)), scale_of(top_b, bits)));
-    return x == x ? x : __uint_as_float(NAN_BITS);
+    return rounded(total, scale_of(top_a, bits), scale_of(top_b, bits));
 #else
     return element(total, top_a, top_b, bits);
 #endif
-}
-
-struct tile_place { i64 product, row, column; };
-
-__device__ __forceinline__ tile_place tile_of(i64 m, i64 n, int of_m, int of_n) {
-    i64 tiles_m = (m + CM * TM - 1) / (CM * TM), tiles_n = (n + CN * TN - 1) / (CN * TN), cluster = blockIdx.x / CLUSTER;
-    i64 tile = cluster % (tiles_m * tiles_n), band = tile / (RASTER * tiles_n), within = tile - band * RASTER * tiles_n;
-    i64 height = tiles_m - band * RASTER < RASTER ? tiles_m - band * RASTER : RASTER;
-    return {cluster / (tiles_m * tiles_n), ((band * RASTER + within % height) * CM + of_m) * TM, (within / height * CN + of_n) * TN};
 }
 
 /* blockIdx.x: cluster of tiles, and tile in it; the rest as in gemm.cu. padded_a, padded_b: multiples of CM * TM, CN * TN. */
@@ -68,7 +45,7 @@ KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const 
     u32 ring = (shared_address(whole) + 1023) & ~1023u, filled = ring + SLOTS * SLOT, emptied = filled + SLOTS * 8;
     volatile tile_place *tile = (volatile tile_place *)(whole + 1024 + SLOTS * (SLOT + 16));
     if (threadIdx.x == 0) { /* the tile's place lies in shared memory: those who multiply have no registers for it */
-        tile_place here = tile_of(m, n, of_m, of_n);
+        tile_place here = tile_of(blockIdx.x / CLUSTER, m, n, of_m, of_n);
         tile->product = here.product, tile->row = here.row, tile->column = here.column;
         for (int s = 0; s < SLOTS; s++) {
             barrier_init(filled + s * 8, 1);
@@ -84,9 +61,7 @@ KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const 
         registers_less<40>();
         if (threadIdx.x == 0) {
             i64 plane_a = blocks * padded_a * ROW, plane_b = blocks * padded_b * ROW;
-            u32 same_row = ((1u << CN) - 1) << of_m * CN, same_column = 0;
-            #pragma unroll
-            for (int i = 0; i < CM; i++) same_column |= 1u << (i * CN + of_n);
+            u32 same_row = ((1u << CN) - 1) << of_m * CN, same_column = column_of(of_n);
             a += tile->product * step_a * PLANES * plane_a + (from * padded_a + tile->row + of_n * (TM / CN)) * ROW;
             b += tile->product * step_b * PLANES * plane_b + (from * padded_b + tile->column + of_m * (TN / CM)) * ROW;
             int empty = SLOTS; /* slots that nothing was in yet */
@@ -117,7 +92,7 @@ KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const 
             #pragma unroll
             for (int i = 0; i < TN / 2; i++) sums[s][i] = 0;
         }
-        int group = WARP / 4 - 1, before = 0, sharer = LANE < CN ? of_m * CN + LANE : (LANE - CN < of_m ? LANE - CN : LANE - CN + 1) * CN + of_n;
+        int group = WARP / 4 - 1, before = 0, sharer = sharer_of(LANE, of_m, of_n);
         for (int block = 0; block < count; block++) {
             #pragma unroll
             for (int turn = 0; turn < TURNS; turn++) {
@@ -168,7 +143,7 @@ KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const 
                     if (y + 1 < n) atomicAdd(&totals[at + 1], two.y);
                     continue;
                 }
-                float2 out = {rounded((i64)two.x, top_a[x], tb[0], (int)bits), rounded((i64)two.y, top_a[x], tb[1], (int)bits)};
+                float2 out = {element_of((i64)two.x, top_a[x], tb[0], (int)bits), element_of((i64)two.y, top_a[x], tb[1], (int)bits)};
                 if (pairs) *(float2 *)(c + at) = out;
                 else {
                     c[at] = out.x;
