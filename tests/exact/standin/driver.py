@@ -165,16 +165,17 @@ class Driver:
 
     def cudaEventRecord(self, event: int, stream: int) -> None:
         on = self._streams[stream]
-        self._events[event] = on, len(on.waiting)
+        self._events[event] = on, on.asked
 
     def cudaEventSynchronize(self, event: int) -> None:
-        self._events[event][0].settle()
+        on, count = self._events[event]
+        on.until(count)
 
     def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> None:
-        """What the event's stream had been asked for is done before whatever comes now. Streams end in no order but this."""
-        of, _ = self._events[event]
-        if of is not self._streams[stream]:
-            self._streams[stream].ask(of.settle)
+        """What the event's stream had been asked for until then is done before whatever comes now. Streams end in no order but this."""
+        on, count = self._events[event]
+        if on is not self._streams[stream]:
+            self._streams[stream].ask(lambda: on.until(count))
 
     def cudaStreamIsCapturing(self, stream: int, state: Any) -> None:
         state[0] = int(self._streams[stream].capture is not None)

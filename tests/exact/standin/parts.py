@@ -29,15 +29,26 @@ class Stream:
     def __init__(self) -> None:
         self.waiting: list[Work] = []
         self.capture: list[Work] | None = None
+        self._done = 0
+
+    @property
+    def asked(self) -> int:
+        """How much work there has been so far."""
+        return self._done + len(self.waiting)
 
     def ask(self, work: Work) -> None:
         (self.waiting if self.capture is None else self.capture).append(work)
 
+    def until(self, count: int) -> None:
+        """Does the first `count` of all that it was asked for, and no more."""
+        while self._done < count and self.waiting:
+            self._done += 1
+            self.waiting.pop(0)()
+
     def settle(self) -> None:
         if self.capture is not None:
             raise Refused(CAPTURED, "a wait for a stream that is captured")
-        while self.waiting:
-            self.waiting.pop(0)()
+        self.until(self.asked)
 
 
 class Memory:

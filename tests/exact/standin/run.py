@@ -3,6 +3,7 @@ fails; the last line is a JSON object: how often each function was called, and w
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -18,20 +19,19 @@ import pytest
 
 from assay.cage import confine
 from assay.exact import examination, reference, trainings
-from assay.exact.cpu import Cpu
 from assay.exact.cuda import choice, trial
 from assay.exact.cuda.device import DeviceError, DeviceFull, Launch, source
 from assay.exact.cuda.gpu import Gpu
 from assay.exact.cuda.operands import Axis, Operand
 from assay.exact.cuda.product import Product, Products
-from assay.exact.cuda.tiles import Group, Size, Way, digits, groups, tiles
+from assay.exact.cuda.tiles import Size, Way, digits, groups, tiles
 from assay.exact.inputs import floats
-from assay.exact.ranks.places import DATA
+from assay.exact.ranks.places import DATA, TENSOR
 from assay.exact.ranks.team import Team, crew
 from tests import gpu as script
 from tests.exact.standin.driver import TOTAL, Driver
 from tests.exact.standin.install import put_in
-from tests.exact.support import first_inputs
+from tests.exact.test_ranks_held import same
 
 SITE = Path(__file__).parent / "site"
 TWICE = "KERNEL twice(float *x, i64 n) { for (i64 i = threadIdx.x; i < n; i += blockDim.x) x[i] = __fadd_rn(x[i], x[i]); }"
@@ -169,7 +169,7 @@ def chosen(driver: Driver) -> None:
     size = Size(14, 1, 70, 200, 33)
     ways = choice.Choices(gpu)
     assert {str(way) for way in ways.ways(size)} == set(ways.measured(size))
-    assert any(way.bf16 for way in ways.ways(size))
+    assert {"int8", "bf16"} <= {way.kind for way in ways.ways(size)}
     a, b = (np.random.default_rng(at).standard_normal(shape).astype(np.float32) for at, shape in enumerate(((size.m, size.k), (size.k, size.n))))
     want = reference.matmul(a, b, size.bits)
     for way in [*ways.ways(size)]:
@@ -186,10 +186,9 @@ def hopper(driver: Driver) -> None:
     how = digits(14)
     a, b = floats(1, (150, 400), "wide"), floats(2, (400, 140), "wide")
     want = reference.matmul(a, b, 14)
-    first = next(iter(groups(how, "sm_90")))
-    for tile in (first, next(iter(tiles(how, "sm_90")))):
+    first, *others = groups(how, "sm_90")
+    for tile in (first, next(group for group in others if group.persistent), tiles(how, "sm_90")[0]):
         assert multiplied(gpu, a, b, Way(tile)).tobytes() == want.tobytes(), str(tile)
-    assert isinstance(first, Group)
     trial.LARGE = ()
     ways = choice.Choices(gpu)
     assert ways.admitted(Way(first), 14)
@@ -213,10 +212,11 @@ def multiplied(gpu: Gpu, a: np.ndarray, b: np.ndarray, way: Way) -> np.ndarray: 
 
 
 def trained(driver: Driver, family: str) -> None:
-    """Two steps from the host's state, and two that stay on the device, in graphs."""
+    """Two steps from the host's state, and two that stay on the device, in graphs; and with what may be of the state on the host."""
     choice.Choices.way = lambda self, size: None  # type: ignore[method-assign]
     assert [str(failed) for failed in examination.trained(examination.Route(examination.CUDA, 1), family, 2)] == []
-    assert script.resident(examination.CUDA, family, 2, script.SLICES.get(family, 0)) is None
+    for slices, away in ((script.SLICES.get(family, 0), False), (0, True)):
+        assert script.resident(examination.CUDA, family, 2, slices, away) is None
     assert driver.calls["cudaGraphLaunch"] > 0
 
 
@@ -227,16 +227,15 @@ def operators(driver: Driver) -> None:
 
 
 def ranks(driver: Driver, alone: str = "") -> None:
-    """Two ranks, each a process with a driver like this, whose devices read each other's memory; or may not (`alone`)."""
-    program, inputs = trainings.load("mlp").program, first_inputs("mlp")
+    """Trainings that stay with two ranks, each a process with a driver like this, whose devices read each other's memory; or may not (`alone`)."""
+    program = trainings.load("mlp").program
     log = Path(tempfile.mkdtemp()) / "calls"
     log.touch()
     os.environ |= {"ASSAY_DEVICE": "cuda", "PYTHONPATH": os.pathsep.join([str(SITE), *sys.path]), "STANDIN_LOG": str(log)}
     os.environ |= {"STANDIN_ALONE": "yes"} if alone else {}
-    with Team(program, DATA, crew(2)) as team:
-        got = team.run("micro", inputs)
-    want = Cpu(program).run("micro", inputs)
-    assert {name: x.tobytes() for name, x in got.items()} == {name: x.tobytes() for name, x in want.items()}
+    for layout in (DATA, TENSOR):
+        with Team(program, layout, crew(2)) as team:
+            same("mlp", team)
     told = log.read_text().split()
     shutil.rmtree(log.parent)
     assert {"cudaIpcGetMemHandle", "cudaIpcOpenMemHandle"} <= set(told)
@@ -246,6 +245,9 @@ def ranks(driver: Driver, alone: str = "") -> None:
 def main(what: str, *words: str) -> int:
     driver = Driver(capability={"hopper": 90, "newer": 199}.get(what, 80), cublas=what != "without")
     put_in(driver)
+    choices = Path(tempfile.mkdtemp())
+    choice.path = lambda description: choices / "choices.json"  # nothing is remembered
+    atexit.register(shutil.rmtree, choices)
     globals()[what](driver, *words)
     print(json.dumps({"calls": driver.calls, "refusals": driver.refusals}))
     return 0
