@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from assay.exact import reference, trainings
@@ -24,6 +25,8 @@ class Route(NamedTuple):
     threads: int
 
 
+FAMILIES = [name if name in ("mlp", "gpt", "batchnorm", "vit") else pytest.param(name, marks=pytest.mark.slow) for name in trainings.FAMILIES]
+"""SGD, AdamW, running statistics and Muon in every run; all of them in the slow one."""
 ROUTES = [Route("numpy", 1)] + [Route(level, threads) for level in levels() for threads in (1, 2)]
 
 

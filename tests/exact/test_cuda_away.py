@@ -27,6 +27,7 @@ from assay.exact.table import TensorType
 from assay.optim import SGD, AdamW, Averaged, Optimizer, update_part
 from assay.program import Input, Output, Part, Program
 from assay.state import Tensors, state_root_of, tensor_roots
+from tests.exact.support import FAMILIES
 from tests.exact.test_cuda_route import Flipping
 
 pytestmark = pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler for the fake device")
@@ -57,7 +58,7 @@ def published(family: str, steps: int = STEPS) -> list[str]:
     return [trainings.expected()[family][str(step + 1)] for step in range(steps)]
 
 
-@pytest.mark.parametrize("family", trainings.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_published_states_are_reached_in_memory_and_in_files(family: str, tmp_path: Path) -> None:
     """By several groups, once with copies as late as may be and once as early. (Of vit and llama, by Muon, only what no product makes is away.)"""
     training = trainings.load(family)

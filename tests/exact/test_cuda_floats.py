@@ -25,7 +25,7 @@ from tests.exact.test_cuda_products import Single
 pytestmark = pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler")
 HOPPER = 14
 """Bits that fp8's accumulators are said to keep there."""
-ALL_WIDTHS = [8, 14, 16, 23, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (9, 10, 15, 20))]
+ALL_WIDTHS = [8, 14, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (9, 10, 15, 16, 20, 23))]
 """Two digits and their sum, three, four, five; then those at the ends of their ranges."""
 CASES = {c.name: c for c in conformance.cases() if c.name.startswith(("matmul", "maximal"))}
 

@@ -25,7 +25,7 @@ from assay.exact.ranks.split import Entry
 from assay.exact.ranks.team import Crew, Team, crew
 from assay.execute import Executor
 from assay.state import acc_root_of, state_root_of, to_bytes
-from tests.exact.support import first_inputs
+from tests.exact.support import FAMILIES, first_inputs
 from tests.exact.test_ranks_devices import Counting, opened, texts
 
 layouts = pytest.mark.parametrize("layout", [DATA, TENSOR, BOTH], ids=["data", "tensor", "both"])
@@ -53,7 +53,7 @@ def same(name: str, team: Team, steps: int = 2) -> None:
 
 
 @layouts
-@pytest.mark.parametrize("name", trainings.FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_link_ends_as_one_engines(name: str, layout: Layout) -> None:
     for size in (2, 3):
         with Team(trainings.load(name).program, layout, crew(size, processes=False)) as team:
