@@ -52,7 +52,7 @@ class Stages:
         self._device, self._products, self._comm = device, products, comm
         stages = [(form, stage) for form in forms for stage in form.stages]
         parts = [stage.part for _, stage in stages if stage.gives]
-        tapes = [Tape(Plan(part, constants, bits), device, kernels, products) for part in parts]
+        tapes = [Tape(Plan(part, constants, bits, rows=True), device, kernels, products) for part in parts]
         sums = {id(stage): _sums(form, stage, device, kernels, products, bits, comm) for form, stage in stages if stage.exchanges}
         given, made = ([_room(types) for types in each] for each in (map(_inputs, parts), map(_outputs, parts)))
         # While a stage's exchanges are made, its arena is idle, and so are its scratch memory and what it was given.
