@@ -22,8 +22,8 @@ from typing import NamedTuple
 from assay.exact.steps import Step
 from assay.exact.views import View, merged
 
-LEAST = 16
-"""Elements of a row, from which on a warp for each row is worth it."""
+LEAST, COUNT = 16, 8
+"""Elements of a row, from which on a warp for each row is worth it, and rows, from which on a launch is."""
 LONG, FEW = 4096, 256
 """Rows that are this long, and so few, are shared by many blocks instead (reduce.cu)."""
 WINDOW = 24
@@ -82,7 +82,7 @@ def reduced(step: Step) -> tuple[Rows, Step] | None:
     if inner != 1 or length < LEAST or prod(walk[2 * rank + 1 :]) != 1:
         return None
     rows = Rows(prod(walk[:rank]), length)
-    if rows.count < FEW and length >= LONG:
+    if rows.count < COUNT or (rows.count < FEW and length >= LONG):
         return None
     read = _joined(x, walk[:rank], walk[rank : 2 * rank], rows, 1)
     return rows, Step(step.name, (read,), (one_a_row(out.root, rows, out.dtype),), (), (bits,))

@@ -207,7 +207,7 @@ def text(step: Step) -> MapText:
 }}
 """
     name = f"rows_{hashlib.sha256(f'{shape}{tail}'.encode()).hexdigest()[:16]}"
-    return MapText(name, f"KERNEL __launch_bounds__({shape.threads}) {name}{tail}")
+    return MapText(name, f"KERNEL __launch_bounds__({shape.threads}, 1) {name}{tail}")
 
 
 def _phase(group: _Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
