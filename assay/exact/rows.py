@@ -28,8 +28,8 @@ LONG, FEW = 4096, 256
 """Rows that are this long, and so few, are shared by many blocks instead (reduce.cu)."""
 WINDOW = 24
 """Steps that a member may overtake."""
-MAX_CODE, MAX_VIEWS = 64, 32
-"""Operators, and values that are read or written, of a group."""
+MAX_CODE, MAX_VIEWS, MAX_REDUCTIONS = 64, 32, 4
+"""Operators, values that are read or written, and maxima and sums of a group: what is kept for later ones takes registers."""
 
 
 class Rows(NamedTuple):
@@ -54,8 +54,6 @@ def wide(v: View) -> bool:
 
 def _joined(v: View, dims: Sequence[int], strides: Sequence[int], rows: Rows, inner: int) -> View:
     sizes, (steps,) = merged(dims, strides)
-    if rows.count == 1:
-        sizes, steps = [1], [rows.length if inner else 1]
     return View(v.root, v.offset, (*sizes, rows.length), (*steps, inner), v.dtype)
 
 
@@ -140,9 +138,10 @@ class _Group:
             return False
         code = sum(max(1, len(p.code)) for p in (*self.parts, part))
         views = len({*self.reads, *outside}) + len(self.made) + len(part.writes)
-        if code > MAX_CODE or views > MAX_VIEWS:
+        reductions = sum(p.name != "map" for p in (*self.parts, part))
+        if code > MAX_CODE or views > MAX_VIEWS or reductions > MAX_REDUCTIONS:
             return False
-        shared = any(wide(v) and v in self.reads for v in outside)
+        shared = any(0 not in v.strides and v in self.reads for v in outside)
         return not self.members or shared or len(outside) < len(part.reads)
 
     def join(self, at: int, part: Step) -> None:

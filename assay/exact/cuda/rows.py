@@ -30,6 +30,9 @@ HELD = (1, 2, 4, 8, 12, 16, 24, 32)
 ROOM = 128
 """Registers that a thread has for elements of rows, of 255."""
 
+SHORT = 7
+"""Values of an element in a phase of a long row, up to which four elements at a time fit in the 64 registers that a thread of 1024 has; else two."""
+
 
 class Shape(NamedTuple):
     """Threads for a row, and elements that each of them holds (0: what is needed again is read again)."""
@@ -224,11 +227,11 @@ def _phase(group: _Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
     def of(v: _Value) -> str:
         return f"{v.name}[k]" if v in held or (shape.held and v.wide and not v.kernel) else v.name
 
-    loads, body = [], []
+    brief, loads, body = [], [], []
     for v in phase.made:
         kind = TYPES[v.dtype]
         if shape.held and (v in held or not v.kernel):
-            lines.append(f"{kind} {v.name}[{shape.held}];")
+            (lines if v in held else brief).append(f"{kind} {v.name}[{shape.held}];")
         if not v.kernel:
             loads.append(f"{of(v)} = e < n ? p{v.name}[e] : ({kind})0;" if shape.held else f"const {kind} {v.name} = p{v.name}[e];")
         else:
@@ -256,10 +259,10 @@ def _phase(group: _Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
         body.append(f"q{v.name} += (u64)fixed({of(x)}, s{v.name});")
         ends.append(f"const float {v.name} = sum_of(t{v.name}, total_of<{shape.group}>(q{v.name}), bits_{v.name});")
     if not shape.held:
-        return [*lines, "#pragma unroll 4", f"for (u32 e = lane; e < n; e += {shape.group}u) {{", *_in([*loads, *body]), "}", *ends]
+        return [*lines, f"#pragma unroll {4 if len(phase.made) <= SHORT else 2}", f"for (u32 e = lane; e < n; e += {shape.group}u) {{", *_in([*loads, *body]), "}", *ends]
     head = f"for (int k = 0; k < {shape.held}; k++) {{", f"    const u32 e = lane + (u32)k * {shape.group}u;"
     first = ["#pragma unroll", *head, *_in(loads), "}"] if loads else []
-    return [*lines, *first, "#pragma unroll", *head, "    if (e < n) {", *_in(_in(body)), "    }", "}", *ends]
+    return [*lines, "{", *_in([*brief, *first, "#pragma unroll", *head, "    if (e < n) {", *_in(_in(body)), "    }", "}"]), "}", *ends]
 
 
 def _in(lines: Iterable[str]) -> list[str]:
