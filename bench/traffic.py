@@ -1,16 +1,16 @@
-# Counts the bytes that one step of a GPT (124 million and 1 billion parameters; 8192 characters, one micro-batch) moves between an H200's memory and
-# its processors, and its launches: each step of the plan by itself, as before, and with the steps over the same rows as one kernel
+# Counts the bytes that one step of a GPT (124 million and 1 billion parameters; 8192 characters, one micro-batch) moves between an H200's memory
+# and its processors, and its launches: each step of the plan by itself, as before, and with the steps over the same rows as one kernel
 # (assay/exact/rows.py). Nothing runs and no device is needed: it is a count, no measurement.
 #
-# The rule: each launch reads the elements it touches once, and writes its results once; nothing stays in a cache from one launch to the next. A kernel
-# that reads a row again reads it from memory only if the rows that are under way at a time (2048 threads a processor) do not fit in the
-# level-2 cache. A product: both operands as f32 twice (scales, packing), their digits written, read by the multiplication once each, and B's once more
-# for the checksum, C written; where blocks share k, 8 bytes of each total cleared, added by every block and read. Tables of scales and places are left out.
-# Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the rest. The time at 4 TB/s (of the data sheet's 4.8)
-# is what the bytes alone would take, if nothing else did.
+# The rule: each launch reads the elements it touches once, and writes its results once; nothing stays in a cache from one launch to the next.
+# A kernel that reads a row again reads it from memory only if the rows that are under way at a time (2048 threads a processor, or one row
+# where kernels are launched so) do not fit in the level-2 cache. A product: both operands as f32 twice (scales, packing), their digits written, read
+# by the multiplication once each, and B's once more for the checksum, C written; where blocks share k, 8 bytes of each total cleared, added by every
+# block and read. Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the
+# rest. The time at 4 TB/s (of the data sheet's 4.8) is what the bytes alone would take, if nothing else did.
 #
-# Goal: a step in at most twice the time of native bf16. What that is on the device is measured by bench/gpu.py, never was, and taken here as the time of the
-# model's arithmetic at 40 % of bf16's peak (989 TFLOP/s).
+# Goal: a step in at most twice the time of native bf16. What that is on the device is measured by bench/gpu.py, never was, and taken here as the
+# time of the model's arithmetic at 40 % of bf16's peak (989 TFLOP/s).
 #
 #     python bench/traffic.py [--quick] [--json]
 from __future__ import annotations
@@ -44,7 +44,7 @@ PEAK, REACHED = 989e12, 0.4
 """Floating-point operations a second of bf16's products, by the data sheet, and the part of them that a good step reaches."""
 THREADS = 2048
 """Of a processor, at most."""
-KINDS = {"matmul": "products", "map": "maps and reductions", "sum": "maps and reductions", "amax": "maps and reductions", "rows": "maps and reductions"}
+KINDS = {"matmul": "products"} | dict.fromkeys(("map", "sum", "amax", "rows"), "maps and reductions")
 
 Moved = list[tuple[View, float]]
 """Bytes, each with the value that they are of."""

@@ -33,18 +33,18 @@ MAX_CODE, MAX_VIEWS, MAX_REDUCTIONS = 64, 32, 4
 
 
 class Rows(NamedTuple):
-    count: int
+    number: int
     length: int
 
 
 def whole_rows(root: int, rows: Rows, dtype: str) -> View:
     """All elements of a storage."""
-    return View(root, 0, (rows.count, rows.length), (rows.length, 1), dtype)
+    return View(root, 0, (rows.number, rows.length), (rows.length, 1), dtype)
 
 
 def one_a_row(root: int, rows: Rows, dtype: str) -> View:
     """A storage of an element for each row."""
-    return View(root, 0, (rows.count, rows.length), (1, 0), dtype)
+    return View(root, 0, (rows.number, rows.length), (1, 0), dtype)
 
 
 def wide(v: View) -> bool:
@@ -59,12 +59,12 @@ def _joined(v: View, dims: Sequence[int], strides: Sequence[int], rows: Rows, in
 
 def along(v: View, rows: Rows) -> View | None:
     """A view of R x L elements as rows, or None where the elements of a row lie apart."""
-    if v.contiguous and v.elements == rows.count * rows.length:
+    if v.contiguous and v.elements == rows.number * rows.length:
         return whole_rows(v.root, rows, v.dtype)._replace(offset=v.offset)
     cut = len(v.shape)
     while cut and prod(v.shape[cut:]) < rows.length:
         cut -= 1
-    if prod(v.shape[cut:]) != rows.length or prod(v.shape[:cut]) != rows.count:
+    if prod(v.shape[cut:]) != rows.length or prod(v.shape[:cut]) != rows.number:
         return None
     _, (steps,) = merged(v.shape[cut:], v.strides[cut:])
     if len(steps) != 1 or steps[0] not in (0, 1):
@@ -80,7 +80,7 @@ def reduced(step: Step) -> tuple[Rows, Step] | None:
     if inner != 1 or length < LEAST or prod(walk[2 * rank + 1 :]) != 1:
         return None
     rows = Rows(prod(walk[:rank]), length)
-    if rows.count < COUNT or (rows.count < FEW and length >= LONG):
+    if rows.number < COUNT or (rows.number < FEW and length >= LONG):
         return None
     read = _joined(x, walk[:rank], walk[rank : 2 * rank], rows, 1)
     return rows, Step(step.name, (read,), (one_a_row(out.root, rows, out.dtype),), (), (bits,))
@@ -88,9 +88,9 @@ def reduced(step: Step) -> tuple[Rows, Step] | None:
 
 def mapped(step: Step, rows: Rows) -> Step | None:
     """A MAP step over R x L or R elements with its views as rows, or None."""
-    if step.name != "map" or step.writes[0].elements not in (rows.count, rows.count * rows.length):
+    if step.name != "map" or step.writes[0].elements not in (rows.number, rows.number * rows.length):
         return None
-    narrow = step.writes[0].elements == rows.count
+    narrow = step.writes[0].elements == rows.number
     seen = {v: _joined(v, v.shape, v.strides, rows, 0) if narrow else along(v, rows) for v in step.reads}
     found = {v: w for v, w in seen.items() if w is not None}
     if len(found) < len(seen):

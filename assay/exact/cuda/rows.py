@@ -53,7 +53,7 @@ class _Value:
         self.name, self.dtype, self.wide, self.kernel, self.operands = name, dtype, wide, kernel, operands
         self.repeated = False
         """Read, and the same for several rows: caches have it."""
-        self.level = max((o.level for o in operands), default=0)
+        self.level: int = max((o.level for o in operands), default=0)
         """Phase in which it can be made."""
 
     @property
@@ -86,15 +86,15 @@ class _Group:
         for part in step.parts:
             self._take(part, seen)
         self.writes = [seen[v] for v in step.writes]
-        self.phases = [_Phase() for _ in range(1 + max(v.level for v in self.values))]
-        for v in self.writes:
-            if v.wide:
-                self.phases[v.level].stores.append(v)
-        for v in self.values:
-            if v.kernel in REDUCTIONS:
-                self.phases[v.operands[0].level].tops.append(v)
-        for v in self.sums:
-            self.phases[v.level - 1].sums.append(v)
+        self.phases = [_Phase() for _ in range(1 + max(value.level for value in self.values))]
+        for value in self.writes:
+            if value.wide:
+                self.phases[value.level].stores.append(value)
+        for value in self.values:
+            if value.kernel in REDUCTIONS:
+                self.phases[value.operands[0].level].tops.append(value)
+        for value in self.sums:
+            self.phases[value.level - 1].sums.append(value)
 
     def _take(self, part: Step, seen: dict[View, _Value]) -> None:
         if part.name != "map":
@@ -118,21 +118,19 @@ class _Group:
         """Says of each phase which wide values it makes, and which it has from earlier ones: with `keep`, all that were read or made, but what caches
         have; else none."""
         there: set[_Value] = set()
+
+        def need(v: _Value, phase: _Phase) -> None:
+            if v in there:
+                phase.again += [v] * (v not in phase.again)
+            elif v.wide and v not in phase.made:
+                for o in v.operands:
+                    need(o, phase)
+                phase.made.append(v)
+
         for phase in self.phases:
             phase.made, phase.again = [], []
-
-            def need(v: _Value, phase: _Phase = phase) -> None:
-                if v in there:
-                    phase.again += [v] * (v not in phase.again)
-                elif v.wide and v not in phase.made:
-                    for o in v.operands:
-                        need(o)
-                    phase.made.append(v)
-
-            for v in phase.stores:
-                need(v)
-            for v in (*phase.tops, *phase.sums):
-                need(v.operands[0])
+            for v in (*phase.stores, *(v.operands[0] for v in (*phase.tops, *phase.sums))):
+                need(v, phase)
             there |= {v for v in phase.made if not v.repeated} if keep else set()
         return self
 
@@ -177,14 +175,14 @@ def row_walk(v: View, rows: Rows) -> tuple[tuple[int, ...], tuple[int, ...]] | N
 
 def _start(v: View, rows: Rows) -> str:
     """Where row r begins, as C++ that knows no sizes; empty for a walk."""
-    if len(v.shape) > 2 or v.shape[0] != rows.count:
+    if len(v.shape) > 2 or v.shape[0] != rows.number:
         return ""
     return {0: "0", 1: "r", rows.length: "(i64)r * length"}.get(v.strides[0], "")
 
 
 def text(step: Step) -> MapText:
-    """The kernel of a group. Parameters: R, L; for each input its address, and the walk to its rows if it has one; the address of each result; for each
-    sum of f32 its bits."""
+    """The kernel of a group. Parameters: R, L; for each input its address, and the walk to its rows if it has one; the address of each result;
+    for each sum of f32 its bits."""
     shape, rows = shape_of(step), Rows(*step.extra)
     group = _Group(step).planned(shape.held > 0)
     parameters, starts = ["i64 rows", "i64 length"], []
@@ -227,7 +225,8 @@ def _phase(group: _Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
     def of(v: _Value) -> str:
         return f"{v.name}[k]" if v in held or (shape.held and v.wide and not v.kernel) else v.name
 
-    brief, loads, body = [], [], []
+    brief: list[str] = []
+    loads, body = [], []
     for v in phase.made:
         kind = TYPES[v.dtype]
         if shape.held and (v in held or not v.kernel):
@@ -259,7 +258,8 @@ def _phase(group: _Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
         body.append(f"q{v.name} += (u64)fixed({of(x)}, s{v.name});")
         ends.append(f"const float {v.name} = sum_of(t{v.name}, total_of<{shape.group}>(q{v.name}), bits_{v.name});")
     if not shape.held:
-        return [*lines, f"#pragma unroll {4 if len(phase.made) <= SHORT else 2}", f"for (u32 e = lane; e < n; e += {shape.group}u) {{", *_in([*loads, *body]), "}", *ends]
+        unrolled = f"#pragma unroll {4 if len(phase.made) <= SHORT else 2}"
+        return [*lines, unrolled, f"for (u32 e = lane; e < n; e += {shape.group}u) {{", *_in([*loads, *body]), "}", *ends]
     head = f"for (int k = 0; k < {shape.held}; k++) {{", f"    const u32 e = lane + (u32)k * {shape.group}u;"
     first = ["#pragma unroll", *head, *_in(loads), "}"] if loads else []
     return [*lines, "{", *_in([*brief, *first, "#pragma unroll", *head, "    if (e < n) {", *_in(_in(body)), "    }", "}"]), "}", *ends]

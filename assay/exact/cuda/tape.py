@@ -187,10 +187,10 @@ class Tape:
     def _rows(self, step: Step) -> Maker:
         """Steps over the same rows, as one kernel."""
         size, shape, kernel = Rows(*step.extra), rows.shape_of(step), self._rowed[id(step)]
-        limited(size.count * size.length)
+        limited(size.number * size.length)
         walks = [None if (walk := rows.row_walk(v, size)) is None else self._walk(*walk) for v in step.reads]
         bits = [part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32"]
-        blocks = -(-size.count // (shape.threads // shape.group))
+        blocks = -(-size.number // (shape.threads // shape.group))
         grid: Dim3 = self._grid(blocks) if shape.held else (min(blocks, self._device.description.processors), 1, 1)
 
         def make(at: Callable[[View], int]) -> list[Launch]:
