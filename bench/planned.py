@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from assay.exact.cuda import maps
+from assay.exact.cuda import rows
 from assay.exact.cuda.device import Description
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.parts import Parts, slice_bytes
@@ -36,7 +36,7 @@ def planned(program: Program, slices: int, effort: int, traced: bool) -> dict[st
     ruler = Ruler(H200)
     stays = Resident(Parts(program, ruler, slices=slices, effort=effort))
     tape = stays._parts.tape("micro")
-    kernels = {text.name for text in maps.texts([tape.plan])} | {step.name for step in tape.plan.steps if step.name != "map"}
+    kernels = {text.name for text in rows.texts([tape.plan])} | {step.name for step in tape.plan.steps if step.name not in ("map", "rows")}
     found = {
         "slices": slices, "effort": effort, "staying_bytes": ruler.held, "arena_bytes": stays._arena.size,
         "scratch_bytes": stays._scratch.size, "launches": len(stays._launches["micro"]), "steps": len(tape.plan.steps), "kernels": len(kernels),

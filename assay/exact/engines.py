@@ -178,10 +178,10 @@ def _open(kind: str) -> Opened:
 
 def prepare(kind: str, programs: Sequence[Program]) -> None:
     """Compiles what the parts of many programs will want of a device in one go: each compilation by itself takes a second."""
-    from assay.exact.cuda.maps import texts
     from assay.exact.cuda.parts import constants_of
+    from assay.exact.cuda.rows import texts
 
-    plans = [Plan(part, constants_of(p), p.gemm_bits, trace) for p in programs for part in (p.micro, p.update) for trace in (False, True)]
+    plans = [Plan(part, constants_of(p), p.gemm_bits, trace, rows=True) for p in programs for part in (p.micro, p.update) for trace in (False, True)]
     _open(kind).kernels.compile(texts(plans))
 
 

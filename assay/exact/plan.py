@@ -5,7 +5,8 @@ When: nodes in program order; MAP nodes over equally many elements that feed eac
 step as soon as something else needs one of its results, or nothing more can join. Storage: places in one arena, reused when the last
 step that reads them is done; results of the part go straight to the caller's arrays, or over an input of the caller's that is given up.
 
-With `trace`, nothing is fused and every node's result can be seen, after the step that makes it: the bits are the same.
+With `trace`, nothing is fused and every node's result can be seen, after the step that makes it: the bits are the same. With `rows`, and
+without `trace`, steps over the same rows are one (assay.exact.rows), for a device that has kernels for that.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from assay.exact import reference
 from assay.exact.arena import Arena
 from assay.exact.recompute import turns
+from assay.exact.rows import Finder
 from assay.exact.steps import LOWER, Instruction, Step, kernel
 from assay.exact.table import OPS, Kind, TensorType
 from assay.exact.views import Folded, View, broadcast, c_strides, folded, ints, lanes, moved, whole
@@ -62,7 +64,7 @@ class _Group:
 class Plan:
     """Steps and storage of one part. `homes` maps a root to ("input" | "constant" | "output", index) or ("arena", byte offset)."""
 
-    def __init__(self, part: Part, constants: Mapping[str, Array], gemm_bits: int, trace: bool = False) -> None:
+    def __init__(self, part: Part, constants: Mapping[str, Array], gemm_bits: int, trace: bool = False, rows: bool = False) -> None:
         self.part, self.trace, self.gemm_bits = part, trace, gemm_bits
         self.steps: list[Step] = []
         self.views: list[View] = []
@@ -87,6 +89,9 @@ class Plan:
         self._wanted = {self.views[o.value].root for o in part.outputs}
         self._when()
         self._outputs()
+        if rows and not trace:
+            wanted = {*self.within, *(root for root, (home, _) in self.homes.items() if home == "output")}
+            self.steps = Finder(self.steps, self._storage, wanted, self._additions()).fused()
         self.arena = self._store()
         self.over: dict[int, int] = self._over()
         """Output -> the input of the same entry that it may be written over, if the caller gives that up."""
@@ -290,6 +295,17 @@ class Plan:
                 out = self._root(self.part.type_of(o.value))
                 self.homes[out.root] = ("output", slot)
                 self.steps.append(Step("copy", (v,), (out,)))
+
+    def _additions(self) -> set[int]:
+        """Steps that read an entry and write its successor: these may lie over each other as long as the step is one by itself (_over)."""
+        entries = {(i.kind, i.name): v.root for i, v in zip(self.part.inputs, self.views, strict=False)}
+        found = set()
+        for at, step in enumerate(self.steps):
+            slots = [where for home, where in (self.homes.get(v.root, ("", 0)) for v in step.writes) if home == "output"]
+            before = {entries.get((self.part.outputs[slot].kind, self.part.outputs[slot].name)) for slot in slots}
+            if any(v.root in before for v in step.reads):
+                found.add(at)
+        return found
 
     def _store(self) -> int:
         """Gives the remaining roots places in the arena; returns its size in bytes."""

@@ -27,6 +27,8 @@ class Step(NamedTuple):
     writes: tuple[View, ...]
     code: tuple[Instruction, ...] = ()
     extra: tuple[int, ...] = ()
+    parts: tuple[Step, ...] = ()
+    """Of steps that are one (assay.exact.rows)."""
 
 
 class Maker(Protocol):

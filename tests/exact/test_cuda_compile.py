@@ -8,7 +8,7 @@ import re
 import pytest
 
 from assay.exact import trainings
-from assay.exact.cuda import maps
+from assay.exact.cuda import maps, rows
 from assay.exact.cuda.device import source
 from assay.exact.cuda.parts import constants_of
 from assay.exact.plan import Plan
@@ -20,14 +20,14 @@ ROUNDED = {"add.rn", "sub.rn", "mul.rn", "div.rn", "sqrt.rn"}
 """Arithmetic on f32 that the kernels may hold; conversions and comparisons beside it."""
 
 
-def maps_of(*families: str) -> str:
-    """The MAP kernels of some families' trainings."""
+def generated(*families: str) -> str:
+    """The generated kernels of some families' trainings."""
     texts = {}
     for family in families:
         p = trainings.load(family).program
-        texts |= {t.name: t.text for t in maps.texts([Plan(part, constants_of(p), p.gemm_bits) for part in (p.micro, p.update)])}
-    assert any(name.startswith("many_") for name in texts)
-    return source("walk.cuh", "map.cuh") + "\n" + "\n".join(texts[name] for name in sorted(texts))
+        texts |= {t.name: t.text for t in rows.texts([Plan(part, constants_of(p), p.gemm_bits, rows=True) for part in (p.micro, p.update)])}
+    assert all(any(name.startswith(kind) for name in texts) for kind in ("map_", "many_", "rows_"))
+    return source(*maps.Kernels.GENERATED) + "\n" + "\n".join(texts[name] for name in sorted(texts))
 
 
 def arithmetic(ptx: str) -> set[str]:
@@ -59,11 +59,11 @@ def test_the_kernels_of_the_folder_compile_and_round_as_written() -> None:
 
 
 def test_a_transformers_chains_compile_and_round_as_written() -> None:
-    check(maps_of("gpt"), "sm_80")
+    check(generated("gpt"), "sm_80")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
 def test_all_kernels_compile_for_every_architecture(arch: str) -> None:
     check(source(*maps.Kernels.FILES), arch)
-    check(maps_of(*trainings.FAMILIES), arch)
+    check(generated(*trainings.FAMILIES), arch)

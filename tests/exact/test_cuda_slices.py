@@ -9,7 +9,7 @@ import pytest
 
 from assay.exact import faults, reference, trainings
 from assay.exact.conformance import program
-from assay.exact.cuda import fake, maps
+from assay.exact.cuda import fake, rows
 from assay.exact.cuda.device import Device
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.maps import Kernels
@@ -45,8 +45,8 @@ def device() -> tuple[Device, Kernels]:
     plans = []
     for seed in SEEDS:
         part, _ = random_region(seed)
-        plans += [Plan(sliced(part, size).part, {}, 14, trace) for size in (1, 5000) for trace in (False, True)]
-    kernels.compile(maps.texts(plans))
+        plans += [Plan(sliced(part, size).part, {}, 14, trace, rows=True) for size in (1, 5000) for trace in (False, True)]
+    kernels.compile(rows.texts(plans))
     return made, kernels
 
 
@@ -132,8 +132,8 @@ def test_slices_of_one_shape_take_the_same_kernels_and_a_bounded_number_of_launc
     assert len(by_slices.steps) > len(whole.steps)
     slices = len(cut(p.micro, 8 << 20).makers[0])
     assert len(by_slices.steps) <= slices * (len(whole.steps) + 2)
-    assert {text.name for text in maps.texts([by_slices])} <= {text.name for text in maps.texts([whole])} | {
-        text.name for text in maps.texts([Plan(sliced(p.micro, 16 << 20).part, {}, 14)])
+    assert {text.name for text in rows.texts([by_slices])} <= {text.name for text in rows.texts([whole])} | {
+        text.name for text in rows.texts([Plan(sliced(p.micro, 16 << 20).part, {}, 14, rows=True)])
     }
 
 

@@ -16,7 +16,7 @@ import pytest
 from assay.exact import conformance, engines, faults, reference, trainings
 from assay.exact.conformance import Case, Writer
 from assay.exact.cpu import Cpu
-from assay.exact.cuda import fake, maps
+from assay.exact.cuda import fake, maps, rows
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
 from assay.exact.cuda.product import Products, Shared
@@ -193,8 +193,8 @@ def test_a_flipped_bit_on_the_way_is_found_and_a_second_one_ends_it(what: str, p
 
 def texts(program: Program, layout: Layout, size: int) -> list[maps.MapText]:
     forms = [ranked(part, layout, rank, size) for rank in range(size) for part in (program.micro, program.update)]
-    plans = [Plan(stage.part, constants_of(program), program.gemm_bits) for form in forms for stage in form.stages if stage.gives]
-    return maps.texts(plans)
+    plans = [Plan(stage.part, constants_of(program), program.gemm_bits, rows=True) for form in forms for stage in form.stages if stage.gives]
+    return rows.texts(plans)
 
 
 Named = dict[str, dict[str, Array]]

@@ -152,9 +152,11 @@ def _meet(some: set[_Place], others: set[_Place]) -> bool:
 
 
 class Kernels:
-    """What a device has compiled: the kernels of this folder's files, and those of MAP steps, each once."""
+    """What a device has compiled: the kernels of this folder's files, and those that are generated, each once."""
 
-    FILES = ("walk.cuh", "map.cuh", "move.cu", "reduce.cu", "exchange.cu", "plain.cu", "sha256.cu")
+    FILES = ("walk.cuh", "map.cuh", "lines.cuh", "move.cu", "reduce.cu", "exchange.cu", "plain.cu", "sha256.cu")
+    GENERATED = ("walk.cuh", "map.cuh", "lines.cuh")
+    """What generated kernels call."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -168,5 +170,5 @@ class Kernels:
         """Those that are not there yet, in one go."""
         missing = {t.name: t.text for t in texts if t.name not in self._maps}
         if missing:
-            module = self._device.load(source("walk.cuh", "map.cuh") + "\n" + "\n".join(missing[name] for name in sorted(missing)))
+            module = self._device.load(source(*self.GENERATED) + "\n" + "\n".join(missing[name] for name in sorted(missing)))
             self._maps |= {name: module.kernel(name) for name in missing}

@@ -14,9 +14,10 @@ from typing import Protocol
 
 import numpy as np
 
-from assay.exact.cuda import maps
+from assay.exact.cuda import maps, rows
 from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
 from assay.exact.plan import ALIGN, Plan
+from assay.exact.rows import Rows
 from assay.exact.steps import Step
 from assay.exact.tape import MASK
 from assay.exact.views import View, c_strides, merged
@@ -87,7 +88,9 @@ class Tape:
         self._words: list[int] = []
         self.arena, self.scratch, self._scratch_at = plan.arena, 0, 0
         batches = [([plan.steps[at] for at in batch], maps.text_of(plan, batch)) for batch in maps.together(plan)]
-        kernels.compile([text for _, text in batches if text is not None])
+        groups = {id(step): rows.text(step) for step in plan.steps if step.name == "rows"}
+        self._rowed = {at: text.name for at, text in groups.items()}
+        kernels.compile([*(text for _, text in batches if text is not None), *groups.values()])
         self._makers = [self._other(steps[0]) if text is None else self._maps(steps, text.name) for steps, text in batches]
         self._packers = {v: self._copy(v, v._replace(strides=c_strides(v.shape))) for v in plan.views if plan.trace and not v.contiguous}
         self._walk_buffer = device.allocate(8 * max(1, len(self._words)))
@@ -182,7 +185,26 @@ class Tape:
 
         return make
 
+    def _rows(self, step: Step) -> Maker:
+        """Steps over the same rows, as one kernel."""
+        size, shape, kernel = Rows(*step.extra), rows.shape_of(step), self._rowed[id(step)]
+        limited(size.number * size.length)
+        walks = [None if (walk := rows.row_walk(v, size)) is None else self._walk(*walk) for v in step.reads]
+        bits = [part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32"]
+        blocks = -(-size.number // (shape.threads // shape.group))
+        grid: Dim3 = self._grid(blocks) if shape.held else (min(blocks, self._device.description.processors), 1, 1)
+
+        def make(at: Callable[[View], int]) -> list[Launch]:
+            arguments: list[int] = [*size]
+            for v, walk in zip(step.reads, walks, strict=True):
+                arguments += [at(v)] if walk is None else [at(v), self._address(walk)]
+            return [Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*arguments, *map(at, step.writes), *bits))]
+
+        return make
+
     def _other(self, step: Step) -> Maker:
+        if step.name == "rows":
+            return self._rows(step)
         (out,), extra = step.writes, step.extra
         item, reads = out.item, step.reads
         match step.name:

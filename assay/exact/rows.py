@@ -1,0 +1,235 @@
+"""Steps of a plan that all work on the same rows, as one: softmax, layer norm, cross-entropy and their gradients, in which a device then reads a
+row once and keeps it, instead of writing each step's result and reading it again (assay.exact.cuda.rows).
+
+A group has R rows of L elements. Its members are MAP steps over R x L elements, MAP steps over R (one element a row), and maxima and sums over
+whole rows; at least one of these last. What they read is written as a view of shape [..., L] whose last stride is 1 (the elements of
+a row lie side by side) or 0 (one element for all of a row), the rows' dimensions joined as far as they can be: so two
+views of the same elements are equal, and a member reads another's result exactly where the view is that result's own.
+
+This happens before values have places: what no step outside a group reads is given none, and what a group writes lies over nothing that it
+reads, since both are there until it is done (Plan._store). So nothing depends on how bytes overlap.
+
+Which order. From its first member on, a step joins, or must come before the group, or after: after, if it reads what the group or such a step
+writes, or writes into a storage that either reads or writes. Both kinds keep their order; the group stands between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from math import prod
+from typing import NamedTuple
+
+from assay.exact.steps import Step
+from assay.exact.views import View, merged
+
+LEAST, COUNT = 16, 8
+"""Elements of a row, from which on a warp for each row is worth it, and rows, from which on a launch is."""
+LONG, FEW = 4096, 256
+"""Rows that are this long, and so few, are shared by many blocks instead (reduce.cu)."""
+WINDOW = 24
+"""Steps that a member may overtake."""
+MAX_CODE, MAX_VIEWS, MAX_REDUCTIONS = 64, 32, 4
+"""Operators, values that are read or written, and maxima and sums of a group: what is kept for later ones takes registers."""
+
+
+class Rows(NamedTuple):
+    number: int
+    length: int
+
+
+def whole_rows(root: int, rows: Rows, dtype: str) -> View:
+    """All elements of a storage."""
+    return View(root, 0, (rows.number, rows.length), (rows.length, 1), dtype)
+
+
+def one_a_row(root: int, rows: Rows, dtype: str) -> View:
+    """A storage of an element for each row."""
+    return View(root, 0, (rows.number, rows.length), (1, 0), dtype)
+
+
+def wide(v: View) -> bool:
+    """Whether each element of a row has a value of its own."""
+    return v.strides[-1] == 1
+
+
+def _joined(v: View, dims: Sequence[int], strides: Sequence[int], rows: Rows, inner: int) -> View:
+    sizes, (steps,) = merged(dims, strides)
+    return View(v.root, v.offset, (*sizes, rows.length), (*steps, inner), v.dtype)
+
+
+def along(v: View, rows: Rows) -> View | None:
+    """A view of R x L elements as rows, or None where the elements of a row lie apart."""
+    if v.contiguous and v.elements == rows.number * rows.length:
+        return whole_rows(v.root, rows, v.dtype)._replace(offset=v.offset)
+    cut = len(v.shape)
+    while cut and prod(v.shape[cut:]) < rows.length:
+        cut -= 1
+    if prod(v.shape[cut:]) != rows.length or prod(v.shape[:cut]) != rows.number:
+        return None
+    _, (steps,) = merged(v.shape[cut:], v.strides[cut:])
+    if len(steps) != 1 or steps[0] not in (0, 1):
+        return None
+    return _joined(v, v.shape[:cut], v.strides[:cut], rows, steps[0])
+
+
+def reduced(step: Step) -> tuple[Rows, Step] | None:
+    """The rows of a maximum or sum over them, and that step with its views as rows; None for other steps."""
+    if (step.name, *(v.dtype for v in step.reads)) not in (("sum", "f32"), ("sum", "i64"), ("amax", "f32")):
+        return None
+    (x,), (out,), (bits, inner, length, rank, *walk) = step.reads, step.writes, step.extra
+    if inner != 1 or length < LEAST or prod(walk[2 * rank + 1 :]) != 1:
+        return None
+    rows = Rows(prod(walk[:rank]), length)
+    if rows.number < COUNT or (rows.number < FEW and length >= LONG):
+        return None
+    read = _joined(x, walk[:rank], walk[rank : 2 * rank], rows, 1)
+    return rows, Step(step.name, (read,), (one_a_row(out.root, rows, out.dtype),), (), (bits,))
+
+
+def mapped(step: Step, rows: Rows) -> Step | None:
+    """A MAP step over R x L or R elements with its views as rows, or None."""
+    if step.name != "map" or step.writes[0].elements not in (rows.number, rows.number * rows.length):
+        return None
+    narrow = step.writes[0].elements == rows.number
+    seen = {v: _joined(v, v.shape, v.strides, rows, 0) if narrow else along(v, rows) for v in step.reads}
+    found = {v: w for v, w in seen.items() if w is not None}
+    if len(found) < len(seen):
+        return None
+    made = one_a_row if narrow else whole_rows
+    code = tuple(i._replace(operands=tuple(found[o] if isinstance(o, View) else o for o in i.operands)) for i in step.code)
+    return Step("map", tuple(found.values()), tuple(made(v.root, rows, v.dtype) for v in step.writes), code)
+
+
+class _Group:
+    """Members of a group so far, and the units that stand between the first and the last."""
+
+    def __init__(self, storage: Callable[[int], int]) -> None:
+        self._storage = storage
+        self.members: list[int] = []
+        self.parts: list[Step] = []
+        self.made: dict[int, View] = {}
+        self.reads: dict[View, None] = {}
+        self.before: list[list[int]] = []
+        self.after: list[list[int]] = []
+        self._read: set[int] = set()  # storages
+        self._written: set[int] = set()
+        self._read_after: set[int] = set()
+        self._written_after: set[int] = set()
+
+    def pushed(self, reads: Collection[int], writes: Collection[int]) -> bool:
+        """Whether storages are read or written that steps after the group have to do with."""
+        return not self._written_after.isdisjoint((*reads, *writes)) or not self._read_after.isdisjoint(writes)
+
+    def apart(self, reads: Collection[int], writes: Collection[int]) -> bool:
+        """Whether storages have nothing to do with what the group writes, nor are written where it reads."""
+        return self._written.isdisjoint((*reads, *writes)) and self._read.isdisjoint(writes)
+
+    def push(self, unit: list[int], reads: Collection[int], writes: Collection[int]) -> None:
+        self.after.append(unit)
+        self._read_after.update(reads)
+        self._written_after.update(writes)
+
+    def joins(self, part: Step) -> bool:
+        """Whether a step that does not have to come after the group belongs to it."""
+        outside = [v for v in part.reads if v.root not in self.made]
+        if any(self.made[v.root] != v for v in part.reads if v.root in self.made):
+            return False
+        if not self.apart([self._storage(v.root) for v in outside], [self._storage(v.root) for v in part.writes]):
+            return False
+        code = sum(max(1, len(p.code)) for p in (*self.parts, part))
+        views = len({*self.reads, *outside}) + len(self.made) + len(part.writes)
+        reductions = sum(p.name != "map" for p in (*self.parts, part))
+        if code > MAX_CODE or views > MAX_VIEWS or reductions > MAX_REDUCTIONS:
+            return False
+        shared = any(0 not in v.strides and v in self.reads for v in outside)
+        return not self.members or shared or len(outside) < len(part.reads)
+
+    def join(self, at: int, part: Step) -> None:
+        self.members.append(at)
+        self.parts.append(part)
+        self.reads |= dict.fromkeys(v for v in part.reads if v.root not in self.made)
+        self.made |= {v.root: v for v in part.writes}
+        self._read |= {self._storage(v.root) for v in part.reads}
+        self._written |= {self._storage(v.root) for v in part.writes}
+
+
+class Finder:
+    """`storage` is that of a root, `wanted` are roots that are read by more than steps, `barred` steps that must stay by themselves."""
+
+    def __init__(self, steps: Sequence[Step], storage: Callable[[int], int], wanted: Collection[int], barred: Collection[int]) -> None:
+        self._steps, self._storage, self._wanted, self._barred = steps, storage, wanted, barred
+        self._readers: dict[int, set[int]] = {}
+        for at, step in enumerate(steps):
+            for v in step.reads:
+                self._readers.setdefault(v.root, set()).add(at)
+        self._places = [({storage(v.root) for v in step.reads}, {storage(v.root) for v in step.writes}) for step in steps]
+        self._units = [[at] for at in range(len(steps))]
+        self._groups: dict[tuple[int, ...], Step] = {}
+
+    def fused(self) -> list[Step]:
+        """The steps in an order that keeps to what they wait for, groups as one step `rows` (its `parts` are the members, `extra` R and L)."""
+        tried: set[int] = set()
+        at = 0
+        while at < len(self._units):
+            unit = self._units[at]
+            found = reduced(self._steps[unit[0]]) if len(unit) == 1 and unit[0] not in tried else None
+            if found is not None:
+                tried.add(unit[0])
+                at = self._seeded(at, unit[0], found[0]) or at
+            at += 1
+        return [self._groups[tuple(unit)] if len(unit) > 1 else self._steps[unit[0]] for unit in self._units]
+
+    def _seeded(self, at: int, seed: int, rows: Rows) -> int | None:
+        """Makes the group of a reduction, if there is one; returns the number of the unit before all that was moved."""
+        for start in self._starts(at, rows):
+            group, stop = self._grown(start, rows)
+            if seed in group.members and len(group.members) > 1:
+                self._units[start:stop] = [*group.before, group.members, *group.after]
+                self._groups[tuple(group.members)] = self._step(group, rows)
+                return start - 1
+        return None
+
+    def _part(self, unit: list[int], rows: Rows) -> Step | None:
+        if len(unit) > 1 or unit[0] in self._barred:
+            return None
+        found = reduced(self._steps[unit[0]])
+        return mapped(self._steps[unit[0]], rows) if found is None else found[1] if found[0] == rows else None
+
+    def _starts(self, at: int, rows: Rows) -> list[int]:
+        """Units that a group may begin with: the reduction, or what it is made of, first things first."""
+        roots = {v.root for v in self._steps[self._units[at][0]].reads}
+        starts = [at]
+        for number in range(at - 1, max(-1, at - 1 - WINDOW), -1):
+            part = self._part(self._units[number], rows)
+            if part is not None and any(v.root in roots for v in part.writes):
+                roots.update(v.root for v in part.reads)
+                starts.insert(0, number)
+        return starts
+
+    def _grown(self, start: int, rows: Rows) -> tuple[_Group, int]:
+        """The group that begins with a unit, and the number of the unit behind its last member."""
+        group = _Group(self._storage)
+        stop, kept = start + 1, (0, 0)
+        for number in range(start, len(self._units)):
+            if number - stop >= WINDOW:
+                break
+            unit = self._units[number]
+            reads: set[int] = set().union(*(self._places[at][0] for at in unit))
+            writes: set[int] = set().union(*(self._places[at][1] for at in unit))
+            part = self._part(unit, rows)
+            if group.pushed(reads, writes):
+                group.push(unit, reads, writes)
+            elif part is not None and group.joins(part):
+                group.join(unit[0], part)
+                stop, kept = number + 1, (len(group.before), len(group.after))
+            elif group.apart(reads, writes):
+                group.before.append(unit)
+            else:
+                group.push(unit, reads, writes)
+        group.before, group.after = group.before[: kept[0]], group.after[: kept[1]]
+        return group, stop
+
+    def _step(self, group: _Group, rows: Rows) -> Step:
+        members = set(group.members)
+        writes = [v for v in group.made.values() if v.root in self._wanted or not self._readers.get(v.root, set()) <= members]
+        return Step("rows", tuple(group.reads), tuple(writes), (), rows, tuple(group.parts))

@@ -1,0 +1,155 @@
+# Counts the bytes that one step of a GPT (124 million and 1 billion parameters; 8192 characters, one micro-batch) moves between an H200's memory
+# and its processors, and its launches: each step of the plan by itself, as before, and with the steps over the same rows as one kernel
+# (assay/exact/rows.py). Nothing runs and no device is needed: it is a count, no measurement.
+#
+# The rule: each launch reads the elements it touches once, and writes its results once; nothing stays in a cache from one launch to the next.
+# A kernel that reads a row again reads it from memory only if the rows that are under way at a time (2048 threads a processor, or one row
+# where kernels are launched so) do not fit in the level-2 cache. A product: both operands as f32 twice (scales, packing), their digits written, read
+# by the multiplication once each, and B's once more for the checksum, C written; where blocks share k, 8 bytes of each total cleared, added by every
+# block and read. Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the
+# rest. The time at 4 TB/s (of the data sheet's 4.8) is what the bytes alone would take, if nothing else did.
+#
+# Goal: a step in at most twice the time of native bf16. What that is on the device is measured by bench/gpu.py, never was, and taken here as the
+# time of the model's arithmetic at 40 % of bf16's peak (989 TFLOP/s).
+#
+#     python bench/traffic.py [--quick] [--json]
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from planned import H200
+
+from assay.exact.cuda import rows
+from assay.exact.cuda.maps import Kernels
+from assay.exact.cuda.parts import constants_of
+from assay.exact.cuda.product import Products
+from assay.exact.cuda.ruler import Ruler
+from assay.exact.cuda.tape import SHORT, Tape
+from assay.exact.plan import Plan
+from assay.exact.steps import Step
+from assay.exact.views import View
+from assay.program import Part, Program
+
+RATE = 4e12
+"""Bytes a second."""
+PEAK, REACHED = 989e12, 0.4
+"""Floating-point operations a second of bf16's products, by the data sheet, and the part of them that a good step reaches."""
+THREADS = 2048
+"""Of a processor, at most."""
+KINDS = {"matmul": "products"} | dict.fromkeys(("map", "sum", "amax", "rows"), "maps and reductions")
+
+Moved = list[tuple[View, float]]
+"""Bytes, each with the value that they are of."""
+
+
+def touched(v: View) -> int:
+    """Bytes of a view's elements, each counted once."""
+    return v.item * prod(n for n, stride in zip(v.shape, v.strides, strict=True) if stride)
+
+
+def cached(under_way: int, size: float) -> bool:
+    return under_way * size <= H200.cache
+
+
+def moved(step: Step, products: Products) -> Moved:
+    once: Moved = [(v, touched(v)) for v in (*step.reads, *step.writes)]
+    match step.name:
+        case "matmul":
+            return product(step, products)
+        case "rows":
+            passes, shape = rows.passes(step), rows.shape_of(step)
+            again = {v: n - 1 for v, n in passes.items() if n > 1}
+            count, length = step.extra
+            under_way = min(count, H200.processors * (THREADS // shape.group if shape.held else 1))
+            if not cached(under_way, sum(v.item * length for v in again)):
+                once += [(v, n * touched(v)) for v, n in again.items()]
+            return once
+        case "sum":
+            (x,), (y,) = step.reads, step.writes
+            length = x.elements // y.elements
+            lines = step.extra[1] == 1 and y.elements >= 2 * H200.processors
+            under_way = min(y.elements, H200.processors * THREADS // (32 if length <= SHORT else 256)) if lines else y.elements
+            return once if x.dtype == "i64" or cached(under_way, length * x.item) else [*once, (x, touched(x))]
+        case "gather" | "take_rows":
+            return [(step.reads[1], touched(step.reads[1])), (step.writes[0], 2 * touched(step.writes[0]))]
+        case "scatter_add":
+            n, width = step.extra[2], step.extra[3]
+            values = step.reads[1]
+            return [*once, (values, 0 if cached(1, touched(values)) else touched(values)), (values, 4 * 8 * min(n, step.extra[1]) * width)]
+    return once
+
+
+def product(step: Step, products: Products) -> Moved:
+    p = products.product(step)
+    assert p is not None
+    (a, b), (c,) = step.reads, step.writes
+    digits = p.digits.planes * p.digits.item * p.k
+    read = [8 * side.products * lanes * p.k for side, lanes in ((p.a, p.m), (p.b, p.n))]
+    packed = [side.products * padded * digits for side, padded in ((p.a, p.padded_a), (p.b, p.padded_b))]
+    totals = 8 * p.products * p.m * p.n * (p.parts + 2) if p.parts > 1 else 0
+    return [(a, read[0] + 2 * packed[0]), (b, read[1] + 3 * packed[1]), (c, touched(c) + totals)]
+
+
+def launches(plan: Plan, part: Part) -> int:
+    ruler = Ruler(H200)
+    tape = Tape(plan, ruler, Kernels(ruler), Products(ruler))
+    return len(tape.bind({"arena": [0], "input": [0] * len(part.inputs), "output": [0] * len(part.outputs)}, 0, []))
+
+
+def counted(program: Program, fused: bool, scores: int, logits: int) -> dict[str, Any]:
+    """Bytes by class and kind, launches and steps, of a micro-batch and the update."""
+    products, count = Products(Ruler(H200)), Counter[str]()
+    started = steps = arena = 0
+    for part in (program.micro, program.update):
+        plan = Plan(part, constants_of(program), program.gemm_bits, rows=fused)
+        steps, started, arena = steps + len(plan.steps), started + launches(plan, part), max(arena, plan.arena)
+        for step in plan.steps:
+            for v, size in moved(step, products):
+                what = {scores: "scores", logits: "logits"}.get(touched(v) // v.item, "the rest")
+                count[f"{what}, {KINDS.get(step.name, 'copies and the like')}"] += int(size)
+    return {"fused": fused, "bytes": dict(count), "total_bytes": count.total(), "launches": started, "steps": steps, "arena_bytes": arena}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="the memory traffic of a GPT's step, by count")
+    parser.add_argument("--quick", action="store_true", help="the smaller model alone")
+    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
+    options = parser.parse_args()
+    import gpu_models
+
+    from assay.trace import trace
+
+    result: dict[str, Any] = {"device": H200._asdict(), "bytes_per_second": RATE, "models": {}}
+    for name in ("124M",) if options.quick else ("124M", "1B"):
+        size = gpu_models.SIZES[name]
+        training = gpu_models.training(name)
+        program = trace(training).program
+        tokens = size.batch * size.context
+        scores, logits = tokens * size.heads * size.context, tokens * size.vocabulary
+        work = gpu_models.flops(training.model, size)
+        native = work / (PEAK * REACHED)
+        found = {"native_ms": 1e3 * native, "at_a_quarter_of_peak_ms": 1e3 * work / (PEAK / 4), "ways": []}
+        result["models"][name] = found
+        print(f"{name}: native bf16 is taken as {1e3 * native:.1f} ms", flush=True)
+        for fused in (False, True):
+            row = counted(program, fused, scores, logits)
+            row["ms"] = 1e3 * row["total_bytes"] / RATE
+            found["ways"].append(row)
+            print(f"  {'rows fused' if fused else 'each step by itself'}: {row['total_bytes'] / 1e9:.1f} GB, {row['ms']:.1f} ms at 4 TB/s, "
+                  f"{row['launches']} launches, {row['steps']} steps, arena {row['arena_bytes'] / 1e9:.2f} GB", flush=True)  # fmt: skip
+            for what, bytes_ in sorted(row["bytes"].items()):
+                print(f"    {what}: {bytes_ / 1e9:.1f} GB", flush=True)
+    if options.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

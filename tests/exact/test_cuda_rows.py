@@ -1,0 +1,353 @@
+"""Steps over the same rows as one kernel: which are, that nothing runs before what it waits for, and that the bits are the same for rows of every
+length, whatever is in them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+import pytest
+
+from assay.exact import reference, trainings
+from assay.exact import rows as grouped
+from assay.exact.cuda import fake, rows
+from assay.exact.cuda.device import Device, source
+from assay.exact.cuda.engine import Cuda
+from assay.exact.cuda.maps import Kernels, MapText
+from assay.exact.cuda.parts import constants_of
+from assay.exact.cuda.rows import Shape
+from assay.exact.inputs import Case, Writer, case, floats, integers, program, whole
+from assay.exact.plan import Plan
+from assay.exact.steps import Step
+from assay.program import Part
+from tests.exact import nvrtc
+from tests.exact.test_cuda_route import named
+from tests.exact.test_cuda_together import touched
+
+needs_compiler = pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler for the fake device")
+
+SHAPES = [
+    (4, 16), (8, 31), (4, 32), (9, 33), (4, 255), (5, 256), (4, 257), (4, 768), (4, 1023), (9, 1024), (4, 1025), (4, 2049), (128, 5000), (128, 8193),
+]  # fmt: skip
+"""Rows of each of two texts, and their length: every way of sharing a row out, and its edges."""
+
+
+def expanded(w: Writer, v: int, like: int) -> int:
+    return w("expand", v, shape=w.type(like).shape)
+
+
+def over(w: Writer, op: str, v: int) -> int:
+    return w(op, v, axes=(len(w.type(v).shape) - 1,), keepdim=True)
+
+
+def softmax(w: Writer, x: int, mask: int) -> int:
+    scores = w("add", x, expanded(w, mask, x))
+    most = over(w, "amax", scores)
+    e = w("exp", w("sub", scores, expanded(w, most, x)))
+    p = w("div", e, expanded(w, over(w, "sum", e), x))
+    blind = w("eq", most, expanded(w, w.f32(-np.inf), most))
+    return w("select", expanded(w, blind, x), expanded(w, w.f32(0.0), x), p)
+
+
+def softmax_back(w: Writer, p: int, g: int) -> int:
+    pg = w("mul", p, g)
+    return w("sub", pg, w("mul", p, expanded(w, over(w, "sum", pg), p)))
+
+
+def log_softmax(w: Writer, x: int) -> int:
+    z = w("sub", x, expanded(w, over(w, "amax", x), x))
+    return w("sub", z, expanded(w, w("log", over(w, "sum", w("exp", z))), x))
+
+
+def norm(w: Writer, x: int, scale: int) -> tuple[int, int]:
+    n = w.f32(w.type(x).shape[-1])
+    mean = over(w, "sum", x)
+    centred = w("sub", x, expanded(w, w("div", mean, expanded(w, n, mean)), x))
+    variance = over(w, "sum", w("mul", centred, centred))
+    r = w("rsqrt", w("add", w("div", variance, expanded(w, n, mean)), expanded(w, w.f32(1e-5), mean)))
+    y = w("mul", centred, expanded(w, r, x))
+    return w("mul", y, expanded(w, scale, x)), y
+
+
+def norm_back(w: Writer, y: int, g: int, scale: int) -> int:
+    d = w("mul", g, expanded(w, scale, g))
+    both = [expanded(w, over(w, "sum", v), y) for v in (w("mul", d, y), d)]
+    return w("sub", w("sub", d, both[1]), w("mul", y, both[0]))
+
+
+def families_of(shape: tuple[int, int], kind: str) -> Case:
+    """Softmax behind a mask, cross-entropy's and layer norm's rows and their gradients; whole numbers, of which some are summed."""
+    texts, (r, n) = 2, shape
+    inputs = [floats(i, (texts, r, n), kind) for i in range(7)]
+    inputs += [floats(7, (r, n), "even"), floats(8, (n,), "wide"), whole(9, (texts, r, n), "i64")]
+    inputs += [floats(10 + i, (texts, r, n), kind) for i in range(2)]
+    inputs[7][0] = -np.inf
+
+    def write(w: Writer) -> Sequence[int]:
+        x, g, z, u, residual, d, y, mask, scale, numbers, other, gradient = range(12)
+        odd = w("select", w("lt", other, expanded(w, w.f32(0.25), other)), numbers, w("mul", numbers, numbers))
+        counted = w("add", odd, expanded(w, over(w, "sum", odd), odd))
+        made = [softmax(w, x, mask), softmax_back(w, g, z), log_softmax(w, u), *norm(w, w("add", residual, d), scale)]
+        return [*made, norm_back(w, y, gradient, scale), counted]
+
+    return case(f"rows {shape} {kind}", inputs, write)
+
+
+@cache
+def device() -> tuple[Device, Kernels]:
+    """With the kernels of all shapes, compiled at once."""
+    made = fake.Fake()
+    kernels = Kernels(made)
+    kernels.compile(rows.texts([fused(families_of(shape, "rare").part) for shape in SHAPES]))
+    return made, kernels
+
+
+def fused(part: Part) -> Plan:
+    return Plan(part, {}, 14, rows=True)
+
+
+def groups(plan: Plan) -> list[Step]:
+    return [step for step in plan.steps if step.name == "rows"]
+
+
+def agrees(c: Case) -> bool:
+    values = reference.evaluate(c.part, c.inputs, c.gemm_bits)
+    got = Cuda(program(c.part, c.gemm_bits), *device()).run("micro", named(c))
+    return all(got[o.name].tobytes() == np.asarray(values[o.value]).tobytes() for o in c.part.outputs)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rows_of_every_length_have_the_bits_of_the_reference(shape: tuple[int, int]) -> None:
+    for kind in ("rare", "wide", "tiny", "special") if shape[1] < 2000 else ("rare",):
+        c = families_of(shape, kind)
+        found = groups(fused(c.part))
+        assert len(found) == 6
+        assert {tuple(step.extra) for step in found} == {(2 * shape[0], shape[1])}
+        assert agrees(c), kind
+
+
+def test_a_row_is_shared_by_as_many_threads_as_hold_it() -> None:
+    shapes = {shape[1]: {rows.shape_of(step) for step in groups(fused(families_of(shape, "even").part))} for shape in SHAPES}
+    assert shapes[16] == {Shape(32, 1)}
+    assert shapes[33] == {Shape(32, 2)}
+    assert shapes[768] == {Shape(32, 24)}
+    assert shapes[1024] == {Shape(32, 32), Shape(256, 4)}, "more than four values of an element, or two of i64, are too many for a warp"
+    assert shapes[1025] == {Shape(256, 8)}
+    assert shapes[5000] == {Shape(256, 24)}
+    assert shapes[8193] == {Shape(1024, 0)}
+
+
+def test_what_nothing_else_reads_is_neither_written_nor_given_a_place() -> None:
+    """Of a softmax and its gradient: two inputs and a mask in, two results out, and no arena."""
+    inputs = [floats(i, (2, 8, 64), "even") for i in range(2)] + [floats(3, (8, 64), "even")]
+    c = case("alone", inputs, lambda w: [softmax_back(w, softmax(w, 0, 2), 1)])
+    plan = fused(c.part)
+    (step,) = plan.steps
+    assert plan.arena == 0
+    assert len(step.writes) == 1
+    assert sorted(v.shape for v in step.reads if grouped.wide(v)) == [(2, 8, 64), (16, 64), (16, 64)]
+    assert Plan(c.part, {}, 14).arena > 0
+    assert Plan(c.part, {}, 14, trace=True, rows=True).steps == Plan(c.part, {}, 14, trace=True).steps
+
+
+# ---- what must not be one ---------------------------------------------------------------------------------------------------
+
+
+def apart(write: Callable[[Writer], Sequence[int]], shape: tuple[int, ...] = (32, 32)) -> Case:
+    return case("apart", [floats(i, shape, "rare") for i in range(2)], write)
+
+
+def turned(w: Writer) -> Sequence[int]:
+    """A result of the rows, read along the columns."""
+    y = w("sub", 0, expanded(w, over(w, "sum", 0), 0))
+    return [w("add", w("permute", y, axes=(1, 0)), y)]
+
+
+def between(w: Writer) -> Sequence[int]:
+    """A prefix sum between two steps over the same rows."""
+    y = w("sub", 0, expanded(w, over(w, "sum", 0), 0))
+    return [w("mul", w("cumsum", y, axis=1), y)]
+
+
+def upside_down(w: Writer) -> Sequence[int]:
+    """A result of the rows, the last row first."""
+    y = w("exp", w("sub", 0, expanded(w, over(w, "amax", 0), 0)))
+    return [w("add", w("reverse", y, axis=0), y)]
+
+
+def other_axis(w: Writer) -> Sequence[int]:
+    y = w("exp", 0)
+    return [w("sub", y, expanded(w, w("sum", y, axes=(0,), keepdim=True), y))]
+
+
+def strided(w: Writer) -> Sequence[int]:
+    """Every other element of a row."""
+    x = w("slice", 0, axis=1, start=0, stop=64, step=2)
+    return [w("sub", x, expanded(w, over(w, "amax", w("exp", x)), x)), w("sub", x, expanded(w, over(w, "sum", x), x))]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("write", "shape", "members"),
+    [(turned, (32, 32), [2]), (between, (32, 32), [2]), (upside_down, (32, 32), [2]), (other_axis, (32, 32), []), (strided, (32, 64), [])],
+)
+def test_steps_over_other_rows_stay_apart(write: Callable[[Writer], Sequence[int]], shape: tuple[int, ...], members: list[int]) -> None:
+    c = apart(write, shape)
+    assert [len(step.parts) for step in groups(fused(c.part))] == members
+    assert out_of_order(c.part) == []
+    assert agrees(c)
+
+
+def test_few_rows_or_short_ones_stay_apart() -> None:
+    for shape, members in (((8, 16), [2]), ((7, 16), []), ((8, 15), []), ((255, 4096), []), ((256, 4096), [2])):
+        c = apart(lambda w: [w("sub", 0, expanded(w, over(w, "sum", 0), 0))], shape)
+        assert [len(step.parts) for step in groups(fused(c.part))] == members, shape
+
+
+# ---- order and places ----------------------------------------------------------------------------------------------------
+
+
+def flat(plan: Plan) -> list[Step]:
+    return [part for step in plan.steps for part in (step.parts or (step,))]
+
+
+def key(step: Step) -> tuple[str, tuple[tuple[int, int], ...], int]:
+    return step.name, tuple((v.root, v.offset) for v in step.writes), len(step.reads) if step.name in ("fill", "copy") else 0
+
+
+def out_of_order(part: Part, constants: dict[str, np.ndarray] | None = None) -> list[tuple[str, str]]:
+    """Pairs of steps of which the second runs before the first, that it waits for: values' storages are what counts."""
+    alone, together = (Plan(part, constants or {}, 14, rows=rows) for rows in (False, True))
+    turn = {key(step): at for at, step in enumerate(flat(together))}
+    assert sorted(turn) == sorted(key(step) for step in alone.steps)
+    reads = [{alone._storage(v.root) for v in step.reads} for step in alone.steps]
+    writes = [{alone._storage(v.root) for v in step.writes} for step in alone.steps]
+    return [
+        (alone.steps[a].name, alone.steps[b].name)
+        for a, b in itertools.combinations(range(len(alone.steps)), 2)
+        if (writes[a] & (reads[b] | writes[b]) or reads[a] & writes[b]) and turn[key(alone.steps[a])] > turn[key(alone.steps[b])]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", trainings.FAMILIES)
+def test_every_step_of_a_training_runs_after_all_that_it_waits_for(family: str) -> None:
+    p = trainings.load(family).program
+    for part in (p.micro, p.update):
+        assert out_of_order(part, constants_of(p)) == []
+
+
+@pytest.mark.parametrize("family", trainings.FAMILIES)
+def test_what_a_group_writes_lies_over_nothing_that_it_reads(family: str) -> None:
+    p = trainings.load(family).program
+    for part in (p.micro, p.update):
+        plan, alone = (Plan(part, constants_of(p), p.gemm_bits, rows=rows) for rows in (True, False))
+        assert plan.over == alone.over, "successors lie over as many entries"
+        for step in groups(plan):
+            written = [touched(plan, v) for v in step.writes]
+            assert all(a.isdisjoint(b) for a, b in itertools.combinations(written, 2))
+            assert set().union(*written).isdisjoint(set().union(*(touched(plan, v) for v in step.reads)))
+
+
+# ---- random groups -------------------------------------------------------------------------------------------------------
+
+
+def random_rows(seed: int) -> Case:
+    """Forty operators over rows, all kinds of operands among them, of which some results are wanted."""
+    rng = np.random.default_rng(seed)
+    r, n = [(8, 16), (9, 33), (12, 40), (8, 300), (8, 1030)][seed % 5]
+    kind = ["rare", "even", "special"][seed % 3]
+    inputs = [floats(seed, (r, n), kind), floats(seed + 1, (r, n), "even"), floats(seed + 2, (n,), kind), floats(seed + 3, (r, 1), kind)]
+    inputs += [floats(seed + 4, (), "even"), floats(seed + 5, (r, 2 * n), kind), integers(seed + 6, (r, n), -9, 9)]
+
+    def write(w: Writer) -> Sequence[int]:
+        wide = [0, 1, w("slice", 5, axis=1, start=n // 2, stop=n // 2 + n, step=1), w("cast", 6, dtype="f32")]
+        narrow = [3]
+
+        def operand() -> int:
+            at = int(rng.integers(8))
+            return wide[int(rng.integers(len(wide)))] if at < 5 else expanded(w, [2, 4, narrow[int(rng.integers(len(narrow)))]][at - 5], 0)
+
+        for _ in range(40):
+            match int(rng.integers(8)):
+                case 0 | 1:
+                    narrow.append(over(w, str(rng.choice(["sum", "amax"])), wide[int(rng.integers(len(wide)))]))
+                case 2:
+                    narrow.append(w(str(rng.choice(["add", "mul", "maximum"])), *(narrow[int(rng.integers(len(narrow)))] for _ in range(2))))
+                case 3:
+                    wide.append(w(str(rng.choice(["exp", "neg", "relu", "abs"])), wide[int(rng.integers(len(wide)))]))
+                case 4:
+                    total = over(w, "sum", w("cast", wide[int(rng.integers(len(wide)))], dtype="i64"))
+                    narrow.append(w("cast", total, dtype="f32"))
+                case 5:
+                    wide.append(w("select", w("lt", operand(), operand()), operand(), operand()))
+                case 6 if rng.integers(3) == 0:
+                    wide.append(w("cumsum", wide[int(rng.integers(len(wide)))], axis=1))
+                case _:
+                    wide.append(w(str(rng.choice(["add", "sub", "mul", "div", "minimum"])), operand(), operand()))
+        picked = {int(v) for v in rng.choice(wide[4:], 4)} | {wide[-1]} | {int(v) for v in rng.choice(narrow[1:], 3)}
+        return sorted(picked - set(range(7)))
+
+    return case(f"random rows {seed}", inputs, write)
+
+
+@needs_compiler
+def test_random_groups() -> None:
+    cases = [random_rows(seed) for seed in range(20)]
+    device()[1].compile(rows.texts([fused(c.part) for c in cases]))
+    sizes = [len(step.parts) for c in cases for step in groups(fused(c.part))]
+    assert len(sizes) >= 20
+    assert max(sizes) >= 10
+    for c in cases:
+        assert out_of_order(c.part) == [], c.name
+        assert agrees(c), c.name
+
+
+# ---- that these tests find what they are for ------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_a_result_that_is_stored_as_it_is_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = rows.text
+
+    def wrong(step: Step) -> MapText:
+        made = right(step)
+        return MapText(f"wrong_{made.name}", made.text.replace(made.name, f"wrong_{made.name}").replace("canon(", "("))
+
+    monkeypatch.setattr(rows, "text", wrong)
+    assert not agrees(families_of((4, 32), "special"))
+
+
+@needs_compiler
+def test_a_step_that_overtakes_what_it_waits_for_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouped._Group, "pushed", lambda self, reads, writes: False)
+    assert out_of_order(apart(between).part) != []
+    assert not agrees(apart(between))
+
+
+@needs_compiler
+@pytest.mark.parametrize("write", [turned, upside_down])
+def test_other_rows_taken_for_the_same_are_found(write: Callable[[Writer], Sequence[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    right = grouped.along
+    monkeypatch.setattr(grouped, "along", lambda v, rows: right(v, rows) if 0 in v.strides else grouped.whole_rows(v.root, rows, v.dtype))
+    assert not agrees(apart(write))
+
+
+# ---- NVIDIA's compiler ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed (nvidia-cuda-nvrtc-cu12)")
+@pytest.mark.parametrize("shape", [(9, 1024), (4, 768), (128, 5000), (128, 8193)], ids=str)
+def test_what_a_thread_holds_stays_in_registers(shape: tuple[int, int]) -> None:
+    from tests.exact.test_cuda_compile import ROUNDED, arithmetic
+
+    texts = {t.name: t.text for t in map(rows.text, groups(fused(families_of(shape, "even").part)))}
+    for arch in ("sm_80", "sm_90"):
+        ptx, cubin, log = nvrtc.reported(source(*Kernels.GENERATED) + "\n".join(texts.values()), arch, "--ptxas-options=-v")
+        assert cubin.startswith(b"\x7fELF")
+        assert nvrtc.forbidden(ptx) == []
+        assert arithmetic(ptx) <= ROUNDED
+        assert ".local" not in ptx
+        assert log.count("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads") == len(texts)
