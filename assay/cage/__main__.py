@@ -30,8 +30,8 @@ def main(arguments: list[str]) -> int:
             return 2
         step_back()
         os.environ |= {name: str(Path(arguments[0]) / "cache" / name.lower()) for name in CACHES}
-        temporary = Path(arguments[0]) / "tmp"  # what CuPy imports wants one, and the system's is not ours
-        temporary.mkdir(exist_ok=True)
+        temporary = Path(arguments[0]) / "cache" / "tmp"  # what CuPy imports wants one, and the system's is not ours
+        temporary.mkdir(parents=True, exist_ok=True)
         os.environ["TMPDIR"] = str(temporary)
         confine(Path(arguments[0]), int(arguments[2]), int(arguments[3]), gpu_devices())
     except NotConfined as error:

@@ -144,7 +144,7 @@ def test_it_keeps_what_it_compiles_below_its_own_folder(shut: Sandbox, tmp_path:
     done = subprocess.run(command, env=shut.environment(), capture_output=True, text=True, timeout=240, check=False)
     *caches, temporary = done.stdout.split()
     assert caches == [str(tmp_path / "cache" / name) for name in ("assay_cache", "cupy_cache_dir")], done.stderr
-    assert Path(temporary).parent == tmp_path / "tmp"
+    assert Path(temporary).parent == tmp_path / "cache" / "tmp"
 
 
 def test_an_engine_that_is_shut_in_computes_the_same(shut: Sandbox, tmp_path: Path) -> None:
