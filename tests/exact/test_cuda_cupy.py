@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from assay.adapters import sandbox
 from assay.adapters.sandbox import NoSandbox
 from assay.exact import trainings
+from assay.exact.native.build import cache_folder
 from tests.exact.standin.install import why_not
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -57,12 +59,15 @@ def test_a_training_reaches_the_published_states() -> None:
 
 
 def test_it_does_in_an_engine_that_is_shut_in(tmp_path: Path) -> None:
-    """Only kernels for the fake device must be there before: their compiler is a process."""
+    """What runs on the processor must be there before: its compiler is a process."""
     try:
         sandbox.choose("kernel")
     except NoSandbox as error:
         pytest.skip(str(error))
     (tmp_path / "tmp").mkdir()
+    (tmp_path / "native").mkdir(mode=0o700)
+    for path in cache_folder().glob("*.so"):
+        shutil.copy(path, tmp_path / "native")
     places = {"ASSAY_CACHE": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
     ran("trained", "mlp", **places)
     for path in (tmp_path / "native").glob("cuda-*"):
