@@ -310,25 +310,33 @@ def test_a_state_goes_to_the_host_where_nothing_else_fits_and_the_host_has_room(
     assert list(tmp_path.iterdir()) == []
 
 
+class Locking(fake.Fake):
+    """Counts the bytes that it was asked to lock."""
+
+    locked = 0
+
+    def pinned(self, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        self.locked += size
+        return super().pinned(size)
+
+
 def test_what_is_planned_with_a_state_apart_is_what_the_device_gives(tmp_path: Path) -> None:
     training = trainings.load("mlp")
     p = training.program
     names, of = movable(p), fake.Fake().description
     planned = Staying(p, of, 0, 0, Apart(names, 2000))
     for spare, fits in ((0, True), (-1, False)):
-        made, locked = fake.Fake(planned.bytes + spare), list[int]()
-        made.pinned = lambda size, locked=locked: (locked.append(size), np.empty(size, np.uint8))[1]  # type: ignore[method-assign,misc]
+        made = Locking(planned.bytes + spare)
         if not fits:
             with pytest.raises(MemoryError):
                 Resident(Parts(p, made), Apart(names, 2000))
             continue
         resident = Resident(Parts(p, made), Apart(names, 2000))
         assert trained(resident, training, 1) == published("mlp", 1)
-        assert (sum(locked), resident.crossing) == (planned.memory, planned.host)
+        assert (made.locked, resident.crossing) == (planned.memory, planned.host)
     for store in (None, Store(tmp_path)):
-        made, locked = fake.Fake(), []
-        made.pinned = lambda size, locked=locked: (locked.append(size), np.empty(size, np.uint8))[1]  # type: ignore[method-assign,misc]
-        assert Resident(Parts(p, made), Apart(names, 2000, store)).host == sum(locked)
+        made = Locking()
+        assert Resident(Parts(p, made), Apart(names, 2000, store)).host == made.locked
 
 
 def test_an_entry_that_all_others_need_is_not_parted_from_them() -> None:

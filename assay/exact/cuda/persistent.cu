@@ -125,11 +125,7 @@ KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const 
     volatile tile_place *places = (volatile tile_place *)(whole + 1024 + SLOTS * (SLOT + 16));
     u32 cluster = blockIdx.x / CLUSTER, clusters = gridDim.x / CLUSTER;
     if (threadIdx.x == 0) {
-        for (int s = 0; s < SLOTS; s++) {
-            barrier_init(filled + s * 8, 1);
-            barrier_init(emptied + s * 8, 4 * GROUPS * SHARERS);
-        }
-        barriers_made();
+        ring_made(filled, emptied);
     }
     cluster_meet();
     bool lost = false;

@@ -19,6 +19,15 @@ __device__ __forceinline__ tile_place tile_of(u32 cluster, i64 m, i64 n, int of_
     return {(int)product, (int)((band * RASTER + within - over * height) * CM + of_m) * TM, (int)(over * CN + of_n) * TN};
 }
 
+/* The barriers of a ring's slots, by one thread: whoever fetches fills one, and every warp that multiplies, of all blocks that share it, empties it. */
+__device__ __forceinline__ void ring_made(u32 filled, u32 emptied) {
+    for (int s = 0; s < SLOTS; s++) {
+        barrier_init(filled + s * 8, 1);
+        barrier_init(emptied + s * 8, 4 * GROUPS * SHARERS);
+    }
+    barriers_made();
+}
+
 /* Which block of the cluster a lane tells of an emptied slot: those in this one's row, then the others of its column. */
 __device__ __forceinline__ int sharer_of(int lane, int of_m, int of_n) {
     return lane < CN ? of_m * CN + lane : (lane - CN < of_m ? lane - CN : lane - CN + 1) * CN + of_n;

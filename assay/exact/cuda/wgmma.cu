@@ -47,11 +47,7 @@ KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const 
     if (threadIdx.x == 0) { /* the tile's place lies in shared memory: those who multiply have no registers for it */
         tile_place here = tile_of(blockIdx.x / CLUSTER, m, n, of_m, of_n);
         tile->product = here.product, tile->row = here.row, tile->column = here.column;
-        for (int s = 0; s < SLOTS; s++) {
-            barrier_init(filled + s * 8, 1);
-            barrier_init(emptied + s * 8, 4 * GROUPS * SHARERS);
-        }
-        barriers_made();
+        ring_made(filled, emptied);
     }
     cluster_meet();
     bool lost = false;

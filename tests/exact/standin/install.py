@@ -19,6 +19,7 @@ from ctypes import c_int, c_size_t, c_uint, c_void_p
 from pathlib import Path
 from struct import unpack_from
 from typing import Any
+from unittest import mock
 
 from assay.exact.cuda import fake
 from assay.exact.cuda.gpu import Gpu
@@ -149,4 +150,4 @@ def put_in(driver: Driver) -> None:
         driver.texts.source = source
         return load(self, source, arch)
 
-    Gpu.load = noted  # type: ignore[method-assign]
+    mock.patch.object(Gpu, "load", noted).start()
