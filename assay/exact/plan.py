@@ -6,17 +6,19 @@ step as soon as something else needs one of its results, or nothing more can joi
 step that reads them is done; results of the part go straight to the caller's arrays, or over an input of the caller's that is given up.
 
 With `trace`, nothing is fused and every node's result can be seen, after the step that makes it: the bits are the same. With `rows`, and
-without `trace`, steps over the same rows are one (assay.exact.rows), for a device that has kernels for that.
+without `trace`, steps over the same rows are one (assay.exact.rows), for a device that has kernels for that; with `attention`, too, what
+products make for these alone is kept away from memory (assay.exact.attention), as far as the device takes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.exact import attention as keeping
 from assay.exact import reference
 from assay.exact.arena import Arena
 from assay.exact.recompute import turns
@@ -64,7 +66,10 @@ class _Group:
 class Plan:
     """Steps and storage of one part. `homes` maps a root to ("input" | "constant" | "output", index) or ("arena", byte offset)."""
 
-    def __init__(self, part: Part, constants: Mapping[str, Array], gemm_bits: int, trace: bool = False, rows: bool = False) -> None:
+    def __init__(
+        self, part: Part, constants: Mapping[str, Array], gemm_bits: int, trace: bool = False, rows: bool = False,
+        attention: Callable[[Step], bool] | None = None,
+    ) -> None:  # fmt: skip
         self.part, self.trace, self.gemm_bits = part, trace, gemm_bits
         self.steps: list[Step] = []
         self.views: list[View] = []
@@ -92,6 +97,8 @@ class Plan:
         if rows and not trace:
             wanted = {*self.within, *(root for root, (home, _) in self.homes.items() if home == "output")}
             self.steps = Finder(self.steps, self._storage, wanted, self._additions()).fused()
+            if attention is not None:
+                self.steps = keeping.Finder(self.steps, self._storage, wanted, self._additions(), attention).fused()
         self.arena = self._store()
         self.over: dict[int, int] = self._over()
         """Output -> the input of the same entry that it may be written over, if the caller gives that up."""

@@ -166,9 +166,9 @@ class Kernels:
     def __getitem__(self, name: str) -> Kernel:
         return self._maps[name] if name in self._maps else self._fixed.kernel(name)
 
-    def compile(self, texts: list[MapText]) -> None:
-        """Those that are not there yet, in one go."""
+    def compile(self, texts: list[MapText], before: str = "") -> None:
+        """Those that are not there yet, in one go, behind the text of what they call (that of GENERATED, if none is given)."""
         missing = {t.name: t.text for t in texts if t.name not in self._maps}
         if missing:
-            module = self._device.load(source(*self.GENERATED) + "\n" + "\n".join(missing[name] for name in sorted(missing)))
+            module = self._device.load((before or source(*self.GENERATED)) + "\n" + "\n".join(missing[name] for name in sorted(missing)))
             self._maps |= {name: module.kernel(name) for name in missing}

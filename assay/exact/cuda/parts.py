@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from assay.exact import recompute, reference
 from assay.exact.cuda import tape as tapes
+from assay.exact.cuda.attend import taking
 from assay.exact.cuda.device import Description, Device
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.product import Products
@@ -70,7 +71,7 @@ class Parts:
         """Of `micro` or `update`. Raises ProgramError for a step that is too large."""
         key = name, trace
         if key not in self._tapes:
-            plan = Plan(self.parts[name], self._constants, self.program.gemm_bits, trace, rows=True)
+            plan = Plan(self.parts[name], self._constants, self.program.gemm_bits, trace, rows=True, attention=taking(self.device.description))
             self._tapes[key] = Tape(plan, self.device, self.kernels, self.products)
         return self._tapes[key]
 

@@ -143,18 +143,29 @@ class Products:
 
     def _packing(self, p: Product, a: int, b: int, scratch: int) -> tuple[Launch, Pair, Pair]:
         """What clears the sums; scales and packing of A, and of B."""
-        kernel = self._device.load(around(p.digits, p.way.layout)).kernel
         at = {name: scratch + offset for name, offset in p.places.items()}
         words = p.places["sums"] // 4
         out = []
         sums_a, sums_b = (p.planes[0], at["across"], 0), (p.planes[1], 0, at["along"])
         for x, side, padded, of, sums in ((a, p.a, p.padded_a, "a", sums_a), (b, p.b, p.padded_b, "b", sums_b)):
-            common = (x, *self._places(side), side.lanes.size, side.k.size, int(side.turned), at[f"top_{of}"])
-            grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
-            tops = Launch(kernel("tops"), (grid, 1, 1), BLOCK, common)
-            grid = side.products * padded // LANES * p.blocks
-            out.append((tops, Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, p.bits, padded, at[f"packed_{of}"], *sums))))
-        return Launch(kernel("clear"), (_few(words), 1, 1), BLOCK, (scratch, words)), out[0], out[1]
+            out.append(self.packed(p.digits, p.way.layout, p.bits, side, padded, x, at[f"top_{of}"], at[f"packed_{of}"], sums))
+        return self.cleared(p.digits, p.way.layout, scratch, words), out[0], out[1]
+
+    def cleared(self, how: Digits, layout: Layout, at: int, words: int) -> Launch:
+        """Writes zeros to so many words of four bytes."""
+        return Launch(self._device.load(around(how, layout)).kernel("clear"), (_few(words), 1, 1), BLOCK, (at, words))
+
+    def packed(
+        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int]
+    ) -> Pair:  # fmt: skip
+        """Scales and packing of an operand at `x`, to `top` (zeros before) and `digits`, with lanes up to `padded`. `sums`: planes in memory, and where the
+        digits' sums are added up over lanes and over k (0: nowhere)."""
+        kernel = self._device.load(around(how, layout)).kernel
+        common = (x, *self._places(side), side.lanes.size, side.k.size, int(side.turned), top)
+        grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
+        tops = Launch(kernel("tops"), (grid, 1, 1), BLOCK, common)
+        grid = side.products * padded // LANES * -(-side.k.size // ROW)
+        return tops, Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, bits, padded, digits, *sums))
 
     def shared(self, p: Product, out: int, a: int, b: int, scratch: int, totals: int) -> Shared:
         """A product in tiles whose k is one rank's alone, its sums at `totals` (u64, like C), which are zero before."""

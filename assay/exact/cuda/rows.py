@@ -12,7 +12,7 @@ All reads and writes of a group lie apart (assay.exact.rows), so pointers are `_
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from assay.exact import rows as grouped
@@ -46,10 +46,10 @@ class Shape(NamedTuple):
         return max(self.group, BLOCK)
 
 
-class _Value:
+class Value:
     """What a group reads or makes: an element for each of a row (`wide`), or one a row."""
 
-    def __init__(self, name: str, dtype: str, wide: bool, kernel: str = "", operands: tuple[_Value, ...] = ()) -> None:
+    def __init__(self, name: str, dtype: str, wide: bool, kernel: str = "", operands: tuple[Value, ...] = ()) -> None:
         self.name, self.dtype, self.wide, self.kernel, self.operands = name, dtype, wide, kernel, operands
         self.repeated = False
         """Read, and the same for several rows: caches have it."""
@@ -63,30 +63,38 @@ class _Value:
 
 class _Phase:
     def __init__(self) -> None:
-        self.stores: list[_Value] = []
-        self.tops: list[_Value] = []
+        self.stores: list[Value] = []
+        self.tops: list[Value] = []
         """Reductions whose first, or only, pass this is."""
-        self.sums: list[_Value] = []
-        self.made: list[_Value] = []
+        self.sums: list[Value] = []
+        self.made: list[Value] = []
         """Wide values that are read or made here, in order."""
-        self.again: list[_Value] = []
+        self.again: list[Value] = []
         """Wide values of earlier phases."""
+        self.puts: list[Value] = []
+        """Largest magnitudes of values whose digits are put into shared memory (attend.py)."""
 
 
-class _Group:
-    """The values of a group and its phases."""
+class Group:
+    """The values of a group and its phases. `puts`: wide values that are wanted as digits."""
 
-    def __init__(self, step: Step) -> None:
-        self.reads = [_Value(f"a{k}", v.dtype, grouped.wide(v)) for k, v in enumerate(step.reads)]
+    def __init__(self, step: Step, puts: Sequence[View] = ()) -> None:
+        self.reads = [Value(f"a{k}", v.dtype, grouped.wide(v)) for k, v in enumerate(step.reads)]
         for value, v in zip(self.reads, step.reads, strict=True):
             value.repeated = any(n > 1 and s == 0 for n, s in zip(v.shape, v.strides, strict=True))
-        self.values: list[_Value] = []
-        self.sums: list[_Value] = []
+        self.values: list[Value] = []
+        self.sums: list[Value] = []
         seen = dict(zip(step.reads, self.reads, strict=True))
         for part in step.parts:
             self._take(part, seen)
         self.writes = [seen[v] for v in step.writes]
-        self.phases = [_Phase() for _ in range(1 + max(value.level for value in self.values))]
+        wanted = [Value(f"d{k}", "f32", False, "sum_f32", (seen[v],)) for k, v in enumerate(puts)]
+        for value in wanted:
+            value.level += 1
+        self.phases = [_Phase() for _ in range(1 + max(value.level for value in (*self.values, *wanted)))]
+        for value in wanted:
+            self.phases[value.level - 1].tops.append(value)
+            self.phases[value.level].puts.append(value)
         for value in self.writes:
             if value.wide:
                 self.phases[value.level].stores.append(value)
@@ -96,30 +104,30 @@ class _Group:
         for value in self.sums:
             self.phases[value.level - 1].sums.append(value)
 
-    def _take(self, part: Step, seen: dict[View, _Value]) -> None:
+    def _take(self, part: Step, seen: dict[View, Value]) -> None:
         if part.name != "map":
             (x,), (y,) = part.reads, part.writes
             kernel = "amax_f32" if part.name == "amax" else f"sum_{x.dtype}"
-            value = _Value(f"v{len(self.values)}", y.dtype, False, kernel, (seen[x],))
+            value = Value(f"v{len(self.values)}", y.dtype, False, kernel, (seen[x],))
             value.level += 2 if kernel == "sum_f32" else 1
             self.values.append(value)
             self.sums += [value] * (kernel == "sum_f32")
             seen[y] = value
             return
         wide = grouped.wide(part.writes[0])
-        made: dict[int, _Value] = {}
+        made: dict[int, Value] = {}
         for i in part.code:
             operands = tuple(seen[o] if isinstance(o, View) else made[o] for o in i.operands)
-            made[i.result] = _Value(f"v{len(self.values)}", i.dtype, wide, i.kernel, operands)
+            made[i.result] = Value(f"v{len(self.values)}", i.dtype, wide, i.kernel, operands)
             self.values.append(made[i.result])
         seen |= {v: made[v.root] for v in part.writes}
 
-    def planned(self, keep: bool) -> _Group:
+    def planned(self, keep: bool) -> Group:
         """Says of each phase which wide values it makes, and which it has from earlier ones: with `keep`, all that were read or made, but what caches
         have; else none."""
-        there: set[_Value] = set()
+        there: set[Value] = set()
 
-        def need(v: _Value, phase: _Phase) -> None:
+        def need(v: Value, phase: _Phase) -> None:
             if v in there:
                 phase.again += [v] * (v not in phase.again)
             elif v.wide and v not in phase.made:
@@ -129,12 +137,12 @@ class _Group:
 
         for phase in self.phases:
             phase.made, phase.again = [], []
-            for v in (*phase.stores, *(v.operands[0] for v in (*phase.tops, *phase.sums))):
+            for v in (*phase.stores, *(v.operands[0] for v in (*phase.tops, *phase.sums, *phase.puts))):
                 need(v, phase)
             there |= {v for v in phase.made if not v.repeated} if keep else set()
         return self
 
-    def held(self) -> set[_Value]:
+    def held(self) -> set[Value]:
         """Values that wait in registers for a later phase."""
         return {v for phase in self.phases for v in phase.again}
 
@@ -154,26 +162,31 @@ REDUCTIONS = ("amax_f32", "sum_f32", "sum_i64")
 def shape_of(step: Step) -> Shape:
     """How rows are shared out."""
     length = Rows(*step.extra).length
-    words = _Group(step).planned(True).words()
+    words = Group(step).planned(True).words()
     for group in (WARP, BLOCK):
-        held = next((h for h in HELD if h * group >= length), 0)
-        if held and held * words <= ROOM:
+        if held := held_for(length, group, words, ROOM):
             return Shape(group, held)
     return Shape(LOOP, 0)
 
 
+def held_for(length: int, threads: int, words: int, room: int) -> int:
+    """Elements of a row that each of its threads holds, `words` registers for each; 0 where they have not so much room."""
+    held = next((h for h in HELD if h * threads >= length), 0)
+    return held if held * words <= room else 0
+
+
 def passes(step: Step) -> dict[View, int]:
     """How often a kernel reads each of its wide inputs."""
-    group = _Group(step).planned(shape_of(step).held > 0)
+    group = Group(step).planned(shape_of(step).held > 0)
     return {v: sum(value in phase.made for phase in group.phases) for v, value in zip(step.reads, group.reads, strict=True) if value.wide}
 
 
 def row_walk(v: View, rows: Rows) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Sizes and strides of the walk from row to row, or None where rows lie side by side or there is one for all."""
-    return None if _start(v, rows) else (v.shape[:-1], v.strides[:-1])
+    return None if start(v, rows) else (v.shape[:-1], v.strides[:-1])
 
 
-def _start(v: View, rows: Rows) -> str:
+def start(v: View, rows: Rows) -> str:
     """Where row r begins, as C++ that knows no sizes; empty for a walk."""
     if len(v.shape) > 2 or v.shape[0] != rows.number:
         return ""
@@ -184,21 +197,21 @@ def text(step: Step) -> MapText:
     """The kernel of a group. Parameters: R, L; for each input its address, and the walk to its rows if it has one; the address of each result;
     for each sum of f32 its bits."""
     shape, rows = shape_of(step), Rows(*step.extra)
-    group = _Group(step).planned(shape.held > 0)
+    group = Group(step).planned(shape.held > 0)
     parameters, starts = ["i64 rows", "i64 length"], []
     for value, v in zip(group.reads, step.reads, strict=True):
         parameters.append(f"const {TYPES[v.dtype]} *__restrict__ x{value.name}")
-        start = _start(v, rows)
-        if not start:
+        begin = start(v, rows)
+        if not begin:
             parameters.append(f"const i64 *w{value.name}")
-            start = f"offset_of(w{value.name}, r)"
+            begin = f"offset_of(w{value.name}, r)"
         starts.append(
-            f"const {TYPES[v.dtype]} *__restrict__ p{value.name} = x{value.name} + {start};" if value.wide
-            else f"const {TYPES[v.dtype]} {value.name} = x{value.name}[{start}];"
+            f"const {TYPES[v.dtype]} *__restrict__ p{value.name} = x{value.name} + {begin};" if value.wide
+            else f"const {TYPES[v.dtype]} {value.name} = x{value.name}[{begin}];"
         )  # fmt: skip
     parameters += [f"{TYPES[v.dtype]} *__restrict__ y{k}" for k, v in enumerate(group.writes)]
     parameters += [f"i64 bits_{v.name}" for v in group.sums]
-    lines = [*starts, *(line for at, phase in enumerate(group.phases) for line in _phase(group, at, phase, shape))]
+    lines = [*starts, *phases(group, shape)]
     inside = "\n        ".join(lines)
     tail = f"""({", ".join(parameters)}) {{
     const u32 lane = threadIdx.x % {shape.group}u, n = (u32)length, step = gridDim.x * {shape.threads // shape.group}u;
@@ -211,7 +224,12 @@ def text(step: Step) -> MapText:
     return MapText(name, f"KERNEL __launch_bounds__({shape.threads}, 1) {name}{tail}")
 
 
-def _phase(group: _Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
+def phases(group: Group, shape: Shape) -> list[str]:
+    """Lines of C++ for a row, once what it reads is declared."""
+    return [line for at, phase in enumerate(group.phases) for line in _phase(group, at, phase, shape)]
+
+
+def _phase(group: Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
     """Lines of one phase: values of an element a row, the elements, the ends of reductions."""
     lines = []
     for v in group.values:
@@ -222,7 +240,7 @@ def _phase(group: _Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
         return lines
     held = group.held() if shape.held else set()
 
-    def of(v: _Value) -> str:
+    def of(v: Value) -> str:
         return f"{v.name}[k]" if v in held or (shape.held and v.wide and not v.kernel) else v.name
 
     brief: list[str] = []
@@ -257,6 +275,10 @@ def _phase(group: _Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
         lines += [f"u64 q{v.name} = 0;", f"const int s{v.name} = scale_of(t{v.name}, bits_{v.name});"]
         body.append(f"q{v.name} += (u64)fixed({of(x)}, s{v.name});")
         ends.append(f"const float {v.name} = sum_of(t{v.name}, total_of<{shape.group}>(q{v.name}), bits_{v.name});")
+    for v in phase.puts:
+        lines += [f"Line<BR> p{v.name}(digits, (int)warp, length, t{v.name}, (int)bits);", f"if (lane == 0) tops[warp] = t{v.name};"]
+        body.append(f"p{v.name}.put(e, {of(v.operands[0])});")
+        ends.append(f"p{v.name}.end();")
     if not shape.held:
         unrolled = f"#pragma unroll {4 if len(phase.made) <= SHORT else 2}"
         return [*lines, unrolled, f"for (u32 e = lane; e < n; e += {shape.group}u) {{", *_in([*loads, *body]), "}", *ends]

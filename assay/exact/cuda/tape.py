@@ -14,8 +14,10 @@ from typing import Protocol
 
 import numpy as np
 
-from assay.exact.cuda import maps, rows
+from assay.exact.cuda import attend, maps, rows
 from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
+from assay.exact.cuda.operands import Operand
+from assay.exact.cuda.tiles import NARROW, Digits, Layout
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.rows import Rows
 from assay.exact.steps import Step
@@ -56,6 +58,12 @@ class Products(Protocol):
 
     def prepare(self, step: Step, at: Callable[[View], int], scratch: int) -> list[Launch]: ...
 
+    def cleared(self, how: Digits, layout: Layout, at: int, words: int) -> Launch: ...
+
+    def packed(
+        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int]
+    ) -> tuple[Launch, Launch]: ...
+
 
 def magic(size: int) -> int:
     """Word by which walk.cuh divides by `size`, 1 <= size < 2^31."""
@@ -91,7 +99,10 @@ class Tape:
         groups = {id(step): rows.text(step) for step in plan.steps if step.name == "rows"}
         self._rowed = {at: text.name for at, text in groups.items()}
         kernels.compile([*(text for _, text in batches if text is not None), *groups.values()])
-        self._makers = [self._other(steps[0]) if text is None else self._maps(steps, text.name) for steps, text in batches]
+        self._attending = {id(step): attend.attend(step, device.description) for step in plan.steps if step.name == "attend"}
+        attend.compiled(kernels, self._attending.values())
+        self._shelf = attend.Shelf()
+        self._makers = [self._made(steps, text) for steps, text in batches]
         self._packers = {v: self._copy(v, v._replace(strides=c_strides(v.shape))) for v in plan.views if plan.trace and not v.contiguous}
         self._walk_buffer = device.allocate(8 * max(1, len(self._words)))
         device.upload(self._walk_buffer.address, np.array(self._words or [0], np.int64))
@@ -162,6 +173,40 @@ class Tape:
         return Launch(self._kernels[kernel], self._grid(-(-n // THREADS)), (THREADS, 1, 1), (n, *arguments))
 
     # ---- steps
+
+    def _made(self, steps: Sequence[Step], text: maps.MapText | None) -> Maker:
+        if steps[0].name == "attend":
+            return self._attend(steps[0])
+        self._shelf = attend.Shelf()
+        return self._other(steps[0]) if text is None else self._maps(steps, text.name)
+
+    def _attend(self, step: Step) -> Maker:
+        """A kernel that keeps wide values on the chip. What it has packed is there for those that follow it at once."""
+        assert self._products is not None
+        made, products = self._attending[id(step)], self._products
+        kernel = self._kernels[made.text.name]
+        walks = {a: self._walk(*a) for a in made.arguments if isinstance(a, attend.Walk)}
+        fresh = self._shelf.take(made)
+        places = {packed: self._shelf.places[packed] for packed in made.packed}
+        self._need(self._shelf.end)
+
+        def address(a: attend.Argument, at: Callable[[View], int]) -> int:
+            if isinstance(a, attend.Of):
+                return self._scratch_at + places[a.packed][a.part]
+            if isinstance(a, attend.Walk):
+                return self._address(walks[a])
+            return at(a) if isinstance(a, View) else products.faults.address if a is None else a
+
+        def make(at: Callable[[View], int]) -> list[Launch]:
+            launches = [products.cleared(made.how, NARROW, self._scratch_at + fresh.start, fresh.words)] if fresh.packed else []
+            for packed in fresh.packed:
+                top, across, along, digits = (self._scratch_at + places[packed][part] for part in ("top", "across", "along", "digits"))
+                sums = attend.in_memory(made.how), across, along
+                launches += products.packed(made.how, NARROW, packed.bits, packed.side, packed.padded, at(packed.view), top, digits, sums)
+            arguments = tuple(address(a, at) for a in made.arguments)
+            return [*launches, Launch(kernel, (made.blocks, 1, 1), (made.threads, 1, 1), arguments, made.shared)]
+
+        return make
 
     def _maps(self, steps: Sequence[Step], kernel: str) -> Maker:
         """One MAP step, or many of the same text."""

@@ -1,0 +1,18 @@
+/* What the kernels of attend.py read: operands of one of a batch, and values along a line whose elements do not lie side by side. */
+
+/* blocks: of 128 elements of k; `at`: which of the operand's products. Of Karatsuba's planes two lie in memory. */
+__device__ __forceinline__ Packed packed_of(const i8 *digits, const u32 *top, const u64 *across, const u64 *along, i64 lanes, i64 padded, i64 blocks, i64 at) {
+    return {digits + at * (PLANES - KARATSUBA) * blocks * ROW * padded, top + at * lanes, across + at * PLANES * blocks * ROW, along + at * padded, lanes, padded};
+}
+
+template <class T> struct Along {
+    const T *first;
+    i64 step;
+    MEMBER T operator[](u32 e) const { return first[(i64)e * step]; }
+};
+
+template <class T> struct Walked {
+    const T *first;
+    const i64 *walk;
+    MEMBER T operator[](u32 e) const { return first[offset_of(walk, e)]; }
+};
