@@ -18,7 +18,7 @@ from assay.exact.plan import Plan
 from assay.exact.steps import Step
 from assay.program import Part
 from tests.exact.test_cuda_route import named
-from tests.exact.test_cuda_rows import expanded, softmax, softmax_back
+from tests.exact.test_cuda_rows import softmax, softmax_back
 
 needs_compiler = pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler for the fake device")
 TURNED = (0, 2, 1)

@@ -1,104 +1,292 @@
-/* Products whose results, or whose operands, stay on the chip (attend.py): what a block of 32 * BR threads does with BR lines.
+/* The products of attention whose scores stay on the chip: into planes of f32 in shared memory, and from digits there out to memory.
  *
- * This is the plain form, element by element. Digits of lines lie in shared memory as [plane][line][length padded to 128].
+ * A block of 32 BR threads has BR lines (queries, or keys on the way back). product_in makes their products with all lanes of an operand that streams
+ * from memory through a ring (digits of at most 128 k); Line writes a line's digits, once its largest magnitude is known; product_out multiplies these with
+ * the at most 128 lanes of an operand whose k is the line's length. The same integers, scales and roundings as gemm.cu's: the same bits.
+ *
+ * Operands lie as tiles.py's NARROW says: rows of 64 bytes of k, and of the planes with Karatsuba h and l alone. Their sum is made in registers, of both
+ * sides. An instruction takes 16 of the streaming lanes and 8 lines (mma.m16n8k32, the lines as its columns): no row of it is idle with 8 lines, and
+ * 12 sums a thread do at b = 14. A stage of the ring is 8 units of 16 lanes by 64 elements of k, of all planes (16 KB); each unit is one warp's, for 8 of
+ * the lines. Units of product_out whose k differs are added up in the ring when all is multiplied.
+ *
+ * Checksums (Huang and Abraham 1984), modulo 2^64, line by line, as check.cu's column by column:
+ *     sum_j C_rj + sum_k q_rk = sum_k (S_k + 1) q_rk, S_k = sum_j qb_jk,
+ * where S comes from the registers that packed B (`across`), and the left side's sum of q from the registers that packed A (`along`) or that made the
+ * digits (Line), while the right side's q is read anew from the shared memory that was multiplied. With Karatsuba pack.cu's `along` counts h for 2^14.
+ * Not covered: an f32 that changes in shared memory before it is made digits, as one in memory is not.
+ *
+ * Wants common.cuh, digits.cuh and tensor.cuh before it, with int8 digits in rows of 64 bytes.
  */
-
-#ifdef ASSAY_FAKE
-#define MEMBER inline
-#else
-#define MEMBER __device__ __forceinline__
+#if BF16 || FP8 || PLAIN || WIDTH != 64
+#error "attention takes int8 digits in rows of 64 bytes"
 #endif
 
-struct Packed { const i8 *digits; const u32 *top; const u64 *across, *along; i64 lanes, padded; };
-
-#if KARATSUBA
-#define OWN_PLANES 2
-#else
-#define OWN_PLANES PLANES
+#ifndef RING
+#define RING 3 /* stages that are on their way or in use */
 #endif
+#define UNITS 8            /* of a stage */
+#define UNIT (16 * WIDTH)  /* bytes of one, of a plane */
+#define MOST_LANES 128     /* that product_out takes, and as many k product_in */
+#define CHECKED (PLANES == 1 ? 2 : OWN + 1) /* signed digits of base 2^8 of S_k + 1, of at most 128 lanes */
 
-/* Element k of a lane of a packed operand (or of a line), from its digits. */
-__device__ __forceinline__ i64 packed_element(const Packed &p, i64 blocks, i64 lane, i64 k) {
-    i64 q = 0;
-    for (int z = 0; z < OWN_PLANES; z++) q = q * (1 << BASE) + p.digits[spot(0, OWN_PLANES, z, blocks, k / ROW, p.padded, lane, (int)(k % ROW))];
-    return q;
-}
-
-/* Sum over planes of a sum of digits. */
-__device__ __forceinline__ u64 packed_sum(const u64 *across, i64 blocks, i64 k) {
-    u64 q = 0;
-    for (int z = 0; z < OWN_PLANES; z++) q = q * (1 << BASE) + across[z * blocks * ROW + k];
-    return q;
-}
-
-/* plane[r * pitch + j] = element of A's lane first + r and B's lane j, j < b.lanes. Ends with a barrier. */
-template <int BR> __device__ void product_in(float *plane, int pitch, const Packed &a, i64 first, const Packed &b, i64 k, int bits, char *, u64 *faults) {
-    int r = threadIdx.x / 32, lane = threadIdx.x % 32;
-    i64 blocks = (k + ROW - 1) / ROW, row = first + r;
-    if (row < a.lanes) {
-        u64 sum = 0, wanted = 0;
-        for (i64 j = lane; j < b.lanes; j += 32) {
-            i64 total = 0;
-            for (i64 i = 0; i < k; i++) total += packed_element(a, blocks, row, i) * packed_element(b, blocks, j, i);
-            sum += (u64)total;
-            plane[r * pitch + j] = element(total, a.top[row], b.top[j], bits);
-        }
-        for (i64 i = lane; i < k; i += 32) wanted += (u64)packed_element(a, blocks, row, i) * packed_sum(b.across, blocks, i);
-        if (total_of<32>(sum) != total_of<32>(wanted) && lane == 0) atomicAdd(faults, 1ull);
-    }
-    __syncthreads();
-}
-
-constexpr int digits_bytes(int br, int length) { return OWN_PLANES * br * ((length + ROW - 1) / ROW * ROW); }
-
-/* Digits of line r of BR, whose largest magnitude is `top`. */
-template <int BR> struct Line {
-    char *digits;
-    int padded, bits, r, length;
-    float one_, two_;
-    MEMBER Line(char *at, int line, i64 elements, u32 top, int bits_of_q)
-        : digits(at), padded((int)((elements + ROW - 1) / ROW * ROW)), bits(bits_of_q), r(line), length((int)elements) {
-        int e = (int)field_of(top), s = bits + 125 - e, first = s > 127 ? 127 : s;
-        one_ = e == 255 ? 0.0f : __uint_as_float((u32)(first + 127) << 23);
-        two_ = __uint_as_float((u32)(s - first + 127) << 23);
-    }
-    MEMBER void put(u32 e, float x) {
-        i32 most = (1 << (bits - 1)) - 1, d[PLANES];
-        i32 q = (i32)(__float_as_uint(__fadd_rn(__fmul_rn(__fmul_rn(x, one_), two_), 12582912.0f)) - 0x4b400000u);
-        digits_of(max(min(q, most), -most), d);
-        for (int z = 0; z < OWN_PLANES; z++) digits[(z * BR + r) * padded + (int)e] = (char)d[z];
-    }
-    MEMBER void end() {
-        for (int e = length + (int)(threadIdx.x & 31); e < padded; e += 32)
-            for (int z = 0; z < OWN_PLANES; z++) digits[(z * BR + r) * padded + e] = 0;
-    }
+/* One product's operand. `across` [PLANES][k up to a multiple of 128] is wanted of the one that streams, `along` [padded] of the one that has the lines,
+ * both as pack.cu makes them. `padded`: lanes with those that pack.cu adds, a multiple of 64. */
+struct Packed {
+    const i8 *digits;
+    const u32 *top;
+    const u64 *across, *along;
+    i64 lanes, padded;
 };
 
-/* out[(first + r) * row_step + n * lane_step] = element of line r and B's lane n. Begins and ends with a barrier. */
-template <int BR>
-__device__ void product_out(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, const char *digits, const u32 *tops, const Packed &b, i64 length,
-                            int bits, char *, u64 *faults) {
-    __syncthreads();
-    int r = threadIdx.x / 32, lane = threadIdx.x % 32;
-    i64 blocks = (length + ROW - 1) / ROW, padded = blocks * ROW;
-    if (first + r < rows) {
-        u64 sum = 0, wanted = 0;
-        for (i64 n = lane; n < b.lanes; n += 32) {
-            i64 total = 0;
-            for (i64 i = 0; i < length; i++) {
-                i64 q = 0;
-                for (int z = 0; z < OWN_PLANES; z++) q = q * (1 << BASE) + (i8)digits[(z * BR + r) * padded + i];
-                total += q * packed_element(b, blocks, n, i);
-            }
-            sum += (u64)total;
-            out[(first + r) * row_step + n * lane_step] = element(total, tops[r], b.top[n], bits);
-        }
-        for (i64 i = lane; i < length; i += 32) {
-            i64 q = 0;
-            for (int z = 0; z < OWN_PLANES; z++) q = q * (1 << BASE) + (i8)digits[(z * BR + r) * padded + i];
-            wanted += (u64)q * packed_sum(b.across, blocks, i);
-        }
-        if (total_of<32>(sum) != total_of<32>(wanted) && lane == 0) atomicAdd(faults, 1ull);
+/* Floats from a line to the next in a plane of so many: the four lines and eight lanes that a warp writes at a time lie in different banks. */
+__device__ constexpr int pitch_of(int lanes) { return (lanes + 11) / 16 * 16 + 4; }
+__device__ constexpr int rows_of(int length) { return (length + WIDTH - 1) / WIDTH; }
+/* Bytes in front of digits, for each line's sum. */
+template <int BR> __device__ constexpr int head_bytes() { return (8 * BR + 127) / 128 * 128; }
+/* Bytes of BR lines' digits and of what checks them, and of the ring with what else a product has; both begin at a multiple of 128. */
+template <int BR> __device__ constexpr int digits_bytes(int length) { return head_bytes<BR>() + rows_of(length) * WIDTH * (OWN * BR + CHECKED); }
+template <int BR> __device__ constexpr int ring_bytes() { return RING * OWN * UNITS * UNIT + OWN * 2 * BR * WIDTH + 8 * (BR + MOST_LANES); }
+
+/* What plane z counts for in q, and in pack.cu's `along`. */
+__device__ __forceinline__ i64 own_weight(int z) { return (i64)1 << BASE * (OWN - 1 - z); }
+__device__ __forceinline__ i64 along_weight(int z) { return KARATSUBA ? weight(z) + weight(2) : weight(z); }
+
+/* S_k; `depth`: k up to a multiple of 128. */
+__device__ __forceinline__ i64 across_of(const u64 *across, i64 depth, i64 k) {
+    u64 sum = 0;
+#pragma unroll
+    for (int z = 0; z < OWN; z++) sum += (u64)own_weight(z) * across[z * depth + k];
+    return (i64)sum;
+}
+
+/* Starts to fetch `rows` rows of `lanes` lanes, a multiple of 16, of all planes. Planes lie `plane` bytes apart, rows `row` bytes. */
+template <int BR> __device__ __forceinline__ void stream(char *stage, const i8 *from, i64 plane, i64 row, int rows, int lanes) {
+    u32 each = (u32)lanes * (WIDTH / 16);
+    for (u32 i = threadIdx.x; i < (u32)rows * each; i += 32 * BR) {
+        u32 of = i / each;
+        const i8 *at = from + of * row + (i - of * each) * 16;
+#pragma unroll
+        for (int z = 0; z < OWN; z++) async_copy(stage + z * UNITS * UNIT + i * 16, at + z * plane);
     }
+}
+
+/* Adds up 64 elements of k of 16 lanes (planes UNITS * UNIT bytes apart) and 8 lines (`plane` bytes apart). sums[.][i]: lane LANE / 4, 8 more from i = 2 on;
+ * line LANE % 4 * 2 + i % 2. */
+__device__ __forceinline__ void multiply_unit(i32 (*sums)[4], const char *lanes, const char *lines, int plane) {
+    u32 of_lines[OWN][4];
+    int line = LANE & 7, lane = LANE & 15;
+#pragma unroll
+    for (int z = 0; z < OWN; z++) ldmatrix(of_lines[z], lines + z * plane + line * WIDTH + SWIZZLED(line, LANE / 8 * 16));
+#pragma unroll
+    for (int k = 0; k < WIDTH / 32; k++) {
+        u32 of_lanes[OWN][4];
+#pragma unroll
+        for (int z = 0; z < OWN; z++) ldmatrix(of_lanes[z], lanes + z * UNITS * UNIT + lane * WIDTH + SWIZZLED(lane, k * 32 + LANE / 16 * 16));
+#if KARATSUBA
+#pragma unroll
+        for (int z = 0; z < OWN; z++) mma_s8(sums[z], of_lanes[z], of_lines[z] + 2 * k);
+        u32 x[4], y[2];
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = added(of_lanes[0][i], of_lanes[1][i]);
+#pragma unroll
+        for (int i = 0; i < 2; i++) y[i] = added(of_lines[0][2 * k + i], of_lines[1][2 * k + i]);
+        mma_s8(sums[2], x, y);
+#else
+#pragma unroll
+        for (int z = 0; z < OWN; z++) {
+#pragma unroll
+            for (int y = 0; y < OWN; y++) mma_s8(sums[z + y], of_lanes[z], of_lines[y] + 2 * k);
+        }
+#endif
+    }
+}
+
+__device__ __forceinline__ void cleared(i32 (*sums)[4]) {
+#pragma unroll
+    for (int i = 0; i < SUMS * 4; i++) sums[i / 4][i % 4] = 0;
+}
+
+__device__ __forceinline__ i64 total_of_sums(i32 (*sums)[4], int i) {
+    i32 s[SUMS];
+#pragma unroll
+    for (int z = 0; z < SUMS; z++) s[z] = sums[z][i];
+    return recombined(s);
+}
+
+__device__ __forceinline__ u64 summed_by_warp(u64 v) {
+    for (int by = 16; by; by /= 2) v += __shfl_xor_sync(ALL_LANES, v, by);
+    return v;
+}
+
+/* plane[r * pitch + j] = element of A's lane first + r and B's lane j, for r < BR and j < b.lanes; of lines beyond a.lanes it is some number. first is a
+ * multiple of BR, 1 <= k <= 128. Lines whose checksum is wrong are added to *faults. All threads; ends with a barrier. */
+template <int BR> __device__ __forceinline__ void product_in(float *plane, int pitch, const Packed &a, i64 first, const Packed &b, i64 k, int bits, char *ring,
+                                                             u64 *faults) {
+    const int of_lines = 2 * BR * WIDTH; /* bytes of a plane */
+    char *lines = ring + RING * OWN * UNITS * UNIT;
+    u64 *found = (u64 *)(lines + OWN * of_lines), *across = found + BR;
+    int warp = (int)threadIdx.x >> 5, turns = rows_of((int)k), lanes = (int)b.lanes, steps = (lanes + UNITS * 16 - 1) / (UNITS * 16) * turns;
+    i64 depth = (k + ROW - 1) / ROW * ROW;
+    for (int i = (int)threadIdx.x; i < turns * BR * (WIDTH / 16); i += 32 * BR) {
+        const i8 *from = a.digits + (i / (BR * (WIDTH / 16)) * a.padded + first) * WIDTH + i % (BR * (WIDTH / 16)) * 16;
+#pragma unroll
+        for (int z = 0; z < OWN; z++) async_copy(lines + z * of_lines + i * 16, from + z * depth * a.padded);
+    }
+    int next = 0, next_turn = 0, next_lane = 0;
+    auto fetch = [&](int stage) {
+        int left = (lanes - next_lane + 15) / 16 * 16;
+        if (next < steps)
+            stream<BR>(ring + stage * OWN * UNITS * UNIT, b.digits + (next_turn * b.padded + next_lane) * WIDTH, depth * b.padded, 0, 1, min(left, UNITS * 16));
+        async_commit();
+        if (++next_turn == turns) next_turn = 0, next_lane += UNITS * 16;
+        next++;
+    };
+    for (int s = 0; s < RING - 1; s++) fetch(s);
+    if (threadIdx.x < BR) found[threadIdx.x] = a.along[first + threadIdx.x];
+    if ((int)threadIdx.x < turns * WIDTH) across[threadIdx.x] = (u64)across_of(b.across, depth, threadIdx.x);
+    int line = warp / UNITS * 8 + LANE % 4 * 2, lane = warp % UNITS * 16 + LANE / 4, stage = 0, turn = 0;
+    i32 sums[SUMS][4];
+    u64 here[2] = {0, 0};
+    u32 top_a[2], top_b[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) top_a[i] = first + line + i < a.lanes ? a.top[first + line + i] : 0u;
+    for (int step = 0; step < steps; step++) {
+        bool mine = lane - LANE / 4 < lanes; /* a unit has lanes that are padded, but none beyond those */
+        if (turn == 0) {
+            cleared(sums);
+#pragma unroll
+            for (int i = 0; i < 2; i++) top_b[i] = lane + i * 8 < lanes ? b.top[lane + i * 8] : 0u;
+        }
+        async_wait<RING - 2>();
+        __syncthreads(); /* the stage is there for all, and the one before it is done with */
+        fetch(stage == 0 ? RING - 1 : stage - 1);
+        if (mine) multiply_unit(sums, ring + (stage * OWN * UNITS + warp % UNITS) * UNIT, lines + (turn * BR + warp / UNITS * 8) * WIDTH, of_lines);
+        if (++stage == RING) stage = 0;
+        if (++turn < turns) continue;
+        turn = 0;
+        if (mine) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                i64 total = total_of_sums(sums, i);
+                here[i % 2] += (u64)total;
+                if (lane + i / 2 * 8 < lanes) plane[(line + i % 2) * pitch + lane + i / 2 * 8] = element(total, top_a[i % 2], top_b[i / 2], bits);
+            }
+        }
+        lane += UNITS * 16;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        for (int by = 4; by < 32; by *= 2) here[i] += __shfl_xor_sync(ALL_LANES, here[i], by);
+        if (LANE < 4) atomicAdd(&found[line + i], here[i]);
+    }
+    __syncthreads();
+    u64 wanted = 0;
+    for (int i = LANE; i < turns * WIDTH; i += 32) {
+        const i8 *at = (const i8 *)lines + (i / WIDTH * BR + warp) * WIDTH + SWIZZLED(warp, i % WIDTH);
+#pragma unroll
+        for (int z = 0; z < OWN; z++) wanted += (u64)(i64)at[z * of_lines] * ((u64)own_weight(z) * across[i] + (u64)along_weight(z));
+    }
+    wanted = summed_by_warp(wanted);
+    if (LANE == 0 && wanted != found[warp]) atomicAdd(faults, 1ull);
+    __syncthreads();
+}
+
+/* A line of a block's digits, which warp r writes: line_of, put for each element once, by any lane, and line_done, by all lanes. */
+struct Line {
+    char *to;
+    u64 *along;
+    float one, two;
+    i32 most, sum; /* of a lane's at most 256 elements */
+    int r, plane;
+};
+
+/* For elements of at most the magnitude `top` (bits); length <= 8192. */
+template <int BR> __device__ __forceinline__ Line line_of(char *digits, int r, i64 length, u32 top, int bits) {
+    Line line = {digits + head_bytes<BR>() + r * WIDTH, (u64 *)digits + r, 0.0f, 0.0f, (1 << (bits - 1)) - 1, 0, r, rows_of((int)length) * BR * WIDTH};
+    factors_of(top, bits, &line.one, &line.two);
+    return line;
+}
+
+template <int BR> __device__ __forceinline__ void put(Line &line, int e, float x) {
+    i32 q = quantised(x, line.one, line.two, line.most), d[OWN];
+    char *at = line.to + e / WIDTH * (BR * WIDTH) + SWIZZLED(line.r, e % WIDTH);
+    digits_of(q, d);
+    line.sum += q;
+#pragma unroll
+    for (int z = 0; z < OWN; z++) at[z * line.plane] = (char)d[z];
+}
+
+__device__ __forceinline__ void line_done(const Line &line) {
+    u64 all = summed_by_warp((u64)(i64)line.sum);
+    if (LANE == 0) *line.along = all;
+}
+
+/* out[(first + r) * row_step + n * lane_step] = element of line r, whose digits a Line wrote, and B's lane n, for r < BR, first + r < rows, n < b.lanes <= 128;
+ * k is `length`. tops: the lines' largest magnitudes, in shared memory. Lines whose checksum is wrong are added to *faults. All threads; begins and ends
+ * with a barrier. */
+template <int BR> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits, const u32 *tops,
+                                                              const Packed &b, i64 length, int bits, char *ring, u64 *faults) {
+    static_assert(UNITS * BR * 16 * 8 <= RING * OWN * UNITS * UNIT, "the ring has no room for the totals of all units");
+    int count = rows_of((int)length), of_lines = count * BR * WIDTH, warp = (int)threadIdx.x >> 5, lanes = (int)b.lanes, tiles = (lanes + 15) / 16;
+    int deep = UNITS / tiles, steps = (count + deep - 1) / deep, part = warp % UNITS / tiles, next = 0; /* rows of a stage; which of them this warp has */
+    char *lines = digits + head_bytes<BR>(), *check = lines + OWN * of_lines;
+    u32 *top_b = (u32 *)(ring + RING * OWN * UNITS * UNIT);
+    i64 depth = (length + ROW - 1) / ROW * ROW;
+    auto fetch = [&](int stage) {
+        if (next < count) stream<BR>(ring + stage * OWN * UNITS * UNIT, b.digits + next * b.padded * WIDTH, depth * b.padded, b.padded * WIDTH, min(deep, count - next), tiles * 16);
+        async_commit();
+        next += deep;
+    };
+    for (int s = 0; s < RING - 1; s++) fetch(s);
+    if ((int)threadIdx.x < lanes) top_b[threadIdx.x] = b.top[threadIdx.x];
+    for (int e = (int)threadIdx.x; e < count * WIDTH; e += 32 * BR) {
+        i32 s = e < (int)length ? (i32)across_of(b.across, depth, e) + 1 : 0; /* so what lies behind the line's end counts for nothing */
+#pragma unroll
+        for (int d = 0; d < CHECKED; d++) {
+            i32 low = ((s + 128) & 255) - 128;
+            check[d * count * WIDTH + e] = (char)low;
+            s = (s - low) >> 8;
+        }
+    }
+    i32 sums[SUMS][4];
+    cleared(sums);
+    int stage = 0;
+    for (int step = 0; step < steps; step++) {
+        async_wait<RING - 2>();
+        __syncthreads();
+        fetch(stage == 0 ? RING - 1 : stage - 1);
+        int row = step * deep + part;
+        if (part < deep && row < count)
+            multiply_unit(sums, ring + (stage * OWN * UNITS + warp % UNITS) * UNIT, lines + (row * BR + warp / UNITS * 8) * WIDTH, of_lines);
+        if (++stage == RING) stage = 0;
+    }
+    __syncthreads();
+    u64 *totals = (u64 *)ring; /* [unit][line][lane] */
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        totals[(warp % UNITS * BR + warp / UNITS * 8 + LANE % 4 * 2 + i % 2) * 16 + LANE / 4 + i / 2 * 8] = (u64)total_of_sums(sums, i);
+    i32 parts[OWN][CHECKED]; /* at most 64 words of 4 digits each: less than 2^23 */
+#pragma unroll
+    for (int i = 0; i < OWN * CHECKED; i++) parts[i / CHECKED][i % CHECKED] = 0;
+    for (int e = LANE * 4; e < count * WIDTH; e += ROW) {
+        const char *at = lines + (e / WIDTH * BR + warp) * WIDTH + SWIZZLED(warp, e % WIDTH);
+#pragma unroll
+        for (int z = 0; z < OWN; z++) {
+#pragma unroll
+            for (int d = 0; d < CHECKED; d++) parts[z][d] = __dp4a(*(const int *)(at + z * of_lines), *(const int *)(check + d * count * WIDTH + e), parts[z][d]);
+        }
+    }
+    u64 wrong = LANE == 0 ? ((const u64 *)digits)[warp] : 0; /* what is too much on the left side */
+#pragma unroll
+    for (int i = 0; i < OWN * CHECKED; i++) wrong -= (u64)(own_weight(i / CHECKED) << 8 * (i % CHECKED)) * (u64)(i64)parts[i / CHECKED][i % CHECKED];
+    __syncthreads();
+    for (int n = LANE; n < lanes; n += 32) {
+        u64 total = 0;
+        for (int p = 0; p < deep; p++) total += totals[((p * tiles + n / 16) * BR + warp) * 16 + n % 16];
+        wrong += total;
+        if (first + warp < rows) out[(first + warp) * row_step + n * lane_step] = element((i64)total, tops[warp], top_b[n], bits);
+    }
+    wrong = summed_by_warp(wrong);
+    if (LANE == 0 && wrong && first + warp < rows) atomicAdd(faults, 1ull);
     __syncthreads();
 }

@@ -1,9 +1,9 @@
 """Steps `attend` (assay.exact.attention) as CUDA C++: wide values that are made and read on the chip.
 
-A block of threads has BR lines (rows, or columns) of one product of the batch, a warp for each. It makes whole lines of the products that its chain reads, in
-shared memory; its warps then make the chain's values as a kernel of rows does (rows.py), and of those that a product reads the scale and the digits, which
-the block multiplies. A line's scale is its largest magnitude, so all of a line has to be there first. The other operands stream from the level-2
-cache: they are packed once for all kernels that follow each other.
+A block of threads has BR lines (rows, or columns) of one product of the batch, a warp for each. It makes whole lines of the products that its chain reads,
+in shared memory; its warps then make the chain's values as a kernel of rows does (rows.py), and of those that a product reads the scale and
+the digits, which the block multiplies. A line's scale is its largest magnitude, so all of a line has to be there first. The other operands
+stream from the level-2 cache: they are packed once for all kernels that follow each other (streamed.py).
 
 Where lines are columns, what has one element a row varies along a line, and what lies by rows in memory is read across them.
 """
@@ -11,72 +11,28 @@ Where lines are columns, what has one element a row varies along a line, and wha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from assay.exact import rows as grouped
 from assay.exact.attention import Shape, sizes, use
 from assay.exact.cuda import rows
-from assay.exact.cuda.device import Description, source
+from assay.exact.cuda.device import Description, Kernel, Launch, source
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
-from assay.exact.cuda.operands import Axis, Operand
-from assay.exact.cuda.tiles import LEAST_SHARED, NARROW, ROW, SHARED, Digits, digits
+from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, axis, in_memory, packing, sides
+from assay.exact.cuda.tiles import LEAST_SHARED, NARROW, SHARED, Digits, digits
 from assay.exact.rows import whole_rows
 from assay.exact.steps import Step
-from assay.exact.views import View, merged
+from assay.exact.views import View
 
-LINES = (16, 8)
-"""Lines of a block."""
+WAYS = ((16, 3), (16, 2), (8, 3), (8, 2))
+"""Lines of a block and stages of its ring, the best ones first."""
+MOST, LANES_OUT, ALIGN = 8192, 128, 128
+"""As in attend.cuh: elements of a line, lanes of what it is multiplied with, and the multiple of bytes at which shared memory is cut."""
 HELD_WORDS = 64
 """Registers that a thread has for elements of lines, of 128."""
-LANES = 64
-"""Lanes to a multiple of which a packed operand is filled up."""
 TOPS = 128
 """Bytes for the scales of a block's lines."""
-
-
-def in_memory(how: Digits) -> int:
-    """Planes of a packed operand."""
-    return how.planes - how.karatsuba
-
-
-class Walk(NamedTuple):
-    """A walk in memory (walk.cuh) as an argument."""
-
-    dims: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-class Packed(NamedTuple):
-    """An operand that is packed: the elements of a view that a product reads."""
-
-    view: View
-    side: Operand
-    bits: int
-
-    @property
-    def padded(self) -> int:
-        return -(-self.side.lanes.size // LANES) * LANES
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.side.k.size // ROW)
-
-    def sizes(self, how: Digits) -> dict[str, int]:
-        """Bytes of its parts."""
-        count, row = self.side.products, self.blocks * ROW
-        return {
-            "top": 4 * count * self.side.lanes.size, "across": 8 * count * how.planes * row, "along": 8 * count * self.padded,
-            "digits": count * in_memory(how) * row * self.padded,
-        }  # fmt: skip
-
-
-class Of(NamedTuple):
-    """The address of a part of a packed operand as an argument: its digits, scales (`top`) or sums (`across` lanes, `along` k)."""
-
-    packed: Packed
-    part: str
 
 
 Argument = int | View | Walk | Of | None
@@ -88,6 +44,7 @@ class Attend(NamedTuple):
 
     text: MapText
     how: Digits
+    ring: int
     arguments: tuple[Argument, ...]
     packed: tuple[Packed, ...]
     blocks: int
@@ -95,62 +52,19 @@ class Attend(NamedTuple):
     shared: int
 
 
-class Fresh(NamedTuple):
-    """Operands that a kernel has to pack, and the words of four bytes, from a byte offset on, that are zero before."""
-
-    packed: tuple[Packed, ...]
-    start: int
-    words: int
-
-
-class Shelf:
-    """Where operands lie in scratch memory that kernels which follow each other share."""
-
-    ALIGN = 256
-
-    def __init__(self) -> None:
-        self.places: dict[Packed, dict[str, int]] = {}
-        """Byte offsets of each operand's parts."""
-        self.end = 0
-
-    def take(self, kernel: Attend) -> Fresh:
-        """Gives places to what is not there yet."""
-        fresh = tuple(packed for packed in kernel.packed if packed not in self.places)
-        start = self.end
-        for packed in fresh:
-            self._place(packed, kernel.how, "top", "across", "along")
-        zeros = self.end - start
-        for packed in fresh:
-            self._place(packed, kernel.how, "digits")
-        return Fresh(fresh, start, zeros // 4)
-
-    def _place(self, packed: Packed, how: Digits, *parts: str) -> None:
-        for part in parts:
-            self.places.setdefault(packed, {})[part] = self.end
-            self.end += -(-packed.sizes(how)[part] // self.ALIGN) * self.ALIGN
+def _products(step: Step) -> tuple[list[Step], list[Step]]:
+    """Those that make wide values, and those that read them."""
+    read = {v.root for part in step.parts for v in part.reads}
+    makers = [part for part in step.parts if part.name == "matmul" and part.writes[0].root in read]
+    return makers, [part for part in step.parts if part.name == "matmul" and part not in makers]
 
 
-def _axis(dims: Sequence[int], steps: Sequence[int]) -> Axis:
-    merged_dims, (strides,) = merged(dims, steps)
-    return Axis(tuple(merged_dims), tuple(strides))
+def _bits(step: Step) -> int:
+    return next(part.extra[0] for part in step.parts if part.name == "matmul")
 
 
-def _sides(step: Step) -> tuple[tuple[Packed, Walk], tuple[Packed, Walk]]:
-    """The operands of a product, and the walk from one of the batch to which of the operand's products it takes: those that are the same are packed once."""
-    (a, b), (bits, count, inner_a, inner_b, columns) = step.reads, step.extra
-    at, bt = len(a.shape) - count - inner_a, len(b.shape) - inner_b - columns
-    lanes = (at, at + count), (bt + inner_b, len(b.shape))
-    along = (at + count, len(a.shape)), (bt, bt + inner_b)
-    made = []
-    for v, lead, of_lanes, of_k in zip((a, b), (at, bt), lanes, along, strict=True):
-        kept = [i for i in range(lead) if v.strides[i] and v.shape[i] > 1]
-        steps, count = [0] * lead, 1
-        for i in reversed(kept):
-            steps[i], count = count, count * v.shape[i]
-        batch = _axis([v.shape[i] for i in kept], [v.strides[i] for i in kept])
-        side = Operand(batch if kept else Axis((1,), (0,)), *(_axis(v.shape[slice(*span)], v.strides[slice(*span)]) for span in (of_lanes, of_k)))
-        made.append((Packed(v, side, bits), Walk(v.shape[:lead] or (1,), tuple(steps) or (0,))))
-    return made[0], made[1]
+def _read_by_chain(step: Step) -> list[View]:
+    return [v for part in step.parts if part.name != "matmul" for v in part.reads]
 
 
 def _needed(parts: Sequence[Step], views: Iterable[View]) -> list[Step]:
@@ -187,8 +101,8 @@ def _split(v: View, shape: Shape) -> _Split | None:
             return None
 
     def walk(places: Sequence[tuple[int, int]]) -> Walk:
-        axis = _axis([n for n, _ in places] or [1], [step for _, step in places] or [0])
-        return Walk(axis.dims, axis.steps)
+        found = axis([n for n, _ in places] or [1], [step for _, step in places] or [0])
+        return Walk(found.dims, found.steps)
 
     return _Split(walk(batch), walk(rest))
 
@@ -196,24 +110,18 @@ def _split(v: View, shape: Shape) -> _Split | None:
 class _Writer:
     """The text of a kernel and its arguments, in the same order."""
 
-    def __init__(self, step: Step, lines: int) -> None:
-        self.step, self.shape, self.lines = step, Shape(*step.extra), lines
+    def __init__(self, step: Step, room: Room) -> None:
+        self.step, self.shape, self.room = step, Shape(*step.extra), room
         self.parameters: list[str] = []
         self.arguments: list[Argument] = []
         self.packed: dict[Packed, str] = {}
         self.views: dict[View, str] = {}
         self.planes: dict[int, str] = {}
         self.body: list[str] = []
-        products = [part for part in step.parts if part.name == "matmul"]
-        made = {v.root for part in step.parts if part.name != "matmul" for v in part.writes}
-        self.makers = [part for part in products if not any(v.root in made for v in part.reads) and self._read(part.writes[0].root)]
-        self.uses = [part for part in products if part not in self.makers]
+        self.makers, self.uses = _products(step)
         self.chain = [part for part in step.parts if part.name != "matmul"]
-        self.bits = products[0].extra[0]
+        self.bits = _bits(step)
         self.how = digits(self.bits)
-
-    def _read(self, root: int) -> bool:
-        return any(v.root == root for part in self.step.parts for v in part.reads)
 
     def parameter(self, kind: str, stem: str, argument: Argument) -> str:
         name = f"{stem}{len(self.parameters)}"
@@ -232,8 +140,9 @@ class _Writer:
         if packed not in self.packed:
             given = [self.parameter("const i8 *", "d", Of(packed, "digits")), self.parameter("const u32 *", "t", Of(packed, "top"))]
             given += [self.parameter("const u64 *", "s", Of(packed, sums)) for sums in ("across", "along")]
-            given += [self.parameter("i64 ", "n", packed.side.lanes.size)]
-            given += [self.parameter("i64 ", "p", packed.padded), self.parameter("i64 ", "b", packed.blocks), self.parameter("const i64 *", "w", walk)]
+            numbers = ("n", packed.side.lanes.size), ("p", packed.padded), ("b", packed.blocks)
+            given += [self.parameter("i64 ", stem, size) for stem, size in numbers]
+            given.append(self.parameter("const i64 *", "w", walk))
             name = f"o{len(self.packed)}"
             self.body.append(f"const Packed {name} = packed_of({', '.join(given[:-1])}, offset_of({given[-1]}, z));")
             self.packed[packed] = name
@@ -242,7 +151,7 @@ class _Writer:
     def made(self) -> None:
         """Lines of the products that are to be in shared memory."""
         for part in self.makers:
-            first, second = _sides(part)
+            first, second = sides(part)
             a, b = (second, first) if self.shape.by_columns else (first, second)
             root = part.writes[0].root
             names, plane = (self.operand(*a), self.operand(*b)), f"plane{len(self.planes)}"
@@ -298,7 +207,7 @@ class _Writer:
         """The product that reads the line whose digits are there."""
         found, size = use(part, root, self.shape._replace(by_columns=False)), sizes(part)
         assert found is not None
-        packed, walk = _sides(part)[found.first]
+        packed, walk = sides(part)[found.first]
         other, out = self.operand(packed, walk), self.address(part.writes[0], True)
         lanes = size.n if found.first else size.m
         each = self.parameter("i64 ", "m", size.m * size.n)
@@ -306,7 +215,7 @@ class _Writer:
         return f"product_out<BR>({out} + z * {each}, {row}, {lane}, lines, first, digits, tops, {other}, length, (int)bits, ring, faults);"
 
     def written(self) -> Attend:
-        shape, lines = self.shape, self.lines
+        shape, lines = self.shape, self.room.lines
         self.made()
         by_root: dict[int, list[Step]] = {}
         for part in self.uses:
@@ -319,13 +228,12 @@ class _Writer:
             found = self.lined(stores, put)
             self.body += ["if (inside) {", *(f"    {line}" for line in found), "}"]
             if put is not None:
-                self.body += ["else {", "    Line<BR> none(digits, (int)warp, length, 0u, (int)bits);", "    if (lane == 0) tops[warp] = 0;"]
-                self.body += ["    for (u32 e = lane; e < n; e += 32u) none.put(e, 0.0f);", "    none.end();", "}"]
+                self.body += ["else {", "    if (lane == 0) tops[warp] = 0;", "    Line none = line_of<BR>(digits, (int)warp, length, 0u, (int)bits);"]
+                self.body += ["    for (u32 e = lane; e < n; e += 32u) put<BR>(none, (int)e, 0.0f);", "    line_done(none);", "}"]
             self.body += [self.multiplied(part, root) for part in by_root.get(root, ())]
             stores = []
-        pitch, room, total = _room(len(self.makers), self.uses != [], shape.elements, lines, self.how)
         head = ["i64 blocks", "i64 lines", "i64 length", "i64 pitch", "i64 room", "i64 bits", "u64 *faults"]
-        given: list[Argument] = [-(-shape.lines // lines), shape.lines, shape.elements, pitch, room, self.bits, None]
+        given: list[Argument] = [-(-shape.lines // lines), shape.lines, shape.elements, self.room.pitch, self.room.digits, self.bits, None]
         inside = "\n    ".join(self.body)
         tail = f"""({", ".join([*head, *self.parameters])}) {{
     ASSAY_SHARED(char, shared);
@@ -334,7 +242,7 @@ class _Writer:
     const i64 first = (i64)(blockIdx.x - z * (u32)blocks) * BR;
     const bool inside = first + warp < lines;
     const u32 r = z * (u32)lines + (u32)first + warp;
-    char *digits = shared + {len(self.makers)} * BR * pitch * 4;
+    char *digits = shared + ({len(self.makers)} * BR * pitch * 4 + {ALIGN - 1}) / {ALIGN} * {ALIGN};
     u32 *tops = (u32 *)(digits + room);
     char *ring = (char *)tops + {TOPS};
     {inside}
@@ -343,62 +251,87 @@ class _Writer:
         name = f"attend_{hashlib.sha256(tail.encode()).hexdigest()[:16]}"
         text = MapText(name, f"KERNEL __launch_bounds__({32 * lines}, 1) {name}{tail}")
         arguments = (*given, *self.arguments)
-        return Attend(text, self.how, arguments, tuple(self.packed), shape.batch * -(-shape.lines // lines), 32 * lines, total)
+        blocks = shape.batch * -(-shape.lines // lines)
+        return Attend(text, self.how, self.room.ring, arguments, tuple(self.packed), blocks, 32 * lines, self.room.shared)
 
     def _inside(self, root: int) -> bool:
         return any(v.root == root for part in (*self.makers, *self.chain) for v in part.writes)
 
 
-RING = 0
-"""Bytes of shared memory for operands on their way."""
+class Room(NamedTuple):
+    """What a block has (attend.cuh): lines, stages of its ring, floats from one line of a plane to the next, bytes of digits and of all shared memory."""
+
+    lines: int
+    ring: int
+    pitch: int
+    digits: int
+    shared: int
 
 
-def _room(products: int, puts: bool, elements: int, lines: int, how: Digits) -> tuple[int, int, int]:
-    """Elements from one line to the next; bytes of a line's digits of all lines; of all shared memory."""
-    pitch = -(-elements // 4) * 4 + 4
-    room = in_memory(how) * lines * (-(-elements // ROW) * ROW) if puts else 0
-    return pitch, room, products * lines * pitch * 4 + room + TOPS + RING
+def room(products: int, puts: bool, elements: int, lines: int, ring: int, how: Digits) -> Room:
+    """For lines of so many elements of some products, whose digits are `put`."""
+    own, pitch = in_memory(how), (elements + 11) // 16 * 16 + 4
+    checked = 2 if how.planes == 1 else own + 1
+    of_digits = _even(8 * lines) + -(-elements // NARROW.width) * NARROW.width * (own * lines + checked) if puts else 0
+    on_the_way = ring * own * 8 * 16 * NARROW.width + own * 2 * lines * NARROW.width + 8 * (lines + LANES_OUT)
+    planes = _even(4 * products * lines * pitch)
+    return Room(lines, ring, pitch, of_digits, planes + of_digits + TOPS + _even(on_the_way))
 
 
-def lines_of(step: Step, description: Description) -> int:
-    """Lines of a block, or 0 where none fit the device."""
+def _even(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+def room_of(step: Step, description: Description) -> Room | None:
+    """None where a step's kernel does not fit the device."""
     shape = Shape(*step.extra)
-    if shape.by_columns and any(_split(v, shape) is None for part in step.parts if part.name != "matmul" for v in part.reads if not v.single):
-        return 0
-    writer = _Writer(step, 0)
-    limit = SHARED.get(description.arch, LEAST_SHARED)
-    for lines in LINES:
-        if _room(len(writer.makers), writer.uses != [], shape.elements, lines, writer.how)[2] <= limit:
-            return lines
-    return 0
+    if shape.elements > MOST or (shape.by_columns and any(_split(v, shape) is None for v in _read_by_chain(step) if not v.single)):
+        return None
+    products, uses, how = *_products(step), digits(_bits(step))
+    rooms = (room(len(products), bool(uses), shape.elements, lines, ring, how) for lines, ring in WAYS)
+    return next((found for found in rooms if found.shared <= SHARED.get(description.arch, LEAST_SHARED)), None)
 
 
 def taking(description: Description) -> Callable[[Step], bool]:
     """What Plan asks about a step."""
-    return lambda step: lines_of(step, description) > 0
+    return lambda step: room_of(step, description) is not None
 
 
 def attend(step: Step, description: Description) -> Attend:
     """The kernel of a step that the device takes."""
-    return _Writer(step, lines_of(step, description)).written()
+    found = room_of(step, description)
+    assert found is not None
+    return _Writer(step, found).written()
+
+
+def launches(
+    made: Attend, kernel: Kernel, fresh: Fresh, places: Mapping[Packed, Mapping[str, int]], products: Packs, at: Callable[[View], int],
+    walk: Callable[[Walk], int], scratch: int,
+) -> list[Launch]:  # fmt: skip
+    """What packs the operands that are not there yet, and the kernel. `at` and `walk` give addresses; `places` are offsets from `scratch`."""
+
+    def word(a: Argument) -> int:
+        if isinstance(a, Of):
+            return scratch + places[a.packed][a.part]
+        return walk(a) if isinstance(a, Walk) else at(a) if isinstance(a, View) else products.faults.address if a is None else a
+
+    arguments = tuple(map(word, made.arguments))
+    before = packing(fresh, places, made.how, products, at, scratch)
+    return [*before, Launch(kernel, (made.blocks, 1, 1), (made.threads, 1, 1), arguments, made.shared)]
 
 
 def compiled(kernels: Kernels, made: Iterable[Attend]) -> None:
     """Compiles those that are not there yet."""
-    found: dict[Digits, list[MapText]] = {}
+    found: dict[tuple[Digits, int], list[MapText]] = {}
     for one in made:
-        found.setdefault(one.how, []).append(one.text)
-    for how, texts in found.items():
-        kernels.compile(texts, before(how))
+        found.setdefault((one.how, one.ring), []).append(one.text)
+    for (how, ring), texts in found.items():
+        kernels.compile(texts, before(how, ring))
 
 
 @cache
-def before(how: Digits) -> str:
-    """CUDA C++ that kernels of these digits call."""
-    given = {"PLANES": how.planes, "KARATSUBA": how.karatsuba, "PLAIN": 0, "BF16": 0, "FP8": 0, "WIDTH": NARROW.width}
+def before(how: Digits, ring: int) -> str:
+    """CUDA C++ that kernels of these digits call, with so many stages."""
+    given = {"PLANES": how.planes, "KARATSUBA": how.karatsuba, "PLAIN": 0, "BF16": 0, "FP8": 0, "WIDTH": NARROW.width, "RING": ring}
     defined = "".join(f"#define {name} {int(value)}\n" for name, value in given.items())
-    return defined + source("walk.cuh", "map.cuh", "lines.cuh") + "\n#undef WARP\n#undef BLOCK\n" + _files("digits.cuh", "tensor.cuh", "attend.cuh", "chain.cuh")
-
-
-def _files(*names: str) -> str:
-    return source(*names)[len(source()) :]
+    return defined + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "chain.cuh")

@@ -5,6 +5,12 @@ __device__ __forceinline__ Packed packed_of(const i8 *digits, const u32 *top, co
     return {digits + at * (PLANES - KARATSUBA) * blocks * ROW * padded, top + at * lanes, across + at * PLANES * blocks * ROW, along + at * padded, lanes, padded};
 }
 
+#ifdef ASSAY_FAKE
+#define MEMBER inline
+#else
+#define MEMBER __device__ __forceinline__
+#endif
+
 template <class T> struct Along {
     const T *first;
     i64 step;

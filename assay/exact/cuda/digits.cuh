@@ -31,7 +31,21 @@ typedef signed char i8;
 #define PAIR (FP8 ? 1 << 8 : 1 << 14)
 #define TERM (KARATSUBA ? PAIR : FP8 ? PLANES * PAIR : PLANES == 3 ? 1 << 15 : 1 << 14)
 #define SUMS (KARATSUBA ? 3 : 2 * PLANES - 1)
+#define OWN (KARATSUBA ? 2 : PLANES) /* planes that are no sum of others */
 #define ROW 128 /* elements of k that are packed together, and to multiples of which k is padded */
+
+/* What x is multiplied by, one after the other, to be x * 2^s without overflow on the way; s = b - 1 + 126 - E. */
+__device__ __forceinline__ void factors_of(u32 top, int bits, float *one, float *two) {
+    int e = (int)field_of(top), s = bits + 125 - e, first = s > 127 ? 127 : s;
+    *one = e == 255 ? 0.0f : __uint_as_float((u32)(first + 127) << 23);
+    *two = __uint_as_float((u32)(s - first + 127) << 23);
+}
+
+/* clamp(rint(x * 2^s)), by adding 1.5 * 2^23: |x * 2^s| <= 2^22. A lane with an infinity or NaN, which is NaN anyway, gives some number in range. */
+__device__ __forceinline__ i32 quantised(float x, float one, float two, i32 most) {
+    i32 q = (i32)(__float_as_uint(__fadd_rn(__fmul_rn(__fmul_rn(x, one), two), 12582912.0f)) - 0x4b400000u);
+    return max(min(q, most), -most);
+}
 
 /* The digits of q, the highest one first; with Karatsuba, h and l alone. */
 __device__ __forceinline__ void digits_of(i32 q, i32 *d) {

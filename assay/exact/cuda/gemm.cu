@@ -10,6 +10,7 @@
  * The checksum of every column: check.cu.
  */
 
+#define WARP ((int)(threadIdx.x >> 5))
 #define WARPS_M (TM / WM)
 #define WARPS_N (TN / WN)
 #define THREADS (WARPS_M * WARPS_N * 32)

@@ -53,25 +53,10 @@ KERNEL tops(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_st
     }
 }
 
-/* What x is multiplied by, one after the other, to be x * 2^s without overflow on the way; s = b - 1 + 126 - E. */
-__device__ __forceinline__ void factors_of(u32 top, int bits, float *one, float *two) {
-    int e = (int)field_of(top), s = bits + 125 - e, first = s > 127 ? 127 : s;
-    *one = e == 255 ? 0.0f : __uint_as_float((u32)(first + 127) << 23);
-    *two = __uint_as_float((u32)(s - first + 127) << 23);
-}
-
-/* clamp(rint(x * 2^s)), by adding 1.5 * 2^23: |x * 2^s| <= 2^22. A lane with an infinity or NaN, which is NaN anyway, gives some number in range. */
-__device__ __forceinline__ i32 quantised(float x, float one, float two, i32 most) {
-    i32 q = (i32)(__float_as_uint(__fadd_rn(__fmul_rn(__fmul_rn(x, one), two), 12582912.0f)) - 0x4b400000u);
-    return max(min(q, most), -most);
-}
-
 /* The low bytes of four numbers, the first one's lowest. */
 __device__ __forceinline__ u32 low_bytes(const i32 x[4]) {
     return __byte_perm(__byte_perm((u32)x[0], (u32)x[1], 0x0040), __byte_perm((u32)x[2], (u32)x[3], 0x0040), 0x5410);
 }
-
-#define OWN (KARATSUBA ? 2 : PLANES) /* planes that are no sum of others */
 
 /* A block of 32 x 8 threads packs LANES lanes of 128 k. Of the planes only the first `planes` are written; all of them are summed. Blocks begin with the
  * lanes that tops read last, which L2 may still hold. */

@@ -158,8 +158,8 @@ class Products:
     def packed(
         self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int]
     ) -> Pair:  # fmt: skip
-        """Scales and packing of an operand at `x`, to `top` (zeros before) and `digits`, with lanes up to `padded`. `sums`: planes in memory, and where the
-        digits' sums are added up over lanes and over k (0: nowhere)."""
+        """Scales and packing of an operand at `x`, to `top` (zeros before) and `digits`, with lanes up to `padded`. `sums`: planes in memory, and
+        where the digits' sums are added up over lanes and over k (0: nowhere)."""
         kernel = self._device.load(around(how, layout)).kernel
         common = (x, *self._places(side), side.lanes.size, side.k.size, int(side.turned), top)
         grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)

@@ -16,8 +16,7 @@ import numpy as np
 
 from assay.exact.cuda import attend, maps, rows
 from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
-from assay.exact.cuda.operands import Operand
-from assay.exact.cuda.tiles import NARROW, Digits, Layout
+from assay.exact.cuda.streamed import Packs, Shelf, Walk
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.rows import Rows
 from assay.exact.steps import Step
@@ -44,25 +43,14 @@ Maker = Callable[[Callable[[View], int]], list[Launch]]
 """Address of a view's first element -> launches of a step."""
 
 
-class Products(Protocol):
+class Products(Packs, Protocol):
     """Matrix products (product.py)."""
-
-    @property
-    def faults(self) -> Buffer:
-        """A counter (u64) of checksums that were wrong, of all products so far."""
-        ...
 
     def scratch(self, step: Step) -> int | None:
         """Bytes of scratch memory; None where the plain kernels must do it."""
         ...
 
     def prepare(self, step: Step, at: Callable[[View], int], scratch: int) -> list[Launch]: ...
-
-    def cleared(self, how: Digits, layout: Layout, at: int, words: int) -> Launch: ...
-
-    def packed(
-        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int]
-    ) -> tuple[Launch, Launch]: ...
 
 
 def magic(size: int) -> int:
@@ -101,7 +89,7 @@ class Tape:
         kernels.compile([*(text for _, text in batches if text is not None), *groups.values()])
         self._attending = {id(step): attend.attend(step, device.description) for step in plan.steps if step.name == "attend"}
         attend.compiled(kernels, self._attending.values())
-        self._shelf = attend.Shelf()
+        self._shelf = Shelf()
         self._makers = [self._made(steps, text) for steps, text in batches]
         self._packers = {v: self._copy(v, v._replace(strides=c_strides(v.shape))) for v in plan.views if plan.trace and not v.contiguous}
         self._walk_buffer = device.allocate(8 * max(1, len(self._words)))
@@ -177,36 +165,18 @@ class Tape:
     def _made(self, steps: Sequence[Step], text: maps.MapText | None) -> Maker:
         if steps[0].name == "attend":
             return self._attend(steps[0])
-        self._shelf = attend.Shelf()
+        self._shelf = Shelf()
         return self._other(steps[0]) if text is None else self._maps(steps, text.name)
 
     def _attend(self, step: Step) -> Maker:
         """A kernel that keeps wide values on the chip. What it has packed is there for those that follow it at once."""
-        assert self._products is not None
         made, products = self._attending[id(step)], self._products
-        kernel = self._kernels[made.text.name]
-        walks = {a: self._walk(*a) for a in made.arguments if isinstance(a, attend.Walk)}
-        fresh = self._shelf.take(made)
-        places = {packed: self._shelf.places[packed] for packed in made.packed}
+        assert products is not None
+        walks = {a: self._walk(*a) for a in made.arguments if isinstance(a, Walk)}
+        fresh, places = self._shelf.take(made.packed, made.how), self._shelf.places
         self._need(self._shelf.end)
-
-        def address(a: attend.Argument, at: Callable[[View], int]) -> int:
-            if isinstance(a, attend.Of):
-                return self._scratch_at + places[a.packed][a.part]
-            if isinstance(a, attend.Walk):
-                return self._address(walks[a])
-            return at(a) if isinstance(a, View) else products.faults.address if a is None else a
-
-        def make(at: Callable[[View], int]) -> list[Launch]:
-            launches = [products.cleared(made.how, NARROW, self._scratch_at + fresh.start, fresh.words)] if fresh.packed else []
-            for packed in fresh.packed:
-                top, across, along, digits = (self._scratch_at + places[packed][part] for part in ("top", "across", "along", "digits"))
-                sums = attend.in_memory(made.how), across, along
-                launches += products.packed(made.how, NARROW, packed.bits, packed.side, packed.padded, at(packed.view), top, digits, sums)
-            arguments = tuple(address(a, at) for a in made.arguments)
-            return [*launches, Launch(kernel, (made.blocks, 1, 1), (made.threads, 1, 1), arguments, made.shared)]
-
-        return make
+        kernel = self._kernels[made.text.name]
+        return lambda at: attend.launches(made, kernel, fresh, places, products, at, lambda walk: self._address(walks[walk]), self._scratch_at)
 
     def _maps(self, steps: Sequence[Step], kernel: str) -> Maker:
         """One MAP step, or many of the same text."""

@@ -5,7 +5,6 @@
  * a missing wait or barrier shows.
  */
 #define LANE ((int)(threadIdx.x & 31))
-#define WARP ((int)(threadIdx.x >> 5))
 
 #ifndef ASSAY_FAKE
 

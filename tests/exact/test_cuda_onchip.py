@@ -1,0 +1,200 @@
+"""attend.cuh on the fake device: products into and out of shared memory, in small kernels around its functions, give the reference's bits; what is
+flipped on the way is found; NVIDIA's compiler keeps all of it in registers beside 64 floats a thread.
+
+Operands are packed by pack.cu. Fragments of mma.sync and ldmatrix are laid out as the PTX ISA says (tensor.cuh), cp.async is as late as it may be.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from assay.exact import reference
+from assay.exact.cuda import fake
+from assay.exact.cuda.device import Buffer, DeviceError, Launch, source
+from assay.exact.cuda.product import BLOCK, LANES, ROW, STRETCH, around
+from assay.exact.cuda.tiles import NARROW, digits
+from assay.exact.inputs import Array, floats
+from tests.exact.support import same
+from tests.exact.test_cuda_products import uploaded
+
+needs_compiler = pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler")
+WIDTHS = (8, 14, 15, 23)
+
+KERNELS = """
+/* c[row][j] of a block's lines and all of B's lanes, by way of shared memory. */
+KERNEL __launch_bounds__(32 * LINES, 1) inward(const i8 *a, const u32 *top_a, const u64 *along, i64 lanes_a, i64 padded_a, const i8 *b, const u32 *top_b,
+                                            const u64 *across, i64 lanes_b, i64 padded_b, i64 k, i64 bits, float *c, u64 *faults) {
+    ASSAY_SHARED(char, shared);
+    int r = (int)threadIdx.x >> 5, pitch = pitch_of((int)lanes_b);
+    i64 first = (i64)blockIdx.x * LINES;
+    float *plane = (float *)(shared + (ring_bytes<LINES>() + 127) / 128 * 128);
+    Packed rows = {a, top_a, 0, along, lanes_a, padded_a}, columns = {b, top_b, across, 0, lanes_b, padded_b};
+    product_in<LINES>(plane, pitch, rows, first, columns, k, (int)bits, shared, faults);
+    for (int e = LANE; e < (int)lanes_b; e += 32) if (first + r < lanes_a) c[(first + r) * lanes_b + e] = plane[r * pitch + e];
+}
+
+/* out[row * row_step + n * lane_step] of p[rows][length] and B's lanes, p by way of digits in shared memory. */
+KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 length, const i8 *b, const u32 *top_b, const u64 *across, i64 lanes_b,
+                                             i64 padded_b, i64 bits, float *out, i64 row_step, i64 lane_step, u64 *faults) {
+    ASSAY_SHARED(char, shared);
+    __shared__ u32 tops[LINES];
+    int r = (int)threadIdx.x >> 5;
+    i64 first = (i64)blockIdx.x * LINES;
+    char *digits = shared + (ring_bytes<LINES>() + 127) / 128 * 128;
+    Packed columns = {b, top_b, across, 0, lanes_b, padded_b};
+    if (first + r < rows) {
+        u32 top = 0;
+        p += (first + r) * length;
+        for (int e = LANE; e < (int)length; e += 32) top = max(top, __float_as_uint(p[e]) & ABS_BITS);
+        for (int by = 16; by; by /= 2) top = max(top, __shfl_xor_sync(ALL_LANES, top, by));
+        Line line = line_of<LINES>(digits, r, length, top, (int)bits);
+        for (int e = LANE; e < (int)length; e += 32) put<LINES>(line, e, p[e]);
+        line_done(line);
+        if (LANE == 0) tops[r] = top;
+    }
+    product_out<LINES>(out, row_step, lane_step, rows, first, digits, tops, columns, length, (int)bits, shared, faults);
+}
+"""
+
+
+def text(bits: int, lines: int, more: str = "") -> str:
+    how = digits(bits)
+    given = {"PLANES": how.planes, "KARATSUBA": int(how.karatsuba), "PLAIN": 0, "BF16": 0, "FP8": 0, "WIDTH": 64, "LINES": lines}
+    defined = "".join(f"#define {name} {value}\n" for name, value in given.items())
+    return defined + source("digits.cuh", "tensor.cuh", "attend.cuh") + KERNELS + more
+
+
+def own(bits: int) -> int:
+    """Planes in memory."""
+    how = digits(bits)
+    return 2 if how.karatsuba else how.planes
+
+
+def ring_bytes(bits: int, lines: int) -> int:
+    return -(-(3 * own(bits) * 8192 + own(bits) * 128 * lines + 8 * (lines + 128)) // 128) * 128
+
+
+def digits_bytes(bits: int, lines: int, length: int) -> int:
+    checked = 2 if bits <= 8 else own(bits) + 1
+    return -(-8 * lines // 128) * 128 + -(-length // 64) * 64 * (own(bits) * lines + checked)
+
+
+class Packed(NamedTuple):
+    """An operand as pack.cu leaves it."""
+
+    x: Array
+    padded: int
+    digits: Buffer
+    top: Buffer
+    across: Buffer
+    along: Buffer
+
+
+class Chip:
+    """A device and the kernels of one width, for blocks of so many lines."""
+
+    def __init__(self, device: fake.Fake, bits: int, lines: int) -> None:
+        self.device, self.bits, self.lines = device, bits, lines
+        self.module = device.load(text(bits, lines))
+        self.faults = device.allocate(8)
+
+    def packed(self, x: Array) -> Packed:
+        """Of lanes x k."""
+        lanes, k = x.shape
+        how, device, blocks, padded = digits(self.bits), self.device, -(-k // ROW), -(-lanes // LANES) * LANES
+        kernel = device.load(around(how, NARROW)).kernel
+        size, planes = 8 * how.planes * blocks * ROW, own(self.bits)
+        out = Packed(
+            x, padded, device.allocate(planes * blocks * ROW * padded), device.allocate(4 * lanes), device.allocate(size), device.allocate(8 * padded)
+        )
+        for buffer in (out.top, out.across, out.along):
+            device.upload(buffer.address, np.zeros(buffer.size, np.uint8))
+        start, values = uploaded(device, np.zeros(1, np.int64)), uploaded(device, x)
+        common = (values.address, start.address, 0, k, 0, 1, lanes, k, 0, out.top.address)
+        device.launch(Launch(kernel("tops"), (-(-lanes // 32) * -(-k // STRETCH), 1, 1), BLOCK, common))
+        more = (self.bits, padded, out.digits.address, planes, out.across.address, out.along.address)
+        device.launch(Launch(kernel("pack"), (padded // LANES * blocks, 1, 1), BLOCK, (*common, *more)))
+        device.wait()
+        return out
+
+    def _launch(self, name: str, rows: int, arguments: tuple[int, ...], out: Array, shared: int) -> tuple[Array, int]:
+        """(what it leaves in place of `out`, wrong checksums); {out} in the arguments is None."""
+        to = uploaded(self.device, out)
+        self.device.upload(self.faults.address, np.zeros(1, np.uint64))
+        words = tuple(to.address if word == -1 else word for word in arguments)
+        grid = (-(-rows // self.lines), 1, 1)
+        self.device.launch(Launch(self.module.kernel(name), grid, (32 * self.lines, 1, 1), (*words, self.faults.address), shared))
+        got, count = np.empty_like(out), np.zeros(1, np.uint64)
+        self.device.download(to.address, got)
+        self.device.download(self.faults.address, count)
+        return got, int(count[0])
+
+    def inward(self, a: Packed, b: Packed) -> tuple[Array, int]:
+        rows, columns, k = len(a.x), len(b.x), a.x.shape[1]
+        shared = ring_bytes(self.bits, self.lines) + 4 * self.lines * ((columns + 11) // 16 * 16 + 4)
+        of_a = (a.digits.address, a.top.address, a.along.address, rows, a.padded)
+        of_b = (b.digits.address, b.top.address, b.across.address, columns, b.padded)
+        return self._launch("inward", rows, (*of_a, *of_b, k, self.bits, -1), np.zeros((rows, columns), np.float32), shared)
+
+    def outward(self, p: Array, b: Packed, turned: bool = False) -> tuple[Array, int]:
+        """turned: the result lies column by column."""
+        (rows, length), columns = p.shape, len(b.x)
+        shared = ring_bytes(self.bits, self.lines) + digits_bytes(self.bits, self.lines, length)
+        lines = uploaded(self.device, p)
+        of_b = (b.digits.address, b.top.address, b.across.address, columns, b.padded)
+        steps = (1, rows) if turned else (columns, 1)
+        shape = (columns, rows) if turned else (rows, columns)
+        got, wrong = self._launch("outward", rows, (lines.address, rows, length, *of_b, self.bits, -1, *steps), np.zeros(shape, np.float32), shared)
+        return got.T if turned else got, wrong
+
+
+@cache
+def chip(bits: int, lines: int) -> Chip:
+    return Chip(fake.Fake(), bits, lines)
+
+
+def operands(seed: int, rows: int, k: int, columns: int, kind: str, bits: int) -> tuple[Array, Array]:
+    """A, and B by columns."""
+    if kind == "maximal":
+        most = np.float32(-8128 / 8192) if 8 < bits <= 14 else np.float32(1 - 2**-24)
+        a, b = np.full((rows, k), most, np.float32), np.full((columns, k), most, np.float32)
+        b[1::2] *= -1
+        return a, b
+    return floats(seed, (rows, k), kind), floats(seed + 1, (columns, k), kind)
+
+
+KINDS = ("even", "wide", "tiny", "rare", "maximal")
+INWARD = [(16, 64, 64), (9, 128, 130), (35, 80, 200), (70, 16, 33), (1, 1, 1), (24, 100, 129), (64, 65, 7)]
+"""Lines, k, lanes."""
+OUTWARD = [(16, 128, 64), (9, 130, 128), (35, 200, 80), (70, 33, 16), (1, 1, 1), (24, 600, 48), (40, 63, 2), (17, 300, 100)]
+"""Lines, length, lanes."""
+
+
+@needs_compiler
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("lines", [8, 16])
+def test_products_into_shared_memory(bits: int, lines: int) -> None:
+    for at, (rows, k, columns) in enumerate(INWARD):
+        kind = KINDS[at % len(KINDS)]
+        a, b = operands(at + bits, rows, k, columns, kind, bits)
+        one = chip(bits, lines)
+        got, wrong = one.inward(one.packed(a), one.packed(b))
+        assert same(got, reference.matmul(a, b.T, bits)), (rows, k, columns, kind)
+        assert wrong == 0, (rows, k, columns, kind)
+
+
+@needs_compiler
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("lines", [8, 16])
+def test_products_out_of_shared_memory(bits: int, lines: int) -> None:
+    for at, (rows, length, columns) in enumerate(OUTWARD):
+        kind = KINDS[at % len(KINDS)]
+        a, b = operands(at + bits, rows, length, columns, kind, bits)
+        one = chip(bits, lines)
+        got, wrong = one.outward(a, one.packed(b), turned=at % 2 == 1)
+        assert same(np.ascontiguousarray(got), reference.matmul(a, b.T, bits)), (rows, length, columns, kind)
+        assert wrong == 0, (rows, length, columns, kind)
