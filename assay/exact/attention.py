@@ -1,13 +1,13 @@
-"""Products of few elements of k whose results nothing but steps over their rows and other narrow products read, as attention's scores: with these in
-one step, `attend`, such a result needs no place in memory, since a device makes it where it is read, again wherever that is (assay.exact.cuda.attend).
+"""Products of few elements of k whose results are read by steps over their rows and by other narrow products alone, as attention's scores are. With
+these in one step, `attend`, such a result needs no place in memory: a device makes it where it is read, again wherever that is (assay.exact.cuda.attend).
 
 A *wide* value has batch x R x L elements, and is made by a product with small k, or of wide values by MAP steps and reductions over its rows
 (a chain; assay.exact.rows). It is *kept away* from memory if it is read by chains and by products with few other lanes alone. There are two kinds
 of kernels. *By rows*: a chain, with the products that it reads, with those that read its results row by row, and with what it makes for others:
 whatever has one element a row, and wide results that are wanted in memory. *By columns*: products that read wide values column by column.
 
-What a kernel reads of a value that is kept away is made again in it: the product anew, and the chain's MAP steps; what has one element a row is read, since the
-chain's own kernel stores that. So each reduction is made once, and making a value again is elementwise.
+What a kernel reads of a value that is kept away is made again in it: the product anew, and the chain's MAP steps; what has one element a row is
+read, since the chain's own kernel stores that. So each reduction is made once, and making a value again is elementwise.
 
 This happens before values have places, and behind assay.exact.rows. Every storage is written before it is read, so to read it later is no matter as
 long as it has its place until then (Plan._store). Kernels are put in among the steps in an order in which each
@@ -52,6 +52,12 @@ class Shape(NamedTuple):
         return Rows(self.batch * self.rows, self.length)
 
 
+def shape_of(step: Step) -> Shape:
+    """Of a step `attend`."""
+    by_columns, *sizes_ = step.extra
+    return Shape(bool(by_columns), *sizes_)
+
+
 class Sizes(NamedTuple):
     """Of a `matmul` step."""
 
@@ -62,10 +68,9 @@ class Sizes(NamedTuple):
 
 
 def sizes(step: Step) -> Sizes:
-    (a, b), (_, rows, inner_a, inner_b, _) = step.reads, step.extra
+    (a, b), (_, rows, inner_a, _, columns) = step.reads, step.extra
     at = len(a.shape) - rows - inner_a
-    columns = b.shape[len(b.shape) - step.extra[4] :]
-    return Sizes(prod(a.shape[:at]), prod(a.shape[at : at + rows]), prod(columns), prod(a.shape[at + rows :]))
+    return Sizes(prod(a.shape[:at]), prod(a.shape[at : at + rows]), prod(b.shape[len(b.shape) - columns :]), prod(a.shape[at + rows :]))
 
 
 class Use(NamedTuple):
@@ -79,9 +84,9 @@ def use(step: Step, root: int, shape: Shape) -> Use | None:
     """None for another way than these two, a product with many other lanes, and one of the value with itself."""
     if step.name != "matmul" or sum(v.root == root for v in step.reads) != 1:
         return None
-    (a, b), (_, rows, inner_a, inner_b, _), size = step.reads, step.extra, sizes(step)
+    (a, b), (_, rows, inner_a, inner_b, columns), size = step.reads, step.extra, sizes(step)
     first = a.root == root
-    v, lead = (a, len(a.shape) - rows - inner_a) if first else (b, len(b.shape) - inner_b - step.extra[4])
+    v, lead = (a, len(a.shape) - rows - inner_a) if first else (b, len(b.shape) - inner_b - columns)
     cut = lead + (rows if first else inner_b)
     if v.offset or size.batch != shape.batch or (size.n if first else size.m) > NARROW:
         return None

@@ -178,11 +178,15 @@ def _open(kind: str) -> Opened:
 
 def prepare(kind: str, programs: Sequence[Program]) -> None:
     """Compiles what the parts of many programs will want of a device in one go: each compilation by itself takes a second."""
+    from assay.exact.cuda import attend
     from assay.exact.cuda.parts import constants_of
     from assay.exact.cuda.rows import texts
 
-    plans = [Plan(part, constants_of(p), p.gemm_bits, trace, rows=True) for p in programs for part in (p.micro, p.update) for trace in (False, True)]
-    _open(kind).kernels.compile(texts(plans))
+    opened, parts = _open(kind), [(p, part) for p in programs for part in (p.micro, p.update)]
+    taking = attend.taking(opened.device.description)
+    plans = [Plan(part, constants_of(p), p.gemm_bits, trace, rows=True, attention=taking) for p, part in parts for trace in (False, True)]
+    opened.kernels.compile(texts(plans))
+    attend.compiled(opened.kernels, attend.kernels(plans, opened.device.description))
 
 
 def why_not() -> str | None:

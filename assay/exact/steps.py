@@ -28,7 +28,11 @@ class Step(NamedTuple):
     code: tuple[Instruction, ...] = ()
     extra: tuple[int, ...] = ()
     parts: tuple[Step, ...] = ()
-    """Of steps that are one (assay.exact.rows)."""
+    """Of steps that are one (assay.exact.rows, assay.exact.attention)."""
+
+
+MULTIPLY = ("matmul", "attend")
+"""Steps that have matrix products, and so checksums, in them."""
 
 
 class Maker(Protocol):

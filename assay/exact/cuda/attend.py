@@ -1,7 +1,7 @@
 """Steps `attend` (assay.exact.attention) as CUDA C++: wide values that are made and read on the chip.
 
-A block of threads has BR lines (rows, or columns) of one product of the batch, a warp for each. It makes whole lines of the products that its chain reads,
-in shared memory; its warps then make the chain's values as a kernel of rows does (rows.py), and of those that a product reads the scale and
+A block of threads has BR lines (rows, or columns) of one product of the batch, a warp for each. It makes whole lines of the products that its chain
+reads, in shared memory; its warps then make the chain's values as a kernel of rows does (rows.py), and of those that a product reads the scale and
 the digits, which the block multiplies. A line's scale is its largest magnitude, so all of a line has to be there first. The other operands
 stream from the level-2 cache: they are packed once for all kernels that follow each other (streamed.py).
 
@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from assay.exact.attention import Shape, sizes, use
+from assay.exact.attention import Shape, shape_of, sizes, use
 from assay.exact.cuda import rows
 from assay.exact.cuda.device import Description, Kernel, Launch, source
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
 from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, axis, in_memory, packing, sides
 from assay.exact.cuda.tiles import LEAST_SHARED, NARROW, SHARED, Digits, digits
+from assay.exact.plan import Plan
 from assay.exact.rows import whole_rows
 from assay.exact.steps import Step
 from assay.exact.views import View
@@ -69,7 +70,7 @@ def _read_by_chain(step: Step) -> list[View]:
 
 def _needed(parts: Sequence[Step], views: Iterable[View]) -> list[Step]:
     """The parts that make these values."""
-    wanted, kept = set(views), []
+    wanted, kept = set(views), list[Step]()
     for part in reversed(parts):
         if not wanted.isdisjoint(part.writes):
             kept.insert(0, part)
@@ -107,11 +108,23 @@ def _split(v: View, shape: Shape) -> _Split | None:
     return _Split(walk(batch), walk(rest))
 
 
+def _held(group: rows.Group, elements: int) -> int:
+    """Elements of a line that a thread holds of what later phases need: of as many values as it has registers for, the first ones; the others are
+    made again of those. 0 where there is not room for one."""
+    barred: list[rows.Value] = []
+    while True:
+        held = rows.held_for(elements, rows.WARP, group.planned(True, barred).words(), HELD_WORDS)
+        waiting = [v for phase in group.phases for v in phase.made if v in group.held()]
+        if held or not waiting:
+            return held
+        barred.append(waiting[-1])
+
+
 class _Writer:
     """The text of a kernel and its arguments, in the same order."""
 
     def __init__(self, step: Step, room: Room) -> None:
-        self.step, self.shape, self.room = step, Shape(*step.extra), room
+        self.step, self.shape, self.room = step, shape_of(step), room
         self.parameters: list[str] = []
         self.arguments: list[Argument] = []
         self.packed: dict[Packed, str] = {}
@@ -170,10 +183,9 @@ class _Writer:
         step = Step("rows", tuple(outside), tuple(stores), (), self.shape.all_rows, tuple(parts))
         group = rows.Group(step, [put] if put else [])
         for value, v in zip(group.reads, step.reads, strict=True):
-            value.repeated |= v.root in self.planes or self.shape.by_columns
             value.wide |= self.shape.by_columns and not v.single
-        held = rows.held_for(self.shape.elements, rows.WARP, group.planned(True).words(), HELD_WORDS)
-        group.planned(held > 0)
+            value.near = value.repeated = value.wide
+        held = _held(group, self.shape.elements)
         out = [line for value, v in zip(group.reads, step.reads, strict=True) for line in self._reading(value, v)]
         out += [f"{TYPES[v.dtype]} *y{k} = {self.address(v, True)};" for k, v in enumerate(step.writes)]
         sums = [part.extra[0] for part in parts if part.name == "sum" and part.reads[0].dtype == "f32"]
@@ -228,7 +240,8 @@ class _Writer:
             found = self.lined(stores, put)
             self.body += ["if (inside) {", *(f"    {line}" for line in found), "}"]
             if put is not None:
-                self.body += ["else {", "    if (lane == 0) tops[warp] = 0;", "    Line none = line_of<BR>(digits, (int)warp, length, 0u, (int)bits);"]
+                self.body += ["else {", "    if (lane == 0) tops[warp] = 0;"]
+                self.body += ["    Line none = line_of<BR>(digits, (int)warp, length, 0u, (int)bits);"]
                 self.body += ["    for (u32 e = lane; e < n; e += 32u) put<BR>(none, (int)e, 0.0f);", "    line_done(none);", "}"]
             self.body += [self.multiplied(part, root) for part in by_root.get(root, ())]
             stores = []
@@ -259,7 +272,7 @@ class _Writer:
 
 
 class Room(NamedTuple):
-    """What a block has (attend.cuh): lines, stages of its ring, floats from one line of a plane to the next, bytes of digits and of all shared memory."""
+    """What a block has (attend.cuh): lines, stages of its ring, floats from a line of a plane to the next, bytes of digits, of all shared memory."""
 
     lines: int
     ring: int
@@ -284,7 +297,7 @@ def _even(size: int) -> int:
 
 def room_of(step: Step, description: Description) -> Room | None:
     """None where a step's kernel does not fit the device."""
-    shape = Shape(*step.extra)
+    shape = shape_of(step)
     if shape.elements > MOST or (shape.by_columns and any(_split(v, shape) is None for v in _read_by_chain(step) if not v.single)):
         return None
     products, uses, how = *_products(step), digits(_bits(step))
@@ -318,6 +331,11 @@ def launches(
     arguments = tuple(map(word, made.arguments))
     before = packing(fresh, places, made.how, products, at, scratch)
     return [*before, Launch(kernel, (made.blocks, 1, 1), (made.threads, 1, 1), arguments, made.shared)]
+
+
+def kernels(plans: Iterable[Plan], description: Description) -> list[Attend]:
+    """Those of all steps of some plans."""
+    return [attend(step, description) for plan in plans for step in plan.steps if step.name == "attend"]
 
 
 def compiled(kernels: Kernels, made: Iterable[Attend]) -> None:

@@ -23,6 +23,7 @@ from assay.exact.division import aligned, divided
 from assay.exact.hashing import CHUNK, headed_as
 from assay.exact.offload import Store, evenly, piece
 from assay.exact.plan import Plan
+from assay.exact.steps import MULTIPLY
 from assay.exact.table import ITEM_BYTES, TensorType
 from assay.ids import Digest
 from assay.program import Part
@@ -61,7 +62,7 @@ class Away:
         self.types = {name: parts.program.state[name] for name in apart.names}
         self._steps = parts.once((apart.names, apart.window), lambda: _planned(parts, apart, self.types))
         head = self._steps[0].tape.plan
-        self.multiplies = any(step.name == "matmul" for step in head.steps)
+        self.multiplies = any(step.name in MULTIPLY for step in head.steps)
         """Whether the head, before which nothing of the state is changed, has products that may have to be made again."""
         self._runs = [step.run for step in self._steps if step.run is not None]
         self.shelf = Shelf(parts.device, self.types, self._runs, apart.store)
@@ -214,7 +215,7 @@ def _planned(parts: Parts, apart: Apart, types: Mapping[str, TensorType]) -> lis
         return Tape(plan, parts.device, parts.kernels, parts.products)
 
     head = tape(Plan(division.head, constants, bits))
-    again = any(step.name == "matmul" for step in head.plan.steps)
+    again = any(step.name in MULTIPLY for step in head.plan.steps)
     out = [_Step(division.head, head, None, frozenset(parts.program.state if again else division.later(-1)))]
     at = 0
     for k, group in enumerate(division.groups):

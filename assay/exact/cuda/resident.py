@@ -28,6 +28,7 @@ from assay.exact.cuda.tape import Tape
 from assay.exact.cuda.trees import Trees, work_bytes
 from assay.exact.hashing import headed_as
 from assay.exact.offload import Store
+from assay.exact.steps import MULTIPLY
 from assay.exact.table import TensorType
 from assay.ids import Digest
 
@@ -53,7 +54,7 @@ class Resident:
         self._away = Away(parts, apart, self._state) if apart else None
         tapes = {name: parts.tape(name) for name in (("micro",) if apart else parts.parts)}
         update = tapes["update"].plan.steps if "update" in tapes else ()
-        self._multiplies = self._away.multiplies if self._away else any(step.name == "matmul" for step in update)
+        self._multiplies = self._away.multiplies if self._away else any(step.name in MULTIPLY for step in update)
         """Whether an update begins with what may have to be made again."""
         beside = ("update",) if self._multiplies else ()
         self._over: dict[str, Mapping[int, int]] = {name: {} if name in beside else tape.plan.over for name, tape in tapes.items()}

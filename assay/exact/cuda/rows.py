@@ -12,7 +12,7 @@ All reads and writes of a group lie apart (assay.exact.rows), so pointers are `_
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from assay.exact import rows as grouped
@@ -53,6 +53,8 @@ class Value:
         self.name, self.dtype, self.wide, self.kernel, self.operands = name, dtype, wide, kernel, operands
         self.repeated = False
         """Read, and the same for several rows: caches have it."""
+        self.near = False
+        """Read where it is needed, by the element: no register waits for it."""
         self.level: int = max((o.level for o in operands), default=0)
         """Phase in which it can be made."""
 
@@ -122,9 +124,9 @@ class Group:
             self.values.append(made[i.result])
         seen |= {v: made[v.root] for v in part.writes}
 
-    def planned(self, keep: bool) -> Group:
+    def planned(self, keep: bool, barred: Collection[Value] = ()) -> Group:
         """Says of each phase which wide values it makes, and which it has from earlier ones: with `keep`, all that were read or made, but what caches
-        have; else none."""
+        have and what is barred; else none."""
         there: set[Value] = set()
 
         def need(v: Value, phase: _Phase) -> None:
@@ -139,7 +141,7 @@ class Group:
             phase.made, phase.again = [], []
             for v in (*phase.stores, *(v.operands[0] for v in (*phase.tops, *phase.sums, *phase.puts))):
                 need(v, phase)
-            there |= {v for v in phase.made if not v.repeated} if keep else set()
+            there |= {v for v in phase.made if not v.repeated and v not in barred} if keep else set()
         return self
 
     def held(self) -> set[Value]:
@@ -152,7 +154,7 @@ class Group:
         for at, phase in enumerate(self.phases):
             later = {v for p in self.phases[at:] for v in p.again}
             waiting = {v for p in self.phases[: at + 1] for v in p.made if v in held and (v in later or v in phase.made)}
-            most = max(most, sum(v.words for v in waiting | {v for v in phase.made if not v.kernel}))
+            most = max(most, sum(v.words for v in waiting | {v for v in phase.made if not v.kernel and not v.near}))
         return most
 
 
@@ -241,15 +243,17 @@ def _phase(group: Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
     held = group.held() if shape.held else set()
 
     def of(v: Value) -> str:
-        return f"{v.name}[k]" if v in held or (shape.held and v.wide and not v.kernel) else v.name
+        return f"{v.name}[k]" if v in held or (shape.held and v.wide and not v.kernel and not v.near) else v.name
 
     brief: list[str] = []
     loads, body = [], []
     for v in phase.made:
         kind = TYPES[v.dtype]
-        if shape.held and (v in held or not v.kernel):
+        if shape.held and (v in held or not (v.kernel or v.near)):
             (lines if v in held else brief).append(f"{kind} {v.name}[{shape.held}];")
-        if not v.kernel:
+        if v.near:
+            body.append(f"const {kind} {v.name} = p{v.name}[e];")
+        elif not v.kernel:
             loads.append(f"{of(v)} = e < n ? p{v.name}[e] : ({kind})0;" if shape.held else f"const {kind} {v.name} = p{v.name}[e];")
         else:
             body.append(f"{'' if v in held else f'const {kind} '}{of(v)} = {v.kernel}({', '.join(map(of, v.operands))});")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import faults, reference
+from assay.exact.cuda import attend
 from assay.exact.cuda.device import Buffer, Device, Graph, Launch
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.product import Products
@@ -29,6 +30,7 @@ from assay.exact.ranks.places import Place
 from assay.exact.ranks.roots import OnDevice, room_for, stretch
 from assay.exact.ranks.split import Entry, Ranked, Stage, entries
 from assay.exact.ranks.sums import Sums
+from assay.exact.steps import MULTIPLY
 from assay.exact.table import TensorType
 from assay.program import Output, Part
 
@@ -254,8 +256,9 @@ class _Planned:
         replaced = [lives.replaced(v) for v in stage.gives]
         meant = [i if i is not None and lives.last_read.get(i, 0) <= phase else None for i in replaced]
         outputs = [o if i is None else Output(kind="state", name=str(i), value=o.value) for o, i in zip(stage.part.outputs, meant, strict=True)]
-        plan = Plan(msgspec.structs.replace(stage.part, outputs=tuple(outputs)), on.constants, on.bits, rows=True)
-        multiplies = any(step.name == "matmul" for step in plan.steps)
+        part = msgspec.structs.replace(stage.part, outputs=tuple(outputs))
+        plan = Plan(part, on.constants, on.bits, rows=True, attention=attend.taking(on.device.description))
+        multiplies = any(step.name in MULTIPLY for step in plan.steps)
         tape = Tape(plan, on.device, on.kernels, on.products)
         over = {} if multiplies else {stage.gives[slot]: stage.takes[at] for slot, at in plan.over.items()}
         arena, scratch = (self.pool.add(phase, phase, size) for size in (tape.arena, tape.scratch))
