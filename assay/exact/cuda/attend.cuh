@@ -45,14 +45,14 @@ __device__ constexpr int rows_of(int length) { return (length + WIDTH - 1) / WID
 template <int BR> __device__ constexpr int head_bytes() { return (8 * BR + 127) / 128 * 128; }
 /* Bytes of BR lines' digits and of what checks them, and of the ring with what else a product has; both begin at a multiple of 128. */
 template <int BR> __device__ constexpr int digits_bytes(int length) { return head_bytes<BR>() + rows_of(length) * WIDTH * (OWN * BR + CHECKED); }
-template <int BR> __device__ constexpr int ring_bytes() { return RING * OWN * UNITS * UNIT + OWN * 2 * BR * WIDTH + 8 * (BR + MOST_LANES); }
+template <int BR> __device__ constexpr int ring_bytes() { return RING * OWN * UNITS * UNIT + OWN * 2 * BR * WIDTH + 8 * MOST_LANES + 12 * BR; }
 
 /* What plane z counts for in q, and in pack.cu's `along`. */
 __device__ __forceinline__ i64 own_weight(int z) { return (i64)1 << BASE * (OWN - 1 - z); }
 __device__ __forceinline__ i64 along_weight(int z) { return KARATSUBA ? weight(z) + weight(2) : weight(z); }
 
 /* S_k; `depth`: k up to a multiple of 128. */
-__device__ __forceinline__ i64 across_of(const u64 *across, i64 depth, i64 k) {
+__device__ __forceinline__ i64 across_of(const u64 *across, int depth, i64 k) {
     u64 sum = 0;
 #pragma unroll
     for (int z = 0; z < OWN; z++) sum += (u64)own_weight(z) * across[z * depth + k];
@@ -73,29 +73,31 @@ template <int BR> __device__ __forceinline__ void stream(char *stage, const i8 *
 /* Adds up 64 elements of k of 16 lanes (planes UNITS * UNIT bytes apart) and 8 lines (`plane` bytes apart). sums[.][i]: lane LANE / 4, 8 more from i = 2 on;
  * line LANE % 4 * 2 + i % 2. */
 __device__ __forceinline__ void multiply_unit(i32 (*sums)[4], const char *lanes, const char *lines, int plane) {
-    u32 of_lines[OWN][4];
     int line = LANE & 7, lane = LANE & 15;
 #pragma unroll
-    for (int z = 0; z < OWN; z++) ldmatrix(of_lines[z], lines + z * plane + line * WIDTH + SWIZZLED(line, LANE / 8 * 16));
+    for (int k = 0; k < WIDTH; k += 32) {
+        u32 of_lanes[OWN][4], of_lines[OWN + 1][2];
 #pragma unroll
-    for (int k = 0; k < WIDTH / 32; k++) {
-        u32 of_lanes[OWN][4];
+        for (int z = 0; z < OWN; z++) ldmatrix(of_lanes[z], lanes + z * UNITS * UNIT + lane * WIDTH + SWIZZLED(lane, k + LANE / 16 * 16));
 #pragma unroll
-        for (int z = 0; z < OWN; z++) ldmatrix(of_lanes[z], lanes + z * UNITS * UNIT + lane * WIDTH + SWIZZLED(lane, k * 32 + LANE / 16 * 16));
+        for (int z = 0; z < OWN; z += 2) { /* two planes at a time, the last one twice */
+            u32 r[4];
+            ldmatrix(r, lines + (LANE < 16 || z + 1 == OWN ? z : z + 1) * plane + line * WIDTH + SWIZZLED(line, k + (LANE & 8) * 2));
+            of_lines[z][0] = r[0], of_lines[z][1] = r[1], of_lines[z + 1][0] = r[2], of_lines[z + 1][1] = r[3];
+        }
 #if KARATSUBA
 #pragma unroll
-        for (int z = 0; z < OWN; z++) mma_s8(sums[z], of_lanes[z], of_lines[z] + 2 * k);
-        u32 x[4], y[2];
+        for (int z = 0; z < OWN; z++) mma_s8(sums[z], of_lanes[z], of_lines[z]);
 #pragma unroll
-        for (int i = 0; i < 4; i++) x[i] = added(of_lanes[0][i], of_lanes[1][i]);
+        for (int i = 0; i < 4; i++) of_lanes[0][i] = added(of_lanes[0][i], of_lanes[1][i]);
 #pragma unroll
-        for (int i = 0; i < 2; i++) y[i] = added(of_lines[0][2 * k + i], of_lines[1][2 * k + i]);
-        mma_s8(sums[2], x, y);
+        for (int i = 0; i < 2; i++) of_lines[0][i] = added(of_lines[0][i], of_lines[1][i]);
+        mma_s8(sums[2], of_lanes[0], of_lines[0]);
 #else
 #pragma unroll
         for (int z = 0; z < OWN; z++) {
 #pragma unroll
-            for (int y = 0; y < OWN; y++) mma_s8(sums[z + y], of_lanes[z], of_lines[y] + 2 * k);
+            for (int y = 0; y < OWN; y++) mma_s8(sums[z + y], of_lanes[z], of_lines[y]);
         }
 #endif
     }
@@ -125,33 +127,33 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
     const int of_lines = 2 * BR * WIDTH; /* bytes of a plane */
     char *lines = ring + RING * OWN * UNITS * UNIT;
     u64 *found = (u64 *)(lines + OWN * of_lines), *across = found + BR;
-    int warp = (int)threadIdx.x >> 5, turns = rows_of((int)k), lanes = (int)b.lanes, steps = (lanes + UNITS * 16 - 1) / (UNITS * 16) * turns;
-    i64 depth = (k + ROW - 1) / ROW * ROW;
+    u32 *tops = (u32 *)(across + MOST_LANES);
+    int warp = (int)threadIdx.x >> 5, turns = rows_of((int)k), lanes = (int)b.lanes, depth = ((int)k + ROW - 1) / ROW * ROW;
     for (int i = (int)threadIdx.x; i < turns * BR * (WIDTH / 16); i += 32 * BR) {
         const i8 *from = a.digits + (i / (BR * (WIDTH / 16)) * a.padded + first) * WIDTH + i % (BR * (WIDTH / 16)) * 16;
 #pragma unroll
         for (int z = 0; z < OWN; z++) async_copy(lines + z * of_lines + i * 16, from + z * depth * a.padded);
     }
-    int next = 0, next_turn = 0, next_lane = 0;
+    int next = 0, next_turn = 0; /* of what is fetched: the first lane, and which 64 of k */
     auto fetch = [&](int stage) {
-        int left = (lanes - next_lane + 15) / 16 * 16;
-        if (next < steps)
-            stream<BR>(ring + stage * OWN * UNITS * UNIT, b.digits + (next_turn * b.padded + next_lane) * WIDTH, depth * b.padded, 0, 1, min(left, UNITS * 16));
+        if (next < lanes)
+            stream<BR>(ring + stage * OWN * UNITS * UNIT, b.digits + (next_turn * b.padded + next) * WIDTH, depth * b.padded, 0, 1, min((lanes - next + 15) / 16, UNITS) * 16);
         async_commit();
-        if (++next_turn == turns) next_turn = 0, next_lane += UNITS * 16;
-        next++;
+        if (++next_turn == turns) next_turn = 0, next += UNITS * 16;
     };
     for (int s = 0; s < RING - 1; s++) fetch(s);
-    if (threadIdx.x < BR) found[threadIdx.x] = a.along[first + threadIdx.x];
+    if (threadIdx.x < BR) {
+        int r = (int)threadIdx.x;
+        found[r] = a.along[first + r];
+        tops[r] = first + r < a.lanes ? a.top[first + r] : 0u;
+    }
     if ((int)threadIdx.x < turns * WIDTH) across[threadIdx.x] = (u64)across_of(b.across, depth, threadIdx.x);
-    int line = warp / UNITS * 8 + LANE % 4 * 2, lane = warp % UNITS * 16 + LANE / 4, stage = 0, turn = 0;
+    int line = warp / UNITS * 8 + LANE % 4 * 2, stage = 0, turn = 0;
     i32 sums[SUMS][4];
     u64 here[2] = {0, 0};
-    u32 top_a[2], top_b[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) top_a[i] = first + line + i < a.lanes ? a.top[first + line + i] : 0u;
-    for (int step = 0; step < steps; step++) {
-        bool mine = lane - LANE / 4 < lanes; /* a unit has lanes that are padded, but none beyond those */
+    u32 top_b[2];
+    for (int begin = warp % UNITS * 16; begin - warp % UNITS * 16 < lanes;) { /* the unit's first lane: it may have lanes that are padded, but none beyond those */
+        int lane = begin + LANE / 4;
         if (turn == 0) {
             cleared(sums);
 #pragma unroll
@@ -160,19 +162,19 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
         async_wait<RING - 2>();
         __syncthreads(); /* the stage is there for all, and the one before it is done with */
         fetch(stage == 0 ? RING - 1 : stage - 1);
-        if (mine) multiply_unit(sums, ring + (stage * OWN * UNITS + warp % UNITS) * UNIT, lines + (turn * BR + warp / UNITS * 8) * WIDTH, of_lines);
+        if (begin < lanes) multiply_unit(sums, ring + (stage * OWN * UNITS + warp % UNITS) * UNIT, lines + (turn * BR + warp / UNITS * 8) * WIDTH, of_lines);
         if (++stage == RING) stage = 0;
         if (++turn < turns) continue;
         turn = 0;
-        if (mine) {
+        if (begin < lanes) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 i64 total = total_of_sums(sums, i);
                 here[i % 2] += (u64)total;
-                if (lane + i / 2 * 8 < lanes) plane[(line + i % 2) * pitch + lane + i / 2 * 8] = element(total, top_a[i % 2], top_b[i / 2], bits);
+                if (lane + i / 2 * 8 < lanes) plane[(line + i % 2) * pitch + lane + i / 2 * 8] = element(total, tops[line + i % 2], top_b[i / 2], bits);
             }
         }
-        lane += UNITS * 16;
+        begin += UNITS * 16;
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -228,10 +230,10 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
                                                               const Packed &b, i64 length, int bits, char *ring, u64 *faults) {
     static_assert(UNITS * BR * 16 * 8 <= RING * OWN * UNITS * UNIT, "the ring has no room for the totals of all units");
     int count = rows_of((int)length), of_lines = count * BR * WIDTH, warp = (int)threadIdx.x >> 5, lanes = (int)b.lanes, tiles = (lanes + 15) / 16;
+    int depth = ((int)length + ROW - 1) / ROW * ROW;
     int deep = UNITS / tiles, steps = (count + deep - 1) / deep, part = warp % UNITS / tiles, next = 0; /* rows of a stage; which of them this warp has */
     char *lines = digits + head_bytes<BR>(), *check = lines + OWN * of_lines;
     u32 *top_b = (u32 *)(ring + RING * OWN * UNITS * UNIT);
-    i64 depth = (length + ROW - 1) / ROW * ROW;
     auto fetch = [&](int stage) {
         if (next < count) stream<BR>(ring + stage * OWN * UNITS * UNIT, b.digits + next * b.padded * WIDTH, depth * b.padded, b.padded * WIDTH, min(deep, count - next), tiles * 16);
         async_commit();
