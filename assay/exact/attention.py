@@ -1,5 +1,5 @@
-"""Products of few elements of k whose results are read by steps over their rows and by other narrow products alone, as attention's scores are. With
-these in one step, `attend`, such a result needs no place in memory: a device makes it where it is read, again wherever that is (assay.exact.cuda.attend).
+"""Products of few elements of k whose results are read by steps over their rows and by other narrow products alone, as attention's scores are.
+With these in one step, `attend`, such a result needs no place in memory: a device makes it where it is read, again wherever that is (assay.exact.cuda.attend).
 
 A *wide* value has batch x R x L elements, and is made by a product with small k, or of wide values by MAP steps and reductions over its rows
 (a chain; assay.exact.rows). It is *kept away* from memory if it is read by chains and by products with few other lanes alone. There are two kinds
@@ -177,8 +177,7 @@ class Finder:
     def _undone(self, bad: Sequence[_Kernel]) -> None:
         """Sees to it that kernels are smaller, or not made."""
         several = [kernel for kernel in bad if len(kernel.members) > 1 and kernel.uses]
-        for kernel in several:
-            self._apart.update(kernel.uses)
+        self._apart.update(max(kernel.uses) for kernel in several)
         for kernel in bad if not several else ():
             self._plain.update(kernel.members)
 
@@ -223,26 +222,31 @@ class Finder:
         return _Chain(shape, (part,), part.reads, part.writes)
 
     def _lost(self) -> list[int]:
-        """Values that have to be in memory after all: read in another way, or by a chain or product that is none of a kernel's."""
-        lost = []
-        for root, shape in self._shapes.items():
-            seen = whole_rows(root, shape.all_rows, "")
-            for at in self._readers.get(root, ()):
-                step, chain = self._steps[at], self._chains.get(at)
-                if chain is not None:
-                    fits = chain.shape == shape and all(v._replace(dtype="") == seen for v in chain.reads if v.root == root)
-                else:
-                    fits = at not in self._plain and use(step, root, shape) is not None and sum(v.root in self._shapes for v in step.reads) == 1
-                    fits = fits and step.writes[0].contiguous and step.reads[0].dtype == "f32"
-                if not fits:
-                    lost.append(root)
-                    break
-            else:
-                maker = self._steps[self._writers[root][0]]
-                made = not any(v.root in self._shapes for v in maker.reads) if maker.name == "matmul" else self._writers[root][0] in self._chains
-                if not made or not self._readers.get(root):
-                    lost.append(root)
+        """Values that have to be in memory after all: read in another way, or by a chain or product that is none of a kernel's. Once there are no such,
+        one of two of which a product reads both, or makes one of the other."""
+        lost = [root for root, shape in self._shapes.items() if not all(self._fits(at, root, shape) for at in self._readers.get(root, (-1,)))]
+        makers = {root: self._writers[root][0] for root in self._shapes}
+        lost += [root for root, at in makers.items() if self._steps[at].name != "matmul" and at not in self._chains]
+        for root, maker in makers.items() if not lost else ():
+            if self._steps[maker].name == "matmul" and any(v.root in self._shapes for v in self._steps[maker].reads):
+                return [root]
+            for at in self._readers[root]:
+                both = [v.root for v in self._steps[at].reads if v.root in self._shapes]
+                if at not in self._chains and len(both) > 1:
+                    return [next((v for v in both if self._between_products(v)), both[-1])]
         return lost
+
+    def _fits(self, at: int, root: int, shape: Shape) -> bool:
+        """Whether a step reads a value as one of a kernel's members can."""
+        if at < 0 or at in self._plain:
+            return False
+        step, chain, seen = self._steps[at], self._chains.get(at), whole_rows(root, shape.all_rows, "")
+        if chain is not None:
+            return chain.shape == shape and all(v._replace(dtype="") == seen for v in chain.reads if v.root == root)
+        return use(step, root, shape) is not None and step.writes[0].contiguous and step.reads[0].dtype == "f32"
+
+    def _between_products(self, root: int) -> bool:
+        return self._steps[self._writers[root][0]].name == "matmul" and not any(at in self._chains for at in self._readers[root])
 
     # ---- kernels
 
@@ -264,7 +268,9 @@ class Finder:
                     rowwise.setdefault(maker, []).append(at)
                 else:
                     alone.append((at, root))
-        made = [_Kernel(chain.shape, at, rowwise.get(at, ())) for at, chain in self._chains.items()]
+        for at, chain in self._chains.items():
+            rowwise.setdefault(at, []).extend(self._beside(chain))
+        made = [_Kernel(chain.shape, at, rowwise[at]) for at, chain in self._chains.items()]
         made += [self._needing(_Kernel(self._shapes[root], None, [at]), root, at) for at, root in alone]
         groups: list[_Kernel] = []
         for at, root in sorted(columns):
@@ -291,6 +297,15 @@ class Finder:
         for kernel in made:
             if kernel.uses or kernel.chain is None or self._given(kernel.chain):
                 yield kernel
+
+    def _beside(self, chain: _Chain) -> Iterator[int]:
+        """Products that read row by row what a chain has to store: they may as well be made where it is."""
+        for v in chain.writes:
+            for at in self._readers.get(v.root, ()) if v.root not in self._shapes else ():
+                step = self._steps[at]
+                found = use(step, v.root, chain.shape) if at not in self._plain and at not in self._apart else None
+                if found is not None and not found.by_columns and not any(read.root in self._shapes for read in step.reads):
+                    yield at
 
     def _needing(self, kernel: _Kernel, root: int, member: int) -> _Kernel:
         """The kernel with all that makes a value that is kept away, for one of its members."""

@@ -1,79 +1,479 @@
-"""Attention whose scores stay on the chip: that they do, in how many ways attention is written, and that the bits are the reference's."""
+"""Attention whose scores stay on the chip: that they do in whichever way it is written, that the bits are the reference's, what is left alone, that
+nothing runs before what it waits for, and that a flipped digit is found. Its products by themselves: test_cuda_onchip.py."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import count
 
 import numpy as np
 import pytest
 
-from assay.exact import reference
-from assay.exact.cuda import attend, fake
-from assay.exact.cuda.device import Device
+from assay.exact import attention as keeping
+from assay.exact import faults, reference, trainings
+from assay.exact import plan as planning
+from assay.exact import rows as grouped
+from assay.exact.attention import shape_of
+from assay.exact.cuda import attend, fake, rows
+from assay.exact.cuda.device import Description, Device, DeviceError, Launch
 from assay.exact.cuda.engine import Cuda
-from assay.exact.cuda.maps import Kernels
-from assay.exact.inputs import Case, Writer, case, floats, program
+from assay.exact.cuda.maps import Kernels, MapText
+from assay.exact.cuda.operands import Operand
+from assay.exact.cuda.parts import Parts, constants_of
+from assay.exact.cuda.product import Products
+from assay.exact.cuda.resident import Resident
+from assay.exact.cuda.tiles import Digits, Layout
+from assay.exact.inputs import Case, Writer, case, floats, program, whole
 from assay.exact.plan import Plan
 from assay.exact.steps import Step
+from assay.exact.views import View
 from assay.program import Part
 from tests.exact.test_cuda_route import named
-from tests.exact.test_cuda_rows import softmax, softmax_back
+from tests.exact.test_cuda_rows import expanded, over, softmax, softmax_back
 
 needs_compiler = pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler for the fake device")
-TURNED = (0, 2, 1)
+FAKE = Description("fake", "", "cpu", 1 << 30, 2, 1 << 20)
+H200 = Description("H200", "", "sm_90", 1 << 37, 132, 50 << 20)
+Size = tuple[int, int, int, int]
+"""Products of a batch, queries, keys, elements of a head."""
+
+
+def turned(w: Writer, v: int) -> int:
+    rank = len(w.type(v).shape)
+    return w("permute", v, axes=(*range(rank - 2), rank - 1, rank - 2))
+
+
+def inputs(size: Size, kind: str) -> list[np.ndarray]:
+    """q, k, v, what the result is multiplied with to be its own gradient; what is added to scores: the first rows are masked as a whole where
+    there are more queries than keys."""
+    batch, r, n, d = size
+    made = [floats(i, (batch, length, d), kind) for i, length in ((1, r), (2, n), (3, n), (4, r))]
+    return [*made, np.where(np.arange(r)[:, None] + (n - r) >= np.arange(n)[None], np.float32(0), np.float32(-np.inf))]
+
+
+def backward(w: Writer, q: int, k: int, v: int, g: int, p: int, ds: Callable[[int], int]) -> list[int]:
+    """Of `p`, what v is multiplied with; `ds` makes the scores' gradient of that of p."""
+    dv = w("matmul", turned(w, p), g)
+    d = ds(w("matmul", g, turned(w, v)))
+    return [w("matmul", turned(w, q), d), w("matmul", d, k), dv]
+
+
+def masked(w: Writer, gradients: bool = True) -> Sequence[int]:
+    """As torch's scaled_dot_product_attention becomes: a mask is added, rows without any key are zeros."""
+    q, k, v, g, mask = range(5)
+    p = softmax(w, w("matmul", q, turned(w, k)), mask)
+    o = w("matmul", p, v)
+    return [o, *(backward(w, q, k, v, w("mul", o, g), p, lambda dp: softmax_back(w, p, dp)) if gradients else [])]
+
+
+def by_hand(w: Writer) -> Sequence[int]:
+    """Scaled; masked rows are NaN, since -inf - -inf is."""
+    q, k, v, g, mask = range(5)
+    s = w("matmul", q, turned(w, k))
+    scale = expanded(w, w.f32(0.3), s)
+    x = w("add", w("mul", s, scale), expanded(w, mask, s))
+    e = w("exp", w("sub", x, expanded(w, over(w, "amax", x), x)))
+    p = w("div", e, expanded(w, over(w, "sum", e), e))
+    o = w("matmul", p, v)
+    return [o, *backward(w, q, k, v, w("mul", o, g), p, lambda dp: w("mul", softmax_back(w, p, dp), scale))]
+
+
+def dropped(w: Writer) -> Sequence[int]:
+    """Dropout between the softmax and v, from whole numbers in memory."""
+    q, k, v, g, mask = range(5)
+    p = softmax(w, w("matmul", q, turned(w, k)), mask)
+    kept = w("lt", 5, expanded(w, w("const", dtype="i64", bits=1 << 62), 5))
+    zero, twice = (expanded(w, w.f32(x), p) for x in (0.0, 2.0))
+    pd = w("select", kept, w("mul", p, twice), zero)
+    o = w("matmul", pd, v)
+    return [o, *backward(w, q, k, v, w("mul", o, g), pd, lambda dp: softmax_back(w, p, w("select", kept, w("mul", dp, twice), zero)))]
+
+
+def sigmoids(w: Writer) -> Sequence[int]:
+    """No row is reduced, so nothing but products is made again; scores as k q^T, whose lines by rows are keys."""
+    q, k, v, g, _ = range(5)
+    p = w("sigmoid", w("matmul", k, turned(w, q)))
+    o = w("matmul", turned(w, p), v)
+    one = expanded(w, w.f32(1.0), p)
+    d = w("mul", w("matmul", v, turned(w, w("mul", o, g))), w("mul", p, w("sub", one, p)))
+    return [o, w("matmul", d, q), w("matmul", turned(w, d), k), w("matmul", p, w("mul", o, g))]
+
+
+def wanted(w: Writer) -> Sequence[int]:
+    """The weights are a result, too, so they are in memory; the scores are not."""
+    o, *rest = masked(w)
+    return [o, *rest, next(i for i in count(o - 1, -1) if w.nodes[i - len(w.inputs)].op == "select")]
+
+
+def grouped_heads(w: Writer) -> Sequence[int]:
+    """Two texts of six heads, of which three each share their keys and values (inputs 5 and 6)."""
+    q, g = (w("reshape", v, shape=(2, 2, 3, *w.type(v).shape[1:])) for v in (0, 3))
+    k, v = (w("expand", w("reshape", u, shape=(2, 2, 1, *w.type(u).shape[1:])), shape=(2, 2, 3, *w.type(u).shape[1:])) for u in (5, 6))
+    p = softmax(w, w("matmul", q, turned(w, k)), 4)
+    o = w("matmul", p, v)
+    return [o, *backward(w, q, k, v, w("mul", o, g), p, lambda dp: softmax_back(w, p, dp))]
+
+
+def attention(write: Callable[[Writer], Sequence[int]], size: Size, kind: str = "even", bits: int = 14) -> Case:
+    given = inputs(size, kind)
+    if write is dropped:
+        given.append(whole(5, size[:3], "i64"))
+    if write is grouped_heads:
+        given += [floats(i, (4, size[2], size[3]), kind) for i in (5, 6)]
+    return case(f"{write.__name__} {size} {kind} {bits}", given, write, bits)
+
+
+WAYS = [masked, by_hand, dropped, sigmoids, wanted]
+CASES = {
+    c.name: c for c in [
+        *(attention(write, (2, 20, 31, 16)) for write in WAYS), attention(masked, (3, 32, 17, 24)), attention(grouped_heads, (12, 18, 18, 16)),
+        attention(masked, (2, 31, 25, 16), "rare"), attention(by_hand, (1, 27, 18, 40), "wide"),
+    ]
+}  # fmt: skip
+LONG = {
+    c.name: c for c in [
+        attention(masked, (1, 200, 200, 128)), attention(masked, (1, 130, 67, 80)), attention(dropped, (1, 40, 129, 64), "rare"),
+        *(attention(masked, (2, 20, 31, 16), "wide", bits) for bits in (8, 15, 23)), attention(sigmoids, (2, 70, 140, 33)),
+    ]
+}  # fmt: skip
+
+
+def fused(part: Part, description: Description = FAKE) -> Plan:
+    return Plan(part, {}, 14, rows=True, attention=attend.taking(description))
+
+
+def kernels(part: Part, description: Description = FAKE) -> list[Step]:
+    return [step for step in fused(part, description).steps if step.name == "attend"]
+
+
+def compiled(parts: Sequence[Case]) -> tuple[Device, Kernels]:
+    """A device with all kernels of some parts, compiled at once."""
+    made = fake.Fake()
+    plans = [Plan(c.part, {}, c.gemm_bits, rows=True, attention=attend.taking(made.description)) for c in parts]
+    found = Kernels(made)
+    found.compile(rows.texts(plans))
+    attend.compiled(found, attend.kernels(plans, made.description))
+    return made, found
 
 
 @cache
 def device() -> tuple[Device, Kernels]:
-    made = fake.Fake()
-    return made, Kernels(made)
+    return compiled(list(CASES.values()))
 
 
-def fused(part: Part, bits: int = 14) -> Plan:
-    return Plan(part, {}, bits, rows=True, attention=attend.taking(device()[0].description))
-
-
-def kernels(part: Part) -> list[Step]:
-    return [step for step in fused(part).steps if step.name == "attend"]
-
-
-def agrees(c: Case) -> bool:
+def agrees(c: Case, on: tuple[Device, Kernels] | None = None, products: Products | None = None) -> bool:
     values = reference.evaluate(c.part, c.inputs, c.gemm_bits)
-    got = Cuda(program(c.part, c.gemm_bits), *device()).run("micro", named(c))
+    got = Cuda(program(c.part, c.gemm_bits), *(on or device()), products).run("micro", named(c))
     return all(got[o.name].tobytes() == np.asarray(values[o.value]).tobytes() for o in c.part.outputs)
 
 
-def inputs(batch: int, r: int, n: int, d: int, kind: str = "even") -> list[np.ndarray]:
-    """q, k, v, the gradient of what comes out, a mask."""
-    made = [floats(1, (batch, r, d), kind), floats(2, (batch, n, d), kind), floats(3, (batch, n, d), kind), floats(4, (batch, r, d), kind)]
-    mask = np.where(np.arange(r)[:, None] + (n - r) >= np.arange(n)[None], np.float32(0), np.float32(-np.inf))
-    return [*made, mask]
-
-
-def forward(w: Writer, q: int, k: int, v: int, mask: int) -> tuple[int, int]:
-    p = softmax(w, w("matmul", q, w("permute", k, axes=TURNED)), mask)
-    return p, w("matmul", p, v)
-
-
-def backward(w: Writer, q: int, k: int, v: int, g: int, p: int) -> list[int]:
-    dv = w("matmul", w("permute", p, axes=TURNED), g)
-    ds = softmax_back(w, p, w("matmul", g, w("permute", v, axes=TURNED)))
-    return [w("matmul", w("permute", q, axes=TURNED), ds), w("matmul", ds, k), dv]
-
-
-def attention(batch: int, r: int, n: int, d: int, kind: str = "even", gradients: bool = True, bits: int = 14) -> Case:
-    def write(w: Writer) -> Sequence[int]:
-        q, k, v, g, mask = range(5)
-        p, o = forward(w, q, k, v, mask)
-        return [o, *(backward(w, q, k, v, w("mul", o, g), p) if gradients else [])]
-
-    return case(f"attention {batch} {r} {n} {d} {kind}", inputs(batch, r, n, d, kind), write, bits)
+@needs_compiler
+@pytest.mark.parametrize("name", CASES)
+def test_attention_has_the_bits_of_the_reference(name: str) -> None:
+    assert agrees(CASES[name])
 
 
 @needs_compiler
-@pytest.mark.parametrize("size", [(2, 32, 32, 16), (3, 33, 33, 8), (1, 17, 40, 24), (2, 130, 130, 16), (1, 40, 19, 128)], ids=str)
-def test_attention_has_the_bits_of_the_reference(size: tuple[int, int, int, int]) -> None:
-    c = attention(*size)
-    assert [bool(step.extra[0]) for step in kernels(c.part)] == [False, False, True]
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONG)
+def test_longer_and_wider_attention(name: str) -> None:
+    assert agrees(LONG[name], compiled([LONG[name]]))
+
+
+# ---- what is kept away ----------------------------------------------------------------------------------------------------
+
+
+def in_memory(plan: Plan, elements: int) -> int:
+    """Values of so many elements that have places."""
+    return len({v.root for step in plan.steps for v in step.writes if plan.bytes_of(v.root) == 4 * elements})
+
+
+@pytest.mark.parametrize("write", [masked, by_hand, dropped, sigmoids])
+@pytest.mark.parametrize("description", [FAKE, H200])
+def test_nothing_as_large_as_the_scores_has_a_place(write: Callable[[Writer], Sequence[int]], description: Description) -> None:
+    c = attention(write, (2, 37, 41, 16))
+    plan = fused(c.part, description)
+    assert in_memory(Plan(c.part, {}, 14, rows=True), 2 * 37 * 41) >= 4
+    assert in_memory(plan, 2 * 37 * 41) == 0
+    assert [step.name for step in plan.steps if step.name in ("matmul", "rows")] == []
+    columns = 2 if write is sigmoids else 1  # what is multiplied with the one is the other's gradient
+    assert [shape_of(step).by_columns for step in plan.steps if step.name == "attend"].count(True) == columns
+
+
+def test_a_value_that_is_wanted_is_stored_and_no_other() -> None:
+    plan = fused(attention(wanted, (2, 37, 41, 16)).part)
+    assert in_memory(plan, 2 * 37 * 41) == 1
+    assert len([step for step in plan.steps if step.name == "attend"]) == 3
+
+
+def test_without_gradients_there_is_one_kernel_that_stores_its_result_alone() -> None:
+    (step,) = kernels(attention(lambda w: masked(w, False), (2, 37, 41, 16)).part)
+    assert len(step.writes) == 1
+
+
+def test_reductions_are_made_once() -> None:
+    c = attention(masked, (2, 37, 41, 16))
+    parts = [part.name for step in kernels(c.part) for part in step.parts]
+    assert parts.count("amax") == 1
+    assert parts.count("sum") == 2
+    assert parts.count("matmul") == 1 + 2 + 2 + 4
+
+
+def test_equal_keys_of_several_heads_are_packed_once() -> None:
+    found = attend.kernels([fused(attention(grouped_heads, (12, 18, 18, 16)).part)], FAKE)
+    assert {packed.side.products for kernel in found for packed in kernel.packed} == {4, 12}
+
+
+def test_what_follows_at_once_packs_nothing_again() -> None:
+    plan = fused(attention(masked, (2, 37, 41, 16)).part)
+    second, third = (set(attend.attend(step, FAKE).packed) for step in plan.steps[-2:])
+    assert len(second & third) >= 4
+
+
+def other_reader(w: Writer) -> Sequence[int]:
+    """Scores that are turned round for another softmax."""
+    s = w("matmul", 0, turned(w, 1))
+    t = turned(w, s)
+    e = w("exp", w("sub", t, expanded(w, over(w, "amax", t), t)))
+    return [w("matmul", w("exp", s), 2), e]
+
+
+def whole_heads(w: Writer) -> Sequence[int]:
+    """Weights that are multiplied with more than NARROW lanes."""
+    p = softmax(w, w("matmul", 0, turned(w, 1)), 4)
+    return [w("matmul", p, 5)]
+
+
+@pytest.mark.parametrize("write", [other_reader, whole_heads])
+def test_what_is_read_in_other_ways_stays(write: Callable[[Writer], Sequence[int]]) -> None:
+    c = case("", [*inputs((2, 37, 41, 16), "even"), floats(5, (2, 41, keeping.NARROW + 1), "even")], write)
+    assert kernels(c.part) == []
+    assert fused(c.part).steps == Plan(c.part, {}, 14, rows=True).steps
+
+
+def test_what_does_not_fit_the_device_stays() -> None:
+    """Shared memory holds one line of scores of 5000 keys, not eight; with less of it, by columns alone where there are few queries."""
+    assert kernels(attention(masked, (1, 5000, 5000, 16)).part, H200) == []
+    short = kernels(attention(masked, (1, 24, 3000, 16)).part)
+    assert [shape_of(step).elements for step in short] in ([], [24])
+
+
+def test_a_trace_fuses_nothing() -> None:
+    part = attention(masked, (2, 37, 41, 16)).part
+    assert Plan(part, {}, 14, trace=True, rows=True, attention=attend.taking(FAKE)).steps == Plan(part, {}, 14, trace=True).steps
+
+
+def chained(w: Writer) -> Sequence[int]:
+    """The weights' product is needed for what they are multiplied with next: one kernel cannot make both."""
+    p = softmax(w, w("matmul", 0, turned(w, 1)), 4)
+    first = w("matmul", p, 2)
+    return [w("matmul", p, w("add", 2, w("expand", over_rows(w, first), shape=w.type(2).shape)))]
+
+
+def over_rows(w: Writer, v: int) -> int:
+    return w("sum", v, axes=(1,), keepdim=True)
+
+
+@needs_compiler
+def test_kernels_do_not_wait_for_each_other_in_a_circle() -> None:
+    c = case("chained", inputs((2, 29, 21, 16), "even"), chained)
+    assert len(kernels(c.part)) == 2
     assert agrees(c)
+
+
+# ---- order and places -----------------------------------------------------------------------------------------------------
+
+
+def spans(plan: Plan, v: View) -> set[tuple[str, int]]:
+    """Every element of a view in the storage where it lies, by its byte."""
+    home, where, offset = plan.home(v.root)
+    at = np.full((), v.offset)
+    for n, stride in zip(v.shape, v.strides, strict=True):
+        at = np.add.outer(at, np.arange(n) * stride)
+    start, key = (where + offset, home) if home == "arena" else (offset, f"{home} {where}")
+    return {(key, start + int(element) * v.item) for element in np.unique(at)}
+
+
+def wrong_reads(plan: Plan) -> list[str]:
+    """Steps that read what another value was written over, or nothing was written to."""
+    last: dict[tuple[str, int], int] = {}
+    wrong = []
+    for step in plan.steps:
+        for v in step.reads:
+            if plan.home(v.root)[0] in ("arena", "output") and any(last.get(place) != plan._storage(v.root) for place in spans(plan, v)):
+                wrong.append(step.name)
+        for v in step.writes:
+            last |= dict.fromkeys(spans(plan, v), plan._storage(v.root))
+    return wrong
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The families' attention has 5 to 13 characters."""
+    for module in (grouped, keeping):
+        monkeypatch.setattr(module, "COUNT", 4)
+        monkeypatch.setattr(module, "LEAST", 4)
+    monkeypatch.setattr(planning, "FEW", 1)
+
+
+ATTENDING = ("gpt", "vit", "bert", "llama")
+"""Families with attention, of one layer."""
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("family", trainings.FAMILIES)
+def test_every_step_of_a_training_reads_what_was_made_for_it(family: str) -> None:
+    p = trainings.load(family).program
+    for part in (p.micro, p.update):
+        plan = Plan(part, constants_of(p), p.gemm_bits, rows=True, attention=attend.taking(FAKE))
+        assert wrong_reads(plan) == []
+        if part is p.micro:
+            assert sum(step.name == "attend" for step in plan.steps) >= 3 * (family in ATTENDING)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("family", ATTENDING)
+def test_a_training_with_attention_reaches_the_published_states(family: str) -> None:
+    """As it is, by slices with values made again, and staying."""
+    training = trainings.load(family)
+    p, want = training.program, {n: root for n, root in trainings.expected()[family].items() if int(n) <= 2}
+    made = fake.Fake()
+    found = Kernels(made)
+    for effort, slices in ((0, 0), (1, 3000)):
+        cuda = Cuda(p, made, found, slices=slices, effort=effort)
+        assert any(step.name == "attend" for step in cuda._parts.tape("micro").plan.steps)
+        got = trainings.roots(training, cuda.run, 2)
+        assert {str(n): root.hex() for n, root in got.items()} == want
+    assert Resident(Parts(p, made, found))._launches["micro"]
+
+
+# ---- drawn chains -----------------------------------------------------------------------------------------------------------
+
+
+def random_chain(seed: int) -> Case:
+    """Two products, operators over their results, reductions of rows and what comes of these, and products by rows and by columns."""
+    rng = np.random.default_rng(seed)
+    r, n, d = [(17, 20, 16), (24, 18, 8), (9, 31, 33)][seed % 3]
+    kind = ["even", "rare"][seed % 2]
+    given = [floats(i, (2, length, d), kind) for i, length in ((1, r), (2, n), (3, r), (4, n))]
+    given += [floats(5, (r, n), "even"), floats(6, (2, 1, n), "even"), floats(7, (2, r, 1), kind)]
+    given += [floats(8, (2, n, 5), "even"), floats(9, (2, r, 7), "even")]
+
+    def write(w: Writer) -> Sequence[int]:
+        wide = [w("matmul", 0, turned(w, 1)), w("matmul", 2, turned(w, 3))]
+        narrow, outs = [6], []
+
+        def operand() -> int:
+            at = int(rng.integers(8))
+            choices = [4, 5, narrow[int(rng.integers(len(narrow)))]]
+            return wide[int(rng.integers(len(wide)))] if at < 5 else expanded(w, choices[at - 5], wide[0])
+
+        for _ in range(14):
+            match int(rng.integers(6)):
+                case 0:
+                    narrow.append(over(w, str(rng.choice(["sum", "amax"])), wide[int(rng.integers(len(wide)))]))
+                case 1:
+                    wide.append(w(str(rng.choice(["sigmoid", "neg", "relu", "abs"])), wide[int(rng.integers(len(wide)))]))
+                case 2:
+                    wide.append(w("select", w("lt", operand(), operand()), operand(), operand()))
+                case _:
+                    wide.append(w(str(rng.choice(["add", "sub", "mul", "maximum"])), operand(), wide[int(rng.integers(len(wide)))]))
+        for v in rng.choice(wide, 4):
+            outs.append(w("matmul", int(v), 7) if rng.integers(2) else w("matmul", turned(w, int(v)), 8))
+        return sorted({*outs, *([wide[-1]] if rng.integers(3) == 0 else []), *([narrow[-1]] if len(narrow) > 1 else [])})
+
+    return case(f"random chain {seed}", given, write)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_steps_of_drawn_chains_read_what_was_made_for_them(seed: int) -> None:
+    assert wrong_reads(fused(random_chain(seed).part)) == []
+
+
+def run_chains(seeds: Sequence[int]) -> None:
+    cases = [random_chain(seed) for seed in seeds]
+    found = sum(len(kernels(c.part)) for c in cases)
+    assert found >= 2 * len(cases)
+    on = compiled(cases)
+    for c in cases:
+        assert agrees(c, on), c.name
+
+
+@needs_compiler
+def test_drawn_chains() -> None:
+    run_chains(range(4))
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(4, 24, 5))
+def test_more_drawn_chains(first: int) -> None:
+    run_chains(range(first, first + 5))
+
+
+# ---- faults ---------------------------------------------------------------------------------------------------------------------
+
+
+class Flipping(Products):
+    """Flips a bit of the digits of each operand that is packed for the chip, `times` in all."""
+
+    def __init__(self, made: Device, found: Kernels, times: int) -> None:
+        super().__init__(made)
+        found.compile([MapText("flip", "KERNEL flip(u64 *left, u8 *digits) { if (*left) { *left -= 1; digits[0] ^= 1; } }")])
+        self._left = made.allocate(8)
+        made.upload(self._left.address, np.array([times], np.uint64))
+        self._flip = found["flip"]
+
+    def packed(
+        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int]
+    ) -> tuple[Launch, ...]:  # fmt: skip
+        flip = Launch(self._flip, (1, 1, 1), (1, 1, 1), (self._left.address, digits))
+        return *super().packed(how, layout, bits, side, padded, x, top, digits, sums), *([flip] if sums[1] and sums[2] else [])
+
+
+@needs_compiler
+def test_a_flipped_digit_is_found_and_the_part_made_again() -> None:
+    c = CASES["masked (2, 20, 31, 16) even 14"]
+    before = faults.count()
+    assert agrees(c, products=Flipping(*device(), 1))
+    assert faults.count() > before
+    with pytest.raises(faults.HardwareFault):
+        agrees(c, products=Flipping(*device(), 1000))
+
+
+# ---- that these tests find what they are for --------------------------------------------------------------------------------
+
+
+@needs_compiler
+@pytest.mark.parametrize("of, instead", [
+    ("canon(", "("), ("inside = first + warp < lines", "inside = true"), (" + warp * pitch", ""), ("if (lane == 0) tops[warp] = td0;", ""),
+], ids=str)  # fmt: skip
+def test_changes_of_a_kernel_are_found(of: str, instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = attend._Writer.written
+
+    def wrong(self: attend._Writer) -> attend.Attend:
+        made = right(self)
+        assert of in made.text.text or of == "canon("
+        name = f"wrong_{made.text.name}"
+        return made._replace(text=MapText(name, made.text.text.replace(made.text.name, name).replace(of, instead)))
+
+    monkeypatch.setattr(attend._Writer, "written", wrong)
+    c = attention(wanted, (2, 20, 31, 16), "special" if of == "canon(" else "even")
+    try:
+        assert not agrees(c, compiled([c]))
+    except (faults.HardwareFault, DeviceError):  # a checksum, or a write behind a buffer
+        pass
+
+
+def test_a_kernel_that_overtakes_what_it_waits_for_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping.Finder, "_ordered", lambda self, kernels, made: (sorted_by_first(self, kernels, made), []))
+    assert wrong_reads(fused(attention(masked, (2, 20, 31, 16)).part)) != []
+
+
+def sorted_by_first(finder: keeping.Finder, made: Sequence[keeping._Kernel], steps: Sequence[Step]) -> list[Step]:
+    """The kernels in front of everything."""
+    gone = {at for kernel in made for at in (*kernel.members, *kernel.products)} | set(finder._chains)
+    return [*steps, *(step for at, step in enumerate(finder._steps) if at not in gone)]

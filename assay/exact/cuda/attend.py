@@ -283,12 +283,33 @@ class Room(NamedTuple):
 
 def room(products: int, puts: bool, elements: int, lines: int, ring: int, how: Digits) -> Room:
     """For lines of so many elements of some products, whose digits are `put`."""
-    own, pitch = in_memory(how), (elements + 11) // 16 * 16 + 4
+    planes = _even(4 * products * lines * pitch_of(elements))
+    of_digits = digits_bytes(lines, elements, how) if puts else 0
+    return Room(lines, ring, pitch_of(elements), of_digits, planes + of_digits + TOPS + _even(ring_bytes(lines, ring, how)))
+
+
+def pitch_of(elements: int) -> int:
+    return (elements + 11) // 16 * 16 + 4
+
+
+def digits_bytes(lines: int, elements: int, how: Digits) -> int:
+    own = in_memory(how)
     checked = 2 if how.planes == 1 else own + 1
-    of_digits = _even(8 * lines) + -(-elements // NARROW.width) * NARROW.width * (own * lines + checked) if puts else 0
-    on_the_way = ring * own * 8 * 16 * NARROW.width + own * 2 * lines * NARROW.width + 8 * (lines + LANES_OUT)
-    planes = _even(4 * products * lines * pitch)
-    return Room(lines, ring, pitch, of_digits, planes + of_digits + TOPS + _even(on_the_way))
+    return _even(8 * lines) + -(-elements // NARROW.width) * NARROW.width * (own * lines + checked)
+
+
+def ring_bytes(lines: int, ring: int, how: Digits) -> int:
+    own = in_memory(how)
+    return ring * own * 8 * 16 * NARROW.width + own * 2 * lines * NARROW.width + 8 * LANES_OUT + 12 * lines
+
+
+def _alike(how: Digits, ring: int) -> str:
+    """C++ that says no if these sizes are not those of attend.cuh."""
+    wanted = [f"pitch_of({n}) == {pitch_of(n)}" for n in (1, 1000)]
+    for lines in (8, 16):
+        wanted.append(f"ring_bytes<{lines}>() == {ring_bytes(lines, ring, how)}")
+        wanted += [f"digits_bytes<{lines}>({n}) == {digits_bytes(lines, n, how)}" for n in (1, 1000)]
+    return f'static_assert({" && ".join(wanted)}, "sizes");\n'
 
 
 def _even(size: int) -> int:
@@ -352,4 +373,4 @@ def before(how: Digits, ring: int) -> str:
     """CUDA C++ that kernels of these digits call, with so many stages."""
     given = {"PLANES": how.planes, "KARATSUBA": how.karatsuba, "PLAIN": 0, "BF16": 0, "FP8": 0, "WIDTH": NARROW.width, "RING": ring}
     defined = "".join(f"#define {name} {int(value)}\n" for name, value in given.items())
-    return defined + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "chain.cuh")
+    return defined + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "chain.cuh") + _alike(how, ring)
