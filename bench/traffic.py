@@ -1,13 +1,15 @@
-# Counts the bytes that one step of a GPT (124 million and 1 billion parameters; 8192 characters, one micro-batch) moves between an H200's memory
-# and its processors, and its launches: each step of the plan by itself, as before, and with the steps over the same rows as one kernel
-# (assay/exact/rows.py). Nothing runs and no device is needed: it is a count, no measurement.
+# Counts the bytes that one step of a GPT (124 million and 1 billion parameters; 8192 characters, one micro-batch) moves between an H200's memory and
+# its processors, and its launches: each step of the plan by itself, with the steps over the same rows as one kernel (assay/exact/rows.py), and with
+# attention's scores kept on the chip as well (assay/exact/attention.py). Nothing runs and no device is needed: it is a count, no measurement.
 #
 # The rule: each launch reads the elements it touches once, and writes its results once; nothing stays in a cache from one launch to the next.
 # A kernel that reads a row again reads it from memory only if the rows that are under way at a time (2048 threads a processor, or one row
 # where kernels are launched so) do not fit in the level-2 cache. A product: both operands as f32 twice (scales, packing), their digits written, read
 # by the multiplication once each, and B's once more for the checksum, C written; where blocks share k, 8 bytes of each total cleared, added by every
-# block and read. Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the
-# rest. The time at 4 TB/s (of the data sheet's 4.8) is what the bytes alone would take, if nothing else did.
+# block and read. A kernel that keeps scores on the chip: what it packs, as for a product; the digits that it wants, what its chain reads (a mask) and
+# what it writes once each. What it reads of the level-2 cache is counted apart: all lanes of the operands that stream by, for each block, and what
+# its chain reads, for each element and pass. Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits
+# (characters x vocabulary), the rest. The time at 4 TB/s (of the data sheet's 4.8) is what the bytes of memory alone would take, if nothing else did.
 #
 # Goal: a step in at most twice the time of native bf16. What that is on the device is measured by bench/gpu.py, never was, and taken here as the
 # time of the model's arithmetic at 40 % of bf16's peak (989 TFLOP/s).
@@ -27,11 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from planned import H200
 
-from assay.exact.cuda import rows
+from assay.exact import attention
+from assay.exact.cuda import attend, rows
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.ruler import Ruler
+from assay.exact.cuda.streamed import Shelf
 from assay.exact.cuda.tape import SHORT, Tape
 from assay.exact.plan import Plan
 from assay.exact.steps import Step
@@ -44,7 +48,7 @@ PEAK, REACHED = 989e12, 0.4
 """Floating-point operations a second of bf16's products, by the data sheet, and the part of them that a good step reaches."""
 THREADS = 2048
 """Of a processor, at most."""
-KINDS = {"matmul": "products"} | dict.fromkeys(("map", "sum", "amax", "rows"), "maps and reductions")
+KINDS = {"matmul": "products"} | dict.fromkeys(("map", "sum", "amax", "rows"), "maps and reductions") | {"attend": "attention on the chip"}
 
 Moved = list[tuple[View, float]]
 """Bytes, each with the value that they are of."""
@@ -98,24 +102,46 @@ def product(step: Step, products: Products) -> Moved:
     return [(a, read[0] + 2 * packed[0]), (b, read[1] + 3 * packed[1]), (c, touched(c) + totals)]
 
 
+def attended(step: Step, shelf: Shelf) -> tuple[Moved, int]:
+    """With the bytes that come from the level-2 cache."""
+    kernel, shape = attend.attend(step, H200), attention.shape_of(step)
+    fresh = shelf.take(kernel.packed, kernel.how).packed
+    of_memory: Moved = [(v, touched(v)) for v in (*kernel.passes, *step.writes)]
+    for packed in kernel.packed:
+        digits = packed.sizes(kernel.how)["digits"]
+        elements = packed.side.products * packed.side.lanes.size * packed.side.k.size
+        of_memory.append((packed.view, digits + (digits + 8 * elements if packed in fresh else 0)))
+    streamed = sum(packed.sizes(kernel.how)["digits"] // packed.side.products * kernel.blocks for packed in attend.streams(step))
+    return of_memory, streamed + sum(n * v.item * prod(shape[1:]) for v, n in kernel.passes.items() if v.strides[-1])
+
+
 def launches(plan: Plan, part: Part) -> int:
     ruler = Ruler(H200)
     tape = Tape(plan, ruler, Kernels(ruler), Products(ruler))
     return len(tape.bind({"arena": [0], "input": [0] * len(part.inputs), "output": [0] * len(part.outputs)}, 0, []))
 
 
-def counted(program: Program, fused: bool, scores: int, logits: int) -> dict[str, Any]:
-    """Bytes by class and kind, launches and steps, of a micro-batch and the update."""
+def counted(program: Program, fused: bool, kept: bool, scores: int, logits: int) -> dict[str, Any]:
+    """Bytes by class and kind, launches and steps, of a micro-batch and the update; `kept`: with scores on the chip."""
     products, count = Products(Ruler(H200)), Counter[str]()
-    started = steps = arena = 0
+    started = steps = arena = streamed = 0
     for part in (program.micro, program.update):
-        plan = Plan(part, constants_of(program), program.gemm_bits, rows=fused)
+        plan = Plan(part, constants_of(program), program.gemm_bits, rows=fused, attention=attend.taking(H200) if kept else None)
         steps, started, arena = steps + len(plan.steps), started + launches(plan, part), max(arena, plan.arena)
+        shelf = Shelf()
         for step in plan.steps:
-            for v, size in moved(step, products):
+            if step.name == "attend":
+                bytes_, more = attended(step, shelf)
+                streamed += more
+            else:
+                bytes_, shelf = moved(step, products), Shelf()
+            for v, size in bytes_:
                 what = {scores: "scores", logits: "logits"}.get(touched(v) // v.item, "the rest")
                 count[f"{what}, {KINDS.get(step.name, 'copies and the like')}"] += int(size)
-    return {"fused": fused, "bytes": dict(count), "total_bytes": count.total(), "launches": started, "steps": steps, "arena_bytes": arena}
+    return {
+        "fused": fused, "kept": kept, "bytes": dict(count), "total_bytes": count.total(), "cache_bytes": streamed, "launches": started,
+        "steps": steps, "arena_bytes": arena,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -139,11 +165,11 @@ def main() -> None:
         found = {"native_ms": 1e3 * native, "at_a_quarter_of_peak_ms": 1e3 * work / (PEAK / 4), "ways": []}
         result["models"][name] = found
         print(f"{name}: native bf16 is taken as {1e3 * native:.1f} ms", flush=True)
-        for fused in (False, True):
-            row = counted(program, fused, scores, logits)
+        for name_of, fused, kept in (("each step by itself", False, False), ("rows fused", True, False), ("scores on the chip", True, True)):
+            row = counted(program, fused, kept, scores, logits)
             row["ms"] = 1e3 * row["total_bytes"] / RATE
             found["ways"].append(row)
-            print(f"  {'rows fused' if fused else 'each step by itself'}: {row['total_bytes'] / 1e9:.1f} GB, {row['ms']:.1f} ms at 4 TB/s, "
+            print(f"  {name_of}: {row['total_bytes'] / 1e9:.1f} GB, {row['ms']:.1f} ms at 4 TB/s, {row['cache_bytes'] / 1e9:.1f} GB from the cache, "
                   f"{row['launches']} launches, {row['steps']} steps, arena {row['arena_bytes'] / 1e9:.2f} GB", flush=True)  # fmt: skip
             for what, bytes_ in sorted(row["bytes"].items()):
                 print(f"    {what}: {bytes_ / 1e9:.1f} GB", flush=True)

@@ -1,5 +1,6 @@
 """Products of few elements of k whose results are read by steps over their rows and by other narrow products alone, as attention's scores are.
-With these in one step, `attend`, such a result needs no place in memory: a device makes it where it is read, again wherever that is (assay.exact.cuda.attend).
+With these in one step, `attend`, such a result needs no place in memory: a device makes it where it is read, again wherever that is
+(assay.exact.cuda.attend).
 
 A *wide* value has batch x R x L elements, and is made by a product with small k, or of wide values by MAP steps and reductions over its rows
 (a chain; assay.exact.rows). It is *kept away* from memory if it is read by chains and by products with few other lanes alone. There are two kinds
@@ -222,8 +223,8 @@ class Finder:
         return _Chain(shape, (part,), part.reads, part.writes)
 
     def _lost(self) -> list[int]:
-        """Values that have to be in memory after all: read in another way, or by a chain or product that is none of a kernel's. Once there are no such,
-        one of two of which a product reads both, or makes one of the other."""
+        """Values that have to be in memory after all: read in another way, or by a chain or product that is none of a kernel's. Once there are no
+        such, one of two of which a product reads both, or makes one of the other."""
         lost = [root for root, shape in self._shapes.items() if not all(self._fits(at, root, shape) for at in self._readers.get(root, (-1,)))]
         makers = {root: self._writers[root][0] for root in self._shapes}
         lost += [root for root, at in makers.items() if self._steps[at].name != "matmul" and at not in self._chains]

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from assay.exact.cases_of_products import products
+from assay.exact.cases_of_products import attention, products
 from assay.exact.inputs import SPECIAL, Array, Case, Writer, case, floats, integers, whole, words
 from assay.exact.table import OPS, Kind
 
@@ -37,6 +37,7 @@ def cases() -> Iterator[Case]:
     yield from _sums()
     yield from _rows()
     yield from products()
+    yield from attention()
     yield from _moves()
 
 

@@ -106,6 +106,39 @@ def _near_ties(bits: int) -> list[Array]:
     return [a, b]
 
 
+def attention() -> Iterator[Case]:
+    """With its gradients, which a device may make without the scores in memory: rows that are masked as a whole, and more keys than a warp has
+    threads."""
+    for bits, kind in (*((bits, "even") for bits in WIDTHS), (14, "wide"), (14, "rare")):
+        given = [floats(1760 + i, (2, length, 20), kind) for i, length in enumerate((43, 39, 39, 43))]
+        mask = np.where(np.arange(43)[:, None] - 4 >= np.arange(39)[None], np.float32(0), np.float32(-np.inf))
+        yield case(f"attention {kind} b={bits}", [*given, mask], _attention, bits)
+
+
+def _attention(w: Writer) -> list[int]:
+    q, k, v, g, mask = range(5)
+
+    def turned(x: int) -> int:
+        return w("permute", x, axes=(0, 2, 1))
+
+    def wide(x: int) -> int:
+        return w("expand", x, shape=w.type(s).shape)
+
+    def over(op: str, x: int) -> int:
+        return wide(w(op, x, axes=(2,), keepdim=True))
+
+    s = w("matmul", q, turned(k))
+    x = w("add", s, wide(mask))
+    most = over("amax", x)
+    e = w("exp", w("sub", x, most))
+    p = w("select", w("eq", most, wide(w.f32(-np.inf))), wide(w.f32(0.0)), w("div", e, over("sum", e)))
+    o = w("matmul", p, v)
+    given = w("mul", o, g)
+    d = w("mul", p, w("matmul", given, turned(v)))
+    ds = w("sub", d, w("mul", p, over("sum", d)))
+    return [o, w("matmul", turned(p), given), w("matmul", ds, k), w("matmul", turned(q), ds)]
+
+
 def _views(w: Writer) -> list[int]:
     """Attention's layout: heads cut out of one tensor; operands shared by the batch; strides that are not one, or negative, or zero."""
     cut = [w("slice", 0, axis=2, start=s, stop=s + 20, step=1) for s in (0, 20, 40)]

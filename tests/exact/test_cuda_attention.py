@@ -16,7 +16,7 @@ from assay.exact import plan as planning
 from assay.exact import rows as grouped
 from assay.exact.attention import shape_of
 from assay.exact.cuda import attend, fake, rows
-from assay.exact.cuda.device import Description, Device, DeviceError, Launch
+from assay.exact.cuda.device import Description, Device, Launch
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.maps import Kernels, MapText
 from assay.exact.cuda.operands import Operand
@@ -448,8 +448,8 @@ def test_a_flipped_digit_is_found_and_the_part_made_again() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("of, instead", [
-    ("canon(", "("), ("inside = first + warp < lines", "inside = true"), (" + warp * pitch", ""), ("if (lane == 0) tops[warp] = td0;", ""),
+@pytest.mark.parametrize(("of", "instead"), [
+    ("canon(", "("), ("z * (u32)lines", "0u * (u32)lines"), (" + warp * pitch", ""), ("if (lane == 0) tops[warp] = td0;", ""),
 ], ids=str)  # fmt: skip
 def test_changes_of_a_kernel_are_found(of: str, instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = attend._Writer.written
@@ -462,10 +462,7 @@ def test_changes_of_a_kernel_are_found(of: str, instead: str, monkeypatch: pytes
 
     monkeypatch.setattr(attend._Writer, "written", wrong)
     c = attention(wanted, (2, 20, 31, 16), "special" if of == "canon(" else "even")
-    try:
-        assert not agrees(c, compiled([c]))
-    except (faults.HardwareFault, DeviceError):  # a checksum, or a write behind a buffer
-        pass
+    assert not agrees(c, compiled([c]))
 
 
 def test_a_kernel_that_overtakes_what_it_waits_for_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from assay.exact import conformance, faults, hashing, reference, trainings
-from assay.exact.cuda import fake, maps, rows
+from assay.exact.cuda import attend, fake, maps, rows
 from assay.exact.cuda.device import Device, Launch
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.gpu import Gpu
@@ -39,8 +39,10 @@ def kernels() -> tuple[Device, Kernels]:
     """The device, and what it has compiled: all MAP kernels of the set at once, which takes seconds instead of minutes."""
     device: Device = Gpu() if ON_GPU else fake.Fake()
     compiled = Kernels(device)
-    plans = [Plan(c.part, {}, c.gemm_bits, trace, rows=True) for c in CASES.values() for trace in (False, True)]
+    taking = attend.taking(device.description)
+    plans = [Plan(c.part, {}, c.gemm_bits, trace, rows=True, attention=taking) for c in CASES.values() for trace in (False, True)]
     compiled.compile(rows.texts(plans))
+    attend.compiled(compiled, attend.kernels(plans, device.description))
     return device, compiled
 
 

@@ -48,6 +48,8 @@ class Attend(NamedTuple):
     ring: int
     arguments: tuple[Argument, ...]
     packed: tuple[Packed, ...]
+    passes: dict[View, int]
+    """How often a line of what chains read of memory is read."""
     blocks: int
     threads: int
     shared: int
@@ -130,6 +132,7 @@ class _Writer:
         self.packed: dict[Packed, str] = {}
         self.views: dict[View, str] = {}
         self.planes: dict[int, str] = {}
+        self.passes: dict[View, int] = {}
         self.body: list[str] = []
         self.makers, self.uses = _products(step)
         self.chain = [part for part in step.parts if part.name != "matmul"]
@@ -186,6 +189,9 @@ class _Writer:
             value.wide |= self.shape.by_columns and not v.single
             value.near = value.repeated = value.wide
         held = _held(group, self.shape.elements)
+        for value, v in zip(group.reads, step.reads, strict=True):
+            if value.wide and v.root not in self.planes:
+                self.passes[v] = self.passes.get(v, 0) + sum(value in phase.made for phase in group.phases)
         out = [line for value, v in zip(group.reads, step.reads, strict=True) for line in self._reading(value, v)]
         out += [f"{TYPES[v.dtype]} *y{k} = {self.address(v, True)};" for k, v in enumerate(step.writes)]
         sums = [part.extra[0] for part in parts if part.name == "sum" and part.reads[0].dtype == "f32"]
@@ -265,7 +271,7 @@ class _Writer:
         text = MapText(name, f"KERNEL __launch_bounds__({32 * lines}, 1) {name}{tail}")
         arguments = (*given, *self.arguments)
         blocks = shape.batch * -(-shape.lines // lines)
-        return Attend(text, self.how, self.room.ring, arguments, tuple(self.packed), blocks, 32 * lines, self.room.shared)
+        return Attend(text, self.how, self.room.ring, arguments, tuple(self.packed), self.passes, blocks, 32 * lines, self.room.shared)
 
     def _inside(self, root: int) -> bool:
         return any(v.root == root for part in (*self.makers, *self.chain) for v in part.writes)
@@ -314,6 +320,14 @@ def _alike(how: Digits, ring: int) -> str:
 
 def _even(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
+
+
+def streams(step: Step) -> list[Packed]:
+    """What every block reads all lanes of, for each product that has it as an operand."""
+    makers, uses = _products(step)
+    made = {v.root for part in step.parts for v in part.writes}
+    found = [sides(part)[not shape_of(step).by_columns][0] for part in makers]
+    return found + [next(packed for packed, _ in sides(part) if packed.view.root not in made) for part in uses]
 
 
 def room_of(step: Step, description: Description) -> Room | None:
