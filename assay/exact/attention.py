@@ -215,7 +215,8 @@ class Finder:
             return None
         (shape,), rows = found, next(iter(found)).all_rows
         if step.name == "rows":
-            return _Chain(shape, step.parts, step.reads, step.writes) if Rows(*step.extra) == rows else None
+            alike = Rows(*step.extra) == rows and all(part.name in ("map", "sum", "amax") for part in step.parts)
+            return _Chain(shape, step.parts, step.reads, step.writes) if alike else None
         one = reduced(step)
         part = mapped(step, rows) if step.name == "map" else one[1] if one is not None and one[0] == rows else None
         if part is None or (step.name == "map" and step.writes[0].elements != rows.number * rows.length):
@@ -323,7 +324,7 @@ class Finder:
     def _part(self, kernel: _Kernel, maker: int, v: View, member: int) -> None:
         chain = self._chains[maker]
         part = chain.maker(v)
-        assert part is not None and part.name == "map", "a wide value is made by an elementwise step"
+        assert part is not None
         if (maker, part) in kernel.again:
             return
         for read in part.reads:
