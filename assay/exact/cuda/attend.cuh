@@ -59,14 +59,11 @@ __device__ __forceinline__ i64 across_of(const u64 *across, int depth, i64 k) {
     return (i64)sum;
 }
 
-/* Starts to fetch `rows` rows of `lanes` lanes, a multiple of 16, of all planes. Planes lie `plane` bytes apart, rows `row` bytes. */
-template <int BR> __device__ __forceinline__ void stream(char *stage, const i8 *from, i64 plane, i64 row, int rows, int lanes) {
-    u32 each = (u32)lanes * (WIDTH / 16);
-    for (u32 i = threadIdx.x; i < (u32)rows * each; i += 32 * BR) {
-        u32 of = i / each;
-        const i8 *at = from + of * row + (i - of * each) * 16;
+/* Starts to fetch a unit, in all planes, `plane` bytes apart in memory: the warp's own part of what it shares with warps that have other lines. */
+template <int BR> __device__ __forceinline__ void fetch_unit(char *to, const i8 *from, i64 plane) {
+    for (int at = (int)(threadIdx.x / (32 * UNITS)) * 512 + LANE * 16; at < UNIT; at += BR / UNITS * 512) {
 #pragma unroll
-        for (int z = 0; z < OWN; z++) async_copy(stage + z * UNITS * UNIT + i * 16, at + z * plane);
+        for (int z = 0; z < OWN; z++) async_copy(to + z * UNITS * UNIT + at, from + z * plane + at);
     }
 }
 
@@ -74,8 +71,8 @@ template <int BR> __device__ __forceinline__ void stream(char *stage, const i8 *
  * line LANE % 4 * 2 + i % 2. */
 __device__ __forceinline__ void multiply_unit(i32 (*sums)[4], const char *lanes, const char *lines, int plane) {
     int line = LANE & 7, lane = LANE & 15;
-#pragma unroll
-    for (int k = 0; k < WIDTH; k += 32) {
+#pragma unroll 1
+    for (int k = 0; k < WIDTH; k += 32) { /* unrolled, it would take more registers than a thread has beside 64 floats */
         u32 of_lanes[OWN][4], of_lines[OWN + 1][2];
 #pragma unroll
         for (int z = 0; z < OWN; z++) ldmatrix(of_lanes[z], lanes + z * UNITS * UNIT + lane * WIDTH + SWIZZLED(lane, k + LANE / 16 * 16));
@@ -134,26 +131,26 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
 #pragma unroll
         for (int z = 0; z < OWN; z++) async_copy(lines + z * of_lines + i * 16, from + z * depth * a.padded);
     }
-    int next = 0, next_turn = 0; /* of what is fetched: the first lane, and which 64 of k */
-    auto fetch = [&](int stage) {
-        if (next < lanes)
-            stream<BR>(ring + stage * OWN * UNITS * UNIT, b.digits + (next_turn * b.padded + next) * WIDTH, depth * b.padded, 0, 1, min((lanes - next + 15) / 16, UNITS) * 16);
+    int unit = warp % UNITS, second = turns - 1; /* whether a unit's k are in two stages */
+    auto fetch = [&](int step, int stage) {
+        int lane = (step >> second) * (UNITS * 16) + unit * 16;
+        if (lane < lanes) fetch_unit<BR>(ring + (stage * OWN * UNITS + unit) * UNIT, b.digits + ((step & second) * b.padded + lane) * WIDTH, depth * b.padded);
         async_commit();
-        if (++next_turn == turns) next_turn = 0, next += UNITS * 16;
     };
-    for (int s = 0; s < RING - 1; s++) fetch(s);
+    for (int s = 0; s < RING - 1; s++) fetch(s, s);
     if (threadIdx.x < BR) {
         int r = (int)threadIdx.x;
         found[r] = a.along[first + r];
         tops[r] = first + r < a.lanes ? a.top[first + r] : 0u;
     }
     if ((int)threadIdx.x < turns * WIDTH) across[threadIdx.x] = (u64)across_of(b.across, depth, threadIdx.x);
-    int line = warp / UNITS * 8 + LANE % 4 * 2, stage = 0, turn = 0;
+    int line = warp / UNITS * 8 + LANE % 4 * 2, stage = 0;
     i32 sums[SUMS][4];
     u64 here[2] = {0, 0};
     u32 top_b[2];
-    for (int begin = warp % UNITS * 16; begin - warp % UNITS * 16 < lanes;) { /* the unit's first lane: it may have lanes that are padded, but none beyond those */
-        int lane = begin + LANE / 4;
+    for (int step = 0; (step >> second) * (UNITS * 16) < lanes; step++) {
+        int turn = step & second, begin = (step >> second) * (UNITS * 16) + unit * 16, lane = begin + LANE / 4;
+        bool idle = begin >= lanes; /* a unit may have lanes that are padded, but none beyond those */
         if (turn == 0) {
             cleared(sums);
 #pragma unroll
@@ -161,20 +158,16 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
         }
         async_wait<RING - 2>();
         __syncthreads(); /* the stage is there for all, and the one before it is done with */
-        fetch(stage == 0 ? RING - 1 : stage - 1);
-        if (begin < lanes) multiply_unit(sums, ring + (stage * OWN * UNITS + warp % UNITS) * UNIT, lines + (turn * BR + warp / UNITS * 8) * WIDTH, of_lines);
+        fetch(step + RING - 1, stage == 0 ? RING - 1 : stage - 1);
+        if (!idle) multiply_unit(sums, ring + (stage * OWN * UNITS + unit) * UNIT, lines + (turn * BR + warp / UNITS * 8) * WIDTH, of_lines);
         if (++stage == RING) stage = 0;
-        if (++turn < turns) continue;
-        turn = 0;
-        if (begin < lanes) {
+        if (turn < second || idle) continue;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                i64 total = total_of_sums(sums, i);
-                here[i % 2] += (u64)total;
-                if (lane + i / 2 * 8 < lanes) plane[(line + i % 2) * pitch + lane + i / 2 * 8] = element(total, tops[line + i % 2], top_b[i / 2], bits);
-            }
+        for (int i = 0; i < 4; i++) {
+            i64 total = total_of_sums(sums, i);
+            here[i % 2] += (u64)total;
+            if (lane + i / 2 * 8 < lanes) plane[(line + i % 2) * pitch + lane + i / 2 * 8] = element(total, tops[line + i % 2], top_b[i / 2], bits);
         }
-        begin += UNITS * 16;
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -228,14 +221,17 @@ __device__ __forceinline__ void line_done(const Line &line) {
  * with a barrier. */
 template <int BR> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits, const u32 *tops,
                                                               const Packed &b, i64 length, int bits, char *ring, u64 *faults) {
-    static_assert(UNITS * BR * 16 * 8 <= RING * OWN * UNITS * UNIT, "the ring has no room for the totals of all units");
+    const int wide = 18; /* u64 of a line's totals: those that a warp writes at a time lie in different banks */
+    static_assert(UNITS * BR * wide * 8 <= RING * OWN * UNITS * UNIT, "the ring has no room for the totals of all units");
     int count = rows_of((int)length), of_lines = count * BR * WIDTH, warp = (int)threadIdx.x >> 5, lanes = (int)b.lanes, tiles = (lanes + 15) / 16;
     int depth = ((int)length + ROW - 1) / ROW * ROW;
-    int deep = UNITS / tiles, steps = (count + deep - 1) / deep, part = warp % UNITS / tiles, next = 0; /* rows of a stage; which of them this warp has */
+    int deep = UNITS / tiles, unit = warp % UNITS, part = unit / tiles, next = part; /* rows of a stage; which of them this warp has */
+    bool idle = part >= deep;
     char *lines = digits + head_bytes<BR>(), *check = lines + OWN * of_lines;
     u32 *top_b = (u32 *)(ring + RING * OWN * UNITS * UNIT);
     auto fetch = [&](int stage) {
-        if (next < count) stream<BR>(ring + stage * OWN * UNITS * UNIT, b.digits + next * b.padded * WIDTH, depth * b.padded, b.padded * WIDTH, min(deep, count - next), tiles * 16);
+        if (!idle && next < count)
+            fetch_unit<BR>(ring + (stage * OWN * UNITS + unit) * UNIT, b.digits + (next * b.padded + (unit - part * tiles) * 16) * WIDTH, depth * b.padded);
         async_commit();
         next += deep;
     };
@@ -253,20 +249,18 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
     i32 sums[SUMS][4];
     cleared(sums);
     int stage = 0;
-    for (int step = 0; step < steps; step++) {
+    for (int row = part; row - part < count; row += deep) {
         async_wait<RING - 2>();
         __syncthreads();
         fetch(stage == 0 ? RING - 1 : stage - 1);
-        int row = step * deep + part;
-        if (part < deep && row < count)
-            multiply_unit(sums, ring + (stage * OWN * UNITS + warp % UNITS) * UNIT, lines + (row * BR + warp / UNITS * 8) * WIDTH, of_lines);
+        if (!idle && row < count) multiply_unit(sums, ring + (stage * OWN * UNITS + unit) * UNIT, lines + (row * BR + warp / UNITS * 8) * WIDTH, of_lines);
         if (++stage == RING) stage = 0;
     }
     __syncthreads();
     u64 *totals = (u64 *)ring; /* [unit][line][lane] */
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        totals[(warp % UNITS * BR + warp / UNITS * 8 + LANE % 4 * 2 + i % 2) * 16 + LANE / 4 + i / 2 * 8] = (u64)total_of_sums(sums, i);
+        totals[(unit * BR + warp / UNITS * 8 + LANE % 4 * 2 + i % 2) * wide + LANE / 4 + i / 2 * 8] = (u64)total_of_sums(sums, i);
     i32 parts[OWN][CHECKED]; /* at most 64 words of 4 digits each: less than 2^23 */
 #pragma unroll
     for (int i = 0; i < OWN * CHECKED; i++) parts[i / CHECKED][i % CHECKED] = 0;
@@ -284,7 +278,7 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
     __syncthreads();
     for (int n = LANE; n < lanes; n += 32) {
         u64 total = 0;
-        for (int p = 0; p < deep; p++) total += totals[((p * tiles + n / 16) * BR + warp) * 16 + n % 16];
+        for (int p = 0; p < deep; p++) total += totals[((p * tiles + n / 16) * BR + warp) * wide + n % 16];
         wrong += total;
         if (first + warp < rows) out[(first + warp) * row_step + n * lane_step] = element((i64)total, tops[warp], top_b[n], bits);
     }
