@@ -21,6 +21,7 @@ from assay.exact.cuda.product import Products
 from assay.exact.cuda.tiles import TILES, digits, groups
 from assay.exact.inputs import Case, case, floats, program, whole
 from assay.exact.steps import Step
+from tests.exact.test_cuda_onchip import HEADS, attended
 from tests.exact.test_cuda_products import Single
 from tests.exact.test_cuda_route import named
 from tests.exact.test_cuda_rows import families_of
@@ -136,6 +137,7 @@ def by_wgmma(device: Fake) -> Iterator[bool]:
 WORK: dict[str, Callable[[Fake], Iterator[bool]]] = {
     "check.cu": products, "gemm.cu": products, "pack.cu": products,
     "wgmma.cu": by_wgmma,
+    "attend.cuh": lambda device: (attended(device, *head) for head in HEADS),
     "plain.cu": lambda device: iter([right(device, multiplied(), Nothing(device))]),
     "move.cu": lambda device: iter([right(device, moved())]),
     "reduce.cu": lambda device: iter([right(device, of_lines())]),
