@@ -4,10 +4,11 @@
  * from memory through a ring (digits of at most 128 k); Line writes a line's digits, once its largest magnitude is known; product_out multiplies these with
  * the at most 128 lanes of an operand whose k is the line's length. The same integers, scales and roundings as gemm.cu's: the same bits.
  *
- * Operands lie as tiles.py's NARROW says: rows of 64 bytes of k, and of the planes with Karatsuba h and l alone. Their sum is made in registers, of both
- * sides. An instruction takes 16 of the streaming lanes and 8 lines (mma.m16n8k32, the lines as its columns): no row of it is idle with 8 lines, and
- * 12 sums a thread do at b = 14. A stage of the ring is 8 units of 16 lanes by 64 elements of k, of all planes (16 KB); each unit is one warp's, for 8 of
- * the lines. Units of product_out whose k differs are added up in the ring when all is multiplied.
+ * Operands lie as tiles.py's NARROW says: rows of 64 bytes of k, and of the planes with Karatsuba h and l alone. Each is multiplied with each: tensor cores
+ * are not what limits these products (docs/cuda.md), and to add up h and l, in every warp and for every unit, would take thrice the instructions. An
+ * instruction takes 16 of the streaming lanes and 8 lines (mma.m16n8k32, the lines as its columns): no row of it is idle with 8 lines, and 12 sums a
+ * thread do at b = 14. A stage of the ring is 8 units of 16 lanes by 64 elements of k, of all planes (16 KB); each unit is one warp's, for 8 of the lines.
+ * Units of product_out whose k differs are added up in the ring when all is multiplied.
  *
  * Checksums (Huang and Abraham 1984), modulo 2^64, line by line, as check.cu's column by column:
  *     sum_j C_rj + sum_k q_rk = sum_k (S_k + 1) q_rk, S_k = sum_j qb_jk,
@@ -27,6 +28,7 @@
 #define UNITS 8            /* of a stage */
 #define UNIT (16 * WIDTH)  /* bytes of one, of a plane */
 #define MOST_LANES 128     /* that product_out takes, and as many k product_in */
+#define WEIGHTS (2 * OWN - 1) /* sums of products of digits of one weight: at most 2^15 a term, and less than 2^14 terms */
 #define CHECKED (PLANES == 1 ? 2 : OWN + 1) /* signed digits of base 2^8 of S_k + 1, of at most 128 lanes */
 
 /* One product's operand. `across` [PLANES][k up to a multiple of 128] is wanted of the one that streams, `along` [padded] of the one that has the lines,
@@ -72,7 +74,7 @@ template <int BR> __device__ __forceinline__ void fetch_unit(char *to, const i8 
 __device__ __forceinline__ void multiply_unit(i32 (*sums)[4], const char *lanes, const char *lines, int plane) {
     int line = LANE & 7, lane = LANE & 15;
 #pragma unroll 1
-    for (int k = 0; k < WIDTH; k += 32) { /* unrolled, it would take more registers than a thread has beside 64 floats */
+    for (int k = 0; k < WIDTH; k += 32) { /* unrolled, it takes three registers more, and all that a thread has beside 64 floats */
         u32 of_lanes[OWN][4], of_lines[OWN + 1][2];
 #pragma unroll
         for (int z = 0; z < OWN; z++) ldmatrix(of_lanes[z], lanes + z * UNITS * UNIT + lane * WIDTH + SWIZZLED(lane, k + LANE / 16 * 16));
@@ -82,34 +84,24 @@ __device__ __forceinline__ void multiply_unit(i32 (*sums)[4], const char *lanes,
             ldmatrix(r, lines + (LANE < 16 || z + 1 == OWN ? z : z + 1) * plane + line * WIDTH + SWIZZLED(line, k + (LANE & 8) * 2));
             of_lines[z][0] = r[0], of_lines[z][1] = r[1], of_lines[z + 1][0] = r[2], of_lines[z + 1][1] = r[3];
         }
-#if KARATSUBA
-#pragma unroll
-        for (int z = 0; z < OWN; z++) mma_s8(sums[z], of_lanes[z], of_lines[z]);
-#pragma unroll
-        for (int i = 0; i < 4; i++) of_lanes[0][i] = added(of_lanes[0][i], of_lanes[1][i]);
-#pragma unroll
-        for (int i = 0; i < 2; i++) of_lines[0][i] = added(of_lines[0][i], of_lines[1][i]);
-        mma_s8(sums[2], of_lanes[0], of_lines[0]);
-#else
 #pragma unroll
         for (int z = 0; z < OWN; z++) {
 #pragma unroll
             for (int y = 0; y < OWN; y++) mma_s8(sums[z + y], of_lanes[z], of_lines[y]);
         }
-#endif
     }
 }
 
 __device__ __forceinline__ void cleared(i32 (*sums)[4]) {
 #pragma unroll
-    for (int i = 0; i < SUMS * 4; i++) sums[i / 4][i % 4] = 0;
+    for (int i = 0; i < WEIGHTS * 4; i++) sums[i / 4][i % 4] = 0;
 }
 
 __device__ __forceinline__ i64 total_of_sums(i32 (*sums)[4], int i) {
-    i32 s[SUMS];
+    i64 total = sums[0][i];
 #pragma unroll
-    for (int z = 0; z < SUMS; z++) s[z] = sums[z][i];
-    return recombined(s);
+    for (int w = 1; w < WEIGHTS; w++) total = total * (1 << BASE) + sums[w][i];
+    return total;
 }
 
 __device__ __forceinline__ u64 summed_by_warp(u64 v) {
@@ -145,7 +137,7 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
     }
     if ((int)threadIdx.x < turns * WIDTH) across[threadIdx.x] = (u64)across_of(b.across, depth, threadIdx.x);
     int line = warp / UNITS * 8 + LANE % 4 * 2, stage = 0;
-    i32 sums[SUMS][4];
+    i32 sums[WEIGHTS][4];
     u64 here[2] = {0, 0};
     u32 top_b[2];
     for (int step = 0; (step >> second) * (UNITS * 16) < lanes; step++) {
@@ -246,7 +238,7 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
             s = (s - low) >> 8;
         }
     }
-    i32 sums[SUMS][4];
+    i32 sums[WEIGHTS][4];
     cleared(sums);
     int stage = 0;
     for (int row = part; row - part < count; row += deep) {
