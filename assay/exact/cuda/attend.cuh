@@ -5,7 +5,7 @@
  * the at most 128 lanes of an operand whose k is the line's length. The same integers, scales and roundings as gemm.cu's: the same bits.
  *
  * Operands lie as tiles.py's NARROW says: rows of 64 bytes of k, and of the planes with Karatsuba h and l alone. Each is multiplied with each: tensor cores
- * are not what limits these products (docs/cuda.md), and to add up h and l, in every warp and for every unit, would take thrice the instructions. An
+ * are not what limits these products (docs/cuda.md), and to add up h and l, in every warp and for every unit, would take more than twice the instructions. An
  * instruction takes 16 of the streaming lanes and 8 lines (mma.m16n8k32, the lines as its columns): no row of it is idle with 8 lines, and 12 sums a
  * thread do at b = 14. A stage of the ring is 8 units of 16 lanes by 64 elements of k, of all planes (16 KB); each unit is one warp's, for 8 of the lines.
  * Units of product_out whose k differs are added up in the ring when all is multiplied.
