@@ -7,18 +7,15 @@ is asked for. The roots are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from assay.ahead import Batches
 from assay.exact.engines import Keeps, Stays
 from assay.execute import Executor, check_tensors
 from assay.ids import Digest
 from assay.state import Tensors, acc_root, acc_root_of, state_root, state_root_of
-
-Batches = Callable[[int, int], Tensors]
-"""(step, m) -> records of that micro-batch."""
 
 
 class StepRecord(NamedTuple):

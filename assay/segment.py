@@ -19,10 +19,12 @@ import re
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from assay import links, merkle
-from assay.course import Batches, Course, StepRecord, course
+from assay.ahead import Ahead, Batches
+from assay.course import Course, StepRecord, course
 from assay.execute import Executor
 from assay.ids import Digest
 from assay.state import BadTensors, Tensors, from_file, state_root, to_file
@@ -171,19 +173,21 @@ class Segment:
         going = course(self.executor, at, state)
         begun = written = at
         distance, since = 1, clock()
-        while at < stop and not (at > self.start and (self.folder / STOP).exists()):
-            record = going.step(self.batches)
-            at += 1
-            if going.here or at == stop or (at - self.start) % distance == 0:
-                computed = clock()
-                write_tensors(self.path(at), going.state())
-                wrote = clock()
-                distance = _distance((computed - since) / (at - written), wrote - computed)
-                written, since = at, wrote
-            self._append(record)
-            if written == at:
-                self._thin()
-            on_step(at - 1, record.loss)
+        reading = nullcontext(self.batches) if going.here else Ahead(self.batches, self.executor.micro_batches, stop)
+        with reading as batches:
+            while at < stop and not (at > self.start and (self.folder / STOP).exists()):
+                record = going.step(batches)
+                at += 1
+                if going.here or at == stop or (at - self.start) % distance == 0:
+                    computed = clock()
+                    write_tensors(self.path(at), going.state())
+                    wrote = clock()
+                    distance = _distance((computed - since) / (at - written), wrote - computed)
+                    written, since = at, wrote
+                self._append(record)
+                if written == at:
+                    self._thin()
+                on_step(at - 1, record.loss)
         if at != written:
             write_tensors(self.path(at), going.state())
         return at - begun

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from assay import links, merkle
+from assay.ahead import Batches
 from assay.codec import decode
-from assay.course import Batches
 from assay.dispute import game, moves
 from assay.dispute.checks import IllegalMove
 from assay.dispute.moves import AnyMove, Facts, Moment, Open, Phase, Side, State

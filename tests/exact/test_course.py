@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -118,6 +120,23 @@ def test_what_crosses_in_between_is_batches_and_roots(tmp_path: Path) -> None:
     down = counted.down
     assert to_bytes(going.state()) == right()[1][4]
     assert counted.down - down == state
+
+
+def test_records_of_the_next_step_are_read_while_one_is_computed(tmp_path: Path) -> None:
+    """Each step's end waits until the next one's first are asked for; behind the segment's end none are."""
+    asked: dict[tuple[int, int], threading.Event] = defaultdict(threading.Event)
+
+    def batch(step: int, m: int) -> Tensors:
+        asked[step, m].set()
+        return trainings.batch(PROGRAM, step, m)
+
+    def ended(step: int, loss: int) -> None:
+        assert step == 3 or asked[step + 1, 0].wait(60)
+
+    made = segment(tmp_path, batches=batch)
+    assert made.run(4, ended) == 4
+    assert made.records == right()[0][:4]
+    assert not asked[4, 0].is_set()
 
 
 class Killed(BaseException):

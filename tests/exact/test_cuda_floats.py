@@ -236,6 +236,22 @@ def test_what_no_probe_answers_is_asked_again(folder: Path, said: str) -> None:
     assert Choices(chip).holds("fp8") == HOPPER
 
 
+def test_a_probe_that_fails_is_no_answer_for_the_next_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fails(device: object, kind: str) -> int:
+        asked.append(kind)
+        raise RuntimeError("the device was taken away")
+
+    chip = Chip(HOPPER)
+    with monkeypatch.context() as patch:
+        patch.setattr("assay.exact.cuda.probe.holds", fails)
+        choices = Choices(chip)
+        assert [choices.holds("fp8"), choices.holds("fp8"), choices.holds("bf16")] == [0, 0, 0]
+        assert asked == ["fp8", "bf16"]
+    assert Choices(chip).holds("fp8") == HOPPER
+
+
 class Named(Chip):
     """A device of an architecture whose compiler refuses e4m3."""
 

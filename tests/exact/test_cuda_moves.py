@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler
 
 @cache
 def device() -> tuple[fake.Fake, Kernels]:
-    made = fake.Fake()
+    made = fake.Fake(order=fake.Order.DESCENDING)
     return made, Kernels(made)
 
 

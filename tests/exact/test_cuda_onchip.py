@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from assay.exact import reference
+from assay.exact.cases_of_products import MOST
 from assay.exact.cuda import fake
 from assay.exact.cuda.device import Buffer, Launch, source
 from assay.exact.cuda.product import BLOCK, LANES, ROW, STRETCH, around
@@ -139,17 +140,18 @@ class Chip:
         self.device.download(self.faults.address, count)
         return got, int(count[0])
 
-    def inward(self, a: Packed, b: Packed) -> tuple[Array, int]:
+    def inward(self, a: Packed, b: Packed, spare: int = 0) -> tuple[Array, int]:
+        """spare: bytes of shared memory beyond those of a ring of three stages."""
         rows, columns, k = len(a.x), len(b.x), a.x.shape[1]
-        shared = ring_bytes(self.bits, self.lines) + 4 * self.lines * ((columns + 11) // 16 * 16 + 4)
+        shared = spare + ring_bytes(self.bits, self.lines) + 4 * self.lines * ((columns + 11) // 16 * 16 + 4)
         of_a = (a.digits.address, a.top.address, a.along.address, rows, a.padded)
         of_b = (b.digits.address, b.top.address, b.across.address, columns, b.padded)
         return self.launch("inward", rows, (*of_a, *of_b, k, self.bits, -1), np.zeros((rows, columns), np.float32), shared)
 
-    def outward(self, p: Array, b: Packed, turned: bool = False) -> tuple[Array, int]:
+    def outward(self, p: Array, b: Packed, turned: bool = False, spare: int = 0) -> tuple[Array, int]:
         """turned: the result lies column by column."""
         (rows, length), columns = p.shape, len(b.x)
-        shared = ring_bytes(self.bits, self.lines) + digits_bytes(self.bits, self.lines, length)
+        shared = spare + ring_bytes(self.bits, self.lines) + digits_bytes(self.bits, self.lines, length)
         lines = uploaded(self.device, p)
         of_b = (b.digits.address, b.top.address, b.across.address, columns, b.padded)
         steps = (1, rows) if turned else (columns, 1)
@@ -166,14 +168,16 @@ def chip(bits: int, lines: int) -> Chip:
 def operands(seed: int, rows: int, k: int, columns: int, kind: str, bits: int) -> tuple[Array, Array]:
     """A, and B by columns."""
     if kind == "maximal":
-        most = np.float32(-8128 / 8192) if 8 < bits <= 14 else np.float32(1 - 2**-24)
+        most = np.float32(-8128 / 8192) if 8 < bits <= 14 else MOST
         a, b = np.full((rows, k), most, np.float32), np.full((columns, k), most, np.float32)
         b[1::2] *= -1
         return a, b
+    if kind == "limit":
+        return np.full((rows, k), MOST, np.float32), np.full((columns, k), -MOST, np.float32)
     return floats(seed, (rows, k), kind), floats(seed + 1, (columns, k), kind)
 
 
-KINDS = ("even", "wide", "tiny", "rare", "maximal")
+KINDS = ("even", "wide", "tiny", "rare", "maximal", "limit")
 INWARD = [(16, 64, 64), (9, 128, 130), (35, 80, 200), (70, 16, 33), (1, 1, 1), (24, 100, 129), (64, 65, 7)]
 """Lines, k, lanes."""
 OUTWARD = [(16, 128, 64), (9, 130, 128), (35, 200, 80), (70, 33, 16), (1, 1, 1), (24, 600, 48), (40, 63, 2), (17, 300, 100)]
@@ -204,6 +208,20 @@ def test_products_out_of_shared_memory(bits: int, lines: int) -> None:
         got, wrong = one.outward(a, one.packed(b), turned=at % 2 == 1)
         assert same(np.ascontiguousarray(got), reference.matmul(a, b.T, bits)), (rows, length, columns, kind)
         assert wrong == 0, (rows, length, columns, kind)
+
+
+@needs_compiler
+@pytest.mark.parametrize("stages", [2, 4])
+def test_rings_of_other_depths(stages: int) -> None:
+    one = Chip(fake.Fake(), 14, 16, f"#define RING {stages}\n{text(14, 16)}")
+    a, b = operands(1, 35, 100, 600, "even", 14)
+    got, wrong = one.inward(one.packed(a), one.packed(b), spare=max(0, stages - 3) * 16384)
+    assert same(got, reference.matmul(a, b.T, 14))
+    assert wrong == 0
+    a, b = operands(1, 35, 700, 70, "even", 14)
+    got, wrong = one.outward(a, one.packed(b), spare=max(0, stages - 3) * 16384)
+    assert same(got, reference.matmul(a, b.T, 14))
+    assert wrong == 0
 
 
 # ---- faults -----------------------------------------------------------------------------------------------------------------------
@@ -257,18 +275,18 @@ def test_a_flip_is_caught_where_sums_of_digits_are_zero() -> None:
 
 
 STRIKES = {
-    "a lane in the ring": ("        if (begin < lanes) multiply_unit(", "if (begin < 16 && turn == 0) ring[byte] ^= 1 << bit;"),
-    "a line": ("        if (begin < lanes) multiply_unit(", "if (begin < 16 && turn == 0) lines[byte] ^= 1 << bit;"),
-    "a sum of digits": ("        if (++turn < turns) continue;", "if (begin < 16 && turn == 0) sums[byte % SUMS][byte % 4] ^= 1 << 4 * bit;"),
-    "what is rounded": ("                here[i % 2] += (u64)total;", "if (i == 0 && begin < 16) total ^= 1ll << 8 * bit;"),
+    "a lane in the ring": ("        if (!idle) multiply_unit(", "if (begin < 16 && turn == 0) ring[byte] ^= 1 << bit;"),
+    "a line": ("        if (!idle) multiply_unit(", "if (begin < 16 && turn == 0) lines[byte] ^= 1 << bit;"),
+    "a sum of digits": ("        if (turn < second || idle) continue;", "if (begin < 16 && turn == 0) sums[byte % 3][byte % 4] ^= 1 << 4 * bit;"),
+    "what is rounded": ("            here[i % 2] += (u64)total;", "if (i == 0 && begin < 16) total ^= 1ll << 8 * bit;"),
     "a line's sum": ("    u64 wanted = 0;", "found[byte % BR] ^= 1ull << 8 * bit;"),
     "a weight": ("    u64 wanted = 0;", "across[byte % 100] ^= 1ull << bit;"),
-    "a lane on its way out": ("        int row = step * deep + part;", "if (step == 0) ring[byte] ^= 1 << bit;"),
-    "a digit of a line": ("        int row = step * deep + part;", "if (step == 0) lines[byte] ^= 1 << bit;"),
-    "a sum on its way out": ("    u64 *totals = (u64 *)ring;", "sums[byte % SUMS][byte % 4] ^= 1 << 4 * bit;"),
+    "a lane on its way out": ("        if (!idle && row < count) multiply_unit(", "if (row == part) ring[byte] ^= 1 << bit;"),
+    "a digit of a line": ("        if (!idle && row < count) multiply_unit(", "if (row == part) lines[byte] ^= 1 << bit;"),
+    "a sum on its way out": ("    u64 *totals = (u64 *)ring;", "sums[byte % 3][byte % 4] ^= 1 << 4 * bit;"),
     "what checks": ("    u64 *totals = (u64 *)ring;", "check[byte % 100] ^= 1 << bit;"),
     "a sum of a line's digits": ("    u64 *totals = (u64 *)ring;", "((u64 *)digits)[byte % BR] ^= 1ull << 8 * bit;"),
-    "a total": ("    for (int n = LANE; n < lanes; n += 32) {", "totals[byte] ^= 1ull << 8 * bit;"),
+    "a total": ("    for (int n = LANE; n < lanes; n += 32) {", "totals[byte / 16 * wide + byte % 16] ^= 1ull << 8 * bit;"),
     "what is rounded on its way out": ("        wrong += total;", "if (n == 0) total ^= 1ull << 8 * bit;"),
 }
 """Before which text what is flipped, by a block's first thread; where all threads come by, while the others wait."""
@@ -310,7 +328,7 @@ def test_flipped_bits_on_the_chip_are_caught() -> None:
 
 WHOLE = """
 #define HELD 8
-/* out = softmax(q k^T + mask) v, of one head of at most 256 keys. */
+/* out = softmax(q k^T + mask) v, of one head of at most 256 keys; twice, so that what one product leaves in shared memory meets the next one. */
 KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, const u64 *along, i64 rows, i64 padded_q, const i8 *k, const u32 *top_k,
                                               const u64 *across_k, const i8 *v, const u32 *top_v, const u64 *across_v, i64 keys, i64 padded_k,
                                               i64 depth, i64 width, i64 padded_v, const float *mask, i64 bits, i64 bits_of_sum, float *out,
@@ -323,48 +341,46 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
     char *digits = (char *)(plane + LINES * pitch);
     Packed of_q = {q, top_q, 0, along, rows, padded_q}, of_k = {k, top_k, across_k, 0, keys, padded_k};
     Packed of_v = {v, top_v, across_v, 0, width, padded_v};
-    product_in<LINES>(plane, pitch, of_q, first, of_k, depth, (int)bits, shared, faults);
-    u32 rank = 0, top = 0;
-    u64 sum = 0;
-    for (int i = 0; i < HELD; i++) {
-        int e = LANE + 32 * i;
-        if (e < n) x[i] = ADD(plane[r * pitch + e], mask[(first + r < rows ? first + r : 0) * keys + e]), rank = larger(rank, rank_of(x[i]));
+    for (int turn = 0; turn < 2; turn++) {
+        product_in<LINES>(plane, pitch, of_q, first, of_k, depth, (int)bits, shared, faults);
+        u32 rank = 0, top = 0;
+        u64 sum = 0;
+        for (int i = 0; i < HELD; i++) {
+            int e = LANE + 32 * i;
+            if (e < n) x[i] = ADD(plane[r * pitch + e], mask[(first + r < rows ? first + r : 0) * keys + e]), rank = larger(rank, rank_of(x[i]));
+        }
+        float most = of_rank(largest_of<32>(rank));
+        for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) x[i] = exp_f32(SUB(x[i], most)), top = larger(top, magnitude(x[i]));
+        top = largest_of<32>(top);
+        int scale = scale_of(top, bits_of_sum);
+        for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) sum += (u64)fixed(x[i], scale);
+        float all = sum_of(top, total_of<32>(sum), bits_of_sum);
+        top = 0;
+        for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) x[i] = canon(DIV(x[i], all)), top = larger(top, magnitude(x[i]));
+        top = largest_of<32>(top);
+        if (LANE == 0) tops[r] = top;
+        Line line = line_of<LINES>(digits, r, keys, top, (int)bits);
+        for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) put<LINES>(line, LANE + 32 * i, x[i]);
+        line_done(line);
+        product_out<LINES>(out, width, 1, rows, first, digits, tops, of_v, keys, (int)bits, shared, faults);
     }
-    float most = of_rank(largest_of<32>(rank));
-    for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) x[i] = exp_f32(SUB(x[i], most)), top = larger(top, magnitude(x[i]));
-    top = largest_of<32>(top);
-    int scale = scale_of(top, bits_of_sum);
-    for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) sum += (u64)fixed(x[i], scale);
-    float all = sum_of(top, total_of<32>(sum), bits_of_sum);
-    top = 0;
-    for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) x[i] = canon(DIV(x[i], all)), top = larger(top, magnitude(x[i]));
-    top = largest_of<32>(top);
-    if (LANE == 0) tops[r] = top;
-    Line line = line_of<LINES>(digits, r, keys, top, (int)bits);
-    for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) put<LINES>(line, LANE + 32 * i, x[i]);
-    line_done(line);
-    product_out<LINES>(out, width, 1, rows, first, digits, tops, of_v, keys, (int)bits, shared, faults);
 }
 """
 
 
-@needs_compiler
-@pytest.mark.parametrize(
-    ("rows", "keys", "depth", "width", "kind"), [(50, 200, 64, 64, "even"), (24, 67, 80, 33, "rare"), (33, 256, 128, 128, "wide")]
-)
-def test_a_whole_attention(rows: int, keys: int, depth: int, width: int, kind: str) -> None:
+def attended(device: fake.Fake, rows: int, keys: int, depth: int, width: int, kind: str) -> bool:
+    """Whether a whole attention is right."""
     bits, lines = 14, 16
     files = ("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh")
-    one = Chip(fake.Fake(), bits, lines, defined(bits, lines) + source(*files) + WHOLE)
+    one = Chip(device, bits, lines, defined(bits, lines) + source(*files) + WHOLE)
     q, k = operands(1, rows, depth, keys, kind, bits)
     v, mask = floats(3, (width, keys), kind), np.where(np.arange(keys) <= np.arange(rows)[:, None] * 3, np.float32(0), np.float32(-np.inf))
     scores = reference.matmul(q, k.T, bits) + mask
     raised = reference.exp(scores - reference.amax(scores, (1,), True))
     weights = reference.MAP["div"](raised, reference.sum_(raised, (1,), True)).astype(np.float32)
-    weights = np.where(np.isnan(weights), reference.NAN, weights)
-    want = reference.matmul(weights, v.T, bits)
+    want = reference.matmul(np.where(np.isnan(weights), reference.NAN, weights), v.T, bits)
     of_q, of_k, of_v = (one.packed(x) for x in (q, k, v))
-    masks = uploaded(one.device, mask.astype(np.float32))
+    masks = uploaded(device, mask.astype(np.float32))
     arguments = (
         of_q.digits.address, of_q.top.address, of_q.along.address, rows, of_q.padded, of_k.digits.address, of_k.top.address, of_k.across.address,
         of_v.digits.address, of_v.top.address, of_v.across.address, keys, of_k.padded, depth, width, of_v.padded, masks.address, bits,
@@ -372,5 +388,13 @@ def test_a_whole_attention(rows: int, keys: int, depth: int, width: int, kind: s
     )  # fmt: skip
     shared = ring_bytes(bits, lines) + 4 * lines * ((keys + 11) // 16 * 16 + 4) + digits_bytes(bits, lines, keys)
     got, wrong = one.launch("whole", rows, arguments, np.zeros((rows, width), np.float32), shared)
-    assert same(got, want)
-    assert wrong == 0
+    return same(got, want) and wrong == 0
+
+
+HEADS = ((50, 200, 64, 64, "even"), (24, 67, 80, 33, "rare"), (33, 256, 128, 128, "wide"))
+
+
+@needs_compiler
+@pytest.mark.parametrize("head", HEADS)
+def test_a_whole_attention(head: tuple[int, int, int, int, str]) -> None:
+    assert attended(fake.Fake(), *head)

@@ -17,7 +17,6 @@ from tests.exact.test_cuda_onchip import KERNELS, WHOLE, WIDTHS, Chip, chip, def
 
 needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC (nvidia-cuda-nvrtc-cu12) is not installed")
 SPOTS = "SWIZZLED(lane, k + LANE / 16 * 16)"
-FETCH = "        fetch(stage == 0 ? RING - 1 : stage - 1);\n"
 WAIT = "        async_wait<RING - 2>();\n        __syncthreads();"
 LATER = WAIT.replace("- 2", "- 1")
 AT = "char *at = line.to + e / WIDTH * (BR * WIDTH) +"
@@ -27,17 +26,20 @@ CHANGES = {
     "a lane's swizzle": (SPOTS, "k + LANE / 16 * 16"),
     "a line's halves of k": ("SWIZZLED(line, k + (LANE & 8) * 2)", "SWIZZLED(line, k + (LANE & 16))"),
     "a line's planes": ("(LANE < 16 || z + 1 == OWN ? z : z + 1) * plane", "z * plane"),
-    "a third plane of one side": ("of_lines[0][i] = added(of_lines[0][i], of_lines[1][i]);", ""),
-    "a third plane that carries": ("^ ((h ^ l) & 0x80808080u); }", "+ ((h ^ l) & 0x80808080u); }"),
+    "the weight of a product of digits": ("mma_s8(sums[z + y],", "mma_s8(sums[z],"),
+    "a product of digits twice": ("of_lanes[z], of_lines[y])", "of_lanes[z], of_lines[z])"),
+    "a sum's weight": ("total = total * (1 << BASE) + sums[w][i]", "total = total * (2 << BASE) + sums[w][i]"),
     "which 8 lines a warp has": ("lines + (turn * BR + warp / UNITS * 8) * WIDTH", "lines + turn * BR * WIDTH"),
     "which 64 of k": ("lines + (turn * BR +", "lines + (0 * BR +"),
     "sums of the unit before": ("            cleared(sums);\n", "            if (begin < 128) cleared(sums);\n"),
     "a wait for copies": (f"{WAIT} /*", f"{LATER} /*"),
     "a barrier": ("        __syncthreads(); /* the stage is", "        /* the stage is"),
-    "a stage that is still multiplied": (FETCH, "        fetch(stage);\n"),
-    "the last lanes that are fetched": ("min((lanes - next + 15) / 16, UNITS)", "min((lanes - next) / 16, UNITS)"),
-    "which lanes are fetched": ("(next_turn * b.padded + next) * WIDTH", "(next_turn * b.padded) * WIDTH"),
-    "the planes of what is fetched": ("UNIT + i * 16, at + z * plane)", "UNIT + i * 16, at)"),
+    "a stage that is still multiplied": ("fetch(step + RING - 1, stage == 0 ? RING - 1 : stage - 1);", "fetch(step + RING - 1, stage);"),
+    "a stage that is fetched late": ("fetch(step + RING - 1, stage", "fetch(step + RING, stage"),
+    "half a unit": ("at < UNIT; at +=", "at < UNIT / 2; at +="),
+    "the same half of a unit": ("(int)(threadIdx.x / (32 * UNITS)) * 512", "0"),
+    "which lanes are fetched": ("((step & second) * b.padded + lane) * WIDTH", "((step & second) * b.padded) * WIDTH"),
+    "the planes of what is fetched": ("UNIT + at, from + z * plane + at)", "UNIT + at, from + at)"),
     "a line's element": ("plane[(line + i % 2) * pitch", "plane[(line + i / 2) * pitch"),
     "a line's magnitude": ("element(total, tops[line + i % 2],", "element(total, tops[line],"),
     "a lane's magnitude": ("top_b[i / 2], bits);", "top_b[0], bits);"),
@@ -47,9 +49,9 @@ CHANGES = {
     "a plane's weight in a checksum": ("KARATSUBA ? weight(z) + weight(2) : weight(z)", "own_weight(z)"),
     "where a digit is put": (f"{AT} SWIZZLED(line.r, e % WIDTH);", f"{AT} e % WIDTH;"),
     "a digit that is not summed": ("    line.sum += q;\n", "    line.sum += e ? q : 0;\n"),
-    "rows of a stage on its way out": ("int row = step * deep + part;", "int row = step * deep;"),
+    "rows of a stage on its way out": ("lines + (row * BR + warp / UNITS * 8) * WIDTH", "lines + ((row - part) * BR + warp / UNITS * 8) * WIDTH"),
     "rows that are fetched twice": ("        next += deep;\n", "        next++;\n"),
-    "the last rows": ("min(deep, count - next), tiles * 16", "deep, tiles * 16"),
+    "rows behind the last": ("        if (!idle && row < count) multiply_unit", "        if (!idle) multiply_unit"),
     "a wait for copies on their way out": (f"{WAIT}\n", f"{LATER}\n"),
     "totals of one part of k": ("for (int p = 0; p < deep; p++) total +=", "for (int p = 0; p < 1; p++) total +="),
     "lanes of another unit": ("((p * tiles + n / 16) * BR + warp)", "((p + n / 16 * deep) * BR + warp)"),
@@ -58,12 +60,12 @@ CHANGES = {
     "lines beyond the last": ("        if (first + warp < rows) out[", "        out["),
     "steps of the result": ("out[(first + warp) * row_step + n * lane_step]", "out[(first + warp) * lane_step + n * row_step]"),
     "the clamp": ("max(min(q, most), -most)", "max(min(q, most + 1), -most)"),
-}  # fmt: skip
+}
 
 
 def wrong(one: Chip) -> bool:
     """Whether any product is not right, or says so itself."""
-    for seed, kind in enumerate(("even", "maximal", "wide")):
+    for seed, kind in enumerate(("even", "limit", "wide")):
         for rows, k, columns in ((35, 100, 200), (16, 64, 130)):
             a, b = operands(seed, rows, k, columns, kind, one.bits)
             got, faults = one.inward(one.packed(a), one.packed(b))

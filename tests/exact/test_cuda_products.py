@@ -26,7 +26,7 @@ ONE = Axis((1,), (0,))
 
 @pytest.fixture(scope="module")
 def device() -> fake.Fake:
-    return fake.Fake()
+    return fake.Fake(order=fake.Order.DESCENDING)
 
 
 def faults_of(device: fake.Fake, products: Products) -> int:

@@ -16,6 +16,7 @@ from assay.exact import conformance, faults, hashing, reference, trainings
 from assay.exact.cuda import attend, fake, maps, rows
 from assay.exact.cuda.device import Device, Launch
 from assay.exact.cuda.engine import Cuda
+from assay.exact.cuda.fake import Order
 from assay.exact.cuda.gpu import Gpu
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.product import Products
@@ -35,9 +36,10 @@ CASES = {c.name: c for c in conformance.cases()}
 
 
 @cache
-def kernels() -> tuple[Device, Kernels]:
-    """The device, and what it has compiled: all MAP kernels of the set at once, which takes seconds instead of minutes."""
-    device: Device = Gpu() if ON_GPU else fake.Fake()
+def kernels(order: Order = Order.BY_TURNS) -> tuple[Device, Kernels]:
+    """The device, and what it has compiled: all MAP kernels of the set at once, which takes seconds instead of minutes. `order`: in which the fake
+    device's threads run."""
+    device: Device = Gpu() if ON_GPU else fake.Fake(order=order)
     compiled = Kernels(device)
     taking = attend.taking(device.description)
     plans = [Plan(c.part, {}, c.gemm_bits, trace, rows=True, attention=taking) for c in CASES.values() for trace in (False, True)]
@@ -46,8 +48,8 @@ def kernels() -> tuple[Device, Kernels]:
     return device, compiled
 
 
-def engine(c: Case) -> Cuda:
-    device, compiled = kernels()
+def engine(c: Case, order: Order = Order.BY_TURNS) -> Cuda:
+    device, compiled = kernels(order)
     return Cuda(program(c.part, c.gemm_bits), device, compiled)
 
 
@@ -63,15 +65,15 @@ def long(name: str) -> bool:
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if long(name) and not ON_GPU else ()) for name in CASES])
 def test_a_case_reaches_the_published_digest_fused_and_stage_by_stage(name: str) -> None:
     c, want = CASES[name], conformance.expected()[name]
-    cuda = engine(c)
-    assert conformance.digest_of(list(cuda.run("micro", named(c)).values())) == want
-    outputs, roots = cuda.trace("micro", named(c))
+    fused, traced = engine(c, Order.DESCENDING), engine(c, Order.ASCENDING)
+    assert conformance.digest_of(list(fused.run("micro", named(c)).values())) == want
+    outputs, roots = traced.trace("micro", named(c))
     assert conformance.digest_of(list(outputs.values())) == want
     assert [roots[o.value - len(c.inputs)] for o in c.part.outputs] == [hashing.tensor_root(y) for y in outputs.values()]
 
 
 def reaches(family: str, steps: int) -> None:
-    device, compiled = kernels()
+    device, compiled = kernels([*Order][trainings.FAMILIES.index(family) % len(Order)])
     training = trainings.load(family)
     want = trainings.expected()[family]
     got = trainings.roots(training, Cuda(training.program, device, compiled).run, steps)

@@ -98,7 +98,7 @@ def families_of(shape: tuple[int, int], kind: str) -> Case:
 @cache
 def device() -> tuple[Device, Kernels]:
     """With the kernels of all shapes, compiled at once."""
-    made = fake.Fake()
+    made = fake.Fake(order=fake.Order.ASCENDING)
     kernels = Kernels(made)
     kernels.compile(rows.texts([fused(families_of(shape, "rare").part) for shape in SHAPES]))
     return made, kernels

@@ -40,7 +40,7 @@ class Hopper(fake.Fake):
 
 @pytest.fixture(scope="module")
 def device() -> fake.Fake:
-    return fake.Fake()
+    return fake.Fake(order=fake.Order.DESCENDING)
 
 
 FEW = (groups(digits(14), "sm_90")[1], groups(digits(23), "sm_90")[0], STAYS)

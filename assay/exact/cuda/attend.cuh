@@ -4,10 +4,11 @@
  * from memory through a ring (digits of at most 128 k); Line writes a line's digits, once its largest magnitude is known; product_out multiplies these with
  * the at most 128 lanes of an operand whose k is the line's length. The same integers, scales and roundings as gemm.cu's: the same bits.
  *
- * Operands lie as tiles.py's NARROW says: rows of 64 bytes of k, and of the planes with Karatsuba h and l alone. Their sum is made in registers, of both
- * sides. An instruction takes 16 of the streaming lanes and 8 lines (mma.m16n8k32, the lines as its columns): no row of it is idle with 8 lines, and
- * 12 sums a thread do at b = 14. A stage of the ring is 8 units of 16 lanes by 64 elements of k, of all planes (16 KB); each unit is one warp's, for 8 of
- * the lines. Units of product_out whose k differs are added up in the ring when all is multiplied.
+ * Operands lie as tiles.py's NARROW says: rows of 64 bytes of k, and of the planes with Karatsuba h and l alone. Each is multiplied with each: tensor cores
+ * are not what limits these products (docs/cuda.md), and to add up h and l, in every warp and for every unit, would take more than twice the instructions. An
+ * instruction takes 16 of the streaming lanes and 8 lines (mma.m16n8k32, the lines as its columns): no row of it is idle with 8 lines, and 12 sums a
+ * thread do at b = 14. A stage of the ring is 8 units of 16 lanes by 64 elements of k, of all planes (16 KB); each unit is one warp's, for 8 of the lines.
+ * Units of product_out whose k differs are added up in the ring when all is multiplied.
  *
  * Checksums (Huang and Abraham 1984), modulo 2^64, line by line, as check.cu's column by column:
  *     sum_j C_rj + sum_k q_rk = sum_k (S_k + 1) q_rk, S_k = sum_j qb_jk,
@@ -27,6 +28,7 @@
 #define UNITS 8            /* of a stage */
 #define UNIT (16 * WIDTH)  /* bytes of one, of a plane */
 #define MOST_LANES 128     /* that product_out takes, and as many k product_in */
+#define WEIGHTS (2 * OWN - 1) /* sums of products of digits of one weight: at most 2^15 a term, and less than 2^14 terms */
 #define CHECKED (PLANES == 1 ? 2 : OWN + 1) /* signed digits of base 2^8 of S_k + 1, of at most 128 lanes */
 
 /* One product's operand. `across` [PLANES][k up to a multiple of 128] is wanted of the one that streams, `along` [padded] of the one that has the lines,
@@ -59,14 +61,11 @@ __device__ __forceinline__ i64 across_of(const u64 *across, int depth, i64 k) {
     return (i64)sum;
 }
 
-/* Starts to fetch `rows` rows of `lanes` lanes, a multiple of 16, of all planes. Planes lie `plane` bytes apart, rows `row` bytes. */
-template <int BR> __device__ __forceinline__ void stream(char *stage, const i8 *from, i64 plane, i64 row, int rows, int lanes) {
-    u32 each = (u32)lanes * (WIDTH / 16);
-    for (u32 i = threadIdx.x; i < (u32)rows * each; i += 32 * BR) {
-        u32 of = i / each;
-        const i8 *at = from + of * row + (i - of * each) * 16;
+/* Starts to fetch a unit, in all planes, `plane` bytes apart in memory: the warp's own part of what it shares with warps that have other lines. */
+template <int BR> __device__ __forceinline__ void fetch_unit(char *to, const i8 *from, i64 plane) {
+    for (int at = (int)(threadIdx.x / (32 * UNITS)) * 512 + LANE * 16; at < UNIT; at += BR / UNITS * 512) {
 #pragma unroll
-        for (int z = 0; z < OWN; z++) async_copy(stage + z * UNITS * UNIT + i * 16, at + z * plane);
+        for (int z = 0; z < OWN; z++) async_copy(to + z * UNITS * UNIT + at, from + z * plane + at);
     }
 }
 
@@ -74,8 +73,8 @@ template <int BR> __device__ __forceinline__ void stream(char *stage, const i8 *
  * line LANE % 4 * 2 + i % 2. */
 __device__ __forceinline__ void multiply_unit(i32 (*sums)[4], const char *lanes, const char *lines, int plane) {
     int line = LANE & 7, lane = LANE & 15;
-#pragma unroll
-    for (int k = 0; k < WIDTH; k += 32) {
+#pragma unroll 1
+    for (int k = 0; k < WIDTH; k += 32) { /* unrolled, it takes three registers more, and all that a thread has beside 64 floats */
         u32 of_lanes[OWN][4], of_lines[OWN + 1][2];
 #pragma unroll
         for (int z = 0; z < OWN; z++) ldmatrix(of_lanes[z], lanes + z * UNITS * UNIT + lane * WIDTH + SWIZZLED(lane, k + LANE / 16 * 16));
@@ -85,34 +84,24 @@ __device__ __forceinline__ void multiply_unit(i32 (*sums)[4], const char *lanes,
             ldmatrix(r, lines + (LANE < 16 || z + 1 == OWN ? z : z + 1) * plane + line * WIDTH + SWIZZLED(line, k + (LANE & 8) * 2));
             of_lines[z][0] = r[0], of_lines[z][1] = r[1], of_lines[z + 1][0] = r[2], of_lines[z + 1][1] = r[3];
         }
-#if KARATSUBA
-#pragma unroll
-        for (int z = 0; z < OWN; z++) mma_s8(sums[z], of_lanes[z], of_lines[z]);
-#pragma unroll
-        for (int i = 0; i < 4; i++) of_lanes[0][i] = added(of_lanes[0][i], of_lanes[1][i]);
-#pragma unroll
-        for (int i = 0; i < 2; i++) of_lines[0][i] = added(of_lines[0][i], of_lines[1][i]);
-        mma_s8(sums[2], of_lanes[0], of_lines[0]);
-#else
 #pragma unroll
         for (int z = 0; z < OWN; z++) {
 #pragma unroll
             for (int y = 0; y < OWN; y++) mma_s8(sums[z + y], of_lanes[z], of_lines[y]);
         }
-#endif
     }
 }
 
 __device__ __forceinline__ void cleared(i32 (*sums)[4]) {
 #pragma unroll
-    for (int i = 0; i < SUMS * 4; i++) sums[i / 4][i % 4] = 0;
+    for (int i = 0; i < WEIGHTS * 4; i++) sums[i / 4][i % 4] = 0;
 }
 
 __device__ __forceinline__ i64 total_of_sums(i32 (*sums)[4], int i) {
-    i32 s[SUMS];
+    i64 total = sums[0][i];
 #pragma unroll
-    for (int z = 0; z < SUMS; z++) s[z] = sums[z][i];
-    return recombined(s);
+    for (int w = 1; w < WEIGHTS; w++) total = total * (1 << BASE) + sums[w][i];
+    return total;
 }
 
 __device__ __forceinline__ u64 summed_by_warp(u64 v) {
@@ -134,26 +123,26 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
 #pragma unroll
         for (int z = 0; z < OWN; z++) async_copy(lines + z * of_lines + i * 16, from + z * depth * a.padded);
     }
-    int next = 0, next_turn = 0; /* of what is fetched: the first lane, and which 64 of k */
-    auto fetch = [&](int stage) {
-        if (next < lanes)
-            stream<BR>(ring + stage * OWN * UNITS * UNIT, b.digits + (next_turn * b.padded + next) * WIDTH, depth * b.padded, 0, 1, min((lanes - next + 15) / 16, UNITS) * 16);
+    int unit = warp % UNITS, second = turns - 1; /* whether a unit's k are in two stages */
+    auto fetch = [&](int step, int stage) {
+        int lane = (step >> second) * (UNITS * 16) + unit * 16;
+        if (lane < lanes) fetch_unit<BR>(ring + (stage * OWN * UNITS + unit) * UNIT, b.digits + ((step & second) * b.padded + lane) * WIDTH, depth * b.padded);
         async_commit();
-        if (++next_turn == turns) next_turn = 0, next += UNITS * 16;
     };
-    for (int s = 0; s < RING - 1; s++) fetch(s);
+    for (int s = 0; s < RING - 1; s++) fetch(s, s);
     if (threadIdx.x < BR) {
         int r = (int)threadIdx.x;
         found[r] = a.along[first + r];
         tops[r] = first + r < a.lanes ? a.top[first + r] : 0u;
     }
     if ((int)threadIdx.x < turns * WIDTH) across[threadIdx.x] = (u64)across_of(b.across, depth, threadIdx.x);
-    int line = warp / UNITS * 8 + LANE % 4 * 2, stage = 0, turn = 0;
-    i32 sums[SUMS][4];
+    int line = warp / UNITS * 8 + LANE % 4 * 2, stage = 0;
+    i32 sums[WEIGHTS][4];
     u64 here[2] = {0, 0};
     u32 top_b[2];
-    for (int begin = warp % UNITS * 16; begin - warp % UNITS * 16 < lanes;) { /* the unit's first lane: it may have lanes that are padded, but none beyond those */
-        int lane = begin + LANE / 4;
+    for (int step = 0; (step >> second) * (UNITS * 16) < lanes; step++) {
+        int turn = step & second, begin = (step >> second) * (UNITS * 16) + unit * 16, lane = begin + LANE / 4;
+        bool idle = begin >= lanes; /* a unit may have lanes that are padded, but none beyond those */
         if (turn == 0) {
             cleared(sums);
 #pragma unroll
@@ -161,20 +150,16 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
         }
         async_wait<RING - 2>();
         __syncthreads(); /* the stage is there for all, and the one before it is done with */
-        fetch(stage == 0 ? RING - 1 : stage - 1);
-        if (begin < lanes) multiply_unit(sums, ring + (stage * OWN * UNITS + warp % UNITS) * UNIT, lines + (turn * BR + warp / UNITS * 8) * WIDTH, of_lines);
+        fetch(step + RING - 1, stage == 0 ? RING - 1 : stage - 1);
+        if (!idle) multiply_unit(sums, ring + (stage * OWN * UNITS + unit) * UNIT, lines + (turn * BR + warp / UNITS * 8) * WIDTH, of_lines);
         if (++stage == RING) stage = 0;
-        if (++turn < turns) continue;
-        turn = 0;
-        if (begin < lanes) {
+        if (turn < second || idle) continue;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                i64 total = total_of_sums(sums, i);
-                here[i % 2] += (u64)total;
-                if (lane + i / 2 * 8 < lanes) plane[(line + i % 2) * pitch + lane + i / 2 * 8] = element(total, tops[line + i % 2], top_b[i / 2], bits);
-            }
+        for (int i = 0; i < 4; i++) {
+            i64 total = total_of_sums(sums, i);
+            here[i % 2] += (u64)total;
+            if (lane + i / 2 * 8 < lanes) plane[(line + i % 2) * pitch + lane + i / 2 * 8] = element(total, tops[line + i % 2], top_b[i / 2], bits);
         }
-        begin += UNITS * 16;
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -228,14 +213,17 @@ __device__ __forceinline__ void line_done(const Line &line) {
  * with a barrier. */
 template <int BR> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits, const u32 *tops,
                                                               const Packed &b, i64 length, int bits, char *ring, u64 *faults) {
-    static_assert(UNITS * BR * 16 * 8 <= RING * OWN * UNITS * UNIT, "the ring has no room for the totals of all units");
+    const int wide = 18; /* u64 of a line's totals: those that a warp writes at a time lie in different banks */
+    static_assert(UNITS * BR * wide * 8 <= RING * OWN * UNITS * UNIT, "the ring has no room for the totals of all units");
     int count = rows_of((int)length), of_lines = count * BR * WIDTH, warp = (int)threadIdx.x >> 5, lanes = (int)b.lanes, tiles = (lanes + 15) / 16;
     int depth = ((int)length + ROW - 1) / ROW * ROW;
-    int deep = UNITS / tiles, steps = (count + deep - 1) / deep, part = warp % UNITS / tiles, next = 0; /* rows of a stage; which of them this warp has */
+    int deep = UNITS / tiles, unit = warp % UNITS, part = unit / tiles, next = part; /* rows of a stage; which of them this warp has */
+    bool idle = part >= deep;
     char *lines = digits + head_bytes<BR>(), *check = lines + OWN * of_lines;
     u32 *top_b = (u32 *)(ring + RING * OWN * UNITS * UNIT);
     auto fetch = [&](int stage) {
-        if (next < count) stream<BR>(ring + stage * OWN * UNITS * UNIT, b.digits + next * b.padded * WIDTH, depth * b.padded, b.padded * WIDTH, min(deep, count - next), tiles * 16);
+        if (!idle && next < count)
+            fetch_unit<BR>(ring + (stage * OWN * UNITS + unit) * UNIT, b.digits + (next * b.padded + (unit - part * tiles) * 16) * WIDTH, depth * b.padded);
         async_commit();
         next += deep;
     };
@@ -250,23 +238,21 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
             s = (s - low) >> 8;
         }
     }
-    i32 sums[SUMS][4];
+    i32 sums[WEIGHTS][4];
     cleared(sums);
     int stage = 0;
-    for (int step = 0; step < steps; step++) {
+    for (int row = part; row - part < count; row += deep) {
         async_wait<RING - 2>();
         __syncthreads();
         fetch(stage == 0 ? RING - 1 : stage - 1);
-        int row = step * deep + part;
-        if (part < deep && row < count)
-            multiply_unit(sums, ring + (stage * OWN * UNITS + warp % UNITS) * UNIT, lines + (row * BR + warp / UNITS * 8) * WIDTH, of_lines);
+        if (!idle && row < count) multiply_unit(sums, ring + (stage * OWN * UNITS + unit) * UNIT, lines + (row * BR + warp / UNITS * 8) * WIDTH, of_lines);
         if (++stage == RING) stage = 0;
     }
     __syncthreads();
     u64 *totals = (u64 *)ring; /* [unit][line][lane] */
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        totals[(warp % UNITS * BR + warp / UNITS * 8 + LANE % 4 * 2 + i % 2) * 16 + LANE / 4 + i / 2 * 8] = (u64)total_of_sums(sums, i);
+        totals[(unit * BR + warp / UNITS * 8 + LANE % 4 * 2 + i % 2) * wide + LANE / 4 + i / 2 * 8] = (u64)total_of_sums(sums, i);
     i32 parts[OWN][CHECKED]; /* at most 64 words of 4 digits each: less than 2^23 */
 #pragma unroll
     for (int i = 0; i < OWN * CHECKED; i++) parts[i / CHECKED][i % CHECKED] = 0;
@@ -284,7 +270,7 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
     __syncthreads();
     for (int n = LANE; n < lanes; n += 32) {
         u64 total = 0;
-        for (int p = 0; p < deep; p++) total += totals[((p * tiles + n / 16) * BR + warp) * 16 + n % 16];
+        for (int p = 0; p < deep; p++) total += totals[((p * tiles + n / 16) * BR + warp) * wide + n % 16];
         wrong += total;
         if (first + warp < rows) out[(first + warp) * row_step + n * lane_step] = element((i64)total, tops[warp], top_b[n], bits);
     }

@@ -72,6 +72,8 @@ class Choices:
         self._prepared: set[int] = set()
         self._left: set[str] = set()
         """Ways whose trial another process began."""
+        self._silent: set[Floating] = set()
+        """Kinds of digits about which the probe had no answer."""
 
     def ways(self, size: Size) -> list[Way]:
         """All that this device has for a size."""
@@ -129,15 +131,16 @@ class Choices:
 
     def holds(self, kind: Floating) -> int:
         """The power of two up to which the chip's accumulators passed the probe, 0 for none; asked once for a device and driver."""
-        if not takes(self._device.description.arch, kind):
+        if not takes(self._device.description.arch, kind) or kind in self._silent:
             return 0
         answers: dict[str, int] = {str(power): power for power in (0, *range(probe.FORMATS[kind].least, MOST_HELD + 1))}
         if self._known.get(EXACT[kind]) not in answers:
             try:
                 found = probe.holds(self._device, kind)
-            except RuntimeError as error:
-                found = 0
+            except RuntimeError as error:  # no answer: the next process asks again
+                self._silent.add(kind)
                 log.error("products are not made in %s: %s", kind, error)
+                return 0
             self._keep(EXACT[kind], str(found))
         return answers[self._known[EXACT[kind]]]
 

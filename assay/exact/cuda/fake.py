@@ -18,6 +18,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ _one = threading.Lock()
 """A kernel's source has globals: where several devices are in one process, one grid runs at a time."""
 _KERNEL = re.compile(r"^\s*(?:KERNEL|extern \"C\" __global__ void)\s+(?:(?:CLUSTERED|__launch_bounds__)\([^)]*\)\s*)*(\w+)\s*\(", re.MULTILINE)
 WITHOUT_CLUSTERS = "\n#ifndef CLUSTER\n#define CLUSTER 1\n#endif\n"
+
+
+class Order(IntEnum):
+    """As in shim.h."""
+
+    BY_TURNS = 0
+    ASCENDING = 1
+    DESCENDING = 2
 
 
 def compiler() -> str | None:
@@ -108,7 +117,7 @@ class _Kernel:
     def __init__(self, name: str, library: ctypes.CDLL) -> None:
         self.name = name
         self.run = library[f"shim_run_{name}"]
-        self.run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+        self.run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint]
         self.run.restype = ctypes.c_char_p
         self.parameters = int(library[f"shim_count_{name}"]())
 
@@ -159,9 +168,11 @@ class _Graph:
 
 class Fake:
     """Raises DeviceError where there is no C++ compiler. `grant` says what may be allocated of so many bytes; without `peers` it opens no other's
-    memory; `copies` says when lanes do theirs (fake_lanes.py)."""
+    memory; `copies` says when lanes do theirs (fake_lanes.py), `order` in which order threads and blocks run."""
 
-    def __init__(self, memory: int = MEMORY, grant: Callable[[int], Budget] = Budget, peers: bool = True, copies: str = LATE) -> None:
+    def __init__(
+        self, memory: int = MEMORY, grant: Callable[[int], Budget] = Budget, peers: bool = True, copies: str = LATE, order: Order = Order.BY_TURNS,
+    ) -> None:  # fmt: skip
         cxx = compiler()
         if cxx is None:
             raise DeviceError("the fake device needs a C++ compiler (c++, g++ or clang++): apt install g++")
@@ -175,6 +186,7 @@ class Fake:
         self._recording: _Graph | None = None
         self._early = copies == EARLY
         self._queue = Queue(eager=not self._early)
+        self._order = order
         self.launches = 0
 
     def allocate(self, size: int) -> Buffer:
@@ -269,7 +281,7 @@ class Fake:
         def run() -> None:
             self.launches += 1
             with _one:
-                message = kernel.run(words, sizes, threads, shared)
+                message = kernel.run(words, sizes, threads, shared, self._order)
             if message:
                 raise DeviceError(f"{kernel.name}: {message.decode()}")
 

@@ -1,10 +1,11 @@
 /* CUDA C++ on a CPU, for the fake device (fake.py): enough of the language for the kernels of this folder, so that the same source runs
  * without a GPU. Every thread of a block is a fibre with a stack of its own; a fibre runs until it waits at a barrier, and blocks run one
- * after the other (those of a cluster together), so a run is deterministic. A barrier that some thread of the block (or lane of the mask) never reaches is an error, as
+ * after the other (those of a cluster together), so a run is deterministic. In which order is asked for: what a missing barrier should have
+ * prevented comes out wrong in one of the three, where threads of one block race. A barrier that some thread of the block (or lane of the mask) never reaches is an error, as
  * it is undefined on a GPU. Warp operations follow the CUDA C++ Programming Guide (warp shuffle, vote, reduce functions). Tensor cores: tensor.cuh
  * and shim_hopper.h.
  *
- * What it does not show: races between blocks or warps that a barrier should have prevented, speed, and what a compiler for GPUs makes of the source.
+ * What it does not show: what races within an instruction, or between blocks that do run at the same time; speed, and what a compiler for GPUs makes of the source.
  */
 #ifndef ASSAY_SHIM_H
 #define ASSAY_SHIM_H
@@ -60,6 +61,8 @@ namespace shim {
 const unsigned MAX_THREADS = 1024, MAX_CLUSTER = 4, FIBRES = 2048, MASKS = 8, PLACE = 64;
 const size_t STACK = 256 << 10, SHARED = 256 << 10;
 
+enum { BY_TURNS, ASCENDING, DESCENDING };
+
 struct barrier { unsigned mask, arrived, generation; };
 struct warp_state {
     barrier at[MASKS];
@@ -80,6 +83,7 @@ static warp_state warps[FIBRES / 32];
 static block_state states[MAX_CLUSTER];
 static void *stacks[FIBRES];
 static unsigned free_stacks, threads, together, current; /* together: threads of all blocks that run at once */
+static unsigned order; /* BY_TURNS: all warps from barrier to barrier. ASCENDING, DESCENDING: a warp, and a block, goes on as long as it can */
 static const char *error;
 static void (*body)(const uint64_t *);
 static const uint64_t *arguments;
@@ -188,6 +192,34 @@ static inline unsigned gather_votes(int predicate, int what) {
 
 static bool ready(const fibre *f) { return !f->done && (!f->generation || *f->generation != f->seen); }
 
+/* Each thread of a warp of the blocks that run, the first of which is `block`, up to its next barrier; whether any was ready. */
+static bool run_warp(unsigned warp, uint3 block, unsigned *left) {
+    unsigned lanes = together - warp * 32 < 32 ? together - warp * 32 : 32;
+    bool moved = false;
+    for (unsigned i = 0; i < lanes && !error; i++) {
+        unsigned t = warp * 32 + (order == DESCENDING ? lanes - 1 - i : i);
+        fibre *f = &fibres[t];
+        if (!ready(f)) continue;
+        if (!f->stack) {
+            if (!free_stacks) {
+                void *s = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                if (s == MAP_FAILED) { error = "no memory for the stacks of a block"; break; }
+                stacks[free_stacks++] = s;
+            }
+            f->stack = stacks[--free_stacks];
+            start(f);
+        }
+        current = t;
+        threadIdx = f->index;
+        blockIdx = {block.x + t / threads, block.y, block.z};
+        f->generation = NULL;
+        resume(f);
+        moved = true;
+        if (f->done) { stacks[free_stacks++] = f->stack; --*left; }
+    }
+    return moved;
+}
+
 /* The blocks of a cluster, the first of which is blockIdx. */
 static void run_blocks() {
     uint3 first = blockIdx;
@@ -199,30 +231,15 @@ static void run_blocks() {
     }
     if (begin) begin();
     for (unsigned left = together; left;) {
-        unsigned before = left;
         bool moved = false;
-        for (unsigned t = 0; t < together && !error; t++) {
-            fibre *f = &fibres[t];
-            if (!ready(f)) continue;
-            if (!f->stack) {
-                if (!free_stacks) {
-                    void *s = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-                    if (s == MAP_FAILED) { error = "no memory for the stacks of a block"; break; }
-                    stacks[free_stacks++] = s;
-                }
-                f->stack = stacks[--free_stacks];
-                start(f);
+        for (unsigned w = 0, all = (together + 31) / 32; w < all && !error; w++) {
+            while (run_warp(order == DESCENDING ? all - 1 - w : w, first, &left)) {
+                moved = true;
+                if (order == BY_TURNS || error) break;
             }
-            current = t;
-            threadIdx = f->index;
-            blockIdx = {first.x + t / threads, first.y, first.z};
-            f->generation = NULL;
-            resume(f);
-            moved = true;
-            if (f->done) { stacks[free_stacks++] = f->stack; left--; }
         }
-        if (!error && !moved && before == left && late && late()) continue;
-        if (error || (!moved && before == left)) {
+        if (!error && !moved && late && late()) continue;
+        if (error || !moved) {
             if (!error) error = "a barrier that some thread of its block, or lane of its mask, never reaches";
             for (unsigned t = 0; t < together; t++) if (fibres[t].stack && !fibres[t].done) stacks[free_stacks++] = fibres[t].stack;
             return;
@@ -232,7 +249,8 @@ static void run_blocks() {
 }
 
 /* Runs all blocks of a grid; NULL, or what went wrong. */
-static const char *run(void (*kernel)(const uint64_t *), const uint64_t *args, const uint32_t *grid, const uint32_t *block, size_t shared, unsigned cluster) {
+static const char *run(void (*kernel)(const uint64_t *), const uint64_t *args, const uint32_t *grid, const uint32_t *block, size_t shared, unsigned cluster,
+                       unsigned in_order) {
     const unsigned char garbage = 0xa5;
     error = NULL;
     gridDim = {grid[0], grid[1], grid[2]};
@@ -244,13 +262,15 @@ static const char *run(void (*kernel)(const uint64_t *), const uint64_t *args, c
     if (cluster > MAX_CLUSTER || grid[0] % cluster || cluster * threads > FIBRES || (cluster > 1 && threads % 32)) return "blocks that make no clusters";
     together = threads * cluster;
     asked = shared;
+    order = in_order;
     body = kernel;
     arguments = args;
 #if defined(__x86_64__)
     unsigned was = _mm_getcsr();
     _mm_setcsr(0x1f80);
 #endif
-    for (uint64_t b = 0, n = (uint64_t)grid[0] * grid[1] * grid[2]; b < n && !error; b += cluster) {
+    for (uint64_t done = 0, n = (uint64_t)grid[0] * grid[1] * grid[2]; done < n && !error; done += cluster) {
+        uint64_t b = order == DESCENDING ? n - cluster - done : done;
         blockIdx = {(unsigned)(b % grid[0]), (unsigned)(b / grid[0] % grid[1]), (unsigned)(b / grid[0] / grid[1])};
         for (unsigned i = 0; i < cluster; i++) memset(dynamic[i], garbage, shared + 64);
         run_blocks();
@@ -272,8 +292,8 @@ template <class... A> static constexpr unsigned count(void (*)(A...)) { return s
 /* fake.py appends one of these for each kernel, after CLUSTER (blocks) is defined. */
 #define SHIM_KERNEL(name) \
     extern "C" unsigned shim_count_##name() { return shim::count(name); } \
-    extern "C" const char *shim_run_##name(const uint64_t *args, const uint32_t *grid, const uint32_t *block, size_t shared) { \
-        return shim::run([](const uint64_t *a) { shim::call(name, a); }, args, grid, block, shared, CLUSTER); }
+    extern "C" const char *shim_run_##name(const uint64_t *args, const uint32_t *grid, const uint32_t *block, size_t shared, unsigned order) { \
+        return shim::run([](const uint64_t *a) { shim::call(name, a); }, args, grid, block, shared, CLUSTER, order); }
 
 #define ASSAY_SHARED(T, name) T *name = reinterpret_cast<T *>(shim::dynamic[shim::own_block()])
 
