@@ -6,7 +6,8 @@
 # A kernel that reads a row again reads it from memory only if the rows that are under way at a time (2048 threads a processor, or one row
 # where kernels are launched so) do not fit in the level-2 cache. A product: both operands as f32 twice (scales, packing), their digits written, read
 # by the multiplication once each, and B's once more for the checksum, C written; where blocks share k, 8 bytes of each total cleared, added by every
-# block and read. Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the
+# block and read. A matrix that is packed along both axes at once is read once for that, if the blocks under way fit in the cache, and once for its scales
+# where the step that makes it does not write them. Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the
 # rest. The time at 4 TB/s (of the data sheet's 4.8) is what the bytes alone would take, if nothing else did.
 #
 # Goal: a step in at most twice the time of native bf16. What that is on the device is measured by bench/gpu.py, never was, and taken here as the
@@ -27,12 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from planned import H200
 
-from assay.exact.cuda import rows
+from assay.exact.cuda import pairs, rows
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
-from assay.exact.cuda.product import Products
+from assay.exact.cuda.product import Products, Side, around
 from assay.exact.cuda.ruler import Ruler
 from assay.exact.cuda.tape import SHORT, Tape
+from assay.exact.cuda.tiles import ROW
 from assay.exact.plan import Plan
 from assay.exact.steps import Step
 from assay.exact.views import View
@@ -44,7 +46,9 @@ PEAK, REACHED = 989e12, 0.4
 """Floating-point operations a second of bf16's products, by the data sheet, and the part of them that a good step reaches."""
 THREADS = 2048
 """Of a processor, at most."""
-KINDS = {"matmul": "products"} | dict.fromkeys(("map", "sum", "amax", "rows"), "maps and reductions")
+BLOCKS = 4
+"""Of `pack_both`, that a processor has under way at most."""
+KINDS = {"pack": "products"} | {"matmul": "products"} | dict.fromkeys(("map", "sum", "amax", "rows"), "maps and reductions")
 
 Moved = list[tuple[View, float]]
 """Bytes, each with the value that they are of."""
@@ -64,6 +68,8 @@ def moved(step: Step, products: Products) -> Moved:
     match step.name:
         case "matmul":
             return product(step, products)
+        case "pack":
+            return packing(step, products)
         case "rows":
             passes, shape = rows.passes(step), rows.shape_of(step)
             again = {v: n - 1 for v, n in passes.items() if n > 1}
@@ -90,12 +96,27 @@ def moved(step: Step, products: Products) -> Moved:
 def product(step: Step, products: Products) -> Moved:
     p = products.product(step)
     assert p is not None
-    (a, b), (c,) = step.reads, step.writes
-    digits = p.digits.planes * p.digits.item * p.k
-    read = [8 * side.products * lanes * p.k for side, lanes in ((p.a, p.m), (p.b, p.n))]
-    packed = [side.products * padded * digits for side, padded in ((p.a, p.padded_a), (p.b, p.padded_b))]
+    (a, b), (c,) = pairs.planned(step).reads, step.writes
     totals = 8 * p.products * p.m * p.n * (p.parts + 2) if p.parts > 1 else 0
-    return [(a, read[0] + 2 * packed[0]), (b, read[1] + 3 * packed[1]), (c, touched(c) + totals)]
+    out: Moved = [(c, touched(c) + totals)]
+    for v, side, given, times in zip((a, b), p.sides, pairs.reads_of(step), (1, 2), strict=True):
+        own = 0 if len(given) > 1 else 8 * side.operand.products * side.operand.lanes.size * p.k + written(side)
+        out.append((v, own + times * written(side)))
+    return out
+
+
+def packing(step: Step, products: Products) -> Moved:
+    made, sides = pairs.pack_of(step), [products.side(pairs.planned(of), which) for of, which in zip(step.parts, step.extra, strict=True)]
+    row, column = (side for side in sides if side is not None)
+    v, size = made.matrix, 4 * row.operand.lanes.size * row.operand.k.size
+    together = around(row.digits, row.layout) == around(column.digits, column.layout) and cached(H200.processors * BLOCKS, 4 * ROW * ROW)
+    return [(v, size * (1 + made.tops + (not together)) + written(row) + written(column))]
+
+
+def written(side: Side) -> int:
+    """Bytes of digits, without those of zeros that fill up k."""
+    operand = side.operand
+    return operand.products * side.padded * operand.k.size * side.planes * side.digits.item
 
 
 def launches(plan: Plan, part: Part) -> int:
@@ -109,7 +130,7 @@ def counted(program: Program, fused: bool, scores: int, logits: int) -> dict[str
     products, count = Products(Ruler(H200)), Counter[str]()
     started = steps = arena = 0
     for part in (program.micro, program.update):
-        plan = Plan(part, constants_of(program), program.gemm_bits, rows=fused)
+        plan = Plan(part, constants_of(program), program.gemm_bits, rows=fused, packs=products.paired if fused else None)
         steps, started, arena = steps + len(plan.steps), started + launches(plan, part), max(arena, plan.arena)
         for step in plan.steps:
             for v, size in moved(step, products):

@@ -181,8 +181,10 @@ def prepare(kind: str, programs: Sequence[Program]) -> None:
     from assay.exact.cuda.parts import constants_of
     from assay.exact.cuda.rows import texts
 
-    plans = [Plan(part, constants_of(p), p.gemm_bits, trace, rows=True) for p in programs for part in (p.micro, p.update) for trace in (False, True)]
-    _open(kind).kernels.compile(texts(plans))
+    opened, parts = _open(kind), [(p, part) for p in programs for part in (p.micro, p.update)]
+    packs = opened.products.paired
+    plans = [Plan(part, constants_of(p), p.gemm_bits, trace, rows=True, packs=packs) for p, part in parts for trace in (False, True)]
+    opened.kernels.compile(texts(plans))
 
 
 def why_not() -> str | None:

@@ -6,18 +6,20 @@ step as soon as something else needs one of its results, or nothing more can joi
 step that reads them is done; results of the part go straight to the caller's arrays, or over an input of the caller's that is given up.
 
 With `trace`, nothing is fused and every node's result can be seen, after the step that makes it: the bits are the same. With `rows`, and
-without `trace`, steps over the same rows are one (assay.exact.rows), for a device that has kernels for that.
+without `trace`, steps over the same rows are one (assay.exact.rows), for a device that has kernels for that; with `packs`, it packs matrices that
+several products read once for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import reference
+from assay.exact.again import Again
 from assay.exact.arena import Arena
 from assay.exact.recompute import turns
 from assay.exact.rows import Finder
@@ -61,10 +63,16 @@ class _Group:
         self.results |= other.results
 
 
+Packs = Callable[[Sequence[Step], Callable[[int], int], Callable[[TensorType], View], Collection[int]], list[Step]]
+"""Steps, the storage of a root, what makes one, the storages that have a place already -> steps in which matrices are packed for several products."""
+
+
 class Plan:
     """Steps and storage of one part. `homes` maps a root to ("input" | "constant" | "output", index) or ("arena", byte offset)."""
 
-    def __init__(self, part: Part, constants: Mapping[str, Array], gemm_bits: int, trace: bool = False, rows: bool = False) -> None:
+    def __init__(
+        self, part: Part, constants: Mapping[str, Array], gemm_bits: int, trace: bool = False, rows: bool = False, packs: Packs | None = None,
+    ) -> None:  # fmt: skip
         self.part, self.trace, self.gemm_bits = part, trace, gemm_bits
         self.steps: list[Step] = []
         self.views: list[View] = []
@@ -92,6 +100,9 @@ class Plan:
         if rows and not trace:
             wanted = {*self.within, *(root for root, (home, _) in self.homes.items() if home == "output")}
             self.steps = Finder(self.steps, self._storage, wanted, self._additions()).fused()
+            self.steps = Again(self.steps, self._storage, self.homes).made()
+        if packs is not None and not trace:
+            self.steps = packs(self.steps, self._storage, self._root, self.homes)
         self.arena = self._store()
         self.over: dict[int, int] = self._over()
         """Output -> the input of the same entry that it may be written over, if the caller gives that up."""

@@ -18,7 +18,7 @@ from assay.exact.cuda.device import Device, Launch
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.gpu import Gpu
 from assay.exact.cuda.maps import Kernels
-from assay.exact.cuda.product import Products
+from assay.exact.cuda.product import Product, Products
 from assay.exact.cuda.tape import magic, walk_words
 from assay.exact.cuda.trees import Trees, work_bytes
 from assay.exact.inputs import Case, case, floats, integers, program, whole, words
@@ -92,7 +92,7 @@ def test_plain_products_have_the_same_bits(name: str) -> None:
     """Those that stand in where a product has too many rows."""
 
     class Nothing(Products):
-        def scratch(self, step: Step) -> int | None:
+        def product(self, step: Step) -> Product | None:
             return None
 
     device, compiled = kernels()

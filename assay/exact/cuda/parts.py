@@ -70,7 +70,7 @@ class Parts:
         """Of `micro` or `update`. Raises ProgramError for a step that is too large."""
         key = name, trace
         if key not in self._tapes:
-            plan = Plan(self.parts[name], self._constants, self.program.gemm_bits, trace, rows=True)
+            plan = Plan(self.parts[name], self._constants, self.program.gemm_bits, trace, rows=True, packs=self.products.paired)
             self._tapes[key] = Tape(plan, self.device, self.kernels, self.products)
         return self._tapes[key]
 

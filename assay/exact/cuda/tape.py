@@ -7,7 +7,8 @@ are many are cut among blocks (reduce.cu).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from math import prod
 from typing import Protocol
@@ -19,6 +20,7 @@ from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.rows import Rows
 from assay.exact.steps import Step
+from assay.exact.table import TensorType
 from assay.exact.tape import MASK
 from assay.exact.views import View, c_strides, merged
 from assay.program import ProgramError
@@ -55,6 +57,14 @@ class Products(Protocol):
         ...
 
     def prepare(self, step: Step, at: Callable[[View], int], scratch: int) -> list[Launch]: ...
+
+    def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]:
+        """Of a step that packs a matrix for two products."""
+        ...
+
+    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]) -> list[Step]:
+        """As plan.py wants it."""
+        ...
 
 
 def magic(size: int) -> int:
@@ -198,13 +208,17 @@ class Tape:
             arguments: list[int] = [*size]
             for v, walk in zip(step.reads, walks, strict=True):
                 arguments += [at(v)] if walk is None else [at(v), self._address(walk)]
-            return [Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*arguments, *map(at, step.writes), *bits))]
+            heads = [self.zeros(at(part.writes[0]), *part.extra) for part in step.parts if part.name == "tops"]
+            return [*heads, Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*arguments, *map(at, step.writes), *bits))]
 
         return make
 
     def _other(self, step: Step) -> Maker:
         if step.name == "rows":
             return self._rows(step)
+        if step.name == "pack":
+            assert self._products is not None
+            return partial(self._products.pack, step)
         (out,), extra = step.writes, step.extra
         item, reads = out.item, step.reads
         match step.name:

@@ -254,7 +254,7 @@ class _Planned:
         replaced = [lives.replaced(v) for v in stage.gives]
         meant = [i if i is not None and lives.last_read.get(i, 0) <= phase else None for i in replaced]
         outputs = [o if i is None else Output(kind="state", name=str(i), value=o.value) for o, i in zip(stage.part.outputs, meant, strict=True)]
-        plan = Plan(msgspec.structs.replace(stage.part, outputs=tuple(outputs)), on.constants, on.bits, rows=True)
+        plan = Plan(msgspec.structs.replace(stage.part, outputs=tuple(outputs)), on.constants, on.bits, rows=True, packs=on.products.paired)
         multiplies = any(step.name == "matmul" for step in plan.steps)
         tape = Tape(plan, on.device, on.kernels, on.products)
         over = {} if multiplies else {stage.gives[slot]: stage.takes[at] for slot, at in plan.over.items()}
