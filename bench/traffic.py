@@ -5,10 +5,11 @@
 # The rule: each launch reads the elements it touches once, and writes its results once; nothing stays in a cache from one launch to the next.
 # A kernel that reads a row again reads it from memory only if the rows that are under way at a time (2048 threads a processor, or one row
 # where kernels are launched so) do not fit in the level-2 cache. A product: both operands as f32 twice (scales, packing), their digits written, read
-# by the multiplication once each, and B's once more for the checksum, C written; where blocks share k, 8 bytes of each total cleared, added by every
-# block and read. A matrix that is packed along both axes at once is read once for that, if the blocks under way fit in the cache, and once for its scales
-# where the step that makes it does not write them. Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the
-# rest. The time at 4 TB/s (of the data sheet's 4.8) is what the bytes alone would take, if nothing else did.
+# by the multiplication once each, and B's once more for the checksum, C written; where blocks share k, 8 bytes of each total cleared, added by
+# every block and read. A matrix that is packed along both axes at once is read once for that, if the blocks under way fit in the cache (132
+# processors, four blocks each of 64 KB), and once for its scales where the step that makes it does not write them. Tables of scales and places are
+# left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the rest. The time at 4 TB/s (of the data sheet's
+# 4.8) is what the bytes alone would take, if nothing else did.
 #
 # Goal: a step in at most twice the time of native bf16. What that is on the device is measured by bench/gpu.py, never was, and taken here as the
 # time of the model's arithmetic at 40 % of bf16's peak (989 TFLOP/s).

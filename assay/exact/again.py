@@ -1,11 +1,11 @@
 """Values that a step of a plan makes again of what lies in memory anyway, where that is fewer bytes than to write and read them.
 
-A GELU's gradient wants the input's square and sigmoid, a layer norm's its centred rows, cross-entropy's the logarithms of all probabilities: each is a few
-operators away from a value that is there (and one element a row). A step that is one kernel makes them in registers. The operators are the same, so the
-bits are, too; what nothing reads any more is not written and has no place.
+A GELU's gradient wants the input's square and sigmoid, a layer norm's its centred rows, cross-entropy's the logarithms of all probabilities: each
+is a few operators away from a value that is there (and one element a row). A step that is one kernel makes them in registers. The operators are the
+same, so the bits are, too; what nothing reads any more is not written and has no place.
 
-This comes after steps over the same rows are one (assay.exact.rows), and before values have places. Only MAP steps and those over rows make values again
-or are made again, and only from elements at the same place: what they read has lain still since.
+This comes after steps over the same rows are one (assay.exact.rows), and before values have places. Only MAP steps and those over rows make values
+again, of what such steps made, element by element, and only of what has lain still since.
 """
 
 from __future__ import annotations

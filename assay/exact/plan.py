@@ -25,7 +25,7 @@ from assay.exact.recompute import turns
 from assay.exact.rows import Finder
 from assay.exact.steps import LOWER, Instruction, Step, kernel
 from assay.exact.table import OPS, Kind, TensorType
-from assay.exact.views import Folded, View, broadcast, c_strides, folded, ints, lanes, moved, whole
+from assay.exact.views import Folded, View, broadcast, c_strides, folded, ints, lanes, moved, reshaped, whole
 from assay.program import Node, Part, ProgramError
 
 Array = NDArray[Any]
@@ -268,10 +268,17 @@ class Plan:
         return out
 
     def place(self, v: View, out: View) -> None:
-        """Sees to it that the elements of `v` are at `out`, an empty place: they are made there, if they are a storage of their own."""
+        """Sees to it that the elements of `v` are at `out`, an empty place: they are made there, if they are a storage of their own, and copied once
+        if they were copied for this alone."""
         alone = v.root in self._makers and v.root not in self.within and v.root not in self._wanted and whole_of(v, self._types[v.root].elements)
         if alone and out.contiguous:
             self.within[v.root] = out.root, out.offset * out.item
+            return
+        once = alone and not self.trace and len(self._uses[v.root]) == 1
+        made = [step for step in self.steps if step.writes[0].root == v.root] if once else []
+        if len(made) == 1 and made[0].name == "copy" and (to := reshaped(out, made[0].reads[0].shape)) is not None:
+            self.steps.remove(made[0])
+            self.steps.append(Step("copy", made[0].reads, (to,)))
         else:
             self.steps.append(Step("copy", (v,), (out,)))
 

@@ -1,10 +1,11 @@
 """Steps of a plan that all work on the same rows, as one: softmax, layer norm, cross-entropy and their gradients, in which a device then reads a
 row once and keeps it, instead of writing each step's result and reading it again (assay.exact.cuda.rows).
 
-A group has R rows of L elements. Its members are MAP steps over R x L elements, MAP steps over R (one element a row), gathers of one element of
-each row and scatters of a value into one of each (cross-entropy and its gradient), and maxima and sums over whole rows; at least one of these last. What they read is written as a view of shape [..., L] whose last stride is 1 (the elements of
-a row lie side by side) or 0 (one element for all of a row), the rows' dimensions joined as far as they can be: so two
-views of the same elements are equal, and a member reads another's result exactly where the view is that result's own.
+A group has R rows of L elements. Its members are MAP steps over R x L elements, MAP steps over R (one element a row), gathers of one element of each
+row and scatters of a value into one of each (cross-entropy and its gradient), and maxima and sums over whole rows; at least one of these last. What
+they read is written as a view of shape [..., L] whose last stride is 1 (the elements of a row lie side by side) or 0 (one element for all of a
+row), the rows' dimensions joined as far as they can be: so two views of the same elements are equal, and a member reads another's result exactly
+where the view is that result's own.
 
 This happens before values have places: what no step outside a group reads is given none, and what a group writes lies over nothing that it
 reads, since both are there until it is done (Plan._store). So nothing depends on how bytes overlap.

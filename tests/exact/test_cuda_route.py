@@ -39,7 +39,8 @@ def kernels() -> tuple[Device, Kernels]:
     """The device, and what it has compiled: all MAP kernels of the set at once, which takes seconds instead of minutes."""
     device: Device = Gpu() if ON_GPU else fake.Fake()
     compiled = Kernels(device)
-    plans = [Plan(c.part, {}, c.gemm_bits, trace, rows=True) for c in CASES.values() for trace in (False, True)]
+    packs = Products(device).paired
+    plans = [Plan(c.part, {}, c.gemm_bits, trace, rows=True, packs=packs) for c in CASES.values() for trace in (False, True)]
     compiled.compile(rows.texts(plans))
     return device, compiled
 

@@ -218,11 +218,16 @@ KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack_both(const float *x, const i
     __shared__ __align__(16) float tile[32][ROW + 4];
     __shared__ i32 part[8][ROW];
     i64 wide = ((padded_c > columns ? padded_c : columns) + ROW - 1) / ROW, item = (i64)gridDim.x - 1 - blockIdx.x, row = item / wide, column = item % wide;
-    packed_operand of = {row_at, column_at, row_step, column_step, rows, columns, 0, padded_r, planes_r, top_r, packed_r, across_r, along_r};
-    for (int side = 0; side < 2; side++) {
-        i64 block = side ? row : column, group = (side ? column : row) * (ROW / LANES);
-        if (side) of = {column_at, row_at, column_step, row_step, columns, rows, 1, padded_c, planes_c, top_c, packed_c, across_c, along_c};
-        if (block * ROW >= of.k) continue;
-        for (i64 end = group + ROW / LANES; group < end && group * LANES < of.padded; group++) pack_group(x, of, 0, group, block, (int)bits, tile, part);
+    const packed_operand by_row = {row_at, column_at, row_step, column_step, rows, columns, 0, padded_r, planes_r, top_r, packed_r, across_r, along_r};
+    const packed_operand by_column = {column_at, row_at, column_step, row_step, columns, rows, 1, padded_c, planes_c, top_c, packed_c, across_c, along_c};
+    if (column * ROW < columns) {
+        #pragma unroll 1
+        for (i64 group = row * (ROW / LANES); group < (row + 1) * (ROW / LANES) && group * LANES < padded_r; group++)
+            pack_group(x, by_row, 0, group, column, (int)bits, tile, part);
+    }
+    if (row * ROW < rows) {
+        #pragma unroll 1
+        for (i64 group = column * (ROW / LANES); group < (column + 1) * (ROW / LANES) && group * LANES < padded_c; group++)
+            pack_group(x, by_column, 0, group, row, (int)bits, tile, part);
     }
 }

@@ -1,16 +1,16 @@
 """Matrices that products read along both of their axes, packed in one pass (pack.cu).
 
-A gradient dY is read by two products next to each other: dX has its rows as lanes, dW its columns. So is what a layer is given: by its own product,
-and by that of dW on the way back. The plan then has a step `pack` before the first of them: it reads the matrix once as f32, and what it
-writes are values as others: digits of either kind, and a head with the largest magnitudes and the checksum's sums of both. They have places as long as
-a product reads them, and a matrix that nothing else reads gives up its own.
+A gradient dY is read by two products next to each other: dX has its rows as lanes, dW its columns. So is what a layer is given: by its own
+product, and by that of dW on the way back. The plan then has a step `pack` before the first of them: it reads the matrix once as f32, and what it
+writes are values as others: digits of either kind, and a head with the largest magnitudes and the checksum's sums of both. They have places as
+long as a product reads them, and a matrix that nothing else reads gives up its own.
 
     head = [tops of rows][tops of columns][sums of rows][sums of columns]    each at a multiple of 8 bytes; zero before
 
-A `pack` step reads (matrix) and writes (tops, tops, sums, sums, digits, digits), each pair for rows and for columns; or reads (matrix, tops, tops) where
-the step that makes the matrix writes its tops, too (`tops` among the `parts` of a `rows` step; that step clears the head). Its `parts` are the two products
-as they were planned, its `extra` says which operand of each it is. A product has for each packed operand (digits, tops, sums) in place of it among its
-reads, and itself as it was planned as its one part.
+A `pack` step reads (matrix) and writes (tops, tops, sums, sums, digits, digits), each pair for rows and for columns; or reads (matrix, tops, tops)
+where the step that makes the matrix writes its tops, too (`tops` among the `parts` of a `rows` step; that step clears the head). Its `parts` are the
+two products as they were planned, its `extra` says which operand of each it is. A product has (tops, sums, digits) among its reads in place of an
+operand that is packed, and itself as it was planned as its one part.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class _Matrix(NamedTuple):
 def paired(
     sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]
 ) -> list[Step]:
-    """The steps of a plan before values have places, with what packs matrices for two products. `storage` is that of a root, `made` makes one, `fixed`
-    have a place that is not the plan's."""
+    """The steps of a plan before values have places, with what packs matrices for two products. `storage` is that of a root, `made` makes one,
+    `fixed` have a place that is not the plan's."""
     return _Pairing(sizes, steps, storage, made, fixed).steps()
 
 
@@ -130,8 +130,8 @@ class _Pairing:
             row, column = found.rows[0], found.columns[0]
             head = head_of(row.side, column.side)
             root = self._made(head.size)
-            sizes = (row.side.top, column.side.top), (row.side.sums, column.side.sums)
-            tops, sums = ([root._replace(offset=at, shape=(size,)) for at, size in zip(*of, strict=True)] for of in zip((head.tops, head.sums), sizes, strict=True))
+            tops = [root._replace(offset=at, shape=(side.top,)) for at, side in zip(head.tops, (row.side, column.side), strict=True)]
+            sums = [root._replace(offset=at, shape=(side.sums,)) for at, side in zip(head.sums, (row.side, column.side), strict=True)]
             digits = [self._made(side.packed) for side in (row.side, column.side)]
             maker = self._maker(view, row.side.operand, start)
             reads, writes = [view], [*sums, *digits]
@@ -180,8 +180,8 @@ class _Pairing:
         return [_Reader(at, which, side) for at, which in places if (side := self._sizes.side(self._steps[at], which)) is not None]
 
     def _taken(self, view: View, matrix: _Matrix) -> _Matrix | None:
-        """The readers that one pass is for: those that want the same as the first of their kind, as long as digits take no memory beside the matrix for
-        long. None where that is not one of each kind."""
+        """The readers that one pass is for: those that want the same as the first of their kind, as long as digits take no memory beside the matrix
+        for long. None where that is not one of each kind."""
         if not matrix.rows or not matrix.columns:
             return None
         alike = _Matrix(*([r for r in readers if r.side == readers[0].side] for readers in matrix))

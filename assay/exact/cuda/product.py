@@ -200,7 +200,8 @@ class Products:
         """What packs a matrix for two products (pairs.py)."""
         made = pairs.pack_of(step)
         row, column = (self.side(pairs.planned(of), which) for of, which in zip(step.parts, step.extra, strict=True))
-        assert row is not None and column is not None
+        assert row is not None
+        assert column is not None
         x, (of_r, of_c) = at(made.matrix), (Given(*map(at, half)) for half in made.halves)
         module = self._device.load(around(row.digits, row.layout))
         ways = [*self._steps(row.operand.lanes), *self._steps(column.operand.lanes)]
