@@ -203,23 +203,22 @@ class Products:
         assert row is not None
         assert column is not None
         x, (of_r, of_c) = at(made.matrix), (Given(*map(at, half)) for half in made.halves)
-        module = self._device.load(around(row.digits, row.layout))
+        kernel = self._device.load(around(row.digits, row.layout)).kernel
         ways = [*self._steps(row.operand.lanes), *self._steps(column.operand.lanes)]
         n, m = row.operand.lanes.size, column.operand.lanes.size
         out = []
         if made.tops:
-            words = pairs.head_of(row, column).size // 4
-            out.append(Launch(module.kernel("clear"), (_few(words), 1, 1), BLOCK, (of_r.top, words)))
+            out.append(self.cleared(row.digits, row.layout, of_r.top, pairs.head_of(row, column).size // 4))
             grid = -(-n // TOPS_ROWS) * -(-m // STRETCH)
-            out.append(Launch(module.kernel("tops_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, of_r.top, of_c.top)))
+            out.append(Launch(kernel("tops_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, of_r.top, of_c.top)))
         if around(row.digits, row.layout) != around(column.digits, column.layout):
-            return [*out, self._pack(row, x, of_r), self._pack(column, x, of_c)]
+            return [*out, self._packed(row, x, of_r)[1], self._packed(column, x, of_c)[1]]
         halves = [
             (of.top, side.padded, of.packed, side.planes, *((of.sums, 0) if side.first else (0, of.sums)))
             for side, of in ((row, of_r), (column, of_c))
         ]
         grid = -(-max(n, row.padded) // ROW) * -(-max(m, column.padded) // ROW)
-        return [*out, Launch(module.kernel("pack_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, row.bits, *halves[0], *halves[1]))]
+        return [*out, Launch(kernel("pack_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, row.bits, *halves[0], *halves[1]))]
 
     def launches(self, p: Product, out: int, a: int, b: int, scratch: int) -> list[Launch]:
         """The whole product. Addresses: of the result, of the operands' first elements, of scratch memory."""
@@ -231,29 +230,31 @@ class Products:
 
     def _packing(self, p: Product, a: int, b: int, at: Mapping[str, int], scratch: int) -> tuple[Launch, Pair, Pair]:
         """What clears the sums; scales and packing of A, and of B."""
-        words = p.places["sums"] // 4
         side_a, side_b = p.sides
         of_a, of_b = Given(at["top_a"], at["across"], at["packed_a"]), Given(at["top_b"], at["along"], at["packed_b"])
-        clear = Launch(self._device.load(around(p.digits, p.way.layout)).kernel("clear"), (_few(words), 1, 1), BLOCK, (scratch, words))
-        return clear, (self._tops(side_a, a, of_a), self._pack(side_a, a, of_a)), (self._tops(side_b, b, of_b), self._pack(side_b, b, of_b))
+        clear = self.cleared(p.digits, p.way.layout, scratch, p.places["sums"] // 4)
+        return clear, self._packed(side_a, a, of_a), self._packed(side_b, b, of_b)
 
-    def _tops(self, side: Side, x: int, to: Given) -> Launch:
-        operand = side.operand
-        grid = operand.products * -(-operand.lanes.size // 32) * -(-operand.k.size // STRETCH)
-        kernel = self._device.load(around(side.digits, side.layout)).kernel("tops")
-        return Launch(kernel, (grid, 1, 1), BLOCK, (*self._operand(side, x), to.top))
+    def _packed(self, side: Side, x: int, to: Given) -> Pair:
+        sums = (side.planes, to.sums, 0) if side.first else (side.planes, 0, to.sums)
+        return self.packed(side.digits, side.layout, side.bits, side.operand, side.padded, x, to.top, to.packed, sums)
 
-    def _pack(self, side: Side, x: int, to: Given) -> Launch:
-        kernel = self._device.load(around(side.digits, side.layout)).kernel("pack")
-        grid = side.operand.products * side.padded // LANES * side.blocks
-        sums = (to.sums, 0) if side.first else (0, to.sums)
-        return Launch(kernel, (grid, 1, 1), BLOCK, (*self._operand(side, x), to.top, side.bits, side.padded, to.packed, side.planes, *sums))
+    def cleared(self, how: Digits, layout: Layout, at: int, words: int) -> Launch:
+        """Writes zeros to so many words of four bytes."""
+        return Launch(self._device.load(around(how, layout)).kernel("clear"), (_few(words), 1, 1), BLOCK, (at, words))
 
-    def _operand(self, side: Side, x: int) -> tuple[int, ...]:
-        operand = side.operand
-        batch = self._table(operand.batch.offsets()[: operand.products])
-        steps = *self._steps(operand.lanes), *self._steps(operand.k)
-        return (x, batch, *steps, operand.lanes.size, operand.k.size, int(operand.turned))
+    def packed(
+        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int]
+    ) -> Pair:  # fmt: skip
+        """Scales and packing of an operand at `x`, to `top` (zeros before) and `digits`, with lanes up to `padded`. `sums`: planes in memory, and
+        where the digits' sums are added up over lanes and over k (0: nowhere)."""
+        kernel = self._device.load(around(how, layout)).kernel
+        batch, steps = self._table(side.batch.offsets()[: side.products]), (*self._steps(side.lanes), *self._steps(side.k))
+        common = (x, batch, *steps, side.lanes.size, side.k.size, int(side.turned), top)
+        grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
+        tops = Launch(kernel("tops"), (grid, 1, 1), BLOCK, common)
+        grid = side.products * padded // LANES * -(-side.k.size // ROW)
+        return tops, Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, bits, padded, digits, *sums))
 
     def shared(self, p: Product, out: int, a: int, b: int, scratch: int, totals: int) -> Shared:
         """A product in tiles whose k is one rank's alone, its sums at `totals` (u64, like C), which are zero before."""
