@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from assay.exact.cuda.device import Launch
 from assay.exact.cuda.operands import Axis, Operand, operands
 from assay.exact.rows import COUNT, FEW, LEAST, LONG, Rows, mapped, whole_rows
 from assay.exact.steps import Step
@@ -36,6 +37,16 @@ class Sizes(Protocol):
     """What is known of products on a device (product.py)."""
 
     def side(self, step: Step, which: int) -> Side | None: ...
+
+
+class Packing(Protocol):
+    """What makes the launches of steps that pack."""
+
+    def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]: ...
+
+    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]) -> list[Step]:
+        """The steps of a plan with those that pack (plan.py)."""
+        ...
 
 
 class Head(NamedTuple):

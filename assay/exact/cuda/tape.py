@@ -7,7 +7,7 @@ are many are cut among blocks (reduce.cu).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from math import prod
@@ -17,10 +17,10 @@ import numpy as np
 
 from assay.exact.cuda import maps, rows
 from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
+from assay.exact.cuda.pairs import Packing
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.rows import Rows
 from assay.exact.steps import Step
-from assay.exact.table import TensorType
 from assay.exact.tape import MASK
 from assay.exact.views import View, c_strides, merged
 from assay.program import ProgramError
@@ -44,7 +44,7 @@ Maker = Callable[[Callable[[View], int]], list[Launch]]
 """Address of a view's first element -> launches of a step."""
 
 
-class Products(Protocol):
+class Products(Packing, Protocol):
     """Matrix products (product.py)."""
 
     @property
@@ -57,14 +57,6 @@ class Products(Protocol):
         ...
 
     def prepare(self, step: Step, at: Callable[[View], int], scratch: int) -> list[Launch]: ...
-
-    def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]:
-        """Of a step that packs a matrix for two products."""
-        ...
-
-    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]) -> list[Step]:
-        """As plan.py wants it."""
-        ...
 
 
 def magic(size: int) -> int:
