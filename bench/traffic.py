@@ -6,10 +6,12 @@
 # A kernel that reads a row again reads it from memory only if the rows that are under way at a time (2048 threads a processor, or one row
 # where kernels are launched so) do not fit in the level-2 cache. A product: both operands as f32 twice (scales, packing), their digits written, read
 # by the multiplication once each, and B's once more for the checksum, C written; where blocks share k, 8 bytes of each total cleared, added by every
-# block and read. A kernel that keeps scores on the chip: what it packs, as for a product; the digits that it wants, what its chain reads (a mask) and
-# what it writes once each. What it reads of the level-2 cache is counted apart: all lanes of the operands that stream by, for each block, and what
-# its chain reads, for each element and pass. Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits
-# (characters x vocabulary), the rest. The time at 4 TB/s (of the data sheet's 4.8) is what the bytes of memory alone would take, if nothing else did.
+# block and read. A matrix that is packed along both axes at once is read once for that, if the blocks under way fit in the cache (132
+# processors, four blocks each of 64 KB), and once for its scales where the step that makes it does not write them. A kernel that keeps scores on the
+# chip: what it packs, as for a product; the digits that it wants, what its chain reads (a mask) and what it writes once each. What it reads of the
+# level-2 cache is counted apart: all lanes of the operands that stream by, for each block, and what its chain reads, for each element and pass. Tables
+# of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the rest. The time at 4 TB/s
+# (of the data sheet's 4.8) is what the bytes of memory alone would take, if nothing else did.
 #
 # Goal: a step in at most twice the time of native bf16. What that is on the device is measured by bench/gpu.py, never was, and taken here as the
 # time of the model's arithmetic at 40 % of bf16's peak (989 TFLOP/s).
@@ -23,20 +25,21 @@ import sys
 from collections import Counter
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from planned import H200
 
 from assay.exact import attention
-from assay.exact.cuda import attend, rows
+from assay.exact.cuda import attend, pairs, rows
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
-from assay.exact.cuda.product import Products
+from assay.exact.cuda.product import Products, Side, around
 from assay.exact.cuda.ruler import Ruler
 from assay.exact.cuda.streamed import Shelf
 from assay.exact.cuda.tape import SHORT, Tape
+from assay.exact.cuda.tiles import ROW
 from assay.exact.plan import Plan
 from assay.exact.steps import Step
 from assay.exact.views import View
@@ -48,7 +51,26 @@ PEAK, REACHED = 989e12, 0.4
 """Floating-point operations a second of bf16's products, by the data sheet, and the part of them that a good step reaches."""
 THREADS = 2048
 """Of a processor, at most."""
-KINDS = {"matmul": "products"} | dict.fromkeys(("map", "sum", "amax", "rows"), "maps and reductions") | {"attend": "attention on the chip"}
+BLOCKS = 4
+"""Of `pack_both`, that a processor has under way at most."""
+KINDS = {"attend": "attention on the chip"} | dict.fromkeys(("matmul", "pack"), "products")
+KINDS |= dict.fromkeys(("map", "sum", "amax", "rows"), "maps and reductions")
+
+
+class Way(NamedTuple):
+    """What of a plan is fused."""
+
+    name: str
+    rows: bool = True
+    packed: bool = True
+    kept: bool = True
+
+
+WAYS = (
+    Way("each step by itself", False, False, False), Way("rows fused", True, False, False), Way("matrices packed once", True, True, False),
+    Way("scores on the chip"),
+)  # fmt: skip
+"""The last is what devices run."""
 
 Moved = list[tuple[View, float]]
 """Bytes, each with the value that they are of."""
@@ -68,6 +90,8 @@ def moved(step: Step, products: Products) -> Moved:
     match step.name:
         case "matmul":
             return product(step, products)
+        case "pack":
+            return packing(step, products)
         case "rows":
             passes, shape = rows.passes(step), rows.shape_of(step)
             again = {v: n - 1 for v, n in passes.items() if n > 1}
@@ -94,12 +118,27 @@ def moved(step: Step, products: Products) -> Moved:
 def product(step: Step, products: Products) -> Moved:
     p = products.product(step)
     assert p is not None
-    (a, b), (c,) = step.reads, step.writes
-    digits = p.digits.planes * p.digits.item * p.k
-    read = [8 * side.products * lanes * p.k for side, lanes in ((p.a, p.m), (p.b, p.n))]
-    packed = [side.products * padded * digits for side, padded in ((p.a, p.padded_a), (p.b, p.padded_b))]
+    (a, b), (c,) = pairs.planned(step).reads, step.writes
     totals = 8 * p.products * p.m * p.n * (p.parts + 2) if p.parts > 1 else 0
-    return [(a, read[0] + 2 * packed[0]), (b, read[1] + 3 * packed[1]), (c, touched(c) + totals)]
+    out: Moved = [(c, touched(c) + totals)]
+    for v, side, given, times in zip((a, b), p.sides, pairs.reads_of(step), (1, 2), strict=True):
+        own = 0 if len(given) > 1 else 8 * side.operand.products * side.operand.lanes.size * p.k + written(side)
+        out.append((v, own + times * written(side)))
+    return out
+
+
+def packing(step: Step, products: Products) -> Moved:
+    made, sides = pairs.pack_of(step), [products.side(pairs.planned(of), which) for of, which in zip(step.parts, step.extra, strict=True)]
+    row, column = (side for side in sides if side is not None)
+    v, size = made.matrix, 4 * row.operand.lanes.size * row.operand.k.size
+    together = around(row.digits, row.layout) == around(column.digits, column.layout) and cached(H200.processors * BLOCKS, 4 * ROW * ROW)
+    return [(v, size * (1 + made.tops + (not together)) + written(row) + written(column))]
+
+
+def written(side: Side) -> int:
+    """Bytes of digits, without those of zeros that fill up k."""
+    operand = side.operand
+    return operand.products * side.padded * operand.k.size * side.planes * side.digits.item
 
 
 def attended(step: Step, shelf: Shelf) -> tuple[Moved, int]:
@@ -121,12 +160,13 @@ def launches(plan: Plan, part: Part) -> int:
     return len(tape.bind({"arena": [0], "input": [0] * len(part.inputs), "output": [0] * len(part.outputs)}, 0, []))
 
 
-def counted(program: Program, fused: bool, kept: bool, scores: int, logits: int) -> dict[str, Any]:
-    """Bytes by class and kind, launches and steps, of a micro-batch and the update; `kept`: with scores on the chip."""
+def counted(program: Program, way: Way, scores: int, logits: int) -> dict[str, Any]:
+    """Bytes by class and kind, launches and steps, of a micro-batch and the update."""
     products, count = Products(Ruler(H200)), Counter[str]()
     started = steps = arena = streamed = 0
     for part in (program.micro, program.update):
-        plan = Plan(part, constants_of(program), program.gemm_bits, rows=fused, attention=attend.taking(H200) if kept else None)
+        attends, packs = attend.taking(H200) if way.kept else None, products.paired if way.packed else None
+        plan = Plan(part, constants_of(program), program.gemm_bits, rows=way.rows, attention=attends, packs=packs)
         steps, started, arena = steps + len(plan.steps), started + launches(plan, part), max(arena, plan.arena)
         shelf = Shelf()
         for step in plan.steps:
@@ -139,7 +179,7 @@ def counted(program: Program, fused: bool, kept: bool, scores: int, logits: int)
                 what = {scores: "scores", logits: "logits"}.get(touched(v) // v.item, "the rest")
                 count[f"{what}, {KINDS.get(step.name, 'copies and the like')}"] += int(size)
     return {
-        "fused": fused, "kept": kept, "bytes": dict(count), "total_bytes": count.total(), "cache_bytes": streamed, "launches": started,
+        "way": way.name, "bytes": dict(count), "total_bytes": count.total(), "cache_bytes": streamed, "launches": started,
         "steps": steps, "arena_bytes": arena,
     }  # fmt: skip
 
@@ -165,11 +205,11 @@ def main() -> None:
         found = {"native_ms": 1e3 * native, "at_a_quarter_of_peak_ms": 1e3 * work / (PEAK / 4), "ways": []}
         result["models"][name] = found
         print(f"{name}: native bf16 is taken as {1e3 * native:.1f} ms", flush=True)
-        for name_of, fused, kept in (("each step by itself", False, False), ("rows fused", True, False), ("scores on the chip", True, True)):
-            row = counted(program, fused, kept, scores, logits)
+        for way in WAYS:
+            row = counted(program, way, scores, logits)
             row["ms"] = 1e3 * row["total_bytes"] / RATE
             found["ways"].append(row)
-            print(f"  {name_of}: {row['total_bytes'] / 1e9:.1f} GB, {row['ms']:.1f} ms at 4 TB/s, {row['cache_bytes'] / 1e9:.1f} GB from the cache, "
+            print(f"  {way.name}: {row['total_bytes'] / 1e9:.1f} GB, {row['ms']:.1f} ms at 4 TB/s, {row['cache_bytes'] / 1e9:.1f} GB from the cache, "
                   f"{row['launches']} launches, {row['steps']} steps, arena {row['arena_bytes'] / 1e9:.2f} GB", flush=True)  # fmt: skip
             for what, bytes_ in sorted(row["bytes"].items()):
                 print(f"    {what}: {bytes_ / 1e9:.1f} GB", flush=True)

@@ -23,7 +23,6 @@ from assay.exact.cuda.budget import granted
 from assay.exact.cuda.device import HERE, Description, Device, DeviceError
 from assay.exact.native.build import NativeError, cache_folder
 from assay.exact.offload import Store
-from assay.exact.plan import Plan
 from assay.ids import Digest
 from assay.program import Program, ProgramError
 
@@ -180,13 +179,14 @@ def prepare(kind: str, programs: Sequence[Program]) -> None:
     """Compiles what the parts of many programs will want of a device in one go: each compilation by itself takes a second."""
     from assay.exact.cuda import attend
     from assay.exact.cuda.parts import constants_of
+    from assay.exact.cuda.plans import plan_for
     from assay.exact.cuda.rows import texts
 
-    opened, parts = _open(kind), [(p, part) for p in programs for part in (p.micro, p.update)]
-    taking = attend.taking(opened.device.description)
-    plans = [Plan(part, constants_of(p), p.gemm_bits, trace, rows=True, attention=taking) for p, part in parts for trace in (False, True)]
+    opened = _open(kind)
+    of, parts = opened.device.description, [(p, part) for p in programs for part in (p.micro, p.update)]
+    plans = [plan_for(part, constants_of(p), p.gemm_bits, of, opened.products, trace) for p, part in parts for trace in (False, True)]
     opened.kernels.compile(texts(plans))
-    attend.compiled(opened.kernels, attend.kernels(plans, opened.device.description))
+    attend.compiled(opened.kernels, attend.kernels(plans, of))
 
 
 def why_not() -> str | None:

@@ -7,12 +7,13 @@ step that reads them is done; results of the part go straight to the caller's ar
 
 With `trace`, nothing is fused and every node's result can be seen, after the step that makes it: the bits are the same. With `rows`, and
 without `trace`, steps over the same rows are one (assay.exact.rows), for a device that has kernels for that; with `attention`, too, what
-products make for these alone is kept away from memory (assay.exact.attention), as far as the device takes it.
+products make for these alone is kept away from memory (assay.exact.attention), as far as the device takes it; with `packs`, it packs matrices that
+several products read once for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 
 from assay.exact import attention as keeping
 from assay.exact import reference
+from assay.exact.again import Again
 from assay.exact.arena import Arena
 from assay.exact.recompute import turns
 from assay.exact.rows import Finder
 from assay.exact.steps import LOWER, Instruction, Step, kernel
 from assay.exact.table import OPS, Kind, TensorType
-from assay.exact.views import Folded, View, broadcast, c_strides, folded, ints, lanes, moved, whole
+from assay.exact.views import Folded, View, broadcast, c_strides, folded, ints, lanes, moved, reshaped, whole
 from assay.program import Node, Part, ProgramError
 
 Array = NDArray[Any]
@@ -63,12 +65,16 @@ class _Group:
         self.results |= other.results
 
 
+Packs = Callable[[Sequence[Step], Callable[[int], int], Callable[[TensorType], View], Collection[int]], list[Step]]
+"""Steps, the storage of a root, what makes one, the storages that have a place already -> steps in which matrices are packed for several products."""
+
+
 class Plan:
     """Steps and storage of one part. `homes` maps a root to ("input" | "constant" | "output", index) or ("arena", byte offset)."""
 
     def __init__(
         self, part: Part, constants: Mapping[str, Array], gemm_bits: int, trace: bool = False, rows: bool = False,
-        attention: Callable[[Step], bool] | None = None,
+        attention: Callable[[Step], bool] | None = None, packs: Packs | None = None,
     ) -> None:  # fmt: skip
         self.part, self.trace, self.gemm_bits = part, trace, gemm_bits
         self.steps: list[Step] = []
@@ -99,6 +105,9 @@ class Plan:
             self.steps = Finder(self.steps, self._storage, wanted, self._additions()).fused()
             if attention is not None:
                 self.steps = keeping.Finder(self.steps, self._storage, wanted, self._additions(), attention).fused()
+            self.steps = Again(self.steps, self._storage, self.homes).made()
+        if packs is not None and not trace:
+            self.steps = packs(self.steps, self._storage, self._root, self.homes)
         self.arena = self._store()
         self.over: dict[int, int] = self._over()
         """Output -> the input of the same entry that it may be written over, if the caller gives that up."""
@@ -264,10 +273,17 @@ class Plan:
         return out
 
     def place(self, v: View, out: View) -> None:
-        """Sees to it that the elements of `v` are at `out`, an empty place: they are made there, if they are a storage of their own."""
+        """Sees to it that the elements of `v` are at `out`, an empty place: they are made there, if they are a storage of their own, and copied once
+        if they were copied for this alone."""
         alone = v.root in self._makers and v.root not in self.within and v.root not in self._wanted and whole_of(v, self._types[v.root].elements)
         if alone and out.contiguous:
             self.within[v.root] = out.root, out.offset * out.item
+            return
+        once = alone and not self.trace and len(self._uses[v.root]) == 1
+        made = [step for step in self.steps if step.writes[0].root == v.root] if once else []
+        if len(made) == 1 and made[0].name == "copy" and (to := reshaped(out, made[0].reads[0].shape)) is not None:
+            self.steps.remove(made[0])
+            self.steps.append(Step("copy", made[0].reads, (to,)))
         else:
             self.steps.append(Step("copy", (v,), (out,)))
 

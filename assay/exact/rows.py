@@ -1,10 +1,11 @@
 """Steps of a plan that all work on the same rows, as one: softmax, layer norm, cross-entropy and their gradients, in which a device then reads a
 row once and keeps it, instead of writing each step's result and reading it again (assay.exact.cuda.rows).
 
-A group has R rows of L elements. Its members are MAP steps over R x L elements, MAP steps over R (one element a row), and maxima and sums over
-whole rows; at least one of these last. What they read is written as a view of shape [..., L] whose last stride is 1 (the elements of
-a row lie side by side) or 0 (one element for all of a row), the rows' dimensions joined as far as they can be: so two
-views of the same elements are equal, and a member reads another's result exactly where the view is that result's own.
+A group has R rows of L elements. Its members are MAP steps over R x L elements, MAP steps over R (one element a row), gathers of one element of each
+row and scatters of a value into one of each (cross-entropy and its gradient), and maxima and sums over whole rows; at least one of these last. What
+they read is written as a view of shape [..., L] whose last stride is 1 (the elements of a row lie side by side) or 0 (one element for all of a
+row), the rows' dimensions joined as far as they can be: so two views of the same elements are equal, and a member reads another's result exactly
+where the view is that result's own.
 
 This happens before values have places: what no step outside a group reads is given none, and what a group writes lies over nothing that it
 reads, since both are there until it is done (Plan._store). So nothing depends on how bytes overlap.
@@ -19,7 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from math import prod
 from typing import NamedTuple
 
-from assay.exact.steps import Step
+from assay.exact.steps import Instruction, Step
 from assay.exact.views import View, merged
 
 LEAST, COUNT = 16, 8
@@ -30,6 +31,10 @@ WINDOW = 24
 """Steps that a member may overtake."""
 MAX_CODE, MAX_VIEWS, MAX_REDUCTIONS = 64, 32, 4
 """Operators, values that are read or written, and maxima and sums of a group: what is kept for later ones takes registers."""
+
+
+REDUCTIONS = ("sum", "amax", "gather")
+"""Steps that make one element of a row."""
 
 
 class Rows(NamedTuple):
@@ -86,18 +91,33 @@ def reduced(step: Step) -> tuple[Rows, Step] | None:
     return rows, Step(step.name, (read,), (one_a_row(out.root, rows, out.dtype),), (), (bits,))
 
 
-def mapped(step: Step, rows: Rows) -> Step | None:
-    """A MAP step over R x L or R elements with its views as rows, or None."""
-    if step.name != "map" or step.writes[0].elements not in (rows.number, rows.number * rows.length):
+def indexed(step: Step, rows: Rows) -> Step | None:
+    """A gather of one element of each row, or a scatter of one value into each, with its views as rows, or None."""
+    if step.name not in ("gather", "scatter_value") or step.writes[0].dtype != "f32" or step.extra[2:6] != (*rows, 1, 1):
         return None
-    narrow = step.writes[0].elements == rows.number
+    (x, index), (out,) = step.reads, step.writes
+    read, made = along(x, rows), one_a_row if step.name == "gather" else whole_rows
+    if read is None or not index.contiguous:
+        return None
+    at = one_a_row(index.root, rows, index.dtype)._replace(offset=index.offset)
+    return Step(step.name, (read, at), (made(out.root, rows, out.dtype),), (), step.extra[6:])
+
+
+def mapped(step: Step, rows: Rows) -> Step | None:
+    """A MAP step over R x L or R elements with its views as rows, or None; so is a copy of one element to all places."""
+    (out, *_), code = step.writes, step.code
+    if step.name == "copy" and step.reads[0].single and out.dtype == "f32" and out.contiguous and not out.offset and out.elements != rows.number:
+        code = (Instruction("copy_4", out.root, "f32", step.reads),)
+    if not code or out.elements not in (rows.number, rows.number * rows.length):
+        return None
+    narrow = out.elements == rows.number
     seen = {v: _joined(v, v.shape, v.strides, rows, 0) if narrow else along(v, rows) for v in step.reads}
     found = {v: w for v, w in seen.items() if w is not None}
     if len(found) < len(seen):
         return None
     made = one_a_row if narrow else whole_rows
-    code = tuple(i._replace(operands=tuple(found[o] if isinstance(o, View) else o for o in i.operands)) for i in step.code)
-    return Step("map", tuple(found.values()), tuple(made(v.root, rows, v.dtype) for v in step.writes), code)
+    code = tuple(i._replace(operands=tuple(found[o] if isinstance(o, View) else o for o in i.operands)) for i in code)
+    return Step(step.name, tuple(found.values()), tuple(made(v.root, rows, v.dtype) for v in step.writes), code)
 
 
 class _Group:
@@ -138,7 +158,7 @@ class _Group:
             return False
         code = sum(max(1, len(p.code)) for p in (*self.parts, part))
         views = len({*self.reads, *outside}) + len(self.made) + len(part.writes)
-        reductions = sum(p.name != "map" for p in (*self.parts, part))
+        reductions = sum(p.name in REDUCTIONS for p in (*self.parts, part))
         if code > MAX_CODE or views > MAX_VIEWS or reductions > MAX_REDUCTIONS:
             return False
         shared = any(0 not in v.strides and v in self.reads for v in outside)
@@ -181,19 +201,22 @@ class Finder:
 
     def _seeded(self, at: int, seed: int, rows: Rows) -> int | None:
         """Makes the group of a reduction, if there is one; returns the number of the unit before all that was moved."""
-        for start in self._starts(at, rows):
-            group, stop = self._grown(start, rows)
-            if seed in group.members and len(group.members) > 1:
-                self._units[start:stop] = [*group.before, group.members, *group.after]
-                self._groups[tuple(group.members)] = self._step(group, rows)
-                return start - 1
+        grown = [(start, *self._grown(start, rows)) for start in self._starts(at, rows)]
+        able = [(start, group, stop) for start, group, stop in grown if seed in group.members and len(group.members) > 1]
+        if able:
+            start, group, stop = max(able, key=lambda one: len(one[1].members))  # of several the first
+            self._units[start:stop] = [*group.before, group.members, *group.after]
+            self._groups[tuple(group.members)] = self._step(group, rows)
+            return start - 1
         return None
 
     def _part(self, unit: list[int], rows: Rows) -> Step | None:
         if len(unit) > 1 or unit[0] in self._barred:
             return None
         found = reduced(self._steps[unit[0]])
-        return mapped(self._steps[unit[0]], rows) if found is None else found[1] if found[0] == rows else None
+        if found is not None:
+            return found[1] if found[0] == rows else None
+        return indexed(self._steps[unit[0]], rows) or mapped(self._steps[unit[0]], rows)
 
     def _starts(self, at: int, rows: Rows) -> list[int]:
         """Units that a group may begin with: the reduction, or what it is made of, first things first."""

@@ -19,11 +19,11 @@ from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.fake import Order
 from assay.exact.cuda.gpu import Gpu
 from assay.exact.cuda.maps import Kernels
-from assay.exact.cuda.product import Products
+from assay.exact.cuda.plans import plan_for
+from assay.exact.cuda.product import Product, Products
 from assay.exact.cuda.tape import magic, walk_words
 from assay.exact.cuda.trees import Trees, work_bytes
 from assay.exact.inputs import Case, case, floats, integers, program, whole, words
-from assay.exact.plan import Plan
 from assay.exact.steps import Step
 from assay.exact.views import View
 from assay.program import ProgramError
@@ -41,8 +41,8 @@ def kernels(order: Order = Order.BY_TURNS) -> tuple[Device, Kernels]:
     device's threads run."""
     device: Device = Gpu() if ON_GPU else fake.Fake(order=order)
     compiled = Kernels(device)
-    taking = attend.taking(device.description)
-    plans = [Plan(c.part, {}, c.gemm_bits, trace, rows=True, attention=taking) for c in CASES.values() for trace in (False, True)]
+    products = Products(device)
+    plans = [plan_for(c.part, {}, c.gemm_bits, device.description, products, trace) for c in CASES.values() for trace in (False, True)]
     compiled.compile(rows.texts(plans))
     attend.compiled(compiled, attend.kernels(plans, device.description))
     return device, compiled
@@ -96,7 +96,7 @@ def test_plain_products_have_the_same_bits(name: str) -> None:
     """Those that stand in where a product has too many rows."""
 
     class Nothing(Products):
-        def scratch(self, step: Step) -> int | None:
+        def product(self, step: Step) -> Product | None:
             return None
 
     device, compiled = kernels()

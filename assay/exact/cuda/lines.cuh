@@ -15,6 +15,10 @@ FN u32 magnitude(float x) { return __float_as_uint(x) & ABS_BITS; }
 FN int scale_of(u32 top, i64 bits) { return (int)bits + 126 - (int)(top >> 23); }
 FN float sum_of(u32 top, u64 total, i64 bits) { return top >> 23 == 255 ? of_bits(NAN_BITS) : round_scaled((i64)total, -scale_of(top, bits)); }
 
+/* An index into a row of n elements, clamped into it, and a row in which one place has other bits. */
+FN u32 clamped(i64 at, u32 n) { return at < 0 ? 0u : at >= (i64)n ? n - 1 : (u32)at; }
+FN float scatter_value(float x, i64 at, u32 e, u32 n, u32 bits) { return e == clamped(at, n) ? of_bits(bits) : x; }
+
 /* Over a warp or all threads of a block; the result is with every one. */
 template <int GROUP> FN u32 largest_of(u32 v) {
     for (int by = 16; by; by >>= 1) { u32 other = __shfl_xor_sync(ALL_LANES, v, by); v = other > v ? other : v; }

@@ -53,25 +53,66 @@ KERNEL tops(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_st
     }
 }
 
+#define TOPS_ROWS 64 /* of a block of tops_both, which takes STRETCH columns */
+
+/* The largest magnitudes of a matrix's rows and of its columns, in one pass. Neighbouring columns are neighbours in memory. */
+KERNEL __launch_bounds__(256) tops_both(const float *x, const i64 *row_at, i64 row_step, const i64 *column_at, i64 column_step, i64 rows, i64 columns,
+                                        u32 *top_r, u32 *top_c) {
+    __shared__ u32 part[8][STRETCH];
+    i64 wide = (columns + STRETCH - 1) / STRETCH, first = blockIdx.x / wide * TOPS_ROWS, from = blockIdx.x % wide * STRETCH;
+    int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
+    u32 highs[STRETCH / 32];
+    #pragma unroll
+    for (int j = 0; j < STRETCH / 32; j++) highs[j] = 0;
+    for (i64 row = first + ty; row < first + TOPS_ROWS && row < rows; row += 8) {
+        const float *mine = x + place(row_at, row_step, row);
+        u32 high = 0;
+        #pragma unroll
+        for (int j = 0; j < STRETCH / 32; j++) {
+            i64 column = from + tx + 32 * j;
+            u32 a = column < columns ? __float_as_uint(mine[place(column_at, column_step, column)]) & ABS_BITS : 0u;
+            high = a > high ? a : high;
+            highs[j] = a > highs[j] ? a : highs[j];
+        }
+        for (int step = 16; step; step /= 2) {
+            u32 other = __shfl_xor_sync(ALL_LANES, high, step);
+            high = other > high ? other : high;
+        }
+        if (tx == 0) atomicMax(&top_r[row], high);
+    }
+    #pragma unroll
+    for (int j = 0; j < STRETCH / 32; j++) part[ty][tx + 32 * j] = highs[j];
+    __syncthreads();
+    for (int j = threadIdx.x; j < STRETCH; j += 256) {
+        u32 high = 0;
+        for (int i = 0; i < 8; i++) high = part[i][j] > high ? part[i][j] : high;
+        if (from + j < columns) atomicMax(&top_c[from + j], high);
+    }
+}
+
 /* The low bytes of four numbers, the first one's lowest. */
 __device__ __forceinline__ u32 low_bytes(const i32 x[4]) {
     return __byte_perm(__byte_perm((u32)x[0], (u32)x[1], 0x0040), __byte_perm((u32)x[2], (u32)x[3], 0x0040), 0x5410);
 }
 
-/* A block of 32 x 8 threads packs LANES lanes of 128 k. Of the planes only the first `planes` are written; all of them are summed. Blocks begin with the
- * lanes that tops read last, which L2 may still hold. */
-KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes,
-            i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, i64 planes, u64 *across, u64 *along) {
-    __shared__ __align__(16) float tile[32][ROW + 4]; /* element i of lane l at i ^ l / 8, so that lanes' equal elements lie in different banks */
-    __shared__ i32 part[8][ROW];
-    i64 blocks = (k + ROW - 1) / ROW, groups = padded / LANES, item = (i64)gridDim.x - 1 - blockIdx.x, block = item % blocks, rest = item / blocks;
-    i64 group = rest % groups, product = rest / groups;
+/* An operand: where its elements lie (x is that of its product), and where its digits and sums go. */
+struct packed_operand {
+    const i64 *lane_at, *k_at;
+    i64 lane_step, k_step, lanes, k, turned, padded, planes;
+    const u32 *top;
+    i8 *packed;
+    u64 *across, *along;
+};
+
+/* A block of 32 x 8 threads packs LANES lanes of 128 k. Of the planes only the first `planes` are written; all of them are summed. */
+__device__ __forceinline__ void pack_group(const float *x, const packed_operand &of, i64 product, i64 group, i64 block, int bits, float (*tile)[ROW + 4], i32 (*part)[ROW]) {
+    const i64 *lane_at = of.lane_at, *k_at = of.k_at;
+    const i64 lane_step = of.lane_step, k_step = of.k_step, lanes = of.lanes, k = of.k, padded = of.padded, planes = of.planes, blocks = (k + ROW - 1) / ROW;
     int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
     i32 most = (1 << (bits - 1)) - 1, totals[PLANES][4];
     for (int z = 0; z < PLANES; z++) for (int i = 0; i < 4; i++) totals[z][i] = 0;
-    x += batch_at[product];
     for (i64 first = group * LANES; first < (group + 1) * LANES; first += 32) {
-        if (turned) { /* neighbouring lanes are neighbours in memory */
+        if (of.turned) { /* neighbouring lanes are neighbours in memory */
             const float *mine = x + place(lane_at, lane_step, first + tx < lanes ? first + tx : 0);
             __syncthreads();
             for (int i = ty; i < ROW; i += 8) {
@@ -86,8 +127,8 @@ KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack(const float *x, const i64 *b
             float one, two, four[4];
             i32 d[OWN][4], sums[PLANES];
             u32 words[PLANES];
-            factors_of(lane < lanes ? top[product * lanes + lane] : 0u, (int)bits, &one, &two);
-            if (turned) {
+            factors_of(lane < lanes ? of.top[product * lanes + lane] : 0u, bits, &one, &two);
+            if (of.turned) {
                 float4 held = *(const float4 *)&tile[ty + 8 * turn][4 * tx];
                 four[turn] = held.x, four[1 ^ turn] = held.y, four[2 ^ turn] = held.z, four[3 ^ turn] = held.w;
             } else {
@@ -108,7 +149,7 @@ KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack(const float *x, const i64 *b
                 for (int z = 0; z < OWN; z++) d[z][i] = own[z], totals[z][i] += own[z];
             }
             i32 sum = 0; /* of 128 elements, less than 2^29 in all */
-            i8 *to = packed + spot(product, (int)planes, 0, blocks, block, padded, lane, 4 * tx);
+            i8 *to = of.packed + spot(product, (int)planes, 0, blocks, block, padded, lane, 4 * tx);
             #pragma unroll
             for (int z = 0; z < OWN; z++) {
                 words[z] = low_bytes(d[z]);
@@ -123,23 +164,55 @@ KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack(const float *x, const i64 *b
                 if (z < planes) *(four_digits *)(to + z * blocks * padded * ROW * ITEM) = widened(words[z]);
                 sum += (i32)weight(z) * sums[z];
             }
-            if (along) {
+            if (of.along) {
                 sum = (i32)__reduce_add_sync(ALL_LANES, (u32)sum);
-                if (tx == 0) atomicAdd(&along[product * padded + lane], (u64)(i64)sum);
+                if (tx == 0) atomicAdd(&of.along[product * padded + lane], (u64)(i64)sum);
             }
         }
     }
 #if KARATSUBA
     for (int i = 0; i < 4; i++) totals[2][i] = totals[0][i] + totals[1][i];
 #endif
-    if (across) for (int z = 0; z < PLANES; z++) {
+    if (of.across) for (int z = 0; z < PLANES; z++) {
         for (int i = 0; i < 4; i++) part[ty][4 * tx + i] = totals[z][i];
         __syncthreads();
         if (threadIdx.x < ROW) {
             i32 sum = 0;
             for (int i = 0; i < 8; i++) sum += part[i][threadIdx.x];
-            atomicAdd(&across[((product * PLANES + z) * blocks + block) * ROW + threadIdx.x], (u64)(i64)sum);
+            atomicAdd(&of.across[((product * PLANES + z) * blocks + block) * ROW + threadIdx.x], (u64)(i64)sum);
         }
         __syncthreads();
+    }
+}
+
+/* Blocks begin with the lanes that tops read last, which L2 may still hold. */
+KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes,
+            i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, i64 planes, u64 *across, u64 *along) {
+    __shared__ __align__(16) float tile[32][ROW + 4]; /* element i of lane l at i ^ l / 8, so that lanes' equal elements lie in different banks */
+    __shared__ i32 part[8][ROW];
+    i64 blocks = (k + ROW - 1) / ROW, groups = padded / LANES, item = (i64)gridDim.x - 1 - blockIdx.x, rest = item / blocks, product = rest / groups;
+    packed_operand of = {lane_at, k_at, lane_step, k_step, lanes, k, turned, padded, planes, top, packed, across, along};
+    pack_group(x + batch_at[product], of, product, rest % groups, item % blocks, (int)bits, tile, part);
+}
+
+/* A matrix that two products read, each along the other axis, in one pass: its rows as lanes (`packed_r`), and its columns (`packed_c`). A block takes
+ * ROW x ROW elements, twice: 64 KB, which caches hold in between. It begins where pack does. */
+KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack_both(const float *x, const i64 *row_at, i64 row_step, const i64 *column_at, i64 column_step, i64 rows, i64 columns,
+            i64 bits, const u32 *top_r, i64 padded_r, i8 *packed_r, i64 planes_r, u64 *across_r, u64 *along_r,
+            const u32 *top_c, i64 padded_c, i8 *packed_c, i64 planes_c, u64 *across_c, u64 *along_c) {
+    __shared__ __align__(16) float tile[32][ROW + 4];
+    __shared__ i32 part[8][ROW];
+    i64 wide = ((padded_c > columns ? padded_c : columns) + ROW - 1) / ROW, item = (i64)gridDim.x - 1 - blockIdx.x, row = item / wide, column = item % wide;
+    const packed_operand by_row = {row_at, column_at, row_step, column_step, rows, columns, 0, padded_r, planes_r, top_r, packed_r, across_r, along_r};
+    const packed_operand by_column = {column_at, row_at, column_step, row_step, columns, rows, 1, padded_c, planes_c, top_c, packed_c, across_c, along_c};
+    if (column * ROW < columns) {
+        #pragma unroll 1
+        for (i64 group = row * (ROW / LANES); group < (row + 1) * (ROW / LANES) && group * LANES < padded_r; group++)
+            pack_group(x, by_row, 0, group, column, (int)bits, tile, part);
+    }
+    if (row * ROW < rows) {
+        #pragma unroll 1
+        for (i64 group = column * (ROW / LANES); group < (column + 1) * (ROW / LANES) && group * LANES < padded_c; group++)
+            pack_group(x, by_column, 0, group, row, (int)bits, tile, part);
     }
 }

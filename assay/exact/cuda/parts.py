@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from assay.exact import recompute, reference
 from assay.exact.cuda import tape as tapes
-from assay.exact.cuda.attend import taking
 from assay.exact.cuda.device import Description, Device
 from assay.exact.cuda.maps import Kernels
+from assay.exact.cuda.plans import plan_for
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.tape import Tape
-from assay.exact.plan import Plan
 from assay.exact.regions import SLICE
 from assay.exact.slices import Sliced, sliced
 from assay.exact.steps import NATIVE_OPERATORS
@@ -71,7 +70,7 @@ class Parts:
         """Of `micro` or `update`. Raises ProgramError for a step that is too large."""
         key = name, trace
         if key not in self._tapes:
-            plan = Plan(self.parts[name], self._constants, self.program.gemm_bits, trace, rows=True, attention=taking(self.device.description))
+            plan = plan_for(self.parts[name], self._constants, self.program.gemm_bits, self.device.description, self.products, trace)
             self._tapes[key] = Tape(plan, self.device, self.kernels, self.products)
         return self._tapes[key]
 

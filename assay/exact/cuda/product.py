@@ -7,20 +7,22 @@ the host looking at anything, so that it can be recorded; the number of wrong ch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.exact.cuda import pairs
 from assay.exact.cuda.device import Buffer, Description, Device, Launch, source
-from assay.exact.cuda.operands import Operand, operands
+from assay.exact.cuda.operands import Axis, Operand, operands
 from assay.exact.cuda.tiles import LANES, ROW, Digits, Group, Layout, Size, Tile, Way, digits, fitting
 from assay.exact.steps import Step
+from assay.exact.table import TensorType
 from assay.exact.views import View
 
-STRETCH, TALL, CHECK_LANES = 512, 64, 64
+STRETCH, TOPS_ROWS, TALL, CHECK_LANES = 512, 64, 64, 64
 """As in pack.cu and check.cu."""
 MOST_ROWS = 1 << 23
 """Rows that share a checksum (CHECK_DIGITS in check.cu)."""
@@ -31,15 +33,62 @@ LEAST_PART = 1024
 ALIGN = 256
 
 
+class Side(NamedTuple):
+    """An operand as it is packed for a product: A (`first`), whose digits are summed over lanes, or B, whose are summed over k. Two that are equal
+    have the same bytes."""
+
+    bits: int
+    operand: Operand
+    first: bool
+    digits: Digits
+    layout: Layout
+    padded: int
+    """Lanes, with those that fill up the last tile and what pack takes at once."""
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.operand.k.size // ROW)
+
+    @property
+    def planes(self) -> int:
+        """In memory."""
+        return self.digits.planes - (self.first and self.digits.karatsuba and not self.layout.summed)
+
+    @property
+    def top(self) -> int:
+        """Bytes of the lanes' largest magnitudes."""
+        return 4 * self.operand.products * self.operand.lanes.size
+
+    @property
+    def sums(self) -> int:
+        """Bytes."""
+        return 8 * self.operand.products * (self.digits.planes * self.blocks * ROW if self.first else self.padded)
+
+    @property
+    def packed(self) -> int:
+        """Bytes of the digits."""
+        return self.operand.products * self.planes * self.blocks * self.padded * ROW * self.digits.item
+
+
+class Given(NamedTuple):
+    """Where an operand lies that is packed already: addresses of its lanes' largest magnitudes, sums and digits."""
+
+    top: int
+    sums: int
+    packed: int
+
+
 class Product:
     """C[batch, m, n] in C order = A[batch, m, k] B[batch, k, n] with operands of `bits` bits, at whatever places A and B have.
 
     With a tile, `gemm` makes C from digits in one go; `parts`: how many blocks share a tile's k, where that is to be said. Without one, the
-    device's library makes each product of digits as int32, and one pass over these C. Raises ValueError for axes that do not fit each
-    other, too many rows, or what the library cannot do.
+    device's library makes each product of digits as int32, and one pass over these C. Operands that are `given` have no place in the
+    scratch memory. Raises ValueError for axes that do not fit each other, too many rows, or what the library cannot do.
     """
 
-    def __init__(self, bits: int, a: Operand, b: Operand, way: Way, processors: int = 1, parts: int | None = None) -> None:
+    def __init__(
+        self, bits: int, a: Operand, b: Operand, way: Way, processors: int = 1, parts: int | None = None, given: tuple[bool, bool] = (False, False),
+    ) -> None:  # fmt: skip
         if a.k.size != b.k.size or a.batch.size != b.batch.size:
             raise ValueError("the operands' axes do not fit each other")
         if a.lanes.size > MOST_ROWS:
@@ -49,11 +98,11 @@ class Product:
         self.products, self.m, self.n, self.k = a.batch.size, a.lanes.size, b.lanes.size, a.k.size
         self.blocks = -(-self.k // ROW)
         planes, sums = self.digits.planes, self.digits.sums
-        self.planes = planes - (self.digits.karatsuba and not way.layout.summed), planes
-        """Of A and of B, in memory."""
         of_a, of_b = tile.lanes if tile is not None else (2 * LANES, 2 * LANES)
         self.padded_a, self.padded_b = -(-self.m // of_a) * of_a, -(-self.n // of_b) * of_b
-        """Rows and columns with those that fill up the last tile, and what pack takes at once."""
+        self.sides = tuple(
+            Side(bits, x, first, self.digits, way.layout, padded) for x, first, padded in ((a, True, self.padded_a), (b, False, self.padded_b))
+        )
         self.tiles = self.parts = self.run = 1
         """Tiles; blocks that share one's k; stages of each."""
         if tile is not None:
@@ -67,14 +116,14 @@ class Product:
             """Blocks of a part."""
         elif planes != sums or self.k > self.digits.run:
             raise ValueError("the library adds up neither several products nor more of k than an int32 takes")
+        side_a, side_b = self.sides
+        own_a, own_b = (not there for there in given)
         sizes = {
-            "top_a": 4 * a.products * self.m, "top_b": 4 * b.products * self.n, "along": 8 * b.products * self.padded_b,
-            "across": 8 * a.products * planes * self.blocks * ROW,
+            "top_a": own_a * side_a.top, "top_b": own_b * side_b.top, "along": own_b * side_b.sums, "across": own_a * side_a.sums,
             "columns": 8 * self.products * self.padded_b, "wanted": 8 * self.products * self.padded_b,
             "totals": 8 * self.products * self.m * self.n if self.parts > 1 else 0,
             "sums": 4 * sums * self.products * self.padded_a * self.padded_b if tile is None else 0,
-            "packed_a": a.products * self.planes[0] * self.blocks * self.padded_a * ROW * self.digits.item,
-            "packed_b": b.products * self.planes[1] * self.blocks * self.padded_b * ROW * self.digits.item,
+            "packed_a": own_a * side_a.packed, "packed_b": own_b * side_b.packed,
         }  # fmt: skip
         self.places: dict[str, int] = {}
         """What lies where in the scratch memory."""
@@ -110,11 +159,21 @@ class Products:
 
     def product(self, step: Step) -> Product | None:
         """How a step is computed, or None where it cannot be."""
-        (a, b), description, bits = operands(step), self._device.description, step.extra[0]
+        (a, b), description, bits = operands(pairs.planned(step)), self._device.description, step.extra[0]
         if a.lanes.size > MOST_ROWS:
             return None
         way = self._way(_size(bits, a, b)) if self._way is not None else None
-        return Product(bits, a, b, way or _unmeasured(bits, a, b, description), description.processors)
+        there_a, there_b = (len(reads) > 1 for reads in pairs.reads_of(step))
+        return Product(bits, a, b, way or _unmeasured(bits, a, b, description), description.processors, given=(there_a, there_b))
+
+    def side(self, step: Step, which: int) -> Side | None:
+        """How a step wants an operand, or None where it cannot be computed."""
+        product = self.product(step)
+        return None if product is None else product.sides[which]
+
+    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]) -> list[Step]:
+        """The steps of a plan, with what packs matrices for two products (pairs.py)."""
+        return pairs.paired(self, steps, storage, made, fixed)
 
     def part(self, bits: int, a: Operand, b: Operand) -> Product:
         """How a product is computed of which this device has a part of k, the others of all ranks theirs: in tiles, whose sums can be added. Raises
@@ -131,25 +190,54 @@ class Products:
         """What computes a step; `at` gives addresses of views' first elements."""
         product = self.product(step)
         assert product is not None
-        return self.launches(product, at(step.writes[0]), at(step.reads[0]), at(step.reads[1]), scratch)
+        places = [[at(v) for v in reads] for reads in pairs.reads_of(step)]
+        there = _at(product, scratch, [Given(*found) if len(found) > 1 else None for found in places])
+        clear, *both = self._packing(product, places[0][0], places[1][0], there, scratch)
+        own = (launch for pair, found in zip(both, places, strict=True) if len(found) == 1 for launch in pair)
+        return [clear, *own, *self._multiplying(product, at(step.writes[0]), there, there["totals"], product.parts)]
+
+    def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]:
+        """What packs a matrix for two products (pairs.py)."""
+        made = pairs.pack_of(step)
+        row, column = (self.side(pairs.planned(of), which) for of, which in zip(step.parts, step.extra, strict=True))
+        assert row is not None
+        assert column is not None
+        x, (of_r, of_c) = at(made.matrix), (Given(*map(at, half)) for half in made.halves)
+        kernel = self._device.load(around(row.digits, row.layout)).kernel
+        ways = [*self._steps(row.operand.lanes), *self._steps(column.operand.lanes)]
+        n, m = row.operand.lanes.size, column.operand.lanes.size
+        out = []
+        if made.tops:
+            out.append(self.cleared(row.digits, row.layout, of_r.top, pairs.head_of(row, column).size // 4))
+            grid = -(-n // TOPS_ROWS) * -(-m // STRETCH)
+            out.append(Launch(kernel("tops_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, of_r.top, of_c.top)))
+        if around(row.digits, row.layout) != around(column.digits, column.layout):
+            return [*out, self._packed(row, x, of_r)[1], self._packed(column, x, of_c)[1]]
+        halves = [
+            (of.top, side.padded, of.packed, side.planes, *((of.sums, 0) if side.first else (0, of.sums)))
+            for side, of in ((row, of_r), (column, of_c))
+        ]
+        grid = -(-max(n, row.padded) // ROW) * -(-max(m, column.padded) // ROW)
+        return [*out, Launch(kernel("pack_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, row.bits, *halves[0], *halves[1]))]
 
     def launches(self, p: Product, out: int, a: int, b: int, scratch: int) -> list[Launch]:
         """The whole product. Addresses: of the result, of the operands' first elements, of scratch memory."""
         return [*self.packing(p, a, b, scratch), *self.multiplying(p, out, scratch)]
 
     def packing(self, p: Product, a: int, b: int, scratch: int) -> list[Launch]:
-        first, *both = self._packing(p, a, b, scratch)
+        first, *both = self._packing(p, a, b, _at(p, scratch), scratch)
         return [first, *(launch for pair in both for launch in pair)]
 
-    def _packing(self, p: Product, a: int, b: int, scratch: int) -> tuple[Launch, Pair, Pair]:
+    def _packing(self, p: Product, a: int, b: int, at: Mapping[str, int], scratch: int) -> tuple[Launch, Pair, Pair]:
         """What clears the sums; scales and packing of A, and of B."""
-        at = {name: scratch + offset for name, offset in p.places.items()}
-        words = p.places["sums"] // 4
-        out = []
-        sums_a, sums_b = (p.planes[0], at["across"], 0), (p.planes[1], 0, at["along"])
-        for x, side, padded, of, sums in ((a, p.a, p.padded_a, "a", sums_a), (b, p.b, p.padded_b, "b", sums_b)):
-            out.append(self.packed(p.digits, p.way.layout, p.bits, side, padded, x, at[f"top_{of}"], at[f"packed_{of}"], sums))
-        return self.cleared(p.digits, p.way.layout, scratch, words), out[0], out[1]
+        side_a, side_b = p.sides
+        of_a, of_b = Given(at["top_a"], at["across"], at["packed_a"]), Given(at["top_b"], at["along"], at["packed_b"])
+        clear = self.cleared(p.digits, p.way.layout, scratch, p.places["sums"] // 4)
+        return clear, self._packed(side_a, a, of_a), self._packed(side_b, b, of_b)
+
+    def _packed(self, side: Side, x: int, to: Given) -> Pair:
+        sums = (side.planes, to.sums, 0) if side.first else (side.planes, 0, to.sums)
+        return self.packed(side.digits, side.layout, side.bits, side.operand, side.padded, x, to.top, to.packed, sums)
 
     def cleared(self, how: Digits, layout: Layout, at: int, words: int) -> Launch:
         """Writes zeros to so many words of four bytes."""
@@ -161,7 +249,8 @@ class Products:
         """Scales and packing of an operand at `x`, to `top` (zeros before) and `digits`, with lanes up to `padded`. `sums`: planes in memory, and
         where the digits' sums are added up over lanes and over k (0: nowhere)."""
         kernel = self._device.load(around(how, layout)).kernel
-        common = (x, *self._places(side), side.lanes.size, side.k.size, int(side.turned), top)
+        batch, steps = self._table(side.batch.offsets()[: side.products]), (*self._steps(side.lanes), *self._steps(side.k))
+        common = (x, batch, *steps, side.lanes.size, side.k.size, int(side.turned), top)
         grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
         tops = Launch(kernel("tops"), (grid, 1, 1), BLOCK, common)
         grid = side.products * padded // LANES * -(-side.k.size // ROW)
@@ -169,20 +258,21 @@ class Products:
 
     def shared(self, p: Product, out: int, a: int, b: int, scratch: int, totals: int) -> Shared:
         """A product in tiles whose k is one rank's alone, its sums at `totals` (u64, like C), which are zero before."""
-        clear, (tops_a, pack_a), (tops_b, pack_b) = self._packing(p, a, b, scratch)
+        at = _at(p, scratch)
+        clear, (tops_a, pack_a), (tops_b, pack_b) = self._packing(p, a, b, at, scratch)
         start = scratch + p.places["along"]
         again = clear._replace(arguments=(start, (p.places["sums"] - p.places["along"]) // 4))
-        gemm, finish, *check = self._multiplying(p, out, scratch, totals, max(2, p.parts))
+        gemm, finish, *check = self._multiplying(p, out, at, totals, max(2, p.parts))
         return Shared([clear, tops_a, tops_b], [again, pack_a, pack_b, gemm, finish, *check], [finish])
 
     def multiplying(self, p: Product, out: int, scratch: int) -> list[Launch]:
         """From packed operands on, with the checksum."""
-        return self._multiplying(p, out, scratch, scratch + p.places["totals"], p.parts)
+        at = _at(p, scratch)
+        return self._multiplying(p, out, at, at["totals"], p.parts)
 
-    def _multiplying(self, p: Product, out: int, scratch: int, totals: int, parts: int) -> list[Launch]:
+    def _multiplying(self, p: Product, out: int, at: Mapping[str, int], totals: int, parts: int) -> list[Launch]:
         """`parts` blocks for each tile, those beyond `p.parts` without work; more than one leave sums at `totals`."""
         kernel = self._device.load(around(p.digits, p.way.layout)).kernel
-        at = {name: scratch + offset for name, offset in p.places.items()}
         padded_a, padded = p.padded_a, p.padded_b
         step_a, step_b = int(not p.a.shared), int(not p.b.shared)
         scales = (at["top_a"], at["top_b"], p.bits, step_a, step_b, p.m, p.n)
@@ -206,7 +296,7 @@ class Products:
         made.append(Launch(kernel("compare"), (_few(p.products * padded), 1, 1), BLOCK, sums))
         return made
 
-    def _by_library(self, p: Product, at: dict[str, int]) -> list[Launch]:
+    def _by_library(self, p: Product, at: Mapping[str, int]) -> list[Launch]:
         """sums[plane][product][padded rows][padded columns], each a product of two planes."""
         library = self._device.library()
         if library is None:
@@ -221,12 +311,9 @@ class Products:
                 made.append(Launch(library, (1, 1, 1), (1, 1, 1), (a, b, c, p.padded_a, p.padded_b, k)))
         return made
 
-    def _places(self, side: Operand) -> tuple[int, ...]:
-        """Table of the batch; table (or 0) and step of lanes; the same of k."""
-        words = [self._table(side.batch.offsets()[: side.products])]
-        for axis in (side.lanes, side.k):
-            words += [self._table(axis.offsets()), 0] if axis.even is None else [0, axis.even]
-        return tuple(words)
+    def _steps(self, axis: Axis) -> tuple[int, int]:
+        """Table (or 0) and step of an axis."""
+        return (self._table(axis.offsets()), 0) if axis.even is None else (0, axis.even)
 
     def _table(self, at: NDArray[np.int64]) -> int:
         """Address of a table, each of which lies there once."""
@@ -235,6 +322,15 @@ class Products:
             self._tables[key] = self._device.allocate(at.nbytes)
             self._device.upload(self._tables[key].address, at)
         return self._tables[key].address
+
+
+def _at(p: Product, scratch: int, given: Sequence[Given | None] = (None, None)) -> dict[str, int]:
+    """Addresses of all that a product has beside its result."""
+    at = {name: scratch + offset for name, offset in p.places.items()}
+    for found, names in zip(given, (("top_a", "across", "packed_a"), ("top_b", "along", "packed_b")), strict=True):
+        if found is not None:
+            at |= dict(zip(names, found, strict=True))
+    return at
 
 
 def _size(bits: int, a: Operand, b: Operand) -> Size:

@@ -7,6 +7,9 @@ under way at a time as there are processors, which a level-2 cache may hold.
 
 Between phases a value has the bits that a result in memory would have, but for the patterns of NaNs, which no operator tells apart (map.cuh).
 All reads and writes of a group lie apart (assay.exact.rows), so pointers are `__restrict__`.
+
+A column's largest magnitude is raised by those who find it too small: a value of it that a cache still has is at most too small, and then the
+atomic maximum decides. So memory is asked for the few elements that are larger than all before them.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ class Value:
         """Read, and the same for several rows: caches have it."""
         self.near = False
         """Read where it is needed, by the element: no register waits for it."""
+        self.bits = 0
+        """What a scatter puts."""
         self.level: int = max((o.level for o in operands), default=0)
         """Phase in which it can be made."""
 
@@ -89,7 +94,9 @@ class Group:
         seen = dict(zip(step.reads, self.reads, strict=True))
         for part in step.parts:
             self._take(part, seen)
-        self.writes = [seen[v] for v in step.writes]
+        self.tops = [seen[part.reads[0]] for part in step.parts if part.name == "tops"]
+        """Results, of which the largest magnitudes of rows and of columns are written, too (pairs.py)."""
+        self.writes = [seen[v] for v in step.writes if v in seen]
         wanted = [Value(f"d{k}", "f32", False, "sum_f32", (seen[v],)) for k, v in enumerate(puts)]
         for value in wanted:
             value.level += 1
@@ -102,16 +109,20 @@ class Group:
                 self.phases[value.level].stores.append(value)
         for value in self.values:
             if value.kernel in REDUCTIONS:
-                self.phases[value.operands[0].level].tops.append(value)
+                self.phases[value.level - (2 if value.kernel == "sum_f32" else 1)].tops.append(value)
         for value in self.sums:
             self.phases[value.level - 1].sums.append(value)
 
     def _take(self, part: Step, seen: dict[View, Value]) -> None:
-        if part.name != "map":
-            (x,), (y,) = part.reads, part.writes
-            kernel = "amax_f32" if part.name == "amax" else f"sum_{x.dtype}"
-            value = Value(f"v{len(self.values)}", y.dtype, False, kernel, (seen[x],))
-            value.level += 2 if kernel == "sum_f32" else 1
+        if part.name == "tops":
+            return
+        if not part.code:
+            x, (y,) = part.reads[0], part.writes
+            kernel = part.name if part.name == "scatter_value" else f"{part.name}_{x.dtype}"
+            value = Value(f"v{len(self.values)}", y.dtype, grouped.wide(y), kernel, tuple(seen[v] for v in part.reads))
+            if kernel == "scatter_value":
+                value.bits = part.extra[0] & 0xFFFFFFFF
+            value.level += {"sum_f32": 2}.get(kernel, int(kernel in REDUCTIONS))
             self.values.append(value)
             self.sums += [value] * (kernel == "sum_f32")
             seen[y] = value
@@ -158,7 +169,7 @@ class Group:
         return most
 
 
-REDUCTIONS = ("amax_f32", "sum_f32", "sum_i64")
+REDUCTIONS = ("amax_f32", "sum_f32", "sum_i64", "gather_f32")
 
 
 def shape_of(step: Step) -> Shape:
@@ -197,7 +208,7 @@ def start(v: View, rows: Rows) -> str:
 
 def text(step: Step) -> MapText:
     """The kernel of a group. Parameters: R, L; for each input its address, and the walk to its rows if it has one; the address of each result;
-    for each sum of f32 its bits."""
+    for each result with tops the addresses of these, of rows and of columns (zero before); for each sum of f32 its bits."""
     shape, rows = shape_of(step), Rows(*step.extra)
     group = Group(step).planned(shape.held > 0)
     parameters, starts = ["i64 rows", "i64 length"], []
@@ -212,6 +223,7 @@ def text(step: Step) -> MapText:
             else f"const {TYPES[v.dtype]} {value.name} = x{value.name}[{begin}];"
         )  # fmt: skip
     parameters += [f"{TYPES[v.dtype]} *__restrict__ y{k}" for k, v in enumerate(group.writes)]
+    parameters += [f"u32 *{kind}{v.name}" for v in group.tops for kind in ("row_", "column_")]
     parameters += [f"i64 bits_{v.name}" for v in group.sums]
     lines = [*starts, *phases(group, shape)]
     inside = "\n        ".join(lines)
@@ -256,14 +268,24 @@ def _phase(group: Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
         elif not v.kernel:
             loads.append(f"{of(v)} = e < n ? p{v.name}[e] : ({kind})0;" if shape.held else f"const {kind} {v.name} = p{v.name}[e];")
         else:
-            body.append(f"{'' if v in held else f'const {kind} '}{of(v)} = {v.kernel}({', '.join(map(of, v.operands))});")
+            more = f", e, n, {v.bits:#x}u" if v.kernel == "scatter_value" else ""
+            body.append(f"{'' if v in held else f'const {kind} '}{of(v)} = {v.kernel}({', '.join(map(of, v.operands))}{more});")
     for k, v in enumerate(group.writes):
         if v in phase.stores:
             body.append(f"y{k}[(i64)r * length + e] = canon({of(v)});")
     ends = []
+    for v in (v for v in group.tops if v in phase.stores):
+        lines.append(f"u32 high_{v.name} = 0;")
+        body += [f"const u32 size_{v.name} = magnitude(canon({of(v)}));", f"high_{v.name} = larger(high_{v.name}, size_{v.name});"]
+        body.append(f"if (size_{v.name} > column_{v.name}[e]) atomicMax(&column_{v.name}[e], size_{v.name});")
+        ends += [f"high_{v.name} = largest_of<{shape.group}>(high_{v.name});", f"if (lane == 0) row_{v.name}[r] = high_{v.name};"]
     for v in phase.tops:
-        (x,) = v.operands
+        x, *index = v.operands
         match v.kernel:
+            case "gather_f32":
+                lines.append(f"u32 t{v.name} = 0;")
+                body.append(f"t{v.name} = e == clamped({index[0].name}, n) ? __float_as_uint({of(x)}) : t{v.name};")
+                ends.append(f"const float {v.name} = of_bits(largest_of<{shape.group}>(t{v.name}));")
             case "sum_i64":
                 lines.append(f"u64 q{v.name} = 0;")
                 body.append(f"q{v.name} += (u64){of(x)};")

@@ -8,6 +8,7 @@ are many are cut among blocks (reduce.cu).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from math import prod
 from typing import Protocol
@@ -16,6 +17,7 @@ import numpy as np
 
 from assay.exact.cuda import attend, maps, rows
 from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
+from assay.exact.cuda.pairs import Packing
 from assay.exact.cuda.streamed import Packs, Shelf, Walk
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.rows import Rows
@@ -43,7 +45,7 @@ Maker = Callable[[Callable[[View], int]], list[Launch]]
 """Address of a view's first element -> launches of a step."""
 
 
-class Products(Packs, Protocol):
+class Products(Packing, Packs, Protocol):
     """Matrix products (product.py)."""
 
     def scratch(self, step: Step) -> int | None:
@@ -213,13 +215,17 @@ class Tape:
             arguments: list[int] = [*size]
             for v, walk in zip(step.reads, walks, strict=True):
                 arguments += [at(v)] if walk is None else [at(v), self._address(walk)]
-            return [Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*arguments, *map(at, step.writes), *bits))]
+            heads = [self.zeros(at(part.writes[0]), *part.extra) for part in step.parts if part.name == "tops"]
+            return [*heads, Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*arguments, *map(at, step.writes), *bits))]
 
         return make
 
     def _other(self, step: Step) -> Maker:
         if step.name == "rows":
             return self._rows(step)
+        if step.name == "pack":
+            assert self._products is not None
+            return partial(self._products.pack, step)
         (out,), extra = step.writes, step.extra
         item, reads = out.item, step.reads
         match step.name:

@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import faults, reference
-from assay.exact.cuda import attend
 from assay.exact.cuda.device import Buffer, Device, Graph, Launch
 from assay.exact.cuda.maps import Kernels
+from assay.exact.cuda.plans import plan_for
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.tape import THREADS, WAVES, Tape
 from assay.exact.cuda.trees import pads_on
-from assay.exact.plan import Plan
 from assay.exact.ranks.between import Between
 from assay.exact.ranks.exchanges import Comm, sizes_of
 from assay.exact.ranks.lives import Lives, Pool, aligned
@@ -257,7 +256,7 @@ class _Planned:
         meant = [i if i is not None and lives.last_read.get(i, 0) <= phase else None for i in replaced]
         outputs = [o if i is None else Output(kind="state", name=str(i), value=o.value) for o, i in zip(stage.part.outputs, meant, strict=True)]
         part = msgspec.structs.replace(stage.part, outputs=tuple(outputs))
-        plan = Plan(part, on.constants, on.bits, rows=True, attention=attend.taking(on.device.description))
+        plan = plan_for(part, on.constants, on.bits, on.device.description, on.products)
         multiplies = any(step.name in MULTIPLY for step in plan.steps)
         tape = Tape(plan, on.device, on.kernels, on.products)
         over = {} if multiplies else {stage.gives[slot]: stage.takes[at] for slot, at in plan.over.items()}

@@ -1,0 +1,228 @@
+"""Matrices that products read along both of their axes, packed in one pass (pack.cu).
+
+A gradient dY is read by two products next to each other: dX has its rows as lanes, dW its columns. So is what a layer is given: by its own
+product, and by that of dW on the way back. The plan then has a step `pack` before the first of them: it reads the matrix once as f32, and what it
+writes are values as others: digits of either kind, and a head with the largest magnitudes and the checksum's sums of both. They have places as
+long as a product reads them, and a matrix that nothing else reads gives up its own.
+
+    head = [tops of rows][tops of columns][sums of rows][sums of columns]    each at a multiple of 8 bytes; zero before
+
+A `pack` step reads (matrix) and writes (tops, tops, sums, sums, digits, digits), each pair for rows and for columns; or reads (matrix, tops, tops)
+where the step that makes the matrix writes its tops, too (`tops` among the `parts` of a `rows` step; that step clears the head). Its `parts` are the
+two products as they were planned, its `extra` says which operand of each it is. A product has (tops, sums, digits) among its reads in place of an
+operand that is packed, and itself as it was planned as its one part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from assay.exact.cuda.device import Launch
+from assay.exact.cuda.operands import Axis, Operand, operands
+from assay.exact.rows import COUNT, FEW, LEAST, LONG, Rows, mapped, whole_rows
+from assay.exact.steps import Step
+from assay.exact.table import TensorType
+from assay.exact.views import View
+
+if TYPE_CHECKING:
+    from assay.exact.cuda.product import Side
+
+NEAR = 12
+"""Steps for which digits may take memory beside the matrix that they are made of."""
+WORD = 8
+
+
+class Sizes(Protocol):
+    """What is known of products on a device (product.py)."""
+
+    def side(self, step: Step, which: int) -> Side | None: ...
+
+
+class Packing(Protocol):
+    """What makes the launches of steps that pack."""
+
+    def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]: ...
+
+    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]) -> list[Step]:
+        """The steps of a plan with those that pack (plan.py)."""
+        ...
+
+
+class Head(NamedTuple):
+    """Byte offsets of tops of rows and of columns, and of sums of rows and of columns; bytes in all."""
+
+    tops: tuple[int, int]
+    sums: tuple[int, int]
+    size: int
+
+
+class Pack(NamedTuple):
+    """A `pack` step: what it reads, and (tops, sums, digits) of rows and of columns."""
+
+    matrix: View
+    halves: tuple[tuple[View, View, View], tuple[View, View, View]]
+    tops: bool
+    """Whether it makes the tops."""
+
+
+def head_of(row: Side, column: Side) -> Head:
+    at, places = 0, []
+    for size in (row.top, column.top, row.sums, column.sums):
+        places.append(at)
+        at += -(-size // WORD) * WORD
+    return Head((places[0], places[1]), (places[2], places[3]), at)
+
+
+def pack_of(step: Step) -> Pack:
+    tops = step.writes[:2] if len(step.reads) == 1 else step.reads[1:]
+    sums, digits = step.writes[-4:-2], step.writes[-2:]
+    return Pack(step.reads[0], ((tops[0], sums[0], digits[0]), (tops[1], sums[1], digits[1])), len(step.reads) == 1)
+
+
+def planned(step: Step) -> Step:
+    """A product as it was planned."""
+    return step.parts[0] if step.parts else step
+
+
+def reads_of(step: Step) -> tuple[tuple[View, ...], tuple[View, ...]]:
+    """What a product reads of A, and of B: the operand, or (tops, sums, digits)."""
+    if not step.parts:
+        a, b = step.reads
+        return (a,), (b,)
+    of_a = 1 if step.reads[0].dtype == "f32" else 3
+    return step.reads[:of_a], step.reads[of_a:]
+
+
+class _Reader(NamedTuple):
+    """A product that reads a matrix as its operand `which`, and how it wants it."""
+
+    at: int
+    which: int
+    side: Side
+
+
+class _Matrix(NamedTuple):
+    """Rows are the axis whose elements lie further apart."""
+
+    rows: list[_Reader]
+    columns: list[_Reader]
+
+
+def paired(
+    sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]
+) -> list[Step]:
+    """The steps of a plan before values have places, with what packs matrices for two products. `storage` is that of a root, `made` makes one,
+    `fixed` have a place that is not the plan's."""
+    return _Pairing(sizes, steps, storage, made, fixed).steps()
+
+
+class _Pairing:
+    def __init__(
+        self, sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]
+    ) -> None:
+        self._sizes, self._steps, self._storage, self._new, self._fixed = sizes, steps, storage, made, fixed
+        self._reading: dict[int, list[int]] = {}
+        self._writing: dict[int, list[int]] = {}
+        for at, step in enumerate(steps):
+            for of, views in ((self._reading, step.reads), (self._writing, step.writes)):
+                for root in {storage(v.root) for v in views}:
+                    of.setdefault(root, []).append(at)
+
+    def steps(self) -> list[Step]:
+        before: dict[int, list[Step]] = {}
+        instead: dict[int, Step] = {}
+        given: dict[int, dict[int, tuple[View, View, View]]] = {}
+        for view, matrix in self._matrices():
+            found = self._taken(view, matrix)
+            if found is None:
+                continue
+            start = min(found.rows[0].at, found.columns[0].at)
+            row, column = found.rows[0], found.columns[0]
+            head = head_of(row.side, column.side)
+            root = self._made(head.size)
+            tops = [root._replace(offset=at, shape=(side.top,)) for at, side in zip(head.tops, (row.side, column.side), strict=True)]
+            sums = [root._replace(offset=at, shape=(side.sums,)) for at, side in zip(head.sums, (row.side, column.side), strict=True)]
+            digits = [self._made(side.packed) for side in (row.side, column.side)]
+            maker = self._maker(view, row.side.operand, start)
+            reads, writes = [view], [*sums, *digits]
+            if maker is None:
+                writes = [*tops, *writes]
+            else:
+                at, step, stored = maker
+                step = instead.get(at, step)
+                part = Step("tops", (stored,), tuple(tops), (), (head.size,))
+                instead[at] = step._replace(writes=(*step.writes, *tops), parts=(*step.parts, part))
+                reads += tops
+            parts = self._steps[row.at], self._steps[column.at]
+            before.setdefault(start, []).append(Step("pack", tuple(reads), tuple(writes), (), (row.which, column.which), parts))
+            for half, readers in enumerate((found.rows, found.columns)):
+                for reader in readers:
+                    given.setdefault(reader.at, {})[reader.which] = tops[half], sums[half], digits[half]
+        for at, operands_ in given.items():
+            step = self._steps[at]
+            reads = [v for which, own in enumerate(step.reads) for v in operands_.get(which, (own,))]
+            instead[at] = step._replace(reads=tuple(reads), parts=(step,))
+        return [s for at, step in enumerate(self._steps) for s in (*before.get(at, ()), instead.get(at, step))]
+
+    def _made(self, size: int) -> View:
+        return self._new(TensorType(dtype="u8", shape=(size,)))
+
+    def _matrices(self) -> Iterable[tuple[View, _Matrix]]:
+        """What products read along two axes, each matrix with its readers."""
+        found: dict[tuple[int, int, Axis, Axis], tuple[View, list[tuple[int, int]], list[tuple[int, int]]]] = {}
+        for at, step in enumerate(self._steps):
+            if step.name != "matmul":
+                continue
+            for which, x in enumerate(operands(step)):
+                if x.batch.size != 1:
+                    continue
+                v = step.reads[which]
+                key, other = (v.root, v.offset, x.lanes, x.k), (v.root, v.offset, x.k, x.lanes)
+                if other in found or (key not in found and x.turned):
+                    found.setdefault(other, (v, [], []))[2].append((at, which))
+                else:
+                    found.setdefault(key, (v, [], []))[1].append((at, which))
+        for view, rows, columns in found.values():
+            if rows and columns:
+                yield view, _Matrix(self._readers(rows), self._readers(columns))
+
+    def _readers(self, places: Sequence[tuple[int, int]]) -> list[_Reader]:
+        return [_Reader(at, which, side) for at, which in places if (side := self._sizes.side(self._steps[at], which)) is not None]
+
+    def _taken(self, view: View, matrix: _Matrix) -> _Matrix | None:
+        """The readers that one pass is for: those that want the same as the first of their kind, as long as digits take no memory beside the matrix
+        for long. None where that is not one of each kind."""
+        if not matrix.rows or not matrix.columns:
+            return None
+        alike = _Matrix(*([r for r in readers if r.side == readers[0].side] for readers in matrix))
+        start = min(readers[0].at for readers in alike)
+        storage = self._storage(view.root)
+        if any(at >= start for at in self._writing.get(storage, ())):
+            return None
+        own = {r.at for readers in alike for r in readers}
+        others = [at for at in self._reading[storage] if at not in own]
+        given_up = storage not in self._fixed and all(at <= start + NEAR for at in others)
+
+        def kept(r: _Reader) -> bool:
+            return r.at <= start + NEAR or (given_up and r.side.packed <= 4 * r.side.operand.lanes.size * r.side.operand.k.size)
+
+        found = _Matrix(*([r for r in readers if kept(r)] for readers in alike))
+        return found if found.rows and found.columns else None
+
+    def _maker(self, view: View, x: Operand, start: int) -> tuple[int, Step, View] | None:
+        """The one step that makes a matrix, as a `rows` step that can write its tops, and its result there; None where there is none."""
+        writers = self._writing.get(self._storage(view.root), [])
+        rows = Rows(x.lanes.size, x.k.size)
+        if len(writers) != 1 or view.offset or self._storage(view.root) != view.root:
+            return None
+        if x.lanes != Axis((rows.number,), (rows.length,)) or x.k != Axis((rows.length,), (1,)):
+            return None
+        stored, step = whole_rows(view.root, rows, "f32"), self._steps[writers[0]]
+        if step.name == "map":
+            part = mapped(step, rows)
+            short = rows.length < LEAST or rows.number < COUNT or (rows.number < FEW and rows.length >= LONG)
+            if part is None or short or any(self._storage(v.root) in self._fixed for v in step.writes):
+                return None
+            step = Step("rows", part.reads, part.writes, (), rows, (part,))
+        return (writers[0], step, stored) if step.name == "rows" and stored in step.writes else None
