@@ -9,8 +9,8 @@
 # block and read. A matrix that is packed along both axes at once is read once for that, if the blocks under way fit in the cache (132
 # processors, four blocks each of 64 KB), and once for its scales where the step that makes it does not write them. A kernel that keeps scores on the
 # chip: what it packs, as for a product; the digits that it wants, what its chain reads (a mask) and what it writes once each. What it reads of the
-# level-2 cache is counted apart: all lanes of the operands that stream by, for each block, and what its chain reads, for each element and pass. Tables
-# of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the rest. The time at 4 TB/s
+# level-2 cache is counted apart: all lanes of the operands that stream by, for each block, and what its chain reads, for each element and pass.
+# Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the rest. The time at 4 TB/s
 # (of the data sheet's 4.8) is what the bytes of memory alone would take, if nothing else did.
 #
 # Goal: a step in at most twice the time of native bf16. What that is on the device is measured by bench/gpu.py, never was, and taken here as the
