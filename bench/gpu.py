@@ -2,8 +2,8 @@
 # to floats, checksum included; every way of multiplying beside the chosen one) against bf16 torch.matmul at 4096, 8192 and 16384; every way at 8,
 # 16 and 23 bits, and how far the chip's bf16 and fp8 accumulators are exact; a step of GPTs of 124 million and 1 billion parameters (state on the
 # device, every link's end hashed there, as a worker runs it) against torch.compile with bf16 autocast and fused AdamW; the memory of both; what of
-# a step hashing is; a step of the smaller GPT with attention by slices, and with values made again, in time and memory against the step as it is,
-# and with the optimiser's moments on the host, in its memory and in a file; a micro-batch by two ranks on this device, whose sums their devices
+# a step hashing is; a step of the smaller GPT with attention by slices, with values made again, and with attention's scores in memory, against the
+# step as it is; with the optimiser's moments on the host, in its memory and in a file; a micro-batch by two ranks on this device, whose sums their devices
 # make; a worker's step against the same links with state and results brought each time; a transposition, prefix sums and an embedding's gradient
 # against torch's; and whether the same work gives the CPU engine's bits. Goals on one H200: GEMM at most 2.0 times torch's time, then 1.5; a step
 # at most 2 times native and at least 25 % of the bf16 rate, memory at most 1.3 times, hashing at most 1 % of a step, checksums 2 % of a GEMM.
@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from assay import course
 from assay.exact import engines
 from assay.exact.cpu import Cpu
+from assay.exact.cuda import attend
 from assay.exact.cuda.choice import Choices
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.parts import Parts
@@ -224,6 +225,34 @@ def by_slices(machine: Machine, name: str) -> list[dict[str, Any]]:
     return out
 
 
+def kept(machine: Machine, name: str) -> list[dict[str, Any]]:
+    """A step with attention's scores on the chip and with scores in memory: time, memory, launches, and whether both end in one state."""
+    here = Gpt(machine, name)
+    p = here.traced.program
+    del here.resident
+    out: list[dict[str, Any]] = []
+    first: Any = None
+    ways_ = attend.WAYS
+    both: tuple[tuple[tuple[int, int], ...], ...] = (ways_, ())
+    for ways_here in both:
+        gc.collect()
+        attend.WAYS = ways_here  # without any, no kernel fits the device
+        try:
+            here.resident = Resident(Parts(p, machine.device, machine.kernels, machine.products_of()))
+        finally:
+            attend.WAYS = ways_
+        here.resident.put(here.traced.state)
+        here.steps = 0
+        here.exact()
+        roots = here.resident.roots()
+        first = first or roots
+        found = medians(here.exact, None, machine, 3)
+        launches = len(here.resident._launches["micro"])
+        out.append({"on_chip": bool(ways_here), **found, "memory": here.resident.memory, "launches": launches, "equal": roots == first})
+        del here.resident
+    return out
+
+
 def away(machine: Machine, name: str) -> list[dict[str, Any]]:
     """A step with the moments on the host (in memory, page-locked; and in a file of the temporary folder) beside one with all of the state on the
     device, turn by turn; what crosses, what it saves, and whether both end in one state."""
@@ -382,7 +411,7 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in description.items()), flush=True)
     sheet = next((rate for key, rate in SHEET.items() if key in description["name"]), None)
     result: dict[str, Any] = {"device": description, "sheet_bf16_tflops": sheet}
-    result |= {kind: [] for kind in ("gemm", "ways", "moved", "step", "linked", "sliced", "away", "ranks", "left_out")}
+    result |= {kind: [] for kind in ("gemm", "ways", "moved", "step", "linked", "sliced", "kept", "away", "ranks", "left_out")}
     result["same_bits_as_cpu"] = same_bits(machine, "tiny")
     print(f"a small GPT has the CPU's bits: {result['same_bits_as_cpu']}", flush=True)
     sizes = (200,) if options.fake else (4096,) if options.quick else (4096, 8192, 16384)
@@ -397,7 +426,8 @@ def main() -> None:
     parts += [("step", name, lambda name=name: step(name)) for name in models]
     parts[-1:-1] = [
         ("moved", "all", lambda: moved(machine)), ("linked", models[0], lambda: [linked(machine, models[0])]),
-        ("sliced", models[0], lambda: by_slices(machine, models[0])), ("away", models[0], lambda: away(machine, models[0])),
+        ("sliced", models[0], lambda: by_slices(machine, models[0])), ("kept", models[0], lambda: kept(machine, models[0])),
+        ("away", models[0], lambda: away(machine, models[0])),
         ("ranks", "tiny", lambda: ranks(machine, "tiny")),
         *(("ways", f"b = {bits}", lambda bits=bits: [ways(machine, bits, 40 if options.fake else sizes[0])]) for bits in widths),
     ]  # fmt: skip

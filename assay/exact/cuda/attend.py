@@ -26,7 +26,7 @@ from assay.exact.rows import whole_rows
 from assay.exact.steps import Step
 from assay.exact.views import View
 
-WAYS = ((16, 3), (16, 2), (8, 3), (8, 2))
+WAYS: tuple[tuple[int, int], ...] = ((16, 3), (16, 2), (8, 3), (8, 2))
 """Lines of a block and stages of its ring, the best ones first."""
 MOST, LANES_OUT, ALIGN = 8192, 128, 128
 """As in attend.cuh: elements of a line, lanes of what it is multiplied with, and the multiple of bytes at which shared memory is cut."""
@@ -267,7 +267,8 @@ class _Writer:
     {inside}
 }}
 """
-        name = f"attend_{hashlib.sha256(tail.encode()).hexdigest()[:16]}"
+        key = f"{self.how} {self.room.ring} {tail}"
+        name = f"attend_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         text = MapText(name, f"KERNEL __launch_bounds__({32 * lines}, 1) {name}{tail}")
         arguments = (*given, *self.arguments)
         blocks = shape.batch * -(-shape.lines // lines)
