@@ -15,7 +15,7 @@ from assay.exact.views import View
 from tests.exact.test_cuda_rows import agrees, expanded, log_softmax, norm, norm_back, over
 
 needs_compiler = pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler for the fake device")
-SHAPE = (24, 40)
+SHAPE = (24, 160)
 
 
 def gelu(w: Writer) -> Sequence[int]:
