@@ -213,7 +213,7 @@ __device__ __forceinline__ void line_done(const Line &line) {
  * with a barrier. */
 template <int BR> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits, const u32 *tops,
                                                               const Packed &b, i64 length, int bits, char *ring, u64 *faults) {
-    const int wide = 18; /* u64 of a line's totals: those that a warp writes at a time lie in different banks */
+    const int wide = OWN > 1 ? 18 : 16; /* u64 of a line's totals: with 18, what a warp writes lies in different banks; a ring of two has room for 16 */
     static_assert(UNITS * BR * wide * 8 <= RING * OWN * UNITS * UNIT, "the ring has no room for the totals of all units");
     int count = rows_of((int)length), of_lines = count * BR * WIDTH, warp = (int)threadIdx.x >> 5, lanes = (int)b.lanes, tiles = (lanes + 15) / 16;
     int depth = ((int)length + ROW - 1) / ROW * ROW;
