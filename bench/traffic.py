@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from planned import H200
 
-from assay.exact import attention
 from assay.exact.cuda import attend, rows
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
@@ -40,6 +39,7 @@ from assay.exact.cuda.tape import SHORT, Tape
 from assay.exact.plan import Plan
 from assay.exact.steps import Step
 from assay.exact.views import View
+from assay.exact.wide import shape_of
 from assay.program import Part, Program
 
 RATE = 4e12
@@ -104,7 +104,7 @@ def product(step: Step, products: Products) -> Moved:
 
 def attended(step: Step, shelf: Shelf) -> tuple[Moved, int]:
     """With the bytes that come from the level-2 cache."""
-    kernel, shape = attend.attend(step, H200), attention.shape_of(step)
+    kernel, shape = attend.attend(step, H200), shape_of(step)
     fresh = shelf.take(kernel.packed, kernel.how).packed
     of_memory: Moved = [(v, touched(v)) for v in (*kernel.passes, *step.writes)]
     for packed in kernel.packed:
