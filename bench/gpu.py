@@ -3,7 +3,7 @@
 # 16 and 23 bits, and how far the chip's bf16 and fp8 accumulators are exact; a step of GPTs of 124 million and 1 billion parameters (state on the
 # device, every link's end hashed there, as a worker runs it) against torch.compile with bf16 autocast and fused AdamW; the memory of both; what of
 # a step hashing is; a step of the smaller GPT with attention by slices, with values made again, and with attention's scores in memory, against the
-# step as it is; with the optimiser's moments on the host, in its memory and in a file; a micro-batch by two ranks on this device, whose sums their devices
+# step as it is; with its moments on the host, in its memory and in a file; a micro-batch by two ranks on this device, whose sums their devices
 # make; a worker's step against the same links with state and results brought each time; a transposition, prefix sums and an embedding's gradient
 # against torch's; and whether the same work gives the CPU engine's bits. Goals on one H200: GEMM at most 2.0 times torch's time, then 1.5; a step
 # at most 2 times native and at least 25 % of the bf16 rate, memory at most 1.3 times, hashing at most 1 % of a step, checksums 2 % of a GEMM.

@@ -10,8 +10,8 @@
 # processors, four blocks each of 64 KB), and once for its scales where the step that makes it does not write them. A kernel that keeps scores on the
 # chip: what it packs, as for a product; the digits that it wants, what its chain reads (a mask) and what it writes once each. What it reads of the
 # level-2 cache is counted apart: all lanes of the operands that stream by, for each block, and what its chain reads, for each element and pass.
-# Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the rest. The time at 4 TB/s
-# (of the data sheet's 4.8) is what the bytes of memory alone would take, if nothing else did.
+# Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the rest. The time
+# at 4 TB/s (of the data sheet's 4.8) is what the bytes of memory alone would take, if nothing else did.
 #
 # Goal: a step in at most twice the time of native bf16. What that is on the device is measured by bench/gpu.py, never was, and taken here as the
 # time of the model's arithmetic at 40 % of bf16's peak (989 TFLOP/s).
@@ -31,7 +31,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from planned import H200
 
-from assay.exact import attention
 from assay.exact.cuda import attend, pairs, rows
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
@@ -43,6 +42,7 @@ from assay.exact.cuda.tiles import ROW
 from assay.exact.plan import Plan
 from assay.exact.steps import Step
 from assay.exact.views import View
+from assay.exact.wide import shape_of
 from assay.program import Part, Program
 
 RATE = 4e12
@@ -143,7 +143,7 @@ def written(side: Side) -> int:
 
 def attended(step: Step, shelf: Shelf) -> tuple[Moved, int]:
     """With the bytes that come from the level-2 cache."""
-    kernel, shape = attend.attend(step, H200), attention.shape_of(step)
+    kernel, shape = attend.attend(step, H200), shape_of(step)
     fresh = shelf.take(kernel.packed, kernel.how).packed
     of_memory: Moved = [(v, touched(v)) for v in (*kernel.passes, *step.writes)]
     for packed in kernel.packed:

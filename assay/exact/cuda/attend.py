@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from assay.exact.attention import Shape, shape_of, sizes, use
 from assay.exact.cuda import rows
 from assay.exact.cuda.device import Description, Kernel, Launch, source
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
@@ -25,6 +24,7 @@ from assay.exact.plan import Plan
 from assay.exact.rows import whole_rows
 from assay.exact.steps import Step
 from assay.exact.views import View
+from assay.exact.wide import Shape, shape_of, sizes, use
 
 WAYS: tuple[tuple[int, int], ...] = ((16, 3), (16, 2), (8, 3), (8, 2))
 """Lines of a block and stages of its ring, the best ones first."""
