@@ -37,6 +37,7 @@ FLAGS = (
 SHIMS = ("shim.h", "shim_hopper.h")
 ALIGN, GUARD = 256, 256
 GARBAGE = 0xA5
+UNTOUCHED = bytes([GARBAGE]) * GUARD
 MEMORY = 4 << 30
 """Bytes that the device says it has."""
 CACHE = 4 << 20
@@ -88,7 +89,7 @@ class _Buffer:
         self.address = self._raw.ctypes.data + GUARD
 
     def intact(self) -> bool:
-        return bool((self._raw[:GUARD] == GARBAGE).all() and (self._raw[GUARD + self.size :] == GARBAGE).all())
+        return ctypes.string_at(self.address - GUARD, GUARD) == UNTOUCHED == ctypes.string_at(self.address + self.size, GUARD)
 
 
 class _Window:
@@ -176,6 +177,8 @@ class Fake:
         self._early = copies == EARLY
         self._queue = Queue(eager=not self._early)
         self.launches = 0
+        self._looked = 0
+        """Launches after which the guards were looked at: nothing but a kernel writes where it was not told to."""
 
     def allocate(self, size: int) -> Buffer:
         with self.budget.turn() as room:
@@ -287,8 +290,11 @@ class Fake:
     def wait(self) -> None:
         self._not_recorded()
         self.mark().wait()
+        if self._looked == self.launches:
+            return
         if broken := [b.size for b in self._held if not b.intact()]:
             raise DeviceError(f"a write outside a buffer of {broken[0]} bytes")
+        self._looked = self.launches
 
     def _do(self, work: Any) -> None:
         if self._recording is not None:
