@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PRELOADED = [
-    "assay.cli.app", "assay.cli.node", "assay.cli.submit", "assay.cli.audit", "assay.adapters.evm", "assay.adapters.libp2p", "assay.trace", "tests.typed",
+    "assay.cli.app", "assay.cli.node", "assay.cli.submit", "assay.cli.audit", "assay.adapters.evm", "assay.adapters.libp2p", "assay.trace",
+    "tests.typed",
 ]  # fmt: skip
 
 
