@@ -13,7 +13,6 @@ import assay.adapters.evm  # noqa: F401  # first, because of the recursion limit
 from assay.exact.native.build import cache_folder, cache_home
 from assay.localnet.anvil import Anvil, find_anvil
 
-
 os.environ["ASSAY_CACHE"] = str(cache_home().absolute())
 """What was compiled stays where it is when a test has another home or folder."""
 

@@ -6,6 +6,7 @@ next `wait` or `download`, or when the buffer goes. What it cannot show is at th
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import ctypes
 import hashlib
@@ -171,6 +172,9 @@ class Fake:
         self.budget = grant(memory)
         self._modules: dict[str, _Module] = {}
         self._held: weakref.WeakSet[_Buffer | _Window] = weakref.WeakSet()
+        self._starts: weakref.WeakValueDictionary[int, _Buffer] = weakref.WeakValueDictionary()
+        self._order: list[int] = []
+        """Their addresses in order, some of buffers that are gone."""
         self._other: weakref.WeakSet[_Window] = weakref.WeakSet()
         self._peers = peers
         self._recording: _Graph | None = None
@@ -187,6 +191,8 @@ class Fake:
                 raise refused(size, held, room, self.budget.limit)
             buffer = _Buffer(size)
             self._held.add(buffer)
+            self._starts[buffer.address] = buffer
+            bisect.insort(self._order, buffer.address)
             self.budget.note(held + size)
         return buffer
 
@@ -308,6 +314,17 @@ class Fake:
 
     def _inside(self, address: int, size: int) -> int:
         """The address, if one buffer holds all the bytes."""
+        below = self._below(address)
+        if below is not None and address + size <= below.address + below.size:
+            return address
         if size and not any(b.address <= address and address + size <= b.address + b.size for b in (*self._held, *self._other)):
             raise DeviceError(f"{size} bytes at {address:#x} are in no buffer")
         return address
+
+    def _below(self, address: int) -> _Buffer | None:
+        """The last buffer that begins at or before an address."""
+        for at in range(bisect.bisect_right(self._order, address) - 1, -1, -1):
+            if (buffer := self._starts.get(self._order[at])) is not None:
+                return buffer
+            del self._order[at]
+        return None
