@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from assay.exact.cuda.budget import Budget
 from assay.exact.cuda.device import HERE, MAX_THREADS, Buffer, Description, DeviceError, Kernel, Launch, Shared, refused
 from assay.exact.cuda.fake_lanes import EARLY, LATE, Lane, Mark, Queue
-from assay.exact.native.build import COMPILE_TIMEOUT, cache_folder
+from assay.exact.native.build import COMPILE_TIMEOUT, cache_folder, locked
 
 FLAGS = (
     "-std=c++17", "-O1", "-fPIC", "-shared", "-D_GNU_SOURCE", "-fwrapv", "-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=off",
@@ -71,14 +71,20 @@ def _build(cxx: str, text: str) -> Path:
     target = folder / f"fake-{digest[:24]}.so"
     if target.exists():
         return target
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with locked(folder / f"lock-{digest[:2]}"):  # test processes, and ranks, begin with the same kernels
+        if not target.exists():
+            _compile(cxx, flags, text, target)
+    return target
+
+
+def _compile(cxx: str, flags: Sequence[str], text: str, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         made = Path(temporary) / "fake.so"
         done = subprocess.run([cxx, *flags, "-x", "c++", "-o", str(made), "-"], input=text, capture_output=True, text=True, timeout=COMPILE_TIMEOUT)
         if done.returncode:
             first = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
             raise DeviceError(f"{cxx} failed: {first}")
         os.replace(made, target)
-    return target
 
 
 class _Buffer:
