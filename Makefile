@@ -8,7 +8,8 @@
 .DEFAULT_GOAL := demo
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Hundreds of processes import the same modules: compiled once, also where PYTHONDONTWRITEBYTECODE is set, as it is in many containers.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup tools demo checked test test-all test-gpu lint contracts review clean distclean
 

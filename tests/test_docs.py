@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,19 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
+@cache
+def whole() -> Any:
+    """All commands: they take a second to build."""
+    return typer.main.get_command(app)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_that_are_shown_exist(page: Path) -> None:
     text = page.read_text()
     shown = [line for block in blocks(page, "") for line in block.splitlines() if line.startswith("assay ")]
     shown += re.findall(r"`(assay [^`]+)`", text)
-    for line in shown:
-        command: Any = typer.main.get_command(app)
+    for line in dict.fromkeys(shown):
+        command = whole()
         words = re.sub(r"\s#.*", "", line).split()[1:]
         for word in words:
             if not hasattr(command, "commands") or word.startswith("-"):

@@ -25,6 +25,7 @@ from ports.kubo_rpc import KuboRpc
 from assay import cid as cids
 from assay.cli.common import ENVIRONMENT, FAILED
 from assay.localnet import rpc
+from tests.typed import typed
 
 ASSAY = [sys.executable, "-m", "assay.cli"]
 PATIENCE = 900.0
@@ -41,7 +42,7 @@ def here(tmp_path: Path) -> Iterator[Path]:
 def assay(here: Path, *words: str, code: int = 0) -> dict[str, Any]:
     """The JSON object that a command ends with."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("ASSAY_R") and name not in ("ASSAY_CONTRACT", "ASSAY_DATA")}
-    done = subprocess.run([*ASSAY, *words, "--json"], cwd=here, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    done = typed([*words, "--json"], here, env, PATIENCE)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

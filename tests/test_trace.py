@@ -311,22 +311,22 @@ def test_a_program_depends_on_neither_threads_nor_chance() -> None:
 EXAMPLES = {"shakespeare": 421_376, "digits": 26_122, "cnn": 6_138}
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_trace_alike_in_every_process(name: str) -> None:
-    path = ROOT / "examples" / f"{name}.py"
-    loaded = load_training(path)
-    assert loaded.name == name
-    assert sum(p.numel() for p in loaded.model.parameters()) == EXAMPLES[name]
-    traced = trace(loaded)
-    assert Program.load(traced.program.dump()) == traced.program
+def test_examples_trace_alike_in_every_process() -> None:
     code = (
         "import sys; from assay.training import load_training; from assay.trace import trace; from assay.state import state_root\n"
         "from assay.stages import program_root\n"
-        "t = trace(load_training(sys.argv[1])); print((program_root(t.program) + state_root(0, t.state)).hex())"
+        "for path in sys.argv[1:]:\n"
+        "    t = trace(load_training(path)); print((program_root(t.program) + state_root(0, t.state)).hex())"
     )
-    run = [sys.executable, "-c", code, path]
-    there = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120).stdout
-    assert bytes.fromhex(there) == program_root(traced.program) + state_root(0, traced.state)
+    paths = [ROOT / "examples" / f"{name}.py" for name in EXAMPLES]
+    there = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True, timeout=240).stdout.split()
+    for path, root in zip(paths, there, strict=True):
+        loaded = load_training(path)
+        assert loaded.name == path.stem
+        assert sum(p.numel() for p in loaded.model.parameters()) == EXAMPLES[path.stem]
+        traced = trace(loaded)
+        assert Program.load(traced.program.dump()) == traced.program
+        assert bytes.fromhex(root) == program_root(traced.program) + state_root(0, traced.state)
 
 
 def test_a_local_run_learns_and_repeats() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
+from collections.abc import Iterable
 
 import msgspec
 import psutil
 
 PATIENCE = 10.0
 """Seconds that a process has to end by itself."""
+LOOK_EVERY = 0.02
+"""Seconds. What ends is nobody's child here; the system may keep it as a zombie for seconds, or for good, and then it has ended, too."""
 
 
 class Running(msgspec.Struct):
@@ -32,13 +36,20 @@ class Running(msgspec.Struct):
 
     def end(self, patience: float = PATIENCE) -> bool:
         """Whether it still ran."""
-        process = self.process()
-        if process is None:
-            return False
+        return bool(end([self], patience))
+
+
+def end(running: Iterable[Running], patience: float = PATIENCE) -> list[Running]:
+    """Ends processes, all at once: politely, then not. Returns those that still ran."""
+    found = [(one, process) for one in running if (process := one.process()) is not None]
+    for _, process in found:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(patience)
-            except psutil.TimeoutExpired:
+    deadline = time.monotonic() + patience
+    while any(one.process() for one, _ in found) and time.monotonic() < deadline:
+        time.sleep(LOOK_EVERY)
+    for one, process in found:
+        if one.process() is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        return True
+    return [one for one, _ in found]

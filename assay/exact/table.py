@@ -47,6 +47,7 @@ from assay.exact.types import (
     broadcast,
     check_bits,
     check_type,
+    well_formed,
 )
 
 __all__ = [
@@ -378,22 +379,6 @@ OPS: dict[str, Op] = {
 }
 
 
-def _small(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 64
-
-
-def _well_formed(kind: str, value: Attr) -> bool:
-    match kind:
-        case "flag":
-            return isinstance(value, bool)
-        case "ints":
-            return isinstance(value, tuple) and all(_small(n) for n in value)
-        case "dtype":
-            return isinstance(value, str) and value in ITEM_BYTES
-        case _:
-            return _small(value)
-
-
 def infer(op: str, types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     """Type of the result of `op` on operands of `types`. Total on any well-typed arguments: raises TypeRuleError, nothing else."""
     row = OPS.get(op)
@@ -402,7 +387,7 @@ def infer(op: str, types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     if attrs.keys() != row.attrs.keys():
         raise TypeRuleError(f"takes the attributes {sorted(row.attrs)}, not {sorted(attrs)}")
     for name, kind in row.attrs.items():
-        if not _well_formed(kind, attrs[name]):
+        if not well_formed(kind, attrs[name]):
             raise TypeRuleError(f"attribute {name} is no {kind}")
     if (row.arity is None and not types) or (row.arity is not None and len(types) != row.arity):
         raise TypeRuleError(f"takes {row.arity or 'one or more'} operands, not {len(types)}")

@@ -87,3 +87,20 @@ def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
             raise TypeRuleError(f"shapes {', '.join(str(list(s)) for s in shapes)} do not broadcast")
         out.append(dims.pop() if dims else 1)
     return tuple(out)
+
+
+def _small(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 64
+
+
+def well_formed(kind: str, value: Attr) -> bool:
+    """Whether an attribute is of a kind: int, ints, dtype, bits or flag."""
+    match kind:
+        case "flag":
+            return isinstance(value, bool)
+        case "ints":
+            return isinstance(value, tuple) and all(_small(n) for n in value)
+        case "dtype":
+            return isinstance(value, str) and value in ITEM_BYTES
+        case _:
+            return _small(value)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 LEFT = b"left\n"
 END_WITHIN = 5.0
@@ -60,11 +60,21 @@ def _signal(leaders: Sequence[int], how: signal.Signals) -> None:
 
 
 def _lives(leader: int) -> bool:
+    """Whether any process of its group does: one that waits for its parent to be told of its end (a zombie) has ended."""
     try:
         os.killpg(leader, 0)
     except ProcessLookupError:
         return False
-    return True
+    return sys.platform != "linux" or any(group == leader and state not in "ZX" for state, group in _states())
+
+
+def _states() -> Iterator[tuple[str, int]]:
+    """State and group of every process (proc_pid_stat(5))."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+                state, _, group = file.read().rpartition(")")[2].split()[:3]
+                yield state, int(group)
 
 
 def guard(lines: Iterable[bytes]) -> None:

@@ -23,7 +23,7 @@ from assay.adapters import evm_abi
 from assay.cli import behind
 from assay.cli.common import ENVIRONMENT, Trouble
 from assay.cli.folder import prepare, running
-from assay.cli.left import Running
+from assay.cli.left import Running, end
 from assay.dispute.record import Rules
 from assay.ids import Address
 from assay.localnet import anvil, rpc
@@ -205,8 +205,7 @@ def _begin(base: Path, port: int, block_time: float, leash: Leash) -> tuple[Netw
                 left[template.NAME] = Running.of(_left_running(engines_command(base), out, leash, ONE_THREAD).pid)
         network.bootstrap = address_of(log, lambda: process.poll() is None)
     except BaseException:
-        for each in left.values():
-            each.end()
+        end(left.values())
         raise
     return network, contracts, left
 
@@ -224,7 +223,9 @@ def _toml(lines: dict[str, str]) -> str:
 def stop(base: Path) -> list[str]:
     """Ends what runs; returns the names of what did. The state stays."""
     network = load(base)
-    ended = [name for name, left in (network.processes if network else {}).items() if left.end()]
+    left = network.processes if network else {}
+    over = end(left.values())
+    ended = [name for name, process in left.items() if process in over]
     ended += [path.parent.name for path in base.glob("*/behind.json") if behind.end(path.parent)]
     (base / "net.toml").unlink(missing_ok=True)
     return sorted(ended)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from assay.build import Builder
+from assay.build import Builder, Value
 from assay.exact import faults, trainings
 from assay.exact.cuda import fake, fake_lanes
 from assay.exact.cuda.away import Apart
@@ -25,7 +25,7 @@ from assay.exact.memory import beside_device
 from assay.exact.offload import Store, mapping
 from assay.exact.table import TensorType
 from assay.optim import SGD, AdamW, Averaged, Optimizer, update_part
-from assay.program import Input, Output, Part, Program
+from assay.program import Input, Output, OutputKind, Part, Program
 from assay.state import Tensors, state_root_of, tensor_roots
 from tests.exact.support import FAMILIES
 from tests.exact.test_cuda_route import Flipping
@@ -91,14 +91,15 @@ def test_what_a_product_makes_stays_on_the_device_and_so_does_what_micro_batches
 
 def made_by(update: Part, types: dict[str, TensorType]) -> Program:
     """A program whose micro-batch adds the parameters and the batch's field `x` to the gradients."""
-    b, outputs = Builder(), []
+    b = Builder()
+    outputs: list[tuple[OutputKind, str, Value]] = []
     x = b.input("batch", "x", TensorType(dtype="f32", shape=(1,)))
     for name, t in types.items():
         outputs.append(
             ("acc", f"grad.{name}", b.add(b.input("acc", f"grad.{name}", t), b.add(b.input("state", f"param.{name}", t), b.expand(x, t.shape))))
         )
     outputs.append(("acc", "loss", b.add(b.input("acc", "loss", TensorType(dtype="f32", shape=())), b.sum(x, (0,), False))))
-    return Program(gemm_bits=14, micro_batches=2, constants=(), micro=b.part(outputs), update=update)  # type: ignore[arg-type]
+    return Program(gemm_bits=14, micro_batches=2, constants=(), micro=b.part(outputs), update=update)
 
 
 def states_of(program: Program, apart: Apart | None, copies: str = fake_lanes.LATE) -> tuple[Resident, list[Roots]]:
@@ -107,7 +108,7 @@ def states_of(program: Program, apart: Apart | None, copies: str = fake_lanes.LA
     resident, out = Resident(Parts(program, *device(copies)), apart), []
     resident.put(state)
     for step in range(3):
-        rates = dict.fromkeys(program.scalars, np.float32(0.5 + step))
+        rates = dict.fromkeys(program.scalars, np.array(0.5 + step, np.float32))
         out.append(resident.step(step, lambda m: {"x": np.full(1, m, np.float32)}, rates)[1])
     assert tensor_roots(resident.state()) == out[-1] == resident.roots()
     return resident, out
@@ -133,14 +134,14 @@ def test_one_scalar_away_and_results_that_others_read_later_are_right() -> None:
     b = Builder()
     p, g, one = b.input("state", "param.w", f), b.input("acc", "grad.w", f), b.input("state", "one", TensorType(dtype="f32", shape=()))
     first, second = b.input("state", "a.first", f), b.input("state", "b.second", f)
-    outputs = [
+    outputs: list[tuple[OutputKind, str, Value]] = [
         ("state", "param.w", b.sub(p, b.scale(g, 0.1))),
         ("state", "a.first", b.add(first, p)),
         ("state", "b.second", b.add(b.mul(second, p), b.expand(b.sum(second, (0,), True), f.shape))),
         ("state", "c.last", b.mul(g, p)),
         ("state", "one", b.add(one, b.input("acc", "loss", TensorType(dtype="f32", shape=())))),
     ]
-    program = made_by(b.part(outputs), {"w": f})  # type: ignore[arg-type]
+    program = made_by(b.part(outputs), {"w": f})
     assert set(movable(program)) == {"a.first", "b.second", "c.last", "one"}
     _, want = states_of(program, None)
     for window in (1, 8000, 1 << 20):

@@ -58,8 +58,10 @@ def named(c: Case) -> dict[str, dict[str, np.ndarray]]:
 
 
 def long(name: str) -> bool:
-    """Cases that take seconds on the fake device and whose like, at another b, is in the quick run."""
-    return any(what in name for what in ("many rows", "of every shape", "for many threads", "matmul even")) and not name.endswith("b=14")
+    """Cases that take seconds on the fake device and whose like, at another b, is in the quick run; "many terms" of the most digits:
+    test_cuda_products."""
+    several = ("many rows", "many terms", "of every shape", "for many threads", "matmul even")
+    return any(what in name for what in several) and not name.endswith("b=14")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if long(name) and not ON_GPU else ()) for name in CASES])

@@ -369,7 +369,7 @@ def test_other_rows_taken_for_the_same_are_found(write: Callable[[Writer], Seque
 
 
 @pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed (nvidia-cuda-nvrtc-cu12)")
-@pytest.mark.parametrize("shape", [(9, 1024), (4, 768), (128, 5000), (128, 8193)], ids=str)
+@pytest.mark.parametrize("shape", [(9, 1024), (128, 5000), *(pytest.param(few, marks=pytest.mark.slow) for few in ((4, 768), (128, 8193)))], ids=str)
 def test_what_a_thread_holds_stays_in_registers(shape: tuple[int, int]) -> None:
     from tests.exact.test_cuda_compile import ROUNDED, arithmetic
 

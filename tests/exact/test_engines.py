@@ -36,9 +36,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def machine(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
     """A machine whose CUDA device is the fake one, and that has never been tested."""
-    monkeypatch.setenv("ASSAY_CACHE", str(tmp_path))
     real = engines._open.__wrapped__
     opened: dict[str, engines._Opened] = {}
 

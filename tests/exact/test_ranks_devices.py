@@ -3,8 +3,6 @@ host; and a flipped bit on the way is found."""
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,23 +11,22 @@ import msgspec
 import numpy as np
 import pytest
 
-from assay.exact import conformance, engines, faults, reference, trainings
+from assay.exact import conformance, faults, reference, trainings
 from assay.exact.conformance import Case, Writer
 from assay.exact.cpu import Cpu
-from assay.exact.cuda import fake, maps, rows
+from assay.exact.cuda import fake
 from assay.exact.cuda.maps import Kernels
-from assay.exact.cuda.parts import constants_of
 from assay.exact.cuda.product import Products, Shared
 from assay.exact.cuda.tiles import BF16_TILES, Size, Way
-from assay.exact.plan import Plan
 from assay.exact.ranks.between import Between
 from assay.exact.ranks.lives import Pool
 from assay.exact.ranks.places import BOTH, DATA, TENSOR, Layout
 from assay.exact.ranks.rank import Rank
 from assay.exact.ranks.split import ranked
 from assay.exact.ranks.team import piece
-from assay.exact.ranks.wire import DONE, SocketComm, attend, send
+from assay.exact.ranks.wire import SocketComm
 from assay.program import Program
+from tests.exact.ranks_here import Array, Counting, opened, texts, together
 from tests.exact.support import first_inputs
 from tests.exact.test_cuda_route import Flipping as Struck
 from tests.exact.test_cuda_wgmma import FEW
@@ -37,51 +34,7 @@ from tests.exact.test_cuda_wgmma import FEW
 pytestmark = pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler")
 SMALL = 256
 """Bytes of a window, so that small operands take several."""
-Array = np.ndarray[Any, Any]
 routes = pytest.mark.parametrize("peers", [True, False], ids=["peers", "staged"])
-
-
-def together(size: int, work: Callable[[SocketComm], Any]) -> list[Any]:
-    """What ranks give, each in a thread, this one being their hub. Raises what the first of them raised that did."""
-    pairs = [socket.socketpair() for _ in range(size)]
-    found: list[Any] = [None] * size
-    wrong: list[BaseException] = []
-
-    def rank(at: int) -> None:
-        sock = pairs[at][1]
-        try:
-            found[at] = work(SocketComm(sock, at, size))
-            send(sock, DONE, b"")
-        except BaseException as error:
-            wrong.append(error)
-            sock.close()
-
-    threads = [threading.Thread(target=rank, args=(at,)) for at in range(size)]
-    for thread in threads:
-        thread.start()
-    try:
-        attend([mine for mine, _ in pairs])
-    except Exception as error:
-        wrong.append(error)
-    finally:
-        if wrong:
-            for mine, _ in pairs:
-                mine.close()
-        for thread in threads:
-            thread.join()
-        for pair in pairs:
-            for sock in pair:
-                sock.close()
-    if wrong:
-        raise wrong[0]
-    return found
-
-
-def opened(peers: bool, texts: Sequence[maps.MapText] = (), device: fake.Fake | None = None) -> engines.Opened:
-    device = device or fake.Fake(peers=peers)
-    kernels = Kernels(device)
-    kernels.compile(list(texts))
-    return engines.Opened(device, kernels, Products(device))
 
 
 # ---- bytes ---------------------------------------------------------------------------------------------------------------
@@ -189,12 +142,6 @@ def test_a_flipped_bit_on_the_way_is_found_and_a_second_one_ends_it(what: str, p
 
 
 # ---- parts of programs ---------------------------------------------------------------------------------------------------
-
-
-def texts(program: Program, layout: Layout, size: int) -> list[maps.MapText]:
-    forms = [ranked(part, layout, rank, size) for rank in range(size) for part in (program.micro, program.update)]
-    plans = [Plan(stage.part, constants_of(program), program.gemm_bits, rows=True) for form in forms for stage in form.stages if stage.gives]
-    return rows.texts(plans)
 
 
 Named = dict[str, dict[str, Array]]
@@ -372,20 +319,6 @@ def test_what_is_wanted_at_the_same_time_lies_apart() -> None:
             apart = places[at] + bytes_ <= places[other] or places[other] + much <= places[at]
             assert apart or last < begin or end < first
     assert size < sum(bytes_ for *_, bytes_ in spans) / 4
-
-
-class Counting(fake.Fake):
-    """Counts what crosses, in bytes."""
-
-    up = down = 0
-
-    def upload(self, to: int, data: Array) -> None:
-        self.up += data.nbytes
-        super().upload(to, data)
-
-    def download(self, of: int, into: Array) -> None:
-        self.down += into.nbytes
-        super().download(of, into)
 
 
 @pytest.mark.parametrize("layout", [DATA, TENSOR, BOTH], ids=["data", "tensor", "both"])

@@ -25,8 +25,8 @@ from assay.exact.ranks.split import Entry
 from assay.exact.ranks.team import Crew, Team, crew
 from assay.execute import Executor
 from assay.state import acc_root_of, state_root_of, to_bytes
+from tests.exact.ranks_here import Counting, opened, texts
 from tests.exact.support import FAMILIES, first_inputs
-from tests.exact.test_ranks_devices import Counting, opened, texts
 
 layouts = pytest.mark.parametrize("layout", [DATA, TENSOR, BOTH], ids=["data", "tensor", "both"])
 needs_fake = pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler")

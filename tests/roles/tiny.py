@@ -25,7 +25,7 @@ from assay.build import Builder
 from assay.chain import Params
 from assay.daemon import Node, Ports, enrol
 from assay.dispute.record import Rules
-from assay.engine import JobFiles
+from assay.engine import JobFiles, RunLinks
 from assay.exact.table import TensorType
 from assay.execute import schedule_root
 from assay.ids import PeerId
@@ -35,7 +35,7 @@ from assay.program import Program
 from assay.runtime import Note
 from assay.sampling import record_indices
 from assay.stages import program_root
-from assay.state import Tensors, frozen_root, to_bytes
+from assay.state import Tensors, frozen_root, state_root, to_bytes
 
 SCALAR = TensorType(dtype="f32", shape=())
 MICRO_BATCHES, BATCH, RECORDS = 2, 4, 40
@@ -247,3 +247,9 @@ def batch_for(root: Path, what: client.Plan, job: JobFiles, unit: int, step: int
     wanted = record_indices(job.order, RECORDS, step, m, MICRO_BATCHES, BATCH)
     for at, name in enumerate(job.fields):
         np.save(root / segment / f"batch-{unit}-{at}.npy", what.records[name][wanted])
+
+
+def links(root: Path) -> RunLinks:
+    """A task for an engine: a segment of two steps, laid out in a folder."""
+    made = plan(2)
+    return RunLinks(job=lay_out(root, made), segment="segment-1", start=0, stop=2, parent_root=state_root(0, made.state), keep=1 << 20)

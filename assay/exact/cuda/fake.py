@@ -6,6 +6,7 @@ next `wait` or `download`, or when the buffer goes. What it cannot show is at th
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import ctypes
 import hashlib
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from assay.exact.cuda.budget import Budget
 from assay.exact.cuda.device import HERE, MAX_THREADS, Buffer, Description, DeviceError, Kernel, Launch, Shared, refused
 from assay.exact.cuda.fake_lanes import EARLY, LATE, Lane, Mark, Queue
-from assay.exact.native.build import COMPILE_TIMEOUT, cache_folder
+from assay.exact.native.build import COMPILE_TIMEOUT, cache_folder, locked
 
 FLAGS = (
     "-std=c++17", "-O1", "-fPIC", "-shared", "-D_GNU_SOURCE", "-fwrapv", "-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=off",
@@ -38,6 +39,7 @@ FLAGS = (
 SHIMS = ("shim.h", "shim_hopper.h")
 ALIGN, GUARD = 256, 256
 GARBAGE = 0xA5
+UNTOUCHED = bytes([GARBAGE]) * GUARD
 MEMORY = 4 << 30
 """Bytes that the device says it has."""
 CACHE = 4 << 20
@@ -78,14 +80,20 @@ def _build(cxx: str, text: str) -> Path:
     target = folder / f"fake-{digest[:24]}.so"
     if target.exists():
         return target
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with locked(folder / f"lock-{digest[:2]}"):  # test processes, and ranks, begin with the same kernels
+        if not target.exists():
+            _compile(cxx, flags, text, target)
+    return target
+
+
+def _compile(cxx: str, flags: Sequence[str], text: str, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         made = Path(temporary) / "fake.so"
         done = subprocess.run([cxx, *flags, "-x", "c++", "-o", str(made), "-"], input=text, capture_output=True, text=True, timeout=COMPILE_TIMEOUT)
         if done.returncode:
             first = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
             raise DeviceError(f"{cxx} failed: {first}")
         os.replace(made, target)
-    return target
 
 
 class _Buffer:
@@ -97,7 +105,7 @@ class _Buffer:
         self.address = self._raw.ctypes.data + GUARD
 
     def intact(self) -> bool:
-        return bool((self._raw[:GUARD] == GARBAGE).all() and (self._raw[GUARD + self.size :] == GARBAGE).all())
+        return ctypes.string_at(self.address - GUARD, GUARD) == UNTOUCHED == ctypes.string_at(self.address + self.size, GUARD)
 
 
 class _Window:
@@ -181,6 +189,9 @@ class Fake:
         self.budget = grant(memory)
         self._modules: dict[str, _Module] = {}
         self._held: weakref.WeakSet[_Buffer | _Window] = weakref.WeakSet()
+        self._starts: weakref.WeakValueDictionary[int, _Buffer] = weakref.WeakValueDictionary()
+        self._order: list[int] = []
+        """Their addresses in order, some of buffers that are gone."""
         self._other: weakref.WeakSet[_Window] = weakref.WeakSet()
         self._peers = peers
         self._recording: _Graph | None = None
@@ -188,6 +199,8 @@ class Fake:
         self._queue = Queue(eager=not self._early)
         self._order = order
         self.launches = 0
+        self._looked = 0
+        """Launches after which the guards were looked at: nothing but a kernel writes where it was not told to."""
 
     def allocate(self, size: int) -> Buffer:
         with self.budget.turn() as room:
@@ -196,6 +209,8 @@ class Fake:
                 raise refused(size, held, room, self.budget.limit)
             buffer = _Buffer(size)
             self._held.add(buffer)
+            self._starts[buffer.address] = buffer
+            bisect.insort(self._order, buffer.address)
             self.budget.note(held + size)
         return buffer
 
@@ -299,8 +314,11 @@ class Fake:
     def wait(self) -> None:
         self._not_recorded()
         self.mark().wait()
+        if self._looked == self.launches:
+            return
         if broken := [b.size for b in self._held if not b.intact()]:
             raise DeviceError(f"a write outside a buffer of {broken[0]} bytes")
+        self._looked = self.launches
 
     def _do(self, work: Any) -> None:
         if self._recording is not None:
@@ -314,6 +332,17 @@ class Fake:
 
     def _inside(self, address: int, size: int) -> int:
         """The address, if one buffer holds all the bytes."""
+        below = self._below(address)
+        if below is not None and address + size <= below.address + below.size:
+            return address
         if size and not any(b.address <= address and address + size <= b.address + b.size for b in (*self._held, *self._other)):
             raise DeviceError(f"{size} bytes at {address:#x} are in no buffer")
         return address
+
+    def _below(self, address: int) -> _Buffer | None:
+        """The last buffer that begins at or before an address."""
+        for at in range(bisect.bisect_right(self._order, address) - 1, -1, -1):
+            if (buffer := self._starts.get(self._order[at])) is not None:
+                return buffer
+            del self._order[at]
+        return None

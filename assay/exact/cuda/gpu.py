@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from assay.exact.cuda.budget import Budget
 from assay.exact.cuda.device import OPTIONS, Buffer, Description, DeviceError, Kernel, Launch, Shared, refused
-from assay.exact.native.build import cache_folder
+from assay.exact.native.build import cache_folder, locked
 
 log = logging.getLogger("assay.exact")
 WITH_ATTRIBUTE = 48 << 10
@@ -306,10 +306,17 @@ class Gpu:
         nvrtc = self._cupy.cuda.nvrtc
         options = (*OPTIONS, f"--gpu-architecture={arch}")
         words = "\0".join([*options, str(nvrtc.getVersion()), source])
-        folder = cache_folder()
-        target = folder / f"cuda-{hashlib.sha256(words.encode()).hexdigest()[:24]}.{'ptx' if arch.startswith('compute') else 'cubin'}"
+        folder, name = cache_folder(), hashlib.sha256(words.encode()).hexdigest()[:24]
+        target = folder / f"cuda-{name}.{'ptx' if arch.startswith('compute') else 'cubin'}"
         if target.exists():
             return target
+        with locked(folder / f"lock-{name[:2]}"):  # ranks begin with the same kernels: one of them compiles each
+            if not target.exists():
+                self._compile(source, options, target)
+        return target
+
+    def _compile(self, source: str, options: tuple[str, ...], target: Path) -> None:
+        nvrtc = self._cupy.cuda.nvrtc
         program = nvrtc.createProgram(source, "kernels.cu", (), ())
         try:
             nvrtc.compileProgram(program, options)
@@ -318,11 +325,10 @@ class Gpu:
             raise DeviceError(_first(nvrtc.getProgramLog(program))) from None
         finally:
             nvrtc.destroyProgram(program)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=target.suffix)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
         with os.fdopen(handle, "wb") as file:
             file.write(code)
         os.replace(temporary, target)
-        return target
 
     def prepare(self, texts: Sequence[tuple[str, str]]) -> None:
         """NVRTC compiles on several threads at once."""

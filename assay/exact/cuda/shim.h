@@ -397,19 +397,18 @@ static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uin
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned long long)((unsigned __int128)a * b >> 64); }
 static inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned by) { return (unsigned)(((uint64_t)high << 32 | low) << (by & 31) >> 32); }
 static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by) { return (unsigned)(((uint64_t)high << 32 | low) >> (by & 31)); }
-static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned s) {
-    uint64_t both = (uint64_t)b << 32 | a;
-    unsigned y = 0;
-    for (int i = 0; i < 4; i++) {
-        unsigned pick = s >> (4 * i), byte = (unsigned)(both >> (8 * (pick & 7))) & 255;
-        y |= (pick & 8 ? (byte & 128 ? 255u : 0u) : byte) << (8 * i);
-    }
-    return y;
+/* Byte `pick & 7` of both, or its sign eight times where bit 3 is set. Written out, as whoever asks for a constant order gets some shifts of it. */
+static inline __attribute__((always_inline)) unsigned shim_byte(uint64_t both, unsigned pick) {
+    unsigned byte = (unsigned)(both >> (8 * (pick & 7))) & 255;
+    return pick & 8 ? (byte & 128 ? 255u : 0u) : byte;
 }
-static inline int __dp4a(int a, int b, int c) {
-    unsigned sum = (unsigned)c;
-    for (int i = 0; i < 32; i += 8) sum += (unsigned)((int)(int8_t)(a >> i) * (int)(int8_t)(b >> i));
-    return (int)sum;
+static inline __attribute__((always_inline)) unsigned __byte_perm(unsigned a, unsigned b, unsigned s) {
+    uint64_t both = (uint64_t)b << 32 | a;
+    return shim_byte(both, s & 15) | shim_byte(both, s >> 4 & 15) << 8 | shim_byte(both, s >> 8 & 15) << 16 | shim_byte(both, s >> 12 & 15) << 24;
+}
+static inline __attribute__((always_inline)) int shim_times(int a, int b, int at) { return (int)(int8_t)(a >> at) * (int)(int8_t)(b >> at); }
+static inline __attribute__((always_inline)) int __dp4a(int a, int b, int c) {
+    return (int)((unsigned)c + (unsigned)(shim_times(a, b, 0) + shim_times(a, b, 8) + shim_times(a, b, 16) + shim_times(a, b, 24)));
 }
 template <class T> static inline T __ldg(const T *p) { return *p; }
 #define SHIM_MINMAX(T) static inline T min(T a, T b) { return a < b ? a : b; } static inline T max(T a, T b) { return a > b ? a : b; }

@@ -128,7 +128,8 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """While nobody else, in this process or another, has this file locked."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -149,7 +150,7 @@ def build(name: str, compiling: bool = True) -> Path:
         return target
     if not compiling:
         raise NativeError("it has not been compiled yet")
-    with _locked(folder / "lock"):
+    with locked(folder / "lock"):
         if target.exists():
             return target
         handle, temporary = tempfile.mkstemp(dir=folder, suffix=".so")
