@@ -190,8 +190,8 @@ class Fake:
         self._modules: dict[str, _Module] = {}
         self._held: weakref.WeakSet[_Buffer | _Window] = weakref.WeakSet()
         self._starts: weakref.WeakValueDictionary[int, _Buffer] = weakref.WeakValueDictionary()
-        self._order: list[int] = []
-        """Their addresses in order, some of buffers that are gone."""
+        self._addresses: list[int] = []
+        """In order, some of buffers that are gone."""
         self._other: weakref.WeakSet[_Window] = weakref.WeakSet()
         self._peers = peers
         self._recording: _Graph | None = None
@@ -210,7 +210,7 @@ class Fake:
             buffer = _Buffer(size)
             self._held.add(buffer)
             self._starts[buffer.address] = buffer
-            bisect.insort(self._order, buffer.address)
+            bisect.insort(self._addresses, buffer.address)
             self.budget.note(held + size)
         return buffer
 
@@ -341,8 +341,8 @@ class Fake:
 
     def _below(self, address: int) -> _Buffer | None:
         """The last buffer that begins at or before an address."""
-        for at in range(bisect.bisect_right(self._order, address) - 1, -1, -1):
-            if (buffer := self._starts.get(self._order[at])) is not None:
+        for at in range(bisect.bisect_right(self._addresses, address) - 1, -1, -1):
+            if (buffer := self._starts.get(self._addresses[at])) is not None:
                 return buffer
-            del self._order[at]
+            del self._addresses[at]
         return None
