@@ -8,11 +8,15 @@ import re
 import pytest
 
 from assay.exact import trainings
-from assay.exact.cuda import maps, rows
+from assay.exact.cuda import attend, maps, rows
 from assay.exact.cuda.device import source
 from assay.exact.cuda.parts import constants_of
+from assay.exact.cuda.plans import plan_for
+from assay.exact.cuda.product import Products
+from assay.exact.cuda.ruler import Ruler
 from assay.exact.plan import Plan
 from tests.exact import nvrtc
+from tests.exact.test_cuda_attention import H200, attention, masked
 
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed (nvidia-cuda-nvrtc-cu12)")
 
@@ -67,3 +71,35 @@ def test_a_transformers_chains_compile_and_round_as_written() -> None:
 def test_all_kernels_compile_for_every_architecture(arch: str) -> None:
     check(source(*maps.Kernels.FILES), arch)
     check(generated(*trainings.FAMILIES), arch)
+
+
+def attending(arch: str, size: tuple[int, int, int, int]) -> list[str]:
+    """The kernels of attention with its gradients, as they are for such a chip, each with what it calls."""
+    of = H200._replace(arch=arch)
+    plan = plan_for(attention(masked, size).part, {}, 14, of, Products(Ruler(of)))
+    return [attend.before(made.how, made.ring) + made.text.text for made in attend.kernels([plan], of)]
+
+
+@pytest.mark.parametrize(("arch", "spilled"), [("sm_90", 28), pytest.param("sm_80", 0, marks=pytest.mark.slow)])
+def test_kernels_of_attention_round_as_written_and_hold_what_they_are_to(arch: str, spilled: int) -> None:
+    """Heads of 64 over 1024 characters: 32 elements of a line, of two values, wait in each thread's registers."""
+    texts = attending(arch, (2, 1024, 1024, 64))
+    assert len(texts) == 3
+    stores = []
+    for text in texts:
+        ptx, cubin, log = nvrtc.reported(text, arch, "--ptxas-options=-v")
+        assert cubin.startswith(b"\x7fELF")
+        assert nvrtc.forbidden(ptx) == []
+        assert arithmetic(ptx) <= ROUNDED
+        assert ".local" not in ptx
+        stores += [int(n) for n in re.findall(r"(\d+) bytes spill stores", log)]
+    assert len(stores) == 3
+    assert sum(stores) <= spilled
+
+
+@pytest.mark.slow
+def test_kernels_of_attention_compile_where_shared_memory_is_small() -> None:
+    texts = attending("sm_86", (1, 700, 700, 64))
+    assert len(texts) == 3
+    for text in texts:
+        check(text, "sm_86")
