@@ -275,7 +275,7 @@ class Driver:
         grid, block = (ctypes.c_uint32 * 3)(gx, gy, gz), (ctypes.c_uint32 * 3)(bx, by, bz)
 
         def run() -> None:
-            if message := kernel.run(words, grid, block, shared):
+            if message := kernel.run(words, grid, block, shared, fake.Order.BY_TURNS):
                 raise Refused(FAULT, f"{kernel.name}: {message.decode()}")
 
         self._streams[stream].ask(run)
