@@ -36,7 +36,7 @@ from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
 from assay.exact.cuda.product import Products, Side, around
 from assay.exact.cuda.ruler import Ruler
-from assay.exact.cuda.streamed import Shelf
+from assay.exact.cuda.streamed import Shelf, in_memory
 from assay.exact.cuda.tape import SHORT, Tape
 from assay.exact.cuda.tiles import ROW
 from assay.exact.plan import Plan
@@ -51,6 +51,8 @@ PEAK, REACHED = 989e12, 0.4
 """Floating-point operations a second of bf16's products, by the data sheet, and the part of them that a good step reaches."""
 THREADS = 2048
 """Of a processor, at most."""
+UNIT = 64
+"""Elements of k that attend.cuh fetches at a time; what fills up a packed operand's 128 stays where it is."""
 BLOCKS = 4
 """Of `pack_both`, that a processor has under way at most."""
 KINDS = {"attend": "attention on the chip"} | dict.fromkeys(("matmul", "pack"), "products")
@@ -150,7 +152,8 @@ def attended(step: Step, shelf: Shelf) -> tuple[Moved, int]:
         digits = packed.sizes(kernel.how)["digits"]
         elements = packed.side.products * packed.side.lanes.size * packed.side.k.size
         of_memory.append((packed.view, digits + (digits + 8 * elements if packed in fresh else 0)))
-    streamed = sum(packed.sizes(kernel.how)["digits"] // packed.side.products * kernel.blocks for packed in attend.streams(step))
+    units = [(packed, -(-packed.side.k.size // UNIT)) for packed in attend.streams(step)]
+    streamed = sum(packed.padded * n * UNIT * in_memory(kernel.how) * kernel.blocks for packed, n in units)
     return of_memory, streamed + sum(n * v.item * prod(shape[1:]) for v, n in kernel.passes.items() if v.strides[-1])
 
 
