@@ -58,4 +58,4 @@ def test_the_bench_runs_on_the_fake_device() -> None:
     assert {way.split()[0] for way in found["ways"][0]["ways_ms"]} == {"int8", "bf16", "fp8"}
     assert found["left_out"] == []
     late = script("bench/gpu.py", "--fake", "--json", "--seconds", "0")
-    assert len(json.loads(late.stdout.splitlines()[-1])["left_out"]) == 8
+    assert len(json.loads(late.stdout.splitlines()[-1])["left_out"]) == 9
