@@ -79,21 +79,25 @@ def by_slices(machine: Machine, name: str) -> list[dict[str, Any]]:
     p, description = here.traced.program, machine.device.description
     del here.resident
     small, large = (2000, 4000) if machine.torch is None else (description.cache, 4 * description.cache)
-    out: list[dict[str, Any]] = []
-    first: Any = None
+    out, roots = list[dict[str, Any]](), list[Any]()
     for slices, effort in ((0, 0), (small, 0), (large, 0), (small, 1)):
-        gc.collect()
-        here.resident = Resident(Parts(p, machine.device, machine.kernels, machine.products_of(), slices, effort))
-        here.resident.put(here.traced.state)
-        here.steps = 0
-        here.exact()
-        roots = here.resident.roots()
-        first = first or roots
-        found = medians(here.exact, None, machine, 3)
-        launches = len(here.resident._launches["micro"])
-        out.append({"slices": slices, "effort": effort, **found, "memory": here.resident.memory, "launches": launches, "equal": roots == first})
-        del here.resident
+        parts = Parts(p, machine.device, machine.kernels, machine.products_of(), slices, effort)
+        out.append({"slices": slices, "effort": effort, **again(machine, here, parts, roots)})
     return out
+
+
+def again(machine: Machine, here: Gpt, parts: Parts, roots: list[Any]) -> dict[str, Any]:
+    """A step as other parts make it: time, memory, launches, and whether the first ends in the first of `roots`, to which its own are added."""
+    gc.collect()
+    here.resident = Resident(parts)
+    here.resident.put(here.traced.state)
+    here.steps = 0
+    here.exact()
+    roots.append(here.resident.roots())
+    found = medians(here.exact, None, machine, 3)
+    found |= {"memory": here.resident.memory, "launches": len(here.resident._launches["micro"]), "equal": roots[-1] == roots[0]}
+    del here.resident
+    return found
 
 
 def kept(machine: Machine, name: str) -> list[dict[str, Any]]:
@@ -101,26 +105,14 @@ def kept(machine: Machine, name: str) -> list[dict[str, Any]]:
     here = Gpt(machine, name)
     p = here.traced.program
     del here.resident
-    out: list[dict[str, Any]] = []
-    first: Any = None
-    ways_ = attend.WAYS
-    both: tuple[tuple[tuple[int, int], ...], ...] = (ways_, ())
-    for ways_here in both:
-        gc.collect()
-        attend.WAYS = ways_here  # without any, no kernel fits the device
+    out, roots, ways = list[dict[str, Any]](), list[Any](), attend.WAYS
+    for on_chip in (True, False):
         try:
-            here.resident = Resident(Parts(p, machine.device, machine.kernels, machine.products_of()))
+            attend.WAYS = ways if on_chip else ()  # without any, no kernel fits the device
+            parts = Parts(p, machine.device, machine.kernels, machine.products_of())
+            out.append({"on_chip": on_chip, **again(machine, here, parts, roots)})
         finally:
-            attend.WAYS = ways_
-        here.resident.put(here.traced.state)
-        here.steps = 0
-        here.exact()
-        roots = here.resident.roots()
-        first = first or roots
-        found = medians(here.exact, None, machine, 3)
-        launches = len(here.resident._launches["micro"])
-        out.append({"on_chip": bool(ways_here), **found, "memory": here.resident.memory, "launches": launches, "equal": roots == first})
-        del here.resident
+            attend.WAYS = ways
     return out
 
 

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from planned import H200
 
+from assay.exact.again import touched
 from assay.exact.cuda import attend, pairs, rows
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
@@ -76,11 +77,6 @@ WAYS = (
 
 Moved = list[tuple[View, float]]
 """Bytes, each with the value that they are of."""
-
-
-def touched(v: View) -> int:
-    """Bytes of a view's elements, each counted once."""
-    return v.item * prod(n for n, stride in zip(v.shape, v.strides, strict=True) if stride)
 
 
 def cached(under_way: int, size: float) -> bool:

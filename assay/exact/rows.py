@@ -77,15 +77,20 @@ def along(v: View, rows: Rows) -> View | None:
     return _joined(v, v.shape[:cut], v.strides[:cut], rows, steps[0])
 
 
+def worth(rows: Rows) -> bool:
+    """Whether there are rows enough, long enough, for a kernel over them."""
+    return rows.length >= LEAST and rows.number >= (FEW if rows.length >= LONG else COUNT)
+
+
 def reduced(step: Step) -> tuple[Rows, Step] | None:
     """The rows of a maximum or sum over them, and that step with its views as rows; None for other steps."""
     if (step.name, *(v.dtype for v in step.reads)) not in (("sum", "f32"), ("sum", "i64"), ("amax", "f32")):
         return None
     (x,), (out,), (bits, inner, length, rank, *walk) = step.reads, step.writes, step.extra
-    if inner != 1 or length < LEAST or prod(walk[2 * rank + 1 :]) != 1:
+    if inner != 1 or prod(walk[2 * rank + 1 :]) != 1:
         return None
     rows = Rows(prod(walk[:rank]), length)
-    if rows.number < COUNT or (rows.number < FEW and length >= LONG):
+    if not worth(rows):
         return None
     read = _joined(x, walk[:rank], walk[rank : 2 * rank], rows, 1)
     return rows, Step(step.name, (read,), (one_a_row(out.root, rows, out.dtype),), (), (bits,))

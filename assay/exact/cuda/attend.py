@@ -18,7 +18,8 @@ from typing import NamedTuple
 from assay.exact.cuda import rows
 from assay.exact.cuda.device import Description, Kernel, Launch, source
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
-from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, axis, in_memory, packing, sides
+from assay.exact.cuda.operands import axis
+from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, in_memory, packing, sides
 from assay.exact.cuda.tiles import LEAST_SHARED, NARROW, SHARED, Digits, digits
 from assay.exact.plan import Plan
 from assay.exact.rows import whole_rows

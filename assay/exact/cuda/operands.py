@@ -74,13 +74,14 @@ def operands(step: Step) -> tuple[Operand, Operand]:
         # One second operand for all: the batch is just more rows.
         m, row, batch, steps_a, steps_b = (*batch, *m), (*steps_a, *row), [1], [0], [0]
 
-    def axis(v: View, start: int, stop: int) -> Axis:
-        return _axis(v.shape[start:stop], v.strides[start:stop])
+    def part(v: View, start: int, stop: int) -> Axis:
+        return axis(v.shape[start:stop], v.strides[start:stop])
 
-    first = Operand(_axis(batch, steps_a), _axis(m, row), axis(a, at + rows, len(a.shape)))
-    return first, Operand(_axis(batch, steps_b), axis(b, bt + inner_b, len(b.shape)), axis(b, bt, bt + inner_b))
+    first = Operand(axis(batch, steps_a), axis(m, row), part(a, at + rows, len(a.shape)))
+    return first, Operand(axis(batch, steps_b), part(b, bt + inner_b, len(b.shape)), part(b, bt, bt + inner_b))
 
 
-def _axis(dims: Sequence[int], steps: Sequence[int]) -> Axis:
+def axis(dims: Sequence[int], steps: Sequence[int]) -> Axis:
+    """With dimensions joined as far as they can be."""
     sizes, (strides,) = merged(dims, steps)
     return Axis(tuple(sizes), tuple(strides))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from assay.exact.cuda.device import Launch
 from assay.exact.cuda.operands import Axis, Operand, operands
-from assay.exact.rows import COUNT, FEW, LEAST, LONG, Rows, mapped, whole_rows
+from assay.exact.rows import Rows, mapped, whole_rows, worth
 from assay.exact.steps import Step
 from assay.exact.table import TensorType
 from assay.exact.views import View
@@ -221,8 +221,7 @@ class _Pairing:
         stored, step = whole_rows(view.root, rows, "f32"), self._steps[writers[0]]
         if step.name == "map":
             part = mapped(step, rows)
-            short = rows.length < LEAST or rows.number < COUNT or (rows.number < FEW and rows.length >= LONG)
-            if part is None or short or any(self._storage(v.root) in self._fixed for v in step.writes):
+            if part is None or not worth(rows) or any(self._storage(v.root) in self._fixed for v in step.writes):
                 return None
             step = Step("rows", part.reads, part.writes, (), rows, (part,))
         return (writers[0], step, stored) if step.name == "rows" and stored in step.writes else None

@@ -3,14 +3,14 @@ follow each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from assay.exact.cuda.device import Buffer, Launch
-from assay.exact.cuda.operands import Axis, Operand
+from assay.exact.cuda.operands import Axis, Operand, axis
 from assay.exact.cuda.tiles import LANES, NARROW, ROW, Digits, Layout
 from assay.exact.steps import Step
-from assay.exact.views import View, merged
+from assay.exact.views import View
 
 
 def in_memory(how: Digits) -> int:
@@ -115,11 +115,6 @@ def packing(
         top, across, along, to = (scratch + places[packed][part] for part in ("top", "across", "along", "digits"))
         out += products.packed(how, NARROW, packed.bits, packed.side, packed.padded, at(packed.view), top, to, (in_memory(how), across, along))
     return out
-
-
-def axis(dims: Sequence[int], steps: Sequence[int]) -> Axis:
-    sizes, (strides,) = merged(dims, steps)
-    return Axis(tuple(sizes), tuple(strides))
 
 
 def sides(step: Step) -> tuple[tuple[Packed, Walk], tuple[Packed, Walk]]:
