@@ -5,7 +5,9 @@ A node behind a router keeps reservations at a few relays (nodes of its network 
 relay sees who speaks with whom and how much, and can cut it off, and nothing else. What a relay gives is bounded (`LIMITS`), which
 blobs (assay.adapters.libp2p_tunnel) find out when they are cut off. Everything here runs in the trio thread.
 
-Found by trying (0.8.1): reserving needs a stream that the caller opens; a dial comes back as a connection that the host has taken in already.
+Found by trying (0.8.1): reserving needs a stream that the caller opens; a dial comes back as a connection that the host has taken in already; a relay
+that has ended a circuit reads on, and may take what is left of it for another RESERVE, which moves the end of the caller's place: whoever shows
+the proof that it was given before is refused from then on.
 """
 
 from __future__ import annotations
@@ -87,7 +89,10 @@ class Relays:
             with trio.fail_after(RESERVE_WITHIN):
                 stream = await self._host.new_stream(relay, [PROTOCOL_ID])
                 try:
-                    return bool(await self._transport._make_reservation(stream, relay))
+                    placed = bool(await self._transport._make_reservation(stream, relay))
+                    # a CONNECT needs no proof of one's own place (specification), and would be refused for this one as soon as it is stale
+                    self._transport._reservation_proofs.pop(relay, None)
+                    return placed
                 finally:
                     await stream.close()
         except Exception as error:  # it relays for nobody, or has gone

@@ -15,6 +15,7 @@ import trio
 import trio.testing
 from libp2p.connection_types import ConnectionType
 from libp2p.peer.id import ID
+from libp2p.relay.circuit_v2.resources import Reservation
 
 from assay import cid as cids
 from assay.adapters import libp2p_relay, libp2p_tunnel
@@ -150,6 +151,26 @@ def test_a_fetch_goes_on_when_a_relay_cuts_it_off(tmp_path: Path, monkeypatch: p
                 except Outage:  # each circuit brings something, and nothing is fetched twice
                     continue
             assert await wanting.blobs.get(root) == DATA
+
+    run(main())
+
+
+def test_a_circuit_is_given_whatever_has_become_of_the_callers_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay moves the end of a place without telling when it takes the rest of a circuit that it cut off for a request."""
+    told = Reservation.to_proto
+
+    def stale(place: Reservation) -> Any:
+        message = told(place)
+        message.expire -= 60
+        return message
+
+    monkeypatch.setattr(Reservation, "to_proto", stale)
+
+    async def main() -> None:
+        async with network(tmp_path, True, True) as (_, provider, wanting):
+            root = await provider.blobs.put(SMALL)
+            await wanting.blobs.fetch(root, len(SMALL), [provider.id])
+            assert await wanting.blobs.get(root) == SMALL
 
     run(main())
 
