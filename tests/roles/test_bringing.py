@@ -19,7 +19,7 @@ from assay_worker.bringing import PATIENCE
 from assay_worker.machine import WorkerMachine
 from assay_worker.state import WorkerConfig
 from bench import ME, OTHER, PARAMS, PEERS, Bench, digest
-from tests.roles.test_worker_machine import VERIFIERS, drawn
+from tests.roles.worker_world import VERIFIERS, drawn
 
 
 @pytest.fixture

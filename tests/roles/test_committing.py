@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_worker_machine import INPUTS, PRICE, hear, outcome, running
+from worker_world import INPUTS, PRICE, hear, outcome, running
 
 from assay.chain import Activated, Commit, Lapsed
 from assay.ids import SegmentId

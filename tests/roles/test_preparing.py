@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_worker_machine import INPUTS, PRICE, busy, hear, offered, outcome, running
+from worker_world import INPUTS, PRICE, busy, hear, offered, outcome, running
 
 from assay.chain import Activate, Activated, Commit, Lapsed
 from assay.ids import SegmentId

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_worker_machine import bench, boundary, committed
+from worker_world import bench, boundary, committed
 
 from assay.chain import Settled
 from assay.dispute.questions import Kind, Question
