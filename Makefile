@@ -36,6 +36,7 @@ review: tools
 
 # Linting and compiling side by side: each takes one core.
 checked: setup
+	@tools/compiler.sh
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint contracts
 
 test: checked

@@ -16,8 +16,7 @@ VENV=${VENV:-.venv}
 EXTRAS=${EXTRAS:-train,finetune,data,dev}
 TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu # documented at pytorch.org/get-started
 
-say() { printf '%s\n' "setup: $*"; }
-die() { printf '%s\n' "setup: $*" >&2; exit 3; }
+. tools/system.sh
 
 stamp="$VENV/.setup"
 want=$({ cat pyproject.toml constraints.txt tools/setup.sh; echo "$EXTRAS $(pwd)"; } | sha256sum | cut -c1-64)
@@ -38,21 +37,7 @@ if [ -n "$lacks" ] || ! header stdlib.h; then lacks="gcc libc6-dev"; fi
 if [ -n "$lacks" ] || ! header gmp.h; then lacks="$lacks libgmp-dev"; fi
 if [ -n "$lacks" ] || ! header Python.h; then lacks="$lacks python3-dev"; fi
 "$PYTHON" -c 'import ensurepip' 2>/dev/null || lacks="$lacks python3-venv"
-if [ -n "$lacks" ]; then
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    say "installing$(printf ' %s' $lacks) with apt"
-    export DEBIAN_FRONTEND=noninteractive
-    { apt-get update -q && apt-get install -y -q --no-install-recommends $lacks; } >"${TMPDIR:-/tmp}/assay-apt.$$" 2>&1 || {
-      tail -n 5 "${TMPDIR:-/tmp}/assay-apt.$$" >&2
-      die "apt could not install$(printf ' %s' $lacks)"
-    }
-    rm -f "${TMPDIR:-/tmp}/assay-apt.$$"
-  elif command -v apt-get >/dev/null; then
-    die "a few system packages are missing. Type this, then run the same command again: sudo apt-get install -y$(printf ' %s' $lacks)"
-  else
-    die "missing (by their Debian names):$(printf ' %s' $lacks). Install a C compiler and the headers of GMP and Python, then run the same command again"
-  fi
-fi
+[ -z "$lacks" ] || system_packages "a C compiler and the headers of GMP and Python" $lacks
 
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 pip="$VENV/bin/python -m pip --disable-pip-version-check -qq"
