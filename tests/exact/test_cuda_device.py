@@ -19,7 +19,7 @@ KERNEL rounded(const i64 *total, const i64 *s, float *y, i64 n) {
 }
 KERNEL whole(const float *x, const i64 *s, i64 *y, i64 n) {
     i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) y[i] = fixed(x[i], (int)s[i]);
+    if (i < n) y[i] = fixed(x[i], scale_by((int)s[i]));
 }
 KERNEL total(const int *x, int *y) {
     ASSAY_SHARED(int, sums);
@@ -98,6 +98,26 @@ def test_fixed_point_is_that_of_the_reference(bench: Bench, kind: str) -> None:
     s = (40 + 126 - top).astype(np.int64)
     got = bench.run("whole", -(-n // 256), 256, [x, s], np.zeros(n, np.int64), n)
     assert np.array_equal(got, reference.fixed(x, s))
+
+
+def test_fixed_point_at_ties_and_at_all_widths(bench: Bench) -> None:
+    """Halves, numbers around those at which the two parts meet, and the largest that a scale lets through, at 2 to 42 bits."""
+    n = 40_000
+    near = (integers(7, (n,), -8, 9) << 19) + integers(8, (n,), -3, 4)
+    size = np.where(np.arange(n) % 2, near, integers(9, (n,), -(2**24), 2**24)).astype(np.float32)
+    by = integers(10, (n,), -26, 19)
+    held = np.abs(np.ldexp(size.astype(np.float64), by)) <= 2.0**42
+    e = integers(11, (n,), -100, 100)
+    x, s = np.ldexp(size, e.astype(np.int32)), (by - e).astype(np.int64)
+    got = bench.run("whole", -(-n // 256), 256, [x, s], np.zeros(n, np.int64), n)
+    assert held.sum() > n // 2
+    assert np.array_equal(got[held], reference.fixed(x, s)[held])
+    ties = np.abs(np.ldexp(size.astype(np.float64), by) % 1) == 0.5
+    assert (ties & held).sum() > 500
+    top, bits = integers(12, (n,), 1, 255), integers(13, (n,), 2, 43)
+    x = (np.where(np.arange(n) % 2, 0x7FFFFF, integers(14, (n,), 0, 1 << 23)) | top << 23).astype(np.uint32).view(np.float32)
+    s = (bits + 126 - top).astype(np.int64)
+    assert np.array_equal(bench.run("whole", -(-n // 256), 256, [x, s], np.zeros(n, np.int64), n), reference.fixed(x, s))
 
 
 def test_blocks_meet_at_barriers_and_share_memory(bench: Bench) -> None:

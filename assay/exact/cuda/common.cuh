@@ -20,20 +20,23 @@ typedef unsigned long long u64;
 /* The exponent field of the largest magnitude, of bits that have no sign. */
 __device__ __forceinline__ u32 field_of(u32 magnitude) { return magnitude >> 23; }
 
-/* rint(x * 2^s), ties to even, for finite x and |result| < 2^62; all in integers, since many GPUs have next to no f64. */
-__device__ __forceinline__ i64 fixed(float x, int s) {
-    u32 b = __float_as_uint(x), e = b >> 23 & 255;
-    u64 m = (b & 0x7fffffu) | (e ? 0x800000u : 0u);
-    int by = (int)(e ? e : 1) - 150 + s;
-    u64 q;
-    if (by >= 0) q = m << by;
-    else if (by < -25) q = 0;
-    else {
-        u64 rest = m & ((1ull << -by) - 1), half = 1ull << (-by - 1);
-        q = m >> -by;
-        q += rest > half || (rest == half && (q & 1));
-    }
-    return b >> 31 ? -(i64)q : (i64)q;
+/* What x is multiplied by, one after the other, to be x * 2^(s - FRACTION), for -232 <= s <= 274: both are normal, and none makes an infinity that the other would not. */
+#define FRACTION 20
+struct Scale { float one, two; };
+__device__ __forceinline__ Scale scale_by(int s) {
+    int by = s - FRACTION, first = by > 127 ? 127 : by < -126 ? -126 : by;
+    return {__uint_as_float((u32)(first + 127) << 23), __uint_as_float((u32)(by - first + 127) << 23)};
+}
+
+/* rint(x * 2^s), ties to even, for finite x and |x * 2^s| <= 2^42; of others some number. Adding 1.5 * 2^23 rounds to a whole number: first
+ * x * 2^(s - 20), whose rest, at most a half, is exact (it is a multiple of x's last bit, and x has 24), then the rest's 2^20 times. Parts of a tie go to even
+ * with the second number, since 2^20 times the first is even. Numbers so small that a scaled one is rounded on the way are far below a half. */
+__device__ __forceinline__ i64 fixed(float x, Scale by) {
+    const float magic = 12582912.0f;
+    float y = __fmul_rn(__fmul_rn(x, by.one), by.two), high = __fadd_rn(y, magic);
+    float rest = __fsub_rn(y, __fsub_rn(high, magic)), low = __fadd_rn(__fmul_rn(rest, (float)(1 << FRACTION)), magic);
+    const u32 none = 0x4b400000u;
+    return (i64)(i32)(__float_as_uint(high) - none) * (1 << FRACTION) + (i32)(__float_as_uint(low) - none);
 }
 
 /* RN32(total * 2^s), rounded once, ties to even, subnormals kept; +0 for a sum of zero. |total| < 2^63, s any int of some thousands. */

@@ -13,6 +13,7 @@ FN float of_rank(u32 r) { return r == 0xffffffffu ? of_bits(NAN_BITS) : of_bits(
 FN u32 larger(u32 a, u32 b) { return a > b ? a : b; }
 FN u32 magnitude(float x) { return __float_as_uint(x) & ABS_BITS; }
 FN int scale_of(u32 top, i64 bits) { return (int)bits + 126 - (int)(top >> 23); }
+FN Scale scaling(u32 top, i64 bits) { return scale_by(scale_of(top, bits)); }
 FN float sum_of(u32 top, u64 total, i64 bits) { return top >> 23 == 255 ? of_bits(NAN_BITS) : round_scaled((i64)total, -scale_of(top, bits)); }
 
 /* An index into a row of n elements, clamped into it, and a row in which one place has other bits. */

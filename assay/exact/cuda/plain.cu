@@ -7,9 +7,9 @@ KERNEL quantise_plain(i64 n, i64 length, i32 *q, u32 *tops, const float *x, i64 
     for (u32 k = blockIdx.x * (BLOCK / WARP) + threadIdx.x / WARP; k < (u32)n; k += warps) {
         const float *line = x + offset_of(lanes, k);
         u32 top = largest_of<WARP>(top_part(line, along, lane, (u32)length, WARP));
-        int s = (int)bits - 1 + 126 - (int)(top >> 23);
+        Scale by = scaling(top, bits - 1);
         for (u32 e = lane; e < (u32)length; e += WARP) {
-            i64 v = top >> 23 == 255 ? 0 : fixed(line[offset_of(along, e)], s);
+            i64 v = top >> 23 == 255 ? 0 : fixed(line[offset_of(along, e)], by);
             q[(i64)k * length + e] = (i32)(v > most ? most : (v < -most ? -most : v));
         }
         if (lane == 0) tops[k] = top;

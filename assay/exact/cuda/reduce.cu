@@ -18,9 +18,9 @@ FN u32 rank_part(const float *x, const i64 *along, u32 from, u32 to, u32 step) {
     for (u32 e = from; e < to; e += step) { u32 r = rank_of(x[offset_of(along, e)]); most = r > most ? r : most; }
     return most;
 }
-FN u64 sum_part(const float *x, const i64 *along, u32 from, u32 to, u32 step, int s) {
+FN u64 sum_part(const float *x, const i64 *along, u32 from, u32 to, u32 step, Scale by) {
     u64 total = 0;
-    for (u32 e = from; e < to; e += step) total += (u64)fixed(x[offset_of(along, e)], s);
+    for (u32 e = from; e < to; e += step) total += (u64)fixed(x[offset_of(along, e)], by);
     return total;
 }
 FN u64 whole_part(const u64 *x, const i64 *along, u32 from, u32 to, u32 step) {
@@ -38,7 +38,7 @@ template <int GROUP, int WHAT> FN void lines(i64 n, i64 length, void *y, const v
         const float *f = (const float *)x + at;
         if (WHAT == SUM) {
             u32 top = largest_of<GROUP>(top_part(f, along, lane, (u32)length, GROUP));
-            u64 total = total_of<GROUP>(sum_part(f, along, lane, (u32)length, GROUP, scale_of(top, bits)));
+            u64 total = total_of<GROUP>(sum_part(f, along, lane, (u32)length, GROUP, scaling(top, bits)));
             if (lane == 0) ((float *)y)[k] = sum_of(top, total, bits);
         } else if (WHAT == MAXIMUM) {
             u32 most = largest_of<GROUP>(rank_part(f, along, lane, (u32)length, GROUP));
@@ -77,7 +77,7 @@ template <int WHAT> FN void columns(i64 n, i64 length, void *y, const void *x, i
         bool writes = to && threadIdx.y == 0;
         if (WHAT == SUM) {
             u32 top = largest_of_rows(top_part(f, along, threadIdx.y, to, 8));
-            u64 total = total_of_rows(sum_part(f, along, threadIdx.y, to, 8, scale_of(top, bits)));
+            u64 total = total_of_rows(sum_part(f, along, threadIdx.y, to, 8, scaling(top, bits)));
             if (writes) ((float *)y)[k] = sum_of(top, total, bits);
         } else if (WHAT == MAXIMUM) {
             u32 most = largest_of_rows(rank_part(f, along, threadIdx.y, to, 8));
@@ -141,7 +141,7 @@ KERNEL shared_ranks(i64 n, i64 length, i64 chunk, u32 *ranks, const float *x, co
 }
 KERNEL shared_sums(i64 n, i64 length, i64 chunk, u64 *totals, const u32 *tops, const float *x, i64 bits, const i64 *kept, const i64 *along) {
     SHARED_PART;
-    u64 total = sum_part(x + at, along, from, to, step, to ? scale_of(tops[k], bits) : 0);
+    u64 total = sum_part(x + at, along, from, to, step, scaling(to ? tops[k] : 0, bits));
     total = line ? total_of<BLOCK>(total) : total_of_rows(total);
     if (writes) atomicAdd(totals + k, total);
 }
@@ -162,9 +162,9 @@ KERNEL cumsum_f32(i64 n, i64 length, i64 inner, float *y, const float *x, i64 bi
         u32 top = 0;
         u64 total = 0;
         for (i64 e = 0; e < length; e++) { u32 m = magnitude(x[at + e * inner]); top = m > top ? m : top; }
-        int s = scale_of(top, bits);
+        Scale by = scaling(top, bits);
         for (i64 e = 0; e < length; e++) {
-            total += (u64)fixed(x[at + e * inner], s);
+            total += (u64)fixed(x[at + e * inner], by);
             y[at + e * inner] = sum_of(top, total, bits);
         }
     }
@@ -195,11 +195,11 @@ KERNEL cumsum_f32_by_block(i64 n, i64 length, i64 inner, float *y, const float *
         u32 top = 0;
         for (i64 e = threadIdx.x; e < length; e += BLOCK) { u32 m = magnitude(x[at + e * inner]); top = m > top ? m : top; }
         top = largest_of<BLOCK>(top);
-        int s = scale_of(top, bits);
+        Scale by = scaling(top, bits);
         u64 before = 0, total;
         for (i64 first = 0; first < length; first += BLOCK, before += total) {
             i64 e = first + threadIdx.x;
-            u64 sum = before + prefix_of(e < length ? (u64)fixed(x[at + e * inner], s) : 0, &total);
+            u64 sum = before + prefix_of(e < length ? (u64)fixed(x[at + e * inner], by) : 0, &total);
             if (e < length) y[at + e * inner] = sum_of(top, sum, bits);
         }
     }
@@ -232,9 +232,9 @@ KERNEL claim_rows(i64 n, u32 *claimed, u32 *slots, const u8 *index, i64 item, i6
     }
 }
 KERNEL scatter_rows(i64 n, u64 *totals, const u32 *top, const u32 *slots, const u8 *index, const float *x, i64 item, i64 rows, i64 width, i64 bits) {
-    int s = scale_of(*top, bits);
+    Scale by = scaling(*top, bits);
     FOR_EACH(i, n) {
-        i64 q = fixed(x[i], s);
+        i64 q = fixed(x[i], by);
         if (q) atomicAdd(totals + (i64)(slots[inside(index, item, i / (u32)width, rows)] - 1) * width + i % (u32)width, (u64)q);
     }
 }

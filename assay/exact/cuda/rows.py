@@ -298,7 +298,7 @@ def _phase(group: Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
                     ends.append(f"const float {v.name} = of_rank(t{v.name});")
     for v in phase.sums:
         (x,) = v.operands
-        lines += [f"u64 q{v.name} = 0;", f"const int s{v.name} = scale_of(t{v.name}, bits_{v.name});"]
+        lines += [f"u64 q{v.name} = 0;", f"const Scale s{v.name} = scaling(t{v.name}, bits_{v.name});"]
         body.append(f"q{v.name} += (u64)fixed({of(x)}, s{v.name});")
         ends.append(f"const float {v.name} = sum_of(t{v.name}, total_of<{shape.group}>(q{v.name}), bits_{v.name});")
     for v in phase.puts:
