@@ -9,7 +9,9 @@
 # block and read. A matrix that is packed along both axes at once is read once for that, if the blocks under way fit in the cache (132
 # processors, four blocks each of 64 KB), and once for its scales where the step that makes it does not write them. A kernel that keeps scores on the
 # chip: what it packs, as for a product; the digits that it wants, what its chain reads (a mask) and what it writes once each. What it reads of the
-# level-2 cache is counted apart: all lanes of the operands that stream by, for each block, and what its chain reads, for each element and pass.
+# level-2 cache is counted apart: the lanes and k of the operands that stream by, for each block, with their sums for checksums, and what its chain
+# reads, for each element and pass. Where a mask that is a constant empties lines (assay/exact/cuda/spans.py), that is of what blocks make of theirs,
+# in a run in which no lines have to be made as a whole after all; the share of products' elements that are made is said, too.
 # Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the rest. The time
 # at 4 TB/s (of the data sheet's 4.8) is what the bytes of memory alone would take, if nothing else did.
 #
@@ -37,6 +39,7 @@ from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
 from assay.exact.cuda.product import Products, Side, around
 from assay.exact.cuda.ruler import Ruler
+from assay.exact.cuda.spans import Known
 from assay.exact.cuda.streamed import Shelf, in_memory
 from assay.exact.cuda.tape import SHORT, Tape
 from assay.exact.cuda.tiles import ROW
@@ -139,18 +142,25 @@ def written(side: Side) -> int:
     return operand.products * side.padded * operand.k.size * side.planes * side.digits.item
 
 
-def attended(step: Step, shelf: Shelf) -> tuple[Moved, int]:
-    """With the bytes that come from the level-2 cache."""
-    kernel, shape = attend.attend(step, H200), shape_of(step)
+def attended(step: Step, known: Known, shelf: Shelf) -> tuple[Moved, int, tuple[int, int]]:
+    """With the bytes that come from the level-2 cache, and elements of lines that are made, and all, one for each product of a kernel."""
+    kernel, shape = attend.attend(step, H200, known), shape_of(step)
     fresh = shelf.take(kernel.packed, kernel.how).packed
     of_memory: Moved = [(v, touched(v)) for v in (*kernel.passes, *step.writes)]
     for packed in kernel.packed:
         digits = packed.sizes(kernel.how)["digits"]
         elements = packed.side.products * packed.side.lanes.size * packed.side.k.size
         of_memory.append((packed.view, digits + (digits + 8 * elements if packed in fresh else 0)))
-    units = [(packed, -(-packed.side.k.size // UNIT)) for packed in attend.streams(step)]
-    streamed = sum(packed.padded * n * UNIT * in_memory(kernel.how) * kernel.blocks for packed, n in units)
-    return of_memory, streamed + sum(n * v.item * prod(shape[1:]) for v, n in kernel.passes.items() if v.strides[-1])
+    per = kernel.blocks // shape.batch
+    spans = [(begin, end) for _, begin, end in kernel.spans.blocks] if kernel.spans is not None else [(0, shape.elements)] * per
+    units, made = shape.batch * sum(-(-(end - begin) // UNIT) for begin, end in spans), sum(end - begin for begin, end in spans)
+    makers, uses = attend.streams(step)
+    wide = [UNIT * -(-packed.side.k.size // UNIT) for packed in makers] + [packed.padded for packed in uses]
+    sums = [4 * UNIT * -(-packed.side.k.size // UNIT) for packed in makers] + [4 * UNIT * (packed.padded // UNIT) for packed in uses]
+    streamed = units * (UNIT * in_memory(kernel.how) * sum(wide) + sum(sums))
+    read = sum(n * v.item * prod(shape[1:]) * made // (per * shape.elements) for v, n in kernel.passes.items() if v.strides[-1])
+    products, elements = len(makers) + len(uses), shape.batch * shape.lines * shape.elements
+    return of_memory, streamed + read, (products * elements * made // (per * shape.elements), products * elements)
 
 
 def launches(plan: Plan, part: Part) -> int:
@@ -162,7 +172,7 @@ def launches(plan: Plan, part: Part) -> int:
 def counted(program: Program, way: Way, scores: int, logits: int) -> dict[str, Any]:
     """Bytes by class and kind, launches and steps, of a micro-batch and the update."""
     products, count = Products(Ruler(H200)), Counter[str]()
-    started = steps = arena = streamed = 0
+    started = steps = arena = streamed = made = elements = 0
     for part in (program.micro, program.update):
         attends, packs = attend.taking(H200) if way.kept else None, products.paired if way.packed else None
         plan = Plan(part, constants_of(program), program.gemm_bits, rows=way.rows, attention=attends, packs=packs)
@@ -170,8 +180,8 @@ def counted(program: Program, way: Way, scores: int, logits: int) -> dict[str, A
         shelf = Shelf()
         for step in plan.steps:
             if step.name == "attend":
-                bytes_, more = attended(step, shelf)
-                streamed += more
+                bytes_, more, (some, every) = attended(step, plan.known, shelf)
+                streamed, made, elements = streamed + more, made + some, elements + every
             else:
                 bytes_, shelf = moved(step, products), Shelf()
             for v, size in bytes_:
@@ -179,7 +189,7 @@ def counted(program: Program, way: Way, scores: int, logits: int) -> dict[str, A
                 count[f"{what}, {KINDS.get(step.name, 'copies and the like')}"] += int(size)
     return {
         "way": way.name, "bytes": dict(count), "total_bytes": count.total(), "cache_bytes": streamed, "launches": started,
-        "steps": steps, "arena_bytes": arena,
+        "made_of_lines": made / elements if elements else None, "steps": steps, "arena_bytes": arena,
     }  # fmt: skip
 
 
@@ -208,7 +218,9 @@ def main() -> None:
             row = counted(program, way, scores, logits)
             row["ms"] = 1e3 * row["total_bytes"] / RATE
             found["ways"].append(row)
-            print(f"  {way.name}: {row['total_bytes'] / 1e9:.1f} GB, {row['ms']:.1f} ms at 4 TB/s, {row['cache_bytes'] / 1e9:.1f} GB from the cache, "
+            made = f" ({row['made_of_lines']:.1%} of lines made)" if row["made_of_lines"] else ""
+            print(f"  {way.name}: {row['total_bytes'] / 1e9:.1f} GB, {row['ms']:.1f} ms at 4 TB/s, "
+                  f"{row['cache_bytes'] / 1e9:.1f} GB from the cache{made}, "
                   f"{row['launches']} launches, {row['steps']} steps, arena {row['arena_bytes'] / 1e9:.2f} GB", flush=True)  # fmt: skip
             for what, bytes_ in sorted(row["bytes"].items()):
                 print(f"    {what}: {bytes_ / 1e9:.1f} GB", flush=True)

@@ -115,6 +115,10 @@ class Plan:
     def bytes_of(self, root: int) -> int:
         return self._types[root].bytes
 
+    def known(self, root: int) -> Array | None:
+        """The value of a root that is a constant, or is made of constants alone."""
+        return self._known.get(root)
+
     # ---- where
 
     def _root(self, t: TensorType) -> View:

@@ -221,7 +221,7 @@ def test_equal_keys_of_several_heads_are_packed_once() -> None:
 
 def test_what_follows_at_once_packs_nothing_again() -> None:
     plan = fused(attention(masked, (2, 37, 41, 16)).part)
-    second, third = (set(attend.attend(step, FAKE).packed) for step in plan.steps[-2:])
+    second, third = (set(attend.attend(step, FAKE, plan.known).packed) for step in plan.steps[-2:])
     assert len(second & third) >= 4
 
 
@@ -290,10 +290,11 @@ class Flipping(Products):
         self._flip = found["flip"]
 
     def packed(
-        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int]
+        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int],
+        groups: int = 0,
     ) -> tuple[Launch, ...]:  # fmt: skip
         flip = Launch(self._flip, (1, 1, 1), (1, 1, 1), (self._left.address, digits))
-        return *super().packed(how, layout, bits, side, padded, x, top, digits, sums), *([flip] if sums[1] and sums[2] else [])
+        return *super().packed(how, layout, bits, side, padded, x, top, digits, sums, groups), *([flip] if groups else [])
 
 
 @needs_compiler

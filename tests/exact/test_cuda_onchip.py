@@ -28,23 +28,26 @@ WIDTHS = (8, 14, 15, 23)
 BLOCKS = [pytest.param(b, lines, marks=[pytest.mark.slow] if lines == 8 and b != 14 else []) for b in WIDTHS for lines in (8, 16)]
 """Bits, and lines of a block; some are slow only because each is compiled by itself."""
 
+Span = tuple[int, int]
+
 KERNELS = """
-/* c[row][j] of a block's lines and all of B's lanes, by way of shared memory. */
+/* c[row][j] of a block's lines and of B's lanes begin <= j < end, by way of shared memory. */
 KERNEL __launch_bounds__(32 * LINES, 1) inward(const i8 *a, const u32 *top_a, const u64 *along, i64 lanes_a, i64 padded_a, const i8 *b,
-                                               const u32 *top_b, const u64 *across, i64 lanes_b, i64 padded_b, i64 k, i64 bits, float *c,
-                                               u64 *faults) {
+                                               const u32 *top_b, const i32 *across, i64 lanes_b, i64 padded_b, i64 k, i64 begin, i64 end, i64 bits,
+                                               float *c, u64 *faults) {
     ASSAY_SHARED(char, shared);
     int r = (int)threadIdx.x >> 5, pitch = pitch_of((int)lanes_b);
     i64 first = (i64)blockIdx.x * LINES;
     float *plane = (float *)(shared + (ring_bytes<LINES>() + 127) / 128 * 128);
     Packed rows = {a, top_a, 0, along, lanes_a, padded_a}, columns = {b, top_b, across, 0, lanes_b, padded_b};
-    product_in<LINES>(plane, pitch, rows, first, columns, k, (int)bits, shared, faults);
-    for (int e = LANE; e < (int)lanes_b; e += 32) if (first + r < lanes_a) c[(first + r) * lanes_b + e] = plane[r * pitch + e];
+    product_in<LINES>(plane, pitch, rows, first, columns, k, {(int)begin, (int)end}, (int)bits, shared, faults);
+    for (int e = (int)begin + LANE; e < (int)end; e += 32) if (first + r < lanes_a) c[(first + r) * lanes_b + e] = plane[r * pitch + e];
 }
 
-/* out[row * row_step + n * lane_step] of p[rows][length] and B's lanes, p by way of digits in shared memory. */
-KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 length, const i8 *b, const u32 *top_b, const u64 *across,
-                                                i64 lanes_b, i64 padded_b, i64 bits, float *out, i64 row_step, i64 lane_step, u64 *faults) {
+/* out[row * row_step + n * lane_step] of p[rows][begin <= k < end] and B's lanes, p by way of digits in shared memory. */
+KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 length, const i8 *b, const u32 *top_b, const i32 *across,
+                                                i64 lanes_b, i64 padded_b, i64 begin, i64 end, i64 bits, float *out, i64 row_step,
+                                                i64 lane_step, u64 *faults) {
     ASSAY_SHARED(char, shared);
     __shared__ u32 tops[LINES];
     int r = (int)threadIdx.x >> 5;
@@ -54,14 +57,14 @@ KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 le
     if (first + r < rows) {
         u32 top = 0;
         p += (first + r) * length;
-        for (int e = LANE; e < (int)length; e += 32) top = max(top, __float_as_uint(p[e]) & ABS_BITS);
+        for (int e = (int)begin + LANE; e < (int)end; e += 32) top = max(top, __float_as_uint(p[e]) & ABS_BITS);
         for (int by = 16; by; by /= 2) top = max(top, __shfl_xor_sync(ALL_LANES, top, by));
-        Line line = line_of<LINES>(digits, r, length, top, (int)bits);
-        for (int e = LANE; e < (int)length; e += 32) put<LINES>(line, e, p[e]);
+        Line line = line_of<LINES>(digits, r, length, (u32)begin, top, (int)bits);
+        for (int e = (int)begin + LANE; e < (int)end; e += 32) put<LINES>(line, e - (int)begin, p[e]);
         line_done(line);
         if (LANE == 0) tops[r] = top;
     }
-    product_out<LINES>(out, row_step, lane_step, rows, first, digits, tops, columns, length, (int)bits, shared, faults);
+    product_out<LINES>(out, row_step, lane_step, rows, first, digits, tops, columns, length, {(int)begin, (int)end}, (int)bits, shared, faults);
 }
 """
 
@@ -114,18 +117,18 @@ class Chip:
     def packed(self, x: Array) -> Packed:
         """Of lanes x k."""
         lanes, k = x.shape
-        how, device, blocks, padded = digits(self.bits), self.device, -(-k // ROW), -(-lanes // LANES) * LANES
-        kernel = device.load(around(how, NARROW)).kernel
-        size, planes = 8 * how.planes * blocks * ROW, own(self.bits)
+        device, blocks, padded = self.device, -(-k // ROW), -(-lanes // LANES) * LANES
+        kernel = device.load(around(digits(self.bits), NARROW)).kernel
+        size, planes = 4 * padded // LANES * blocks * ROW, own(self.bits)
         out = Packed(
             x, padded, device.allocate(planes * blocks * ROW * padded), device.allocate(4 * lanes), device.allocate(size), device.allocate(8 * padded)
         )
-        for buffer in (out.top, out.across, out.along):
+        for buffer in (out.top, out.along):
             device.upload(buffer.address, np.zeros(buffer.size, np.uint8))
         start, values = uploaded(device, np.zeros(1, np.int64)), uploaded(device, x)
         common = (values.address, start.address, 0, k, 0, 1, lanes, k, 0, out.top.address)
         device.launch(Launch(kernel("tops"), (-(-lanes // 32) * -(-k // STRETCH), 1, 1), BLOCK, common))
-        more = (self.bits, padded, out.digits.address, planes, out.across.address, out.along.address)
+        more = (self.bits, padded, out.digits.address, planes, 0, out.along.address, out.across.address)
         device.launch(Launch(kernel("pack"), (padded // LANES * blocks, 1, 1), BLOCK, (*common, *more)))
         device.wait()
         return out
@@ -142,23 +145,25 @@ class Chip:
         self.device.download(self.faults.address, count)
         return got, int(count[0])
 
-    def inward(self, a: Packed, b: Packed, spare: int = 0) -> tuple[Array, int]:
-        """spare: bytes of shared memory beyond those of a ring of three stages."""
+    def inward(self, a: Packed, b: Packed, spare: int = 0, span: Span | None = None) -> tuple[Array, int]:
+        """spare: bytes of shared memory beyond those of a ring of three stages; span: the lanes that are made, the others are zeros."""
         rows, columns, k = len(a.x), len(b.x), a.x.shape[1]
         shared = spare + ring_bytes(self.bits, self.lines) + 4 * self.lines * ((columns + 11) // 16 * 16 + 4)
         of_a = (a.digits.address, a.top.address, a.along.address, rows, a.padded)
         of_b = (b.digits.address, b.top.address, b.across.address, columns, b.padded)
-        return self.launch("inward", rows, (*of_a, *of_b, k, self.bits, -1), np.zeros((rows, columns), np.float32), shared)
+        words = (*of_a, *of_b, k, *(span or (0, columns)), self.bits, -1)
+        return self.launch("inward", rows, words, np.zeros((rows, columns), np.float32), shared)
 
-    def outward(self, p: Array, b: Packed, turned: bool = False, spare: int = 0) -> tuple[Array, int]:
-        """turned: the result lies column by column."""
+    def outward(self, p: Array, b: Packed, turned: bool = False, spare: int = 0, span: Span | None = None) -> tuple[Array, int]:
+        """turned: the result lies column by column; span: of k, the rest of p counts for zeros."""
         (rows, length), columns = p.shape, len(b.x)
         shared = spare + ring_bytes(self.bits, self.lines) + digits_bytes(self.bits, self.lines, length)
         lines = uploaded(self.device, p)
         of_b = (b.digits.address, b.top.address, b.across.address, columns, b.padded)
         steps = (1, rows) if turned else (columns, 1)
         shape = (columns, rows) if turned else (rows, columns)
-        got, wrong = self.launch("outward", rows, (lines.address, rows, length, *of_b, self.bits, -1, *steps), np.zeros(shape, np.float32), shared)
+        words = (lines.address, rows, length, *of_b, *(span or (0, length)), self.bits, -1, *steps)
+        got, wrong = self.launch("outward", rows, words, np.zeros(shape, np.float32), shared)
         return got.T if turned else got, wrong
 
 
@@ -210,6 +215,25 @@ def test_products_out_of_shared_memory(bits: int, lines: int) -> None:
         assert wrong == 0, (rows, length, columns, kind)
 
 
+@needs_compiler
+@pytest.mark.parametrize(("bits", "lines"), BLOCKS)
+def test_products_of_some_lanes_and_some_k(bits: int, lines: int) -> None:
+    """Spans at and around units, of one and of several stages; what lies outside is poison."""
+    one = chip(bits, lines)
+    for at, (n, span) in enumerate(((200, (64, 128)), (200, (0, 64)), (130, (128, 130)), (640, (64, 576)), (300, (192, 300)), (70, (0, 70)))):
+        a, b = operands(at, 35, (80, 40)[at % 2], n, "even", bits)
+        inside = np.arange(n) >= span[0]
+        inside &= np.arange(n) < span[1]
+        packed = one.packed(np.where(inside[:, None], b, np.float32(np.nan)))
+        got, wrong = one.inward(one.packed(a), packed, span=span)
+        assert same(got, np.where(inside, reference.matmul(a, b.T, bits), np.float32(0))), (n, span)
+        assert wrong == 0
+        p, v = operands(at + 9, 35, n, (100, 16, 60)[at % 3], "even", bits)
+        got, wrong = one.outward(np.where(inside, p, np.float32(np.nan)), one.packed(v), at % 2 == 1, span=span)
+        assert same(np.ascontiguousarray(got), reference.matmul(np.where(inside, p, np.float32(0)), v.T, bits)), (n, span)
+        assert wrong == 0
+
+
 def with_hard_lanes(x: Array) -> Array:
     """The first lanes are zeros of both signs, NaNs, infinities, one NaN among numbers, subnormals, the largest magnitudes, values of all kinds."""
     lanes, k = x.shape
@@ -252,7 +276,7 @@ WHOLE = """
 #define HELD 8
 /* out = softmax(q k^T + mask) v, of one head of at most 256 keys; twice, so that what one product leaves in shared memory meets the next one. */
 KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, const u64 *along, i64 rows, i64 padded_q, const i8 *k, const u32 *top_k,
-                                              const u64 *across_k, const i8 *v, const u32 *top_v, const u64 *across_v, i64 keys, i64 padded_k,
+                                              const i32 *across_k, const i8 *v, const u32 *top_v, const i32 *across_v, i64 keys, i64 padded_k,
                                               i64 depth, i64 width, i64 padded_v, const float *mask, i64 bits, i64 bits_of_sum, float *out,
                                               u64 *faults) {
     ASSAY_SHARED(char, shared);
@@ -264,7 +288,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
     Packed of_q = {q, top_q, 0, along, rows, padded_q}, of_k = {k, top_k, across_k, 0, keys, padded_k};
     Packed of_v = {v, top_v, across_v, 0, width, padded_v};
     for (int turn = 0; turn < 2; turn++) {
-        product_in<LINES>(plane, pitch, of_q, first, of_k, depth, (int)bits, shared, faults);
+        product_in<LINES>(plane, pitch, of_q, first, of_k, depth, {0, n}, (int)bits, shared, faults);
         u32 rank = 0, top = 0;
         u64 sum = 0;
         for (int i = 0; i < HELD; i++) {
@@ -281,10 +305,10 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
         for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) x[i] = canon(DIV(x[i], all)), top = larger(top, magnitude(x[i]));
         top = largest_of<32>(top);
         if (LANE == 0) tops[r] = top;
-        Line line = line_of<LINES>(digits, r, keys, top, (int)bits);
+        Line line = line_of<LINES>(digits, r, keys, 0, top, (int)bits);
         for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) put<LINES>(line, LANE + 32 * i, x[i]);
         line_done(line);
-        product_out<LINES>(out, width, 1, rows, first, digits, tops, of_v, keys, (int)bits, shared, faults);
+        product_out<LINES>(out, width, 1, rows, first, digits, tops, of_v, keys, {0, n}, (int)bits, shared, faults);
     }
 }
 """

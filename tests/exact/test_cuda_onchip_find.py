@@ -17,7 +17,7 @@ from assay.exact.cuda.product import ROW
 from assay.exact.inputs import floats
 from tests.exact import nvrtc
 from tests.exact.support import same
-from tests.exact.test_cuda_onchip import KERNELS, WHOLE, WIDTHS, Chip, chip, defined, needs_compiler, operands, own, text
+from tests.exact.test_cuda_onchip import KERNELS, WHOLE, WIDTHS, Chip, Span, chip, defined, needs_compiler, operands, own, text
 
 needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC (nvidia-cuda-nvrtc-cu12) is not installed")
 # ---- faults -----------------------------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def test_flipped_bits_of_memory_are_caught(bits: int) -> None:
             found = one.outward(p, v)[1] if operand is v else one.inward(a, b)[1]
             assert found, f"bit {bit} of plane {z}, lane {lane}, k {at}: nobody noticed"
             flipped(one.device, operand.digits, byte, bit)
-    for buffer, byte in ((a.along, 8 * 17), (b.across, 8 * 99), (v.across, 8 * 149)):
+    for buffer, byte in ((a.along, 8 * 17), (b.across, 4 * 99), (b.across, 4 * (2 * ROW + 99)), (v.across, 4 * 149), (v.across, 4 * (2 * ROW + 149))):
         flipped(one.device, buffer, byte, 1)
         assert (one.outward(p, v) if buffer is v.across else one.inward(a, b))[1]
         flipped(one.device, buffer, byte, 1)
@@ -77,8 +77,8 @@ STRIKES = {
     "what is rounded": ("            here[i % 2] += (u64)total;", "if (i == 0 && begin < 16) total ^= 1ll << 8 * bit;"),
     "a line's sum": ("    u64 wanted = 0;", "found[byte % BR] ^= 1ull << 8 * bit;"),
     "a weight": ("    u64 wanted = 0;", "across[byte % 100] ^= 1ull << bit;"),
-    "a lane on its way out": ("        if (!idle && row < count) multiply_unit(", "if (row == part) ring[byte] ^= 1 << bit;"),
-    "a digit of a line": ("        if (!idle && row < count) multiply_unit(", "if (row == part) lines[byte] ^= 1 << bit;"),
+    "a lane on its way out": ("        if (!idle && row < end) multiply_unit(", "if (row == part) ring[byte] ^= 1 << bit;"),
+    "a digit of a line": ("        if (!idle && row < end) multiply_unit(", "if (row == part) lines[byte] ^= 1 << bit;"),
     "a sum on its way out": ("    u64 *totals = (u64 *)ring;", "sums[byte % 3][byte % 4] ^= 1 << 4 * bit;"),
     "what checks": ("    u64 *totals = (u64 *)ring;", "check[byte % 100] ^= 1 << bit;"),
     "a sum of a line's digits": ("    u64 *totals = (u64 *)ring;", "((u64 *)digits)[byte % BR] ^= 1ull << 8 * bit;"),
@@ -122,6 +122,7 @@ def test_flipped_bits_on_the_chip_are_caught() -> None:
 
 # ---- changes of the source -------------------------------------------------------------------------------------------------------
 
+S = "b.across[e] + (lanes > GROUP ? b.across[depth + e] : 0)"
 SPOTS = "SWIZZLED(lane, k + LANE / 16 * 16)"
 WAIT = "        async_wait<RING - 2>();\n        __syncthreads();"
 LATER = WAIT.replace("- 2", "- 1")
@@ -151,17 +152,29 @@ CHANGES = {
     "a lane's magnitude": ("top_b[i / 2], bits);", "top_b[0], bits);"),
     "lines of another block": ("(i / (BR * (WIDTH / 16)) * a.padded + first) * WIDTH", "(i / (BR * (WIDTH / 16)) * a.padded) * WIDTH"),
     "a checksum of some lanes": ("for (int by = 4; by < 32; by *= 2) here", "for (int by = 8; by < 32; by *= 2) here"),
-    "a checksum of some k": ("for (int i = LANE; i < turns * WIDTH; i += 32) {", "for (int i = LANE; i < 32; i += 32) {"),
+    "a checksum of some k": ("for (int i = LANE; i < width; i += 32) {", "for (int i = LANE; i < 32; i += 32) {"),
     "a plane's weight in a checksum": ("KARATSUBA ? weight(z) + weight(2) : weight(z)", "own_weight(z)"),
     "where a digit is put": (f"{AT} SWIZZLED(line.r, e % WIDTH);", f"{AT} e % WIDTH;"),
     "a digit that is not summed": ("    line.sum += q;\n", "    line.sum += e ? q : 0;\n"),
     "rows of a stage on its way out": ("lines + (row * BR + warp / UNITS * 8) * WIDTH", "lines + ((row - part) * BR + warp / UNITS * 8) * WIDTH"),
     "rows that are fetched twice": ("        next += deep;\n", "        next++;\n"),
-    "rows behind the last": ("        if (!idle && row < count) multiply_unit", "        if (!idle) multiply_unit"),
+    "rows behind the last": ("        if (!idle && row < end) multiply_unit", "        if (!idle) multiply_unit"),
     "a wait for copies on their way out": (f"{WAIT}\n", f"{LATER}\n"),
     "totals of one part of k": ("for (int p = 0; p < deep; p++) total +=", "for (int p = 0; p < 1; p++) total +="),
     "lanes of another unit": ("((p * tiles + n / 16) * BR + warp)", "((p + n / 16 * deep) * BR + warp)"),
-    "digits behind a line's end": ("e < (int)length ? (i32)across_of(b.across, depth, e) + 1 : 0;", "(i32)across_of(b.across, depth, e) + 1;"),
+    "digits behind a line's end": (f"e < (int)length ? {S} + 1 : 0;", f"{S} + 1;"),
+    "a group's place in the sums": ("b.across[(i >> (5 + turns)) * depth +", "b.across[(i >> 6) * depth +"),
+    "sums that begin with the first group": ("int i = span.begin / GROUP * width + (int)threadIdx.x", "int i = (int)threadIdx.x"),
+    "sums up to the last group": ("i < (lanes + GROUP - 1) / GROUP * width", "i < (int)(b.padded / GROUP) * width"),
+    "sums that are added to others": ("    if ((int)threadIdx.x < width) across[threadIdx.x] = 0;\n", ""),
+    "a barrier before sums are added up": ("    __syncthreads();\n    for (int i = span.begin", "    for (int i = span.begin"),
+    "lanes that are fetched where a span begins": ("int lane = span.begin + (step", "int lane = (step"),
+    "lanes that are made where a span begins": ("begin = span.begin + (step", "begin = (step"),
+    "lanes behind a span": ("turns = rows_of((int)k), lanes = span.end,", "turns = rows_of((int)k), lanes = (int)b.lanes,"),
+    "k where a span begins": ("int begin = span.begin / WIDTH, end", "int begin = 0, end"),
+    "k behind a span": ("end = rows_of(span.end), deep", "end = count, deep"),
+    "k that are fetched where a span begins": ("next = begin + part;", "next = part;"),
+    "checks where a span begins": ("for (int e = begin * WIDTH + LANE * 4;", "for (int e = LANE * 4;"),
     "a carry of the check's digits": ("s = (s - low) >> 8;", "s >>= 8;"),
     "lines beyond the last": ("        if (first + warp < rows) out[", "        out["),
     "steps of the result": ("out[(first + warp) * row_step + n * lane_step]", "out[(first + warp) * lane_step + n * row_step]"),
@@ -182,7 +195,19 @@ def wrong(one: Chip) -> bool:
             got, faults = one.outward(a, one.packed(b), rows == 35)
             if faults or not same(np.ascontiguousarray(got), reference.matmul(a, b.T, one.bits)):
                 return True
-    return False
+    return any(wrong_in_part(one, n, span) for n, span in ((200, (64, 128)), (300, (128, 256)), (150, (128, 150))))
+
+
+def wrong_in_part(one: Chip, n: int, span: Span) -> bool:
+    """The same of lanes and k within a span; what lies outside is poison."""
+    inside = (np.arange(n) >= span[0]) & (np.arange(n) < span[1])
+    a, b = operands(1, 35, 100, n, "even", one.bits)
+    got, faults = one.inward(one.packed(a), one.packed(np.where(inside[:, None], b, np.float32(np.nan))), span=span)
+    if faults or not same(got, np.where(inside, reference.matmul(a, b.T, one.bits), np.float32(0))):
+        return True
+    p, v = operands(1, 35, n, 40, "even", one.bits)
+    got, faults = one.outward(np.where(inside, p, np.float32(np.nan)), one.packed(v), span=span)
+    return bool(faults) or not same(got, reference.matmul(np.where(inside, p, np.float32(0)), v.T, one.bits))
 
 
 @needs_compiler
@@ -206,7 +231,7 @@ def test_a_change_is_found(change: str) -> None:
 HELD = """
 /* As a generated kernel may: 32 floats a thread, then 64, wait in registers while products are made. */
 KERNEL __launch_bounds__(32 * LINES, 1) holds(const i8 *a, const u32 *top_a, const u64 *along, i64 lanes_a, i64 padded_a, const i8 *b,
-                                              const u32 *top_b, const u64 *across, i64 lanes_b, i64 padded_b, i64 k, i64 bits, float *out,
+                                              const u32 *top_b, const i32 *across, i64 lanes_b, i64 padded_b, i64 k, i64 bits, float *out,
                                               i64 row_step, i64 lane_step, u64 *faults) {
     ASSAY_SHARED(char, shared);
     __shared__ u32 tops[LINES];
@@ -215,13 +240,13 @@ KERNEL __launch_bounds__(32 * LINES, 1) holds(const i8 *a, const u32 *top_a, con
     Packed rows = {a, top_a, 0, along, lanes_a, padded_a}, columns = {b, top_b, across, 0, lanes_b, padded_b};
     float *plane = (float *)(shared + (ring_bytes<LINES>() + 127) / 128 * 128), x[32], y[32];
     char *digits = (char *)(plane + LINES * pitch);
-    product_in<LINES>(plane, pitch, rows, first, columns, k, (int)bits, shared, faults);
+    product_in<LINES>(plane, pitch, rows, first, columns, k, {0, (int)lanes_b}, (int)bits, shared, faults);
     #pragma unroll
     for (int i = 0; i < 32; i++) x[i] = plane[r * pitch + LANE + 32 * i];
-    product_in<LINES>(plane, pitch, columns, first, rows, k, (int)bits, shared, faults);
+    product_in<LINES>(plane, pitch, columns, first, rows, k, {0, (int)lanes_a}, (int)bits, shared, faults);
     #pragma unroll
     for (int i = 0; i < 32; i++) y[i] = plane[r * pitch + LANE + 32 * i];
-    product_in<LINES>(plane, pitch, rows, first, rows, k, (int)bits, shared, faults);
+    product_in<LINES>(plane, pitch, rows, first, rows, k, {0, (int)lanes_a}, (int)bits, shared, faults);
     u32 top = 0;
     #pragma unroll
     for (int i = 0; i < 32; i++) {
@@ -229,12 +254,12 @@ KERNEL __launch_bounds__(32 * LINES, 1) holds(const i8 *a, const u32 *top_a, con
         top = max(top, __float_as_uint(y[i]) & ABS_BITS);
     }
     for (int by = 16; by; by /= 2) top = max(top, __shfl_xor_sync(ALL_LANES, top, by));
-    Line line = line_of<LINES>(digits, r, lanes_b, top, (int)bits);
+    Line line = line_of<LINES>(digits, r, lanes_b, 0, top, (int)bits);
     #pragma unroll
     for (int i = 0; i < 32; i++) if (LANE + 32 * i < (int)lanes_b) put<LINES>(line, LANE + 32 * i, y[i]);
     line_done(line);
     if (LANE == 0) tops[r] = top;
-    product_out<LINES>(out, row_step, lane_step, lanes_a, first, digits, tops, columns, lanes_b, (int)bits, shared, faults);
+    product_out<LINES>(out, row_step, lane_step, lanes_a, first, digits, tops, columns, lanes_b, {0, (int)lanes_b}, (int)bits, shared, faults);
     #pragma unroll
     for (int i = 0; i < 32; i++) out[lanes_a * i + LANE] = x[i];
 }

@@ -27,17 +27,24 @@
 #endif
 #define UNITS 8            /* of a stage */
 #define UNIT (16 * WIDTH)  /* bytes of one, of a plane */
+#define GROUP 64           /* lanes of one sum in `across` */
 #define MOST_LANES 128     /* that product_out takes, and as many k product_in */
 #define WEIGHTS (2 * OWN - 1) /* sums of products of digits of one weight: at most 2^15 a term, and less than 2^14 terms */
 #define CHECKED (PLANES == 1 ? 2 : OWN + 1) /* signed digits of base 2^8 of S_k + 1, of at most 128 lanes */
 
-/* One product's operand. `across` [PLANES][k up to a multiple of 128] is wanted of the one that streams, `along` [padded] of the one that has the lines,
- * both as pack.cu makes them. `padded`: lanes with those that pack.cu adds, a multiple of 64. */
+/* One product's operand. `across` [groups of 64 lanes][k up to a multiple of 128] is wanted of the one that streams, `along` [padded] of the one that has the
+ * lines, both as pack.cu makes them. `padded`: lanes with those that pack.cu adds, a multiple of 64. */
 struct Packed {
     const i8 *digits;
     const u32 *top;
-    const u64 *across, *along;
+    const i32 *across;
+    const u64 *along;
     i64 lanes, padded;
+};
+
+/* Which elements of its lines a block makes, begin <= e < end: begin is a multiple of 64, end one, too, or the length. What lies outside counts for zeros. */
+struct Span {
+    int begin, end;
 };
 
 /* Floats from a line to the next in a plane of so many: the four lines and eight lanes that a warp writes at a time lie in different banks. */
@@ -52,14 +59,6 @@ template <int BR> __device__ constexpr int ring_bytes() { return RING * OWN * UN
 /* What plane z counts for in q, and in pack.cu's `along`. */
 __device__ __forceinline__ i64 own_weight(int z) { return (i64)1 << BASE * (OWN - 1 - z); }
 __device__ __forceinline__ i64 along_weight(int z) { return KARATSUBA ? weight(z) + weight(2) : weight(z); }
-
-/* S_k; `depth`: k up to a multiple of 128. */
-__device__ __forceinline__ i64 across_of(const u64 *across, int depth, i64 k) {
-    u64 sum = 0;
-#pragma unroll
-    for (int z = 0; z < OWN; z++) sum += (u64)own_weight(z) * across[z * depth + k];
-    return (i64)sum;
-}
 
 /* Starts to fetch a unit, in all planes, `plane` bytes apart in memory: the warp's own part of what it shares with warps that have other lines. */
 template <int BR> __device__ __forceinline__ void fetch_unit(char *to, const i8 *from, i64 plane) {
@@ -109,15 +108,24 @@ __device__ __forceinline__ u64 summed_by_warp(u64 v) {
     return v;
 }
 
-/* plane[r * pitch + j] = element of A's lane first + r and B's lane j, for r < BR and j < b.lanes; of lines beyond a.lanes it is some number. first is a
+/* Whether no product of A's lanes first .. first + BR - 1 and B's lanes outside a span, of at most 128 k, is more than 2^59, nor infinite, nor NaN. A
+ * thread's part of it. */
+template <int BR> __device__ __forceinline__ bool bounded(const Packed &a, i64 first, const Packed &b, Span span) {
+    u32 most = threadIdx.x < BR && first + threadIdx.x < a.lanes ? a.top[first + threadIdx.x] : 0u;
+    for (int j = (int)threadIdx.x; j < (int)b.lanes; j += 32 * BR)
+        if (j < span.begin || j >= span.end) most = max(most, b.top[j]);
+    return field_of(most) < 127 + 26; /* |x| < 2^26, as integers are, too */
+}
+
+/* plane[r * pitch + j] = element of A's lane first + r and B's lane j, for r < BR and j of the span; of lines beyond a.lanes it is some number. first is a
  * multiple of BR, 1 <= k <= 128. Lines whose checksum is wrong are added to *faults. All threads; ends with a barrier. */
-template <int BR> __device__ __forceinline__ void product_in(float *plane, int pitch, const Packed &a, i64 first, const Packed &b, i64 k, int bits, char *ring,
-                                                             u64 *faults) {
+template <int BR> __device__ __forceinline__ void product_in(float *plane, int pitch, const Packed &a, i64 first, const Packed &b, i64 k, Span span, int bits,
+                                                             char *ring, u64 *faults) {
     const int of_lines = 2 * BR * WIDTH; /* bytes of a plane */
     char *lines = ring + RING * OWN * UNITS * UNIT;
     u64 *found = (u64 *)(lines + OWN * of_lines), *across = found + BR;
     u32 *tops = (u32 *)(across + MOST_LANES);
-    int warp = (int)threadIdx.x >> 5, turns = rows_of((int)k), lanes = (int)b.lanes, depth = ((int)k + ROW - 1) / ROW * ROW;
+    int warp = (int)threadIdx.x >> 5, turns = rows_of((int)k), lanes = span.end, depth = ((int)k + ROW - 1) / ROW * ROW;
     for (int i = (int)threadIdx.x; i < turns * BR * (WIDTH / 16); i += 32 * BR) {
         const i8 *from = a.digits + (i / (BR * (WIDTH / 16)) * a.padded + first) * WIDTH + i % (BR * (WIDTH / 16)) * 16;
 #pragma unroll
@@ -125,23 +133,27 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
     }
     int unit = warp % UNITS, second = turns - 1; /* whether a unit's k are in two stages */
     auto fetch = [&](int step, int stage) {
-        int lane = (step >> second) * (UNITS * 16) + unit * 16;
+        int lane = span.begin + (step >> second) * (UNITS * 16) + unit * 16;
         if (lane < lanes) fetch_unit<BR>(ring + (stage * OWN * UNITS + unit) * UNIT, b.digits + ((step & second) * b.padded + lane) * WIDTH, depth * b.padded);
         async_commit();
     };
     for (int s = 0; s < RING - 1; s++) fetch(s, s);
+    int width = turns * WIDTH; /* 64 or 128 */
+    if ((int)threadIdx.x < width) across[threadIdx.x] = 0;
     if (threadIdx.x < BR) {
         int r = (int)threadIdx.x;
         found[r] = a.along[first + r];
         tops[r] = first + r < a.lanes ? a.top[first + r] : 0u;
     }
-    if ((int)threadIdx.x < turns * WIDTH) across[threadIdx.x] = (u64)across_of(b.across, depth, threadIdx.x);
+    __syncthreads();
+    for (int i = span.begin / GROUP * width + (int)threadIdx.x; i < (lanes + GROUP - 1) / GROUP * width; i += 32 * BR)
+        atomicAdd(&across[i & (width - 1)], (u64)(i64)b.across[(i >> (5 + turns)) * depth + (i & (width - 1))]);
     int line = warp / UNITS * 8 + LANE % 4 * 2, stage = 0;
     i32 sums[WEIGHTS][4];
     u64 here[2] = {0, 0};
     u32 top_b[2];
-    for (int step = 0; (step >> second) * (UNITS * 16) < lanes; step++) {
-        int turn = step & second, begin = (step >> second) * (UNITS * 16) + unit * 16, lane = begin + LANE / 4;
+    for (int step = 0; span.begin + (step >> second) * (UNITS * 16) < lanes; step++) {
+        int turn = step & second, begin = span.begin + (step >> second) * (UNITS * 16) + unit * 16, lane = begin + LANE / 4;
         bool idle = begin >= lanes; /* a unit may have lanes that are padded, but none beyond those */
         if (turn == 0) {
             cleared(sums);
@@ -168,7 +180,7 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
     }
     __syncthreads();
     u64 wanted = 0;
-    for (int i = LANE; i < turns * WIDTH; i += 32) {
+    for (int i = LANE; i < width; i += 32) {
         const i8 *at = (const i8 *)lines + (i / WIDTH * BR + warp) * WIDTH + SWIZZLED(warp, i % WIDTH);
 #pragma unroll
         for (int z = 0; z < OWN; z++) wanted += (u64)(i64)at[z * of_lines] * ((u64)own_weight(z) * across[i] + (u64)along_weight(z));
@@ -178,7 +190,8 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
     __syncthreads();
 }
 
-/* A line of a block's digits, which warp r writes: line_of, put for each element once, by any lane, and line_done, by all lanes. */
+/* A line of a block's digits, which warp r writes: line_of, put for each element of the span once, by any lane, and line_done, by all lanes. Elements are
+ * counted from the span's begin on, so that where most of them lie is known when a kernel is compiled. */
 struct Line {
     char *to;
     u64 *along;
@@ -188,8 +201,8 @@ struct Line {
 };
 
 /* For elements of at most the magnitude `top` (bits); length <= 8192. */
-template <int BR> __device__ __forceinline__ Line line_of(char *digits, int r, i64 length, u32 top, int bits) {
-    Line line = {digits + head_bytes<BR>() + r * WIDTH, (u64 *)digits + r, 0.0f, 0.0f, (1 << (bits - 1)) - 1, 0, r, rows_of((int)length) * BR * WIDTH};
+template <int BR> __device__ __forceinline__ Line line_of(char *digits, int r, i64 length, u32 begin, u32 top, int bits) {
+    Line line = {digits + head_bytes<BR>() + ((int)begin / WIDTH * BR + r) * WIDTH, (u64 *)digits + r, 0.0f, 0.0f, (1 << (bits - 1)) - 1, 0, r, rows_of((int)length) * BR * WIDTH};
     factors_of(top, bits, &line.one, &line.two);
     return line;
 }
@@ -208,29 +221,30 @@ __device__ __forceinline__ void line_done(const Line &line) {
     if (LANE == 0) *line.along = all;
 }
 
-/* out[(first + r) * row_step + n * lane_step] = element of line r, whose digits a Line wrote, and B's lane n, for r < BR, first + r < rows, n < b.lanes <= 128;
- * k is `length`. tops: the lines' largest magnitudes, in shared memory. Lines whose checksum is wrong are added to *faults. All threads; begins and ends
- * with a barrier. */
+/* out[(first + r) * row_step + n * lane_step] = element of line r, whose digits a Line wrote in the span, and B's lane n, for r < BR, first + r < rows,
+ * n < b.lanes <= 128; k is `length`. tops: the lines' largest magnitudes, in shared memory. Lines whose checksum is wrong are added to *faults. All
+ * threads; begins and ends with a barrier. */
 template <int BR> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits, const u32 *tops,
-                                                              const Packed &b, i64 length, int bits, char *ring, u64 *faults) {
+                                                              const Packed &b, i64 length, Span span, int bits, char *ring, u64 *faults) {
     const int wide = OWN > 1 ? 18 : 16; /* u64 of a line's totals: with 18, what a warp writes lies in different banks; a ring of two has room for 16 */
     static_assert(UNITS * BR * wide * 8 <= RING * OWN * UNITS * UNIT, "the ring has no room for the totals of all units");
     int count = rows_of((int)length), of_lines = count * BR * WIDTH, warp = (int)threadIdx.x >> 5, lanes = (int)b.lanes, tiles = (lanes + 15) / 16;
     int depth = ((int)length + ROW - 1) / ROW * ROW;
-    int deep = UNITS / tiles, unit = warp % UNITS, part = unit / tiles, next = part; /* rows of a stage; which of them this warp has */
+    int begin = span.begin / WIDTH, end = rows_of(span.end), deep = UNITS / tiles; /* rows of digits; rows of a stage */
+    int unit = warp % UNITS, part = unit / tiles, next = begin + part;               /* which of them this warp has */
     bool idle = part >= deep;
     char *lines = digits + head_bytes<BR>(), *check = lines + OWN * of_lines;
     u32 *top_b = (u32 *)(ring + RING * OWN * UNITS * UNIT);
     auto fetch = [&](int stage) {
-        if (!idle && next < count)
+        if (!idle && next < end)
             fetch_unit<BR>(ring + (stage * OWN * UNITS + unit) * UNIT, b.digits + (next * b.padded + (unit - part * tiles) * 16) * WIDTH, depth * b.padded);
         async_commit();
         next += deep;
     };
     for (int s = 0; s < RING - 1; s++) fetch(s);
     if ((int)threadIdx.x < lanes) top_b[threadIdx.x] = b.top[threadIdx.x];
-    for (int e = (int)threadIdx.x; e < count * WIDTH; e += 32 * BR) {
-        i32 s = e < (int)length ? (i32)across_of(b.across, depth, e) + 1 : 0; /* so what lies behind the line's end counts for nothing */
+    for (int e = begin * WIDTH + (int)threadIdx.x; e < end * WIDTH; e += 32 * BR) {
+        i32 s = e < (int)length ? b.across[e] + (lanes > GROUP ? b.across[depth + e] : 0) + 1 : 0; /* so what lies behind the line's end counts for nothing */
 #pragma unroll
         for (int d = 0; d < CHECKED; d++) {
             i32 low = ((s + 128) & 255) - 128;
@@ -241,11 +255,11 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
     i32 sums[WEIGHTS][4];
     cleared(sums);
     int stage = 0;
-    for (int row = part; row - part < count; row += deep) {
+    for (int row = begin + part; row - part < end; row += deep) {
         async_wait<RING - 2>();
         __syncthreads();
         fetch(stage == 0 ? RING - 1 : stage - 1);
-        if (!idle && row < count) multiply_unit(sums, ring + (stage * OWN * UNITS + unit) * UNIT, lines + (row * BR + warp / UNITS * 8) * WIDTH, of_lines);
+        if (!idle && row < end) multiply_unit(sums, ring + (stage * OWN * UNITS + unit) * UNIT, lines + (row * BR + warp / UNITS * 8) * WIDTH, of_lines);
         if (++stage == RING) stage = 0;
     }
     __syncthreads();
@@ -256,7 +270,7 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
     i32 parts[OWN][CHECKED]; /* at most 64 words of 4 digits each: less than 2^23 */
 #pragma unroll
     for (int i = 0; i < OWN * CHECKED; i++) parts[i / CHECKED][i % CHECKED] = 0;
-    for (int e = LANE * 4; e < count * WIDTH; e += ROW) {
+    for (int e = begin * WIDTH + LANE * 4; e < end * WIDTH; e += ROW) {
         const char *at = lines + (e / WIDTH * BR + warp) * WIDTH + SWIZZLED(warp, e % WIDTH);
 #pragma unroll
         for (int z = 0; z < OWN; z++) {

@@ -6,6 +6,9 @@ the digits, which the block multiplies. A line's scale is its largest magnitude,
 stream from the level-2 cache: they are packed once for all kernels that follow each other (streamed.py).
 
 Where lines are columns, what has one element a row varies along a line, and what lies by rows in memory is read across them.
+
+Where a mask that is a constant empties the same elements of all lines of a block, the block makes its lines without them (spans.py). If it finds that
+an element left out could count for something, it says so, and a kernel behind it makes those blocks' lines as a whole.
 """
 
 from __future__ import annotations
@@ -16,28 +19,39 @@ from functools import cache
 from typing import NamedTuple
 
 from assay.exact.cuda import rows
-from assay.exact.cuda.device import Description, Kernel, Launch, source
+from assay.exact.cuda.blocks import ALIGN, TOPS, Room, alike, room
+from assay.exact.cuda.device import Description, Launch, source
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
-from assay.exact.cuda.operands import axis
-from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, in_memory, packing, sides
+from assay.exact.cuda.spans import Known, Section, Spans, spans_of, split
+from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, packing, sides
 from assay.exact.cuda.tiles import LEAST_SHARED, NARROW, SHARED, Digits, digits
 from assay.exact.plan import Plan
 from assay.exact.rows import whole_rows
 from assay.exact.steps import Step
 from assay.exact.views import View
-from assay.exact.wide import Shape, shape_of, sizes, use
+from assay.exact.wide import shape_of, sizes, use
 
 WAYS: tuple[tuple[int, int], ...] = ((16, 3), (16, 2), (8, 3), (8, 2))
 """Lines of a block and stages of its ring, the best ones first."""
-MOST, LANES_OUT, ALIGN = 8192, 128, 128
-"""As in attend.cuh: elements of a line, lanes of what it is multiplied with, and the multiple of bytes at which shared memory is cut."""
+MOST = 8192
+"""As in attend.cuh: elements of a line."""
 HELD_WORDS = 64
 """Registers that a thread has for elements of lines, of 128."""
-TOPS = 128
-"""Bytes for the scales of a block's lines."""
 
 
-Argument = int | View | Walk | Of | None
+class Table(NamedTuple):
+    """The address of words as an argument."""
+
+    words: tuple[int, ...]
+
+
+class Flags(NamedTuple):
+    """The address of a word for each block as an argument: whether its lines have to be made as a whole."""
+
+    blocks: int
+
+
+Argument = int | View | Walk | Table | Flags | Of | None
 """None: the counter of wrong checksums."""
 
 
@@ -54,6 +68,15 @@ class Attend(NamedTuple):
     blocks: int
     threads: int
     shared: int
+    spans: Spans | None
+    """What each block makes of its lines; None: all."""
+    whole: Attend | None
+    """What follows it where blocks make a part of their lines."""
+
+    def words(self) -> set[Walk | Table]:
+        """What has to lie on the device beside views and operands."""
+        given = (*self.arguments, *(self.whole.arguments if self.whole is not None else ()))
+        return {a for a in given if isinstance(a, Walk | Table)}
 
 
 def _products(step: Step) -> tuple[list[Step], list[Step]]:
@@ -81,36 +104,6 @@ def _needed(parts: Sequence[Step], views: Iterable[View]) -> list[Step]:
     return kept
 
 
-class _Split(NamedTuple):
-    """Where the elements of a view of rows lie: the walk over the batch, and that over a product's rows."""
-
-    batch: Walk
-    rows: Walk
-
-
-def _split(v: View, shape: Shape) -> _Split | None:
-    """None where the view's dimensions cross the border between the two."""
-    batch: list[tuple[int, int]] = []
-    left, rest = shape.batch, list(zip(v.shape[:-1], v.strides[:-1], strict=True))
-    while left > 1:
-        n, step = rest.pop(0)
-        if n <= left and left % n == 0:
-            batch.append((n, step))
-            left //= n
-        elif n % left == 0:
-            batch.append((left, step * (n // left)))
-            rest.insert(0, (n // left, step))
-            left = 1
-        else:
-            return None
-
-    def walk(places: Sequence[tuple[int, int]]) -> Walk:
-        found = axis([n for n, _ in places] or [1], [step for _, step in places] or [0])
-        return Walk(found.dims, found.steps)
-
-    return _Split(walk(batch), walk(rest))
-
-
 def _held(group: rows.Group, elements: int) -> int:
     """Elements of a line that a thread holds of what later phases need: of as many values as it has registers for, the first ones; the others are
     made again of those. 0 where there is not room for one."""
@@ -126,7 +119,8 @@ def _held(group: rows.Group, elements: int) -> int:
 class _Writer:
     """The text of a kernel and its arguments, in the same order."""
 
-    def __init__(self, step: Step, room: Room) -> None:
+    def __init__(self, step: Step, room: Room, known: Known | None, most: int = 0) -> None:
+        """Without `known` it is a kernel of at most so many blocks that makes whole lines where another one could not leave anything out."""
         self.step, self.shape, self.room = step, shape_of(step), room
         self.parameters: list[str] = []
         self.arguments: list[Argument] = []
@@ -139,6 +133,22 @@ class _Writer:
         self.chain = [part for part in step.parts if part.name != "matmul"]
         self.bits = _bits(step)
         self.how = digits(self.bits)
+        outs = {part.writes[0] for part in self.uses}
+        stores = [v for v in step.writes if v not in outs]
+        self.sections: list[tuple[Section, list[Step]]] = []
+        for root, parts in self._by_root().items():
+            put = whole_rows(root, self.shape.all_rows, "f32") if root >= 0 else None
+            self.sections.append((self._section(stores, put), parts))
+            stores = []
+        planes, self.most = frozenset(part.writes[0].root for part in self.makers), most
+        self.spans = spans_of([one for one, _ in self.sections], planes, self.shape, room.lines, known) if known is not None else None
+
+    def _by_root(self) -> dict[int, list[Step]]:
+        """Products by the value that they read; without any, none for -1."""
+        found: dict[int, list[Step]] = {}
+        for part in self.uses:
+            found.setdefault(next(v.root for v in part.reads if self._inside(v.root)), []).append(part)
+        return found or {-1: []}
 
     def parameter(self, kind: str, stem: str, argument: Argument) -> str:
         name = f"{stem}{len(self.parameters)}"
@@ -156,7 +166,7 @@ class _Writer:
         """C++ for the operand of product z."""
         if packed not in self.packed:
             given = [self.parameter("const i8 *", "d", Of(packed, "digits")), self.parameter("const u32 *", "t", Of(packed, "top"))]
-            given += [self.parameter("const u64 *", "s", Of(packed, sums)) for sums in ("across", "along")]
+            given += [self.parameter(f"const {kind} *", "s", Of(packed, sums)) for kind, sums in (("i32", "across"), ("u64", "along"))]
             numbers = ("n", packed.side.lanes.size), ("p", packed.padded), ("b", packed.blocks)
             given += [self.parameter("i64 ", stem, size) for stem, size in numbers]
             given.append(self.parameter("const i64 *", "w", walk))
@@ -175,10 +185,12 @@ class _Writer:
             self.planes[root] = plane
             k = self.parameter("i64 ", "k", a[0].side.k.size)
             self.body.append(f"float *{plane} = (float *)shared + {len(self.planes) - 1} * BR * pitch;")
-            self.body.append(f"product_in<BR>({plane}, (int)pitch, {names[0]}, first, {names[1]}, {k}, (int)bits, ring, faults);")
+            self.body.append(f"product_in<BR>({plane}, (int)pitch, {names[0]}, first, {names[1]}, {k}, span, (int)bits, ring, faults);")
+            if self.spans is not None:
+                self.body.append(f"fits = fits && (!left || bounded<BR>({names[0]}, first, {names[1]}, span));")
 
-    def lined(self, stores: Sequence[View], put: View | None) -> list[str]:
-        """What a warp does with its line: stores some values, and puts the digits of one."""
+    def _section(self, stores: Sequence[View], put: View | None) -> Section:
+        """The chain that stores some values, and puts the digits of one."""
         parts = _needed(self.chain, [*stores, *([put] if put else [])])
         inside = {v for part in parts for v in part.writes}
         outside = dict.fromkeys(v for part in parts for v in part.reads if v not in inside)
@@ -189,21 +201,25 @@ class _Writer:
         for value, v in zip(group.reads, step.reads, strict=True):
             value.wide |= self.shape.by_columns and not v.single
             value.near = value.repeated = value.wide
+        return Section(group, step)
+
+    def lined(self, section: Section, left: rows.Left | None) -> list[str]:
+        """What a warp does with its line."""
+        group, step = section
         held = _held(group, self.shape.elements)
         for value, v in zip(group.reads, step.reads, strict=True):
             if value.wide and v.root not in self.planes:
                 self.passes[v] = self.passes.get(v, 0) + sum(value in phase.made for phase in group.phases)
-        out = [line for value, v in zip(group.reads, step.reads, strict=True) for line in self._reading(value, v)]
-        out += [f"{TYPES[v.dtype]} *y{k} = {self.address(v, True)};" for k, v in enumerate(step.writes)]
-        sums = [part.extra[0] for part in parts if part.name == "sum" and part.reads[0].dtype == "f32"]
+        out = [f"{TYPES[v.dtype]} *y{k} = {self.address(v, True)};" for k, v in enumerate(step.writes)]
+        sums = [part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32"]
         out += [f"const i64 bits_{v.name} = {self.parameter('i64 ', 'q', bits)};" for v, bits in zip(group.sums, sums, strict=True)]
-        return [*out, *rows.phases(group, rows.Shape(rows.WARP, held))]
+        return [*out, *rows.phases(group, rows.Shape(rows.WARP, held), left)]
 
     def _reading(self, value: rows.Value, v: View) -> list[str]:
         """Declares what an input is read by: `p` and its name for the elements of a line, its name alone for one a line."""
-        kind = TYPES[v.dtype]
+        kind, further = TYPES[v.dtype], " + from" if self.spans is not None else ""
         if v.root in self.planes:
-            return [f"const float *p{value.name} = {self.planes[v.root]} + warp * pitch;"]
+            return [f"const float *p{value.name} = {self.planes[v.root]} + warp * pitch{further};"]
         address = self.address(v)
         if not self.shape.by_columns:
             start = rows.start(v, self.shape.all_rows)
@@ -211,16 +227,19 @@ class _Writer:
                 walk = rows.row_walk(v, self.shape.all_rows)
                 assert walk is not None
                 start = f"offset_of({self.parameter('const i64 *', 'w', Walk(*walk))}, r)"
-            return [f"const {kind} *p{value.name} = {address} + {start};" if value.wide else f"const {kind} {value.name} = {address}[{start}];"]
+            place = f"*p{value.name} = {address} + {start}{further}" if value.wide else f"{value.name} = {address}[{start}]"
+            return [f"const {kind} {place};"]
         if v.single:
             return [f"const {kind} {value.name} = {address}[0];"]
-        split = _split(v, self.shape)
-        assert split is not None
+        places = split(v, self.shape)
+        assert places is not None
         column = " + first + warp" if v.strides[-1] else ""
-        base = f"{address} + offset_of({self.parameter('const i64 *', 'w', split.batch)}, z){column}"
-        if len(split.rows.dims) == 1:
-            return [f"const Along<{kind}> p{value.name} = {{{base}, {self.parameter('i64 ', 'j', split.rows.strides[0])}}};"]
-        return [f"const Walked<{kind}> p{value.name} = {{{base}, {self.parameter('const i64 *', 'w', split.rows)}}};"]
+        base = f"{address} + offset_of({self.parameter('const i64 *', 'w', places.batch)}, z){column}"
+        if len(places.rows.dims) == 1:
+            step = self.parameter("i64 ", "j", places.rows.strides[0])
+            return [f"const Along<{kind}> p{value.name} = {{{base}{f'{further} * {step}' if further else ''}, {step}}};"]
+        along = self.parameter("const i64 *", "w", places.rows)
+        return [f"const Walked<{kind}> p{value.name} = {{{base}, {along}, {'from' if further else '0u'}}};"]
 
     def multiplied(self, part: Step, root: int) -> str:
         """The product that reads the line whose digits are there."""
@@ -231,111 +250,90 @@ class _Writer:
         lanes = size.n if found.first else size.m
         each = self.parameter("i64 ", "m", size.m * size.n)
         row, lane = (self.parameter("i64 ", "m", step) for step in ((lanes, 1) if found.first else (1, self.shape.lines)))
-        return f"product_out<BR>({out} + z * {each}, {row}, {lane}, lines, first, digits, tops, {other}, length, (int)bits, ring, faults);"
+        return f"product_out<BR>({out} + z * {each}, {row}, {lane}, lines, first, digits, tops, {other}, length, span, (int)bits, ring, faults);"
 
     def written(self) -> Attend:
         shape, lines = self.shape, self.room.lines
         self.made()
-        by_root: dict[int, list[Step]] = {}
-        for part in self.uses:
-            root = next(v.root for v in part.reads if self._inside(v.root))
-            by_root.setdefault(root, []).append(part)
-        outs = {part.writes[0] for part in self.uses}
-        stores = [v for v in self.step.writes if v not in outs]
-        for root in by_root or [-1]:
-            put = whole_rows(root, shape.all_rows, "f32") if root >= 0 else None
-            found = self.lined(stores, put)
-            self.body += ["if (inside) {", *(f"    {line}" for line in found), "}"]
-            if put is not None:
-                self.body += ["else {", "    if (lane == 0) tops[warp] = 0;"]
-                self.body += ["    Line none = line_of<BR>(digits, (int)warp, length, 0u, (int)bits);"]
-                self.body += ["    for (u32 e = lane; e < n; e += 32u) put<BR>(none, (int)e, 0.0f);", "    line_done(none);", "}"]
-            self.body += [self.multiplied(part, root) for part in by_root.get(root, ())]
-            stores = []
+        for at, (section, parts) in enumerate(self.sections):
+            left = self.spans.left[at] if self.spans is not None else None
+            reading = [line for value, v in zip(section.group.reads, section.step.reads, strict=True) for line in self._reading(value, v)]
+            found = self.lined(section, left)
+            if left is not None and shape.by_columns:
+                reading, before = [], ["{", *_in([*reading, *left.by_columns()])]
+            else:
+                before = ["{"]
+            self.body += [*before, "    if (inside) {", *_in(_in([*reading, *found])), "    }"]
+            if parts:
+                begin, end = ("from", "some") if left is not None else ("0u", "n")
+                self.body += ["    else {", "        if (lane == 0) tops[warp] = 0;"]
+                self.body += [f"        Line none = line_of<BR>(digits, (int)warp, length, {begin}, 0u, (int)bits);"]
+                self.body += [f"        for (u32 e = lane; e < {end}; e += 32u) put<BR>(none, (int)e, 0.0f);", "        line_done(none);", "    }"]
+            self.body += ["}"]
+            if left is not None:
+                self.body += ["if (!__syncthreads_and(fits)) {", "    if (threadIdx.x == 0) *flag = 1;", "    return;", "}"]
+            self.body += [self.multiplied(part, next(v.root for v in part.reads if self._inside(v.root))) for part in parts]
+        blocks = shape.batch * -(-shape.lines // lines)
+        flags = self.parameter("u32 *", "f", Flags(blocks)) if self.spans is not None or self.most else ""
+        if self.spans is not None:
+            table = Table(tuple(word for span in self.spans.blocks for word in span))
+            start = [f"const i64 *own = {self.parameter('const i64 *', 'l', table)} + 3 * (blockIdx.x % (u32)blocks);"]
+            start += ["const i64 first = own[0] * BR;", "const Span span = {(int)own[1], (int)own[2]};"]
+            start += ["const u32 from = (u32)span.begin, some = (u32)span.end - from, left = n - some;"]
+            start += [*_place("blockIdx.x"), f"u32 *flag = {flags} + z * (u32)blocks + own[0];", "bool fits = true;"]
+            body = [*start, *self.body, "if (threadIdx.x == 0) *flag = 0;"]
+        else:
+            which = "block" if self.most else "blockIdx.x"
+            body = [f"const i64 first = (i64)({which} % (u32)blocks) * BR;", "const Span span = {0, (int)length};", *_place(which), *self.body]
+        if self.most:
+            every = f"for (u32 block = blockIdx.x; block < {self.parameter('i64 ', 'n', blocks)}; block += gridDim.x) {{"
+            body = [every, *_in([f"if (!{flags}[block]) continue;", *body, "__syncthreads();"]), "}"]
+        text = "\n    ".join(body)
         head = ["i64 blocks", "i64 lines", "i64 length", "i64 pitch", "i64 room", "i64 bits", "u64 *faults"]
         given: list[Argument] = [-(-shape.lines // lines), shape.lines, shape.elements, self.room.pitch, self.room.digits, self.bits, None]
-        inside = "\n    ".join(self.body)
         tail = f"""({", ".join([*head, *self.parameters])}) {{
     ASSAY_SHARED(char, shared);
     constexpr int BR = {lines};
-    const u32 warp = threadIdx.x / 32u, lane = threadIdx.x % 32u, z = blockIdx.x / (u32)blocks, n = (u32)length;
-    const i64 first = (i64)(blockIdx.x - z * (u32)blocks) * BR;
-    const bool inside = first + warp < lines;
-    const u32 r = z * (u32)lines + (u32)first + warp;
+    const u32 warp = threadIdx.x / 32u, lane = threadIdx.x % 32u, n = (u32)length;
     char *digits = shared + ({len(self.makers)} * BR * pitch * 4 + {ALIGN - 1}) / {ALIGN} * {ALIGN};
     u32 *tops = (u32 *)(digits + room);
     char *ring = (char *)tops + {TOPS};
-    {inside}
+    {text}
 }}
 """
         key = f"{self.how} {self.room.ring} {tail}"
         name = f"attend_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        text = MapText(name, f"KERNEL __launch_bounds__({32 * lines}, 1) {name}{tail}")
-        arguments = (*given, *self.arguments)
-        blocks = shape.batch * -(-shape.lines // lines)
-        return Attend(text, self.how, self.room.ring, arguments, tuple(self.packed), self.passes, blocks, 32 * lines, self.room.shared)
+        kernel = MapText(name, f"KERNEL __launch_bounds__({32 * lines}, 1) {name}{tail}")
+        grid = min(blocks, self.most or blocks)
+        arguments, packed = (*given, *self.arguments), tuple(self.packed)
+        return Attend(kernel, self.how, self.room.ring, arguments, packed, self.passes, grid, 32 * lines, self.room.shared, self.spans, None)
 
     def _inside(self, root: int) -> bool:
         return any(v.root == root for part in (*self.makers, *self.chain) for v in part.writes)
 
 
-class Room(NamedTuple):
-    """What a block has (attend.cuh): lines, stages of its ring, floats from a line of a plane to the next, bytes of digits, of all shared memory."""
-
-    lines: int
-    ring: int
-    pitch: int
-    digits: int
-    shared: int
+def _place(block: str) -> list[str]:
+    """Which product of the batch a block has, which line of all a warp, and whether that is one of the product's."""
+    return [f"const u32 z = {block} / (u32)blocks, r = z * (u32)lines + (u32)first + warp;", "const bool inside = first + warp < lines;"]
 
 
-def room(products: int, puts: bool, elements: int, lines: int, ring: int, how: Digits) -> Room:
-    """For lines of so many elements of some products, whose digits are `put`."""
-    planes = _even(4 * products * lines * pitch_of(elements))
-    of_digits = digits_bytes(lines, elements, how) if puts else 0
-    return Room(lines, ring, pitch_of(elements), of_digits, planes + of_digits + TOPS + _even(ring_bytes(lines, ring, how)))
+def _in(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
-def pitch_of(elements: int) -> int:
-    return (elements + 11) // 16 * 16 + 4
-
-
-def digits_bytes(lines: int, elements: int, how: Digits) -> int:
-    own = in_memory(how)
-    checked = 2 if how.planes == 1 else own + 1
-    return _even(8 * lines) + -(-elements // NARROW.width) * NARROW.width * (own * lines + checked)
-
-
-def ring_bytes(lines: int, ring: int, how: Digits) -> int:
-    own = in_memory(how)
-    return ring * own * 8 * 16 * NARROW.width + own * 2 * lines * NARROW.width + 8 * LANES_OUT + 12 * lines
-
-
-def _alike(how: Digits, ring: int) -> str:
-    """C++ that says no if these sizes are not those of attend.cuh."""
-    wanted = [f"pitch_of({n}) == {pitch_of(n)}" for n in (1, 1000)]
-    for lines in (8, 16):
-        wanted.append(f"ring_bytes<{lines}>() == {ring_bytes(lines, ring, how)}")
-        wanted += [f"digits_bytes<{lines}>({n}) == {digits_bytes(lines, n, how)}" for n in (1, 1000)]
-    return f'static_assert({" && ".join(wanted)}, "sizes");\n'
-
-
-def _even(size: int) -> int:
-    return -(-size // ALIGN) * ALIGN
-
-
-def streams(step: Step) -> list[Packed]:
-    """What every block reads all lanes of, for each product that has it as an operand."""
+def streams(step: Step) -> tuple[list[Packed], list[Packed]]:
+    """What streams by every block, for each product that has it as an operand: along lanes in those that make lines, along k in those that read
+    them."""
     makers, uses = _products(step)
     made = {v.root for part in step.parts for v in part.writes}
-    found = [sides(part)[not shape_of(step).by_columns][0] for part in makers]
-    return found + [next(packed for packed, _ in sides(part) if packed.view.root not in made) for part in uses]
+    along_lanes = [sides(part)[not shape_of(step).by_columns][0] for part in makers]
+    return along_lanes, [next(packed for packed, _ in sides(part) if packed.view.root not in made) for part in uses]
 
 
 def room_of(step: Step, description: Description) -> Room | None:
     """None where a step's kernel does not fit the device."""
     shape = shape_of(step)
-    if shape.elements > MOST or (shape.by_columns and any(_split(v, shape) is None for v in _read_by_chain(step) if not v.single)):
+    if shape.elements > MOST or (shape.by_columns and any(split(v, shape) is None for v in _read_by_chain(step) if not v.single)):
         return None
     products, uses, how = *_products(step), digits(_bits(step))
     rooms = (room(len(products), bool(uses), shape.elements, lines, ring, how) for lines, ring in WAYS)
@@ -347,39 +345,45 @@ def taking(description: Description) -> Callable[[Step], bool]:
     return lambda step: room_of(step, description) is not None
 
 
-def attend(step: Step, description: Description) -> Attend:
-    """The kernel of a step that the device takes."""
+def attend(step: Step, description: Description, known: Known) -> Attend:
+    """The kernel of a step that the device takes. `known`: constants, such as masks."""
     found = room_of(step, description)
     assert found is not None
-    return _Writer(step, found).written()
+    made = _Writer(step, found, known).written()
+    return made if made.spans is None else made._replace(whole=_Writer(step, found, None, description.processors).written())
 
 
 def launches(
-    made: Attend, kernel: Kernel, fresh: Fresh, places: Mapping[Packed, Mapping[str, int]], products: Packs, at: Callable[[View], int],
-    walk: Callable[[Walk], int], scratch: int,
+    made: Attend, kernels: Kernels, fresh: Fresh, places: Mapping[Packed, Mapping[str, int]], products: Packs, at: Callable[[View], int],
+    words: Callable[[Walk | Table], int], scratch: int, flags: int,
 ) -> list[Launch]:  # fmt: skip
-    """What packs the operands that are not there yet, and the kernel. `at` and `walk` give addresses; `places` are offsets from `scratch`."""
+    """What packs the operands that are not there yet, and the kernel, with the one behind it. `at` and `words` give addresses; `places`, and `flags`
+    of four bytes a block, are offsets from `scratch`."""
 
     def word(a: Argument) -> int:
         if isinstance(a, Of):
             return scratch + places[a.packed][a.part]
-        return walk(a) if isinstance(a, Walk) else at(a) if isinstance(a, View) else products.faults.address if a is None else a
+        if isinstance(a, Flags):
+            return scratch + flags
+        return words(a) if isinstance(a, Walk | Table) else at(a) if isinstance(a, View) else products.faults.address if a is None else a
 
-    arguments = tuple(map(word, made.arguments))
-    before = packing(fresh, places, made.how, products, at, scratch)
-    return [*before, Launch(kernel, (made.blocks, 1, 1), (made.threads, 1, 1), arguments, made.shared)]
+    each = [made] if made.whole is None else [made, made.whole]
+    return [
+        *packing(fresh, places, made.how, products, at, scratch),
+        *(Launch(kernels[one.text.name], (one.blocks, 1, 1), (one.threads, 1, 1), tuple(map(word, one.arguments)), one.shared) for one in each),
+    ]
 
 
 def kernels(plans: Iterable[Plan], description: Description) -> list[Attend]:
     """Those of all steps of some plans."""
-    return [attend(step, description) for plan in plans for step in plan.steps if step.name == "attend"]
+    return [attend(step, description, plan.known) for plan in plans for step in plan.steps if step.name == "attend"]
 
 
 def compiled(kernels: Kernels, made: Iterable[Attend]) -> None:
     """Compiles those that are not there yet."""
     found: dict[tuple[Digits, int], list[MapText]] = {}
     for one in made:
-        found.setdefault((one.how, one.ring), []).append(one.text)
+        found.setdefault((one.how, one.ring), []).extend(each.text for each in (one, one.whole) if each is not None)
     for (how, ring), texts in found.items():
         kernels.compile(texts, before(how, ring))
 
@@ -389,4 +393,4 @@ def before(how: Digits, ring: int) -> str:
     """CUDA C++ that kernels of these digits call, with so many stages."""
     given = {"PLANES": how.planes, "KARATSUBA": how.karatsuba, "PLAIN": 0, "BF16": 0, "FP8": 0, "WIDTH": NARROW.width, "RING": ring}
     defined = "".join(f"#define {name} {int(value)}\n" for name, value in given.items())
-    return defined + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "chain.cuh") + _alike(how, ring)
+    return defined + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "chain.cuh") + alike(how, ring)

@@ -1,8 +1,9 @@
 /* What the kernels of attend.py read: operands of one of a batch, and values along a line whose elements do not lie side by side. */
 
 /* blocks: of 128 elements of k; `at`: which of the operand's products. Of Karatsuba's planes two lie in memory. */
-__device__ __forceinline__ Packed packed_of(const i8 *digits, const u32 *top, const u64 *across, const u64 *along, i64 lanes, i64 padded, i64 blocks, i64 at) {
-    return {digits + at * (PLANES - KARATSUBA) * blocks * ROW * padded, top + at * lanes, across + at * PLANES * blocks * ROW, along + at * padded, lanes, padded};
+__device__ __forceinline__ Packed packed_of(const i8 *digits, const u32 *top, const i32 *across, const u64 *along, i64 lanes, i64 padded, i64 blocks, i64 at) {
+    return {digits + at * (PLANES - KARATSUBA) * blocks * ROW * padded, top + at * lanes, across + at * (padded / GROUP) * blocks * ROW, along + at * padded, lanes,
+            padded};
 }
 
 #ifdef ASSAY_FAKE
@@ -14,11 +15,12 @@ __device__ __forceinline__ Packed packed_of(const i8 *digits, const u32 *top, co
 template <class T> struct Along {
     const T *first;
     i64 step;
-    MEMBER T operator[](u32 e) const { return first[(i64)e * step]; }
+    MEMBER T operator[](int e) const { return first[(i64)e * step]; }
 };
 
 template <class T> struct Walked {
     const T *first;
     const i64 *walk;
-    MEMBER T operator[](u32 e) const { return first[offset_of(walk, e)]; }
+    u32 from;
+    MEMBER T operator[](int e) const { return first[offset_of(walk, from + (u32)e)]; }
 };

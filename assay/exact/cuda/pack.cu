@@ -4,7 +4,8 @@
  * Packed digits lie as digits.cuh's `spot` says, with zeros beyond the last lane and the last k, so that no edge is left to look after.
  *
  * For the checksum (check.cu) A's digits are summed over lanes (`across`: [product][plane][k]) and B's over k (`along`: [product][padded lanes],
- * weighted), from registers, before they have been to memory. All sums start from zero (clear).
+ * weighted), from registers, before they have been to memory. These start from zero (clear). Or integers are summed over each LANES lanes (`groups`:
+ * [product][group of lanes][k]), for products that leave lanes out (attend.cuh); these are written, not added to.
  */
 
 #define LANES 64       /* of a block of pack */
@@ -102,6 +103,7 @@ struct packed_operand {
     const u32 *top;
     i8 *packed;
     u64 *across, *along;
+    i32 *groups;
 };
 
 /* A block of 32 x 8 threads packs LANES lanes of 128 k. Of the planes only the first `planes` are written; all of them are summed. */
@@ -183,15 +185,31 @@ __device__ __forceinline__ void pack_group(const float *x, const packed_operand 
         }
         __syncthreads();
     }
+    if (of.groups) {
+        #pragma unroll
+        for (int i = 0; i < 4; i++) {
+            i32 q = totals[0][i]; /* of 8 lanes */
+            #pragma unroll
+            for (int z = 1; z < OWN; z++) q = q * (1 << BASE) + totals[z][i];
+            part[ty][4 * tx + i] = q;
+        }
+        __syncthreads();
+        if (threadIdx.x < ROW) {
+            i32 sum = 0; /* less than 2^28 */
+            for (int i = 0; i < 8; i++) sum += part[i][threadIdx.x];
+            of.groups[((product * (padded / LANES) + group) * blocks + block) * ROW + threadIdx.x] = sum;
+        }
+        __syncthreads();
+    }
 }
 
 /* Blocks begin with the lanes that tops read last, which L2 may still hold. */
 KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes,
-            i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, i64 planes, u64 *across, u64 *along) {
+            i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, i64 planes, u64 *across, u64 *along, i32 *grouped) {
     __shared__ __align__(16) float tile[32][ROW + 4]; /* element i of lane l at i ^ l / 8, so that lanes' equal elements lie in different banks */
     __shared__ i32 part[8][ROW];
     i64 blocks = (k + ROW - 1) / ROW, groups = padded / LANES, item = (i64)gridDim.x - 1 - blockIdx.x, rest = item / blocks, product = rest / groups;
-    packed_operand of = {lane_at, k_at, lane_step, k_step, lanes, k, turned, padded, planes, top, packed, across, along};
+    packed_operand of = {lane_at, k_at, lane_step, k_step, lanes, k, turned, padded, planes, top, packed, across, along, grouped};
     pack_group(x + batch_at[product], of, product, rest % groups, item % blocks, (int)bits, tile, part);
 }
 
@@ -203,8 +221,8 @@ KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack_both(const float *x, const i
     __shared__ __align__(16) float tile[32][ROW + 4];
     __shared__ i32 part[8][ROW];
     i64 wide = ((padded_c > columns ? padded_c : columns) + ROW - 1) / ROW, item = (i64)gridDim.x - 1 - blockIdx.x, row = item / wide, column = item % wide;
-    const packed_operand by_row = {row_at, column_at, row_step, column_step, rows, columns, 0, padded_r, planes_r, top_r, packed_r, across_r, along_r};
-    const packed_operand by_column = {column_at, row_at, column_step, row_step, columns, rows, 1, padded_c, planes_c, top_c, packed_c, across_c, along_c};
+    const packed_operand by_row = {row_at, column_at, row_step, column_step, rows, columns, 0, padded_r, planes_r, top_r, packed_r, across_r, along_r, 0};
+    const packed_operand by_column = {column_at, row_at, column_step, row_step, columns, rows, 1, padded_c, planes_c, top_c, packed_c, across_c, along_c, 0};
     if (column * ROW < columns) {
         #pragma unroll 1
         for (i64 group = row * (ROW / LANES); group < (row + 1) * (ROW / LANES) && group * LANES < padded_r; group++)

@@ -15,8 +15,8 @@ atomic maximum decides. So memory is asked for the few elements that are larger 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from assay.exact import rows as grouped
 from assay.exact.cuda import maps
@@ -238,18 +238,39 @@ def text(step: Step) -> MapText:
     return MapText(name, f"KERNEL __launch_bounds__({shape.threads}, 1) {name}{tail}")
 
 
-def phases(group: Group, shape: Shape) -> list[str]:
-    """Lines of C++ for a row, once what it reads is declared."""
-    return [line for at, phase in enumerate(group.phases) for line in _phase(group, at, phase, shape)]
+class Left(Protocol):
+    """Of rows of which `some` elements are made, counted from `from` on, in C++: what is known of the others, of which there are `left`
+    (spans.py)."""
+
+    def of(self, v: Value) -> str:
+        """A value that is reduced; empty where it counts for nothing."""
+        ...
+
+    def lines(self, group: Group, at: int) -> list[str]:
+        """What is made before the elements of a phase."""
+        ...
 
 
-def _phase(group: Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
+def phases(group: Group, shape: Shape, left: Left | None = None) -> list[str]:
+    """Lines of C++ for a row, once what it reads is declared; with `left`, of a part of its elements."""
+    return [line for at, phase in enumerate(group.phases) for line in _phase(group, at, phase, shape, left)]
+
+
+def _phase(group: Group, at: int, phase: _Phase, shape: Shape, left: Left | None) -> list[str]:
     """Lines of one phase: values of an element a row, the elements, the ends of reductions."""
     lines = []
     for v in group.values:
         if not v.wide and v.kernel not in REDUCTIONS and v.level == at:
             lines.append(f"const {TYPES[v.dtype]} {v.name} = {v.kernel}({', '.join(o.name for o in v.operands)});")
     lines += [f"if (lane == 0) y{k}[r] = canon({v.name});" for k, v in enumerate(group.writes) if not v.wide and v.level == at]
+    lines += left.lines(group, at) if left is not None else []
+    end, begin = ("some", "from") if left is not None else ("n", "0u")
+
+    def others(v: Value, counted: Callable[[str], str]) -> str:
+        """What a reduction begins with."""
+        one = left.of(v) if left is not None else ""
+        return f"left ? {counted(one)} : 0" if one else "0"
+
     if not phase.made and not phase.again:
         return lines
     held = group.held() if shape.held else set()
@@ -266,7 +287,7 @@ def _phase(group: Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
         if v.near:
             body.append(f"const {kind} {v.name} = p{v.name}[e];")
         elif not v.kernel:
-            loads.append(f"{of(v)} = e < n ? p{v.name}[e] : ({kind})0;" if shape.held else f"const {kind} {v.name} = p{v.name}[e];")
+            loads.append(f"{of(v)} = e < {end} ? p{v.name}[e] : ({kind})0;" if shape.held else f"const {kind} {v.name} = p{v.name}[e];")
         else:
             more = f", e, n, {v.bits:#x}u" if v.kernel == "scatter_value" else ""
             body.append(f"{'' if v in held else f'const {kind} '}{of(v)} = {v.kernel}({', '.join(map(of, v.operands))}{more});")
@@ -291,26 +312,29 @@ def _phase(group: Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
                 body.append(f"q{v.name} += (u64){of(x)};")
                 ends.append(f"const i64 {v.name} = (i64)total_of<{shape.group}>(q{v.name});")
             case kernel:
-                lines.append(f"u32 t{v.name} = 0;")
-                body.append(f"t{v.name} = larger(t{v.name}, {'magnitude' if kernel == 'sum_f32' else 'rank_of'}({of(x)}));")
+                size = "magnitude" if kernel == "sum_f32" else "rank_of"
+                lines.append(f"u32 t{v.name} = {others(x, f'{size}({{}})'.format)};")
+                body.append(f"t{v.name} = larger(t{v.name}, {size}({of(x)}));")
                 ends.append(f"t{v.name} = largest_of<{shape.group}>(t{v.name});")
                 if kernel == "amax_f32":
                     ends.append(f"const float {v.name} = of_rank(t{v.name});")
     for v in phase.sums:
         (x,) = v.operands
-        lines += [f"u64 q{v.name} = 0;", f"const Scale s{v.name} = scaling(t{v.name}, bits_{v.name});"]
+        lines.append(f"const Scale s{v.name} = scaling(t{v.name}, bits_{v.name});")
+        lines.append(f"u64 q{v.name} = {others(x, f'lane ? 0 : (u64)left * (u64)fixed({{}}, s{v.name})'.format)};")
         body.append(f"q{v.name} += (u64)fixed({of(x)}, s{v.name});")
         ends.append(f"const float {v.name} = sum_of(t{v.name}, total_of<{shape.group}>(q{v.name}), bits_{v.name});")
     for v in phase.puts:
-        lines += [f"Line p{v.name} = line_of<BR>(digits, (int)warp, length, t{v.name}, (int)bits);", f"if (lane == 0) tops[warp] = t{v.name};"]
+        lines.append(f"Line p{v.name} = line_of<BR>(digits, (int)warp, length, {begin}, t{v.name}, (int)bits);")
+        lines.append(f"if (lane == 0) tops[warp] = t{v.name};")
         body.append(f"put<BR>(p{v.name}, (int)e, {of(v.operands[0])});")
         ends.append(f"line_done(p{v.name});")
     if not shape.held:
         unrolled = f"#pragma unroll {4 if len(phase.made) <= SHORT else 2}"
-        return [*lines, unrolled, f"for (u32 e = lane; e < n; e += {shape.group}u) {{", *_in([*loads, *body]), "}", *ends]
+        return [*lines, unrolled, f"for (u32 e = lane; e < {end}; e += {shape.group}u) {{", *_in([*loads, *body]), "}", *ends]
     head = f"for (int k = 0; k < {shape.held}; k++) {{", f"    const u32 e = lane + (u32)k * {shape.group}u;"
     first = ["#pragma unroll", *head, *_in(loads), "}"] if loads else []
-    return [*lines, "{", *_in([*brief, *first, "#pragma unroll", *head, "    if (e < n) {", *_in(_in(body)), "    }", "}"]), "}", *ends]
+    return [*lines, "{", *_in([*brief, *first, "#pragma unroll", *head, f"    if (e < {end}) {{", *_in(_in(body)), "    }", "}"]), "}", *ends]
 
 
 def _in(lines: Iterable[str]) -> list[str]:

@@ -44,13 +44,13 @@ class Packed(NamedTuple):
         """Bytes of its parts."""
         count, row = self.side.products, self.blocks * ROW
         return {
-            "top": 4 * count * self.side.lanes.size, "across": 8 * count * how.planes * row, "along": 8 * count * self.padded,
+            "top": 4 * count * self.side.lanes.size, "along": 8 * count * self.padded, "across": 4 * count * self.padded // LANES * row,
             "digits": count * in_memory(how) * row * self.padded,
         }  # fmt: skip
 
 
 class Of(NamedTuple):
-    """The address of a part of a packed operand as an argument: its digits, scales (`top`) or sums (`across` lanes, `along` k)."""
+    """The address of a part of a packed operand as an argument: its digits, scales (`top`) or sums (`across` each LANES lanes, `along` k)."""
 
     packed: Packed
     part: str
@@ -67,7 +67,8 @@ class Packs(Protocol):
     def cleared(self, how: Digits, layout: Layout, at: int, words: int) -> Launch: ...
 
     def packed(
-        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int]
+        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int],
+        groups: int = 0,
     ) -> tuple[Launch, Launch]: ...
 
 
@@ -94,10 +95,10 @@ class Shelf:
         fresh = tuple(packed for packed in operands if packed not in self.places)
         start = self.end
         for packed in fresh:
-            self._place(packed, how, "top", "across", "along")
+            self._place(packed, how, "top", "along")
         zeros = self.end - start
         for packed in fresh:
-            self._place(packed, how, "digits")
+            self._place(packed, how, "across", "digits")
         return Fresh(fresh, start, zeros // 4)
 
     def _place(self, packed: Packed, how: Digits, *parts: str) -> None:
@@ -113,7 +114,7 @@ def packing(
     out = [products.cleared(how, NARROW, scratch + fresh.start, fresh.words)] if fresh.packed else []
     for packed in fresh.packed:
         top, across, along, to = (scratch + places[packed][part] for part in ("top", "across", "along", "digits"))
-        out += products.packed(how, NARROW, packed.bits, packed.side, packed.padded, at(packed.view), top, to, (in_memory(how), across, along))
+        out += products.packed(how, NARROW, packed.bits, packed.side, packed.padded, at(packed.view), top, to, (in_memory(how), 0, along), across)
     return out
 
 

@@ -37,7 +37,6 @@ SHORT, LONG = 1024, 4096
 """Elements of a result that a warp takes alone; from which on blocks may share one."""
 CHUNK = 2048
 """Elements of a result that a block takes at least where blocks share it."""
-
 TURNED = 16
 """Elements along both axes from which on a copy that turns them round goes through tiles."""
 
@@ -89,7 +88,7 @@ class Tape:
         groups = {id(step): rows.text(step) for step in plan.steps if step.name == "rows"}
         self._rowed = {at: text.name for at, text in groups.items()}
         kernels.compile([*(text for _, text in batches if text is not None), *groups.values()])
-        self._attending = {id(step): attend.attend(step, device.description) for step in plan.steps if step.name == "attend"}
+        self._attending = {id(step): attend.attend(step, device.description, plan.known) for step in plan.steps if step.name == "attend"}
         attend.compiled(kernels, self._attending.values())
         self._shelf = Shelf()
         self._makers = [self._made(steps, text) for steps, text in batches]
@@ -135,7 +134,10 @@ class Tape:
 
     def _walk(self, dims: Sequence[int], strides: Sequence[int]) -> int:
         """Number of the walk's first word."""
-        words = walk_words(dims, strides)
+        return self._stored(walk_words(dims, strides))
+
+    def _stored(self, words: tuple[int, ...]) -> int:
+        """Number of the first of some words, which lie there once."""
         if words not in self._walks:
             self._walks[words] = len(self._words)
             self._words += words
@@ -174,11 +176,11 @@ class Tape:
         """A kernel that keeps wide values on the chip. What it has packed is there for those that follow it at once."""
         made, products = self._attending[id(step)], self._products
         assert products is not None
-        walks = {a: self._walk(*a) for a in made.arguments if isinstance(a, Walk)}
+        words = {a: self._walk(*a) if isinstance(a, Walk) else self._stored(a.words) for a in made.words()}
         fresh, places = self._shelf.take(made.packed, made.how), self._shelf.places
-        self._need(self._shelf.end)
-        kernel = self._kernels[made.text.name]
-        return lambda at: attend.launches(made, kernel, fresh, places, products, at, lambda walk: self._address(walks[walk]), self._scratch_at)
+        flags, kernels = self._shelf.end, self._kernels
+        self._need(flags + 4 * made.blocks)
+        return lambda at: attend.launches(made, kernels, fresh, places, products, at, lambda a: self._address(words[a]), self._scratch_at, flags)
 
     def _maps(self, steps: Sequence[Step], kernel: str) -> Maker:
         """One MAP step, or many of the same text."""

@@ -1,0 +1,58 @@
+"""What a block of attend.cuh has of shared memory: planes of its lines, their digits, a ring of what streams by."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from assay.exact.cuda.streamed import in_memory
+from assay.exact.cuda.tiles import NARROW, Digits
+
+LANES_OUT, ALIGN = 128, 128
+"""As in attend.cuh: lanes of what a line is multiplied with, and the multiple of bytes at which shared memory is cut."""
+TOPS = 128
+"""Bytes for the scales of a block's lines."""
+
+
+class Room(NamedTuple):
+    """What a block has (attend.cuh): lines, stages of its ring, floats from a line of a plane to the next, bytes of digits, of all shared memory."""
+
+    lines: int
+    ring: int
+    pitch: int
+    digits: int
+    shared: int
+
+
+def room(products: int, puts: bool, elements: int, lines: int, ring: int, how: Digits) -> Room:
+    """For lines of so many elements of some products, whose digits are `put`."""
+    planes = _even(4 * products * lines * pitch_of(elements))
+    of_digits = digits_bytes(lines, elements, how) if puts else 0
+    return Room(lines, ring, pitch_of(elements), of_digits, planes + of_digits + TOPS + _even(ring_bytes(lines, ring, how)))
+
+
+def pitch_of(elements: int) -> int:
+    return (elements + 11) // 16 * 16 + 4
+
+
+def digits_bytes(lines: int, elements: int, how: Digits) -> int:
+    own = in_memory(how)
+    checked = 2 if how.planes == 1 else own + 1
+    return _even(8 * lines) + -(-elements // NARROW.width) * NARROW.width * (own * lines + checked)
+
+
+def ring_bytes(lines: int, ring: int, how: Digits) -> int:
+    own = in_memory(how)
+    return ring * own * 8 * 16 * NARROW.width + own * 2 * lines * NARROW.width + 8 * LANES_OUT + 12 * lines
+
+
+def alike(how: Digits, ring: int) -> str:
+    """C++ that says no if these sizes are not those of attend.cuh."""
+    wanted = [f"pitch_of({n}) == {pitch_of(n)}" for n in (1, 1000)]
+    for lines in (8, 16):
+        wanted.append(f"ring_bytes<{lines}>() == {ring_bytes(lines, ring, how)}")
+        wanted += [f"digits_bytes<{lines}>({n}) == {digits_bytes(lines, n, how)}" for n in (1, 1000)]
+    return f'static_assert({" && ".join(wanted)}, "sizes");\n'
+
+
+def _even(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
