@@ -58,7 +58,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 le
         for (int by = 16; by; by /= 2) top = max(top, __shfl_xor_sync(ALL_LANES, top, by));
         Line line = line_of<LINES>(digits, r, length, top, (int)bits);
         for (int e = LANE; e < (int)length; e += 32) put<LINES>(line, e, p[e]);
-        line_done(line);
+        line_done<LINES>(line);
         if (LANE == 0) tops[r] = top;
     }
     product_out<LINES>(out, row_step, lane_step, rows, first, digits, tops, columns, length, (int)bits, shared, faults);
@@ -283,7 +283,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
         if (LANE == 0) tops[r] = top;
         Line line = line_of<LINES>(digits, r, keys, top, (int)bits);
         for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) put<LINES>(line, LANE + 32 * i, x[i]);
-        line_done(line);
+        line_done<LINES>(line);
         product_out<LINES>(out, width, 1, rows, first, digits, tops, of_v, keys, (int)bits, shared, faults);
     }
 }

@@ -249,7 +249,7 @@ class _Writer:
             if put is not None:
                 self.body += ["else {", "    if (lane == 0) tops[warp] = 0;"]
                 self.body += ["    Line none = line_of<BR>(digits, (int)warp, length, 0u, (int)bits);"]
-                self.body += ["    for (u32 e = lane; e < n; e += 32u) put<BR>(none, (int)e, 0.0f);", "    line_done(none);", "}"]
+                self.body += ["    for (u32 e = lane; e < n; e += 32u) put<BR>(none, (int)e, 0.0f);", "    line_done<BR>(none);", "}"]
             self.body += [self.multiplied(part, root) for part in by_root.get(root, ())]
             stores = []
         head = ["i64 blocks", "i64 lines", "i64 length", "i64 pitch", "i64 room", "i64 bits", "u64 *faults"]

@@ -304,7 +304,7 @@ def _phase(group: Group, at: int, phase: _Phase, shape: Shape) -> list[str]:
     for v in phase.puts:
         lines += [f"Line p{v.name} = line_of<BR>(digits, (int)warp, length, t{v.name}, (int)bits);", f"if (lane == 0) tops[warp] = t{v.name};"]
         body.append(f"put<BR>(p{v.name}, (int)e, {of(v.operands[0])});")
-        ends.append(f"line_done(p{v.name});")
+        ends.append(f"line_done<BR>(p{v.name});")
     if not shape.held:
         unrolled = f"#pragma unroll {4 if len(phase.made) <= SHORT else 2}"
         return [*lines, unrolled, f"for (u32 e = lane; e < n; e += {shape.group}u) {{", *_in([*loads, *body]), "}", *ends]
