@@ -197,7 +197,7 @@ def wrong(one: Chip) -> bool:
             got, faults = one.outward(a, one.packed(b), rows == 35)
             if faults or not same(np.ascontiguousarray(got), reference.matmul(a, b.T, one.bits)):
                 return True
-    a, b = operands(1, 17, 70, 130, "even", one.bits)
+    a, b = operands(1, 17, 70, 100, "even", one.bits)
     for hard_a, hard_b in ((with_hard_lanes(a), b), (a, with_hard_lanes(b))):
         with np.errstate(over="ignore"):
             want = reference.matmul(hard_a, hard_b.T, one.bits)
