@@ -59,9 +59,9 @@ KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 le
         p += (first + r) * length;
         for (int e = (int)begin + LANE; e < (int)end; e += 32) top = max(top, __float_as_uint(p[e]) & ABS_BITS);
         for (int by = 16; by; by /= 2) top = max(top, __shfl_xor_sync(ALL_LANES, top, by));
-        Line line = line_of<LINES>(digits, r, length, (u32)begin, top, (int)bits);
+        Line line = line_of<LINES>(digits, r, (u32)begin, (u32)(end - begin), top, (int)bits);
         for (int e = (int)begin + LANE; e < (int)end; e += 32) put<LINES>(line, e - (int)begin, p[e]);
-        line_done(line);
+        line_done<LINES>(line);
         if (LANE == 0) tops[r] = top;
     }
     product_out<LINES>(out, row_step, lane_step, rows, first, digits, tops, columns, length, {(int)begin, (int)end}, (int)bits, shared, faults);
@@ -305,9 +305,9 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
         for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) x[i] = canon(DIV(x[i], all)), top = larger(top, magnitude(x[i]));
         top = largest_of<32>(top);
         if (LANE == 0) tops[r] = top;
-        Line line = line_of<LINES>(digits, r, keys, 0, top, (int)bits);
+        Line line = line_of<LINES>(digits, r, 0u, (u32)keys, top, (int)bits);
         for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) put<LINES>(line, LANE + 32 * i, x[i]);
-        line_done(line);
+        line_done<LINES>(line);
         product_out<LINES>(out, width, 1, rows, first, digits, tops, of_v, keys, {0, n}, (int)bits, shared, faults);
     }
 }

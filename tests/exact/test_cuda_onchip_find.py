@@ -17,7 +17,7 @@ from assay.exact.cuda.product import ROW
 from assay.exact.inputs import floats
 from tests.exact import nvrtc
 from tests.exact.support import same
-from tests.exact.test_cuda_onchip import KERNELS, WHOLE, WIDTHS, Chip, Span, chip, defined, needs_compiler, operands, own, text
+from tests.exact.test_cuda_onchip import KERNELS, WHOLE, WIDTHS, Chip, Span, chip, defined, needs_compiler, operands, own, text, with_hard_lanes
 
 needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC (nvidia-cuda-nvrtc-cu12) is not installed")
 # ---- faults -----------------------------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ STRIKES = {
     "a lane in the ring": ("        if (!idle) multiply_unit(", "if (begin < 16 && turn == 0) ring[byte] ^= 1 << bit;"),
     "a line": ("        if (!idle) multiply_unit(", "if (begin < 16 && turn == 0) lines[byte] ^= 1 << bit;"),
     "a sum of digits": ("        if (turn < second || idle) continue;", "if (begin < 16 && turn == 0) sums[byte % 3][byte % 4] ^= 1 << 4 * bit;"),
-    "what is rounded": ("            here[i % 2] += (u64)total;", "if (i == 0 && begin < 16) total ^= 1ll << 8 * bit;"),
+    "what is rounded": ("            highs[i % 2] += hi, lows[i % 2] += lo;", "if (i == 0 && begin < 16) (byte % 2 ? hi : lo) ^= 1 << 3 * bit;"),
     "a line's sum": ("    u64 wanted = 0;", "found[byte % BR] ^= 1ull << 8 * bit;"),
     "a weight": ("    u64 wanted = 0;", "across[byte % 100] ^= 1ull << bit;"),
     "a lane on its way out": ("        if (!idle && row < end) multiply_unit(", "if (row == part) ring[byte] ^= 1 << bit;"),
@@ -126,7 +126,6 @@ S = "b.across[e] + (lanes > GROUP ? b.across[depth + e] : 0)"
 SPOTS = "SWIZZLED(lane, k + LANE / 16 * 16)"
 WAIT = "        async_wait<RING - 2>();\n        __syncthreads();"
 LATER = WAIT.replace("- 2", "- 1")
-AT = "char *at = line.to + e / WIDTH * (BR * WIDTH) +"
 CHANGES = {
     "a lane's rows of a fragment": ("line = LANE & 7, lane = LANE & 15;", "line = LANE & 7, lane = LANE & 7;"),
     "a lane's halves of k": (SPOTS, "SWIZZLED(lane, k + LANE / 8 % 2 * 16)"),
@@ -138,7 +137,7 @@ CHANGES = {
     "a sum's weight": ("total = total * (1 << BASE) + sums[w][i]", "total = total * (2 << BASE) + sums[w][i]"),
     "which 8 lines a warp has": ("lines + (turn * BR + warp / UNITS * 8) * WIDTH", "lines + turn * BR * WIDTH"),
     "which 64 of k": ("lines + (turn * BR +", "lines + (0 * BR +"),
-    "sums of the unit before": ("            cleared(sums);\n", "            if (begin < 128) cleared(sums);\n"),
+    "sums of the unit before": ("            cleared(sums, NARROWED", "            if (begin < 128) cleared(sums, NARROWED"),
     "a wait for copies": (f"{WAIT} /*", f"{LATER} /*"),
     "a barrier": ("        __syncthreads(); /* the stage is", "        /* the stage is"),
     "a stage that is still multiplied": ("fetch(step + RING - 1, stage == 0 ? RING - 1 : stage - 1);", "fetch(step + RING - 1, stage);"),
@@ -147,16 +146,16 @@ CHANGES = {
     "the same half of a unit": ("(int)(threadIdx.x / (32 * UNITS)) * 512", "0"),
     "which lanes are fetched": ("((step & second) * b.padded + lane) * WIDTH", "((step & second) * b.padded) * WIDTH"),
     "the planes of what is fetched": ("UNIT + at, from + z * plane + at)", "UNIT + at, from + at)"),
-    "a line's element": ("plane[(line + i % 2) * pitch", "plane[(line + i / 2) * pitch"),
-    "a line's magnitude": ("element(total, tops[line + i % 2],", "element(total, tops[line],"),
-    "a lane's magnitude": ("top_b[i / 2], bits);", "top_b[0], bits);"),
+    "a line's element": ("to[i % 2 * pitch", "to[i / 2 * pitch"),
+    "a line's magnitude": ("scale_a[i % 2]), usual_b", "scale_a[0]), usual_b"),
+    "a lane's magnitude": ("usual_b(top_b[i / 2])", "usual_b(top_b[0])"),
     "lines of another block": ("(i / (BR * (WIDTH / 16)) * a.padded + first) * WIDTH", "(i / (BR * (WIDTH / 16)) * a.padded) * WIDTH"),
     "a checksum of some lanes": ("for (int by = 4; by < 32; by *= 2) here", "for (int by = 8; by < 32; by *= 2) here"),
     "a checksum of some k": ("for (int i = LANE; i < width; i += 32) {", "for (int i = LANE; i < 32; i += 32) {"),
     "a plane's weight in a checksum": ("KARATSUBA ? weight(z) + weight(2) : weight(z)", "own_weight(z)"),
-    "where a digit is put": (f"{AT} SWIZZLED(line.r, e % WIDTH);", f"{AT} e % WIDTH;"),
+    "where a digit is put": ("to + SWIZZLED(r, LANE), to", "to + LANE, to"),
     "a digit that is not summed": ("    line.sum += q;\n", "    line.sum += e ? q : 0;\n"),
-    "rows of a stage on its way out": ("lines + (row * BR + warp / UNITS * 8) * WIDTH", "lines + ((row - part) * BR + warp / UNITS * 8) * WIDTH"),
+    "rows of a stage on its way out": ("lines + (row * OWN * BR +", "lines + ((row - part) * OWN * BR +"),
     "rows that are fetched twice": ("        next += deep;\n", "        next++;\n"),
     "rows behind the last": ("        if (!idle && row < end) multiply_unit", "        if (!idle) multiply_unit"),
     "a wait for copies on their way out": (f"{WAIT}\n", f"{LATER}\n"),
@@ -179,6 +178,22 @@ CHANGES = {
     "lines beyond the last": ("        if (first + warp < rows) out[", "        out["),
     "steps of the result": ("out[(first + warp) * row_step + n * lane_step]", "out[(first + warp) * lane_step + n * row_step]"),
     "the clamp": ("max(min(q, most), -most)", "max(min(q, most + 1), -most)"),
+    "lines that want the clamp": (">= 1 << (line.bits - 1)", "> 1 << (line.bits - 1)"),
+    "what the clamp changes, summed": ("line.sum += none ? 0 : held - q;", ""),
+    "digits of a line that has a NaN": ("if (none) line.sum = 0;", ""),
+    "a line's scale where it is tiny": ("- ((u32)(s - first) << 23)", ""),
+    "the low digit": ("d[1] = q & (2 * HALF - 1);\n    d[0] = q >> BASE;\n#else\n    digits_of", "d[1] = q & (HALF - 1);\n    d[0] = q >> BASE;\n#else\n    digits_of"),
+    "the high digits' own carry": ("(sums[1][i] >> BASE)", "(sums[1][i] / (1 << BASE))"),
+    "what the last sums begin with": (" || i / 4 == WEIGHTS - 1 ?", " ?"),
+    "how many totals a line has": ("        count += 2;\n", "        count++;\n"),
+    "what is added for both parts": ("12582912.0f / (1 << W)", "8388608.0f / (1 << W)"),
+    "a low part that is rounded by itself": ("__uint_as_float(lo));", "__fadd_rn(__uint_as_float(lo), 0.5f));"),
+    "lanes that are not usual": ("!lines_usual || !usual(top_b[0], top_b[1])", "!lines_usual"),
+    "the second lane that is not usual": ("usual(top_b[0], top_b[1])", "usual(top_b[0], top_b[0])"),
+    "lines that are not usual": ("!lines_usual || !usual", "!usual"),
+    "one line that is not usual": ("__all_sync(ALL_LANES, usual", "__any_sync(ALL_LANES, usual"),
+    "an unusual total": ("-((i64)CENTRED * ((1 << LOW) + 1))", "-((i64)CENTRED * (1 << LOW))"),
+    "which unusual element": ("if (i == j) x[j] = one", "if (i == (j ^ 1)) x[j] = one"),
 }
 
 
@@ -194,6 +209,13 @@ def wrong(one: Chip) -> bool:
             a, b = operands(seed, rows, k, columns, kind, one.bits)
             got, faults = one.outward(a, one.packed(b), rows == 35)
             if faults or not same(np.ascontiguousarray(got), reference.matmul(a, b.T, one.bits)):
+                return True
+    a, b = operands(1, 17, 70, 100, "even", one.bits)
+    for hard_a, hard_b in ((with_hard_lanes(a), b), (a, with_hard_lanes(b))):
+        with np.errstate(over="ignore"):
+            want = reference.matmul(hard_a, hard_b.T, one.bits)
+        for got, faults in (one.inward(one.packed(hard_a), one.packed(hard_b)), one.outward(hard_a, one.packed(hard_b))):
+            if faults or not same(got, want):
                 return True
     return any(wrong_in_part(one, n, span) for n, span in ((200, (64, 128)), (300, (128, 256)), (150, (128, 150))))
 
@@ -254,10 +276,10 @@ KERNEL __launch_bounds__(32 * LINES, 1) holds(const i8 *a, const u32 *top_a, con
         top = max(top, __float_as_uint(y[i]) & ABS_BITS);
     }
     for (int by = 16; by; by /= 2) top = max(top, __shfl_xor_sync(ALL_LANES, top, by));
-    Line line = line_of<LINES>(digits, r, lanes_b, 0, top, (int)bits);
+    Line line = line_of<LINES>(digits, r, 0u, (u32)lanes_b, top, (int)bits);
     #pragma unroll
     for (int i = 0; i < 32; i++) if (LANE + 32 * i < (int)lanes_b) put<LINES>(line, LANE + 32 * i, y[i]);
-    line_done(line);
+    line_done<LINES>(line);
     if (LANE == 0) tops[r] = top;
     product_out<LINES>(out, row_step, lane_step, lanes_a, first, digits, tops, columns, lanes_b, {0, (int)lanes_b}, (int)bits, shared, faults);
     #pragma unroll

@@ -91,9 +91,10 @@ __device__ __forceinline__ void multiply_unit(i32 (*sums)[4], const char *lanes,
     }
 }
 
-__device__ __forceinline__ void cleared(i32 (*sums)[4]) {
+/* Sums begin with nothing; the first and the last with `centre`. */
+__device__ __forceinline__ void cleared(i32 (*sums)[4], u32 centre) {
 #pragma unroll
-    for (int i = 0; i < WEIGHTS * 4; i++) sums[i / 4][i % 4] = 0;
+    for (int i = 0; i < WEIGHTS * 4; i++) sums[i / 4][i % 4] = i / 4 == 0 || i / 4 == WEIGHTS - 1 ? (i32)centre : 0;
 }
 
 __device__ __forceinline__ i64 total_of_sums(i32 (*sums)[4], int i) {
@@ -102,6 +103,22 @@ __device__ __forceinline__ i64 total_of_sums(i32 (*sums)[4], int i) {
     for (int w = 1; w < WEIGHTS; w++) total = total * (1 << BASE) + sums[w][i];
     return total;
 }
+
+#if NARROWED
+#define LOW (2 * BASE)
+/* A total of at most 128 k, hi 2^LOW + lo, as CENTRED + hi and CENTRED + lo (digits.cuh). Sums begin with CENTRED for that. Sums of one plane
+ * are of at most 2^7 127^2 in size; of two, where one digit has at most 7 bits, of 2^7 2^14: so |hi| and |lo| are less than 2^22. */
+__device__ __forceinline__ void pair_of_sums(i32 (*sums)[4], int i, u32 *hi, u32 *lo) {
+#if OWN == 1
+    *hi = CENTRED, *lo = (u32)sums[0][i];
+#else
+    *hi = (u32)(sums[0][i] + (sums[1][i] >> BASE));
+    i32 low = sums[1][i] & (2 * HALF - 1);
+    as_it_is(low); /* else it is shifted and cut, and then added */
+    *lo = (u32)(low * (1 << BASE) + sums[2][i]);
+#endif
+}
+#endif
 
 __device__ __forceinline__ u64 summed_by_warp(u64 v) {
     for (int by = 16; by; by /= 2) v += __shfl_xor_sync(ALL_LANES, v, by);
@@ -124,7 +141,6 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
     const int of_lines = 2 * BR * WIDTH; /* bytes of a plane */
     char *lines = ring + RING * OWN * UNITS * UNIT;
     u64 *found = (u64 *)(lines + OWN * of_lines), *across = found + BR;
-    u32 *tops = (u32 *)(across + MOST_LANES);
     int warp = (int)threadIdx.x >> 5, turns = rows_of((int)k), lanes = span.end, depth = ((int)k + ROW - 1) / ROW * ROW;
     for (int i = (int)threadIdx.x; i < turns * BR * (WIDTH / 16); i += 32 * BR) {
         const i8 *from = a.digits + (i / (BR * (WIDTH / 16)) * a.padded + first) * WIDTH + i % (BR * (WIDTH / 16)) * 16;
@@ -141,24 +157,33 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
     int width = turns * WIDTH; /* 64 or 128 */
     if ((int)threadIdx.x < width) across[threadIdx.x] = 0;
     if (threadIdx.x < BR) {
-        int r = (int)threadIdx.x;
-        found[r] = a.along[first + r];
-        tops[r] = first + r < a.lanes ? a.top[first + r] : 0u;
+        found[threadIdx.x] = a.along[first + threadIdx.x];
     }
     __syncthreads();
     for (int i = span.begin / GROUP * width + (int)threadIdx.x; i < (lanes + GROUP - 1) / GROUP * width; i += 32 * BR)
         atomicAdd(&across[i & (width - 1)], (u64)(i64)b.across[(i >> (5 + turns)) * depth + (i & (width - 1))]);
     int line = warp / UNITS * 8 + LANE % 4 * 2, stage = 0;
     i32 sums[WEIGHTS][4];
-    u64 here[2] = {0, 0};
     u32 top_b[2];
+    auto top_of = [&](int line) { return first + line < a.lanes ? a.top[first + line] : 0u; };
+#if NARROWED
+    u32 top_a = top_of(warp / UNITS * 8 + (LANE & 7)); /* a warp's lines are looked up once, which an exchange sees to */
+    if (!top_a) top_a = ONE; /* all is zero, whatever the scale */
+    bool lines_usual = __all_sync(ALL_LANES, usual(top_a, top_a));
+    float scale_a[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) scale_a[i] = __shfl_sync(ALL_LANES, usual_a(top_a, bits), LANE % 4 * 2 + i);
+    u32 highs[2] = {0, 0}, lows[2] = {0, 0}, count = 0; /* of a line's at most 128 totals here */
+#else
+    u64 here[2] = {0, 0};
+#endif
     for (int step = 0; span.begin + (step >> second) * (UNITS * 16) < lanes; step++) {
         int turn = step & second, begin = span.begin + (step >> second) * (UNITS * 16) + unit * 16, lane = begin + LANE / 4;
         bool idle = begin >= lanes; /* a unit may have lanes that are padded, but none beyond those */
         if (turn == 0) {
-            cleared(sums);
+            cleared(sums, NARROWED ? CENTRED : 0);
 #pragma unroll
-            for (int i = 0; i < 2; i++) top_b[i] = lane + i * 8 < lanes ? b.top[lane + i * 8] : 0u;
+            for (int i = 0; i < 2; i++) top_b[i] = lane + i * 8 < lanes ? b.top[lane + i * 8] : ONE;
         }
         async_wait<RING - 2>();
         __syncthreads(); /* the stage is there for all, and the one before it is done with */
@@ -166,13 +191,44 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
         if (!idle) multiply_unit(sums, ring + (stage * OWN * UNITS + unit) * UNIT, lines + (turn * BR + warp / UNITS * 8) * WIDTH, of_lines);
         if (++stage == RING) stage = 0;
         if (turn < second || idle) continue;
+        float *to = plane + line * pitch + lane;
+#if NARROWED
+        float x[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            u32 hi, lo;
+            pair_of_sums(sums, i, &hi, &lo);
+            highs[i % 2] += hi, lows[i % 2] += lo;
+            x[i] = __fmul_rn(__fmul_rn(joined<LOW>(hi, lo), scale_a[i % 2]), usual_b(top_b[i / 2]));
+        }
+        count += 2;
+        if (!lines_usual || !usual(top_b[0], top_b[1])) {
+#pragma unroll 1
+            for (int i = 0; i < 4; i++) { /* one by one, since they are few */
+                i64 total = OWN > 1 ? -((i64)CENTRED * ((1 << LOW) + 1)) : -(i64)CENTRED;
+#pragma unroll
+                for (int j = 0; j < 4; j++) if (i == j) total += total_of_sums(sums, j);
+                float one = element(total, top_of(line + i % 2), i / 2 ? top_b[1] : top_b[0], bits);
+#pragma unroll
+                for (int j = 0; j < 4; j++) if (i == j) x[j] = one;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) if (lane + i / 2 * 8 < lanes) to[i % 2 * pitch + i / 2 * 8] = x[i];
+#else
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             i64 total = total_of_sums(sums, i);
             here[i % 2] += (u64)total;
-            if (lane + i / 2 * 8 < lanes) plane[(line + i % 2) * pitch + lane + i / 2 * 8] = element(total, tops[line + i % 2], top_b[i / 2], bits);
+            if (lane + i / 2 * 8 < lanes) to[i % 2 * pitch + i / 2 * 8] = element(total, top_of(line + i % 2), top_b[i / 2], bits);
         }
+#endif
     }
+#if NARROWED
+    u64 here[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) here[i] = (u64)((i64)(i32)(highs[i] - count * CENTRED) * (1 << LOW) + (i32)(lows[i] - count * CENTRED));
+#endif
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         for (int by = 4; by < 32; by *= 2) here[i] += __shfl_xor_sync(ALL_LANES, here[i], by);
@@ -190,33 +246,55 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
     __syncthreads();
 }
 
-/* A line of a block's digits, which warp r writes: line_of, put for each element of the span once, by any lane, and line_done, by all lanes. Elements are
- * counted from the span's begin on, so that where most of them lie is known when a kernel is compiled. */
+/* A line of a block's digits, which lie [row of 64][plane][line][64], and which warp r writes: line_of, put for each element of the span once, by lane
+ * e % 32, and line_done, by all lanes. Elements are counted from the span's begin on, so that where most of them lie is known when a kernel is compiled. */
 struct Line {
-    char *to;
+    char *even, *odd; /* where the lane's elements are put of the first 32 of a row, and of the others */
     u64 *along;
-    float one, two;
-    i32 most, sum; /* of a lane's at most 256 elements */
-    int r, plane;
+    float factor, magic;
+    i32 sum; /* of a lane's at most 256 elements */
+    int count, bits; /* elements of the span */
+    u32 top;
 };
 
-/* For elements of at most the magnitude `top` (bits); length <= 8192. */
-template <int BR> __device__ __forceinline__ Line line_of(char *digits, int r, i64 length, u32 begin, u32 top, int bits) {
-    Line line = {digits + head_bytes<BR>() + ((int)begin / WIDTH * BR + r) * WIDTH, (u64 *)digits + r, 0.0f, 0.0f, (1 << (bits - 1)) - 1, 0, r, rows_of((int)length) * BR * WIDTH};
-    factors_of(top, bits, &line.one, &line.two);
+/* For `count` elements of at most the magnitude `top` (bits); count <= 8192. */
+template <int BR> __device__ __forceinline__ Line line_of(char *digits, int r, u32 begin, u32 count, u32 top, int bits) {
+    char *to = digits + head_bytes<BR>() + ((int)begin / WIDTH * OWN * BR + r) * WIDTH;
+    Line line = {to + SWIZZLED(r, LANE), to + SWIZZLED(r, LANE + 32), (u64 *)digits + r, 0.0f, 0.0f, 0, (int)count, bits, top};
+    factor_of(top, bits, &line.factor, &line.magic);
     return line;
 }
 
+template <int BR> __device__ __forceinline__ char *spot_of(const Line &line, int e) { return (e & 32 ? line.odd : line.even) + e / WIDTH * (OWN * BR * WIDTH); }
+
+/* A q that is too large is left to line_done, as hardly any line has one; but one plane by itself has no digit for it. */
 template <int BR> __device__ __forceinline__ void put(Line &line, int e, float x) {
-    i32 q = quantised(x, line.one, line.two, line.most), d[OWN];
-    char *at = line.to + e / WIDTH * (BR * WIDTH) + SWIZZLED(line.r, e % WIDTH);
-    digits_of(q, d);
+    i32 q = rounded_to(x, line.factor, line.magic), d[OWN];
+    if (OWN == 1) q = limited(q, line.bits);
+    own_digits(q, d);
+    char *at = spot_of<BR>(line, e);
     line.sum += q;
 #pragma unroll
-    for (int z = 0; z < OWN; z++) at[z * line.plane] = (char)d[z];
+    for (int z = 0; z < OWN; z++) at[z * BR * WIDTH] = (char)d[z];
 }
 
-__device__ __forceinline__ void line_done(const Line &line) {
+template <int BR> __device__ __forceinline__ void line_done(Line &line) {
+    bool none = field_of(line.top) == 255; /* the digits of such a line are anything: now they are 0 */
+    if (OWN > 1 && (none || rounded_to(__uint_as_float(line.top), line.factor, line.magic) >= 1 << (line.bits - 1))) {
+        if (none) line.sum = 0;
+#pragma unroll 1
+        for (int e = LANE; e < line.count; e += 32) {
+            char *at = spot_of<BR>(line, e);
+            i32 q = 0, d[OWN];
+#pragma unroll
+            for (int z = 0; z < OWN; z++) q = q * (1 << BASE) + (i8)at[z * BR * WIDTH];
+            i32 held = none ? 0 : limited(q, line.bits);
+            own_digits(held, d);
+            line.sum += none ? 0 : held - q;
+#pragma unroll
+            for (int z = 0; z < OWN; z++) at[z * BR * WIDTH] = (char)d[z];
+        }
+    }
     u64 all = summed_by_warp((u64)(i64)line.sum);
     if (LANE == 0) *line.along = all;
 }
@@ -228,12 +306,13 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
                                                               const Packed &b, i64 length, Span span, int bits, char *ring, u64 *faults) {
     const int wide = OWN > 1 ? 18 : 16; /* u64 of a line's totals: with 18, what a warp writes lies in different banks; a ring of two has room for 16 */
     static_assert(UNITS * BR * wide * 8 <= RING * OWN * UNITS * UNIT, "the ring has no room for the totals of all units");
-    int count = rows_of((int)length), of_lines = count * BR * WIDTH, warp = (int)threadIdx.x >> 5, lanes = (int)b.lanes, tiles = (lanes + 15) / 16;
+    const int of_lines = BR * WIDTH; /* bytes of a plane of a row */
+    int count = rows_of((int)length), warp = (int)threadIdx.x >> 5, lanes = (int)b.lanes, tiles = (lanes + 15) / 16;
     int depth = ((int)length + ROW - 1) / ROW * ROW;
     int begin = span.begin / WIDTH, end = rows_of(span.end), deep = UNITS / tiles; /* rows of digits; rows of a stage */
     int unit = warp % UNITS, part = unit / tiles, next = begin + part;               /* which of them this warp has */
     bool idle = part >= deep;
-    char *lines = digits + head_bytes<BR>(), *check = lines + OWN * of_lines;
+    char *lines = digits + head_bytes<BR>(), *check = lines + count * OWN * of_lines;
     u32 *top_b = (u32 *)(ring + RING * OWN * UNITS * UNIT);
     auto fetch = [&](int stage) {
         if (!idle && next < end)
@@ -253,13 +332,13 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
         }
     }
     i32 sums[WEIGHTS][4];
-    cleared(sums);
+    cleared(sums, 0);
     int stage = 0;
     for (int row = begin + part; row - part < end; row += deep) {
         async_wait<RING - 2>();
         __syncthreads();
         fetch(stage == 0 ? RING - 1 : stage - 1);
-        if (!idle && row < end) multiply_unit(sums, ring + (stage * OWN * UNITS + unit) * UNIT, lines + (row * BR + warp / UNITS * 8) * WIDTH, of_lines);
+        if (!idle && row < end) multiply_unit(sums, ring + (stage * OWN * UNITS + unit) * UNIT, lines + (row * OWN * BR + warp / UNITS * 8) * WIDTH, of_lines);
         if (++stage == RING) stage = 0;
     }
     __syncthreads();
@@ -271,7 +350,7 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
 #pragma unroll
     for (int i = 0; i < OWN * CHECKED; i++) parts[i / CHECKED][i % CHECKED] = 0;
     for (int e = begin * WIDTH + LANE * 4; e < end * WIDTH; e += ROW) {
-        const char *at = lines + (e / WIDTH * BR + warp) * WIDTH + SWIZZLED(warp, e % WIDTH);
+        const char *at = lines + (e / WIDTH * OWN * BR + warp) * WIDTH + SWIZZLED(warp, e % WIDTH);
 #pragma unroll
         for (int z = 0; z < OWN; z++) {
 #pragma unroll

@@ -267,8 +267,8 @@ class _Writer:
             if parts:
                 begin, end = ("from", "some") if left is not None else ("0u", "n")
                 self.body += ["    else {", "        if (lane == 0) tops[warp] = 0;"]
-                self.body += [f"        Line none = line_of<BR>(digits, (int)warp, length, {begin}, 0u, (int)bits);"]
-                self.body += [f"        for (u32 e = lane; e < {end}; e += 32u) put<BR>(none, (int)e, 0.0f);", "        line_done(none);", "    }"]
+                self.body += [f"        Line none = line_of<BR>(digits, (int)warp, {begin}, {end}, 0u, (int)bits);"]
+                self.body += [f"        for (u32 e = lane; e < {end}; e += 32u) put<BR>(none, (int)e, 0.0f);", "        line_done<BR>(none);", "    }"]
             self.body += ["}"]
             if left is not None:
                 self.body += ["if (!__syncthreads_and(fits)) {", "    if (threadIdx.x == 0) *flag = 1;", "    return;", "}"]

@@ -17,6 +17,21 @@ typedef unsigned long long u64;
     T *name = reinterpret_cast<T *>(assay_shared)
 #endif
 
+/* RN32(a b + c), rounded once. Only for products that are exact in f32: a product that is not is rounded by itself, everywhere. The PTX says which of the two
+ * an fma is, since the compiler is told to make none. */
+#ifdef ASSAY_FAKE
+static inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+static inline void as_it_is(i32 &) {}
+#else
+__device__ __forceinline__ float fused(float a, float b, float c) {
+    float sum;
+    asm("fma.rn.f32 %0, %1, %2, %3; // of an exact product" : "=f"(sum) : "f"(a), "f"(b), "f"(c));
+    return sum;
+}
+/* x is made as it is written, and what is made of it of that: where the compiler knows better, and is wrong. */
+__device__ __forceinline__ void as_it_is(i32 &x) { asm("" : "+r"(x)); }
+#endif
+
 /* The exponent field of the largest magnitude, of bits that have no sign. */
 __device__ __forceinline__ u32 field_of(u32 magnitude) { return magnitude >> 23; }
 

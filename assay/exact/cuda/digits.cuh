@@ -34,16 +34,21 @@ typedef signed char i8;
 #define OWN (KARATSUBA ? 2 : PLANES) /* planes that are no sum of others */
 #define ROW 128 /* elements of k that are packed together, and to multiples of which k is padded */
 
-/* What x is multiplied by, one after the other, to be x * 2^s without overflow on the way; s = b - 1 + 126 - E. */
-__device__ __forceinline__ void factors_of(u32 top, int bits, float *one, float *two) {
+/* What makes rint(x * 2^s) of x, s = b - 1 + 126 - E, by one addition: x * factor + magic has it as its last bits. factor is 2^s, or the largest power of two
+ * where that is larger; then magic has the rest. 0 for a lane with an infinity or NaN. */
+__device__ __forceinline__ void factor_of(u32 top, int bits, float *factor, float *magic) {
     int e = (int)field_of(top), s = bits + 125 - e, first = s > 127 ? 127 : s;
-    *one = e == 255 ? 0.0f : __uint_as_float((u32)(first + 127) << 23);
-    *two = __uint_as_float((u32)(s - first + 127) << 23);
+    *factor = e == 255 ? 0.0f : __uint_as_float((u32)(first + 127) << 23);
+    *magic = __uint_as_float(0x4b400000u - ((u32)(s - first) << 23)); /* 1.5 2^(23 - (s - first)), whose last bit counts as much as 1 / factor / 2^(s - first) */
 }
 
-/* clamp(rint(x * 2^s)), by adding 1.5 * 2^23: |x * 2^s| <= 2^22. A lane with an infinity or NaN, which is NaN anyway, gives some number in range. */
-__device__ __forceinline__ i32 quantised(float x, float one, float two, i32 most) {
-    i32 q = (i32)(__float_as_uint(__fadd_rn(__fmul_rn(__fmul_rn(x, one), two), 12582912.0f)) - 0x4b400000u);
+/* rint(x * 2^s), ties to even: |x * 2^s| <= 2^22, and the sum lies where f32 has whole numbers of 2^(first - s). The product is exact but where it is less than
+ * 2^-126 in size, and so is nothing. Of an infinity or NaN it is any number. */
+__device__ __forceinline__ i32 rounded_to(float x, float factor, float magic) { return (i32)(__float_as_uint(fused(x, factor, magic)) - __float_as_uint(magic)); }
+
+/* |q| <= 2^(b-1) - 1: what is just below a power of two was rounded up to it. */
+__device__ __forceinline__ i32 limited(i32 q, int bits) {
+    i32 most = (1 << (bits - 1)) - 1;
     return max(min(q, most), -most);
 }
 
@@ -58,6 +63,16 @@ __device__ __forceinline__ void digits_of(i32 q, i32 *d) {
         q = (q + HALF) >> BASE;
     }
     d[0] = q;
+#endif
+}
+
+/* Of what is multiplied without h + l: with 7 bits l is from 0 to 127, and -64 <= h <= 64. */
+__device__ __forceinline__ void own_digits(i32 q, i32 *d) {
+#if KARATSUBA
+    d[1] = q & (2 * HALF - 1);
+    d[0] = q >> BASE;
+#else
+    digits_of(q, d);
 #endif
 }
 
@@ -156,4 +171,28 @@ __device__ __forceinline__ float element(i64 total, u32 top_a, u32 top_b, int bi
     if (ea == 255 || eb == 255) return __uint_as_float(NAN_BITS);
     if (bits && e >= 1 && e < 255) return __uint_as_float((bits & 0x807fffffu) | (u32)e << 23);
     return round_scaled(total, shift);
+}
+
+/* The same in f32 alone, for at most 15 bits (NARROWED), where both largest magnitudes are `usual`, in [2^-50, 2^54), and |total| < 2^44, as is all that an
+ * int32 sums. Such a total is hi 2^w + lo, both less than 2^23 in size, so an addition of the two rounds it, once. Then two powers of two scale it,
+ * 2^(Ea - 123 - 2b) and 2^(Eb - 127), E the exponent fields of A's lane and of B's: what comes of the first is 0 or from 2^-76 to 2^99 in size, what
+ * comes of both from 2^(-96 - 2b) >= 2^-126 to 2^(2b - 2 + 17 - 2b + 4 + 106) = 2^125, so neither rounds. Zero is +0, since of x + -x it is. */
+#define NARROWED (OWN <= 2)
+#define ONE 0x3f800000u     /* bits of 1: a largest magnitude for lanes that are zero, or that there are not */
+#define CENTRED 0x4b400000u /* bits of 1.5 2^23; those of 1.5 2^23 + n are n more, -2^22 <= n <= 2^22 */
+
+__device__ __forceinline__ bool usual(u32 top_a, u32 top_b) { return max(top_a - (77u << 23), top_b - (77u << 23)) < 104u << 23; }
+__device__ __forceinline__ float usual_a(u32 top, int bits) { return __uint_as_float((top & 0x7f800000u) - ((u32)(2 * bits - 4) << 23)); }
+__device__ __forceinline__ float usual_b(u32 top) { return __uint_as_float(top & 0x7f800000u); }
+
+/* RN32(hi 2^W + lo) of CENTRED + hi and CENTRED + lo, W <= 22: (hi - 1.5 2^(23 - W)) 2^W + (1.5 2^23 + lo), whose first factor is a whole number of less than 2^24,
+ * and so an f32. */
+template <int W> __device__ __forceinline__ float joined(u32 hi, u32 lo) {
+    return fused(__fadd_rn(__uint_as_float(hi), -(12582912.0f + 12582912.0f / (1 << W))), (float)(1 << W), __uint_as_float(lo));
+}
+
+/* An element whose lanes are usual, by the factors of these. */
+__device__ __forceinline__ float usual_element(i64 total, float a, float b) {
+    float x = joined<22>(CENTRED + (u32)(total >> 22), CENTRED | ((u32)total & 0x3fffffu));
+    return __fmul_rn(__fmul_rn(x, a), b);
 }

@@ -111,7 +111,7 @@ __device__ __forceinline__ void pack_group(const float *x, const packed_operand 
     const i64 *lane_at = of.lane_at, *k_at = of.k_at;
     const i64 lane_step = of.lane_step, k_step = of.k_step, lanes = of.lanes, k = of.k, padded = of.padded, planes = of.planes, blocks = (k + ROW - 1) / ROW;
     int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
-    i32 most = (1 << (bits - 1)) - 1, totals[PLANES][4];
+    i32 totals[PLANES][4];
     for (int z = 0; z < PLANES; z++) for (int i = 0; i < 4; i++) totals[z][i] = 0;
     for (i64 first = group * LANES; first < (group + 1) * LANES; first += 32) {
         if (of.turned) { /* neighbouring lanes are neighbours in memory */
@@ -126,10 +126,10 @@ __device__ __forceinline__ void pack_group(const float *x, const packed_operand 
         #pragma unroll
         for (int turn = 0; turn < 4; turn++) {
             i64 lane = first + ty + 8 * turn, at = block * ROW + 4 * tx;
-            float one, two, four[4];
+            float factor, magic, four[4];
             i32 d[OWN][4], sums[PLANES];
             u32 words[PLANES];
-            factors_of(lane < lanes ? of.top[product * lanes + lane] : 0u, bits, &one, &two);
+            factor_of(lane < lanes ? of.top[product * lanes + lane] : 0u, bits, &factor, &magic);
             if (of.turned) {
                 float4 held = *(const float4 *)&tile[ty + 8 * turn][4 * tx];
                 four[turn] = held.x, four[1 ^ turn] = held.y, four[2 ^ turn] = held.z, four[3 ^ turn] = held.w;
@@ -146,7 +146,7 @@ __device__ __forceinline__ void pack_group(const float *x, const packed_operand 
             #pragma unroll
             for (int i = 0; i < 4; i++) {
                 i32 own[OWN];
-                digits_of(quantised(four[i], one, two, most), own);
+                digits_of(limited(rounded_to(four[i], factor, magic), bits), own);
                 #pragma unroll
                 for (int z = 0; z < OWN; z++) d[z][i] = own[z], totals[z][i] += own[z];
             }

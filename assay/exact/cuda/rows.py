@@ -325,10 +325,10 @@ def _phase(group: Group, at: int, phase: _Phase, shape: Shape, left: Left | None
         body.append(f"q{v.name} += (u64)fixed({of(x)}, s{v.name});")
         ends.append(f"const float {v.name} = sum_of(t{v.name}, total_of<{shape.group}>(q{v.name}), bits_{v.name});")
     for v in phase.puts:
-        lines.append(f"Line p{v.name} = line_of<BR>(digits, (int)warp, length, {begin}, t{v.name}, (int)bits);")
+        lines.append(f"Line p{v.name} = line_of<BR>(digits, (int)warp, {begin}, {end}, t{v.name}, (int)bits);")
         lines.append(f"if (lane == 0) tops[warp] = t{v.name};")
         body.append(f"put<BR>(p{v.name}, (int)e, {of(v.operands[0])});")
-        ends.append(f"line_done(p{v.name});")
+        ends.append(f"line_done<BR>(p{v.name});")
     if not shape.held:
         unrolled = f"#pragma unroll {4 if len(phase.made) <= SHORT else 2}"
         return [*lines, unrolled, f"for (u32 e = lane; e < {end}; e += {shape.group}u) {{", *_in([*loads, *body]), "}", *ends]
