@@ -23,6 +23,7 @@ from assay.exact import attention as keeping
 from assay.exact import reference
 from assay.exact.again import Again
 from assay.exact.arena import Arena
+from assay.exact.inplace import InPlace
 from assay.exact.recompute import turns
 from assay.exact.rows import Finder
 from assay.exact.steps import LOWER, Instruction, Step, kernel
@@ -105,6 +106,7 @@ class Plan:
             self.steps = Finder(self.steps, self._storage, wanted, self._additions()).fused()
             if attention is not None:
                 self.steps = keeping.Finder(self.steps, self._storage, wanted, self._additions(), attention).fused()
+                self.steps = InPlace(self.steps, self._storage, wanted).made()
             self.steps = Again(self.steps, self._storage, self.homes).made()
         if packs is not None and not trace:
             self.steps = packs(self.steps, self._storage, self._root, self.homes)

@@ -290,10 +290,11 @@ class Flipping(Products):
         self._flip = found["flip"]
 
     def packed(
-        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int]
+        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int],
+        factor: int = 0,
     ) -> tuple[Launch, ...]:  # fmt: skip
         flip = Launch(self._flip, (1, 1, 1), (1, 1, 1), (self._left.address, digits))
-        return *super().packed(how, layout, bits, side, padded, x, top, digits, sums), *([flip] if sums[1] and sums[2] else [])
+        return *super().packed(how, layout, bits, side, padded, x, top, digits, sums, factor), *([flip] if sums[1] and sums[2] else [])
 
 
 @needs_compiler

@@ -244,17 +244,20 @@ class Products:
         return Launch(self._device.load(around(how, layout)).kernel("clear"), (_few(words), 1, 1), BLOCK, (at, words))
 
     def packed(
-        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int]
+        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int],
+        factor: int = 0,
     ) -> Pair:  # fmt: skip
         """Scales and packing of an operand at `x`, to `top` (zeros before) and `digits`, with lanes up to `padded`. `sums`: planes in memory, and
-        where the digits' sums are added up over lanes and over k (0: nowhere)."""
+        where the digits' sums are added up over lanes and over k (0: nowhere). `factor`: where a number lies that each element is multiplied by
+        before (0: none)."""
         kernel = self._device.load(around(how, layout)).kernel
         batch, steps = self._table(side.batch.offsets()[: side.products]), (*self._steps(side.lanes), *self._steps(side.k))
         common = (x, batch, *steps, side.lanes.size, side.k.size, int(side.turned), top)
         grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
-        tops = Launch(kernel("tops"), (grid, 1, 1), BLOCK, common)
+        names, more = (("tops_of", "pack_of"), (factor,)) if factor else (("tops", "pack"), ())
+        tops = Launch(kernel(names[0]), (grid, 1, 1), BLOCK, (*common, *more))
         grid = side.products * padded // LANES * -(-side.k.size // ROW)
-        return tops, Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, bits, padded, digits, *sums))
+        return tops, Launch(kernel(names[1]), (grid, 1, 1), BLOCK, (*common, bits, padded, digits, *sums, *more))
 
     def shared(self, p: Product, out: int, a: int, b: int, scratch: int, totals: int) -> Shared:
         """A product in tiles whose k is one rank's alone, its sums at `totals` (u64, like C), which are zero before."""
