@@ -113,6 +113,8 @@ def stepped(v: View, m: int, n: int) -> Steps | None:
 
 def _factored(step: Step) -> Lying | None:
     """What a copy, or a multiplication by one number, makes its result of."""
+    if step.name not in ("copy", "map") or not step.writes:
+        return None
     out = step.writes[0]
     if not out.contiguous or out.offset or out.dtype != "f32" or len(step.writes) > 1:
         return None

@@ -157,3 +157,9 @@ __device__ __forceinline__ float element(i64 total, u32 top_a, u32 top_b, int bi
     if (bits && e >= 1 && e < 255) return __uint_as_float((bits & 0x807fffffu) | (u32)e << 23);
     return round_scaled(total, shift);
 }
+
+/* An element of a product, and what is added to it where it is stored, if anything is: rounded by itself, canonical where it is NaN. */
+__device__ __forceinline__ float plus(float x, const float *more, i64 at) {
+    if (more) x = __fadd_rn(x, more[at]);
+    return x == x ? x : __uint_as_float(NAN_BITS);
+}

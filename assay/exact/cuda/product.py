@@ -14,12 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.exact.added import added_at
 from assay.exact.cuda import pairs
 from assay.exact.cuda.device import Buffer, Description, Device, Launch, source
 from assay.exact.cuda.operands import Axis, Operand, operands
 from assay.exact.cuda.tiles import LANES, ROW, Digits, Group, Layout, Size, Tile, Way, digits, fitting
+from assay.exact.cuda.zeroed import Check, Zeros
 from assay.exact.steps import Step
-from assay.exact.table import TensorType
 from assay.exact.views import View
 
 STRETCH, TOPS_ROWS, TALL, CHECK_LANES = 512, 64, 64, 64
@@ -171,7 +172,7 @@ class Products:
         product = self.product(step)
         return None if product is None else product.sides[which]
 
-    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]) -> list[Step]:
+    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: pairs.New, fixed: Collection[int]) -> list[Step]:
         """The steps of a plan, with what packs matrices for two products (pairs.py)."""
         return pairs.paired(self, steps, storage, made, fixed)
 
@@ -186,15 +187,32 @@ class Products:
         product = self.product(step)
         return None if product is None else product.scratch
 
-    def prepare(self, step: Step, at: Callable[[View], int], scratch: int) -> list[Launch]:
-        """What computes a step; `at` gives addresses of views' first elements."""
+    def zeros(self, step: Step) -> int:
+        """Bytes of it that may lie elsewhere (`prepare`): what begins as zero, but for totals."""
+        product = self.product(step)
+        assert product is not None
+        return product.places["totals"]
+
+    def prepare(self, step: Step, at: Callable[[View], int], scratch: int, zeroed: Zeros | None = None) -> list[Launch]:
+        """What computes a step; `at` gives addresses of views' first elements. With `zeroed`, memory that is zero already, what is to be
+        compared in the end is said there."""
         product = self.product(step)
         assert product is not None
         places = [[at(v) for v in reads] for reads in pairs.reads_of(step)]
-        there = _at(product, scratch, [Given(*found) if len(found) > 1 else None for found in places])
+        there = _at(product, scratch, [Given(*found) if len(found) > 1 else None for found in places], zeroed)
         clear, *both = self._packing(product, places[0][0], places[1][0], there, scratch)
         own = (launch for pair, found in zip(both, places, strict=True) if len(found) == 1 for launch in pair)
-        return [clear, *own, *self._multiplying(product, at(step.writes[0]), there, there["totals"], product.parts)]
+        *made, compare = self._multiplying(product, at(step.writes[0]), there, there["totals"], product.parts, added_at(step, at))
+        if zeroed is None:
+            return [clear, *own, *made, compare]
+        zeroed.checks.append(Check(around(product.digits, product.way.layout), compare.arguments[:-1]))
+        words = (product.places["sums"] - product.places["totals"]) // 4
+        return [*([self.cleared(product.digits, product.way.layout, there["totals"], words)] if words else []), *own, *made]
+
+    def compared(self, checks: Sequence[Check], table: int) -> Launch:
+        """What compares the checksums of several products, whose words lie at `table`."""
+        blocks = max(_few(padded * products) for *_, padded, products in (check.words for check in checks))
+        return Launch(self._device.load(checks[0].source).kernel("compare_all"), (blocks, len(checks), 1), BLOCK, (table, self.faults.address))
 
     def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]:
         """What packs a matrix for two products (pairs.py)."""
@@ -208,7 +226,6 @@ class Products:
         n, m = row.operand.lanes.size, column.operand.lanes.size
         out = []
         if made.tops:
-            out.append(self.cleared(row.digits, row.layout, of_r.top, pairs.head_of(row, column).size // 4))
             grid = -(-n // TOPS_ROWS) * -(-m // STRETCH)
             out.append(Launch(kernel("tops_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, of_r.top, of_c.top)))
         if around(row.digits, row.layout) != around(column.digits, column.layout):
@@ -273,8 +290,9 @@ class Products:
         at = _at(p, scratch)
         return self._multiplying(p, out, at, at["totals"], p.parts)
 
-    def _multiplying(self, p: Product, out: int, at: Mapping[str, int], totals: int, parts: int) -> list[Launch]:
-        """`parts` blocks for each tile, those beyond `p.parts` without work; more than one leave sums at `totals`."""
+    def _multiplying(self, p: Product, out: int, at: Mapping[str, int], totals: int, parts: int, more: int = 0) -> list[Launch]:
+        """`parts` blocks for each tile, those beyond `p.parts` without work; more than one leave sums at `totals`. `more`: where what is added to
+        the result lies (0: nothing)."""
         kernel = self._device.load(around(p.digits, p.way.layout)).kernel
         padded_a, padded = p.padded_a, p.padded_b
         step_a, step_b = int(not p.a.shared), int(not p.b.shared)
@@ -283,15 +301,15 @@ class Products:
         made = []
         if p.tile is None:
             made += self._by_library(p, at)
-            made.append(Launch(kernel("combine"), rounding, BLOCK, (at["sums"], p.products, padded_a, *scales, padded, out, at["columns"])))
+            made.append(Launch(kernel("combine"), rounding, BLOCK, (at["sums"], p.products, padded_a, *scales, padded, out, at["columns"], more)))
         else:
-            arguments: tuple[int, ...] = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, totals, at["columns"])
+            arguments: tuple[int, ...] = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, totals, at["columns"], more)
             if isinstance(p.tile, Group) and p.tile.persistent:
                 arguments += (p.tiles // (p.tile.cm * p.tile.cn),)
             gemm = self._device.load(multiplication(p.digits, p.tile), p.tile.arch).kernel("gemm")
             made.append(Launch(gemm, (p.grid, parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits)))
         if parts > 1:
-            made.append(Launch(kernel("finish"), rounding, BLOCK, (totals, *scales, padded, out, at["columns"])))
+            made.append(Launch(kernel("finish"), rounding, BLOCK, (totals, *scales, padded, out, at["columns"], more)))
         run = p.digits.run // ROW
         size = (p.products * padded // CHECK_LANES, -(-p.blocks // run), 1)
         made.append(Launch(kernel("expected"), size, BLOCK, (at["across"], at["packed_b"], step_a, step_b, p.blocks, padded, run, at["wanted"])))
@@ -327,9 +345,11 @@ class Products:
         return self._tables[key].address
 
 
-def _at(p: Product, scratch: int, given: Sequence[Given | None] = (None, None)) -> dict[str, int]:
+def _at(p: Product, scratch: int, given: Sequence[Given | None] = (None, None), zeroed: Zeros | None = None) -> dict[str, int]:
     """Addresses of all that a product has beside its result."""
     at = {name: scratch + offset for name, offset in p.places.items()}
+    if zeroed is not None:
+        at |= {name: zeroed.address + offset for name, offset in p.places.items() if offset < p.places["totals"]}
     for found, names in zip(given, (("top_a", "across", "packed_a"), ("top_b", "along", "packed_b")), strict=True):
         if found is not None:
             at |= dict(zip(names, found, strict=True))
