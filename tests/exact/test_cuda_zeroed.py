@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from assay.exact.cuda import fake, tape, zeroed
+from assay.exact.cuda import fake, product, tape, zeroed
 from assay.exact.cuda.device import Launch
 from assay.exact.cuda.product import Products
+from assay.exact.cuda.tiles import ROWS as ROWS_OF_128
+from assay.exact.cuda.tiles import digits
 from assay.exact.inputs import Case, Writer, case, floats
 from tests.exact.test_cuda_pairs import Run
 
@@ -39,8 +41,11 @@ def test_the_bits_are_the_same_whenever_it_runs() -> None:
     bound = run.cuda._planned("micro", False)
     assert run.tape.plan.zeros[1] > 0
     assert run.tape._zeroed.size > 0
-    assert len(run.tape._zeroed.begin(run.tape._zeroed.address)) == 0
-    assert len(bound.launches) == run.tape.marks[-1] + 1
+    assert len(bound.launches) == run.tape.marks[-1] + 2
+    names = [launch.kernel.name for launch in bound.launches]
+    assert names.count("compare_all") == names.count("tops_all") == 1
+    assert names.count("compare") == 0
+    assert names.count("tops") == 1, "of the one operand that is made on the way"
 
 
 @needs_compiler
@@ -58,7 +63,7 @@ def test_without_room_each_step_clears_and_compares_for_itself(monkeypatch: pyte
 @pytest.mark.parametrize("name", ["columns", "wanted", "along"])
 def test_a_bit_that_is_flipped_in_any_product_s_sums_is_found_in_the_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(made(), 14)
-    given: list[zeroed.Check] = []
+    given: list[zeroed.Row] = []
     right = Products.compared
     monkeypatch.setattr(Products, "compared", lambda self, checks, table: (given.extend(checks), right(self, checks, table))[1])
     last = run.cuda._planned("micro", False).launches[-1]
@@ -95,3 +100,18 @@ def test_what_is_not_cleared_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
             run.device.upload(bound.held[1].address, np.full(run.tape.scratch, 0x71, np.uint8))
             right, found = run.struck(lambda launch, arena: None)
             assert not right or found
+
+
+@needs_compiler
+def test_a_change_of_the_kernel_for_all_magnitudes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each operand's first block alone does its work."""
+    right, of, instead = product.around, "blockIdx.x - (u32)row[0]);", "0u);"
+    assert right(digits(14), ROWS_OF_128).count(of) == 1
+    monkeypatch.setattr(product, "around", lambda *how: right(*how).replace(of, instead))
+    assert not Run(made(), 14).right()
+
+
+@needs_compiler
+def test_magnitudes_of_what_is_made_on_the_way_cannot_be_found_in_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zeroed.Zeroed, "still", lambda self, v: True)
+    assert not Run(made(), 14).right()

@@ -22,8 +22,8 @@ template <bool SCALED> __device__ __forceinline__ float scaled(float x, float fa
 
 /* top[product][lane] = the largest magnitude of the lane, as bits. A block of 32 x 8 threads takes 32 lanes and STRETCH k. */
 template <bool SCALED> __device__ __forceinline__ void top_group(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step,
-                                                                 i64 lanes, i64 k, i64 turned, u32 *top, float factor) {
-    i64 groups = (lanes + 31) / 32, parts = (k + STRETCH - 1) / STRETCH, part = blockIdx.x % parts, rest = blockIdx.x / parts;
+                                                                 i64 lanes, i64 k, i64 turned, u32 *top, float factor, u32 block) {
+    i64 groups = (lanes + 31) / 32, parts = (k + STRETCH - 1) / STRETCH, part = block % parts, rest = block / parts;
     i64 first = rest % groups * 32, product = rest / groups, from = part * STRETCH, to = from + STRETCH < k ? from + STRETCH : k;
     int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
     x += batch_at[product];
@@ -57,13 +57,25 @@ template <bool SCALED> __device__ __forceinline__ void top_group(const float *x,
 }
 
 KERNEL tops(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes, i64 k, i64 turned, u32 *top) {
-    top_group<false>(x, batch_at, lane_at, lane_step, k_at, k_step, lanes, k, turned, top, 1.0f);
+    top_group<false>(x, batch_at, lane_at, lane_step, k_at, k_step, lanes, k, turned, top, 1.0f, blockIdx.x);
 }
 
 /* Of an operand times *factor. */
 KERNEL tops_of(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes, i64 k, i64 turned, u32 *top,
                const float *factor) {
-    top_group<true>(x, batch_at, lane_at, lane_step, k_at, k_step, lanes, k, turned, top, *factor);
+    top_group<true>(x, batch_at, lane_at, lane_step, k_at, k_step, lanes, k, turned, top, *factor, blockIdx.x);
+}
+
+/* tops of several operands. A row of the table: its first block, then the arguments of one. */
+KERNEL tops_all(i64 count, const i64 *table) {
+    i64 at = 0, behind = count;
+    while (behind - at > 1) {
+        i64 middle = (at + behind) / 2;
+        if (table[middle * 11] <= (i64)blockIdx.x) at = middle; else behind = middle;
+    }
+    const i64 *row = table + at * 11, *of = row + 1;
+    top_group<false>((const float *)of[0], (const i64 *)of[1], (const i64 *)of[2], of[3], (const i64 *)of[4], of[5], of[6], of[7], of[8], (u32 *)of[9], 1.0f,
+                     blockIdx.x - (u32)row[0]);
 }
 
 #define TOPS_ROWS 64 /* of a block of tops_both, which takes STRETCH columns */

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from assay.exact.cuda import pairs
 from assay.exact.cuda.device import Buffer, Description, Device, Launch, source
 from assay.exact.cuda.operands import Axis, Operand, operands
 from assay.exact.cuda.tiles import LANES, ROW, Digits, Group, Layout, Size, Tile, Way, digits, fitting
-from assay.exact.cuda.zeroed import Check, Zeros
+from assay.exact.cuda.zeroed import Row, Zeros
 from assay.exact.steps import Step
 from assay.exact.views import View
 
@@ -189,9 +190,7 @@ class Products:
 
     def zeros(self, step: Step) -> int:
         """Bytes of it that may lie elsewhere (`prepare`): what begins as zero, but for totals."""
-        product = self.product(step)
-        assert product is not None
-        return product.places["totals"]
+        return 0 if (product := self.product(step)) is None else product.places["totals"]
 
     def prepare(self, step: Step, at: Callable[[View], int], scratch: int, zeroed: Zeros | None = None) -> list[Launch]:
         """What computes a step; `at` gives addresses of views' first elements. With `zeroed`, memory that is zero already, what is to be
@@ -201,18 +200,30 @@ class Products:
         places = [[at(v) for v in reads] for reads in pairs.reads_of(step)]
         there = _at(product, scratch, [Given(*found) if len(found) > 1 else None for found in places], zeroed)
         clear, *both = self._packing(product, places[0][0], places[1][0], there, scratch)
-        own = (launch for pair, found in zip(both, places, strict=True) if len(found) == 1 for launch in pair)
+        own: list[Launch] = []
+        for (tops, pack), (v, *others) in zip(both, pairs.reads_of(step), strict=True):
+            if zeroed is not None and not others and zeroed.still(v):
+                zeroed.tops.append(Row(around(product.digits, product.way.layout), tops.arguments, tops.grid[0]))
+                own.append(pack)
+            elif not others:
+                own += [tops, pack]
         *made, compare = self._multiplying(product, at(step.writes[0]), there, there["totals"], product.parts, added_at(step, at))
         if zeroed is None:
             return [clear, *own, *made, compare]
-        zeroed.checks.append(Check(around(product.digits, product.way.layout), compare.arguments[:-1]))
+        zeroed.checks.append(Row(around(product.digits, product.way.layout), compare.arguments[:-1], compare.grid[0]))
         words = (product.places["sums"] - product.places["totals"]) // 4
         return [*([self.cleared(product.digits, product.way.layout, there["totals"], words)] if words else []), *own, *made]
 
-    def compared(self, checks: Sequence[Check], table: int) -> Launch:
-        """What compares the checksums of several products, whose words lie at `table`."""
-        blocks = max(_few(padded * products) for *_, padded, products in (check.words for check in checks))
-        return Launch(self._device.load(checks[0].source).kernel("compare_all"), (blocks, len(checks), 1), BLOCK, (table, self.faults.address))
+    def compared(self, checks: Sequence[Row], table: Callable[[Sequence[Sequence[int]]], int]) -> Launch:
+        """What compares the checksums of several products. `table` gives the address of rows of words."""
+        kernel, blocks = self._device.load(checks[0].source).kernel("compare_all"), max(check.blocks for check in checks)
+        return Launch(kernel, (blocks, len(checks), 1), BLOCK, (table([check.words for check in checks]), self.faults.address))
+
+    def topped(self, tops: Sequence[Row], table: Callable[[Sequence[Sequence[int]]], int]) -> Launch:
+        """What finds the largest magnitudes of several operands' lanes."""
+        first = list(accumulate((top.blocks for top in tops), initial=0))
+        rows = [(at, *top.words) for at, top in zip(first, tops, strict=False)]
+        return Launch(self._device.load(tops[0].source).kernel("tops_all"), (first[-1], 1, 1), BLOCK, (len(rows), table(rows)))
 
     def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]:
         """What packs a matrix for two products (pairs.py)."""

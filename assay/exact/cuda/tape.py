@@ -21,7 +21,7 @@ from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
 from assay.exact.cuda.pairs import Packing
 from assay.exact.cuda.streamed import Packs, Shelf, Walk
 from assay.exact.cuda.walks import limited, walk_words
-from assay.exact.cuda.zeroed import Check, Zeroed, Zeros
+from assay.exact.cuda.zeroed import Row, Zeroed, Zeros
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.rows import Rows
 from assay.exact.steps import Step
@@ -61,7 +61,9 @@ class Products(Packing, Packs, Protocol):
 
     def prepare(self, step: Step, at: Callable[[View], int], scratch: int, zeroed: Zeros | None = None) -> list[Launch]: ...
 
-    def compared(self, checks: Sequence[Check], table: int) -> Launch: ...
+    def compared(self, checks: Sequence[Row], table: Callable[[Sequence[Sequence[int]]], int]) -> Launch: ...
+
+    def topped(self, tops: Sequence[Row], table: Callable[[Sequence[Sequence[int]]], int]) -> Launch: ...
 
 
 class Tape:
@@ -79,7 +81,7 @@ class Tape:
         self._attending = {id(step): attend.attend(step, device.description) for step in plan.steps if step.name == "attend"}
         attend.compiled(kernels, self._attending.values())
         self._shelf = Shelf()
-        self._zeroed = Zeroed(0 if plan.trace else MOST_ZEROS)
+        self._zeroed = Zeroed(0 if plan.trace else MOST_ZEROS, plan)
         self._makers = [self._made(steps, text) for steps, text in batches]
         self._packers = {v: self._copy(v, v._replace(strides=c_strides(v.shape))) for v in plan.views if plan.trace and not v.contiguous}
         self._scratch_end = -(-self.scratch // ALIGN) * ALIGN
@@ -109,16 +111,16 @@ class Tape:
     def bind(self, bases: Mapping[str, Sequence[int]], scratch: int, held: list[Buffer]) -> list[Launch]:
         """The launches of all steps, in order. What they need beside scratch memory is added to what the caller holds."""
         self._scratch_at, self._held = scratch, held
-        checks = self._zeroed.begin(scratch + self._scratch_end)
+        self._zeroed.begin(scratch + self._scratch_end)
         regions = (self._zeroed.address, self._zeroed.size), (bases["arena"][0] + self.plan.zeros[0], self.plan.zeros[1])
         launches = [self.zeros(*region) for region in regions if region[1]]
         self.marks = [len(launches)]
         for maker in self._makers:
             launches += maker(lambda v: self.place(v, bases))
             self.marks.append(len(launches))
-        if checks:
-            assert self._products is not None
-            launches.append(self._products.compared(checks, self._table([check.words for check in checks])))
+        if self._products is not None and self._zeroed.checks:
+            first = [self._products.topped(self._zeroed.tops, self._table)] if self._zeroed.tops else []
+            launches = [*launches[: self.marks[0]], *first, *launches[self.marks[0] :], self._products.compared(self._zeroed.checks, self._table)]
         self._held = []  # they are the caller's
         return launches
 
@@ -365,8 +367,6 @@ class Tape:
             products = self._products
             self._need(size)
             own = self._zeroed.take(products.zeros(step))
-            if own is None:
-                return lambda at: products.prepare(step, at, self._scratch_at)
             return lambda at: products.prepare(step, at, self._scratch_at, self._zeroed.of(own))
         (out,), (a, b, *_), (bits, rows, inner_a, inner_b, columns) = step.writes, step.reads, step.extra
         at_a, at_b = len(a.shape) - rows - inner_a, len(b.shape) - inner_b - columns
