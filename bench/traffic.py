@@ -5,8 +5,8 @@
 # The rule: each launch reads the elements it touches once, and writes its results once; nothing stays in a cache from one launch to the next.
 # A kernel that reads a row again reads it from memory only if the rows that are under way at a time (2048 threads a processor, or one row
 # where kernels are launched so) do not fit in the level-2 cache. A product: both operands as f32 twice (scales, packing), their digits written, read
-# by the multiplication once each, and B's once more for the checksum, C written; where blocks share k, 8 bytes of each total cleared, added by every
-# block and read. A matrix that is packed along both axes at once is read once for that, if the blocks under way fit in the cache (132
+# by the multiplication once each, and B's once more for the checksum, C written (and what is added to it read); where blocks share k, 8 bytes of
+# each total cleared, added by every block and read. A matrix that is packed along both axes at once is read once for that, if the blocks under way fit in the cache (132
 # processors, four blocks each of 64 KB), and once for its scales where the step that makes it does not write them. A kernel that keeps scores on the
 # chip: what it packs, as for a product; the digits that it wants, what its chain reads (a mask) and what it writes once each. What it reads of the
 # level-2 cache is counted apart: the lanes and k of the operands that stream by, for each block, with their sums for checksums, and what its chain
@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from planned import H200
 
+from assay.exact.added import addend
 from assay.exact.again import touched
 from assay.exact.cuda import attend, pairs, rows
 from assay.exact.cuda.maps import Kernels
@@ -102,7 +103,7 @@ def moved(step: Step, products: Products) -> Moved:
                 once += [(v, n * touched(v)) for v, n in again.items()]
             return once
         case "sum":
-            (x,), (y,) = step.reads, step.writes
+            (x, *_), (y,) = step.reads, step.writes
             length = x.elements // y.elements
             lines = step.extra[1] == 1 and y.elements >= 2 * H200.processors
             under_way = min(y.elements, H200.processors * THREADS // (32 if length <= SHORT else 256)) if lines else y.elements
@@ -121,7 +122,7 @@ def product(step: Step, products: Products) -> Moved:
     assert p is not None
     (a, b), (c,) = pairs.planned(step).reads, step.writes
     totals = 8 * p.products * p.m * p.n * (p.parts + 2) if p.parts > 1 else 0
-    out: Moved = [(c, touched(c) + totals)]
+    out: Moved = [(c, touched(c) + totals), *((v, touched(v)) for v in (addend(step),) if v is not None)]
     for v, side, given, times in zip((a, b), p.sides, pairs.reads_of(step), (1, 2), strict=True):
         own = 0 if len(given) > 1 else 8 * side.operand.products * side.operand.lanes.size * p.k + written(side)
         out.append((v, own + times * written(side)))

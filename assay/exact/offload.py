@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.hashing import dtype_name
-from assay.exact.plan import Plan, whole_of
+from assay.exact.plan import Plan
 from assay.exact.reference import NUMPY
 from assay.exact.steps import Instruction, Step
 from assay.exact.table import TensorType
 from assay.exact.tape import Tape
-from assay.exact.views import View
+from assay.exact.views import View, whole_of
 
 Array = NDArray[Any]
 WINDOW = 64 << 20

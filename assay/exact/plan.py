@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 
 from assay.exact import attention as keeping
 from assay.exact import reference
+from assay.exact.added import Added, addend
 from assay.exact.again import Again
 from assay.exact.arena import Arena
+from assay.exact.inplace import InPlace
 from assay.exact.recompute import turns
 from assay.exact.rows import Finder
 from assay.exact.steps import LOWER, Instruction, Step, kernel
 from assay.exact.table import OPS, Kind, TensorType
-from assay.exact.views import Folded, View, broadcast, c_strides, folded, ints, lanes, moved, reshaped, whole
+from assay.exact.views import Folded, View, broadcast, c_strides, folded, ints, lanes, moved, reshaped, whole, whole_of
 from assay.program import Node, Part, ProgramError
 
 Array = NDArray[Any]
@@ -65,8 +67,9 @@ class _Group:
         self.results |= other.results
 
 
-Packs = Callable[[Sequence[Step], Callable[[int], int], Callable[[TensorType], View], Collection[int]], list[Step]]
-"""Steps, the storage of a root, what makes one, the storages that have a place already -> steps in which matrices are packed for several products."""
+Packs = Callable[[Sequence[Step], Callable[[int], int], Callable[[TensorType, bool], View], Collection[int]], list[Step]]
+"""Steps, the storage of a root, what makes one (zero when the part begins, or not), the storages that have a place already -> steps in which matrices
+are packed for several products."""
 
 
 class Plan:
@@ -85,6 +88,9 @@ class Plan:
         self.within: dict[int, tuple[int, int]] = {}
         """A root that lies in another one's storage -> (that root, byte offset)."""
         self.homes: dict[int, tuple[str, int]] = {}
+        self.zeros = (0, 0)
+        """Byte offset and size of what of the arena has to be zero when the part begins."""
+        self._zeros: set[int] = set()
         self.ready: list[int] = []
         """With `trace`: how many steps have run when node i's result is there."""
         self._types: dict[int, TensorType] = {}
@@ -100,14 +106,17 @@ class Plan:
         self._wanted = {self.views[o.value].root for o in part.outputs}
         self._when()
         self._outputs()
+        wanted = {*self.within, *(root for root, (home, _) in self.homes.items() if home == "output")}
         if rows and not trace:
-            wanted = {*self.within, *(root for root, (home, _) in self.homes.items() if home == "output")}
             self.steps = Finder(self.steps, self._storage, wanted, self._additions()).fused()
             if attention is not None:
                 self.steps = keeping.Finder(self.steps, self._storage, wanted, self._additions(), attention).fused()
+                self.steps = InPlace(self.steps, self._storage, wanted).made()
             self.steps = Again(self.steps, self._storage, self.homes).made()
         if packs is not None and not trace:
-            self.steps = packs(self.steps, self._storage, self._root, self.homes)
+            self.steps = packs(self.steps, self._storage, self._made, self.homes)
+        if rows and not trace:
+            self.steps = Added(self.steps, self._storage, wanted).made()
         self.arena = self._store()
         self.over: dict[int, int] = self._over()
         """Output -> the input of the same entry that it may be written over, if the caller gives that up."""
@@ -125,6 +134,10 @@ class Plan:
         root = len(self._types)
         self._types[root] = t
         return whole(root, t.shape, t.dtype)
+
+    def _made(self, t: TensorType, zero: bool) -> View:
+        self._zeros |= {len(self._types)} if zero else set()
+        return self._root(t)
 
     def _constant(self, array: Array, t: TensorType) -> View:
         v = self._root(t)
@@ -344,21 +357,23 @@ class Plan:
             for node, ready in enumerate(self.ready):
                 root = self._storage(self.views[len(self.part.inputs) + node].root)
                 last[root] = max(last.get(root, 0), ready - 1)
-        large, small = Arena(), Arena()
+        large, small, zero = Arena(), Arena(), Arena()
         places: dict[int, tuple[Arena, int]] = {}
         dying: dict[int, list[tuple[Arena, int, int]]] = {}
         for at, step in enumerate(self.steps):
             for root in (self._storage(v.root) for v in step.writes):
                 if root not in self.homes and root not in places:
                     size = (self._types[root].bytes + ALIGN - 1) // ALIGN * ALIGN
-                    arena = large if size > SMALL else small
+                    arena = zero if root in self._zeros else large if size > SMALL else small
                     offset = arena.take(size)
                     places[root] = (arena, offset)
-                    dying.setdefault(last[root], []).append((arena, offset, size))
+                    if arena is not zero:
+                        dying.setdefault(last[root], []).append((arena, offset, size))
             for arena, offset, size in dying.get(at, ()):
                 arena.give(offset, size)
-        self.homes |= {root: ("arena", offset + (large.end if arena is small else 0)) for root, (arena, offset) in places.items()}
-        return large.end + small.end
+        self.zeros = (large.end + small.end, zero.end)
+        self.homes |= {root: ("arena", at + (0 if of is large else large.end if of is small else self.zeros[0])) for root, (of, at) in places.items()}
+        return sum(self.zeros)
 
     def _over(self) -> dict[int, int]:
         """An entry's successor may lie where the entry does when nothing reads the entry after the first step that writes the successor, and that
@@ -381,12 +396,8 @@ class Plan:
             at = entries[o.kind, o.name]
             entry, made = self.views[at].root, first[root]
             read, step = last.get(entry, -1), self.steps[made]
-            alike = step.name == "map" and all(whole_of(v, step.writes[0].elements) for v in step.reads if v.root == entry)
+            own = [v for v in step.reads if v.root == entry]
+            alike = (step.name == "map" or own == [addend(step)]) and all(whole_of(v, step.writes[0].elements) for v in own)
             if read < made or (read == made and alike):
                 over[slot] = at
         return over
-
-
-def whole_of(v: View, elements: int) -> bool:
-    """Whether a view has all `elements` of its storage in their order."""
-    return v.contiguous and v.offset == 0 and v.elements == elements

@@ -55,6 +55,11 @@ def whole(root: int, shape: tuple[int, ...], dtype: str) -> View:
     return View(root, 0, shape, c_strides(shape), dtype)
 
 
+def whole_of(v: View, elements: int) -> bool:
+    """Whether a view has all `elements` of its storage in their order."""
+    return v.contiguous and v.offset == 0 and v.elements == elements
+
+
 def merged(dims: Sequence[int], *strides: Sequence[int]) -> tuple[list[int], list[list[int]]]:
     """The same walk over several views with fewer dimensions: those of 1 dropped, neighbours joined where every view allows it.
     At least one dimension is left."""

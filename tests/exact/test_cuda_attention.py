@@ -291,10 +291,10 @@ class Flipping(Products):
 
     def packed(
         self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int],
-        groups: int = 0,
+        groups: int = 0, factor: int = 0,
     ) -> tuple[Launch, ...]:  # fmt: skip
         flip = Launch(self._flip, (1, 1, 1), (1, 1, 1), (self._left.address, digits))
-        return *super().packed(how, layout, bits, side, padded, x, top, digits, sums, groups), *([flip] if groups else [])
+        return *super().packed(how, layout, bits, side, padded, x, top, digits, sums, groups, factor), *([flip] if groups else [])
 
 
 @needs_compiler

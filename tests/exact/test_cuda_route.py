@@ -21,8 +21,9 @@ from assay.exact.cuda.gpu import Gpu
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.plans import plan_for
 from assay.exact.cuda.product import Product, Products
-from assay.exact.cuda.tape import magic, walk_words
 from assay.exact.cuda.trees import Trees, work_bytes
+from assay.exact.cuda.walks import magic, walk_words
+from assay.exact.cuda.zeroed import Zeros
 from assay.exact.inputs import Case, case, floats, integers, program, whole, words
 from assay.exact.steps import Step
 from assay.exact.views import View
@@ -118,8 +119,8 @@ class Flipping(Products):
         device.upload(self._left.address, np.array([times], np.uint64))
         self._strike = Launch(compiled["strike"], (1, 1, 1), (1, 1, 1), (self._left.address, self.faults.address))
 
-    def prepare(self, step: Step, at: Callable[[View], int], scratch: int) -> list[Launch]:
-        return [*super().prepare(step, at, scratch), self._strike]
+    def prepare(self, step: Step, at: Callable[[View], int], scratch: int, zeroed: Zeros | None = None) -> list[Launch]:
+        return [*super().prepare(step, at, scratch, zeroed), self._strike]
 
 
 @pytest.mark.parametrize("traced", [False, True])

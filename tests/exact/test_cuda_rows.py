@@ -13,6 +13,7 @@ import pytest
 
 from assay.exact import reference, trainings
 from assay.exact import rows as grouped
+from assay.exact.added import Added
 from assay.exact.again import Again
 from assay.exact.cuda import fake, rows
 from assay.exact.cuda.device import Device, source
@@ -248,8 +249,8 @@ def key(step: Step) -> tuple[str, tuple[tuple[int, int], ...], int]:
 
 def out_of_order(part: Part, constants: dict[str, np.ndarray] | None = None) -> list[tuple[str, str]]:
     """Pairs of steps of which the second runs before the first, that it waits for: values' storages are what counts. (Without values that are made
-    again, which wait for other steps than those that the plan had.)"""
-    with mock.patch.object(Again, "made", lambda self: self._steps):
+    again, which wait for other steps than those that the plan had, and without sums that are made elsewhere.)"""
+    with mock.patch.object(Again, "made", lambda self: self._steps), mock.patch.object(Added, "made", lambda self: self._steps):
         alone, together = (Plan(part, constants or {}, 14, rows=rows) for rows in (False, True))
     turn = {key(step): at for at, step in enumerate(flat(together))}
     assert sorted(turn) == sorted(key(step) for step in alone.steps)

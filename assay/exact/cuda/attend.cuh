@@ -300,10 +300,11 @@ template <int BR> __device__ __forceinline__ void line_done(Line &line) {
 }
 
 /* out[(first + r) * row_step + n * lane_step] = element of line r, whose digits a Line wrote in the span, and B's lane n, for r < BR, first + r < rows,
- * n < b.lanes <= 128; k is `length`. tops: the lines' largest magnitudes, in shared memory. Lines whose checksum is wrong are added to *faults. All
- * threads; begins and ends with a barrier. */
+ * n < b.lanes <= 128; k is `length`. Each is multiplied by *factor, if there is one. tops: the lines' largest magnitudes, in shared memory. Lines whose
+ * checksum is wrong are added to *faults. All threads; begins and ends with a barrier. */
 template <int BR> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits, const u32 *tops,
-                                                              const Packed &b, i64 length, Span span, int bits, char *ring, u64 *faults) {
+                                                              const Packed &b, i64 length, Span span, int bits, char *ring, u64 *faults,
+                                                              const float *factor = nullptr) {
     const int wide = OWN > 1 ? 18 : 16; /* u64 of a line's totals: with 18, what a warp writes lies in different banks; a ring of two has room for 16 */
     static_assert(UNITS * BR * wide * 8 <= RING * OWN * UNITS * UNIT, "the ring has no room for the totals of all units");
     const int of_lines = BR * WIDTH; /* bytes of a plane of a row */
@@ -365,7 +366,11 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
         u64 total = 0;
         for (int p = 0; p < deep; p++) total += totals[((p * tiles + n / 16) * BR + warp) * wide + n % 16];
         wrong += total;
-        if (first + warp < rows) out[(first + warp) * row_step + n * lane_step] = element((i64)total, tops[warp], top_b[n], bits);
+        if (first + warp < rows) {
+            float x = element((i64)total, tops[warp], top_b[n], bits);
+            if (factor) x = __fmul_rn(x, *factor);
+            out[(first + warp) * row_step + n * lane_step] = x == x ? x : __uint_as_float(NAN_BITS);
+        }
     }
     wrong = summed_by_warp(wrong);
     if (LANE == 0 && wrong && first + warp < rows) atomicAdd(faults, 1ull);

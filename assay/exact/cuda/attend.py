@@ -23,8 +23,9 @@ from assay.exact.cuda.blocks import ALIGN, TOPS, Room, alike, room
 from assay.exact.cuda.device import Description, Launch, source
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
 from assay.exact.cuda.spans import Known, Section, Spans, spans_of, split
-from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, packing, sides
+from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, packing, sides_of
 from assay.exact.cuda.tiles import LEAST_SHARED, NARROW, SHARED, Digits, digits
+from assay.exact.inplace import BORDER, Lying, placed_by, stepped
 from assay.exact.plan import Plan
 from assay.exact.rows import whole_rows
 from assay.exact.steps import Step
@@ -81,17 +82,17 @@ class Attend(NamedTuple):
 
 def _products(step: Step) -> tuple[list[Step], list[Step]]:
     """Those that make wide values, and those that read them."""
-    read = {v.root for part in step.parts for v in part.reads}
+    read = {v.root for part in step.parts if part.name not in BORDER for v in part.reads}
     makers = [part for part in step.parts if part.name == "matmul" and part.writes[0].root in read]
     return makers, [part for part in step.parts if part.name == "matmul" and part not in makers]
 
 
+def _chain(step: Step) -> list[Step]:
+    return [part for part in step.parts if part.name not in ("matmul", *BORDER)]
+
+
 def _bits(step: Step) -> int:
     return next(part.extra[0] for part in step.parts if part.name == "matmul")
-
-
-def _read_by_chain(step: Step) -> list[View]:
-    return [v for part in step.parts if part.name != "matmul" for v in part.reads]
 
 
 def _needed(parts: Sequence[Step], views: Iterable[View]) -> list[Step]:
@@ -130,10 +131,11 @@ class _Writer:
         self.passes: dict[View, int] = {}
         self.body: list[str] = []
         self.makers, self.uses = _products(step)
-        self.chain = [part for part in step.parts if part.name != "matmul"]
+        self.chain = _chain(step)
+        self.placed = placed_by(step)
         self.bits = _bits(step)
         self.how = digits(self.bits)
-        outs = {part.writes[0] for part in self.uses}
+        outs = {part.writes[0] for part in self.uses} | {place.view for place in self.placed.values()}
         stores = [v for v in step.writes if v not in outs]
         self.sections: list[tuple[Section, list[Step]]] = []
         for root, parts in self._by_root().items():
@@ -178,7 +180,7 @@ class _Writer:
     def made(self) -> None:
         """Lines of the products that are to be in shared memory."""
         for part in self.makers:
-            first, second = sides(part)
+            first, second = sides_of(self.step, part)
             a, b = (second, first) if self.shape.by_columns else (first, second)
             root = part.writes[0].root
             names, plane = (self.operand(*a), self.operand(*b)), f"plane{len(self.planes)}"
@@ -245,12 +247,17 @@ class _Writer:
         """The product that reads the line whose digits are there."""
         found, size = use(part, root, self.shape._replace(by_columns=False)), sizes(part)
         assert found is not None
-        packed, walk = sides(part)[found.first]
-        other, out = self.operand(packed, walk), self.address(part.writes[0], True)
-        lanes = size.n if found.first else size.m
-        each = self.parameter("i64 ", "m", size.m * size.n)
-        row, lane = (self.parameter("i64 ", "m", step) for step in ((lanes, 1) if found.first else (1, self.shape.lines)))
-        return f"product_out<BR>({out} + z * {each}, {row}, {lane}, lines, first, digits, tops, {other}, length, span, (int)bits, ring, faults);"
+        packed, walk = sides_of(self.step, part)[found.first]
+        place = self.placed.get(part.writes[0].root, Lying(part.writes[0], None))
+        other, out = self.operand(packed, walk), self.address(place.view, True)
+        found_at = stepped(place.view, size.m, size.n)
+        assert found_at is not None
+        each = self.parameter("const i64 *", "w", Walk(*map(tuple, zip(*found_at.batch, strict=True))))
+        steps = (found_at.row, found_at.column) if found.first else (found_at.column, found_at.row)
+        row, lane = (self.parameter("i64 ", "m", step) for step in steps)
+        factor = f", {self.address(place.factor)}" if place.factor is not None else ""
+        where = f"{out} + offset_of({each}, z), {row}, {lane}, lines, first"
+        return f"product_out<BR>({where}, digits, tops, {other}, length, span, (int)bits, ring, faults{factor});"
 
     def written(self) -> Attend:
         shape, lines = self.shape, self.room.lines
@@ -326,14 +333,14 @@ def streams(step: Step) -> tuple[list[Packed], list[Packed]]:
     them."""
     makers, uses = _products(step)
     made = {v.root for part in step.parts for v in part.writes}
-    along_lanes = [sides(part)[not shape_of(step).by_columns][0] for part in makers]
-    return along_lanes, [next(packed for packed, _ in sides(part) if packed.view.root not in made) for part in uses]
+    along_lanes = [sides_of(step, part)[not shape_of(step).by_columns][0] for part in makers]
+    return along_lanes, [next(packed for packed, _ in sides_of(step, part) if packed.view.root not in made) for part in uses]
 
 
 def room_of(step: Step, description: Description) -> Room | None:
     """None where a step's kernel does not fit the device."""
     shape = shape_of(step)
-    if shape.elements > MOST or (shape.by_columns and any(split(v, shape) is None for v in _read_by_chain(step) if not v.single)):
+    if shape.elements > MOST or (shape.by_columns and any(split(v, shape) is None for p in _chain(step) for v in p.reads if not v.single)):
         return None
     products, uses, how = *_products(step), digits(_bits(step))
     rooms = (room(len(products), bool(uses), shape.elements, lines, ring, how) for lines, ring in WAYS)

@@ -19,10 +19,10 @@ __device__ __forceinline__ i64 total_of(const apart_totals &t, i64 product, i64 
     return recombined(s);
 }
 
-/* Rounds totals and sums their columns. A block of 32 x 8 threads takes 32 columns of TALL rows. */
+/* Rounds totals, adds `more` (an array as C, or null), and sums their columns. A block of 32 x 8 threads takes 32 columns of TALL rows. */
 template <class T>
 __device__ __forceinline__ void round_all(const T &totals, const u32 *top_a, const u32 *top_b, int bits, i64 step_a, i64 step_b, i64 m, i64 n,
-                                          i64 padded_b, float *c, u64 *columns, u64 (*part)[32]) {
+                                          i64 padded_b, float *c, u64 *columns, const float *more, u64 (*part)[32]) {
     i64 wide = (n + 31) / 32, high = (m + TALL - 1) / TALL, product = blockIdx.x / (wide * high);
     i64 first = blockIdx.x / wide % high * TALL, y = blockIdx.x % wide * 32 + (threadIdx.x & 31);
     int ty = (int)threadIdx.x >> 5;
@@ -30,7 +30,8 @@ __device__ __forceinline__ void round_all(const T &totals, const u32 *top_a, con
     if (y < n) for (i64 x = first + ty; x < first + TALL && x < m; x += 8) {
         i64 total = total_of(totals, product, x, y);
         sum += (u64)total;
-        c[(product * m + x) * n + y] = element(total, top_a[product * step_a * m + x], top_b[product * step_b * n + y], bits);
+        i64 at = (product * m + x) * n + y;
+        c[at] = plus(element(total, top_a[product * step_a * m + x], top_b[product * step_b * n + y], bits), more, at);
     }
     part[ty][threadIdx.x & 31] = sum;
     __syncthreads();
@@ -41,17 +42,17 @@ __device__ __forceinline__ void round_all(const T &totals, const u32 *top_a, con
 }
 
 KERNEL finish(const u64 *totals, const u32 *top_a, const u32 *top_b, i64 bits, i64 step_a, i64 step_b, i64 m, i64 n, i64 padded_b, float *c,
-              u64 *columns) {
+              u64 *columns, const float *more) {
     __shared__ u64 part[8][32];
     whole_totals all = {totals, m, n};
-    round_all(all, top_a, top_b, (int)bits, step_a, step_b, m, n, padded_b, c, columns, part);
+    round_all(all, top_a, top_b, (int)bits, step_a, step_b, m, n, padded_b, c, columns, more, part);
 }
 
 KERNEL combine(const i32 *sums, i64 products, i64 padded_a, const u32 *top_a, const u32 *top_b, i64 bits, i64 step_a, i64 step_b, i64 m, i64 n,
-               i64 padded_b, float *c, u64 *columns) {
+               i64 padded_b, float *c, u64 *columns, const float *more) {
     __shared__ u64 part[8][32];
     apart_totals all = {sums, products, padded_a, padded_b};
-    round_all(all, top_a, top_b, (int)bits, step_a, step_b, m, n, padded_b, c, columns, part);
+    round_all(all, top_a, top_b, (int)bits, step_a, step_b, m, n, padded_b, c, columns, more, part);
 }
 
 /* Signed digits of base 2^8 of s_k + 1, enough for 2^23 rows. */
@@ -109,7 +110,17 @@ KERNEL expected(const u64 *across, const i8 *b, i64 step_a, i64 step_b, i64 bloc
 }
 
 /* faults[0] += columns whose checksum is wrong. `along`, `wanted`, `columns`: [product][padded_b]; step_b as above. */
-KERNEL compare(const u64 *columns, const u64 *along, const u64 *wanted, i64 step_b, i64 padded_b, i64 products, u64 *faults) {
+__device__ __forceinline__ void compare_columns(const u64 *columns, const u64 *along, const u64 *wanted, i64 step_b, i64 padded_b, i64 products, u64 *faults) {
     for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < products * padded_b; i += (i64)gridDim.x * blockDim.x)
         if (columns[i] + along[i / padded_b * step_b * padded_b + i % padded_b] != wanted[i]) atomicAdd(faults, 1ull);
+}
+
+KERNEL compare(const u64 *columns, const u64 *along, const u64 *wanted, i64 step_b, i64 padded_b, i64 products, u64 *faults) {
+    compare_columns(columns, along, wanted, step_b, padded_b, products, faults);
+}
+
+/* The same of several products: row blockIdx.y of the table has the arguments of one. */
+KERNEL compare_all(const i64 *table, u64 *faults) {
+    const i64 *row = table + blockIdx.y * 6;
+    compare_columns((const u64 *)row[0], (const u64 *)row[1], (const u64 *)row[2], row[3], row[4], row[5], faults);
 }

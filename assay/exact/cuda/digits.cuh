@@ -196,3 +196,9 @@ __device__ __forceinline__ float usual_element(i64 total, float a, float b) {
     float x = joined<22>(CENTRED + (u32)(total >> 22), CENTRED | ((u32)total & 0x3fffffu));
     return __fmul_rn(__fmul_rn(x, a), b);
 }
+
+/* An element of a product, and what is added to it where it is stored, if anything is: rounded by itself, canonical where it is NaN. */
+__device__ __forceinline__ float plus(float x, const float *more, i64 at) {
+    if (more) x = __fadd_rn(x, more[at]);
+    return x == x ? x : __uint_as_float(NAN_BITS);
+}

@@ -157,9 +157,10 @@ __device__ __forceinline__ void elements(float out[2], const i64 total[2], u32 t
 }
 
 /* blockIdx.x: product and tile; blockIdx.y: part of k, `run` stages each. step_a, step_b: 1, or 0 where all products share an operand.
- * One part: C and `columns` [product][padded_b] are written. Several: `totals` [product][m][n] are added to. */
+ * One part: C (plus `more`, an array as C or null) and `columns` [product][padded_b] are written. Several: `totals` [product][m][n] are added to. */
 KERNEL __launch_bounds__(THREADS) gemm(const i8 *a, const i8 *b, const u32 *top_a, const u32 *top_b, i64 bits, i64 step_a, i64 step_b,
-                                       i64 m, i64 n, i64 k, i64 padded_a, i64 padded_b, i64 run, float *c, u64 *totals, u64 *columns) {
+                                       i64 m, i64 n, i64 k, i64 padded_a, i64 padded_b, i64 run, float *c, u64 *totals, u64 *columns,
+                                       const float *more) {
     ASSAY_SHARED(char, stages);
     i64 tiles_m = (m + TM - 1) / TM, tiles_n = (n + TN - 1) / TN, blocks = (k + ROW - 1) / ROW * ITEM, steps = (k * ITEM + KW - 1) / KW;
     i64 product = blockIdx.x / (tiles_m * tiles_n), tile = blockIdx.x % (tiles_m * tiles_n), band = tile / (RASTER * tiles_n);
@@ -237,7 +238,7 @@ KERNEL __launch_bounds__(THREADS) gemm(const i8 *a, const i8 *b, const u32 *top_
                 if (x < m && y + e < n) {
                     i64 at = (product * m + x) * n + y + e;
                     if (split) atomicAdd(&totals[at], (u64)total[e]);
-                    else c[at] = out[e];
+                    else c[at] = plus(out[e], more, at);
                 }
             }
         }

@@ -5,10 +5,10 @@ product, and by that of dW on the way back. The plan then has a step `pack` befo
 writes are values as others: digits of either kind, and a head with the largest magnitudes and the checksum's sums of both. They have places as
 long as a product reads them, and a matrix that nothing else reads gives up its own.
 
-    head = [tops of rows][tops of columns][sums of rows][sums of columns]    each at a multiple of 8 bytes; zero before
+    head = [tops of rows][tops of columns][sums of rows][sums of columns]    each at a multiple of 8 bytes; zero when the part begins
 
 A `pack` step reads (matrix) and writes (tops, tops, sums, sums, digits, digits), each pair for rows and for columns; or reads (matrix, tops, tops)
-where the step that makes the matrix writes its tops, too (`tops` among the `parts` of a `rows` step; that step clears the head). Its `parts` are the
+where the step that makes the matrix writes its tops, too (`tops` among the `parts` of a `rows` step). Its `parts` are the
 two products as they were planned, its `extra` says which operand of each it is. A product has (tops, sums, digits) among its reads in place of an
 operand that is packed, and itself as it was planned as its one part.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from assay.exact.added import alone
 from assay.exact.cuda.device import Launch
 from assay.exact.cuda.operands import Axis, Operand, operands
 from assay.exact.rows import Rows, mapped, whole_rows, worth
@@ -33,6 +34,10 @@ NEAR = 12
 WORD = 8
 
 
+New = Callable[[TensorType, bool], View]
+"""Makes a root of a plan; whether it is zero when the part begins."""
+
+
 class Sizes(Protocol):
     """What is known of products on a device (product.py)."""
 
@@ -44,7 +49,7 @@ class Packing(Protocol):
 
     def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]: ...
 
-    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]) -> list[Step]:
+    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Collection[int]) -> list[Step]:
         """The steps of a plan with those that pack (plan.py)."""
         ...
 
@@ -82,11 +87,13 @@ def pack_of(step: Step) -> Pack:
 
 def planned(step: Step) -> Step:
     """A product as it was planned."""
+    step = alone(step)
     return step.parts[0] if step.parts else step
 
 
 def reads_of(step: Step) -> tuple[tuple[View, ...], tuple[View, ...]]:
     """What a product reads of A, and of B: the operand, or (tops, sums, digits)."""
+    step = alone(step)
     if not step.parts:
         a, b = step.reads
         return (a,), (b,)
@@ -109,18 +116,14 @@ class _Matrix(NamedTuple):
     columns: list[_Reader]
 
 
-def paired(
-    sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]
-) -> list[Step]:
+def paired(sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Collection[int]) -> list[Step]:
     """The steps of a plan before values have places, with what packs matrices for two products. `storage` is that of a root, `made` makes one,
     `fixed` have a place that is not the plan's."""
     return _Pairing(sizes, steps, storage, made, fixed).steps()
 
 
 class _Pairing:
-    def __init__(
-        self, sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]
-    ) -> None:
+    def __init__(self, sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Collection[int]) -> None:
         self._sizes, self._steps, self._storage, self._new, self._fixed = sizes, steps, storage, made, fixed
         self._reading: dict[int, list[int]] = {}
         self._writing: dict[int, list[int]] = {}
@@ -140,7 +143,7 @@ class _Pairing:
             start = min(found.rows[0].at, found.columns[0].at)
             row, column = found.rows[0], found.columns[0]
             head = head_of(row.side, column.side)
-            root = self._made(head.size)
+            root = self._made(head.size, True)
             tops = [root._replace(offset=at, shape=(side.top,)) for at, side in zip(head.tops, (row.side, column.side), strict=True)]
             sums = [root._replace(offset=at, shape=(side.sums,)) for at, side in zip(head.sums, (row.side, column.side), strict=True)]
             digits = [self._made(side.packed) for side in (row.side, column.side)]
@@ -165,8 +168,8 @@ class _Pairing:
             instead[at] = step._replace(reads=tuple(reads), parts=(step,))
         return [s for at, step in enumerate(self._steps) for s in (*before.get(at, ()), instead.get(at, step))]
 
-    def _made(self, size: int) -> View:
-        return self._new(TensorType(dtype="u8", shape=(size,)))
+    def _made(self, size: int, zero: bool = False) -> View:
+        return self._new(TensorType(dtype="u8", shape=(size,)), zero)
 
     def _matrices(self) -> Iterable[tuple[View, _Matrix]]:
         """What products read along two axes, each matrix with its readers."""

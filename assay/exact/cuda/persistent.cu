@@ -61,7 +61,7 @@ __device__ __forceinline__ u64 summed_by_rows(u64 values[8]) {
 /* What a thread has of a tile, from `row` and `column` on: rounded or added to totals, and summed by columns. `inside`: there is no edge in it, C's pairs
  * lie at multiples of 8 bytes, and nothing goes to totals. */
 __device__ __forceinline__ void round_tile(i32 (*sums)[TN / 2], const u32 *top_a, const u32 *top_b, i64 bits_, i64 step_a, i64 step_b, i64 m, i64 n, i64 padded_b,
-                                           float *c, u64 *totals, u64 *columns, int product, int row, int column, bool inside) {
+                                           float *c, u64 *totals, u64 *columns, const float *more, int product, int row, int column, bool inside) {
     bool split = gridDim.y > 1;
     int bits = (int)bits_;
     double scale_a[2];
@@ -97,13 +97,16 @@ __device__ __forceinline__ void round_tile(i32 (*sums)[TN / 2], const u32 *top_a
                 }
                 i64 place = at + h * 8 * n + y;
                 float2 out = {rounded(total[0], scale_a[h], scale_b[0]), rounded(total[1], scale_a[h], scale_b[1])};
-                if (inside) *(float2 *)(c + place) = out;
+                if (inside) {
+                    if (more) out.x = plus(out.x, more, place), out.y = plus(out.y, more, place + 1);
+                    *(float2 *)(c + place) = out;
+                }
                 else if (row + h * 8 < m) {
                     #pragma unroll
                     for (int e = 0; e < 2; e++) {
                         if (column + y + e >= n) continue;
                         if (split) atomicAdd(&totals[place + e], (u64)total[e]);
-                        else c[place + e] = e ? out.y : out.x;
+                        else c[place + e] = plus(e ? out.y : out.x, more, place + e);
                     }
                 }
             }
@@ -116,7 +119,7 @@ __device__ __forceinline__ void round_tile(i32 (*sums)[TN / 2], const u32 *top_a
 /* As gemm of wgmma.cu, but blockIdx.x is the number of a cluster and of the block in it, and there are `tiles` tiles for a whole cluster each. */
 KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const i8 *b, const u32 *top_a, const u32 *top_b, i64 bits, i64 step_a,
                                                              i64 step_b, i64 m, i64 n, i64 k, i64 padded_a, i64 padded_b, i64 run, float *c,
-                                                             u64 *totals, u64 *columns, i64 tiles) {
+                                                             u64 *totals, u64 *columns, const float *more, i64 tiles) {
     ASSAY_SHARED(char, whole);
     i64 blocks = (k + ROW - 1) / ROW, from = blockIdx.y * run, to = from + run < blocks ? from + run : blocks;
     if (from >= to) return; /* a part without work, which says that sums go through memory; so it is for the whole cluster */
@@ -185,7 +188,7 @@ KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const 
             bool inside = place->row + TM <= m && place->column + TN <= n && n % 2 == 0 && (u64)c % 8 == 0 && gridDim.y == 1;
             __syncwarp();
             if (LANE < SHARERS) barrier_arrive(before, sharer);
-            round_tile(sums, top_a, top_b, bits, step_a, step_b, m, n, padded_b, c, totals, columns, product, row, column, inside);
+            round_tile(sums, top_a, top_b, bits, step_a, step_b, m, n, padded_b, c, totals, columns, more, product, row, column, inside);
         }
         cluster_meet();
     }

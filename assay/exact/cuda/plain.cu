@@ -19,7 +19,8 @@ KERNEL quantise_plain(i64 n, i64 length, i32 *q, u32 *tops, const float *x, i64 
 #define DEEP 64 /* elements of the summed axis between two barriers */
 
 /* y[p, i, j] of `products` products [rows, length] x [columns, length]; blocks of 16 x 16, grid (rows, columns, products) */
-KERNEL product_plain(i64 rows, i64 columns, i64 length, float *y, const i32 *qa, const i32 *qb, const u32 *tops_a, const u32 *tops_b, i64 bits, i64 products) {
+KERNEL product_plain(i64 rows, i64 columns, i64 length, float *y, const i32 *qa, const i32 *qb, const u32 *tops_a, const u32 *tops_b, i64 bits, i64 products,
+                     const float *more) {
     __shared__ i32 a[16][DEEP + 1], b[16][DEEP + 1];
     u32 x = threadIdx.x, r = threadIdx.y;
     i64 i = (i64)blockIdx.x * 16 + r, blocks = (columns + 15) / 16;
@@ -37,7 +38,9 @@ KERNEL product_plain(i64 rows, i64 columns, i64 length, float *y, const i32 *qa,
         }
         if (i < rows && j < columns) {
             int ea = (int)(tops_a[p * rows + i] >> 23), eb = (int)(tops_b[p * columns + j] >> 23);
-            y[(p * rows + i) * columns + j] = ea == 255 || eb == 255 ? of_bits(NAN_BITS) : round_scaled(total, ea + eb - 2 * ((int)bits - 1 + 126));
+            float one = ea == 255 || eb == 255 ? of_bits(NAN_BITS) : round_scaled(total, ea + eb - 2 * ((int)bits - 1 + 126));
+            i64 to = (p * rows + i) * columns + j;
+            y[to] = more ? canon(ADD(one, more[to])) : one;
         }
     }
 }

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.exact.added import added_at
 from assay.exact.cuda import pairs
 from assay.exact.cuda.device import Buffer, Description, Device, Launch, source
 from assay.exact.cuda.operands import Axis, Operand, operands
 from assay.exact.cuda.tiles import LANES, ROW, Digits, Group, Layout, Size, Tile, Way, digits, fitting
+from assay.exact.cuda.zeroed import Row, Zeros
 from assay.exact.steps import Step
-from assay.exact.table import TensorType
 from assay.exact.views import View
 
 STRETCH, TOPS_ROWS, TALL, CHECK_LANES = 512, 64, 64, 64
@@ -171,7 +173,7 @@ class Products:
         product = self.product(step)
         return None if product is None else product.sides[which]
 
-    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: Callable[[TensorType], View], fixed: Collection[int]) -> list[Step]:
+    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: pairs.New, fixed: Collection[int]) -> list[Step]:
         """The steps of a plan, with what packs matrices for two products (pairs.py)."""
         return pairs.paired(self, steps, storage, made, fixed)
 
@@ -186,15 +188,42 @@ class Products:
         product = self.product(step)
         return None if product is None else product.scratch
 
-    def prepare(self, step: Step, at: Callable[[View], int], scratch: int) -> list[Launch]:
-        """What computes a step; `at` gives addresses of views' first elements."""
+    def zeros(self, step: Step) -> int:
+        """Bytes of it that may lie elsewhere (`prepare`): what begins as zero, but for totals."""
+        return 0 if (product := self.product(step)) is None else product.places["totals"]
+
+    def prepare(self, step: Step, at: Callable[[View], int], scratch: int, zeroed: Zeros | None = None) -> list[Launch]:
+        """What computes a step; `at` gives addresses of views' first elements. With `zeroed`, memory that is zero already, what is to be
+        compared in the end is said there."""
         product = self.product(step)
         assert product is not None
         places = [[at(v) for v in reads] for reads in pairs.reads_of(step)]
-        there = _at(product, scratch, [Given(*found) if len(found) > 1 else None for found in places])
+        there = _at(product, scratch, [Given(*found) if len(found) > 1 else None for found in places], zeroed)
         clear, *both = self._packing(product, places[0][0], places[1][0], there, scratch)
-        own = (launch for pair, found in zip(both, places, strict=True) if len(found) == 1 for launch in pair)
-        return [clear, *own, *self._multiplying(product, at(step.writes[0]), there, there["totals"], product.parts)]
+        own: list[Launch] = []
+        for (tops, pack), (v, *others) in zip(both, pairs.reads_of(step), strict=True):
+            if zeroed is not None and not others and zeroed.still(v):
+                zeroed.tops.append(Row(around(product.digits, product.way.layout), tops.arguments, tops.grid[0]))
+                own.append(pack)
+            elif not others:
+                own += [tops, pack]
+        *made, compare = self._multiplying(product, at(step.writes[0]), there, there["totals"], product.parts, added_at(step, at))
+        if zeroed is None:
+            return [clear, *own, *made, compare]
+        zeroed.checks.append(Row(around(product.digits, product.way.layout), compare.arguments[:-1], compare.grid[0]))
+        words = (product.places["sums"] - product.places["totals"]) // 4
+        return [*([self.cleared(product.digits, product.way.layout, there["totals"], words)] if words else []), *own, *made]
+
+    def compared(self, checks: Sequence[Row], table: Callable[[Sequence[Sequence[int]]], int]) -> Launch:
+        """What compares the checksums of several products. `table` gives the address of rows of words."""
+        kernel, blocks = self._device.load(checks[0].source).kernel("compare_all"), max(check.blocks for check in checks)
+        return Launch(kernel, (blocks, len(checks), 1), BLOCK, (table([check.words for check in checks]), self.faults.address))
+
+    def topped(self, tops: Sequence[Row], table: Callable[[Sequence[Sequence[int]]], int]) -> Launch:
+        """What finds the largest magnitudes of several operands' lanes."""
+        first = list(accumulate((top.blocks for top in tops), initial=0))
+        rows = [(at, *top.words) for at, top in zip(first, tops, strict=False)]
+        return Launch(self._device.load(tops[0].source).kernel("tops_all"), (first[-1], 1, 1), BLOCK, (len(rows), table(rows)))
 
     def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]:
         """What packs a matrix for two products (pairs.py)."""
@@ -208,7 +237,6 @@ class Products:
         n, m = row.operand.lanes.size, column.operand.lanes.size
         out = []
         if made.tops:
-            out.append(self.cleared(row.digits, row.layout, of_r.top, pairs.head_of(row, column).size // 4))
             grid = -(-n // TOPS_ROWS) * -(-m // STRETCH)
             out.append(Launch(kernel("tops_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, of_r.top, of_c.top)))
         if around(row.digits, row.layout) != around(column.digits, column.layout):
@@ -245,17 +273,19 @@ class Products:
 
     def packed(
         self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int],
-        groups: int = 0,
+        groups: int = 0, factor: int = 0,
     ) -> Pair:  # fmt: skip
         """Scales and packing of an operand at `x`, to `top` (zeros before) and `digits`, with lanes up to `padded`. `sums`: planes in memory, and
-        where the digits' sums are added up over lanes and over k (0: nowhere). `groups`: where the sums of integers over each LANES lanes go."""
+        where the digits' sums are added up over lanes and over k (0: nowhere). `groups`: where the sums of integers over each LANES lanes go.
+        `factor`: where a number lies that each element is multiplied by before (0: none)."""
         kernel = self._device.load(around(how, layout)).kernel
         batch, steps = self._table(side.batch.offsets()[: side.products]), (*self._steps(side.lanes), *self._steps(side.k))
         common = (x, batch, *steps, side.lanes.size, side.k.size, int(side.turned), top)
         grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
-        tops = Launch(kernel("tops"), (grid, 1, 1), BLOCK, common)
+        names, more = (("tops_of", "pack_of"), (factor,)) if factor else (("tops", "pack"), ())
+        tops = Launch(kernel(names[0]), (grid, 1, 1), BLOCK, (*common, *more))
         grid = side.products * padded // LANES * -(-side.k.size // ROW)
-        return tops, Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, bits, padded, digits, *sums, groups))
+        return tops, Launch(kernel(names[1]), (grid, 1, 1), BLOCK, (*common, bits, padded, digits, *sums, groups, *more))
 
     def shared(self, p: Product, out: int, a: int, b: int, scratch: int, totals: int) -> Shared:
         """A product in tiles whose k is one rank's alone, its sums at `totals` (u64, like C), which are zero before."""
@@ -271,8 +301,9 @@ class Products:
         at = _at(p, scratch)
         return self._multiplying(p, out, at, at["totals"], p.parts)
 
-    def _multiplying(self, p: Product, out: int, at: Mapping[str, int], totals: int, parts: int) -> list[Launch]:
-        """`parts` blocks for each tile, those beyond `p.parts` without work; more than one leave sums at `totals`."""
+    def _multiplying(self, p: Product, out: int, at: Mapping[str, int], totals: int, parts: int, more: int = 0) -> list[Launch]:
+        """`parts` blocks for each tile, those beyond `p.parts` without work; more than one leave sums at `totals`. `more`: where what is added to
+        the result lies (0: nothing)."""
         kernel = self._device.load(around(p.digits, p.way.layout)).kernel
         padded_a, padded = p.padded_a, p.padded_b
         step_a, step_b = int(not p.a.shared), int(not p.b.shared)
@@ -281,15 +312,15 @@ class Products:
         made = []
         if p.tile is None:
             made += self._by_library(p, at)
-            made.append(Launch(kernel("combine"), rounding, BLOCK, (at["sums"], p.products, padded_a, *scales, padded, out, at["columns"])))
+            made.append(Launch(kernel("combine"), rounding, BLOCK, (at["sums"], p.products, padded_a, *scales, padded, out, at["columns"], more)))
         else:
-            arguments: tuple[int, ...] = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, totals, at["columns"])
+            arguments: tuple[int, ...] = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, totals, at["columns"], more)
             if isinstance(p.tile, Group) and p.tile.persistent:
                 arguments += (p.tiles // (p.tile.cm * p.tile.cn),)
             gemm = self._device.load(multiplication(p.digits, p.tile), p.tile.arch).kernel("gemm")
             made.append(Launch(gemm, (p.grid, parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits)))
         if parts > 1:
-            made.append(Launch(kernel("finish"), rounding, BLOCK, (totals, *scales, padded, out, at["columns"])))
+            made.append(Launch(kernel("finish"), rounding, BLOCK, (totals, *scales, padded, out, at["columns"], more)))
         run = p.digits.run // ROW
         size = (p.products * padded // CHECK_LANES, -(-p.blocks // run), 1)
         made.append(Launch(kernel("expected"), size, BLOCK, (at["across"], at["packed_b"], step_a, step_b, p.blocks, padded, run, at["wanted"])))
@@ -325,9 +356,11 @@ class Products:
         return self._tables[key].address
 
 
-def _at(p: Product, scratch: int, given: Sequence[Given | None] = (None, None)) -> dict[str, int]:
+def _at(p: Product, scratch: int, given: Sequence[Given | None] = (None, None), zeroed: Zeros | None = None) -> dict[str, int]:
     """Addresses of all that a product has beside its result."""
     at = {name: scratch + offset for name, offset in p.places.items()}
+    if zeroed is not None:
+        at |= {name: zeroed.address + offset for name, offset in p.places.items() if offset < p.places["totals"]}
     for found, names in zip(given, (("top_a", "across", "packed_a"), ("top_b", "along", "packed_b")), strict=True):
         if found is not None:
             at |= dict(zip(names, found, strict=True))

@@ -7,6 +7,9 @@
 
 enum { SUM, MAXIMUM, WHOLE };
 
+/* A sum, and element k of what is added to sums where they are stored, if anything is (an array as the result, or null): rounded by itself. */
+FN float with(float x, const float *more, u32 k) { return more ? canon(ADD(x, more[k])) : x; }
+
 /* What a thread finds in its share of a result's elements. */
 FN u32 top_part(const float *x, const i64 *along, u32 from, u32 to, u32 step) {
     u32 top = 0;
@@ -31,7 +34,7 @@ FN u64 whole_part(const u64 *x, const i64 *along, u32 from, u32 to, u32 step) {
 
 /* ---- a result is one group's ---- */
 
-template <int GROUP, int WHAT> FN void lines(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along) {
+template <int GROUP, int WHAT> FN void lines(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along, const float *more) {
     u32 lane = threadIdx.x % GROUP, groups = gridDim.x * (BLOCK / GROUP);
     for (u32 k = blockIdx.x * (BLOCK / GROUP) + threadIdx.x / GROUP; k < (u32)n; k += groups) {
         i64 at = offset_of(kept, k);
@@ -39,7 +42,7 @@ template <int GROUP, int WHAT> FN void lines(i64 n, i64 length, void *y, const v
         if (WHAT == SUM) {
             u32 top = largest_of<GROUP>(top_part(f, along, lane, (u32)length, GROUP));
             u64 total = total_of<GROUP>(sum_part(f, along, lane, (u32)length, GROUP, scaling(top, bits)));
-            if (lane == 0) ((float *)y)[k] = sum_of(top, total, bits);
+            if (lane == 0) ((float *)y)[k] = with(sum_of(top, total, bits), more, k);
         } else if (WHAT == MAXIMUM) {
             u32 most = largest_of<GROUP>(rank_part(f, along, lane, (u32)length, GROUP));
             if (lane == 0) ((float *)y)[k] = of_rank(most);
@@ -69,7 +72,7 @@ FN u64 total_of_rows(u64 v) {
     for (int r = 0; r < 8; r++) v += each[r][threadIdx.x];
     return v;
 }
-template <int WHAT> FN void columns(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along) {
+template <int WHAT> FN void columns(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along, const float *more) {
     for (u32 first = blockIdx.x * WARP; first < (u32)n; first += gridDim.x * WARP) {
         u32 k = first + threadIdx.x, to = k < (u32)n ? (u32)length : 0;
         i64 at = to ? offset_of(kept, k) : 0;
@@ -78,7 +81,7 @@ template <int WHAT> FN void columns(i64 n, i64 length, void *y, const void *x, i
         if (WHAT == SUM) {
             u32 top = largest_of_rows(top_part(f, along, threadIdx.y, to, 8));
             u64 total = total_of_rows(sum_part(f, along, threadIdx.y, to, 8, scaling(top, bits)));
-            if (writes) ((float *)y)[k] = sum_of(top, total, bits);
+            if (writes) ((float *)y)[k] = with(sum_of(top, total, bits), more, k);
         } else if (WHAT == MAXIMUM) {
             u32 most = largest_of_rows(rank_part(f, along, threadIdx.y, to, 8));
             if (writes) ((float *)y)[k] = of_rank(most);
@@ -89,32 +92,32 @@ template <int WHAT> FN void columns(i64 n, i64 length, void *y, const void *x, i
     }
 }
 
-KERNEL sum_f32_by_warp(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along) {
-    lines<WARP, SUM>(n, length, y, x, bits, kept, along);
+KERNEL sum_f32_by_warp(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along, const float *more) {
+    lines<WARP, SUM>(n, length, y, x, bits, kept, along, more);
 }
-KERNEL sum_f32_by_block(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along) {
-    lines<BLOCK, SUM>(n, length, y, x, bits, kept, along);
+KERNEL sum_f32_by_block(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along, const float *more) {
+    lines<BLOCK, SUM>(n, length, y, x, bits, kept, along, more);
 }
-KERNEL sum_f32_by_columns(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along) {
-    columns<SUM>(n, length, y, x, bits, kept, along);
+KERNEL sum_f32_by_columns(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along, const float *more) {
+    columns<SUM>(n, length, y, x, bits, kept, along, more);
 }
-KERNEL amax_f32_by_warp(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along) {
-    lines<WARP, MAXIMUM>(n, length, y, x, bits, kept, along);
+KERNEL amax_f32_by_warp(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along, const float *more) {
+    lines<WARP, MAXIMUM>(n, length, y, x, bits, kept, along, more);
 }
-KERNEL amax_f32_by_block(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along) {
-    lines<BLOCK, MAXIMUM>(n, length, y, x, bits, kept, along);
+KERNEL amax_f32_by_block(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along, const float *more) {
+    lines<BLOCK, MAXIMUM>(n, length, y, x, bits, kept, along, more);
 }
-KERNEL amax_f32_by_columns(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along) {
-    columns<MAXIMUM>(n, length, y, x, bits, kept, along);
+KERNEL amax_f32_by_columns(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along, const float *more) {
+    columns<MAXIMUM>(n, length, y, x, bits, kept, along, more);
 }
-KERNEL sum_i64_by_warp(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along) {
-    lines<WARP, WHOLE>(n, length, y, x, bits, kept, along);
+KERNEL sum_i64_by_warp(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along, const float *more) {
+    lines<WARP, WHOLE>(n, length, y, x, bits, kept, along, more);
 }
-KERNEL sum_i64_by_block(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along) {
-    lines<BLOCK, WHOLE>(n, length, y, x, bits, kept, along);
+KERNEL sum_i64_by_block(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along, const float *more) {
+    lines<BLOCK, WHOLE>(n, length, y, x, bits, kept, along, more);
 }
-KERNEL sum_i64_by_columns(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along) {
-    columns<WHOLE>(n, length, y, x, bits, kept, along);
+KERNEL sum_i64_by_columns(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along, const float *more) {
+    columns<WHOLE>(n, length, y, x, bits, kept, along, more);
 }
 
 /* ---- a result is shared by the blocks along grid.y, `chunk` elements each; tops and totals start as zeros ---- */
@@ -151,7 +154,9 @@ KERNEL shared_wholes(i64 n, i64 length, i64 chunk, u64 *totals, const u64 *x, co
     total = line ? total_of<BLOCK>(total) : total_of_rows(total);
     if (writes) atomicAdd(totals + k, total);
 }
-KERNEL end_of_sums(i64 n, float *y, const u64 *totals, const u32 *tops, i64 bits) { FOR_EACH(k, n) y[k] = sum_of(tops[k], totals[k], bits); }
+KERNEL end_of_sums(i64 n, float *y, const u64 *totals, const u32 *tops, i64 bits, const float *more) {
+    FOR_EACH(k, n) y[k] = with(sum_of(tops[k], totals[k], bits), more, k);
+}
 KERNEL end_of_ranks(i64 n, float *y, const u32 *ranks) { FOR_EACH(k, n) y[k] = of_rank(ranks[k]); }
 
 /* ---- prefix sums of [outer, length, inner]: a thread for each line ---- */
@@ -238,9 +243,9 @@ KERNEL scatter_rows(i64 n, u64 *totals, const u32 *top, const u32 *slots, const 
         if (q) atomicAdd(totals + (i64)(slots[inside(index, item, i / (u32)width, rows)] - 1) * width + i % (u32)width, (u64)q);
     }
 }
-KERNEL end_of_rows(i64 n, float *y, const u64 *totals, const u32 *top, const u32 *slots, i64 width, i64 bits) {
+KERNEL end_of_rows(i64 n, float *y, const u64 *totals, const u32 *top, const u32 *slots, i64 width, i64 bits, const float *more) {
     FOR_EACH(i, n) {
         u32 slot = slots[i / (u32)width];
-        y[i] = sum_of(*top, slot ? totals[(i64)(slot - 1) * width + i % (u32)width] : 0, bits);
+        y[i] = with(sum_of(*top, slot ? totals[(i64)(slot - 1) * width + i % (u32)width] : 0, bits), more, i);
     }
 }

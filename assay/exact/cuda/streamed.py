@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from assay.exact.cuda.device import Buffer, Launch
 from assay.exact.cuda.operands import Axis, Operand, axis
 from assay.exact.cuda.tiles import LANES, NARROW, ROW, Digits, Layout
+from assay.exact.inplace import multiplied, seen_by
 from assay.exact.steps import Step
 from assay.exact.views import View
 
@@ -31,6 +32,8 @@ class Packed(NamedTuple):
     view: View
     side: Operand
     bits: int
+    factor: View | None = None
+    """One number that each element is multiplied by before, if there is one."""
 
     @property
     def padded(self) -> int:
@@ -68,8 +71,8 @@ class Packs(Protocol):
 
     def packed(
         self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int],
-        groups: int = 0,
-    ) -> tuple[Launch, Launch]: ...
+        groups: int = 0, factor: int = 0,
+    ) -> tuple[Launch, Launch]: ...  # fmt: skip
 
 
 class Fresh(NamedTuple):
@@ -114,7 +117,9 @@ def packing(
     out = [products.cleared(how, NARROW, scratch + fresh.start, fresh.words)] if fresh.packed else []
     for packed in fresh.packed:
         top, across, along, to = (scratch + places[packed][part] for part in ("top", "across", "along", "digits"))
-        out += products.packed(how, NARROW, packed.bits, packed.side, packed.padded, at(packed.view), top, to, (in_memory(how), 0, along), across)
+        factor = at(packed.factor) if packed.factor is not None else 0
+        sums = in_memory(how), 0, along
+        out += products.packed(how, NARROW, packed.bits, packed.side, packed.padded, at(packed.view), top, to, sums, across, factor)
     return out
 
 
@@ -135,3 +140,11 @@ def sides(step: Step) -> tuple[tuple[Packed, Walk], tuple[Packed, Walk]]:
         side = Operand(batch if kept else Axis((1,), (0,)), *(axis(v.shape[slice(*span)], v.strides[slice(*span)]) for span in (of_lanes, of_k)))
         made.append((Packed(v, side, bits), Walk(v.shape[:lead] or (1,), tuple(steps) or (0,))))
     return made[0], made[1]
+
+
+def sides_of(step: Step, part: Step) -> tuple[tuple[Packed, Walk], tuple[Packed, Walk]]:
+    """The operands of one of the products of a step `attend`, where they lie (assay.exact.inplace)."""
+    found = multiplied(part, seen_by(step))
+    assert found is not None
+    (a, of_a), (b, of_b) = sides(found[0])
+    return (a._replace(factor=found[1][0]), of_a), (b._replace(factor=found[1][1]), of_b)

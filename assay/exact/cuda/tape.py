@@ -15,30 +15,33 @@ from typing import Protocol
 
 import numpy as np
 
+from assay.exact.added import added_at
 from assay.exact.cuda import attend, maps, rows
 from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
 from assay.exact.cuda.pairs import Packing
 from assay.exact.cuda.streamed import Packs, Shelf, Walk
+from assay.exact.cuda.walks import limited, walk_words
+from assay.exact.cuda.zeroed import Row, Zeroed, Zeros
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.rows import Rows
 from assay.exact.steps import Step
 from assay.exact.tape import MASK
 from assay.exact.views import View, c_strides, merged
-from assay.program import ProgramError
 
 THREADS = 256
 WAVES = 16
 """Blocks of a grid for each processor, at most: every thread then takes several elements."""
 MOST = 65535
 """Blocks of a grid along y and along z."""
-LIMIT = 1 << 31
-"""Elements of a step's index space (walk.cuh)."""
 SHORT, LONG = 1024, 4096
 """Elements of a result that a warp takes alone; from which on blocks may share one."""
 CHUNK = 2048
 """Elements of a result that a block takes at least where blocks share it."""
 TURNED = 16
 """Elements along both axes from which on a copy that turns them round goes through tiles."""
+
+MOST_ZEROS = 64 << 20
+"""Bytes that what begins as zero may take (zeroed.py)."""
 
 Maker = Callable[[Callable[[View], int]], list[Launch]]
 """Address of a view's first element -> launches of a step."""
@@ -51,29 +54,15 @@ class Products(Packing, Packs, Protocol):
         """Bytes of scratch memory; None where the plain kernels must do it."""
         ...
 
-    def prepare(self, step: Step, at: Callable[[View], int], scratch: int) -> list[Launch]: ...
+    def zeros(self, step: Step) -> int:
+        """Bytes of it that `prepare` wants zero before and uses for nothing else."""
+        ...
 
+    def prepare(self, step: Step, at: Callable[[View], int], scratch: int, zeroed: Zeros | None = None) -> list[Launch]: ...
 
-def magic(size: int) -> int:
-    """Word by which walk.cuh divides by `size`, 1 <= size < 2^31."""
-    shift = (size - 1).bit_length()
-    return ((1 << 32) * ((1 << shift) - size) // size + 1) | shift << 32
+    def compared(self, checks: Sequence[Row], table: Callable[[Sequence[Sequence[int]]], int]) -> Launch: ...
 
-
-def limited(n: int) -> None:
-    """Raises ProgramError for a step over too many elements."""
-    if n >= LIMIT:
-        raise ProgramError(f"a step over {n} elements: the CUDA route takes less than 2^31 at a time (use smaller micro-batches)")
-
-
-def walk_words(dims: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
-    """A walk as walk.cuh reads it. Raises ProgramError when it is too long."""
-    limited(prod(dims))
-    sizes, (steps,) = merged(dims, strides)
-    words = [len(sizes)]
-    for n, step in zip(reversed(sizes), reversed(steps), strict=True):
-        words += [n, magic(n), step]
-    return tuple(words)
+    def topped(self, tops: Sequence[Row], table: Callable[[Sequence[Sequence[int]]], int]) -> Launch: ...
 
 
 class Tape:
@@ -91,8 +80,11 @@ class Tape:
         self._attending = {id(step): attend.attend(step, device.description, plan.known) for step in plan.steps if step.name == "attend"}
         attend.compiled(kernels, self._attending.values())
         self._shelf = Shelf()
+        self._zeroed = Zeroed(0 if plan.trace else MOST_ZEROS, plan)
         self._makers = [self._made(steps, text) for steps, text in batches]
         self._packers = {v: self._copy(v, v._replace(strides=c_strides(v.shape))) for v in plan.views if plan.trace and not v.contiguous}
+        self._scratch_end = -(-self.scratch // ALIGN) * ALIGN
+        self.scratch = self._scratch_end + self._zeroed.size if self._zeroed.size else self.scratch
         self._walk_buffer = device.allocate(8 * max(1, len(self._words)))
         device.upload(self._walk_buffer.address, np.array(self._words or [0], np.int64))
         sizes = [(a.nbytes + ALIGN - 1) // ALIGN * ALIGN for a in plan.constants]
@@ -118,11 +110,16 @@ class Tape:
     def bind(self, bases: Mapping[str, Sequence[int]], scratch: int, held: list[Buffer]) -> list[Launch]:
         """The launches of all steps, in order. What they need beside scratch memory is added to what the caller holds."""
         self._scratch_at, self._held = scratch, held
-        launches: list[Launch] = []
-        self.marks = [0]
+        self._zeroed.begin(scratch + self._scratch_end)
+        regions = (self._zeroed.address, self._zeroed.size), (bases["arena"][0] + self.plan.zeros[0], self.plan.zeros[1])
+        launches = [self.zeros(*region) for region in regions if region[1]]
+        self.marks = [len(launches)]
         for maker in self._makers:
             launches += maker(lambda v: self.place(v, bases))
             self.marks.append(len(launches))
+        if self._products is not None and self._zeroed.checks:
+            first = [self._products.topped(self._zeroed.tops, self._table)] if self._zeroed.tops else []
+            launches = [*launches[: self.marks[0]], *first, *launches[self.marks[0] :], self._products.compared(self._zeroed.checks, self._table)]
         self._held = []  # they are the caller's
         return launches
 
@@ -217,8 +214,7 @@ class Tape:
             arguments: list[int] = [*size]
             for v, walk in zip(step.reads, walks, strict=True):
                 arguments += [at(v)] if walk is None else [at(v), self._address(walk)]
-            heads = [self.zeros(at(part.writes[0]), *part.extra) for part in step.parts if part.name == "tops"]
-            return [*heads, Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*arguments, *map(at, step.writes), *bits))]
+            return [Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*arguments, *map(at, step.writes), *bits))]
 
         return make
 
@@ -295,7 +291,7 @@ class Tape:
         return self._each("fill_4", -(-size // 4), address, 0)
 
     def _reduction(self, step: Step) -> Maker:
-        (out,), (x,) = step.writes, step.reads
+        (out,), (x, *_) = step.writes, step.reads
         bits, inner, run, rank, *walk = step.extra
         outer, steps, (rows, *far) = walk[:rank], walk[rank : 2 * rank], walk[2 * rank :]
         n, length = prod(outer) * inner, prod(far[:rows]) * run
@@ -312,19 +308,23 @@ class Tape:
             kernel, grid, block = f"{what}_by_warp", self._grid(-(-n // 8)), (THREADS, 1, 1)
         else:
             kernel, grid, block = f"{what}_by_block", self._grid(n), (THREADS, 1, 1)
-        return lambda at: [Launch(self._kernels[kernel], grid, block, (n, length, at(out), at(x), bits, self._address(kept), self._address(along)))]
+        chosen = self._kernels[kernel]
+        return lambda at: [Launch(chosen, grid, block, (n, length, at(out), at(x), bits, *map(self._address, (kept, along)), added_at(step, at)))]
 
     def _shared(self, step: Step, size: tuple[int, int], walks: tuple[int, int], what: str, lines: bool, parts: int) -> Maker:
         """A reduction whose results are shared by `parts` blocks each."""
-        (out,), (x,), (n, length), bits = step.writes, step.reads, size, step.extra[0]
+        (out,), (x, *_), (n, length), bits = step.writes, step.reads, size, step.extra[0]
         chunk = -(-length // parts)
         grid: Dim3 = (n if lines else -(-n // 32), -(-length // chunk), 1)
         block: Dim3 = (THREADS, 1, 1) if lines else (32, 8, 1)
         above = 8 * n  # totals, then tops
-        self._need(12 * n)
+        own = self._zeroed.take(12 * n)
+        if own is None:
+            self._need(12 * n)
 
         def make(at: Callable[[View], int]) -> list[Launch]:
-            totals, tops = (self._scratch_at, self._scratch_at + above) if what == "sum_f32" else (at(out), self._scratch_at)
+            start = self._scratch_at if own is None else self._zeroed.address + own
+            totals, tops = (start, start + above) if what == "sum_f32" else (at(out), start)
             two = [self._address(w) for w in walks]
 
             def shared(kernel: str, *arguments: int) -> Launch:
@@ -332,19 +332,20 @@ class Tape:
 
             if what == "sum_i64":
                 return [self.zeros(totals, 8 * n), shared("shared_wholes", totals, at(x), *two)]
+            cleared = [self.zeros(start, 12 * n)] if own is None else []
             if what == "amax_f32":
-                return [self.zeros(tops, 4 * n), shared("shared_ranks", tops, at(x), *two), self._each("end_of_ranks", n, at(out), tops)]
+                return [*cleared, shared("shared_ranks", tops, at(x), *two), self._each("end_of_ranks", n, at(out), tops)]
             return [
-                self.zeros(totals, 12 * n),
+                *cleared,
                 shared("shared_tops", tops, at(x), *two),
                 shared("shared_sums", totals, tops, at(x), bits, *two),
-                self._each("end_of_sums", n, at(out), totals, tops, bits),
+                self._each("end_of_sums", n, at(out), totals, tops, bits, added_at(step, at)),
             ]
 
         return make
 
     def _scatter_add(self, step: Step) -> Maker:
-        (out,), (index, values) = step.writes, step.reads
+        (out,), (index, values, *_) = step.writes, step.reads
         item, rows, n, width, bits = step.extra
         slots, totals = 8, 8 + -(-rows // 2) * 8  # behind the top and the number of rows claimed
         size = totals + 8 * min(n, rows) * width
@@ -358,7 +359,7 @@ class Tape:
                 self._each("top_of_all", n * width, top, at(values)),
                 self._each("claim_rows", n, top + 4, *named, item, rows),
                 self._each("scatter_rows", n * width, top + totals, top, *named, at(values), item, rows, width, bits),
-                self._each("end_of_rows", rows * width, at(out), top + totals, top, top + slots, width, bits),
+                self._each("end_of_rows", rows * width, at(out), top + totals, top, top + slots, width, bits, added_at(step, at)),
             ]
 
         return make
@@ -367,8 +368,9 @@ class Tape:
         if self._products is not None and (size := self._products.scratch(step)) is not None:
             products = self._products
             self._need(size)
-            return lambda at: products.prepare(step, at, self._scratch_at)
-        (out,), (a, b), (bits, rows, inner_a, inner_b, columns) = step.writes, step.reads, step.extra
+            own = self._zeroed.take(products.zeros(step))
+            return lambda at: products.prepare(step, at, self._scratch_at, self._zeroed.of(own))
+        (out,), (a, b, *_), (bits, rows, inner_a, inner_b, columns) = step.writes, step.reads, step.extra
         at_a, at_b = len(a.shape) - rows - inner_a, len(b.shape) - inner_b - columns
         batch, m = prod(a.shape[:at_a]), prod(a.shape[at_a : at_a + rows])
         k, n = prod(a.shape[at_a + rows :]), prod(b.shape[at_b + inner_b :])
@@ -394,7 +396,7 @@ class Tape:
             return [
                 Launch(quantise, self._grid(-(-batch * m // 8)), (THREADS, 1, 1), (batch * m, k, qa, ta, at(a), bits, la, ka)),
                 Launch(quantise, self._grid(-(-batch * n // 8)), (THREADS, 1, 1), (batch * n, k, qb, tb, at(b), bits, lb, kb)),
-                Launch(self._kernels["product_plain"], grid, (16, 16, 1), (m, n, k, at(out), qa, qb, ta, tb, bits, batch)),
+                Launch(self._kernels["product_plain"], grid, (16, 16, 1), (m, n, k, at(out), qa, qb, ta, tb, bits, batch, added_at(step, at))),
             ]
 
         return make

@@ -37,7 +37,7 @@ __device__ __forceinline__ float element_of(i64 total, u32 top_a, u32 top_b, int
 /* blockIdx.x: cluster of tiles, and tile in it; the rest as in gemm.cu. padded_a, padded_b: multiples of CM * TM, CN * TN. */
 KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const i8 *b, const u32 *top_a, const u32 *top_b, i64 bits, i64 step_a,
                                                              i64 step_b, i64 m, i64 n, i64 k, i64 padded_a, i64 padded_b, i64 run, float *c,
-                                                             u64 *totals, u64 *columns) {
+                                                             u64 *totals, u64 *columns, const float *more) {
     ASSAY_SHARED(char, whole);
     i64 blocks = (k + ROW - 1) / ROW, from = blockIdx.y * run, to = from + run < blocks ? from + run : blocks;
     if (from >= to) return; /* a part without work, which says that sums go through memory; so it is for the whole cluster */
@@ -140,6 +140,10 @@ KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const 
                     continue;
                 }
                 float2 out = {element_of((i64)two.x, top_a[x], tb[0], (int)bits), element_of((i64)two.y, top_a[x], tb[1], (int)bits)};
+                if (more) {
+                    out.x = plus(out.x, more, at);
+                    if (y + 1 < n) out.y = plus(out.y, more, at + 1);
+                }
                 if (pairs) *(float2 *)(c + at) = out;
                 else {
                     c[at] = out.x;

@@ -22,7 +22,8 @@ from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.operands import Axis, Operand
 from assay.exact.cuda.product import MOST_ROWS, Product, Products
-from assay.exact.cuda.tape import CHUNK, MOST, THREADS, WAVES, limited, walk_words
+from assay.exact.cuda.tape import CHUNK, MOST, THREADS, WAVES
+from assay.exact.cuda.walks import limited, walk_words
 from assay.exact.ranks.exchanges import Exchange, sizes_of
 from assay.exact.table import TensorType
 from assay.exact.views import c_strides
@@ -191,7 +192,7 @@ class Sums:
         out.tops.append(self._each("top_of_all", values.elements, own.tops, x))
         of = (named, x, index.bytes // index.elements, rows, width, bits)
         out.sums.append(self._each("scatter_rows", values.elements, own.totals, own.tops, self._slots.address, *of))
-        out.results.append(self._each("end_of_rows", e.whole.elements, own.result, own.totals, own.tops, self._slots.address, width, bits))
+        out.results.append(self._each("end_of_rows", e.whole.elements, own.result, own.totals, own.tops, self._slots.address, width, bits, 0))
 
     def _reduce(self, at: int, own: _Own, out: Launches) -> None:
         e, line = self.exchanges[at], self._lines[at]
@@ -214,7 +215,7 @@ class Sums:
             bits = reference.sum_bits(e.terms)
             out.tops.append(shared("shared_tops", own.tops, x))
             out.sums.append(shared("shared_sums", own.totals, own.tops, x, bits))
-            out.results.append(self._each("end_of_sums", n, own.result, own.totals, own.tops, bits))
+            out.results.append(self._each("end_of_sums", n, own.result, own.totals, own.tops, bits, 0))
 
 
 class _Line(NamedTuple):

@@ -1,0 +1,117 @@
+"""What is cleared once for a whole part, and checksums that are compared in its end: that the bits are the same on a second run and where there is no
+room, that a flipped bit is found, and so is what was not cleared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from assay.exact.cuda import fake, product, tape, zeroed
+from assay.exact.cuda.device import Launch
+from assay.exact.cuda.product import Products
+from assay.exact.cuda.tiles import ROWS as ROWS_OF_128
+from assay.exact.cuda.tiles import digits
+from assay.exact.inputs import Case, Writer, case, floats
+from tests.exact.test_cuda_pairs import Run
+
+needs_compiler = pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler for the fake device")
+ROWS, COLUMNS = 40, 5000
+
+
+def several(w: Writer) -> Sequence[int]:
+    """Two products of their own, two of a matrix that is packed once (its magnitudes made by a kernel of rows), and a sum that blocks share."""
+    x = w("mul", w("neg", 0), 0)
+    first, second = w("matmul", x, 1), w("matmul", w("permute", x, axes=(1, 0)), 2)
+    return [first, second, w("matmul", 0, w("neg", 1)), w("sum", 3, axes=(1,), keepdim=False)]
+
+
+def made() -> Case:
+    given = [floats(1, (ROWS, 33), "even"), floats(2, (33, 17), "even"), floats(3, (ROWS, 20), "even"), floats(4, (2, COLUMNS), "even")]
+    return case("several", given, several)
+
+
+
+@needs_compiler
+def test_the_bits_are_the_same_whenever_it_runs() -> None:
+    run = Run(made(), 14)
+    assert run.right()
+    assert run.right(), "again, with what the first run left in memory"
+    bound = run.cuda._planned("micro", False)
+    assert run.tape.plan.zeros[1] > 0
+    assert run.tape._zeroed.size > 0
+    assert len(bound.launches) == run.tape.marks[-1] + 2
+    names = [launch.kernel.name for launch in bound.launches]
+    assert names.count("compare_all") == names.count("tops_all") == 1
+    assert names.count("compare") == 0
+    assert names.count("tops") == 1, "of the one operand that is made on the way"
+
+
+@needs_compiler
+def test_without_room_each_step_clears_and_compares_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = len(Run(made(), 14).cuda._planned("micro", False).launches)
+    monkeypatch.setattr(tape, "MOST_ZEROS", 1)
+    run = Run(made(), 14)
+    assert run.right()
+    assert run.tape._zeroed.size == 0
+    assert len(run.cuda._planned("micro", False).launches) >= more + 4  # three products clear and compare; two launches less
+    assert run.right()
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["columns", "wanted", "along"])
+def test_a_bit_that_is_flipped_in_any_product_s_sums_is_found_in_the_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(made(), 14)
+    given: list[zeroed.Row] = []
+    right = Products.compared
+    monkeypatch.setattr(Products, "compared", lambda self, checks, table: (given.extend(checks), right(self, checks, table))[1])
+    last = run.cuda._planned("micro", False).launches[-1]
+    assert len(given) == 3
+    for at, check in enumerate(given):
+        address = check.words[("columns", "along", "wanted").index(name)]
+
+        def strike(launch: Launch, arena: int, address: int = address + 3 * 8 + at, at: int = at) -> None:
+            if launch is last:
+                run.flip(address, at)
+
+        assert run.struck(strike)[1] == 1
+
+
+@needs_compiler
+def test_what_is_not_cleared_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the two regions."""
+
+    def left(which: int) -> Callable[[tape.Tape, int, int], Launch]:
+        right, seen = tape.Tape.zeros, [0]
+
+        def zeros(self: tape.Tape, address: int, size: int) -> Launch:
+            seen[0] += 1
+            return right(self, address, size if seen[0] != which else 4)
+
+        return zeros
+
+    for which in (1, 2):
+        with monkeypatch.context() as patched:
+            patched.setattr(tape.Tape, "zeros", left(which))
+            run = Run(made(), 14)
+            bound = run.cuda._planned("micro", False)
+            run.device.upload(bound.bases["arena"][0], np.full(run.tape.arena, 0x71, np.uint8))
+            run.device.upload(bound.held[1].address, np.full(run.tape.scratch, 0x71, np.uint8))
+            right, found = run.struck(lambda launch, arena: None)
+            assert not right or found
+
+
+@needs_compiler
+def test_a_change_of_the_kernel_for_all_magnitudes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each operand's first block alone does its work."""
+    right, of, instead = product.around, "blockIdx.x - (u32)row[0]);", "0u);"
+    assert right(digits(14), ROWS_OF_128).count(of) == 1
+    monkeypatch.setattr(product, "around", lambda *how: right(*how).replace(of, instead))
+    assert not Run(made(), 14).right()
+
+
+@needs_compiler
+def test_magnitudes_of_what_is_made_on_the_way_cannot_be_found_in_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zeroed.Zeroed, "still", lambda self, v: True)
+    assert not Run(made(), 14).right()
