@@ -298,7 +298,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
         float most = of_rank(largest_of<32>(rank));
         for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) x[i] = exp_f32(SUB(x[i], most)), top = larger(top, magnitude(x[i]));
         top = largest_of<32>(top);
-        int scale = scale_of(top, bits_of_sum);
+        Scale scale = scaling(top, bits_of_sum);
         for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) sum += (u64)fixed(x[i], scale);
         float all = sum_of(top, total_of<32>(sum), bits_of_sum);
         top = 0;

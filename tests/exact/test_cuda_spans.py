@@ -367,9 +367,9 @@ class Sums(Flipping):
 
     def packed(
         self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int],
-        groups: int = 0,
+        groups: int = 0, factor: int = 0,
     ) -> tuple[Launch, ...]:  # fmt: skip
-        rest = Products.packed(self, how, layout, bits, side, padded, x, top, digits, sums, groups)
+        rest = Products.packed(self, how, layout, bits, side, padded, x, top, digits, sums, groups, factor)
         at = groups + 4 * 128 * -(-side.k.size // 128) * self._group + 8
         self._seen += side.lanes.size == 130
         return *rest, *([Launch(self._flip, (1, 1, 1), (1, 1, 1), (self._left.address, at))] if groups and self._seen == 2 else [])
