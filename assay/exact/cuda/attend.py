@@ -237,6 +237,8 @@ class _Writer:
         assert places is not None
         column = " + first + warp" if v.strides[-1] else ""
         base = f"{address} + offset_of({self.parameter('const i64 *', 'w', places.batch)}, z){column}"
+        if places.rows.strides == (1,):
+            return [f"const {kind} *p{value.name} = {base}{further};"]
         if len(places.rows.dims) == 1:
             step = self.parameter("i64 ", "j", places.rows.strides[0])
             return [f"const Along<{kind}> p{value.name} = {{{base}{f'{further} * {step}' if further else ''}, {step}}};"]
