@@ -15,7 +15,7 @@ from assay.exact.cuda.plans import plan_for
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.ruler import Ruler
 from assay.exact.plan import Plan
-from tests.exact import nvrtc
+from tests.exact import nvrtc, test_cuda_spans
 from tests.exact.test_cuda_attention import H200, attention, masked
 
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed (nvidia-cuda-nvrtc-cu12)")
@@ -73,17 +73,22 @@ def test_all_kernels_compile_for_every_architecture(arch: str) -> None:
     check(generated(*trainings.FAMILIES), arch)
 
 
-def attending(arch: str, size: tuple[int, int, int, int]) -> list[str]:
-    """The kernels of attention with its gradients, as they are for such a chip, each with what it calls."""
+def attending(arch: str, size: tuple[int, int, int, int], leaving_out: bool = False) -> list[str]:
+    """The kernels of attention with its gradients, as they are for such a chip, each with what it calls; or such that leave out what a causal mask
+    empties."""
     of = H200._replace(arch=arch)
-    plan = plan_for(attention(masked, size).part, {}, 14, of, Products(Ruler(of)))
+    c = test_cuda_spans.attention("added -inf", test_cuda_spans.causal, size) if leaving_out else attention(masked, size)
+    plan = plan_for(c.part, {}, 14, of, Products(Ruler(of)))
     return [attend.before(made.how, made.ring) + made.text.text for made in attend.kernels([plan], of)]
 
 
-@pytest.mark.parametrize(("arch", "spilled"), [("sm_90", 36), pytest.param("sm_80", 0, marks=pytest.mark.slow)])
-def test_kernels_of_attention_round_as_written_and_hold_what_they_are_to(arch: str, spilled: int) -> None:
+@pytest.mark.parametrize(("arch", "leaving_out", "spilled"), [
+    ("sm_90", True, 0), pytest.param("sm_90", False, 36, marks=pytest.mark.slow), pytest.param("sm_80", False, 0, marks=pytest.mark.slow),
+    pytest.param("sm_80", True, 0, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_kernels_of_attention_round_as_written_and_hold_what_they_are_to(arch: str, leaving_out: bool, spilled: int) -> None:
     """Heads of 64 over 1024 characters: 32 elements of a line, of two values, wait in each thread's registers."""
-    texts = attending(arch, (2, 1024, 1024, 64))
+    texts = attending(arch, (2, 1024, 1024, 64), leaving_out)
     assert len(texts) == 3
     stores = []
     for text in texts:

@@ -287,7 +287,7 @@ class _Writer:
             body = [f"const i64 first = (i64)({which} % (u32)blocks) * BR;", "const Span span = {0, (int)length};", *_place(which), *self.body]
         if self.most:
             every = f"for (u32 block = blockIdx.x; block < {self.parameter('i64 ', 'n', blocks)}; block += gridDim.x) {{"
-            body = [every, *_in([f"if (!{flags}[block]) continue;", *body, "__syncthreads();"]), "}"]
+            body = [every, *_in([f"if (!{flags}[block]) continue;", *body]), "}"]
         text = "\n    ".join(body)
         head = ["i64 blocks", "i64 lines", "i64 length", "i64 pitch", "i64 room", "i64 bits", "u64 *faults"]
         given: list[Argument] = [-(-shape.lines // lines), shape.lines, shape.elements, self.room.pitch, self.room.digits, self.bits, None]
