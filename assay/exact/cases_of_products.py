@@ -113,10 +113,20 @@ def attention() -> Iterator[Case]:
         given = [floats(1760 + i, (2, length, 20), kind) for i, length in enumerate((43, 39, 39, 43))]
         mask = np.where(np.arange(43)[:, None] - 4 >= np.arange(39)[None], np.float32(0), np.float32(-np.inf))
         yield case(f"attention {kind} b={bits}", [*given, mask], _attention, bits)
+    for kind in ("even", "rare"):
+        given = [floats(1780 + i, (2, 130, 16), kind) for i in range(4)]
+        yield case(f"attention causal {kind}", given, _causal)
 
 
-def _attention(w: Writer) -> list[int]:
-    q, k, v, g, mask = range(5)
+def _causal(w: Writer) -> list[int]:
+    """The mask is a constant, so that what it empties may be left out; the last lines have three units of 64."""
+    key = w("reshape", w("iota", n=130), shape=(1, 130))
+    zero, least = (w("expand", w("reshape", w.f32(x), shape=(1, 1)), shape=(130, 130)) for x in (0.0, -np.inf))
+    return _attention(w, w("select", w("le", key, w("reshape", key, shape=(130, 1))), zero, least))
+
+
+def _attention(w: Writer, mask: int = 4) -> list[int]:
+    q, k, v, g = range(4)
 
     def turned(x: int) -> int:
         return w("permute", x, axes=(0, 2, 1))

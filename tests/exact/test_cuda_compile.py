@@ -15,7 +15,7 @@ from assay.exact.cuda.plans import plan_for
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.ruler import Ruler
 from assay.exact.plan import Plan
-from tests.exact import nvrtc
+from tests.exact import nvrtc, test_cuda_spans
 from tests.exact.test_cuda_attention import H200, attention, masked
 
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed (nvidia-cuda-nvrtc-cu12)")
@@ -74,10 +74,12 @@ def test_all_kernels_compile_for_every_architecture(arch: str) -> None:
     check(generated(*trainings.FAMILIES), arch)
 
 
-def attending(arch: str, size: tuple[int, int, int, int]) -> list[str]:
-    """The kernels of attention with its gradients, as they are for such a chip, each with what it calls."""
+def attending(arch: str, size: tuple[int, int, int, int], leaving_out: bool = False) -> list[str]:
+    """The kernels of attention with its gradients, as they are for such a chip, each with what it calls; or such that leave out what a causal mask
+    empties."""
     of = H200._replace(arch=arch)
-    plan = plan_for(attention(masked, size).part, {}, 14, of, Products(Ruler(of)))
+    c = test_cuda_spans.attention("added -inf", test_cuda_spans.causal, size) if leaving_out else attention(masked, size)
+    plan = plan_for(c.part, {}, 14, of, Products(Ruler(of)))
     return [attend.before(made.how, made.ring) + made.text.text for made in attend.kernels([plan], of)]
 
 
@@ -92,10 +94,12 @@ def test_a_sum_that_is_rounded_once_has_to_be_written_so() -> None:
     assert arithmetic(made) == {"fma.rn"}
 
 
-@pytest.mark.parametrize("arch", ["sm_90", pytest.param("sm_80", marks=pytest.mark.slow)])
-def test_kernels_of_attention_round_as_written_and_hold_what_they_are_to(arch: str) -> None:
+@pytest.mark.parametrize(("arch", "leaving_out"), [
+    ("sm_90", True), *(pytest.param(arch, out, marks=pytest.mark.slow) for arch, out in (("sm_90", False), ("sm_80", False), ("sm_80", True))),
+])  # fmt: skip
+def test_kernels_of_attention_round_as_written_and_hold_what_they_are_to(arch: str, leaving_out: bool) -> None:
     """Heads of 64 over 1024 characters: 32 elements of a line, of two values, wait in each thread's registers."""
-    texts = attending(arch, (2, 1024, 1024, 64))
+    texts = attending(arch, (2, 1024, 1024, 64), leaving_out)
     assert len(texts) == 3
     stores = []
     for text in texts:

@@ -134,6 +134,7 @@ def products(device: Fake) -> Iterator[bool]:
 def packed(device: Fake) -> Iterator[bool]:
     yield from products(device)
     yield from (right(device, of(make, (rows, 130, 50), "wide")) for rows in (60, 300) for make in (as_it_is, turned, by_map))
+    yield attended(device, *HEADS[0])
 
 
 def by_wgmma(device: Fake) -> Iterator[bool]:

@@ -4,6 +4,7 @@ themselves: test_cuda_onchip.py."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -50,6 +51,11 @@ def blocks(w: Writer, query: int, key: int) -> int:
 def blind(w: Writer, query: int, key: int) -> int:
     """The first 20 queries see no key."""
     return w("le", key, w("sub", query, number(w, 20)))
+
+
+def units(w: Writer, query: int, key: int) -> int:
+    """The same where units of 64 end: nothing that is made is masked."""
+    return w("eq", *(w("cast", w("lt", v, number(w, 64)), dtype="i64") for v in (query, key)))
 
 
 def seen(w: Writer, scores: int, mask: Masked) -> int:
@@ -159,14 +165,25 @@ def first_gradient(given: list[np.ndarray]) -> None:
     given[3][:, 2, 5] = np.nan
 
 
+def large_query(given: list[np.ndarray]) -> None:
+    """Its scores are infinite where it does not see them, and there alone."""
+    given[0][:, 0], given[1][:, :64], given[1][:, 64:] = 1e33, 1e-3, 1e7
+
+
+def negative(given: list[np.ndarray]) -> None:
+    """All scores."""
+    given[0], given[1] = abs(given[0]) + np.float32(0.1), -abs(given[1]) - np.float32(0.1)
+
+
 SHORT, LONG = (2, 130, 130, 16), (1, 200, 200, 24)
 FOUND = [
     *(attention("added -inf", mask, SHORT) for mask in (causal, window, blocks, blind)),
     *(attention("added -inf", causal, (2, n, n, 16)) for n in (65, 80, 127, 128, 129)),
     *(attention("added -inf", causal, SHORT, kind) for kind in ("rare", "wide", "huge", "tiny")), attention("added -inf", window, LONG),
-    *(attention("added -inf", causal, SHORT, change=change) for change in (last_key, last_value, first_query, first_gradient)),
+    *(attention("added -inf", causal, SHORT, change=change) for change in (last_key, last_value, first_query, first_gradient, large_query)),
     *(attention("filled -1e9", mask, SHORT) for mask in (causal, window, blind)), attention("filled -1e9", causal, SHORT, "rare"),
-    attention("leaking", causal, SHORT), attention("leaking", blind, SHORT, "wide"), attention("leaking", window, SHORT, change=last_key),
+    attention("leaking", causal, SHORT), attention("leaking", blind, SHORT, "wide"), attention("leaking", units, SHORT, change=negative),
+    attention("leaking", window, SHORT, change=last_key),
 ]  # fmt: skip
 SLOW = [
     *(attention(way, mask, SHORT) for way in ("filled -inf", "added lowest", "linear", "dropping") for mask in (causal, blind)),
@@ -175,7 +192,7 @@ SLOW = [
     *(attention("added -inf", mask, SHORT, "wide", bits) for bits in (8, 15, 23) for mask in (causal, blind)),
     attention("added -inf", causal, (1, 1100, 1100, 8)), attention("filled -1e9", window, (1, 260, 260, 128)),
 ]  # fmt: skip
-ALONE = [attention("added -inf", causal, (1, n, n, 16)) for n in (17, 40, 64)]
+ALONE = [attention("added -inf", causal, (1, n, n, 16)) for n in (40, 64)]
 """Lines of one unit: nothing is left out."""
 
 
@@ -206,9 +223,17 @@ def compiled(cases: Sequence[Case], change: Callable[[str], str] = str, more: Se
     return made, everything
 
 
+COUNTER = MapText("counted", "KERNEL counted(u64 *out) { *out = fetches; fetches = 0; }")
+
+
+def counting(text: str) -> str:
+    """Counts each thread that starts to fetch a unit."""
+    return text.replace("#ifndef RING", "static u64 fetches;\n#ifndef RING", 1).replace("fetch_unit<BR>(ring +", "fetches++, fetch_unit<BR>(ring +")
+
+
 @cache
 def device() -> tuple[Device, Kernels]:
-    return compiled([*FOUND, *ALONE])
+    return compiled([*FOUND, *ALONE], counting, [COUNTER])
 
 
 @needs_compiler
@@ -222,7 +247,7 @@ def test_attention_has_the_bits_of_the_reference(c: Case) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("c", [pytest.param(c, id=c.name) for c in SLOW])
 def test_other_masks_digits_and_lengths(c: Case) -> None:
-    assert all(one.spans is not None for one in kernels(c))
+    assert any(one.spans is not None for one in kernels(c))
     assert agrees(c, compiled([c]))
 
 
@@ -262,14 +287,6 @@ def test_half_of_a_long_causal_text_is_left_out() -> None:
         assert one.spans.elements == sum(4 * 64 * units for units in range(1, 17))
 
 
-COUNTER = MapText("counted", "KERNEL counted(u64 *out) { *out = fetches; fetches = 0; }")
-
-
-def counting(text: str) -> str:
-    """Counts each thread that starts to fetch a unit."""
-    return text.replace("#ifndef RING", "static u64 fetches;\n#ifndef RING", 1).replace("fetch_unit<BR>(ring +", "fetches++, fetch_unit<BR>(ring +")
-
-
 def expected(c: Case) -> int:
     """Units that all kernels fetch, of 16 lanes and 64 elements of k, if no block makes whole lines after all."""
     count = 0
@@ -296,7 +313,7 @@ def fetched(c: Case, on: tuple[Device, Kernels]) -> int:
 @needs_compiler
 def test_what_is_left_out_is_not_fetched_unless_it_has_to_be() -> None:
     plain = attention("added -inf", causal, SHORT)
-    on = compiled([plain], counting, [COUNTER])
+    on = device()
     products = [sum(map(len, attend.streams(step))) for step in steps(plain)]
     assert products == [2, 3, 4]
     assert fetched(plain, on) == expected(plain)
@@ -376,20 +393,21 @@ class Sums(Flipping):
 
 
 UNSEEN, LEAKING, WINDOW = attention("filled -1e9", blind, SHORT), attention("leaking", causal, SHORT), attention("added -inf", window, LONG)
-KEY, VALUE, QUERY = (attention("added -inf", causal, SHORT, change=change) for change in (last_key, last_value, first_query))
+KEY, QUERY = (attention("added -inf", causal, SHORT, change=change) for change in (last_key, large_query))
+LOW = attention("leaking", units, SHORT, change=negative)
 CHANGES: dict[str, tuple[str, str, Case]] = {
-    "what a sum takes of what is left out": ("lane ? 0 : (u64)left *", "lane ? 0 : 0u *", LEAKING),
-    "what a maximum takes of it": ("left ? rank_of(", "0 ? rank_of(", LEAKING),
+    "what a sum takes of what is left out": ("lane ? 0 : (u64)left *", "lane ? 0 : 0ull *", LEAKING),
+    "what a maximum takes of it": ("left ? rank_of(", "0 ? rank_of(", LOW),
     "how much is left out": ("left = n - some;", "left = n - some + 1u;", LEAKING),
     "that it may not be zero": ("fits = fits && (!left || (m", "fits = fits && (!left || true || (m", UNSEEN),
     "that it may not be zero, by columns": ("fits = fits && m", "fits = fits && true || m", UNSEEN),
     "that it may not be bounded": ("|| bounded<BR>(", "|| true || bounded<BR>(", KEY),
-    "a value that is not bounded": ("if (j < span.begin || j >= span.end) most =", "if (j < span.begin) most =", VALUE),
+    "a value that is not bounded": ("if (j < span.begin || j >= span.end) most =", "if (j < span.begin) most =", KEY),
     "queries that are not bounded": ("a.lanes ? a.top[first + threadIdx.x] : 0u", "0 ? a.top[0] : 0u", QUERY),
     "a block that says nothing": ("if (threadIdx.x == 0) *flag = 1;", "if (threadIdx.x == 0) *flag = 0;", UNSEEN),
     "a block that says it of another": ("+ own[0];", "+ 0;", UNSEEN),
     "a block that is not made again": ("block += gridDim.x", "block += 2 * gridDim.x", UNSEEN),
-    "where a mask begins": (", r) + from;", ", r);", WINDOW),
+    "where a mask begins": ("* length + from;", "* length;", WINDOW),
     "where a line begins": ("+ warp * pitch + from;", "+ warp * pitch;", WINDOW),
     "where digits begin": ("(int)warp, length, from,", "(int)warp, length, 0u,", WINDOW),
     "which rows are left out, by columns": ("[(int)(e - from)]", "[(int)e]", UNSEEN),
@@ -402,7 +420,8 @@ CHANGES: dict[str, tuple[str, str, Case]] = {
 def test_a_change_of_the_kernels_is_found(change: str) -> None:
     old, new, c = CHANGES[change]
     assert any(old in text for k in kernels(c) if k.whole is not None for text in (k.text.text, k.whole.text.text, attend.before(k.how, k.ring)))
-    assert not agrees(c, compiled([c], lambda text: text.replace(old, new)))
+    with contextlib.suppress(faults.HardwareFault):
+        assert not agrees(c, compiled([c], lambda text: text.replace(old, new)))
 
 
 @needs_compiler

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from assay.exact.cuda import rows
 from assay.exact.cuda.blocks import ALIGN, TOPS, Room, alike, room
 from assay.exact.cuda.device import Description, Launch, source
+from assay.exact.cuda.intervals import Told, told
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
 from assay.exact.cuda.spans import Known, Section, Spans, spans_of, split
 from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, packing, sides_of
@@ -143,6 +144,7 @@ class _Writer:
             self.sections.append((self._section(stores, put), parts))
             stores = []
         planes, self.most = frozenset(part.writes[0].root for part in self.makers), most
+        self.known = known
         self.spans = spans_of([one for one, _ in self.sections], planes, self.shape, room.lines, known) if known is not None else None
 
     def _by_root(self) -> dict[int, list[Step]]:
@@ -222,6 +224,9 @@ class _Writer:
         kind, further = TYPES[v.dtype], " + from" if self.spans is not None else ""
         if v.root in self.planes:
             return [f"const float *p{value.name} = {self.planes[v.root]} + warp * pitch{further};"]
+        array = self.known(v.root) if self.known is not None else None
+        if array is not None and value.wide and (mask := told(v, array, self.shape)) is not None:
+            return self._telling(value, mask)
         address = self.address(v)
         if not self.shape.by_columns:
             start = rows.start(v, self.shape.all_rows)
@@ -244,6 +249,15 @@ class _Writer:
             return [f"const Along<{kind}> p{value.name} = {{{base}{f'{further} * {step}' if further else ''}, {step}}};"]
         along = self.parameter("const i64 *", "w", places.rows)
         return [f"const Walked<{kind}> p{value.name} = {{{base}, {along}, {'from' if further else '0u'}}};"]
+
+    def _telling(self, value: rows.Value, mask: Told) -> list[str]:
+        """A mask that is no memory, of lines up to a whole number of blocks."""
+        kind, lines = TYPES[value.dtype], -(-self.shape.lines // self.room.lines) * self.room.lines
+        ends = self.parameter("const i64 *", "l", Table(mask.ends + (0,) * (2 * lines - len(mask.ends))))
+        begin = f"(u32){ends}[2 * (first + warp)]"
+        either = ", ".join(f"of_bits({bits:#x}u)" if value.dtype == "f32" else str(bits) for bits in (mask.inside, mask.outside))
+        from_ = " - from" if self.spans is not None else ""
+        return [f"const Told<{kind}> p{value.name} = {{{begin}{from_}, (u32){ends}[2 * (first + warp) + 1] - {begin}, {either}}};"]
 
     def multiplied(self, part: Step, root: int) -> str:
         """The product that reads the line whose digits are there."""
@@ -296,7 +310,7 @@ class _Writer:
             body = [f"const i64 first = (i64)({which} % (u32)blocks) * BR;", "const Span span = {0, (int)length};", *_place(which), *self.body]
         if self.most:
             every = f"for (u32 block = blockIdx.x; block < {self.parameter('i64 ', 'n', blocks)}; block += gridDim.x) {{"
-            body = [every, *_in([f"if (!{flags}[block]) continue;", *body, "__syncthreads();"]), "}"]
+            body = [every, *_in([f"if (!{flags}[block]) continue;", *body]), "}"]
         text = "\n    ".join(body)
         head = ["i64 blocks", "i64 lines", "i64 length", "i64 pitch", "i64 room", "i64 bits", "u64 *faults"]
         given: list[Argument] = [-(-shape.lines // lines), shape.lines, shape.elements, self.room.pitch, self.room.digits, self.bits, None]

@@ -18,6 +18,13 @@ template <class T> struct Along {
     MEMBER T operator[](int e) const { return first[(i64)e * step]; }
 };
 
+/* A mask that has one value in an interval and another one beside it. */
+template <class T> struct Told {
+    u32 begin, size;
+    T inside, outside;
+    MEMBER T operator[](int e) const { return (u32)e - begin < size ? inside : outside; }
+};
+
 template <class T> struct Walked {
     const T *first;
     const i64 *walk;

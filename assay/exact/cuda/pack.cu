@@ -224,8 +224,7 @@ template <bool SCALED> __device__ __forceinline__ void pack_group(const float *x
             i32 sum = 0; /* less than 2^28 */
             for (int i = 0; i < 8; i++) sum += part[i][threadIdx.x];
             of.groups[((product * (padded / LANES) + group) * blocks + block) * ROW + threadIdx.x] = sum;
-        }
-        __syncthreads();
+        } /* `part` is not used again: pack_both has no groups */
     }
 }
 

@@ -144,7 +144,7 @@ class Left:
             case "select":
                 return self._selected(v, given)
             case "u8_to":
-                return _bounded(1) if kind == "f32" else ANYTHING
+                return _bounded(8) if kind == "f32" else ANYTHING
         return ANYTHING
 
     def _sum(self, v: rows.Value, given: Sequence[What]) -> What:
@@ -225,7 +225,7 @@ class Left:
         if w.constant is not None and v.dtype == "f32":
             return f"of_bits({np.float32(w.constant).view(np.uint32):#x}u)"
         if w.constant is not None:
-            return str(int(w.constant))
+            return f"({TYPES[v.dtype]}){int(w.constant) % (1 << 64):#x}ull"
         if w.told:
             return f"m{v.name}" if v.wide else v.name
         return f"({TYPES[v.dtype]})0"
