@@ -169,7 +169,7 @@ CHANGES = {
     "what the clamp changes, summed": ("line.sum += none ? 0 : held - q;", ""),
     "digits of a line that has a NaN": ("if (none) line.sum = 0;", ""),
     "a line's scale where it is tiny": ("- ((u32)(s - first) << 23)", ""),
-    "the low digit": ("d[1] = q & (2 * HALF - 1);\n    d[0] = q >> BASE;\n#else\n    digits_of", "d[1] = q & (HALF - 1);\n    d[0] = q >> BASE;\n#else\n    digits_of"),
+    "the low digit": ("d[1] = q & (2 * HALF - 1);", "d[1] = q & (HALF - 1);"),
     "the high digits' own carry": ("(sums[1][i] >> BASE)", "(sums[1][i] / (1 << BASE))"),
     "what the last sums begin with": (" || i / 4 == WEIGHTS - 1 ?", " ?"),
     "how many totals a line has": ("        count += 2;\n", "        count++;\n"),

@@ -1,5 +1,5 @@
-"""What digits.cuh makes in f32 alone, against integers and f64: rounding of sums, scaling, and the integers of operands. Ties, powers of two, zero and
-the limits of what is allowed are there for each width; the rest is drawn."""
+"""What digits.cuh makes in f32 alone, against integers and f64: rounding of sums, scaling, and the integers of operands. Ties, powers of two, zero
+and the limits of what is allowed are there for each width; the rest is drawn."""
 
 from __future__ import annotations
 
