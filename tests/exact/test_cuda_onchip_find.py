@@ -147,7 +147,7 @@ CHANGES = {
     "which lanes are fetched": ("((step & second) * b.padded + lane) * WIDTH", "((step & second) * b.padded) * WIDTH"),
     "the planes of what is fetched": ("UNIT + at, from + z * plane + at)", "UNIT + at, from + at)"),
     "a line's element": ("to[i % 2 * pitch", "to[i / 2 * pitch"),
-    "a line's magnitude": ("scale_a[i % 2]), usual_b", "scale_a[0]), usual_b"),
+    "a line's magnitude": ("scale_a[i % 2], usual_b", "scale_a[0], usual_b"),
     "a lane's magnitude": ("usual_b(top_b[i / 2])", "usual_b(top_b[0])"),
     "lines of another block": ("(i / (BR * (WIDTH / 16)) * a.padded + first) * WIDTH", "(i / (BR * (WIDTH / 16)) * a.padded) * WIDTH"),
     "a checksum of some lanes": ("for (int by = 4; by < 32; by *= 2) here", "for (int by = 8; by < 32; by *= 2) here"),
@@ -180,7 +180,7 @@ CHANGES = {
     "what the clamp changes, summed": ("line.sum += none ? 0 : held - q;", ""),
     "digits of a line that has a NaN": ("if (none) line.sum = 0;", ""),
     "a line's scale where it is tiny": ("- ((u32)(s - first) << 23)", ""),
-    "the low digit": ("d[1] = q & (2 * HALF - 1);\n    d[0] = q >> BASE;\n#else\n    digits_of", "d[1] = q & (HALF - 1);\n    d[0] = q >> BASE;\n#else\n    digits_of"),
+    "the low digit": ("d[1] = q & (2 * HALF - 1);", "d[1] = q & (HALF - 1);"),
     "the high digits' own carry": ("(sums[1][i] >> BASE)", "(sums[1][i] / (1 << BASE))"),
     "what the last sums begin with": (" || i / 4 == WEIGHTS - 1 ?", " ?"),
     "how many totals a line has": ("        count += 2;\n", "        count++;\n"),
@@ -209,7 +209,7 @@ def wrong(one: Chip) -> bool:
             if faults or not same(np.ascontiguousarray(got), reference.matmul(a, b.T, one.bits)):
                 return True
     a, b = operands(1, 17, 70, 100, "even", one.bits)
-    for hard_a, hard_b in ((with_hard_lanes(a), b), (a, with_hard_lanes(b))):
+    for hard_a, hard_b in ((with_hard_lanes(a), b), (a, np.roll(with_hard_lanes(b), 8, 0))):
         with np.errstate(over="ignore"):
             want = reference.matmul(hard_a, hard_b.T, one.bits)
         for got, faults in (one.inward(one.packed(hard_a), one.packed(hard_b)), one.outward(hard_a, one.packed(hard_b))):

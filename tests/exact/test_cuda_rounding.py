@@ -1,5 +1,5 @@
-"""What digits.cuh makes in f32 alone, against integers and f64: rounding of sums, scaling, and the integers of operands. Ties, powers of two, zero and
-the limits of what is allowed are there for each width; the rest is drawn."""
+"""What digits.cuh makes in f32 alone, against integers and f64: rounding of sums, scaling, and the integers of operands. Ties, powers of two, zero
+and the limits of what is allowed are there for each width; the rest is drawn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ LEAST, MOST = 77, 180
 
 OF_FEW_BITS = """
 KERNEL elements(const i64 *totals, const u32 *top_a, const u32 *top_b, i64 bits, i64 n, float *out) {
-    for (i64 i = 0; i < n; i++) out[i] = usual_element(totals[i], usual_a(top_a[i], (int)bits), usual_b(top_b[i]));
+    for (i64 i = 0; i < n; i++) {
+        u32 hi = CENTRED + (u32)(totals[i] >> 22), lo = CENTRED + ((u32)totals[i] & 0x3fffffu);
+        out[i] = usual_element<22>(hi, lo, usual_a(top_a[i], (int)bits), usual_b(top_b[i]));
+    }
 }
 KERNEL both_usual(const u32 *top_a, const u32 *top_b, i64 n, i64 *out) { for (i64 i = 0; i < n; i++) out[i] = usual(top_a[i], top_b[i]); }
 KERNEL sums(const i64 *hi, const i64 *lo, i64 n, float *out) {

@@ -199,7 +199,7 @@ template <int BR> __device__ __forceinline__ void product_in(float *plane, int p
             u32 hi, lo;
             pair_of_sums(sums, i, &hi, &lo);
             highs[i % 2] += hi, lows[i % 2] += lo;
-            x[i] = __fmul_rn(__fmul_rn(joined<LOW>(hi, lo), scale_a[i % 2]), usual_b(top_b[i / 2]));
+            x[i] = usual_element<LOW>(hi, lo, scale_a[i % 2], usual_b(top_b[i / 2]));
         }
         count += 2;
         if (!lines_usual || !usual(top_b[0], top_b[1])) {

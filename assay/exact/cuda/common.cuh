@@ -17,8 +17,8 @@ typedef unsigned long long u64;
     T *name = reinterpret_cast<T *>(assay_shared)
 #endif
 
-/* RN32(a b + c), rounded once. Only for products that are exact in f32: a product that is not is rounded by itself, everywhere. The PTX says which of the two
- * an fma is, since the compiler is told to make none. */
+/* RN32(a b + c), rounded once. Only for products that are exact in f32, or less than 2^-126 and nothing beside c: all others are rounded by themselves. The PTX
+ * says that it is this sum, since the compiler is told to make none. */
 #ifdef ASSAY_FAKE
 static inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static inline void as_it_is(i32 &) {}

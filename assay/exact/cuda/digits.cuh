@@ -173,10 +173,10 @@ __device__ __forceinline__ float element(i64 total, u32 top_a, u32 top_b, int bi
     return round_scaled(total, shift);
 }
 
-/* The same in f32 alone, for at most 15 bits (NARROWED), where both largest magnitudes are `usual`, in [2^-50, 2^54), and |total| < 2^44, as is all that an
- * int32 sums. Such a total is hi 2^w + lo, both less than 2^23 in size, so an addition of the two rounds it, once. Then two powers of two scale it,
- * 2^(Ea - 123 - 2b) and 2^(Eb - 127), E the exponent fields of A's lane and of B's: what comes of the first is 0 or from 2^-76 to 2^99 in size, what
- * comes of both from 2^(-96 - 2b) >= 2^-126 to 2^(2b - 2 + 17 - 2b + 4 + 106) = 2^125, so neither rounds. Zero is +0, since of x + -x it is. */
+/* The same in f32 alone, for at most 15 bits (NARROWED), where both largest magnitudes are `usual`, in [2^-50, 2^54), and |total| < 2^44 and <= 2^(2b + 15), as
+ * is all that an int32 sums. Such a total is hi 2^w + lo, both less than 2^23 in size, so an addition of the two rounds it, once. Then two powers of two
+ * scale it, 2^(Ea - 123 - 2b) and 2^(Eb - 127), E the exponent fields of A's lane and of B's: what comes of the first is 0 or from 2^-76 to 2^72 in size,
+ * what comes of both from 2^(-96 - 2b) >= 2^-126 to 2^125, so neither rounds. Zero is +0, since of x + -x it is. */
 #define NARROWED (OWN <= 2)
 #define ONE 0x3f800000u     /* bits of 1: a largest magnitude for lanes that are zero, or that there are not */
 #define CENTRED 0x4b400000u /* bits of 1.5 2^23; those of 1.5 2^23 + n are n more, -2^22 <= n <= 2^22 */
@@ -191,11 +191,8 @@ template <int W> __device__ __forceinline__ float joined(u32 hi, u32 lo) {
     return fused(__fadd_rn(__uint_as_float(hi), -(12582912.0f + 12582912.0f / (1 << W))), (float)(1 << W), __uint_as_float(lo));
 }
 
-/* An element whose lanes are usual, by the factors of these. */
-__device__ __forceinline__ float usual_element(i64 total, float a, float b) {
-    float x = joined<22>(CENTRED + (u32)(total >> 22), CENTRED | ((u32)total & 0x3fffffu));
-    return __fmul_rn(__fmul_rn(x, a), b);
-}
+/* The element of such a total, by the factors of its lanes, which are usual. */
+template <int W> __device__ __forceinline__ float usual_element(u32 hi, u32 lo, float a, float b) { return __fmul_rn(__fmul_rn(joined<W>(hi, lo), a), b); }
 
 /* An element of a product, and what is added to it where it is stored, if anything is: rounded by itself, canonical where it is NaN. */
 __device__ __forceinline__ float plus(float x, const float *more, i64 at) {

@@ -140,22 +140,6 @@ __device__ __forceinline__ void multiply_stage(i32 (*sums)[MI][NI][4], partial (
     }
 }
 
-/* Two elements of a row. Sums of one part fit an int32, so totals are as digits.cuh wants them. */
-__device__ __forceinline__ void elements(float out[2], const i64 total[2], u32 top_a, const u32 top_b[2], int bits) {
-#if NARROWED
-    float a = usual_a(top_a, bits);
-    #pragma unroll
-    for (int e = 0; e < 2; e++) out[e] = usual_element(total[e], a, usual_b(top_b[e]));
-    if (usual(top_a, top_a) && usual(top_b[0], top_b[1])) return;
-#endif
-    #pragma unroll 1
-    for (int e = 0; e < 2; e++) {
-        float one = element(e ? total[1] : total[0], top_a, e ? top_b[1] : top_b[0], bits);
-        if (e) out[1] = one;
-        else out[0] = one;
-    }
-}
-
 /* blockIdx.x: product and tile; blockIdx.y: part of k, `run` stages each. step_a, step_b: 1, or 0 where all products share an operand.
  * One part: C (plus `more`, an array as C or null) and `columns` [product][padded_b] are written. Several: `totals` [product][m][n] are added to. */
 KERNEL __launch_bounds__(THREADS) gemm(const i8 *a, const i8 *b, const u32 *top_a, const u32 *top_b, i64 bits, i64 step_a, i64 step_b,
@@ -217,28 +201,22 @@ KERNEL __launch_bounds__(THREADS) gemm(const i8 *a, const i8 *b, const u32 *top_
     for (int j = 0; j < NI; j++) {
         u64 column_sums[2] = {0, 0};
         i64 y = column + of_n + j * 8 + LANE % 4 * 2;
-        u32 tb[2] = {y < n ? top_b[y] : ONE, y + 1 < n ? top_b[y + 1] : ONE};
+        u32 tb[2] = {y < n ? top_b[y] : 0u, y + 1 < n ? top_b[y + 1] : 0u};
         #pragma unroll
         for (int i = 0; i < MI * 2; i++) {
             i64 x = row + of_m + i * 8 + LANE / 4;
-            u32 ta = x < m ? top_a[x] : ONE;
-            i64 total[2];
+            u32 ta = x < m ? top_a[x] : 0u;
             #pragma unroll
             for (int e = 0; e < 2; e++) {
                 i32 s[SUMS];
                 #pragma unroll
                 for (int z = 0; z < SUMS; z++) s[z] = sums[z][i / 2][j][i % 2 * 2 + e];
-                total[e] = recombined(s);
-                column_sums[e] += (u64)total[e];
-            }
-            float out[2] = {0.0f, 0.0f};
-            if (!split) elements(out, total, ta, tb, (int)bits);
-            #pragma unroll
-            for (int e = 0; e < 2; e++) {
+                i64 total = recombined(s);
+                column_sums[e] += (u64)total;
                 if (x < m && y + e < n) {
                     i64 at = (product * m + x) * n + y + e;
-                    if (split) atomicAdd(&totals[at], (u64)total[e]);
-                    else c[at] = plus(out[e], more, at);
+                    if (split) atomicAdd(&totals[at], (u64)total);
+                    else c[at] = plus(element(total, ta, tb[e], (int)bits), more, at);
                 }
             }
         }
