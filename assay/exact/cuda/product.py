@@ -222,7 +222,7 @@ class Products:
     def topped(self, tops: Sequence[Row], table: Callable[[Sequence[Sequence[int]]], int]) -> Launch:
         """What finds the largest magnitudes of several operands' lanes."""
         first = list(accumulate((top.blocks for top in tops), initial=0))
-        rows = [(at, *top.words) for at, top in zip(first, tops, strict=False)]
+        rows = [(at, *(word % (1 << 64) for word in top.words)) for at, top in zip(first, tops, strict=False)]
         return Launch(self._device.load(tops[0].source).kernel("tops_all"), (first[-1], 1, 1), BLOCK, (len(rows), table(rows)))
 
     def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]:
