@@ -6,7 +6,8 @@
 # A kernel that reads a row again reads it from memory only if the rows that are under way at a time (2048 threads a processor, or one row
 # where kernels are launched so) do not fit in the level-2 cache. A product: both operands as f32 twice (scales, packing), their digits written, read
 # by the multiplication once each, and B's once more for the checksum, C written (and what is added to it read); where blocks share k, 8 bytes of
-# each total cleared, added by every block and read. A matrix that is packed along both axes at once is read once for that, if the blocks under way fit in the cache (132
+# each total cleared, added by every block and read. A matrix that is packed along both axes at once is read once for
+# that, if the blocks under way fit in the cache (132
 # processors, four blocks each of 64 KB), and once for its scales where the step that makes it does not write them. A kernel that keeps scores on the
 # chip: what it packs, as for a product; the digits that it wants, what its chain reads (a mask) and what it writes once each. What it reads of the
 # level-2 cache is counted apart: the lanes and k of the operands that stream by, for each block, with their sums for checksums, and what its chain

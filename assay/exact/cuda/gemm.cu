@@ -216,7 +216,7 @@ KERNEL __launch_bounds__(THREADS) gemm(const i8 *a, const i8 *b, const u32 *top_
                 if (x < m && y + e < n) {
                     i64 at = (product * m + x) * n + y + e;
                     if (split) atomicAdd(&totals[at], (u64)total);
-                    else c[at] = plus(element(total, ta, tb[e], (int)bits), more, at);
+                    else c[at] = plus(element(total, ta, tb[e], (int)bits), ADDS ? more : nullptr, at);
                 }
             }
         }

@@ -97,18 +97,22 @@ __device__ __forceinline__ void round_tile(i32 (*sums)[TN / 2], const u32 *top_a
                 }
                 i64 place = at + h * 8 * n + y;
                 float2 out = {rounded(total[0], scale_a[h], scale_b[0]), rounded(total[1], scale_a[h], scale_b[1])};
-                if (inside) {
-                    if (more) out.x = plus(out.x, more, place), out.y = plus(out.y, more, place + 1);
-                    *(float2 *)(c + place) = out;
+#if ADDS
+                if (row + h * 8 < m) {
+                    #pragma unroll
+                    for (int e = 0; e < 2; e++) if (column + y + e < n) c[place + e] = plus(e ? out.y : out.x, more, place + e);
                 }
+#else
+                if (inside) *(float2 *)(c + place) = out;
                 else if (row + h * 8 < m) {
                     #pragma unroll
                     for (int e = 0; e < 2; e++) {
                         if (column + y + e >= n) continue;
                         if (split) atomicAdd(&totals[place + e], (u64)total[e]);
-                        else c[place + e] = plus(e ? out.y : out.x, more, place + e);
+                        else c[place + e] = e ? out.y : out.x;
                     }
                 }
+#endif
             }
         }
         u64 sum = summed_by_rows(column_sums);

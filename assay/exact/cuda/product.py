@@ -222,7 +222,7 @@ class Products:
     def topped(self, tops: Sequence[Row], table: Callable[[Sequence[Sequence[int]]], int]) -> Launch:
         """What finds the largest magnitudes of several operands' lanes."""
         first = list(accumulate((top.blocks for top in tops), initial=0))
-        rows = [(at, *top.words) for at, top in zip(first, tops, strict=False)]
+        rows = [(at, *(word % (1 << 64) for word in top.words)) for at, top in zip(first, tops, strict=False)]
         return Launch(self._device.load(tops[0].source).kernel("tops_all"), (first[-1], 1, 1), BLOCK, (len(rows), table(rows)))
 
     def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]:
@@ -317,7 +317,7 @@ class Products:
             arguments: tuple[int, ...] = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, totals, at["columns"], more)
             if isinstance(p.tile, Group) and p.tile.persistent:
                 arguments += (p.tiles // (p.tile.cm * p.tile.cn),)
-            gemm = self._device.load(multiplication(p.digits, p.tile), p.tile.arch).kernel("gemm")
+            gemm = self._device.load(multiplication(p.digits, p.tile, more > 0 and parts == 1), p.tile.arch).kernel("gemm")
             made.append(Launch(gemm, (p.grid, parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits)))
         if parts > 1:
             made.append(Launch(kernel("finish"), rounding, BLOCK, (totals, *scales, padded, out, at["columns"], more)))
@@ -395,6 +395,6 @@ def around(how: Digits, layout: Layout) -> str:
 
 
 @cache
-def multiplication(how: Digits, tile: Tile | Group) -> str:
-    """CUDA C++ of the multiplication in tiles."""
-    return _defined(how, tile.layout) + f"#define HOLDS {how.holds}\n" + tile.defined() + source(*tile.files)
+def multiplication(how: Digits, tile: Tile | Group, adds: bool = False) -> str:
+    """CUDA C++ of the multiplication in tiles; `adds`: with something that is added to the result."""
+    return _defined(how, tile.layout) + f"#define HOLDS {how.holds}\n#define ADDS {int(adds)}\n" + tile.defined() + source(*tile.files)

@@ -140,10 +140,10 @@ KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const 
                     continue;
                 }
                 float2 out = {element_of((i64)two.x, top_a[x], tb[0], (int)bits), element_of((i64)two.y, top_a[x], tb[1], (int)bits)};
-                if (more) {
-                    out.x = plus(out.x, more, at);
-                    if (y + 1 < n) out.y = plus(out.y, more, at + 1);
-                }
+#if ADDS
+                out.x = plus(out.x, more, at);
+                if (y + 1 < n) out.y = plus(out.y, more, at + 1);
+#endif
                 if (pairs) *(float2 *)(c + at) = out;
                 else {
                     c[at] = out.x;
