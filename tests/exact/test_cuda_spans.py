@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from assay.exact import faults, reference
-from assay.exact.cuda import attend, fake, rows, spans
+from assay.exact.cuda import attend, fake, intervals, rows, spans
 from assay.exact.cuda.device import Description, Device, Launch
 from assay.exact.cuda.maps import Kernels, MapText
 from assay.exact.cuda.operands import Operand
@@ -375,6 +375,33 @@ def test_a_flipped_sum_of_any_group_is_found() -> None:
         assert faults.count() > before
 
 
+def test_masks_that_are_intervals_are_told_and_others_are_read() -> None:
+    for c in FOUND[:4]:
+        found = [k for k in kernels(c) if k.whole is not None]
+        assert found
+        for k in found:
+            assert k.whole is not None
+            assert "const Told<float>" in k.text.text
+            assert "Told<" not in k.whole.text.text
+            assert len(k.passes) == len(k.whole.passes) - 1
+    mask = np.zeros((5, 40), np.uint32)
+    for line, (begin, end) in enumerate(((0, 40), (3, 17), (39, 40), (0, 0), (20, 40))):
+        mask[line, begin:end] = 7
+    for array, (inside, outside) in ((mask, (7, 0)), (7 - mask, (0, 7))):
+        told = intervals.intervals(array)
+        assert told is not None
+        assert told[1:] == (inside, outside)
+        ends = np.reshape(told.ends, (5, 2))
+        at = np.arange(40)
+        assert np.array_equal((at >= ends[:, :1]) & (at < ends[:, 1:]), array == inside)
+    assert intervals.intervals(np.full((3, 4), 9, np.uint32)) is not None
+    for line, at, value in ((1, 10, 0), (3, 5, 8)):  # a hole on both sides of which there is something, and a third value
+        other = mask.copy()
+        other[line, at] = value
+        other[0, 1] = 0
+        assert intervals.intervals(other) is None
+
+
 class Sums(Flipping):
     """Flips a bit of one group's sums, of the second operand that has three groups: keys."""
 
@@ -407,9 +434,10 @@ CHANGES: dict[str, tuple[str, str, Case]] = {
     "a block that says nothing": ("if (threadIdx.x == 0) *flag = 1;", "if (threadIdx.x == 0) *flag = 0;", UNSEEN),
     "a block that says it of another": ("+ own[0];", "+ 0;", UNSEEN),
     "a block that is not made again": ("block += gridDim.x", "block += 2 * gridDim.x", UNSEEN),
-    "where a mask begins": ("* length + from;", "* length;", WINDOW),
+    "where a mask begins": ("[2 * (first + warp)] - from,", "[2 * (first + warp)],", WINDOW),
+    "where a mask ends": ("(u32)e - begin < size ?", "(u32)e - begin <= size ?", WINDOW),
     "where a line begins": ("+ warp * pitch + from;", "+ warp * pitch;", WINDOW),
-    "where digits begin": ("(int)warp, length, from,", "(int)warp, length, 0u,", WINDOW),
+    "where digits begin": ("(int)warp, from,", "(int)warp, 0u,", WINDOW),
     "which rows are left out, by columns": ("[(int)(e - from)]", "[(int)e]", UNSEEN),
 }  # fmt: skip
 

@@ -144,8 +144,13 @@ class _Writer:
             self.sections.append((self._section(stores, put), parts))
             stores = []
         planes, self.most = frozenset(part.writes[0].root for part in self.makers), most
-        self.known = known
+        self.told = self._told(known) if known is not None else {}
         self.spans = spans_of([one for one, _ in self.sections], planes, self.shape, room.lines, known) if known is not None else None
+
+    def _told(self, known: Known) -> dict[View, Told]:
+        arrays = {v: known(v.root) for section, _ in self.sections for v in section.step.reads}
+        masks = {v: told(v, array, self.shape) for v, array in arrays.items() if array is not None}
+        return {v: mask for v, mask in masks.items() if mask is not None}
 
     def _by_root(self) -> dict[int, list[Step]]:
         """Products by the value that they read; without any, none for -1."""
@@ -212,7 +217,7 @@ class _Writer:
         group, step = section
         held = _held(group, self.shape.elements)
         for value, v in zip(group.reads, step.reads, strict=True):
-            if value.wide and v.root not in self.planes:
+            if value.wide and v.root not in self.planes and v not in self.told:
                 self.passes[v] = self.passes.get(v, 0) + sum(value in phase.made for phase in group.phases)
         out = [f"{TYPES[v.dtype]} *y{k} = {self.address(v, True)};" for k, v in enumerate(step.writes)]
         sums = [part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32"]
@@ -224,9 +229,8 @@ class _Writer:
         kind, further = TYPES[v.dtype], " + from" if self.spans is not None else ""
         if v.root in self.planes:
             return [f"const float *p{value.name} = {self.planes[v.root]} + warp * pitch{further};"]
-        array = self.known(v.root) if self.known is not None else None
-        if array is not None and value.wide and (mask := told(v, array, self.shape)) is not None:
-            return self._telling(value, mask)
+        if value.wide and v in self.told:
+            return self._telling(value, self.told[v])
         address = self.address(v)
         if not self.shape.by_columns:
             start = rows.start(v, self.shape.all_rows)
@@ -291,7 +295,8 @@ class _Writer:
                 begin, end = ("from", "some") if left is not None else ("0u", "n")
                 self.body += ["    else {", "        if (lane == 0) tops[warp] = 0;"]
                 self.body += [f"        Line none = line_of<BR>(digits, (int)warp, {begin}, {end}, 0u, (int)bits);"]
-                self.body += [f"        for (u32 e = lane; e < {end}; e += 32u) put<BR>(none, (int)e, 0.0f);", "        line_done<BR>(none);", "    }"]
+                self.body += [f"        for (u32 e = lane; e < {end}; e += 32u) put<BR>(none, (int)e, 0.0f);"]
+                self.body += ["        line_done<BR>(none);", "    }"]
             self.body += ["}"]
             if left is not None:
                 self.body += ["if (!__syncthreads_and(fits)) {", "    if (threadIdx.x == 0) *flag = 1;", "    return;", "}"]
