@@ -35,7 +35,7 @@ __device__ __forceinline__ void as_it_is(i32 &x) { asm("" : "+r"(x)); }
 /* The exponent field of the largest magnitude, of bits that have no sign. */
 __device__ __forceinline__ u32 field_of(u32 magnitude) { return magnitude >> 23; }
 
-/* What x is multiplied by, one after the other, to be x * 2^(s - FRACTION), for -232 <= s <= 274: both are normal, and none makes an infinity that the other would not. */
+/* What x is multiplied by, one after the other, to be x * 2^(s - FRACTION), for -232 <= s <= 274: two normal numbers, of which the second is 1 where one does. */
 #define FRACTION 20
 struct Scale { float one, two; };
 __device__ __forceinline__ Scale scale_by(int s) {
@@ -49,7 +49,7 @@ __device__ __forceinline__ Scale scale_by(int s) {
 __device__ __forceinline__ i64 fixed(float x, Scale by) {
     const float magic = 12582912.0f;
     float y = __fmul_rn(__fmul_rn(x, by.one), by.two), high = __fadd_rn(y, magic);
-    float rest = __fsub_rn(y, __fsub_rn(high, magic)), low = __fadd_rn(__fmul_rn(rest, (float)(1 << FRACTION)), magic);
+    float rest = __fsub_rn(y, __fsub_rn(high, magic)), low = fused(rest, (float)(1 << FRACTION), magic);
     const u32 none = 0x4b400000u;
     return (i64)(i32)(__float_as_uint(high) - none) * (1 << FRACTION) + (i32)(__float_as_uint(low) - none);
 }
