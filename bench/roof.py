@@ -1,0 +1,133 @@
+# Counts how long one step of a GPT (124 million and 1 billion parameters; 8192 characters, one micro-batch) takes an H200 at least, launch
+# after launch: of each launch the largest of its bytes of memory (traffic.py's rule) at 4 TB/s, its bytes of the level-2 cache at 32 a cycle and
+# processor, and its products of digits in whole rounds of tiles over 132 processors. What goes on beside each other within a launch is not counted
+# twice; what comes after each other (scales and packing before multiplying, the checksum behind it) is. Nothing runs and no device is needed: it
+# is a count, no measurement.
+#
+# Of persistent.cu a tile of 128 x 128 takes 128 x 128 x 3 k products at 92 % of 4096 a cycle (docs/cuda.md, "Products on Hopper") and 2500 cycles
+# beside them, at 1.83 GHz; k is split over blocks as product.py splits it. Attention: instructions for each element and unit that is made, as
+# counted at heads of 64 and 1024 characters (products and digits in NVIDIA's machine code, docs/cuda.md, "What a block does"; chains in PTX
+# without moves), 128 a cycle and processor. The elementwise operators of all other kernels are NOT counted, nor is what waits for what within a
+# block. From one launch to the next LAUNCH is added.
+#
+# Goals: a step of at most twice native bf16's time (taken as 40 % of the peak), and 25 % of bf16's peak.
+#
+#     python bench/roof.py [--quick] [--json]
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from planned import H200
+from traffic import PEAK, RATE, REACHED, attended, launches, moved, written
+
+from assay.exact.cuda import attend
+from assay.exact.cuda.parts import constants_of
+from assay.exact.cuda.product import Products
+from assay.exact.cuda.ruler import Ruler
+from assay.exact.cuda.streamed import Shelf
+from assay.exact.plan import Plan
+from assay.exact.steps import Step
+from assay.exact.wide import shape_of
+from assay.program import Program
+
+CLOCK = 1.83e9
+CACHE = 32
+"""Bytes of the level-2 cache a cycle and processor."""
+TILE, BETWEEN, REACH = 128, 2500, 0.92
+SPLIT = 2
+"""Blocks of a processor up to which k is split."""
+LAUNCH = 1.5e-6
+"""Seconds from one launch of a graph to the next; not measured."""
+IN, DIGITS, ROWS, COLUMNS = 16 / 128, 8 / 128, 71 / 128, 115 / 128
+"""Cycles of a processor for an element that product_in makes, that is written as digits, that a chain by rows has, and one by columns."""
+UNIT, OUT = 4800, 900
+"""Cycles for 16 lines, 1024 lanes and 64 elements of k: fragments, products and fetching; what product_out has beside them."""
+
+
+def multiplying(step: Step, products: Products) -> float:
+    """Cycles of the tiles of a product."""
+    p = products.product(step)
+    assert p is not None
+    tiles = p.products * -(-p.m // TILE) * -(-p.n // TILE)
+    parts = max(1, min(SPLIT * H200.processors // tiles, p.k // 512))
+    cycles = TILE * TILE * 3 * p.k / parts / 4096 / REACH + BETWEEN
+    return -(-tiles * parts // H200.processors) * cycles
+
+
+def on_chip(step: Step, kernel: attend.Attend, made: int) -> float:
+    """Cycles of a step `attend` on all processors, of whose lines so many elements are made."""
+    makers, uses = attend.streams(step)
+    inside = {v.root for part in step.parts for v in part.writes}
+    read = {v.root for part in step.parts if part.name == "matmul" for v in part.reads} & inside
+    cycles = made * (len(makers) * IN + len(read) * DIGITS + (COLUMNS if shape_of(step).by_columns else ROWS)) + OUT * kernel.blocks * len(uses)
+    depth = [*(packed.side.k.size for packed in makers), *(packed.side.lanes.size for packed in uses)]
+    return (cycles + UNIT * made / (16 * 1024) * sum(-(-k // 64) for k in depth)) / H200.processors
+
+
+def least(program: Program) -> dict[str, Any]:
+    """Milliseconds of a micro-batch and the update, by kinds of steps."""
+    products, found, started = Products(Ruler(H200)), Counter[str](), 0
+    for part in (program.micro, program.update):
+        plan = Plan(part, constants_of(program), program.gemm_bits, rows=True, attention=attend.taking(H200), packs=products.paired)
+        started += launches(plan, part)
+        shelf = Shelf()
+        for step in plan.steps:
+            if step.name == "attend":
+                kernel = attend.attend(step, H200, plan.known)
+                of_memory, streamed, (some, _) = attended(step, plan.known, shelf)
+                made = some // sum(map(len, attend.streams(step)))
+                passes = sum(size for v, size in of_memory if v in kernel.passes or v in step.writes)
+                packing = sum(size for _, size in of_memory) - passes
+                found["attention's packing"] += packing / RATE
+                limits = passes / RATE, streamed / (CACHE * H200.processors * CLOCK), on_chip(step, kernel, made) / CLOCK
+                found[f"attention, limited by {('memory', 'the level-2 cache', 'instructions')[limits.index(max(limits))]}"] += max(limits)
+                continue
+            shelf = Shelf()
+            bytes_ = sum(size for _, size in moved(step, products))
+            if step.name != "matmul":
+                found["packing" if step.name == "pack" else "maps, reductions and copies"] += bytes_ / RATE
+                continue
+            p = products.product(step)
+            assert p is not None
+            digits = sum(written(side) for side in p.sides)
+            beside = digits + 4 * p.products * p.m * p.n
+            multiplied = multiplying(step, products) / CLOCK
+            found["products, limited by " + ("tensor cores" if multiplied > beside / RATE else "memory")] += max(multiplied, beside / RATE)
+            found["packing"] += (bytes_ - beside) / RATE
+    found["launches"] += started * LAUNCH
+    return {"ms": {name: 1e3 * seconds for name, seconds in sorted(found.items())}, "total_ms": 1e3 * found.total(), "launches": started}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="the least time of a GPT's step, launch after launch, by count")
+    parser.add_argument("--quick", action="store_true", help="the smaller model alone")
+    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
+    options = parser.parse_args()
+    import gpu_models
+
+    from assay.trace import trace
+
+    result: dict[str, Any] = {"device": H200._asdict(), "models": {}}
+    for name in ("124M",) if options.quick else ("124M", "1B"):
+        training = gpu_models.training(name)
+        work = gpu_models.flops(training.model, gpu_models.SIZES[name])
+        found = least(trace(training).program)
+        found |= {"twice_native_ms": 2e3 * work / (PEAK * REACHED), "at_a_quarter_of_peak_ms": 1e3 * work / (PEAK / 4)}
+        result["models"][name] = found
+        print(f"{name}: {found['total_ms']:.1f} ms at least; twice native is {found['twice_native_ms']:.1f}, "
+              f"25 % of the peak {found['at_a_quarter_of_peak_ms']:.1f}", flush=True)  # fmt: skip
+        for what, ms in found["ms"].items():
+            print(f"    {what}: {ms:.1f} ms")
+    if options.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
