@@ -68,8 +68,7 @@ class _Group:
 
 
 Packs = Callable[[Sequence[Step], Callable[[int], int], Callable[[TensorType, bool], View], Collection[int]], list[Step]]
-"""Steps, the storage of a root, what makes one (zero when the part begins, or not), the storages that have a place already -> steps in which matrices
-are packed for several products."""
+"""Steps, a root's storage, what makes one (zero at the part's begin, or not), storages that have a place -> steps that pack for several products."""
 
 
 class Plan:
@@ -95,6 +94,8 @@ class Plan:
         """With `trace`: how many steps have run when node i's result is there."""
         self._types: dict[int, TensorType] = {}
         self._known: dict[int, Array] = {}
+        self.known = self._known.get
+        """The value of a root that is a constant, or is made of constants alone, or None."""
         self._makers: dict[int, int] = {}
         self._uses: dict[int, list[int]] = {}
         self._joiners: dict[tuple[int, int], int] = {}  # (root, elements) -> turn of the last MAP node of that size that reads the root
@@ -123,10 +124,6 @@ class Plan:
 
     def bytes_of(self, root: int) -> int:
         return self._types[root].bytes
-
-    def known(self, root: int) -> Array | None:
-        """The value of a root that is a constant, or is made of constants alone."""
-        return self._known.get(root)
 
     # ---- where
 

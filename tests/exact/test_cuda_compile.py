@@ -8,7 +8,7 @@ import re
 import pytest
 
 from assay.exact import trainings
-from assay.exact.cuda import attend, maps, rows
+from assay.exact.cuda import attend, blocks, maps, rows
 from assay.exact.cuda.device import source
 from assay.exact.cuda.parts import constants_of
 from assay.exact.cuda.plans import plan_for
@@ -80,7 +80,7 @@ def attending(arch: str, size: tuple[int, int, int, int], leaving_out: bool = Fa
     of = H200._replace(arch=arch)
     c = test_cuda_spans.attention("added -inf", test_cuda_spans.causal, size) if leaving_out else attention(masked, size)
     plan = plan_for(c.part, {}, 14, of, Products(Ruler(of)))
-    return [attend.before(made.how, made.ring) + made.text.text for made in attend.kernels([plan], of)]
+    return [blocks.before(made.how, made.ring) + made.text.text for made in attend.kernels([plan], of)]
 
 
 def test_a_sum_that_is_rounded_once_has_to_be_written_so() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from assay.exact import faults, reference
 from assay.exact.cuda import attend, fake, intervals, rows, spans
+from assay.exact.cuda.blocks import before
 from assay.exact.cuda.device import Description, Device, Launch
 from assay.exact.cuda.maps import Kernels, MapText
 from assay.exact.cuda.operands import Operand
@@ -219,7 +220,7 @@ def compiled(cases: Sequence[Case], change: Callable[[str], str] = str, more: Se
     for how, ring in {(one.how, one.ring) for one in found.values()}:
         several = [each for one in found.values() if (one.how, one.ring) == (how, ring) for each in (one, one.whole) if each is not None]
         texts = {each.text.name: MapText(each.text.name, change(each.text.text)) for each in several}
-        everything.compile([*texts.values(), *more], change(attend.before(how, ring)))
+        everything.compile([*texts.values(), *more], change(before(how, ring)))
     return made, everything
 
 
@@ -447,7 +448,7 @@ CHANGES: dict[str, tuple[str, str, Case]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_the_kernels_is_found(change: str) -> None:
     old, new, c = CHANGES[change]
-    assert any(old in text for k in kernels(c) if k.whole is not None for text in (k.text.text, k.whole.text.text, attend.before(k.how, k.ring)))
+    assert any(old in text for k in kernels(c) if k.whole is not None for text in (k.text.text, k.whole.text.text, before(k.how, k.ring)))
     with contextlib.suppress(faults.HardwareFault):
         assert not agrees(c, compiled([c], lambda text: text.replace(old, new)))
 

@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from typing import NamedTuple
 
 from assay.exact.cuda import rows
-from assay.exact.cuda.blocks import ALIGN, TOPS, Room, alike, room
-from assay.exact.cuda.device import Description, Launch, source
+from assay.exact.cuda.blocks import ALIGN, TOPS, Room, before, room
+from assay.exact.cuda.device import Description, Launch
 from assay.exact.cuda.intervals import Told, told
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
 from assay.exact.cuda.spans import Known, Section, Spans, spans_of, split
 from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, packing, sides_of
-from assay.exact.cuda.tiles import LEAST_SHARED, NARROW, SHARED, Digits, digits
+from assay.exact.cuda.tiles import LEAST_SHARED, SHARED, Digits, digits
 from assay.exact.inplace import BORDER, Lying, placed_by, stepped
 from assay.exact.plan import Plan
 from assay.exact.rows import whole_rows
@@ -104,18 +103,6 @@ def _needed(parts: Sequence[Step], views: Iterable[View]) -> list[Step]:
             kept.insert(0, part)
             wanted |= set(part.reads)
     return kept
-
-
-def _held(group: rows.Group, elements: int) -> int:
-    """Elements of a line that a thread holds of what later phases need: of as many values as it has registers for, the first ones; the others are
-    made again of those. 0 where there is not room for one."""
-    barred: list[rows.Value] = []
-    while True:
-        held = rows.held_for(elements, rows.WARP, group.planned(True, barred).words(), HELD_WORDS)
-        waiting = [v for phase in group.phases for v in phase.made if v in group.held()]
-        if held or not waiting:
-            return held
-        barred.append(waiting[-1])
 
 
 class _Writer:
@@ -215,7 +202,7 @@ class _Writer:
     def lined(self, section: Section, left: rows.Left | None) -> list[str]:
         """What a warp does with its line."""
         group, step = section
-        held = _held(group, self.shape.elements)
+        held = rows.held_in(group, self.shape.elements, rows.WARP, HELD_WORDS)
         for value, v in zip(group.reads, step.reads, strict=True):
             if value.wide and v.root not in self.planes and v not in self.told:
                 self.passes[v] = self.passes.get(v, 0) + sum(value in phase.made for phase in group.phases)
@@ -287,10 +274,10 @@ class _Writer:
             reading = [line for value, v in zip(section.group.reads, section.step.reads, strict=True) for line in self._reading(value, v)]
             found = self.lined(section, left)
             if left is not None and shape.by_columns:
-                reading, before = [], ["{", *_in([*reading, *left.by_columns()])]
+                reading, before = [], ["{", *rows.inner([*reading, *left.by_columns()])]
             else:
                 before = ["{"]
-            self.body += [*before, "    if (inside) {", *_in(_in([*reading, *found])), "    }"]
+            self.body += [*before, "    if (inside) {", *rows.inner(rows.inner([*reading, *found])), "    }"]
             if parts:
                 begin, end = ("from", "some") if left is not None else ("0u", "n")
                 self.body += ["    else {", "        if (lane == 0) tops[warp] = 0;"]
@@ -315,7 +302,7 @@ class _Writer:
             body = [f"const i64 first = (i64)({which} % (u32)blocks) * BR;", "const Span span = {0, (int)length};", *_place(which), *self.body]
         if self.most:
             every = f"for (u32 block = blockIdx.x; block < {self.parameter('i64 ', 'n', blocks)}; block += gridDim.x) {{"
-            body = [every, *_in([f"if (!{flags}[block]) continue;", *body]), "}"]
+            body = [every, *rows.inner([f"if (!{flags}[block]) continue;", *body]), "}"]
         text = "\n    ".join(body)
         head = ["i64 blocks", "i64 lines", "i64 length", "i64 pitch", "i64 room", "i64 bits", "u64 *faults"]
         given: list[Argument] = [-(-shape.lines // lines), shape.lines, shape.elements, self.room.pitch, self.room.digits, self.bits, None]
@@ -343,10 +330,6 @@ class _Writer:
 def _place(block: str) -> list[str]:
     """Which product of the batch a block has, which line of all a warp, and whether that is one of the product's."""
     return [f"const u32 z = {block} / (u32)blocks, r = z * (u32)lines + (u32)first + warp;", "const bool inside = first + warp < lines;"]
-
-
-def _in(lines: Iterable[str]) -> list[str]:
-    return [f"    {line}" for line in lines]
 
 
 def streams(step: Step) -> tuple[list[Packed], list[Packed]]:
@@ -414,11 +397,3 @@ def compiled(kernels: Kernels, made: Iterable[Attend]) -> None:
         found.setdefault((one.how, one.ring), []).extend(each.text for each in (one, one.whole) if each is not None)
     for (how, ring), texts in found.items():
         kernels.compile(texts, before(how, ring))
-
-
-@cache
-def before(how: Digits, ring: int) -> str:
-    """CUDA C++ that kernels of these digits call, with so many stages."""
-    given = {"PLANES": how.planes, "KARATSUBA": how.karatsuba, "PLAIN": 0, "BF16": 0, "FP8": 0, "WIDTH": NARROW.width, "RING": ring}
-    defined = "".join(f"#define {name} {int(value)}\n" for name, value in given.items())
-    return defined + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "chain.cuh") + alike(how, ring)

@@ -1,9 +1,11 @@
-"""What a block of attend.cuh has of shared memory: planes of its lines, their digits, a ring of what streams by."""
+"""What a block of attend.cuh has of shared memory (planes of its lines, their digits, a ring of what streams by), and the text that kernels call."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
+from assay.exact.cuda.device import source
 from assay.exact.cuda.streamed import in_memory
 from assay.exact.cuda.tiles import NARROW, Digits
 
@@ -56,3 +58,11 @@ def alike(how: Digits, ring: int) -> str:
 
 def _even(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
+
+
+@cache
+def before(how: Digits, ring: int) -> str:
+    """CUDA C++ that kernels of these digits call, with so many stages."""
+    given = {"PLANES": how.planes, "KARATSUBA": how.karatsuba, "PLAIN": 0, "BF16": 0, "FP8": 0, "WIDTH": NARROW.width, "RING": ring}
+    defined = "".join(f"#define {name} {int(value)}\n" for name, value in given.items())
+    return defined + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "chain.cuh") + alike(how, ring)

@@ -188,6 +188,18 @@ def held_for(length: int, threads: int, words: int, room: int) -> int:
     return held if held * words <= room else 0
 
 
+def held_in(group: Group, elements: int, threads: int, room: int) -> int:
+    """The same of what later phases need: of as many values as there is room for, the first ones; the others are made again of those. 0 where there
+    is not room for one."""
+    barred: list[Value] = []
+    while True:
+        held = held_for(elements, threads, group.planned(True, barred).words(), room)
+        waiting = [v for phase in group.phases for v in phase.made if v in group.held()]
+        if held or not waiting:
+            return held
+        barred.append(waiting[-1])
+
+
 def passes(step: Step) -> dict[View, int]:
     """How often a kernel reads each of its wide inputs."""
     group = Group(step).planned(shape_of(step).held > 0)
@@ -331,13 +343,13 @@ def _phase(group: Group, at: int, phase: _Phase, shape: Shape, left: Left | None
         ends.append(f"line_done<BR>(p{v.name});")
     if not shape.held:
         unrolled = f"#pragma unroll {4 if len(phase.made) <= SHORT else 2}"
-        return [*lines, unrolled, f"for (u32 e = lane; e < {end}; e += {shape.group}u) {{", *_in([*loads, *body]), "}", *ends]
+        return [*lines, unrolled, f"for (u32 e = lane; e < {end}; e += {shape.group}u) {{", *inner([*loads, *body]), "}", *ends]
     head = f"for (int k = 0; k < {shape.held}; k++) {{", f"    const u32 e = lane + (u32)k * {shape.group}u;"
-    first = ["#pragma unroll", *head, *_in(loads), "}"] if loads else []
-    return [*lines, "{", *_in([*brief, *first, "#pragma unroll", *head, f"    if (e < {end}) {{", *_in(_in(body)), "    }", "}"]), "}", *ends]
+    first = ["#pragma unroll", *head, *inner(loads), "}"] if loads else []
+    return [*lines, "{", *inner([*brief, *first, "#pragma unroll", *head, f"    if (e < {end}) {{", *inner(inner(body)), "    }", "}"]), "}", *ends]
 
 
-def _in(lines: Iterable[str]) -> list[str]:
+def inner(lines: Iterable[str]) -> list[str]:
     return [f"    {line}" for line in lines]
 
 

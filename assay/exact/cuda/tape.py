@@ -98,13 +98,10 @@ class Tape:
     def place(self, v: View, bases: Mapping[str, Sequence[int]]) -> int:
         """Address of a view's first element; `bases` are the addresses of arena (one), inputs and outputs."""
         home, where, offset = self.plan.home(v.root)
-        base = (
-            self.constants.address + self._offsets[where]
-            if home == "constant"
-            else bases["arena"][0] + where
-            if home == "arena"
-            else bases[home][where]
-        )
+        if home == "constant":
+            base = self.constants.address + self._offsets[where]
+        else:
+            base = bases["arena"][0] + where if home == "arena" else bases[home][where]
         return base + offset + v.offset * v.item
 
     def bind(self, bases: Mapping[str, Sequence[int]], scratch: int, held: list[Buffer]) -> list[Launch]:
