@@ -133,6 +133,10 @@ class Left:
                 known = constants[1 if constants[0] else 2]
             return What("same", known, of_mask=any(w.of_mask for w in given))
         match name:
+            case "add" | "sub" | "mul" if all(w.told for w in given):
+                return What("near", of_mask=True)
+            case "add" | "sub" | "mul" if any(w.kind == "anything" for w in given):
+                return ANYTHING
             case "add" | "sub":
                 return self._sum(v, given)
             case "mul":
@@ -148,10 +152,6 @@ class Left:
         return ANYTHING
 
     def _sum(self, v: rows.Value, given: Sequence[What]) -> What:
-        if all(w.told for w in given):
-            return What("near", of_mask=True)
-        if any(w.kind == "anything" for w in given):
-            return ANYTHING
         for turn, (w, other) in enumerate(zip(given, reversed(given), strict=True)):
             if w.constant is not None and (not _finite(w.constant) or exponent_of(w.constant) > other.exponent + ABSORBED):
                 sign = np.float32(-1 if v.kernel == "sub_f32" and turn else 1)
@@ -168,10 +168,6 @@ class Left:
         return SMALL
 
     def _product(self, v: rows.Value, given: Sequence[What]) -> What:
-        if all(w.told for w in given):
-            return What("near", of_mask=True)
-        if any(w.kind == "anything" for w in given):
-            return ANYTHING
         for o, w in zip(v.operands, given, strict=True):
             if w.told and (w.of_mask if w.constant is None else w.constant == 0):
                 self._zero.add(o)
