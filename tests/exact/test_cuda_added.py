@@ -222,6 +222,7 @@ def test_accumulators_grow_in_place() -> None:
 
 
 @needs_compiler
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("of", "instead"),
     [

@@ -183,10 +183,10 @@ FOUND = [
     *(attention("added -inf", causal, SHORT, kind) for kind in ("rare", "wide", "huge", "tiny")), attention("added -inf", window, LONG),
     *(attention("added -inf", causal, SHORT, change=change) for change in (last_key, last_value, first_query, first_gradient, large_query)),
     *(attention("filled -1e9", mask, SHORT) for mask in (causal, window, blind)), attention("filled -1e9", causal, SHORT, "rare"),
-    attention("leaking", causal, SHORT), attention("leaking", blind, SHORT, "wide"), attention("leaking", units, SHORT, change=negative),
-    attention("leaking", window, SHORT, change=last_key),
 ]  # fmt: skip
 SLOW = [
+    attention("leaking", causal, SHORT), attention("leaking", blind, SHORT, "wide"), attention("leaking", units, SHORT, change=negative),
+    attention("leaking", window, SHORT, change=last_key),
     *(attention(way, mask, SHORT) for way in ("filled -inf", "added lowest", "linear", "dropping") for mask in (causal, blind)),
     *(attention(way, causal, SHORT, "rare") for way in ("filled -inf", "added lowest", "linear", "dropping")),
     *(attention(way, causal, SHORT, change=change) for way in ("linear", "dropping") for change in (last_key, last_value, first_gradient)),
