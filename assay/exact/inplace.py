@@ -16,11 +16,11 @@ was taken of it, and a `placed` matrix has no writers but copies (parts of a con
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from math import prod
 from typing import NamedTuple
 
 from assay.exact.steps import Step
 from assay.exact.views import View, c_strides, merged
+from assay.exact.wide import sizes
 
 BORDER = ("seen", "placed")
 """Parts of a step `attend` that say where a value lies."""
@@ -120,7 +120,7 @@ def _factored(step: Step) -> Lying | None:
         return None
     if step.name == "copy":
         return Lying(step.reads[0], None)
-    if step.name != "map" or len(step.code) != 1 or step.code[0].kernel != "mul_f32":
+    if len(step.code) != 1 or step.code[0].kernel != "mul_f32":
         return None
     x, y = step.code[0].operands
     if not isinstance(x, View) or not isinstance(y, View) or x.single == y.single:
@@ -236,8 +236,8 @@ class InPlace:
         part = next((p for p in kernel.parts if p.name == "matmul" and p.writes[0].root == root and p.writes[0] in kernel.writes), None)
         if part is None or part.writes[0].elements != places.elements:
             return
-        v = part.writes[0]
-        if stepped(places, *_result(part)) is None:
+        v, size = part.writes[0], sizes(part)
+        if stepped(places, size.m, size.n) is None:
             return
         placed = Step("placed", (v, *([] if factor is None else [factor])), (places,))
         writes = tuple(places if w == v else w for w in kernel.writes)
@@ -259,13 +259,6 @@ class InPlace:
 
 def _lies_in(step: Step, root: int) -> bool:
     return step.name == "attend" and any(found.view.root == root for found in placed_by(step).values())
-
-
-def _result(part: Step) -> tuple[int, int]:
-    """Rows and columns of a product."""
-    (a, b), (_, rows, inner, _, columns) = part.reads, part.extra
-    at = len(a.shape) - rows - inner
-    return prod(a.shape[at : at + rows]), prod(b.shape[len(b.shape) - columns :])
 
 
 def _target(read: View, to: View) -> View | None:

@@ -72,3 +72,9 @@ __device__ __forceinline__ float round_scaled(i64 total, int s) {
     }
     return __uint_as_float(sign | (u32)(q + (e >= -126 ? (u64)(e + 126) << 23 : 0)));
 }
+
+/* A result, and what is added to it where it is stored, if anything is (`more`, an array as the result, or null): rounded by itself, canonical where it is NaN. */
+__device__ __forceinline__ float plus(float x, const float *more, i64 at) {
+    if (more) x = __fadd_rn(x, more[at]);
+    return x == x ? x : __uint_as_float(NAN_BITS);
+}

@@ -193,9 +193,3 @@ template <int W> __device__ __forceinline__ float joined(u32 hi, u32 lo) {
 
 /* The element of such a total, by the factors of its lanes, which are usual. */
 template <int W> __device__ __forceinline__ float usual_element(u32 hi, u32 lo, float a, float b) { return __fmul_rn(__fmul_rn(joined<W>(hi, lo), a), b); }
-
-/* An element of a product, and what is added to it where it is stored, if anything is: rounded by itself, canonical where it is NaN. */
-__device__ __forceinline__ float plus(float x, const float *more, i64 at) {
-    if (more) x = __fadd_rn(x, more[at]);
-    return x == x ? x : __uint_as_float(NAN_BITS);
-}

@@ -40,7 +40,7 @@ KERNEL product_plain(i64 rows, i64 columns, i64 length, float *y, const i32 *qa,
             int ea = (int)(tops_a[p * rows + i] >> 23), eb = (int)(tops_b[p * columns + j] >> 23);
             float one = ea == 255 || eb == 255 ? of_bits(NAN_BITS) : round_scaled(total, ea + eb - 2 * ((int)bits - 1 + 126));
             i64 to = (p * rows + i) * columns + j;
-            y[to] = more ? canon(ADD(one, more[to])) : one;
+            y[to] = plus(one, more, to);
         }
     }
 }

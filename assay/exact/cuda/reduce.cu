@@ -7,9 +7,6 @@
 
 enum { SUM, MAXIMUM, WHOLE };
 
-/* A sum, and element k of what is added to sums where they are stored, if anything is (an array as the result, or null): rounded by itself. */
-FN float with(float x, const float *more, u32 k) { return more ? canon(ADD(x, more[k])) : x; }
-
 /* What a thread finds in its share of a result's elements. */
 FN u32 top_part(const float *x, const i64 *along, u32 from, u32 to, u32 step) {
     u32 top = 0;
@@ -42,7 +39,7 @@ template <int GROUP, int WHAT> FN void lines(i64 n, i64 length, void *y, const v
         if (WHAT == SUM) {
             u32 top = largest_of<GROUP>(top_part(f, along, lane, (u32)length, GROUP));
             u64 total = total_of<GROUP>(sum_part(f, along, lane, (u32)length, GROUP, scaling(top, bits)));
-            if (lane == 0) ((float *)y)[k] = with(sum_of(top, total, bits), more, k);
+            if (lane == 0) ((float *)y)[k] = plus(sum_of(top, total, bits), more, k);
         } else if (WHAT == MAXIMUM) {
             u32 most = largest_of<GROUP>(rank_part(f, along, lane, (u32)length, GROUP));
             if (lane == 0) ((float *)y)[k] = of_rank(most);
@@ -81,7 +78,7 @@ template <int WHAT> FN void columns(i64 n, i64 length, void *y, const void *x, i
         if (WHAT == SUM) {
             u32 top = largest_of_rows(top_part(f, along, threadIdx.y, to, 8));
             u64 total = total_of_rows(sum_part(f, along, threadIdx.y, to, 8, scaling(top, bits)));
-            if (writes) ((float *)y)[k] = with(sum_of(top, total, bits), more, k);
+            if (writes) ((float *)y)[k] = plus(sum_of(top, total, bits), more, k);
         } else if (WHAT == MAXIMUM) {
             u32 most = largest_of_rows(rank_part(f, along, threadIdx.y, to, 8));
             if (writes) ((float *)y)[k] = of_rank(most);
@@ -155,7 +152,7 @@ KERNEL shared_wholes(i64 n, i64 length, i64 chunk, u64 *totals, const u64 *x, co
     if (writes) atomicAdd(totals + k, total);
 }
 KERNEL end_of_sums(i64 n, float *y, const u64 *totals, const u32 *tops, i64 bits, const float *more) {
-    FOR_EACH(k, n) y[k] = with(sum_of(tops[k], totals[k], bits), more, k);
+    FOR_EACH(k, n) y[k] = plus(sum_of(tops[k], totals[k], bits), more, k);
 }
 KERNEL end_of_ranks(i64 n, float *y, const u32 *ranks) { FOR_EACH(k, n) y[k] = of_rank(ranks[k]); }
 
@@ -246,6 +243,6 @@ KERNEL scatter_rows(i64 n, u64 *totals, const u32 *top, const u32 *slots, const 
 KERNEL end_of_rows(i64 n, float *y, const u64 *totals, const u32 *top, const u32 *slots, i64 width, i64 bits, const float *more) {
     FOR_EACH(i, n) {
         u32 slot = slots[i / (u32)width];
-        y[i] = with(sum_of(*top, slot ? totals[(i64)(slot - 1) * width + i % (u32)width] : 0, bits), more, i);
+        y[i] = plus(sum_of(*top, slot ? totals[(i64)(slot - 1) * width + i % (u32)width] : 0, bits), more, i);
     }
 }

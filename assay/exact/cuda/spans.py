@@ -75,8 +75,8 @@ class What(NamedTuple):
     """What is known of a value at an element that is left out."""
 
     kind: Literal["same", "near", "bounded", "anything"]
-    constant: np.generic | None = None
-    """Of a value that is the same: what it is, if that is known now."""
+    constant: Any = None
+    """Of a value that is the same: what it is (a scalar of NumPy), if that is known now."""
     exponent: int = 0
     of_mask: bool = False
     """Whether the mask decides what it is."""
@@ -155,7 +155,7 @@ class Left:
         for turn, (w, other) in enumerate(zip(given, reversed(given), strict=True)):
             if w.constant is not None and (not _finite(w.constant) or exponent_of(w.constant) > other.exponent + ABSORBED):
                 sign = np.float32(-1 if v.kernel == "sub_f32" and turn else 1)
-                return What("same", sign * w.constant, of_mask=True)  # type: ignore[operator]
+                return What("same", sign * w.constant, of_mask=True)
         return _bounded(1 + max(self._most(o, w) for o, w in zip(v.operands, given, strict=True)))
 
     def _most(self, o: rows.Value, w: What) -> int:
@@ -179,7 +179,7 @@ class Left:
         if x.kind != "bounded":
             return x
         fits = y.constant is not None and _finite(y.constant) and y.constant != 0
-        return _bounded(x.exponent - exponent_of(y.constant) + 1) if fits else ANYTHING  # type: ignore[arg-type]
+        return _bounded(x.exponent - exponent_of(y.constant) + 1) if fits else ANYTHING
 
     def _selected(self, v: rows.Value, given: Sequence[What]) -> What:
         condition, *both = given
