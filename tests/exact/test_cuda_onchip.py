@@ -39,8 +39,10 @@ KERNEL __launch_bounds__(32 * LINES, 1) inward(const i8 *a, const u32 *top_a, co
     int r = (int)threadIdx.x >> 5, pitch = pitch_of((int)lanes_b);
     i64 first = (i64)blockIdx.x * LINES;
     float *plane = (float *)(shared + (ring_bytes<LINES>() + 127) / 128 * 128);
-    Packed rows = {a, top_a, 0, along, lanes_a, padded_a}, columns = {b, top_b, across, 0, lanes_b, padded_b};
-    product_in<LINES>(plane, pitch, rows, first, columns, k, {(int)begin, (int)end}, (int)bits, shared, faults);
+    Packed rows = {a, top_a, 0, along, (i32)lanes_a, (i32)padded_a}, columns = {b, top_b, across, 0, (i32)lanes_b, (i32)padded_b};
+    Span span = {(int)begin, (int)end};
+    if (k <= 64) product_in<LINES, 1>(plane, pitch, rows, first, columns, k, span, (int)bits, shared, faults);
+    else product_in<LINES, 2>(plane, pitch, rows, first, columns, k, span, (int)bits, shared, faults);
     for (int e = (int)begin + LANE; e < (int)end; e += 32) if (first + r < lanes_a) c[(first + r) * lanes_b + e] = plane[r * pitch + e];
 }
 
@@ -53,7 +55,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 le
     int r = (int)threadIdx.x >> 5;
     i64 first = (i64)blockIdx.x * LINES;
     char *digits = shared + (ring_bytes<LINES>() + 127) / 128 * 128;
-    Packed columns = {b, top_b, across, 0, lanes_b, padded_b};
+    Packed columns = {b, top_b, across, 0, (i32)lanes_b, (i32)padded_b};
     if (first + r < rows) {
         u32 top = 0;
         p += (first + r) * length;
@@ -86,7 +88,7 @@ def own(bits: int) -> int:
 
 
 def ring_bytes(bits: int, lines: int) -> int:
-    return -(-(3 * own(bits) * 8192 + own(bits) * 128 * lines + 8 * 128 + 12 * lines) // 128) * 128
+    return -(-(3 * own(bits) * 512 * lines + own(bits) * 128 * lines + 8 * 128) // 128) * 128
 
 
 def digits_bytes(bits: int, lines: int, length: int) -> int:
@@ -121,7 +123,7 @@ class Chip:
         kernel = device.load(around(digits(self.bits), NARROW)).kernel
         size, planes = 4 * padded // LANES * blocks * ROW, own(self.bits)
         out = Packed(
-            x, padded, device.allocate(planes * blocks * ROW * padded), device.allocate(4 * lanes), device.allocate(size), device.allocate(8 * padded)
+            x, padded, device.allocate(planes * blocks * ROW * padded), device.allocate(4 * (lanes + 7)), device.allocate(size), device.allocate(8 * padded)
         )
         for buffer in (out.top, out.along):
             device.upload(buffer.address, np.zeros(buffer.size, np.uint8))
@@ -148,7 +150,7 @@ class Chip:
     def inward(self, a: Packed, b: Packed, spare: int = 0, span: Span | None = None) -> tuple[Array, int]:
         """spare: bytes of shared memory beyond those of a ring of three stages; span: the lanes that are made, the others are zeros."""
         rows, columns, k = len(a.x), len(b.x), a.x.shape[1]
-        shared = spare + ring_bytes(self.bits, self.lines) + 4 * self.lines * ((columns + 11) // 16 * 16 + 4)
+        shared = spare + ring_bytes(self.bits, self.lines) + 4 * self.lines * ((columns + 7) // 16 * 16 + 8)
         of_a = (a.digits.address, a.top.address, a.along.address, rows, a.padded)
         of_b = (b.digits.address, b.top.address, b.across.address, columns, b.padded)
         words = (*of_a, *of_b, k, *(span or (0, columns)), self.bits, -1)
@@ -285,10 +287,10 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
     i64 first = (i64)blockIdx.x * LINES;
     float *plane = (float *)(shared + (ring_bytes<LINES>() + 127) / 128 * 128), x[HELD];
     char *digits = (char *)(plane + LINES * pitch);
-    Packed of_q = {q, top_q, 0, along, rows, padded_q}, of_k = {k, top_k, across_k, 0, keys, padded_k};
-    Packed of_v = {v, top_v, across_v, 0, width, padded_v};
+    Packed of_q = {q, top_q, 0, along, (i32)rows, (i32)padded_q}, of_k = {k, top_k, across_k, 0, n, (i32)padded_k};
+    Packed of_v = {v, top_v, across_v, 0, (i32)width, (i32)padded_v};
     for (int turn = 0; turn < 2; turn++) {
-        product_in<LINES>(plane, pitch, of_q, first, of_k, depth, {0, n}, (int)bits, shared, faults);
+        product_in<LINES, 2>(plane, pitch, of_q, first, of_k, depth, {0, n}, (int)bits, shared, faults);
         u32 rank = 0, top = 0;
         u64 sum = 0;
         for (int i = 0; i < HELD; i++) {
@@ -332,7 +334,7 @@ def attended(device: fake.Fake, rows: int, keys: int, depth: int, width: int, ki
         of_v.digits.address, of_v.top.address, of_v.across.address, keys, of_k.padded, depth, width, of_v.padded, masks.address, bits,
         reference.sum_bits(keys), -1,
     )  # fmt: skip
-    shared = ring_bytes(bits, lines) + 4 * lines * ((keys + 11) // 16 * 16 + 4) + digits_bytes(bits, lines, keys)
+    shared = ring_bytes(bits, lines) + 4 * lines * ((keys + 7) // 16 * 16 + 8) + digits_bytes(bits, lines, keys)
     got, wrong = one.launch("whole", rows, arguments, np.zeros((rows, width), np.float32), shared)
     return same(got, want) and wrong == 0
 

@@ -257,16 +257,16 @@ KERNEL __launch_bounds__(32 * LINES, 1) holds(const i8 *a, const u32 *top_a, con
     __shared__ u32 tops[LINES];
     int r = (int)threadIdx.x >> 5, pitch = pitch_of((int)lanes_b);
     i64 first = (i64)blockIdx.x * LINES;
-    Packed rows = {a, top_a, 0, along, lanes_a, padded_a}, columns = {b, top_b, across, 0, lanes_b, padded_b};
+    Packed rows = {a, top_a, 0, along, (i32)lanes_a, (i32)padded_a}, columns = {b, top_b, across, 0, (i32)lanes_b, (i32)padded_b};
     float *plane = (float *)(shared + (ring_bytes<LINES>() + 127) / 128 * 128), x[32], y[32];
     char *digits = (char *)(plane + LINES * pitch);
-    product_in<LINES>(plane, pitch, rows, first, columns, k, {0, (int)lanes_b}, (int)bits, shared, faults);
+    product_in<LINES, 2>(plane, pitch, rows, first, columns, k, {0, (int)lanes_b}, (int)bits, shared, faults);
     #pragma unroll
     for (int i = 0; i < 32; i++) x[i] = plane[r * pitch + LANE + 32 * i];
-    product_in<LINES>(plane, pitch, columns, first, rows, k, {0, (int)lanes_a}, (int)bits, shared, faults);
+    product_in<LINES, 2>(plane, pitch, columns, first, rows, k, {0, (int)lanes_a}, (int)bits, shared, faults);
     #pragma unroll
     for (int i = 0; i < 32; i++) y[i] = plane[r * pitch + LANE + 32 * i];
-    product_in<LINES>(plane, pitch, rows, first, rows, k, {0, (int)lanes_a}, (int)bits, shared, faults);
+    product_in<LINES, 2>(plane, pitch, rows, first, rows, k, {0, (int)lanes_a}, (int)bits, shared, faults);
     u32 top = 0;
     #pragma unroll
     for (int i = 0; i < 32; i++) {

@@ -1,19 +1,22 @@
 /* The products of attention whose scores stay on the chip: into planes of f32 in shared memory, and from digits there out to memory.
  *
  * A block of 32 BR threads has BR lines (queries, or keys on the way back). product_in makes their products with all lanes of an operand that streams
- * from memory through a ring (digits of at most 128 k); Line writes a line's digits, once its largest magnitude is known; product_out multiplies these with
+ * from memory (digits of at most 128 k); Line writes a line's digits, once its largest magnitude is known; product_out multiplies these with
  * the at most 128 lanes of an operand whose k is the line's length. The same integers, scales and roundings as gemm.cu's: the same bits.
  *
  * Operands lie as tiles.py's NARROW says: rows of 64 bytes of k, and of the planes with Karatsuba h and l alone. Each is multiplied with each: tensor cores
- * are not what limits these products (docs/cuda.md), and to add up h and l, in every warp and for every unit, would take more than twice the instructions. An
- * instruction takes 16 of the streaming lanes and 8 lines (mma.m16n8k32, the lines as its columns): no row of it is idle with 8 lines, and 12 sums a
- * thread do at b = 14. A stage of the ring is 8 units of 16 lanes by 64 elements of k, of all planes (16 KB); each unit is one warp's, for 8 of the lines.
- * Units of product_out whose k differs are added up in the ring when all is multiplied.
+ * are not what limits these products (docs/cuda.md), and to add up h and l, in every warp and for every unit, would take more instructions. An
+ * instruction takes the block's lines as its 16 rows (with BR = 8 half of them are zero) and 8 of the streaming lanes as its columns (mma.m16n8k32).
+ *
+ * What streams by comes in units, of all planes, and each warp fetches its own through a ring of its own, so that no warp waits for another: in product_in 8
+ * lanes by 64 of k, for which a warp has all lines in registers; in product_out 16 lanes by 32 of k. There the totals of warps that have the same lanes
+ * and other k are added up in the ring when all is multiplied.
  *
  * Checksums (Huang and Abraham 1984), modulo 2^64, line by line, as check.cu's column by column:
  *     sum_j C_rj + sum_k q_rk = sum_k (S_k + 1) q_rk, S_k = sum_j qb_jk,
  * where S comes from the registers that packed B (`across`), and the left side's sum of q from the registers that packed A (`along`) or that made the
- * digits (Line), while the right side's q is read anew from the shared memory that was multiplied. With Karatsuba pack.cu's `along` counts h for 2^14.
+ * digits (Line), while the right side's q is the one in the shared memory that was multiplied: in product_out tensor cores multiply it with the digits of
+ * S_k + 1 as if these were further lanes. With Karatsuba pack.cu's `along` counts h for 2^14.
  * Not covered: an f32 that changes in shared memory before it is made digits, as one in memory is not.
  *
  * Wants common.cuh, digits.cuh and tensor.cuh before it, with int8 digits in rows of 64 bytes.
@@ -23,23 +26,23 @@
 #endif
 
 #ifndef RING
-#define RING 3 /* stages that are on their way or in use */
+#define RING 3 /* units of a warp that are on their way or in use */
 #endif
-#define UNITS 8            /* of a stage */
-#define UNIT (16 * WIDTH)  /* bytes of one, of a plane */
+#define UNIT 512           /* bytes of a unit, of a plane */
 #define GROUP 64           /* lanes of one sum in `across` */
 #define MOST_LANES 128     /* that product_out takes, and as many k product_in */
 #define WEIGHTS (2 * OWN - 1) /* sums of products of digits of one weight: at most 2^15 a term, and less than 2^14 terms */
 #define CHECKED (PLANES == 1 ? 2 : OWN + 1) /* signed digits of base 2^8 of S_k + 1, of at most 128 lanes */
 
 /* One product's operand. `across` [groups of 64 lanes][k up to a multiple of 128] is wanted of the one that streams, `along` [padded] of the one that has the
- * lines, both as pack.cu makes them. `padded`: lanes with those that pack.cu adds, a multiple of 64. */
+ * lines, both as pack.cu makes them. `padded`: lanes with those that pack.cu adds, a multiple of 64. Behind the scales of the one that streams there are 7 words
+ * that may be read, whatever they are. */
 struct Packed {
     const i8 *digits;
     const u32 *top;
     const i32 *across;
     const u64 *along;
-    i64 lanes, padded;
+    i32 lanes, padded;
 };
 
 /* Which elements of its lines a block makes, begin <= e < end: begin is a multiple of 64, end one, too, or the length. What lies outside counts for zeros. */
@@ -47,47 +50,61 @@ struct Span {
     int begin, end;
 };
 
-/* Floats from a line to the next in a plane of so many: the four lines and eight lanes that a warp writes at a time lie in different banks. */
-__device__ constexpr int pitch_of(int lanes) { return (lanes + 11) / 16 * 16 + 4; }
+/* Floats from a line to the next in a plane of so many: pairs that a warp writes at a time, of 8 lines and 8 lanes, lie in different banks, and the last 8 of
+ * them have room. */
+__device__ constexpr int pitch_of(int lanes) { return (lanes + 7) / 16 * 16 + 8; }
 __device__ constexpr int rows_of(int length) { return (length + WIDTH - 1) / WIDTH; }
 /* Bytes in front of digits, for each line's sum. */
 template <int BR> __device__ constexpr int head_bytes() { return (8 * BR + 127) / 128 * 128; }
-/* Bytes of BR lines' digits and of what checks them, and of the ring with what else a product has; both begin at a multiple of 128. */
+/* Bytes of BR lines' digits and of what checks them, and of the rings with what else a product has; both begin at a multiple of 128. */
 template <int BR> __device__ constexpr int digits_bytes(int length) { return head_bytes<BR>() + rows_of(length) * WIDTH * (OWN * BR + CHECKED); }
-template <int BR> __device__ constexpr int ring_bytes() { return RING * OWN * UNITS * UNIT + OWN * 2 * BR * WIDTH + 8 * MOST_LANES + 12 * BR; }
+template <int BR> __device__ constexpr int rings_bytes() { return RING * OWN * BR * UNIT; }
+template <int BR> __device__ constexpr int ring_bytes() { return rings_bytes<BR>() + OWN * 2 * BR * WIDTH + 8 * MOST_LANES; }
 
 /* What plane z counts for in q, and in pack.cu's `along`. */
 __device__ __forceinline__ i64 own_weight(int z) { return (i64)1 << BASE * (OWN - 1 - z); }
 __device__ __forceinline__ i64 along_weight(int z) { return KARATSUBA ? weight(z) + weight(2) : weight(z); }
 
-/* Starts to fetch a unit, in all planes, `plane` bytes apart in memory: the warp's own part of what it shares with warps that have other lines. */
-template <int BR> __device__ __forceinline__ void fetch_unit(char *to, const i8 *from, i64 plane) {
-    for (int at = (int)(threadIdx.x / (32 * UNITS)) * 512 + LANE * 16; at < UNIT; at += BR / UNITS * 512) {
-#pragma unroll
-        for (int z = 0; z < OWN; z++) async_copy(to + z * UNITS * UNIT + at, from + z * plane + at);
-    }
+/* The ring of this thread's warp, by bytes from all rings on: the unit that is used, and the one before it, which is done with. */
+struct Ring { int first, now, done; };
+
+__device__ __forceinline__ Ring ring_of_warp() {
+    int first = (int)(threadIdx.x / 32) * (RING * OWN * UNIT);
+    return {first, first, first + (RING - 1) * OWN * UNIT};
+}
+/* Waits for the unit that is used now. After that the warp may fetch one to `done`, and has to commit it, even if there is none. */
+__device__ __forceinline__ void wait_for_unit() {
+    async_wait<RING - 2>();
+    __syncwarp(); /* all of it is there, and all have read the one before */
+}
+__device__ __forceinline__ Ring next_of(Ring ring) {
+    return {ring.first, ring.now == ring.first + (RING - 1) * OWN * UNIT ? ring.first : ring.now + OWN * UNIT, ring.now};
 }
 
-/* Adds up 64 elements of k of 16 lanes (planes UNITS * UNIT bytes apart) and 8 lines (`plane` bytes apart). sums[.][i]: lane LANE / 4, 8 more from i = 2 on;
- * line LANE % 4 * 2 + i % 2. */
-__device__ __forceinline__ void multiply_unit(i32 (*sums)[4], const char *lanes, const char *lines, int plane) {
-    int line = LANE & 7, lane = LANE & 15;
-#pragma unroll 1
-    for (int k = 0; k < WIDTH; k += 32) { /* unrolled, it takes three registers more, and all that a thread has beside 64 floats */
-        u32 of_lanes[OWN][4], of_lines[OWN + 1][2];
+/* Starts to fetch this thread's part of a unit in all planes, `plane` bytes apart in memory. */
+__device__ __forceinline__ void fetch_unit(char *to, const i8 *from, i32 plane) {
 #pragma unroll
-        for (int z = 0; z < OWN; z++) ldmatrix(of_lanes[z], lanes + z * UNITS * UNIT + lane * WIDTH + SWIZZLED(lane, k + LANE / 16 * 16));
+    for (int z = 0; z < OWN; z++) async_copy(to + z * UNIT, from + z * plane);
+}
+
+/* Where a thread's row of 16 bytes is of the first 32 of 64 elements of k, from a plane of lines on; 32 ^ it is that of the others. */
+template <int BR> __device__ __forceinline__ int spot_of_lines() {
+    int line = LANE & (BR - 1);
+    return line * WIDTH + SWIZZLED(line, LANE / BR % 2 * 16);
+}
+
+/* The first operand of an instruction: 32 elements of k of a block's lines. */
+template <int BR> __device__ __forceinline__ void lines_of(u32 of_lines[4], const char *spot) {
+    ldmatrix(of_lines, spot);
+    if (BR == 8) of_lines[2] = of_lines[1], of_lines[1] = of_lines[3] = 0; /* the last two came twice */
+}
+
+/* Adds up 32 of k. sums[.][i]: line LANE / 4, 8 more from i = 2 on; lane LANE % 4 * 2 + i % 2. */
+__device__ __forceinline__ void multiply(i32 (*sums)[4], const u32 (*of_lines)[4], const u32 (*of_lanes)[4], int half) {
 #pragma unroll
-        for (int z = 0; z < OWN; z += 2) { /* two planes at a time, the last one twice */
-            u32 r[4];
-            ldmatrix(r, lines + (LANE < 16 || z + 1 == OWN ? z : z + 1) * plane + line * WIDTH + SWIZZLED(line, k + (LANE & 8) * 2));
-            of_lines[z][0] = r[0], of_lines[z][1] = r[1], of_lines[z + 1][0] = r[2], of_lines[z + 1][1] = r[3];
-        }
+    for (int z = 0; z < OWN; z++) {
 #pragma unroll
-        for (int z = 0; z < OWN; z++) {
-#pragma unroll
-            for (int y = 0; y < OWN; y++) mma_s8(sums[z + y], of_lanes[z], of_lines[y]);
-        }
+        for (int y = 0; y < OWN; y++) mma_s8(sums[z + y], of_lines[z], of_lanes[y] + 2 * half);
     }
 }
 
@@ -97,8 +114,13 @@ __device__ __forceinline__ void cleared(i32 (*sums)[4], u32 centre) {
     for (int i = 0; i < WEIGHTS * 4; i++) sums[i / 4][i % 4] = i / 4 == 0 || i / 4 == WEIGHTS - 1 ? (i32)centre : 0;
 }
 
-__device__ __forceinline__ i64 total_of_sums(i32 (*sums)[4], int i) {
-    i64 total = sums[0][i];
+#if OWN == 1
+typedef i32 Total; /* at most 2^13 127^2 */
+#else
+typedef i64 Total;
+#endif
+__device__ __forceinline__ Total total_of_sums(i32 (*sums)[4], int i) {
+    Total total = sums[0][i];
 #pragma unroll
     for (int w = 1; w < WEIGHTS; w++) total = total * (1 << BASE) + sums[w][i];
     return total;
@@ -125,124 +147,154 @@ __device__ __forceinline__ u64 summed_by_warp(u64 v) {
     return v;
 }
 
+/* *to += x, of all threads at once. */
+__device__ __forceinline__ void summed_to(i32 *to, i32 x) { atomicAdd(to, x); }
+__device__ __forceinline__ void summed_to(i64 *to, i64 x) { atomicAdd((u64 *)to, (u64)x); }
+
 /* Whether no product of A's lanes first .. first + BR - 1 and B's lanes outside a span, of at most 128 k, is more than 2^59, nor infinite, nor NaN. A
  * thread's part of it. */
 template <int BR> __device__ __forceinline__ bool bounded(const Packed &a, i64 first, const Packed &b, Span span) {
     u32 most = threadIdx.x < BR && first + threadIdx.x < a.lanes ? a.top[first + threadIdx.x] : 0u;
-    for (int j = (int)threadIdx.x; j < (int)b.lanes; j += 32 * BR)
+#pragma unroll 1
+    for (int j = (int)threadIdx.x; j < b.lanes; j += 32 * BR)
         if (j < span.begin || j >= span.end) most = max(most, b.top[j]);
     return field_of(most) < 127 + 26; /* |x| < 2^26, as integers are, too */
 }
 
+#if NARROWED
+typedef i32 Across; /* a sum of at most 2^13 integers of 15 bits */
+#else
+typedef i64 Across;
+#endif
+
 /* plane[r * pitch + j] = element of A's lane first + r and B's lane j, for r < BR and j of the span; of lines beyond a.lanes it is some number. first is a
- * multiple of BR, 1 <= k <= 128. Lines whose checksum is wrong are added to *faults. All threads; ends with a barrier. */
-template <int BR> __device__ __forceinline__ void product_in(float *plane, int pitch, const Packed &a, i64 first, const Packed &b, i64 k, Span span, int bits,
-                                                             char *ring, u64 *faults) {
-    const int of_lines = 2 * BR * WIDTH; /* bytes of a plane */
-    char *lines = ring + RING * OWN * UNITS * UNIT;
-    u64 *found = (u64 *)(lines + OWN * of_lines), *across = found + BR;
-    int warp = (int)threadIdx.x >> 5, turns = rows_of((int)k), lanes = span.end, depth = ((int)k + ROW - 1) / ROW * ROW;
-    for (int i = (int)threadIdx.x; i < turns * BR * (WIDTH / 16); i += 32 * BR) {
-        const i8 *from = a.digits + (i / (BR * (WIDTH / 16)) * a.padded + first) * WIDTH + i % (BR * (WIDTH / 16)) * 16;
+ * multiple of BR, 1 <= k <= 64 TURNS. Lines whose checksum is wrong are added to *faults. All threads; ends with a barrier. */
+template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *plane, int pitch, const Packed &a, i64 first, const Packed &b, i64 k, Span span,
+                                                                        int bits, char *rings, u64 *faults) {
+    const int of_lines = TURNS * BR * WIDTH, width = TURNS * WIDTH; /* bytes of a plane of lines; k */
+    char *lines = rings + rings_bytes<BR>();
+    Across *across = (Across *)(lines + OWN * of_lines);
+    int warp = (int)threadIdx.x >> 5, lanes = span.end, depth = ((int)k + ROW - 1) / ROW * ROW;
+    const int pieces = BR * (WIDTH / 16); /* of 16 bytes that a plane of lines has of 64 of k */
+    if (int i = (int)threadIdx.x; i < TURNS * pieces) {
+        const i8 *from = a.digits + ((i64)(i / pieces) * a.padded + first) * WIDTH + i % pieces * 16;
 #pragma unroll
-        for (int z = 0; z < OWN; z++) async_copy(lines + z * of_lines + i * 16, from + z * depth * a.padded);
+        for (int z = 0; z < OWN; z++) async_copy(lines + z * of_lines + i * 16, from + (i64)z * depth * a.padded);
     }
-    int unit = warp % UNITS, second = turns - 1; /* whether a unit's k are in two stages */
-    auto fetch = [&](int step, int stage) {
-        int lane = span.begin + (step >> second) * (UNITS * 16) + unit * 16;
-        if (lane < lanes) fetch_unit<BR>(ring + (stage * OWN * UNITS + unit) * UNIT, b.digits + ((step & second) * b.padded + lane) * WIDTH, depth * b.padded);
+    async_commit();
+    Ring ring = ring_of_warp();
+    int ahead = span.begin + warp * 8, later = 0; /* what is fetched next: a lane, and whether its second 64 of k */
+    i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH;
+    as_it_is(plane_b), as_it_is(row_b);
+    const i8 *from = b.digits + ahead * WIDTH + LANE * 16;
+    auto fetch = [&](int to) {
+        if (ahead < lanes) fetch_unit(rings + to + LANE * 16, TURNS == 2 && later ? from + row_b : from, plane_b);
         async_commit();
+        if (TURNS == 1 || later) ahead += 8 * BR, from += 8 * BR * WIDTH;
+        later ^= 1;
     };
-    for (int s = 0; s < RING - 1; s++) fetch(s, s);
-    int width = turns * WIDTH; /* 64 or 128 */
+    for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * OWN * UNIT);
     if ((int)threadIdx.x < width) across[threadIdx.x] = 0;
-    if (threadIdx.x < BR) {
-        found[threadIdx.x] = a.along[first + threadIdx.x];
-    }
-    __syncthreads();
+    async_wait<RING - 1>();
+    __syncthreads(); /* lines are there for all */
+#pragma unroll 1
     for (int i = span.begin / GROUP * width + (int)threadIdx.x; i < (lanes + GROUP - 1) / GROUP * width; i += 32 * BR)
-        atomicAdd(&across[i & (width - 1)], (u64)(i64)b.across[(i >> (5 + turns)) * depth + (i & (width - 1))]);
-    int line = warp / UNITS * 8 + LANE % 4 * 2, stage = 0;
+        summed_to(&across[i % width], b.across[i / width * depth + i % width]);
+    u32 held[2 * TURNS][OWN][4];
+#pragma unroll
+    for (int i = 0; i < 2 * TURNS * OWN; i++)
+        lines_of<BR>(held[i / OWN][i % OWN], lines + i % OWN * of_lines + i / (2 * OWN) * BR * WIDTH + (spot_of_lines<BR>() ^ i / OWN % 2 * 32));
+    const int own = BR / 8; /* of a thread's two lines in fragments that there are */
+    int line = LANE / 4, row = LANE & 7, spot = row * WIDTH + SWIZZLED(row, LANE / 8 * 16);
+    as_it_is(spot);
     i32 sums[WEIGHTS][4];
-    u32 top_b[2];
     auto top_of = [&](int line) { return first + line < a.lanes ? a.top[first + line] : 0u; };
 #if NARROWED
-    u32 top_a = top_of(warp / UNITS * 8 + (LANE & 7)); /* a warp's lines are looked up once, which an exchange sees to */
-    if (!top_a) top_a = ONE; /* all is zero, whatever the scale */
-    bool lines_usual = __all_sync(ALL_LANES, usual(top_a, top_a));
-    float scale_a[2];
+    float scale_a[own];
+    bool lines_usual = true;
 #pragma unroll
-    for (int i = 0; i < 2; i++) scale_a[i] = __shfl_sync(ALL_LANES, usual_a(top_a, bits), LANE % 4 * 2 + i);
-    u32 highs[2] = {0, 0}, lows[2] = {0, 0}, count = 0; /* of a line's at most 128 totals here */
+    for (int i = 0; i < own; i++) {
+        u32 top_a = top_of(line + 8 * i);
+        if (!top_a) top_a = ONE; /* all is zero, whatever the scale */
+        scale_a[i] = usual_a(top_a, bits), lines_usual = lines_usual && usual(top_a, top_a);
+    }
+    u32 highs[own] = {}, lows[own] = {}, count = 0; /* of a line's at most 256 totals here */
 #else
-    u64 here[2] = {0, 0};
+    u64 here[own] = {};
 #endif
-    for (int step = 0; span.begin + (step >> second) * (UNITS * 16) < lanes; step++) {
-        int turn = step & second, begin = span.begin + (step >> second) * (UNITS * 16) + unit * 16, lane = begin + LANE / 4;
-        bool idle = begin >= lanes; /* a unit may have lanes that are padded, but none beyond those */
-        if (turn == 0) {
-            cleared(sums, NARROWED ? CENTRED : 0);
+    int lane = span.begin + warp * 8;
+    const u32 *top = b.top + lane + LANE % 4 * 2;
+    float *to = plane + line * pitch + lane + LANE % 4 * 2;
+    for (; lane < lanes; lane += 8 * BR, top += 8 * BR, to += 8 * BR) {
+        u32 top_b[2] = {top[0], top[1]};
+        cleared(sums, NARROWED ? CENTRED : 0);
 #pragma unroll
-            for (int i = 0; i < 2; i++) top_b[i] = lane + i * 8 < lanes ? b.top[lane + i * 8] : ONE;
+        for (int turn = 0; turn < TURNS; turn++) {
+            u32 of_lanes[OWN][4];
+            wait_for_unit();
+            fetch(ring.done);
+#pragma unroll
+            for (int z = 0; z < OWN; z++) ldmatrix(of_lanes[z], rings + ring.now + z * UNIT + spot);
+#pragma unroll
+            for (int half = 0; half < 2; half++) multiply(sums, held[2 * turn + half], of_lanes, half);
+            ring = next_of(ring);
         }
-        async_wait<RING - 2>();
-        __syncthreads(); /* the stage is there for all, and the one before it is done with */
-        fetch(step + RING - 1, stage == 0 ? RING - 1 : stage - 1);
-        if (!idle) multiply_unit(sums, ring + (stage * OWN * UNITS + unit) * UNIT, lines + (turn * BR + warp / UNITS * 8) * WIDTH, of_lines);
-        if (++stage == RING) stage = 0;
-        if (turn < second || idle) continue;
-        float *to = plane + line * pitch + lane;
+        float x[2 * own]; /* of lanes that are padded, too: the plane has room for them */
 #if NARROWED
-        float x[4];
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < 2 * own; i++) {
             u32 hi, lo;
             pair_of_sums(sums, i, &hi, &lo);
-            highs[i % 2] += hi, lows[i % 2] += lo;
-            x[i] = usual_element<LOW>(hi, lo, scale_a[i % 2], usual_b(top_b[i / 2]));
+            highs[i / 2] += hi, lows[i / 2] += lo;
+            x[i] = usual_element<LOW>(hi, lo, scale_a[i / 2], usual_b(top_b[i % 2]));
         }
         count += 2;
         if (!lines_usual || !usual(top_b[0], top_b[1])) {
 #pragma unroll 1
-            for (int i = 0; i < 4; i++) { /* one by one, since they are few */
+            for (int i = 0; i < 2 * own; i++) { /* one by one, since they are few */
                 i64 total = OWN > 1 ? -((i64)CENTRED * ((1 << LOW) + 1)) : -(i64)CENTRED;
 #pragma unroll
-                for (int j = 0; j < 4; j++) if (i == j) total += total_of_sums(sums, j);
-                float one = element(total, top_of(line + i % 2), i / 2 ? top_b[1] : top_b[0], bits);
+                for (int j = 0; j < 2 * own; j++) if (i == j) total += total_of_sums(sums, j);
+                float one = element(total, top_of(line + i / 2 * 8), i % 2 ? top_b[1] : top_b[0], bits);
 #pragma unroll
-                for (int j = 0; j < 4; j++) if (i == j) x[j] = one;
+                for (int j = 0; j < 2 * own; j++) if (i == j) x[j] = one;
             }
         }
-#pragma unroll
-        for (int i = 0; i < 4; i++) if (lane + i / 2 * 8 < lanes) to[i % 2 * pitch + i / 2 * 8] = x[i];
 #else
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < 2 * own; i++) {
             i64 total = total_of_sums(sums, i);
-            here[i % 2] += (u64)total;
-            if (lane + i / 2 * 8 < lanes) to[i % 2 * pitch + i / 2 * 8] = element(total, top_of(line + i % 2), top_b[i / 2], bits);
+            here[i / 2] += (u64)total;
+            x[i] = element(total, top_of(line + i / 2 * 8), top_b[i % 2], bits);
         }
 #endif
+#pragma unroll
+        for (int i = 0; i < own; i++) *(float2 *)(to + 8 * i * pitch) = make_float2(x[2 * i], x[2 * i + 1]);
     }
+    u64 *found = (u64 *)(rings + ring.first); /* of each line, what this warp has of it */
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < own; i++) {
 #if NARROWED
-    u64 here[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) here[i] = (u64)((i64)(i32)(highs[i] - count * CENTRED) * (1 << LOW) + (i32)(lows[i] - count * CENTRED));
+        u64 sum = (u64)((i64)(i32)(highs[i] - count * CENTRED) * (1 << LOW) + (i32)(lows[i] - count * CENTRED));
+#else
+        u64 sum = here[i];
 #endif
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        for (int by = 4; by < 32; by *= 2) here[i] += __shfl_xor_sync(ALL_LANES, here[i], by);
-        if (LANE < 4) atomicAdd(&found[line + i], here[i]);
+        for (int by = 1; by < 4; by *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, by);
+        if (LANE % 4 == 0) found[line + 8 * i] = sum;
     }
     __syncthreads();
-    u64 wanted = 0;
+    u64 wrong = LANE < BR ? ((const u64 *)(rings + LANE * (RING * OWN * UNIT)))[warp] : LANE == 31 ? a.along[first + warp] : 0;
+#pragma unroll
     for (int i = LANE; i < width; i += 32) {
         const i8 *at = (const i8 *)lines + (i / WIDTH * BR + warp) * WIDTH + SWIZZLED(warp, i % WIDTH);
+        i32 q = 0, left = 0; /* as it counts on the right side, and in `along` */
 #pragma unroll
-        for (int z = 0; z < OWN; z++) wanted += (u64)(i64)at[z * of_lines] * ((u64)own_weight(z) * across[i] + (u64)along_weight(z));
+        for (int z = 0; z < OWN; z++) q += at[z * of_lines] * (i32)own_weight(z), left += at[z * of_lines] * (i32)along_weight(z);
+        wrong -= (u64)((i64)q * across[i] + left);
     }
-    wanted = summed_by_warp(wanted);
-    if (LANE == 0 && wanted != found[warp]) atomicAdd(faults, 1ull);
+    wrong = summed_by_warp(wrong);
+    if (LANE == 0 && wrong) atomicAdd(faults, 1ull);
     __syncthreads();
 }
 
@@ -303,26 +355,29 @@ template <int BR> __device__ __forceinline__ void line_done(Line &line) {
  * n < b.lanes <= 128; k is `length`. Each is multiplied by *factor, if there is one. tops: the lines' largest magnitudes, in shared memory. Lines whose
  * checksum is wrong are added to *faults. All threads; begins and ends with a barrier. */
 template <int BR> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits, const u32 *tops,
-                                                              const Packed &b, i64 length, Span span, int bits, char *ring, u64 *faults,
+                                                              const Packed &b, i64 length, Span span, int bits, char *rings, u64 *faults,
                                                               const float *factor = nullptr) {
-    const int wide = OWN > 1 ? 18 : 16; /* u64 of a line's totals: with 18, what a warp writes lies in different banks; a ring of two has room for 16 */
-    static_assert(UNITS * BR * wide * 8 <= RING * OWN * UNITS * UNIT, "the ring has no room for the totals of all units");
-    const int of_lines = BR * WIDTH; /* bytes of a plane of a row */
-    int count = rows_of((int)length), warp = (int)threadIdx.x >> 5, lanes = (int)b.lanes, tiles = (lanes + 15) / 16;
-    int depth = ((int)length + ROW - 1) / ROW * ROW;
-    int begin = span.begin / WIDTH, end = rows_of(span.end), deep = UNITS / tiles; /* rows of digits; rows of a stage */
-    int unit = warp % UNITS, part = unit / tiles, next = begin + part;               /* which of them this warp has */
-    bool idle = part >= deep;
+    static_assert(BR * BR * 16 * (int)sizeof(Total) <= rings_bytes<BR>(), "the rings have no room for the totals of all warps");
+    const int of_lines = BR * WIDTH, own = BR / 8; /* bytes of a plane of a row */
+    int count = rows_of((int)length), warp = (int)threadIdx.x >> 5, lanes = b.lanes, tiles = (lanes + 15) / 16;
+    int depth = ((int)length + ROW - 1) / ROW * ROW, begin = span.begin / WIDTH, end = rows_of(span.end); /* rows of digits */
+    int parts = BR / tiles, tile = warp % tiles, part = warp / tiles; /* which 16 lanes this warp has, and which of each `parts` times 32 of k */
+    int last = part < parts ? 2 * end : 0, ahead = 2 * begin + part;  /* what is fetched next, in halves of rows */
     char *lines = digits + head_bytes<BR>(), *check = lines + count * OWN * of_lines;
-    u32 *top_b = (u32 *)(ring + RING * OWN * UNITS * UNIT);
-    auto fetch = [&](int stage) {
-        if (!idle && next < end)
-            fetch_unit<BR>(ring + (stage * OWN * UNITS + unit) * UNIT, b.digits + (next * b.padded + (unit - part * tiles) * 16) * WIDTH, depth * b.padded);
+    u32 *top_b = (u32 *)(rings + rings_bytes<BR>());
+    Ring ring = ring_of_warp();
+    int lane = LANE / 2, put = lane * 32 + ((LANE ^ lane >> 2) & 1) * 16; /* in a unit, rows of 32 bytes lie so that those 4 apart are in different banks */
+    const i8 *from = b.digits + (tile * 16 + lane) * WIDTH;
+    i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH, piece = SWIZZLED(lane, (LANE & 1) * 16);
+    as_it_is(plane_b), as_it_is(row_b), as_it_is(piece);
+    auto fetch = [&](int to) {
+        if (ahead < last) fetch_unit(rings + to + put, from + ((ahead >> 1) * row_b + (piece ^ (ahead & 1) * 32)), plane_b);
         async_commit();
-        next += deep;
+        ahead += parts;
     };
-    for (int s = 0; s < RING - 1; s++) fetch(s);
+    for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * OWN * UNIT);
     if ((int)threadIdx.x < lanes) top_b[threadIdx.x] = b.top[threadIdx.x];
+#pragma unroll 1
     for (int e = begin * WIDTH + (int)threadIdx.x; e < end * WIDTH; e += 32 * BR) {
         i32 s = e < (int)length ? b.across[e] + (lanes > GROUP ? b.across[depth + e] : 0) + 1 : 0; /* so what lies behind the line's end counts for nothing */
 #pragma unroll
@@ -332,42 +387,64 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
             s = (s - low) >> 8;
         }
     }
-    i32 sums[WEIGHTS][4];
-    cleared(sums, 0);
-    int stage = 0;
-    for (int row = begin + part; row - part < end; row += deep) {
-        async_wait<RING - 2>();
-        __syncthreads();
-        fetch(stage == 0 ? RING - 1 : stage - 1);
-        if (!idle && row < end) multiply_unit(sums, ring + (stage * OWN * UNITS + unit) * UNIT, lines + (row * OWN * BR + warp / UNITS * 8) * WIDTH, of_lines);
-        if (++stage == RING) stage = 0;
-    }
-    __syncthreads();
-    u64 *totals = (u64 *)ring; /* [unit][line][lane] */
+    __syncthreads(); /* digits and what checks them are there for all */
+    i32 sums[2][WEIGHTS][4], checks[OWN][4]; /* of 8 lanes each; of the digits of the check, as lanes: at most 2^13 2^14 */
+    cleared(sums[0], 0), cleared(sums[1], 0);
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        totals[(unit * BR + warp / UNITS * 8 + LANE % 4 * 2 + i % 2) * wide + LANE / 4 + i / 2 * 8] = (u64)total_of_sums(sums, i);
-    i32 parts[OWN][CHECKED]; /* at most 64 words of 4 digits each: less than 2^23 */
-#pragma unroll
-    for (int i = 0; i < OWN * CHECKED; i++) parts[i / CHECKED][i % CHECKED] = 0;
-    for (int e = begin * WIDTH + LANE * 4; e < end * WIDTH; e += ROW) {
-        const char *at = lines + (e / WIDTH * OWN * BR + warp) * WIDTH + SWIZZLED(warp, e % WIDTH);
+    for (int i = 0; i < OWN * 4; i++) checks[i / 4][i % 4] = 0;
+    int row = (LANE & 7) + LANE / 16 * 8, spot = row * 32 + ((LANE >> 3 ^ row >> 2) & 1) * 16, of_row = spot_of_lines<BR>();
+    int digit = LANE / 4 * count * WIDTH + LANE % 4 * 4; /* of those of the check, if there is one */
+    as_it_is(spot), as_it_is(of_row);
+    for (int at = 2 * begin + part; at < last; at += parts) {
+        u32 mine[OWN][4], of_lanes[OWN][4];
+        wait_for_unit();
+        fetch(ring.done);
 #pragma unroll
         for (int z = 0; z < OWN; z++) {
+            lines_of<BR>(mine[z], lines + ((at >> 1) * OWN + z) * of_lines + (of_row ^ (at & 1) * 32));
+            ldmatrix(of_lanes[z], rings + ring.now + z * UNIT + spot);
+        }
 #pragma unroll
-            for (int d = 0; d < CHECKED; d++) parts[z][d] = __dp4a(*(const int *)(at + z * of_lines), *(const int *)(check + d * count * WIDTH + e), parts[z][d]);
+        for (int n = 0; n < 2; n++) multiply(sums[n], mine, of_lanes, n);
+        if (tile == 0) {
+            u32 four[2] = {0, 0};
+            if (LANE / 4 < CHECKED) four[0] = *(const u32 *)(check + digit + at * 32), four[1] = *(const u32 *)(check + digit + at * 32 + 16);
+#pragma unroll
+            for (int z = 0; z < OWN; z++) mma_s8(checks[z], mine[z], four);
+        }
+        ring = next_of(ring);
+    }
+    async_wait<0>(); /* for groups of nothing */
+    u64 *left = (u64 *)digits; /* what is too much on the left side */
+    if (tile == 0) {
+#pragma unroll
+        for (int i = 0; i < own; i++) {
+            u64 right = 0;
+#pragma unroll
+            for (int z = 0; z < OWN; z++) {
+#pragma unroll
+                for (int j = 0; j < 2; j++) right += (u64)((i64)checks[z][2 * i + j] * own_weight(z)) << 8 * (LANE % 4 * 2 + j);
+            }
+            for (int by = 1; by < 4; by *= 2) right += __shfl_xor_sync(ALL_LANES, right, by);
+            if (LANE % 4 == 0) atomicAdd(&left[LANE / 4 + 8 * i], 0 - right);
         }
     }
-    u64 wrong = LANE == 0 ? ((const u64 *)digits)[warp] : 0; /* what is too much on the left side */
+    __syncthreads(); /* the rings are done with */
+    Total *totals = (Total *)rings; /* [warp][line][lane], of odd lines the second 8 lanes first: what is written at a time lies in different banks */
 #pragma unroll
-    for (int i = 0; i < OWN * CHECKED; i++) wrong -= (u64)(own_weight(i / CHECKED) << 8 * (i % CHECKED)) * (u64)(i64)parts[i / CHECKED][i % CHECKED];
+    for (int i = 0; i < 4 * own; i++) {
+        int n = i / (2 * own), at = LANE / 4 + i / 2 % own * 8;
+        totals[(warp * BR + at) * 16 + ((n ^ at) & 1) * 8 + LANE % 4 * 2 + i % 2] = total_of_sums(sums[n], i % (2 * own));
+    }
     __syncthreads();
+    u64 wrong = LANE == 0 ? left[warp] : 0;
+#pragma unroll 1
     for (int n = LANE; n < lanes; n += 32) {
-        u64 total = 0;
-        for (int p = 0; p < deep; p++) total += totals[((p * tiles + n / 16) * BR + warp) * wide + n % 16];
-        wrong += total;
+        i64 total = 0;
+        for (int p = 0; p < parts; p++) total += totals[((p * tiles + n / 16) * BR + warp) * 16 + (n % 16 ^ (warp & 1) * 8)];
+        wrong += (u64)total;
         if (first + warp < rows) {
-            float x = element((i64)total, tops[warp], top_b[n], bits);
+            float x = element(total, tops[warp], top_b[n], bits);
             if (factor) x = __fmul_rn(x, *factor);
             out[(first + warp) * row_step + n * lane_step] = x == x ? x : __uint_as_float(NAN_BITS);
         }

@@ -23,8 +23,8 @@ from assay.exact.cuda.device import Description, Launch
 from assay.exact.cuda.intervals import Told, told
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
 from assay.exact.cuda.spans import Known, Section, Spans, spans_of, split
-from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, packing, sides_of
-from assay.exact.cuda.tiles import LEAST_SHARED, SHARED, Digits, digits
+from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, offsets, packing, sides_of
+from assay.exact.cuda.tiles import LEAST_SHARED, NARROW, SHARED, Digits, digits
 from assay.exact.inplace import BORDER, Lying, placed_by, stepped
 from assay.exact.plan import Plan
 from assay.exact.rows import whole_rows
@@ -158,6 +158,10 @@ class _Writer:
             self.views[v] = self.parameter(kind if written else f"const {kind}", "x", v)
         return self.views[v]
 
+    def each(self, walk: Walk) -> str:
+        """C++ for where a walk in a batch is at product z."""
+        return f"{self.parameter('const i64 *', 'w', Table(offsets(walk, self.shape.batch)))}[z]"
+
     def operand(self, packed: Packed, walk: Walk) -> str:
         """C++ for the operand of product z."""
         if packed not in self.packed:
@@ -165,9 +169,8 @@ class _Writer:
             given += [self.parameter(f"const {kind} *", "s", Of(packed, sums)) for kind, sums in (("i32", "across"), ("u64", "along"))]
             numbers = ("n", packed.side.lanes.size), ("p", packed.padded), ("b", packed.blocks)
             given += [self.parameter("i64 ", stem, size) for stem, size in numbers]
-            given.append(self.parameter("const i64 *", "w", walk))
             name = f"o{len(self.packed)}"
-            self.body.append(f"const Packed {name} = packed_of({', '.join(given[:-1])}, offset_of({given[-1]}, z));")
+            self.body.append(f"const Packed {name} = packed_of({', '.join(given)}, (u32){self.each(walk)});")
             self.packed[packed] = name
         return self.packed[packed]
 
@@ -179,9 +182,10 @@ class _Writer:
             root = part.writes[0].root
             names, plane = (self.operand(*a), self.operand(*b)), f"plane{len(self.planes)}"
             self.planes[root] = plane
-            k = self.parameter("i64 ", "k", a[0].side.k.size)
+            size = a[0].side.k.size
+            k, turns = self.parameter("i64 ", "k", size), 1 if size <= NARROW.width else 2
             self.body.append(f"float *{plane} = (float *)shared + {len(self.planes) - 1} * BR * pitch;")
-            self.body.append(f"product_in<BR>({plane}, (int)pitch, {names[0]}, first, {names[1]}, {k}, span, (int)bits, ring, faults);")
+            self.body.append(f"product_in<BR, {turns}>({plane}, (int)pitch, {names[0]}, first, {names[1]}, {k}, span, (int)bits, ring, faults);")
             if self.spans is not None:
                 self.body.append(f"fits = fits && (!left || bounded<BR>({names[0]}, first, {names[1]}, span));")
 
@@ -232,7 +236,7 @@ class _Writer:
         places = split(v, self.shape)
         assert places is not None
         column = " + first + warp" if v.strides[-1] else ""
-        base = f"{address} + offset_of({self.parameter('const i64 *', 'w', places.batch)}, z){column}"
+        base = f"{address} + {self.each(places.batch)}{column}"
         if places.rows.strides == (1,):
             return [f"const {kind} *p{value.name} = {base}{further};"]
         if len(places.rows.dims) == 1:
@@ -259,11 +263,11 @@ class _Writer:
         other, out = self.operand(packed, walk), self.address(place.view, True)
         found_at = stepped(place.view, size.m, size.n)
         assert found_at is not None
-        each = self.parameter("const i64 *", "w", Walk(*map(tuple, zip(*found_at.batch, strict=True))))
+        each = self.each(Walk(*map(tuple, zip(*found_at.batch, strict=True))))
         steps = (found_at.row, found_at.column) if found.first else (found_at.column, found_at.row)
         row, lane = (self.parameter("i64 ", "m", step) for step in steps)
         factor = f", {self.address(place.factor)}" if place.factor is not None else ""
-        where = f"{out} + offset_of({each}, z), {row}, {lane}, lines, first"
+        where = f"{out} + {each}, {row}, {lane}, lines, first"
         return f"product_out<BR>({where}, digits, tops, {other}, length, span, (int)bits, ring, faults{factor});"
 
     def written(self) -> Attend:

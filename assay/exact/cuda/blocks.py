@@ -33,7 +33,7 @@ def room(products: int, puts: bool, elements: int, lines: int, ring: int, how: D
 
 
 def pitch_of(elements: int) -> int:
-    return (elements + 11) // 16 * 16 + 4
+    return (elements + 7) // 16 * 16 + 8
 
 
 def digits_bytes(lines: int, elements: int, how: Digits) -> int:
@@ -44,7 +44,7 @@ def digits_bytes(lines: int, elements: int, how: Digits) -> int:
 
 def ring_bytes(lines: int, ring: int, how: Digits) -> int:
     own = in_memory(how)
-    return ring * own * 8 * 16 * NARROW.width + own * 2 * lines * NARROW.width + 8 * LANES_OUT + 12 * lines
+    return ring * own * lines * 8 * NARROW.width + own * 2 * lines * NARROW.width + 8 * LANES_OUT
 
 
 def alike(how: Digits, ring: int) -> str:
