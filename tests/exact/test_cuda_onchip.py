@@ -30,6 +30,17 @@ BLOCKS = [pytest.param(b, lines, marks=[pytest.mark.slow] if lines == 8 and b !=
 
 Span = tuple[int, int]
 
+DISPATCH = """
+/* By how many lanes there are. */
+template <int TILES> __device__ void out_of(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits, const u32 *tops, const Packed &b, i64 length,
+                                            Span span, int bits, char *rings, u64 *faults) {
+    if constexpr (TILES > 1) {
+        if (b.lanes <= 16 * (TILES - 1)) return out_of<TILES - 1>(out, row_step, lane_step, rows, first, digits, tops, b, length, span, bits, rings, faults);
+    }
+    product_out<LINES, TILES>(out, row_step, lane_step, rows, first, digits, tops, b, length, span, bits, rings, faults);
+}
+"""
+
 KERNELS = """
 /* c[row][j] of a block's lines and of B's lanes begin <= j < end, by way of shared memory. */
 KERNEL __launch_bounds__(32 * LINES, 1) inward(const i8 *a, const u32 *top_a, const u64 *along, i64 lanes_a, i64 padded_a, const i8 *b,
@@ -66,7 +77,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 le
         line_done<LINES>(line);
         if (LANE == 0) tops[r] = top;
     }
-    product_out<LINES>(out, row_step, lane_step, rows, first, digits, tops, columns, length, {(int)begin, (int)end}, (int)bits, shared, faults);
+    out_of<8>(out, row_step, lane_step, rows, first, digits, tops, columns, length, {(int)begin, (int)end}, (int)bits, shared, faults);
 }
 """
 
@@ -78,7 +89,7 @@ def defined(bits: int, lines: int) -> str:
 
 
 def text(bits: int, lines: int) -> str:
-    return defined(bits, lines) + source("digits.cuh", "tensor.cuh", "attend.cuh") + KERNELS
+    return defined(bits, lines) + source("digits.cuh", "tensor.cuh", "attend.cuh") + DISPATCH + KERNELS
 
 
 def own(bits: int) -> int:
@@ -310,7 +321,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
         Line line = line_of<LINES>(digits, r, 0u, (u32)keys, top, (int)bits);
         for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) put<LINES>(line, LANE + 32 * i, x[i]);
         line_done<LINES>(line);
-        product_out<LINES>(out, width, 1, rows, first, digits, tops, of_v, keys, {0, n}, (int)bits, shared, faults);
+        out_of<8>(out, width, 1, rows, first, digits, tops, of_v, keys, {0, n}, (int)bits, shared, faults);
     }
 }
 """
@@ -320,7 +331,7 @@ def attended(device: fake.Fake, rows: int, keys: int, depth: int, width: int, ki
     """Whether a whole attention is right."""
     bits, lines = 14, 16
     files = ("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh")
-    one = Chip(device, bits, lines, defined(bits, lines) + source(*files) + WHOLE)
+    one = Chip(device, bits, lines, defined(bits, lines) + source(*files) + DISPATCH + WHOLE)
     q, k = operands(1, rows, depth, keys, kind, bits)
     v, mask = floats(3, (width, keys), kind), np.where(np.arange(keys) <= np.arange(rows)[:, None] * 3, np.float32(0), np.float32(-np.inf))
     scores = reference.matmul(q, k.T, bits) + mask

@@ -279,7 +279,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) holds(const i8 *a, const u32 *top_a, con
     for (int i = 0; i < 32; i++) if (LANE + 32 * i < (int)lanes_b) put<LINES>(line, LANE + 32 * i, y[i]);
     line_done<LINES>(line);
     if (LANE == 0) tops[r] = top;
-    product_out<LINES>(out, row_step, lane_step, lanes_a, first, digits, tops, columns, lanes_b, {0, (int)lanes_b}, (int)bits, shared, faults);
+    product_out<LINES, 4>(out, row_step, lane_step, lanes_a, first, digits, tops, columns, lanes_b, {0, (int)lanes_b}, (int)bits, shared, faults);
     #pragma unroll
     for (int i = 0; i < 32; i++) out[lanes_a * i + LANE] = x[i];
 }
@@ -324,7 +324,7 @@ def test_the_assembler_would_say_so() -> None:
 @needs_nvrtc
 @pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
 def test_a_whole_attention_compiles(arch: str) -> None:
-    whole = defined(14, 16) + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh") + WHOLE + KERNELS
+    whole = defined(14, 16) + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh") + DISPATCH + WHOLE + KERNELS
     ptx, cubin = nvrtc.compiled(whole, arch)
     assert cubin.startswith(b"\x7fELF")
     assert nvrtc.forbidden(ptx) == []

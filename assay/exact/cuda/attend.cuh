@@ -351,35 +351,44 @@ template <int BR> __device__ __forceinline__ void line_done(Line &line) {
     if (LANE == 0) *line.along = all;
 }
 
+/* The bytes from the first of a number of rows of 64 elements on to half `at`, counted from 0, where those of the next half that this warp has begin; `row`: from
+ * one row to the next, a multiple of 64. */
+template <int PARTS> __device__ __forceinline__ int next_half(int bytes, int at, int row) {
+    bytes += PARTS / 2 * row;
+    return PARTS % 2 ? (at % 2 ? bytes + row : bytes) ^ 32 : bytes;
+}
+
 /* out[(first + r) * row_step + n * lane_step] = element of line r, whose digits a Line wrote in the span, and B's lane n, for r < BR, first + r < rows,
- * n < b.lanes <= 128; k is `length`. Each is multiplied by *factor, if there is one. tops: the lines' largest magnitudes, in shared memory. Lines whose
+ * n < b.lanes; k is `length`, 16 (TILES - 1) < b.lanes <= 16 TILES <= 128. Each is multiplied by *factor, if there is one. tops: the lines' largest magnitudes, in shared memory. Lines whose
  * checksum is wrong are added to *faults. All threads; begins and ends with a barrier. */
-template <int BR> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits, const u32 *tops,
-                                                              const Packed &b, i64 length, Span span, int bits, char *rings, u64 *faults,
-                                                              const float *factor = nullptr) {
+template <int BR, int TILES> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits,
+                                                                         const u32 *tops, const Packed &b, i64 length, Span span, int bits, char *rings,
+                                                                         u64 *faults, const float *factor = nullptr) {
     static_assert(BR * BR * 16 * (int)sizeof(Total) <= rings_bytes<BR>(), "the rings have no room for the totals of all warps");
     const int of_lines = BR * WIDTH, own = BR / 8; /* bytes of a plane of a row */
-    int count = rows_of((int)length), warp = (int)threadIdx.x >> 5, lanes = b.lanes, tiles = (lanes + 15) / 16;
-    int depth = ((int)length + ROW - 1) / ROW * ROW, begin = span.begin / WIDTH, end = rows_of(span.end); /* rows of digits */
-    int parts = BR / tiles, tile = warp % tiles, part = warp / tiles; /* which 16 lanes this warp has, and which of each `parts` times 32 of k */
-    int last = part < parts ? 2 * end : 0, ahead = 2 * begin + part;  /* what is fetched next, in halves of rows */
+    int count = rows_of((int)length), warp = (int)threadIdx.x >> 5, lanes = b.lanes, depth = ((int)length + ROW - 1) / ROW * ROW;
+    int begin = span.begin / WIDTH, end = rows_of(span.end); /* rows of digits */
+    const int PARTS = BR / TILES;
+    int tile = warp % TILES, part = warp / TILES;                    /* which 16 lanes this warp has, and which of each PARTS times 32 of k */
+    int last = part < PARTS ? 2 * end : 0, ahead = 2 * begin + part; /* what is fetched next, in halves of rows */
     char *lines = digits + head_bytes<BR>(), *check = lines + count * OWN * of_lines;
     u32 *top_b = (u32 *)(rings + rings_bytes<BR>());
     Ring ring = ring_of_warp();
     int lane = LANE / 2, put = lane * 32 + ((LANE ^ lane >> 2) & 1) * 16; /* in a unit, rows of 32 bytes lie so that those 4 apart are in different banks */
     const i8 *from = b.digits + (tile * 16 + lane) * WIDTH;
-    i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH, piece = SWIZZLED(lane, (LANE & 1) * 16);
-    as_it_is(plane_b), as_it_is(row_b), as_it_is(piece);
+    i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH, piece = ahead / 2 * row_b + (SWIZZLED(lane, (LANE & 1) * 16) ^ ahead % 2 * 32);
+    as_it_is(plane_b), as_it_is(row_b);
     auto fetch = [&](int to) {
-        if (ahead < last) fetch_unit(rings + to + put, from + ((ahead >> 1) * row_b + (piece ^ (ahead & 1) * 32)), plane_b);
+        if (ahead < last) fetch_unit(rings + to + put, from + piece, plane_b);
         async_commit();
-        ahead += parts;
+        piece = next_half<PARTS>(piece, ahead, row_b);
+        ahead += PARTS;
     };
     for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * OWN * UNIT);
     if ((int)threadIdx.x < lanes) top_b[threadIdx.x] = b.top[threadIdx.x];
 #pragma unroll 1
     for (int e = begin * WIDTH + (int)threadIdx.x; e < end * WIDTH; e += 32 * BR) {
-        i32 s = e < (int)length ? b.across[e] + (lanes > GROUP ? b.across[depth + e] : 0) + 1 : 0; /* so what lies behind the line's end counts for nothing */
+        i32 s = e < (int)length ? b.across[e] + (TILES > GROUP / 16 ? b.across[depth + e] : 0) + 1 : 0; /* so what lies behind the line's end counts for nothing */
 #pragma unroll
         for (int d = 0; d < CHECKED; d++) {
             i32 low = ((s + 128) & 255) - 128;
@@ -392,26 +401,28 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
     cleared(sums[0], 0), cleared(sums[1], 0);
 #pragma unroll
     for (int i = 0; i < OWN * 4; i++) checks[i / 4][i % 4] = 0;
-    int row = (LANE & 7) + LANE / 16 * 8, spot = row * 32 + ((LANE >> 3 ^ row >> 2) & 1) * 16, of_row = spot_of_lines<BR>();
+    int row = (LANE & 7) + LANE / 16 * 8, spot = row * 32 + ((LANE >> 3 ^ row >> 2) & 1) * 16;
+    int at = 2 * begin + part, mine = at / 2 * OWN * of_lines + (spot_of_lines<BR>() ^ at % 2 * 32); /* the half that is used, and this thread's part of it */
     int digit = LANE / 4 * count * WIDTH + LANE % 4 * 4; /* of those of the check, if there is one */
-    as_it_is(spot), as_it_is(of_row);
-    for (int at = 2 * begin + part; at < last; at += parts) {
-        u32 mine[OWN][4], of_lanes[OWN][4];
+    as_it_is(spot);
+    for (; at < last; at += PARTS) {
+        u32 of_block[OWN][4], of_lanes[OWN][4];
         wait_for_unit();
         fetch(ring.done);
 #pragma unroll
         for (int z = 0; z < OWN; z++) {
-            lines_of<BR>(mine[z], lines + ((at >> 1) * OWN + z) * of_lines + (of_row ^ (at & 1) * 32));
+            lines_of<BR>(of_block[z], lines + mine + z * of_lines);
             ldmatrix(of_lanes[z], rings + ring.now + z * UNIT + spot);
         }
 #pragma unroll
-        for (int n = 0; n < 2; n++) multiply(sums[n], mine, of_lanes, n);
+        for (int n = 0; n < 2; n++) multiply(sums[n], of_block, of_lanes, n);
         if (tile == 0) {
             u32 four[2] = {0, 0};
             if (LANE / 4 < CHECKED) four[0] = *(const u32 *)(check + digit + at * 32), four[1] = *(const u32 *)(check + digit + at * 32 + 16);
 #pragma unroll
-            for (int z = 0; z < OWN; z++) mma_s8(checks[z], mine[z], four);
+            for (int z = 0; z < OWN; z++) mma_s8(checks[z], of_block[z], four);
         }
+        mine = next_half<PARTS>(mine, at, OWN * of_lines);
         ring = next_of(ring);
     }
     async_wait<0>(); /* for groups of nothing */
@@ -441,7 +452,8 @@ template <int BR> __device__ __forceinline__ void product_out(float *out, i64 ro
 #pragma unroll 1
     for (int n = LANE; n < lanes; n += 32) {
         i64 total = 0;
-        for (int p = 0; p < parts; p++) total += totals[((p * tiles + n / 16) * BR + warp) * 16 + (n % 16 ^ (warp & 1) * 8)];
+#pragma unroll
+        for (int p = 0; p < PARTS; p++) total += totals[((p * TILES + n / 16) * BR + warp) * 16 + (n % 16 ^ (warp & 1) * 8)];
         wrong += (u64)total;
         if (first + warp < rows) {
             float x = element(total, tops[warp], top_b[n], bits);

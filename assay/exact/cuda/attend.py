@@ -268,7 +268,7 @@ class _Writer:
         row, lane = (self.parameter("i64 ", "m", step) for step in steps)
         factor = f", {self.address(place.factor)}" if place.factor is not None else ""
         where = f"{out} + {each}, {row}, {lane}, lines, first"
-        return f"product_out<BR>({where}, digits, tops, {other}, length, span, (int)bits, ring, faults{factor});"
+        return f"product_out<BR, {-(-packed.side.lanes.size // 16)}>({where}, digits, tops, {other}, length, span, (int)bits, ring, faults{factor});"
 
     def written(self) -> Attend:
         shape, lines = self.shape, self.room.lines
