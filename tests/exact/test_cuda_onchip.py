@@ -33,11 +33,11 @@ Span = tuple[int, int]
 DISPATCH = """
 /* By how many lanes there are. */
 template <int TILES> __device__ void out_of(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits, const u32 *tops, const Packed &b, i64 length,
-                                            Span span, int bits, char *rings, u64 *faults) {
+                                            Span span, int bits, char *rings, u64 &wrong) {
     if constexpr (TILES > 1) {
-        if (b.lanes <= 16 * (TILES - 1)) return out_of<TILES - 1>(out, row_step, lane_step, rows, first, digits, tops, b, length, span, bits, rings, faults);
+        if (b.lanes <= 16 * (TILES - 1)) return out_of<TILES - 1>(out, row_step, lane_step, rows, first, digits, tops, b, length, span, bits, rings, wrong);
     }
-    product_out<LINES, TILES>(out, row_step, lane_step, rows, first, digits, tops, b, length, span, bits, rings, faults);
+    product_out<LINES, TILES>(out, row_step, lane_step, rows, first, digits, tops, b, length, span, bits, rings, wrong);
 }
 """
 
@@ -52,8 +52,10 @@ KERNEL __launch_bounds__(32 * LINES, 1) inward(const i8 *a, const u32 *top_a, co
     float *plane = (float *)(shared + (ring_bytes<LINES>() + 127) / 128 * 128);
     Packed rows = {a, top_a, 0, along, (i32)lanes_a, (i32)padded_a}, columns = {b, top_b, across, 0, (i32)lanes_b, (i32)padded_b};
     Span span = {(int)begin, (int)end};
-    if (k <= 64) product_in<LINES, 1>(plane, pitch, rows, first, columns, k, span, (int)bits, shared, faults);
-    else product_in<LINES, 2>(plane, pitch, rows, first, columns, k, span, (int)bits, shared, faults);
+    u64 wrong = 0;
+    if (k <= 64) product_in<LINES, 1>(plane, pitch, rows, first, columns, k, span, (int)bits, shared, wrong);
+    else product_in<LINES, 2>(plane, pitch, rows, first, columns, k, span, (int)bits, shared, wrong);
+    add_to_faults(faults, wrong);
     for (int e = (int)begin + LANE; e < (int)end; e += 32) if (first + r < lanes_a) c[(first + r) * lanes_b + e] = plane[r * pitch + e];
 }
 
@@ -77,7 +79,9 @@ KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 le
         line_done<LINES>(line);
         if (LANE == 0) tops[r] = top;
     }
-    out_of<8>(out, row_step, lane_step, rows, first, digits, tops, columns, length, {(int)begin, (int)end}, (int)bits, shared, faults);
+    u64 wrong = 0;
+    out_of<8>(out, row_step, lane_step, rows, first, digits, tops, columns, length, {(int)begin, (int)end}, (int)bits, shared, wrong);
+    add_to_faults(faults, wrong);
 }
 """
 
@@ -300,8 +304,9 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
     char *digits = (char *)(plane + LINES * pitch);
     Packed of_q = {q, top_q, 0, along, (i32)rows, (i32)padded_q}, of_k = {k, top_k, across_k, 0, n, (i32)padded_k};
     Packed of_v = {v, top_v, across_v, 0, (i32)width, (i32)padded_v};
+    u64 wrong = 0;
     for (int turn = 0; turn < 2; turn++) {
-        product_in<LINES, 2>(plane, pitch, of_q, first, of_k, depth, {0, n}, (int)bits, shared, faults);
+        product_in<LINES, 2>(plane, pitch, of_q, first, of_k, depth, {0, n}, (int)bits, shared, wrong);
         u32 rank = 0, top = 0;
         u64 sum = 0;
         for (int i = 0; i < HELD; i++) {
@@ -321,8 +326,9 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
         Line line = line_of<LINES>(digits, r, 0u, (u32)keys, top, (int)bits);
         for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) put<LINES>(line, LANE + 32 * i, x[i]);
         line_done<LINES>(line);
-        out_of<8>(out, width, 1, rows, first, digits, tops, of_v, keys, {0, n}, (int)bits, shared, faults);
+        out_of<8>(out, width, 1, rows, first, digits, tops, of_v, keys, {0, n}, (int)bits, shared, wrong);
     }
+    add_to_faults(faults, wrong);
 }
 """
 

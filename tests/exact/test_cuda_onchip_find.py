@@ -260,13 +260,13 @@ KERNEL __launch_bounds__(32 * LINES, 1) holds(const i8 *a, const u32 *top_a, con
     Packed rows = {a, top_a, 0, along, (i32)lanes_a, (i32)padded_a}, columns = {b, top_b, across, 0, (i32)lanes_b, (i32)padded_b};
     float *plane = (float *)(shared + (ring_bytes<LINES>() + 127) / 128 * 128), x[32], y[32];
     char *digits = (char *)(plane + LINES * pitch);
-    product_in<LINES, 2>(plane, pitch, rows, first, columns, k, {0, (int)lanes_b}, (int)bits, shared, faults);
+    product_in<LINES, 2>(plane, pitch, rows, first, columns, k, {0, (int)lanes_b}, (int)bits, shared, wrong);
     #pragma unroll
     for (int i = 0; i < 32; i++) x[i] = plane[r * pitch + LANE + 32 * i];
-    product_in<LINES, 2>(plane, pitch, columns, first, rows, k, {0, (int)lanes_a}, (int)bits, shared, faults);
+    product_in<LINES, 2>(plane, pitch, columns, first, rows, k, {0, (int)lanes_a}, (int)bits, shared, wrong);
     #pragma unroll
     for (int i = 0; i < 32; i++) y[i] = plane[r * pitch + LANE + 32 * i];
-    product_in<LINES, 2>(plane, pitch, rows, first, rows, k, {0, (int)lanes_a}, (int)bits, shared, faults);
+    product_in<LINES, 2>(plane, pitch, rows, first, rows, k, {0, (int)lanes_a}, (int)bits, shared, wrong);
     u32 top = 0;
     #pragma unroll
     for (int i = 0; i < 32; i++) {
@@ -279,7 +279,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) holds(const i8 *a, const u32 *top_a, con
     for (int i = 0; i < 32; i++) if (LANE + 32 * i < (int)lanes_b) put<LINES>(line, LANE + 32 * i, y[i]);
     line_done<LINES>(line);
     if (LANE == 0) tops[r] = top;
-    product_out<LINES, 4>(out, row_step, lane_step, lanes_a, first, digits, tops, columns, lanes_b, {0, (int)lanes_b}, (int)bits, shared, faults);
+    product_out<LINES, 4>(out, row_step, lane_step, lanes_a, first, digits, tops, columns, lanes_b, {0, (int)lanes_b}, (int)bits, shared, wrong);
     #pragma unroll
     for (int i = 0; i < 32; i++) out[lanes_a * i + LANE] = x[i];
 }

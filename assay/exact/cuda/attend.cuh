@@ -147,6 +147,14 @@ __device__ __forceinline__ u64 summed_by_warp(u64 v) {
     return v;
 }
 
+/* What is wrong with the checksum of this warp's line, modulo 2^64: each thread has a part of it. `wrong` has more than one product's, of which each counts for an odd
+ * multiple, so that none is lost in the others. */
+__device__ __forceinline__ void add_to_wrong(u64 &wrong, u64 more) { wrong = wrong * 0x9e3779b97f4a7c15ull + more; }
+__device__ __forceinline__ void add_to_faults(u64 *faults, u64 wrong) {
+    wrong = summed_by_warp(wrong);
+    if (LANE == 0 && wrong) atomicAdd(faults, 1ull);
+}
+
 /* *to += x, of all threads at once. */
 __device__ __forceinline__ void summed_to(i32 *to, i32 x) { atomicAdd(to, x); }
 __device__ __forceinline__ void summed_to(i64 *to, i64 x) { atomicAdd((u64 *)to, (u64)x); }
@@ -155,9 +163,9 @@ __device__ __forceinline__ void summed_to(i64 *to, i64 x) { atomicAdd((u64 *)to,
  * thread's part of it. */
 template <int BR> __device__ __forceinline__ bool bounded(const Packed &a, i64 first, const Packed &b, Span span) {
     u32 most = threadIdx.x < BR && first + threadIdx.x < a.lanes ? a.top[first + threadIdx.x] : 0u;
+    int size = span.end - span.begin;
 #pragma unroll 1
-    for (int j = (int)threadIdx.x; j < b.lanes; j += 32 * BR)
-        if (j < span.begin || j >= span.end) most = max(most, b.top[j]);
+    for (int j = (int)threadIdx.x; j < b.lanes - size; j += 32 * BR) most = max(most, b.top[j < span.begin ? j : j + size]);
     return field_of(most) < 127 + 26; /* |x| < 2^26, as integers are, too */
 }
 
@@ -168,9 +176,9 @@ typedef i64 Across;
 #endif
 
 /* plane[r * pitch + j] = element of A's lane first + r and B's lane j, for r < BR and j of the span; of lines beyond a.lanes it is some number. first is a
- * multiple of BR, 1 <= k <= 64 TURNS. Lines whose checksum is wrong are added to *faults. All threads; ends with a barrier. */
+ * multiple of BR, 1 <= k <= 64 TURNS. All threads; ends with a barrier. */
 template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *plane, int pitch, const Packed &a, i64 first, const Packed &b, i64 k, Span span,
-                                                                        int bits, char *rings, u64 *faults) {
+                                                                        int bits, char *rings, u64 &wrong) {
     const int of_lines = TURNS * BR * WIDTH, width = TURNS * WIDTH; /* bytes of a plane of lines; k */
     char *lines = rings + rings_bytes<BR>();
     Across *across = (Across *)(lines + OWN * of_lines);
@@ -284,17 +292,16 @@ template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *p
         if (LANE % 4 == 0) found[line + 8 * i] = sum;
     }
     __syncthreads();
-    u64 wrong = LANE < BR ? ((const u64 *)(rings + LANE * (RING * OWN * UNIT)))[warp] : LANE == 31 ? a.along[first + warp] : 0;
+    u64 more = LANE < BR ? ((const u64 *)(rings + LANE * (RING * OWN * UNIT)))[warp] : LANE == 31 ? a.along[first + warp] : 0;
 #pragma unroll
     for (int i = LANE; i < width; i += 32) {
         const i8 *at = (const i8 *)lines + (i / WIDTH * BR + warp) * WIDTH + SWIZZLED(warp, i % WIDTH);
         i32 q = 0, left = 0; /* as it counts on the right side, and in `along` */
 #pragma unroll
         for (int z = 0; z < OWN; z++) q += at[z * of_lines] * (i32)own_weight(z), left += at[z * of_lines] * (i32)along_weight(z);
-        wrong -= (u64)((i64)q * across[i] + left);
+        more -= (u64)((i64)q * across[i] + left);
     }
-    wrong = summed_by_warp(wrong);
-    if (LANE == 0 && wrong) atomicAdd(faults, 1ull);
+    add_to_wrong(wrong, more);
     __syncthreads();
 }
 
@@ -359,11 +366,11 @@ template <int PARTS> __device__ __forceinline__ int next_half(int bytes, int at,
 }
 
 /* out[(first + r) * row_step + n * lane_step] = element of line r, whose digits a Line wrote in the span, and B's lane n, for r < BR, first + r < rows,
- * n < b.lanes; k is `length`, 16 (TILES - 1) < b.lanes <= 16 TILES <= 128. Each is multiplied by *factor, if there is one. tops: the lines' largest magnitudes, in shared memory. Lines whose
- * checksum is wrong are added to *faults. All threads; begins and ends with a barrier. */
+ * n < b.lanes; k is `length`, 16 (TILES - 1) < b.lanes <= 16 TILES <= 128. Each is multiplied by *factor, if there is one. tops: the lines' largest
+ * magnitudes, in shared memory. All threads; begins and ends with a barrier. */
 template <int BR, int TILES> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits,
                                                                          const u32 *tops, const Packed &b, i64 length, Span span, int bits, char *rings,
-                                                                         u64 *faults, const float *factor = nullptr) {
+                                                                         u64 &wrong, const float *factor = nullptr) {
     static_assert(BR * BR * 16 * (int)sizeof(Total) <= rings_bytes<BR>(), "the rings have no room for the totals of all warps");
     const int of_lines = BR * WIDTH, own = BR / 8; /* bytes of a plane of a row */
     int count = rows_of((int)length), warp = (int)threadIdx.x >> 5, lanes = b.lanes, depth = ((int)length + ROW - 1) / ROW * ROW;
@@ -448,20 +455,19 @@ template <int BR, int TILES> __device__ __forceinline__ void product_out(float *
         totals[(warp * BR + at) * 16 + ((n ^ at) & 1) * 8 + LANE % 4 * 2 + i % 2] = total_of_sums(sums[n], i % (2 * own));
     }
     __syncthreads();
-    u64 wrong = LANE == 0 ? left[warp] : 0;
+    u64 more = LANE == 0 ? left[warp] : 0;
 #pragma unroll 1
     for (int n = LANE; n < lanes; n += 32) {
         i64 total = 0;
 #pragma unroll
         for (int p = 0; p < PARTS; p++) total += totals[((p * TILES + n / 16) * BR + warp) * 16 + (n % 16 ^ (warp & 1) * 8)];
-        wrong += (u64)total;
+        more += (u64)total;
         if (first + warp < rows) {
             float x = element(total, tops[warp], top_b[n], bits);
             if (factor) x = __fmul_rn(x, *factor);
             out[(first + warp) * row_step + n * lane_step] = x == x ? x : __uint_as_float(NAN_BITS);
         }
     }
-    wrong = summed_by_warp(wrong);
-    if (LANE == 0 && wrong && first + warp < rows) atomicAdd(faults, 1ull);
+    add_to_wrong(wrong, first + warp < rows ? more : 0);
     __syncthreads();
 }

@@ -185,7 +185,7 @@ class _Writer:
             size = a[0].side.k.size
             k, turns = self.parameter("i64 ", "k", size), 1 if size <= NARROW.width else 2
             self.body.append(f"float *{plane} = (float *)shared + {len(self.planes) - 1} * BR * pitch;")
-            self.body.append(f"product_in<BR, {turns}>({plane}, (int)pitch, {names[0]}, first, {names[1]}, {k}, span, (int)bits, ring, faults);")
+            self.body.append(f"product_in<BR, {turns}>({plane}, (int)pitch, {names[0]}, first, {names[1]}, {k}, span, (int)bits, ring, wrong);")
             if self.spans is not None:
                 self.body.append(f"fits = fits && (!left || bounded<BR>({names[0]}, first, {names[1]}, span));")
 
@@ -268,7 +268,7 @@ class _Writer:
         row, lane = (self.parameter("i64 ", "m", step) for step in steps)
         factor = f", {self.address(place.factor)}" if place.factor is not None else ""
         where = f"{out} + {each}, {row}, {lane}, lines, first"
-        return f"product_out<BR, {-(-packed.side.lanes.size // 16)}>({where}, digits, tops, {other}, length, span, (int)bits, ring, faults{factor});"
+        return f"product_out<BR, {-(-packed.side.lanes.size // 16)}>({where}, digits, tops, {other}, length, span, (int)bits, ring, wrong{factor});"
 
     def written(self) -> Attend:
         shape, lines = self.shape, self.room.lines
@@ -292,6 +292,7 @@ class _Writer:
             if left is not None:
                 self.body += ["if (!__syncthreads_and(fits)) {", "    if (threadIdx.x == 0) *flag = 1;", "    return;", "}"]
             self.body += [self.multiplied(part, next(v.root for v in part.reads if self._inside(v.root))) for part in parts]
+        self.body = ["u64 wrong = 0;", *self.body, "add_to_faults(faults, wrong);"]
         blocks = shape.batch * -(-shape.lines // lines)
         flags = self.parameter("u32 *", "f", Flags(blocks)) if self.spans is not None or self.most else ""
         if self.spans is not None:
