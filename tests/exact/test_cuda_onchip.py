@@ -32,12 +32,12 @@ Span = tuple[int, int]
 
 DISPATCH = """
 /* By how many lanes there are. */
-template <int TILES> __device__ void out_of(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits, const u32 *tops, const Packed &b, i64 length,
-                                            Span span, int bits, char *rings, u64 &wrong) {
+template <int TILES> __device__ void out_of(float *out, i64 row, i64 lane, i64 rows, i64 first, char *digits, const u32 *tops, const Packed &b,
+                                            i64 length, Span span, int bits, char *rings, u64 &wrong) {
     if constexpr (TILES > 1) {
-        if (b.lanes <= 16 * (TILES - 1)) return out_of<TILES - 1>(out, row_step, lane_step, rows, first, digits, tops, b, length, span, bits, rings, wrong);
+        if (b.lanes <= 16 * (TILES - 1)) return out_of<TILES - 1>(out, row, lane, rows, first, digits, tops, b, length, span, bits, rings, wrong);
     }
-    product_out<LINES, TILES>(out, row_step, lane_step, rows, first, digits, tops, b, length, span, bits, rings, wrong);
+    product_out<LINES, TILES>(out, row, lane, rows, first, digits, tops, b, length, span, bits, rings, wrong);
 }
 """
 
@@ -59,7 +59,8 @@ KERNEL __launch_bounds__(32 * LINES, 1) inward(const i8 *a, const u32 *top_a, co
     for (int e = (int)begin + LANE; e < (int)end; e += 32) if (first + r < lanes_a) c[(first + r) * lanes_b + e] = plane[r * pitch + e];
 }
 
-/* out[row * row_step + n * lane_step] of p[rows][begin <= k < end] and B's lanes, p by way of digits in shared memory. */
+/* out[row * row_step + n * lane_step] of p[rows][begin <= k < end] and B's lanes, p by way of digits in shared memory; twice, as lines may be read by two
+ * products. */
 KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 length, const i8 *b, const u32 *top_b, const i32 *across,
                                                 i64 lanes_b, i64 padded_b, i64 begin, i64 end, i64 bits, float *out, i64 row_step,
                                                 i64 lane_step, u64 *faults) {
@@ -80,7 +81,8 @@ KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 le
         if (LANE == 0) tops[r] = top;
     }
     u64 wrong = 0;
-    out_of<8>(out, row_step, lane_step, rows, first, digits, tops, columns, length, {(int)begin, (int)end}, (int)bits, shared, wrong);
+    for (int turn = 0; turn < 2; turn++)
+        out_of<8>(out, row_step, lane_step, rows, first, digits, tops, columns, length, {(int)begin, (int)end}, (int)bits, shared, wrong);
     add_to_faults(faults, wrong);
 }
 """
@@ -138,8 +140,9 @@ class Chip:
         kernel = device.load(around(digits(self.bits), NARROW)).kernel
         size, planes = 4 * padded // LANES * blocks * ROW, own(self.bits)
         out = Packed(
-            x, padded, device.allocate(planes * blocks * ROW * padded), device.allocate(4 * (lanes + 7)), device.allocate(size), device.allocate(8 * padded)
-        )
+            x, padded, device.allocate(planes * blocks * ROW * padded), device.allocate(4 * (lanes + 7)), device.allocate(size),
+            device.allocate(8 * padded),
+        )  # fmt: skip
         for buffer in (out.top, out.along):
             device.upload(buffer.address, np.zeros(buffer.size, np.uint8))
         start, values = uploaded(device, np.zeros(1, np.int64)), uploaded(device, x)
@@ -261,11 +264,17 @@ def with_hard_lanes(x: Array) -> Array:
     return x
 
 
+def shuffled(lanes: int) -> Array:
+    """An order in which one of the second half comes before each of the first."""
+    return np.arange(lanes).reshape(2, -1)[::-1].T.ravel()
+
+
 @needs_compiler
 @pytest.mark.parametrize(("bits", "lines"), BLOCKS)
 def test_hard_lanes_on_both_sides(bits: int, lines: int) -> None:
     one = chip(bits, lines)
     a, b = (with_hard_lanes(x) for x in operands(3, 20, 90, 40, "even", bits))
+    b = np.concatenate([b, b[shuffled(40)]])
     with np.errstate(over="ignore"):
         want = reference.matmul(a, b.T, bits)
     for got, wrong in (one.inward(one.packed(a), one.packed(b)), one.outward(a, one.packed(b))):

@@ -147,8 +147,8 @@ __device__ __forceinline__ u64 summed_by_warp(u64 v) {
     return v;
 }
 
-/* What is wrong with the checksum of this warp's line, modulo 2^64: each thread has a part of it. `wrong` has more than one product's, of which each counts for an odd
- * multiple, so that none is lost in the others. */
+/* What is wrong with the checksum of this warp's line, modulo 2^64: each thread has a part of it. `wrong` may have several products', of which each counts for
+ * another odd multiple. */
 __device__ __forceinline__ void add_to_wrong(u64 &wrong, u64 more) { wrong = wrong * 0x9e3779b97f4a7c15ull + more; }
 __device__ __forceinline__ void add_to_faults(u64 *faults, u64 wrong) {
     wrong = summed_by_warp(wrong);
@@ -208,10 +208,14 @@ template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *p
 #pragma unroll 1
     for (int i = span.begin / GROUP * width + (int)threadIdx.x; i < (lanes + GROUP - 1) / GROUP * width; i += 32 * BR)
         summed_to(&across[i % width], b.across[i / width * depth + i % width]);
+    auto block_at = [&](u32 (*of_block)[4], int half) { /* all lines at 32 of k */
+#pragma unroll
+        for (int z = 0; z < OWN; z++) lines_of<BR>(of_block[z], lines + z * of_lines + half / 2 * BR * WIDTH + (spot_of_lines<BR>() ^ half % 2 * 32));
+    };
+    const bool HOLDS = OWN * TURNS <= 4; /* else there are too few registers */
     u32 held[2 * TURNS][OWN][4];
 #pragma unroll
-    for (int i = 0; i < 2 * TURNS * OWN; i++)
-        lines_of<BR>(held[i / OWN][i % OWN], lines + i % OWN * of_lines + i / (2 * OWN) * BR * WIDTH + (spot_of_lines<BR>() ^ i / OWN % 2 * 32));
+    for (int half = 0; half < 2 * TURNS; half++) if (HOLDS) block_at(held[half], half);
     const int own = BR / 8; /* of a thread's two lines in fragments that there are */
     int line = LANE / 4, row = LANE & 7, spot = row * WIDTH + SWIZZLED(row, LANE / 8 * 16);
     as_it_is(spot);
@@ -244,7 +248,10 @@ template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *p
 #pragma unroll
             for (int z = 0; z < OWN; z++) ldmatrix(of_lanes[z], rings + ring.now + z * UNIT + spot);
 #pragma unroll
-            for (int half = 0; half < 2; half++) multiply(sums, held[2 * turn + half], of_lanes, half);
+            for (int half = 0; half < 2; half++) {
+                if (!HOLDS) block_at(held[2 * turn + half], 2 * turn + half);
+                multiply(sums, held[2 * turn + half], of_lanes, half);
+            }
             ring = next_of(ring);
         }
         float x[2 * own]; /* of lanes that are padded, too: the plane has room for them */
@@ -279,8 +286,7 @@ template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *p
 #pragma unroll
         for (int i = 0; i < own; i++) *(float2 *)(to + 8 * i * pitch) = make_float2(x[2 * i], x[2 * i + 1]);
     }
-    u64 *found = (u64 *)(rings + ring.first); /* of each line, what this warp has of it */
-    __syncwarp();
+    u64 *found = (u64 *)(rings + ring.first); /* of each line, what this warp has of it; its last unit was read by all lanes at once */
 #pragma unroll
     for (int i = 0; i < own; i++) {
 #if NARROWED
@@ -358,8 +364,8 @@ template <int BR> __device__ __forceinline__ void line_done(Line &line) {
     if (LANE == 0) *line.along = all;
 }
 
-/* The bytes from the first of a number of rows of 64 elements on to half `at`, counted from 0, where those of the next half that this warp has begin; `row`: from
- * one row to the next, a multiple of 64. */
+/* Where the next half row begins that a warp has after half `at`, which begins at `bytes`: PARTS halves on. row: bytes from one row of 64 elements to the next, a
+ * multiple of 64. */
 template <int PARTS> __device__ __forceinline__ int next_half(int bytes, int at, int row) {
     bytes += PARTS / 2 * row;
     return PARTS % 2 ? (at % 2 ? bytes + row : bytes) ^ 32 : bytes;
@@ -380,6 +386,7 @@ template <int BR, int TILES> __device__ __forceinline__ void product_out(float *
     int last = part < PARTS ? 2 * end : 0, ahead = 2 * begin + part; /* what is fetched next, in halves of rows */
     char *lines = digits + head_bytes<BR>(), *check = lines + count * OWN * of_lines;
     u32 *top_b = (u32 *)(rings + rings_bytes<BR>());
+    u64 *right = (u64 *)(top_b + MOST_LANES); /* of each line, the right side of its checksum */
     Ring ring = ring_of_warp();
     int lane = LANE / 2, put = lane * 32 + ((LANE ^ lane >> 2) & 1) * 16; /* in a unit, rows of 32 bytes lie so that those 4 apart are in different banks */
     const i8 *from = b.digits + (tile * 16 + lane) * WIDTH;
@@ -393,6 +400,7 @@ template <int BR, int TILES> __device__ __forceinline__ void product_out(float *
     };
     for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * OWN * UNIT);
     if ((int)threadIdx.x < lanes) top_b[threadIdx.x] = b.top[threadIdx.x];
+    if (threadIdx.x < BR) right[threadIdx.x] = 0;
 #pragma unroll 1
     for (int e = begin * WIDTH + (int)threadIdx.x; e < end * WIDTH; e += 32 * BR) {
         i32 s = e < (int)length ? b.across[e] + (TILES > GROUP / 16 ? b.across[depth + e] : 0) + 1 : 0; /* so what lies behind the line's end counts for nothing */
@@ -433,18 +441,17 @@ template <int BR, int TILES> __device__ __forceinline__ void product_out(float *
         ring = next_of(ring);
     }
     async_wait<0>(); /* for groups of nothing */
-    u64 *left = (u64 *)digits; /* what is too much on the left side */
     if (tile == 0) {
 #pragma unroll
         for (int i = 0; i < own; i++) {
-            u64 right = 0;
+            u64 sum = 0;
 #pragma unroll
             for (int z = 0; z < OWN; z++) {
 #pragma unroll
-                for (int j = 0; j < 2; j++) right += (u64)((i64)checks[z][2 * i + j] * own_weight(z)) << 8 * (LANE % 4 * 2 + j);
+                for (int j = 0; j < 2; j++) sum += (u64)((i64)checks[z][2 * i + j] * own_weight(z)) << 8 * (LANE % 4 * 2 + j);
             }
-            for (int by = 1; by < 4; by *= 2) right += __shfl_xor_sync(ALL_LANES, right, by);
-            if (LANE % 4 == 0) atomicAdd(&left[LANE / 4 + 8 * i], 0 - right);
+            for (int by = 1; by < 4; by *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, by);
+            if (LANE % 4 == 0) atomicAdd(&right[LANE / 4 + 8 * i], sum);
         }
     }
     __syncthreads(); /* the rings are done with */
@@ -455,7 +462,7 @@ template <int BR, int TILES> __device__ __forceinline__ void product_out(float *
         totals[(warp * BR + at) * 16 + ((n ^ at) & 1) * 8 + LANE % 4 * 2 + i % 2] = total_of_sums(sums[n], i % (2 * own));
     }
     __syncthreads();
-    u64 more = LANE == 0 ? left[warp] : 0;
+    u64 more = LANE == 0 ? ((const u64 *)digits)[warp] - right[warp] : 0; /* the left side's sum of q */
 #pragma unroll 1
     for (int n = LANE; n < lanes; n += 32) {
         i64 total = 0;

@@ -46,9 +46,12 @@ template <int LEFT> __device__ __forceinline__ void async_wait() { asm volatile(
 
 #else
 
+/* Each lane brings the row that it names as that is when it comes, so that a barrier that is missing before shows. */
 static void ldmatrix(u32 r[4], const void *row) {
-    auto all = shim::exchange(ALL_LANES, row);
-    for (int j = 0; j < 4; j++) memcpy(&r[j], (const char *)shim::of_lane<const void *>(all, 8 * j + LANE / 4) + 4 * (LANE % 4), 4);
+    struct sixteen { u32 word[4]; } mine;
+    memcpy(mine.word, row, sizeof mine.word);
+    auto all = shim::exchange(ALL_LANES, mine);
+    for (int j = 0; j < 4; j++) r[j] = shim::of_lane<sixteen>(all, 8 * j + LANE / 4).word[LANE % 4];
 }
 
 static void mma_s8(i32 c[4], const u32 a[4], const u32 b[2]) {
