@@ -59,8 +59,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) inward(const i8 *a, const u32 *top_a, co
     for (int e = (int)begin + LANE; e < (int)end; e += 32) if (first + r < lanes_a) c[(first + r) * lanes_b + e] = plane[r * pitch + e];
 }
 
-/* out[row * row_step + n * lane_step] of p[rows][begin <= k < end] and B's lanes, p by way of digits in shared memory; twice, as lines may be read by two
- * products. */
+/* out[row * row_step + n * lane_step] of p[rows][begin <= k < end] and B's lanes, p by way of digits in shared memory. */
 KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 length, const i8 *b, const u32 *top_b, const i32 *across,
                                                 i64 lanes_b, i64 padded_b, i64 begin, i64 end, i64 bits, float *out, i64 row_step,
                                                 i64 lane_step, u64 *faults) {
@@ -81,8 +80,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 le
         if (LANE == 0) tops[r] = top;
     }
     u64 wrong = 0;
-    for (int turn = 0; turn < 2; turn++)
-        out_of<8>(out, row_step, lane_step, rows, first, digits, tops, columns, length, {(int)begin, (int)end}, (int)bits, shared, wrong);
+    out_of<8>(out, row_step, lane_step, rows, first, digits, tops, columns, length, {(int)begin, (int)end}, (int)bits, shared, wrong);
     add_to_faults(faults, wrong);
 }
 """
@@ -335,7 +333,8 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
         Line line = line_of<LINES>(digits, r, 0u, (u32)keys, top, (int)bits);
         for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) put<LINES>(line, LANE + 32 * i, x[i]);
         line_done<LINES>(line);
-        out_of<8>(out, width, 1, rows, first, digits, tops, of_v, keys, {0, n}, (int)bits, shared, wrong);
+        for (int again = 0; again < 2; again++) /* as two products may read the same lines */
+            out_of<8>(out, width, 1, rows, first, digits, tops, of_v, keys, {0, n}, (int)bits, shared, wrong);
     }
     add_to_faults(faults, wrong);
 }
