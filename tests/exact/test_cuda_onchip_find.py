@@ -101,7 +101,7 @@ STRIKES = {
     "a sum of what checks": ("    async_wait<0>(); /* for groups", "checks[byte % 2][byte / 2 % 2] ^= 1 << 4 * bit;"),
     "what checks": ("    i32 sums[2][WEIGHTS][4], checks[OWN][4];", "check[byte % 100] ^= 1 << bit;"),
     "a sum of a line's digits": ("    async_wait<0>(); /* for groups", "((u64 *)digits)[byte % BR] ^= 1ull << 8 * bit;"),
-    "a total": ("#pragma unroll 1\n    for (int n = LANE; n < lanes; n += 32) {", "totals[byte / 16 % BR * 16 + byte % 16] ^= 1ull << 8 * bit;"),
+    "a total": ("    bool inside = first + warp < rows;", "totals[byte / 16 % BR * 16 + byte % 16] ^= 1ull << 8 * bit;"),
     "what is rounded on its way out": ("        more += (u64)total;", "if (n == 0) total ^= 1ll << 8 * bit;"),
 }
 TOGETHER = ("a line", "a line's sum", "a weight", "what checks", "a sum of a line's digits", "a total")
@@ -215,8 +215,9 @@ CHANGES = {
     "a check of the product before": ("    if (threadIdx.x < BR) right[threadIdx.x] = 0;\n", ""),
     "a check of half the lines": ("atomicAdd(&right[LANE / 4 + 8 * i], sum)", "atomicAdd(&right[LANE / 4], sum)"),
     "a carry of the check's digits": ("s = (s - low) >> 8;", "s >>= 8;"),
-    "lines beyond the last": ("        if (first + warp < rows) {\n", "        {\n"),
-    "steps of the result": ("out[(first + warp) * row_step + n * lane_step]", "out[(first + warp) * lane_step + n * row_step]"),
+    "lines beyond the last": ("        if (inside) *to", "        *to"),
+    "the second 32 of a result": ("to += 32 * lane_step", "to += 32"),
+    "steps of the result": ("+ LANE * lane_step;", "+ LANE;"),
     "the clamp": ("max(min(q, most), -most)", "max(min(q, most + 1), -most)"),
     "lines that want the clamp": (">= 1 << (line.bits - 1)", "> 1 << (line.bits - 1)"),
     "what the clamp changes, summed": ("line.sum += none ? 0 : held - q;", ""),

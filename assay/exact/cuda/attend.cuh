@@ -116,8 +116,10 @@ __device__ __forceinline__ void cleared(i32 (*sums)[4], u32 centre) {
 
 #if OWN == 1
 typedef i32 Total; /* at most 2^13 127^2 */
+typedef int2 TwoTotals;
 #else
 typedef i64 Total;
+typedef longlong2 TwoTotals;
 #endif
 __device__ __forceinline__ Total total_of_sums(i32 (*sums)[4], int i) {
     Total total = sums[0][i];
@@ -457,24 +459,26 @@ template <int BR, int TILES> __device__ __forceinline__ void product_out(float *
     __syncthreads(); /* the rings are done with */
     Total *totals = (Total *)rings; /* [warp][line][lane], of odd lines the second 8 lanes first: what is written at a time lies in different banks */
 #pragma unroll
-    for (int i = 0; i < 4 * own; i++) {
-        int n = i / (2 * own), at = LANE / 4 + i / 2 % own * 8;
-        totals[(warp * BR + at) * 16 + ((n ^ at) & 1) * 8 + LANE % 4 * 2 + i % 2] = total_of_sums(sums[n], i % (2 * own));
+    for (int i = 0; i < 2 * own; i++) {
+        int n = i / own, at = LANE / 4 + i % own * 8;
+        TwoTotals two = {total_of_sums(sums[n], i % own * 2), total_of_sums(sums[n], i % own * 2 + 1)};
+        *(TwoTotals *)(totals + (warp * BR + at) * 16 + ((n ^ at) & 1) * 8 + LANE % 4 * 2) = two;
     }
     __syncthreads();
     u64 more = LANE == 0 ? ((const u64 *)digits)[warp] - right[warp] : 0; /* the left side's sum of q */
+    bool inside = first + warp < rows;
+    float by = factor ? *factor : 1.0f;
+    u32 top_a = tops[warp];
+    float *to = out + (first + warp) * row_step + LANE * lane_step;
 #pragma unroll 1
-    for (int n = LANE; n < lanes; n += 32) {
+    for (int n = LANE; n < lanes; n += 32, to += 32 * lane_step) {
         i64 total = 0;
 #pragma unroll
         for (int p = 0; p < PARTS; p++) total += totals[((p * TILES + n / 16) * BR + warp) * 16 + (n % 16 ^ (warp & 1) * 8)];
         more += (u64)total;
-        if (first + warp < rows) {
-            float x = element(total, tops[warp], top_b[n], bits);
-            if (factor) x = __fmul_rn(x, *factor);
-            out[(first + warp) * row_step + n * lane_step] = x == x ? x : __uint_as_float(NAN_BITS);
-        }
+        float x = __fmul_rn(element(total, top_a, top_b[n], bits), by);
+        if (inside) *to = x == x ? x : __uint_as_float(NAN_BITS);
     }
-    add_to_wrong(wrong, first + warp < rows ? more : 0);
+    add_to_wrong(wrong, inside ? more : 0);
     __syncthreads();
 }
