@@ -163,7 +163,7 @@ __device__ __forceinline__ void summed_to(i64 *to, i64 x) { atomicAdd((u64 *)to,
 
 /* Whether no product of A's lanes first .. first + BR - 1 and B's lanes outside a span, of at most 128 k, is more than 2^59, nor infinite, nor NaN. A
  * thread's part of it. */
-template <int BR> __device__ __forceinline__ bool bounded(const Packed &a, i64 first, const Packed &b, Span span) {
+template <int BR> __device__ __forceinline__ bool bounded(const Packed &a, i32 first, const Packed &b, Span span) {
     u32 most = threadIdx.x < BR && first + threadIdx.x < a.lanes ? a.top[first + threadIdx.x] : 0u;
     int size = span.end - span.begin;
 #pragma unroll 1
@@ -179,7 +179,7 @@ typedef i64 Across;
 
 /* plane[r * pitch + j] = element of A's lane first + r and B's lane j, for r < BR and j of the span; of lines beyond a.lanes it is some number. first is a
  * multiple of BR, 1 <= k <= 64 TURNS. All threads; ends with a barrier. */
-template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *plane, int pitch, const Packed &a, i64 first, const Packed &b, i64 k, Span span,
+template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *plane, int pitch, const Packed &a, i32 first, const Packed &b, i64 k, Span span,
                                                                         int bits, char *rings, u64 &wrong) {
     const int of_lines = TURNS * BR * WIDTH, width = TURNS * WIDTH; /* bytes of a plane of lines; k */
     char *lines = rings + rings_bytes<BR>();
@@ -376,7 +376,7 @@ template <int PARTS> __device__ __forceinline__ int next_half(int bytes, int at,
 /* out[(first + r) * row_step + n * lane_step] = element of line r, whose digits a Line wrote in the span, and B's lane n, for r < BR, first + r < rows,
  * n < b.lanes; k is `length`, 16 (TILES - 1) < b.lanes <= 16 TILES <= 128. Each is multiplied by *factor, if there is one. tops: the lines' largest
  * magnitudes, in shared memory. All threads; begins and ends with a barrier. */
-template <int BR, int TILES> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i64 rows, i64 first, char *digits,
+template <int BR, int TILES> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i32 rows, i32 first, char *digits,
                                                                          const u32 *tops, const Packed &b, i64 length, Span span, int bits, char *rings,
                                                                          u64 &wrong, const float *factor = nullptr) {
     static_assert(BR * BR * 16 * (int)sizeof(Total) <= rings_bytes<BR>(), "the rings have no room for the totals of all warps");
@@ -469,7 +469,7 @@ template <int BR, int TILES> __device__ __forceinline__ void product_out(float *
     bool inside = first + warp < rows;
     float by = factor ? *factor : 1.0f;
     u32 top_a = tops[warp];
-    float *to = out + (first + warp) * row_step + LANE * lane_step;
+    float *to = out + (i64)(first + warp) * row_step + LANE * lane_step;
 #pragma unroll 1
     for (int n = LANE; n < lanes; n += 32, to += 32 * lane_step) {
         i64 total = 0;

@@ -267,7 +267,7 @@ class _Writer:
         steps = (found_at.row, found_at.column) if found.first else (found_at.column, found_at.row)
         row, lane = (self.parameter("i64 ", "m", step) for step in steps)
         factor = f", {self.address(place.factor)}" if place.factor is not None else ""
-        where = f"{out} + {each}, {row}, {lane}, lines, first"
+        where = f"{out} + {each}, {row}, {lane}, (i32)lines, first"
         return f"product_out<BR, {-(-packed.side.lanes.size // 16)}>({where}, digits, tops, {other}, length, span, (int)bits, ring, wrong{factor});"
 
     def written(self) -> Attend:
@@ -298,13 +298,13 @@ class _Writer:
         if self.spans is not None:
             table = Table(tuple(word for span in self.spans.blocks for word in span))
             start = [f"const i64 *own = {self.parameter('const i64 *', 'l', table)} + 3 * (blockIdx.x % (u32)blocks);"]
-            start += ["const i64 first = own[0] * BR;", "const Span span = {(int)own[1], (int)own[2]};"]
+            start += ["const i32 first = (i32)own[0] * BR;", "const Span span = {(int)own[1], (int)own[2]};"]
             start += ["const u32 from = (u32)span.begin, some = (u32)span.end - from, left = n - some;"]
             start += [*_place("blockIdx.x"), f"u32 *flag = {flags} + z * (u32)blocks + own[0];", "bool fits = true;"]
             body = [*start, *self.body, "if (threadIdx.x == 0) *flag = 0;"]
         else:
             which = "block" if self.most else "blockIdx.x"
-            body = [f"const i64 first = (i64)({which} % (u32)blocks) * BR;", "const Span span = {0, (int)length};", *_place(which), *self.body]
+            body = [f"const i32 first = (i32)({which} % (u32)blocks) * BR;", "const Span span = {0, (int)length};", *_place(which), *self.body]
         if self.most:
             every = f"for (u32 block = blockIdx.x; block < {self.parameter('i64 ', 'n', blocks)}; block += gridDim.x) {{"
             body = [every, *rows.inner([f"if (!{flags}[block]) continue;", *body]), "}"]
