@@ -5,9 +5,9 @@
 # is a count, no measurement.
 #
 # Of persistent.cu a tile of 128 x 128 takes 128 x 128 x 3 k products at 92 % of 4096 a cycle (docs/cuda.md, "Products on Hopper") and 2500 cycles
-# beside them, at 1.83 GHz; k is split over blocks as product.py splits it. Attention: instructions for each element and unit that is made, as
-# counted at heads of 64 and 1024 characters (products and digits in NVIDIA's machine code, docs/cuda.md, "What a block does"; chains in PTX
-# without moves), 128 a cycle and processor. The elementwise operators of all other kernels are NOT counted, nor is what waits for what within a
+# beside them, at 1.83 GHz; k is split over blocks as product.py splits it. Attention: the instructions of each warp, those that a block has
+# however long its lines are among them, as counted in NVIDIA's machine code at heads of 64 and 1024 characters (docs/cuda.md, "What a block
+# does"), four a cycle and processor. The elementwise operators of all other kernels are NOT counted, nor is what waits for what within a
 # block. From one launch to the next LAUNCH is added.
 #
 # Goals: a step of at most twice native bf16's time (taken as 40 % of the peak), and 25 % of bf16's peak.
@@ -45,10 +45,14 @@ SPLIT = 2
 """Blocks of a processor up to which k is split."""
 LAUNCH = 1.5e-6
 """Seconds from one launch of a graph to the next; not measured."""
-IN, DIGITS, ROWS, COLUMNS = 16 / 128, 8 / 128, 71 / 128, 115 / 128
-"""Cycles of a processor for an element that product_in makes, that is written as digits, that a chain by rows has, and one by columns."""
-UNIT, OUT = 4800, 900
-"""Cycles for 16 lines, 1024 lanes and 64 elements of k: fragments, products and fetching; what product_out has beside them."""
+ISSUED, WARP = 4, 32
+"""Instructions of warps that a processor starts a cycle; threads."""
+DIGITS, ROWS, COLUMNS = 8, 71, 115
+"""Instructions for an element that is written as digits, that a chain by rows has, and one by columns."""
+IN, OUT, KERNEL = 320, 430, 75
+"""Instructions of each warp of a block that a product into lines, a product of lines, and the kernel have, however long lines are."""
+EIGHT, AGAIN, SIXTEEN = 103, 35, 53
+"""Instructions of a warp for a unit: 8 lanes of 64 elements of k with their results in product_in, 64 more of k; 16 lanes of 32 in product_out."""
 
 
 def multiplying(step: Step, products: Products) -> float:
@@ -63,12 +67,19 @@ def multiplying(step: Step, products: Products) -> float:
 
 def on_chip(step: Step, kernel: attend.Attend, made: int) -> float:
     """Cycles of a step `attend` on all processors, of whose lines so many elements are made."""
-    makers, uses = attend.streams(step)
+    (makers, uses), warps, shape = attend.streams(step), kernel.threads // WARP, shape_of(step)
+    per = kernel.blocks // shape.batch
+    spans = [end - begin for _, begin, end in kernel.spans.blocks] if kernel.spans is not None else [shape.elements] * per
     inside = {v.root for part in step.parts for v in part.writes}
     read = {v.root for part in step.parts if part.name == "matmul" for v in part.reads} & inside
-    cycles = made * (len(makers) * IN + len(read) * DIGITS + (COLUMNS if shape_of(step).by_columns else ROWS)) + OUT * kernel.blocks * len(uses)
-    depth = [*(packed.side.k.size for packed in makers), *(packed.side.lanes.size for packed in uses)]
-    return (cycles + UNIT * made / (16 * 1024) * sum(-(-k // 64) for k in depth)) / H200.processors
+    each = made * (len(read) * DIGITS + (COLUMNS if shape.by_columns else ROWS)) / WARP
+    of_warps = float(per * KERNEL)
+    for packed in makers:
+        of_warps += sum(IN + (EIGHT + AGAIN * (packed.side.k.size > 64)) * -(-span // (8 * warps)) for span in spans)
+    for packed in uses:
+        parts = warps // -(-packed.side.lanes.size // 16)
+        of_warps += sum(OUT + SIXTEEN * -(-2 * -(-span // 64) // parts) for span in spans)
+    return (each + warps * shape.batch * of_warps) / ISSUED / H200.processors
 
 
 def least(program: Program) -> dict[str, Any]:
