@@ -9,7 +9,8 @@
 # each total cleared, added by every block and read. A matrix that is packed along both axes at once is read once for
 # that, if the blocks under way fit in the cache (132
 # processors, four blocks each of 64 KB), and once for its scales where the step that makes it does not write them. A kernel that keeps scores on the
-# chip: what it packs, as for a product; the digits that it wants, what its chain reads (a mask) and what it writes once each. What it reads of the
+# chip: what it packs (as f32 once, or twice where the heads under way, one a processor, do not fit in the cache; digits), the digits that it wants,
+# what its chain reads (a mask) and what it writes once each. What it reads of the
 # level-2 cache is counted apart: the lanes and k of the operands that stream by, for each block, with their sums for checksums, and what its chain
 # reads, for each element and pass. Where a mask that is a constant empties lines (assay/exact/cuda/spans.py), that is of what blocks make of theirs,
 # in a run in which no lines have to be made as a whole after all; the share of products' elements that are made is said, too.
@@ -39,12 +40,13 @@ from assay.exact.again import touched
 from assay.exact.cuda import attend, pairs, rows
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
-from assay.exact.cuda.product import Products, Side, around
+from assay.exact.cuda.product import Products, Side
 from assay.exact.cuda.ruler import Ruler
+from assay.exact.cuda.sources import around
 from assay.exact.cuda.spans import Known
-from assay.exact.cuda.streamed import Shelf, in_memory
+from assay.exact.cuda.streamed import Packed, Shelf, in_memory, matrices
 from assay.exact.cuda.tape import SHORT, Tape
-from assay.exact.cuda.tiles import ROW
+from assay.exact.cuda.tiles import ROW, Digits
 from assay.exact.plan import Plan
 from assay.exact.steps import Step
 from assay.exact.views import View
@@ -144,15 +146,21 @@ def written(side: Side) -> int:
     return operand.products * side.padded * operand.k.size * side.planes * side.digits.item
 
 
+def streamed_of(packed: Packed, how: Digits) -> int:
+    """Bytes of the digits of what attention reads, without what fills up 128 elements of k."""
+    return packed.side.products * in_memory(how) * packed.padded * UNIT * -(-packed.side.k.size // UNIT)
+
+
 def attended(step: Step, known: Known, shelf: Shelf) -> tuple[Moved, int, tuple[int, int]]:
     """With the bytes that come from the level-2 cache, and elements of lines that are made, and all, one for each product of a kernel."""
     kernel, shape = attend.attend(step, H200, known), shape_of(step)
-    fresh = shelf.take(kernel.packed, kernel.how).packed
+    fresh = shelf.take(kernel.packed, kernel.how)
     of_memory: Moved = [(v, touched(v)) for v in (*kernel.passes, *step.writes)]
-    for packed in kernel.packed:
-        digits = packed.sizes(kernel.how)["digits"]
-        elements = packed.side.products * packed.side.lanes.size * packed.side.k.size
-        of_memory.append((packed.view, digits + (digits + 8 * elements if packed in fresh else 0)))
+    of_memory += [(packed.view, streamed_of(packed, kernel.how) * (1 + (packed in fresh))) for packed in kernel.packed]
+    for matrix in matrices(fresh):
+        one = 4 * matrix.rows.size * matrix.columns.size
+        again = matrix.by_columns is not None and not cached(H200.processors, one)
+        of_memory.append((matrix.view, matrix.products * one * (1 + again)))
     per = kernel.blocks // shape.batch
     spans = [(begin, end) for _, begin, end in kernel.spans.blocks] if kernel.spans is not None else [(0, shape.elements)] * per
     units, made = shape.batch * sum(-(-(end - begin) // UNIT) for begin, end in spans), sum(end - begin for begin, end in spans)
