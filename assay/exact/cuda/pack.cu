@@ -55,25 +55,12 @@ KERNEL tops(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_st
     top_group(x, batch_at, lane_at, lane_step, k_at, k_step, lanes, k, turned, top, blockIdx.x);
 }
 
-/* tops of several operands. A row of the table: its first block, then the arguments of one. */
-KERNEL tops_all(i64 count, const i64 *table) {
-    i64 at = 0, behind = count;
-    while (behind - at > 1) {
-        i64 middle = (at + behind) / 2;
-        if (table[middle * 11] <= (i64)blockIdx.x) at = middle; else behind = middle;
-    }
-    const i64 *row = table + at * 11, *of = row + 1;
-    top_group((const float *)of[0], (const i64 *)of[1], (const i64 *)of[2], of[3], (const i64 *)of[4], of[5], of[6], of[7], of[8], (u32 *)of[9],
-              blockIdx.x - (u32)row[0]);
-}
-
 #define TOPS_ROWS 64 /* of a block of tops_both, which takes STRETCH columns */
 
 /* The largest magnitudes of a matrix's rows and of its columns, in one pass. Neighbouring columns are neighbours in memory. */
-KERNEL __launch_bounds__(256) tops_both(const float *x, const i64 *row_at, i64 row_step, const i64 *column_at, i64 column_step, i64 rows, i64 columns,
-                                        u32 *top_r, u32 *top_c) {
-    __shared__ u32 part[8][STRETCH];
-    i64 wide = (columns + STRETCH - 1) / STRETCH, first = blockIdx.x / wide * TOPS_ROWS, from = blockIdx.x % wide * STRETCH;
+__device__ __forceinline__ void both_tops(const float *x, const i64 *row_at, i64 row_step, const i64 *column_at, i64 column_step, i64 rows, i64 columns,
+                                          u32 *top_r, u32 *top_c, u32 block, u32 (*part)[STRETCH]) {
+    i64 wide = (columns + STRETCH - 1) / STRETCH, first = block / wide * TOPS_ROWS, from = block % wide * STRETCH;
     int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
     u32 highs[STRETCH / 32];
     #pragma unroll
@@ -102,6 +89,30 @@ KERNEL __launch_bounds__(256) tops_both(const float *x, const i64 *row_at, i64 r
         for (int i = 0; i < 8; i++) high = part[i][j] > high ? part[i][j] : high;
         if (from + j < columns) atomicMax(&top_c[from + j], high);
     }
+}
+
+KERNEL __launch_bounds__(256) tops_both(const float *x, const i64 *row_at, i64 row_step, const i64 *column_at, i64 column_step, i64 rows, i64 columns,
+                                        u32 *top_r, u32 *top_c) {
+    __shared__ u32 part[8][STRETCH];
+    both_tops(x, row_at, row_step, column_at, column_step, rows, columns, top_r, top_c, blockIdx.x, part);
+}
+
+#define TOPS_WORDS 12 /* of a row of the table */
+
+/* tops of several operands, tops_both of those that lie along both axes of a matrix. A row of the table: its first block, the arguments of `tops`, and where the
+ * largest magnitudes of its k go, if they are wanted. */
+KERNEL __launch_bounds__(256) tops_all(i64 count, const i64 *table) {
+    __shared__ u32 part[8][STRETCH];
+    i64 at = 0, behind = count;
+    while (behind - at > 1) {
+        i64 middle = (at + behind) / 2;
+        if (table[middle * TOPS_WORDS] <= (i64)blockIdx.x) at = middle; else behind = middle;
+    }
+    const i64 *row = table + at * TOPS_WORDS, *of = row + 1, *batch_at = (const i64 *)of[1], *lane_at = (const i64 *)of[2], *k_at = (const i64 *)of[4];
+    const float *x = (const float *)of[0];
+    u32 block = blockIdx.x - (u32)row[0], *top = (u32 *)of[9], *other = (u32 *)of[10];
+    if (other) both_tops(x + batch_at[0], lane_at, of[3], k_at, of[5], of[6], of[7], top, other, block, part);
+    else top_group(x, batch_at, lane_at, of[3], k_at, of[5], of[6], of[7], of[8], top, block);
 }
 
 /* An operand: where its elements lie (x is that of its product), and where its digits and sums go. */

@@ -221,10 +221,21 @@ class Products:
         return Launch(kernel, (blocks, len(checks), 1), BLOCK, (table([check.words for check in checks]), self.faults.address))
 
     def topped(self, tops: Sequence[Row], table: Callable[[Sequence[Sequence[int]]], int]) -> Launch:
-        """What finds the largest magnitudes of several operands' lanes."""
-        first = list(accumulate((top.blocks for top in tops), initial=0))
-        rows = [(at, *(word % (1 << 64) for word in top.words)) for at, top in zip(first, tops, strict=False)]
-        return Launch(self._device.load(tops[0].source).kernel("tops_all"), (first[-1], 1, 1), BLOCK, (len(rows), table(rows)))
+        """What finds the largest magnitudes of several operands' lanes: along both axes of a matrix at once, where both are wanted."""
+        turned: dict[tuple[int, ...], list[Row]] = {}
+        for top in tops:
+            if top.words[8]:
+                turned.setdefault(top.words[:8], []).append(top)
+        words, first = [], 0
+        for top in sorted(tops, key=lambda top: top.words[8]):  # those that are turned last
+            x, batch, lane_at, lane_step, k_at, k_step, lanes, k, is_turned, _ = top.words
+            others = turned.get(top.words[:8] if is_turned else (x, batch, k_at, k_step, lane_at, lane_step, k, lanes), [])
+            if is_turned and top not in others:
+                continue  # was taken with another
+            other = others.pop() if others and not is_turned and top.blocks == -(-lanes // 32) * -(-k // STRETCH) else None
+            words.append([word % (1 << 64) for word in (first, *top.words, 0 if other is None else other.words[9])])
+            first += top.blocks if other is None else -(-lanes // TOPS_ROWS) * -(-k // STRETCH)
+        return Launch(self._device.load(tops[0].source).kernel("tops_all"), (first, 1, 1), BLOCK, (len(words), table(words)))
 
     def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]:
         """What packs a matrix for two products (pairs.py)."""
