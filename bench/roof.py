@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from planned import H200
-from traffic import PEAK, RATE, REACHED, attended, launches, moved, written
+from traffic import PEAK, RATE, REACHED, attended, launches, moved, taken, written
 
 from assay.exact.cuda import attend
 from assay.exact.cuda.parts import constants_of
@@ -84,7 +84,7 @@ def on_chip(step: Step, kernel: attend.Attend, made: int) -> float:
 
 def least(program: Program) -> dict[str, Any]:
     """Milliseconds of a micro-batch and the update, by kinds of steps."""
-    products, found, started = Products(Ruler(H200)), Counter[str](), 0
+    products, found, started = Products(Ruler(H200), taken), Counter[str](), 0
     for part in (program.micro, program.update):
         plan = Plan(part, constants_of(program), program.gemm_bits, rows=True, attention=attend.taking(H200), packs=products.paired)
         started += launches(plan, part)
@@ -101,7 +101,7 @@ def least(program: Program) -> dict[str, Any]:
                 found[f"attention, limited by {('memory', 'the level-2 cache', 'instructions')[limits.index(max(limits))]}"] += max(limits)
                 continue
             shelf = Shelf()
-            bytes_ = sum(size for _, size in moved(step, products))
+            bytes_ = sum(size for _, size in moved(step, products, plan))
             if step.name != "matmul":
                 found["packing" if step.name == "pack" else "maps, reductions and copies"] += bytes_ / RATE
                 continue

@@ -4,13 +4,16 @@
 #
 # The rule: each launch reads the elements it touches once, and writes its results once; nothing stays in a cache from one launch to the next.
 # A kernel that reads a row again reads it from memory only if the rows that are under way at a time (2048 threads a processor, or one row
-# where kernels are launched so) do not fit in the level-2 cache. A product: both operands as f32 twice (scales, packing), their digits written, read
-# by the multiplication once each, and B's once more for the checksum, C written (and what is added to it read); where blocks share k, 8 bytes of
-# each total cleared, added by every block and read. A matrix that is packed along both axes at once is read once for
-# that, if the blocks under way fit in the cache (132
-# processors, four blocks each of 64 KB), and once for its scales where the step that makes it does not write them. A kernel that keeps scores on the
-# chip: what it packs, as for a product; the digits that it wants, what its chain reads (a mask) and what it writes once each. What it reads of the
-# level-2 cache is counted apart: the lanes and k of the operands that stream by, for each block, with their sums for checksums, and what its chain
+# where kernels are launched so) do not fit in the level-2 cache. A product: both operands as f32 twice (scales, packing; of weights that two products
+# read the scales along both axes at once), their digits written, read by the multiplication once each, and B's once more for the checksum, C written
+# (and what is added to it read); where blocks share k, 8 bytes of each total cleared, added by every block and read. Products are those of
+# persistent.cu, which wants two planes of A. A matrix that is packed along
+# both axes at once is read once for that, if the blocks under way fit in the cache (132 processors, four blocks each of 64 KB), and once for its
+# scales where the step that makes it does not write them. A kernel that keeps scores on the chip: what it packs (as f32 once, or twice where heads
+# that are under way, one a processor, do not fit in the cache; digits), the digits that it wants, what its chain reads (a mask) and what it writes
+# once each.
+# What it reads of the level-2 cache is counted apart: the lanes and k of the operands that stream by, for each block, with their sums for checksums,
+# and what its chain
 # reads, for each element and pass. Where a mask that is a constant empties lines (assay/exact/cuda/spans.py), that is of what blocks make of theirs,
 # in a run in which no lines have to be made as a whole after all; the share of products' elements that are made is said, too.
 # Tables of scales and places are left out. Classes: attention's scores (S x S of all heads), logits (characters x vocabulary), the rest. The time
@@ -38,13 +41,15 @@ from assay.exact.added import addend
 from assay.exact.again import touched
 from assay.exact.cuda import attend, pairs, rows
 from assay.exact.cuda.maps import Kernels
+from assay.exact.cuda.operands import operands
 from assay.exact.cuda.parts import constants_of
-from assay.exact.cuda.product import Products, Side, around
+from assay.exact.cuda.product import Products, Side
 from assay.exact.cuda.ruler import Ruler
+from assay.exact.cuda.sources import around
 from assay.exact.cuda.spans import Known
-from assay.exact.cuda.streamed import Shelf, in_memory
+from assay.exact.cuda.streamed import Packed, Shelf, in_memory, matrices
 from assay.exact.cuda.tape import SHORT, Tape
-from assay.exact.cuda.tiles import ROW
+from assay.exact.cuda.tiles import ROW, Digits, Size, Way, digits, groups
 from assay.exact.plan import Plan
 from assay.exact.steps import Step
 from assay.exact.views import View
@@ -65,7 +70,7 @@ KINDS = {"attend": "attention on the chip"} | dict.fromkeys(("matmul", "pack"), 
 KINDS |= dict.fromkeys(("map", "sum", "amax", "rows"), "maps and reductions")
 
 
-class Way(NamedTuple):
+class Fused(NamedTuple):
     """What of a plan is fused."""
 
     name: str
@@ -75,8 +80,8 @@ class Way(NamedTuple):
 
 
 WAYS = (
-    Way("each step by itself", False, False, False), Way("rows fused", True, False, False), Way("matrices packed once", True, True, False),
-    Way("scores on the chip"),
+    Fused("each step by itself", False, False, False), Fused("rows fused", True, False, False), Fused("matrices packed once", True, True, False),
+    Fused("scores on the chip"),
 )  # fmt: skip
 """The last is what devices run."""
 
@@ -84,15 +89,20 @@ Moved = list[tuple[View, float]]
 """Bytes, each with the value that they are of."""
 
 
+def taken(size: Size, shared: bool = False) -> Way:
+    """How products are multiplied."""
+    return Way(next(group for group in groups(digits(size.bits), H200.arch) if group.persistent))
+
+
 def cached(under_way: int, size: float) -> bool:
     return under_way * size <= H200.cache
 
 
-def moved(step: Step, products: Products) -> Moved:
+def moved(step: Step, products: Products, plan: Plan) -> Moved:
     once: Moved = [(v, touched(v)) for v in (*step.reads, *step.writes)]
     match step.name:
         case "matmul":
-            return product(step, products)
+            return product(step, products, plan)
         case "pack":
             return packing(step, products)
         case "rows":
@@ -118,14 +128,23 @@ def moved(step: Step, products: Products) -> Moved:
     return once
 
 
-def product(step: Step, products: Products) -> Moved:
+def along_both(v: View, plan: Plan) -> bool:
+    """Whether a value is there when the part begins, and two products read it along two axes: its scales are found in one pass then."""
+    if plan.home(v.root)[0] != "input":
+        return False
+    multiplied = [pairs.planned(step) for step in plan.steps if step.name == "matmul"]
+    found = [x for step in multiplied for w, x in zip(step.reads, operands(step), strict=True) if w.root == v.root]
+    return any((x.lanes, x.k) == (y.k, y.lanes) for x in found for y in found)
+
+
+def product(step: Step, products: Products, plan: Plan) -> Moved:
     p = products.product(step)
     assert p is not None
     (a, b), (c,) = pairs.planned(step).reads, step.writes
     totals = 8 * p.products * p.m * p.n * (p.parts + 2) if p.parts > 1 else 0
     out: Moved = [(c, touched(c) + totals), *((v, touched(v)) for v in (addend(step),) if v is not None)]
     for v, side, given, times in zip((a, b), p.sides, pairs.reads_of(step), (1, 2), strict=True):
-        own = 0 if len(given) > 1 else 8 * side.operand.products * side.operand.lanes.size * p.k + written(side)
+        own = 0 if len(given) > 1 else (6 if along_both(v, plan) else 8) * side.operand.products * side.operand.lanes.size * p.k + written(side)
         out.append((v, own + times * written(side)))
     return out
 
@@ -144,15 +163,21 @@ def written(side: Side) -> int:
     return operand.products * side.padded * operand.k.size * side.planes * side.digits.item
 
 
+def streamed_of(packed: Packed, how: Digits) -> int:
+    """Bytes of the digits of what attention reads, without what fills up 128 elements of k."""
+    return packed.side.products * in_memory(how) * packed.padded * UNIT * -(-packed.side.k.size // UNIT)
+
+
 def attended(step: Step, known: Known, shelf: Shelf) -> tuple[Moved, int, tuple[int, int]]:
     """With the bytes that come from the level-2 cache, and elements of lines that are made, and all, one for each product of a kernel."""
     kernel, shape = attend.attend(step, H200, known), shape_of(step)
-    fresh = shelf.take(kernel.packed, kernel.how).packed
+    fresh = shelf.take(kernel.packed, kernel.how)
     of_memory: Moved = [(v, touched(v)) for v in (*kernel.passes, *step.writes)]
-    for packed in kernel.packed:
-        digits = packed.sizes(kernel.how)["digits"]
-        elements = packed.side.products * packed.side.lanes.size * packed.side.k.size
-        of_memory.append((packed.view, digits + (digits + 8 * elements if packed in fresh else 0)))
+    of_memory += [(packed.view, streamed_of(packed, kernel.how) * (1 + (packed in fresh))) for packed in kernel.packed]
+    for matrix in matrices(fresh):
+        one = 4 * matrix.rows.size * matrix.columns.size
+        again = matrix.by_columns is not None and not cached(H200.processors, one)
+        of_memory.append((matrix.view, matrix.products * one * (1 + again)))
     per = kernel.blocks // shape.batch
     spans = [(begin, end) for _, begin, end in kernel.spans.blocks] if kernel.spans is not None else [(0, shape.elements)] * per
     units, made = shape.batch * sum(-(-(end - begin) // UNIT) for begin, end in spans), sum(end - begin for begin, end in spans)
@@ -167,13 +192,13 @@ def attended(step: Step, known: Known, shelf: Shelf) -> tuple[Moved, int, tuple[
 
 def launches(plan: Plan, part: Part) -> int:
     ruler = Ruler(H200)
-    tape = Tape(plan, ruler, Kernels(ruler), Products(ruler))
+    tape = Tape(plan, ruler, Kernels(ruler), Products(ruler, taken))
     return len(tape.bind({"arena": [0], "input": [0] * len(part.inputs), "output": [0] * len(part.outputs)}, 0, []))
 
 
-def counted(program: Program, way: Way, scores: int, logits: int) -> dict[str, Any]:
+def counted(program: Program, way: Fused, scores: int, logits: int) -> dict[str, Any]:
     """Bytes by class and kind, launches and steps, of a micro-batch and the update."""
-    products, count = Products(Ruler(H200)), Counter[str]()
+    products, count = Products(Ruler(H200), taken), Counter[str]()
     started = steps = arena = streamed = made = elements = 0
     for part in (program.micro, program.update):
         attends, packs = attend.taking(H200) if way.kept else None, products.paired if way.packed else None
@@ -185,7 +210,7 @@ def counted(program: Program, way: Way, scores: int, logits: int) -> dict[str, A
                 bytes_, more, (some, every) = attended(step, plan.known, shelf)
                 streamed, made, elements = streamed + more, made + some, elements + every
             else:
-                bytes_, shelf = moved(step, products), Shelf()
+                bytes_, shelf = moved(step, products, plan), Shelf()
             for v, size in bytes_:
                 what = {scores: "scores", logits: "logits"}.get(touched(v) // v.item, "the rest")
                 count[f"{what}, {KINDS.get(step.name, 'copies and the like')}"] += int(size)

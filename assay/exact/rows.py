@@ -10,6 +10,10 @@ where the view is that result's own.
 This happens before values have places: what no step outside a group reads is given none, and what a group writes lies over nothing that it
 reads, since both are there until it is done (Plan._store). So nothing depends on how bytes overlap.
 
+Two groups of long rows (those that no block holds, so that each reads them again) become one where the second reads elements that the first
+has, as the gradient of cross-entropy does: nothing that it waits for may wait for the first. What steps of the first make of nothing that the
+first makes, such as the weights of characters, is then made before.
+
 Which order. From its first member on, a step joins, or must come before the group, or after: after, if it reads what the group or such a step
 writes, or writes into a storage that either reads or writes. Both kinds keep their order; the group stands between them.
 """
@@ -21,7 +25,7 @@ from math import prod
 from typing import NamedTuple
 
 from assay.exact.steps import Instruction, Step
-from assay.exact.views import View, merged
+from assay.exact.views import View, merged, whole
 
 LEAST, COUNT = 16, 8
 """Elements of a row, from which on a warp for each row is worth it, and rows, from which on a launch is."""
@@ -29,6 +33,8 @@ LONG, FEW = 4096, 256
 """Rows that are this long, and so few, are shared by many blocks instead (reduce.cu)."""
 WINDOW = 24
 """Steps that a member may overtake."""
+LOOPED = 8192
+"""Elements up to which a kernel holds a row (assay.exact.cuda.rows)."""
 MAX_CODE, MAX_VIEWS, MAX_REDUCTIONS = 64, 32, 4
 """Operators, values that are read or written, and maxima and sums of a group: what is kept for later ones takes registers."""
 
@@ -157,6 +163,12 @@ class _Group:
     def joins(self, part: Step) -> bool:
         """Whether a step that does not have to come after the group belongs to it."""
         outside = [v for v in part.reads if v.root not in self.made]
+        shared = any(0 not in v.strides and v in self.reads for v in outside)
+        return self.takes(part) and (not self.members or shared or len(outside) < len(part.reads))
+
+    def takes(self, part: Step) -> bool:
+        """Whether there is room for such a step, and it reads what the group makes as that is."""
+        outside = [v for v in part.reads if v.root not in self.made]
         if any(self.made[v.root] != v for v in part.reads if v.root in self.made):
             return False
         if not self.apart([self._storage(v.root) for v in outside], [self._storage(v.root) for v in part.writes]):
@@ -164,10 +176,7 @@ class _Group:
         code = sum(max(1, len(p.code)) for p in (*self.parts, part))
         views = len({*self.reads, *outside}) + len(self.made) + len(part.writes)
         reductions = sum(p.name in REDUCTIONS for p in (*self.parts, part))
-        if code > MAX_CODE or views > MAX_VIEWS or reductions > MAX_REDUCTIONS:
-            return False
-        shared = any(0 not in v.strides and v in self.reads for v in outside)
-        return not self.members or shared or len(outside) < len(part.reads)
+        return code <= MAX_CODE and views <= MAX_VIEWS and reductions <= MAX_REDUCTIONS
 
     def join(self, at: int, part: Step) -> None:
         self.members.append(at)
@@ -178,16 +187,19 @@ class _Group:
         self._written |= {self._storage(v.root) for v in part.writes}
 
 
+def _mapping(code: tuple[Instruction, ...], writes: tuple[View, ...]) -> Step:
+    return Step("map", tuple(dict.fromkeys(o for i in code for o in i.operands if isinstance(o, View))), writes, code)
+
+
 class Finder:
     """`storage` is that of a root, `wanted` are roots that are read by more than steps, `barred` steps that must stay by themselves."""
 
     def __init__(self, steps: Sequence[Step], storage: Callable[[int], int], wanted: Collection[int], barred: Collection[int]) -> None:
-        self._steps, self._storage, self._wanted, self._barred = steps, storage, wanted, barred
+        self._steps, self._storage, self._wanted, self._barred = list(steps), storage, wanted, barred
         self._readers: dict[int, set[int]] = {}
         for at, step in enumerate(steps):
-            for v in step.reads:
-                self._readers.setdefault(v.root, set()).add(at)
-        self._places = [({storage(v.root) for v in step.reads}, {storage(v.root) for v in step.writes}) for step in steps]
+            self._read(at, step)
+        self._places = [self._touched(step) for step in steps]
         self._units = [[at] for at in range(len(steps))]
         self._groups: dict[tuple[int, ...], Step] = {}
 
@@ -202,7 +214,83 @@ class Finder:
                 tried.add(unit[0])
                 at = self._seeded(at, unit[0], found[0]) or at
             at += 1
+        at = 1
+        while at < len(self._units):
+            at = self._merged(at) or at + 1
         return [self._groups[tuple(unit)] if len(unit) > 1 else self._steps[unit[0]] for unit in self._units]
+
+    def _read(self, at: int, step: Step) -> None:
+        for v in step.reads:
+            self._readers.setdefault(v.root, set()).add(at)
+
+    def _touched(self, step: Step) -> tuple[set[int], set[int]]:
+        return {self._storage(v.root) for v in step.reads}, {self._storage(v.root) for v in step.writes}
+
+    def _long(self, at: int) -> Rows | None:
+        """The rows of a unit that is a group of such as no block holds."""
+        group = self._groups.get(tuple(self._units[at]))
+        return Rows(*group.extra) if group is not None and group.extra[1] > LOOPED else None
+
+    def _merged(self, at: int) -> int | None:
+        """Makes one group of a group of long rows and the one before it over the same; returns the number of the unit before all that was moved."""
+        rows = self._long(at)
+        before = next((n for n in range(at - 1, -1, -1) if rows is not None and self._long(n) == rows), None)
+        if rows is None or before is None:
+            return None
+        first, second = (self._groups[tuple(self._units[n])] for n in (before, at))
+        has = {v for v in (*first.reads, *first.writes) if 0 not in v.strides}
+        if has.isdisjoint(second.reads):
+            return None
+        cut = {member: made for member in self._units[before] if (made := self._cut(member, self._units[before])) is not None}
+        group = _Group(self._storage)
+        for member in self._units[before]:
+            part = self._parted(cut[member][1] if member in cut else self._steps[member], rows)
+            if part is None or not group.takes(part):
+                return None
+            group.join(member, part)
+        for unit in self._units[before + 1 : at]:
+            reads, writes = (set[int]().union(*(self._places[one][k] for one in unit)) for k in (0, 1))
+            if group.pushed(reads, writes) or not group.apart(reads, writes):
+                group.push(unit, reads, writes)
+            else:
+                group.before.append(unit)
+        for member in self._units[at]:
+            part = self._parted(self._steps[member], rows)
+            if part is None or group.pushed(*self._places[member]) or not group.takes(part):
+                return None
+            group.join(member, part)
+        early = []
+        for member, (sooner, later) in cut.items():
+            early.append([len(self._steps)])
+            self._steps.append(sooner)
+            self._steps[member] = later
+            for v in sooner.reads:
+                self._readers[v.root].discard(member)
+            for one in (early[-1][0], member):
+                self._read(one, self._steps[one])
+            self._places.append(self._touched(sooner))
+            self._places[member] = self._touched(later)
+        self._units[before : at + 1] = [*early, *group.before, group.members, *group.after]
+        self._groups[tuple(group.members)] = self._step(group, rows)
+        return before
+
+    def _cut(self, at: int, members: Collection[int]) -> tuple[Step, Step] | None:
+        """A MAP step of a group as two: what waits for no other member, if anything else reads that, and the rest."""
+        step = self._steps[at]
+        made = {v.root for member in members if member != at for v in self._steps[member].writes}
+        sooner: dict[int, Instruction] = {}
+        for i in step.code:
+            if all(o.root not in made if isinstance(o, View) else o in sooner for o in i.operands):
+                sooner[i.result] = i
+        later = [i for i in step.code if i.result not in sooner]
+        read = {o for i in later for o in i.operands if not isinstance(o, View)}
+        if not later or not any(v.root in sooner and not self._readers.get(v.root, set()) <= set(members) for v in step.writes):
+            return None
+        out = step.writes[0]
+        stored = read | {v.root for v in step.writes}
+        given = {root: whole(root, (out.elements,), i.dtype) for root, i in sooner.items() if root in stored}
+        code = tuple(i._replace(operands=tuple(given.get(o, o) if not isinstance(o, View) else o for o in i.operands)) for i in later)
+        return _mapping(tuple(sooner.values()), tuple(given.values())), _mapping(code, tuple(v for v in step.writes if v.root not in sooner))
 
     def _seeded(self, at: int, seed: int, rows: Rows) -> int | None:
         """Makes the group of a reduction, if there is one; returns the number of the unit before all that was moved."""
@@ -216,12 +304,13 @@ class Finder:
         return None
 
     def _part(self, unit: list[int], rows: Rows) -> Step | None:
-        if len(unit) > 1 or unit[0] in self._barred:
-            return None
-        found = reduced(self._steps[unit[0]])
+        return None if len(unit) > 1 or unit[0] in self._barred else self._parted(self._steps[unit[0]], rows)
+
+    def _parted(self, step: Step, rows: Rows) -> Step | None:
+        found = reduced(step)
         if found is not None:
             return found[1] if found[0] == rows else None
-        return indexed(self._steps[unit[0]], rows) or mapped(self._steps[unit[0]], rows)
+        return indexed(step, rows) or mapped(step, rows)
 
     def _starts(self, at: int, rows: Rows) -> list[int]:
         """Units that a group may begin with: the reduction, or what it is made of, first things first."""

@@ -15,9 +15,9 @@ from assay.exact.cuda import attend, fake, rows
 from assay.exact.cuda.device import Description, Device, Launch
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.maps import Kernels, MapText
-from assay.exact.cuda.operands import Operand
 from assay.exact.cuda.product import Products
-from assay.exact.cuda.tiles import Digits, Layout
+from assay.exact.cuda.streamed import Placed
+from assay.exact.cuda.tiles import Digits
 from assay.exact.inputs import Case, Writer, case, floats, program, whole
 from assay.exact.plan import Plan
 from assay.exact.steps import Step
@@ -289,12 +289,9 @@ class Flipping(Products):
         made.upload(self._left.address, np.array([times], np.uint64))
         self._flip = found["flip"]
 
-    def packed(
-        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int],
-        groups: int = 0, factor: int = 0,
-    ) -> tuple[Launch, ...]:  # fmt: skip
-        flip = Launch(self._flip, (1, 1, 1), (1, 1, 1), (self._left.address, digits))
-        return *super().packed(how, layout, bits, side, padded, x, top, digits, sums, groups, factor), *([flip] if groups else [])
+    def heads(self, how: Digits, bits: int, given: Sequence[Placed], table: Callable[[Sequence[Sequence[int]]], int]) -> list[Launch]:
+        to = [words[1] for placed in given for words in (placed.by_rows, placed.by_columns) if words[1]]
+        return [*super().heads(how, bits, given, table), *(Launch(self._flip, (1, 1, 1), (1, 1, 1), (self._left.address, digits)) for digits in to)]
 
 
 @needs_compiler

@@ -1,7 +1,7 @@
 """attend.cuh on the fake device: products into and out of shared memory, in small kernels around its functions, give the reference's bits, and so
 does a whole attention made of them by hand.
 
-Operands are packed by pack.cu. Fragments of mma.sync and ldmatrix are laid out as the PTX ISA says (tensor.cuh), cp.async is as late as it may be.
+Operands are packed by heads.cu. Fragments of mma.sync and ldmatrix are laid out as the PTX ISA says (tensor.cuh), cp.async is as late as it may be.
 What is flipped or changed and found, and what NVIDIA's compiler makes of the source: test_cuda_onchip_find.py.
 """
 
@@ -17,8 +17,9 @@ from assay.exact import reference
 from assay.exact.cases_of_products import MOST
 from assay.exact.cuda import fake
 from assay.exact.cuda.device import Buffer, Launch, source
-from assay.exact.cuda.product import BLOCK, LANES, ROW, STRETCH, around
-from assay.exact.cuda.tiles import NARROW, digits
+from assay.exact.cuda.product import HEAD_THREADS, LANES, ROW
+from assay.exact.cuda.sources import of_heads
+from assay.exact.cuda.tiles import digits
 from assay.exact.inputs import Array, floats
 from tests.exact.support import same
 from tests.exact.test_cuda_products import uploaded
@@ -112,7 +113,7 @@ def digits_bytes(bits: int, lines: int, length: int) -> int:
 
 
 class Packed(NamedTuple):
-    """An operand as pack.cu leaves it."""
+    """An operand as heads.cu leaves it."""
 
     x: Array
     padded: int
@@ -132,22 +133,20 @@ class Chip:
         self.faults = device.allocate(8)
 
     def packed(self, x: Array) -> Packed:
-        """Of lanes x k."""
+        """Of lanes x k, one of which is at most 128, by rows or by columns."""
         lanes, k = x.shape
         device, blocks, padded = self.device, -(-k // ROW), -(-lanes // LANES) * LANES
-        kernel = device.load(around(digits(self.bits), NARROW)).kernel
         size, planes = 4 * padded // LANES * blocks * ROW, own(self.bits)
         out = Packed(
             x, padded, device.allocate(planes * blocks * ROW * padded), device.allocate(4 * (lanes + 7)), device.allocate(size),
             device.allocate(8 * padded),
         )  # fmt: skip
-        for buffer in (out.top, out.along):
-            device.upload(buffer.address, np.zeros(buffer.size, np.uint8))
         start, values = uploaded(device, np.zeros(1, np.int64)), uploaded(device, x)
-        common = (values.address, start.address, 0, k, 0, 1, lanes, k, 0, out.top.address)
-        device.launch(Launch(kernel("tops"), (-(-lanes // 32) * -(-k // STRETCH), 1, 1), BLOCK, common))
-        more = (self.bits, padded, out.digits.address, planes, 0, out.along.address, out.across.address)
-        device.launch(Launch(kernel("pack"), (padded // LANES * blocks, 1, 1), BLOCK, (*common, *more)))
+        to, nowhere = (*(b.address for b in (out.top, out.digits, out.along, out.across)), padded), (0,) * 5
+        walk = (0, k, 0, 1, lanes, k, 0, *to, *nowhere) if k <= 128 else (0, 1, 0, k, k, lanes, 0, *nowhere, *to)
+        table = uploaded(device, np.array([0, 1, values.address, start.address, *walk], np.int64))
+        pack = device.load(of_heads(digits(self.bits))).kernel("pack_heads")
+        device.launch(Launch(pack, (1, 1, 1), (HEAD_THREADS, 1, 1), (1, table.address, self.bits)))
         device.wait()
         return out
 

@@ -53,7 +53,7 @@ def place(bits: int, padded: int, k: int, z: int, lane: int, at: int) -> int:
 @needs_compiler
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_flipped_bits_of_memory_are_caught(bits: int) -> None:
-    """Of what pack.cu wrote, before it is multiplied."""
+    """Of what heads.cu wrote, before it is multiplied."""
     one, rng = chip(bits, 16), np.random.default_rng(bits)
     rows, k, columns = 19, 100, 150
     a, b = (one.packed(x) for x in operands(bits, rows, k, columns, "even", bits))

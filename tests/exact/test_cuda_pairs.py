@@ -203,7 +203,7 @@ def test_flipped_bits_of_what_is_packed_are_caught() -> None:
     ("old", "new"),
     [
         ("group * LANES < padded_c; group++", "group * LANES < padded_c; group += 2"), ("if (row * ROW < rows) {", "if (row * ROW + ROW < rows) {"),
-        ("padded_r, planes_r, top_r, packed_r", "padded_r, planes_r, top_c, packed_r"), ("across_c, along_c, 0, 1", "(u64 *)0, along_c, 0, 1"),
+        ("padded_r, planes_r, top_r, packed_r", "padded_r, planes_r, top_c, packed_r"), ("across_c, along_c}", "(u64 *)0, along_c}"),
         ("if (from + j < columns) atomicMax", "if (from + j + 1 < columns) atomicMax"), ("highs[j] = a > highs[j] ? a : highs[j];", "highs[j] = a;"),
         ("if (tx == 0) atomicMax(&top_r[row], high);", "if (tx == 0) top_r[row] = high;"),
     ],

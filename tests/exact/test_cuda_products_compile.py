@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from assay.exact.cuda.device import source
-from assay.exact.cuda.product import around, multiplication
+from assay.exact.cuda.sources import around, multiplication, of_heads
 from assay.exact.cuda.tiles import NARROW, PLAIN, ROWS, Digits, Group, Kind, Tile, digits, groups, tiles
 from tests.exact import nvrtc
 
@@ -44,6 +44,8 @@ def test_what_is_around_a_multiplication(bits: int, kind: Kind) -> None:
     layouts = [("sm_80", ROWS), ("sm_90", PLAIN if kind == "int8" else ROWS)]
     if bits == 14 and kind == "int8":
         layouts.append(("sm_90", NARROW))
+    if kind == "int8":
+        compiles(of_heads(digits(bits)), "sm_80")
     for arch, layout in layouts:
         compiles(around(digits(bits, kind), layout), arch)
 

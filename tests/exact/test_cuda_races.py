@@ -22,6 +22,8 @@ from assay.exact.cuda.tiles import TILES, digits, groups
 from assay.exact.faults import HardwareFault
 from assay.exact.inputs import Case, case, floats, program, whole
 from assay.exact.steps import Step
+from tests.exact.test_cuda_heads import SIZES
+from tests.exact.test_cuda_heads import found as packs
 from tests.exact.test_cuda_onchip import HEADS, attended
 from tests.exact.test_cuda_pairs import as_it_is, by_map, of, turned
 from tests.exact.test_cuda_products import Single
@@ -144,7 +146,7 @@ def by_wgmma(device: Fake) -> Iterator[bool]:
 
 WORK: dict[str, Callable[[Fake], Iterator[bool]]] = {
     "check.cu": products, "gemm.cu": products, "pack.cu": packed,
-    "wgmma.cu": by_wgmma,
+    "heads.cu": lambda device: iter([packs(device, SIZES, 14)]), "wgmma.cu": by_wgmma,
     "attend.cuh": lambda device: (attended(device, *head) for head in HEADS),
     "plain.cu": lambda device: iter([right(device, multiplied(), Nothing(device))]),
     "move.cu": lambda device: iter([right(device, moved())]),

@@ -75,6 +75,21 @@ def crossed(w: Writer, x: int, index: int, weight: int) -> list[int]:
     return [w("mul", picked, picked), back]
 
 
+def trained(w: Writer, waits: bool) -> list[int]:
+    """The mean of cross-entropy over characters that count, and its gradient, or that times the sum, which no row knows."""
+    x, index, weight = range(3)
+    logs, r = log_softmax(w, x), w.type(x).shape[0]
+    at = w("reshape", index, shape=(r, 1))
+    counts = w("cast", w("ne", index, expanded(w, w("const", dtype="i64", bits=3), index)), dtype="f32")
+    losses = w("neg", w("mul", w("reshape", w("gather", logs, at, axis=1), shape=(r,)), counts))
+    loss, count = (w("sum", v, axes=(0,), keepdim=False) for v in (losses, counts))
+    each = w("mul", expanded(w, w("div", loss if waits else w.f32(1.0), count), counts), counts)
+    ones = w("scatter_value", expanded(w, w.f32(0.0), x), at, axis=1, bits=0xBF800000)
+    g = w("mul", ones, expanded(w, w("reshape", each, shape=(r, 1)), x))
+    back = w("sub", g, w("mul", w("exp", logs), expanded(w, over(w, "sum", g), x)))
+    return [w("div", loss, count), back, w("mul", back, expanded(w, weight, x))]
+
+
 def norm(w: Writer, x: int, scale: int) -> tuple[int, int]:
     n = w.f32(w.type(x).shape[-1])
     mean = over(w, "sum", x)
@@ -155,6 +170,18 @@ def test_what_an_index_names_is_taken_and_put_within_the_rows(shape: tuple[int, 
     names = [[part.name for part in step.parts] for step in groups(fused(c.part))]
     assert ["gather" in own for own in names].count(True) == ["scatter_value" in own for own in names].count(True) == 1
     assert not {"gather", "scatter_value", "copy"} & {step.name for step in fused(c.part).steps}
+    assert agrees(c)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("n", "waits"), [(8200, False), (8200, True), (700, False)])
+def test_long_rows_and_their_gradient_are_one_kernel_where_neither_waits(n: int, waits: bool) -> None:
+    """Which characters count is known before; what the gradient is multiplied by then, too. Shorter rows are held by each kernel."""
+    inputs = [floats(1, (260, n), "even"), integers(2, (260,), 0, 6), floats(3, (260, 1), "even")]
+    c = case(f"trained {n} {waits}", inputs, lambda w: trained(w, waits))
+    found = [[part.name for part in step.parts] for step in groups(fused(c.part))]
+    assert len(found) == (1 if n > 8192 and not waits else 2)
+    assert {"gather", "scatter_value"} <= {name for names in found for name in names}
     assert agrees(c)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from assay.exact.cuda import fake, product, tape, zeroed
+from assay.exact.cuda import fake, pairs, product, tape, zeroed
 from assay.exact.cuda.device import Launch
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.tiles import ROWS as ROWS_OF_128
@@ -46,6 +46,28 @@ def test_the_bits_are_the_same_whenever_it_runs() -> None:
     assert names.count("compare_all") == names.count("tops_all") == 1
     assert names.count("compare") == 0
     assert names.count("tops") == 1, "of the one operand that is made on the way"
+
+
+@needs_compiler
+def test_weights_that_two_products_read_have_both_their_scales_of_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three read one matrix, two of them along the same axis; of a batch of two each product finds its own."""
+
+    def write(w: Writer) -> Sequence[int]:
+        x, weights, y, many, z, u = range(6)
+        back, turned = w("permute", weights, axes=(1, 0)), w("permute", many, axes=(0, 2, 1))
+        of_one = [w("matmul", x, weights), w("matmul", y, back), w("matmul", w("mul", x, x), weights)]
+        return [*of_one, w("matmul", z, many), w("matmul", u, turned)]
+
+    given = [floats(i, shape, "wide") for i, shape in enumerate(((20, 70), (70, 600), (30, 600), (2, 40, 50), (2, 10, 40), (2, 11, 50)))]
+    found: list[Sequence[Sequence[int]]] = []
+    monkeypatch.setattr(pairs, "NEAR", 0)  # as weights' products are far apart, forward and backward
+    right = Products.topped
+    monkeypatch.setattr(Products, "topped", lambda self, tops, table: right(self, tops, lambda rows: (found.append(rows), table(rows))[1]))
+    run = Run(case("both", given, write), 14)
+    assert run.right()
+    seen = {(row[7], row[8]): bool(row[11]) for row in found[0]}
+    assert [shape for shape, both in seen.items() if both] == [(70, 600)]
+    assert sorted(seen) == [(10, 40), (11, 50), (20, 70), (30, 600), (40, 50), (50, 40), (70, 600), (600, 70)]
 
 
 @needs_compiler
@@ -105,7 +127,7 @@ def test_what_is_not_cleared_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_compiler
 def test_a_change_of_the_kernel_for_all_magnitudes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each operand's first block alone does its work."""
-    right, of, instead = product.around, "blockIdx.x - (u32)row[0]);", "0u);"
+    right, of, instead = product.around, "block = blockIdx.x - (u32)row[0],", "block = 0u,"
     assert right(digits(14), ROWS_OF_128).count(of) == 1
     monkeypatch.setattr(product, "around", lambda *how: right(*how).replace(of, instead))
     assert not Run(made(), 14).right()

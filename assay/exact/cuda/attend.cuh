@@ -16,7 +16,7 @@
  *     sum_j C_rj + sum_k q_rk = sum_k (S_k + 1) q_rk, S_k = sum_j qb_jk,
  * where S comes from the registers that packed B (`across`), and the left side's sum of q from the registers that packed A (`along`) or that made the
  * digits (Line), while the right side's q is the one in the shared memory that was multiplied: in product_out tensor cores multiply it with the digits of
- * S_k + 1 as if these were further lanes. With Karatsuba pack.cu's `along` counts h for 2^14.
+ * S_k + 1 as if these were further lanes. With Karatsuba heads.cu's `along` counts h for 2^14.
  * Not covered: an f32 that changes in shared memory before it is made digits, as one in memory is not.
  *
  * Wants common.cuh, digits.cuh and tensor.cuh before it, with int8 digits in rows of 64 bytes.
@@ -35,7 +35,7 @@
 #define CHECKED (PLANES == 1 ? 2 : OWN + 1) /* signed digits of base 2^8 of S_k + 1, of at most 128 lanes */
 
 /* One product's operand. `across` [groups of 64 lanes][k up to a multiple of 128] is wanted of the one that streams, `along` [padded] of the one that has the
- * lines, both as pack.cu makes them. `padded`: lanes with those that pack.cu adds, a multiple of 64. Behind the scales of the one that streams there are 7 words
+ * lines, both as heads.cu makes them. `padded`: lanes with those that pack.cu adds, a multiple of 64. Behind the scales of the one that streams there are 7 words
  * that may be read, whatever they are. */
 struct Packed {
     const i8 *digits;

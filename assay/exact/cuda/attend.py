@@ -23,7 +23,7 @@ from assay.exact.cuda.device import Description, Launch
 from assay.exact.cuda.intervals import Told, told
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
 from assay.exact.cuda.spans import Known, Section, Spans, spans_of, split
-from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, offsets, packing, sides_of
+from assay.exact.cuda.streamed import Of, Packed, Packs, Walk, offsets, packing, sides_of
 from assay.exact.cuda.tiles import LEAST_SHARED, NARROW, SHARED, Digits, digits
 from assay.exact.inplace import BORDER, Lying, placed_by, stepped
 from assay.exact.plan import Plan
@@ -370,11 +370,11 @@ def attend(step: Step, description: Description, known: Known) -> Attend:
 
 
 def launches(
-    made: Attend, kernels: Kernels, fresh: Fresh, places: Mapping[Packed, Mapping[str, int]], products: Packs, at: Callable[[View], int],
-    words: Callable[[Walk | Table], int], scratch: int, flags: int,
+    made: Attend, kernels: Kernels, fresh: Sequence[Packed], places: Mapping[Packed, Mapping[str, int]], products: Packs, at: Callable[[View], int],
+    words: Callable[[Walk | Table], int], scratch: int, flags: int, table: Callable[[Sequence[Sequence[int]]], int],
 ) -> list[Launch]:  # fmt: skip
     """What packs the operands that are not there yet, and the kernel, with the one behind it. `at` and `words` give addresses; `places`, and `flags`
-    of four bytes a block, are offsets from `scratch`."""
+    of four bytes a block, are offsets from `scratch`; `table` gives the address of rows of words."""
 
     def word(a: Argument) -> int:
         if isinstance(a, Of):
@@ -385,7 +385,7 @@ def launches(
 
     each = [made] if made.whole is None else [made, made.whole]
     return [
-        *packing(fresh, places, made.how, products, at, scratch),
+        *packing(fresh, places, made.how, products, at, scratch, table),
         *(Launch(kernels[one.text.name], (one.blocks, 1, 1), (one.threads, 1, 1), tuple(map(word, one.arguments)), one.shared) for one in each),
     ]
 

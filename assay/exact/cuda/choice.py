@@ -23,7 +23,8 @@ import msgspec
 from assay.exact.cuda import probe, trial
 from assay.exact.cuda.device import Description, Device, Graph, source
 from assay.exact.cuda.operands import Axis, Operand
-from assay.exact.cuda.product import Product, Products, around, multiplication
+from assay.exact.cuda.product import Product, Products
+from assay.exact.cuda.sources import around, multiplication
 from assay.exact.cuda.tiles import FLOATING, MOST_HELD, PLAIN, Digits, Floating, Group, Size, Tile, Way, digits, groups, takes, tiles
 from assay.exact.native.build import cache_folder
 

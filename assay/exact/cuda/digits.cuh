@@ -76,6 +76,11 @@ __device__ __forceinline__ void own_digits(i32 q, i32 *d) {
 #endif
 }
 
+/* The low bytes of four numbers, the first one's lowest. */
+__device__ __forceinline__ u32 low_bytes(const i32 x[4]) {
+    return __byte_perm(__byte_perm((u32)x[0], (u32)x[1], 0x0040), __byte_perm((u32)x[2], (u32)x[3], 0x0040), 0x5410);
+}
+
 /* Four sums of bytes: nothing is carried from one to the next. x = h + l fits a byte. */
 __device__ __forceinline__ u32 added(u32 h, u32 l) { return ((h & 0x7f7f7f7fu) + (l & 0x7f7f7f7fu)) ^ ((h ^ l) & 0x80808080u); }
 
@@ -119,6 +124,9 @@ __device__ __forceinline__ i64 spot(i64 product, int planes, int z, i64 blocks, 
     return (((product * planes + z) * blocks + block) * (ROW * ITEM / WIDTH) + byte / WIDTH) * padded * WIDTH + lane * WIDTH + SWIZZLED(lane, byte % WIDTH);
 #endif
 }
+
+/* Element i of an axis: at multiples of a step, or where a table says. */
+__device__ __forceinline__ i64 place(const i64 *at, i64 step, i64 i) { return at ? at[i] : i * step; }
 
 /* Four digits as they lie in a packed operand, from and to four bytes. bf16 is the upper half of f32; e4m3 (OCP 8-bit Floating Point, 5.1) has
  * f32's sign, its exponent less 120 (in four bits), and three bits of its fraction. */

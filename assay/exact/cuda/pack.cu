@@ -4,8 +4,7 @@
  * Packed digits lie as digits.cuh's `spot` says, with zeros beyond the last lane and the last k, so that no edge is left to look after.
  *
  * For the checksum (check.cu) A's digits are summed over lanes (`across`: [product][plane][k]) and B's over k (`along`: [product][padded lanes],
- * weighted), from registers, before they have been to memory. These start from zero (clear). Or integers are summed over each LANES lanes (`groups`:
- * [product][group of lanes][k]), for products that leave lanes out (attend.cuh); these are written, not added to.
+ * weighted), from registers, before they have been to memory. These start from zero (clear).
  */
 
 #define LANES 64       /* of a block of pack */
@@ -16,14 +15,9 @@ KERNEL clear(u32 *words, i64 n) {
     for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (i64)gridDim.x * blockDim.x) words[i] = 0;
 }
 
-__device__ __forceinline__ i64 place(const i64 *at, i64 step, i64 i) { return at ? at[i] : i * step; }
-
-/* An element of an operand, times a number if the operand is SCALED. */
-template <bool SCALED> __device__ __forceinline__ float scaled(float x, float factor) { return SCALED ? __fmul_rn(x, factor) : x; }
-
 /* top[product][lane] = the largest magnitude of the lane, as bits. A block of 32 x 8 threads takes 32 lanes and STRETCH k. */
-template <bool SCALED> __device__ __forceinline__ void top_group(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step,
-                                                                 i64 lanes, i64 k, i64 turned, u32 *top, float factor, u32 block) {
+__device__ __forceinline__ void top_group(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step,
+                                          i64 lanes, i64 k, i64 turned, u32 *top, u32 block) {
     i64 groups = (lanes + 31) / 32, parts = (k + STRETCH - 1) / STRETCH, part = block % parts, rest = block / parts;
     i64 first = rest % groups * 32, product = rest / groups, from = part * STRETCH, to = from + STRETCH < k ? from + STRETCH : k;
     int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
@@ -35,7 +29,7 @@ template <bool SCALED> __device__ __forceinline__ void top_group(const float *x,
         if (lane < lanes) {
             const float *mine = x + place(lane_at, lane_step, lane);
             for (i64 i = from + ty; i < to; i += 8) {
-                u32 a = __float_as_uint(scaled<SCALED>(mine[place(k_at, k_step, i)], factor)) & ABS_BITS;
+                u32 a = __float_as_uint(mine[place(k_at, k_step, i)]) & ABS_BITS;
                 high = a > high ? a : high;
             }
             atomicMax(&top[lane], high);
@@ -46,7 +40,7 @@ template <bool SCALED> __device__ __forceinline__ void top_group(const float *x,
         const float *mine = x + place(lane_at, lane_step, lane);
         u32 high = 0;
         for (i64 i = from + tx; i < to; i += 32) {
-            u32 a = __float_as_uint(scaled<SCALED>(mine[place(k_at, k_step, i)], factor)) & ABS_BITS;
+            u32 a = __float_as_uint(mine[place(k_at, k_step, i)]) & ABS_BITS;
             high = a > high ? a : high;
         }
         for (int step = 16; step; step /= 2) {
@@ -58,34 +52,15 @@ template <bool SCALED> __device__ __forceinline__ void top_group(const float *x,
 }
 
 KERNEL tops(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes, i64 k, i64 turned, u32 *top) {
-    top_group<false>(x, batch_at, lane_at, lane_step, k_at, k_step, lanes, k, turned, top, 1.0f, blockIdx.x);
-}
-
-/* Of an operand times *factor. */
-KERNEL tops_of(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes, i64 k, i64 turned, u32 *top,
-               const float *factor) {
-    top_group<true>(x, batch_at, lane_at, lane_step, k_at, k_step, lanes, k, turned, top, *factor, blockIdx.x);
-}
-
-/* tops of several operands. A row of the table: its first block, then the arguments of one. */
-KERNEL tops_all(i64 count, const i64 *table) {
-    i64 at = 0, behind = count;
-    while (behind - at > 1) {
-        i64 middle = (at + behind) / 2;
-        if (table[middle * 11] <= (i64)blockIdx.x) at = middle; else behind = middle;
-    }
-    const i64 *row = table + at * 11, *of = row + 1;
-    top_group<false>((const float *)of[0], (const i64 *)of[1], (const i64 *)of[2], of[3], (const i64 *)of[4], of[5], of[6], of[7], of[8], (u32 *)of[9], 1.0f,
-                     blockIdx.x - (u32)row[0]);
+    top_group(x, batch_at, lane_at, lane_step, k_at, k_step, lanes, k, turned, top, blockIdx.x);
 }
 
 #define TOPS_ROWS 64 /* of a block of tops_both, which takes STRETCH columns */
 
 /* The largest magnitudes of a matrix's rows and of its columns, in one pass. Neighbouring columns are neighbours in memory. */
-KERNEL __launch_bounds__(256) tops_both(const float *x, const i64 *row_at, i64 row_step, const i64 *column_at, i64 column_step, i64 rows, i64 columns,
-                                        u32 *top_r, u32 *top_c) {
-    __shared__ u32 part[8][STRETCH];
-    i64 wide = (columns + STRETCH - 1) / STRETCH, first = blockIdx.x / wide * TOPS_ROWS, from = blockIdx.x % wide * STRETCH;
+__device__ __forceinline__ void both_tops(const float *x, const i64 *row_at, i64 row_step, const i64 *column_at, i64 column_step, i64 rows, i64 columns,
+                                          u32 *top_r, u32 *top_c, u32 block, u32 (*part)[STRETCH]) {
+    i64 wide = (columns + STRETCH - 1) / STRETCH, first = block / wide * TOPS_ROWS, from = block % wide * STRETCH;
     int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
     u32 highs[STRETCH / 32];
     #pragma unroll
@@ -116,9 +91,28 @@ KERNEL __launch_bounds__(256) tops_both(const float *x, const i64 *row_at, i64 r
     }
 }
 
-/* The low bytes of four numbers, the first one's lowest. */
-__device__ __forceinline__ u32 low_bytes(const i32 x[4]) {
-    return __byte_perm(__byte_perm((u32)x[0], (u32)x[1], 0x0040), __byte_perm((u32)x[2], (u32)x[3], 0x0040), 0x5410);
+KERNEL __launch_bounds__(256) tops_both(const float *x, const i64 *row_at, i64 row_step, const i64 *column_at, i64 column_step, i64 rows, i64 columns,
+                                        u32 *top_r, u32 *top_c) {
+    __shared__ u32 part[8][STRETCH];
+    both_tops(x, row_at, row_step, column_at, column_step, rows, columns, top_r, top_c, blockIdx.x, part);
+}
+
+#define TOPS_WORDS 12 /* of a row of the table */
+
+/* tops of several operands, tops_both of those that lie along both axes of a matrix. A row of the table: its first block, the arguments of `tops`, and where the
+ * largest magnitudes of its k go, if they are wanted. */
+KERNEL __launch_bounds__(256) tops_all(i64 count, const i64 *table) {
+    __shared__ u32 part[8][STRETCH];
+    i64 at = 0, behind = count;
+    while (behind - at > 1) {
+        i64 middle = (at + behind) / 2;
+        if (table[middle * TOPS_WORDS] <= (i64)blockIdx.x) at = middle; else behind = middle;
+    }
+    const i64 *row = table + at * TOPS_WORDS, *of = row + 1, *batch_at = (const i64 *)of[1], *lane_at = (const i64 *)of[2], *k_at = (const i64 *)of[4];
+    const float *x = (const float *)of[0];
+    u32 block = blockIdx.x - (u32)row[0], *top = (u32 *)of[9], *other = (u32 *)of[10];
+    if (other) both_tops(x + batch_at[0], lane_at, of[3], k_at, of[5], of[6], of[7], top, other, block, part);
+    else top_group(x, batch_at, lane_at, of[3], k_at, of[5], of[6], of[7], of[8], top, block);
 }
 
 /* An operand: where its elements lie (x is that of its product), and where its digits and sums go. */
@@ -128,12 +122,10 @@ struct packed_operand {
     const u32 *top;
     i8 *packed;
     u64 *across, *along;
-    i32 *groups;
-    float factor;
 };
 
 /* A block of 32 x 8 threads packs LANES lanes of 128 k. Of the planes only the first `planes` are written; all of them are summed. */
-template <bool SCALED> __device__ __forceinline__ void pack_group(const float *x, const packed_operand &of, i64 product, i64 group, i64 block, int bits, float (*tile)[ROW + 4], i32 (*part)[ROW]) {
+__device__ __forceinline__ void pack_group(const float *x, const packed_operand &of, i64 product, i64 group, i64 block, int bits, float (*tile)[ROW + 4], i32 (*part)[ROW]) {
     const i64 *lane_at = of.lane_at, *k_at = of.k_at;
     const i64 lane_step = of.lane_step, k_step = of.k_step, lanes = of.lanes, k = of.k, padded = of.padded, planes = of.planes, blocks = (k + ROW - 1) / ROW;
     int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
@@ -172,7 +164,7 @@ template <bool SCALED> __device__ __forceinline__ void pack_group(const float *x
             #pragma unroll
             for (int i = 0; i < 4; i++) {
                 i32 own[OWN];
-                digits_of(limited(rounded_to(scaled<SCALED>(four[i], of.factor), factor, magic), bits), own);
+                digits_of(limited(rounded_to(four[i], factor, magic), bits), own);
                 #pragma unroll
                 for (int z = 0; z < OWN; z++) d[z][i] = own[z], totals[z][i] += own[z];
             }
@@ -211,41 +203,16 @@ template <bool SCALED> __device__ __forceinline__ void pack_group(const float *x
         }
         __syncthreads();
     }
-    if (of.groups) {
-        #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            i32 q = totals[0][i]; /* of 8 lanes */
-            #pragma unroll
-            for (int z = 1; z < OWN; z++) q = q * (1 << BASE) + totals[z][i];
-            part[ty][4 * tx + i] = q;
-        }
-        __syncthreads();
-        if (threadIdx.x < ROW) {
-            i32 sum = 0; /* less than 2^28 */
-            for (int i = 0; i < 8; i++) sum += part[i][threadIdx.x];
-            of.groups[((product * (padded / LANES) + group) * blocks + block) * ROW + threadIdx.x] = sum;
-        } /* `part` is not used again: pack_both has no groups */
-    }
 }
 
 /* Blocks begin with the lanes that tops read last, which L2 may still hold. */
 KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes,
-            i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, i64 planes, u64 *across, u64 *along, i32 *grouped) {
+            i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, i64 planes, u64 *across, u64 *along) {
     __shared__ __align__(16) float tile[32][ROW + 4]; /* element i of lane l at i ^ l / 8, so that lanes' equal elements lie in different banks */
     __shared__ i32 part[8][ROW];
     i64 blocks = (k + ROW - 1) / ROW, groups = padded / LANES, item = (i64)gridDim.x - 1 - blockIdx.x, rest = item / blocks, product = rest / groups;
-    packed_operand of = {lane_at, k_at, lane_step, k_step, lanes, k, turned, padded, planes, top, packed, across, along, grouped, 1.0f};
-    pack_group<false>(x + batch_at[product], of, product, rest % groups, item % blocks, (int)bits, tile, part);
-}
-
-/* An operand times *factor. */
-KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack_of(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes,
-            i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, i64 planes, u64 *across, u64 *along, i32 *grouped, const float *factor) {
-    __shared__ __align__(16) float tile[32][ROW + 4];
-    __shared__ i32 part[8][ROW];
-    i64 blocks = (k + ROW - 1) / ROW, groups = padded / LANES, item = (i64)gridDim.x - 1 - blockIdx.x, rest = item / blocks, product = rest / groups;
-    packed_operand of = {lane_at, k_at, lane_step, k_step, lanes, k, turned, padded, planes, top, packed, across, along, grouped, *factor};
-    pack_group<true>(x + batch_at[product], of, product, rest % groups, item % blocks, (int)bits, tile, part);
+    packed_operand of = {lane_at, k_at, lane_step, k_step, lanes, k, turned, padded, planes, top, packed, across, along};
+    pack_group(x + batch_at[product], of, product, rest % groups, item % blocks, (int)bits, tile, part);
 }
 
 /* A matrix that two products read, each along the other axis, in one pass: its rows as lanes (`packed_r`), and its columns (`packed_c`). A block takes
@@ -256,16 +223,16 @@ KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack_both(const float *x, const i
     __shared__ __align__(16) float tile[32][ROW + 4];
     __shared__ i32 part[8][ROW];
     i64 wide = ((padded_c > columns ? padded_c : columns) + ROW - 1) / ROW, item = (i64)gridDim.x - 1 - blockIdx.x, row = item / wide, column = item % wide;
-    const packed_operand by_row = {row_at, column_at, row_step, column_step, rows, columns, 0, padded_r, planes_r, top_r, packed_r, across_r, along_r, 0, 1.0f};
-    const packed_operand by_column = {column_at, row_at, column_step, row_step, columns, rows, 1, padded_c, planes_c, top_c, packed_c, across_c, along_c, 0, 1.0f};
+    const packed_operand by_row = {row_at, column_at, row_step, column_step, rows, columns, 0, padded_r, planes_r, top_r, packed_r, across_r, along_r};
+    const packed_operand by_column = {column_at, row_at, column_step, row_step, columns, rows, 1, padded_c, planes_c, top_c, packed_c, across_c, along_c};
     if (column * ROW < columns) {
         #pragma unroll 1
         for (i64 group = row * (ROW / LANES); group < (row + 1) * (ROW / LANES) && group * LANES < padded_r; group++)
-            pack_group<false>(x, by_row, 0, group, column, (int)bits, tile, part);
+            pack_group(x, by_row, 0, group, column, (int)bits, tile, part);
     }
     if (row * ROW < rows) {
         #pragma unroll 1
         for (i64 group = column * (ROW / LANES); group < (column + 1) * (ROW / LANES) && group * LANES < padded_c; group++)
-            pack_group<false>(x, by_column, 0, group, row, (int)bits, tile, part);
+            pack_group(x, by_column, 0, group, row, (int)bits, tile, part);
     }
 }

@@ -8,7 +8,6 @@ the host looking at anything, so that it can be recorded; the number of wrong ch
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -17,15 +16,17 @@ from numpy.typing import NDArray
 
 from assay.exact.added import added_at
 from assay.exact.cuda import pairs
-from assay.exact.cuda.device import Buffer, Description, Device, Launch, source
+from assay.exact.cuda.device import Buffer, Description, Device, Launch
 from assay.exact.cuda.operands import Axis, Operand, operands
-from assay.exact.cuda.tiles import LANES, ROW, Digits, Group, Layout, Size, Tile, Way, digits, fitting
+from assay.exact.cuda.sources import around, multiplication, of_heads
+from assay.exact.cuda.streamed import Placed
+from assay.exact.cuda.tiles import LANES, ROW, Digits, Group, Layout, Size, Way, digits, fitting
 from assay.exact.cuda.zeroed import Row, Zeros
 from assay.exact.steps import Step
 from assay.exact.views import View
 
-STRETCH, TOPS_ROWS, TALL, CHECK_LANES = 512, 64, 64, 64
-"""As in pack.cu and check.cu."""
+STRETCH, TOPS_ROWS, TALL, CHECK_LANES, HEAD_THREADS = 512, 64, 64, 64, 1024
+"""As in pack.cu and check.cu; threads of heads.cu."""
 MOST_ROWS = 1 << 23
 """Rows that share a checksum (CHECK_DIGITS in check.cu)."""
 THREADS = 256
@@ -220,10 +221,21 @@ class Products:
         return Launch(kernel, (blocks, len(checks), 1), BLOCK, (table([check.words for check in checks]), self.faults.address))
 
     def topped(self, tops: Sequence[Row], table: Callable[[Sequence[Sequence[int]]], int]) -> Launch:
-        """What finds the largest magnitudes of several operands' lanes."""
-        first = list(accumulate((top.blocks for top in tops), initial=0))
-        rows = [(at, *(word % (1 << 64) for word in top.words)) for at, top in zip(first, tops, strict=False)]
-        return Launch(self._device.load(tops[0].source).kernel("tops_all"), (first[-1], 1, 1), BLOCK, (len(rows), table(rows)))
+        """What finds the largest magnitudes of several operands' lanes: along both axes of a matrix at once, where both are wanted."""
+        turned: dict[tuple[int, ...], list[Row]] = {}
+        for top in tops:
+            if top.words[8]:
+                turned.setdefault(top.words[:8], []).append(top)
+        words, first = [], 0
+        for top in sorted(tops, key=lambda top: top.words[8]):  # those that are turned last
+            x, batch, lane_at, lane_step, k_at, k_step, lanes, k, is_turned, _ = top.words
+            others = turned.get(top.words[:8] if is_turned else (x, batch, k_at, k_step, lane_at, lane_step, k, lanes), [])
+            if is_turned and top not in others:
+                continue  # was taken with another
+            other = others.pop() if others and not is_turned and top.blocks == -(-lanes // 32) * -(-k // STRETCH) else None
+            words.append([word % (1 << 64) for word in (first, *top.words, 0 if other is None else other.words[9])])
+            first += top.blocks if other is None else -(-lanes // TOPS_ROWS) * -(-k // STRETCH)
+        return Launch(self._device.load(tops[0].source).kernel("tops_all"), (first, 1, 1), BLOCK, (len(words), table(words)))
 
     def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]:
         """What packs a matrix for two products (pairs.py)."""
@@ -273,19 +285,27 @@ class Products:
 
     def packed(
         self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int],
-        groups: int = 0, factor: int = 0,
     ) -> Pair:  # fmt: skip
         """Scales and packing of an operand at `x`, to `top` (zeros before) and `digits`, with lanes up to `padded`. `sums`: planes in memory, and
-        where the digits' sums are added up over lanes and over k (0: nowhere). `groups`: where the sums of integers over each LANES lanes go.
-        `factor`: where a number lies that each element is multiplied by before (0: none)."""
+        where the digits' sums are added up over lanes and over k (0: nowhere)."""
         kernel = self._device.load(around(how, layout)).kernel
         batch, steps = self._table(side.batch.offsets()[: side.products]), (*self._steps(side.lanes), *self._steps(side.k))
         common = (x, batch, *steps, side.lanes.size, side.k.size, int(side.turned), top)
         grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
-        names, more = (("tops_of", "pack_of"), (factor,)) if factor else (("tops", "pack"), ())
-        tops = Launch(kernel(names[0]), (grid, 1, 1), BLOCK, (*common, *more))
+        tops = Launch(kernel("tops"), (grid, 1, 1), BLOCK, common)
         grid = side.products * padded // LANES * -(-side.k.size // ROW)
-        return tops, Launch(kernel(names[1]), (grid, 1, 1), BLOCK, (*common, bits, padded, digits, *sums, groups, *more))
+        return tops, Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, bits, padded, digits, *sums))
+
+    def heads(self, how: Digits, bits: int, given: Sequence[Placed], table: Callable[[Sequence[Sequence[int]]], int]) -> list[Launch]:
+        """What packs matrices for kernels of attention (heads.cu). `table` gives the address of rows of words."""
+        first = list(accumulate((m.parts * m.products for m, *_ in given), initial=0))
+        rows = []
+        for at, (m, x, factor, *to) in zip(first, given, strict=False):
+            batch, axes = self._table(m.batch.offsets()[: m.products]), (*self._steps(m.rows), *self._steps(m.columns))
+            words = at, m.parts, x, batch, *axes, m.rows.size, m.columns.size, factor, *to[0], *to[1]
+            rows.append([word % (1 << 64) for word in words])
+        kernel = self._device.load(of_heads(how)).kernel("pack_heads")
+        return [Launch(kernel, (first[-1], 1, 1), (HEAD_THREADS, 1, 1), (len(rows), table(rows), bits))]
 
     def shared(self, p: Product, out: int, a: int, b: int, scratch: int, totals: int) -> Shared:
         """A product in tiles whose k is one rank's alone, its sums at `totals` (u64, like C), which are zero before."""
@@ -378,23 +398,3 @@ def _unmeasured(bits: int, a: Operand, b: Operand, description: Description) -> 
 def _few(elements: int) -> int:
     """Blocks of threads that walk over all elements together."""
     return max(1, min(1024, -(-elements // THREADS)))
-
-
-def _defined(how: Digits, layout: Layout) -> str:
-    plain, width, _ = layout
-    given = {
-        "PLANES": how.planes, "KARATSUBA": how.karatsuba, "PLAIN": plain, "BF16": how.kind == "bf16", "FP8": how.kind == "fp8", "WIDTH": width,
-    }  # fmt: skip
-    return "".join(f"#define {name} {int(value)}\n" for name, value in given.items())
-
-
-@cache
-def around(how: Digits, layout: Layout) -> str:
-    """CUDA C++ of what comes before and after a multiplication."""
-    return _defined(how, layout) + source("digits.cuh", "pack.cu", "check.cu")
-
-
-@cache
-def multiplication(how: Digits, tile: Tile | Group, adds: bool = False) -> str:
-    """CUDA C++ of the multiplication in tiles; `adds`: with something that is added to the result."""
-    return _defined(how, tile.layout) + f"#define HOLDS {how.holds}\n#define ADDS {int(adds)}\n" + tile.defined() + source(*tile.files)

@@ -3,17 +3,22 @@ follow each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from assay.exact.cuda.device import Buffer, Launch
 from assay.exact.cuda.operands import Axis, Operand, axis
-from assay.exact.cuda.tiles import LANES, NARROW, ROW, Digits, Layout
+from assay.exact.cuda.tiles import LANES, ROW, Digits
 from assay.exact.inplace import multiplied, seen_by
 from assay.exact.steps import Step
 from assay.exact.views import View
+
+MOST_COLUMNS = 128
+"""As in heads.cu; attend.cuh takes no more."""
+SHARE = 256
+"""Rows that a block of heads.cu takes where blocks may share a product's."""
 
 
 def in_memory(how: Digits) -> int:
@@ -70,6 +75,54 @@ class Of(NamedTuple):
     part: str
 
 
+class Matrix(NamedTuple):
+    """What one or two operands are packed of, as heads.cu reads it: in each product of a batch rows, and at most 128 columns."""
+
+    view: View
+    factor: View | None
+    batch: Axis
+    products: int
+    rows: Axis
+    columns: Axis
+    by_rows: Packed | None
+    """The operand whose lanes are the rows."""
+    by_columns: Packed | None
+
+    @property
+    def parts(self) -> int:
+        """Blocks that share a product's rows."""
+        return 1 if self.by_columns is not None else -(-self.rows.size // SHARE)
+
+
+def matrices(packed: Iterable[Packed]) -> list[Matrix]:
+    """What operands are packed of, those first of which a block takes a whole one."""
+    found: dict[tuple[object, ...], Matrix] = {}
+    for one in packed:
+        (batch, lanes, k), of = one.side, (one.view.root, one.view.offset, one.factor, one.side.batch)
+        if (*of, k, lanes) in found:
+            key, turned = (*of, k, lanes), True
+        else:
+            turned = k.size > MOST_COLUMNS
+            key = (*of, k, lanes) if turned else (*of, lanes, k)
+        matrix = found.get(key) or Matrix(one.view, one.factor, batch, one.side.products, *((k, lanes) if turned else (lanes, k)), None, None)
+        found[key] = matrix._replace(by_columns=one) if turned else matrix._replace(by_rows=one)
+    return sorted(found.values(), key=lambda matrix: matrix.by_columns is None)
+
+
+Words = tuple[int, int, int, int, int]
+"""Where lanes are packed to: addresses of largest magnitudes, digits, sums `along` and `across`; padded lanes. All 0: nowhere."""
+
+
+class Placed(NamedTuple):
+    """A matrix, the addresses of its first element and of its factor (0: none), and where it goes."""
+
+    matrix: Matrix
+    x: int
+    factor: int
+    by_rows: Words
+    by_columns: Words
+
+
 class Packs(Protocol):
     """What packs them (product.py)."""
 
@@ -78,20 +131,7 @@ class Packs(Protocol):
         """A counter (u64) of checksums that were wrong, of all products so far."""
         ...
 
-    def cleared(self, how: Digits, layout: Layout, at: int, words: int) -> Launch: ...
-
-    def packed(
-        self, how: Digits, layout: Layout, bits: int, side: Operand, padded: int, x: int, top: int, digits: int, sums: tuple[int, int, int],
-        groups: int = 0, factor: int = 0,
-    ) -> tuple[Launch, Launch]: ...  # fmt: skip
-
-
-class Fresh(NamedTuple):
-    """Operands that a kernel has to pack, and the words of four bytes, from a byte offset on, that are zero before."""
-
-    packed: tuple[Packed, ...]
-    start: int
-    words: int
+    def heads(self, how: Digits, bits: int, given: Sequence[Placed], table: Callable[[Sequence[Sequence[int]]], int]) -> list[Launch]: ...
 
 
 class Shelf:
@@ -104,34 +144,32 @@ class Shelf:
         """Byte offsets of each operand's parts."""
         self.end = 0
 
-    def take(self, operands: Iterable[Packed], how: Digits) -> Fresh:
-        """Gives places to what is not there yet."""
+    def take(self, operands: Iterable[Packed], how: Digits) -> tuple[Packed, ...]:
+        """Gives places to what is not there yet, and says what that is."""
         fresh = tuple(packed for packed in operands if packed not in self.places)
-        start = self.end
         for packed in fresh:
-            self._place(packed, how, "top", "along")
-        zeros = self.end - start
-        for packed in fresh:
-            self._place(packed, how, "across", "digits")
-        return Fresh(fresh, start, zeros // 4)
-
-    def _place(self, packed: Packed, how: Digits, *parts: str) -> None:
-        for part in parts:
-            self.places.setdefault(packed, {})[part] = self.end
-            self.end += -(-packed.sizes(how)[part] // self.ALIGN) * self.ALIGN
+            for part, size in packed.sizes(how).items():
+                self.places.setdefault(packed, {})[part] = self.end
+                self.end += -(-size // self.ALIGN) * self.ALIGN
+        return fresh
 
 
 def packing(
-    fresh: Fresh, places: Mapping[Packed, Mapping[str, int]], how: Digits, products: Packs, at: Callable[[View], int], scratch: int
-) -> list[Launch]:
+    fresh: Sequence[Packed], places: Mapping[Packed, Mapping[str, int]], how: Digits, products: Packs, at: Callable[[View], int], scratch: int,
+    table: Callable[[Sequence[Sequence[int]]], int],
+) -> list[Launch]:  # fmt: skip
     """What packs a kernel's operands."""
-    out = [products.cleared(how, NARROW, scratch + fresh.start, fresh.words)] if fresh.packed else []
-    for packed in fresh.packed:
-        top, across, along, to = (scratch + places[packed][part] for part in ("top", "across", "along", "digits"))
-        factor = at(packed.factor) if packed.factor is not None else 0
-        sums = in_memory(how), 0, along
-        out += products.packed(how, NARROW, packed.bits, packed.side, packed.padded, at(packed.view), top, to, sums, across, factor)
-    return out
+
+    def words(packed: Packed | None) -> Words:
+        if packed is None:
+            return 0, 0, 0, 0, 0
+        top, digits, along, across = (scratch + places[packed][part] for part in ("top", "digits", "along", "across"))
+        return top, digits, along, across, packed.padded
+
+    given = [
+        Placed(m, at(m.view), at(m.factor) if m.factor is not None else 0, words(m.by_rows), words(m.by_columns)) for m in matrices(fresh)
+    ]
+    return products.heads(how, fresh[0].bits, given, table) if given else []
 
 
 def sides(step: Step) -> tuple[tuple[Packed, Walk], tuple[Packed, Walk]]:

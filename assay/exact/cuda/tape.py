@@ -174,7 +174,8 @@ class Tape:
         fresh, places = self._shelf.take(made.packed, made.how), self._shelf.places
         flags, kernels = self._shelf.end, self._kernels
         self._need(flags + 4 * made.blocks)
-        return lambda at: attend.launches(made, kernels, fresh, places, products, at, lambda a: self._address(words[a]), self._scratch_at, flags)
+        word = lambda a: self._address(words[a])  # noqa: E731
+        return lambda at: attend.launches(made, kernels, fresh, places, products, at, word, self._scratch_at, flags, self._table)
 
     def _maps(self, steps: Sequence[Step], kernel: str) -> Maker:
         """One MAP step, or many of the same text."""
