@@ -35,7 +35,7 @@
 #define CHECKED (PLANES == 1 ? 2 : OWN + 1) /* signed digits of base 2^8 of S_k + 1, of at most 128 lanes */
 
 /* One product's operand. `across` [groups of 64 lanes][k up to a multiple of 128] is wanted of the one that streams, `along` [padded] of the one that has the
- * lines, both as heads.cu makes them. `padded`: lanes with those that pack.cu adds, a multiple of 64. Behind the scales of the one that streams there are 7 words
+ * lines, both as heads.cu makes them. `padded`: lanes with those that heads.cu adds, a multiple of 64. Behind the scales of the one that streams there are 7 words
  * that may be read, whatever they are. */
 struct Packed {
     const i8 *digits;
@@ -61,7 +61,7 @@ template <int BR> __device__ constexpr int digits_bytes(int length) { return hea
 template <int BR> __device__ constexpr int rings_bytes() { return RING * OWN * BR * UNIT; }
 template <int BR> __device__ constexpr int ring_bytes() { return rings_bytes<BR>() + OWN * 2 * BR * WIDTH + 8 * MOST_LANES; }
 
-/* What plane z counts for in q, and in pack.cu's `along`. */
+/* What plane z counts for in q, and in heads.cu's `along`. */
 __device__ __forceinline__ i64 own_weight(int z) { return (i64)1 << BASE * (OWN - 1 - z); }
 __device__ __forceinline__ i64 along_weight(int z) { return KARATSUBA ? weight(z) + weight(2) : weight(z); }
 
