@@ -312,7 +312,8 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
     Packed of_v = {v, top_v, across_v, 0, (i32)width, (i32)padded_v};
     u64 wrong = 0;
     for (int turn = 0; turn < 2; turn++) {
-        product_in<LINES, 2>(plane, pitch, of_q, first, of_k, depth, {0, n}, (int)bits, shared, wrong);
+        if (depth <= 64) product_in<LINES, 1>(plane, pitch, of_q, first, of_k, depth, {0, n}, (int)bits, shared, wrong);
+        else product_in<LINES, 2>(plane, pitch, of_q, first, of_k, depth, {0, n}, (int)bits, shared, wrong);
         u32 rank = 0, top = 0;
         u64 sum = 0;
         for (int i = 0; i < HELD; i++) {
