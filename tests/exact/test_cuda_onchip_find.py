@@ -153,8 +153,8 @@ CHANGES = {
     "a checksum of some lanes": ("for (int by = 4; by < 32; by *= 2) here", "for (int by = 8; by < 32; by *= 2) here"),
     "a checksum of some k": ("for (int i = LANE; i < width; i += 32) {", "for (int i = LANE; i < 32; i += 32) {"),
     "a plane's weight in a checksum": ("KARATSUBA ? weight(z) + weight(2) : weight(z)", "own_weight(z)"),
-    "where a digit is put": ("to + SWIZZLED(r, LANE), to", "to + LANE, to"),
-    "a digit that is not summed": ("    line.sum += q;\n", "    line.sum += e ? q : 0;\n"),
+    "where a digit is put": ("to + SWIZZLED(r, 2 * LANE), (u64", "to + 2 * LANE, (u64"),
+    "a digit that is not summed": ("(u32)line.sum + (u32)q);", "(u32)line.sum + (e ? (u32)q : 0u));"),
     "rows of a stage on its way out": ("lines + (row * OWN * BR +", "lines + ((row - part) * OWN * BR +"),
     "rows that are fetched twice": ("        next += deep;\n", "        next++;\n"),
     "rows behind the last": ("        if (!idle && row < end) multiply_unit", "        if (!idle) multiply_unit"),
@@ -262,21 +262,21 @@ KERNEL __launch_bounds__(32 * LINES, 1) holds(const i8 *a, const u32 *top_a, con
     char *digits = (char *)(plane + LINES * pitch);
     product_in<LINES>(plane, pitch, rows, first, columns, k, {0, (int)lanes_b}, (int)bits, shared, faults);
     #pragma unroll
-    for (int i = 0; i < 32; i++) x[i] = plane[r * pitch + LANE + 32 * i];
+    for (int i = 0; i < 32; i++) x[i] = plane[r * pitch + OF_LANE(i / 2, i % 2)];
     product_in<LINES>(plane, pitch, columns, first, rows, k, {0, (int)lanes_a}, (int)bits, shared, faults);
     #pragma unroll
-    for (int i = 0; i < 32; i++) y[i] = plane[r * pitch + LANE + 32 * i];
+    for (int i = 0; i < 32; i++) y[i] = plane[r * pitch + OF_LANE(i / 2, i % 2)];
     product_in<LINES>(plane, pitch, rows, first, rows, k, {0, (int)lanes_a}, (int)bits, shared, faults);
     u32 top = 0;
     #pragma unroll
     for (int i = 0; i < 32; i++) {
-        y[i] = __fmul_rn(__fadd_rn(x[i], plane[r * pitch + LANE + 32 * i]), y[i]);
+        y[i] = __fmul_rn(__fadd_rn(x[i], plane[r * pitch + OF_LANE(i / 2, i % 2)]), y[i]);
         top = max(top, __float_as_uint(y[i]) & ABS_BITS);
     }
     for (int by = 16; by; by /= 2) top = max(top, __shfl_xor_sync(ALL_LANES, top, by));
     Line line = line_of<LINES>(digits, r, 0u, (u32)lanes_b, top, (int)bits);
     #pragma unroll
-    for (int i = 0; i < 32; i++) if (LANE + 32 * i < (int)lanes_b) put<LINES>(line, LANE + 32 * i, y[i]);
+    for (int i = 0; i < 32; i += 2) if (32 * i < (int)lanes_b) put_two<LINES>(line, i / 2, y + i);
     line_done<LINES>(line);
     if (LANE == 0) tops[r] = top;
     product_out<LINES>(out, row_step, lane_step, lanes_a, first, digits, tops, columns, lanes_b, {0, (int)lanes_b}, (int)bits, shared, faults);

@@ -425,7 +425,7 @@ KEY, QUERY = (attention("added -inf", causal, SHORT, change=change) for change i
 LOW = attention("leaking", units, SHORT, change=negative)
 CHANGES: dict[str, tuple[str, str, Case]] = {
     "what a sum takes of what is left out": ("lane ? 0 : (u64)left *", "lane ? 0 : 0ull *", LEAKING),
-    "what a maximum takes of it": ("left ? rank_of(", "0 ? rank_of(", LOW),
+    "what a maximum takes of it": ("hv1 = left ?", "hv1 = 0 ?", LOW),
     "how much is left out": ("left = n - some;", "left = n - some + 1u;", LEAKING),
     "that it may not be zero": ("fits = fits && (!left || (m", "fits = fits && (!left || true || (m", UNSEEN),
     "that it may not be zero, by columns": ("fits = fits && m", "fits = fits && true || m", UNSEEN),

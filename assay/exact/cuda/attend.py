@@ -17,12 +17,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from assay.exact.cuda import rows
+from assay.exact.cuda import groups, phases, rows
 from assay.exact.cuda.blocks import ALIGN, TOPS, Room, before, room
 from assay.exact.cuda.device import Description, Launch
 from assay.exact.cuda.intervals import Told, told
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
-from assay.exact.cuda.spans import Known, Section, Spans, spans_of, split
+from assay.exact.cuda.spans import UNIT, Known, Section, Spans, spans_of, split
 from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, packing, sides_of
 from assay.exact.cuda.tiles import LEAST_SHARED, SHARED, Digits, digits
 from assay.exact.inplace import BORDER, Lying, placed_by, stepped
@@ -193,27 +193,38 @@ class _Writer:
         if put is not None and put not in inside:
             outside[put] = None
         step = Step("rows", tuple(outside), tuple(stores), (), self.shape.all_rows, tuple(parts))
-        group = rows.Group(step, [put] if put else [])
+        group = groups.Group(step, [put] if put else [])
         for value, v in zip(group.reads, step.reads, strict=True):
             value.wide |= self.shape.by_columns and not v.single
             value.near = value.repeated = value.wide
         return Section(group, step)
 
-    def lined(self, section: Section, left: rows.Left | None) -> list[str]:
+    def lined(self, section: Section, left: phases.Left | None) -> list[str]:
         """What a warp does with its line."""
         group, step = section
-        held = rows.held_in(group, self.shape.elements, rows.WARP, HELD_WORDS)
+        held = groups.held_in(group, self.shape.elements, groups.WARP, HELD_WORDS)
+        held += held % 2
         for value, v in zip(group.reads, step.reads, strict=True):
             if value.wide and v.root not in self.planes and v not in self.told:
                 self.passes[v] = self.passes.get(v, 0) + sum(value in phase.made for phase in group.phases)
         out = [f"{TYPES[v.dtype]} *y{k} = {self.address(v, True)};" for k, v in enumerate(step.writes)]
         sums = [part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32"]
         out += [f"const i64 bits_{v.name} = {self.parameter('i64 ', 'q', bits)};" for v, bits in zip(group.sums, sums, strict=True)]
-        return [*out, *rows.phases(group, rows.Shape(rows.WARP, held), left)]
+        return [*out, *phases.phases(group, groups.Shape(groups.WARP, held, True, self.shape.elements % UNIT == 0), left)]
 
-    def _reading(self, value: rows.Value, v: View) -> list[str]:
+    def _even(self, v: View) -> bool:
+        """Whether two elements along a line, from an even one on, lie side by side in a multiple of their bytes."""
+        if v.offset % 2:
+            return False
+        if not self.shape.by_columns:
+            return v.strides[-1] == 1 and all(step % 2 == 0 for n, step in zip(v.shape[:-1], v.strides, strict=False) if n > 1)
+        places = split(v, self.shape)
+        return v.strides[-1] == 0 and places is not None and places.rows.strides == (1,) and all(step % 2 == 0 for step in places.batch.strides)
+
+    def _reading(self, value: groups.Value, v: View) -> list[str]:
         """Declares what an input is read by: `p` and its name for the elements of a line, its name alone for one a line."""
         kind, further = TYPES[v.dtype], " + from" if self.spans is not None else ""
+        value.even = v.root in self.planes or (v not in self.told and self._even(v))
         if v.root in self.planes:
             return [f"const float *p{value.name} = {self.planes[v.root]} + warp * pitch{further};"]
         if value.wide and v in self.told:
@@ -241,7 +252,7 @@ class _Writer:
         along = self.parameter("const i64 *", "w", places.rows)
         return [f"const Walked<{kind}> p{value.name} = {{{base}, {along}, {'from' if further else '0u'}}};"]
 
-    def _telling(self, value: rows.Value, mask: Told) -> list[str]:
+    def _telling(self, value: groups.Value, mask: Told) -> list[str]:
         """A mask that is no memory, of lines up to a whole number of blocks."""
         kind, lines = TYPES[value.dtype], -(-self.shape.lines // self.room.lines) * self.room.lines
         ends = self.parameter("const i64 *", "l", Table(mask.ends + (0,) * (2 * lines - len(mask.ends))))
@@ -274,16 +285,14 @@ class _Writer:
             reading = [line for value, v in zip(section.group.reads, section.step.reads, strict=True) for line in self._reading(value, v)]
             found = self.lined(section, left)
             if left is not None and shape.by_columns:
-                reading, before = [], ["{", *rows.inner([*reading, *left.by_columns()])]
+                reading, before = [], ["{", *phases.inner([*reading, *left.by_columns()])]
             else:
                 before = ["{"]
-            self.body += [*before, "    if (inside) {", *rows.inner(rows.inner([*reading, *found])), "    }"]
+            self.body += [*before, "    if (inside) {", *phases.inner(phases.inner([*reading, *found])), "    }"]
             if parts:
                 begin, end = ("from", "some") if left is not None else ("0u", "n")
                 self.body += ["    else {", "        if (lane == 0) tops[warp] = 0;"]
-                self.body += [f"        Line none = line_of<BR>(digits, (int)warp, {begin}, {end}, 0u, (int)bits);"]
-                self.body += [f"        for (u32 e = lane; e < {end}; e += 32u) put<BR>(none, (int)e, 0.0f);"]
-                self.body += ["        line_done<BR>(none);", "    }"]
+                self.body += [f"        zeros<BR>(digits, (int)warp, {begin}, {end}, (int)bits);", "    }"]
             self.body += ["}"]
             if left is not None:
                 self.body += ["if (!__syncthreads_and(fits)) {", "    if (threadIdx.x == 0) *flag = 1;", "    return;", "}"]
@@ -302,7 +311,7 @@ class _Writer:
             body = [f"const i64 first = (i64)({which} % (u32)blocks) * BR;", "const Span span = {0, (int)length};", *_place(which), *self.body]
         if self.most:
             every = f"for (u32 block = blockIdx.x; block < {self.parameter('i64 ', 'n', blocks)}; block += gridDim.x) {{"
-            body = [every, *rows.inner([f"if (!{flags}[block]) continue;", *body]), "}"]
+            body = [every, *phases.inner([f"if (!{flags}[block]) continue;", *body]), "}"]
         text = "\n    ".join(body)
         head = ["i64 blocks", "i64 lines", "i64 length", "i64 pitch", "i64 room", "i64 bits", "u64 *faults"]
         given: list[Argument] = [-(-shape.lines // lines), shape.lines, shape.elements, self.room.pitch, self.room.digits, self.bits, None]

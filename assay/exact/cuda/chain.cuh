@@ -25,6 +25,21 @@ template <class T> struct Told {
     MEMBER T operator[](int e) const { return (u32)e - begin < size ? inside : outside; }
 };
 
+/* Two neighbouring elements of a line; `even` where they lie in a multiple of their bytes. */
+template <class P, class T> MEMBER void both(const P &p, u32 e, T *x) {
+    x[0] = p[(int)e];
+    x[1] = p[(int)e + 1];
+}
+MEMBER void even(const float *p, u32 e, float *x) {
+    float2 both = *(const float2 *)(p + e);
+    x[0] = both.x, x[1] = both.y;
+}
+MEMBER void even(const u8 *p, u32 e, u8 *x) {
+    uchar2 both = *(const uchar2 *)(p + e);
+    x[0] = both.x, x[1] = both.y;
+}
+template <class T> MEMBER void even(const T *p, u32 e, T *x) { both(p, e, x); }
+
 template <class T> struct Walked {
     const T *first;
     const i64 *walk;

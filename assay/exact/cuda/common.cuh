@@ -54,6 +54,41 @@ __device__ __forceinline__ i64 fixed(float x, Scale by) {
     return (i64)(i32)(__float_as_uint(high) - none) * (1 << FRACTION) + (i32)(__float_as_uint(low) - none);
 }
 
+/* fixed(x, by) in two numbers that fit an i32 each, of which 2^8 elements' do, too: `high` 2^20 + `low`, both with 1.5 * 2^23's bits. x is scaled where it is added, since a
+ * product with a power of two is exact, or it is nothing (`fused`); the second factor is 1, unless all is tiny. */
+struct Halves { u32 high, low; };
+__device__ __forceinline__ Halves halves_of(float x, Scale by) {
+    const float magic = 12582912.0f;
+    float y = __fmul_rn(x, by.two), high = fused(y, by.one, magic);
+    float rest = fused(y, by.one, __fsub_rn(magic, high)), low = fused(rest, (float)(1 << FRACTION), magic);
+    return {__float_as_uint(high), __float_as_uint(low)};
+}
+/* What such sums of `count` elements come to. */
+__device__ __forceinline__ i64 joined_halves(Halves sum, u32 count) {
+    const u32 none = 0x4b400000u * count;
+    return (i64)(i32)(sum.high - none) * (1 << FRACTION) + (i32)(sum.low - none);
+}
+
+/* The larger one of two, -0 before +0, and NaN if either is (IEEE 754-2019 maximum); and that of x and y's size. */
+#ifdef ASSAY_FAKE
+static inline float maximum(float x, float y) {
+    float z = x == y ? __uint_as_float(__float_as_uint(x) & __float_as_uint(y)) : (x > y ? x : y);
+    return x != x ? x : z;
+}
+static inline float maximum_of_size(float x, float y) { return maximum(x, __uint_as_float(__float_as_uint(y) & ABS_BITS)); }
+#else
+__device__ __forceinline__ float maximum(float x, float y) {
+    float z;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}
+__device__ __forceinline__ float maximum_of_size(float x, float y) {
+    float z;
+    asm("{ .reg .f32 size; abs.f32 size, %2; max.NaN.f32 %0, %1, size; }" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}
+#endif
+
 /* RN32(total * 2^s), rounded once, ties to even, subnormals kept; +0 for a sum of zero. |total| < 2^63, s any int of some thousands. */
 __device__ __forceinline__ float round_scaled(i64 total, int s) {
     u64 size = total < 0 ? 0 - (u64)total : (u64)total;

@@ -42,8 +42,9 @@ LARGE_FN float exp_f32(float x) {
     p = horner(p, r, 0x1.55548ap-3f);
     p = horner(p, r, 0x1p-1f);
     p = ADD(ADD(MUL(p, MUL(r, r)), r), 1.0f);
-    i32 k = (i32)(__float_as_uint(t) - __float_as_uint(magic)), half = k >> 1;
-    return MUL(MUL(p, of_bits((u32)(half + 127) << 23)), of_bits(((u32)k - (u32)half + 127u) << 23));
+    i32 k = (i32)__float_as_uint(t), half = k >> 1; /* beside bits of `magic` that a shift by 23 leaves nothing of */
+    as_it_is(half);                                 /* else two shifts become three operations */
+    return MUL(MUL(p, of_bits(((u32)half << 23) + 0x3f800000u)), of_bits(((u32)(k - half) << 23) + 0x3f800000u));
 }
 
 LARGE_FN float log_f32(float x) {
@@ -136,10 +137,7 @@ FN float sub_f32(float x, float y) { return SUB(x, y); }
 FN float mul_f32(float x, float y) { return MUL(x, y); }
 FN float div_f32(float x, float y) { return DIV(x, y); }
 /* IEEE 754-2019 maximum and minimum: -0 before +0, NaN if either is */
-FN float maximum_f32(float x, float y) {
-    float z = x == y ? of_bits(__float_as_uint(x) & __float_as_uint(y)) : (x > y ? x : y);
-    return x != x ? x : z;
-}
+FN float maximum_f32(float x, float y) { return maximum(x, y); }
 FN float minimum_f32(float x, float y) {
     float z = x == y ? of_bits(__float_as_uint(x) | __float_as_uint(y)) : (x < y ? x : y);
     return x != x ? x : z;
