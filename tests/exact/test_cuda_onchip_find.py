@@ -173,7 +173,7 @@ CHANGES = {
     "k that are fetched where a span begins": ("next = begin + part;", "next = part;"),
     "checks where a span begins": ("for (int e = begin * WIDTH + LANE * 4;", "for (int e = LANE * 4;"),
     "a carry of the check's digits": ("s = (s - low) >> 8;", "s >>= 8;"),
-    "lines beyond the last": ("        if (first + warp < rows) out[", "        out["),
+    "lines beyond the last": ("        if (first + warp < rows) {", "        {"),
     "steps of the result": ("out[(first + warp) * row_step + n * lane_step]", "out[(first + warp) * lane_step + n * row_step]"),
     "the clamp": ("max(min(q, most), -most)", "max(min(q, most + 1), -most)"),
     "lines that want the clamp": (">= 1 << (line.bits - 1)", "> 1 << (line.bits - 1)"),

@@ -21,6 +21,7 @@ from assay.exact.cuda import groups, phases, rows
 from assay.exact.cuda.blocks import ALIGN, TOPS, Room, before, room
 from assay.exact.cuda.device import Description, Launch
 from assay.exact.cuda.intervals import Told, told
+from assay.exact.cuda.kept import Chain, keep
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
 from assay.exact.cuda.spans import UNIT, Known, Section, Spans, spans_of, split
 from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, packing, sides_of
@@ -126,11 +127,15 @@ class _Writer:
         outs = {part.writes[0] for part in self.uses} | {place.view for place in self.placed.values()}
         stores = [v for v in step.writes if v not in outs]
         self.sections: list[tuple[Section, list[Step]]] = []
+        puts: list[View | None] = []
         for root, parts in self._by_root().items():
             put = whole_rows(root, self.shape.all_rows, "f32") if root >= 0 else None
             self.sections.append((self._section(stores, put), parts))
+            puts.append(put)
             stores = []
         planes, self.most = frozenset(part.writes[0].root for part in self.makers), most
+        chains = [Chain(section.group, put) for (section, _), put in zip(self.sections, puts, strict=True)]
+        self.kept = keep(chains, set(planes), self._held)
         self.told = self._told(known) if known is not None else {}
         self.spans = spans_of([one for one, _ in self.sections], planes, self.shape, room.lines, known) if known is not None else None
 
@@ -197,13 +202,18 @@ class _Writer:
         for value, v in zip(group.reads, step.reads, strict=True):
             value.wide |= self.shape.by_columns and not v.single
             value.near = value.repeated = value.wide
+            value.plane = v.root if v.root in {part.writes[0].root for part in self.makers} else None
         return Section(group, step)
+
+    def _held(self, group: groups.Group) -> int:
+        """Elements of a line that a thread has in registers, by twos."""
+        held = groups.held_in(group, self.shape.elements, groups.WARP, HELD_WORDS)
+        return held + held % 2
 
     def lined(self, section: Section, left: phases.Left | None) -> list[str]:
         """What a warp does with its line."""
         group, step = section
-        held = groups.held_in(group, self.shape.elements, groups.WARP, HELD_WORDS)
-        held += held % 2
+        held = self._held(group)
         for value, v in zip(group.reads, step.reads, strict=True):
             if value.wide and v.root not in self.planes and v not in self.told:
                 self.passes[v] = self.passes.get(v, 0) + sum(value in phase.made for phase in group.phases)
@@ -283,6 +293,8 @@ class _Writer:
         for at, (section, parts) in enumerate(self.sections):
             left = self.spans.left[at] if self.spans is not None else None
             reading = [line for value, v in zip(section.group.reads, section.step.reads, strict=True) for line in self._reading(value, v)]
+            further = " + from" if self.spans is not None else ""
+            reading += [f"float *{'k' if v.stays else 'p'}{v.name} = {self.planes[root]} + warp * pitch{further};" for v, root in self.kept[at].items()]
             found = self.lined(section, left)
             if left is not None and shape.by_columns:
                 reading, before = [], ["{", *phases.inner([*reading, *left.by_columns()])]

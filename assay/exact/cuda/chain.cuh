@@ -38,6 +38,7 @@ MEMBER void even(const u8 *p, u32 e, u8 *x) {
     uchar2 both = *(const uchar2 *)(p + e);
     x[0] = both.x, x[1] = both.y;
 }
+MEMBER void kept(float *p, u32 e, const float *x) { *(float2 *)(p + e) = make_float2(x[0], x[1]); }
 template <class T> MEMBER void even(const T *p, u32 e, T *x) { both(p, e, x); }
 
 template <class T> struct Walked {

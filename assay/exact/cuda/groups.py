@@ -42,6 +42,10 @@ class Value:
         """Read where it is needed, by the element: no register waits for it."""
         self.even = False
         """What it is read by is a pointer, and two elements from an even one on lie in a multiple of their bytes."""
+        self.plane: int | None = None
+        """Read of a product's line in shared memory (attend.py): the product's root."""
+        self.stays = self.there = False
+        """Kept in shared memory for a later group; had from there, not made (kept.py)."""
         self.bits = 0
         """What a scatter puts."""
         self.level: int = max((o.level for o in operands), default=0)
@@ -80,6 +84,8 @@ class Group:
         seen = dict(zip(step.reads, self.reads, strict=True))
         for part in step.parts:
             self._take(part, seen)
+        self.of = seen
+        """The values of views."""
         self.tops = [seen[part.reads[0]] for part in step.parts if part.name == "tops"]
         """Results, of which the largest magnitudes of rows and of columns are written, too (pairs.py)."""
         self.writes = [seen[v] for v in step.writes if v in seen]
@@ -130,7 +136,7 @@ class Group:
             if v in there:
                 phase.again += [v] * (v not in phase.again)
             elif v.wide and v not in phase.made:
-                for o in v.operands:
+                for o in () if v.there else v.operands:
                     need(o, phase)
                 phase.made.append(v)
 
@@ -138,7 +144,7 @@ class Group:
             phase.made, phase.again = [], []
             for v in (*phase.stores, *(v.operands[0] for v in (*phase.tops, *phase.sums, *phase.puts))):
                 need(v, phase)
-            there |= {v for v in phase.made if not v.repeated and v not in barred} if keep else set()
+            there |= {v for v in phase.made if not (v.repeated or v.there) and v not in barred} if keep else set()
         return self
 
     def held(self) -> set[Value]:

@@ -56,22 +56,27 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
         return f"{v.name}[i]" if shape.full and v.wide else v.name
 
     brief: list[str] = []
-    loads, body, twos = [], [], []
+    loads, body, twos, stays = [], [], [], []
     for v in phase.made:
         kind = TYPES[v.dtype]
         if shape.held and (v in held or not (v.kernel or v.near)):
             (lines if v in held else brief).append(f"{kind} {v.name}[{shape.held}];")
         elif shape.full:
             brief.append(f"{kind} {v.name}[2];")
-        if v.near and shape.full:
-            loads.append(f"{'even' if v.even else 'both'}(p{v.name}, own, {v.name});")
-        elif v.near:
+        if (v.near or v.there) and shape.full:
+            loads.append(f"{'even' if v.even or v.there else 'both'}(p{v.name}, own, {v.name});")
+        elif v.near or v.there:
             body.append(f"const {kind} {v.name} = p{v.name}[e];")
         elif not v.kernel:
             loads.append(f"{of(v)} = e < {end} ? p{v.name}[e] : ({kind})0;" if shape.held else f"const {kind} {v.name} = p{v.name}[e];")
         else:
             more = f", e, n, {v.bits:#x}u" if v.kernel == "scatter_value" else ""
             body.append(f"{'' if v in held or shape.full else f'const {kind} '}{of(v)} = {v.kernel}({', '.join(map(of, v.operands))}{more});")
+        if v.stays and not any(v in later.made for later in group.phases[at + 1 :]):
+            if shape.full:
+                twos.append(f"kept(k{v.name}, own, {v.name}{' + 2 * g' if v in held else ''});")
+            else:
+                stays.append(f"k{v.name}[e] = {of(v)};")
     for k, v in enumerate(group.writes):
         if v in phase.stores:
             body.append(f"y{k}[(i64)r * length + e] = canon({of(v)});")
@@ -128,7 +133,7 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
         end_of_unit = f"if ({64}u * (u32)g >= {end}) break;"
         steps = ["#pragma unroll", f"for (int g = 0; g < {shape.held // 2}; g++) {{", f"    {end_of_unit}"] if shape.held else [
             "#pragma unroll 2", f"for (int g = 0; 64u * (u32)g < {end}; g++) {{"]  # fmt: skip
-        each = body if shape.full else [f"if (e < {end}) {{", *inner(body), "}"]
+        each = body if shape.full else [f"if (e < {end}) {{", *inner([*body, *stays]), "}"]
         named = [f"const {kind} {name} = {what};" for kind, name, what in (("int", "k", "2 * g + i"), ("u32", "e", "own + (u32)i"))
                  if any(re.search(rf"\b{name}\b", line) for line in each)]  # fmt: skip
         if body:
