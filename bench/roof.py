@@ -80,8 +80,8 @@ def least(program: Program) -> dict[str, Any]:
         shelf = Shelf()
         for step in plan.steps:
             if step.name == "attend":
-                kernel = attend.attend(step, H200, plan.known)
-                of_memory, streamed, (some, _) = attended(step, plan.known, shelf)
+                kernel = attend.attend(step, H200, plan)
+                of_memory, streamed, (some, _) = attended(step, plan, shelf)
                 made = some // sum(map(len, attend.streams(step)))
                 passes = sum(size for v, size in of_memory if v in kernel.passes or v in step.writes)
                 packing = sum(size for _, size in of_memory) - passes

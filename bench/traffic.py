@@ -41,7 +41,6 @@ from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import constants_of
 from assay.exact.cuda.product import Products, Side, around
 from assay.exact.cuda.ruler import Ruler
-from assay.exact.cuda.spans import Known
 from assay.exact.cuda.streamed import Shelf, in_memory
 from assay.exact.cuda.tape import SHORT, Tape
 from assay.exact.cuda.tiles import ROW
@@ -144,9 +143,9 @@ def written(side: Side) -> int:
     return operand.products * side.padded * operand.k.size * side.planes * side.digits.item
 
 
-def attended(step: Step, known: Known, shelf: Shelf) -> tuple[Moved, int, tuple[int, int]]:
+def attended(step: Step, plan: Plan, shelf: Shelf) -> tuple[Moved, int, tuple[int, int]]:
     """With the bytes that come from the level-2 cache, and elements of lines that are made, and all, one for each product of a kernel."""
-    kernel, shape = attend.attend(step, H200, known), shape_of(step)
+    kernel, shape = attend.attend(step, H200, plan), shape_of(step)
     fresh = shelf.take(kernel.packed, kernel.how).packed
     of_memory: Moved = [(v, touched(v)) for v in (*kernel.passes, *step.writes)]
     for packed in kernel.packed:
@@ -182,7 +181,7 @@ def counted(program: Program, way: Way, scores: int, logits: int) -> dict[str, A
         shelf = Shelf()
         for step in plan.steps:
             if step.name == "attend":
-                bytes_, more, (some, every) = attended(step, plan.known, shelf)
+                bytes_, more, (some, every) = attended(step, plan, shelf)
                 streamed, made, elements = streamed + more, made + some, elements + every
             else:
                 bytes_, shelf = moved(step, products), Shelf()

@@ -316,7 +316,7 @@ template <int BR> __device__ __forceinline__ void line_done(Line &line) {
             for (int z = 0; z < OWN; z++) at[z * BR * WIDTH] = (char)d[z];
         }
     }
-    u64 all = summed_by_warp((u64)(i64)line.sum);
+    u64 all = OWN <= 2 ? (u64)(i64)(i32)__reduce_add_sync(ALL_LANES, (u32)line.sum) : summed_by_warp((u64)(i64)line.sum); /* at most 2^13 2^14, or 2^13 2^22 */
     if (LANE == 0) *line.along = all;
 }
 

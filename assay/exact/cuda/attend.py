@@ -109,7 +109,7 @@ def _needed(parts: Sequence[Step], views: Iterable[View]) -> list[Step]:
 class _Writer:
     """The text of a kernel and its arguments, in the same order."""
 
-    def __init__(self, step: Step, room: Room, known: Known | None, most: int = 0) -> None:
+    def __init__(self, step: Step, room: Room, known: Known | None, reduced: groups.Reduced, most: int = 0) -> None:
         """Without `known` it is a kernel of at most so many blocks that makes whole lines where another one could not leave anything out."""
         self.step, self.shape, self.room = step, shape_of(step), room
         self.parameters: list[str] = []
@@ -119,6 +119,7 @@ class _Writer:
         self.planes: dict[int, str] = {}
         self.passes: dict[View, int] = {}
         self.body: list[str] = []
+        self.reduced = reduced
         self.makers, self.uses = _products(step)
         self.chain = _chain(step)
         self.placed = placed_by(step)
@@ -163,6 +164,12 @@ class _Writer:
             self.views[v] = self.parameter(kind if written else f"const {kind}", "x", v)
         return self.views[v]
 
+    def offset(self, walk: Walk) -> str:
+        """C++ for what lies along a walk over the batch at product z."""
+        if len(walk.dims) == 1:
+            return "(i64)z" if walk.strides == (1,) else f"(i64)z * {self.parameter('i64 ', 'j', walk.strides[0])}"
+        return f"offset_of({self.parameter('const i64 *', 'w', walk)}, z)"
+
     def operand(self, packed: Packed, walk: Walk) -> str:
         """C++ for the operand of product z."""
         if packed not in self.packed:
@@ -170,9 +177,8 @@ class _Writer:
             given += [self.parameter(f"const {kind} *", "s", Of(packed, sums)) for kind, sums in (("i32", "across"), ("u64", "along"))]
             numbers = ("n", packed.side.lanes.size), ("p", packed.padded), ("b", packed.blocks)
             given += [self.parameter("i64 ", stem, size) for stem, size in numbers]
-            given.append(self.parameter("const i64 *", "w", walk))
             name = f"o{len(self.packed)}"
-            self.body.append(f"const Packed {name} = packed_of({', '.join(given[:-1])}, offset_of({given[-1]}, z));")
+            self.body.append(f"const Packed {name} = packed_of({', '.join(given)}, {self.offset(walk)});")
             self.packed[packed] = name
         return self.packed[packed]
 
@@ -198,7 +204,7 @@ class _Writer:
         if put is not None and put not in inside:
             outside[put] = None
         step = Step("rows", tuple(outside), tuple(stores), (), self.shape.all_rows, tuple(parts))
-        group = groups.Group(step, [put] if put else [])
+        group = groups.Group(step, [put] if put else [], self.reduced)
         for value, v in zip(group.reads, step.reads, strict=True):
             value.wide |= self.shape.by_columns and not v.single
             value.near = value.repeated = value.wide
@@ -253,7 +259,7 @@ class _Writer:
         places = split(v, self.shape)
         assert places is not None
         column = " + first + warp" if v.strides[-1] else ""
-        base = f"{address} + offset_of({self.parameter('const i64 *', 'w', places.batch)}, z){column}"
+        base = f"{address} + {self.offset(places.batch)}{column}"
         if places.rows.strides == (1,):
             return [f"const {kind} *p{value.name} = {base}{further};"]
         if len(places.rows.dims) == 1:
@@ -267,9 +273,13 @@ class _Writer:
         kind, lines = TYPES[value.dtype], -(-self.shape.lines // self.room.lines) * self.room.lines
         ends = self.parameter("const i64 *", "l", Table(mask.ends + (0,) * (2 * lines - len(mask.ends))))
         begin = f"(u32){ends}[2 * (first + warp)]"
-        either = ", ".join(f"of_bits({bits:#x}u)" if value.dtype == "f32" else str(bits) for bits in (mask.inside, mask.outside))
+        either = [f"of_bits({bits:#x}u)" if value.dtype == "f32" else str(bits) for bits in (mask.inside, mask.outside)]
         from_ = " - from" if self.spans is not None else ""
-        return [f"const Told<{kind}> p{value.name} = {{{begin}{from_}, (u32){ends}[2 * (first + warp) + 1] - {begin}, {either}}};"]
+        if (side := mask.side(self.shape.elements)) is not None:
+            cut = f"(int)((u32){ends}[2 * (first + warp) + {1 - side}]{from_})"
+            return [f"const Cut<{kind}> p{value.name} = {{{cut}, {either[side]}, {either[1 - side]}}};"]
+        size = f"(u32){ends}[2 * (first + warp) + 1] - {begin}"
+        return [f"const Told<{kind}> p{value.name} = {{{begin}{from_}, {size}, {', '.join(either)}}};"]
 
     def multiplied(self, part: Step, root: int) -> str:
         """The product that reads the line whose digits are there."""
@@ -280,11 +290,11 @@ class _Writer:
         other, out = self.operand(packed, walk), self.address(place.view, True)
         found_at = stepped(place.view, size.m, size.n)
         assert found_at is not None
-        each = self.parameter("const i64 *", "w", Walk(*map(tuple, zip(*found_at.batch, strict=True))))
+        each = self.offset(Walk(*map(tuple, zip(*found_at.batch, strict=True))))
         steps = (found_at.row, found_at.column) if found.first else (found_at.column, found_at.row)
         row, lane = (self.parameter("i64 ", "m", step) for step in steps)
         factor = f", {self.address(place.factor)}" if place.factor is not None else ""
-        where = f"{out} + offset_of({each}, z), {row}, {lane}, lines, first"
+        where = f"{out} + {each}, {row}, {lane}, lines, first"
         return f"product_out<BR>({where}, digits, tops, {other}, length, span, (int)bits, ring, faults{factor});"
 
     def written(self) -> Attend:
@@ -293,8 +303,8 @@ class _Writer:
         for at, (section, parts) in enumerate(self.sections):
             left = self.spans.left[at] if self.spans is not None else None
             reading = [line for value, v in zip(section.group.reads, section.step.reads, strict=True) for line in self._reading(value, v)]
-            further = " + from" if self.spans is not None else ""
-            reading += [f"float *{'k' if v.stays else 'p'}{v.name} = {self.planes[root]} + warp * pitch{further};" for v, root in self.kept[at].items()]
+            line = f"warp * pitch{' + from' if self.spans is not None else ''}"
+            reading += [f"float *{'k' if v.stays else 'p'}{v.name} = {self.planes[root]} + {line};" for v, root in self.kept[at].items()]
             found = self.lined(section, left)
             if left is not None and shape.by_columns:
                 reading, before = [], ["{", *phases.inner([*reading, *left.by_columns()])]
@@ -377,12 +387,12 @@ def taking(description: Description) -> Callable[[Step], bool]:
     return lambda step: room_of(step, description) is not None
 
 
-def attend(step: Step, description: Description, known: Known) -> Attend:
-    """The kernel of a step that the device takes. `known`: constants, such as masks."""
-    found = room_of(step, description)
+def attend(step: Step, description: Description, plan: Plan) -> Attend:
+    """The kernel of a step of a plan that the device takes."""
+    found, reduced = room_of(step, description), groups.reduced(one for one in plan.steps if one.name == "attend")
     assert found is not None
-    made = _Writer(step, found, known).written()
-    return made if made.spans is None else made._replace(whole=_Writer(step, found, None, description.processors).written())
+    made = _Writer(step, found, plan.known, reduced).written()
+    return made if made.spans is None else made._replace(whole=_Writer(step, found, None, reduced, description.processors).written())
 
 
 def launches(
@@ -408,7 +418,7 @@ def launches(
 
 def kernels(plans: Iterable[Plan], description: Description) -> list[Attend]:
     """Those of all steps of some plans."""
-    return [attend(step, description, plan.known) for plan in plans for step in plan.steps if step.name == "attend"]
+    return [attend(step, description, plan) for plan in plans for step in plan.steps if step.name == "attend"]
 
 
 def compiled(kernels: Kernels, made: Iterable[Attend]) -> None:

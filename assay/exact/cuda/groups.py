@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from assay.exact import rows as grouped
@@ -46,6 +46,10 @@ class Value:
         """Read of a product's line in shared memory (attend.py): the product's root."""
         self.stays = self.there = False
         """Kept in shared memory for a later group; had from there, not made (kept.py)."""
+        self.low = False
+        """An exponential of what is at most 0, or NaN."""
+        self.whole = False
+        """A quotient of an exponential and the sum of all of its row."""
         self.bits = 0
         """What a scatter puts."""
         self.level: int = max((o.level for o in operands), default=0)
@@ -72,10 +76,19 @@ class Phase:
         """Largest magnitudes of values whose digits are put into shared memory (attend.py)."""
 
 
-class Group:
-    """The values of a group and its phases. `puts`: wide values that are wanted as digits."""
+Reduced = Mapping[View, tuple[str, View]]
+"""Of values with one element a row: how each was reduced, and of what."""
 
-    def __init__(self, step: Step, puts: Sequence[View] = ()) -> None:
+
+def reduced(steps: Iterable[Step]) -> Reduced:
+    """Those of some steps' parts."""
+    return {part.writes[0]: (part.name, part.reads[0]) for step in steps for part in step.parts if part.name in ("amax", "sum")}
+
+
+class Group:
+    """The values of a group and its phases. `puts`: wide values that are wanted as digits. `known`: what others reduced."""
+
+    def __init__(self, step: Step, puts: Sequence[View] = (), known: Reduced | None = None) -> None:
         self.reads = [Value(f"a{k}", v.dtype, grouped.wide(v)) for k, v in enumerate(step.reads)]
         for value, v in zip(self.reads, step.reads, strict=True):
             value.repeated = any(n > 1 and s == 0 for n, s in zip(v.shape, v.strides, strict=True))
@@ -86,6 +99,7 @@ class Group:
             self._take(part, seen)
         self.of = seen
         """The values of views."""
+        self._say({**(known or {}), **reduced([step])})
         self.tops = [seen[part.reads[0]] for part in step.parts if part.name == "tops"]
         """Results, of which the largest magnitudes of rows and of columns are written, too (pairs.py)."""
         self.writes = [seen[v] for v in step.writes if v in seen]
@@ -104,6 +118,14 @@ class Group:
                 self.phases[value.level - (2 if value.kernel == "sum_f32" else 1)].tops.append(value)
         for value in self.sums:
             self.phases[value.level - 1].sums.append(value)
+
+    def _say(self, known: Reduced) -> None:
+        """Of exponentials and quotients what their operands are bounded by."""
+        of: dict[tuple[Value, ...], str] = {(self.of[x], self.of[y]): name for y, (name, x) in known.items() if x in self.of and y in self.of}
+        for v in self.values:
+            x = v.operands[0] if v.operands else v
+            v.low = v.kernel == "exp_f32" and x.kernel == "sub_f32" and of.get(x.operands[:2]) == "amax"
+            v.whole = v.kernel == "div_f32" and x.kernel == "exp_f32" and of.get(v.operands[:2]) == "sum"
 
     def _take(self, part: Step, seen: dict[View, Value]) -> None:
         if part.name == "tops":
@@ -160,6 +182,11 @@ class Group:
             most = max(most, sum(v.words for v in waiting | {v for v in phase.made if not v.kernel and not v.near}))
         return most
 
+    def waiting(self) -> int:
+        """The same between phases, where all is read by the element: what a phase makes then takes the place of what nobody wants any more."""
+        made = [{v for p in self.phases[:at] for v in p.made} for at in range(len(self.phases))]
+        return max(sum(v.words for v in there & {v for p in self.phases[at:] for v in p.again}) for at, there in enumerate(made))
+
 
 REDUCTIONS = ("amax_f32", "sum_f32", "sum_i64", "gather_f32")
 
@@ -175,7 +202,7 @@ def held_in(group: Group, elements: int, threads: int, room: int) -> int:
     is not room for one."""
     barred: list[Value] = []
     while True:
-        held = held_for(elements, threads, group.planned(True, barred).words(), room)
+        held = held_for(elements, threads, group.planned(True, barred).waiting(), room)
         waiting = [v for phase in group.phases for v in phase.made if v in group.held()]
         if held or not waiting:
             return held

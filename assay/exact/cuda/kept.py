@@ -22,8 +22,8 @@ class Chain(NamedTuple):
 
 
 def keep(chains: Sequence[Chain], planes: set[int], planned: Callable[[Group], object]) -> list[dict[Value, int]]:
-    """Of each chain the values that it keeps in a plane (`Value.stays`) or has from one (`Value.there`), and of which product that was. Says so in the values;
-    `planned` plans a group."""
+    """Of each chain the values that it keeps in a plane (`Value.stays`) or has from one (`Value.there`), and of which product that was. Says so in
+    the values; `planned` plans a group."""
     found: list[dict[Value, int]] = [{} for _ in chains]
     free = set(planes)
     for at, (group, put) in enumerate(chains[:-1]):

@@ -55,8 +55,13 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
             return f"{v.name}[k]"
         return f"{v.name}[i]" if shape.full and v.wide else v.name
 
+    def two(v: Value) -> str:
+        return f"{v.name} + 2 * g" if v in held else v.name
+
     brief: list[str] = []
     loads, body, twos, stays = [], [], [], []
+    quotients: list[tuple[int, str]] = []
+    """Where in the body what is made of two elements at once comes."""
     for v in phase.made:
         kind = TYPES[v.dtype]
         if shape.held and (v in held or not (v.kernel or v.near)):
@@ -64,17 +69,22 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
         elif shape.full:
             brief.append(f"{kind} {v.name}[2];")
         if (v.near or v.there) and shape.full:
-            loads.append(f"{'even' if v.even or v.there else 'both'}(p{v.name}, own, {v.name});")
+            loads.append(f"even(p{v.name}, own, {v.name});" if v.even or v.there else f"both(p{v.name}, 64u * (u32)g, 2u * lane, {v.name});")
         elif v.near or v.there:
             body.append(f"const {kind} {v.name} = p{v.name}[e];")
         elif not v.kernel:
             loads.append(f"{of(v)} = e < {end} ? p{v.name}[e] : ({kind})0;" if shape.held else f"const {kind} {v.name} = p{v.name}[e];")
         else:
             more = f", e, n, {v.bits:#x}u" if v.kernel == "scatter_value" else ""
-            body.append(f"{'' if v in held or shape.full else f'const {kind} '}{of(v)} = {v.kernel}({', '.join(map(of, v.operands))}{more});")
+            if v.whole and shape.full and not v.operands[1].wide:
+                lines.append(f"const Divisor d{v.name} = divisor_of({v.operands[1].name});")
+                quotients.append((len(body), f"quotients({two(v.operands[0])}, d{v.name}, {two(v)});"))
+                continue
+            call = "exp_low_f32" if v.low else v.kernel
+            body.append(f"{'' if v in held or shape.full else f'const {kind} '}{of(v)} = {call}({', '.join(map(of, v.operands))}{more});")
         if v.stays and not any(v in later.made for later in group.phases[at + 1 :]):
             if shape.full:
-                twos.append(f"kept(k{v.name}, own, {v.name}{' + 2 * g' if v in held else ''});")
+                twos.append(f"kept(k{v.name}, own, {two(v)});")
             else:
                 stays.append(f"k{v.name}[e] = {of(v)};")
     for k, v in enumerate(group.writes):
@@ -107,17 +117,18 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
                     ends.append(f"const float {v.name} = of_rank(t{v.name});")
     for v in phase.sums:
         (x,) = v.operands
-        lines.append(f"const Scale s{v.name} = scaling(t{v.name}, bits_{v.name});")
-        lines.append(f"u64 q{v.name} = {others(x, f'lane ? 0 : (u64)left * (u64)fixed({{}}, s{v.name})'.format, '0')};")
+        of_left = others(x, f"lane ? 0 : (u64)left * (u64)fixed({{}}, scaling(t{v.name}, bits_{v.name}))".format, "0")
+        lines.append(f"u64 q{v.name} = {of_left};")
         if shape.held or shape.twos:
-            lines.append(f"Halves f{v.name} = {{0u, 0u}};")
+            lines += [f"const Halver s{v.name} = halver_of(scale_of(t{v.name}, bits_{v.name}));", f"Halves f{v.name} = {{0u, 0u}};"]
             body.append(f"const Halves g{v.name} = halves_of({of(x)}, s{v.name});")
             body.append(f"f{v.name} = {{f{v.name}.high + g{v.name}.high, f{v.name}.low + g{v.name}.low}};")
             count = f"lane < {end} ? ({end} - lane - 1u) / {shape.group}u + 1u : 0u"
             if shape.twos:
                 count = f"{end} / 64u * 2u + ({end} % 64u > 2u * lane) + ({end} % 64u > 2u * lane + 1u)"
-            ends.append(f"q{v.name} += (u64)joined_halves(f{v.name}, {count});")
+            ends.append(f"q{v.name} += (u64)joined_halves(f{v.name}, {count}, s{v.name});")
         else:
+            lines.append(f"const Scale s{v.name} = scaling(t{v.name}, bits_{v.name});")
             body.append(f"q{v.name} += (u64)fixed({of(x)}, s{v.name});")
         ends.append(f"const float {v.name} = sum_of(t{v.name}, total_of<{shape.group}>(q{v.name}), bits_{v.name});")
     for v in phase.puts:
@@ -125,7 +136,7 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
         lines.append(f"if (lane == 0) tops[warp] = t{v.name};")
         x = v.operands[0]
         if shape.full:
-            twos.append(f"put_two<BR>(p{v.name}, g, {x.name}{' + 2 * g' if x in held else ''});")
+            twos.append(f"put_two<BR>(p{v.name}, g, {two(x)});")
         else:
             body.append(f"put<BR>(p{v.name}, (int)e, {of(x)});")
         ends.append(f"line_done<BR>(p{v.name});")
@@ -133,18 +144,23 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
         end_of_unit = f"if ({64}u * (u32)g >= {end}) break;"
         steps = ["#pragma unroll", f"for (int g = 0; g < {shape.held // 2}; g++) {{", f"    {end_of_unit}"] if shape.held else [
             "#pragma unroll 2", f"for (int g = 0; 64u * (u32)g < {end}; g++) {{"]  # fmt: skip
-        each = body if shape.full else [f"if (e < {end}) {{", *inner([*body, *stays]), "}"]
-        named = [f"const {kind} {name} = {what};" for kind, name, what in (("int", "k", "2 * g + i"), ("u32", "e", "own + (u32)i"))
-                 if any(re.search(rf"\b{name}\b", line) for line in each)]  # fmt: skip
-        if body:
-            brief += [*loads, "#pragma unroll", "for (int i = 0; i < 2; i++) {", *inner([*named, *each]), "}"]
-        return [*lines, *steps, *inner(["const u32 own = 64u * (u32)g + 2u * lane;", *brief, *twos]), "}", *ends]
+        made = [*brief, *loads]
+        for begin_, (end_, line) in zip((0, *(at for at, _ in quotients)), (*quotients, (len(body), "")), strict=True):
+            made += [*_of_two(body[begin_:end_] if shape.full else [f"if (e < {end}) {{", *inner([*body, *stays]), "}"]), *([line] if line else [])]
+        return [*lines, *steps, *inner(["const u32 own = 64u * (u32)g + 2u * lane;", *made, *twos]), "}", *ends]
     if not shape.held:
         unrolled = f"#pragma unroll {4 if len(phase.made) <= SHORT else 2}"
         return [*lines, unrolled, f"for (u32 e = lane; e < {end}; e += {shape.group}u) {{", *inner([*loads, *body]), "}", *ends]
     head = f"for (int k = 0; k < {shape.held}; k++) {{", f"    const u32 e = lane + (u32)k * {shape.group}u;"
     first = ["#pragma unroll", *head, *inner(loads), "}"] if loads else []
     return [*lines, "{", *inner([*brief, *first, "#pragma unroll", *head, f"    if (e < {end}) {{", *inner(inner(body)), "    }", "}"]), "}", *ends]
+
+
+def _of_two(each: list[str]) -> list[str]:
+    """What is done with each of a thread's two neighbouring elements."""
+    named = [f"const {kind} {name} = {what};" for kind, name, what in (("int", "k", "2 * g + i"), ("u32", "e", "own + (u32)i"))
+             if any(re.search(rf"\b{name}\b", line) for line in each)]  # fmt: skip
+    return ["#pragma unroll", "for (int i = 0; i < 2; i++) {", *inner([*named, *each]), "}"] if each else []
 
 
 def inner(lines: Iterable[str]) -> list[str]:
