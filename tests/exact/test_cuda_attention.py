@@ -109,6 +109,15 @@ def grouped_heads(w: Writer) -> Sequence[int]:
     return [o, *backward(w, q, k, v, w("mul", o, g), p, lambda dp: softmax_back(w, p, dp))]
 
 
+def scored(w: Writer) -> Sequence[int]:
+    """As `sigmoids`; the gradient is made of the scores, too."""
+    q, k, v, g, _ = range(5)
+    s = w("matmul", k, turned(w, q))
+    p = w("sigmoid", s)
+    d = w("mul", w("matmul", v, turned(w, g)), w("mul", p, s))
+    return [w("matmul", p, g), w("matmul", d, q)]
+
+
 def shifted(w: Writer) -> Sequence[int]:
     """Exponentials of scores less the maximum of others, divided by the sum of others."""
     q, k, v, _, _ = range(5)
@@ -132,6 +141,7 @@ CASES = {
         *(attention(write, (2, 20, 31, 16)) for write in WAYS), attention(masked, (3, 32, 17, 24)), attention(grouped_heads, (12, 18, 18, 16)),
         attention(masked, (2, 31, 25, 16), "rare"), attention(by_hand, (1, 27, 18, 40), "wide"), attention(shifted, (1, 20, 64, 16)),
         attention(masked, (2, 64, 128, 16), "rare"), attention(dropped, (1, 64, 64, 16)), attention(sigmoids, (1, 64, 128, 16), "rare"),
+        attention(scored, (1, 64, 128, 16)),
     ]
 }  # fmt: skip
 LONG = {
@@ -198,22 +208,22 @@ def in_memory(plan: Plan, elements: int) -> int:
 
 def test_only_what_is_bounded_by_its_own_row_is_made_in_a_shorter_way() -> None:
     """Exponentials of what is less its row's maximum, also where that lies in memory; quotients of what is divided by its own sum."""
-    for write, low, whole in ((masked, True, True), (by_hand, True, True), (shifted, False, False)):
+    for write, bounded in ((masked, True), (by_hand, True), (shifted, False)):
         plan = fused(attention(write, (2, 64, 128, 16)).part)
         texts = [(made.text.text, shape_of(step).by_columns) for made, step in zip(attend.kernels([plan], FAKE), steps_of(plan), strict=True)]
-        assert len(texts) == (3 if low else 1)
+        assert len(texts) == (3 if bounded else 1)
         for text, by_columns in texts:
-            assert ("= exp_low_f32(" in text, "= exp_f32(v" in text) == (low, not low)
-            assert ("quotients(" in text) == (whole and not by_columns)
-            assert ("kept(kv" in text) == by_columns
+            assert ("= exp_low_f32(" in text, "= exp_f32(v" in text) == (bounded, not bounded)
+            assert ("quotients(" in text) == (bounded and not by_columns)
 
 
-def test_a_value_is_kept_where_nobody_reads_scores_any_more() -> None:
-    """By columns the weights are made once for dv and dS. Where the scores' gradient wants the scores, too, both planes are taken."""
-    (by_columns,) = (made for made in attend.kernels([fused(attention(masked, (2, 64, 128, 16)).part)], FAKE) if "kept(kv" in made.text.text)
-    assert by_columns.text.text.count("exp_low_f32(") == 1
-    (turned_,) = (made for made in attend.kernels([fused(attention(sigmoids, (2, 64, 128, 16)).part)], FAKE) if made.text.text.count("product_out<") == 2)
-    assert turned_.text.text.count("sigmoid_f32(") == 1
+@pytest.mark.parametrize(("write", "kept"), [(masked, True), (scored, False)])
+def test_a_value_is_kept_where_nobody_reads_scores_any_more(write: Callable[[Writer], Sequence[int]], kept: bool) -> None:
+    """By columns weights are made once for dv and dS, unless both need the scores: then each of the two planes is still read."""
+    texts = [made.text.text for made in attend.kernels([fused(attention(write, (2, 64, 128, 16)).part)], FAKE)]
+    (twice,) = (text for text in texts if text.count("product_out<") == 2)
+    assert ("kept(kv" in twice) == kept
+    assert twice.count("exp_low_f32(" if write is masked else "sigmoid_f32(") == (1 if kept else 2)
 
 
 @pytest.mark.parametrize("write", [masked, by_hand, dropped, sigmoids])
