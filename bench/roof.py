@@ -6,9 +6,9 @@
 #
 # Of persistent.cu a tile of 128 x 128 takes 128 x 128 x 3 k products at 92 % of 4096 a cycle (docs/cuda.md, "Products on Hopper") and 2500 cycles
 # beside them, at 1.83 GHz; k is split over blocks as product.py splits it. Attention: instructions for each element and unit that is made, as
-# counted at heads of 64 and 1024 characters (products and digits in NVIDIA's machine code, docs/cuda.md, "What a block does"; chains in PTX
-# without moves), 128 a cycle and processor. The elementwise operators of all other kernels are NOT counted, nor is what waits for what within a
-# block. From one launch to the next LAUNCH is added.
+# counted at heads of 64 and 1024 characters in NVIDIA's machine code, without what is jumped over (docs/cuda.md, "What a block does"), 128 a cycle
+# and processor. The elementwise operators of all other kernels are NOT counted, nor is what waits for what within a block. From one launch to the
+# next LAUNCH is added.
 #
 # Goals: a step of at most twice native bf16's time (taken as 40 % of the peak), and 25 % of bf16's peak.
 #
@@ -45,8 +45,10 @@ SPLIT = 2
 """Blocks of a processor up to which k is split."""
 LAUNCH = 1.5e-6
 """Seconds from one launch of a graph to the next; not measured."""
-IN, DIGITS, ROWS, COLUMNS = 16 / 128, 8 / 128, 71 / 128, 115 / 128
+IN, DIGITS, ROWS, COLUMNS = 16 / 128, 6 / 128, 46 / 128, 50 / 128
 """Cycles of a processor for an element that product_in makes, that is written as digits, that a chain by rows has, and one by columns."""
+LINE = 300 * 32 / 128
+"""Cycles for what the chain of a line has beside its elements: reductions over the warp, a sum's rounding, scales."""
 UNIT, OUT = 4800, 900
 """Cycles for 16 lines, 1024 lanes and 64 elements of k: fragments, products and fetching; what product_out has beside them."""
 
@@ -66,7 +68,8 @@ def on_chip(step: Step, kernel: attend.Attend, made: int) -> float:
     makers, uses = attend.streams(step)
     inside = {v.root for part in step.parts for v in part.writes}
     read = {v.root for part in step.parts if part.name == "matmul" for v in part.reads} & inside
-    cycles = made * (len(makers) * IN + len(read) * DIGITS + (COLUMNS if shape_of(step).by_columns else ROWS)) + OUT * kernel.blocks * len(uses)
+    shape, lines = shape_of(step), kernel.blocks * kernel.threads // 32
+    cycles = made * (len(makers) * IN + len(read) * DIGITS + (COLUMNS if shape.by_columns else ROWS)) + LINE * lines + OUT * kernel.blocks * len(uses)
     depth = [*(packed.side.k.size for packed in makers), *(packed.side.lanes.size for packed in uses)]
     return (cycles + UNIT * made / (16 * 1024) * sum(-(-k // 64) for k in depth)) / H200.processors
 

@@ -24,7 +24,7 @@ KERNEL all_divided(const float *x, const float *by, i64 n, float *y) {
     for (i64 i = 0; i < n; i++) y[i] = canon(divided(x[i], divisor_of(by[i])));
 }
 KERNEL all_quotients(const float *x, const float *by, i64 n, float *y) {
-    for (i64 i = 0; i + 1 < n; i += 2) quotients(x + i, divisor_of(by[i]), y + i), y[i] = canon(y[i]), y[i + 1] = canon(y[i + 1]);
+    for (i64 i = 0; i + 1 < n; i += 2) two_quotients(x + i, divisor_of(by[i]), y + i), y[i] = canon(y[i]), y[i + 1] = canon(y[i + 1]);
 }
 KERNEL exponentials(const float *x, const float *by, i64 n, float *y) { for (i64 i = 0; i < n; i++) y[i] = canon(exp_low_f32(x[i])); }
 KERNEL maxima(const float *x, const float *by, i64 n, float *y) { for (i64 i = 0; i < n; i++) y[i] = canon(maximum(x[i], by[i])); }

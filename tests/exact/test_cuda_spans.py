@@ -451,6 +451,7 @@ CHANGES: dict[str, tuple[str, str, Case]] = {
     "the end of a line's elements": ("if (64u * (u32)g >= some) break;", "if (64u * (u32)g + 64u >= some) break;", WHOLE),
     "the first of two elements": ("x[0] = both.x, x[1] = both.y;", "x[0] = both.y, x[1] = both.y;", WHOLE),
     "two digits": ("(u32)d[1][z], 0x0040)", "(u32)d[0][z], 0x0040)", WHOLE),
+    "two low digits": ("(u32)q[1], 0x0040)", "(u32)q[0], 0x0040)", WHOLE),
     "the sum of two digits": ("(u32)line.sum + (u32)q[0] + (u32)q[1]", "(u32)line.sum + (u32)q[0]", WHOLE),
     "how many digits were summed": ("line.count / WIDTH * 2 +", "line.count / WIDTH +", WHOLE),
     "digits of a row's rest": ("max(0, min(rest, 2))", "2", WINDOW),

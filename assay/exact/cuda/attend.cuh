@@ -292,7 +292,11 @@ template <int BR> __device__ __forceinline__ void put_two(Line &line, int row, c
     char *at = line.at + row * (OWN * BR * WIDTH);
     line.sum = (i32)((u32)line.sum + (u32)q[0] + (u32)q[1]);
 #pragma unroll
-    for (int z = 0; z < OWN; z++) *(unsigned short *)(at + z * BR * WIDTH) = (unsigned short)__byte_perm((u32)d[0][z], (u32)d[1][z], 0x0040);
+    for (int z = 0; z < OWN; z++) {
+        u32 two = __byte_perm((u32)d[0][z], (u32)d[1][z], 0x0040);
+        if (KARATSUBA && z == 1) two = __byte_perm((u32)q[0], (u32)q[1], 0x0040) & 0x7f7fu; /* both low digits at once */
+        *(unsigned short *)(at + z * BR * WIDTH) = (unsigned short)two;
+    }
 }
 
 template <int BR> __device__ __forceinline__ void line_done(Line &line) {

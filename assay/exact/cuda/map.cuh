@@ -30,19 +30,21 @@ FN float reciprocal_f32(float x) { return DIV(1.0f, x); }
 /* p x + c, rounded twice */
 FN float horner(float p, float x, float c) { return ADD(MUL(p, x), c); }
 
-/* exp(x) is p 2^k: p, and with the lower bits of *shifted, k. */
+/* exp(x) is (p + 1) 2^k for |x| <= 104: p, and with the lower bits of *shifted, k. */
 FN float exp_parts(float x, i32 *shifted) {
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number. A shift by 23 leaves nothing of its bits */
     float t = ADD(MUL(x, 0x1.715476p+0f), magic), n = SUB(t, magic);
-    float r = SUB(SUB(x, MUL(n, 0x1.63p-1f)), MUL(n, -0x1.bd0106p-13f));
+    float r = SUB(fused(n, -0x1.63p-1f, x), MUL(n, -0x1.bd0106p-13f)); /* 8 bits times 9 */
     *shifted = (i32)__float_as_uint(t);
     float p = 0x1.6d8160p-10f;
     p = horner(p, r, 0x1.123f90p-7f);
     p = horner(p, r, 0x1.5554bap-5f);
     p = horner(p, r, 0x1.55548ap-3f);
     p = horner(p, r, 0x1p-1f);
-    return ADD(ADD(MUL(p, MUL(r, r)), r), 1.0f);
+    return ADD(MUL(p, MUL(r, r)), r);
 }
+/* (p + 1) 2^k by a power of two that loses nothing: a sum is rounded where it was. */
+FN float plus_one(float p, float power) { return fused(p, power, power); }
 LARGE_FN float exp_f32(float x) {
     x = x > 89.0f ? 89.0f : x;
     x = x < -104.0f ? -104.0f : x;
@@ -50,14 +52,14 @@ LARGE_FN float exp_f32(float x) {
     float p = exp_parts(x, &k);
     i32 half = k >> 1;
     as_it_is(half); /* else two shifts become three operations */
-    return MUL(MUL(p, of_bits(((u32)half << 23) + 0x3f800000u)), of_bits(((u32)(k - half) << 23) + 0x3f800000u));
+    return MUL(plus_one(p, of_bits(((u32)half << 23) + 0x3f800000u)), of_bits(((u32)(k - half) << 23) + 0x3f800000u));
 }
-/* exp_f32 of what is at most 0, or NaN: -150 <= k <= 0, and p 2^(k + 64) is exact. */
+/* exp_f32 of what is at most 0, or NaN: -150 <= k <= 0, and (p + 1) 2^(k + 64) is normal. */
 LARGE_FN float exp_low_f32(float x) {
     x = x < -104.0f ? -104.0f : x;
     i32 k;
     float p = exp_parts(x, &k);
-    return MUL(MUL(p, of_bits(((u32)k << 23) + (191u << 23))), 0x1p-64f);
+    return MUL(plus_one(p, of_bits(((u32)k << 23) + (191u << 23))), 0x1p-64f);
 }
 
 LARGE_FN float log_f32(float x) {
@@ -164,7 +166,7 @@ FN float divided(float x, const Divisor &d) {
     return of_quotient(r, d.reciprocal, q);
 }
 /* Two quotients of +0 or positive numbers of at most 4 b, or of NaNs, unless b is not usual. */
-FN void quotients(const float *x, const Divisor &d, float *y) {
+FN void two_quotients(const float *x, const Divisor &d, float *y) {
     y[0] = divided(x[0], d), y[1] = divided(x[1], d);
     u32 one = __float_as_uint(x[0]) - 1u, two = __float_as_uint(x[1]) - 1u;
     if ((one < two ? one : two) <= d.least) {

@@ -78,7 +78,7 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
             more = f", e, n, {v.bits:#x}u" if v.kernel == "scatter_value" else ""
             if v.whole and shape.full and not v.operands[1].wide:
                 lines.append(f"const Divisor d{v.name} = divisor_of({v.operands[1].name});")
-                quotients.append((len(body), f"quotients({two(v.operands[0])}, d{v.name}, {two(v)});"))
+                quotients.append((len(body), f"two_quotients({two(v.operands[0])}, d{v.name}, {two(v)});"))
                 continue
             call = "exp_low_f32" if v.low else v.kernel
             body.append(f"{'' if v in held or shape.full else f'const {kind} '}{of(v)} = {call}({', '.join(map(of, v.operands))}{more});")
