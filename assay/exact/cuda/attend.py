@@ -17,12 +17,13 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from assay.exact.cuda import groups, phases, rows
+from assay.exact.cuda import groups, phases
 from assay.exact.cuda.blocks import ALIGN, TOPS, Room, before, room
 from assay.exact.cuda.device import Description, Launch
 from assay.exact.cuda.intervals import Told, told
 from assay.exact.cuda.kept import Chain, keep
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
+from assay.exact.cuda.reading import Argument, Flags, Reader, Table
 from assay.exact.cuda.spans import UNIT, Known, Section, Spans, spans_of, split
 from assay.exact.cuda.streamed import Fresh, Of, Packed, Packs, Walk, packing, sides_of
 from assay.exact.cuda.tiles import LEAST_SHARED, SHARED, Digits, digits
@@ -39,22 +40,6 @@ MOST = 8192
 """As in attend.cuh: elements of a line."""
 HELD_WORDS = 64
 """Registers that a thread has for elements of lines, of 128."""
-
-
-class Table(NamedTuple):
-    """The address of words as an argument."""
-
-    words: tuple[int, ...]
-
-
-class Flags(NamedTuple):
-    """The address of a word for each block as an argument: whether its lines have to be made as a whole."""
-
-    blocks: int
-
-
-Argument = int | View | Walk | Table | Flags | Of | None
-"""None: the counter of wrong checksums."""
 
 
 class Attend(NamedTuple):
@@ -106,17 +91,14 @@ def _needed(parts: Sequence[Step], views: Iterable[View]) -> list[Step]:
     return kept
 
 
-class _Writer:
+class _Writer(Reader):
     """The text of a kernel and its arguments, in the same order."""
 
     def __init__(self, step: Step, room: Room, known: Known | None, reduced: groups.Reduced, most: int = 0) -> None:
         """Without `known` it is a kernel of at most so many blocks that makes whole lines where another one could not leave anything out."""
-        self.step, self.shape, self.room = step, shape_of(step), room
-        self.parameters: list[str] = []
-        self.arguments: list[Argument] = []
+        super().__init__(shape_of(step), room.lines)
+        self.step, self.room = step, room
         self.packed: dict[Packed, str] = {}
-        self.views: dict[View, str] = {}
-        self.planes: dict[int, str] = {}
         self.passes: dict[View, int] = {}
         self.body: list[str] = []
         self.reduced = reduced
@@ -137,8 +119,9 @@ class _Writer:
         planes, self.most = frozenset(part.writes[0].root for part in self.makers), most
         chains = [Chain(section.group, put) for (section, _), put in zip(self.sections, puts, strict=True)]
         self.kept = keep(chains, set(planes), self._held)
-        self.told = self._told(known) if known is not None else {}
+        self.told |= self._told(known) if known is not None else {}
         self.spans = spans_of([one for one, _ in self.sections], planes, self.shape, room.lines, known) if known is not None else None
+        self.partial = self.spans is not None
 
     def _told(self, known: Known) -> dict[View, Told]:
         arrays = {v: known(v.root) for section, _ in self.sections for v in section.step.reads}
@@ -151,24 +134,6 @@ class _Writer:
         for part in self.uses:
             found.setdefault(next(v.root for v in part.reads if self._inside(v.root)), []).append(part)
         return found or {-1: []}
-
-    def parameter(self, kind: str, stem: str, argument: Argument) -> str:
-        name = f"{stem}{len(self.parameters)}"
-        self.parameters.append(f"{kind}{name}")
-        self.arguments.append(argument)
-        return name
-
-    def address(self, v: View, written: bool = False) -> str:
-        if v not in self.views:
-            kind = f"{TYPES[v.dtype]} *__restrict__ "
-            self.views[v] = self.parameter(kind if written else f"const {kind}", "x", v)
-        return self.views[v]
-
-    def offset(self, walk: Walk) -> str:
-        """C++ for what lies along a walk over the batch at product z."""
-        if len(walk.dims) == 1:
-            return "(i64)z" if walk.strides == (1,) else f"(i64)z * {self.parameter('i64 ', 'j', walk.strides[0])}"
-        return f"offset_of({self.parameter('const i64 *', 'w', walk)}, z)"
 
     def operand(self, packed: Packed, walk: Walk) -> str:
         """C++ for the operand of product z."""
@@ -228,59 +193,6 @@ class _Writer:
         out += [f"const i64 bits_{v.name} = {self.parameter('i64 ', 'q', bits)};" for v, bits in zip(group.sums, sums, strict=True)]
         return [*out, *phases.phases(group, groups.Shape(groups.WARP, held, True, self.shape.elements % UNIT == 0), left)]
 
-    def _even(self, v: View) -> bool:
-        """Whether two elements along a line, from an even one on, lie side by side in a multiple of their bytes."""
-        if v.offset % 2:
-            return False
-        if not self.shape.by_columns:
-            return v.strides[-1] == 1 and all(step % 2 == 0 for n, step in zip(v.shape[:-1], v.strides, strict=False) if n > 1)
-        places = split(v, self.shape)
-        return v.strides[-1] == 0 and places is not None and places.rows.strides == (1,) and all(step % 2 == 0 for step in places.batch.strides)
-
-    def _reading(self, value: groups.Value, v: View) -> list[str]:
-        """Declares what an input is read by: `p` and its name for the elements of a line, its name alone for one a line."""
-        kind, further = TYPES[v.dtype], " + from" if self.spans is not None else ""
-        value.even = v.root in self.planes or (v not in self.told and self._even(v))
-        if v.root in self.planes:
-            return [f"const float *p{value.name} = {self.planes[v.root]} + warp * pitch{further};"]
-        if value.wide and v in self.told:
-            return self._telling(value, self.told[v])
-        address = self.address(v)
-        if not self.shape.by_columns:
-            start = rows.start(v, self.shape.all_rows)
-            if not start:
-                walk = rows.row_walk(v, self.shape.all_rows)
-                assert walk is not None
-                start = f"offset_of({self.parameter('const i64 *', 'w', Walk(*walk))}, r)"
-            place = f"*p{value.name} = {address} + {start}{further}" if value.wide else f"{value.name} = {address}[{start}]"
-            return [f"const {kind} {place};"]
-        if v.single:
-            return [f"const {kind} {value.name} = {address}[0];"]
-        places = split(v, self.shape)
-        assert places is not None
-        column = " + first + warp" if v.strides[-1] else ""
-        base = f"{address} + {self.offset(places.batch)}{column}"
-        if places.rows.strides == (1,):
-            return [f"const {kind} *p{value.name} = {base}{further};"]
-        if len(places.rows.dims) == 1:
-            step = self.parameter("i64 ", "j", places.rows.strides[0])
-            return [f"const Along<{kind}> p{value.name} = {{{base}{f'{further} * {step}' if further else ''}, {step}}};"]
-        along = self.parameter("const i64 *", "w", places.rows)
-        return [f"const Walked<{kind}> p{value.name} = {{{base}, {along}, {'from' if further else '0u'}}};"]
-
-    def _telling(self, value: groups.Value, mask: Told) -> list[str]:
-        """A mask that is no memory, of lines up to a whole number of blocks."""
-        kind, lines = TYPES[value.dtype], -(-self.shape.lines // self.room.lines) * self.room.lines
-        ends = self.parameter("const i64 *", "l", Table(mask.ends + (0,) * (2 * lines - len(mask.ends))))
-        begin = f"(u32){ends}[2 * (first + warp)]"
-        either = [f"of_bits({bits:#x}u)" if value.dtype == "f32" else str(bits) for bits in (mask.inside, mask.outside)]
-        from_ = " - from" if self.spans is not None else ""
-        if (side := mask.side(self.shape.elements)) is not None:
-            cut = f"(int)((u32){ends}[2 * (first + warp) + {1 - side}]{from_})"
-            return [f"const Cut<{kind}> p{value.name} = {{{cut}, {either[side]}, {either[1 - side]}}};"]
-        size = f"(u32){ends}[2 * (first + warp) + 1] - {begin}"
-        return [f"const Told<{kind}> p{value.name} = {{{begin}{from_}, {size}, {', '.join(either)}}};"]
-
     def multiplied(self, part: Step, root: int) -> str:
         """The product that reads the line whose digits are there."""
         found, size = use(part, root, self.shape._replace(by_columns=False)), sizes(part)
@@ -302,7 +214,7 @@ class _Writer:
         self.made()
         for at, (section, parts) in enumerate(self.sections):
             left = self.spans.left[at] if self.spans is not None else None
-            reading = [line for value, v in zip(section.group.reads, section.step.reads, strict=True) for line in self._reading(value, v)]
+            reading = [line for value, v in zip(section.group.reads, section.step.reads, strict=True) for line in self.reading(value, v)]
             line = f"warp * pitch{' + from' if self.spans is not None else ''}"
             reading += [f"float *{'k' if v.stays else 'p'}{v.name} = {self.planes[root]} + {line};" for v, root in self.kept[at].items()]
             found = self.lined(section, left)
