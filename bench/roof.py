@@ -47,10 +47,10 @@ LAUNCH = 1.5e-6
 """Seconds from one launch of a graph to the next; not measured."""
 ISSUED, WARP = 4, 32
 """Instructions of warps that a processor starts a cycle; threads."""
-DIGITS, ROWS, COLUMNS = 8, 71, 115
+DIGITS, ROWS, COLUMNS = 6, 46, 50
 """Instructions for an element that is written as digits, that a chain by rows has, and one by columns."""
-IN, OUT, KERNEL = 320, 430, 75
-"""Instructions of each warp of a block that a product into lines, a product of lines, and the kernel have, however long lines are."""
+IN, OUT, LINE = 320, 430, 375
+"""Instructions of each warp that a product into lines, a product of lines, and the rest of a kernel have, however long lines are."""
 EIGHT, AGAIN, SIXTEEN = 103, 35, 53
 """Instructions of a warp for a unit: 8 lanes of 64 elements of k with their results in product_in, 64 more of k; 16 lanes of 32 in product_out."""
 
@@ -73,7 +73,7 @@ def on_chip(step: Step, kernel: attend.Attend, made: int) -> float:
     inside = {v.root for part in step.parts for v in part.writes}
     read = {v.root for part in step.parts if part.name == "matmul" for v in part.reads} & inside
     each = made * (len(read) * DIGITS + (COLUMNS if shape.by_columns else ROWS)) / WARP
-    of_warps = float(per * KERNEL)
+    of_warps = float(per * LINE)
     for packed in makers:
         of_warps += sum(IN + (EIGHT + AGAIN * (packed.side.k.size > 64)) * -(-span // (8 * warps)) for span in spans)
     for packed in uses:
@@ -91,8 +91,8 @@ def least(program: Program) -> dict[str, Any]:
         shelf = Shelf()
         for step in plan.steps:
             if step.name == "attend":
-                kernel = attend.attend(step, H200, plan.known)
-                of_memory, streamed, (some, _) = attended(step, plan.known, shelf)
+                kernel = attend.attend(step, H200, plan)
+                of_memory, streamed, (some, _) = attended(step, plan, shelf)
                 made = some // sum(map(len, attend.streams(step)))
                 passes = sum(size for v, size in of_memory if v in kernel.passes or v in step.writes)
                 packing = sum(size for _, size in of_memory) - passes

@@ -46,7 +46,6 @@ from assay.exact.cuda.parts import constants_of
 from assay.exact.cuda.product import Products, Side
 from assay.exact.cuda.ruler import Ruler
 from assay.exact.cuda.sources import around
-from assay.exact.cuda.spans import Known
 from assay.exact.cuda.streamed import Packed, Shelf, in_memory, matrices
 from assay.exact.cuda.tape import SHORT, Tape
 from assay.exact.cuda.tiles import ROW, Digits, Size, Way, digits, groups
@@ -168,9 +167,9 @@ def streamed_of(packed: Packed, how: Digits) -> int:
     return packed.side.products * in_memory(how) * packed.padded * UNIT * -(-packed.side.k.size // UNIT)
 
 
-def attended(step: Step, known: Known, shelf: Shelf) -> tuple[Moved, int, tuple[int, int]]:
+def attended(step: Step, plan: Plan, shelf: Shelf) -> tuple[Moved, int, tuple[int, int]]:
     """With the bytes that come from the level-2 cache, and elements of lines that are made, and all, one for each product of a kernel."""
-    kernel, shape = attend.attend(step, H200, known), shape_of(step)
+    kernel, shape = attend.attend(step, H200, plan), shape_of(step)
     fresh = shelf.take(kernel.packed, kernel.how)
     of_memory: Moved = [(v, touched(v)) for v in (*kernel.passes, *step.writes)]
     of_memory += [(packed.view, streamed_of(packed, kernel.how) * (1 + (packed in fresh))) for packed in kernel.packed]
@@ -207,7 +206,7 @@ def counted(program: Program, way: Fused, scores: int, logits: int) -> dict[str,
         shelf = Shelf()
         for step in plan.steps:
             if step.name == "attend":
-                bytes_, more, (some, every) = attended(step, plan.known, shelf)
+                bytes_, more, (some, every) = attended(step, plan, shelf)
                 streamed, made, elements = streamed + more, made + some, elements + every
             else:
                 bytes_, shelf = moved(step, products, plan), Shelf()

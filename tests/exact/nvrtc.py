@@ -13,8 +13,8 @@ from assay.exact.cuda.device import OPTIONS
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90")
 FORBIDDEN = re.compile(r"\b(?:fma|mad|ex2|lg2|sin|cos|tanh|rcp|rsqrt)\.[a-z.]*f(?:32|64)\b|\.approx\b|\.ftz\b|\bdiv\.full\b")
 """PTX that rounds otherwise than IEEE 754, contracts, flushes or approximates."""
-FUSED = re.compile(r"^.*\bfma\.rn\.f32 .*// of an exact product$", re.MULTILINE)
-"""What `fused` (common.cuh) says of itself. The compiler makes no such line."""
+FUSED = re.compile(r"^.*\bfma\.rn\.f32 .*// of (?:an exact product|a quotient)$", re.MULTILINE)
+"""What `fused` and `of_quotient` (common.cuh) say of themselves. The compiler makes no such line."""
 
 
 @cache

@@ -109,6 +109,23 @@ def grouped_heads(w: Writer) -> Sequence[int]:
     return [o, *backward(w, q, k, v, w("mul", o, g), p, lambda dp: softmax_back(w, p, dp))]
 
 
+def scored(w: Writer) -> Sequence[int]:
+    """As `sigmoids`; the gradient is made of the scores, too."""
+    q, k, v, g, _ = range(5)
+    s = w("matmul", k, turned(w, q))
+    p = w("sigmoid", s)
+    d = w("mul", w("matmul", v, turned(w, g)), w("mul", p, s))
+    return [w("matmul", p, g), w("matmul", d, q)]
+
+
+def shifted(w: Writer) -> Sequence[int]:
+    """Exponentials of scores less the maximum of others, divided by the sum of others."""
+    q, k, v, _, _ = range(5)
+    s = w("matmul", q, turned(w, k))
+    e = w("exp", w("sub", s, expanded(w, over(w, "amax", w("neg", s)), s)))
+    return [w("matmul", w("div", e, expanded(w, over(w, "sum", w("mul", e, e)), e)), v)]
+
+
 def attention(write: Callable[[Writer], Sequence[int]], size: Size, kind: str = "even", bits: int = 14) -> Case:
     given = inputs(size, kind)
     if write is dropped:
@@ -122,7 +139,9 @@ WAYS = [masked, by_hand, dropped, sigmoids, wanted]
 CASES = {
     c.name: c for c in [
         *(attention(write, (2, 20, 31, 16)) for write in WAYS), attention(masked, (3, 32, 17, 24)), attention(grouped_heads, (12, 18, 18, 16)),
-        attention(masked, (2, 31, 25, 16), "rare"), attention(by_hand, (1, 27, 18, 40), "wide"),
+        attention(masked, (2, 31, 25, 16), "rare"), attention(by_hand, (1, 27, 18, 40), "wide"), attention(shifted, (1, 20, 64, 16)),
+        attention(masked, (2, 64, 128, 16), "rare"), attention(dropped, (1, 64, 64, 16)), attention(sigmoids, (1, 64, 128, 16), "rare"),
+        attention(scored, (1, 64, 128, 16)),
     ]
 }  # fmt: skip
 LONG = {
@@ -138,7 +157,11 @@ def fused(part: Part, description: Description = FAKE) -> Plan:
 
 
 def kernels(part: Part, description: Description = FAKE) -> list[Step]:
-    return [step for step in fused(part, description).steps if step.name == "attend"]
+    return steps_of(fused(part, description))
+
+
+def steps_of(plan: Plan) -> list[Step]:
+    return [step for step in plan.steps if step.name == "attend"]
 
 
 def compiled(parts: Sequence[Case]) -> tuple[Device, Kernels]:
@@ -183,6 +206,26 @@ def in_memory(plan: Plan, elements: int) -> int:
     return len({v.root for step in plan.steps for v in step.writes if plan.bytes_of(v.root) == 4 * elements})
 
 
+def test_only_what_is_bounded_by_its_own_row_is_made_in_a_shorter_way() -> None:
+    """Exponentials of what is less its row's maximum, also where that lies in memory; quotients of what is divided by its own sum."""
+    for write, bounded in ((masked, True), (by_hand, True), (shifted, False)):
+        plan = fused(attention(write, (2, 64, 128, 16)).part)
+        texts = [(made.text.text, shape_of(step).by_columns) for made, step in zip(attend.kernels([plan], FAKE), steps_of(plan), strict=True)]
+        assert len(texts) == (3 if bounded else 1)
+        for text, by_columns in texts:
+            assert ("= exp_low_f32(" in text, "= exp_f32(v" in text) == (bounded, not bounded)
+            assert ("two_quotients(" in text) == (bounded and not by_columns)
+
+
+@pytest.mark.parametrize(("write", "kept"), [(masked, True), (scored, False)])
+def test_a_value_is_kept_where_nobody_reads_scores_any_more(write: Callable[[Writer], Sequence[int]], kept: bool) -> None:
+    """By columns weights are made once for dv and dS, unless both need the scores: then each of the two planes is still read."""
+    texts = [made.text.text for made in attend.kernels([fused(attention(write, (2, 64, 128, 16)).part)], FAKE)]
+    (twice,) = (text for text in texts if text.count("product_out<") == 2)
+    assert ("kept(kv" in twice) == kept
+    assert twice.count("exp_low_f32(" if write is masked else "sigmoid_f32(") == (1 if kept else 2)
+
+
 @pytest.mark.parametrize("write", [masked, by_hand, dropped, sigmoids])
 @pytest.mark.parametrize("description", [FAKE, H200])
 def test_nothing_as_large_as_the_scores_has_a_place(write: Callable[[Writer], Sequence[int]], description: Description) -> None:
@@ -221,7 +264,7 @@ def test_equal_keys_of_several_heads_are_packed_once() -> None:
 
 def test_what_follows_at_once_packs_nothing_again() -> None:
     plan = fused(attention(masked, (2, 37, 41, 16)).part)
-    second, third = (set(attend.attend(step, FAKE, plan.known).packed) for step in plan.steps[-2:])
+    second, third = (set(attend.attend(step, FAKE, plan).packed) for step in plan.steps[-2:])
     assert len(second & third) >= 4
 
 

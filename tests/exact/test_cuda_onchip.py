@@ -76,7 +76,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 le
         for (int e = (int)begin + LANE; e < (int)end; e += 32) top = max(top, __float_as_uint(p[e]) & ABS_BITS);
         for (int by = 16; by; by /= 2) top = max(top, __shfl_xor_sync(ALL_LANES, top, by));
         Line line = line_of<LINES>(digits, r, (u32)begin, (u32)(end - begin), top, (int)bits);
-        for (int e = (int)begin + LANE; e < (int)end; e += 32) put<LINES>(line, e - (int)begin, p[e]);
+        for (int i = 0; OF_LANE(i / 2, i % 2) < (int)(end - begin); i++) put<LINES>(line, OF_LANE(i / 2, i % 2), p[begin + OF_LANE(i / 2, i % 2)]);
         line_done<LINES>(line);
         if (LANE == 0) tops[r] = top;
     }
@@ -317,21 +317,21 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
         u32 rank = 0, top = 0;
         u64 sum = 0;
         for (int i = 0; i < HELD; i++) {
-            int e = LANE + 32 * i;
+            int e = OF_LANE(i / 2, i % 2);
             if (e < n) x[i] = ADD(plane[r * pitch + e], mask[(first + r < rows ? first + r : 0) * keys + e]), rank = larger(rank, rank_of(x[i]));
         }
         float most = of_rank(largest_of<32>(rank));
-        for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) x[i] = exp_f32(SUB(x[i], most)), top = larger(top, magnitude(x[i]));
+        for (int i = 0; i < HELD; i++) if (OF_LANE(i / 2, i % 2) < n) x[i] = exp_f32(SUB(x[i], most)), top = larger(top, magnitude(x[i]));
         top = largest_of<32>(top);
         Scale scale = scaling(top, bits_of_sum);
-        for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) sum += (u64)fixed(x[i], scale);
+        for (int i = 0; i < HELD; i++) if (OF_LANE(i / 2, i % 2) < n) sum += (u64)fixed(x[i], scale);
         float all = sum_of(top, total_of<32>(sum), bits_of_sum);
         top = 0;
-        for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) x[i] = canon(DIV(x[i], all)), top = larger(top, magnitude(x[i]));
+        for (int i = 0; i < HELD; i++) if (OF_LANE(i / 2, i % 2) < n) x[i] = canon(DIV(x[i], all)), top = larger(top, magnitude(x[i]));
         top = largest_of<32>(top);
         if (LANE == 0) tops[r] = top;
         Line line = line_of<LINES>(digits, r, 0u, (u32)keys, top, (int)bits);
-        for (int i = 0; i < HELD; i++) if (LANE + 32 * i < n) put<LINES>(line, LANE + 32 * i, x[i]);
+        for (int i = 0; i < HELD; i++) if (OF_LANE(i / 2, i % 2) < n) put<LINES>(line, OF_LANE(i / 2, i % 2), x[i]);
         line_done<LINES>(line);
         for (int again = 0; again < 2; again++) /* as two products may read the same lines */
             out_of<8>(out, width, 1, rows, first, digits, tops, of_v, keys, {0, n}, (int)bits, shared, wrong);

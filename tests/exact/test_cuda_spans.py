@@ -177,16 +177,21 @@ def negative(given: list[np.ndarray]) -> None:
 
 
 SHORT, LONG = (2, 130, 130, 16), (1, 200, 200, 24)
+FULL = (2, 128, 192, 16)
+"""Lines of whole units, whose elements are made two at a time."""
 FOUND = [
     *(attention("added -inf", mask, SHORT) for mask in (causal, window, blocks, blind)),
     *(attention("added -inf", causal, (2, n, n, 16)) for n in (65, 80, 127, 128, 129)),
     *(attention("added -inf", causal, SHORT, kind) for kind in ("rare", "wide", "huge", "tiny")), attention("added -inf", window, LONG),
     *(attention("added -inf", causal, SHORT, change=change) for change in (last_key, last_value, first_query, first_gradient, large_query)),
     *(attention("filled -1e9", mask, SHORT) for mask in (causal, window, blind)), attention("filled -1e9", causal, SHORT, "rare"),
+    *(attention("added -inf", mask, FULL) for mask in (causal, window)), *(attention("filled -1e9", causal, FULL, kind) for kind in ("rare", "tiny")),
 ]  # fmt: skip
 SLOW = [
     attention("leaking", causal, SHORT), attention("leaking", blind, SHORT, "wide"), attention("leaking", units, SHORT, change=negative),
-    attention("leaking", window, SHORT, change=last_key),
+    attention("leaking", window, SHORT, change=last_key), *(attention("dropping", causal, FULL, kind) for kind in ("even", "rare", "huge")),
+    *(attention(way, mask, FULL) for way in ("leaking", "linear", "added lowest") for mask in (causal, blind)),
+    *(attention("added -inf", causal, FULL, "wide", bits) for bits in (8, 15, 23)), attention("added -inf", causal, (1, 1088, 1088, 8), "rare"),
     *(attention(way, mask, SHORT) for way in ("filled -inf", "added lowest", "linear", "dropping") for mask in (causal, blind)),
     *(attention(way, causal, SHORT, "rare") for way in ("filled -inf", "added lowest", "linear", "dropping")),
     *(attention(way, causal, SHORT, change=change) for way in ("linear", "dropping") for change in (last_key, last_value, first_gradient)),
@@ -382,8 +387,9 @@ def test_masks_that_are_intervals_are_told_and_others_are_read() -> None:
         assert found
         for k in found:
             assert k.whole is not None
-            assert "const Told<float>" in k.text.text
+            assert ("Told<float>" if c is FOUND[1] or c is FOUND[2] else "Cut<float>") in k.text.text
             assert "Told<" not in k.whole.text.text
+            assert "Cut<" not in k.whole.text.text
             assert len(k.passes) == len(k.whole.passes) - 1
     mask = np.zeros((5, 40), np.uint32)
     for line, (begin, end) in enumerate(((0, 40), (3, 17), (39, 40), (0, 0), (20, 40))):
@@ -420,12 +426,13 @@ class Sums(Flipping):
         return *rest, *([Launch(self._flip, (1, 1, 1), (1, 1, 1), (self._left.address, at))] if groups and self._seen == 2 else [])
 
 
+WHOLE = attention("added -inf", causal, FULL)
 UNSEEN, LEAKING, WINDOW = attention("filled -1e9", blind, SHORT), attention("leaking", causal, SHORT), attention("added -inf", window, LONG)
 KEY, QUERY = (attention("added -inf", causal, SHORT, change=change) for change in (last_key, large_query))
 LOW = attention("leaking", units, SHORT, change=negative)
 CHANGES: dict[str, tuple[str, str, Case]] = {
     "what a sum takes of what is left out": ("lane ? 0 : (u64)left *", "lane ? 0 : 0ull *", LEAKING),
-    "what a maximum takes of it": ("left ? rank_of(", "0 ? rank_of(", LOW),
+    "what a maximum takes of it": ("hv1 = left ?", "hv1 = 0 ?", LOW),
     "how much is left out": ("left = n - some;", "left = n - some + 1u;", LEAKING),
     "that it may not be zero": ("fits = fits && (!left || (m", "fits = fits && (!left || true || (m", UNSEEN),
     "that it may not be zero, by columns": ("fits = fits && m", "fits = fits && true || m", UNSEEN),
@@ -440,6 +447,19 @@ CHANGES: dict[str, tuple[str, str, Case]] = {
     "where a line begins": ("+ warp * pitch + from;", "+ warp * pitch;", WINDOW),
     "where digits begin": ("(int)warp, from,", "(int)warp, 0u,", WINDOW),
     "which rows are left out, by columns": ("[(int)(e - from)]", "[(int)e]", UNSEEN),
+    "where a thread's elements are": ("64u * (u32)g + 2u * lane;", "64u * (u32)g + 2u * (lane ^ 1u);", WINDOW),
+    "the end of a line's elements": ("if (64u * (u32)g >= some) break;", "if (64u * (u32)g + 64u >= some) break;", WHOLE),
+    "the first of two elements": ("x[0] = both.x, x[1] = both.y;", "x[0] = both.y, x[1] = both.y;", WHOLE),
+    "two digits": ("(u32)d[1][z], 0x0040)", "(u32)d[0][z], 0x0040)", WHOLE),
+    "two low digits": ("(u32)q[1], 0x0040)", "(u32)q[0], 0x0040)", WHOLE),
+    "the sum of two digits": ("(u32)line.sum + (u32)q[0] + (u32)q[1]", "(u32)line.sum + (u32)q[0]", WHOLE),
+    "how many digits were summed": ("line.count / WIDTH * 2 +", "line.count / WIDTH +", WHOLE),
+    "digits of a row's rest": ("max(0, min(rest, 2))", "2", WINDOW),
+    "how many halves were summed": ("some / 64u * 2u", "some / 64u", WHOLE),
+    "halves of a row's rest": ("(some % 64u > 2u * lane + 1u)", "(some % 64u > 2u * lane)", attention("added -inf", window, (1, 201, 201, 24))),
+    "which element is before a mask's end": ("(int)unit + 1 < end ?", "(int)unit < end ?", WHOLE),
+    "an element by itself at a mask's end": ("return e < end ? before", "return e <= end ? before", attention("added -inf", causal, SHORT)),
+    "which of two is kept": ("make_float2(x[0], x[1])", "make_float2(x[1], x[0])", WHOLE),
 }  # fmt: skip
 
 

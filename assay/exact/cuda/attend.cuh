@@ -314,9 +314,10 @@ template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *p
 }
 
 /* A line of a block's digits, which lie [row of 64][plane][line][64], and which warp r writes: line_of, put for each element of the span once, by lane
- * e % 32, and line_done, by all lanes. Elements are counted from the span's begin on, so that where most of them lie is known when a kernel is compiled. */
+ * e % 64 / 2 (or put_two for two neighbours), and line_done, by all lanes. Elements are counted from the span's begin on, so that where most of them lie is
+ * known when a kernel is compiled. */
 struct Line {
-    char *even, *odd; /* where the lane's elements are put of the first 32 of a row, and of the others */
+    char *at; /* where the lane's first element of a row is put */
     u64 *along;
     float factor, magic;
     i32 sum; /* of a lane's at most 256 elements */
@@ -324,34 +325,58 @@ struct Line {
     u32 top;
 };
 
+/* A row's element that is the lane's, i = 0 or 1. */
+#define OF_LANE(row, i) ((row) * WIDTH + 2 * LANE + (i))
+
 /* For `count` elements of at most the magnitude `top` (bits); count <= 8192. */
 template <int BR> __device__ __forceinline__ Line line_of(char *digits, int r, u32 begin, u32 count, u32 top, int bits) {
     char *to = digits + head_bytes<BR>() + ((int)begin / WIDTH * OWN * BR + r) * WIDTH;
-    Line line = {to + SWIZZLED(r, LANE), to + SWIZZLED(r, LANE + 32), (u64 *)digits + r, 0.0f, 0.0f, 0, (int)count, bits, top};
+    Line line = {to + SWIZZLED(r, 2 * LANE), (u64 *)digits + r, 0.0f, 0.0f, 0, (int)count, bits, top};
     factor_of(top, bits, &line.factor, &line.magic);
     return line;
 }
 
-template <int BR> __device__ __forceinline__ char *spot_of(const Line &line, int e) { return (e & 32 ? line.odd : line.even) + e / WIDTH * (OWN * BR * WIDTH); }
-
-/* A q that is too large is left to line_done, as hardly any line has one; but one plane by itself has no digit for it. */
+/* q as it is put and summed: its bits, with two planes of at most 15 beside those of `magic`, which has none of the lower 22 (line_done takes them from the sum).
+ * One that is too large is left to line_done, as hardly any line has one; but one plane by itself has no digit for it. */
+__device__ __forceinline__ i32 put_as(const Line &line, float x) {
+    if (OWN == 2) return (i32)__float_as_uint(fused(x, line.factor, line.magic));
+    i32 q = rounded_to(x, line.factor, line.magic);
+    return OWN == 1 ? limited(q, line.bits) : q;
+}
 template <int BR> __device__ __forceinline__ void put(Line &line, int e, float x) {
-    i32 q = rounded_to(x, line.factor, line.magic), d[OWN];
-    if (OWN == 1) q = limited(q, line.bits);
+    i32 q = put_as(line, x), d[OWN];
     own_digits(q, d);
-    char *at = spot_of<BR>(line, e);
-    line.sum += q;
+    char *at = line.at + e / WIDTH * (OWN * BR * WIDTH) + (e & 1);
+    line.sum = (i32)((u32)line.sum + (u32)q);
 #pragma unroll
     for (int z = 0; z < OWN; z++) at[z * BR * WIDTH] = (char)d[z];
+}
+/* The lane's two elements of a row. */
+template <int BR> __device__ __forceinline__ void put_two(Line &line, int row, const float *x) {
+    i32 q[2] = {put_as(line, x[0]), put_as(line, x[1])}, d[2][OWN];
+    own_digits(q[0], d[0]);
+    own_digits(q[1], d[1]);
+    char *at = line.at + row * (OWN * BR * WIDTH);
+    line.sum = (i32)((u32)line.sum + (u32)q[0] + (u32)q[1]);
+#pragma unroll
+    for (int z = 0; z < OWN; z++) {
+        u32 two = __byte_perm((u32)d[0][z], (u32)d[1][z], 0x0040);
+        if (KARATSUBA && z == 1) two = __byte_perm((u32)q[0], (u32)q[1], 0x0040) & 0x7f7fu; /* both low digits at once */
+        *(unsigned short *)(at + z * BR * WIDTH) = (unsigned short)two;
+    }
 }
 
 template <int BR> __device__ __forceinline__ void line_done(Line &line) {
     bool none = field_of(line.top) == 255; /* the digits of such a line are anything: now they are 0 */
+    if (OWN == 2) {
+        int rest = line.count % WIDTH - 2 * LANE, own = line.count / WIDTH * 2 + max(0, min(rest, 2));
+        line.sum = (i32)((u32)line.sum - (u32)own * __float_as_uint(line.magic));
+    }
     if (OWN > 1 && (none || rounded_to(__uint_as_float(line.top), line.factor, line.magic) >= 1 << (line.bits - 1))) {
         if (none) line.sum = 0;
 #pragma unroll 1
-        for (int e = LANE; e < line.count; e += 32) {
-            char *at = spot_of<BR>(line, e);
+        for (int i = 0; OF_LANE(i / 2, i % 2) < line.count; i++) {
+            char *at = line.at + i / 2 * (OWN * BR * WIDTH) + i % 2;
             i32 q = 0, d[OWN];
 #pragma unroll
             for (int z = 0; z < OWN; z++) q = q * (1 << BASE) + (i8)at[z * BR * WIDTH];
@@ -362,8 +387,15 @@ template <int BR> __device__ __forceinline__ void line_done(Line &line) {
             for (int z = 0; z < OWN; z++) at[z * BR * WIDTH] = (char)d[z];
         }
     }
-    u64 all = summed_by_warp((u64)(i64)line.sum);
+    u64 all = OWN <= 2 ? (u64)(i64)(i32)__reduce_add_sync(ALL_LANES, (u32)line.sum) : summed_by_warp((u64)(i64)line.sum); /* at most 2^13 2^14, or 2^13 2^22 */
     if (LANE == 0) *line.along = all;
+}
+
+/* The digits of a line of zeros. */
+template <int BR> __device__ __forceinline__ void zeros(char *digits, int r, u32 begin, u32 count, int bits) {
+    Line line = line_of<BR>(digits, r, begin, count, 0u, bits);
+    for (int i = 0; OF_LANE(i / 2, i % 2) < (int)count; i++) put<BR>(line, OF_LANE(i / 2, i % 2), 0.0f);
+    line_done<BR>(line);
 }
 
 /* Where the next half row begins that a warp has after half `at`, which begins at `bytes`: PARTS halves on. row: bytes from one row of 64 elements to the next, a

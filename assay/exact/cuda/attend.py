@@ -17,13 +17,15 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from assay.exact.cuda import rows
+from assay.exact.cuda import groups, phases
 from assay.exact.cuda.blocks import ALIGN, TOPS, Room, before, room
 from assay.exact.cuda.device import Description, Launch
 from assay.exact.cuda.intervals import Told, told
+from assay.exact.cuda.kept import Chain, keep
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
-from assay.exact.cuda.spans import Known, Section, Spans, spans_of, split
-from assay.exact.cuda.streamed import Of, Packed, Packs, Walk, offsets, packing, sides_of
+from assay.exact.cuda.reading import Argument, Flags, Reader, Table
+from assay.exact.cuda.spans import UNIT, Known, Section, Spans, spans_of, split
+from assay.exact.cuda.streamed import Of, Packed, Packs, Walk, packing, sides_of
 from assay.exact.cuda.tiles import LEAST_SHARED, NARROW, SHARED, Digits, digits
 from assay.exact.inplace import BORDER, Lying, placed_by, stepped
 from assay.exact.plan import Plan
@@ -38,22 +40,6 @@ MOST = 8192
 """As in attend.cuh: elements of a line."""
 HELD_WORDS = 64
 """Registers that a thread has for elements of lines, of 128."""
-
-
-class Table(NamedTuple):
-    """The address of words as an argument."""
-
-    words: tuple[int, ...]
-
-
-class Flags(NamedTuple):
-    """The address of a word for each block as an argument: whether its lines have to be made as a whole."""
-
-    blocks: int
-
-
-Argument = int | View | Walk | Table | Flags | Of | None
-"""None: the counter of wrong checksums."""
 
 
 class Attend(NamedTuple):
@@ -105,19 +91,17 @@ def _needed(parts: Sequence[Step], views: Iterable[View]) -> list[Step]:
     return kept
 
 
-class _Writer:
+class _Writer(Reader):
     """The text of a kernel and its arguments, in the same order."""
 
-    def __init__(self, step: Step, room: Room, known: Known | None, most: int = 0) -> None:
+    def __init__(self, step: Step, room: Room, known: Known | None, reduced: groups.Reduced, most: int = 0) -> None:
         """Without `known` it is a kernel of at most so many blocks that makes whole lines where another one could not leave anything out."""
-        self.step, self.shape, self.room = step, shape_of(step), room
-        self.parameters: list[str] = []
-        self.arguments: list[Argument] = []
+        super().__init__(shape_of(step), room.lines)
+        self.step, self.room = step, room
         self.packed: dict[Packed, str] = {}
-        self.views: dict[View, str] = {}
-        self.planes: dict[int, str] = {}
         self.passes: dict[View, int] = {}
         self.body: list[str] = []
+        self.reduced = reduced
         self.makers, self.uses = _products(step)
         self.chain = _chain(step)
         self.placed = placed_by(step)
@@ -126,13 +110,18 @@ class _Writer:
         outs = {part.writes[0] for part in self.uses} | {place.view for place in self.placed.values()}
         stores = [v for v in step.writes if v not in outs]
         self.sections: list[tuple[Section, list[Step]]] = []
+        puts: list[View | None] = []
         for root, parts in self._by_root().items():
             put = whole_rows(root, self.shape.all_rows, "f32") if root >= 0 else None
             self.sections.append((self._section(stores, put), parts))
+            puts.append(put)
             stores = []
         planes, self.most = frozenset(part.writes[0].root for part in self.makers), most
-        self.told = self._told(known) if known is not None else {}
+        chains = [Chain(section.group, put) for (section, _), put in zip(self.sections, puts, strict=True)]
+        self.kept = keep(chains, set(planes), self._held)
+        self.told |= self._told(known) if known is not None else {}
         self.spans = spans_of([one for one, _ in self.sections], planes, self.shape, room.lines, known) if known is not None else None
+        self.partial = self.spans is not None
 
     def _told(self, known: Known) -> dict[View, Told]:
         arrays = {v: known(v.root) for section, _ in self.sections for v in section.step.reads}
@@ -146,22 +135,6 @@ class _Writer:
             found.setdefault(next(v.root for v in part.reads if self._inside(v.root)), []).append(part)
         return found or {-1: []}
 
-    def parameter(self, kind: str, stem: str, argument: Argument) -> str:
-        name = f"{stem}{len(self.parameters)}"
-        self.parameters.append(f"{kind}{name}")
-        self.arguments.append(argument)
-        return name
-
-    def address(self, v: View, written: bool = False) -> str:
-        if v not in self.views:
-            kind = f"{TYPES[v.dtype]} *__restrict__ "
-            self.views[v] = self.parameter(kind if written else f"const {kind}", "x", v)
-        return self.views[v]
-
-    def each(self, walk: Walk) -> str:
-        """C++ for where a walk in a batch is at product z."""
-        return f"{self.parameter('const i64 *', 'w', Table(offsets(walk, self.shape.batch)))}[z]"
-
     def operand(self, packed: Packed, walk: Walk) -> str:
         """C++ for the operand of product z."""
         if packed not in self.packed:
@@ -170,7 +143,7 @@ class _Writer:
             numbers = ("n", packed.side.lanes.size), ("p", packed.padded), ("b", packed.blocks)
             given += [self.parameter("i64 ", stem, size) for stem, size in numbers]
             name = f"o{len(self.packed)}"
-            self.body.append(f"const Packed {name} = packed_of({', '.join(given)}, (u32){self.each(walk)});")
+            self.body.append(f"const Packed {name} = packed_of({', '.join(given)}, (u32)({self.offset(walk)}));")
             self.packed[packed] = name
         return self.packed[packed]
 
@@ -197,62 +170,29 @@ class _Writer:
         if put is not None and put not in inside:
             outside[put] = None
         step = Step("rows", tuple(outside), tuple(stores), (), self.shape.all_rows, tuple(parts))
-        group = rows.Group(step, [put] if put else [])
+        group = groups.Group(step, [put] if put else [], self.reduced)
         for value, v in zip(group.reads, step.reads, strict=True):
             value.wide |= self.shape.by_columns and not v.single
             value.near = value.repeated = value.wide
+            value.plane = v.root if v.root in {part.writes[0].root for part in self.makers} else None
         return Section(group, step)
 
-    def lined(self, section: Section, left: rows.Left | None) -> list[str]:
+    def _held(self, group: groups.Group) -> int:
+        """Elements of a line that a thread has in registers, by twos."""
+        held = groups.held_in(group, self.shape.elements, groups.WARP, HELD_WORDS)
+        return held + held % 2
+
+    def lined(self, section: Section, left: phases.Left | None) -> list[str]:
         """What a warp does with its line."""
         group, step = section
-        held = rows.held_in(group, self.shape.elements, rows.WARP, HELD_WORDS)
+        held = self._held(group)
         for value, v in zip(group.reads, step.reads, strict=True):
             if value.wide and v.root not in self.planes and v not in self.told:
                 self.passes[v] = self.passes.get(v, 0) + sum(value in phase.made for phase in group.phases)
         out = [f"{TYPES[v.dtype]} *y{k} = {self.address(v, True)};" for k, v in enumerate(step.writes)]
         sums = [part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32"]
         out += [f"const i64 bits_{v.name} = {self.parameter('i64 ', 'q', bits)};" for v, bits in zip(group.sums, sums, strict=True)]
-        return [*out, *rows.phases(group, rows.Shape(rows.WARP, held), left)]
-
-    def _reading(self, value: rows.Value, v: View) -> list[str]:
-        """Declares what an input is read by: `p` and its name for the elements of a line, its name alone for one a line."""
-        kind, further = TYPES[v.dtype], " + from" if self.spans is not None else ""
-        if v.root in self.planes:
-            return [f"const float *p{value.name} = {self.planes[v.root]} + warp * pitch{further};"]
-        if value.wide and v in self.told:
-            return self._telling(value, self.told[v])
-        address = self.address(v)
-        if not self.shape.by_columns:
-            start = rows.start(v, self.shape.all_rows)
-            if not start:
-                walk = rows.row_walk(v, self.shape.all_rows)
-                assert walk is not None
-                start = f"offset_of({self.parameter('const i64 *', 'w', Walk(*walk))}, r)"
-            place = f"*p{value.name} = {address} + {start}{further}" if value.wide else f"{value.name} = {address}[{start}]"
-            return [f"const {kind} {place};"]
-        if v.single:
-            return [f"const {kind} {value.name} = {address}[0];"]
-        places = split(v, self.shape)
-        assert places is not None
-        column = " + first + warp" if v.strides[-1] else ""
-        base = f"{address} + {self.each(places.batch)}{column}"
-        if places.rows.strides == (1,):
-            return [f"const {kind} *p{value.name} = {base}{further};"]
-        if len(places.rows.dims) == 1:
-            step = self.parameter("i64 ", "j", places.rows.strides[0])
-            return [f"const Along<{kind}> p{value.name} = {{{base}{f'{further} * {step}' if further else ''}, {step}}};"]
-        along = self.parameter("const i64 *", "w", places.rows)
-        return [f"const Walked<{kind}> p{value.name} = {{{base}, {along}, {'from' if further else '0u'}}};"]
-
-    def _telling(self, value: rows.Value, mask: Told) -> list[str]:
-        """A mask that is no memory, of lines up to a whole number of blocks."""
-        kind, lines = TYPES[value.dtype], -(-self.shape.lines // self.room.lines) * self.room.lines
-        ends = self.parameter("const i64 *", "l", Table(mask.ends + (0,) * (2 * lines - len(mask.ends))))
-        begin = f"(u32){ends}[2 * (first + warp)]"
-        either = ", ".join(f"of_bits({bits:#x}u)" if value.dtype == "f32" else str(bits) for bits in (mask.inside, mask.outside))
-        from_ = " - from" if self.spans is not None else ""
-        return [f"const Told<{kind}> p{value.name} = {{{begin}{from_}, (u32){ends}[2 * (first + warp) + 1] - {begin}, {either}}};"]
+        return [*out, *phases.phases(group, groups.Shape(groups.WARP, held, True, self.shape.elements % UNIT == 0), left)]
 
     def multiplied(self, part: Step, root: int) -> str:
         """The product that reads the line whose digits are there."""
@@ -263,7 +203,7 @@ class _Writer:
         other, out = self.operand(packed, walk), self.address(place.view, True)
         found_at = stepped(place.view, size.m, size.n)
         assert found_at is not None
-        each = self.each(Walk(*map(tuple, zip(*found_at.batch, strict=True))))
+        each = self.offset(Walk(*map(tuple, zip(*found_at.batch, strict=True))))
         steps = (found_at.row, found_at.column) if found.first else (found_at.column, found_at.row)
         row, lane = (self.parameter("i64 ", "m", step) for step in steps)
         factor = f", {self.address(place.factor)}" if place.factor is not None else ""
@@ -275,19 +215,19 @@ class _Writer:
         self.made()
         for at, (section, parts) in enumerate(self.sections):
             left = self.spans.left[at] if self.spans is not None else None
-            reading = [line for value, v in zip(section.group.reads, section.step.reads, strict=True) for line in self._reading(value, v)]
+            reading = [line for value, v in zip(section.group.reads, section.step.reads, strict=True) for line in self.reading(value, v)]
+            line = f"warp * pitch{' + from' if self.spans is not None else ''}"
+            reading += [f"float *{'k' if v.stays else 'p'}{v.name} = {self.planes[root]} + {line};" for v, root in self.kept[at].items()]
             found = self.lined(section, left)
             if left is not None and shape.by_columns:
-                reading, before = [], ["{", *rows.inner([*reading, *left.by_columns()])]
+                reading, before = [], ["{", *phases.inner([*reading, *left.by_columns()])]
             else:
                 before = ["{"]
-            self.body += [*before, "    if (inside) {", *rows.inner(rows.inner([*reading, *found])), "    }"]
+            self.body += [*before, "    if (inside) {", *phases.inner(phases.inner([*reading, *found])), "    }"]
             if parts:
                 begin, end = ("from", "some") if left is not None else ("0u", "n")
                 self.body += ["    else {", "        if (lane == 0) tops[warp] = 0;"]
-                self.body += [f"        Line none = line_of<BR>(digits, (int)warp, {begin}, {end}, 0u, (int)bits);"]
-                self.body += [f"        for (u32 e = lane; e < {end}; e += 32u) put<BR>(none, (int)e, 0.0f);"]
-                self.body += ["        line_done<BR>(none);", "    }"]
+                self.body += [f"        zeros<BR>(digits, (int)warp, {begin}, {end}, (int)bits);", "    }"]
             self.body += ["}"]
             if left is not None:
                 self.body += ["if (!__syncthreads_and(fits)) {", "    if (threadIdx.x == 0) *flag = 1;", "    return;", "}"]
@@ -307,7 +247,7 @@ class _Writer:
             body = [f"const i32 first = (i32)({which} % (u32)blocks) * BR;", "const Span span = {0, (int)length};", *_place(which), *self.body]
         if self.most:
             every = f"for (u32 block = blockIdx.x; block < {self.parameter('i64 ', 'n', blocks)}; block += gridDim.x) {{"
-            body = [every, *rows.inner([f"if (!{flags}[block]) continue;", *body]), "}"]
+            body = [every, *phases.inner([f"if (!{flags}[block]) continue;", *body]), "}"]
         text = "\n    ".join(body)
         head = ["i64 blocks", "i64 lines", "i64 length", "i64 pitch", "i64 room", "i64 bits", "u64 *faults"]
         given: list[Argument] = [-(-shape.lines // lines), shape.lines, shape.elements, self.room.pitch, self.room.digits, self.bits, None]
@@ -361,12 +301,12 @@ def taking(description: Description) -> Callable[[Step], bool]:
     return lambda step: room_of(step, description) is not None
 
 
-def attend(step: Step, description: Description, known: Known) -> Attend:
-    """The kernel of a step that the device takes. `known`: constants, such as masks."""
-    found = room_of(step, description)
+def attend(step: Step, description: Description, plan: Plan) -> Attend:
+    """The kernel of a step of a plan that the device takes."""
+    found, reduced = room_of(step, description), groups.reduced(one for one in plan.steps if one.name == "attend")
     assert found is not None
-    made = _Writer(step, found, known).written()
-    return made if made.spans is None else made._replace(whole=_Writer(step, found, None, description.processors).written())
+    made = _Writer(step, found, plan.known, reduced).written()
+    return made if made.spans is None else made._replace(whole=_Writer(step, found, None, reduced, description.processors).written())
 
 
 def launches(
@@ -392,7 +332,7 @@ def launches(
 
 def kernels(plans: Iterable[Plan], description: Description) -> list[Attend]:
     """Those of all steps of some plans."""
-    return [attend(step, description, plan.known) for plan in plans for step in plan.steps if step.name == "attend"]
+    return [attend(step, description, plan) for plan in plans for step in plan.steps if step.name == "attend"]
 
 
 def compiled(kernels: Kernels, made: Iterable[Attend]) -> None:

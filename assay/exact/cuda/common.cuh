@@ -21,11 +21,18 @@ typedef unsigned long long u64;
  * says that it is this sum, since the compiler is told to make none. */
 #ifdef ASSAY_FAKE
 static inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+static inline float of_quotient(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static inline void as_it_is(i32 &) {}
 #else
 __device__ __forceinline__ float fused(float a, float b, float c) {
     float sum;
     asm("fma.rn.f32 %0, %1, %2, %3; // of an exact product" : "=f"(sum) : "f"(a), "f"(b), "f"(c));
+    return sum;
+}
+/* The same for the two steps of a quotient (`divided` in map.cuh). */
+__device__ __forceinline__ float of_quotient(float a, float b, float c) {
+    float sum;
+    asm("fma.rn.f32 %0, %1, %2, %3; // of a quotient" : "=f"(sum) : "f"(a), "f"(b), "f"(c));
     return sum;
 }
 /* x is made as it is written, and what is made of it of that: where the compiler knows better, and is wrong. */
@@ -53,6 +60,45 @@ __device__ __forceinline__ i64 fixed(float x, Scale by) {
     const u32 none = 0x4b400000u;
     return (i64)(i32)(__float_as_uint(high) - none) * (1 << FRACTION) + (i32)(__float_as_uint(low) - none);
 }
+
+/* The same in two numbers, `high` 2^20 + `low`, whose bits are added to those of `magic`: of 2^8 elements each sum fits an i32. x is scaled where it is added, since a
+ * product with a power of two is exact, or it is nothing (`fused`). Where a power of two is not enough, magic is as much smaller: 1.5 * 2^23 units of what is
+ * then its last bit. -106 <= s <= 169, and |x * 2^s| <= 2^42. */
+struct Halver { float factor, magic; };
+struct Halves { u32 high, low; };
+__device__ __forceinline__ Halver halver_of(int s) {
+    int by = s - FRACTION, first = by > 127 ? 127 : by;
+    return {__uint_as_float((u32)(first + 127) << 23), __uint_as_float(0x4b400000u - ((u32)(by - first) << 23))};
+}
+__device__ __forceinline__ Halves halves_of(float x, Halver h) {
+    float high = fused(x, h.factor, h.magic), rest = fused(x, h.factor, __fsub_rn(h.magic, high));
+    return {__float_as_uint(high), __float_as_uint(fused(rest, (float)(1 << FRACTION), h.magic))};
+}
+/* What such sums of `count` elements come to. */
+__device__ __forceinline__ i64 joined_halves(Halves sum, u32 count, Halver h) {
+    const u32 none = __float_as_uint(h.magic) * count;
+    return (i64)(i32)(sum.high - none) * (1 << FRACTION) + (i32)(sum.low - none);
+}
+
+/* The larger one of two, -0 before +0, and NaN if either is (IEEE 754-2019 maximum); and that of x and y's size. */
+#ifdef ASSAY_FAKE
+static inline float maximum(float x, float y) {
+    float z = x == y ? __uint_as_float(__float_as_uint(x) & __float_as_uint(y)) : (x > y ? x : y);
+    return x != x ? x : z;
+}
+static inline float maximum_of_size(float x, float y) { return maximum(x, __uint_as_float(__float_as_uint(y) & ABS_BITS)); }
+#else
+__device__ __forceinline__ float maximum(float x, float y) {
+    float z;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}
+__device__ __forceinline__ float maximum_of_size(float x, float y) {
+    float z;
+    asm("{ .reg .f32 size; abs.f32 size, %2; max.NaN.f32 %0, %1, size; }" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}
+#endif
 
 /* RN32(total * 2^s), rounded once, ties to even, subnormals kept; +0 for a sum of zero. |total| < 2^63, s any int of some thousands. */
 __device__ __forceinline__ float round_scaled(i64 total, int s) {

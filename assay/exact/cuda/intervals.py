@@ -27,6 +27,10 @@ class Told(NamedTuple):
     inside: int
     outside: int
 
+    def side(self, elements: int) -> int | None:
+        """0 where all intervals begin with their lines, 1 where all end with them; None where neither is so."""
+        return 0 if not any(self.ends[::2]) else 1 if all(end == elements for end in self.ends[1::2]) else None
+
 
 def told(v: View, array: NDArray[Any], shape: Shape) -> Told | None:
     """What a mask is, of whose root `array` is the value; None for another one, or where it is not the same for all of a batch."""
@@ -50,6 +54,8 @@ def intervals(mask: NDArray[Any]) -> Told | None:
     for inside, outside in ((high, low), (low, high)):
         found = mask == inside
         begin, size = found.argmax(1), found.sum(1)
+        if (begin + size == len(at))[size > 0].all():
+            begin[size == 0] = len(at)
         if np.array_equal(found, (at >= begin[:, None]) & (at < (begin + size)[:, None])):
             return Told(tuple(np.stack([begin, begin + size], 1).reshape(-1).tolist()), int(inside), int(outside))
     return None

@@ -14,7 +14,14 @@ FN u32 larger(u32 a, u32 b) { return a > b ? a : b; }
 FN u32 magnitude(float x) { return __float_as_uint(x) & ABS_BITS; }
 FN int scale_of(u32 top, i64 bits) { return (int)bits + 126 - (int)(top >> 23); }
 FN Scale scaling(u32 top, i64 bits) { return scale_by(scale_of(top, bits)); }
-FN float sum_of(u32 top, u64 total, i64 bits) { return top >> 23 == 255 ? of_bits(NAN_BITS) : round_scaled((i64)total, -scale_of(top, bits)); }
+/* Rounding to 24 bits and then scaling by a power of two is one rounding, as long as the result is normal. */
+FN float sum_of(u32 top, u64 total, i64 bits) {
+    u32 rounded = __float_as_uint(__ll2float_rn((i64)total));
+    int scale = scale_of(top, bits), e = (int)(rounded >> 23 & 255u) - scale;
+    if (top >> 23 == 255) return of_bits(NAN_BITS);
+    if (rounded && e >= 1 && e < 255) return of_bits((rounded & 0x807fffffu) | (u32)e << 23);
+    return round_scaled((i64)total, -scale);
+}
 
 /* An index into a row of n elements, clamped into it, and a row in which one place has other bits. */
 FN u32 clamped(i64 at, u32 n) { return at < 0 ? 0u : at >= (i64)n ? n - 1 : (u32)at; }
@@ -22,7 +29,7 @@ FN float scatter_value(float x, i64 at, u32 e, u32 n, u32 bits) { return e == cl
 
 /* Over a warp or all threads of a block; the result is with every one. */
 template <int GROUP> FN u32 largest_of(u32 v) {
-    for (int by = 16; by; by >>= 1) { u32 other = __shfl_xor_sync(ALL_LANES, v, by); v = other > v ? other : v; }
+    v = __reduce_max_sync(ALL_LANES, v);
     if (GROUP == WARP) return v;
     __shared__ u32 each[GROUP / WARP];
     __syncthreads();
@@ -32,7 +39,8 @@ template <int GROUP> FN u32 largest_of(u32 v) {
     return v;
 }
 template <int GROUP> FN u64 total_of(u64 v) {
-    for (int by = 16; by; by >>= 1) v += __shfl_xor_sync(ALL_LANES, v, by);
+    u32 low = __reduce_add_sync(ALL_LANES, (u32)v & 0xffffu), middle = __reduce_add_sync(ALL_LANES, (u32)v >> 16);
+    v = ((u64)__reduce_add_sync(ALL_LANES, (u32)(v >> 32)) << 32) + ((u64)middle << 16) + low;
     if (GROUP == WARP) return v;
     __shared__ u64 each[GROUP / WARP];
     __syncthreads();

@@ -30,20 +30,36 @@ FN float reciprocal_f32(float x) { return DIV(1.0f, x); }
 /* p x + c, rounded twice */
 FN float horner(float p, float x, float c) { return ADD(MUL(p, x), c); }
 
-LARGE_FN float exp_f32(float x) {
-    x = x > 89.0f ? 89.0f : x;
-    x = x < -104.0f ? -104.0f : x;
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
+/* exp(x) is (p + 1) 2^k for |x| <= 104: p, and with the lower bits of *shifted, k. */
+FN float exp_parts(float x, i32 *shifted) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number. A shift by 23 leaves nothing of its bits */
     float t = ADD(MUL(x, 0x1.715476p+0f), magic), n = SUB(t, magic);
-    float r = SUB(SUB(x, MUL(n, 0x1.63p-1f)), MUL(n, -0x1.bd0106p-13f));
+    float r = SUB(fused(n, -0x1.63p-1f, x), MUL(n, -0x1.bd0106p-13f)); /* 8 bits times 9 */
+    *shifted = (i32)__float_as_uint(t);
     float p = 0x1.6d8160p-10f;
     p = horner(p, r, 0x1.123f90p-7f);
     p = horner(p, r, 0x1.5554bap-5f);
     p = horner(p, r, 0x1.55548ap-3f);
     p = horner(p, r, 0x1p-1f);
-    p = ADD(ADD(MUL(p, MUL(r, r)), r), 1.0f);
-    i32 k = (i32)(__float_as_uint(t) - __float_as_uint(magic)), half = k >> 1;
-    return MUL(MUL(p, of_bits((u32)(half + 127) << 23)), of_bits(((u32)k - (u32)half + 127u) << 23));
+    return ADD(MUL(p, MUL(r, r)), r);
+}
+/* (p + 1) 2^k by a power of two that loses nothing: a sum is rounded where it was. */
+FN float plus_one(float p, float power) { return fused(p, power, power); }
+LARGE_FN float exp_f32(float x) {
+    x = x > 89.0f ? 89.0f : x;
+    x = x < -104.0f ? -104.0f : x;
+    i32 k;
+    float p = exp_parts(x, &k);
+    i32 half = k >> 1;
+    as_it_is(half); /* else two shifts become three operations */
+    return MUL(plus_one(p, of_bits(((u32)half << 23) + 0x3f800000u)), of_bits(((u32)(k - half) << 23) + 0x3f800000u));
+}
+/* exp_f32 of what is at most 0, or NaN: -150 <= k <= 0, and (p + 1) 2^(k + 64) is normal. */
+LARGE_FN float exp_low_f32(float x) {
+    x = x < -104.0f ? -104.0f : x;
+    i32 k;
+    float p = exp_parts(x, &k);
+    return MUL(plus_one(p, of_bits(((u32)k << 23) + (191u << 23))), 0x1p-64f);
 }
 
 LARGE_FN float log_f32(float x) {
@@ -135,11 +151,36 @@ FN float add_f32(float x, float y) { return ADD(x, y); }
 FN float sub_f32(float x, float y) { return SUB(x, y); }
 FN float mul_f32(float x, float y) { return MUL(x, y); }
 FN float div_f32(float x, float y) { return DIV(x, y); }
-/* IEEE 754-2019 maximum and minimum: -0 before +0, NaN if either is */
-FN float maximum_f32(float x, float y) {
-    float z = x == y ? of_bits(__float_as_uint(x) & __float_as_uint(y)) : (x > y ? x : y);
-    return x != x ? x : z;
+/* x / by for many x. With y = RN(1 / b), q = RN(x y) and r = x - b q, RN(q + r y) is the rounded quotient (Markstein, IBM Journal of Research and Development 34,
+ * 1990), for numbers of 24 bits without under- and overflow: q is less than 1.5 units of its last place off, so r is exact but for a 2^-24th, and q + r y off by
+ * 3 2^-24 units at most. A quotient A / B of whole numbers of 24 bits that lies so near the middle of two results has A 2^24 (or 2^25) = B M + c for an odd M and
+ * 1 <= |c| <= 6; all there are were tried (tests/exact/test_cuda_quotients.py). It holds for 2^-20 <= b <= 2^20 and +0 or 2^-102 <= x <= 4 b: then
+ * r is a multiple of 2^-149, and q at least 2^-122. `least` + 1 is where x - 1 unit begins to be usual, in bits; all is less where b is not usual. */
+struct Divisor { float by, reciprocal; u32 least; };
+FN Divisor divisor_of(float by) {
+    bool usual = by >= 0x1p-20f && by <= 0x1p20f;
+    return {by, DIV(1.0f, by), usual ? (25u << 23) - 2u : 0xffffffffu};
 }
+FN float divided(float x, const Divisor &d) {
+    float q = MUL(x, d.reciprocal), r = of_quotient(-d.by, q, x);
+    return of_quotient(r, d.reciprocal, q);
+}
+/* Two quotients of +0 or positive numbers of at most 4 b, or of NaNs, unless b is not usual. */
+FN void two_quotients(const float *x, const Divisor &d, float *y) {
+    y[0] = divided(x[0], d), y[1] = divided(x[1], d);
+    u32 one = __float_as_uint(x[0]) - 1u, two = __float_as_uint(x[1]) - 1u;
+    if ((one < two ? one : two) <= d.least) {
+#pragma unroll 1
+        for (int i = 0; i < 2; i++) { /* one by one, since they are few */
+            float z = DIV(i ? x[1] : x[0], d.by);
+            if (i) y[1] = z;
+            else y[0] = z;
+        }
+    }
+}
+
+/* IEEE 754-2019 maximum and minimum: -0 before +0, NaN if either is */
+FN float maximum_f32(float x, float y) { return maximum(x, y); }
 FN float minimum_f32(float x, float y) {
     float z = x == y ? of_bits(__float_as_uint(x) | __float_as_uint(y)) : (x < y ? x : y);
     return x != x ? x : z;

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact import reference
-from assay.exact.cuda import rows
+from assay.exact.cuda import groups
 from assay.exact.cuda.maps import TYPES
 from assay.exact.cuda.operands import Axis, axis
 from assay.exact.cuda.streamed import Walk
@@ -105,10 +105,10 @@ def _finite(x: np.generic | Array) -> bool:
 class Left:
     """What is left out of the lines of a group (rows.py), if that is allowed. `what` says of what the group reads."""
 
-    def __init__(self, group: rows.Group, what: Callable[[rows.Value], What], by_columns: bool) -> None:
-        self._what: dict[rows.Value, What] = {v: what(v) for v in group.reads}
-        self._zero: set[rows.Value] = set()
-        self._small: set[rows.Value] = set()
+    def __init__(self, group: groups.Group, what: Callable[[groups.Value], What], by_columns: bool) -> None:
+        self._what: dict[groups.Value, What] = {v: what(v) for v in group.reads}
+        self._zero: set[groups.Value] = set()
+        self._small: set[groups.Value] = set()
         self._by_columns = by_columns
         for v in group.values:
             self._what[v] = self._of(v)
@@ -117,7 +117,7 @@ class Left:
 
     # ---- what is known
 
-    def _of(self, v: rows.Value) -> What:
+    def _of(self, v: groups.Value) -> What:
         if not v.wide:
             return What("same")
         given = [self._what[o] for o in v.operands]
@@ -151,14 +151,14 @@ class Left:
                 return _bounded(8) if kind == "f32" else ANYTHING
         return ANYTHING
 
-    def _sum(self, v: rows.Value, given: Sequence[What]) -> What:
+    def _sum(self, v: groups.Value, given: Sequence[What]) -> What:
         for turn, (w, other) in enumerate(zip(given, reversed(given), strict=True)):
             if w.constant is not None and (not _finite(w.constant) or exponent_of(w.constant) > other.exponent + ABSORBED):
                 sign = np.float32(-1 if v.kernel == "sub_f32" and turn else 1)
                 return What("same", sign * w.constant, of_mask=True)
         return _bounded(1 + max(self._most(o, w) for o, w in zip(v.operands, given, strict=True)))
 
-    def _most(self, o: rows.Value, w: What) -> int:
+    def _most(self, o: groups.Value, w: What) -> int:
         """The exponent of a value that is not anything."""
         if w.kind == "bounded":
             return w.exponent
@@ -167,7 +167,7 @@ class Left:
         self._small.add(o)
         return SMALL
 
-    def _product(self, v: rows.Value, given: Sequence[What]) -> What:
+    def _product(self, v: groups.Value, given: Sequence[What]) -> What:
         for o, w in zip(v.operands, given, strict=True):
             if w.told and (w.of_mask if w.constant is None else w.constant == 0):
                 self._zero.add(o)
@@ -181,7 +181,7 @@ class Left:
         fits = y.constant is not None and _finite(y.constant) and y.constant != 0
         return _bounded(x.exponent - exponent_of(y.constant) + 1) if fits else ANYTHING
 
-    def _selected(self, v: rows.Value, given: Sequence[What]) -> What:
+    def _selected(self, v: groups.Value, given: Sequence[What]) -> What:
         condition, *both = given
         if condition.constant is not None:
             one = both[0 if condition.constant else 1]
@@ -194,7 +194,7 @@ class Left:
             return ANYTHING
         return _bounded(max(w.exponent if w.constant is None else exponent_of(w.constant) for w in both))
 
-    def _wanted(self, group: rows.Group) -> bool:
+    def _wanted(self, group: groups.Group) -> bool:
         """Whether all that is made of whole lines can be made of a part of them."""
         for phase in group.phases:
             if any(v.wide for v in phase.stores):
@@ -212,11 +212,11 @@ class Left:
 
     # ---- as C++
 
-    def of(self, v: rows.Value) -> str:
+    def of(self, v: groups.Value) -> str:
         """A value that is told, at the elements of a row that are left out; empty where lines are columns, which reduce nothing."""
         return "" if self._by_columns else self._name(v)
 
-    def _name(self, v: rows.Value) -> str:
+    def _name(self, v: groups.Value) -> str:
         w = self._what[v]
         if w.constant is not None and v.dtype == "f32":
             return f"of_bits({np.float32(w.constant).view(np.uint32):#x}u)"
@@ -226,11 +226,11 @@ class Left:
             return f"m{v.name}" if v.wide else v.name
         return f"({TYPES[v.dtype]})0"
 
-    def _needed(self, wanted: set[rows.Value]) -> Iterator[tuple[rows.Value, str]]:
+    def _needed(self, wanted: set[groups.Value]) -> Iterator[tuple[groups.Value, str]]:
         """What has to be made, operands first, for some values, and of what."""
-        every = set[rows.Value]()
+        every = set[groups.Value]()
 
-        def need(v: rows.Value) -> None:
+        def need(v: groups.Value) -> None:
             w = self._what[v]
             if v in every or not v.wide or not w.told or w.constant is not None:
                 return
@@ -244,17 +244,17 @@ class Left:
             if v in every:
                 yield v, f"{v.kernel}({', '.join(self._name(o) for o in v.operands)})" if v.kernel else f"p{v.name}[(int)(e - from)]"
 
-    def _conditions(self, zero: set[rows.Value], small: set[rows.Value]) -> list[str]:
+    def _conditions(self, zero: set[groups.Value], small: set[groups.Value]) -> list[str]:
         made = [f"{self._name(v)} == 0.0f" for v in self._order if v in zero and self._what[v].constant is None]
         return made + [f"field_of(magnitude({self._name(v)})) < {127 + SMALL}u" for v in self._order if v in small]
 
-    def lines(self, group: rows.Group, at: int) -> list[str]:
+    def lines(self, group: groups.Group, at: int) -> list[str]:
         """What phase `at` of a row makes of what is left out, and what has to be true of that."""
         if self._by_columns:
             return []
         phase, last = group.phases[at], at == len(group.phases) - 1
 
-        def until(values: set[rows.Value], level: int) -> set[rows.Value]:
+        def until(values: set[groups.Value], level: int) -> set[groups.Value]:
             return {v for v in values if v.level <= level}
 
         now = {v.operands[0] for v in (*phase.tops, *phase.sums, *phase.puts)}
@@ -289,7 +289,7 @@ class Spans(NamedTuple):
 class Section(NamedTuple):
     """A chain that a block's warps make, also as a step over rows."""
 
-    group: rows.Group
+    group: groups.Group
     step: Step
 
 
@@ -320,7 +320,7 @@ def _values(array: Array) -> list[np.generic]:
 def _left(section: Section, mask: View, value: np.generic, planes: frozenset[int], shape: Shape, known: Known) -> Left:
     views = dict(zip(section.group.reads, section.step.reads, strict=True))
 
-    def what(value_of: rows.Value) -> What:
+    def what(value_of: groups.Value) -> What:
         v = views[value_of]
         array = known(v.root)
         if v == mask:

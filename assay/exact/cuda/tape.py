@@ -77,7 +77,7 @@ class Tape:
         groups = {id(step): rows.text(step) for step in plan.steps if step.name == "rows"}
         self._rowed = {at: text.name for at, text in groups.items()}
         kernels.compile([*(text for _, text in batches if text is not None), *groups.values()])
-        self._attending = {id(step): attend.attend(step, device.description, plan.known) for step in plan.steps if step.name == "attend"}
+        self._attending = {id(step): attend.attend(step, device.description, plan) for step in plan.steps if step.name == "attend"}
         attend.compiled(kernels, self._attending.values())
         self._shelf = Shelf()
         self._zeroed = Zeroed(0 if plan.trace else MOST_ZEROS, plan)
