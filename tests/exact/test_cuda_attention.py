@@ -61,6 +61,10 @@ def masked(w: Writer, gradients: bool = True) -> Sequence[int]:
     return [o, *(backward(w, q, k, v, w("mul", o, g), p, lambda dp: softmax_back(w, p, dp)) if gradients else [])]
 
 
+def forward(w: Writer) -> Sequence[int]:
+    return masked(w, False)
+
+
 def by_hand(w: Writer) -> Sequence[int]:
     """Scaled; masked rows are NaN, since -inf - -inf is."""
     q, k, v, g, mask = range(5)
@@ -148,6 +152,7 @@ LONG = {
     c.name: c for c in [
         attention(masked, (1, 200, 200, 128)), attention(masked, (1, 130, 67, 80)), attention(dropped, (1, 40, 129, 64), "rare"),
         *(attention(masked, (2, 20, 31, 16), "wide", bits) for bits in (8, 15, 23)), attention(sigmoids, (2, 70, 140, 33)),
+        *(attention(forward, (1, 20, n, 8), "rare") for n in (1088, 1100)),
     ]
 }  # fmt: skip
 

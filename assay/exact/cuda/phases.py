@@ -77,8 +77,8 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
         else:
             more = f", e, n, {v.bits:#x}u" if v.kernel == "scatter_value" else ""
             if v.whole and shape.full and not v.operands[1].wide:
-                lines.append(f"const Divisor d{v.name} = divisor_of({v.operands[1].name});")
-                quotients.append((len(body), f"two_quotients({two(v.operands[0])}, d{v.name}, {two(v)});"))
+                lines.append(f"const Divisor d{v.name}_{at} = divisor_of({v.operands[1].name});")
+                quotients.append((len(body), f"two_quotients({two(v.operands[0])}, d{v.name}_{at}, {two(v)});"))
                 continue
             call = "exp_low_f32" if v.low else v.kernel
             body.append(f"{'' if v in held or shape.full else f'const {kind} '}{of(v)} = {call}({', '.join(map(of, v.operands))}{more});")
