@@ -94,7 +94,7 @@ def defined(bits: int, lines: int) -> str:
 
 
 def text(bits: int, lines: int) -> str:
-    return defined(bits, lines) + source("digits.cuh", "tensor.cuh", "attend.cuh") + DISPATCH + KERNELS
+    return defined(bits, lines) + source("digits.cuh", "tensor.cuh", "attend.cuh", "attend_out.cuh") + DISPATCH + KERNELS
 
 
 def own(bits: int) -> int:
@@ -344,7 +344,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
 def attended(device: fake.Fake, rows: int, keys: int, depth: int, width: int, kind: str) -> bool:
     """Whether a whole attention is right."""
     bits, lines = 14, 16
-    files = ("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh")
+    files = ("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "attend_out.cuh")
     one = Chip(device, bits, lines, defined(bits, lines) + source(*files) + DISPATCH + WHOLE)
     q, k = operands(1, rows, depth, keys, kind, bits)
     v, mask = floats(3, (width, keys), kind), np.where(np.arange(keys) <= np.arange(rows)[:, None] * 3, np.float32(0), np.float32(-np.inf))

@@ -328,7 +328,8 @@ def test_the_assembler_would_say_so() -> None:
 @needs_nvrtc
 @pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
 def test_a_whole_attention_compiles(arch: str) -> None:
-    whole = defined(14, 16) + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh") + DISPATCH + WHOLE + KERNELS
+    files = ("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "attend_out.cuh")
+    whole = defined(14, 16) + source(*files) + DISPATCH + WHOLE + KERNELS
     ptx, cubin = nvrtc.compiled(whole, arch)
     assert cubin.startswith(b"\x7fELF")
     assert nvrtc.forbidden(ptx) == []

@@ -148,6 +148,7 @@ WORK: dict[str, Callable[[Fake], Iterator[bool]]] = {
     "check.cu": products, "gemm.cu": products, "pack.cu": packed,
     "heads.cu": lambda device: iter([packs(device, SIZES, 14)]), "wgmma.cu": by_wgmma,
     "attend.cuh": lambda device: (attended(device, *head) for head in HEADS),
+    "attend_out.cuh": lambda device: (attended(device, *head) for head in HEADS),
     "plain.cu": lambda device: iter([right(device, multiplied(), Nothing(device))]),
     "move.cu": lambda device: iter([right(device, moved())]),
     "reduce.cu": lambda device: iter([right(device, of_lines())]),

@@ -196,7 +196,7 @@ SLOW = [
     *(attention(way, causal, SHORT, "rare") for way in ("filled -inf", "added lowest", "linear", "dropping")),
     *(attention(way, causal, SHORT, change=change) for way in ("linear", "dropping") for change in (last_key, last_value, first_gradient)),
     *(attention("added -inf", mask, SHORT, "wide", bits) for bits in (8, 15, 23) for mask in (causal, blind)),
-    attention("added -inf", causal, (1, 1100, 1100, 8)), attention("filled -1e9", window, (1, 260, 260, 128)),
+    attention("added -inf", causal, (1, 960, 960, 8)), attention("filled -1e9", window, (1, 260, 260, 128)),
 ]  # fmt: skip
 ALONE = [attention("added -inf", causal, (1, n, n, 16)) for n in (40, 64)]
 """Lines of one unit: nothing is left out."""

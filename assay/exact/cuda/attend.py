@@ -35,7 +35,7 @@ from assay.exact.views import View
 from assay.exact.wide import shape_of, sizes, use
 
 WAYS: tuple[tuple[int, int], ...] = ((16, 3), (16, 2), (8, 3), (8, 2))
-"""Lines of a block and stages of its ring, the best ones first."""
+"""Lines of a block and units of a warp's ring, the best ones first."""
 MOST = 8192
 """As in attend.cuh: elements of a line."""
 HELD_WORDS = 64

@@ -1,4 +1,4 @@
-"""What a block of attend.cuh has of shared memory (planes of its lines, their digits, a ring of what streams by), and the text that kernels call."""
+"""What a block of attend.cuh has of shared memory (planes of its lines, their digits, rings of what streams by), and the text that kernels call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOPS = 128
 
 
 class Room(NamedTuple):
-    """What a block has (attend.cuh): lines, stages of its ring, floats from a line of a plane to the next, bytes of digits, of all shared memory."""
+    """What a block has (attend.cuh): lines, units of a warp's ring, floats between lines of a plane, bytes of digits, of all shared memory."""
 
     lines: int
     ring: int
@@ -62,7 +62,8 @@ def _even(size: int) -> int:
 
 @cache
 def before(how: Digits, ring: int) -> str:
-    """CUDA C++ that kernels of these digits call, with so many stages."""
+    """CUDA C++ that kernels of these digits call, with so many units a ring."""
     given = {"PLANES": how.planes, "KARATSUBA": how.karatsuba, "PLAIN": 0, "BF16": 0, "FP8": 0, "WIDTH": NARROW.width, "RING": ring}
     defined = "".join(f"#define {name} {int(value)}\n" for name, value in given.items())
-    return defined + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "chain.cuh") + alike(how, ring)
+    files = ("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "attend_out.cuh", "chain.cuh")
+    return defined + source(*files) + alike(how, ring)
