@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +26,7 @@ from assay.runtime import Fault, TaskFailed
 from assay.state import state_root
 
 PLAN = plan(3)
+Children = Callable[[], list[psutil.Process]]
 
 
 def quietly(_: object) -> None:
@@ -38,6 +39,13 @@ def task(root: Path) -> RunLinks:
 
 def check() -> CheckFile:
     return CheckFile(folder="job-1", memory=1 << 30, flops=1 << 40)
+
+
+@pytest.fixture
+def children() -> Children:
+    """What this process has started since the test began: it may have others, such as a server of forks (tests/typed.py)."""
+    before = psutil.Process().children()
+    return lambda: [child for child in psutil.Process().children() if child not in before]
 
 
 @contextlib.asynccontextmanager
@@ -102,12 +110,12 @@ def test_an_engine_that_says_nothing_is_ended(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_after_a_crash_the_next_task_gets_a_fresh_engine(tmp_path: Path) -> None:
+def test_after_a_crash_the_next_task_gets_a_fresh_engine(tmp_path: Path, children: Children) -> None:
     async def run() -> None:
         async with engine() as made:
             lay_out(tmp_path, PLAN)
             assert isinstance(await made.run(check(), tmp_path, quietly), FileChecked)
-            (child,) = psutil.Process().children()
+            (child,) = children()
             child.kill()
             child.wait()
             assert isinstance(await made.run(check(), tmp_path, quietly), FileChecked)
@@ -115,30 +123,30 @@ def test_after_a_crash_the_next_task_gets_a_fresh_engine(tmp_path: Path) -> None
     asyncio.run(run())
 
 
-def test_an_engine_is_used_again_and_ended_when_there_is_no_more_work(tmp_path: Path) -> None:
+def test_an_engine_is_used_again_and_ended_when_there_is_no_more_work(tmp_path: Path, children: Children) -> None:
     async def run() -> None:
         async with engine(idle=0.05) as made:
             lay_out(tmp_path, PLAN)
             await made.run(check(), tmp_path, quietly)
             await made.run(check(), tmp_path, quietly)
             assert made.alive == 1
-            (child,) = psutil.Process().children()
+            (child,) = children()
             await asyncio.to_thread(psutil.wait_procs, [child], 20)
-            assert not psutil.Process().children()
+            assert not children()
 
     asyncio.run(run())
 
 
-def test_one_that_is_kept_ready_takes_the_first_task_and_another_takes_its_place_when_it_has_gone(tmp_path: Path) -> None:
+def test_one_that_is_kept_ready_takes_the_first_task_and_another_takes_its_place_when_it_has_gone(tmp_path: Path, children: Children) -> None:
     async def run() -> None:
         async with engine() as made:
             lay_out(tmp_path, PLAN)
             await made.keep_ready(tmp_path)
-            (first,) = psutil.Process().children()
+            (first,) = children()
             assert isinstance(await made.run(check(), tmp_path, quietly), FileChecked)
-            assert psutil.Process().children() == [first]
+            assert children() == [first]
             await made._retire((tmp_path, False), made._free[tmp_path, False][0])  # its time is over
-            (second,) = psutil.Process().children()
+            (second,) = children()
             assert second != first
             second.kill()  # that it dies while it waits says nothing of the task
             second.wait()
@@ -147,21 +155,21 @@ def test_one_that_is_kept_ready_takes_the_first_task_and_another_takes_its_place
     asyncio.run(run())
 
 
-def test_one_that_is_expected_takes_the_task_that_comes_and_ends_when_none_does(tmp_path: Path) -> None:
+def test_one_that_is_expected_takes_the_task_that_comes_and_ends_when_none_does(tmp_path: Path, children: Children) -> None:
     async def run() -> None:
         lay_out(tmp_path, PLAN)
         async with engine() as made:
             for _ in range(3):
                 made.expect(tmp_path)
             assert isinstance(await made.run(check(), tmp_path, quietly), FileChecked)  # by the one that was starting
-            (child,) = psutil.Process().children()
+            (child,) = children()
             made.expect(tmp_path)
-            assert psutil.Process().children() == [child]
+            assert children() == [child]
         async with engine(idle=0.05) as made:
             made.expect(tmp_path)
             await asyncio.wait({made._expected[tmp_path]})
-            await asyncio.to_thread(psutil.wait_procs, psutil.Process().children(), 240)
-            assert not psutil.Process().children()
+            await asyncio.to_thread(psutil.wait_procs, children(), 240)
+            assert not children()
             made.expect(tmp_path)  # ended when all is closed meanwhile
         made.expect(tmp_path)
 
