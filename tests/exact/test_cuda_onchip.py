@@ -163,7 +163,7 @@ class Chip:
         return got, int(count[0])
 
     def inward(self, a: Packed, b: Packed, spare: int = 0, span: Span | None = None) -> tuple[Array, int]:
-        """spare: bytes of shared memory beyond those of a ring of three stages; span: the lanes that are made, the others are zeros."""
+        """spare: bytes of shared memory beyond those of rings of three units; span: the lanes that are made, the others are zeros."""
         rows, columns, k = len(a.x), len(b.x), a.x.shape[1]
         shared = spare + ring_bytes(self.bits, self.lines) + 4 * self.lines * ((columns + 7) // 16 * 16 + 8)
         of_a = (a.digits.address, a.top.address, a.along.address, rows, a.padded)

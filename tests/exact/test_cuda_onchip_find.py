@@ -1,6 +1,6 @@
 """What the checksums and the tests of attend.cuh find: bits that are flipped in memory and on the chip, by a wrong checksum, and changes of the
-source, by wrong bits or a wrong checksum. And what NVIDIA's compiler makes of it for every architecture: nothing contracted, and no register that
-goes to memory beside 64 floats a thread."""
+source, by wrong bits or a wrong checksum. And what NVIDIA's compiler makes of it for every architecture: nothing contracted, and registers
+that are enough."""
 
 from __future__ import annotations
 
