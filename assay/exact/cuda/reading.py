@@ -7,8 +7,9 @@ from typing import NamedTuple
 from assay.exact.cuda import groups, rows
 from assay.exact.cuda.intervals import Told
 from assay.exact.cuda.maps import TYPES
+from assay.exact.cuda.operands import Axis
 from assay.exact.cuda.spans import split
-from assay.exact.cuda.streamed import Of, Walk, offsets
+from assay.exact.cuda.streamed import Of, Walk
 from assay.exact.views import View
 from assay.exact.wide import Shape
 
@@ -59,7 +60,7 @@ class Reader:
         """C++ for what lies along a walk over the batch at product z."""
         if len(walk.dims) == 1:
             return "(i64)z" if walk.strides == (1,) else f"(i64)z * {self.parameter('i64 ', 'j', walk.strides[0])}"
-        return f"{self.parameter('const i64 *', 'w', Table(offsets(walk, self.shape.batch)))}[z]"
+        return f"{self.parameter('const i64 *', 'w', Table(tuple(Axis(walk.dims, walk.strides).offsets().tolist())))}[z]"
 
     def _even(self, v: View) -> bool:
         """Whether two elements along a line, from an even one on, lie side by side in a multiple of their bytes."""

@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from assay.exact.cuda.device import Buffer, Launch
 from assay.exact.cuda.operands import Axis, Operand, axis
 from assay.exact.cuda.tiles import LANES, ROW, Digits
@@ -31,15 +29,6 @@ class Walk(NamedTuple):
 
     dims: tuple[int, ...]
     strides: tuple[int, ...]
-
-
-def offsets(walk: Walk, count: int) -> tuple[int, ...]:
-    """Where its first places are."""
-    at, out = np.arange(count), np.zeros(count, np.int64)
-    for size, stride in zip(reversed(walk.dims[1:]), reversed(walk.strides[1:]), strict=True):
-        out += at % size * stride
-        at //= size
-    return tuple((out + at * walk.strides[0]).tolist())
 
 
 class Packed(NamedTuple):
