@@ -23,6 +23,7 @@ typedef unsigned long long u64;
 static inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static inline float of_quotient(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static inline void as_it_is(i32 &) {}
+static inline u32 chosen(u32 mask, u32 x, u32 y) { return (x & mask) | (y & ~mask); }
 #else
 __device__ __forceinline__ float fused(float a, float b, float c) {
     float sum;
@@ -37,6 +38,12 @@ __device__ __forceinline__ float of_quotient(float a, float b, float c) {
 }
 /* x is made as it is written, and what is made of it of that: where the compiler knows better, and is wrong. */
 __device__ __forceinline__ void as_it_is(i32 &x) { asm("" : "+r"(x)); }
+/* The bits of x where mask has ones, else y's: in one operation, where the compiler makes two of two constants. */
+__device__ __forceinline__ u32 chosen(u32 mask, u32 x, u32 y) {
+    u32 z;
+    asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(z) : "r"(mask), "r"(x), "r"(y));
+    return z;
+}
 #endif
 
 /* The exponent field of the largest magnitude, of bits that have no sign. */

@@ -30,6 +30,7 @@ __device__ __forceinline__ void cluster_meet() {
 
 /* THREADS of a block meet, always the same ones. */
 template <int THREADS> __device__ __forceinline__ void consumers_meet() { asm volatile("bar.sync 1, %0;" : : "n"(THREADS) : "memory"); }
+template <int THREADS> __device__ __forceinline__ void fetchers_meet() { asm volatile("bar.sync 3, %0;" : : "n"(THREADS) : "memory"); }
 /* Some threads go on; the others wait until these have come here. THREADS: both together. */
 template <int THREADS> __device__ __forceinline__ void ahead_goes() { asm volatile("bar.arrive 2, %0;" : : "n"(THREADS) : "memory"); }
 template <int THREADS> __device__ __forceinline__ void ahead_waited() { asm volatile("bar.sync 2, %0;" : : "n"(THREADS) : "memory"); }
@@ -75,6 +76,13 @@ template <bool SEVERAL> __device__ __forceinline__ void bulk_copy(u32 to, const 
 
 /* What is made of x is made after this place. */
 __device__ __forceinline__ void not_before(i32 &x) { asm volatile("" : "+r"(x) : : "memory"); }
+
+/* LANE, asked anew wherever it is wanted: no register keeps what is made of it. */
+__device__ __forceinline__ int lane_now() {
+    int lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
 
 /* Four 8 x 16-byte matrices of shared memory; lane i names the row i % 8 of matrix i / 8. r[j]: bytes 4 * (lane % 4) .. + 3 of row lane / 4 of matrix j.
  * Where matrices are rows 0-7 and 8-15 of bytes 0-15, then of bytes 16-31, that is the fragment of A of a warp (16 of the 64 rows). */

@@ -22,6 +22,7 @@ struct own_products { pending_product all[128]; unsigned count, open; bool fence
 
 static counted counters[MAX_CLUSTER][64];
 static unsigned made[MAX_CLUSTER], meeting, met, partly[MAX_CLUSTER], parts[MAX_CLUSTER], gone[MAX_CLUSTER], going[MAX_CLUSTER];
+static unsigned fetching[MAX_CLUSTER], fetched[MAX_CLUSTER];
 static copy copies[1024];
 static unsigned copying, dice;
 static own_products queued[FIBRES];
@@ -60,6 +61,8 @@ static void begin_hopper() {
     memset(made, 0, sizeof made);
     memset(partly, 0, sizeof partly);
     memset(parts, 0, sizeof parts);
+    memset(fetching, 0, sizeof fetching);
+    memset(fetched, 0, sizeof fetched);
     memset(gone, 0, sizeof gone);
     memset(going, 0, sizeof going);
     memset(queued, 0, sizeof queued);
@@ -121,6 +124,8 @@ static void shim_meet(unsigned *arrived, unsigned *generation, unsigned all) {
 static void cluster_meet() { shim_meet(&shim::met, &shim::meeting, shim::together); }
 template <int THREADS_> static void consumers_meet() { shim_meet(&shim::partly[shim::own_block()], &shim::parts[shim::own_block()], THREADS_); }
 
+template <int THREADS_> static void fetchers_meet() { shim_meet(&shim::fetching[shim::own_block()], &shim::fetched[shim::own_block()], THREADS_); }
+
 template <int THREADS_> static void ahead_goes() {
     unsigned block = shim::own_block();
     if (++shim::gone[block] == THREADS_) shim::gone[block] = 0, shim::going[block]++;
@@ -166,6 +171,7 @@ template <bool SEVERAL> static void bulk_copy(u32 to, const void *from, u32 byte
 template <int REGISTERS> static void registers_more() {}
 template <int REGISTERS> static void registers_less() {}
 static void not_before(i32 &) {}
+static int lane_now() { return LANE; }
 static void fragment_load(u32 r[4], u32 row) {
     if (row % 16) shim::fail("a row of a fragment at an address that is no multiple of 16");
     auto all = shim::exchange(ALL_LANES, (const unsigned char *)shim::place_of(shim::own_block(), row, 16));

@@ -6,6 +6,9 @@
 #define GROUPS (TM / 64)
 #define THREADS (128 * (GROUPS + 1))
 #define CLUSTER (CM * CN)
+#if CM > 2 || CN > 2
+#error "clusters are of at most 2 x 2 blocks"
+#endif
 #define SHARERS (CM + CN - 1) /* blocks whose copies fill a slot, which are those that its copies go to */
 #define RASTER 8              /* rows of tiles that are made together, so that what they read stays in L2 */
 
@@ -28,10 +31,8 @@ __device__ __forceinline__ void ring_made(u32 filled, u32 emptied) {
     barriers_made();
 }
 
-/* Which block of the cluster a lane tells of an emptied slot: those in this one's row, then the others of its column. */
-__device__ __forceinline__ int sharer_of(int lane, int of_m, int of_n) {
-    return lane < CN ? of_m * CN + lane : (lane - CN < of_m ? lane - CN : lane - CN + 1) * CN + of_n;
-}
+/* Which block of the cluster a lane tells of an emptied slot: this one, then the others in its row and in its column. */
+__device__ __forceinline__ int sharer_of(int lane, int rank) { return rank ^ lane; }
 
 /* The blocks of this one's column, as bits. */
 __device__ __forceinline__ u32 column_of(int of_n) {

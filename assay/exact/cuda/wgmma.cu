@@ -88,7 +88,7 @@ KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const 
             #pragma unroll
             for (int i = 0; i < TN / 2; i++) sums[s][i] = 0;
         }
-        int group = WARP / 4 - 1, before = 0, sharer = sharer_of(LANE, of_m, of_n);
+        int group = WARP / 4 - 1, before = 0, sharer = sharer_of(LANE, rank);
         for (int block = 0; block < count; block++) {
             #pragma unroll
             for (int turn = 0; turn < TURNS; turn++) {
