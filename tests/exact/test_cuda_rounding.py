@@ -33,6 +33,17 @@ KERNEL sums(const i64 *hi, const i64 *lo, i64 n, float *out) {
     for (i64 i = 0; i < n; i++) out[i] = joined<2 * BASE>(CENTRED + (u32)hi[i], CENTRED + (u32)lo[i]);
 }
 """
+OF_KARATSUBA = """
+KERNEL halves(const i64 *h, const i64 *l, const i64 *x, i64 n, i64 *out) {
+    for (i64 i = 0; i < n; i++) {
+        i32 s[SUMS] = {(i32)h[i], (i32)l[i], (i32)x[i]};
+        u32 hi, lo;
+        halved(s, &hi, &lo);
+        out[i] = (i64)(i32)(hi - CENTRED) * (1 << CUT) + (i32)(lo - CENTRED);
+        if (lo - CENTRED >> CUT || hi - CENTRED + (1u << 21) > 1u << 22) out[i] = -1;
+    }
+}
+"""
 KERNELS = """
 KERNEL any_elements(const i64 *totals, const u32 *top_a, const u32 *top_b, i64 bits, i64 n, float *out) {
     for (i64 i = 0; i < n; i++) out[i] = element(totals[i], top_a[i], top_b[i], (int)bits);
@@ -53,7 +64,7 @@ def device() -> fake.Fake:
 
 @cache
 def kernels(bits: int) -> Module:
-    return device().load(defined(bits, 16) + source("digits.cuh") + KERNELS + OF_FEW_BITS * (bits < 16))
+    return device().load(defined(bits, 16) + source("digits.cuh") + KERNELS + OF_FEW_BITS * (bits < 16) + OF_KARATSUBA * (bits == 14))
 
 
 def made(bits: int, name: str, inputs: list[Array | Ints], numbers: list[int], out: Array | Ints) -> Array | Ints:
@@ -133,3 +144,18 @@ def test_the_integers_of_an_operand(bits: int) -> None:
         x = x[np.isfinite(x) & (abs(x.astype(np.float64)) < np.ldexp(1.0, field - 126))]
         got = made(bits, "integers", [x], [field << 23 | 0x7FFFFF, bits], np.zeros(len(x), np.int64))
         assert (got == np.rint(np.ldexp(x.astype(np.float64), shift))).all(), field
+
+
+def test_totals_are_halved_from_three_sums_of_digits() -> None:
+    """As many as 2^17 products of the largest and smallest digits, and drawn ones: h + l is the third sum's digit."""
+    rng = np.random.default_rng(8)
+    k = rng.choice([1, 2, 127, 128, 1000, 8192, 1 << 17], 20_000)
+    qa, qb = (rng.choice([-8191, -8190, -64, -1, 0, 1, 63, 64, 8127, 8128, 8191], 20_000) for _ in range(2))
+    qa[10_000:], qb[10_000:] = rng.integers(-8191, 8192, 10_000), rng.integers(-8191, 8192, 10_000)
+    (ha, la), (hb, lb) = (((q + 64) >> 7, ((q + 64) & 127) - 64) for q in (qa, qb))
+    more = rng.integers(-8191, 8192, (2, 20_000))  # one more product, so that sums are no multiples of k
+    (hc, lc), (hd, ld) = (((q + 64) >> 7, ((q + 64) & 127) - 64) for q in more)
+    sums = [(k - 1) * x * y + v * w for x, y, v, w in ((ha, hb, hc, hd), (la, lb, lc, ld), (ha + la, hb + lb, hc + lc, hd + ld))]
+    assert max(int(np.abs(s).max()) for s in sums) < 1 << 31
+    got = made(14, "halves", [s.astype(np.int64) for s in sums], [], np.empty(20_000, np.int64))
+    assert np.array_equal(got, (k - 1) * qa * qb + more[0] * more[1])

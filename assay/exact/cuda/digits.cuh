@@ -201,3 +201,14 @@ template <int W> __device__ __forceinline__ float joined(u32 hi, u32 lo) {
 
 /* The element of such a total, by the factors of its lanes, which are usual. */
 template <int W> __device__ __forceinline__ float usual_element(u32 hi, u32 lo, float a, float b) { return __fmul_rn(__fmul_rn(joined<W>(hi, lo), a), b); }
+
+#if KARATSUBA
+/* Such a total from the sums of products of digits, hi 2^CUT + lo, 0 <= lo < 2^CUT, as CENTRED + hi and CENTRED + lo. */
+#define CUT 22
+__device__ __forceinline__ void halved(const i32 s[SUMS], u32 *hi, u32 *lo) {
+    i32 middle = (i32)((u32)s[2] - (u32)s[0] - (u32)s[1]);                                 /* as in `recombined` */
+    i32 from_middle = middle + (s[1] >> BASE), from_highest = s[0] + (from_middle >> BASE); /* at most 2^13 2^17, and a little */
+    *hi = CENTRED + (u32)(from_highest >> (CUT - 2 * BASE));
+    *lo = chosen((1u << CUT) - 1, ((u32)s[0] << 2 * BASE) + ((u32)middle << BASE) + (u32)s[1], CENTRED);
+}
+#endif

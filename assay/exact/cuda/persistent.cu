@@ -20,7 +20,6 @@
 #define SLOT (PACKED_A * PLANE_A + PLANES * PLANE_B)
 #define PLACES (SLOTS / TURNS + 3) /* tiles, of at least TURNS slots each, that are rounded, multiplied or fetched at a time, and the next one */
 
-#define CUT 22              /* bits of a total's lower part, of two that round it */
 
 /* What a tile is. `plain`: it has no edge, C's pairs lie at multiples of 8 bytes, nothing goes to totals, and its lanes'
  * largest magnitudes are usual (digits.cuh); then it has the factors of its rows and columns. */
@@ -80,14 +79,6 @@ __device__ __forceinline__ bool factors_made(float *factors, const u32 *top_a, c
         factors[i] = i < TM ? usual_a(top, bits) : usual_b(top);
     }
     return __all_sync(ALL_LANES, all);
-}
-
-/* A total of less than 2^44 in size, high 2^CUT + low, 0 <= low < 2^CUT, as CENTRED + high and CENTRED + low (digits.cuh). */
-__device__ __forceinline__ void halved(const i32 s[SUMS], u32 *high, u32 *low) {
-    i32 middle = (i32)((u32)s[2] - (u32)s[0] - (u32)s[1]); /* as in `recombined` */
-    i32 from_middle = middle + (s[1] >> BASE), top = s[0] + (from_middle >> BASE); /* none overflows: at most 2^13 2^17, and a little */
-    *high = CENTRED + (u32)(top >> (CUT - 2 * BASE));
-    *low = chosen((1u << CUT) - 1, ((u32)s[0] << 2 * BASE) + ((u32)middle << BASE) + (u32)s[1], CENTRED);
 }
 
 /* What a thread has of a plain tile that begins at `first` in C: rounded, and summed by columns. */
@@ -218,8 +209,8 @@ KERNEL CLUSTERED(CLUSTER) __launch_bounds__(THREADS, 1) gemm(const i8 *a, const 
             i64 padded = of_a ? padded_a : padded_b, planes = of_a ? step_a * PACKED_A : step_b * PLANES;
             int z = of_a ? LANE : LANE - PACKED_A, lane = of_a ? of_n * (TM / CN) : of_m * (TN / CM);
             u32 to = ring + (of_a ? 0 : PACKED_A * PLANE_A) + (z * (of_a ? TM : TN) + lane) * WIDTH;
-            for (u32 t = cluster; t < (u32)tiles; t += clusters) {
-                tile_place tile = tile_of(t, m, n, of_m, of_n);
+            for (u32 number = 0; cluster + number * clusters < (u32)tiles; number++) {
+                tile_place tile = tile_of(cluster + number * clusters, m, n, of_m, of_n);
                 fetchers_meet<64>(); /* all is written of this tile by the next warp, which goes on to the one behind it */
                 i64 at = ((tile.product * planes + z) * blocks + from) * TURNS * padded + (of_a ? tile.row : tile.column) + lane;
                 const i8 *next = (of_a ? a : b) + at * WIDTH;
