@@ -4,8 +4,8 @@
 # twice; what comes after each other (scales and packing before multiplying, the checksum behind it) is. Nothing runs and no device is needed: it
 # is a count, no measurement.
 #
-# Of persistent.cu a tile of 128 x 128 takes 128 x 128 x 3 k products at 92 % of 4096 a cycle (docs/cuda.md, "Products on Hopper") and 2500 cycles
-# beside them, at 1.83 GHz; k is split over blocks as product.py splits it. Attention: the instructions of each warp, those that a block has
+# Of persistent.cu a tile of 128 x 128 takes 128 x 128 x 3 k products at 92 % of 4096 a cycle (docs/cuda.md, "Products on Hopper") and 1100 cycles
+# beside them (2500 where k is split), at 1.83 GHz; k is split over blocks as product.py splits it. Attention: the instructions of each warp, those that a block has
 # however long its lines are among them, as counted in NVIDIA's machine code at heads of 64 and 1024 characters (docs/cuda.md, "What a block
 # does"), four a cycle and processor. The elementwise operators of all other kernels are NOT counted, nor is what waits for what within a
 # block. From one launch to the next LAUNCH is added.
@@ -40,7 +40,7 @@ from assay.program import Program
 CLOCK = 1.83e9
 CACHE = 32
 """Bytes of the level-2 cache a cycle and processor."""
-TILE, BETWEEN, REACH = 128, 2500, 0.92
+TILE, BETWEEN, ADDING, REACH = 128, 1100, 2500, 0.92
 SPLIT = 2
 """Blocks of a processor up to which k is split."""
 LAUNCH = 1.5e-6
@@ -61,7 +61,7 @@ def multiplying(step: Step, products: Products) -> float:
     assert p is not None
     tiles = p.products * -(-p.m // TILE) * -(-p.n // TILE)
     parts = max(1, min(SPLIT * H200.processors // tiles, p.k // 512))
-    cycles = TILE * TILE * 3 * p.k / parts / 4096 / REACH + BETWEEN
+    cycles = TILE * TILE * 3 * p.k / parts / 4096 / REACH + (BETWEEN if parts == 1 else ADDING)
     return -(-tiles * parts // H200.processors) * cycles
 
 

@@ -72,7 +72,7 @@ def test_blocks_that_stay_make_every_tile_once(device: fake.Fake, processors: in
 
 
 def test_a_tile_without_an_edge_has_lanes_of_all_sizes(device: fake.Fake) -> None:
-    """Lanes of zeros, the smallest and largest that are rounded in f32 alone and what is beyond them, infinities and NaN: each of a row and of a column."""
+    """Zeros, the smallest and largest that are rounded in f32 alone and what is beyond them, infinities and NaN: of a row, of a column, of both."""
     single = Single(device, 128, 150, 128, 14, STAYS, 1)
     a, b = single.a, single.b
     for by in (0.0, 2.0**-49, 2.0**-52, 2.0**50, 2.0**56, 2.0**-140, 2.0**120, np.inf, np.nan):
@@ -197,7 +197,7 @@ OF_STAYING = {
     "places of sums of columns": ("LANE / 16 * 2 + LANE / 8 % 2", "LANE / 8 % 2 * 2 + LANE / 16"),
     "sums of columns of halves": ("(lows) - 16 * CENTRED", "(lows) - 15 * CENTRED"),
     "the scale at an edge": CHANGES["the scale"],
-    "columns beyond the edge": ("there->plain = plain;", "there->plain = tile.row + TM <= m;"),
+    "columns beyond the edge": ("there->plain = plain;", "there->plain = tile.row + 2 * TM <= m;"),
     "a tile whose rest of k others have": (" && gridDim.y == 1", ""),
     "what is not usual": ("all = all && usual(top, top);", ""),
     "a factor of a row": ("factors[row + 8]", "factors[row]"),
@@ -210,7 +210,9 @@ OF_STAYING = {
 }
 KINDS = ("even", "rare", "maximal")
 PRODUCTS = [(300, 1500, 140, kind, 1) for kind in KINDS]
-OF_TILES = [(300, 1500, 140, "even", 1), (300, 300, 520, "maximal", 1), (300, 20, 520, "wide", 1), (128, 70, 128, "rare", 1), (128, 300, 128, "even", 2)]
+OF_TILES = [
+    (300, 1500, 140, "even", 1), (300, 300, 520, "maximal", 1), (300, 20, 520, "wide", 1), (128, 70, 128, "rare", 1), (128, 300, 128, "even", 2),
+]  # fmt: skip
 """Two tiles in one cluster; six in two clusters, where the warp that fetches is tiles ahead; one without an edge; k in parts."""
 
 

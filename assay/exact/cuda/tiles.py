@@ -160,7 +160,7 @@ class Group(NamedTuple):
         return min(max(1, at_once), tiles // size) * size
 
     def shared(self, how: Digits) -> int:
-        """With what may be lost in front of the ring, two barriers for each slot, and the tile's place (where blocks stay of several, with factors)."""
+        """With what may be lost in front of the ring, two barriers for each slot, and the tile's place (where blocks stay several)."""
         if self.persistent:
             return 1024 + self.slots * ((2 * self.tm + how.planes * self.tn) * ROW // 2 + 16) + (self.slots // 2 + 3) * (32 + 4 * (self.tm + self.tn))
         return 1024 + self.slots * (how.held * (self.tm + self.tn) * ROW + 16) + 32
