@@ -5,10 +5,10 @@
 # is a count, no measurement.
 #
 # Of persistent.cu a tile of 128 x 128 takes 128 x 128 x 3 k products at 92 % of 4096 a cycle (docs/cuda.md, "Products on Hopper") and 1100 cycles
-# beside them (2500 where k is split), at 1.83 GHz; k is split over blocks as product.py splits it. Attention: the instructions of each warp, those that a block has
-# however long its lines are among them, as counted in NVIDIA's machine code at heads of 64 and 1024 characters (docs/cuda.md, "What a block
-# does"), four a cycle and processor. The elementwise operators of all other kernels are NOT counted, nor is what waits for what within a
-# block. From one launch to the next LAUNCH is added.
+# beside them (2500 where k is split), at 1.83 GHz; k is split over blocks as product.py splits it. Attention: the instructions of each warp, those
+# that a block has however long its lines are among them, as counted in NVIDIA's machine code at heads of 64 and 1024 characters (docs/cuda.md,
+# "What a block does"), four a cycle and processor. The elementwise operators of all other kernels are NOT counted, nor is what waits for what
+# within a block. From one launch to the next LAUNCH is added.
 #
 # Goals: a step of at most twice native bf16's time (taken as 40 % of the peak), and 25 % of bf16's peak.
 #
