@@ -5,10 +5,10 @@
 # is a count, no measurement.
 #
 # Of persistent.cu a tile of 128 x 128 takes 128 x 128 x 3 k products at 92 % of 4096 a cycle (docs/cuda.md, "Products on Hopper") and 1100 cycles
-# beside them (2500 where k is split), at 1.83 GHz; k is split over blocks as product.py splits it. Attention: the instructions of each warp, those
-# that a block has however long its lines are among them, as counted in NVIDIA's machine code at heads of 64 and 1024 characters (docs/cuda.md,
-# "What a block does"), four a cycle and processor. The elementwise operators of all other kernels are NOT counted, nor is what waits for what
-# within a block. From one launch to the next LAUNCH is added.
+# beside them (2500 where k is split), at 1.83 GHz; k is split over blocks, and rows are cut off, as by cuts.py. Attention: the instructions of each
+# warp, those that a block has however long its lines are among them, as counted in NVIDIA's machine code at heads of 64 and 1024 characters
+# (docs/cuda.md, "What a block does"), four a cycle and processor. The elementwise operators of all other kernels are NOT counted, nor is what waits
+# for what within a block. From one launch to the next LAUNCH is added.
 #
 # Goals: a step of at most twice native bf16's time (taken as 40 % of the peak), and 25 % of bf16's peak.
 #
@@ -41,8 +41,6 @@ CLOCK = 1.83e9
 CACHE = 32
 """Bytes of the level-2 cache a cycle and processor."""
 TILE, BETWEEN, ADDING, REACH = 128, 1100, 2500, 0.92
-SPLIT = 2
-"""Blocks of a processor up to which k is split."""
 LAUNCH = 1.5e-6
 """Seconds from one launch of a graph to the next; not measured."""
 ISSUED, WARP = 4, 32
@@ -59,10 +57,11 @@ def multiplying(step: Step, products: Products) -> float:
     """Cycles of the tiles of a product."""
     p = products.product(step)
     assert p is not None
-    tiles = p.products * -(-p.m // TILE) * -(-p.n // TILE)
-    parts = max(1, min(SPLIT * H200.processors // tiles, p.k // 512))
-    cycles = TILE * TILE * 3 * p.k / parts / 4096 / REACH + (BETWEEN if parts == 1 else ADDING)
-    return -(-tiles * parts // H200.processors) * cycles
+    cycles = 0.0
+    for piece in p.pieces:
+        each = TILE * TILE * 3 * p.k / piece.parts / 4096 / REACH + (BETWEEN if piece.parts == 1 else ADDING)
+        cycles += -(-piece.tiles * piece.parts // H200.processors) * each
+    return cycles
 
 
 def on_chip(step: Step, kernel: attend.Attend, made: int) -> float:

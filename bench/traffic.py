@@ -140,7 +140,7 @@ def product(step: Step, products: Products, plan: Plan) -> Moved:
     p = products.product(step)
     assert p is not None
     (a, b), (c,) = pairs.planned(step).reads, step.writes
-    totals = 8 * p.products * p.m * p.n * (p.parts + 2) if p.parts > 1 else 0
+    totals = sum(8 * p.products * piece.rows * p.n * (piece.parts + 2) for piece in p.pieces if piece.parts > 1)
     out: Moved = [(c, touched(c) + totals), *((v, touched(v)) for v in (addend(step),) if v is not None)]
     for v, side, given, times in zip((a, b), p.sides, pairs.reads_of(step), (1, 2), strict=True):
         own = 0 if len(given) > 1 else (6 if along_both(v, plan) else 8) * side.operand.products * side.operand.lanes.size * p.k + written(side)

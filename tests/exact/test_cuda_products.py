@@ -13,6 +13,7 @@ import pytest
 from assay.exact import reference
 from assay.exact.cases_of_products import MOST, WIDTHS
 from assay.exact.cuda import fake
+from assay.exact.cuda.cuts import Cut
 from assay.exact.cuda.device import Buffer, Launch
 from assay.exact.cuda.operands import Axis, Operand
 from assay.exact.cuda.product import Product, Products
@@ -56,7 +57,7 @@ class Single:
     """One product of ordinary operands; `strike` flips a bit between packing and multiplying, or in between."""
 
     def __init__(
-        self, device: fake.Fake, m: int, k: int, n: int, bits: int, tile: Tile | Group | None, parts: int | None = None, kind: str = "even",
+        self, device: fake.Fake, m: int, k: int, n: int, bits: int, tile: Tile | Group | None, parts: int | Cut | None = None, kind: str = "even",
         dtype: Kind = "int8", holds: int = MOST_HELD, processors: int = 1,
     ) -> None:  # fmt: skip
         self.device, self.products = device, Products(device)
@@ -102,7 +103,7 @@ def test_every_tile_gives_the_same(device: fake.Fake, bits: int) -> None:
     for tile in TILES[digits(bits).sums][-5:]:
         for parts in (1, 3):
             single = Single(device, 131, 333, 69, bits, tile, parts)
-            assert single.product.parts == parts
+            assert single.product.pieces[-1].parts == parts
             assert single.run() == (True, 0), f"{tile} in {parts} parts"
 
 
@@ -111,7 +112,7 @@ def test_sums_of_digits_are_widened_in_time(device: fake.Fake, bits: int) -> Non
     how = digits(bits)
     k = how.run + 12000  # past what an int32 holds
     single = Single(device, 2, k, 2, bits, TILES[how.sums][-1], kind="maximal")
-    assert single.product.parts == 2
+    assert single.product.pieces[-1].parts == 2
     assert single.run() == (True, 0)
 
 

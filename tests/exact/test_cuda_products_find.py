@@ -79,8 +79,9 @@ def test_an_int32_that_is_widened_too_late_is_found() -> None:
     small = TILES[3][-2]
     k = 272000  # where hl + lh overflow; that their sum with hh and ll does, before, changes nothing modulo 2^32
     single = Single(device, 2, k, 2, 14, small, 1, "maximal")
-    assert single.product.parts == 3
-    single.product.run, single.product.parts = k // small.kw, 1
+    [piece] = single.product.pieces
+    assert piece.parts == 3
+    single.product.pieces = [piece._replace(run=k // small.kw, parts=1)]
     assert single.run()[0] is False
 
 

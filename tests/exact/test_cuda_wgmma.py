@@ -14,6 +14,7 @@ import pytest
 from assay.exact import reference
 from assay.exact.cuda import fake, tiles, trial
 from assay.exact.cuda.choice import EXACT, Choices, path
+from assay.exact.cuda.cuts import Cut, cut
 from assay.exact.cuda.device import Description, DeviceError
 from assay.exact.cuda.operands import Axis, Operand
 from assay.exact.cuda.product import Product, Products
@@ -67,7 +68,7 @@ def test_blocks_that_stay_make_every_tile_once(device: fake.Fake, processors: in
     two = next(group for group in groups(digits(14), "sm_90") if group.persistent and group.cm * group.cn == 2)
     for k, kind in ((20, "wide"), (129, "even"), (700, "rare")):
         single = Single(device, 270, k, 700, 14, two, 1, kind, processors=processors)
-        assert (single.product.tiles, single.product.grid) == (24, max(1, processors // 2) * 2)
+        assert [piece[2:4] for piece in single.product.pieces] == [(24, max(1, processors // 2) * 2)]
         assert single.run() == (True, 0)
 
 
@@ -89,8 +90,36 @@ def test_a_tile_without_an_edge_has_lanes_of_all_sizes(device: fake.Fake) -> Non
 
 def test_large_clusters_make_a_few_tiles_each(device: fake.Fake) -> None:
     single = Single(device, 270, 100, 700, 14, STAYS, 1, processors=132)
-    assert (single.product.tiles, single.product.grid) == (24, 8)
+    assert [piece[2:4] for piece in single.product.pieces] == [(24, 8)]
     assert single.run() == (True, 0)
+
+
+def test_rows_are_cut_off_where_the_last_round_of_tiles_would_be_nearly_empty() -> None:
+    """Of an H200: 144 tiles of which 132 are made at a time; 396, which are three rounds; products of a batch; few tiles; and little to multiply."""
+    two = STAYS._replace(cn=1)
+    assert cut(two, 1, 3072, 768, 8192, 132) == (2816, 11)
+    assert cut(two, 1, 8448, 768, 8192, 132) == (0, 1)
+    assert cut(two, 12, 3072, 768, 8192, 132).whole == 0
+    assert cut(two, 1, 768, 768, 8192, 132) == (0, 3)
+    assert cut(two, 1, 3072, 768, 768, 132) == (0, 1)
+    for m, n, k, processors in np.random.default_rng(4).integers(1, (9000, 3000, 9000, 200), (200, 4)).tolist():
+        found = cut(two, 1, m, n, k, processors)
+        assert found.whole % 256 == 0
+        assert found.whole < m
+        assert found.parts > 1 or found.whole == 0
+        assert found.parts == 1 or k // found.parts >= 512
+
+
+@pytest.mark.parametrize("one", FEW, ids=str)
+def test_rows_that_are_cut_off_have_the_same_bits(device: fake.Fake, one: Group) -> None:
+    bits = 23 if one is FEW[1] else 14
+    for m, whole, n, parts, kind in ((700, 512, 140, 2, "even"), (520, 256, 70, 3, "rare")):
+        single = Single(device, m, 700, n, bits, one, Cut(whole, parts), kind)
+        assert [(piece.first, piece.rows, piece.parts) for piece in single.product.pieces] == [(0, whole, 1), (whole, m - whole, parts)]
+        assert single.run() == (True, 0)
+    single = Single(device, 700, 300, 40, bits, one, Cut(512, 2))
+    assert single.run(("packed_a", 5 * single.product.way.layout.width + 3, 3), before="gemm")[1] > 0  # and back again, before the second
+    assert single.run(("totals", 8 * 40 * 100 + 3, 3), before="finish")[1] > 0
 
 
 @pytest.mark.parametrize("one", FEW[::2], ids=str)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from assay.exact.added import added_at
 from assay.exact.cuda import pairs
+from assay.exact.cuda.cuts import Cut, Piece, pieces
 from assay.exact.cuda.device import Buffer, Description, Device, Launch
 from assay.exact.cuda.operands import Axis, Operand, operands
 from assay.exact.cuda.sources import around, multiplication, of_heads
@@ -31,8 +32,6 @@ MOST_ROWS = 1 << 23
 """Rows that share a checksum (CHECK_DIGITS in check.cu)."""
 THREADS = 256
 BLOCK = (THREADS, 1, 1)
-LEAST_PART = 1024
-"""Elements of k below which a part of a split product is not worth its sums' way through memory."""
 ALIGN = 256
 
 
@@ -84,13 +83,14 @@ class Given(NamedTuple):
 class Product:
     """C[batch, m, n] in C order = A[batch, m, k] B[batch, k, n] with operands of `bits` bits, at whatever places A and B have.
 
-    With a tile, `gemm` makes C from digits in one go; `parts`: how many blocks share a tile's k, where that is to be said. Without one, the
+    With a tile, `gemm` makes C from digits (`pieces`); `parts`: how many blocks share a tile's k, or the cut, if that is to be said. Without one, the
     device's library makes each product of digits as int32, and one pass over these C. Operands that are `given` have no place in the
     scratch memory. Raises ValueError for axes that do not fit each other, too many rows, or what the library cannot do.
     """
 
     def __init__(
-        self, bits: int, a: Operand, b: Operand, way: Way, processors: int = 1, parts: int | None = None, given: tuple[bool, bool] = (False, False),
+        self, bits: int, a: Operand, b: Operand, way: Way, processors: int = 1, parts: int | Cut | None = None,
+        given: tuple[bool, bool] = (False, False),
     ) -> None:  # fmt: skip
         if a.k.size != b.k.size or a.batch.size != b.batch.size:
             raise ValueError("the operands' axes do not fit each other")
@@ -106,17 +106,10 @@ class Product:
         self.sides = tuple(
             Side(bits, x, first, self.digits, way.layout, padded) for x, first, padded in ((a, True, self.padded_a), (b, False, self.padded_b))
         )
-        self.tiles = self.parts = self.run = 1
-        """Tiles; blocks that share one's k; stages of each."""
+        self.pieces: list[Piece] = []
         if tile is not None:
-            self.tiles = self.products * tile.blocks(self.m, self.n)
-            item = self.digits.item
-            steps = -(-self.k * item // tile.kw)
-            wanted = parts or max(1, min(2 * processors // self.tiles, self.k // LEAST_PART))
-            self.run = min(-(-steps // min(wanted, steps)), self.digits.run * item // tile.kw)
-            self.parts = -(-steps // self.run)
-            self.grid = tile.grid(self.tiles, processors)
-            """Blocks of a part."""
+            item, of = self.digits.item, Size(bits, self.products, self.m, self.n, self.k)
+            self.pieces = pieces(tile, of, -(-self.k * item // tile.kw), self.digits.run * item // tile.kw, processors, parts)
         elif planes != sums or self.k > self.digits.run:
             raise ValueError("the library adds up neither several products nor more of k than an int32 takes")
         side_a, side_b = self.sides
@@ -124,7 +117,7 @@ class Product:
         sizes = {
             "top_a": own_a * side_a.top, "top_b": own_b * side_b.top, "along": own_b * side_b.sums, "across": own_a * side_a.sums,
             "columns": 8 * self.products * self.padded_b, "wanted": 8 * self.products * self.padded_b,
-            "totals": 8 * self.products * self.m * self.n if self.parts > 1 else 0,
+            "totals": sum(8 * self.products * piece.rows * self.n for piece in self.pieces if piece.parts > 1),
             "sums": 4 * sums * self.products * self.padded_a * self.padded_b if tile is None else 0,
             "packed_a": own_a * side_a.packed, "packed_b": own_b * side_b.packed,
         }  # fmt: skip
@@ -182,7 +175,7 @@ class Products:
         """How a product is computed of which this device has a part of k, the others of all ranks theirs: in tiles, whose sums can be added. Raises
         ValueError for too many rows."""
         way, description = self._way(_size(bits, a, b), True) if self._way is not None else None, self._device.description
-        return Product(bits, a, b, way if way and way.tile is not None else _unmeasured(bits, a, b, description), description.processors)
+        return Product(bits, a, b, way if way and way.tile is not None else _unmeasured(bits, a, b, description), description.processors, 0)
 
     def scratch(self, step: Step) -> int | None:
         """Bytes that `prepare` wants for a step, at a multiple of 256; None for a step that is none of these products."""
@@ -208,7 +201,7 @@ class Products:
                 own.append(pack)
             elif not others:
                 own += [tops, pack]
-        *made, compare = self._multiplying(product, at(step.writes[0]), there, there["totals"], product.parts, added_at(step, at))
+        *made, compare = self._multiplying(product, at(step.writes[0]), there, there["totals"], added_at(step, at))
         if zeroed is None:
             return [clear, *own, *made, compare]
         zeroed.checks.append(Row(around(product.digits, product.way.layout), compare.arguments[:-1], compare.grid[0]))
@@ -313,34 +306,41 @@ class Products:
         clear, (tops_a, pack_a), (tops_b, pack_b) = self._packing(p, a, b, at, scratch)
         start = scratch + p.places["along"]
         again = clear._replace(arguments=(start, (p.places["sums"] - p.places["along"]) // 4))
-        gemm, finish, *check = self._multiplying(p, out, at, totals, max(2, p.parts))
+        gemm, finish, *check = self._multiplying(p, out, at, totals, summed=True)
         return Shared([clear, tops_a, tops_b], [again, pack_a, pack_b, gemm, finish, *check], [finish])
 
     def multiplying(self, p: Product, out: int, scratch: int) -> list[Launch]:
         """From packed operands on, with the checksum."""
         at = _at(p, scratch)
-        return self._multiplying(p, out, at, at["totals"], p.parts)
+        return self._multiplying(p, out, at, at["totals"])
 
-    def _multiplying(self, p: Product, out: int, at: Mapping[str, int], totals: int, parts: int, more: int = 0) -> list[Launch]:
-        """`parts` blocks for each tile, those beyond `p.parts` without work; more than one leave sums at `totals`. `more`: where what is added to
-        the result lies (0: nothing)."""
+    def _multiplying(self, p: Product, out: int, at: Mapping[str, int], totals: int, more: int = 0, *, summed: bool = False) -> list[Launch]:
+        """Blocks that share a tile leave sums at `totals`; with `summed` all do, some without work. `more`: where what is added to the result
+        lies (0: nothing)."""
         kernel = self._device.load(around(p.digits, p.way.layout)).kernel
         padded_a, padded = p.padded_a, p.padded_b
         step_a, step_b = int(not p.a.shared), int(not p.b.shared)
-        scales = (at["top_a"], at["top_b"], p.bits, step_a, step_b, p.m, p.n)
-        rounding = (p.products * -(-p.n // 32) * -(-p.m // TALL), 1, 1)
         made = []
+
+        def rounded(name: str, totals: tuple[int, ...], first: int, rows: int) -> None:
+            scales, below = (at["top_a"] + 4 * first, at["top_b"], p.bits, step_a, step_b, rows, p.n), 4 * first * p.n
+            arguments = (*totals, *scales, padded, out + below, at["columns"], more and more + below)
+            made.append(Launch(kernel(name), (p.products * -(-p.n // 32) * -(-rows // TALL), 1, 1), BLOCK, arguments))
+
         if p.tile is None:
             made += self._by_library(p, at)
-            made.append(Launch(kernel("combine"), rounding, BLOCK, (at["sums"], p.products, padded_a, *scales, padded, out, at["columns"], more)))
-        else:
-            arguments: tuple[int, ...] = (at["packed_a"], at["packed_b"], *scales, p.k, padded_a, padded, p.run, out, totals, at["columns"], more)
+            rounded("combine", (at["sums"], p.products, padded_a), 0, p.m)
+        for first, rows, tiles, grid, parts, run in p.pieces:
+            assert p.tile is not None
+            through, below = summed or parts > 1, 4 * first * p.n
+            arguments: tuple[int, ...] = (at["packed_a"] + first * p.way.layout.width, at["packed_b"], at["top_a"] + 4 * first, at["top_b"], p.bits)
+            arguments += (step_a, step_b, rows, p.n, p.k, padded_a, padded, run, out + below, totals, at["columns"], more and more + below)
             if isinstance(p.tile, Group) and p.tile.persistent:
-                arguments += (p.tiles // (p.tile.cm * p.tile.cn),)
-            gemm = self._device.load(multiplication(p.digits, p.tile, more > 0 and parts == 1), p.tile.arch).kernel("gemm")
-            made.append(Launch(gemm, (p.grid, parts, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits)))
-        if parts > 1:
-            made.append(Launch(kernel("finish"), rounding, BLOCK, (totals, *scales, padded, out, at["columns"], more)))
+                arguments += (tiles // (p.tile.cm * p.tile.cn),)
+            gemm = self._device.load(multiplication(p.digits, p.tile, more > 0 and not through), p.tile.arch).kernel("gemm")
+            made.append(Launch(gemm, (grid, max(2, parts) if through else 1, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits)))
+            if through:
+                rounded("finish", (totals,), first, rows)
         run = p.digits.run // ROW
         size = (p.products * padded // CHECK_LANES, -(-p.blocks // run), 1)
         made.append(Launch(kernel("expected"), size, BLOCK, (at["across"], at["packed_b"], step_a, step_b, p.blocks, padded, run, at["wanted"])))
