@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from assay.exact.added import Added, addend
-from assay.exact.cuda import fake, product
+from assay.exact.cuda import cuts, fake, product
 from assay.exact.cuda.product import Product, Products
 from assay.exact.cuda.tiles import BF16_TILES, TILES, Size, Way, digits, groups
 from assay.exact.inputs import Case, Writer, case, floats, integers
@@ -57,12 +57,24 @@ def test_a_product_adds_what_is_there_by_every_way(name: str) -> None:
 
 @needs_compiler
 def test_a_product_whose_k_is_split_adds_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product, "LEAST_PART", 32)
+    monkeypatch.setattr(cuts, "FEW_PARTS", 32)
     run = Run(made((15, 600, 13), "rare"), 14)
     (step,) = run.tape.plan.steps
     found = run.products.product(step)
     assert isinstance(found, Product)
-    assert found.parts > 1
+    assert found.pieces[-1].parts > 1
+    assert run.right()
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["persistent", "wgmma"])
+def test_rows_that_are_cut_off_are_added_to_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(cuts, "cut", lambda *_: cuts.Cut(256, 2))
+    run = Run(made((300, 400, 70), "rare", 14), *WAYS[name])
+    (step,) = run.tape.plan.steps
+    found = run.products.product(step)
+    assert found is not None
+    assert [(piece.rows, piece.parts) for piece in found.pieces] == [(256, 1), (44, 2)]
     assert run.right()
 
 
