@@ -56,7 +56,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) inward(const i8 *a, const u32 *top_a, co
     u64 wrong = 0;
     if (k <= 64) product_in<LINES, 1>(plane, pitch, rows, first, columns, k, span, (int)bits, shared, wrong);
     else product_in<LINES, 2>(plane, pitch, rows, first, columns, k, span, (int)bits, shared, wrong);
-    add_to_faults(faults, wrong);
+    add_to_faults<LINES>(faults, wrong, shared);
     for (int e = (int)begin + LANE; e < (int)end; e += 32) if (first + r < lanes_a) c[(first + r) * lanes_b + e] = plane[r * pitch + e];
 }
 
@@ -79,10 +79,13 @@ KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 le
         for (int i = 0; OF_LANE(i / 2, i % 2) < (int)(end - begin); i++) put<LINES>(line, OF_LANE(i / 2, i % 2), p[begin + OF_LANE(i / 2, i % 2)]);
         line_done<LINES>(line);
         if (LANE == 0) tops[r] = top;
+    } else {
+        if (LANE == 0) tops[r] = 0;
+        zeros<LINES>(digits, r, (u32)begin, (u32)(end - begin), (int)bits);
     }
     u64 wrong = 0;
     out_of<8>(out, row_step, lane_step, rows, first, digits, tops, columns, length, {(int)begin, (int)end}, (int)bits, shared, wrong);
-    add_to_faults(faults, wrong);
+    add_to_faults<LINES>(faults, wrong, shared);
 }
 """
 
@@ -138,7 +141,7 @@ class Chip:
         device, blocks, padded = self.device, -(-k // ROW), -(-lanes // LANES) * LANES
         size, planes = 4 * padded // LANES * blocks * ROW, own(self.bits)
         out = Packed(
-            x, padded, device.allocate(planes * blocks * ROW * padded), device.allocate(4 * (lanes + 7)), device.allocate(size),
+            x, padded, device.allocate(planes * blocks * ROW * padded), device.allocate(4 * padded), device.allocate(size),
             device.allocate(8 * padded),
         )  # fmt: skip
         start, values = uploaded(device, np.zeros(1, np.int64)), uploaded(device, x)
@@ -336,7 +339,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
         for (int again = 0; again < 2; again++) /* as two products may read the same lines */
             out_of<8>(out, width, 1, rows, first, digits, tops, of_v, keys, {0, n}, (int)bits, shared, wrong);
     }
-    add_to_faults(faults, wrong);
+    add_to_faults<LINES>(faults, wrong, shared);
 }
 """
 

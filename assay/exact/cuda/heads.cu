@@ -6,7 +6,7 @@
  * share a matrix.
  *
  * Digits lie as digits.cuh's `spot` says, in rows of 64 bytes; lanes and k that fill up 64 are zero, a whole 64 behind the last k is not written. Beside them
- * [product][lane] the largest magnitudes (`top`) and the sums over k (`along`, weighted as in pack.cu, up to the padded lanes), and the sums of integers over
+ * [product][padded lane] the largest magnitudes (`top`) and the sums over k (`along`), and the sums of integers over
  * each 64 lanes (`across`: [product][lanes / 64][k up to a multiple of 128]), all from registers, before anything has been to memory.
  */
 #if BF16 || FP8 || PLAIN || WIDTH != 64
@@ -44,7 +44,7 @@ __device__ __forceinline__ i32 put_four(const packed_lanes &to, i64 product, i64
     for (int z = 0; z < OWN; z++) {
         u32 word = low_bytes(d[z]);
         *(u32 *)(at_first + z * blocks * to.padded * ROW) = word;
-        sum += (i32)(weight(z) + (KARATSUBA ? weight(2) : 0)) * __dp4a((int)word, 0x01010101, 0);
+        sum += (1 << BASE * (OWN - 1 - z)) * __dp4a((int)word, 0x01010101, 0);
     }
     return sum;
 }
@@ -92,7 +92,7 @@ KERNEL __launch_bounds__(32 * WARPS, 1) pack_heads(i64 count, const i64 *table, 
         #pragma unroll
         for (int j = 0; j < MOST_COLUMNS / 32; j++) atomicMax(&tops[lane + 32 * j], highs[j]);
         __syncthreads();
-        if ((int)threadIdx.x < columns) by_column.top[product * columns + threadIdx.x] = tops[threadIdx.x];
+        if ((int)threadIdx.x < (int)by_column.padded) by_column.top[product * by_column.padded + threadIdx.x] = tops[threadIdx.x];
     }
     for (int group = part * each; group < (part + 1) * each && group < groups; group++) {
         #pragma unroll 1
@@ -123,7 +123,7 @@ KERNEL __launch_bounds__(32 * WARPS, 1) pack_heads(i64 count, const i64 *table, 
                 i32 sum = put_four(by_row, product, row, 1, at / WIDTH, at % WIDTH, four, factor, magic, bits, q);
                 for (int step = wide ? 16 : 8; step; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
                 if (at == 0) {
-                    if (row < rows) by_row.top[product * rows + row] = top;
+                    by_row.top[product * by_row.padded + row] = top;
                     by_row.along[product * by_row.padded + row] = (u64)(i64)sum;
                 }
                 #pragma unroll

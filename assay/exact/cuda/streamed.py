@@ -52,7 +52,7 @@ class Packed(NamedTuple):
         """Bytes of its parts."""
         count, row = self.side.products, self.blocks * ROW
         return {
-            "top": 4 * count * self.side.lanes.size, "along": 8 * count * self.padded, "across": 4 * count * self.padded // LANES * row,
+            "top": 4 * count * self.padded, "along": 8 * count * self.padded, "across": 4 * count * self.padded // LANES * row,
             "digits": count * in_memory(how) * row * self.padded,
         }  # fmt: skip
 
