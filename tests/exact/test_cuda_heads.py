@@ -75,13 +75,18 @@ def expected(x: Array, bits: int) -> dict[str, Array]:
     weights = tuple(1 << base * (own - 1 - z) for z in range(own))
     along = sum(weight * plane.sum(axis=2) for weight, plane in zip(weights, planes, strict=True))
     across = np.full((batch, padded // LANES, row), -1, np.int32)
+    checked = np.full((batch, 2 if how.planes == 1 else own + 1, row) if lanes <= 128 else 0, -1, np.int8)
+    rest = np.where(np.arange(width) < k, q.sum(axis=1) + 1, 0)
+    for digit in checked.swapaxes(0, 1) if lanes <= 128 else ():
+        digit[:, :width] = low = (rest + 128) % 256 - 128
+        rest = (rest - low) >> 8
     across[:, :, :width] = q.reshape(batch, -1, LANES, width).sum(axis=2)
     laid = np.full((batch, own, row // 64, padded, 64), -1, np.int8)
     lane, at = np.arange(padded)[:, None], np.arange(width)[None, :]
     for z, plane in enumerate(planes):
         laid[:, z, at // 64, lane, ((at % 64 >> 4) ^ (lane >> 1 & 3)) << 4 | at % 16] = plane
     top = np.pad(top, ((0, 0), (0, padded - lanes)))
-    return {"top": top.view(np.uint32), "digits": laid, "along": along, "across": across}
+    return {"top": top.view(np.uint32), "digits": laid, "along": along, "across": across, "checked": checked}
 
 
 def found(device: Device, sizes: Sequence[Of], bits: int, kinds: str = "rows columns") -> bool:

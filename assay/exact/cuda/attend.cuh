@@ -34,14 +34,15 @@
 #define WEIGHTS (2 * OWN - 1) /* sums of products of digits of one weight: at most 2^15 a term, and less than 2^14 terms */
 #define CHECKED (PLANES == 1 ? 2 : OWN + 1) /* signed digits of base 2^8 of S_k + 1, of at most 128 lanes */
 
-/* One product's operand. `across` [groups of 64 lanes][k up to a multiple of 128] is wanted of the one that streams, `along` [padded] of the one that has the
- * lines, both as heads.cu makes them. `padded`: lanes with those that heads.cu adds, a multiple of 64. Behind the scales of the one that streams there are 7 words
- * that may be read, whatever they are. */
+/* One product's operand, as heads.cu makes it: `across` [groups of 64 lanes][k up to a multiple of 128] is wanted of the one that product_in streams, `checked`
+ * [digit][k likewise] of the one that product_out streams, `along` [padded] of the one that has the lines. `padded`: lanes with those that heads.cu
+ * adds, a multiple of 64; their scales are 0. */
 struct Packed {
     const i8 *digits;
     const u32 *top;
     const i32 *across;
     const u64 *along;
+    const i8 *checked;
     i32 lanes, padded;
 };
 
@@ -53,7 +54,7 @@ struct Span {
 /* Floats from a line to the next in a plane of so many: pairs that a warp writes at a time, of 8 lines and 8 lanes, lie in different banks, and the last 8 of
  * them have room. */
 __device__ constexpr int pitch_of(int lanes) { return (lanes + 7) / 16 * 16 + 8; }
-__device__ constexpr int rows_of(int length) { return (length + WIDTH - 1) / WIDTH; }
+__device__ constexpr int rows_of(int length) { return (int)((u32)(length + WIDTH - 1) / WIDTH); }
 /* Bytes in front of digits, for each line's sum. */
 template <int BR> __device__ constexpr int head_bytes() { return (8 * BR + 127) / 128 * 128; }
 /* Bytes of BR lines' digits and of what checks them, and of the rings with what else a product has; both begin at a multiple of 128. */
@@ -150,8 +151,8 @@ __device__ __forceinline__ float joined_pair(u32 hi, u32 lo, float less) {
 #endif
 
 __device__ __forceinline__ u64 summed_by_warp(u64 v) {
-    for (int by = 16; by; by /= 2) v += __shfl_xor_sync(ALL_LANES, v, by);
-    return v;
+    u32 low = (u32)v & 0x3fffffu, middle = (u32)(v >> 22) & 0x3fffffu, high = (u32)(v >> 44); /* of at most 22 bits: their sums fit an u32 */
+    return __reduce_add_sync(ALL_LANES, low) + ((u64)__reduce_add_sync(ALL_LANES, middle) << 22) + ((u64)__reduce_add_sync(ALL_LANES, high) << 44);
 }
 
 /* Checksums, modulo 2^64. What is wrong with a line counts for an odd multiple of its own, and a product's lines together for another one than those of the next
@@ -228,10 +229,10 @@ template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *p
                                                                         int bits, char *rings, u64 &wrong) {
     const int of_lines = TURNS * BR * WIDTH, width = TURNS * WIDTH; /* bytes of a plane of lines; k */
     char *lines = rings + rings_bytes<BR>(), *check = lines + OWN * of_lines; /* [digit of S_k + 1][k] */
-    int warp = (int)threadIdx.x >> 5, lanes = span.end, depth = ((int)k + ROW - 1) / ROW * ROW;
+    const int warp = (int)(threadIdx.x / 32u), lanes = span.end, depth = ((int)k + ROW - 1) / ROW * ROW;
     const int pieces = BR * (WIDTH / 16); /* of 16 bytes that a plane of lines has of 64 of k */
-    if (int i = (int)threadIdx.x; i < TURNS * pieces) {
-        const i8 *from = a.digits + ((i64)(i / pieces) * a.padded + first) * WIDTH + i % pieces * 16;
+    if (u32 i = threadIdx.x; i < (u32)(TURNS * pieces)) {
+        const i8 *from = a.digits + ((u32)(i / pieces) * (u32)a.padded + (u32)first) * WIDTH + i % pieces * 16;
 #pragma unroll
         for (int z = 0; z < OWN; z++) async_copy(lines + z * of_lines + i * 16, from + (i64)z * depth * a.padded);
     }
@@ -251,7 +252,7 @@ template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *p
     if ((int)threadIdx.x < width) {
         Across s = 1;
 #pragma unroll 4
-        for (int group = span.begin / GROUP; group < (lanes + GROUP - 1) / GROUP; group++) s += b.across[group * depth + (int)threadIdx.x];
+        for (u32 group = (u32)span.begin / GROUP; group < (u32)(lanes + GROUP - 1) / GROUP; group++) s += b.across[group * (u32)depth + threadIdx.x];
         put_signed<SPANNED>(check + threadIdx.x, width, s);
     }
     const int own = BR / 8; /* of a thread's two lines in fragments that there are */

@@ -89,7 +89,7 @@ template <int BR> __device__ __forceinline__ void zeros(char *digits, int r, u32
  * multiple of 64. */
 template <int PARTS> __device__ __forceinline__ int next_half(int bytes, int at, int row) {
     bytes += PARTS / 2 * row;
-    return PARTS % 2 ? (at % 2 ? bytes + row : bytes) ^ 32 : bytes;
+    return PARTS % 2 ? (at & 1 ? bytes + row : bytes) ^ 32 : bytes;
 }
 
 #if NARROWED
@@ -128,34 +128,37 @@ template <int BR, int TILES> __device__ __forceinline__ void product_out(float *
                                                                          u64 &wrong, const float *factor = nullptr) {
     static_assert(BR * BR * 8 * (int)sizeof(TwoTotals) <= rings_bytes<BR>(), "the rings have no room for the totals of all warps");
     const int of_lines = BR * WIDTH, own = BR / 8; /* bytes of a plane of a row */
-    int count = rows_of((int)length), warp = (int)threadIdx.x >> 5, lanes = b.lanes, depth = ((int)length + ROW - 1) / ROW * ROW;
-    int begin = span.begin / WIDTH, end = rows_of(span.end); /* rows of digits */
+    const int count = rows_of((int)length), warp = (int)(threadIdx.x / 32u), lanes = b.lanes, depth = ((int)length + ROW - 1) / ROW * ROW;
+    const int begin = (int)((u32)span.begin / WIDTH), end = rows_of(span.end); /* rows of digits */
     const int PARTS = BR / TILES;
-    int tile = warp % TILES, part = warp / TILES;                    /* which 16 lanes this warp has, and which of each PARTS times 32 of k */
-    int last = part < PARTS ? 2 * end : 0, ahead = 2 * begin + part; /* what is fetched next, in halves of rows */
+    const int tile = (int)((u32)warp % TILES), part = (int)((u32)warp / TILES); /* which 16 lanes this warp has, and which of each PARTS times 32 of k */
+    const int last = part < PARTS ? 2 * end : 0, at_first = 2 * begin + part; /* what is fetched next, in halves of rows */
+    int ahead = at_first;
     char *lines = digits + head_bytes<BR>(), *check = lines + count * OWN * of_lines;
     Ring ring = ring_of_warp();
     int lane = LANE / 2, put = lane * 32 + ((LANE ^ lane >> 2) & 1) * 16; /* in a unit, rows of 32 bytes lie so that those 4 apart are in different banks */
-    i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH, piece = SWIZZLED(lane, (LANE & 1) * 16) ^ ahead % 2 * 32;
-    const i8 *from = b.digits + (i64)(ahead / 2) * row_b + (tile * 16 + lane) * WIDTH + piece;
+    i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH, piece = SWIZZLED(lane, (LANE & 1) * 16) ^ (ahead & 1) * 32;
+    const i8 *from = b.digits + (u32)ahead / 2 * (u32)row_b + (tile * 16 + lane) * WIDTH + piece;
     auto fetch = [&](int to) {
         if (ahead < last) fetch_unit(rings + to + put, from, plane_b);
         async_commit();
         from += PARTS / 2 * row_b;
-        if (PARTS % 2) from += ahead % 2 * row_b + (piece & 32 ? -32 : 32), piece ^= 32;
+        if (PARTS % 2) from += (ahead & 1) * row_b + (piece & 32 ? -32 : 32), piece ^= 32;
         ahead += PARTS;
     };
-    for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * OWN * UNIT);
 #pragma unroll 1
-    for (int e = begin * WIDTH + (int)threadIdx.x; e < end * WIDTH; e += 32 * BR) {
-        i32 s = e < (int)length ? b.across[e] + (TILES > GROUP / 16 ? b.across[depth + e] : 0) + 1 : 0; /* so what lies behind the line's end counts for nothing */
-        put_signed<CHECKED>(check + e, count * WIDTH, s);
+    for (int i = begin * (WIDTH / 16) + (int)threadIdx.x; i < end * (WIDTH / 16); i += 32 * BR) {
+#pragma unroll
+        for (int d = 0; d < CHECKED; d++) async_copy(check + (d * count * WIDTH + i * 16), b.checked + (d * depth + i * 16));
     }
+    async_commit();
+    for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * OWN * UNIT);
+    async_wait<RING - 1>();
     __syncthreads(); /* digits and what checks them are there for all */
     i32 sums[2][WEIGHTS][4], checks[OWN][4]; /* of 8 lanes each; of the digits of the check, as lanes: at most 2^13 2^14 */
     cleared<WEIGHTS>(sums[0]), cleared<WEIGHTS>(sums[1]), cleared<OWN>(checks);
     int row = (LANE & 7) + LANE / 16 * 8, spot = row * 32 + ((LANE >> 3 ^ row >> 2) & 1) * 16;
-    int at = 2 * begin + part, mine = at / 2 * OWN * of_lines + (spot_of_lines<BR>() ^ at % 2 * 32); /* the half that is used, and this thread's part of it */
+    int at = at_first, mine = (int)((u32)at / 2) * OWN * of_lines + (spot_of_lines<BR>() ^ (at & 1) * 32); /* the half that is used, and this thread's part of it */
     int digit = LANE / 4 * count * WIDTH + LANE % 4 * 4; /* of those of the check, if there is one */
     for (; at < last; at += PARTS) {
         u32 of_block[OWN][4], of_lanes[OWN][4];
@@ -200,10 +203,11 @@ template <int BR, int TILES> __device__ __forceinline__ void product_out(float *
     for (int turn = 0; turn < (TILES + 3) / 4; turn++) {
         int n = 64 * turn + 2 * LANE; /* this thread has two neighbouring lanes */
         if (n >= 16 * TILES) break;
+        const TwoTotals *found = totals + ((n / 16 * BR + warp) * 8 + (n % 16 / 2 ^ (warp & 1) * 4));
         OfTotal sum[2][WORDS_OF_TOTAL] = {};
 #pragma unroll
         for (int p = 0; p < PARTS; p++) {
-            TwoTotals two = totals[((p * TILES + n / 16) * BR + warp) * 8 + (n % 16 / 2 ^ (warp & 1) * 4)];
+            TwoTotals two = found[p * (TILES * BR * 8)];
 #pragma unroll
             for (int i = 0; i < 2 * WORDS_OF_TOTAL; i++) sum[i / WORDS_OF_TOTAL][i % WORDS_OF_TOTAL] += two.of[i / WORDS_OF_TOTAL][i % WORDS_OF_TOTAL];
         }
