@@ -146,7 +146,8 @@ class Chip:
             device.allocate((2 if self.bits <= 8 else planes + 1) * blocks * ROW), device.allocate(8 * padded),
         )  # fmt: skip
         start, values = uploaded(device, np.zeros(1, np.int64)), uploaded(device, x)
-        to, nowhere = (*(b.address for b in (out.top, out.digits, out.along, out.across)), out.checked.address if lanes <= 128 else 0, padded), (0,) * 6
+        places = (b.address for b in (out.top, out.digits, out.along, out.across))
+        to, nowhere = (*places, out.checked.address if lanes <= 128 else 0, padded), (0,) * 6
         walk = (0, k, 0, 1, lanes, k, 0, *to, *nowhere) if k <= 128 else (0, 1, 0, k, k, lanes, 0, *nowhere, *to)
         table = uploaded(device, np.array([0, 1, values.address, start.address, *walk], np.int64))
         pack = device.load(of_heads(digits(self.bits))).kernel("pack_heads")

@@ -237,7 +237,8 @@ class _Writer(Reader):
         if self.spans is not None:
             table = Table(tuple(word for span in self.spans.blocks for word in span))
             start = [f"const i64 *own = {self.parameter('const i64 *', 'l', table)} + 3 * (blockIdx.x % (u32)blocks);"]
-            start += ["const i32 first = (i32)own[0] * BR;", "const Span span = {(int)own[1], (int)own[2]};"]
+            units = "" if shape.elements % UNIT else f" & -{UNIT}"  # so that the compiler knows, too
+            start += ["const i32 first = (i32)own[0] * BR;", f"const Span span = {{(int)own[1]{units}, (int)own[2]{units}}};"]
             start += ["const u32 from = (u32)span.begin, some = (u32)span.end - from, left = n - some;"]
             start += [*self._place("blockIdx.x"), f"u32 *flag = {flags} + z * (u32)blocks + own[0];", "bool fits = true;"]
             body = [*start, *self.body, "if (threadIdx.x == 0) *flag = 0;"]

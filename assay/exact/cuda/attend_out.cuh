@@ -17,7 +17,7 @@ struct Line {
 
 /* For `count` elements of at most the magnitude `top` (bits); count <= 8192. */
 template <int BR> __device__ __forceinline__ Line line_of(char *digits, int r, u32 begin, u32 count, u32 top, int bits) {
-    char *to = digits + head_bytes<BR>() + ((int)begin / WIDTH * OWN * BR + r) * WIDTH;
+    char *to = digits + head_bytes<BR>() + (int)(begin / WIDTH * (OWN * BR) + (u32)r) * WIDTH;
     Line line = {to + SWIZZLED(r, 2 * LANE), (u64 *)digits + r, 0.0f, 0.0f, 0, (int)count, bits, top};
     factor_of(top, bits, &line.factor, &line.magic);
     return line;
@@ -56,7 +56,8 @@ template <int BR> __device__ __forceinline__ void put_two(Line &line, int row, c
 template <int BR> __device__ __forceinline__ void line_done(Line &line) {
     bool none = field_of(line.top) == 255; /* the digits of such a line are anything: now they are 0 */
     if (OWN == 2) {
-        int rest = line.count % WIDTH - 2 * LANE, own = line.count / WIDTH * 2 + max(0, min(rest, 2));
+        u32 rest = (u32)line.count % WIDTH;
+        int own = (int)((u32)line.count / WIDTH * 2) + max(0, min((int)rest - 2 * LANE, 2));
         line.sum = (i32)((u32)line.sum - (u32)own * __float_as_uint(line.magic));
     }
     if (OWN > 1 && (none || rounded_to(__uint_as_float(line.top), line.factor, line.magic) >= 1 << (line.bits - 1))) {
