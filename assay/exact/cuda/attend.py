@@ -139,7 +139,8 @@ class _Writer(Reader):
         """C++ for the operand of product z."""
         if packed not in self.packed:
             given = [self.parameter("const i8 *", "d", Of(packed, "digits")), self.parameter("const u32 *", "t", Of(packed, "top"))]
-            given += [self.parameter(f"const {kind} *", "s", Of(packed, sums)) for kind, sums in (("i32", "across"), ("u64", "along"), ("i8", "checked"))]
+            sums = ("i32", "across"), ("u64", "along"), ("i8", "checked")
+            given += [self.parameter(f"const {kind} *", "s", Of(packed, name)) for kind, name in sums]
             given += [self.number(size) for size in (packed.side.lanes.size, packed.padded, packed.blocks)]
             name = f"o{len(self.packed)}"
             self.body.append(f"const Packed {name} = packed_of({', '.join(given)}, (u32)({self.offset(walk)}));")

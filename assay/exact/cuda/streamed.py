@@ -51,10 +51,10 @@ class Packed(NamedTuple):
     def sizes(self, how: Digits) -> dict[str, int]:
         """Bytes of its parts."""
         count, row = self.side.products, self.blocks * ROW
-        checked = 2 if how.planes == 1 else in_memory(how) + 1
+        checked = (2 if how.planes == 1 else in_memory(how) + 1) if self.side.lanes.size <= MOST_COLUMNS else 0
         return {
             "top": 4 * count * self.padded, "along": 8 * count * self.padded, "across": 4 * count * self.padded // LANES * row,
-            "digits": count * in_memory(how) * row * self.padded, "checked": count * checked * row if self.side.lanes.size <= MOST_COLUMNS else 0,
+            "digits": count * in_memory(how) * row * self.padded, "checked": count * checked * row,
         }  # fmt: skip
 
 
