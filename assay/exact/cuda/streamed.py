@@ -101,8 +101,8 @@ def matrices(packed: Iterable[Packed]) -> list[Matrix]:
 
 
 Words = tuple[int, int, int, int, int, int]
-"""Where lanes are packed to: addresses of largest magnitudes, digits, sums `along`, `across` and `checked` (0 where lanes are more than 128); padded lanes. All
-0: nowhere."""
+"""Where lanes are packed to: addresses of largest magnitudes, digits, sums `along`, `across` and `checked` (0 where lanes are more than 128); padded
+lanes. All 0: nowhere."""
 
 
 class Placed(NamedTuple):
