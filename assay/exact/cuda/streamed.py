@@ -24,6 +24,11 @@ def in_memory(how: Digits) -> int:
     return how.planes - how.karatsuba
 
 
+def checked_in(how: Digits) -> int:
+    """Digits of what checks k with at most 128 lanes (CHECKED of attend.cuh)."""
+    return 2 if how.planes == 1 else in_memory(how) + 1
+
+
 class Walk(NamedTuple):
     """A walk in memory (walk.cuh) as an argument."""
 
@@ -51,7 +56,7 @@ class Packed(NamedTuple):
     def sizes(self, how: Digits) -> dict[str, int]:
         """Bytes of its parts."""
         count, row = self.side.products, self.blocks * ROW
-        checked = (2 if how.planes == 1 else in_memory(how) + 1) if self.side.lanes.size <= MOST_COLUMNS else 0
+        checked = checked_in(how) if self.side.lanes.size <= MOST_COLUMNS else 0
         return {
             "top": 4 * count * self.padded, "along": 8 * count * self.padded, "across": 4 * count * self.padded // LANES * row,
             "digits": count * in_memory(how) * row * self.padded, "checked": count * checked * row,
