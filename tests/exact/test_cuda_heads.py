@@ -162,6 +162,9 @@ CHANGES = {
     "a column's group": ("of_columns[column / TAKEN * TAKEN + at + i]", "of_columns[at + i]"),
     "where k lies": ("(int)(block & 1) * WIDTH + at", "at"),
     "a table of places": ("row < rows ? row : 0", "0"),
+    "what checks k": ("i32 sum = 1;", "i32 sum = 0;"),
+    "what checks nothing": ("at < rows ? sum : 0", "sum"),
+    "what checks k, of all rows": ("= of_rows[k], every += of_rows[k],", "= every = of_rows[k],"),
 }
 
 

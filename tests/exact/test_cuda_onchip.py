@@ -340,6 +340,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
         line_done<LINES>(line);
         for (int again = 0; again < 2; again++) /* as two products may read the same lines */
             out_of<8>(out, width, 1, rows, first, digits, tops, of_v, keys, {0, n}, (int)bits, shared, wrong);
+        for (int e = LANE; e < n; e += 32) plane[r * pitch + e] = __uint_as_float(NAN_BITS); /* so that the next turn does not find this one's */
     }
     add_to_faults<LINES>(faults, wrong, shared);
 }
