@@ -46,7 +46,7 @@ from assay.exact.cuda.parts import constants_of
 from assay.exact.cuda.product import Products, Side
 from assay.exact.cuda.ruler import Ruler
 from assay.exact.cuda.sources import around
-from assay.exact.cuda.streamed import Packed, Shelf, in_memory, matrices
+from assay.exact.cuda.streamed import Packed, Shelf, checked_in, in_memory, matrices
 from assay.exact.cuda.tape import SHORT, Tape
 from assay.exact.cuda.tiles import ROW, Digits, Size, Way, digits, groups
 from assay.exact.plan import Plan
@@ -182,7 +182,7 @@ def attended(step: Step, plan: Plan, shelf: Shelf) -> tuple[Moved, int, tuple[in
     units, made = shape.batch * sum(-(-(end - begin) // UNIT) for begin, end in spans), sum(end - begin for begin, end in spans)
     makers, uses = attend.streams(step)
     wide = [UNIT * -(-packed.side.k.size // UNIT) for packed in makers] + [packed.padded for packed in uses]
-    sums = [4 * UNIT * -(-packed.side.k.size // UNIT) for packed in makers] + [4 * UNIT * (packed.padded // UNIT) for packed in uses]
+    sums = [4 * UNIT * -(-packed.side.k.size // UNIT) for packed in makers] + [UNIT * checked_in(kernel.how)] * len(uses)
     streamed = units * (UNIT * in_memory(kernel.how) * sum(wide) + sum(sums))
     read = sum(n * v.item * prod(shape[1:]) * made // (per * shape.elements) for v, n in kernel.passes.items() if v.strides[-1])
     products, elements = len(makers) + len(uses), shape.batch * shape.lines * shape.elements

@@ -60,10 +60,10 @@ def sides(of: Of) -> tuple[Operand, Operand, int]:
 def expected(x: Array, bits: int) -> dict[str, Array]:
     """Of batch x lanes x k: largest magnitudes, integers, digits as they lie, sums. What is not written is -1."""
     how, (batch, lanes, k) = digits(bits), x.shape
-    top = np.ascontiguousarray(np.abs(x).max(axis=2))
+    padded, width, row = -(-lanes // LANES) * LANES, -(-k // 64) * 64, -(-k // ROW) * ROW
+    top = np.abs(x).max(axis=2)
     bound = np.float64(2.0) ** (bits - 1 + 126 - (top.view(np.uint32) >> 23).astype(np.int64))
     q = np.clip(np.rint(x.astype(np.float64) * bound[:, :, None]), -(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1).astype(np.int64)
-    padded, width, row = -(-lanes // LANES) * LANES, -(-k // 64) * 64, -(-k // ROW) * ROW
     q = np.pad(q, ((0, 0), (0, padded - lanes), (0, width - k)))
     own, base = (2, 7) if how.karatsuba else (how.planes, 8)
     rest, planes = q, []
@@ -72,15 +72,21 @@ def expected(x: Array, bits: int) -> dict[str, Array]:
         planes.insert(0, low)
         rest = (rest - low) >> base
     planes.insert(0, rest)
-    weights = (1 << 14, 1) if how.karatsuba else tuple(1 << base * (own - 1 - z) for z in range(own))
+    weights = tuple(1 << base * (own - 1 - z) for z in range(own))
     along = sum(weight * plane.sum(axis=2) for weight, plane in zip(weights, planes, strict=True))
     across = np.full((batch, padded // LANES, row), -1, np.int32)
+    checked = np.full((batch, 2 if how.planes == 1 else own + 1, row) if lanes <= 128 else 0, -1, np.int8)
+    rest = np.where(np.arange(width) < k, q.sum(axis=1) + 1, 0)
+    for digit in checked.swapaxes(0, 1) if lanes <= 128 else ():
+        digit[:, :width] = low = (rest + 128) % 256 - 128
+        rest = (rest - low) >> 8
     across[:, :, :width] = q.reshape(batch, -1, LANES, width).sum(axis=2)
     laid = np.full((batch, own, row // 64, padded, 64), -1, np.int8)
     lane, at = np.arange(padded)[:, None], np.arange(width)[None, :]
     for z, plane in enumerate(planes):
         laid[:, z, at // 64, lane, ((at % 64 >> 4) ^ (lane >> 1 & 3)) << 4 | at % 16] = plane
-    return {"top": top.view(np.uint32), "digits": laid, "along": along, "across": across}
+    top = np.pad(top, ((0, 0), (0, padded - lanes)))
+    return {"top": top.view(np.uint32), "digits": laid, "along": along, "across": across, "checked": checked}
 
 
 def found(device: Device, sizes: Sequence[Of], bits: int, kinds: str = "rows columns") -> bool:
@@ -156,6 +162,9 @@ CHANGES = {
     "a column's group": ("of_columns[column / TAKEN * TAKEN + at + i]", "of_columns[at + i]"),
     "where k lies": ("(int)(block & 1) * WIDTH + at", "at"),
     "a table of places": ("row < rows ? row : 0", "0"),
+    "what checks k": ("i32 sum = 1;", "i32 sum = 0;"),
+    "what checks nothing": ("at < rows ? sum : 0", "sum"),
+    "what checks k, of all rows": ("= of_rows[k], every += of_rows[k],", "= every = of_rows[k],"),
 }
 
 

@@ -51,17 +51,17 @@ KERNEL __launch_bounds__(32 * LINES, 1) inward(const i8 *a, const u32 *top_a, co
     int r = (int)threadIdx.x >> 5, pitch = pitch_of((int)lanes_b);
     i64 first = (i64)blockIdx.x * LINES;
     float *plane = (float *)(shared + (ring_bytes<LINES>() + 127) / 128 * 128);
-    Packed rows = {a, top_a, 0, along, (i32)lanes_a, (i32)padded_a}, columns = {b, top_b, across, 0, (i32)lanes_b, (i32)padded_b};
+    Packed rows = {a, top_a, 0, along, 0, (i32)lanes_a, (i32)padded_a}, columns = {b, top_b, across, 0, 0, (i32)lanes_b, (i32)padded_b};
     Span span = {(int)begin, (int)end};
     u64 wrong = 0;
     if (k <= 64) product_in<LINES, 1>(plane, pitch, rows, first, columns, k, span, (int)bits, shared, wrong);
     else product_in<LINES, 2>(plane, pitch, rows, first, columns, k, span, (int)bits, shared, wrong);
-    add_to_faults(faults, wrong);
+    add_to_faults<LINES>(faults, wrong, shared);
     for (int e = (int)begin + LANE; e < (int)end; e += 32) if (first + r < lanes_a) c[(first + r) * lanes_b + e] = plane[r * pitch + e];
 }
 
 /* out[row * row_step + n * lane_step] of p[rows][begin <= k < end] and B's lanes, p by way of digits in shared memory. */
-KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 length, const i8 *b, const u32 *top_b, const i32 *across,
+KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 length, const i8 *b, const u32 *top_b, const i8 *checked,
                                                 i64 lanes_b, i64 padded_b, i64 begin, i64 end, i64 bits, float *out, i64 row_step,
                                                 i64 lane_step, u64 *faults) {
     ASSAY_SHARED(char, shared);
@@ -69,7 +69,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 le
     int r = (int)threadIdx.x >> 5;
     i64 first = (i64)blockIdx.x * LINES;
     char *digits = shared + (ring_bytes<LINES>() + 127) / 128 * 128;
-    Packed columns = {b, top_b, across, 0, (i32)lanes_b, (i32)padded_b};
+    Packed columns = {b, top_b, 0, 0, checked, (i32)lanes_b, (i32)padded_b};
     if (first + r < rows) {
         u32 top = 0;
         p += (first + r) * length;
@@ -79,10 +79,13 @@ KERNEL __launch_bounds__(32 * LINES, 1) outward(const float *p, i64 rows, i64 le
         for (int i = 0; OF_LANE(i / 2, i % 2) < (int)(end - begin); i++) put<LINES>(line, OF_LANE(i / 2, i % 2), p[begin + OF_LANE(i / 2, i % 2)]);
         line_done<LINES>(line);
         if (LANE == 0) tops[r] = top;
+    } else {
+        if (LANE == 0) tops[r] = 0;
+        zeros<LINES>(digits, r, (u32)begin, (u32)(end - begin), (int)bits);
     }
     u64 wrong = 0;
     out_of<8>(out, row_step, lane_step, rows, first, digits, tops, columns, length, {(int)begin, (int)end}, (int)bits, shared, wrong);
-    add_to_faults(faults, wrong);
+    add_to_faults<LINES>(faults, wrong, shared);
 }
 """
 
@@ -120,6 +123,7 @@ class Packed(NamedTuple):
     digits: Buffer
     top: Buffer
     across: Buffer
+    checked: Buffer
     along: Buffer
 
 
@@ -138,11 +142,12 @@ class Chip:
         device, blocks, padded = self.device, -(-k // ROW), -(-lanes // LANES) * LANES
         size, planes = 4 * padded // LANES * blocks * ROW, own(self.bits)
         out = Packed(
-            x, padded, device.allocate(planes * blocks * ROW * padded), device.allocate(4 * (lanes + 7)), device.allocate(size),
-            device.allocate(8 * padded),
+            x, padded, device.allocate(planes * blocks * ROW * padded), device.allocate(4 * padded), device.allocate(size),
+            device.allocate((2 if self.bits <= 8 else planes + 1) * blocks * ROW), device.allocate(8 * padded),
         )  # fmt: skip
         start, values = uploaded(device, np.zeros(1, np.int64)), uploaded(device, x)
-        to, nowhere = (*(b.address for b in (out.top, out.digits, out.along, out.across)), padded), (0,) * 5
+        places = (b.address for b in (out.top, out.digits, out.along, out.across))
+        to, nowhere = (*places, out.checked.address if lanes <= 128 else 0, padded), (0,) * 6
         walk = (0, k, 0, 1, lanes, k, 0, *to, *nowhere) if k <= 128 else (0, 1, 0, k, k, lanes, 0, *nowhere, *to)
         table = uploaded(device, np.array([0, 1, values.address, start.address, *walk], np.int64))
         pack = device.load(of_heads(digits(self.bits))).kernel("pack_heads")
@@ -176,7 +181,7 @@ class Chip:
         (rows, length), columns = p.shape, len(b.x)
         shared = spare + ring_bytes(self.bits, self.lines) + digits_bytes(self.bits, self.lines, length)
         lines = uploaded(self.device, p)
-        of_b = (b.digits.address, b.top.address, b.across.address, columns, b.padded)
+        of_b = (b.digits.address, b.top.address, b.checked.address, columns, b.padded)
         steps = (1, rows) if turned else (columns, 1)
         shape = (columns, rows) if turned else (rows, columns)
         words = (lines.address, rows, length, *of_b, *(span or (0, length)), self.bits, -1, *steps)
@@ -299,7 +304,7 @@ WHOLE = """
 #define HELD 8
 /* out = softmax(q k^T + mask) v, of one head of at most 256 keys; twice, so that what one product leaves in shared memory meets the next one. */
 KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, const u64 *along, i64 rows, i64 padded_q, const i8 *k, const u32 *top_k,
-                                              const i32 *across_k, const i8 *v, const u32 *top_v, const i32 *across_v, i64 keys, i64 padded_k,
+                                              const i32 *across_k, const i8 *v, const u32 *top_v, const i8 *checked_v, i64 keys, i64 padded_k,
                                               i64 depth, i64 width, i64 padded_v, const float *mask, i64 bits, i64 bits_of_sum, float *out,
                                               u64 *faults) {
     ASSAY_SHARED(char, shared);
@@ -308,8 +313,8 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
     i64 first = (i64)blockIdx.x * LINES;
     float *plane = (float *)(shared + (ring_bytes<LINES>() + 127) / 128 * 128), x[HELD];
     char *digits = (char *)(plane + LINES * pitch);
-    Packed of_q = {q, top_q, 0, along, (i32)rows, (i32)padded_q}, of_k = {k, top_k, across_k, 0, n, (i32)padded_k};
-    Packed of_v = {v, top_v, across_v, 0, (i32)width, (i32)padded_v};
+    Packed of_q = {q, top_q, 0, along, 0, (i32)rows, (i32)padded_q}, of_k = {k, top_k, across_k, 0, 0, n, (i32)padded_k};
+    Packed of_v = {v, top_v, 0, 0, checked_v, (i32)width, (i32)padded_v};
     u64 wrong = 0;
     for (int turn = 0; turn < 2; turn++) {
         if (depth <= 64) product_in<LINES, 1>(plane, pitch, of_q, first, of_k, depth, {0, n}, (int)bits, shared, wrong);
@@ -335,8 +340,9 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
         line_done<LINES>(line);
         for (int again = 0; again < 2; again++) /* as two products may read the same lines */
             out_of<8>(out, width, 1, rows, first, digits, tops, of_v, keys, {0, n}, (int)bits, shared, wrong);
+        for (int e = LANE; e < n; e += 32) plane[r * pitch + e] = __uint_as_float(NAN_BITS); /* so that the next turn does not find this one's */
     }
-    add_to_faults(faults, wrong);
+    add_to_faults<LINES>(faults, wrong, shared);
 }
 """
 
@@ -356,7 +362,7 @@ def attended(device: fake.Fake, rows: int, keys: int, depth: int, width: int, ki
     masks = uploaded(device, mask.astype(np.float32))
     arguments = (
         of_q.digits.address, of_q.top.address, of_q.along.address, rows, of_q.padded, of_k.digits.address, of_k.top.address, of_k.across.address,
-        of_v.digits.address, of_v.top.address, of_v.across.address, keys, of_k.padded, depth, width, of_v.padded, masks.address, bits,
+        of_v.digits.address, of_v.top.address, of_v.checked.address, keys, of_k.padded, depth, width, of_v.padded, masks.address, bits,
         reference.sum_bits(keys), -1,
     )  # fmt: skip
     shared = ring_bytes(bits, lines) + 4 * lines * ((keys + 7) // 16 * 16 + 8) + digits_bytes(bits, lines, keys)

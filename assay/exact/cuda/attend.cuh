@@ -34,14 +34,15 @@
 #define WEIGHTS (2 * OWN - 1) /* sums of products of digits of one weight: at most 2^15 a term, and less than 2^14 terms */
 #define CHECKED (PLANES == 1 ? 2 : OWN + 1) /* signed digits of base 2^8 of S_k + 1, of at most 128 lanes */
 
-/* One product's operand. `across` [groups of 64 lanes][k up to a multiple of 128] is wanted of the one that streams, `along` [padded] of the one that has the
- * lines, both as heads.cu makes them. `padded`: lanes with those that heads.cu adds, a multiple of 64. Behind the scales of the one that streams there are 7 words
- * that may be read, whatever they are. */
+/* One product's operand, as heads.cu makes it: `across` [groups of 64 lanes][k up to a multiple of 128] is wanted of the one that product_in streams, `checked`
+ * [digit][k likewise] of the one that product_out streams, `along` [padded] of the one that has the lines. `padded`: lanes with those that heads.cu
+ * adds, a multiple of 64; their scales are 0. */
 struct Packed {
     const i8 *digits;
     const u32 *top;
     const i32 *across;
     const u64 *along;
+    const i8 *checked;
     i32 lanes, padded;
 };
 
@@ -53,7 +54,7 @@ struct Span {
 /* Floats from a line to the next in a plane of so many: pairs that a warp writes at a time, of 8 lines and 8 lanes, lie in different banks, and the last 8 of
  * them have room. */
 __device__ constexpr int pitch_of(int lanes) { return (lanes + 7) / 16 * 16 + 8; }
-__device__ constexpr int rows_of(int length) { return (length + WIDTH - 1) / WIDTH; }
+__device__ constexpr int rows_of(int length) { return (int)((u32)(length + WIDTH - 1) / WIDTH); }
 /* Bytes in front of digits, for each line's sum. */
 template <int BR> __device__ constexpr int head_bytes() { return (8 * BR + 127) / 128 * 128; }
 /* Bytes of BR lines' digits and of what checks them, and of the rings with what else a product has; both begin at a multiple of 128. */
@@ -61,9 +62,8 @@ template <int BR> __device__ constexpr int digits_bytes(int length) { return hea
 template <int BR> __device__ constexpr int rings_bytes() { return RING * OWN * BR * UNIT; }
 template <int BR> __device__ constexpr int ring_bytes() { return rings_bytes<BR>() + OWN * 2 * BR * WIDTH + 8 * MOST_LANES; }
 
-/* What plane z counts for in q, and in heads.cu's `along`. */
+/* What plane z counts for in q. */
 __device__ __forceinline__ i64 own_weight(int z) { return (i64)1 << BASE * (OWN - 1 - z); }
-__device__ __forceinline__ i64 along_weight(int z) { return KARATSUBA ? weight(z) + weight(2) : weight(z); }
 
 /* The ring of this thread's warp, by bytes from all rings on: the unit that is used, and the one before it, which is done with. */
 struct Ring { int first, now, done; };
@@ -108,18 +108,16 @@ __device__ __forceinline__ void multiply(i32 (*sums)[4], const u32 (*of_lines)[4
     }
 }
 
-/* Sums begin with nothing; the first and the last with `centre`. */
-__device__ __forceinline__ void cleared(i32 (*sums)[4], u32 centre) {
+/* `count` times four sums begin with nothing. */
+template <int COUNT> __device__ __forceinline__ void cleared(i32 (*sums)[4]) {
 #pragma unroll
-    for (int i = 0; i < WEIGHTS * 4; i++) sums[i / 4][i % 4] = i / 4 == 0 || i / 4 == WEIGHTS - 1 ? (i32)centre : 0;
+    for (int i = 0; i < COUNT * 4; i++) sums[i / 4][i % 4] = 0;
 }
 
 #if OWN == 1
 typedef i32 Total; /* at most 2^13 127^2 */
-typedef int2 TwoTotals;
 #else
 typedef i64 Total;
-typedef longlong2 TwoTotals;
 #endif
 __device__ __forceinline__ Total total_of_sums(i32 (*sums)[4], int i) {
     Total total = sums[0][i];
@@ -130,11 +128,14 @@ __device__ __forceinline__ Total total_of_sums(i32 (*sums)[4], int i) {
 
 #if NARROWED
 #define LOW (2 * BASE)
-/* A total of at most 128 k, hi 2^LOW + lo, as CENTRED + hi and CENTRED + lo (digits.cuh). Sums begin with CENTRED for that. Sums of one plane
- * are of at most 2^7 127^2 in size; of two, where one digit has at most 7 bits, of 2^7 2^14: so |hi| and |lo| are less than 2^22. */
-__device__ __forceinline__ void pair_of_sums(i32 (*sums)[4], int i, u32 *hi, u32 *lo) {
+/* A total of at most 128 k, hi 2^LOW + lo, as `centre` + hi and `centre` + lo. Sums of one plane are of at most 2^7 127^2 in size; of two, where one digit has at
+ * most 7 bits, of 2^7 2^14: so |hi| and |lo| are less than 2^22. The first and the last sums begin with `centre`, the bits of 1.5 2^23 times the power of
+ * two of the line's magnitude (`usual_a` of digits.cuh): n more are those of n times that power more, so lines are scaled for nothing. */
+__device__ __forceinline__ u32 centre_of(u32 top, int bits) { return CENTRED + (top & 0x7f800000u) - ((u32)(2 * bits + 123) << 23); }
+__device__ __forceinline__ void centred(i32 (*sums)[4], int i, u32 centre) { sums[0][i] = sums[WEIGHTS - 1][i] = (i32)centre; }
+__device__ __forceinline__ void pair_of_sums(i32 (*sums)[4], int i, u32 centre, u32 *hi, u32 *lo) {
 #if OWN == 1
-    *hi = CENTRED, *lo = (u32)sums[0][i];
+    *hi = centre, *lo = (u32)sums[0][i];
 #else
     *hi = (u32)(sums[0][i] + (sums[1][i] >> BASE));
     i32 low = sums[1][i] & (2 * HALF - 1);
@@ -142,60 +143,105 @@ __device__ __forceinline__ void pair_of_sums(i32 (*sums)[4], int i, u32 *hi, u32
     *lo = (u32)(low * (1 << BASE) + sums[2][i]);
 #endif
 }
+/* Their total times that power of two, rounded once, as digits.cuh's `joined`; less: -(1.5 2^23 + 1.5 2^(23 - LOW)) times that power. */
+__device__ __forceinline__ float less_of(u32 centre) { return __uint_as_float(~ABS_BITS | (centre + (3u << (22 - LOW)))); }
+__device__ __forceinline__ float joined_pair(u32 hi, u32 lo, float less) {
+    return fused(__fadd_rn(__uint_as_float(hi), less), (float)(1 << LOW), __uint_as_float(lo));
+}
 #endif
 
 __device__ __forceinline__ u64 summed_by_warp(u64 v) {
-    for (int by = 16; by; by /= 2) v += __shfl_xor_sync(ALL_LANES, v, by);
-    return v;
+    u32 low = (u32)v & 0x3fffffu, middle = (u32)(v >> 22) & 0x3fffffu, high = (u32)(v >> 44); /* of at most 22 bits: their sums fit an u32 */
+    return __reduce_add_sync(ALL_LANES, low) + ((u64)__reduce_add_sync(ALL_LANES, middle) << 22) + ((u64)__reduce_add_sync(ALL_LANES, high) << 44);
 }
 
-/* What is wrong with the checksum of this warp's line, modulo 2^64: each thread has a part of it. `wrong` may have several products', of which each counts for
- * another odd multiple. */
+/* Checksums, modulo 2^64. What is wrong with a line counts for an odd multiple of its own, and a product's lines together for another one than those of the next
+ * product: so `wrong` is one word a thread, of whatever lines it had a part of, and all threads' together are 0. The multiples are drawn (splitmix64 of 1 to 16),
+ * so that what is wrong with several lines in the same way does not add up to nothing. */
+__constant__ u64 MULTIPLES[16] = {
+    0xe220a8397b1dcdafull, 0x6e789e6aa1b965f5ull, 0x06c45d188009454full, 0xf88bb8a8724c81edull, 0x1b39896a51a8749bull, 0x53cb9f0c747ea2ebull,
+    0x2c829abe1f4532e1ull, 0xc584133ac916ab3dull, 0x3ee5789041c98ac3ull, 0xf3b8488c368cb0a7ull, 0x657eecdd3cb13d09ull, 0xc2d326e0055bdef7ull,
+    0x8621a03fe0bbdb7bull, 0x8e1f7555983aa92full, 0xb54e0f1600cc4d19ull, 0x84bb3f97971d80abull};
+__device__ __forceinline__ u64 of_line(int line, u64 what) { return MULTIPLES[line] * what; }
 __device__ __forceinline__ void add_to_wrong(u64 &wrong, u64 more) { wrong = wrong * 0x9e3779b97f4a7c15ull + more; }
-__device__ __forceinline__ void add_to_faults(u64 *faults, u64 wrong) {
+/* Counts a block of BR warps if anything is wrong. All threads, when nothing in `rings` is wanted any more; only the first warp may write there before its end. */
+template <int BR> __device__ __forceinline__ void add_to_faults(u64 *faults, u64 wrong, char *rings) {
+    u64 *of_warps = (u64 *)rings;
     wrong = summed_by_warp(wrong);
-    if (LANE == 0 && wrong) atomicAdd(faults, 1ull);
+    if (LANE == 0) of_warps[threadIdx.x / 32] = wrong;
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        wrong = summed_by_warp(LANE < BR ? of_warps[LANE] : 0);
+        if (LANE == 0 && wrong) atomicAdd(faults, 1ull);
+    }
 }
-
-/* *to += x, of all threads at once. */
-__device__ __forceinline__ void summed_to(i32 *to, i32 x) { atomicAdd(to, x); }
-__device__ __forceinline__ void summed_to(i64 *to, i64 x) { atomicAdd((u64 *)to, (u64)x); }
 
 /* Whether no product of A's lanes first .. first + BR - 1 and B's lanes outside a span, of at most 128 k, is more than 2^59, nor infinite, nor NaN. A
  * thread's part of it. */
 template <int BR> __device__ __forceinline__ bool bounded(const Packed &a, i32 first, const Packed &b, Span span) {
-    u32 most = threadIdx.x < BR && first + threadIdx.x < a.lanes ? a.top[first + threadIdx.x] : 0u;
-    int size = span.end - span.begin;
+    u32 most = threadIdx.x < BR ? a.top[first + threadIdx.x] : 0u;
 #pragma unroll 1
-    for (int j = (int)threadIdx.x; j < b.lanes - size; j += 32 * BR) most = max(most, b.top[j < span.begin ? j : j + size]);
+    for (int j = 4 * (int)threadIdx.x; j < b.lanes; j += 4 * 32 * BR) {
+        if (j >= span.begin && j < span.end) continue;
+        uint4 four = *(const uint4 *)(b.top + j);
+        most = max(max(most, max(four.x, four.y)), max(four.z, four.w));
+    }
     return field_of(most) < 127 + 26; /* |x| < 2^26, as integers are, too */
 }
 
 #if NARROWED
 typedef i32 Across; /* a sum of at most 2^13 integers of 15 bits */
+#define SPANNED 4 /* signed digits of base 2^8 of such a sum */
 #else
 typedef i64 Across;
+#define SPANNED 5
 #endif
+
+/* Signed digits of base 2^8, the lowest one first, `apart` bytes from each other. */
+template <int DIGITS, class T> __device__ __forceinline__ void put_signed(char *to, int apart, T s) {
+#pragma unroll
+    for (int d = 0; d < DIGITS; d++) {
+        i32 low = (((i32)s + 128) & 255) - 128;
+        to[d * apart] = (char)low;
+        s = (s - low) >> 8;
+    }
+}
+
+/* What lines count for on the right side: sums[z][i] are those of digits of plane z with the digits LANE % 4 * 2 + i % 2 of S_k + 1, of lines LANE / 4 and 8 more. */
+template <int BR> __device__ __forceinline__ u64 right_side(const i32 (*sums)[4]) {
+    u64 all = 0;
+#pragma unroll
+    for (int i = 0; i < BR / 8; i++) {
+        u64 sum = 0;
+#pragma unroll
+        for (int z = 0; z < OWN; z++) {
+#pragma unroll
+            for (int j = 0; j < 2; j++) sum += (u64)((i64)sums[z][2 * i + j] * own_weight(z)) << 8 * j;
+        }
+        all += of_line(LANE / 4 + 8 * i, sum << LANE % 4 * 16);
+    }
+    return all;
+}
 
 /* plane[r * pitch + j] = element of A's lane first + r and B's lane j, for r < BR and j of the span; of lines beyond a.lanes it is some number. first is a
  * multiple of BR, 64 (TURNS - 1) < k <= 64 TURNS. All threads; ends with a barrier. */
 template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *plane, int pitch, const Packed &a, i32 first, const Packed &b, i64 k, Span span,
                                                                         int bits, char *rings, u64 &wrong) {
+    static_assert(SPANNED <= 8, "what checks lines has no room behind them");
     const int of_lines = TURNS * BR * WIDTH, width = TURNS * WIDTH; /* bytes of a plane of lines; k */
-    char *lines = rings + rings_bytes<BR>();
-    Across *across = (Across *)(lines + OWN * of_lines);
-    int warp = (int)threadIdx.x >> 5, lanes = span.end, depth = ((int)k + ROW - 1) / ROW * ROW;
+    char *lines = rings + rings_bytes<BR>(), *check = lines + OWN * of_lines; /* [digit of S_k + 1][k] */
+    const int warp = (int)(threadIdx.x / 32u), lanes = span.end, depth = ((int)k + ROW - 1) / ROW * ROW;
     const int pieces = BR * (WIDTH / 16); /* of 16 bytes that a plane of lines has of 64 of k */
-    if (int i = (int)threadIdx.x; i < TURNS * pieces) {
-        const i8 *from = a.digits + ((i64)(i / pieces) * a.padded + first) * WIDTH + i % pieces * 16;
+    if (u32 i = threadIdx.x; i < (u32)(TURNS * pieces)) {
+        const i8 *from = a.digits + ((u32)(i / pieces) * (u32)a.padded + (u32)first) * WIDTH + i % pieces * 16;
 #pragma unroll
         for (int z = 0; z < OWN; z++) async_copy(lines + z * of_lines + i * 16, from + (i64)z * depth * a.padded);
     }
     async_commit();
     Ring ring = ring_of_warp();
-    int ahead = span.begin + warp * 8, later = 0; /* what is fetched next: a lane, and whether its second 64 of k */
+    const int start = span.begin + warp * 8;
+    int ahead = start, later = 0; /* what is fetched next: a lane, and whether its second 64 of k */
     i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH;
-    as_it_is(plane_b), as_it_is(row_b);
     const i8 *from = b.digits + ahead * WIDTH + LANE * 16;
     auto fetch = [&](int to) {
         if (ahead < lanes) fetch_unit(rings + to + LANE * 16, TURNS == 2 && later ? from + row_b : from, plane_b);
@@ -204,12 +250,19 @@ template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *p
         later ^= 1;
     };
     for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * OWN * UNIT);
-    if ((int)threadIdx.x < width) across[threadIdx.x] = 0;
+    if ((int)threadIdx.x < width) {
+        Across s = 1;
+#pragma unroll 4
+        for (u32 group = (u32)span.begin / GROUP; group < (u32)(lanes + GROUP - 1) / GROUP; group++) s += b.across[group * (u32)depth + threadIdx.x];
+        put_signed<SPANNED>(check + threadIdx.x, width, s);
+    }
+    const int own = BR / 8; /* of a thread's two lines in fragments that there are */
+    int line = LANE / 4, row = LANE & 7, spot = row * WIDTH + SWIZZLED(row, LANE / 8 * 16);
+    u32 top_a[own];
+#pragma unroll
+    for (int i = 0; i < own; i++) top_a[i] = a.top[first + line + 8 * i];
     async_wait<RING - 1>();
-    __syncthreads(); /* lines are there for all */
-#pragma unroll 1
-    for (int i = span.begin / GROUP * width + (int)threadIdx.x; i < (lanes + GROUP - 1) / GROUP * width; i += 32 * BR)
-        summed_to(&across[i % width], b.across[i / width * depth + i % width]);
+    __syncthreads(); /* lines and what checks them are there for all */
     auto block_at = [&](u32 (*of_block)[4], int half) { /* all lines at 32 of k */
 #pragma unroll
         for (int z = 0; z < OWN; z++) lines_of<BR>(of_block[z], lines + z * of_lines + half / 2 * BR * WIDTH + (spot_of_lines<BR>() ^ half % 2 * 32));
@@ -218,30 +271,47 @@ template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *p
     u32 held[2 * TURNS][OWN][4];
 #pragma unroll
     for (int half = 0; half < 2 * TURNS; half++) if (HOLDS) block_at(held[half], half);
-    const int own = BR / 8; /* of a thread's two lines in fragments that there are */
-    int line = LANE / 4, row = LANE & 7, spot = row * WIDTH + SWIZZLED(row, LANE / 8 * 16);
-    as_it_is(spot);
+    u64 more = 0;
+    if (warp == BR - 1) { /* which has the fewest lanes */
+        i32 checks[OWN][4];
+        cleared<OWN>(checks);
+#pragma unroll
+        for (int half = 0; half < 2 * TURNS; half++) {
+            u32 four[2] = {0, 0};
+            const char *at = check + LANE / 4 * width + half * 32 + LANE % 4 * 4;
+            if (LANE / 4 < SPANNED) four[0] = *(const u32 *)at, four[1] = *(const u32 *)(at + 16);
+            if (!HOLDS) block_at(held[half], half);
+#pragma unroll
+            for (int z = 0; z < OWN; z++) mma_s8(checks[z], held[half][z], four);
+        }
+        if (LANE < BR) more = of_line(LANE, a.along[first + LANE]);
+        more -= right_side<BR>(checks);
+    }
     i32 sums[WEIGHTS][4];
-    auto top_of = [&](int line) { return first + line < a.lanes ? a.top[first + line] : 0u; };
+    int lane = start;
+    const u32 *top = b.top + lane + LANE % 4 * 2;
+    float *to = plane + line * pitch + lane + LANE % 4 * 2;
 #if NARROWED
-    float scale_a[own];
-    bool lines_usual = true;
+    u32 centre[own], limit = 104u << 23; /* bits of 1.5 2^23, times the line's power of two; beyond which a magnitude is not usual */
+    float less[own];
 #pragma unroll
     for (int i = 0; i < own; i++) {
-        u32 top_a = top_of(line + 8 * i);
-        if (!top_a) top_a = ONE; /* all is zero, whatever the scale */
-        scale_a[i] = usual_a(top_a, bits), lines_usual = lines_usual && usual(top_a, top_a);
+        if (!top_a[i]) top_a[i] = ONE; /* all is zero, whatever the scale */
+        bool is_usual = usual(top_a[i], top_a[i]);
+        if (!is_usual) limit = 0;
+        centre[i] = centre_of(is_usual ? top_a[i] : ONE, bits), less[i] = less_of(centre[i]);
     }
-    u32 highs[own] = {}, lows[own] = {}, count = 0; /* of a line's at most 256 totals here */
+    u32 highs[own] = {}, lows[own] = {}; /* of a line's at most 256 totals here */
 #else
     u64 here[own] = {};
 #endif
-    int lane = span.begin + warp * 8;
-    const u32 *top = b.top + lane + LANE % 4 * 2;
-    float *to = plane + line * pitch + lane + LANE % 4 * 2;
     for (; lane < lanes; lane += 8 * BR, top += 8 * BR, to += 8 * BR) {
-        u32 top_b[2] = {top[0], top[1]};
-        cleared(sums, NARROWED ? CENTRED : 0);
+        uint2 top_b = *(const uint2 *)top;
+        cleared<WEIGHTS>(sums);
+#if NARROWED
+#pragma unroll
+        for (int i = 0; i < 4; i++) centred(sums, i, centre[i / 2 % own]);
+#endif
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
             u32 of_lanes[OWN][4];
@@ -261,18 +331,18 @@ template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *p
 #pragma unroll
         for (int i = 0; i < 2 * own; i++) {
             u32 hi, lo;
-            pair_of_sums(sums, i, &hi, &lo);
+            pair_of_sums(sums, i, centre[i / 2], &hi, &lo);
             highs[i / 2] += hi, lows[i / 2] += lo;
-            x[i] = usual_element<LOW>(hi, lo, scale_a[i / 2], usual_b(top_b[i % 2]));
+            x[i] = __fmul_rn(joined_pair(hi, lo, less[i / 2]), usual_b(i % 2 ? top_b.y : top_b.x));
         }
-        count += 2;
-        if (!lines_usual || !usual(top_b[0], top_b[1])) {
+        if (max(top_b.x - (77u << 23), top_b.y - (77u << 23)) >= limit) {
 #pragma unroll 1
             for (int i = 0; i < 2 * own; i++) { /* one by one, since they are few */
-                i64 total = OWN > 1 ? -((i64)CENTRED * ((1 << LOW) + 1)) : -(i64)CENTRED;
+                i64 total = 0;
 #pragma unroll
-                for (int j = 0; j < 2 * own; j++) if (i == j) total += total_of_sums(sums, j);
-                float one = element(total, top_of(line + i / 2 * 8), i % 2 ? top_b[1] : top_b[0], bits);
+                for (int j = 0; j < 2 * own; j++)
+                    if (i == j) total = total_of_sums(sums, j) - (OWN > 1 ? (i64)centre[j / 2] * ((1 << LOW) + 1) : (i64)centre[j / 2]);
+                float one = element(total, a.top[first + line + i / 2 * 8], i % 2 ? top_b.y : top_b.x, bits);
 #pragma unroll
                 for (int j = 0; j < 2 * own; j++) if (i == j) x[j] = one;
             }
@@ -282,32 +352,20 @@ template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *p
         for (int i = 0; i < 2 * own; i++) {
             i64 total = total_of_sums(sums, i);
             here[i / 2] += (u64)total;
-            x[i] = element(total, top_of(line + i / 2 * 8), top_b[i % 2], bits);
+            x[i] = element(total, top_a[i / 2], i % 2 ? top_b.y : top_b.x, bits);
         }
 #endif
 #pragma unroll
         for (int i = 0; i < own; i++) *(float2 *)(to + 8 * i * pitch) = make_float2(x[2 * i], x[2 * i + 1]);
     }
-    u64 *found = (u64 *)(rings + ring.first); /* of each line, what this warp has of it; its last unit was read by all lanes at once */
 #pragma unroll
     for (int i = 0; i < own; i++) {
 #if NARROWED
-        u64 sum = (u64)((i64)(i32)(highs[i] - count * CENTRED) * (1 << LOW) + (i32)(lows[i] - count * CENTRED));
+        u32 none = (u32)(lane - start) / (4 * BR) * centre[i]; /* two totals of each 8 BR lanes */
+        more += of_line(line + 8 * i, (u64)((i64)(i32)(highs[i] - none) * (1 << LOW) + (i32)(lows[i] - none)));
 #else
-        u64 sum = here[i];
+        more += of_line(line + 8 * i, here[i]);
 #endif
-        for (int by = 1; by < 4; by *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, by);
-        if (LANE % 4 == 0) found[line + 8 * i] = sum;
-    }
-    __syncthreads();
-    u64 more = LANE < BR ? ((const u64 *)(rings + LANE * (RING * OWN * UNIT)))[warp] : LANE == 31 ? a.along[first + warp] : 0;
-#pragma unroll
-    for (int i = LANE; i < width; i += 32) {
-        const i8 *at = (const i8 *)lines + (i / WIDTH * BR + warp) * WIDTH + SWIZZLED(warp, i % WIDTH);
-        i32 q = 0, left = 0; /* as it counts on the right side, and in `along` */
-#pragma unroll
-        for (int z = 0; z < OWN; z++) q += at[z * of_lines] * (i32)own_weight(z), left += at[z * of_lines] * (i32)along_weight(z);
-        more -= (u64)((i64)q * across[i] + left);
     }
     add_to_wrong(wrong, more);
     __syncthreads();

@@ -139,9 +139,9 @@ class _Writer(Reader):
         """C++ for the operand of product z."""
         if packed not in self.packed:
             given = [self.parameter("const i8 *", "d", Of(packed, "digits")), self.parameter("const u32 *", "t", Of(packed, "top"))]
-            given += [self.parameter(f"const {kind} *", "s", Of(packed, sums)) for kind, sums in (("i32", "across"), ("u64", "along"))]
-            numbers = ("n", packed.side.lanes.size), ("p", packed.padded), ("b", packed.blocks)
-            given += [self.parameter("i64 ", stem, size) for stem, size in numbers]
+            sums = ("i32", "across"), ("u64", "along"), ("i8", "checked")
+            given += [self.parameter(f"const {kind} *", "s", Of(packed, name)) for kind, name in sums]
+            given += [self.number(size) for size in (packed.side.lanes.size, packed.padded, packed.blocks)]
             name = f"o{len(self.packed)}"
             self.body.append(f"const Packed {name} = packed_of({', '.join(given)}, (u32)({self.offset(walk)}));")
             self.packed[packed] = name
@@ -156,7 +156,7 @@ class _Writer(Reader):
             names, plane = (self.operand(*a), self.operand(*b)), f"plane{len(self.planes)}"
             self.planes[root] = plane
             size = a[0].side.k.size
-            k, turns = self.parameter("i64 ", "k", size), 1 if size <= NARROW.width else 2
+            k, turns = self.number(size), 1 if size <= NARROW.width else 2
             self.body.append(f"float *{plane} = (float *)shared + {len(self.planes) - 1} * BR * pitch;")
             self.body.append(f"product_in<BR, {turns}>({plane}, (int)pitch, {names[0]}, first, {names[1]}, {k}, span, (int)bits, ring, wrong);")
             if self.spans is not None:
@@ -191,7 +191,7 @@ class _Writer(Reader):
                 self.passes[v] = self.passes.get(v, 0) + sum(value in phase.made for phase in group.phases)
         out = [f"{TYPES[v.dtype]} *y{k} = {self.address(v, True)};" for k, v in enumerate(step.writes)]
         sums = [part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32"]
-        out += [f"const i64 bits_{v.name} = {self.parameter('i64 ', 'q', bits)};" for v, bits in zip(group.sums, sums, strict=True)]
+        out += [f"const i64 bits_{v.name} = {self.number(bits)};" for v, bits in zip(group.sums, sums, strict=True)]
         return [*out, *phases.phases(group, groups.Shape(groups.WARP, held, True, self.shape.elements % UNIT == 0), left)]
 
     def multiplied(self, part: Step, root: int) -> str:
@@ -205,7 +205,7 @@ class _Writer(Reader):
         assert found_at is not None
         each = self.offset(Walk(*map(tuple, zip(*found_at.batch, strict=True))))
         steps = (found_at.row, found_at.column) if found.first else (found_at.column, found_at.row)
-        row, lane = (self.parameter("i64 ", "m", step) for step in steps)
+        row, lane = map(self.number, steps)
         factor = f", {self.address(place.factor)}" if place.factor is not None else ""
         where = f"{out} + {each}, {row}, {lane}, (i32)lines, first"
         return f"product_out<BR, {-(-packed.side.lanes.size // 16)}>({where}, digits, tops, {other}, length, span, (int)bits, ring, wrong{factor});"
@@ -232,28 +232,30 @@ class _Writer(Reader):
             if left is not None:
                 self.body += ["if (!__syncthreads_and(fits)) {", "    if (threadIdx.x == 0) *flag = 1;", "    return;", "}"]
             self.body += [self.multiplied(part, next(v.root for v in part.reads if self._inside(v.root))) for part in parts]
-        self.body = ["u64 wrong = 0;", *self.body, "add_to_faults(faults, wrong);"]
+        self.body = ["u64 wrong = 0;", *self.body, "add_to_faults<BR>(faults, wrong, ring);"]
         blocks = shape.batch * -(-shape.lines // lines)
         flags = self.parameter("u32 *", "f", Flags(blocks)) if self.spans is not None or self.most else ""
         if self.spans is not None:
             table = Table(tuple(word for span in self.spans.blocks for word in span))
             start = [f"const i64 *own = {self.parameter('const i64 *', 'l', table)} + 3 * (blockIdx.x % (u32)blocks);"]
-            start += ["const i32 first = (i32)own[0] * BR;", "const Span span = {(int)own[1], (int)own[2]};"]
+            units = "" if shape.elements % UNIT else f" & -{UNIT}"  # so that the compiler knows, too
+            start += ["const i32 first = (i32)own[0] * BR;", f"const Span span = {{(int)own[1]{units}, (int)own[2]{units}}};"]
             start += ["const u32 from = (u32)span.begin, some = (u32)span.end - from, left = n - some;"]
-            start += [*_place("blockIdx.x"), f"u32 *flag = {flags} + z * (u32)blocks + own[0];", "bool fits = true;"]
+            start += [*self._place("blockIdx.x"), f"u32 *flag = {flags} + z * (u32)blocks + own[0];", "bool fits = true;"]
             body = [*start, *self.body, "if (threadIdx.x == 0) *flag = 0;"]
         else:
             which = "block" if self.most else "blockIdx.x"
-            body = [f"const i32 first = (i32)({which} % (u32)blocks) * BR;", "const Span span = {0, (int)length};", *_place(which), *self.body]
+            body = [f"const i32 first = (i32)({which} % (u32)blocks) * BR;", "const Span span = {0, (int)length};", *self._place(which), *self.body]
         if self.most:
             every = f"for (u32 block = blockIdx.x; block < {self.parameter('i64 ', 'n', blocks)}; block += gridDim.x) {{"
             body = [every, *phases.inner([f"if (!{flags}[block]) continue;", *body]), "}"]
         text = "\n    ".join(body)
-        head = ["i64 blocks", "i64 lines", "i64 length", "i64 pitch", "i64 room", "i64 bits", "u64 *faults"]
-        given: list[Argument] = [-(-shape.lines // lines), shape.lines, shape.elements, self.room.pitch, self.room.digits, self.bits, None]
-        tail = f"""({", ".join([*head, *self.parameters])}) {{
+        sizes = {"blocks": -(-shape.lines // lines), "lines": shape.lines, "length": shape.elements}
+        sizes |= {"pitch": self.room.pitch, "room": self.room.digits, "bits": self.bits}
+        tail = f"""({", ".join(["u64 *faults", *self.parameters])}) {{
     ASSAY_SHARED(char, shared);
     constexpr int BR = {lines};
+    constexpr i64 {", ".join(f"{name} = {size}" for name, size in sizes.items())};
     const u32 warp = threadIdx.x / 32u, lane = threadIdx.x % 32u, n = (u32)length;
     char *digits = shared + ({len(self.makers)} * BR * pitch * 4 + {ALIGN - 1}) / {ALIGN} * {ALIGN};
     u32 *tops = (u32 *)(digits + room);
@@ -265,16 +267,16 @@ class _Writer(Reader):
         name = f"attend_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         kernel = MapText(name, f"KERNEL __launch_bounds__({32 * lines}, 1) {name}{tail}")
         grid = min(blocks, self.most or blocks)
-        arguments, packed = (*given, *self.arguments), tuple(self.packed)
+        arguments, packed = (None, *self.arguments), tuple(self.packed)
         return Attend(kernel, self.how, self.room.ring, arguments, packed, self.passes, grid, 32 * lines, self.room.shared, self.spans, None)
+
+    def _place(self, block: str) -> list[str]:
+        """Which product of the batch a block has, which line of all a warp, and whether that is one of the product's."""
+        inside = "first + warp < lines" if self.shape.lines % self.room.lines else "true"
+        return [f"const u32 z = {block} / (u32)blocks, r = z * (u32)lines + (u32)first + warp;", f"const bool inside = {inside};"]
 
     def _inside(self, root: int) -> bool:
         return any(v.root == root for part in (*self.makers, *self.chain) for v in part.writes)
-
-
-def _place(block: str) -> list[str]:
-    """Which product of the batch a block has, which line of all a warp, and whether that is one of the product's."""
-    return [f"const u32 z = {block} / (u32)blocks, r = z * (u32)lines + (u32)first + warp;", "const bool inside = first + warp < lines;"]
 
 
 def streams(step: Step) -> tuple[list[Packed], list[Packed]]:

@@ -17,7 +17,7 @@ struct Line {
 
 /* For `count` elements of at most the magnitude `top` (bits); count <= 8192. */
 template <int BR> __device__ __forceinline__ Line line_of(char *digits, int r, u32 begin, u32 count, u32 top, int bits) {
-    char *to = digits + head_bytes<BR>() + ((int)begin / WIDTH * OWN * BR + r) * WIDTH;
+    char *to = digits + head_bytes<BR>() + (int)(begin / WIDTH * (OWN * BR) + (u32)r) * WIDTH;
     Line line = {to + SWIZZLED(r, 2 * LANE), (u64 *)digits + r, 0.0f, 0.0f, 0, (int)count, bits, top};
     factor_of(top, bits, &line.factor, &line.magic);
     return line;
@@ -56,7 +56,8 @@ template <int BR> __device__ __forceinline__ void put_two(Line &line, int row, c
 template <int BR> __device__ __forceinline__ void line_done(Line &line) {
     bool none = field_of(line.top) == 255; /* the digits of such a line are anything: now they are 0 */
     if (OWN == 2) {
-        int rest = line.count % WIDTH - 2 * LANE, own = line.count / WIDTH * 2 + max(0, min(rest, 2));
+        u32 rest = (u32)line.count % WIDTH;
+        int own = (int)((u32)line.count / WIDTH * 2) + max(0, min((int)rest - 2 * LANE, 2));
         line.sum = (i32)((u32)line.sum - (u32)own * __float_as_uint(line.magic));
     }
     if (OWN > 1 && (none || rounded_to(__uint_as_float(line.top), line.factor, line.magic) >= 1 << (line.bits - 1))) {
@@ -89,58 +90,77 @@ template <int BR> __device__ __forceinline__ void zeros(char *digits, int r, u32
  * multiple of 64. */
 template <int PARTS> __device__ __forceinline__ int next_half(int bytes, int at, int row) {
     bytes += PARTS / 2 * row;
-    return PARTS % 2 ? (at % 2 ? bytes + row : bytes) ^ 32 : bytes;
+    return PARTS % 2 ? (at & 1 ? bytes + row : bytes) ^ 32 : bytes;
 }
+
+#if NARROWED
+/* A total of at most 2^13 k, hi 2^LOW + lo: two i32, of at most 2^26 and 2^28 in size; of one plane lo alone. */
+#define WORDS_OF_TOTAL (OWN == 1 ? 1 : 2)
+typedef i32 OfTotal;
+__device__ __forceinline__ void put_total(OfTotal *to, i32 (*sums)[4], int i) {
+#if OWN == 1
+    *to = sums[0][i];
+#else
+    i32 low = sums[1][i] & (2 * HALF - 1);
+    as_it_is(low);
+    to[0] = sums[0][i] + (sums[1][i] >> BASE), to[1] = low * (1 << BASE) + sums[2][i];
+#endif
+}
+/* The same as CENTRED + hi and CENTRED + lo of hi 2^22 + lo, which digits.cuh rounds. */
+__device__ __forceinline__ void pair_of_total(i32 hi, i32 lo, u32 *high, u32 *low) {
+    hi += lo >> LOW;
+    i32 middle = hi & ((1 << (22 - LOW)) - 1);
+    as_it_is(middle);
+    *high = (u32)((hi >> (22 - LOW)) + (i32)CENTRED), *low = (u32)(middle * (1 << LOW)) + (((u32)lo & ((1u << LOW) - 1)) | CENTRED);
+}
+#else
+#define WORDS_OF_TOTAL 1
+typedef i64 OfTotal;
+__device__ __forceinline__ void put_total(OfTotal *to, i32 (*sums)[4], int i) { *to = total_of_sums(sums, i); }
+#endif
+/* What is kept of two neighbouring totals. */
+struct __align__(2 * WORDS_OF_TOTAL * (int)sizeof(OfTotal)) TwoTotals { OfTotal of[2][WORDS_OF_TOTAL]; };
 
 /* out[(first + r) * row_step + n * lane_step] = element of line r, whose digits a Line wrote in the span, and B's lane n, for r < BR, first + r < rows,
  * n < b.lanes; k is `length`, 16 (TILES - 1) < b.lanes <= 16 TILES <= 128. Each is multiplied by *factor, if there is one. tops: the lines' largest
- * magnitudes, in shared memory. All threads; begins and ends with a barrier. */
+ * magnitudes, in shared memory; lines that there are not have digits, too, which are zeros. All threads; begins and ends with a barrier. */
 template <int BR, int TILES> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i32 rows, i32 first, char *digits,
                                                                          const u32 *tops, const Packed &b, i64 length, Span span, int bits, char *rings,
                                                                          u64 &wrong, const float *factor = nullptr) {
-    static_assert(BR * BR * 16 * (int)sizeof(Total) <= rings_bytes<BR>(), "the rings have no room for the totals of all warps");
+    static_assert(BR * BR * 8 * (int)sizeof(TwoTotals) <= rings_bytes<BR>(), "the rings have no room for the totals of all warps");
     const int of_lines = BR * WIDTH, own = BR / 8; /* bytes of a plane of a row */
-    int count = rows_of((int)length), warp = (int)threadIdx.x >> 5, lanes = b.lanes, depth = ((int)length + ROW - 1) / ROW * ROW;
-    int begin = span.begin / WIDTH, end = rows_of(span.end); /* rows of digits */
+    const int count = rows_of((int)length), warp = (int)(threadIdx.x / 32u), lanes = b.lanes, depth = ((int)length + ROW - 1) / ROW * ROW;
+    const int begin = (int)((u32)span.begin / WIDTH), end = rows_of(span.end); /* rows of digits */
     const int PARTS = BR / TILES;
-    int tile = warp % TILES, part = warp / TILES;                    /* which 16 lanes this warp has, and which of each PARTS times 32 of k */
-    int last = part < PARTS ? 2 * end : 0, ahead = 2 * begin + part; /* what is fetched next, in halves of rows */
+    const int tile = (int)((u32)warp % TILES), part = (int)((u32)warp / TILES); /* which 16 lanes this warp has, and which of each PARTS times 32 of k */
+    const int last = part < PARTS ? 2 * end : 0, at_first = 2 * begin + part; /* what is fetched next, in halves of rows */
+    int ahead = at_first;
     char *lines = digits + head_bytes<BR>(), *check = lines + count * OWN * of_lines;
-    u32 *top_b = (u32 *)(rings + rings_bytes<BR>());
-    u64 *right = (u64 *)(top_b + MOST_LANES); /* of each line, the right side of its checksum */
     Ring ring = ring_of_warp();
     int lane = LANE / 2, put = lane * 32 + ((LANE ^ lane >> 2) & 1) * 16; /* in a unit, rows of 32 bytes lie so that those 4 apart are in different banks */
-    const i8 *from = b.digits + (tile * 16 + lane) * WIDTH;
-    i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH, piece = ahead / 2 * row_b + (SWIZZLED(lane, (LANE & 1) * 16) ^ ahead % 2 * 32);
-    as_it_is(plane_b), as_it_is(row_b);
+    i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH, piece = SWIZZLED(lane, (LANE & 1) * 16) ^ (ahead & 1) * 32;
+    const i8 *from = b.digits + (u32)ahead / 2 * (u32)row_b + (tile * 16 + lane) * WIDTH + piece;
     auto fetch = [&](int to) {
-        if (ahead < last) fetch_unit(rings + to + put, from + piece, plane_b);
+        if (ahead < last) fetch_unit(rings + to + put, from, plane_b);
         async_commit();
-        piece = next_half<PARTS>(piece, ahead, row_b);
+        from += PARTS / 2 * row_b;
+        if (PARTS % 2) from += (ahead & 1) * row_b + (piece & 32 ? -32 : 32), piece ^= 32;
         ahead += PARTS;
     };
-    for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * OWN * UNIT);
-    if ((int)threadIdx.x < lanes) top_b[threadIdx.x] = b.top[threadIdx.x];
-    if (threadIdx.x < BR) right[threadIdx.x] = 0;
 #pragma unroll 1
-    for (int e = begin * WIDTH + (int)threadIdx.x; e < end * WIDTH; e += 32 * BR) {
-        i32 s = e < (int)length ? b.across[e] + (TILES > GROUP / 16 ? b.across[depth + e] : 0) + 1 : 0; /* so what lies behind the line's end counts for nothing */
+    for (int i = begin * (WIDTH / 16) + (int)threadIdx.x; i < end * (WIDTH / 16); i += 32 * BR) {
 #pragma unroll
-        for (int d = 0; d < CHECKED; d++) {
-            i32 low = ((s + 128) & 255) - 128;
-            check[d * count * WIDTH + e] = (char)low;
-            s = (s - low) >> 8;
-        }
+        for (int d = 0; d < CHECKED; d++) async_copy(check + (d * count * WIDTH + i * 16), b.checked + (d * depth + i * 16));
     }
+    async_commit();
+    for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * OWN * UNIT);
+    async_wait<RING - 1>();
     __syncthreads(); /* digits and what checks them are there for all */
     i32 sums[2][WEIGHTS][4], checks[OWN][4]; /* of 8 lanes each; of the digits of the check, as lanes: at most 2^13 2^14 */
-    cleared(sums[0], 0), cleared(sums[1], 0);
-#pragma unroll
-    for (int i = 0; i < OWN * 4; i++) checks[i / 4][i % 4] = 0;
+    cleared<WEIGHTS>(sums[0]), cleared<WEIGHTS>(sums[1]), cleared<OWN>(checks);
     int row = (LANE & 7) + LANE / 16 * 8, spot = row * 32 + ((LANE >> 3 ^ row >> 2) & 1) * 16;
-    int at = 2 * begin + part, mine = at / 2 * OWN * of_lines + (spot_of_lines<BR>() ^ at % 2 * 32); /* the half that is used, and this thread's part of it */
+    int at = at_first, mine = (int)((u32)at / 2) * OWN * of_lines + (spot_of_lines<BR>() ^ (at & 1) * 32); /* the half that is used, and this thread's part of it */
     int digit = LANE / 4 * count * WIDTH + LANE % 4 * 4; /* of those of the check, if there is one */
-    as_it_is(spot);
     for (; at < last; at += PARTS) {
         u32 of_block[OWN][4], of_lanes[OWN][4];
         wait_for_unit();
@@ -162,42 +182,57 @@ template <int BR, int TILES> __device__ __forceinline__ void product_out(float *
         ring = next_of(ring);
     }
     async_wait<0>(); /* for groups of nothing */
-    if (tile == 0) {
-#pragma unroll
-        for (int i = 0; i < own; i++) {
-            u64 sum = 0;
-#pragma unroll
-            for (int z = 0; z < OWN; z++) {
-#pragma unroll
-                for (int j = 0; j < 2; j++) sum += (u64)((i64)checks[z][2 * i + j] * own_weight(z)) << 8 * (LANE % 4 * 2 + j);
-            }
-            for (int by = 1; by < 4; by *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, by);
-            if (LANE % 4 == 0) atomicAdd(&right[LANE / 4 + 8 * i], sum);
-        }
-    }
+    u64 more = tile == 0 ? 0 - right_side<BR>(checks) : 0, here = LANE == 0 ? ((const u64 *)digits)[warp] : 0; /* the left side's sum of q */
     __syncthreads(); /* the rings are done with */
-    Total *totals = (Total *)rings; /* [warp][line][lane], of odd lines the second 8 lanes first: what is written at a time lies in different banks */
+    TwoTotals *totals = (TwoTotals *)rings; /* [warp][line][two lanes], of odd lines the second 8 lanes first: what is written at a time lies in different banks */
 #pragma unroll
     for (int i = 0; i < 2 * own; i++) {
         int n = i / own, at = LANE / 4 + i % own * 8;
-        TwoTotals two = {total_of_sums(sums[n], i % own * 2), total_of_sums(sums[n], i % own * 2 + 1)};
-        *(TwoTotals *)(totals + (warp * BR + at) * 16 + ((n ^ at) & 1) * 8 + LANE % 4 * 2) = two;
+        TwoTotals two;
+        put_total(two.of[0], sums[n], i % own * 2), put_total(two.of[1], sums[n], i % own * 2 + 1);
+        totals[(warp * BR + at) * 8 + ((n ^ at) & 1) * 4 + LANE % 4] = two;
     }
-    __syncthreads();
-    u64 more = LANE == 0 ? ((const u64 *)digits)[warp] - right[warp] : 0; /* the left side's sum of q */
-    bool inside = first + warp < rows;
     float by = factor ? *factor : 1.0f;
     u32 top_a = tops[warp];
-    float *to = out + (i64)(first + warp) * row_step + LANE * lane_step;
-#pragma unroll 1
-    for (int n = LANE; n < lanes; n += 32, to += 32 * lane_step) {
-        i64 total = 0;
+#if NARROWED
+    u32 scale_top = top_a ? top_a : ONE; /* of a line of zeros all is zero, whatever the scale */
+    float scale_a = usual_a(scale_top, bits);
+#endif
+    float *to = out + (i64)(first + warp) * row_step + 2 * LANE * lane_step;
+    __syncthreads();
 #pragma unroll
-        for (int p = 0; p < PARTS; p++) total += totals[((p * TILES + n / 16) * BR + warp) * 16 + (n % 16 ^ (warp & 1) * 8)];
-        more += (u64)total;
-        float x = __fmul_rn(element(total, top_a, top_b[n], bits), by);
-        if (inside) *to = x == x ? x : __uint_as_float(NAN_BITS);
+    for (int turn = 0; turn < (TILES + 3) / 4; turn++) {
+        int n = 64 * turn + 2 * LANE; /* this thread has two neighbouring lanes */
+        if (n >= 16 * TILES) break;
+        const TwoTotals *found = totals + ((n / 16 * BR + warp) * 8 + (n % 16 / 2 ^ (warp & 1) * 4));
+        OfTotal sum[2][WORDS_OF_TOTAL] = {};
+#pragma unroll
+        for (int p = 0; p < PARTS; p++) {
+            TwoTotals two = found[p * (TILES * BR * 8)];
+#pragma unroll
+            for (int i = 0; i < 2 * WORDS_OF_TOTAL; i++) sum[i / WORDS_OF_TOTAL][i % WORDS_OF_TOTAL] += two.of[i / WORDS_OF_TOTAL][i % WORDS_OF_TOTAL];
+        }
+        uint2 top_b = *(const uint2 *)(b.top + n);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            u32 top = i ? top_b.y : top_b.x;
+#if NARROWED
+            i32 hi = WORDS_OF_TOTAL == 1 ? 0 : sum[i][0], lo = sum[i][WORDS_OF_TOTAL - 1];
+            u32 high, low;
+            i64 total = (i64)hi * (1 << LOW) + lo;
+            here += (u64)total;
+            pair_of_total(hi, lo, &high, &low);
+            float x = usual_element<22>(high, low, scale_a, usual_b(top));
+            if (!usual(scale_top, top)) x = element(total, top_a, top, bits);
+#else
+            i64 total = sum[i][0];
+            here += (u64)total;
+            float x = element(total, top_a, top, bits);
+#endif
+            x = __fmul_rn(x, by);
+            if (first + warp < rows && n + i < lanes) to[(64 * turn + i) * lane_step] = x == x ? x : __uint_as_float(NAN_BITS);
+        }
     }
-    add_to_wrong(wrong, inside ? more : 0);
+    add_to_wrong(wrong, more + of_line(warp, here));
     __syncthreads();
 }

@@ -6,7 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 from assay.exact.cuda.device import source
-from assay.exact.cuda.streamed import in_memory
+from assay.exact.cuda.streamed import checked_in, in_memory
 from assay.exact.cuda.tiles import NARROW, Digits
 
 LANES_OUT, ALIGN = 128, 128
@@ -37,9 +37,7 @@ def pitch_of(elements: int) -> int:
 
 
 def digits_bytes(lines: int, elements: int, how: Digits) -> int:
-    own = in_memory(how)
-    checked = 2 if how.planes == 1 else own + 1
-    return _even(8 * lines) + -(-elements // NARROW.width) * NARROW.width * (own * lines + checked)
+    return _even(8 * lines) + -(-elements // NARROW.width) * NARROW.width * (in_memory(how) * lines + checked_in(how))
 
 
 def ring_bytes(lines: int, ring: int, how: Digits) -> int:

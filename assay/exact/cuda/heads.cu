@@ -6,8 +6,9 @@
  * share a matrix.
  *
  * Digits lie as digits.cuh's `spot` says, in rows of 64 bytes; lanes and k that fill up 64 are zero, a whole 64 behind the last k is not written. Beside them
- * [product][lane] the largest magnitudes (`top`) and the sums over k (`along`, weighted as in pack.cu, up to the padded lanes), and the sums of integers over
- * each 64 lanes (`across`: [product][lanes / 64][k up to a multiple of 128]), all from registers, before anything has been to memory.
+ * [product][padded lane] the largest magnitudes (`top`) and the sums over k (`along`), and the sums of integers over
+ * each 64 lanes (`across`: [product][lanes / 64][k up to a multiple of 128]), all from registers, before anything has been to memory. Of at most 128 lanes also
+ * the sums over all of them and 1, as signed digits of base 2^8, the lowest one first (`checked`: [product][digit][k as before]), 0 behind the last k.
  */
 #if BF16 || FP8 || PLAIN || WIDTH != 64
 #error "operands of attention are int8 in rows of 64 bytes"
@@ -16,7 +17,7 @@
 #define MOST_COLUMNS 128
 #define TAKEN 64 /* rows at a time; lanes of a sum */
 #define WARPS 32
-#define WORDS 21 /* of the table, for a matrix */
+#define WORDS 23 /* of the table, for a matrix */
 
 /* Where lanes of one kind go. */
 struct packed_lanes {
@@ -24,8 +25,19 @@ struct packed_lanes {
     i8 *digits;
     u64 *along;
     i32 *across;
+    i8 *checked;
     i64 padded;
 };
+
+#define CHECKED (PLANES == 1 ? 2 : OWN + 1) /* as in attend.cuh */
+__device__ __forceinline__ void put_checked(i8 *to, i64 apart, i32 s) {
+    #pragma unroll
+    for (int d = 0; d < CHECKED; d++) {
+        i32 low = ((s + 128) & 255) - 128;
+        to[d * apart] = (i8)low;
+        s = (s - low) >> 8;
+    }
+}
 
 /* Writes four elements, from k = 64 block + at on, of a lane; gives what they count for in `along`. q: their integers. */
 __device__ __forceinline__ i32 put_four(const packed_lanes &to, i64 product, i64 lane, i64 blocks, i64 block, int at, const float four[4], float factor, float magic,
@@ -44,7 +56,7 @@ __device__ __forceinline__ i32 put_four(const packed_lanes &to, i64 product, i64
     for (int z = 0; z < OWN; z++) {
         u32 word = low_bytes(d[z]);
         *(u32 *)(at_first + z * blocks * to.padded * ROW) = word;
-        sum += (i32)(weight(z) + (KARATSUBA ? weight(2) : 0)) * __dp4a((int)word, 0x01010101, 0);
+        sum += (1 << BASE * (OWN - 1 - z)) * __dp4a((int)word, 0x01010101, 0);
     }
     return sum;
 }
@@ -69,7 +81,7 @@ KERNEL __launch_bounds__(32 * WARPS, 1) pack_heads(i64 count, const i64 *table, 
     __syncthreads();
     const i64 *row_at = (const i64 *)of[4], *column_at = (const i64 *)of[6], row_step = of[5], column_step = of[7];
     const int rows = (int)of[8], columns = (int)of[9];
-    const packed_lanes &by_row = *(const packed_lanes *)(of + 11), &by_column = *(const packed_lanes *)(of + 16);
+    const packed_lanes &by_row = *(const packed_lanes *)(of + 11), &by_column = *(const packed_lanes *)(of + 17);
     int parts = (int)words[1], part = ((int)blockIdx.x - (int)words[0]) % parts, groups = (rows + TAKEN - 1) / TAKEN, each = (groups + parts - 1) / parts;
     i64 product = ((int)blockIdx.x - (int)words[0]) / parts, deep = (rows + ROW - 1) / ROW;
     const float *x = (const float *)words[2] + ((const i64 *)words[3])[product], by = words[10] ? *(const float *)words[10] : 1.0f;
@@ -92,8 +104,9 @@ KERNEL __launch_bounds__(32 * WARPS, 1) pack_heads(i64 count, const i64 *table, 
         #pragma unroll
         for (int j = 0; j < MOST_COLUMNS / 32; j++) atomicMax(&tops[lane + 32 * j], highs[j]);
         __syncthreads();
-        if ((int)threadIdx.x < columns) by_column.top[product * columns + threadIdx.x] = tops[threadIdx.x];
+        if ((int)threadIdx.x < (int)by_column.padded) by_column.top[product * by_column.padded + threadIdx.x] = tops[threadIdx.x];
     }
+    i32 every = 0; /* the sum over all rows, where there are at most 128: then a block has all */
     for (int group = part * each; group < (part + 1) * each && group < groups; group++) {
         #pragma unroll 1
         for (int turn = 0; turn <= wide; turn++) {
@@ -123,7 +136,7 @@ KERNEL __launch_bounds__(32 * WARPS, 1) pack_heads(i64 count, const i64 *table, 
                 i32 sum = put_four(by_row, product, row, 1, at / WIDTH, at % WIDTH, four, factor, magic, bits, q);
                 for (int step = wide ? 16 : 8; step; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
                 if (at == 0) {
-                    if (row < rows) by_row.top[product * rows + row] = top;
+                    by_row.top[product * by_row.padded + row] = top;
                     by_row.along[product * by_row.padded + row] = (u64)(i64)sum;
                 }
                 #pragma unroll
@@ -148,11 +161,19 @@ KERNEL __launch_bounds__(32 * WARPS, 1) pack_heads(i64 count, const i64 *table, 
             }
         }
         __syncthreads();
-        if (by_row.digits && k < TAKEN * (1 + wide)) by_row.across[(product * groups + group) * ROW + k] = of_rows[k], of_rows[k] = 0;
+        if (by_row.digits && k < TAKEN * (1 + wide)) {
+            by_row.across[(product * groups + group) * ROW + k] = of_rows[k], every += of_rows[k], of_rows[k] = 0;
+            if (by_row.checked && group == groups - 1) put_checked(by_row.checked + product * CHECKED * ROW + k, ROW, k < columns ? every + 1 : 0);
+        }
         int to = k - MOST_COLUMNS;
-        if (turned && to >= 0 && to < (int)by_column.padded) {
-            by_column.across[(product * (by_column.padded / TAKEN) + to / TAKEN) * deep * ROW + group * TAKEN + to % TAKEN] = of_columns[to];
-            of_columns[to] = 0;
+        if (turned && to >= 0 && to < TAKEN) {
+            i32 sum = 1;
+            i64 at = group * TAKEN + to;
+            for (int j = 0; j < (int)by_column.padded / TAKEN; j++) {
+                by_column.across[(product * (by_column.padded / TAKEN) + j) * deep * ROW + at] = of_columns[j * TAKEN + to];
+                sum += of_columns[j * TAKEN + to], of_columns[j * TAKEN + to] = 0;
+            }
+            put_checked(by_column.checked + product * CHECKED * deep * ROW + at, deep * ROW, at < rows ? sum : 0);
         }
         __syncthreads();
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from assay.exact.cuda import groups, rows
@@ -50,6 +51,11 @@ class Reader:
         self.arguments.append(argument)
         return name
 
+    @staticmethod
+    def number(n: int) -> str:
+        """C++ for a size or a step. It is written into the text, so that what is made of it is made when a kernel is compiled."""
+        return f"{n}ll"
+
     def address(self, v: View, written: bool = False) -> str:
         if v not in self.views:
             kind = f"{TYPES[v.dtype]} *__restrict__ "
@@ -58,8 +64,10 @@ class Reader:
 
     def offset(self, walk: Walk) -> str:
         """C++ for what lies along a walk over the batch at product z."""
-        if len(walk.dims) == 1:
-            return "(i64)z" if walk.strides == (1,) else f"(i64)z * {self.parameter('i64 ', 'j', walk.strides[0])}"
+        axes = list(zip(walk.dims, walk.strides, strict=True))
+        if all(outer[1] == dim * step for outer, (dim, step) in pairwise(axes)):
+            step = walk.strides[-1]
+            return "(i64)z" if step == 1 else f"(i64)z * {self.number(step)}"
         return f"{self.parameter('const i64 *', 'w', Table(tuple(Axis(walk.dims, walk.strides).offsets().tolist())))}[z]"
 
     def _even(self, v: View) -> bool:
@@ -97,7 +105,7 @@ class Reader:
         if places.rows.strides == (1,):
             return [f"const {kind} *p{value.name} = {base}{further};"]
         if len(places.rows.dims) == 1:
-            step = self.parameter("i64 ", "j", places.rows.strides[0])
+            step = self.number(places.rows.strides[0])
             return [f"const Along<{kind}> p{value.name} = {{{base}{f'{further} * {step}' if further else ''}, {step}}};"]
         along = self.parameter("const i64 *", "w", places.rows)
         return [f"const Walked<{kind}> p{value.name} = {{{base}, {along}, {'from' if further else '0u'}}};"]

@@ -24,6 +24,11 @@ def in_memory(how: Digits) -> int:
     return how.planes - how.karatsuba
 
 
+def checked_in(how: Digits) -> int:
+    """Digits of what checks k with at most 128 lanes (CHECKED of attend.cuh)."""
+    return 2 if how.planes == 1 else in_memory(how) + 1
+
+
 class Walk(NamedTuple):
     """A walk in memory (walk.cuh) as an argument."""
 
@@ -51,14 +56,16 @@ class Packed(NamedTuple):
     def sizes(self, how: Digits) -> dict[str, int]:
         """Bytes of its parts."""
         count, row = self.side.products, self.blocks * ROW
+        checked = checked_in(how) if self.side.lanes.size <= MOST_COLUMNS else 0
         return {
-            "top": 4 * count * self.side.lanes.size, "along": 8 * count * self.padded, "across": 4 * count * self.padded // LANES * row,
-            "digits": count * in_memory(how) * row * self.padded,
+            "top": 4 * count * self.padded, "along": 8 * count * self.padded, "across": 4 * count * self.padded // LANES * row,
+            "digits": count * in_memory(how) * row * self.padded, "checked": count * checked * row,
         }  # fmt: skip
 
 
 class Of(NamedTuple):
-    """The address of a part of a packed operand as an argument: its digits, scales (`top`) or sums (`across` each LANES lanes, `along` k)."""
+    """The address of a part of a packed operand as an argument: its digits, scales (`top`) or sums (`across` each LANES lanes, `along` k, and
+    those over all lanes as digits, `checked`)."""
 
     packed: Packed
     part: str
@@ -98,8 +105,9 @@ def matrices(packed: Iterable[Packed]) -> list[Matrix]:
     return sorted(found.values(), key=lambda matrix: matrix.by_columns is None)
 
 
-Words = tuple[int, int, int, int, int]
-"""Where lanes are packed to: addresses of largest magnitudes, digits, sums `along` and `across`; padded lanes. All 0: nowhere."""
+Words = tuple[int, int, int, int, int, int]
+"""Where lanes are packed to: addresses of largest magnitudes, digits, sums `along`, `across` and `checked` (0 where lanes are more than 128); padded
+lanes. All 0: nowhere."""
 
 
 class Placed(NamedTuple):
@@ -151,9 +159,9 @@ def packing(
 
     def words(packed: Packed | None) -> Words:
         if packed is None:
-            return 0, 0, 0, 0, 0
-        top, digits, along, across = (scratch + places[packed][part] for part in ("top", "digits", "along", "across"))
-        return top, digits, along, across, packed.padded
+            return 0, 0, 0, 0, 0, 0
+        top, digits, along, across, checked = (scratch + places[packed][part] for part in ("top", "digits", "along", "across", "checked"))
+        return top, digits, along, across, checked if packed.side.lanes.size <= MOST_COLUMNS else 0, packed.padded
 
     given = [
         Placed(m, at(m.view), at(m.factor) if m.factor is not None else 0, words(m.by_rows), words(m.by_columns)) for m in matrices(fresh)
