@@ -15,12 +15,14 @@ atomic maximum decides. So memory is asked for the few elements that are larger 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from assay.exact.cuda import maps
+from assay.exact.cuda import columns, maps
+from assay.exact.cuda.device import Dim3, Kernel, Launch
 from assay.exact.cuda.groups import BLOCK, LOOP, WARP, Group, Shape, held_for
 from assay.exact.cuda.maps import TYPES, MapText
 from assay.exact.cuda.phases import phases
+from assay.exact.cuda.walks import start
 from assay.exact.plan import Plan
 from assay.exact.rows import Rows
 from assay.exact.steps import Step
@@ -28,6 +30,8 @@ from assay.exact.views import View
 
 ROOM = 128
 """Registers that a thread has for elements of rows, of 255."""
+WAVES = 16
+"""Blocks of a grid for each processor, at most: every thread then takes several elements."""
 
 
 def shape_of(step: Step) -> Shape:
@@ -46,21 +50,10 @@ def passes(step: Step) -> dict[View, int]:
     return {v: sum(value in phase.made for phase in group.phases) for v, value in zip(step.reads, group.reads, strict=True) if value.wide}
 
 
-def row_walk(v: View, rows: Rows) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Sizes and strides of the walk from row to row, or None where rows lie side by side or there is one for all."""
-    return None if start(v, rows) else (v.shape[:-1], v.strides[:-1])
-
-
-def start(v: View, rows: Rows) -> str:
-    """Where row r begins, as C++ that knows no sizes; empty for a walk."""
-    if len(v.shape) > 2 or v.shape[0] != rows.number:
-        return ""
-    return {0: "0", 1: "r", rows.length: "(i64)r * length"}.get(v.strides[0], "")
-
-
 def text(step: Step) -> MapText:
     """The kernel of a group. Parameters: R, L; for each input its address, and the walk to its rows if it has one; the address of each result;
-    for each result with tops the addresses of these, of rows and of columns (zero before); for each sum of f32 its bits."""
+    for each result with tops the addresses of these, of rows and of columns (zero before); those of columns' magnitudes that are wanted alone; for
+    each sum of f32 its bits."""
     shape, rows = shape_of(step), Rows(*step.extra)
     group = Group(step).planned(shape.held > 0)
     parameters, starts = ["i64 rows", "i64 length"], []
@@ -76,7 +69,7 @@ def text(step: Step) -> MapText:
         )  # fmt: skip
     parameters += [f"{TYPES[v.dtype]} *__restrict__ y{k}" for k, v in enumerate(group.writes)]
     parameters += [f"u32 *{kind}{v.name}" for v in group.tops for kind in ("row_", "column_")]
-    parameters += [f"i64 bits_{v.name}" for v in group.sums]
+    parameters += [f"u32 *column_{v.name}" for v in group.highs] + [f"i64 bits_{v.name}" for v in group.sums]
     lines = [*starts, *phases(group, shape)]
     inside = "\n        ".join(lines)
     tail = f"""({", ".join(parameters)}) {{
@@ -90,7 +83,29 @@ def text(step: Step) -> MapText:
     return MapText(name, f"KERNEL __launch_bounds__({shape.threads}, 1) {name}{tail}")
 
 
+def read(step: Step) -> tuple[View, ...]:
+    """What a step reads as rows."""
+    return step.reads
+
+
+def launch(step: Step, kernel: Kernel, walks: Mapping[View, int], processors: int, at: Callable[[View], int]) -> Launch:
+    """`walks`: addresses, of those views that have one."""
+    size, shape = Rows(*step.extra), shape_of(step)
+    arguments: list[int] = [*size]
+    for v in step.reads:
+        arguments += [at(v), walks[v]] if v in walks else [at(v)]
+    arguments += [*map(at, step.writes), *(part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32")]
+    blocks = -(-size.number // (shape.threads // shape.group))
+    grid: Dim3 = (min(blocks, processors * (WAVES if shape.held else 1)), 1, 1)
+    return Launch(kernel, grid, (shape.threads, 1, 1), tuple(arguments))
+
+
+def written(steps: Iterable[Step]) -> dict[int, MapText]:
+    """The kernels of steps over rows, and of sums by columns, by the steps' ids."""
+    return {id(step): text(step) if step.name == "rows" else columns.text(step) for step in steps if step.name in ("rows", "columns")}
+
+
 def texts(plans: Iterable[Plan]) -> list[MapText]:
     """All kernels that are generated for some plans."""
     plans = list(plans)
-    return [*maps.texts(plans), *(text(step) for plan in plans for step in plan.steps if step.name == "rows")]
+    return [*maps.texts(plans), *(made for plan in plans for made in written(plan.steps).values())]

@@ -16,11 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from assay.exact.added import added_at
-from assay.exact.cuda import attend, maps, rows
+from assay.exact.cuda import attend, columns, maps, rows
 from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
 from assay.exact.cuda.pairs import Packing
 from assay.exact.cuda.streamed import Packs, Shelf, Walk
-from assay.exact.cuda.walks import limited, walk_words
+from assay.exact.cuda.walks import limited, row_walk, walk_words
 from assay.exact.cuda.zeroed import Row, Zeroed, Zeros
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.rows import Rows
@@ -29,8 +29,6 @@ from assay.exact.tape import MASK
 from assay.exact.views import View, c_strides, merged
 
 THREADS = 256
-WAVES = 16
-"""Blocks of a grid for each processor, at most: every thread then takes several elements."""
 MOST = 65535
 """Blocks of a grid along y and along z."""
 SHORT, LONG = 1024, 4096
@@ -74,7 +72,7 @@ class Tape:
         self._words: list[int] = []
         self.arena, self.scratch, self._scratch_at = plan.arena, 0, 0
         batches = [([plan.steps[at] for at in batch], maps.text_of(plan, batch)) for batch in maps.together(plan)]
-        groups = {id(step): rows.text(step) for step in plan.steps if step.name == "rows"}
+        groups = rows.written(plan.steps)
         self._rowed = {at: text.name for at, text in groups.items()}
         kernels.compile([*(text for _, text in batches if text is not None), *groups.values()])
         self._attending = {id(step): attend.attend(step, device.description, plan) for step in plan.steps if step.name == "attend"}
@@ -151,7 +149,7 @@ class Tape:
         self.scratch = max(self.scratch, scratch)
 
     def _grid(self, blocks: int) -> Dim3:
-        return (max(1, min(blocks, WAVES * self._device.description.processors)), 1, 1)
+        return (max(1, min(blocks, rows.WAVES * self._device.description.processors)), 1, 1)
 
     def _each(self, kernel: str, n: int, *arguments: int) -> Launch:
         """A kernel over n elements, a thread for each of some."""
@@ -200,24 +198,19 @@ class Tape:
         return make
 
     def _rows(self, step: Step) -> Maker:
-        """Steps over the same rows, as one kernel."""
-        size, shape, kernel = Rows(*step.extra), rows.shape_of(step), self._rowed[id(step)]
+        """Steps over the same rows, or sums by columns, as one kernel."""
+        size, how, name = Rows(*step.extra), columns if step.name == "columns" else rows, self._rowed[id(step)]
         limited(size.number * size.length)
-        walks = [None if (walk := rows.row_walk(v, size)) is None else self._walk(*walk) for v in step.reads]
-        bits = [part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32"]
-        blocks = -(-size.number // (shape.threads // shape.group))
-        grid: Dim3 = self._grid(blocks) if shape.held else (min(blocks, self._device.description.processors), 1, 1)
+        walks = {v: self._walk(*walk) for v in how.read(step) if (walk := row_walk(v, size)) is not None}
 
         def make(at: Callable[[View], int]) -> list[Launch]:
-            arguments: list[int] = [*size]
-            for v, walk in zip(step.reads, walks, strict=True):
-                arguments += [at(v)] if walk is None else [at(v), self._address(walk)]
-            return [Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*arguments, *map(at, step.writes), *bits))]
+            lie = {v: self._address(walk) for v, walk in walks.items()}
+            return [how.launch(step, self._kernels[name], lie, self._device.description.processors, at)]
 
         return make
 
     def _other(self, step: Step) -> Maker:
-        if step.name == "rows":
+        if step.name in ("rows", "columns"):
             return self._rows(step)
         if step.name == "pack":
             assert self._products is not None
