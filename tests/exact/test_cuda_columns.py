@@ -16,7 +16,9 @@ from assay.exact.cuda.maps import Kernels, MapText
 from assay.exact.cuda.parts import constants_of
 from assay.exact.inputs import Case, Writer, case, floats
 from assay.exact.plan import Plan
+from assay.exact.rows import Rows
 from assay.exact.steps import Step
+from assay.exact.views import View
 from assay.program import Output, Part
 from tests.exact import nvrtc
 from tests.exact.test_cuda_pairs import Run
@@ -197,8 +199,8 @@ CHANGES = [
 def test_changes_of_the_kernel_are_found(of: str, instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = columns.text
 
-    def wrong(step: Step) -> MapText:
-        text = right(step)
+    def wrong(step: Step, start: Callable[[View, Rows], str]) -> MapText:
+        text = right(step, start)
         assert of in text.text
         name = f"{text.name}_{CHANGES.index((of, instead))}"
         return MapText(name, text.text.replace(of, instead).replace(text.name, name))

@@ -8,13 +8,13 @@ comes last to some columns rounds their sums, and adds what is to be added: no l
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from assay.exact.added import addends
 from assay.exact.columns import GROUP, operands, terms, totals_of
 from assay.exact.cuda.device import Dim3, Kernel, Launch
 from assay.exact.cuda.maps import TYPES, MapText
-from assay.exact.cuda.walks import start
+from assay.exact.cuda.walks import limited
 from assay.exact.rows import Rows, wide
 from assay.exact.steps import Step
 from assay.exact.views import View
@@ -27,15 +27,18 @@ LEAST = 8 * WARPS
 BLOCKS = 8
 """Of a processor, at a time."""
 
+Arguments = Callable[[Callable[[View], int]], list[int]]
+"""Address of a view's first element -> what a launch is given."""
 
-def text(step: Step) -> MapText:
-    """The kernel of a step. Parameters: R, L, rows of a block; for each input its address, and the walk to its rows if it has one; the totals
-    (u64) and, for each 32 columns, how many blocks are done (u32), all of them zero before; for each sum its columns' magnitudes, its bits, the
-    address of the result and of what is added to it (0: nothing)."""
-    rows, (reads, _), sums = Rows(*step.extra), operands(step), terms(step)
-    parameters, loads, names = ["i64 rows", "i64 length", "i64 chunk"], [], dict[int | View, str]()
+
+def text(step: Step, start: Callable[[View, Rows], str]) -> MapText:
+    """The kernel of a step; `start`: where a row begins (rows.py). Parameters: R, L; for each input its address, and the walk to its rows if it has
+    one; rows of a block; the totals (u64) and, for each 32 columns, how many blocks are done (u32), all of them zero before; for each sum its columns'
+    magnitudes, its bits, the address of the result and of what is added to it (0: nothing)."""
+    (reads, _), sums = operands(step), terms(step)
+    parameters, loads, names = ["i64 rows", "i64 length"], [], dict[int | View, str]()
     for k, v in enumerate(reads):
-        kind, begin = TYPES[v.dtype], start(v, rows)
+        kind, begin = TYPES[v.dtype], start(v, Rows(*step.extra))
         parameters.append(f"const {kind} *__restrict__ x{k}")
         if not begin:
             parameters.append(f"const i64 *w{k}")
@@ -47,7 +50,7 @@ def text(step: Step) -> MapText:
             loads.append(f"const {TYPES[i.dtype]} r{k} = {i.kernel}({', '.join(names[o] for o in i.operands)});")
             names[i.result] = f"r{k}"
         names |= {v: names[v.root] for v in part.writes}
-    parameters += ["u64 *totals", "u32 *arrived"]
+    parameters += ["i64 chunk", "u64 *totals", "u32 *arrived"]
     parameters += [f"const u32 *top{k}, i64 bits{k}, float *y{k}, const float *more{k}" for k in range(len(sums))]
     before, body, added, ends = [], [], [], []
     for k, one in enumerate(sums):
@@ -88,24 +91,27 @@ def _lines(lines: Sequence[str], depth: int) -> str:
     return ("\n" + "    " * depth).join(lines)
 
 
-def read(step: Step) -> tuple[View, ...]:
-    """What a step reads as rows."""
-    return operands(step)[0]
+def over_rows(step: Step) -> Step:
+    """A step with nothing but what it reads as rows."""
+    return step._replace(reads=operands(step)[0])
 
 
-def launch(step: Step, kernel: Kernel, walks: Mapping[View, int], processors: int, at: Callable[[View], int]) -> Launch:
-    """`walks`: addresses, of those views that have one."""
-    rows, (reads, tops), sums, more = Rows(*step.extra), operands(step), terms(step), addends(step)
-    groups = -(-rows.length // GROUP)
-    parts = max(-(-rows.number // CHUNK), min(-(-rows.number // LEAST), BLOCKS * processors // groups), 1)
-    chunk = -(-rows.number // parts)
-    grid: Dim3 = (groups, -(-rows.number // chunk), 1)
-    arguments: list[int] = [*rows, chunk]
-    for v in reads:
-        arguments += [at(v), walks[v]] if v in walks else [at(v)]
-    own = at(step.writes[-1])
-    arguments += [own, own + totals_of(rows, len(sums))]
-    for one, top in zip(sums, tops, strict=True):
-        (out,) = one.writes
-        arguments += [at(top), one.extra[0], at(out), at(more[out.root]) if out.root in more else 0]
-    return Launch(kernel, grid, (GROUP, WARPS, 1), tuple(arguments))
+def maker(step: Step, kernel: Kernel, inputs: Arguments, processors: int) -> Callable[[Callable[[View], int]], list[Launch]]:
+    """What makes the launch of a step; `inputs`: R, L, and the addresses of what it reads as rows, and their walks (rows.py). Raises ProgramError for
+    a step that is too large."""
+    (number, length), (_, tops), sums, more = step.extra, operands(step), terms(step), addends(step)
+    limited(number * length)
+    groups = -(-length // GROUP)
+    parts = max(-(-number // CHUNK), min(-(-number // LEAST), BLOCKS * processors // groups), 1)
+    chunk = -(-number // parts)
+    grid: Dim3 = (groups, -(-number // chunk), 1)
+
+    def make(at: Callable[[View], int]) -> list[Launch]:
+        own = at(step.writes[-1])
+        arguments = [*inputs(at), chunk, own, own + totals_of(Rows(number, length), len(sums))]
+        for one, top in zip(sums, tops, strict=True):
+            (out,) = one.writes
+            arguments += [at(top), one.extra[0], at(out), at(more[out.root]) if out.root in more else 0]
+        return [Launch(kernel, grid, (GROUP, WARPS, 1), tuple(arguments))]
+
+    return make

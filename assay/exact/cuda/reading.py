@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from assay.exact.cuda import groups, walks
+from assay.exact.cuda import groups, rows
 from assay.exact.cuda.intervals import Told
 from assay.exact.cuda.maps import TYPES
 from assay.exact.cuda.operands import Axis
@@ -81,9 +81,9 @@ class Reader:
             return self._telling(value, self.told[v])
         address = self.address(v)
         if not self.shape.by_columns:
-            start = walks.start(v, self.shape.all_rows)
+            start = rows.start(v, self.shape.all_rows)
             if not start:
-                walk = walks.row_walk(v, self.shape.all_rows)
+                walk = rows.row_walk(v, self.shape.all_rows)
                 assert walk is not None
                 start = f"offset_of({self.parameter('const i64 *', 'w', Walk(*walk))}, r)"
             place = f"*p{value.name} = {address} + {start}{further}" if value.wide else f"{value.name} = {address}[{start}]"

@@ -15,14 +15,12 @@ atomic maximum decides. So memory is asked for the few elements that are larger 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 
 from assay.exact.cuda import columns, maps
-from assay.exact.cuda.device import Dim3, Kernel, Launch
 from assay.exact.cuda.groups import BLOCK, LOOP, WARP, Group, Shape, held_for
 from assay.exact.cuda.maps import TYPES, MapText
 from assay.exact.cuda.phases import phases
-from assay.exact.cuda.walks import start
 from assay.exact.plan import Plan
 from assay.exact.rows import Rows
 from assay.exact.steps import Step
@@ -30,8 +28,6 @@ from assay.exact.views import View
 
 ROOM = 128
 """Registers that a thread has for elements of rows, of 255."""
-WAVES = 16
-"""Blocks of a grid for each processor, at most: every thread then takes several elements."""
 
 
 def shape_of(step: Step) -> Shape:
@@ -50,16 +46,24 @@ def passes(step: Step) -> dict[View, int]:
     return {v: sum(value in phase.made for phase in group.phases) for v, value in zip(step.reads, group.reads, strict=True) if value.wide}
 
 
-def text(step: Step) -> MapText:
-    """The kernel of a group. Parameters: R, L; for each input its address, and the walk to its rows if it has one; the address of each result;
-    for each result with tops the addresses of these, of rows and of columns (zero before); those of columns' magnitudes that are wanted alone; for
-    each sum of f32 its bits."""
-    shape, rows = shape_of(step), Rows(*step.extra)
-    group = Group(step).planned(shape.held > 0)
-    parameters, starts = ["i64 rows", "i64 length"], []
+def row_walk(v: View, rows: Rows) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Sizes and strides of the walk from row to row, or None where rows lie side by side or there is one for all."""
+    return None if start(v, rows) else (v.shape[:-1], v.strides[:-1])
+
+
+def start(v: View, rows: Rows) -> str:
+    """Where row r begins, as C++ that knows no sizes; empty for a walk."""
+    if len(v.shape) > 2 or v.shape[0] != rows.number:
+        return ""
+    return {0: "0", 1: "r", rows.length: "(i64)r * length"}.get(v.strides[0], "")
+
+
+def inputs(step: Step, group: Group) -> tuple[list[str], list[str]]:
+    """Parameters of what a group reads, and the lines that find row r in it."""
+    parameters, starts = list[str](), list[str]()
     for value, v in zip(group.reads, step.reads, strict=True):
         parameters.append(f"const {TYPES[v.dtype]} *__restrict__ x{value.name}")
-        begin = start(v, rows)
+        begin = start(v, Rows(*step.extra))
         if not begin:
             parameters.append(f"const i64 *w{value.name}")
             begin = f"offset_of(w{value.name}, r)"
@@ -67,6 +71,28 @@ def text(step: Step) -> MapText:
             f"const {TYPES[v.dtype]} *__restrict__ p{value.name} = x{value.name} + {begin};" if value.wide
             else f"const {TYPES[v.dtype]} {value.name} = x{value.name}[{begin}];"
         )  # fmt: skip
+    return parameters, starts
+
+
+Arguments = Callable[[Callable[[View], int]], list[int]]
+"""Address of a view's first element -> what a launch is given."""
+
+
+def arguments(step: Step, walk: Callable[[Sequence[int], Sequence[int]], int], address: Callable[[int], int]) -> Arguments:
+    """R, L, and what `inputs` say. `walk` stores a walk, `address` says where it is."""
+    size = Rows(*step.extra)
+    walks = [None if (found := row_walk(v, size)) is None else walk(*found) for v in step.reads]
+    return lambda at: [*size, *(a for v, w in zip(step.reads, walks, strict=True) for a in ([at(v)] if w is None else [at(v), address(w)]))]
+
+
+def text(step: Step) -> MapText:
+    """The kernel of a group. Parameters: R, L; for each input its address, and the walk to its rows if it has one; the address of each result;
+    for each result with tops the addresses of these, of rows and of columns (zero before); those of columns' magnitudes that are wanted alone; for
+    each sum of f32 its bits."""
+    shape = shape_of(step)
+    group = Group(step).planned(shape.held > 0)
+    parameters, starts = inputs(step, group)
+    parameters = ["i64 rows", "i64 length", *parameters]
     parameters += [f"{TYPES[v.dtype]} *__restrict__ y{k}" for k, v in enumerate(group.writes)]
     parameters += [f"u32 *{kind}{v.name}" for v in group.tops for kind in ("row_", "column_")]
     parameters += [f"u32 *column_{v.name}" for v in group.highs] + [f"i64 bits_{v.name}" for v in group.sums]
@@ -83,26 +109,9 @@ def text(step: Step) -> MapText:
     return MapText(name, f"KERNEL __launch_bounds__({shape.threads}, 1) {name}{tail}")
 
 
-def read(step: Step) -> tuple[View, ...]:
-    """What a step reads as rows."""
-    return step.reads
-
-
-def launch(step: Step, kernel: Kernel, walks: Mapping[View, int], processors: int, at: Callable[[View], int]) -> Launch:
-    """`walks`: addresses, of those views that have one."""
-    size, shape = Rows(*step.extra), shape_of(step)
-    arguments: list[int] = [*size]
-    for v in step.reads:
-        arguments += [at(v), walks[v]] if v in walks else [at(v)]
-    arguments += [*map(at, step.writes), *(part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32")]
-    blocks = -(-size.number // (shape.threads // shape.group))
-    grid: Dim3 = (min(blocks, processors * (WAVES if shape.held else 1)), 1, 1)
-    return Launch(kernel, grid, (shape.threads, 1, 1), tuple(arguments))
-
-
 def written(steps: Iterable[Step]) -> dict[int, MapText]:
     """The kernels of steps over rows, and of sums by columns, by the steps' ids."""
-    return {id(step): text(step) if step.name == "rows" else columns.text(step) for step in steps if step.name in ("rows", "columns")}
+    return {id(step): text(step) if step.name == "rows" else columns.text(step, start) for step in steps if step.name in ("rows", "columns")}
 
 
 def texts(plans: Iterable[Plan]) -> list[MapText]:

@@ -20,7 +20,7 @@ from assay.exact.cuda import attend, columns, maps, rows
 from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
 from assay.exact.cuda.pairs import Packing
 from assay.exact.cuda.streamed import Packs, Shelf, Walk
-from assay.exact.cuda.walks import limited, row_walk, walk_words
+from assay.exact.cuda.walks import limited, walk_words
 from assay.exact.cuda.zeroed import Row, Zeroed, Zeros
 from assay.exact.plan import ALIGN, Plan
 from assay.exact.rows import Rows
@@ -29,6 +29,8 @@ from assay.exact.tape import MASK
 from assay.exact.views import View, c_strides, merged
 
 THREADS = 256
+WAVES = 16
+"""Blocks of a grid for each processor, at most: every thread then takes several elements."""
 MOST = 65535
 """Blocks of a grid along y and along z."""
 SHORT, LONG = 1024, 4096
@@ -149,7 +151,7 @@ class Tape:
         self.scratch = max(self.scratch, scratch)
 
     def _grid(self, blocks: int) -> Dim3:
-        return (max(1, min(blocks, rows.WAVES * self._device.description.processors)), 1, 1)
+        return (max(1, min(blocks, WAVES * self._device.description.processors)), 1, 1)
 
     def _each(self, kernel: str, n: int, *arguments: int) -> Launch:
         """A kernel over n elements, a thread for each of some."""
@@ -198,20 +200,25 @@ class Tape:
         return make
 
     def _rows(self, step: Step) -> Maker:
-        """Steps over the same rows, or sums by columns, as one kernel."""
-        size, how, name = Rows(*step.extra), columns if step.name == "columns" else rows, self._rowed[id(step)]
+        """Steps over the same rows, as one kernel."""
+        size, shape, kernel = Rows(*step.extra), rows.shape_of(step), self._rowed[id(step)]
         limited(size.number * size.length)
-        walks = {v: self._walk(*walk) for v in how.read(step) if (walk := row_walk(v, size)) is not None}
+        inputs = rows.arguments(step, self._walk, self._address)
+        bits = [part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32"]
+        blocks = -(-size.number // (shape.threads // shape.group))
+        grid: Dim3 = self._grid(blocks) if shape.held else (min(blocks, self._device.description.processors), 1, 1)
+        return lambda at: [Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*inputs(at), *map(at, step.writes), *bits))]
 
-        def make(at: Callable[[View], int]) -> list[Launch]:
-            lie = {v: self._address(walk) for v, walk in walks.items()}
-            return [how.launch(step, self._kernels[name], lie, self._device.description.processors, at)]
-
-        return make
+    def _columns(self, step: Step) -> Maker:
+        """Sums by columns, as one kernel."""
+        inputs = rows.arguments(columns.over_rows(step), self._walk, self._address)
+        return columns.maker(step, self._kernels[self._rowed[id(step)]], inputs, self._device.description.processors)
 
     def _other(self, step: Step) -> Maker:
-        if step.name in ("rows", "columns"):
+        if step.name == "rows":
             return self._rows(step)
+        if step.name == "columns":
+            return self._columns(step)
         if step.name == "pack":
             assert self._products is not None
             return partial(self._products.pack, step)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from assay.exact.rows import Rows
-from assay.exact.views import View, merged
+from assay.exact.views import merged
 from assay.program import ProgramError
 
 LIMIT = 1 << 31
@@ -33,15 +32,3 @@ def walk_words(dims: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
     for n, step in zip(reversed(sizes), reversed(steps), strict=True):
         words += [n, magic(n), step]
     return tuple(words)
-
-
-def row_walk(v: View, rows: Rows) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Sizes and strides of the walk from row to row, or None where rows lie side by side or there is one for all."""
-    return None if start(v, rows) else (v.shape[:-1], v.strides[:-1])
-
-
-def start(v: View, rows: Rows) -> str:
-    """Where row r begins, as C++ that knows no sizes; empty for a walk."""
-    if len(v.shape) > 2 or v.shape[0] != rows.number:
-        return ""
-    return {0: "0", 1: "r", rows.length: "(i64)r * length"}.get(v.strides[0], "")

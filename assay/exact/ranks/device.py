@@ -20,8 +20,7 @@ from assay.exact.cuda.device import Buffer, Device, Graph, Launch
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.plans import plan_for
 from assay.exact.cuda.product import Products
-from assay.exact.cuda.rows import WAVES
-from assay.exact.cuda.tape import THREADS, Tape
+from assay.exact.cuda.tape import THREADS, WAVES, Tape
 from assay.exact.cuda.trees import pads_on
 from assay.exact.ranks.between import Between
 from assay.exact.ranks.exchanges import Comm, sizes_of

@@ -22,8 +22,7 @@ from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.operands import Axis, Operand
 from assay.exact.cuda.product import MOST_ROWS, Product, Products
-from assay.exact.cuda.rows import WAVES
-from assay.exact.cuda.tape import CHUNK, MOST, THREADS
+from assay.exact.cuda.tape import CHUNK, MOST, THREADS, WAVES
 from assay.exact.cuda.walks import limited, walk_words
 from assay.exact.ranks.exchanges import Exchange, sizes_of
 from assay.exact.table import TensorType
