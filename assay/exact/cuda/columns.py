@@ -33,8 +33,8 @@ Arguments = Callable[[Callable[[View], int]], list[int]]
 
 def text(step: Step, start: Callable[[View, Rows], str]) -> MapText:
     """The kernel of a step; `start`: where a row begins (rows.py). Parameters: R, L; for each input its address, and the walk to its rows if it has
-    one; rows of a block; the totals (u64) and, for each 32 columns, how many blocks are done (u32), all of them zero before; for each sum its columns'
-    magnitudes, its bits, the address of the result and of what is added to it (0: nothing)."""
+    one; rows of a block; the totals (u64) and, for each 32 columns, how many blocks are done (u32), all of them zero before; for each sum its
+    columns' magnitudes, its bits, the address of the result and of what is added to it (0: nothing)."""
     (reads, _), sums = operands(step), terms(step)
     parameters, loads, names = ["i64 rows", "i64 length"], [], dict[int | View, str]()
     for k, v in enumerate(reads):

@@ -114,9 +114,9 @@ class Tape:
         for maker in self._makers:
             launches += maker(lambda v: self.place(v, bases))
             self.marks.append(len(launches))
-        if self._products is not None and self._zeroed.checks:
-            first = [self._products.topped(self._zeroed.tops, self._table)] if self._zeroed.tops else []
-            launches = [*launches[: self.marks[0]], *first, *launches[self.marks[0] :], self._products.compared(self._zeroed.checks, self._table)]
+        if self._products is not None:
+            launches += [self._products.compared(self._zeroed.checks, self._table)] if self._zeroed.checks else []
+            launches[self.marks[0] : self.marks[0]] = [self._products.topped(self._zeroed.tops, self._table)] if self._zeroed.tops else []
         self._held = []  # they are the caller's
         return launches
 
@@ -221,7 +221,7 @@ class Tape:
             return self._columns(step)
         if step.name == "pack":
             assert self._products is not None
-            return partial(self._products.pack, step)
+            return partial(self._products.pack, step, zeroed=self._zeroed)
         (out,), extra = step.writes, step.extra
         item, reads = out.item, step.reads
         match step.name:
