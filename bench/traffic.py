@@ -5,7 +5,8 @@
 # The rule: each launch reads the elements it touches once, and writes its results once; nothing stays in a cache from one launch to the next.
 # A kernel that reads a row again reads it from memory only if the rows that are under way at a time (2048 threads a processor, or one row
 # where kernels are launched so) do not fit in the level-2 cache. A product: both operands as f32 twice (scales, packing; of weights that two products
-# read the scales along both axes at once), their digits written, read by the multiplication once each, and B's once more for the checksum, C written
+# read the scales along both axes at once, and the digits, too, where they have room until the way back), their digits written, read by the
+# multiplication once each, and B's once more for the checksum, C written
 # (and what is added to it read); where blocks share k, 8 bytes of each total cleared, added by every block and read. Products are those of
 # persistent.cu, which wants two planes of A. A matrix that is packed along
 # both axes at once is read once for that, if the blocks under way fit in the cache (132 processors, four blocks each of 64 KB), and once for its
@@ -66,7 +67,7 @@ UNIT = 64
 BLOCKS = 4
 """Of `pack_both`, that a processor has under way at most."""
 KINDS = {"attend": "attention on the chip"} | dict.fromkeys(("matmul", "pack"), "products")
-KINDS |= dict.fromkeys(("map", "sum", "amax", "rows"), "maps and reductions")
+KINDS |= dict.fromkeys(("map", "sum", "amax", "rows", "columns"), "maps and reductions")
 
 
 class Fused(NamedTuple):

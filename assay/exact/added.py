@@ -25,6 +25,12 @@ def addend(step: Step) -> View | None:
     return step.reads[-1] if step.code and step.name in TERMS else None
 
 
+def addends(step: Step) -> dict[int, View]:
+    """What a step adds to what it makes, by the root of the sum; of several sums, too (assay.exact.columns)."""
+    code = step.code if step.name in (*TERMS, "columns") else ()
+    return {i.result: v for i in code for v in i.operands if isinstance(v, View)}
+
+
 def added_at(step: Step, at: Callable[[View], int]) -> int:
     """Address of what a step adds, 0 where it adds nothing."""
     v = addend(step)

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from assay.exact import attention as keeping
 from assay.exact import reference
-from assay.exact.added import Added, addend
+from assay.exact.added import Added, addends
 from assay.exact.again import Again
 from assay.exact.arena import Arena
+from assay.exact.columns import Columns
 from assay.exact.inplace import InPlace
 from assay.exact.recompute import turns
 from assay.exact.rows import Finder
@@ -117,7 +118,7 @@ class Plan:
         if packs is not None and not trace:
             self.steps = packs(self.steps, self._storage, self._made, self.homes)
         if rows and not trace:
-            self.steps = Added(self.steps, self._storage, wanted).made()
+            self.steps = Columns(Added(self.steps, self._storage, wanted).made(), self._storage, self.homes, wanted, self._made).made()
         self.arena = self._store()
         self.over: dict[int, int] = self._over()
         """Output -> the input of the same entry that it may be written over, if the caller gives that up."""
@@ -374,8 +375,7 @@ class Plan:
 
     def _over(self) -> dict[int, int]:
         """An entry's successor may lie where the entry does when nothing reads the entry after the first step that writes the successor, and that
-        step, if it reads it, takes element i of the one before it writes element i of the other (tape.py sees to the order within a block).
-        """
+        step, if it reads it, takes element i of the one before it writes element i of the other (tape.py sees to the order within a block)."""
         if self.trace:
             return {}
         first: dict[int, int] = {}
@@ -394,7 +394,7 @@ class Plan:
             entry, made = self.views[at].root, first[root]
             read, step = last.get(entry, -1), self.steps[made]
             own = [v for v in step.reads if v.root == entry]
-            alike = (step.name == "map" or own == [addend(step)]) and all(whole_of(v, step.writes[0].elements) for v in own)
+            alike = (step.name == "map" or own == [addends(step).get(root)]) and all(whole_of(v, step.writes[0].elements) for v in own)
             if read < made or (read == made and alike):
                 over[slot] = at
         return over

@@ -15,6 +15,7 @@ from assay.build import Builder, Value
 from assay.exact import faults, trainings
 from assay.exact.cuda import fake, fake_lanes
 from assay.exact.cuda.away import Apart
+from assay.exact.cuda.budget import Budget
 from assay.exact.cuda.device import DeviceError
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.parts import Parts
@@ -327,7 +328,7 @@ def test_what_is_planned_with_a_state_apart_is_what_the_device_gives(tmp_path: P
     names, of = movable(p), fake.Fake().description
     planned = Staying(p, of, 0, 0, Apart(names, 2000))
     for spare, fits in ((0, True), (-1, False)):
-        made = Locking(planned.bytes + spare)
+        made = Locking(grant=lambda _, most=planned.bytes + spare: Budget(most))  # what it gives, of as much as was planned for
         if not fits:
             with pytest.raises(MemoryError):
                 Resident(Parts(p, made), Apart(names, 2000))

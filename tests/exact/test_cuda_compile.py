@@ -30,7 +30,7 @@ def generated(*families: str) -> str:
     for family in families:
         p = trainings.load(family).program
         texts |= {t.name: t.text for t in rows.texts([Plan(part, constants_of(p), p.gemm_bits, rows=True) for part in (p.micro, p.update)])}
-    assert all(any(name.startswith(kind) for name in texts) for kind in ("map_", "many_", "rows_"))
+    assert all(any(name.startswith(kind) for name in texts) for kind in ("map_", "many_", "rows_", "columns_"))
     return source(*maps.Kernels.GENERATED) + "\n" + "\n".join(texts[name] for name in sorted(texts))
 
 

@@ -22,6 +22,7 @@ from assay.exact.cuda.tiles import TILES, digits, groups
 from assay.exact.faults import HardwareFault
 from assay.exact.inputs import Case, case, floats, program, whole
 from assay.exact.steps import Step
+from tests.exact.test_cuda_columns import layer_norm, made
 from tests.exact.test_cuda_heads import SIZES
 from tests.exact.test_cuda_heads import found as packs
 from tests.exact.test_cuda_onchip import HEADS, attended
@@ -109,6 +110,10 @@ def of_lines() -> Case:
     return case("lines", inputs, write)
 
 
+def of_rows() -> list[Case]:
+    return [of_lines(), families_of((40, 2000), "rare"), families_of((40, 9000), "rare"), made(layer_norm, (300, 40))]
+
+
 @cache
 def moved() -> Case:
     inputs = [floats(1, (100, 130), "rare"), whole(2, (70, 90), "i64")]
@@ -152,10 +157,11 @@ WORK: dict[str, Callable[[Fake], Iterator[bool]]] = {
     "plain.cu": lambda device: iter([right(device, multiplied(), Nothing(device))]),
     "move.cu": lambda device: iter([right(device, moved())]),
     "reduce.cu": lambda device: iter([right(device, of_lines())]),
-    "lines.cuh": lambda device: (right(device, c) for c in (of_lines(), families_of((40, 2000), "rare"), families_of((40, 9000), "rare"))),
+    "lines.cuh": lambda device: (right(device, c) for c in of_rows()),
 }
-CONVERGING = {("wgmma.cu", 0)}
-"""A warp's lanes come together before the cluster's barrier, which PTX wants of them; no memory is guarded. persistent.cu has no others: what guards
+CONVERGING = {("wgmma.cu", 0), ("lines.cuh", 8)}
+"""A warp's lanes come together before the cluster's barrier, which PTX wants of them, no memory is guarded; and before it says that it has been
+which guards memory between blocks, which here run by turns (`last_of`). persistent.cu has no others: what guards
 its memory are the counting barriers whose changes test_cuda_wgmma.py finds."""
 SYNC = re.compile(r"__sync(?:threads|warp)\(\);")
 BARRIERS = [(file, number) for file in WORK for number in range(len(SYNC.findall((HERE / file).read_text()))) if (file, number) not in CONVERGING]

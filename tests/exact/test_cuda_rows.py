@@ -15,6 +15,7 @@ from assay.exact import reference, trainings
 from assay.exact import rows as grouped
 from assay.exact.added import Added
 from assay.exact.again import Again
+from assay.exact.columns import Columns
 from assay.exact.cuda import fake, rows
 from assay.exact.cuda.device import Device, source
 from assay.exact.cuda.engine import Cuda
@@ -276,8 +277,9 @@ def key(step: Step) -> tuple[str, tuple[tuple[int, int], ...], int]:
 
 def out_of_order(part: Part, constants: dict[str, np.ndarray] | None = None) -> list[tuple[str, str]]:
     """Pairs of steps of which the second runs before the first, that it waits for: values' storages are what counts. (Without values that are made
-    again, which wait for other steps than those that the plan had, and without sums that are made elsewhere.)"""
-    with mock.patch.object(Again, "made", lambda self: self._steps), mock.patch.object(Added, "made", lambda self: self._steps):
+    again, which wait for other steps than those that the plan had, and without sums that are made elsewhere or together.)"""
+    left = [mock.patch.object(of, "made", lambda self: self._steps) for of in (Again, Added, Columns)]
+    with left[0], left[1], left[2]:
         alone, together = (Plan(part, constants or {}, 14, rows=rows) for rows in (False, True))
     turn = {key(step): at for at, step in enumerate(flat(together))}
     assert sorted(turn) == sorted(key(step) for step in alone.steps)

@@ -61,6 +61,7 @@ def test_weights_that_two_products_read_have_both_their_scales_of_one_reading(mo
     given = [floats(i, shape, "wide") for i, shape in enumerate(((20, 70), (70, 600), (30, 600), (2, 40, 50), (2, 10, 40), (2, 11, 50)))]
     found: list[Sequence[Sequence[int]]] = []
     monkeypatch.setattr(pairs, "NEAR", 0)  # as weights' products are far apart, forward and backward
+    monkeypatch.setattr(pairs, "KEPT", 1 << 60)  # and there is no room for their digits in between
     right = Products.topped
     monkeypatch.setattr(Products, "topped", lambda self, tops, table: right(self, tops, lambda rows: (found.append(rows), table(rows))[1]))
     run = Run(case("both", given, write), 14)
@@ -68,6 +69,37 @@ def test_weights_that_two_products_read_have_both_their_scales_of_one_reading(mo
     seen = {(row[7], row[8]): bool(row[11]) for row in found[0]}
     assert [shape for shape, both in seen.items() if both] == [(70, 600)]
     assert sorted(seen) == [(10, 40), (11, 50), (20, 70), (30, 600), (40, 50), (50, 40), (70, 600), (600, 70)]
+
+
+def far(w: Writer) -> Sequence[int]:
+    """Two weights, as they are (one of them twice) and turned round. Sums in between, since narrow products that follow each other are one kernel."""
+    x, first, second, other = range(4)
+    y = w("cumsum", w("matmul", w("cumsum", w("matmul", x, first), axis=1), second), axis=1)
+    back = w("cumsum", w("matmul", y, w("permute", second, axes=(1, 0))), axis=1)
+    return [w("matmul", back, w("permute", first, axes=(1, 0))), w("matmul", other, first)]
+
+
+@needs_compiler
+def test_weights_are_packed_once_for_the_way_back_where_their_digits_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    c = case("far", [floats(i, shape, "special" if i == 1 else "even") for i, shape in enumerate(((33, 70), (70, 90), (90, 40), (21, 70)))], far)
+    monkeypatch.setattr(pairs, "NEAR", 0)
+    run = Run(c, 14)
+    kept = [pairs.pack_of(step).matrix for step in run.tape.plan.steps if step.name == "pack"]
+    assert sorted(v.shape for v in kept) == [(70, 90), (90, 40)]
+    assert run.right()
+    assert run.right(), "again, with what the first run left in memory"
+    names = [launch.kernel.name for launch in run.cuda._planned("micro", False).launches]
+    assert names.count("pack_both") == 2
+    assert names.count("tops_all") == 1
+    assert "tops_both" not in names, "their magnitudes are found in the beginning"
+    of_one = run.products.side(pairs.planned(next(step for step in run.tape.plan.steps if step.name == "matmul")), 1)
+    assert of_one is not None
+    monkeypatch.setattr(pairs, "KEPT", run.device.description.memory // of_one.packed)
+    assert [step.name for step in Run(c, 14).tape.plan.steps].count("pack") == 1, "room for one of them"
+    monkeypatch.setattr(pairs, "KEPT", 1 << 60)
+    none = Run(c, 14)
+    assert "pack" not in none.names
+    assert none.right()
 
 
 @needs_compiler

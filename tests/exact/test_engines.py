@@ -106,7 +106,7 @@ def test_the_memory_of_a_program_on_a_device_is_known_before(family: str) -> Non
     description = fake.Fake().description
     memory = needed(p, description)
     for spare, fits in ((0, True), (-1, False)):
-        made = fake.Fake(memory + spare)
+        made = fake.Fake(grant=lambda _, most=memory + spare: budget.Budget(most))  # what it gives, of as much as was planned for
         cuda = Cuda(p, made)
         with contextlib.nullcontext() if fits else pytest.raises(MemoryError):
             cuda.prepare(trace=True)

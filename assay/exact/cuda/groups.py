@@ -72,6 +72,8 @@ class Phase:
         """Wide values that are read or made here, in order."""
         self.again: list[Value] = []
         """Wide values of earlier phases."""
+        self.highs: list[Value] = []
+        """Values whose columns' largest magnitudes are wanted, and that are not stored for it."""
         self.puts: list[Value] = []
         """Largest magnitudes of values whose digits are put into shared memory (attend.py)."""
 
@@ -102,6 +104,8 @@ class Group:
         self._say({**(known or {}), **reduced([step])})
         self.tops = [seen[part.reads[0]] for part in step.parts if part.name == "tops"]
         """Results, of which the largest magnitudes of rows and of columns are written, too (pairs.py)."""
+        self.highs = [seen[part.reads[0]] for part in step.parts if part.name == "highs"]
+        """What is read or made, of which the largest magnitudes of columns are written (assay.exact.columns)."""
         self.writes = [seen[v] for v in step.writes if v in seen]
         wanted = [Value(f"d{k}", "f32", False, "sum_f32", (seen[v],)) for k, v in enumerate(puts)]
         for value in wanted:
@@ -118,6 +122,8 @@ class Group:
                 self.phases[value.level - (2 if value.kernel == "sum_f32" else 1)].tops.append(value)
         for value in self.sums:
             self.phases[value.level - 1].sums.append(value)
+        for value in self.highs:
+            self.phases[value.level].highs.append(value)
 
     def _say(self, known: Reduced) -> None:
         """Of exponentials and quotients what their operands are bounded by."""
@@ -128,7 +134,7 @@ class Group:
             v.whole = v.kernel == "div_f32" and x.kernel == "exp_f32" and of.get(v.operands[:2]) == "sum"
 
     def _take(self, part: Step, seen: dict[View, Value]) -> None:
-        if part.name == "tops":
+        if part.name in ("tops", "highs"):
             return
         if not part.code:
             x, (y,) = part.reads[0], part.writes
@@ -164,7 +170,7 @@ class Group:
 
         for phase in self.phases:
             phase.made, phase.again = [], []
-            for v in (*phase.stores, *(v.operands[0] for v in (*phase.tops, *phase.sums, *phase.puts))):
+            for v in (*phase.stores, *phase.highs, *(v.operands[0] for v in (*phase.tops, *phase.sums, *phase.puts))):
                 need(v, phase)
             there |= {v for v in phase.made if not (v.repeated or v.there) and v not in barred} if keep else set()
         return self

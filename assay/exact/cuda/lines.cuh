@@ -50,3 +50,33 @@ template <int GROUP> FN u64 total_of(u64 v) {
     for (int w = 0; w < GROUP / WARP; w++) v += each[w];
     return v;
 }
+
+/* Over the eight rows of threads of a block of 32 x 8. */
+FN u32 largest_of_rows(u32 v) {
+    __shared__ u32 each[8][WARP];
+    __syncthreads();
+    each[threadIdx.y][threadIdx.x] = v;
+    __syncthreads();
+    for (int r = 0; r < 8; r++) v = each[r][threadIdx.x] > v ? each[r][threadIdx.x] : v;
+    return v;
+}
+FN u64 total_of_rows(u64 v) {
+    __shared__ u64 each[8][WARP];
+    __syncthreads();
+    each[threadIdx.y][threadIdx.x] = v;
+    __syncthreads();
+    v = 0;
+    for (int r = 0; r < 8; r++) v += each[r][threadIdx.x];
+    return v;
+}
+
+/* Whether a warp is the last of `all` to come here (`arrived` was zero). What each of them added to memory before is then there for it, past what its processor
+ * has in a cache. */
+FN bool last_of(u32 *arrived, u32 all) {
+    __threadfence();
+    __syncwarp();
+    u32 before = threadIdx.x == 0 ? atomicAdd(arrived, 1u) : 0;
+    before = __shfl_sync(ALL_LANES, before, 0);
+    __threadfence();
+    return before == all - 1;
+}

@@ -7,6 +7,9 @@ long as a product reads them, and a matrix that nothing else reads gives up its 
 
     head = [tops of rows][tops of columns][sums of rows][sums of columns]    each at a multiple of 8 bytes; zero when the part begins
 
+Weights are read so, too, far apart from each other: they are packed once where their digits have room (KEPT), and what finds the magnitudes of
+what is there already when a part begins (zeroed.py) finds theirs.
+
 A `pack` step reads (matrix) and writes (tops, tops, sums, sums, digits, digits), each pair for rows and for columns; or reads (matrix, tops, tops)
 where the step that makes the matrix writes its tops, too (`tops` among the `parts` of a `rows` step). Its `parts` are the
 two products as they were planned, its `extra` says which operand of each it is. A product has (tops, sums, digits) among its reads in place of an
@@ -28,9 +31,12 @@ from assay.exact.views import View
 
 if TYPE_CHECKING:
     from assay.exact.cuda.product import Side
+    from assay.exact.cuda.zeroed import Zeroed
 
 NEAR = 12
 """Steps for which digits may take memory beside the matrix that they are made of."""
+KEPT = 256
+"""Digits of weights, which lie from the way forward to the way back, that would fill a device's memory."""
 WORD = 8
 
 
@@ -47,7 +53,7 @@ class Sizes(Protocol):
 class Packing(Protocol):
     """What makes the launches of steps that pack."""
 
-    def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]: ...
+    def pack(self, step: Step, at: Callable[[View], int], zeroed: Zeroed | None = None) -> list[Launch]: ...
 
     def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Collection[int]) -> list[Step]:
         """The steps of a plan with those that pack (plan.py)."""
@@ -116,15 +122,16 @@ class _Matrix(NamedTuple):
     columns: list[_Reader]
 
 
-def paired(sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Collection[int]) -> list[Step]:
+def paired(sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Collection[int], room: int) -> list[Step]:
     """The steps of a plan before values have places, with what packs matrices for two products. `storage` is that of a root, `made` makes one,
-    `fixed` have a place that is not the plan's."""
-    return _Pairing(sizes, steps, storage, made, fixed).steps()
+    `fixed` have a place that is not the plan's. `room`: bytes that digits may take for long beside the matrices that they are made of, in all."""
+    return _Pairing(sizes, steps, storage, made, fixed, room).steps()
 
 
 class _Pairing:
-    def __init__(self, sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Collection[int]) -> None:
+    def __init__(self, sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Collection[int], room: int) -> None:
         self._sizes, self._steps, self._storage, self._new, self._fixed = sizes, steps, storage, made, fixed
+        self._room = room
         self._reading: dict[int, list[int]] = {}
         self._writing: dict[int, list[int]] = {}
         for at, step in enumerate(steps):
@@ -195,7 +202,7 @@ class _Pairing:
 
     def _taken(self, view: View, matrix: _Matrix) -> _Matrix | None:
         """The readers that one pass is for: those that want the same as the first of their kind, as long as digits take no memory beside the matrix
-        for long. None where that is not one of each kind."""
+        for long, or there is room for it (of a matrix that stays as it is, such as weights). None where that is not one of each kind."""
         if not matrix.rows or not matrix.columns:
             return None
         alike = _Matrix(*([r for r in readers if r.side == readers[0].side] for readers in matrix))
@@ -206,11 +213,14 @@ class _Pairing:
         own = {r.at for readers in alike for r in readers}
         others = [at for at in self._reading[storage] if at not in own]
         given_up = storage not in self._fixed and all(at <= start + NEAR for at in others)
+        far = sum(readers[0].side.packed for readers in alike if any(r.at > start + NEAR for r in readers))
+        stays = storage in self._fixed and storage not in self._writing and far <= self._room
 
         def kept(r: _Reader) -> bool:
-            return r.at <= start + NEAR or (given_up and r.side.packed <= 4 * r.side.operand.lanes.size * r.side.operand.k.size)
+            return r.at <= start + NEAR or stays or (given_up and r.side.packed <= 4 * r.side.operand.lanes.size * r.side.operand.k.size)
 
         found = _Matrix(*([r for r in readers if kept(r)] for readers in alike))
+        self._room -= far if stays else 0
         return found if found.rows and found.columns else None
 
     def _maker(self, view: View, x: Operand, start: int) -> tuple[int, Step, View] | None:

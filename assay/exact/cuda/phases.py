@@ -96,6 +96,8 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
         body += [f"const u32 size_{v.name} = magnitude(canon({of(v)}));", f"high_{v.name} = larger(high_{v.name}, size_{v.name});"]
         body.append(f"if (size_{v.name} > column_{v.name}[e]) atomicMax(&column_{v.name}[e], size_{v.name});")
         ends += [f"high_{v.name} = largest_of<{shape.group}>(high_{v.name});", f"if (lane == 0) row_{v.name}[r] = high_{v.name};"]
+    for v in phase.highs:
+        body.append(f"if (magnitude({of(v)}) > column_{v.name}[e]) atomicMax(&column_{v.name}[e], magnitude({of(v)}));")
     for v in phase.tops:
         x, *index = v.operands
         match v.kernel:

@@ -22,7 +22,7 @@ from assay.exact.cuda.operands import Axis, Operand, operands
 from assay.exact.cuda.sources import around, multiplication, of_heads
 from assay.exact.cuda.streamed import Placed
 from assay.exact.cuda.tiles import LANES, ROW, Digits, Group, Layout, Size, Way, digits, fitting
-from assay.exact.cuda.zeroed import Row, Zeros
+from assay.exact.cuda.zeroed import Row, Zeroed, Zeros
 from assay.exact.steps import Step
 from assay.exact.views import View
 
@@ -169,7 +169,7 @@ class Products:
 
     def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: pairs.New, fixed: Collection[int]) -> list[Step]:
         """The steps of a plan, with what packs matrices for two products (pairs.py)."""
-        return pairs.paired(self, steps, storage, made, fixed)
+        return pairs.paired(self, steps, storage, made, fixed, self._device.description.memory // pairs.KEPT)
 
     def part(self, bits: int, a: Operand, b: Operand) -> Product:
         """How a product is computed of which this device has a part of k, the others of all ranks theirs: in tiles, whose sums can be added. Raises
@@ -196,11 +196,10 @@ class Products:
         clear, *both = self._packing(product, places[0][0], places[1][0], there, scratch)
         own: list[Launch] = []
         for (tops, pack), (v, *others) in zip(both, pairs.reads_of(step), strict=True):
-            if zeroed is not None and not others and zeroed.still(v):
+            still = zeroed is not None and not others and zeroed.still(v)
+            if zeroed is not None and still:
                 zeroed.tops.append(Row(around(product.digits, product.way.layout), tops.arguments, tops.grid[0]))
-                own.append(pack)
-            elif not others:
-                own += [tops, pack]
+            own += [] if others else [pack] if still else [tops, pack]
         *made, compare = self._multiplying(product, at(step.writes[0]), there, there["totals"], added_at(step, at))
         if zeroed is None:
             return [clear, *own, *made, compare]
@@ -230,22 +229,23 @@ class Products:
             first += top.blocks if other is None else -(-lanes // TOPS_ROWS) * -(-k // STRETCH)
         return Launch(self._device.load(tops[0].source).kernel("tops_all"), (first, 1, 1), BLOCK, (len(words), table(words)))
 
-    def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]:
-        """What packs a matrix for two products (pairs.py)."""
+    def pack(self, step: Step, at: Callable[[View], int], zeroed: Zeroed | None = None) -> list[Launch]:
+        """What packs a matrix for two products (pairs.py). With `zeroed`, of what is there already the magnitudes are found in the beginning."""
         made = pairs.pack_of(step)
         row, column = (self.side(pairs.planned(of), which) for of, which in zip(step.parts, step.extra, strict=True))
-        assert row is not None
-        assert column is not None
-        x, (of_r, of_c) = at(made.matrix), (Given(*map(at, half)) for half in made.halves)
-        kernel = self._device.load(around(row.digits, row.layout)).kernel
+        assert row is not None and column is not None  # noqa: PT018
+        x, (of_r, of_c), both = at(made.matrix), (Given(*map(at, half)) for half in made.halves), around(row.digits, row.layout)
+        kernel, n, m = self._device.load(both).kernel, row.operand.lanes.size, column.operand.lanes.size
         ways = [*self._steps(row.operand.lanes), *self._steps(column.operand.lanes)]
-        n, m = row.operand.lanes.size, column.operand.lanes.size
         out = []
-        if made.tops:
+        if made.tops and zeroed is not None and zeroed.still(made.matrix):
+            tops = self._packed(row, x, of_r)[0], self._packed(column, x, of_c)[0]
+            zeroed.tops.extend(Row(both, top.arguments, top.grid[0]) for top in tops)
+        elif made.tops:
             grid = -(-n // TOPS_ROWS) * -(-m // STRETCH)
             out.append(Launch(kernel("tops_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, of_r.top, of_c.top)))
-        if around(row.digits, row.layout) != around(column.digits, column.layout):
-            return [*out, self._packed(row, x, of_r)[1], self._packed(column, x, of_c)[1]]
+        if both != around(column.digits, column.layout):
+            return [*out, *(self._packed(side, x, of)[1] for side, of in ((row, of_r), (column, of_c)))]
         halves = [
             (of.top, side.padded, of.packed, side.planes, *((of.sums, 0) if side.first else (0, of.sums)))
             for side, of in ((row, of_r), (column, of_c))

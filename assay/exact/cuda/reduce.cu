@@ -52,23 +52,6 @@ template <int GROUP, int WHAT> FN void lines(i64 n, i64 length, void *y, const v
 
 /* ---- columns: blocks of 32 x 8 threads ---- */
 
-FN u32 largest_of_rows(u32 v) {
-    __shared__ u32 each[8][WARP];
-    __syncthreads();
-    each[threadIdx.y][threadIdx.x] = v;
-    __syncthreads();
-    for (int r = 0; r < 8; r++) v = each[r][threadIdx.x] > v ? each[r][threadIdx.x] : v;
-    return v;
-}
-FN u64 total_of_rows(u64 v) {
-    __shared__ u64 each[8][WARP];
-    __syncthreads();
-    each[threadIdx.y][threadIdx.x] = v;
-    __syncthreads();
-    v = 0;
-    for (int r = 0; r < 8; r++) v += each[r][threadIdx.x];
-    return v;
-}
 template <int WHAT> FN void columns(i64 n, i64 length, void *y, const void *x, i64 bits, const i64 *kept, const i64 *along, const float *more) {
     for (u32 first = blockIdx.x * WARP; first < (u32)n; first += gridDim.x * WARP) {
         u32 k = first + threadIdx.x, to = k < (u32)n ? (u32)length : 0;

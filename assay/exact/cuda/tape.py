@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from assay.exact.added import added_at
-from assay.exact.cuda import attend, maps, rows
+from assay.exact.cuda import attend, columns, maps, rows
 from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
 from assay.exact.cuda.pairs import Packing
 from assay.exact.cuda.streamed import Packs, Shelf, Walk
@@ -74,7 +74,7 @@ class Tape:
         self._words: list[int] = []
         self.arena, self.scratch, self._scratch_at = plan.arena, 0, 0
         batches = [([plan.steps[at] for at in batch], maps.text_of(plan, batch)) for batch in maps.together(plan)]
-        groups = {id(step): rows.text(step) for step in plan.steps if step.name == "rows"}
+        groups = rows.written(plan.steps)
         self._rowed = {at: text.name for at, text in groups.items()}
         kernels.compile([*(text for _, text in batches if text is not None), *groups.values()])
         self._attending = {id(step): attend.attend(step, device.description, plan) for step in plan.steps if step.name == "attend"}
@@ -114,9 +114,9 @@ class Tape:
         for maker in self._makers:
             launches += maker(lambda v: self.place(v, bases))
             self.marks.append(len(launches))
-        if self._products is not None and self._zeroed.checks:
-            first = [self._products.topped(self._zeroed.tops, self._table)] if self._zeroed.tops else []
-            launches = [*launches[: self.marks[0]], *first, *launches[self.marks[0] :], self._products.compared(self._zeroed.checks, self._table)]
+        if self._products is not None:
+            launches += [self._products.compared(self._zeroed.checks, self._table)] if self._zeroed.checks else []
+            launches[self.marks[0] : self.marks[0]] = [self._products.topped(self._zeroed.tops, self._table)] if self._zeroed.tops else []
         self._held = []  # they are the caller's
         return launches
 
@@ -203,25 +203,25 @@ class Tape:
         """Steps over the same rows, as one kernel."""
         size, shape, kernel = Rows(*step.extra), rows.shape_of(step), self._rowed[id(step)]
         limited(size.number * size.length)
-        walks = [None if (walk := rows.row_walk(v, size)) is None else self._walk(*walk) for v in step.reads]
+        inputs = rows.arguments(step, self._walk, self._address)
         bits = [part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32"]
         blocks = -(-size.number // (shape.threads // shape.group))
         grid: Dim3 = self._grid(blocks) if shape.held else (min(blocks, self._device.description.processors), 1, 1)
+        return lambda at: [Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*inputs(at), *map(at, step.writes), *bits))]
 
-        def make(at: Callable[[View], int]) -> list[Launch]:
-            arguments: list[int] = [*size]
-            for v, walk in zip(step.reads, walks, strict=True):
-                arguments += [at(v)] if walk is None else [at(v), self._address(walk)]
-            return [Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*arguments, *map(at, step.writes), *bits))]
-
-        return make
+    def _columns(self, step: Step) -> Maker:
+        """Sums by columns, as one kernel."""
+        inputs = rows.arguments(columns.over_rows(step), self._walk, self._address)
+        return columns.maker(step, self._kernels[self._rowed[id(step)]], inputs, self._device.description.processors)
 
     def _other(self, step: Step) -> Maker:
         if step.name == "rows":
             return self._rows(step)
+        if step.name == "columns":
+            return self._columns(step)
         if step.name == "pack":
             assert self._products is not None
-            return partial(self._products.pack, step)
+            return partial(self._products.pack, step, zeroed=self._zeroed)
         (out,), extra = step.writes, step.extra
         item, reads = out.item, step.reads
         match step.name:
