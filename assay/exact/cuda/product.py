@@ -7,7 +7,7 @@ the host looking at anything, so that it can be recorded; the number of wrong ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.added import added_at
-from assay.exact.cuda import pairs
+from assay.exact.cuda import making, pairs
 from assay.exact.cuda.device import Buffer, Description, Device, Launch
 from assay.exact.cuda.operands import Axis, Operand, operands
 from assay.exact.cuda.sources import around, multiplication, of_heads
@@ -155,7 +155,7 @@ class Products:
     def __init__(self, device: Device, way: Callable[..., Way | None] | None = None) -> None:
         """`way`: what was measured to be fastest for a Size (choice.py), where that is known; with a second argument True, of products that are
         `shared`."""
-        self._device, self._way = device, way
+        self._device, self._way, self.makes = device, way, making.able(device.description)
         self._tables: dict[bytes, Buffer] = {}
         self.faults = device.allocate(8)
         device.upload(self.faults.address, np.zeros(1, np.uint64))
@@ -174,7 +174,7 @@ class Products:
         product = self.product(step)
         return None if product is None else product.sides[which]
 
-    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: pairs.New, fixed: Collection[int]) -> list[Step]:
+    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: pairs.New, fixed: Mapping[int, tuple[str, int]]) -> list[Step]:
         """The steps of a plan, with what packs matrices for two products (pairs.py)."""
         return pairs.paired(self, steps, storage, made, fixed)
 
@@ -237,27 +237,26 @@ class Products:
             first += top.blocks if other is None else -(-lanes // TOPS_ROWS) * -(-k // STRETCH)
         return Launch(self._device.load(tops[0].source).kernel("tops_all"), (first, 1, 1), BLOCK, (len(words), table(words)))
 
-    def pack(self, step: Step, at: Callable[[View], int]) -> list[Launch]:
-        """What packs a matrix for two products (pairs.py)."""
-        made = pairs.pack_of(step)
-        row, column = (self.side(pairs.planned(of), which) for of, which in zip(step.parts, step.extra, strict=True))
-        assert row is not None
-        assert column is not None
-        x, (of_r, of_c) = at(made.matrix), (Given(*map(at, half)) for half in made.halves)
-        kernel = self._device.load(around(row.digits, row.layout)).kernel
-        ways = [*self._steps(row.operand.lanes), *self._steps(column.operand.lanes)]
-        n, m = row.operand.lanes.size, column.operand.lanes.size
-        out = []
-        if made.tops:
-            grid = -(-n // TOPS_ROWS) * -(-m // STRETCH)
-            out.append(Launch(kernel("tops_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, of_r.top, of_c.top)))
-        if around(row.digits, row.layout) != around(column.digits, column.layout):
-            return [*out, self._packed(row, x, of_r)[1], self._packed(column, x, of_c)[1]]
+    def pack(self, step: Step, at: Callable[[View], int], made: making.Making | None = None) -> list[Launch]:
+        """What packs a matrix for two products (pairs.py); `made`: and makes it."""
+        pack = pairs.pack_of(step)
+        row, column = pairs.sides_of(self, step)
+        of_r, of_c = (Given(*map(at, half)) for half in pack.halves)
         halves = [
             (of.top, side.padded, of.packed, side.planes, *((of.sums, 0) if side.first else (0, of.sums)))
             for side, of in ((row, of_r), (column, of_c))
         ]
+        n, m = row.operand.lanes.size, column.operand.lanes.size
         grid = -(-max(n, row.padded) // ROW) * -(-max(m, column.padded) // ROW)
+        if made is not None:
+            return [Launch(made.kernel, (grid, 1, 1), BLOCK, (*made.arguments(at), row.bits, *halves[0], *halves[1]), making.MADE)]
+        kernel = self._device.load(around(row.digits, row.layout)).kernel
+        x, ways, out = at(pack.matrix), [*self._steps(row.operand.lanes), *self._steps(column.operand.lanes)], list[Launch]()
+        if pack.tops:
+            blocks = -(-n // TOPS_ROWS) * -(-m // STRETCH)
+            out.append(Launch(kernel("tops_both"), (blocks, 1, 1), BLOCK, (x, *ways, n, m, of_r.top, of_c.top)))
+        if not pairs.together(row, column):
+            return [*out, self._packed(row, x, of_r)[1], self._packed(column, x, of_c)[1]]
         return [*out, Launch(kernel("pack_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, row.bits, *halves[0], *halves[1]))]
 
     def launches(self, p: Product, out: int, a: int, b: int, scratch: int) -> list[Launch]:

@@ -15,7 +15,7 @@ atomic maximum decides. So memory is asked for the few elements that are larger 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from assay.exact.cuda import maps
 from assay.exact.cuda.groups import BLOCK, LOOP, WARP, Group, Shape, held_for
@@ -58,15 +58,12 @@ def start(v: View, rows: Rows) -> str:
     return {0: "0", 1: "r", rows.length: "(i64)r * length"}.get(v.strides[0], "")
 
 
-def text(step: Step) -> MapText:
-    """The kernel of a group. Parameters: R, L; for each input its address, and the walk to its rows if it has one; the address of each result;
-    for each result with tops the addresses of these, of rows and of columns (zero before); for each sum of f32 its bits."""
-    shape, rows = shape_of(step), Rows(*step.extra)
-    group = Group(step).planned(shape.held > 0)
-    parameters, starts = ["i64 rows", "i64 length"], []
+def inputs(step: Step, group: Group) -> tuple[list[str], list[str]]:
+    """Parameters of what a group reads, and the lines that find row r in it."""
+    parameters, starts = list[str](), list[str]()
     for value, v in zip(group.reads, step.reads, strict=True):
         parameters.append(f"const {TYPES[v.dtype]} *__restrict__ x{value.name}")
-        begin = start(v, rows)
+        begin = start(v, Rows(*step.extra))
         if not begin:
             parameters.append(f"const i64 *w{value.name}")
             begin = f"offset_of(w{value.name}, r)"
@@ -74,6 +71,27 @@ def text(step: Step) -> MapText:
             f"const {TYPES[v.dtype]} *__restrict__ p{value.name} = x{value.name} + {begin};" if value.wide
             else f"const {TYPES[v.dtype]} {value.name} = x{value.name}[{begin}];"
         )  # fmt: skip
+    return parameters, starts
+
+
+Arguments = Callable[[Callable[[View], int]], list[int]]
+"""Address of a view's first element -> what a launch is given."""
+
+
+def arguments(step: Step, walk: Callable[[Sequence[int], Sequence[int]], int], address: Callable[[int], int]) -> Arguments:
+    """R, L, and what `inputs` say. `walk` stores a walk, `address` says where it is."""
+    size = Rows(*step.extra)
+    walks = [None if (found := row_walk(v, size)) is None else walk(*found) for v in step.reads]
+    return lambda at: [*size, *(a for v, w in zip(step.reads, walks, strict=True) for a in ([at(v)] if w is None else [at(v), address(w)]))]
+
+
+def text(step: Step) -> MapText:
+    """The kernel of a group. Parameters: R, L; for each input its address, and the walk to its rows if it has one; the address of each result;
+    for each result with tops the addresses of these, of rows and of columns (zero before); for each sum of f32 its bits."""
+    shape = shape_of(step)
+    group = Group(step).planned(shape.held > 0)
+    parameters, starts = inputs(step, group)
+    parameters = ["i64 rows", "i64 length", *parameters]
     parameters += [f"{TYPES[v.dtype]} *__restrict__ y{k}" for k, v in enumerate(group.writes)]
     parameters += [f"u32 *{kind}{v.name}" for v in group.tops for kind in ("row_", "column_")]
     parameters += [f"i64 bits_{v.name}" for v in group.sums]

@@ -18,7 +18,7 @@ import numpy as np
 from assay.exact.added import added_at
 from assay.exact.cuda import attend, maps, rows
 from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
-from assay.exact.cuda.pairs import Packing
+from assay.exact.cuda.pairs import Packing, making_of
 from assay.exact.cuda.streamed import Packs, Shelf, Walk
 from assay.exact.cuda.walks import limited, walk_words
 from assay.exact.cuda.zeroed import Row, Zeroed, Zeros
@@ -79,6 +79,7 @@ class Tape:
         kernels.compile([*(text for _, text in batches if text is not None), *groups.values()])
         self._attending = {id(step): attend.attend(step, device.description, plan) for step in plan.steps if step.name == "attend"}
         attend.compiled(kernels, self._attending.values())
+        self._making = making_of(kernels, products, plan.steps, self._walk, self._address) if products is not None else {}
         self._shelf = Shelf()
         self._zeroed = Zeroed(0 if plan.trace else MOST_ZEROS, plan)
         self._makers = [self._made(steps, text) for steps, text in batches]
@@ -203,25 +204,19 @@ class Tape:
         """Steps over the same rows, as one kernel."""
         size, shape, kernel = Rows(*step.extra), rows.shape_of(step), self._rowed[id(step)]
         limited(size.number * size.length)
-        walks = [None if (walk := rows.row_walk(v, size)) is None else self._walk(*walk) for v in step.reads]
+        inputs = rows.arguments(step, self._walk, self._address)
         bits = [part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32"]
         blocks = -(-size.number // (shape.threads // shape.group))
         grid: Dim3 = self._grid(blocks) if shape.held else (min(blocks, self._device.description.processors), 1, 1)
 
-        def make(at: Callable[[View], int]) -> list[Launch]:
-            arguments: list[int] = [*size]
-            for v, walk in zip(step.reads, walks, strict=True):
-                arguments += [at(v)] if walk is None else [at(v), self._address(walk)]
-            return [Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*arguments, *map(at, step.writes), *bits))]
-
-        return make
+        return lambda at: [Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*inputs(at), *map(at, step.writes), *bits))]
 
     def _other(self, step: Step) -> Maker:
         if step.name == "rows":
             return self._rows(step)
         if step.name == "pack":
             assert self._products is not None
-            return partial(self._products.pack, step)
+            return partial(self._products.pack, step, made=self._making.get(id(step)))
         (out,), extra = step.writes, step.extra
         item, reads = out.item, step.reads
         match step.name:
