@@ -10,9 +10,9 @@
 # (and what is added to it read); where blocks share k, 8 bytes of each total cleared, added by every block and read. Products are those of
 # persistent.cu, which wants two planes of A. A matrix that is packed along
 # both axes at once is read once for that, if the blocks under way fit in the cache (132 processors, four blocks each of 64 KB), and once for its
-# scales where the step that makes it does not write them. A kernel that keeps scores on the chip: what it packs (as f32 once, or twice where heads
-# that are under way, one a processor, do not fit in the cache; digits), the digits that it wants, what its chain reads (a mask) and what it writes
-# once each.
+# scales where the step that makes it does not write them; one that is made there is not read, but all that it is made of is, once. A kernel
+# that keeps scores on the chip: what it packs (as f32 once, or twice where heads that are under way, one a processor, do not fit in the cache;
+# digits), the digits that it wants, what its chain reads (a mask) and what it writes once each.
 # What it reads of the level-2 cache is counted apart: the lanes and k of the operands that stream by, for each block, with their sums for checksums,
 # and what its chain
 # reads, for each element and pass. Where a mask that is a constant empties lines (assay/exact/cuda/spans.py), that is of what blocks make of theirs,
@@ -46,7 +46,6 @@ from assay.exact.cuda.operands import operands
 from assay.exact.cuda.parts import constants_of
 from assay.exact.cuda.product import Products, Side
 from assay.exact.cuda.ruler import Ruler
-from assay.exact.cuda.sources import around
 from assay.exact.cuda.streamed import Packed, Shelf, checked_in, in_memory, matrices
 from assay.exact.cuda.tape import SHORT, Tape
 from assay.exact.cuda.tiles import ROW, Digits, Size, Way, digits, groups
@@ -150,11 +149,12 @@ def product(step: Step, products: Products, plan: Plan) -> Moved:
 
 
 def packing(step: Step, products: Products) -> Moved:
-    made, sides = pairs.pack_of(step), [products.side(pairs.planned(of), which) for of, which in zip(step.parts, step.extra, strict=True)]
-    row, column = (side for side in sides if side is not None)
-    v, size = made.matrix, 4 * row.operand.lanes.size * row.operand.k.size
-    together = around(row.digits, row.layout) == around(column.digits, column.layout) and cached(H200.processors * BLOCKS, 4 * ROW * ROW)
-    return [(v, size * (1 + made.tops + (not together)) + written(row) + written(column))]
+    made, (row, column) = pairs.pack_of(step), pairs.sides_of(products, step)
+    v, digits_ = made.matrix, written(row) + written(column)
+    if made.chain is not None:
+        return [*((w, touched(w)) for w in made.chain.reads), (v, digits_)]
+    size, cached_ = 4 * row.operand.lanes.size * row.operand.k.size, cached(H200.processors * BLOCKS, 4 * ROW * ROW)
+    return [(v, size * (1 + made.tops + (not (pairs.together(row, column) and cached_))) + digits_)]
 
 
 def written(side: Side) -> int:

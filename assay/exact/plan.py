@@ -13,7 +13,7 @@ several products read once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,8 @@ class _Group:
         self.results |= other.results
 
 
-Packs = Callable[[Sequence[Step], Callable[[int], int], Callable[[TensorType, bool], View], Collection[int]], list[Step]]
-"""Steps, a root's storage, what makes one (zero at the part's begin, or not), storages that have a place -> steps that pack for several products."""
+Packs = Callable[[Sequence[Step], Callable[[int], int], Callable[[TensorType, bool], View], Mapping[int, tuple[str, int]]], list[Step]]
+"""Steps, a root's storage, what makes one (zero at the part's begin, or not), places that are known -> steps that pack for several products."""
 
 
 class Plan:

@@ -8,14 +8,14 @@ import re
 import pytest
 
 from assay.exact import trainings
-from assay.exact.cuda import attend, blocks, maps, rows
+from assay.exact.cuda import attend, blocks, maps, pairs, rows
 from assay.exact.cuda.device import source
 from assay.exact.cuda.parts import constants_of
 from assay.exact.cuda.plans import plan_for
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.ruler import Ruler
 from assay.exact.plan import Plan
-from tests.exact import nvrtc, test_cuda_spans
+from tests.exact import nvrtc, test_cuda_making, test_cuda_spans
 from tests.exact.test_cuda_attention import H200, attention, masked
 
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed (nvidia-cuda-nvrtc-cu12)")
@@ -110,6 +110,19 @@ def test_kernels_of_attention_round_as_written_and_hold_what_they_are_to(arch: s
         assert ".local" not in ptx
         stores += [int(n) for n in re.findall(r"(\d+) bytes spill stores", log)]
     assert stores == [0, 0, 0]
+
+
+@pytest.mark.parametrize("make", [test_cuda_making.normed, test_cuda_making.crossed])
+def test_kernels_that_make_what_they_pack_round_as_written_and_keep_it_in_registers(make: test_cuda_making.Make) -> None:
+    """Three blocks a processor: 80 registers a thread."""
+    plan, products = test_cuda_making.planned(test_cuda_making.of(make, (256, 256, 128))), Products(Ruler(H200))
+    (found,) = (found for step in plan.steps if (found := pairs.making_text(products, step)) is not None)
+    ptx, cubin, log = nvrtc.reported(found[0] + found[1].text, "sm_90", "--ptxas-options=-v")
+    assert cubin.startswith(b"\x7fELF")
+    assert nvrtc.forbidden(ptx) == []
+    assert arithmetic(ptx) <= ROUNDED
+    assert ".local" not in ptx
+    assert re.findall(r"(\d+) bytes spill stores", log) == ["0"]
 
 
 @pytest.mark.slow

@@ -181,8 +181,7 @@ def test_flipped_bits_of_what_is_packed_are_caught() -> None:
     (pack,) = (step for step in run.tape.plan.steps if step.name == "pack")
     halves = pairs.pack_of(pack).halves
     rng = np.random.default_rng(5)
-    for (_, sums, packed), side in zip(halves, (run.products.side(of, which) for of, which in zip(pack.parts, pack.extra, strict=True)), strict=True):
-        assert side is not None
+    for (_, sums, packed), side in zip(halves, pairs.sides_of(run.products, pack), strict=True):
         for turn in range(12):
             lane, k, plane = rng.integers(side.operand.lanes.size), int(rng.integers(side.operand.k.size)), rng.integers(side.planes)
             byte = ((plane * side.blocks + k // 128) * side.padded + lane) * 128 + (((k % 128 >> 4) ^ (lane & 7)) << 4 | (k & 15))
@@ -202,7 +201,8 @@ def test_flipped_bits_of_what_is_packed_are_caught() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("group * LANES < padded_c; group++", "group * LANES < padded_c; group += 2"), ("if (row * ROW < rows) {", "if (row * ROW + ROW < rows) {"),
+        ("group * LANES < by_column.padded; group++", "group * LANES < by_column.padded; group += 2"),
+        ("if (at.row * ROW < by_column.k) {", "if (at.row * ROW + ROW < by_column.k) {"),
         ("padded_r, planes_r, top_r, packed_r", "padded_r, planes_r, top_c, packed_r"), ("across_c, along_c}", "(u64 *)0, along_c}"),
         ("if (from + j < columns) atomicMax", "if (from + j + 1 < columns) atomicMax"), ("highs[j] = a > highs[j] ? a : highs[j];", "highs[j] = a;"),
         ("if (tx == 0) atomicMax(&top_r[row], high);", "if (tx == 0) top_r[row] = high;"),
@@ -269,7 +269,7 @@ def test_digits_take_the_place_of_the_matrix_that_they_are_made_of() -> None:
     for read in (False, True):
         part = case("kept", [floats(1, (256, 256), "even"), floats(2, (256, 256), "even")], write).part
         plan = Plan(part, {}, 14, rows=True, packs=products.paired)
-        at = [n for n, step in enumerate(plan.steps) if step.name == "pack" and step.reads[0].root == plan.views[2].root]
+        at = [n for n, step in enumerate(plan.steps) if step.name == "pack" and pairs.pack_of(step).matrix.root == plan.views[2].root]
         assert len(at) == (not read), "a matrix that is read later, too, would lie there beside its digits"
 
 

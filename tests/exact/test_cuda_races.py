@@ -150,7 +150,7 @@ def by_wgmma(device: Fake) -> Iterator[bool]:
 
 
 WORK: dict[str, Callable[[Fake], Iterator[bool]]] = {
-    "check.cu": products, "gemm.cu": products, "pack.cu": packed,
+    "check.cu": products, "gemm.cu": products, "pack.cu": packed, "pack.cuh": packed,
     "heads.cu": lambda device: iter([packs(device, SIZES, 14)]), "wgmma.cu": by_wgmma,
     "attend.cuh": lambda device: (attended(device, *head) for head in HEADS),
     "attend_out.cuh": lambda device: (attended(device, *head) for head in HEADS),

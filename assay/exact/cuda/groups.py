@@ -65,6 +65,7 @@ class Phase:
 
     def __init__(self) -> None:
         self.stores: list[Value] = []
+        """What is stored, or whose largest magnitudes are."""
         self.tops: list[Value] = []
         """Reductions whose first, or only, pass this is."""
         self.sums: list[Value] = []
@@ -103,7 +104,7 @@ class Group:
         """The values of views."""
         self._say({**(known or {}), **reduced([step])})
         self.tops = [seen[part.reads[0]] for part in step.parts if part.name == "tops"]
-        """Results, of which the largest magnitudes of rows and of columns are written, too (pairs.py)."""
+        """Results, of which the largest magnitudes of rows and of columns are written, too (pairs.py), or instead (making.py)."""
         self.highs = [seen[part.reads[0]] for part in step.parts if part.name == "highs"]
         """What is read or made, of which the largest magnitudes of columns are written (assay.exact.columns)."""
         self.writes = [seen[v] for v in step.writes if v in seen]
@@ -114,7 +115,7 @@ class Group:
         for value in wanted:
             self.phases[value.level - 1].tops.append(value)
             self.phases[value.level].puts.append(value)
-        for value in self.writes:
+        for value in dict.fromkeys((*self.writes, *self.tops)):
             if value.wide:
                 self.phases[value.level].stores.append(value)
         for value in self.values:

@@ -1,13 +1,6 @@
-/* Packing an operand of a matrix product: the scale of each lane (row of A, column of B), then its digits in the layout that is multiplied.
- *
- * Element k of lane l of product z lies at x[batch_at[z] + lane_at[l] + k_at[k]]; a table that is null stands for multiples of a step.
- * Packed digits lie as digits.cuh's `spot` says, with zeros beyond the last lane and the last k, so that no edge is left to look after.
- *
- * For the checksum (check.cu) A's digits are summed over lanes (`across`: [product][plane][k]) and B's over k (`along`: [product][padded lanes],
- * weighted), from registers, before they have been to memory. These start from zero (clear).
- */
+/* Packing an operand of a matrix product: the scale of each lane (row of A, column of B), then its digits (pack.cuh). Element k of lane l of product z
+ * lies at x[batch_at[z] + lane_at[l] + k_at[k]]; a table that is null stands for multiples of a step. */
 
-#define LANES 64       /* of a block of pack */
 #define STRETCH 512    /* k of a block of tops */
 
 /* words[0..n) = 0 */
@@ -115,124 +108,26 @@ KERNEL __launch_bounds__(256) tops_all(i64 count, const i64 *table) {
     else top_group(x, batch_at, lane_at, of[3], k_at, of[5], of[6], of[7], of[8], top, block);
 }
 
-/* An operand: where its elements lie (x is that of its product), and where its digits and sums go. */
-struct packed_operand {
-    const i64 *lane_at, *k_at;
-    i64 lane_step, k_step, lanes, k, turned, padded, planes;
-    const u32 *top;
-    i8 *packed;
-    u64 *across, *along;
-};
-
-/* A block of 32 x 8 threads packs LANES lanes of 128 k. Of the planes only the first `planes` are written; all of them are summed. */
-__device__ __forceinline__ void pack_group(const float *x, const packed_operand &of, i64 product, i64 group, i64 block, int bits, float (*tile)[ROW + 4], i32 (*part)[ROW]) {
-    const i64 *lane_at = of.lane_at, *k_at = of.k_at;
-    const i64 lane_step = of.lane_step, k_step = of.k_step, lanes = of.lanes, k = of.k, padded = of.padded, planes = of.planes, blocks = (k + ROW - 1) / ROW;
-    int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
-    i32 totals[PLANES][4];
-    for (int z = 0; z < PLANES; z++) for (int i = 0; i < 4; i++) totals[z][i] = 0;
-    for (i64 first = group * LANES; first < (group + 1) * LANES; first += 32) {
-        if (of.turned) { /* neighbouring lanes are neighbours in memory */
-            const float *mine = x + place(lane_at, lane_step, first + tx < lanes ? first + tx : 0);
-            __syncthreads();
-            for (int i = ty; i < ROW; i += 8) {
-                i64 at = block * ROW + i;
-                tile[tx][i ^ tx / 8] = at < k && first + tx < lanes ? mine[place(k_at, k_step, at)] : 0.0f;
-            }
-            __syncthreads();
-        }
-        #pragma unroll
-        for (int turn = 0; turn < 4; turn++) {
-            i64 lane = first + ty + 8 * turn, at = block * ROW + 4 * tx;
-            float factor, magic, four[4];
-            i32 d[OWN][4], sums[PLANES];
-            u32 words[PLANES];
-            factor_of(lane < lanes ? of.top[product * lanes + lane] : 0u, bits, &factor, &magic);
-            if (of.turned) {
-                float4 held = *(const float4 *)&tile[ty + 8 * turn][4 * tx];
-                four[turn] = held.x, four[1 ^ turn] = held.y, four[2 ^ turn] = held.z, four[3 ^ turn] = held.w;
-            } else {
-                const float *mine = x + place(lane_at, lane_step, lane < lanes ? lane : 0);
-                if (!k_at && k_step == 1 && lane < lanes && at + 4 <= k && (u64)(mine + at) % 16 == 0) {
-                    float4 held = *(const float4 *)(mine + at);
-                    four[0] = held.x, four[1] = held.y, four[2] = held.z, four[3] = held.w;
-                } else {
-                    #pragma unroll
-                    for (int i = 0; i < 4; i++) four[i] = at + i < k && lane < lanes ? mine[place(k_at, k_step, at + i)] : 0.0f;
-                }
-            }
-            #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                i32 own[OWN];
-                digits_of(limited(rounded_to(four[i], factor, magic), bits), own);
-                #pragma unroll
-                for (int z = 0; z < OWN; z++) d[z][i] = own[z], totals[z][i] += own[z];
-            }
-            i32 sum = 0; /* of 128 elements, less than 2^29 in all */
-            i8 *to = of.packed + spot(product, (int)planes, 0, blocks, block, padded, lane, 4 * tx);
-            #pragma unroll
-            for (int z = 0; z < OWN; z++) {
-                words[z] = low_bytes(d[z]);
-                sums[z] = __dp4a((int)words[z], 0x01010101, 0);
-            }
-#if KARATSUBA
-            words[2] = added(words[0], words[1]);
-            sums[2] = sums[0] + sums[1];
-#endif
-            #pragma unroll
-            for (int z = 0; z < PLANES; z++) {
-                if (z < planes) *(four_digits *)(to + z * blocks * padded * ROW * ITEM) = widened(words[z]);
-                sum += (i32)weight(z) * sums[z];
-            }
-            if (of.along) {
-                sum = (i32)__reduce_add_sync(ALL_LANES, (u32)sum);
-                if (tx == 0) atomicAdd(&of.along[product * padded + lane], (u64)(i64)sum);
-            }
-        }
-    }
-#if KARATSUBA
-    for (int i = 0; i < 4; i++) totals[2][i] = totals[0][i] + totals[1][i];
-#endif
-    if (of.across) for (int z = 0; z < PLANES; z++) {
-        for (int i = 0; i < 4; i++) part[ty][4 * tx + i] = totals[z][i];
-        __syncthreads();
-        if (threadIdx.x < ROW) {
-            i32 sum = 0;
-            for (int i = 0; i < 8; i++) sum += part[i][threadIdx.x];
-            atomicAdd(&of.across[((product * PLANES + z) * blocks + block) * ROW + threadIdx.x], (u64)(i64)sum);
-        }
-        __syncthreads();
-    }
-}
-
 /* Blocks begin with the lanes that tops read last, which L2 may still hold. */
 KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes,
             i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, i64 planes, u64 *across, u64 *along) {
-    __shared__ __align__(16) float tile[32][ROW + 4]; /* element i of lane l at i ^ l / 8, so that lanes' equal elements lie in different banks */
+    __shared__ __align__(16) float tile[32][ROW + 4];
     __shared__ i32 part[8][ROW];
     i64 blocks = (k + ROW - 1) / ROW, groups = padded / LANES, item = (i64)gridDim.x - 1 - blockIdx.x, rest = item / blocks, product = rest / groups;
     packed_operand of = {lane_at, k_at, lane_step, k_step, lanes, k, turned, padded, planes, top, packed, across, along};
-    pack_group(x + batch_at[product], of, product, rest % groups, item % blocks, (int)bits, tile, part);
+    pack_group(in_memory{x + batch_at[product], tile}, of, product, rest % groups, item % blocks, (int)bits, part);
 }
 
 /* A matrix that two products read, each along the other axis, in one pass: its rows as lanes (`packed_r`), and its columns (`packed_c`). A block takes
- * ROW x ROW elements, twice: 64 KB, which caches hold in between. It begins where pack does. */
+ * ROW x ROW elements, twice: 64 KB, which caches hold in between. */
 KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack_both(const float *x, const i64 *row_at, i64 row_step, const i64 *column_at, i64 column_step, i64 rows, i64 columns,
             i64 bits, const u32 *top_r, i64 padded_r, i8 *packed_r, i64 planes_r, u64 *across_r, u64 *along_r,
             const u32 *top_c, i64 padded_c, i8 *packed_c, i64 planes_c, u64 *across_c, u64 *along_c) {
     __shared__ __align__(16) float tile[32][ROW + 4];
     __shared__ i32 part[8][ROW];
-    i64 wide = ((padded_c > columns ? padded_c : columns) + ROW - 1) / ROW, item = (i64)gridDim.x - 1 - blockIdx.x, row = item / wide, column = item % wide;
+    const square at = square_of(columns, padded_c);
     const packed_operand by_row = {row_at, column_at, row_step, column_step, rows, columns, 0, padded_r, planes_r, top_r, packed_r, across_r, along_r};
     const packed_operand by_column = {column_at, row_at, column_step, row_step, columns, rows, 1, padded_c, planes_c, top_c, packed_c, across_c, along_c};
-    if (column * ROW < columns) {
-        #pragma unroll 1
-        for (i64 group = row * (ROW / LANES); group < (row + 1) * (ROW / LANES) && group * LANES < padded_r; group++)
-            pack_group(x, by_row, 0, group, column, (int)bits, tile, part);
-    }
-    if (row * ROW < rows) {
-        #pragma unroll 1
-        for (i64 group = column * (ROW / LANES); group < (column + 1) * (ROW / LANES) && group * LANES < padded_c; group++)
-            pack_group(x, by_column, 0, group, row, (int)bits, tile, part);
-    }
+    const in_memory from = {x, tile};
+    pack_square(from, from, by_row, by_column, at, (int)bits, part);
 }

@@ -11,19 +11,24 @@ Weights are read so, too, far apart from each other: they are packed once where 
 what is there already when a part begins (zeroed.py) finds theirs.
 
 A `pack` step reads (matrix) and writes (tops, tops, sums, sums, digits, digits), each pair for rows and for columns; or reads (matrix, tops, tops)
-where the step that makes the matrix writes its tops, too (`tops` among the `parts` of a `rows` step). Its `parts` are the
-two products as they were planned, its `extra` says which operand of each it is. A product has (tops, sums, digits) among its reads in place of an
+where the step that makes the matrix writes its tops, too (`tops` among the `parts` of a `rows` step); or what the matrix is made of in its place,
+where that step does not write it at all (making.py). Its `parts` are the two products as they were planned, and then the chain that makes the
+matrix; its `extra` says which operand of each it is. A product has (tops, sums, digits) among its reads in place of an
 operand that is packed, and itself as it was planned as its one part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from assay.exact.added import alone
+from assay.exact.cuda import making
 from assay.exact.cuda.device import Launch
+from assay.exact.cuda.maps import Kernels, MapText
 from assay.exact.cuda.operands import Axis, Operand, operands
+from assay.exact.cuda.rows import arguments
+from assay.exact.cuda.sources import of_making
 from assay.exact.rows import Rows, mapped, whole_rows, worth
 from assay.exact.steps import Step
 from assay.exact.table import TensorType
@@ -47,15 +52,18 @@ New = Callable[[TensorType, bool], View]
 class Sizes(Protocol):
     """What is known of products on a device (product.py)."""
 
+    makes: bool
+    """Whether what packs matrices may make them."""
+
     def side(self, step: Step, which: int) -> Side | None: ...
 
 
-class Packing(Protocol):
+class Packing(Sizes, Protocol):
     """What makes the launches of steps that pack."""
 
-    def pack(self, step: Step, at: Callable[[View], int], zeroed: Zeroed | None = None) -> list[Launch]: ...
+    def pack(self, step: Step, at: Callable[[View], int], made: making.Making | None = None, zeroed: Zeroed | None = None) -> list[Launch]: ...
 
-    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Collection[int]) -> list[Step]:
+    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Mapping[int, tuple[str, int]]) -> list[Step]:
         """The steps of a plan with those that pack (plan.py)."""
         ...
 
@@ -75,6 +83,8 @@ class Pack(NamedTuple):
     halves: tuple[tuple[View, View, View], tuple[View, View, View]]
     tops: bool
     """Whether it makes the tops."""
+    chain: Step | None
+    """Where it makes the matrix, how."""
 
 
 def head_of(row: Side, column: Side) -> Head:
@@ -86,9 +96,24 @@ def head_of(row: Side, column: Side) -> Head:
 
 
 def pack_of(step: Step) -> Pack:
-    tops = step.writes[:2] if len(step.reads) == 1 else step.reads[1:]
+    tops = step.writes[:2] if len(step.reads) == 1 else step.reads[-2:]
     sums, digits = step.writes[-4:-2], step.writes[-2:]
-    return Pack(step.reads[0], ((tops[0], sums[0], digits[0]), (tops[1], sums[1], digits[1])), len(step.reads) == 1)
+    chain = step.parts[2] if len(step.parts) > 2 else None
+    matrix = step.reads[0] if chain is None else chain.writes[0]
+    return Pack(matrix, ((tops[0], sums[0], digits[0]), (tops[1], sums[1], digits[1])), len(step.reads) == 1, chain)
+
+
+def sides_of(sizes: Sizes, step: Step) -> tuple[Side, Side]:
+    """What is packed by a `pack` step, for rows and for columns."""
+    row, column = (sizes.side(planned(of), which) for of, which in zip(step.parts, step.extra, strict=False))
+    assert row is not None
+    assert column is not None
+    return row, column
+
+
+def together(row: Side, column: Side) -> bool:
+    """Whether one kernel packs both."""
+    return (row.digits, row.layout) == (column.digits, column.layout)
 
 
 def planned(step: Step) -> Step:
@@ -107,6 +132,26 @@ def reads_of(step: Step) -> tuple[tuple[View, ...], tuple[View, ...]]:
     return step.reads[:of_a], step.reads[of_a:]
 
 
+def making_text(sizes: Sizes, step: Step) -> tuple[str, MapText] | None:
+    """The kernel of a step that makes what it packs, behind the CUDA C++ that it calls; None of other steps."""
+    chain = pack_of(step).chain if step.name == "pack" else None
+    if chain is None:
+        return None
+    row, _ = sides_of(sizes, step)
+    before = of_making(row.digits, row.layout)
+    return before, making.text(chain, before)
+
+
+def making_of(
+    kernels: Kernels, sizes: Sizes, steps: Iterable[Step], walk: Callable[[Sequence[int], Sequence[int]], int], address: Callable[[int], int],
+) -> dict[int, making.Making]:  # fmt: skip
+    """What steps that make what they pack are launched with, by their ids; their kernels are compiled. `walk` and `address`: as in rows.py."""
+    found = [(step, *made) for step in steps if (made := making_text(sizes, step)) is not None]
+    for called in dict.fromkeys(before for _, before, _ in found):
+        kernels.compile([text for _, before, text in found if before == called], called)
+    return {id(step): making.Making(kernels[text.name], arguments(step.parts[2], walk, address)) for step, _, text in found}
+
+
 class _Reader(NamedTuple):
     """A product that reads a matrix as its operand `which`, and how it wants it."""
 
@@ -122,14 +167,19 @@ class _Matrix(NamedTuple):
     columns: list[_Reader]
 
 
-def paired(sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Collection[int], room: int) -> list[Step]:
+def paired(
+    sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Mapping[int, tuple[str, int]], room: int,
+) -> list[Step]:  # fmt: skip
     """The steps of a plan before values have places, with what packs matrices for two products. `storage` is that of a root, `made` makes one,
-    `fixed` have a place that is not the plan's. `room`: bytes that digits may take for long beside the matrices that they are made of, in all."""
+    `fixed` are places that are not the plan's, as in Plan.homes. `room`: bytes that digits may take for long beside the matrices that they are made
+    of, in all."""
     return _Pairing(sizes, steps, storage, made, fixed, room).steps()
 
 
 class _Pairing:
-    def __init__(self, sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Collection[int], room: int) -> None:
+    def __init__(
+        self, sizes: Sizes, steps: Sequence[Step], storage: Callable[[int], int], made: New, fixed: Mapping[int, tuple[str, int]], room: int,
+    ) -> None:  # fmt: skip
         self._sizes, self._steps, self._storage, self._new, self._fixed = sizes, steps, storage, made, fixed
         self._room = room
         self._reading: dict[int, list[int]] = {}
@@ -138,6 +188,9 @@ class _Pairing:
             for of, views in ((self._reading, step.reads), (self._writing, step.writes)):
                 for root in {storage(v.root) for v in views}:
                     of.setdefault(root, []).append(at)
+        self._results = [at for root, places in self._writing.items() if root in fixed for at in places]
+        self._chained: set[int] = set()
+        """Storages that are read to make a matrix again."""
 
     def steps(self) -> list[Step]:
         before: dict[int, list[Step]] = {}
@@ -155,16 +208,20 @@ class _Pairing:
             sums = [root._replace(offset=at, shape=(side.sums,)) for at, side in zip(head.sums, (row.side, column.side), strict=True)]
             digits = [self._made(side.packed) for side in (row.side, column.side)]
             maker = self._maker(view, row.side.operand, start)
-            reads, writes = [view], [*sums, *digits]
+            reads, writes, chain = [view], [*sums, *digits], None
             if maker is None:
                 writes = [*tops, *writes]
             else:
                 at, step, stored = maker
                 step = instead.get(at, step)
+                chain = self._chain(step, stored, found, at)
+                if chain is not None:
+                    step = self._unstored(step, chain)
+                    reads = list(chain.reads)
                 part = Step("tops", (stored,), tuple(tops), (), (head.size,))
                 instead[at] = step._replace(writes=(*step.writes, *tops), parts=(*step.parts, part))
                 reads += tops
-            parts = self._steps[row.at], self._steps[column.at]
+            parts = self._steps[row.at], self._steps[column.at], *((chain,) if chain is not None else ())
             before.setdefault(start, []).append(Step("pack", tuple(reads), tuple(writes), (), (row.which, column.which), parts))
             for half, readers in enumerate((found.rows, found.columns)):
                 for reader in readers:
@@ -174,6 +231,31 @@ class _Pairing:
             reads = [v for which, own in enumerate(step.reads) for v in operands_.get(which, (own,))]
             instead[at] = step._replace(reads=tuple(reads), parts=(step,))
         return [s for at, step in enumerate(self._steps) for s in (*before.get(at, ()), instead.get(at, step))]
+
+    def _chain(self, step: Step, stored: View, found: _Matrix, at: int) -> Step | None:
+        """How what packs a matrix makes it, of what step `at` that makes it does not have to write then; None where that is not so."""
+        root, own = stored.root, sorted((r.at, r.which) for readers in found for r in readers)
+        reads = [(n, which) for n in self._reading[root] for which, v in enumerate(self._steps[n].reads) if self._storage(v.root) == root]
+        if root in self._fixed or root in self._chained or reads != own:
+            return None
+        chain, start = making.chain_of(step, stored), own[0][0]
+        alike = together(found.rows[0].side, found.columns[0].side)
+        if chain is None or not alike or not making.fewer(chain, step) or not self._sizes.makes:
+            return None
+        leaves = {self._storage(v.root) for v in chain.reads}
+        changed = any(at < n < start for leaf in leaves for n in self._writing.get(leaf, ()))
+        entries = any(self._fixed.get(leaf, ("constant", 0))[0] != "constant" for leaf in leaves)
+        if changed or (entries and any(at <= n < start for n in self._results)):  # an entry's successor may lie over it once nothing reads it
+            return None
+        self._chained |= leaves
+        return chain
+
+    def _unstored(self, step: Step, chain: Step) -> Step:
+        """A step that makes a matrix for its tops alone, and stores what the chain has of it of an element a row."""
+        written = [v for v in step.writes if v != chain.writes[0]]
+        tops = [v for v in written if v.dtype == "u8" and any(v in part.writes for part in step.parts if part.name == "tops")]
+        more = [v for v in chain.reads if v not in step.reads and v not in written]
+        return step._replace(writes=(*(v for v in written if v not in tops), *more, *tops))
 
     def _made(self, size: int, zero: bool = False) -> View:
         return self._new(TensorType(dtype="u8", shape=(size,)), zero)

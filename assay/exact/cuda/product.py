@@ -7,7 +7,7 @@ the host looking at anything, so that it can be recorded; the number of wrong ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.exact.added import added_at
-from assay.exact.cuda import pairs
+from assay.exact.cuda import making, pairs
 from assay.exact.cuda.cuts import Cut, Piece, pieces
 from assay.exact.cuda.device import Buffer, Description, Device, Launch
 from assay.exact.cuda.operands import Axis, Operand, operands
@@ -148,7 +148,7 @@ class Products:
     def __init__(self, device: Device, way: Callable[..., Way | None] | None = None) -> None:
         """`way`: what was measured to be fastest for a Size (choice.py), where that is known; with a second argument True, of products that are
         `shared`."""
-        self._device, self._way = device, way
+        self._device, self._way, self.makes = device, way, making.able(device.description)
         self._tables: dict[bytes, Buffer] = {}
         self.faults = device.allocate(8)
         device.upload(self.faults.address, np.zeros(1, np.uint64))
@@ -167,7 +167,7 @@ class Products:
         product = self.product(step)
         return None if product is None else product.sides[which]
 
-    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: pairs.New, fixed: Collection[int]) -> list[Step]:
+    def paired(self, steps: Sequence[Step], storage: Callable[[int], int], made: pairs.New, fixed: Mapping[int, tuple[str, int]]) -> list[Step]:
         """The steps of a plan, with what packs matrices for two products (pairs.py)."""
         return pairs.paired(self, steps, storage, made, fixed, self._device.description.memory // pairs.KEPT)
 
@@ -229,28 +229,29 @@ class Products:
             first += top.blocks if other is None else -(-lanes // TOPS_ROWS) * -(-k // STRETCH)
         return Launch(self._device.load(tops[0].source).kernel("tops_all"), (first, 1, 1), BLOCK, (len(words), table(words)))
 
-    def pack(self, step: Step, at: Callable[[View], int], zeroed: Zeroed | None = None) -> list[Launch]:
-        """What packs a matrix for two products (pairs.py). With `zeroed`, of what is there already the magnitudes are found in the beginning."""
-        made = pairs.pack_of(step)
-        row, column = (self.side(pairs.planned(of), which) for of, which in zip(step.parts, step.extra, strict=True))
-        assert row is not None and column is not None  # noqa: PT018
-        x, (of_r, of_c), both = at(made.matrix), (Given(*map(at, half)) for half in made.halves), around(row.digits, row.layout)
-        kernel, n, m = self._device.load(both).kernel, row.operand.lanes.size, column.operand.lanes.size
-        ways = [*self._steps(row.operand.lanes), *self._steps(column.operand.lanes)]
-        out = []
-        if made.tops and zeroed is not None and zeroed.still(made.matrix):
-            tops = self._packed(row, x, of_r)[0], self._packed(column, x, of_c)[0]
-            zeroed.tops.extend(Row(both, top.arguments, top.grid[0]) for top in tops)
-        elif made.tops:
-            grid = -(-n // TOPS_ROWS) * -(-m // STRETCH)
-            out.append(Launch(kernel("tops_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, of_r.top, of_c.top)))
-        if both != around(column.digits, column.layout):
-            return [*out, *(self._packed(side, x, of)[1] for side, of in ((row, of_r), (column, of_c)))]
+    def pack(self, step: Step, at: Callable[[View], int], made: making.Making | None = None, zeroed: Zeroed | None = None) -> list[Launch]:
+        """What packs a matrix for two products (pairs.py); `made`: and makes it. With `zeroed`, magnitudes of what is there are found first."""
+        pack = pairs.pack_of(step)
+        row, column = pairs.sides_of(self, step)
+        of_r, of_c = (Given(*map(at, half)) for half in pack.halves)
         halves = [
             (of.top, side.padded, of.packed, side.planes, *((of.sums, 0) if side.first else (0, of.sums)))
             for side, of in ((row, of_r), (column, of_c))
         ]
+        n, m = row.operand.lanes.size, column.operand.lanes.size
         grid = -(-max(n, row.padded) // ROW) * -(-max(m, column.padded) // ROW)
+        if made is not None:
+            return [Launch(made.kernel, (grid, 1, 1), BLOCK, (*made.arguments(at), row.bits, *halves[0], *halves[1]), making.MADE)]
+        source, x, out = around(row.digits, row.layout), at(pack.matrix), list[Launch]()
+        kernel, ways = self._device.load(source).kernel, [*self._steps(row.operand.lanes), *self._steps(column.operand.lanes)]
+        if pack.tops and zeroed is not None and zeroed.still(pack.matrix):
+            tops = (self._packed(side, x, of)[0] for side, of in ((row, of_r), (column, of_c)))
+            zeroed.tops.extend(Row(source, top.arguments, top.grid[0]) for top in tops)
+        elif pack.tops:
+            blocks = -(-n // TOPS_ROWS) * -(-m // STRETCH)
+            out.append(Launch(kernel("tops_both"), (blocks, 1, 1), BLOCK, (x, *ways, n, m, of_r.top, of_c.top)))
+        if not pairs.together(row, column):
+            return [*out, self._packed(row, x, of_r)[1], self._packed(column, x, of_c)[1]]
         return [*out, Launch(kernel("pack_both"), (grid, 1, 1), BLOCK, (x, *ways, n, m, row.bits, *halves[0], *halves[1]))]
 
     def launches(self, p: Product, out: int, a: int, b: int, scratch: int) -> list[Launch]:
@@ -318,9 +319,7 @@ class Products:
         """Blocks that share a tile leave sums at `totals`; with `summed` all do, some without work. `more`: where what is added to the result
         lies (0: nothing)."""
         kernel = self._device.load(around(p.digits, p.way.layout)).kernel
-        padded_a, padded = p.padded_a, p.padded_b
-        step_a, step_b = int(not p.a.shared), int(not p.b.shared)
-        made = []
+        padded_a, padded, step_a, step_b, made = p.padded_a, p.padded_b, int(not p.a.shared), int(not p.b.shared), list[Launch]()
 
         def rounded(name: str, totals: tuple[int, ...], first: int, rows: int) -> None:
             scales, below = (at["top_a"] + 4 * first, at["top_b"], p.bits, step_a, step_b, rows, p.n), 4 * first * p.n

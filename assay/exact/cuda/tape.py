@@ -18,7 +18,7 @@ import numpy as np
 from assay.exact.added import added_at
 from assay.exact.cuda import attend, columns, maps, rows
 from assay.exact.cuda.device import Buffer, Device, Dim3, Launch
-from assay.exact.cuda.pairs import Packing
+from assay.exact.cuda.pairs import Packing, making_of
 from assay.exact.cuda.streamed import Packs, Shelf, Walk
 from assay.exact.cuda.walks import limited, walk_words
 from assay.exact.cuda.zeroed import Row, Zeroed, Zeros
@@ -79,6 +79,7 @@ class Tape:
         kernels.compile([*(text for _, text in batches if text is not None), *groups.values()])
         self._attending = {id(step): attend.attend(step, device.description, plan) for step in plan.steps if step.name == "attend"}
         attend.compiled(kernels, self._attending.values())
+        self._making = making_of(kernels, products, plan.steps, self._walk, self._address) if products is not None else {}
         self._shelf = Shelf()
         self._zeroed = Zeroed(0 if plan.trace else MOST_ZEROS, plan)
         self._makers = [self._made(steps, text) for steps, text in batches]
@@ -210,7 +211,6 @@ class Tape:
         return lambda at: [Launch(self._kernels[kernel], grid, (shape.threads, 1, 1), (*inputs(at), *map(at, step.writes), *bits))]
 
     def _columns(self, step: Step) -> Maker:
-        """Sums by columns, as one kernel."""
         inputs = rows.arguments(columns.over_rows(step), self._walk, self._address)
         return columns.maker(step, self._kernels[self._rowed[id(step)]], inputs, self._device.description.processors)
 
@@ -221,7 +221,7 @@ class Tape:
             return self._columns(step)
         if step.name == "pack":
             assert self._products is not None
-            return partial(self._products.pack, step, zeroed=self._zeroed)
+            return partial(self._products.pack, step, made=self._making.get(id(step)), zeroed=self._zeroed)
         (out,), extra = step.writes, step.extra
         item, reads = out.item, step.reads
         match step.name:

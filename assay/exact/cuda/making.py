@@ -1,0 +1,125 @@
+"""Matrices that are made where they are packed (pairs.py), instead of being written as f32 and read again.
+
+A matrix that nothing but `pack_both` would read may be a few operators away from what its maker reads or stores anyway: a layer norm's result
+from what is normed, with a mean and a deviation a row; cross-entropy's gradient from the logits. The kernel that finds its largest magnitudes
+then does not store it, and the one that packs it makes it again: by the same operators, so the bits are the same. A block makes ROW x ROW elements
+once, in shared memory, and packs them from there along both axes (pack.cuh).
+
+Only where the chain reads fewer bytes than the matrix has, written and read; no further than values are made again elsewhere (assay.exact.again); and
+without quotients, since packing leaves few instructions free: in NVIDIA's machine code a layer norm's chain has 11 for an element, cross-entropy's
+gradient 43 and a GELU 54, packing along both axes 60, while 4 bytes at 4 TB/s take an H200 as long as 31.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from assay.exact.again import LARGE, MOST, touched
+from assay.exact.cuda import rows
+from assay.exact.cuda.device import Description, Kernel
+from assay.exact.cuda.groups import Group
+from assay.exact.cuda.maps import TYPES, MapText
+from assay.exact.cuda.phases import inner
+from assay.exact.cuda.tiles import ROW, SHARED
+from assay.exact.rows import wide
+from assay.exact.steps import Instruction, Step
+from assay.exact.views import View
+
+DEAR = tuple(name for name in LARGE if name != "exp")
+"""Operators of which no chain has one: quotients and the like."""
+MADE = 4 * ROW * ROW
+"""Bytes of shared memory for what a block makes."""
+BESIDE = 8 * ROW * 4 + 1024
+"""And those that it has beside (pack.cuh's sums, what a block has in any case)."""
+
+
+class Making(NamedTuple):
+    """What a launch that makes what it packs has beside others: its kernel, and its first arguments."""
+
+    kernel: Kernel
+    arguments: rows.Arguments
+
+
+def able(description: Description) -> bool:
+    """Whether a processor of a device holds several such blocks, so that one packs while another reads."""
+    return SHARED.get(description.arch, 2 * (MADE + BESIDE)) >= 2 * (MADE + BESIDE)
+
+
+def chain_of(step: Step, matrix: View) -> Step | None:
+    """How a wide result of a `rows` step is made of what that reads, stores, or has of an element a row: a `rows` step without reductions, whose
+    reads are these. None where it is too far."""
+    stored = {v for v in step.writes if v != matrix}
+    wanted, parts = {matrix}, list[Step]()
+    for part in reversed(step.parts):
+        outs = [v for v in part.writes if v in wanted and wide(v) and v not in stored]
+        if outs:
+            kept = _pruned(part, outs) if part.code else part
+            wanted = (wanted - set(outs)) | set(kept.reads)
+            parts.insert(0, kept)
+    code = [i.kernel for part in parts for i in part.code]
+    dear = any(kernel.startswith(DEAR) for kernel in code) or sum(kernel.startswith(LARGE) for kernel in code) > 1
+    if dear or len(code) + sum(not part.code for part in parts) > MOST:
+        return None
+    leaves = tuple(dict.fromkeys(v for part in parts for v in part.reads if v in wanted))
+    return Step("rows", leaves, (matrix,), (), step.extra, tuple(parts)) if parts else None
+
+
+def _pruned(part: Step, outs: Iterable[View]) -> Step:
+    """What of a MAP step makes some of its results."""
+    needed, code = {v.root for v in outs}, list[Instruction]()
+    for i in reversed(part.code):
+        if i.result in needed:
+            code.insert(0, i)
+            needed.update(o for o in i.operands if not isinstance(o, View))
+    return part._replace(reads=tuple(dict.fromkeys(o for i in code for o in i.operands if isinstance(o, View))), writes=tuple(outs), code=tuple(code))
+
+
+def fewer(chain: Step, maker: Step) -> bool:
+    """Whether a chain reads, and lets its maker write, fewer bytes than the matrix has, written and read."""
+    there = {*maker.reads, *maker.writes}
+    return sum(touched(v) * (1 + (v not in there)) for v in chain.reads) < 2 * touched(chain.writes[0])
+
+
+def text(chain: Step, before: str) -> MapText:
+    """The kernel of a matrix, `before` it what it calls (sources.of_making). Parameters: R, L; for each value that is read its address, and the walk
+    to its rows if it has one; then those of pack_both from `bits` on. A block of 256 threads; a warp makes 128 elements of a row. An element that
+    is a NaN has no certain digits: all that is made of its lanes is NaN."""
+    group = Group(chain).planned(False)
+    inputs, starts = rows.inputs(chain, group)
+    (matrix,), (phase,) = group.writes, group.phases
+    body = []
+    for v in phase.made:
+        more = f", (u32)e, n, {v.bits:#x}u" if v.kernel == "scatter_value" else ""
+        made = f"{v.kernel}({', '.join(o.name for o in v.operands)}{more})" if v.kernel else f"p{v.name}[e]"
+        body.append(f"const {TYPES[v.dtype]} {v.name} = {made};")
+    halves = [f"const u32 *top_{k}, i64 padded_{k}, i8 *packed_{k}, i64 planes_{k}, u64 *across_{k}, u64 *along_{k}" for k in "rc"]
+    parameters = ", ".join(["i64 rows", "i64 length", *inputs, "i64 bits", *halves])
+
+    def loop(unroll: int, row: str, column: str, value: str) -> str:
+        of_row = [f"const u32 r = {row};", *starts, "float *to = made + i * ROW + ((int)lane ^ shift_of(i));"]
+        of_element = [f"const int e = {column};", *body, f"to[32 * j] = {value};"]
+        each = ["#pragma unroll", "for (int j = 0; j < ROW / 32; j++) {", *inner(of_element), "}"]
+        lines = [f"#pragma unroll {unroll}", "for (int i = (int)threadIdx.x / 32; i < ROW; i += 8) {", *inner([*of_row, *each]), "}"]
+        return "\n        ".join(lines)
+
+    tail = f"""({parameters}) {{
+    ASSAY_SHARED(float, made);
+    __shared__ i32 part[8][ROW];
+    const square at = square_of(length, padded_c);
+    const u32 lane = threadIdx.x % 32u, n = (u32)length;
+    const int row = (int)at.row * ROW, column = (int)at.column * ROW + (int)lane, last = (int)rows - 1;
+    if (row + ROW <= (int)rows && (int)(at.column + 1) * ROW <= (int)n) {{
+        {loop(2, "(u32)(row + i)", "column + 32 * j", matrix.name)}
+    }} else {{
+        {loop(1, "(u32)min(row + i, last)", "min(column + 32 * j, (int)n - 1)",
+              f"row + i < (int)rows && column + 32 * j < (int)n ? {matrix.name} : 0.0f")}
+    }}
+    const packed_operand by_row = {{0, 0, 0, 0, rows, length, 0, padded_r, planes_r, top_r, packed_r, across_r, along_r}};
+    const packed_operand by_column = {{0, 0, 0, 0, length, rows, 1, padded_c, planes_c, top_c, packed_c, across_c, along_c}};
+    pack_made(made, by_row, by_column, at, (int)bits, part);
+}}
+"""
+    name = f"made_{hashlib.sha256(f'{before}{tail}'.encode()).hexdigest()[:16]}"
+    return MapText(name, f"KERNEL __launch_bounds__(256, 3) {name}{tail}")
