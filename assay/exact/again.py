@@ -34,8 +34,8 @@ class _Way(NamedTuple):
     leaves: tuple[View, ...]
 
 
-class _Maker:
-    """The values of a step."""
+class Makings:
+    """The values of a step, and how each is made of what it reads or stores."""
 
     def __init__(self, step: Step) -> None:
         self.rows = Rows(*step.extra) if step.name == "rows" else None
@@ -111,10 +111,10 @@ class Again:
         """The steps."""
         for at, step in enumerate(self._steps):
             if step.name in ("map", "rows") and any(v.root in self._readers for v in step.writes):
-                self._looked_at(at, _Maker(step))
+                self._looked_at(at, Makings(step))
         return [step for step in self._steps if step.writes]
 
-    def _looked_at(self, at: int, maker: _Maker) -> None:
+    def _looked_at(self, at: int, maker: Makings) -> None:
         """What becomes of the results of a step."""
         for v in self._steps[at].writes:
             step = self._steps[at]
@@ -139,7 +139,7 @@ class Again:
         """Whether a step reads all elements of a leaf already."""
         return any(w.root == leaf.root and touched(w) == touched(leaf) and w.offset == leaf.offset for w in self._steps[reader].reads)
 
-    def _put(self, at: int, reader: int, v: View, made: Step | None, way: _Way, maker: _Maker) -> None:
+    def _put(self, at: int, reader: int, v: View, made: Step | None, way: _Way, maker: Makings) -> None:
         assert made is not None
         self._steps[reader] = made
         self._readers[v.root] = [r for r in self._readers[v.root] if r != reader]
@@ -150,7 +150,7 @@ class Again:
         narrow = [w for w in way.leaves if w.root not in written and w in maker.narrow.values()]
         self._steps[at] = self._steps[at]._replace(writes=(*self._steps[at].writes, *narrow))
 
-    def _with(self, at: int, reader: int, maker: _Maker, v: View, way: _Way) -> Step | None:
+    def _with(self, at: int, reader: int, maker: Makings, v: View, way: _Way) -> Step | None:
         """A step that makes v instead of reading it, or None where it cannot."""
         step = self._steps[reader]
         read = [w for w in step.reads if w.root == v.root]

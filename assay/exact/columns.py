@@ -23,7 +23,7 @@ from math import prod
 from typing import NamedTuple
 
 from assay.exact.added import addends
-from assay.exact.again import _Maker, touched
+from assay.exact.again import Makings, touched
 from assay.exact.rows import Rows, along
 from assay.exact.steps import Instruction, Step
 from assay.exact.table import TensorType
@@ -153,7 +153,7 @@ class Columns:
 
     def _again(self, at: int, host: Step, sums: Sequence[_Sum], last: int) -> _Again:
         """Which of what is summed is made again."""
-        maker, found = _Maker(host), _Again()
+        maker, found = Makings(host), _Again()
         read = {one.x for one in sums}
         for x in dict.fromkeys(one.x for one in sums):
             if x not in host.writes or x in found.leaves:

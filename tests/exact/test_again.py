@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from assay.exact.again import Again, _Maker, _Way
+from assay.exact.again import Again, Makings, _Way
 from assay.exact.cuda import fake
 from assay.exact.inputs import Writer, case, floats
 from assay.exact.plan import Plan
@@ -102,7 +102,7 @@ def test_what_would_save_nothing_is_stored(write: Callable[[Writer], Sequence[in
 def test_a_value_that_is_made_again_of_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Again._with
 
-    def wrong(self: Again, at: int, reader: int, maker: _Maker, v: View, way: _Way) -> Step | None:
+    def wrong(self: Again, at: int, reader: int, maker: Makings, v: View, way: _Way) -> Step | None:
         code = tuple(i._replace(kernel=i.kernel.replace("mul", "sub")) for i in way.code)
         return right(self, at, reader, maker, v, way._replace(code=code))
 
