@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from assay.exact.trainings import CHANNELS, CLASSES, CONTEXT, FEATURES, SIDE, VOCABULARY
+from assay.exact.trainings import CHANNELS, CLASSES, CONTEXT, FEATURES, LARGE_SIZES, SIDE, VOCABULARY
 
 WIDTH, HEADS = 16, 2
 
@@ -82,17 +82,18 @@ class Listener(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int, heads: int, inner: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, time, _ = x.shape
-        q, k, v = (h.view(batch, time, HEADS, -1).transpose(1, 2) for h in self.qkv(self.norm1(x)).split(WIDTH, dim=2))
+        batch, time, width = x.shape
+        q, k, v = (h.view(batch, time, self.heads, -1).transpose(1, 2) for h in self.qkv(self.norm1(x)).split(width, dim=2))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(y.transpose(1, 2).reshape(batch, time, WIDTH))
+        x = x + self.out(y.transpose(1, 2).reshape(batch, time, width))
         return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
 
 
@@ -100,11 +101,26 @@ class Gpt(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.token, self.place = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(CONTEXT, WIDTH)
-        self.block, self.norm = Block(), nn.LayerNorm(WIDTH)
+        self.block, self.norm = Block(WIDTH, HEADS, 2 * WIDTH), nn.LayerNorm(WIDTH)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.token(tokens) + self.place(torch.arange(tokens.shape[1]))
         return self.norm(self.block(x)) @ self.token.weight.T
+
+
+class LargeGpt(nn.Module):
+    """Two layers as wide, and a text as long, as GPT-2 has them (12 heads of 64, 1024 characters); rows of logits longer than a block of a GPU holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        vocabulary, context, width = LARGE_SIZES
+        self.token, self.place = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(Block(width, width // 64, 4 * width) for _ in range(2)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.token(tokens) + self.place(torch.arange(tokens.shape[1]))
+        return self.head(self.norm(self.blocks(x)))
 
 
 class Vit(nn.Module):

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import conformance_models as models
 
 import assay
-from assay.exact.trainings import BATCH, CHANNELS, CONTEXT, FAMILIES, FEATURES, PROGRAMS, SIDE, STEPS, TIMES
+from assay.exact.trainings import BATCH, CHANNELS, CONTEXT, FAMILIES, FEATURES, LARGE, LARGE_SIZES, LARGE_STEPS, PROGRAMS, SIDE, STEPS, TIMES
 from assay.optim import Optimizer, Schedule
 from assay.trace import trace
 
@@ -36,6 +36,8 @@ class Family(NamedTuple):
     schedule: Schedule
     micro_batches: int = 2
     gemm_bits: int = 14
+    batch: int = BATCH
+    steps: int = STEPS
 
 
 def families() -> dict[str, Family]:
@@ -53,6 +55,7 @@ def families() -> dict[str, Family]:
         "vit": Family(models.Vit, models.classify, assay.Muon(lr=2e-2, others=rest, weight_decay=0.01, exclude=("head",)), assay.Cosine(warmup=3)),
         "bert": Family(models.Bert, models.fill_in, slow, assay.Linear(warmup=4, floor=0.2), 2, 23),
         "llama": Family(models.Llama, models.predict, assay.Muon(lr=3e-2, others=rest, nesterov=False, clip=1.0), assay.Linear(warmup=2), 2, 16),
+        LARGE: Family(models.LargeGpt, models.predict, assay.AdamW(lr=1e-3, weight_decay=0.1, clip=1.0), assay.Constant(), 2, 14, 1, LARGE_STEPS),
     }
 
 
@@ -65,6 +68,8 @@ SHAPES = {"mlp": (FEATURES,), "gru": (TIMES, FEATURES)}
 
 def dataset(name: str, family: Family) -> assay.Dataset:
     """Records of the shapes that the family reads: the traced program holds nothing else of them."""
+    if name == LARGE:
+        return assay.Dataset(name, tokens=np.zeros((family.batch, LARGE_SIZES[1] + 1), np.int64))
     arrays = DATA.get(family.loss) or {"x": np.zeros((BATCH, *SHAPES.get(name, (CHANNELS, SIDE, SIDE))), np.float32), "y": np.zeros(BATCH, np.int64)}
     return assay.Dataset(name, **arrays)
 
@@ -75,13 +80,13 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=PROGRAMS, metavar="FOLDER", help="where to write the programs and schedules")
     options = parser.parse_args()
     every = families()
-    assert tuple(every) == FAMILIES
+    assert tuple(every) == (*FAMILIES, LARGE)
     options.into.mkdir(exist_ok=True)
-    for name in options.families or FAMILIES:
+    for name in options.families or every:
         family = every[name]
         training = assay.Training(
             model=family.model(), loss=family.loss, data=dataset(name, family), optimizer=family.optimizer, schedule=family.schedule,
-            batch=BATCH, micro_batches=family.micro_batches, steps=STEPS, gemm_bits=family.gemm_bits, seed=77,
+            batch=family.batch, micro_batches=family.micro_batches, steps=family.steps, gemm_bits=family.gemm_bits, seed=77,
         )  # fmt: skip
         traced = trace(training)
         # The schedule goes with the program: torch has no part in it, but the C library's cosine does.

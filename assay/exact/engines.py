@@ -1,7 +1,7 @@
 """Which engine computes: a CUDA device where there is one that gives the specified bits, otherwise the CPU.
 
 ASSAY_DEVICE = auto (the default) | cpu | cuda | fake. `auto` takes the first CUDA device once it has passed all cases of the conformance
-set; that is remembered for this device, driver and version of the kernels. `cuda` takes it untried: the examination does that. `fake` is
+set and a training as large as real ones; that is remembered for this device, driver and version of the kernels. `cuda` takes it untried: the examination does that. `fake` is
 the device of assay.exact.cuda.fake, for tests. Of the device's memory they take what the owner gives (assay.exact.cuda.budget).
 """
 
@@ -231,7 +231,8 @@ def _admitted(found: Description) -> bool:
     from assay.exact import examination
 
     log.info("testing the arithmetic of %s, once", found.name)
-    if examination.operators(examination.Route(examination.CUDA, 1)):
+    route = examination.Route(examination.CUDA, 1)
+    if examination.operators(route) or examination.large(route):
         return False
     if mark is not None:
         mark.touch()

@@ -174,16 +174,22 @@ def trained(route: Route, name: str, steps: int = trainings.STEPS) -> list[Faile
             return [Failed(what, *_raised(error))]
 
 
+def large(route: Route) -> list[Failed]:
+    """One, if the training at the sizes of real ones leaves the committed states."""
+    return trained(route, trainings.LARGE, trainings.LARGE_STEPS)
+
+
 def examine(every: bool = True, steps: int = trainings.STEPS) -> Iterator[Result]:
     """Route after route."""
-    checks = len(conformance.expected()) + len(trainings.FAMILIES)
     for route in routes(every):
         parts: dict[str, Callable[[], list[Failed]]] = {"operators": partial(operators, route)}
         parts |= {name: partial(trained, route, name, steps) for name in trainings.FAMILIES}
+        if route.level in DEVICES:
+            parts[trainings.LARGE] = partial(large, route)
         failed: list[Failed] = []
         seconds = {}
         for part, work in parts.items():
             start = time.perf_counter()
             failed += work()
             seconds[part] = time.perf_counter() - start
-        yield Result(route, checks, failed, seconds)
+        yield Result(route, len(conformance.expected()) + len(parts) - 1, failed, seconds)

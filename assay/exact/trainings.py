@@ -40,6 +40,8 @@ TIMES = 6
 """Vectors in a row that a recurrent model hears."""
 CHANNELS, SIDE = 2, 9
 """Of an image."""
+LARGE, LARGE_STEPS, LARGE_SIZES = "largegpt", 2, (10048, 1024, 768)
+"""A GPT as wide as real ones, for devices: most of what makes them fast is only taken at such sizes. Its steps; vocabulary, context, width."""
 CHECKED = (1, 2, 3, 10, 30, 100)
 """Numbers of steps after which the state is compared: few enough to print, close enough at first to say where it went wrong."""
 
@@ -54,17 +56,17 @@ class Training(NamedTuple):
 def load(name: str) -> Training:
     """The committed program and schedule of a family."""
     program = Program.load(zlib.decompress((PROGRAMS / f"{name}.program.z").read_bytes()))
-    schedule = np.frombuffer((PROGRAMS / f"{name}.schedule").read_bytes(), "<f4").reshape(STEPS, len(program.scalars))
+    schedule = np.frombuffer((PROGRAMS / f"{name}.schedule").read_bytes(), "<f4").reshape(-1, len(program.scalars))
     return Training(name, program, schedule)
 
 
 def initial(program: Program) -> Tensors:
-    """Weights from integers, uniform in +-1/4; norms' weights and variances one; averages as what they are the averages of; all else zero."""
+    """Weights from integers, uniform in +-1/4 (+-1/32 where rows are long); norms' weights and variances one; averages as what they are the averages of; all else zero."""
     state: Tensors = {}
     for seed, (name, t) in enumerate(sorted(program.state.items())):
         state[name] = np.zeros(t.shape, reference.NUMPY[t.dtype])
         if name.startswith("param.") and len(t.shape) > 1:
-            state[name] = floats(5000 + seed, t.shape, "even") * np.float32(0.25)
+            state[name] = floats(5000 + seed, t.shape, "even") * np.float32(0.25 if t.shape[-1] < 256 else 0.03125)
         elif (name.startswith("param.") and name.endswith("weight")) or name.endswith("running_var"):
             state[name] = np.ones(t.shape, np.float32)
     return state | {name: state[f"param.{name[4:]}"].copy() for name in state if name.startswith("ema.")}
@@ -81,8 +83,10 @@ def batch(program: Program, step: int, m: int) -> Tensors:
         if len(shape) > 2:
             x = x * np.float32(0.5) + floats(4000, (CLASSES, *shape[1:]), "even")[y]
         return {"x": x, "y": y.astype(reference.NUMPY[program.batch["y"].dtype])}
-    start, stride = integers(seed, (BATCH, 1), 0, VOCABULARY), 1 + (words(seed + 100, BATCH) % np.uint64(3)).astype(np.int64)[:, None]
-    tokens = (start + stride * np.arange(CONTEXT + 1)) % VOCABULARY
+    texts, length = program.batch["tokens"].shape
+    vocabulary = VOCABULARY if length == CONTEXT + 1 else LARGE_SIZES[0]
+    start, stride = integers(seed, (texts, 1), 0, vocabulary), 1 + (words(seed + 100, texts) % np.uint64(3)).astype(np.int64)[:, None]
+    tokens = (start + stride * np.arange(length)) % vocabulary
     return {"tokens": tokens.astype(reference.NUMPY[program.batch["tokens"].dtype])}
 
 
@@ -162,4 +166,4 @@ class _Differs(Exception):
 
 
 if __name__ == "__main__":
-    ROOTS.write_text(json.dumps({"format": "assay-trainings/1", "roots": {name: from_reference(name) for name in FAMILIES}}, indent=1) + "\n")
+    ROOTS.write_text(json.dumps({"format": "assay-trainings/1", "roots": {name: from_reference(name) for name in FAMILIES} | {LARGE: from_reference(LARGE, LARGE_STEPS)}}, indent=1) + "\n")

@@ -77,6 +77,7 @@ def test_a_choice_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("machine")
 def test_a_device_that_passes_is_taken_and_remembered(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "assay.exact")
+    monkeypatch.setattr(examination, "trained", small)
     assert isinstance(engines.engine(mlp().program), Cuda)
     assert "testing the arithmetic of fake device, once" in caplog.text
     assert "exact arithmetic runs on fake device" in caplog.text
@@ -86,6 +87,21 @@ def test_a_device_that_passes_is_taken_and_remembered(monkeypatch: pytest.Monkey
     assert isinstance(engines.engine(mlp().program), Cuda)
     monkeypatch.setenv(engines.VARIABLE, "cpu")
     assert isinstance(engines.engine(mlp().program), Cpu)
+
+
+def small(route: examination.Route, name: str, steps: int) -> list[examination.Failed]:
+    """In place of a training as large as real ones, which would take the fake device hours."""
+    assert (route.level, name, steps) == (examination.CUDA, trainings.LARGE, trainings.LARGE_STEPS)
+    return []
+
+
+@needs_fake
+@pytest.mark.usefixtures("machine")
+def test_a_device_that_fails_at_real_sizes_alone_is_not_taken(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(examination, "operators", lambda route: [])
+    monkeypatch.setattr(examination, "trained", lambda *what: [*small(*what), examination.Failed("training", "step 0", "wrong", "none")])
+    assert isinstance(engines.engine(mlp().program), Cpu)
+    assert "gives other bits than the specification" in caplog.text
 
 
 @needs_fake

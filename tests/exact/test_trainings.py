@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from assay.exact import conformance, examination, trainings
+from assay.exact.cuda import attend, pairs
+from assay.exact.cuda.parts import constants_of
+from assay.exact.cuda.product import Products
+from assay.exact.cuda.ruler import Ruler
 from assay.exact.examination import NUMPY, Route
+from assay.exact.plan import Plan
+from tests.exact.test_cuda_making import H200
 
 NATIVE = [route for route in examination.routes() if route.level != NUMPY]
 CONFIGURATIONS = [NATIVE[0], NATIVE[-1]] if NATIVE else examination.routes()
@@ -28,6 +34,31 @@ def test_published_roots_are_the_references(name: str) -> None:
     published = trainings.expected()[name]
     assert set(published) == {str(n) for n in trainings.CHECKED}
     assert trainings.from_reference(name, 3) == {n: published[n] for n in ("1", "2", "3")}
+
+
+@pytest.mark.slow
+def test_a_training_at_real_sizes_is_the_references() -> None:
+    """By both, on the CPU: on devices it is a part of the examination."""
+    want = trainings.expected()[trainings.LARGE]
+    assert set(want) == {"1", "2"}
+    assert trainings.from_reference(trainings.LARGE, trainings.LARGE_STEPS) == want
+    assert [failed for route in CONFIGURATIONS for failed in examination.large(route)] == []
+
+
+def test_at_real_sizes_a_device_takes_what_small_trainings_do_not() -> None:
+    """An H200: attention over spans on the chip, matrices that are packed for two products, some made there, sums by columns, rows that no block
+    holds, and products of whole tiles. Without these the large training would show nothing that the families do not."""
+    p, products = trainings.load(trainings.LARGE).program, Products(Ruler(H200))
+    plan = Plan(p.micro, constants_of(p), p.gemm_bits, rows=True, attention=attend.taking(H200), packs=products.paired)
+    kernels = [attend.attend(step, H200, plan) for step in plan.steps if step.name == "attend"]
+    assert len(kernels) == 6
+    assert all(kernel.spans is not None for kernel in kernels)
+    packs = [pairs.pack_of(step) for step in plan.steps if step.name == "pack"]
+    assert [sum(pack.chain is not None for pack in packs), len(packs)] == [4, 25]
+    assert sum(step.name == "columns" for step in plan.steps) == 7
+    assert max(step.extra[1] for step in plan.steps if step.name == "rows") > 8192
+    made = [products.product(step) for step in plan.steps if step.name == "matmul"]
+    assert all(product is not None and product.m >= 768 and product.n >= 768 for product in made)
 
 
 @pytest.mark.slow

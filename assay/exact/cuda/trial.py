@@ -19,7 +19,8 @@ from assay.exact.inputs import floats
 
 SMALL = ((1, 1, 1), (131, 333, 69), (257, 1100, 262), (40, 4096, 24))
 """m, k, n."""
-LARGE = ((2048, 4096, 2048), (4096, 1024, 8192))
+LARGE = ((2048, 4096, 2048), (4096, 1024, 8192), (3072, 8192, 768))
+"""The last has 144 tiles, of which 132 processors make some in parts (cuts.py)."""
 TIMES = 5
 PARTS = (1, 3)
 
