@@ -1,9 +1,9 @@
 """What only a GPU can show (`make test-gpu`): on this machine's first CUDA device every conformance case, fused and stage by stage, and 100 steps
-of every family, once with the state on the host and once with it on the device, reach the published digests: first the GPT as wide and with texts
-as long as real ones, which alone takes the kernels for such sizes, then FEW steps of all of them (also with
-moments on the host, and by slices), then all steps as long as there is time, and what there was no time for is named. Needs NumPy, CuPy and
-msgspec; no pytest. On the fake device, with a few steps: `python tests/gpu.py --fake`. First of all, in a process of its own, the trials of ways of
-multiplying that no chip has run yet (assay/exact/cuda/trial.py): one that loses the device is then not tried again.
+of every family, once with the state on the host and once with it on the device, reach the published digests: first a GPT as wide, and with texts as
+long, as real ones, since some kernels are only taken at such sizes; then FEW steps of all families (also with moments on the host, and by slices);
+then all steps as long as there is time, and what there was no time for is named. Needs NumPy, CuPy and msgspec; no pytest. On the fake device, with a
+few steps: `python tests/gpu.py --fake`. First of all, in a process of its own, the trials of ways of multiplying that no chip has run yet
+(assay/exact/cuda/trial.py): one that loses the device is then not tried again.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class Gpt(nn.Module):
 
 
 class LargeGpt(nn.Module):
-    """Two layers as wide, and a text as long, as GPT-2 has them (12 heads of 64, 1024 characters); rows of logits longer than a block of a GPU holds."""
+    """Two layers as wide, and a text as long, as GPT-2 has them (12 heads of 64, 1024 characters); rows of logits that no block of a GPU holds."""
 
     def __init__(self) -> None:
         super().__init__()

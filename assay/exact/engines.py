@@ -1,8 +1,9 @@
 """Which engine computes: a CUDA device where there is one that gives the specified bits, otherwise the CPU.
 
 ASSAY_DEVICE = auto (the default) | cpu | cuda | fake. `auto` takes the first CUDA device once it has passed all cases of the conformance
-set and a training as large as real ones; that is remembered for this device, driver and version of the kernels. `cuda` takes it untried: the examination does that. `fake` is
-the device of assay.exact.cuda.fake, for tests. Of the device's memory they take what the owner gives (assay.exact.cuda.budget).
+set and a training as large as real ones; that is remembered for this device, driver and version of the kernels. `cuda` takes it untried: the
+examination does that. `fake` is the device of assay.exact.cuda.fake, for tests. Of the device's memory they take what the owner gives
+(assay.exact.cuda.budget).
 """
 
 from __future__ import annotations

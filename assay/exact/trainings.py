@@ -61,7 +61,8 @@ def load(name: str) -> Training:
 
 
 def initial(program: Program) -> Tensors:
-    """Weights from integers, uniform in +-1/4 (+-1/32 where rows are long); norms' weights and variances one; averages as what they are the averages of; all else zero."""
+    """Weights from integers, uniform in +-1/4 (+-1/32 where rows are long); norms' weights and variances one; averages as what they are the averages
+    of; all else zero."""
     state: Tensors = {}
     for seed, (name, t) in enumerate(sorted(program.state.items())):
         state[name] = np.zeros(t.shape, reference.NUMPY[t.dtype])
@@ -166,4 +167,5 @@ class _Differs(Exception):
 
 
 if __name__ == "__main__":
-    ROOTS.write_text(json.dumps({"format": "assay-trainings/1", "roots": {name: from_reference(name) for name in FAMILIES} | {LARGE: from_reference(LARGE, LARGE_STEPS)}}, indent=1) + "\n")
+    published = {name: from_reference(name) for name in FAMILIES} | {LARGE: from_reference(LARGE, LARGE_STEPS)}
+    ROOTS.write_text(json.dumps({"format": "assay-trainings/1", "roots": published}, indent=1) + "\n")

@@ -38,8 +38,9 @@ def compiles(text: str, arch: str) -> str:
     return ptx
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
-@pytest.mark.parametrize("kind", MMA)
+@pytest.mark.parametrize(
+    ("kind", "bits"), [pytest.param(kind, bits, marks=[pytest.mark.slow] * (kind != "int8" and bits != 14)) for kind in MMA for bits in WIDTHS]
+)
 def test_what_is_around_a_multiplication(bits: int, kind: Kind) -> None:
     layouts = [("sm_80", ROWS), ("sm_90", PLAIN if kind == "int8" else ROWS)]
     if bits == 14 and kind == "int8":

@@ -68,16 +68,16 @@ def resident(arrays: Tensors) -> int:
     """Bytes of mapped arrays that are in this process' memory."""
     starts = {array.ctypes.data for array in arrays.values()}
     out = 0
-    for block in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", SMAPS.read_text()):
-        if (head := re.match(r"([0-9a-f]+)-", block)) and int(head[1], 16) in starts and (rss := re.search(r"Rss:\s+(\d+)", block)):
-            out += int(rss[1]) * 1024
+    for found in re.finditer(r"(?m)^([0-9a-f]+)-[0-9a-f]+ .*\n(?:[A-Z].*\n)*?Rss:\s+(\d+)", SMAPS.read_text()):
+        if int(found[1], 16) in starts:
+            out += int(found[2]) * 1024
     return out
 
 
 @pytest.mark.skipif(not SMAPS.exists() or library() is None, reason="reads Linux's /proc, and windows are of the native route")
 def test_an_update_has_a_window_of_its_tensors_in_memory(tmp_path: Path) -> None:
-    """Momentum over tensors of 4 MiB: 32 MiB in all, of which a window of 2 MiB is there at a time, and nothing in the end."""
-    size, count, window = 1 << 20, 4, 2 << 20
+    """Momentum over tensors of 2 MiB: 16 MiB in all, of which a window of 1 MiB is there at a time, and nothing in the end."""
+    size, count, window = 1 << 19, 4, 1 << 20
     w = Writer(*[np.zeros(size, np.float32)] * (2 * count))
     outputs = []
     for i in range(count):
