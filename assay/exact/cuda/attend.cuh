@@ -230,175 +230,184 @@ template <int BR> __device__ __forceinline__ u64 right_side(const i32 (*sums)[4]
     return all;
 }
 
+/* Lanes that all warps make at a time in product_in. */
+template <int BR> __device__ constexpr int lanes_at_a_time() { return BR * MULTIPLY; }
+
+/* What a warp fetches next of those lanes < end of B: one, where it begins, and whether its second 64 of k. */
+struct Coming {
+    int lane, end, later;
+    const i8 *from;
+    i32 plane, row; /* bytes from a plane to the next, and from 64 of k */
+};
+template <int BR, int TURNS> __device__ __forceinline__ void fetch_next(Coming &coming, char *rings, int to) {
+    const int step = lanes_at_a_time<BR>();
+    if (coming.lane < coming.end) fetch_unit<BR>(rings + to + LANE * 16, TURNS == 2 && coming.later ? coming.from + coming.row : coming.from, coming.plane);
+    async_commit();
+    if (TURNS == 1 || coming.later) coming.lane += step, coming.from += step * WIDTH;
+    coming.later ^= 1;
+}
+template <int BR, int TURNS> __device__ __forceinline__ Coming first_fetched(const Packed &b, int depth, int lane, int end, char *rings) {
+    Coming coming = {lane, end, 0, b.digits + lane * WIDTH + LANE * 16, depth * b.padded, b.padded * WIDTH};
+    int first = ring_of_warp<BR>().first;
+    for (int s = 0; s < RING - 1; s++) fetch_next<BR, TURNS>(coming, rings, first + s * unit_bytes<BR>());
+    return coming;
+}
+
+/* The fragments of all lines at 32 of k. */
+template <int BR, int TURNS> __device__ __forceinline__ void block_of(u32 (*of_block)[4], const char *lines, int half) {
+#pragma unroll
+    for (int z = 0; z < OWN; z++) lines_of<BR>(of_block[z], lines + (z * TURNS + half / 2) * BR * WIDTH + (spot_of_lines<BR>() ^ half % 2 * 32));
+}
+
+/* A warp's lanes in product_in, from `start` on: in f32 alone if USUAL, as long as no lane is unusual. What it says is whether none was, and adds to `more` the
+ * sums of its totals. */
+template <int BR, int TURNS, bool USUAL> __device__ __forceinline__ bool lanes_made(float *plane, int pitch, const u32 *top_a, const u32 *top_b, const char *lines,
+                                                                                    int start, int bits, Coming coming, char *rings, u64 &more) {
+    const int EACH = BR / 8, own = EACH, step = lanes_at_a_time<BR>(); /* times 8 lanes of a unit; of a thread's two lines in fragments that there are */
+    const bool HOLDS = OWN * TURNS <= 4;                               /* else there are too few registers */
+    const int line = LANE / 4, row = LANE & 7, spot = row * WIDTH + SWIZZLED(row, LANE / 8 * 16);
+    int lane = start;
+    const u32 *top = top_b + lane + LANE % 4 * 2;
+    float *to = plane + line * pitch + lane + LANE % 4 * 2;
+    Ring ring = ring_of_warp<BR>();
+    u32 held[2 * TURNS][OWN][4];
+    i32 sums[EACH][WEIGHTS][4];
+#pragma unroll
+    for (int half = 0; half < 2 * TURNS; half++) if (HOLDS) block_of<BR, TURNS>(held[half], lines, half);
+#if NARROWED
+    u32 centre[own], most = 0, least = ~0u; /* bits of 1.5 2^23, times the line's power of two; of magnitudes and, but for 0, of these less 1 */
+    float less[own];
+#pragma unroll
+    for (int i = 0; i < own; i++) {
+        u32 at = top_a[i] ? top_a[i] : ONE; /* all is zero, whatever the scale */
+        most = max(most, at), least = min(least, at - 1);
+        centre[i] = centre_of(usual(at, at) ? at : ONE, bits), less[i] = less_of(centre[i]);
+    }
+    u32 highs[own] = {}, lows[own] = {}; /* of a line's at most 256 totals here */
+#endif
+    u64 here[own] = {};
+    for (; lane < coming.end; lane += step, top += step, to += step) {
+        u32 of_b[EACH][2];
+#pragma unroll
+        for (int n = 0; n < EACH; n++) {
+            uint2 two = *(const uint2 *)(top + 8 * n);
+            of_b[n][0] = two.x, of_b[n][1] = two.y;
+            cleared<WEIGHTS>(sums[n]);
+#if NARROWED
+#pragma unroll
+            for (int i = 0; i < 4; i++) if (USUAL) centred(sums[n], i, centre[i / 2 % own]);
+#endif
+        }
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            u32 of_lanes[EACH][OWN][4];
+            wait_for_unit();
+            fetch_next<BR, TURNS>(coming, rings, ring.done);
+#pragma unroll
+            for (int i = 0; i < EACH * OWN; i++) ldmatrix(of_lanes[i % EACH][i / EACH], rings + ring.now + i * UNIT + spot);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                if (!HOLDS) block_of<BR, TURNS>(held[2 * turn + half], lines, 2 * turn + half);
+#pragma unroll
+                for (int n = 0; n < EACH; n++) multiply(sums[n], held[2 * turn + half], of_lanes[n], half);
+            }
+            ring = next_of<BR>(ring);
+        }
+        float x[EACH][2 * own]; /* of lanes that are padded, too: the plane has room for them */
+#pragma unroll
+        for (int i = 0; i < EACH * 2 * own; i++) {
+            int n = i / (2 * own), j = i % (2 * own);
+#if NARROWED
+            if (USUAL) {
+                u32 hi, lo;
+                pair_of_sums(sums[n], j, centre[j / 2], &hi, &lo);
+                highs[j / 2] += hi, lows[j / 2] += lo;
+                x[n][j] = __fmul_rn(joined_pair(hi, lo, less[j / 2]), usual_b(of_b[n][j % 2]));
+                if (j < 2) most = max(most, of_b[n][j]), least = min(least, of_b[n][j] - 1);
+                continue;
+            }
+#endif
+            i64 total = total_of_sums(sums[n], j);
+            here[j / 2] += (u64)total;
+            x[n][j] = element(total, top_a[j / 2], of_b[n][j % 2], bits);
+        }
+#pragma unroll
+        for (int i = 0; i < EACH * own; i++) {
+            int n = i / own, j = i % own;
+            *(float2 *)(to + 8 * j * pitch + 8 * n) = make_float2(x[n][2 * j], x[n][2 * j + 1]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < own; i++) {
+#if NARROWED
+        u32 none = (u32)(lane - start) / (step / (2 * EACH)) * centre[i]; /* two totals of each 8 lanes of a unit */
+        if (USUAL) here[i] = (u64)((i64)(i32)(highs[i] - none) * (1 << LOW) + (i32)(lows[i] - none));
+#endif
+        more += of_line(line + 8 * i, here[i]);
+    }
+#if NARROWED
+    if (USUAL) return !__any_sync(ALL_LANES, most >= 181u << 23 || least < (77u << 23) - 1); /* `usual`, or 0, times which all is zero */
+#endif
+    return true;
+}
+
 /* plane[r * pitch + j] = element of A's lane first + r and B's lane j, for r < BR and j of the span; of lines beyond a.lanes it is some number. first is a
  * multiple of BR, 64 (TURNS - 1) < k <= 64 TURNS. All threads; ends with a barrier. */
 template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *plane, int pitch, const Packed &a, i32 first, const Packed &b, i64 k, Span span,
                                                                         int bits, char *rings, u64 &wrong) {
     static_assert(SPANNED <= 8, "what checks lines has no room behind them");
     const int of_lines = TURNS * BR * WIDTH, width = TURNS * WIDTH; /* bytes of a plane of lines; k */
-    const int EACH = BR / 8, STEP = 8 * EACH * MULTIPLY;            /* times 8 lanes of a unit; lanes that all warps make at a time */
     char *lines = rings + rings_bytes<BR>(), *check = lines + OWN * of_lines; /* [digit of S_k + 1][k] */
-    const int warp = (int)(threadIdx.x / 32u), lanes = span.end, depth = ((int)k + ROW - 1) / ROW * ROW;
+    const int warp = (int)(threadIdx.x / 32u), lanes = span.end, depth = ((int)k + ROW - 1) / ROW * ROW, start = span.begin + warp * BR;
     const int pieces = BR * (WIDTH / 16); /* of 16 bytes that a plane of lines has of 64 of k */
-    const bool multiplies = BR == MULTIPLY || warp < MULTIPLY;
-    const u32 beside = threadIdx.x - 32u * (BR - MULTIPLY); /* of the last 256 threads; more for others */
-    if (u32 i = beside - MOST_LANES; i < (u32)(TURNS * pieces)) {
-        const i8 *from = a.digits + ((u32)(i / pieces) * (u32)a.padded + (u32)first) * WIDTH + i % pieces * 16;
+    const bool multiplies = BR == MULTIPLY || warp < MULTIPLY, checks = BR == MULTIPLY || !multiplies;
+    u32 top_a[BR / 8];
+    Coming coming;
+    if (checks) {
+        const u32 own = threadIdx.x - 32u * (BR - MULTIPLY); /* of 256 threads */
+        if (u32 i = own - MOST_LANES; i < (u32)(TURNS * pieces)) {
+            const i8 *from = a.digits + ((u32)(i / pieces) * (u32)a.padded + (u32)first) * WIDTH + i % pieces * 16;
 #pragma unroll
-        for (int z = 0; z < OWN; z++) async_copy(lines + z * of_lines + i * 16, from + (i64)z * depth * a.padded);
-    }
-    async_commit();
-    Ring ring = ring_of_warp<BR>();
-    const int start = span.begin + warp * (8 * EACH);
-    int ahead = start, later = 0; /* what is fetched next: a lane, and whether its second 64 of k */
-    i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH;
-    const i8 *from = b.digits + ahead * WIDTH + LANE * 16;
-    auto fetch = [&](int to) {
-        if (ahead < lanes) fetch_unit<BR>(rings + to + LANE * 16, TURNS == 2 && later ? from + row_b : from, plane_b);
+            for (int z = 0; z < OWN; z++) async_copy(lines + z * of_lines + i * 16, from + (i64)z * depth * a.padded);
+        }
         async_commit();
-        if (TURNS == 1 || later) ahead += STEP, from += STEP * WIDTH;
-        later ^= 1;
-    };
-    const int line = LANE / 4, row = LANE & 7, spot = row * WIDTH + SWIZZLED(row, LANE / 8 * 16);
-    const int own = EACH; /* of a thread's two lines in fragments that there are */
-    u32 top_a[own];
-    if (multiplies) {
-        for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * unit_bytes<BR>());
-#pragma unroll
-        for (int i = 0; i < own; i++) top_a[i] = a.top[first + line + 8 * i];
-    }
-    if (beside < (u32)width) {
-        Across s = 1;
+        if (own < (u32)width) {
+            Across s = 1;
 #pragma unroll 4
-        for (u32 group = (u32)span.begin / GROUP; group < (u32)(lanes + GROUP - 1) / GROUP; group++) s += b.across[group * (u32)depth + beside];
-        put_signed<SPANNED>(check + beside, width, s);
+            for (u32 group = (u32)span.begin / GROUP; group < (u32)(lanes + GROUP - 1) / GROUP; group++) s += b.across[group * (u32)depth + own];
+            put_signed<SPANNED>(check + own, width, s);
+        }
+        if (!multiplies) async_wait<0>();
     }
-    if (multiplies) async_wait<RING - 1>();
-    else async_wait<0>();
-    __syncthreads(); /* lines and what checks them are there for all */
-    auto block_at = [&](u32 (*of_block)[4], int half) { /* all lines at 32 of k */
+    if (multiplies) {
+        coming = first_fetched<BR, TURNS>(b, depth, start, lanes, rings);
 #pragma unroll
-        for (int z = 0; z < OWN; z++) lines_of<BR>(of_block[z], lines + z * of_lines + half / 2 * BR * WIDTH + (spot_of_lines<BR>() ^ half % 2 * 32));
-    };
+        for (int i = 0; i < BR / 8; i++) top_a[i] = a.top[first + LANE / 4 + 8 * i];
+        async_wait<RING - 1>();
+    }
+    __syncthreads(); /* lines and what checks them are there for all */
     u64 more = 0;
     if (warp == BR - 1) {
-        i32 checks[OWN][4];
-        cleared<OWN>(checks);
+        i32 sums[OWN][4];
+        cleared<OWN>(sums);
 #pragma unroll
         for (int half = 0; half < 2 * TURNS; half++) {
             u32 of_block[OWN][4], four[2] = {0, 0};
             const char *at = check + LANE / 4 * width + half * 32 + LANE % 4 * 4;
             if (LANE / 4 < SPANNED) four[0] = *(const u32 *)at, four[1] = *(const u32 *)(at + 16);
-            block_at(of_block, half);
+            block_of<BR, TURNS>(of_block, lines, half);
 #pragma unroll
-            for (int z = 0; z < OWN; z++) mma_s8(checks[z], of_block[z], four);
+            for (int z = 0; z < OWN; z++) mma_s8(sums[z], of_block[z], four);
         }
         if (LANE < BR) more = of_line(LANE, a.along[first + LANE]);
-        more -= right_side<BR>(checks);
+        more -= right_side<BR>(sums);
     }
-    if (multiplies) {
-        const bool HOLDS = OWN * TURNS <= 4; /* else there are too few registers */
-        u32 held[2 * TURNS][OWN][4];
-#pragma unroll
-        for (int half = 0; half < 2 * TURNS; half++) if (HOLDS) block_at(held[half], half);
-        i32 sums[EACH][WEIGHTS][4];
-        int lane = start;
-        const u32 *top = b.top + lane + LANE % 4 * 2;
-        float *to = plane + line * pitch + lane + LANE % 4 * 2;
-#if NARROWED
-        u32 centre[own], limit = 104u << 23; /* bits of 1.5 2^23, times the line's power of two; beyond which a magnitude is not usual */
-        float less[own];
-#pragma unroll
-        for (int i = 0; i < own; i++) {
-            if (!top_a[i]) top_a[i] = ONE; /* all is zero, whatever the scale */
-            bool is_usual = usual(top_a[i], top_a[i]);
-            if (!is_usual) limit = 0;
-            centre[i] = centre_of(is_usual ? top_a[i] : ONE, bits), less[i] = less_of(centre[i]);
-        }
-        u32 highs[own] = {}, lows[own] = {}; /* of a line's at most 256 totals here */
-#else
-        u64 here[own] = {};
-#endif
-        for (; lane < lanes; lane += STEP, top += STEP, to += STEP) {
-            u32 top_b[EACH][2];
-#pragma unroll
-            for (int n = 0; n < EACH; n++) {
-                uint2 two = *(const uint2 *)(top + 8 * n);
-                top_b[n][0] = two.x, top_b[n][1] = two.y;
-                cleared<WEIGHTS>(sums[n]);
-#if NARROWED
-#pragma unroll
-                for (int i = 0; i < 4; i++) centred(sums[n], i, centre[i / 2 % own]);
-#endif
-            }
-#pragma unroll
-            for (int turn = 0; turn < TURNS; turn++) {
-                u32 of_lanes[EACH][OWN][4];
-                wait_for_unit();
-                fetch(ring.done);
-#pragma unroll
-                for (int i = 0; i < EACH * OWN; i++) ldmatrix(of_lanes[i % EACH][i / EACH], rings + ring.now + i * UNIT + spot);
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    if (!HOLDS) block_at(held[2 * turn + half], 2 * turn + half);
-#pragma unroll
-                    for (int n = 0; n < EACH; n++) multiply(sums[n], held[2 * turn + half], of_lanes[n], half);
-                }
-                ring = next_of<BR>(ring);
-            }
-            float x[EACH][2 * own]; /* of lanes that are padded, too: the plane has room for them */
-#if NARROWED
-            u32 worst = 0;
-#pragma unroll
-            for (int i = 0; i < EACH * 2 * own; i++) {
-                u32 hi, lo;
-                int n = i / (2 * own), j = i % (2 * own);
-                pair_of_sums(sums[n], j, centre[j / 2], &hi, &lo);
-                highs[j / 2] += hi, lows[j / 2] += lo;
-                x[n][j] = __fmul_rn(joined_pair(hi, lo, less[j / 2]), usual_b(top_b[n][j % 2]));
-            }
-#pragma unroll
-            for (int i = 0; i < 2 * EACH; i++) worst = max(worst, top_b[i / 2][i % 2] - (77u << 23));
-            if (worst >= limit) {
-#pragma unroll 1
-                for (int i = 0; i < EACH * 2 * own; i++) { /* one by one, since they are few */
-                    i64 total = 0;
-                    u32 of_lane = 0;
-#pragma unroll
-                    for (int j = 0; j < EACH * 2 * own; j++) {
-                        u32 none = centre[j % (2 * own) / 2];
-                        if (i == j) total = total_of_sums(sums[j / (2 * own)], j % (2 * own)) - (OWN > 1 ? (i64)none * ((1 << LOW) + 1) : (i64)none);
-                        if (i == j) of_lane = top_b[j / (2 * own)][j % 2];
-                    }
-                    float one = element(total, a.top[first + line + i % (2 * own) / 2 * 8], of_lane, bits);
-#pragma unroll
-                    for (int j = 0; j < EACH * 2 * own; j++) if (i == j) x[j / (2 * own)][j % (2 * own)] = one;
-                }
-            }
-#else
-#pragma unroll
-            for (int i = 0; i < EACH * 2 * own; i++) {
-                int n = i / (2 * own), j = i % (2 * own);
-                i64 total = total_of_sums(sums[n], j);
-                here[j / 2] += (u64)total;
-                x[n][j] = element(total, top_a[j / 2], top_b[n][j % 2], bits);
-            }
-#endif
-#pragma unroll
-            for (int i = 0; i < EACH * own; i++) {
-                int n = i / own, j = i % own;
-                *(float2 *)(to + 8 * j * pitch + 8 * n) = make_float2(x[n][2 * j], x[n][2 * j + 1]);
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < own; i++) {
-#if NARROWED
-            u32 none = (u32)(lane - start) / (STEP / (2 * EACH)) * centre[i]; /* two totals of each 8 lanes of a unit */
-            more += of_line(line + 8 * i, (u64)((i64)(i32)(highs[i] - none) * (1 << LOW) + (i32)(lows[i] - none)));
-#else
-            more += of_line(line + 8 * i, here[i]);
-#endif
-        }
+    if (multiplies && !lanes_made<BR, TURNS, NARROWED>(plane, pitch, top_a, b.top, lines, start, bits, coming, rings, more)) {
+        u64 again = 0; /* the sums of the same totals */
+        async_wait<0>();
+        __syncwarp(); /* all have read the last unit */
+        coming = first_fetched<BR, TURNS>(b, depth, start, lanes, rings);
+        lanes_made<BR, TURNS, false>(plane, pitch, top_a, b.top, lines, start, bits, coming, rings, again);
     }
     add_to_wrong(wrong, more);
     __syncthreads();
