@@ -163,7 +163,7 @@ CHANGES = {
     "a wait for copies": (BEFORE, BEFORE.replace("- 2", "- 1")),
     "a wait for lines": ("        if (!multiplies) async_wait<0>();\n", ""),
     "a unit that is still multiplied": ("            fetch(ring.done);", "            fetch(ring.now);"),
-    "a unit that is used again": ("ring = next_of<BR>(ring);\n        }\n        f", "if (lane < 128) ring = next_of<BR>(ring);\n        }\n        f"),
+    "a unit that is used again": ("ring = next_of<BR>(ring);\n        }\n        f", "ring = lane < 128 ? next_of<BR>(ring) : ring;\n }\n        f"),
     "a ring's end": ("ring.now == ring.first + (RING - 1) * unit_bytes<BR>()", "ring.now == ring.first + (RING - 2) * unit_bytes<BR>()"),
     "a ring of another warp": ("int first = (int)(threadIdx.x / 32) * (RING", "int first = (int)(threadIdx.x / 64) * (RING"),
     "half a unit": ("b.digits + lane * WIDTH + LANE * 16,", "b.digits + lane * WIDTH + LANE % 16 * 16,"),

@@ -295,8 +295,8 @@ def test_half_of_a_long_causal_text_is_left_out() -> None:
 
 
 def expected(c: Case) -> int:
-    """Units that all kernels fetch, of 16 lanes and 64 elements of k (with 8 lines a block of half as many lanes, or half as much k), if no block makes
-    whole lines after all."""
+    """Units that all kernels fetch, of 16 lanes and 64 elements of k (with 8 lines a block half as many lanes, or half as much k), if no block
+    makes whole lines after all."""
     count = 0
     for one, step in zip(kernels(c), steps(c), strict=True):
         shape, (makers, uses) = shape_of(step), attend.streams(step)
