@@ -290,6 +290,13 @@ def wrong(one: Chip) -> bool:
         for got, faults in (one.inward(one.packed(hard_a), one.packed(hard_b)), one.outward(hard_a, one.packed(hard_b))):
             if faults or not same(got, want):
                 return True
+    for line, lane in ((1e30, 1.0), (1.0, 1e-39)):  # one that is not usual, and more units than a ring has
+        a, b = operands(1, 16, 64, 600, "even", one.bits)
+        a[3] *= np.float32(line)
+        b[580] *= np.float32(lane)
+        got, faults = one.inward(one.packed(a), one.packed(b))
+        if faults or not same(got, reference.matmul(a, b.T, one.bits)):
+            return True
     return any(wrong_in_part(one, n, span) for n, span in ((200, (64, 128)), (300, (128, 256)), (150, (128, 150))))
 
 
