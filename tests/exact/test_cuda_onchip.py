@@ -48,7 +48,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) inward(const i8 *a, const u32 *top_a, co
                                                const u32 *top_b, const i32 *across, i64 lanes_b, i64 padded_b, i64 k, i64 begin, i64 end, i64 bits,
                                                float *c, u64 *faults) {
     ASSAY_SHARED(char, shared);
-    int r = (int)threadIdx.x >> 5, pitch = pitch_of((int)lanes_b);
+    int r = (int)threadIdx.x >> 5, pitch = pitch_of<LINES>((int)lanes_b);
     i64 first = (i64)blockIdx.x * LINES;
     float *plane = (float *)(shared + (ring_bytes<LINES>() + 127) / 128 * 128);
     Packed rows = {a, top_a, 0, along, 0, (i32)lanes_a, (i32)padded_a}, columns = {b, top_b, across, 0, 0, (i32)lanes_b, (i32)padded_b};
@@ -111,8 +111,7 @@ def ring_bytes(bits: int, lines: int) -> int:
 
 
 def digits_bytes(bits: int, lines: int, length: int) -> int:
-    checked = 2 if bits <= 8 else own(bits) + 1
-    return -(-8 * lines // 128) * 128 + -(-length // 64) * 64 * (own(bits) * lines + checked)
+    return -(-8 * lines // 128) * 128 + -(-length // 64) * 64 * own(bits) * lines
 
 
 class Packed(NamedTuple):
@@ -170,7 +169,7 @@ class Chip:
     def inward(self, a: Packed, b: Packed, spare: int = 0, span: Span | None = None) -> tuple[Array, int]:
         """spare: bytes of shared memory beyond those of rings of three units; span: the lanes that are made, the others are zeros."""
         rows, columns, k = len(a.x), len(b.x), a.x.shape[1]
-        shared = spare + ring_bytes(self.bits, self.lines) + 4 * self.lines * ((columns + 7) // 16 * 16 + 8)
+        shared = spare + ring_bytes(self.bits, self.lines) + 4 * self.lines * ((columns + self.lines - 1) // 16 * 16 + 8)
         of_a = (a.digits.address, a.top.address, a.along.address, rows, a.padded)
         of_b = (b.digits.address, b.top.address, b.across.address, columns, b.padded)
         words = (*of_a, *of_b, k, *(span or (0, columns)), self.bits, -1)
@@ -309,7 +308,7 @@ KERNEL __launch_bounds__(32 * LINES, 1) whole(const i8 *q, const u32 *top_q, con
                                               u64 *faults) {
     ASSAY_SHARED(char, shared);
     __shared__ u32 tops[LINES];
-    int r = (int)threadIdx.x >> 5, n = (int)keys, pitch = pitch_of(n);
+    int r = (int)threadIdx.x >> 5, n = (int)keys, pitch = pitch_of<LINES>(n);
     i64 first = (i64)blockIdx.x * LINES;
     float *plane = (float *)(shared + (ring_bytes<LINES>() + 127) / 128 * 128), x[HELD];
     char *digits = (char *)(plane + LINES * pitch);
@@ -365,7 +364,7 @@ def attended(device: fake.Fake, rows: int, keys: int, depth: int, width: int, ki
         of_v.digits.address, of_v.top.address, of_v.checked.address, keys, of_k.padded, depth, width, of_v.padded, masks.address, bits,
         reference.sum_bits(keys), -1,
     )  # fmt: skip
-    shared = ring_bytes(bits, lines) + 4 * lines * ((keys + 7) // 16 * 16 + 8) + digits_bytes(bits, lines, keys)
+    shared = ring_bytes(bits, lines) + 4 * lines * ((keys + lines - 1) // 16 * 16 + 8) + digits_bytes(bits, lines, keys)
     got, wrong = one.launch("whole", rows, arguments, np.zeros((rows, width), np.float32), shared)
     return same(got, want) and wrong == 0
 

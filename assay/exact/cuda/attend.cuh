@@ -8,9 +8,10 @@
  * are not what limits these products (docs/cuda.md), and to add up h and l, in every warp and for every unit, would take more instructions. An
  * instruction takes the block's lines as its 16 rows (with BR = 8 half of them are zero) and 8 of the streaming lanes as its columns (mma.m16n8k32).
  *
- * What streams by comes in units, of all planes, and each warp fetches its own through a ring of its own, so that no warp waits for another: in product_in 8
- * lanes by 64 of k, for which a warp has all lines in registers; in product_out 16 lanes by 32 of k. There the totals of warps that have the same lanes
- * and other k are added up in the ring when all is multiplied.
+ * Eight warps multiply, whether a block has 16 or 8; the others see to what checks that. So what a warp has once a product is there eight times. What streams
+ * by comes in units, of all planes, and each warp fetches its own through a ring of its own, so that no warp waits for another: 16 lanes by 64 of k (with
+ * BR = 8, which is for little memory, 8 lanes by 64 in product_in and 16 by 32 in product_out). In product_in a warp has all lines in registers. In
+ * product_out the totals of warps that have the same lanes and other k are added up in the ring when all is multiplied.
  *
  * Checksums (Huang and Abraham 1984), modulo 2^64, line by line, as check.cu's column by column:
  *     sum_j C_rj + sum_k q_rk = sum_k (S_k + 1) q_rk, S_k = sum_j qb_jk,
@@ -28,7 +29,8 @@
 #ifndef RING
 #define RING 3 /* units of a warp that are on their way or in use */
 #endif
-#define UNIT 512           /* bytes of a unit, of a plane */
+#define UNIT 512           /* bytes of half a unit, of a plane; with BR = 8, of a unit */
+#define MULTIPLY 8         /* warps that multiply */
 #define GROUP 64           /* lanes of one sum in `across` */
 #define MOST_LANES 128     /* that product_out takes, and as many k product_in */
 #define WEIGHTS (2 * OWN - 1) /* sums of products of digits of one weight: at most 2^15 a term, and less than 2^14 terms */
@@ -51,14 +53,14 @@ struct Span {
     int begin, end;
 };
 
-/* Floats from a line to the next in a plane of so many: pairs that a warp writes at a time, of 8 lines and 8 lanes, lie in different banks, and the last 8 of
- * them have room. */
-__device__ constexpr int pitch_of(int lanes) { return (lanes + 7) / 16 * 16 + 8; }
+/* Floats from a line to the next in a plane of so many: pairs that a warp writes at a time, of 8 lines and 8 lanes, lie in different banks, and the last unit of
+ * them has room. */
+template <int BR> __device__ constexpr int pitch_of(int lanes) { return (lanes + BR - 1) / 16 * 16 + 8; }
 __device__ constexpr int rows_of(int length) { return (int)((u32)(length + WIDTH - 1) / WIDTH); }
 /* Bytes in front of digits, for each line's sum. */
 template <int BR> __device__ constexpr int head_bytes() { return (8 * BR + 127) / 128 * 128; }
-/* Bytes of BR lines' digits and of what checks them, and of the rings with what else a product has; both begin at a multiple of 128. */
-template <int BR> __device__ constexpr int digits_bytes(int length) { return head_bytes<BR>() + rows_of(length) * WIDTH * (OWN * BR + CHECKED); }
+/* Bytes of BR lines' digits, and of the rings with what else a product has; both begin at a multiple of 128. */
+template <int BR> __device__ constexpr int digits_bytes(int length) { return head_bytes<BR>() + rows_of(length) * WIDTH * (OWN * BR); }
 template <int BR> __device__ constexpr int rings_bytes() { return RING * OWN * BR * UNIT; }
 template <int BR> __device__ constexpr int ring_bytes() { return rings_bytes<BR>() + OWN * 2 * BR * WIDTH + 8 * MOST_LANES; }
 
@@ -68,23 +70,27 @@ __device__ __forceinline__ i64 own_weight(int z) { return (i64)1 << BASE * (OWN 
 /* The ring of this thread's warp, by bytes from all rings on: the unit that is used, and the one before it, which is done with. */
 struct Ring { int first, now, done; };
 
-__device__ __forceinline__ Ring ring_of_warp() {
-    int first = (int)(threadIdx.x / 32) * (RING * OWN * UNIT);
-    return {first, first, first + (RING - 1) * OWN * UNIT};
+template <int BR> __device__ constexpr int unit_bytes() { return OWN * BR / 8 * UNIT; }
+template <int BR> __device__ __forceinline__ Ring ring_of_warp() {
+    int first = (int)(threadIdx.x / 32) * (RING * unit_bytes<BR>());
+    return {first, first, first + (RING - 1) * unit_bytes<BR>()};
+}
+template <int BR> __device__ __forceinline__ Ring next_of(Ring ring) {
+    return {ring.first, ring.now == ring.first + (RING - 1) * unit_bytes<BR>() ? ring.first : ring.now + unit_bytes<BR>(), ring.now};
 }
 /* Waits for the unit that is used now. After that the warp may fetch one to `done`, and has to commit it, even if there is none. */
 __device__ __forceinline__ void wait_for_unit() {
     async_wait<RING - 2>();
     __syncwarp(); /* all of it is there, and all have read the one before */
 }
-__device__ __forceinline__ Ring next_of(Ring ring) {
-    return {ring.first, ring.now == ring.first + (RING - 1) * OWN * UNIT ? ring.first : ring.now + OWN * UNIT, ring.now};
-}
 
 /* Starts to fetch this thread's part of a unit in all planes, `plane` bytes apart in memory. */
-__device__ __forceinline__ void fetch_unit(char *to, const i8 *from, i32 plane) {
+template <int BR> __device__ __forceinline__ void fetch_unit(char *to, const i8 *from, i32 plane) {
 #pragma unroll
-    for (int z = 0; z < OWN; z++) async_copy(to + z * UNIT, from + z * plane);
+    for (int z = 0; z < OWN; z++) {
+#pragma unroll
+        for (int n = 0; n < BR / 8; n++) async_copy(to + (z * (BR / 8) + n) * UNIT, from + z * plane + n * UNIT);
+    }
 }
 
 /* Where a thread's row of 16 bytes is of the first 32 of 64 elements of k, from a plane of lines on; 32 ^ it is that of the others. */
@@ -179,9 +185,10 @@ template <int BR> __device__ __forceinline__ void add_to_faults(u64 *faults, u64
 /* Whether no product of A's lanes first .. first + BR - 1 and B's lanes outside a span, of at most 128 k, is more than 2^59, nor infinite, nor NaN. A
  * thread's part of it. */
 template <int BR> __device__ __forceinline__ bool bounded(const Packed &a, i32 first, const Packed &b, Span span) {
-    u32 most = threadIdx.x < BR ? a.top[first + threadIdx.x] : 0u;
+    const u32 from_last = 32u * BR - 1u - threadIdx.x; /* so that warps which do not multiply look */
+    u32 most = from_last < BR ? a.top[first + (i32)from_last] : 0u;
 #pragma unroll 1
-    for (int j = 4 * (int)threadIdx.x; j < b.lanes; j += 4 * 32 * BR) {
+    for (int j = 4 * (int)from_last; j < b.lanes; j += 4 * 32 * BR) {
         if (j >= span.begin && j < span.end) continue;
         uint4 four = *(const uint4 *)(b.top + j);
         most = max(max(most, max(four.x, four.y)), max(four.z, four.w));
@@ -223,6 +230,127 @@ template <int BR> __device__ __forceinline__ u64 right_side(const i32 (*sums)[4]
     return all;
 }
 
+/* Lanes that all warps make at a time in product_in. */
+template <int BR> __device__ constexpr int lanes_at_a_time() { return BR * MULTIPLY; }
+
+/* What a warp fetches next of those lanes < end of B: one, where it begins, and whether its second 64 of k. */
+struct Coming {
+    int lane, end, later;
+    const i8 *from;
+    i32 plane, row; /* bytes from a plane to the next, and from 64 of k */
+};
+template <int BR, int TURNS> __device__ __forceinline__ void fetch_next(Coming &coming, char *rings, int to) {
+    const int step = lanes_at_a_time<BR>();
+    if (coming.lane < coming.end) fetch_unit<BR>(rings + to + LANE * 16, TURNS == 2 && coming.later ? coming.from + coming.row : coming.from, coming.plane);
+    async_commit();
+    if (TURNS == 1 || coming.later) coming.lane += step, coming.from += step * WIDTH;
+    coming.later ^= 1;
+}
+template <int BR, int TURNS> __device__ __forceinline__ Coming first_fetched(const Packed &b, int depth, int lane, int end, char *rings) {
+    Coming coming = {lane, end, 0, b.digits + lane * WIDTH + LANE * 16, depth * b.padded, b.padded * WIDTH};
+    int first = ring_of_warp<BR>().first;
+    for (int s = 0; s < RING - 1; s++) fetch_next<BR, TURNS>(coming, rings, first + s * unit_bytes<BR>());
+    return coming;
+}
+
+/* The fragments of all lines at 32 of k. */
+template <int BR, int TURNS> __device__ __forceinline__ void block_of(u32 (*of_block)[4], const char *lines, int half) {
+#pragma unroll
+    for (int z = 0; z < OWN; z++) lines_of<BR>(of_block[z], lines + (z * TURNS + half / 2) * BR * WIDTH + (spot_of_lines<BR>() ^ half % 2 * 32));
+}
+
+/* A warp's lanes in product_in, from `start` on: in f32 alone if USUAL, as long as no lane is unusual. What it says is whether none was, and adds to `more` the
+ * sums of its totals. */
+template <int BR, int TURNS, bool USUAL> __device__ __forceinline__ bool lanes_made(float *plane, int pitch, const u32 *top_a, const u32 *top_b, const char *lines,
+                                                                                    int start, int bits, Coming coming, char *rings, u64 &more) {
+    const int EACH = BR / 8, own = EACH, step = lanes_at_a_time<BR>(); /* times 8 lanes of a unit; of a thread's two lines in fragments that there are */
+    const bool HOLDS = OWN * TURNS <= 4;                               /* else there are too few registers */
+    const int line = LANE / 4, row = LANE & 7, spot = row * WIDTH + SWIZZLED(row, LANE / 8 * 16);
+    int lane = start;
+    const u32 *top = top_b + lane + LANE % 4 * 2;
+    float *to = plane + line * pitch + lane + LANE % 4 * 2;
+    Ring ring = ring_of_warp<BR>();
+    u32 held[2 * TURNS][OWN][4];
+    i32 sums[EACH][WEIGHTS][4];
+#pragma unroll
+    for (int half = 0; half < 2 * TURNS; half++) if (HOLDS) block_of<BR, TURNS>(held[half], lines, half);
+#if NARROWED
+    u32 centre[own], most = 0, least = ~0u; /* bits of 1.5 2^23, times the line's power of two; of magnitudes and, but for 0, of these less 1 */
+    float less[own];
+#pragma unroll
+    for (int i = 0; i < own; i++) {
+        u32 at = top_a[i] ? top_a[i] : ONE; /* all is zero, whatever the scale */
+        most = max(most, at), least = min(least, at - 1);
+        centre[i] = centre_of(usual(at, at) ? at : ONE, bits), less[i] = less_of(centre[i]);
+    }
+    u32 highs[own] = {}, lows[own] = {}; /* of a line's at most 256 totals here */
+#endif
+    u64 here[own] = {};
+    for (; lane < coming.end; lane += step, top += step, to += step) {
+        u32 of_b[EACH][2];
+#pragma unroll
+        for (int n = 0; n < EACH; n++) {
+            uint2 two = *(const uint2 *)(top + 8 * n);
+            of_b[n][0] = two.x, of_b[n][1] = two.y;
+            cleared<WEIGHTS>(sums[n]);
+#if NARROWED
+#pragma unroll
+            for (int i = 0; i < 4; i++) if (USUAL) centred(sums[n], i, centre[i / 2 % own]);
+#endif
+        }
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            u32 of_lanes[EACH][OWN][4];
+            wait_for_unit();
+            fetch_next<BR, TURNS>(coming, rings, ring.done);
+#pragma unroll
+            for (int i = 0; i < EACH * OWN; i++) ldmatrix(of_lanes[i % EACH][i / EACH], rings + ring.now + i * UNIT + spot);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                if (!HOLDS) block_of<BR, TURNS>(held[2 * turn + half], lines, 2 * turn + half);
+#pragma unroll
+                for (int n = 0; n < EACH; n++) multiply(sums[n], held[2 * turn + half], of_lanes[n], half);
+            }
+            ring = next_of<BR>(ring);
+        }
+        float x[EACH][2 * own]; /* of lanes that are padded, too: the plane has room for them */
+#pragma unroll
+        for (int i = 0; i < EACH * 2 * own; i++) {
+            int n = i / (2 * own), j = i % (2 * own);
+#if NARROWED
+            if (USUAL) {
+                u32 hi, lo;
+                pair_of_sums(sums[n], j, centre[j / 2], &hi, &lo);
+                highs[j / 2] += hi, lows[j / 2] += lo;
+                x[n][j] = __fmul_rn(joined_pair(hi, lo, less[j / 2]), usual_b(of_b[n][j % 2]));
+                if (j < 2) most = max(most, of_b[n][j]), least = min(least, of_b[n][j] - 1);
+                continue;
+            }
+#endif
+            i64 total = total_of_sums(sums[n], j);
+            here[j / 2] += (u64)total;
+            x[n][j] = element(total, top_a[j / 2], of_b[n][j % 2], bits);
+        }
+#pragma unroll
+        for (int i = 0; i < EACH * own; i++) {
+            int n = i / own, j = i % own;
+            *(float2 *)(to + 8 * j * pitch + 8 * n) = make_float2(x[n][2 * j], x[n][2 * j + 1]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < own; i++) {
+#if NARROWED
+        u32 none = (u32)(lane - start) / (step / (2 * EACH)) * centre[i]; /* two totals of each 8 lanes of a unit */
+        if (USUAL) here[i] = (u64)((i64)(i32)(highs[i] - none) * (1 << LOW) + (i32)(lows[i] - none));
+#endif
+        more += of_line(line + 8 * i, here[i]);
+    }
+#if NARROWED
+    if (USUAL) return !__any_sync(ALL_LANES, most >= 181u << 23 || least < (77u << 23) - 1); /* `usual`, or 0, times which all is zero */
+#endif
+    return true;
+}
+
 /* plane[r * pitch + j] = element of A's lane first + r and B's lane j, for r < BR and j of the span; of lines beyond a.lanes it is some number. first is a
  * multiple of BR, 64 (TURNS - 1) < k <= 64 TURNS. All threads; ends with a barrier. */
 template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *plane, int pitch, const Packed &a, i32 first, const Packed &b, i64 k, Span span,
@@ -230,142 +358,56 @@ template <int BR, int TURNS> __device__ __forceinline__ void product_in(float *p
     static_assert(SPANNED <= 8, "what checks lines has no room behind them");
     const int of_lines = TURNS * BR * WIDTH, width = TURNS * WIDTH; /* bytes of a plane of lines; k */
     char *lines = rings + rings_bytes<BR>(), *check = lines + OWN * of_lines; /* [digit of S_k + 1][k] */
-    const int warp = (int)(threadIdx.x / 32u), lanes = span.end, depth = ((int)k + ROW - 1) / ROW * ROW;
+    const int warp = (int)(threadIdx.x / 32u), lanes = span.end, depth = ((int)k + ROW - 1) / ROW * ROW, start = span.begin + warp * BR;
     const int pieces = BR * (WIDTH / 16); /* of 16 bytes that a plane of lines has of 64 of k */
-    if (u32 i = threadIdx.x; i < (u32)(TURNS * pieces)) {
-        const i8 *from = a.digits + ((u32)(i / pieces) * (u32)a.padded + (u32)first) * WIDTH + i % pieces * 16;
+    const bool multiplies = BR == MULTIPLY || warp < MULTIPLY, checks = BR == MULTIPLY || !multiplies;
+    u32 top_a[BR / 8];
+    Coming coming;
+    if (checks) {
+        const u32 own = threadIdx.x - 32u * (BR - MULTIPLY); /* of 256 threads */
+        if (u32 i = own - MOST_LANES; i < (u32)(TURNS * pieces)) {
+            const i8 *from = a.digits + ((u32)(i / pieces) * (u32)a.padded + (u32)first) * WIDTH + i % pieces * 16;
 #pragma unroll
-        for (int z = 0; z < OWN; z++) async_copy(lines + z * of_lines + i * 16, from + (i64)z * depth * a.padded);
-    }
-    async_commit();
-    Ring ring = ring_of_warp();
-    const int start = span.begin + warp * 8;
-    int ahead = start, later = 0; /* what is fetched next: a lane, and whether its second 64 of k */
-    i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH;
-    const i8 *from = b.digits + ahead * WIDTH + LANE * 16;
-    auto fetch = [&](int to) {
-        if (ahead < lanes) fetch_unit(rings + to + LANE * 16, TURNS == 2 && later ? from + row_b : from, plane_b);
+            for (int z = 0; z < OWN; z++) async_copy(lines + z * of_lines + i * 16, from + (i64)z * depth * a.padded);
+        }
         async_commit();
-        if (TURNS == 1 || later) ahead += 8 * BR, from += 8 * BR * WIDTH;
-        later ^= 1;
-    };
-    for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * OWN * UNIT);
-    if ((int)threadIdx.x < width) {
-        Across s = 1;
+        if (own < (u32)width) {
+            Across s = 1;
 #pragma unroll 4
-        for (u32 group = (u32)span.begin / GROUP; group < (u32)(lanes + GROUP - 1) / GROUP; group++) s += b.across[group * (u32)depth + threadIdx.x];
-        put_signed<SPANNED>(check + threadIdx.x, width, s);
+            for (u32 group = (u32)span.begin / GROUP; group < (u32)(lanes + GROUP - 1) / GROUP; group++) s += b.across[group * (u32)depth + own];
+            put_signed<SPANNED>(check + own, width, s);
+        }
+        if (!multiplies) async_wait<0>();
     }
-    const int own = BR / 8; /* of a thread's two lines in fragments that there are */
-    int line = LANE / 4, row = LANE & 7, spot = row * WIDTH + SWIZZLED(row, LANE / 8 * 16);
-    u32 top_a[own];
+    if (multiplies) {
+        coming = first_fetched<BR, TURNS>(b, depth, start, lanes, rings);
 #pragma unroll
-    for (int i = 0; i < own; i++) top_a[i] = a.top[first + line + 8 * i];
-    async_wait<RING - 1>();
+        for (int i = 0; i < BR / 8; i++) top_a[i] = a.top[first + LANE / 4 + 8 * i];
+        async_wait<RING - 1>();
+    }
     __syncthreads(); /* lines and what checks them are there for all */
-    auto block_at = [&](u32 (*of_block)[4], int half) { /* all lines at 32 of k */
-#pragma unroll
-        for (int z = 0; z < OWN; z++) lines_of<BR>(of_block[z], lines + z * of_lines + half / 2 * BR * WIDTH + (spot_of_lines<BR>() ^ half % 2 * 32));
-    };
-    const bool HOLDS = OWN * TURNS <= 4; /* else there are too few registers */
-    u32 held[2 * TURNS][OWN][4];
-#pragma unroll
-    for (int half = 0; half < 2 * TURNS; half++) if (HOLDS) block_at(held[half], half);
     u64 more = 0;
-    if (warp == BR - 1) { /* which has the fewest lanes */
-        i32 checks[OWN][4];
-        cleared<OWN>(checks);
+    if (warp == BR - 1) {
+        i32 sums[OWN][4];
+        cleared<OWN>(sums);
 #pragma unroll
         for (int half = 0; half < 2 * TURNS; half++) {
-            u32 four[2] = {0, 0};
+            u32 of_block[OWN][4], four[2] = {0, 0};
             const char *at = check + LANE / 4 * width + half * 32 + LANE % 4 * 4;
             if (LANE / 4 < SPANNED) four[0] = *(const u32 *)at, four[1] = *(const u32 *)(at + 16);
-            if (!HOLDS) block_at(held[half], half);
+            block_of<BR, TURNS>(of_block, lines, half);
 #pragma unroll
-            for (int z = 0; z < OWN; z++) mma_s8(checks[z], held[half][z], four);
+            for (int z = 0; z < OWN; z++) mma_s8(sums[z], of_block[z], four);
         }
         if (LANE < BR) more = of_line(LANE, a.along[first + LANE]);
-        more -= right_side<BR>(checks);
+        more -= right_side<BR>(sums);
     }
-    i32 sums[WEIGHTS][4];
-    int lane = start;
-    const u32 *top = b.top + lane + LANE % 4 * 2;
-    float *to = plane + line * pitch + lane + LANE % 4 * 2;
-#if NARROWED
-    u32 centre[own], limit = 104u << 23; /* bits of 1.5 2^23, times the line's power of two; beyond which a magnitude is not usual */
-    float less[own];
-#pragma unroll
-    for (int i = 0; i < own; i++) {
-        if (!top_a[i]) top_a[i] = ONE; /* all is zero, whatever the scale */
-        bool is_usual = usual(top_a[i], top_a[i]);
-        if (!is_usual) limit = 0;
-        centre[i] = centre_of(is_usual ? top_a[i] : ONE, bits), less[i] = less_of(centre[i]);
-    }
-    u32 highs[own] = {}, lows[own] = {}; /* of a line's at most 256 totals here */
-#else
-    u64 here[own] = {};
-#endif
-    for (; lane < lanes; lane += 8 * BR, top += 8 * BR, to += 8 * BR) {
-        uint2 top_b = *(const uint2 *)top;
-        cleared<WEIGHTS>(sums);
-#if NARROWED
-#pragma unroll
-        for (int i = 0; i < 4; i++) centred(sums, i, centre[i / 2 % own]);
-#endif
-#pragma unroll
-        for (int turn = 0; turn < TURNS; turn++) {
-            u32 of_lanes[OWN][4];
-            wait_for_unit();
-            fetch(ring.done);
-#pragma unroll
-            for (int z = 0; z < OWN; z++) ldmatrix(of_lanes[z], rings + ring.now + z * UNIT + spot);
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                if (!HOLDS) block_at(held[2 * turn + half], 2 * turn + half);
-                multiply(sums, held[2 * turn + half], of_lanes, half);
-            }
-            ring = next_of(ring);
-        }
-        float x[2 * own]; /* of lanes that are padded, too: the plane has room for them */
-#if NARROWED
-#pragma unroll
-        for (int i = 0; i < 2 * own; i++) {
-            u32 hi, lo;
-            pair_of_sums(sums, i, centre[i / 2], &hi, &lo);
-            highs[i / 2] += hi, lows[i / 2] += lo;
-            x[i] = __fmul_rn(joined_pair(hi, lo, less[i / 2]), usual_b(i % 2 ? top_b.y : top_b.x));
-        }
-        if (max(top_b.x - (77u << 23), top_b.y - (77u << 23)) >= limit) {
-#pragma unroll 1
-            for (int i = 0; i < 2 * own; i++) { /* one by one, since they are few */
-                i64 total = 0;
-#pragma unroll
-                for (int j = 0; j < 2 * own; j++)
-                    if (i == j) total = total_of_sums(sums, j) - (OWN > 1 ? (i64)centre[j / 2] * ((1 << LOW) + 1) : (i64)centre[j / 2]);
-                float one = element(total, a.top[first + line + i / 2 * 8], i % 2 ? top_b.y : top_b.x, bits);
-#pragma unroll
-                for (int j = 0; j < 2 * own; j++) if (i == j) x[j] = one;
-            }
-        }
-#else
-#pragma unroll
-        for (int i = 0; i < 2 * own; i++) {
-            i64 total = total_of_sums(sums, i);
-            here[i / 2] += (u64)total;
-            x[i] = element(total, top_a[i / 2], i % 2 ? top_b.y : top_b.x, bits);
-        }
-#endif
-#pragma unroll
-        for (int i = 0; i < own; i++) *(float2 *)(to + 8 * i * pitch) = make_float2(x[2 * i], x[2 * i + 1]);
-    }
-#pragma unroll
-    for (int i = 0; i < own; i++) {
-#if NARROWED
-        u32 none = (u32)(lane - start) / (4 * BR) * centre[i]; /* two totals of each 8 BR lanes */
-        more += of_line(line + 8 * i, (u64)((i64)(i32)(highs[i] - none) * (1 << LOW) + (i32)(lows[i] - none)));
-#else
-        more += of_line(line + 8 * i, here[i]);
-#endif
+    if (multiplies && !lanes_made<BR, TURNS, NARROWED>(plane, pitch, top_a, b.top, lines, start, bits, coming, rings, more)) {
+        u64 again = 0; /* the sums of the same totals */
+        async_wait<0>();
+        __syncwarp(); /* all have read the last unit */
+        coming = first_fetched<BR, TURNS>(b, depth, start, lanes, rings);
+        lanes_made<BR, TURNS, false>(plane, pitch, top_a, b.top, lines, start, bits, coming, rings, again);
     }
     add_to_wrong(wrong, more);
     __syncthreads();

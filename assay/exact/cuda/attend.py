@@ -158,9 +158,9 @@ class _Writer(Reader):
             size = a[0].side.k.size
             k, turns = self.number(size), 1 if size <= NARROW.width else 2
             self.body.append(f"float *{plane} = (float *)shared + {len(self.planes) - 1} * BR * pitch;")
-            self.body.append(f"product_in<BR, {turns}>({plane}, (int)pitch, {names[0]}, first, {names[1]}, {k}, span, (int)bits, ring, wrong);")
             if self.spans is not None:
                 self.body.append(f"fits = fits && (!left || bounded<BR>({names[0]}, first, {names[1]}, span));")
+            self.body.append(f"product_in<BR, {turns}>({plane}, (int)pitch, {names[0]}, first, {names[1]}, {k}, span, (int)bits, ring, wrong);")
 
     def _section(self, stores: Sequence[View], put: View | None) -> Section:
         """The chain that stores some values, and puts the digits of one."""

@@ -118,6 +118,7 @@ __device__ __forceinline__ void pair_of_total(i32 hi, i32 lo, u32 *high, u32 *lo
 typedef i64 OfTotal;
 __device__ __forceinline__ void put_total(OfTotal *to, i32 (*sums)[4], int i) { *to = total_of_sums(sums, i); }
 #endif
+#define CHECKERS 4 /* warps that make what checks it, the last ones */
 /* What is kept of two neighbouring totals. */
 struct __align__(2 * WORDS_OF_TOTAL * (int)sizeof(OfTotal)) TwoTotals { OfTotal of[2][WORDS_OF_TOTAL]; };
 
@@ -127,66 +128,82 @@ struct __align__(2 * WORDS_OF_TOTAL * (int)sizeof(OfTotal)) TwoTotals { OfTotal 
 template <int BR, int TILES> __device__ __forceinline__ void product_out(float *out, i64 row_step, i64 lane_step, i32 rows, i32 first, char *digits,
                                                                          const u32 *tops, const Packed &b, i64 length, Span span, int bits, char *rings,
                                                                          u64 &wrong, const float *factor = nullptr) {
-    static_assert(BR * BR * 8 * (int)sizeof(TwoTotals) <= rings_bytes<BR>(), "the rings have no room for the totals of all warps");
+    const int EACH = BR / 8, UNITS = 2 / EACH, PARTS = MULTIPLY / TILES; /* times 32 of k of a unit; units of a row; warps that share lanes */
+    static_assert(MULTIPLY * BR * 8 * (int)sizeof(TwoTotals) <= rings_bytes<BR>(), "the rings have no room for the totals of all warps");
     const int of_lines = BR * WIDTH, own = BR / 8; /* bytes of a plane of a row */
-    const int count = rows_of((int)length), warp = (int)(threadIdx.x / 32u), lanes = b.lanes, depth = ((int)length + ROW - 1) / ROW * ROW;
+    const int warp = (int)(threadIdx.x / 32u), lanes = b.lanes, depth = ((int)length + ROW - 1) / ROW * ROW;
     const int begin = (int)((u32)span.begin / WIDTH), end = rows_of(span.end); /* rows of digits */
-    const int PARTS = BR / TILES;
-    const int tile = (int)((u32)warp % TILES), part = (int)((u32)warp / TILES); /* which 16 lanes this warp has, and which of each PARTS times 32 of k */
-    const int last = part < PARTS ? 2 * end : 0, at_first = 2 * begin + part; /* what is fetched next, in halves of rows */
-    int ahead = at_first;
-    char *lines = digits + head_bytes<BR>(), *check = lines + count * OWN * of_lines;
-    Ring ring = ring_of_warp();
-    int lane = LANE / 2, put = lane * 32 + ((LANE ^ lane >> 2) & 1) * 16; /* in a unit, rows of 32 bytes lie so that those 4 apart are in different banks */
-    i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH, piece = SWIZZLED(lane, (LANE & 1) * 16) ^ (ahead & 1) * 32;
-    const i8 *from = b.digits + (u32)ahead / 2 * (u32)row_b + (tile * 16 + lane) * WIDTH + piece;
+    const int tile = (int)((u32)warp % TILES), part = (int)((u32)warp / TILES); /* which 16 lanes this warp has, and which of each PARTS units of k */
+    const bool multiplies = part < PARTS;
+    const int last = UNITS * end, at_first = UNITS * begin + part; /* units */
+    int ahead = at_first;                                          /* what is fetched next */
+    const char *lines = digits + head_bytes<BR>();
+    Ring ring = ring_of_warp<BR>();
+    /* In a unit of 32 of k, rows of 32 bytes lie so that those 4 apart are in different banks; in one of 64 they lie as in memory. */
+    const int lane = LANE / (2 * EACH) * EACH, put = EACH == 2 ? LANE * 16 : lane * 32 + ((LANE ^ lane >> 2) & 1) * 16;
+    const i32 plane_b = depth * b.padded, row_b = b.padded * WIDTH;
+    i32 piece = EACH == 2 ? LANE * 16 : lane * WIDTH + (SWIZZLED(lane, (LANE & 1) * 16) ^ (ahead & 1) * 32);
+    const i8 *from = b.digits + (u32)ahead / UNITS * (u32)row_b + tile * 16 * WIDTH + piece;
     auto fetch = [&](int to) {
-        if (ahead < last) fetch_unit(rings + to + put, from, plane_b);
+        if (ahead < last) fetch_unit<BR>(rings + to + put, from, plane_b);
         async_commit();
-        from += PARTS / 2 * row_b;
-        if (PARTS % 2) from += (ahead & 1) * row_b + (piece & 32 ? -32 : 32), piece ^= 32;
+        from += PARTS / UNITS * row_b;
+        if (PARTS % UNITS) from += (ahead & 1) * row_b + (piece & 32 ? -32 : 32), piece ^= 32;
         ahead += PARTS;
     };
-#pragma unroll 1
-    for (int i = begin * (WIDTH / 16) + (int)threadIdx.x; i < end * (WIDTH / 16); i += 32 * BR) {
-#pragma unroll
-        for (int d = 0; d < CHECKED; d++) async_copy(check + (d * count * WIDTH + i * 16), b.checked + (d * depth + i * 16));
+    if (multiplies) {
+        for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * unit_bytes<BR>());
     }
-    async_commit();
-    for (int s = 0; s < RING - 1; s++) fetch(ring.first + s * OWN * UNIT);
-    async_wait<RING - 1>();
-    __syncthreads(); /* digits and what checks them are there for all */
-    i32 sums[2][WEIGHTS][4], checks[OWN][4]; /* of 8 lanes each; of the digits of the check, as lanes: at most 2^13 2^14 */
-    cleared<WEIGHTS>(sums[0]), cleared<WEIGHTS>(sums[1]), cleared<OWN>(checks);
-    int row = (LANE & 7) + LANE / 16 * 8, spot = row * 32 + ((LANE >> 3 ^ row >> 2) & 1) * 16;
-    int at = at_first, mine = (int)((u32)at / 2) * OWN * of_lines + (spot_of_lines<BR>() ^ (at & 1) * 32); /* the half that is used, and this thread's part of it */
-    int digit = LANE / 4 * count * WIDTH + LANE % 4 * 4; /* of those of the check, if there is one */
-    for (; at < last; at += PARTS) {
-        u32 of_block[OWN][4], of_lanes[OWN][4];
-        wait_for_unit();
-        fetch(ring.done);
+    __syncthreads(); /* digits are there for all */
+    u64 more = 0, here = LANE == 0 ? ((const u64 *)digits)[warp] : 0; /* the left side's sum of q */
+    i32 sums[2][WEIGHTS][4]; /* of 8 lanes each */
+    cleared<WEIGHTS>(sums[0]), cleared<WEIGHTS>(sums[1]);
+    if (multiplies) {
+        const int row = EACH == 2 ? LANE & 7 : (LANE & 7) + LANE / 16 * 8;
+        const int spot = EACH == 2 ? row * WIDTH + SWIZZLED(row, LANE / 8 * 16) : row * 32 + ((LANE >> 3 ^ row >> 2) & 1) * 16;
+        int at = at_first, mine = (int)((u32)at / UNITS) * OWN * of_lines + (spot_of_lines<BR>() ^ at % UNITS * 32); /* the unit that is used, and this thread's part of it */
+        for (; at < last; at += PARTS) {
+            u32 of_block[OWN][4], of_lanes[EACH][OWN][4];
+            wait_for_unit();
+            fetch(ring.done);
 #pragma unroll
-        for (int z = 0; z < OWN; z++) {
-            lines_of<BR>(of_block[z], lines + mine + z * of_lines);
-            ldmatrix(of_lanes[z], rings + ring.now + z * UNIT + spot);
+            for (int i = 0; i < EACH * OWN; i++) ldmatrix(of_lanes[i % EACH][i / EACH], rings + ring.now + i * UNIT + spot);
+#pragma unroll
+            for (int half = 0; half < EACH; half++) {
+#pragma unroll
+                for (int z = 0; z < OWN; z++) lines_of<BR>(of_block[z], lines + (mine ^ half * 32) + z * of_lines);
+#pragma unroll
+                for (int n = 0; n < 2; n++) multiply(sums[n], of_block, of_lanes[n % EACH], EACH == 2 ? half : n);
+            }
+            mine = EACH == 2 ? mine + PARTS * OWN * of_lines : next_half<PARTS>(mine, at, OWN * of_lines);
+            ring = next_of<BR>(ring);
         }
-#pragma unroll
-        for (int n = 0; n < 2; n++) multiply(sums[n], of_block, of_lanes, n);
-        if (tile == 0) {
-            u32 four[2] = {0, 0};
-            if (LANE / 4 < CHECKED) four[0] = *(const u32 *)(check + digit + at * 32), four[1] = *(const u32 *)(check + digit + at * 32 + 16);
-#pragma unroll
-            for (int z = 0; z < OWN; z++) mma_s8(checks[z], of_block[z], four);
-        }
-        mine = next_half<PARTS>(mine, at, OWN * of_lines);
-        ring = next_of(ring);
+        async_wait<0>(); /* for groups of nothing */
     }
-    async_wait<0>(); /* for groups of nothing */
-    u64 more = tile == 0 ? 0 - right_side<BR>(checks) : 0, here = LANE == 0 ? ((const u64 *)digits)[warp] : 0; /* the left side's sum of q */
+    if (warp >= BR - CHECKERS) { /* the digits of the check, as lanes: at most 2^13 2^14 */
+        i32 checks[OWN][4];
+        cleared<OWN>(checks);
+#pragma unroll 2
+        for (int at = begin + warp - (BR - CHECKERS); at < end; at += CHECKERS) {
+            const i8 *digit = b.checked + (LANE / 4 * depth + LANE % 4 * 4 + at * WIDTH);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                u32 of_block[OWN][4], four[2] = {0, 0};
+                if (LANE / 4 < CHECKED) four[0] = *(const u32 *)(digit + half * 32), four[1] = *(const u32 *)(digit + half * 32 + 16);
+#pragma unroll
+                for (int z = 0; z < OWN; z++) {
+                    lines_of<BR>(of_block[z], lines + at * OWN * of_lines + z * of_lines + (spot_of_lines<BR>() ^ half * 32));
+                    mma_s8(checks[z], of_block[z], four);
+                }
+            }
+        }
+        more = 0 - right_side<BR>(checks);
+    }
     __syncthreads(); /* the rings are done with */
     TwoTotals *totals = (TwoTotals *)rings; /* [warp][line][two lanes], of odd lines the second 8 lanes first: what is written at a time lies in different banks */
 #pragma unroll
     for (int i = 0; i < 2 * own; i++) {
+        if (!multiplies) break;
         int n = i / own, at = LANE / 4 + i % own * 8;
         TwoTotals two;
         put_total(two.of[0], sums[n], i % own * 2), put_total(two.of[1], sums[n], i % own * 2 + 1);

@@ -6,7 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 from assay.exact.cuda.device import source
-from assay.exact.cuda.streamed import checked_in, in_memory
+from assay.exact.cuda.streamed import in_memory
 from assay.exact.cuda.tiles import NARROW, Digits
 
 LANES_OUT, ALIGN = 128, 128
@@ -27,17 +27,17 @@ class Room(NamedTuple):
 
 def room(products: int, puts: bool, elements: int, lines: int, ring: int, how: Digits) -> Room:
     """For lines of so many elements of some products, whose digits are `put`."""
-    planes = _even(4 * products * lines * pitch_of(elements))
+    planes = _even(4 * products * lines * pitch_of(elements, lines))
     of_digits = digits_bytes(lines, elements, how) if puts else 0
-    return Room(lines, ring, pitch_of(elements), of_digits, planes + of_digits + TOPS + _even(ring_bytes(lines, ring, how)))
+    return Room(lines, ring, pitch_of(elements, lines), of_digits, planes + of_digits + TOPS + _even(ring_bytes(lines, ring, how)))
 
 
-def pitch_of(elements: int) -> int:
-    return (elements + 7) // 16 * 16 + 8
+def pitch_of(elements: int, lines: int) -> int:
+    return (elements + lines - 1) // 16 * 16 + 8
 
 
 def digits_bytes(lines: int, elements: int, how: Digits) -> int:
-    return _even(8 * lines) + -(-elements // NARROW.width) * NARROW.width * (in_memory(how) * lines + checked_in(how))
+    return _even(8 * lines) + -(-elements // NARROW.width) * NARROW.width * in_memory(how) * lines
 
 
 def ring_bytes(lines: int, ring: int, how: Digits) -> int:
@@ -47,8 +47,9 @@ def ring_bytes(lines: int, ring: int, how: Digits) -> int:
 
 def alike(how: Digits, ring: int) -> str:
     """C++ that says no if these sizes are not those of attend.cuh."""
-    wanted = [f"pitch_of({n}) == {pitch_of(n)}" for n in (1, 1000)]
+    wanted = list[str]()
     for lines in (8, 16):
+        wanted += [f"pitch_of<{lines}>({n}) == {pitch_of(n, lines)}" for n in (1, 1000, 1016)]
         wanted.append(f"ring_bytes<{lines}>() == {ring_bytes(lines, ring, how)}")
         wanted += [f"digits_bytes<{lines}>({n}) == {digits_bytes(lines, n, how)}" for n in (1, 1000)]
     return f'static_assert({" && ".join(wanted)}, "sizes");\n'
