@@ -24,6 +24,10 @@ class Shape(NamedTuple):
     """Neighbouring elements of a thread, behind which come the next one's."""
     full: bool = False
     """None of them is without the others: rows, and parts of rows, are whole multiples of so many."""
+    exact: bool = False
+    """Rows have as many elements as their threads hold."""
+    again: bool = False
+    """What is one light operator away from what is held is made again, not held (`Group.light`)."""
     line: bool = False
     """A line of attend.py, of which a warp has units of 64: whole ones, where it is full."""
 
@@ -217,6 +221,14 @@ class Group:
             there |= {v for v in phase.made if not (v.repeated or v.there or v.spike) and v not in barred} if keep else set()
         return self
 
+    def light(self) -> list[Value]:
+        """Values that would be held, and are one light operator away from others that are."""
+        kept, found = self.planned(True).held(), list[Value]()
+        for v in reversed([v for v in self.values if v in kept]):
+            if v.kernel.startswith(LIGHT) and all(not o.wide or (o in kept and o not in found) for o in v.operands):
+                found.append(v)
+        return found
+
     def held(self) -> set[Value]:
         """Values that wait in registers for a later phase."""
         return {v for phase in self.phases for v in phase.again}
@@ -227,7 +239,7 @@ class Group:
         for at, phase in enumerate(self.phases):
             later = {v for p in self.phases[at:] for v in p.again}
             waiting = {v for p in self.phases[: at + 1] for v in p.made if v in held and (v in later or v in phase.made)}
-            most = max(most, sum(v.words for v in waiting | {v for v in phase.made if not v.kernel and not v.near}))
+            most = max(most, sum(v.words for v in waiting | {v for v in phase.made if not (v.kernel or v.near or v.repeated)}))
         return most
 
     def waiting(self) -> int:
@@ -236,12 +248,15 @@ class Group:
         return max(sum(v.words for v in there & {v for p in self.phases[at:] for v in p.again}) for at, there in enumerate(made))
 
 
+LIGHT = ("add_f32", "sub_f32", "mul_f32", "neg_f32", "abs_f32", "select_4")
+"""Operators of one or two instructions."""
 REDUCTIONS = ("amax_f32", "sum_f32", "sum_i64")
 
 
-def held_for(length: int, threads: int, words: int, room: int) -> int:
-    """Elements of a row that each of its threads holds, `words` registers for each; 0 where they have not so much room."""
-    held = next((h for h in HELD if h * threads >= length), 0)
+def held_for(length: int, threads: int, words: int, room: int, width: int = 1) -> int:
+    """Elements of a row that each of its threads holds, `width` neighbours at a time, `words` registers for each; 0 where they have not so much
+    room."""
+    held = next((h for h in HELD if h * threads >= length and h % width == 0), 0)
     return held if held * words <= room else 0
 
 

@@ -124,7 +124,7 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
     if not phase.made and not phase.again:
         return lines
     held = group.held() if shape.held else set()
-    loaded = {v for v in phase.made if shape.held and not (v.kernel or v.near or v.there)}
+    loaded = {v for v in phase.made if shape.held and not (v.kernel or v.near or v.there or v.repeated)}
     """What all of a thread's elements are read of before anything is made."""
 
     def of(v: Value) -> str:
@@ -138,6 +138,7 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
 
     first: list[str] = []
     brief: list[str] = []
+    early: list[str] = []
     loads, body, ended, stays = [], [], [], []
     quotients: list[tuple[int, str]] = []
     """Where in the body what is made of neighbouring elements at once comes."""
@@ -152,9 +153,9 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
         elif v.near or v.there:
             body.append(f"const {kind} {v.name} = p{v.name}[e];")
         elif not v.kernel and shape.full:
-            loads.append(f"{'many_of' if v.even else 'each_of'}<{width}>(p{v.name}, own, {many(v)});")
+            (early if v in loaded else loads).append(f"{'many_of' if v.even else 'each_of'}<{width}>(p{v.name}, own, {many(v)});")
         elif not v.kernel:
-            loads.append(f"{of(v)} = p{v.name}[e];" if shape.held else f"const {kind} {v.name} = p{v.name}[e];")
+            (early if v in loaded else loads).append(f"{'' if v in loaded else f'const {kind} '}{of(v)} = p{v.name}[e];")
         else:
             more = f", e, n, {v.bits:#x}u" if v.kernel == "scatter_value" else ""
             if v.whole and shape.full and not v.operands[1].wide:
@@ -214,7 +215,7 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
         parted.append(f"Halves f{v.name} = {{0u, 0u}};")
         body.append(f"const Halves g{v.name} = halves_of({of(x)}, s{v.name});")
         body.append(f"f{v.name} = {{f{v.name}.high + g{v.name}.high, f{v.name}.low + g{v.name}.low}};")
-        length = end if shape.held or shape.line else "to - part"
+        length = "to - part" if not (shape.held or shape.line) else f"{shape.held * shape.group}u" if shape.exact else end
         count = f"({length} + {shape.unit - 1}u - {width}u * lane) / {shape.unit}u" + (f" * {width}u" if width > 1 else "")
         if shape.line and not shape.full:
             count = f"{end} / 64u * 2u + ({end} % 64u > 2u * lane) + ({end} % 64u > 2u * lane + 1u)"
@@ -233,7 +234,7 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
             body.append(f"put<BR>(p{v.name}, (int)e, {of(x)});")
         ends.append(f"line_done<BR>(p{v.name});")
     if shape.full:
-        made = [*brief, *([] if loaded else loads)]
+        made = [*brief, *loads]
         for begin_, (end_, line) in zip((0, *(at for at, _ in quotients)), (*quotients, (len(body), "")), strict=True):
             made += [*_of_many(width, body[begin_:end_]), *([line] if line else [])]
         made += ended
@@ -258,14 +259,16 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
             loop = [f"for (u32 part = 0; part < n; part += {most}u) {{", *inner([of_part, *parted, *loop, *joined]), "}"]
         return [*lines, *loop, *ends]
     if shape.full:
-        place, what = f"const u32 own = (u32)g * {shape.unit}u + {width}u * lane;", (loads, made)
+        place, each = f"const u32 own = (u32)g * {shape.unit}u + {width}u * lane;", made
         head, condition = f"for (int g = 0; g < {shape.held // width}; g++) {{", "if (own < n) {"
     else:
-        place, what = f"const u32 e = lane + (u32)k * {shape.group}u;", (loads, body)
+        place, each = f"const u32 e = lane + (u32)k * {shape.group}u;", [*loads, *body]
         head, condition = f"for (int k = 0; k < {shape.held}; k++) {{", f"if (e < {end}) {{"
         first += brief
-    early, late = (["#pragma unroll", head, *inner([place, condition, *inner(each), "}"]), "}"] if each else [] for each in what)
-    return [*lines, "{", *inner([*first, *(early if loaded else []), *late]), "}", *ends]
+    for some in (early, each):
+        guarded = some if shape.exact else [condition, *inner(some), "}"]
+        first += ["#pragma unroll", head, *inner([place, *guarded]), "}"] if some else []
+    return [*lines, "{", *inner(first), "}", *ends]
 
 
 def _of_many(width: int, each: list[str]) -> list[str]:

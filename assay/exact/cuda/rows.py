@@ -18,7 +18,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
 from assay.exact.cuda import columns, maps
-from assay.exact.cuda.groups import BLOCK, HELD, LOOP, WARP, Group, Shape, held_for
+from assay.exact.cuda.groups import BLOCK, LOOP, WARP, Group, Shape, held_for
 from assay.exact.cuda.maps import TYPES, MapText
 from assay.exact.cuda.phases import phases
 from assay.exact.plan import Plan
@@ -34,16 +34,14 @@ ROOM = 128
 
 def shape_of(step: Step) -> Shape:
     """How rows are shared out."""
-    length = Rows(*step.extra).length
-    words = Group(step).planned(True).words()
+    length, group = Rows(*step.extra).length, Group(step)
     full = length % NEIGHBOURS == 0 and length >= NEIGHBOURS * WARP
     width = NEIGHBOURS if full else 1
-    for group in (WARP, BLOCK):
-        held = held_for(length, group, words, ROOM)
-        if held % width:
-            held = next((h for h in HELD if h > held and h % width == 0 and h * words <= ROOM), 0)
-        if held:
-            return Shape(group, held, width, full)
+    words = group.planned(True).words()
+    fewer = group.planned(True, group.light()).words()
+    for threads, size in ((WARP, words), (WARP, fewer), (BLOCK, words)):
+        if held := held_for(length, threads, size, ROOM, width):
+            return Shape(threads, held, width, full, held * threads == length, size < words)
     return Shape(LOOP, 0, width, full)
 
 
@@ -62,7 +60,7 @@ def group_of(step: Step, shape: Shape) -> Group:
     for part in step.parts:
         if part.name in ("tops", "highs"):
             group.of[part.reads[0]].even_tops = part.writes[-1].offset % 16 == 0
-    return group.planned(shape.held > 0)
+    return group.planned(shape.held > 0, group.light() if shape.again else ())
 
 
 def passes(step: Step) -> dict[View, int]:
