@@ -259,7 +259,7 @@ def test_a_row_is_shared_by_as_many_threads_as_hold_it() -> None:
     assert shapes[16] == {Shape(32, 1)}
     assert shapes[33] == {Shape(32, 2)}
     assert shapes[768] == {Shape(32, 24, 4, True, True)}
-    assert shapes[1024] == {Shape(32, 32, 4, True, True), Shape(256, 4, 4, True, True)}, "more than four values, or two of i64, are too many for a warp"
+    assert shapes[1024] == {Shape(32, 32, 4, True, True), Shape(256, 4, 4, True, True)}, "more than four values are too many for a warp"
     assert shapes[1025] == {Shape(256, 8)}
     assert shapes[5000] == {Shape(256, 24, 4, True)}
     assert shapes[8193] == {Shape(1024, 0)}
