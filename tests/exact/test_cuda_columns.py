@@ -212,16 +212,20 @@ def test_changes_of_the_kernel_are_found(of: str, instead: str, monkeypatch: pyt
 @needs_compiler
 def test_magnitudes_that_are_missing_or_those_of_others_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = rows.text
-    for of, instead in (("atomicMax(&column_", "atomicMin(&column_"), ("[e], magnitude(", "[0], magnitude(")):
+    """Of rows whose threads have elements by themselves, and of such whose threads have neighbours."""
+    changes = [(40, "raise_column(column_", "(void)(column_"), (40, ", e, ", ", 0u, ")]
+    changes += [(256, "raise_columns<4, true>(column_", "(void)(column_"), (256, ", own, ", ", 0u, ")]
+    for number, (length, of, instead) in enumerate(changes):
 
-        def wrong(step: Step, of: str = of, instead: str = instead) -> MapText:
+        def wrong(step: Step, of: str = of, instead: str = instead, number: int = number) -> MapText:
             text = right(step)
-            name = f"{text.name}_{instead[:9].replace('[', '').replace(']', '').replace(',', '').replace(' ', '')}"
-            return MapText(name, text.text.replace(of, instead).replace(text.name, name))
+            changed = [line.replace(of, instead) if "raise_column" in line else line for line in text.text.split("\n")]
+            assert "\n".join(changed) != text.text
+            return MapText(f"{text.name}_{number}", "\n".join(changed).replace(text.name, f"{text.name}_{number}"))
 
         with monkeypatch.context() as patched:
             patched.setattr(rows, "text", wrong)
-            assert not Run(made(layer_norm, (64, 40)), 14).right(), of
+            assert not Run(made(layer_norm, (64, length)), 14).right(), of
 
 
 @needs_compiler

@@ -27,6 +27,17 @@ KERNEL all_quotients(const float *x, const float *by, i64 n, float *y) {
     for (i64 i = 0; i + 1 < n; i += 2) two_quotients(x + i, divisor_of(by[i]), y + i), y[i] = canon(y[i]), y[i + 1] = canon(y[i + 1]);
 }
 KERNEL exponentials(const float *x, const float *by, i64 n, float *y) { for (i64 i = 0; i < n; i++) y[i] = canon(exp_low_f32(x[i])); }
+KERNEL largest_exponential(i64 first, i64 count, u32 *most) { /* of what is at most 0, by bits; and where exp_low_f32 is another one */
+    for (i64 b = first; b < first + count; b++) {
+        float x = of_bits((u32)b | 0x80000000u), y = exp_f32(x);
+        if (magnitude(y) > most[0]) most[0] = magnitude(y);
+        most[1] += __float_as_uint(y) != __float_as_uint(exp_low_f32(x));
+    }
+}
+KERNEL least_logarithm(i64 first, i64 count, float *least) {
+    for (i64 b = first; b < first + count; b++) least[0] = minimum_f32(least[0], log_f32(of_bits((u32)b)));
+}
+KERNEL tops(const float *x, const float *by, i64 n, float *y) { for (i64 i = 0; i < n; i++) y[i] = of_bits(top_of_exponentials(x[i])); }
 KERNEL maxima(const float *x, const float *by, i64 n, float *y) { for (i64 i = 0; i < n; i++) y[i] = canon(maximum(x[i], by[i])); }
 KERNEL sizes(const float *x, const float *by, i64 n, float *y) { for (i64 i = 0; i < n; i++) y[i] = canon(maximum_of_size(x[i], by[i])); }
 """
@@ -128,10 +139,65 @@ def test_quotients_that_are_drawn() -> None:
 
 
 def test_exponentials_of_what_is_at_most_zero() -> None:
+    """Up to 42, since logarithms of sums are rounded."""
     bits = np.concatenate([np.arange(0, 1 << 31, 4099, np.uint32), np.arange(0x7F7FFF00, 0x7F800100, dtype=np.uint32)]) | np.uint32(1 << 31)
-    special = np.float32([0, -0.0, -np.inf, np.nan, -87.34, -104])
-    x = np.concatenate([bits.view(np.float32), np.linspace(-110, 0, 300_001).astype(np.float32), special])
+    special = np.float32([0, -0.0, -np.inf, np.nan, -87.34, -104, 42])
+    x = np.concatenate([bits.view(np.float32), np.linspace(-110, 42, 300_001).astype(np.float32), special])
     assert same(made("exponentials", x, x), reference.apply("exp", {}, [x], "f32", 0))
+
+
+INFINITE, ONE = 0x7F800000, 0x3F800000
+
+
+def over_bits(name: str, first: int, count: int, out: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    to = uploaded(device(), out)
+    device().launch(Launch(kernels().kernel(name), (1, 1, 1), (1, 1, 1), (first, count, to.address)))
+    device().download(to.address, out)
+    return out
+
+
+def bounded(ranges: list[tuple[int, int]]) -> None:
+    for first, count in ranges:
+        most, other = over_bits("largest_exponential", first, count, np.zeros(2, np.uint32)).tolist()
+        assert most <= ONE
+        assert not other
+    assert over_bits("largest_exponential", 0, 1, np.zeros(2, np.uint32)).tolist() == [ONE, 0]
+
+
+def test_exponentials_of_what_is_at_most_zero_are_at_most_one() -> None:
+    """Next to 0, where bits of results change, and in pieces of all the others."""
+    bounded([(0, 2000), (0x33000000, 300_000), (INFINITE - 2000, 2001), *((first, 500) for first in range(0, INFINITE, 0x800000))])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sixteenth", range(16))
+def test_all_exponentials_of_what_is_at_most_zero_are_at_most_one(sixteenth: int) -> None:
+    size = -(-(INFINITE + 1) // 16)
+    bounded([(sixteenth * size, min(size, INFINITE + 1 - sixteenth * size))])
+
+
+def least(first: int, count: int) -> float:
+    return float(over_bits("least_logarithm", first, count, np.full(1, INFINITE, np.uint32)).view(np.float32)[0])
+
+
+def test_logarithms_of_sums_of_exponentials_are_not_negative() -> None:
+    """Such a sum is at least 1: of fixed-point numbers, of which one is 1 and none is negative, rounded once."""
+    assert min(least(first, 500) for first in range(ONE, INFINITE, 0x40000)) == 0
+
+
+@pytest.mark.slow
+def test_all_logarithms_from_one_to_two_are_not_negative() -> None:
+    """Beyond, they are larger than what they can be off."""
+    assert least(ONE, 0x800000) == 0
+
+
+def test_the_largest_exponential_of_a_row_is_known_of_its_maximum() -> None:
+    for most, rest in ((0.0, [-0.0, -1e-45]), (-0.0, [-0.0, -3]), (88, [-1e30, -np.inf]), (3e38, [-3e38, 3e38]), (1e-45, [0, -1e-45]),
+                       (np.inf, [1, 2]), (-np.inf, [-np.inf, -np.inf]), (np.nan, [1, -np.inf])):  # fmt: skip
+        row = np.float32([most, *rest])
+        with np.errstate(all="ignore"):
+            e = reference.apply("exp", {}, [row - np.float32(most)], "f32", 0)
+        assert same(made("tops", row[:1], row[:1]), np.max(e)[None] if np.isfinite(most) else np.float32([np.nan])), most
 
 
 def test_maxima_order_zeros_and_keep_a_nan() -> None:

@@ -16,7 +16,7 @@ from assay.exact import rows as grouped
 from assay.exact.added import Added
 from assay.exact.again import Again
 from assay.exact.columns import Columns
-from assay.exact.cuda import fake, rows
+from assay.exact.cuda import fake, maps, phases, rows
 from assay.exact.cuda.device import Device, source
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.maps import Kernels, MapText
@@ -186,14 +186,82 @@ def test_long_rows_and_their_gradient_are_one_kernel_where_neither_waits(n: int,
     assert agrees(c)
 
 
+def spiked(w: Writer, x: int, index: int, weight: int) -> list[int]:
+    """Of rows that are alike but for one element: maxima, sums, an element that another index names, and what is made of them and others."""
+    r = w.type(x).shape[0]
+    at, other = w("reshape", index, shape=(r, 1)), w("reshape", w("mul", index, index), shape=(r, 1))
+    ones = w("scatter_value", expanded(w, w.f32(0.3), x), at, axis=1, bits=0xBF800000)
+    g = w("mul", ones, expanded(w, weight, x))
+    return [w("add", x, expanded(w, over(w, "sum", g), x)), w("mul", g, expanded(w, over(w, "amax", g), x)), w("gather", g, other, axis=1)]
+
+
+def edges(n: int, number: int) -> reference.Array:
+    """Rows in which the largest exponential is 1, or none is a number."""
+    x = floats(5, (number, n), "even")
+    for r, row in enumerate(([-np.inf], [np.inf, 1], [np.nan, 3], [-np.inf] * (n - 1) + [-5], [7], [0.0, -0.0], [3e38, -3e38], [1e-45, -1e-45, 0],
+                             [-200, -np.inf], [-np.inf] * (n - 1) + [np.nan])):  # fmt: skip
+        x[r] = np.resize(np.float32(row), n)
+    return x
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(16, 40), (16, 41), (16, 768), (12, 1300), (256, 8200)], ids=str)
+def test_sums_of_exponentials_have_the_scale_that_is_said_of_them(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a row's maximum is; and in parts, where rows are longer than what halves are added up of (made shorter here)."""
+    monkeypatch.setattr(phases, "ADDED", 4)
+    rows_, n = shape
+    inputs = [edges(n, rows_), integers(2, (rows_,), 0, n), floats(3, (rows_, 1), "even"), floats(4, shape, "tiny")]
+    c = case(f"edges {shape}", inputs, lambda w: [*crossed(w, 0, 1, 2), softmax(w, 0, 3), *spiked(w, 3, 1, 2)])
+    texts = [rows.text(step).text for step in groups(fused(c.part))]
+    assert sum(text.count("top_of_exponentials(") for text in texts) >= 1
+    assert any("part < n" in text for text in texts) == (n > 8192)
+    assert agrees(c)
+
+
+def test_a_scale_is_not_said_of_what_another_maximum_is_taken_off() -> None:
+    def write(w: Writer) -> Sequence[int]:
+        e = w("exp", w("sub", 0, expanded(w, over(w, "amax", 1), 0)))
+        f = w("exp", w("sub", expanded(w, over(w, "amax", 0), 0), 0))
+        return [over(w, "sum", e), over(w, "sum", f)]
+
+    c = case("others", [floats(i, (32, 256), "even") for i in range(2)], write)
+    found = [rows.text(step).text for step in groups(fused(c.part))]
+    assert found
+    assert not any("top_of_exponentials(" in text or "exp_low_f32(" in text for text in found)
+    assert agrees(c)
+
+
+@pytest.mark.parametrize("change", [
+    ("? NAN_BITS : 0x3f800000u", "? NAN_BITS : 0x4b000000u"), ("magnitude(SUB(m, m)) ? NAN_BITS :", "false ? NAN_BITS :"),
+    ("by) * (n - 1u), bits)", "by) * n, bits)"), ("held.x[i] = canon(x[i])", "held.x[i] = x[i]"),
+])  # fmt: skip
+@needs_compiler
+def test_changes_of_what_rows_call_are_found(change: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    of, instead = change
+    right = maps.source
+
+    def wrong(*names: str) -> str:
+        text = right(*names)
+        assert of in text
+        return text.replace(of, instead)
+
+    monkeypatch.setattr(maps, "source", wrong)
+    inputs = [edges(128, 64), integers(2, (64,), 0, 128), floats(3, (64, 1), "even")]
+    c = case("changed", inputs, lambda w: [*crossed(w, 0, 1, 2), *spiked(w, 0, 1, 2)])
+    made = fake.Fake(order=fake.Order.ASCENDING)
+    values = reference.evaluate(c.part, c.inputs, c.gemm_bits)
+    got = Cuda(program(c.part, c.gemm_bits), made, Kernels(made)).run("micro", named(c))
+    assert any(got[o.name].tobytes() != np.asarray(values[o.value]).tobytes() for o in c.part.outputs)
+
+
 def test_a_row_is_shared_by_as_many_threads_as_hold_it() -> None:
     shapes = {shape[1]: {rows.shape_of(step) for step in groups(fused(families_of(shape, "even").part))} for shape in SHAPES}
     assert shapes[16] == {Shape(32, 1)}
     assert shapes[33] == {Shape(32, 2)}
-    assert shapes[768] == {Shape(32, 24)}
-    assert shapes[1024] == {Shape(32, 32), Shape(256, 4)}, "more than four values of an element, or two of i64, are too many for a warp"
+    assert shapes[768] == {Shape(32, 24, 4, True, True)}
+    assert shapes[1024] == {Shape(32, 32, 4, True, True), Shape(256, 4, 4, True, True)}, "more than four values are too many for a warp"
     assert shapes[1025] == {Shape(256, 8)}
-    assert shapes[5000] == {Shape(256, 24)}
+    assert shapes[5000] == {Shape(256, 24, 4, True)}
     assert shapes[8193] == {Shape(1024, 0)}
 
 

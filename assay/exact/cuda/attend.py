@@ -192,7 +192,7 @@ class _Writer(Reader):
         out = [f"{TYPES[v.dtype]} *y{k} = {self.address(v, True)};" for k, v in enumerate(step.writes)]
         sums = [part.extra[0] for part in step.parts if part.name == "sum" and part.reads[0].dtype == "f32"]
         out += [f"const i64 bits_{v.name} = {self.number(bits)};" for v, bits in zip(group.sums, sums, strict=True)]
-        return [*out, *phases.phases(group, groups.Shape(groups.WARP, held, True, self.shape.elements % UNIT == 0), left)]
+        return [*out, *phases.phases(group, groups.Shape(groups.WARP, held, 2, self.shape.elements % UNIT == 0, line=True), left)]
 
     def multiplied(self, part: Step, root: int) -> str:
         """The product that reads the line whose digits are there."""

@@ -20,10 +20,21 @@ class Shape(NamedTuple):
 
     group: int
     held: int
-    twos: bool = False
-    """A warp's thread has two neighbouring elements of each 64 (attend.py); else the threads' elements alternate."""
+    width: int = 1
+    """Neighbouring elements of a thread, behind which come the next one's."""
     full: bool = False
-    """By twos: all rows, and all parts of rows, are whole multiples of 64 elements."""
+    """None of them is without the others: rows, and parts of rows, are whole multiples of so many."""
+    exact: bool = False
+    """Rows have as many elements as their threads hold."""
+    again: bool = False
+    """What is one light operator away from what is held is made again, not held (`Group.light`)."""
+    line: bool = False
+    """A line of attend.py, of which a warp has units of 64: whole ones, where it is full."""
+
+    @property
+    def unit(self) -> int:
+        """Elements after which a thread has the next ones."""
+        return self.group * self.width
 
     @property
     def threads(self) -> int:
@@ -40,16 +51,22 @@ class Value:
         """Read, and the same for several rows: caches have it."""
         self.near = False
         """Read where it is needed, by the element: no register waits for it."""
-        self.even = False
-        """What it is read by is a pointer, and two elements from an even one on lie in a multiple of their bytes."""
+        self.even = self.even_tops = False
+        """What it is read by is a pointer, and a thread's neighbouring elements lie in a multiple of their bytes; so do its columns' magnitudes."""
         self.plane: int | None = None
         """Read of a product's line in shared memory (attend.py): the product's root."""
         self.stays = self.there = False
         """Kept in shared memory for a later group; had from there, not made (kept.py)."""
         self.low = False
-        """An exponential of what is at most 0, or NaN."""
+        """An exponential of what is at most 0 but for roundings, or NaN."""
         self.whole = False
         """A quotient of an exponential and the sum of all of its row."""
+        self.most: Value | None = None
+        """Of a sum of exponentials: the maximum that was taken off what they are of. So the largest is 1, or one is a NaN (`top_of_exponentials`)."""
+        self.flat: bool = not wide or (bool(operands) and kernel != "scatter_value" and all(o.flat for o in operands))
+        """All elements of a row are alike, made of nothing but values of one element a row."""
+        self.spike: Value | None = None
+        """All elements of a row are alike but for one, which this value names."""
         self.bits = 0
         """What a scatter puts."""
         self.level: int = max((o.level for o in operands), default=0)
@@ -58,6 +75,11 @@ class Value:
     @property
     def words(self) -> int:
         return 2 if self.dtype == "i64" else 1
+
+    @property
+    def told(self) -> bool:
+        """One element a row that no thread has to ask others for: no reduction, or one of what is alike but for one element."""
+        return not self.wide and (self.kernel not in REDUCTIONS or self.operands[0].spike is not None)
 
 
 class Phase:
@@ -69,6 +91,7 @@ class Phase:
         self.tops: list[Value] = []
         """Reductions whose first, or only, pass this is."""
         self.sums: list[Value] = []
+        """Sums of f32 whose largest magnitude is known."""
         self.made: list[Value] = []
         """Wide values that are read or made here, in order."""
         self.again: list[Value] = []
@@ -98,11 +121,13 @@ class Group:
         self.values: list[Value] = []
         self.sums: list[Value] = []
         seen = dict(zip(step.reads, self.reads, strict=True))
-        for part in step.parts:
-            self._take(part, seen)
         self.of = seen
         """The values of views."""
-        self._say({**(known or {}), **reduced([step])})
+        self._known = {**(known or {}), **reduced([step])}
+        for part in step.parts:
+            self._take(part, seen)
+        for value in self.values:
+            self._say(value)
         self.tops = [seen[part.reads[0]] for part in step.parts if part.name == "tops"]
         """Results, of which the largest magnitudes of rows and of columns are written, too (pairs.py), or instead (making.py)."""
         self.highs = [seen[part.reads[0]] for part in step.parts if part.name == "highs"]
@@ -119,20 +144,34 @@ class Group:
             if value.wide:
                 self.phases[value.level].stores.append(value)
         for value in self.values:
-            if value.kernel in REDUCTIONS:
-                self.phases[value.level - (2 if value.kernel == "sum_f32" else 1)].tops.append(value)
-        for value in self.sums:
-            self.phases[value.level - 1].sums.append(value)
+            if value.kernel in REDUCTIONS and not value.told:
+                of_sum = value.kernel == "sum_f32"
+                if of_sum:
+                    self.phases[value.level - 1].sums.append(value)
+                if not of_sum or value.most is None:
+                    self.phases[value.level - 1 - of_sum].tops.append(value)
         for value in self.highs:
             self.phases[value.level].highs.append(value)
 
-    def _say(self, known: Reduced) -> None:
+    def _is(self, name: str, x: Value, y: Value) -> bool:
+        """Whether a value is known as the maximum, or the sum, of another one's rows."""
+        return any(self.of.get(v) is y and self.of.get(w) is x for v, (kind, w) in self._known.items() if kind == name)
+
+    def _centred(self, z: Value) -> bool:
+        """Whether a value is x - m, where m is the maximum of x over the row."""
+        return z.kernel == "sub_f32" and self._is("amax", *z.operands)
+
+    def _total(self, s: Value, z: Value) -> bool:
+        """Whether s is the sum of exp(z), of all of the row."""
+        return s.kernel == "sum_f32" and s.operands[0].kernel == "exp_f32" and s.operands[0].operands[0] is z
+
+    def _say(self, v: Value) -> None:
         """Of exponentials and quotients what their operands are bounded by."""
-        of: dict[tuple[Value, ...], str] = {(self.of[x], self.of[y]): name for y, (name, x) in known.items() if x in self.of and y in self.of}
-        for v in self.values:
-            x = v.operands[0] if v.operands else v
-            v.low = v.kernel == "exp_f32" and x.kernel == "sub_f32" and of.get(x.operands[:2]) == "amax"
-            v.whole = v.kernel == "div_f32" and x.kernel == "exp_f32" and of.get(v.operands[:2]) == "sum"
+        x = v.operands[0] if v.operands else v
+        if v.kernel == "exp_f32":
+            z, *less = x.operands if x.kernel == "sub_f32" else (x,)
+            v.low = self._centred(x) or (bool(less) and self._centred(z) and less[0].kernel == "log_f32" and self._total(less[0].operands[0], z))
+        v.whole = v.kernel == "div_f32" and x.kernel == "exp_f32" and self._is("sum", *v.operands)
 
     def _take(self, part: Step, seen: dict[View, Value]) -> None:
         if part.name in ("tops", "highs"):
@@ -143,7 +182,11 @@ class Group:
             value = Value(f"v{len(self.values)}", y.dtype, grouped.wide(y), kernel, tuple(seen[v] for v in part.reads))
             if kernel == "scatter_value":
                 value.bits = part.extra[0] & 0xFFFFFFFF
-            value.level += {"sum_f32": 2}.get(kernel, int(kernel in REDUCTIONS))
+                value.spike = value.operands[1] if value.operands[0].flat else None
+            if kernel == "sum_f32" and value.operands[0].kernel == "exp_f32" and self._centred(z := value.operands[0].operands[0]):
+                value.most = z.operands[1]
+            if kernel in REDUCTIONS and not value.told:
+                value.level += 1 + (kernel == "sum_f32" and value.most is None)
             self.values.append(value)
             self.sums += [value] * (kernel == "sum_f32")
             seen[y] = value
@@ -152,8 +195,10 @@ class Group:
         made: dict[int, Value] = {}
         for i in part.code:
             operands = tuple(seen[o] if isinstance(o, View) else made[o] for o in i.operands)
-            made[i.result] = Value(f"v{len(self.values)}", i.dtype, wide, i.kernel, operands)
-            self.values.append(made[i.result])
+            value = made[i.result] = Value(f"v{len(self.values)}", i.dtype, wide, i.kernel, operands)
+            spikes = {o.spike for o in operands if not o.flat}
+            value.spike = spikes.pop() if wide and len(spikes) == 1 else None
+            self.values.append(value)
         seen |= {v: made[v.root] for v in part.writes}
 
     def planned(self, keep: bool, barred: Collection[Value] = ()) -> Group:
@@ -165,7 +210,7 @@ class Group:
             if v in there:
                 phase.again += [v] * (v not in phase.again)
             elif v.wide and v not in phase.made:
-                for o in () if v.there else v.operands:
+                for o in () if v.there or v.spike else v.operands:
                     need(o, phase)
                 phase.made.append(v)
 
@@ -173,8 +218,16 @@ class Group:
             phase.made, phase.again = [], []
             for v in (*phase.stores, *phase.highs, *(v.operands[0] for v in (*phase.tops, *phase.sums, *phase.puts))):
                 need(v, phase)
-            there |= {v for v in phase.made if not (v.repeated or v.there) and v not in barred} if keep else set()
+            there |= {v for v in phase.made if not (v.repeated or v.there or v.spike) and v not in barred} if keep else set()
         return self
+
+    def light(self) -> list[Value]:
+        """Values that would be held, and are one light operator away from others that are."""
+        kept, found = self.planned(True).held(), list[Value]()
+        for v in reversed([v for v in self.values if v in kept]):
+            if v.kernel.startswith(LIGHT) and all(not o.wide or (o in kept and o not in found) for o in v.operands):
+                found.append(v)
+        return found
 
     def held(self) -> set[Value]:
         """Values that wait in registers for a later phase."""
@@ -186,7 +239,7 @@ class Group:
         for at, phase in enumerate(self.phases):
             later = {v for p in self.phases[at:] for v in p.again}
             waiting = {v for p in self.phases[: at + 1] for v in p.made if v in held and (v in later or v in phase.made)}
-            most = max(most, sum(v.words for v in waiting | {v for v in phase.made if not v.kernel and not v.near}))
+            most = max(most, sum(v.words for v in waiting | {v for v in phase.made if not (v.kernel or v.near or v.repeated)}))
         return most
 
     def waiting(self) -> int:
@@ -195,12 +248,15 @@ class Group:
         return max(sum(v.words for v in there & {v for p in self.phases[at:] for v in p.again}) for at, there in enumerate(made))
 
 
-REDUCTIONS = ("amax_f32", "sum_f32", "sum_i64", "gather_f32")
+LIGHT = ("add_f32", "sub_f32", "mul_f32", "neg_f32", "abs_f32", "select_4")
+"""Operators of one or two instructions."""
+REDUCTIONS = ("amax_f32", "sum_f32", "sum_i64")
 
 
-def held_for(length: int, threads: int, words: int, room: int) -> int:
-    """Elements of a row that each of its threads holds, `words` registers for each; 0 where they have not so much room."""
-    held = next((h for h in HELD if h * threads >= length), 0)
+def held_for(length: int, threads: int, words: int, room: int, width: int = 1) -> int:
+    """Elements of a row that each of its threads holds, `width` neighbours at a time, `words` registers for each; 0 where they have not so much
+    room."""
+    held = next((h for h in HELD if h * threads >= length and h % width == 0), 0)
     return held if held * words <= room else 0
 
 

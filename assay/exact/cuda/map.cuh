@@ -54,9 +54,9 @@ LARGE_FN float exp_f32(float x) {
     as_it_is(half); /* else two shifts become three operations */
     return MUL(plus_one(p, of_bits(((u32)half << 23) + 0x3f800000u)), of_bits(((u32)(k - half) << 23) + 0x3f800000u));
 }
-/* exp_f32 of what is at most 0, or NaN: -150 <= k <= 0, and (p + 1) 2^(k + 64) is normal. */
+/* exp_f32 of what is at most 0, or NaN: -150 <= k <= 0, and (p + 1) 2^(k + 64) is normal. So it is up to k = 62: up to 42, for what is at most 0 but for roundings. */
 LARGE_FN float exp_low_f32(float x) {
-    x = x < -104.0f ? -104.0f : x;
+    x = maximum(x, -104.0f);
     i32 k;
     float p = exp_parts(x, &k);
     return MUL(plus_one(p, of_bits(((u32)k << 23) + (191u << 23))), 0x1p-64f);
@@ -116,7 +116,7 @@ LARGE_FN float erf_f32(float x) {
 }
 
 FN float sigmoid_f32(float x) {
-    float t = exp_f32(of_bits(__float_as_uint(x) | ~ABS_BITS));
+    float t = exp_low_f32(of_bits(__float_as_uint(x) | ~ABS_BITS));
     return DIV(x >= 0.0f ? 1.0f : t, ADD(1.0f, t));
 }
 
@@ -177,6 +177,11 @@ FN void two_quotients(const float *x, const Divisor &d, float *y) {
             else y[0] = z;
         }
     }
+}
+
+template <int W> FN void quotients(const float *x, const Divisor &d, float *y) {
+#pragma unroll
+    for (int i = 0; i < W; i += 2) two_quotients(x + i, d, y + i);
 }
 
 /* IEEE 754-2019 maximum and minimum: -0 before +0, NaN if either is */

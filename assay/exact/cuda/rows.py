@@ -26,23 +26,46 @@ from assay.exact.rows import Rows
 from assay.exact.steps import Step
 from assay.exact.views import View
 
+NEIGHBOURS = 4
+"""Elements of a thread, where rows are multiples of so many: 16 bytes of f32."""
 ROOM = 128
 """Registers that a thread has for elements of rows, of 255."""
 
 
 def shape_of(step: Step) -> Shape:
     """How rows are shared out."""
-    length = Rows(*step.extra).length
-    words = Group(step).planned(True).words()
-    for group in (WARP, BLOCK):
-        if held := held_for(length, group, words, ROOM):
-            return Shape(group, held)
-    return Shape(LOOP, 0)
+    length, group = Rows(*step.extra).length, Group(step)
+    full = length % NEIGHBOURS == 0 and length >= NEIGHBOURS * WARP
+    width = NEIGHBOURS if full else 1
+    words = group.planned(True).words()
+    fewer = group.planned(True, group.light()).words()
+    for threads, size in ((WARP, words), (WARP, fewer), (BLOCK, words)):
+        if held := held_for(length, threads, size, ROOM, width):
+            return Shape(threads, held, width, full, held * threads == length, size < words)
+    return Shape(LOOP, 0, width, full)
+
+
+def _even(v: View) -> bool:
+    """Whether NEIGHBOURS elements of a row, from a multiple of them on, lie in a multiple of their bytes, or of 16; values begin at multiples of
+    64."""
+    strides = [step for n, step in zip(v.shape[:-1], v.strides, strict=False) if n > 1]
+    return v.offset % NEIGHBOURS == 0 and all(step % NEIGHBOURS == 0 for step in strides)
+
+
+def group_of(step: Step, shape: Shape) -> Group:
+    """The values of a step as such a kernel makes them."""
+    group = Group(step)
+    for value, v in zip(group.reads, step.reads, strict=True):
+        value.even = value.wide and _even(v)
+    for part in step.parts:
+        if part.name in ("tops", "highs"):
+            group.of[part.reads[0]].even_tops = part.writes[-1].offset % 16 == 0
+    return group.planned(shape.held > 0, group.light() if shape.again else ())
 
 
 def passes(step: Step) -> dict[View, int]:
     """How often a kernel reads each of its wide inputs."""
-    group = Group(step).planned(shape_of(step).held > 0)
+    group = group_of(step, shape_of(step))
     return {v: sum(value in phase.made for phase in group.phases) for v, value in zip(step.reads, group.reads, strict=True) if value.wide}
 
 
@@ -90,7 +113,7 @@ def text(step: Step) -> MapText:
     for each result with tops the addresses of these, of rows and of columns (zero before); those of columns' magnitudes that are wanted alone; for
     each sum of f32 its bits."""
     shape = shape_of(step)
-    group = Group(step).planned(shape.held > 0)
+    group = group_of(step, shape)
     parameters, starts = inputs(step, group)
     parameters = ["i64 rows", "i64 length", *parameters]
     parameters += [f"{TYPES[v.dtype]} *__restrict__ y{k}" for k, v in enumerate(group.writes)]
