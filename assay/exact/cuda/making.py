@@ -2,12 +2,12 @@
 
 A matrix that nothing but `pack_both` would read may be a few operators away from what its maker reads or stores anyway: a layer norm's result
 from what is normed, with a mean and a deviation a row; cross-entropy's gradient from the logits. The kernel that finds its largest magnitudes
-then does not store it, and the one that packs it makes it again: by the same operators, so the bits are the same. A block makes ROW x ROW elements
-once, in shared memory, and packs them from there along both axes (pack.cuh).
+then does not store it, and the one that packs it makes it again: by the same operators, so the bits are the same. A block makes each
+element once, in shared memory, and packs it from there along both axes (pack.cuh).
 
 Only where the chain reads fewer bytes than the matrix has, written and read; no further than values are made again elsewhere (assay.exact.again); and
 without quotients, since packing leaves few instructions free: in NVIDIA's machine code a layer norm's chain has 11 for an element, cross-entropy's
-gradient 43 and a GELU 54, packing along both axes 60, while 4 bytes at 4 TB/s take an H200 as long as 31.
+gradient 43 and a GELU 54, packing along both axes 26, while 4 bytes at 4 TB/s take an H200 as long as 31.
 """
 
 from __future__ import annotations
