@@ -201,11 +201,15 @@ def test_flipped_bits_of_what_is_packed_are_caught() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("group * LANES < by_column.padded; group++", "group * LANES < by_column.padded; group += 2"),
-        ("if (at.row * ROW < by_column.k) {", "if (at.row * ROW + ROW < by_column.k) {"),
+        ("16 * warp : 0) >= of.padded) return;", "ROW : 0) >= of.padded) return;"),
+        ("COLUMNS && at.row < by_column.k", "COLUMNS && at.row + ROW < by_column.k"),
         ("padded_r, planes_r, top_r, packed_r", "padded_r, planes_r, top_c, packed_r"), ("across_c, along_c}", "(u64 *)0, along_c}"),
         ("if (from + j < columns) atomicMax", "if (from + j + 1 < columns) atomicMax"), ("highs[j] = a > highs[j] ? a : highs[j];", "highs[j] = a;"),
         ("if (tx == 0) atomicMax(&top_r[row], high);", "if (tx == 0) top_r[row] = high;"),
+        ("column + ROW <= from.columns", "column <= from.columns"), ("row + HIGH <= from.rows", "row <= from.rows"),
+        ("TURNED ? from / 16 + (column & 3) : column", "TURNED ? (column & 3) : column"),
+        ("last_two[4] = {0, upper, 0, lower}", "last_two[4] = {0, lower, 0, upper}"),
+        ("(TURNED ? from : 0) + 16 * chunk", "16 * chunk"), ("room.scales + ROW, bits", "room.scales, bits"),
     ],
 )  # fmt: skip
 def test_changes_of_the_kernels_are_found(old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:

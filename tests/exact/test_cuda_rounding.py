@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from assay.exact.cuda import fake
 from assay.exact.cuda.device import Launch, Module, source
+from assay.exact.cuda.tiles import digits
 from assay.exact.inputs import Array
 from tests.exact.support import same
 from tests.exact.test_cuda_onchip import defined
@@ -53,6 +54,20 @@ KERNEL integers(const float *x, i64 top, i64 bits, i64 n, i64 *out) {
     factor_of((u32)top, (int)bits, &factor, &magic);
     for (i64 i = 0; i < n; i++) out[i] = rounded_to(x[i], factor, magic);
 }
+KERNEL limits(const u32 *tops, i64 bits, i64 n, i64 *out) { for (i64 i = 0; i < n; i++) out[i] = at_limit(tops[i], (int)bits); }
+KERNEL digits(const i64 *q, i64 none, i64 n, i64 *out) {
+    for (i64 i = 0; i < n; i += 4) {
+        u32 y[4], words[PLANES];
+        for (int j = 0; j < 4; j++) y[j] = (u32)none + (u32)q[i + j];
+        bytes_of(y, (u32)none, words);
+        for (int j = 0; j < 4; j++) {
+            i64 total = 0;
+            for (int z = 0; z < PLANES; z++) total = total * 256 + (words[z] >> 8 * j & 255);
+            out[i + j] = total;
+        }
+    }
+}
+KERNEL centre(i64 n, i64 *out) { out[0] = CENTRE; }
 """
 Ints = NDArray[np.int64]
 
@@ -144,6 +159,48 @@ def test_the_integers_of_an_operand(bits: int) -> None:
         x = x[np.isfinite(x) & (abs(x.astype(np.float64)) < np.ldexp(1.0, field - 126))]
         got = made(bits, "integers", [x], [field << 23 | 0x7FFFFF, bits], np.zeros(len(x), np.int64))
         assert (got == np.rint(np.ldexp(x.astype(np.float64), shift))).all(), field
+
+
+@pytest.mark.parametrize("bits", [4, 8, 9, 14, 15, 16, 23])
+def test_the_bytes_of_digits(bits: int) -> None:
+    """Of every integer up to 15 bits, of the outermost and of drawn ones above, from each magic that packing may have."""
+    rng, most, how = np.random.default_rng(bits), (1 << (bits - 1)) - 1, digits(bits)
+    some = np.arange(-most, most + 1) if bits <= 15 else np.concatenate([np.arange(-9000, 9000), most - np.arange(9000), -most + np.arange(9000)])
+    some = np.concatenate([some, rng.integers(-most, most + 1, 4 - len(some) % 4)])
+    (centre,) = made(bits, "centre", [], [], np.zeros(1, np.int64))
+    base, own = 7 if how.karatsuba else 8, 2 if how.karatsuba else how.planes
+    rest, planes = some, []
+    for _ in range(own - 1):
+        low = (rest + (1 << (base - 1))) % (1 << base) - (1 << (base - 1))
+        planes.insert(0, low)
+        rest = (rest - low) >> base
+    planes.insert(0, rest)
+    planes += [sum(planes)] * how.karatsuba
+    assert all(-128 <= plane.min() <= plane.max() <= 127 for plane in planes)
+    want = sum(plane % 256 << 8 * (len(planes) - 1 - z) for z, plane in enumerate(planes))
+    for less in {0, 1, bits - 3, bits - 2}:
+        magic = 0x4B400000 - (less << 23)
+        assert abs(some).max() <= 1 << 22
+        assert int(centre) % 2 == 0
+        assert int(centre) + int(some.max()) < 1 << 22 or not centre, "within the same power of two"
+        assert np.array_equal(made(bits, "digits", [some], [magic + int(centre)], np.zeros(len(some), np.int64)), want)
+
+
+@pytest.mark.parametrize("bits", [4, 8, 14, 15, 23])
+def test_which_lanes_have_integers_to_be_limited(bits: int) -> None:
+    """A lane of which it is not said has none: its largest magnitude does not round up to 2^(bits - 1)."""
+    rng, most = np.random.default_rng(bits), 1 << (bits - 1)
+    edge = (1 << 23) - (1 << (24 - bits))
+    fractions = np.unique(np.concatenate([edge + np.arange(-40, 41), (1 << 23) - np.arange(1, 40), np.arange(9), rng.integers(0, 1 << 23, 20_000)]))
+    fractions = fractions[(fractions >= 0) & (fractions < 1 << 23)]
+    for field in (0, 1, bits, 126, 127, 128, 254):
+        tops = (field << 23 | fractions).astype(np.uint32)
+        got = made(bits, "limits", [tops], [bits], np.zeros(len(tops), np.int64))
+        q = made(bits, "integers", [tops.view(np.float32)], [field << 23, bits], np.zeros(len(tops), np.int64))
+        assert q.max() == most
+        assert (got[q == most] == 1).all()
+        assert np.array_equal(got, fractions >= edge)
+    assert made(bits, "limits", [np.array([0x7F800000, 0x7FC00000], np.uint32)], [bits], np.zeros(2, np.int64)).tolist() == [1, 1]
 
 
 def test_totals_are_halved_from_three_sums_of_digits() -> None:

@@ -84,6 +84,64 @@ __device__ __forceinline__ u32 low_bytes(const i32 x[4]) {
 /* Four sums of bytes: nothing is carried from one to the next. x = h + l fits a byte. */
 __device__ __forceinline__ u32 added(u32 h, u32 l) { return ((h & 0x7f7f7f7fu) + (l & 0x7f7f7f7fu)) ^ ((h ^ l) & 0x80808080u); }
 
+/* Packing has four elements at a time: of each the bits of x * factor + magic, CENTRE more than `factor_of`'s magic and q, and of these the bytes of all digits.
+ * Between what are multiples of 2^16 for q = 0 (`magic` without CENTRE) and the next, CENTRE makes each digit a field that is never negative: l + 64 in seven bits
+ * and h + 128 in eight with 7 bits a digit, l + 128 and h + 128 with 8 bits and two digits. It is even, so ties go where they went, and with at most 15 bits
+ * the sum stays between 2^23 and 2^24 units. Of three digits q has 23 bits, which leave no room: there what is added is added to the sum. */
+#if FP8 || PLANES == 1 || PLANES == 3 && !KARATSUBA
+#define CENTRE 0u
+#elif KARATSUBA
+#define CENTRE 0x4040u
+#else
+#define CENTRE 0x8080u
+#endif
+#define SIGNS 0x80808080u
+
+/* Whether any |q| of a lane may be more than 2^(bits-1) - 1, or any number: the bits - 1 upper bits of its largest magnitude's fraction are ones, without which
+ * |x| < (2 - 2^(1-bits)) 2^(e-1) (e as in EXACT: |x| < 2^e), so |x 2^s| < 2^(bits-1) - 1/2; or it is an infinity or NaN. */
+__device__ __forceinline__ bool at_limit(u32 top, int bits) { return (~top << 9) >> (33 - bits) == 0 || field_of(top) == 255; }
+
+/* The bytes of the digits of four elements, plane by plane, from such bits. none: those of zero. */
+__device__ __forceinline__ void bytes_of(const u32 y[4], u32 none, u32 words[PLANES]) {
+#if FP8
+    i32 d[OWN][4];
+    #pragma unroll
+    for (int i = 0; i < 4; i++) {
+        i32 own[OWN];
+        digits_of((i32)(y[i] - none), own);
+        #pragma unroll
+        for (int z = 0; z < OWN; z++) d[z][i] = own[z];
+    }
+    #pragma unroll
+    for (int z = 0; z < OWN; z++) words[z] = low_bytes(d[z]);
+#if KARATSUBA
+    words[2] = added(words[0], words[1]);
+#endif
+#elif PLANES == 1
+    words[0] = __byte_perm(__byte_perm(y[0], y[1], 0x0040), __byte_perm(y[2], y[3], 0x0040), 0x5410);
+#elif PLANES == 3 && !KARATSUBA
+    u32 u[4], low[2], high[2];
+    #pragma unroll
+    for (int i = 0; i < 4; i++) u[i] = y[i] - (none - 0x8080u);
+    #pragma unroll
+    for (int i = 0; i < 2; i++) low[i] = __byte_perm(u[2 * i], u[2 * i + 1], 0x5140), high[i] = __byte_perm(u[2 * i], u[2 * i + 1], 0x0062);
+    words[0] = __byte_perm(high[0], high[1], 0x5410);
+    words[1] = __byte_perm(low[0], low[1], 0x7632) ^ SIGNS;
+    words[2] = __byte_perm(low[0], low[1], 0x5410) ^ SIGNS;
+#else
+    u32 first = __byte_perm(y[0], y[1], 0x5410), last = __byte_perm(y[2], y[3], 0x5410); /* two lower halves each */
+#if KARATSUBA
+    u32 h = __byte_perm(first << 1, last << 1, 0x7531), l = __byte_perm(first, last, 0x6420) & 0x7f7f7f7fu;
+    words[0] = h ^ SIGNS;
+    words[1] = (l + 0x40404040u) ^ SIGNS;
+    words[2] = (h + l - 0x40404040u) ^ SIGNS; /* h + l + 128 of each byte, which fits it, whatever is carried and borrowed on the way */
+#else
+    words[0] = __byte_perm(first, last, 0x7531) ^ SIGNS;
+    words[1] = __byte_perm(first, last, 0x6420) ^ SIGNS;
+#endif
+#endif
+}
+
 /* Sum of products of q from the sums of products of digits, modulo 2^64 (none overflows: a program with wider ones is refused). */
 __device__ __forceinline__ i64 recombined(const i32 s[SUMS]) {
 #if KARATSUBA
@@ -102,6 +160,15 @@ __device__ __forceinline__ i64 weight(int z) {
     return z == 0 ? (1 << 2 * BASE) - (1 << BASE) : z == 1 ? 1 - (1 << BASE) : 1 << BASE;
 #else
     return (i64)1 << BASE * (PLANES - 1 - z);
+#endif
+}
+
+/* What plane z, one of those that are no sums of others, counts for with the plane that is their sum. */
+__device__ __forceinline__ i64 own_weight(int z) {
+#if KARATSUBA
+    return z == 0 ? 1 << 2 * BASE : 1;
+#else
+    return weight(z);
 #endif
 }
 

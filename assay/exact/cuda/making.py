@@ -2,12 +2,12 @@
 
 A matrix that nothing but `pack_both` would read may be a few operators away from what its maker reads or stores anyway: a layer norm's result
 from what is normed, with a mean and a deviation a row; cross-entropy's gradient from the logits. The kernel that finds its largest magnitudes
-then does not store it, and the one that packs it makes it again: by the same operators, so the bits are the same. A block makes ROW x ROW elements
-once, in shared memory, and packs them from there along both axes (pack.cuh).
+then does not store it, and the one that packs it makes it again: by the same operators, so the bits are the same. A block makes each
+element once, in shared memory, and packs it from there along both axes (pack.cuh).
 
 Only where the chain reads fewer bytes than the matrix has, written and read; no further than values are made again elsewhere (assay.exact.again); and
 without quotients, since packing leaves few instructions free: in NVIDIA's machine code a layer norm's chain has 11 for an element, cross-entropy's
-gradient 43 and a GELU 54, packing along both axes 60, while 4 bytes at 4 TB/s take an H200 as long as 31.
+gradient 43 and a GELU 54, packing along both axes 26, while 4 bytes at 4 TB/s take an H200 as long as 31.
 """
 
 from __future__ import annotations
@@ -18,21 +18,16 @@ from typing import NamedTuple
 
 from assay.exact.again import LARGE, MOST, touched
 from assay.exact.cuda import rows
-from assay.exact.cuda.device import Description, Kernel
+from assay.exact.cuda.device import Kernel
 from assay.exact.cuda.groups import Group
 from assay.exact.cuda.maps import TYPES, MapText
 from assay.exact.cuda.phases import inner
-from assay.exact.cuda.tiles import ROW, SHARED
 from assay.exact.rows import wide
 from assay.exact.steps import Instruction, Step
 from assay.exact.views import View
 
 DEAR = tuple(name for name in LARGE if name != "exp")
 """Operators of which no chain has one: quotients and the like."""
-MADE = 4 * ROW * ROW
-"""Bytes of shared memory for what a block makes."""
-BESIDE = 8 * ROW * 4 + 1024
-"""And those that it has beside (pack.cuh's sums, what a block has in any case)."""
 
 
 class Making(NamedTuple):
@@ -40,11 +35,6 @@ class Making(NamedTuple):
 
     kernel: Kernel
     arguments: rows.Arguments
-
-
-def able(description: Description) -> bool:
-    """Whether a processor of a device holds several such blocks, so that one packs while another reads."""
-    return SHARED.get(description.arch, 2 * (MADE + BESIDE)) >= 2 * (MADE + BESIDE)
 
 
 def chain_of(step: Step, matrix: View) -> Step | None:
@@ -98,27 +88,28 @@ def text(chain: Step, before: str) -> MapText:
     parameters = ", ".join(["i64 rows", "i64 length", *inputs, "i64 bits", *halves])
 
     def loop(unroll: int, row: str, column: str, value: str) -> str:
-        of_row = [f"const u32 r = {row};", *starts, "float *to = made + i * ROW + ((int)lane ^ shift_of(i));"]
+        of_row = [f"const u32 r = {row};", *starts, "float *to = tile + i * ROW + (lane ^ shift_of(i));"]
         of_element = [f"const int e = {column};", *body, f"to[32 * j] = {value};"]
         each = ["#pragma unroll", "for (int j = 0; j < ROW / 32; j++) {", *inner(of_element), "}"]
-        lines = [f"#pragma unroll {unroll}", "for (int i = (int)threadIdx.x / 32; i < ROW; i += 8) {", *inner([*of_row, *each]), "}"]
-        return "\n        ".join(lines)
+        lines = [f"#pragma unroll {unroll}", "for (int i = (int)threadIdx.x / 32; i < HIGH; i += 8) {", *inner([*of_row, *each]), "}"]
+        return "\n            ".join(lines)
 
     tail = f"""({parameters}) {{
-    ASSAY_SHARED(float, made);
-    __shared__ i32 part[8][ROW];
-    const square at = square_of(length, padded_c);
-    const u32 lane = threadIdx.x % 32u, n = (u32)length;
-    const int row = (int)at.row * ROW, column = (int)at.column * ROW + (int)lane, last = (int)rows - 1;
-    if (row + ROW <= (int)rows && (int)(at.column + 1) * ROW <= (int)n) {{
-        {loop(2, "(u32)(row + i)", "column + 32 * j", matrix.name)}
-    }} else {{
-        {loop(1, "(u32)min(row + i, last)", "min(column + 32 * j, (int)n - 1)",
-              f"row + i < (int)rows && column + 32 * j < (int)n ? {matrix.name} : 0.0f")}
-    }}
-    const packed_operand by_row = {{0, 0, 0, 0, rows, length, 0, padded_r, planes_r, top_r, packed_r, across_r, along_r}};
-    const packed_operand by_column = {{0, 0, 0, 0, length, rows, 1, padded_c, planes_c, top_c, packed_c, across_c, along_c}};
-    pack_made(made, by_row, by_column, at, (int)bits, part);
+    __shared__ square_room room;
+    const u32 n = (u32)length;
+    const int lane = (int)threadIdx.x % 32, last = (int)rows - 1;
+    auto fill = [&](float *tile, i64 from, i64 beside) {{
+        const int row = (int)from, column = (int)beside + lane;
+        if (row + HIGH <= (int)rows && (int)beside + ROW <= (int)n) {{
+            {loop(2, "(u32)(row + i)", "column + 32 * j", matrix.name)}
+        }} else {{
+            {loop(1, "(u32)min(row + i, last)", "min(column + 32 * j, (int)n - 1)",
+                  f"row + i < (int)rows && column + 32 * j < (int)n ? {matrix.name} : 0.0f")}
+        }}
+    }};
+    const packed_operand by_row = {{rows, length, padded_r, planes_r, top_r, packed_r, across_r, along_r}};
+    const packed_operand by_column = {{length, rows, padded_c, planes_c, top_c, packed_c, across_c, along_c}};
+    pack_square<true, true>(fill, room, by_row, by_column, square_of(length, padded_c), (int)bits);
 }}
 """
     name = f"made_{hashlib.sha256(f'{before}{tail}'.encode()).hexdigest()[:16]}"

@@ -108,26 +108,33 @@ KERNEL __launch_bounds__(256) tops_all(i64 count, const i64 *table) {
     else top_group(x, batch_at, lane_at, of[3], k_at, of[5], of[6], of[7], of[8], top, block);
 }
 
-/* Blocks begin with the lanes that tops read last, which L2 may still hold. */
+/* An operand by itself. A block has LANES lanes by ROW elements of k, or ROW by ROW where neighbouring lanes are neighbours in memory. Blocks begin with the lanes
+ * that tops read last, which L2 may still hold. */
 KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack(const float *x, const i64 *batch_at, const i64 *lane_at, i64 lane_step, const i64 *k_at, i64 k_step, i64 lanes,
             i64 k, i64 turned, const u32 *top, i64 bits, i64 padded, i8 *packed, i64 planes, u64 *across, u64 *along) {
-    __shared__ __align__(16) float tile[32][ROW + 4];
-    __shared__ i32 part[8][ROW];
-    i64 blocks = (k + ROW - 1) / ROW, groups = padded / LANES, item = (i64)gridDim.x - 1 - blockIdx.x, rest = item / blocks, product = rest / groups;
-    packed_operand of = {lane_at, k_at, lane_step, k_step, lanes, k, turned, padded, planes, top, packed, across, along};
-    pack_group(in_memory{x + batch_at[product], tile}, of, product, rest % groups, item % blocks, (int)bits, part);
+    __shared__ square_room room;
+    const u32 blocks = (u32)((k + ROW - 1) / ROW), each = turned ? ROW : LANES, groups = (u32)((padded + each - 1) / each), item = gridDim.x - 1 - blockIdx.x;
+    const u32 rest = item / blocks, product = rest / groups;
+    const i64 first = (i64)(rest % groups) * each, block = (i64)(item % blocks) * ROW, size = padded * blocks * ROW * ITEM;
+    const packed_operand of = {lanes, k, padded, planes, top + product * lanes, packed + product * planes * size,
+            across ? across + (i64)product * PLANES * blocks * ROW : nullptr, along ? along + product * padded : nullptr};
+    x += batch_at[product];
+    if (turned) {
+        const in_memory from = {x, k_at, lane_at, k_step, lane_step, k, lanes};
+        pack_square<false, true>([&](float *tile, i64 row, i64 column) { read_tile(from, tile, row, column); }, room, of, of, square{block, first, 2}, (int)bits);
+    } else {
+        const in_memory from = {x, lane_at, k_at, lane_step, k_step, lanes, k};
+        pack_square<true, false>([&](float *tile, i64 row, i64 column) { read_tile(from, tile, row, column); }, room, of, of, square{first, block, 1}, (int)bits);
+    }
 }
 
-/* A matrix that two products read, each along the other axis, in one pass: its rows as lanes (`packed_r`), and its columns (`packed_c`). A block takes
- * ROW x ROW elements, twice: 64 KB, which caches hold in between. */
+/* A matrix that two products read, each along the other axis, in one pass: its rows as lanes (`packed_r`), and its columns (`packed_c`). A block has ROW x ROW. */
 KERNEL __launch_bounds__(256, OWN < 3 ? 4 : 3) pack_both(const float *x, const i64 *row_at, i64 row_step, const i64 *column_at, i64 column_step, i64 rows, i64 columns,
             i64 bits, const u32 *top_r, i64 padded_r, i8 *packed_r, i64 planes_r, u64 *across_r, u64 *along_r,
             const u32 *top_c, i64 padded_c, i8 *packed_c, i64 planes_c, u64 *across_c, u64 *along_c) {
-    __shared__ __align__(16) float tile[32][ROW + 4];
-    __shared__ i32 part[8][ROW];
-    const square at = square_of(columns, padded_c);
-    const packed_operand by_row = {row_at, column_at, row_step, column_step, rows, columns, 0, padded_r, planes_r, top_r, packed_r, across_r, along_r};
-    const packed_operand by_column = {column_at, row_at, column_step, row_step, columns, rows, 1, padded_c, planes_c, top_c, packed_c, across_c, along_c};
-    const in_memory from = {x, tile};
-    pack_square(from, from, by_row, by_column, at, (int)bits, part);
+    __shared__ square_room room;
+    const packed_operand by_row = {rows, columns, padded_r, planes_r, top_r, packed_r, across_r, along_r};
+    const packed_operand by_column = {columns, rows, padded_c, planes_c, top_c, packed_c, across_c, along_c};
+    const in_memory from = {x, row_at, column_at, row_step, column_step, rows, columns};
+    pack_square<true, true>([&](float *tile, i64 row, i64 column) { read_tile(from, tile, row, column); }, room, by_row, by_column, square_of(columns, padded_c), (int)bits);
 }

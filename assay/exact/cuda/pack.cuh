@@ -3,165 +3,211 @@
  *
  * For the checksum (check.cu) A's digits are summed over lanes (`across`: [product][plane][k]) and B's over k (`along`: [product][padded lanes],
  * weighted), from registers, before they have been to memory. These start from zero (clear).
+ *
+ * A block of 256 threads has a matrix in shared memory, HIGH x ROW elements at a time, and packs the rows of such a tile as lanes, its columns, or both. A
+ * thread has 16 elements of k of two lanes, which are 16 bytes of each plane. Four threads of a warp have the same k of other lanes, so their sums over lanes
+ * are products with ones, for tensor cores.
  */
 
-#define LANES 64 /* of a block of pack */
+#define LANES 64 /* to multiples of which lanes are padded */
+#define HIGH 64
+#define TILE (HIGH * ROW)
 
-/* An operand: where its elements lie (x is that of its product), and where its digits and sums go. */
+/* An operand of a product, or nothing (k = 0): where its digits and sums go. */
 struct packed_operand {
-    const i64 *lane_at, *k_at;
-    i64 lane_step, k_step, lanes, k, turned, padded, planes;
+    i64 lanes, k, padded, planes;
     const u32 *top;
     i8 *packed;
     u64 *across, *along;
 };
 
-/* Elements that lie in memory. */
-struct in_memory {
-    const float *x;
-    float (*tile)[ROW + 4]; /* element i of lane l at i ^ l / 8, so that lanes' equal elements lie in different banks */
+/* What a block has of a matrix: from where on, and how many tiles below each other. Both are multiples of ROW where there are two. */
+struct square {
+    i64 row, column;
+    int tiles;
 };
 
-/* Before 32 lanes of a block of k. */
-__device__ __forceinline__ void begin_lanes(const in_memory &from, const packed_operand &of, i64 first, i64 block) {
-    if (!of.turned) return;
-    int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5; /* neighbouring lanes are neighbours in memory */
-    const float *mine = from.x + place(of.lane_at, of.lane_step, first + tx < of.lanes ? first + tx : 0);
-    __syncthreads();
-    for (int i = ty; i < ROW; i += 8) {
-        i64 at = block * ROW + i;
-        from.tile[tx][i ^ tx / 8] = at < of.k && first + tx < of.lanes ? mine[place(of.k_at, of.k_step, at)] : 0.0f;
-    }
-    __syncthreads();
-}
+/* Element (r, c) of a tile lies at r ROW + (c ^ shift_of(r)). So 16 bytes lie together, and all banks are read by eight threads that read as many of two chunks of
+ * four rows, and by sixteen that read eight bytes of four columns of each sixteenth row. */
+__device__ __forceinline__ int shift_of(int r) { return (r & 3) << 2 ^ (r >> 4 & 3) << 3; }
 
-/* Four elements of k from `at` on of `lane`, which is lane ty + 8 turn of the 32. */
-__device__ __forceinline__ void four_of(const in_memory &from, const packed_operand &of, i64 lane, i64 at, int turn, float *four) {
-    int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
-    if (of.turned) {
-        float4 held = *(const float4 *)&from.tile[ty + 8 * turn][4 * tx];
-        four[turn] = held.x, four[1 ^ turn] = held.y, four[2 ^ turn] = held.z, four[3 ^ turn] = held.w;
+/* A matrix that lies in memory. */
+struct in_memory {
+    const float *x;
+    const i64 *row_at, *column_at;
+    i64 row_step, column_step, rows, columns;
+};
+
+/* A tile of it, with zeros beyond its edges: by copies of 16 bytes where the matrix has such. */
+__device__ __forceinline__ void read_tile(const in_memory &from, float *tile, i64 row, i64 column) {
+    const int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5;
+    const bool beside = !from.row_at && !from.column_at && from.column_step == 1 && from.row_step % 4 == 0 && (u64)from.x % 16 == 0;
+    if (beside && row + HIGH <= from.rows && column + ROW <= from.columns) {
+        const float *mine = from.x + (row + ty) * from.row_step + column + 4 * tx;
+        #pragma unroll
+        for (int i = 0; i < HIGH / 8; i++, mine += 8 * from.row_step) async_copy(tile + (ty + 8 * i) * ROW + ((4 * tx) ^ shift_of(ty + 8 * i)), mine);
+        async_commit();
+        async_wait<0>();
         return;
     }
-    const float *mine = from.x + place(of.lane_at, of.lane_step, lane < of.lanes ? lane : 0);
-    if (!of.k_at && of.k_step == 1 && lane < of.lanes && at + 4 <= of.k && (u64)(mine + at) % 16 == 0) {
-        float4 held = *(const float4 *)(mine + at);
-        four[0] = held.x, four[1] = held.y, four[2] = held.z, four[3] = held.w;
-    } else {
+    #pragma unroll 1
+    for (int r = ty; r < HIGH; r += 8) {
+        const bool there = row + r < from.rows;
+        const float *mine = from.x + (there ? place(from.row_at, from.row_step, row + r) : 0);
         #pragma unroll
-        for (int i = 0; i < 4; i++) four[i] = at + i < of.k && lane < of.lanes ? mine[place(of.k_at, of.k_step, at + i)] : 0.0f;
+        for (int c = tx; c < ROW; c += 32)
+            tile[r * ROW + (c ^ shift_of(r))] = there && column + c < from.columns ? mine[place(from.column_at, from.column_step, column + c)] : 0.0f;
     }
 }
 
-/* Elements of ROW x ROW that a block has made in shared memory (making.py), zeros beyond the matrix: element (r, c) lies at r ROW + (c ^ shift_of(r)). The five
- * bits that are changed are other ones for each r / 4 of 32, so four of a row, or one of each fourth row, are read by a warp from all banks; and the lower two
- * of them are r / 8 mod 4. */
-struct made_rows { const float *made; };
-struct made_columns { const float *made; };
-__device__ __forceinline__ int shift_of(int r) { return (r >> 3 & 3) | (r >> 2 & 1) << 2 | (r >> 5 & 3) << 3; }
-__device__ __forceinline__ void begin_lanes(const made_rows &, const packed_operand &, i64, i64) {}
-__device__ __forceinline__ void begin_lanes(const made_columns &, const packed_operand &, i64, i64) {}
-__device__ __forceinline__ void four_of(const made_rows &from, const packed_operand &, i64 lane, i64, int turn, float *four) {
-    int r = (int)lane & (ROW - 1);
-    float4 held = *(const float4 *)&from.made[r * ROW + ((4 * (int)(threadIdx.x & 31)) ^ (shift_of(r) & ~3))];
-    four[turn] = held.x, four[1 ^ turn] = held.y, four[2 ^ turn] = held.z, four[3 ^ turn] = held.w;
-}
-__device__ __forceinline__ void four_of(const made_columns &from, const packed_operand &, i64 lane, i64, int, float *four) {
-    int r = 4 * (int)(threadIdx.x & 31);
-    const float *mine = from.made + r * ROW + (((int)lane & (ROW - 1)) ^ shift_of(r));
-    #pragma unroll
-    for (int i = 0; i < 4; i++) four[i] = mine[i * ROW];
-}
+struct __align__(16) sixteen_bytes { four_digits of[4 / ITEM]; };
+struct lane_scale { float factor, magic; }; /* factor_of, with CENTRE */
 
-/* A block of 32 x 8 threads packs LANES lanes of 128 k. Of the planes only the first `planes` are written; all of them are summed. */
-template <class From>
-__device__ __forceinline__ void pack_group(const From &from, const packed_operand &of, i64 product, i64 group, i64 block, int bits, i32 (*part)[ROW]) {
-    const i64 blocks = (of.k + ROW - 1) / ROW, plane = blocks * of.padded * ROW * ITEM, apart = PLAIN ? 8 * blocks * ROW : 8 * WIDTH; /* of each eighth lane */
-    const int tx = threadIdx.x & 31, ty = (int)threadIdx.x >> 5, planes = (int)of.planes, lanes = (int)(of.lanes - group * LANES) - ty;
-    const u32 *top = of.top + product * of.lanes + group * LANES + ty;
-    u64 *along = of.along ? of.along + product * of.padded + group * LANES + ty : nullptr;
-    i8 *to = of.packed + spot(product, planes, 0, blocks, block, of.padded, group * LANES + ty, 4 * tx);
-    i32 totals[PLANES][4];
-    for (int z = 0; z < PLANES; z++) for (int i = 0; i < 4; i++) totals[z][i] = 0;
-    for (int first = 0; first < LANES; first += 32) {
-        begin_lanes(from, of, group * LANES + first, block);
-        #pragma unroll
-        for (int turn = 0; turn < 4; turn++) {
-            const int lane = first + 8 * turn; /* from ty on */
-            float factor, magic, four[4];
-            i32 d[OWN][4], sums[PLANES];
-            u32 words[PLANES];
-            factor_of(lane < lanes ? top[lane] : 0u, bits, &factor, &magic);
-            four_of(from, of, group * LANES + ty + lane, block * ROW + 4 * tx, turn, four);
+/* What a block has in shared memory. */
+struct square_room {
+    __align__(16) float tile[TILE];
+    lane_scale scales[2 * ROW];    /* of rows, and of columns */
+    i32 sums[2][OWN + 1][ROW];
+};
+
+/* Packs the lanes of a tile: its rows or, TURNED, its columns; the first one is lane `first`. `from`: where the tile begins in its square (k, or rows that are
+ * lanes). scales: of the square's lanes. limits: whether there are integers to be limited. sums: of a square, over lanes of each plane that is no sum of others,
+ * element k at k % 16 * 8 + k / 16; then over k. */
+template <bool TURNED>
+__device__ __forceinline__ void pack_tile(const float *tile, const packed_operand &of, i64 first, i64 block, int from, const lane_scale *scales, int bits, bool limits,
+                                          i32 (*sums)[ROW]) {
+    const int tx = threadIdx.x & 31, warp = (int)threadIdx.x >> 5, g = tx >> 2, t = tx & 3; /* of 32 bytes of 8 columns, whose column and whose four */
+    const int chunk = TURNED ? g & 3 : g, lane = TURNED ? 16 * warp + 8 * (g >> 2) + 2 * t : 8 * warp + t, apart = TURNED ? 1 : 4, scale = TURNED ? lane : from + lane;
+    if (first + (TURNED ? 16 * warp : 0) >= of.padded) return;
+    const int mine = TURNED ? 16 * chunk * ROW + (lane ^ chunk << 3) : lane * ROW + ((16 * chunk) ^ shift_of(lane));
+    const lane_scale by[2] = {scales[scale], scales[scale + apart]};
+    const u32 none[2] = {__float_as_uint(by[0].magic), __float_as_uint(by[1].magic)};
+    const i32 most = (1 << (bits - 1)) - 1;
+    u32 words[2][PLANES][4];
+    #pragma unroll
+    for (int w = 0; w < 4; w++) {
+        u32 y[2][4];
+        if (TURNED) {
             #pragma unroll
             for (int i = 0; i < 4; i++) {
-                i32 own[OWN];
-                digits_of(limited(rounded_to(four[i], factor, magic), bits), own);
-                #pragma unroll
-                for (int z = 0; z < OWN; z++) d[z][i] = own[z], totals[z][i] += own[z];
+                float2 held = *(const float2 *)(tile + (mine ^ i << 2) + (4 * w + i) * ROW);
+                y[0][i] = __float_as_uint(fused(held.x, by[0].factor, by[0].magic)), y[1][i] = __float_as_uint(fused(held.y, by[1].factor, by[1].magic));
             }
+        } else {
+            #pragma unroll
+            for (int j = 0; j < 2; j++) {
+                float4 held = *(const float4 *)(tile + (mine ^ 4 * w) + apart * j * ROW);
+                const float four[4] = {held.x, held.y, held.z, held.w};
+                #pragma unroll
+                for (int i = 0; i < 4; i++) y[j][i] = __float_as_uint(fused(four[i], by[j].factor, by[j].magic));
+            }
+        }
+        if (limits) {
+            #pragma unroll
+            for (int j = 0; j < 2; j++)
+                #pragma unroll
+                for (int i = 0; i < 4; i++) y[j][i] = (u32)max(min((i32)y[j][i], (i32)none[j] + most), (i32)none[j] - most);
+        }
+        #pragma unroll
+        for (int j = 0; j < 2; j++) {
+            u32 bytes[PLANES];
+            bytes_of(y[j], none[j], bytes);
+            #pragma unroll
+            for (int z = 0; z < PLANES; z++) words[j][z][w] = bytes[z];
+        }
+    }
+    const i64 blocks = (of.k + ROW - 1) / ROW, plane = blocks * of.padded * ROW * ITEM;
+    i8 *const begin = of.packed + spot(0, 1, 0, blocks, block, of.padded, first, 0);
+    #pragma unroll
+    for (int j = 0; j < 2; j++) {
+        #pragma unroll
+        for (int part = 0; part < ITEM; part++) {
+            i8 *to = begin + spot(0, 1, 0, blocks, 0, of.padded, lane + apart * j, (TURNED ? from : 0) + 16 * chunk + 8 * part);
+            #pragma unroll
+            for (int z = 0; z < PLANES; z++, to += plane) {
+                if (z == (int)of.planes) break;
+                sixteen_bytes bytes;
+                #pragma unroll
+                for (int i = 0; i < 4 / ITEM; i++) bytes.of[i] = widened(words[j][z][part * 2 + i]);
+                *(sixteen_bytes *)to = bytes;
+            }
+        }
+    }
+    if (of.along) {
+        #pragma unroll
+        for (int j = 0; j < 2; j++) {
             i32 sum = 0; /* of 128 elements, less than 2^29 in all */
             #pragma unroll
             for (int z = 0; z < OWN; z++) {
-                words[z] = low_bytes(d[z]);
-                sums[z] = __dp4a((int)words[z], 0x01010101, 0);
+                i32 own = 0;
+                #pragma unroll
+                for (int w = 0; w < 4; w++) own = __dp4a((int)words[j][z][w], 0x01010101, own);
+                sum += (i32)own_weight(z) * own;
             }
-#if KARATSUBA
-            words[2] = added(words[0], words[1]);
-            sums[2] = sums[0] + sums[1];
-#endif
+            atomicAdd(&sums[OWN][scale + apart * j], sum);
+        }
+    }
+    if (of.across) {
+        /* Row 4 w + i of a result has byte i of the words w of a column's four threads: rows 0 to 7 those of two words, rows 8 to 15 those of the other two. */
+        const u32 one = 1u << 8 * (g & 3), upper = g < 4 ? one : 0, lower = g < 4 ? 0 : one, first_two[4] = {upper, 0, lower, 0}, last_two[4] = {0, upper, 0, lower};
+        #pragma unroll
+        for (int z = 0; z < OWN; z++) {
+            i32 across[4] = {0, 0, 0, 0};
             #pragma unroll
-            for (int z = 0; z < PLANES; z++) {
-                if (z < planes) *(four_digits *)(to + z * plane) = widened(words[z]);
-                sum += (i32)weight(z) * sums[z];
-            }
-            to += apart;
-            if (along) {
-                sum = (i32)__reduce_add_sync(ALL_LANES, (u32)sum);
-                if (tx == 0) atomicAdd(&along[lane], (u64)(i64)sum);
+            for (int j = 0; j < 2; j++) mma_s8(across, first_two, words[j][z]), mma_s8(across, last_two, words[j][z] + 2);
+            #pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int column = 2 * t + i % 2;
+                atomicAdd(&sums[z][(g + i / 2 * 8) * 8 + (TURNED ? from / 16 + (column & 3) : column)], across[i]);
             }
         }
     }
+}
+
+/* What the sums of a square come to, by ROW threads: element or lane `at` of block `block` of k and of the lanes from `first` on. */
+__device__ __forceinline__ void add_sums(const packed_operand &of, i64 first, i64 block, int at, const i32 (*sums)[ROW]) {
+    if (of.along && first + at < of.padded) atomicAdd(&of.along[first + at], (u64)(i64)sums[OWN][at]);
+    if (of.across) {
+        u64 *to = of.across + block * ROW + at % 8 * 16 + at / 8;
+        i64 apart = (of.k + ROW - 1) / ROW * ROW;
+        #pragma unroll
+        for (int z = 0; z < OWN; z++) atomicAdd(&to[z * apart], (u64)(i64)sums[z][at]);
 #if KARATSUBA
-    for (int i = 0; i < 4; i++) totals[2][i] = totals[0][i] + totals[1][i];
+        atomicAdd(&to[2 * apart], (u64)(i64)(sums[0][at] + sums[1][at]));
 #endif
-    if (of.across) for (int z = 0; z < PLANES; z++) {
-        for (int i = 0; i < 4; i++) part[ty][4 * tx + i] = totals[z][i];
-        __syncthreads();
-        if (threadIdx.x < ROW) {
-            i32 sum = 0;
-            for (int i = 0; i < 8; i++) sum += part[i][threadIdx.x];
-            atomicAdd(&of.across[((product * PLANES + z) * blocks + block) * ROW + threadIdx.x], (u64)(i64)sum);
-        }
-        __syncthreads();
     }
 }
 
-/* Which ROW x ROW elements of a matrix a block has. Blocks begin with what the kernel before read last, which L2 may still hold. */
-struct square { i64 row, column; };
+/* Packs what a block has of a matrix: with its rows as lanes, with its columns, or both. fill(tile, row, column) has the block's threads write a tile. */
+template <bool ROWS, bool COLUMNS, class Fill>
+__device__ __forceinline__ void pack_square(const Fill &fill, square_room &room, const packed_operand &by_row, const packed_operand &by_column, square at, int bits) {
+    const int thread = (int)threadIdx.x, mine = thread & (ROW - 1);
+    const bool rows = ROWS && at.column < by_row.k, columns = COLUMNS && at.row < by_column.k;
+    const i64 lane = (thread < ROW ? at.row : at.column) + mine;
+    u32 top = 0;
+    if (ROWS && thread < ROW && lane < by_row.lanes) top = by_row.top[lane];
+    if (COLUMNS && thread >= ROW && lane < by_column.lanes) top = by_column.top[lane];
+    int limits = at_limit(top, bits);
+    float factor, magic;
+    factor_of(top, bits, &factor, &magic);
+    room.scales[thread] = {factor, __uint_as_float(__float_as_uint(magic) + CENTRE)};
+    #pragma unroll
+    for (int z = 0; z <= OWN; z++) room.sums[thread / ROW][z][mine] = 0;
+    #pragma unroll 1
+    for (int from = 0; from < at.tiles * HIGH; from += HIGH) {
+        fill(room.tile, at.row + from, at.column);
+        limits = __syncthreads_or(limits);
+        if (rows) pack_tile<false>(room.tile, by_row, at.row + from, at.column / ROW, from, room.scales, bits, limits, room.sums[0]);
+        if (columns) pack_tile<true>(room.tile, by_column, at.column, at.row / ROW, from, room.scales + ROW, bits, limits, room.sums[1]);
+        __syncthreads();
+    }
+    if (thread < ROW) {
+        if (rows) add_sums(by_row, at.row, at.column / ROW, mine, room.sums[0]);
+    } else if (columns) add_sums(by_column, at.column, at.row / ROW, mine, room.sums[1]);
+}
+
+/* Which of a matrix a block has that packs it along both axes. Blocks begin with what the kernel before read last, which L2 may still hold. */
 __device__ __forceinline__ square square_of(i64 columns, i64 padded_c) {
-    i64 wide = ((padded_c > columns ? padded_c : columns) + ROW - 1) / ROW, item = (i64)gridDim.x - 1 - blockIdx.x;
-    return {item / wide, item % wide};
-}
-
-/* These of a matrix that two products read, each along the other axis: with its rows as lanes, and with its columns. */
-template <class ByRow, class ByColumn>
-__device__ __forceinline__ void pack_square(const ByRow &rows_from, const ByColumn &columns_from, const packed_operand &by_row, const packed_operand &by_column,
-                                            square at, int bits, i32 (*part)[ROW]) {
-    if (at.column * ROW < by_row.k) {
-        #pragma unroll 1
-        for (i64 group = at.row * (ROW / LANES); group < (at.row + 1) * (ROW / LANES) && group * LANES < by_row.padded; group++)
-            pack_group(rows_from, by_row, 0, group, at.column, bits, part);
-    }
-    if (at.row * ROW < by_column.k) {
-        #pragma unroll 1
-        for (i64 group = at.column * (ROW / LANES); group < (at.column + 1) * (ROW / LANES) && group * LANES < by_column.padded; group++)
-            pack_group(columns_from, by_column, 0, group, at.row, bits, part);
-    }
-}
-
-/* The same, once all threads have made their elements. */
-__device__ __forceinline__ void pack_made(const float *made, const packed_operand &by_row, const packed_operand &by_column, square at, int bits, i32 (*part)[ROW]) {
-    __syncthreads();
-    pack_square(made_rows{made}, made_columns{made}, by_row, by_column, at, bits, part);
+    u32 wide = (u32)(((padded_c > columns ? padded_c : columns) + ROW - 1) / ROW), item = gridDim.x - 1 - blockIdx.x;
+    return {(i64)(item / wide) * ROW, (i64)(item % wide) * ROW, 2};
 }

@@ -52,9 +52,6 @@ New = Callable[[TensorType, bool], View]
 class Sizes(Protocol):
     """What is known of products on a device (product.py)."""
 
-    makes: bool
-    """Whether what packs matrices may make them."""
-
     def side(self, step: Step, which: int) -> Side | None: ...
 
 
@@ -240,7 +237,7 @@ class _Pairing:
             return None
         chain, start = making.chain_of(step, stored), own[0][0]
         alike = together(found.rows[0].side, found.columns[0].side)
-        if chain is None or not alike or not making.fewer(chain, step) or not self._sizes.makes:
+        if chain is None or not alike or not making.fewer(chain, step):
             return None
         leaves = {self._storage(v.root) for v in chain.reads}
         changed = any(at < n < start for leaf in leaves for n in self._writing.get(leaf, ()))

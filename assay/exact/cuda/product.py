@@ -148,7 +148,7 @@ class Products:
     def __init__(self, device: Device, way: Callable[..., Way | None] | None = None) -> None:
         """`way`: what was measured to be fastest for a Size (choice.py), where that is known; with a second argument True, of products that are
         `shared`."""
-        self._device, self._way, self.makes = device, way, making.able(device.description)
+        self._device, self._way = device, way
         self._tables: dict[bytes, Buffer] = {}
         self.faults = device.allocate(8)
         device.upload(self.faults.address, np.zeros(1, np.uint64))
@@ -241,7 +241,7 @@ class Products:
         n, m = row.operand.lanes.size, column.operand.lanes.size
         grid = -(-max(n, row.padded) // ROW) * -(-max(m, column.padded) // ROW)
         if made is not None:
-            return [Launch(made.kernel, (grid, 1, 1), BLOCK, (*made.arguments(at), row.bits, *halves[0], *halves[1]), making.MADE)]
+            return [Launch(made.kernel, (grid, 1, 1), BLOCK, (*made.arguments(at), row.bits, *halves[0], *halves[1]))]
         source, x, out = around(row.digits, row.layout), at(pack.matrix), list[Launch]()
         kernel, ways = self._device.load(source).kernel, [*self._steps(row.operand.lanes), *self._steps(column.operand.lanes)]
         if pack.tops and zeroed is not None and zeroed.still(pack.matrix):
@@ -287,7 +287,7 @@ class Products:
         common = (x, batch, *steps, side.lanes.size, side.k.size, int(side.turned), top)
         grid = side.products * -(-side.lanes.size // 32) * -(-side.k.size // STRETCH)
         tops = Launch(kernel("tops"), (grid, 1, 1), BLOCK, common)
-        grid = side.products * padded // LANES * -(-side.k.size // ROW)
+        grid = side.products * -(-padded // (ROW if side.turned else LANES)) * -(-side.k.size // ROW)
         return tops, Launch(kernel("pack"), (grid, 1, 1), BLOCK, (*common, bits, padded, digits, *sums))
 
     def heads(self, how: Digits, bits: int, given: Sequence[Placed], table: Callable[[Sequence[Sequence[int]]], int]) -> list[Launch]:

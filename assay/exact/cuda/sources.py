@@ -19,13 +19,13 @@ def _defined(how: Digits, layout: Layout) -> str:
 @cache
 def around(how: Digits, layout: Layout) -> str:
     """CUDA C++ of what comes before and after a multiplication."""
-    return _defined(how, layout) + source("digits.cuh", "pack.cuh", "pack.cu", "check.cu")
+    return _defined(how, layout) + source("digits.cuh", "tensor.cuh", "pack.cuh", "pack.cu", "check.cu")
 
 
 @cache
 def of_making(how: Digits, layout: Layout) -> str:
     """CUDA C++ of what is called by kernels that make what they pack (making.py)."""
-    return _defined(how, layout) + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "pack.cuh")
+    return _defined(how, layout) + source("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "pack.cuh")
 
 
 @cache
