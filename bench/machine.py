@@ -1,10 +1,10 @@
-# Runs the machine code of one block of a kernel (sm_90's, as nvdisasm prints it) on NumPy, and counts what its warps start: instructions, and what of them each
-# pipe of a processor takes. It is what bench/instructions.py counts with; it measures nothing by itself, so it has no goal. All threads of a block go
-# together, those with the lowest place in the program first; what has met a BSSY waits at its BSYNC, and all at a barrier.
+# Runs the machine code of one block of a kernel (sm_90's, as nvdisasm prints it) on NumPy, and counts what its warps start: instructions, and what
+# of them each pipe of a processor takes. It is what bench/instructions.py counts with; it measures nothing by itself, so it has no goal. All
+# threads of a block go together, those with the lowest place in the program first; what has met a BSSY waits at its BSYNC, and all at a barrier.
 #
-# It is for counting, not for results: FFMA is rounded twice, reciprocals and roots are rounded to nearest, and memory that nobody described has values that
-# are made up (`Memory`). Which way a jump goes and how often a loop runs are as in the kernel, as far as they depend on arguments, on tables and on usual
-# data. An instruction that it does not know ends it with ValueError.
+# It is for counting, not for results: FFMA is rounded twice, reciprocals and roots are rounded to nearest, and memory that nobody described has
+# values that are made up (`Memory`). Which way a jump goes and how often a loop runs are as in the kernel, as far as they depend on arguments, on
+# tables and on usual data. An instruction that it does not know ends it with ValueError.
 from __future__ import annotations
 
 import re
@@ -19,6 +19,7 @@ Words = NDArray[np.uint32]
 Lanes = NDArray[np.bool_]
 Get = Callable[[], Any]
 Run = Callable[[Lanes], None]
+Size = tuple[int, ...]
 
 WARP, FULL = 32, np.uint64(0xFFFFFFFF)
 PARAMETERS = 0x210
@@ -36,14 +37,23 @@ FREE = ("BRA", "EXIT", "BSSY", "BSYNC", "BREAK", "CALL", "RET", "BAR", "NOP", "W
 
 
 def pipe(name: str) -> str:
-    """Which part of a processor an instruction keeps busy beside starting it: `fma`, `heavy` (integers' products, the half of fma's lanes), `alu`, `slow`
-    (conversions, reciprocals, sums over a warp), `shuffle`, `memory`, `shared`, or nothing that is counted."""
+    """Which part of a processor an instruction keeps busy beside starting it: `fma`, `heavy` (integers' products, half of fma's lanes), `alu`,
+    `slow` (conversions, reciprocals, sums over a warp), `shuffle`, `memory`, `shared`, or nothing that is counted."""
     for kind, names in (("fma", FMA), ("heavy", HEAVY), ("slow", SLOW), ("shuffle", ACROSS), ("memory", MEMORY), ("shared", NEAR), ("", FREE)):
         if name in names:
             return kind
     if name.startswith("I2FP"):
         return "alu"
     return "" if name.startswith("U") or name.startswith("VOTE") else "alu"
+
+
+def flag_like(token: str) -> bool:
+    """Whether an operand is a predicate."""
+    return token.lstrip("!").startswith(("P", "UP"))
+
+
+def always(value: Any) -> Get:
+    return lambda: value
 
 
 class Memory:
@@ -112,15 +122,15 @@ def functions(listing: str) -> dict[str, list[str]]:
 
 
 class Block:
-    """A block of a kernel. `counts` after `run`: `issued` (instructions that warps start), by pipe, `wavefronts` of shared memory, and `sectors` of 32
-    bytes that are asked of memory."""
+    """A block of a kernel. `counts` after `run`: `issued` (instructions that warps start), by pipe, `wavefronts` of shared memory, and `sectors` of
+    32 bytes that are asked of memory."""
 
     def __init__(
-        self, code: tuple[list[Op], dict[str, int]], grid: tuple[int, ...], block: tuple[int, ...], at: tuple[int, ...], arguments: tuple[int, ...], memory: Memory
-    ) -> None:
-        self._ops, self._labels, self._memory = *code, memory
+        self, code: tuple[list[Op], dict[str, int]], grid: Size, block: Size, at: Size, arguments: tuple[int, ...], memory: Memory,
+    ) -> None:  # fmt: skip
+        self._ops, self.labels, self.memory = *code, memory
         real = block[0] * block[1] * block[2]
-        self._n = n = -(-real // WARP) * WARP
+        self.n = n = -(-real // WARP) * WARP
         k = np.arange(n, dtype=np.uint32)
         x, xy = np.uint32(block[0]), np.uint32(block[0] * block[1])
         zero = np.zeros(n, np.uint32)
@@ -133,16 +143,16 @@ class Block:
         for i, value in enumerate(arguments):
             bank[PARAMETERS // 4 + 2 * i : PARAMETERS // 4 + 2 * i + 2] = value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF
         self._bank = bank
-        self._r: dict[str, Words] = {}
+        self.r: dict[str, Words] = {}
         self._p: dict[str, Lanes] = {}
-        self._true, self._zero = np.ones(n, np.bool_), zero
-        self._near = np.full(SHARED // 4, 0x3F400000, np.uint32)
-        self._local = np.zeros((2048, n), np.uint32)
-        self._pc = np.zeros(n, np.int64)
-        self._over = k >= real
-        self._waits = np.full(n, -1, np.int64)
+        self._true, self.zero = np.ones(n, np.bool_), zero
+        self.near = np.full(SHARED // 4, 0x3F400000, np.uint32)
+        self.local = np.zeros((2048, n), np.uint32)
+        self.pc = np.zeros(n, np.int64)
+        self.over = k >= real
+        self.waits = np.full(n, -1, np.int64)
         """Where a thread waits: -1 nowhere, -2 at a barrier, else the number of what BSSY named."""
-        self._masks: dict[int, Lanes] = {}
+        self.masks: dict[int, Lanes] = {}
         self._warp_of = k // WARP
         self.counts: Counter[str] = Counter()
         self._made: dict[int, Run] = {}
@@ -150,11 +160,11 @@ class Block:
     # ---- operands
 
     def _reg(self, name: str) -> Words:
-        if name not in self._r:
-            self._r[name] = np.zeros(self._n, np.uint32)
-        return self._r[name]
+        if name not in self.r:
+            self.r[name] = np.zeros(self.n, np.uint32)
+        return self.r[name]
 
-    def _bits(self, token: str, real: bool = False, high: bool = False) -> Get:
+    def bits(self, token: str, real: bool = False, high: bool = False) -> Get:
         """A source of 32 bits; `real`: signs are those of floats; `high`: the upper half of a pair."""
         sign, name = re.fullmatch(r"([-~+]?\|?)(.*?)\|?", token).groups()  # type: ignore[union-attr]
         if name[:1].isdigit() or name.strip() in ("INF", "QNAN", "SNAN"):
@@ -162,9 +172,9 @@ class Block:
             if name.startswith("0x"):
                 value = (-int(name, 16) if "-" in sign else int(name, 16)) & 0xFFFFFFFF
                 value = (0xFFFFFFFF if high and "-" in sign else 0) if high else value
-                return lambda c=np.uint32(value): c
+                return always(np.uint32(value))
             number = float({"INF": "inf", "QNAN": "nan", "SNAN": "nan"}.get(name, name)) * (-1 if "-" in sign else 1)
-            return lambda c=np.array(number, np.float32).view(np.uint32)[()]: c
+            return always(np.array(number, np.float32).view(np.uint32)[()])
         get = self._source(name, high)
         if not sign or sign == "+":
             return get
@@ -175,47 +185,47 @@ class Block:
 
     def _source(self, name: str, high: bool = False) -> Get:
         if name in ("RZ", "URZ", "SRZ"):
-            return lambda: self._zero
+            return lambda: self.zero
         if m := re.fullmatch(r"(U?R)(\d+)(?:\.\w+)?", name):
             register = self._reg(f"{m[1]}{int(m[2]) + high}")
             return lambda: register
         if m := re.fullmatch(r"c\[0x0\]\[(\w+)\]", name):
             bank, place = self._bank, self._source(m[1]) if "R" in m[1] else None
             if place is None:
-                return lambda c=bank[int(m[1], 16) // 4 + high]: c
+                return always(bank[int(m[1], 16) // 4 + high])
             return lambda: bank[place() // 4 + high]
         if name in self._special:
             return lambda: self._special[name]
         raise ValueError(f"an operand that is not known: {name}")
 
-    def _real(self, token: str) -> Get:
-        get = self._bits(token, True)
+    def real(self, token: str) -> Get:
+        get = self.bits(token, True)
         return lambda: np.asarray(get()).view(np.float32)
 
-    def _pair(self, token: str) -> Get:
-        low, high = self._bits(token.lstrip("-~")), self._bits(token.lstrip("-~"), high=True)
+    def pair(self, token: str) -> Get:
+        low, high = self.bits(token.lstrip("-~")), self.bits(token.lstrip("-~"), high=True)
         get = lambda: np.asarray(low()).astype(np.uint64) | np.asarray(high()).astype(np.uint64) << np.uint64(32)  # noqa: E731
         return (lambda: np.uint64(0) - get()) if token[0] == "-" else get
 
-    def _flag(self, token: str) -> Get:
+    def flag(self, token: str) -> Get:
         name = token.lstrip("!")
-        true = self._true if name in ("PT", "UPT") else self._p.setdefault(name, np.zeros(self._n, np.bool_))
+        true = self._true if name in ("PT", "UPT") else self._p.setdefault(name, np.zeros(self.n, np.bool_))
         return (lambda: ~true) if token[0] == "!" else lambda: true
 
-    def _put(self, token: str) -> Callable[[Any, Lanes], None]:
+    def put(self, token: str) -> Callable[[Any, Lanes], None]:
         if token in ("RZ", "URZ"):
             return lambda value, on: None
         register = self._reg(token)
         if token[0] == "U":  # one for all of a warp
-            return lambda value, on: np.copyto(register, value, where=self._warps(on))
+            return lambda value, on: np.copyto(register, value, where=self.warps(on))
         return lambda value, on: np.copyto(register, value, where=on)
 
-    def _put_pair(self, token: str) -> Callable[[Any, Lanes], None]:
+    def put_pair(self, token: str) -> Callable[[Any, Lanes], None]:
         name = re.fullmatch(r"(U?R)(\d+|Z)", token)
         assert name is not None
         if name[2] == "Z":
             return lambda value, on: None
-        low, high = self._put(token), self._put(f"{name[1]}{int(name[2]) + 1}")
+        low, high = self.put(token), self.put(f"{name[1]}{int(name[2]) + 1}")
 
         def put(value: Any, on: Lanes) -> None:
             low((value & FULL).astype(np.uint32), on)
@@ -223,44 +233,45 @@ class Block:
 
         return put
 
-    def _put_flag(self, token: str) -> Callable[[Any, Lanes], None]:
+    def put_flag(self, token: str) -> Callable[[Any, Lanes], None]:
         if token in ("PT", "UPT"):
             return lambda value, on: None
-        flag = self._p.setdefault(token, np.zeros(self._n, np.bool_))
-        return lambda value, on: np.copyto(flag, value, where=self._warps(on) if token[0] == "U" else on)
+        flag = self._p.setdefault(token, np.zeros(self.n, np.bool_))
+        return lambda value, on: np.copyto(flag, value, where=self.warps(on) if token[0] == "U" else on)
 
-    def _warps(self, on: Lanes) -> Lanes:
+    def warps(self, on: Lanes) -> Lanes:
         """All threads of the warps that have one of these."""
         return np.repeat(on.reshape(-1, WARP).any(1), WARP)
 
     # ---- the course
 
-    def run(self) -> Counter[str]:
-        ops, masks, waits = self._ops, self._masks, self._waits
+    def run(self, meaning: Callable[[Block, Op], Run]) -> Counter[str]:
+        """To the end of all threads; `meaning`: what an instruction does (meanings.py). Gives `counts`."""
+        ops, masks, waits = self._ops, self.masks, self.waits
         with np.errstate(all="ignore"):
             while True:
-                ready = ~self._over & (waits == -1)
+                ready = ~self.over & (waits == -1)
                 if not ready.any():
-                    if self._over.all():
+                    if self.over.all():
                         return self.counts
-                    assert (self._over | (waits == -2)).all(), "threads wait for each other"
+                    assert (self.over | (waits == -2)).all(), "threads wait for each other"
                     waits[waits == -2] = -1
                     continue
-                at = int(self._pc[ready].min())
-                on = ready & (self._pc == at)
+                at = int(self.pc[ready].min())
+                on = ready & (self.pc == at)
                 op = ops[at]
-                self._pc[on] = at + 1
+                self.pc[on] = at + 1
                 if op.guard:
-                    taken = on & self._flag(op.guard)()
+                    taken = on & self.flag(op.guard)()
                 else:
                     taken = on
                 self._count(op, on, taken)
                 if taken.any():
                     if at not in self._made:
-                        self._made[at] = self._meaning(op)
+                        self._made[at] = meaning(self, op)
                     self._made[at](taken)
                 for which in {int(w) for w in waits[waits >= 0]}:
-                    here = masks[which] & ~self._over
+                    here = masks[which] & ~self.over
                     for warp in np.flatnonzero((here & (waits == which)).reshape(-1, WARP).any(1)):
                         mine = slice(warp * WARP, (warp + 1) * WARP)
                         if (waits[mine][here[mine]] == which).all():
@@ -274,8 +285,3 @@ class Block:
             busy = started if taken is on else int(taken.reshape(-1, WARP).any(1).sum())
             self.counts[kind] += busy
             self.counts[f"_{op.name}"] += busy
-
-    def _meaning(self, op: Op) -> Run:
-        from meanings import meaning
-
-        return meaning(self, op)

@@ -1,12 +1,13 @@
-# What the instructions of sm_90 do, for bench/machine.py, which counts them: those that kernels beside attention and products have. After NVIDIA's names for
-# them ("CUDA Binary Utilities") and what listings of known arithmetic show. It has no goal of its own.
+# What the arithmetic of sm_90 does, for bench/machine.py, which counts it: the instructions that kernels beside attention and products have. After
+# NVIDIA's names for them ("CUDA Binary Utilities") and what listings of known arithmetic show. It has no goal of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from machine import SHARED, WARP, Block, Lanes, Op, Run
+from accesses import PLACES
+from machine import WARP, Block, Lanes, Op, Run, flag_like
 
 U32, U64, I32, I64, F32 = np.uint32, np.uint64, np.int32, np.int64, np.float32
 COMPARED: dict[str, Callable[[Any, Any], Any]] = {
@@ -25,31 +26,27 @@ def meaning(b: Block, op: Op) -> Run:
     return TABLE[name](b, op)
 
 
-def flag_like(token: str) -> bool:
-    return token.lstrip("!").startswith(("P", "UP"))
-
-
 def bools(modes: tuple[str, ...]) -> Callable[[Any, Any], Any]:
     return np.logical_or if "OR" in modes else np.logical_xor if "XOR" in modes else np.logical_and
 
 
 def iadd3(b: Block, op: Op) -> Run:
     given = list(op.given)
-    put, carries = b._put(given.pop(0)), []
+    put, carries = b.put(given.pop(0)), []
     while flag_like(given[0]):
-        carries.append(b._put_flag(given.pop(0)))
+        carries.append(b.put_flag(given.pop(0)))
     terms: list[Callable[[], Any]] = []
     for token in given[:3]:
         if token[0] == "-" and "R" in token:  # ~x + 1, whose carry counts
-            of = b._bits(token[1:])
+            of = b.bits(token[1:])
             terms.append(lambda of=of: (~np.asarray(of())).astype(U64) + U64(1))  # type: ignore[misc]
         else:
-            of = b._bits(token)
+            of = b.bits(token)
             terms.append(lambda of=of: np.asarray(of()).astype(U64))  # type: ignore[misc]
-    more = [b._flag(token) for token in given[3:]]
+    more = [b.flag(token) for token in given[3:]]
 
     def run(on: Lanes) -> None:
-        total = sum((t() for t in terms), start=b._zero.astype(U64))
+        total = sum((t() for t in terms), start=b.zero.astype(U64))
         for carry in more:
             total = total + carry().astype(U64)
         put(total.astype(U32), on)
@@ -62,16 +59,16 @@ def iadd3(b: Block, op: Op) -> Run:
 def imad(b: Block, op: Op) -> Run:
     given, modes = list(op.given), op.modes
     out = given.pop(0)
-    carry = b._put_flag(given.pop(0)) if flag_like(given[0]) else None
+    carry = b.put_flag(given.pop(0)) if flag_like(given[0]) else None
     if given[0] == "URZ" and len(given) == 4 and op.name == "UIMAD":
         given.pop(0)
     signed = "U32" not in modes and ("WIDE" in modes or "HI" in modes)
     kind: Any = I64 if signed else U64
-    get_a, get_b = b._bits(given[0]), b._bits(given[1])
+    get_a, get_b = b.bits(given[0]), b.bits(given[1])
     wide = lambda x: np.asarray(x).view(I32).astype(I64) if signed else np.asarray(x).astype(U64)  # noqa: E731
-    more = [b._flag(token) for token in given[3:]]
+    more = [b.flag(token) for token in given[3:]]
     if "WIDE" in modes or "HI" in modes:
-        pair, put = b._pair(given[2]), b._put_pair(out) if "WIDE" in modes else b._put(out)
+        pair, put = b.pair(given[2]), b.put_pair(out) if "WIDE" in modes else b.put(out)
 
         def run_wide(on: Lanes) -> None:
             product, c = (wide(get_a()) * wide(get_b())).astype(U64), pair() + sum(f().astype(U64) for f in more)
@@ -81,7 +78,7 @@ def imad(b: Block, op: Op) -> Run:
                 carry(total < product, on)
 
         return run_wide
-    get_c, put = b._bits(given[2]), b._put(out)
+    get_c, put = b.bits(given[2]), b.put(out)
 
     def run(on: Lanes) -> None:
         total = np.asarray(get_a()).astype(U64) * np.asarray(get_b()).astype(U64) + np.asarray(get_c()).astype(U64)
@@ -97,12 +94,12 @@ def imad(b: Block, op: Op) -> Run:
 
 def lea(b: Block, op: Op) -> Run:
     given, modes = list(op.given), op.modes
-    put = b._put(given.pop(0))
-    carry = b._put_flag(given.pop(0)) if flag_like(given[0]) else None
-    more = b._flag(given.pop()) if flag_like(given[-1]) else None
+    put = b.put(given.pop(0))
+    carry = b.put_flag(given.pop(0)) if flag_like(given[0]) else None
+    more = b.flag(given.pop()) if flag_like(given[-1]) else None
     shift = U64(int(given.pop(), 16))
-    a, other = b._bits(given[0]), b._bits(given[1])
-    high = b._bits(given[2]) if len(given) > 2 else None
+    a, other = b.bits(given[0]), b.bits(given[1])
+    high = b.bits(given[2]) if len(given) > 2 else None
 
     def run(on: Lanes) -> None:
         low = np.asarray(a()).astype(U64)
@@ -121,7 +118,7 @@ def lea(b: Block, op: Op) -> Run:
 
 
 def shf(b: Block, op: Op) -> Run:
-    put, low, by, high = b._put(op.given[0]), *(b._bits(t) for t in op.given[1:4])
+    put, low, by, high = b.put(op.given[0]), *(b.bits(t) for t in op.given[1:4])
     left, signed, top = "L" in op.modes, "S32" in op.modes or "S64" in op.modes, "HI" in op.modes
 
     def run(on: Lanes) -> None:
@@ -141,13 +138,13 @@ def shf(b: Block, op: Op) -> Run:
 
 def lop3(b: Block, op: Op) -> Run:
     given = list(op.given)
-    flag = b._put_flag(given.pop(0)) if flag_like(given[0]) else None
-    put, table = b._put(given[0]), int(given[4], 16)
-    x, y, z = (b._bits(t) for t in given[1:4])
+    flag = b.put_flag(given.pop(0)) if flag_like(given[0]) else None
+    put, table = b.put(given[0]), int(given[4], 16)
+    x, y, z = (b.bits(t) for t in given[1:4])
 
     def run(on: Lanes) -> None:
         p, q, r = np.asarray(x()), np.asarray(y()), np.asarray(z())
-        out = np.zeros(b._n, U32)
+        out = np.zeros(b.n, U32)
         for k in range(8):
             if table >> k & 1:
                 out = out | (p if k & 4 else ~p) & (q if k & 2 else ~q) & (r if k & 1 else ~r)
@@ -159,7 +156,7 @@ def lop3(b: Block, op: Op) -> Run:
 
 
 def plop3(b: Block, op: Op) -> Run:
-    puts, (x, y, z) = [b._put_flag(t) for t in op.given[:2]], (b._flag(t) for t in op.given[2:5])
+    puts, (x, y, z) = [b.put_flag(t) for t in op.given[:2]], (b.flag(t) for t in op.given[2:5])
     tables = [int(t, 16) for t in op.given[5:7]]
 
     def run(on: Lanes) -> None:
@@ -172,12 +169,12 @@ def plop3(b: Block, op: Op) -> Run:
 
 def isetp(b: Block, op: Op) -> Run:
     (first, second, ta, tb, *flags), modes = op.given, op.modes
-    puts, compare, both = (b._put_flag(first), b._put_flag(second)), COMPARED[modes[0]], bools(modes)
-    x, y, inputs = b._bits(ta), b._bits(tb), [b._flag(t) for t in flags]
+    puts, compare, both = (b.put_flag(first), b.put_flag(second)), COMPARED[modes[0]], bools(modes)
+    x, y, inputs = b.bits(ta), b.bits(tb), [b.flag(t) for t in flags]
     kind: Any = U32 if "U32" in modes else I32
 
     def run(on: Lanes) -> None:
-        p, q = (np.broadcast_to(np.asarray(v()), b._n).view(kind) for v in (x, y))
+        p, q = (np.broadcast_to(np.asarray(v()), b.n).view(kind) for v in (x, y))
         found = compare(p, q)
         if "EX" in modes:
             same, below = p == q, inputs[1]()
@@ -192,7 +189,7 @@ def isetp(b: Block, op: Op) -> Run:
 
 def fsetp(b: Block, op: Op) -> Run:
     (first, second, ta, tb, flag), mode, both = op.given, op.modes[0], bools(op.modes)
-    puts, x, y, other = (b._put_flag(first), b._put_flag(second)), b._real(ta), b._real(tb), b._flag(flag)
+    puts, x, y, other = (b.put_flag(first), b.put_flag(second)), b.real(ta), b.real(tb), b.flag(flag)
 
     def run(on: Lanes) -> None:
         p, q = x(), y()
@@ -207,7 +204,7 @@ def fsetp(b: Block, op: Op) -> Run:
 
 def floats(what: Callable[..., Any]) -> Callable[[Block, Op], Run]:
     def made(b: Block, op: Op) -> Run:
-        put, given = b._put(op.given[0]), [b._real(t) for t in op.given[1:]]
+        put, given = b.put(op.given[0]), [b.real(t) for t in op.given[1:]]
 
         def run(on: Lanes) -> None:
             result = what(*(np.asarray(g()).astype(np.float64) for g in given))
@@ -219,19 +216,19 @@ def floats(what: Callable[..., Any]) -> Callable[[Block, Op], Run]:
 
 
 def fmnmx(b: Block, op: Op) -> Run:
-    put, x, y, least = b._put(op.given[0]), b._real(op.given[1]), b._real(op.given[2]), b._flag(op.given[3])
+    put, x, y, least = b.put(op.given[0]), b.real(op.given[1]), b.real(op.given[2]), b.flag(op.given[3])
     low, high = (np.minimum, np.maximum) if "NAN" in op.modes else (np.fmin, np.fmax)
     return lambda on: put(np.where(least(), low(x(), y()), high(x(), y())).astype(F32).view(U32), on)
 
 
 def imnmx(b: Block, op: Op) -> Run:
     """VIMNMX, VIMNMX3 and VIADDMNMX, which adds its first two before."""
-    put, *given, least = b._put(op.given[0]), *(b._bits(t) for t in op.given[1:-1]), b._flag(op.given[-1])
+    put, *given, least = b.put(op.given[0]), *(b.bits(t) for t in op.given[1:-1]), b.flag(op.given[-1])
     kind: Any = U32 if "U32" in op.modes else I32
     adds = op.name == "VIADDMNMX"
 
     def run(on: Lanes) -> None:
-        values = [np.broadcast_to(np.asarray(g(), U32), b._n) for g in given]
+        values = [np.broadcast_to(np.asarray(g(), U32), b.n) for g in given]
         if adds:
             values = [values[0] + values[1], values[2]]
         low = high = values[0].view(kind)
@@ -244,16 +241,16 @@ def imnmx(b: Block, op: Op) -> Run:
 
 def sel(b: Block, op: Op) -> Run:
     real = op.name == "FSEL"
-    put, x, y, flag = b._put(op.given[0]), b._bits(op.given[1], real), b._bits(op.given[2], real), b._flag(op.given[3])
+    put, x, y, flag = b.put(op.given[0]), b.bits(op.given[1], real), b.bits(op.given[2], real), b.flag(op.given[3])
     return lambda on: put(np.where(flag(), x(), y()), on)
 
 
 def prmt(b: Block, op: Op) -> Run:
-    put, low, which, high = b._put(op.given[0]), *(b._bits(t) for t in op.given[1:4])
+    put, low, which, high = b.put(op.given[0]), *(b.bits(t) for t in op.given[1:4])
 
     def run(on: Lanes) -> None:
-        v = np.broadcast_to(np.asarray(low()).astype(U64) | np.asarray(high()).astype(U64) << U64(32), b._n)
-        s, out = np.broadcast_to(np.asarray(which(), U32), b._n), np.zeros(b._n, U32)
+        v = np.broadcast_to(np.asarray(low()).astype(U64) | np.asarray(high()).astype(U64) << U64(32), b.n)
+        s, out = np.broadcast_to(np.asarray(which(), U32), b.n), np.zeros(b.n, U32)
         for k in range(4):
             nibble = s >> U32(4 * k) & U32(15)
             byte = (v >> (nibble & U32(7)).astype(U64) * U64(8) & U64(255)).astype(U32)
@@ -264,11 +261,11 @@ def prmt(b: Block, op: Op) -> Run:
 
 
 def dot(b: Block, op: Op) -> Run:
-    put, x, y, z = b._put(op.given[0]), *(b._bits(t) for t in op.given[1:4])
+    put, x, y, z = b.put(op.given[0]), *(b.bits(t) for t in op.given[1:4])
 
     def run(on: Lanes) -> None:
-        p, q = (np.broadcast_to(np.asarray(v(), U32), b._n) for v in (x, y))
-        total = np.broadcast_to(np.asarray(z(), U32), b._n).copy()
+        p, q = (np.broadcast_to(np.asarray(v(), U32), b.n) for v in (x, y))
+        total = np.broadcast_to(np.asarray(z(), U32), b.n).copy()
         for k in range(4):
             total += ((p >> U32(8 * k)).astype(np.int8).astype(I32) * (q >> U32(8 * k)).astype(np.int8).astype(I32)).view(U32)
         put(total, on)
@@ -277,14 +274,14 @@ def dot(b: Block, op: Op) -> Run:
 
 
 def add(b: Block, op: Op) -> Run:
-    put, x, y = b._put(op.given[0]), b._bits(op.given[1]), b._bits(op.given[2])
+    put, x, y = b.put(op.given[0]), b.bits(op.given[1]), b.bits(op.given[2])
     return lambda on: put(np.asarray(x(), U32) + np.asarray(y(), U32), on)
 
 
 def moved(b: Block, op: Op) -> Run:
     """MOV, S2R, LDC, R2UR and their kin: one word or a pair. Where a word comes from a thread for its warp, the first of those that do it has it."""
     if op.name == "R2UR":
-        put, get = b._put(op.given[0]), b._bits(op.given[1])
+        put, get = b.put(op.given[0]), b.bits(op.given[1])
 
         def run(on: Lanes) -> None:
             lanes = on.reshape(-1, WARP)
@@ -294,12 +291,12 @@ def moved(b: Block, op: Op) -> Run:
         return run
     wide = "64" in op.modes or (op.name == "CS2R" and "32" not in op.modes)
     if wide and op.name != "CS2R":
-        both, pair = b._put_pair(op.given[0]), b._pair(op.given[1])
+        both, pair = b.put_pair(op.given[0]), b.pair(op.given[1])
         return lambda on: both(pair(), on)
     if wide:
-        both = b._put_pair(op.given[0])
-        return lambda on: both(b._zero.astype(U64), on)
-    put, get = b._put(op.given[0]), b._bits(op.given[1])
+        both = b.put_pair(op.given[0])
+        return lambda on: both(b.zero.astype(U64), on)
+    put, get = b.put(op.given[0]), b.bits(op.given[1])
     return lambda on: put(get(), on)
 
 
@@ -308,14 +305,14 @@ def halves(b: Block, op: Op) -> Run:
     if op.given[1:3] != ("-RZ", "RZ"):
         raise ValueError(f"an instruction that is not known: {op}")
     high, low = (int(np.float16(float(t)).view(np.uint16)) for t in op.given[3:5])
-    put = b._put(op.given[0])
+    put = b.put(op.given[0])
     return lambda on: put(U32(high << 16 | low), on)
 
 
 def unary(what: Callable[[Any], Any]) -> Callable[[Block, Op], Run]:
     def made(b: Block, op: Op) -> Run:
-        put, x = b._put(op.given[0]), b._bits(op.given[1])
-        return lambda on: put(what(np.broadcast_to(np.asarray(x(), U32), b._n)).astype(U32), on)
+        put, x = b.put(op.given[0]), b.bits(op.given[1])
+        return lambda on: put(what(np.broadcast_to(np.asarray(x(), U32), b.n)).astype(U32), on)
 
     return made
 
@@ -327,21 +324,21 @@ def highest(x: Any) -> Any:
 def from_integer(b: Block, op: Op) -> Run:
     if "F64" in op.modes:
         raise ValueError(f"an instruction that is not known: {op}")
-    put = b._put(op.given[0])
+    put = b.put(op.given[0])
     if "S64" in op.modes or "U64" in op.modes:
-        pair = b._pair(op.given[1])
+        pair = b.pair(op.given[1])
         return lambda on: put(np.asarray(pair()).view(I64 if "S64" in op.modes else U64).astype(F32).view(U32), on)
-    one = b._bits(op.given[1])
+    one = b.bits(op.given[1])
     return lambda on: put(np.asarray(one()).view(U32 if "U32" in op.modes else I32).astype(F32).view(U32), on)
 
 
 def to_integer(b: Block, op: Op) -> Run:
-    x = b._real(op.given[1])
+    x = b.real(op.given[1])
     whole = lambda: np.nan_to_num((np.trunc if "TRUNC" in op.modes else np.rint)(x().astype(np.float64)))  # noqa: E731
     if "U64" in op.modes or "S64" in op.modes:
-        both = b._put_pair(op.given[0])
+        both = b.put_pair(op.given[0])
         return lambda on: both(np.clip(whole(), -(2.0**63), 2.0**63).astype(I64).view(U64), on)
-    put = b._put(op.given[0])
+    put = b.put(op.given[0])
     return lambda on: put((np.clip(whole(), -(2.0**31), 2.0**32 - 1).astype(I64) & 0xFFFFFFFF).astype(U32), on)
 
 
@@ -352,7 +349,7 @@ def mufu(b: Block, op: Op) -> Run:
 
 def fchk(b: Block, op: Op) -> Run:
     """Whether a quotient wants the slow way: a divisor or a result at the ends of what there is."""
-    put, x, y = b._put_flag(op.given[0]), b._bits(op.given[1], True), b._bits(op.given[2], True)
+    put, x, y = b.put_flag(op.given[0]), b.bits(op.given[1], True), b.bits(op.given[2], True)
 
     def run(on: Lanes) -> None:
         p, q = (np.asarray(v()) >> U32(23) & U32(255) for v in (x, y))
@@ -363,24 +360,24 @@ def fchk(b: Block, op: Op) -> Run:
 
 
 def shfl(b: Block, op: Op) -> Run:
-    put, x, by = b._put(op.given[1]), b._bits(op.given[2]), b._bits(op.given[3])
-    lane = np.arange(b._n) % WARP
+    put, x, by = b.put(op.given[1]), b.bits(op.given[2]), b.bits(op.given[3])
+    lane = np.arange(b.n) % WARP
 
     def run(on: Lanes) -> None:
-        s = np.broadcast_to(np.asarray(by()), b._n).astype(I64)
+        s = np.broadcast_to(np.asarray(by()), b.n).astype(I64)
         to = {"BFLY": lane ^ s, "IDX": s, "DOWN": lane + s, "UP": lane - s}[op.modes[0]]
-        put(np.asarray(x())[np.arange(b._n) // WARP * WARP + np.where((to >= 0) & (to < WARP), to, lane)], on)
+        put(np.asarray(x())[np.arange(b.n) // WARP * WARP + np.where((to >= 0) & (to < WARP), to, lane)], on)
 
     return run
 
 
 def redux(b: Block, op: Op) -> Run:
-    put, x = b._put(op.given[0]), b._bits(op.given[1])
+    put, x = b.put(op.given[0]), b.bits(op.given[1])
     kind: Any = I32 if "S32" in op.modes else U32
     what = {"SUM": np.add, "MAX": np.maximum, "MIN": np.minimum, "OR": np.bitwise_or, "AND": np.bitwise_and}[op.modes[0]]
 
     def run(on: Lanes) -> None:
-        values = np.broadcast_to(np.asarray(x()), b._n).view(kind).reshape(-1, WARP)
+        values = np.broadcast_to(np.asarray(x()), b.n).view(kind).reshape(-1, WARP)
         lanes = on.reshape(-1, WARP)
         out = np.zeros(len(lanes), U32)
         for k in np.flatnonzero(lanes.any(1)):
@@ -391,7 +388,7 @@ def redux(b: Block, op: Op) -> Run:
 
 
 def vote(b: Block, op: Op) -> Run:
-    flag = b._flag(op.given[-1])
+    flag = b.flag(op.given[-1])
     kind = op.modes[0]
 
     def run(on: Lanes) -> None:
@@ -400,16 +397,16 @@ def vote(b: Block, op: Op) -> Run:
         found = (mine == lanes).all(1) if kind == "ALL" else mine.any(1)
         for token in op.given[:-1]:
             if flag_like(token):
-                b._put_flag(token)(np.repeat(found, WARP), on)
+                b.put_flag(token)(np.repeat(found, WARP), on)
             else:
-                b._put(token)(np.repeat(mask, WARP), on)
+                b.put(token)(np.repeat(mask, WARP), on)
 
     return run
 
 
 def predicates(b: Block, op: Op) -> Run:
-    put, kept, mask = b._put(op.given[0]), b._bits(op.given[2]), int(op.given[3], 16)
-    flags = [b._flag(f"P{k}") for k in range(7)]
+    put, kept, mask = b.put(op.given[0]), b.bits(op.given[2]), int(op.given[3], 16)
+    flags = [b.flag(f"P{k}") for k in range(7)]
 
     def run(on: Lanes) -> None:
         own = sum(flag().astype(U32) << U32(k) for k, flag in enumerate(flags))
@@ -418,209 +415,11 @@ def predicates(b: Block, op: Op) -> Run:
     return run
 
 
-# ---- jumps
-
-
-def jump(b: Block, op: Op) -> Run:
-    if "DIV" in op.modes:  # warps are whole where it is asked
-        return lambda on: None
-    to = b._labels[op.given[-1].strip("`()")]
-    flag = b._flag(op.given[0]) if flag_like(op.given[0]) else None
-
-    def run(on: Lanes) -> None:
-        b._pc[on if flag is None else on & flag()] = to
-
-    return run
-
-
-def back(b: Block, op: Op) -> Run:
-    of = b._bits(op.given[0].split()[0])
-
-    def run(on: Lanes) -> None:
-        b._pc[on] = (np.asarray(of())[on] // 16).astype(np.int64)
-
-    return run
-
-
-def ended(b: Block, op: Op) -> Run:
-    def run(on: Lanes) -> None:
-        b._over[on] = True
-
-    return run
-
-
-def named(op: Op) -> int:
-    return int(op.given[0][1:])
-
-
-def together(b: Block, op: Op) -> Run:
-    def run(on: Lanes) -> None:
-        b._masks[named(op)] = np.where(b._warps(on), on, b._masks.get(named(op), np.zeros(b._n, np.bool_)))
-
-    return run
-
-
-def waiting(b: Block, op: Op) -> Run:
-    def run(on: Lanes) -> None:
-        b._waits[on & b._masks[named(op)]] = named(op)
-
-    return run
-
-
-def left(b: Block, op: Op) -> Run:
-    def run(on: Lanes) -> None:
-        b._masks[named(op)] &= ~on
-
-    return run
-
-
-def barrier(b: Block, op: Op) -> Run:
-    if op.modes[0] != "SYNC" or op.given != ("0x0",):
-        raise ValueError(f"an instruction that is not known: {op}")
-
-    def run(on: Lanes) -> None:
-        b._waits[on] = -2
-
-    return run
-
-
-# ---- memory
-
-
-def place(b: Block, token: str) -> Callable[[], Any]:
-    """Addresses that stand in brackets."""
-    inside = token[token.rindex("[") + 1 : -1]
-    terms: list[Callable[[], Any]] = []
-    for part in inside.replace("+-", "+~").split("+"):
-        if part[0] == "~":
-            terms.append(lambda c=I64(-int(part[1:], 16)).view(U64): c)  # type: ignore[misc]
-        elif part.startswith("0x"):
-            terms.append(lambda c=U64(int(part, 16)): c)  # type: ignore[misc]
-        else:
-            name, _, kind = part.partition(".")
-            times = U64(int(kind[1:])) if kind.startswith("X") else U64(1)
-            get = b._pair(name) if kind == "64" else b._bits(name)
-            terms.append(lambda get=get, times=times: np.asarray(get()).astype(U64) * times)  # type: ignore[misc]
-    return lambda: sum((t() for t in terms), start=b._zero.astype(U64))
-
-
-def size_of(op: Op) -> int:
-    """Bytes of an access."""
-    return next((size for mode, size in (("U8", 1), ("S8", 1), ("U16", 2), ("S16", 2), ("64", 8), ("128", 16)) if mode in op.modes), 4)
-
-
-def asked(b: Block, address: Any, size: int, on: Lanes) -> None:
-    """Counts the sectors of 32 bytes that each warp asks for."""
-    where = np.flatnonzero(on)
-    first, last = address[where] >> U64(5), (address[where] + U64(size - 1)) >> U64(5)
-    warp = (where // WARP).astype(U64) << U64(50)
-    b.counts["sectors"] += len(np.unique(np.concatenate([warp | first, warp | last])))
-
-
-def fronts(b: Block, address: Any, size: int, on: Lanes) -> None:
-    """Counts how often shared memory's 32 banks are asked: once for each different word of a bank, half a warp at a time where a thread takes 8 bytes, a quarter
-    where 16."""
-    at_once = WARP * 4 // max(4, size)
-    where = np.flatnonzero(on)
-    words = np.concatenate([(address[where].astype(I64) >> 2) + k for k in range(max(1, size // 4))])
-    group = np.tile(where // at_once, max(1, size // 4))
-    found = np.unique(group.astype(I64) << 40 | words)
-    _, counts = np.unique(found >> 40 << 8 | found & 31, return_counts=True)
-    banks = np.unique(found >> 40 << 8 | found & 31)
-    most = np.zeros(int(group.max()) + 1, I64)
-    np.maximum.at(most, banks >> 8, counts)
-    b.counts["wavefronts"] += int(most.sum())
-
-
-def load(b: Block, op: Op) -> Run:
-    at, size = place(b, op.given[1]), size_of(op)
-    first = op.given[0]
-    names = [first] if first == "RZ" else [f"R{int(first[1:]) + k}" for k in range(max(1, size // 4))]
-    puts = [b._put(n) for n in names]
-
-    def run(on: Lanes) -> None:
-        address = at()
-        if op.name == "LDS":
-            fronts(b, address, size, on)
-            word = address.astype(I64) // 4 % (SHARED // 4)
-            for k, put in enumerate(puts):
-                put(b._near[word + k], on)
-        elif op.name == "LDL":
-            word = address.astype(I64) // 4 % len(b._local)
-            for k, put in enumerate(puts):
-                put(b._local[(word + k) % len(b._local), np.arange(b._n)], on)
-        else:
-            asked(b, address, size, on)
-            for k, put in enumerate(puts):
-                put(b._memory.word(address + U64(4 * k), min(size, 4), size == 8), on)
-
-    return run
-
-
-def store(b: Block, op: Op) -> Run:
-    at, size = place(b, op.given[0]), size_of(op)
-    name = op.given[1]
-    values = [b._bits(name if name == "RZ" else f"R{int(name[1:]) + k}") for k in range(max(1, size // 4))]
-
-    def run(on: Lanes) -> None:
-        address = at()
-        if op.name == "STS":
-            fronts(b, address, size, on)
-        elif op.name != "STL":
-            asked(b, address, size, on)
-            return
-        word = address.astype(I64) // 4
-        for k, value in enumerate(values):
-            given = np.broadcast_to(np.asarray(value()), b._n)[on]
-            if op.name == "STL":
-                b._local[(word[on] + k) % len(b._local), np.flatnonzero(on)] = given
-            elif size == 1:
-                bits = (address[on] % U64(4) * U64(8)).astype(U32)
-                np.bitwise_and.at(b._near, word[on] % (SHARED // 4), ~(U32(255) << bits))
-                np.bitwise_or.at(b._near, word[on] % (SHARED // 4), (given & U32(255)) << bits)
-            else:
-                b._near[(word[on] + k) % (SHARED // 4)] = given
-
-    return run
-
-
-def atomic(b: Block, op: Op) -> Run:
-    """In shared memory as it is; elsewhere what was there is nothing, or what a comparison wants."""
-    if op.name == "ATOMS":
-        at, value = place(b, op.given[1]), b._bits(op.given[2])
-        what = {"ADD": np.add, "MAX": np.maximum}[op.modes[0]]
-
-        def near(on: Lanes) -> None:
-            address = at()
-            fronts(b, address, 4, on)
-            what.at(b._near, address[on].astype(I64) // 4 % (SHARED // 4), np.broadcast_to(np.asarray(value()), b._n)[on])
-
-        if op.given[0] != "RZ":
-            raise ValueError(f"an instruction that is not known: {op}")
-        return near
-    far = place(b, next(t for t in op.given if "[" in t))
-    where = next(k for k, t in enumerate(op.given) if "[" in t)
-    out = op.given[where - 1] if where else "RZ"
-    same = b._bits(op.given[where + 1]) if "CAS" in op.modes else lambda: b._zero
-    wide = "64" in op.modes
-
-    def run(on: Lanes) -> None:
-        asked(b, far(), 8 if wide else 4, on)
-        if wide:
-            b._put_pair(out)(b._zero.astype(U64), on)
-        else:
-            b._put(out)(same(), on)
-
-    return run
-
-
-TABLE: dict[str, Callable[[Block, Op], Run]] = {
+TABLE: dict[str, Callable[[Block, Op], Run]] = PLACES | {
     "IADD3": iadd3, "IMAD": imad, "LEA": lea, "SHF": shf, "LOP3": lop3, "PLOP3": plop3, "ISETP": isetp, "FSETP": fsetp, "FMNMX": fmnmx,
-    "VIMNMX": imnmx, "VIMNMX3": imnmx, "VIADDMNMX": imnmx, "IMNMX": imnmx, "SEL": sel, "FSEL": sel, "PRMT": prmt, "IDP": dot, "VIADD": add, "MOV": moved,
-    "LDC": moved, "S2R": moved, "S2UR": moved, "CS2R": moved, "R2UR": moved, "HFMA2": halves, "IABS": unary(lambda x: np.abs(x.view(I32)).view(U32)),
-    "POPC": unary(lambda x: np.array([int(v).bit_count() for v in x])), "FLO": unary(highest), "I2F": from_integer, "I2FP": from_integer, "F2I": to_integer,
-    "MUFU": mufu, "FCHK": fchk, "FADD": floats(lambda x, y: x + y), "FMUL": floats(lambda x, y: x * y), "FFMA": floats(lambda x, y, z: x * y + z),
-    "SHFL": shfl, "REDUX": redux, "VOTE": vote, "VOTEU": vote, "P2R": predicates, "BRA": jump, "CALL": jump, "RET": back, "EXIT": ended, "BSSY": together,
-    "BSYNC": waiting, "BREAK": left, "BAR": barrier, "LDG": load, "LD": load, "LDS": load, "LDL": load, "STG": store, "ST": store, "STS": store, "STL": store,
-    "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic, "ATOMS": atomic,
+    "VIMNMX": imnmx, "VIMNMX3": imnmx, "VIADDMNMX": imnmx, "SEL": sel, "FSEL": sel, "PRMT": prmt, "IDP": dot, "VIADD": add, "MOV": moved,
+    "LDC": moved, "S2R": moved, "S2UR": moved, "CS2R": moved, "R2UR": moved, "HFMA2": halves, "P2R": predicates,
+    "IABS": unary(lambda x: np.abs(x.view(I32)).view(U32)), "POPC": unary(lambda x: np.array([int(v).bit_count() for v in x])),
+    "FLO": unary(highest), "I2F": from_integer, "I2FP": from_integer, "F2I": to_integer, "MUFU": mufu, "FCHK": fchk, "SHFL": shfl, "REDUX": redux,
+    "VOTE": vote, "VOTEU": vote, "FADD": floats(lambda x, y: x + y), "FMUL": floats(lambda x, y: x * y), "FFMA": floats(lambda x, y, z: x * y + z),
 }  # fmt: skip
