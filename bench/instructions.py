@@ -33,8 +33,10 @@ from assay.exact.cuda.ruler import Ruler
 from assay.trace import trace
 from tests.exact import nvrtc
 
-BLOCKS, MANY, LONG = 3, 12, 1_000_000
+BLOCKS, MANY, LONG = 2, 6, 1_000_000
 """Blocks that are run of a launch; where a table says what each does; instructions of one from which on it is the only one."""
+GOLDEN = 0.6180339887498949
+"""How far apart blocks are that are run, of all of a launch, so that few of them lie at an edge."""
 MISSING = "nvdisasm is not installed: pip install nvidia-cuda-nvdisasm (and nvidia-cuda-nvrtc-cu12)"
 
 
@@ -77,7 +79,7 @@ def count(launch: Launch, lines: list[str], known: dict[int, bytes]) -> dict[str
     blocks, memory, total = wide * tall * launch.grid[2], Memory(known, places), Counter[str]()
     some = min(blocks, MANY if any("table" in p for p in parameters) else BLOCKS)
     for done in range(1, some + 1):
-        at = (2 * done - 1) * blocks // (2 * some)
+        at = int(done * GOLDEN % 1 * blocks)
         where = (at % wide, at // wide % tall, at // (wide * tall))
         total += Block(code, launch.grid, launch.block, where, launch.arguments, memory).run(meaning)
         if total["issued"] > LONG:

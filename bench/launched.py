@@ -84,7 +84,7 @@ def launched(plan: Plan, part: Part) -> Iterator[Started]:
     compared = int(all_launches[-1].kernel.name == "compare_all")
     topped = last - compared
     yield Started([], all_launches[: first + topped], device.known)
-    for steps, begin, end in zip(batches, tape.marks, tape.marks[1:], strict=True):
+    for steps, begin, end in zip(batches, tape.marks[:-1], tape.marks[1:], strict=True):
         yield Started(steps, all_launches[begin + topped : end + topped], device.known)
     if compared:
         yield Started([], all_launches[-1:], device.known)

@@ -91,7 +91,7 @@ PIPES = {"issued": 4, "alu": 2, "fma": 4, "heavy": 2, "slow": 0.5, "shuffle": 1}
 """Instructions of warps a cycle and processor: NVIDIA's table of throughputs for compute capability 9.0, by 32. Half of fma's lanes take integers'
 products (heavy)."""
 COUNTS = Path(__file__).resolve().parent / "results" / "instructions.json"
-AGAIN = "python bench/all.py instructions"
+ANEW = "python bench/all.py instructions"
 
 
 class Instructions:
@@ -100,7 +100,7 @@ class Instructions:
     def __init__(self, model: str) -> None:
         figures = json.loads(COUNTS.read_text())["figures"]["models"] if COUNTS.exists() else {}
         if model not in figures:
-            raise ValueError(f"instructions of {model} are not counted: {AGAIN}")
+            raise ValueError(f"instructions of {model} are not counted: {ANEW}")
         self._found: Mapping[str, Mapping[str, float]] = figures[model]["kernels"]
         self.sources = figures[model]["sources"]
 
@@ -110,7 +110,7 @@ class Instructions:
     def of(self, launch: Launch) -> float:
         row = self._found.get(key(launch))
         if row is None:
-            raise ValueError(f"instructions of {launch.kernel.name} are not counted: {AGAIN}")
+            raise ValueError(f"instructions of {launch.kernel.name} are not counted: {ANEW}")
         busy = [row.get(name, 0.0) / rate for name, rate in PIPES.items()]
         busy += [(row.get("fma", 0.0) + row.get("heavy", 0.0)) / PIPES["fma"], row.get("memory", 0.0) + row.get("wavefronts", 0.0)]
         return -(-row["blocks"] // H200.processors) * max(busy) / CLOCK
@@ -164,7 +164,7 @@ def least(program: Program, instructions: Instructions) -> dict[str, Any]:
             larger("checksums", checked, named(own, CHECKING))
             larger("packing", bytes_ - beside - checked, others(own, CHECKING))
     if digest(started) != instructions.sources:
-        raise ValueError(f"instructions were counted of other kernels than these: {AGAIN}")
+        raise ValueError(f"instructions were counted of other kernels than these: {ANEW}")
     found["launches"] += len(started) * LAUNCH
     return {"ms": {name: 1e3 * seconds for name, seconds in sorted(found.items())}, "total_ms": 1e3 * found.total(), "launches": len(started)}
 
