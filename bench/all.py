@@ -17,7 +17,8 @@ BENCH = Path(__file__).resolve().parent
 NAMES = (
     "step", "memory", "finetune", "gemm", "checksums", "hashing", "sealing", "holders", "tracing", "curves", "blobs", "sender", "peers", "demo",
     "setup", "dispute", "dispute_gas", "dispute_played", "sharing", "sandbox", "sim", "check", "vision", "recompute", "offload", "planned", "ranks",
-    "transfer", "traffic", "roof", "papers", "fleet", "hardware", "owner", "prices", "network", "faults", "dht", "averaging", "federated",
+    "transfer", "traffic", "instructions", "roof", "papers", "fleet", "hardware", "owner", "prices", "network", "faults", "dht", "averaging",
+    "federated",
 )  # fmt: skip
 
 

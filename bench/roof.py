@@ -1,14 +1,19 @@
-# Counts how long one step of a GPT (124 million and 1 billion parameters; 8192 characters, one micro-batch) takes an H200 at least, launch
-# after launch: of each launch the largest of its bytes of memory (traffic.py's rule) at 4 TB/s, its bytes of the level-2 cache at 32 a cycle and
-# processor, and its products of digits in whole rounds of tiles over 132 processors. What goes on beside each other within a launch is not counted
-# twice; what comes after each other (scales and packing before multiplying, the checksum behind it) is. Nothing runs and no device is needed: it
-# is a count, no measurement.
+# Counts how long one step of a GPT (124 million and 1 billion parameters; 8192 characters, one micro-batch) takes an H200 at least, launch after
+# launch: of each launch the largest of its bytes of memory (traffic.py's rule) at 4 TB/s, its instructions, and its products of digits in whole
+# rounds of tiles over 132 processors; of attention its bytes of the level-2 cache, too, at 32 a cycle and processor. What goes on beside each other
+# within a launch is not counted twice; what comes after each other (scales and packing before multiplying, the checksum behind it) is. Nothing runs
+# and no device is needed: it is a count, no measurement.
+#
+# Instructions of all kernels but attention's and persistent.cu are those of bench/results/instructions.json (bench/instructions.py, which has to
+# have counted these very kernels), on the processor that has the most blocks: as many as are started (four a cycle), or what keeps one of its parts
+# busy longest (PIPES). Shared memory takes a cycle a front, and each instruction of memory one. Bytes that come from the level-2 cache are not
+# among the limits of these kernels, since nothing says what the level-1 cache holds.
 #
 # Of persistent.cu a tile of 128 x 128 takes 128 x 128 x 3 k products at 92 % of 4096 a cycle (docs/cuda.md, "Products on Hopper") and 1100 cycles
 # beside them (2500 where k is split), at 1.83 GHz; k is split over blocks, and rows are cut off, as by cuts.py. Attention: the instructions of each
 # warp, those that a block has however long its lines are among them, as counted in NVIDIA's machine code at heads of 64 and 1024 characters
-# (docs/cuda.md, "What a block does"), four a cycle and processor. The elementwise operators of all other kernels are NOT counted, nor is what waits
-# for what within a block. From one launch to the next LAUNCH is added.
+# (docs/cuda.md, "What a block does"), four a cycle and processor. What waits for what within a block is NOT counted. From one launch to the next
+# LAUNCH is added.
 #
 # Goals: a step of at most twice native bf16's time (taken as 40 % of the peak), and 25 % of bf16's peak.
 #
@@ -19,20 +24,21 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from launched import counted, digest, key, launched, plan_of
 from planned import H200
-from traffic import PEAK, RATE, REACHED, attended, launches, moved, taken, written
+from traffic import PEAK, RATE, REACHED, attended, moved, taken, written
 
 from assay.exact.cuda import attend
-from assay.exact.cuda.parts import constants_of
+from assay.exact.cuda.device import Launch
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.ruler import Ruler
 from assay.exact.cuda.streamed import Shelf
-from assay.exact.plan import Plan
 from assay.exact.steps import Step
 from assay.exact.wide import shape_of
 from assay.program import Program
@@ -81,38 +87,86 @@ def on_chip(step: Step, kernel: attend.Attend, made: int) -> float:
     return (each + warps * shape.batch * of_warps) / ISSUED / H200.processors
 
 
-def least(program: Program) -> dict[str, Any]:
-    """Milliseconds of a micro-batch and the update, by kinds of steps."""
-    products, found, started = Products(Ruler(H200), taken), Counter[str](), 0
+PIPES = {"issued": 4, "alu": 2, "fma": 4, "heavy": 2, "slow": 0.5, "shuffle": 1}
+"""Instructions of warps a cycle and processor: NVIDIA's table of throughputs for compute capability 9.0, by 32. Half of fma's lanes take integers'
+products (heavy)."""
+COUNTS = Path(__file__).resolve().parent / "results" / "instructions.json"
+ANEW = "python bench/all.py instructions"
+
+
+class Instructions:
+    """What bench/instructions.py has counted of a model. Raises ValueError where there is nothing, or of other kernels."""
+
+    def __init__(self, model: str) -> None:
+        figures = json.loads(COUNTS.read_text())["figures"]["models"] if COUNTS.exists() else {}
+        if model not in figures:
+            raise ValueError(f"instructions of {model} are not counted: {ANEW}")
+        self._found: Mapping[str, Mapping[str, float]] = figures[model]["kernels"]
+        self.sources = figures[model]["sources"]
+
+    def seconds(self, launches: Iterable[Launch]) -> float:
+        return sum(map(self.of, filter(counted, launches)))
+
+    def of(self, launch: Launch) -> float:
+        row = self._found.get(key(launch))
+        if row is None:
+            raise ValueError(f"instructions of {launch.kernel.name} are not counted: {ANEW}")
+        busy = [row.get(name, 0.0) / rate for name, rate in PIPES.items()]
+        busy += [(row.get("fma", 0.0) + row.get("heavy", 0.0)) / PIPES["fma"], row.get("memory", 0.0) + row.get("wavefronts", 0.0)]
+        return -(-row["blocks"] // H200.processors) * max(busy) / CLOCK
+
+
+CHECKING = "expected"
+
+
+def named(launches: Iterable[Launch], *names: str) -> list[Launch]:
+    return [launch for launch in launches if launch.kernel.name.startswith(names)]
+
+
+def others(launches: Iterable[Launch], *names: str) -> list[Launch]:
+    return [launch for launch in launches if not launch.kernel.name.startswith(names)]
+
+
+def least(program: Program, instructions: Instructions) -> dict[str, Any]:
+    """Milliseconds of a micro-batch and the update, by kinds of steps. Raises ValueError where instructions are not those of these kernels."""
+    products, found, started = Products(Ruler(H200), taken), Counter[str](), list[Launch]()
+
+    def larger(what: str, bytes_: float, of: Iterable[Launch]) -> None:
+        seconds = instructions.seconds(of)
+        found[f"{what}, limited by {'memory' if bytes_ / RATE >= seconds else 'instructions'}"] += max(bytes_ / RATE, seconds)
+
     for part in (program.micro, program.update):
-        plan = Plan(part, constants_of(program), program.gemm_bits, rows=True, attention=attend.taking(H200), packs=products.paired)
-        started += launches(plan, part)
-        shelf = Shelf()
-        for step in plan.steps:
-            if step.name == "attend":
+        plan, shelf = plan_of(program, part, products), Shelf()
+        for steps, own, _ in launched(plan, part):
+            started += own
+            step = steps[0] if steps else None
+            if step is not None and step.name == "attend":
                 kernel = attend.attend(step, H200, plan)
                 of_memory, streamed, (some, _) = attended(step, plan, shelf)
                 made = some // sum(map(len, attend.streams(step)))
                 passes = sum(size for v, size in of_memory if v in kernel.passes or v in step.writes)
-                packing = sum(size for _, size in of_memory) - passes
-                found["attention's packing"] += packing / RATE
+                larger("attention's packing", sum(size for _, size in of_memory) - passes, others(own, "attend_"))
                 limits = passes / RATE, streamed / (CACHE * H200.processors * CLOCK), on_chip(step, kernel, made) / CLOCK
                 found[f"attention, limited by {('memory', 'the level-2 cache', 'instructions')[limits.index(max(limits))]}"] += max(limits)
                 continue
             shelf = Shelf()
-            bytes_ = sum(size for _, size in moved(step, products, plan))
-            if step.name != "matmul":
-                found["packing" if step.name == "pack" else "maps, reductions and copies"] += bytes_ / RATE
+            bytes_ = sum(size for s in steps for _, size in moved(s, products, plan))
+            if step is None or step.name != "matmul":
+                # what begins and ends a part has its bytes with the steps that it is for
+                larger("packing" if step is not None and step.name == "pack" else "maps, reductions and copies", bytes_, own if steps else ())
                 continue
             p = products.product(step)
             assert p is not None
-            digits = sum(written(side) for side in p.sides)
+            digits, checked = sum(written(side) for side in p.sides), written(p.sides[1])
             beside = digits + 4 * p.products * p.m * p.n
             multiplied = multiplying(step, products) / CLOCK
             found["products, limited by " + ("tensor cores" if multiplied > beside / RATE else "memory")] += max(multiplied, beside / RATE)
-            found["packing"] += (bytes_ - beside) / RATE
-    found["launches"] += started * LAUNCH
-    return {"ms": {name: 1e3 * seconds for name, seconds in sorted(found.items())}, "total_ms": 1e3 * found.total(), "launches": started}
+            larger("checksums", checked, named(own, CHECKING))
+            larger("packing", bytes_ - beside - checked, others(own, CHECKING))
+    if digest(started) != instructions.sources:
+        raise ValueError(f"instructions were counted of other kernels than these: {ANEW}")
+    found["launches"] += len(started) * LAUNCH
+    return {"ms": {name: 1e3 * seconds for name, seconds in sorted(found.items())}, "total_ms": 1e3 * found.total(), "launches": len(started)}
 
 
 def main() -> None:
@@ -128,7 +182,11 @@ def main() -> None:
     for name in ("124M",) if options.quick else ("124M", "1B"):
         training = gpu_models.training(name)
         work = gpu_models.flops(training.model, gpu_models.SIZES[name])
-        found = least(trace(training).program)
+        try:
+            found = least(trace(training).program, Instructions(name))
+        except ValueError as error:
+            print(json.dumps({"skipped": str(error)}) if options.json else error)
+            return
         found |= {"twice_native_ms": 2e3 * work / (PEAK * REACHED), "at_a_quarter_of_peak_ms": 1e3 * work / (PEAK / 4)}
         result["models"][name] = found
         print(f"{name}: {found['total_ms']:.1f} ms at least; twice native is {found['twice_native_ms']:.1f}, "
