@@ -53,9 +53,9 @@ ISSUED, WARP = 4, 32
 """Instructions of warps that a processor starts a cycle; threads."""
 DIGITS, ROWS, COLUMNS = 6, 46, 50
 """Instructions for an element that is written as digits, that a chain by rows has, and one by columns."""
-IN, OUT, LINE = 205, 275, 300
+IN, OUT, LINE = 130, 243, 300
 """Instructions of each warp that a product into lines, a product of lines, and the rest of a kernel have, however long lines are."""
-EIGHT, AGAIN, SIXTEEN = 84, 35, 43
+EIGHT, AGAIN, SIXTEEN = 65, 36, 25.5
 """Instructions of a warp for a unit: 8 lanes of 64 elements of k with their results in product_in, 64 more of k; 16 lanes of 32 in product_out."""
 
 
