@@ -164,7 +164,7 @@ __device__ __forceinline__ i64 weight(int z) {
 }
 
 /* What plane z, one of those that are no sums of others, counts for with the plane that is their sum. */
-__device__ __forceinline__ i64 own_weight(int z) {
+__device__ __forceinline__ i64 summed_weight(int z) {
 #if KARATSUBA
     return z == 0 ? 1 << 2 * BASE : 1;
 #else

@@ -142,7 +142,7 @@ __device__ __forceinline__ void pack_tile(const float *tile, const packed_operan
                 i32 own = 0;
                 #pragma unroll
                 for (int w = 0; w < 4; w++) own = __dp4a((int)words[j][z][w], 0x01010101, own);
-                sum += (i32)own_weight(z) * own;
+                sum += (i32)summed_weight(z) * own;
             }
             atomicAdd(&sums[OWN][scale + apart * j], sum);
         }
