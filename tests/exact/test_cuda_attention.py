@@ -197,6 +197,20 @@ def test_attention_has_the_bits_of_the_reference(name: str) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_matrix_and_its_own_transpose(transposed: bool) -> None:
+    """Both operands are the same elements, once as rows and once as columns of a view: they are packed once, and for both."""
+
+    def gram(w: Writer) -> Sequence[int]:
+        x, y = (0, turned(w, 0))[:: -1 if transposed else 1]
+        return [over(w, "sum", w("matmul", x, y))]
+
+    c = case("gram", [floats(1, (70, 20) if not transposed else (20, 70), "even")], gram)
+    assert [s.name for s in fused(c.part).steps] == ["attend"]
+    assert agrees(c, compiled([c]))
+
+
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LONG)
 def test_longer_and_wider_attention(name: str) -> None:

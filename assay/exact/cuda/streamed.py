@@ -143,7 +143,7 @@ class Shelf:
 
     def take(self, operands: Iterable[Packed], how: Digits) -> tuple[Packed, ...]:
         """Gives places to what is not there yet, and says what that is."""
-        fresh = tuple(packed for packed in operands if packed not in self.places)
+        fresh = tuple(packed for packed in dict.fromkeys(operands) if packed not in self.places)
         for packed in fresh:
             for part, size in packed.sizes(how).items():
                 self.places.setdefault(packed, {})[part] = self.end
@@ -184,7 +184,8 @@ def sides(step: Step) -> tuple[tuple[Packed, Walk], tuple[Packed, Walk]]:
             steps[i], count = count, count * v.shape[i]
         batch = axis([v.shape[i] for i in kept], [v.strides[i] for i in kept])
         side = Operand(batch if kept else Axis((1,), (0,)), *(axis(v.shape[slice(*span)], v.strides[slice(*span)]) for span in (of_lanes, of_k)))
-        made.append((Packed(v, side, bits), Walk(v.shape[:lead] or (1,), tuple(steps) or (0,))))
+        found = v._replace(shape=sum((of.dims for of in side), ()), strides=sum((of.steps for of in side), ()))  # a matrix and its transpose are one
+        made.append((Packed(found, side, bits), Walk(v.shape[:lead] or (1,), tuple(steps) or (0,))))
     return made[0], made[1]
 
 
