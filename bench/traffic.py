@@ -8,9 +8,8 @@
 # read the scales along both axes at once, and the digits, too, where they have room until the way back), their digits written, read by the
 # multiplication once each, and B's once more for the checksum, C written
 # (and what is added to it read); where blocks share k, 8 bytes of each total cleared, added by every block and read. Products are those of
-# persistent.cu, which wants two planes of A. A matrix that is packed along
-# both axes at once is read once for that, if the blocks under way fit in the cache (132 processors, four blocks each of 64 KB), and once for its
-# scales where the step that makes it does not write them; one that is made there is not read, but all that it is made of is, once. A kernel
+# persistent.cu, which wants two planes of A. A matrix that is packed along both axes at once is read once for that, and once for its scales where
+# the step that makes it does not write them; one that is made there is not read, but all that it is made of is, once. A kernel
 # that keeps scores on the chip: what it packs (as f32 once, or twice where heads that are under way, one a processor, do not fit in the cache;
 # digits), the digits that it wants, what its chain reads (a mask) and what it writes once each.
 # What it reads of the level-2 cache is counted apart: the lanes and k of the operands that stream by, for each block, with their sums for checksums,
@@ -63,8 +62,6 @@ THREADS = 2048
 """Of a processor, at most."""
 UNIT = 64
 """Elements of k that attend.cuh fetches at a time; what fills up a packed operand's 128 stays where it is."""
-BLOCKS = 4
-"""Of `pack_both`, that a processor has under way at most."""
 KINDS = {"attend": "attention on the chip"} | dict.fromkeys(("matmul", "pack"), "products")
 KINDS |= dict.fromkeys(("map", "sum", "amax", "rows", "columns"), "maps and reductions")
 
@@ -153,8 +150,8 @@ def packing(step: Step, products: Products) -> Moved:
     v, digits_ = made.matrix, written(row) + written(column)
     if made.chain is not None:
         return [*((w, touched(w)) for w in made.chain.reads), (v, digits_)]
-    size, cached_ = 4 * row.operand.lanes.size * row.operand.k.size, cached(H200.processors * BLOCKS, 4 * ROW * ROW)
-    return [(v, size * (1 + made.tops + (not (pairs.together(row, column) and cached_))) + digits_)]
+    size = 4 * row.operand.lanes.size * row.operand.k.size
+    return [(v, size * (1 + made.tops + (not pairs.together(row, column))) + digits_)]
 
 
 def written(side: Side) -> int:
