@@ -47,7 +47,7 @@ from assay.exact.cuda.product import Products, Side
 from assay.exact.cuda.ruler import Ruler
 from assay.exact.cuda.streamed import Packed, Shelf, checked_in, in_memory, matrices
 from assay.exact.cuda.tape import SHORT, Tape
-from assay.exact.cuda.tiles import ROW, Digits, Size, Way, digits, groups
+from assay.exact.cuda.tiles import Digits, Size, Way, digits, groups
 from assay.exact.plan import Plan
 from assay.exact.steps import Step
 from assay.exact.views import View
