@@ -25,7 +25,7 @@ from typing import NamedTuple
 from assay.exact.added import addends
 from assay.exact.again import Makings, touched
 from assay.exact.rows import Rows, along
-from assay.exact.steps import Instruction, Step
+from assay.exact.steps import Instruction, Step, touching
 from assay.exact.table import TensorType
 from assay.exact.views import View
 
@@ -67,12 +67,7 @@ class Columns:
     ) -> None:  # fmt: skip
         self._steps: list[Step | None] = list(steps)
         self._storage, self._homes, self._wanted, self._new = storage, homes, wanted, made
-        self._reading: dict[int, list[int]] = {}
-        self._writing: dict[int, list[int]] = {}
-        for at, step in enumerate(steps):
-            for of, views in ((self._reading, step.reads), (self._writing, step.writes)):
-                for root in {storage(v.root) for v in views}:
-                    of.setdefault(root, []).append(at)
+        self._reading, self._writing = touching(steps, storage)
 
     def made(self) -> list[Step]:
         """The steps; those of one host stand where the last of them stood, or behind the host."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import NamedTuple, Protocol
 
@@ -33,6 +33,16 @@ class Step(NamedTuple):
 
 MULTIPLY = ("matmul", "attend")
 """Steps that have matrix products, and so checksums, in them."""
+
+
+def touching(steps: Sequence[Step], storage: Callable[[int], int]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """Of each storage, places of the steps that read it, and of those that write it. `storage` is that of a root."""
+    found: tuple[dict[int, list[int]], dict[int, list[int]]] = {}, {}
+    for at, step in enumerate(steps):
+        for of, views in zip(found, (step.reads, step.writes), strict=True):
+            for root in {storage(v.root) for v in views}:
+                of.setdefault(root, []).append(at)
+    return found
 
 
 class Maker(Protocol):

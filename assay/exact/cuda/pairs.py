@@ -30,7 +30,7 @@ from assay.exact.cuda.operands import Axis, Operand, operands
 from assay.exact.cuda.rows import arguments
 from assay.exact.cuda.sources import of_making
 from assay.exact.rows import Rows, mapped, whole_rows, worth
-from assay.exact.steps import Step
+from assay.exact.steps import Step, touching
 from assay.exact.table import TensorType
 from assay.exact.views import View
 
@@ -179,12 +179,7 @@ class _Pairing:
     ) -> None:  # fmt: skip
         self._sizes, self._steps, self._storage, self._new, self._fixed = sizes, steps, storage, made, fixed
         self._room = room
-        self._reading: dict[int, list[int]] = {}
-        self._writing: dict[int, list[int]] = {}
-        for at, step in enumerate(steps):
-            for of, views in ((self._reading, step.reads), (self._writing, step.writes)):
-                for root in {storage(v.root) for v in views}:
-                    of.setdefault(root, []).append(at)
+        self._reading, self._writing = touching(steps, storage)
         self._results = [at for root, places in self._writing.items() if root in fixed for at in places]
         self._chained: set[int] = set()
         """Storages that are read to make a matrix again."""
