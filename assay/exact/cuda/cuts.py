@@ -1,5 +1,6 @@
 """How a product is cut up: into rows whose tiles are made whole, and rows of whose tiles several blocks have a part of k each, so that the last round
-of tiles, of which a processor makes one at a time, is no longer than it has to be."""
+of tiles, of which a processor makes one at a time, is no longer than it has to be; and how many blocks share k where a checksum's right side is
+made."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ FEW_PARTS = 1024
 BESIDE, ADDING, TOTALS, LAUNCH = 84, 192, 607, 200
 """In elements of k of a tile (13 cycles of an H200 each, counted, not measured: docs/cuda.md, "Products on Hopper"): what a tile takes beside
 multiplying; where its sums are added to totals; a tile's totals once through memory, by one processor's share of it; a launch more."""
+LEAST_CHECKED, CHECKED = 2, 3.5
+"""Of check.cu's `expected`, in rows of 128 elements of k: of which a block has at least so many; what it does beside them, about (at b = 14 a row is
+2088 instructions of warps, the rest of a block 7360: machine code for sm_90, counted)."""
 
 
 class Cut(NamedTuple):
@@ -72,3 +76,13 @@ def cut(group: Group, products: int, m: int, n: int, k: int, processors: int) ->
 
     options = [Cut(0, 1)] + [Cut(r * high, parts) for r in sorted(full) if r < rows for parts in range(2, k // LEAST_PART + 1)]
     return min(options, key=takes)
+
+
+def checked(lanes: int, rows: int, most: int, processors: int) -> int:
+    """Rows of k, `most` at most, of which a block makes the right side of checksums for its lanes, where k is so many rows and so many blocks have
+    different lanes: those with which the launch takes least, by count, in whole rounds of blocks."""
+
+    def takes(run: int) -> float:
+        return -(-lanes * -(-rows // run) // processors) * (run + CHECKED)
+
+    return min(range(min(rows, most), min(rows, most, LEAST_CHECKED) - 1, -1), key=takes)

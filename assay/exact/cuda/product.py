@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from assay.exact.added import added_at
 from assay.exact.cuda import making, pairs
-from assay.exact.cuda.cuts import Cut, Piece, pieces
+from assay.exact.cuda.cuts import Cut, Piece, checked, pieces
 from assay.exact.cuda.device import Buffer, Description, Device, Launch
 from assay.exact.cuda.operands import Axis, Operand, operands
 from assay.exact.cuda.sources import around, multiplication, of_heads
@@ -340,8 +340,9 @@ class Products:
             made.append(Launch(gemm, (grid, max(2, parts) if through else 1, 1), (p.tile.threads, 1, 1), arguments, p.tile.shared(p.digits)))
             if through:
                 rounded("finish", (totals,), first, rows)
-        run = p.digits.run // ROW
-        size = (p.products * padded // CHECK_LANES, -(-p.blocks // run), 1)
+        lanes = p.products * padded // CHECK_LANES
+        run = checked(lanes, p.blocks, p.digits.run // ROW, self._device.description.processors)
+        size = (lanes, -(-p.blocks // run), 1)
         made.append(Launch(kernel("expected"), size, BLOCK, (at["across"], at["packed_b"], step_a, step_b, p.blocks, padded, run, at["wanted"])))
         sums = (at["columns"], at["along"], at["wanted"], step_b, padded, p.products, self.faults.address)
         made.append(Launch(kernel("compare"), (_few(p.products * padded), 1, 1), BLOCK, sums))
