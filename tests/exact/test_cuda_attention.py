@@ -233,7 +233,7 @@ def test_only_what_is_bounded_by_its_own_row_is_made_in_a_shorter_way() -> None:
         assert len(texts) == (3 if bounded else 1)
         for text, by_columns in texts:
             assert ("= exp_low_f32(" in text, "= exp_f32(v" in text) == (bounded, not bounded)
-            assert ("quotients<2>(" in text) == (bounded and not by_columns)
+            assert ("quotients_of<2>(" in text) == (bounded and not by_columns)
 
 
 @pytest.mark.parametrize(("write", "kept"), [(masked, True), (scored, False)])

@@ -179,7 +179,7 @@ FN void two_quotients(const float *x, const Divisor &d, float *y) {
     }
 }
 
-template <int W> FN void quotients(const float *x, const Divisor &d, float *y) {
+template <int W> FN void quotients_of(const float *x, const Divisor &d, float *y) {
 #pragma unroll
     for (int i = 0; i < W; i += 2) two_quotients(x + i, d, y + i);
 }

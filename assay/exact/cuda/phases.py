@@ -160,7 +160,7 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
             more = f", e, n, {v.bits:#x}u" if v.kernel == "scatter_value" else ""
             if v.whole and shape.full and not v.operands[1].wide:
                 lines.append(f"const Divisor d{v.name}_{at} = divisor_of({v.operands[1].name});")
-                quotients.append((len(body), f"quotients<{width}>({many(v.operands[0])}, d{v.name}_{at}, {many(v)});"))
+                quotients.append((len(body), f"quotients_of<{width}>({many(v.operands[0])}, d{v.name}_{at}, {many(v)});"))
                 continue
             call = "exp_low_f32" if v.low else v.kernel
             how = f"{call}({', '.join(map(of, v.operands))}{more})"
