@@ -220,7 +220,9 @@ def test_changes_of_the_kernels_are_found(old: str, new: str, monkeypatch: pytes
 
 
 @needs_compiler
-@pytest.mark.parametrize(("old", "new"), [("if (size_", "if (lane && size_"), ("if (lane == 0) row_", "if (lane == 0 && r) row_")])
+@pytest.mark.parametrize(
+    ("old", "new"), [("raise_column(column_", "if (lane) raise_column(column_"), ("if (lane == 0) row_", "if (lane == 0 && r) row_")]
+)
 def test_changes_of_who_writes_the_scales_are_found(old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = rows.text
 
