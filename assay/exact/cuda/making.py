@@ -76,7 +76,10 @@ def text(chain: Step, before: str) -> MapText:
     """The kernel of a matrix, `before` it what it calls (sources.of_making). Parameters: R, L; for each value that is read its address, and the walk
     to its rows if it has one; then those of pack_both from `bits` on. A block of 256 threads; a warp makes 128 elements of a row. An element that
     is a NaN has no certain digits: all that is made of its lanes is NaN."""
-    group = Group(chain).planned(False)
+    group = Group(chain)
+    for v in group.values:
+        v.spike = None  # here each element is made by itself
+    group.planned(False)
     inputs, starts = rows.inputs(chain, group)
     (matrix,), (phase,) = group.writes, group.phases
     body = []
