@@ -65,11 +65,26 @@ def left(b: Block, op: Op) -> Run:
 
 
 def barrier(b: Block, op: Op) -> Run:
-    if op.modes[0] != "SYNC" or op.given != ("0x0",):
+    """Of all threads; with RED.OR they tell each other whether one of them has a flag, which B2R.RESULT gives."""
+    vote = b.flag(op.given[1]) if op.modes[:2] == ("RED", "OR") and len(op.given) == 2 else None
+    if op.given[0] != "0x0" or (vote is None and (op.modes[0] != "SYNC" or len(op.given) > 1)):
         raise ValueError(f"an instruction that is not known: {op}")
 
     def run(on: Lanes) -> None:
         b.waits[on] = -2
+        if vote is not None:
+            b.votes[on] = vote()[on]
+
+    return run
+
+
+def told(b: Block, op: Op) -> Run:
+    if op.modes != ("RESULT",) or op.given[0] != "RZ":
+        raise ValueError(f"an instruction that is not known: {op}")
+    put = b.put_flag(op.given[1])
+
+    def run(on: Lanes) -> None:
+        put(np.full(b.n, b.votes.any()), on)
 
     return run
 
@@ -205,7 +220,7 @@ def atomic(b: Block, op: Op) -> Run:
 
 
 PLACES: dict[str, Callable[[Block, Op], Run]] = {
-    "BRA": jump, "CALL": jump, "RET": back, "EXIT": ended, "BSSY": together, "BSYNC": waiting, "BREAK": left, "BAR": barrier,
+    "BRA": jump, "CALL": jump, "RET": back, "EXIT": ended, "BSSY": together, "BSYNC": waiting, "BREAK": left, "BAR": barrier, "B2R": told,
     "LDG": load, "LD": load, "LDS": load, "LDL": load, "STG": store, "ST": store, "STS": store, "STL": store,
     "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic, "ATOMS": atomic,
 }  # fmt: skip

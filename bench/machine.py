@@ -33,7 +33,7 @@ ACROSS = ("SHFL",)
 MEMORY = ("LDG", "STG", "LD", "ST", "RED", "REDG", "ATOM", "ATOMG")
 NEAR = ("LDS", "STS", "ATOMS")
 FREE = ("BRA", "EXIT", "BSSY", "BSYNC", "BREAK", "CALL", "RET", "BAR", "NOP", "WARPSYNC", "YIELD", "LDC", "S2R", "S2UR", "CS2R", "MEMBAR", "ERRBAR",
-        "CCTL", "CGAERRBAR", "ENDCOLLECTIVE", "LDL", "STL", "R2UR", "DEPBAR")  # fmt: skip
+        "CCTL", "CGAERRBAR", "ENDCOLLECTIVE", "LDL", "STL", "R2UR", "B2R", "DEPBAR")  # fmt: skip
 
 
 def pipe(name: str) -> str:
@@ -153,6 +153,7 @@ class Block:
         self.waits = np.full(n, -1, np.int64)
         """Where a thread waits: -1 nowhere, -2 at a barrier, else the number of what BSSY named."""
         self.masks: dict[int, Lanes] = {}
+        self.votes = np.zeros(n, np.bool_)
         self._warp_of = k // WARP
         self.counts: Counter[str] = Counter()
         self._made: dict[int, Run] = {}

@@ -76,6 +76,27 @@ def test_loops_branches_and_barriers_run_as_often_as_they_do(machine: Any) -> No
     assert run(block(machine, COURSE, 64, 4))["issued"] == counts["issued"] + 2 * 3
 
 
+VOTES = """
+        S2R R0, SR_TID.X
+        ISETP.EQ.U32.AND P0, PT, R0, 0x28, PT
+        BAR.RED.OR.DEFER_BLOCKING 0x0, P0
+        B2R.RESULT RZ, P1
+        SEL R1, RZ, 0x1, !P1
+        ISETP.EQ.U32.AND P0, PT, R0, 0x40, PT
+        BAR.RED.OR.DEFER_BLOCKING 0x0, P0
+        B2R.RESULT RZ, P1
+        SEL R2, RZ, 0x1, !P1
+        EXIT
+"""
+
+
+def test_what_one_thread_says_at_a_barrier_all_know(machine: Any) -> None:
+    b = block(machine, VOTES, 64)
+    run(b)
+    assert (b.r["R1"] == 1).all()
+    assert (b.r["R2"] == 0).all()  # no thread has that number
+
+
 WIDE = """
         LDC.64 R2, c[0x0][0x210]
         LDC.64 R4, c[0x0][0x218]
