@@ -162,6 +162,22 @@ def load(b: Block, op: Op) -> Run:
     return run
 
 
+def copied(b: Block, op: Op) -> Run:
+    """From the device's memory to shared memory, at once."""
+    to, at, size = place(b, op.given[0]), place(b, op.given[1]), size_of(op)
+    if len(op.given) > 2:
+        raise ValueError(f"an instruction that is not known: {op}")
+
+    def run(on: Lanes) -> None:
+        near, far = to(), at()
+        asked(b, far, size, on)
+        fronts(b, near, size, on)
+        for k in range(size // 4):
+            b.near[(near.astype(I64)[on] // 4 + k) % (SHARED // 4)] = b.memory.word(far + U64(4 * k), 4, False)[on]
+
+    return run
+
+
 def store(b: Block, op: Op) -> Run:
     at, size = place(b, op.given[0]), size_of(op)
     name = op.given[1]
@@ -221,6 +237,6 @@ def atomic(b: Block, op: Op) -> Run:
 
 PLACES: dict[str, Callable[[Block, Op], Run]] = {
     "BRA": jump, "CALL": jump, "RET": back, "EXIT": ended, "BSSY": together, "BSYNC": waiting, "BREAK": left, "BAR": barrier, "B2R": told,
-    "LDG": load, "LD": load, "LDS": load, "LDL": load, "STG": store, "ST": store, "STS": store, "STL": store,
+    "LDG": load, "LD": load, "LDS": load, "LDL": load, "STG": store, "ST": store, "STS": store, "STL": store, "LDGSTS": copied,
     "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic, "ATOMS": atomic,
 }  # fmt: skip

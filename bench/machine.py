@@ -29,17 +29,18 @@ SHARED = 1 << 18
 FMA = ("FADD", "FMUL", "FFMA", "HFMA2")
 HEAVY = ("IMAD", "IDP")
 SLOW = ("MUFU", "F2I", "I2F", "POPC", "FLO", "FCHK", "REDUX")
-ACROSS = ("SHFL",)
-MEMORY = ("LDG", "STG", "LD", "ST", "RED", "REDG", "ATOM", "ATOMG")
+ACROSS, TENSOR = ("SHFL",), ("IMMA",)
+MEMORY = ("LDG", "STG", "LD", "ST", "RED", "REDG", "ATOM", "ATOMG", "LDGSTS")
 NEAR = ("LDS", "STS", "ATOMS")
 FREE = ("BRA", "EXIT", "BSSY", "BSYNC", "BREAK", "CALL", "RET", "BAR", "NOP", "WARPSYNC", "YIELD", "LDC", "S2R", "S2UR", "CS2R", "MEMBAR", "ERRBAR",
-        "CCTL", "CGAERRBAR", "ENDCOLLECTIVE", "LDL", "STL", "R2UR", "B2R", "DEPBAR")  # fmt: skip
+        "CCTL", "CGAERRBAR", "ENDCOLLECTIVE", "LDL", "STL", "R2UR", "B2R", "DEPBAR", "LDGDEPBAR")  # fmt: skip
+KINDS = {"fma": FMA, "heavy": HEAVY, "slow": SLOW, "shuffle": ACROSS, "tensor": TENSOR, "memory": MEMORY, "shared": NEAR, "": FREE}
 
 
 def pipe(name: str) -> str:
     """Which part of a processor an instruction keeps busy beside starting it: `fma`, `heavy` (integers' products, half of fma's lanes), `alu`,
-    `slow` (conversions, reciprocals, sums over a warp), `shuffle`, `memory`, `shared`, or nothing that is counted."""
-    for kind, names in (("fma", FMA), ("heavy", HEAVY), ("slow", SLOW), ("shuffle", ACROSS), ("memory", MEMORY), ("shared", NEAR), ("", FREE)):
+    `slow` (conversions, reciprocals, sums over a warp), `shuffle`, `tensor`, `memory`, `shared`, or nothing that is counted."""
+    for kind, names in KINDS.items():
         if name in names:
             return kind
     if name.startswith("I2FP"):

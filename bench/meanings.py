@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from accesses import PLACES
 from machine import WARP, Block, Lanes, Op, Run, flag_like
+from warps import WARPS
 
 U32, U64, I32, I64, F32 = np.uint32, np.uint64, np.int32, np.int64, np.float32
 COMPARED: dict[str, Callable[[Any, Any], Any]] = {
     "EQ": np.equal, "NE": np.not_equal, "LT": np.less, "LE": np.less_equal, "GT": np.greater, "GE": np.greater_equal,
 }  # fmt: skip
-IDLE = ("NOP", "YIELD", "MEMBAR", "ERRBAR", "CCTL", "CGAERRBAR", "ENDCOLLECTIVE", "DEPBAR")
+IDLE = ("NOP", "YIELD", "MEMBAR", "ERRBAR", "CCTL", "CGAERRBAR", "ENDCOLLECTIVE", "DEPBAR", "LDGDEPBAR")
 
 
 def meaning(b: Block, op: Op) -> Run:
@@ -359,51 +360,6 @@ def fchk(b: Block, op: Op) -> Run:
     return run
 
 
-def shfl(b: Block, op: Op) -> Run:
-    put, x, by = b.put(op.given[1]), b.bits(op.given[2]), b.bits(op.given[3])
-    lane = np.arange(b.n) % WARP
-
-    def run(on: Lanes) -> None:
-        s = np.broadcast_to(np.asarray(by()), b.n).astype(I64)
-        to = {"BFLY": lane ^ s, "IDX": s, "DOWN": lane + s, "UP": lane - s}[op.modes[0]]
-        put(np.asarray(x())[np.arange(b.n) // WARP * WARP + np.where((to >= 0) & (to < WARP), to, lane)], on)
-
-    return run
-
-
-def redux(b: Block, op: Op) -> Run:
-    put, x = b.put(op.given[0]), b.bits(op.given[1])
-    kind: Any = I32 if "S32" in op.modes else U32
-    what = {"SUM": np.add, "MAX": np.maximum, "MIN": np.minimum, "OR": np.bitwise_or, "AND": np.bitwise_and}[op.modes[0]]
-
-    def run(on: Lanes) -> None:
-        values = np.broadcast_to(np.asarray(x()), b.n).view(kind).reshape(-1, WARP)
-        lanes = on.reshape(-1, WARP)
-        out = np.zeros(len(lanes), U32)
-        for k in np.flatnonzero(lanes.any(1)):
-            out[k] = what.reduce(values[k][lanes[k]]).astype(kind).view(U32)
-        put(np.repeat(out, WARP), on)
-
-    return run
-
-
-def vote(b: Block, op: Op) -> Run:
-    flag = b.flag(op.given[-1])
-    kind = op.modes[0]
-
-    def run(on: Lanes) -> None:
-        mine, lanes = (flag() & on).reshape(-1, WARP), on.reshape(-1, WARP)
-        mask = (mine * (U64(1) << np.arange(WARP, dtype=U64))).sum(1).astype(U32)
-        found = (mine == lanes).all(1) if kind == "ALL" else mine.any(1)
-        for token in op.given[:-1]:
-            if flag_like(token):
-                b.put_flag(token)(np.repeat(found, WARP), on)
-            else:
-                b.put(token)(np.repeat(mask, WARP), on)
-
-    return run
-
-
 def predicates(b: Block, op: Op) -> Run:
     put, kept, mask = b.put(op.given[0]), b.bits(op.given[2]), int(op.given[3], 16)
     flags = [b.flag(f"P{k}") for k in range(7)]
@@ -415,11 +371,11 @@ def predicates(b: Block, op: Op) -> Run:
     return run
 
 
-TABLE: dict[str, Callable[[Block, Op], Run]] = PLACES | {
+TABLE: dict[str, Callable[[Block, Op], Run]] = PLACES | WARPS | {
     "IADD3": iadd3, "IMAD": imad, "LEA": lea, "SHF": shf, "LOP3": lop3, "PLOP3": plop3, "ISETP": isetp, "FSETP": fsetp, "FMNMX": fmnmx,
     "VIMNMX": imnmx, "VIMNMX3": imnmx, "VIADDMNMX": imnmx, "SEL": sel, "FSEL": sel, "PRMT": prmt, "IDP": dot, "VIADD": add, "MOV": moved,
     "LDC": moved, "S2R": moved, "S2UR": moved, "CS2R": moved, "R2UR": moved, "HFMA2": halves, "P2R": predicates,
     "IABS": unary(lambda x: np.abs(x.view(I32)).view(U32)), "POPC": unary(lambda x: np.array([int(v).bit_count() for v in x])),
-    "FLO": unary(highest), "I2F": from_integer, "I2FP": from_integer, "F2I": to_integer, "MUFU": mufu, "FCHK": fchk, "SHFL": shfl, "REDUX": redux,
-    "VOTE": vote, "VOTEU": vote, "FADD": floats(lambda x, y: x + y), "FMUL": floats(lambda x, y: x * y), "FFMA": floats(lambda x, y, z: x * y + z),
+    "FLO": unary(highest), "I2F": from_integer, "I2FP": from_integer, "F2I": to_integer, "MUFU": mufu, "FCHK": fchk,
+    "FADD": floats(lambda x, y: x + y), "FMUL": floats(lambda x, y: x * y), "FFMA": floats(lambda x, y, z: x * y + z),
 }  # fmt: skip

@@ -87,9 +87,9 @@ def on_chip(step: Step, kernel: attend.Attend, made: int) -> float:
     return (each + warps * shape.batch * of_warps) / ISSUED / H200.processors
 
 
-PIPES = {"issued": 4, "alu": 2, "fma": 4, "heavy": 2, "slow": 0.5, "shuffle": 1}
+PIPES = {"issued": 4, "alu": 2, "fma": 4, "heavy": 2, "slow": 0.5, "shuffle": 1, "tensor": 0.5}
 """Instructions of warps a cycle and processor: NVIDIA's table of throughputs for compute capability 9.0, by 32. Half of fma's lanes take integers'
-products (heavy)."""
+products (heavy). Of products of tensor cores half of the data sheet's rate, since mma.sync does not reach it."""
 COUNTS = Path(__file__).resolve().parent / "results" / "instructions.json"
 ANEW = "python bench/all.py instructions"
 

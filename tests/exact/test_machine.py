@@ -48,7 +48,7 @@ COURSE = """
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(BENCH))
     yield importlib.import_module("machine")
-    for name in ("machine", "meanings"):
+    for name in ("machine", "meanings", "accesses", "warps"):
         sys.modules.pop(name, None)
 
 
@@ -95,6 +95,37 @@ def test_what_one_thread_says_at_a_barrier_all_know(machine: Any) -> None:
     run(b)
     assert (b.r["R1"] == 1).all()
     assert (b.r["R2"] == 0).all()  # no thread has that number
+
+
+TENSOR = """
+        S2R R0, SR_TID.X
+        LDC.64 R2, c[0x0][0x210]
+        IMAD R4, R0, R2, R3
+        IMAD R5, R4, R2, R0
+        IMAD R6, R5, R2, R0
+        IMAD R7, R6, R2, R0
+        IMAD R8, R7, R2, R0
+        IMAD R9, R8, R2, R0
+        IMMA.16832.S8.S8 R12, R4.ROW, R8.COL, RZ
+        IMMA.16832.U8.S8 R16, R4.ROW, R8.COL, R12
+        EXIT
+"""
+
+
+def test_products_of_tensor_cores_are_those_of_fragments(machine: Any) -> None:
+    b = block(machine, TENSOR, 64, 0x9E3779B97F4A7C15)
+    run(b)
+    word = lambda k, t: int(b.r[f"R{k}"][t])  # noqa: E731
+    for warp in range(2):
+        for row, column in ((0, 0), (3, 5), (11, 6), (15, 7)):
+            want = [0, 0]
+            for k in range(32):
+                at = 4 * (k % 16 // 4)  # the thread of a group of four, in bits
+                x = word(4 + row // 8 + 2 * (k // 16), 32 * warp + 4 * (row % 8) + at // 4) >> 8 * (k % 4) & 255
+                y = signed(word(8 + k // 16, 32 * warp + 4 * column + at // 4) >> 8 * (k % 4), 8)
+                want = [want[0] + signed(x, 8) * y, want[1] + x * y]
+            for which, total in ((12, want[0]), (16, sum(want))):
+                assert signed(word(which + column % 2 + 2 * (row // 8), 32 * warp + 4 * (row % 8) + column // 2), 32) == total
 
 
 WIDE = """
