@@ -159,10 +159,10 @@ WORK: dict[str, Callable[[Fake], Iterator[bool]]] = {
     "reduce.cu": lambda device: iter([right(device, of_lines())]),
     "lines.cuh": lambda device: (right(device, c) for c in of_rows()),
 }
-CONVERGING = {("wgmma.cu", 0), ("lines.cuh", 8)}
-"""A warp's lanes come together before the cluster's barrier, which PTX wants of them, no memory is guarded; and before it says that it has been
-which guards memory between blocks, which here run by turns (`last_of`). persistent.cu has no others: what guards
-its memory are the counting barriers whose changes test_cuda_wgmma.py finds."""
+CONVERGING = {("wgmma.cu", 0), ("lines.cuh", 8), ("attend.cuh", 3)}
+"""A warp's lanes come together before the cluster's barrier, which PTX wants of them, no memory is guarded; before it says that it has been, which
+guards memory between blocks, which here run by turns (`last_of`); and before it fetches units again, where a vote has brought them together, but
+votes do not order memory. persistent.cu has no others: what guards its memory are the counting barriers whose changes test_cuda_wgmma.py finds."""
 SYNC = re.compile(r"__sync(?:threads|warp)\(\);")
 BARRIERS = [(file, number) for file in WORK for number in range(len(SYNC.findall((HERE / file).read_text()))) if (file, number) not in CONVERGING]
 

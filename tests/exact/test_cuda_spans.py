@@ -459,7 +459,7 @@ CHANGES: dict[str, tuple[str, str, Case]] = {
     "the sum of two digits": ("(u32)line.sum + (u32)q[0] + (u32)q[1]", "(u32)line.sum + (u32)q[0]", WHOLE),
     "how many digits were summed": ("(u32)line.count / WIDTH * 2)", "(u32)line.count / WIDTH)", WHOLE),
     "digits of a row's rest": ("max(0, min((int)rest - 2 * LANE, 2))", "2", WINDOW),
-    "how many halves were summed": ("some / 64u * 2u", "some / 64u", WHOLE),
+    "how many halves were summed": ("2u * lane) / 64u * 2u", "2u * lane) / 64u", WHOLE),
     "halves of a row's rest": ("(some % 64u > 2u * lane + 1u)", "(some % 64u > 2u * lane)", attention("added -inf", window, (1, 201, 201, 24))),
     "which element is before a mask's end": ("(int)unit + 1 < end ?", "(int)unit < end ?", WHOLE),
     "an element by itself at a mask's end": ("return e < end ? before", "return e <= end ? before", attention("added -inf", causal, SHORT)),
