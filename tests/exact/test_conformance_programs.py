@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from assay.exact.native.build import levels
-from assay.exact.trainings import FAMILIES
+from assay.exact.trainings import FAMILIES, LARGE
 
 pytest.importorskip("torch")
 
@@ -32,5 +32,5 @@ def traced(folder: Path, setting: dict[str, str], *families: str) -> dict[str, b
 @pytest.mark.slow
 def test_every_setting_of_torch_traces_the_same_programs(tmp_path: Path) -> None:
     found = [traced(tmp_path / str(i), setting) for i, setting in enumerate(SETTINGS)]
-    assert len(found[0]) == 2 * len(FAMILIES)
+    assert len(found[0]) == 2 * len((*FAMILIES, LARGE))
     assert all(other == found[0] for other in found)
