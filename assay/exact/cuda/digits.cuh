@@ -192,6 +192,11 @@ __device__ __forceinline__ i64 spot(i64 product, int planes, int z, i64 blocks, 
 #endif
 }
 
+/* Where packing has a tile of up to 64 x 128 elements in shared memory, element (r, c) lies at r ROW + (c ^ shift_of(r)). So 16 bytes lie together, and all banks are
+ * read by eight threads that read as many of two chunks of four rows, by sixteen that read eight bytes of four columns of each sixteenth row, and by 32
+ * that read eight columns of each sixteenth row. */
+__device__ __forceinline__ int shift_of(int r) { return (r & 3) << 2 ^ (r >> 4 & 3) << 3; }
+
 /* Element i of an axis: at multiples of a step, or where a table says. */
 __device__ __forceinline__ i64 place(const i64 *at, i64 step, i64 i) { return at ? at[i] : i * step; }
 

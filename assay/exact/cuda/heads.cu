@@ -1,9 +1,10 @@
 /* Packing what the products of attend.cuh read: in each product of a batch a matrix of many rows and at most 128 columns (those of a head), with its rows as
  * lanes, its columns, or both. All matrices of a kernel are one launch, and each is read from memory once.
  *
- * A block takes a matrix, 64 rows at a time. The scale of a row is in the registers of the half warp (or warp) that reads it. The scales of columns want all
+ * A block takes a matrix, 64 rows at a time, in shared memory. The scale of a row is found by the threads that pack it. The scales of columns want all
  * rows first: then the block looks through its matrix before, and finds it in the level-2 cache when it packs. Where columns are not wanted, several blocks
- * share a matrix.
+ * share a matrix. Eight warps pack 64 lanes of 64 elements of k (32 rows of 128): a thread has 16 elements of a lane, which are 16 bytes of each plane, and those
+ * of a warp with the same k have each another lane, so their sums over lanes are products with ones, for tensor cores (as in pack.cuh).
  *
  * Digits lie as digits.cuh's `spot` says, in rows of 64 bytes; lanes and k that fill up 64 are zero, a whole 64 behind the last k is not written. Beside them
  * [product][padded lane] the largest magnitudes (`top`) and the sums over k (`along`), and the sums of integers over
@@ -16,7 +17,8 @@
 
 #define MOST_COLUMNS 128
 #define TAKEN 64 /* rows at a time; lanes of a sum */
-#define WARPS 32
+#define SETS 2   /* of eight warps */
+#define THREADS (256 * SETS)
 #define WORDS 23 /* of the table, for a matrix */
 
 /* Where lanes of one kind go. */
@@ -39,143 +41,206 @@ __device__ __forceinline__ void put_checked(i8 *to, i64 apart, i32 s) {
     }
 }
 
-/* Writes four elements, from k = 64 block + at on, of a lane; gives what they count for in `along`. q: their integers. */
-__device__ __forceinline__ i32 put_four(const packed_lanes &to, i64 product, i64 lane, i64 blocks, i64 block, int at, const float four[4], float factor, float magic,
-                                        int bits, i32 q[4]) {
-    i32 d[OWN][4], sum = 0;
+struct __align__(16) sixteen_bytes { u32 of[4]; };
+
+/* Packs 16 elements of k of each thread's lane, the first of whose bytes lies at `to`; gives what they count for in `along`. chunks: how many such pieces of k a
+ * warp has, 4 or 8; thread 4 g + t has piece g % chunks. sums: over lanes, of each plane, element k at k % 16 * 8 + k / 16. All threads of a warp. */
+__device__ __forceinline__ i32 put_sixteen(i8 *to, i64 plane, const float x[16], u32 top, int bits, int chunks, i32 (*sums)[MOST_COLUMNS]) {
+    float factor, magic;
+    factor_of(top, bits, &factor, &magic);
+    const u32 none = __float_as_uint(magic) + CENTRE;
+    const i32 most = (1 << (bits - 1)) - 1;
+    const bool limits = at_limit(top, bits);
+    u32 words[PLANES][4];
     #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        i32 own[OWN];
-        q[i] = limited(rounded_to(four[i], factor, magic), bits);
-        digits_of(q[i], own);
+    for (int w = 0; w < 4; w++) {
+        u32 y[4], bytes[PLANES];
         #pragma unroll
-        for (int z = 0; z < OWN; z++) d[z][i] = own[z];
+        for (int i = 0; i < 4; i++) y[i] = __float_as_uint(fused(x[4 * w + i], factor, __uint_as_float(none)));
+        if (limits) {
+            #pragma unroll
+            for (int i = 0; i < 4; i++) y[i] = (u32)max(min((i32)y[i], (i32)none + most), (i32)none - most);
+        }
+        bytes_of(y, none, bytes);
+        #pragma unroll
+        for (int z = 0; z < OWN; z++) words[z][w] = bytes[z];
     }
-    i8 *at_first = to.digits + spot(product, OWN, 0, blocks, block / 2, to.padded, lane, (int)(block & 1) * WIDTH + at);
+    /* Row 4 w + i of a result has byte i of the words w of a column's four threads: rows 0 to 7 those of two words, rows 8 to 15 those of the other two. */
+    const int g = LANE >> 2, t = LANE & 3;
+    const u32 one = 1u << 8 * (g & 3), upper = g < 4 ? one : 0, lower = g < 4 ? 0 : one, first_two[4] = {upper, 0, lower, 0}, last_two[4] = {0, upper, 0, lower};
+    i32 sum = 0;
+    #pragma unroll
+    for (int z = 0; z < OWN; z++, to += plane) {
+        sixteen_bytes bytes;
+        i32 own = 0, across[4] = {0, 0, 0, 0};
+        #pragma unroll
+        for (int w = 0; w < 4; w++) bytes.of[w] = words[z][w], own = __dp4a((int)words[z][w], 0x01010101, own);
+        *(sixteen_bytes *)to = bytes;
+        sum += (1 << BASE * (OWN - 1 - z)) * own;
+        mma_s8(across, first_two, words[z]);
+        mma_s8(across, last_two, words[z] + 2);
+        #pragma unroll
+        for (int i = 0; i < 4; i++) atomicAdd(&sums[z][(g + i / 2 * 8) * 8 + (2 * t + i % 2) % chunks], across[i]);
+    }
+    return sum;
+}
+
+__device__ __forceinline__ float4 times(float4 x, float by) {
+    x.x = __fmul_rn(x.x, by), x.y = __fmul_rn(x.y, by), x.z = __fmul_rn(x.z, by), x.w = __fmul_rn(x.w, by);
+    return x;
+}
+
+/* An element of a matrix, 0 behind its ends, where rows do not lie in pieces of 16 bytes. of: its row of the table. */
+__device__ __forceinline__ float uneven(const i64 *of, const float *x, int row, int column, float by) {
+    if (row >= (int)of[8] || column >= (int)of[9]) return 0.0f;
+    return __fmul_rn(x[place((const i64 *)of[4], of[5], row) + place((const i64 *)of[6], of[7], column)], by);
+}
+
+/* Rows from `row` on of a matrix as a tile, with zeros behind the last one, READERS threads for each. beside: a thread's part of the first row that it reads of a
+ * matrix; null beyond the last column. */
+template <int READERS> __device__ __forceinline__ void fill(float *tile, const float *beside, int row, int rows, i64 row_step, float by) {
+    const int at = 4 * ((int)threadIdx.x % READERS), first = (int)threadIdx.x / READERS;
+    const float *from = beside + row * row_step;
+    #pragma unroll
+    for (int r = 0; r < TAKEN; r += THREADS / READERS, from += THREADS / READERS * row_step) {
+        float4 four = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (beside && row + first + r < rows) four = times(*(const float4 *)from, by);
+        *(float4 *)(tile + (first + r) * MOST_COLUMNS + (at ^ shift_of(first + r))) = four;
+    }
+}
+
+/* The sum over lanes of element k, of all planes, which begin anew. */
+__device__ __forceinline__ i32 taken(i32 (*sums)[MOST_COLUMNS], int k) {
+    i32 sum = 0;
     #pragma unroll
     for (int z = 0; z < OWN; z++) {
-        u32 word = low_bytes(d[z]);
-        *(u32 *)(at_first + z * blocks * to.padded * ROW) = word;
-        sum += (1 << BASE * (OWN - 1 - z)) * __dp4a((int)word, 0x01010101, 0);
+        i32 &own = sums[z][k % 16 * 8 + k / 16];
+        sum += (1 << BASE * (OWN - 1 - z)) * own;
+        own = 0;
     }
     return sum;
 }
 
 /* A row of the table: its first block, blocks of a product, x, tables and steps of the products, rows and columns, their numbers, a factor's address or 0,
  * and where rows as lanes go, and columns (0: nowhere). */
-KERNEL __launch_bounds__(32 * WARPS, 1) pack_heads(i64 count, const i64 *table, i64 bits_) {
-    __shared__ float tile[TAKEN][MOST_COLUMNS + 1];
+KERNEL __launch_bounds__(THREADS, OWN > 2 ? 1 : 2) pack_heads(i64 count, const i64 *table, i64 bits_) {
+    __shared__ __align__(16) float tile[TAKEN * MOST_COLUMNS]; /* as pack.cuh's */
     __shared__ u32 tops[MOST_COLUMNS];
-    __shared__ u64 along[MOST_COLUMNS]; /* of columns; each is one half warp's */
-    __shared__ i32 of_rows[MOST_COLUMNS], of_columns[MOST_COLUMNS]; /* sums over 64 rows, over each 64 columns */
+    __shared__ u64 along[MOST_COLUMNS];             /* of columns; each is one thread's */
+    __shared__ i32 sums[3][OWN][MOST_COLUMNS];      /* over 64 rows, over each 64 columns */
+    __shared__ i64 of[WORDS];                       /* looked up where they are needed: registers are few */
+    const int thread = (int)threadIdx.x, lane = LANE, set = thread >> 8, warp = thread >> 5 & 7, bits = (int)bits_;
     i64 which = 0, behind = count;
     while (behind - which > 1) {
         i64 middle = (which + behind) / 2;
         if (table[middle * WORDS] <= (i64)blockIdx.x) which = middle; else behind = middle;
     }
     const i64 *words = table + which * WORDS;
-    __shared__ i64 of[WORDS]; /* looked up where they are needed: registers are few */
-    if (threadIdx.x < WORDS) of[threadIdx.x] = words[threadIdx.x];
-    int k = (int)threadIdx.x; /* what a thread clears and writes of the sums */
-    if (k < 2 * MOST_COLUMNS) (k < MOST_COLUMNS ? of_rows : of_columns)[k % MOST_COLUMNS] = 0;
+    if (thread < WORDS) of[thread] = words[thread];
+    if (thread < MOST_COLUMNS) {
+        tops[thread] = 0, along[thread] = 0;
+        #pragma unroll
+        for (int i = 0; i < 3 * OWN; i++) sums[i / OWN][i % OWN][thread] = 0;
+    }
     __syncthreads();
-    const i64 *row_at = (const i64 *)of[4], *column_at = (const i64 *)of[6], row_step = of[5], column_step = of[7];
     const int rows = (int)of[8], columns = (int)of[9];
     const packed_lanes &by_row = *(const packed_lanes *)(of + 11), &by_column = *(const packed_lanes *)(of + 17);
-    int parts = (int)words[1], part = ((int)blockIdx.x - (int)words[0]) % parts, groups = (rows + TAKEN - 1) / TAKEN, each = (groups + parts - 1) / parts;
-    i64 product = ((int)blockIdx.x - (int)words[0]) / parts, deep = (rows + ROW - 1) / ROW;
+    const int parts = (int)words[1], part = ((int)blockIdx.x - (int)words[0]) % parts, groups = (rows + TAKEN - 1) / TAKEN, each = (groups + parts - 1) / parts;
+    const i64 product = ((int)blockIdx.x - (int)words[0]) / parts, deep = (rows + ROW - 1) / ROW;
     const float *x = (const float *)words[2] + ((const i64 *)words[3])[product], by = words[10] ? *(const float *)words[10] : 1.0f;
-    int lane = threadIdx.x & 31, warp = (int)threadIdx.x >> 5, half = lane >> 4, bits = (int)bits_;
-    bool wide = columns > TAKEN, turned = by_column.digits, beside = column_step == 1 && !column_at;
-    auto element = [&](const float *mine, int column) { return __fmul_rn(mine[beside ? column : place(column_at, column_step, column)], by); };
+    const bool wide = columns > TAKEN, turned = by_column.digits;
+    const i64 row_step = of[5];
+    const bool even = !of[4] && !of[6] && of[7] == 1 && row_step % 4 == 0 && columns % 4 == 0 && (u64)x % 16 == 0;
+    const int at = 4 * (thread & (wide ? 31 : 15)), first = thread >> (wide ? 5 : 4), step = THREADS >> (wide ? 5 : 4); /* what a thread reads of rows, and of which */
+    const float *beside = even && at < columns ? x + first * row_step + at : nullptr;
     if (turned) {
-        u32 highs[MOST_COLUMNS / 32];
-        #pragma unroll
-        for (int j = 0; j < MOST_COLUMNS / 32; j++) highs[j] = 0;
-        #pragma unroll 2
-        for (int row = warp; row < rows; row += WARPS) {
-            const float *mine = x + place(row_at, row_step, row);
-            #pragma unroll
-            for (int j = 0; j < MOST_COLUMNS / 32; j++)
-                if (lane + 32 * j < columns) highs[j] = max(highs[j], __float_as_uint(element(mine, lane + 32 * j)) & ABS_BITS);
+        float highs[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        const float *from = beside;
+        if (beside) {
+            #pragma unroll 4
+            for (int row = first; row < rows; row += step, from += step * row_step) {
+                const float4 four = times(*(const float4 *)from, by);
+                highs[0] = maximum_of_size(highs[0], four.x), highs[1] = maximum_of_size(highs[1], four.y);
+                highs[2] = maximum_of_size(highs[2], four.z), highs[3] = maximum_of_size(highs[3], four.w);
+            }
+        } else if (!even) {
+            #pragma unroll 1
+            for (int row = first; row < rows; row += step) {
+                #pragma unroll
+                for (int i = 0; i < 4; i++) highs[i] = maximum_of_size(highs[i], uneven(of, x, row, at + i, by));
+            }
         }
-        if (threadIdx.x < MOST_COLUMNS) tops[threadIdx.x] = 0, along[threadIdx.x] = 0;
-        __syncthreads();
         #pragma unroll
-        for (int j = 0; j < MOST_COLUMNS / 32; j++) atomicMax(&tops[lane + 32 * j], highs[j]);
+        for (int i = 0; i < 4; i++) atomicMax(&tops[at + i], __float_as_uint(highs[i]) & ABS_BITS);
         __syncthreads();
-        if ((int)threadIdx.x < (int)by_column.padded) by_column.top[product * by_column.padded + threadIdx.x] = tops[threadIdx.x];
+        if (thread < (int)by_column.padded) by_column.top[product * by_column.padded + thread] = tops[thread];
     }
+    const int of_rows = by_row.digits ? 1 + wide : 0, units = of_rows + (turned ? (int)by_column.padded / TAKEN : 0);
     i32 every = 0; /* the sum over all rows, where there are at most 128: then a block has all */
     for (int group = part * each; group < (part + 1) * each && group < groups; group++) {
+        if (!even) {
+            #pragma unroll 1
+            for (int row = first; row < TAKEN; row += step) {
+                #pragma unroll
+                for (int i = 0; i < 4; i++) tile[row * MOST_COLUMNS + ((at + i) ^ shift_of(row))] = uneven(of, x, group * TAKEN + row, at + i, by);
+            }
+        } else if (wide) {
+            fill<32>(tile, beside, group * TAKEN, rows, row_step, by);
+        } else {
+            fill<16>(tile, beside, group * TAKEN, rows, row_step, by);
+        }
+        __syncthreads();
         #pragma unroll 1
-        for (int turn = 0; turn <= wide; turn++) {
-            int mine = wide ? warp + WARPS * turn : 2 * warp + half, at = 4 * (wide ? lane : lane & 15);
-            int row = group * TAKEN + mine;
-            const float *from = x + place(row_at, row_step, row < rows ? row : 0);
-            float four[4];
-            if (beside && row < rows && at + 4 <= columns && (u64)(from + at) % 16 == 0) {
-                float4 held = *(const float4 *)(from + at);
-                four[0] = __fmul_rn(held.x, by), four[1] = __fmul_rn(held.y, by), four[2] = __fmul_rn(held.z, by), four[3] = __fmul_rn(held.w, by);
-            } else {
+        for (int unit = set; unit < units; unit += SETS) {
+            const int four_chunks = lane >> 2 & 3, four_lanes = 8 * warp + (lane >> 4) * 4 + (lane & 3); /* a warp has 8 lanes; of 128 elements of k, 4 */
+            float mine[16];
+            if (unit < of_rows) {
+                const int chunk = wide ? lane >> 2 : four_chunks, own = wide ? 32 * unit + 4 * warp + (lane & 3) : four_lanes;
+                float most = 0.0f;
                 #pragma unroll
-                for (int i = 0; i < 4; i++) four[i] = row < rows && at + i < columns ? element(from, at + i) : 0.0f;
-            }
-            if (turned) {
+                for (int w = 0; w < 4; w++) {
+                    const float4 held = *(const float4 *)(tile + own * MOST_COLUMNS + ((16 * chunk) ^ shift_of(own) ^ 4 * w));
+                    mine[4 * w] = held.x, mine[4 * w + 1] = held.y, mine[4 * w + 2] = held.z, mine[4 * w + 3] = held.w;
+                }
                 #pragma unroll
-                for (int i = 0; i < 4; i++) tile[mine][at + i] = four[i];
-            }
-            if (by_row.digits) {
-                u32 top = 0;
-                float factor, magic;
-                i32 q[4];
-                #pragma unroll
-                for (int i = 0; i < 4; i++) top = max(top, __float_as_uint(four[i]) & ABS_BITS);
-                for (int step = wide ? 16 : 8; step; step /= 2) top = max(top, __shfl_xor_sync(ALL_LANES, top, step));
-                factor_of(top, bits, &factor, &magic);
-                i32 sum = put_four(by_row, product, row, 1, at / WIDTH, at % WIDTH, four, factor, magic, bits, q);
-                for (int step = wide ? 16 : 8; step; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
-                if (at == 0) {
+                for (int i = 0; i < 16; i++) most = maximum_of_size(most, mine[i]);
+                u32 top = __float_as_uint(most) & ABS_BITS;
+                for (int far = 4; far < (wide ? 32 : 16); far *= 2) top = max(top, __shfl_xor_sync(ALL_LANES, top, far));
+                const i64 row = group * TAKEN + own;
+                i8 *to = by_row.digits + spot(product, OWN, 0, 1, 0, by_row.padded, row, 16 * chunk);
+                i32 sum = put_sixteen(to, by_row.padded * ROW, mine, top, bits, wide ? 8 : 4, sums[0]);
+                for (int far = 4; far < (wide ? 32 : 16); far *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, far);
+                if (chunk == 0) {
                     by_row.top[product * by_row.padded + row] = top;
                     by_row.along[product * by_row.padded + row] = (u64)(i64)sum;
                 }
+            } else {
+                const int turn = unit - of_rows, column = TAKEN * turn + four_lanes;
+                const float *from = tile + 16 * four_chunks * MOST_COLUMNS;
                 #pragma unroll
-                for (int i = 0; i < 4; i++) atomicAdd(&of_rows[at + i], q[i]);
+                for (int i = 0; i < 16; i++) mine[i] = from[i * MOST_COLUMNS + (column ^ four_chunks << 3 ^ (i & 3) << 2)];
+                i8 *to = by_column.digits + spot(product, OWN, 0, deep, group / 2, by_column.padded, column, group % 2 * TAKEN + 16 * four_chunks);
+                i32 sum = put_sixteen(to, deep * by_column.padded * ROW, mine, tops[column], bits, 4, sums[1 + turn]);
+                for (int far = 4; far < 16; far *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, far);
+                if (four_chunks == 0) along[column] += (u64)(i64)sum;
             }
         }
         __syncthreads();
-        if (turned) {
-            #pragma unroll 1
-            for (int column = 2 * warp + half; column < (int)by_column.padded; column += TAKEN) {
-                int at = 4 * (lane & 15);
-                float four[4], factor, magic;
-                i32 q[4];
-                factor_of(tops[column], bits, &factor, &magic);
-                #pragma unroll
-                for (int i = 0; i < 4; i++) four[i] = tile[at + i][column];
-                i32 sum = put_four(by_column, product, column, deep, group, at, four, factor, magic, bits, q);
-                for (int step = 8; step; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
-                if (at == 0) along[column] += (u64)(i64)sum;
-                #pragma unroll
-                for (int i = 0; i < 4; i++) atomicAdd(&of_columns[column / TAKEN * TAKEN + at + i], q[i]);
-            }
+        if (by_row.digits && thread < TAKEN * (1 + wide)) {
+            const i32 sum = taken(sums[0], thread);
+            by_row.across[(product * groups + group) * ROW + thread] = sum, every += sum;
+            if (by_row.checked && group == groups - 1) put_checked(by_row.checked + product * CHECKED * ROW + thread, ROW, thread < columns ? every + 1 : 0);
         }
-        __syncthreads();
-        if (by_row.digits && k < TAKEN * (1 + wide)) {
-            by_row.across[(product * groups + group) * ROW + k] = of_rows[k], every += of_rows[k], of_rows[k] = 0;
-            if (by_row.checked && group == groups - 1) put_checked(by_row.checked + product * CHECKED * ROW + k, ROW, k < columns ? every + 1 : 0);
-        }
-        int to = k - MOST_COLUMNS;
-        if (turned && to >= 0 && to < TAKEN) {
-            i32 sum = 1;
-            i64 at = group * TAKEN + to;
+        const int k = thread - MOST_COLUMNS;
+        if (turned && k >= 0 && k < TAKEN) {
+            i32 all = 1;
+            const i64 behind_k = group * TAKEN + k;
             for (int j = 0; j < (int)by_column.padded / TAKEN; j++) {
-                by_column.across[(product * (by_column.padded / TAKEN) + j) * deep * ROW + at] = of_columns[j * TAKEN + to];
-                sum += of_columns[j * TAKEN + to], of_columns[j * TAKEN + to] = 0;
+                const i32 sum = taken(sums[1 + j], k);
+                by_column.across[(product * (by_column.padded / TAKEN) + j) * deep * ROW + behind_k] = sum, all += sum;
             }
-            put_checked(by_column.checked + product * CHECKED * deep * ROW + at, deep * ROW, at < rows ? sum : 0);
+            put_checked(by_column.checked + product * CHECKED * deep * ROW + behind_k, deep * ROW, behind_k < rows ? all : 0);
         }
-        __syncthreads();
     }
-    if (turned && (i64)threadIdx.x < by_column.padded) by_column.along[product * by_column.padded + threadIdx.x] = along[threadIdx.x];
+    if (turned && thread < (int)by_column.padded) by_column.along[product * by_column.padded + thread] = along[thread];
 }

@@ -27,10 +27,6 @@ struct square {
     int tiles;
 };
 
-/* Element (r, c) of a tile lies at r ROW + (c ^ shift_of(r)). So 16 bytes lie together, and all banks are read by eight threads that read as many of two chunks of
- * four rows, and by sixteen that read eight bytes of four columns of each sixteenth row. */
-__device__ __forceinline__ int shift_of(int r) { return (r & 3) << 2 ^ (r >> 4 & 3) << 3; }
-
 /* A matrix that lies in memory. */
 struct in_memory {
     const float *x;

@@ -26,7 +26,7 @@ from assay.exact.cuda.zeroed import Row, Zeroed, Zeros
 from assay.exact.steps import Step
 from assay.exact.views import View
 
-STRETCH, TOPS_ROWS, TALL, CHECK_LANES, HEAD_THREADS = 512, 64, 64, 64, 1024
+STRETCH, TOPS_ROWS, TALL, CHECK_LANES, HEAD_THREADS = 512, 64, 64, 64, 512
 """As in pack.cu and check.cu; threads of heads.cu."""
 MOST_ROWS = 1 << 23
 """Rows that share a checksum (CHECK_DIGITS in check.cu)."""

@@ -31,7 +31,7 @@ def of_making(how: Digits, layout: Layout) -> str:
 @cache
 def of_heads(how: Digits) -> str:
     """CUDA C++ of what packs operands for kernels of attention."""
-    return _defined(how, NARROW) + source("digits.cuh", "heads.cu")
+    return _defined(how, NARROW) + source("digits.cuh", "tensor.cuh", "heads.cu")
 
 
 @cache
