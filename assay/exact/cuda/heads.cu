@@ -126,9 +126,9 @@ __device__ __forceinline__ i32 taken(i32 (*sums)[MOST_COLUMNS], int k) {
 KERNEL __launch_bounds__(THREADS, OWN > 2 ? 1 : 2) pack_heads(i64 count, const i64 *table, i64 bits_) {
     __shared__ __align__(16) float tile[TAKEN * MOST_COLUMNS]; /* as pack.cuh's */
     __shared__ u32 tops[MOST_COLUMNS];
-    __shared__ u64 along[MOST_COLUMNS];             /* of columns; each is one thread's */
-    __shared__ i32 sums[3][OWN][MOST_COLUMNS];      /* over 64 rows, over each 64 columns */
-    __shared__ i64 of[WORDS];                       /* looked up where they are needed: registers are few */
+    __shared__ u64 along[MOST_COLUMNS];        /* of columns; each is one thread's */
+    __shared__ i32 sums[3][OWN][MOST_COLUMNS]; /* over 64 rows, over each 64 columns */
+    __shared__ i64 of[WORDS];                  /* looked up where they are needed: registers are few */
     const int thread = (int)threadIdx.x, lane = LANE, set = thread >> 8, warp = thread >> 5 & 7, bits = (int)bits_;
     i64 which = 0, behind = count;
     while (behind - which > 1) {
@@ -151,12 +151,12 @@ KERNEL __launch_bounds__(THREADS, OWN > 2 ? 1 : 2) pack_heads(i64 count, const i
     const bool wide = columns > TAKEN, turned = by_column.digits;
     const i64 row_step = of[5];
     const bool even = !of[4] && !of[6] && of[7] == 1 && row_step % 4 == 0 && columns % 4 == 0 && (u64)x % 16 == 0;
-    const int at = 4 * (thread & (wide ? 31 : 15)), first = thread >> (wide ? 5 : 4), step = THREADS >> (wide ? 5 : 4); /* what a thread reads of rows, and of which */
+    const int readers = wide ? 5 : 4, at = 4 * (thread & ((1 << readers) - 1)), first = thread >> readers, step = THREADS >> readers; /* log2 of a row's readers */
     const float *beside = even && at < columns ? x + first * row_step + at : nullptr;
     if (turned) {
         float highs[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        const float *from = beside;
         if (beside) {
+            const float *from = beside;
             #pragma unroll 4
             for (int row = first; row < rows; row += step, from += step * row_step) {
                 const float4 four = times(*(const float4 *)from, by);
