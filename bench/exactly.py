@@ -356,7 +356,7 @@ def prmt(b: Block, op: Op) -> Run:
 
 
 def lop3(b: Block, op: Op) -> Run:
-    if op.given[-1] != "!PT":
+    if op.given[-1] not in ("!PT", "!UPT"):
         raise unknown(op)
     return meanings.lop3(b, op)
 
