@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import meanings
 import numpy as np
 from accesses import place, size_of
-from machine import SHARED, Block, Lanes, Memory, Op, Run, flag_like
+from machine import SHARED, WARP, Block, Lanes, Memory, Op, Run, flag_like
 
 U32, U64, I32, I64, F32, F64 = np.uint32, np.uint64, np.int32, np.int64, np.float32, np.float64
 NAN = U32(0x7FFFFFFF)
@@ -236,7 +237,7 @@ def to_integer(b: Block, op: Op) -> Run:
 
 
 def near(op: Op) -> bool:
-    return op.name in ("LDS", "STS", "ATOMS")
+    return op.name in ("LDS", "STS", "ATOMS", "LDSM")
 
 
 def home(b: Block, op: Op, address: Any, size: int) -> tuple[Any, Any]:
@@ -247,6 +248,11 @@ def home(b: Block, op: Op, address: Any, size: int) -> tuple[Any, Any]:
     if (address + U64(size) > SHARED).any() or (address % U64(size)).any():
         raise IndexError("an access outside of shared memory, or that is not aligned")
     return b.near.view(np.uint8), address.astype(I64)
+
+
+def far(b: Block, op: Op, token: str) -> Callable[[], Any]:
+    """Addresses; one of the device's memory is of 64 bits where nothing else is said."""
+    return place(b, re.sub(r"(\[R\d+)(?=[]+])", r"\1.64", token) if "E" in op.modes else token)
 
 
 def gathered(bytes_: Any, at: Any, size: int) -> Any:
@@ -263,7 +269,7 @@ def load(b: Block, op: Op) -> Run:
         return meanings.TABLE["LDL"](b, op)
     if len(op.given) > 2 and op.given[2] not in ("!PT", "PT"):
         raise unknown(op)
-    at, size = place(b, op.given[1]), size_of(op)
+    at, size = far(b, op, op.given[1]), size_of(op)
     puts, kind = [b.put(t) for t in spaced(op.given[0], max(1, size // 4))], next((SIZED[m] for m in op.modes if m in SIZED), None)
 
     def run(on: Lanes) -> None:
@@ -280,7 +286,7 @@ def load(b: Block, op: Op) -> Run:
 def store(b: Block, op: Op) -> Run:
     if op.name == "STL":
         return meanings.TABLE["STL"](b, op)
-    at, size = place(b, op.given[0]), size_of(op)
+    at, size = far(b, op, op.given[0]), size_of(op)
     values = [b.bits(t) for t in spaced(op.given[1], max(1, size // 4))]
 
     def run(on: Lanes) -> None:
@@ -292,7 +298,7 @@ def store(b: Block, op: Op) -> Run:
 
 
 def copied(b: Block, op: Op) -> Run:
-    to, at, size = place(b, op.given[0]), place(b, op.given[1]), size_of(op)
+    to, at, size = place(b, op.given[0]), far(b, op, op.given[1]), size_of(op)
     if len(op.given) > 2:
         raise unknown(op)
 
@@ -301,6 +307,27 @@ def copied(b: Block, op: Op) -> Run:
         own, where = home(b, op._replace(name="STS"), to()[on], size)
         for k in range(0, size, 4):
             scattered(own, where + k, 4, gathered(bytes_, of + k, 4))
+
+    return run
+
+
+def matrices(b: Block, op: Op) -> Run:
+    """Matrices of 8 x 8 halves: thread 8 k + r of a warp says where row r of matrix k is; register k of thread t is word t % 4 of row t / 4 of it ("PTX
+    ISA", ldmatrix)."""
+    if op.modes[:2] != ("16", "M88") or op.modes[2:] not in ((), ("2",), ("4",)):
+        raise unknown(op)
+    at, puts = place(b, op.given[1]), [b.put(t) for t in spaced(op.given[0], int(op.modes[2]) if op.modes[2:] else 1)]
+    own = np.arange(b.n)
+
+    def run(on: Lanes) -> None:
+        if (on != b.warps(on)).any():
+            raise ValueError(f"not by whole warps: {op}")
+        address = at()
+        for k, put in enumerate(puts):
+            rows, out = address[own // WARP * WARP + 8 * k + own % WARP // 4][on], np.zeros(b.n, U32)
+            bytes_, where = home(b, op, rows, 16)
+            out[on] = gathered(bytes_, where + 4 * (own[on] % 4), 4).astype(U32)
+            put(out, on)
 
     return run
 
@@ -314,7 +341,7 @@ def atomic(b: Block, op: Op) -> Run:
     where = next(k for k, t in enumerate(op.given) if "[" in t)
     out = op.given[where - 1] if where and not flag_like(op.given[where - 1]) else "RZ"
     given = [t for t in op.given[where + 1 :] if not flag_like(t)]
-    at, put = place(b, op.given[where]), b.put_pair(out) if bits == 64 else b.put(out)
+    at, put = far(b, op, op.given[where]), b.put_pair(out) if bits == 64 else b.put(out)
     gets = [b.pair(t) if bits == 64 else b.bits(t) for t in given]
     top = 1 << bits - 1
     value = lambda v: v - 2 * top if signed and v >= top else v  # noqa: E731
@@ -356,9 +383,20 @@ def prmt(b: Block, op: Op) -> Run:
 
 
 def lop3(b: Block, op: Op) -> Run:
-    if op.given[-1] not in ("!PT", "!UPT"):
+    """A flag that is given besides makes the one that is told true; that none is told by is never."""
+    only(op, "LUT")
+    if op.given[-1] in ("!PT", "!UPT"):
+        return meanings.lop3(b, op)
+    if not flag_like(op.given[0]):
         raise unknown(op)
-    return meanings.lop3(b, op)
+    whole, more, put = meanings.lop3(b, op), b.flag(op.given[-1]), b.put_flag(op.given[0])
+
+    def run(on: Lanes) -> None:
+        already = more().copy()
+        whole(on)
+        put(b.flag(op.given[0])() | already, on)
+
+    return run
 
 
 def imad(b: Block, op: Op) -> Run:
@@ -371,7 +409,7 @@ def imad(b: Block, op: Op) -> Run:
 TABLE: dict[str, Callable[[Block, Op], Run]] = {
     "FADD": floats(lambda x, y: x + y), "FMUL": floats(lambda x, y: x * y), "FFMA": floats(fused), "FMNMX": fmnmx, "FSETP": fsetp, "MUFU": mufu,
     "FCHK": fchk, "I2F": from_integer, "I2FP": from_integer, "F2I": to_integer, "LDG": load, "LD": load, "LDS": load, "LDL": load, "STG": store,
-    "ST": store, "STS": store, "STL": store, "LDGSTS": copied, "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic, "ATOMS": atomic,
+    "ST": store, "STS": store, "STL": store, "LDGSTS": copied, "LDSM": matrices, "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic, "ATOMS": atomic,
     "SHFL": shfl, "VOTE": vote, "VOTEU": vote, "PRMT": prmt, "UPRMT": prmt, "LOP3": lop3, "ULOP3": lop3, "IMAD": imad, "UIMAD": imad,
 }  # fmt: skip
 
