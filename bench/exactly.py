@@ -1,5 +1,5 @@
-# What bench/machine.py needs beside bench/meanings.py so that a kernel's machine code gives the bits that it has: one rounding for FFMA, NVIDIA's NaN,
-# memory whose every access is looked at, atomics. For tests (tests/exact/coded.py), which compare these bits with the reference's; it has no goal of
+# What bench/machine.py needs beside bench/meanings.py so that a kernel's machine code gives the bits it has: one rounding for FFMA, NVIDIA's NaN,
+# whose every access is looked at, atomics. For tests (tests/exact/coded.py), which compare these bits with the reference's; it has no goal of
 # its own.
 #
 # The bits of reciprocals and roots (MUFU) are published nowhere, only how far from the truth they may be; nor is which quotients FCHK sends the slow
@@ -17,9 +17,9 @@ import meanings
 import numpy as np
 from accesses import place, size_of
 from machine import SHARED, WARP, Block, Lanes, Memory, Op, Run, flag_like
+from rounding import NAN, canonical, directed, flushed, fused
 
 U32, U64, I32, I64, F32, F64 = np.uint32, np.uint64, np.int32, np.int64, np.float32, np.float64
-NAN = U32(0x7FFFFFFF)
 ONES = U32(0x7FFFFF)
 RCP_ULPS, RSQ_RELATIVE = 1.0, 2.0**-22.9
 """How far rcp.approx and rsqrt.approx may be from the truth ("PTX ISA")."""
@@ -69,43 +69,6 @@ def spaced(token: str, count: int) -> list[str]:
 
 
 # ---- floats
-
-
-def canonical(x: Any) -> Any:
-    return np.where(np.isnan(x), NAN, np.asarray(x, F32).view(U32))
-
-
-def flushed(x: Any) -> Any:
-    return np.where(np.abs(x) < F32(2.0**-126), np.copysign(F32(0), x), x).astype(F32)
-
-
-def odd(x: Any, y: Any, z: Any) -> Any:
-    """x y + z of f32 in f64; where that is not exact, the one of both neighbours whose last bit is 1, so that any rounding of it is as of the true
-    sum."""
-    product, more = x.astype(F64) * y.astype(F64), z.astype(F64)
-    total = product + more
-    part = total - product
-    error = (product - (total - part)) + (more - part)
-    even = (np.asarray(total).view(U64) & U64(1)) == 0
-    return np.where(even & np.isfinite(total) & (error != 0), np.nextafter(total, np.where(error > 0, np.inf, -np.inf)), total)
-
-
-def fused(x: Any, y: Any, z: Any) -> Any:
-    return odd(x, y, z).astype(F32)
-
-
-def directed(mode: str) -> Callable[[Any, Any, Any], Any]:
-    """Rounded down, up, or to zero."""
-
-    def what(x: Any, y: Any, z: Any) -> Any:
-        true = odd(x, y, z)
-        out = true.astype(F32)
-        back, down = out.astype(F64), (mode == "RM") | ((mode == "RZ") & (true > 0))
-        out = np.where(down & (back > true), np.nextafter(out, F32(-np.inf)), np.where(~down & (back < true), np.nextafter(out, F32(np.inf)), out))
-        opposite = np.signbit(x.astype(F64) * y.astype(F64)) != np.signbit(z)
-        return np.where((mode == "RM") & (true == 0) & opposite, F32(-0.0), out).astype(F32)
-
-    return what
 
 
 def floats(what: Callable[..., Any]) -> Callable[[Block, Op], Run]:
@@ -312,8 +275,8 @@ def copied(b: Block, op: Op) -> Run:
 
 
 def matrices(b: Block, op: Op) -> Run:
-    """Matrices of 8 x 8 halves: thread 8 k + r of a warp says where row r of matrix k is; register k of thread t is word t % 4 of row t / 4 of it ("PTX
-    ISA", ldmatrix)."""
+    """Matrices of 8 x 8 halves: thread 8 k + r of a warp says where row r of matrix k is; register k of thread t is word t % 4 of row t / 4 of it
+    ("PTX ISA", ldmatrix)."""
     if op.modes[:2] != ("16", "M88") or op.modes[2:] not in ((), ("2",), ("4",)):
         raise unknown(op)
     at, puts = place(b, op.given[1]), [b.put(t) for t in spaced(op.given[0], int(op.modes[2]) if op.modes[2:] else 1)]
@@ -332,10 +295,19 @@ def matrices(b: Block, op: Op) -> Run:
     return run
 
 
+DONE: dict[str, Callable[[int, list[int], Callable[[int], int]], int]] = {
+    "ADD": lambda old, new, value: old + new[0], "MAX": lambda old, new, value: max(old, new[0], key=value),
+    "MIN": lambda old, new, value: min(old, new[0], key=value), "OR": lambda old, new, value: old | new[0],
+    "AND": lambda old, new, value: old & new[0], "XOR": lambda old, new, value: old ^ new[0], "EXCH": lambda old, new, value: new[0],
+    "CAS": lambda old, new, value: new[1] if old == new[0] else old,
+}  # fmt: skip
+"""What atomics leave; `value`: which number bits are."""
+
+
 def atomic(b: Block, op: Op) -> Run:
     """One thread after the other."""
     bits, signed = 64 if "64" in op.modes else 32, "S32" in op.modes or "S64" in op.modes
-    what = next((m for m in op.modes if m in ("ADD", "MAX", "MIN", "OR", "AND", "XOR", "EXCH", "CAS")), None)
+    what = next((m for m in op.modes if m in DONE), None)
     if what is None or set(op.modes) - {what, "E", "STRONG", "GPU", "SYS", "CTA", "64", "S32", "S64", "U32"}:
         raise unknown(op)
     where = next(k for k, t in enumerate(op.given) if "[" in t)
@@ -351,11 +323,7 @@ def atomic(b: Block, op: Op) -> Run:
         before, own = np.zeros(b.n, U64), [np.broadcast_to(np.asarray(g()), b.n) for g in gets]
         for lane, place_ in zip(np.flatnonzero(on), places.tolist(), strict=True):
             old, new = int.from_bytes(bytes_[place_ : place_ + bits // 8].tobytes(), "little"), [int(v[lane]) for v in own]
-            done = {
-                "ADD": lambda: old + new[0], "MAX": lambda: max(old, new[0], key=value), "MIN": lambda: min(old, new[0], key=value),
-                "OR": lambda: old | new[0], "AND": lambda: old & new[0], "XOR": lambda: old ^ new[0], "EXCH": lambda: new[0],
-                "CAS": lambda: new[1] if old == new[0] else old,
-            }[what]() & 2 * top - 1  # fmt: skip
+            done = DONE[what](old, new, value) & 2 * top - 1
             before[lane] = old
             bytes_[place_ : place_ + bits // 8] = np.frombuffer(done.to_bytes(bits // 8, "little"), np.uint8)
         put(before if bits == 64 else before.astype(U32), on)
@@ -409,7 +377,8 @@ def imad(b: Block, op: Op) -> Run:
 TABLE: dict[str, Callable[[Block, Op], Run]] = {
     "FADD": floats(lambda x, y: x + y), "FMUL": floats(lambda x, y: x * y), "FFMA": floats(fused), "FMNMX": fmnmx, "FSETP": fsetp, "MUFU": mufu,
     "FCHK": fchk, "I2F": from_integer, "I2FP": from_integer, "F2I": to_integer, "LDG": load, "LD": load, "LDS": load, "LDL": load, "STG": store,
-    "ST": store, "STS": store, "STL": store, "LDGSTS": copied, "LDSM": matrices, "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic, "ATOMS": atomic,
+    "ST": store, "STS": store, "STL": store, "LDGSTS": copied, "LDSM": matrices, "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic,
+    "ATOMS": atomic,
     "SHFL": shfl, "VOTE": vote, "VOTEU": vote, "PRMT": prmt, "UPRMT": prmt, "LOP3": lop3, "ULOP3": lop3, "IMAD": imad, "UIMAD": imad,
 }  # fmt: skip
 

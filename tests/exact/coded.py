@@ -27,6 +27,7 @@ import machine  # noqa: E402
 ARCH = "sm_90"
 Code = tuple[list[Any], dict[str, int]]
 Change = Callable[[Any], Any]
+USUAL = exactly.Loose(0, False)
 
 
 def missing() -> str:
@@ -64,7 +65,7 @@ class Coded(fake.Fake):
     """`loose`: which of what NVIDIA leaves open is taken. `back`: blocks run from the last to the first. `change`: what an instruction is taken for.
     `ran` counts launches by their kernels' names, `issued` instructions."""
 
-    def __init__(self, loose: Any = exactly.Loose(0, False), back: bool = False, change: Change = lambda op: op) -> None:
+    def __init__(self, loose: Any = USUAL, back: bool = False, change: Change = lambda op: op) -> None:
         super().__init__(order=fake.Order.ASCENDING)
         self._loose, self._back, self._change = loose, back, change
         self.ran: Counter[str] = Counter()

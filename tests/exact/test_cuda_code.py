@@ -1,5 +1,5 @@
-"""The machine code that NVIDIA's compiler makes of kernels for sm_90, run an instruction at a time, gives the reference's bits, whatever is in what they
-are given, and whichever way those few instructions go whose bits are published nowhere (bench/exactly.py); and changed instructions do not."""
+"""The machine code that NVIDIA's compiler makes of kernels for sm_90, run an instruction at a time, gives the reference's bits, whatever is in what
+they are given, and whichever way those few instructions go whose bits are published nowhere (bench/exactly.py); and changed instructions do not."""
 
 from __future__ import annotations
 
