@@ -1,5 +1,5 @@
 # What bench/machine.py needs beside bench/meanings.py so that a kernel's machine code gives the bits it has: one rounding for FFMA, NVIDIA's NaN,
-# whose every access is looked at, atomics. For tests (tests/exact/coded.py), which compare these bits with the reference's; it has no goal of
+# memory whose every access is looked at, atomics. For tests (tests/exact/coded.py), which compare these bits with the reference's; it has no goal of
 # its own.
 #
 # The bits of reciprocals and roots (MUFU) are published nowhere, only how far from the truth they may be; nor is which quotients FCHK sends the slow
@@ -367,6 +367,14 @@ def lop3(b: Block, op: Op) -> Run:
     return run
 
 
+def shf(b: Block, op: Op) -> Run:
+    """By a register: those whose lengths beyond 32 do not depend on more than the manual says."""
+    apart = "W" in op.modes or ("R" in op.modes and "HI" not in op.modes and not {"U64", "S64"} & set(op.modes))
+    if apart and not op.given[2].startswith("0x"):
+        raise unknown(op)
+    return meanings.shf(b, op)
+
+
 def imad(b: Block, op: Op) -> Run:
     given = [t for t in op.given[1:] if not flag_like(t)]
     if ("WIDE" in op.modes or "HI" in op.modes) and any(t[0] in "-~" and "R" in t for t in given[:2]):
@@ -380,6 +388,7 @@ TABLE: dict[str, Callable[[Block, Op], Run]] = {
     "ST": store, "STS": store, "STL": store, "LDGSTS": copied, "LDSM": matrices, "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic,
     "ATOMS": atomic,
     "SHFL": shfl, "VOTE": vote, "VOTEU": vote, "PRMT": prmt, "UPRMT": prmt, "LOP3": lop3, "ULOP3": lop3, "IMAD": imad, "UIMAD": imad,
+    "SHF": shf, "USHF": shf,
 }  # fmt: skip
 
 
