@@ -40,16 +40,19 @@ class Of(NamedTuple):
     factor: bool = False
     uneven: bool = False
     """Rows at two places each."""
+    each: int = 1
+    """Floats from one column to the next."""
 
 
 SIZES = (
     Of(2, 300, 64, 80), Of(3, 70, 20, 20, factor=True), Of(1, 130, 128, 131), Of(2, 65, 90, 92, uneven=True), Of(2, 100, 33, 100, by_columns=True),
+    Of(1, 66, 30, 32), Of(1, 65, 12, 12, uneven=True), Of(1, 30, 8, 16, each=2),
 )  # fmt: skip
 
 
 def sides(of: Of) -> tuple[Operand, Operand, int]:
     """The operand whose lanes are rows, that whose lanes are columns, and floats of a matrix."""
-    step, beside = (1, of.apart) if of.by_columns else (of.apart, 1)
+    step, beside = (1, of.apart) if of.by_columns else (of.apart, of.each)
     rows, columns, size = Axis((of.rows,), (step,)), Axis((of.columns,), (beside,)), of.apart * (of.columns if of.by_columns else of.rows)
     if of.uneven:
         rows, size = Axis((of.rows // 5, 5), (8 * step, step)), of.apart * 8 * of.rows // 5
@@ -152,6 +155,16 @@ def test_both_operands_of_a_matrix_are_packed_of_one_reading() -> None:
 
 CHANGES = {
     "a factor": ("by = words[10] ? *(const float *)words[10] : 1.0f", "by = 1.0f"),
+    "a factor of pieces": ("four = times(*(const float4 *)from, by);\n        *(float4", "four = *(const float4 *)from;\n        *(float4"),
+    "a factor of largest magnitudes": ("const float4 four = times(*(const float4 *)from, by)", "const float4 four = *(const float4 *)from"),
+    "pieces with an end in their middle": ("columns % 4 == 0 && (u64)x", "(u64)x"),
+    "pieces of rows that lie where a table says": ("!of[4] && !of[6]", "!of[6]"),
+    "pieces of columns that lie apart": ("of[7] == 1 && row_step", "row_step"),
+    "which rows are looked through": ("from += step * row_step) {", "from += row_step) {"),
+    "sums over k that begin at zero": ("tops[thread] = 0, along[thread] = 0;", "tops[thread] = 0, along[thread] = 1;"),
+    "when integers are limited": ("at_limit(top, bits)", "at_limit(top, bits + 1)"),
+    "which columns of a sum have which bytes": ("lower = g < 4 ? 0 : one", "lower = g < 4 ? one : 0"),
+    "how far planes lie apart": ("to, deep * by_column.padded * ROW", "to, by_column.padded * ROW"),
     "which rows a block has": ("group < (part + 1) * each", "group < part * each + 1"),
     "a row's maximum": ("for (int far = 4; far < (wide ? 32 : 16); far *= 2) top =", "for (int far = 4; far < 16; far *= 2) top ="),
     "a row's sum": ("for (int far = 4; far < (wide ? 32 : 16); far *= 2) sum +=", "for (int far = 4; far < 16; far *= 2) sum +="),
