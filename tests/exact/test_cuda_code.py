@@ -17,6 +17,10 @@ from assay.exact.cuda.tiles import TILES, digits
 from assay.exact.inputs import Case, program
 from tests.exact import coded
 from tests.exact.test_cuda_columns import layer_norm, made
+from tests.exact.test_cuda_heads import SIZES, found
+from tests.exact.test_cuda_making import normed
+from tests.exact.test_cuda_making import of as of_making
+from tests.exact.test_cuda_pairs import as_it_is, of
 from tests.exact.test_cuda_products import Single
 from tests.exact.test_cuda_route import named
 from tests.exact.test_cuda_rows import families_of
@@ -83,12 +87,27 @@ def test_products_of_tensor_cores_and_their_checksums(bits: int, kind: str) -> N
     assert {"clear", "tops", "pack", "gemm", "expected", "compare"} <= set(device.ran)
 
 
+@pytest.mark.parametrize("bits", [14, pytest.param(8, marks=SLOW), pytest.param(23, marks=SLOW)])
+def test_what_is_packed_for_attention(bits: int) -> None:
+    assert found(coded.Coded(*WAYS[1]), SIZES, bits)
+
+
+BOTH = {"pack_both": of(as_it_is, (20, 40, 17), "rare"), "made_": of_making(normed, (20, 40, 17), "rare")}
+
+
+@pytest.mark.parametrize("kernel", BOTH)
+def test_a_matrix_that_is_packed_along_both_axes(kernel: str) -> None:
+    """As it lies, or made where it is packed."""
+    device = coded.Coded(*WAYS[1])
+    assert wrong(BOTH[kernel], device) == []
+    assert any(name.startswith(kernel) for name in device.ran)
+
+
 Change = Callable[[Any], Any]
 
 
 def modes(name: str, own: tuple[str, ...], instead: tuple[str, ...]) -> Change:
     return lambda op: op._replace(modes=instead) if op.name == name and op.modes == own else op
-
 
 
 ROWS = {
