@@ -65,15 +65,27 @@ def left(b: Block, op: Op) -> Run:
 
 
 def barrier(b: Block, op: Op) -> Run:
-    """Of all threads; with RED.OR they tell each other whether one of them has a flag, which B2R.RESULT gives."""
-    vote = b.flag(op.given[1]) if op.modes[:2] == ("RED", "OR") and len(op.given) == 2 else None
+    """Of all threads; with RED they tell each other whether one of them has a flag (OR), or all (AND), which B2R.RESULT gives."""
+    vote = b.flag(op.given[1]) if op.modes[:2] in (("RED", "OR"), ("RED", "AND")) and len(op.given) == 2 else None
     if op.given[0] != "0x0" or (vote is None and (op.modes[0] != "SYNC" or len(op.given) > 1)):
         raise ValueError(f"an instruction that is not known: {op}")
 
     def run(on: Lanes) -> None:
         b.waits[on] = -2
         if vote is not None:
-            b.votes[on] = vote()[on]
+            b.all_have = op.modes[1] == "AND"
+            b.votes[on] = vote()[on] != b.all_have
+
+    return run
+
+
+def gathering(b: Block, op: Op) -> Run:
+    """Of a warp's threads: those that went another way are waited for."""
+    if op.modes != ("ALL",):
+        raise ValueError(f"an instruction that is not known: {op}")
+
+    def run(on: Lanes) -> None:
+        b.waits[on] = -3
 
     return run
 
@@ -84,7 +96,7 @@ def told(b: Block, op: Op) -> Run:
     put = b.put_flag(op.given[1])
 
     def run(on: Lanes) -> None:
-        put(np.full(b.n, b.votes.any()), on)
+        put(np.full(b.n, (b.votes & ~b.over).any() != b.all_have), on)
 
     return run
 
@@ -237,6 +249,7 @@ def atomic(b: Block, op: Op) -> Run:
 
 PLACES: dict[str, Callable[[Block, Op], Run]] = {
     "BRA": jump, "CALL": jump, "RET": back, "EXIT": ended, "BSSY": together, "BSYNC": waiting, "BREAK": left, "BAR": barrier, "B2R": told,
+    "WARPSYNC": gathering,
     "LDG": load, "LD": load, "LDS": load, "LDL": load, "STG": store, "ST": store, "STS": store, "STL": store, "LDGSTS": copied,
     "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic, "ATOMS": atomic,
 }  # fmt: skip

@@ -334,10 +334,25 @@ def atomic(b: Block, op: Op) -> Run:
 # ---- others, of which only some modes are known to the bit
 
 
+def whole(b: Block, op: Op) -> Run:
+    """What a warp does as one, and what a branch of warps that are not whole asks."""
+    asks = op.name == "BRA"
+    if asks and "DIV" not in op.modes:
+        return meanings.meaning(b, op)
+    own = meanings.meaning(b, op)
+
+    def run(on: Lanes) -> None:
+        if (on != b.warps(on) & ~b.over).any():
+            raise ValueError(f"not by whole warps: {op}")
+        own(on)
+
+    return run
+
+
 def shfl(b: Block, op: Op) -> Run:
     if op.given[0] != "PT" or op.given[4] != ("RZ" if op.modes[0] == "UP" else "0x1f"):
         raise unknown(op)
-    return meanings.TABLE["SHFL"](b, op)
+    return whole(b, op)
 
 
 def vote(b: Block, op: Op) -> Run:
@@ -387,8 +402,8 @@ TABLE: dict[str, Callable[[Block, Op], Run]] = {
     "FCHK": fchk, "I2F": from_integer, "I2FP": from_integer, "F2I": to_integer, "LDG": load, "LD": load, "LDS": load, "LDL": load, "STG": store,
     "ST": store, "STS": store, "STL": store, "LDGSTS": copied, "LDSM": matrices, "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic,
     "ATOMS": atomic,
-    "SHFL": shfl, "VOTE": vote, "VOTEU": vote, "PRMT": prmt, "UPRMT": prmt, "LOP3": lop3, "ULOP3": lop3, "IMAD": imad, "UIMAD": imad,
-    "SHF": shf, "USHF": shf,
+    "SHFL": shfl, "REDUX": whole, "IMMA": whole, "BRA": whole, "VOTE": vote, "VOTEU": vote, "PRMT": prmt, "UPRMT": prmt, "LOP3": lop3, "ULOP3": lop3,
+    "IMAD": imad, "UIMAD": imad,
 }  # fmt: skip
 
 

@@ -57,6 +57,11 @@ def always(value: Any) -> Get:
     return lambda: value
 
 
+def looked_up(bank: Words, at: Words) -> Words:
+    """Words of a bank, which threads that do nothing may look for anywhere: there is something else there."""
+    return np.where(at < len(bank), bank[np.minimum(at, len(bank) - 1)], np.uint32(0xBAADF00D))
+
+
 class Memory:
     """Memory of the device: `known` bytes at addresses, and made-up values elsewhere, each by the kind of the argument that begins last before it
     (`places`: address -> `float`, `top` (a magnitude), `i64`, `u8`, ...)."""
@@ -124,10 +129,11 @@ def functions(listing: str) -> dict[str, list[str]]:
 
 class Block:
     """A block of a kernel. `counts` after `run`: `issued` (instructions that warps start), by pipe, `wavefronts` of shared memory, and `sectors` of
-    32 bytes that are asked of memory."""
+    32 bytes that are asked of memory. `banks`: constants beside the kernel's arguments, by their number."""
 
     def __init__(
         self, code: tuple[list[Op], dict[str, int]], grid: Size, block: Size, at: Size, arguments: tuple[int, ...], memory: Memory,
+        banks: dict[int, Words] | None = None,
     ) -> None:  # fmt: skip
         self._ops, self.labels, self.memory = *code, memory
         real = block[0] * block[1] * block[2]
@@ -143,7 +149,7 @@ class Block:
         bank[:3], bank[3:6], bank[0x28 // 4] = block, grid, 0x1000
         for i, value in enumerate(arguments):
             bank[PARAMETERS // 4 + 2 * i : PARAMETERS // 4 + 2 * i + 2] = value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF
-        self._bank = bank
+        self._banks = {0: bank, **(banks or {})}
         self.r: dict[str, Words] = {}
         self._p: dict[str, Lanes] = {}
         self._true, self.zero = np.ones(n, np.bool_), zero
@@ -152,9 +158,10 @@ class Block:
         self.pc = np.zeros(n, np.int64)
         self.over = k >= real
         self.waits = np.full(n, -1, np.int64)
-        """Where a thread waits: -1 nowhere, -2 at a barrier, else the number of what BSSY named."""
+        """Where a thread waits: -1 nowhere, -2 at a barrier, -3 for its warp, else the number of what BSSY named."""
         self.masks: dict[int, Lanes] = {}
-        self.votes = np.zeros(n, np.bool_)
+        self.votes, self.all_have = np.zeros(n, np.bool_), False
+        """Threads that have a flag at a barrier that asks whether one has, or have not at one that asks whether all do."""
         self._warp_of = k // WARP
         self.counts: Counter[str] = Counter()
         self._made: dict[int, Run] = {}
@@ -191,11 +198,13 @@ class Block:
         if m := re.fullmatch(r"(U?R)(\d+)(?:\.\w+)?", name):
             register = self._reg(f"{m[1]}{int(m[2]) + high}")
             return lambda: register
-        if m := re.fullmatch(r"c\[0x0\]\[(\w+)\]", name):
-            bank, place = self._bank, self._source(m[1]) if "R" in m[1] else None
-            if place is None:
-                return always(bank[int(m[1], 16) // 4 + high])
-            return lambda: bank[place() // 4 + high]
+        m = re.fullmatch(r"c\[(0x\w)\]\[(?:(U?R\w+)\+?)?(0x\w+)?\]", name)
+        if m and int(m[1], 16) in self._banks:
+            bank, first = self._banks[int(m[1], 16)], int(m[3] or "0x0", 16) // 4 + high
+            if not m[2]:
+                return always(bank[first])
+            place = self._source(m[2])
+            return lambda: looked_up(bank, place() // 4 + np.uint32(first))
         if name in self._special:
             return lambda: self._special[name]
         raise ValueError(f"an operand that is not known: {name}")
@@ -272,6 +281,9 @@ class Block:
                     if at not in self._made:
                         self._made[at] = meaning(self, op)
                     self._made[at](taken)
+                if (waits == -3).any():
+                    whole = ((waits == -3) | self.over).reshape(-1, WARP).all(1)
+                    waits[np.repeat(whole, WARP) & (waits == -3)] = -1
                 for which in {int(w) for w in waits[waits >= 0]}:
                     here = masks[which] & ~self.over
                     for warp in np.flatnonzero((here & (waits == which)).reshape(-1, WARP).any(1)):

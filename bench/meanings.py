@@ -20,7 +20,7 @@ IDLE = ("NOP", "YIELD", "MEMBAR", "ERRBAR", "CCTL", "CGAERRBAR", "ENDCOLLECTIVE"
 def meaning(b: Block, op: Op) -> Run:
     """What an instruction does to the threads that it is given. Raises ValueError for one that is not known."""
     name = op.name[1:] if op.name[0] == "U" and op.name[1:] in TABLE else op.name
-    if name in IDLE or (name == "WARPSYNC" and "ALL" in op.modes):
+    if name in IDLE:
         return lambda on: None
     if name not in TABLE:
         raise ValueError(f"an instruction that is not known: {op}")
@@ -223,7 +223,9 @@ def fmnmx(b: Block, op: Op) -> Run:
 
 
 def imnmx(b: Block, op: Op) -> Run:
-    """VIMNMX, VIMNMX3 and VIADDMNMX, which adds its first two before."""
+    """VIMNMX, VIMNMX3 and VIADDMNMX, which adds its first two before; RELU: at least 0."""
+    if set(op.modes) - {"U32", "S32", "RELU"} or {"U32", "RELU"} <= set(op.modes):
+        raise ValueError(f"an instruction that is not known: {op}")
     put, *given, least = b.put(op.given[0]), *(b.bits(t) for t in op.given[1:-1]), b.flag(op.given[-1])
     kind: Any = U32 if "U32" in op.modes else I32
     adds = op.name == "VIADDMNMX"
@@ -235,7 +237,8 @@ def imnmx(b: Block, op: Op) -> Run:
         low = high = values[0].view(kind)
         for v in values[1:]:
             low, high = np.minimum(low, v.view(kind)), np.maximum(high, v.view(kind))
-        put(np.where(least(), low, high).view(U32), on)
+        found = np.where(least(), low, high)
+        put((np.maximum(found, 0) if "RELU" in op.modes else found).view(U32), on)
 
     return run
 

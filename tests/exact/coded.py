@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from assay.exact.cuda import fake
 from assay.exact.cuda.device import DeviceError, Launch
@@ -35,21 +38,40 @@ def missing() -> str:
     return "" if instructions.nvdisasm() and nvrtc.library() else instructions.MISSING
 
 
+class Constants:
+    """What kernels of a text have beside their code: bank 3, and tables in memory, whose addresses are bank 4. Of an ELF file of 64 bits ("System V
+    ABI") with NVIDIA's names of sections; a table's address is the only relocation there."""
+
+    def __init__(self, cubin: bytes) -> None:
+        self._cubin = cubin
+        begin, each, count, names = (*struct.unpack_from("<Q", cubin, 40), *struct.unpack_from("<HHH", cubin, 58))
+        headers = [struct.unpack_from("<IIQQQQIIQQ", cubin, begin + i * each) for i in range(count)]
+        called = [cubin[headers[names][4] + h[0] :].partition(b"\0")[0].decode() for h in headers]
+        parts = {name: cubin[h[4] : h[4] + h[5]] for name, h in zip(called, headers, strict=True)}
+        self.tables = np.frombuffer(parts.get(".nv.global.init", b"") + bytes(16), np.uint8)
+        where, home = bytearray(parts.get(".nv.constant4", b"")), called.index(".nv.global.init") if ".nv.global.init" in called else 0
+        for offset, info, addend in struct.iter_unpack("<QQq", parts.get(".rela.nv.constant4", b"")):
+            _, _, _, section, value, _ = struct.unpack_from("<IBBHQQ", parts[".symtab"], (info >> 32) * 24)
+            if section == home:
+                struct.pack_into("<Q", where, offset, self.tables.ctypes.data + value + addend)
+        self.banks = {number: np.frombuffer(bytes(part), np.uint32) for number, part in ((3, parts.get(".nv.constant3", b"")), (4, where)) if part}
+
+
 @cache
-def listed(text: str, arch: str) -> dict[str, Code]:
+def listed(text: str, arch: str) -> tuple[dict[str, Code], Constants]:
     """The machine code of each kernel of a text."""
-    tool = instructions.nvdisasm()
+    tool, cubin = instructions.nvdisasm(), nvrtc.compiled(text, arch)[1]
     assert tool is not None
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(nvrtc.compiled(text, arch)[1])
+        file.write(cubin)
         file.flush()
         printed = subprocess.run([tool, "-c", file.name], capture_output=True, text=True, check=True).stdout
-    return {name: machine.parsed(lines) for name, lines in machine.functions(printed).items()}
+    return {name: machine.parsed(lines) for name, lines in machine.functions(printed).items()}, Constants(cubin)
 
 
 class _Kernel:
-    def __init__(self, name: str, code: Code, parameters: int) -> None:
-        self.name, self.code, self.parameters = name, code, parameters
+    def __init__(self, name: str, code: Code, constants: Constants, parameters: int) -> None:
+        self.name, self.code, self.constants, self.parameters = name, code, constants, parameters
 
 
 class _Module:
@@ -57,8 +79,8 @@ class _Module:
         self._text, self._arch, self._own = text, arch, own
 
     def kernel(self, name: str) -> _Kernel:
-        own = self._own.kernel(name)
-        return _Kernel(name, listed(self._text, self._arch)[name], own.parameters)
+        own, (found, constants) = self._own.kernel(name), listed(self._text, self._arch)
+        return _Kernel(name, found[name], constants, own.parameters)
 
 
 class Coded(fake.Fake):
@@ -86,11 +108,13 @@ class Coded(fake.Fake):
     def _run(self, launch: Launch, kernel: _Kernel) -> None:
         self.launches += 1
         self.ran[kernel.name] += 1
-        memory = exactly.Real([(b.address, b.size) for b in (*self._held, *self._other) if b.size], self._loose)
+        tables = kernel.constants.tables
+        held = [(b.address, b.size) for b in (*self._held, *self._other) if b.size]
+        memory = exactly.Real([*held, (tables.ctypes.data, tables.nbytes)], self._loose)
         code = [self._change(op) for op in kernel.code[0]], kernel.code[1]
         wide, tall, deep = launch.grid
         blocks = range(wide * tall * deep)
         for at in reversed(blocks) if self._back else blocks:
             where = (at % wide, at // wide % tall, at // (wide * tall))
-            block = machine.Block(code, launch.grid, launch.block, where, launch.arguments, memory)
+            block = machine.Block(code, launch.grid, launch.block, where, launch.arguments, memory, kernel.constants.banks)
             self.issued += block.run(exactly.meaning)["issued"]

@@ -20,6 +20,7 @@ from tests.exact.test_cuda_columns import layer_norm, made
 from tests.exact.test_cuda_heads import SIZES, found
 from tests.exact.test_cuda_making import normed
 from tests.exact.test_cuda_making import of as of_making
+from tests.exact.test_cuda_onchip import attended
 from tests.exact.test_cuda_pairs import as_it_is, of
 from tests.exact.test_cuda_products import Single
 from tests.exact.test_cuda_route import named
@@ -85,6 +86,34 @@ def test_products_of_tensor_cores_and_their_checksums(bits: int, kind: str) -> N
     device = coded.Coded(*WAYS[1])
     assert Single(device, 5, 40, 9, bits, TILES[digits(bits).sums][-1], 1, kind=kind).run() == (True, 0)
     assert {"clear", "tops", "pack", "gemm", "expected", "compare"} <= set(device.ran)
+
+
+UNARY = ("special", "tiny", "wide", "rare", "even", "finite", "bits")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[] if kind in UNARY[:2] else SLOW) for kind in UNARY])
+def test_generated_maps_of_one_operand(kind: str) -> None:
+    """Exponentials, logarithms, sigmoids, error functions, sines with their tables, roots, ...."""
+    for loose, back in WAYS[1:]:
+        assert wrong(conforming(f"unary {kind}"), coded.Coded(loose, back)) == [], loose
+
+
+@pytest.mark.parametrize("head", [(24, 67, 64, 64, "even"), (24, 67, 80, 33, "even"), pytest.param((33, 256, 128, 128, "wide"), marks=SLOW)])
+def test_an_attention_by_hand(head: tuple[int, int, int, int, str]) -> None:
+    device = coded.Coded(*WAYS[1])
+    assert attended(device, *head)
+    assert {"pack_heads", "whole"} <= set(device.ran)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "attention rare b=14" else SLOW) for name in (
+    "attention rare b=14", "attention even b=14", "attention wide b=14", "attention even b=8", "attention even b=15", "attention even b=23",
+    "attention causal even", "attention causal rare",
+)])  # fmt: skip
+def test_attentions_kernels_forward_and_back(name: str) -> None:
+    """Causal ones leave out what the mask empties, and have blocks that are made again as a whole."""
+    device = coded.Coded(*WAYS[1])
+    assert wrong(conforming(name), device) == []
+    assert sum(n for name, n in device.ran.items() if name.startswith("attend_")) == (6 if "causal" in name else 3)
 
 
 @pytest.mark.parametrize("bits", [14, pytest.param(8, marks=SLOW), pytest.param(23, marks=SLOW)])

@@ -86,6 +86,14 @@ VOTES = """
         BAR.RED.OR.DEFER_BLOCKING 0x0, P0
         B2R.RESULT RZ, P1
         SEL R2, RZ, 0x1, !P1
+        ISETP.NE.U32.AND P0, PT, R0, 0x28, PT
+        BAR.RED.AND.DEFER_BLOCKING 0x0, P0
+        B2R.RESULT RZ, P1
+        SEL R3, RZ, 0x1, !P1
+        ISETP.NE.U32.AND P0, PT, R0, 0x40, PT
+        BAR.RED.AND.DEFER_BLOCKING 0x0, P0
+        B2R.RESULT RZ, P1
+        SEL R4, RZ, 0x1, !P1
         EXIT
 """
 
@@ -95,6 +103,8 @@ def test_what_one_thread_says_at_a_barrier_all_know(machine: Any) -> None:
     run(b)
     assert (b.r["R1"] == 1).all()
     assert (b.r["R2"] == 0).all()  # no thread has that number
+    assert (b.r["R3"] == 0).all()
+    assert (b.r["R4"] == 1).all()
 
 
 TENSOR = """
@@ -152,6 +162,7 @@ WIDE = """
         PRMT R22, R2, 0x7531, R4
         IDP.4A.S8.S8 R23, R2, R4, R5
         VIADDMNMX R24, R2, -R4, R5, PT
+        VIMNMX.RELU R27, R2, R4, PT
         I2F.S64 R25, R2
         FLO.U32 R26, R2
         EXIT
@@ -186,6 +197,7 @@ def test_arithmetic_of_pairs_is_that_of_integers(machine: Any, seed: int) -> Non
     assert word(22) == int.from_bytes(bytes(bytes_[k] for k in (1, 3, 5, 7)), "little")
     assert word(23) == (sum(signed(low >> 8 * k, 8) * signed(low_b >> 8 * k, 8) for k in range(4)) + high_b) & 0xFFFFFFFF
     assert signed(word(24), 32) == min(signed(low - low_b, 32), signed(high_b, 32))
+    assert word(27) == max(0, min(signed(low, 32), signed(low_b, 32)))
     assert word(25) == int(np.float32(a).view(np.uint32))
     assert word(26) == (low.bit_length() - 1) & 0xFFFFFFFF
 
