@@ -111,33 +111,19 @@ def fmnmx(b: Block, op: Op) -> Run:
     return run
 
 
-def fsetp(b: Block, op: Op) -> Run:
-    if "FTZ" not in op.modes:
-        return meanings.fsetp(b, op)
-    real = b.real
-
-    def get(token: str) -> Any:
-        of = real(token)
-        return lambda: flushed(of())
-
-    b.real = get  # type: ignore[method-assign]
-    try:
-        return meanings.fsetp(b, op._replace(modes=tuple(m for m in op.modes if m != "FTZ")))
-    finally:
-        b.real = real  # type: ignore[method-assign]
-
-
 def mufu(b: Block, op: Op) -> Run:
     put, x = b.put(op.given[0]), b.real(op.given[1])
     if op.modes not in (("RCP",), ("RSQ",)):
         raise unknown(op)
     assert isinstance(b.memory, Real)
     side = b.memory.loose.side
-    flush = lambda v: np.where(np.abs(v) < 2.0**-126, np.copysign(0.0, v), v) if side else v  # noqa: E731
+
+    def flush(v: Any) -> Any:
+        return np.where(np.abs(v) < 2.0**-126, np.copysign(0.0, v), v) if side else v
 
     def run(on: Lanes) -> None:
         v = flush(np.broadcast_to(x(), b.n).astype(F64))
-        true = 1 / v if op.modes == ("RCP",) else 1 / np.sqrt(v)
+        true: Any = 1 / v if op.modes == ("RCP",) else 1 / np.sqrt(v)
         out = true.astype(F32)
         room = np.spacing(np.abs(out)).astype(F64) * RCP_ULPS if op.modes == ("RCP",) else true * RSQ_RELATIVE
         room = np.where(np.asarray(v.astype(F32)).view(U32) & ONES == ONES, 0, room)  # NVIDIA's own division wants the nearest
@@ -283,8 +269,6 @@ def matrices(b: Block, op: Op) -> Run:
     own = np.arange(b.n)
 
     def run(on: Lanes) -> None:
-        if (on != b.warps(on)).any():
-            raise ValueError(f"not by whole warps: {op}")
         address = at()
         for k, put in enumerate(puts):
             rows, out = address[own // WARP * WARP + 8 * k + own % WARP // 4][on], np.zeros(b.n, U32)
@@ -334,25 +318,31 @@ def atomic(b: Block, op: Op) -> Run:
 # ---- others, of which only some modes are known to the bit
 
 
-def whole(b: Block, op: Op) -> Run:
-    """What a warp does as one, and what a branch of warps that are not whole asks."""
-    asks = op.name == "BRA"
-    if asks and "DIV" not in op.modes:
-        return meanings.meaning(b, op)
-    own = meanings.meaning(b, op)
+def whole(what: Callable[[Block, Op], Run]) -> Callable[[Block, Op], Run]:
+    """What a warp does as one."""
 
-    def run(on: Lanes) -> None:
-        if (on != b.warps(on) & ~b.over).any():
-            raise ValueError(f"not by whole warps: {op}")
-        own(on)
+    def made(b: Block, op: Op) -> Run:
+        own = what(b, op)
 
-    return run
+        def run(on: Lanes) -> None:
+            if (on != b.warps(on) & ~b.over).any():
+                raise ValueError(f"not by whole warps: {op}")
+            own(on)
+
+        return run
+
+    return made
+
+
+def branch(b: Block, op: Op) -> Run:
+    """One that asks whether a warp is whole is for such as are."""
+    return (AS_ONE if "DIV" in op.modes else meanings.meaning)(b, op)
 
 
 def shfl(b: Block, op: Op) -> Run:
     if op.given[0] != "PT" or op.given[4] != ("RZ" if op.modes[0] == "UP" else "0x1f"):
         raise unknown(op)
-    return whole(b, op)
+    return AS_ONE(b, op)
 
 
 def vote(b: Block, op: Op) -> Run:
@@ -397,13 +387,13 @@ def imad(b: Block, op: Op) -> Run:
     return meanings.imad(b, op)
 
 
+AS_ONE = whole(meanings.meaning)
 TABLE: dict[str, Callable[[Block, Op], Run]] = {
-    "FADD": floats(lambda x, y: x + y), "FMUL": floats(lambda x, y: x * y), "FFMA": floats(fused), "FMNMX": fmnmx, "FSETP": fsetp, "MUFU": mufu,
-    "FCHK": fchk, "I2F": from_integer, "I2FP": from_integer, "F2I": to_integer, "LDG": load, "LD": load, "LDS": load, "LDL": load, "STG": store,
-    "ST": store, "STS": store, "STL": store, "LDGSTS": copied, "LDSM": matrices, "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic,
-    "ATOMS": atomic,
-    "SHFL": shfl, "REDUX": whole, "IMMA": whole, "BRA": whole, "VOTE": vote, "VOTEU": vote, "PRMT": prmt, "UPRMT": prmt, "LOP3": lop3, "ULOP3": lop3,
-    "IMAD": imad, "UIMAD": imad,
+    "FADD": floats(lambda x, y: x + y), "FMUL": floats(lambda x, y: x * y), "FFMA": floats(fused), "FMNMX": fmnmx, "MUFU": mufu, "FCHK": fchk,
+    "I2F": from_integer, "I2FP": from_integer, "F2I": to_integer, "LDG": load, "LD": load, "LDS": load, "LDL": load, "STG": store, "ST": store,
+    "STS": store, "STL": store, "LDGSTS": copied, "LDSM": whole(matrices), "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic,
+    "ATOMS": atomic, "SHFL": shfl, "REDUX": AS_ONE, "IMMA": AS_ONE, "BRA": branch, "VOTE": vote, "VOTEU": vote, "PRMT": prmt, "UPRMT": prmt,
+    "LOP3": lop3, "ULOP3": lop3, "IMAD": imad, "UIMAD": imad,
 }  # fmt: skip
 
 

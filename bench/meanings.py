@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from accesses import PLACES
 from machine import WARP, Block, Lanes, Op, Run, flag_like
+from rounding import flushed
 from warps import WARPS
 
 U32, U64, I32, I64, F32 = np.uint32, np.uint64, np.int32, np.int64, np.float32
@@ -191,9 +192,10 @@ def isetp(b: Block, op: Op) -> Run:
 def fsetp(b: Block, op: Op) -> Run:
     (first, second, ta, tb, flag), mode, both = op.given, op.modes[0], bools(op.modes)
     puts, x, y, other = (b.put_flag(first), b.put_flag(second)), b.real(ta), b.real(tb), b.flag(flag)
+    seen: Callable[[Any], Any] = flushed if "FTZ" in op.modes else lambda x: x
 
     def run(on: Lanes) -> None:
-        p, q = x(), y()
+        p, q = seen(x()), seen(y())
         unordered = np.isnan(p) | np.isnan(q)
         found = unordered if mode == "NAN" else ~unordered if mode == "NUM" else COMPARED[mode[:2]](p, q)
         found = found | unordered if mode.endswith("U") else found & ~unordered if mode == "NE" else found

@@ -121,6 +121,19 @@ def test_what_is_packed_for_attention(bits: int) -> None:
     assert found(coded.Coded(*WAYS[1]), SIZES, bits)
 
 
+class Uneven(coded.Coded):
+    """As if rows lay in pieces of 16 bytes whatever is between them."""
+
+    def load(self, source: str, arch: str = "") -> Any:
+        assert "row_step % 4 == 0 && " in source
+        return super().load(source.replace("row_step % 4 == 0 && ", ""), arch)
+
+
+def test_pieces_that_are_not_aligned_are_found() -> None:
+    with pytest.raises(IndexError, match="16 bytes that is not aligned"):
+        found(Uneven(), SIZES, 14)
+
+
 BOTH = {"pack_both": of(as_it_is, (20, 40, 17), "rare"), "made_": of_making(normed, (20, 40, 17), "rare")}
 
 

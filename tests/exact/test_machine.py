@@ -107,6 +107,26 @@ def test_what_one_thread_says_at_a_barrier_all_know(machine: Any) -> None:
     assert (b.r["R4"] == 1).all()
 
 
+APART = """
+        S2R R0, SR_TID.X
+        ISETP.GE.U32.AND P0, PT, R0, 0x10, PT
+        @P0 BRA `(.L_x_1)
+.L_x_0:
+        WARPSYNC.ALL
+        REDUX.SUM UR4, R0
+        EXIT
+.L_x_1:
+        VIADD R0, R0, 0x1
+        BRA `(.L_x_0)
+"""
+
+
+def test_threads_that_went_another_way_are_waited_for(machine: Any) -> None:
+    b = block(machine, APART, 64)
+    run(b)
+    assert (b.r["UR4"][[0, 32]] == [sum(range(32)) + 16, sum(range(32, 64)) + 32]).all()
+
+
 TENSOR = """
         S2R R0, SR_TID.X
         LDC.64 R2, c[0x0][0x210]
