@@ -14,7 +14,7 @@ several products read once for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,12 +72,20 @@ Packs = Callable[[Sequence[Step], Callable[[int], int], Callable[[TensorType, bo
 """Steps, a root's storage, what makes one (zero at the part's begin, or not), places that are known -> steps that pack for several products."""
 
 
+class Attention(Protocol):
+    """What a device says of steps `attend`: whether it has room for one, and which hand what they have made to others."""
+
+    def takes(self, step: Step) -> bool: ...
+
+    def handed(self, steps: Sequence[Step], made: Callable[[TensorType, bool], View], known: Callable[[int], Array | None]) -> list[Step]: ...
+
+
 class Plan:
     """Steps and storage of one part. `homes` maps a root to ("input" | "constant" | "output", index) or ("arena", byte offset)."""
 
     def __init__(
         self, part: Part, constants: Mapping[str, Array], gemm_bits: int, trace: bool = False, rows: bool = False,
-        attention: Callable[[Step], bool] | None = None, packs: Packs | None = None,
+        attention: Attention | None = None, packs: Packs | None = None,
     ) -> None:  # fmt: skip
         self.part, self.trace, self.gemm_bits = part, trace, gemm_bits
         self.steps: list[Step] = []
@@ -112,9 +120,10 @@ class Plan:
         if rows and not trace:
             self.steps = Finder(self.steps, self._storage, wanted, self._additions()).fused()
             if attention is not None:
-                self.steps = keeping.Finder(self.steps, self._storage, wanted, self._additions(), attention).fused()
+                self.steps = keeping.Finder(self.steps, self._storage, wanted, self._additions(), attention.takes).fused()
                 self.steps = InPlace(self.steps, self._storage, wanted).made()
             self.steps = Again(self.steps, self._storage, self.homes).made()
+            self.steps = attention.handed(self.steps, self._made, self.known) if attention is not None else self.steps
         if packs is not None and not trace:
             self.steps = packs(self.steps, self._storage, self._made, self.homes)
         if rows and not trace:

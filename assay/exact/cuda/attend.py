@@ -20,17 +20,19 @@ from typing import NamedTuple
 from assay.exact.cuda import groups, phases
 from assay.exact.cuda.blocks import ALIGN, TOPS, Room, before, room
 from assay.exact.cuda.device import Description, Launch
+from assay.exact.cuda.handed import PARTS, UNIT, Given, Hands, handed_of, handing, within
 from assay.exact.cuda.intervals import Told, told
 from assay.exact.cuda.kept import Chain, keep
 from assay.exact.cuda.maps import TYPES, Kernels, MapText
 from assay.exact.cuda.reading import Argument, Flags, Reader, Table
-from assay.exact.cuda.spans import UNIT, Known, Section, Spans, spans_of, split
+from assay.exact.cuda.spans import Known, Section, Spans, Zeros, spans_of, split
 from assay.exact.cuda.streamed import Of, Packed, Packs, Walk, packing, sides_of
 from assay.exact.cuda.tiles import LEAST_SHARED, NARROW, SHARED, Digits, digits
 from assay.exact.inplace import BORDER, Lying, placed_by, stepped
 from assay.exact.plan import Plan
 from assay.exact.rows import whole_rows
 from assay.exact.steps import Step
+from assay.exact.table import TensorType
 from assay.exact.views import View
 from assay.exact.wide import shape_of, sizes, use
 
@@ -68,13 +70,13 @@ class Attend(NamedTuple):
 
 def _products(step: Step) -> tuple[list[Step], list[Step]]:
     """Those that make wide values, and those that read them."""
-    read = {v.root for part in step.parts if part.name not in BORDER for v in part.reads}
+    read = {v.root for part in step.parts if part.name not in (*BORDER, *PARTS) for v in part.reads}
     makers = [part for part in step.parts if part.name == "matmul" and part.writes[0].root in read]
     return makers, [part for part in step.parts if part.name == "matmul" and part not in makers]
 
 
 def _chain(step: Step) -> list[Step]:
-    return [part for part in step.parts if part.name not in ("matmul", *BORDER)]
+    return [part for part in step.parts if part.name not in ("matmul", *BORDER, *PARTS)]
 
 
 def _bits(step: Step) -> int:
@@ -94,8 +96,11 @@ def _needed(parts: Sequence[Step], views: Iterable[View]) -> list[Step]:
 class _Writer(Reader):
     """The text of a kernel and its arguments, in the same order."""
 
-    def __init__(self, step: Step, room: Room, known: Known | None, reduced: groups.Reduced, most: int = 0) -> None:
-        """Without `known` it is a kernel of at most so many blocks that makes whole lines where another one could not leave anything out."""
+    def __init__(
+        self, step: Step, room: Room, known: Known | None, reduced: groups.Reduced, most: int = 0, hands: Sequence[View] = (),
+    ) -> None:  # fmt: skip
+        """Without `known` it is a kernel of at most so many blocks that makes whole lines where another one could not leave anything out. `hands`:
+        values that it has at its end, beside those that the step says it hands on."""
         super().__init__(shape_of(step), room.lines)
         self.step, self.room = step, room
         self.packed: dict[Packed, str] = {}
@@ -104,10 +109,16 @@ class _Writer(Reader):
         self.reduced = reduced
         self.makers, self.uses = _products(step)
         self.chain = _chain(step)
+        self.handed = None if most else handed_of(step)
+        self.given = self.handed.given if self.handed is not None else None
+        if self.given is not None:
+            self.makers, self.chain = [], []
+        self.hands = self.handed.values if self.handed is not None and self.given is None else tuple(hands)
         self.placed = placed_by(step)
         self.bits = _bits(step)
         self.how = digits(self.bits)
         outs = {part.writes[0] for part in self.uses} | {place.view for place in self.placed.values()}
+        outs |= {v for part in step.parts if part.name in PARTS for v in part.writes}
         stores = [v for v in step.writes if v not in outs]
         self.sections: list[tuple[Section, list[Step]]] = []
         puts: list[View | None] = []
@@ -120,8 +131,21 @@ class _Writer(Reader):
         chains = [Chain(section.group, put) for (section, _), put in zip(self.sections, puts, strict=True)]
         self.kept = keep(chains, set(planes), self._held)
         self.told |= self._told(known) if known is not None else {}
-        self.spans = spans_of([one for one, _ in self.sections], planes, self.shape, room.lines, known) if known is not None else None
+        if self.given is not None:
+            self.spans = Spans(self.given.spans, (Zeros(),) * len(self.sections)) if self.given.spans else None
+        else:
+            self.spans = spans_of([one for one, _ in self.sections], planes, self.shape, room.lines, known) if known is not None else None
         self.partial = self.spans is not None
+
+    def puts(self) -> list[View]:
+        """The values whose digits are put."""
+        return [whole_rows(root, self.shape.all_rows, "f32") for root in self._by_root() if root >= 0]
+
+    def lasting(self) -> bool:
+        """Whether the last phase has what the kernel hands on in registers, each over a product's line that nobody reads any more."""
+        (section, _), *others = self.sections
+        self._held(section.group)
+        return not others and len(self.hands) <= len(self.makers) and all(v.plane is None for v in section.group.phases[-1].made)
 
     def _told(self, known: Known) -> dict[View, Told]:
         arrays = {v: known(v.root) for section, _ in self.sections for v in section.step.reads}
@@ -147,33 +171,55 @@ class _Writer(Reader):
             self.packed[packed] = name
         return self.packed[packed]
 
+    def _plane(self, root: int) -> str:
+        """Declares the lines of a value in shared memory."""
+        plane = self.planes[root] = f"plane{len(self.planes)}"
+        self.body.append(f"float *{plane} = (float *)shared + {len(self.planes) - 1} * BR * pitch;")
+        return plane
+
+    def coming(self) -> None:
+        """Lines that another kernel has made."""
+        assert self.handed is not None
+        for value, matrix in zip(self.handed.values, self.handed.matrices, strict=True):
+            plane = self._plane(value.root)
+            self.body.append(f"line_coming({plane}, (int)pitch, {self.address(matrix)} + (i64)r * length, span);")
+        if (flags := self.handed.flags) is not None:
+            count, words = flags.elements // 4 // self.shape.batch, self.parameter("const u32 *", "f", flags)
+            self.body.append(f"for (u32 e = threadIdx.x; e < {count}u; e += blockDim.x) fits = fits && !{words}[z * {count}u + e];")
+
+    def handing(self) -> list[str]:
+        """Values that lie in shared memory go to memory."""
+        if self.handed is None or self.given is not None:
+            return []
+        places = [f"{self.address(matrix, True)} + (i64)z * (lines * length)" for matrix in self.handed.matrices]
+        barrier = ["__syncthreads();"] if self.spans is None else []
+        to = f"float *const to[] = {{{', '.join(places)}}};"
+        return [*barrier, "{", f"    {to}", f"    handed<BR, {len(places)}>(to, lines, (const float *)shared, (int)pitch, first, span);", "}"]
+
     def made(self) -> None:
         """Lines of the products that are to be in shared memory."""
         for part in self.makers:
             first, second = sides_of(self.step, part)
             a, b = (second, first) if self.shape.by_columns else (first, second)
-            root = part.writes[0].root
-            names, plane = (self.operand(*a), self.operand(*b)), f"plane{len(self.planes)}"
-            self.planes[root] = plane
+            names, plane = (self.operand(*a), self.operand(*b)), self._plane(part.writes[0].root)
             size = a[0].side.k.size
             k, turns = self.number(size), 1 if size <= NARROW.width else 2
-            self.body.append(f"float *{plane} = (float *)shared + {len(self.planes) - 1} * BR * pitch;")
             if self.spans is not None:
                 self.body.append(f"fits = fits && (!left || bounded<BR>({names[0]}, first, {names[1]}, span));")
             self.body.append(f"product_in<BR, {turns}>({plane}, (int)pitch, {names[0]}, first, {names[1]}, {k}, span, (int)bits, ring, wrong);")
 
     def _section(self, stores: Sequence[View], put: View | None) -> Section:
         """The chain that stores some values, and puts the digits of one."""
-        parts = _needed(self.chain, [*stores, *([put] if put else [])])
+        parts = _needed(self.chain, [*stores, *([put] if put else []), *self.hands])
         inside = {v for part in parts for v in part.writes}
         outside = dict.fromkeys(v for part in parts for v in part.reads if v not in inside)
         if put is not None and put not in inside:
             outside[put] = None
         step = Step("rows", tuple(outside), tuple(stores), (), self.shape.all_rows, tuple(parts))
-        group = groups.Group(step, [put] if put else [], self.reduced)
+        group = groups.Group(step, [put] if put else [], self.reduced, self.hands)
         for value, v in zip(group.reads, step.reads, strict=True):
             value.wide |= self.shape.by_columns and not v.single
-            value.near = value.repeated = value.wide
+            value.near, value.repeated = value.wide, value.wide and self.given is None
             value.plane = v.root if v.root in {part.writes[0].root for part in self.makers} else None
         return Section(group, step)
 
@@ -212,12 +258,19 @@ class _Writer(Reader):
 
     def written(self) -> Attend:
         shape, lines = self.shape, self.room.lines
-        self.made()
+        if self.given is None:
+            self.made()
+        else:
+            self.coming()
         for at, (section, parts) in enumerate(self.sections):
             left = self.spans.left[at] if self.spans is not None else None
             reading = [line for value, v in zip(section.group.reads, section.step.reads, strict=True) for line in self.reading(value, v)]
             line = f"warp * pitch{' + from' if self.spans is not None else ''}"
             reading += [f"float *{'k' if v.stays else 'p'}{v.name} = {self.planes[root]} + {line};" for v, root in self.kept[at].items()]
+            over = zip(section.group.hands, self.planes.values(), strict=False)
+            reading += [f"float *h{v.name} = {plane} + {line} + turned_in_line<BR>();" for v, plane in over]
+            if self.given is not None:
+                reading.insert(0, f"line_there<{len(self.sections) - 1 - at}>();")
             found = self.lined(section, left)
             if left is not None and shape.by_columns:
                 reading, before = [], ["{", *phases.inner([*reading, *left.by_columns()])]
@@ -229,12 +282,16 @@ class _Writer(Reader):
                 self.body += ["    else {", "        if (lane == 0) tops[warp] = 0;"]
                 self.body += [f"        zeros<BR>(digits, (int)warp, {begin}, {end}, (int)bits);", "    }"]
             self.body += ["}"]
-            if left is not None:
-                self.body += ["if (!__syncthreads_and(fits)) {", "    if (threadIdx.x == 0) *flag = 1;", "    return;", "}"]
+            if left is not None and (self.given is None or at == 0):
+                stop = ["    async_wait<0>();"] if self.given is not None else []
+                self.body += ["if (!__syncthreads_and(fits)) {", "    if (threadIdx.x == 0) *flag = 1;", *stop, "    return;", "}"]
+            self.body += self.handing()
             self.body += [self.multiplied(part, next(v.root for v in part.reads if self._inside(v.root))) for part in parts]
         self.body = ["u64 wrong = 0;", *self.body, "add_to_faults<BR>(faults, wrong, ring);"]
         blocks = shape.batch * -(-shape.lines // lines)
-        flags = self.parameter("u32 *", "f", Flags(blocks)) if self.spans is not None or self.most else ""
+        found = handed_of(self.step)
+        words = found.flags if found is not None and found.given is None else None
+        flags = self.parameter("u32 *", "f", words or Flags(blocks)) if self.spans is not None or self.most else ""
         if self.spans is not None:
             table = Table(tuple(word for span in self.spans.blocks for word in span))
             start = [f"const i64 *own = {self.parameter('const i64 *', 'l', table)} + 3 * (blockIdx.x % (u32)blocks);"]
@@ -257,7 +314,7 @@ class _Writer(Reader):
     constexpr int BR = {lines};
     constexpr i64 {", ".join(f"{name} = {size}" for name, size in sizes.items())};
     const u32 warp = threadIdx.x / 32u, lane = threadIdx.x % 32u, n = (u32)length;
-    char *digits = shared + ({len(self.makers)} * BR * pitch * 4 + {ALIGN - 1}) / {ALIGN} * {ALIGN};
+    char *digits = shared + ({len(self.planes)} * BR * pitch * 4 + {ALIGN - 1}) / {ALIGN} * {ALIGN};
     u32 *tops = (u32 *)(digits + room);
     char *ring = (char *)tops + {TOPS};
     {text}
@@ -276,14 +333,17 @@ class _Writer(Reader):
         return [f"const u32 z = {block} / (u32)blocks, r = z * (u32)lines + (u32)first + warp;", f"const bool inside = {inside};"]
 
     def _inside(self, root: int) -> bool:
-        return any(v.root == root for part in (*self.makers, *self.chain) for v in part.writes)
+        given = self.handed.values if self.handed is not None and self.given is not None else ()
+        return any(v.root == root for v in (*given, *(v for part in (*self.makers, *self.chain) for v in part.writes)))
 
 
 def streams(step: Step) -> tuple[list[Packed], list[Packed]]:
     """What streams by every block, for each product that has it as an operand: along lanes in those that make lines, along k in those that read
     them."""
     makers, uses = _products(step)
-    made = {v.root for part in step.parts for v in part.writes}
+    made, handed = {v.root for part in step.parts for v in part.writes}, handed_of(step)
+    if handed is not None and handed.given is not None:
+        makers = []
     along_lanes = [sides_of(step, part)[not shape_of(step).by_columns][0] for part in makers]
     return along_lanes, [next(packed for packed, _ in sides_of(step, part) if packed.view.root not in made) for part in uses]
 
@@ -293,21 +353,59 @@ def room_of(step: Step, description: Description) -> Room | None:
     shape = shape_of(step)
     if shape.elements > MOST or (shape.by_columns and any(split(v, shape) is None for p in _chain(step) for v in p.reads if not v.single)):
         return None
-    products, uses, how = *_products(step), digits(_bits(step))
-    rooms = (room(len(products), bool(uses), shape.elements, lines, ring, how) for lines, ring in WAYS)
+    return _fitting(step, len(_products(step)[0]), description)
+
+
+def _fitting(step: Step, planes: int, description: Description, only: int = 0) -> Room | None:
+    """For blocks of so many planes, and of `only` so many lines, if any number is said."""
+    _, uses = _products(step)
+    how, elements = digits(_bits(step)), shape_of(step).elements
+    rooms = (room(planes, bool(uses), elements, lines, ring, how) for lines, ring in WAYS if only in (0, lines))
     return next((found for found in rooms if found.shared <= SHARED.get(description.arch, LEAST_SHARED)), None)
 
 
-def taking(description: Description) -> Callable[[Step], bool]:
-    """What Plan asks about a step."""
-    return lambda step: room_of(step, description) is not None
+class Attending(NamedTuple):
+    """What Plan asks about steps `attend` (assay.exact.plan.Attention)."""
+
+    description: Description
+
+    def takes(self, step: Step) -> bool:
+        return room_of(step, self.description) is not None
+
+    def handed(self, steps: Sequence[Step], made: Callable[[TensorType, bool], View], known: Known) -> list[Step]:
+        reduced = groups.reduced(one for one in steps if one.name == "attend")
+        return handing(steps, made, self.description.memory, lambda rows, columns: self._hands(rows, columns, known, reduced))
+
+    def _hands(self, rows: Step, columns: Step, known: Known, reduced: groups.Reduced) -> tuple[tuple[View, ...], int, Given] | None:
+        of_rows, of_columns = room_of(rows, self.description), room_of(columns, self.description)
+        assert of_rows is not None
+        assert of_columns is not None
+        to = _Writer(columns, of_columns, known, reduced)
+        values, made = tuple(to.puts()), {v for part in _chain(rows) for v in part.writes}
+        found = _fitting(columns, len(values), self.description, of_columns.lines)
+        if found is None or not made.issuperset(values):
+            return None
+        of = _Writer(rows, of_rows, known, reduced, hands=values)
+        if not of.lasting() or (of.spans is None) != (to.spans is None):
+            return None
+        if of.spans is None or to.spans is None:
+            return values, 0, Given(found.lines, found.ring, ())
+        inside = within(to.spans.blocks, found.lines, of.spans.blocks, of_rows.lines)
+        return (values, len(of.spans.blocks) * of.shape.batch, Given(found.lines, found.ring, to.spans.blocks)) if inside else None
+
+
+def taking(description: Description) -> Attending:
+    return Attending(description)
 
 
 def attend(step: Step, description: Description, plan: Plan) -> Attend:
     """The kernel of a step of a plan that the device takes."""
     found, reduced = room_of(step, description), groups.reduced(one for one in plan.steps if one.name == "attend")
     assert found is not None
-    made = _Writer(step, found, plan.known, reduced).written()
+    handed, own = handed_of(step), found
+    if handed is not None and handed.given is not None:
+        own = room(len(handed.values), True, shape_of(step).elements, handed.given.lines, handed.given.ring, digits(_bits(step)))
+    made = _Writer(step, own, plan.known, reduced).written()
     return made if made.spans is None else made._replace(whole=_Writer(step, found, None, reduced, description.processors).written())
 
 
@@ -341,6 +439,8 @@ def compiled(kernels: Kernels, made: Iterable[Attend]) -> None:
     """Compiles those that are not there yet."""
     found: dict[tuple[Digits, int], list[MapText]] = {}
     for one in made:
-        found.setdefault((one.how, one.ring), []).extend(each.text for each in (one, one.whole) if each is not None)
+        for each in (one, one.whole):
+            if each is not None:
+                found.setdefault((each.how, each.ring), []).append(each.text)
     for (how, ring), texts in found.items():
         kernels.compile(texts, before(how, ring))

@@ -64,5 +64,5 @@ def before(how: Digits, ring: int) -> str:
     """CUDA C++ that kernels of these digits call, with so many units a ring."""
     given = {"PLANES": how.planes, "KARATSUBA": how.karatsuba, "PLAIN": 0, "BF16": 0, "FP8": 0, "WIDTH": NARROW.width, "RING": ring}
     defined = "".join(f"#define {name} {int(value)}\n" for name, value in given.items())
-    files = ("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "attend_out.cuh", "chain.cuh")
+    files = ("walk.cuh", "map.cuh", "lines.cuh", "digits.cuh", "tensor.cuh", "attend.cuh", "attend_out.cuh", "handed.cuh", "chain.cuh")
     return defined + source(*files) + alike(how, ring)

@@ -112,9 +112,10 @@ def reduced(steps: Iterable[Step]) -> Reduced:
 
 
 class Group:
-    """The values of a group and its phases. `puts`: wide values that are wanted as digits. `known`: what others reduced."""
+    """The values of a group and its phases. `puts`: wide values that are wanted as digits. `known`: what others reduced. `hands`: wide values that the
+    last phase has to have (handed.py)."""
 
-    def __init__(self, step: Step, puts: Sequence[View] = (), known: Reduced | None = None) -> None:
+    def __init__(self, step: Step, puts: Sequence[View] = (), known: Reduced | None = None, hands: Sequence[View] = ()) -> None:
         self.reads = [Value(f"a{k}", v.dtype, grouped.wide(v)) for k, v in enumerate(step.reads)]
         for value, v in zip(self.reads, step.reads, strict=True):
             value.repeated = any(n > 1 and s == 0 for n, s in zip(v.shape, v.strides, strict=True))
@@ -133,6 +134,7 @@ class Group:
         self.highs = [seen[part.reads[0]] for part in step.parts if part.name == "highs"]
         """What is read or made, of which the largest magnitudes of columns are written (assay.exact.columns)."""
         self.writes = [seen[v] for v in step.writes if v in seen]
+        self.hands = [seen[v] for v in hands]
         wanted = [Value(f"d{k}", "f32", False, "sum_f32", (seen[v],)) for k, v in enumerate(puts)]
         for value in wanted:
             value.level += 1
@@ -216,7 +218,8 @@ class Group:
 
         for phase in self.phases:
             phase.made, phase.again = [], []
-            for v in (*phase.stores, *phase.highs, *(v.operands[0] for v in (*phase.tops, *phase.sums, *phase.puts))):
+            handed = self.hands if phase is self.phases[-1] else ()
+            for v in (*phase.stores, *phase.highs, *(v.operands[0] for v in (*phase.tops, *phase.sums, *phase.puts)), *handed):
                 need(v, phase)
             there |= {v for v in phase.made if not (v.repeated or v.there or v.spike) and v not in barred} if keep else set()
         return self

@@ -149,7 +149,7 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
         elif shape.full:
             brief.append(f"{kind} {v.name}[{width}];")
         if (v.near or v.there) and shape.full:
-            loads.append(f"even(p{v.name}, own, {v.name});" if v.even or v.there else f"both(p{v.name}, 64u * (u32)g, 2u * lane, {v.name});")
+            loads.append(f"even(p{v.name}, own, {many(v)});" if v.even or v.there else f"both(p{v.name}, 64u * (u32)g, 2u * lane, {v.name});")
         elif v.near or v.there:
             body.append(f"const {kind} {v.name} = p{v.name}[e];")
         elif not v.kernel and shape.full:
@@ -172,6 +172,9 @@ def _phase(group: Group, at: int, phase: Phase, shape: Shape, left: Left | None)
                 ended.append(f"kept(k{v.name}, own, {many(v)});")
             else:
                 stays.append(f"k{v.name}[e] = {of(v)};")
+    if group.hands and at == len(group.phases) - 1:
+        lines.append("__syncwarp(); /* all have read the lines that these are put over */")
+        ended += [f"kept(h{v.name}, own, {many(v)});" for v in group.hands]
     for k, v in enumerate(group.writes):
         if v in phase.stores and shape.full:
             ended.append(f"put_many<{width}>(y{k} + (i64)r * length, own, {many(v)});")

@@ -204,6 +204,7 @@ class Left:
                 if v.kernel not in ("amax_f32", "sum_f32") or not w.told or (v.kernel == "amax_f32" and w.kind != "same"):
                     return False
             self._zero.update(v.operands[0] for v in phase.puts)
+        self._zero.update(group.hands)
         for v in self._zero:
             c = self._what[v].constant
             if not self._what[v].told or (c is not None and c != 0):
@@ -274,11 +275,23 @@ class Left:
                 f"    fits = fits && {conditions};", "}"]  # fmt: skip
 
 
+class Zeros:
+    """As Left, of what is zero where it is left out, as somebody else has seen to (handed.py)."""
+
+    def of(self, v: groups.Value) -> str:
+        return ""
+
+    def lines(self, group: groups.Group, at: int) -> list[str]:
+        return []
+
+    by_columns = staticmethod(list[str])
+
+
 class Spans(NamedTuple):
     """Of the blocks of each product of a batch: (block, begin, end), those with the most elements first."""
 
     blocks: tuple[tuple[int, int, int], ...]
-    left: tuple[Left, ...]
+    left: tuple[Left | Zeros, ...]
     """Of each section."""
 
     @property
