@@ -190,6 +190,23 @@ def copied(b: Block, op: Op) -> Run:
     return run
 
 
+def matrices(b: Block, op: Op) -> Run:
+    """Matrices of 8 x 8 halves: thread 8 k + r of a warp says where row r of matrix k is; register k of thread t is word t % 4 of row t / 4 of it
+    ("PTX ISA", ldmatrix)."""
+    count = int(op.modes[2]) if op.modes[2:] else 1
+    if op.modes[:2] != ("16", "M88") or "T" in op.modes:
+        raise ValueError(f"an instruction that is not known: {op}")
+    at, puts, own = place(b, op.given[1]), [b.put(f"R{int(op.given[0][1:]) + k}") for k in range(count)], np.arange(b.n)
+
+    def run(on: Lanes) -> None:
+        address = at().astype(I64)
+        fronts(b, address, 16, on & (own % WARP < 8 * count))
+        for k, put in enumerate(puts):
+            put(b.near[(address[own // WARP * WARP + 8 * k + own % WARP // 4] // 4 + own % 4) % (SHARED // 4)], on)
+
+    return run
+
+
 def store(b: Block, op: Op) -> Run:
     at, size = place(b, op.given[0]), size_of(op)
     name = op.given[1]
@@ -250,6 +267,6 @@ def atomic(b: Block, op: Op) -> Run:
 PLACES: dict[str, Callable[[Block, Op], Run]] = {
     "BRA": jump, "CALL": jump, "RET": back, "EXIT": ended, "BSSY": together, "BSYNC": waiting, "BREAK": left, "BAR": barrier, "B2R": told,
     "WARPSYNC": gathering,
-    "LDG": load, "LD": load, "LDS": load, "LDL": load, "STG": store, "ST": store, "STS": store, "STL": store, "LDGSTS": copied,
+    "LDG": load, "LD": load, "LDS": load, "LDL": load, "STG": store, "ST": store, "STS": store, "STL": store, "LDGSTS": copied, "LDSM": matrices,
     "RED": atomic, "REDG": atomic, "ATOM": atomic, "ATOMG": atomic, "ATOMS": atomic,
 }  # fmt: skip

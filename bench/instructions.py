@@ -1,5 +1,5 @@
-# Counts what the warps of each kernel of a GPT's step start on an H200 (124 million and 1 billion parameters; all kernels but attention's and those
-# that multiply tiles): NVRTC compiles the kernels for sm_90, nvdisasm (from PyPI: pip install nvidia-cuda-nvdisasm) lists their machine code, and
+# Counts what the warps of each kernel of a GPT's step start on an H200 (124 million and 1 billion parameters; all kernels but those that multiply
+# tiles): NVRTC compiles the kernels for sm_90, nvdisasm (from PyPI: pip install nvidia-cuda-nvdisasm) lists their machine code, and
 # machine.py runs blocks of each launch with the arguments and tables that it has. So loops run as often as in the step, and what only unusual data
 # want is left out. Some blocks of a launch are run, the others taken to be like them. It is a count, no measurement; roof.py makes times of it. No
 # goal of its own.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gpu_models
+import numpy as np
 from launched import Kernel, counted, digest, key, launched, plan_of
 from machine import Block, Memory, functions, parsed
 from meanings import meaning
@@ -33,8 +35,10 @@ from assay.exact.cuda.ruler import Ruler
 from assay.trace import trace
 from tests.exact import nvrtc
 
-BLOCKS, MANY, LONG = 2, 6, 1_000_000
-"""Blocks that are run of a launch; where a table says what each does; instructions of one from which on it is the only one."""
+BLOCKS, MANY, SPANS, LONG = 2, 6, 16, 1_000_000
+"""Blocks that are run of a launch; where a table says what each does; of attention; instructions of some from which on they are the only ones."""
+CONSTANTS = {bank: np.zeros(1 << 12, np.uint32) for bank in (3, 4)}
+"""What kernels have beside their code does not change what they start."""
 GOLDEN = 0.6180339887498949
 """How far apart blocks are that are run, of all of a launch, so that few of them lie at an edge."""
 MISSING = "nvdisasm is not installed: pip install nvidia-cuda-nvdisasm (and nvidia-cuda-nvrtc-cu12)"
@@ -65,8 +69,13 @@ class Listings:
 
 
 def kind(parameter: str) -> str:
-    """What made-up memory holds behind an argument: data, magnitudes of lanes that are larger, or zeros."""
-    return "float" if "float" in parameter else "top" if "u32" in parameter else "zeros"
+    """What made-up memory holds behind an argument: data, magnitudes of lanes that are larger, or zeros (flags of attend.py's blocks among them)."""
+    return "float" if "float" in parameter else "top" if "u32" in parameter and not re.search(r"\bf\d+$", parameter) else "zeros"
+
+
+def different(launch: Launch, parameters: list[str]) -> int:
+    """Blocks that stand for all: more where what each does is told by a table, or by its place under a mask."""
+    return SPANS if launch.kernel.name.startswith("attend_") else MANY if any("table" in p for p in parameters) else BLOCKS
 
 
 def count(launch: Launch, lines: list[str], known: dict[int, bytes]) -> dict[str, float]:
@@ -77,11 +86,11 @@ def count(launch: Launch, lines: list[str], known: dict[int, bytes]) -> dict[str
     places = {a: kind(p) for a, p in zip(launch.arguments, parameters, strict=True) if "*" in p and a}
     wide, tall, _ = launch.grid
     blocks, memory, total = wide * tall * launch.grid[2], Memory(known, places), Counter[str]()
-    some = min(blocks, MANY if any("table" in p for p in parameters) else BLOCKS)
+    some = min(blocks, different(launch, parameters))
     for done in range(1, some + 1):
         at = int(done * GOLDEN % 1 * blocks)
         where = (at % wide, at // wide % tall, at // (wide * tall))
-        total += Block(code, launch.grid, launch.block, where, launch.arguments, memory).run(meaning)
+        total += Block(code, launch.grid, launch.block, where, launch.arguments, memory, CONSTANTS).run(meaning)
         if total["issued"] > LONG:
             break
     return {"blocks": blocks} | {name: round(n / done, 1) for name, n in total.items() if name[0] != "_"}

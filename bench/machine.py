@@ -31,7 +31,7 @@ HEAVY = ("IMAD", "IDP")
 SLOW = ("MUFU", "F2I", "I2F", "POPC", "FLO", "FCHK", "REDUX")
 ACROSS, TENSOR = ("SHFL",), ("IMMA",)
 MEMORY = ("LDG", "STG", "LD", "ST", "RED", "REDG", "ATOM", "ATOMG", "LDGSTS")
-NEAR = ("LDS", "STS", "ATOMS")
+NEAR = ("LDS", "STS", "ATOMS", "LDSM")
 FREE = ("BRA", "EXIT", "BSSY", "BSYNC", "BREAK", "CALL", "RET", "BAR", "NOP", "WARPSYNC", "YIELD", "LDC", "S2R", "S2UR", "CS2R", "MEMBAR", "ERRBAR",
         "CCTL", "CGAERRBAR", "ENDCOLLECTIVE", "LDL", "STL", "R2UR", "B2R", "DEPBAR", "LDGDEPBAR")  # fmt: skip
 KINDS = {"fma": FMA, "heavy": HEAVY, "slow": SLOW, "shuffle": ACROSS, "tensor": TENSOR, "memory": MEMORY, "shared": NEAR, "": FREE}

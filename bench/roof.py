@@ -4,16 +4,14 @@
 # within a launch is not counted twice; what comes after each other (scales and packing before multiplying, the checksum behind it) is. Nothing runs
 # and no device is needed: it is a count, no measurement.
 #
-# Instructions of all kernels but attention's and persistent.cu are those of bench/results/instructions.json (bench/instructions.py, which has to
+# Instructions of all kernels but persistent.cu are those of bench/results/instructions.json (bench/instructions.py, which has to
 # have counted these very kernels), on the processor that has the most blocks: as many as are started (four a cycle), or what keeps one of its parts
 # busy longest (PIPES). Shared memory takes a cycle a front, and each instruction of memory one. Bytes that come from the level-2 cache are not
 # among the limits of these kernels, since nothing says what the level-1 cache holds.
 #
 # Of persistent.cu a tile of 128 x 128 takes 128 x 128 x 3 k products at 92 % of 4096 a cycle (docs/cuda.md, "Products on Hopper") and 1100 cycles
-# beside them (2500 where k is split), at 1.83 GHz; k is split over blocks, and rows are cut off, as by cuts.py. Attention: the instructions of each
-# warp, those that a block has however long its lines are among them, as counted in NVIDIA's machine code at heads of 64 and 1024 characters
-# (docs/cuda.md, "What a block does"), four a cycle and processor. What waits for what within a block is NOT counted. From one launch to the next
-# LAUNCH is added.
+# beside them (2500 where k is split), at 1.83 GHz; k is split over blocks, and rows are cut off, as by cuts.py. What waits for what within a block is
+# NOT counted. From one launch to the next LAUNCH is added.
 #
 # Goals: a step of at most twice native bf16's time (taken as 40 % of the peak), and 25 % of bf16's peak.
 #
@@ -36,11 +34,11 @@ from traffic import PEAK, RATE, REACHED, attended, moved, taken, written
 
 from assay.exact.cuda import attend
 from assay.exact.cuda.device import Launch
+from assay.exact.cuda.handed import handed_of
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.ruler import Ruler
 from assay.exact.cuda.streamed import Shelf
 from assay.exact.steps import Step
-from assay.exact.wide import shape_of
 from assay.program import Program
 
 CLOCK = 1.83e9
@@ -49,14 +47,6 @@ CACHE = 32
 TILE, BETWEEN, ADDING, REACH = 128, 1100, 2500, 0.92
 LAUNCH = 1.5e-6
 """Seconds from one launch of a graph to the next; not measured."""
-ISSUED, WARP = 4, 32
-"""Instructions of warps that a processor starts a cycle; threads."""
-DIGITS, ROWS, COLUMNS = 6, 46, 50
-"""Instructions for an element that is written as digits, that a chain by rows has, and one by columns."""
-IN, OUT, LINE = 130, 243, 300
-"""Instructions of each warp that a product into lines, a product of lines, and the rest of a kernel have, however long lines are."""
-EIGHT, AGAIN, SIXTEEN = 65, 36, 25.5
-"""Instructions of a warp for a unit: 8 lanes of 64 elements of k with their results in product_in, 64 more of k; 16 lanes of 32 in product_out."""
 
 
 def multiplying(step: Step, products: Products) -> float:
@@ -68,23 +58,6 @@ def multiplying(step: Step, products: Products) -> float:
         each = TILE * TILE * 3 * p.k / piece.parts / 4096 / REACH + (BETWEEN if piece.parts == 1 else ADDING)
         cycles += -(-piece.tiles * piece.parts // H200.processors) * each
     return cycles
-
-
-def on_chip(step: Step, kernel: attend.Attend, made: int) -> float:
-    """Cycles of a step `attend` on all processors, of whose lines so many elements are made."""
-    (makers, uses), warps, shape = attend.streams(step), kernel.threads // WARP, shape_of(step)
-    per = kernel.blocks // shape.batch
-    spans = [end - begin for _, begin, end in kernel.spans.blocks] if kernel.spans is not None else [shape.elements] * per
-    inside = {v.root for part in step.parts for v in part.writes}
-    read = {v.root for part in step.parts if part.name == "matmul" for v in part.reads} & inside
-    each = made * (len(read) * DIGITS + (COLUMNS if shape.by_columns else ROWS)) / WARP
-    of_warps = float(per * LINE)
-    for packed in makers:
-        of_warps += sum(IN + (EIGHT + AGAIN * (packed.side.k.size > 64)) * -(-span // (8 * warps)) for span in spans)
-    for packed in uses:
-        parts = warps // -(-packed.side.lanes.size // 16)
-        of_warps += sum(OUT + SIXTEEN * -(-2 * -(-span // 64) // parts) for span in spans)
-    return (each + warps * shape.batch * of_warps) / ISSUED / H200.processors
 
 
 PIPES = {"issued": 4, "alu": 2, "fma": 4, "heavy": 2, "slow": 0.5, "shuffle": 1, "tensor": 0.5}
@@ -141,12 +114,12 @@ def least(program: Program, instructions: Instructions) -> dict[str, Any]:
             started += own
             step = steps[0] if steps else None
             if step is not None and step.name == "attend":
-                kernel = attend.attend(step, H200, plan)
-                of_memory, streamed, (some, _) = attended(step, plan, shelf)
-                made = some // sum(map(len, attend.streams(step)))
-                passes = sum(size for v, size in of_memory if v in kernel.passes or v in step.writes)
+                kernel, handed = attend.attend(step, H200, plan), handed_of(step)
+                of_memory, streamed, _ = attended(step, plan, shelf)
+                own_views = {*kernel.passes, *step.writes, *(handed.matrices if handed is not None else ())}
+                passes = sum(size for v, size in of_memory if v in own_views)
                 larger("attention's packing", sum(size for _, size in of_memory) - passes, others(own, "attend_"))
-                limits = passes / RATE, streamed / (CACHE * H200.processors * CLOCK), on_chip(step, kernel, made) / CLOCK
+                limits = passes / RATE, streamed / (CACHE * H200.processors * CLOCK), instructions.seconds(named(own, "attend_"))
                 found[f"attention, limited by {('memory', 'the level-2 cache', 'instructions')[limits.index(max(limits))]}"] += max(limits)
                 continue
             shelf = Shelf()

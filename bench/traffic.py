@@ -11,7 +11,8 @@
 # persistent.cu, which wants two planes of A. A matrix that is packed along both axes at once is read once for that, and once for its scales where
 # the step that makes it does not write them; one that is made there is not read, but all that it is made of is, once. A kernel
 # that keeps scores on the chip: what it packs (as f32 once, or twice where heads that are under way, one a processor, do not fit in the cache;
-# digits), the digits that it wants, what its chain reads (a mask) and what it writes once each.
+# digits), the digits that it wants, what its chain reads (a mask) and what it writes once each; what it hands on to another one (handed.py), as far
+# as it makes it, is written once and read once.
 # What it reads of the level-2 cache is counted apart: the lanes and k of the operands that stream by, for each block, with their sums for checksums,
 # and what its chain
 # reads, for each element and pass. Where a mask that is a constant empties lines (assay/exact/cuda/spans.py), that is of what blocks make of theirs,
@@ -40,6 +41,7 @@ from planned import H200
 from assay.exact.added import addend
 from assay.exact.again import touched
 from assay.exact.cuda import attend, pairs, rows
+from assay.exact.cuda.handed import handed_of
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.operands import operands
 from assay.exact.cuda.parts import constants_of
@@ -169,15 +171,18 @@ def attended(step: Step, plan: Plan, shelf: Shelf) -> tuple[Moved, int, tuple[in
     """With the bytes that come from the level-2 cache, and elements of lines that are made, and all, one for each product of a kernel."""
     kernel, shape = attend.attend(step, H200, plan), shape_of(step)
     fresh = shelf.take(kernel.packed, kernel.how)
-    of_memory: Moved = [(v, touched(v)) for v in (*kernel.passes, *step.writes)]
+    per = kernel.blocks // shape.batch
+    spans = [(begin, end) for _, begin, end in kernel.spans.blocks] if kernel.spans is not None else [(0, shape.elements)] * per
+    units, made = shape.batch * sum(-(-(end - begin) // UNIT) for begin, end in spans), sum(end - begin for begin, end in spans)
+    handed = handed_of(step)
+    places = handed.matrices if handed is not None else ()
+    of_memory: Moved = [(v, touched(v)) for v in (*kernel.passes, *step.writes) if v not in places]
+    of_memory += [(v, touched(v) * made / (per * shape.elements)) for v in places]
     of_memory += [(packed.view, streamed_of(packed, kernel.how) * (1 + (packed in fresh))) for packed in kernel.packed]
     for matrix in matrices(fresh):
         one = 4 * matrix.rows.size * matrix.columns.size
         again = matrix.by_columns is not None and not cached(H200.processors, one)
         of_memory.append((matrix.view, matrix.products * one * (1 + again)))
-    per = kernel.blocks // shape.batch
-    spans = [(begin, end) for _, begin, end in kernel.spans.blocks] if kernel.spans is not None else [(0, shape.elements)] * per
-    units, made = shape.batch * sum(-(-(end - begin) // UNIT) for begin, end in spans), sum(end - begin for begin, end in spans)
     makers, uses = attend.streams(step)
     wide = [UNIT * -(-packed.side.k.size // UNIT) for packed in makers] + [packed.padded for packed in uses]
     sums = [4 * UNIT * -(-packed.side.k.size // UNIT) for packed in makers] + [UNIT * checked_in(kernel.how)] * len(uses)

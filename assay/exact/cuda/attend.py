@@ -20,7 +20,7 @@ from typing import NamedTuple
 from assay.exact.cuda import groups, phases
 from assay.exact.cuda.blocks import ALIGN, TOPS, Room, before, room
 from assay.exact.cuda.device import Description, Launch
-from assay.exact.cuda.handed import PARTS, UNIT, Given, Hands, handed_of, handing, within
+from assay.exact.cuda.handed import PARTS, UNIT, Given, handed_of, handing, within
 from assay.exact.cuda.intervals import Told, told
 from assay.exact.cuda.kept import Chain, keep
 from assay.exact.cuda.maps import TYPES, Kernels, MapText

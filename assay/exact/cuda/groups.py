@@ -112,8 +112,8 @@ def reduced(steps: Iterable[Step]) -> Reduced:
 
 
 class Group:
-    """The values of a group and its phases. `puts`: wide values that are wanted as digits. `known`: what others reduced. `hands`: wide values that the
-    last phase has to have (handed.py)."""
+    """The values of a group and its phases. `puts`: wide values that are wanted as digits. `known`: what others reduced. `hands`: wide values
+    that the last phase has to have (handed.py)."""
 
     def __init__(self, step: Step, puts: Sequence[View] = (), known: Reduced | None = None, hands: Sequence[View] = ()) -> None:
         self.reads = [Value(f"a{k}", v.dtype, grouped.wide(v)) for k, v in enumerate(step.reads)]

@@ -1,16 +1,17 @@
 """Wide values that an attention's kernel by rows hands to the one by columns through memory.
 
-On the way back dq wants dS by rows, dk and dv want dS and P by columns, and a line's scale is that of whole rows, or of whole columns: so the scores were
-made twice, in a kernel each. Where there is room, the first one now leaves P and dS in memory, turned, and the second one reads its lines there:
-it makes no product, no exponential and no quotient. That is bytes of memory for instructions and bytes of the level-2 cache (docs/cuda.md). The values lie there
-from one kernel to the next, of one layer at a time.
+On the way back dq wants dS by rows, dk and dv want dS and P by columns, and a line's scale is that of whole rows, or of whole columns: so both
+were made twice, in a kernel each. Where there is room, the first one leaves P and dS in memory, turned, and the second one reads its lines
+there: it makes no product, no exponential and no quotient. That is bytes of memory for instructions and for bytes of the level-2 cache
+(docs/cuda.md). The values lie there from one kernel to the next, of one layer at a time.
 
-Where the kernel by rows leaves something out (spans.py), it hands on what it makes alone; so the other one's spans must lie within, and what is left out has to
-be zero, which the first one looks at for its own digits anyway. A block that has to make its lines as a whole after all says so in a word of
-memory, and hands nothing on: then all columns of its product are made as before, by the kernel behind.
+Where the kernel by rows leaves something out (spans.py), it hands on what it makes alone. So the other one's spans must lie within, and what is
+left out has to be zero, which the first one looks at for its own digits anyway. A block that has to make its lines as a whole after all says so
+in a word of memory, and hands nothing on: then all columns of its product are made as before, by the kernel behind.
 
-A step by rows has a part `hands`: it reads the values and writes the matrices, and the words of its blocks if it leaves something out. A step by columns
-has the same turned round, `handed`, with its lines of a block, its ring and its spans as `extra`. Bits are the same: each value is made once, by the same operators.
+A step by rows has a part `hands`: it reads the values and writes the matrices, and the words of its blocks if it leaves something out. A step
+by columns has the same turned round, `handed`, with its lines of a block, its ring and its spans as `extra`. The bits are the same: each value is
+made once, by the same operators.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def within(of_columns: Sequence[tuple[int, int, int]], lines: int, of_rows: Sequ
 
 
 Hands = Callable[[Step, Step], tuple[tuple[View, ...], int, Given] | None]
-"""Of a step by rows and one by columns: values that the first one can hand on to the other, the words of its blocks (0: none are wanted), and how the other
-one makes them."""
+"""Of a step by rows and one by columns: values that the first one can hand on to the other, the words of its blocks (0: none are wanted), and
+how the other one makes them."""
 
 
 def handing(steps: Sequence[Step], made: Callable[[TensorType, bool], View], memory: int, hands: Hands) -> list[Step]:
