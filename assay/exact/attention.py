@@ -19,12 +19,27 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
 
 from assay.exact.rows import COUNT, LEAST, Rows, mapped, reduced, whole_rows
 from assay.exact.steps import Step
+from assay.exact.table import TensorType
 from assay.exact.views import View
 from assay.exact.wide import NARROW, Shape, sizes, use
+
+Known = Callable[[int], NDArray[Any] | None]
+"""The value of a root that is a constant."""
+
+
+class Attention(Protocol):
+    """What a device says of steps `attend`: whether it has room for one, and which hand on what they have made to others, in roots that the second
+    argument makes."""
+
+    def takes(self, step: Step) -> bool: ...
+
+    def handed(self, steps: Sequence[Step], made: Callable[[TensorType, bool], View], known: Known) -> list[Step]: ...
 
 
 class _Chain(NamedTuple):

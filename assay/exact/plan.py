@@ -6,15 +6,14 @@ step as soon as something else needs one of its results, or nothing more can joi
 step that reads them is done; results of the part go straight to the caller's arrays, or over an input of the caller's that is given up.
 
 With `trace`, nothing is fused and every node's result can be seen, after the step that makes it: the bits are the same. With `rows`, and
-without `trace`, steps over the same rows are one (assay.exact.rows), for a device that has kernels for that; with `attention`, too, what
-products make for these alone is kept away from memory (assay.exact.attention), as far as the device takes it; with `packs`, it packs matrices that
-several products read once for all of them.
+without `trace`, steps over the same rows are one (assay.exact.rows), for a device that has kernels for that; with `attention`, too, what products
+make for these alone is kept away from memory (assay.exact.attention), as far as the device takes it; with `packs`, what several read is packed once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,20 +71,12 @@ Packs = Callable[[Sequence[Step], Callable[[int], int], Callable[[TensorType, bo
 """Steps, a root's storage, what makes one (zero at the part's begin, or not), places that are known -> steps that pack for several products."""
 
 
-class Attention(Protocol):
-    """What a device says of steps `attend`: whether it has room for one, and which hand what they have made to others."""
-
-    def takes(self, step: Step) -> bool: ...
-
-    def handed(self, steps: Sequence[Step], made: Callable[[TensorType, bool], View], known: Callable[[int], Array | None]) -> list[Step]: ...
-
-
 class Plan:
     """Steps and storage of one part. `homes` maps a root to ("input" | "constant" | "output", index) or ("arena", byte offset)."""
 
     def __init__(
         self, part: Part, constants: Mapping[str, Array], gemm_bits: int, trace: bool = False, rows: bool = False,
-        attention: Attention | None = None, packs: Packs | None = None,
+        attention: keeping.Attention | None = None, packs: Packs | None = None,
     ) -> None:  # fmt: skip
         self.part, self.trace, self.gemm_bits = part, trace, gemm_bits
         self.steps: list[Step] = []
@@ -122,8 +113,8 @@ class Plan:
             if attention is not None:
                 self.steps = keeping.Finder(self.steps, self._storage, wanted, self._additions(), attention.takes).fused()
                 self.steps = InPlace(self.steps, self._storage, wanted).made()
-            self.steps = Again(self.steps, self._storage, self.homes).made()
-            self.steps = attention.handed(self.steps, self._made, self.known) if attention is not None else self.steps
+            again = Again(self.steps, self._storage, self.homes).made()
+            self.steps = attention.handed(again, self._made, self.known) if attention is not None else again
         if packs is not None and not trace:
             self.steps = packs(self.steps, self._storage, self._made, self.homes)
         if rows and not trace:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from assay.exact import faults, reference
-from assay.exact.cuda import attend, fake, rows
+from assay.exact.cuda import attend, fake, rows, writer
 from assay.exact.cuda.device import Description, Device, Launch
 from assay.exact.cuda.engine import Cuda
 from assay.exact.cuda.maps import Kernels, MapText
@@ -28,6 +28,8 @@ from tests.exact.test_cuda_rows import expanded, over, softmax, softmax_back
 
 needs_compiler = pytest.mark.skipif(fake.compiler() is None, reason="no C++ compiler for the fake device")
 FAKE = Description("fake", "", "cpu", 1 << 30, 2, 1 << 20)
+TIGHT = FAKE._replace(memory=1 << 20)
+"""Without room for what one kernel could hand to another."""
 H200 = Description("H200", "", "sm_90", 1 << 37, 132, 50 << 20)
 Size = tuple[int, int, int, int]
 """Products of a batch, queries, keys, elements of a head."""
@@ -228,8 +230,8 @@ def in_memory(plan: Plan, elements: int) -> int:
 def test_only_what_is_bounded_by_its_own_row_is_made_in_a_shorter_way() -> None:
     """Exponentials of what is less its row's maximum, also where that lies in memory; quotients of what is divided by its own sum."""
     for write, bounded in ((masked, True), (by_hand, True), (shifted, False)):
-        plan = fused(attention(write, (2, 64, 128, 16)).part)
-        texts = [(made.text.text, shape_of(step).by_columns) for made, step in zip(attend.kernels([plan], FAKE), steps_of(plan), strict=True)]
+        plan = fused(attention(write, (2, 64, 128, 16)).part, TIGHT)
+        texts = [(made.text.text, shape_of(step).by_columns) for made, step in zip(attend.kernels([plan], TIGHT), steps_of(plan), strict=True)]
         assert len(texts) == (3 if bounded else 1)
         for text, by_columns in texts:
             assert ("= exp_low_f32(" in text, "= exp_f32(v" in text) == (bounded, not bounded)
@@ -239,7 +241,7 @@ def test_only_what_is_bounded_by_its_own_row_is_made_in_a_shorter_way() -> None:
 @pytest.mark.parametrize(("write", "kept"), [(masked, True), (scored, False)])
 def test_a_value_is_kept_where_nobody_reads_scores_any_more(write: Callable[[Writer], Sequence[int]], kept: bool) -> None:
     """By columns weights are made once for dv and dS, unless both need the scores: then each of the two planes is still read."""
-    texts = [made.text.text for made in attend.kernels([fused(attention(write, (2, 64, 128, 16)).part)], FAKE)]
+    texts = [made.text.text for made in attend.kernels([fused(attention(write, (2, 64, 128, 16)).part, TIGHT)], TIGHT)]
     (twice,) = (text for text in texts if text.count("product_out<") == 2)
     assert ("kept(kv" in twice) == kept
     assert twice.count("exp_low_f32(" if write is masked else "sigmoid_f32(") == (1 if kept else 2)
@@ -374,14 +376,14 @@ def test_a_flipped_digit_is_found_and_the_part_made_again() -> None:
     ("z * (u32)lines", "0u * (u32)lines"), (" + warp * pitch", ""), ("if (lane == 0) tops[warp] = td0;", ""),
 ], ids=str)  # fmt: skip
 def test_changes_of_a_kernel_are_found(of: str, instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = attend._Writer.written
+    right = writer.Writer.written
 
-    def wrong(self: attend._Writer) -> attend.Attend:
+    def wrong(self: writer.Writer) -> writer.Attend:
         made = right(self)
         assert of in made.text.text
         name = f"wrong_{made.text.name}"
         return made._replace(text=MapText(name, made.text.text.replace(made.text.name, name).replace(of, instead)))
 
-    monkeypatch.setattr(attend._Writer, "written", wrong)
+    monkeypatch.setattr(writer.Writer, "written", wrong)
     c = attention(wanted, (2, 20, 31, 16))
     assert not agrees(c, compiled([c]))

@@ -20,6 +20,7 @@ from assay.exact.cuda.maps import Kernels, MapText
 from assay.exact.cuda.operands import Operand
 from assay.exact.cuda.product import Products
 from assay.exact.cuda.tiles import NARROW, Digits, Layout
+from assay.exact.cuda.writer import Attend
 from assay.exact.inputs import Case, Writer, case, whole
 from assay.exact.plan import Plan
 from assay.exact.steps import Step
@@ -206,7 +207,7 @@ def planned(c: Case, description: Description = FAKE) -> Plan:
     return Plan(c.part, {}, c.gemm_bits, rows=True, attention=attend.taking(description))
 
 
-def kernels(c: Case, description: Description = FAKE) -> list[attend.Attend]:
+def kernels(c: Case, description: Description = FAKE) -> list[Attend]:
     return attend.kernels([planned(c, description)], description)
 
 
