@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from assay.exact.cuda import attend, streamed
+from assay.exact.cuda import streamed, writer
 from assay.exact.inplace import InPlace, Lying, placed_by, seen_by, stepped, through, translated
 from assay.exact.inputs import Case, Writer, case, floats
 from assay.exact.plan import Plan
@@ -185,7 +185,7 @@ def moved(found: dict[int, Lying]) -> dict[int, Lying]:
 
 @needs_compiler
 @pytest.mark.parametrize("change", [lost_factor, moved])
-@pytest.mark.parametrize(("of", "name"), [(streamed, "seen_by"), (attend, "placed_by")])
+@pytest.mark.parametrize(("of", "name"), [(streamed, "seen_by"), (writer, "placed_by")])
 def test_another_place_or_factor_is_found(
     of: ModuleType, name: str, change: Callable[[dict[int, Lying]], dict[int, Lying]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -215,9 +215,11 @@ def steps(c: Case) -> list[Step]:
     return [step for step in planned(c).steps if step.name == "attend"]
 
 
-def compiled(cases: Sequence[Case], change: Callable[[str], str] = str, more: Sequence[MapText] = ()) -> tuple[Device, Kernels]:
+def compiled(
+    cases: Sequence[Case], change: Callable[[str], str] = str, more: Sequence[MapText] = (), order: fake.Order = fake.Order.BY_TURNS,
+) -> tuple[Device, Kernels]:  # fmt: skip
     """A device with all kernels of some cases, whose text, and that of what they call, `change` may change."""
-    made, found = fake.Fake(), {}
+    made, found = fake.Fake(order=order), {}
     for c in cases:
         for one in kernels(c):
             found[one.text.name] = one

@@ -59,7 +59,10 @@ def handed_of(step: Step) -> Handed | None:
         return None
     hands = part.name == "hands"
     values, places = (part.reads, part.writes) if hands else (part.writes, part.reads)
-    given = None if hands else Given(*part.extra[:2], tuple(zip(*[iter(part.extra[2:])] * 3, strict=True)))
+    given = None
+    if not hands:
+        lines, ring, *ends = part.extra
+        given = Given(lines, ring, tuple(zip(ends[::3], ends[1::3], ends[2::3], strict=True)))
     return Handed(values, places[: len(values)], next(iter(places[len(values) :]), None), given)
 
 

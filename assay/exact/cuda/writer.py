@@ -274,8 +274,8 @@ class Writer(Reader):
             self.body += [self.multiplied(part, next(v.root for v in part.reads if self._inside(v.root))) for part in parts]
         self.body = ["u64 wrong = 0;", *self.body, "add_to_faults<BR>(faults, wrong, ring);"]
         blocks = shape.batch * -(-shape.lines // lines)
-        found = handed_of(self.step)
-        words = found.flags if found is not None and found.given is None else None
+        other = handed_of(self.step)
+        words = other.flags if other is not None and other.given is None else None
         flags = self.parameter("u32 *", "f", words or Flags(blocks)) if self.spans is not None or self.most else ""
         if self.spans is not None:
             table = Table(tuple(word for span in self.spans.blocks for word in span))
