@@ -11,11 +11,15 @@ import pytest
 
 from assay.exact import conformance, reference
 from assay.exact.cuda import fake
+from assay.exact.cuda.attend import taking
 from assay.exact.cuda.engine import Cuda
+from assay.exact.cuda.handed import handed_of
 from assay.exact.cuda.maps import Kernels
 from assay.exact.cuda.tiles import TILES, digits
 from assay.exact.inputs import Case, program
+from assay.exact.plan import Plan
 from tests.exact import coded
+from tests.exact.test_cuda_attention import attention, masked
 from tests.exact.test_cuda_columns import layer_norm, made
 from tests.exact.test_cuda_heads import SIZES, found
 from tests.exact.test_cuda_making import normed
@@ -25,6 +29,8 @@ from tests.exact.test_cuda_pairs import as_it_is, of
 from tests.exact.test_cuda_products import Single
 from tests.exact.test_cuda_route import named
 from tests.exact.test_cuda_rows import families_of
+from tests.exact.test_cuda_spans import attention as causal_attention
+from tests.exact.test_cuda_spans import causal, first_query
 
 pytestmark = [
     pytest.mark.skipif(fake.compiler() is None, reason="the fake device needs a C++ compiler"),
@@ -114,6 +120,19 @@ def test_attentions_kernels_forward_and_back(name: str) -> None:
     device = coded.Coded(*WAYS[1])
     assert wrong(conforming(name), device) == []
     assert sum(n for name, n in device.ran.items() if name.startswith("attend_")) == (6 if "causal" in name else 3)
+
+
+HANDED = [causal_attention("added -inf", causal, (1, 128, 128, 16), change=change) for change in (None, first_query)]
+HANDED.append(attention(masked, (1, 64, 64, 16)))
+
+
+@pytest.mark.parametrize("c", [HANDED[0], *(pytest.param(c, marks=SLOW) for c in HANDED[1:])], ids=lambda c: str(c.name))
+def test_what_attentions_way_back_hands_on(c: Case) -> None:
+    """Whole lines, and what a mask leaves of them, also where a block makes all of its lines after all and hands nothing on."""
+    device = coded.Coded(*WAYS[1])
+    assert wrong(c, device) == []
+    made = Plan(c.part, {}, c.gemm_bits, rows=True, attention=taking(device.description))
+    assert sum(handed_of(step) is not None for step in made.steps) == 2
 
 
 @pytest.mark.parametrize("bits", [14, pytest.param(8, marks=SLOW), pytest.param(23, marks=SLOW)])
