@@ -340,9 +340,20 @@ def branch(b: Block, op: Op) -> Run:
 
 
 def shfl(b: Block, op: Op) -> Run:
+    """By whole warps; of a thread that is named, by some, as where the compiler adds up for a warp first what its threads add to one place."""
     if op.given[0] != "PT" or op.given[4] != ("RZ" if op.modes[0] == "UP" else "0x1f"):
         raise unknown(op)
-    return AS_ONE(b, op)
+    if op.modes[0] != "IDX":
+        return AS_ONE(b, op)
+    own, by, lanes = meanings.meaning(b, op), b.bits(op.given[3]), np.arange(b.n)
+
+    def run(on: Lanes) -> None:
+        which = np.broadcast_to(np.asarray(by()), b.n)
+        if (which[on] >= WARP).any() or not on[(lanes // WARP * WARP + which)[on]].all():
+            raise ValueError(f"of a thread that does not do it, too: {op}")
+        own(on)
+
+    return run
 
 
 def vote(b: Block, op: Op) -> Run:
